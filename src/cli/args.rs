@@ -1,0 +1,178 @@
+//! The command line as data: what can be written, and nothing about what it means.
+//!
+//! Names and short options are `qemu-img`'s, of its versions before and after 10.1. Positional
+//! arguments are never required here, so that a missing one is reported in that tool's words by the
+//! code that interprets them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A memory-safe, faster qemu-img.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cowhide",
+    version,
+    infer_long_args = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    arg_required_else_help = false,
+    propagate_version = false
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a new, empty disk image
+    Create(CreateArgs),
+    /// Copy a disk image into a new one of another format
+    Convert(ConvertArgs),
+    /// Show what an image's header says
+    Info(InfoArgs),
+    /// Check an image's consistency
+    Check(CheckArgs),
+}
+
+/// Options that every subcommand has.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Define a secret: secret,id=ID,file=PATH (or data=TEXT, which other users can see)
+    #[arg(long, value_name = "OBJDEF", allow_hyphen_values = true)]
+    pub object: Vec<String>,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// How a password is given without an object.
+#[derive(Debug, Args)]
+pub struct PasswordArgs {
+    /// Take the password from FILE ("-": standard input), less one newline at its end; for every encrypted
+    /// image of this command that has no key-secret
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub password_file: Option<PathBuf>,
+    /// Take the password from the open file descriptor N
+    #[arg(long, value_name = "N", conflicts_with = "password_file")]
+    pub password_fd: Option<i32>,
+}
+
+/// `create`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    /// Format of the new image
+    #[arg(
+        short,
+        long,
+        value_name = "FMT",
+        default_value = "raw",
+        allow_hyphen_values = true
+    )]
+    pub(super) format: String,
+    /// Options of the format, k=v,k2=v2 ("-o help" lists them)
+    #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
+    pub(super) options: Vec<String>,
+    /// Encrypt the image; same as -o encrypt.format=FORMAT
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) encrypt: Option<String>,
+    /// The new file, and the disk's size (suffixes k M G T P E)
+    #[arg(value_name = "FILENAME [SIZE]", allow_hyphen_values = false)]
+    pub(super) operands: Vec<OsString>,
+}
+
+/// `convert`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct ConvertArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    /// Format of the source; without it, it is found out
+    #[arg(
+        short = 'f',
+        long,
+        value_name = "FMT",
+        alias = "format",
+        allow_hyphen_values = true
+    )]
+    pub(super) source_format: Option<String>,
+    /// The source is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long, alias = "source-image-opts")]
+    pub(super) image_opts: bool,
+    /// Format of the target
+    #[arg(
+        short = 'O',
+        long,
+        value_name = "FMT",
+        alias = "output-format",
+        default_value = "raw",
+        allow_hyphen_values = true
+    )]
+    pub(super) target_format: String,
+    /// Options of the target's format, k=v,k2=v2 ("-o help" lists them)
+    #[arg(
+        short = 'o',
+        long,
+        value_name = "OPTS",
+        aliases = ["options", "target-format-options"],
+        allow_hyphen_values = true
+    )]
+    pub(super) target_options: Vec<String>,
+    /// Encrypt the target; same as -o encrypt.format=FORMAT
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) encrypt: Option<String>,
+    /// The source and the target
+    #[arg(value_name = "SOURCE TARGET")]
+    pub(super) operands: Vec<OsString>,
+}
+
+/// `info`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(super) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(super) image_opts: bool,
+    /// human or json
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(super) output: String,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(super) operands: Vec<OsString>,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(super) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(super) image_opts: bool,
+    /// human or json
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(super) output: String,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(super) operands: Vec<OsString>,
+}

@@ -1,0 +1,405 @@
+//! The `-o` options of each format: their names, how they are printed, and what they mean.
+//!
+//! [`SPECS`] of a format is the one list from which `-o help`, the check of names, and the line
+//! `Formatting '…'` are made. Options that `qemu-img` has and this version doesn't are in the list
+//! so that they are refused by name, and not as a mistake of the user's.
+
+use std::fmt::Write as _;
+
+use super::options::{self, KeyValue};
+use crate::error::{Error, Result};
+use crate::formats::Format;
+use crate::formats::qcow2::{CompressionType, CreateOptions, EncryptionMethod, Version};
+use crate::units::{SizeError, parse_size};
+
+/// How an option's value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Switch,
+    Size,
+    Number,
+}
+
+/// One option of a format.
+struct Spec {
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    help: &'static str,
+}
+
+const fn spec(
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Spec {
+    Spec {
+        name,
+        kind,
+        default,
+        help,
+    }
+}
+
+/// In the order in which `Formatting '…'` prints them.
+const QCOW2: &[Spec] = &[
+    spec(
+        "encryption",
+        Kind::Switch,
+        None,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
+    spec(
+        "encrypt.format",
+        Kind::Text,
+        None,
+        "Encrypt the image, format choices: 'aes', 'luks'",
+    ),
+    spec(
+        "encrypt.key-secret",
+        Kind::Text,
+        None,
+        "ID of secret providing qcow AES key or LUKS passphrase",
+    ),
+    spec(
+        "cluster_size",
+        Kind::Size,
+        Some("65536"),
+        "qcow2 cluster size",
+    ),
+    spec(
+        "extended_l2",
+        Kind::Switch,
+        Some("off"),
+        "Extended L2 tables",
+    ),
+    spec(
+        "preallocation",
+        Kind::Text,
+        None,
+        "Preallocation mode (allowed values: off, metadata, falloc, full)",
+    ),
+    spec(
+        "compression_type",
+        Kind::Text,
+        Some("zlib"),
+        "Compression method used for image cluster compression",
+    ),
+    spec("size", Kind::Size, None, "Virtual disk size"),
+    spec(
+        "compat",
+        Kind::Text,
+        None,
+        "Compatibility level (v2 [0.10] or v3 [1.1])",
+    ),
+    spec(
+        "backing_file",
+        Kind::Text,
+        None,
+        "File name of a base image",
+    ),
+    spec(
+        "backing_fmt",
+        Kind::Text,
+        None,
+        "Image format of the base image",
+    ),
+    spec(
+        "data_file",
+        Kind::Text,
+        None,
+        "File name of an external data file",
+    ),
+    spec(
+        "data_file_raw",
+        Kind::Switch,
+        None,
+        "The external data file must stay valid as a raw image",
+    ),
+    spec(
+        "lazy_refcounts",
+        Kind::Switch,
+        Some("off"),
+        "Postpone refcount updates",
+    ),
+    spec(
+        "refcount_bits",
+        Kind::Number,
+        Some("16"),
+        "Width of a reference count entry in bits",
+    ),
+];
+
+const RAW: &[Spec] = &[
+    spec("size", Kind::Size, None, "Virtual disk size"),
+    spec(
+        "preallocation",
+        Kind::Text,
+        None,
+        "Preallocation mode (allowed values: off, falloc, full)",
+    ),
+];
+
+fn specs(format: Format) -> &'static [Spec] {
+    match format {
+        Format::Raw => RAW,
+        Format::Qcow2 => QCOW2,
+    }
+}
+
+/// The options of a new image as the user gave them, checked for names and kinds.
+#[derive(Debug, Clone)]
+pub struct Options {
+    format: Format,
+    values: Vec<KeyValue>,
+}
+
+/// The text that `-o help` prints.
+pub fn help(format: Format) -> String {
+    let mut specs: Vec<&Spec> = specs(format).iter().collect();
+    specs.sort_by_key(|spec| spec.name);
+    let mut text = format!("Supported {format} options:\n");
+    for Spec {
+        name, kind, help, ..
+    } in specs
+    {
+        let kind = match kind {
+            Kind::Text => "<str>",
+            Kind::Switch => "<bool (on/off)>",
+            Kind::Size => "<size>",
+            Kind::Number => "<num>",
+        };
+        let left = format!("{name}={kind}");
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "  {left:<22} - {help}");
+    }
+    text
+}
+
+impl Options {
+    /// Reads the strings that were given with `-o`; of an option given twice the last one counts.
+    ///
+    /// # Errors
+    /// Malformed lists, unknown names, values of the wrong kind.
+    pub fn parse(format: Format, lists: &[String]) -> Result<Self> {
+        let mut values: Vec<KeyValue> = Vec::new();
+        for list in lists {
+            for option in options::parse(list, None) {
+                let option = normalise(format, option)?;
+                values.retain(|earlier| earlier.key != option.key);
+                values.push(option);
+            }
+        }
+        Ok(Self { format, values })
+    }
+
+    /// The value of an option, if it was given.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values
+            .iter()
+            .find(|option| option.key == name)
+            .map(|option| option.value.as_str())
+    }
+
+    /// Sets an option, as if it had been given last.
+    pub fn set(&mut self, name: &str, value: String) {
+        self.values.retain(|option| option.key != name);
+        self.values.push(KeyValue {
+            key: name.to_owned(),
+            value,
+        });
+    }
+
+    /// The size option in bytes, if it was given.
+    pub fn size(&self) -> Option<u64> {
+        self.get("size").and_then(|size| size.parse().ok())
+    }
+
+    /// The line that `create` prints before it starts: options that were given or have a default, in
+    /// the format's order.
+    pub fn formatting_line(&self, filename: &str) -> String {
+        let mut line = format!("Formatting '{filename}', fmt={}", self.format);
+        for Spec { name, default, .. } in specs(self.format) {
+            if let Some(value) = self.get(name).or(*default) {
+                let value = value.replace(',', ",,");
+                // Writing to a string can't fail.
+                let _ = write!(line, " {name}={value}");
+            }
+        }
+        line
+    }
+
+    /// Refuses options that this version doesn't have, by name.
+    ///
+    /// # Errors
+    /// The first such option.
+    pub fn refuse_unsupported(&self) -> Result<()> {
+        for (name, harmless) in [
+            ("extended_l2", &["off"][..]),
+            ("preallocation", &["off"]),
+            ("backing_file", &[]),
+            ("backing_fmt", &[]),
+            ("data_file", &[]),
+            ("data_file_raw", &["off"]),
+            ("refcount_bits", &["16"]),
+        ] {
+            if let Some(value) = self.get(name)
+                && !harmless.contains(&value)
+            {
+                return Err(Error::unsupported(format!(
+                    "{name}={value} is not supported by this version"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The options of a qcow2 image, but for its size.
+    ///
+    /// # Errors
+    /// Values out of range or that exclude each other, worded as `qemu-img` words it.
+    pub fn qcow2(&self) -> Result<CreateOptions> {
+        let mut options = CreateOptions::new(0);
+        if let Some(size) = self.get("cluster_size").and_then(|size| size.parse().ok()) {
+            options.cluster_size = size;
+        }
+        options.version = match self.get("compat") {
+            None | Some("1.1" | "v3") => Version::V3,
+            Some("0.10" | "v2") => Version::V2,
+            Some(other) => return Err(not_accepted("version", other)),
+        };
+        options.lazy_refcounts = self.get("lazy_refcounts") == Some("on");
+        options.compression = match self.get("compression_type") {
+            None | Some("zlib") => CompressionType::Zlib,
+            Some("zstd") => CompressionType::Zstd,
+            Some(other) => return Err(not_accepted("compression-type", other)),
+        };
+        options.encryption = self.encryption()?;
+        Ok(options)
+    }
+
+    fn encryption(&self) -> Result<EncryptionMethod> {
+        let format = self.get("encrypt.format");
+        let alias = self.get("encryption");
+        if format.is_some() && alias.is_some() {
+            return Err(Error::invalid(
+                "'encrypt.format' and its alias 'encryption' can't be used at the same time",
+            ));
+        }
+        match (format, alias) {
+            (Some("aes"), _) | (None, Some("on")) => Ok(EncryptionMethod::Aes),
+            (Some("luks"), _) => Ok(EncryptionMethod::Luks),
+            (Some(other), _) => Err(not_accepted("format", other)),
+            (None, _) if self.get("encrypt.key-secret").is_some() => {
+                Err(Error::invalid("Parameter 'encrypt.format' is missing"))
+            }
+            (None, _) => Ok(EncryptionMethod::None),
+        }
+    }
+}
+
+fn not_accepted(parameter: &str, value: &str) -> Error {
+    Error::invalid(format!(
+        "Parameter '{parameter}' does not accept value '{value}'"
+    ))
+}
+
+/// Checks an option's name and kind and brings its value into the form that is printed.
+fn normalise(format: Format, option: KeyValue) -> Result<KeyValue> {
+    let KeyValue { key, value } = option;
+    let Some(spec) = specs(format).iter().find(|spec| spec.name == key) else {
+        return Err(Error::invalid(format!("Invalid parameter '{key}'")));
+    };
+    let value = match spec.kind {
+        Kind::Text => value,
+        Kind::Switch => match value.as_str() {
+            "on" | "yes" | "true" | "y" => "on".to_owned(),
+            "off" | "no" | "false" | "n" => "off".to_owned(),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "Parameter '{key}' expects 'on' or 'off'"
+                )));
+            }
+        },
+        Kind::Size => parse_size(&value)
+            .map_err(|error| match error {
+                SizeError::Malformed => Error::invalid(format!(
+                    "Parameter '{key}' expects a non-negative number below 2^64 (suffixes k, M, \
+                     G, T, P, E)"
+                )),
+                SizeError::OutOfRange => Error::invalid(format!(
+                    "Value '{value}' is out of range for parameter '{key}'"
+                )),
+            })?
+            .to_string(),
+        Kind::Number => value
+            .parse::<u64>()
+            .map_err(|_| Error::invalid(format!("Parameter '{key}' expects a number")))?
+            .to_string(),
+    };
+    Ok(KeyValue { key, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qcow2(list: &str) -> Result<Options> {
+        Options::parse(Format::Qcow2, &[list.to_owned()])
+    }
+
+    #[test]
+    fn formatting_line_has_given_options_and_defaults_in_order() {
+        let mut options = qcow2("compat=v3,encryption,encrypt.key-secret=a,,b").unwrap();
+        options.set("size", 1_048_576.to_string());
+        assert_eq!(
+            options.formatting_line("x"),
+            "Formatting 'x', fmt=qcow2 encryption=on encrypt.key-secret=a,,b cluster_size=65536 \
+             extended_l2=off compression_type=zlib size=1048576 compat=v3 lazy_refcounts=off \
+             refcount_bits=16"
+        );
+    }
+
+    #[test]
+    fn the_last_of_repeated_options_counts() {
+        let lists = ["cluster_size=512".to_owned(), "cluster_size=4k".to_owned()];
+        let options = Options::parse(Format::Qcow2, &lists).unwrap();
+        assert_eq!(options.qcow2().unwrap().cluster_size, 4096);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (list, message) in [
+            ("foo=1", "Invalid parameter 'foo'"),
+            (
+                "lazy_refcounts=maybe",
+                "'lazy_refcounts' expects 'on' or 'off'",
+            ),
+            (
+                "cluster_size=abc",
+                "'cluster_size' expects a non-negative number",
+            ),
+            ("compat=7", "Parameter 'version' does not accept value '7'"),
+            ("encrypt.format=foo", "'format' does not accept value 'foo'"),
+            (
+                "encrypt.key-secret=s",
+                "Parameter 'encrypt.format' is missing",
+            ),
+            (
+                "encryption,encrypt.format=aes",
+                "can't be used at the same time",
+            ),
+            ("extended_l2=on", "extended_l2=on is not supported"),
+            ("backing_file=x", "backing_file=x is not supported"),
+        ] {
+            let result = qcow2(list).and_then(|options| {
+                options.refuse_unsupported()?;
+                options.qcow2()
+            });
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains(message), "{list}: {text}");
+        }
+    }
+}

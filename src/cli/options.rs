@@ -1,0 +1,112 @@
+//! QEMU's option strings: `key=value,key2=value2`.
+//!
+//! Inside a value two commas stand for one. A key without a value means `=on`.
+
+/// One option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// What is set.
+    pub key: String,
+    /// What it is set to.
+    pub value: String,
+}
+
+/// Splits an option string. `implied` is the key of a first element that is a value alone (as the
+/// `secret` of `secret,id=s`); without it, such an element is a switch that is on.
+pub fn parse(text: &str, implied: Option<&str>) -> Vec<KeyValue> {
+    split_at_single_commas(text)
+        .into_iter()
+        .enumerate()
+        .map(|(position, element)| {
+            let (key, value) = match (element.split_once('='), implied) {
+                (Some((key, value)), _) => (key.to_owned(), value.to_owned()),
+                (None, Some(implied)) if position == 0 => (implied.to_owned(), element),
+                (None, _) => (element, "on".to_owned()),
+            };
+            KeyValue { key, value }
+        })
+        .collect()
+}
+
+/// Whether an option string of `-o` is well-formed: not empty, and without a comma at either end
+/// that separates nothing.
+pub fn is_valid_list(text: &str) -> bool {
+    let commas_at_end = text.chars().rev().take_while(|c| *c == ',').count();
+    !text.is_empty() && !text.starts_with(',') && commas_at_end.is_multiple_of(2)
+}
+
+/// Whether an option string asks for the list of options.
+pub fn asks_for_help(text: &str) -> bool {
+    split_at_single_commas(text)
+        .iter()
+        .any(|element| element == "help" || element == "?")
+}
+
+fn split_at_single_commas(text: &str) -> Vec<String> {
+    let mut elements = vec![];
+    let mut element = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c != ',' {
+            element.push(c);
+        } else if rest.next_if_eq(&',').is_some() {
+            element.push(',');
+        } else {
+            elements.push(std::mem::take(&mut element));
+        }
+    }
+    if !element.is_empty() {
+        elements.push(element);
+    }
+    elements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &str, implied: Option<&str>) -> Vec<(String, String)> {
+        parse(text, implied)
+            .into_iter()
+            .map(|option| (option.key, option.value))
+            .collect()
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn elements_values_and_doubled_commas() {
+        assert_eq!(
+            pairs("a=1,b,c=x,,y=z", None),
+            owned(&[("a", "1"), ("b", "on"), ("c", "x,y=z")])
+        );
+        assert_eq!(
+            pairs("secret,id=s,data=a,,,,b", Some("qom-type")),
+            owned(&[("qom-type", "secret"), ("id", "s"), ("data", "a,,b")])
+        );
+        assert_eq!(pairs("a=", None), owned(&[("a", "")]));
+        assert_eq!(pairs("", None), []);
+    }
+
+    #[test]
+    fn lists_with_stray_commas_are_invalid() {
+        for text in ["", ",", "a=1,", ",a=1", "a=1,,,"] {
+            assert!(!is_valid_list(text), "{text:?}");
+        }
+        for text in ["a=1", "a", "a=1,,"] {
+            assert!(is_valid_list(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn help_is_asked_for() {
+        assert!(asks_for_help("help"));
+        assert!(asks_for_help("size=1,?"));
+        assert!(!asks_for_help("size=help"));
+    }
+}

@@ -1,0 +1,192 @@
+//! Passwords that no `--object` gave: from a file, from an open descriptor, or typed by a person.
+//!
+//! A person is asked only where both standard input and standard error are a terminal; a script
+//! gets an error at once that says which options give a password. A new password is asked for
+//! twice, since nothing in a legacy AES image could ever tell that it was mistyped.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::args::PasswordArgs;
+use crate::commands::Passwords;
+use crate::crypto::Secret;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The most that is read of a password file, in bytes. A key is 16; this is for passphrases.
+const MOST: u64 = 1 << 20;
+
+/// Where passwords come from, as the options say.
+pub struct PasswordSource {
+    origin: Origin,
+    quiet: bool,
+    given: OnceCell<Secret>,
+    typed_for_reading: OnceCell<Secret>,
+    typed_for_writing: OnceCell<Secret>,
+}
+
+enum Origin {
+    File(PathBuf),
+    Descriptor(i32),
+    Terminal,
+}
+
+impl PasswordSource {
+    /// The source that the options name; the terminal without any.
+    pub fn new(args: &PasswordArgs, quiet: bool) -> Self {
+        let origin = match (&args.password_file, args.password_fd) {
+            (Some(path), _) => Origin::File(path.clone()),
+            (None, Some(descriptor)) => Origin::Descriptor(descriptor),
+            (None, None) => Origin::Terminal,
+        };
+        Self {
+            origin,
+            quiet,
+            given: OnceCell::new(),
+            typed_for_reading: OnceCell::new(),
+            typed_for_writing: OnceCell::new(),
+        }
+    }
+
+    fn get<'a>(
+        &'a self,
+        typed: &'a OnceCell<Secret>,
+        ask: impl FnOnce() -> Result<Secret>,
+    ) -> Result<&'a Secret> {
+        match &self.origin {
+            Origin::File(path) => kept(&self.given, || from_file(path)),
+            Origin::Descriptor(number) => kept(&self.given, || from_descriptor(*number)),
+            Origin::Terminal => kept(typed, ask),
+        }
+    }
+
+    fn at_terminal(&self) -> Result<()> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(missing());
+        }
+        Ok(())
+    }
+}
+
+impl Passwords for PasswordSource {
+    fn for_reading(&self, image: &str) -> Result<&Secret> {
+        self.get(&self.typed_for_reading, || {
+            self.at_terminal()?;
+            prompt(&format!("Password for '{image}': "))
+        })
+    }
+
+    fn for_writing(&self, image: &str) -> Result<&Secret> {
+        let secret = self.get(&self.typed_for_writing, || {
+            self.at_terminal()?;
+            let first = prompt(&format!("New password for '{image}': "))?;
+            let second = prompt("The same again: ")?;
+            if first.bytes() != second.bytes() {
+                return Err(Error::invalid("the passwords differ"));
+            }
+            Ok(first)
+        })?;
+        if !self.quiet && io::stderr().is_terminal() {
+            super::warn(
+                "legacy AES has no key derivation (only the password's first 16 bytes count) and \
+                 can't detect a wrong password",
+            );
+        }
+        Ok(secret)
+    }
+}
+
+/// What is in the cell, put there by `get` when it is empty.
+fn kept(cell: &OnceCell<Secret>, get: impl FnOnce() -> Result<Secret>) -> Result<&Secret> {
+    if let Some(secret) = cell.get() {
+        return Ok(secret);
+    }
+    let secret = get()?;
+    Ok(cell.get_or_init(|| secret))
+}
+
+fn missing() -> Error {
+    Error::new(
+        ErrorKind::MissingSecret,
+        "Parameter 'encrypt.key-secret' is required for cipher (give the password with \
+         --password-file FILE, --password-fd N, or --object secret,id=ID,file=FILE and \
+         encrypt.key-secret=ID)",
+    )
+}
+
+fn prompt(text: &str) -> Result<Secret> {
+    let typed = rpassword::prompt_password(text)
+        .map_err(|error| Error::io("reading the password", error))?;
+    not_empty(Secret::new(typed.into_bytes()))
+}
+
+fn from_file(path: &Path) -> Result<Secret> {
+    let place = format!("reading the password from '{}'", path.display());
+    let read = if path == Path::new("-") {
+        read_line(io::stdin().lock())
+    } else {
+        File::open(path).and_then(read_line)
+    };
+    read.map_err(|error| Error::io(place, error))
+        .and_then(not_empty)
+}
+
+/// Descriptors are opened by their name: that needs no trust that the number is really open, and
+/// closes nothing that somebody else uses.
+fn from_descriptor(number: i32) -> Result<Secret> {
+    File::open(format!("/dev/fd/{number}"))
+        .and_then(read_line)
+        .map_err(|error| {
+            Error::io(
+                format!("reading the password from descriptor {number}"),
+                error,
+            )
+        })
+        .and_then(not_empty)
+}
+
+/// All that there is, less one newline at the end.
+fn read_line(from: impl Read) -> io::Result<Secret> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(256));
+    from.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other("longer than 1 MiB"));
+    }
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    Ok(Secret::new(std::mem::take(&mut *bytes)))
+}
+
+fn not_empty(secret: Secret) -> Result<Secret> {
+    if secret.bytes().is_empty() {
+        return Err(Error::invalid("the password is empty"));
+    }
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_newline_at_the_end_is_dropped() {
+        for (text, password) in [
+            ("pw\n", "pw"),
+            ("pw", "pw"),
+            ("pw\n\n", "pw\n"),
+            (" p\r\n", " p\r"),
+        ] {
+            let read = read_line(text.as_bytes()).unwrap();
+            assert_eq!(read.bytes(), password.as_bytes());
+        }
+    }
+
+    #[test]
+    fn endless_files_are_refused() {
+        assert!(read_line(io::repeat(b'x')).is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! `info` for people.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{json, printable};
+use crate::commands::info::{FormatSpecific, ImageInfo};
+use crate::error::Result;
+use crate::units::human_size;
+
+/// Renders a report as `qemu-img info` prints it.
+///
+/// # Errors
+/// As [`json::ordered`].
+pub fn human(info: &ImageInfo) -> Result<String> {
+    let mut text = String::new();
+    // Writing to a string can't fail, here and below.
+    let _ = writeln!(text, "image: {}", info.filename);
+    let _ = writeln!(text, "file format: {}", info.format);
+    let size = info.virtual_size;
+    let _ = writeln!(text, "virtual size: {} ({size} bytes)", human_size(size));
+    disk_size(&mut text, "", info.actual_size);
+    if info.encrypted == Some(true) {
+        text.push_str("encrypted: yes\n");
+    }
+    if let Some(cluster_size) = info.cluster_size {
+        let _ = writeln!(text, "cluster_size: {cluster_size}");
+    }
+    if info.dirty_flag {
+        text.push_str("cleanly shut down: no\n");
+    }
+    if let Some(name) = &info.backing_filename {
+        let _ = write!(text, "backing file: {}", printable(name));
+        match &info.full_backing_filename {
+            Some(full) if full != name => {
+                let _ = write!(text, " (actual path: {})", printable(full));
+            }
+            _ => {}
+        }
+        text.push('\n');
+    }
+    if let Some(format) = &info.backing_filename_format {
+        let _ = writeln!(text, "backing file format: {}", printable(format));
+    }
+    if let Some(FormatSpecific::Qcow2(specific)) = &info.format_specific {
+        text.push_str("Format specific information:\n");
+        fields(&mut text, &json::ordered(specific)?, 1);
+    }
+    for child in &info.children {
+        let info = &child.info;
+        let _ = writeln!(text, "Child node '/{}':", child.name);
+        let _ = writeln!(text, "    filename: {}", info.filename);
+        let _ = writeln!(text, "    protocol type: {}", info.format);
+        let length = info.virtual_size;
+        let _ = writeln!(
+            text,
+            "    file length: {} ({length} bytes)",
+            human_size(length)
+        );
+        disk_size(&mut text, "    ", info.actual_size);
+    }
+    Ok(text)
+}
+
+fn disk_size(text: &mut String, indent: &str, size: Option<u64>) {
+    let size = size.map_or_else(|| "unavailable".to_owned(), human_size);
+    let _ = writeln!(text, "{indent}disk size: {size}");
+}
+
+/// Fields one to a line, with blanks for the dashes of their names.
+fn fields(text: &mut String, value: &Value, depth: usize) {
+    let Value::Object(map) = value else {
+        return;
+    };
+    let indent = "    ".repeat(depth);
+    for (key, value) in map {
+        let key = key.replace('-', " ");
+        let _ = match value {
+            Value::Object(_) => {
+                let _ = writeln!(text, "{indent}{key}:");
+                fields(text, value, depth + 1);
+                Ok(())
+            }
+            Value::String(string) => writeln!(text, "{indent}{key}: {}", printable(string)),
+            other => writeln!(text, "{indent}{key}: {other}"),
+        };
+    }
+}

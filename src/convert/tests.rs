@@ -1,0 +1,167 @@
+//! The engine between images in memory: the same bytes for any number of workers, and one clean
+//! error for any single failure.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::crypto::{AesCbc, Backend};
+use crate::formats::qcow2::{
+    CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, Version, check,
+};
+use crate::formats::raw::{NewRaw, RawImage};
+use crate::storage::{Fault, MemoryStorage, Operation, Storage};
+
+fn workers(count: usize) -> Settings {
+    Settings {
+        workers: NonZeroUsize::new(count).unwrap(),
+    }
+}
+
+/// A disk with data, zeroes written out, and holes; `size` bytes from a fixed recipe.
+fn disk(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut disk = vec![0; size];
+    for (number, block) in disk.chunks_mut(4096).enumerate() {
+        if number % 7 < 3 {
+            for byte in block {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                *byte = (state >> 56) as u8;
+            }
+        }
+    }
+    disk
+}
+
+fn cipher() -> AesCbc {
+    AesCbc::new(b"0123456789abcdef", Backend::detect())
+}
+
+fn to_qcow2(
+    source: Arc<MemoryStorage>,
+    target: Arc<MemoryStorage>,
+    options: CreateOptions,
+    settings: Settings,
+) -> Result<()> {
+    let encrypted = options.encryption == EncryptionMethod::Aes;
+    let source = RawImage::open(source)?;
+    let target = NewQcow2::create(target, options, encrypted.then(cipher), true)?;
+    copy(&source, &target, settings)
+}
+
+fn options(disk: &[u8], cluster_size: u64, encryption: EncryptionMethod) -> CreateOptions {
+    CreateOptions {
+        cluster_size,
+        encryption,
+        ..CreateOptions::new(disk.len() as u64)
+    }
+}
+
+#[test]
+fn any_number_of_workers_writes_the_same_image_and_it_reads_back() {
+    let disk = disk((5 << 20) + 1536);
+    for cluster_size in [512, 4096, 65536, 2 << 20] {
+        for encryption in [EncryptionMethod::None, EncryptionMethod::Aes] {
+            let mut first = None;
+            for count in [1, 2, 3, 16] {
+                let source = Arc::new(MemoryStorage::new(disk.clone()));
+                let target = Arc::new(MemoryStorage::default());
+                let options = options(&disk, cluster_size, encryption);
+                to_qcow2(source, Arc::clone(&target), options, workers(count)).unwrap();
+                let contents = target.contents();
+                assert!(
+                    *first.get_or_insert_with(|| contents.clone()) == contents,
+                    "{count} workers, cluster size {cluster_size}"
+                );
+            }
+
+            let image = Arc::new(MemoryStorage::new(first.unwrap()));
+            let header = Header::read(image.as_ref()).unwrap();
+            assert_eq!(header.version(), Version::V3);
+            let report = check(image.as_ref(), &header, &mut |finding| {
+                panic!("{finding} (cluster size {cluster_size})")
+            })
+            .unwrap();
+            assert_eq!(report.image_end_offset, image.len().unwrap());
+            let key = (encryption == EncryptionMethod::Aes).then(cipher);
+            let back = Qcow2Image::open(image, header, key).unwrap();
+            let raw = Arc::new(MemoryStorage::default());
+            let target = NewRaw::create(Arc::<MemoryStorage>::clone(&raw), back.size(), true);
+            copy(&back, &target.unwrap(), workers(2)).unwrap();
+            assert!(raw.contents() == disk, "cluster size {cluster_size}");
+        }
+    }
+}
+
+#[test]
+fn every_single_fault_is_one_error_and_never_a_finished_image() {
+    let disk = disk(3 << 20);
+    let options = options(&disk, 4096, EncryptionMethod::Aes);
+    let whole = Arc::new(MemoryStorage::default());
+    let source = Arc::new(MemoryStorage::new(disk.clone()));
+    to_qcow2(
+        Arc::clone(&source),
+        Arc::clone(&whole),
+        options.clone(),
+        workers(1),
+    )
+    .unwrap();
+    let reads = source.count(Operation::Read);
+    let writes = whole.count(Operation::Write);
+    let flushes = whole.count(Operation::Flush);
+    assert!(reads >= 3 && writes >= 6 && flushes == 2);
+
+    for count in [1, 3] {
+        for nth in 1..=reads {
+            let fault = Fault {
+                operation: Operation::Read,
+                nth,
+                errno: 5,
+            };
+            let source = Arc::new(MemoryStorage::new(disk.clone()).with_fault(fault));
+            let target = Arc::new(MemoryStorage::default());
+            let done = to_qcow2(source, Arc::clone(&target), options.clone(), workers(count));
+            let message = done.unwrap_err().to_string();
+            assert!(
+                message.starts_with("error while reading at byte "),
+                "{message}"
+            );
+            assert!(message.ends_with("Input/output error"), "{message}");
+            assert!(Header::read(target.as_ref()).is_err());
+        }
+        let write_faults = (1..=writes).map(|nth| (Operation::Write, nth));
+        let flush_faults = (1..=flushes).map(|nth| (Operation::Flush, nth));
+        for (operation, nth) in write_faults.chain(flush_faults) {
+            let fault = Fault {
+                operation,
+                nth,
+                errno: 28,
+            };
+            let source = Arc::new(MemoryStorage::new(disk.clone()));
+            let target = Arc::new(MemoryStorage::default().with_fault(fault));
+            let done = to_qcow2(source, Arc::clone(&target), options.clone(), workers(count));
+            let message = done.unwrap_err().to_string();
+            assert!(message.ends_with("No space left on device"), "{message}");
+            // The very last flush comes after the header: the image is whole, the command failed.
+            if (operation, nth) != (Operation::Flush, flushes) {
+                assert!(
+                    Header::read(target.as_ref()).is_err(),
+                    "{operation:?} {nth}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_source_that_shrinks_is_an_error() {
+    let disk = disk(1 << 20);
+    let storage = Arc::new(MemoryStorage::new(disk.clone()));
+    let source = RawImage::open(Arc::<MemoryStorage>::clone(&storage)).unwrap();
+    storage.set_len(disk.len() as u64 - 4096 * 5).unwrap();
+    let raw = Arc::new(MemoryStorage::default());
+    let target = NewRaw::create(raw, source.size(), false).unwrap();
+    let error = copy(&source, &target, workers(2)).unwrap_err().to_string();
+    assert!(error.contains("ended at byte"), "{error}");
+}

@@ -1,0 +1,77 @@
+//! Whose turn it is, and the first error.
+//!
+//! Chunks are processed in any order, but room in the target is reserved in the order of their
+//! numbers. [`Turn::take`] waits until all earlier chunks have reserved. Since chunks are handed out
+//! in that order too, the worker with the lowest number never waits, and so nobody waits for ever;
+//! an error wakes everybody.
+
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// The order of the workers; see the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    error: Option<Error>,
+    over: bool,
+}
+
+impl Turn {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `number` is next, runs `step`, and lets the following one go on. `None` when a
+    /// worker failed.
+    pub(super) fn take<T>(
+        &self,
+        number: u64,
+        step: impl FnOnce() -> Result<T>,
+    ) -> Option<Result<T>> {
+        let mut state = self
+            .changed
+            .wait_while(self.lock(), |state| !state.over && state.next != number)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.over {
+            return None;
+        }
+        let result = step();
+        state.next += 1;
+        drop(state);
+        self.changed.notify_all();
+        Some(result)
+    }
+
+    /// Ends the job; the first error is kept.
+    pub(super) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        state.over = true;
+        if state.error.is_none() {
+            state.error = Some(error);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Whether a worker failed.
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    /// The first error, if there was one.
+    pub(super) fn into_result(mut self) -> Result<()> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match mem::take(&mut state.error) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Which parts of a buffer are zero, in units that the target can leave out.
+
+use crate::formats::Run;
+
+/// Of `data`, runs of `buffer`, what isn't zero: in multiples of `unit` (a power of two), sorted,
+/// disjoint, neighbours joined. What is outside of `data` is known to be zero and isn't looked at.
+pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for range in data {
+        let mut start = range.start / unit * unit;
+        while start < range.end {
+            let end = (start + unit).min(buffer.len());
+            if buffer.get(start..end).is_some_and(|part| !is_zero(part)) {
+                match runs.last_mut() {
+                    // Two ranges may share a unit.
+                    Some(last) if last.end >= start => last.end = end,
+                    _ => runs.push(start..end),
+                }
+            }
+            start = end;
+        }
+    }
+    runs
+}
+
+/// Whether all bytes are zero. Looks at wide words without a branch for each, which compilers turn
+/// into vector instructions, and stops at the first block that holds something.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    const BLOCK: usize = 256;
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().all(|block| {
+        let (words, _) = block.as_chunks::<8>();
+        words
+            .iter()
+            .fold(0, |any, word| any | u64::from_ne_bytes(*word))
+            == 0
+    }) && rest.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_anywhere_is_seen() {
+        for length in [0, 1, 7, 255, 256, 257, 4096] {
+            assert!(is_zero(&vec![0; length]));
+            for position in 0..length {
+                let mut bytes = vec![0; length];
+                bytes[position] = 0x80;
+                assert!(!is_zero(&bytes), "{position} of {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_are_units_that_hold_something() {
+        let mut buffer = vec![0; 8 * 512];
+        buffer[512] = 1;
+        buffer[1535] = 1;
+        buffer[2048] = 1;
+        let whole = 0..buffer.len();
+        let runs = |data: &[Run], unit| data_runs(&buffer, data, unit);
+        assert_eq!(runs(&[whole.clone()], 512), [512..1536, 2048..2560]);
+        assert_eq!(runs(&[whole.clone()], 1024), [0..3072]);
+        assert_eq!(runs(&[0..1000, 1000..1600], 512), [512..1536]);
+        assert_eq!(runs(&[3000..4096], 512), []);
+        assert_eq!(runs(&[], 512), []);
+    }
+}

@@ -1,0 +1,199 @@
+//! Which implementation of the sector cipher does the work.
+//!
+//! The choice is made once, when the program starts, and carried about as a
+//! plain value; the loops never ask the processor again. A user can take the
+//! choice over by name (`COWHIDE_CIPHER`), for a measurement or to rule out a
+//! suspect, and is told apart whether a name is unknown or merely not to be
+//! had on this machine.
+//!
+//! The processor is asked through the standard library's
+//! `is_x86_feature_detected!`, and not the `cpufeatures` crate: the latter
+//! (0.3) takes it that VAES comes with 512-bit registers, and so misses
+//! the 256-bit instructions of Zen 3 and of Alder Lake and its successors.
+
+use core::error::Error;
+use core::fmt;
+
+#[cfg(target_arch = "x86_64")]
+use super::x86::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
+
+/// An implementation of the sector cipher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Constant-time software, on any machine, whatever its instructions.
+    Soft,
+    /// The `aes` crate's own choice, ARMv8 instructions among them.
+    Portable,
+    /// x86 AES-NI kernels, 128 bits wide.
+    AesNi,
+    /// x86 VAES kernels, 256 bits wide.
+    Vaes256,
+    /// x86 VAES kernels, 512 bits wide.
+    Vaes512,
+}
+
+impl Backend {
+    /// All backends, whether or not this machine has them, the slowest first.
+    pub const ALL: [Self; 5] = [
+        Self::Soft,
+        Self::Portable,
+        Self::AesNi,
+        Self::Vaes256,
+        Self::Vaes512,
+    ];
+
+    /// The fastest backend that this machine has.
+    ///
+    /// This is a fixed order of preference, taken from measurements, and not
+    /// a race at start-up, whose result would depend on what else the machine
+    /// is doing. `Portable` ranks below the x86 kernels and above `Soft`.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::ALL
+            .into_iter()
+            .rev()
+            .find(|backend| backend.is_available())
+            .unwrap_or(Self::Portable)
+    }
+
+    /// The backends that this machine has, the slowest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|backend| backend.is_available())
+            .collect()
+    }
+
+    /// Whether this machine can run the backend.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Soft | Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi => AesNi::available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes256 => Vaes256::available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes512 => Vaes512::available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::AesNi | Self::Vaes256 | Self::Vaes512 => false,
+        }
+    }
+
+    /// The backend of that name, or the best for `auto`.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unknown`] if there is no such name, and
+    /// [`BackendError::Unavailable`] if there is but this machine can't run
+    /// it.
+    pub fn from_name(name: &str) -> Result<Self, BackendError> {
+        if name == "auto" {
+            return Ok(Self::detect());
+        }
+        let backend = Self::ALL
+            .into_iter()
+            .find(|backend| backend.name() == name)
+            .ok_or_else(|| BackendError::Unknown(name.to_owned()))?;
+        if backend.is_available() {
+            Ok(backend)
+        } else {
+            Err(BackendError::Unavailable(backend))
+        }
+    }
+
+    /// The name by which a user asks for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Soft => "soft",
+            Self::Portable => "portable",
+            Self::AesNi => "aesni",
+            Self::Vaes256 => "vaes",
+            Self::Vaes512 => "vaes512",
+        }
+    }
+
+    /// What it is, in a line.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Soft => "constant-time software (fixslicing), 8 sectors in flight",
+            Self::Portable => {
+                "the aes crate's pick for this machine (AES-NI, VAES, ARMv8 or software)"
+            }
+            Self::AesNi => "AES-NI kernels, 128 bits wide, up to 12 sectors in flight",
+            Self::Vaes256 => "VAES kernels, 256 bits wide, up to 24 sectors in flight",
+            Self::Vaes512 => "VAES kernels, 512 bits wide, up to 48 sectors in flight",
+        }
+    }
+
+    /// The processor features that it needs, by the names that Linux and
+    /// compilers use, each with whether this machine has it.
+    #[must_use]
+    pub fn features(self) -> Vec<(&'static str, bool)> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let aes = ("aes", is_x86_feature_detected!("aes"));
+            let vaes = ("vaes", is_x86_feature_detected!("vaes"));
+            match self {
+                Self::Soft | Self::Portable => vec![],
+                Self::AesNi => vec![aes],
+                Self::Vaes256 => vec![aes, vaes, ("avx2", is_x86_feature_detected!("avx2"))],
+                Self::Vaes512 => vec![aes, vaes, ("avx512f", is_x86_feature_detected!("avx512f"))],
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        match self {
+            Self::Soft | Self::Portable => vec![],
+            Self::AesNi => vec![("aes", false)],
+            Self::Vaes256 => vec![("aes", false), ("vaes", false), ("avx2", false)],
+            Self::Vaes512 => vec![("aes", false), ("vaes", false), ("avx512f", false)],
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Why there is no backend for a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendError {
+    /// No backend has that name.
+    Unknown(String),
+    /// This machine lacks what the backend needs.
+    Unavailable(Backend),
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => {
+                write!(f, "unknown cipher backend '{name}' (known are auto")?;
+                for backend in Backend::ALL {
+                    write!(f, ", {backend}")?;
+                }
+                f.write_str(")")
+            }
+            Self::Unavailable(backend) => {
+                let missing: Vec<_> = backend
+                    .features()
+                    .into_iter()
+                    .filter_map(|(name, present)| (!present).then_some(name))
+                    .collect();
+                write!(
+                    f,
+                    "cipher backend '{backend}' is not available on this machine: \
+                     it has no {}",
+                    missing.join(", ")
+                )
+            }
+        }
+    }
+}
+
+impl Error for BackendError {}

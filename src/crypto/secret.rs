@@ -1,0 +1,54 @@
+//! Passwords: bytes that are wiped when they are dropped, and never copied, shown or compared.
+
+use zeroize::Zeroizing;
+
+use super::{AesCbc, Backend};
+use crate::error::{Error, Result};
+
+/// A password or passphrase.
+///
+/// There is no `Debug` and no `Clone`, so that it ends up in no message and in one place only.
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes over the bytes of a password.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes of the password.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The legacy AES cipher for a password: the key is its first 16 bytes, filled up with zeroes.
+/// There is no key derivation, and nothing that could tell a wrong password.
+///
+/// # Errors
+/// `COWHIDE_CIPHER` names a backend that doesn't exist or that this machine doesn't have.
+pub fn legacy_aes(secret: &Secret) -> Result<AesCbc> {
+    let mut key = Zeroizing::new([0; 16]);
+    for (to, from) in key.iter_mut().zip(secret.bytes()) {
+        *to = *from;
+    }
+    Ok(AesCbc::new(&key, chosen_backend()?))
+}
+
+/// The environment variable that forces a cipher backend.
+pub const BACKEND_VARIABLE: &str = "COWHIDE_CIPHER";
+
+/// The backend to use: the best that this machine has, unless [`BACKEND_VARIABLE`] names another.
+///
+/// # Errors
+/// As [`legacy_aes`].
+pub fn chosen_backend() -> Result<Backend> {
+    match std::env::var(BACKEND_VARIABLE) {
+        Err(std::env::VarError::NotPresent) => Ok(Backend::detect()),
+        Ok(name) => Backend::from_name(&name)
+            .map_err(|error| Error::invalid(format!("{BACKEND_VARIABLE}: {error}"))),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::invalid(format!("{BACKEND_VARIABLE}: not UTF-8")))
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! AES in constant-time software, even where the processor has instructions.
+//!
+//! `aes` 0.9 can only be forced to software when it is compiled, for the
+//! whole program; its 0.7 series has a cargo feature for it, `force-soft`,
+//! and Cargo builds the two series side by side. So this backend can be
+//! chosen, measured and tested on any machine while the program runs.
+//!
+//! The implementation is *fixslicing*, a form of bitslicing: four blocks are
+//! spread over eight 64-bit words, a word a bit position, and the S-box is a
+//! circuit of ands and xors. There are no tables and no branches on data, so
+//! its time doesn't depend on key or text. A call takes four blocks whether
+//! or not there are four to take, so sectors are fed in as lanes for
+//! encryption and whole sectors for decryption, to keep it full.
+
+use aes_soft::cipher::generic_array::GenericArray;
+use aes_soft::{Aes128, Block, BlockDecrypt, BlockEncrypt, NewBlockCipher, ParBlocks};
+use core::hint::black_box;
+
+use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, iv};
+
+/// Blocks in a call of the batch interface, two of the cipher's own batches.
+const LANES: usize = 8;
+
+/// The software backend with its expanded key.
+pub(super) struct Soft {
+    /// Boxed so that moving the owner leaves no copies of the round keys.
+    cipher: Box<Aes128>,
+}
+
+impl Drop for Soft {
+    fn drop(&mut self) {
+        // The 0.7 series doesn't know `zeroize`. A schedule of another key
+        // over the old one does as well, as long as the compiler has to
+        // believe that somebody looks at it.
+        *self.cipher = Aes128::new(&GenericArray::default());
+        black_box(&*self.cipher);
+    }
+}
+
+impl Soft {
+    /// Expands `key`.
+    pub(super) fn new(key: &[u8; 16]) -> Self {
+        Self {
+            cipher: Box::new(Aes128::new(GenericArray::from_slice(key))),
+        }
+    }
+
+    /// Encrypts a run whose first sector has the number `first_sector`.
+    pub(super) fn encrypt(&self, first_sector: u64, mut run: Run<'_, '_>) {
+        let mut number = first_sector;
+        let mut state = ParBlocks::default();
+        while !run.is_empty() {
+            let count = run.len().min(LANES);
+            let (mut batch, rest) = run.split_at(count);
+            run = rest;
+            for lane in &mut state[..count] {
+                *lane = iv(number).into();
+                number = number.wrapping_add(1);
+            }
+            for block in 0..SECTOR_BLOCKS {
+                let at = block * BLOCK_SIZE..(block + 1) * BLOCK_SIZE;
+                for (lane, sector) in state.iter_mut().zip(batch.get_in()) {
+                    xor(lane, &sector[at.clone()]);
+                }
+                if count == 1 {
+                    self.cipher.encrypt_block(&mut state[0]);
+                } else {
+                    self.cipher.encrypt_par_blocks(&mut state);
+                }
+                for (lane, sector) in state.iter().zip(batch.get_out()) {
+                    sector[at.clone()].copy_from_slice(lane);
+                }
+            }
+        }
+    }
+
+    /// Decrypts a run whose first sector has the number `first_sector`.
+    pub(super) fn decrypt(&self, first_sector: u64, mut run: Run<'_, '_>) {
+        let mut number = first_sector;
+        for i in 0..run.len() {
+            let mut sector = run.get(i);
+            let mut chain = Block::from(iv(number));
+            number = number.wrapping_add(1);
+            for batch in 0..SECTOR_BLOCKS / LANES {
+                let start = batch * LANES * BLOCK_SIZE;
+                let mut cipher = ParBlocks::default();
+                for (j, block) in cipher.iter_mut().enumerate() {
+                    let at = start + j * BLOCK_SIZE;
+                    block.copy_from_slice(&sector.get_in()[at..at + BLOCK_SIZE]);
+                }
+                let mut plain = cipher;
+                self.cipher.decrypt_par_blocks(&mut plain);
+                for (j, (block, cipher)) in plain.iter_mut().zip(&cipher).enumerate() {
+                    xor(block, &chain);
+                    chain = *cipher;
+                    let at = start + j * BLOCK_SIZE;
+                    sector.get_out()[at..at + BLOCK_SIZE].copy_from_slice(block);
+                }
+            }
+        }
+    }
+}
+
+/// `block ^= with`.
+fn xor(block: &mut Block, with: &[u8]) {
+    for (b, w) in block.iter_mut().zip(with) {
+        *b ^= w;
+    }
+}

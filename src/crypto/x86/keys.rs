@@ -1,0 +1,80 @@
+//! AES-128 round keys, expanded by AES-NI.
+//!
+//! `AESKEYGENASSIST` runs in constant time, unlike a key schedule with an
+//! S-box in memory. Decryption uses the equivalent inverse cipher that
+//! `AESDEC` implements: the same round keys backwards, the inner nine passed
+//! through `InvMixColumns`.
+//!
+//! The keys are kept as 128-bit values; wider kernels broadcast them, once a
+//! call or once a use. They are boxed and expanded in place, so that moving
+//! the owner doesn't leave copies behind, and are wiped when dropped.
+
+use core::arch::x86_64::{
+    __m128i, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_setzero_si128, _mm_shuffle_epi32,
+    _mm_slli_si128, _mm_xor_si128,
+};
+use zeroize::Zeroize;
+
+/// Round keys in an AES-128 schedule.
+pub(super) const ROUND_KEYS: usize = 11;
+
+/// Both schedules of one key.
+///
+/// The alignment lets kernels without AVX use the keys as memory operands.
+#[repr(align(64))]
+pub(super) struct RoundKeys {
+    /// For `AESENC`, in the order of use.
+    pub(super) enc: [__m128i; ROUND_KEYS],
+    /// For `AESDEC`, in the order of use.
+    pub(super) dec: [__m128i; ROUND_KEYS],
+}
+
+impl RoundKeys {
+    /// Expands `key`.
+    #[target_feature(enable = "aes,sse2")]
+    pub(super) fn expand(key: &[u8; 16]) -> Box<Self> {
+        let zero = _mm_setzero_si128();
+        let mut keys = Box::new(Self {
+            enc: [zero; ROUND_KEYS],
+            dec: [zero; ROUND_KEYS],
+        });
+        let enc = &mut keys.enc;
+        // SAFETY: the source is 16 readable bytes, and the load has no need of
+        // alignment.
+        enc[0] = unsafe { core::arch::x86_64::_mm_loadu_si128(key.as_ptr().cast()) };
+        enc[1] = next::<0x01>(enc[0]);
+        enc[2] = next::<0x02>(enc[1]);
+        enc[3] = next::<0x04>(enc[2]);
+        enc[4] = next::<0x08>(enc[3]);
+        enc[5] = next::<0x10>(enc[4]);
+        enc[6] = next::<0x20>(enc[5]);
+        enc[7] = next::<0x40>(enc[6]);
+        enc[8] = next::<0x80>(enc[7]);
+        enc[9] = next::<0x1b>(enc[8]);
+        enc[10] = next::<0x36>(enc[9]);
+        keys.dec[0] = keys.enc[10];
+        for i in 1..ROUND_KEYS - 1 {
+            keys.dec[i] = _mm_aesimc_si128(keys.enc[ROUND_KEYS - 1 - i]);
+        }
+        keys.dec[10] = keys.enc[0];
+        keys
+    }
+}
+
+impl Drop for RoundKeys {
+    fn drop(&mut self) {
+        self.enc.zeroize();
+        self.dec.zeroize();
+    }
+}
+
+/// The round key that follows `key`.
+#[target_feature(enable = "aes,sse2")]
+fn next<const RCON: i32>(key: __m128i) -> __m128i {
+    let assist = _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<RCON>(key));
+    // Each word of the next key is the xor of all words of this one up to its
+    // own place: a running sum in two doubling steps.
+    let key = _mm_xor_si128(key, _mm_slli_si128::<4>(key));
+    let key = _mm_xor_si128(key, _mm_slli_si128::<8>(key));
+    _mm_xor_si128(key, assist)
+}

@@ -1,0 +1,145 @@
+//! The library's one error: what kind, and a sentence that says what and where.
+//!
+//! The kind is for callers that decide (an exit status, a retry, a hint); the sentence is for
+//! people and for the scripts that search it, so it is worded as `qemu-img` words it where that
+//! tool has the same failure. Sentences never hold a secret. Callers put the place in front with
+//! [`Error::context`], outermost first: `Could not open 'x': Image is not in qcow2 format`.
+
+use std::fmt;
+use std::io;
+
+/// What sort of failure this is, for code that has to choose what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused or failed (no such file, permission, disk full, I/O error).
+    Io,
+    /// The image breaks its format's rules, or stops before its own end.
+    Corrupt,
+    /// The image or request is valid but needs something this version doesn't have.
+    Unsupported,
+    /// The request itself makes no sense (bad option, bad value, source = target).
+    Invalid,
+    /// An encrypted image needs a key that was not given.
+    MissingSecret,
+}
+
+/// A failure: its [`ErrorKind`] and one line of text.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<io::Error>,
+}
+
+/// The library's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of the given kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// The image breaks its format's rules.
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Corrupt, message)
+    }
+
+    /// Valid, but not something this version can do.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// The request itself can't be carried out.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// A failed system call; `what` says what was being done, and is left out when empty.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let reason = os_reason(&source);
+        let what = what.into();
+        let message = if what.is_empty() {
+            reason
+        } else {
+            format!("{what}: {reason}")
+        };
+        Self {
+            kind: ErrorKind::Io,
+            message,
+            source: Some(source),
+        }
+    }
+
+    /// The same error with its place in front: `place: message`.
+    #[must_use]
+    pub fn context(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The system call's own error, where there was one.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.source.as_ref().map(io::Error::kind)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The message already ends with the system's reason; naming it as a source as well would
+        // print it twice in every chain.
+        None
+    }
+}
+
+/// The system's reason alone, as `strerror` words it. Rust appends ` (os error 2)`, which the
+/// scripts that compare messages don't expect.
+pub fn os_reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) if error.raw_os_error().is_some() => text.get(..end).unwrap_or(&text).to_owned(),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_errors_read_like_strerror() {
+        let error = Error::io("Could not open 'x'", io::Error::from_raw_os_error(2));
+        assert_eq!(
+            error.to_string(),
+            "Could not open 'x': No such file or directory"
+        );
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert_eq!(error.io_kind(), Some(io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn context_goes_in_front() {
+        let error = Error::corrupt("L1 table is too small").context("Could not open 'x'");
+        assert_eq!(
+            error.to_string(),
+            "Could not open 'x': L1 table is too small"
+        );
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,178 @@
+//! Image formats: what a disk image is to the rest of the house.
+//!
+//! An [`Image`] is a disk that can be read; a [`NewImage`] is one being written front to back. Both
+//! work on `&self` from many threads. Formats are siblings: each knows [`crate::storage`] and
+//! [`crate::crypto`] and nothing of the others; what is common (probing, opening by format) is here.
+
+pub mod qcow2;
+pub mod raw;
+
+mod probe;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use probe::probe;
+
+use crate::crypto::Secret;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset};
+
+/// The formats that this version reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The bytes of the disk, one after the other.
+    Raw,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+}
+
+impl Format {
+    /// All formats, in the order in which help lists them.
+    pub const ALL: [Self; 2] = [Self::Qcow2, Self::Raw];
+
+    /// The name by which users and `qemu-img` know the format.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A run of the virtual disk that is stored in one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it starts on the virtual disk.
+    pub start: GuestOffset,
+    /// Its length in bytes, above 0.
+    pub length: u64,
+    /// How it is stored.
+    pub kind: ExtentKind,
+}
+
+/// How a run of the virtual disk is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Bytes in the file, in one piece from this offset on (possibly encrypted).
+    Data(HostOffset),
+    /// Reads as zeroes, and nothing needs to be read to know that.
+    Zero,
+    /// Not stored in this image at all; without a backing file it reads as zeroes.
+    Unallocated,
+}
+
+/// A disk image open for reading.
+pub trait Image: Send + Sync {
+    /// The size of the virtual disk in bytes, a multiple of 512.
+    fn size(&self) -> u64;
+
+    /// The extent that holds `offset`, starting there and at most `limit` bytes long.
+    ///
+    /// # Errors
+    /// Metadata that can't be read or makes no sense; `offset` beyond the disk's end.
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent>;
+
+    /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of
+    /// 512, and the range lies inside the disk.
+    ///
+    /// # Errors
+    /// The system's error; metadata or data that is missing from the file; a missing key.
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
+}
+
+/// Part of a chunk of guest data, in bytes from the chunk's start.
+pub type Run = std::ops::Range<usize>;
+
+/// Room for one chunk's data in a new image, handed out by [`NewImage::reserve`].
+#[derive(Debug)]
+pub struct Reservation {
+    /// The chunk's place on the virtual disk.
+    pub guest: GuestOffset,
+    /// What is to be written where: runs of the chunk and the offset in the file.
+    pub pieces: Vec<(Run, HostOffset)>,
+    /// Metadata that became complete with this reservation, and where it goes.
+    pub metadata: Option<(HostOffset, Vec<u8>)>,
+}
+
+/// A disk image being written, front to back, for the first time.
+///
+/// For every chunk in guest order, [`reserve`](Self::reserve) is called once, one call at a time;
+/// then [`write`](Self::write) with what it returned, in any order and from any thread; then
+/// [`finish`](Self::finish). Where the image ends up in its file depends on the order of the
+/// reservations alone, so the result is the same for any number of threads.
+pub trait NewImage: Sync {
+    /// The unit in which space is handed out, in bytes: a power of two. Chunks start at multiples
+    /// of it and are multiples of it long, but for the last one of the disk.
+    fn allocation_unit(&self) -> usize;
+
+    /// The unit in which zeroes may be left out, in bytes: a power of two, at most the allocation
+    /// unit or 4096.
+    fn zero_unit(&self) -> usize;
+
+    /// Whether what is never written reads as zeroes. Where it doesn't, the whole disk must be
+    /// written, zeroes too.
+    fn starts_as_zeroes(&self) -> bool;
+
+    /// Finds room for the `runs` of a chunk that hold data (sorted, disjoint, multiples of
+    /// [`zero_unit`](Self::zero_unit)); what is left out reads as zeroes.
+    ///
+    /// # Errors
+    /// The format's limits.
+    fn reserve(&self, guest: GuestOffset, chunk: usize, runs: &[Run]) -> Result<Reservation>;
+
+    /// Writes a chunk's data into the room reserved for it. `chunk` is changed (encrypted) in place.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()>;
+
+    /// Writes what remains (tables, and last of all the header), after which the image is whole.
+    ///
+    /// # Errors
+    /// The system's error, also of flushing; the format's limits.
+    fn finish(&self) -> Result<()>;
+}
+
+/// Opens an image for reading. `secret` is the password, for images that are encrypted.
+///
+/// # Errors
+/// Whatever keeps the image from being read correctly: not of that format, damaged, encrypted
+/// without a password, or using something that this version doesn't have.
+pub fn open(
+    storage: Arc<dyn Storage>,
+    format: Format,
+    secret: Option<&Secret>,
+) -> Result<Box<dyn Image>> {
+    match format {
+        Format::Raw => Ok(Box::new(raw::RawImage::open(storage)?)),
+        Format::Qcow2 => {
+            let header = qcow2::Header::read(storage.as_ref())?;
+            let cipher = qcow2::reading_cipher(&header, secret)?;
+            Ok(Box::new(qcow2::Qcow2Image::open(storage, header, cipher)?))
+        }
+    }
+}
+
+/// Refuses offsets that a caller must not pass; see [`Image::read_at`].
+fn check_range(size: u64, offset: GuestOffset, length: usize) -> Result<()> {
+    let end = offset.0.checked_add(length as u64);
+    if end.is_none_or(|end| end > size) {
+        return Err(Error::invalid(format!(
+            "guest range {offset} + {length:#x} is beyond the disk's end {size:#x}"
+        )));
+    }
+    Ok(())
+}

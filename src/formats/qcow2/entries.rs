@@ -1,0 +1,308 @@
+//! The bits of table entries: the only place that masks.
+//!
+//! An entry as read from a file is a newtype over `u64`; it turns into an enum that says what it
+//! means, and can't be used in any other way. Bits that the specification reserves must be zero:
+//! an entry that sets one was written by a future version or by chance, and neither may be guessed.
+
+use super::geometry::Geometry;
+use crate::units::HostOffset;
+
+/// Bits 9 to 55: a host offset, in L1, standard L2 and refcount table entries.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bit 63: the refcount of what the entry leads to is exactly 1 (the specification's COPIED flag).
+const COPIED: u64 = 1 << 63;
+/// Bit 62 of an L2 entry: the cluster is compressed.
+const COMPRESSED: u64 = 1 << 62;
+/// Bit 0 of a standard L2 entry, version 3: the cluster reads as zeroes.
+const ZERO: u64 = 1;
+/// The unit in which a compressed cluster's length is given, in bytes.
+const COMPRESSED_SECTOR: u64 = 512;
+
+/// Why an entry is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryError {
+    /// Bits are set that the specification reserves.
+    Reserved,
+    /// The offset is not at the start of a cluster.
+    Unaligned(HostOffset),
+    /// The zero flag is set in a version 2 image, which has none.
+    ZeroFlagInVersion2,
+}
+
+impl std::fmt::Display for EntryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Reserved => f.write_str("reserved bits are set"),
+            Self::Unaligned(offset) => write!(f, "offset {offset} is not cluster-aligned"),
+            Self::ZeroFlagInVersion2 => f.write_str("zero cluster in a version 2 image"),
+        }
+    }
+}
+
+/// An L1 table entry as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct L1Entry(pub u64);
+
+/// What an L1 entry means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L1Target {
+    /// No cluster of the range is stored.
+    Unallocated,
+    /// The L2 table's place, and whether the entry claims a refcount of exactly 1.
+    Table {
+        /// Where the L2 table is.
+        host: HostOffset,
+        /// The COPIED flag.
+        copied: bool,
+    },
+}
+
+impl L1Entry {
+    /// An entry that leads to an L2 table with a refcount of 1.
+    pub fn to_table(host: HostOffset) -> Self {
+        Self(host.0 | COPIED)
+    }
+
+    /// What the entry means.
+    ///
+    /// # Errors
+    /// Reserved bits, or an offset that is not cluster-aligned.
+    pub fn target(self, geometry: Geometry) -> Result<L1Target, EntryError> {
+        if self.0 & !(OFFSET_MASK | COPIED) != 0 {
+            return Err(EntryError::Reserved);
+        }
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        if host.0 == 0 {
+            return Ok(L1Target::Unallocated);
+        }
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        Ok(L1Target::Table {
+            host,
+            copied: self.0 & COPIED != 0,
+        })
+    }
+}
+
+/// A standard (8-byte) L2 table entry as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct L2Entry(pub u64);
+
+/// What an L2 entry means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L2Target {
+    /// Nothing is stored here.
+    Unallocated,
+    /// Reads as zeroes; a cluster may be kept for it all the same.
+    Zero {
+        /// The cluster that is kept, and the COPIED flag.
+        kept: Option<(HostOffset, bool)>,
+    },
+    /// The cluster's data.
+    Data {
+        /// Where the cluster is.
+        host: HostOffset,
+        /// The COPIED flag.
+        copied: bool,
+    },
+    /// The cluster's data, compressed.
+    Compressed(CompressedRange),
+}
+
+/// Where a compressed cluster's bytes are. They start at any byte; their length is only known in
+/// sectors of 512 bytes, so the range may hold some bytes too many at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompressedRange {
+    /// The first byte.
+    pub host: HostOffset,
+    /// How many bytes belong to the range, up to the end of its last sector.
+    pub length: u64,
+}
+
+impl L2Entry {
+    /// An entry that leads to a data cluster with a refcount of 1.
+    pub fn to_data(host: HostOffset) -> Self {
+        Self(host.0 | COPIED)
+    }
+
+    /// What the entry means; `zero_flag` says whether the image's version has zero clusters.
+    ///
+    /// # Errors
+    /// Reserved bits, an offset that is not cluster-aligned, a zero flag in version 2.
+    pub fn target(self, geometry: Geometry, zero_flag: bool) -> Result<L2Target, EntryError> {
+        if self.0 & COMPRESSED != 0 {
+            return Ok(L2Target::Compressed(self.compressed(geometry)));
+        }
+        if self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0 {
+            return Err(EntryError::Reserved);
+        }
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        let copied = self.0 & COPIED != 0;
+        if self.0 & ZERO != 0 {
+            if !zero_flag {
+                return Err(EntryError::ZeroFlagInVersion2);
+            }
+            return Ok(L2Target::Zero {
+                kept: (host.0 != 0).then_some((host, copied)),
+            });
+        }
+        if host.0 == 0 {
+            return Ok(L2Target::Unallocated);
+        }
+        Ok(L2Target::Data { host, copied })
+    }
+
+    /// The specification's compressed cluster descriptor: with x = 62 − (cluster_bits − 8), bits 0
+    /// to x−1 are the offset, bits x to 61 the number of sectors beyond the first one.
+    fn compressed(self, geometry: Geometry) -> CompressedRange {
+        let x = 62 - (geometry.cluster_bits() - 8);
+        let host = self.0 & ((1 << x) - 1);
+        let more_sectors = (self.0 & (COMPRESSED - 1)) >> x;
+        CompressedRange {
+            host: HostOffset(host),
+            length: (more_sectors + 1) * COMPRESSED_SECTOR - host % COMPRESSED_SECTOR,
+        }
+    }
+
+    /// Whether the COPIED flag is set; a compressed cluster must never have it.
+    pub fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+}
+
+/// A refcount table entry as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RefcountTableEntry(pub u64);
+
+impl RefcountTableEntry {
+    /// Where the refcount block is; `None` when all refcounts it would hold are 0.
+    ///
+    /// # Errors
+    /// Reserved bits, or an offset that is not cluster-aligned.
+    pub fn block(self, geometry: Geometry) -> Result<Option<HostOffset>, EntryError> {
+        if self.0 & 0x1ff != 0 {
+            return Err(EntryError::Reserved);
+        }
+        let host = HostOffset(self.0);
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        Ok((host.0 != 0).then_some(host))
+    }
+}
+
+/// Reads refcount `index` out of a refcount block with entries of `bits` bits (1 to 64, a power of
+/// two). Entries narrower than a byte fill it from the least significant bit. `None` beyond the
+/// block.
+pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
+    if bits < 8 {
+        let per_byte = usize::try_from(8 / bits).ok()?;
+        let byte = block.get(index / per_byte)?;
+        let shift = bits * u32::try_from(index % per_byte).ok()?;
+        return Some(u64::from(byte >> shift) & ((1 << bits) - 1));
+    }
+    let width = usize::try_from(bits / 8).ok()?;
+    let start = index.checked_mul(width)?;
+    let bytes = block.get(start..start.checked_add(width)?)?;
+    Some(
+        bytes
+            .iter()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry(bits: u32) -> Geometry {
+        Geometry::new(bits, false, 4).unwrap()
+    }
+
+    #[test]
+    fn l1_entries() {
+        let at = |entry| L1Entry(entry).target(geometry(16));
+        assert_eq!(at(0), Ok(L1Target::Unallocated));
+        assert_eq!(
+            at(0x8000_0000_0004_0000),
+            Ok(L1Target::Table {
+                host: HostOffset(0x4_0000),
+                copied: true
+            })
+        );
+        assert_eq!(at(0x4000_0000_0004_0000), Err(EntryError::Reserved));
+        assert_eq!(at(0x4_0001), Err(EntryError::Reserved));
+        assert_eq!(
+            at(0x4_0200),
+            Err(EntryError::Unaligned(HostOffset(0x4_0200)))
+        );
+    }
+
+    #[test]
+    fn l2_entries() {
+        let at = |entry| L2Entry(entry).target(geometry(16), true);
+        assert_eq!(at(0), Ok(L2Target::Unallocated));
+        assert_eq!(at(1), Ok(L2Target::Zero { kept: None }));
+        assert_eq!(
+            at(0x8000_0000_0005_0001),
+            Ok(L2Target::Zero {
+                kept: Some((HostOffset(0x5_0000), true))
+            })
+        );
+        assert_eq!(
+            at(0x5_0000),
+            Ok(L2Target::Data {
+                host: HostOffset(0x5_0000),
+                copied: false
+            })
+        );
+        assert_eq!(at(0x5_0002), Err(EntryError::Reserved));
+        assert_eq!(at(0x2000_0000_0005_0000), Err(EntryError::Reserved));
+        assert_eq!(
+            L2Entry(1).target(geometry(16), false),
+            Err(EntryError::ZeroFlagInVersion2)
+        );
+    }
+
+    #[test]
+    fn compressed_descriptors_split_by_cluster_size() {
+        // 64 KiB clusters: 8 bits of sector count, 54 bits of offset.
+        let range = L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123).target(geometry(16), true);
+        assert_eq!(
+            range,
+            Ok(L2Target::Compressed(CompressedRange {
+                host: HostOffset(0x5_0123),
+                length: 4 * 512 - 0x123
+            }))
+        );
+        // 512-byte clusters: 1 bit of sector count, 61 bits of offset.
+        let range = L2Entry(0x4000_0000_0000_0000 | 1 << 61 | 0x201).target(geometry(9), true);
+        assert_eq!(
+            range,
+            Ok(L2Target::Compressed(CompressedRange {
+                host: HostOffset(0x201),
+                length: 1024 - 1
+            }))
+        );
+    }
+
+    #[test]
+    fn refcounts_of_every_width() {
+        let block = [0b1110_0100, 0xff, 0, 1, 0, 0, 0, 2];
+        assert_eq!(refcount_at(&block, 1, 2), Some(1));
+        assert_eq!(refcount_at(&block, 1, 3), Some(0));
+        assert_eq!(refcount_at(&block, 2, 1), Some(1));
+        assert_eq!(refcount_at(&block, 2, 3), Some(3));
+        assert_eq!(refcount_at(&block, 4, 1), Some(0b1110));
+        assert_eq!(refcount_at(&block, 8, 1), Some(0xff));
+        assert_eq!(refcount_at(&block, 16, 1), Some(1));
+        assert_eq!(refcount_at(&block, 32, 1), Some(2));
+        assert_eq!(refcount_at(&block, 64, 0), Some(0xe4ff_0001_0000_0002));
+        assert_eq!(refcount_at(&block, 16, 4), None);
+        assert_eq!(refcount_at(&block, 1, 64), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Header extensions: what follows the header's fixed part, as type, length and data, each padded
+//! to a multiple of 8 bytes, until one of type 0 or the end of the header cluster.
+//!
+//! Unknown extensions are kept, since a program may only drop those that it knows.
+
+use byteorder::{BigEndian, ReadBytesExt as _};
+
+use crate::error::{Error, Result};
+
+/// The end of the extensions.
+pub const END: u32 = 0;
+/// The name of the backing file's format.
+pub const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Names of feature bits; see [`super::features`].
+pub const FEATURE_NAMES: u32 = 0x6803_f857;
+/// Where the LUKS header is.
+pub const CRYPTO: u32 = 0x0537_be77;
+/// The name of the external data file.
+pub const DATA_FILE: u32 = 0x4441_5441;
+
+/// One header extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    /// Its type; the constants of this module name those that are known.
+    pub kind: u32,
+    /// Its data, without padding.
+    pub data: Vec<u8>,
+}
+
+/// Reads the extensions out of the bytes between the header's fixed part and what follows.
+///
+/// # Errors
+/// An extension that is longer than what is left.
+pub fn parse(mut bytes: &[u8]) -> Result<Vec<Extension>> {
+    let mut extensions = Vec::new();
+    // What is cut off by the end reads as zeroes, and zeroes end the list.
+    while let (Ok(kind), Ok(length)) =
+        (bytes.read_u32::<BigEndian>(), bytes.read_u32::<BigEndian>())
+    {
+        if kind == END {
+            break;
+        }
+        let too_large = || {
+            Error::corrupt(format!(
+                "Header extension too large (type {kind:#010x}, length {length})"
+            ))
+        };
+        let length = usize::try_from(length).map_err(|_| too_large())?;
+        let data = bytes.get(..length).ok_or_else(too_large)?.to_vec();
+        let padded = length.next_multiple_of(8).min(bytes.len());
+        bytes = bytes.get(padded..).unwrap_or_default();
+        extensions.push(Extension { kind, data });
+    }
+    Ok(extensions)
+}
+
+/// Appends an extension to a header, padded as the specification asks.
+pub fn append(header: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    header.extend(kind.to_be_bytes());
+    header.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+    let end = header.len() + data.len().next_multiple_of(8);
+    header.extend_from_slice(data);
+    header.resize(end, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appended_extensions_are_read_back() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, BACKING_FORMAT, b"qcow2");
+        append(&mut bytes, 0x1234_5678, b"12345678");
+        append(&mut bytes, END, b"");
+        assert_eq!(bytes.len(), 16 + 16 + 8);
+        let extensions = parse(&bytes).unwrap();
+        assert_eq!(extensions.len(), 2);
+        assert_eq!(extensions[0].data, b"qcow2");
+        assert_eq!(extensions[1].kind, 0x1234_5678);
+    }
+
+    #[test]
+    fn an_extension_beyond_the_header_is_refused() {
+        let bytes = [0x12, 0x34, 0x56, 0x78, 0xff, 0xff, 0xff, 0xff, 1, 2, 3];
+        let message = parse(&bytes).unwrap_err().to_string();
+        assert!(message.contains("Header extension too large"), "{message}");
+    }
+
+    #[test]
+    fn a_cut_off_list_ends() {
+        assert_eq!(parse(&[]).unwrap(), []);
+        assert_eq!(parse(&[1, 2, 3]).unwrap(), []);
+    }
+}

@@ -1,0 +1,127 @@
+//! Feature bits of version 3 headers, and the table by which an image names them.
+//!
+//! Incompatible features must be understood to read the image at all, compatible ones may be
+//! ignored, autoclear ones are cleared by a writer that doesn't know them. An image carries names
+//! for its bits, so that a program that meets an unknown one can still say what it lacks.
+
+use std::fmt::Write as _;
+
+/// Incompatible bit 0: refcounts may be out of date, since the image wasn't closed.
+pub const DIRTY: u64 = 1 << 0;
+/// Incompatible bit 1: metadata is damaged; the image must not be written to.
+pub const CORRUPT: u64 = 1 << 1;
+/// Incompatible bit 2: the guest's data is in another file.
+pub const DATA_FILE: u64 = 1 << 2;
+/// Incompatible bit 3: the header names a compression type other than deflate.
+pub const COMPRESSION: u64 = 1 << 3;
+/// Incompatible bit 4: L2 entries have 16 bytes and subclusters.
+pub const EXTENDED_L2: u64 = 1 << 4;
+/// Every incompatible bit that the specification defines.
+pub const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
+
+/// Compatible bit 0: refcounts are updated late, and the dirty bit says so.
+pub const LAZY_REFCOUNTS: u64 = 1 << 0;
+
+/// Autoclear bit 1: the external data file can be read as a raw image.
+pub const DATA_FILE_RAW: u64 = 1 << 1;
+
+/// Which of the header's three bit fields a name belongs to, as the feature name table codes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FeatureKind {
+    /// Must be understood to read the image.
+    Incompatible = 0,
+    /// May be ignored.
+    Compatible = 1,
+    /// Cleared by writers that don't know it.
+    Autoclear = 2,
+}
+
+/// The names that new images carry: kind, bit number, name.
+pub const NAMES: [(FeatureKind, u8, &str); 8] = [
+    (FeatureKind::Incompatible, 0, "dirty bit"),
+    (FeatureKind::Incompatible, 1, "corrupt bit"),
+    (FeatureKind::Incompatible, 2, "external data file"),
+    (FeatureKind::Incompatible, 3, "compression type"),
+    (FeatureKind::Incompatible, 4, "extended L2 entries"),
+    (FeatureKind::Compatible, 0, "lazy refcounts"),
+    (FeatureKind::Autoclear, 0, "bitmaps"),
+    (FeatureKind::Autoclear, 1, "raw external data"),
+];
+
+/// The length of one entry of the feature name table: kind, bit number, name padded with zeroes.
+const ENTRY_LENGTH: usize = 48;
+const NAME_LENGTH: usize = 46;
+
+/// The feature name table of a new image (the data of its header extension).
+pub fn name_table() -> Vec<u8> {
+    let mut table = Vec::with_capacity(NAMES.len() * ENTRY_LENGTH);
+    for (kind, bit, name) in NAMES {
+        table.push(kind as u8);
+        table.push(bit);
+        table.extend_from_slice(name.as_bytes());
+        table.resize(table.len() + NAME_LENGTH - name.len(), 0);
+    }
+    table
+}
+
+/// Names the unknown bits among `incompatible`, from the image's own table where it has them.
+pub fn describe_unknown(incompatible: u64, table: &[u8]) -> Option<String> {
+    let mut unknown = incompatible & !KNOWN_INCOMPATIBLE;
+    if unknown == 0 {
+        return None;
+    }
+    let mut text = String::new();
+    for entry in table.chunks_exact(ENTRY_LENGTH) {
+        let [kind, bit, name @ ..] = entry else {
+            continue;
+        };
+        let mask = 1u64.checked_shl(u32::from(*bit)).unwrap_or(0);
+        if *kind != FeatureKind::Incompatible as u8 || unknown & mask == 0 {
+            continue;
+        }
+        unknown &= !mask;
+        let end = name.iter().position(|byte| *byte == 0);
+        let name = name.get(..end.unwrap_or(NAME_LENGTH)).unwrap_or(name);
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        // The name comes from the image: its control characters must not reach a terminal.
+        for c in String::from_utf8_lossy(name).chars() {
+            if c.is_control() {
+                text.extend(c.escape_default());
+            } else {
+                text.push(c);
+            }
+        }
+    }
+    if unknown != 0 {
+        let separator = if text.is_empty() { "" } else { ", " };
+        // Writing to a string can't fail.
+        let _ = write!(text, "{separator}Unknown incompatible feature: {unknown:x}");
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_bits_are_named_from_the_image() {
+        let mut table = name_table();
+        assert_eq!(table.len(), 8 * 48);
+        assert_eq!(describe_unknown(0x1f, &table), None);
+        table.extend([0, 7]);
+        table.extend(b"time travel\x1b[2J");
+        table.resize(9 * 48, 0);
+        assert_eq!(
+            describe_unknown(1 << 7, &table).unwrap(),
+            "time travel\\u{1b}[2J"
+        );
+        assert_eq!(
+            describe_unknown(1 << 7 | 1 << 63 | 1, &table).unwrap(),
+            "time travel\\u{1b}[2J, Unknown incompatible feature: 8000000000000000"
+        );
+    }
+}

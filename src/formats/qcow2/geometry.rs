@@ -1,0 +1,167 @@
+//! How an image's cluster size cuts up guest and host offsets: the only place that shifts.
+//!
+//! With clusters of 2^n bytes, an L2 table is one cluster of 8-byte entries, so it maps 2^(n-3)
+//! clusters; a refcount block is one cluster too, of entries of 1 to 64 bits. All results are
+//! checked or can't overflow for disks below 2^63 bytes, which [`Geometry::new`]'s callers ensure.
+
+use crate::units::{GuestOffset, HostOffset};
+
+/// The smallest cluster size, as a power of two: 512 bytes.
+pub const MIN_CLUSTER_BITS: u32 = 9;
+/// The largest cluster size that QEMU accepts, as a power of two: 2 MiB.
+pub const MAX_CLUSTER_BITS: u32 = 21;
+/// The largest L1 table that QEMU accepts, in bytes.
+pub const MAX_L1_BYTES: u64 = 32 << 20;
+/// The largest refcount table that QEMU accepts, in bytes.
+pub const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+/// The size of an L1, L2 or refcount table entry in bytes.
+pub const ENTRY_SIZE: u64 = 8;
+
+/// The sizes that follow from cluster size, L2 entry size and refcount width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    cluster_bits: u32,
+    l2_bits: u32,
+    refcount_order: u32,
+}
+
+impl Geometry {
+    /// The geometry of clusters of 2^`cluster_bits` bytes (9 to 21), L2 entries of 8 bytes (16 if
+    /// `extended_l2`), and refcounts of 2^`refcount_order` bits (0 to 6).
+    ///
+    /// `None` outside of those ranges.
+    pub fn new(cluster_bits: u32, extended_l2: bool, refcount_order: u32) -> Option<Self> {
+        if !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&cluster_bits) || refcount_order > 6 {
+            return None;
+        }
+        let entry_bits = if extended_l2 { 4 } else { 3 };
+        Some(Self {
+            cluster_bits,
+            l2_bits: cluster_bits - entry_bits,
+            refcount_order,
+        })
+    }
+
+    /// The cluster size as a power of two.
+    pub fn cluster_bits(self) -> u32 {
+        self.cluster_bits
+    }
+
+    /// The cluster size in bytes.
+    pub fn cluster_size(self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// The cluster size in bytes, for buffers.
+    pub fn cluster_len(self) -> usize {
+        1 << self.cluster_bits
+    }
+
+    /// How many guest clusters one L2 table maps.
+    pub fn l2_entries(self) -> u64 {
+        1 << self.l2_bits
+    }
+
+    /// How many guest bytes one L2 table maps.
+    pub fn l2_coverage(self) -> u64 {
+        1 << (self.l2_bits + self.cluster_bits)
+    }
+
+    /// How many bits one refcount has.
+    pub fn refcount_bits(self) -> u32 {
+        1 << self.refcount_order
+    }
+
+    /// How many clusters one refcount block counts.
+    pub fn refcount_block_entries(self) -> u64 {
+        1 << (self.cluster_bits + 3 - self.refcount_order)
+    }
+
+    /// How many L1 entries a disk of `size` bytes needs.
+    pub fn l1_entries(self, size: u64) -> u64 {
+        size.div_ceil(self.l2_coverage())
+    }
+
+    /// How many clusters `bytes` take.
+    pub fn clusters(self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.cluster_size())
+    }
+
+    /// The number of the guest cluster that holds an offset.
+    pub fn guest_cluster(self, offset: GuestOffset) -> u64 {
+        offset.0 >> self.cluster_bits
+    }
+
+    /// The index into the L1 table for a guest offset.
+    pub fn l1_index(self, offset: GuestOffset) -> u64 {
+        offset.0 >> (self.l2_bits + self.cluster_bits)
+    }
+
+    /// The index into its L2 table for a guest offset.
+    pub fn l2_index(self, offset: GuestOffset) -> usize {
+        self.l2_index_of_cluster(self.guest_cluster(offset))
+    }
+
+    /// The index into its L2 table for a guest cluster's number.
+    pub fn l2_index_of_cluster(self, cluster: u64) -> usize {
+        // At most 2^18 entries: it fits.
+        usize::try_from(cluster & (self.l2_entries() - 1)).unwrap_or(0)
+    }
+
+    /// The first guest offset that L1 entry `l1_index` maps; saturating.
+    pub fn guest_start_of_l1(self, l1_index: u64) -> GuestOffset {
+        GuestOffset(l1_index.saturating_mul(self.l2_coverage()))
+    }
+
+    /// How far into its cluster an offset is, in bytes.
+    pub fn within_cluster(self, offset: u64) -> u64 {
+        offset & (self.cluster_size() - 1)
+    }
+
+    /// Whether a host offset is at the start of a cluster.
+    pub fn is_aligned(self, offset: HostOffset) -> bool {
+        self.within_cluster(offset.0) == 0
+    }
+
+    /// The number of the host cluster that holds an offset.
+    pub fn host_cluster(self, offset: HostOffset) -> u64 {
+        offset.0 >> self.cluster_bits
+    }
+
+    /// Where host cluster `number` starts; `None` beyond 2^64.
+    pub fn host_offset(self, number: u64) -> Option<HostOffset> {
+        number.checked_mul(self.cluster_size()).map(HostOffset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_geometry() {
+        let geometry = Geometry::new(16, false, 4).unwrap();
+        assert_eq!(geometry.cluster_size(), 65536);
+        assert_eq!(geometry.l2_entries(), 8192);
+        assert_eq!(geometry.l2_coverage(), 512 << 20);
+        assert_eq!(geometry.refcount_block_entries(), 32768);
+        assert_eq!(geometry.l1_entries((512 << 20) + 1), 2);
+        let offset = GuestOffset((512 << 20) + 3 * 65536 + 7);
+        assert_eq!(geometry.l1_index(offset), 1);
+        assert_eq!(geometry.l2_index(offset), 3);
+        assert_eq!(geometry.within_cluster(offset.0), 7);
+    }
+
+    #[test]
+    fn limits() {
+        assert!(Geometry::new(8, false, 4).is_none());
+        assert!(Geometry::new(22, false, 4).is_none());
+        assert!(Geometry::new(16, false, 7).is_none());
+        let smallest = Geometry::new(9, false, 4).unwrap();
+        assert_eq!(smallest.l2_entries(), 64);
+        assert_eq!(smallest.refcount_block_entries(), 256);
+        let extended = Geometry::new(16, true, 0).unwrap();
+        assert_eq!(extended.l2_entries(), 4096);
+        assert_eq!(extended.refcount_block_entries(), 524_288);
+    }
+}

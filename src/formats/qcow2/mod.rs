@@ -1,0 +1,64 @@
+//! qcow2: QEMU's copy-on-write format, versions 2 and 3.
+//!
+//! An image is a file cut into clusters. A header names three tables: the L1 table, whose entries
+//! lead to L2 tables, whose entries lead to the clusters that hold the guest's data; the refcount
+//! table, whose entries lead to refcount blocks that count how often each cluster is used; and the
+//! snapshot table. All numbers are big-endian. The rules are those of QEMU's specification
+//! `docs/interop/qcow2`, which the comments here call "the specification".
+//!
+//! From bytes to data, in the order in which to read the files:
+//!
+//! - [`geometry`]: the only place that turns offsets into indices and back;
+//! - [`entries`]: the only place that knows the bits of table entries;
+//! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
+//! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
+//! - [`read`]: the guest's data;
+//! - [`create`]: a new image, laid out front to back;
+//! - [`check`]: do the refcounts agree with what refers to what?
+//!
+//! Encrypted images: each 512-byte sector is encrypted by [`crate::crypto`], with the sector's
+//! number on the virtual disk as its position.
+
+pub mod check;
+pub mod create;
+pub mod entries;
+pub mod extensions;
+pub mod features;
+pub mod geometry;
+pub mod header;
+pub mod read;
+pub mod tables;
+
+pub use check::{CheckReport, check};
+pub use create::{CreateOptions, NewQcow2};
+pub use geometry::Geometry;
+pub use header::{CompressionType, EncryptionMethod, Header, Version};
+pub use read::Qcow2Image;
+
+use crate::crypto::{AesCbc, Secret};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The cipher for reading an image's data: none when it isn't encrypted.
+///
+/// # Errors
+/// The image is encrypted and no password was given, or by a method that this version doesn't have.
+pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<AesCbc>> {
+    match header.encryption() {
+        EncryptionMethod::None => Ok(None),
+        EncryptionMethod::Aes => match secret {
+            Some(secret) => Ok(Some(crate::crypto::legacy_aes(secret)?)),
+            None => Err(missing_secret()),
+        },
+        EncryptionMethod::Luks => Err(Error::unsupported(
+            "the image is encrypted with 'luks', which this version doesn't support",
+        )),
+    }
+}
+
+/// The error for an encrypted image without a password.
+pub fn missing_secret() -> Error {
+    Error::new(
+        ErrorKind::MissingSecret,
+        "Parameter 'encrypt.key-secret' is required for cipher",
+    )
+}

@@ -1,0 +1,227 @@
+//! The guest's data, out of an image open for reading.
+//!
+//! Opening for reading changes nothing: a dirty image is read as it is, since its L1 and L2 tables
+//! are right whatever its refcounts are. What this version can't read correctly is refused, by
+//! name and with its place, and never handed out as zeroes or ciphertext.
+//!
+//! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One
+//! that the end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves
+//! out trailing zeroes of the last cluster. It never does so with ciphertext, and missing
+//! ciphertext stands for nothing, so in an encrypted image that is an error too.
+
+use std::sync::Arc;
+
+use super::entries::{L2Entry, L2Target};
+use super::features;
+use super::geometry::Geometry;
+use super::header::{Header, Version};
+use super::tables::Tables;
+use crate::crypto::AesCbc;
+use crate::error::{Error, Result};
+use crate::formats::{Extent, ExtentKind, Image, check_range};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// A qcow2 image open for reading.
+pub struct Qcow2Image {
+    storage: Arc<dyn Storage>,
+    geometry: Geometry,
+    size: u64,
+    zero_flag: bool,
+    tables: Tables,
+    cipher: Option<AesCbc>,
+    length: u64,
+}
+
+impl Qcow2Image {
+    /// Opens the image that `header` was read from. `cipher` decrypts its data; `None` when the
+    /// image isn't encrypted.
+    ///
+    /// # Errors
+    /// Features that reading needs and this version doesn't have; an L1 table that can't be read.
+    pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<AesCbc>) -> Result<Self> {
+        refuse_unsupported(&header)?;
+        let length = storage.len()?;
+        Ok(Self {
+            tables: Tables::open(Arc::clone(&storage), &header)?,
+            storage,
+            geometry: header.geometry(),
+            size: header.size(),
+            zero_flag: header.version() == Version::V3,
+            cipher,
+            length,
+        })
+    }
+
+    fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
+        entry
+            .target(self.geometry, self.zero_flag)
+            .map_err(|why| self.bad_entry(guest, &why))
+    }
+
+    fn bad_entry(&self, guest: GuestOffset, why: &dyn std::fmt::Display) -> Error {
+        Error::corrupt(format!(
+            "L2 entry {} of L1 entry {} (guest offset {guest}) is invalid: {why}",
+            self.geometry.l2_index(guest),
+            self.geometry.l1_index(guest),
+        ))
+    }
+
+    /// How the cluster that holds `guest` is stored, seen from `guest` on.
+    fn kind(&self, entry: L2Entry, guest: GuestOffset) -> Result<ExtentKind> {
+        match self.target(entry, guest)? {
+            L2Target::Unallocated => Ok(ExtentKind::Unallocated),
+            L2Target::Zero { .. } => Ok(ExtentKind::Zero),
+            L2Target::Data { host, .. } => {
+                if host.0 >= self.length {
+                    let why = format!(
+                        "its cluster at {host} is beyond the end of the file ({} bytes)",
+                        self.length
+                    );
+                    return Err(self.bad_entry(guest, &why));
+                }
+                let within = self.geometry.within_cluster(guest.0);
+                Ok(ExtentKind::Data(HostOffset(host.0 + within)))
+            }
+            L2Target::Compressed(range) => Err(Error::unsupported(format!(
+                "the cluster at guest offset {guest} is compressed (host offset {}), which this \
+                 version can't read",
+                range.host
+            ))),
+        }
+    }
+
+    /// The extent where no L2 table is: it goes on over all following tables that are missing.
+    fn unallocated(&self, offset: GuestOffset, end: u64) -> Result<u64> {
+        let mut l1_index = self.geometry.l1_index(offset) + 1;
+        loop {
+            let start = self.geometry.guest_start_of_l1(l1_index).0;
+            if start >= end {
+                return Ok(end - offset.0);
+            }
+            if self.tables.l2_place(l1_index)?.is_some() {
+                return Ok(start - offset.0);
+            }
+            l1_index += 1;
+        }
+    }
+
+    fn read_data(&self, guest: GuestOffset, host: HostOffset, buf: &mut [u8]) -> Result<()> {
+        let read = self.storage.read_at(host.0, buf)?;
+        let expected = usize::try_from(self.length.saturating_sub(host.0))
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        if read < expected {
+            return Err(Error::corrupt(format!(
+                "the file ended at byte {} while it was read; it had {} bytes when it was opened",
+                host.0 + read as u64,
+                self.length
+            )));
+        }
+        match (&self.cipher, buf.get_mut(read..)) {
+            (Some(cipher), None | Some([])) => cipher.decrypt(guest.0 / SECTOR_SIZE, buf),
+            (Some(_), Some(_)) => {
+                return Err(Error::corrupt(format!(
+                    "the encrypted cluster at guest offset {guest} is cut off by the end of the \
+                     file ({} bytes)",
+                    self.length
+                )));
+            }
+            (None, Some(missing)) => missing.fill(0),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Image for Qcow2Image {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        check_range(self.size, offset, 1)?;
+        let end = self.size.min(offset.0.saturating_add(limit.max(1)));
+        let extent = |length, kind| Extent {
+            start: offset,
+            length,
+            kind,
+        };
+        let Some(table) = self.tables.l2(self.geometry.l1_index(offset))? else {
+            let length = self.unallocated(offset, end)?;
+            return Ok(extent(length, ExtentKind::Unallocated));
+        };
+        let entries = table.get(self.geometry.l2_index(offset)..);
+        let mut entries = entries.unwrap_or_default().iter().copied();
+        let first = entries
+            .next()
+            .ok_or_else(|| self.bad_entry(offset, &"beyond the L2 table"))?;
+        let kind = self.kind(first, offset)?;
+        let cluster_size = self.geometry.cluster_size();
+        let mut length = cluster_size - self.geometry.within_cluster(offset.0);
+        for entry in entries {
+            let next = GuestOffset(offset.0 + length);
+            if next.0 >= end {
+                break;
+            }
+            let continued = match kind {
+                ExtentKind::Data(host) => ExtentKind::Data(HostOffset(host.0 + length)),
+                other => other,
+            };
+            // An entry that is in error ends the extent; whoever reads it is told.
+            if self.kind(entry, next).ok() != Some(continued) {
+                break;
+            }
+            length += cluster_size;
+        }
+        Ok(extent(length.min(end - offset.0), kind))
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        if !offset.0.is_multiple_of(SECTOR_SIZE) || !(buf.len() as u64).is_multiple_of(SECTOR_SIZE)
+        {
+            return Err(Error::invalid(format!(
+                "reading {:#x} bytes at {offset}: not whole sectors",
+                buf.len()
+            )));
+        }
+        let mut guest = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let extent = self.extent_at(guest, rest.len() as u64)?;
+            let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
+            let (part, after) = rest
+                .split_at_mut_checked(length)
+                .ok_or_else(|| Error::invalid("extent longer than asked for"))?;
+            match extent.kind {
+                ExtentKind::Data(host) => self.read_data(guest, host, part)?,
+                ExtentKind::Zero | ExtentKind::Unallocated => part.fill(0),
+            }
+            guest.0 += extent.length;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what would be read wrongly by code that doesn't know it.
+fn refuse_unsupported(header: &Header) -> Result<()> {
+    if let Some(name) = header.backing_file() {
+        return Err(Error::unsupported(format!(
+            "the image has a backing file ('{}'), which this version doesn't support",
+            name.escape_ascii()
+        )));
+    }
+    for (bit, what) in [
+        (features::DATA_FILE, "an external data file"),
+        (features::EXTENDED_L2, "extended L2 entries"),
+    ] {
+        if header.has_incompatible(bit) {
+            return Err(Error::unsupported(format!(
+                "the image has {what}, which this version doesn't support"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! L1 and L2 tables as read from a file.
+//!
+//! The L1 table is read whole when the image is opened (at most 32 MiB). L2 tables are read when
+//! needed and kept in a cache of bounded size with two generations: what is used is moved into the
+//! young one, and when that is full it becomes the old one and the old one is dropped. That is
+//! nearly least-recently-used, in constant time and without a list.
+//!
+//! Every table must lie inside the file: bytes that are missing from a table are not zeroes.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::entries::{L1Entry, L1Target, L2Entry};
+use super::geometry::{ENTRY_SIZE, Geometry};
+use super::header::{Header, TablePlace};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// How many bytes of L2 tables one generation of the cache may hold, though never fewer than
+/// [`LEAST_TABLES`].
+const GENERATION_BYTES: usize = 4 << 20;
+const LEAST_TABLES: usize = 2;
+
+/// Reads a table of 8-byte entries; `what` names it in errors.
+///
+/// # Errors
+/// The system's error, or that the table isn't completely inside the file.
+pub fn read_table(storage: &dyn Storage, place: TablePlace, what: &str) -> Result<Vec<u64>> {
+    let length = storage.len()?;
+    let bytes = place.entries * ENTRY_SIZE;
+    let end = place.host.0.checked_add(bytes);
+    if end.is_none_or(|end| end > length) {
+        return Err(Error::corrupt(format!(
+            "{what} at offset {} ({bytes} bytes) is beyond the end of the file ({length} bytes)",
+            place.host
+        )));
+    }
+    let bytes = usize::try_from(bytes).map_err(|_| Error::corrupt(format!("{what} is too big")))?;
+    let mut table = vec![0; bytes];
+    storage.read_exact_at(place.host.0, &mut table, what)?;
+    Ok(decode(&table))
+}
+
+/// Decodes big-endian entries.
+pub fn decode(table: &[u8]) -> Vec<u64> {
+    let (entries, _) = table.as_chunks();
+    entries.iter().copied().map(u64::from_be_bytes).collect()
+}
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<u64, Arc<[L2Entry]>>,
+    old: HashMap<u64, Arc<[L2Entry]>>,
+}
+
+impl Generations {
+    fn get(&mut self, l1_index: u64, most: usize) -> Option<Arc<[L2Entry]>> {
+        if let Some(table) = self.young.get(&l1_index) {
+            return Some(Arc::clone(table));
+        }
+        let table = self.old.remove(&l1_index)?;
+        self.insert(l1_index, &table, most);
+        Some(table)
+    }
+
+    fn insert(&mut self, l1_index: u64, table: &Arc<[L2Entry]>, most: usize) {
+        if self.young.len() >= most {
+            self.old = mem::take(&mut self.young);
+        }
+        self.young.insert(l1_index, Arc::clone(table));
+    }
+}
+
+/// The way from a guest offset to its L2 table.
+#[derive(Debug)]
+pub struct Tables {
+    storage: Arc<dyn Storage>,
+    geometry: Geometry,
+    l1: Vec<L1Entry>,
+    cache: Mutex<Generations>,
+    most_tables: usize,
+}
+
+impl Tables {
+    /// Reads the active L1 table.
+    ///
+    /// # Errors
+    /// As [`read_table`].
+    pub fn open(storage: Arc<dyn Storage>, header: &Header) -> Result<Self> {
+        let geometry = header.geometry();
+        let l1 = read_table(storage.as_ref(), header.l1(), "the L1 table")?;
+        Ok(Self {
+            storage,
+            geometry,
+            l1: l1.into_iter().map(L1Entry).collect(),
+            cache: Mutex::default(),
+            most_tables: (GENERATION_BYTES / geometry.cluster_len()).max(LEAST_TABLES),
+        })
+    }
+
+    /// Where the L2 table of L1 entry `l1_index` is; `None` when no cluster of it is stored.
+    ///
+    /// # Errors
+    /// An invalid entry, or one beyond the table.
+    pub fn l2_place(&self, l1_index: u64) -> Result<Option<HostOffset>> {
+        let invalid = |why: &dyn std::fmt::Display| {
+            Error::corrupt(format!("L1 entry {l1_index} is invalid: {why}"))
+        };
+        let entry = usize::try_from(l1_index)
+            .ok()
+            .and_then(|index| self.l1.get(index))
+            .ok_or_else(|| invalid(&"beyond the L1 table"))?;
+        match entry.target(self.geometry) {
+            Ok(L1Target::Unallocated) => Ok(None),
+            Ok(L1Target::Table { host, .. }) => Ok(Some(host)),
+            Err(why) => Err(invalid(&why)),
+        }
+    }
+
+    /// The L2 table of L1 entry `l1_index`.
+    ///
+    /// # Errors
+    /// As [`l2_place`](Self::l2_place), the system's error, or a table beyond the end of the file.
+    pub fn l2(&self, l1_index: u64) -> Result<Option<Arc<[L2Entry]>>> {
+        let Some(host) = self.l2_place(l1_index)? else {
+            return Ok(None);
+        };
+        let cached = |cache: &Mutex<Generations>| {
+            let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+            cache.get(l1_index, self.most_tables)
+        };
+        if let Some(table) = cached(&self.cache) {
+            return Ok(Some(table));
+        }
+        // Read without the lock; that two threads may read the same table does no harm.
+        let place = TablePlace {
+            host,
+            entries: self.geometry.cluster_size() / ENTRY_SIZE,
+        };
+        let what = format!("the L2 table of L1 entry {l1_index}");
+        let table = read_table(self.storage.as_ref(), place, &what)?;
+        let table: Arc<[L2Entry]> = table.into_iter().map(L2Entry).collect();
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.insert(l1_index, &table, self.most_tables);
+        Ok(Some(table))
+    }
+}

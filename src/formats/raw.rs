@@ -1,0 +1,219 @@
+//! The raw format: the disk's bytes and nothing else.
+//!
+//! A raw file's length need not be a multiple of 512; the disk's size is rounded up, and what is
+//! missing of the last sector reads as zeroes. The length is taken once, when the image is opened:
+//! a file that shrinks while it is read is an error, never a run of zeroes.
+
+use std::sync::Arc;
+
+use super::{Extent, ExtentKind, Image, NewImage, Reservation, Run, check_range};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// A raw image open for reading.
+#[derive(Debug)]
+pub struct RawImage {
+    storage: Arc<dyn Storage>,
+    length: u64,
+}
+
+impl RawImage {
+    /// Opens a raw image; every storage is one.
+    ///
+    /// # Errors
+    /// The system's error when its length can't be had.
+    pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        let length = storage.len()?;
+        Ok(Self { storage, length })
+    }
+
+    fn check_length(&self) -> Result<()> {
+        let now = self.storage.len()?;
+        if now < self.length {
+            return Err(self.shrunk(now));
+        }
+        Ok(())
+    }
+
+    fn shrunk(&self, at: u64) -> Error {
+        Error::corrupt(format!(
+            "the file ended at byte {at} while it was read; it had {} bytes when it was opened",
+            self.length
+        ))
+    }
+}
+
+impl Image for RawImage {
+    fn size(&self) -> u64 {
+        self.length.next_multiple_of(SECTOR_SIZE)
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        check_range(self.size(), offset, 1)?;
+        let left = (self.size() - offset.0).min(limit);
+        let extent = |length: u64, kind| Extent {
+            start: offset,
+            length: length.min(left),
+            kind,
+        };
+        let data = self.storage.next_data(offset.0)?;
+        // A hole is only one while the file still reaches beyond it.
+        if data.as_ref().is_none_or(|data| data.start > offset.0) {
+            self.check_length()?;
+        }
+        // Holes in the sector that the file's end cuts through are not worth an extent.
+        Ok(match data {
+            Some(data) if data.start <= offset.0 => {
+                let end = data.end.next_multiple_of(SECTOR_SIZE);
+                extent(end - offset.0, ExtentKind::Data(HostOffset(offset.0)))
+            }
+            Some(data) => {
+                let hole = data.start / SECTOR_SIZE * SECTOR_SIZE - offset.0;
+                if hole == 0 {
+                    let end = data.end.next_multiple_of(SECTOR_SIZE);
+                    extent(end - offset.0, ExtentKind::Data(HostOffset(offset.0)))
+                } else {
+                    extent(hole, ExtentKind::Zero)
+                }
+            }
+            None => extent(left, ExtentKind::Zero),
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size(), offset, buf.len())?;
+        let stored = usize::try_from(self.length.saturating_sub(offset.0))
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        let (data, rest) = buf.split_at_mut(stored);
+        rest.fill(0);
+        let read = self.storage.read_at(offset.0, data)?;
+        if read < stored {
+            return Err(self.shrunk(offset.0 + read as u64));
+        }
+        Ok(())
+    }
+}
+
+/// The unit in which a raw image's zeroes are left out: what file systems store at the least.
+const RAW_UNIT: usize = 4096;
+
+/// A raw image being written.
+#[derive(Debug)]
+pub struct NewRaw {
+    storage: Arc<dyn Storage>,
+    size: u64,
+    flush: bool,
+}
+
+impl NewRaw {
+    /// Makes `storage` a disk of `size` bytes that reads as zeroes until written. `flush` says
+    /// whether [`NewImage::finish`] waits for stable storage.
+    ///
+    /// # Errors
+    /// The system's error, or that a block device is smaller than `size`.
+    pub fn create(storage: Arc<dyn Storage>, size: u64, flush: bool) -> Result<Self> {
+        if storage.starts_as_zeroes() {
+            storage.set_len(size)?;
+        } else if storage.len()? < size {
+            return Err(Error::invalid(format!(
+                "the device is too small: {} bytes for a disk of {size}",
+                storage.len()?
+            )));
+        }
+        Ok(Self {
+            storage,
+            size,
+            flush,
+        })
+    }
+}
+
+impl NewImage for NewRaw {
+    fn allocation_unit(&self) -> usize {
+        RAW_UNIT
+    }
+
+    fn zero_unit(&self) -> usize {
+        RAW_UNIT
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        self.storage.starts_as_zeroes()
+    }
+
+    fn reserve(&self, guest: GuestOffset, _chunk: usize, runs: &[Run]) -> Result<Reservation> {
+        let pieces = runs
+            .iter()
+            .map(|run| (run.clone(), HostOffset(guest.0 + run.start as u64)))
+            .collect();
+        Ok(Reservation {
+            guest,
+            pieces,
+            metadata: None,
+        })
+    }
+
+    fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
+        for (run, host) in &reservation.pieces {
+            let data = chunk
+                .get(run.clone())
+                .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
+            // The disk's last sector may be one that the source's length was rounded up to.
+            let left = usize::try_from(self.size.saturating_sub(host.0)).unwrap_or(usize::MAX);
+            let data = data.get(..left).unwrap_or(data);
+            self.storage.write_at(host.0, data)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        if self.flush {
+            self.storage.flush()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn an_odd_length_is_rounded_up_with_zeroes() {
+        let image = RawImage::open(Arc::new(MemoryStorage::new(vec![7; 513]))).unwrap();
+        assert_eq!(image.size(), 1024);
+        let mut buf = [1; 1024];
+        image.read_at(GuestOffset(0), &mut buf).unwrap();
+        assert!(buf[..513].iter().all(|byte| *byte == 7));
+        assert!(buf[513..].iter().all(|byte| *byte == 0));
+        let extent = image.extent_at(GuestOffset(512), u64::MAX).unwrap();
+        assert_eq!(extent.length, 512);
+        assert_eq!(extent.kind, ExtentKind::Data(HostOffset(512)));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_an_error() {
+        let storage = Arc::new(MemoryStorage::new(vec![7; 4096]));
+        let image = RawImage::open(Arc::<MemoryStorage>::clone(&storage)).unwrap();
+        storage.set_len(1000).unwrap();
+        let error = image.read_at(GuestOffset(0), &mut [0; 4096]).unwrap_err();
+        assert!(error.to_string().contains("ended at byte 1000"), "{error}");
+    }
+
+    #[test]
+    fn holes_are_extents_of_their_own() {
+        let mut data = vec![0; 4 * 4096];
+        data[2 * 4096] = 1;
+        let image = RawImage::open(Arc::new(MemoryStorage::new(data))).unwrap();
+        let kinds = |offset| {
+            let extent = image.extent_at(GuestOffset(offset), u64::MAX).unwrap();
+            (extent.length, extent.kind)
+        };
+        assert_eq!(kinds(0), (8192, ExtentKind::Zero));
+        assert_eq!(kinds(8192), (4096, ExtentKind::Data(HostOffset(8192))));
+        assert_eq!(kinds(12288), (4096, ExtentKind::Zero));
+    }
+}

@@ -1,0 +1,25 @@
+//! Cowhide: a memory-safe, faster `qemu-img`.
+//!
+//! The house has these rooms, and uses only go downwards:
+//!
+//! ```text
+//! main → cli → commands → convert → formats → storage
+//!                              formats::qcow2 → crypto        error, units: below everything
+//! ```
+//!
+//! - [`cli`]: the command line and the printed reports; touches no image.
+//! - [`commands`]: one file for each subcommand, from typed options to a report; prints nothing.
+//! - [`convert`]: copies one disk into another with many threads; knows no format by name.
+//! - [`formats`]: what a disk image is, and the formats that there are.
+//! - [`crypto`]: sector ciphers and secrets; knows no image.
+//! - [`storage`]: files and block devices; knows no format.
+//! - [`error`], [`units`]: what all of them share.
+
+pub mod cli;
+pub mod commands;
+pub mod convert;
+pub mod crypto;
+pub mod error;
+pub mod formats;
+pub mod storage;
+pub mod units;

@@ -1,0 +1,209 @@
+//! Memory as [`Storage`], for tests: it can be told to fail at the n-th operation of a kind, to be
+//! full at a given length, and to cut reads short, so that every error path can be walked.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Storage;
+use crate::error::{Error, Result};
+
+/// A kind of operation that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// [`Storage::read_at`].
+    Read,
+    /// [`Storage::write_at`].
+    Write,
+    /// [`Storage::set_len`].
+    SetLen,
+    /// [`Storage::flush`].
+    Flush,
+}
+
+/// One failure to come: the `nth` operation of a kind (from 1) fails with the system's error
+/// number `errno`.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// Which kind of operation fails.
+    pub operation: Operation,
+    /// Which one of them, counted from 1.
+    pub nth: u64,
+    /// The system's error number, such as 5 for an I/O error or 28 for a full disk.
+    pub errno: i32,
+}
+
+/// How much of the memory is looked at together when holes are sought, as a file system would.
+const PAGE: usize = 4096;
+
+/// A growable run of bytes in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStorage {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    data: Vec<u8>,
+    faults: Vec<Fault>,
+    counts: [u64; 4],
+}
+
+impl State {
+    fn step(&mut self, operation: Operation) -> Result<()> {
+        let index = operation as usize;
+        let Some(count) = self.counts.get_mut(index) else {
+            return Ok(());
+        };
+        *count += 1;
+        let count = *count;
+        match self
+            .faults
+            .iter()
+            .find(|fault| fault.operation == operation && fault.nth == count)
+        {
+            Some(fault) => Err(Error::io(
+                format!("{operation:?} {count} in memory"),
+                std::io::Error::from_raw_os_error(fault.errno),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl MemoryStorage {
+    /// Storage that holds `data`.
+    pub fn new(data: Vec<u8>) -> Self {
+        let storage = Self::default();
+        storage.lock().data = data;
+        storage
+    }
+
+    /// The same storage with a failure to come.
+    #[must_use]
+    pub fn with_fault(self, fault: Fault) -> Self {
+        self.lock().faults.push(fault);
+        self
+    }
+
+    /// A copy of the contents now.
+    pub fn contents(&self) -> Vec<u8> {
+        self.lock().data.clone()
+    }
+
+    /// How many operations of a kind there have been.
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.lock()
+            .counts
+            .get(operation as usize)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn position(offset: u64) -> Result<usize> {
+    usize::try_from(offset).map_err(|_| Error::invalid("offset beyond this machine's memory"))
+}
+
+impl Storage for MemoryStorage {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut state = self.lock();
+        state.step(Operation::Read)?;
+        let Some(rest) = state.data.get(position(offset)?..) else {
+            return Ok(0);
+        };
+        let count = rest.len().min(buf.len());
+        for (to, from) in buf.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        Ok(count)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut state = self.lock();
+        state.step(Operation::Write)?;
+        let start = position(offset)?;
+        let end = start + data.len();
+        if state.data.len() < end {
+            state.data.resize(end, 0);
+        }
+        if let Some(place) = state.data.get_mut(start..end) {
+            place.copy_from_slice(data);
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.lock().data.len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        let mut state = self.lock();
+        state.step(Operation::SetLen)?;
+        let len = position(len)?;
+        state.data.resize(len, 0);
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        let state = self.lock();
+        let start = position(offset)? / PAGE;
+        let mut pages = state
+            .data
+            .chunks(PAGE)
+            .enumerate()
+            .skip(start)
+            .map(|(index, page)| (index, page.iter().any(|byte| *byte != 0)));
+        let Some((first, _)) = pages.find(|(_, data)| *data) else {
+            return Ok(None);
+        };
+        let end = pages
+            .find(|(_, data)| !data)
+            .map_or(state.data.len(), |(index, _)| index * PAGE);
+        Ok(Some(((first * PAGE) as u64).max(offset)..end as u64))
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.len().map(Some)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.lock().step(Operation::Flush)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nth_operation_fails_and_no_other() {
+        let storage = MemoryStorage::default().with_fault(Fault {
+            operation: Operation::Write,
+            nth: 2,
+            errno: 28,
+        });
+        storage.write_at(0, b"one").unwrap();
+        let error = storage.write_at(3, b"two").unwrap_err();
+        assert!(error.to_string().ends_with("No space left on device"));
+        storage.write_at(3, b"two").unwrap();
+        assert_eq!(storage.contents(), b"onetwo");
+    }
+
+    #[test]
+    fn zero_pages_are_holes() {
+        let mut data = vec![0; 3 * PAGE + 10];
+        data[PAGE + 5] = 1;
+        let storage = MemoryStorage::new(data);
+        let page = PAGE as u64;
+        assert_eq!(storage.next_data(0).unwrap(), Some(page..2 * page));
+        assert_eq!(
+            storage.next_data(page + 7).unwrap(),
+            Some(page + 7..2 * page)
+        );
+        assert_eq!(storage.next_data(2 * page).unwrap(), None);
+    }
+}

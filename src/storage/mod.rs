@@ -1,0 +1,99 @@
+//! Where bytes are kept: the bottom of the house.
+//!
+//! A [`Storage`] is a flat run of bytes with positioned reads and writes on `&self`, so that many
+//! threads can use one without a lock. It knows nothing of image formats. [`FileStorage`] is a file
+//! or block device; [`MemoryStorage`] is for tests, and can be told to fail.
+//!
+//! Two rules hold for every implementation: a read or write that the system cuts short is continued
+//! until done, so that a short count means the end and nothing else; and nothing is flushed or
+//! closed behind the caller's back, so that no error is lost in a destructor.
+
+mod file;
+mod memory;
+mod unfinished;
+
+pub use file::{Access, FileStorage};
+pub use memory::{Fault, MemoryStorage, Operation};
+pub use unfinished::{UnfinishedFile, remove_unfinished_on_signals};
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+
+/// A flat run of bytes. All offsets and lengths are in bytes.
+pub trait Storage: Debug + Send + Sync {
+    /// Reads from `offset` until `buf` is full or the storage ends, and returns how much was read.
+    ///
+    /// # Errors
+    /// The system's error, naming the offset.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
+
+    /// Writes all of `data` at `offset`, growing the storage where it ends before.
+    ///
+    /// # Errors
+    /// The system's error, naming the offset; part of the data may have been written.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// The length now.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn len(&self) -> Result<u64>;
+
+    /// Whether there are no bytes at all.
+    ///
+    /// # Errors
+    /// As [`Storage::len`].
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Makes the storage exactly `len` long: what is cut off is gone, what is added reads as zeroes.
+    ///
+    /// # Errors
+    /// The system's error; block devices can't change their length.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// The first run of bytes at or after `offset` that may hold anything but zeroes. Bytes before
+    /// its start read as zeroes. `None` when all up to the end do.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>>;
+
+    /// Bytes that the storage occupies on its medium, where that is known.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn allocated(&self) -> Result<Option<u64>>;
+
+    /// Puts everything written so far on stable storage.
+    ///
+    /// # Errors
+    /// The system's error. It is final: the data may be lost, and a second try would hide that.
+    fn flush(&self) -> Result<()>;
+
+    /// Whether bytes that were never written are known to read as zeroes after [`set_len`] from 0
+    /// (a regular file: yes; a block device: no).
+    ///
+    /// [`set_len`]: Storage::set_len
+    fn starts_as_zeroes(&self) -> bool {
+        true
+    }
+
+    /// Reads exactly `buf.len()` bytes; `what` names them in the error.
+    ///
+    /// # Errors
+    /// The system's error, or that the storage ends before.
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8], what: &str) -> Result<()> {
+        let read = self.read_at(offset, buf)?;
+        if read < buf.len() {
+            return Err(Error::corrupt(format!(
+                "{what} at offset {offset:#x} ({} bytes) is cut off by the end of the file",
+                buf.len()
+            )));
+        }
+        Ok(())
+    }
+}

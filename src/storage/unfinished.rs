@@ -1,0 +1,254 @@
+//! A file that is being made and must not be mistaken for a finished one.
+//!
+//! [`UnfinishedFile`] opens the target of a create or convert. Until [`keep`](UnfinishedFile::keep)
+//! is called, every way out undoes it: an error drops it, SIGINT and SIGTERM are caught by a thread
+//! of their own, so that even a write that hangs doesn't delay them. A file that we made is
+//! removed; one that was there before is emptied (its old contents were given up when the command
+//! started writing) but never removed; a block device is left as it is. SIGKILL can't be caught:
+//! against it, formats with a header write that header last.
+//!
+//! Before a file is removed by its name, the name is checked to still lead to the same file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::file::FileIdentity;
+use super::{Access, FileStorage, Storage};
+use crate::error::{Error, Result};
+
+/// What is to be undone when the program is interrupted.
+static UNFINISHED: Mutex<Vec<Unfinished>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Clone)]
+struct Unfinished {
+    path: PathBuf,
+    identity: FileIdentity,
+    undo: Undo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    Remove,
+    Empty,
+    Leave,
+}
+
+fn registry() -> MutexGuard<'static, Vec<Unfinished>> {
+    // The list stays right whatever panicked while holding it: entries are pushed and removed whole.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Unfinished {
+    fn undo(&self) {
+        // Failures can't be helped here: the caller reports what went wrong in the first place.
+        let Ok(found) = FileStorage::open(&self.path, Access::ReadWrite) else {
+            return;
+        };
+        if found.identity().ok() != Some(self.identity) {
+            return;
+        }
+        match self.undo {
+            Undo::Remove => drop(fs::remove_file(&self.path)),
+            Undo::Empty => drop(found.set_len(0)),
+            Undo::Leave => {}
+        }
+    }
+}
+
+/// A file that is being made; see the module's text.
+#[derive(Debug)]
+pub struct UnfinishedFile {
+    storage: Option<FileStorage>,
+    entry: Unfinished,
+}
+
+impl UnfinishedFile {
+    /// Opens `path` for writing from scratch: creates it, or empties the regular file that is
+    /// there, or takes the block device as it is. `refuse` is asked before anything is changed and
+    /// can reject an existing file (because it is also a source, say).
+    ///
+    /// # Errors
+    /// The system's error as `Could not create 'path': …`, or what `refuse` said.
+    pub fn create(path: &Path, refuse: impl FnOnce(&FileStorage) -> Result<()>) -> Result<Self> {
+        let could_not =
+            |error: io::Error| Error::io(format!("Could not create '{}'", path.display()), error);
+        let (storage, path, undo) = match FileStorage::create_new(path) {
+            Ok(storage) => (storage, path.to_owned(), Undo::Remove),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match link_target(path) {
+                    // A link to nothing: make what it names, as opening through it would.
+                    Some(target) => {
+                        let storage = FileStorage::create_new(&target).map_err(could_not)?;
+                        (storage, target, Undo::Remove)
+                    }
+                    None => {
+                        let storage = FileStorage::open_existing(path)?;
+                        let undo = if storage.is_device() {
+                            Undo::Leave
+                        } else {
+                            Undo::Empty
+                        };
+                        (storage, path.to_owned(), undo)
+                    }
+                }
+            }
+            Err(error) => return Err(could_not(error)),
+        };
+        let entry = Unfinished {
+            path: fs::canonicalize(&path).unwrap_or(path),
+            identity: storage.identity()?,
+            undo,
+        };
+        if undo != Undo::Remove {
+            refuse(&storage)?;
+        }
+        remove_unfinished_on_signals();
+        registry().push(entry.clone());
+        let unfinished = Self {
+            storage: Some(storage),
+            entry,
+        };
+        if undo == Undo::Empty {
+            unfinished.storage()?.set_len(0)?;
+        }
+        Ok(unfinished)
+    }
+
+    fn storage(&self) -> Result<&FileStorage> {
+        self.storage
+            .as_ref()
+            .ok_or_else(|| Error::invalid("the file is finished already"))
+    }
+
+    /// Splits into what is written to and the guard that undoes it when dropped.
+    ///
+    /// # Errors
+    /// When called twice.
+    pub fn take_storage(&mut self) -> Result<FileStorage> {
+        self.storage
+            .take()
+            .ok_or_else(|| Error::invalid("the file is finished already"))
+    }
+
+    /// The file is complete: from here on nothing undoes it.
+    pub fn keep(self) {
+        self.forget();
+        std::mem::forget(self);
+    }
+
+    fn forget(&self) {
+        registry().retain(|entry| entry.identity != self.entry.identity);
+    }
+}
+
+impl Drop for UnfinishedFile {
+    fn drop(&mut self) {
+        self.entry.undo();
+        self.forget();
+    }
+}
+
+/// Where `path` leads when it is a link whose end doesn't exist.
+fn link_target(path: &Path) -> Option<PathBuf> {
+    if path.exists() {
+        return None;
+    }
+    let target = fs::read_link(path).ok()?;
+    Some(match path.parent() {
+        Some(folder) => folder.join(target),
+        None => target,
+    })
+}
+
+/// From now on SIGINT and SIGTERM first undo every unfinished file, then end the program as they
+/// would have. Done once, by the first [`UnfinishedFile`]; before that the signals are untouched.
+pub fn remove_unfinished_on_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else {
+            return;
+        };
+        // Without the thread the signals would be swallowed, so they are given back.
+        let handle = signals.handle();
+        let spawned = std::thread::Builder::new()
+            .name("signals".into())
+            .stack_size(64 << 10)
+            .spawn(move || {
+                if let Some(signal) = signals.forever().next() {
+                    // Held to the end, so that no file can be called finished any more.
+                    let unfinished = registry();
+                    for entry in unfinished.iter() {
+                        entry.undo();
+                    }
+                    drop(signal_hook::low_level::emulate_default_handler(signal));
+                }
+            });
+        if spawned.is_err() {
+            handle.close();
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(_: &FileStorage) -> Result<()> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_we_made_is_removed_unless_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new");
+        drop(UnfinishedFile::create(&path, accept).unwrap());
+        assert!(!path.exists());
+        UnfinishedFile::create(&path, accept).unwrap().keep();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_that_was_there_is_emptied_but_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old");
+        fs::write(&path, b"old contents").unwrap();
+        drop(UnfinishedFile::create(&path, accept).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_refused_file_is_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old");
+        fs::write(&path, b"old contents").unwrap();
+        let refused = UnfinishedFile::create(&path, |_| Err(Error::invalid("no")));
+        assert!(refused.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old contents");
+    }
+
+    #[test]
+    fn a_file_put_in_its_place_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new");
+        let unfinished = UnfinishedFile::create(&path, accept).unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        fs::write(&path, b"somebody else's").unwrap();
+        drop(unfinished);
+        assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_followed_and_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("target", &link).unwrap();
+        drop(UnfinishedFile::create(&link, accept).unwrap());
+        assert!(link.is_symlink());
+        assert!(!dir.path().join("target").exists());
+    }
+}
