@@ -15,6 +15,19 @@
 //! - [`storage`]: files and block devices; knows no format.
 //! - [`error`], [`units`]: what all of them share.
 
+// What comes from outside may be anything: nothing in the library takes it on trust. (Tests may;
+// see clippy.toml.)
+#![warn(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
 pub mod cli;
 pub mod commands;
 pub mod convert;

@@ -355,7 +355,7 @@ fn check(args: &CheckArgs) -> Done {
     let output = output(&args.output)?;
     let operand = one_operand(&args.operands)?;
     let secrets = Secrets::parse(&args.common.object)?;
-    let (source, shown) = source(operand, args.format.as_deref(), args.image_opts, &secrets)?;
+    let (source, _) = source(operand, args.format.as_deref(), args.image_opts, &secrets)?;
     let mut on_finding = |finding: &crate::formats::qcow2::check::Finding| {
         complain(&finding.to_string());
     };
@@ -368,7 +368,7 @@ fn check(args: &CheckArgs) -> Done {
         return Ok(ExitCode::from(NO_CHECK));
     };
     match output {
-        Output::Json => print(&render::check::json(&shown, format, &report)?)?,
+        Output::Json => print(&render::check::json(&source.name, format, &report)?)?,
         Output::Human if args.common.quiet => {}
         Output::Human => print(&render::check::human(&report))?,
     }

@@ -61,8 +61,11 @@ mod tests {
         buffer[2048] = 1;
         let whole = 0..buffer.len();
         let runs = |data: &[Run], unit| data_runs(&buffer, data, unit);
-        assert_eq!(runs(&[whole.clone()], 512), [512..1536, 2048..2560]);
-        assert_eq!(runs(&[whole.clone()], 1024), [0..3072]);
+        assert_eq!(
+            runs(std::slice::from_ref(&whole), 512),
+            [512..1536, 2048..2560]
+        );
+        assert_eq!(runs(&[whole], 1024), vec![0..3072]);
         assert_eq!(runs(&[0..1000, 1000..1600], 512), [512..1536]);
         assert_eq!(runs(&[3000..4096], 512), []);
         assert_eq!(runs(&[], 512), []);

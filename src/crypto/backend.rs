@@ -6,10 +6,10 @@
 //! suspect, and is told apart whether a name is unknown or merely not to be
 //! had on this machine.
 //!
-//! The processor is asked through the standard library's
-//! `is_x86_feature_detected!`, and not the `cpufeatures` crate: the latter
-//! (0.3) takes it that VAES comes with 512-bit registers, and so misses
-//! the 256-bit instructions of Zen 3 and of Alder Lake and its successors.
+//! The processor is asked through the `cpufeatures` crate, but for VAES on 256
+//! bits: that crate (0.3) takes it that VAES comes with 512-bit registers, and
+//! so misses it on Zen 3 and on Alder Lake and its successors. There, and in
+//! reports, the standard library's `is_x86_feature_detected!` is asked.
 
 use core::error::Error;
 use core::fmt;
@@ -125,7 +125,7 @@ impl Backend {
             }
             Self::AesNi => "AES-NI kernels, 128 bits wide, up to 12 sectors in flight",
             Self::Vaes256 => "VAES kernels, 256 bits wide, up to 24 sectors in flight",
-            Self::Vaes512 => "VAES kernels, 512 bits wide, up to 48 sectors in flight",
+            Self::Vaes512 => "VAES kernels, 512 bits wide, up to 60 sectors in flight",
         }
     }
 

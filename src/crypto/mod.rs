@@ -21,7 +21,7 @@
 //! * `x86` has the hand-written kernels, the only `unsafe` code of the room,
 //!   and the register-only loops that say how fast the AES unit can possibly
 //!   go;
-//! * [`reference`](mod@reference) is the plain construction with the `cbc` crate, which all
+//! * [`mod@reference`] is the plain construction with the `cbc` crate, which all
 //!   others are tested against and measured by.
 //!
 //! Invariants: a run is a whole number of sectors (checked once, in
@@ -49,7 +49,6 @@ pub const SECTOR_SIZE: usize = 512;
 pub(crate) const BLOCK_SIZE: usize = 16;
 
 /// AES blocks in a sector.
-
 pub(crate) const SECTOR_BLOCKS: usize = SECTOR_SIZE / BLOCK_SIZE;
 
 /// One sector's bytes.

@@ -11,6 +11,11 @@
 //! every step and scattered again; it costs a few copies of 16 bytes a block,
 //! little beside the cipher.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices are constants into blocks and sectors, which are arrays"
+)]
+
 use aes::Aes128;
 use aes::cipher::{
     Array, BlockCipherDecrypt, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt,

@@ -12,7 +12,11 @@
 //! or not there are four to take, so sectors are fed in as lanes for
 //! encryption and whole sectors for decryption, to keep it full.
 
-use aes_soft::cipher::generic_array::GenericArray;
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices are constants into blocks and sectors, which are arrays"
+)]
+
 use aes_soft::{Aes128, Block, BlockDecrypt, BlockEncrypt, NewBlockCipher, ParBlocks};
 use core::hint::black_box;
 
@@ -32,7 +36,7 @@ impl Drop for Soft {
         // The 0.7 series doesn't know `zeroize`. A schedule of another key
         // over the old one does as well, as long as the compiler has to
         // believe that somebody looks at it.
-        *self.cipher = Aes128::new(&GenericArray::default());
+        *self.cipher = Aes128::new(&[0; 16].into());
         black_box(&*self.cipher);
     }
 }
@@ -41,7 +45,7 @@ impl Soft {
     /// Expands `key`.
     pub(super) fn new(key: &[u8; 16]) -> Self {
         Self {
-            cipher: Box::new(Aes128::new(GenericArray::from_slice(key))),
+            cipher: Box::new(Aes128::new(key.into())),
         }
     }
 

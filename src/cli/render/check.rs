@@ -13,7 +13,9 @@ use crate::formats::qcow2::CheckReport;
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Json<'a> {
+    #[serde(skip_serializing_if = "is_zero")]
     image_end_offset: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     total_clusters: u64,
     check_errors: u64,
     filename: &'a str,

@@ -194,8 +194,8 @@ mod tests {
                 "format",
                 "actual-size",
                 "format-specific",
-                "backing-filename",
                 "encrypted",
+                "backing-filename",
                 "dirty-flag"
             ]
         );

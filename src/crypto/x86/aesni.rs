@@ -1,130 +1,182 @@
-//! AES-NI.
-use super::batch_groups;
+//! AES-NI: one block a register, up to twelve sectors in flight.
+//!
+//! The AES unit starts two instructions a cycle and takes four cycles for
+//! each, so eight chains keep it just busy, and twelve leave it slack; together
+//! with a round key and a block on its way that fills the 16 registers. Keys
+//! come from memory, one load for all chains' use of it, from whichever of
+//! the two copies is out of the way of the stores (see
+//! [`RoundKeys`]).
+//!
+//! Decryption takes eight blocks of a sector at a time. They are independent,
+//! and so are the next eight, which overlap with them by themselves.
+//!
+//! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines
+//! with the instructions can run it, and valgrind.
+//!
+//! Invariant: only the sectors of the run are read and written, and every
+//! block is read before it's written, so that source and destination may be
+//! the same memory.
+
+use core::arch::x86_64::{
+    __m128i, _mm_aesdec_si128, _mm_aesdeclast_si128, _mm_aesenc_si128, _mm_aesenclast_si128,
+    _mm_loadu_si128, _mm_set_epi64x, _mm_storeu_si128, _mm_xor_si128,
+};
+use core::array::from_fn;
+
+use super::even_batches;
 use super::keys::RoundKeys;
-use crate::crypto::{Run, SECTOR_BLOCKS, Sector, iv};
-use core::arch::x86_64::*;
+use crate::crypto::{BLOCK_SIZE, Run, SECTOR_BLOCKS, Sector};
 
-const FULL: usize = 6;
-const MAX: usize = 12;
+cpufeatures::new!(has_aes, "aes", "sse2");
 
+/// Sectors in the largest batch.
+const MAX_SECTORS: usize = 12;
+
+/// The backend with its expanded key.
 pub(in crate::crypto) struct AesNi {
     keys: Box<RoundKeys>,
 }
 
 impl AesNi {
+    /// Whether the processor has what the kernels need.
     pub(in crate::crypto) fn available() -> bool {
-        is_x86_feature_detected!("aes") && is_x86_feature_detected!("sse2")
+        has_aes::get()
     }
+
+    /// Expands `key`, if the processor can run the kernels.
     pub(in crate::crypto) fn new(key: &[u8; 16]) -> Option<Self> {
-        // SAFETY: the feature was just detected.
         Self::available().then(|| Self {
+            // SAFETY: the processor has AES-NI, as was just found.
             keys: unsafe { RoundKeys::expand(key) },
         })
     }
+
+    /// Encrypts a run whose first sector has the number `first_sector`.
     pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: Run<'_, '_>) {
-        // SAFETY: `new` gave out `self` only after it had found the features.
+        // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_aesni(&self.keys, first_sector, run) }
     }
+
+    /// Decrypts a run whose first sector has the number `first_sector`.
     pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: Run<'_, '_>) {
-        // SAFETY: `new` gave out `self` only after it had found the features.
+        // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_aesni(&self.keys, first_sector, run) }
     }
 }
 
+/// The encryption kernel.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "aes,sse2")]
-fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first: u64, run: Run<'_, '_>) {
-    let mut left = run.len();
+fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+    let sectors = run.len();
     let (mut src, mut dst) = run.into_raw();
-    let mut number = first;
-    while left > 0 {
-        let n = batch_groups(left, FULL, MAX);
-        // SAFETY: xx
-        unsafe {
-            match n {
-                1 => chains::<1>(keys, number, src, dst),
-                2 => chains::<2>(keys, number, src, dst),
-                3 => chains::<3>(keys, number, src, dst),
-                4 => chains::<4>(keys, number, src, dst),
-                5 => chains::<5>(keys, number, src, dst),
-                6 => chains::<6>(keys, number, src, dst),
-                7 => chains::<7>(keys, number, src, dst),
-                8 => chains::<8>(keys, number, src, dst),
-                9 => chains::<9>(keys, number, src, dst),
-                10 => chains::<10>(keys, number, src, dst),
-                11 => chains::<11>(keys, number, src, dst),
-                _ => chains::<12>(keys, number, src, dst),
+    let mut number = first_sector;
+    for (size, batches) in even_batches(sectors, MAX_SECTORS, MAX_SECTORS) {
+        for _ in 0..batches {
+            // SAFETY: the batches add up to the sectors of the run.
+            unsafe {
+                match size {
+                    0 => return,
+                    1 => encrypt_batch::<1>(keys, number, src, dst),
+                    2 => encrypt_batch::<2>(keys, number, src, dst),
+                    3 => encrypt_batch::<3>(keys, number, src, dst),
+                    4 => encrypt_batch::<4>(keys, number, src, dst),
+                    5 => encrypt_batch::<5>(keys, number, src, dst),
+                    6 => encrypt_batch::<6>(keys, number, src, dst),
+                    7 => encrypt_batch::<7>(keys, number, src, dst),
+                    8 => encrypt_batch::<8>(keys, number, src, dst),
+                    9 => encrypt_batch::<9>(keys, number, src, dst),
+                    10 => encrypt_batch::<10>(keys, number, src, dst),
+                    11 => encrypt_batch::<11>(keys, number, src, dst),
+                    _ => encrypt_batch::<MAX_SECTORS>(keys, number, src, dst),
+                }
+                src = src.add(size);
+                dst = dst.add(size);
             }
-            src = src.add(n);
-            dst = dst.add(n);
+            number = number.wrapping_add(size as u64);
         }
-        number = number.wrapping_add(n as u64);
-        left -= n;
     }
 }
 
+/// Encrypts `N` sectors together.
+///
+/// # Safety
+///
+/// `N` sectors must be readable at `src` and writable at `dst`, and the two be
+/// the same or disjoint.
 #[target_feature(enable = "aes,sse2")]
 #[inline]
-unsafe fn chains<const N: usize>(
+unsafe fn encrypt_batch<const N: usize>(
     keys: &RoundKeys,
-    first: u64,
+    first_sector: u64,
     src: *const Sector,
     dst: *mut Sector,
 ) {
-    let rk = &keys.enc;
-    let mut state: [__m128i; N] =
-        core::array::from_fn(|i| _mm_set_epi64x(0, first.wrapping_add(i as u64) as i64));
+    let mut state: [__m128i; N] = from_fn(|i| iv(first_sector.wrapping_add(i as u64)));
     for block in 0..SECTOR_BLOCKS {
-        for i in 0..N {
-            let p = unsafe { _mm_loadu_si128(src.add(i).cast::<__m128i>().add(block)) };
-            state[i] = _mm_xor_si128(state[i], _mm_xor_si128(p, rk[0]));
+        let keys = keys.clear_of(dst.addr() + block * BLOCK_SIZE);
+        for (i, state) in state.iter_mut().enumerate() {
+            // SAFETY: block `block` of sector `i` of the source.
+            let plain = unsafe { _mm_loadu_si128(src.add(i).cast::<__m128i>().add(block)) };
+            *state = _mm_xor_si128(*state, _mm_xor_si128(plain, keys[0]));
         }
-        for k in &rk[1..10] {
-            for s in &mut state {
-                *s = _mm_aesenc_si128(*s, *k);
+        for key in &keys[1..10] {
+            for state in &mut state {
+                *state = _mm_aesenc_si128(*state, *key);
             }
         }
-        for i in 0..N {
-            state[i] = _mm_aesenclast_si128(state[i], rk[10]);
-            unsafe { _mm_storeu_si128(dst.add(i).cast::<__m128i>().add(block), state[i]) };
+        for (i, state) in state.iter_mut().enumerate() {
+            *state = _mm_aesenclast_si128(*state, keys[10]);
+            // SAFETY: block `block` of sector `i` of the destination.
+            unsafe { _mm_storeu_si128(dst.add(i).cast::<__m128i>().add(block), *state) };
         }
     }
 }
 
+/// The initialisation vector of a sector.
+#[target_feature(enable = "sse2")]
+#[inline]
+fn iv(sector: u64) -> __m128i {
+    _mm_set_epi64x(0, sector.cast_signed())
+}
+
+/// Blocks that are decrypted together.
+const WIDTH: usize = 8;
+
+/// The decryption kernel.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "aes,sse2")]
-fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first: u64, run: Run<'_, '_>) {
-    let rk = &keys.dec;
+fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+    let keys = &keys.dec;
     let sectors = run.len();
     let (src, dst) = run.into_raw();
-    for n in 0..sectors {
-        let iv = iv(first.wrapping_add(n as u64));
-        unsafe {
-            let s: *const __m128i = src.add(n).cast();
-            let d: *mut __m128i = dst.add(n).cast();
-            let mut prev = _mm_loadu_si128(iv.as_ptr().cast());
-            for b in 0..4 {
-                let s = s.add(8 * b);
-                let d = d.add(8 * b);
-                let mut x: [__m128i; 8] =
-                    core::array::from_fn(|i| _mm_xor_si128(_mm_loadu_si128(s.add(i)), rk[0]));
-                for k in &rk[1..10] {
-                    for v in &mut x {
-                        *v = _mm_aesdec_si128(*v, *k);
+    for sector in 0..sectors {
+        let mut before = iv(first_sector.wrapping_add(sector as u64));
+        for part in 0..SECTOR_BLOCKS / WIDTH {
+            // SAFETY: part `part` of sector `sector` of the run, all of which
+            // is read before any of it is written.
+            unsafe {
+                let src = src.add(sector).cast::<__m128i>().add(part * WIDTH);
+                let dst = dst.add(sector).cast::<__m128i>().add(part * WIDTH);
+                let mut state: [__m128i; WIDTH] =
+                    from_fn(|i| _mm_xor_si128(_mm_loadu_si128(src.add(i)), keys[0]));
+                for key in &keys[1..10] {
+                    for state in &mut state {
+                        *state = _mm_aesdec_si128(*state, *key);
                     }
                 }
-                for v in &mut x {
-                    *v = _mm_aesdeclast_si128(*v, rk[10]);
-                }
-                x[0] = _mm_xor_si128(x[0], prev);
-                for i in 1..8 {
-                    x[i] = _mm_xor_si128(x[i], _mm_loadu_si128(s.add(i - 1)));
-                }
-                prev = _mm_loadu_si128(s.add(7));
-                for i in 0..8 {
-                    _mm_storeu_si128(d.add(i), x[i]);
+                // Load the ciphertext again rather than hold it: there are no
+                // registers for both.
+                let chain: [__m128i; WIDTH] = from_fn(|i| match i {
+                    0 => before,
+                    _ => _mm_loadu_si128(src.add(i - 1)),
+                });
+                before = _mm_loadu_si128(src.add(WIDTH - 1));
+                for (i, (state, chain)) in state.into_iter().zip(chain).enumerate() {
+                    let plain = _mm_xor_si128(_mm_aesdeclast_si128(state, keys[10]), chain);
+                    _mm_storeu_si128(dst.add(i), plain);
                 }
             }
         }

@@ -10,8 +10,8 @@
 //! the owner doesn't leave copies behind, and are wiped when dropped.
 
 use core::arch::x86_64::{
-    __m128i, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_setzero_si128, _mm_shuffle_epi32,
-    _mm_slli_si128, _mm_xor_si128,
+    __m128i, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_loadu_si128, _mm_setzero_si128,
+    _mm_shuffle_epi32, _mm_slli_si128, _mm_xor_si128,
 };
 use zeroize::Zeroize;
 
@@ -20,11 +20,19 @@ pub(super) const ROUND_KEYS: usize = 11;
 
 /// Both schedules of one key.
 ///
-/// The alignment lets kernels without AVX use the keys as memory operands.
-#[repr(align(64))]
+/// Kernels with 16 registers take each round key from memory when it's due,
+/// and here a peculiarity of processors matters: to find a store that a load
+/// depends on, they look at the low 12 bits of the addresses alone. Encryption
+/// stores to many sectors at a time, all at the same place in a 512-byte
+/// row, and so a schedule would, in a third of the steps, seem to lie where
+/// something has just been stored; that was seen to cost up to four tenths of
+/// the speed. So there are two copies of it, in the two halves of an aligned
+/// row, and [`clear_of`](Self::clear_of) picks the one on the other side of
+/// the stores.
+#[repr(C, align(512))]
 pub(super) struct RoundKeys {
-    /// For `AESENC`, in the order of use.
-    pub(super) enc: [__m128i; ROUND_KEYS],
+    /// For `AESENC`, in the order of use, twice, in 256 bytes each.
+    enc: [[__m128i; 16]; 2],
     /// For `AESDEC`, in the order of use.
     pub(super) dec: [__m128i; ROUND_KEYS],
 }
@@ -35,13 +43,13 @@ impl RoundKeys {
     pub(super) fn expand(key: &[u8; 16]) -> Box<Self> {
         let zero = _mm_setzero_si128();
         let mut keys = Box::new(Self {
-            enc: [zero; ROUND_KEYS],
+            enc: [[zero; 16]; 2],
             dec: [zero; ROUND_KEYS],
         });
-        let enc = &mut keys.enc;
+        let enc = &mut keys.enc[0];
         // SAFETY: the source is 16 readable bytes, and the load has no need of
         // alignment.
-        enc[0] = unsafe { core::arch::x86_64::_mm_loadu_si128(key.as_ptr().cast()) };
+        enc[0] = unsafe { _mm_loadu_si128(key.as_ptr().cast()) };
         enc[1] = next::<0x01>(enc[0]);
         enc[2] = next::<0x02>(enc[1]);
         enc[3] = next::<0x04>(enc[2]);
@@ -52,12 +60,31 @@ impl RoundKeys {
         enc[8] = next::<0x80>(enc[7]);
         enc[9] = next::<0x1b>(enc[8]);
         enc[10] = next::<0x36>(enc[9]);
-        keys.dec[0] = keys.enc[10];
+        keys.enc[1] = keys.enc[0];
+        keys.dec[0] = keys.enc[0][10];
         for i in 1..ROUND_KEYS - 1 {
-            keys.dec[i] = _mm_aesimc_si128(keys.enc[ROUND_KEYS - 1 - i]);
+            keys.dec[i] = _mm_aesimc_si128(keys.enc[0][ROUND_KEYS - 1 - i]);
         }
-        keys.dec[10] = keys.enc[0];
+        keys.dec[10] = keys.enc[0][0];
         keys
+    }
+
+    /// The round keys for `AESENC`.
+    pub(super) fn enc(&self) -> &[__m128i; ROUND_KEYS] {
+        self.clear_of(0)
+    }
+
+    /// The round keys for `AESENC`, from a place that stores to `address`, and
+    /// to addresses a little below and multiples of 512 away, don't disturb.
+    #[inline(always)]
+    pub(super) fn clear_of(&self, address: usize) -> &[__m128i; ROUND_KEYS] {
+        // In the upper half of a row the lower copy is clear, and the reverse.
+        let copy = &self.enc[(address / 256 + 1) % 2];
+        const { assert!(ROUND_KEYS <= 16) };
+        match copy.first_chunk() {
+            Some(keys) => keys,
+            None => unreachable!(),
+        }
     }
 }
 

@@ -10,32 +10,36 @@
 //! that `perf annotate` and a debugger's breakpoint find them by name in a
 //! release build.
 
-#[allow(unsafe_code)]
+#![expect(
+    unsafe_code,
+    clippy::indexing_slicing,
+    reason = "kernels load and store through pointers; their indices are constants into arrays"
+)]
+
 pub(super) mod aesni;
-#[allow(unsafe_code)]
 mod keys;
-#[allow(unsafe_code)]
 pub(super) mod limit;
-#[allow(unsafe_code)]
 pub(super) mod vaes256;
-#[allow(unsafe_code)]
 pub(super) mod vaes512;
 
-/// How many lane groups (vector registers) the next batch of an encryption
-/// run takes, of `left` that remain.
+/// Splits the vector registers, or *groups*, of an encryption run into
+/// batches that go down their chains together: first some of one size and
+/// then some of the next smaller, each as the size and how many.
 ///
-/// A batch of `full` or more groups saturates the AES unit; one of fewer is
-/// as slow as one of `full`, because the latency of a chain bounds it. So no
-/// batch may leave behind fewer than `full` groups if it can help it: what
-/// remains up to `max` is taken at once, and a remainder that would come out
-/// too small is evened out over the last two batches.
-fn batch_groups(left: usize, full: usize, max: usize) -> usize {
-    debug_assert!(2 * full <= max + 1);
-    if left <= max {
-        left
-    } else if left - max >= full {
-        max
+/// A batch too small to saturate the AES unit takes as long as one that does,
+/// because the latency of the chain bounds it. So batches are of nearly even
+/// size, `best` or a little less, and never a full one and a crumb. Up to
+/// `max` groups make one batch.
+fn even_batches(groups: usize, best: usize, max: usize) -> [(usize, usize); 2] {
+    let batches = if groups <= max {
+        1
     } else {
-        left - full
+        groups.div_ceil(best)
+    };
+    let (size, larger) = (groups / batches, groups % batches);
+    if larger == 0 {
+        [(size, batches), (0, 0)]
+    } else {
+        [(size + 1, larger), (size, batches - larger)]
     }
 }

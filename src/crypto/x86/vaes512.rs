@@ -1,213 +1,504 @@
-//! VAES on 512 bits.
-use super::batch_groups;
+//! VAES on 512 bits: four sectors in a register, up to 60 in flight.
+//!
+//! A `zmm` register holds one block each of four neighbouring sectors, its
+//! *lanes*, and is called a group here. The AES unit starts two instructions
+//! a cycle and takes four cycles for each, so eight groups are the least that
+//! keeps it busy; more give it slack. What is hard at this width isn't AES
+//! but feeding it: a group wants one block from each of four places 512 bytes
+//! apart, and blocks are 16 bytes. What was measured on Zen 5 shaped the
+//! encryption kernel:
+//!
+//! * Inserting and extracting blocks one by one takes a third of the time.
+//!   So loads and stores are 64 bytes wide, four blocks of one sector, and a
+//!   4x4 transposition of 128-bit lanes in registers turns four such rows
+//!   into four steps of one group, and back.
+//! * Four steps of all groups don't fit the registers. They wait in a *stage*
+//!   on the stack, which always is in the first-level cache. While a chunk of
+//!   four steps runs, the chunk before it is transposed out and the chunk
+//!   after it in, in small jobs strewn between the rounds. Done all at once,
+//!   the jobs would fill the scheduler and starve the AES unit.
+//! * The processor compares only the low 12 bits of addresses when it looks
+//!   for a store that a load might depend on. The stores of a chunk have
+//!   addresses 512 bytes apart, all in one of the eight 64-byte *columns* of a
+//!   512-byte row, and move on by a column a chunk. A stage that lay in the
+//!   same column would see a false dependency at nearly every load, at the
+//!   price of a seventh of the speed. So the stage moves along with the
+//!   stores, four columns ahead.
+//!
+//! Decryption is simple in comparison: a sector is eight registers, all
+//! independent, and one sector's successor overlaps with it by itself.
+//!
+//! Invariant: in a batch of `n` sectors, only the `n` sectors at `src` are
+//! read and the `n` at `dst` written, and every block of a sector is read
+//! before it is written, so the two may be the same memory. A last group with
+//! fewer than four sectors works on a copy.
+
+use core::arch::x86_64::{
+    __m512i, _mm512_add_epi64, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128,
+    _mm512_aesenc_epi128, _mm512_aesenclast_epi128, _mm512_alignr_epi64, _mm512_broadcast_i32x4,
+    _mm512_loadu_si512, _mm512_maskz_set1_epi64, _mm512_set_epi64, _mm512_setzero_si512,
+    _mm512_shuffle_i64x2, _mm512_storeu_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+};
+use core::array::from_fn;
+use core::mem::MaybeUninit;
+
+use super::even_batches;
 use super::keys::{ROUND_KEYS, RoundKeys};
 use crate::crypto::{Run, SECTOR_SIZE, Sector};
-use core::arch::x86_64::*;
 
-const FULL: usize = 8;
-const MAX: usize = 16;
+cpufeatures::new!(has_vaes512, "aes", "vaes", "avx512f");
 
+/// Sectors in a group.
+const LANES: usize = 4;
+/// Groups in a batch of a long run.
+const BEST_GROUPS: usize = 12;
+/// Groups in the largest batch: a run that takes so many isn't yet worth
+/// splitting into two that would both be too small to saturate the AES unit.
+const MAX_GROUPS: usize = 15;
+/// Bytes of a sector that a chunk of four steps works on: a register's worth.
+const CHUNK: usize = 64;
+/// Chunks in a sector.
+const CHUNKS: usize = SECTOR_SIZE / CHUNK;
+/// Bytes from a group's first sector to that of the next.
+const GROUP_SIZE: usize = LANES * SECTOR_SIZE;
+
+/// The backend with its expanded key.
 pub(in crate::crypto) struct Vaes512 {
     keys: Box<RoundKeys>,
 }
 
 impl Vaes512 {
+    /// Whether the processor has what the kernels need.
     pub(in crate::crypto) fn available() -> bool {
-        is_x86_feature_detected!("aes")
-            && is_x86_feature_detected!("vaes")
-            && is_x86_feature_detected!("avx512f")
+        has_vaes512::get()
     }
+
+    /// Expands `key`, if the processor can run the kernels.
     pub(in crate::crypto) fn new(key: &[u8; 16]) -> Option<Self> {
-        // SAFETY: the feature was just detected.
         Self::available().then(|| Self {
+            // SAFETY: the processor has AES-NI, as was just found.
             keys: unsafe { RoundKeys::expand(key) },
         })
     }
+
+    /// Encrypts a run whose first sector has the number `first_sector`.
     pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: Run<'_, '_>) {
-        // SAFETY: `new` gave out `self` only after it had found the features.
+        // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_vaes512(&self.keys, first_sector, run) }
     }
+
+    /// Decrypts a run whose first sector has the number `first_sector`.
     pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: Run<'_, '_>) {
-        // SAFETY: `new` gave out `self` only after it had found the features.
+        // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_vaes512(&self.keys, first_sector, run) }
     }
 }
 
+/// The encryption kernel.
 #[unsafe(no_mangle)]
 #[inline(never)]
-#[target_feature(enable = "avx512f,vaes,aes")]
-fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first: u64, run: Run<'_, '_>) {
-    let rk: [__m512i; ROUND_KEYS] = core::array::from_fn(|i| _mm512_broadcast_i32x4(keys.enc[i]));
-    let mut left = run.len();
-    let (mut src, mut dst) = run.into_raw();
-    let mut number = first;
-    while left > 0 {
-        let groups = batch_groups(left.div_ceil(4), FULL, MAX);
-        let n = left.min(groups * 4);
-        // SAFETY: xx
+#[target_feature(enable = "avx512f,vaes")]
+fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+    let keys: [__m512i; ROUND_KEYS] = from_fn(|i| _mm512_broadcast_i32x4(keys.enc()[i]));
+    let sectors = run.len();
+    let (src, dst) = run.into_raw();
+    if sectors == 0 {
+        return;
+    }
+    let groups = sectors.div_ceil(LANES);
+    // Where the last group isn't whole, it's given four sectors of our own.
+    let whole = LANES * (groups - 1);
+    let tail = sectors - whole;
+    let mut copy = MaybeUninit::<[Sector; LANES]>::uninit();
+    // SAFETY: the last group starts inside the run, and has `tail` sectors.
+    let (tail_src, tail_dst) = unsafe { (src.add(whole), dst.add(whole)) };
+    let mut last = Place {
+        src: tail_src.cast(),
+        dst: tail_dst.cast(),
+    };
+    if tail < LANES {
+        let copy: *mut Sector = copy.write([[0; SECTOR_SIZE]; LANES]).as_mut_ptr();
+        // SAFETY: `tail` sectors fit in the copy, and are the source's last.
+        unsafe { tail_src.copy_to_nonoverlapping(copy, tail) };
+        last = Place {
+            src: copy.cast(),
+            dst: copy.cast(),
+        };
+    }
+    let [larger, smaller] = even_batches(groups, BEST_GROUPS, MAX_GROUPS);
+    let mut work = Work {
+        first_sector,
+        first: Place {
+            src: src.cast(),
+            dst: dst.cast(),
+        },
+        last,
+        batches: 0,
+        ends_run: false,
+    };
+    for (size, batches) in [larger, smaller] {
+        if batches == 0 {
+            continue;
+        }
+        work.batches = batches;
+        work.ends_run = smaller.1 == 0 || size == smaller.0;
+        // SAFETY: the batches add up to the groups of the run.
         unsafe {
-            match groups {
-                1 => batch::<1>(&rk, number, src, dst, n),
-                2 => batch::<2>(&rk, number, src, dst, n),
-                3 => batch::<3>(&rk, number, src, dst, n),
-                4 => batch::<4>(&rk, number, src, dst, n),
-                5 => batch::<5>(&rk, number, src, dst, n),
-                6 => batch::<6>(&rk, number, src, dst, n),
-                7 => batch::<7>(&rk, number, src, dst, n),
-                8 => batch::<8>(&rk, number, src, dst, n),
-                9 => batch::<9>(&rk, number, src, dst, n),
-                10 => batch::<10>(&rk, number, src, dst, n),
-                11 => batch::<11>(&rk, number, src, dst, n),
-                12 => batch::<12>(&rk, number, src, dst, n),
-                13 => batch::<13>(&rk, number, src, dst, n),
-                14 => batch::<14>(&rk, number, src, dst, n),
-                15 => batch::<15>(&rk, number, src, dst, n),
-                _ => batch::<16>(&rk, number, src, dst, n),
+            match size {
+                1 => encrypt_batches::<1>(&keys, &work),
+                2 => encrypt_batches::<2>(&keys, &work),
+                3 => encrypt_batches::<3>(&keys, &work),
+                4 => encrypt_batches::<4>(&keys, &work),
+                5 => encrypt_batches::<5>(&keys, &work),
+                6 => encrypt_batches::<6>(&keys, &work),
+                7 => encrypt_batches::<7>(&keys, &work),
+                8 => encrypt_batches::<8>(&keys, &work),
+                9 => encrypt_batches::<9>(&keys, &work),
+                10 => encrypt_batches::<10>(&keys, &work),
+                11 => encrypt_batches::<11>(&keys, &work),
+                12 => encrypt_batches::<12>(&keys, &work),
+                13 => encrypt_batches::<13>(&keys, &work),
+                14 => encrypt_batches::<14>(&keys, &work),
+                _ => encrypt_batches::<MAX_GROUPS>(&keys, &work),
             }
-            src = src.add(n);
-            dst = dst.add(n);
         }
-        number = number.wrapping_add(n as u64);
-        left -= n;
+        let done = size * batches;
+        work.first_sector = work.first_sector.wrapping_add((LANES * done) as u64);
+        work.first = work.first.add(done * GROUP_SIZE);
+    }
+    if tail < LANES {
+        // SAFETY: as above, and the copy was written above.
+        unsafe { tail_dst.copy_from_nonoverlapping(copy.as_ptr().cast(), tail) };
     }
 }
 
-#[target_feature(enable = "avx512f,vaes,aes")]
-#[inline]
-unsafe fn batch<const N: usize>(
-    rk: &[__m512i; ROUND_KEYS],
-    first: u64,
-    src: *const Sector,
-    dst: *mut Sector,
-    sectors: usize,
-) {
-    let tail = sectors - 4 * (N - 1);
-    let mut scratch = [[0u8; SECTOR_SIZE]; 4];
-    unsafe {
-        let last_src = src.add(4 * (N - 1));
-        let last_dst = dst.add(4 * (N - 1));
-        if tail == 4 {
-            chains::<N>(
-                rk,
-                first,
-                src.cast(),
-                dst.cast(),
-                last_src.cast(),
-                last_dst.cast(),
-            );
-        } else {
-            core::ptr::copy_nonoverlapping(last_src, scratch.as_mut_ptr(), tail);
-            let p: *mut u8 = scratch.as_mut_ptr().cast();
-            chains::<N>(rk, first, src.cast(), dst.cast(), p, p);
-            core::ptr::copy_nonoverlapping(scratch.as_ptr(), last_dst, tail);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,vaes,aes")]
-#[inline(never)]
-unsafe fn chains<const N: usize>(
-    rk: &[__m512i; ROUND_KEYS],
-    first: u64,
+/// Where the same bytes are in the source and in the destination.
+#[derive(Clone, Copy)]
+struct Place {
     src: *const u8,
     dst: *mut u8,
-    last_src: *const u8,
-    last_dst: *mut u8,
-) {
-    let rk = *rk;
-    let lanes = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
-    let mut state: [__m512i; N] = core::array::from_fn(|i| {
-        let base = first.wrapping_add(4 * i as u64) as i64;
-        _mm512_add_epi64(lanes, _mm512_maskz_set1_epi64(0x55, base))
-    });
-    let mut stage = [[_mm512_setzero_si512(); N]; 4];
-    for chunk in 0..8 {
-        for i in 0..N {
-            let p = if i == N - 1 {
-                last_src
-            } else {
-                src.wrapping_add(i * 2048)
-            };
-            let p = p.wrapping_add(chunk * 64);
-            let r = unsafe { [0, 1, 2, 3].map(|l| _mm512_loadu_si512(p.add(l * 512).cast())) };
-            let x = transpose(r);
-            for k in 0..4 {
-                stage[k][i] = x[k];
-            }
+}
+
+impl Place {
+    #[inline(always)]
+    fn add(self, bytes: usize) -> Self {
+        Self {
+            src: self.src.wrapping_add(bytes),
+            dst: self.dst.wrapping_add(bytes),
         }
-        for row in &mut stage {
-            for i in 0..N {
-                state[i] = _mm512_ternarylogic_epi64::<0x96>(state[i], row[i], rk[0]);
+    }
+}
+
+/// A number of batches of one size.
+struct Work {
+    /// The number of the first sector.
+    first_sector: u64,
+    /// The first group; all others follow, except perhaps the run's last.
+    first: Place,
+    /// The last group of the run.
+    last: Place,
+    /// How many batches.
+    batches: usize,
+    /// Whether the last group of the last batch is the run's last.
+    ends_run: bool,
+}
+
+impl Work {
+    /// The place of a chunk, counted through all batches of `N` groups, of
+    /// the first and of the last group of its batch.
+    #[inline(always)]
+    fn chunk<const N: usize>(&self, chunk: usize) -> [Place; 2] {
+        let (batch, in_sector) = (chunk / CHUNKS, chunk % CHUNKS * CHUNK);
+        let first = self.first.add(batch * N * GROUP_SIZE + in_sector);
+        let last = if self.ends_run && batch == self.batches - 1 {
+            self.last.add(in_sector)
+        } else {
+            first.add((N - 1) * GROUP_SIZE)
+        };
+        [first, last]
+    }
+}
+
+/// Group `i` of `N`, given the first and the last.
+#[inline(always)]
+fn group<const N: usize>([first, last]: [Place; 2], i: usize) -> Place {
+    if i == N - 1 {
+        last
+    } else {
+        first.add(i * GROUP_SIZE)
+    }
+}
+
+/// Columns in a row of the stage, of 64 bytes each; a row takes 512 bytes, as
+/// a sector does.
+const COLUMNS: usize = SECTOR_SIZE / CHUNK;
+/// Columns that the stage keeps ahead of the stores.
+const AHEAD: usize = 4;
+/// Columns that the last row can stick out by.
+const SLACK: usize = COLUMNS;
+
+/// Where the blocks of two chunks wait, a row for each group: the plaintext,
+/// later overwritten by its ciphertext, of the chunk that runs, and that of
+/// the chunk before or after it.
+#[repr(align(512))]
+struct Stage(MaybeUninit<[[__m512i; MAX_GROUPS * COLUMNS + SLACK]; 2]>);
+
+/// Encrypts batches of `N` groups, one after the other in one pipeline: the
+/// last chunk of a batch loads the first of the next, which stores the last.
+///
+/// # Safety
+///
+/// The places in `work` must be good for as many groups as it says, and source
+/// and destination be the same memory or disjoint.
+#[target_feature(enable = "avx512f,vaes")]
+#[inline(never)]
+unsafe fn encrypt_batches<const N: usize>(keys: &[__m512i; ROUND_KEYS], work: &Work) {
+    const { assert!(N <= MAX_GROUPS) };
+    let mut stage = Stage(MaybeUninit::uninit());
+    let halves: *mut [__m512i; MAX_GROUPS * COLUMNS + SLACK] = stage.0.as_mut_ptr().cast();
+    let column = work.first.dst.addr() / CHUNK + AHEAD;
+    let staged = |chunk: usize| {
+        let half = halves.wrapping_add(chunk % 2).cast::<__m512i>();
+        half.wrapping_add(column.wrapping_add(chunk) % COLUMNS)
+    };
+    let chunks = work.batches * CHUNKS;
+    let mut state = [_mm512_setzero_si512(); N];
+    // SAFETY: the places of the chunks are good by this function's contract.
+    // The stage has a row for every group, and the furthest access is group
+    // N-1, column 7, step 3. What's read from it was written before: the first
+    // chunk here, and every other by the jobs of the one before it.
+    unsafe {
+        let start = work.chunk::<N>(0);
+        for i in 0..N {
+            load_rows(group::<N>(start, i).src, staged(0).add(i * COLUMNS));
+        }
+        let mut chunk = 0;
+        while chunk < chunks {
+            if chunk % CHUNKS == 0 {
+                let before = (chunk / CHUNKS * N * LANES) as u64;
+                state = first_states::<N>(work.first_sector.wrapping_add(before));
             }
-            for k in &rk[1..10] {
-                for s in &mut state {
-                    *s = _mm512_aesenc_epi128(*s, *k);
+            let steps = Steps {
+                this: staged(chunk),
+                before: staged(chunk.wrapping_sub(1)),
+                after: staged(chunk + 1),
+                store: (chunk > 0).then(|| work.chunk::<N>(chunk - 1)),
+                load: work.chunk::<N>((chunk + 1).min(chunks - 1)),
+            };
+            // The only call, so that it's inlined and the state stays in
+            // registers.
+            steps.run::<N>(keys, &mut state);
+            chunk += 1;
+        }
+        let end = work.chunk::<N>(chunks - 1);
+        for i in 0..N {
+            store_rows(staged(chunks - 1).add(i * COLUMNS), group::<N>(end, i).dst);
+        }
+    }
+}
+
+/// What the steps of a chunk work on.
+struct Steps {
+    /// The stage of this chunk.
+    this: *mut __m512i,
+    /// The stage of the chunk before.
+    before: *mut __m512i,
+    /// The stage of the chunk after, in the same half as the one before; a
+    /// group's row is only loaded after it was stored.
+    after: *mut __m512i,
+    /// Where the chunk before is to be stored.
+    store: Option<[Place; 2]>,
+    /// Where the chunk after is to be loaded from.
+    load: [Place; 2],
+}
+
+impl Steps {
+    /// Takes `N` groups through the four steps of a chunk.
+    ///
+    /// # Safety
+    ///
+    /// As for [`encrypt_batches`], which is the only caller.
+    #[target_feature(enable = "avx512f,vaes")]
+    #[inline]
+    unsafe fn run<const N: usize>(&self, keys: &[__m512i; ROUND_KEYS], state: &mut [__m512i; N]) {
+        // SAFETY: this function's own contract.
+        unsafe {
+            self.step::<N, 0>(keys, state);
+            self.step::<N, 1>(keys, state);
+            self.step::<N, 2>(keys, state);
+            self.step::<N, 3>(keys, state);
+        }
+    }
+
+    /// Takes `N` groups one block further, and does the transpositions that
+    /// fall to step `K` between the rounds.
+    ///
+    /// # Safety
+    ///
+    /// As for [`run`](Self::run).
+    #[target_feature(enable = "avx512f,vaes")]
+    #[inline]
+    unsafe fn step<const N: usize, const K: usize>(
+        &self,
+        keys: &[__m512i; ROUND_KEYS],
+        state: &mut [__m512i; N],
+    ) {
+        // Written out and not a loop, because the place of the jobs has to be
+        // known when this is compiled.
+        macro_rules! rounds {
+            ($($round:literal)*) => {$(
+                for state in state.iter_mut() {
+                    *state = _mm512_aesenc_epi128(*state, keys[$round]);
                 }
-            }
-            for i in 0..N {
-                state[i] = _mm512_aesenclast_epi128(state[i], rk[10]);
-                row[i] = state[i];
-            }
+                // SAFETY: this function's own contract.
+                unsafe { self.job::<N, K, $round>() };
+            )*};
         }
-        for i in 0..N {
-            let p = if i == N - 1 {
-                last_dst
-            } else {
-                dst.wrapping_add(i * 2048)
-            };
-            let p = p.wrapping_add(chunk * 64);
-            let x = transpose([stage[0][i], stage[1][i], stage[2][i], stage[3][i]]);
-            for l in 0..4 {
-                unsafe { _mm512_storeu_si512(p.add(l * 512).cast(), x[l]) };
+        for (i, state) in state.iter_mut().enumerate() {
+            // SAFETY: `this` has a row for each group, with four blocks each.
+            let plain = unsafe { *self.this.add(i * COLUMNS + K) };
+            // The chain's xor and the first round key's in one.
+            *state = _mm512_ternarylogic_epi64::<0x96>(*state, plain, keys[0]);
+        }
+        rounds!(1 2 3 4 5 6 7 8 9);
+        for (i, state) in state.iter_mut().enumerate() {
+            *state = _mm512_aesenclast_epi128(*state, keys[10]);
+            // SAFETY: as above.
+            unsafe { *self.this.add(i * COLUMNS + K) = *state };
+        }
+    }
+
+    /// Does the job, if any, that comes after `ROUND` of step `K`.
+    ///
+    /// A step has a quarter of the groups to see to, with two jobs for each:
+    /// to store the chunk before, then to load the chunk after. They are
+    /// spread evenly over the nine rounds.
+    ///
+    /// # Safety
+    ///
+    /// As for [`run`](Self::run).
+    #[target_feature(enable = "avx512f,vaes")]
+    #[inline]
+    unsafe fn job<const N: usize, const K: usize, const ROUND: usize>(&self) {
+        let groups = N.div_ceil(4);
+        let jobs = 2 * groups;
+        let job = ((ROUND - 1) * jobs).div_ceil(9);
+        let i = K * groups + job / 2;
+        if job * 9 >= ROUND * jobs || i >= N {
+            return;
+        }
+        // SAFETY: `i` is one of the `N` groups. The very last chunk loads itself
+        // once more, in vain, because a branch in here would double the code.
+        unsafe {
+            if job % 2 == 1 {
+                let from = group::<N>(self.load, i).src;
+                load_rows(from, self.after.add(i * COLUMNS));
+            } else if let Some(store) = self.store {
+                store_rows(self.before.add(i * COLUMNS), group::<N>(store, i).dst);
             }
         }
     }
 }
 
+/// Loads a chunk of a group's four sectors, and stages the four blocks of each
+/// step together.
+///
+/// # Safety
+///
+/// `src` must be a chunk of the first of four sectors, and `stage` have room
+/// for four registers.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn transpose(r: [__m512i; 4]) -> [__m512i; 4] {
-    let a = _mm512_shuffle_i64x2::<0b01_00_01_00>(r[0], r[1]);
-    let b = _mm512_shuffle_i64x2::<0b11_10_11_10>(r[0], r[1]);
-    let c = _mm512_shuffle_i64x2::<0b01_00_01_00>(r[2], r[3]);
-    let d = _mm512_shuffle_i64x2::<0b11_10_11_10>(r[2], r[3]);
+unsafe fn load_rows(src: *const u8, stage: *mut __m512i) {
+    // SAFETY: this function's own contract.
+    unsafe {
+        let rows = [0, 1, 2, 3].map(|i| _mm512_loadu_si512(src.add(i * SECTOR_SIZE).cast()));
+        for (i, step) in transpose(rows).into_iter().enumerate() {
+            *stage.add(i) = step;
+        }
+    }
+}
+
+/// The reverse of [`load_rows`].
+///
+/// # Safety
+///
+/// As for [`load_rows`], with `dst` writable and `stage` written.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn store_rows(stage: *const __m512i, dst: *mut u8) {
+    // SAFETY: this function's own contract.
+    unsafe {
+        let steps = [0, 1, 2, 3].map(|i| *stage.add(i));
+        for (i, row) in transpose(steps).into_iter().enumerate() {
+            _mm512_storeu_si512(dst.add(i * SECTOR_SIZE).cast(), row);
+        }
+    }
+}
+
+/// Transposes a 4x4 matrix of blocks.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose(rows: [__m512i; 4]) -> [__m512i; 4] {
+    let low_01 = _mm512_shuffle_i64x2::<0b01_00_01_00>(rows[0], rows[1]);
+    let high_01 = _mm512_shuffle_i64x2::<0b11_10_11_10>(rows[0], rows[1]);
+    let low_23 = _mm512_shuffle_i64x2::<0b01_00_01_00>(rows[2], rows[3]);
+    let high_23 = _mm512_shuffle_i64x2::<0b11_10_11_10>(rows[2], rows[3]);
     [
-        _mm512_shuffle_i64x2::<0b10_00_10_00>(a, c),
-        _mm512_shuffle_i64x2::<0b11_01_11_01>(a, c),
-        _mm512_shuffle_i64x2::<0b10_00_10_00>(b, d),
-        _mm512_shuffle_i64x2::<0b11_01_11_01>(b, d),
+        _mm512_shuffle_i64x2::<0b10_00_10_00>(low_01, low_23),
+        _mm512_shuffle_i64x2::<0b11_01_11_01>(low_01, low_23),
+        _mm512_shuffle_i64x2::<0b10_00_10_00>(high_01, high_23),
+        _mm512_shuffle_i64x2::<0b11_01_11_01>(high_01, high_23),
     ]
 }
 
+/// The initialisation vectors of `N` groups.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn first_states<const N: usize>(first_sector: u64) -> [__m512i; N] {
+    let lanes = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
+    from_fn(|i| {
+        let number = first_sector.wrapping_add((LANES * i) as u64);
+        // Only the even 64-bit words: the other half of a vector is zero.
+        let numbers = _mm512_maskz_set1_epi64(0b0101_0101, number.cast_signed());
+        _mm512_add_epi64(numbers, lanes)
+    })
+}
+
+/// Registers in a sector.
+const REGISTERS: usize = SECTOR_SIZE / size_of::<__m512i>();
+
+/// The decryption kernel.
 #[unsafe(no_mangle)]
 #[inline(never)]
-#[target_feature(enable = "avx512f,vaes,aes")]
-fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first: u64, run: Run<'_, '_>) {
-    let rk: [__m512i; ROUND_KEYS] = core::array::from_fn(|i| _mm512_broadcast_i32x4(keys.dec[i]));
+#[target_feature(enable = "avx512f,vaes")]
+fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+    let keys: [__m512i; ROUND_KEYS] = from_fn(|i| _mm512_broadcast_i32x4(keys.dec[i]));
     let sectors = run.len();
     let (src, dst) = run.into_raw();
-    for n in 0..sectors {
-        let iv = _mm512_maskz_set1_epi64(0x40, first.wrapping_add(n as u64) as i64);
+    for i in 0..sectors {
+        let number = first_sector.wrapping_add(i as u64);
+        // In the last lane, from where it's shifted to the first.
+        let iv = _mm512_maskz_set1_epi64(0b0100_0000, number.cast_signed());
+        // SAFETY: sector `i` of the run is readable at `src` and writable at
+        // `dst`, and all of it is read before any is written.
         unsafe {
-            let s: *const __m512i = src.add(n).cast();
-            let d: *mut __m512i = dst.add(n).cast();
-            let c: [__m512i; 8] = core::array::from_fn(|i| _mm512_loadu_si512(s.add(i)));
-            let mut x = c;
-            for v in &mut x {
-                *v = _mm512_xor_si512(*v, rk[0]);
-            }
-            for k in &rk[1..10] {
-                for v in &mut x {
-                    *v = _mm512_aesdec_epi128(*v, *k);
+            let src = src.add(i).cast::<__m512i>();
+            let dst = dst.add(i).cast::<__m512i>();
+            let cipher: [__m512i; REGISTERS] = from_fn(|j| _mm512_loadu_si512(src.add(j)));
+            let mut state = cipher.map(|block| _mm512_xor_si512(block, keys[0]));
+            for key in &keys[1..10] {
+                for state in &mut state {
+                    *state = _mm512_aesdec_epi128(*state, *key);
                 }
             }
-            for i in 0..8 {
-                let before = if i == 0 { iv } else { c[i - 1] };
-                let prev = _mm512_alignr_epi64::<6>(c[i], before);
-                x[i] = _mm512_aesdeclast_epi128(x[i], _mm512_xor_si512(prev, rk[10]));
-            }
-            for i in 0..8 {
-                _mm512_storeu_si512(d.add(i), x[i]);
+            let mut before = iv;
+            for (j, state) in state.iter().enumerate() {
+                // The last round key and the chain's xor go in as one.
+                let chain = _mm512_alignr_epi64::<6>(cipher[j], before);
+                let key = _mm512_xor_si512(chain, keys[10]);
+                _mm512_storeu_si512(dst.add(j), _mm512_aesdeclast_epi128(*state, key));
+                before = cipher[j];
             }
         }
     }

@@ -178,13 +178,14 @@ struct References {
 
 impl References {
     const PAGE: u64 = 2048;
+    const PAGE_LEN: usize = 2048;
 
     /// Counts one more reference; at 65535 the count stays.
     fn add(&mut self, cluster: u64) {
         let page = self
             .pages
             .entry(cluster / Self::PAGE)
-            .or_insert_with(|| vec![0; Self::PAGE as usize]);
+            .or_insert_with(|| vec![0; Self::PAGE_LEN]);
         let index = usize::try_from(cluster % Self::PAGE).unwrap_or(0);
         if let Some(count) = page.get_mut(index) {
             *count = count.saturating_add(1);
@@ -354,11 +355,12 @@ impl Walk<'_> {
         let what = format!("the L2 table of L1 entry {l1_index}");
         self.storage.read_exact_at(host.0, &mut table, &what)?;
         let guest_start = self.geometry.guest_start_of_l1(l1_index);
+        let cluster_size = self.geometry.cluster_size();
         let mut expected = None;
         for (l2_index, entry) in (0u64..).zip(decode(&table)) {
             let entry = L2Entry(entry);
             let name = || {
-                let guest = l2_index.saturating_mul(self.geometry.cluster_size());
+                let guest = l2_index.saturating_mul(cluster_size);
                 let guest = GuestOffset(guest_start.0.saturating_add(guest));
                 let entry = entry.0;
                 format!(
@@ -373,23 +375,38 @@ impl Walk<'_> {
                         kept: Some((host, copied)),
                     },
                 ) => {
-                    self.report.allocated_clusters += 1;
-                    if expected.is_some_and(|expected| expected != host) {
-                        self.report.fragmented_clusters += 1;
-                    }
-                    expected = Some(HostOffset(host.0 + self.geometry.cluster_size()));
-                    // The file's last cluster may be cut short.
                     let name = name();
-                    if self.inside(&name, host, 1) {
-                        self.count(host, self.geometry.cluster_size());
+                    if self.stored(&name, host, &mut expected) {
                         self.copied(&name, host, copied)?;
                     }
                 }
                 Ok(L2Target::Compressed(range)) => self.compressed(&name(), entry, range),
+                Err(why @ EntryError::Unaligned(host)) => {
+                    // It counts where it leads all the same: that is where a reader would go.
+                    self.bad_entry(&name(), &why);
+                    self.stored(&name(), host, &mut expected);
+                }
                 Err(why) => self.bad_entry(&name(), &why),
             }
         }
         Ok(())
+    }
+
+    /// Counts a cluster of data; `expected` is where the one after it would stand if it weren't
+    /// fragmented. `false` when it isn't inside the file.
+    fn stored(&mut self, name: &str, host: HostOffset, expected: &mut Option<HostOffset>) -> bool {
+        let size = self.geometry.cluster_size();
+        self.report.allocated_clusters += 1;
+        if expected.is_some_and(|expected| expected != host) {
+            self.report.fragmented_clusters += 1;
+        }
+        *expected = Some(HostOffset(host.0 + size));
+        // The file's last cluster may be cut short.
+        let inside = self.inside(name, host, 1);
+        if inside {
+            self.count(host, size);
+        }
+        inside
     }
 
     fn compressed(&mut self, name: &str, entry: L2Entry, range: CompressedRange) {
@@ -432,6 +449,7 @@ impl Walk<'_> {
     /// Holds the counted references against the stored refcounts.
     fn compare(&mut self) -> Result<()> {
         let mut highest = None;
+        let in_file = self.geometry.clusters(self.length);
         let per_block = self.geometry.refcount_block_entries();
         let bits = self.geometry.refcount_bits();
         let blocks = self.refcounts.table.len() as u64;
@@ -444,7 +462,8 @@ impl Walk<'_> {
                 let position = usize::try_from(within).unwrap_or(usize::MAX);
                 let refcount = refcount_at(&block, bits, position).unwrap_or(0);
                 let references = self.references.get(cluster);
-                if refcount != 0 || references != 0 {
+                // A refcount of what isn't there wastes nothing.
+                if references != 0 || (refcount != 0 && cluster < in_file) {
                     highest = highest.max(Some(cluster));
                     self.compare_one(cluster, refcount, references);
                 }

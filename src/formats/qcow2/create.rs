@@ -150,11 +150,16 @@ impl NewQcow2 {
             }
         }
         let entries = geometry.l1_entries(options.size);
-        let l1_host = HostOffset(geometry.cluster_size());
-        let l1_clusters = geometry.clusters(entries * ENTRY_SIZE).max(1);
+        let l1_clusters = geometry.clusters(entries * ENTRY_SIZE);
+        // A disk of no bytes has no L1 table, and so no place for one.
+        let l1_host = HostOffset(if entries == 0 {
+            0
+        } else {
+            geometry.cluster_size()
+        });
         let l1 = usize::try_from(entries).map_err(|_| Error::invalid("L1 table too large"))?;
         let layout = Layout {
-            next: HostOffset(l1_host.0 + l1_clusters * geometry.cluster_size()),
+            next: HostOffset((1 + l1_clusters) * geometry.cluster_size()),
             l1: vec![L1Entry::default(); l1],
             l1_host,
             filling: None,
@@ -356,7 +361,9 @@ impl NewImage for NewQcow2 {
         let refcounts = RefcountLayout::new(self.geometry, layout.next)?;
         refcounts.write(self.storage.as_ref(), self.geometry)?;
         let l1: Vec<u8> = layout.l1.iter().flat_map(|e| e.0.to_be_bytes()).collect();
-        self.storage.write_at(layout.l1_host.0, &l1)?;
+        if !l1.is_empty() {
+            self.storage.write_at(layout.l1_host.0, &l1)?;
+        }
         if self.flush {
             self.storage.flush()?;
         }

@@ -14,7 +14,7 @@
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`read`]: the guest's data;
 //! - [`create`]: a new image, laid out front to back;
-//! - [`check`]: do the refcounts agree with what refers to what?
+//! - [`mod@check`]: do the refcounts agree with what refers to what?
 //!
 //! Encrypted images: each 512-byte sector is encrypted by [`crate::crypto`], with the sector's
 //! number on the virtual disk as its position.

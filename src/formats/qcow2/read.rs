@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::entries::{L2Entry, L2Target};
 use super::features;
 use super::geometry::Geometry;
-use super::header::{Header, Version};
+use super::header::{EncryptionMethod, Header, Version};
 use super::tables::Tables;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
@@ -38,9 +38,13 @@ impl Qcow2Image {
     /// image isn't encrypted.
     ///
     /// # Errors
-    /// Features that reading needs and this version doesn't have; an L1 table that can't be read.
+    /// Features that reading needs and this version doesn't have; an encrypted image without a
+    /// cipher (or the other way round); an L1 table that can't be read.
     pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<AesCbc>) -> Result<Self> {
         refuse_unsupported(&header)?;
+        if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
+            return Err(super::missing_secret());
+        }
         let length = storage.len()?;
         Ok(Self {
             tables: Tables::open(Arc::clone(&storage), &header)?,

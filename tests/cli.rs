@@ -1,0 +1,451 @@
+//! The real binary, without any oracle: the main job, every way to give a password, and what is
+//! left behind when something goes wrong.
+
+mod common;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{COWHIDE, Noise, cowhide, cowhide_with_input, real_disk, same_contents, write_disk};
+use rexpect::session::{PtySession, spawn_command};
+
+/// A folder with the real disk image as `disk1.img` and a password in `pw`.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(real_disk(), folder.path().join("disk1.img")).unwrap();
+    fs::write(folder.path().join("pw"), "correct horse\n").unwrap();
+    folder
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn assert_decrypts(folder: &Path, image: &str) {
+    cowhide(
+        folder,
+        &format!("convert --password-file pw {image} back.img"),
+    )
+    .ok();
+    assert!(same_contents(
+        &folder.join("disk1.img"),
+        &folder.join("back.img")
+    ));
+}
+
+#[test]
+fn encrypt_check_decrypt_compare() {
+    let folder = folder();
+    let folder = folder.path();
+    cowhide(
+        folder,
+        "convert --encrypt aes --password-file pw -O qcow2 disk1.img enc.qcow2",
+    )
+    .ok();
+    assert!(
+        cowhide(folder, "info enc.qcow2")
+            .ok()
+            .contains("encrypted: yes\n")
+    );
+    assert!(
+        cowhide(folder, "check enc.qcow2")
+            .ok()
+            .starts_with("No errors")
+    );
+    assert_decrypts(folder, "enc.qcow2");
+    // Not a run of 16 bytes of the disk that isn't all the same is in the image.
+    let image = fs::read(folder.join("enc.qcow2")).unwrap();
+    let disk = fs::read(folder.join("disk1.img")).unwrap();
+    let blocks: std::collections::HashSet<&[u8]> = image.chunks_exact(16).collect();
+    assert!(
+        disk.chunks_exact(16)
+            .filter(|block| block.iter().any(|byte| *byte != block[0]))
+            .all(|block| !blocks.contains(block)),
+        "plaintext in an encrypted image"
+    );
+}
+
+#[test]
+fn every_way_to_give_a_password_is_the_same_password() {
+    let folder = folder();
+    let folder = folder.path();
+    let run = |args: &str| cowhide(folder, args).ok();
+    run("convert --encrypt aes --password-file pw -O qcow2 disk1.img a.qcow2");
+    let object = "secret,id=s,data=correct horse";
+    common::run(
+        folder,
+        COWHIDE,
+        [
+            "convert",
+            "--object",
+            object,
+            "-o",
+            "encryption,encrypt.key-secret=s",
+            "-O",
+            "qcow2",
+            "disk1.img",
+            "b.qcow2",
+        ],
+    )
+    .ok();
+    let input = b"correct horse\n";
+    cowhide_with_input(
+        folder,
+        "convert -o encrypt.format=aes --password-file - -O qcow2 disk1.img c.qcow2",
+        input,
+    )
+    .ok();
+    let status = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "exec {COWHIDE} convert --encrypt aes --password-fd 9 -O qcow2 disk1.img d.qcow2 9<pw"
+        ))
+        .current_dir(folder)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    // Only the first 16 bytes count, and this one is shorter: the rest is zeroes.
+    let first = fs::read(folder.join("a.qcow2")).unwrap();
+    for other in ["b.qcow2", "c.qcow2", "d.qcow2"] {
+        assert!(first == fs::read(folder.join(other)).unwrap(), "{other}");
+    }
+    assert_decrypts(folder, "d.qcow2");
+    // From one encrypted image to another with another cluster size, by one password.
+    run("convert --encrypt aes --password-file pw -O qcow2 -o cluster_size=4k a.qcow2 e.qcow2");
+    assert_decrypts(folder, "e.qcow2");
+}
+
+#[test]
+fn every_cipher_backend_writes_the_same_image() {
+    let folder = folder();
+    let folder = folder.path();
+    let args = "convert --encrypt aes --password-file pw -O qcow2 disk1.img";
+    let mut images = Vec::new();
+    for backend in cowhide::crypto::Backend::available() {
+        let output = Command::new(COWHIDE)
+            .args(args.split_whitespace())
+            .arg(backend.name())
+            .env("COWHIDE_CIPHER", backend.name())
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        common::Ran::from(output).ok();
+        images.push(fs::read(folder.join(backend.name())).unwrap());
+    }
+    assert!(images.len() >= 2 && images.iter().all(|image| *image == images[0]));
+
+    let output = Command::new(COWHIDE)
+        .args(args.split_whitespace())
+        .arg("x.qcow2")
+        .env("COWHIDE_CIPHER", "enigma")
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    common::Ran::from(output).fails(1, "unknown cipher backend 'enigma'");
+    assert!(!folder.join("x.qcow2").exists());
+}
+
+#[test]
+fn without_a_password_or_a_terminal_it_fails_at_once_and_says_what_to_do() {
+    let folder = folder();
+    let folder = folder.path();
+    let before = names(folder);
+    for args in [
+        "convert -o encryption -O qcow2 disk1.img enc1.qcow2",
+        "convert --encrypt aes -O qcow2 disk1.img enc1.qcow2",
+        "create -q -f qcow2 --encrypt aes enc1.qcow2 1M",
+    ] {
+        let ran = cowhide(folder, args);
+        assert!(ran.stderr.contains("--password-file FILE"), "{ran:?}");
+        assert!(ran.stderr.contains("--object secret"), "{ran:?}");
+        ran.fails(1, "Parameter 'encrypt.key-secret' is required for cipher");
+    }
+    assert_eq!(names(folder), before);
+    cowhide(
+        folder,
+        "create -q -f qcow2 --encrypt aes --password-file pw e.qcow2 1M",
+    )
+    .ok();
+    cowhide(folder, "convert e.qcow2 x.raw").fails(
+        1,
+        "Could not open 'e.qcow2': Parameter 'encrypt.key-secret' is required",
+    );
+    assert!(!folder.join("x.raw").exists());
+}
+
+#[test]
+fn bad_passwords_and_options_are_refused_before_anything_is_made() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::write(folder.join("empty"), "\n").unwrap();
+    let before = names(folder);
+    for (options, message) in [
+        (
+            "--encrypt aes --password-file empty",
+            "the password is empty",
+        ),
+        (
+            "--encrypt aes --password-file nope",
+            "'nope': No such file or directory",
+        ),
+        ("--encrypt aes --password-fd 77", "descriptor 77"),
+        ("--encrypt luks --password-file pw", "luks is not supported"),
+        (
+            "--encrypt rot13 --password-file pw",
+            "does not accept value 'rot13'",
+        ),
+        (
+            "-o preallocation=full",
+            "preallocation=full is not supported",
+        ),
+        (
+            "-o backing_file=disk1.img,backing_fmt=raw",
+            "is not supported",
+        ),
+    ] {
+        let ran = cowhide(
+            folder,
+            &format!("convert {options} -O qcow2 disk1.img x.qcow2"),
+        );
+        ran.fails(1, message);
+        assert_eq!(names(folder), before, "{options}");
+    }
+}
+
+fn type_at(folder: &Path, args: &str) -> PtySession {
+    let mut command = Command::new(COWHIDE);
+    command.args(args.split_whitespace()).current_dir(folder);
+    spawn_command(command, Some(20_000)).unwrap()
+}
+
+#[test]
+fn at_a_terminal_a_person_is_asked() {
+    let folder = folder();
+    let folder = folder.path();
+    let encrypt = "convert -o encryption -O qcow2 disk1.img enc1.qcow2";
+    let mut terminal = type_at(folder, encrypt);
+    terminal
+        .exp_string("New password for 'enc1.qcow2': ")
+        .unwrap();
+    terminal.send_line("correct horse").unwrap();
+    terminal.exp_string("The same again: ").unwrap();
+    terminal.send_line("correct mouse").unwrap();
+    let shown = terminal.exp_eof().unwrap();
+    assert!(shown.contains("the passwords differ"), "{shown}");
+    assert!(!folder.join("enc1.qcow2").exists());
+
+    let mut terminal = type_at(folder, encrypt);
+    terminal
+        .exp_string("New password for 'enc1.qcow2': ")
+        .unwrap();
+    terminal.send_line("correct horse").unwrap();
+    terminal.exp_string("The same again: ").unwrap();
+    terminal.send_line("correct horse").unwrap();
+    let shown = terminal.exp_eof().unwrap();
+    assert!(shown.contains("can't detect a wrong password"), "{shown}");
+    assert!(!shown.contains("correct"), "echoed: {shown}");
+    assert_decrypts(folder, "enc1.qcow2");
+
+    let mut terminal = type_at(folder, "convert enc1.qcow2 typed.img");
+    terminal.exp_string("Password for 'enc1.qcow2': ").unwrap();
+    terminal.send_line("correct horse").unwrap();
+    let shown = terminal.exp_eof().unwrap();
+    assert!(!shown.contains("correct"), "echoed: {shown}");
+    assert!(same_contents(
+        &folder.join("disk1.img"),
+        &folder.join("typed.img")
+    ));
+
+    let mut terminal = type_at(folder, &format!("{encrypt} -q --password-file pw"));
+    let shown = terminal.exp_eof().unwrap();
+    assert_eq!(shown.trim(), "", "-q says nothing");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_new_and_keeps_the_source() {
+    let folder = folder();
+    let folder = folder.path();
+    let disk = fs::read(folder.join("disk1.img")).unwrap();
+    // A limit on the length of files fails writes as a full disk does, without needing one.
+    let run = |args: &str| -> common::Ran {
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "trap '' XFSZ; ulimit -f 200; exec {COWHIDE} {args}"
+            ))
+            .current_dir(folder)
+            .output()
+            .unwrap()
+            .into()
+    };
+    let before = names(folder);
+    for args in [
+        "convert -O qcow2 disk1.img x.qcow2",
+        "convert --encrypt aes --password-file pw -O qcow2 disk1.img x.qcow2",
+        "convert -O raw disk1.img x.raw",
+        "create -q -f raw x.raw 1M",
+    ] {
+        run(args).fails(1, "File too large");
+        assert_eq!(names(folder), before, "{args}");
+    }
+    // A file that was there isn't removed, and is nothing that could be taken for an image.
+    cowhide(folder, "create -q -f qcow2 old.qcow2 1M").ok();
+    run("convert -O qcow2 disk1.img old.qcow2").fails(1, "File too large");
+    assert_eq!(fs::metadata(folder.join("old.qcow2")).unwrap().len(), 0);
+    assert!(disk == fs::read(folder.join("disk1.img")).unwrap());
+}
+
+#[test]
+fn a_bad_source_leaves_an_existing_target_alone() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::write(folder.join("precious"), b"precious").unwrap();
+    fs::write(folder.join("bad.qcow2"), b"QFI\xfb\0\0\0\x03").unwrap();
+    for args in [
+        "convert -O qcow2 nope precious",
+        "convert -O qcow2 bad.qcow2 precious",
+        "convert -O qcow2 --encrypt aes disk1.img precious",
+        "convert -O qcow2 -o cluster_size=3 disk1.img precious",
+        "convert -O raw precious precious",
+    ] {
+        let ran = cowhide(folder, args);
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        assert_eq!(fs::read(folder.join("precious")).unwrap(), b"precious");
+    }
+}
+
+/// Starts a conversion that takes a while and waits until its target has something in it. `None`
+/// when it was finished before that could be seen.
+fn under_way(folder: &Path, target: &str) -> Option<std::process::Child> {
+    let mut child = Command::new(COWHIDE)
+        .args(["convert", "--encrypt", "aes", "--password-file", "pw"])
+        .args(["-O", "qcow2", "big.raw", target])
+        .current_dir(folder)
+        .env("COWHIDE_CIPHER", "soft")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(30) {
+        if fs::metadata(folder.join(target)).is_ok_and(|meta| meta.len() > 0) {
+            if child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            return Some(child);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("the target never came to be");
+}
+
+#[test]
+fn signals_remove_what_is_unfinished_and_sigkill_leaves_no_image() {
+    let folder = folder();
+    let folder = folder.path();
+    let mut noise = Noise(7);
+    fs::write(folder.join("big.raw"), noise.bytes(1 << 20).repeat(192)).unwrap();
+    for signal in ["INT", "TERM", "KILL"] {
+        let mut interrupted = false;
+        for _ in 0..20 {
+            let _ = fs::remove_file(folder.join("x.qcow2"));
+            let Some(mut child) = under_way(folder, "x.qcow2") else {
+                continue;
+            };
+            let pid = child.id().to_string();
+            let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+            assert!(sent.unwrap().success());
+            let status = child.wait().unwrap();
+            if status.code().is_some() {
+                continue;
+            }
+            interrupted = true;
+            if signal == "KILL" {
+                assert_eq!(status.signal(), Some(9));
+                cowhide(folder, "info -f qcow2 x.qcow2").fails(1, "Image is not in qcow2 format");
+            } else {
+                assert!(matches!(status.signal(), Some(2 | 15)), "{status:?}");
+                assert!(!folder.join("x.qcow2").exists(), "SIG{signal}");
+            }
+            break;
+        }
+        assert!(
+            interrupted,
+            "SIG{signal}: never caught a conversion under way"
+        );
+    }
+}
+
+#[test]
+fn a_closed_or_full_output_is_a_failure_without_a_panic() {
+    let folder = folder();
+    let output = |script: &str| -> common::Ran {
+        Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .current_dir(folder.path())
+            .output()
+            .unwrap()
+            .into()
+    };
+    output(&format!("{COWHIDE} info disk1.img >/dev/full"))
+        .fails(1, "writing to standard output: No space left on device");
+    let ran = output(&format!(
+        "({COWHIDE} info disk1.img; echo $? >status) | true"
+    ));
+    assert_eq!(ran.stderr, "");
+    // The reader may be gone before or after the report was written.
+    let status = fs::read_to_string(folder.path().join("status")).unwrap();
+    assert!(["0", "1"].contains(&status.trim()), "{status}");
+}
+
+#[test]
+fn names_that_are_no_utf8_work() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = folder();
+    let folder = folder.path();
+    let odd = OsStr::from_bytes(b"odd-\xff\xfe.qcow2");
+    let word = OsStr::new;
+    common::run(
+        folder,
+        COWHIDE,
+        [
+            word("convert"),
+            word("-O"),
+            word("qcow2"),
+            word("disk1.img"),
+            odd,
+        ],
+    )
+    .ok();
+    common::run(folder, COWHIDE, [word("check"), odd]).ok();
+    common::run(folder, COWHIDE, [word("convert"), odd, word("back.img")]).ok();
+    assert!(same_contents(
+        &folder.join("disk1.img"),
+        &folder.join("back.img")
+    ));
+}
+
+#[test]
+fn holes_and_zeroes_take_no_room() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("sparse.raw"), 8 << 40, 3);
+    cowhide(folder, "convert -O qcow2 sparse.raw x.qcow2").ok();
+    assert!(fs::metadata(folder.join("x.qcow2")).unwrap().len() < 2 << 20);
+    cowhide(folder, "convert x.qcow2 back.raw").ok();
+    let back = fs::metadata(folder.join("back.raw")).unwrap();
+    assert_eq!(back.len(), 8 << 40);
+    assert!(back.blocks() * 512 < 1 << 20);
+}

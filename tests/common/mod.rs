@@ -1,0 +1,144 @@
+//! Running programs, and disks to run them on.
+#![allow(dead_code, reason = "each test program uses some of it")]
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The program under test.
+pub const COWHIDE: &str = env!("CARGO_BIN_EXE_cowhide");
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// Asserts success without a word on standard error, and gives standard output.
+    pub fn ok(self) -> String {
+        assert!(
+            self.status == Some(0) && self.stderr.is_empty(),
+            "expected silent success: {self:?}"
+        );
+        self.stdout
+    }
+
+    /// Asserts failure with `status` and one line on standard error that has `message` in it.
+    pub fn fails(self, status: i32, message: &str) {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        assert!(self.stderr.contains(message), "no {message:?} in {self:?}");
+        assert!(self.stderr.starts_with("cowhide: "), "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+    }
+}
+
+/// Runs a program in `folder` without standard input.
+pub fn run<S: AsRef<OsStr>>(
+    folder: &Path,
+    program: &str,
+    args: impl IntoIterator<Item = S>,
+) -> Ran {
+    Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        .env("LC_ALL", "C")
+        .env("TZ", "UTC")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("running {program}: {error}"))
+        .into()
+}
+
+/// Runs cowhide; `args` are separated by blanks.
+pub fn cowhide(folder: &Path, args: &str) -> Ran {
+    run(folder, COWHIDE, args.split_whitespace())
+}
+
+/// Runs cowhide with something on its standard input.
+pub fn cowhide_with_input(folder: &Path, args: &str, input: &[u8]) -> Ran {
+    let mut child = Command::new(COWHIDE)
+        .args(args.split_whitespace())
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+/// A small generator of reproducible noise (the constants are Knuth's MMIX).
+#[derive(Clone)]
+pub struct Noise(pub u64);
+
+impl Noise {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| (self.next() >> 8) as u8).collect()
+    }
+}
+
+/// Writes a sparse disk of `size` bytes: a few runs of noise (the first and the last byte among
+/// them), a run of zeroes that are really written, and holes between.
+pub fn write_disk(path: &Path, size: u64, seed: u64) {
+    let file = std::fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    let mut noise = Noise(seed);
+    let mut write = |start: u64, length: u64, data: bool| {
+        let length = length.min(size.saturating_sub(start));
+        let bytes = if data {
+            noise.bytes(usize::try_from(length).unwrap())
+        } else {
+            vec![0; usize::try_from(length).unwrap()]
+        };
+        file.write_all_at(&bytes, start).unwrap();
+    };
+    write(0, 3000, true);
+    write(size / 3, 70_000, true);
+    write(size / 3 + 70_000, 10_000, false);
+    write(size / 2, 513, true);
+    write(size.saturating_sub(5000), 5000, true);
+}
+
+/// The real disk image of the repository.
+pub fn real_disk() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/disk1.img")
+}
+
+/// Whether two files have the same bytes.
+pub fn same_contents(one: &Path, other: &Path) -> bool {
+    let status = Command::new("cmp")
+        .arg("-s")
+        .args([one, other])
+        .status()
+        .unwrap();
+    status.success()
+}

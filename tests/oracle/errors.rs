@@ -1,0 +1,226 @@
+//! Wrong calls and wrong input: the same exit status and the same words.
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::write_disk;
+use crate::matrix::{SECRET, ours, qemu_img};
+use crate::trial;
+
+/// Calls that fail, on the files that [`files`] makes.
+const CALLS: &[&str] = &[
+    "",
+    "foo",
+    "-z",
+    "info",
+    "info a b",
+    "info -z disk.raw",
+    "info --zzz disk.raw",
+    "info --format",
+    "info --output=xml disk.raw",
+    "info nope",
+    "info .",
+    "info -f qcow2 disk.raw",
+    "info -f nope disk.raw",
+    "info --image-opts -f raw driver=raw,file.filename=disk.raw",
+    "info --image-opts driver=qcow9,file.filename=disk.raw",
+    "info --image-opts driver=qcow2",
+    "info --image-opts disk.raw",
+    "info --image-opts driver=raw,file.driver=file",
+    "info foo:bar",
+    "check",
+    "check nope",
+    "check disk.raw",
+    "check -f qcow2 disk.raw",
+    "create",
+    "create x",
+    "create -f qcow2 x",
+    "create -f nope x 1M",
+    "create -f qcow2 x 1M 2M",
+    "create -f qcow2 x 1Q",
+    "create -f qcow2 -o foo=1 x 1M",
+    "create -f raw -o cluster_size=1k x 1M",
+    "create -f qcow2 -o cluster_size=3k x 1M",
+    "create -f qcow2 -o cluster_size=4M x 1M",
+    "create -f qcow2 -o cluster_size=256 x 1M",
+    "create -f qcow2 -o compat=7 x 1M",
+    "create -f qcow2 -o compat x 1M",
+    "create -f qcow2 -o lazy_refcounts=maybe x 1M",
+    "create -f qcow2 -o compat=v2,lazy_refcounts=on x 1M",
+    "create -f qcow2 -o compat=v2,compression_type=zstd x 1M",
+    "create -f qcow2 -o compression_type=lzma x 1M",
+    "create -f qcow2 -o encrypt.key-secret=s x 1M",
+    "create -f qcow2 -o encrypt.format=foo,encrypt.key-secret=s x 1M",
+    "create -f qcow2 -o encrypt.format=aes,encrypt.key-secret=s x 1M",
+    "create -f qcow2 -o encryption=on,encrypt.format=aes,encrypt.key-secret=s x 1M",
+    "create -f qcow2 -o compat=v3, x 1M",
+    "create -f qcow2 -o size=2M x 1M",
+    "create -f qcow2 x 129P",
+    "create -f qcow2 /nonexistent/x 1M",
+    "create -f qcow2 . 1M",
+    "create -f raw . 1M",
+    "create --object foo,id=s x 1M",
+    "create --object secret,id=s x 1M",
+    "create --object secret,data=a x 1M",
+    "create --object id=s x 1M",
+    "create --object secret,id=s,data=a,zz=1 x 1M",
+    "create --object secret,id=s,file=nope x 1M",
+    "convert disk.raw",
+    "convert -O qcow2 nope x",
+    "convert -O nope disk.raw x",
+    "convert -f nope disk.raw x",
+    "convert -f qcow2 disk.raw x",
+    "convert -O qcow2 . x",
+    "convert -O qcow2 disk.raw .",
+    "convert -O qcow2 disk.raw /nonexistent/x",
+    "convert -O qcow2 -o encryption=on,encrypt.key-secret=u disk.raw x",
+    "convert --image-opts driver=qcow2,file.filename=aes.qcow2,encrypt.key-secret=u x",
+    "convert --object secret,id=s,data=a --image-opts driver=qcow2,file.filename=aes.qcow2,encrypt.format=luks,encrypt.key-secret=s x",
+    "convert --object secret,id=s,data=a --image-opts driver=qcow2,file.filename=aes.qcow2,encrypt.key-secret=s,zoo=1 x",
+];
+
+/// Calls that fail in both tools, for which ours says more or says it on one line.
+const OTHER_WORDS: &[(&str, &str)] = &[
+    (
+        "convert aes.qcow2 x",
+        "Parameter 'encrypt.key-secret' is required for cipher",
+    ),
+    (
+        "convert -O qcow2 -o encryption disk.raw x",
+        "Parameter 'encrypt.key-secret' is required for cipher",
+    ),
+    (
+        "create -f qcow2 -o encryption x 1M",
+        "Parameter 'encrypt.key-secret' is required for cipher",
+    ),
+    (
+        "create -f qcow2 -o cluster_size=abc x 1M",
+        "expects a non-negative number below 2^64",
+    ),
+    ("convert -O qcow2 disk.raw disk.raw", "are the same file"),
+    ("convert -O qcow2 disk.raw hard.raw", "are the same file"),
+    ("convert -O qcow2 disk.raw soft.raw", "are the same file"),
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for call in CALLS {
+        trials.push(trial(format!("errors::[{call}]"), move || {
+            compare(call, None)
+        }));
+    }
+    for (call, words) in OTHER_WORDS {
+        trials.push(trial(format!("errors::[{call}]"), move || {
+            compare(call, Some(words))
+        }));
+    }
+    trials.push(trial("errors::headers", headers));
+    trials
+}
+
+fn files(folder: &Path) {
+    write_disk(&folder.join("disk.raw"), 100_000, 2);
+    std::fs::hard_link(folder.join("disk.raw"), folder.join("hard.raw")).unwrap();
+    std::os::unix::fs::symlink("disk.raw", folder.join("soft.raw")).unwrap();
+    let options = "encrypt.format=aes,encrypt.key-secret=s";
+    let args = [
+        "create", "-q", "-f", "qcow2", "--object", SECRET, "-o", options,
+    ];
+    qemu_img(folder, &[&args[..], &["aes.qcow2", "1M"]].concat()).ok();
+}
+
+/// The names of a folder's files, and their bytes.
+fn snapshot(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, std::fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn compare(call: &str, words: Option<&str>) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let before = snapshot(folder);
+    let args: Vec<&str> = call.split_whitespace().collect();
+    let ours = ours(folder, &args);
+    assert!(
+        snapshot(folder) == before,
+        "files were changed, left or lost"
+    );
+    let theirs = qemu_img(folder, &args);
+    assert_eq!(ours.status, theirs.status, "{ours:?} {theirs:?}");
+    assert_eq!(ours.stdout, theirs.stdout);
+    match words {
+        None => assert_eq!(ours.stderr.replace("cowhide", "qemu-img"), theirs.stderr),
+        Some(words) => {
+            assert!(ours.stderr.contains(words), "{ours:?}");
+            assert_eq!(ours.stderr.lines().count(), 1, "{ours:?}");
+        }
+    }
+}
+
+/// Header fields that are refused, with the oracle's words: offset, bytes.
+const HEADERS: &[(u64, &[u8])] = &[
+    (4, &[0, 0, 0, 5]),
+    (20, &[0, 0, 0, 5]),
+    (20, &[0, 0, 0, 22]),
+    (20, &[0xff; 4]),
+    (24, &[0xff]),
+    (32, &[0, 0, 0, 7]),
+    (36, &[0, 0, 0, 0]),
+    (36, &[0xff, 0, 0, 0]),
+    (40, &[0, 0, 0, 0, 0, 1, 1, 0]),
+    (48, &[0, 0, 0, 0, 0, 1, 1, 0]),
+    (56, &[0, 0, 0, 0]),
+    (56, &[0, 0xff, 0, 0]),
+    (60, &[0, 0xff, 0, 0]),
+    (64, &[0, 0, 0, 0, 0, 1, 1, 0]),
+    (72, &[0x80, 0, 0, 0, 0, 0, 0, 0]),
+    (72, &[0, 0, 0, 0, 0, 0, 0, 0x20]),
+    (72, &[0, 0, 0, 0, 0, 0, 0, 0x08]),
+    (96, &[0, 0, 0, 7]),
+    (100, &[0, 0, 0, 7]),
+    (100, &[0, 1, 0, 0x6c]),
+    (104, &[1]),
+    (8, &[0, 0, 0, 0, 0x7f, 0, 0, 0, 0, 0, 0, 5]),
+    (8, &[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 7, 0]),
+];
+
+fn headers() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(
+        folder,
+        &["create", "-q", "-f", "qcow2", "good.qcow2", "10M"],
+    )
+    .ok();
+    let good = std::fs::read(folder.join("good.qcow2")).unwrap();
+    for (offset, bytes) in HEADERS {
+        let mut bad = good.clone();
+        let start = usize::try_from(*offset).unwrap();
+        bad[start..start + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(folder.join("bad.qcow2"), &bad).unwrap();
+        for args in [
+            &["info", "bad.qcow2"][..],
+            &["convert", "bad.qcow2", "x.raw"],
+        ] {
+            let (ours, theirs) = (ours(folder, args), qemu_img(folder, args));
+            assert_eq!(
+                theirs.status,
+                Some(1),
+                "the oracle, {offset} {bytes:?}: {theirs:?}"
+            );
+            assert_eq!(ours.status, Some(1), "{offset} {bytes:?}: {ours:?}");
+            assert_eq!(ours.stderr.replace("cowhide", "qemu-img"), theirs.stderr);
+            assert!(!folder.join("x.raw").exists());
+        }
+    }
+}

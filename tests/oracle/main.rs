@@ -1,0 +1,88 @@
+//! Held against the real `qemu-img` and `qemu-io`, in both directions: what we write, they check and
+//! read back; what they write, we read; what both report is the same.
+//!
+//! The tests are made at run time. Where there is no qemu-img of version 10 or later they are listed
+//! as ignored, so that a user without it sees what was left out; with `CI` or
+//! `COWHIDE_REQUIRE_ORACLE` set, its absence is a failure.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod check;
+mod errors;
+mod matrix;
+mod qemu_io;
+mod reports;
+mod seed;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// The oldest version whose behaviour the tests know.
+const OLDEST: u32 = 10;
+
+/// The major version of the qemu-img in PATH.
+fn oracle_version() -> Result<u32, String> {
+    for tool in ["qemu-img", "qemu-io"] {
+        let output = std::process::Command::new(tool)
+            .arg("--version")
+            .output()
+            .map_err(|error| format!("{tool}: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text
+            .split("version ")
+            .nth(1)
+            .and_then(|rest| rest.split('.').next())
+            .and_then(|major| major.parse::<u32>().ok())
+            .ok_or_else(|| format!("{tool}: no version in {text:?}"))?;
+        if version < OLDEST {
+            return Err(format!("{tool} is version {version}, needed is {OLDEST}"));
+        }
+    }
+    Ok(OLDEST)
+}
+
+/// A test that uses the oracle; a panic is its failure.
+fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let test = std::panic::AssertUnwindSafe(test);
+        std::panic::catch_unwind(test).map_err(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Failed::from(text.unwrap_or_else(|| "panicked".to_owned()))
+        })
+    })
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let required =
+        std::env::var_os("CI").is_some() || std::env::var_os("COWHIDE_REQUIRE_ORACLE").is_some();
+    let missing = oracle_version().err();
+    let mut trials = Vec::new();
+    trials.extend(matrix::trials());
+    trials.extend(qemu_io::trials());
+    trials.extend(reports::trials());
+    trials.extend(check::trials());
+    trials.extend(errors::trials());
+    trials.extend(seed::trials());
+    if let Some(missing) = missing {
+        println!(
+            "left out: {} comparisons with qemu-img {OLDEST} or later ({missing})",
+            trials.len()
+        );
+        trials = trials
+            .into_iter()
+            .map(|trial| trial.with_ignored_flag(true))
+            .collect();
+        if required {
+            trials.push(Trial::test("the_oracle_is_installed", move || {
+                Err(missing.into())
+            }));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

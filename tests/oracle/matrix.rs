@@ -1,0 +1,142 @@
+//! Cluster sizes × versions × encrypted or not × odd sizes, in both directions.
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::{COWHIDE, Ran, run, same_contents, write_disk};
+use crate::trial;
+
+pub const SECRET: &str = "secret,id=s,data=correct horse battery";
+
+/// Runs one of the two tools in a folder.
+pub type Tool = fn(&Path, &[&str]) -> Ran;
+
+pub fn qemu_img(folder: &Path, args: &[&str]) -> Ran {
+    run(folder, "qemu-img", args)
+}
+
+pub fn ours(folder: &Path, args: &[&str]) -> Ran {
+    run(folder, COWHIDE, args)
+}
+
+/// How an image is named to both tools, encrypted or not.
+pub fn spec(name: &str, format: &str, encrypted: bool) -> String {
+    let key = if encrypted {
+        ",encrypt.key-secret=s"
+    } else {
+        ""
+    };
+    format!("driver={format},file.filename={name}{key}")
+}
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for bits in 9..=21u32 {
+        for compat in ["0.10", "1.1"] {
+            for encrypted in [false, true] {
+                let kind = if encrypted { "aes" } else { "plain" };
+                let name = format!("matrix::cluster_{}_{compat}_{kind}", 1u64 << bits);
+                trials.push(trial(name, move || both_ways(bits, compat, encrypted)));
+            }
+        }
+    }
+    trials
+}
+
+fn both_ways(bits: u32, compat: &str, encrypted: bool) {
+    let cluster = 1u64 << bits;
+    let coverage = cluster * cluster / 8;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut sizes = vec![0, 1, 511, 512, 513, cluster - 1, cluster, cluster + 1];
+    sizes.push(2 * coverage + 3 * cluster + 513);
+    let mut options = format!("compat={compat},cluster_size={cluster}");
+    if encrypted {
+        options.push_str(",encrypt.format=aes,encrypt.key-secret=s");
+    }
+    for size in sizes {
+        write_disk(&folder.join("disk.raw"), size, size ^ u64::from(bits));
+        // What both tools take a raw file of an odd length for.
+        let rounded = std::fs::File::options()
+            .write(true)
+            .open(folder.join("disk.raw"));
+        let tools: [(&str, Tool); 2] = [("ours.qcow2", ours), ("theirs.qcow2", qemu_img)];
+        for (image, tool) in tools {
+            let args = [
+                "convert", "-f", "raw", "-O", "qcow2", "--object", SECRET, "-o", &options,
+            ];
+            tool(folder, &[&args[..], &["disk.raw", image]].concat()).ok();
+        }
+        rounded
+            .unwrap()
+            .set_len(size.next_multiple_of(512))
+            .unwrap();
+
+        let image = spec("ours.qcow2", "qcow2", encrypted);
+        let args = ["check", "--object", SECRET, "--image-opts", &image];
+        let report = qemu_img(folder, &args).ok();
+        assert!(report.starts_with("No errors"), "size {size}: {report}");
+        for (reader, image) in [
+            (qemu_img as Tool, "ours.qcow2"),
+            (ours, "ours.qcow2"),
+            (ours, "theirs.qcow2"),
+        ] {
+            let _ = std::fs::remove_file(folder.join("back.raw"));
+            let image = spec(image, "qcow2", encrypted);
+            let args = [
+                "convert",
+                "--object",
+                SECRET,
+                "--image-opts",
+                &image,
+                "back.raw",
+            ];
+            reader(folder, &args).ok();
+            assert!(back_equals(folder, size), "size {size}: {image}");
+        }
+        // Of an encrypted disk of 16 GiB that is mostly a hole, an assertion of qemu-img 10.0.2's own
+        // fails and it aborts, whether the image is ours or its own; 4 GiB it can do.
+        if !encrypted || size < 8 << 30 {
+            let raw = spec("disk.raw", "raw", false);
+            let args = ["compare", "--object", SECRET, "--image-opts", &image, &raw];
+            let compared = qemu_img(folder, &args).ok();
+            assert_eq!(compared, "Images are identical.\n", "size {size}");
+        }
+
+        for image in ["ours.qcow2", "theirs.qcow2"] {
+            for args in [
+                &["info", "--output=json", image][..],
+                &["info", image],
+                &["info", "-f", "raw", image],
+            ] {
+                assert_eq!(
+                    ours(folder, args).ok(),
+                    qemu_img(folder, args).ok(),
+                    "size {size}"
+                );
+            }
+            // The oracle wants the key for a check, we don't: both are given it.
+            let image = spec(image, "qcow2", encrypted);
+            for output in ["--output=human", "--output=json"] {
+                let args = ["check", output, "--object", SECRET, "--image-opts", &image];
+                assert_eq!(
+                    ours(folder, &args).ok(),
+                    qemu_img(folder, &args).ok(),
+                    "size {size}"
+                );
+            }
+        }
+    }
+}
+
+/// Compares the disk with what came back, without reading the holes of huge ones.
+fn back_equals(folder: &Path, size: u64) -> bool {
+    let (disk, back) = (folder.join("disk.raw"), folder.join("back.raw"));
+    if size < 64 << 20 {
+        return same_contents(&disk, &back);
+    }
+    let args = ["compare", "-f", "raw", "-F", "raw", "disk.raw", "back.raw"];
+    std::fs::metadata(&back).unwrap().len() == std::fs::metadata(&disk).unwrap().len()
+        && qemu_img(folder, &args).ok() == "Images are identical.\n"
+}
