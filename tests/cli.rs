@@ -202,10 +202,7 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
             "--encrypt rot13 --password-file pw",
             "does not accept value 'rot13'",
         ),
-        (
-            "-o preallocation=full",
-            "preallocation=full is not supported",
-        ),
+        ("-o extended_l2=on", "extended_l2=on is not supported"),
         (
             "-o backing_file=disk1.img,backing_fmt=raw",
             "is not supported",

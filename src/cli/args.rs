@@ -132,6 +132,39 @@ pub struct ConvertArgs {
     /// Encrypt the target; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT")]
     pub(super) encrypt: Option<String>,
+    /// Show progress
+    #[arg(short, long)]
+    pub(super) progress: bool,
+    /// Shortest run of zeroes that is left out (default 4k); 0 writes everything
+    #[arg(short = 'S', long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) sparse_size: Option<String>,
+    /// The target exists: write into it
+    #[arg(short = 'n', long)]
+    pub(super) no_create: bool,
+    /// The target reads as zeroes already (with -n)
+    #[arg(long)]
+    pub(super) target_is_zero: bool,
+    /// Write out of order; always done here, since the result is the same
+    #[arg(short = 'W', long)]
+    pub(super) oob_writes: bool,
+    /// How many threads work on it, 1 to 16 (default: one for each processor)
+    #[arg(short = 'm', long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) parallel: Option<String>,
+    /// Cache mode of the target: none, writeback, writethrough, directsync, unsafe
+    #[arg(short = 't', long, value_name = "CACHE", default_value = "unsafe")]
+    pub(super) target_cache: String,
+    /// Cache mode of the source
+    #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
+    pub(super) source_cache: String,
+    /// Copy within the system where possible, which may share blocks
+    #[arg(short = 'C', long)]
+    pub(super) copy_range_offloading: bool,
+    /// Copy at most so many bytes a second (suffixes k M G)
+    #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
+    pub(super) rate: Option<String>,
+    /// Replace what can't be read by zeroes, with a warning
+    #[arg(long)]
+    pub(super) salvage: bool,
     /// The source and the target
     #[arg(value_name = "SOURCE TARGET")]
     pub(super) operands: Vec<OsString>,

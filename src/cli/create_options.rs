@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use super::options::{self, KeyValue};
 use crate::error::{Error, Result};
-use crate::formats::Format;
 use crate::formats::qcow2::{CompressionType, CreateOptions, EncryptionMethod, Version};
+use crate::formats::{Format, Preallocation};
 use crate::units::{SizeError, parse_size};
 
 /// How an option's value is written.
@@ -238,7 +238,6 @@ impl Options {
     pub fn refuse_unsupported(&self) -> Result<()> {
         for (name, harmless) in [
             ("extended_l2", &["off"][..]),
-            ("preallocation", &["off"]),
             ("backing_file", &[]),
             ("backing_fmt", &[]),
             ("data_file", &[]),
@@ -278,6 +277,19 @@ impl Options {
         };
         options.encryption = self.encryption()?;
         Ok(options)
+    }
+
+    /// How much of the space is taken beforehand.
+    ///
+    /// # Errors
+    /// An unknown mode.
+    pub fn preallocation(&self) -> Result<Preallocation> {
+        match self.get("preallocation") {
+            None => Ok(Preallocation::Off),
+            Some(name) => {
+                Preallocation::from_name(name).ok_or_else(|| not_accepted("preallocation", name))
+            }
+        }
     }
 
     fn encryption(&self) -> Result<EncryptionMethod> {

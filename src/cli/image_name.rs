@@ -14,6 +14,7 @@ use crate::commands::Source;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::qcow2::EncryptionMethod;
+use crate::storage::CacheMode;
 
 /// The format of that name.
 ///
@@ -63,6 +64,7 @@ pub fn by_name<'a>(name: &OsStr, stated: Option<&str>) -> Result<Source<'a>> {
             format,
             secret: None,
             encryption: None,
+            cache: CacheMode::Writeback,
         })
     };
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
@@ -150,6 +152,7 @@ fn parse<'a>(text: &str, secrets: &'a Secrets) -> Result<(Source<'a>, String)> {
         format,
         secret,
         encryption,
+        cache: CacheMode::Writeback,
     };
     Ok((source, shown))
 }

@@ -1,7 +1,7 @@
 //! `convert`: the contents of one image into a new one of another format.
 
 use super::{Passwords, Source, Target};
-use crate::convert::{self, Settings};
+use crate::convert::{self, Observer, Settings};
 use crate::error::Result;
 
 /// What is converted into what.
@@ -19,7 +19,7 @@ pub struct Plan<'a> {
 /// # Errors
 /// What keeps the source from being read or the target from being written; no new file is left
 /// then.
-pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<()> {
+pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) -> Result<()> {
     let Plan {
         source,
         target,
@@ -27,20 +27,15 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<()> {
     } = plan;
     let opened = source.open_file()?;
     let image = source.open_image(&opened, passwords)?;
-    let (file, new) = target
-        .create(image.size(), &[&opened.file], passwords)
-        .map_err(|error| {
-            let place = format!(
-                "{}: error while converting {}",
-                target.name,
-                target.format()
-            );
-            error.context(place)
+    let open = target
+        .open(image.size(), &[&opened.file], passwords)
+        .map_err(|error| match target.existing {
+            Some(_) => error,
+            None => {
+                let format = target.format();
+                error.context(format!("{}: error while converting {format}", target.name))
+            }
         })?;
-    convert::copy(image.as_ref(), new.as_ref(), *settings)?;
-    if target.flush {
-        super::flush_directory_of(&target.path)?;
-    }
-    file.keep();
-    Ok(())
+    convert::copy(image.as_ref(), open.image.as_ref(), *settings, observer)?;
+    open.keep(target)
 }

@@ -1,7 +1,9 @@
 //! `create`: a new image with nothing in it.
 
 use super::{Passwords, Target};
-use crate::error::Result;
+use crate::convert::{self, Settings};
+use crate::error::{Error, Result};
+use crate::formats::{Image as _, ZeroImage};
 
 /// Creates `target` as a disk of `size` bytes that reads as zeroes.
 ///
@@ -9,13 +11,12 @@ use crate::error::Result;
 /// What keeps it from being created; no new file is left then.
 pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<()> {
     let create = || {
-        let (file, image) = target.create(size, &[], passwords)?;
-        image.finish()?;
-        if target.flush {
-            super::flush_directory_of(&target.path)?;
-        }
-        file.keep();
-        Ok(())
+        let zeroes = ZeroImage { size };
+        let open = target.open(zeroes.size(), &[], passwords)?;
+        // A new image is a copy of nothing. Where space is preallocated so that it must be written
+        // (in full, or encrypted), the engine does that.
+        convert::copy(&zeroes, open.image.as_ref(), Settings::default(), &())?;
+        open.keep(target)
     };
-    create().map_err(|error: crate::error::Error| error.context(&target.name))
+    create().map_err(|error: Error| error.context(&target.name))
 }

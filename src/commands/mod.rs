@@ -8,15 +8,18 @@ pub mod check;
 pub mod convert;
 pub mod create;
 pub mod info;
+mod target;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::qcow2::{self, EncryptionMethod};
 use crate::formats::{self, Format, Image};
-use crate::storage::{Access, FileStorage, Storage, UnfinishedFile};
+use crate::storage::{Access, CacheMode, FileStorage, Storage};
 
 /// Where passwords come from that no option named: a file, a descriptor, or a person.
 pub trait Passwords {
@@ -46,6 +49,8 @@ pub struct Source<'a> {
     pub secret: Option<&'a Secret>,
     /// The encryption format that an option named; it must be the image's.
     pub encryption: Option<EncryptionMethod>,
+    /// How the file is read.
+    pub cache: CacheMode,
 }
 
 /// A file opened for reading, and its format.
@@ -69,7 +74,7 @@ impl Source<'_> {
                     "The 'file' block driver requires a file name",
                 ));
             }
-            let file = FileStorage::open(&self.path, Access::Read)?;
+            let file = FileStorage::open(&self.path, Access::Read, self.cache)?;
             let format = match self.format {
                 Some(format) => format,
                 None => formats::probe(&file)?,
@@ -126,98 +131,6 @@ impl Source<'_> {
         // The file's own name is in the message already where both are the same, but qemu-img
         // repeats it, and its callers look for the whole.
         error.context(prefix)
-    }
-}
-
-/// A new image's file, format and options.
-pub struct Target<'a> {
-    /// The file.
-    pub path: PathBuf,
-    /// What messages call it.
-    pub name: String,
-    /// The format with its options.
-    pub options: TargetOptions<'a>,
-    /// Whether the image is to be on stable storage when the command succeeds.
-    pub flush: bool,
-}
-
-/// A new image's format and options. The size is the caller's to fill in.
-pub enum TargetOptions<'a> {
-    /// A raw image.
-    Raw,
-    /// A qcow2 image; the password where an option named one.
-    Qcow2(qcow2::CreateOptions, Option<&'a Secret>),
-}
-
-impl Target<'_> {
-    /// Creates the file and what is to be written to it, with nothing in it yet. What can be
-    /// refused is refused before the file is touched. `sources` are files that it must not be.
-    ///
-    /// # Errors
-    /// Options that can't be; a password that can't be had; the system's error.
-    fn create(
-        &self,
-        size: u64,
-        sources: &[&FileStorage],
-        passwords: &dyn Passwords,
-    ) -> Result<(UnfinishedFile, Box<dyn formats::NewImage>)> {
-        let prepared = self.prepare(size, passwords)?;
-        let mut file = UnfinishedFile::create(&self.path, |target| {
-            let identity = target.identity()?;
-            for source in sources {
-                if source.identity()? == identity {
-                    return Err(Error::invalid(format!(
-                        "'{}' and '{}' are the same file",
-                        source.path().display(),
-                        self.path.display()
-                    )));
-                }
-            }
-            Ok(())
-        })?;
-        let storage: Arc<dyn Storage> = Arc::new(file.take_storage()?);
-        let image: Box<dyn formats::NewImage> = match prepared {
-            None => Box::new(formats::raw::NewRaw::create(storage, size, self.flush)?),
-            Some((options, cipher)) => Box::new(qcow2::NewQcow2::create(
-                storage, options, cipher, self.flush,
-            )?),
-        };
-        Ok((file, image))
-    }
-
-    fn prepare(
-        &self,
-        size: u64,
-        passwords: &dyn Passwords,
-    ) -> Result<Option<(qcow2::CreateOptions, Option<crate::crypto::AesCbc>)>> {
-        let TargetOptions::Qcow2(options, secret) = &self.options else {
-            return Ok(None);
-        };
-        let mut options = options.clone();
-        options.size = size;
-        options.check()?;
-        let cipher = match (options.encryption, secret) {
-            (EncryptionMethod::None, _) => None,
-            (EncryptionMethod::Aes, Some(secret)) => Some(crate::crypto::legacy_aes(secret)?),
-            (EncryptionMethod::Aes, None) => {
-                let secret = passwords.for_writing(&self.name)?;
-                Some(crate::crypto::legacy_aes(secret)?)
-            }
-            (EncryptionMethod::Luks, _) => {
-                return Err(Error::unsupported(
-                    "encrypt.format=luks is not supported by this version",
-                ));
-            }
-        };
-        Ok(Some((options, cipher)))
-    }
-
-    /// The format's name.
-    fn format(&self) -> Format {
-        match self.options {
-            TargetOptions::Raw => Format::Raw,
-            TargetOptions::Qcow2(..) => Format::Qcow2,
-        }
     }
 }
 

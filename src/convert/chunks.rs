@@ -1,12 +1,12 @@
 //! From the source's extents to numbered chunks of work.
 //!
 //! Chunks stand at multiples of their size, so that none shares an allocation unit with another. A
-//! chunk without data isn't handed out at all: a disk of terabytes that is one hole costs a few
-//! look-ups.
+//! chunk without data isn't handed out unless all are asked for: a disk of terabytes that is one hole
+//! costs a few look-ups.
 
 use crate::error::Result;
-use crate::formats::{ExtentKind, Image, Run};
-use crate::units::GuestOffset;
+use crate::formats::{Extent, ExtentKind, Image, Run};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// A piece of the disk that holds data.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,22 +28,45 @@ pub(super) struct Chunks {
     position: u64,
     size: u64,
     chunk_size: usize,
+    skip_holes: bool,
+    salvage: bool,
 }
 
 impl Chunks {
-    /// The chunks of a disk of `size` bytes; `chunk_size` is a power of two.
-    pub(super) fn new(size: u64, chunk_size: usize) -> Self {
+    /// The chunks of a disk of `size` bytes; `chunk_size` is a power of two. With `skip_holes` only
+    /// those that hold data; with `salvage` places whose metadata is damaged count as data, which
+    /// whoever reads them will find can't be read.
+    pub(super) fn new(size: u64, chunk_size: usize, skip_holes: bool, salvage: bool) -> Self {
         Self {
             next_number: 0,
             position: 0,
             size,
             chunk_size,
+            skip_holes,
+            salvage,
         }
     }
 
-    /// The next chunk that holds data (or, unless `skip_holes`, the next chunk).
-    pub(super) fn next(&mut self, source: &dyn Image, skip_holes: bool) -> Result<Option<Chunk>> {
-        if skip_holes && !self.skip_hole(source)? {
+    /// How many bytes of data all chunks have together.
+    pub(super) fn data_bytes(&self, source: &dyn Image) -> Result<u64> {
+        if !self.skip_holes {
+            return Ok(self.size);
+        }
+        let mut bytes = 0;
+        let mut position = 0;
+        while position < self.size {
+            let extent = self.extent_at(source, position, self.size)?;
+            if matches!(extent.kind, ExtentKind::Data(_)) {
+                bytes += extent.length;
+            }
+            position += extent.length;
+        }
+        Ok(bytes)
+    }
+
+    /// The next chunk.
+    pub(super) fn next(&mut self, source: &dyn Image) -> Result<Option<Chunk>> {
+        if self.skip_holes && !self.skip_hole(source)? {
             self.position = self.size;
         }
         if self.position >= self.size {
@@ -52,7 +75,7 @@ impl Chunks {
         let chunk_size = self.chunk_size as u64;
         let start = self.position / chunk_size * chunk_size;
         let end = (start + chunk_size).min(self.size);
-        let data = if skip_holes {
+        let data = if self.skip_holes {
             self.data_until(source, start, end)?
         } else {
             vec![0..relative(end, start)]
@@ -71,7 +94,7 @@ impl Chunks {
     /// Moves on to the next data; `false` when there is none.
     fn skip_hole(&mut self, source: &dyn Image) -> Result<bool> {
         while self.position < self.size {
-            let extent = extent_at(source, self.position, self.size)?;
+            let extent = self.extent_at(source, self.position, self.size)?;
             if matches!(extent.kind, ExtentKind::Data(_)) {
                 return Ok(true);
             }
@@ -84,7 +107,7 @@ impl Chunks {
         let mut data: Vec<Run> = Vec::new();
         let mut position = self.position;
         while position < end {
-            let extent = extent_at(source, position, end)?;
+            let extent = self.extent_at(source, position, end)?;
             let run = relative(position, start)..relative(position + extent.length, start);
             position += extent.length;
             if !matches!(extent.kind, ExtentKind::Data(_)) {
@@ -98,16 +121,22 @@ impl Chunks {
         }
         Ok(data)
     }
-}
 
-fn extent_at(source: &dyn Image, position: u64, end: u64) -> Result<crate::formats::Extent> {
-    source
-        .extent_at(GuestOffset(position), end - position)
-        .map_err(|error| {
-            error.context(format!(
-                "error while reading block status at offset {position}"
-            ))
-        })
+    fn extent_at(&self, source: &dyn Image, position: u64, end: u64) -> Result<Extent> {
+        let start = GuestOffset(position);
+        match source.extent_at(start, end - position) {
+            Err(_) if self.salvage => Ok(Extent {
+                start,
+                length: SECTOR_SIZE.min(end - position),
+                kind: ExtentKind::Data(HostOffset(0)),
+            }),
+            other => other.map_err(|error| {
+                error.context(format!(
+                    "error while reading block status at offset {position}"
+                ))
+            }),
+        }
+    }
 }
 
 /// `offset − start`, which is at most a chunk's size.

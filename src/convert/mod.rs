@@ -11,62 +11,69 @@
 //!
 //! Memory: one chunk's buffer per worker, whatever the size of the disk.
 
+mod buffer;
 mod chunks;
+mod settings;
 mod turn;
 mod zero;
 
-use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+pub use settings::{Observer, Settings};
+
+use self::buffer::Buffer;
 use self::chunks::{Chunk, Chunks};
+use self::settings::Throttle;
 use self::turn::Turn;
 use crate::error::{Error, Result};
-use crate::formats::{Image, NewImage};
-use crate::units::GuestOffset;
+use crate::formats::{ExtentKind, Image, NewImage, Reservation, Run};
+use crate::units::{GuestOffset, SECTOR_SIZE};
 
 /// How much of the disk a worker takes at a time, in bytes, unless a cluster is larger. Big enough
 /// that a system call's cost doesn't count, small enough to stay in a core's second-level cache.
-const CHUNK_SIZE: usize = 512 << 10;
+const CHUNK_SIZE: usize = 256 << 10;
 
-/// The most workers that are used without being asked for.
-const MOST_WORKERS: usize = 16;
+/// Targets that leave out zeroes inside of clusters do so in at most this unit, in bytes.
+const FINEST_UNIT: usize = 4096;
 
 /// A worker's stack. It holds no buffers; callers limit our address space.
 const STACK_SIZE: usize = 256 << 10;
-
-/// How a copy is done.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// How many threads work on it.
-    pub workers: NonZeroUsize,
-}
-
-impl Default for Settings {
-    /// As many workers as the machine runs threads at once, up to 16.
-    fn default() -> Self {
-        let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let most = NonZeroUsize::new(MOST_WORKERS).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            workers: workers.min(most),
-        }
-    }
-}
 
 /// Copies everything from `source` into `target` and finishes `target`.
 ///
 /// # Errors
 /// The first error of reading or writing, saying where.
-pub fn copy(source: &dyn Image, target: &dyn NewImage, settings: Settings) -> Result<()> {
+pub fn copy(
+    source: &dyn Image,
+    target: &dyn NewImage,
+    settings: Settings,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let chunks = Chunks::new(
+        source.size(),
+        CHUNK_SIZE.max(target.allocation_unit()),
+        target.starts_as_zeroes() && settings.sparse.is_some(),
+        settings.salvage,
+    );
+    let total = if observer.counts_data() {
+        chunks.data_bytes(source)?
+    } else {
+        source.size()
+    };
     let job = Job {
         source,
         target,
-        chunks: Mutex::new(Chunks::new(
-            source.size(),
-            CHUNK_SIZE.max(target.allocation_unit()),
-        )),
+        settings,
+        observer,
+        chunks: Mutex::new(chunks),
         turn: Turn::default(),
+        throttle: Throttle::new(settings.rate),
+        total,
+        done: AtomicU64::new(0),
     };
+    observer.progress(0, total);
     thread::scope(|scope| {
         // One worker is this thread, so that a machine that refuses new threads still gets it done.
         for number in 1..settings.workers.get() {
@@ -81,28 +88,35 @@ pub fn copy(source: &dyn Image, target: &dyn NewImage, settings: Settings) -> Re
         job.work();
     });
     job.turn.into_result()?;
-    target.finish()
+    target.finish()?;
+    observer.progress(total, total);
+    Ok(())
 }
 
 /// What the workers share.
 struct Job<'a> {
     source: &'a dyn Image,
     target: &'a dyn NewImage,
+    settings: Settings,
+    observer: &'a dyn Observer,
     chunks: Mutex<Chunks>,
     turn: Turn,
+    throttle: Throttle,
+    total: u64,
+    done: AtomicU64,
 }
 
 impl Job<'_> {
     /// Takes chunks until there are none, or until a worker failed.
     fn work(&self) {
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         loop {
             let next = {
                 let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
                 if self.turn.is_over() {
                     return;
                 }
-                chunks.next(self.source, self.target.starts_as_zeroes())
+                chunks.next(self.source)
             };
             let done = match next {
                 Ok(None) => return,
@@ -116,23 +130,92 @@ impl Job<'_> {
         }
     }
 
-    fn copy_chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Result<()> {
+    fn copy_chunk(&self, chunk: &Chunk, buffer: &mut Buffer) -> Result<()> {
+        let bytes: usize = chunk.data.iter().map(Run::len).sum();
+        self.throttle.wait_for(bytes as u64);
         let unit = self.target.allocation_unit();
-        buffer.resize(chunk.length.next_multiple_of(unit), 0);
-        self.read(chunk, buffer)?;
-        let runs = if self.target.starts_as_zeroes() {
-            zero::data_runs(buffer, &chunk.data, self.target.zero_unit())
+        let buffer = buffer.get(chunk.length.next_multiple_of(unit));
+        if self.settings.copy_offload && self.source.plain_storage().is_some() {
+            self.offload(chunk, buffer)?;
         } else {
-            chunk.data.clone()
+            self.read(chunk, buffer)?;
+            let runs = self.runs_to_write(chunk, buffer);
+            if let Some(reservation) = self.reserve(chunk, buffer.len(), &runs)? {
+                self.target.write(&reservation, buffer)?;
+            }
+        }
+        let done = if self.observer.counts_data() {
+            self.done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64
+        } else {
+            chunk.guest.0 + chunk.length as u64
         };
-        let reserved = self.turn.take(chunk.number, || {
-            self.target.reserve(chunk.guest, buffer.len(), &runs)
-        });
-        // `None`: another worker failed meanwhile.
-        let Some(reservation) = reserved else {
+        self.observer.progress(done.min(self.total), self.total);
+        Ok(())
+    }
+
+    /// What of a chunk is written: all of it, or what isn't zero.
+    fn runs_to_write(&self, chunk: &Chunk, buffer: &[u8]) -> Vec<Run> {
+        match self.settings.sparse {
+            Some(sparse) if self.target.starts_as_zeroes() => {
+                // A finer search than the target's own only where that was asked for and the target
+                // isn't one that writes whole clusters.
+                let unit = match self.target.zero_unit() {
+                    unit if unit <= FINEST_UNIT => unit.min(1 << sparse.ilog2()),
+                    unit => unit,
+                };
+                zero::data_runs(buffer, &chunk.data, unit, sparse.get())
+            }
+            _ => vec![0..buffer.len()],
+        }
+    }
+
+    /// Waits for this chunk's turn and reserves room for it. `None` when a worker failed meanwhile.
+    fn reserve(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Result<Option<Reservation>> {
+        self.turn
+            .take(chunk.number, || {
+                self.target.reserve(chunk.guest, length, runs)
+            })
+            .transpose()
+    }
+
+    /// Copies a chunk within the system, or where that isn't possible by reading and writing.
+    fn offload(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<()> {
+        let Some(reservation) = self.reserve(chunk, buffer.len(), &chunk.data)? else {
             return Ok(());
         };
-        self.target.write(&reservation?, buffer)
+        for run in &chunk.data {
+            if !self.offload_run(chunk, run, &reservation)? {
+                self.read(chunk, buffer)?;
+                return self.target.write(&reservation, buffer);
+            }
+        }
+        self.target.write_metadata(&reservation)
+    }
+
+    fn offload_run(&self, chunk: &Chunk, run: &Run, reservation: &Reservation) -> Result<bool> {
+        let Some(storage) = self.source.plain_storage() else {
+            return Ok(false);
+        };
+        let mut start = run.start;
+        while start < run.end {
+            let guest = GuestOffset(chunk.guest.0 + start as u64);
+            let extent = self
+                .source
+                .extent_at(guest, (run.end - start) as u64)
+                .map_err(|error| reading(guest, error))?;
+            let ExtentKind::Data(host) = extent.kind else {
+                return Ok(false);
+            };
+            let end = start + usize::try_from(extent.length).unwrap_or(usize::MAX);
+            let copied = self
+                .target
+                .copy_from(reservation, start..end, storage, host)?;
+            if !copied {
+                return Ok(false);
+            }
+            start = end;
+        }
+        Ok(true)
     }
 
     /// Fills `buffer` with the chunk's data, and with zeroes where it has none.
@@ -144,17 +227,44 @@ impl Job<'_> {
             let part = buffer
                 .get_mut(run.clone())
                 .ok_or_else(|| Error::invalid("data beyond its chunk"))?;
-            self.source.read_at(guest, part).map_err(|error| {
-                error.context(format!("error while reading at byte {}", guest.0))
-            })?;
+            match self.source.read_at(guest, part) {
+                Ok(()) => {}
+                Err(_) if self.settings.salvage => self.salvage(guest, part),
+                Err(error) => return Err(reading(guest, error)),
+            }
             end = run.end;
         }
         zero_fill(buffer, end..buffer.len());
         Ok(())
     }
+
+    /// Reads what can be read of a part that can't be read whole, in halves down to a sector.
+    fn salvage(&self, guest: GuestOffset, part: &mut [u8]) {
+        let sectors = part.len() as u64 / SECTOR_SIZE;
+        let half = usize::try_from(sectors / 2 * SECTOR_SIZE).unwrap_or(0);
+        let (first, second) = part.split_at_mut(half);
+        let middle = GuestOffset(guest.0 + half as u64);
+        for (guest, part) in [(guest, first), (middle, second)] {
+            if part.is_empty() {
+                continue;
+            }
+            match self.source.read_at(guest, part) {
+                Ok(()) => {}
+                Err(error) if half == 0 => {
+                    part.fill(0);
+                    self.observer.salvaged(guest, &error);
+                }
+                Err(_) => self.salvage(guest, part),
+            }
+        }
+    }
 }
 
-fn zero_fill(buffer: &mut [u8], range: std::ops::Range<usize>) {
+fn reading(guest: GuestOffset, error: Error) -> Error {
+    error.context(format!("error while reading at byte {}", guest.0))
+}
+
+fn zero_fill(buffer: &mut [u8], range: Run) {
     if let Some(part) = buffer.get_mut(range) {
         part.fill(0);
     }

@@ -1,10 +1,12 @@
 //! The engine between images in memory: the same bytes for any number of workers, and one clean
 //! error for any single failure.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::*;
 use crate::crypto::{AesCbc, Backend};
+use crate::formats::Preallocation;
 use crate::formats::qcow2::{
     CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, Version, check,
 };
@@ -14,6 +16,7 @@ use crate::storage::{Fault, MemoryStorage, Operation, Storage};
 fn workers(count: usize) -> Settings {
     Settings {
         workers: NonZeroUsize::new(count).unwrap(),
+        ..Settings::default()
     }
 }
 
@@ -47,7 +50,7 @@ fn to_qcow2(
     let encrypted = options.encryption == EncryptionMethod::Aes;
     let source = RawImage::open(source)?;
     let target = NewQcow2::create(target, options, encrypted.then(cipher), true)?;
-    copy(&source, &target, settings)
+    copy(&source, &target, settings, &())
 }
 
 fn options(disk: &[u8], cluster_size: u64, encryption: EncryptionMethod) -> CreateOptions {
@@ -87,8 +90,13 @@ fn any_number_of_workers_writes_the_same_image_and_it_reads_back() {
             let key = (encryption == EncryptionMethod::Aes).then(cipher);
             let back = Qcow2Image::open(image, header, key).unwrap();
             let raw = Arc::new(MemoryStorage::default());
-            let target = NewRaw::create(Arc::<MemoryStorage>::clone(&raw), back.size(), true);
-            copy(&back, &target.unwrap(), workers(2)).unwrap();
+            let target = NewRaw::create(
+                Arc::<MemoryStorage>::clone(&raw),
+                back.size(),
+                Preallocation::Off,
+                true,
+            );
+            copy(&back, &target.unwrap(), workers(2), &()).unwrap();
             assert!(raw.contents() == disk, "cluster size {cluster_size}");
         }
     }
@@ -161,7 +169,9 @@ fn a_source_that_shrinks_is_an_error() {
     let source = RawImage::open(Arc::<MemoryStorage>::clone(&storage)).unwrap();
     storage.set_len(disk.len() as u64 - 4096 * 5).unwrap();
     let raw = Arc::new(MemoryStorage::default());
-    let target = NewRaw::create(raw, source.size(), false).unwrap();
-    let error = copy(&source, &target, workers(2)).unwrap_err().to_string();
+    let target = NewRaw::create(raw, source.size(), Preallocation::Off, false).unwrap();
+    let error = copy(&source, &target, workers(2), &())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("ended at byte"), "{error}");
 }

@@ -3,8 +3,9 @@
 use crate::formats::Run;
 
 /// Of `data`, runs of `buffer`, what isn't zero: in multiples of `unit` (a power of two), sorted,
-/// disjoint, neighbours joined. What is outside of `data` is known to be zero and isn't looked at.
-pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize) -> Vec<Run> {
+/// disjoint, and joined where fewer than `sparse` zeroes lie between. What is outside of `data` is
+/// known to be zero and isn't looked at.
+pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize, sparse: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for range in data {
         let mut start = range.start / unit * unit;
@@ -12,8 +13,8 @@ pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize) -> Vec<Run> {
             let end = (start + unit).min(buffer.len());
             if buffer.get(start..end).is_some_and(|part| !is_zero(part)) {
                 match runs.last_mut() {
-                    // Two ranges may share a unit.
-                    Some(last) if last.end >= start => last.end = end,
+                    // Two ranges may share a unit; a short run of zeroes isn't worth a gap.
+                    Some(last) if last.end >= start || start - last.end < sparse => last.end = end,
                     _ => runs.push(start..end),
                 }
             }
@@ -60,14 +61,16 @@ mod tests {
         buffer[1535] = 1;
         buffer[2048] = 1;
         let whole = 0..buffer.len();
-        let runs = |data: &[Run], unit| data_runs(&buffer, data, unit);
+        let runs = |data: &[Run], unit| data_runs(&buffer, data, unit, unit);
         assert_eq!(
             runs(std::slice::from_ref(&whole), 512),
             [512..1536, 2048..2560]
         );
-        assert_eq!(runs(&[whole], 1024), vec![0..3072]);
+        assert_eq!(runs(std::slice::from_ref(&whole), 1024), vec![0..3072]);
         assert_eq!(runs(&[0..1000, 1000..1600], 512), [512..1536]);
         assert_eq!(runs(&[3000..4096], 512), []);
         assert_eq!(runs(&[], 512), []);
+        let all = std::slice::from_ref(&whole);
+        assert_eq!(data_runs(&buffer, all, 512, 1024), [512..2560]);
     }
 }

@@ -17,7 +17,7 @@ pub use probe::probe;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The formats that this version reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +85,72 @@ pub trait Image: Send + Sync {
     /// Metadata that can't be read or makes no sense; `offset` beyond the disk's end.
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent>;
 
+    /// The storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte; `None`
+    /// when it is encrypted or there is no such storage.
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        None
+    }
+
     /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of
     /// 512, and the range lies inside the disk.
     ///
     /// # Errors
     /// The system's error; metadata or data that is missing from the file; a missing key.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
+}
+
+/// How much of a new image's space is taken before there is data for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preallocation {
+    /// None: clusters are handed out as data comes.
+    Off,
+    /// Every cluster has its place in the tables; the file has a hole there.
+    Metadata,
+    /// The file system has set the space aside as well.
+    Falloc,
+    /// Every byte has been written.
+    Full,
+}
+
+impl Preallocation {
+    /// The mode of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "off" => Self::Off,
+            "metadata" => Self::Metadata,
+            "falloc" => Self::Falloc,
+            "full" => Self::Full,
+            _ => return None,
+        })
+    }
+}
+
+/// A disk that is all zeroes: what a new image is a copy of.
+#[derive(Debug, Clone, Copy)]
+pub struct ZeroImage {
+    /// The size of the disk in bytes.
+    pub size: u64,
+}
+
+impl Image for ZeroImage {
+    fn size(&self) -> u64 {
+        self.size.next_multiple_of(SECTOR_SIZE)
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        check_range(self.size(), offset, 1)?;
+        Ok(Extent {
+            start: offset,
+            length: limit.min(self.size() - offset.0),
+            kind: ExtentKind::Unallocated,
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size(), offset, buf.len())?;
+        buf.fill(0);
+        Ok(())
+    }
 }
 
 /// Part of a chunk of guest data, in bytes from the chunk's start.
@@ -138,6 +198,29 @@ pub trait NewImage: Sync {
     /// # Errors
     /// The system's error.
     fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()>;
+
+    /// Copies data within the system, as [`Storage::copy_from`] does: of the chunk that `reservation`
+    /// is for, the bytes at `run` from `source` at `source_offset`. `false` when that isn't possible
+    /// and the data has to be written.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn copy_from(
+        &self,
+        _reservation: &Reservation,
+        _run: Run,
+        _source: &dyn Storage,
+        _source_offset: HostOffset,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Writes the metadata of a reservation whose data was copied with
+    /// [`copy_from`](Self::copy_from).
+    ///
+    /// # Errors
+    /// The system's error.
+    fn write_metadata(&self, reservation: &Reservation) -> Result<()>;
 
     /// Writes what remains (tables, and last of all the header), after which the image is whole.
     ///

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Extent, ExtentKind, Image, NewImage, Reservation, Run, check_range};
+use super::{Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -81,6 +81,10 @@ impl Image for RawImage {
         })
     }
 
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        Some(self.storage.as_ref())
+    }
+
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         check_range(self.size(), offset, buf.len())?;
         let stored = usize::try_from(self.length.saturating_sub(offset.0))
@@ -104,6 +108,7 @@ const RAW_UNIT: usize = 4096;
 pub struct NewRaw {
     storage: Arc<dyn Storage>,
     size: u64,
+    starts_as_zeroes: bool,
     flush: bool,
 }
 
@@ -112,22 +117,62 @@ impl NewRaw {
     /// whether [`NewImage::finish`] waits for stable storage.
     ///
     /// # Errors
-    /// The system's error, or that a block device is smaller than `size`.
-    pub fn create(storage: Arc<dyn Storage>, size: u64, flush: bool) -> Result<Self> {
-        if storage.starts_as_zeroes() {
+    /// The system's error; a block device that is smaller than `size`; preallocation of metadata,
+    /// which a raw image doesn't have.
+    pub fn create(
+        storage: Arc<dyn Storage>,
+        size: u64,
+        preallocation: Preallocation,
+        flush: bool,
+    ) -> Result<Self> {
+        if preallocation == Preallocation::Metadata {
+            return Err(unsupported_preallocation());
+        }
+        let starts_as_zeroes = storage.starts_as_zeroes();
+        if starts_as_zeroes {
             storage.set_len(size)?;
-        } else if storage.len()? < size {
-            return Err(Error::invalid(format!(
-                "the device is too small: {} bytes for a disk of {size}",
-                storage.len()?
-            )));
+        } else {
+            check_room(storage.as_ref(), size)?;
+        }
+        if preallocation != Preallocation::Off {
+            storage.reserve(size)?;
         }
         Ok(Self {
             storage,
             size,
+            starts_as_zeroes: starts_as_zeroes && preallocation != Preallocation::Full,
             flush,
         })
     }
+
+    /// Writes over the first `size` bytes of an existing raw image; what is beyond them stays.
+    /// `is_zero` promises that it reads as zeroes already.
+    ///
+    /// # Errors
+    /// The system's error, or that the image is smaller than `size`.
+    pub fn over(storage: Arc<dyn Storage>, size: u64, is_zero: bool, flush: bool) -> Result<Self> {
+        check_room(storage.as_ref(), size)?;
+        // One hole over everything costs nothing; where there are no holes, zeroes are written.
+        let starts_as_zeroes = is_zero || size == 0 || storage.punch(0..size)?;
+        Ok(Self {
+            storage,
+            size,
+            starts_as_zeroes,
+            flush,
+        })
+    }
+}
+
+/// What is said of `preallocation=metadata`.
+pub fn unsupported_preallocation() -> Error {
+    Error::invalid("Unsupported preallocation mode: metadata")
+}
+
+fn check_room(storage: &dyn Storage, size: u64) -> Result<()> {
+    if storage.len()? < size {
+        return Err(Error::invalid("output file is smaller than input file"));
+    }
+    Ok(())
 }
 
 impl NewImage for NewRaw {
@@ -140,7 +185,7 @@ impl NewImage for NewRaw {
     }
 
     fn starts_as_zeroes(&self) -> bool {
-        self.storage.starts_as_zeroes()
+        self.starts_as_zeroes
     }
 
     fn reserve(&self, guest: GuestOffset, _chunk: usize, runs: &[Run]) -> Result<Reservation> {
@@ -165,6 +210,23 @@ impl NewImage for NewRaw {
             let data = data.get(..left).unwrap_or(data);
             self.storage.write_at(host.0, data)?;
         }
+        Ok(())
+    }
+
+    fn copy_from(
+        &self,
+        reservation: &Reservation,
+        run: Run,
+        source: &dyn Storage,
+        source_offset: HostOffset,
+    ) -> Result<bool> {
+        let start = reservation.guest.0 + run.start as u64;
+        let length = (run.len() as u64).min(self.size.saturating_sub(start));
+        self.storage
+            .copy_from(start, source, source_offset.0, length)
+    }
+
+    fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {
         Ok(())
     }
 

@@ -10,9 +10,10 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 
-use super::Storage;
+use super::{CacheMode, Storage};
 use crate::error::{Error, Result};
 
 /// What a file is opened for.
@@ -24,10 +25,19 @@ pub enum Access {
     ReadWrite,
 }
 
+/// What offsets, lengths and memory addresses must be multiples of to bypass the page cache: the
+/// largest logical block and the page size of the machines that there are.
+pub const DIRECT_ALIGNMENT: usize = 4096;
+
 /// A regular file or a block device.
+///
+/// To bypass the page cache a second descriptor is kept for what is aligned; the rest, such as
+/// tables of small clusters and the header, goes through the cache and is flushed with everything
+/// else. A block is written by one of the two ways only, so they never disagree.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
+    direct: Option<File>,
     path: PathBuf,
     is_device: bool,
 }
@@ -37,13 +47,13 @@ impl FileStorage {
     ///
     /// # Errors
     /// The system's error as `Could not open 'path': …`; that it is neither a regular file nor a
-    /// block device.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
+    /// block device; that its file system can't bypass the cache.
+    pub fn open(path: &Path, access: Access, cache: CacheMode) -> Result<Self> {
         let flags = match access {
             Access::Read => OFlags::RDONLY,
             Access::ReadWrite => OFlags::RDWR,
         };
-        Self::open_with(path, flags, Mode::empty())
+        Self::open_with(path, flags, Mode::empty(), cache)
             .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?
             .checked()
     }
@@ -52,8 +62,8 @@ impl FileStorage {
     ///
     /// # Errors
     /// As [`FileStorage::open`], worded `Could not create 'path': …`.
-    pub(super) fn open_existing(path: &Path) -> Result<Self> {
-        Self::open_with(path, OFlags::RDWR, Mode::empty())
+    pub(super) fn open_existing(path: &Path, cache: CacheMode) -> Result<Self> {
+        Self::open_with(path, OFlags::RDWR, Mode::empty(), cache)
             .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?
             .checked()
     }
@@ -62,22 +72,39 @@ impl FileStorage {
     ///
     /// # Errors
     /// The system's error, bare: callers tell "exists already" from the rest.
-    pub(super) fn create_new(path: &Path) -> io::Result<Self> {
+    pub(super) fn create_new(path: &Path, cache: CacheMode) -> io::Result<Self> {
         Self::open_with(
             path,
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH,
+            cache,
         )
     }
 
-    fn open_with(path: &Path, flags: OFlags, mode: Mode) -> io::Result<Self> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    fn open_with(path: &Path, flags: OFlags, mode: Mode, cache: CacheMode) -> io::Result<Self> {
+        let creating = flags.contains(OFlags::CREATE);
+        let mut flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        if cache.is_synchronous() {
+            flags |= OFlags::DSYNC;
+        }
         let file = File::from(rustix::fs::open(path, flags, mode)?);
-        let is_device = file.metadata()?.file_type().is_block_device();
+        let kind = file.metadata()?.file_type();
+        let direct = if cache.is_direct() && (kind.is_file() || kind.is_block_device()) {
+            let flags = flags.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::DIRECT;
+            let opened = rustix::fs::open(path, flags, Mode::empty());
+            if opened.is_err() && creating {
+                // It is ours and empty; the caller is told of the error and not of the file.
+                drop(std::fs::remove_file(path));
+            }
+            Some(File::from(opened?))
+        } else {
+            None
+        };
         Ok(Self {
             file,
+            direct,
             path: path.to_owned(),
-            is_device,
+            is_device: kind.is_block_device(),
         })
     }
 
@@ -94,6 +121,16 @@ impl FileStorage {
             "'file' driver requires '{}' to be a regular file",
             self.path.display()
         )))
+    }
+
+    /// The descriptor that bypasses the cache, and how many of `length` bytes from `address` on can
+    /// go through it to or from `offset`.
+    fn direct_part(&self, offset: u64, address: usize, length: usize) -> Option<(&File, usize)> {
+        let direct = self.direct.as_ref()?;
+        let aligned = offset.is_multiple_of(DIRECT_ALIGNMENT as u64)
+            && address.is_multiple_of(DIRECT_ALIGNMENT);
+        let part = length / DIRECT_ALIGNMENT * DIRECT_ALIGNMENT;
+        (aligned && part > 0).then_some((direct, part))
     }
 
     /// The name that the file was opened by.
@@ -129,6 +166,10 @@ impl FileStorage {
         })
     }
 
+    fn reading(&self, at: u64, error: io::Error) -> Error {
+        self.error(&format!("reading at byte {at} of"), error)
+    }
+
     fn error(&self, doing: &str, error: io::Error) -> Error {
         Error::io(format!("{doing} '{}'", self.path.display()), error)
     }
@@ -141,27 +182,50 @@ pub struct FileIdentity {
     inode: Option<u64>,
 }
 
+/// Reads until `buf` is full or the file ends; the error says where it happened.
+fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> Result<usize, (u64, io::Error)> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = offset + done as u64;
+        match file.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err((at, error)),
+        }
+    }
+    Ok(done)
+}
+
 impl Storage for FileStorage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let at = offset + done as u64;
-                    return Err(self.error(&format!("reading at byte {at} of"), error));
-                }
-            }
+        if let Some((direct, part)) = self.direct_part(offset, buf.as_ptr().addr(), buf.len()) {
+            let part = buf.get_mut(..part).unwrap_or_default();
+            done =
+                read_full(direct, offset, part).map_err(|(at, error)| self.reading(at, error))?;
         }
-        Ok(done)
+        let rest = buf.get_mut(done..).unwrap_or_default();
+        let read = read_full(&self.file, offset + done as u64, rest)
+            .map_err(|(at, error)| self.reading(at, error))?;
+        Ok(done + read)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|error| self.error(&format!("writing at byte {offset} of"), error))
+        let write = |file: &File, offset, data: &[u8]| {
+            file.write_all_at(data, offset)
+                .map_err(|error| self.error(&format!("writing at byte {offset} of"), error))
+        };
+        let Some((direct, part)) = self.direct_part(offset, data.as_ptr().addr(), data.len())
+        else {
+            return write(&self.file, offset, data);
+        };
+        let (aligned, rest) = data.split_at(part);
+        write(direct, offset, aligned)?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        write(&self.file, offset + part as u64, rest)
     }
 
     fn len(&self) -> Result<u64> {
@@ -188,14 +252,70 @@ impl Storage for FileStorage {
         }
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,
-            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            Err(Errno::NXIO) => return Ok(None),
             // A file system or device that can't tell: everything may be data.
-            Err(rustix::io::Errno::INVAL) => return Ok(Some(offset..len)),
+            Err(Errno::INVAL) => return Ok(Some(offset..len)),
             Err(error) => return Err(self.error("finding data in", error.into())),
         };
         let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))
             .map_err(|error| self.error("finding holes in", error.into()))?;
         Ok(Some(start..end))
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, range.start, range.end - range.start) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => Ok(false),
+            Err(error) => Err(self.error("making a hole in", error.into())),
+        }
+    }
+
+    fn reserve(&self, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len)
+            .map_err(|error| self.error("reserving space for", error.into()))
+    }
+
+    fn copy_from(
+        &self,
+        mut offset: u64,
+        source: &dyn Storage,
+        mut source_offset: u64,
+        mut length: u64,
+    ) -> Result<bool> {
+        let Some(source) = source.as_file() else {
+            return Ok(false);
+        };
+        while length > 0 {
+            let most = usize::try_from(length).unwrap_or(usize::MAX);
+            let copied = rustix::fs::copy_file_range(
+                &source.file,
+                Some(&mut source_offset),
+                &self.file,
+                Some(&mut offset),
+                most,
+            );
+            match copied {
+                // The source has ended, or its file system can't: reading tells which.
+                Ok(0) => return Ok(false),
+                Ok(count) => length -= count as u64,
+                Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    return Ok(false);
+                }
+                Err(error) => {
+                    return Err(self.error(&format!("copying to byte {offset} of"), error.into()));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn as_file(&self) -> Option<&FileStorage> {
+        Some(self)
     }
 
     fn allocated(&self) -> Result<Option<u64>> {
@@ -225,7 +345,7 @@ mod tests {
     fn holes_are_told_from_data() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let file = FileStorage::create_new(&path).unwrap();
+        let file = FileStorage::create_new(&path, CacheMode::Writeback).unwrap();
         file.set_len(1 << 20).unwrap();
         assert_eq!(file.next_data(0).unwrap(), None);
         file.write_at(512 << 10, &[1; 4096]).unwrap();
@@ -238,7 +358,7 @@ mod tests {
     #[test]
     fn reading_past_the_end_is_short_and_exact_reading_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let file = FileStorage::create_new(&dir.path().join("x")).unwrap();
+        let file = FileStorage::create_new(&dir.path().join("x"), CacheMode::Writeback).unwrap();
         file.write_at(0, &[7; 100]).unwrap();
         let mut buf = [0; 200];
         assert_eq!(file.read_at(50, &mut buf).unwrap(), 50);
@@ -260,7 +380,7 @@ mod tests {
         .unwrap();
         let start = Instant::now();
         for path in [fifo.as_path(), dir.path()] {
-            let error = FileStorage::open(path, Access::Read).unwrap_err();
+            let error = FileStorage::open(path, Access::Read, CacheMode::Writeback).unwrap_err();
             assert!(error.to_string().contains("regular file"), "{error}");
         }
         assert!(start.elapsed() < Duration::from_secs(5));

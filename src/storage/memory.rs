@@ -148,6 +148,28 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        let mut state = self.lock();
+        state.step(Operation::Write)?;
+        let end = position(range.end)?.min(state.data.len());
+        if let Some(hole) = state.data.get_mut(position(range.start)?..end) {
+            hole.fill(0);
+        }
+        Ok(true)
+    }
+
+    fn reserve(&self, len: u64) -> Result<()> {
+        let mut state = self.lock();
+        state.step(Operation::SetLen)?;
+        let len = position(len)?.max(state.data.len());
+        state.data.resize(len, 0);
+        Ok(())
+    }
+
+    fn copy_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         let state = self.lock();
         let start = position(offset)? / PAGE;

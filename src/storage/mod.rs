@@ -8,11 +8,13 @@
 //! until done, so that a short count means the end and nothing else; and nothing is flushed or
 //! closed behind the caller's back, so that no error is lost in a destructor.
 
+mod cache;
 mod file;
 mod memory;
 mod unfinished;
 
-pub use file::{Access, FileStorage};
+pub use cache::CacheMode;
+pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
 pub use memory::{Fault, MemoryStorage, Operation};
 pub use unfinished::{UnfinishedFile, remove_unfinished_on_signals};
 
@@ -54,6 +56,39 @@ pub trait Storage: Debug + Send + Sync {
     /// # Errors
     /// The system's error; block devices can't change their length.
     fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Makes bytes read as zeroes, and gives back the space that they take, without writing them.
+    /// `false` when the storage can't do that; then nothing has changed.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn punch(&self, range: Range<u64>) -> Result<bool>;
+
+    /// Makes sure that later writes up to `len` don't fail for lack of space, and makes the storage
+    /// at least that long.
+    ///
+    /// # Errors
+    /// The system's error, a full disk among them.
+    fn reserve(&self, len: u64) -> Result<()>;
+
+    /// Copies `length` bytes from `source` at `source_offset` to `offset` within the system, which
+    /// may share the blocks instead of copying them. `false` when that isn't possible; then some of
+    /// the bytes may have been copied.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn copy_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<bool>;
+
+    /// The file behind this storage, where there is one.
+    fn as_file(&self) -> Option<&FileStorage> {
+        None
+    }
 
     /// The first run of bytes at or after `offset` that may hold anything but zeroes. Bytes before
     /// its start read as zeroes. `None` when all up to the end do.

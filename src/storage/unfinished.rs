@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::file::FileIdentity;
-use super::{Access, FileStorage, Storage};
+use super::{Access, CacheMode, FileStorage, Storage};
 use crate::error::{Error, Result};
 
 /// What is to be undone when the program is interrupted.
@@ -46,7 +46,7 @@ fn registry() -> MutexGuard<'static, Vec<Unfinished>> {
 impl Unfinished {
     fn undo(&self) {
         // Failures can't be helped here: the caller reports what went wrong in the first place.
-        let Ok(found) = FileStorage::open(&self.path, Access::ReadWrite) else {
+        let Ok(found) = FileStorage::open(&self.path, Access::ReadWrite, CacheMode::Unsafe) else {
             return;
         };
         if found.identity().ok() != Some(self.identity) {
@@ -74,20 +74,24 @@ impl UnfinishedFile {
     ///
     /// # Errors
     /// The system's error as `Could not create 'path': …`, or what `refuse` said.
-    pub fn create(path: &Path, refuse: impl FnOnce(&FileStorage) -> Result<()>) -> Result<Self> {
+    pub fn create(
+        path: &Path,
+        cache: CacheMode,
+        refuse: impl FnOnce(&FileStorage) -> Result<()>,
+    ) -> Result<Self> {
         let could_not =
             |error: io::Error| Error::io(format!("Could not create '{}'", path.display()), error);
-        let (storage, path, undo) = match FileStorage::create_new(path) {
+        let (storage, path, undo) = match FileStorage::create_new(path, cache) {
             Ok(storage) => (storage, path.to_owned(), Undo::Remove),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 match link_target(path) {
                     // A link to nothing: make what it names, as opening through it would.
                     Some(target) => {
-                        let storage = FileStorage::create_new(&target).map_err(could_not)?;
+                        let storage = FileStorage::create_new(&target, cache).map_err(could_not)?;
                         (storage, target, Undo::Remove)
                     }
                     None => {
-                        let storage = FileStorage::open_existing(path)?;
+                        let storage = FileStorage::open_existing(path, cache)?;
                         let undo = if storage.is_device() {
                             Undo::Leave
                         } else {
@@ -206,9 +210,11 @@ mod tests {
     fn a_file_that_we_made_is_removed_unless_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new");
-        drop(UnfinishedFile::create(&path, accept).unwrap());
+        drop(UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap());
         assert!(!path.exists());
-        UnfinishedFile::create(&path, accept).unwrap().keep();
+        UnfinishedFile::create(&path, CacheMode::Unsafe, accept)
+            .unwrap()
+            .keep();
         assert!(path.exists());
     }
 
@@ -217,7 +223,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old");
         fs::write(&path, b"old contents").unwrap();
-        drop(UnfinishedFile::create(&path, accept).unwrap());
+        drop(UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"");
     }
 
@@ -226,7 +232,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old");
         fs::write(&path, b"old contents").unwrap();
-        let refused = UnfinishedFile::create(&path, |_| Err(Error::invalid("no")));
+        let refused =
+            UnfinishedFile::create(&path, CacheMode::Unsafe, |_| Err(Error::invalid("no")));
         assert!(refused.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old contents");
     }
@@ -235,7 +242,7 @@ mod tests {
     fn a_file_put_in_its_place_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new");
-        let unfinished = UnfinishedFile::create(&path, accept).unwrap();
+        let unfinished = UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap();
         fs::rename(&path, dir.path().join("moved")).unwrap();
         fs::write(&path, b"somebody else's").unwrap();
         drop(unfinished);
@@ -247,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("target", &link).unwrap();
-        drop(UnfinishedFile::create(&link, accept).unwrap());
+        drop(UnfinishedFile::create(&link, CacheMode::Unsafe, accept).unwrap());
         assert!(link.is_symlink());
         assert!(!dir.path().join("target").exists());
     }

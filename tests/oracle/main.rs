@@ -11,6 +11,7 @@ mod common;
 mod check;
 mod errors;
 mod matrix;
+mod options;
 mod qemu_io;
 mod reports;
 mod seed;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     trials.extend(reports::trials());
     trials.extend(check::trials());
     trials.extend(errors::trials());
+    trials.extend(options::trials());
     trials.extend(seed::trials());
     if let Some(missing) = missing {
         println!(

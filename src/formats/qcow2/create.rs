@@ -17,91 +17,18 @@
 //! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), one L2 table, and what
 //! the reservations carry.
 
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::create_options::CreateOptions;
 use super::entries::{L1Entry, L2Entry};
-use super::extensions;
-use super::features;
-use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES};
-use super::header::{CompressionType, EncryptionMethod, MAGIC, V2_LENGTH, V3_LENGTH, Version};
+use super::geometry::{ENTRY_SIZE, Geometry};
+use super::new_header;
+use super::new_refcounts::RefcountLayout;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::{NewImage, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
-
-/// Refcounts are 16 bits wide in the images that this version writes.
-const REFCOUNT_ORDER: u32 = 4;
-/// How much of the refcount blocks is written at a time, in bytes.
-const WRITE_SIZE: usize = 1 << 20;
-/// The cluster sizes that can be asked for, in bytes.
-pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
-
-/// What a new image is to be like.
-#[derive(Debug, Clone)]
-pub struct CreateOptions {
-    /// The size of the virtual disk in bytes; rounded up to a multiple of 512.
-    pub size: u64,
-    /// The format's version.
-    pub version: Version,
-    /// The cluster size in bytes: a power of two of [`CLUSTER_SIZES`].
-    pub cluster_size: u64,
-    /// Whether refcounts may be updated late (version 3 only).
-    pub lazy_refcounts: bool,
-    /// How compressed clusters will be compressed (anything but zlib: version 3 only).
-    pub compression: CompressionType,
-    /// How the guest's data is encrypted.
-    pub encryption: EncryptionMethod,
-}
-
-impl CreateOptions {
-    /// A version 3 image with QEMU's defaults: 64 KiB clusters, not encrypted.
-    pub fn new(size: u64) -> Self {
-        Self {
-            size,
-            version: Version::V3,
-            cluster_size: 65536,
-            lazy_refcounts: false,
-            compression: CompressionType::Zlib,
-            encryption: EncryptionMethod::None,
-        }
-    }
-
-    /// The geometry that these options give; nothing is written.
-    ///
-    /// # Errors
-    /// Options that are out of range or exclude each other, worded as `qemu-img` words it.
-    pub fn check(&self) -> Result<Geometry> {
-        let bits = self.cluster_size.trailing_zeros();
-        let geometry = Geometry::new(bits, false, REFCOUNT_ORDER)
-            .filter(|geometry| geometry.cluster_size() == self.cluster_size)
-            .ok_or_else(|| {
-                Error::invalid("Cluster size must be a power of two between 512 and 2048k")
-            })?;
-        if self.version == Version::V2 {
-            if self.lazy_refcounts {
-                return Err(Error::invalid(
-                    "Lazy refcounts only supported with compatibility level 1.1 and above (use \
-                     version=v3 or greater)",
-                ));
-            }
-            if self.compression != CompressionType::Zlib {
-                return Err(Error::invalid(
-                    "Non-zlib compression type is only supported with compatibility level 1.1 and \
-                     above (use version=v3 or greater)",
-                ));
-            }
-        }
-        if geometry.l1_entries(self.size) > MAX_L1_BYTES / ENTRY_SIZE {
-            return Err(Error::invalid(
-                "The image size is too large for file format 'qcow2' (try using a larger cluster \
-                 size)",
-            ));
-        }
-        Ok(geometry)
-    }
-}
 
 /// A qcow2 image being written.
 pub struct NewQcow2 {
@@ -138,17 +65,7 @@ impl NewQcow2 {
         flush: bool,
     ) -> Result<Self> {
         let geometry = options.check()?;
-        match (options.encryption, &cipher) {
-            (EncryptionMethod::None, None) | (EncryptionMethod::Aes, Some(_)) => {}
-            (EncryptionMethod::Aes | EncryptionMethod::Luks, None) => {
-                return Err(super::missing_secret());
-            }
-            (EncryptionMethod::None | EncryptionMethod::Luks, Some(_)) => {
-                return Err(Error::unsupported(
-                    "this version can encrypt with 'aes' only",
-                ));
-            }
-        }
+        options.check_cipher(cipher.as_ref())?;
         let entries = geometry.l1_entries(options.size);
         let l1_clusters = geometry.clusters(entries * ENTRY_SIZE);
         // A disk of no bytes has no L1 table, and so no place for one.
@@ -180,7 +97,6 @@ impl NewQcow2 {
         let mut clusters: Vec<Run> = Vec::new();
         for run in runs {
             let start = run.start / size * size;
-            // The disk's last cluster may be longer than the chunk.
             let end = run.end.next_multiple_of(size).min(chunk);
             match clusters.last_mut() {
                 Some(last) if last.end >= start => last.end = last.end.max(end),
@@ -188,64 +104,6 @@ impl NewQcow2 {
             }
         }
         clusters
-    }
-
-    fn write_header(&self, l1: HostOffset, refcounts: &RefcountLayout) -> Result<()> {
-        let header = self.header_bytes(l1, refcounts)?;
-        self.storage.write_at(0, &header)
-    }
-
-    /// The header, field by field as the specification lists them.
-    fn header_bytes(&self, l1: HostOffset, refcounts: &RefcountLayout) -> Result<Vec<u8>> {
-        let options = &self.options;
-        let too_big = |_| Error::invalid("header field out of range");
-        let l1_entries = u32::try_from(self.geometry.l1_entries(options.size)).map_err(too_big)?;
-        let table_clusters = u32::try_from(refcounts.table_clusters).map_err(too_big)?;
-        let crypt_method: u32 = match options.encryption {
-            EncryptionMethod::None => 0,
-            EncryptionMethod::Aes => 1,
-            EncryptionMethod::Luks => 2,
-        };
-        let version: u32 = match options.version {
-            Version::V2 => 2,
-            Version::V3 => 3,
-        };
-        let mut header = Vec::with_capacity(512);
-        header.extend(MAGIC);
-        header.extend(version.to_be_bytes());
-        header.extend(0u64.to_be_bytes()); // backing file offset
-        header.extend(0u32.to_be_bytes()); // backing file name length
-        header.extend(self.geometry.cluster_bits().to_be_bytes());
-        header.extend(options.size.next_multiple_of(SECTOR_SIZE).to_be_bytes());
-        header.extend(crypt_method.to_be_bytes());
-        header.extend(l1_entries.to_be_bytes());
-        header.extend(l1.0.to_be_bytes());
-        header.extend(refcounts.table.0.to_be_bytes());
-        header.extend(table_clusters.to_be_bytes());
-        header.extend(0u32.to_be_bytes()); // number of snapshots
-        header.extend(0u64.to_be_bytes()); // snapshot table offset
-        debug_assert_eq!(header.len(), V2_LENGTH as usize);
-        if options.version == Version::V3 {
-            let zstd = options.compression == CompressionType::Zstd;
-            let incompatible = if zstd { features::COMPRESSION } else { 0 };
-            let compatible = if options.lazy_refcounts {
-                features::LAZY_REFCOUNTS
-            } else {
-                0
-            };
-            header.extend(incompatible.to_be_bytes());
-            header.extend(compatible.to_be_bytes());
-            header.extend(0u64.to_be_bytes()); // autoclear features
-            header.extend(REFCOUNT_ORDER.to_be_bytes());
-            header.extend(V3_LENGTH.to_be_bytes());
-            header.push(u8::from(zstd));
-            header.extend([0; 7]);
-            debug_assert_eq!(header.len(), V3_LENGTH as usize);
-            let names = features::name_table();
-            extensions::append(&mut header, extensions::FEATURE_NAMES, &names);
-        }
-        extensions::append(&mut header, extensions::END, &[]);
-        Ok(header)
     }
 }
 
@@ -335,20 +193,39 @@ impl NewImage for NewQcow2 {
     }
 
     fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        for (run, host) in &reservation.pieces {
-            let data = chunk
-                .get_mut(run.clone())
-                .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
-            if let Some(cipher) = &self.cipher {
-                let guest = reservation.guest.0 + run.start as u64;
-                cipher.encrypt(guest / SECTOR_SIZE, data);
-            }
-            self.storage.write_at(host.0, data)?;
+        write_pieces(
+            self.storage.as_ref(),
+            self.cipher.as_ref(),
+            reservation,
+            chunk,
+        )?;
+        self.write_metadata(reservation)
+    }
+
+    fn copy_from(
+        &self,
+        reservation: &Reservation,
+        run: Run,
+        source: &dyn Storage,
+        source_offset: HostOffset,
+    ) -> Result<bool> {
+        if self.cipher.is_some() {
+            return Ok(false);
         }
-        if let Some((host, tables)) = &reservation.metadata {
-            self.storage.write_at(host.0, tables)?;
+        copy_into_pieces(
+            self.storage.as_ref(),
+            reservation,
+            run,
+            source,
+            source_offset,
+        )
+    }
+
+    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
+        match &reservation.metadata {
+            Some((host, tables)) => self.storage.write_at(host.0, tables),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn finish(&self) -> Result<()> {
@@ -358,21 +235,59 @@ impl NewImage for NewQcow2 {
         if let Some((host, table)) = table {
             self.storage.write_at(host.0, &table)?;
         }
-        let refcounts = RefcountLayout::new(self.geometry, layout.next)?;
+        let used = self.geometry.host_cluster(layout.next);
+        let refcounts = RefcountLayout::new(self.geometry, used, layout.next)?;
         refcounts.write(self.storage.as_ref(), self.geometry)?;
         let l1: Vec<u8> = layout.l1.iter().flat_map(|e| e.0.to_be_bytes()).collect();
         if !l1.is_empty() {
             self.storage.write_at(layout.l1_host.0, &l1)?;
         }
-        if self.flush {
-            self.storage.flush()?;
-        }
-        self.write_header(layout.l1_host, &refcounts)?;
-        if self.flush {
-            self.storage.flush()?;
-        }
-        Ok(())
+        let header = new_header::bytes(&self.options, self.geometry, layout.l1_host, &refcounts)?;
+        new_header::write_last(self.storage.as_ref(), &header, self.flush)
     }
+}
+
+/// Writes the pieces of a chunk that a reservation has room for, encrypted where there is a cipher.
+pub(super) fn write_pieces(
+    storage: &dyn Storage,
+    cipher: Option<&AesCbc>,
+    reservation: &Reservation,
+    chunk: &mut [u8],
+) -> Result<()> {
+    for (run, host) in &reservation.pieces {
+        let data = chunk
+            .get_mut(run.clone())
+            .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
+        if let Some(cipher) = cipher {
+            let guest = reservation.guest.0 + run.start as u64;
+            cipher.encrypt(guest / SECTOR_SIZE, data);
+        }
+        storage.write_at(host.0, data)?;
+    }
+    Ok(())
+}
+
+/// Copies a run of a chunk from another storage into the pieces that a reservation has for it.
+pub(super) fn copy_into_pieces(
+    storage: &dyn Storage,
+    reservation: &Reservation,
+    run: Run,
+    source: &dyn Storage,
+    source_offset: HostOffset,
+) -> Result<bool> {
+    for (piece, host) in &reservation.pieces {
+        let start = piece.start.max(run.start);
+        let end = piece.end.min(run.end);
+        if start >= end {
+            continue;
+        }
+        let to = host.0 + (start - piece.start) as u64;
+        let from = source_offset.0 + (start - run.start) as u64;
+        if !storage.copy_from(to, source, from, (end - start) as u64)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Of `pieces` (whole clusters and their places), what `runs` say holds data: in a new file that
@@ -394,92 +309,9 @@ fn narrow(pieces: &[(Run, HostOffset)], runs: &[Run]) -> Vec<(Run, HostOffset)> 
     narrowed
 }
 
-/// Where the refcount blocks and the table stand behind everything else, all of them counted too.
-#[derive(Debug, PartialEq, Eq)]
-struct RefcountLayout {
-    blocks: HostOffset,
-    block_count: u64,
-    table: HostOffset,
-    table_clusters: u64,
-    /// How many clusters the file has in the end.
-    total: u64,
-}
-
-impl RefcountLayout {
-    /// The layout behind `used`, the end of everything else.
-    fn new(geometry: Geometry, used: HostOffset) -> Result<Self> {
-        let used_clusters = geometry.host_cluster(used);
-        let (mut block_count, mut table_clusters) = (0, 0);
-        // Both grow with the total, far more slowly than it does: this ends after a few rounds.
-        loop {
-            let total = used_clusters + block_count + table_clusters;
-            let blocks = total.div_ceil(geometry.refcount_block_entries());
-            let table = geometry.clusters(blocks * ENTRY_SIZE);
-            if (blocks, table) == (block_count, table_clusters) {
-                break;
-            }
-            (block_count, table_clusters) = (blocks, table);
-        }
-        if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
-            return Err(Error::invalid(
-                "the image's file is too big for its cluster size: its refcount table would be \
-                 larger than 8 MiB (try using a larger cluster size)",
-            ));
-        }
-        let table = HostOffset(used.0 + block_count * geometry.cluster_size());
-        Ok(Self {
-            blocks: used,
-            block_count,
-            table,
-            table_clusters,
-            total: used_clusters + block_count + table_clusters,
-        })
-    }
-
-    fn write(&self, storage: &dyn Storage, geometry: Geometry) -> Result<()> {
-        const ONE: [u8; 2] = 1u16.to_be_bytes();
-        let mut ones = usize::try_from(self.total * 2)
-            .map_err(|_| Error::invalid("the image's file is too big"))?;
-        let buffer = ONE.repeat(ones.min(WRITE_SIZE).div_ceil(2));
-        let mut offset = self.blocks.0;
-        while ones > 0 {
-            let part = buffer.get(..ones.min(buffer.len())).unwrap_or(&buffer);
-            storage.write_at(offset, part)?;
-            offset += part.len() as u64;
-            ones -= part.len();
-        }
-        let mut table = Vec::with_capacity(geometry.cluster_len());
-        for block in 0..self.block_count {
-            let host = self.blocks.0 + block * geometry.cluster_size();
-            table.extend(host.to_be_bytes());
-        }
-        // The rest of the table is written too, so that the file ends with a whole cluster.
-        let length = self.table_clusters * geometry.cluster_size();
-        table.resize(usize::try_from(length).unwrap_or(table.len()), 0);
-        storage.write_at(self.table.0, &table)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn refcounts_count_themselves() {
-        let geometry = Geometry::new(16, false, 4).unwrap();
-        let layout = RefcountLayout::new(geometry, HostOffset(3 << 16)).unwrap();
-        assert_eq!(layout.block_count, 1);
-        assert_eq!(layout.table, HostOffset(4 << 16));
-        assert_eq!(layout.total, 5);
-        // One cluster short of what a block counts: the block and the table need a second one.
-        let layout = RefcountLayout::new(geometry, HostOffset(32767 << 16)).unwrap();
-        assert_eq!((layout.block_count, layout.total), (2, 32770));
-        // 512-byte clusters: blocks of 256 refcounts, tables of 64 entries.
-        let geometry = Geometry::new(9, false, 4).unwrap();
-        let layout = RefcountLayout::new(geometry, HostOffset(64 * 256 * 512)).unwrap();
-        assert_eq!((layout.block_count, layout.table_clusters), (65, 2));
-        assert!(RefcountLayout::new(geometry, HostOffset(1 << 40)).is_err());
-    }
 
     #[test]
     fn runs_are_widened_for_allocation_and_narrowed_for_writing() {

@@ -13,7 +13,9 @@
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`read`]: the guest's data;
-//! - [`create`]: a new image, laid out front to back;
+//! - [`create_options`]: what a new image is to be like;
+//! - [`create`]: a new image, laid out front to back as its data comes;
+//! - [`preallocate`]: a new image whose every cluster has its place beforehand;
 //! - [`mod@check`]: do the refcounts agree with what refers to what?
 //!
 //! Encrypted images: each 512-byte sector is encrypted by [`crate::crypto`], with the sector's
@@ -21,18 +23,24 @@
 
 pub mod check;
 pub mod create;
+pub mod create_options;
 pub mod entries;
 pub mod extensions;
 pub mod features;
 pub mod geometry;
 pub mod header;
+mod new_header;
+mod new_refcounts;
+pub mod preallocate;
 pub mod read;
 pub mod tables;
 
 pub use check::{CheckReport, check};
-pub use create::{CreateOptions, NewQcow2};
+pub use create::NewQcow2;
+pub use create_options::CreateOptions;
 pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
+pub use preallocate::NewPreallocated;
 pub use read::Qcow2Image;
 
 use crate::crypto::{AesCbc, Secret};

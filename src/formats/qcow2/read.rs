@@ -95,6 +95,24 @@ impl Qcow2Image {
         }
     }
 
+    /// As [`Image::extent_at`], but an extent of data goes on over the L2 tables that follow, as far
+    /// as the data does in the file: one read instead of many where clusters are small.
+    fn long_extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        let mut extent = self.extent_at(offset, limit)?;
+        let ExtentKind::Data(host) = extent.kind else {
+            return Ok(extent);
+        };
+        while extent.length < limit {
+            let next = GuestOffset(offset.0 + extent.length);
+            let after = self.extent_at(next, limit - extent.length)?;
+            if after.kind != ExtentKind::Data(HostOffset(host.0 + extent.length)) {
+                break;
+            }
+            extent.length += after.length;
+        }
+        Ok(extent)
+    }
+
     /// The extent where no L2 table is: it goes on over all following tables that are missing.
     fn unallocated(&self, offset: GuestOffset, end: u64) -> Result<u64> {
         let mut l1_index = self.geometry.l1_index(offset) + 1;
@@ -181,6 +199,13 @@ impl Image for Qcow2Image {
         Ok(extent(length.min(end - offset.0), kind))
     }
 
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        match self.cipher {
+            Some(_) => None,
+            None => Some(self.storage.as_ref()),
+        }
+    }
+
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
         if !offset.0.is_multiple_of(SECTOR_SIZE) || !(buf.len() as u64).is_multiple_of(SECTOR_SIZE)
@@ -193,7 +218,7 @@ impl Image for Qcow2Image {
         let mut guest = offset;
         let mut rest = buf;
         while !rest.is_empty() {
-            let extent = self.extent_at(guest, rest.len() as u64)?;
+            let extent = self.long_extent_at(guest, rest.len() as u64)?;
             let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
             let (part, after) = rest
                 .split_at_mut_checked(length)

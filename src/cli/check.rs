@@ -1,0 +1,47 @@
+//! `check`: findings as they come, a report, and a verdict as exit status.
+
+use std::process::ExitCode;
+
+use super::args::CheckArgs;
+use super::objects::Secrets;
+use super::operands::{Output, one_operand, output, source};
+use super::{Done, complain, print, program, render};
+use crate::commands;
+use crate::commands::check::Outcome;
+use crate::formats::qcow2::check::Finding;
+
+/// Exit statuses, as `qemu-img` documents them.
+const CORRUPTIONS: u8 = 2;
+const LEAKS: u8 = 3;
+const NO_CHECK: u8 = 63;
+
+/// Runs the subcommand.
+pub(super) fn run(args: &CheckArgs) -> Done {
+    let output = output(&args.output)?;
+    let operand = one_operand(&args.operands)?;
+    let secrets = Secrets::parse(&args.common.object)?;
+    let (source, _) = source(operand, args.format.as_deref(), args.image_opts, &secrets)?;
+    let mut on_finding = |finding: &Finding| {
+        complain(&finding.to_string());
+    };
+    let Outcome::Checked { format, report } = commands::check::run(&source, &mut on_finding)?
+    else {
+        complain(&format!(
+            "{}: This image format does not support checks",
+            program()
+        ));
+        return Ok(ExitCode::from(NO_CHECK));
+    };
+    match output {
+        Output::Json => print(&render::check::json(&source.name, format, &report)?)?,
+        Output::Human if args.common.quiet => {}
+        Output::Human => print(&render::check::human(&report))?,
+    }
+    Ok(ExitCode::from(if report.corruptions != 0 {
+        CORRUPTIONS
+    } else if report.leaks != 0 {
+        LEAKS
+    } else {
+        0
+    }))
+}

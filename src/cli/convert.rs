@@ -1,0 +1,146 @@
+//! `convert`: its many options, and which of them can't be had together.
+
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+
+use super::args::ConvertArgs;
+use super::objects::Secrets;
+use super::operands::{source, target, target_options};
+use super::password::PasswordSource;
+use super::progress::Progress;
+use super::{Done, Failure, image_name, options};
+use crate::commands::{self, Existing};
+use crate::convert::Settings;
+use crate::storage::CacheMode;
+use crate::units::{SizeError, parse_size};
+
+/// Runs the subcommand.
+pub(super) fn run(args: &ConvertArgs) -> Done {
+    let settings = settings(args)?;
+    let secrets = Secrets::parse(&args.common.object)?;
+    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let asks_for_help = |list: &String| options::asks_for_help(list);
+    let (from, to) = match args.operands.as_slice() {
+        [from, to] => (from.as_os_str(), to.as_os_str()),
+        _ if args.target_options.iter().any(asks_for_help) => (OsStr::new(""), OsStr::new("")),
+        [] | [_] => return Err(anyhow!("Must specify image file name").into()),
+        [_, second, ..] => {
+            return Err(anyhow!(
+                "more than one source ('{}') is not supported by this version",
+                second.to_string_lossy()
+            )
+            .into());
+        }
+    };
+    let name = to.to_string_lossy();
+    let existing = existing(args)?;
+    let format = image_name::format(&args.target_format)?;
+    let lists = &args.target_options;
+    let Some(options) = target_options(format, &name, lists, args.encrypt.as_deref())? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let target_cache = cache(&args.target_cache, "Invalid cache option")?;
+    let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
+    let (mut source, _) = source(
+        from,
+        args.source_format.as_deref(),
+        args.image_opts,
+        &secrets,
+    )?;
+    source.cache = source_cache;
+    let mut target = target(to, format, &options, &secrets, target_cache)
+        .map_err(|error| error.context(format!("{name}: error while converting {format}")))?;
+    target.existing = existing;
+    if options.size().is_some() {
+        return Err(
+            anyhow!("{name}: the size is the source's; resize the image afterwards").into(),
+        );
+    }
+    let plan = commands::convert::Plan {
+        source,
+        target,
+        settings,
+    };
+    let progress = Progress::new(args.progress && !args.common.quiet);
+    commands::convert::run(&plan, &passwords, &progress)?;
+    progress.end();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
+    CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
+}
+
+fn existing(args: &ConvertArgs) -> Result<Option<Existing>, Failure> {
+    if args.target_is_zero && !args.no_create {
+        return Err(anyhow!("--target-is-zero requires use of -n flag").into());
+    }
+    if args.no_create && !args.target_options.is_empty() {
+        return Err(anyhow!("-o has no effect when skipping image creation").into());
+    }
+    Ok(args.no_create.then_some(Existing {
+        is_zero: args.target_is_zero,
+    }))
+}
+
+fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
+    let mut settings = Settings {
+        copy_offload: args.copy_range_offloading,
+        salvage: args.salvage,
+        ..Settings::default()
+    };
+    if let Some(text) = &args.parallel {
+        let workers: usize = text
+            .parse()
+            .map_err(|_| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
+        settings.workers = NonZeroUsize::new(workers)
+            .filter(|workers| workers.get() <= MOST_COROUTINES)
+            .ok_or_else(|| {
+                anyhow!(
+                    "Invalid number of coroutines specified. Must be between 1 and \
+                     {MOST_COROUTINES}."
+                )
+            })?;
+    }
+    if let Some(text) = &args.sparse_size {
+        let size = parse_size(text).map_err(|error| match error {
+            SizeError::Malformed => {
+                anyhow!("Invalid buffer size for sparse output specified: '{text}'.")
+            }
+            SizeError::OutOfRange => invalid_sparse_size(),
+        })?;
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| size.is_multiple_of(512) && *size <= LARGEST_SPARSE)
+            .ok_or_else(invalid_sparse_size)?;
+        settings.sparse = NonZeroUsize::new(size);
+    }
+    if let Some(text) = &args.rate {
+        let rate =
+            parse_size(text).map_err(|_| anyhow!("Invalid rate limit specified: '{text}'."))?;
+        settings.rate = Some(rate);
+    }
+    if args.copy_range_offloading {
+        if args.sparse_size.is_some() {
+            return Err(anyhow!("Cannot enable copy offloading when -S is used").into());
+        }
+        if args.salvage {
+            return Err(anyhow!("Cannot use copy offloading in salvaging mode").into());
+        }
+    }
+    Ok(settings)
+}
+
+fn invalid_sparse_size() -> anyhow::Error {
+    anyhow!(
+        "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to \
+         {LARGEST_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."
+    )
+}
+
+/// What `-m` and `-S` accept at the most.
+const MOST_COROUTINES: usize = 16;
+const LARGEST_SPARSE: usize = 16 << 20;

@@ -1,0 +1,115 @@
+//! What the subcommands' operands and options mean, as far as they have it in common.
+
+use std::ffi::{OsStr, OsString};
+
+use anyhow::anyhow;
+
+use super::create_options::{self, Options};
+use super::objects::Secrets;
+use super::{Failure, image_name, options, print};
+use crate::commands::{Source, Target, TargetOptions};
+use crate::formats::Format;
+use crate::formats::qcow2::EncryptionMethod;
+use crate::storage::CacheMode;
+
+/// How a report is printed.
+#[derive(PartialEq, Eq)]
+pub(super) enum Output {
+    /// Text for people.
+    Human,
+    /// QEMU's JSON.
+    Json,
+}
+
+/// The form that `--output` names.
+pub(super) fn output(value: &str) -> Result<Output, Failure> {
+    match value {
+        "human" => Ok(Output::Human),
+        "json" => Ok(Output::Json),
+        other => Err(Failure::Usage(format!(
+            "--output expects 'human' or 'json' not '{other}'"
+        ))),
+    }
+}
+
+/// The only operand.
+pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
+    match operands {
+        [operand] => Ok(operand),
+        _ => Err(Failure::Usage("Expecting one image file name".into())),
+    }
+}
+
+/// The image that an operand names, and how `info` shows its name.
+pub(super) fn source<'a>(
+    operand: &OsStr,
+    format: Option<&str>,
+    image_opts: bool,
+    secrets: &'a Secrets,
+) -> Result<(Source<'a>, String), Failure> {
+    if !image_opts {
+        let source = image_name::by_name(operand, format)?;
+        let shown = source.name.clone();
+        return Ok((source, shown));
+    }
+    if format.is_some() {
+        return Err(anyhow!("--image-opts and --format are mutually exclusive").into());
+    }
+    Ok(image_name::by_options(operand, secrets)?)
+}
+
+/// Reads the lists given with `-o`; `None` when they ask for help, which has been printed.
+pub(super) fn target_options(
+    format: Format,
+    name: &str,
+    lists: &[String],
+    encrypt: Option<&str>,
+) -> Result<Option<Options>, Failure> {
+    for list in lists {
+        if options::asks_for_help(list) {
+            print(&create_options::help(format))?;
+            return Ok(None);
+        }
+        if !options::is_valid_list(list) {
+            return Err(anyhow!("Invalid option list: {list}").into());
+        }
+    }
+    let mut options = Options::parse(format, lists).map_err(|error| error.context(name))?;
+    if let Some(encryption) = encrypt {
+        if format != Format::Qcow2 {
+            return Err(anyhow!("{name}: format '{format}' can't be encrypted").into());
+        }
+        options.set("encrypt.format", encryption.to_owned());
+    }
+    Ok(Some(options))
+}
+
+/// The new image that the options describe.
+pub(super) fn target<'a>(
+    operand: &OsStr,
+    format: Format,
+    options: &Options,
+    secrets: &'a Secrets,
+    cache: CacheMode,
+) -> crate::error::Result<Target<'a>> {
+    let typed = match format {
+        Format::Raw => TargetOptions::Raw,
+        Format::Qcow2 => {
+            let typed = options.qcow2()?;
+            let secret = match options.get("encrypt.key-secret") {
+                Some(id) if typed.encryption != EncryptionMethod::None => Some(secrets.get(id)?),
+                _ => None,
+            };
+            TargetOptions::Qcow2(typed, secret)
+        }
+    };
+    options.refuse_unsupported()?;
+    Ok(Target {
+        path: image_name::path(operand)?,
+        name: operand.to_string_lossy().into_owned(),
+        options: typed,
+        preallocation: options.preallocation()?,
+        cache,
+        existing: None,
+    })
+}

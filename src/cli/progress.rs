@@ -1,0 +1,78 @@
+//! How a conversion goes: `-p` on standard output, SIGUSR1 on standard error, and warnings of what
+//! was salvaged.
+//!
+//! The lines are `qemu-img`'s, which programs parse: with `-p` a percentage followed by a carriage
+//! return, printed at the start, whenever it has grown by one per cent, and at the end.
+
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use signal_hook::consts::SIGUSR1;
+
+use crate::convert::Observer;
+use crate::error::Error;
+use crate::units::GuestOffset;
+
+/// Prints how far a conversion is.
+pub(super) struct Progress {
+    shown: bool,
+    /// Set by SIGUSR1: say it once.
+    asked: Arc<AtomicBool>,
+    last: Mutex<Option<f64>>,
+}
+
+impl Progress {
+    /// With `shown`, prints as it goes; else only when asked by SIGUSR1.
+    pub(super) fn new(shown: bool) -> Self {
+        let asked = Arc::new(AtomicBool::new(false));
+        // Without a handler the signal would end the program; if there can be none, so be it.
+        drop(signal_hook::flag::register(SIGUSR1, Arc::clone(&asked)));
+        Self {
+            shown,
+            asked,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Ends the line that was printed over and over.
+    pub(super) fn end(&self) {
+        if self.shown {
+            // The conversion has succeeded; a reader of its progress that is gone doesn't change that.
+            let mut out = io::stdout().lock();
+            drop(out.write_all(b"\n").and_then(|()| out.flush()));
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn counts_data(&self) -> bool {
+        self.shown
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "two decimals are printed")]
+        let percent = if total == 0 {
+            100.0
+        } else {
+            done as f64 * 100.0 / total as f64
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| percent >= last + 1.0) || done >= total;
+        // Workers may report out of order; what is shown only grows.
+        if due && last.is_none_or(|last| percent >= last) {
+            *last = Some(percent);
+            if self.shown {
+                let mut out = io::stdout().lock();
+                drop(write!(out, "    ({percent:3.2}/100%)\r").and_then(|()| out.flush()));
+            }
+        }
+        if self.asked.swap(false, Ordering::Relaxed) && !self.shown {
+            super::complain(&format!("    ({percent:3.2}/100%)"));
+        }
+    }
+
+    fn salvaged(&self, offset: GuestOffset, error: &Error) {
+        super::warn(&format!("error while reading offset {}: {error}", offset.0));
+    }
+}

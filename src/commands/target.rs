@@ -1,0 +1,171 @@
+//! The image that a command writes: made anew, or an existing one that is written over.
+//!
+//! What can be refused (options, a missing password, a target that is also a source) is refused
+//! before any file is touched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Passwords, flush_directory_of};
+use crate::crypto::{AesCbc, Secret, legacy_aes};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::{self, EncryptionMethod};
+use crate::formats::raw::{self, NewRaw};
+use crate::formats::{Format, NewImage, Preallocation};
+use crate::storage::{Access, CacheMode, FileStorage, Storage, UnfinishedFile};
+
+/// A new image's file, format and options.
+pub struct Target<'a> {
+    /// The file.
+    pub path: PathBuf,
+    /// What messages call it.
+    pub name: String,
+    /// The format with its options.
+    pub options: TargetOptions<'a>,
+    /// How much of its space is taken beforehand.
+    pub preallocation: Preallocation,
+    /// How the file is written, and whether it is on stable storage when the command succeeds.
+    pub cache: CacheMode,
+    /// Whether the file exists and is written over; `None` makes a new one.
+    pub existing: Option<Existing>,
+}
+
+/// An existing image that is written over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Existing {
+    /// The caller's word that it reads as zeroes.
+    pub is_zero: bool,
+}
+
+/// A new image's format and options. The size is the caller's to fill in.
+pub enum TargetOptions<'a> {
+    /// A raw image.
+    Raw,
+    /// A qcow2 image; the password where an option named one.
+    Qcow2(qcow2::CreateOptions, Option<&'a Secret>),
+}
+
+/// What [`Target::open`] gives: the image to write, and the file that is undone unless kept.
+pub(super) struct OpenTarget {
+    pub(super) image: Box<dyn NewImage>,
+    file: Option<UnfinishedFile>,
+}
+
+impl OpenTarget {
+    /// The image is finished: the file stays, and with a cache mode that flushes so does its name.
+    ///
+    /// # Errors
+    /// The directory can't be flushed; then the file is removed.
+    pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
+        let Some(file) = self.file else {
+            return Ok(());
+        };
+        if target.cache.flushes() {
+            flush_directory_of(&target.path)?;
+        }
+        file.keep();
+        Ok(())
+    }
+}
+
+impl Target<'_> {
+    /// Opens the file for an image of `size` bytes, with nothing written to it yet. `sources` are
+    /// files that it must not be.
+    ///
+    /// # Errors
+    /// Options that can't be; a password that can't be had; the system's error.
+    pub(super) fn open(
+        &self,
+        size: u64,
+        sources: &[&FileStorage],
+        passwords: &dyn Passwords,
+    ) -> Result<OpenTarget> {
+        let refuse = |target: &FileStorage| self.refuse_sources(target, sources);
+        let flush = self.cache.flushes();
+        if let Some(existing) = self.existing {
+            let TargetOptions::Raw = self.options else {
+                return Err(Error::unsupported(
+                    "writing into an existing qcow2 image (-n) is not supported by this version",
+                ));
+            };
+            let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)?;
+            refuse(&file)?;
+            let image = NewRaw::over(Arc::new(file), size, existing.is_zero, flush)?;
+            return Ok(OpenTarget {
+                image: Box::new(image),
+                file: None,
+            });
+        }
+        let prepared = self.prepare(size, passwords)?;
+        let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
+        let storage: Arc<dyn Storage> = Arc::new(file.take_storage()?);
+        let preallocation = self.preallocation;
+        let image: Box<dyn NewImage> = match prepared {
+            None => Box::new(NewRaw::create(storage, size, preallocation, flush)?),
+            Some((options, cipher)) if preallocation == Preallocation::Off => {
+                Box::new(qcow2::NewQcow2::create(storage, options, cipher, flush)?)
+            }
+            Some((options, cipher)) => Box::new(qcow2::NewPreallocated::create(
+                storage,
+                options,
+                cipher,
+                preallocation,
+                flush,
+            )?),
+        };
+        Ok(OpenTarget {
+            image,
+            file: Some(file),
+        })
+    }
+
+    fn refuse_sources(&self, target: &FileStorage, sources: &[&FileStorage]) -> Result<()> {
+        let identity = target.identity()?;
+        for source in sources {
+            if source.identity()? == identity {
+                return Err(Error::invalid(format!(
+                    "'{}' and '{}' are the same file",
+                    source.path().display(),
+                    self.path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The checked options and the cipher of a qcow2 image; `None` for a raw one.
+    fn prepare(
+        &self,
+        size: u64,
+        passwords: &dyn Passwords,
+    ) -> Result<Option<(qcow2::CreateOptions, Option<AesCbc>)>> {
+        let TargetOptions::Qcow2(options, secret) = &self.options else {
+            if self.preallocation == Preallocation::Metadata {
+                return Err(raw::unsupported_preallocation());
+            }
+            return Ok(None);
+        };
+        let mut options = options.clone();
+        options.size = size;
+        options.check()?;
+        let cipher = match (options.encryption, secret) {
+            (EncryptionMethod::None, _) => None,
+            (EncryptionMethod::Aes, Some(secret)) => Some(legacy_aes(secret)?),
+            (EncryptionMethod::Aes, None) => Some(legacy_aes(passwords.for_writing(&self.name)?)?),
+            (EncryptionMethod::Luks, _) => {
+                return Err(Error::unsupported(
+                    "encrypt.format=luks is not supported by this version",
+                ));
+            }
+        };
+        Ok(Some((options, cipher)))
+    }
+
+    /// The format.
+    pub(super) fn format(&self) -> Format {
+        match self.options {
+            TargetOptions::Raw => Format::Raw,
+            TargetOptions::Qcow2(..) => Format::Qcow2,
+        }
+    }
+}

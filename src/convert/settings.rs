@@ -1,0 +1,98 @@
+//! How a copy is done, who watches it, and how fast it may go.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::units::GuestOffset;
+
+/// The most workers that are used without being asked for.
+const MOST_WORKERS: usize = 16;
+
+/// The shortest run of zeroes that is left out unless another length is asked for, in bytes.
+const DEFAULT_SPARSE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// How a copy is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How many threads work on it.
+    pub workers: NonZeroUsize,
+    /// The shortest run of zeroes that is left out, in bytes; `None` writes every byte of the disk.
+    pub sparse: Option<NonZeroUsize>,
+    /// Whether data is copied within the system where that is possible, which may share blocks.
+    /// What is copied so isn't searched for zeroes.
+    pub copy_offload: bool,
+    /// Whether what can't be read is replaced by zeroes, and told to the observer.
+    pub salvage: bool,
+    /// How many bytes a second are copied at the most.
+    pub rate: Option<u64>,
+}
+
+impl Default for Settings {
+    /// As many workers as the machine runs threads at once, up to 16; runs of 4 KiB of zeroes are
+    /// left out.
+    fn default() -> Self {
+        let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let most = NonZeroUsize::new(MOST_WORKERS).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            workers: workers.min(most),
+            sparse: Some(DEFAULT_SPARSE),
+            copy_offload: false,
+            salvage: false,
+            rate: None,
+        }
+    }
+}
+
+/// Who is told how a copy goes. Called from all workers.
+pub trait Observer: Sync {
+    /// Whether progress is to be counted in bytes of data, which have to be found first; else it is
+    /// the place on the disk that is reached.
+    fn counts_data(&self) -> bool {
+        false
+    }
+
+    /// `done` of `total` bytes are copied.
+    fn progress(&self, done: u64, total: u64) {
+        let _ = (done, total);
+    }
+
+    /// A sector that could not be read was replaced by zeroes.
+    fn salvaged(&self, offset: GuestOffset, error: &Error) {
+        let _ = (offset, error);
+    }
+}
+
+/// Nobody watches.
+impl Observer for () {}
+
+/// Keeps the workers together below a rate.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    rate: Option<u64>,
+    start: Instant,
+    done: AtomicU64,
+}
+
+impl Throttle {
+    pub(super) fn new(rate: Option<u64>) -> Self {
+        Self {
+            rate: rate.filter(|rate| *rate > 0),
+            start: Instant::now(),
+            done: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until `bytes` more are allowed.
+    pub(super) fn wait_for(&self, bytes: u64) {
+        let Some(rate) = self.rate else {
+            return;
+        };
+        let before = self.done.fetch_add(bytes, Ordering::Relaxed);
+        let nanoseconds = u128::from(before) * 1_000_000_000 / u128::from(rate);
+        let due = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        thread::sleep(due.saturating_sub(self.start.elapsed()));
+    }
+}

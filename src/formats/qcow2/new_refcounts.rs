@@ -1,0 +1,118 @@
+//! The refcounts of a new image: all of them are 1.
+//!
+//! Everything in a new image is used exactly once, so the refcount blocks follow from the number of
+//! clusters alone, and are written in long runs once that number is known. Blocks and table are
+//! clusters themselves and counted like all others.
+
+use super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// How much of the refcount blocks is written at a time, in bytes.
+const WRITE_SIZE: usize = 1 << 20;
+
+/// Where the refcount blocks and the refcount table of a new image stand.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RefcountLayout {
+    /// Where the first block is.
+    pub(super) blocks: HostOffset,
+    /// How many blocks there are.
+    pub(super) block_count: u64,
+    /// Where the table is, behind the last block.
+    pub(super) table: HostOffset,
+    /// How many clusters the table takes.
+    pub(super) table_clusters: u64,
+    /// How many clusters the file has in the end.
+    pub(super) total: u64,
+}
+
+impl RefcountLayout {
+    /// The layout for an image of `others` clusters beside these, with the blocks at `at`, the table
+    /// behind them, and all of them counted too.
+    ///
+    /// # Errors
+    /// The table would be larger than the format allows.
+    pub(super) fn new(geometry: Geometry, others: u64, at: HostOffset) -> Result<Self> {
+        let (mut block_count, mut table_clusters) = (0, 0);
+        // Both grow with the total, far more slowly than it does: this ends after a few rounds.
+        loop {
+            let total = others + block_count + table_clusters;
+            let blocks = total.div_ceil(geometry.refcount_block_entries());
+            let table = geometry.clusters(blocks * ENTRY_SIZE);
+            if (blocks, table) == (block_count, table_clusters) {
+                break;
+            }
+            (block_count, table_clusters) = (blocks, table);
+        }
+        if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
+            return Err(Error::invalid(
+                "the image's file is too big for its cluster size: its refcount table would be \
+                 larger than 8 MiB (try using a larger cluster size)",
+            ));
+        }
+        let table = HostOffset(at.0 + block_count * geometry.cluster_size());
+        Ok(Self {
+            blocks: at,
+            block_count,
+            table,
+            table_clusters,
+            total: others + block_count + table_clusters,
+        })
+    }
+
+    /// Writes both.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn write(&self, storage: &dyn Storage, geometry: Geometry) -> Result<()> {
+        const ONE: [u8; 2] = 1u16.to_be_bytes();
+        let mut ones = usize::try_from(self.total * 2)
+            .map_err(|_| Error::invalid("the image's file is too big"))?;
+        let buffer = ONE.repeat(ones.min(WRITE_SIZE).div_ceil(2));
+        let mut offset = self.blocks.0;
+        while ones > 0 {
+            let part = buffer.get(..ones.min(buffer.len())).unwrap_or(&buffer);
+            storage.write_at(offset, part)?;
+            offset += part.len() as u64;
+            ones -= part.len();
+        }
+        let mut table = Vec::with_capacity(geometry.cluster_len());
+        for block in 0..self.block_count {
+            let host = self.blocks.0 + block * geometry.cluster_size();
+            table.extend(host.to_be_bytes());
+        }
+        // The rest of the table is written too, so that the file ends with a whole cluster.
+        let length = self.table_clusters * geometry.cluster_size();
+        table.resize(usize::try_from(length).unwrap_or(table.len()), 0);
+        storage.write_at(self.table.0, &table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The layout behind everything else, `used` bytes long.
+    fn behind(geometry: Geometry, used: u64) -> Result<RefcountLayout> {
+        let used = HostOffset(used);
+        RefcountLayout::new(geometry, geometry.host_cluster(used), used)
+    }
+
+    #[test]
+    fn refcounts_count_themselves() {
+        let geometry = Geometry::new(16, false, 4).unwrap();
+        let layout = behind(geometry, 3 << 16).unwrap();
+        assert_eq!(layout.block_count, 1);
+        assert_eq!(layout.table, HostOffset(4 << 16));
+        assert_eq!(layout.total, 5);
+        // One cluster short of what a block counts: the block and the table need a second one.
+        let layout = behind(geometry, 32767 << 16).unwrap();
+        assert_eq!((layout.block_count, layout.total), (2, 32770));
+        // 512-byte clusters: blocks of 256 refcounts, tables of 64 entries.
+        let geometry = Geometry::new(9, false, 4).unwrap();
+        let layout = behind(geometry, 64 * 256 * 512).unwrap();
+        assert_eq!((layout.block_count, layout.table_clusters), (65, 2));
+        assert!(behind(geometry, 1 << 40).is_err());
+    }
+}

@@ -1,0 +1,45 @@
+//! QEMU's cache modes: whether the page cache is used, and when data must be on stable storage.
+
+/// How a file is read or written; the names are those of `-t` and `-T`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Past the page cache (`O_DIRECT`), flushed at the end.
+    None,
+    /// Through the page cache, flushed at the end.
+    Writeback,
+    /// Through the page cache, every write on stable storage before it counts as done.
+    Writethrough,
+    /// Past the page cache, every write on stable storage before it counts as done.
+    Directsync,
+    /// Through the page cache, never flushed: a power cut may lose what a finished command wrote.
+    Unsafe,
+}
+
+impl CacheMode {
+    /// The mode of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "none" | "off" => Self::None,
+            "writeback" => Self::Writeback,
+            "writethrough" => Self::Writethrough,
+            "directsync" => Self::Directsync,
+            "unsafe" => Self::Unsafe,
+            _ => return None,
+        })
+    }
+
+    /// Whether the page cache is bypassed.
+    pub fn is_direct(self) -> bool {
+        matches!(self, Self::None | Self::Directsync)
+    }
+
+    /// Whether every write waits for stable storage.
+    pub fn is_synchronous(self) -> bool {
+        matches!(self, Self::Writethrough | Self::Directsync)
+    }
+
+    /// Whether everything is on stable storage when the work is done.
+    pub fn flushes(self) -> bool {
+        self != Self::Unsafe
+    }
+}

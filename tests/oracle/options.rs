@@ -1,0 +1,484 @@
+//! `convert`'s and `create`'s options, held against the oracle's.
+
+use std::fs;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+
+use crate::common::{COWHIDE, Noise, Ran, same_contents, write_disk};
+use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("options::progress_lines", progress),
+        trial("options::sigusr1_tells_progress_once", sigusr1),
+        trial("options::sparse_size", sparse_size),
+        trial("options::workers_and_order", workers),
+        trial("options::cache_modes", cache_modes),
+        trial("options::copy_offload", copy_offload),
+        trial("options::rate_limit", rate_limit),
+        trial("options::into_an_existing_raw_image", no_create),
+        trial("options::wrong_values", wrong_values),
+        trial("options::salvage", salvage),
+        trial("options::preallocated_images", preallocation),
+        trial("options::preallocated_raw", preallocated_raw),
+        trial(
+            "options::preallocated_conversions",
+            preallocated_conversions,
+        ),
+    ]
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// A disk of 3 MB with holes, zeroes and noise.
+fn disk(folder: &Path) {
+    write_disk(&folder.join("disk.raw"), 3_000_320, 9);
+}
+
+fn assert_same_as_disk(folder: &Path, image: &str, format: &str) {
+    let args = ["compare", "-f", "raw", "-F", format, "disk.raw", image];
+    assert_eq!(
+        qemu_img(folder, &args).ok(),
+        "Images are identical.\n",
+        "{image}"
+    );
+}
+
+fn progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for tool in [ours as Tool, qemu_img] {
+        let printed = tool(folder, &words("convert -p -O qcow2 disk.raw x.qcow2")).ok();
+        let lines: Vec<&str> = printed.split('\r').collect();
+        assert_eq!(lines.first(), Some(&"    (0.00/100%)"));
+        assert_eq!(lines.last(), Some(&"\n"));
+        assert!(lines.len() >= 4, "{lines:?}");
+        assert!(
+            lines[lines.len() - 3..lines.len() - 1]
+                .iter()
+                .all(|line| *line == "    (100.00/100%)")
+        );
+        let percents: Vec<f64> = lines[..lines.len() - 1]
+            .iter()
+            .map(|line| {
+                let number = line
+                    .strip_prefix("    (")
+                    .and_then(|line| line.strip_suffix("/100%)"));
+                number
+                    .unwrap_or_else(|| panic!("{line:?}"))
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        assert!(percents.is_sorted(), "{percents:?}");
+    }
+    let quiet = ours(folder, &words("convert -p -q -O qcow2 disk.raw x.qcow2")).ok();
+    assert_eq!(quiet, "");
+}
+
+fn sigusr1() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.raw"), Noise(1).bytes(8 << 20)).unwrap();
+    let child = Command::new(COWHIDE)
+        .args(words("convert -r 4M -O qcow2 disk.raw x.qcow2"))
+        .current_dir(folder)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !fs::metadata(folder.join("x.qcow2")).is_ok_and(|meta| meta.len() > 0) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-USR1", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    assert!(
+        ran.stderr.starts_with("    (") && ran.stderr.ends_with("/100%)\n"),
+        "{ran:?}"
+    );
+}
+
+fn sparse_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    let mut allocated = Vec::new();
+    for size in ["0", "512", "4k", "64k", "1M"] {
+        ours(
+            folder,
+            &["convert", "-S", size, "-O", "qcow2", "disk.raw", "x.qcow2"],
+        )
+        .ok();
+        assert!(
+            qemu_img(folder, &["check", "x.qcow2"])
+                .ok()
+                .starts_with("No errors")
+        );
+        assert_same_as_disk(folder, "x.qcow2", "qcow2");
+        let _ = fs::remove_file(folder.join("x.raw"));
+        ours(folder, &["convert", "-S", size, "disk.raw", "x.raw"]).ok();
+        assert_same_as_disk(folder, "x.raw", "raw");
+        allocated.push(fs::metadata(folder.join("x.raw")).unwrap().blocks() * 512);
+    }
+    let [all, fine, usual, coarse, coarsest] = allocated[..] else {
+        panic!("{allocated:?}");
+    };
+    assert!(all >= 3_000_320, "-S 0 allocates everything: {all}");
+    assert!(
+        fine <= usual && usual <= coarse && coarse <= coarsest,
+        "{allocated:?}"
+    );
+    // Every cluster is there with -S 0, as in the oracle's.
+    for tool in [ours as Tool, qemu_img] {
+        tool(folder, &words("convert -S 0 -O qcow2 disk.raw x.qcow2")).ok();
+        let report = qemu_img(folder, &["check", "x.qcow2"]).ok();
+        assert!(report.contains("46/46 = 100.00% allocated"), "{report}");
+    }
+}
+
+fn workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    let mut first = None;
+    for options in ["", "-m 1", "-m 2", "-m 3", "-m 16", "-W", "-W -m 16"] {
+        let line = format!("convert {options} -O qcow2 -o cluster_size=4k disk.raw x.qcow2");
+        ours(folder, &words(&line)).ok();
+        let image = fs::read(folder.join("x.qcow2")).unwrap();
+        assert!(*first.get_or_insert(image.clone()) == image, "{options}");
+    }
+    assert_same_as_disk(folder, "x.qcow2", "qcow2");
+}
+
+fn cache_modes() {
+    // On a real disk: not every tmpfs can bypass the page cache.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for mode in [
+        "none",
+        "off",
+        "writeback",
+        "writethrough",
+        "directsync",
+        "unsafe",
+    ] {
+        for cluster_size in ["512", "64k", "2M"] {
+            let options =
+                format!("cluster_size={cluster_size},encrypt.format=aes,encrypt.key-secret=s");
+            let args = [
+                "convert", "--object", SECRET, "-t", mode, "-T", mode, "-O", "qcow2", "-o",
+            ];
+            ours(
+                folder,
+                &[&args[..], &[&options, "disk.raw", "x.qcow2"]].concat(),
+            )
+            .ok();
+            let image = spec("x.qcow2", "qcow2", true);
+            let args = ["compare", "--object", SECRET, "--image-opts", &image];
+            let raw = spec("disk.raw", "raw", false);
+            let compared = qemu_img(folder, &[&args[..], &[&raw]].concat()).ok();
+            assert_eq!(compared, "Images are identical.\n", "{mode} {cluster_size}");
+            let _ = fs::remove_file(folder.join("back.raw"));
+            let args = [
+                "convert",
+                "--object",
+                SECRET,
+                "-t",
+                mode,
+                "-T",
+                mode,
+                "--image-opts",
+                &image,
+            ];
+            ours(folder, &[&args[..], &["back.raw"]].concat()).ok();
+            assert!(
+                same_contents(&folder.join("disk.raw"), &folder.join("back.raw")),
+                "{mode}"
+            );
+        }
+    }
+}
+
+fn copy_offload() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for (from, format, to) in [
+        ("disk.raw", "raw", "a.raw"),
+        ("disk.raw", "qcow2", "b.qcow2"),
+        ("b.qcow2", "raw", "c.raw"),
+        ("b.qcow2", "qcow2", "d.qcow2"),
+    ] {
+        ours(folder, &["convert", "-C", "-O", format, from, to]).ok();
+        assert_same_as_disk(folder, to, format);
+        if format == "qcow2" {
+            assert!(
+                qemu_img(folder, &["check", to])
+                    .ok()
+                    .starts_with("No errors")
+            );
+        }
+    }
+    let encrypted = "encrypt.format=aes,encrypt.key-secret=s";
+    let args = [
+        "convert", "-C", "--object", SECRET, "-O", "qcow2", "-o", encrypted,
+    ];
+    ours(folder, &[&args[..], &["disk.raw", "e.qcow2"]].concat()).ok();
+    let image = spec("e.qcow2", "qcow2", true);
+    ours(
+        folder,
+        &[
+            "convert",
+            "-C",
+            "--object",
+            SECRET,
+            "--image-opts",
+            &image,
+            "f.raw",
+        ],
+    )
+    .ok();
+    assert_same_as_disk(folder, "f.raw", "raw");
+}
+
+fn rate_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.raw"), Noise(1).bytes(4 << 20)).unwrap();
+    let start = Instant::now();
+    ours(folder, &words("convert -r 8M -O qcow2 disk.raw x.qcow2")).ok();
+    // The last chunk is sent at once, so a little less than half a second at the least.
+    assert!(
+        start.elapsed() > Duration::from_millis(350),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_same_as_disk(folder, "x.qcow2", "qcow2");
+}
+
+fn no_create() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for (length, fill, options, status) in [
+        (3_000_320, 0xaa, "-n", 0),
+        (3_500_032, 0xaa, "-n", 0),
+        (3_000_320, 0x00, "-n --target-is-zero", 0),
+        (1_000_448, 0xaa, "-n", 1),
+    ] {
+        let mut results = Vec::new();
+        for tool in [ours as Tool, qemu_img] {
+            fs::write(folder.join("x.raw"), vec![fill; length]).unwrap();
+            let ran = tool(
+                folder,
+                &words(&format!("convert {options} -O raw disk.raw x.raw")),
+            );
+            assert_eq!(ran.status, Some(status), "{ran:?}");
+            let stderr = ran.stderr.replace("cowhide", "qemu-img");
+            results.push((stderr, fs::read(folder.join("x.raw")).unwrap()));
+        }
+        assert!(
+            results[0] == results[1],
+            "{length} {options}: {} / {}",
+            results[0].0,
+            results[1].0
+        );
+    }
+}
+
+fn wrong_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for line in [
+        "convert -S 100 disk.raw x",
+        "convert -S 32M disk.raw x",
+        "convert -S abc disk.raw x",
+        "convert -m 0 disk.raw x",
+        "convert -m 17 disk.raw x",
+        "convert -m many disk.raw x",
+        "convert -T bogus disk.raw x",
+        "convert -C -S 4k disk.raw x",
+        "convert -C --salvage disk.raw x",
+        "convert --target-is-zero disk.raw x",
+        "convert -n -o size=1 -O raw disk.raw disk.raw",
+        "convert -O raw -o preallocation=metadata disk.raw x",
+        "convert -O qcow2 -o preallocation=bogus disk.raw x",
+        "create -f raw -o preallocation=metadata x 1M",
+    ] {
+        let (ours, theirs) = (ours(folder, &words(line)), qemu_img(folder, &words(line)));
+        assert_eq!(ours.status, theirs.status, "{line}: {ours:?} {theirs:?}");
+        assert_eq!(
+            ours.stderr.replace("cowhide", "qemu-img"),
+            theirs.stderr,
+            "{line}"
+        );
+        let _ = fs::remove_file(folder.join("x"));
+    }
+    // The oracle finds this one only after it has made the target, and leaves that.
+    let bad = ours(folder, &words("convert -t bogus disk.raw x"));
+    bad.fails(1, "Invalid cache option: bogus");
+    assert!(!folder.join("x").exists());
+}
+
+fn salvage() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.raw"), Noise(3).bytes(64 << 10)).unwrap();
+    qemu_img(
+        folder,
+        &words("convert -O qcow2 -o cluster_size=4k disk.raw x.qcow2"),
+    )
+    .ok();
+    // The second cluster leads beyond the end of the file.
+    let image = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(folder.join("x.qcow2"))
+        .unwrap();
+    let get = |offset| {
+        let mut bytes = [0; 8];
+        image.read_exact_at(&mut bytes, offset).unwrap();
+        u64::from_be_bytes(bytes)
+    };
+    let l2 = get(get(40)) & 0x00ff_ffff_ffff_fe00;
+    let far = (1u64 << 63 | 1 << 40).to_be_bytes();
+    image.write_all_at(&far, l2 + 8).unwrap();
+
+    let failed = ours(folder, &["convert", "x.qcow2", "back.raw"]);
+    failed.fails(1, "beyond the end of the file");
+    assert!(!folder.join("back.raw").exists());
+    let ran = ours(folder, &["convert", "--salvage", "x.qcow2", "back.raw"]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(
+        ran.stderr.lines().count(),
+        8,
+        "a line for each sector: {ran:?}"
+    );
+    assert!(
+        ran.stderr
+            .starts_with("cowhide: warning: error while reading offset 4096: "),
+        "{ran:?}"
+    );
+    let mut expected = fs::read(folder.join("disk.raw")).unwrap();
+    expected[4096..8192].fill(0);
+    assert!(fs::read(folder.join("back.raw")).unwrap() == expected);
+}
+
+/// Whether `map` says that all of an image has its place in its file.
+fn all_present(folder: &Path, image: &str) -> bool {
+    let args = ["map", "--output=json", "--image-opts", image];
+    let map = qemu_img(folder, &args).ok();
+    !map.contains("\"present\": false") && map.lines().all(|line| line.contains("\"data\": true"))
+}
+
+fn preallocation() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for mode in ["metadata", "falloc", "full"] {
+        for (cluster_size, size) in [("512", "1000k"), ("4k", "9M"), ("64k", "33M"), ("2M", "0")] {
+            for encrypted in [false, true] {
+                let mut options = format!("preallocation={mode},cluster_size={cluster_size}");
+                if encrypted {
+                    options.push_str(",encrypt.format=aes,encrypt.key-secret=s");
+                }
+                let args = ["create", "-f", "qcow2", "--object", SECRET, "-o", &options];
+                let printed = ours(folder, &[&args[..], &["x.qcow2", size]].concat()).ok();
+                let theirs = qemu_img(folder, &[&args[..], &["y.qcow2", size]].concat()).ok();
+                assert_eq!(printed.replace("x.qcow2", "y.qcow2"), theirs);
+                let image = spec("x.qcow2", "qcow2", encrypted);
+                let args = ["check", "--object", SECRET, "--image-opts", &image];
+                let report = qemu_img(folder, &args).ok();
+                assert!(report.starts_with("No errors"), "{options}: {report}");
+                assert!(
+                    size == "0" || report.contains("= 100.00% allocated"),
+                    "{report}"
+                );
+                // Encrypted or not, what was never written reads as zeroes (the oracle's own
+                // encrypted images read back as noise).
+                let args = [
+                    "convert",
+                    "--object",
+                    SECRET,
+                    "--image-opts",
+                    &image,
+                    "-O",
+                    "raw",
+                ];
+                qemu_img(folder, &[&args[..], &["back.raw"]].concat()).ok();
+                let back = fs::read(folder.join("back.raw")).unwrap();
+                assert!(back.iter().all(|byte| *byte == 0), "{options}");
+                assert!(
+                    encrypted || size == "0" || all_present(folder, &image),
+                    "{options}"
+                );
+                let taken = fs::metadata(folder.join("x.qcow2")).unwrap().blocks() * 512;
+                assert!(
+                    mode == "metadata" || taken >= back.len() as u64,
+                    "{options}: {taken}"
+                );
+            }
+        }
+    }
+}
+
+fn preallocated_raw() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for mode in ["falloc", "full"] {
+        let options = format!("preallocation={mode}");
+        ours(
+            folder,
+            &["create", "-q", "-f", "raw", "-o", &options, "x.raw", "5M"],
+        )
+        .ok();
+        let meta = fs::metadata(folder.join("x.raw")).unwrap();
+        assert_eq!(meta.len(), 5 << 20);
+        assert!(meta.blocks() * 512 >= 5 << 20, "{mode}");
+    }
+}
+
+fn preallocated_conversions() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for mode in ["metadata", "falloc", "full"] {
+        for cluster_size in ["512", "64k"] {
+            for encrypted in [false, true] {
+                let mut options = format!("preallocation={mode},cluster_size={cluster_size}");
+                if encrypted {
+                    options.push_str(",encrypt.format=aes,encrypt.key-secret=s");
+                }
+                let args = ["convert", "--object", SECRET, "-O", "qcow2", "-o", &options];
+                ours(folder, &[&args[..], &["disk.raw", "x.qcow2"]].concat()).ok();
+                let image = spec("x.qcow2", "qcow2", encrypted);
+                let args = ["check", "--object", SECRET, "--image-opts", &image];
+                assert!(qemu_img(folder, &args).ok().contains("= 100.00% allocated"));
+                let raw = spec("disk.raw", "raw", false);
+                let args = ["compare", "--object", SECRET, "--image-opts", &image, &raw];
+                assert_eq!(
+                    qemu_img(folder, &args).ok(),
+                    "Images are identical.\n",
+                    "{options}"
+                );
+            }
+        }
+    }
+}
