@@ -4,7 +4,8 @@
 //! missing of the last sector reads as zeroes. The length is taken once, when the image is opened:
 //! a file that shrinks while it is read is an error, never a run of zeroes.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range};
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 pub struct RawImage {
     storage: Arc<dyn Storage>,
     length: u64,
+    last: Mutex<Range<u64>>,
 }
 
 impl RawImage {
@@ -25,7 +27,29 @@ impl RawImage {
     /// The system's error when its length can't be had.
     pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let length = storage.len()?;
-        Ok(Self { storage, length })
+        Ok(Self {
+            storage,
+            length,
+            last: Mutex::new(0..0),
+        })
+    }
+
+    /// The run of data that holds `offset`, or else the next one, in whole sectors; empty at the
+    /// disk's end when there is none. The last answer is kept, since to find where data ends some
+    /// file systems look at every page of it, and callers ask for one chunk after the other.
+    fn data_from(&self, offset: u64) -> Result<Range<u64>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.contains(&offset) {
+            let size = self.size();
+            *last = match self.storage.next_data(offset)? {
+                Some(data) => {
+                    let start = data.start / SECTOR_SIZE * SECTOR_SIZE;
+                    start..data.end.next_multiple_of(SECTOR_SIZE).min(size)
+                }
+                None => size..size,
+            };
+        }
+        Ok(last.clone())
     }
 
     fn check_length(&self) -> Result<()> {
@@ -57,27 +81,15 @@ impl Image for RawImage {
             length: length.min(left),
             kind,
         };
-        let data = self.storage.next_data(offset.0)?;
-        // A hole is only one while the file still reaches beyond it.
-        if data.as_ref().is_none_or(|data| data.start > offset.0) {
+        // In whole sectors: a hole inside a sector is not worth an extent of its own.
+        let data = self.data_from(offset.0)?;
+        Ok(if data.start <= offset.0 && offset.0 < data.end {
+            let kind = ExtentKind::Data(HostOffset(offset.0));
+            extent(data.end - offset.0, kind)
+        } else {
+            // A hole is only one while the file still reaches beyond it.
             self.check_length()?;
-        }
-        // Holes in the sector that the file's end cuts through are not worth an extent.
-        Ok(match data {
-            Some(data) if data.start <= offset.0 => {
-                let end = data.end.next_multiple_of(SECTOR_SIZE);
-                extent(end - offset.0, ExtentKind::Data(HostOffset(offset.0)))
-            }
-            Some(data) => {
-                let hole = data.start / SECTOR_SIZE * SECTOR_SIZE - offset.0;
-                if hole == 0 {
-                    let end = data.end.next_multiple_of(SECTOR_SIZE);
-                    extent(end - offset.0, ExtentKind::Data(HostOffset(offset.0)))
-                } else {
-                    extent(hole, ExtentKind::Zero)
-                }
-            }
-            None => extent(left, ExtentKind::Zero),
+            extent(data.start.max(offset.0 + 1) - offset.0, ExtentKind::Zero)
         })
     }
 
