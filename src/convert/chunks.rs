@@ -26,10 +26,18 @@ pub(super) struct Chunk {
 pub(super) struct Chunks {
     next_number: u64,
     position: u64,
+    ahead: Ahead,
     size: u64,
     chunk_size: usize,
     skip_holes: bool,
     salvage: bool,
+}
+
+/// The end of the extent that was asked for last, and whether it holds data.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ahead {
+    end: u64,
+    is_data: bool,
 }
 
 impl Chunks {
@@ -40,6 +48,7 @@ impl Chunks {
         Self {
             next_number: 0,
             position: 0,
+            ahead: Ahead::default(),
             size,
             chunk_size,
             skip_holes,
@@ -94,23 +103,23 @@ impl Chunks {
     /// Moves on to the next data; `false` when there is none.
     fn skip_hole(&mut self, source: &dyn Image) -> Result<bool> {
         while self.position < self.size {
-            let extent = self.extent_at(source, self.position, self.size)?;
-            if matches!(extent.kind, ExtentKind::Data(_)) {
+            let ahead = self.ahead(source)?;
+            if ahead.is_data {
                 return Ok(true);
             }
-            self.position += extent.length;
+            self.position = ahead.end;
         }
         Ok(false)
     }
 
-    fn data_until(&self, source: &dyn Image, start: u64, end: u64) -> Result<Vec<Run>> {
+    /// Moves on to `end` and gives the data on the way, in bytes from `start`.
+    fn data_until(&mut self, source: &dyn Image, start: u64, end: u64) -> Result<Vec<Run>> {
         let mut data: Vec<Run> = Vec::new();
-        let mut position = self.position;
-        while position < end {
-            let extent = self.extent_at(source, position, end)?;
-            let run = relative(position, start)..relative(position + extent.length, start);
-            position += extent.length;
-            if !matches!(extent.kind, ExtentKind::Data(_)) {
+        while self.position < end {
+            let ahead = self.ahead(source)?;
+            let run = relative(self.position, start)..relative(ahead.end.min(end), start);
+            self.position = ahead.end.min(end);
+            if !ahead.is_data {
                 continue;
             }
             // Extents that are apart in the file may be neighbours on the disk.
@@ -120,6 +129,18 @@ impl Chunks {
             }
         }
         Ok(data)
+    }
+
+    /// What is at the position. An extent is asked for once, however many chunks it spans.
+    fn ahead(&mut self, source: &dyn Image) -> Result<Ahead> {
+        if self.ahead.end <= self.position {
+            let extent = self.extent_at(source, self.position, self.size)?;
+            self.ahead = Ahead {
+                end: self.position + extent.length,
+                is_data: matches!(extent.kind, ExtentKind::Data(_)),
+            };
+        }
+        Ok(self.ahead)
     }
 
     fn extent_at(&self, source: &dyn Image, position: u64, end: u64) -> Result<Extent> {
