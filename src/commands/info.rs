@@ -27,7 +27,7 @@ pub struct ImageInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<u64>,
     /// The format's name, or the protocol's.
-    pub format: String,
+    pub format: &'static str,
     /// How many bytes it takes on its medium, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
@@ -48,6 +48,26 @@ pub struct ImageInfo {
     pub encrypted: Option<bool>,
     /// Whether the image was not closed properly.
     pub dirty_flag: bool,
+}
+
+impl ImageInfo {
+    /// What there is to say of anything; the rest is left out until it is filled in.
+    fn new(filename: String, format: &'static str, size: u64, actual_size: Option<u64>) -> Self {
+        Self {
+            children: Vec::new(),
+            virtual_size: size,
+            filename,
+            cluster_size: None,
+            format,
+            actual_size,
+            format_specific: None,
+            backing_filename: None,
+            full_backing_filename: None,
+            backing_filename_format: None,
+            encrypted: None,
+            dirty_flag: false,
+        }
+    }
 }
 
 /// A node below an image.
@@ -115,41 +135,20 @@ pub fn run(source: &Source<'_>) -> Result<ImageInfo> {
     let file = opened.file.as_ref();
     let length = file.len()?.next_multiple_of(SECTOR_SIZE);
     let actual_size = file.allocated()?;
-    let child = ImageInfo {
-        children: Vec::new(),
-        virtual_size: length,
-        filename: source.path.to_string_lossy().into_owned(),
-        cluster_size: None,
-        format: if file.is_device() {
-            "host_device".to_owned()
-        } else {
-            "file".to_owned()
-        },
-        actual_size,
-        format_specific: Some(FormatSpecific::File {}),
-        backing_filename: None,
-        full_backing_filename: None,
-        backing_filename_format: None,
-        encrypted: None,
-        dirty_flag: false,
+    let protocol = if file.is_device() {
+        "host_device"
+    } else {
+        "file"
     };
-    let mut info = ImageInfo {
-        children: vec![Child {
-            name: "file",
-            info: child,
-        }],
-        virtual_size: length,
-        filename: source.name.clone(),
-        cluster_size: None,
-        format: opened.format.name().to_owned(),
-        actual_size,
-        format_specific: None,
-        backing_filename: None,
-        full_backing_filename: None,
-        backing_filename_format: None,
-        encrypted: None,
-        dirty_flag: false,
-    };
+    let path = source.path.to_string_lossy().into_owned();
+    let mut child = ImageInfo::new(path, protocol, length, actual_size);
+    child.format_specific = Some(FormatSpecific::File {});
+    let name = source.name.clone();
+    let mut info = ImageInfo::new(name, opened.format.name(), length, actual_size);
+    info.children.push(Child {
+        name: "file",
+        info: child,
+    });
     if opened.format == Format::Qcow2 {
         let header = qcow2::Header::read(file)
             .map_err(|error| error.context(format!("Could not open '{}'", source.name)))?;

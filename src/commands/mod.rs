@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::formats::qcow2::{self, EncryptionMethod};
 use crate::formats::{self, Format, Image};
 use crate::storage::{Access, CacheMode, FileStorage, Storage};
@@ -144,9 +144,4 @@ fn flush_directory_of(path: &Path) -> Result<()> {
     std::fs::File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| Error::io(format!("flushing '{}'", folder.display()), error))
-}
-
-/// Whether an error says that a password is missing.
-pub fn is_missing_secret(error: &Error) -> bool {
-    error.kind() == ErrorKind::MissingSecret
 }

@@ -29,6 +29,7 @@ use self::settings::Throttle;
 use self::turn::Turn;
 use crate::error::{Error, Result};
 use crate::formats::{ExtentKind, Image, NewImage, Reservation, Run};
+use crate::storage::Storage;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
 /// How much of the disk a worker takes at a time, in bytes, unless a cluster is larger. Big enough
@@ -135,8 +136,9 @@ impl Job<'_> {
         self.throttle.wait_for(bytes as u64);
         let unit = self.target.allocation_unit();
         let buffer = buffer.get(chunk.length.next_multiple_of(unit));
-        if self.settings.copy_offload && self.source.plain_storage().is_some() {
-            self.offload(chunk, buffer)?;
+        let plain = (self.source.plain_storage(), self.target.plain_storage());
+        if let (true, (Some(from), Some(to))) = (self.settings.copy_offload, plain) {
+            self.offload(chunk, buffer, from, to)?;
         } else {
             self.read(chunk, buffer)?;
             let runs = self.runs_to_write(chunk, buffer);
@@ -179,12 +181,18 @@ impl Job<'_> {
     }
 
     /// Copies a chunk within the system, or where that isn't possible by reading and writing.
-    fn offload(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<()> {
+    fn offload(
+        &self,
+        chunk: &Chunk,
+        buffer: &mut [u8],
+        from: &dyn Storage,
+        to: &dyn Storage,
+    ) -> Result<()> {
         let Some(reservation) = self.reserve(chunk, buffer.len(), &chunk.data)? else {
             return Ok(());
         };
         for run in &chunk.data {
-            if !self.offload_run(chunk, run, &reservation)? {
+            if !self.offload_run(chunk, run, &reservation, from, to)? {
                 self.read(chunk, buffer)?;
                 return self.target.write(&reservation, buffer);
             }
@@ -192,10 +200,14 @@ impl Job<'_> {
         self.target.write_metadata(&reservation)
     }
 
-    fn offload_run(&self, chunk: &Chunk, run: &Run, reservation: &Reservation) -> Result<bool> {
-        let Some(storage) = self.source.plain_storage() else {
-            return Ok(false);
-        };
+    fn offload_run(
+        &self,
+        chunk: &Chunk,
+        run: &Run,
+        reservation: &Reservation,
+        from: &dyn Storage,
+        to: &dyn Storage,
+    ) -> Result<bool> {
         let mut start = run.start;
         while start < run.end {
             let guest = GuestOffset(chunk.guest.0 + start as u64);
@@ -207,10 +219,7 @@ impl Job<'_> {
                 return Ok(false);
             };
             let end = start + usize::try_from(extent.length).unwrap_or(usize::MAX);
-            let copied = self
-                .target
-                .copy_from(reservation, start..end, storage, host)?;
-            if !copied {
+            if !reservation.copy_data(to, &(start..end), from, host)? {
                 return Ok(false);
             }
             start = end;

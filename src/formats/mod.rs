@@ -8,11 +8,13 @@ pub mod qcow2;
 pub mod raw;
 
 mod probe;
+mod reservation;
 
 use std::fmt;
 use std::sync::Arc;
 
 pub use probe::probe;
+pub use reservation::Reservation;
 
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
@@ -156,17 +158,6 @@ impl Image for ZeroImage {
 /// Part of a chunk of guest data, in bytes from the chunk's start.
 pub type Run = std::ops::Range<usize>;
 
-/// Room for one chunk's data in a new image, handed out by [`NewImage::reserve`].
-#[derive(Debug)]
-pub struct Reservation {
-    /// The chunk's place on the virtual disk.
-    pub guest: GuestOffset,
-    /// What is to be written where: runs of the chunk and the offset in the file.
-    pub pieces: Vec<(Run, HostOffset)>,
-    /// Metadata that became complete with this reservation, and where it goes.
-    pub metadata: Option<(HostOffset, Vec<u8>)>,
-}
-
 /// A disk image being written, front to back, for the first time.
 ///
 /// For every chunk in guest order, [`reserve`](Self::reserve) is called once, one call at a time;
@@ -199,24 +190,12 @@ pub trait NewImage: Sync {
     /// The system's error.
     fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()>;
 
-    /// Copies data within the system, as [`Storage::copy_from`] does: of the chunk that `reservation`
-    /// is for, the bytes at `run` from `source` at `source_offset`. `false` when that isn't possible
-    /// and the data has to be written.
-    ///
-    /// # Errors
-    /// The system's error.
-    fn copy_from(
-        &self,
-        _reservation: &Reservation,
-        _run: Run,
-        _source: &dyn Storage,
-        _source_offset: HostOffset,
-    ) -> Result<bool> {
-        Ok(false)
-    }
+    /// The storage in which data is kept as the guest sees it, byte by byte; `None` when it is
+    /// encrypted. What a reservation has room for may be copied there, followed by
+    /// [`write_metadata`](Self::write_metadata).
+    fn plain_storage(&self) -> Option<&dyn Storage>;
 
-    /// Writes the metadata of a reservation whose data was copied with
-    /// [`copy_from`](Self::copy_from).
+    /// Writes the metadata of a reservation, where data wasn't written with [`write`](Self::write).
     ///
     /// # Errors
     /// The system's error.

@@ -201,41 +201,25 @@ impl NewImage for NewRaw {
     }
 
     fn reserve(&self, guest: GuestOffset, _chunk: usize, runs: &[Run]) -> Result<Reservation> {
-        let pieces = runs
-            .iter()
-            .map(|run| (run.clone(), HostOffset(guest.0 + run.start as u64)))
-            .collect();
+        // The disk's last sector may be one that the source's length was rounded up to.
+        let left = usize::try_from(self.size.saturating_sub(guest.0)).unwrap_or(usize::MAX);
+        let place = |run: &Run| {
+            let host = HostOffset(guest.0 + run.start as u64);
+            (run.start.min(left)..run.end.min(left), host)
+        };
         Ok(Reservation {
             guest,
-            pieces,
+            pieces: runs.iter().map(place).collect(),
             metadata: None,
         })
     }
 
     fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        for (run, host) in &reservation.pieces {
-            let data = chunk
-                .get(run.clone())
-                .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
-            // The disk's last sector may be one that the source's length was rounded up to.
-            let left = usize::try_from(self.size.saturating_sub(host.0)).unwrap_or(usize::MAX);
-            let data = data.get(..left).unwrap_or(data);
-            self.storage.write_at(host.0, data)?;
-        }
-        Ok(())
+        reservation.write_data(self.storage.as_ref(), None, chunk)
     }
 
-    fn copy_from(
-        &self,
-        reservation: &Reservation,
-        run: Run,
-        source: &dyn Storage,
-        source_offset: HostOffset,
-    ) -> Result<bool> {
-        let start = reservation.guest.0 + run.start as u64;
-        let length = (run.len() as u64).min(self.size.saturating_sub(start));
-        self.storage
-            .copy_from(start, source, source_offset.0, length)
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        Some(self.storage.as_ref())
     }
 
     fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {

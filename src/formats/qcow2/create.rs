@@ -28,7 +28,7 @@ use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::{NewImage, Reservation, Run};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+use crate::units::{GuestOffset, HostOffset};
 
 /// A qcow2 image being written.
 pub struct NewQcow2 {
@@ -193,39 +193,16 @@ impl NewImage for NewQcow2 {
     }
 
     fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        write_pieces(
-            self.storage.as_ref(),
-            self.cipher.as_ref(),
-            reservation,
-            chunk,
-        )?;
+        reservation.write_data(self.storage.as_ref(), self.cipher.as_ref(), chunk)?;
         self.write_metadata(reservation)
     }
 
-    fn copy_from(
-        &self,
-        reservation: &Reservation,
-        run: Run,
-        source: &dyn Storage,
-        source_offset: HostOffset,
-    ) -> Result<bool> {
-        if self.cipher.is_some() {
-            return Ok(false);
-        }
-        copy_into_pieces(
-            self.storage.as_ref(),
-            reservation,
-            run,
-            source,
-            source_offset,
-        )
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        self.cipher.is_none().then_some(self.storage.as_ref())
     }
 
     fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
-        match &reservation.metadata {
-            Some((host, tables)) => self.storage.write_at(host.0, tables),
-            None => Ok(()),
-        }
+        reservation.write_metadata(self.storage.as_ref())
     }
 
     fn finish(&self) -> Result<()> {
@@ -245,49 +222,6 @@ impl NewImage for NewQcow2 {
         let header = new_header::bytes(&self.options, self.geometry, layout.l1_host, &refcounts)?;
         new_header::write_last(self.storage.as_ref(), &header, self.flush)
     }
-}
-
-/// Writes the pieces of a chunk that a reservation has room for, encrypted where there is a cipher.
-pub(super) fn write_pieces(
-    storage: &dyn Storage,
-    cipher: Option<&AesCbc>,
-    reservation: &Reservation,
-    chunk: &mut [u8],
-) -> Result<()> {
-    for (run, host) in &reservation.pieces {
-        let data = chunk
-            .get_mut(run.clone())
-            .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
-        if let Some(cipher) = cipher {
-            let guest = reservation.guest.0 + run.start as u64;
-            cipher.encrypt(guest / SECTOR_SIZE, data);
-        }
-        storage.write_at(host.0, data)?;
-    }
-    Ok(())
-}
-
-/// Copies a run of a chunk from another storage into the pieces that a reservation has for it.
-pub(super) fn copy_into_pieces(
-    storage: &dyn Storage,
-    reservation: &Reservation,
-    run: Run,
-    source: &dyn Storage,
-    source_offset: HostOffset,
-) -> Result<bool> {
-    for (piece, host) in &reservation.pieces {
-        let start = piece.start.max(run.start);
-        let end = piece.end.min(run.end);
-        if start >= end {
-            continue;
-        }
-        let to = host.0 + (start - piece.start) as u64;
-        let from = source_offset.0 + (start - run.start) as u64;
-        if !storage.copy_from(to, source, from, (end - start) as u64)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Of `pieces` (whole clusters and their places), what `runs` say holds data: in a new file that

@@ -13,7 +13,6 @@
 
 use std::sync::Arc;
 
-use super::create::{copy_into_pieces, write_pieces};
 use super::create_options::CreateOptions;
 use super::entries::{L1Entry, L2Entry};
 use super::geometry::{ENTRY_SIZE, Geometry};
@@ -143,31 +142,11 @@ impl NewImage for NewPreallocated {
     }
 
     fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        write_pieces(
-            self.storage.as_ref(),
-            self.cipher.as_ref(),
-            reservation,
-            chunk,
-        )
+        reservation.write_data(self.storage.as_ref(), self.cipher.as_ref(), chunk)
     }
 
-    fn copy_from(
-        &self,
-        reservation: &Reservation,
-        run: Run,
-        source: &dyn Storage,
-        source_offset: HostOffset,
-    ) -> Result<bool> {
-        if self.cipher.is_some() {
-            return Ok(false);
-        }
-        copy_into_pieces(
-            self.storage.as_ref(),
-            reservation,
-            run,
-            source,
-            source_offset,
-        )
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        self.cipher.is_none().then_some(self.storage.as_ref())
     }
 
     fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {

@@ -1,0 +1,81 @@
+//! Room for one chunk's data in a new image, and how the data gets there.
+
+use super::Run;
+use crate::crypto::AesCbc;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// What [`NewImage::reserve`](super::NewImage::reserve) hands out.
+#[derive(Debug)]
+pub struct Reservation {
+    /// The chunk's place on the virtual disk.
+    pub guest: GuestOffset,
+    /// What is to be written where: runs of the chunk and the offset in the file.
+    pub pieces: Vec<(Run, HostOffset)>,
+    /// Metadata that became complete with this reservation, and where it goes.
+    pub metadata: Option<(HostOffset, Vec<u8>)>,
+}
+
+impl Reservation {
+    /// Writes the pieces of `chunk`, which is encrypted in place where there is a cipher.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn write_data(
+        &self,
+        storage: &dyn Storage,
+        cipher: Option<&AesCbc>,
+        chunk: &mut [u8],
+    ) -> Result<()> {
+        for (run, host) in &self.pieces {
+            let data = chunk
+                .get_mut(run.clone())
+                .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
+            if let Some(cipher) = cipher {
+                let guest = self.guest.0 + run.start as u64;
+                cipher.encrypt(guest / SECTOR_SIZE, data);
+            }
+            storage.write_at(host.0, data)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the metadata, if there is any.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn write_metadata(&self, storage: &dyn Storage) -> Result<()> {
+        match &self.metadata {
+            Some((host, tables)) => storage.write_at(host.0, tables),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies a run of the chunk, which stands in `source` at `source_offset`, into the pieces that
+    /// there are for it, as [`Storage::copy_from`] does. `false` when that isn't possible.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn copy_data(
+        &self,
+        storage: &dyn Storage,
+        run: &Run,
+        source: &dyn Storage,
+        source_offset: HostOffset,
+    ) -> Result<bool> {
+        for (piece, host) in &self.pieces {
+            let start = piece.start.max(run.start);
+            let end = piece.end.min(run.end);
+            if start >= end {
+                continue;
+            }
+            let to = host.0 + (start - piece.start) as u64;
+            let from = source_offset.0 + (start - run.start) as u64;
+            if !storage.copy_from(to, source, from, (end - start) as u64)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
