@@ -65,7 +65,7 @@ impl Chunks {
         let mut position = 0;
         while position < self.size {
             let extent = self.extent_at(source, position, self.size)?;
-            if matches!(extent.kind, ExtentKind::Data(_)) {
+            if extent.kind.is_data() {
                 bytes += extent.length;
             }
             position += extent.length;
@@ -137,7 +137,7 @@ impl Chunks {
             let extent = self.extent_at(source, self.position, self.size)?;
             self.ahead = Ahead {
                 end: self.position + extent.length,
-                is_data: matches!(extent.kind, ExtentKind::Data(_)),
+                is_data: extent.kind.is_data(),
             };
         }
         Ok(self.ahead)

@@ -70,10 +70,19 @@ pub struct Extent {
 pub enum ExtentKind {
     /// Bytes in the file, in one piece from this offset on (possibly encrypted).
     Data(HostOffset),
+    /// Bytes in the file that have to be decoded, such as a compressed cluster.
+    Encoded,
     /// Reads as zeroes, and nothing needs to be read to know that.
     Zero,
     /// Not stored in this image at all; without a backing file it reads as zeroes.
     Unallocated,
+}
+
+impl ExtentKind {
+    /// Whether something is stored that may be anything but zeroes.
+    pub fn is_data(self) -> bool {
+        matches!(self, Self::Data(_) | Self::Encoded)
+    }
 }
 
 /// A disk image open for reading.

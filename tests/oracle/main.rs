@@ -9,6 +9,7 @@
 mod common;
 
 mod check;
+mod compressed;
 mod errors;
 mod matrix;
 mod options;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
     trials.extend(check::trials());
+    trials.extend(compressed::trials());
     trials.extend(errors::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());

@@ -12,6 +12,7 @@
 //! - [`entries`]: the only place that knows the bits of table entries;
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
+//! - [`compressed`]: one compressed cluster;
 //! - [`read`]: the guest's data;
 //! - [`create_options`]: what a new image is to be like;
 //! - [`create`]: a new image, laid out front to back as its data comes;
@@ -22,6 +23,7 @@
 //! number on the virtual disk as its position.
 
 pub mod check;
+pub mod compressed;
 pub mod create;
 pub mod create_options;
 pub mod entries;

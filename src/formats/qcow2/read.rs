@@ -9,12 +9,14 @@
 //! out trailing zeroes of the last cluster. It never does so with ciphertext, and missing
 //! ciphertext stands for nothing, so in an encrypted image that is an error too.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::compressed;
 use super::entries::{L2Entry, L2Target};
 use super::features;
 use super::geometry::Geometry;
-use super::header::{EncryptionMethod, Header, Version};
+use super::header::{CompressionType, EncryptionMethod, Header, Version};
 use super::tables::Tables;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
@@ -28,6 +30,7 @@ pub struct Qcow2Image {
     geometry: Geometry,
     size: u64,
     zero_flag: bool,
+    compression: CompressionType,
     tables: Tables,
     cipher: Option<AesCbc>,
     length: u64,
@@ -52,6 +55,7 @@ impl Qcow2Image {
             geometry: header.geometry(),
             size: header.size(),
             zero_flag: header.version() == Version::V3,
+            compression: header.compression(),
             cipher,
             length,
         })
@@ -87,11 +91,16 @@ impl Qcow2Image {
                 let within = self.geometry.within_cluster(guest.0);
                 Ok(ExtentKind::Data(HostOffset(host.0 + within)))
             }
-            L2Target::Compressed(range) => Err(Error::unsupported(format!(
-                "the cluster at guest offset {guest} is compressed (host offset {}), which this \
-                 version can't read",
-                range.host
-            ))),
+            L2Target::Compressed(range) => {
+                if range.host.0 >= self.length {
+                    let why = format!(
+                        "its compressed cluster at {} is beyond the end of the file ({} bytes)",
+                        range.host, self.length
+                    );
+                    return Err(self.bad_entry(guest, &why));
+                }
+                Ok(ExtentKind::Encoded)
+            }
         }
     }
 
@@ -156,6 +165,43 @@ impl Qcow2Image {
     }
 }
 
+impl Qcow2Image {
+    /// Reads from the compressed cluster that holds `guest`, to its end at most. Compressed clusters
+    /// are never encrypted, whatever the image's method.
+    fn read_compressed(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        let table = self.tables.l2(self.geometry.l1_index(guest))?;
+        let entry = table
+            .as_ref()
+            .and_then(|table| table.get(self.geometry.l2_index(guest)).copied());
+        let target = entry.map(|entry| self.target(entry, guest)).transpose()?;
+        let Some(L2Target::Compressed(range)) = target else {
+            return Err(self.bad_entry(guest, &"not compressed any more"));
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { stored, cluster } = scratch;
+            // The last sector of the range may reach beyond the end of the file.
+            let most = range.length.min(self.length - range.host.0);
+            stored.resize(usize::try_from(most).unwrap_or(0), 0);
+            let what = format!("the compressed cluster of guest offset {guest}");
+            self.storage.read_exact_at(range.host.0, stored, &what)?;
+            let decode = |cluster: &mut [u8]| {
+                compressed::decompress(self.compression, stored, cluster)
+                    .map_err(|why| self.bad_entry(guest, &why))
+            };
+            if buf.len() == self.geometry.cluster_len() {
+                return decode(buf);
+            }
+            cluster.resize(self.geometry.cluster_len(), 0);
+            decode(cluster)?;
+            let within = usize::try_from(self.geometry.within_cluster(guest.0)).unwrap_or(0);
+            let part = cluster.get(within..).and_then(|rest| rest.get(..buf.len()));
+            let part = part.ok_or_else(|| Error::invalid("reading over a cluster's end"))?;
+            buf.copy_from_slice(part);
+            Ok(())
+        })
+    }
+}
+
 impl Image for Qcow2Image {
     fn size(&self) -> u64 {
         self.size
@@ -191,7 +237,8 @@ impl Image for Qcow2Image {
                 other => other,
             };
             // An entry that is in error ends the extent; whoever reads it is told.
-            if self.kind(entry, next).ok() != Some(continued) {
+            // A compressed cluster is decoded on its own.
+            if kind == ExtentKind::Encoded || self.kind(entry, next).ok() != Some(continued) {
                 break;
             }
             length += cluster_size;
@@ -225,6 +272,7 @@ impl Image for Qcow2Image {
                 .ok_or_else(|| Error::invalid("extent longer than asked for"))?;
             match extent.kind {
                 ExtentKind::Data(host) => self.read_data(guest, host, part)?,
+                ExtentKind::Encoded => self.read_compressed(guest, part)?,
                 ExtentKind::Zero | ExtentKind::Unallocated => part.fill(0),
             }
             guest.0 += extent.length;
@@ -232,6 +280,17 @@ impl Image for Qcow2Image {
         }
         Ok(())
     }
+}
+
+/// Buffers for compressed clusters, kept for each thread.
+#[derive(Default)]
+struct Scratch {
+    stored: Vec<u8>,
+    cluster: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Refuses what would be read wrongly by code that doesn't know it.
