@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-pub use settings::{Observer, Settings};
+pub use settings::{MOST_WORKERS, Observer, Settings};
 
 use self::buffer::Buffer;
 use self::chunks::{Chunk, Chunks};

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::units::GuestOffset;
 
 /// The most workers that are used without being asked for.
-const MOST_WORKERS: usize = 16;
+pub const MOST_WORKERS: usize = 16;
 
 /// The shortest run of zeroes that is left out unless another length is asked for, in bytes.
 const DEFAULT_SPARSE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();

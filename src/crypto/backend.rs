@@ -129,6 +129,19 @@ impl Backend {
         }
     }
 
+    /// The symbol of the kernel that encrypts, by which a debugger or profiler
+    /// finds it in any build. The backends that are the `aes` crate's code
+    /// have none: the compiler inlines it as it sees fit.
+    #[must_use]
+    pub const fn symbol(self) -> Option<&'static str> {
+        match self {
+            Self::Soft | Self::Portable => None,
+            Self::AesNi => Some("cowhide_aes128_cbc_encrypt_aesni"),
+            Self::Vaes256 => Some("cowhide_aes128_cbc_encrypt_vaes256"),
+            Self::Vaes512 => Some("cowhide_aes128_cbc_encrypt_vaes512"),
+        }
+    }
+
     /// The processor features that it needs, by the names that Linux and
     /// compilers use, each with whether this machine has it.
     #[must_use]

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{CacheMode, Storage};
@@ -79,6 +79,22 @@ impl FileStorage {
             Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH,
             cache,
         )
+    }
+
+    /// An empty file in memory, which is gone when it is closed. To the system it is a file like any
+    /// other, so that what is measured on it is the real thing but for the disk.
+    ///
+    /// # Errors
+    /// The system's error as `Could not create 'name': …`.
+    pub fn in_memory(name: &str) -> Result<Self> {
+        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
+            .map_err(|error| Error::io(format!("Could not create '{name}'"), error.into()))?;
+        Ok(Self {
+            file: File::from(file),
+            direct: None,
+            path: PathBuf::from(name),
+            is_device: false,
+        })
     }
 
     fn open_with(path: &Path, flags: OFlags, mode: Mode, cache: CacheMode) -> io::Result<Self> {
@@ -364,6 +380,17 @@ mod tests {
         assert_eq!(file.read_at(50, &mut buf).unwrap(), 50);
         let error = file.read_exact_at(50, &mut buf, "table").unwrap_err();
         assert!(error.to_string().contains("table at offset 0x32"));
+    }
+
+    #[test]
+    fn a_file_in_memory_is_a_file_like_any_other() {
+        let file = FileStorage::in_memory("x").unwrap().checked().unwrap();
+        assert!(file.is_empty().unwrap());
+        file.write_at(1 << 20, &[7; 512]).unwrap();
+        let mut buf = [0; 512];
+        file.read_exact_at(1 << 20, &mut buf, "data").unwrap();
+        assert_eq!(buf, [7; 512]);
+        assert!(file.next_data(0).unwrap().unwrap().start >= 512 << 10);
     }
 
     #[test]
