@@ -37,6 +37,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Check an image's consistency
     Check(CheckArgs),
+    /// Measure the ciphers and what encryption costs on this machine
+    Speed(SpeedArgs),
 }
 
 /// Options that every subcommand has.
@@ -207,5 +209,28 @@ pub struct CheckArgs {
     pub(super) output: String,
     /// The image
     #[arg(value_name = "FILENAME")]
+    pub(super) operands: Vec<OsString>,
+}
+
+/// `speed`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct SpeedArgs {
+    /// About how long to measure, in seconds
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "6",
+        allow_hyphen_values = true
+    )]
+    pub(super) seconds: f64,
+    /// How many threads to use for "all threads"; without it, as many as the machine runs at once
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) threads: Option<usize>,
+    /// human or json
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(super) output: String,
+    /// There are none; for the message
+    #[arg(hide = true)]
     pub(super) operands: Vec<OsString>,
 }

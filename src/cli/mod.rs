@@ -18,6 +18,7 @@ mod options;
 mod password;
 mod progress;
 mod render;
+mod speed;
 mod usage;
 
 use std::ffi::OsString;
@@ -94,6 +95,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Info(args)) => info::run(&args),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)
 }

@@ -8,6 +8,7 @@ pub mod check;
 pub mod convert;
 pub mod create;
 pub mod info;
+pub mod speed;
 mod target;
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod info;
 pub mod json;
+pub mod speed;
 
 /// A name that came out of an image, safe to show on a terminal: control characters are escaped, so
 /// that it can neither forge lines of the report nor send commands to the terminal.

@@ -1,0 +1,25 @@
+//! `speed`: what the ciphers and conversions of this machine do.
+
+use std::process::ExitCode;
+
+use super::args::SpeedArgs;
+use super::operands::{Output, output};
+use super::{Done, Failure, print, render};
+use crate::commands;
+
+/// Runs the subcommand.
+pub(super) fn run(args: &SpeedArgs) -> Done {
+    let output = output(&args.output)?;
+    if let [unexpected, ..] = args.operands.as_slice() {
+        let unexpected = unexpected.to_string_lossy();
+        return Err(Failure::Usage(format!("Unexpected argument: {unexpected}")));
+    }
+    let plan = commands::speed::Plan::new(args.seconds, args.threads)?;
+    let report = commands::speed::run(plan)?;
+    let text = match output {
+        Output::Human => render::speed::human(&report),
+        Output::Json => render::json::render(&report)?,
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

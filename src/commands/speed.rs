@@ -1,0 +1,299 @@
+//! `speed`: what the processor's AES unit does for us, and what encryption costs.
+//!
+//! Four questions, each with its own file: what processor is this and what does it let us use
+//! ([`cpu`]); how fast is every cipher backend, next to the plain `cbc` crate and to what the AES
+//! unit could do at best ([`ciphers`]); what does that make of a whole conversion, for every
+//! cluster size ([`sweep`]).
+//!
+//! The machines that this runs on are shared, and change their clock as they like. So nothing is
+//! measured in one go: everything is measured in turn, in many short rounds ([`rounds`]), and the
+//! median counts. A ratio is the median of the ratios within each round, whose two sides saw the
+//! same weather; it may differ a little from the ratio of the medians.
+//!
+//! Memory: below [`MOST_MEMORY`], whatever the machine.
+
+mod ciphers;
+mod cpu;
+mod rounds;
+mod sweep;
+
+use std::env;
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::convert::MOST_WORKERS;
+use crate::crypto::{BACKEND_VARIABLE, Backend, chosen_backend};
+use crate::error::{Error, Result};
+
+/// What the measurements' buffers and files come to at the very most, in bytes.
+pub const MOST_MEMORY: usize = 200 << 20;
+
+/// The most threads that can be asked for; each has a buffer of its own.
+pub const MOST_THREADS: usize = 512;
+
+/// The longest that it can be asked to take: an hour.
+pub const MOST_SECONDS: f64 = 3600.0;
+
+/// The part of the time that the ciphers get. A conversion takes longer than a run of a cipher, so
+/// the sweep needs more for as many rounds.
+const CIPHERS_SHARE: f64 = 0.35;
+
+/// What is to be measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// About how long it may take in all. Every figure is measured a few times even when that
+    /// takes longer.
+    pub budget: Duration,
+    /// How many threads "all threads" are; as many as the machine runs at once when not given.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Plan {
+    /// A plan for `seconds` in all and that many threads.
+    ///
+    /// # Errors
+    /// A number that is out of range.
+    pub fn new(seconds: f64, threads: Option<usize>) -> Result<Self> {
+        if !(seconds > 0.0 && seconds <= MOST_SECONDS) {
+            return Err(Error::invalid(format!(
+                "--seconds expects a number above 0 and up to {MOST_SECONDS} not '{seconds}'"
+            )));
+        }
+        let threads = match threads {
+            None => None,
+            Some(number) => Some(
+                NonZeroUsize::new(number)
+                    .filter(|number| number.get() <= MOST_THREADS)
+                    .ok_or_else(|| {
+                        Error::invalid(format!(
+                            "--threads expects a number from 1 to {MOST_THREADS} not '{number}'"
+                        ))
+                    })?,
+            ),
+        };
+        Ok(Self {
+            budget: Duration::from_secs_f64(seconds),
+            threads,
+        })
+    }
+}
+
+/// What was found. Speeds are in GB/s, which are 10^9 bytes a second.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// The processor.
+    pub cpu: Cpu,
+    /// The backend that encrypts and decrypts images.
+    pub backend: Chosen,
+    /// How it was measured.
+    pub measurement: Measurement,
+    /// Every backend that this machine has, the slowest first.
+    pub ciphers: Vec<CipherSpeed>,
+    /// The plain `cbc` crate, one sector at a time.
+    pub cbc_crate: CbcCrateSpeed,
+    /// Whole conversions, for every cluster size that there is.
+    pub cluster_sizes: Vec<ClusterSpeed>,
+    /// What the user could do to make it faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The processor.
+#[derive(Debug, Serialize)]
+pub struct Cpu {
+    /// What it calls itself, or what the virtual machine was told to call it.
+    pub model: String,
+    /// How many threads it runs for us at once.
+    pub threads: usize,
+    /// What matters to the ciphers.
+    pub features: Vec<Feature>,
+    /// Whether it says that it is a virtual machine's (x86 only; others don't tell).
+    pub virtualised: bool,
+}
+
+/// A feature of the processor.
+#[derive(Debug, Serialize)]
+pub struct Feature {
+    /// Its name, as Linux and compilers know it.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub present: bool,
+}
+
+/// The backend that does the work.
+#[derive(Debug, Serialize)]
+pub struct Chosen {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub description: &'static str,
+    /// Why it is used and no other.
+    pub reason: String,
+    /// The kernel that encrypts, by its name in the program, for backends that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<&'static str>,
+}
+
+/// How it was measured.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measurement {
+    /// How many threads "all threads" were.
+    pub threads: usize,
+    /// What each thread ran the ciphers on, in bytes.
+    pub buffer_bytes: usize,
+    /// How often each speed of a cipher was measured.
+    pub cipher_rounds: u32,
+    /// The disk that was converted, in bytes.
+    pub data_bytes: u64,
+    /// How many threads converted it.
+    pub conversion_threads: usize,
+    /// How often each conversion was done.
+    pub conversion_rounds: u32,
+}
+
+/// A backend's speed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CipherSpeed {
+    /// The backend.
+    pub name: &'static str,
+    /// Encrypting on one thread.
+    pub encrypt_one_thread: f64,
+    /// Decrypting on one thread.
+    pub decrypt_one_thread: f64,
+    /// Encrypting on all threads together.
+    pub encrypt_all_threads: f64,
+    /// Decrypting on all threads together.
+    pub decrypt_all_threads: f64,
+    /// What the AES unit does at best with this backend's instructions, on one thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+    /// How much of that encrypting on one thread reaches, from 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_of_limit: Option<f64>,
+    /// How many times as fast as the `cbc` crate it encrypts, on one thread.
+    pub times_cbc_crate_encrypt: f64,
+    /// How many times as fast as the `cbc` crate it decrypts, on one thread.
+    pub times_cbc_crate_decrypt: f64,
+}
+
+/// The plain `cbc` crate's speed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CbcCrateSpeed {
+    /// Encrypting on one thread.
+    pub encrypt_one_thread: f64,
+    /// Decrypting on one thread.
+    pub decrypt_one_thread: f64,
+}
+
+/// What a cluster size makes of a conversion from raw to qcow2.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ClusterSpeed {
+    /// The cluster size in bytes.
+    pub cluster_size: u64,
+    /// Converting without encryption.
+    pub plain: f64,
+    /// Converting with legacy AES.
+    pub aes: f64,
+    /// The length of the image's file.
+    pub file_bytes: u64,
+    /// What of that isn't the disk's data.
+    pub metadata_bytes: u64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// [`BACKEND_VARIABLE`] names a backend that can't be had; the system has no memory or threads for
+/// us.
+pub fn run(plan: Plan) -> Result<Report> {
+    let backend = chosen_backend()?;
+    let available = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = plan
+        .threads
+        .unwrap_or(available)
+        .get()
+        .clamp(1, MOST_THREADS);
+    let (cpu, hint) = cpu::look(available.get());
+
+    let ciphers_budget = plan.budget.mul_f64(CIPHERS_SHARE);
+    let ciphers = ciphers::measure(threads, ciphers_budget)?;
+    let workers = threads.min(MOST_WORKERS);
+    let sweep_budget = plan.budget.saturating_sub(ciphers_budget);
+    let sweep = sweep::measure(backend, workers, sweep_budget)?;
+    Ok(Report {
+        cpu,
+        backend: Chosen {
+            name: backend.name(),
+            description: backend.description(),
+            reason: reason(backend, env::var(BACKEND_VARIABLE).ok().as_deref()),
+            symbol: backend.symbol(),
+        },
+        measurement: Measurement {
+            threads,
+            buffer_bytes: ciphers::BUFFER_SIZE,
+            cipher_rounds: ciphers.rounds,
+            data_bytes: sweep.data_bytes,
+            conversion_threads: workers,
+            conversion_rounds: sweep.rounds,
+        },
+        ciphers: ciphers.backends,
+        cbc_crate: ciphers.cbc_crate,
+        cluster_sizes: sweep.cluster_sizes,
+        hint,
+    })
+}
+
+/// Why `backend` is used, with `forced` being what the environment says.
+fn reason(backend: Backend, forced: Option<&str>) -> String {
+    if let Some(name) = forced
+        && name != "auto"
+    {
+        return format!("forced by {BACKEND_VARIABLE}={name}");
+    }
+    let features: Vec<_> = backend
+        .features()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    match features.as_slice() {
+        [] => "chosen automatically: no kernel of our own runs on this CPU".to_owned(),
+        [name] => format!("chosen automatically: the fastest that a CPU with {name} can run"),
+        [others @ .., last] => format!(
+            "chosen automatically: the fastest, as the CPU has {} and {last}",
+            others.join(", ")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_says_who_chose() {
+        assert_eq!(
+            reason(Backend::Soft, Some("soft")),
+            "forced by COWHIDE_CIPHER=soft"
+        );
+        for forced in [None, Some("auto")] {
+            let reason = reason(Backend::detect(), forced);
+            assert!(reason.starts_with("chosen automatically: "), "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_most_threads_keep_within_the_memory() {
+        // The ciphers' buffers are gone before the sweep begins.
+        const { assert!(MOST_THREADS * ciphers::BUFFER_SIZE <= MOST_MEMORY) };
+        let conversion = 2 * sweep::MOST_DATA as usize + (MOST_WORKERS << 21) + (16 << 20);
+        assert!(conversion <= MOST_MEMORY);
+    }
+}

@@ -1,0 +1,222 @@
+//! How fast the ciphers are by themselves: no file, no table, one buffer that stays in a core's
+//! second-level cache.
+//!
+//! On all threads, every thread has a buffer and a part of the same window of time. Threads are
+//! started before it opens, and what a thread isn't given of it counts against us.
+
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::rounds::{self, Samples};
+use super::{CbcCrateSpeed, CipherSpeed};
+use crate::crypto::limit::register_limit;
+use crate::crypto::reference::Reference;
+use crate::crypto::{AesCbc, Backend};
+use crate::error::{Error, Result};
+
+/// What a thread works on, in bytes: half of a small second-level cache, and half of what a
+/// conversion encrypts at a time.
+pub const BUFFER_SIZE: usize = 256 << 10;
+
+/// Any key is as fast as any other.
+pub const KEY: &[u8; 16] = b"cowhide, at full";
+
+/// The longest that one measurement takes: many passes over the buffer, and within a time slice.
+const LONGEST: Duration = Duration::from_millis(2);
+const SHORTEST: Duration = Duration::from_micros(300);
+/// Into how many rounds a small budget is cut.
+const WANTED_ROUNDS: u32 = 5;
+/// How long it may take until the threads that were started are awake, each.
+const WAKE_UP: Duration = Duration::from_micros(50);
+/// Each of these is some tens of microseconds; the best of them counts in its round.
+const LIMIT_REPETITIONS: usize = 3;
+/// Neither the ciphers nor the measurements need much.
+const STACK_SIZE: usize = 256 << 10;
+
+/// What was measured.
+pub struct Speeds {
+    pub backends: Vec<CipherSpeed>,
+    pub cbc_crate: CbcCrateSpeed,
+    pub rounds: u32,
+}
+
+/// A backend and what was measured of it.
+struct Contestant {
+    backend: Backend,
+    cipher: AesCbc,
+    encrypt_one: Samples,
+    decrypt_one: Samples,
+    encrypt_all: Samples,
+    decrypt_all: Samples,
+    limit: Samples,
+}
+
+impl Contestant {
+    fn new(backend: Backend) -> Self {
+        Self {
+            backend,
+            cipher: AesCbc::new(KEY, backend),
+            encrypt_one: Samples::default(),
+            decrypt_one: Samples::default(),
+            encrypt_all: Samples::default(),
+            decrypt_all: Samples::default(),
+            limit: Samples::default(),
+        }
+    }
+
+    fn round(&mut self, one: &mut [Vec<u8>], all: &mut [Vec<u8>], time: Duration) -> Result<()> {
+        let cipher = &self.cipher;
+        let encrypt = |data: &mut [u8]| cipher.encrypt(0, data);
+        let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
+        // What a ratio is made of is measured side by side.
+        self.encrypt_one.push(speed(one, time, &encrypt)?);
+        if let Some(limit) = register_limit(self.backend, LIMIT_REPETITIONS) {
+            self.limit.push(limit.gb_per_s);
+        }
+        self.decrypt_one.push(speed(one, time, &decrypt)?);
+        self.encrypt_all.push(speed(all, time, &encrypt)?);
+        self.decrypt_all.push(speed(all, time, &decrypt)?);
+        Ok(())
+    }
+
+    fn result(&self, cbc_encrypt: &Samples, cbc_decrypt: &Samples) -> CipherSpeed {
+        let limit = self.limit.median();
+        let has_limit = limit > 0.0;
+        CipherSpeed {
+            name: self.backend.name(),
+            encrypt_one_thread: self.encrypt_one.median(),
+            decrypt_one_thread: self.decrypt_one.median(),
+            encrypt_all_threads: self.encrypt_all.median(),
+            decrypt_all_threads: self.decrypt_all.median(),
+            limit: has_limit.then_some(limit),
+            // Above 1 it would say that the limit was measured in worse weather, and no more.
+            share_of_limit: has_limit.then(|| self.encrypt_one.times(&self.limit).min(1.0)),
+            times_cbc_crate_encrypt: self.encrypt_one.times(cbc_encrypt),
+            times_cbc_crate_decrypt: self.decrypt_one.times(cbc_decrypt),
+        }
+    }
+}
+
+/// Measures every backend that this machine has, on one thread and on `threads`.
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
+    let mut contestants: Vec<_> = Backend::available()
+        .into_iter()
+        .map(Contestant::new)
+        .collect();
+    let cbc_crate = Reference::new(KEY);
+    let cbc_encrypt = |data: &mut [u8]| cbc_crate.encrypt(0, data);
+    let cbc_decrypt = |data: &mut [u8]| cbc_crate.decrypt(0, data);
+    let mut cbc_encrypt_one = Samples::default();
+    let mut cbc_decrypt_one = Samples::default();
+
+    let mut one = vec![vec![0; BUFFER_SIZE]];
+    let mut all = vec![vec![0; BUFFER_SIZE]; threads];
+    let measurements = u32::try_from(contestants.len() * 4 + 2).unwrap_or(u32::MAX);
+    let time = (budget / measurements / WANTED_ROUNDS).clamp(SHORTEST, LONGEST);
+    let rounds = rounds::repeat(budget, || {
+        cbc_encrypt_one.push(speed(&mut one, time, &cbc_encrypt)?);
+        cbc_decrypt_one.push(speed(&mut one, time, &cbc_decrypt)?);
+        for contestant in &mut contestants {
+            contestant.round(&mut one, &mut all, time)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(Speeds {
+        backends: contestants
+            .iter()
+            .map(|contestant| contestant.result(&cbc_encrypt_one, &cbc_decrypt_one))
+            .collect(),
+        cbc_crate: CbcCrateSpeed {
+            encrypt_one_thread: cbc_encrypt_one.median(),
+            decrypt_one_thread: cbc_decrypt_one.median(),
+        },
+        rounds,
+    })
+}
+
+/// A stretch of time that all threads of a measurement work in.
+#[derive(Clone, Copy)]
+struct Window {
+    start: Instant,
+    end: Instant,
+}
+
+/// How many GB/s all of `buffers` get through `work` together, each on a thread of its own.
+fn speed(
+    buffers: &mut [Vec<u8>],
+    time: Duration,
+    work: &(dyn Fn(&mut [u8]) + Sync),
+) -> Result<f64> {
+    let Some((own, others)) = buffers.split_first_mut() else {
+        return Ok(0.0);
+    };
+    let wake_up = WAKE_UP * u32::try_from(others.len()).unwrap_or(u32::MAX);
+    let gate = RwLock::new(None);
+    let total = Mutex::new(0.0);
+    thread::scope(|scope| {
+        // Closed until the last thread is there. When the system refuses one, it opens on nothing.
+        let mut closed = gate.write().unwrap_or_else(PoisonError::into_inner);
+        let (gate, total) = (&gate, &total);
+        for buffer in others {
+            thread::Builder::new()
+                .name("speed".into())
+                .stack_size(STACK_SIZE)
+                .spawn_scoped(scope, move || {
+                    work(buffer);
+                    let window = *gate.read().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(window) = window {
+                        let speed = speed_within(window, buffer, work);
+                        *total.lock().unwrap_or_else(PoisonError::into_inner) += speed;
+                    }
+                })
+                .map_err(|error| Error::io("starting a thread", error))?;
+        }
+        work(own);
+        let start = Instant::now() + wake_up;
+        let window = Window {
+            start,
+            end: start + time,
+        };
+        *closed = Some(window);
+        drop(closed);
+        let speed = speed_within(window, own, work);
+        *total.lock().unwrap_or_else(PoisonError::into_inner) += speed;
+        Ok::<_, Error>(())
+    })?;
+    Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// How many GB/s this thread gets through, counted from the window's start even when it comes late.
+fn speed_within(window: Window, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
+    while Instant::now() < window.start {
+        std::hint::spin_loop();
+    }
+    let mut passes = 0.0;
+    loop {
+        work(buffer);
+        passes += 1.0;
+        let now = Instant::now();
+        if now >= window.end {
+            let seconds = now.duration_since(window.start).as_secs_f64();
+            return passes * BUFFER_SIZE as f64 / seconds / 1e9;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_buffer_is_worked_on_and_counted() {
+        let mut buffers = vec![vec![0; 16]; 3];
+        let work = |data: &mut [u8]| data.fill(1);
+        let speed = speed(&mut buffers, Duration::from_millis(1), &work).unwrap();
+        assert!(speed > 0.0);
+        assert_eq!(buffers, vec![vec![1; 16]; 3]);
+    }
+}

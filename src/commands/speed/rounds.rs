@@ -1,0 +1,89 @@
+//! Many short measurements, and the one in the middle.
+//!
+//! A mean would let a single interruption spoil a figure, and a best of many would show what the
+//! machine does when it happens to be left alone. The median is what a user gets.
+
+use std::time::{Duration, Instant};
+
+/// The fewest rounds, so that the median has something to choose from.
+const FEWEST: u32 = 3;
+
+/// Calls `round` until the budget is used up, but at least [`FEWEST`] times; returns how often.
+pub fn repeat<E>(budget: Duration, mut round: impl FnMut() -> Result<(), E>) -> Result<u32, E> {
+    let start = Instant::now();
+    let mut done = 0;
+    loop {
+        round()?;
+        done += 1;
+        // Half a round more would be out of the budget just as half a round less is.
+        let next = start.elapsed() + start.elapsed().div_f64(2.0 * f64::from(done));
+        if done >= FEWEST && next >= budget {
+            return Ok(done);
+        }
+    }
+}
+
+/// One figure's measurements, a round each.
+#[derive(Debug, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds a round's measurement.
+    pub fn push(&mut self, sample: f64) {
+        self.0.push(sample);
+    }
+
+    /// The measurement in the middle; 0 when there is none.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        rounded(sorted.get(sorted.len() / 2).copied().unwrap_or_default())
+    }
+
+    /// The median of how many times `other` this is, round by round.
+    pub fn times(&self, other: &Self) -> f64 {
+        let ratios = self.0.iter().zip(&other.0).map(|(one, other)| one / other);
+        Self(ratios.collect()).median()
+    }
+}
+
+/// Four digits, which is more than any of these figures is good for.
+fn rounded(figure: f64) -> f64 {
+    if figure == 0.0 || !figure.is_finite() {
+        return figure;
+    }
+    let scale = 10_f64.powf(3.0 - figure.abs().log10().floor());
+    (figure * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outlier_moves_neither_medians_nor_ratios() {
+        let one = Samples(vec![2.0, 4.0, 1000.0]);
+        let other = Samples(vec![1.0, 2.0, 4.0]);
+        assert_eq!(one.median(), 4.0);
+        assert_eq!(one.times(&other), 2.0);
+        assert_eq!(Samples::default().median(), 0.0);
+    }
+
+    #[test]
+    fn figures_have_four_digits() {
+        assert_eq!(rounded(12.345_678), 12.35);
+        assert_eq!(rounded(0.001_234_56), 0.001_235);
+        assert_eq!(rounded(0.0), 0.0);
+    }
+
+    #[test]
+    fn there_are_a_few_rounds_even_without_time() {
+        let rounds = repeat::<()>(Duration::ZERO, || Ok(()));
+        assert_eq!(rounds, Ok(FEWEST));
+    }
+
+    #[test]
+    fn the_first_error_ends_it() {
+        assert_eq!(repeat(Duration::MAX, || Err("no")), Err("no"));
+    }
+}

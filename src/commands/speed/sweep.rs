@@ -1,0 +1,189 @@
+//! What cluster size and encryption make of a whole conversion.
+//!
+//! A disk of noise, which nothing can skip or shrink, is converted from raw to qcow2 by the real
+//! engine, from a file in memory into a file in memory: everything that `convert` does but for the
+//! disk's own speed. Every target is a new file, as a user's is, whose pages the system has to find
+//! first; and the image is made as it always is, from its header's cluster to its refcounts.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ClusterSpeed;
+use super::ciphers::KEY;
+use super::rounds::{self, Samples};
+use crate::convert::{self, Settings};
+use crate::crypto::{AesCbc, Backend};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::create_options::CLUSTER_SIZES;
+use crate::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2};
+use crate::formats::raw::RawImage;
+use crate::storage::{FileStorage, Storage};
+
+/// The most that is converted at a time, in bytes; there are two files of it in memory.
+pub const MOST_DATA: u64 = 64 << 20;
+/// The least: two of the largest clusters.
+const LEAST_DATA: u64 = 4 << 20;
+/// How much is converted for a second of the budget, which gives some five rounds on a machine
+/// that converts one or two GB/s.
+const DATA_PER_SECOND: f64 = (16 << 20) as f64;
+/// The unit in which the noise is written and the disk measured out: the largest cluster.
+const PIECE: usize = 2 << 20;
+
+/// What was measured.
+pub struct Sweep {
+    pub cluster_sizes: Vec<ClusterSpeed>,
+    pub data_bytes: u64,
+    pub rounds: u32,
+}
+
+/// A cluster size and what was measured with it.
+struct Row {
+    cluster_size: u64,
+    plain: Samples,
+    aes: Samples,
+    file_bytes: u64,
+}
+
+/// Measures every cluster size, with and without encryption by `backend`.
+///
+/// # Errors
+/// The system has no memory for the files.
+pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Sweep> {
+    let data_bytes = data_bytes(budget);
+    let settings = Settings {
+        workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+        ..Settings::default()
+    };
+    let source = RawImage::open(noise(data_bytes)?)?;
+    let sizes = std::iter::successors(Some(*CLUSTER_SIZES.start()), |size| Some(size * 2));
+    let mut rows: Vec<_> = sizes
+        .take_while(|size| CLUSTER_SIZES.contains(size))
+        .map(|cluster_size| Row {
+            cluster_size,
+            plain: Samples::default(),
+            aes: Samples::default(),
+            file_bytes: 0,
+        })
+        .collect();
+    let convert = |cluster_size, cipher| {
+        let (seconds, file_bytes) = convert(&source, data_bytes, cluster_size, cipher, settings)?;
+        Ok::<_, Error>((data_bytes as f64 / seconds / 1e9, file_bytes))
+    };
+    // Once for nothing, so that no row pays for what only happens the first time.
+    convert(PIECE as u64, None)?;
+    let start = Instant::now();
+    let rounds = rounds::repeat(budget.saturating_sub(start.elapsed()), || {
+        for row in &mut rows {
+            let (plain, _) = convert(row.cluster_size, None)?;
+            let cipher = AesCbc::new(KEY, backend);
+            let (aes, file_bytes) = convert(row.cluster_size, Some(cipher))?;
+            row.plain.push(plain);
+            row.aes.push(aes);
+            row.file_bytes = file_bytes;
+        }
+        Ok::<_, Error>(())
+    })?;
+    let cluster_sizes = rows.iter().map(|row| ClusterSpeed {
+        cluster_size: row.cluster_size,
+        plain: row.plain.median(),
+        aes: row.aes.median(),
+        file_bytes: row.file_bytes,
+        metadata_bytes: row.file_bytes.saturating_sub(data_bytes),
+    });
+    Ok(Sweep {
+        cluster_sizes: cluster_sizes.collect(),
+        data_bytes,
+        rounds,
+    })
+}
+
+/// How much to convert, in whole pieces.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "casts saturate, and the range is clamped"
+)]
+fn data_bytes(budget: Duration) -> u64 {
+    let wanted = (budget.as_secs_f64() * DATA_PER_SECOND) as u64;
+    wanted.clamp(LEAST_DATA, MOST_DATA) / PIECE as u64 * PIECE as u64
+}
+
+/// A file of noise.
+fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
+    let file = FileStorage::in_memory("cowhide-speed-source")?;
+    let mut piece = vec![0; PIECE];
+    let mut state = 0_u64;
+    for offset in (0..bytes).step_by(piece.len()) {
+        let (words, _) = piece.as_chunks_mut();
+        for word in words {
+            // SplitMix64: no page of it is zero, and none is like another.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            *word = (z ^ (z >> 31)).to_le_bytes();
+        }
+        file.write_at(offset, &piece)?;
+    }
+    Ok(Arc::new(file))
+}
+
+/// Converts once; how many seconds it took, and how long the image's file is.
+fn convert(
+    source: &RawImage,
+    size: u64,
+    cluster_size: u64,
+    cipher: Option<AesCbc>,
+    settings: Settings,
+) -> Result<(f64, u64)> {
+    let file: Arc<dyn Storage> = Arc::new(FileStorage::in_memory("cowhide-speed-target")?);
+    let options = CreateOptions {
+        cluster_size,
+        encryption: match cipher {
+            Some(_) => EncryptionMethod::Aes,
+            None => EncryptionMethod::None,
+        },
+        ..CreateOptions::new(size)
+    };
+    let start = Instant::now();
+    let target = NewQcow2::create(Arc::clone(&file), options, cipher, false)?;
+    convert::copy(source, &target, settings, &())?;
+    Ok((start.elapsed().as_secs_f64(), file.len()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Image as _;
+    use crate::formats::qcow2::{Header, Qcow2Image};
+    use crate::units::GuestOffset;
+
+    #[test]
+    fn the_disk_follows_the_budget_within_bounds() {
+        assert_eq!(data_bytes(Duration::ZERO), LEAST_DATA);
+        assert_eq!(data_bytes(Duration::from_millis(500)), 8 << 20);
+        assert_eq!(data_bytes(Duration::MAX), MOST_DATA);
+    }
+
+    #[test]
+    fn what_is_measured_is_a_conversion() {
+        let source = RawImage::open(noise(LEAST_DATA).unwrap()).unwrap();
+        let file: Arc<dyn Storage> = Arc::new(FileStorage::in_memory("target").unwrap());
+        let target = NewQcow2::create(
+            Arc::clone(&file),
+            CreateOptions::new(LEAST_DATA),
+            None,
+            false,
+        );
+        convert::copy(&source, &target.unwrap(), Settings::default()).unwrap();
+        let header = Header::read(file.as_ref()).unwrap();
+        let image = Qcow2Image::open(file, header, None).unwrap();
+        let mut expected = vec![0; LEAST_DATA as usize];
+        let mut found = expected.clone();
+        source.read_at(GuestOffset(0), &mut expected).unwrap();
+        image.read_at(GuestOffset(0), &mut found).unwrap();
+        assert!(expected == found);
+        let zero_pages = expected.chunks(512).filter(|page| **page == [0; 512]);
+        assert_eq!(zero_pages.count(), 0);
+    }
+}
