@@ -293,7 +293,7 @@ mod tests {
     fn the_most_threads_keep_within_the_memory() {
         // The ciphers' buffers are gone before the sweep begins.
         const { assert!(MOST_THREADS * ciphers::BUFFER_SIZE <= MOST_MEMORY) };
-        let conversion = 2 * sweep::MOST_DATA as usize + (MOST_WORKERS << 21) + (16 << 20);
+        let conversion = 2 * sweep::MOST_DATA + (MOST_WORKERS << 21) + (16 << 20);
         assert!(conversion <= MOST_MEMORY);
     }
 }

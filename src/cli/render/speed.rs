@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::printable;
 use crate::commands::speed::{CipherSpeed, ClusterSpeed, Report};
+use crate::crypto::Backend;
 use crate::units::human_size;
 
 /// How wide the bar of a cipher can get, and each of the two of a cluster size.
@@ -54,6 +55,7 @@ fn machine(text: &mut String, report: &Report) {
         &format!("{}: {}", backend.name, backend.description),
     );
     field(text, "why", &backend.reason);
+    field(text, "AES unit", &aes_unit(report));
     match backend.symbol {
         Some(symbol) => {
             field(text, "kernel", &format!("{symbol}; to see it run:"));
@@ -72,6 +74,22 @@ fn machine(text: &mut String, report: &Report) {
     }
     if let Some(hint) = &report.hint {
         field(text, "hint", &printable(hint));
+    }
+}
+
+/// Whether the AES unit works for us, and how hard.
+fn aes_unit(report: &Report) -> String {
+    let name = report.backend.name;
+    let used = report.ciphers.iter().find(|cipher| cipher.name == name);
+    match used.and_then(|cipher| Some((cipher, cipher.limit?, cipher.share_of_limit?))) {
+        Some((cipher, limit, share)) => format!(
+            "used: encrypts {} GB/s on one thread, of the {} that it can do there ({:.0} %)",
+            number(cipher.encrypt_one_thread),
+            number(limit),
+            share * 100.0
+        ),
+        None if name == Backend::Soft.name() => "not used: this backend is software".to_owned(),
+        None => "left to the aes crate, which uses it where it knows how to".to_owned(),
     }
 }
 
@@ -97,11 +115,11 @@ fn field(text: &mut String, name: &str, value: &str) {
 fn ciphers(text: &mut String, report: &Report) {
     let measurement = &report.measurement;
     let buffer = human_size(measurement.buffer_bytes as u64);
-    let threads = plural(measurement.threads, "thr");
+    let threads = format!("{} thr", measurement.threads);
     let _ = write!(
         text,
         "\nAES-128-CBC of 512-byte sectors, GB/s, in place on {buffer} per thread\n\n\
-         {:11}{:^23} {:^23} {:^14}\n\
+         {:11}{:>23} {:>23} {:>14}\n\
          {:11}{:>7}{:>9}{:>7} {:>7}{:>9}{:>7} {:>7}{:>7}  encrypting, 1 thread\n",
         "",
         "encrypting",
@@ -191,7 +209,7 @@ fn clusters(text: &mut String, report: &Report) {
             human_size(size.cluster_size),
             number(size.plain),
             number(size.aes),
-            longer(size),
+            longer(size).map_or_else(|| "–".to_owned(), |percent| format!("{percent:+.0} %")),
             human_size(size.metadata_bytes),
             share(size.metadata_bytes, size.file_bytes),
             bar(size.plain, largest, CLUSTER_BAR),
@@ -199,14 +217,25 @@ fn clusters(text: &mut String, report: &Report) {
             width = CLUSTER_BAR
         );
     }
+    if let Some(default) = sizes.iter().find(|size| size.cluster_size == 64 << 10) {
+        let slowest = sizes.iter().map(|size| size.plain).fold(largest, f64::min);
+        let fastest = sizes.iter().map(|size| size.plain).fold(0.0, f64::max);
+        let takes = match longer(default) {
+            Some(percent) if percent >= 1.0 => format!("takes {percent:.0} % longer"),
+            _ => "takes no longer that can be told".to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "With the default of 64 KiB, AES {takes}.\nWithout AES, the slowest cluster size has {:.0} \
+             % of the fastest's speed.",
+            slowest * 100.0 / fastest
+        );
+    }
 }
 
-/// How much longer a conversion takes with AES.
-fn longer(size: &ClusterSpeed) -> String {
-    if size.aes <= 0.0 {
-        return "–".to_owned();
-    }
-    format!("{:+.0} %", (size.plain / size.aes - 1.0) * 100.0)
+/// How much longer a conversion takes with AES, in percent.
+fn longer(size: &ClusterSpeed) -> Option<f64> {
+    (size.aes > 0.0).then(|| (size.plain / size.aes - 1.0) * 100.0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two decimals are printed")]
@@ -322,9 +351,11 @@ mod tests {
             "Some CPU (1 thread, in a virtual machine)",
             "aes no",
             "-ex 'break cowhide_aes128_cbc_encrypt_vaes512' -ex run --args cowhide convert …",
-            "vaes512 *    20.0     2560   10.0",
+            "vaes512 *     20.0     2560   10.0    20.0     2560   1.25    40.0   50 %",
             "50 %  █████████████████████████\n",
-            "cbc crate    2.00        –      1",
+            "20.0 GB/s on one thread, of the 40.0 that it can do there (50 %)",
+            "AES takes 25 % longer.\nWithout",
+            "cbc crate     2.00        –      1",
             "–  ██▌\n",
             "+25 %       125 B 12.50 %  █████████████████████  ████████████████▊",
             "it bare",
