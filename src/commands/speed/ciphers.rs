@@ -1,10 +1,13 @@
 //! How fast the ciphers are by themselves: no file, no table, one buffer that stays in a core's
 //! second-level cache.
 //!
-//! On all threads, every thread has a buffer and a part of the same window of time. Threads are
-//! started before it opens, and what a thread isn't given of it counts against us.
+//! On all threads, every thread has a buffer and a part of the same window of time. It opens when
+//! the last thread stands ready, and what a thread isn't given of it counts against us. They wait
+//! awake: a thread that sleeps is liable to be woken on the core of the one that wakes it, and to
+//! share that core for longer than the window is open.
 
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,8 +30,8 @@ const LONGEST: Duration = Duration::from_millis(2);
 const SHORTEST: Duration = Duration::from_micros(300);
 /// Into how many rounds a small budget is cut.
 const WANTED_ROUNDS: u32 = 5;
-/// How long it may take until the threads that were started are awake, each.
-const WAKE_UP: Duration = Duration::from_micros(50);
+/// How long it takes a waiting thread to notice that there is a window, amply.
+const NOTICE: Duration = Duration::from_micros(20);
 /// Each of these is some tens of microseconds; the best of them counts in its round.
 const LIMIT_REPETITIONS: usize = 3;
 /// Neither the ciphers nor the measurements need much.
@@ -154,47 +157,70 @@ fn speed(
     let Some((own, others)) = buffers.split_first_mut() else {
         return Ok(0.0);
     };
-    let wake_up = WAKE_UP * u32::try_from(others.len()).unwrap_or(u32::MAX);
-    let gate = RwLock::new(None);
+    let ready = AtomicUsize::new(0);
+    // `Some(None)`: there will be no window, as the system refused a thread.
+    let opening = OnceLock::new();
     let total = Mutex::new(0.0);
+    let add = |speed: f64| *total.lock().unwrap_or_else(PoisonError::into_inner) += speed;
     thread::scope(|scope| {
-        // Closed until the last thread is there. When the system refuses one, it opens on nothing.
-        let mut closed = gate.write().unwrap_or_else(PoisonError::into_inner);
-        let (gate, total) = (&gate, &total);
+        let (ready, opening, add) = (&ready, &opening, &add);
+        let mut started = 0;
         for buffer in others {
-            thread::Builder::new()
+            let spawned = thread::Builder::new()
                 .name("speed".into())
                 .stack_size(STACK_SIZE)
                 .spawn_scoped(scope, move || {
                     work(buffer);
-                    let window = *gate.read().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(window) = window {
-                        let speed = speed_within(window, buffer, work);
-                        *total.lock().unwrap_or_else(PoisonError::into_inner) += speed;
+                    ready.fetch_add(1, Ordering::Relaxed);
+                    let window = loop {
+                        match opening.get() {
+                            Some(window) => break *window,
+                            None => thread::yield_now(),
+                        }
+                    };
+                    // A thread that wasn't let onto a core in time did nothing in that time.
+                    if let Some(window) = window
+                        && wait_for(window)
+                    {
+                        add(speed_within(window, buffer, work));
                     }
-                })
-                .map_err(|error| Error::io("starting a thread", error))?;
+                });
+            if let Err(error) = spawned {
+                let _ = opening.set(None);
+                return Err(Error::io("starting a thread", error));
+            }
+            started += 1;
         }
         work(own);
-        let start = Instant::now() + wake_up;
+        while ready.load(Ordering::Relaxed) < started {
+            thread::yield_now();
+        }
+        let start = Instant::now() + NOTICE;
         let window = Window {
             start,
             end: start + time,
         };
-        *closed = Some(window);
-        drop(closed);
-        let speed = speed_within(window, own, work);
-        *total.lock().unwrap_or_else(PoisonError::into_inner) += speed;
-        Ok::<_, Error>(())
+        let _ = opening.set(Some(window));
+        wait_for(window);
+        add(speed_within(window, own, work));
+        Ok(())
     })?;
     Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// How many GB/s this thread gets through, counted from the window's start even when it comes late.
-fn speed_within(window: Window, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
-    while Instant::now() < window.start {
+/// Waits until the window is open, without going to sleep; `false` when it is over already.
+fn wait_for(window: Window) -> bool {
+    loop {
+        let now = Instant::now();
+        if now >= window.start {
+            return now < window.end;
+        }
         std::hint::spin_loop();
     }
+}
+
+/// How many GB/s this thread gets through, counted from the window's start even when it comes late.
+fn speed_within(window: Window, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let mut passes = 0.0;
     loop {
         work(buffer);
