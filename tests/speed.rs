@@ -100,6 +100,8 @@ fn every_cluster_size_is_converted_and_its_overhead_is_right() {
     let data = report["measurement"]["data-bytes"].as_u64().unwrap();
     let sizes = report["cluster-sizes"].as_array().unwrap();
     assert_eq!(sizes.len(), 13);
+    measured(&report["aes-takes-times"]);
+    assert!(report["measurement"]["spread"].as_f64().unwrap() >= 0.0);
     let mut most_above_the_least = u64::MAX;
     for (number, size) in sizes.iter().enumerate() {
         let cluster = size["cluster-size"].as_u64().unwrap();

@@ -37,6 +37,9 @@ pub const MOST_THREADS: usize = 512;
 /// The longest that it can be asked to take: an hour.
 pub const MOST_SECONDS: f64 = 3600.0;
 
+/// Above this spread, figures say more about the rest of the machine's work than about ours.
+pub const BUSY: f64 = 0.15;
+
 /// The part of the time that the ciphers get. A conversion takes longer than a run of a cipher, so
 /// the sweep needs more for as many rounds.
 const CIPHERS_SHARE: f64 = 0.35;
@@ -97,6 +100,9 @@ pub struct Report {
     pub cbc_crate: CbcCrateSpeed,
     /// Whole conversions, for every cluster size that there is.
     pub cluster_sizes: Vec<ClusterSpeed>,
+    /// How many times as long a conversion takes with AES as without: the median over all pairs of
+    /// conversions, of every cluster size.
+    pub aes_takes_times: f64,
     /// What the user could do to make it faster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -154,6 +160,9 @@ pub struct Measurement {
     pub conversion_threads: usize,
     /// How often each conversion was done.
     pub conversion_rounds: u32,
+    /// How far apart measurements of the same thing were: the width of their middle half as a share
+    /// of the median. Above [`BUSY`] the machine was doing something else as well.
+    pub spread: f64,
 }
 
 /// A backend's speed.
@@ -243,10 +252,12 @@ pub fn run(plan: Plan) -> Result<Report> {
             data_bytes: sweep.data_bytes,
             conversion_threads: workers,
             conversion_rounds: sweep.rounds,
+            spread: ciphers.spread.max(sweep.spread),
         },
         ciphers: ciphers.backends,
         cbc_crate: ciphers.cbc_crate,
         cluster_sizes: sweep.cluster_sizes,
+        aes_takes_times: sweep.aes_takes_times,
         hint,
     })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::printable;
-use crate::commands::speed::{CipherSpeed, ClusterSpeed, Report};
+use crate::commands::speed::{BUSY, CipherSpeed, ClusterSpeed, Report};
 use crate::crypto::Backend;
 use crate::units::human_size;
 
@@ -26,6 +26,14 @@ pub fn human(report: &Report) -> String {
          ratios.\n",
         measurement.cipher_rounds, measurement.conversion_rounds
     );
+    if measurement.spread > BUSY {
+        let _ = writeln!(
+            text,
+            "\nThe machine is busy: half of what should be equal differs by {:.0} % and more. Measure \
+             again when it\nis idle.",
+            measurement.spread * 100.0
+        );
+    }
     text
 }
 
@@ -217,20 +225,20 @@ fn clusters(text: &mut String, report: &Report) {
             width = CLUSTER_BAR
         );
     }
-    if let Some(default) = sizes.iter().find(|size| size.cluster_size == 64 << 10) {
-        let slowest = sizes.iter().map(|size| size.plain).fold(largest, f64::min);
-        let fastest = sizes.iter().map(|size| size.plain).fold(0.0, f64::max);
-        let takes = match longer(default) {
-            Some(percent) if percent >= 1.0 => format!("takes {percent:.0} % longer"),
-            _ => "takes no longer that can be told".to_owned(),
-        };
-        let _ = writeln!(
-            text,
-            "With the default of 64 KiB, AES {takes}.\nWithout AES, the slowest cluster size has {:.0} \
-             % of the fastest's speed.",
-            slowest * 100.0 / fastest
-        );
-    }
+    let slowest = sizes.iter().map(|size| size.plain).fold(largest, f64::min);
+    let fastest = sizes.iter().map(|size| size.plain).fold(0.0, f64::max);
+    let percent = (report.aes_takes_times - 1.0) * 100.0;
+    let takes = if percent >= 1.0 {
+        format!("takes {percent:.0} % longer")
+    } else {
+        "takes no longer that can be told".to_owned()
+    };
+    let _ = writeln!(
+        text,
+        "AES {takes} (median of all pairs).\nWithout AES, the slowest cluster size has {:.0} % of \
+         the fastest's speed.",
+        slowest * 100.0 / fastest
+    );
 }
 
 /// How much longer a conversion takes with AES, in percent.
@@ -308,6 +316,7 @@ mod tests {
                 data_bytes: 64 << 20,
                 conversion_threads: 16,
                 conversion_rounds: 5,
+                spread: 0.5,
             },
             ciphers: vec![CipherSpeed {
                 name: "vaes512",
@@ -331,6 +340,7 @@ mod tests {
                 file_bytes: 1000,
                 metadata_bytes: 125,
             }],
+            aes_takes_times: 1.25,
             hint: Some("lay ".repeat(60) + "it bare"),
         }
     }
@@ -354,7 +364,8 @@ mod tests {
             "vaes512 *     20.0     2560   10.0    20.0     2560   1.25    40.0   50 %",
             "50 %  █████████████████████████\n",
             "20.0 GB/s on one thread, of the 40.0 that it can do there (50 %)",
-            "AES takes 25 % longer.\nWithout",
+            "AES takes 25 % longer (median of all pairs).\nWithout",
+            "The machine is busy: half of what should be equal differs by 50 % and more",
             "cbc crate     2.00        –      1",
             "–  ██▌\n",
             "+25 %       125 B 12.50 %  █████████████████████  ████████████████▊",

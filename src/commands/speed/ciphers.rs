@@ -42,6 +42,7 @@ pub struct Speeds {
     pub backends: Vec<CipherSpeed>,
     pub cbc_crate: CbcCrateSpeed,
     pub rounds: u32,
+    pub spread: f64,
 }
 
 /// A backend and what was measured of it.
@@ -138,6 +139,8 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
             decrypt_one_thread: cbc_decrypt_one.median(),
         },
         rounds,
+        // The plainest of them stands for all.
+        spread: cbc_encrypt_one.spread(),
     })
 }
 

@@ -35,9 +35,21 @@ impl Samples {
 
     /// The measurement in the middle; 0 when there is none.
     pub fn median(&self) -> f64 {
+        rounded(self.quartile(2))
+    }
+
+    /// How far apart the measurements are: the width of their middle half, as a share of the
+    /// median. On an idle machine it is a few hundredths.
+    pub fn spread(&self) -> f64 {
+        let width = self.quartile(3) - self.quartile(1);
+        rounded(width / self.quartile(2).max(f64::MIN_POSITIVE))
+    }
+
+    fn quartile(&self, number: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        rounded(sorted.get(sorted.len() / 2).copied().unwrap_or_default())
+        let place = sorted.len() * number / 4;
+        sorted.get(place).copied().unwrap_or_default()
     }
 
     /// The median of how many times `other` this is, round by round.
@@ -67,6 +79,14 @@ mod tests {
         assert_eq!(one.median(), 4.0);
         assert_eq!(one.times(&other), 2.0);
         assert_eq!(Samples::default().median(), 0.0);
+    }
+
+    #[test]
+    fn the_spread_is_that_of_the_middle_half() {
+        let samples = Samples(vec![1000.0, 10.0, 11.0, 12.0, 0.1]);
+        assert_eq!(samples.spread(), 0.1818);
+        assert_eq!(Samples(vec![3.0]).spread(), 0.0);
+        assert_eq!(Samples::default().spread(), 0.0);
     }
 
     #[test]
