@@ -1,0 +1,107 @@
+//! Disks to convert, and folders to do it in.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+/// The file system that lives in memory.
+pub const TMPFS: &str = "/dev/shm";
+
+/// A generator of noise (xorshift64*): nobody's sparse detection finds zeroes in it, and it is
+/// faster than the system's.
+#[derive(Debug)]
+pub struct Noise(pub u64);
+
+impl Noise {
+    /// Fills a buffer, whose length is a multiple of 8.
+    pub fn fill(&mut self, buffer: &mut [u8]) {
+        for bytes in buffer.chunks_exact_mut(8) {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            let word = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D);
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
+/// Writes a disk of `size` random bytes (a multiple of 1 MiB).
+///
+/// # Errors
+/// The system's error.
+pub fn write_random(path: &Path, size: u64) -> Result<()> {
+    let mut file = File::create(path)?;
+    let mut noise = Noise(0x0C0F_FEE0_C0DE);
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..size >> 20 {
+        noise.fill(&mut buffer);
+        file.write_all(&buffer)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes a disk of `size` bytes that is all holes but for 64 runs of 1 MiB, evenly spread.
+///
+/// # Errors
+/// The system's error, such as a file system that has no files this large.
+pub fn write_sparse(path: &Path, size: u64) -> Result<()> {
+    let file = File::create(path)?;
+    file.set_len(size)?;
+    let mut noise = Noise(0x5EED);
+    let mut buffer = vec![0; 1 << 20];
+    for run in 0..64 {
+        noise.fill(&mut buffer);
+        file.write_all_at(&buffer, size / 64 * run)?;
+    }
+    Ok(())
+}
+
+/// Whether two files have the same bytes.
+///
+/// # Errors
+/// The system's error.
+pub fn same_contents(one: &Path, other: &Path) -> Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    let mut left = one.metadata()?.len();
+    if other.metadata()?.len() != left {
+        return Ok(false);
+    }
+    let mut buffers = [vec![0; 1 << 20], vec![0; 1 << 20]];
+    while left > 0 {
+        let length = usize::try_from(left.min(1 << 20))?;
+        let [ours, theirs] = buffers.each_mut().map(|buffer| &mut buffer[..length]);
+        one.read_exact(ours)?;
+        other.read_exact(theirs)?;
+        if ours != theirs {
+            return Ok(false);
+        }
+        left -= length as u64;
+    }
+    Ok(true)
+}
+
+/// A folder in `parent` that goes away by itself, with room for `needed` bytes.
+///
+/// # Errors
+/// The system's error, or that there isn't as much room.
+pub fn work_folder(parent: &Path, needed: u64) -> Result<TempDir> {
+    let room =
+        rustix::fs::statvfs(parent).with_context(|| format!("looking at {}", parent.display()))?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    ensure!(
+        free >= needed,
+        "{} has {} MiB free and {} MiB are needed: choose a smaller --size",
+        parent.display(),
+        free >> 20,
+        needed >> 20
+    );
+    tempfile::Builder::new()
+        .prefix(".cowhide-bench-")
+        .tempdir_in(parent)
+        .with_context(|| format!("making a folder in {}", parent.display()))
+}

@@ -1,0 +1,108 @@
+//! Several programs run in turns (A B C A B C …), so that whatever else the machine does meanwhile
+//! hits all of them alike.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::measure::{self, Cost};
+
+/// One of the programs.
+#[derive(Debug, Clone)]
+pub struct Contender {
+    /// The program's file.
+    pub program: OsString,
+    /// What it is called in what we print.
+    pub name: &'static str,
+    /// Its arguments; files by their names in the folder of the race.
+    pub args: Vec<OsString>,
+    /// The file that it makes. It is removed before every run, and the time for that isn't counted.
+    pub target: Option<&'static str>,
+}
+
+impl Contender {
+    /// The command as one would type it.
+    pub fn command(&self) -> String {
+        let mut command = self.name.to_owned();
+        for arg in &self.args {
+            command.push(' ');
+            command.push_str(&arg.to_string_lossy());
+        }
+        command
+    }
+
+    /// Runs it once.
+    ///
+    /// # Errors
+    /// What it said when it failed.
+    pub fn run(&self, place: &Place<'_>) -> Result<Cost> {
+        self.remove_target(place.folder)?;
+        if place.on_disk {
+            // What earlier runs wrote must not be written back on this one's time.
+            rustix::fs::sync();
+        }
+        let cost = measure::measure(place.folder, &self.program, &self.args);
+        // A Ctrl-C at the terminal hits the program too; that isn't its failure.
+        if place.stopped.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        cost.with_context(|| self.command())
+    }
+
+    /// Removes the file that a run made, if there is one.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn remove_target(&self, folder: &Path) -> Result<()> {
+        let Some(target) = self.target else {
+            return Ok(());
+        };
+        match std::fs::remove_file(folder.join(target)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where a race is held.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    /// The current directory of the programs.
+    pub folder: &'a Path,
+    /// Whether what is written there goes to a disk some time.
+    pub on_disk: bool,
+    /// Set when somebody wants us to end.
+    pub stopped: Arc<AtomicBool>,
+}
+
+/// Makes Ctrl-C and SIGTERM set a flag instead of ending us, so that gigabytes of temporary files
+/// don't stay behind in memory.
+///
+/// # Errors
+/// The system's error.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
+}
+
+/// Runs `contenders` in turns, `rounds` times, and gives the costs of each.
+///
+/// # Errors
+/// The first failure of any of them.
+pub fn race(contenders: &[&Contender], rounds: usize, place: &Place<'_>) -> Result<Vec<Vec<Cost>>> {
+    let mut costs = vec![Vec::with_capacity(rounds); contenders.len()];
+    for _ in 0..rounds {
+        for (contender, costs) in contenders.iter().zip(&mut costs) {
+            costs.push(contender.run(place)?);
+            contender.remove_target(place.folder)?;
+        }
+    }
+    Ok(costs)
+}

@@ -1,0 +1,149 @@
+//! The jobs: what is measured, by whom, with which commands.
+
+use anyhow::{Context as _, Result};
+
+use crate::common::disks;
+use crate::common::race::{Contender, Place};
+use crate::common::tools::{self, Tool, to_qcow2, to_raw};
+
+/// The name of the third contender.
+pub const CP: &str = "cp";
+
+/// The job that the row of its small clusters is compared with.
+pub const LARGE_CLUSTERS: &str = "256 MiB raw → qcow2, 64 KiB clusters";
+/// Its counterpart.
+pub const SMALL_CLUSTERS: &str = "256 MiB raw → qcow2, 512-byte clusters";
+
+/// Files in the folder of a race.
+const RAW: &str = "disk.raw";
+const PLAIN: &str = "plain.qcow2";
+const ENCRYPTED: &str = "encrypted.qcow2";
+const SMALL: &str = "small.raw";
+const SPARSE: &str = "sparse.raw";
+const SPARSE_SIZE: u64 = 8 << 40;
+const NEW_QCOW2: &str = "new.qcow2";
+const NEW_RAW: &str = "new.raw";
+
+/// `qemu-img`'s default.
+const CLUSTER: u64 = 64 << 10;
+
+/// What it means when a program doesn't do a job.
+#[derive(Debug, Clone, Copy)]
+pub enum Refusal {
+    IsFailure,
+    /// The job needs something that not every version or file system has.
+    MeansUnsupported,
+}
+
+/// Something to be done, by each contender in its way.
+#[derive(Debug)]
+pub struct Job {
+    pub name: &'static str,
+    pub contenders: Vec<Contender>,
+    pub refusal: Refusal,
+    /// A file that the results must be equal to.
+    pub expected: Option<&'static str>,
+}
+
+impl Job {
+    /// A job that both converters do with the same arguments.
+    fn new(name: &'static str, args: &str, target: Option<&'static str>) -> Self {
+        Self {
+            name,
+            contenders: [Tool::Cowhide, Tool::QemuImg]
+                .map(|tool| tool.contender(args, target))
+                .into(),
+            refusal: Refusal::IsFailure,
+            expected: None,
+        }
+    }
+
+    /// With `cp` of the source beside it.
+    fn beside_copy_of(mut self, source: &'static str) -> Self {
+        self.contenders.push(Contender {
+            program: CP.into(),
+            name: CP,
+            // Bytes are to be copied, also where a file system could share them.
+            args: ["--reflink=never", source, "copy"].map(Into::into).into(),
+            target: Some("copy"),
+        });
+        self
+    }
+
+    fn expecting(mut self, expected: &'static str) -> Self {
+        self.expected = Some(expected);
+        self
+    }
+
+    fn or_unsupported(mut self) -> Self {
+        self.refusal = Refusal::MeansUnsupported;
+        self
+    }
+}
+
+/// All jobs, in the order of the table.
+pub fn all() -> Vec<Job> {
+    let new = |from, cluster_size, encrypted| to_qcow2(from, NEW_QCOW2, cluster_size, encrypted);
+    let create = |cluster_size: u64, size: &str| {
+        format!(
+            "create -f qcow2 -o preallocation=metadata,cluster_size={cluster_size} {NEW_QCOW2} {size}"
+        )
+    };
+    let qcow2 = Some(NEW_QCOW2);
+    let raw = Some(NEW_RAW);
+    vec![
+        Job::new("raw → qcow2, AES", &new(RAW, CLUSTER, true), qcow2).beside_copy_of(RAW),
+        Job::new("qcow2, AES → raw", &to_raw(ENCRYPTED, NEW_RAW, true), raw)
+            .beside_copy_of(ENCRYPTED)
+            .expecting(RAW),
+        Job::new("raw → qcow2", &new(RAW, CLUSTER, false), qcow2).beside_copy_of(RAW),
+        Job::new("qcow2 → raw", &to_raw(PLAIN, NEW_RAW, false), raw)
+            .beside_copy_of(PLAIN)
+            .expecting(RAW),
+        Job::new(SMALL_CLUSTERS, &new(SMALL, 512, false), qcow2).beside_copy_of(SMALL),
+        Job::new(LARGE_CLUSTERS, &new(SMALL, CLUSTER, false), qcow2).beside_copy_of(SMALL),
+        Job::new("info", &format!("info {ENCRYPTED}"), None),
+        Job::new(
+            "8 TiB sparse raw (64 MiB data) → qcow2",
+            &new(SPARSE, CLUSTER, false),
+            qcow2,
+        )
+        .beside_copy_of(SPARSE)
+        .or_unsupported(),
+        Job::new(
+            "create 256 MiB, metadata, 512-byte clusters",
+            &create(512, "256M"),
+            qcow2,
+        )
+        .or_unsupported(),
+        Job::new(
+            "create 1 TiB, metadata, 64 KiB clusters",
+            &create(CLUSTER, "1T"),
+            qcow2,
+        )
+        .or_unsupported(),
+    ]
+}
+
+/// Makes the files that the jobs read.
+///
+/// # Errors
+/// The system's error, or cowhide's.
+pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
+    let file = |name| place.folder.join(name);
+    tools::write_password(place.folder)?;
+    disks::write_random(&file(RAW), size)?;
+    disks::write_random(&file(SMALL), 256 << 20)?;
+    // A file system without files of this size has the job fail, and only that.
+    if let Err(error) = disks::write_sparse(&file(SPARSE), SPARSE_SIZE) {
+        eprintln!("no sparse disk here: {error:#}");
+        std::fs::remove_file(file(SPARSE))?;
+    }
+    for (image, encrypted) in [(PLAIN, false), (ENCRYPTED, true)] {
+        Tool::Cowhide
+            .contender(&to_qcow2(RAW, image, CLUSTER, encrypted), None)
+            .run(place)
+            .context("making a source")?;
+    }
+    Ok(())
+}
