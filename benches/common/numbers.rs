@@ -36,7 +36,9 @@ pub fn three_digits(value: f64) -> String {
 
 /// Seconds, or milliseconds where that is clearer.
 pub fn duration(seconds: f64) -> String {
-    if seconds < 0.1 {
+    if seconds == 0.0 {
+        "0".to_owned()
+    } else if seconds < 0.1 {
         format!("{} ms", three_digits(seconds * 1e3))
     } else {
         format!("{} s", three_digits(seconds))
