@@ -54,9 +54,9 @@ fn unit(figures: &Figures) -> String {
 /// The instructions of a backend that has kernels of its own.
 pub fn instructions(backend: &str) -> Option<&'static str> {
     match backend {
-        "aesni" => Some("AES-NI instructions (`aesenc` on 128-bit registers)"),
-        "vaes" => Some("VAES instructions (`vaesenc` on 256-bit registers)"),
-        "vaes512" => Some("VAES instructions (`vaesenc` on 512-bit registers)"),
+        "aesni" => Some("AES-NI instructions, `aesenc` on 128-bit registers"),
+        "vaes" => Some("VAES instructions, `vaesenc` on 256-bit registers"),
+        "vaes512" => Some("VAES instructions, `vaesenc` on 512-bit registers"),
         _ => None,
     }
 }
@@ -89,16 +89,22 @@ fn clusters(figures: &Figures) -> String {
     let spread = |line: &Line| {
         let (fastest, slowest) = line.extremes()?;
         let (from, to) = line.level(LEVEL)?;
+        let level = if from == to {
+            "nowhere else near that".into()
+        } else {
+            let percent = percent(LEVEL - 1.0);
+            format!(
+                "within {percent} of that from {} to {}",
+                size(from),
+                size(to)
+            )
+        };
         Some(format!(
-            "`{}` takes **{} times as long** at its slowest ({}) as at its fastest ({}) and is within \
-             {} of that from {} to {}",
+            "`{}` takes **{} times as long** at its slowest ({}) as at its fastest ({}) and is {level}",
             line.tool.name(),
             three_digits(slowest.wall() / fastest.wall()),
             size(slowest.cluster_size),
             size(fastest.cluster_size),
-            percent(LEVEL - 1.0),
-            size(from),
-            size(to)
         ))
     };
     let lines = [Tool::Cowhide, Tool::QemuImg].map(|tool| figures.line(tool, true));
