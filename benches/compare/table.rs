@@ -34,8 +34,10 @@ pub fn render(report: &Report) -> String {
     let rounds = report.options.rounds;
     let _ = writeln!(
         text,
-        "Medians of {rounds} rounds, the programs in turns, sources in the page cache, targets new \
-         and not flushed; ratios of wall time are medians of the rounds' ratios.\n\n{}.",
+        "Medians of {rounds} round{}, the programs in turns, sources in the page cache, targets new \
+         and not flushed; ratios of wall time are medians of the rounds' ratios. The system splits \
+         CPU time into user and system by sampling: of short runs only the sum is exact.\n\n{}.",
+        if rounds == 1 { "" } else { "s" },
         report.machine.line()
     );
     text
