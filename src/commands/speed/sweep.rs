@@ -178,7 +178,7 @@ mod tests {
         let source = RawImage::open(noise(size).unwrap()).unwrap();
         let file: Arc<dyn Storage> = Arc::new(FileStorage::in_memory("target").unwrap());
         let target = NewQcow2::create(Arc::clone(&file), CreateOptions::new(size), None, false);
-        convert::copy(&source, &target.unwrap(), Settings::default()).unwrap();
+        convert::copy(&source, &target.unwrap(), Settings::default(), &()).unwrap();
         let header = Header::read(file.as_ref()).unwrap();
         let image = Qcow2Image::open(file, header, None).unwrap();
         let mut expected = vec![0; LEAST_DATA];
