@@ -2,19 +2,20 @@
 //!
 //! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in
 //! guest order. Worker threads take chunks, read them (which decrypts), look for zeroes ([`zero`]),
-//! then wait for their turn to reserve room in the target ([`turn`]) and write (which encrypts).
-//! Only the reservation is done in order, and it is short; everything that costs time is done by
-//! all workers at once. So the target is the same for any number of workers.
+//! wait for their turn to reserve room in the target ([`turn`]), encrypt, and write ([`writer`]). Only
+//! the reservation is done in order, and it is short; everything that costs time is done by all
+//! workers at once. So the target is the same for any number of workers.
 //!
 //! The first error wins: it stops every worker at its next step and is what the caller gets. The
 //! target is finished only when every chunk has been written.
 //!
-//! Memory: one chunk's buffer per worker, whatever the size of the disk.
+//! Memory: a few chunks' buffers for each worker, whatever the size of the disk.
 
 mod buffer;
 mod chunks;
 mod settings;
 mod turn;
+mod writer;
 mod zero;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ use self::buffer::Buffer;
 use self::chunks::{Chunk, Chunks};
 use self::settings::Throttle;
 use self::turn::Turn;
+use self::writer::{Ready, Writer};
 use crate::error::{Error, Result};
 use crate::formats::{ExtentKind, Image, NewImage, Reservation, Run};
 use crate::storage::Storage;
@@ -52,9 +54,10 @@ pub fn copy(
     settings: Settings,
     observer: &dyn Observer,
 ) -> Result<()> {
+    let chunk_size = CHUNK_SIZE.max(target.allocation_unit());
     let chunks = Chunks::new(
         source.size(),
-        CHUNK_SIZE.max(target.allocation_unit()),
+        chunk_size,
         target.starts_as_zeroes() && settings.sparse.is_some(),
         settings.salvage,
     );
@@ -70,6 +73,7 @@ pub fn copy(
         observer,
         chunks: Mutex::new(chunks),
         turn: Turn::default(),
+        writer: Writer::new(settings.workers.get(), chunk_size),
         throttle: Throttle::new(settings.rate),
         total,
         done: AtomicU64::new(0),
@@ -102,6 +106,7 @@ struct Job<'a> {
     observer: &'a dyn Observer,
     chunks: Mutex<Chunks>,
     turn: Turn,
+    writer: Writer,
     throttle: Throttle,
     total: u64,
     done: AtomicU64,
@@ -110,49 +115,85 @@ struct Job<'a> {
 impl Job<'_> {
     /// Takes chunks until there are none, or until a worker failed.
     fn work(&self) {
-        let mut buffer = Buffer::default();
+        // A worker that panics must not leave the others waiting for it for ever.
+        let watch = StopOnPanic(self);
+        if let Err(error) = self.copy_chunks() {
+            self.stop(error);
+        }
+        drop(watch);
+    }
+
+    /// Ends the job for all workers; the first error is kept.
+    fn stop(&self, error: Error) {
+        self.turn.fail(error);
+        self.writer.close();
+    }
+
+    fn copy_chunks(&self) -> Result<()> {
         loop {
+            // First the buffer, then the chunk: whoever has a chunk must not wait for those behind it.
+            let Some(buffer) = self.writer.buffer() else {
+                return Ok(());
+            };
             let next = {
                 let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
                 if self.turn.is_over() {
-                    return;
+                    return Ok(());
                 }
-                chunks.next(self.source)
+                chunks.next(self.source)?
             };
-            let done = match next {
-                Ok(None) => return,
-                Ok(Some(chunk)) => self.copy_chunk(&chunk, &mut buffer),
-                Err(error) => Err(error),
+            let Some(chunk) = next else {
+                self.writer.free(buffer);
+                return Ok(());
             };
-            if let Err(error) = done {
-                self.turn.fail(error);
-                return;
-            }
+            self.copy_chunk(&chunk, buffer)?;
         }
     }
 
-    fn copy_chunk(&self, chunk: &Chunk, buffer: &mut Buffer) -> Result<()> {
-        let bytes: usize = chunk.data.iter().map(Run::len).sum();
-        self.throttle.wait_for(bytes as u64);
-        let unit = self.target.allocation_unit();
-        let buffer = buffer.get(chunk.length.next_multiple_of(unit));
+    fn copy_chunk(&self, chunk: &Chunk, mut buffer: Buffer) -> Result<()> {
+        let bytes = chunk.data.iter().map(Run::len).sum::<usize>() as u64;
+        self.throttle.wait_for(bytes);
+        let length = chunk.length.next_multiple_of(self.target.allocation_unit());
         let plain = (self.source.plain_storage(), self.target.plain_storage());
         if let (true, (Some(from), Some(to))) = (self.settings.copy_offload, plain) {
-            self.offload(chunk, buffer, from, to)?;
-        } else {
-            self.read(chunk, buffer)?;
-            let runs = self.runs_to_write(chunk, buffer);
-            if let Some(reservation) = self.reserve(chunk, buffer.len(), &runs)? {
-                self.target.write(&reservation, buffer)?;
-            }
+            self.offload(chunk, buffer.get(length), from, to)?;
+            self.writer.free(buffer);
+            self.report(chunk, bytes);
+            return Ok(());
         }
+        let data = buffer.get(length);
+        self.read(chunk, data)?;
+        let runs = self.runs_to_write(chunk, data);
+        let Some(reservation) = self.reserve(chunk, length, &runs)? else {
+            return Ok(());
+        };
+        self.target.encode(&reservation, data)?;
+        if self.target.writes_serially() {
+            let ready = Ready {
+                reservation,
+                buffer,
+                length,
+            };
+            self.writer.queue(ready, |ready| {
+                let data = ready.buffer.get(ready.length);
+                self.target.write(&ready.reservation, data)
+            })?;
+        } else {
+            self.target.write(&reservation, data)?;
+            self.writer.free(buffer);
+        }
+        self.report(chunk, bytes);
+        Ok(())
+    }
+
+    /// Tells the observer that a chunk with so many bytes of data is done, or as good as done.
+    fn report(&self, chunk: &Chunk, bytes: u64) {
         let done = if self.observer.counts_data() {
-            self.done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64
+            self.done.fetch_add(bytes, Ordering::Relaxed) + bytes
         } else {
             chunk.guest.0 + chunk.length as u64
         };
         self.observer.progress(done.min(self.total), self.total);
-        Ok(())
     }
 
     /// What of a chunk is written: all of it, or what isn't zero.
@@ -194,6 +235,7 @@ impl Job<'_> {
         for run in &chunk.data {
             if !self.offload_run(chunk, run, &reservation, from, to)? {
                 self.read(chunk, buffer)?;
+                self.target.encode(&reservation, buffer)?;
                 return self.target.write(&reservation, buffer);
             }
         }
@@ -265,6 +307,16 @@ impl Job<'_> {
                 }
                 Err(_) => self.salvage(guest, part),
             }
+        }
+    }
+}
+
+struct StopOnPanic<'a>(&'a Job<'a>);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop(Error::invalid("a worker thread failed"));
         }
     }
 }

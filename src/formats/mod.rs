@@ -170,9 +170,9 @@ pub type Run = std::ops::Range<usize>;
 /// A disk image being written, front to back, for the first time.
 ///
 /// For every chunk in guest order, [`reserve`](Self::reserve) is called once, one call at a time;
-/// then [`write`](Self::write) with what it returned, in any order and from any thread; then
-/// [`finish`](Self::finish). Where the image ends up in its file depends on the order of the
-/// reservations alone, so the result is the same for any number of threads.
+/// then [`encode`](Self::encode) and [`write`](Self::write) with what it returned, in any order and
+/// from any thread; then [`finish`](Self::finish). Where the image ends up in its file depends on the
+/// order of the reservations alone, so the result is the same for any number of threads.
 pub trait NewImage: Sync {
     /// The unit in which space is handed out, in bytes: a power of two. Chunks start at multiples
     /// of it and are multiples of it long, but for the last one of the disk.
@@ -193,11 +193,20 @@ pub trait NewImage: Sync {
     /// The format's limits.
     fn reserve(&self, guest: GuestOffset, chunk: usize, runs: &[Run]) -> Result<Reservation>;
 
-    /// Writes a chunk's data into the room reserved for it. `chunk` is changed (encrypted) in place.
+    /// Makes of a chunk's data what is stored: encrypts it, in place.
+    ///
+    /// # Errors
+    /// The reservation is for another chunk.
+    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()>;
+
+    /// Writes an encoded chunk into the room reserved for it.
     ///
     /// # Errors
     /// The system's error.
-    fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()>;
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()>;
+
+    /// Whether only one thread at a time gets anything written; see [`Storage::writes_serially`].
+    fn writes_serially(&self) -> bool;
 
     /// The storage in which data is kept as the guest sees it, byte by byte; `None` when it is
     /// encrypted. What a reservation has room for may be copied there, followed by

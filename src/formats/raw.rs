@@ -214,8 +214,16 @@ impl NewImage for NewRaw {
         })
     }
 
-    fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        reservation.write_data(self.storage.as_ref(), None, chunk)
+    fn encode(&self, _reservation: &Reservation, _chunk: &mut [u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
+        reservation.write_data(self.storage.as_ref(), chunk)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.storage.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

@@ -18,24 +18,25 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Writes the pieces of `chunk`, which is encrypted in place where there is a cipher.
+    /// Encrypts the pieces of `chunk` in place.
+    ///
+    /// # Errors
+    /// The reservation is for another chunk.
+    pub fn encrypt(&self, cipher: &AesCbc, chunk: &mut [u8]) -> Result<()> {
+        for (run, _) in &self.pieces {
+            let data = chunk.get_mut(run.clone()).ok_or_else(foreign)?;
+            cipher.encrypt((self.guest.0 + run.start as u64) / SECTOR_SIZE, data);
+        }
+        Ok(())
+    }
+
+    /// Writes the pieces of `chunk`.
     ///
     /// # Errors
     /// The system's error.
-    pub fn write_data(
-        &self,
-        storage: &dyn Storage,
-        cipher: Option<&AesCbc>,
-        chunk: &mut [u8],
-    ) -> Result<()> {
+    pub fn write_data(&self, storage: &dyn Storage, chunk: &[u8]) -> Result<()> {
         for (run, host) in &self.pieces {
-            let data = chunk
-                .get_mut(run.clone())
-                .ok_or_else(|| Error::invalid("reservation beyond its chunk"))?;
-            if let Some(cipher) = cipher {
-                let guest = self.guest.0 + run.start as u64;
-                cipher.encrypt(guest / SECTOR_SIZE, data);
-            }
+            let data = chunk.get(run.clone()).ok_or_else(foreign)?;
             storage.write_at(host.0, data)?;
         }
         Ok(())
@@ -78,4 +79,8 @@ impl Reservation {
         }
         Ok(true)
     }
+}
+
+fn foreign() -> Error {
+    Error::invalid("the reservation is for another chunk")
 }

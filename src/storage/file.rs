@@ -330,6 +330,11 @@ impl Storage for FileStorage {
         Ok(true)
     }
 
+    fn writes_serially(&self) -> bool {
+        // Writing through the page cache takes the inode's lock, whatever the file system.
+        self.direct.is_none() && !self.is_device
+    }
+
     fn as_file(&self) -> Option<&FileStorage> {
         Some(self)
     }

@@ -85,6 +85,11 @@ pub trait Storage: Debug + Send + Sync {
         length: u64,
     ) -> Result<bool>;
 
+    /// Whether the system lets only one thread at a time write, and others spin meanwhile.
+    fn writes_serially(&self) -> bool {
+        false
+    }
+
     /// The file behind this storage, where there is one.
     fn as_file(&self) -> Option<&FileStorage> {
         None

@@ -192,9 +192,20 @@ impl NewImage for NewQcow2 {
         })
     }
 
-    fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        reservation.write_data(self.storage.as_ref(), self.cipher.as_ref(), chunk)?;
+    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
+        match &self.cipher {
+            Some(cipher) => reservation.encrypt(cipher, chunk),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
+        reservation.write_data(self.storage.as_ref(), chunk)?;
         self.write_metadata(reservation)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.storage.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

@@ -141,8 +141,19 @@ impl NewImage for NewPreallocated {
         })
     }
 
-    fn write(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        reservation.write_data(self.storage.as_ref(), self.cipher.as_ref(), chunk)
+    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
+        match &self.cipher {
+            Some(cipher) => reservation.encrypt(cipher, chunk),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
+        reservation.write_data(self.storage.as_ref(), chunk)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.storage.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
