@@ -111,6 +111,7 @@ fn measure_all(options: &Options) -> Result<Figures> {
     let place = Place {
         folder: folder.path(),
         on_disk: false,
+        memory: options.size,
         stopped,
     };
     tools::write_password(place.folder)?;

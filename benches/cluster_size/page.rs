@@ -161,7 +161,8 @@ fn how_measured(text: &mut String, figures: &Figures) {
          - {}.\n\
          - AES features: {}; {}.\n\
          - {} of random bytes, source and target in memory (tmpfs), the source in one piece, the target \
-         new each time and removed outside of what is timed. Both programs get the same arguments, \
+         new each time and removed outside of what is timed, and free memory used once before each \
+         run (a virtual machine may have given it back to its host). Both programs get the same arguments, \
          such as `{example}`.\n\
          - Medians of {} rounds. In each round, every program converts to every cluster size, in \
          turns, so that what else the machine does hits all alike. How much encryption costs is the \

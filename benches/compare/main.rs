@@ -159,6 +159,7 @@ fn measure_on(
     let place = Place {
         folder: folder.path(),
         on_disk: file_system == FileSystem::Disk,
+        memory: options.size,
         stopped: Arc::clone(stopped),
     };
     jobs::make_sources(&place, options.size)?;

@@ -35,7 +35,8 @@ pub fn render(report: &Report) -> String {
     let _ = writeln!(
         text,
         "Medians of {rounds} round{}, the programs in turns, sources in the page cache, targets new \
-         and not flushed; ratios of wall time are medians of the rounds' ratios. The system splits \
+         and not flushed, free memory used once before each run (a virtual machine may have given it \
+         back to its host); ratios of wall time are medians of the rounds' ratios. The system splits \
          CPU time into user and system by sampling: of short runs only the sum is exact.\n\n{}.",
         if rounds == 1 { "" } else { "s" },
         report.machine.line()
