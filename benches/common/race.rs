@@ -5,8 +5,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use cowhide::storage::{FileStorage, Storage as _};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::measure::{self, Cost};
@@ -46,7 +49,7 @@ impl Contender {
             rustix::fs::sync();
         }
         if self.target.is_some() {
-            touch_memory(place.memory);
+            touch_memory(place.memory)?;
         }
         let cost = measure::measure(place.folder, &self.program, &self.args);
         // A Ctrl-C at the terminal hits the program too; that isn't its failure.
@@ -71,12 +74,51 @@ impl Contender {
     }
 }
 
-/// Uses so much memory for a moment, outside of what is timed. A virtual machine may have given free
-/// memory back to its host; who then needs it first pays several times what it costs otherwise, and
-/// that would hit one program or the other by chance.
-fn touch_memory(bytes: u64) {
-    let bytes = usize::try_from(bytes + bytes / 8).unwrap_or(0);
-    std::hint::black_box(vec![1u8; bytes]);
+/// Waits for a part of a second that differs from turn to turn. What the machine does every so many
+/// seconds (such as giving free memory back to its host) would hit the same program in every round
+/// otherwise.
+pub fn pause(turn: usize) {
+    // Steps by the golden ratio fall evenly, and never with a short period.
+    let part = turn as u64 * 618 % 1000;
+    std::thread::sleep(Duration::from_millis(part));
+}
+
+/// Uses so much memory for a moment on each processor, outside of what is timed. A virtual machine may
+/// have given free memory back to its host; who then needs it first pays several times what it costs
+/// otherwise. And each processor keeps what was freed on it for itself, so that without this a program
+/// with one thread would find that memory again and one with two would not.
+///
+/// It is used as files use it, in single pages: large ones come from elsewhere and go elsewhere.
+fn touch_memory(bytes: u64) -> Result<()> {
+    let processors = std::thread::available_parallelism()?
+        .get()
+        .min(MOST_PROCESSORS);
+    std::thread::scope(|scope| {
+        let touching: Vec<_> = (0..processors)
+            .map(|number| scope.spawn(move || touch_on(number, bytes + bytes / 8)))
+            .collect();
+        touching
+            .into_iter()
+            .try_for_each(|thread| match thread.join() {
+                Ok(touched) => touched,
+                Err(_) => bail!("touching memory panicked"),
+            })
+    })
+}
+
+/// On how many processors memory is touched at the most.
+const MOST_PROCESSORS: usize = 4;
+
+fn touch_on(processor: usize, bytes: u64) -> Result<()> {
+    let mut processors = CpuSet::new();
+    processors.set(processor);
+    sched_setaffinity(None, &processors)?;
+    let file = FileStorage::in_memory("touched")?;
+    let block = vec![1; 1 << 20];
+    for offset in (0..bytes).step_by(block.len()) {
+        file.write_at(offset, &block)?;
+    }
+    Ok(())
 }
 
 /// Where a race is held.
@@ -111,8 +153,15 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// The first failure of any of them.
 pub fn race(contenders: &[&Contender], rounds: usize, place: &Place<'_>) -> Result<Vec<Vec<Cost>>> {
     let mut costs = vec![Vec::with_capacity(rounds); contenders.len()];
-    for _ in 0..rounds {
-        for (contender, costs) in contenders.iter().zip(&mut costs) {
+    for round in 0..rounds {
+        for turn in 0..contenders.len() {
+            // Every round begins with another program, after a pause of another length.
+            let index = (round + turn) % contenders.len();
+            let (Some(contender), Some(costs)) = (contenders.get(index), costs.get_mut(index))
+            else {
+                continue;
+            };
+            pause(round * contenders.len() + turn);
             costs.push(contender.run(place)?);
             contender.remove_target(place.folder)?;
         }
