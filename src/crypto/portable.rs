@@ -18,16 +18,12 @@
 
 use aes::Aes128;
 use aes::cipher::{
-    Array, BlockCipherDecrypt, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt,
-    BlockSizeUser, KeyInit, ParBlocks, consts::U16, typenum::Unsigned,
+    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockModeDecrypt as _,
+    BlockSizeUser, InnerIvInit as _, KeyInit, ParBlocks, consts::U16, typenum::Unsigned,
 };
 
-use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, Sector, iv};
-
-/// Sectors whose blocks are decrypted in one batch: enough to keep the
-/// prologue of a batch small, and few enough for their copy to stay in the
-/// first-level cache.
-const DECRYPT_BATCH: usize = 8;
+use super::reference::as_blocks;
+use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, iv};
 
 /// The portable backend with its expanded key.
 pub(super) struct Portable {
@@ -51,42 +47,19 @@ impl Portable {
     }
 
     /// Decrypts a run whose first sector has the number `first_sector`.
+    ///
+    /// A sector's blocks are independent here, and the `cbc` crate hands all of them to the cipher
+    /// at once: nothing of ours was as fast.
     pub(super) fn decrypt(&self, first_sector: u64, mut run: Run<'_, '_>) {
         let mut number = first_sector;
-        let mut plain = [[0; size_of::<Sector>()]; DECRYPT_BATCH];
-        while !run.is_empty() {
-            let count = run.len().min(DECRYPT_BATCH);
-            let (mut batch, rest) = run.split_at(count);
-            run = rest;
-            // Decrypt a copy: the run's own ciphertext is still needed for the
-            // xor, and in place its memory is where the plaintext goes.
-            let plain = &mut plain[..count];
-            plain.copy_from_slice(batch.get_in());
-            let blocks = plain.as_flattened_mut().as_chunks_mut::<BLOCK_SIZE>().0;
-            self.cipher
-                .decrypt_blocks(Array::cast_slice_from_core_mut(blocks));
-            for (i, plain) in plain.iter().enumerate() {
-                let mut chain = iv(number);
-                number = number.wrapping_add(1);
-                let mut sector = batch.get(i);
-                for block in 0..SECTOR_BLOCKS {
-                    let at = block * BLOCK_SIZE..(block + 1) * BLOCK_SIZE;
-                    let mut cipher = [0; BLOCK_SIZE];
-                    cipher.copy_from_slice(&sector.get_in()[at.clone()]);
-                    let out = &mut sector.get_out()[at.clone()];
-                    out.copy_from_slice(&plain[at]);
-                    xor(out, &chain);
-                    chain = cipher;
-                }
-            }
+        for i in 0..run.len() {
+            let mut sector = run.get(i);
+            let mut plain = *sector.get_in();
+            let mut cbc = cbc::Decryptor::inner_iv_init(&*self.cipher, &iv(number).into());
+            cbc.decrypt_blocks(as_blocks(&mut plain));
+            *sector.get_out() = plain;
+            number = number.wrapping_add(1);
         }
-    }
-}
-
-/// `block ^= with`.
-fn xor(block: &mut [u8], with: &[u8; BLOCK_SIZE]) {
-    for (b, w) in block.iter_mut().zip(with) {
-        *b ^= w;
     }
 }
 

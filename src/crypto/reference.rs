@@ -49,6 +49,6 @@ impl Reference {
 }
 
 /// Sees a sector as the block type of the RustCrypto traits.
-fn as_blocks(sector: &mut [u8; SECTOR_SIZE]) -> &mut [aes::Block] {
+pub(super) fn as_blocks(sector: &mut [u8; SECTOR_SIZE]) -> &mut [aes::Block] {
     aes::Block::cast_slice_from_core_mut(sector.as_chunks_mut::<BLOCK_SIZE>().0)
 }
