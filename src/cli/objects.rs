@@ -57,6 +57,12 @@ fn parse_secret(definition: &str) -> Result<(String, Secret)> {
                     "secret option {key}={value} is not supported by this version"
                 )));
             }
+            // What has no value of its own may be the end of a password with a comma in it.
+            _ if value == "on" => {
+                return Err(Error::invalid(
+                    "an option of the secret is unexpected (a comma in a value is written twice)",
+                ));
+            }
             _ => return Err(Error::invalid(format!("Parameter '{key}' is unexpected"))),
         }
     }
@@ -126,6 +132,10 @@ mod tests {
             ("secret,data=hunter2", "Parameter 'id' is missing"),
             ("foo,id=s", "'qom-type' does not accept value 'foo'"),
             ("id=s", "Parameter 'qom-type' is missing"),
+            (
+                "secret,id=s,data=x,hunter2",
+                "a comma in a value is written twice",
+            ),
             (
                 "secret,id=s,data=hunter2,zz=1",
                 "Parameter 'zz' is unexpected",

@@ -7,6 +7,7 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -17,7 +18,7 @@ use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The most that is read of a password file, in bytes. A key is 16; this is for passphrases.
-const MOST: u64 = 1 << 20;
+const MOST: u64 = 64 << 10;
 
 /// Where passwords come from, as the options say.
 pub struct PasswordSource {
@@ -126,7 +127,9 @@ fn prompt(text: &str) -> Result<Secret> {
 fn from_file(path: &Path) -> Result<Secret> {
     let place = format!("reading the password from '{}'", path.display());
     let read = if path == Path::new("-") {
-        read_line(io::stdin().lock())
+        // Not through the standard library's buffer, which nobody would wipe.
+        let stdin = io::stdin().as_fd().try_clone_to_owned();
+        stdin.map(File::from).and_then(read_line)
     } else {
         File::open(path).and_then(read_line)
     };
@@ -150,10 +153,12 @@ fn from_descriptor(number: i32) -> Result<Secret> {
 
 /// All that there is, less one newline at the end.
 fn read_line(from: impl Read) -> io::Result<Secret> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(256));
+    // Room for all of it from the start: a buffer that grew would leave copies behind.
+    let room = usize::try_from(MOST).unwrap_or(0) + 64;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     from.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
-        return Err(io::Error::other("longer than 1 MiB"));
+        return Err(io::Error::other("longer than 64 KiB"));
     }
     if bytes.last() == Some(&b'\n') {
         bytes.pop();

@@ -3,7 +3,7 @@
 use super::{Passwords, Target};
 use crate::convert::{self, Settings};
 use crate::error::{Error, Result};
-use crate::formats::{Image as _, ZeroImage};
+use crate::formats::{Format, Image as _, Preallocation, ZeroImage};
 
 /// Creates `target` as a disk of `size` bytes that reads as zeroes.
 ///
@@ -13,6 +13,11 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
     let create = || {
         let zeroes = ZeroImage { size };
         let open = target.open(zeroes.size(), &[], passwords)?;
+        // A raw image of nothing is there already; on a device whatever it holds stays.
+        if target.format() == Format::Raw && target.preallocation != Preallocation::Full {
+            open.image.finish()?;
+            return open.keep(target);
+        }
         // A new image is a copy of nothing. Where space is preallocated so that it must be written
         // (in full, or encrypted), the engine does that.
         convert::copy(&zeroes, open.image.as_ref(), Settings::default(), &())?;

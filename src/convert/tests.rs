@@ -175,3 +175,48 @@ fn a_source_that_shrinks_is_an_error() {
         .to_string();
     assert!(error.contains("ended at byte"), "{error}");
 }
+
+#[test]
+fn a_device_with_old_contents_holds_exactly_the_disk() {
+    let mut disk = vec![0; 3 << 20];
+    disk[70_000] = 1;
+    disk[1 << 20..(1 << 20) + 5000].fill(2);
+    for cluster_size in [512, 65536] {
+        for copy_offload in [false, true] {
+            let source = Arc::new(MemoryStorage::new(disk.clone()));
+            let device = Arc::new(MemoryStorage::new(vec![0xaa; 8 << 20]).as_device());
+            let options = options(&disk, cluster_size, EncryptionMethod::None);
+            let settings = Settings {
+                copy_offload,
+                ..workers(2)
+            };
+            to_qcow2(source, Arc::clone(&device), options, settings).unwrap();
+            let header = Header::read(device.as_ref()).unwrap();
+            check(device.as_ref(), &header, &mut |finding| {
+                panic!("{finding} (cluster size {cluster_size})")
+            })
+            .unwrap();
+            let back = Qcow2Image::open(device, header, None).unwrap();
+            let mut contents = vec![0; disk.len()];
+            back.read_at(GuestOffset(0), &mut contents).unwrap();
+            assert!(contents == disk, "cluster size {cluster_size}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_conversion_onto_a_device_leaves_no_old_image_behind() {
+    let disk = disk(1 << 20);
+    let mut old = vec![0; 8 << 20];
+    old[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    let fault = Fault {
+        operation: Operation::Write,
+        nth: 3,
+        errno: 5,
+    };
+    let device = Arc::new(MemoryStorage::new(old).as_device().with_fault(fault));
+    let source = Arc::new(MemoryStorage::new(disk.clone()));
+    let options = options(&disk, 4096, EncryptionMethod::None);
+    assert!(to_qcow2(source, Arc::clone(&device), options, workers(2)).is_err());
+    assert_eq!(device.contents()[..8], [0; 8]);
+}

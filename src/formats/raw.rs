@@ -146,13 +146,11 @@ impl NewRaw {
         } else {
             check_room(storage.as_ref(), size)?;
         }
-        if preallocation != Preallocation::Off {
-            storage.reserve(size)?;
-        }
+        let reserved = preallocation == Preallocation::Off || storage.reserve(size)?;
         Ok(Self {
             storage,
             size,
-            starts_as_zeroes: starts_as_zeroes && preallocation != Preallocation::Full,
+            starts_as_zeroes: starts_as_zeroes && reserved && preallocation != Preallocation::Full,
             flush,
         })
     }

@@ -4,7 +4,7 @@
 //! writer, and a directory or a terminal has no positions. The file is opened without blocking and
 //! its type looked at before anything else is done with it, so the check can't be raced.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -169,17 +169,7 @@ impl FileStorage {
             .file
             .metadata()
             .map_err(|error| self.error("inspecting", error))?;
-        Ok(if self.is_device {
-            FileIdentity {
-                device: meta.rdev(),
-                inode: None,
-            }
-        } else {
-            FileIdentity {
-                device: meta.dev(),
-                inode: Some(meta.ino()),
-            }
-        })
+        Ok(FileIdentity::of(&meta))
     }
 
     fn reading(&self, at: u64, error: io::Error) -> Error {
@@ -196,6 +186,22 @@ impl FileStorage {
 pub struct FileIdentity {
     device: u64,
     inode: Option<u64>,
+}
+
+impl FileIdentity {
+    /// The identity of the file that `meta` is of.
+    pub(super) fn of(meta: &Metadata) -> Self {
+        if meta.file_type().is_block_device() {
+            return Self {
+                device: meta.rdev(),
+                inode: None,
+            };
+        }
+        Self {
+            device: meta.dev(),
+            inode: Some(meta.ino()),
+        }
+    }
 }
 
 /// Reads until `buf` is full or the file ends; the error says where it happened.
@@ -287,12 +293,15 @@ impl Storage for FileStorage {
         }
     }
 
-    fn reserve(&self, len: u64) -> Result<()> {
+    fn reserve(&self, len: u64) -> Result<bool> {
         if len == 0 {
-            return Ok(());
+            return Ok(true);
         }
-        rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len)
-            .map_err(|error| self.error("reserving space for", error.into()))
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS) => Ok(false),
+            Err(error) => Err(self.error("reserving space for", error.into())),
+        }
     }
 
     fn copy_from(
@@ -360,7 +369,6 @@ impl Storage for FileStorage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn holes_are_told_from_data() {
@@ -410,11 +418,9 @@ mod tests {
             0,
         )
         .unwrap();
-        let start = Instant::now();
         for path in [fifo.as_path(), dir.path()] {
             let error = FileStorage::open(path, Access::Read, CacheMode::Writeback).unwrap_err();
             assert!(error.to_string().contains("regular file"), "{error}");
         }
-        assert!(start.elapsed() < Duration::from_secs(5));
     }
 }

@@ -46,6 +46,7 @@ struct State {
     data: Vec<u8>,
     faults: Vec<Fault>,
     counts: [u64; 4],
+    is_device: bool,
 }
 
 impl State {
@@ -82,6 +83,13 @@ impl MemoryStorage {
     #[must_use]
     pub fn with_fault(self, fault: Fault) -> Self {
         self.lock().faults.push(fault);
+        self
+    }
+
+    /// The same storage as a block device: of a fixed length, with old contents.
+    #[must_use]
+    pub fn as_device(self) -> Self {
+        self.lock().is_device = true;
         self
     }
 
@@ -158,12 +166,12 @@ impl Storage for MemoryStorage {
         Ok(true)
     }
 
-    fn reserve(&self, len: u64) -> Result<()> {
+    fn reserve(&self, len: u64) -> Result<bool> {
         let mut state = self.lock();
         state.step(Operation::SetLen)?;
         let len = position(len)?.max(state.data.len());
         state.data.resize(len, 0);
-        Ok(())
+        Ok(true)
     }
 
     fn copy_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<bool> {
@@ -194,6 +202,10 @@ impl Storage for MemoryStorage {
 
     fn flush(&self) -> Result<()> {
         self.lock().step(Operation::Flush)
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        !self.lock().is_device
     }
 }
 

@@ -65,11 +65,11 @@ pub trait Storage: Debug + Send + Sync {
     fn punch(&self, range: Range<u64>) -> Result<bool>;
 
     /// Makes sure that later writes up to `len` don't fail for lack of space, and makes the storage
-    /// at least that long.
+    /// at least that long. `false` when only writing everything can do that.
     ///
     /// # Errors
     /// The system's error, a full disk among them.
-    fn reserve(&self, len: u64) -> Result<()>;
+    fn reserve(&self, len: u64) -> Result<bool>;
 
     /// Copies `length` bytes from `source` at `source_offset` to `offset` within the system, which
     /// may share the blocks instead of copying them. `false` when that isn't possible; then some of

@@ -44,17 +44,23 @@ fn registry() -> MutexGuard<'static, Vec<Unfinished>> {
 }
 
 impl Unfinished {
+    /// Failures can't be helped here: the caller reports what went wrong in the first place.
     fn undo(&self) {
-        // Failures can't be helped here: the caller reports what went wrong in the first place.
-        let Ok(found) = FileStorage::open(&self.path, Access::ReadWrite, CacheMode::Unsafe) else {
-            return;
-        };
-        if found.identity().ok() != Some(self.identity) {
-            return;
-        }
         match self.undo {
-            Undo::Remove => drop(fs::remove_file(&self.path)),
-            Undo::Empty => drop(found.set_len(0)),
+            Undo::Remove => {
+                let found = fs::symlink_metadata(&self.path).map(|meta| FileIdentity::of(&meta));
+                if found.ok() == Some(self.identity) {
+                    drop(fs::remove_file(&self.path));
+                }
+            }
+            Undo::Empty => {
+                let found = FileStorage::open(&self.path, Access::ReadWrite, CacheMode::Unsafe);
+                if let Ok(found) = found
+                    && found.identity().ok() == Some(self.identity)
+                {
+                    drop(found.set_len(0));
+                }
+            }
             Undo::Leave => {}
         }
     }
@@ -79,6 +85,7 @@ impl UnfinishedFile {
         cache: CacheMode,
         refuse: impl FnOnce(&FileStorage) -> Result<()>,
     ) -> Result<Self> {
+        remove_unfinished_on_signals();
         let could_not =
             |error: io::Error| Error::io(format!("Could not create '{}'", path.display()), error);
         let (storage, path, undo) = match FileStorage::create_new(path, cache) {
@@ -111,7 +118,6 @@ impl UnfinishedFile {
         if undo != Undo::Remove {
             refuse(&storage)?;
         }
-        remove_unfinished_on_signals();
         registry().push(entry.clone());
         let unfinished = Self {
             storage: Some(storage),
@@ -174,7 +180,10 @@ fn link_target(path: &Path) -> Option<PathBuf> {
 pub fn remove_unfinished_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else {
+        let wanted = [SIGINT, SIGTERM]
+            .into_iter()
+            .filter(|signal| !is_ignored(*signal));
+        let Ok(mut signals) = Signals::new(wanted) else {
             return;
         };
         // Without the thread the signals would be swallowed, so they are given back.
@@ -196,6 +205,17 @@ pub fn remove_unfinished_on_signals() {
             handle.close();
         }
     });
+}
+
+/// Whether a signal was ignored when the program started, as the shell does with SIGINT for what runs
+/// in the background: then it stays ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
 #[cfg(test)]

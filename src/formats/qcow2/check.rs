@@ -201,6 +201,12 @@ impl References {
             .map_or(0, u64::from)
     }
 
+    /// The number behind that of the last cluster in a page, 0 without any.
+    fn end(&self) -> u64 {
+        let last = self.pages.last_key_value();
+        last.map_or(0, |(number, _)| (number + 1) * Self::PAGE)
+    }
+
     /// Every cluster that is referred to, in order, with its count.
     fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.pages.iter().flat_map(|(number, page)| {
@@ -217,6 +223,7 @@ impl References {
 struct Refcounts<'a> {
     storage: &'a dyn Storage,
     geometry: Geometry,
+    length: u64,
     table: Vec<RefcountTableEntry>,
     last: Option<(u64, Option<Vec<u8>>)>,
 }
@@ -227,6 +234,7 @@ impl<'a> Refcounts<'a> {
         Ok(Self {
             storage,
             geometry: header.geometry(),
+            length: storage.len()?,
             table: table.into_iter().map(RefcountTableEntry).collect(),
             last: None,
         })
@@ -239,7 +247,9 @@ impl<'a> Refcounts<'a> {
             let entry = usize::try_from(index)
                 .ok()
                 .and_then(|index| self.table.get(index));
-            let host = entry.and_then(|entry| entry.block(self.geometry).ok().flatten());
+            let host = entry
+                .and_then(|entry| entry.block(self.geometry).ok().flatten())
+                .filter(|host| host.0 < self.length);
             let block = match host {
                 Some(host) => {
                     let mut block = vec![0; self.geometry.cluster_len()];
@@ -452,12 +462,14 @@ impl Walk<'_> {
         let in_file = self.geometry.clusters(self.length);
         let per_block = self.geometry.refcount_block_entries();
         let bits = self.geometry.refcount_bits();
+        // Beyond the file's end and the last reference there is nothing that could be reported.
+        let end = in_file.max(self.references.end());
         let blocks = self.refcounts.table.len() as u64;
-        for index in 0..blocks {
+        for index in 0..blocks.min(end.div_ceil(per_block)) {
             let Some(block) = self.refcounts.block(index)?.map(<[u8]>::to_vec) else {
                 continue;
             };
-            for within in 0..per_block {
+            for within in 0..per_block.min(end - index * per_block) {
                 let cluster = index * per_block + within;
                 let position = usize::try_from(within).unwrap_or(usize::MAX);
                 let refcount = refcount_at(&block, bits, position).unwrap_or(0);
@@ -500,5 +512,43 @@ impl Walk<'_> {
                 references,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    /// An empty version 3 image with clusters of 2 MiB and refcounts of 1 bit, whose refcount table
+    /// of 8 MiB is full of `entry`.
+    fn image(entry: u64) -> MemoryStorage {
+        let cluster = 2 << 20;
+        let mut bytes = vec![0; 6 * cluster];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        bytes[20..24].copy_from_slice(&21u32.to_be_bytes());
+        bytes[48..56].copy_from_slice(&(cluster as u64).to_be_bytes());
+        bytes[56..60].copy_from_slice(&4u32.to_be_bytes());
+        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
+        for slot in bytes[cluster..5 * cluster].chunks_exact_mut(8) {
+            slot.copy_from_slice(&entry.to_be_bytes());
+        }
+        MemoryStorage::new(bytes)
+    }
+
+    fn corruptions(storage: &MemoryStorage) -> u64 {
+        let header = Header::read(storage).unwrap();
+        check(storage, &header, &mut |_| {}).unwrap().corruptions
+    }
+
+    #[test]
+    fn a_table_that_names_one_block_a_million_times_ends() {
+        // Counted out, it would be 2^44 refcounts: a day and more.
+        assert!(corruptions(&image(5 * (2 << 20))) > 1_000_000);
+    }
+
+    #[test]
+    fn a_block_beyond_the_file_is_a_finding_and_not_a_failure() {
+        assert!(corruptions(&image(0xffff_ffff_ffe0_0000)) > 1_000_000);
     }
 }

@@ -10,6 +10,8 @@
 //! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks
 //!   follow from the number of clusters alone and are generated at the end, and every L1 and L2
 //!   entry has the COPIED flag.
+//! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
+//!   whole there, and the old header is wiped first.
 //! - The header is written last, after all that it points to (and, where the caller wants the image
 //!   on stable storage, after that has been flushed). Until then the file starts with zeroes and no
 //!   program takes it for a qcow2 image, however the conversion was ended.
@@ -37,6 +39,8 @@ pub struct NewQcow2 {
     geometry: Geometry,
     cipher: Option<AesCbc>,
     flush: bool,
+    /// Whether what is never written reads as zeroes.
+    clean: bool,
     layout: Mutex<Layout>,
 }
 
@@ -52,7 +56,7 @@ struct Layout {
 }
 
 impl NewQcow2 {
-    /// Starts a new image in `storage`, which must be empty. `cipher` encrypts the data where the
+    /// Starts a new image in `storage`, which must be empty or a block device. `cipher` encrypts the data where the
     /// options say that it is encrypted. `flush` says whether [`NewImage::finish`] puts everything
     /// on stable storage, in the order that a power cut can't hurt.
     ///
@@ -74,6 +78,12 @@ impl NewQcow2 {
         } else {
             geometry.cluster_size()
         });
+        let clean = storage.starts_as_zeroes();
+        if !clean {
+            // The header of whatever was there must not outlive what it points to.
+            storage.write_at(0, &vec![0; geometry.cluster_len()])?;
+            storage.flush()?;
+        }
         let l1 = usize::try_from(entries).map_err(|_| Error::invalid("L1 table too large"))?;
         let layout = Layout {
             next: HostOffset((1 + l1_clusters) * geometry.cluster_size()),
@@ -87,6 +97,7 @@ impl NewQcow2 {
             geometry,
             cipher,
             flush,
+            clean,
             layout: Mutex::new(layout),
         })
     }
@@ -143,13 +154,15 @@ impl NewImage for NewQcow2 {
 
     fn zero_unit(&self) -> usize {
         match self.cipher {
-            // All of a cluster is ciphertext, or none of it.
-            Some(_) => self.geometry.cluster_len(),
-            None => self.geometry.cluster_len().min(4096),
+            None if self.clean => self.geometry.cluster_len().min(4096),
+            // All of a cluster is ciphertext, or none of it; and where zeroes have to be written to
+            // be there, all of a cluster is written, or none of it.
+            _ => self.geometry.cluster_len(),
         }
     }
 
     fn starts_as_zeroes(&self) -> bool {
+        // Clusters that are never allocated read as zeroes, whatever the file holds.
         true
     }
 
@@ -182,7 +195,7 @@ impl NewImage for NewQcow2 {
             }
         }
         drop(layout);
-        if self.cipher.is_none() {
+        if self.cipher.is_none() && self.clean {
             pieces = narrow(&pieces, runs);
         }
         Ok(Reservation {
@@ -209,7 +222,7 @@ impl NewImage for NewQcow2 {
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.cipher.is_none().then_some(self.storage.as_ref())
+        (self.cipher.is_none() && self.clean).then_some(self.storage.as_ref())
     }
 
     fn write_metadata(&self, reservation: &Reservation) -> Result<()> {

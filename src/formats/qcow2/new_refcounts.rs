@@ -77,6 +77,11 @@ impl RefcountLayout {
             offset += part.len() as u64;
             ones -= part.len();
         }
+        // What is behind the last refcount is zero in a new file, and anything on a device.
+        let rest = self.table.0 - offset;
+        if rest > 0 && !storage.starts_as_zeroes() {
+            storage.write_at(offset, &vec![0; usize::try_from(rest).unwrap_or(0)])?;
+        }
         let mut table = Vec::with_capacity(geometry.cluster_len());
         for block in 0..self.block_count {
             let host = self.blocks.0 + block * geometry.cluster_size();

@@ -69,13 +69,11 @@ impl NewPreallocated {
         let tables_end = 1 + l1_clusters + l2_tables;
         let refcounts = RefcountLayout::new(geometry, tables_end + clusters, place(tables_end)?)?;
         let data = place(tables_end + refcounts.block_count + refcounts.table_clusters)?;
-        let end = data.0 + clusters * geometry.cluster_size();
+        let end = place(geometry.host_cluster(data) + clusters)?.0;
         storage.set_len(end)?;
-        if matches!(preallocation, Preallocation::Falloc | Preallocation::Full) {
-            storage.reserve(end)?;
-        }
+        let reserved = preallocation == Preallocation::Metadata || storage.reserve(end)?;
         Ok(Self {
-            starts_as_zeroes: cipher.is_none() && preallocation != Preallocation::Full,
+            starts_as_zeroes: cipher.is_none() && reserved && preallocation != Preallocation::Full,
             storage,
             geometry,
             cipher,

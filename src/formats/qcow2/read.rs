@@ -180,7 +180,7 @@ impl Qcow2Image {
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { stored, cluster } = scratch;
             // The last sector of the range may reach beyond the end of the file.
-            let most = range.length.min(self.length - range.host.0);
+            let most = range.length.min(self.length.saturating_sub(range.host.0));
             stored.resize(usize::try_from(most).unwrap_or(0), 0);
             let what = format!("the compressed cluster of guest offset {guest}");
             self.storage.read_exact_at(range.host.0, stored, &what)?;
