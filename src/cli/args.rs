@@ -172,12 +172,9 @@ pub struct ConvertArgs {
     pub(super) operands: Vec<OsString>,
 }
 
-/// `info`
+/// One image to look at, and how to report on it.
 #[derive(Debug, Args)]
-#[command(args_override_self = true)]
-pub struct InfoArgs {
-    #[command(flatten)]
-    pub(super) common: CommonArgs,
+pub struct ImageArgs {
     /// Format of the image; without it, it is found out
     #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
     pub(super) format: Option<String>,
@@ -192,24 +189,24 @@ pub struct InfoArgs {
     pub(super) operands: Vec<OsString>,
 }
 
+/// `info`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+}
+
 /// `check`
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct CheckArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(super) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(super) image_opts: bool,
-    /// human or json
-    #[arg(long, value_name = "FORM", default_value = "human")]
-    pub(super) output: String,
-    /// The image
-    #[arg(value_name = "FILENAME")]
-    pub(super) operands: Vec<OsString>,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
 }
 
 /// `speed`

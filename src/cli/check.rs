@@ -17,10 +17,15 @@ const NO_CHECK: u8 = 63;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &CheckArgs) -> Done {
-    let output = output(&args.output)?;
-    let operand = one_operand(&args.operands)?;
+    let output = output(&args.image.output)?;
+    let operand = one_operand(&args.image.operands)?;
     let secrets = Secrets::parse(&args.common.object)?;
-    let (source, _) = source(operand, args.format.as_deref(), args.image_opts, &secrets)?;
+    let (source, _) = source(
+        operand,
+        args.image.format.as_deref(),
+        args.image.image_opts,
+        &secrets,
+    )?;
     let mut on_finding = |finding: &Finding| {
         complain(&finding.to_string());
     };

@@ -10,10 +10,15 @@ use crate::commands;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &InfoArgs) -> Done {
-    let output = output(&args.output)?;
-    let operand = one_operand(&args.operands)?;
+    let output = output(&args.image.output)?;
+    let operand = one_operand(&args.image.operands)?;
     let secrets = Secrets::parse(&args.common.object)?;
-    let (source, shown) = source(operand, args.format.as_deref(), args.image_opts, &secrets)?;
+    let (source, shown) = source(
+        operand,
+        args.image.format.as_deref(),
+        args.image.image_opts,
+        &secrets,
+    )?;
     let mut info = commands::info::run(&source)?;
     info.filename = shown;
     let text = match output {
