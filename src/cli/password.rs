@@ -4,7 +4,7 @@
 //! gets an error at once that says which options give a password. A new password is asked for
 //! twice, since nothing in a legacy AES image could ever tell that it was mistyped.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd as _;
@@ -24,6 +24,7 @@ const MOST: u64 = 64 << 10;
 pub struct PasswordSource {
     origin: Origin,
     quiet: bool,
+    warned: Cell<bool>,
     given: OnceCell<Secret>,
     typed_for_reading: OnceCell<Secret>,
     typed_for_writing: OnceCell<Secret>,
@@ -46,6 +47,7 @@ impl PasswordSource {
         Self {
             origin,
             quiet,
+            warned: Cell::new(false),
             given: OnceCell::new(),
             typed_for_reading: OnceCell::new(),
             typed_for_writing: OnceCell::new(),
@@ -81,7 +83,7 @@ impl Passwords for PasswordSource {
     }
 
     fn for_writing(&self, image: &str) -> Result<&Secret> {
-        let secret = self.get(&self.typed_for_writing, || {
+        self.get(&self.typed_for_writing, || {
             self.at_terminal()?;
             let first = prompt(&format!("New password for '{image}': "))?;
             let second = prompt("The same again: ")?;
@@ -89,14 +91,17 @@ impl Passwords for PasswordSource {
                 return Err(Error::invalid("the passwords differ"));
             }
             Ok(first)
-        })?;
-        if !self.quiet && io::stderr().is_terminal() {
-            super::warn(
-                "legacy AES has no key derivation (only the password's first 16 bytes count) and \
-                 can't detect a wrong password",
-            );
+        })
+    }
+
+    fn legacy_aes_is_used(&self) {
+        if self.quiet || self.warned.replace(true) || !io::stderr().is_terminal() {
+            return;
         }
-        Ok(secret)
+        super::warn(
+            "legacy AES has no key derivation (only the password's first 16 bytes count) and \
+             can't detect a wrong password",
+        );
     }
 }
 

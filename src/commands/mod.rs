@@ -35,6 +35,10 @@ pub trait Passwords {
     /// # Errors
     /// There is none to be had; the error says how one is given.
     fn for_writing(&self, image: &str) -> Result<&Secret>;
+
+    /// Told whenever legacy AES is used, wherever the password came from: a person should know what
+    /// it can't do.
+    fn legacy_aes_is_used(&self);
 }
 
 /// An image that exists, as the user named it.
@@ -119,6 +123,9 @@ impl Source<'_> {
                 method.name(),
                 stated.name()
             )));
+        }
+        if method == EncryptionMethod::Aes {
+            passwords.legacy_aes_is_used();
         }
         match (method, self.secret) {
             (EncryptionMethod::None | EncryptionMethod::Luks, _) => Ok(None),

@@ -148,6 +148,9 @@ impl Target<'_> {
         let mut options = options.clone();
         options.size = size;
         options.check()?;
+        if options.encryption == EncryptionMethod::Aes {
+            passwords.legacy_aes_is_used();
+        }
         let cipher = match (options.encryption, secret) {
             (EncryptionMethod::None, _) => None,
             (EncryptionMethod::Aes, Some(secret)) => Some(legacy_aes(secret)?),
