@@ -9,8 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{COWHIDE, Noise, cowhide, cowhide_with_input, real_disk, same_contents, write_disk};
-use rexpect::session::{PtySession, spawn_command};
+use common::{
+    COWHIDE, Noise, SEED, cowhide, cowhide_with_input, real_disk, same_contents, type_at,
+    type_new_password, write_disk,
+};
 
 /// A folder with the real disk image as `disk1.img` and a password in `pw`.
 fn folder() -> tempfile::TempDir {
@@ -217,42 +219,15 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
     }
 }
 
-fn type_at(folder: &Path, args: &str) -> PtySession {
-    let mut command = Command::new(COWHIDE);
-    command.args(args.split_whitespace()).current_dir(folder);
-    spawn_command(command, Some(20_000)).unwrap()
-}
-
 #[test]
 fn at_a_terminal_a_person_is_asked() {
     let folder = folder();
     let folder = folder.path();
-    let encrypt = "convert -o encryption -O qcow2 disk1.img enc1.qcow2";
-    let mut terminal = type_at(folder, encrypt);
-    terminal
-        .exp_string("can't detect a wrong password")
-        .unwrap();
-    terminal
-        .exp_string("New password for 'enc1.qcow2': ")
-        .unwrap();
-    terminal.send_line("correct horse").unwrap();
-    terminal.exp_string("The same again: ").unwrap();
-    terminal.send_line("correct mouse").unwrap();
-    let shown = terminal.exp_eof().unwrap();
+    let shown = type_new_password(folder, "correct horse", "correct mouse");
     assert!(shown.contains("the passwords differ"), "{shown}");
     assert!(!folder.join("enc1.qcow2").exists());
 
-    let mut terminal = type_at(folder, encrypt);
-    terminal
-        .exp_string("can't detect a wrong password")
-        .unwrap();
-    terminal
-        .exp_string("New password for 'enc1.qcow2': ")
-        .unwrap();
-    terminal.send_line("correct horse").unwrap();
-    terminal.exp_string("The same again: ").unwrap();
-    terminal.send_line("correct horse").unwrap();
-    let shown = terminal.exp_eof().unwrap();
+    let shown = type_new_password(folder, "correct horse", "correct horse");
     assert!(!shown.contains("correct"), "echoed: {shown}");
     assert_decrypts(folder, "enc1.qcow2");
 
@@ -270,7 +245,7 @@ fn at_a_terminal_a_person_is_asked() {
         &folder.join("typed.img")
     ));
 
-    let mut terminal = type_at(folder, &format!("{encrypt} -q --password-file pw"));
+    let mut terminal = type_at(folder, &format!("{SEED} -q --password-file pw"));
     let shown = terminal.exp_eof().unwrap();
     assert_eq!(shown.trim(), "", "-q says nothing");
 }

@@ -13,7 +13,7 @@ use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, image_name, options};
 use crate::commands::{self, Existing};
-use crate::convert::Settings;
+use crate::convert::{MOST_WORKERS, Settings};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
@@ -97,11 +97,11 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
             .parse()
             .map_err(|_| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
         settings.workers = NonZeroUsize::new(workers)
-            .filter(|workers| workers.get() <= MOST_COROUTINES)
+            .filter(|workers| workers.get() <= MOST_WORKERS)
             .ok_or_else(|| {
                 anyhow!(
                     "Invalid number of coroutines specified. Must be between 1 and \
-                     {MOST_COROUTINES}."
+                     {MOST_WORKERS}."
                 )
             })?;
     }
@@ -141,6 +141,5 @@ fn invalid_sparse_size() -> anyhow::Error {
     )
 }
 
-/// What `-m` and `-S` accept at the most.
-const MOST_COROUTINES: usize = 16;
+/// What `-S` accepts at the most, in bytes.
 const LARGEST_SPARSE: usize = 16 << 20;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::units::GuestOffset;
 
-/// The most workers that are used without being asked for.
+/// The most workers that can be asked for, and that are used without being asked for.
 pub const MOST_WORKERS: usize = 16;
 
 /// The shortest run of zeroes that is left out unless another length is asked for, in bytes.

@@ -16,7 +16,7 @@ mod unfinished;
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
 pub use memory::{Fault, MemoryStorage, Operation};
-pub use unfinished::{UnfinishedFile, remove_unfinished_on_signals};
+pub use unfinished::UnfinishedFile;
 
 use std::fmt::Debug;
 use std::ops::Range;

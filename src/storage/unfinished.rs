@@ -177,7 +177,7 @@ fn link_target(path: &Path) -> Option<PathBuf> {
 
 /// From now on SIGINT and SIGTERM first undo every unfinished file, then end the program as they
 /// would have. Done once, by the first [`UnfinishedFile`]; before that the signals are untouched.
-pub fn remove_unfinished_on_signals() {
+fn remove_unfinished_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let wanted = [SIGINT, SIGTERM]

@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rexpect::session::{PtySession, spawn_command};
+
 /// The program under test.
 pub const COWHIDE: &str = env!("CARGO_BIN_EXE_cowhide");
 
@@ -141,4 +143,28 @@ pub fn same_contents(one: &Path, other: &Path) -> bool {
         .status()
         .unwrap();
     status.success()
+}
+
+/// The command that this project began with.
+pub const SEED: &str = "convert -o encryption -O qcow2 disk1.img enc1.qcow2";
+
+/// Runs cowhide at a terminal.
+pub fn type_at(folder: &Path, args: &str) -> PtySession {
+    let mut command = Command::new(COWHIDE);
+    command.args(args.split_whitespace()).current_dir(folder);
+    spawn_command(command, Some(20_000)).unwrap()
+}
+
+/// Types the [`SEED`] command and both passwords that it asks for, after its warning of what legacy
+/// AES can't do, and gives what is shown from then on.
+pub fn type_new_password(folder: &Path, password: &str, again: &str) -> String {
+    let mut terminal = type_at(folder, SEED);
+    let warning = "can't detect a wrong password";
+    terminal.exp_string(warning).unwrap();
+    let prompt = "New password for 'enc1.qcow2': ";
+    terminal.exp_string(prompt).unwrap();
+    terminal.send_line(password).unwrap();
+    terminal.exp_string("The same again: ").unwrap();
+    terminal.send_line(again).unwrap();
+    terminal.exp_eof().unwrap()
 }

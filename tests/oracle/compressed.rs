@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{real_disk, same_contents};
-use crate::matrix::{SECRET, ours, qemu_img, spec};
+use crate::matrix::{SECRET, checks_agree, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -25,20 +25,9 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn compare(folder: &Path, image: &str) {
-    let args = [
-        "convert",
-        "--object",
-        SECRET,
-        "--image-opts",
-        image,
-        "back.raw",
-    ];
-    ours(folder, &args).ok();
+    to_raw(ours, folder, image, "back.raw");
     assert!(same_contents(&real_disk(), &folder.join("back.raw")));
-    for output in ["--output=human", "--output=json"] {
-        let args = ["check", output, "--object", SECRET, "--image-opts", image];
-        assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
-    }
+    checks_agree(folder, image);
 }
 
 fn read(kind: &str, cluster_size: &str) {

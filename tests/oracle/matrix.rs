@@ -20,6 +20,20 @@ pub fn ours(folder: &Path, args: &[&str]) -> Ran {
     run(folder, COWHIDE, args)
 }
 
+/// Converts an image, named by its options, to a raw file.
+pub fn to_raw(tool: Tool, folder: &Path, image: &str, raw: &str) {
+    let args = ["convert", "--object", SECRET, "--image-opts", image];
+    tool(folder, &[&args[..], &["-O", "raw", raw]].concat()).ok();
+}
+
+/// Asserts that both tools say the same of a clean image, in both forms.
+pub fn checks_agree(folder: &Path, image: &str) {
+    for output in ["--output=human", "--output=json"] {
+        let args = ["check", output, "--object", SECRET, "--image-opts", image];
+        assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
+    }
+}
+
 /// How an image is named to both tools, encrypted or not.
 pub fn spec(name: &str, format: &str, encrypted: bool) -> String {
     let key = if encrypted {
@@ -84,15 +98,7 @@ fn both_ways(bits: u32, compat: &str, encrypted: bool) {
         ] {
             let _ = std::fs::remove_file(folder.join("back.raw"));
             let image = spec(image, "qcow2", encrypted);
-            let args = [
-                "convert",
-                "--object",
-                SECRET,
-                "--image-opts",
-                &image,
-                "back.raw",
-            ];
-            reader(folder, &args).ok();
+            to_raw(reader, folder, &image, "back.raw");
             assert!(back_equals(folder, size), "size {size}: {image}");
         }
         // Of an encrypted disk of 16 GiB that is mostly a hole, an assertion of qemu-img 10.0.2's own

@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, run, same_contents};
-use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
+use crate::matrix::{SECRET, checks_agree, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -63,25 +63,11 @@ fn command(noise: &mut Noise, size: u64) -> String {
 
 /// Our reading of an image, and our check of it, against the oracle's.
 fn compare_readings(folder: &Path, image: &str) {
-    for (tool, raw) in [(ours as Tool, "ours.raw"), (qemu_img, "theirs.raw")] {
-        let args = [
-            "convert",
-            "--object",
-            SECRET,
-            "--image-opts",
-            image,
-            "-O",
-            "raw",
-            raw,
-        ];
-        tool(folder, &args).ok();
-    }
+    to_raw(ours, folder, image, "ours.raw");
+    to_raw(qemu_img, folder, image, "theirs.raw");
     assert!(
         same_contents(&folder.join("ours.raw"), &folder.join("theirs.raw")),
         "{image}"
     );
-    for output in ["--output=human", "--output=json"] {
-        let args = ["check", output, "--object", SECRET, "--image-opts", image];
-        assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
-    }
+    checks_agree(folder, image);
 }

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::{json, printable};
+use super::json;
 use crate::commands::info::{FormatSpecific, ImageInfo};
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::units::human_size;
 
 /// Renders a report as `qemu-img info` prints it.

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::printable;
 use crate::commands::speed::{BUSY, CipherSpeed, ClusterSpeed, Report};
 use crate::crypto::Backend;
+use crate::error::printable;
 use crate::units::human_size;
 
 /// How wide the bar of a cipher can get, and each of the two of a cluster size.

@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use crate::error::printable;
+
 /// Incompatible bit 0: refcounts may be out of date, since the image wasn't closed.
 pub const DIRTY: u64 = 1 << 0;
 /// Incompatible bit 1: metadata is damaged; the image must not be written to.
@@ -86,14 +88,7 @@ pub fn describe_unknown(incompatible: u64, table: &[u8]) -> Option<String> {
         if !text.is_empty() {
             text.push_str(", ");
         }
-        // The name comes from the image: its control characters must not reach a terminal.
-        for c in String::from_utf8_lossy(name).chars() {
-            if c.is_control() {
-                text.extend(c.escape_default());
-            } else {
-                text.push(c);
-            }
-        }
+        text.push_str(&printable(&String::from_utf8_lossy(name)));
     }
     if unknown != 0 {
         let separator = if text.is_empty() { "" } else { ", " };
