@@ -48,6 +48,9 @@ fn disk(size: usize, patterns: &[(usize, usize, u8)]) -> Vec<u8> {
     disk
 }
 
+const NOWHERE: ExtentKind = ExtentKind::Unallocated { kept: None };
+const ZERO: ExtentKind = ExtentKind::Zero { kept: None };
+
 #[test]
 fn version_2_with_the_smallest_clusters() {
     let (storage, header) = header(V2);
@@ -60,7 +63,7 @@ fn version_2_with_the_smallest_clusters() {
     assert!(contents(&image) == expected);
     let data: Vec<_> = extents(&image)
         .into_iter()
-        .filter(|(_, _, kind)| *kind != ExtentKind::Unallocated)
+        .filter(|(_, _, kind)| *kind != NOWHERE)
         .collect();
     assert_eq!(
         data,
@@ -82,19 +85,23 @@ fn version_3_with_zero_clusters() {
         HostOffset(u64::from_be_bytes(V3[48..56].try_into().unwrap()))
     );
     let image = Qcow2Image::open(storage, header, None).unwrap();
+    let kept = ExtentKind::Zero {
+        kept: Some(HostOffset(28672)),
+    };
     assert_eq!(
         extents(&image),
         [
             (0, 4096, ExtentKind::Data(HostOffset(20480))),
-            (4096, 1_044_480, ExtentKind::Unallocated),
-            (1_048_576, 4096, ExtentKind::Zero),
-            (1_052_672, 1_044_480, ExtentKind::Unallocated),
+            (4096, 1_044_480, NOWHERE),
+            (1_048_576, 4096, ZERO),
+            (1_052_672, 1_044_480, NOWHERE),
             // The end of the first L2 table, and a whole one that doesn't exist.
-            (2_097_152, 1_048_576, ExtentKind::Unallocated),
-            (3_145_728, 4096, ExtentKind::Zero),
+            (2_097_152, 1_048_576, NOWHERE),
+            // Its cluster is kept.
+            (3_145_728, 4096, kept),
             (3_149_824, 4096, ExtentKind::Data(HostOffset(32768))),
-            (3_153_920, 1_040_384, ExtentKind::Unallocated),
-            (4_194_304, 4_194_304, ExtentKind::Unallocated),
+            (3_153_920, 1_040_384, NOWHERE),
+            (4_194_304, 4_194_304, NOWHERE),
         ]
     );
     let expected = disk(8 << 20, &[(0, 4096, 0x11), (3_149_824, 4096, 0x22)]);

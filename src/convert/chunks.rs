@@ -150,6 +150,7 @@ impl Chunks {
                 start,
                 length: SECTOR_SIZE.min(end - position),
                 kind: ExtentKind::Data(HostOffset(0)),
+                depth: 0,
             }),
             other => other.map_err(|error| {
                 error.context(format!(

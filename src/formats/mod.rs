@@ -63,6 +63,9 @@ pub struct Extent {
     pub length: u64,
     /// How it is stored.
     pub kind: ExtentKind,
+    /// Which image of a backing chain says so: 0 for the image itself, 1 for its backing file, and so
+    /// on.
+    pub depth: usize,
 }
 
 /// How a run of the virtual disk is stored.
@@ -73,15 +76,46 @@ pub enum ExtentKind {
     /// Bytes in the file that have to be decoded, such as a compressed cluster.
     Encoded,
     /// Reads as zeroes, and nothing needs to be read to know that.
-    Zero,
+    Zero {
+        /// Where the file has room for it all the same.
+        kept: Option<HostOffset>,
+    },
     /// Not stored in this image at all; without a backing file it reads as zeroes.
-    Unallocated,
+    Unallocated {
+        /// Where the file has room for it all the same.
+        kept: Option<HostOffset>,
+    },
 }
 
 impl ExtentKind {
     /// Whether something is stored that may be anything but zeroes.
     pub fn is_data(self) -> bool {
         matches!(self, Self::Data(_) | Self::Encoded)
+    }
+
+    /// Where the file has room for it, which for encoded data is not a matter of one offset.
+    pub fn host(self) -> Option<HostOffset> {
+        match self {
+            Self::Data(host) => Some(host),
+            Self::Encoded => None,
+            Self::Zero { kept } | Self::Unallocated { kept } => kept,
+        }
+    }
+
+    /// The same kind, so many bytes further on.
+    #[must_use]
+    pub fn after(self, bytes: u64) -> Self {
+        let further = |host: HostOffset| HostOffset(host.0.saturating_add(bytes));
+        match self {
+            Self::Data(host) => Self::Data(further(host)),
+            Self::Encoded => Self::Encoded,
+            Self::Zero { kept } => Self::Zero {
+                kept: kept.map(further),
+            },
+            Self::Unallocated { kept } => Self::Unallocated {
+                kept: kept.map(further),
+            },
+        }
     }
 }
 
@@ -153,7 +187,8 @@ impl Image for ZeroImage {
         Ok(Extent {
             start: offset,
             length: limit.min(self.size() - offset.0),
-            kind: ExtentKind::Unallocated,
+            kind: ExtentKind::Unallocated { kept: None },
+            depth: 0,
         })
     }
 

@@ -80,6 +80,7 @@ impl Image for RawImage {
             start: offset,
             length: length.min(left),
             kind,
+            depth: 0,
         };
         // In whole sectors: a hole inside a sector is not worth an extent of its own.
         let data = self.data_from(offset.0)?;
@@ -89,7 +90,10 @@ impl Image for RawImage {
         } else {
             // A hole is only one while the file still reaches beyond it.
             self.check_length()?;
-            extent(data.start.max(offset.0 + 1) - offset.0, ExtentKind::Zero)
+            let kind = ExtentKind::Zero {
+                kept: Some(HostOffset(offset.0)),
+            };
+            extent(data.start.max(offset.0 + 1) - offset.0, kind)
         })
     }
 
@@ -276,8 +280,11 @@ mod tests {
             let extent = image.extent_at(GuestOffset(offset), u64::MAX).unwrap();
             (extent.length, extent.kind)
         };
-        assert_eq!(kinds(0), (8192, ExtentKind::Zero));
+        let hole = |at| ExtentKind::Zero {
+            kept: Some(HostOffset(at)),
+        };
+        assert_eq!(kinds(0), (8192, hole(0)));
         assert_eq!(kinds(8192), (4096, ExtentKind::Data(HostOffset(8192))));
-        assert_eq!(kinds(12288), (4096, ExtentKind::Zero));
+        assert_eq!(kinds(12288), (4096, hole(12288)));
     }
 }

@@ -11,6 +11,7 @@ mod common;
 mod check;
 mod compressed;
 mod errors;
+mod features;
 mod matrix;
 mod options;
 mod qemu_io;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     trials.extend(check::trials());
     trials.extend(compressed::trials());
     trials.extend(errors::trials());
+    trials.extend(features::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());
     if let Some(missing) = missing {

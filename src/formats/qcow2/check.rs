@@ -447,10 +447,7 @@ impl Walk<'_> {
                         }
                     }
                 }
-                Err(why @ (EntryError::Reserved | EntryError::Unaligned(_))) => {
-                    self.bad_entry(&name(), &why);
-                }
-                Err(why @ EntryError::ZeroFlagInVersion2) => self.bad_entry(&name(), &why),
+                Err(why) => self.bad_entry(&name(), &why),
             }
         }
         Ok(())

@@ -15,6 +15,8 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 /// Bit 0 of a standard L2 entry, version 3: the cluster reads as zeroes.
 const ZERO: u64 = 1;
+/// How many subclusters an extended L2 entry's cluster has.
+pub const SUBCLUSTERS: u32 = 32;
 /// The unit in which a compressed cluster's length is given, in bytes.
 const COMPRESSED_SECTOR: u64 = 512;
 
@@ -27,6 +29,9 @@ pub enum EntryError {
     Unaligned(HostOffset),
     /// The zero flag is set in a version 2 image, which has none.
     ZeroFlagInVersion2,
+    /// A subcluster, by its number in the cluster, is said to be stored where nothing is kept, or to
+    /// be stored and to read as zeroes at once.
+    Subcluster(u32),
 }
 
 impl std::fmt::Display for EntryError {
@@ -35,6 +40,7 @@ impl std::fmt::Display for EntryError {
             Self::Reserved => f.write_str("reserved bits are set"),
             Self::Unaligned(offset) => write!(f, "offset {offset} is not cluster-aligned"),
             Self::ZeroFlagInVersion2 => f.write_str("zero cluster in a version 2 image"),
+            Self::Subcluster(number) => write!(f, "the bits of subcluster {number} contradict"),
         }
     }
 }
@@ -174,6 +180,82 @@ impl L2Entry {
     }
 }
 
+/// The second half of an extended L2 entry: what is stored of each of the cluster's 32 subclusters.
+///
+/// Bit n (0 to 31) is set when subcluster n is stored, bit 32 + n when it reads as zeroes; neither
+/// when it is not stored here, never both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SubclusterBitmap(pub u64);
+
+/// How one subcluster is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subcluster {
+    /// Not in this image.
+    Unallocated,
+    /// It reads as zeroes.
+    Zero,
+    /// In the cluster that the entry leads to.
+    Data,
+}
+
+impl SubclusterBitmap {
+    /// All subclusters are stored.
+    pub const ALL_DATA: Self = Self(0x0000_0000_ffff_ffff);
+    /// All subclusters read as zeroes.
+    pub const ALL_ZERO: Self = Self(0xffff_ffff_0000_0000);
+
+    /// How subcluster `number` (0 to 31) is stored.
+    ///
+    /// # Errors
+    /// Both of its bits are set.
+    pub fn get(self, number: u32) -> Result<Subcluster, EntryError> {
+        match (self.0 >> number & 1, self.0 >> (SUBCLUSTERS + number) & 1) {
+            (0, 0) => Ok(Subcluster::Unallocated),
+            (0, _) => Ok(Subcluster::Zero),
+            (_, 0) => Ok(Subcluster::Data),
+            _ => Err(EntryError::Subcluster(number)),
+        }
+    }
+
+    /// The bitmap with subcluster `number` (0 to 31) stored in that way.
+    #[must_use]
+    pub fn with(self, number: u32, state: Subcluster) -> Self {
+        let cleared = self.0 & !(1 << number | 1 << (SUBCLUSTERS + number));
+        Self(match state {
+            Subcluster::Unallocated => cleared,
+            Subcluster::Zero => cleared | 1 << (SUBCLUSTERS + number),
+            Subcluster::Data => cleared | 1 << number,
+        })
+    }
+}
+
+/// An L2 table as stored: entries of 8 bytes, or of 16 with subclusters.
+#[derive(Debug, Clone)]
+pub struct L2Table {
+    words: Box<[u64]>,
+    extended: bool,
+}
+
+impl L2Table {
+    /// The table of these 64-bit words.
+    pub fn new(words: Vec<u64>, geometry: Geometry) -> Self {
+        Self {
+            words: words.into(),
+            extended: geometry.has_subclusters(),
+        }
+    }
+
+    /// Entry `index`; `None` beyond the table. The bitmap is there when entries have 16 bytes.
+    pub fn get(&self, index: usize) -> Option<(L2Entry, Option<SubclusterBitmap>)> {
+        if self.extended {
+            let entry = self.words.get(2 * index..)?.first_chunk::<2>()?;
+            return Some((L2Entry(entry[0]), Some(SubclusterBitmap(entry[1]))));
+        }
+        let word = self.words.get(index)?;
+        Some((L2Entry(*word), None))
+    }
+}
+
 /// A refcount table entry as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RefcountTableEntry(pub u64);
@@ -288,6 +370,31 @@ mod tests {
                 length: 1024 - 1
             }))
         );
+    }
+
+    #[test]
+    fn subclusters_have_two_bits() {
+        let bitmap = SubclusterBitmap(1 << 3 | 1 << 36 | 1 << 5 | 1 << 37);
+        assert_eq!(bitmap.get(2), Ok(Subcluster::Unallocated));
+        assert_eq!(bitmap.get(3), Ok(Subcluster::Data));
+        assert_eq!(bitmap.get(4), Ok(Subcluster::Zero));
+        assert_eq!(bitmap.get(5), Err(EntryError::Subcluster(5)));
+        assert_eq!(bitmap.with(5, Subcluster::Unallocated).0, 1 << 3 | 1 << 36);
+        for number in 0..32 {
+            assert_eq!(SubclusterBitmap::ALL_DATA.get(number), Ok(Subcluster::Data));
+            assert_eq!(SubclusterBitmap::ALL_ZERO.get(number), Ok(Subcluster::Zero));
+            let zero = SubclusterBitmap::ALL_DATA.with(number, Subcluster::Zero);
+            assert_eq!(zero.get(number), Ok(Subcluster::Zero));
+        }
+    }
+
+    #[test]
+    fn extended_tables_have_pairs() {
+        let geometry = Geometry::new(16, true, 4).unwrap();
+        let table = L2Table::new(vec![1, 2, 3, 4], geometry);
+        let second = (L2Entry(3), Some(SubclusterBitmap(4)));
+        assert_eq!(table.get(1), Some(second));
+        assert_eq!(table.get(2), None);
     }
 
     #[test]

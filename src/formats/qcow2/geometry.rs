@@ -4,6 +4,7 @@
 //! clusters; a refcount block is one cluster too, of entries of 1 to 64 bits. All results are
 //! checked or can't overflow for disks below 2^63 bytes, which [`Geometry::new`]'s callers ensure.
 
+use super::entries::SUBCLUSTERS;
 use crate::units::{GuestOffset, HostOffset};
 
 /// The smallest cluster size, as a power of two: 512 bytes.
@@ -14,7 +15,7 @@ pub const MAX_CLUSTER_BITS: u32 = 21;
 pub const MAX_L1_BYTES: u64 = 32 << 20;
 /// The largest refcount table that QEMU accepts, in bytes.
 pub const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-/// The size of an L1, L2 or refcount table entry in bytes.
+/// The size of an L1, standard L2 or refcount table entry in bytes.
 pub const ENTRY_SIZE: u64 = 8;
 
 /// The sizes that follow from cluster size, L2 entry size and refcount width.
@@ -55,6 +56,28 @@ impl Geometry {
     /// The cluster size in bytes, for buffers.
     pub fn cluster_len(self) -> usize {
         1 << self.cluster_bits
+    }
+
+    /// Whether L2 entries have 16 bytes and say of each subcluster how it is stored.
+    pub fn has_subclusters(self) -> bool {
+        self.l2_bits + 4 == self.cluster_bits
+    }
+
+    /// The unit of which an L2 entry says how it is stored, in bytes: a subcluster where there are
+    /// some, or else a cluster.
+    pub fn subcluster_size(self) -> u64 {
+        if self.has_subclusters() {
+            self.cluster_size() / u64::from(SUBCLUSTERS)
+        } else {
+            self.cluster_size()
+        }
+    }
+
+    /// The number within its cluster of the subcluster that holds an offset; 0 without subclusters.
+    pub fn subcluster_index(self, offset: GuestOffset) -> u32 {
+        let index = self.within_cluster(offset.0) / self.subcluster_size();
+        // Below 32: it fits.
+        u32::try_from(index).unwrap_or(0)
     }
 
     /// How many guest clusters one L2 table maps.
@@ -162,6 +185,11 @@ mod tests {
         assert_eq!(smallest.refcount_block_entries(), 256);
         let extended = Geometry::new(16, true, 0).unwrap();
         assert_eq!(extended.l2_entries(), 4096);
+        assert_eq!(extended.subcluster_size(), 2048);
+        assert_eq!(extended.subcluster_index(GuestOffset(65536 + 4097)), 2);
+        assert!(!smallest.has_subclusters());
+        assert_eq!(smallest.subcluster_size(), 512);
+        assert_eq!(smallest.subcluster_index(GuestOffset(511)), 0);
         assert_eq!(extended.refcount_block_entries(), 524_288);
     }
 }

@@ -13,7 +13,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::compressed;
-use super::entries::{L2Entry, L2Target};
+use super::entries::{
+    EntryError, L2Entry, L2Table, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
+};
 use super::features;
 use super::geometry::Geometry;
 use super::header::{CompressionType, EncryptionMethod, Header, Version};
@@ -75,46 +77,93 @@ impl Qcow2Image {
         ))
     }
 
-    /// How the cluster that holds `guest` is stored, seen from `guest` on.
-    fn kind(&self, entry: L2Entry, guest: GuestOffset) -> Result<ExtentKind> {
-        match self.target(entry, guest)? {
-            L2Target::Unallocated => Ok(ExtentKind::Unallocated),
-            L2Target::Zero { .. } => Ok(ExtentKind::Zero),
-            L2Target::Data { host, .. } => {
-                if host.0 >= self.length {
-                    let why = format!(
-                        "its cluster at {host} is beyond the end of the file ({} bytes)",
-                        self.length
-                    );
-                    return Err(self.bad_entry(guest, &why));
-                }
-                let within = self.geometry.within_cluster(guest.0);
-                Ok(ExtentKind::Data(HostOffset(host.0 + within)))
+    /// How the guest's data is stored from `guest` on, and for how many bytes: to the end of the
+    /// cluster, or of the run of subclusters that are stored in the same way.
+    fn part(&self, table: &L2Table, guest: GuestOffset) -> Result<(ExtentKind, u64)> {
+        let (entry, bitmap) = table
+            .get(self.geometry.l2_index(guest))
+            .ok_or_else(|| self.bad_entry(guest, &"beyond the L2 table"))?;
+        let target = self.target(entry, guest)?;
+        let within = self.geometry.within_cluster(guest.0);
+        let rest = self.geometry.cluster_size() - within;
+        match (target, bitmap) {
+            (L2Target::Compressed(range), _) => {
+                self.check_start(guest, range.host, "compressed cluster")?;
+                Ok((ExtentKind::Encoded, rest))
             }
-            L2Target::Compressed(range) => {
-                if range.host.0 >= self.length {
-                    let why = format!(
-                        "its compressed cluster at {} is beyond the end of the file ({} bytes)",
-                        range.host, self.length
-                    );
-                    return Err(self.bad_entry(guest, &why));
-                }
-                Ok(ExtentKind::Encoded)
+            (_, Some(bitmap)) => self.subclusters(target, bitmap, guest),
+            (L2Target::Unallocated, None) => Ok((ExtentKind::Unallocated { kept: None }, rest)),
+            (L2Target::Zero { kept }, None) => {
+                let kept = kept.map(|(host, _)| HostOffset(host.0 + within));
+                Ok((ExtentKind::Zero { kept }, rest))
+            }
+            (L2Target::Data { host, .. }, None) => {
+                self.check_start(guest, host, "cluster")?;
+                Ok((ExtentKind::Data(HostOffset(host.0 + within)), rest))
             }
         }
+    }
+
+    /// As [`part`](Self::part), for a cluster with subclusters.
+    fn subclusters(
+        &self,
+        target: L2Target,
+        bitmap: SubclusterBitmap,
+        guest: GuestOffset,
+    ) -> Result<(ExtentKind, u64)> {
+        let within = self.geometry.within_cluster(guest.0);
+        let first = self.geometry.subcluster_index(guest);
+        let state = |number| {
+            bitmap
+                .get(number)
+                .map_err(|why| self.bad_entry(guest, &why))
+        };
+        let kind = state(first)?;
+        let same = |number: &u32| state(*number).ok() == Some(kind);
+        let count = (first..SUBCLUSTERS).take_while(same).count() as u64;
+        let end = (u64::from(first) + count) * self.geometry.subcluster_size();
+        let host = match target {
+            L2Target::Data { host, .. } => Some(host),
+            _ => None,
+        };
+        let kept = host.map(|host| HostOffset(host.0 + within));
+        let kind = match (kind, host, kept) {
+            (Subcluster::Unallocated, ..) => ExtentKind::Unallocated { kept },
+            (Subcluster::Zero, ..) => ExtentKind::Zero { kept },
+            (Subcluster::Data, Some(host), Some(kept)) => {
+                self.check_start(guest, host, "cluster")?;
+                ExtentKind::Data(kept)
+            }
+            (Subcluster::Data, ..) => {
+                return Err(self.bad_entry(guest, &EntryError::Subcluster(first)));
+            }
+        };
+        Ok((kind, end - within))
+    }
+
+    /// That a cluster starts inside the file.
+    fn check_start(&self, guest: GuestOffset, host: HostOffset, what: &str) -> Result<()> {
+        if host.0 < self.length {
+            return Ok(());
+        }
+        let why = format!(
+            "its {what} at {host} is beyond the end of the file ({} bytes)",
+            self.length
+        );
+        Err(self.bad_entry(guest, &why))
     }
 
     /// As [`Image::extent_at`], but an extent of data goes on over the L2 tables that follow, as far
     /// as the data does in the file: one read instead of many where clusters are small.
     fn long_extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         let mut extent = self.extent_at(offset, limit)?;
-        let ExtentKind::Data(host) = extent.kind else {
+        if !matches!(extent.kind, ExtentKind::Data(_)) {
             return Ok(extent);
-        };
+        }
         while extent.length < limit {
             let next = GuestOffset(offset.0 + extent.length);
             let after = self.extent_at(next, limit - extent.length)?;
-            if after.kind != ExtentKind::Data(HostOffset(host.0 + extent.length)) {
+            if after.kind != extent.kind.after(extent.length) {
                 break;
             }
             extent.length += after.length;
@@ -172,8 +221,9 @@ impl Qcow2Image {
         let table = self.tables.l2(self.geometry.l1_index(guest))?;
         let entry = table
             .as_ref()
-            .and_then(|table| table.get(self.geometry.l2_index(guest)).copied());
-        let target = entry.map(|entry| self.target(entry, guest)).transpose()?;
+            .and_then(|table| table.get(self.geometry.l2_index(guest)));
+        let target = entry.map(|(entry, _)| self.target(entry, guest));
+        let target = target.transpose()?;
         let Some(L2Target::Compressed(range)) = target else {
             return Err(self.bad_entry(guest, &"not compressed any more"));
         };
@@ -214,34 +264,22 @@ impl Image for Qcow2Image {
             start: offset,
             length,
             kind,
+            depth: 0,
         };
         let Some(table) = self.tables.l2(self.geometry.l1_index(offset))? else {
             let length = self.unallocated(offset, end)?;
-            return Ok(extent(length, ExtentKind::Unallocated));
+            return Ok(extent(length, ExtentKind::Unallocated { kept: None }));
         };
-        let entries = table.get(self.geometry.l2_index(offset)..);
-        let mut entries = entries.unwrap_or_default().iter().copied();
-        let first = entries
-            .next()
-            .ok_or_else(|| self.bad_entry(offset, &"beyond the L2 table"))?;
-        let kind = self.kind(first, offset)?;
-        let cluster_size = self.geometry.cluster_size();
-        let mut length = cluster_size - self.geometry.within_cluster(offset.0);
-        for entry in entries {
-            let next = GuestOffset(offset.0 + length);
-            if next.0 >= end {
-                break;
-            }
-            let continued = match kind {
-                ExtentKind::Data(host) => ExtentKind::Data(HostOffset(host.0 + length)),
-                other => other,
-            };
+        let (kind, mut length) = self.part(&table, offset)?;
+        let next_table = self.geometry.l1_index(offset) + 1;
+        let end_here = end.min(self.geometry.guest_start_of_l1(next_table).0);
+        // A compressed cluster is decoded on its own.
+        while kind != ExtentKind::Encoded && offset.0 + length < end_here {
             // An entry that is in error ends the extent; whoever reads it is told.
-            // A compressed cluster is decoded on its own.
-            if kind == ExtentKind::Encoded || self.kind(entry, next).ok() != Some(continued) {
-                break;
+            match self.part(&table, GuestOffset(offset.0 + length)) {
+                Ok((next, more)) if next == kind.after(length) => length += more,
+                _ => break,
             }
-            length += cluster_size;
         }
         Ok(extent(length.min(end - offset.0), kind))
     }
@@ -273,7 +311,7 @@ impl Image for Qcow2Image {
             match extent.kind {
                 ExtentKind::Data(host) => self.read_data(guest, host, part)?,
                 ExtentKind::Encoded => self.read_compressed(guest, part)?,
-                ExtentKind::Zero | ExtentKind::Unallocated => part.fill(0),
+                ExtentKind::Zero { .. } | ExtentKind::Unallocated { .. } => part.fill(0),
             }
             guest.0 += extent.length;
             rest = after;
@@ -301,10 +339,7 @@ fn refuse_unsupported(header: &Header) -> Result<()> {
             name.escape_ascii()
         )));
     }
-    for (bit, what) in [
-        (features::DATA_FILE, "an external data file"),
-        (features::EXTENDED_L2, "extended L2 entries"),
-    ] {
+    for (bit, what) in [(features::DATA_FILE, "an external data file")] {
         if header.has_incompatible(bit) {
             return Err(Error::unsupported(format!(
                 "the image has {what}, which this version doesn't support"

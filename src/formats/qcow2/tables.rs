@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::entries::{L1Entry, L1Target, L2Entry};
+use super::entries::{L1Entry, L1Target, L2Table};
 use super::geometry::{ENTRY_SIZE, Geometry};
 use super::header::{Header, TablePlace};
 use crate::error::{Error, Result};
@@ -51,12 +51,12 @@ pub fn decode(table: &[u8]) -> Vec<u64> {
 
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<u64, Arc<[L2Entry]>>,
-    old: HashMap<u64, Arc<[L2Entry]>>,
+    young: HashMap<u64, Arc<L2Table>>,
+    old: HashMap<u64, Arc<L2Table>>,
 }
 
 impl Generations {
-    fn get(&mut self, l1_index: u64, most: usize) -> Option<Arc<[L2Entry]>> {
+    fn get(&mut self, l1_index: u64, most: usize) -> Option<Arc<L2Table>> {
         if let Some(table) = self.young.get(&l1_index) {
             return Some(Arc::clone(table));
         }
@@ -65,7 +65,7 @@ impl Generations {
         Some(table)
     }
 
-    fn insert(&mut self, l1_index: u64, table: &Arc<[L2Entry]>, most: usize) {
+    fn insert(&mut self, l1_index: u64, table: &Arc<L2Table>, most: usize) {
         if self.young.len() >= most {
             self.old = mem::take(&mut self.young);
         }
@@ -123,7 +123,7 @@ impl Tables {
     ///
     /// # Errors
     /// As [`l2_place`](Self::l2_place), the system's error, or a table beyond the end of the file.
-    pub fn l2(&self, l1_index: u64) -> Result<Option<Arc<[L2Entry]>>> {
+    pub fn l2(&self, l1_index: u64) -> Result<Option<Arc<L2Table>>> {
         let Some(host) = self.l2_place(l1_index)? else {
             return Ok(None);
         };
@@ -141,7 +141,7 @@ impl Tables {
         };
         let what = format!("the L2 table of L1 entry {l1_index}");
         let table = read_table(self.storage.as_ref(), place, &what)?;
-        let table: Arc<[L2Entry]> = table.into_iter().map(L2Entry).collect();
+        let table = Arc::new(L2Table::new(table, self.geometry));
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(l1_index, &table, self.most_tables);
         Ok(Some(table))
