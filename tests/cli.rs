@@ -430,3 +430,67 @@ fn holes_and_zeroes_take_no_room() {
     assert_eq!(back.len(), 8 << 40);
     assert!(back.blocks() * 512 < 1 << 20);
 }
+
+/// A version 2 image of 64 KiB with nothing in it but the name of a backing file.
+fn names_a_backing_file(path: &Path, backing: &str) {
+    let mut bytes = vec![0; 4 << 16];
+    bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
+    bytes[8..16].copy_from_slice(&80u64.to_be_bytes());
+    bytes[16..20].copy_from_slice(&u32::try_from(backing.len()).unwrap().to_be_bytes());
+    bytes[20..24].copy_from_slice(&16u32.to_be_bytes());
+    bytes[24..32].copy_from_slice(&65536u64.to_be_bytes());
+    bytes[36..40].copy_from_slice(&1u32.to_be_bytes());
+    bytes[40..48].copy_from_slice(&(3u64 << 16).to_be_bytes());
+    bytes[48..56].copy_from_slice(&(1u64 << 16).to_be_bytes());
+    bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
+    bytes[80..80 + backing.len()].copy_from_slice(backing.as_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn names_found_in_images_are_followed_unless_untrusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::create_dir(folder.join("below")).unwrap();
+    names_a_backing_file(&folder.join("top"), "below/middle");
+    names_a_backing_file(&folder.join("below/middle"), "base");
+    fs::write(folder.join("below/base"), vec![5; 65536]).unwrap();
+    cowhide(folder, "convert top out.raw").ok();
+    assert_eq!(fs::read(folder.join("out.raw")).unwrap(), vec![5; 65536]);
+
+    let refused = "names a backing file ('below/middle')";
+    cowhide(folder, "convert --untrusted top no.raw").fails(1, refused);
+    assert!(!folder.join("no.raw").exists());
+    cowhide(folder, "info --untrusted --backing-chain top").fails(1, refused);
+    let shown = cowhide(folder, "info --untrusted top").ok();
+    assert!(shown.contains("backing file: below/middle"), "{shown}");
+}
+
+#[test]
+fn a_chain_that_leads_back_into_itself_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    names_a_backing_file(&folder.join("a"), "b");
+    names_a_backing_file(&folder.join("b"), "./c");
+    std::os::unix::fs::symlink("a", folder.join("c")).unwrap();
+    for command in ["convert a x.raw", "info --backing-chain a"] {
+        cowhide(folder, command).fails(1, "Backing file './c' creates an infinite loop");
+    }
+    assert!(!folder.join("x.raw").exists());
+}
+
+#[test]
+fn a_backing_file_is_never_the_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    names_a_backing_file(&folder.join("top"), "base");
+    fs::write(folder.join("base"), vec![5; 65536]).unwrap();
+    cowhide(folder, "convert top base").fails(1, "are the same file");
+    cowhide(folder, "convert -n top base").fails(1, "are the same file");
+    assert_eq!(fs::read(folder.join("base")).unwrap(), vec![5; 65536]);
+    fs::remove_file(folder.join("base")).unwrap();
+    let expected = "Could not open 'top': Could not open backing file: Could not open 'base'";
+    cowhide(folder, "convert top x.raw").fails(1, expected);
+    names_a_backing_file(&folder.join("top"), "nbd:host:1");
+    cowhide(folder, "convert top x.raw").fails(1, "Unknown protocol 'nbd'");
+}

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::Names;
+
 /// A memory-safe, faster qemu-img.
 #[derive(Debug, Parser)]
 #[command(
@@ -50,6 +52,20 @@ pub struct CommonArgs {
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// Open no file whose name is found inside an image (backing files, external data files)
+    #[arg(long)]
+    pub untrusted: bool,
+}
+
+impl CommonArgs {
+    /// Whether names found inside images are followed.
+    pub(super) fn names(&self) -> Names {
+        if self.untrusted {
+            Names::Refuse
+        } else {
+            Names::Follow
+        }
+    }
 }
 
 /// How a password is given without an object.
@@ -197,6 +213,9 @@ pub struct InfoArgs {
     pub(super) common: CommonArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
+    /// Show the backing file too, and its backing file, and so on
+    #[arg(long)]
+    pub(super) backing_chain: bool,
 }
 
 /// `check`

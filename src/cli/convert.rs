@@ -51,6 +51,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         &secrets,
     )?;
     source.cache = source_cache;
+    source.names = args.common.names();
     let mut target = target(to, format, &options, &secrets, target_cache)
         .map_err(|error| error.context(format!("{name}: error while converting {format}")))?;
     target.existing = existing;

@@ -1,20 +1,14 @@
 //! How an image is named: a file name, or with `--image-opts` an option string.
-//!
-//! A name whose first `:` stands before its first `/` names a protocol. Only `file:` is built; any
-//! other is refused by name, so that `nbd:host` never silently becomes a file. A file with such a
-//! name is reached by `./name`.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::objects::Secrets;
 use super::options::{self, KeyValue};
-use crate::commands::Source;
+use crate::commands::{Source, names};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::qcow2::EncryptionMethod;
-use crate::storage::CacheMode;
 
 /// The format of that name.
 ///
@@ -22,26 +16,6 @@ use crate::storage::CacheMode;
 /// There is none that this version has.
 pub fn format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
-}
-
-/// The file that a name stands for.
-///
-/// # Errors
-/// The name is of a protocol that isn't built.
-pub fn path(name: &OsStr) -> Result<PathBuf> {
-    let bytes = name.as_bytes();
-    let separator = bytes.iter().position(|byte| matches!(byte, b':' | b'/'));
-    let (protocol, rest) = match separator.map(|at| bytes.split_at(at)) {
-        Some((protocol, [b':', rest @ ..])) => (protocol, rest),
-        _ => return Ok(name.into()),
-    };
-    if protocol == b"file" {
-        return Ok(OsString::from_vec(rest.to_vec()).into());
-    }
-    Err(Error::unsupported(format!(
-        "Unknown protocol '{}'",
-        protocol.escape_ascii()
-    )))
 }
 
 /// An existing image from its name and the format that `-f` stated.
@@ -58,14 +32,7 @@ pub fn by_name<'a>(name: &OsStr, stated: Option<&str>) -> Result<Source<'a>> {
                     .ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))?,
             ),
         };
-        Ok(Source {
-            path: path(name)?,
-            name: text.clone(),
-            format,
-            secret: None,
-            encryption: None,
-            cache: CacheMode::Writeback,
-        })
+        Ok(Source::plain(names::file(name)?, text.clone(), format))
     };
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
 }
@@ -147,12 +114,9 @@ fn parse<'a>(text: &str, secrets: &'a Secrets) -> Result<(Source<'a>, String)> {
         _ => filename.clone(),
     };
     let source = Source {
-        path: PathBuf::from(&filename),
-        name: text.to_owned(),
-        format,
         secret,
         encryption,
-        cache: CacheMode::Writeback,
+        ..Source::plain(PathBuf::from(&filename), text.to_owned(), format)
     };
     Ok((source, shown))
 }
@@ -171,18 +135,6 @@ fn shown_as_json(key_secret: &str, format: Format, filename: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn protocols_are_told_from_files() {
-        let at = |name: &str| path(OsStr::new(name));
-        assert_eq!(at("a/b:c").unwrap(), PathBuf::from("a/b:c"));
-        assert_eq!(at("./b:c").unwrap(), PathBuf::from("./b:c"));
-        assert_eq!(at("file:x y").unwrap(), PathBuf::from("x y"));
-        for (name, protocol) in [("nbd:localhost:1", "nbd"), ("json:{}", "json"), (":x", "")] {
-            let message = at(name).unwrap_err().to_string();
-            assert_eq!(message, format!("Unknown protocol '{protocol}'"));
-        }
-    }
 
     #[test]
     fn option_strings_name_file_format_and_secret() {

@@ -1,4 +1,4 @@
-//! `info`: one image, one report.
+//! `info`: one image, one report; or a chain of them.
 
 use std::process::ExitCode;
 
@@ -13,17 +13,26 @@ pub(super) fn run(args: &InfoArgs) -> Done {
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
     let secrets = Secrets::parse(&args.common.object)?;
-    let (source, shown) = source(
+    let (mut source, shown) = source(
         operand,
         args.image.format.as_deref(),
         args.image.image_opts,
         &secrets,
     )?;
-    let mut info = commands::info::run(&source)?;
-    info.filename = shown;
-    let text = match output {
-        Output::Human => render::info::human(&info)?,
-        Output::Json => render::json::render(&info)?,
+    source.names = args.common.names();
+    let text = if args.backing_chain {
+        let infos = commands::info::chain(&source, shown)?;
+        match output {
+            Output::Human => render::info::human_list(&infos)?,
+            Output::Json => render::json::render(&infos)?,
+        }
+    } else {
+        let mut info = commands::info::run(&source)?;
+        info.filename = shown;
+        match output {
+            Output::Human => render::info::human(&info)?,
+            Output::Json => render::json::render(&info)?,
+        }
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)

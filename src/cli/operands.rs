@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::create_options::{self, Options};
 use super::objects::Secrets;
 use super::{Failure, image_name, options, print};
-use crate::commands::{Source, Target, TargetOptions};
+use crate::commands::{Source, Target, TargetOptions, names};
 use crate::formats::Format;
 use crate::formats::qcow2::EncryptionMethod;
 use crate::storage::CacheMode;
@@ -105,7 +105,7 @@ pub(super) fn target<'a>(
     };
     options.refuse_unsupported()?;
     Ok(Target {
-        path: image_name::path(operand)?,
+        path: names::file(operand)?,
         name: operand.to_string_lossy().into_owned(),
         options: typed,
         preallocation: options.preallocation()?,

@@ -3,6 +3,7 @@
 use super::{Passwords, Source, Target};
 use crate::convert::{self, Observer, Settings};
 use crate::error::Result;
+use crate::formats::Image as _;
 
 /// What is converted into what.
 pub struct Plan<'a> {
@@ -25,10 +26,10 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
         target,
         settings,
     } = plan;
-    let opened = source.open_file()?;
-    let image = source.open_image(&opened, passwords)?;
+    let opened = source.open(passwords)?;
+    let image = &opened.image;
     let open = target
-        .open(image.size(), &[&opened.file], passwords)
+        .open(image.size(), &opened.files(), passwords)
         .map_err(|error| match target.existing {
             Some(_) => error,
             None => {
@@ -36,6 +37,6 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
                 error.context(format!("{}: error while converting {format}", target.name))
             }
         })?;
-    convert::copy(image.as_ref(), open.image.as_ref(), *settings, observer)?;
+    convert::copy(image, open.image.as_ref(), *settings, observer)?;
     open.keep(target)
 }

@@ -1,14 +1,14 @@
 //! `info`: what an image's header says.
 //!
 //! Only the file that the user named is opened: names found inside it (backing file, data file) are
-//! shown, never followed. No password is needed, and nothing but the header is read, so that it is
+//! shown, and not followed unless the whole chain is asked for. No password is needed, and nothing but the header is read, so that it is
 //! cheap for any image. The report has the field names of QEMU's `ImageInfo`, which scripts know.
 
 use serde::Serialize;
 
-use super::Source;
+use super::source::{Opened, infinite_loop};
+use super::{Source, names};
 use crate::error::Result;
-use crate::formats::Format;
 use crate::formats::qcow2::{self, EncryptionMethod, Version, extensions, features};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -126,11 +126,39 @@ pub struct EncryptInfo {
     pub format: &'static str,
 }
 
+/// Looks at an image and at those below it, top first; `shown` is what the report calls the first.
+///
+/// # Errors
+/// One of them can't be opened, or its header is invalid; a chain that leads back into itself.
+pub fn chain(source: &Source<'_>, shown: String) -> Result<Vec<ImageInfo>> {
+    let mut infos = Vec::new();
+    let mut seen = Vec::new();
+    let mut next = Some((source.clone(), shown));
+    while let Some((source, shown)) = next {
+        let (mut info, opened) = look(&source)?;
+        let identity = opened.file.identity()?;
+        if seen.contains(&identity) {
+            return Err(infinite_loop(&source.name));
+        }
+        seen.push(identity);
+        info.filename = shown;
+        infos.push(info);
+        let header = opened.header()?;
+        let below = header.map(|header| source.backing(&header)).transpose()?;
+        next = below.flatten().map(|below| (below.clone(), below.name));
+    }
+    Ok(infos)
+}
+
 /// Looks at an image.
 ///
 /// # Errors
 /// It can't be opened, or its header is invalid.
 pub fn run(source: &Source<'_>) -> Result<ImageInfo> {
+    look(source).map(|(info, _)| info)
+}
+
+fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
     let opened = source.open_file()?;
     let file = opened.file.as_ref();
     let length = file.len()?.next_multiple_of(SECTOR_SIZE);
@@ -149,12 +177,13 @@ pub fn run(source: &Source<'_>) -> Result<ImageInfo> {
         name: "file",
         info: child,
     });
-    if opened.format == Format::Qcow2 {
-        let header = qcow2::Header::read(file)
-            .map_err(|error| error.context(format!("Could not open '{}'", source.name)))?;
+    let header = opened
+        .header()
+        .map_err(|error| error.context(format!("Could not open '{}'", source.name)))?;
+    if let Some(header) = header {
         describe_qcow2(&header, source, &mut info);
     }
-    Ok(info)
+    Ok((info, opened))
 }
 
 fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageInfo) {
@@ -167,10 +196,10 @@ fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageI
     info.encrypted = (header.encryption() != EncryptionMethod::None).then_some(true);
     info.backing_filename = header.backing_file().map(text);
     info.backing_filename_format = header.extension(extensions::BACKING_FORMAT).map(text);
-    info.full_backing_filename = info
-        .backing_filename
-        .as_deref()
-        .map(|name| beside(&source.path, name));
+    info.full_backing_filename = header.backing_file().map(|name| {
+        let full = names::beside(&source.path, name);
+        full.to_string_lossy().into_owned()
+    });
     info.format_specific = Some(FormatSpecific::Qcow2(Qcow2Info {
         compat: header.version().compat(),
         compression_type: header.compression().name(),
@@ -190,17 +219,4 @@ fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageI
         corrupt: v3.then(|| header.has_incompatible(features::CORRUPT)),
         extended_l2: v3.then(|| header.has_incompatible(features::EXTENDED_L2)),
     }));
-}
-
-/// A backing file's name is relative to the image that names it, unless it is absolute or names a
-/// protocol.
-fn beside(image: &std::path::Path, name: &str) -> String {
-    let first = name.find([':', '/']);
-    let has_protocol = first.is_some_and(|at| name.get(at..=at) == Some(":"));
-    match image.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !has_protocol => {
-            folder.join(name).to_string_lossy().into_owned()
-        }
-        _ => name.to_owned(),
-    }
 }

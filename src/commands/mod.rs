@@ -8,19 +8,19 @@ pub mod check;
 pub mod convert;
 pub mod create;
 pub mod info;
+pub mod names;
+pub mod source;
 pub mod speed;
 mod target;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
+pub use names::Names;
+pub use source::Source;
 pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::{self, EncryptionMethod};
-use crate::formats::{self, Format, Image};
-use crate::storage::{Access, CacheMode, FileStorage, Storage};
 
 /// Where passwords come from that no option named: a file, a descriptor, or a person.
 pub trait Passwords {
@@ -39,107 +39,6 @@ pub trait Passwords {
     /// Told whenever legacy AES is used, wherever the password came from: a person should know what
     /// it can't do.
     fn legacy_aes_is_used(&self);
-}
-
-/// An image that exists, as the user named it.
-#[derive(Clone)]
-pub struct Source<'a> {
-    /// The file.
-    pub path: PathBuf,
-    /// What messages call it.
-    pub name: String,
-    /// The format, where it was stated; else it is probed.
-    pub format: Option<Format>,
-    /// The password, where an option named one.
-    pub secret: Option<&'a Secret>,
-    /// The encryption format that an option named; it must be the image's.
-    pub encryption: Option<EncryptionMethod>,
-    /// How the file is read.
-    pub cache: CacheMode,
-}
-
-/// A file opened for reading, and its format.
-#[derive(Debug)]
-pub struct Opened {
-    /// The file.
-    pub file: Arc<FileStorage>,
-    /// The format that was stated or found.
-    pub format: Format,
-}
-
-impl Source<'_> {
-    /// Opens the file and settles its format.
-    ///
-    /// # Errors
-    /// As `Could not open 'name': …`.
-    pub fn open_file(&self) -> Result<Opened> {
-        let open = || {
-            if self.path.as_os_str().is_empty() {
-                return Err(Error::invalid(
-                    "The 'file' block driver requires a file name",
-                ));
-            }
-            let file = FileStorage::open(&self.path, Access::Read, self.cache)?;
-            let format = match self.format {
-                Some(format) => format,
-                None => formats::probe(&file)?,
-            };
-            Ok(Opened {
-                file: Arc::new(file),
-                format,
-            })
-        };
-        open().map_err(|error| self.could_not_open(error))
-    }
-
-    /// Opens the image for reading its data, asking for its password where it needs one.
-    ///
-    /// # Errors
-    /// As `Could not open 'name': …`.
-    pub fn open_image(&self, opened: &Opened, passwords: &dyn Passwords) -> Result<Box<dyn Image>> {
-        let open = || {
-            let storage: Arc<dyn Storage> = Arc::<FileStorage>::clone(&opened.file);
-            let secret = self.secret_for(opened, passwords)?;
-            formats::open(storage, opened.format, secret)
-        };
-        open().map_err(|error| self.could_not_open(error))
-    }
-
-    fn secret_for<'s>(
-        &'s self,
-        opened: &Opened,
-        passwords: &'s dyn Passwords,
-    ) -> Result<Option<&'s Secret>> {
-        if opened.format != Format::Qcow2 {
-            return Ok(None);
-        }
-        let method = qcow2::Header::read(opened.file.as_ref())?.encryption();
-        if let Some(stated) = self.encryption
-            && stated != method
-            && method != EncryptionMethod::None
-        {
-            return Err(Error::invalid(format!(
-                "Header reported '{}' encryption format but options specify '{}'",
-                method.name(),
-                stated.name()
-            )));
-        }
-        if method == EncryptionMethod::Aes {
-            passwords.legacy_aes_is_used();
-        }
-        match (method, self.secret) {
-            (EncryptionMethod::None | EncryptionMethod::Luks, _) => Ok(None),
-            (EncryptionMethod::Aes, Some(secret)) => Ok(Some(secret)),
-            (EncryptionMethod::Aes, None) => passwords.for_reading(&self.name).map(Some),
-        }
-    }
-
-    fn could_not_open(&self, error: Error) -> Error {
-        let prefix = format!("Could not open '{}'", self.name);
-        // The file's own name is in the message already where both are the same, but qemu-img
-        // repeats it, and its callers look for the whole.
-        error.context(prefix)
-    }
 }
 
 /// Makes a new file's name durable: what is in a directory is on stable storage only when the

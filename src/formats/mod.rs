@@ -7,12 +7,14 @@
 pub mod qcow2;
 pub mod raw;
 
+mod chain;
 mod probe;
 mod reservation;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use chain::Chain;
 pub use probe::probe;
 pub use reservation::Reservation;
 
@@ -261,7 +263,8 @@ pub trait NewImage: Sync {
     fn finish(&self) -> Result<()>;
 }
 
-/// Opens an image for reading. `secret` is the password, for images that are encrypted.
+/// Opens an image for reading, without its backing file. `secret` is the password, for images that
+/// are encrypted; `data` the external data file, for images that have one.
 ///
 /// # Errors
 /// Whatever keeps the image from being read correctly: not of that format, damaged, encrypted
@@ -270,13 +273,18 @@ pub fn open(
     storage: Arc<dyn Storage>,
     format: Format,
     secret: Option<&Secret>,
-) -> Result<Box<dyn Image>> {
+    data: Option<Arc<dyn Storage>>,
+) -> Result<Arc<dyn Image>> {
     match format {
-        Format::Raw => Ok(Box::new(raw::RawImage::open(storage)?)),
+        Format::Raw => Ok(Arc::new(raw::RawImage::open(storage)?)),
         Format::Qcow2 => {
             let header = qcow2::Header::read(storage.as_ref())?;
             let cipher = qcow2::reading_cipher(&header, secret)?;
-            Ok(Box::new(qcow2::Qcow2Image::open(storage, header, cipher)?))
+            let image = match data {
+                None => qcow2::Qcow2Image::open(storage, header, cipher)?,
+                Some(data) => qcow2::Qcow2Image::open_with_data(storage, data, header, cipher)?,
+            };
+            Ok(Arc::new(image))
         }
     }
 }

@@ -9,6 +9,15 @@ use crate::commands::info::{FormatSpecific, ImageInfo};
 use crate::error::{Result, printable};
 use crate::units::human_size;
 
+/// Renders the reports of a chain, with a blank line between them.
+///
+/// # Errors
+/// As [`json::ordered`].
+pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
+    let texts: Result<Vec<String>> = infos.iter().map(human).collect();
+    Ok(texts?.join("\n"))
+}
+
 /// Renders a report as `qemu-img info` prints it.
 ///
 /// # Errors

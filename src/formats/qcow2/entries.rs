@@ -162,6 +162,30 @@ impl L2Entry {
         Ok(L2Target::Data { host, copied })
     }
 
+    /// As [`target`](Self::target), in an image with an external data file: there offset 0 is a place
+    /// like any other, and it is the COPIED flag that tells an entry that leads there.
+    ///
+    /// # Errors
+    /// As [`target`](Self::target).
+    pub fn target_in_data_file(
+        self,
+        geometry: Geometry,
+        zero_flag: bool,
+    ) -> Result<L2Target, EntryError> {
+        let start = HostOffset(0);
+        let target = self.target(geometry, zero_flag)?;
+        Ok(match target {
+            L2Target::Unallocated if self.is_copied() => L2Target::Data {
+                host: start,
+                copied: true,
+            },
+            L2Target::Zero { kept: None } if self.is_copied() => L2Target::Zero {
+                kept: Some((start, true)),
+            },
+            other => other,
+        })
+    }
+
     /// The specification's compressed cluster descriptor: with x = 62 − (cluster_bits − 8), bits 0
     /// to x−1 are the offset, bits x to 61 the number of sectors beyond the first one.
     fn compressed(self, geometry: Geometry) -> CompressedRange {

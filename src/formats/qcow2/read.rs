@@ -26,34 +26,67 @@ use crate::formats::{Extent, ExtentKind, Image, check_range};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// A qcow2 image open for reading.
+/// A qcow2 image open for reading, without its backing file.
 pub struct Qcow2Image {
-    storage: Arc<dyn Storage>,
+    /// Where the guest's data is: the image's own file, or its external data file.
+    data: Arc<dyn Storage>,
+    external: bool,
     geometry: Geometry,
     size: u64,
     zero_flag: bool,
     compression: CompressionType,
     tables: Tables,
     cipher: Option<AesCbc>,
+    /// The length of `data` when it was opened, in bytes.
     length: u64,
 }
 
 impl Qcow2Image {
-    /// Opens the image that `header` was read from. `cipher` decrypts its data; `None` when the
-    /// image isn't encrypted.
+    /// Opens the image that `header` was read from, which has no external data file. `cipher`
+    /// decrypts its data; `None` when the image isn't encrypted.
     ///
     /// # Errors
-    /// Features that reading needs and this version doesn't have; an encrypted image without a
-    /// cipher (or the other way round); an L1 table that can't be read.
+    /// An encrypted image without a cipher (or the other way round); one with an external data file;
+    /// an L1 table that can't be read.
     pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<AesCbc>) -> Result<Self> {
-        refuse_unsupported(&header)?;
+        if header.has_incompatible(features::DATA_FILE) {
+            return Err(Error::invalid("'data-file' is required for this image"));
+        }
+        Self::open_parts(Arc::clone(&storage), storage, header, cipher)
+    }
+
+    /// As [`open`](Self::open), with `data` as the image's external data file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); an image that has no external data file.
+    pub fn open_with_data(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        header: Header,
+        cipher: Option<AesCbc>,
+    ) -> Result<Self> {
+        if !header.has_incompatible(features::DATA_FILE) {
+            return Err(Error::invalid(
+                "'data-file' can only be set for images with an external data file",
+            ));
+        }
+        Self::open_parts(storage, data, header, cipher)
+    }
+
+    fn open_parts(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        header: Header,
+        cipher: Option<AesCbc>,
+    ) -> Result<Self> {
         if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
             return Err(super::missing_secret());
         }
-        let length = storage.len()?;
+        let length = data.len()?;
         Ok(Self {
-            tables: Tables::open(Arc::clone(&storage), &header)?,
-            storage,
+            tables: Tables::open(storage, &header)?,
+            data,
+            external: header.has_incompatible(features::DATA_FILE),
             geometry: header.geometry(),
             size: header.size(),
             zero_flag: header.version() == Version::V3,
@@ -64,9 +97,12 @@ impl Qcow2Image {
     }
 
     fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
-        entry
-            .target(self.geometry, self.zero_flag)
-            .map_err(|why| self.bad_entry(guest, &why))
+        let target = if self.external {
+            entry.target_in_data_file(self.geometry, self.zero_flag)
+        } else {
+            entry.target(self.geometry, self.zero_flag)
+        };
+        target.map_err(|why| self.bad_entry(guest, &why))
     }
 
     fn bad_entry(&self, guest: GuestOffset, why: &dyn std::fmt::Display) -> Error {
@@ -87,6 +123,10 @@ impl Qcow2Image {
         let within = self.geometry.within_cluster(guest.0);
         let rest = self.geometry.cluster_size() - within;
         match (target, bitmap) {
+            (L2Target::Compressed(_), _) if self.external => Err(self.bad_entry(
+                guest,
+                &"a compressed cluster can't be in an external data file",
+            )),
             (L2Target::Compressed(range), _) => {
                 self.check_start(guest, range.host, "compressed cluster")?;
                 Ok((ExtentKind::Encoded, rest))
@@ -187,7 +227,7 @@ impl Qcow2Image {
     }
 
     fn read_data(&self, guest: GuestOffset, host: HostOffset, buf: &mut [u8]) -> Result<()> {
-        let read = self.storage.read_at(host.0, buf)?;
+        let read = self.data.read_at(host.0, buf)?;
         let expected = usize::try_from(self.length.saturating_sub(host.0))
             .unwrap_or(usize::MAX)
             .min(buf.len());
@@ -233,7 +273,7 @@ impl Qcow2Image {
             let most = range.length.min(self.length.saturating_sub(range.host.0));
             stored.resize(usize::try_from(most).unwrap_or(0), 0);
             let what = format!("the compressed cluster of guest offset {guest}");
-            self.storage.read_exact_at(range.host.0, stored, &what)?;
+            self.data.read_exact_at(range.host.0, stored, &what)?;
             let decode = |cluster: &mut [u8]| {
                 compressed::decompress(self.compression, stored, cluster)
                     .map_err(|why| self.bad_entry(guest, &why))
@@ -287,7 +327,7 @@ impl Image for Qcow2Image {
     fn plain_storage(&self) -> Option<&dyn Storage> {
         match self.cipher {
             Some(_) => None,
-            None => Some(self.storage.as_ref()),
+            None => Some(self.data.as_ref()),
         }
     }
 
@@ -329,22 +369,4 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// Refuses what would be read wrongly by code that doesn't know it.
-fn refuse_unsupported(header: &Header) -> Result<()> {
-    if let Some(name) = header.backing_file() {
-        return Err(Error::unsupported(format!(
-            "the image has a backing file ('{}'), which this version doesn't support",
-            name.escape_ascii()
-        )));
-    }
-    for (bit, what) in [(features::DATA_FILE, "an external data file")] {
-        if header.has_incompatible(bit) {
-            return Err(Error::unsupported(format!(
-                "the image has {what}, which this version doesn't support"
-            )));
-        }
-    }
-    Ok(())
 }

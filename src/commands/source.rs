@@ -1,0 +1,297 @@
+//! An image that exists: from what the user named to something that can be read.
+//!
+//! [`Source::open_file`] opens the file that was named and no other, which is all that looking at
+//! metadata takes. [`Source::open`] opens what reading data takes: the external data file and the
+//! chain of backing files too, as far as the policy for names found inside an image allows.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Names, Passwords};
+use crate::crypto::Secret;
+use crate::error::{Error, Result, printable};
+use crate::formats::qcow2::{EncryptionMethod, Header, extensions, features};
+use crate::formats::{self, Chain, Format, Image};
+use crate::storage::{Access, CacheMode, FileStorage, Storage};
+
+/// How many images a chain may have. People's chains have a dozen; each costs a descriptor and tables.
+const MOST_LAYERS: usize = 256;
+
+/// An image that exists, as the user named it.
+#[derive(Clone)]
+pub struct Source<'a> {
+    /// The file.
+    pub path: PathBuf,
+    /// What messages call it.
+    pub name: String,
+    /// The format, where it was stated; else it is probed.
+    pub format: Option<Format>,
+    /// The password, where an option named one.
+    pub secret: Option<&'a Secret>,
+    /// The encryption format that an option named; it must be the image's.
+    pub encryption: Option<EncryptionMethod>,
+    /// How the file is read.
+    pub cache: CacheMode,
+    /// Whether files are opened that the image names.
+    pub names: Names,
+}
+
+/// A file opened for reading, and its format.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: Arc<FileStorage>,
+    /// The format that was stated or found.
+    pub format: Format,
+}
+
+impl Opened {
+    /// The header, of images that have one.
+    ///
+    /// # Errors
+    /// It is invalid.
+    pub fn header(&self) -> Result<Option<Header>> {
+        match self.format {
+            Format::Raw => Ok(None),
+            Format::Qcow2 => Header::read(self.file.as_ref()).map(Some),
+        }
+    }
+}
+
+/// An image of a chain, open.
+pub struct Layer {
+    /// What the user, or the image above it, calls it.
+    pub name: String,
+    /// Its format.
+    pub format: Format,
+    /// Its files: the one that was named, and its external data file.
+    pub files: Vec<Arc<FileStorage>>,
+}
+
+/// An image with all that reading its data takes.
+pub struct OpenSource {
+    /// Its data.
+    pub image: Chain,
+    /// The images of the chain, top first.
+    pub layers: Vec<Layer>,
+}
+
+impl OpenSource {
+    /// Every file that is read; none of them may be written to meanwhile.
+    pub fn files(&self) -> Vec<&FileStorage> {
+        let files = self.layers.iter().flat_map(|layer| &layer.files);
+        files.map(AsRef::as_ref).collect()
+    }
+}
+
+impl<'a> Source<'a> {
+    /// A file with nothing else said about it.
+    pub fn plain(path: PathBuf, name: String, format: Option<Format>) -> Self {
+        Self {
+            path,
+            name,
+            format,
+            secret: None,
+            encryption: None,
+            cache: CacheMode::Writeback,
+            names: Names::Follow,
+        }
+    }
+
+    /// Opens the file and settles its format.
+    ///
+    /// # Errors
+    /// As `Could not open 'name': …`.
+    pub fn open_file(&self) -> Result<Opened> {
+        let open = || {
+            if self.path.as_os_str().is_empty() {
+                return Err(Error::invalid(
+                    "The 'file' block driver requires a file name",
+                ));
+            }
+            let file = FileStorage::open(&self.path, Access::Read, self.cache)?;
+            let format = match self.format {
+                Some(format) => format,
+                None => formats::probe(&file)?,
+            };
+            Ok(Opened {
+                file: Arc::new(file),
+                format,
+            })
+        };
+        open().map_err(|error| self.could_not_open(error))
+    }
+
+    /// Opens the image and everything below it for reading, asking for passwords where they are
+    /// needed.
+    ///
+    /// # Errors
+    /// As `Could not open 'name': …`.
+    pub fn open(&self, passwords: &dyn Passwords) -> Result<OpenSource> {
+        let mut layers: Vec<Layer> = Vec::new();
+        let mut images = Vec::new();
+        let mut next = Some(self.clone());
+        while let Some(source) = next {
+            let opened = source.open_layer(passwords, &layers);
+            let (image, layer, below) = match opened {
+                Ok(opened) => opened,
+                // Each image above says that it was its backing file that could not be opened.
+                Err(error) => {
+                    let above = layers.iter().rev();
+                    return Err(above.fold(error, |error, layer| {
+                        error.context(format!(
+                            "Could not open '{}': Could not open backing file",
+                            printable(&layer.name)
+                        ))
+                    }));
+                }
+            };
+            images.push(image);
+            layers.push(layer);
+            next = below;
+        }
+        let mut images = images.into_iter();
+        let top = images
+            .next()
+            .ok_or_else(|| Error::invalid("an image of no images"))?;
+        Ok(OpenSource {
+            image: Chain::new(top, images.collect()),
+            layers,
+        })
+    }
+
+    /// Opens one image of a chain; `above` are those that led to it.
+    fn open_layer(
+        &self,
+        passwords: &dyn Passwords,
+        above: &[Layer],
+    ) -> Result<(Arc<dyn Image>, Layer, Option<Self>)> {
+        let opened = self.open_file()?;
+        self.refuse_loop(&opened, above)?;
+        let open = || {
+            let mut files = vec![Arc::clone(&opened.file)];
+            let storage: Arc<dyn Storage> = Arc::<FileStorage>::clone(&opened.file);
+            let header = opened.header()?;
+            let mut secret = None;
+            let mut data = None;
+            let mut below = None;
+            if let Some(header) = &header {
+                secret = self.secret_for(header, passwords)?;
+                if let Some(file) = self.data_file(header)? {
+                    data = Some(Arc::<FileStorage>::clone(&file) as Arc<dyn Storage>);
+                    files.push(file);
+                }
+                below = self.backing(header)?;
+            }
+            let image = formats::open(storage, opened.format, secret, data)?;
+            let layer = Layer {
+                name: self.name.clone(),
+                format: opened.format,
+                files,
+            };
+            Ok((image, layer, below))
+        };
+        open().map_err(|error| self.could_not_open(error))
+    }
+
+    fn refuse_loop(&self, opened: &Opened, above: &[Layer]) -> Result<()> {
+        if above.len() >= MOST_LAYERS {
+            return Err(Error::invalid(format!(
+                "the chain of backing files is longer than {MOST_LAYERS} images"
+            )));
+        }
+        let identity = opened.file.identity()?;
+        for file in above.iter().filter_map(|layer| layer.files.first()) {
+            if file.identity()? == identity {
+                return Err(infinite_loop(&self.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The external data file, opened, where the image has one.
+    fn data_file(&self, header: &Header) -> Result<Option<Arc<FileStorage>>> {
+        if !header.has_incompatible(features::DATA_FILE) {
+            return Ok(None);
+        }
+        let name = header
+            .extension(extensions::DATA_FILE)
+            .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
+        let path = self.names.resolve(&self.path, name, "data file")?;
+        let file = FileStorage::open(&path, Access::Read, self.cache)?;
+        Ok(Some(Arc::new(file)))
+    }
+
+    /// The backing file, where the image has one.
+    ///
+    /// # Errors
+    /// Names aren't followed; a protocol or format that this version doesn't have.
+    pub fn backing(&self, header: &Header) -> Result<Option<Self>> {
+        let Some(name) = header.backing_file() else {
+            return Ok(None);
+        };
+        let path = self.names.resolve(&self.path, name, "backing file");
+        let path = path.map_err(|error| error.context("Could not open backing file"))?;
+        let format = match header.extension(extensions::BACKING_FORMAT) {
+            None => None,
+            Some(name) => {
+                let name = String::from_utf8_lossy(name);
+                let format = Format::from_name(&name);
+                Some(format.ok_or_else(|| {
+                    Error::invalid(format!("Unknown driver '{}'", printable(&name)))
+                        .context("Could not open backing file")
+                })?)
+            }
+        };
+        Ok(Some(Self {
+            name: path.to_string_lossy().into_owned(),
+            path,
+            format,
+            secret: None,
+            encryption: None,
+            cache: self.cache,
+            names: self.names,
+        }))
+    }
+
+    fn secret_for<'s>(
+        &'s self,
+        header: &Header,
+        passwords: &'s dyn Passwords,
+    ) -> Result<Option<&'s Secret>> {
+        let method = header.encryption();
+        if let Some(stated) = self.encryption
+            && stated != method
+            && method != EncryptionMethod::None
+        {
+            return Err(Error::invalid(format!(
+                "Header reported '{}' encryption format but options specify '{}'",
+                method.name(),
+                stated.name()
+            )));
+        }
+        if method == EncryptionMethod::Aes {
+            passwords.legacy_aes_is_used();
+        }
+        match (method, self.secret) {
+            (EncryptionMethod::None | EncryptionMethod::Luks, _) => Ok(None),
+            (EncryptionMethod::Aes, Some(secret)) => Ok(Some(secret)),
+            (EncryptionMethod::Aes, None) => passwords.for_reading(&self.name).map(Some),
+        }
+    }
+
+    fn could_not_open(&self, error: Error) -> Error {
+        let prefix = format!("Could not open '{}'", printable(&self.name));
+        // The file's own name is in the message already where both are the same, but qemu-img
+        // repeats it, and its callers look for the whole.
+        error.context(prefix)
+    }
+}
+
+/// What is said of a chain that leads back into itself.
+pub fn infinite_loop(name: &str) -> Error {
+    Error::invalid(format!(
+        "Backing file '{}' creates an infinite loop.",
+        printable(name)
+    ))
+}

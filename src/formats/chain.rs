@@ -1,0 +1,148 @@
+//! An image with the images below it: its backing file, that one's, and so on.
+//!
+//! What an image doesn't store is read from the next one below; what the last one doesn't store reads
+//! as zeroes. A backing file may be smaller than the image above it, and then what lies beyond its end
+//! reads as zeroes, as if it were stored there; it may be bigger, and then its tail isn't seen.
+
+use std::sync::Arc;
+
+use super::{Extent, ExtentKind, Image, check_range};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::GuestOffset;
+
+/// An image and its backing files, top first.
+pub struct Chain {
+    top: Arc<dyn Image>,
+    below: Vec<Arc<dyn Image>>,
+}
+
+impl Chain {
+    /// `top` with the images `below` it, the nearest first.
+    pub fn new(top: Arc<dyn Image>, below: Vec<Arc<dyn Image>>) -> Self {
+        Self { top, below }
+    }
+
+    /// The image at `depth`: 0 is the top.
+    pub fn layer(&self, depth: usize) -> Option<&dyn Image> {
+        match depth.checked_sub(1) {
+            None => Some(self.top.as_ref()),
+            Some(below) => self.below.get(below).map(AsRef::as_ref),
+        }
+    }
+
+    /// How many images there are, at least 1.
+    pub fn depth(&self) -> usize {
+        1 + self.below.len()
+    }
+
+    /// The part of this chain from `depth` on; `None` beyond the last image.
+    pub fn from_depth(&self, depth: usize) -> Option<Self> {
+        let Some(below) = depth.checked_sub(1) else {
+            return Some(Self::new(Arc::clone(&self.top), self.below.clone()));
+        };
+        let (top, below) = self.below.get(below..)?.split_first()?;
+        Some(Self::new(Arc::clone(top), below.to_vec()))
+    }
+
+    /// As [`Image::extent_at`], but seen by the topmost `layers` images alone: what none of them
+    /// stores is [`ExtentKind::Unallocated`].
+    ///
+    /// # Errors
+    /// As [`Image::extent_at`].
+    pub fn extent_above(&self, layers: usize, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        let mut extent = self.top.extent_at(offset, limit)?;
+        for (depth, image) in (1..layers).zip(&self.below) {
+            if !matches!(extent.kind, ExtentKind::Unallocated { .. }) {
+                break;
+            }
+            if offset.0 >= image.size() {
+                extent.kind = ExtentKind::Zero { kept: None };
+                extent.depth = depth;
+                break;
+            }
+            // A backing file that ends before ends the extent.
+            extent = Extent {
+                depth,
+                ..image.extent_at(offset, extent.length)?
+            };
+        }
+        Ok(extent)
+    }
+}
+
+impl Image for Chain {
+    fn size(&self) -> u64 {
+        self.top.size()
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        self.extent_above(usize::MAX, offset, limit)
+    }
+
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        // With more than one image, a host offset alone doesn't say in which file it is.
+        if self.below.is_empty() {
+            self.top.plain_storage()
+        } else {
+            None
+        }
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        if self.below.is_empty() {
+            return self.top.read_at(offset, buf);
+        }
+        check_range(self.size(), offset, buf.len())?;
+        let mut guest = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let extent = self.extent_at(guest, rest.len() as u64)?;
+            let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
+            let (part, after) = rest
+                .split_at_mut_checked(length)
+                .ok_or_else(|| Error::invalid("extent longer than asked for"))?;
+            match self.layer(extent.depth) {
+                Some(image) if extent.kind.is_data() => image.read_at(guest, part)?,
+                _ => part.fill(0),
+            }
+            guest.0 += extent.length;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::ZeroImage;
+    use crate::formats::raw::RawImage;
+    use crate::storage::MemoryStorage;
+
+    fn raw(bytes: Vec<u8>) -> Arc<dyn Image> {
+        Arc::new(RawImage::open(Arc::new(MemoryStorage::new(bytes))).unwrap())
+    }
+
+    #[test]
+    fn what_is_missing_comes_from_below_and_beyond_its_end_is_zero() {
+        let empty = |size| Arc::new(ZeroImage { size }) as Arc<dyn Image>;
+        let chain = Chain::new(empty(16384), vec![empty(8192), raw(vec![7; 4096])]);
+        let mut buf = vec![1; 16384];
+        chain.read_at(GuestOffset(0), &mut buf).unwrap();
+        assert!(buf[..4096].iter().all(|byte| *byte == 7));
+        assert!(buf[4096..].iter().all(|byte| *byte == 0));
+        let at = |offset| {
+            let extent = chain.extent_at(GuestOffset(offset), u64::MAX).unwrap();
+            (extent.length, extent.depth, extent.kind.is_data())
+        };
+        assert_eq!(at(0), (4096, 2, true));
+        assert_eq!(at(4096), (4096, 2, false));
+        assert_eq!(at(8192), (8192, 1, false));
+        let above = chain.extent_above(2, GuestOffset(0), 512).unwrap();
+        assert_eq!(above.kind, ExtentKind::Unallocated { kept: None });
+        assert_eq!((above.length, above.depth), (512, 1));
+        assert_eq!(chain.from_depth(2).unwrap().size(), 4096);
+        assert!(chain.from_depth(3).is_none());
+    }
+}
