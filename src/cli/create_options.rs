@@ -5,6 +5,7 @@
 //! so that they are refused by name, and not as a mistake of the user's.
 
 use std::fmt::Write as _;
+use std::num::IntErrorKind;
 
 use super::options::{self, KeyValue};
 use crate::error::{Error, Result};
@@ -242,7 +243,6 @@ impl Options {
             ("backing_fmt", &[]),
             ("data_file", &[]),
             ("data_file_raw", &["off"]),
-            ("refcount_bits", &["16"]),
         ] {
             if let Some(value) = self.get(name)
                 && !harmless.contains(&value)
@@ -275,6 +275,9 @@ impl Options {
             Some("zstd") => CompressionType::Zstd,
             Some(other) => return Err(not_accepted("compression-type", other)),
         };
+        if let Some(bits) = self.get("refcount_bits").and_then(|bits| bits.parse().ok()) {
+            options.refcount_bits = bits;
+        }
         options.encryption = self.encryption()?;
         Ok(options)
     }
@@ -348,7 +351,12 @@ fn normalise(format: Format, option: KeyValue) -> Result<KeyValue> {
             .to_string(),
         Kind::Number => value
             .parse::<u64>()
-            .map_err(|_| Error::invalid(format!("Parameter '{key}' expects a number")))?
+            .map_err(|error| match error.kind() {
+                IntErrorKind::PosOverflow => Error::invalid(format!(
+                    "Value '{value}' is too large for parameter '{key}'"
+                )),
+                _ => Error::invalid(format!("Parameter '{key}' expects a number")),
+            })?
             .to_string(),
     };
     Ok(KeyValue { key, value })

@@ -10,6 +10,7 @@ mod common;
 
 mod check;
 mod compressed;
+mod create;
 mod errors;
 mod features;
 mod matrix;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     trials.extend(reports::trials());
     trials.extend(check::trials());
     trials.extend(compressed::trials());
+    trials.extend(create::trials());
     trials.extend(errors::trials());
     trials.extend(features::trials());
     trials.extend(options::trials());

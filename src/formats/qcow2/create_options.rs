@@ -7,8 +7,6 @@ use super::header::{CompressionType, EncryptionMethod, Version};
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 
-/// Refcounts are 2^4 = 16 bits wide in the images that this version writes.
-pub(super) const REFCOUNT_ORDER: u32 = 4;
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
 
@@ -23,6 +21,8 @@ pub struct CreateOptions {
     pub cluster_size: u64,
     /// Whether refcounts may be updated late (version 3 only).
     pub lazy_refcounts: bool,
+    /// How wide a refcount is: 1, 2, 4, … 64 bits (version 2: only 16).
+    pub refcount_bits: u64,
     /// How compressed clusters will be compressed (anything but zlib: version 3 only).
     pub compression: CompressionType,
     /// How the guest's data is encrypted.
@@ -37,6 +37,7 @@ impl CreateOptions {
             version: Version::V3,
             cluster_size: 65536,
             lazy_refcounts: false,
+            refcount_bits: 16,
             compression: CompressionType::Zlib,
             encryption: EncryptionMethod::None,
         }
@@ -47,26 +48,40 @@ impl CreateOptions {
     /// # Errors
     /// Options that are out of range or exclude each other, worded as `qemu-img` words it.
     pub fn check(&self) -> Result<Geometry> {
-        let bits = self.cluster_size.trailing_zeros();
-        let geometry = Geometry::new(bits, false, REFCOUNT_ORDER)
-            .filter(|geometry| geometry.cluster_size() == self.cluster_size)
-            .ok_or_else(|| {
-                Error::invalid("Cluster size must be a power of two between 512 and 2048k")
-            })?;
-        if self.version == Version::V2 {
-            if self.lazy_refcounts {
-                return Err(Error::invalid(
-                    "Lazy refcounts only supported with compatibility level 1.1 and above (use \
-                     version=v3 or greater)",
-                ));
-            }
-            if self.compression != CompressionType::Zlib {
-                return Err(Error::invalid(
-                    "Non-zlib compression type is only supported with compatibility level 1.1 and \
-                     above (use version=v3 or greater)",
-                ));
-            }
+        let version_3 = self.version == Version::V3;
+        let needs_version_3 = |what: &str, above: &str| {
+            Error::invalid(format!(
+                "{what} compatibility level 1.1 {above} above (use version=v3 or greater)"
+            ))
+        };
+        if !self.cluster_size.is_power_of_two() || !CLUSTER_SIZES.contains(&self.cluster_size) {
+            return Err(Error::invalid(
+                "Cluster size must be a power of two between 512 and 2048k",
+            ));
         }
+        if self.lazy_refcounts && !version_3 {
+            return Err(needs_version_3("Lazy refcounts only supported with", "and"));
+        }
+        if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
+            return Err(Error::invalid(
+                "Refcount width must be a power of two and may not exceed 64 bits",
+            ));
+        }
+        if self.refcount_bits != 16 && !version_3 {
+            return Err(needs_version_3(
+                "Different refcount widths than 16 bits require",
+                "or",
+            ));
+        }
+        if self.compression != CompressionType::Zlib && !version_3 {
+            return Err(needs_version_3(
+                "Non-zlib compression type is only supported with",
+                "and",
+            ));
+        }
+        let refcount_order = self.refcount_bits.trailing_zeros();
+        let geometry = Geometry::new(self.cluster_size.trailing_zeros(), false, refcount_order)
+            .ok_or_else(|| Error::invalid("the cluster size is out of range"))?;
         if geometry.l1_entries(self.size) > MAX_L1_BYTES / ENTRY_SIZE {
             return Err(Error::invalid(
                 "The image size is too large for file format 'qcow2' (try using a larger cluster \

@@ -321,6 +321,28 @@ pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
     )
 }
 
+/// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. `None`, and
+/// nothing stored, beyond the block or where the value needs more bits.
+pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Option<()> {
+    if value.checked_shr(bits).is_some_and(|excess| excess != 0) {
+        return None;
+    }
+    if bits < 8 {
+        let per_byte = usize::try_from(8 / bits).ok()?;
+        let byte = block.get_mut(index / per_byte)?;
+        let shift = bits * u32::try_from(index % per_byte).ok()?;
+        let mask = ((1u8 << bits) - 1) << shift;
+        *byte = *byte & !mask | u8::try_from(value).ok()? << shift;
+        return Some(());
+    }
+    let width = usize::try_from(bits / 8).ok()?;
+    let start = index.checked_mul(width)?;
+    let place = block.get_mut(start..start.checked_add(width)?)?;
+    let bytes = value.to_be_bytes();
+    place.copy_from_slice(bytes.get(bytes.len() - width..)?);
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,5 +457,28 @@ mod tests {
         assert_eq!(refcount_at(&block, 64, 0), Some(0xe4ff_0001_0000_0002));
         assert_eq!(refcount_at(&block, 16, 4), None);
         assert_eq!(refcount_at(&block, 1, 64), None);
+    }
+
+    #[test]
+    fn refcounts_are_stored_in_every_width_without_touching_their_neighbours() {
+        let stored = |bits, index, value| {
+            let mut block = [0xff; 8];
+            set_refcount(&mut block, bits, index, value).map(|()| block)
+        };
+        let starts =
+            |bits, index, value| stored(bits, index, value).map(|block| block[..2].to_vec());
+        assert_eq!(starts(1, 2, 0), Some(vec![0b1111_1011, 0xff]));
+        assert_eq!(starts(1, 8, 0), Some(vec![0xff, 0b1111_1110]));
+        assert_eq!(starts(2, 1, 1), Some(vec![0b1111_0111, 0xff]));
+        assert_eq!(starts(4, 1, 2), Some(vec![0x2f, 0xff]));
+        assert_eq!(starts(8, 1, 2), Some(vec![0xff, 2]));
+        assert_eq!(starts(16, 0, 0x1234), Some(vec![0x12, 0x34]));
+        assert_eq!(stored(32, 1, 7), Some([255, 255, 255, 255, 0, 0, 0, 7]));
+        assert_eq!(stored(64, 0, 1 << 63), Some([128, 0, 0, 0, 0, 0, 0, 0]));
+        // Too wide, or beyond the block.
+        assert_eq!(stored(1, 0, 2), None);
+        assert_eq!(stored(16, 0, 65_536), None);
+        assert_eq!(stored(16, 4, 0), None);
+        assert_eq!(stored(1, 64, 0), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The header of a new image, and the rule that it comes last.
 
-use super::create_options::{CreateOptions, REFCOUNT_ORDER};
+use super::create_options::CreateOptions;
 use super::extensions;
 use super::features;
 use super::geometry::Geometry;
@@ -58,7 +58,7 @@ pub(super) fn bytes(
         header.extend(incompatible.to_be_bytes());
         header.extend(compatible.to_be_bytes());
         header.extend(0u64.to_be_bytes()); // autoclear features
-        header.extend(REFCOUNT_ORDER.to_be_bytes());
+        header.extend(options.refcount_bits.trailing_zeros().to_be_bytes());
         header.extend(V3_LENGTH.to_be_bytes());
         header.push(u8::from(zstd));
         header.extend([0; 7]);

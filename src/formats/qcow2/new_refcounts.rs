@@ -1,9 +1,10 @@
-//! The refcounts of a new image: all of them are 1.
+//! The refcounts of a new image: all of them are 1, in whatever width.
 //!
 //! Everything in a new image is used exactly once, so the refcount blocks follow from the number of
 //! clusters alone, and are written in long runs once that number is known. Blocks and table are
 //! clusters themselves and counted like all others.
 
+use super::entries;
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
@@ -66,16 +67,27 @@ impl RefcountLayout {
     /// # Errors
     /// The system's error.
     pub(super) fn write(&self, storage: &dyn Storage, geometry: Geometry) -> Result<()> {
-        const ONE: [u8; 2] = 1u16.to_be_bytes();
-        let mut ones = usize::try_from(self.total * 2)
+        let bits = geometry.refcount_bits();
+        let pattern = ones(bits, GROUP);
+        let repeats = WRITE_SIZE / pattern.len();
+        let groups = usize::try_from(self.total / GROUP as u64)
             .map_err(|_| Error::invalid("the image's file is too big"))?;
-        let buffer = ONE.repeat(ones.min(WRITE_SIZE).div_ceil(2));
+        let buffer = pattern.repeat(groups.min(repeats));
         let mut offset = self.blocks.0;
-        while ones > 0 {
-            let part = buffer.get(..ones.min(buffer.len())).unwrap_or(&buffer);
+        let mut left = groups * pattern.len();
+        while left > 0 {
+            let part = buffer.get(..left.min(buffer.len())).unwrap_or(&buffer);
             storage.write_at(offset, part)?;
             offset += part.len() as u64;
-            ones -= part.len();
+            left -= part.len();
+        }
+        let rest = ones(
+            bits,
+            usize::try_from(self.total % GROUP as u64).unwrap_or(0),
+        );
+        if !rest.is_empty() {
+            storage.write_at(offset, &rest)?;
+            offset += rest.len() as u64;
         }
         // What is behind the last refcount is zero in a new file, and anything on a device.
         let rest = self.table.0 - offset;
@@ -94,9 +106,48 @@ impl RefcountLayout {
     }
 }
 
+/// How many refcounts the pattern has that is repeated: whole bytes in every width.
+const GROUP: usize = 64;
+
+/// `count` refcounts of 1, at most [`GROUP`], up to the end of their last byte.
+fn ones(bits: u32, count: usize) -> Vec<u8> {
+    let mut block = vec![0; GROUP * 8];
+    for index in 0..count {
+        let _ = entries::set_refcount(&mut block, bits, index, 1);
+    }
+    let bits = usize::try_from(bits).unwrap_or(0);
+    block.truncate((count * bits).div_ceil(8));
+    block
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn every_cluster_is_counted_once_and_no_other_in_any_width() {
+        for order in 0..=6 {
+            for others in [1, 63, 64, 65, 3000] {
+                // On a device: what is behind the last refcount has to be cleared.
+                let device = MemoryStorage::new(vec![0xaa; 8 << 20]).as_device();
+                let geometry = Geometry::new(9, false, order).unwrap();
+                let at = HostOffset(others * 512);
+                let layout = RefcountLayout::new(geometry, others, at).unwrap();
+                layout.write(&device, geometry).unwrap();
+                let contents = device.contents();
+                let place = |offset| usize::try_from(offset).unwrap();
+                let blocks = &contents[place(layout.blocks.0)..place(layout.table.0)];
+                for index in 0..layout.block_count * geometry.refcount_block_entries() {
+                    assert_eq!(
+                        entries::refcount_at(blocks, 1 << order, place(index)),
+                        Some(u64::from(index < layout.total)),
+                        "order {order}, {others} others, cluster {index}"
+                    );
+                }
+            }
+        }
+    }
 
     /// The layout behind everything else, `used` bytes long.
     fn behind(geometry: Geometry, used: u64) -> Result<RefcountLayout> {
