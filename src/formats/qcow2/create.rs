@@ -22,12 +22,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::create_options::CreateOptions;
-use super::entries::{L1Entry, L2Entry};
-use super::geometry::{ENTRY_SIZE, Geometry};
+use super::entries::L2Entry;
+use super::geometry::Geometry;
 use super::new_header;
+use super::new_layout::Layout;
 use super::new_refcounts::RefcountLayout;
 use crate::crypto::AesCbc;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::{NewImage, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
@@ -42,17 +43,6 @@ pub struct NewQcow2 {
     /// Whether what is never written reads as zeroes.
     clean: bool,
     layout: Mutex<Layout>,
-}
-
-/// Where the next cluster goes, and the tables that are not complete yet.
-#[derive(Debug)]
-struct Layout {
-    next: HostOffset,
-    l1: Vec<L1Entry>,
-    l1_host: HostOffset,
-    /// The L2 table that reservations are filling: its index in the L1 table and its entries as
-    /// they will be stored.
-    filling: Option<(u64, Vec<u8>)>,
 }
 
 impl NewQcow2 {
@@ -70,35 +60,18 @@ impl NewQcow2 {
     ) -> Result<Self> {
         let geometry = options.check()?;
         options.check_cipher(cipher.as_ref())?;
-        let entries = geometry.l1_entries(options.size);
-        let l1_clusters = geometry.clusters(entries * ENTRY_SIZE);
-        // A disk of no bytes has no L1 table, and so no place for one.
-        let l1_host = HostOffset(if entries == 0 {
-            0
-        } else {
-            geometry.cluster_size()
-        });
         let clean = storage.starts_as_zeroes();
         if !clean {
-            // The header of whatever was there must not outlive what it points to.
-            storage.write_at(0, &vec![0; geometry.cluster_len()])?;
-            storage.flush()?;
+            new_header::wipe(storage.as_ref(), geometry)?;
         }
-        let l1 = usize::try_from(entries).map_err(|_| Error::invalid("L1 table too large"))?;
-        let layout = Layout {
-            next: HostOffset((1 + l1_clusters) * geometry.cluster_size()),
-            l1: vec![L1Entry::default(); l1],
-            l1_host,
-            filling: None,
-        };
         Ok(Self {
             storage,
-            options,
             geometry,
             cipher,
             flush,
             clean,
-            layout: Mutex::new(layout),
+            layout: Mutex::new(Layout::new(geometry, options.size)?),
+            options,
         })
     }
 
@@ -115,35 +88,6 @@ impl NewQcow2 {
             }
         }
         clusters
-    }
-}
-
-impl Layout {
-    fn allocate(&mut self, bytes: u64) -> Result<HostOffset> {
-        let start = self.next;
-        let end = start.0.checked_add(bytes);
-        // 2^56: what an L2 entry's offset can hold.
-        let end = end.filter(|end| *end < 1 << 56);
-        self.next = HostOffset(end.ok_or_else(|| Error::invalid("the image's file is too big"))?);
-        Ok(start)
-    }
-
-    /// Gives the L2 table that was being filled its place, behind `written`, the tables that go
-    /// before it; returns where those start.
-    fn place_filling(&mut self, written: &mut Option<(HostOffset, Vec<u8>)>) -> Result<()> {
-        let Some((l1_index, table)) = self.filling.take() else {
-            return Ok(());
-        };
-        let host = self.allocate(table.len() as u64)?;
-        let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
-        let entry = self.l1.get_mut(index);
-        *entry.ok_or_else(|| Error::invalid("guest offset beyond the disk's end"))? =
-            L1Entry::to_table(host);
-        match written {
-            Some((_, tables)) => tables.extend(table),
-            None => *written = Some((host, table)),
-        }
-        Ok(())
     }
 }
 
@@ -179,18 +123,7 @@ impl NewImage for NewQcow2 {
             pieces.push((run.clone(), host));
             for start in run.clone().step_by(size) {
                 let offset = GuestOffset(guest.0 + start as u64);
-                let l1_index = self.geometry.l1_index(offset);
-                if layout.filling.as_ref().map(|(index, _)| *index) != Some(l1_index) {
-                    layout.place_filling(&mut metadata)?;
-                    layout.filling = Some((l1_index, vec![0; size]));
-                }
-                let entry = L2Entry::to_data(host).0.to_be_bytes();
-                let index = self.geometry.l2_index(offset);
-                let slot = layout.filling.as_mut().and_then(|(_, table)| {
-                    let (slots, _) = table.as_chunks_mut();
-                    slots.get_mut(index)
-                });
-                *slot.ok_or_else(|| Error::invalid("L2 index out of range"))? = entry;
+                layout.set_entry(offset, L2Entry::to_data(host), &mut metadata)?;
                 host.0 += self.geometry.cluster_size();
             }
         }
@@ -236,14 +169,11 @@ impl NewImage for NewQcow2 {
         if let Some((host, table)) = table {
             self.storage.write_at(host.0, &table)?;
         }
-        let used = self.geometry.host_cluster(layout.next);
-        let refcounts = RefcountLayout::new(self.geometry, used, layout.next)?;
+        let used = self.geometry.host_cluster(layout.next());
+        let refcounts = RefcountLayout::new(self.geometry, used, layout.next())?;
         refcounts.write(self.storage.as_ref(), self.geometry)?;
-        let l1: Vec<u8> = layout.l1.iter().flat_map(|e| e.0.to_be_bytes()).collect();
-        if !l1.is_empty() {
-            self.storage.write_at(layout.l1_host.0, &l1)?;
-        }
-        let header = new_header::bytes(&self.options, self.geometry, layout.l1_host, &refcounts)?;
+        layout.write_l1(self.storage.as_ref())?;
+        let header = new_header::bytes(&self.options, self.geometry, layout.l1_host(), &refcounts)?;
         new_header::write_last(self.storage.as_ref(), &header, self.flush)
     }
 }

@@ -32,6 +32,7 @@ pub mod features;
 pub mod geometry;
 pub mod header;
 mod new_header;
+mod new_layout;
 mod new_refcounts;
 pub mod preallocate;
 pub mod read;

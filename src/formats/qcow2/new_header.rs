@@ -70,6 +70,15 @@ pub(super) fn bytes(
     Ok(header)
 }
 
+/// Wipes the header of whatever was on a device before, which must not outlive what it points to.
+///
+/// # Errors
+/// The system's error.
+pub(super) fn wipe(storage: &dyn Storage, geometry: Geometry) -> Result<()> {
+    storage.write_at(0, &vec![0; geometry.cluster_len()])?;
+    storage.flush()
+}
+
 /// Writes the header of an image of which everything else is written. With `flush`, all of that is
 /// on stable storage before the header is, so that a power cut can't leave a header without what it
 /// points to; and so is the header in the end.
