@@ -301,6 +301,41 @@ impl RefcountTableEntry {
     }
 }
 
+/// An entry of a bitmap's table as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BitmapTableEntry(pub u64);
+
+/// What an entry of a bitmap's table means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BitmapTarget {
+    /// All of its bits are the same.
+    Uniform(bool),
+    /// The cluster that holds the bits.
+    Stored(HostOffset),
+}
+
+impl BitmapTableEntry {
+    /// What the entry means.
+    ///
+    /// # Errors
+    /// Reserved bits, or an offset that is not cluster-aligned.
+    pub fn target(self, geometry: Geometry) -> Result<BitmapTarget, EntryError> {
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        let ones = self.0 & 1 != 0;
+        if self.0 & !(OFFSET_MASK | 1) != 0 || (host.0 != 0 && ones) {
+            return Err(EntryError::Reserved);
+        }
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        Ok(if host.0 == 0 {
+            BitmapTarget::Uniform(ones)
+        } else {
+            BitmapTarget::Stored(host)
+        })
+    }
+}
+
 /// Reads refcount `index` out of a refcount block with entries of `bits` bits (1 to 64, a power of
 /// two). Entries narrower than a byte fill it from the least significant bit. `None` beyond the
 /// block.
@@ -441,6 +476,21 @@ mod tests {
         let second = (L2Entry(3), Some(SubclusterBitmap(4)));
         assert_eq!(table.get(1), Some(second));
         assert_eq!(table.get(2), None);
+    }
+
+    #[test]
+    fn bitmap_table_entries() {
+        let at = |entry| BitmapTableEntry(entry).target(geometry(16));
+        assert_eq!(at(0), Ok(BitmapTarget::Uniform(false)));
+        assert_eq!(at(1), Ok(BitmapTarget::Uniform(true)));
+        assert_eq!(at(0x3_0000), Ok(BitmapTarget::Stored(HostOffset(0x3_0000))));
+        assert_eq!(at(0x3_0001), Err(EntryError::Reserved));
+        assert_eq!(at(2), Err(EntryError::Reserved));
+        assert_eq!(at(1 << 56), Err(EntryError::Reserved));
+        assert_eq!(
+            at(0x3_0200),
+            Err(EntryError::Unaligned(HostOffset(0x3_0200)))
+        );
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | 
 /// Compatible bit 0: refcounts are updated late, and the dirty bit says so.
 pub const LAZY_REFCOUNTS: u64 = 1 << 0;
 
+/// Autoclear bit 0: the bitmaps agree with the data.
+pub const BITMAPS: u64 = 1 << 0;
 /// Autoclear bit 1: the external data file can be read as a raw image.
 pub const DATA_FILE_RAW: u64 = 1 << 1;
 

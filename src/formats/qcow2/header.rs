@@ -7,6 +7,7 @@
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
+use super::bitmaps::BitmapsPlace;
 use super::extensions::{self, Extension};
 use super::features;
 use super::geometry::{
@@ -26,6 +27,8 @@ pub const V3_MIN_LENGTH: u32 = 104;
 /// The length of a version 3 header with the compression type, as written today.
 pub const V3_LENGTH: u32 = 112;
 
+/// LUKS, as `crypt_method`.
+const LUKS: u32 = 2;
 const MAX_SNAPSHOTS: u32 = 65_536;
 const MAX_BACKING_NAME: u32 = 1023;
 /// 2^63 − 1: sizes are signed 64-bit numbers in QEMU and in every system call.
@@ -167,6 +170,15 @@ pub struct TablePlace {
     pub entries: u64,
 }
 
+/// A run of bytes in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRange {
+    /// Where it starts.
+    pub host: HostOffset,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
 /// A checked header.
 #[derive(Debug, Clone)]
 pub struct Header {
@@ -177,6 +189,9 @@ pub struct Header {
     l1: TablePlace,
     refcount_table: TablePlace,
     snapshots: u32,
+    snapshots_offset: HostOffset,
+    bitmaps: Option<BitmapsPlace>,
+    luks: Option<ByteRange>,
     incompatible: u64,
     compatible: u64,
     autoclear: u64,
@@ -283,6 +298,12 @@ impl RawHeader {
             l1: self.check_l1(geometry)?,
             refcount_table: self.check_refcount_table(geometry)?,
             snapshots: self.check_snapshots(geometry)?,
+            snapshots_offset: HostOffset(self.snapshots_offset),
+            bitmaps: match find(&extensions, extensions::BITMAPS) {
+                Some(data) => BitmapsPlace::parse(data, self.autoclear, geometry)?,
+                None => None,
+            },
+            luks: self.check_luks(geometry, find(&extensions, extensions::CRYPTO))?,
             backing_file: self.check_backing_file(cluster)?,
             incompatible: self.incompatible,
             compatible: self.compatible,
@@ -295,11 +316,41 @@ impl RawHeader {
         match self.crypt_method {
             0 => Ok(EncryptionMethod::None),
             1 => Ok(EncryptionMethod::Aes),
-            2 => Ok(EncryptionMethod::Luks),
+            LUKS => Ok(EncryptionMethod::Luks),
             other => Err(Error::unsupported(format!(
                 "Unsupported encryption method {other}"
             ))),
         }
+    }
+
+    /// Where the LUKS header is.
+    fn check_luks(&self, geometry: Geometry, data: Option<&[u8]>) -> Result<Option<ByteRange>> {
+        let Some(data) = data else {
+            return Ok(None);
+        };
+        if self.crypt_method != LUKS {
+            return Err(Error::corrupt(
+                "CRYPTO header extension only expected with LUKS encryption method",
+            ));
+        }
+        let ([offset, length], []) = data.as_chunks() else {
+            return Err(Error::corrupt(format!(
+                "CRYPTO header extension size {}, but expected size 16",
+                data.len()
+            )));
+        };
+        let host = HostOffset(u64::from_be_bytes(*offset));
+        if !geometry.is_aligned(host) {
+            return Err(Error::corrupt(format!(
+                "Encryption header offset '{}' is not a multiple of cluster size '{}'",
+                host.0,
+                geometry.cluster_size()
+            )));
+        }
+        Ok(Some(ByteRange {
+            host,
+            length: u64::from_be_bytes(*length),
+        }))
     }
 
     fn check_compression(&self) -> Result<CompressionType> {
@@ -390,6 +441,14 @@ impl RawHeader {
     }
 }
 
+/// The data of the first extension of a kind.
+fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
+    extensions
+        .iter()
+        .find(|extension| extension.kind == kind)
+        .map(|extension| extension.data.as_slice())
+}
+
 /// An index into the header cluster; what doesn't fit is beyond its end.
 fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
@@ -436,6 +495,22 @@ impl Header {
         self.snapshots
     }
 
+    /// Where the snapshot table starts; its length is known when it has been read, see
+    /// [`SnapshotTable`](super::snapshots::SnapshotTable).
+    pub fn snapshots_offset(&self) -> HostOffset {
+        self.snapshots_offset
+    }
+
+    /// Where the bitmap directory is; `None` without bitmaps, or when they are out of date.
+    pub fn bitmaps(&self) -> Option<BitmapsPlace> {
+        self.bitmaps
+    }
+
+    /// Where the LUKS header is, for images that have one.
+    pub fn luks(&self) -> Option<ByteRange> {
+        self.luks
+    }
+
     /// Whether all of `bits` of the incompatible features are set.
     pub fn has_incompatible(&self, bits: u64) -> bool {
         self.incompatible & bits == bits
@@ -463,9 +538,6 @@ impl Header {
 
     /// The data of the first header extension of a kind.
     pub fn extension(&self, kind: u32) -> Option<&[u8]> {
-        self.extensions
-            .iter()
-            .find(|extension| extension.kind == kind)
-            .map(|extension| extension.data.as_slice())
+        find(&self.extensions, kind)
     }
 }

@@ -12,6 +12,7 @@
 //! - [`entries`]: the only place that knows the bits of table entries;
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
+//! - [`snapshots`], [`bitmaps`]: what else an image may hold;
 //! - [`compressed`]: one compressed cluster;
 //! - [`read`]: the guest's data;
 //! - [`create_options`]: what a new image is to be like;
@@ -22,6 +23,7 @@
 //! Encrypted images: each 512-byte sector is encrypted by [`crate::crypto`], with the sector's
 //! number on the virtual disk as its position.
 
+pub mod bitmaps;
 pub mod check;
 pub mod compressed;
 pub mod create;
@@ -36,6 +38,7 @@ mod new_layout;
 mod new_refcounts;
 pub mod preallocate;
 pub mod read;
+pub mod snapshots;
 pub mod tables;
 
 pub use check::{CheckReport, check};

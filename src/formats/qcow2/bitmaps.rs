@@ -1,0 +1,328 @@
+//! Persistent bitmaps: which parts of the disk have changed since somebody last looked.
+//!
+//! A header extension leads to a directory, whose entries lead to tables, whose entries lead to
+//! clusters of bits: one bit for each piece of the disk of the bitmap's granularity. All of it counts
+//! only while autoclear bit 0 is set; a program that doesn't know bitmaps clears the bit when it
+//! writes, and from then on they are out of date. The limits are QEMU's.
+
+use byteorder::{BigEndian, ReadBytesExt as _};
+
+use super::entries::BitmapTableEntry;
+use super::features;
+use super::geometry::Geometry;
+use super::header::{Header, TablePlace};
+use super::tables::read_table;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// The most bitmaps that an image may have.
+const MAX_BITMAPS: u32 = 65_535;
+/// The largest directory in bytes.
+const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
+/// The most entries of a bitmap's table.
+const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
+/// The largest bitmap in bytes.
+const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
+/// The longest name in bytes.
+const MAX_NAME: u16 = 1023;
+/// Granularities are powers of two, from 512 bytes to 2 GiB.
+const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
+/// The only type that there is: a bitmap of what has been written.
+const DIRTY_TRACKING: u8 = 1;
+/// The length of a directory entry without its name, in bytes.
+const FIXED_LENGTH: usize = 24;
+
+const IN_USE: u32 = 1 << 0;
+const AUTO: u32 = 1 << 1;
+
+/// What the header extension says: how many bitmaps there are, and where their directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapsPlace {
+    /// How many bitmaps.
+    pub count: u32,
+    /// Where the directory starts.
+    pub directory: HostOffset,
+    /// The directory's length in bytes.
+    pub length: u64,
+}
+
+impl BitmapsPlace {
+    /// Reads the header extension's data; `autoclear` are the header's autoclear bits. `None` when
+    /// the bitmaps are out of date.
+    ///
+    /// # Errors
+    /// What QEMU refuses, in its words.
+    pub(super) fn parse(
+        mut data: &[u8],
+        autoclear: u64,
+        geometry: Geometry,
+    ) -> Result<Option<Self>> {
+        let invalid = |what: String| Error::corrupt(format!("bitmaps_ext: {what}"));
+        if data.len() != 24 {
+            return Err(invalid("Invalid extension length".into()));
+        }
+        if autoclear & features::BITMAPS == 0 {
+            return Ok(None);
+        }
+        let cut_off = |_| invalid("Invalid extension length".into());
+        let count = data.read_u32::<BigEndian>().map_err(cut_off)?;
+        let reserved = data.read_u32::<BigEndian>().map_err(cut_off)?;
+        let length = data.read_u64::<BigEndian>().map_err(cut_off)?;
+        let directory = HostOffset(data.read_u64::<BigEndian>().map_err(cut_off)?);
+        if reserved != 0 {
+            return Err(invalid("Reserved field is not zero".into()));
+        }
+        if count > MAX_BITMAPS {
+            return Err(invalid(format!(
+                "image has {count} bitmaps, exceeding the QEMU supported maximum of {MAX_BITMAPS}"
+            )));
+        }
+        if count == 0 {
+            return Err(Error::corrupt("found bitmaps extension with zero bitmaps"));
+        }
+        if !geometry.is_aligned(directory) || directory.0 > i64::MAX.cast_unsigned() {
+            return Err(invalid("invalid bitmap directory offset".into()));
+        }
+        if length > MAX_DIRECTORY_BYTES {
+            return Err(invalid(format!(
+                "bitmap directory size ({length}) exceeds the maximum supported size \
+                 ({MAX_DIRECTORY_BYTES})"
+            )));
+        }
+        Ok(Some(Self {
+            count,
+            directory,
+            length,
+        }))
+    }
+}
+
+/// One persistent bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bitmap {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How many bytes of the disk one bit stands for; a power of two from 512 bytes to 2 GiB.
+    pub granularity: u64,
+    /// Whether a program had it in use and didn't store it: what is stored is out of date.
+    pub in_use: bool,
+    /// Whether QEMU keeps it up to date from when it opens the image.
+    pub auto: bool,
+    /// Its table.
+    pub table: TablePlace,
+}
+
+impl Bitmap {
+    /// Reads the bitmap's table.
+    ///
+    /// # Errors
+    /// As [`read_table`].
+    pub fn read_table(&self, storage: &dyn Storage) -> Result<Vec<BitmapTableEntry>> {
+        let table = read_table(storage, self.table, "a bitmap's table")?;
+        Ok(table.into_iter().map(BitmapTableEntry).collect())
+    }
+}
+
+/// Reads the bitmap directory; empty for an image without bitmaps or with some that are out of date.
+///
+/// # Errors
+/// The system's error; a directory that isn't completely inside the file, or that QEMU refuses.
+pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap>> {
+    let Some(place) = header.bitmaps() else {
+        return Ok(Vec::new());
+    };
+    if place.length == 0 {
+        return Err(Error::corrupt("Requested bitmap directory size is zero"));
+    }
+    let what = "the bitmap directory";
+    let end = place.directory.0.checked_add(place.length);
+    let file_end = storage.len()?;
+    if end.is_none_or(|end| end > file_end) {
+        return Err(Error::corrupt(format!(
+            "{what} at offset {} ({} bytes) is beyond the end of the file ({file_end} bytes)",
+            place.directory, place.length
+        )));
+    }
+    let length = usize::try_from(place.length).map_err(|_| broken())?;
+    let mut directory = vec![0; length];
+    storage.read_exact_at(place.directory.0, &mut directory, what)?;
+    let mut rest = directory.as_slice();
+    let mut bitmaps = Vec::new();
+    while !rest.is_empty() {
+        let (bitmap, length) = parse_entry(rest, header)?;
+        if bitmaps.len() as u64 >= u64::from(place.count) {
+            return Err(Error::corrupt(
+                "More bitmaps found than specified in header extension",
+            ));
+        }
+        bitmaps.push(bitmap);
+        rest = rest.get(length..).ok_or_else(broken)?;
+    }
+    if bitmaps.len() as u64 != u64::from(place.count) {
+        return Err(Error::corrupt(
+            "Less bitmaps found than specified in header extension",
+        ));
+    }
+    Ok(bitmaps)
+}
+
+fn broken() -> Error {
+    Error::corrupt("Broken bitmap directory")
+}
+
+/// Reads a directory entry; gives its length with the padding as well.
+fn parse_entry(bytes: &[u8], header: &Header) -> Result<(Bitmap, usize)> {
+    let cut_off = |_| broken();
+    let r = &mut bytes.get(..FIXED_LENGTH).ok_or_else(broken)?;
+    let table_offset = r.read_u64::<BigEndian>().map_err(cut_off)?;
+    let table_entries = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    let flags = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    let kind = r.read_u8().map_err(cut_off)?;
+    let granularity_bits = r.read_u8().map_err(cut_off)?;
+    let name_length = r.read_u16::<BigEndian>().map_err(cut_off)?;
+    let extra_length = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    if extra_length != 0 {
+        return Err(Error::unsupported("Bitmap extra data is not supported"));
+    }
+    let end = FIXED_LENGTH + usize::from(name_length);
+    let length = end.next_multiple_of(8);
+    let name = bytes.get(FIXED_LENGTH..end).ok_or_else(broken)?;
+    if length > bytes.len() {
+        return Err(broken());
+    }
+    let geometry = header.geometry();
+    let host = HostOffset(table_offset);
+    let bitmap_bytes = u64::from(table_entries) * geometry.cluster_size();
+    let in_use = flags & IN_USE != 0;
+    let covered = (u128::from(bitmap_bytes) * 8) << u32::from(granularity_bits.min(64));
+    let valid = table_entries != 0
+        && table_entries <= MAX_TABLE_ENTRIES
+        && host.0 != 0
+        && geometry.is_aligned(host)
+        && GRANULARITY_BITS.contains(&granularity_bits)
+        && flags & !(IN_USE | AUTO) == 0
+        && name_length <= MAX_NAME
+        && kind == DIRTY_TRACKING
+        && bitmap_bytes <= MAX_BITMAP_BYTES
+        && (in_use || u128::from(header.size()) <= covered);
+    if !valid {
+        return Err(Error::corrupt(format!(
+            "Bitmap '{}' doesn't satisfy the constraints",
+            crate::error::printable(&String::from_utf8_lossy(name))
+        )));
+    }
+    let bitmap = Bitmap {
+        name: name
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or(name)
+            .to_vec(),
+        granularity: 1 << granularity_bits,
+        in_use,
+        auto: flags & AUTO != 0,
+        table: TablePlace {
+            host,
+            entries: u64::from(table_entries),
+        },
+    };
+    Ok((bitmap, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    /// A version 3 image with clusters of 4 KiB and a disk of 1 MiB, whose bitmap directory at 4096
+    /// is `directory`.
+    fn image(count: u32, directory: &[u8]) -> MemoryStorage {
+        let mut bytes = vec![0; 4096];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        bytes[20..24].copy_from_slice(&12u32.to_be_bytes());
+        bytes[24..32].copy_from_slice(&(1u64 << 20).to_be_bytes());
+        bytes[36..40].copy_from_slice(&1u32.to_be_bytes());
+        bytes[48..56].copy_from_slice(&8192u64.to_be_bytes());
+        bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
+        bytes[95] = 1;
+        bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
+        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
+        bytes[104..112].copy_from_slice(&[0x23, 0x85, 0x28, 0x75, 0, 0, 0, 24]);
+        bytes[112..116].copy_from_slice(&count.to_be_bytes());
+        bytes[120..128].copy_from_slice(&(directory.len() as u64).to_be_bytes());
+        bytes[128..136].copy_from_slice(&4096u64.to_be_bytes());
+        bytes.extend(directory);
+        MemoryStorage::new(bytes)
+    }
+
+    fn read(storage: &MemoryStorage) -> Result<Vec<Bitmap>> {
+        read_bitmaps(storage, &Header::read(storage)?)
+    }
+
+    const ENTRY: [u8; 32] =
+        *b"\0\0\0\0\0\0\x30\0\0\0\0\x01\0\0\0\x02\x01\x10\0\x03\0\0\0\0abc\0\0\0\0\0";
+
+    #[test]
+    fn an_entry_is_read() {
+        assert_eq!(
+            read(&image(1, &ENTRY)).unwrap(),
+            [Bitmap {
+                name: b"abc".to_vec(),
+                granularity: 65536,
+                in_use: false,
+                auto: true,
+                table: TablePlace {
+                    host: HostOffset(0x3000),
+                    entries: 1
+                }
+            }]
+        );
+        // Without the autoclear bit they don't count.
+        let storage = image(1, &ENTRY);
+        storage.write_at(95, &[0]).unwrap();
+        assert_eq!(read(&storage).unwrap(), []);
+    }
+
+    #[test]
+    fn each_field_has_its_limits() {
+        for (at, value) in [
+            (0, 0x80),
+            (6, 0),
+            (7, 8),
+            (11, 0),
+            (8, 0x10),
+            (12, 1),
+            (15, 4),
+            (16, 2),
+            (17, 8),
+            (17, 32),
+            (18, 4),
+            (20, 1),
+        ] {
+            let mut entry = ENTRY;
+            entry[at] = value;
+            // A table far away is found out when it is read; all else here.
+            assert_eq!(read(&image(1, &entry)).is_err(), at != 0, "{at}");
+        }
+        read(&image(2, &ENTRY)).unwrap_err();
+        read(&image(1, &[ENTRY, ENTRY].concat())).unwrap_err();
+        read(&image(1, &ENTRY[..24])).unwrap_err();
+        read(&image(1, &ENTRY[..27])).unwrap_err();
+        read(&image(0, &ENTRY)).unwrap_err();
+        read(&image(1, &[])).unwrap_err();
+    }
+
+    #[test]
+    fn a_bitmap_too_short_for_the_disk_must_be_in_use() {
+        let mut entry = ENTRY;
+        // One cluster of bits for 512 bytes each covers 16 MiB.
+        entry[17] = 9;
+        let storage = image(1, &entry);
+        read(&storage).unwrap();
+        storage.write_at(24, &(17u64 << 20).to_be_bytes()).unwrap();
+        storage.write_at(36, &9u32.to_be_bytes()).unwrap();
+        read(&storage).unwrap_err();
+        storage.write_at(4096 + 15, &[1]).unwrap();
+        assert!(read(&storage).unwrap()[0].in_use);
+    }
+}

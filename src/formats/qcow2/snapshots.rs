@@ -1,0 +1,280 @@
+//! The snapshot table: what an image remembers of itself at earlier times.
+//!
+//! Each internal snapshot is an L1 table of its own, with a name, a number, and what QEMU saved of
+//! the machine. The table is a list of entries of different lengths, each aligned to 8 bytes, that
+//! has to be read from the start. The limits are QEMU's: 65536 snapshots, 1024 bytes of extra data
+//! each, 64 MiB altogether. The table must lie inside the file, so it can't ask for more memory than
+//! the file's length justifies.
+//!
+//! Where a snapshot's L1 table is, is checked when somebody goes there ([`Snapshot::l1_table`]):
+//! one damaged snapshot keeps nobody from listing the others.
+
+use byteorder::{BigEndian, ReadBytesExt as _};
+
+use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
+use super::header::{Header, TablePlace};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// The length of an entry's fixed part in bytes.
+const FIXED_LENGTH: usize = 40;
+/// The largest table that QEMU accepts, in bytes.
+pub const MAX_TABLE_BYTES: u64 = 64 << 20;
+/// The most extra data of one snapshot that QEMU accepts, in bytes.
+pub const MAX_EXTRA_DATA: u32 = 1024;
+/// Extra data that has a meaning: size of the machine's state, size of the disk, instruction count.
+const KNOWN_EXTRA_DATA: usize = 24;
+
+/// One internal snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its number, as text, unique in the image.
+    pub id: Vec<u8>,
+    /// Its name; several may have the same.
+    pub name: Vec<u8>,
+    /// Where its L1 table is, as stored; see [`Snapshot::l1_table`].
+    pub stored_l1: TablePlace,
+    /// The size of the machine's saved state in bytes; 0 without any.
+    pub vm_state_size: u64,
+    /// How long the machine had been running, in nanoseconds.
+    pub vm_clock_nsec: u64,
+    /// When it was taken, in seconds since 1970 (UTC).
+    pub date_sec: u32,
+    /// The part of a second in nanoseconds.
+    pub date_nsec: u32,
+    /// The disk's size at that time in bytes.
+    pub disk_size: u64,
+    /// How many instructions the machine had executed, where that was counted.
+    pub icount: Option<u64>,
+    /// How much extra data is stored, in bytes; what is absent has a default.
+    pub extra_data_size: u32,
+    /// Extra data that this version doesn't know, to be kept when the table is rewritten.
+    pub unknown_extra_data: Vec<u8>,
+}
+
+impl Snapshot {
+    /// The snapshot's L1 table.
+    ///
+    /// # Errors
+    /// It is bigger than QEMU accepts, or not at the start of a cluster.
+    pub fn l1_table(&self, geometry: Geometry) -> Result<TablePlace> {
+        let place = self.stored_l1;
+        if place.entries > MAX_L1_BYTES / ENTRY_SIZE {
+            return Err(Error::corrupt("Snapshot L1 table too large"));
+        }
+        if !geometry.is_aligned(place.host) || place.host.0 > i64::MAX.cast_unsigned() {
+            return Err(Error::corrupt("Snapshot L1 table offset invalid"));
+        }
+        Ok(place)
+    }
+}
+
+/// The snapshot table as read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SnapshotTable {
+    /// The snapshots, in the order in which they were taken.
+    pub snapshots: Vec<Snapshot>,
+    /// The table's length in bytes.
+    pub length: u64,
+}
+
+/// Reads an image's internal snapshots.
+///
+/// # Errors
+/// As [`SnapshotTable::read`].
+pub fn read_snapshots(storage: &dyn Storage, header: &Header) -> Result<Vec<Snapshot>> {
+    SnapshotTable::read(storage, header).map(|table| table.snapshots)
+}
+
+impl SnapshotTable {
+    /// Reads the snapshot table.
+    ///
+    /// # Errors
+    /// The system's error; a table that isn't completely inside the file or is beyond QEMU's limits.
+    pub fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
+        let start = header.snapshots_offset();
+        let mut table = Self::default();
+        for index in 0..header.snapshots() {
+            // Entries are aligned in the file; the table starts at a cluster.
+            let at = table.length.next_multiple_of(8);
+            let (snapshot, length) = read_entry(
+                storage,
+                HostOffset(start.0.saturating_add(at)),
+                index,
+                header,
+            )?;
+            table.length = at + length;
+            if table.length > MAX_TABLE_BYTES {
+                return Err(Error::corrupt("Snapshot table is too big"));
+            }
+            table.snapshots.push(snapshot);
+        }
+        Ok(table)
+    }
+}
+
+/// Reads the entry at `host`; gives its length without the padding as well.
+fn read_entry(
+    storage: &dyn Storage,
+    host: HostOffset,
+    index: u32,
+    header: &Header,
+) -> Result<(Snapshot, u64)> {
+    let what = "the snapshot table";
+    let mut fixed = [0; FIXED_LENGTH];
+    storage.read_exact_at(host.0, &mut fixed, what)?;
+    let cut_off = |_| Error::corrupt("Failed to read snapshot table");
+    let r = &mut fixed.as_slice();
+    let l1_offset = r.read_u64::<BigEndian>().map_err(cut_off)?;
+    let l1_entries = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    let id_length = usize::from(r.read_u16::<BigEndian>().map_err(cut_off)?);
+    let name_length = usize::from(r.read_u16::<BigEndian>().map_err(cut_off)?);
+    let date_sec = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    let date_nsec = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    let vm_clock_nsec = r.read_u64::<BigEndian>().map_err(cut_off)?;
+    let small_vm_state_size = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    let extra_data_size = r.read_u32::<BigEndian>().map_err(cut_off)?;
+    if extra_data_size > MAX_EXTRA_DATA {
+        return Err(Error::corrupt(format!(
+            "Too much extra metadata in snapshot table entry {index}"
+        )));
+    }
+    let extra_length = usize::try_from(extra_data_size).unwrap_or(usize::MAX);
+    // At most 1 KiB and twice 64 KiB.
+    let mut rest = vec![0; extra_length + id_length + name_length];
+    storage.read_exact_at(host.0 + FIXED_LENGTH as u64, &mut rest, what)?;
+    let (extra, strings) = rest.split_at_checked(extra_length).unwrap_or_default();
+    let (id, name) = strings.split_at_checked(id_length).unwrap_or_default();
+    let (known, unknown) = extra
+        .split_at_checked(KNOWN_EXTRA_DATA)
+        .unwrap_or((extra, &[]));
+    let (fields, _) = known.as_chunks();
+    let field = |index: usize| fields.get(index).copied().map(u64::from_be_bytes);
+    let snapshot = Snapshot {
+        id: c_string(id),
+        name: c_string(name),
+        stored_l1: TablePlace {
+            host: HostOffset(l1_offset),
+            entries: u64::from(l1_entries),
+        },
+        vm_state_size: field(0).unwrap_or_else(|| u64::from(small_vm_state_size)),
+        vm_clock_nsec,
+        date_sec,
+        date_nsec,
+        disk_size: field(1).unwrap_or_else(|| header.size()),
+        icount: field(2).filter(|count| *count != u64::MAX),
+        extra_data_size,
+        unknown_extra_data: unknown.to_vec(),
+    };
+    Ok((snapshot, (FIXED_LENGTH + rest.len()) as u64))
+}
+
+/// What a program in C would take for the string: all up to the first zero.
+fn c_string(bytes: &[u8]) -> Vec<u8> {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    bytes
+        .get(..end.unwrap_or(bytes.len()))
+        .unwrap_or(bytes)
+        .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    const TABLE: usize = 4096;
+
+    /// A version 3 header with clusters of 4 KiB that says that there are `count` snapshots, and
+    /// `entries` as the table.
+    fn image(count: u32, entries: &[u8]) -> MemoryStorage {
+        let mut bytes = vec![0; TABLE];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        bytes[20..24].copy_from_slice(&12u32.to_be_bytes());
+        bytes[24..32].copy_from_slice(&(1u64 << 20).to_be_bytes());
+        bytes[36..40].copy_from_slice(&1u32.to_be_bytes());
+        bytes[48..56].copy_from_slice(&8192u64.to_be_bytes());
+        bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
+        bytes[60..64].copy_from_slice(&count.to_be_bytes());
+        bytes[64..72].copy_from_slice(&(TABLE as u64).to_be_bytes());
+        bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
+        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
+        bytes.extend(entries);
+        MemoryStorage::new(bytes)
+    }
+
+    fn read(count: u32, entries: &[u8]) -> Result<SnapshotTable> {
+        let storage = image(count, entries);
+        SnapshotTable::read(&storage, &Header::read(&storage).unwrap())
+    }
+
+    /// The fixed part of an entry, with an id and a name of one byte each.
+    fn fixed(extra: u32) -> Vec<u8> {
+        let mut entry = vec![0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 2, 0, 1, 0, 1];
+        entry.extend([0, 0, 0, 9, 0, 0, 0, 8]);
+        entry.extend([0, 0, 0, 0, 0, 0, 0, 7]);
+        entry.extend([0, 0, 0, 6]);
+        entry.extend(extra.to_be_bytes());
+        entry
+    }
+
+    #[test]
+    fn entries_old_and_new() {
+        let mut entries = fixed(0);
+        entries.extend(b"1a");
+        entries.resize(48, 0);
+        entries.extend(fixed(26));
+        for field in [1u64 << 40, 1 << 30, 12] {
+            entries.extend(field.to_be_bytes());
+        }
+        entries.extend(b"??2b");
+        let table = read(2, &entries).unwrap();
+        assert_eq!(table.length, 48 + 40 + 26 + 2);
+        let [old, new] = &table.snapshots[..] else {
+            panic!("{table:?}");
+        };
+        assert_eq!((&old.id[..], &old.name[..]), (&b"1"[..], &b"a"[..]));
+        let place = old.l1_table(Geometry::new(12, false, 4).unwrap()).unwrap();
+        assert_eq!((place.host, place.entries), (HostOffset(0x5000), 2));
+        assert_eq!((old.date_sec, old.date_nsec, old.vm_clock_nsec), (9, 8, 7));
+        assert_eq!(
+            (old.vm_state_size, old.disk_size, old.icount),
+            (6, 1 << 20, None)
+        );
+        assert_eq!((&new.id[..], &new.name[..]), (&b"2"[..], &b"b"[..]));
+        assert_eq!((new.vm_state_size, new.disk_size), (1 << 40, 1 << 30));
+        assert_eq!(new.icount, Some(12));
+        assert_eq!(new.unknown_extra_data, b"??");
+    }
+
+    #[test]
+    fn what_is_missing_or_too_big_is_refused() {
+        let cut_off = read(1, &fixed(0)[..39]).unwrap_err().to_string();
+        assert!(cut_off.contains("snapshot table"), "{cut_off}");
+        read(1, &fixed(0)).unwrap_err();
+        let mut entry = fixed(1025);
+        entry.resize(4000, 0);
+        let extra = read(1, &entry).unwrap_err().to_string();
+        assert_eq!(extra, "Too much extra metadata in snapshot table entry 0");
+        // A table that would be 65536 entries long ends where the file does.
+        let mut entry = fixed(0);
+        entry.extend(b"1a");
+        read(65_536, &entry).unwrap_err();
+        assert_eq!(read(0, &[]).unwrap(), SnapshotTable::default());
+    }
+
+    #[test]
+    fn an_l1_table_in_an_odd_place_is_refused_when_it_is_needed() {
+        let mut entry = fixed(0);
+        entry.extend(b"1a");
+        entry[7] = 8;
+        let geometry = Geometry::new(12, false, 4).unwrap();
+        let table = read(1, &entry).unwrap();
+        table.snapshots[0].l1_table(geometry).unwrap_err();
+        entry[7] = 0;
+        entry[8] = 1;
+        let table = read(1, &entry).unwrap();
+        table.snapshots[0].l1_table(geometry).unwrap_err();
+    }
+}
