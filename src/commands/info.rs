@@ -1,14 +1,17 @@
 //! `info`: what an image's header says.
 //!
 //! Only the file that the user named is opened: names found inside it (backing file, data file) are
-//! shown, and not followed unless the whole chain is asked for. No password is needed, and nothing but the header is read, so that it is
-//! cheap for any image. The report has the field names of QEMU's `ImageInfo`, which scripts know.
+//! shown, and not followed unless the whole chain is asked for. No password is needed, and nothing
+//! but the header and the lists of snapshots and bitmaps is read, so that it is cheap for any image.
+//! The report has the field names of QEMU's `ImageInfo`, which scripts know.
 
 use serde::Serialize;
 
 use super::source::{Opened, infinite_loop};
 use super::{Source, names};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
+use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
 use crate::formats::qcow2::{self, EncryptionMethod, Version, extensions, features};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -19,6 +22,9 @@ use crate::units::SECTOR_SIZE;
 pub struct ImageInfo {
     /// What the image is made of: its file.
     pub children: Vec<Child>,
+    /// Its internal snapshots; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotInfo>,
     /// The size of the virtual disk in bytes (of a file: its length in whole sectors).
     pub virtual_size: u64,
     /// How the user named it.
@@ -55,6 +61,7 @@ impl ImageInfo {
     fn new(filename: String, format: &'static str, size: u64, actual_size: Option<u64>) -> Self {
         Self {
             children: Vec::new(),
+            snapshots: Vec::new(),
             virtual_size: size,
             filename,
             cluster_size: None,
@@ -79,6 +86,74 @@ pub struct Child {
     pub info: ImageInfo,
 }
 
+/// An internal snapshot. Sizes and counts are signed numbers in QEMU's reports.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotInfo {
+    /// Its number, as text.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The size of the machine's saved state in bytes.
+    pub vm_state_size: i64,
+    /// When it was taken, in seconds since 1970 (UTC).
+    pub date_sec: u32,
+    /// The part of a second in nanoseconds.
+    pub date_nsec: u32,
+    /// How long the machine had been running, in seconds.
+    pub vm_clock_sec: u64,
+    /// The part of a second in nanoseconds.
+    pub vm_clock_nsec: u64,
+    /// How many instructions the machine had executed, where that was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icount: Option<i64>,
+}
+
+impl From<&Snapshot> for SnapshotInfo {
+    fn from(snapshot: &Snapshot) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        // QEMU's reports have room for so much of a number and a name.
+        let text = |bytes: &[u8], most: usize| {
+            String::from_utf8_lossy(bytes.get(..most).unwrap_or(bytes)).into_owned()
+        };
+        Self {
+            id: text(&snapshot.id, 127),
+            name: text(&snapshot.name, 255),
+            vm_state_size: snapshot.vm_state_size.cast_signed(),
+            date_sec: snapshot.date_sec,
+            date_nsec: snapshot.date_nsec,
+            vm_clock_sec: snapshot.vm_clock_nsec / SECOND,
+            vm_clock_nsec: snapshot.vm_clock_nsec % SECOND,
+            icount: snapshot.icount.map(u64::cast_signed),
+        }
+    }
+}
+
+/// A persistent bitmap.
+#[derive(Debug, Serialize)]
+pub struct BitmapInfo {
+    /// What is special about it: `in-use`, `auto`.
+    pub flags: Vec<&'static str>,
+    /// Its name.
+    pub name: String,
+    /// How many bytes of the disk one bit stands for.
+    pub granularity: u64,
+}
+
+impl From<&Bitmap> for BitmapInfo {
+    fn from(bitmap: &Bitmap) -> Self {
+        let flags = [(bitmap.in_use, "in-use"), (bitmap.auto, "auto")];
+        Self {
+            flags: flags
+                .into_iter()
+                .filter_map(|(set, flag)| set.then_some(flag))
+                .collect(),
+            name: String::from_utf8_lossy(&bitmap.name).into_owned(),
+            granularity: bitmap.granularity,
+        }
+    }
+}
+
 /// What only one format has.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
@@ -100,6 +175,9 @@ pub struct Qcow2Info {
     /// Whether refcounts may be updated late.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lazy_refcounts: Option<bool>,
+    /// The persistent bitmaps; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bitmaps: Vec<BitmapInfo>,
     /// The width of a refcount.
     pub refcount_bits: u32,
     /// How the data is encrypted.
@@ -177,13 +255,27 @@ fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
         name: "file",
         info: child,
     });
-    let header = opened
-        .header()
-        .map_err(|error| error.context(format!("Could not open '{}'", source.name)))?;
-    if let Some(header) = header {
+    let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
+    if let Some(header) = opened.header().map_err(could_not_open)? {
         describe_qcow2(&header, source, &mut info);
+        list_snapshots_and_bitmaps(file, &header, &mut info).map_err(could_not_open)?;
     }
     Ok((info, opened))
+}
+
+/// Adds what isn't in the header but in tables that it leads to.
+fn list_snapshots_and_bitmaps(
+    file: &dyn Storage,
+    header: &qcow2::Header,
+    info: &mut ImageInfo,
+) -> Result<()> {
+    let snapshots = read_snapshots(file, header)?;
+    info.snapshots = snapshots.iter().map(SnapshotInfo::from).collect();
+    if let Some(FormatSpecific::Qcow2(specific)) = &mut info.format_specific {
+        let bitmaps = read_bitmaps(file, header)?;
+        specific.bitmaps = bitmaps.iter().map(BitmapInfo::from).collect();
+    }
+    Ok(())
 }
 
 fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageInfo) {
@@ -204,6 +296,7 @@ fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageI
         compat: header.version().compat(),
         compression_type: header.compression().name(),
         lazy_refcounts: v3.then(|| header.has_compatible(features::LAZY_REFCOUNTS)),
+        bitmaps: Vec::new(),
         refcount_bits: header.geometry().refcount_bits(),
         encrypt: match header.encryption() {
             EncryptionMethod::None => None,

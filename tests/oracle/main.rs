@@ -18,6 +18,7 @@ mod options;
 mod qemu_io;
 mod reports;
 mod seed;
+mod snapshots;
 
 use std::process::ExitCode;
 
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
     trials.extend(features::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());
+    trials.extend(snapshots::trials());
     if let Some(missing) = missing {
         println!(
             "left out: {} comparisons with qemu-img {OLDEST} or later ({missing})",

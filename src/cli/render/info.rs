@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::json;
+use super::{json, snapshots};
 use crate::commands::info::{FormatSpecific, ImageInfo};
 use crate::error::{Result, printable};
 use crate::units::human_size;
@@ -52,6 +52,7 @@ pub fn human(info: &ImageInfo) -> Result<String> {
     if let Some(format) = &info.backing_filename_format {
         let _ = writeln!(text, "backing file format: {}", printable(format));
     }
+    text.push_str(&snapshots::list(&info.snapshots));
     if let Some(FormatSpecific::Qcow2(specific)) = &info.format_specific {
         text.push_str("Format specific information:\n");
         fields(&mut text, &json::ordered(specific)?, 1);
@@ -77,22 +78,32 @@ fn disk_size(text: &mut String, indent: &str, size: Option<u64>) {
     let _ = writeln!(text, "{indent}disk size: {size}");
 }
 
-/// Fields one to a line, with blanks for the dashes of their names.
+/// Fields one to a line, with blanks for the dashes of their names; items of lists by number.
 fn fields(text: &mut String, value: &Value, depth: usize) {
-    let Value::Object(map) = value else {
-        return;
-    };
-    let indent = "    ".repeat(depth);
-    for (key, value) in map {
-        let key = key.replace('-', " ");
-        let _ = match value {
-            Value::Object(_) => {
-                let _ = writeln!(text, "{indent}{key}:");
-                fields(text, value, depth + 1);
-                Ok(())
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                field(text, &key.replace('-', " "), value, depth);
             }
-            Value::String(string) => writeln!(text, "{indent}{key}: {}", printable(string)),
-            other => writeln!(text, "{indent}{key}: {other}"),
-        };
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                field(text, &format!("[{index}]"), item, depth);
+            }
+        }
+        _ => {}
     }
+}
+
+fn field(text: &mut String, name: &str, value: &Value, depth: usize) {
+    let indent = "    ".repeat(depth);
+    let _ = match value {
+        Value::Object(_) | Value::Array(_) => {
+            let _ = writeln!(text, "{indent}{name}:");
+            fields(text, value, depth + 1);
+            Ok(())
+        }
+        Value::String(string) => writeln!(text, "{indent}{name}: {}", printable(string)),
+        other => writeln!(text, "{indent}{name}: {other}"),
+    };
 }

@@ -3,4 +3,5 @@
 pub mod check;
 pub mod info;
 pub mod json;
+pub mod snapshots;
 pub mod speed;
