@@ -11,15 +11,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::entries::{
+use crate::error::{Error, Result};
+use crate::formats::qcow2::entries::{
     CompressedRange, EntryError, L1Entry, L1Target, L2Entry, L2Target, RefcountTableEntry,
     refcount_at,
 };
-use super::features;
-use super::geometry::{ENTRY_SIZE, Geometry};
-use super::header::{Header, TablePlace, Version};
-use super::tables::{decode, read_table};
-use crate::error::{Error, Result};
+use crate::formats::qcow2::features;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
+use crate::formats::qcow2::header::{Header, TablePlace, Version};
+use crate::formats::qcow2::tables::{decode, read_table};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
@@ -157,7 +157,7 @@ fn refuse_unsupported(header: &Header) -> Result<()> {
             "extended L2 entries",
         ),
         (
-            header.encryption() == super::EncryptionMethod::Luks,
+            header.encryption() == crate::formats::qcow2::EncryptionMethod::Luks,
             "a LUKS header",
         ),
     ] {
