@@ -494,3 +494,35 @@ fn a_backing_file_is_never_the_target() {
     names_a_backing_file(&folder.join("top"), "nbd:host:1");
     cowhide(folder, "convert top x.raw").fails(1, "Unknown protocol 'nbd'");
 }
+
+#[test]
+fn help_and_version_have_what_scripts_look_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::os::unix::fs::symlink(COWHIDE, folder.join("qemu-img")).unwrap();
+    let qemu_img = folder.join("qemu-img");
+    let called = |word: &str| common::run(folder, qemu_img.to_str().unwrap(), [word]).ok();
+    let version = called("--version");
+    assert!(version.starts_with("qemu-img version 10."), "{version}");
+    assert_eq!(version.lines().count(), 1);
+    assert!(cowhide(folder, "-V").ok().starts_with("cowhide version "));
+
+    let help = called("--help");
+    assert_eq!(help, called("-h"));
+    let line = |start: &str| {
+        let mut lines = help.lines().filter(|line| line.starts_with(start));
+        let line = lines.next().unwrap_or_else(|| panic!("no {start:?}"));
+        assert_eq!(lines.next(), None, "{start}");
+        line
+    };
+    let formats = line("Supported formats: ");
+    assert!(formats.contains(" qcow2 "), "{formats}");
+    assert!(line("  convert ").contains(" [--target-is-zero]"));
+    assert!(line("  convert ").ends_with(" target"));
+    assert!(line("  info ").contains(" [-f FMT]"));
+    for subcommand in ["create", "convert", "info", "check", "speed"] {
+        let usage = cowhide(folder, &format!("{subcommand} --help")).ok();
+        assert!(usage.contains(&format!("Usage: cowhide {subcommand} ")));
+        assert_eq!(usage, cowhide(folder, &format!("{subcommand} x -h")).ok());
+    }
+}

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::getopt::OWN;
 use crate::commands::Names;
 
 /// A memory-safe, faster qemu-img.
@@ -16,13 +17,15 @@ use crate::commands::Names;
 #[command(
     name = "cowhide",
     version,
-    infer_long_args = true,
     disable_help_subcommand = true,
     args_override_self = true,
     arg_required_else_help = false,
     propagate_version = false
 )]
 pub struct Cli {
+    /// Trace events; there are none, so it has no effect
+    #[arg(short = 'T', long, value_name = "TRACE")]
+    pub(super) trace: Vec<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -73,10 +76,15 @@ impl CommonArgs {
 pub struct PasswordArgs {
     /// Take the password from FILE ("-": standard input), less one newline at its end; for every encrypted
     /// image of this command that has no key-secret
-    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true, help_heading = OWN)]
     pub password_file: Option<PathBuf>,
     /// Take the password from the open file descriptor N
-    #[arg(long, value_name = "N", conflicts_with = "password_file")]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "password_file",
+        help_heading = OWN
+    )]
     pub password_fd: Option<i32>,
 }
 
@@ -101,7 +109,7 @@ pub struct CreateArgs {
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
     pub(super) options: Vec<String>,
     /// Encrypt the image; same as -o encrypt.format=FORMAT
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(super) encrypt: Option<String>,
     /// The new file, and the disk's size (suffixes k M G T P E)
     #[arg(value_name = "FILENAME [SIZE]", allow_hyphen_values = false)]
@@ -143,12 +151,12 @@ pub struct ConvertArgs {
         short = 'o',
         long,
         value_name = "OPTS",
-        aliases = ["options", "target-format-options"],
+        aliases = ["target-format-options", "options"],
         allow_hyphen_values = true
     )]
     pub(super) target_options: Vec<String>,
     /// Encrypt the target; same as -o encrypt.format=FORMAT
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(super) encrypt: Option<String>,
     /// Show progress
     #[arg(short, long)]
@@ -178,7 +186,13 @@ pub struct ConvertArgs {
     #[arg(short = 'C', long)]
     pub(super) copy_range_offloading: bool,
     /// Copy at most so many bytes a second (suffixes k M G)
-    #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "RATE",
+        alias = "rate-limit",
+        allow_hyphen_values = true
+    )]
     pub(super) rate: Option<String>,
     /// Replace what can't be read by zeroes, with a warning
     #[arg(long)]
@@ -216,6 +230,9 @@ pub struct InfoArgs {
     /// Show the backing file too, and its backing file, and so on
     #[arg(long)]
     pub(super) backing_chain: bool,
+    /// Cache mode of the image
+    #[arg(short = 't', long, value_name = "CACHE", default_value = "writeback")]
+    pub(super) cache: String,
 }
 
 /// `check`
@@ -226,6 +243,9 @@ pub struct CheckArgs {
     pub(super) common: CommonArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
+    /// Cache mode of the image
+    #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
+    pub(super) cache: String,
 }
 
 /// `speed`

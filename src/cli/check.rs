@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::args::CheckArgs;
 use super::objects::Secrets;
-use super::operands::{Output, one_operand, output, source};
+use super::operands::{Output, cache, one_operand, output, source};
 use super::{Done, complain, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
@@ -19,13 +19,15 @@ const NO_CHECK: u8 = 63;
 pub(super) fn run(args: &CheckArgs) -> Done {
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
+    let cache = cache(&args.cache, "Invalid source cache option")?;
     let secrets = Secrets::parse(&args.common.object)?;
-    let (source, _) = source(
+    let (mut source, _) = source(
         operand,
         args.image.format.as_deref(),
         args.image.image_opts,
         &secrets,
     )?;
+    source.cache = cache;
     let mut on_finding = |finding: &Finding| {
         complain(&finding.to_string());
     };

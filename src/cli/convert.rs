@@ -8,13 +8,12 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::objects::Secrets;
-use super::operands::{source, target, target_options};
+use super::operands::{cache, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, image_name, options};
 use crate::commands::{self, Existing};
 use crate::convert::{MOST_WORKERS, Settings};
-use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
 /// Runs the subcommand.
@@ -69,10 +68,6 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     commands::convert::run(&plan, &passwords, &progress)?;
     progress.end();
     Ok(ExitCode::SUCCESS)
-}
-
-fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
-    CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
 }
 
 fn existing(args: &ConvertArgs) -> Result<Option<Existing>, Failure> {

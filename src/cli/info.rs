@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::args::InfoArgs;
 use super::objects::Secrets;
-use super::operands::{Output, one_operand, output, source};
+use super::operands::{Output, cache, one_operand, output, source};
 use super::{Done, print, render};
 use crate::commands;
 
@@ -12,6 +12,7 @@ use crate::commands;
 pub(super) fn run(args: &InfoArgs) -> Done {
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
+    let cache = cache(&args.cache, "Invalid source cache option")?;
     let secrets = Secrets::parse(&args.common.object)?;
     let (mut source, shown) = source(
         operand,
@@ -19,6 +20,7 @@ pub(super) fn run(args: &InfoArgs) -> Done {
         args.image.image_opts,
         &secrets,
     )?;
+    source.cache = cache;
     source.names = args.common.names();
     let text = if args.backing_chain {
         let infos = commands::info::chain(&source, shown)?;

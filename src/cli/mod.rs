@@ -1,7 +1,7 @@
 //! The command line: from arguments to a typed plan, and from a report to text.
 //!
-//! Arguments are parsed first ([`args`], by clap, as data only) and interpreted after, in a file for
-//! each subcommand, with what they share in [`operands`]. Nothing in this room opens an image. Errors go to standard error
+//! Arguments are first brought into one form ([`getopt`]), then parsed ([`args`], by clap, as data
+//! only) and interpreted after, in a file for each subcommand, with what they share in [`operands`]. Nothing in this room opens an image. Errors go to standard error
 //! as one line with the program's name in front; on success standard error stays empty, since
 //! callers take anything there for a failure.
 
@@ -10,6 +10,8 @@ mod check;
 mod convert;
 mod create;
 mod create_options;
+mod getopt;
+mod help;
 mod image_name;
 mod info;
 mod objects;
@@ -28,9 +30,10 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use anyhow::anyhow;
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use self::args::{Cli, Command};
+use self::getopt::Call;
 
 /// The exit status of every failure, but for `check`'s verdicts.
 const FAILED: u8 = 1;
@@ -65,29 +68,31 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
     let _ = PROGRAM.set(name.map_or("cowhide".into(), |name| name.to_string_lossy().into_owned()));
-    let subcommand = arguments
-        .get(1)
-        .and_then(|argument| argument.to_str())
-        .filter(|argument| !argument.starts_with('-'));
-    let cli = match Cli::try_parse_from(&arguments) {
+    let mut definition = Cli::command();
+    definition.build();
+    let (arguments, subcommand) = match getopt::normalise(&definition, &arguments) {
+        Ok(Call::Run(arguments, subcommand)) => (arguments, subcommand),
+        Ok(Call::Help(subcommand)) => {
+            let text = match subcommand {
+                None => help::page(&definition, program()),
+                Some(name) => help::subcommand(&definition, &name, program()),
+            };
+            return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
+        }
+        Ok(Call::Version) => {
+            let version = help::version(program());
+            return finish(print(&version).map(|()| ExitCode::SUCCESS), None);
+        }
+        Err(mistake) => {
+            return misused(mistake.subcommand.as_deref(), &mistake.message);
+        }
+    };
+    let subcommand = subcommand.as_deref();
+    let parsed = definition.try_get_matches_from(arguments);
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => {
-            return finish(
-                print(&error.to_string()).map(|()| ExitCode::SUCCESS),
-                subcommand,
-            );
-        }
-        Err(error) => {
-            let known = error.kind() != clap::error::ErrorKind::InvalidSubcommand;
-            let subcommand = subcommand.filter(|_| known);
-            let (message, hint) = usage::describe(&error, program(), subcommand);
-            match subcommand {
-                Some(subcommand) => complain(&format!("{} {subcommand}: {message}", program())),
-                None => complain(&format!("{}: {message}", program())),
-            }
-            complain(&hint);
-            return ExitCode::from(FAILED);
-        }
+        Err(error) => return misused(subcommand, &usage::describe(&error)),
     };
     let done = match cli.command {
         None => Err(Failure::Usage("Not enough arguments".into())),
@@ -98,6 +103,16 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)
+}
+
+/// A command line that breaks the grammar: the message is prefixed as getopt prefixes it.
+fn misused(subcommand: Option<&str>, message: &str) -> ExitCode {
+    match subcommand {
+        Some(subcommand) => complain(&format!("{} {subcommand}: {message}", program())),
+        None => complain(&format!("{}: {message}", program())),
+    }
+    complain(&usage::hint(program(), subcommand));
+    ExitCode::from(FAILED)
 }
 
 fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {

@@ -32,6 +32,11 @@ pub(super) fn output(value: &str) -> Result<Output, Failure> {
     }
 }
 
+/// The cache mode that an option names.
+pub(super) fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
+    CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
+}
+
 /// The only operand.
 pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
     match operands {

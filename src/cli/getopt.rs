@@ -1,0 +1,303 @@
+//! The grammar of `getopt_long`, in front of clap.
+//!
+//! Scripts rely on what GNU's parser accepts: options after operands, short options glued to each
+//! other and to their values (`-pfqcow2`), unique beginnings of long names, values that start with
+//! `-`. clap accepts some of that and in its own way, so [`normalise`] brings every command line
+//! into one form that leaves clap nothing to guess: all options first, each by its full name and
+//! with its value attached, then `--`, then the operands. Which options there are is asked of
+//! clap's own definition; nothing is written twice. Mistakes are worded as getopt words them.
+//!
+//! Options that only this program has (those under [`OWN`]) never make a prefix ambiguous, so that
+//! what was unique in a script stays so.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use clap::{Arg, Command};
+
+/// The heading in help of options that `qemu-img` doesn't have.
+pub(super) const OWN: &str = "Only in cowhide";
+
+/// What a command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Help on the program, or on a subcommand.
+    Help(Option<String>),
+    /// The version.
+    Version,
+    /// These arguments, in the one form, for that subcommand (or without one).
+    Run(Vec<OsString>, Option<String>),
+}
+
+/// A command line that breaks the grammar.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    /// The subcommand whose options they were.
+    pub(super) subcommand: Option<String>,
+    /// What is wrong.
+    pub(super) message: String,
+}
+
+/// Brings a command line (the first argument is the program's name) into the one form. `program` is
+/// built, so that it has clap's own options too ([`Command::build`]).
+///
+/// # Errors
+/// An unknown subcommand; an unknown or ambiguous option; one without its value or with a value too
+/// many.
+pub(super) fn normalise(program: &Command, arguments: &[OsString]) -> Result<Call, Mistake> {
+    let mut words = arguments.iter();
+    let mut run: Vec<OsString> = words.next().into_iter().cloned().collect();
+    let globals = Grammar::of(program);
+    let globally = |message| Mistake {
+        subcommand: None,
+        message,
+    };
+    // Options before the subcommand end at the first word that is none.
+    let name = loop {
+        let Some(word) = words.next() else {
+            return Ok(Call::Run(run, None));
+        };
+        if word == "--" {
+            match words.next() {
+                Some(word) => break word,
+                None => return Ok(Call::Run(run, None)),
+            }
+        }
+        if !is_option(word) {
+            break word;
+        }
+        let mut found = Vec::new();
+        let outcome = globals.read(word, &mut words, &mut found);
+        for option in found {
+            match option.id() {
+                "help" => return Ok(Call::Help(None)),
+                "version" => return Ok(Call::Version),
+                _ => run.push(option.canonical()),
+            }
+        }
+        outcome.map_err(globally)?;
+    };
+    let Some(command) = name.to_str().and_then(|name| program.find_subcommand(name)) else {
+        let name = name.to_string_lossy();
+        return Err(globally(format!("Command not found: {name}")));
+    };
+    let name = command.get_name();
+    run.push(name.into());
+    let grammar = Grammar::of(command);
+    let mut operands = Vec::new();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            operands.extend(words.by_ref().cloned());
+        } else if !is_option(word) || grammar.is_negative_number(word) {
+            operands.push(word.clone());
+        } else {
+            let mut found = Vec::new();
+            let outcome = grammar.read(word, &mut words, &mut found);
+            // What stands before a mistake in the same word counts: `-hz` is a call for help.
+            if found.iter().any(|option| option.id() == "help") {
+                return Ok(Call::Help(Some(name.to_owned())));
+            }
+            outcome.map_err(|message| Mistake {
+                subcommand: Some(name.to_owned()),
+                message,
+            })?;
+            run.extend(found.iter().map(Given::canonical));
+        }
+    }
+    run.push("--".into());
+    run.append(&mut operands);
+    Ok(Call::Run(run, Some(name.to_owned())))
+}
+
+/// Whether a word is an option, or several: it starts with `-` and isn't that alone.
+fn is_option(word: &OsStr) -> bool {
+    word.as_bytes().starts_with(b"-") && word.len() > 1
+}
+
+/// An option that was given, and with what value.
+struct Given<'a> {
+    option: &'a Arg,
+    value: Option<OsString>,
+}
+
+impl Given<'_> {
+    fn id(&self) -> &str {
+        self.option.get_id().as_str()
+    }
+
+    /// The option as one word that can be read in one way only.
+    fn canonical(&self) -> OsString {
+        let mut word = match (self.option.get_long(), self.option.get_short()) {
+            (Some(long), _) => OsString::from(format!("--{long}")),
+            (None, Some(short)) => OsString::from(format!("-{short}")),
+            (None, None) => OsString::new(),
+        };
+        if let Some(value) = &self.value {
+            word.push("=");
+            word.push(value);
+        }
+        word
+    }
+}
+
+/// The options of the program or of one of its subcommands.
+struct Grammar<'a> {
+    options: Vec<&'a Arg>,
+    negative_numbers: bool,
+}
+
+impl<'a> Grammar<'a> {
+    fn of(command: &'a Command) -> Self {
+        Self {
+            options: command
+                .get_arguments()
+                .filter(|option| !option.is_positional())
+                .collect(),
+            negative_numbers: command
+                .get_positionals()
+                .any(Arg::is_allow_negative_numbers_set),
+        }
+    }
+
+    /// Whether a word is an operand although it starts with `-`, where the definition says that
+    /// operands may be negative numbers (`resize x -10M`).
+    fn is_negative_number(&self, word: &OsStr) -> bool {
+        self.negative_numbers && word.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
+    }
+
+    /// Reads one word, and the next where that is a value, into `found`.
+    fn read<'w>(
+        &self,
+        word: &OsStr,
+        rest: &mut impl Iterator<Item = &'w OsString>,
+        found: &mut Vec<Given<'a>>,
+    ) -> Result<(), String> {
+        match word.as_bytes().strip_prefix(b"--") {
+            Some(long) => {
+                found.push(self.read_long(long, rest)?);
+                Ok(())
+            }
+            None => self.read_short(word.as_bytes().get(1..).unwrap_or_default(), rest, found),
+        }
+    }
+
+    fn read_long<'w>(
+        &self,
+        word: &[u8],
+        rest: &mut impl Iterator<Item = &'w OsString>,
+    ) -> Result<Given<'a>, String> {
+        let (name, attached) = match word.iter().position(|byte| *byte == b'=') {
+            Some(at) => (
+                word.get(..at).unwrap_or_default(),
+                Some(OsStr::from_bytes(word.get(at + 1..).unwrap_or_default()).to_owned()),
+            ),
+            None => (word, None),
+        };
+        let (option, full) = self.find_long(name, &String::from_utf8_lossy(word))?;
+        let value = match (takes_value(option), attached) {
+            (false, Some(_)) => return Err(format!("option '--{full}' doesn't allow an argument")),
+            (false, None) => None,
+            (true, Some(value)) => Some(value),
+            (true, None) => Some(
+                rest.next()
+                    .ok_or_else(|| format!("option '--{full}' requires an argument"))?
+                    .clone(),
+            ),
+        };
+        Ok(Given { option, value })
+    }
+
+    /// The option of which `name` is the name, or the beginning of only its names.
+    fn find_long(&self, name: &[u8], word: &str) -> Result<(&'a Arg, &'a str), String> {
+        let mut fitting: Vec<(&Arg, &str)> = Vec::new();
+        for option in &self.options {
+            for full in long_names(option) {
+                if full.as_bytes() == name {
+                    return Ok((option, full));
+                }
+                // Several names of one option are one choice.
+                let listed = fitting.last().is_some_and(|(last, _)| last == option);
+                if full.as_bytes().starts_with(name) && !listed {
+                    fitting.push((option, full));
+                }
+            }
+        }
+        if fitting.iter().any(|(option, _)| !is_own(option)) {
+            fitting.retain(|(option, _)| !is_own(option));
+        }
+        match fitting.as_slice() {
+            [] => Err(format!("unrecognized option '--{word}'")),
+            [only] => Ok(*only),
+            several => {
+                let names: Vec<String> = several
+                    .iter()
+                    .map(|(_, full)| format!("'--{full}'"))
+                    .collect();
+                Err(format!(
+                    "option '--{word}' is ambiguous; possibilities: {}",
+                    names.join(" ")
+                ))
+            }
+        }
+    }
+
+    fn read_short<'w>(
+        &self,
+        letters: &[u8],
+        rest: &mut impl Iterator<Item = &'w OsString>,
+        found: &mut Vec<Given<'a>>,
+    ) -> Result<(), String> {
+        for (position, letter) in letters.iter().enumerate() {
+            let Some(option) = self
+                .options
+                .iter()
+                .find(|option| short_names(option).any(|name| name == char::from(*letter)))
+            else {
+                return Err(format!("invalid option -- '{}'", letter.escape_ascii()));
+            };
+            if !takes_value(option) {
+                found.push(Given {
+                    option,
+                    value: None,
+                });
+                continue;
+            }
+            let attached = letters.get(position + 1..).unwrap_or_default();
+            let value = if attached.is_empty() {
+                let letter = char::from(*letter);
+                rest.next()
+                    .ok_or_else(|| format!("option requires an argument -- '{letter}'"))?
+                    .clone()
+            } else {
+                OsString::from_vec(attached.to_vec())
+            };
+            found.push(Given {
+                option,
+                value: Some(value),
+            });
+            break;
+        }
+        Ok(())
+    }
+}
+
+fn takes_value(option: &Arg) -> bool {
+    option.get_action().takes_values()
+}
+
+fn is_own(option: &Arg) -> bool {
+    option.get_help_heading() == Some(OWN)
+}
+
+fn long_names(option: &Arg) -> impl Iterator<Item = &str> {
+    let aliases = option.get_all_aliases().unwrap_or_default();
+    option.get_long().into_iter().chain(aliases)
+}
+
+fn short_names(option: &Arg) -> impl Iterator<Item = char> {
+    let aliases = option.get_all_short_aliases().unwrap_or_default();
+    option.get_short().into_iter().chain(aliases)
+}
+
+#[cfg(test)]
+mod tests;

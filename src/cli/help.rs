@@ -1,0 +1,121 @@
+//! `--help` and `--version`.
+//!
+//! Scripts look into both for what a `qemu-img` can do: for a line of a subcommand that has an option in
+//! it (`info … -U`, `bitmap … filename bitmap`), for the one line `Supported formats: …`, for a
+//! version number in the first line. The pages of QEMU before and after 10.1 differ and each broke
+//! some of them; this one has what all look for. It is made from the options' definition, so it
+//! promises nothing that isn't there.
+
+use std::fmt::Write as _;
+
+use clap::{Arg, Command};
+
+use crate::formats::Format;
+
+/// The `qemu-img` whose behaviour this version has, for scripts that compare versions.
+const COMPATIBLE_WITH: &str = "10.0.2";
+
+/// The line that `--version` prints. Called by that tool's name, it names its version first.
+pub(super) fn version(program: &str) -> String {
+    let own = env!("CARGO_PKG_VERSION");
+    if program.starts_with("qemu-img") {
+        format!("qemu-img version {COMPATIBLE_WITH} (cowhide {own})\n")
+    } else {
+        format!("cowhide version {own} (as qemu-img version {COMPATIBLE_WITH})\n")
+    }
+}
+
+/// The page on the whole program. `definition` is built.
+pub(super) fn page(definition: &Command, program: &str) -> String {
+    let mut text = version(program);
+    let about = definition.get_about().map(ToString::to_string);
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "{}", about.unwrap_or_default());
+    let _ = writeln!(
+        text,
+        "\nUsage: {program} [-h | -V] [-T TRACE] COMMAND ...\n"
+    );
+    let _ = writeln!(
+        text,
+        "Commands ('{program} COMMAND --help' explains their options):\n"
+    );
+    let mut commands: Vec<&Command> = definition.get_subcommands().collect();
+    commands.sort_by_key(|command| command.get_name());
+    for command in commands {
+        let _ = writeln!(text, "  {}", syntax(command));
+        if let Some(about) = command.get_about() {
+            let _ = writeln!(text, "      {about}");
+        }
+    }
+    let mut formats: Vec<&str> = Format::ALL.into_iter().map(Format::name).collect();
+    formats.sort_unstable();
+    let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
+    text
+}
+
+/// The page on one subcommand. `definition` is built.
+pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> String {
+    let Some(command) = definition.find_subcommand(name) else {
+        return page(definition, program);
+    };
+    let usage = format!("{program} {}", syntax(command));
+    command
+        .clone()
+        .override_usage(usage)
+        .render_help()
+        .to_string()
+}
+
+/// A subcommand's options and operands, on one line.
+fn syntax(command: &Command) -> String {
+    let mut line = command.get_name().to_owned();
+    let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";
+    for option in command.get_arguments().filter(shown) {
+        let value = option
+            .get_action()
+            .takes_values()
+            .then(|| option.get_value_names().unwrap_or_default().join(" "));
+        let name = match (option.get_short(), option.get_long()) {
+            (Some(short), _) => format!("-{short}"),
+            (None, Some(long)) => format!("--{long}"),
+            (None, None) => continue,
+        };
+        let _ = match value {
+            Some(value) => write!(line, " [{name} {value}]"),
+            None => write!(line, " [{name}]"),
+        };
+    }
+    for operand in command.get_positionals().filter(shown) {
+        let names = operand.get_value_names().unwrap_or_default().join(" ");
+        let _ = write!(line, " {}", names.to_lowercase());
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_commands_say_options_and_operands() {
+        let command = Command::new("bitmap")
+            .arg(Arg::new("add").long("add").action(clap::ArgAction::SetTrue))
+            .arg(
+                Arg::new("file")
+                    .short('b')
+                    .long("backing")
+                    .value_name("FILE"),
+            )
+            .arg(Arg::new("operands").value_name("FILENAME BITMAP"));
+        assert_eq!(syntax(&command), "bitmap [--add] [-b FILE] filename bitmap");
+    }
+
+    #[test]
+    fn the_version_is_the_third_word_of_the_first_line() {
+        assert!(version("qemu-img").starts_with("qemu-img version 10.0.2 "));
+        assert_eq!(
+            version("cowhide").split(' ').nth(2),
+            Some(env!("CARGO_PKG_VERSION"))
+        );
+    }
+}
