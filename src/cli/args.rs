@@ -194,11 +194,20 @@ pub struct ConvertArgs {
         allow_hyphen_values = true
     )]
     pub(super) rate: Option<String>,
+    /// Read an internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "SNAPSHOT",
+        alias = "source-snapshot",
+        allow_hyphen_values = true
+    )]
+    pub(super) snapshot: Option<String>,
     /// Replace what can't be read by zeroes, with a warning
     #[arg(long)]
     pub(super) salvage: bool,
-    /// The source and the target
-    #[arg(value_name = "SOURCE TARGET")]
+    /// The sources, which are read as one disk, and the target
+    #[arg(value_name = "SOURCE... TARGET")]
     pub(super) operands: Vec<OsString>,
 }
 

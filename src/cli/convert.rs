@@ -9,10 +9,11 @@ use anyhow::anyhow;
 use super::args::ConvertArgs;
 use super::objects::Secrets;
 use super::operands::{cache, source, target, target_options};
+use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, image_name, options};
-use crate::commands::{self, Existing};
+use super::{Done, Failure, image_name};
+use crate::commands::{self, Existing, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::units::{SizeError, parse_size};
 
@@ -22,18 +23,15 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     let secrets = Secrets::parse(&args.common.object)?;
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
     let asks_for_help = |list: &String| options::asks_for_help(list);
-    let (from, to) = match args.operands.as_slice() {
-        [from, to] => (from.as_os_str(), to.as_os_str()),
-        _ if args.target_options.iter().any(asks_for_help) => (OsStr::new(""), OsStr::new("")),
-        [] | [_] => return Err(anyhow!("Must specify image file name").into()),
-        [_, second, ..] => {
-            return Err(anyhow!(
-                "more than one source ('{}') is not supported by this version",
-                second.to_string_lossy()
-            )
-            .into());
-        }
+    let (to, from) = match args.operands.split_last() {
+        Some((to, from)) if !from.is_empty() => (to.as_os_str(), from),
+        _ if args.target_options.iter().any(asks_for_help) => (OsStr::new(""), &[][..]),
+        _ => return Err(anyhow!("Must specify image file name").into()),
     };
+    let snapshot = args.snapshot.as_deref().map(snapshot_name).transpose()?;
+    if snapshot.is_some() && from.len() > 1 {
+        return Err(anyhow!("No support for concatenating multiple snapshot").into());
+    }
     let name = to.to_string_lossy();
     let existing = existing(args)?;
     let format = image_name::format(&args.target_format)?;
@@ -43,14 +41,15 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     };
     let target_cache = cache(&args.target_cache, "Invalid cache option")?;
     let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
-    let (mut source, _) = source(
-        from,
-        args.source_format.as_deref(),
-        args.image_opts,
-        &secrets,
-    )?;
-    source.cache = source_cache;
-    source.names = args.common.names();
+    let sources = from.iter().map(|from| {
+        let format = args.source_format.as_deref();
+        let (mut source, _) = source(from, format, args.image_opts, &secrets)?;
+        source.cache = source_cache;
+        source.names = args.common.names();
+        source.snapshot.clone_from(&snapshot);
+        Ok(source)
+    });
+    let sources = sources.collect::<Result<_, Failure>>()?;
     let mut target = target(to, format, &options, &secrets, target_cache)
         .map_err(|error| error.context(format!("{name}: error while converting {format}")))?;
     target.existing = existing;
@@ -60,7 +59,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         );
     }
     let plan = commands::convert::Plan {
-        source,
+        sources,
         target,
         settings,
     };
@@ -68,6 +67,27 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     commands::convert::run(&plan, &passwords, &progress)?;
     progress.end();
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `-l` names.
+fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
+    if !text.starts_with("snapshot.") {
+        return Ok(SnapshotName::Either(text.to_owned()));
+    }
+    let (mut id, mut name) = (None, None);
+    for KeyValue { key, value } in options::parse(text, None) {
+        match key.as_str() {
+            "snapshot.id" => id = Some(value),
+            "snapshot.name" => name = Some(value),
+            _ => {
+                return Err(anyhow!(
+                    "Failed in parsing snapshot param '{text}': Invalid parameter '{key}'"
+                )
+                .into());
+            }
+        }
+    }
+    Ok(SnapshotName::Both { id, name })
 }
 
 fn existing(args: &ConvertArgs) -> Result<Option<Existing>, Failure> {

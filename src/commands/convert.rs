@@ -1,35 +1,42 @@
-//! `convert`: the contents of one image into a new one of another format.
+//! `convert`: the contents of one image, or of several as one disk, into another image.
 
+use std::sync::Arc;
+
+use super::source::OpenSource;
 use super::{Passwords, Source, Target};
 use crate::convert::{self, Observer, Settings};
-use crate::error::Result;
-use crate::formats::Image as _;
+use crate::error::{Error, Result};
+use crate::formats::{Chain, Concatenation, Image};
+use crate::storage::FileStorage;
 
 /// What is converted into what.
 pub struct Plan<'a> {
-    /// The image to read.
-    pub source: Source<'a>,
+    /// The images to read, one after the other as one disk: at least one.
+    pub sources: Vec<Source<'a>>,
     /// The image to make.
     pub target: Target<'a>,
     /// How the work is done.
     pub settings: Settings,
 }
 
-/// Converts. When it succeeds, the target holds exactly what the source holds.
+/// Converts. When it succeeds, the target holds exactly what the sources hold.
 ///
 /// # Errors
-/// What keeps the source from being read or the target from being written; no new file is left
-/// then.
+/// What keeps a source from being read or the target from being written; no new file is left then.
 pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) -> Result<()> {
     let Plan {
-        source,
+        sources,
         target,
         settings,
     } = plan;
-    let opened = source.open(passwords)?;
-    let image = &opened.image;
+    let opened: Vec<OpenSource> = sources
+        .iter()
+        .map(|source| source.open(passwords))
+        .collect::<Result<_>>()?;
+    let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
+    let image = join(&opened)?;
     let open = target
-        .open(image.size(), &opened.files(), passwords)
+        .open(image.size(), &files, passwords)
         .map_err(|error| match target.existing {
             Some(_) => error,
             None => {
@@ -37,6 +44,23 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
                 error.context(format!("{}: error while converting {format}", target.name))
             }
         })?;
-    convert::copy(image, open.image.as_ref(), *settings, observer)?;
+    convert::copy(image.as_ref(), open.image.as_ref(), *settings, observer)?;
     open.keep(target)
+}
+
+/// The disks of all sources as one.
+fn join(sources: &[OpenSource]) -> Result<Arc<dyn Image>> {
+    let images = sources
+        .iter()
+        .map(|source| Arc::<Chain>::clone(&source.image) as Arc<dyn Image>);
+    let mut images: Vec<Arc<dyn Image>> = images.collect();
+    match images.pop() {
+        Some(only) if images.is_empty() => Ok(only),
+        last => {
+            images.extend(last);
+            Concatenation::new(images)
+                .map(|all| Arc::new(all) as Arc<dyn Image>)
+                .ok_or_else(|| Error::invalid("the sources are too big for one disk"))
+        }
+    }
 }

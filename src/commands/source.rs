@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::{Names, Passwords};
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
-use crate::formats::qcow2::{EncryptionMethod, Header, extensions, features};
+use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
+use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, extensions, features};
+use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
 use crate::storage::{Access, CacheMode, FileStorage, Storage};
 
@@ -34,6 +36,40 @@ pub struct Source<'a> {
     pub cache: CacheMode,
     /// Whether files are opened that the image names.
     pub names: Names,
+    /// The internal snapshot that is read instead of what the image holds now.
+    pub snapshot: Option<SnapshotName>,
+}
+
+/// How an internal snapshot is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotName {
+    /// By its id, or if none has it by its name.
+    Either(String),
+    /// By what is given of id and name, both where both are.
+    Both {
+        /// The id.
+        id: Option<String>,
+        /// The name.
+        name: Option<String>,
+    },
+}
+
+impl SnapshotName {
+    /// The snapshot of that name.
+    fn find<'s>(&self, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
+        let is = |stored: &[u8], text: &String| stored == text.as_bytes();
+        match self {
+            Self::Either(text) => {
+                let by_id = snapshots.iter().find(|snapshot| is(&snapshot.id, text));
+                by_id.or_else(|| snapshots.iter().find(|snapshot| is(&snapshot.name, text)))
+            }
+            Self::Both { id, name } => snapshots.iter().find(|snapshot| {
+                (id.is_some() || name.is_some())
+                    && id.as_ref().is_none_or(|id| is(&snapshot.id, id))
+                    && name.as_ref().is_none_or(|name| is(&snapshot.name, name))
+            }),
+        }
+    }
 }
 
 /// A file opened for reading, and its format.
@@ -71,7 +107,7 @@ pub struct Layer {
 /// An image with all that reading its data takes.
 pub struct OpenSource {
     /// Its data.
-    pub image: Chain,
+    pub image: Arc<Chain>,
     /// The images of the chain, top first.
     pub layers: Vec<Layer>,
 }
@@ -95,6 +131,7 @@ impl<'a> Source<'a> {
             encryption: None,
             cache: CacheMode::Writeback,
             names: Names::Follow,
+            snapshot: None,
         }
     }
 
@@ -155,7 +192,7 @@ impl<'a> Source<'a> {
             .next()
             .ok_or_else(|| Error::invalid("an image of no images"))?;
         Ok(OpenSource {
-            image: Chain::new(top, images.collect()),
+            image: Arc::new(Chain::new(top, images.collect())),
             layers,
         })
     }
@@ -171,19 +208,19 @@ impl<'a> Source<'a> {
         let open = || {
             let mut files = vec![Arc::clone(&opened.file)];
             let storage: Arc<dyn Storage> = Arc::<FileStorage>::clone(&opened.file);
-            let header = opened.header()?;
-            let mut secret = None;
-            let mut data = None;
             let mut below = None;
-            if let Some(header) = &header {
-                secret = self.secret_for(header, passwords)?;
-                if let Some(file) = self.data_file(header)? {
-                    data = Some(Arc::<FileStorage>::clone(&file) as Arc<dyn Storage>);
-                    files.push(file);
+            let image: Arc<dyn Image> = match opened.header()? {
+                None => Arc::new(RawImage::open(storage)?),
+                Some(header) => {
+                    let secret = self.secret_for(&header, passwords)?;
+                    let data = self.data_file(&header)?;
+                    files.extend(data.clone());
+                    below = self.backing(&header)?;
+                    let header = self.at_snapshot(header, &opened)?;
+                    let data = data.map(|file| file as Arc<dyn Storage>);
+                    Arc::new(Qcow2Image::open_with(storage, data, header, secret)?)
                 }
-                below = self.backing(header)?;
-            }
-            let image = formats::open(storage, opened.format, secret, data)?;
+            };
             let layer = Layer {
                 name: self.name.clone(),
                 format: opened.format,
@@ -207,6 +244,19 @@ impl<'a> Source<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The header as it was when the snapshot was taken that is to be read.
+    fn at_snapshot(&self, header: Header, opened: &Opened) -> Result<Header> {
+        let Some(name) = &self.snapshot else {
+            return Ok(header);
+        };
+        let snapshots = read_snapshots(opened.file.as_ref(), &header)?;
+        let snapshot = name
+            .find(&snapshots)
+            .ok_or_else(|| Error::invalid("Failed to load snapshot: Can't find snapshot"))?;
+        let l1 = snapshot.l1_table(header.geometry())?;
+        Ok(header.with_l1(l1))
     }
 
     /// The external data file, opened, where the image has one.
@@ -251,6 +301,7 @@ impl<'a> Source<'a> {
             encryption: None,
             cache: self.cache,
             names: self.names,
+            snapshot: None,
         }))
     }
 

@@ -8,6 +8,7 @@ pub mod qcow2;
 pub mod raw;
 
 mod chain;
+mod concat;
 mod probe;
 mod reservation;
 
@@ -15,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use chain::Chain;
+pub use concat::Concatenation;
 pub use probe::probe;
 pub use reservation::Reservation;
 
@@ -264,7 +266,7 @@ pub trait NewImage: Sync {
 }
 
 /// Opens an image for reading, without its backing file. `secret` is the password, for images that
-/// are encrypted; `data` the external data file, for images that have one.
+/// are encrypted.
 ///
 /// # Errors
 /// Whatever keeps the image from being read correctly: not of that format, damaged, encrypted
@@ -273,17 +275,12 @@ pub fn open(
     storage: Arc<dyn Storage>,
     format: Format,
     secret: Option<&Secret>,
-    data: Option<Arc<dyn Storage>>,
 ) -> Result<Arc<dyn Image>> {
     match format {
         Format::Raw => Ok(Arc::new(raw::RawImage::open(storage)?)),
         Format::Qcow2 => {
             let header = qcow2::Header::read(storage.as_ref())?;
-            let cipher = qcow2::reading_cipher(&header, secret)?;
-            let image = match data {
-                None => qcow2::Qcow2Image::open(storage, header, cipher)?,
-                Some(data) => qcow2::Qcow2Image::open_with_data(storage, data, header, cipher)?,
-            };
+            let image = qcow2::Qcow2Image::open_with(storage, None, header, secret)?;
             Ok(Arc::new(image))
         }
     }
@@ -293,9 +290,13 @@ pub fn open(
 fn check_range(size: u64, offset: GuestOffset, length: usize) -> Result<()> {
     let end = offset.0.checked_add(length as u64);
     if end.is_none_or(|end| end > size) {
-        return Err(Error::invalid(format!(
-            "guest range {offset} + {length:#x} is beyond the disk's end {size:#x}"
-        )));
+        return Err(beyond_end(size, offset, length));
     }
     Ok(())
+}
+
+fn beyond_end(size: u64, offset: GuestOffset, length: usize) -> Error {
+    Error::invalid(format!(
+        "guest range {offset} + {length:#x} is beyond the disk's end {size:#x}"
+    ))
 }

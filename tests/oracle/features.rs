@@ -28,10 +28,22 @@ fn read(seed: u64) {
         noise.next();
     }
     let top = make_chain(folder, &mut noise);
-    ours(folder, &["convert", "-O", "raw", &top, "ours.raw"]).ok();
-    qemu_img(folder, &["convert", "-O", "raw", &top, "theirs.raw"]).ok();
-    let same = same_contents(&folder.join("ours.raw"), &folder.join("theirs.raw"));
-    assert!(same, "{}", description(folder, &top));
+    // What it holds, what it held when its snapshot was taken, and two disks as one.
+    for args in [&[][..], &["-l", "early"], &["layer0"]] {
+        let args = [&["convert", "-O", "raw"], args, &[&top]].concat();
+        let theirs = qemu_img(folder, &[&args[..], &["theirs.raw"]].concat());
+        if theirs.status == Some(0) {
+            ours(folder, &[&args[..], &["ours.raw"]].concat()).ok();
+            let same = same_contents(&folder.join("ours.raw"), &folder.join("theirs.raw"));
+            assert!(same, "{args:?}: {}", description(folder, &top));
+        } else {
+            // No such snapshot; or the tools have damaged their own image (a compressed cluster
+            // overwritten after a snapshot), and then it is as unreadable to us, at the same place.
+            let message = theirs.stderr.trim_start_matches("qemu-img: ").trim_end();
+            let message = message.trim_end_matches(": Input/output error");
+            ours(folder, &[&args[..], &["ours.raw"]].concat()).fails(1, message);
+        }
+    }
     for output in ["--output=human", "--output=json"] {
         let args = ["info", "--backing-chain", output, &top];
         assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
@@ -105,6 +117,23 @@ fn make_layer(
     args.extend([name, &size_text]);
     qemu_img(folder, &args).ok();
 
+    write_at_random(folder, noise, name, size, bits, data_file);
+    if noise.below(3) == 0 {
+        // A snapshot needs refcounts of 2, which the narrowest can't hold.
+        qemu_img(folder, &["snapshot", "-c", "early", name]);
+        write_at_random(folder, noise, name, size, bits, data_file);
+    }
+}
+
+/// Writes data, zeroes and compressed clusters into an image, and discards some of it.
+fn write_at_random(
+    folder: &Path,
+    noise: &mut Noise,
+    name: &str,
+    size: u64,
+    bits: u64,
+    data_file: bool,
+) {
     let mut commands = Vec::new();
     for _ in 0..2 + noise.below(12) {
         let start = 512 * noise.below(size / 512);

@@ -531,6 +531,14 @@ impl Header {
         self.autoclear != 0
     }
 
+    /// The header as it was when a snapshot with that L1 table was taken. The disk's size stays what it
+    /// is now, as QEMU has it.
+    #[must_use]
+    pub fn with_l1(mut self, l1: TablePlace) -> Self {
+        self.l1 = l1;
+        self
+    }
+
     /// The name of the backing file, as stored.
     pub fn backing_file(&self) -> Option<&[u8]> {
         self.backing_file.as_deref()

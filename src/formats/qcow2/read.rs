@@ -20,7 +20,7 @@ use super::features;
 use super::geometry::Geometry;
 use super::header::{CompressionType, EncryptionMethod, Header, Version};
 use super::tables::Tables;
-use crate::crypto::AesCbc;
+use crate::crypto::{AesCbc, Secret};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, check_range};
 use crate::storage::Storage;
@@ -55,16 +55,21 @@ impl Qcow2Image {
         Self::open_parts(Arc::clone(&storage), storage, header, cipher)
     }
 
-    /// As [`open`](Self::open), with `data` as the image's external data file.
+    /// Opens the image that `header` was read from, with its external data file `data` where it has
+    /// one, and the password where it is encrypted.
     ///
     /// # Errors
-    /// As [`open`](Self::open); an image that has no external data file.
-    pub fn open_with_data(
+    /// As [`open`](Self::open); an external data file without need.
+    pub fn open_with(
         storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
+        data: Option<Arc<dyn Storage>>,
         header: Header,
-        cipher: Option<AesCbc>,
+        secret: Option<&Secret>,
     ) -> Result<Self> {
+        let cipher = super::reading_cipher(&header, secret)?;
+        let Some(data) = data else {
+            return Self::open(storage, header, cipher);
+        };
         if !header.has_incompatible(features::DATA_FILE) {
             return Err(Error::invalid(
                 "'data-file' can only be set for images with an external data file",

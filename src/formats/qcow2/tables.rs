@@ -100,18 +100,19 @@ impl Tables {
         })
     }
 
-    /// Where the L2 table of L1 entry `l1_index` is; `None` when no cluster of it is stored.
+    /// Where the L2 table of L1 entry `l1_index` is; `None` when no cluster of it is stored, as beyond
+    /// the table of a snapshot that was taken when the disk was smaller.
     ///
     /// # Errors
-    /// An invalid entry, or one beyond the table.
+    /// An invalid entry.
     pub fn l2_place(&self, l1_index: u64) -> Result<Option<HostOffset>> {
         let invalid = |why: &dyn std::fmt::Display| {
             Error::corrupt(format!("L1 entry {l1_index} is invalid: {why}"))
         };
-        let entry = usize::try_from(l1_index)
-            .ok()
-            .and_then(|index| self.l1.get(index))
-            .ok_or_else(|| invalid(&"beyond the L1 table"))?;
+        let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
+        let Some(entry) = self.l1.get(index) else {
+            return Ok(None);
+        };
         match entry.target(self.geometry) {
             Ok(L1Target::Unallocated) => Ok(None),
             Ok(L1Target::Table { host, .. }) => Ok(Some(host)),

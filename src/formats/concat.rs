@@ -1,0 +1,97 @@
+//! Several disks, one after the other, as one.
+
+use std::sync::Arc;
+
+use super::{Extent, Image, check_range};
+use crate::error::Result;
+use crate::units::GuestOffset;
+
+/// Disks one after the other.
+pub struct Concatenation {
+    /// Where each disk starts, and the disk.
+    parts: Vec<(u64, Arc<dyn Image>)>,
+    size: u64,
+}
+
+impl Concatenation {
+    /// The disks in that order. `None` when together they are larger than 2^63 − 1 bytes.
+    pub fn new(images: Vec<Arc<dyn Image>>) -> Option<Self> {
+        let mut parts = Vec::with_capacity(images.len());
+        let mut size = 0u64;
+        for image in images {
+            parts.push((size, Arc::clone(&image)));
+            size = size.checked_add(image.size())?;
+        }
+        (size <= i64::MAX.cast_unsigned()).then_some(Self { parts, size })
+    }
+
+    /// The disk that holds `offset`, and where it starts.
+    fn part_at(&self, offset: GuestOffset) -> Option<&(u64, Arc<dyn Image>)> {
+        let next = self.parts.partition_point(|(start, _)| *start <= offset.0);
+        self.parts.get(next.checked_sub(1)?)
+    }
+}
+
+impl Image for Concatenation {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        check_range(self.size, offset, 1)?;
+        let Some((start, image)) = self.part_at(offset) else {
+            return Err(super::beyond_end(self.size, offset, 1));
+        };
+        let extent = image.extent_at(GuestOffset(offset.0 - start), limit)?;
+        Ok(Extent {
+            start: offset,
+            ..extent
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        let mut guest = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let Some((start, image)) = self.part_at(guest) else {
+                return Err(super::beyond_end(self.size, guest, rest.len()));
+            };
+            let within = guest.0 - start;
+            let length = usize::try_from(image.size() - within).unwrap_or(usize::MAX);
+            let (part, after) = rest.split_at_mut(length.min(rest.len()));
+            image.read_at(GuestOffset(within), part)?;
+            guest.0 += part.len() as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::raw::RawImage;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn each_disk_follows_the_one_before() {
+        let raw = |length: usize, byte| -> Arc<dyn Image> {
+            let storage = Arc::new(MemoryStorage::new(vec![byte; length]));
+            Arc::new(RawImage::open(storage).unwrap())
+        };
+        let all = Concatenation::new(vec![raw(1024, 1), raw(0, 9), raw(100, 2), raw(512, 3)]);
+        let all = all.unwrap();
+        assert_eq!(all.size(), 2048);
+        let mut buf = [9; 2048];
+        all.read_at(GuestOffset(0), &mut buf).unwrap();
+        let mut expected = [3; 2048];
+        expected[..1024].fill(1);
+        expected[1024..1124].fill(2);
+        expected[1124..1536].fill(0);
+        assert_eq!(buf, expected);
+        let extent = all.extent_at(GuestOffset(512), u64::MAX).unwrap();
+        assert_eq!((extent.start, extent.length), (GuestOffset(512), 512));
+        assert!(all.extent_at(GuestOffset(2048), 1).is_err());
+    }
+}
