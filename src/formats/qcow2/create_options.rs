@@ -4,11 +4,15 @@ use std::ops::RangeInclusive;
 
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::header::{CompressionType, EncryptionMethod, Version};
+use super::new_header;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
+use crate::formats::Preallocation;
 
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
+/// The smallest clusters that have subclusters, in bytes.
+const LEAST_EXTENDED: u64 = 16384;
 
 /// What a new image is to be like.
 #[derive(Debug, Clone)]
@@ -27,6 +31,25 @@ pub struct CreateOptions {
     pub compression: CompressionType,
     /// How the guest's data is encrypted.
     pub encryption: EncryptionMethod,
+    /// Whether L2 entries tell subclusters apart (version 3, clusters of 16 KiB and more).
+    pub extended_l2: bool,
+    /// The image in which everything is found that this one doesn't have.
+    pub backing: Option<Backing>,
+    /// The name of the file that holds the guest's data, as it is stored (version 3 only).
+    pub data_file: Option<Vec<u8>>,
+    /// Whether that file is a raw image of the disk at all times.
+    pub data_file_raw: bool,
+}
+
+/// The backing file of a new image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backing {
+    /// Its name as it is stored: not empty, at most 1023 bytes.
+    pub name: Vec<u8>,
+    /// The name of its format, if that is stored too.
+    pub format: Option<String>,
+    /// The size of its disk in bytes: what lies beyond reads as zeroes in any case.
+    pub size: u64,
 }
 
 impl CreateOptions {
@@ -40,6 +63,10 @@ impl CreateOptions {
             refcount_bits: 16,
             compression: CompressionType::Zlib,
             encryption: EncryptionMethod::None,
+            extended_l2: false,
+            backing: None,
+            data_file: None,
+            data_file_raw: false,
         }
     }
 
@@ -50,37 +77,43 @@ impl CreateOptions {
     pub fn check(&self) -> Result<Geometry> {
         let version_3 = self.version == Version::V3;
         let needs_version_3 = |what: &str, above: &str| {
-            Error::invalid(format!(
+            Err(Error::invalid(format!(
                 "{what} compatibility level 1.1 {above} above (use version=v3 or greater)"
-            ))
+            )))
         };
+        let refuse = |why: &str| Err(Error::invalid(why));
+        if self.extended_l2 && !version_3 {
+            return needs_version_3("Extended L2 entries are only supported with", "and");
+        }
         if !self.cluster_size.is_power_of_two() || !CLUSTER_SIZES.contains(&self.cluster_size) {
-            return Err(Error::invalid(
-                "Cluster size must be a power of two between 512 and 2048k",
-            ));
+            return refuse("Cluster size must be a power of two between 512 and 2048k");
+        }
+        if self.extended_l2 && self.cluster_size < LEAST_EXTENDED {
+            return Err(Error::invalid(format!(
+                "Extended L2 entries are only supported with cluster sizes of at least \
+                 {LEAST_EXTENDED} bytes"
+            )));
         }
         if self.lazy_refcounts && !version_3 {
-            return Err(needs_version_3("Lazy refcounts only supported with", "and"));
+            return needs_version_3("Lazy refcounts only supported with", "and");
         }
         if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
-            return Err(Error::invalid(
-                "Refcount width must be a power of two and may not exceed 64 bits",
-            ));
+            return refuse("Refcount width must be a power of two and may not exceed 64 bits");
         }
         if self.refcount_bits != 16 && !version_3 {
-            return Err(needs_version_3(
-                "Different refcount widths than 16 bits require",
-                "or",
-            ));
+            return needs_version_3("Different refcount widths than 16 bits require", "or");
+        }
+        self.check_data_file()?;
+        if self.data_file.is_some() && !version_3 {
+            return needs_version_3("External data files are only supported with", "and");
         }
         if self.compression != CompressionType::Zlib && !version_3 {
-            return Err(needs_version_3(
-                "Non-zlib compression type is only supported with",
-                "and",
-            ));
+            return needs_version_3("Non-zlib compression type is only supported with", "and");
         }
+        new_header::check_room(self)?;
+        let cluster_bits = self.cluster_size.trailing_zeros();
         let refcount_order = self.refcount_bits.trailing_zeros();
-        let geometry = Geometry::new(self.cluster_size.trailing_zeros(), false, refcount_order)
+        let geometry = Geometry::new(cluster_bits, self.extended_l2, refcount_order)
             .ok_or_else(|| Error::invalid("the cluster size is out of range"))?;
         if geometry.l1_entries(self.size) > MAX_L1_BYTES / ENTRY_SIZE {
             return Err(Error::invalid(
@@ -89,6 +122,43 @@ impl CreateOptions {
             ));
         }
         Ok(geometry)
+    }
+
+    fn check_data_file(&self) -> Result<()> {
+        let refuse = |why: &str| Err(Error::invalid(why));
+        if !self.data_file_raw {
+            return Ok(());
+        }
+        if self.data_file.is_none() {
+            return refuse("data-file-raw requires data-file");
+        }
+        if self.backing.is_some() {
+            return refuse("Backing file and data-file-raw cannot be used at the same time");
+        }
+        if self.encryption != EncryptionMethod::None {
+            return refuse("data-file-raw and encryption cannot be used at the same time");
+        }
+        Ok(())
+    }
+
+    /// Whether so much of the space can be taken beforehand.
+    ///
+    /// # Errors
+    /// Not with a backing file, since what has its place would hide it, unless subclusters say that
+    /// nothing is there yet.
+    pub fn check_preallocation(&self, preallocation: Preallocation) -> Result<()> {
+        if preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
+            return Err(Error::invalid(
+                "Backing file and preallocation can only be used at the same time if extended_l2 \
+                 is on",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The name of the backing file as it is stored; empty when there is none.
+    pub(super) fn backing_name(&self) -> &[u8] {
+        self.backing.as_ref().map_or(&[], |backing| &backing.name)
     }
 
     /// That there is a cipher exactly when the options ask for one that this version has.

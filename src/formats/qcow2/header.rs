@@ -30,7 +30,8 @@ pub const V3_LENGTH: u32 = 112;
 /// LUKS, as `crypt_method`.
 const LUKS: u32 = 2;
 const MAX_SNAPSHOTS: u32 = 65_536;
-const MAX_BACKING_NAME: u32 = 1023;
+/// The longest name of a backing file, in bytes.
+pub const MAX_BACKING_NAME: u32 = 1023;
 /// 2^63 − 1: sizes are signed 64-bit numbers in QEMU and in every system call.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 

@@ -43,7 +43,7 @@ pub mod tables;
 
 pub use check::{CheckReport, check};
 pub use create::NewQcow2;
-pub use create_options::CreateOptions;
+pub use create_options::{Backing, CreateOptions};
 pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
 pub use preallocate::NewPreallocated;

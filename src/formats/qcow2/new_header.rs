@@ -4,11 +4,16 @@ use super::create_options::CreateOptions;
 use super::extensions;
 use super::features;
 use super::geometry::Geometry;
-use super::header::{CompressionType, EncryptionMethod, MAGIC, V2_LENGTH, V3_LENGTH, Version};
+use super::header::{
+    CompressionType, EncryptionMethod, MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH, Version,
+};
 use super::new_refcounts::RefcountLayout;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The largest cluster size for which the names of features are left out of the header, in bytes.
+const LARGEST_WITHOUT_NAMES: u64 = 4096;
 
 /// The header, field by field as the specification lists them.
 ///
@@ -21,6 +26,14 @@ pub(super) fn bytes(
     refcounts: &RefcountLayout,
 ) -> Result<Vec<u8>> {
     let too_big = |_| Error::invalid("header field out of range");
+    let extensions = extension_area(options);
+    let fixed_length = fixed_length(options.version);
+    let name = options.backing_name();
+    let name_offset = match name {
+        [] => 0,
+        _ => u64::from(fixed_length) + extensions.len() as u64,
+    };
+    let name_length = u32::try_from(name.len()).map_err(too_big)?;
     let l1_entries = u32::try_from(geometry.l1_entries(options.size)).map_err(too_big)?;
     let table_clusters = u32::try_from(refcounts.table_clusters).map_err(too_big)?;
     let crypt_method: u32 = match options.encryption {
@@ -35,8 +48,8 @@ pub(super) fn bytes(
     let mut header = Vec::with_capacity(512);
     header.extend(MAGIC);
     header.extend(version.to_be_bytes());
-    header.extend(0u64.to_be_bytes()); // backing file offset
-    header.extend(0u32.to_be_bytes()); // backing file name length
+    header.extend(name_offset.to_be_bytes());
+    header.extend(name_length.to_be_bytes());
     header.extend(geometry.cluster_bits().to_be_bytes());
     header.extend(options.size.next_multiple_of(SECTOR_SIZE).to_be_bytes());
     header.extend(crypt_method.to_be_bytes());
@@ -49,25 +62,80 @@ pub(super) fn bytes(
     debug_assert_eq!(header.len(), V2_LENGTH as usize);
     if options.version == Version::V3 {
         let zstd = options.compression == CompressionType::Zstd;
-        let incompatible = if zstd { features::COMPRESSION } else { 0 };
-        let compatible = if options.lazy_refcounts {
-            features::LAZY_REFCOUNTS
-        } else {
-            0
-        };
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let incompatible = bit(zstd, features::COMPRESSION)
+            | bit(options.extended_l2, features::EXTENDED_L2)
+            | bit(options.data_file.is_some(), features::DATA_FILE);
+        let compatible = bit(options.lazy_refcounts, features::LAZY_REFCOUNTS);
+        let autoclear = bit(options.data_file_raw, features::DATA_FILE_RAW);
         header.extend(incompatible.to_be_bytes());
         header.extend(compatible.to_be_bytes());
-        header.extend(0u64.to_be_bytes()); // autoclear features
+        header.extend(autoclear.to_be_bytes());
         header.extend(options.refcount_bits.trailing_zeros().to_be_bytes());
         header.extend(V3_LENGTH.to_be_bytes());
         header.push(u8::from(zstd));
         header.extend([0; 7]);
         debug_assert_eq!(header.len(), V3_LENGTH as usize);
-        let names = features::name_table();
-        extensions::append(&mut header, extensions::FEATURE_NAMES, &names);
     }
-    extensions::append(&mut header, extensions::END, &[]);
+    header.extend(extensions);
+    header.extend(name);
     Ok(header)
+}
+
+fn fixed_length(version: Version) -> u32 {
+    match version {
+        Version::V2 => V2_LENGTH,
+        Version::V3 => V3_LENGTH,
+    }
+}
+
+/// The header extensions, in QEMU's order. Version 2 has them too, but for those that go with
+/// features. Names of features are a courtesy for which small clusters have no room to spare.
+fn extension_area(options: &CreateOptions) -> Vec<u8> {
+    let mut area = Vec::new();
+    let format = options.backing.as_ref().and_then(|it| it.format.as_deref());
+    if let Some(format) = format {
+        extensions::append(&mut area, extensions::BACKING_FORMAT, format.as_bytes());
+    }
+    if let Some(name) = &options.data_file {
+        extensions::append(&mut area, extensions::DATA_FILE, name);
+    }
+    if options.version == Version::V3 && options.cluster_size > LARGEST_WITHOUT_NAMES {
+        let names = features::name_table();
+        extensions::append(&mut area, extensions::FEATURE_NAMES, &names);
+    }
+    extensions::append(&mut area, extensions::END, &[]);
+    area
+}
+
+/// Checks that all of the header fits into its cluster; nothing is written.
+///
+/// # Errors
+/// It doesn't, or the backing file's name is longer than the format allows; worded as `qemu-img`
+/// words it.
+pub(super) fn check_room(options: &CreateOptions) -> Result<()> {
+    let without_name =
+        u64::from(fixed_length(options.version)) + extension_area(options).len() as u64;
+    let name = options.backing_name();
+    let could_not_assign = |why| {
+        let format = options.backing.as_ref().and_then(|it| it.format.as_deref());
+        let with_format = format.map(|format| format!(" with format '{format}'"));
+        Error::invalid(format!(
+            "Could not assign backing file '{}'{}: {why}",
+            printable(&String::from_utf8_lossy(name)),
+            with_format.unwrap_or_default()
+        ))
+    };
+    if name.len() > MAX_BACKING_NAME as usize {
+        return Err(could_not_assign("Invalid argument"));
+    }
+    if without_name + name.len() as u64 <= options.cluster_size {
+        return Ok(());
+    }
+    Err(match name {
+        [] => Error::invalid("Could not update qcow2 header: No space left on device"),
+        _ => could_not_assign("No space left on device"),
+    })
 }
 
 /// Wipes the header of whatever was on a device before, which must not outlive what it points to.
