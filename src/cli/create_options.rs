@@ -237,13 +237,7 @@ impl Options {
     /// # Errors
     /// The first such option.
     pub fn refuse_unsupported(&self) -> Result<()> {
-        for (name, harmless) in [
-            ("extended_l2", &["off"][..]),
-            ("backing_file", &[]),
-            ("backing_fmt", &[]),
-            ("data_file", &[]),
-            ("data_file_raw", &["off"]),
-        ] {
+        for (name, harmless) in [("backing_file", &[][..]), ("backing_fmt", &[])] {
             if let Some(value) = self.get(name)
                 && !harmless.contains(&value)
             {
@@ -278,6 +272,9 @@ impl Options {
         if let Some(bits) = self.get("refcount_bits").and_then(|bits| bits.parse().ok()) {
             options.refcount_bits = bits;
         }
+        options.extended_l2 = self.get("extended_l2") == Some("on");
+        options.data_file = self.get("data_file").map(|name| name.as_bytes().to_vec());
+        options.data_file_raw = self.get("data_file_raw") == Some("on");
         options.encryption = self.encryption()?;
         Ok(options)
     }
@@ -411,7 +408,6 @@ mod tests {
                 "encryption,encrypt.format=aes",
                 "can't be used at the same time",
             ),
-            ("extended_l2=on", "extended_l2=on is not supported"),
             ("backing_file=x", "backing_file=x is not supported"),
         ] {
             let result = qcow2(list).and_then(|options| {

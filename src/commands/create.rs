@@ -20,7 +20,11 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
         }
         // A new image is a copy of nothing. Where space is preallocated so that it must be written
         // (in full, or encrypted), the engine does that.
-        convert::copy(&zeroes, open.image.as_ref(), Settings::default(), &())?;
+        let settings = Settings {
+            leave_unallocated: true,
+            ..Settings::default()
+        };
+        convert::copy(&zeroes, open.image.as_ref(), settings, &())?;
         open.keep(target)
     };
     create().map_err(|error: Error| error.context(&target.name))

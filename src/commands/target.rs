@@ -3,13 +3,15 @@
 //! What can be refused (options, a missing password, a target that is also a source) is refused
 //! before any file is touched.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Passwords, flush_directory_of};
+use super::{Passwords, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, Result};
-use crate::formats::qcow2::{self, EncryptionMethod};
+use crate::formats::qcow2::{self, EncryptionMethod, NewPreallocated, NewQcow2};
 use crate::formats::raw::{self, NewRaw};
 use crate::formats::{Format, NewImage, Preallocation};
 use crate::storage::{Access, CacheMode, FileStorage, Storage, UnfinishedFile};
@@ -48,22 +50,24 @@ pub enum TargetOptions<'a> {
 /// What [`Target::open`] gives: the image to write, and the file that is undone unless kept.
 pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
-    file: Option<UnfinishedFile>,
+    /// The files that were made, and their paths.
+    files: Vec<(UnfinishedFile, PathBuf)>,
 }
 
 impl OpenTarget {
-    /// The image is finished: the file stays, and with a cache mode that flushes so does its name.
+    /// The image is finished: its files stay, and with a cache mode that flushes so do their names.
     ///
     /// # Errors
-    /// The directory can't be flushed; then the file is removed.
+    /// A directory can't be flushed; then the files are removed.
     pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
-        let Some(file) = self.file else {
-            return Ok(());
-        };
         if target.cache.flushes() {
-            flush_directory_of(&target.path)?;
+            for (_, path) in &self.files {
+                flush_directory_of(path)?;
+            }
         }
-        file.keep();
+        for (file, _) in self.files {
+            file.keep();
+        }
         Ok(())
     }
 }
@@ -93,29 +97,59 @@ impl Target<'_> {
             let image = NewRaw::over(Arc::new(file), size, existing.is_zero, flush)?;
             return Ok(OpenTarget {
                 image: Box::new(image),
-                file: None,
+                files: Vec::new(),
             });
         }
         let prepared = self.prepare(size, passwords)?;
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
-        let storage: Arc<dyn Storage> = Arc::new(file.take_storage()?);
-        let preallocation = self.preallocation;
-        let image: Box<dyn NewImage> = match prepared {
-            None => Box::new(NewRaw::create(storage, size, preallocation, flush)?),
-            Some((options, cipher)) if preallocation == Preallocation::Off => {
-                Box::new(qcow2::NewQcow2::create(storage, options, cipher, flush)?)
+        let storage = Arc::new(file.take_storage()?);
+        let mut files = vec![(file, self.path.clone())];
+        let image = match prepared {
+            None => Box::new(NewRaw::create(storage, size, self.preallocation, flush)?),
+            Some((options, cipher)) => {
+                let mut data = None;
+                if let Some(name) = &options.data_file {
+                    let path = names::file(OsStr::from_bytes(name))?;
+                    let refuse = |file: &FileStorage| {
+                        self.refuse_sources(file, &[&[storage.as_ref()], sources].concat())
+                    };
+                    let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
+                    data = Some(Arc::new(file.take_storage()?) as Arc<dyn Storage>);
+                    files.push((file, path));
+                }
+                self.new_qcow2(storage, data, options, cipher)?
             }
-            Some((options, cipher)) => Box::new(qcow2::NewPreallocated::create(
-                storage,
-                options,
-                cipher,
-                preallocation,
-                flush,
-            )?),
         };
-        Ok(OpenTarget {
-            image,
-            file: Some(file),
+        Ok(OpenTarget { image, files })
+    }
+
+    /// A new qcow2 image in these files.
+    fn new_qcow2(
+        &self,
+        storage: Arc<dyn Storage>,
+        data: Option<Arc<dyn Storage>>,
+        options: qcow2::CreateOptions,
+        cipher: Option<AesCbc>,
+    ) -> Result<Box<dyn NewImage>> {
+        let flush = self.cache.flushes();
+        let preallocation = match self.preallocation {
+            // What a raw image holds has its place beforehand.
+            Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
+            other => other,
+        };
+        Ok(match (preallocation, data) {
+            (Preallocation::Off, None) => {
+                Box::new(NewQcow2::create(storage, options, cipher, flush)?)
+            }
+            (Preallocation::Off, Some(data)) => Box::new(NewQcow2::create_with_data(
+                storage, data, options, cipher, flush,
+            )?),
+            (mode, None) => Box::new(NewPreallocated::create(
+                storage, options, cipher, mode, flush,
+            )?),
+            (mode, Some(data)) => Box::new(NewPreallocated::create_with_data(
+                storage, data, options, cipher, mode, flush,
+            )?),
         })
     }
 
@@ -148,6 +182,7 @@ impl Target<'_> {
         let mut options = options.clone();
         options.size = size;
         options.check()?;
+        options.check_preallocation(self.preallocation)?;
         if options.encryption == EncryptionMethod::Aes {
             passwords.legacy_aes_is_used();
         }

@@ -3,9 +3,12 @@
 //! Chunks stand at multiples of their size, so that none shares an allocation unit with another. A
 //! chunk without data isn't handed out unless all are asked for: a disk of terabytes that is one hole
 //! costs a few look-ups.
+//!
+//! For a target with a backing file there are three kinds of parts: data, zeroes, which have to be
+//! stored too, and what is left to the backing file, for which nothing is done.
 
 use crate::error::Result;
-use crate::formats::{Extent, ExtentKind, Image, Run};
+use crate::formats::{Backed, Extent, ExtentKind, Image, Run};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// A piece of the disk that holds data.
@@ -19,6 +22,91 @@ pub(super) struct Chunk {
     pub(super) length: usize,
     /// Where it holds data, in bytes from its start: sorted, disjoint.
     pub(super) data: Vec<Run>,
+    /// Where it is left to the target's backing file, in whole units of that: sorted, disjoint. What
+    /// is neither data nor this reads as zeroes.
+    pub(super) left: Vec<Run>,
+}
+
+impl Chunk {
+    /// What of the first `length` bytes isn't left to the backing file.
+    pub(super) fn told(&self, length: usize) -> Vec<Run> {
+        gaps(&self.left, length)
+    }
+}
+
+/// The parts of the first `length` bytes that `runs` (sorted, disjoint) don't hold.
+pub(super) fn gaps(runs: &[Run], length: usize) -> Vec<Run> {
+    let mut gaps = Vec::new();
+    let mut end = 0;
+    for run in runs {
+        push(&mut gaps, end..run.start.min(length));
+        end = run.end;
+    }
+    push(&mut gaps, end..length);
+    gaps
+}
+
+/// Adds a run at the end, joined to the last one where they touch; empty ones aren't.
+fn push(runs: &mut Vec<Run>, run: Run) {
+    if run.is_empty() {
+        return;
+    }
+    match runs.last_mut() {
+        Some(last) if last.end == run.start => last.end = run.end,
+        _ => runs.push(run),
+    }
+}
+
+/// Of the parts that are to be left, the whole units. The rest becomes data: a unit is stored as a
+/// whole, so what the backing file has of it has to be copied.
+fn leave_whole_units(left: Vec<Run>, unit: usize, data: &mut Vec<Run>) -> Vec<Run> {
+    let mut whole = Vec::with_capacity(left.len());
+    for run in left {
+        let start = run.start.next_multiple_of(unit).min(run.end);
+        let end = (run.end / unit * unit).max(start);
+        if start < end {
+            whole.push(start..end);
+            data.push(run.start..start);
+            data.push(end..run.end);
+        } else {
+            data.push(run);
+        }
+    }
+    data.retain(|run| !run.is_empty());
+    data.sort_unstable_by_key(|run| run.start);
+    let mut joined = Vec::with_capacity(data.len());
+    for run in data.drain(..) {
+        push(&mut joined, run);
+    }
+    *data = joined;
+    whole
+}
+
+/// What the target has to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Every byte.
+    Everything,
+    /// Data; the rest reads as zeroes by itself.
+    Data,
+    /// Data and zeroes; the rest is left to the target's backing file.
+    DataAndZeroes {
+        /// That backing file.
+        below: Backed,
+        /// Whether what the source doesn't store is left.
+        leave_unallocated: bool,
+        /// Whether zeroes are data.
+        write_zeroes: bool,
+    },
+}
+
+/// What becomes of a part of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Part {
+    Data,
+    Zero,
+    #[default]
+    Left,
 }
 
 /// Hands out the chunks of a disk.
@@ -29,65 +117,73 @@ pub(super) struct Chunks {
     ahead: Ahead,
     size: u64,
     chunk_size: usize,
-    skip_holes: bool,
+    wanted: Wanted,
     salvage: bool,
 }
 
-/// The end of the extent that was asked for last, and whether it holds data.
+/// The end of the extent that was asked for last, and what becomes of it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ahead {
     end: u64,
-    is_data: bool,
+    part: Part,
 }
 
 impl Chunks {
-    /// The chunks of a disk of `size` bytes; `chunk_size` is a power of two. With `skip_holes` only
-    /// those that hold data; with `salvage` places whose metadata is damaged count as data, which
+    /// The chunks of a disk of `size` bytes; `chunk_size` is a power of two. Those of which nothing
+    /// is `wanted` are left out; with `salvage` places whose metadata is damaged count as data, which
     /// whoever reads them will find can't be read.
-    pub(super) fn new(size: u64, chunk_size: usize, skip_holes: bool, salvage: bool) -> Self {
+    pub(super) fn new(size: u64, chunk_size: usize, wanted: Wanted, salvage: bool) -> Self {
         Self {
             next_number: 0,
             position: 0,
             ahead: Ahead::default(),
             size,
             chunk_size,
-            skip_holes,
+            wanted,
             salvage,
         }
     }
 
     /// How many bytes of data all chunks have together.
     pub(super) fn data_bytes(&self, source: &dyn Image) -> Result<u64> {
-        if !self.skip_holes {
+        if self.wanted == Wanted::Everything {
             return Ok(self.size);
         }
         let mut bytes = 0;
         let mut position = 0;
         while position < self.size {
-            let extent = self.extent_at(source, position, self.size)?;
-            if extent.kind.is_data() {
-                bytes += extent.length;
+            let ahead = self.look(source, position)?;
+            if ahead.part == Part::Data {
+                bytes += ahead.end - position;
             }
-            position += extent.length;
+            position = ahead.end;
         }
         Ok(bytes)
     }
 
     /// The next chunk.
     pub(super) fn next(&mut self, source: &dyn Image) -> Result<Option<Chunk>> {
-        if self.skip_holes && !self.skip_hole(source)? {
-            self.position = self.size;
-        }
-        if self.position >= self.size {
+        if !self.skip(source)? {
             return Ok(None);
         }
         let chunk_size = self.chunk_size as u64;
         let start = self.position / chunk_size * chunk_size;
         let end = (start + chunk_size).min(self.size);
-        let data = if self.skip_holes {
-            self.data_until(source, start, end)?
+        let (mut data, mut left) = if self.wanted == Wanted::Everything {
+            (vec![0..relative(end, start)], Vec::new())
         } else {
-            vec![0..relative(end, start)]
+            self.parts_until(source, start, end)?
+        };
+        let left = match self.wanted {
+            Wanted::DataAndZeroes { below, .. } => {
+                // The last unit may end beyond the disk's end.
+                if let Some(last) = left.last_mut().filter(|_| end == self.size) {
+                    let whole = last.end == relative(end, start);
+                    last.end = if whole { self.chunk_size } else { last.end };
+                }
+                leave_whole_units(left, below.unit, &mut data)
+            }
+            _ => Vec::new(),
         };
         self.position = end;
         let number = self.next_number;
@@ -97,50 +193,87 @@ impl Chunks {
             guest: GuestOffset(start),
             length: relative(end, start),
             data,
+            left,
         }))
     }
 
-    /// Moves on to the next data; `false` when there is none.
-    fn skip_hole(&mut self, source: &dyn Image) -> Result<bool> {
+    /// Moves on to the next part that is wanted; `false` when there is none.
+    fn skip(&mut self, source: &dyn Image) -> Result<bool> {
         while self.position < self.size {
-            let ahead = self.ahead(source)?;
-            if ahead.is_data {
+            let is_wanted = match self.wanted {
+                Wanted::Everything => true,
+                Wanted::Data => self.ahead(source)?.part == Part::Data,
+                Wanted::DataAndZeroes { .. } => self.ahead(source)?.part != Part::Left,
+            };
+            if is_wanted {
                 return Ok(true);
             }
-            self.position = ahead.end;
+            self.position = self.ahead.end;
         }
         Ok(false)
     }
 
-    /// Moves on to `end` and gives the data on the way, in bytes from `start`.
-    fn data_until(&mut self, source: &dyn Image, start: u64, end: u64) -> Result<Vec<Run>> {
+    /// Moves on to `end` and gives the data on the way and what is left, in bytes from `start`.
+    fn parts_until(
+        &mut self,
+        source: &dyn Image,
+        start: u64,
+        end: u64,
+    ) -> Result<(Vec<Run>, Vec<Run>)> {
         let mut data: Vec<Run> = Vec::new();
+        let mut left: Vec<Run> = Vec::new();
+        // What was skipped of this chunk.
+        push(&mut left, 0..relative(self.position, start));
         while self.position < end {
             let ahead = self.ahead(source)?;
             let run = relative(self.position, start)..relative(ahead.end.min(end), start);
             self.position = ahead.end.min(end);
-            if !ahead.is_data {
-                continue;
-            }
-            // Extents that are apart in the file may be neighbours on the disk.
-            match data.last_mut() {
-                Some(last) if last.end == run.start => last.end = run.end,
-                _ => data.push(run),
+            match ahead.part {
+                Part::Data => push(&mut data, run),
+                Part::Left => push(&mut left, run),
+                Part::Zero => {}
             }
         }
-        Ok(data)
+        Ok((data, left))
     }
 
     /// What is at the position. An extent is asked for once, however many chunks it spans.
     fn ahead(&mut self, source: &dyn Image) -> Result<Ahead> {
         if self.ahead.end <= self.position {
-            let extent = self.extent_at(source, self.position, self.size)?;
-            self.ahead = Ahead {
-                end: self.position + extent.length,
-                is_data: extent.kind.is_data(),
-            };
+            self.ahead = self.look(source, self.position)?;
         }
         Ok(self.ahead)
+    }
+
+    /// What is at `position`, and where that ends.
+    fn look(&self, source: &dyn Image, position: u64) -> Result<Ahead> {
+        let extent = self.extent_at(source, position, self.size)?;
+        let mut end = position + extent.length;
+        let part = match (self.wanted, extent.kind) {
+            (_, kind) if kind.is_data() => Part::Data,
+            (
+                Wanted::DataAndZeroes {
+                    leave_unallocated: true,
+                    ..
+                },
+                ExtentKind::Unallocated { .. },
+            ) => Part::Left,
+            // Beyond its end the backing file has zeroes too.
+            (Wanted::DataAndZeroes { below, .. }, _) if position >= below.size => Part::Left,
+            (
+                Wanted::DataAndZeroes {
+                    below,
+                    write_zeroes,
+                    ..
+                },
+                _,
+            ) => {
+                end = end.min(below.size);
+                if write_zeroes { Part::Data } else { Part::Zero }
+            }
+            _ => Part::Zero,
+        };
+        Ok(Ahead { end, part })
     }
 
     fn extent_at(&self, source: &dyn Image, position: u64, end: u64) -> Result<Extent> {

@@ -25,7 +25,7 @@ use std::thread;
 pub use settings::{MOST_WORKERS, Observer, Settings};
 
 use self::buffer::Buffer;
-use self::chunks::{Chunk, Chunks};
+use self::chunks::{Chunk, Chunks, Wanted, gaps};
 use self::settings::Throttle;
 use self::turn::Turn;
 use self::writer::{Ready, Writer};
@@ -58,7 +58,7 @@ pub fn copy(
     let chunks = Chunks::new(
         source.size(),
         chunk_size,
-        target.starts_as_zeroes() && settings.sparse.is_some(),
+        wanted(target, settings),
         settings.salvage,
     );
     let total = if observer.counts_data() {
@@ -73,6 +73,7 @@ pub fn copy(
         observer,
         chunks: Mutex::new(chunks),
         turn: Turn::default(),
+        is_backed: target.backed().is_some(),
         writer: Writer::new(settings.workers.get(), chunk_size),
         throttle: Throttle::new(settings.rate),
         total,
@@ -98,6 +99,19 @@ pub fn copy(
     Ok(())
 }
 
+/// What of the source the target has to be told.
+fn wanted(target: &dyn NewImage, settings: Settings) -> Wanted {
+    match target.backed() {
+        Some(below) => Wanted::DataAndZeroes {
+            below,
+            leave_unallocated: settings.leave_unallocated,
+            write_zeroes: settings.sparse.is_none(),
+        },
+        None if target.starts_as_zeroes() && settings.sparse.is_some() => Wanted::Data,
+        None => Wanted::Everything,
+    }
+}
+
 /// What the workers share.
 struct Job<'a> {
     source: &'a dyn Image,
@@ -106,6 +120,8 @@ struct Job<'a> {
     observer: &'a dyn Observer,
     chunks: Mutex<Chunks>,
     turn: Turn,
+    /// Whether the target has a backing file.
+    is_backed: bool,
     writer: Writer,
     throttle: Throttle,
     total: u64,
@@ -199,24 +215,38 @@ impl Job<'_> {
     /// What of a chunk is written: all of it, or what isn't zero.
     fn runs_to_write(&self, chunk: &Chunk, buffer: &[u8]) -> Vec<Run> {
         match self.settings.sparse {
-            Some(sparse) if self.target.starts_as_zeroes() => {
+            Some(sparse) if self.target.starts_as_zeroes() || self.is_backed => {
                 // A finer search than the target's own only where that was asked for and the target
                 // isn't one that writes whole clusters.
                 let unit = match self.target.zero_unit() {
                     unit if unit <= FINEST_UNIT => unit.min(1 << sparse.ilog2()),
                     unit => unit,
                 };
-                zero::data_runs(buffer, &chunk.data, unit, sparse.get())
+                let mut runs = Vec::new();
+                // One part after the other: zeroes before and after what is left must not be joined.
+                for part in chunk.told(buffer.len()) {
+                    let data = within(&chunk.data, &part);
+                    runs.extend(zero::data_runs(buffer, &data, unit, sparse.get()));
+                }
+                runs
             }
-            _ => vec![0..buffer.len()],
+            _ => chunk.told(buffer.len()),
         }
     }
 
     /// Waits for this chunk's turn and reserves room for it. `None` when a worker failed meanwhile.
     fn reserve(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Result<Option<Reservation>> {
+        let zeroes = if self.is_backed {
+            // Neither data nor left.
+            let mut others = [runs, &chunk.left].concat();
+            others.sort_unstable_by_key(|run| run.start);
+            gaps(&others, length)
+        } else {
+            Vec::new()
+        };
         self.turn
             .take(chunk.number, || {
-                self.target.reserve(chunk.guest, length, runs)
+                self.target.reserve(chunk.guest, length, runs, &zeroes)
             })
             .transpose()
     }
@@ -323,6 +353,12 @@ impl Drop for StopOnPanic<'_> {
 
 fn reading(guest: GuestOffset, error: Error) -> Error {
     error.context(format!("error while reading at byte {}", guest.0))
+}
+
+/// What `runs` have of a part.
+fn within(runs: &[Run], part: &Run) -> Vec<Run> {
+    let cut = |run: &Run| run.start.max(part.start)..run.end.min(part.end);
+    runs.iter().map(cut).filter(|run| !run.is_empty()).collect()
 }
 
 fn zero_fill(buffer: &mut [u8], range: Run) {

@@ -24,6 +24,9 @@ pub struct Settings {
     /// Whether data is copied within the system where that is possible, which may share blocks.
     /// What is copied so isn't searched for zeroes.
     pub copy_offload: bool,
+    /// Whether what the source doesn't store itself is left to the target's backing file, if it has
+    /// one, which must then read the same there.
+    pub leave_unallocated: bool,
     /// Whether what can't be read is replaced by zeroes, and told to the observer.
     pub salvage: bool,
     /// How many bytes a second are copied at the most.
@@ -40,6 +43,7 @@ impl Default for Settings {
             workers: workers.min(most),
             sparse: Some(DEFAULT_SPARSE),
             copy_offload: false,
+            leave_unallocated: false,
             salvage: false,
             rate: None,
         }

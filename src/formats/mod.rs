@@ -203,6 +203,17 @@ impl Image for ZeroImage {
     }
 }
 
+/// What a new image reads as where it stores nothing: its backing file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backed {
+    /// The size of the backing file's disk in bytes; zeroes are read beyond it.
+    pub size: u64,
+    /// The unit in which the disk can be left to the backing file, in bytes: a power of two, at least
+    /// the image's [`zero_unit`](NewImage::zero_unit), at most its
+    /// [`allocation_unit`](NewImage::allocation_unit).
+    pub unit: usize,
+}
+
 /// Part of a chunk of guest data, in bytes from the chunk's start.
 pub type Run = std::ops::Range<usize>;
 
@@ -221,16 +232,29 @@ pub trait NewImage: Sync {
     /// unit or 4096.
     fn zero_unit(&self) -> usize;
 
-    /// Whether what is never written reads as zeroes. Where it doesn't, the whole disk must be
-    /// written, zeroes too.
+    /// Whether what is never written reads as zeroes. Where it doesn't, and the image isn't
+    /// [`backed`](Self::backed), the whole disk must be written, zeroes too.
     fn starts_as_zeroes(&self) -> bool;
 
+    /// What is read where nothing was written, for an image with a backing file.
+    fn backed(&self) -> Option<Backed> {
+        None
+    }
+
     /// Finds room for the `runs` of a chunk that hold data (sorted, disjoint, multiples of
-    /// [`zero_unit`](Self::zero_unit)); what is left out reads as zeroes.
+    /// [`zero_unit`](Self::zero_unit)). Without a backing file, what is left out reads as zeroes. With
+    /// one, `zeroes` do, and what is in neither list is left to it; units that are left in part are
+    /// in neither list with no part.
     ///
     /// # Errors
     /// The format's limits.
-    fn reserve(&self, guest: GuestOffset, chunk: usize, runs: &[Run]) -> Result<Reservation>;
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation>;
 
     /// Makes of a chunk's data what is stored: encrypts it, in place.
     ///

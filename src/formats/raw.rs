@@ -202,7 +202,13 @@ impl NewImage for NewRaw {
         self.starts_as_zeroes
     }
 
-    fn reserve(&self, guest: GuestOffset, _chunk: usize, runs: &[Run]) -> Result<Reservation> {
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        _chunk: usize,
+        runs: &[Run],
+        _zeroes: &[Run],
+    ) -> Result<Reservation> {
         // The disk's last sector may be one that the source's length was rounded up to.
         let left = usize::try_from(self.size.saturating_sub(guest.0)).unwrap_or(usize::MAX);
         let place = |run: &Run| {

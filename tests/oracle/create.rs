@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::common::Noise;
-use crate::matrix::{Tool, ours, qemu_img};
+use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 /// What is given with `-o`.
@@ -24,7 +24,31 @@ const OPTIONS: &[&str] = &[
     "refcount_bits=64,preallocation=metadata,cluster_size=512",
     "refcount_bits=1,preallocation=falloc",
     "refcount_bits=2,preallocation=full,cluster_size=1k",
+    "extended_l2=off,data_file_raw=off",
+    "extended_l2=on",
+    "extended_l2=on,cluster_size=16k",
+    "extended_l2=on,cluster_size=2M,refcount_bits=1",
+    "extended_l2=on,encrypt.format=aes,encrypt.key-secret=s",
+    "extended_l2=on,cluster_size=16k,preallocation=metadata",
+    "extended_l2=on,preallocation=full,lazy_refcounts=on",
+    "data_file=data",
+    "data_file=./data,cluster_size=512",
+    "data_file=data,extended_l2=on,compression_type=zstd",
+    "data_file=data,encrypt.format=aes,encrypt.key-secret=s",
+    "data_file=data,preallocation=metadata,cluster_size=2M",
+    "data_file=data,preallocation=falloc",
+    "data_file=data,preallocation=full,extended_l2=on",
+    "data_file=data file,data_file_raw=on",
+    "data_file=data,,with a comma",
+    "data_file=data,data_file_raw=on,cluster_size=4k",
+    "data_file=data,data_file_raw=on,extended_l2=on",
+    "data_file=data,data_file_raw=on,preallocation=full",
 ];
+
+/// What keeps its preallocation in ours: the oracle gives back the clusters that the disk has no data
+/// for.
+const DIFFERENT: &[&str] =
+    &["extended_l2=on,preallocation=falloc,encryption=on,encrypt.key-secret=s"];
 
 /// Options that can't be had, or not together.
 const REFUSED: &[&str] = &[
@@ -38,12 +62,36 @@ const REFUSED: &[&str] = &[
     "refcount_bits=8,compat=v2,lazy_refcounts=on",
     "refcount_bits=8,compat=v2,compression_type=zstd",
     "refcount_bits=3,cluster_size=3",
+    "extended_l2=on,cluster_size=8k",
+    "extended_l2=on,compat=0.10,cluster_size=8k",
+    "extended_l2=on,cluster_size=3",
+    "extended_l2=maybe",
+    "data_file_raw=on",
+    "data_file_raw=on,refcount_bits=3",
+    "data_file=data,compat=v2",
+    "data_file=data,compat=v2,compression_type=zstd",
+    "data_file=data,data_file_raw=on,compat=v2,extended_l2=on",
+    "data_file=",
+    "data_file=.",
+    "data_file=/nonexistent/data",
+    "preallocation=metadata,extended_l2=on,cluster_size=512",
 ];
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for options in OPTIONS {
         trials.push(trial(format!("create::[{options}]"), || made(options)));
+    }
+    for options in DIFFERENT {
+        let test = move || {
+            let folder = tempfile::tempdir().unwrap();
+            let printed = converted(folder.path(), ours, options);
+            assert!(
+                printed.contains(&"allocated-clusters: 48".to_owned()),
+                "{printed:?}"
+            );
+        };
+        trials.push(trial(format!("create::[{options}]"), test));
     }
     trials.push(trial("create::refused", refused));
     trials
@@ -66,28 +114,59 @@ fn made(options: &str) {
     let both = [("ours", ours as Tool), ("theirs", qemu_img)].map(|(name, tool)| {
         let folder = folder.path().join(name);
         fs::create_dir(&folder).unwrap();
-        disk(&folder.join("disk.raw"));
         (folder, tool)
     });
-    let created = both.each_ref().map(|(folder, tool)| {
-        let printed = tool(folder, &["create", "-f", "qcow2", "-o", options, "x", "5M"]).ok();
-        [vec![printed], description(folder, "x")].concat()
-    });
-    assert_same("created", &created[0], &created[1]);
-    let converted = both.each_ref().map(|(folder, tool)| {
-        let args = ["convert", "-f", "raw", "-O", "qcow2", "-o", options];
-        let printed = tool(folder, &[&args[..], &["disk.raw", "y"]].concat()).ok();
-        let compared = qemu_img(folder, &["compare", "disk.raw", "y"]).ok();
-        assert_eq!(compared, "Images are identical.\n");
-        [vec![printed], description(folder, "y")].concat()
-    });
-    assert_same("converted", &converted[0], &converted[1]);
+    let [ours, theirs] = both
+        .each_ref()
+        .map(|(folder, tool)| created(folder, *tool, options));
+    assert_same("created", &ours, &theirs);
+    let [ours, theirs] = both
+        .each_ref()
+        .map(|(folder, tool)| converted(folder, *tool, options));
+    assert_same("converted", &ours, &theirs);
+}
+
+/// Makes an empty image; what is printed, and what it is.
+fn created(folder: &Path, tool: Tool, options: &str) -> Vec<String> {
+    let args = ["create", "-f", "qcow2", "--object", SECRET, "-o", options];
+    let printed = tool(folder, &[&args[..], &["x", "5M"]].concat()).ok();
+    [vec![printed], description(folder, "x", options)].concat()
+}
+
+/// Makes an image out of a disk, which it must hold; what is printed, and what it is.
+fn converted(folder: &Path, tool: Tool, options: &str) -> Vec<String> {
+    disk(&folder.join("disk.raw"));
+    let args = ["convert", "-f", "raw", "-O", "qcow2", "--object", SECRET];
+    let printed = tool(
+        folder,
+        &[&args[..], &["-o", options, "disk.raw", "y"]].concat(),
+    )
+    .ok();
+    let raw = spec("disk.raw", "raw", false);
+    let image = spec("y", "qcow2", options.contains("encrypt"));
+    let args = ["compare", "--object", SECRET, "--image-opts", &image, &raw];
+    assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
+    if options.contains("data_file_raw=on") {
+        // Of whole clusters the oracle's is, which may be more than the disk.
+        let name = options.split(',').next().unwrap();
+        let data = spec(name.trim_start_matches("data_file="), "raw", false);
+        let args = ["compare", "--image-opts", &data, &raw];
+        assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
+    }
+    [vec![printed], description(folder, "y", options)].concat()
 }
 
 /// What the oracle says of a consistent image, but for what depends on the places of its clusters.
-fn description(folder: &Path, image: &str) -> Vec<String> {
+fn description(folder: &Path, image: &str, options: &str) -> Vec<String> {
     let ask = |command: &str| -> Value {
-        let args = [command, "--output=json", "-f", "qcow2", image];
+        let args = [
+            command,
+            "--output=json",
+            "--object",
+            SECRET,
+            "--image-opts",
+            &spec(image, "qcow2", options.contains("encrypt")),
+        ];
         serde_json::from_str(&qemu_img(folder, &args).ok()).unwrap()
     };
     let mut lines = Vec::new();

@@ -12,6 +12,10 @@
 //!   entry has the COPIED flag.
 //! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
 //!   whole there, and the old header is wiped first.
+//! - With a backing file, what reads as zeroes has to say so: by a zero cluster, by bits for its
+//!   subclusters, or in version 2 by zeroes that are written. What has no entry is left to it.
+//! - In an external data file a cluster's place is its place on the disk. Only the metadata is in the
+//!   image's own file then, and only that is counted.
 //! - The header is written last, after all that it points to (and, where the caller wants the image
 //!   on stable storage, after that has been flushed). Until then the file starts with zeroes and no
 //!   program takes it for a qcow2 image, however the conversion was ended.
@@ -24,31 +28,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::create_options::CreateOptions;
 use super::entries::L2Entry;
 use super::geometry::Geometry;
-use super::new_header;
+use super::header::Version;
 use super::new_layout::Layout;
 use super::new_refcounts::RefcountLayout;
+use super::{new_header, new_runs};
 use crate::crypto::AesCbc;
-use crate::error::Result;
-use crate::formats::{NewImage, Reservation, Run};
+use crate::error::{Error, Result};
+use crate::formats::{Backed, NewImage, Reservation, Run};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// A qcow2 image being written.
 pub struct NewQcow2 {
     storage: Arc<dyn Storage>,
+    /// Where the guest's data goes: the image's own file, or its external data file.
+    data: Arc<dyn Storage>,
+    external: bool,
     options: CreateOptions,
     geometry: Geometry,
     cipher: Option<AesCbc>,
     flush: bool,
-    /// Whether what is never written reads as zeroes.
+    /// Whether what is never written to `data` reads as zeroes.
     clean: bool,
     layout: Mutex<Layout>,
 }
 
 impl NewQcow2 {
-    /// Starts a new image in `storage`, which must be empty or a block device. `cipher` encrypts the data where the
-    /// options say that it is encrypted. `flush` says whether [`NewImage::finish`] puts everything
-    /// on stable storage, in the order that a power cut can't hurt.
+    /// Starts a new image without an external data file in `storage`, which must be empty or a block
+    /// device. `cipher` encrypts the data where the options say that it is encrypted. `flush` says
+    /// whether [`NewImage::finish`] puts everything on stable storage, in the order that a power cut
+    /// can't hurt.
     ///
     /// # Errors
     /// As [`CreateOptions::check`]; an encryption method other than the legacy AES; the system's.
@@ -58,37 +67,141 @@ impl NewQcow2 {
         cipher: Option<AesCbc>,
         flush: bool,
     ) -> Result<Self> {
+        if options.data_file.is_some() {
+            return Err(data_file_is_missing());
+        }
+        Self::create_parts(Arc::clone(&storage), storage, options, cipher, flush)
+    }
+
+    /// As [`create`](Self::create), with `data`, empty or a block device too, as the external data
+    /// file that the options name.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); a device that is smaller than the disk.
+    pub fn create_with_data(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        options: CreateOptions,
+        cipher: Option<AesCbc>,
+        flush: bool,
+    ) -> Result<Self> {
+        if options.data_file.is_none() {
+            return Err(data_file_is_missing());
+        }
+        prepare_data_file(data.as_ref(), options.size)?;
+        Self::create_parts(storage, data, options, cipher, flush)
+    }
+
+    fn create_parts(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        options: CreateOptions,
+        cipher: Option<AesCbc>,
+        flush: bool,
+    ) -> Result<Self> {
         let geometry = options.check()?;
         options.check_cipher(cipher.as_ref())?;
-        let clean = storage.starts_as_zeroes();
-        if !clean {
+        if !storage.starts_as_zeroes() {
             new_header::wipe(storage.as_ref(), geometry)?;
         }
         Ok(Self {
+            clean: data.starts_as_zeroes(),
             storage,
+            data,
+            external: options.data_file.is_some(),
             geometry,
             cipher,
             flush,
-            clean,
             layout: Mutex::new(Layout::new(geometry, options.size)?),
             options,
         })
     }
 
-    /// The runs of a chunk, widened to whole clusters and joined where they touch.
-    fn clusters_of(&self, chunk: usize, runs: &[Run]) -> Vec<Run> {
+    /// The unit of which L2 entries say how it is stored, in bytes, for buffers.
+    fn unit(&self) -> usize {
+        self.geometry.subcluster_len()
+    }
+
+    /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is
+    /// ciphertext, or has to be written to read as zeroes.
+    fn leaves_holes(&self) -> bool {
+        self.cipher.is_none() && self.clean
+    }
+
+    /// Sets the L2 entries of a chunk, of which `data` and `zeroes` are whole units, and makes the
+    /// clusters that have data the pieces of the reservation.
+    fn map(
+        &self,
+        layout: &mut Layout,
+        guest: GuestOffset,
+        data: &[Run],
+        zeroes: &[Run],
+        reservation: &mut Reservation,
+    ) -> Result<()> {
         let size = self.geometry.cluster_len();
-        let mut clusters: Vec<Run> = Vec::new();
-        for run in runs {
-            let start = run.start / size * size;
-            let end = run.end.next_multiple_of(size).min(chunk);
-            match clusters.last_mut() {
-                Some(last) if last.end >= start => last.end = last.end.max(end),
-                _ => clusters.push(start..end),
+        let stored = new_runs::widen(data, size, usize::MAX);
+        let bytes: u64 = stored.iter().map(|run| run.len() as u64).sum();
+        let mut host = if self.external {
+            HostOffset(0)
+        } else {
+            layout.allocate(bytes)?
+        };
+        let mut place = |start: usize| {
+            if self.external {
+                return HostOffset(guest.0 + start as u64);
+            }
+            let here = host;
+            host.0 += self.geometry.cluster_size();
+            here
+        };
+        let mentioned = match zeroes {
+            [] => stored.clone(),
+            _ => new_runs::widen(&new_runs::union(&stored, zeroes), size, usize::MAX),
+        };
+        for start in mentioned.iter().flat_map(|run| run.clone().step_by(size)) {
+            let cluster = start..start + size;
+            let has_data = zeroes.is_empty() || new_runs::overlap(&stored, &cluster);
+            let entry = if has_data {
+                let host = place(start);
+                match reservation.pieces.last_mut() {
+                    Some((last, _)) if last.end == start => last.end = cluster.end,
+                    _ => reservation.pieces.push((cluster, host)),
+                }
+                L2Entry::to_data(host)
+            } else if self.geometry.has_subclusters() {
+                L2Entry::default()
+            } else {
+                L2Entry::to_zeroes()
+            };
+            let offset = GuestOffset(guest.0 + start as u64);
+            if self.geometry.has_subclusters() {
+                let bitmap = new_runs::bitmap(start, self.unit(), data, zeroes);
+                layout.set_subclusters(offset, entry, bitmap, &mut reservation.metadata)?;
+            } else {
+                layout.set_entry(offset, entry, &mut reservation.metadata)?;
             }
         }
-        clusters
+        Ok(())
     }
+}
+
+/// Makes an external data file as long as the disk, reading as zeroes where that is possible.
+///
+/// # Errors
+/// The system's error; a device that is smaller than the disk.
+pub(super) fn prepare_data_file(data: &dyn Storage, size: u64) -> Result<()> {
+    let size = size.next_multiple_of(SECTOR_SIZE);
+    if data.starts_as_zeroes() {
+        data.set_len(size)
+    } else if data.len()? < size {
+        Err(Error::invalid("the data file is smaller than the disk"))
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn data_file_is_missing() -> Error {
+    Error::invalid("an external data file must be both named and given")
 }
 
 impl NewImage for NewQcow2 {
@@ -97,45 +210,58 @@ impl NewImage for NewQcow2 {
     }
 
     fn zero_unit(&self) -> usize {
-        match self.cipher {
-            None if self.clean => self.geometry.cluster_len().min(4096),
-            // All of a cluster is ciphertext, or none of it; and where zeroes have to be written to
-            // be there, all of a cluster is written, or none of it.
-            _ => self.geometry.cluster_len(),
+        if self.leaves_holes() {
+            self.unit().min(4096)
+        } else {
+            self.unit()
         }
     }
 
     fn starts_as_zeroes(&self) -> bool {
-        // Clusters that are never allocated read as zeroes, whatever the file holds.
-        true
+        // What is never allocated reads as zeroes, whatever the file holds.
+        self.options.backing.is_none()
     }
 
-    fn reserve(&self, guest: GuestOffset, chunk: usize, runs: &[Run]) -> Result<Reservation> {
-        let clusters = self.clusters_of(chunk, runs);
-        let size = self.geometry.cluster_len();
-        let count: usize = clusters.iter().map(|run| run.len().div_ceil(size)).sum();
-
-        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut host = layout.allocate(count as u64 * self.geometry.cluster_size())?;
-        let mut pieces = Vec::with_capacity(clusters.len());
-        let mut metadata = None;
-        for run in &clusters {
-            pieces.push((run.clone(), host));
-            for start in run.clone().step_by(size) {
-                let offset = GuestOffset(guest.0 + start as u64);
-                layout.set_entry(offset, L2Entry::to_data(host), &mut metadata)?;
-                host.0 += self.geometry.cluster_size();
-            }
-        }
-        drop(layout);
-        if self.cipher.is_none() && self.clean {
-            pieces = narrow(&pieces, runs);
-        }
-        Ok(Reservation {
-            guest,
-            pieces,
-            metadata,
+    fn backed(&self) -> Option<Backed> {
+        let backing = self.options.backing.as_ref()?;
+        Some(Backed {
+            size: backing.size,
+            unit: self.unit(),
         })
+    }
+
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation> {
+        let everything;
+        let (runs, zeroes) = if self.options.version == Version::V2 && !zeroes.is_empty() {
+            // There are no zero clusters: zeroes are data.
+            everything = new_runs::union(runs, zeroes);
+            (everything.as_slice(), [].as_slice())
+        } else {
+            (runs, zeroes)
+        };
+        let data = new_runs::widen(runs, self.unit(), chunk);
+        let mut reservation = Reservation {
+            guest,
+            pieces: Vec::with_capacity(data.len()),
+            metadata: None,
+        };
+        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        self.map(&mut layout, guest, &data, zeroes, &mut reservation)?;
+        drop(layout);
+        let written = if self.leaves_holes() { runs } else { &data };
+        let pieces = &mut reservation.pieces;
+        *pieces = new_runs::narrow(pieces, written);
+        if self.external {
+            let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
+            new_runs::cut(pieces, usize::try_from(left).unwrap_or(usize::MAX));
+        }
+        Ok(reservation)
     }
 
     fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
@@ -146,16 +272,16 @@ impl NewImage for NewQcow2 {
     }
 
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        reservation.write_data(self.storage.as_ref(), chunk)?;
+        reservation.write_data(self.data.as_ref(), chunk)?;
         self.write_metadata(reservation)
     }
 
     fn writes_serially(&self) -> bool {
-        self.storage.writes_serially()
+        self.data.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        (self.cipher.is_none() && self.clean).then_some(self.storage.as_ref())
+        self.leaves_holes().then_some(self.data.as_ref())
     }
 
     fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
@@ -173,48 +299,10 @@ impl NewImage for NewQcow2 {
         let refcounts = RefcountLayout::new(self.geometry, used, layout.next())?;
         refcounts.write(self.storage.as_ref(), self.geometry)?;
         layout.write_l1(self.storage.as_ref())?;
+        if self.external && self.flush {
+            self.data.flush()?;
+        }
         let header = new_header::bytes(&self.options, self.geometry, layout.l1_host(), &refcounts)?;
         new_header::write_last(self.storage.as_ref(), &header, self.flush)
-    }
-}
-
-/// Of `pieces` (whole clusters and their places), what `runs` say holds data: in a new file that
-/// reads as zeroes, the rest needs no writing.
-fn narrow(pieces: &[(Run, HostOffset)], runs: &[Run]) -> Vec<(Run, HostOffset)> {
-    let mut pieces = pieces.iter();
-    let mut piece = pieces.next();
-    let mut narrowed = Vec::with_capacity(runs.len());
-    for run in runs {
-        while let Some((clusters, host)) = piece {
-            if run.start < clusters.end {
-                let within = (run.start - clusters.start) as u64;
-                narrowed.push((run.clone(), HostOffset(host.0 + within)));
-                break;
-            }
-            piece = pieces.next();
-        }
-    }
-    narrowed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_are_widened_for_allocation_and_narrowed_for_writing() {
-        let pieces = [
-            (0..2048, HostOffset(10_240)),
-            (4096..5120, HostOffset(12_288)),
-        ];
-        let runs = [512..1024, 1536..2048, 4096..4608];
-        assert_eq!(
-            narrow(&pieces, &runs),
-            [
-                (512..1024, HostOffset(10_752)),
-                (1536..2048, HostOffset(11_776)),
-                (4096..4608, HostOffset(12_288)),
-            ]
-        );
     }
 }

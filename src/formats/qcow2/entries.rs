@@ -127,6 +127,11 @@ pub struct CompressedRange {
 }
 
 impl L2Entry {
+    /// An entry for a cluster that reads as zeroes and has no place (standard entries of version 3).
+    pub fn to_zeroes() -> Self {
+        Self(ZERO)
+    }
+
     /// An entry that leads to a data cluster with a refcount of 1.
     pub fn to_data(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
@@ -278,6 +283,25 @@ impl L2Table {
         let word = self.words.get(index)?;
         Some((L2Entry(*word), None))
     }
+}
+
+/// Stores entry `index` of an L2 table, with its bitmap where entries have 16 bytes. `None`, and
+/// nothing stored, beyond the table.
+pub fn set_l2(
+    table: &mut [u8],
+    geometry: Geometry,
+    index: usize,
+    entry: L2Entry,
+    bitmap: SubclusterBitmap,
+) -> Option<()> {
+    let (words, _) = table.as_chunks_mut();
+    if !geometry.has_subclusters() {
+        *words.get_mut(index)? = entry.0.to_be_bytes();
+        return Some(());
+    }
+    let pair = words.get_mut(2 * index..)?.first_chunk_mut::<2>()?;
+    *pair = [entry.0.to_be_bytes(), bitmap.0.to_be_bytes()];
+    Some(())
 }
 
 /// A refcount table entry as stored.
@@ -467,6 +491,20 @@ mod tests {
             let zero = SubclusterBitmap::ALL_DATA.with(number, Subcluster::Zero);
             assert_eq!(zero.get(number), Ok(Subcluster::Zero));
         }
+    }
+
+    #[test]
+    fn entries_are_stored_with_their_bitmap_where_there_is_one() {
+        let (entry, bitmap) = (L2Entry::to_data(HostOffset(0x5_0000)), SubclusterBitmap(7));
+        let mut table = [0; 32];
+        assert!(set_l2(&mut table, geometry(16), 1, entry, bitmap).is_some());
+        assert_eq!(table[8..18], [0x80, 0, 0, 0, 0, 5, 0, 0, 0, 0]);
+        let extended = Geometry::new(16, true, 4).unwrap();
+        let mut table = [0; 32];
+        assert!(set_l2(&mut table, extended, 1, entry, bitmap).is_some());
+        assert_eq!(table[16..24], [0x80, 0, 0, 0, 0, 5, 0, 0]);
+        assert_eq!(table[24..], [0, 0, 0, 0, 0, 0, 0, 7]);
+        assert!(set_l2(&mut table, extended, 2, entry, bitmap).is_none());
     }
 
     #[test]

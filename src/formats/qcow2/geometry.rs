@@ -73,6 +73,16 @@ impl Geometry {
         }
     }
 
+    /// As [`subcluster_size`](Self::subcluster_size), for buffers.
+    pub fn subcluster_len(self) -> usize {
+        usize::try_from(self.subcluster_size()).unwrap_or(usize::MAX)
+    }
+
+    /// The size of an L2 entry in bytes.
+    pub fn l2_entry_size(self) -> u64 {
+        self.cluster_size() / self.l2_entries()
+    }
+
     /// The number within its cluster of the subcluster that holds an offset; 0 without subclusters.
     pub fn subcluster_index(self, offset: GuestOffset) -> u32 {
         let index = self.within_cluster(offset.0) / self.subcluster_size();

@@ -36,6 +36,7 @@ pub mod header;
 mod new_header;
 mod new_layout;
 mod new_refcounts;
+mod new_runs;
 pub mod preallocate;
 pub mod read;
 pub mod snapshots;

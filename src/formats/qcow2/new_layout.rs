@@ -7,7 +7,7 @@
 //! Metadata that became complete is collected as one run of bytes: whoever allocates in between has
 //! to hand that run over first.
 
-use super::entries::{L1Entry, L2Entry};
+use super::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use super::geometry::{ENTRY_SIZE, Geometry};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
@@ -85,18 +85,36 @@ impl Layout {
         entry: L2Entry,
         written: &mut Metadata,
     ) -> Result<()> {
+        self.set_subclusters(guest, entry, SubclusterBitmap::default(), written)
+    }
+
+    /// As [`set_entry`](Self::set_entry), with what an extended entry says of its subclusters; without
+    /// extended entries the bitmap isn't stored.
+    ///
+    /// # Errors
+    /// As [`set_entry`](Self::set_entry).
+    pub(super) fn set_subclusters(
+        &mut self,
+        guest: GuestOffset,
+        entry: L2Entry,
+        bitmap: SubclusterBitmap,
+        written: &mut Metadata,
+    ) -> Result<()> {
         let l1_index = self.geometry.l1_index(guest);
         if self.filling.as_ref().map(|(index, _)| *index) != Some(l1_index) {
             self.place_filling(written)?;
             self.filling = Some((l1_index, vec![0; self.geometry.cluster_len()]));
         }
         let index = self.geometry.l2_index(guest);
-        let slot = self.filling.as_mut().and_then(|(_, table)| {
-            let (slots, _) = table.as_chunks_mut();
-            slots.get_mut(index)
-        });
-        *slot.ok_or_else(|| Error::invalid("L2 index out of range"))? = entry.0.to_be_bytes();
-        Ok(())
+        let table = self.filling.as_mut().map(|(_, table)| table.as_mut_slice());
+        entries::set_l2(
+            table.unwrap_or_default(),
+            self.geometry,
+            index,
+            entry,
+            bitmap,
+        )
+        .ok_or_else(|| Error::invalid("L2 index out of range"))
     }
 
     /// Gives the L2 table that was being filled its place, behind `written`, the metadata that goes

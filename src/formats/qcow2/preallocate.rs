@@ -5,24 +5,32 @@
 //! ```
 //!
 //! Nothing depends on the data, so all tables are generated from numbers and written in long runs,
-//! and the data stands in one piece behind them: guest offset plus a constant is host offset.
+//! and the data stands in one piece behind them: guest offset plus a constant is host offset. In an
+//! external data file that constant is 0; an image of which that file is to be a raw image at all times
+//! is one of these, whatever was asked for.
 //!
 //! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
 //! a hole would decrypt to noise, so then, and with [`Preallocation::Full`], every cluster has to be
 //! written: [`NewImage::starts_as_zeroes`] says so.
+//!
+//! With subclusters a cluster has its place, and yet nothing is stored there until the bits of its
+//! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on
+//! the data: the one for which there was data last is kept, and written when the next one begins.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::create::{data_file_is_missing, prepare_data_file};
 use super::create_options::CreateOptions;
-use super::entries::{L1Entry, L2Entry};
+use super::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use super::geometry::{ENTRY_SIZE, Geometry};
-use super::new_header;
 use super::new_refcounts::RefcountLayout;
+use super::{new_header, new_runs};
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
-use crate::formats::{NewImage, Preallocation, Reservation, Run};
+use crate::formats::{Backed, NewImage, Preallocation, Reservation, Run};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// How much of the tables is written at a time, in bytes: at least a cluster, and a multiple of all.
 const WRITE_SIZE: u64 = 2 << 20;
@@ -30,6 +38,9 @@ const WRITE_SIZE: u64 = 2 << 20;
 /// A preallocated qcow2 image being written.
 pub struct NewPreallocated {
     storage: Arc<dyn Storage>,
+    /// Where the guest's data goes: the image's own file, or its external data file.
+    data: Arc<dyn Storage>,
+    external: bool,
     options: CreateOptions,
     geometry: Geometry,
     cipher: Option<AesCbc>,
@@ -39,12 +50,22 @@ pub struct NewPreallocated {
     l2: HostOffset,
     l2_tables: u64,
     refcounts: RefcountLayout,
-    data: HostOffset,
+    first: HostOffset,
+    subclusters: Mutex<Subclusters>,
+}
+
+/// The L2 tables that depend on the data.
+#[derive(Debug, Default)]
+struct Subclusters {
+    /// The one that is being filled: its number, and its bytes.
+    filling: Option<(u64, Vec<u8>)>,
+    /// The numbers of those that are complete and were handed out, in order.
+    done: Vec<u64>,
 }
 
 impl NewPreallocated {
-    /// Starts a new image in `storage`, which must be empty. As `NewQcow2::create`, with all of the
-    /// space taken as `preallocation` says.
+    /// Starts a new image without an external data file in `storage`, which must be empty. As
+    /// `NewQcow2::create`, with all of the space taken as `preallocation` says.
     ///
     /// # Errors
     /// As `NewQcow2::create`; that there isn't so much space.
@@ -55,8 +76,44 @@ impl NewPreallocated {
         preallocation: Preallocation,
         flush: bool,
     ) -> Result<Self> {
+        if options.data_file.is_some() {
+            return Err(data_file_is_missing());
+        }
+        let data = Arc::clone(&storage);
+        Self::create_parts(storage, data, options, cipher, preallocation, flush)
+    }
+
+    /// As [`create`](Self::create), with `data`, empty or a block device, as the external data file
+    /// that the options name.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); a device that is smaller than the disk.
+    pub fn create_with_data(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        options: CreateOptions,
+        cipher: Option<AesCbc>,
+        preallocation: Preallocation,
+        flush: bool,
+    ) -> Result<Self> {
+        if options.data_file.is_none() {
+            return Err(data_file_is_missing());
+        }
+        Self::create_parts(storage, data, options, cipher, preallocation, flush)
+    }
+
+    fn create_parts(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        options: CreateOptions,
+        cipher: Option<AesCbc>,
+        preallocation: Preallocation,
+        flush: bool,
+    ) -> Result<Self> {
         let geometry = options.check()?;
+        options.check_preallocation(preallocation)?;
         options.check_cipher(cipher.as_ref())?;
+        let external = options.data_file.is_some();
         let place = |cluster| {
             let host = geometry
                 .host_offset(cluster)
@@ -67,14 +124,36 @@ impl NewPreallocated {
         let clusters = geometry.clusters(options.size);
         let l1_clusters = geometry.clusters(l2_tables * ENTRY_SIZE);
         let tables_end = 1 + l1_clusters + l2_tables;
-        let refcounts = RefcountLayout::new(geometry, tables_end + clusters, place(tables_end)?)?;
-        let data = place(tables_end + refcounts.block_count + refcounts.table_clusters)?;
-        let end = place(geometry.host_cluster(data) + clusters)?.0;
-        storage.set_len(end)?;
-        let reserved = preallocation == Preallocation::Metadata || storage.reserve(end)?;
+        let counted = if external {
+            tables_end
+        } else {
+            tables_end + clusters
+        };
+        let refcounts = RefcountLayout::new(geometry, counted, place(tables_end)?)?;
+        let metadata_end = place(tables_end + refcounts.block_count + refcounts.table_clusters)?;
+        let (first, end) = if external {
+            prepare_data_file(data.as_ref(), options.size)?;
+            storage.set_len(metadata_end.0)?;
+            (HostOffset(0), options.size.next_multiple_of(SECTOR_SIZE))
+        } else {
+            let end = place(geometry.host_cluster(metadata_end) + clusters)?.0;
+            storage.set_len(end)?;
+            (metadata_end, end)
+        };
+        let clean = data.starts_as_zeroes();
+        let mut written = matches!(preallocation, Preallocation::Off | Preallocation::Metadata)
+            || data.reserve(end)? && preallocation != Preallocation::Full;
+        if geometry.has_subclusters() && !written {
+            // The bits say that nothing is stored, so no one will write it later.
+            write_zeroes(data.as_ref(), first.0..end)?;
+            written = true;
+        }
+        let holes_are_zeroes = geometry.has_subclusters() || cipher.is_none() && clean;
         Ok(Self {
-            starts_as_zeroes: cipher.is_none() && reserved && preallocation != Preallocation::Full,
+            starts_as_zeroes: options.backing.is_none() && holes_are_zeroes && written,
             storage,
+            data,
+            external,
             geometry,
             cipher,
             flush,
@@ -82,9 +161,15 @@ impl NewPreallocated {
             l2: place(1 + l1_clusters)?,
             l2_tables,
             refcounts,
-            data,
+            first,
+            subclusters: Mutex::default(),
             options,
         })
+    }
+
+    /// Whether only the data has to be written of what is stored, as the rest is a hole.
+    fn leaves_holes(&self) -> bool {
+        self.cipher.is_none() && self.data.starts_as_zeroes()
     }
 
     /// Writes `count` entries of 8 bytes at `host`, made by `entry` from their numbers, and zeroes
@@ -112,6 +197,105 @@ impl NewPreallocated {
         }
         Ok(())
     }
+
+    /// Where a guest cluster's data goes.
+    fn entry(&self, cluster: u64) -> L2Entry {
+        let guest = cluster * self.geometry.cluster_size();
+        L2Entry::to_data(HostOffset(self.first.0 + guest))
+    }
+
+    /// Where an L2 table is.
+    fn table_host(&self, number: u64) -> HostOffset {
+        HostOffset(self.l2.0 + number * self.geometry.cluster_size())
+    }
+
+    /// An L2 table of clusters that have their places, with nothing stored there.
+    fn table_of_nothing(&self, number: u64) -> Vec<u8> {
+        let mut table = vec![0; self.geometry.cluster_len()];
+        let first = number * self.geometry.l2_entries();
+        let end = self.geometry.clusters(self.options.size);
+        for (index, cluster) in (first..end).enumerate() {
+            let (entry, bitmap) = (self.entry(cluster), SubclusterBitmap::default());
+            if entries::set_l2(&mut table, self.geometry, index, entry, bitmap).is_none() {
+                break;
+            }
+        }
+        table
+    }
+
+    /// Sets the bits of a chunk's subclusters, of which `data` and `zeroes` are whole. Returns the
+    /// table that is complete, as the chunk needs another one.
+    fn map(
+        &self,
+        guest: GuestOffset,
+        data: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Option<(HostOffset, Vec<u8>)>> {
+        let size = self.geometry.cluster_len();
+        let mut complete = None;
+        let mut subclusters = self
+            .subclusters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mentioned = new_runs::widen(&new_runs::union(data, zeroes), size, usize::MAX);
+        for start in mentioned.iter().flat_map(|run| run.clone().step_by(size)) {
+            let offset = GuestOffset(guest.0 + start as u64);
+            let number = self.geometry.l1_index(offset);
+            let (_, table) = match subclusters.filling.take() {
+                Some(filling) if filling.0 == number => subclusters.filling.insert(filling),
+                other => {
+                    if let Some((number, table)) = other {
+                        complete = Some((self.table_host(number), table));
+                        subclusters.done.push(number);
+                    }
+                    let table = self.table_of_nothing(number);
+                    subclusters.filling.insert((number, table))
+                }
+            };
+            let entry = self.entry(self.geometry.guest_cluster(offset));
+            let bitmap = new_runs::bitmap(start, self.geometry.subcluster_len(), data, zeroes);
+            let index = self.geometry.l2_index(offset);
+            entries::set_l2(table, self.geometry, index, entry, bitmap)
+                .ok_or_else(|| Error::invalid("L2 index out of range"))?;
+        }
+        Ok(complete)
+    }
+
+    /// Writes the L2 tables that were not handed out.
+    fn write_l2_tables(&self) -> Result<()> {
+        if !self.geometry.has_subclusters() {
+            let clusters = self.geometry.clusters(self.options.size);
+            return self.write_entries(self.l2, clusters, |number| self.entry(number).0);
+        }
+        let mut subclusters = self
+            .subclusters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((number, table)) = subclusters.filling.take() {
+            self.storage.write_at(self.table_host(number).0, &table)?;
+            subclusters.done.push(number);
+        }
+        for number in 0..self.l2_tables {
+            if subclusters.done.binary_search(&number).is_err() {
+                let table = self.table_of_nothing(number);
+                self.storage.write_at(self.table_host(number).0, &table)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes zeroes, so that their space is taken.
+fn write_zeroes(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
+    let zeroes = vec![0; usize::try_from(WRITE_SIZE.min(range.end - range.start)).unwrap_or(0)];
+    let mut start = range.start;
+    while start < range.end {
+        let length = usize::try_from(range.end - start).unwrap_or(usize::MAX);
+        let part = zeroes.get(..length).unwrap_or(&zeroes);
+        storage.write_at(start, part)?;
+        start += part.len() as u64;
+    }
+    Ok(())
 }
 
 impl NewImage for NewPreallocated {
@@ -120,22 +304,53 @@ impl NewImage for NewPreallocated {
     }
 
     fn zero_unit(&self) -> usize {
-        self.geometry.cluster_len().min(4096)
+        let unit = self.geometry.subcluster_len();
+        if self.leaves_holes() {
+            unit.min(4096)
+        } else {
+            unit
+        }
     }
 
     fn starts_as_zeroes(&self) -> bool {
         self.starts_as_zeroes
     }
 
-    fn reserve(&self, guest: GuestOffset, _chunk: usize, runs: &[Run]) -> Result<Reservation> {
+    fn backed(&self) -> Option<Backed> {
+        let backing = self.options.backing.as_ref()?;
+        Some(Backed {
+            size: backing.size,
+            unit: self.geometry.subcluster_len(),
+        })
+    }
+
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation> {
+        let data = new_runs::widen(runs, self.geometry.subcluster_len(), chunk);
+        let metadata = if self.geometry.has_subclusters() {
+            self.map(guest, &data, zeroes)?
+        } else {
+            None
+        };
         let place = |run: &Run| {
-            let host = HostOffset(self.data.0 + guest.0 + run.start as u64);
+            let host = HostOffset(self.first.0 + guest.0 + run.start as u64);
             (run.clone(), host)
         };
+        let written = if self.leaves_holes() { runs } else { &data };
+        let mut pieces = written.iter().map(place).collect();
+        if self.external {
+            let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
+            new_runs::cut(&mut pieces, usize::try_from(left).unwrap_or(usize::MAX));
+        }
         Ok(Reservation {
             guest,
-            pieces: runs.iter().map(place).collect(),
-            metadata: None,
+            pieces,
+            metadata,
         })
     }
 
@@ -147,31 +362,31 @@ impl NewImage for NewPreallocated {
     }
 
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        reservation.write_data(self.storage.as_ref(), chunk)
+        reservation.write_data(self.data.as_ref(), chunk)?;
+        self.write_metadata(reservation)
     }
 
     fn writes_serially(&self) -> bool {
-        self.storage.writes_serially()
+        self.data.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.cipher.is_none().then_some(self.storage.as_ref())
+        self.leaves_holes().then_some(self.data.as_ref())
     }
 
-    fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {
-        Ok(())
+    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
+        reservation.write_metadata(self.storage.as_ref())
     }
 
     fn finish(&self) -> Result<()> {
-        let size = self.geometry.cluster_size();
-        let clusters = self.geometry.clusters(self.options.size);
-        self.write_entries(self.l2, clusters, |number| {
-            L2Entry::to_data(HostOffset(self.data.0 + number * size)).0
-        })?;
+        self.write_l2_tables()?;
         self.write_entries(self.l1, self.l2_tables, |number| {
-            L1Entry::to_table(HostOffset(self.l2.0 + number * size)).0
+            L1Entry::to_table(self.table_host(number)).0
         })?;
         self.refcounts.write(self.storage.as_ref(), self.geometry)?;
+        if self.external && self.flush {
+            self.data.flush()?;
+        }
         let header = new_header::bytes(&self.options, self.geometry, self.l1, &self.refcounts)?;
         new_header::write_last(self.storage.as_ref(), &header, self.flush)
     }
