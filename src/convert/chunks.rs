@@ -58,14 +58,19 @@ fn push(runs: &mut Vec<Run>, run: Run) {
 }
 
 /// Of the parts that are to be left, the whole units. The rest becomes data: a unit is stored as a
-/// whole, so what the backing file has of it has to be copied.
-fn leave_whole_units(left: Vec<Run>, unit: usize, data: &mut Vec<Run>) -> Vec<Run> {
+/// whole, so what the backing file has of it has to be copied. The last unit of a chunk of `length`
+/// bytes may end beyond it.
+fn leave_whole_units(left: Vec<Run>, unit: usize, length: usize, data: &mut Vec<Run>) -> Vec<Run> {
     let mut whole = Vec::with_capacity(left.len());
     for run in left {
         let start = run.start.next_multiple_of(unit).min(run.end);
-        let end = (run.end / unit * unit).max(start);
+        let ends_chunk = run.end == length;
+        let end = match run.end {
+            end if ends_chunk => end,
+            end => (end / unit * unit).max(start),
+        };
         if start < end {
-            whole.push(start..end);
+            whole.push(start..if ends_chunk { usize::MAX } else { end });
             data.push(run.start..start);
             data.push(end..run.end);
         } else {
@@ -169,19 +174,14 @@ impl Chunks {
         let chunk_size = self.chunk_size as u64;
         let start = self.position / chunk_size * chunk_size;
         let end = (start + chunk_size).min(self.size);
-        let (mut data, mut left) = if self.wanted == Wanted::Everything {
+        let (mut data, left) = if self.wanted == Wanted::Everything {
             (vec![0..relative(end, start)], Vec::new())
         } else {
             self.parts_until(source, start, end)?
         };
         let left = match self.wanted {
             Wanted::DataAndZeroes { below, .. } => {
-                // The last unit may end beyond the disk's end.
-                if let Some(last) = left.last_mut().filter(|_| end == self.size) {
-                    let whole = last.end == relative(end, start);
-                    last.end = if whole { self.chunk_size } else { last.end };
-                }
-                leave_whole_units(left, below.unit, &mut data)
+                leave_whole_units(left, below.unit, relative(end, start), &mut data)
             }
             _ => Vec::new(),
         };

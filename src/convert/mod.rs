@@ -368,4 +368,6 @@ fn zero_fill(buffer: &mut [u8], range: Run) {
 }
 
 #[cfg(test)]
+mod backed_tests;
+#[cfg(test)]
 mod tests;

@@ -68,8 +68,8 @@ mod tests {
         );
         assert_eq!(runs(std::slice::from_ref(&whole), 1024), vec![0..3072]);
         assert_eq!(runs(&[0..1000, 1000..1600], 512), [512..1536]);
-        assert_eq!(runs(&[3000..4096], 512), []);
-        assert_eq!(runs(&[], 512), []);
+        assert!(runs(&[3000..4096], 512).is_empty());
+        assert!(runs(&[], 512).is_empty());
         let all = std::slice::from_ref(&whole);
         assert_eq!(data_runs(&buffer, all, 512, 1024), [512..2560]);
     }

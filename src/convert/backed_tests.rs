@@ -1,0 +1,326 @@
+//! Targets with a backing file: what is data, what is zero and what is left must come out as the
+//! source has it, in every kind of image.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use super::*;
+use crate::crypto::{AesCbc, Backend};
+
+use crate::formats::qcow2::{
+    Backing, CreateOptions, EncryptionMethod, Header, NewPreallocated, NewQcow2, Qcow2Image,
+    Version,
+};
+use crate::formats::raw::RawImage;
+use crate::formats::{Chain, Extent, Preallocation};
+use crate::storage::MemoryStorage;
+use crate::units::HostOffset;
+
+/// The disk's size in bytes, which is no multiple of most cluster sizes.
+const SIZE: usize = (3 << 20) + 1536;
+
+/// A disk of pieces that are stored in different ways.
+struct Mosaic {
+    bytes: Vec<u8>,
+    /// The end of each piece, and how it is stored.
+    pieces: Vec<(usize, ExtentKind)>,
+}
+
+const DATA: ExtentKind = ExtentKind::Data(HostOffset(0));
+const ZERO: ExtentKind = ExtentKind::Zero { kept: None };
+const NOTHING: ExtentKind = ExtentKind::Unallocated { kept: None };
+
+struct Noise(u64);
+
+impl Noise {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| u8::try_from(self.below(255) + 1).unwrap());
+    }
+}
+
+impl Mosaic {
+    /// Over `backing`: pieces of 512 bytes to 512 KiB; what isn't stored reads as the backing does.
+    fn new(backing: &[u8], seed: u64) -> Self {
+        let mut noise = Noise(seed);
+        let mut bytes = backing.to_vec();
+        bytes.resize(SIZE, 0);
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        while start < SIZE {
+            let longest = 1 << noise.below(11);
+            let end = (start + (1 + noise.below(longest)) * 512).min(SIZE);
+            let kind = [DATA, ZERO, NOTHING][noise.below(3)];
+            match kind {
+                ZERO => bytes[start..end].fill(0),
+                DATA => {
+                    noise.fill(&mut bytes[start..end]);
+                    // Some of what is stored is zero all the same.
+                    let middle = (start + end) / 2;
+                    if noise.below(2) == 0 {
+                        bytes[start..middle].fill(0);
+                    }
+                }
+                _ => {}
+            }
+            pieces.push((end, kind));
+            start = end;
+        }
+        Self { bytes, pieces }
+    }
+
+    /// Whether nothing is stored of a part.
+    fn has_nothing(&self, part: Run) -> bool {
+        let mut start = 0;
+        self.pieces.iter().all(|(end, kind)| {
+            let piece = start..*end;
+            start = *end;
+            *kind == NOTHING || piece.end <= part.start || piece.start >= part.end
+        })
+    }
+}
+
+impl Image for Mosaic {
+    fn size(&self) -> u64 {
+        SIZE as u64
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        let place = usize::try_from(offset.0).unwrap();
+        let (end, kind) = self.pieces.iter().find(|(end, _)| *end > place).unwrap();
+        Ok(Extent {
+            start: offset,
+            length: limit.min((end - place) as u64),
+            kind: *kind,
+            depth: 0,
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        let start = usize::try_from(offset.0).unwrap();
+        buf.copy_from_slice(&self.bytes[start..start + buf.len()]);
+        Ok(())
+    }
+}
+
+fn cipher() -> AesCbc {
+    AesCbc::new(b"0123456789abcdef", Backend::detect())
+}
+
+/// Kinds of images: everything that has a way of its own to store data or zeroes.
+fn kinds() -> Vec<(CreateOptions, Preallocation)> {
+    let plain = |cluster_size| CreateOptions {
+        cluster_size,
+        ..CreateOptions::new(SIZE as u64)
+    };
+    let mut kinds = Vec::new();
+    for cluster_size in [512, 4096, 65536, 2 << 20] {
+        let version_2 = CreateOptions {
+            version: Version::V2,
+            ..plain(cluster_size)
+        };
+        let encrypted = CreateOptions {
+            encryption: EncryptionMethod::Aes,
+            ..plain(cluster_size)
+        };
+        let external = CreateOptions {
+            data_file: Some(b"data".to_vec()),
+            ..plain(cluster_size)
+        };
+        for options in [plain(cluster_size), version_2, encrypted, external] {
+            kinds.push((options.clone(), Preallocation::Off));
+            if cluster_size >= 16384 && options.version == Version::V3 {
+                let extended = CreateOptions {
+                    extended_l2: true,
+                    ..options
+                };
+                for mode in [
+                    Preallocation::Off,
+                    Preallocation::Metadata,
+                    Preallocation::Full,
+                ] {
+                    kinds.push((extended.clone(), mode));
+                }
+            }
+        }
+    }
+    kinds
+}
+
+/// Copies `source` into a new image over `backing`, and reads that.
+fn copied(
+    source: &Mosaic,
+    backing: &[u8],
+    (options, preallocation): (CreateOptions, Preallocation),
+    settings: Settings,
+    device: bool,
+) -> Chain {
+    let new = || {
+        let storage = MemoryStorage::new(if device { vec![0xaa; 9 << 20] } else { vec![] });
+        Arc::new(if device { storage.as_device() } else { storage })
+    };
+    let (file, data) = (new(), new());
+    let options = CreateOptions {
+        backing: Some(Backing {
+            name: b"backing".to_vec(),
+            format: Some("raw".to_owned()),
+            size: backing.len() as u64,
+        }),
+        ..options
+    };
+    let is_external = options.data_file.is_some();
+    let key = (options.encryption == EncryptionMethod::Aes).then(cipher);
+    let (storage, data_storage) = (Arc::clone(&file), Arc::clone(&data));
+    let target: Box<dyn NewImage> = match (preallocation, is_external) {
+        (Preallocation::Off, false) => {
+            Box::new(NewQcow2::create(storage, options, key, true).unwrap())
+        }
+        (Preallocation::Off, true) => {
+            Box::new(NewQcow2::create_with_data(storage, data_storage, options, key, true).unwrap())
+        }
+        (mode, false) => {
+            Box::new(NewPreallocated::create(storage, options, key, mode, true).unwrap())
+        }
+        (mode, true) => Box::new(
+            NewPreallocated::create_with_data(storage, data_storage, options, key, mode, true)
+                .unwrap(),
+        ),
+    };
+    copy(source, target.as_ref(), settings, &()).unwrap();
+    let header = Header::read(file.as_ref()).unwrap();
+    assert_eq!(header.backing_file(), Some(&b"backing"[..]));
+    let key = (header.encryption() == EncryptionMethod::Aes).then(cipher);
+    let top = if is_external {
+        Qcow2Image::open_with_data(file, data, header, key)
+    } else {
+        Qcow2Image::open(file, header, key)
+    };
+    let below = RawImage::open(Arc::new(MemoryStorage::new(backing.to_vec()))).unwrap();
+    Chain::new(Arc::new(top.unwrap()), vec![Arc::new(below)])
+}
+
+/// Asserts that a chain's disk is the mosaic's, and that its top leaves to the backing file what the
+/// mosaic doesn't store.
+fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, what: &str) {
+    let mut bytes = vec![1; SIZE];
+    chain.read_at(GuestOffset(0), &mut bytes).unwrap();
+    let first = bytes
+        .iter()
+        .zip(&source.bytes)
+        .position(|(one, other)| one != other);
+    assert_eq!(first, None, "{what}: the first byte that differs");
+    let top = chain.layer(0).unwrap();
+    for start in (0..SIZE).step_by(unit) {
+        let end = (start + unit).min(SIZE);
+        let extent = top
+            .extent_at(GuestOffset(start as u64), unit as u64)
+            .unwrap();
+        let left = matches!(extent.kind, ExtentKind::Unallocated { .. });
+        if source.has_nothing(start..end) {
+            assert_eq!(left, leaves, "{what}: at {start}");
+        } else if left {
+            panic!("{what}: at {start} something is stored in the source");
+        }
+    }
+}
+
+#[test]
+fn a_disk_over_a_backing_file_comes_out_as_it_was() {
+    let mut backing = vec![0; SIZE];
+    Noise(1).fill(&mut backing);
+    let source = Mosaic::new(&backing, 2);
+    for kind in kinds() {
+        let (options, preallocation) = &kind;
+        let unit = options.check().unwrap().subcluster_len();
+        for (leaves, sparse) in [(true, 4096), (true, 0), (true, 512), (false, 4096)] {
+            let settings = Settings {
+                workers: NonZeroUsize::new(2).unwrap(),
+                leave_unallocated: leaves,
+                sparse: NonZeroUsize::new(sparse),
+                ..Settings::default()
+            };
+            let what = format!("{options:?}, {preallocation:?}, {leaves}, {sparse}");
+            // Whoever leaves nothing takes what isn't stored for zeroes.
+            let mut source = Mosaic {
+                bytes: source.bytes.clone(),
+                pieces: source.pieces.clone(),
+            };
+            if !leaves {
+                let mut start = 0;
+                for (end, kind) in &source.pieces {
+                    if *kind == NOTHING {
+                        source.bytes[start..*end].fill(0);
+                    }
+                    start = *end;
+                }
+            }
+            let chain = copied(&source, &backing, kind.clone(), settings, false);
+            assert_same(&chain, &source, unit, leaves, &what);
+        }
+    }
+}
+
+#[test]
+fn nothing_old_shows_through_on_devices() {
+    let mut backing = vec![0; SIZE];
+    Noise(3).fill(&mut backing);
+    let source = Mosaic::new(&backing, 4);
+    let settings = Settings {
+        leave_unallocated: true,
+        copy_offload: true,
+        ..Settings::default()
+    };
+    for kind in kinds() {
+        if kind.1 != Preallocation::Off {
+            continue;
+        }
+        let unit = kind.0.check().unwrap().subcluster_len();
+        let what = format!("{:?}", kind.0);
+        let chain = copied(&source, &backing, kind, settings, true);
+        assert_same(&chain, &source, unit, true, &what);
+    }
+}
+
+#[test]
+fn beyond_the_end_of_the_backing_file_zeroes_need_not_be_stored() {
+    let mut source = Mosaic {
+        bytes: vec![0; SIZE],
+        pieces: vec![(SIZE, ZERO)],
+    };
+    source.bytes[..4096].fill(7);
+    source.pieces.insert(0, (4096, DATA));
+    let kind = (CreateOptions::new(SIZE as u64), Preallocation::Off);
+    for (size, zero_until) in [
+        (0, 65536),
+        (4096, 65536),
+        (300_000, 327_680),
+        (4 << 20, SIZE),
+    ] {
+        let chain = copied(
+            &source,
+            &vec![9; size],
+            kind.clone(),
+            Settings::default(),
+            false,
+        );
+        let mut bytes = vec![1; SIZE];
+        chain.read_at(GuestOffset(0), &mut bytes).unwrap();
+        assert!(bytes == source.bytes, "backing file of {size} bytes");
+        let top = chain.layer(0).unwrap();
+        for start in (65536..SIZE).step_by(65536) {
+            let extent = top.extent_at(GuestOffset(start as u64), 1).unwrap();
+            let kind = if start < zero_until { ZERO } else { NOTHING };
+            assert_eq!(
+                extent.kind, kind,
+                "backing file of {size} bytes, at {start}"
+            );
+        }
+    }
+}
