@@ -4,7 +4,13 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use cowhide::convert::{self, Settings};
+use cowhide::formats::qcow2::{Backing, CreateOptions, NewPreallocated, NewQcow2, Version};
+use cowhide::formats::raw::RawImage;
+use cowhide::formats::{Image as _, NewImage, Preallocation};
+use cowhide::storage::{Access, CacheMode, FileStorage, Storage as _};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -50,6 +56,48 @@ const OPTIONS: &[&str] = &[
 const DIFFERENT: &[&str] =
     &["extended_l2=on,preallocation=falloc,encryption=on,encrypt.key-secret=s"];
 
+/// Changes the defaults.
+type Change = fn(&mut CreateOptions);
+
+/// The same with a backing file: the oracle's options, and ours.
+const BACKED: &[(&str, Change, Preallocation)] = &[
+    ("compat=1.1", |_| (), Preallocation::Off),
+    (
+        "cluster_size=512",
+        |options| options.cluster_size = 512,
+        Preallocation::Off,
+    ),
+    (
+        "cluster_size=2M,compat=0.10",
+        |options| {
+            options.cluster_size = 2 << 20;
+            options.version = Version::V2;
+        },
+        Preallocation::Off,
+    ),
+    (
+        "extended_l2=on,cluster_size=16k",
+        |options| {
+            options.cluster_size = 16384;
+            options.extended_l2 = true;
+        },
+        Preallocation::Off,
+    ),
+    (
+        "extended_l2=on,preallocation=metadata",
+        |options| options.extended_l2 = true,
+        Preallocation::Metadata,
+    ),
+    (
+        "data_file=data,lazy_refcounts=on",
+        |options| {
+            options.data_file = Some(b"data".to_vec());
+            options.lazy_refcounts = true;
+        },
+        Preallocation::Off,
+    ),
+];
+
 /// Options that can't be had, or not together.
 const REFUSED: &[&str] = &[
     "refcount_bits=0",
@@ -92,6 +140,11 @@ pub fn trials() -> Vec<Trial> {
             );
         };
         trials.push(trial(format!("create::[{options}]"), test));
+    }
+    for (options, change, preallocation) in BACKED {
+        let name = format!("create::[backing_file=below,backing_fmt=raw,{options}]");
+        let test = || backed(options, *change, *preallocation);
+        trials.push(trial(name, test));
     }
     trials.push(trial("create::refused", refused));
     trials
@@ -154,6 +207,73 @@ fn converted(folder: &Path, tool: Tool, options: &str) -> Vec<String> {
         assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
     }
     [vec![printed], description(folder, "y", options)].concat()
+}
+
+fn backed(options: &str, change: Change, preallocation: Preallocation) {
+    for size in [0, 1 << 20, 5 << 20] {
+        let folder = tempfile::tempdir().unwrap();
+        let both = ["ours", "theirs"].map(|name| folder.path().join(name));
+        for folder in &both {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("below"), Noise(9).bytes(size)).unwrap();
+        }
+        let [ours, theirs] = &both;
+        convert_over_backing(ours, change, preallocation);
+        disk(&theirs.join("disk.raw"));
+        let args = [
+            "convert", "-f", "raw", "-O", "qcow2", "-B", "below", "-F", "raw",
+        ];
+        let args = [&args[..], &["-o", options, "disk.raw", "y"]].concat();
+        qemu_img(theirs, &args).ok();
+        let [ours, theirs] = both.each_ref().map(|folder| {
+            let compared = qemu_img(folder, &["compare", "disk.raw", "y"]).ok();
+            assert_eq!(compared, "Images are identical.\n");
+            let mut described = description(folder, "y", options);
+            if preallocation != Preallocation::Off {
+                // What is zero keeps its place in ours.
+                described.retain(|line| !line.starts_with("allocated-clusters"));
+            }
+            described
+        });
+        assert_same(&format!("over {size} bytes"), &ours, &theirs);
+    }
+}
+
+/// Converts through the library.
+fn convert_over_backing(folder: &Path, change: Change, preallocation: Preallocation) {
+    disk(&folder.join("disk.raw"));
+    let open = |name: &str| {
+        let path = folder.join(name);
+        drop(
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .unwrap(),
+        );
+        Arc::new(FileStorage::open(&path, Access::ReadWrite, CacheMode::Unsafe).unwrap())
+    };
+    let source = RawImage::open(open("disk.raw")).unwrap();
+    let mut options = CreateOptions::new(source.size());
+    change(&mut options);
+    options.backing = Some(Backing {
+        name: b"below".to_vec(),
+        format: Some("raw".to_owned()),
+        size: open("below").len().unwrap(),
+    });
+    let target: Box<dyn NewImage> = match (&options.data_file, preallocation) {
+        (None, Preallocation::Off) => {
+            Box::new(NewQcow2::create(open("y"), options, None, false).unwrap())
+        }
+        (Some(_), Preallocation::Off) => {
+            let data = open("data");
+            Box::new(NewQcow2::create_with_data(open("y"), data, options, None, false).unwrap())
+        }
+        (_, mode) => {
+            Box::new(NewPreallocated::create(open("y"), options, None, mode, false).unwrap())
+        }
+    };
+    convert::copy(&source, target.as_ref(), Settings::default(), &()).unwrap();
 }
 
 /// What the oracle says of a consistent image, but for what depends on the places of its clusters.

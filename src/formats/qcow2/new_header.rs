@@ -163,3 +163,85 @@ pub(super) fn write_last(storage: &dyn Storage, header: &[u8], flush: bool) -> R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::qcow2::Backing;
+
+    fn options(cluster_size: u64, version: Version, name: usize) -> CreateOptions {
+        CreateOptions {
+            cluster_size,
+            version,
+            backing: Some(Backing {
+                name: vec![b'n'; name],
+                format: Some("raw".to_owned()),
+                size: 0,
+            }),
+            ..CreateOptions::new(1 << 20)
+        }
+    }
+
+    fn header(options: &CreateOptions) -> Vec<u8> {
+        let geometry = options.check().unwrap();
+        let refcounts = RefcountLayout::new(geometry, 2, HostOffset(0)).unwrap();
+        bytes(options, geometry, HostOffset(0), &refcounts).unwrap()
+    }
+
+    #[test]
+    fn the_backing_file_is_named_behind_the_extensions() {
+        let extension = [
+            0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 3, b'r', b'a', b'w', 0, 0, 0, 0, 0,
+        ];
+        for (version, start) in [(Version::V2, 72), (Version::V3, 112)] {
+            let bytes = header(&options(512, version, 5));
+            let name = start + 24;
+            assert_eq!(bytes[start..start + 16], extension);
+            assert_eq!(bytes[start + 16..name], [0; 8]);
+            assert_eq!(&bytes[name..], b"nnnnn");
+            assert_eq!(bytes[8..16], (name as u64).to_be_bytes());
+            assert_eq!(bytes[16..20], [0, 0, 0, 5]);
+        }
+        let without = header(&CreateOptions::new(1 << 20));
+        assert_eq!(without[8..20], [0; 12]);
+    }
+
+    #[test]
+    fn a_data_file_has_its_extension_and_bits() {
+        let options = CreateOptions {
+            data_file: Some(b"data".to_vec()),
+            data_file_raw: true,
+            extended_l2: true,
+            cluster_size: 16384,
+            ..CreateOptions::new(1 << 20)
+        };
+        let bytes = header(&options);
+        assert_eq!(bytes[72..80], [0, 0, 0, 0, 0, 0, 0, 0b1_0100]);
+        assert_eq!(bytes[88..96], [0, 0, 0, 0, 0, 0, 0, 0b10]);
+        assert_eq!(&bytes[112..128], b"DATA\0\0\0\x04data\0\0\0\0");
+        assert_eq!(bytes[128..136], [0x68, 0x03, 0xf8, 0x57, 0, 0, 1, 0x80]);
+    }
+
+    #[test]
+    fn everything_has_to_fit_into_the_cluster() {
+        let error = |options: CreateOptions| options.check().unwrap_err().to_string();
+        assert_eq!(header(&options(512, Version::V3, 376)).len(), 512);
+        let message = error(options(512, Version::V3, 377));
+        assert!(message.ends_with("n' with format 'raw': No space left on device"));
+        assert_eq!(
+            header(&options(65536, Version::V3, 1023)).len(),
+            136 + 392 + 1023
+        );
+        let message = error(options(65536, Version::V3, 1024));
+        assert!(message.ends_with("n' with format 'raw': Invalid argument"));
+        let long = CreateOptions {
+            data_file: Some(vec![b'd'; 385]),
+            cluster_size: 512,
+            ..CreateOptions::new(1 << 20)
+        };
+        assert_eq!(
+            error(long),
+            "Could not update qcow2 header: No space left on device"
+        );
+    }
+}
