@@ -526,3 +526,42 @@ fn help_and_version_have_what_scripts_look_for() {
         assert_eq!(usage, cowhide(folder, &format!("{subcommand} x -h")).ok());
     }
 }
+
+#[test]
+fn a_data_file_is_undone_with_its_image_and_never_one_that_is_in_use() {
+    let folder = folder();
+    let folder = folder.path();
+    let disk = fs::read(folder.join("disk1.img")).unwrap();
+    let before = names(folder);
+    for name in ["disk1.img", "./disk1.img", "y"] {
+        let line = format!("convert -O qcow2 -o data_file={name} disk1.img y");
+        cowhide(folder, &line).fails(1, "are the same file");
+    }
+    let line = "convert -O qcow2 -o data_file=/nonexistent/data disk1.img y";
+    cowhide(folder, line).fails(1, "Could not create '/nonexistent/data'");
+    assert_eq!(names(folder), before);
+    assert!(fs::read(folder.join("disk1.img")).unwrap() == disk);
+
+    // One that is there is emptied when it is taken, but neither touched before nor removed.
+    fs::write(folder.join("data"), b"old").unwrap();
+    for refused in [
+        "refcount_bits=3",
+        "compat=v2",
+        "data_file_raw=on,encryption=on,encrypt.key-secret=s",
+    ] {
+        let line = format!(
+            "create --object secret,id=s,data=a -q -f qcow2 -o data_file=data,{refused} y 1M"
+        );
+        let ran = cowhide(folder, &line);
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        assert_eq!(fs::read(folder.join("data")).unwrap(), b"old", "{refused}");
+    }
+    cowhide(
+        folder,
+        "convert -O qcow2 -o data_file=data,data_file_raw=on disk1.img y",
+    )
+    .ok();
+    assert!(fs::read(folder.join("data")).unwrap() == disk);
+    cowhide(folder, "convert y back.img").ok();
+    assert!(fs::read(folder.join("back.img")).unwrap() == disk);
+}
