@@ -157,11 +157,17 @@ pub struct Options {
     values: Vec<KeyValue>,
 }
 
-/// The text that `-o help` prints.
-pub fn help(format: Format) -> String {
+/// The text that `-o help` prints. Without a file's name `qemu-img` leaves out what the file may have
+/// options for, such as the preallocation of a raw image.
+pub fn help(format: Format, has_name: bool) -> String {
     let mut specs: Vec<&Spec> = specs(format).iter().collect();
     specs.sort_by_key(|spec| spec.name);
-    let mut text = format!("Supported {format} options:\n");
+    let mut text = if has_name {
+        "Supported options:\n".to_owned()
+    } else {
+        specs.retain(|spec| format != Format::Raw || spec.name != "preallocation");
+        format!("Supported {format} options:\n")
+    };
     for Spec {
         name, kind, help, ..
     } in specs
@@ -175,6 +181,12 @@ pub fn help(format: Format) -> String {
         let left = format!("{name}={kind}");
         // Writing to a string can't fail.
         let _ = writeln!(text, "  {left:<22} - {help}");
+    }
+    if !has_name {
+        text.push_str(
+            "\nThe protocol level may support further options.\n\
+             Specify the target filename to include those options.\n",
+        );
     }
     text
 }

@@ -72,7 +72,7 @@ pub(super) fn target_options(
 ) -> Result<Option<Options>, Failure> {
     for list in lists {
         if options::asks_for_help(list) {
-            print(&create_options::help(format))?;
+            print(&create_options::help(format, !name.is_empty()))?;
             return Ok(None);
         }
         if !options::is_valid_list(list) {

@@ -147,7 +147,44 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(name, test));
     }
     trials.push(trial("create::refused", refused));
+    trials.push(trial("create::help", help));
     trials
+}
+
+/// `-o help`, but for the options of LUKS and of file systems, which ours doesn't have.
+fn help() {
+    const MISSING: [&str; 8] = [
+        "encrypt.cipher-alg",
+        "encrypt.cipher-mode",
+        "encrypt.hash-alg",
+        "encrypt.iter-time",
+        "encrypt.ivgen-alg",
+        "encrypt.ivgen-hash-alg",
+        "extent_size_hint",
+        "nocow",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for call in [
+        "create -f qcow2 -o help",
+        "create -f qcow2 -o help x",
+        "create -f qcow2 -o cluster_size=4k,help x 1M",
+        "create -f raw -o help",
+        "create -f raw -o ? x",
+        "convert -O qcow2 -o help",
+        "convert -O raw -o help x y",
+    ] {
+        let args: Vec<&str> = call.split_whitespace().collect();
+        let theirs = qemu_img(folder, &args).ok();
+        let known = |line: &&str| {
+            let name = line.trim_start().split('=').next();
+            name.is_none_or(|name| !MISSING.contains(&name))
+        };
+        let theirs: Vec<&str> = theirs.lines().filter(known).collect();
+        let ours = ours(folder, &args).ok();
+        let ours: Vec<&str> = ours.lines().filter(known).collect();
+        assert_eq!(ours, theirs, "{call}");
+    }
 }
 
 /// A disk of 3 MiB with data in multiples of the 4 KiB in which the oracle looks for zeroes: some
