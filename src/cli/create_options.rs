@@ -9,7 +9,7 @@ use std::num::IntErrorKind;
 
 use super::options::{self, KeyValue};
 use crate::error::{Error, Result};
-use crate::formats::qcow2::{CompressionType, CreateOptions, EncryptionMethod, Version};
+use crate::formats::qcow2::{Backing, CompressionType, CreateOptions, EncryptionMethod, Version};
 use crate::formats::{Format, Preallocation};
 use crate::units::{SizeError, parse_size};
 
@@ -284,11 +284,28 @@ impl Options {
         if let Some(bits) = self.get("refcount_bits").and_then(|bits| bits.parse().ok()) {
             options.refcount_bits = bits;
         }
+        options.backing = self.backing()?;
         options.extended_l2 = self.get("extended_l2") == Some("on");
         options.data_file = self.get("data_file").map(|name| name.as_bytes().to_vec());
         options.data_file_raw = self.get("data_file_raw") == Some("on");
         options.encryption = self.encryption()?;
         Ok(options)
+    }
+
+    /// The backing file, of which the options don't say how big it is.
+    fn backing(&self) -> Result<Option<Backing>> {
+        let format = self.get("backing_fmt").map(str::to_owned);
+        match (self.get("backing_file"), &format) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Error::invalid(
+                "Backing format cannot be used without backing file",
+            )),
+            (Some(name), _) => Ok(Some(Backing {
+                name: name.as_bytes().to_vec(),
+                format,
+                size: u64::MAX,
+            })),
+        }
     }
 
     /// How much of the space is taken beforehand.

@@ -123,6 +123,7 @@ const REFUSED: &[&str] = &[
     "data_file=.",
     "data_file=/nonexistent/data",
     "preallocation=metadata,extended_l2=on,cluster_size=512",
+    "backing_fmt=raw",
 ];
 
 pub fn trials() -> Vec<Trial> {

@@ -48,7 +48,8 @@ pub struct Backing {
     pub name: Vec<u8>,
     /// The name of its format, if that is stored too.
     pub format: Option<String>,
-    /// The size of its disk in bytes: what lies beyond reads as zeroes in any case.
+    /// The size of its disk in bytes, beyond which zeroes need not be stored; `u64::MAX` where it
+    /// isn't known.
     pub size: u64,
 }
 
