@@ -8,7 +8,7 @@ use super::operands::{Output, cache, one_operand, output, source};
 use super::{Done, complain, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
-use crate::formats::qcow2::check::Finding;
+use crate::formats::qcow2::check::Event;
 
 /// Exit statuses, as `qemu-img` documents them.
 const CORRUPTIONS: u8 = 2;
@@ -28,11 +28,8 @@ pub(super) fn run(args: &CheckArgs) -> Done {
         &secrets,
     )?;
     source.cache = cache;
-    let mut on_finding = |finding: &Finding| {
-        complain(&finding.to_string());
-    };
-    let Outcome::Checked { format, report } = commands::check::run(&source, &mut on_finding)?
-    else {
+    let mut on_event = |event: Event<'_>| complain(&event.to_string());
+    let Outcome::Checked { format, report } = commands::check::run(&source, &mut on_event)? else {
         complain(&format!(
             "{}: This image format does not support checks",
             program()

@@ -17,6 +17,8 @@ const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 /// How many subclusters an extended L2 entry's cluster has.
 pub const SUBCLUSTERS: u32 = 32;
+/// Bits 0 to 8 of a refcount table entry are reserved.
+const REFCOUNT_RESERVED: u64 = 0x1ff;
 /// The unit in which a compressed cluster's length is given, in bytes.
 const COMPRESSED_SECTOR: u64 = 512;
 
@@ -67,6 +69,27 @@ impl L1Entry {
     /// An entry that leads to an L2 table with a refcount of 1.
     pub fn to_table(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
+    }
+
+    /// Where the entry leads, aligned or not, whatever else is wrong with it; 0 for nowhere.
+    pub fn host(self) -> HostOffset {
+        HostOffset(self.0 & OFFSET_MASK)
+    }
+
+    /// Whether the COPIED flag is set.
+    pub fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+
+    /// Whether bits are set that the specification reserves.
+    pub fn has_reserved_bits(self) -> bool {
+        self.0 & !(OFFSET_MASK | COPIED) != 0
+    }
+
+    /// The entry with the COPIED flag set or cleared.
+    #[must_use]
+    pub fn with_copied(self, copied: bool) -> Self {
+        Self(with_copied(self.0, copied))
     }
 
     /// What the entry means.
@@ -203,9 +226,70 @@ impl L2Entry {
         }
     }
 
+    /// Where the entry leads when nothing that is wrong with it is held against it, as `check` has to
+    /// see it: reserved bits are ignored and offsets needn't be aligned. `data_file` says whether
+    /// clusters of data are in another file, where offset 0 is a place like any other.
+    pub fn lead(self, geometry: Geometry, data_file: bool) -> L2Lead {
+        if self.0 & COMPRESSED != 0 {
+            return L2Lead::Compressed(self.compressed(geometry));
+        }
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        let copied = self.is_copied();
+        let zero = self.0 & ZERO != 0 && !geometry.has_subclusters();
+        if host.0 != 0 || (data_file && copied && !zero) {
+            return L2Lead::Stored { host, copied, zero };
+        }
+        if zero { L2Lead::Zero } else { L2Lead::Nothing }
+    }
+
+    /// Whether bits are set that the specification reserves; for entries that aren't compressed.
+    pub fn has_reserved_bits(self) -> bool {
+        self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0
+    }
+
+    /// The entry with the COPIED flag set or cleared.
+    #[must_use]
+    pub fn with_copied(self, copied: bool) -> Self {
+        Self(with_copied(self.0, copied))
+    }
+
+    /// An entry for a cluster that reads as zeroes and isn't kept; with subclusters it is their
+    /// bitmap that says so.
+    pub fn zero(geometry: Geometry) -> Self {
+        Self(if geometry.has_subclusters() { 0 } else { ZERO })
+    }
+
     /// Whether the COPIED flag is set; a compressed cluster must never have it.
     pub fn is_copied(self) -> bool {
         self.0 & COPIED != 0
+    }
+}
+
+/// Where an L2 entry leads; see [`L2Entry::lead`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L2Lead {
+    /// Nowhere.
+    Nothing,
+    /// Nowhere: the cluster reads as zeroes.
+    Zero,
+    /// To a cluster.
+    Stored {
+        /// Where it is, aligned or not.
+        host: HostOffset,
+        /// The COPIED flag.
+        copied: bool,
+        /// Whether the cluster is only kept, and reads as zeroes.
+        zero: bool,
+    },
+    /// To a compressed cluster.
+    Compressed(CompressedRange),
+}
+
+fn with_copied(entry: u64, copied: bool) -> u64 {
+    if copied {
+        entry | COPIED
+    } else {
+        entry & !COPIED
     }
 }
 
@@ -244,6 +328,22 @@ impl SubclusterBitmap {
             (_, 0) => Ok(Subcluster::Data),
             _ => Err(EntryError::Subcluster(number)),
         }
+    }
+
+    /// Whether a subcluster is said to be stored and to read as zeroes at once.
+    pub fn contradicts_itself(self) -> bool {
+        self.0 >> SUBCLUSTERS & self.0 != 0
+    }
+
+    /// Whether a subcluster is stored.
+    pub fn has_data(self) -> bool {
+        self.0 & Self::ALL_DATA.0 != 0
+    }
+
+    /// The bitmap with zeroes where something was stored.
+    #[must_use]
+    pub fn without_data(self) -> Self {
+        Self((self.0 | self.0 << SUBCLUSTERS) & Self::ALL_ZERO.0)
     }
 
     /// The bitmap with subcluster `number` (0 to 31) stored in that way.
@@ -314,7 +414,7 @@ impl RefcountTableEntry {
     /// # Errors
     /// Reserved bits, or an offset that is not cluster-aligned.
     pub fn block(self, geometry: Geometry) -> Result<Option<HostOffset>, EntryError> {
-        if self.0 & 0x1ff != 0 {
+        if self.has_reserved_bits() {
             return Err(EntryError::Reserved);
         }
         let host = HostOffset(self.0);
@@ -322,6 +422,18 @@ impl RefcountTableEntry {
             return Err(EntryError::Unaligned(host));
         }
         Ok((host.0 != 0).then_some(host))
+    }
+}
+
+impl RefcountTableEntry {
+    /// Where the entry leads, aligned or not, whatever else is wrong with it; 0 for nowhere.
+    pub fn host(self) -> HostOffset {
+        HostOffset(self.0 & !REFCOUNT_RESERVED)
+    }
+
+    /// Whether bits are set that the specification reserves.
+    pub fn has_reserved_bits(self) -> bool {
+        self.0 & REFCOUNT_RESERVED != 0
     }
 }
 
@@ -514,6 +626,28 @@ mod tests {
         let second = (L2Entry(3), Some(SubclusterBitmap(4)));
         assert_eq!(table.get(1), Some(second));
         assert_eq!(table.get(2), None);
+    }
+
+    #[test]
+    fn where_damaged_entries_lead() {
+        let at = |entry| L2Entry(entry).lead(geometry(16), false);
+        assert_eq!(at(0), L2Lead::Nothing);
+        assert_eq!(at(1), L2Lead::Zero);
+        let stored = |host, copied, zero| L2Lead::Stored {
+            host: HostOffset(host),
+            copied,
+            zero,
+        };
+        assert_eq!(at(0x8000_0000_0005_0201), stored(0x5_0200, true, true));
+        assert_eq!(at(0x2000_0000_0005_0002), stored(0x5_0000, false, false));
+        assert!(L2Entry(2).has_reserved_bits() && !L2Entry(1 | 1 << 63).has_reserved_bits());
+        let external = L2Entry(1 << 63).lead(geometry(16), true);
+        assert_eq!(external, stored(0, true, false));
+        assert_eq!(L2Entry(512).with_copied(true).0, 1 << 63 | 512);
+        assert_eq!(L1Entry(1 << 63 | 512).with_copied(false).0, 512);
+        let bitmap = SubclusterBitmap(1 << 3 | 1 << 35);
+        assert!(bitmap.contradicts_itself() && bitmap.has_data());
+        assert_eq!(bitmap.without_data().0, 1 << 35);
     }
 
     #[test]

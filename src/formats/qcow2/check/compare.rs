@@ -1,0 +1,93 @@
+//! The counted references held against the stored refcounts.
+//!
+//! 64 clusters at a time: where the bits of both agree and no count is above 1, which is so for
+//! nearly all of nearly every image, nothing else needs to be looked at.
+
+use super::finding::Finding;
+use super::references::WORD;
+use super::walk::Walk;
+use crate::error::Result;
+use crate::formats::qcow2::geometry::Geometry;
+
+/// What the comparison says of the image as a whole.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// The last cluster with a refcount or a reference.
+    pub highest: u64,
+    /// Whether a cluster that something refers to has no refcount at all, so that the refcount
+    /// structures can't be trusted.
+    pub rebuild: bool,
+}
+
+/// The highest refcount of an image.
+pub fn most_references(geometry: Geometry) -> u64 {
+    u64::MAX >> (64 - geometry.refcount_bits())
+}
+
+impl Walk<'_> {
+    /// Compares all clusters, in order; differences go to `differs`.
+    ///
+    /// # Errors
+    /// The system's error; that of `differs`.
+    pub fn compare(&self, differs: &mut dyn FnMut(Finding) -> Result<()>) -> Result<Compared> {
+        let mut compared = Compared::default();
+        let beyond = self.references.get(self.clusters) != 0;
+        let end = self.clusters + u64::from(beyond);
+        for word in 0..end.div_ceil(WORD) {
+            let first = word * WORD;
+            let in_file = match end - first {
+                count @ 0..WORD => (1 << count) - 1,
+                _ => u64::MAX,
+            };
+            let references = self.references.bits(word) & in_file;
+            let ones = self.stored.ones(word) & in_file;
+            let more = self.stored.more(word) & in_file;
+            let used = references | ones | more;
+            if used == 0 {
+                continue;
+            }
+            compared.highest = first + u64::from(63 - used.leading_zeros());
+            if references == ones && more == 0 && !self.references.is_shared(word) {
+                continue;
+            }
+            for bit in 0..WORD {
+                if used >> bit & 1 != 0 {
+                    compared.rebuild |= self.compare_one(first + bit, differs)?;
+                }
+            }
+        }
+        Ok(compared)
+    }
+
+    fn compare_one(
+        &self,
+        cluster: u64,
+        differs: &mut dyn FnMut(Finding) -> Result<()>,
+    ) -> Result<bool> {
+        let most = most_references(self.geometry);
+        let refcount = self.stored.get(cluster)?;
+        let mut references = self.references.get(cluster);
+        if references > most {
+            differs(Finding::TooManyReferences {
+                cluster,
+                references,
+                most,
+            })?;
+            references = most;
+        }
+        if refcount > references {
+            differs(Finding::Leak {
+                cluster,
+                refcount,
+                references,
+            })?;
+        } else if refcount < references {
+            differs(Finding::RefcountTooLow {
+                cluster,
+                refcount,
+                references,
+            })?;
+        }
+        Ok(refcount == 0 && references != 0)
+    }
+}

@@ -1,0 +1,275 @@
+//! What a check can find, and how it is said.
+//!
+//! A finding names the place in the file and what is wrong there. It is made of numbers and turned
+//! into words only when somebody wants to read it, since a damaged image may have millions.
+
+use std::fmt;
+
+use crate::formats::qcow2::entries::EntryError;
+use crate::units::{GuestOffset, HostOffset};
+
+/// One thing that is wrong with an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A refcount is higher than the number of references: space is wasted.
+    Leak {
+        /// The cluster's number in the file.
+        cluster: u64,
+        /// What the image stores.
+        refcount: u64,
+        /// What refers to it.
+        references: u64,
+    },
+    /// A refcount is lower than the number of references.
+    RefcountTooLow {
+        /// The cluster's number in the file.
+        cluster: u64,
+        /// What the image stores.
+        refcount: u64,
+        /// What refers to it.
+        references: u64,
+    },
+    /// More references than a refcount of this image can count.
+    TooManyReferences {
+        /// The cluster's number in the file.
+        cluster: u64,
+        /// What refers to it.
+        references: u64,
+        /// The highest refcount.
+        most: u64,
+    },
+    /// A table entry that can't be right.
+    BadEntry {
+        /// Where it is.
+        place: Place,
+        /// The entry as stored.
+        entry: u64,
+        /// What is wrong with it.
+        problem: Problem,
+        /// How many tables share it.
+        times: u64,
+    },
+    /// A COPIED flag that doesn't agree with the refcount.
+    Copied {
+        /// Where the entry is.
+        place: Place,
+        /// The entry as stored.
+        entry: u64,
+        /// The refcount of what it leads to.
+        refcount: u64,
+        /// How often the active L1 table leads to the entry.
+        times: u64,
+    },
+    /// Something other than an entry that can't be right; the text says what and why.
+    Structure {
+        /// The text.
+        what: String,
+        /// How often it counts.
+        times: u64,
+    },
+}
+
+/// Where a table entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the active L1 table.
+    L1 {
+        /// Its index.
+        index: u64,
+    },
+    /// In the L1 table of a snapshot.
+    SnapshotL1 {
+        /// The entry's own position in the file.
+        host: HostOffset,
+    },
+    /// In an L2 table.
+    L2 {
+        /// Where the table starts.
+        table: HostOffset,
+        /// Its index.
+        index: u64,
+        /// Which part of the active disk it maps; `None` in tables that only snapshots use.
+        guest: Option<GuestOffset>,
+    },
+    /// In the refcount table.
+    RefcountTable {
+        /// Its index.
+        index: u64,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::L1 { index } => write!(f, "L1 entry {index}"),
+            Self::SnapshotL1 { host } => write!(f, "snapshot's L1 entry at {host}"),
+            Self::L2 {
+                table,
+                index,
+                guest,
+            } => {
+                write!(f, "L2 entry {index} of the L2 table at {table}")?;
+                match guest {
+                    Some(guest) => write!(f, " (guest offset {guest})"),
+                    None => Ok(()),
+                }
+            }
+            Self::RefcountTable { index } => write!(f, "refcount table entry {index}"),
+        }
+    }
+}
+
+/// What is wrong with a table entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// Its bits.
+    Bits(EntryError),
+    /// It leads beyond the end of the file, which has this length.
+    BeyondTheEnd(u64),
+    /// A cluster that is only kept and reads as zeroes is not cluster-aligned.
+    UnalignedZero(HostOffset),
+    /// A compressed cluster has the COPIED flag.
+    CompressedCopied,
+    /// A compressed cluster in an image whose data is in another file.
+    CompressedWithDataFile,
+    /// A compressed cluster has subclusters.
+    CompressedSubclusters,
+    /// Subclusters are stored and read as zeroes at once.
+    Subclusters,
+    /// Subclusters are stored where there is no cluster.
+    SubclustersWithoutCluster,
+    /// A refcount block that so many things refer to.
+    SharedBlock(u64),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bits(error) => error.fmt(f),
+            Self::BeyondTheEnd(length) => {
+                write!(f, "it leads beyond the end of the file ({length} bytes)")
+            }
+            Self::UnalignedZero(host) => {
+                write!(f, "preallocated offset {host} is not cluster-aligned")
+            }
+            Self::CompressedCopied => {
+                f.write_str("a compressed cluster must not have the COPIED flag")
+            }
+            Self::CompressedWithDataFile => {
+                f.write_str("a compressed cluster in an image with a data file")
+            }
+            Self::CompressedSubclusters => f.write_str("a compressed cluster has subclusters"),
+            Self::Subclusters => f.write_str("the bits of its subclusters contradict each other"),
+            Self::SubclustersWithoutCluster => {
+                f.write_str("subclusters are stored, but no cluster is")
+            }
+            Self::SharedBlock(references) => {
+                write!(f, "the refcount block is referred to {references} times")
+            }
+        }
+    }
+}
+
+impl Finding {
+    /// Whether this is a mere leak.
+    pub fn is_leak(&self) -> bool {
+        matches!(self, Self::Leak { .. })
+    }
+
+    /// How much it adds to the number of leaks or corruptions.
+    pub fn times(&self) -> u64 {
+        match self {
+            Self::Leak { .. } | Self::RefcountTooLow { .. } => 1,
+            Self::TooManyReferences {
+                references, most, ..
+            } => references.saturating_sub(*most),
+            Self::BadEntry { times, .. }
+            | Self::Copied { times, .. }
+            | Self::Structure { times, .. } => *times,
+        }
+    }
+
+    /// The finding without the word in front that says what becomes of it.
+    fn body(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leak {
+                cluster,
+                refcount,
+                references,
+            }
+            | Self::RefcountTooLow {
+                cluster,
+                refcount,
+                references,
+            } => write!(
+                f,
+                "cluster {cluster} refcount={refcount} reference={references}"
+            ),
+            Self::TooManyReferences {
+                cluster,
+                references,
+                most,
+            } => write!(
+                f,
+                "cluster {cluster}: {references} references, but refcounts end at {most}"
+            ),
+            Self::BadEntry {
+                place,
+                entry,
+                problem,
+                times,
+            } => {
+                write!(f, "{place} ({entry:#x}): {problem}")?;
+                shared(f, *times)
+            }
+            Self::Copied {
+                place,
+                entry,
+                refcount,
+                times,
+            } => {
+                write!(f, "OFLAG_COPIED {place} ({entry:#x}) refcount={refcount}")?;
+                shared(f, *times)
+            }
+            Self::Structure { what, .. } => f.write_str(what),
+        }
+    }
+}
+
+fn shared(f: &mut fmt::Formatter<'_>, times: u64) -> fmt::Result {
+    if times > 1 {
+        write!(f, " (counted {times} times: tables share it)")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_leak() { "Leaked " } else { "ERROR " })?;
+        self.body(f)
+    }
+}
+
+/// What a check or a repair has to say while it works.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// Something is wrong, and is left as it is.
+    Found(&'a Finding),
+    /// Something is wrong, and is being repaired.
+    Repairing(&'a Finding),
+    /// The refcount structures are being made anew.
+    Rebuilding,
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(finding) => finding.fmt(f),
+            Self::Repairing(finding) => {
+                f.write_str("Repairing ")?;
+                finding.body(f)
+            }
+            Self::Rebuilding => f.write_str("Rebuilding refcount structure"),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! From the L1 tables, the active one and those of the snapshots, to the L2 tables.
+//!
+//! Snapshots share L2 tables, and a hostile image may have thousands of L1 tables that overlap, or
+//! one whose every entry leads to the same L2 table. So no part of the file is read twice: where L1
+//! tables overlap, the bytes are read once and count as often as there are tables; and each L2 table
+//! is listed once, with how often it is referred to. The work is bounded by the length of the file.
+
+use super::finding::{Finding, Place, Problem};
+use super::walk::Walk;
+use crate::error::Result;
+use crate::formats::qcow2::entries::{EntryError, L1Entry};
+use crate::formats::qcow2::geometry::ENTRY_SIZE;
+use crate::formats::qcow2::header::TablePlace;
+use crate::formats::qcow2::tables::decode;
+use crate::units::HostOffset;
+
+/// How much of an L1 table is read at once, in bytes.
+const PIECE: u64 = 1 << 20;
+
+/// An L2 table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct L2Place {
+    /// Where it is, aligned or not.
+    pub host: HostOffset,
+    /// Which L1 entry leads to it, the first of them; none when only snapshots do.
+    pub l1_index: Option<u32>,
+    /// How many entries of the active L1 table lead to it.
+    pub active: u32,
+    /// How many entries of all L1 tables lead to it.
+    pub times: u64,
+}
+
+/// Bytes that belong to L1 tables.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: u64,
+    end: u64,
+    active: bool,
+}
+
+/// Bytes that all belong to the same L1 tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    start: u64,
+    end: u64,
+    active: bool,
+    times: u64,
+}
+
+/// Cuts overlapping spans into pieces.
+fn pieces(spans: &[Span]) -> Vec<Piece> {
+    let mut edges: Vec<(u64, i64, i64)> = Vec::with_capacity(spans.len() * 2);
+    for span in spans {
+        let active = i64::from(span.active);
+        edges.push((span.start, 1, active));
+        edges.push((span.end, -1, -active));
+    }
+    edges.sort_unstable();
+    let mut pieces = Vec::new();
+    let (mut start, mut times, mut active) = (0, 0i64, 0);
+    for (at, change, change_of_active) in edges {
+        if at > start && times > 0 {
+            pieces.push(Piece {
+                start,
+                end: at,
+                active: active > 0,
+                times: times.unsigned_abs(),
+            });
+        }
+        start = at;
+        times += change;
+        active += change_of_active;
+    }
+    pieces
+}
+
+impl Walk<'_> {
+    /// Counts the L1 tables and lists the L2 tables that they lead to, by their place in the file.
+    pub(super) fn l1_tables(
+        &self,
+        active: TablePlace,
+        snapshots: &[TablePlace],
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<Vec<L2Place>> {
+        let mut spans = Vec::new();
+        for (index, place) in std::iter::once(&active).chain(snapshots).enumerate() {
+            let bytes = place.entries * ENTRY_SIZE;
+            if bytes == 0 {
+                continue;
+            }
+            if !self.is_inside(place.host, bytes) {
+                let host = place.host;
+                let what = format!("L1 table at {host} ({bytes} bytes) is beyond the file's end");
+                found(Finding::Structure { what, times: 1 });
+                continue;
+            }
+            spans.push(Span {
+                start: place.host.0,
+                end: place.host.0 + bytes,
+                active: index == 0,
+            });
+        }
+        // What counts are whole clusters; what is read are the entries.
+        let cluster_size = self.geometry.cluster_size();
+        let clusters: Vec<_> = spans
+            .iter()
+            .map(|span| Span {
+                end: span.end.next_multiple_of(cluster_size),
+                ..*span
+            })
+            .collect();
+        for piece in pieces(&clusters) {
+            self.count(
+                HostOffset(piece.start),
+                piece.end - piece.start,
+                piece.times,
+            );
+        }
+        let mut places = Vec::new();
+        for piece in pieces(&spans) {
+            self.l1_piece(piece, active.host, &mut places, found)?;
+        }
+        Ok(merged(places))
+    }
+
+    fn l1_piece(
+        &self,
+        piece: Piece,
+        active: HostOffset,
+        places: &mut Vec<L2Place>,
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<()> {
+        let end = piece.end.min(self.length);
+        let mut at = piece.start;
+        let mut buffer = Vec::new();
+        while at < end {
+            let length = PIECE.min(end - at);
+            // A table that is cut short by the file's end goes on with zeroes.
+            let bytes = length.next_multiple_of(ENTRY_SIZE);
+            buffer.clear();
+            buffer.resize(usize::try_from(bytes).unwrap_or(0), 0);
+            self.storage.read_at(at, &mut buffer)?;
+            for (index, entry) in (0u64..).zip(decode(&buffer)) {
+                if entry != 0 {
+                    let host = HostOffset(at + index * ENTRY_SIZE);
+                    let place = if piece.active {
+                        let index = (host.0 - active.0) / ENTRY_SIZE;
+                        Place::L1 { index }
+                    } else {
+                        Place::SnapshotL1 { host }
+                    };
+                    self.l1_entry(L1Entry(entry), place, piece.times, places, found)?;
+                }
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    fn l1_entry(
+        &self,
+        entry: L1Entry,
+        place: Place,
+        times: u64,
+        places: &mut Vec<L2Place>,
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<()> {
+        let mut bad = |problem| {
+            found(Finding::BadEntry {
+                place,
+                entry: entry.0,
+                problem,
+                times,
+            });
+        };
+        let host = entry.host();
+        if entry.has_reserved_bits() {
+            bad(Problem::Bits(EntryError::Reserved));
+        }
+        if host.0 == 0 {
+            return Ok(());
+        }
+        if !self.geometry.is_aligned(host) {
+            bad(Problem::Bits(EntryError::Unaligned(host)));
+        }
+        let inside = self.is_inside(host, self.geometry.cluster_size());
+        if !inside {
+            bad(Problem::BeyondTheEnd(self.length));
+        }
+        let l1_index = match place {
+            Place::L1 { index } => u32::try_from(index).ok(),
+            _ => None,
+        };
+        if l1_index.is_some() {
+            self.copied(entry.is_copied(), host, place, entry.0, 1, found)?;
+        }
+        if inside {
+            places.push(L2Place {
+                host,
+                l1_index,
+                active: u32::from(l1_index.is_some()),
+                times,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Lists each L2 table once.
+fn merged(mut places: Vec<L2Place>) -> Vec<L2Place> {
+    places.sort_unstable_by_key(|place| (place.host, place.l1_index.is_none(), place.l1_index));
+    places.dedup_by(|next, kept| {
+        if next.host != kept.host {
+            return false;
+        }
+        kept.active = kept.active.saturating_add(next.active);
+        kept.times = kept.times.saturating_add(next.times);
+        true
+    });
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_tables_are_read_once() {
+        let span = |start, end, active| Span { start, end, active };
+        let piece = |start, end, active, times| Piece {
+            start,
+            end,
+            active,
+            times,
+        };
+        let spans = [span(10, 20, false), span(0, 16, true), span(12, 20, false)];
+        assert_eq!(
+            pieces(&spans),
+            [
+                piece(0, 10, true, 1),
+                piece(10, 12, true, 2),
+                piece(12, 16, true, 3),
+                piece(16, 20, false, 2)
+            ]
+        );
+        assert_eq!(pieces(&[]), []);
+        let spans = [span(0, 8, false), span(16, 24, true)];
+        let apart = [piece(0, 8, false, 1), piece(16, 24, true, 1)];
+        assert_eq!(pieces(&spans), apart);
+    }
+
+    #[test]
+    fn shared_tables_are_listed_once() {
+        let place = |host, l1_index: Option<u32>, times| L2Place {
+            host: HostOffset(host),
+            l1_index,
+            active: u32::from(l1_index.is_some()),
+            times,
+        };
+        let list = merged(vec![
+            place(8, None, 3),
+            place(4, Some(2), 1),
+            place(8, Some(7), 2),
+            place(8, Some(5), 1),
+        ]);
+        let shared = L2Place {
+            active: 2,
+            ..place(8, Some(5), 6)
+        };
+        assert_eq!(list, [place(4, Some(2), 1), shared]);
+    }
+}

@@ -1,0 +1,260 @@
+//! One L2 table: what its entries refer to, and what is wrong with them.
+
+use super::finding::{Finding, Place, Problem};
+use super::l1::L2Place;
+use super::references::{Run, WORD};
+use super::walk::Walk;
+use crate::error::Result;
+use crate::formats::qcow2::entries::{EntryError, L2Entry, L2Lead, SubclusterBitmap};
+use crate::units::{GuestOffset, HostOffset};
+
+/// What one table adds to the report.
+#[derive(Debug, Default)]
+pub struct L2Walked {
+    /// How many clusters are stored, in any way.
+    pub allocated: u64,
+    /// How many of them don't stand right behind the one before.
+    pub fragmented: u64,
+    /// How many of them are compressed.
+    pub compressed: u64,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Entries of clusters that are only kept but in an impossible place: they can be made plain
+    /// zero clusters without a loss. Not counted, so that they are in nobody's way.
+    pub zero_instead: Vec<ZeroInstead>,
+}
+
+/// An L2 entry to be replaced by one that reads as zeroes.
+#[derive(Debug, Clone, Copy)]
+pub struct ZeroInstead {
+    /// The L2 table.
+    pub table: HostOffset,
+    /// The index in it.
+    pub index: u64,
+    /// The subclusters, where there are some.
+    pub bitmap: Option<SubclusterBitmap>,
+    /// How many L1 entries lead to the table.
+    pub times: u64,
+}
+
+/// What is known of the table while its entries are looked at.
+struct Table<'a> {
+    walk: &'a Walk<'a>,
+    place: L2Place,
+    guest: Option<GuestOffset>,
+    run: Run<'a>,
+    expected: Option<HostOffset>,
+    /// Which of 64 clusters have a refcount of exactly 1, for the clusters last asked for.
+    ones: (u64, u64),
+    walked: L2Walked,
+}
+
+impl Walk<'_> {
+    /// Walks one L2 table. Its own cluster has been counted.
+    pub(super) fn l2_table(&self, place: L2Place, buffer: &mut Vec<u8>) -> Result<L2Walked> {
+        buffer.resize(self.geometry.cluster_len(), 0);
+        let read = self.storage.read_at(place.host.0, buffer)?;
+        buffer.get_mut(read..).unwrap_or_default().fill(0);
+        let l1_index = place.l1_index.map(u64::from);
+        let mut table = Table {
+            walk: self,
+            place,
+            guest: l1_index.map(|index| self.geometry.guest_start_of_l1(index)),
+            run: Run::new(&self.references, place.times),
+            expected: None,
+            ones: (u64::MAX, 0),
+            walked: L2Walked::default(),
+        };
+        let (words, _) = buffer.as_chunks();
+        if self.geometry.has_subclusters() {
+            let (pairs, _) = words.as_chunks();
+            for (index, [entry, bitmap]) in (0u64..).zip(pairs) {
+                let entry = u64::from_be_bytes(*entry);
+                let bitmap = u64::from_be_bytes(*bitmap);
+                if entry != 0 || bitmap != 0 {
+                    let bitmap = Some(SubclusterBitmap(bitmap));
+                    table.entry(index, L2Entry(entry), bitmap)?;
+                }
+            }
+        } else {
+            for (index, entry) in (0u64..).zip(words) {
+                let entry = u64::from_be_bytes(*entry);
+                if entry != 0 {
+                    table.entry(index, L2Entry(entry), None)?;
+                }
+            }
+        }
+        table.run.finish();
+        Ok(table.walked)
+    }
+}
+
+impl Table<'_> {
+    #[cold]
+    fn place(&self, index: u64) -> Place {
+        let cluster_size = self.walk.geometry.cluster_size();
+        let within = index.saturating_mul(cluster_size);
+        Place::L2 {
+            table: self.place.host,
+            index,
+            guest: self
+                .guest
+                .map(|start| GuestOffset(start.0.saturating_add(within))),
+        }
+    }
+
+    #[cold]
+    fn bad(&mut self, index: u64, entry: L2Entry, problem: Problem) {
+        let finding = Finding::BadEntry {
+            place: self.place(index),
+            entry: entry.0,
+            problem,
+            times: self.place.times,
+        };
+        self.walked.findings.push(finding);
+    }
+
+    #[inline]
+    fn entry(
+        &mut self,
+        index: u64,
+        entry: L2Entry,
+        bitmap: Option<SubclusterBitmap>,
+    ) -> Result<()> {
+        match entry.lead(self.walk.geometry, self.walk.data_file) {
+            L2Lead::Compressed(range) => {
+                self.compressed(index, entry, bitmap, range.host, range.length);
+                return Ok(());
+            }
+            L2Lead::Stored { host, copied, zero } => {
+                if entry.has_reserved_bits() {
+                    self.bad(index, entry, Problem::Bits(EntryError::Reserved));
+                }
+                self.stored(index, entry, bitmap, host, zero);
+                self.copied(index, entry, host, copied)?;
+            }
+            L2Lead::Zero | L2Lead::Nothing => {
+                if entry.has_reserved_bits() {
+                    self.bad(index, entry, Problem::Bits(EntryError::Reserved));
+                }
+                if bitmap.is_some_and(SubclusterBitmap::has_data) {
+                    self.bad(index, entry, Problem::SubclustersWithoutCluster);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn is_one(&mut self, cluster: u64) -> bool {
+        let word = cluster / WORD;
+        if self.ones.0 != word {
+            self.ones = (word, self.walk.stored.ones(word));
+        }
+        self.ones.1 >> (cluster % WORD) & 1 != 0 || self.walk.data_file
+    }
+
+    fn copied(&mut self, index: u64, entry: L2Entry, host: HostOffset, copied: bool) -> Result<()> {
+        let cluster = self.walk.geometry.host_cluster(host);
+        if self.place.active == 0 || copied == self.is_one(cluster) {
+            return Ok(());
+        }
+        let place = self.place(index);
+        let times = u64::from(self.place.active);
+        let findings = &mut self.walked.findings;
+        self.walk
+            .copied(copied, host, place, entry.0, times, &mut |finding| {
+                findings.push(finding);
+            })
+    }
+
+    fn stored(
+        &mut self,
+        index: u64,
+        entry: L2Entry,
+        bitmap: Option<SubclusterBitmap>,
+        host: HostOffset,
+        zero: bool,
+    ) {
+        let walk = self.walk;
+        if bitmap.is_some_and(SubclusterBitmap::contradicts_itself) {
+            self.bad(index, entry, Problem::Subclusters);
+        }
+        let aligned = walk.geometry.is_aligned(host);
+        if !aligned {
+            if bitmap.map_or(zero, |bitmap| !bitmap.has_data()) {
+                self.bad(index, entry, Problem::UnalignedZero(host));
+                if walk.repairing {
+                    self.walked.zero_instead.push(ZeroInstead {
+                        table: self.place.host,
+                        index,
+                        bitmap,
+                        times: self.place.times,
+                    });
+                    return;
+                }
+            } else {
+                self.bad(index, entry, Problem::Bits(EntryError::Unaligned(host)));
+            }
+        }
+        let cluster_size = walk.geometry.cluster_size();
+        if self.place.active > 0 {
+            self.walked.allocated += 1;
+            if self.expected.is_some_and(|expected| expected != host) {
+                self.walked.fragmented += 1;
+            }
+            self.expected = Some(HostOffset(host.0 + cluster_size));
+        }
+        if walk.data_file {
+            return;
+        }
+        let cluster = walk.geometry.host_cluster(host);
+        if !walk.is_inside(host, cluster_size) {
+            walk.avoid(cluster);
+            self.bad(index, entry, Problem::BeyondTheEnd(walk.length));
+        } else {
+            self.run.add(cluster);
+            if !aligned {
+                self.run.add(cluster + 1);
+            }
+        }
+    }
+
+    fn compressed(
+        &mut self,
+        index: u64,
+        entry: L2Entry,
+        bitmap: Option<SubclusterBitmap>,
+        host: HostOffset,
+        length: u64,
+    ) {
+        if entry.is_copied() {
+            self.bad(index, entry, Problem::CompressedCopied);
+        }
+        if self.walk.data_file {
+            self.bad(index, entry, Problem::CompressedWithDataFile);
+            return;
+        }
+        if bitmap.is_some_and(|bitmap| bitmap.0 != 0) {
+            self.bad(index, entry, Problem::CompressedSubclusters);
+            return;
+        }
+        let geometry = self.walk.geometry;
+        let first = geometry.host_cluster(host);
+        let last = geometry.host_cluster(HostOffset(host.0.saturating_add(length - 1)));
+        if self.walk.is_inside(host, length) {
+            for cluster in first..=last {
+                self.run.add(cluster);
+            }
+        } else {
+            self.walk.avoid(first);
+            self.walk.avoid(last);
+            self.bad(index, entry, Problem::BeyondTheEnd(self.walk.length));
+        }
+        if self.place.active > 0 {
+            self.walked.allocated += 1;
+            self.walked.compressed += 1;
+            self.walked.fragmented += 1;
+        }
+    }
+}

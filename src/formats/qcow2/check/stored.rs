@@ -1,0 +1,245 @@
+//! The refcounts that the image stores, boiled down to two bits for each cluster.
+//!
+//! Nearly all refcounts are 0 or 1. So each refcount block is read once and kept as bits that say
+//! which are exactly 1, and, where there are any, which are more; the numbers themselves are read
+//! again when they are asked for. A block that the table names many times is kept once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::parallel::each;
+use super::references::WORD;
+use crate::error::{Error, Result};
+use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at};
+use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::Header;
+use crate::formats::qcow2::tables::read_table;
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// What is kept of a refcount block.
+#[derive(Debug, Default)]
+struct Summary {
+    /// Refcounts that are exactly 1; empty when none is.
+    ones: Vec<u64>,
+    /// Refcounts above 1; empty when there are none.
+    more: Vec<u64>,
+}
+
+/// The stored refcounts.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    storage: &'a dyn Storage,
+    geometry: Geometry,
+    table: Vec<RefcountTableEntry>,
+    /// By table index: which of the summaries; none where there is no block that can be read.
+    which: Vec<Option<u32>>,
+    summaries: Vec<Summary>,
+    last: Mutex<Option<(HostOffset, Vec<u8>)>>,
+}
+
+impl<'a> Stored<'a> {
+    /// Reads the refcount table, and the blocks that count a file of `length` bytes.
+    ///
+    /// # Errors
+    /// The system's error; a refcount table that isn't completely inside the file.
+    pub fn read(storage: &'a dyn Storage, header: &Header, length: u64) -> Result<Self> {
+        let geometry = header.geometry();
+        let table = read_table(storage, header.refcount_table(), "the refcount table")?;
+        let table: Vec<_> = table.into_iter().map(RefcountTableEntry).collect();
+        // Beyond the file's end only what refers there could be counted: at most one cluster.
+        let blocks = (geometry.clusters(length) + 1).div_ceil(geometry.refcount_block_entries());
+        let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+        let mut hosts = Vec::new();
+        let mut numbers = HashMap::new();
+        let mut which = Vec::new();
+        for entry in table.iter().take(blocks) {
+            let host = entry.host();
+            let readable = host.0 != 0 && geometry.is_aligned(host) && host.0 < length;
+            which.push(if readable {
+                let next = u32::try_from(hosts.len()).map_err(|_| too_many())?;
+                let number = *numbers.entry(host).or_insert(next);
+                if number == next {
+                    hosts.push(host);
+                }
+                Some(number)
+            } else {
+                None
+            });
+        }
+        drop(numbers);
+        let mut summaries = Vec::new();
+        each(
+            &hosts,
+            geometry.cluster_size(),
+            |host, buffer| {
+                read_block(storage, *host, geometry, buffer)?;
+                Ok(summary(buffer, geometry.refcount_bits()))
+            },
+            |summary| {
+                summaries.push(summary);
+                Ok(())
+            },
+        )?;
+        Ok(Self {
+            storage,
+            geometry,
+            table,
+            which,
+            summaries,
+            last: Mutex::default(),
+        })
+    }
+
+    /// The refcount table.
+    pub fn table(&self) -> &[RefcountTableEntry] {
+        &self.table
+    }
+
+    fn summary(&self, word: u64) -> Option<(&Summary, usize)> {
+        let words = self.geometry.refcount_block_entries() / WORD;
+        let block = usize::try_from(word / words).ok()?;
+        let number = (*self.which.get(block)?)?;
+        let summary = self.summaries.get(usize::try_from(number).ok()?)?;
+        Some((summary, usize::try_from(word % words).ok()?))
+    }
+
+    /// Which of the 64 clusters from `word` × 64 on have a refcount of exactly 1.
+    pub fn ones(&self, word: u64) -> u64 {
+        let found = self.summary(word);
+        found
+            .and_then(|(summary, index)| summary.ones.get(index).copied())
+            .unwrap_or(0)
+    }
+
+    /// Which of the 64 clusters from `word` × 64 on have a refcount above 1.
+    pub fn more(&self, word: u64) -> u64 {
+        let found = self.summary(word);
+        found
+            .and_then(|(summary, index)| summary.more.get(index).copied())
+            .unwrap_or(0)
+    }
+
+    /// Whether a cluster's refcount is exactly 1.
+    pub fn is_one(&self, cluster: u64) -> bool {
+        self.ones(cluster / WORD) >> (cluster % WORD) & 1 != 0
+    }
+
+    /// A cluster's refcount.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn get(&self, cluster: u64) -> Result<u64> {
+        let (word, bit) = (cluster / WORD, cluster % WORD);
+        if self.more(word) >> bit & 1 == 0 {
+            return Ok(self.ones(word) >> bit & 1);
+        }
+        let per_block = self.geometry.refcount_block_entries();
+        let host = usize::try_from(cluster / per_block)
+            .ok()
+            .and_then(|block| self.table.get(block))
+            .map_or(HostOffset(0), |entry| entry.host());
+        let index = usize::try_from(cluster % per_block).unwrap_or(usize::MAX);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(at, _)| *at != host) {
+            let mut block = vec![0; self.geometry.cluster_len()];
+            read_block(self.storage, host, self.geometry, &mut block)?;
+            *last = Some((host, block));
+        }
+        let block = last.as_ref().map_or(&[][..], |(_, block)| block);
+        Ok(refcount_at(block, self.geometry.refcount_bits(), index).unwrap_or(0))
+    }
+}
+
+fn too_many() -> Error {
+    Error::corrupt("the refcount table is too big")
+}
+
+/// Reads a refcount block; what the file doesn't have of it is zeroes, since QEMU writes the last
+/// block of a file only as far as it is used.
+fn read_block(
+    storage: &dyn Storage,
+    host: HostOffset,
+    geometry: Geometry,
+    buffer: &mut Vec<u8>,
+) -> Result<()> {
+    buffer.resize(geometry.cluster_len(), 0);
+    let read = storage.read_at(host.0, buffer)?;
+    buffer.get_mut(read..).unwrap_or_default().fill(0);
+    Ok(())
+}
+
+fn summary(block: &[u8], bits: u32) -> Summary {
+    let mut summary = Summary::default();
+    if block.iter().all(|byte| *byte == 0) {
+        return summary;
+    }
+    // 64 refcounts have as many bytes as 8 × their width.
+    for (word, chunk) in block.chunks(bits as usize * 8).enumerate() {
+        let (ones, more) = if bits == 16 {
+            summary_of_16(chunk)
+        } else {
+            summary_of(chunk, bits)
+        };
+        summary.ones.push(ones);
+        if more != 0 {
+            summary.more.resize(word, 0);
+            summary.more.push(more);
+        }
+    }
+    summary
+}
+
+fn summary_of(chunk: &[u8], bits: u32) -> (u64, u64) {
+    let mut ones = 0;
+    let mut more = 0;
+    for index in 0..64 {
+        match refcount_at(chunk, bits, index) {
+            None | Some(0) => {}
+            Some(1) => ones |= 1 << index,
+            Some(_) => more |= 1 << index,
+        }
+    }
+    (ones, more)
+}
+
+/// The same for the usual width, where most chunks are all ones or all zeroes.
+fn summary_of_16(chunk: &[u8]) -> (u64, u64) {
+    let (refcounts, _) = chunk.as_chunks();
+    if refcounts.len() == 64 {
+        if refcounts.iter().all(|refcount| *refcount == [0, 1]) {
+            return (u64::MAX, 0);
+        }
+        if refcounts.iter().all(|refcount| *refcount == [0, 0]) {
+            return (0, 0);
+        }
+    }
+    summary_of(chunk, 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_say_what_the_refcounts_are() {
+        let mut block = vec![0; 512];
+        block[1] = 1;
+        block[3] = 2;
+        block[2] = 1;
+        block[7] = 1;
+        block[129] = 1;
+        let sixteen = summary(&block, 16);
+        assert_eq!(sixteen.ones, [0b1001, 1, 0, 0]);
+        assert_eq!(sixteen.more, [0b0010]);
+        let eight = summary(&block, 8);
+        assert_eq!(eight.ones[0], 1 << 1 | 1 << 2 | 1 << 7);
+        assert_eq!(eight.more, [1 << 3]);
+        let one = summary(&block, 1);
+        assert_eq!(one.ones[0], 1 << 8 | 1 << 16 | 1 << 25 | 1 << 56);
+        assert!(one.more.is_empty());
+        assert!(summary(&[0; 512], 16).ones.is_empty());
+        let ones: Vec<u8> = [0, 1].repeat(256);
+        assert_eq!(summary(&ones, 16).ones, [u64::MAX; 4]);
+    }
+}

@@ -1,0 +1,346 @@
+//! Everything in an image that refers to a cluster, counted.
+//!
+//! Header, L1 tables, L2 tables, what L2 entries lead to, snapshot table, refcount structures, LUKS
+//! header, bitmaps. On the way every entry is checked. What counts, and how often, is what QEMU
+//! counts, so that both programs come to the same numbers: an entry with reserved bits, or one that
+//! isn't aligned, is wrong and yet refers to where it leads; one that leads beyond the end of the
+//! file by a cluster or more refers to nothing.
+//!
+//! Data isn't read, so an encrypted image needs no password.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use super::CheckReport;
+use super::compare::most_references;
+use super::finding::{Finding, Place, Problem};
+use super::l1::L2Place;
+use super::l2::ZeroInstead;
+use super::parallel::each;
+use super::references::References;
+use super::stored::Stored;
+use crate::error::{Error, Result};
+use crate::formats::qcow2::bitmaps::read_bitmaps;
+use crate::formats::qcow2::entries::{BitmapTarget, EntryError};
+use crate::formats::qcow2::features;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
+use crate::formats::qcow2::header::{Header, Version};
+use crate::formats::qcow2::snapshots::SnapshotTable;
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// QEMU's limit for the number of clusters that it checks.
+const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
+/// How far behind the file's end clusters are remembered that something refers to in vain.
+const AVOIDED: u64 = 1 << 20;
+
+/// What the walk works on.
+pub struct Walk<'a> {
+    pub(super) storage: &'a dyn Storage,
+    pub(super) geometry: Geometry,
+    /// Whether clusters of data are in another file.
+    pub(super) data_file: bool,
+    /// The file's length in bytes.
+    pub(super) length: u64,
+    /// The file's length in clusters.
+    pub(super) clusters: u64,
+    pub(super) references: References,
+    pub(super) stored: Stored<'a>,
+    /// Whether the image is going to be repaired: then COPIED flags are left for later, when the
+    /// refcounts are right, and entries that will be replaced don't count.
+    pub(super) repairing: bool,
+    /// Clusters beyond the file's end that must not come into use, since an entry leads there.
+    avoided: Mutex<BTreeSet<u64>>,
+}
+
+/// What the walk found out.
+pub struct Walked {
+    /// The counts so far.
+    pub report: CheckReport,
+    /// The L2 tables.
+    pub l2_tables: Vec<L2Place>,
+    /// L2 entries that are to be replaced.
+    pub zero_instead: Vec<ZeroInstead>,
+    /// Whether the refcount structures are so damaged that they have to be made anew.
+    pub rebuild: bool,
+    /// The clusters of the refcount table and its blocks, as often as they are referred to.
+    pub refcount_clusters: Vec<u64>,
+}
+
+impl<'a> Walk<'a> {
+    /// Opens the image.
+    ///
+    /// # Errors
+    /// The system's error; a file with more clusters than QEMU checks; a refcount table that isn't
+    /// completely inside the file.
+    pub fn open(storage: &'a dyn Storage, header: &Header, repairing: bool) -> Result<Self> {
+        let geometry = header.geometry();
+        let length = storage.len()?;
+        let clusters = geometry.clusters(length);
+        if clusters > MOST_CLUSTERS {
+            return Err(Error::unsupported("File too large"));
+        }
+        Ok(Self {
+            storage,
+            geometry,
+            data_file: header.has_incompatible(features::DATA_FILE),
+            length,
+            clusters,
+            // What is less than a cluster beyond the end still counts.
+            references: References::new(clusters + 1),
+            stored: Stored::read(storage, header, length)?,
+            repairing,
+            avoided: Mutex::default(),
+        })
+    }
+
+    /// Whether bytes are inside the file, or less than a cluster beyond its end: its last cluster
+    /// may be cut short.
+    pub(super) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
+        let end = host.0.checked_add(bytes);
+        let limit = self.length.saturating_add(self.geometry.cluster_size());
+        end.is_some_and(|end| end < limit)
+    }
+
+    /// Counts references to every cluster that `bytes` bytes from `host` on touch.
+    pub(super) fn count(&self, host: HostOffset, bytes: u64, times: u64) {
+        let Some(last) = bytes.checked_sub(1) else {
+            return;
+        };
+        let first = self.geometry.host_cluster(host);
+        let last = HostOffset(host.0.saturating_add(last));
+        let last = self.geometry.host_cluster(last).min(self.clusters);
+        for cluster in first..=last {
+            self.references.add(cluster, times);
+        }
+    }
+
+    /// Counts a structure, or finds that it is beyond the file's end.
+    fn region(
+        &self,
+        what: &str,
+        host: HostOffset,
+        bytes: u64,
+        found: &mut dyn FnMut(Finding),
+    ) -> bool {
+        if self.is_inside(host, bytes) {
+            self.count(host, bytes, 1);
+            return true;
+        }
+        let what = format!("{what} at {host} ({bytes} bytes) is beyond the end of the file");
+        found(Finding::Structure { what, times: 1 });
+        false
+    }
+
+    /// Notes that nothing new may come to a cluster beyond the file's end.
+    pub(super) fn avoid(&self, cluster: u64) {
+        if (self.clusters..self.clusters + AVOIDED).contains(&cluster) {
+            let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+            avoided.insert(cluster);
+        }
+    }
+
+    /// Whether something leads to a cluster beyond the file's end.
+    pub(super) fn is_avoided(&self, cluster: u64) -> bool {
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        avoided.contains(&cluster)
+    }
+
+    /// Whether a cluster's refcount is exactly 1, as far as COPIED flags are concerned.
+    pub(super) fn is_one(&self, cluster: u64) -> bool {
+        self.data_file || self.stored.is_one(cluster)
+    }
+
+    /// Holds a COPIED flag against the refcount of what the entry leads to.
+    pub(super) fn copied(
+        &self,
+        copied: bool,
+        host: HostOffset,
+        place: Place,
+        entry: u64,
+        times: u64,
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<()> {
+        let cluster = self.geometry.host_cluster(host);
+        let is_l1 = matches!(place, Place::L1 { .. });
+        let one = if is_l1 {
+            self.stored.is_one(cluster)
+        } else {
+            self.is_one(cluster)
+        };
+        if self.repairing || copied == one {
+            return Ok(());
+        }
+        let refcount = if one { 1 } else { self.stored.get(cluster)? };
+        found(Finding::Copied {
+            place,
+            entry,
+            refcount,
+            times,
+        });
+        Ok(())
+    }
+
+    /// Counts everything.
+    ///
+    /// # Errors
+    /// The system's error; a snapshot table or a bitmap directory that can't be read.
+    pub fn run(&self, header: &Header, found: &mut dyn FnMut(Finding)) -> Result<Walked> {
+        let mut walked = Walked {
+            report: CheckReport {
+                total_clusters: self.geometry.clusters(header.size()),
+                ..CheckReport::default()
+            },
+            l2_tables: Vec::new(),
+            zero_instead: Vec::new(),
+            rebuild: false,
+            refcount_clusters: Vec::new(),
+        };
+        let snapshots = SnapshotTable::read(self.storage, header)?;
+        self.count(HostOffset(0), self.geometry.cluster_size(), 1);
+        let l1_tables = self.snapshots(header, &snapshots, found);
+        walked.l2_tables = self.l1_tables(header.l1(), &l1_tables, found)?;
+        for place in &walked.l2_tables {
+            self.count(place.host, self.geometry.cluster_size(), place.times);
+        }
+        self.l2_tables(&mut walked, found)?;
+        self.region(
+            "snapshot table",
+            header.snapshots_offset(),
+            snapshots.length,
+            found,
+        );
+        if let Some(luks) = header.luks() {
+            self.region("LUKS header", luks.host, luks.length, found);
+        }
+        self.bitmaps(header, found)?;
+        self.refcount_structures(header, &mut walked, found);
+        Ok(walked)
+    }
+
+    /// Checks the snapshots, and gives the L1 tables that can be followed.
+    fn snapshots(
+        &self,
+        header: &Header,
+        table: &SnapshotTable,
+        found: &mut dyn FnMut(Finding),
+    ) -> Vec<crate::formats::qcow2::header::TablePlace> {
+        let mut wrong = |what| found(Finding::Structure { what, times: 1 });
+        let mut places = Vec::new();
+        let count = table.snapshots.len();
+        if self.data_file && count != 0 {
+            wrong(format!("{count} snapshots in image with data file"));
+        }
+        for (index, snapshot) in table.snapshots.iter().enumerate() {
+            // Version 3 asks for the size of the machine's state and the disk's.
+            if header.version() == Version::V3 && snapshot.extra_data_size < 16 {
+                wrong(format!("snapshot table entry {index} is incomplete"));
+            }
+            match snapshot.l1_table(self.geometry) {
+                Ok(place) => places.push(place),
+                Err(error) => wrong(format!("snapshot table entry {index}: {error}")),
+            }
+        }
+        places
+    }
+
+    fn l2_tables(&self, walked: &mut Walked, found: &mut dyn FnMut(Finding)) -> Result<()> {
+        let report = &mut walked.report;
+        let zero_instead = &mut walked.zero_instead;
+        each(
+            &walked.l2_tables,
+            self.geometry.cluster_size(),
+            |place, buffer| Ok((place.active, self.l2_table(*place, buffer)?)),
+            |(active, table)| {
+                let active = u64::from(active);
+                let add = |sum: &mut u64, more: u64| {
+                    *sum = sum.saturating_add(more.saturating_mul(active));
+                };
+                add(&mut report.allocated_clusters, table.allocated);
+                add(&mut report.fragmented_clusters, table.fragmented);
+                add(&mut report.compressed_clusters, table.compressed);
+                zero_instead.extend(table.zero_instead);
+                table.findings.into_iter().for_each(&mut *found);
+                Ok(())
+            },
+        )
+    }
+
+    fn bitmaps(&self, header: &Header, found: &mut dyn FnMut(Finding)) -> Result<()> {
+        let Some(directory) = header.bitmaps() else {
+            return Ok(());
+        };
+        self.region(
+            "bitmap directory",
+            directory.directory,
+            directory.length,
+            found,
+        );
+        for bitmap in read_bitmaps(self.storage, header)? {
+            let bytes = bitmap.table.entries * ENTRY_SIZE;
+            if !self.region("bitmap table", bitmap.table.host, bytes, found) {
+                continue;
+            }
+            for (index, entry) in bitmap.read_table(self.storage)?.into_iter().enumerate() {
+                match entry.target(self.geometry) {
+                    Ok(BitmapTarget::Uniform(_)) => {}
+                    Ok(BitmapTarget::Stored(host)) => {
+                        self.region("bitmap data", host, self.geometry.cluster_size(), found);
+                    }
+                    Err(why) => {
+                        let name = String::from_utf8_lossy(&bitmap.name);
+                        let name = crate::error::printable(&name);
+                        let what = format!("entry {index} of the table of bitmap '{name}': {why}");
+                        found(Finding::Structure { what, times: 1 });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refcount_structures(
+        &self,
+        header: &Header,
+        walked: &mut Walked,
+        found: &mut dyn FnMut(Finding),
+    ) {
+        let place = header.refcount_table();
+        let bytes = place.entries * ENTRY_SIZE;
+        if self.region("refcount table", place.host, bytes, found) {
+            let first = self.geometry.host_cluster(place.host);
+            let clusters = first..first + self.geometry.clusters(bytes);
+            walked.refcount_clusters.extend(clusters);
+        }
+        for (index, entry) in (0u64..).zip(self.stored.table()) {
+            let host = entry.host();
+            let cluster = self.geometry.host_cluster(host);
+            let problem = if entry.has_reserved_bits() {
+                Some(Problem::Bits(EntryError::Reserved))
+            } else if !self.geometry.is_aligned(host) {
+                Some(Problem::Bits(EntryError::Unaligned(host)))
+            } else if host.0 != 0 && cluster >= self.clusters {
+                Some(Problem::BeyondTheEnd(self.length))
+            } else if host.0 != 0 {
+                self.references.add(cluster, 1);
+                walked.refcount_clusters.push(cluster);
+                let references = self.references.get(cluster);
+                walked.rebuild |= references != 1;
+                // More than a refcount can count is found when the counts are compared.
+                let counted = references.min(most_references(self.geometry));
+                (counted != 1).then_some(Problem::SharedBlock(references))
+            } else {
+                None
+            };
+            if let Some(problem) = problem {
+                walked.rebuild = true;
+                found(Finding::BadEntry {
+                    place: Place::RefcountTable { index },
+                    entry: entry.0,
+                    problem,
+                    times: 1,
+                });
+            }
+        }
+    }
+}
