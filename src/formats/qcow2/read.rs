@@ -55,11 +55,29 @@ impl Qcow2Image {
         Self::open_parts(Arc::clone(&storage), storage, header, cipher)
     }
 
-    /// Opens the image that `header` was read from, with its external data file `data` where it has
-    /// one, and the password where it is encrypted.
+    /// As [`open`](Self::open), with `data` as the image's external data file.
     ///
     /// # Errors
-    /// As [`open`](Self::open); an external data file without need.
+    /// As [`open`](Self::open); an image that has no external data file.
+    pub fn open_with_data(
+        storage: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        header: Header,
+        cipher: Option<AesCbc>,
+    ) -> Result<Self> {
+        if !header.has_incompatible(features::DATA_FILE) {
+            return Err(Error::invalid(
+                "'data-file' can only be set for images with an external data file",
+            ));
+        }
+        Self::open_parts(storage, data, header, cipher)
+    }
+
+    /// Opens the image with what it takes: its external data file where it has one, and the password
+    /// where it is encrypted.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`open_with_data`](Self::open_with_data).
     pub fn open_with(
         storage: Arc<dyn Storage>,
         data: Option<Arc<dyn Storage>>,
@@ -67,15 +85,10 @@ impl Qcow2Image {
         secret: Option<&Secret>,
     ) -> Result<Self> {
         let cipher = super::reading_cipher(&header, secret)?;
-        let Some(data) = data else {
-            return Self::open(storage, header, cipher);
-        };
-        if !header.has_incompatible(features::DATA_FILE) {
-            return Err(Error::invalid(
-                "'data-file' can only be set for images with an external data file",
-            ));
+        match data {
+            None => Self::open(storage, header, cipher),
+            Some(data) => Self::open_with_data(storage, data, header, cipher),
         }
-        Self::open_parts(storage, data, header, cipher)
     }
 
     fn open_parts(
