@@ -358,6 +358,9 @@ impl SubclusterBitmap {
     }
 }
 
+/// An L2 table's entry for one cluster; the bitmap is there when entries have 16 bytes.
+pub type L2Slot = (L2Entry, Option<SubclusterBitmap>);
+
 /// An L2 table as stored: entries of 8 bytes, or of 16 with subclusters.
 #[derive(Debug, Clone)]
 pub struct L2Table {
@@ -374,8 +377,8 @@ impl L2Table {
         }
     }
 
-    /// Entry `index`; `None` beyond the table. The bitmap is there when entries have 16 bytes.
-    pub fn get(&self, index: usize) -> Option<(L2Entry, Option<SubclusterBitmap>)> {
+    /// Entry `index`; `None` beyond the table.
+    pub fn get(&self, index: usize) -> Option<L2Slot> {
         if self.extended {
             let entry = self.words.get(2 * index..)?.first_chunk::<2>()?;
             return Some((L2Entry(entry[0]), Some(SubclusterBitmap(entry[1]))));

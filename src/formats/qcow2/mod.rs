@@ -14,6 +14,7 @@
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
 //! - [`compressed`]: one compressed cluster;
+//! - `stored`: clusters as they are stored, back to the guest's bytes;
 //! - [`read`]: the guest's data;
 //! - [`create_options`]: what a new image is to be like;
 //! - [`create`]: a new image, laid out front to back as its data comes;
@@ -40,6 +41,7 @@ mod new_runs;
 pub mod preallocate;
 pub mod read;
 pub mod snapshots;
+mod stored;
 pub mod tables;
 
 pub use check::{CheckReport, check};

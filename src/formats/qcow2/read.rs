@@ -3,41 +3,29 @@
 //! Opening for reading changes nothing: a dirty image is read as it is, since its L1 and L2 tables
 //! are right whatever its refcounts are. What this version can't read correctly is refused, by
 //! name and with its place, and never handed out as zeroes or ciphertext.
-//!
-//! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One
-//! that the end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves
-//! out trailing zeroes of the last cluster. It never does so with ciphertext, and missing
-//! ciphertext stands for nothing, so in an encrypted image that is an error too.
+//! [`super::stored`] knows how a cluster's bytes become the guest's.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::compressed;
-use super::entries::{
-    EntryError, L2Entry, L2Table, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
-};
+use super::entries::L2Table;
 use super::features;
 use super::geometry::Geometry;
-use super::header::{CompressionType, EncryptionMethod, Header, Version};
+use super::header::{EncryptionMethod, Header};
+use super::stored::Stored;
 use super::tables::Tables;
 use crate::crypto::{AesCbc, Secret};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, check_range};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+use crate::units::{GuestOffset, SECTOR_SIZE};
 
 /// A qcow2 image open for reading, without its backing file.
 pub struct Qcow2Image {
-    /// Where the guest's data is: the image's own file, or its external data file.
-    data: Arc<dyn Storage>,
-    external: bool,
+    stored: Stored,
     geometry: Geometry,
     size: u64,
-    zero_flag: bool,
-    compression: CompressionType,
     tables: Tables,
-    cipher: Option<AesCbc>,
-    /// The length of `data` when it was opened, in bytes.
+    /// The length of the file that holds the data when it was opened, in bytes.
     length: u64,
 }
 
@@ -103,112 +91,18 @@ impl Qcow2Image {
         let length = data.len()?;
         Ok(Self {
             tables: Tables::open(storage, &header)?,
-            data,
-            external: header.has_incompatible(features::DATA_FILE),
+            stored: Stored::new(data, &header, cipher),
             geometry: header.geometry(),
             size: header.size(),
-            zero_flag: header.version() == Version::V3,
-            compression: header.compression(),
-            cipher,
             length,
         })
     }
 
-    fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
-        let target = if self.external {
-            entry.target_in_data_file(self.geometry, self.zero_flag)
-        } else {
-            entry.target(self.geometry, self.zero_flag)
-        };
-        target.map_err(|why| self.bad_entry(guest, &why))
-    }
-
-    fn bad_entry(&self, guest: GuestOffset, why: &dyn std::fmt::Display) -> Error {
-        Error::corrupt(format!(
-            "L2 entry {} of L1 entry {} (guest offset {guest}) is invalid: {why}",
-            self.geometry.l2_index(guest),
-            self.geometry.l1_index(guest),
-        ))
-    }
-
-    /// How the guest's data is stored from `guest` on, and for how many bytes: to the end of the
-    /// cluster, or of the run of subclusters that are stored in the same way.
+    /// How the guest's data is stored from `guest` on, and for how many bytes.
     fn part(&self, table: &L2Table, guest: GuestOffset) -> Result<(ExtentKind, u64)> {
-        let (entry, bitmap) = table
-            .get(self.geometry.l2_index(guest))
-            .ok_or_else(|| self.bad_entry(guest, &"beyond the L2 table"))?;
-        let target = self.target(entry, guest)?;
-        let within = self.geometry.within_cluster(guest.0);
-        let rest = self.geometry.cluster_size() - within;
-        match (target, bitmap) {
-            (L2Target::Compressed(_), _) if self.external => Err(self.bad_entry(
-                guest,
-                &"a compressed cluster can't be in an external data file",
-            )),
-            (L2Target::Compressed(range), _) => {
-                self.check_start(guest, range.host, "compressed cluster")?;
-                Ok((ExtentKind::Encoded, rest))
-            }
-            (_, Some(bitmap)) => self.subclusters(target, bitmap, guest),
-            (L2Target::Unallocated, None) => Ok((ExtentKind::Unallocated { kept: None }, rest)),
-            (L2Target::Zero { kept }, None) => {
-                let kept = kept.map(|(host, _)| HostOffset(host.0 + within));
-                Ok((ExtentKind::Zero { kept }, rest))
-            }
-            (L2Target::Data { host, .. }, None) => {
-                self.check_start(guest, host, "cluster")?;
-                Ok((ExtentKind::Data(HostOffset(host.0 + within)), rest))
-            }
-        }
-    }
-
-    /// As [`part`](Self::part), for a cluster with subclusters.
-    fn subclusters(
-        &self,
-        target: L2Target,
-        bitmap: SubclusterBitmap,
-        guest: GuestOffset,
-    ) -> Result<(ExtentKind, u64)> {
-        let within = self.geometry.within_cluster(guest.0);
-        let first = self.geometry.subcluster_index(guest);
-        let state = |number| {
-            bitmap
-                .get(number)
-                .map_err(|why| self.bad_entry(guest, &why))
-        };
-        let kind = state(first)?;
-        let same = |number: &u32| state(*number).ok() == Some(kind);
-        let count = (first..SUBCLUSTERS).take_while(same).count() as u64;
-        let end = (u64::from(first) + count) * self.geometry.subcluster_size();
-        let host = match target {
-            L2Target::Data { host, .. } => Some(host),
-            _ => None,
-        };
-        let kept = host.map(|host| HostOffset(host.0 + within));
-        let kind = match (kind, host, kept) {
-            (Subcluster::Unallocated, ..) => ExtentKind::Unallocated { kept },
-            (Subcluster::Zero, ..) => ExtentKind::Zero { kept },
-            (Subcluster::Data, Some(host), Some(kept)) => {
-                self.check_start(guest, host, "cluster")?;
-                ExtentKind::Data(kept)
-            }
-            (Subcluster::Data, ..) => {
-                return Err(self.bad_entry(guest, &EntryError::Subcluster(first)));
-            }
-        };
-        Ok((kind, end - within))
-    }
-
-    /// That a cluster starts inside the file.
-    fn check_start(&self, guest: GuestOffset, host: HostOffset, what: &str) -> Result<()> {
-        if host.0 < self.length {
-            return Ok(());
-        }
-        let why = format!(
-            "its {what} at {host} is beyond the end of the file ({} bytes)",
-            self.length
-        );
-        Err(self.bad_entry(guest, &why))
+        let slot = table.get(self.geometry.l2_index(guest));
+        let slot = slot.ok_or_else(|| self.stored.bad_entry(guest, &"beyond the L2 table"))?;
+        self.stored.part(slot, guest, self.length)
     }
 
     /// As [`Image::extent_at`], but an extent of data goes on over the L2 tables that follow, as far
@@ -242,71 +136,6 @@ impl Qcow2Image {
             }
             l1_index += 1;
         }
-    }
-
-    fn read_data(&self, guest: GuestOffset, host: HostOffset, buf: &mut [u8]) -> Result<()> {
-        let read = self.data.read_at(host.0, buf)?;
-        let expected = usize::try_from(self.length.saturating_sub(host.0))
-            .unwrap_or(usize::MAX)
-            .min(buf.len());
-        if read < expected {
-            return Err(Error::corrupt(format!(
-                "the file ended at byte {} while it was read; it had {} bytes when it was opened",
-                host.0 + read as u64,
-                self.length
-            )));
-        }
-        match (&self.cipher, buf.get_mut(read..)) {
-            (Some(cipher), None | Some([])) => cipher.decrypt(guest.0 / SECTOR_SIZE, buf),
-            (Some(_), Some(_)) => {
-                return Err(Error::corrupt(format!(
-                    "the encrypted cluster at guest offset {guest} is cut off by the end of the \
-                     file ({} bytes)",
-                    self.length
-                )));
-            }
-            (None, Some(missing)) => missing.fill(0),
-            (None, None) => {}
-        }
-        Ok(())
-    }
-}
-
-impl Qcow2Image {
-    /// Reads from the compressed cluster that holds `guest`, to its end at most. Compressed clusters
-    /// are never encrypted, whatever the image's method.
-    fn read_compressed(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        let table = self.tables.l2(self.geometry.l1_index(guest))?;
-        let entry = table
-            .as_ref()
-            .and_then(|table| table.get(self.geometry.l2_index(guest)));
-        let target = entry.map(|(entry, _)| self.target(entry, guest));
-        let target = target.transpose()?;
-        let Some(L2Target::Compressed(range)) = target else {
-            return Err(self.bad_entry(guest, &"not compressed any more"));
-        };
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { stored, cluster } = scratch;
-            // The last sector of the range may reach beyond the end of the file.
-            let most = range.length.min(self.length.saturating_sub(range.host.0));
-            stored.resize(usize::try_from(most).unwrap_or(0), 0);
-            let what = format!("the compressed cluster of guest offset {guest}");
-            self.data.read_exact_at(range.host.0, stored, &what)?;
-            let decode = |cluster: &mut [u8]| {
-                compressed::decompress(self.compression, stored, cluster)
-                    .map_err(|why| self.bad_entry(guest, &why))
-            };
-            if buf.len() == self.geometry.cluster_len() {
-                return decode(buf);
-            }
-            cluster.resize(self.geometry.cluster_len(), 0);
-            decode(cluster)?;
-            let within = usize::try_from(self.geometry.within_cluster(guest.0)).unwrap_or(0);
-            let part = cluster.get(within..).and_then(|rest| rest.get(..buf.len()));
-            let part = part.ok_or_else(|| Error::invalid("reading over a cluster's end"))?;
-            buf.copy_from_slice(part);
-            Ok(())
-        })
     }
 }
 
@@ -343,10 +172,7 @@ impl Image for Qcow2Image {
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        match self.cipher {
-            Some(_) => None,
-            None => Some(self.data.as_ref()),
-        }
+        self.stored.plain_storage()
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
@@ -367,8 +193,14 @@ impl Image for Qcow2Image {
                 .split_at_mut_checked(length)
                 .ok_or_else(|| Error::invalid("extent longer than asked for"))?;
             match extent.kind {
-                ExtentKind::Data(host) => self.read_data(guest, host, part)?,
-                ExtentKind::Encoded => self.read_compressed(guest, part)?,
+                ExtentKind::Data(host) => self.stored.read_data(guest, host, self.length, part)?,
+                ExtentKind::Encoded => {
+                    let table = self.tables.l2(self.geometry.l1_index(guest))?;
+                    let slot = table.and_then(|table| table.get(self.geometry.l2_index(guest)));
+                    let slot = slot.unwrap_or_default();
+                    self.stored
+                        .read_compressed(slot, guest, self.length, part)?;
+                }
                 ExtentKind::Zero { .. } | ExtentKind::Unallocated { .. } => part.fill(0),
             }
             guest.0 += extent.length;
@@ -376,15 +208,4 @@ impl Image for Qcow2Image {
         }
         Ok(())
     }
-}
-
-/// Buffers for compressed clusters, kept for each thread.
-#[derive(Default)]
-struct Scratch {
-    stored: Vec<u8>,
-    cluster: Vec<u8>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }

@@ -1,0 +1,255 @@
+//! Clusters as they are stored, back to the guest's bytes: decrypted, or decompressed.
+//!
+//! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One
+//! that the end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves
+//! out trailing zeroes of the last cluster. It never does so with ciphertext, and missing
+//! ciphertext stands for nothing, so in an encrypted image that is an error too.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::compressed;
+use super::entries::{
+    EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
+};
+use super::features;
+use super::geometry::Geometry;
+use super::header::{CompressionType, Header, Version};
+use crate::crypto::AesCbc;
+use crate::error::{Error, Result};
+use crate::formats::ExtentKind;
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// What is needed to read a cluster, once it is known where it is.
+pub(super) struct Stored {
+    /// Where the guest's data is: the image's own file, or its external data file.
+    data: Arc<dyn Storage>,
+    external: bool,
+    geometry: Geometry,
+    zero_flag: bool,
+    compression: CompressionType,
+    cipher: Option<AesCbc>,
+}
+
+impl Stored {
+    /// For the image that `header` was read from; `cipher` decrypts its data.
+    pub(super) fn new(data: Arc<dyn Storage>, header: &Header, cipher: Option<AesCbc>) -> Self {
+        Self {
+            data,
+            external: header.has_incompatible(features::DATA_FILE),
+            geometry: header.geometry(),
+            zero_flag: header.version() == Version::V3,
+            compression: header.compression(),
+            cipher,
+        }
+    }
+
+    /// The storage in which data is found as the guest sees it; `None` when it is encrypted.
+    pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
+        match self.cipher {
+            Some(_) => None,
+            None => Some(self.data.as_ref()),
+        }
+    }
+
+    /// What an L2 entry means.
+    ///
+    /// # Errors
+    /// An entry that makes no sense.
+    pub(super) fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
+        let target = if self.external {
+            entry.target_in_data_file(self.geometry, self.zero_flag)
+        } else {
+            entry.target(self.geometry, self.zero_flag)
+        };
+        target.map_err(|why| self.bad_entry(guest, &why))
+    }
+
+    /// The error for the L2 entry of a guest offset.
+    pub(super) fn bad_entry(&self, guest: GuestOffset, why: &dyn std::fmt::Display) -> Error {
+        Error::corrupt(format!(
+            "L2 entry {} of L1 entry {} (guest offset {guest}) is invalid: {why}",
+            self.geometry.l2_index(guest),
+            self.geometry.l1_index(guest),
+        ))
+    }
+
+    /// How the guest's data is stored from `guest` on, and for how many bytes: to the end of the
+    /// cluster, or of the run of subclusters that are stored in the same way. `slot` is the cluster's
+    /// L2 entry and `length` that of the file in bytes.
+    ///
+    /// # Errors
+    /// An entry that makes no sense, or leads beyond the end of the file.
+    pub(super) fn part(
+        &self,
+        slot: L2Slot,
+        guest: GuestOffset,
+        length: u64,
+    ) -> Result<(ExtentKind, u64)> {
+        let (entry, bitmap) = slot;
+        let target = self.target(entry, guest)?;
+        let within = self.geometry.within_cluster(guest.0);
+        let rest = self.geometry.cluster_size() - within;
+        match (target, bitmap) {
+            (L2Target::Compressed(_), _) if self.external => Err(self.bad_entry(
+                guest,
+                &"a compressed cluster can't be in an external data file",
+            )),
+            (L2Target::Compressed(range), _) => {
+                self.check_start(guest, range.host, length, "compressed cluster")?;
+                Ok((ExtentKind::Encoded, rest))
+            }
+            (_, Some(bitmap)) => self.subclusters(target, bitmap, guest, length),
+            (L2Target::Unallocated, None) => Ok((ExtentKind::Unallocated { kept: None }, rest)),
+            (L2Target::Zero { kept }, None) => {
+                let kept = kept.map(|(host, _)| HostOffset(host.0 + within));
+                Ok((ExtentKind::Zero { kept }, rest))
+            }
+            (L2Target::Data { host, .. }, None) => {
+                self.check_start(guest, host, length, "cluster")?;
+                Ok((ExtentKind::Data(HostOffset(host.0 + within)), rest))
+            }
+        }
+    }
+
+    /// As [`part`](Self::part), for a cluster with subclusters.
+    fn subclusters(
+        &self,
+        target: L2Target,
+        bitmap: SubclusterBitmap,
+        guest: GuestOffset,
+        length: u64,
+    ) -> Result<(ExtentKind, u64)> {
+        let within = self.geometry.within_cluster(guest.0);
+        let first = self.geometry.subcluster_index(guest);
+        let state = |number| {
+            bitmap
+                .get(number)
+                .map_err(|why| self.bad_entry(guest, &why))
+        };
+        let kind = state(first)?;
+        let same = |number: &u32| state(*number).ok() == Some(kind);
+        let count = (first..SUBCLUSTERS).take_while(same).count() as u64;
+        let end = (u64::from(first) + count) * self.geometry.subcluster_size();
+        let host = match target {
+            L2Target::Data { host, .. } => Some(host),
+            _ => None,
+        };
+        let kept = host.map(|host| HostOffset(host.0 + within));
+        let kind = match (kind, host, kept) {
+            (Subcluster::Unallocated, ..) => ExtentKind::Unallocated { kept },
+            (Subcluster::Zero, ..) => ExtentKind::Zero { kept },
+            (Subcluster::Data, Some(host), Some(kept)) => {
+                self.check_start(guest, host, length, "cluster")?;
+                ExtentKind::Data(kept)
+            }
+            (Subcluster::Data, ..) => {
+                return Err(self.bad_entry(guest, &EntryError::Subcluster(first)));
+            }
+        };
+        Ok((kind, end - within))
+    }
+
+    /// That a cluster starts inside the file.
+    fn check_start(
+        &self,
+        guest: GuestOffset,
+        host: HostOffset,
+        length: u64,
+        what: &str,
+    ) -> Result<()> {
+        if host.0 < length {
+            return Ok(());
+        }
+        let why = format!("its {what} at {host} is beyond the end of the file ({length} bytes)");
+        Err(self.bad_entry(guest, &why))
+    }
+
+    /// Reads whole sectors of the data at `host`, which stand for `guest`, out of a file of `length`
+    /// bytes.
+    ///
+    /// # Errors
+    /// The system's error; a file that has become shorter; ciphertext that is missing.
+    pub(super) fn read_data(
+        &self,
+        guest: GuestOffset,
+        host: HostOffset,
+        length: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let read = self.data.read_at(host.0, buf)?;
+        let expected = usize::try_from(length.saturating_sub(host.0))
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        if read < expected {
+            return Err(Error::corrupt(format!(
+                "the file ended at byte {} while it was read; it had {length} bytes when it was \
+                 opened",
+                host.0 + read as u64,
+            )));
+        }
+        match (&self.cipher, buf.get_mut(read..)) {
+            (Some(cipher), None | Some([])) => cipher.decrypt(guest.0 / SECTOR_SIZE, buf),
+            (Some(_), Some(_)) => {
+                return Err(Error::corrupt(format!(
+                    "the encrypted cluster at guest offset {guest} is cut off by the end of the \
+                     file ({length} bytes)",
+                )));
+            }
+            (None, Some(missing)) => missing.fill(0),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads from the compressed cluster that holds `guest`, to its end at most, out of a file of
+    /// `length` bytes. Compressed clusters are never encrypted, whatever the image's method.
+    ///
+    /// # Errors
+    /// The system's error; a stream that is damaged.
+    pub(super) fn read_compressed(
+        &self,
+        slot: L2Slot,
+        guest: GuestOffset,
+        length: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let L2Target::Compressed(range) = self.target(slot.0, guest)? else {
+            return Err(self.bad_entry(guest, &"not compressed any more"));
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { stored, cluster } = scratch;
+            // The last sector of the range may reach beyond the end of the file.
+            let most = range.length.min(length.saturating_sub(range.host.0));
+            stored.resize(usize::try_from(most).unwrap_or(0), 0);
+            let what = format!("the compressed cluster of guest offset {guest}");
+            self.data.read_exact_at(range.host.0, stored, &what)?;
+            let decode = |cluster: &mut [u8]| {
+                compressed::decompress(self.compression, stored, cluster)
+                    .map_err(|why| self.bad_entry(guest, &why))
+            };
+            if buf.len() == self.geometry.cluster_len() {
+                return decode(buf);
+            }
+            cluster.resize(self.geometry.cluster_len(), 0);
+            decode(cluster)?;
+            let within = usize::try_from(self.geometry.within_cluster(guest.0)).unwrap_or(0);
+            let part = cluster.get(within..).and_then(|rest| rest.get(..buf.len()));
+            let part = part.ok_or_else(|| Error::invalid("reading over a cluster's end"))?;
+            buf.copy_from_slice(part);
+            Ok(())
+        })
+    }
+}
+
+/// Buffers for compressed clusters, kept for each thread.
+#[derive(Default)]
+struct Scratch {
+    stored: Vec<u8>,
+    cluster: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
