@@ -1,5 +1,6 @@
-//! Memory as [`Storage`], for tests: it can be told to fail at the n-th operation of a kind, to be
-//! full at a given length, and to cut reads short, so that every error path can be walked.
+//! Memory as [`Storage`], for tests: it can be told to fail at the n-th operation of a kind, so that
+//! every error path can be walked, and to keep a record of all changes, so that what a power cut could
+//! leave can be made from any part of them.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,45 @@ pub struct Fault {
     pub errno: i32,
 }
 
+/// One change of the storage, in the order in which they were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// [`Storage::write_at`]: the offset and the data.
+    Write(u64, Vec<u8>),
+    /// [`Storage::set_len`], to that length.
+    SetLen(u64),
+    /// [`Storage::punch`].
+    Punch(Range<u64>),
+    /// [`Storage::flush`]: all changes before it are on stable storage.
+    Flush,
+}
+
+impl Change {
+    /// Makes this change to the contents of a storage.
+    pub fn apply(&self, contents: &mut Vec<u8>) {
+        let at = |offset: &u64| usize::try_from(*offset).unwrap_or(usize::MAX);
+        match self {
+            Self::Write(offset, data) => {
+                let end = at(offset).saturating_add(data.len());
+                if contents.len() < end {
+                    contents.resize(end, 0);
+                }
+                if let Some(place) = contents.get_mut(at(offset)..end) {
+                    place.copy_from_slice(data);
+                }
+            }
+            Self::SetLen(length) => contents.resize(at(length), 0),
+            Self::Punch(range) => {
+                let end = at(&range.end).min(contents.len());
+                if let Some(hole) = contents.get_mut(at(&range.start)..end) {
+                    hole.fill(0);
+                }
+            }
+            Self::Flush => {}
+        }
+    }
+}
+
 /// How much of the memory is looked at together when holes are sought, as a file system would.
 const PAGE: usize = 4096;
 
@@ -47,6 +87,7 @@ struct State {
     faults: Vec<Fault>,
     counts: [u64; 4],
     is_device: bool,
+    record: Option<Vec<Change>>,
 }
 
 impl State {
@@ -71,6 +112,14 @@ impl State {
     }
 }
 
+impl State {
+    fn record(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(record) = &mut self.record {
+            record.push(change());
+        }
+    }
+}
+
 impl MemoryStorage {
     /// Storage that holds `data`.
     pub fn new(data: Vec<u8>) -> Self {
@@ -91,6 +140,23 @@ impl MemoryStorage {
     pub fn as_device(self) -> Self {
         self.lock().is_device = true;
         self
+    }
+
+    /// The same storage, keeping a record of its changes from now on.
+    #[must_use]
+    pub fn recording(self) -> Self {
+        self.lock().record = Some(Vec::new());
+        self
+    }
+
+    /// How many changes have been recorded.
+    pub fn recorded(&self) -> usize {
+        self.lock().record.as_ref().map_or(0, Vec::len)
+    }
+
+    /// The changes that have been recorded, which ends the record.
+    pub fn take_record(&self) -> Vec<Change> {
+        self.lock().record.take().unwrap_or_default()
     }
 
     /// A copy of the contents now.
@@ -141,6 +207,7 @@ impl Storage for MemoryStorage {
         if let Some(place) = state.data.get_mut(start..end) {
             place.copy_from_slice(data);
         }
+        state.record(|| Change::Write(offset, data.to_vec()));
         Ok(())
     }
 
@@ -151,8 +218,8 @@ impl Storage for MemoryStorage {
     fn set_len(&self, len: u64) -> Result<()> {
         let mut state = self.lock();
         state.step(Operation::SetLen)?;
-        let len = position(len)?;
-        state.data.resize(len, 0);
+        state.data.resize(position(len)?, 0);
+        state.record(|| Change::SetLen(len));
         Ok(())
     }
 
@@ -163,14 +230,16 @@ impl Storage for MemoryStorage {
         if let Some(hole) = state.data.get_mut(position(range.start)?..end) {
             hole.fill(0);
         }
+        state.record(|| Change::Punch(range));
         Ok(true)
     }
 
     fn reserve(&self, len: u64) -> Result<bool> {
         let mut state = self.lock();
         state.step(Operation::SetLen)?;
-        let len = position(len)?.max(state.data.len());
-        state.data.resize(len, 0);
+        let len = len.max(state.data.len() as u64);
+        state.data.resize(position(len)?, 0);
+        state.record(|| Change::SetLen(len));
         Ok(true)
     }
 
@@ -201,7 +270,10 @@ impl Storage for MemoryStorage {
     }
 
     fn flush(&self) -> Result<()> {
-        self.lock().step(Operation::Flush)
+        let mut state = self.lock();
+        state.step(Operation::Flush)?;
+        state.record(|| Change::Flush);
+        Ok(())
     }
 
     fn starts_as_zeroes(&self) -> bool {
@@ -225,6 +297,22 @@ mod tests {
         assert!(error.to_string().ends_with("No space left on device"));
         storage.write_at(3, b"two").unwrap();
         assert_eq!(storage.contents(), b"onetwo");
+    }
+
+    #[test]
+    fn the_record_leads_to_the_same_contents() {
+        let storage = MemoryStorage::new(b"before".to_vec()).recording();
+        let mut contents = storage.contents();
+        storage.write_at(3, b"after").unwrap();
+        storage.flush().unwrap();
+        storage.punch(0..2).unwrap();
+        storage.set_len(7).unwrap();
+        assert_eq!(storage.recorded(), 4);
+        for change in storage.take_record() {
+            change.apply(&mut contents);
+        }
+        assert_eq!(contents, b"\0\0fafte");
+        assert_eq!(contents, storage.contents());
     }
 
     #[test]

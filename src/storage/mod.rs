@@ -15,7 +15,7 @@ mod unfinished;
 
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
-pub use memory::{Fault, MemoryStorage, Operation};
+pub use memory::{Change, Fault, MemoryStorage, Operation};
 pub use unfinished::UnfinishedFile;
 
 use std::fmt::Debug;
