@@ -148,6 +148,51 @@ pub trait Image: Send + Sync {
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
 }
 
+/// A disk image in use, open for reading and writing.
+///
+/// All methods work from several threads at once, but two calls that write, zero or discard must not
+/// overlap on the disk, nor may a read overlap with one of those: what such a read finds, and which
+/// of two such writes wins, nobody could say.
+///
+/// What was written may be read back at once. It is on stable storage after [`flush`](Self::flush); a
+/// power cut before leaves of each sector the old contents or the new, and the image consistent.
+pub trait WritableImage: Image {
+    /// Writes to the virtual disk. `offset` and the length of `data` are multiples of 512, and the
+    /// range lies inside the disk.
+    ///
+    /// # Errors
+    /// The system's error; the format's limits; metadata that is damaged, after which nothing more
+    /// is written.
+    fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()>;
+
+    /// Makes a range, in multiples of 512, read as zeroes, whatever a backing file holds.
+    /// `may_unmap` says that the space that it takes may be given back.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()>;
+
+    /// Says that the contents of a range, in multiples of 512, are of no use any more. What is given
+    /// back reads as zeroes; what isn't keeps its contents.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn discard(&self, offset: GuestOffset, length: u64) -> Result<()>;
+
+    /// Puts everything written so far on stable storage.
+    ///
+    /// # Errors
+    /// The system's error. It is final: nothing can be written afterwards.
+    fn flush(&self) -> Result<()>;
+
+    /// Flushes and closes the image: nothing can be written afterwards. An image that isn't closed
+    /// is as after a power cut.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    fn close(&self) -> Result<()>;
+}
+
 /// How much of a new image's space is taken before there is data for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preallocation {

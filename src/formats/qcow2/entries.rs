@@ -160,6 +160,11 @@ impl L2Entry {
         Self(host.0 | COPIED)
     }
 
+    /// An entry that reads as zeroes (version 3 only); a cluster with a refcount of 1 may be kept.
+    pub fn to_zero(kept: Option<HostOffset>) -> Self {
+        Self(kept.map_or(ZERO, |host| host.0 | COPIED | ZERO))
+    }
+
     /// What the entry means; `zero_flag` says whether the image's version has zero clusters.
     ///
     /// # Errors
@@ -412,6 +417,11 @@ pub fn set_l2(
 pub struct RefcountTableEntry(pub u64);
 
 impl RefcountTableEntry {
+    /// An entry that leads to a refcount block.
+    pub fn to_block(host: HostOffset) -> Self {
+        Self(host.0)
+    }
+
     /// Where the refcount block is; `None` when all refcounts it would hold are 0.
     ///
     /// # Errors

@@ -512,6 +512,16 @@ impl Header {
         self.luks
     }
 
+    /// All incompatible features, as stored.
+    pub fn incompatible(&self) -> u64 {
+        self.incompatible
+    }
+
+    /// All autoclear features, as stored.
+    pub fn autoclear(&self) -> u64 {
+        self.autoclear
+    }
+
     /// Whether all of `bits` of the incompatible features are set.
     pub fn has_incompatible(&self, bits: u64) -> bool {
         self.incompatible & bits == bits

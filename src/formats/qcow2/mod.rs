@@ -43,6 +43,7 @@ pub mod read;
 pub mod snapshots;
 mod stored;
 pub mod tables;
+pub mod write;
 
 pub use check::{CheckReport, check};
 pub use create::NewQcow2;
@@ -51,6 +52,7 @@ pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
 pub use preallocate::NewPreallocated;
 pub use read::Qcow2Image;
+pub use write::WritableQcow2;
 
 use crate::crypto::{AesCbc, Secret};
 use crate::error::{Error, ErrorKind, Result};

@@ -45,6 +45,16 @@ impl Stored {
         }
     }
 
+    /// The cipher of the guest's data.
+    pub(super) fn cipher(&self) -> Option<&AesCbc> {
+        self.cipher.as_ref()
+    }
+
+    /// The file.
+    pub(super) fn storage(&self) -> &dyn Storage {
+        self.data.as_ref()
+    }
+
     /// The storage in which data is found as the guest sees it; `None` when it is encrypted.
     pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
         match self.cipher {

@@ -1,0 +1,481 @@
+//! The metadata of an image in use: what is where, what has changed, and in which order changes
+//! reach the file.
+//!
+//! # The order of writes
+//!
+//! Changes are collected in memory and stored together by [`Metadata::commit`]. Whatever is cut off
+//! in between (and whichever of the writes between two flushes reach the disk), the file is
+//! consistent: at worst some clusters are counted that nothing refers to.
+//!
+//! 1. Refcount blocks, then what leads to new ones. Counts have only risen since the last commit.
+//!    *Flush*: this also puts all data that was written to new clusters on stable storage.
+//! 2. L2 tables, in place or in new clusters; where L1 entries have changed too, *flush*, then those.
+//!    *Flush*: from here on nothing stored refers to what was replaced.
+//! 3. Only now the counts of what was replaced fall, so only now it can be handed out again; holes are
+//!    made in what a discard left. These counts are stored with the next commit, or before: it
+//!    makes no difference.
+//!
+//! Images with lazy refcounts leave out step 1 (but not when the refcount table changes). Their dirty
+//! bit is set, and flushed, before the first refcount changes, and cleared by [`Metadata::close`].
+//!
+//! After an error in the middle of this it isn't known what reached the file, so nothing more is
+//! written: every later call fails.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::entries::{
+    L1Entry, L1Target, L2Entry, L2Slot, L2Table, L2Target, SubclusterBitmap,
+};
+use super::super::features;
+use super::super::geometry::Geometry;
+use super::super::header::{TablePlace, Version};
+use super::super::tables::decode;
+use super::header_fields;
+use super::metadata_map::{MetadataMap, Structure};
+use super::refcounts::Refcounts;
+use super::table_cache::TableCache;
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// How many runs of clusters may wait for their counts to fall before a commit is due.
+const MOST_FREED: usize = 16 << 10;
+
+/// How many L1 entries a sector holds.
+const ENTRIES_PER_SECTOR: usize = 64;
+
+/// Clusters that are one reference short as soon as that is stored.
+#[derive(Debug)]
+struct Freed {
+    clusters: Range<u64>,
+    /// Whether a hole is made where nothing refers to them any more.
+    punch: bool,
+}
+
+/// What opening an image found out; see [`super::open`].
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) geometry: Geometry,
+    pub(super) version: Version,
+    pub(super) incompatible: u64,
+    pub(super) lazy: bool,
+    pub(super) flush: bool,
+    pub(super) l1: Vec<L1Entry>,
+    pub(super) l1_place: TablePlace,
+    pub(super) refcounts: Refcounts,
+    pub(super) map: MetadataMap,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    parts: Parts,
+    l2: TableCache,
+    /// Sectors of the L1 table that differ from what is stored.
+    l1_changed: BTreeSet<usize>,
+    freed: Vec<Freed>,
+    /// Whether the file may hold writes that were not flushed.
+    unflushed: bool,
+    /// Why nothing more may be written.
+    broken: Option<String>,
+}
+
+impl Metadata {
+    pub(super) fn new(parts: Parts) -> Self {
+        let table_bytes = parts.geometry.cluster_len();
+        Self {
+            parts,
+            l2: TableCache::new(table_bytes),
+            l1_changed: BTreeSet::new(),
+            freed: Vec::new(),
+            unflushed: false,
+            broken: None,
+        }
+    }
+
+    /// Refuses to go on after an error that left the file in a state that isn't known.
+    ///
+    /// # Errors
+    /// There was one.
+    pub(super) fn usable(&self) -> Result<()> {
+        match &self.broken {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Io, why.clone())),
+        }
+    }
+
+    /// What an error in the metadata means for the image: where it is damaged, no more is written, and
+    /// the header of a version 3 image says so, so that nobody else writes either.
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        if self.broken.is_some() || error.kind() != ErrorKind::Corrupt {
+            return error;
+        }
+        self.stop(&error);
+        if self.parts.version == Version::V3 {
+            self.parts.incompatible |= features::CORRUPT;
+            let storage = self.parts.storage.as_ref();
+            let marked = header_fields::set_incompatible(storage, self.parts.incompatible);
+            // The error that is told is the first one.
+            drop(marked.and_then(|()| self.flush()));
+        }
+        error.context("qcow2: Marking image as corrupt")
+    }
+
+    fn stop(&mut self, error: &Error) {
+        self.broken = Some(format!("the image can't be written to any more: {error}"));
+    }
+
+    /// As [`fail`](Self::fail), for an error after which it isn't known what the file holds.
+    fn fail_for_good(&mut self, error: Error) -> Error {
+        let error = self.fail(error);
+        if self.broken.is_none() {
+            self.stop(&error);
+        }
+        error
+    }
+
+    fn flush(&self) -> Result<()> {
+        if self.parts.flush {
+            self.parts.storage.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Data was or will be written.
+    pub(super) fn will_write(&mut self) {
+        self.unflushed = true;
+    }
+
+    /// Refuses to write data to clusters that hold metadata.
+    ///
+    /// # Errors
+    /// They do: the image is damaged.
+    pub(super) fn refuse_metadata(&self, clusters: &Range<u64>) -> Result<()> {
+        self.parts.map.refuse(clusters)
+    }
+
+    fn l1_entry(&self, l1_index: u64) -> Result<L1Target> {
+        let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
+        let entry = self.parts.l1.get(index);
+        let entry = entry.ok_or_else(|| Error::invalid("guest offset beyond the L1 table"))?;
+        entry
+            .target(self.parts.geometry)
+            .map_err(|why| Error::corrupt(format!("L1 entry {l1_index} is invalid: {why}")))
+    }
+
+    fn set_l1_entry(&mut self, l1_index: u64, entry: L1Entry) -> Result<()> {
+        let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
+        let place = self.parts.l1.get_mut(index);
+        *place.ok_or_else(|| Error::invalid("guest offset beyond the L1 table"))? = entry;
+        self.l1_changed.insert(index / ENTRIES_PER_SECTOR);
+        Ok(())
+    }
+
+    /// Sees to it that an L2 table is in the cache; `false` when there is none.
+    fn load_l2(&mut self, l1_index: u64) -> Result<bool> {
+        if self.l2.get(l1_index).is_some() {
+            return Ok(true);
+        }
+        let L1Target::Table { host, .. } = self.l1_entry(l1_index)? else {
+            return Ok(false);
+        };
+        let mut table = vec![0; self.parts.geometry.cluster_len()];
+        let what = format!("the L2 table of L1 entry {l1_index}");
+        self.parts
+            .storage
+            .read_exact_at(host.0, &mut table, &what)?;
+        self.l2.insert(l1_index, host, table);
+        Ok(true)
+    }
+
+    /// Where in its L2 table the entry of a guest offset stands, in bytes.
+    fn place_in_l2(&self, guest: GuestOffset) -> Range<usize> {
+        let geometry = self.parts.geometry;
+        let size = geometry.cluster_size() / geometry.l2_entries();
+        let size = usize::try_from(size).unwrap_or(0);
+        let start = geometry.l2_index(guest) * size;
+        start..start + size
+    }
+
+    /// The L2 entry of a guest offset.
+    ///
+    /// # Errors
+    /// A table that can't be read.
+    pub(super) fn slot(&mut self, guest: GuestOffset) -> Result<L2Slot> {
+        let l1_index = self.parts.geometry.l1_index(guest);
+        if !self.load_l2(l1_index)? {
+            let bitmap = self.parts.geometry.has_subclusters();
+            return Ok((L2Entry::default(), bitmap.then(SubclusterBitmap::default)));
+        }
+        let place = self.place_in_l2(guest);
+        let table = self.l2.get(l1_index);
+        let words = decode(table.and_then(|table| table.get(place)).unwrap_or_default());
+        let slot = L2Table::new(words, self.parts.geometry).get(0);
+        slot.ok_or_else(|| Error::invalid("L2 index out of range"))
+    }
+
+    /// Where the run of L1 entries without L2 tables ends that holds `guest`, as a guest offset, at
+    /// most `end`; `guest` itself where there is a table.
+    pub(super) fn end_of_gap(&self, guest: GuestOffset, end: u64) -> Result<u64> {
+        let geometry = self.parts.geometry;
+        let mut l1_index = geometry.l1_index(guest);
+        let mut reached = guest.0;
+        while reached < end && self.l1_entry(l1_index)? == L1Target::Unallocated {
+            l1_index += 1;
+            reached = geometry.guest_start_of_l1(l1_index).0.min(end);
+        }
+        Ok(reached)
+    }
+
+    /// Whether a cluster is ours alone, so that it may be written where it is. The flag of its entry
+    /// is believed only when the refcount agrees: the other way round costs a copy, this way it
+    /// would cost a snapshot.
+    ///
+    /// # Errors
+    /// A refcount of 0: the image is damaged. A block that can't be read.
+    pub(super) fn is_owned(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
+        let cluster = self.parts.geometry.host_cluster(host);
+        match self.parts.refcounts.get(cluster)? {
+            0 => Err(Error::corrupt(format!(
+                "cluster {cluster} is in use and its refcount is 0"
+            ))),
+            refcount => Ok(copied && refcount == 1),
+        }
+    }
+
+    /// Whether the L2 table of a guest offset is ours alone, or there is none.
+    ///
+    /// # Errors
+    /// As [`is_owned`](Self::is_owned).
+    pub(super) fn owns_l2(&mut self, guest: GuestOffset) -> Result<bool> {
+        match self.l1_entry(self.parts.geometry.l1_index(guest))? {
+            L1Target::Unallocated => Ok(true),
+            L1Target::Table { host, copied } => self.is_owned(host, copied),
+        }
+    }
+
+    /// Before refcounts change for the first time: where they are lazy, the header says so first.
+    fn before_counting(&mut self) -> Result<()> {
+        let parts = &mut self.parts;
+        if !parts.lazy || parts.incompatible & features::DIRTY != 0 {
+            return Ok(());
+        }
+        parts.incompatible |= features::DIRTY;
+        header_fields::set_incompatible(parts.storage.as_ref(), parts.incompatible)
+            .and_then(|()| self.flush())
+            .map_err(|error| self.fail_for_good(error))
+    }
+
+    /// Hands out free clusters, at most `most` and at least one, in one run.
+    ///
+    /// # Errors
+    /// As [`Refcounts::take`].
+    pub(super) fn allocate(&mut self, most: u64) -> Result<Range<u64>> {
+        self.before_counting()?;
+        self.parts.refcounts.take(most, &mut self.parts.map)
+    }
+
+    /// Counts one reference less to clusters, once that is right; see the module's text.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn free(&mut self, clusters: Range<u64>, punch: bool) -> Result<()> {
+        self.before_counting()?;
+        match self.freed.last_mut() {
+            Some(last) if last.punch == punch && last.clusters.end == clusters.start => {
+                last.clusters.end = clusters.end;
+            }
+            _ => self.freed.push(Freed { clusters, punch }),
+        }
+        Ok(())
+    }
+
+    /// Frees what an L2 entry leads to.
+    ///
+    /// # Errors
+    /// As [`free`](Self::free).
+    pub(super) fn free_target(&mut self, target: L2Target, punch: bool) -> Result<()> {
+        let (host, length) = match target {
+            L2Target::Unallocated | L2Target::Zero { kept: None } => return Ok(()),
+            L2Target::Data { host, .. }
+            | L2Target::Zero {
+                kept: Some((host, _)),
+            } => (host, 1),
+            L2Target::Compressed(range) => (range.host, range.length),
+        };
+        let first = self.parts.geometry.host_cluster(host);
+        let last = HostOffset(host.0.saturating_add(length.max(1) - 1));
+        self.free(first..self.parts.geometry.host_cluster(last) + 1, punch)
+    }
+
+    /// Sees to it that the L2 table of a guest offset exists, is ours alone, and is in the cache.
+    ///
+    /// # Errors
+    /// Tables that can't be read; what keeps a cluster from being had.
+    pub(super) fn own_l2(&mut self, guest: GuestOffset) -> Result<()> {
+        let geometry = self.parts.geometry;
+        let l1_index = geometry.l1_index(guest);
+        let (old, table) = match self.l1_entry(l1_index)? {
+            L1Target::Unallocated => (None, vec![0; geometry.cluster_len()]),
+            L1Target::Table { host, copied } => {
+                let owned = self.is_owned(host, copied)?;
+                self.load_l2(l1_index)?;
+                if owned {
+                    return Ok(());
+                }
+                let table = self.l2.get(l1_index).unwrap_or_default();
+                (Some(geometry.host_cluster(host)), table.to_vec())
+            }
+        };
+        let clusters = self.allocate(1)?;
+        let host = geometry.host_offset(clusters.start);
+        let host = host.ok_or_else(|| Error::invalid("the image's file is too big"))?;
+        if let Some(old) = old {
+            self.parts.map.remove(old);
+            self.free(old..old + 1, false)?;
+        }
+        self.parts.map.insert(clusters, Structure::ActiveL2)?;
+        self.l2.insert_new(l1_index, host, table);
+        self.set_l1_entry(l1_index, L1Entry::to_table(host))
+    }
+
+    /// Changes the entry of a guest offset. What it led to isn't freed by that.
+    ///
+    /// # Errors
+    /// As [`own_l2`](Self::own_l2).
+    pub(super) fn set_slot(&mut self, guest: GuestOffset, slot: L2Slot) -> Result<()> {
+        self.own_l2(guest)?;
+        let mut bytes = slot.0.0.to_be_bytes().to_vec();
+        if let Some(bitmap) = slot.1 {
+            bytes.extend(bitmap.0.to_be_bytes());
+        }
+        let place = self.place_in_l2(guest);
+        let l1_index = self.parts.geometry.l1_index(guest);
+        let stored = self.l2.change(l1_index, place);
+        let stored = stored.filter(|stored| stored.len() == bytes.len());
+        stored
+            .ok_or_else(|| Error::invalid("L2 index out of range"))?
+            .copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// Whether so much has changed that it should be stored.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.l2.is_crowded() || self.freed.len() >= MOST_FREED
+    }
+
+    /// Puts everything on stable storage, in the order that a power cut can't hurt. No other thread
+    /// may be reading or writing clusters meanwhile.
+    ///
+    /// # Errors
+    /// The system's error; see the module's text for what follows from it.
+    pub(super) fn commit(&mut self) -> Result<()> {
+        self.usable()?;
+        self.try_commit().map_err(|error| self.fail_for_good(error))
+    }
+
+    fn try_commit(&mut self) -> Result<()> {
+        let storage = Arc::clone(&self.parts.storage);
+        let flushes = self.parts.flush;
+        let flush = || if flushes { storage.flush() } else { Ok(()) };
+        let refers = self.l2.has_changed() || !self.l1_changed.is_empty();
+        let counts = if self.parts.lazy {
+            self.parts.refcounts.table_has_changed()
+        } else {
+            self.parts.refcounts.has_changed()
+        };
+        if counts {
+            self.parts.refcounts.store(&flush)?;
+        } else if refers || self.unflushed {
+            flush()?;
+        }
+        self.unflushed = false;
+        if refers {
+            self.l2.write_changed(storage.as_ref())?;
+            if !self.l1_changed.is_empty() {
+                flush()?;
+                self.write_l1(storage.as_ref())?;
+            }
+            flush()?;
+        }
+        self.let_go(storage.as_ref())
+    }
+
+    fn write_l1(&mut self, storage: &dyn Storage) -> Result<()> {
+        for sector in &self.l1_changed {
+            let mut entries = self.parts.l1.chunks(ENTRIES_PER_SECTOR);
+            let entries = entries.nth(*sector).unwrap_or_default();
+            let bytes: Vec<u8> = entries.iter().flat_map(|e| e.0.to_be_bytes()).collect();
+            let offset = *sector as u64 * SECTOR_SIZE;
+            storage.write_at(self.parts.l1_place.host.0 + offset, &bytes)?;
+        }
+        self.l1_changed.clear();
+        Ok(())
+    }
+
+    /// Step 3: nothing stored refers to what was freed.
+    fn let_go(&mut self, storage: &dyn Storage) -> Result<()> {
+        let mut freed = std::mem::take(&mut self.freed);
+        for clusters in self.parts.refcounts.take_outgrown() {
+            self.parts.map.remove(clusters.start);
+            freed.push(Freed {
+                clusters,
+                punch: false,
+            });
+        }
+        let cluster_size = self.parts.geometry.cluster_size();
+        for Freed { clusters, punch } in freed {
+            let mut hole: Option<Range<u64>> = None;
+            for cluster in clusters {
+                if self.parts.refcounts.release(cluster)? > 0 || !punch {
+                    continue;
+                }
+                let start = cluster * cluster_size;
+                match &mut hole {
+                    Some(hole) if hole.end == start => hole.end += cluster_size,
+                    _ => {
+                        punch_hole(storage, hole.take())?;
+                        hole = Some(start..start + cluster_size);
+                    }
+                }
+            }
+            punch_hole(storage, hole)?;
+        }
+        Ok(())
+    }
+
+    /// Commits, stores all refcounts, and says in the header that the image was closed.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn close(&mut self) -> Result<()> {
+        self.commit()?;
+        self.try_close().map_err(|error| self.fail_for_good(error))
+    }
+
+    fn try_close(&mut self) -> Result<()> {
+        if self.parts.refcounts.has_changed() {
+            self.parts.refcounts.write_blocks()?;
+            self.flush()?;
+        }
+        if self.parts.incompatible & features::DIRTY != 0 {
+            self.parts.incompatible &= !features::DIRTY;
+            let storage = self.parts.storage.as_ref();
+            header_fields::set_incompatible(storage, self.parts.incompatible)?;
+            self.flush()?;
+        }
+        self.broken = Some("the image has been closed".to_owned());
+        Ok(())
+    }
+}
+
+/// Where the storage can't make holes, the space stays taken until it is used again.
+fn punch_hole(storage: &dyn Storage, hole: Option<Range<u64>>) -> Result<()> {
+    if let Some(hole) = hole {
+        storage.punch(hole)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,385 @@
+//! A qcow2 image in use: written anywhere, by several threads, in an order that a power cut can't hurt.
+//!
+//! - [`metadata`]: the tables, and the order in which changes of them are stored;
+//! - `refcounts`: who is free; `metadata_map`: what must never be written over;
+//! - `plan`: what a write means for each cluster; `zero`: zeroes and discards;
+//! - `open`: which images may be written, and what is put right first;
+//! - `over`: a conversion into an image that exists.
+//!
+//! # Threads
+//!
+//! The tables are under one lock. Data is read, copied, encrypted and written outside it, in three
+//! steps: under the lock clusters are found or handed out; then the data goes there; then, under
+//! the lock again, the L2 entries are made to lead there. So an entry never leads to data that
+//! isn't written yet.
+//!
+//! - Two calls that change the same cluster wait for each other ([`State::busy`]): they may be about
+//!   different sectors of it, and each would copy the rest as it was before the other.
+//! - Whoever reads or writes clusters holds the gate open; storing the metadata, after which freed
+//!   clusters may be handed out again, needs it shut. So nobody is reading or writing a cluster
+//!   while it changes hands.
+//!
+//! # Invariants
+//!
+//! - A cluster is written in place only if its entry says that it is ours alone, its refcount is 1, and
+//!   the same holds for the L2 table. Everything else, such as what a snapshot shares, is copied.
+//! - Data is never written to a cluster that holds metadata, nor is one handed out.
+//! - Nothing is done in a destructor: an image that isn't closed is as after a power cut.
+//!
+//! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount
+//! blocks, where metadata is, and what each call carries (at most 2 MiB and two clusters).
+
+mod header_fields;
+mod metadata;
+mod metadata_map;
+mod open;
+mod plan;
+mod refcounts;
+mod table_cache;
+mod zero;
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+pub use open::OpenOptions;
+
+use self::metadata::Metadata;
+use self::plan::Piece;
+use super::entries::L2Slot;
+use super::geometry::Geometry;
+use super::stored::Stored;
+use crate::error::{Error, Result};
+use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
+use crate::units::{GuestOffset, SECTOR_SIZE};
+
+/// How much of the disk is written in one step, in bytes, unless a cluster is larger.
+const STEP: u64 = 2 << 20;
+
+/// A qcow2 image open for reading and writing; see the module's text.
+pub struct WritableQcow2 {
+    stored: Stored,
+    geometry: Geometry,
+    size: u64,
+    zero_flag: bool,
+    backing: Option<Arc<dyn Image>>,
+    /// How long the file is at least.
+    length: AtomicU64,
+    gate: RwLock<()>,
+    state: Mutex<State>,
+    /// Told when a cluster isn't busy any more.
+    idle: Condvar,
+}
+
+/// What is under the lock.
+struct State {
+    metadata: Metadata,
+    /// The guest clusters that are being written.
+    busy: Vec<Range<u64>>,
+}
+
+impl WritableQcow2 {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the gate for one step of work, after storing metadata if that is due.
+    fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        loop {
+            let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.lock();
+            state.metadata.usable()?;
+            if !state.metadata.is_crowded() {
+                return Ok(gate);
+            }
+            drop(state);
+            drop(gate);
+            let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.lock();
+            if state.metadata.is_crowded() {
+                state.metadata.commit()?;
+            }
+        }
+    }
+
+    /// The lock, as soon as nobody is writing to the clusters of a part of the disk.
+    fn lock_when_idle(&self, range: &Range<u64>) -> MutexGuard<'_, State> {
+        let clusters = self.guest_clusters(range);
+        let overlaps = |busy: &Range<u64>| busy.start < clusters.end && clusters.start < busy.end;
+        self.idle
+            .wait_while(self.lock(), |state| state.busy.iter().any(overlaps))
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn guest_clusters(&self, range: &Range<u64>) -> Range<u64> {
+        let last = GuestOffset(range.end.saturating_sub(1).max(range.start));
+        let first = self.geometry.guest_cluster(GuestOffset(range.start));
+        first..self.geometry.guest_cluster(last) + 1
+    }
+
+    /// Where the step ends that starts at `start`: at most at `end`, and never beyond what one L2 table
+    /// maps.
+    fn step_end(&self, start: u64, end: u64, most: u64) -> u64 {
+        let table = self.geometry.l1_index(GuestOffset(start)) + 1;
+        let table_end = self.geometry.guest_start_of_l1(table).0;
+        let most = most.max(self.geometry.cluster_size());
+        let step = start - self.geometry.within_cluster(start);
+        end.min(table_end).min(step.saturating_add(most))
+    }
+
+    /// Checks a caller's range and gives it as bytes of the disk.
+    fn check(&self, offset: GuestOffset, length: u64) -> Result<Range<u64>> {
+        let bytes = usize::try_from(length).map_err(|_| Error::invalid("range too long"))?;
+        check_range(self.size, offset, bytes)?;
+        if !offset.0.is_multiple_of(SECTOR_SIZE) || !length.is_multiple_of(SECTOR_SIZE) {
+            return Err(Error::invalid(format!(
+                "{length:#x} bytes at {offset}: not whole sectors"
+            )));
+        }
+        Ok(offset.0..offset.0 + length)
+    }
+
+    /// Writes `data` to `range`, which is one step.
+    fn write_step(&self, range: Range<u64>, data: &[u8]) -> Result<()> {
+        let _gate = self.enter()?;
+        let clusters = self.guest_clusters(&range);
+        let mut state = self.lock_when_idle(&range);
+        state.metadata.usable()?;
+        state.metadata.will_write();
+        let planned = plan::plan(
+            &mut state.metadata,
+            &self.stored,
+            self.geometry,
+            range.clone(),
+        );
+        let pieces = planned.map_err(|error| state.metadata.fail(error))?;
+        state.busy.push(clusters.clone());
+        drop(state);
+
+        let written = self.write_pieces(&pieces, range.start, data);
+
+        let mut state = self.lock();
+        state.busy.retain(|busy| *busy != clusters);
+        let done = match written {
+            Ok(()) => plan::refer(&mut state.metadata, &self.stored, &pieces)
+                .map_err(|error| state.metadata.fail(error)),
+            Err(error) => {
+                plan::abandon(&mut state.metadata, &pieces);
+                Err(error)
+            }
+        };
+        drop(state);
+        self.idle.notify_all();
+        done
+    }
+
+    /// Writes the pieces of a plan, those that touch each other in one go. `data` is what was asked
+    /// for, from guest byte `start` on.
+    fn write_pieces(&self, pieces: &[Piece], start: u64, data: &[u8]) -> Result<()> {
+        let touches = |one: &Piece, other: &Piece| {
+            let length = one.guest.end - one.guest.start;
+            one.guest.end == other.guest.start && one.host.0 + length == other.host.0
+        };
+        for run in pieces.chunk_by(touches) {
+            self.write_run(run, start, data)?;
+        }
+        Ok(())
+    }
+
+    fn write_run(&self, run: &[Piece], start: u64, data: &[u8]) -> Result<()> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            return Ok(());
+        };
+        let whole = first.guest.start..last.guest.end;
+        let end = start + data.len() as u64;
+        let asked = whole.start.max(start)..whole.end.min(end);
+        let data = data.get(relative(asked.start, start)..relative(asked.end, start));
+        let data = data.ok_or_else(|| Error::invalid("a plan for other data"))?;
+        let host = first.host.0;
+        let written = host + (whole.end - whole.start);
+        let storage = self.stored.storage();
+        let cipher = self.stored.cipher();
+        if cipher.is_none() && whole == asked {
+            storage.write_at(host, data)?;
+            self.length.fetch_max(written, Ordering::Relaxed);
+            return Ok(());
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(relative(whole.end, whole.start), 0);
+            let (head, rest) = scratch.split_at_mut(relative(asked.start, whole.start));
+            let (middle, tail) = rest.split_at_mut(data.len());
+            self.read_slot(first.old, whole.start, head)?;
+            self.read_slot(last.old, asked.end, tail)?;
+            match cipher {
+                Some(cipher) => {
+                    let sector = |byte| byte / SECTOR_SIZE;
+                    cipher.encrypt(sector(whole.start), head);
+                    cipher.encrypt_to(sector(asked.start), data, middle);
+                    cipher.encrypt(sector(asked.end), tail);
+                }
+                None => middle.copy_from_slice(data),
+            }
+            storage.write_at(host, scratch)?;
+            self.length.fetch_max(written, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Reads within the cluster of an L2 entry, from guest byte `start` on.
+    fn read_slot(&self, slot: L2Slot, start: u64, buf: &mut [u8]) -> Result<()> {
+        let length = self.length.load(Ordering::Relaxed);
+        let mut start = start;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let guest = GuestOffset(start);
+            let (kind, bytes) = self.stored.part(slot, guest, length)?;
+            let bytes = relative(bytes, 0).min(rest.len());
+            let (part, after) = rest.split_at_mut(bytes);
+            self.read_part(kind, slot, guest, part)?;
+            start += bytes as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn read_part(
+        &self,
+        kind: ExtentKind,
+        slot: L2Slot,
+        guest: GuestOffset,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let length = self.length.load(Ordering::Relaxed);
+        match kind {
+            ExtentKind::Data(host) => self.stored.read_data(guest, host, length, buf),
+            ExtentKind::Encoded => self.stored.read_compressed(slot, guest, length, buf),
+            ExtentKind::Zero { .. } => {
+                buf.fill(0);
+                Ok(())
+            }
+            ExtentKind::Unallocated { .. } => self.read_backing(guest, buf),
+        }
+    }
+
+    /// Reads what isn't stored here. Beyond the end of the backing file, and beyond the end of the
+    /// disk (in its last cluster), there are zeroes.
+    fn read_backing(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        let size = self.backing.as_ref().map_or(0, |backing| backing.size());
+        let stored = relative(size.min(self.size).saturating_sub(guest.0), 0).min(buf.len());
+        let (data, missing) = buf.split_at_mut(stored);
+        missing.fill(0);
+        match &self.backing {
+            Some(backing) if stored > 0 => backing.read_at(guest, data),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the disk is stored from `guest` on, for how many bytes (at most up to `end`), and the L2
+    /// entry of the first cluster.
+    fn run_at(&self, guest: GuestOffset, end: u64) -> Result<(ExtentKind, u64, L2Slot)> {
+        let mut state = self.lock();
+        let metadata = &mut state.metadata;
+        let file = self.length.load(Ordering::Relaxed);
+        let gap = metadata.end_of_gap(guest, end)?;
+        let slot = metadata.slot(guest)?;
+        if gap > guest.0 {
+            return Ok((ExtentKind::Unallocated { kept: None }, gap - guest.0, slot));
+        }
+        let end = self.step_end(guest.0, end, u64::MAX);
+        let (kind, mut length) = self.stored.part(slot, guest, file)?;
+        while kind != ExtentKind::Encoded && guest.0 + length < end {
+            let next = GuestOffset(guest.0 + length);
+            let slot = metadata.slot(next)?;
+            // An entry that is in error ends the extent; whoever reads it is told.
+            match self.stored.part(slot, next, file) {
+                Ok((next, more)) if next == kind.after(length) => length += more,
+                _ => break,
+            }
+        }
+        Ok((kind, length.min(end - guest.0), slot))
+    }
+}
+
+impl Image for WritableQcow2 {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        check_range(self.size, offset, 1)?;
+        let end = self.size.min(offset.0.saturating_add(limit.max(1)));
+        let (kind, length, _) = self.run_at(offset, end)?;
+        Ok(Extent {
+            start: offset,
+            length,
+            kind,
+            depth: 0,
+        })
+    }
+
+    /// Reads what this image holds, and from the backing file what it doesn't.
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        let range = self.check(offset, buf.len() as u64)?;
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut start = range.start;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let guest = GuestOffset(start);
+            let (kind, length, slot) = self.run_at(guest, range.end)?;
+            let (part, after) = rest
+                .split_at_mut_checked(relative(length, 0))
+                .ok_or_else(|| Error::invalid("extent longer than asked for"))?;
+            self.read_part(kind, slot, guest, part)?;
+            start += length;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+impl WritableImage for WritableQcow2 {
+    fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        let range = self.check(offset, data.len() as u64)?;
+        let mut start = range.start;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let end = self.step_end(start, range.end, STEP);
+            let (part, after) = rest
+                .split_at_checked(relative(end, start))
+                .ok_or_else(|| Error::invalid("a step longer than the data"))?;
+            self.write_step(start..end, part)?;
+            start = end;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()> {
+        self.zero_range(self.check(offset, length)?, may_unmap)
+    }
+
+    fn discard(&self, offset: GuestOffset, length: u64) -> Result<()> {
+        self.discard_range(self.check(offset, length)?)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.lock().metadata.commit()
+    }
+
+    fn close(&self) -> Result<()> {
+        let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.lock().metadata.close()
+    }
+}
+
+/// `offset − start`, for offsets that are at most a buffer's size apart.
+fn relative(offset: u64, start: u64) -> usize {
+    usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX)
+}
+
+thread_local! {
+    /// Where data is put together before it is written, kept for each thread.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}

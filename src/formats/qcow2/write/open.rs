@@ -1,0 +1,208 @@
+//! Which images may be written, and what is put right before anything else is.
+//!
+//! What is found damaged here is refused before a byte is written: an image whose corrupt bit is set;
+//! tables beyond the end of the file; entries that make no sense in the L1 or refcount table; two
+//! structures in one place. Then the autoclear features go, since this version maintains none of
+//! them: bitmaps, above all, would no longer agree with the data, and without their bit nobody
+//! takes them for what they were.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use super::super::entries::{L1Entry, L1Target};
+use super::super::features;
+use super::super::geometry::{ENTRY_SIZE, Geometry};
+use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
+use super::super::missing_secret;
+use super::super::snapshots::SnapshotTable;
+use super::super::stored::Stored;
+use super::super::tables::read_table;
+use super::header_fields;
+use super::metadata::{Metadata, Parts};
+use super::metadata_map::{MetadataMap, Structure};
+use super::refcounts::Refcounts;
+use super::{State, WritableQcow2};
+use crate::crypto::AesCbc;
+use crate::error::{Error, Result};
+use crate::formats::Image;
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// What an image is opened with.
+pub struct OpenOptions {
+    /// The cipher for its data; there when the image is encrypted, and only then.
+    pub cipher: Option<AesCbc>,
+    /// What its backing file holds; there when it has one, and only then.
+    pub backing: Option<Arc<dyn Image>>,
+    /// Whether flushes reach the storage. Without, a power cut may leave anything.
+    pub flush: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            cipher: None,
+            backing: None,
+            flush: true,
+        }
+    }
+}
+
+impl WritableQcow2 {
+    /// Opens for writing the image that `header` was read from.
+    ///
+    /// # Errors
+    /// An image that is damaged, or marked as such; features that this version can't write; options
+    /// that aren't for this image; the system's error.
+    pub fn open(storage: Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<Self> {
+        let OpenOptions {
+            cipher,
+            backing,
+            flush,
+        } = options;
+        refuse_unsupported(header)?;
+        if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
+            return Err(missing_secret());
+        }
+        if backing.is_some() != header.backing_file().is_some() {
+            return Err(Error::invalid(
+                "an image is written together with its backing file",
+            ));
+        }
+        let geometry = header.geometry();
+        let length = storage.len()?;
+        let mut map = MetadataMap::default();
+        let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
+        let refcounts = Refcounts::open(Arc::clone(&storage), header, &mut map)?;
+        map_snapshots(storage.as_ref(), header, &mut map)?;
+        if header.any_autoclear() {
+            header_fields::set_autoclear(storage.as_ref(), 0)?;
+            if flush {
+                storage.flush()?;
+            }
+        }
+        let parts = Parts {
+            storage: Arc::clone(&storage),
+            geometry,
+            version: header.version(),
+            incompatible: header.incompatible(),
+            lazy: header.has_compatible(features::LAZY_REFCOUNTS),
+            flush,
+            l1,
+            l1_place: header.l1(),
+            refcounts,
+            map,
+        };
+        Ok(Self {
+            stored: Stored::new(storage, header, cipher),
+            geometry,
+            size: header.size(),
+            zero_flag: header.version() == Version::V3,
+            backing,
+            length: AtomicU64::new(length),
+            gate: RwLock::new(()),
+            state: Mutex::new(State {
+                metadata: Metadata::new(parts),
+                busy: Vec::new(),
+            }),
+            idle: Condvar::new(),
+        })
+    }
+}
+
+fn refuse_unsupported(header: &Header) -> Result<()> {
+    if header.has_incompatible(features::CORRUPT) {
+        return Err(Error::corrupt(
+            "qcow2: Image is corrupt; cannot be opened read/write",
+        ));
+    }
+    for (present, what) in [
+        (
+            header.has_incompatible(features::DATA_FILE),
+            "has an external data file",
+        ),
+        (
+            header.encryption() == EncryptionMethod::Luks,
+            "is encrypted with 'luks'",
+        ),
+        (
+            header.has_incompatible(features::DIRTY),
+            "was not closed, so its refcounts have to be repaired first, and",
+        ),
+    ] {
+        if present {
+            return Err(Error::unsupported(format!(
+                "the image {what}, which this version can't write to"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the L1 table, and enters header, L1 table and L2 tables into `map`.
+fn map_tables(
+    storage: &dyn Storage,
+    header: &Header,
+    map: &mut MetadataMap,
+    length: u64,
+) -> Result<Vec<L1Entry>> {
+    let geometry = header.geometry();
+    map.insert(0..1, Structure::Header)?;
+    map_table(map, geometry, header.l1(), Structure::ActiveL1)?;
+    let l1 = read_table(storage, header.l1(), "the L1 table")?;
+    let l1: Vec<L1Entry> = l1.into_iter().map(L1Entry).collect();
+    for (index, entry) in l1.iter().enumerate() {
+        let invalid = |why: &dyn std::fmt::Display| {
+            Error::corrupt(format!("L1 entry {index} is invalid: {why}"))
+        };
+        match entry.target(geometry) {
+            Ok(L1Target::Unallocated) => {}
+            Ok(L1Target::Table { host, .. }) => {
+                if host.0.saturating_add(geometry.cluster_size()) > length {
+                    let why = format!("its L2 table at {host} is beyond the end of the file");
+                    return Err(invalid(&why));
+                }
+                let cluster = geometry.host_cluster(host);
+                map.insert(cluster..cluster + 1, Structure::ActiveL2)?;
+            }
+            Err(why) => return Err(invalid(&why)),
+        }
+    }
+    Ok(l1)
+}
+
+fn map_table(
+    map: &mut MetadataMap,
+    geometry: Geometry,
+    place: TablePlace,
+    kind: Structure,
+) -> Result<()> {
+    map_bytes(map, geometry, place.host, place.entries * ENTRY_SIZE, kind)
+}
+
+fn map_bytes(
+    map: &mut MetadataMap,
+    geometry: Geometry,
+    host: HostOffset,
+    bytes: u64,
+    kind: Structure,
+) -> Result<()> {
+    let first = geometry.host_cluster(host);
+    map.insert(first..first + geometry.clusters(bytes), kind)
+}
+
+/// Enters the snapshot table and the snapshots' L1 tables into `map`.
+fn map_snapshots(storage: &dyn Storage, header: &Header, map: &mut MetadataMap) -> Result<()> {
+    if header.snapshots() == 0 {
+        return Ok(());
+    }
+    let geometry = header.geometry();
+    let table = SnapshotTable::read(storage, header)?;
+    let start = header.snapshots_offset();
+    map_bytes(map, geometry, start, table.length, Structure::SnapshotTable)?;
+    for snapshot in &table.snapshots {
+        let place = snapshot.l1_table(geometry)?;
+        map_table(map, geometry, place, Structure::InactiveL1)?;
+    }
+    Ok(())
+}

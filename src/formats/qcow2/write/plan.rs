@@ -1,0 +1,245 @@
+//! What a write to part of the disk means, cluster by cluster.
+//!
+//! A cluster that is stored, and ours alone, is written where it is. Otherwise the data goes to a new
+//! cluster, or to one that is kept without being read (a zero cluster's), and with it what the write
+//! doesn't cover and a reader would miss: the rest of the cluster, as it reads now. With subclusters
+//! that is the rest of the first and the last one, and in a new cluster all that the old one held.
+//! Either way it is one run of bytes for each cluster, and clusters that follow each other on the
+//! disk are handed out in one run of the file as far as that has room.
+
+use std::ops::Range;
+
+use super::super::entries::{
+    EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
+};
+use super::super::geometry::Geometry;
+use super::super::stored::Stored;
+use super::metadata::Metadata;
+use crate::error::{Error, Result};
+use crate::units::{GuestOffset, HostOffset};
+
+/// What is written to one cluster.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// The part of the disk that is written: what was asked for, and what has to be copied with it.
+    pub(super) guest: Range<u64>,
+    /// Where the first byte of that goes.
+    pub(super) host: HostOffset,
+    /// The L2 entry now.
+    pub(super) old: L2Slot,
+    /// The L2 entry as soon as the data is stored, where it changes.
+    pub(super) new: Option<L2Slot>,
+    /// The cluster of the file that was handed out for it.
+    fresh: Option<u64>,
+}
+
+/// A cluster as it is now, seen by a writer.
+#[derive(Debug)]
+struct Found {
+    /// The part of the disk that is asked for.
+    wanted: Range<u64>,
+    slot: L2Slot,
+    target: L2Target,
+    /// The cluster of the file that may be written as it is.
+    owned: Option<HostOffset>,
+}
+
+/// Plans a write to `range`, which one L2 table maps, and hands out the clusters for it.
+///
+/// # Errors
+/// Damaged metadata; what keeps clusters from being had. Then none are handed out.
+pub(super) fn plan(
+    metadata: &mut Metadata,
+    stored: &Stored,
+    geometry: Geometry,
+    range: Range<u64>,
+) -> Result<Vec<Piece>> {
+    let owns_table = metadata.owns_l2(GuestOffset(range.start))?;
+    let mut found = Vec::new();
+    let mut start = range.start;
+    while start < range.end {
+        let left = geometry.cluster_size() - geometry.within_cluster(start);
+        let wanted = start..range.end.min(start.saturating_add(left));
+        start = wanted.end;
+        found.push(find(metadata, stored, geometry, wanted, owns_table)?);
+    }
+    let mut pieces = Vec::with_capacity(found.len());
+    let mut spare = 0..0;
+    let planned = place(metadata, stored, geometry, &found, &mut spare, &mut pieces);
+    if let Err(error) = planned {
+        abandon(metadata, &pieces);
+        // What can't be given back is a leak, and the first error is the one to tell.
+        drop(metadata.free(spare, false));
+        return Err(error);
+    }
+    Ok(pieces)
+}
+
+/// Gives back the clusters of a plan that isn't carried out.
+pub(super) fn abandon(metadata: &mut Metadata, pieces: &[Piece]) {
+    for cluster in pieces.iter().filter_map(|piece| piece.fresh) {
+        drop(metadata.free(cluster..cluster + 1, false));
+    }
+}
+
+/// Makes the L2 entries lead to what is now stored, and frees what they led to.
+///
+/// # Errors
+/// As [`Metadata::set_slot`].
+pub(super) fn refer(metadata: &mut Metadata, stored: &Stored, pieces: &[Piece]) -> Result<()> {
+    for piece in pieces {
+        let Some(new) = piece.new else {
+            continue;
+        };
+        let guest = GuestOffset(piece.guest.start);
+        metadata.set_slot(guest, new)?;
+        if piece.fresh.is_some() {
+            metadata.free_target(stored.target(piece.old.0, guest)?, false)?;
+        }
+    }
+    Ok(())
+}
+
+fn find(
+    metadata: &mut Metadata,
+    stored: &Stored,
+    geometry: Geometry,
+    wanted: Range<u64>,
+    owns_table: bool,
+) -> Result<Found> {
+    let guest = GuestOffset(wanted.start);
+    let slot = metadata.slot(guest)?;
+    let target = stored.target(slot.0, guest)?;
+    let owned = match target {
+        L2Target::Data { host, copied }
+        | L2Target::Zero {
+            kept: Some((host, copied)),
+        } => {
+            let cluster = geometry.host_cluster(host);
+            metadata.refuse_metadata(&(cluster..cluster + 1))?;
+            let owned = metadata.is_owned(host, copied)? && owns_table;
+            owned.then_some(host)
+        }
+        _ => None,
+    };
+    Ok(Found {
+        wanted,
+        slot,
+        target,
+        owned,
+    })
+}
+
+/// Gives each cluster its place.
+fn place(
+    metadata: &mut Metadata,
+    stored: &Stored,
+    geometry: Geometry,
+    found: &[Found],
+    spare: &mut Range<u64>,
+    pieces: &mut Vec<Piece>,
+) -> Result<()> {
+    for (index, cluster) in found.iter().enumerate() {
+        let (host, fresh) = match cluster.owned {
+            Some(host) => (host, None),
+            None => {
+                if spare.is_empty() {
+                    let rest = found.get(index..).unwrap_or_default();
+                    let most = rest.iter().take_while(|found| found.owned.is_none());
+                    *spare = metadata.allocate(most.count() as u64)?;
+                }
+                let number = spare.start;
+                spare.start += 1;
+                let host = geometry.host_offset(number);
+                let host = host.ok_or_else(|| Error::invalid("the image's file is too big"))?;
+                (host, Some(number))
+            }
+        };
+        let (guest, new) = match cluster.slot.1 {
+            Some(bitmap) => with_subclusters(stored, geometry, cluster, bitmap, host)?,
+            None => whole(geometry, cluster, host),
+        };
+        let within = geometry.within_cluster(guest.start);
+        pieces.push(Piece {
+            host: HostOffset(host.0 + within),
+            guest,
+            old: cluster.slot,
+            new,
+            fresh,
+        });
+    }
+    Ok(())
+}
+
+/// What is written to a cluster without subclusters, and its new entry.
+fn whole(geometry: Geometry, cluster: &Found, host: HostOffset) -> (Range<u64>, Option<L2Slot>) {
+    let wanted = cluster.wanted.clone();
+    if cluster.owned.is_some() && matches!(cluster.target, L2Target::Data { .. }) {
+        return (wanted, None);
+    }
+    let start = wanted.start - geometry.within_cluster(wanted.start);
+    let slot = (L2Entry::to_data(host), None);
+    (start..start + geometry.cluster_size(), Some(slot))
+}
+
+/// What is written to a cluster with subclusters, and its new entry.
+fn with_subclusters(
+    stored: &Stored,
+    geometry: Geometry,
+    cluster: &Found,
+    bitmap: SubclusterBitmap,
+    host: HostOffset,
+) -> Result<(Range<u64>, Option<L2Slot>)> {
+    let wanted = cluster.wanted.clone();
+    let guest = GuestOffset(wanted.start);
+    let bad = |why: EntryError| stored.bad_entry(guest, &why);
+    let start = wanted.start - geometry.within_cluster(wanted.start);
+    let size = geometry.subcluster_size();
+    let first = geometry.subcluster_index(guest);
+    let last = geometry.subcluster_index(GuestOffset(wanted.end - 1));
+    let mut states = Vec::with_capacity(SUBCLUSTERS as usize);
+    for number in 0..SUBCLUSTERS {
+        states.push(match cluster.target {
+            L2Target::Compressed(_) => Subcluster::Data,
+            L2Target::Zero { .. } => return Err(bad(EntryError::Reserved)),
+            L2Target::Data { .. } => bitmap.get(number).map_err(bad)?,
+            L2Target::Unallocated => match bitmap.get(number).map_err(bad)? {
+                Subcluster::Data => return Err(bad(EntryError::Subcluster(number))),
+                other => other,
+            },
+        });
+    }
+    let is_data = |number: u32| {
+        let state = usize::try_from(number).ok().and_then(|at| states.get(at));
+        state == Some(&Subcluster::Data)
+    };
+    if cluster.owned.is_some() && (first..=last).all(is_data) {
+        return Ok((wanted, None));
+    }
+    let (lowest, highest) = if cluster.owned.is_some() {
+        (first, last)
+    } else {
+        // Everything that the old cluster holds comes along.
+        let mut held = (0..SUBCLUSTERS).filter(|number| is_data(*number));
+        let lowest = held.next().unwrap_or(first);
+        let highest = held.next_back().unwrap_or(lowest);
+        (lowest.min(first), highest.max(last))
+    };
+    let in_place = |number| cluster.owned.is_some() && is_data(number);
+    let from = if in_place(lowest) {
+        wanted.start
+    } else {
+        start + u64::from(lowest) * size
+    };
+    let to = if in_place(highest) {
+        wanted.end
+    } else {
+        start + u64::from(highest + 1) * size
+    };
+    let mut bitmap = SubclusterBitmap::default();
+    for (number, state) in (0..SUBCLUSTERS).zip(states) {
+        let written = (lowest..=highest).contains(&number);
+        bitmap = bitmap.with(number, if written { Subcluster::Data } else { state });
+    }
+    Ok((from..to, Some((L2Entry::to_data(host), Some(bitmap)))))
+}

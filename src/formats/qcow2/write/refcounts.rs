@@ -1,0 +1,397 @@
+//! The refcounts of an image in use, and the search for free clusters.
+//!
+//! A cluster is free when its refcount is 0; where there is no refcount block, all are. The counts
+//! are changed in memory. To store a changed block is right at any time, since of the two mistakes
+//! that a stored refcount can make only one is harmful: a count that is too low. So counts rise here
+//! as soon as a cluster is handed out, long before anything stored refers to it, and the owner lets
+//! them fall only when nothing stored refers to the cluster any more.
+//!
+//! A new block takes the first cluster of those that it counts, and counts itself. When the refcount
+//! table is full, a larger one is made where the old one's reach ends, with the blocks for that place
+//! in front of it. New blocks must be stored before the table's entries that lead to them, and a new
+//! table before the header that leads to it: [`Refcounts::store`] sees to that.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::entries::{RefcountTableEntry, refcount_at, set_refcount};
+use super::super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
+use super::super::header::{Header, TablePlace};
+use super::super::tables::read_table;
+use super::header_fields;
+use super::metadata_map::{MetadataMap, Structure};
+use super::table_cache::TableCache;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The first offset that no L2 entry can hold.
+const FILE_LIMIT: u64 = 1 << 56;
+
+/// How many entries a sector of the refcount table holds.
+const ENTRIES_PER_SECTOR: u64 = SECTOR_SIZE / ENTRY_SIZE;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Refcounts {
+    storage: Arc<dyn Storage>,
+    geometry: Geometry,
+    table: Vec<RefcountTableEntry>,
+    table_host: HostOffset,
+    /// Sectors of the table that differ from what is stored.
+    changed: BTreeSet<u64>,
+    /// Whether the table has a new place that the header doesn't know of yet.
+    moved: bool,
+    /// Clusters of tables that the new one replaces.
+    outgrown: Vec<Range<u64>>,
+    blocks: TableCache,
+    /// No cluster before this one is free, but for those that were let go of lately.
+    hint: u64,
+}
+
+impl Refcounts {
+    /// Reads the refcount table, and enters it and its blocks into `map`.
+    ///
+    /// # Errors
+    /// The system's error; a table beyond the end of the file; invalid entries, or ones that lead to
+    /// other metadata.
+    pub(super) fn open(
+        storage: Arc<dyn Storage>,
+        header: &Header,
+        map: &mut MetadataMap,
+    ) -> Result<Self> {
+        let geometry = header.geometry();
+        let place = header.refcount_table();
+        let table = read_table(storage.as_ref(), place, "the refcount table")?;
+        let this = Self {
+            storage,
+            geometry,
+            table: table.into_iter().map(RefcountTableEntry).collect(),
+            table_host: place.host,
+            changed: BTreeSet::new(),
+            moved: false,
+            outgrown: Vec::new(),
+            blocks: TableCache::new(geometry.cluster_len()),
+            hint: 1,
+        };
+        map.insert(this.table_clusters(), Structure::RefcountTable)?;
+        let length = this.storage.len()?;
+        for index in 0..this.table.len() as u64 {
+            if let Some(host) = this.block_host(index)? {
+                if host.0 >= length {
+                    return Err(Error::corrupt(format!(
+                        "refcount block {index} at {host} is beyond the end of the file \
+                         ({length} bytes)"
+                    )));
+                }
+                let cluster = geometry.host_cluster(host);
+                map.insert(cluster..cluster + 1, Structure::RefcountBlock)?;
+            }
+        }
+        Ok(this)
+    }
+
+    fn table_clusters(&self) -> Range<u64> {
+        let first = self.geometry.host_cluster(self.table_host);
+        let bytes = self.table.len() as u64 * ENTRY_SIZE;
+        first..first + self.geometry.clusters(bytes)
+    }
+
+    fn block_host(&self, index: u64) -> Result<Option<HostOffset>> {
+        let entry = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.table.get(index));
+        let entry = entry.copied().unwrap_or_default();
+        entry.block(self.geometry).map_err(|why| {
+            Error::corrupt(format!(
+                "refcount table entry {index} ({:#x}) is invalid: {why}",
+                entry.0
+            ))
+        })
+    }
+
+    fn split(&self, cluster: u64) -> (u64, usize) {
+        let per_block = self.geometry.refcount_block_entries();
+        let within = usize::try_from(cluster % per_block).unwrap_or(usize::MAX);
+        (cluster / per_block, within)
+    }
+
+    /// Sees to it that a block is in the cache; `false` when there is none.
+    fn load(&mut self, index: u64) -> Result<bool> {
+        if self.blocks.get(index).is_some() {
+            return Ok(true);
+        }
+        let Some(host) = self.block_host(index)? else {
+            return Ok(false);
+        };
+        self.make_room()?;
+        // QEMU writes the last block of a file only as far as it is used.
+        let mut block = vec![0; self.geometry.cluster_len()];
+        if self.storage.read_at(host.0, &mut block)? == 0 {
+            return Err(Error::corrupt(format!(
+                "refcount block {index} at {host} is beyond the end of the file"
+            )));
+        }
+        self.blocks.insert(index, host, block);
+        Ok(true)
+    }
+
+    /// Blocks may be stored at any time; see the module's text.
+    fn make_room(&mut self) -> Result<()> {
+        if self.blocks.is_crowded() {
+            self.blocks.write_changed(self.storage.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// The refcount of a cluster.
+    ///
+    /// # Errors
+    /// A block that can't be read.
+    pub(super) fn get(&mut self, cluster: u64) -> Result<u64> {
+        let (index, within) = self.split(cluster);
+        if !self.load(index)? {
+            return Ok(0);
+        }
+        let bits = self.geometry.refcount_bits();
+        let block = self.blocks.get(index);
+        Ok(block
+            .and_then(|block| refcount_at(block, bits, within))
+            .unwrap_or(0))
+    }
+
+    fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
+        let (index, within) = self.split(cluster);
+        let bits = self.geometry.refcount_bits();
+        if !self.load(index)? {
+            let why = format!("no refcount block for cluster {cluster}");
+            return Err(Error::corrupt(why));
+        }
+        // The bytes that hold the refcount.
+        let width = usize::try_from(bits).unwrap_or(64);
+        let start = within.saturating_mul(width) / 8;
+        let range = start..start + (width / 8).max(1);
+        let place = self.blocks.change(index, range);
+        let within = if width < 8 { within % (8 / width) } else { 0 };
+        place
+            .and_then(|bytes| set_refcount(bytes, bits, within, value))
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "the refcount of cluster {cluster} would be {value}, more than {bits} bits hold"
+                ))
+            })
+    }
+
+    /// Counts one reference less to a cluster, and returns how many are left.
+    ///
+    /// # Errors
+    /// There was none: the image is damaged. A block that can't be read.
+    pub(super) fn release(&mut self, cluster: u64) -> Result<u64> {
+        let left = self.get(cluster)?.checked_sub(1).ok_or_else(|| {
+            Error::corrupt(format!(
+                "the refcount of cluster {cluster} is 0 though it was in use"
+            ))
+        })?;
+        self.set(cluster, left)?;
+        if left == 0 {
+            self.hint = self.hint.min(cluster);
+        }
+        Ok(left)
+    }
+
+    /// Hands out a run of free clusters, at most `most` (above 0) and at least one, each with a
+    /// refcount of 1 from now on.
+    ///
+    /// # Errors
+    /// A free cluster that holds metadata: the image is damaged. The format's limits; the system's
+    /// error.
+    pub(super) fn take(&mut self, most: u64, map: &mut MetadataMap) -> Result<Range<u64>> {
+        let per_block = self.geometry.refcount_block_entries();
+        let bits = self.geometry.refcount_bits();
+        let mut cluster = self.hint.max(1);
+        let run = loop {
+            let (index, within) = self.split(cluster);
+            if index >= self.table.len() as u64 {
+                self.grow(map)?;
+            } else if !self.load(index)? {
+                self.add_block(index, cluster, map)?;
+                cluster += 1;
+            } else {
+                let block = self.blocks.get(index).unwrap_or_default();
+                let limit = usize::try_from(per_block).unwrap_or(usize::MAX);
+                let is_free = |within| refcount_at(block, bits, within) == Some(0);
+                if let Some(first) = (within..limit).find(|within| is_free(*within)) {
+                    let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
+                    let count = (first..limit)
+                        .take(most)
+                        .take_while(|at| is_free(*at))
+                        .count();
+                    let start = index * per_block + first as u64;
+                    break start..start + count as u64;
+                }
+                cluster = (index + 1) * per_block;
+            }
+        };
+        self.check_place(&run)?;
+        map.refuse(&run)?;
+        for cluster in run.clone() {
+            self.set(cluster, 1)?;
+        }
+        self.hint = run.end;
+        Ok(run)
+    }
+
+    fn check_place(&self, clusters: &Range<u64>) -> Result<()> {
+        let end = self.geometry.host_offset(clusters.end);
+        if end.is_none_or(|end| end.0 > FILE_LIMIT) {
+            return Err(Error::invalid("the image's file is too big"));
+        }
+        Ok(())
+    }
+
+    /// A new block for clusters of which none is counted yet, at `cluster`, which is one of them.
+    fn add_block(&mut self, index: u64, cluster: u64, map: &mut MetadataMap) -> Result<()> {
+        self.check_place(&(cluster..cluster + 1))?;
+        map.insert(cluster..cluster + 1, Structure::RefcountBlock)?;
+        self.place_block(index, cluster)?;
+        self.set(cluster, 1)
+    }
+
+    fn place_block(&mut self, index: u64, cluster: u64) -> Result<()> {
+        let host = self.geometry.host_offset(cluster);
+        let host = host.ok_or_else(|| Error::invalid("the image's file is too big"))?;
+        let entry = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.table.get_mut(index))
+            .ok_or_else(|| Error::invalid("beyond the refcount table"))?;
+        *entry = RefcountTableEntry::to_block(host);
+        self.changed.insert(index / ENTRIES_PER_SECTOR);
+        self.make_room()?;
+        let block = vec![0; self.geometry.cluster_len()];
+        self.blocks.insert_new(index, host, block);
+        Ok(())
+    }
+
+    /// A larger table, where the reach of the old one ends: first the blocks that count both of
+    /// them, then the table.
+    fn grow(&mut self, map: &mut MetadataMap) -> Result<()> {
+        let per_block = self.geometry.refcount_block_entries();
+        let old_entries = self.table.len() as u64;
+        let first = old_entries * per_block;
+        let per_cluster = self.geometry.cluster_size() / ENTRY_SIZE;
+        // By half at least, so that growing costs little in the long run.
+        let mut entries = (old_entries + old_entries / 2 + 1).next_multiple_of(per_cluster);
+        let mut blocks = 0;
+        let table_clusters = loop {
+            let table_clusters = entries / per_cluster;
+            let needed = (blocks + table_clusters).div_ceil(per_block);
+            let reach = (old_entries + needed).next_multiple_of(per_cluster);
+            if needed == blocks && reach <= entries {
+                break table_clusters;
+            }
+            blocks = needed;
+            entries = entries.max(reach);
+        };
+        let too_big = || {
+            Error::invalid(
+                "the image's file is too big for its cluster size: its refcount table would be \
+                 larger than 8 MiB",
+            )
+        };
+        if entries * ENTRY_SIZE > MAX_REFCOUNT_TABLE_BYTES {
+            return Err(too_big());
+        }
+        let table = first + blocks..first + blocks + table_clusters;
+        self.check_place(&table)?;
+        let host = self.geometry.host_offset(table.start).ok_or_else(too_big)?;
+        let old = self.table_clusters();
+        map.refuse(&(first..table.end))?;
+        for block in first..table.start {
+            map.insert(block..block + 1, Structure::RefcountBlock)?;
+        }
+        map.insert(table.clone(), Structure::RefcountTable)?;
+
+        let length = usize::try_from(entries).map_err(|_| too_big())?;
+        self.table.resize(length, RefcountTableEntry::default());
+        self.table_host = host;
+        self.moved = true;
+        self.outgrown.push(old);
+        for block in 0..blocks {
+            self.place_block(old_entries + block, first + block)?;
+        }
+        for cluster in first..table.end {
+            self.set(cluster, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the refcount table itself has changed.
+    pub(super) fn table_has_changed(&self) -> bool {
+        self.moved || !self.changed.is_empty()
+    }
+
+    /// Whether anything has changed.
+    pub(super) fn has_changed(&self) -> bool {
+        self.table_has_changed() || self.blocks.has_changed()
+    }
+
+    /// Stores what has changed: the blocks, then what leads to them, then what leads to that, each
+    /// after `flush` has put the one before on stable storage. Ends with a flush.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn store(&mut self, flush: &dyn Fn() -> Result<()>) -> Result<()> {
+        let storage = Arc::clone(&self.storage);
+        let bytes: Vec<u8> = if self.table_has_changed() {
+            let entries = self.table.iter();
+            entries.flat_map(|entry| entry.0.to_be_bytes()).collect()
+        } else {
+            Vec::new()
+        };
+        self.blocks.write_changed(storage.as_ref())?;
+        if self.moved {
+            // Nothing leads to the new table yet, so it needn't wait for its blocks.
+            storage.write_at(self.table_host.0, &bytes)?;
+            flush()?;
+            let clusters = self.table_clusters();
+            let place = TablePlace {
+                host: self.table_host,
+                entries: self.table.len() as u64,
+            };
+            let clusters = u32::try_from(clusters.end - clusters.start)
+                .map_err(|_| Error::invalid("refcount table too large"))?;
+            header_fields::set_refcount_table(storage.as_ref(), place, clusters)?;
+        } else if !self.changed.is_empty() {
+            flush()?;
+            for sector in &self.changed {
+                let offset = sector * SECTOR_SIZE;
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let rest = bytes.get(start..).unwrap_or_default();
+                let length = usize::try_from(SECTOR_SIZE).unwrap_or(0).min(rest.len());
+                let sector = rest.get(..length).unwrap_or_default();
+                storage.write_at(self.table_host.0 + offset, sector)?;
+            }
+        }
+        flush()?;
+        self.moved = false;
+        self.changed.clear();
+        Ok(())
+    }
+
+    /// Stores changed blocks without waiting for anything.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn write_blocks(&mut self) -> Result<()> {
+        self.blocks.write_changed(self.storage.as_ref())
+    }
+
+    /// The clusters of tables that nothing stored leads to any more, after [`store`](Self::store).
+    pub(super) fn take_outgrown(&mut self) -> Vec<Range<u64>> {
+        if self.moved {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.outgrown)
+    }
+}

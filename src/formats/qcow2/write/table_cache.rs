@@ -1,0 +1,181 @@
+//! Tables of one cluster each, kept in memory as they are stored, and what of them has changed.
+//!
+//! The cache knows no order of writes: whoever owns it says when changed tables are written. Only
+//! unchanged tables are dropped to make room, so the cache can grow beyond its limit while tables
+//! are changed; [`TableCache::is_crowded`] says when it is time to write.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// How many bytes of tables a cache holds, though never fewer than [`LEAST_TABLES`].
+const CACHE_BYTES: usize = 2 << 20;
+const LEAST_TABLES: usize = 4;
+
+/// One table.
+#[derive(Debug)]
+struct Table {
+    host: HostOffset,
+    bytes: Vec<u8>,
+    /// The bytes that differ from what is stored.
+    changed: Option<Range<usize>>,
+    used: u64,
+}
+
+/// Tables by their index in the table above them.
+#[derive(Debug)]
+pub(super) struct TableCache {
+    tables: HashMap<u64, Table>,
+    clock: u64,
+    most: usize,
+    changed: usize,
+}
+
+impl TableCache {
+    /// A cache for tables of so many bytes.
+    pub(super) fn new(table_bytes: usize) -> Self {
+        Self {
+            tables: HashMap::new(),
+            clock: 0,
+            most: (CACHE_BYTES / table_bytes.max(1)).max(LEAST_TABLES),
+            changed: 0,
+        }
+    }
+
+    /// The bytes of a table, where it is in the cache.
+    pub(super) fn get(&mut self, index: u64) -> Option<&[u8]> {
+        self.clock += 1;
+        let table = self.tables.get_mut(&index)?;
+        table.used = self.clock;
+        Some(&table.bytes)
+    }
+
+    /// Some bytes of a table, to be changed. `None` where the table isn't in the cache, or ends before.
+    pub(super) fn change(&mut self, index: u64, range: Range<usize>) -> Option<&mut [u8]> {
+        let table = self.tables.get_mut(&index)?;
+        let bytes = table.bytes.get_mut(range.clone())?;
+        table.changed = Some(match table.changed.take() {
+            Some(changed) => changed.start.min(range.start)..changed.end.max(range.end),
+            None => {
+                self.changed += 1;
+                range
+            }
+        });
+        Some(bytes)
+    }
+
+    /// Takes in a table as it was read.
+    pub(super) fn insert(&mut self, index: u64, host: HostOffset, bytes: Vec<u8>) {
+        self.make_room();
+        self.clock += 1;
+        let table = Table {
+            host,
+            bytes,
+            changed: None,
+            used: self.clock,
+        };
+        self.replace(index, table);
+    }
+
+    /// Takes in a table that isn't stored at `host` yet: all of it counts as changed.
+    pub(super) fn insert_new(&mut self, index: u64, host: HostOffset, bytes: Vec<u8>) {
+        let length = bytes.len();
+        self.insert(index, host, bytes);
+        self.change(index, 0..length);
+    }
+
+    fn replace(&mut self, index: u64, table: Table) {
+        if let Some(old) = self.tables.insert(index, table)
+            && old.changed.is_some()
+        {
+            self.changed -= 1;
+        }
+    }
+
+    /// Drops the older half of the unchanged tables when the cache is full.
+    fn make_room(&mut self) {
+        if self.tables.len() < self.most {
+            return;
+        }
+        let unchanged = self.tables.values().filter(|table| table.changed.is_none());
+        let mut ages: Vec<u64> = unchanged.map(|table| table.used).collect();
+        ages.sort_unstable();
+        let Some(median) = ages.get(ages.len() / 2).copied() else {
+            return;
+        };
+        self.tables
+            .retain(|_, table| table.changed.is_some() || table.used > median);
+    }
+
+    /// Whether anything has changed.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed > 0
+    }
+
+    /// Whether half of what the cache may hold, or more, has changed.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.changed * 2 >= self.most
+    }
+
+    /// Writes everything that has changed, in whole sectors, in the order of the file.
+    ///
+    /// # Errors
+    /// The system's error; then some tables may have been written.
+    pub(super) fn write_changed(&mut self, storage: &dyn Storage) -> Result<()> {
+        let changed = self.tables.values_mut();
+        let mut changed: Vec<_> = changed.filter(|table| table.changed.is_some()).collect();
+        changed.sort_unstable_by_key(|table| table.host);
+        let sector = usize::try_from(SECTOR_SIZE).unwrap_or(1);
+        for table in changed {
+            let Some(range) = table.changed.clone() else {
+                continue;
+            };
+            let start = range.start / sector * sector;
+            let end = range.end.next_multiple_of(sector).min(table.bytes.len());
+            if let Some(bytes) = table.bytes.get(start..end) {
+                storage.write_at(table.host.0 + start as u64, bytes)?;
+            }
+            table.changed = None;
+            self.changed -= 1;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn only_changed_sectors_are_written() {
+        let storage = MemoryStorage::new(vec![1; 8192]);
+        let mut cache = TableCache::new(4096);
+        cache.insert(7, HostOffset(4096), vec![2; 4096]);
+        cache.change(7, 1000..1100).unwrap().fill(3);
+        cache.write_changed(&storage).unwrap();
+        assert!(!cache.has_changed());
+        let bytes = storage.contents();
+        assert!(bytes[..4096 + 512].iter().all(|byte| *byte == 1));
+        assert!(bytes[4096 + 1000..4096 + 1100].iter().all(|b| *b == 3));
+        assert!(bytes[4096 + 1536..].iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn changed_tables_are_never_dropped_and_old_ones_are() {
+        let mut cache = TableCache::new(CACHE_BYTES / 8);
+        cache.insert(0, HostOffset(0), vec![0; 16]);
+        cache.change(0, 0..1).unwrap()[0] = 9;
+        for index in 1..100 {
+            cache.insert(index, HostOffset(index << 20), vec![0; 16]);
+            assert!(cache.tables.len() <= 9);
+        }
+        assert_eq!(cache.get(0).unwrap()[0], 9);
+        assert!(cache.get(1).is_none());
+        assert!(cache.get(99).is_some());
+        assert!(!cache.is_crowded());
+    }
+}

@@ -1,0 +1,226 @@
+//! Zeroes and discards: changes of L2 entries, without data where that is possible.
+//!
+//! Version 3 images have zero clusters, and zero subclusters. In a version 2 image only a cluster that
+//! isn't stored reads as zeroes, and only without a backing file; elsewhere zeroes are written there.
+//! So are those that cover a cluster (or subcluster) in part, unless it reads as zeroes anyway.
+
+use std::ops::Range;
+
+use super::super::entries::{L2Entry, L2Slot, L2Target, Subcluster, SubclusterBitmap};
+use super::metadata::Metadata;
+use super::{STEP, WritableQcow2, relative};
+use crate::error::Result;
+use crate::formats::ExtentKind;
+use crate::units::GuestOffset;
+
+impl WritableQcow2 {
+    /// Makes a part of the disk read as zeroes.
+    pub(super) fn zero_range(&self, range: Range<u64>, may_unmap: bool) -> Result<()> {
+        let mut start = range.start;
+        while start < range.end {
+            let end = self.step_end(start, range.end, u64::MAX);
+            self.zero_step(start..end, may_unmap)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// `range` in whole units of `unit` bytes; behind the disk's end there is nothing that a unit
+    /// could be missing.
+    fn whole_units(&self, range: &Range<u64>, unit: u64) -> Range<u64> {
+        let start = range.start.next_multiple_of(unit);
+        let end = if range.end == self.size {
+            range.end
+        } else {
+            range.end / unit * unit
+        };
+        start..end.max(start)
+    }
+
+    fn zero_step(&self, range: Range<u64>, may_unmap: bool) -> Result<()> {
+        let inner = self.whole_units(&range, self.geometry.subcluster_size());
+        if inner.is_empty() {
+            return self.write_zero_data(range);
+        }
+        self.write_zero_data(range.start..inner.start)?;
+        self.write_zero_data(inner.end..range.end)?;
+        let mut rest = Vec::new();
+        self.change_clusters(&inner, |metadata, part| {
+            if !self.zero_cluster(metadata, &part, may_unmap)? {
+                rest.push(part);
+            }
+            Ok(())
+        })?;
+        rest.into_iter()
+            .try_for_each(|part| self.write_zero_data(part))
+    }
+
+    /// Calls `change` for each cluster's part of a step, under the lock.
+    fn change_clusters(
+        &self,
+        range: &Range<u64>,
+        mut change: impl FnMut(&mut Metadata, Range<u64>) -> Result<()>,
+    ) -> Result<()> {
+        let _gate = self.enter()?;
+        let mut state = self.lock_when_idle(range);
+        let metadata = &mut state.metadata;
+        metadata.usable()?;
+        let mut start = range.start;
+        while start < range.end {
+            let left = self.geometry.cluster_size() - self.geometry.within_cluster(start);
+            let end = range.end.min(start.saturating_add(left));
+            change(metadata, start..end).map_err(|error| metadata.fail(error))?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Makes whole units of one cluster zero by its L2 entry; `false` when only data can do that.
+    fn zero_cluster(
+        &self,
+        metadata: &mut Metadata,
+        part: &Range<u64>,
+        may_unmap: bool,
+    ) -> Result<bool> {
+        let guest = GuestOffset(part.start);
+        let slot = metadata.slot(guest)?;
+        let target = self.stored.target(slot.0, guest)?;
+        if !self.zero_flag {
+            if target == L2Target::Unallocated && self.backing.is_none() {
+                return Ok(true);
+            }
+            if !may_unmap || self.backing.is_some() {
+                return Ok(false);
+            }
+            let empty = (L2Entry::default(), None);
+            self.replace(metadata, guest, target, empty, true)?;
+            return Ok(true);
+        }
+        let is_whole = self.whole_units(part, self.geometry.cluster_size()) == *part;
+        let keeps = match target {
+            _ if !is_whole => true,
+            L2Target::Data { host, copied }
+            | L2Target::Zero {
+                kept: Some((host, copied)),
+            } if !may_unmap => metadata.is_owned(host, copied)? && metadata.owns_l2(guest)?,
+            _ => false,
+        };
+        let Some(bitmap) = slot.1 else {
+            let host = match target {
+                L2Target::Data { host, .. }
+                | L2Target::Zero {
+                    kept: Some((host, _)),
+                } => Some(host).filter(|_| keeps),
+                _ => None,
+            };
+            let new = (L2Entry::to_zero(host), None);
+            if new == slot {
+                return Ok(true);
+            }
+            if keeps {
+                metadata.set_slot(guest, new)?;
+            } else {
+                self.replace(metadata, guest, target, new, may_unmap)?;
+            }
+            return Ok(true);
+        };
+        if is_whole && !keeps {
+            let new = (L2Entry::default(), Some(SubclusterBitmap::ALL_ZERO));
+            if new != slot {
+                self.replace(metadata, guest, target, new, may_unmap)?;
+            }
+            return Ok(true);
+        }
+        if matches!(target, L2Target::Compressed(_)) {
+            return Ok(false);
+        }
+        let first = self.geometry.subcluster_index(guest);
+        let last = GuestOffset(part.end - 1);
+        let mut zeroed = bitmap;
+        for number in first..=self.geometry.subcluster_index(last) {
+            zeroed = zeroed.with(number, Subcluster::Zero);
+        }
+        if zeroed != bitmap {
+            metadata.set_slot(guest, (slot.0, Some(zeroed)))?;
+        }
+        Ok(true)
+    }
+
+    /// Gives a cluster another L2 entry, and frees what the old one led to.
+    fn replace(
+        &self,
+        metadata: &mut Metadata,
+        guest: GuestOffset,
+        target: L2Target,
+        new: L2Slot,
+        punch: bool,
+    ) -> Result<()> {
+        metadata.set_slot(guest, new)?;
+        metadata.free_target(target, punch)
+    }
+
+    /// Writes zeroes where a part of the disk doesn't read as zeroes yet.
+    fn write_zero_data(&self, range: Range<u64>) -> Result<()> {
+        let mut start = range.start;
+        while start < range.end {
+            let (kind, length, _) = self.run_at(GuestOffset(start), range.end)?;
+            let end = self.step_end(start, start + length, STEP);
+            let is_zero = match kind {
+                ExtentKind::Zero { .. } => true,
+                ExtentKind::Unallocated { .. } => self.backing.is_none(),
+                ExtentKind::Data(_) | ExtentKind::Encoded => false,
+            };
+            if !is_zero {
+                self.write_step(start..end, &vec![0; relative(end, start)])?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Gives back the clusters that lie in a part of the disk as a whole.
+    pub(super) fn discard_range(&self, range: Range<u64>) -> Result<()> {
+        if !self.zero_flag && self.backing.is_some() {
+            // What isn't stored would show what the backing file has there.
+            return Ok(());
+        }
+        let range = self.whole_units(&range, self.geometry.cluster_size());
+        let mut start = range.start;
+        while start < range.end {
+            let gap = if self.backing.is_none() {
+                let state = self.lock();
+                state.metadata.end_of_gap(GuestOffset(start), range.end)?
+            } else {
+                start
+            };
+            let end = self.step_end(start, range.end, u64::MAX);
+            if gap >= end {
+                start = gap;
+                continue;
+            }
+            self.change_clusters(&(start..end), |metadata, part| {
+                self.discard_cluster(metadata, GuestOffset(part.start))
+            })?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn discard_cluster(&self, metadata: &mut Metadata, guest: GuestOffset) -> Result<()> {
+        let slot = metadata.slot(guest)?;
+        let target = self.stored.target(slot.0, guest)?;
+        let is_stored = !matches!(
+            target,
+            L2Target::Unallocated | L2Target::Zero { kept: None }
+        );
+        if !is_stored && (self.backing.is_none() || target != L2Target::Unallocated) {
+            return Ok(());
+        }
+        let new = match slot.1 {
+            Some(_) => (L2Entry::default(), Some(SubclusterBitmap::ALL_ZERO)),
+            None if self.zero_flag => (L2Entry::to_zero(None), None),
+            None => (L2Entry::default(), None),
+        };
+        self.replace(metadata, guest, target, new, true)
+    }
+}
