@@ -305,7 +305,11 @@ impl<'a> Source<'a> {
         }))
     }
 
-    fn secret_for<'s>(
+    /// The password of the image, where it takes one.
+    ///
+    /// # Errors
+    /// There is none to be had; the image is encrypted in another way than an option said.
+    pub(super) fn secret_for<'s>(
         &'s self,
         header: &Header,
         passwords: &'s dyn Passwords,
@@ -332,11 +336,15 @@ impl<'a> Source<'a> {
     }
 
     fn could_not_open(&self, error: Error) -> Error {
-        let prefix = format!("Could not open '{}'", printable(&self.name));
-        // The file's own name is in the message already where both are the same, but qemu-img
-        // repeats it, and its callers look for the whole.
-        error.context(prefix)
+        could_not_open(&self.name, error)
     }
+}
+
+/// Puts the image's name in front of why it could not be opened.
+pub(super) fn could_not_open(name: &str, error: Error) -> Error {
+    // The file's own name is in the message already where both are the same, but qemu-img repeats
+    // it, and its callers look for the whole.
+    error.context(format!("Could not open '{}'", printable(name)))
 }
 
 /// What is said of a chain that leads back into itself.

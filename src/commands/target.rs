@@ -8,12 +8,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Passwords, flush_directory_of, names};
+use super::source::could_not_open;
+use super::{Passwords, Source, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
-use crate::error::{Error, Result};
-use crate::formats::qcow2::{self, EncryptionMethod, NewPreallocated, NewQcow2};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::qcow2::write::OpenOptions;
+use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2};
 use crate::formats::raw::{self, NewRaw};
-use crate::formats::{Format, NewImage, Preallocation};
+use crate::formats::{Format, Image, NewImage, Preallocation};
 use crate::storage::{Access, CacheMode, FileStorage, Storage, UnfinishedFile};
 
 /// A new image's file, format and options.
@@ -87,16 +89,21 @@ impl Target<'_> {
         let refuse = |target: &FileStorage| self.refuse_sources(target, sources);
         let flush = self.cache.flushes();
         if let Some(existing) = self.existing {
-            let TargetOptions::Raw = self.options else {
-                return Err(Error::unsupported(
-                    "writing into an existing qcow2 image (-n) is not supported by this version",
-                ));
-            };
             let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)?;
             refuse(&file)?;
-            let image = NewRaw::over(Arc::new(file), size, existing.is_zero, flush)?;
+            let file = Arc::new(file);
+            let image: Box<dyn NewImage> = match &self.options {
+                TargetOptions::Raw => Box::new(NewRaw::over(file, size, existing.is_zero, flush)?),
+                TargetOptions::Qcow2(_, secret) => {
+                    let open = || {
+                        let image = self.open_existing(file, *secret, passwords)?;
+                        qcow2::OverQcow2::new(image, size, existing.is_zero)
+                    };
+                    Box::new(open().map_err(|error| could_not_open(&self.name, error))?)
+                }
+            };
             return Ok(OpenTarget {
-                image: Box::new(image),
+                image,
                 files: Vec::new(),
             });
         }
@@ -153,6 +160,34 @@ impl Target<'_> {
         })
     }
 
+    /// Opens a qcow2 image that exists for writing. One that is damaged is refused, wherever the damage
+    /// is: what is written into it may never be found again.
+    fn open_existing(
+        &self,
+        file: Arc<FileStorage>,
+        secret: Option<&Secret>,
+        passwords: &dyn Passwords,
+    ) -> Result<qcow2::WritableQcow2> {
+        let format = Some(Format::Qcow2);
+        let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
+        source.secret = secret;
+        source.cache = self.cache;
+        let header = Header::read(file.as_ref())?;
+        let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
+        let backing = source.backing(&header)?;
+        let backing = backing.map(|below| below.open(passwords)).transpose()?;
+        if let Some(backing) = &backing {
+            self.refuse_sources(file.as_ref(), &backing.files())?;
+        }
+        refuse_damaged(file.as_ref(), &header)?;
+        let options = OpenOptions {
+            cipher,
+            backing: backing.map(|backing| backing.image as Arc<dyn Image>),
+            flush: self.cache.flushes(),
+        };
+        qcow2::WritableQcow2::open(file, &header, options)
+    }
+
     fn refuse_sources(&self, target: &FileStorage, sources: &[&FileStorage]) -> Result<()> {
         let identity = target.identity()?;
         for source in sources {
@@ -205,5 +240,18 @@ impl Target<'_> {
             TargetOptions::Raw => Format::Raw,
             TargetOptions::Qcow2(..) => Format::Qcow2,
         }
+    }
+}
+
+/// Refuses an image whose metadata is damaged; mere leaks do no harm.
+fn refuse_damaged(file: &FileStorage, header: &Header) -> Result<()> {
+    match qcow2::check(file, header, &mut |_| {}) {
+        Ok(report) if report.corruptions > 0 => Err(Error::corrupt(format!(
+            "the image is damaged in {} places; repair it first (check -r all)",
+            report.corruptions
+        ))),
+        Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+        // What can't be checked can still be written: every write is held against the metadata.
+        _ => Ok(()),
     }
 }

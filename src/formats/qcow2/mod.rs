@@ -19,6 +19,7 @@
 //! - [`create_options`]: what a new image is to be like;
 //! - [`create`]: a new image, laid out front to back as its data comes;
 //! - [`preallocate`]: a new image whose every cluster has its place beforehand;
+//! - [`write`](mod@write): an image in use, written anywhere;
 //! - [`mod@check`]: do the refcounts agree with what refers to what?
 //!
 //! Encrypted images: each 512-byte sector is encrypted by [`crate::crypto`], with the sector's
@@ -52,7 +53,7 @@ pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
 pub use preallocate::NewPreallocated;
 pub use read::Qcow2Image;
-pub use write::WritableQcow2;
+pub use write::{OverQcow2, WritableQcow2};
 
 use crate::crypto::{AesCbc, Secret};
 use crate::error::{Error, ErrorKind, Result};

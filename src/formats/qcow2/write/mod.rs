@@ -33,6 +33,7 @@ mod header_fields;
 mod metadata;
 mod metadata_map;
 mod open;
+mod over;
 mod plan;
 mod refcounts;
 mod table_cache;
@@ -44,6 +45,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use open::OpenOptions;
+pub use over::OverQcow2;
 
 use self::metadata::Metadata;
 use self::plan::Piece;
@@ -80,6 +82,21 @@ struct State {
 }
 
 impl WritableQcow2 {
+    /// The size of a cluster in bytes.
+    pub fn cluster_len(&self) -> usize {
+        self.geometry.cluster_len()
+    }
+
+    /// Whether its data is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.stored.cipher().is_some()
+    }
+
+    /// Whether what isn't stored is read from a backing file.
+    pub fn is_backed(&self) -> bool {
+        self.backing.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
