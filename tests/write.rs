@@ -27,6 +27,7 @@ fn image(options: CreateOptions) -> Subject {
         bytes: storage.contents(),
         encrypted,
         backing: None,
+        inspect: None,
     }
 }
 
@@ -69,6 +70,18 @@ fn every_width_of_refcounts() {
         };
         image(options).work_and_cut(seed, 40, 100);
     }
+}
+
+#[test]
+fn the_refcount_table_grows() {
+    // A block counts 64 clusters of 512 bytes, and a table of one cluster has 64 blocks: 2 MiB.
+    let options = CreateOptions {
+        refcount_bits: 64,
+        ..options(512, 6 << 20)
+    };
+    let last = image(options).work_and_cut(60, 24, 30);
+    let table_clusters = u32::from_be_bytes(last[56..60].try_into().unwrap());
+    assert!(table_clusters > 1, "{table_clusters}");
 }
 
 #[test]

@@ -7,6 +7,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/power_cut.rs"]
+mod power_cut;
 
 mod check;
 mod compressed;
@@ -19,6 +21,7 @@ mod qemu_io;
 mod reports;
 mod seed;
 mod snapshots;
+mod write;
 
 use std::process::ExitCode;
 
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
     trials.extend(options::trials());
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());
+    trials.extend(write::trials());
     if let Some(missing) = missing {
         println!(
             "left out: {} comparisons with qemu-img {OLDEST} or later ({missing})",

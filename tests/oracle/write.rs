@@ -1,0 +1,492 @@
+//! Images that the real tools made, written here: random work and power cuts in it, after which the
+//! tools find no damage, our data, and the snapshots as they were.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use cowhide::formats::raw::RawImage;
+use cowhide::storage::MemoryStorage;
+use libtest_mimic::Trial;
+
+use crate::common::{real_disk, run, same_contents, write_disk};
+use crate::matrix::{SECRET, ours, qemu_img, spec, to_raw};
+use crate::power_cut::Subject;
+use crate::trial;
+
+/// A kind of image: its name, the options that make it, and what is special about it.
+struct Kind {
+    name: &'static str,
+    options: &'static str,
+    size: u64,
+    snapshot: bool,
+    compressed: bool,
+    encrypted: bool,
+    backed: bool,
+}
+
+const PLAIN: Kind = Kind {
+    name: "",
+    options: "",
+    size: 1 << 20,
+    snapshot: false,
+    compressed: false,
+    encrypted: false,
+    backed: false,
+};
+
+const KINDS: [Kind; 14] = [
+    Kind {
+        name: "snapshot_512",
+        options: "cluster_size=512",
+        size: 300 << 10,
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "snapshot_4k_version_2",
+        options: "cluster_size=4k,compat=0.10",
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "snapshot_64k",
+        options: "cluster_size=64k",
+        size: 4 << 20,
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "snapshot_2_bits",
+        options: "cluster_size=4k,refcount_bits=2",
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "compressed_4k",
+        options: "cluster_size=4k",
+        compressed: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "compressed_64k_zstd_snapshot",
+        options: "cluster_size=64k,compression_type=zstd",
+        size: 3 << 20,
+        compressed: true,
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "encrypted_snapshot",
+        options: "cluster_size=4k,encrypt.format=aes,encrypt.key-secret=s",
+        encrypted: true,
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "encrypted_version_2",
+        options: "cluster_size=512,compat=0.10,encrypt.format=aes,encrypt.key-secret=s",
+        size: 300 << 10,
+        encrypted: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "backed",
+        options: "cluster_size=4k",
+        backed: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "backed_version_2",
+        options: "cluster_size=4k,compat=0.10",
+        backed: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "subclusters_snapshot",
+        options: "cluster_size=16k,extended_l2=on",
+        size: 2 << 20,
+        snapshot: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "subclusters_backed",
+        options: "cluster_size=64k,extended_l2=on",
+        size: 3 << 20,
+        backed: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "subclusters_compressed",
+        options: "cluster_size=16k,extended_l2=on",
+        size: 2 << 20,
+        compressed: true,
+        ..PLAIN
+    },
+    Kind {
+        name: "lazy_refcounts_snapshot",
+        options: "cluster_size=512,lazy_refcounts=on",
+        size: 200 << 10,
+        snapshot: true,
+        ..PLAIN
+    },
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = KINDS
+        .into_iter()
+        .map(|kind| trial(format!("write::{}", kind.name), move || work(&kind)))
+        .collect();
+    trials.push(trial("write::what_nobody_knows_stays", unknown_extension));
+    trials.push(trial("write::bitmaps_are_given_up", bitmaps));
+    trials.push(trial("write::a_corrupt_image_is_left_alone", corrupt));
+    trials.push(trial("write::damage_is_found_in_time", damaged));
+    for raw in ["on", "off"] {
+        let name = format!("write::external_data_file_raw_{raw}");
+        trials.push(trial(name, move || external_data_file(raw)));
+    }
+    for encrypted in [false, true] {
+        for cluster_size in ["512", "64k", "2M"] {
+            let kind = if encrypted { "aes" } else { "plain" };
+            let name = format!("write::convert_into_{cluster_size}_{kind}");
+            trials.push(trial(name, move || convert_into(cluster_size, encrypted)));
+        }
+    }
+    trials
+}
+
+/// Makes `x.qcow2`, with data in it.
+fn make(folder: &Path, kind: &Kind) {
+    let size = kind.size.to_string();
+    let mut args = vec!["create", "-q", "-f", "qcow2", "--object", SECRET];
+    if !kind.options.is_empty() {
+        args.extend(["-o", kind.options]);
+    }
+    if kind.backed {
+        // Shorter than the image, and not by whole clusters.
+        write_disk(&folder.join("base.raw"), kind.size * 3 / 4 + 512, 7);
+        args.extend(["-b", "base.raw", "-F", "raw"]);
+    }
+    args.extend(["x.qcow2", &size]);
+    qemu_img(folder, &args).ok();
+    let image = spec("x.qcow2", "qcow2", kind.encrypted);
+    let write = |commands: &[String]| {
+        let mut args = vec!["--object", SECRET, "--image-opts", &image];
+        for command in commands {
+            args.extend(["-c", command]);
+        }
+        let wrote = run(folder, "qemu-io", &args);
+        assert_eq!(wrote.status, Some(0), "{wrote:?}");
+    };
+    let quarter = kind.size / 4 / 512 * 512;
+    let some = quarter / 3 / 512 * 512;
+    write(&[
+        format!("write -q -P 1 0 {quarter}"),
+        format!("write -q -z {} {some}", quarter / 2 / 512 * 512),
+        format!("write -q -P 2 {} {some}", 3 * quarter),
+    ]);
+    if kind.compressed {
+        let cluster = if kind.options.contains("64k") {
+            65536
+        } else {
+            16384
+        };
+        let at = quarter.next_multiple_of(cluster);
+        let commands = (0..8).map(|number| {
+            let at = at + number * cluster;
+            format!("write -q -c -P {} {at} {cluster}", 10 + number)
+        });
+        write(&commands.collect::<Vec<_>>());
+    }
+    if kind.snapshot {
+        let commands: [(&str, &[String]); 2] = [
+            ("first", &[format!("write -q -P 3 512 {some}")]),
+            ("second", &[format!("write -q -P 4 {} 1024", 2 * quarter)]),
+        ];
+        for (name, after) in commands {
+            let args = [
+                "snapshot",
+                "--object",
+                SECRET,
+                "--image-opts",
+                "-c",
+                name,
+                &image,
+            ];
+            qemu_img(folder, &args).ok();
+            write(after);
+        }
+    }
+}
+
+/// What the snapshots hold, by the real tool.
+fn snapshots(folder: &Path, kind: &Kind) -> Vec<Vec<u8>> {
+    if !kind.snapshot {
+        return Vec::new();
+    }
+    let image = spec("x.qcow2", "qcow2", kind.encrypted);
+    let read = |name: &&str| {
+        let args = [
+            "convert",
+            "--object",
+            SECRET,
+            "--image-opts",
+            "-l",
+            name,
+            &image,
+        ];
+        qemu_img(
+            folder,
+            &[&args[..], &["-O", "raw", "snapshot.raw"]].concat(),
+        )
+        .ok();
+        std::fs::read(folder.join("snapshot.raw")).unwrap()
+    };
+    ["first", "second"].iter().map(read).collect()
+}
+
+fn subject(folder: &Path, kind: &Kind) -> Subject {
+    let backing = kind.backed.then(|| {
+        let bytes = std::fs::read(folder.join("base.raw")).unwrap();
+        let image = RawImage::open(Arc::new(MemoryStorage::new(bytes))).unwrap();
+        Arc::new(image) as Arc<dyn cowhide::formats::Image>
+    });
+    let cut = folder.join("cut.qcow2");
+    let inspect = move |bytes: &[u8]| {
+        std::fs::write(&cut, bytes).unwrap();
+        let image = format!("driver=qcow2,file.filename={}", cut.display());
+        let checked = Command::new("qemu-img")
+            .args(["check", "--image-opts", &image])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+        // 3: leaks, and nothing else.
+        assert!(
+            matches!(checked.status.code(), Some(0 | 3)),
+            "{text} {checked:?}"
+        );
+    };
+    // The oracle doesn't check an encrypted image without its key, and a dirty one has no refcounts.
+    let inspected = !kind.encrypted && !kind.options.contains("lazy") && !kind.backed;
+    Subject {
+        bytes: std::fs::read(folder.join("x.qcow2")).unwrap(),
+        encrypted: kind.encrypted,
+        backing,
+        inspect: inspected.then(|| (17, Box::new(inspect) as crate::power_cut::Inspect)),
+    }
+}
+
+fn work(kind: &Kind) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    make(folder, kind);
+    let before = snapshots(folder, kind);
+    for seed in 0..2 {
+        let last = subject(folder, kind).work_and_cut(seed, 36, 60);
+        std::fs::write(folder.join("x.qcow2"), &last).unwrap();
+        let image = spec("x.qcow2", "qcow2", kind.encrypted);
+        let args = ["check", "--object", SECRET, "--image-opts", &image];
+        let report = qemu_img(folder, &args).ok();
+        assert!(report.starts_with("No errors"), "{report}");
+        assert!(snapshots(folder, kind) == before, "snapshots have changed");
+        // What we read, they read.
+        std::fs::write(folder.join("ours.raw"), subject(folder, kind).read(last)).unwrap();
+        to_raw(qemu_img, folder, &image, "theirs.raw");
+        assert!(same_contents(
+            &folder.join("ours.raw"),
+            &folder.join("theirs.raw")
+        ));
+    }
+}
+
+/// A header extension that nobody knows, and the feature names, are kept byte for byte.
+fn unknown_extension() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
+    let path = folder.join("x.qcow2");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // In front of the feature names, which start behind the header.
+    let length = u32::from_be_bytes(bytes[100..104].try_into().unwrap()) as usize;
+    let rest = bytes[length..length + 1024].to_vec();
+    let extension = [&[0x12, 0x34, 0x56, 0x78, 0, 0, 0, 5][..], b"mooo!\0\0\0"].concat();
+    bytes.splice(length..length + 1024 + 16, [extension, rest].concat());
+    std::fs::write(&path, &bytes).unwrap();
+    let header = bytes[..65536].to_vec();
+    std::fs::write(folder.join("data.raw"), vec![7; 1 << 20]).unwrap();
+    let args = ["convert", "-n", "-O", "qcow2", "data.raw", "x.qcow2"];
+    ours(folder, &args).ok();
+    assert!(std::fs::read(&path).unwrap()[..65536] == header);
+    let args = ["compare", "data.raw", "x.qcow2"];
+    assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
+}
+
+/// Bitmaps that nobody keeps up to date lose their bit, and so their meaning.
+fn bitmaps() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
+    qemu_img(folder, &["bitmap", "--add", "x.qcow2", "b"]).ok();
+    let path = folder.join("x.qcow2");
+    assert_eq!(std::fs::read(&path).unwrap()[95] & 1, 1);
+    std::fs::write(folder.join("data.raw"), vec![7; 1 << 20]).unwrap();
+    ours(
+        folder,
+        &["convert", "-n", "-O", "qcow2", "data.raw", "x.qcow2"],
+    )
+    .ok();
+    assert_eq!(std::fs::read(&path).unwrap()[88..96], [0; 8]);
+    let args = ["compare", "data.raw", "x.qcow2"];
+    assert_eq!(qemu_img(folder, &args).status, Some(0));
+}
+
+/// The corrupt bit keeps writers out, ours and theirs.
+fn corrupt() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
+    std::fs::write(folder.join("data.raw"), vec![7; 1 << 20]).unwrap();
+    let path = folder.join("x.qcow2");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[79] |= 2;
+    std::fs::write(&path, &bytes).unwrap();
+    let args = ["convert", "-n", "-O", "qcow2", "data.raw", "x.qcow2"];
+    let message = "Could not open 'x.qcow2': qcow2: Image is corrupt; cannot be opened read/write";
+    for tool in [ours, qemu_img] {
+        let refused = tool(folder, &args);
+        assert_eq!(refused.status, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(message), "{refused:?}");
+    }
+    assert!(std::fs::read(&path).unwrap() == bytes);
+}
+
+/// Each kind of damage is found before a byte is written.
+fn damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let path = folder.join("x.qcow2");
+    std::fs::write(folder.join("data.raw"), vec![7; 1 << 20]).unwrap();
+    let damages: [(&str, fn(&mut Vec<u8>)); 4] = [
+        ("an L2 entry leads to the header", |bytes| {
+            let l2 = entry(bytes, 3 * 65536);
+            bytes[l2..l2 + 8].copy_from_slice(&(1u64 << 63).to_be_bytes());
+            bytes[l2 + 6] = 0;
+            bytes[l2 + 5] = 1;
+        }),
+        ("the L1 entry leads to the refcount table", |bytes| {
+            bytes[3 * 65536..3 * 65536 + 8].copy_from_slice(&(1u64 << 63 | 65536).to_be_bytes());
+        }),
+        ("a refcount is too low", |bytes| {
+            let block = entry(bytes, 65536);
+            bytes[block + 8..block + 10].fill(0);
+        }),
+        ("an L2 entry has reserved bits", |bytes| {
+            let l2 = entry(bytes, 3 * 65536);
+            bytes[l2] |= 0x20;
+        }),
+    ];
+    for (what, damage) in damages {
+        qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
+        let wrote = run(folder, "qemu-io", ["-c", "write -q 0 128k", "x.qcow2"]);
+        assert_eq!(wrote.status, Some(0), "{wrote:?}");
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
+        let args = ["convert", "-n", "-O", "qcow2", "data.raw", "x.qcow2"];
+        let refused = ours(folder, &args);
+        assert_eq!(refused.status, Some(1), "{what}: {refused:?}");
+        assert!(
+            refused.stderr.contains("Could not open 'x.qcow2'"),
+            "{what}: {refused:?}"
+        );
+        assert!(std::fs::read(&path).unwrap() == bytes, "{what}: written to");
+    }
+}
+
+/// The offset that a table entry at `at` holds.
+fn entry(bytes: &[u8], at: usize) -> usize {
+    let entry = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap()
+}
+
+/// `convert -n`: the source's contents, what lies beyond them as it was.
+fn convert_into(cluster_size: &str, encrypted: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut options = format!("cluster_size={cluster_size}");
+    if encrypted {
+        options.push_str(",encrypt.format=aes,encrypt.key-secret=s");
+    }
+    let disk = real_disk();
+    let length = std::fs::metadata(&disk).unwrap().len();
+    let size = (length + 300_000) / 512 * 512;
+    let args = [
+        "create", "-q", "-f", "qcow2", "--object", SECRET, "-o", &options,
+    ];
+    let size_text = size.to_string();
+    qemu_img(folder, &[&args[..], &["x.qcow2", &size_text]].concat()).ok();
+    let image = spec("x.qcow2", "qcow2", encrypted);
+    let fill = format!("write -q -P 5 0 {size}");
+    let args = ["--object", SECRET, "--image-opts", &image, "-c", &fill];
+    let wrote = run(folder, "qemu-io", args);
+    assert_eq!(wrote.status, Some(0), "{wrote:?}");
+    std::fs::write(folder.join("password"), "correct horse battery").unwrap();
+    let mut args = vec!["convert", "-n", "-O", "qcow2"];
+    if encrypted {
+        args.extend(["-q", "--password-file", "password"]);
+    }
+    args.extend([disk.to_str().unwrap(), "x.qcow2"]);
+    ours(folder, &args).ok();
+    let args = ["check", "--object", SECRET, "--image-opts", &image];
+    let report = qemu_img(folder, &args).ok();
+    assert!(report.starts_with("No errors"), "{report}");
+    to_raw(qemu_img, folder, &image, "back.raw");
+    let back = std::fs::read(folder.join("back.raw")).unwrap();
+    let (written, beyond) = back.split_at(usize::try_from(length).unwrap());
+    assert!(written == std::fs::read(&disk).unwrap());
+    let rounded = usize::try_from(length.next_multiple_of(512) - length).unwrap();
+    assert!(beyond[rounded..].iter().all(|byte| *byte == 5));
+}
+
+/// With an external data file, data is where it is on the disk; as a raw image it is all there.
+fn external_data_file(raw: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let options = format!("data_file=data,data_file_raw={raw}");
+    let args = [
+        "create", "-q", "-f", "qcow2", "-o", &options, "x.qcow2", "6M",
+    ];
+    qemu_img(folder, &args).ok();
+    let fill = [
+        "-c",
+        "write -q -P 5 1M 2M",
+        "-c",
+        "write -q -P 6 5M 1M",
+        "x.qcow2",
+    ];
+    let wrote = run(folder, "qemu-io", fill);
+    assert_eq!(wrote.status, Some(0), "{wrote:?}");
+    write_disk(&folder.join("disk.raw"), 4 << 20, 3);
+    ours(
+        folder,
+        &["convert", "-n", "-O", "qcow2", "disk.raw", "x.qcow2"],
+    )
+    .ok();
+    let report = qemu_img(folder, &["check", "x.qcow2"]).ok();
+    assert!(report.starts_with("No errors"), "{report}");
+    to_raw(
+        qemu_img,
+        folder,
+        &spec("x.qcow2", "qcow2", false),
+        "back.raw",
+    );
+    let back = std::fs::read(folder.join("back.raw")).unwrap();
+    let (written, beyond) = back.split_at(4 << 20);
+    assert!(written == std::fs::read(folder.join("disk.raw")).unwrap());
+    let (zero, six) = beyond.split_at(1 << 20);
+    assert!(zero.iter().all(|byte| *byte == 0) && six.iter().all(|byte| *byte == 6));
+    if raw == "on" {
+        assert!(std::fs::read(folder.join("data")).unwrap() == back);
+        assert_eq!(std::fs::read(folder.join("x.qcow2")).unwrap()[95], 2);
+    }
+}
