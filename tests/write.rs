@@ -7,11 +7,16 @@ mod power_cut;
 use std::sync::Arc;
 
 use cowhide::crypto::{AesCbc, Backend};
-use cowhide::formats::NewImage;
-use cowhide::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2, Version};
-use cowhide::storage::{MemoryStorage, Storage};
+use cowhide::error::ErrorKind;
+use cowhide::formats::qcow2::{
+    CreateOptions, EncryptionMethod, Header, NewQcow2, Version, features,
+};
+use cowhide::formats::{Image as _, NewImage, WritableImage as _};
+use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
+use cowhide::units::GuestOffset;
 
-use power_cut::{KEY, Subject};
+use common::Noise;
+use power_cut::{KEY, Subject, assert_clean};
 
 /// An empty image.
 fn image(options: CreateOptions) -> Subject {
@@ -104,4 +109,160 @@ fn lazy_refcounts() {
         };
         image(options).work_and_cut(seed, 40, 200);
     }
+}
+
+/// Threads that write neighbouring sectors of the same clusters, while others flush and read.
+#[test]
+fn several_threads_share_clusters() {
+    const THREADS: usize = 4;
+    const SIZE: usize = 1 << 18;
+    for (encryption, seed) in [(EncryptionMethod::None, 1), (EncryptionMethod::Aes, 2)] {
+        let subject = image(CreateOptions {
+            encryption,
+            ..options(4096, SIZE as u64)
+        });
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        let image = subject.open(&storage);
+        let mut model = vec![0; SIZE];
+        let written: Vec<Vec<(usize, Vec<u8>)>> = std::thread::scope(|scope| {
+            let image = &image;
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    scope.spawn(move || {
+                        let mut noise = Noise(seed + 100 * thread as u64);
+                        let mut written = Vec::new();
+                        for round in 0..200 {
+                            let sector = usize::try_from(noise.below((SIZE / 512) as u64)).unwrap();
+                            let at = (sector / THREADS * THREADS + thread) * 512;
+                            let mut bytes = noise.bytes(512);
+                            let offset = GuestOffset(at as u64);
+                            if round % 5 == 0 {
+                                bytes.fill(0);
+                                image.write_zeroes(offset, 512, true).unwrap();
+                            } else {
+                                image.write_at(offset, &bytes).unwrap();
+                            }
+                            if round % 50 == 0 {
+                                image.flush().unwrap();
+                            }
+                            let mut now = vec![1; 512];
+                            image.read_at(offset, &mut now).unwrap();
+                            assert!(now == bytes);
+                            written.push((at, bytes));
+                        }
+                        written
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        for (at, bytes) in written.iter().flatten() {
+            model[*at..at + 512].copy_from_slice(bytes);
+        }
+        image.close().unwrap();
+        assert_clean(&storage.contents(), true);
+        assert!(subject.read(storage.contents()) == model);
+    }
+}
+
+/// Whichever write or flush fails: the error is told, and what is left has no damage but leaks.
+#[test]
+fn every_failure_leaves_a_whole_image() {
+    let subject = image(options(512, 1 << 17));
+    for operation in [Operation::Write, Operation::Flush] {
+        let mut failures = 0;
+        for nth in 1.. {
+            let errno = 28;
+            let fault = Fault {
+                operation,
+                nth,
+                errno,
+            };
+            let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).with_fault(fault));
+            let image = subject.open(&storage);
+            let mut noise = Noise(9);
+            let mut work = || {
+                for _ in 0..12 {
+                    let start = noise.below(200) * 512;
+                    image.write_at(GuestOffset(start), &noise.bytes(5 * 512))?;
+                    image.discard(GuestOffset(start / 2048 * 2048), 1024)?;
+                    image.flush()?;
+                }
+                image.close()
+            };
+            let done = work();
+            assert_clean(&storage.contents(), done.is_ok());
+            match done {
+                Ok(()) => break,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+                    assert!(error.to_string().contains("No space left"), "{error}");
+                    failures += 1;
+                }
+            }
+            if operation == Operation::Flush {
+                let again = image.write_at(GuestOffset(0), &[1; 512]).unwrap_err();
+                assert!(again.to_string().contains("can't be written to any more"));
+            }
+        }
+        assert!(failures > 10, "{failures}");
+    }
+}
+
+/// The offset that a table entry at `at` holds.
+fn entry(bytes: &[u8], at: usize) -> usize {
+    let entry = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap()
+}
+
+/// Damage that is only found by a write stops it, and is marked for everybody else.
+#[test]
+fn metadata_is_never_written_over() {
+    let subject = image(options(4096, 1 << 20));
+    let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+    let whole = subject.open(&storage);
+    whole.write_at(GuestOffset(0), &[1; 4 * 4096]).unwrap();
+    whole.close().unwrap();
+    let bytes = storage.contents();
+    let l1 = entry(&bytes, 40);
+    let l2 = entry(&bytes, l1);
+    let refcounts = entry(&bytes, entry(&bytes, 48));
+    let leads_to = |host: usize| (host as u64 | 1 << 63).to_be_bytes();
+    // What is written where, and what a write to guest offset 0 must say.
+    let damages = [
+        (l2, leads_to(4096), "overlaps with active L1 table"),
+        (l2, leads_to(l2), "overlaps with active L2 table"),
+        (l2, leads_to(refcounts), "overlaps with refcount block"),
+        (l2, leads_to(4096 + 512), "not cluster-aligned"),
+        (l2, [0x20, 0, 0, 0, 0, 0, 0x10, 0], "reserved bits are set"),
+        // All clusters are free, metadata too.
+        (refcounts, [0; 8], "refcount is 0"),
+    ];
+    for (at, value, message) in damages {
+        let mut bytes = bytes.clone();
+        bytes[at..at + 8].copy_from_slice(&value);
+        if value == [0; 8] {
+            bytes[refcounts..refcounts + 64].fill(0);
+        }
+        let storage = Arc::new(MemoryStorage::new(bytes.clone()));
+        let image = subject.open(&storage);
+        let error = image.write_at(GuestOffset(0), &[2; 512]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(message), "{message}: {error}");
+        assert!(image.write_at(GuestOffset(8192), &[2; 512]).is_err());
+        assert!(image.flush().is_err());
+        let header = Header::read(storage.as_ref()).unwrap();
+        assert!(header.has_incompatible(features::CORRUPT), "{message}");
+        // Nothing but the header's bit has changed.
+        let mut now = storage.contents();
+        now[79] &= !2;
+        assert!(now == bytes, "{message}");
+    }
+    // A free cluster that holds metadata isn't handed out.
+    let mut bytes = bytes;
+    bytes[refcounts + 2..refcounts + 4].fill(0);
+    let storage = Arc::new(MemoryStorage::new(bytes));
+    let image = subject.open(&storage);
+    let error = image.write_at(GuestOffset(1 << 19), &[2; 512]).unwrap_err();
+    assert!(error.to_string().contains("overlaps with"), "{error}");
 }

@@ -237,12 +237,18 @@ struct Cuts<'a> {
 }
 
 impl Cuts<'_> {
-    /// After every change, with everything before it on the disk.
+    /// After every change (of big images: some hundred of them), with everything before it on the disk.
     fn at_every_change(&self) {
         let mut bytes = self.subject.bytes.clone();
+        let size = self.flushed.first().map_or(0, |first| first.contents.len());
+        let every = if size > 1 << 20 {
+            self.record.len() / 200 + 1
+        } else {
+            1
+        };
         for (at, change) in self.record.iter().enumerate() {
             change.apply(&mut bytes);
-            if *change != Change::Flush {
+            if *change != Change::Flush && at.is_multiple_of(every) {
                 self.examine(&bytes, at + 1, at + 1);
             }
         }
@@ -252,6 +258,10 @@ impl Cuts<'_> {
     fn torn(&self, noise: &mut Noise, count: usize) {
         for _ in 0..count {
             let cut = usize::try_from(noise.below(self.record.len() as u64)).unwrap() + 1;
+            // Mostly just before a flush, when most is at stake.
+            let ahead = self.record[cut..].iter();
+            let ahead = ahead.take_while(|change| **change != Change::Flush).count();
+            let cut = if noise.below(4) > 0 { cut + ahead } else { cut };
             let flush = self.record[..cut]
                 .iter()
                 .rposition(|change| *change == Change::Flush);
@@ -290,7 +300,7 @@ impl Cuts<'_> {
         let examined = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             assert_clean(bytes, false);
             if let Some((one_in, inspect)) = &self.subject.inspect
-                && (durable + cut) as u64 % one_in == 0
+                && ((durable + cut) as u64).is_multiple_of(*one_in)
             {
                 inspect(bytes);
             }

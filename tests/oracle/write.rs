@@ -282,7 +282,7 @@ fn work(kind: &Kind) {
     make(folder, kind);
     let before = snapshots(folder, kind);
     for seed in 0..2 {
-        let last = subject(folder, kind).work_and_cut(seed, 36, 60);
+        let last = subject(folder, kind).work_and_cut(seed, 30, 40);
         std::fs::write(folder.join("x.qcow2"), &last).unwrap();
         let image = spec("x.qcow2", "qcow2", kind.encrypted);
         let args = ["check", "--object", SECRET, "--image-opts", &image];
@@ -360,13 +360,16 @@ fn corrupt() {
     assert!(std::fs::read(&path).unwrap() == bytes);
 }
 
+/// Damages an image.
+type Damage = fn(&mut Vec<u8>);
+
 /// Each kind of damage is found before a byte is written.
 fn damaged() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let path = folder.join("x.qcow2");
     std::fs::write(folder.join("data.raw"), vec![7; 1 << 20]).unwrap();
-    let damages: [(&str, fn(&mut Vec<u8>)); 4] = [
+    let damages: [(&str, Damage); 4] = [
         ("an L2 entry leads to the header", |bytes| {
             let l2 = entry(bytes, 3 * 65536);
             bytes[l2..l2 + 8].copy_from_slice(&(1u64 << 63).to_be_bytes());
