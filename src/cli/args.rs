@@ -252,6 +252,9 @@ pub struct CheckArgs {
     pub(super) common: CommonArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
+    /// Repair the image: leaks, or all
+    #[arg(short, long, value_name = "WHAT", allow_hyphen_values = true)]
+    pub(super) repair: Option<String>,
     /// Cache mode of the image
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(super) cache: String,

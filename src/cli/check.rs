@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use super::args::CheckArgs;
 use super::objects::Secrets;
 use super::operands::{Output, cache, one_operand, output, source};
-use super::{Done, complain, print, program, render};
+use super::{Done, Failure, complain, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
+use crate::formats::qcow2::Repair;
 use crate::formats::qcow2::check::Event;
 
 /// Exit statuses, as `qemu-img` documents them.
@@ -20,6 +21,16 @@ pub(super) fn run(args: &CheckArgs) -> Done {
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
     let cache = cache(&args.cache, "Invalid source cache option")?;
+    let repair = match args.repair.as_deref() {
+        None => None,
+        Some("leaks") => Some(Repair::Leaks),
+        Some("all") => Some(Repair::All),
+        Some(other) => {
+            return Err(Failure::Usage(format!(
+                "--repair (-r) expects 'leaks' or 'all' not '{other}'"
+            )));
+        }
+    };
     let secrets = Secrets::parse(&args.common.object)?;
     let (mut source, _) = source(
         operand,
@@ -29,7 +40,8 @@ pub(super) fn run(args: &CheckArgs) -> Done {
     )?;
     source.cache = cache;
     let mut on_event = |event: Event<'_>| complain(&event.to_string());
-    let Outcome::Checked { format, report } = commands::check::run(&source, &mut on_event)? else {
+    let Outcome::Checked { format, report } = commands::check::run(&source, repair, &mut on_event)?
+    else {
         complain(&format!(
             "{}: This image format does not support checks",
             program()

@@ -140,13 +140,21 @@ impl<'a> Source<'a> {
     /// # Errors
     /// As `Could not open 'name': …`.
     pub fn open_file(&self) -> Result<Opened> {
+        self.open_file_for(Access::Read)
+    }
+
+    /// Opens the file, for changing it where it is as well, and settles its format.
+    ///
+    /// # Errors
+    /// As `Could not open 'name': …`.
+    pub fn open_file_for(&self, access: Access) -> Result<Opened> {
         let open = || {
             if self.path.as_os_str().is_empty() {
                 return Err(Error::invalid(
                     "The 'file' block driver requires a file name",
                 ));
             }
-            let file = FileStorage::open(&self.path, Access::Read, self.cache)?;
+            let file = FileStorage::open(&self.path, access, self.cache)?;
             let format = match self.format {
                 Some(format) => format,
                 None => formats::probe(&file)?,

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use libtest_mimic::Trial;
 
-use crate::common::write_disk;
+use crate::common::{run, write_disk};
 use crate::matrix::{Tool, ours, qemu_img};
 use crate::trial;
 
@@ -50,6 +50,8 @@ pub fn trials() -> Vec<Trial> {
             })
         }),
         trial("check::statuses_without_a_report", statuses),
+        trial("check::reports_of_all_kinds_of_images", kinds),
+        trial("check::repairs_as_qemu_img_does", repairs),
     ]
 }
 
@@ -128,5 +130,120 @@ fn statuses() {
         assert_eq!(theirs.status, Some(status), "the oracle: {theirs:?}");
         assert_eq!(ours.status, Some(status), "{ours:?}");
         assert_eq!(ours.stdout, theirs.stdout);
+    }
+}
+
+/// Images with everything that a check has to count.
+fn make_kinds(folder: &std::path::Path) -> Vec<&'static str> {
+    let kinds = [
+        ("plain", "cluster_size=64k"),
+        ("one-bit", "cluster_size=512,refcount_bits=1"),
+        ("wide", "cluster_size=4k,refcount_bits=64"),
+        ("old", "cluster_size=4k,compat=0.10"),
+        ("extended", "cluster_size=16k,extended_l2=on"),
+        ("preallocated", "cluster_size=4k,preallocation=metadata"),
+        ("external", "cluster_size=4k,data_file=data.raw"),
+        ("snapshots", "cluster_size=4k"),
+    ];
+    let io = |image: &str, commands: &[&str]| {
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", *command]));
+        args.push(image);
+        assert_eq!(run(folder, "qemu-io", args).status, Some(0));
+    };
+    for (name, options) in kinds {
+        qemu_img(
+            folder,
+            &["create", "-q", "-f", "qcow2", "-o", options, name, "4M"],
+        )
+        .ok();
+        io(
+            name,
+            &["write -P 1 0 70k", "write -P 2 1M 200k", "write -z 2M 128k"],
+        );
+    }
+    let qemu = |args: &str| qemu_img(folder, &args.split(' ').collect::<Vec<_>>()).ok();
+    qemu("snapshot -c s1 snapshots");
+    io("snapshots", &["write -P 7 32k 100k"]);
+    qemu("snapshot -c s2 snapshots");
+    qemu("bitmap --add -g 512 snapshots b");
+    io("snapshots", &["write -P 7 900k 10k"]);
+    qemu("convert -c -O qcow2 -o cluster_size=4k snapshots compressed");
+    kinds
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["compressed"])
+        .collect()
+}
+
+fn kinds() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for name in make_kinds(folder) {
+        for output in ["--output=human", "--output=json"] {
+            let args = ["check", output, name];
+            assert_eq!(
+                ours(folder, &args).ok(),
+                qemu_img(folder, &args).ok(),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// The same damage is repaired by both tools: they report the same, each calls the result clean, and
+/// the data is what it was.
+fn repairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let damages: [(&str, &str, fn(&File)); 5] = [
+        ("leak", "leaks", |image| {
+            put64(image, get64(image, 48) + 8 * 7, 0);
+            put16(image, refcount_offset(image, 300), 1);
+        }),
+        ("too low", "all", |image| {
+            put16(image, refcount_offset(image, 1), 2)
+        }),
+        ("copied", "all", |image| {
+            let l1 = get64(image, 40);
+            put64(image, l1, get64(image, l1) & !(1 << 63));
+        }),
+        ("refcount 0", "all", |image| {
+            put16(image, refcount_offset(image, 6), 0)
+        }),
+        ("no block", "all", |image| put64(image, get64(image, 48), 0)),
+    ];
+    write_disk(&folder.join("disk.raw"), 3_000_000, 1);
+    for (name, what, damage) in damages {
+        for format in ["human", "json"] {
+            let create = "convert -O qcow2 -o cluster_size=4k disk.raw x.qcow2";
+            qemu_img(folder, &create.split(' ').collect::<Vec<_>>()).ok();
+            let mut options = File::options();
+            let image = options.read(true).write(true);
+            damage(&image.open(folder.join("x.qcow2")).unwrap());
+            std::fs::copy(folder.join("x.qcow2"), folder.join("y.qcow2")).unwrap();
+            let output = format!("--output={format}");
+            let ours = ours(folder, &["check", "-r", what, &output, "x.qcow2"]);
+            let theirs = qemu_img(folder, &["check", "-r", what, &output, "y.qcow2"]);
+            assert_eq!(theirs.status, Some(0), "{name}: {theirs:?}");
+            let end = |line: &&str| !line.contains("nd offset") && !line.contains("nd-offset");
+            let lines = |text: &str| {
+                let text = text.replace("y.qcow2", "x.qcow2");
+                text.lines()
+                    .filter(end)
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(ours.status, Some(0), "{name}: {ours:?}");
+            // New refcount structures needn't be in the same place.
+            assert_eq!(
+                lines(&ours.stdout),
+                lines(&theirs.stdout),
+                "{name}: {ours:?}"
+            );
+            let clean = qemu_img(folder, &["check", "x.qcow2"]).ok();
+            assert!(clean.contains("No errors"), "{clean}");
+            qemu_img(folder, &["compare", "-q", "x.qcow2", "disk.raw"]).ok();
+        }
     }
 }

@@ -25,6 +25,10 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     leaks: u64,
     #[serde(skip_serializing_if = "is_zero")]
+    corruptions_fixed: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks_fixed: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     allocated_clusters: u64,
     #[serde(skip_serializing_if = "is_zero")]
     fragmented_clusters: u64,
@@ -50,6 +54,8 @@ pub fn json(filename: &str, format: Format, report: &CheckReport) -> Result<Stri
         format: format.name(),
         corruptions: report.corruptions,
         leaks: report.leaks,
+        corruptions_fixed: report.corruptions_fixed,
+        leaks_fixed: report.leaks_fixed,
         allocated_clusters: report.allocated_clusters,
         fragmented_clusters: report.fragmented_clusters,
         compressed_clusters: report.compressed_clusters,
@@ -60,6 +66,14 @@ pub fn json(filename: &str, format: Format, report: &CheckReport) -> Result<Stri
 pub fn human(report: &CheckReport) -> String {
     let mut text = String::new();
     // Writing to a string can't fail, here and below.
+    if report.leaks_fixed != 0 || report.corruptions_fixed != 0 {
+        let _ = write!(
+            text,
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    \
+             {} corruptions\n\nDouble checking the fixed image now...\n",
+            report.leaks_fixed, report.corruptions_fixed
+        );
+    }
     if report.corruptions == 0 && report.leaks == 0 {
         text.push_str("No errors were found on the image.\n");
     }

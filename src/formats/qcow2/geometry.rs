@@ -78,16 +78,16 @@ impl Geometry {
         usize::try_from(self.subcluster_size()).unwrap_or(usize::MAX)
     }
 
-    /// The size of an L2 entry in bytes.
-    pub fn l2_entry_size(self) -> u64 {
-        self.cluster_size() / self.l2_entries()
-    }
-
     /// The number within its cluster of the subcluster that holds an offset; 0 without subclusters.
     pub fn subcluster_index(self, offset: GuestOffset) -> u32 {
         let index = self.within_cluster(offset.0) / self.subcluster_size();
         // Below 32: it fits.
         u32::try_from(index).unwrap_or(0)
+    }
+
+    /// The size of an L2 entry in bytes.
+    pub fn l2_entry_size(self) -> u64 {
+        self.cluster_size() / self.l2_entries()
     }
 
     /// How many guest clusters one L2 table maps.

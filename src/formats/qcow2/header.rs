@@ -27,6 +27,12 @@ pub const V3_MIN_LENGTH: u32 = 104;
 /// The length of a version 3 header with the compression type, as written today.
 pub const V3_LENGTH: u32 = 112;
 
+/// Where the header has the refcount table's offset and, behind it, its number of clusters.
+pub(super) const REFCOUNT_TABLE_FIELD: u64 = 48;
+/// Where the header has the incompatible features.
+pub(super) const INCOMPATIBLE_FIELD: u64 = 72;
+/// Where the header has the autoclear features.
+pub(super) const AUTOCLEAR_FIELD: u64 = 88;
 /// LUKS, as `crypt_method`.
 const LUKS: u32 = 2;
 const MAX_SNAPSHOTS: u32 = 65_536;
@@ -207,6 +213,20 @@ impl Header {
     /// # Errors
     /// The system's error; whatever is wrong with the header, worded as QEMU words it.
     pub fn read(storage: &dyn Storage) -> Result<Self> {
+        let header = Self::read_for_check(storage)?;
+        if header.refcount_table.entries == 0 {
+            return Err(Error::corrupt(
+                "Image does not contain a reference count table",
+            ));
+        }
+        Ok(header)
+    }
+
+    /// The same for an image that may have lost its refcount table, which a repair makes anew.
+    ///
+    /// # Errors
+    /// As [`Header::read`].
+    pub fn read_for_check(storage: &dyn Storage) -> Result<Self> {
         let mut start = [0; V3_LENGTH as usize];
         let length = storage.read_at(0, &mut start)?;
         let start = start.get(..length).unwrap_or_default();
@@ -398,11 +418,6 @@ impl RawHeader {
         let bytes = u64::from(self.refcount_table_clusters) * geometry.cluster_size();
         if bytes > MAX_REFCOUNT_TABLE_BYTES {
             return Err(Error::corrupt("Reference count table too large"));
-        }
-        if bytes == 0 {
-            return Err(Error::corrupt(
-                "Image does not contain a reference count table",
-            ));
         }
         let host = HostOffset(self.refcount_table_offset);
         if !geometry.is_aligned(host) || host.0 > MAX_SIZE {

@@ -46,7 +46,7 @@ mod stored;
 pub mod tables;
 pub mod write;
 
-pub use check::{CheckReport, check};
+pub use check::{CheckReport, Repair, check, repair, repair_dirty};
 pub use create::NewQcow2;
 pub use create_options::{Backing, CreateOptions};
 pub use geometry::Geometry;

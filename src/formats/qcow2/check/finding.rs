@@ -60,6 +60,13 @@ pub enum Finding {
         /// How often the active L1 table leads to the entry.
         times: u64,
     },
+    /// The refcount table isn't where the header says.
+    RefcountTable {
+        /// Where it would be.
+        host: HostOffset,
+        /// Its length in bytes.
+        bytes: u64,
+    },
     /// Something other than an entry that can't be right; the text says what and why.
     Structure {
         /// The text.
@@ -179,7 +186,7 @@ impl Finding {
     /// How much it adds to the number of leaks or corruptions.
     pub fn times(&self) -> u64 {
         match self {
-            Self::Leak { .. } | Self::RefcountTooLow { .. } => 1,
+            Self::Leak { .. } | Self::RefcountTooLow { .. } | Self::RefcountTable { .. } => 1,
             Self::TooManyReferences {
                 references, most, ..
             } => references.saturating_sub(*most),
@@ -231,6 +238,10 @@ impl Finding {
                 write!(f, "OFLAG_COPIED {place} ({entry:#x}) refcount={refcount}")?;
                 shared(f, *times)
             }
+            Self::RefcountTable { host, bytes } => write!(
+                f,
+                "refcount table at {host} ({bytes} bytes) is beyond the end of the file"
+            ),
             Self::Structure { what, .. } => f.write_str(what),
         }
     }

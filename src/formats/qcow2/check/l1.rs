@@ -174,7 +174,8 @@ impl Walk<'_> {
             });
         };
         let host = entry.host();
-        if entry.has_reserved_bits() {
+        // A flag alone leads nowhere and means nothing.
+        if entry.has_reserved_bits() || host.0 == 0 {
             bad(Problem::Bits(EntryError::Reserved));
         }
         if host.0 == 0 {

@@ -20,7 +20,7 @@ pub struct L2Walked {
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// Entries of clusters that are only kept but in an impossible place: they can be made plain
-    /// zero clusters without a loss. Not counted, so that they are in nobody's way.
+    /// zero clusters without a loss. Noted for a repair.
     pub zero_instead: Vec<ZeroInstead>,
 }
 
@@ -33,8 +33,6 @@ pub struct ZeroInstead {
     pub index: u64,
     /// The subclusters, where there are some.
     pub bitmap: Option<SubclusterBitmap>,
-    /// How many L1 entries lead to the table.
-    pub times: u64,
 }
 
 /// What is known of the table while its entries are looked at.
@@ -189,9 +187,7 @@ impl Table<'_> {
                         table: self.place.host,
                         index,
                         bitmap,
-                        times: self.place.times,
                     });
-                    return;
                 }
             } else {
                 self.bad(index, entry, Problem::Bits(EntryError::Unaligned(host)));
@@ -210,7 +206,6 @@ impl Table<'_> {
         }
         let cluster = walk.geometry.host_cluster(host);
         if !walk.is_inside(host, cluster_size) {
-            walk.avoid(cluster);
             self.bad(index, entry, Problem::BeyondTheEnd(walk.length));
         } else {
             self.run.add(cluster);
@@ -247,8 +242,6 @@ impl Table<'_> {
                 self.run.add(cluster);
             }
         } else {
-            self.walk.avoid(first);
-            self.walk.avoid(last);
             self.bad(index, entry, Problem::BeyondTheEnd(self.walk.length));
         }
         if self.place.active > 0 {

@@ -9,20 +9,25 @@
 //! - [`stored`]: the refcounts that the image stores;
 //! - [`l1`], [`l2`], [`walk`]: everything that refers to a cluster;
 //! - [`compare`]: the counts against the refcounts;
+//! - [`mod@repair`], [`mod@rebuild`], [`copied`]: what is done about it, in an order that survives a power cut;
 //! - [`parallel`]: several threads, one order.
 //!
-//! Nothing is written here.
+//! [`check`] itself writes nothing.
 
 mod compare;
+mod copied;
 mod finding;
 mod l1;
 mod l2;
 mod parallel;
+mod rebuild;
 mod references;
+mod repair;
 mod stored;
 mod walk;
 
 pub use finding::{Event, Finding, Place, Problem};
+pub use repair::{Repair, repair, repair_dirty};
 
 use crate::error::Result;
 use crate::formats::qcow2::geometry::Geometry;
@@ -37,6 +42,10 @@ pub struct CheckReport {
     pub corruptions: u64,
     /// How many clusters are counted too often.
     pub leaks: u64,
+    /// How many things were wrong and have been repaired.
+    pub corruptions_fixed: u64,
+    /// How many clusters were counted too often and have been repaired.
+    pub leaks_fixed: u64,
     /// Where the last cluster in use ends, in bytes.
     pub image_end_offset: u64,
     /// How many clusters the virtual disk has.
@@ -94,39 +103,4 @@ fn end_of_cluster(geometry: Geometry, cluster: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::MemoryStorage;
-
-    /// An empty version 3 image with clusters of 2 MiB and refcounts of 1 bit, whose refcount table
-    /// of 8 MiB is full of `entry`.
-    fn image(entry: u64) -> MemoryStorage {
-        let cluster = 2 << 20;
-        let mut bytes = vec![0; 6 * cluster];
-        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-        bytes[20..24].copy_from_slice(&21u32.to_be_bytes());
-        bytes[48..56].copy_from_slice(&(cluster as u64).to_be_bytes());
-        bytes[56..60].copy_from_slice(&4u32.to_be_bytes());
-        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
-        for slot in bytes[cluster..5 * cluster].chunks_exact_mut(8) {
-            slot.copy_from_slice(&entry.to_be_bytes());
-        }
-        MemoryStorage::new(bytes)
-    }
-
-    fn corruptions(storage: &MemoryStorage) -> u64 {
-        let header = Header::read(storage).unwrap();
-        check(storage, &header, &mut |_| {}).unwrap().corruptions
-    }
-
-    #[test]
-    fn a_table_that_names_one_block_a_million_times_ends() {
-        // Counted out, it would be 2^44 refcounts: a day and more.
-        assert!(corruptions(&image(5 * (2 << 20))) > 1_000_000);
-    }
-
-    #[test]
-    fn a_block_beyond_the_file_is_a_finding_and_not_a_failure() {
-        assert!(corruptions(&image(0xffff_ffff_ffe0_0000)) > 1_000_000);
-    }
-}
+mod tests;

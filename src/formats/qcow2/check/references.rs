@@ -134,11 +134,6 @@ impl References {
         (1 + u64::from(more)).saturating_add(most)
     }
 
-    /// How many clusters there can be counts for.
-    pub fn clusters(&self) -> u64 {
-        self.clusters
-    }
-
     /// The words that may have a bit set, ascending.
     pub fn words(&self) -> impl Iterator<Item = u64> {
         (0u64..)

@@ -11,9 +11,9 @@ use super::parallel::each;
 use super::references::WORD;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at};
-use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::formats::qcow2::header::Header;
-use crate::formats::qcow2::tables::read_table;
+use crate::formats::qcow2::tables::decode;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -42,11 +42,10 @@ impl<'a> Stored<'a> {
     /// Reads the refcount table, and the blocks that count a file of `length` bytes.
     ///
     /// # Errors
-    /// The system's error; a refcount table that isn't completely inside the file.
+    /// The system's error.
     pub fn read(storage: &'a dyn Storage, header: &Header, length: u64) -> Result<Self> {
         let geometry = header.geometry();
-        let table = read_table(storage, header.refcount_table(), "the refcount table")?;
-        let table: Vec<_> = table.into_iter().map(RefcountTableEntry).collect();
+        let table = read_refcount_table(storage, header)?;
         // Beyond the file's end only what refers there could be counted: at most one cluster.
         let blocks = (geometry.clusters(length) + 1).div_ceil(geometry.refcount_block_entries());
         let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
@@ -149,6 +148,17 @@ impl<'a> Stored<'a> {
         let block = last.as_ref().map_or(&[][..], |(_, block)| block);
         Ok(refcount_at(block, self.geometry.refcount_bits(), index).unwrap_or(0))
     }
+}
+
+/// Reads the refcount table; what the file doesn't have of it is zeroes, which says that nothing is
+/// counted.
+fn read_refcount_table(storage: &dyn Storage, header: &Header) -> Result<Vec<RefcountTableEntry>> {
+    let place = header.refcount_table();
+    // At most 8 MiB, as the header was checked for.
+    let length = usize::try_from(place.entries * ENTRY_SIZE).map_err(|_| too_many())?;
+    let mut table = vec![0; length];
+    storage.read_at(place.host.0, &mut table)?;
+    Ok(decode(&table).into_iter().map(RefcountTableEntry).collect())
 }
 
 fn too_many() -> Error {

@@ -8,7 +8,7 @@
 //!
 //! Data isn't read, so an encrypted image needs no password.
 
-use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::CheckReport;
@@ -24,15 +24,13 @@ use crate::formats::qcow2::bitmaps::read_bitmaps;
 use crate::formats::qcow2::entries::{BitmapTarget, EntryError};
 use crate::formats::qcow2::features;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
-use crate::formats::qcow2::header::{Header, Version};
+use crate::formats::qcow2::header::{Header, TablePlace, Version};
 use crate::formats::qcow2::snapshots::SnapshotTable;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
 /// QEMU's limit for the number of clusters that it checks.
 const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
-/// How far behind the file's end clusters are remembered that something refers to in vain.
-const AVOIDED: u64 = 1 << 20;
 
 /// What the walk works on.
 pub struct Walk<'a> {
@@ -47,17 +45,20 @@ pub struct Walk<'a> {
     pub(super) references: References,
     pub(super) stored: Stored<'a>,
     /// Whether the image is going to be repaired: then COPIED flags are left for later, when the
-    /// refcounts are right, and entries that will be replaced don't count.
+    /// refcounts are right.
     pub(super) repairing: bool,
-    /// Clusters beyond the file's end that must not come into use, since an entry leads there.
-    avoided: Mutex<BTreeSet<u64>>,
+    /// Runs of clusters beyond the file's end that must not come into use, since something leads
+    /// there; noted for a repair.
+    avoided: Mutex<Vec<Range<u64>>>,
 }
 
 /// What the walk found out.
 pub struct Walked {
     /// The counts so far.
     pub report: CheckReport,
-    /// The L2 tables.
+    /// The active L1 table.
+    pub active_l1: TablePlace,
+    /// The L2 tables, by their place in the file.
     pub l2_tables: Vec<L2Place>,
     /// L2 entries that are to be replaced.
     pub zero_instead: Vec<ZeroInstead>,
@@ -71,8 +72,7 @@ impl<'a> Walk<'a> {
     /// Opens the image.
     ///
     /// # Errors
-    /// The system's error; a file with more clusters than QEMU checks; a refcount table that isn't
-    /// completely inside the file.
+    /// The system's error; a file with more clusters than QEMU checks.
     pub fn open(storage: &'a dyn Storage, header: &Header, repairing: bool) -> Result<Self> {
         let geometry = header.geometry();
         let length = storage.len()?;
@@ -92,14 +92,6 @@ impl<'a> Walk<'a> {
             repairing,
             avoided: Mutex::default(),
         })
-    }
-
-    /// Whether bytes are inside the file, or less than a cluster beyond its end: its last cluster
-    /// may be cut short.
-    pub(super) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
-        let end = host.0.checked_add(bytes);
-        let limit = self.length.saturating_add(self.geometry.cluster_size());
-        end.is_some_and(|end| end < limit)
     }
 
     /// Counts references to every cluster that `bytes` bytes from `host` on touch.
@@ -132,18 +124,38 @@ impl<'a> Walk<'a> {
         false
     }
 
-    /// Notes that nothing new may come to a cluster beyond the file's end.
-    pub(super) fn avoid(&self, cluster: u64) {
-        if (self.clusters..self.clusters + AVOIDED).contains(&cluster) {
-            let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-            avoided.insert(cluster);
+    /// Whether bytes that something leads to are inside the file, or less than a cluster beyond its
+    /// end: its last cluster may be cut short. Where not, nothing new may come
+    /// there: it would be taken for what is missing.
+    pub(super) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
+        let end = host.0.saturating_add(bytes);
+        let limit = self.length.saturating_add(self.geometry.cluster_size());
+        if end < limit {
+            return true;
         }
+        if self.repairing {
+            let first = self.geometry.host_cluster(host).max(self.clusters);
+            let end = self.geometry.clusters(end);
+            let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+            avoided.push(first..end);
+        }
+        false
     }
 
-    /// Whether something leads to a cluster beyond the file's end.
-    pub(super) fn is_avoided(&self, cluster: u64) -> bool {
-        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-        avoided.contains(&cluster)
+    /// The runs of clusters beyond the file's end to which something leads, in order, none touching
+    /// another.
+    pub(super) fn avoided(&self) -> Vec<Range<u64>> {
+        let mut runs =
+            std::mem::take(&mut *self.avoided.lock().unwrap_or_else(PoisonError::into_inner));
+        runs.sort_unstable_by_key(|run| (run.start, run.end));
+        runs.dedup_by(|next, kept| {
+            let touching = next.start <= kept.end;
+            if touching {
+                kept.end = kept.end.max(next.end);
+            }
+            touching
+        });
+        runs
     }
 
     /// Whether a cluster's refcount is exactly 1, as far as COPIED flags are concerned.
@@ -191,6 +203,7 @@ impl<'a> Walk<'a> {
                 total_clusters: self.geometry.clusters(header.size()),
                 ..CheckReport::default()
             },
+            active_l1: header.l1(),
             l2_tables: Vec::new(),
             zero_instead: Vec::new(),
             rebuild: false,
@@ -224,7 +237,7 @@ impl<'a> Walk<'a> {
         header: &Header,
         table: &SnapshotTable,
         found: &mut dyn FnMut(Finding),
-    ) -> Vec<crate::formats::qcow2::header::TablePlace> {
+    ) -> Vec<TablePlace> {
         let mut wrong = |what| found(Finding::Structure { what, times: 1 });
         let mut places = Vec::new();
         let count = table.snapshots.len();
@@ -307,10 +320,17 @@ impl<'a> Walk<'a> {
     ) {
         let place = header.refcount_table();
         let bytes = place.entries * ENTRY_SIZE;
-        if self.region("refcount table", place.host, bytes, found) {
+        if self.is_inside(place.host, bytes) {
+            self.count(place.host, bytes, 1);
             let first = self.geometry.host_cluster(place.host);
             let clusters = first..first + self.geometry.clusters(bytes);
             walked.refcount_clusters.extend(clusters);
+        } else if bytes > 0 {
+            walked.rebuild = true;
+            found(Finding::RefcountTable {
+                host: place.host,
+                bytes,
+            });
         }
         for (index, entry) in (0u64..).zip(self.stored.table()) {
             let host = entry.host();

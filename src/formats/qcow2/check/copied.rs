@@ -1,0 +1,157 @@
+//! COPIED flags made to agree with the refcounts.
+//!
+//! The flag says that a refcount is exactly 1, so that a writer needn't look. Where it is missing, a
+//! writer copies without need; where it is wrongly set, it overwrites what a snapshot still needs.
+
+use super::finding::{Finding, Place};
+use super::l1::L2Place;
+use super::rebuild::Rebuilt;
+use super::repair::{Repair, Work};
+use super::walk::{Walk, Walked};
+use crate::error::Result;
+use crate::formats::qcow2::entries::{L1Entry, L2Entry, L2Lead};
+use crate::formats::qcow2::geometry::ENTRY_SIZE;
+use crate::formats::qcow2::header::TablePlace;
+use crate::units::{GuestOffset, HostOffset};
+
+impl Work<'_> {
+    /// Sets and clears the flags of the active L1 table and its L2 tables. With [`Repair::Leaks`]
+    /// only if all refcounts are right; else they are findings like others.
+    pub(super) fn copied_flags(
+        &mut self,
+        walk: &Walk<'_>,
+        walked: &Walked,
+        rebuilt: &Rebuilt,
+    ) -> Result<()> {
+        let repair = match self.what {
+            Repair::All => true,
+            Repair::Leaks => self.report.corruptions == 0 && self.report.leaks == 0,
+        };
+        self.l1_flags(walk, walked.active_l1, repair, rebuilt)?;
+        let mut buffer = vec![0; walk.geometry.cluster_len()];
+        for place in walked.l2_tables.iter().filter(|place| place.active > 0) {
+            let may_write = repair && walk.is_only_l2(walked, place.host, rebuilt);
+            self.l2_flags(walk, *place, may_write, rebuilt, &mut buffer)?;
+        }
+        Ok(())
+    }
+
+    fn l1_flags(
+        &mut self,
+        walk: &Walk<'_>,
+        l1: TablePlace,
+        repair: bool,
+        rebuilt: &Rebuilt,
+    ) -> Result<()> {
+        let bytes = (l1.entries * ENTRY_SIZE).min(walk.length.saturating_sub(l1.host.0));
+        if bytes == 0 {
+            return Ok(());
+        }
+        let first = walk.geometry.host_cluster(l1.host);
+        let clusters = first..first + walk.geometry.clusters(bytes);
+        let is_only_l1 = |cluster| rebuilt.references(cluster, walk.references.get(cluster)) == 1;
+        let may_write = repair && clusters.into_iter().all(is_only_l1);
+        let mut table = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        self.storage.read_at(l1.host.0, &mut table)?;
+        let mut changed = Changed::default();
+        let (entries, _) = table.as_chunks_mut::<8>();
+        for (index, slot) in (0u64..).zip(entries) {
+            let entry = L1Entry(u64::from_be_bytes(*slot));
+            if entry.host().0 == 0 {
+                continue;
+            }
+            let cluster = walk.geometry.host_cluster(entry.host());
+            let refcount = walk.will_be(cluster, self.what, rebuilt)?;
+            if entry.is_copied() == (refcount == 1) {
+                continue;
+            }
+            let finding = Finding::Copied {
+                place: Place::L1 { index },
+                entry: entry.0,
+                refcount,
+                times: 1,
+            };
+            if may_write {
+                *slot = entry.with_copied(refcount == 1).0.to_be_bytes();
+                changed.note(index);
+                self.fixed(&finding);
+            } else {
+                self.left(&finding);
+            }
+        }
+        changed.write(self, l1.host, &table)
+    }
+
+    fn l2_flags(
+        &mut self,
+        walk: &Walk<'_>,
+        place: L2Place,
+        may_write: bool,
+        rebuilt: &Rebuilt,
+        table: &mut [u8],
+    ) -> Result<()> {
+        let geometry = walk.geometry;
+        let read = self.storage.read_at(place.host.0, table)?;
+        table.get_mut(read..).unwrap_or_default().fill(0);
+        let start = place.l1_index.map(u64::from);
+        let start = start.map(|index| geometry.guest_start_of_l1(index));
+        let mut changed = Changed::default();
+        let words_per_entry = geometry.l2_entry_size() / ENTRY_SIZE;
+        let (words, _) = table.as_chunks_mut::<8>();
+        let step = usize::try_from(words_per_entry).unwrap_or(1);
+        for (index, slot) in (0u64..).zip(words.iter_mut().step_by(step)) {
+            let entry = L2Entry(u64::from_be_bytes(*slot));
+            let L2Lead::Stored { host, copied, .. } = entry.lead(geometry, walk.data_file) else {
+                continue;
+            };
+            let refcount = if walk.data_file {
+                1
+            } else {
+                walk.will_be(geometry.host_cluster(host), self.what, rebuilt)?
+            };
+            if copied == (refcount == 1) {
+                continue;
+            }
+            let within = index.saturating_mul(geometry.cluster_size());
+            let finding = Finding::Copied {
+                place: Place::L2 {
+                    table: place.host,
+                    index,
+                    guest: start.map(|start| GuestOffset(start.0.saturating_add(within))),
+                },
+                entry: entry.0,
+                refcount,
+                times: u64::from(place.active),
+            };
+            if may_write {
+                *slot = entry.with_copied(refcount == 1).0.to_be_bytes();
+                changed.note(index * words_per_entry);
+                self.fixed(&finding);
+            } else {
+                self.left(&finding);
+            }
+        }
+        changed.write(self, place.host, table)
+    }
+}
+
+/// Which words of a table have changed.
+#[derive(Default)]
+struct Changed(Option<(u64, u64)>);
+
+impl Changed {
+    fn note(&mut self, word: u64) {
+        let first = self.0.map_or(word, |(first, _)| first);
+        self.0 = Some((first, word));
+    }
+
+    /// Writes from the first to the last of them.
+    fn write(&self, work: &Work<'_>, host: HostOffset, table: &[u8]) -> Result<()> {
+        let Some((first, last)) = self.0 else {
+            return Ok(());
+        };
+        let at = |word: u64| usize::try_from(word * ENTRY_SIZE).unwrap_or(usize::MAX);
+        let bytes = table.get(at(first)..at(last + 1)).unwrap_or_default();
+        work.storage.write_at(host.0 + first * ENTRY_SIZE, bytes)
+    }
+}

@@ -1,0 +1,333 @@
+//! Findings, then fixes.
+//!
+//! The walk of a check says what refers to what; a repair makes the stored refcounts and the COPIED
+//! flags agree with that, in an order that leaves the image no worse than it was whenever the power
+//! fails, so that it can be repeated: entries that lead nowhere sensible become zero clusters; then
+//! refcounts that are too low are raised; then, all of that being on stable storage, those that are
+//! too high are lowered; then the COPIED flags follow; and last, when nothing is wrong any more, the
+//! header's dirty and corrupt bits are cleared.
+//!
+//! Where the refcount structures themselves can't be trusted, they are made anew; see [`rebuild`].
+//! Everything else is said and left: which of two owners a cluster belongs to, nobody can know.
+//! Tables that overlap with something else are never written to.
+//!
+//! [`rebuild`]: mod@super::rebuild
+
+use super::compare::most_references;
+use super::finding::{Event, Finding, Place, Problem};
+use super::rebuild::Rebuilt;
+use super::walk::{Walk, Walked};
+use super::{CheckReport, end_of_cluster};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::entries::{L2Entry, set_refcount};
+use crate::formats::qcow2::features;
+use crate::formats::qcow2::header::{AUTOCLEAR_FIELD, Header, INCOMPATIBLE_FIELD, Version};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// What is to be repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// Only what wastes space.
+    Leaks,
+    /// Everything that can be.
+    All,
+}
+
+/// Checks an image and repairs what is wrong with it.
+///
+/// What it reports is what was found and not repaired, and what was; an image that was changed ought
+/// to be checked again.
+///
+/// # Errors
+/// As [`check`](super::check()); the system's error on writing; with [`Repair::Leaks`], refcount
+/// structures that have to be made anew.
+pub fn repair(
+    storage: &dyn Storage,
+    header: &Header,
+    what: Repair,
+    on_event: &mut dyn FnMut(Event<'_>),
+) -> Result<CheckReport> {
+    let mut work = Work {
+        storage,
+        header,
+        what,
+        report: CheckReport::default(),
+        on_event,
+    };
+    work.run()?;
+    Ok(work.report)
+}
+
+/// Makes an image that wasn't closed properly fit for writing: its refcounts are made to agree with
+/// what refers to what, and its dirty bit is cleared.
+///
+/// # Errors
+/// As [`repair`]; damage that can't be repaired, which leaves the dirty bit as it is.
+pub fn repair_dirty(storage: &dyn Storage, header: &Header) -> Result<()> {
+    let report = repair(storage, header, Repair::All, &mut |_| {})?;
+    if report.corruptions != 0 {
+        return Err(Error::corrupt(format!(
+            "Could not repair dirty image: {} errors are left",
+            report.corruptions
+        )));
+    }
+    Ok(())
+}
+
+pub(super) struct Work<'a> {
+    pub(super) storage: &'a dyn Storage,
+    header: &'a Header,
+    pub(super) what: Repair,
+    pub(super) report: CheckReport,
+    pub(super) on_event: &'a mut dyn FnMut(Event<'_>),
+}
+
+impl Work<'_> {
+    pub(super) fn left(&mut self, finding: &Finding) {
+        self.report.add(finding);
+        (self.on_event)(Event::Found(finding));
+    }
+
+    pub(super) fn fixed(&mut self, finding: &Finding) {
+        let sum = if finding.is_leak() {
+            &mut self.report.leaks_fixed
+        } else {
+            &mut self.report.corruptions_fixed
+        };
+        *sum = sum.saturating_add(finding.times());
+        (self.on_event)(Event::Repairing(finding));
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.clear_unknown_autoclear()?;
+        if self.what == Repair::All {
+            self.zero_entries()?;
+        }
+        let walk = Walk::open(self.storage, self.header, true)?;
+        let mut findings = Vec::new();
+        let walked = walk.run(self.header, &mut |finding| findings.push(finding))?;
+        let compared = walk.compare(&mut |_| Ok(()))?;
+        let rebuild = walked.rebuild || compared.rebuild;
+        if rebuild && self.what == Repair::Leaks {
+            for finding in &findings {
+                self.left(finding);
+            }
+            let what = "need to rebuild refcount structures ('-r all' does that)";
+            return Err(Error::corrupt(what));
+        }
+        let report = CheckReport {
+            leaks_fixed: self.report.leaks_fixed,
+            corruptions_fixed: self.report.corruptions_fixed,
+            image_end_offset: end_of_cluster(walk.geometry, compared.highest),
+            ..walked.report
+        };
+        self.report = report;
+        for finding in &findings {
+            if rebuild && finding.is_of_refcount_structures() {
+                self.fixed(finding);
+            } else {
+                self.left(finding);
+            }
+        }
+        let rebuilt = if rebuild {
+            self.rebuild(&walk, &walked)?
+        } else {
+            self.refcounts(&walk)?;
+            Rebuilt::default()
+        };
+        self.copied_flags(&walk, &walked, &rebuilt)?;
+        self.storage.flush()?;
+        if self.report.corruptions == 0 {
+            self.clear_marks()?;
+        }
+        Ok(())
+    }
+
+    fn rebuild(&mut self, walk: &Walk<'_>, walked: &Walked) -> Result<Rebuilt> {
+        walk.compare(&mut |finding| {
+            if matches!(finding, Finding::TooManyReferences { .. }) {
+                self.left(&finding);
+            } else {
+                self.fixed(&finding);
+            }
+            Ok(())
+        })?;
+        (self.on_event)(Event::Rebuilding);
+        walk.rebuild(walked)
+    }
+
+    /// Refcounts one by one: first those that are too low, then those that are too high.
+    fn refcounts(&mut self, walk: &Walk<'_>) -> Result<()> {
+        for leaks in [false, true] {
+            let mut blocks = Blocks {
+                walk,
+                current: None,
+            };
+            walk.compare(&mut |finding| {
+                if finding.is_leak() != leaks {
+                    return Ok(());
+                }
+                match finding {
+                    Finding::Leak {
+                        cluster,
+                        references,
+                        ..
+                    } => blocks.set(cluster, references)?,
+                    Finding::RefcountTooLow {
+                        cluster,
+                        references,
+                        ..
+                    } if self.what == Repair::All => blocks.set(cluster, references)?,
+                    _ => {
+                        self.left(&finding);
+                        return Ok(());
+                    }
+                }
+                self.fixed(&finding);
+                Ok(())
+            })?;
+            blocks.write()?;
+            self.storage.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Makes plain zero clusters of those that are only kept, but in an impossible place.
+    fn zero_entries(&mut self) -> Result<()> {
+        let walk = Walk::open(self.storage, self.header, true)?;
+        let mut findings = Vec::new();
+        let walked = walk.run(self.header, &mut |finding| {
+            if finding.is_unaligned_zero() {
+                findings.push(finding);
+            }
+        })?;
+        if walked.zero_instead.is_empty() {
+            return Ok(());
+        }
+        let geometry = walk.geometry;
+        // Entries and findings were noted side by side.
+        for (entry, finding) in walked.zero_instead.iter().zip(&findings) {
+            if !walk.is_only_l2(&walked, entry.table, &Rebuilt::default()) {
+                continue;
+            }
+            let mut bytes = L2Entry::zero(geometry).0.to_be_bytes().to_vec();
+            if let Some(bitmap) = entry.bitmap {
+                bytes.extend(bitmap.without_data().0.to_be_bytes());
+            }
+            let at = entry.table.0 + entry.index * geometry.l2_entry_size();
+            self.storage.write_at(at, &bytes)?;
+            self.fixed(finding);
+        }
+        self.storage.flush()
+    }
+
+    /// Bits of features that the image's next writer has to clear, since it doesn't know them.
+    fn clear_unknown_autoclear(&self) -> Result<()> {
+        let known = features::BITMAPS | features::DATA_FILE_RAW;
+        if self.header.version() == Version::V3 {
+            self.clear_bits(AUTOCLEAR_FIELD, !known)?;
+        }
+        Ok(())
+    }
+
+    /// Says that the image is whole again.
+    fn clear_marks(&self) -> Result<()> {
+        if self.header.version() == Version::V3 {
+            self.clear_bits(INCOMPATIBLE_FIELD, features::DIRTY | features::CORRUPT)?;
+        }
+        Ok(())
+    }
+
+    fn clear_bits(&self, at: u64, mask: u64) -> Result<()> {
+        let mut field = [0; 8];
+        self.storage.read_exact_at(at, &mut field, "the header")?;
+        let bits = u64::from_be_bytes(field);
+        if bits & mask != 0 {
+            self.storage.write_at(at, &(bits & !mask).to_be_bytes())?;
+            self.storage.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// Refcount blocks, changed one after the other.
+struct Blocks<'a> {
+    walk: &'a Walk<'a>,
+    current: Option<(HostOffset, Vec<u8>)>,
+}
+
+impl Blocks<'_> {
+    fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
+        let geometry = self.walk.geometry;
+        let per_block = geometry.refcount_block_entries();
+        let index = usize::try_from(cluster / per_block).unwrap_or(usize::MAX);
+        let entry = self.walk.stored.table().get(index);
+        let host = entry.map_or(HostOffset(0), |entry| entry.host());
+        let impossible = || Error::corrupt(format!("cluster {cluster} has no refcount block"));
+        if host.0 == 0 {
+            return Err(impossible());
+        }
+        if self.current.as_ref().is_none_or(|(at, _)| *at != host) {
+            self.write()?;
+            let mut block = vec![0; geometry.cluster_len()];
+            self.walk.storage.read_at(host.0, &mut block)?;
+            self.current = Some((host, block));
+        }
+        let (_, block) = self.current.as_mut().ok_or_else(impossible)?;
+        let within = usize::try_from(cluster % per_block).unwrap_or(usize::MAX);
+        set_refcount(block, geometry.refcount_bits(), within, value).ok_or_else(impossible)
+    }
+
+    fn write(&mut self) -> Result<()> {
+        if let Some((host, block)) = self.current.take() {
+            self.walk.storage.write_at(host.0, &block)?;
+        }
+        Ok(())
+    }
+}
+
+impl Walk<'_> {
+    /// Whether a cluster holds an L2 table and nothing else, so that it may be changed.
+    pub(super) fn is_only_l2(&self, walked: &Walked, table: HostOffset, rebuilt: &Rebuilt) -> bool {
+        let found = walked
+            .l2_tables
+            .binary_search_by_key(&table, |place| place.host);
+        let times = found.ok().and_then(|index| walked.l2_tables.get(index));
+        let cluster = self.geometry.host_cluster(table);
+        let references = rebuilt.references(cluster, self.references.get(cluster));
+        self.geometry.is_aligned(table) && times.is_some_and(|place| place.times == references)
+    }
+
+    /// What a cluster's refcount is when the refcounts have been repaired.
+    pub(super) fn will_be(&self, cluster: u64, what: Repair, rebuilt: &Rebuilt) -> Result<u64> {
+        let references = rebuilt.references(cluster, self.references.get(cluster));
+        let references = references.min(most_references(self.geometry));
+        match what {
+            Repair::All => Ok(references),
+            Repair::Leaks => Ok(self.stored.get(cluster)?.min(references)),
+        }
+    }
+}
+
+impl Finding {
+    fn is_unaligned_zero(&self) -> bool {
+        matches!(
+            self,
+            Self::BadEntry {
+                problem: Problem::UnalignedZero(_),
+                ..
+            }
+        )
+    }
+
+    fn is_of_refcount_structures(&self) -> bool {
+        matches!(
+            self,
+            Self::BadEntry {
+                place: Place::RefcountTable { .. },
+                ..
+            } | Self::RefcountTable { .. }
+        )
+    }
+}
