@@ -38,6 +38,7 @@ const LUKS: u32 = 2;
 const MAX_SNAPSHOTS: u32 = 65_536;
 /// The longest name of a backing file, in bytes.
 pub const MAX_BACKING_NAME: u32 = 1023;
+const MAX_BACKING_FORMAT: usize = 15;
 /// 2^63 − 1: sizes are signed 64-bit numbers in QEMU and in every system call.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 
@@ -306,6 +307,15 @@ impl RawHeader {
             )));
         }
         let extensions = extensions?;
+        if let Some(format) = find(&extensions, extensions::BACKING_FORMAT)
+            && format.len() > MAX_BACKING_FORMAT
+        {
+            return Err(Error::corrupt(format!(
+                "ext_backing_format: len={} too large (>={})",
+                format.len(),
+                MAX_BACKING_FORMAT + 1
+            )));
+        }
         Ok(Header {
             version: if self.version == 2 {
                 Version::V2
