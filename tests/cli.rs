@@ -204,7 +204,10 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
             "--encrypt rot13 --password-file pw",
             "does not accept value 'rot13'",
         ),
-        ("-o extended_l2=on", "extended_l2=on is not supported"),
+        (
+            "-o extended_l2=on,cluster_size=8k",
+            "cluster sizes of at least 16384 bytes",
+        ),
         (
             "-o backing_file=disk1.img,backing_fmt=raw",
             "is not supported",

@@ -300,6 +300,9 @@ impl Options {
             (None, Some(_)) => Err(Error::invalid(
                 "Backing format cannot be used without backing file",
             )),
+            (Some(""), _) => Err(Error::invalid(
+                "Expected backing file name, got empty string",
+            )),
             (Some(name), _) => Ok(Some(Backing {
                 name: name.as_bytes().to_vec(),
                 format,
