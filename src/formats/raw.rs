@@ -182,8 +182,9 @@ pub fn unsupported_preallocation() -> Error {
     Error::invalid("Unsupported preallocation mode: metadata")
 }
 
+/// A disk has whole sectors: what is missing of a file's last one is there to be written.
 fn check_room(storage: &dyn Storage, size: u64) -> Result<()> {
-    if storage.len()? < size {
+    if storage.len()?.next_multiple_of(SECTOR_SIZE) < size {
         return Err(Error::invalid("output file is smaller than input file"));
     }
     Ok(())
@@ -275,6 +276,24 @@ mod tests {
         storage.set_len(1000).unwrap();
         let error = image.read_at(GuestOffset(0), &mut [0; 4096]).unwrap_err();
         assert!(error.to_string().contains("ended at byte 1000"), "{error}");
+    }
+
+    #[test]
+    fn an_odd_length_has_room_for_whole_sectors() {
+        let over = |length| {
+            let storage = Arc::new(MemoryStorage::new(vec![7; length]));
+            NewRaw::over(storage, 1024, false, false)
+        };
+        assert!(over(512).is_err());
+        for length in [513, 1000, 1024, 1500] {
+            let image = over(length).unwrap();
+            let whole = 0..1024;
+            let runs = std::slice::from_ref(&whole);
+            let room = image.reserve(GuestOffset(0), 4096, runs).unwrap();
+            image.write(&room, &[5; 4096]).unwrap();
+            let written = image.storage.len().unwrap();
+            assert_eq!(written, length.max(1024) as u64);
+        }
     }
 
     #[test]
