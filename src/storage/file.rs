@@ -286,7 +286,9 @@ impl Storage for FileStorage {
 
     fn punch(&self, range: Range<u64>) -> Result<bool> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, flags, range.start, range.end - range.start) {
+        let length = range.end - range.start;
+        let punch = || rustix::fs::fallocate(&self.file, flags, range.start, length);
+        match rustix::io::retry_on_intr(punch) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => Ok(false),
             Err(error) => Err(self.error("making a hole in", error.into())),
@@ -297,7 +299,8 @@ impl Storage for FileStorage {
         if len == 0 {
             return Ok(true);
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+        let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len);
+        match rustix::io::retry_on_intr(reserve) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS) => Ok(false),
             Err(error) => Err(self.error("reserving space for", error.into())),

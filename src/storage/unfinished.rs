@@ -1,8 +1,9 @@
 //! A file that is being made and must not be mistaken for a finished one.
 //!
 //! [`UnfinishedFile`] opens the target of a create or convert. Until [`keep`](UnfinishedFile::keep)
-//! is called, every way out undoes it: an error drops it, SIGINT and SIGTERM are caught by a thread
-//! of their own, so that even a write that hangs doesn't delay them. A file that we made is
+//! is called, every way out undoes it: an error drops it, SIGINT, SIGTERM and SIGHUP are caught by a
+//! thread of their own, so that even a write that hangs doesn't delay them; SIGXFSZ, which tells of a
+//! limit on the length of files, is caught so that the write fails instead. A file that we made is
 //! removed; one that was there before is emptied (its old contents were given up when the command
 //! started writing) but never removed; a block device is left as it is. SIGKILL can't be caught:
 //! against it, formats with a header write that header last.
@@ -12,9 +13,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::file::FileIdentity;
@@ -163,24 +164,36 @@ impl Drop for UnfinishedFile {
     }
 }
 
-/// Where `path` leads when it is a link whose end doesn't exist.
+/// How many links the system follows at the most.
+const MOST_LINKS: usize = 40;
+
+/// Where `path` leads when it is a link, perhaps to further links, whose end doesn't exist. `None`
+/// too when that can't be found out; opening it says why.
 fn link_target(path: &Path) -> Option<PathBuf> {
-    if path.exists() {
-        return None;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let target = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => fs::read_link(&path).ok()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(path),
+            _ => return None,
+        };
+        path = match path.parent() {
+            Some(folder) => folder.join(target),
+            None => target,
+        };
     }
-    let target = fs::read_link(path).ok()?;
-    Some(match path.parent() {
-        Some(folder) => folder.join(target),
-        None => target,
-    })
+    None
 }
 
-/// From now on SIGINT and SIGTERM first undo every unfinished file, then end the program as they
+/// From now on SIGINT, SIGTERM and SIGHUP first undo every unfinished file, then end the program as they
 /// would have. Done once, by the first [`UnfinishedFile`]; before that the signals are untouched.
 fn remove_unfinished_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let wanted = [SIGINT, SIGTERM]
+        // The system's answer to a file that grows beyond the limit is to end the program, unless
+        // the signal is caught; then the write fails, and is reported like any other.
+        drop(signal_hook::flag::register(SIGXFSZ, Arc::default()));
+        let wanted = [SIGINT, SIGTERM, SIGHUP]
             .into_iter()
             .filter(|signal| !is_ignored(*signal));
         let Ok(mut signals) = Signals::new(wanted) else {
@@ -277,5 +290,27 @@ mod tests {
         drop(UnfinishedFile::create(&link, CacheMode::Unsafe, accept).unwrap());
         assert!(link.is_symlink());
         assert!(!dir.path().join("target").exists());
+    }
+
+    #[test]
+    fn links_to_links_are_followed_to_their_end_and_circles_are_not() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("far")).unwrap();
+        symlink("far/second", path("first")).unwrap();
+        symlink("../third", path("far/second")).unwrap();
+        symlink("target", path("third")).unwrap();
+        let made = UnfinishedFile::create(&path("first"), CacheMode::Unsafe, accept).unwrap();
+        assert!(path("target").exists());
+        drop(made);
+        assert!(path("third").is_symlink() && !path("target").exists());
+
+        symlink("a", path("b")).unwrap();
+        symlink("b", path("a")).unwrap();
+        let circle = UnfinishedFile::create(&path("a"), CacheMode::Unsafe, accept);
+        let message = circle.unwrap_err().to_string();
+        assert!(message.ends_with("symbolic links"), "{message}");
+        assert!(path("a").is_symlink() && path("b").is_symlink());
     }
 }
