@@ -42,6 +42,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Check an image's consistency
     Check(CheckArgs),
+    /// Show how and where the disk's contents are stored
+    Map(MapArgs),
     /// Measure the ciphers and what encryption costs on this machine
     Speed(SpeedArgs),
 }
@@ -258,6 +260,24 @@ pub struct CheckArgs {
     /// Cache mode of the image
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(super) cache: String,
+}
+
+/// `map`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct MapArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+    /// Where on the disk to start (suffixes k M G T P E)
+    #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true)]
+    pub(super) start_offset: Option<String>,
+    /// How much of the disk to look at
+    #[arg(short = 'l', long, value_name = "LENGTH", allow_hyphen_values = true)]
+    pub(super) max_length: Option<String>,
 }
 
 /// `speed`

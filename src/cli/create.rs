@@ -7,12 +7,11 @@ use anyhow::anyhow;
 
 use super::args::CreateArgs;
 use super::objects::Secrets;
-use super::operands::{target, target_options};
+use super::operands::{number, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, options, print};
 use crate::commands;
 use crate::storage::CacheMode;
-use crate::units::{SizeError, parse_size};
 
 /// Runs the subcommand.
 pub(super) fn run(args: &CreateArgs) -> Done {
@@ -32,7 +31,9 @@ pub(super) fn run(args: &CreateArgs) -> Done {
     };
     let name = operand.to_string_lossy();
     let format = image_name::format(&args.format).map_err(|error| error.context(&name))?;
-    let size = size.map(|size| image_size(size)).transpose()?;
+    let size = size
+        .map(|size| number(&size.to_string_lossy(), "image size"))
+        .transpose()?;
     let Some(mut options) = target_options(format, &name, &args.options, args.encrypt.as_deref())?
     else {
         return Ok(ExitCode::SUCCESS);
@@ -54,16 +55,4 @@ pub(super) fn run(args: &CreateArgs) -> Done {
         .map_err(|error| error.context(&name))?;
     commands::create::run(&target, size, &passwords)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn image_size(text: &OsStr) -> Result<u64, Failure> {
-    let most = i64::MAX.cast_unsigned();
-    let text = text.to_string_lossy();
-    match parse_size(&text) {
-        Ok(size) if size <= most => Ok(size),
-        Ok(_) | Err(SizeError::OutOfRange) => {
-            Err(anyhow!("Invalid image size specified. Must be between 0 and {most}.").into())
-        }
-        Err(SizeError::Malformed) => Err(anyhow!("Invalid image size specified: '{text}'.").into()),
-    }
 }

@@ -14,6 +14,7 @@ mod getopt;
 mod help;
 mod image_name;
 mod info;
+mod map;
 mod objects;
 mod operands;
 mod options;
@@ -100,6 +101,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Info(args)) => info::run(&args),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Map(args)) => map::run(&args),
         Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)
@@ -141,12 +143,19 @@ fn warn(text: &str) {
 /// Prints text on standard output at once.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::OutputClosed),
-        Err(error) => Err(Failure::Error(anyhow!(
-            "writing to standard output: {}",
-            crate::error::os_reason(&error)
-        ))),
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(writing)
+}
+
+/// What it means that standard output can't be written to.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn writing(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::OutputClosed;
     }
+    Failure::Error(anyhow!(
+        "writing to standard output: {}",
+        crate::error::os_reason(&error)
+    ))
 }

@@ -11,6 +11,7 @@ use crate::commands::{Source, Target, TargetOptions, names};
 use crate::formats::Format;
 use crate::formats::qcow2::EncryptionMethod;
 use crate::storage::CacheMode;
+use crate::units::{SizeError, parse_size};
 
 /// How a report is printed.
 #[derive(PartialEq, Eq)]
@@ -35,6 +36,18 @@ pub(super) fn output(value: &str) -> Result<Output, Failure> {
 /// The cache mode that an option names.
 pub(super) fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
     CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
+}
+
+/// A number of bytes from 0 to 2^63 − 1; `what` names it in the error.
+pub(super) fn number(text: &str, what: &str) -> Result<u64, Failure> {
+    let most = i64::MAX.cast_unsigned();
+    match parse_size(text) {
+        Ok(size) if size <= most => Ok(size),
+        Ok(_) | Err(SizeError::OutOfRange) => {
+            Err(anyhow!("Invalid {what} specified. Must be between 0 and {most}.").into())
+        }
+        Err(SizeError::Malformed) => Err(anyhow!("Invalid {what} specified: '{text}'.").into()),
+    }
 }
 
 /// The only operand.

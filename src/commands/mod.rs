@@ -8,6 +8,7 @@ pub mod check;
 pub mod convert;
 pub mod create;
 pub mod info;
+pub mod map;
 pub mod names;
 pub mod source;
 pub mod speed;

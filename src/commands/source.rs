@@ -104,6 +104,13 @@ pub struct Layer {
     pub files: Vec<Arc<FileStorage>>,
 }
 
+impl Layer {
+    /// The file that the guest's data is in: the external data file, where there is one.
+    pub fn data_file(&self) -> Option<&FileStorage> {
+        self.files.last().map(AsRef::as_ref)
+    }
+}
+
 /// An image with all that reading its data takes.
 pub struct OpenSource {
     /// Its data.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Extent, ExtentKind, Image, check_range};
+use super::{Extent, ExtentKind, Image, Status, check_range};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -78,6 +78,23 @@ impl Image for Chain {
 
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         self.extent_above(usize::MAX, offset, limit)
+    }
+
+    fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        let mut status = self.top.status_at(offset, limit)?;
+        for (depth, image) in (1..).zip(&self.below) {
+            // What lies beyond a backing file's end reads as zeroes because the image above says
+            // nothing of it: it is that one's.
+            if status.present || offset.0 >= image.size() {
+                break;
+            }
+            status = Status {
+                depth,
+                ..image.status_at(offset, status.length)?
+            };
+        }
+        status.zero |= !status.present;
+        Ok(status)
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

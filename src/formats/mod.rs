@@ -11,6 +11,7 @@ mod chain;
 mod concat;
 mod probe;
 mod reservation;
+mod status;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use chain::Chain;
 pub use concat::Concatenation;
 pub use probe::probe;
 pub use reservation::Reservation;
+pub use status::Status;
 
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
@@ -133,6 +135,15 @@ pub trait Image: Send + Sync {
     /// # Errors
     /// Metadata that can't be read or makes no sense; `offset` beyond the disk's end.
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent>;
+
+    /// How the disk is stored from `offset` on, for at most `limit` bytes, as far as this image says.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at).
+    fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        let extent = self.extent_at(offset, limit)?;
+        Ok(Status::of(&extent, self.plain_storage().is_some()))
+    }
 
     /// The storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte; `None`
     /// when it is encrypted or there is no such storage.

@@ -5,8 +5,9 @@
 //! a file that shrinks while it is read is an error, never a run of zeroes.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::status::{Holes, Status};
 use super::{Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
@@ -17,7 +18,7 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 pub struct RawImage {
     storage: Arc<dyn Storage>,
     length: u64,
-    last: Mutex<Range<u64>>,
+    holes: Holes,
 }
 
 impl RawImage {
@@ -30,26 +31,18 @@ impl RawImage {
         Ok(Self {
             storage,
             length,
-            last: Mutex::new(0..0),
+            holes: Holes::default(),
         })
     }
 
     /// The run of data that holds `offset`, or else the next one, in whole sectors; empty at the
-    /// disk's end when there is none. The last answer is kept, since to find where data ends some
-    /// file systems look at every page of it, and callers ask for one chunk after the other.
+    /// disk's end when there is none.
     fn data_from(&self, offset: u64) -> Result<Range<u64>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if !last.contains(&offset) {
-            let size = self.size();
-            *last = match self.storage.next_data(offset)? {
-                Some(data) => {
-                    let start = data.start / SECTOR_SIZE * SECTOR_SIZE;
-                    start..data.end.next_multiple_of(SECTOR_SIZE).min(size)
-                }
-                None => size..size,
-            };
-        }
-        Ok(last.clone())
+        let size = self.size();
+        // The last bytes of a length that isn't a multiple of a sector may lie behind all data.
+        let data = self.holes.data_from(self.storage.as_ref(), offset)?;
+        let start = data.start.min(size) / SECTOR_SIZE * SECTOR_SIZE;
+        Ok(start..data.end.min(size).next_multiple_of(SECTOR_SIZE))
     }
 
     fn check_length(&self) -> Result<()> {
@@ -94,6 +87,23 @@ impl Image for RawImage {
                 kept: Some(HostOffset(offset.0)),
             };
             extent(data.start.max(offset.0 + 1) - offset.0, kind)
+        })
+    }
+
+    fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        check_range(self.size(), offset, 1)?;
+        let (is_hole, length) = self.holes.at(self.storage.as_ref(), offset.0)?;
+        if is_hole {
+            self.check_length()?;
+        }
+        Ok(Status {
+            length: length.min(limit).min(self.size() - offset.0),
+            depth: 0,
+            present: true,
+            zero: is_hole,
+            data: !is_hole,
+            compressed: false,
+            offset: Some(HostOffset(offset.0)),
         })
     }
 
@@ -289,7 +299,7 @@ mod tests {
             let image = over(length).unwrap();
             let whole = 0..1024;
             let runs = std::slice::from_ref(&whole);
-            let room = image.reserve(GuestOffset(0), 4096, runs).unwrap();
+            let room = image.reserve(GuestOffset(0), 4096, runs, &[]).unwrap();
             image.write(&room, &[5; 4096]).unwrap();
             let written = image.storage.len().unwrap();
             assert_eq!(written, length.max(1024) as u64);

@@ -8,7 +8,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, run, same_contents, write_disk};
-use crate::matrix::{ours, qemu_img};
+use crate::matrix::{ours, qemu_img, same_answer};
 use crate::trial;
 
 /// How many images are made.
@@ -47,6 +47,7 @@ fn read(seed: u64) {
     for output in ["--output=human", "--output=json"] {
         let args = ["info", "--backing-chain", output, &top];
         assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
+        same_answer(folder, &["map", output, &top]);
     }
 }
 

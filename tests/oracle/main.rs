@@ -15,6 +15,7 @@ mod compressed;
 mod create;
 mod errors;
 mod features;
+mod map;
 mod matrix;
 mod options;
 mod qemu_io;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         std::env::var_os("CI").is_some() || std::env::var_os("COWHIDE_REQUIRE_ORACLE").is_some();
     let missing = oracle_version().err();
     let mut trials = Vec::new();
+    trials.extend(map::trials());
     trials.extend(matrix::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());

@@ -20,6 +20,16 @@ pub fn ours(folder: &Path, args: &[&str]) -> Ran {
     run(folder, COWHIDE, args)
 }
 
+/// Asserts that both tools print the same, end with the same status and, but for their names, complain
+/// of the same.
+pub fn same_answer(folder: &Path, args: &[&str]) {
+    let (ours, theirs) = (ours(folder, args), qemu_img(folder, args));
+    assert_eq!(ours.stdout, theirs.stdout, "{args:?}: {ours:?}");
+    assert_eq!(ours.status, theirs.status, "{args:?}: {ours:?}");
+    let complaint = theirs.stderr.replace("qemu-img", "cowhide");
+    assert_eq!(ours.stderr, complaint, "{args:?}");
+}
+
 /// Converts an image, named by its options, to a raw file.
 pub fn to_raw(tool: Tool, folder: &Path, image: &str, raw: &str) {
     let args = ["convert", "--object", SECRET, "--image-opts", image];

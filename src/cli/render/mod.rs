@@ -3,5 +3,6 @@
 pub mod check;
 pub mod info;
 pub mod json;
+pub mod map;
 pub mod snapshots;
 pub mod speed;

@@ -16,6 +16,7 @@
 //! - [`compressed`]: one compressed cluster;
 //! - `stored`: clusters as they are stored, back to the guest's bytes;
 //! - [`read`]: the guest's data;
+//! - [`preallocated`]: does the file have holes where the tables say data?
 //! - [`create_options`]: what a new image is to be like;
 //! - [`create`]: a new image, laid out front to back as its data comes;
 //! - [`preallocate`]: a new image whose every cluster has its place beforehand;
@@ -40,6 +41,7 @@ mod new_layout;
 mod new_refcounts;
 mod new_runs;
 pub mod preallocate;
+mod preallocated;
 pub mod read;
 pub mod snapshots;
 mod stored;

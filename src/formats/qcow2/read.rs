@@ -11,11 +11,13 @@ use super::entries::L2Table;
 use super::features;
 use super::geometry::Geometry;
 use super::header::{EncryptionMethod, Header};
+use super::preallocated::Preallocated;
 use super::stored::Stored;
 use super::tables::Tables;
 use crate::crypto::{AesCbc, Secret};
 use crate::error::{Error, Result};
-use crate::formats::{Extent, ExtentKind, Image, check_range};
+use crate::formats::status::Holes;
+use crate::formats::{Extent, ExtentKind, Image, Status, check_range};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
@@ -25,6 +27,9 @@ pub struct Qcow2Image {
     geometry: Geometry,
     size: u64,
     tables: Tables,
+    preallocated: Preallocated,
+    /// Of the file that holds the data.
+    holes: Holes,
     /// The length of the file that holds the data when it was opened, in bytes.
     length: u64,
 }
@@ -90,6 +95,8 @@ impl Qcow2Image {
         }
         let length = data.len()?;
         Ok(Self {
+            preallocated: Preallocated::new(Arc::clone(&storage), &header),
+            holes: Holes::default(),
             tables: Tables::open(storage, &header)?,
             stored: Stored::new(data, &header, cipher),
             geometry: header.geometry(),
@@ -169,6 +176,19 @@ impl Image for Qcow2Image {
             }
         }
         Ok(extent(length.min(end - offset.0), kind))
+    }
+
+    fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        let extent = self.extent_at(offset, limit)?;
+        let mut status = Status::of(&extent, self.plain_storage().is_some());
+        if let (true, Some(host)) = (status.data, status.offset)
+            && self.preallocated.looks_so()
+        {
+            let (is_hole, length) = self.holes.at(self.stored.storage(), host.0)?;
+            status.zero = is_hole;
+            status.length = status.length.min(length);
+        }
+        Ok(status)
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

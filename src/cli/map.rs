@@ -1,0 +1,76 @@
+//! `map`: runs are printed as they are found.
+
+use std::io::{self, BufWriter, Write as _};
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+
+use super::args::MapArgs;
+use super::objects::Secrets;
+use super::operands::{Output, number, one_operand, output, source};
+use super::password::PasswordSource;
+use super::{Done, Failure, render, writing};
+use crate::commands::map::{self, Map};
+
+/// Runs the subcommand.
+pub(super) fn run(args: &MapArgs) -> Done {
+    let optional = |text: &Option<String>, what| {
+        let text = text.as_deref();
+        text.map(|text| number(text, what)).transpose()
+    };
+    let start = optional(&args.start_offset, "start offset")?;
+    let length = optional(&args.max_length, "max length")?;
+    let output = output(&args.image.output)?;
+    let operand = one_operand(&args.image.operands)?;
+    let secrets = Secrets::parse(&args.common.object)?;
+    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let (mut source, _) = source(
+        operand,
+        args.image.format.as_deref(),
+        args.image.image_opts,
+        &secrets,
+    )?;
+    source.names = args.common.names();
+    let plan = map::Plan {
+        source,
+        start: start.unwrap_or(0),
+        length,
+    };
+    let map = map::open(&plan, &passwords)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let printed = match output {
+        Output::Human => print_human(map, &mut out),
+        Output::Json => print_json(map, &mut out),
+    };
+    // What was found before an error is worth as much as without it.
+    let flushed = out.flush().map_err(writing);
+    printed.and(flushed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_human(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
+    render::map::human_heading(out).map_err(writing)?;
+    while let Some(run) = map.next().transpose()? {
+        let status = &run.status;
+        if status.data && status.offset.is_none() {
+            return Err(
+                anyhow!("File contains external, encrypted or compressed clusters.").into(),
+            );
+        }
+        if status.data && !status.zero {
+            render::map::human(out, &run, map.file(&run)).map_err(writing)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_json(map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
+    let mut before = "[";
+    for run in map {
+        let run = run?;
+        out.write_all(before.as_bytes()).map_err(writing)?;
+        render::map::json(out, &run).map_err(writing)?;
+        before = ",\n";
+    }
+    out.write_all(b"]\n").map_err(writing)
+}

@@ -1,0 +1,55 @@
+//! `map` for people and as JSON, written as it is found.
+//!
+//! The JSON is laid out by hand, one run on a line, as `qemu-img` has always printed it.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::commands::map::Run;
+
+/// The table's heading.
+pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:<16}{:<16}{:<16}File",
+        "Offset", "Length", "Mapped to"
+    )
+}
+
+/// A line of the table. Only what is stored and isn't zero has one.
+pub fn human(out: &mut impl Write, run: &Run, file: Option<&Path>) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let host = run.status.offset.map_or(0, |host| host.0);
+    for number in [run.start.0, run.status.length, host] {
+        // As C prints `%#-16lx`: zero has no prefix.
+        match number {
+            0 => write!(out, "{:<16}", 0)?,
+            _ => write!(out, "{number:<#16x}")?,
+        }
+    }
+    let file = file.map_or(&b""[..], |file| file.as_os_str().as_bytes());
+    out.write_all(file)?;
+    out.write_all(b"\n")
+}
+
+/// A run, without what goes before it (`[` or `,` and a new line).
+pub fn json(out: &mut impl Write, run: &Run) -> io::Result<()> {
+    let status = &run.status;
+    write!(
+        out,
+        "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \
+         \"data\": {}, \"compressed\": {}",
+        run.start.0,
+        status.length,
+        status.depth,
+        status.present,
+        status.zero,
+        status.data,
+        status.compressed
+    )?;
+    if let Some(host) = status.offset {
+        write!(out, ", \"offset\": {}", host.0)?;
+    }
+    out.write_all(b"}")
+}

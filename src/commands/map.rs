@@ -1,0 +1,133 @@
+//! `map`: how the disk is stored, run by run.
+//!
+//! Runs are found one after the other and handed out as soon as the next one differs, so that an image
+//! with any number of them takes no memory.
+
+use std::path::Path;
+
+use super::source::{Layer, OpenSource};
+use super::{Passwords, Source};
+use crate::error::Result;
+use crate::formats::{Image as _, Status};
+use crate::units::GuestOffset;
+
+/// What is to be mapped.
+pub struct Plan<'a> {
+    /// The image.
+    pub source: Source<'a>,
+    /// Where to start, in bytes.
+    pub start: u64,
+    /// How many bytes of the disk to look at; all that follow without it.
+    pub length: Option<u64>,
+}
+
+/// A run of the disk that is stored in one way and in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Where it starts on the disk.
+    pub start: GuestOffset,
+    /// How it is stored; its length is 0 only where there was nothing to be mapped at all.
+    pub status: Status,
+}
+
+impl Run {
+    /// Adds the run behind this one, if both are stored in one way and in one piece.
+    fn join(&mut self, next: &Self) -> bool {
+        let length = self.status.length;
+        let expected = Status {
+            length: next.status.length,
+            offset: self.status.offset.and_then(|host| host.after(length)),
+            ..self.status
+        };
+        let joined = next.status == expected;
+        if joined {
+            self.status.length += next.status.length;
+        }
+        joined
+    }
+}
+
+/// The runs of a disk, in guest order.
+pub struct Map {
+    source: OpenSource,
+    position: u64,
+    end: u64,
+    /// The first run that hasn't been handed out.
+    ahead: Option<Run>,
+}
+
+/// Opens the image.
+///
+/// # Errors
+/// As [`Source::open`].
+pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
+    let source = plan.source.open(passwords)?;
+    let end = match plan.length {
+        Some(length) => plan.start.saturating_add(length).min(source.image.size()),
+        None => source.image.size(),
+    };
+    let mut map = Map {
+        source,
+        position: plan.start,
+        end,
+        ahead: None,
+    };
+    // A range without a byte is reported as a run without one.
+    if map.position >= map.end {
+        map.ahead = Some(Run {
+            start: GuestOffset(map.position),
+            status: Status::default(),
+        });
+    }
+    Ok(map)
+}
+
+impl Map {
+    /// The file that a run with an offset is in, as it was named.
+    pub fn file(&self, run: &Run) -> Option<&Path> {
+        let layer = self.source.layers.get(run.status.depth);
+        layer.and_then(Layer::data_file).map(|file| file.path())
+    }
+
+    /// How the disk is stored at the position, which moves on.
+    fn step(&mut self) -> Result<Option<Run>> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        let start = GuestOffset(self.position);
+        let limit = self.end - self.position;
+        let status = self.source.image.status_at(start, limit);
+        let status = status.map_err(|error| {
+            // Nothing comes after an error.
+            self.position = self.end;
+            error.context("Could not read file metadata")
+        })?;
+        self.position += status.length;
+        Ok(Some(Run { start, status }))
+    }
+
+    fn joined(&mut self) -> Result<Option<Run>> {
+        let first = match self.ahead.take() {
+            Some(run) => Some(run),
+            None => self.step()?,
+        };
+        let Some(mut run) = first else {
+            return Ok(None);
+        };
+        while let Some(next) = self.step()? {
+            if !run.join(&next) {
+                self.ahead = Some(next);
+                break;
+            }
+        }
+        Ok(Some(run))
+    }
+}
+
+impl Iterator for Map {
+    type Item = Result<Run>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.joined().transpose()
+    }
+}

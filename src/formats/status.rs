@@ -1,0 +1,83 @@
+//! How a run of a disk is stored, as `qemu-img map` tells it and `measure` and `compare` go by it.
+//!
+//! An [`Extent`] says where data is; a status says what a reader may expect of it. They differ where
+//! the file below knows more: a cluster may have its place in a qcow2 image while the file has a hole
+//! there, so that it is stored and yet reads as zeroes; and a raw file ends at a byte, not at a sector.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Extent, ExtentKind};
+use crate::error::Result;
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// How a run of a disk is stored. More than one of `zero` and `data` may hold, and neither needs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// How long the run is, in bytes; above 0 where an image says so.
+    pub length: u64,
+    /// Which image of a chain says so: 0 for the image itself, 1 for its backing file, and so on.
+    pub depth: usize,
+    /// Whether that image says anything of it, rather than leaving it to those below.
+    pub present: bool,
+    /// Whether it is known to read as zeroes.
+    pub zero: bool,
+    /// Whether bytes are stored for it.
+    pub data: bool,
+    /// Whether these are compressed.
+    pub compressed: bool,
+    /// Where the file has room for it, unless what is there isn't what the guest sees.
+    pub offset: Option<HostOffset>,
+}
+
+impl Status {
+    /// What an extent alone says; `plain` tells whether data is stored as the guest sees it.
+    pub fn of(extent: &Extent, plain: bool) -> Self {
+        let kind = extent.kind;
+        Self {
+            length: extent.length,
+            depth: extent.depth,
+            present: !matches!(kind, ExtentKind::Unallocated { .. }),
+            zero: matches!(kind, ExtentKind::Zero { .. }),
+            data: kind.is_data(),
+            compressed: kind == ExtentKind::Encoded,
+            offset: kind.host().filter(|_| plain),
+        }
+    }
+}
+
+/// Where a storage has holes. The last answer is kept, since to find where data ends some file systems
+/// look at every page of it, and callers ask for one piece after the other.
+#[derive(Debug, Default)]
+pub(super) struct Holes {
+    last: Mutex<Range<u64>>,
+}
+
+impl Holes {
+    /// The run of data that holds `offset`, or else the next one; empty and at the end of all offsets
+    /// when there is none.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn data_from(&self, storage: &dyn Storage, offset: u64) -> Result<Range<u64>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.contains(&offset) {
+            *last = storage.next_data(offset)?.unwrap_or(u64::MAX..u64::MAX);
+        }
+        Ok(last.clone())
+    }
+
+    /// Whether there is a hole at `offset`, and how many bytes it or the data there goes on.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn at(&self, storage: &dyn Storage, offset: u64) -> Result<(bool, u64)> {
+        let data = self.data_from(storage, offset)?;
+        Ok(if data.contains(&offset) {
+            (false, data.end - offset)
+        } else {
+            (true, data.start - offset)
+        })
+    }
+}
