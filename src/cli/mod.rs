@@ -22,6 +22,8 @@ mod password;
 mod progress;
 mod render;
 mod speed;
+#[allow(dead_code, reason = "image names are not made of it yet")]
+mod tree;
 mod usage;
 
 use std::ffi::OsString;

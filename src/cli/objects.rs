@@ -1,112 +1,260 @@
-//! `--object secret,…`: passwords that other options refer to by their id.
+//! `--object`: passwords that other options refer to by their id.
+//!
+//! A secret's data is on the command line or in a file, as it is or in base64, and may be encrypted
+//! with another secret; or the kernel keeps it (`secret_keyring`). Messages never show any of it.
 
 use std::collections::HashMap;
 use std::fs;
 
-use super::options::{self, KeyValue};
-use crate::crypto::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::tree::{Tree, Value};
+use crate::crypto::{self, Secret};
 use crate::error::{Error, Result, os_reason};
+
+/// QEMU's other objects that a `qemu-img` accepts: of no use to images in files.
+const OTHER_KINDS: [&str; 9] = [
+    "authz-list",
+    "authz-list-file",
+    "authz-pam",
+    "authz-simple",
+    "iothread",
+    "throttle-group",
+    "tls-creds-anon",
+    "tls-creds-psk",
+    "tls-creds-x509",
+];
 
 /// The secrets of a command line, by id.
 #[derive(Default)]
 pub struct Secrets(HashMap<String, Secret>);
 
 impl Secrets {
-    /// Reads the definitions that were given with `--object`.
+    /// Reads the definitions that were given with `--object`, in their order.
     ///
     /// # Errors
-    /// Anything but a well-formed secret; a file that can't be read; data that isn't UTF-8.
+    /// Anything but a well-formed secret; a file that can't be read; a key that isn't there or
+    /// doesn't fit.
     pub fn parse(definitions: &[String]) -> Result<Self> {
-        let mut secrets = HashMap::new();
+        let mut secrets = Self::default();
         for definition in definitions {
-            let (id, secret) = parse_secret(definition)?;
-            if secrets.insert(id.clone(), secret).is_some() {
+            let mut tree = if definition.starts_with('{') {
+                Tree::from_json(definition)?
+            } else {
+                Tree::from_list(definition, "qom-type")
+            };
+            let (id, secret) = secrets.define(&mut tree)?;
+            if secrets.0.insert(id.clone(), secret).is_some() {
                 return Err(Error::invalid(format!(
                     "attempt to add duplicate property '{id}' to object (type 'container')"
                 )));
             }
         }
-        Ok(Self(secrets))
+        Ok(secrets)
     }
 
-    /// The secret of that id.
+    /// The secret of that id, as a password.
     ///
     /// # Errors
-    /// There is none.
+    /// There is none, or it is no text.
     pub fn get(&self, id: &str) -> Result<&Secret> {
+        let secret = self.of_any_bytes(id)?;
+        if std::str::from_utf8(secret.bytes()).is_err() {
+            return Err(Error::invalid(format!(
+                "Data from secret {id} is not valid UTF-8"
+            )));
+        }
+        Ok(secret)
+    }
+
+    fn of_any_bytes(&self, id: &str) -> Result<&Secret> {
         self.0
             .get(id)
             .ok_or_else(|| Error::invalid(format!("No secret with id '{id}'")))
     }
+
+    fn define(&self, tree: &mut Tree) -> Result<(String, Secret)> {
+        let missing = |what| Error::invalid(format!("Parameter '{what}' is missing"));
+        let kind = tree
+            .take_text("qom-type")?
+            .ok_or_else(|| missing("qom-type"))?;
+        let id = tree.take_text("id")?;
+        let checked_id = || {
+            let id = id.ok_or_else(|| missing("id"))?;
+            if is_identifier(&id) {
+                return Ok(id);
+            }
+            Err(Error::invalid("Parameter 'id' expects an identifier"))
+        };
+        match kind.as_str() {
+            "secret" => {
+                let definition = Definition::take(tree)?;
+                Ok((checked_id()?, definition.load(self)?))
+            }
+            "secret_keyring" => {
+                let serial = take_serial(tree)?.ok_or_else(|| missing("serial"))?;
+                let envelope = Envelope::take(tree)?;
+                Ok((
+                    checked_id()?,
+                    envelope.open(self, crypto::from_keyring(serial)?)?,
+                ))
+            }
+            other if OTHER_KINDS.contains(&other) => Err(Error::unsupported(format!(
+                "objects of type '{other}' are not supported by this version"
+            ))),
+            other => Err(Error::invalid(format!(
+                "Parameter 'qom-type' does not accept value '{other}'"
+            ))),
+        }
+    }
 }
 
-fn parse_secret(definition: &str) -> Result<(String, Secret)> {
-    let mut kind = None;
-    let mut id = None;
-    let mut data = None;
-    let mut file = None;
-    for KeyValue { key, value } in options::parse(definition, Some("qom-type")) {
-        match key.as_str() {
-            "qom-type" => kind = Some(value),
-            "id" => id = Some(value),
-            "data" => data = Some(value),
-            "file" => file = Some(value),
-            "format" if value == "raw" => {}
-            "format" | "keyid" | "iv" => {
-                return Err(Error::unsupported(format!(
-                    "secret option {key}={value} is not supported by this version"
+/// Letters, digits, `-`, `.` and `_`, a letter first.
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
+/// A `secret` as written.
+struct Definition {
+    data: Option<Zeroizing<String>>,
+    file: Option<String>,
+    envelope: Envelope,
+}
+
+impl Definition {
+    fn take(tree: &mut Tree) -> Result<Self> {
+        Ok(Self {
+            data: tree.take_text("data")?.map(Zeroizing::new),
+            file: tree.take_text("file")?,
+            envelope: Envelope::take(tree)?,
+        })
+    }
+
+    fn load(self, secrets: &Secrets) -> Result<Secret> {
+        let loaded = match (self.data, self.file) {
+            (Some(data), None) => Secret::new(data.as_bytes().to_vec()),
+            // A newline at the file's end is part of the password, as QEMU has it.
+            (None, Some(file)) => Secret::new(fs::read(&file).map_err(|error| {
+                Error::invalid(format!(
+                    "Unable to read {file}: Failed to open file “{file}”: {}",
+                    os_reason(&error)
+                ))
+            })?),
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("'file' and 'data' are mutually exclusive"));
+            }
+            (None, None) => {
+                return Err(Error::invalid("Either 'file' or 'data' must be provided"));
+            }
+        };
+        self.envelope.open(secrets, loaded)
+    }
+}
+
+/// How a secret's bytes are written, and what encrypts them.
+struct Envelope {
+    base64: bool,
+    key: Option<String>,
+    iv: Option<String>,
+}
+
+impl Envelope {
+    /// Takes the rest of a secret's options; nothing may be left then.
+    fn take(tree: &mut Tree) -> Result<Self> {
+        let base64 = match tree.take_text("format")?.as_deref() {
+            None | Some("raw") => false,
+            Some("base64") => true,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "Parameter 'format' does not accept value '{other}'"
                 )));
             }
+        };
+        let envelope = Self {
+            base64,
+            key: tree.take_text("keyid")?,
+            iv: tree.take_text("iv")?,
+        };
+        match tree.first() {
+            None => Ok(envelope),
             // What has no value of its own may be the end of a password with a comma in it.
-            _ if value == "on" => {
-                return Err(Error::invalid(
-                    "an option of the secret is unexpected (a comma in a value is written twice)",
-                ));
-            }
-            _ => return Err(Error::invalid(format!("Parameter '{key}' is unexpected"))),
+            Some((_, Value::Text(text))) if text == "on" => Err(Error::invalid(
+                "an option of the secret is unexpected (a comma in a value is written twice)",
+            )),
+            Some((key, _)) => Err(Error::invalid(format!("Parameter '{key}' is unexpected"))),
         }
     }
-    match kind.as_deref() {
-        Some("secret") => {}
-        Some(other) => {
-            return Err(Error::invalid(format!(
-                "Parameter 'qom-type' does not accept value '{other}'"
-            )));
+
+    fn open(self, secrets: &Secrets, content: Secret) -> Result<Secret> {
+        // The key comes first, so that a missing one is named whatever else is wrong.
+        let key = match &self.key {
+            None => None,
+            Some(id) => Some(secrets.of_any_bytes(id)?),
+        };
+        let iv = match (&key, &self.iv) {
+            (None, _) => None,
+            (Some(_), None) => return Err(Error::invalid("IV is required to decrypt secret")),
+            (Some(_), Some(iv)) => Some(decode(iv.as_bytes())?),
+        };
+        let content = if self.base64 {
+            decode(content.bytes())?
+        } else {
+            content
+        };
+        match (key, iv) {
+            (Some(key), Some(iv)) => key.unseal(iv.bytes(), &content),
+            _ => Ok(content),
         }
-        None => return Err(Error::invalid("Parameter 'qom-type' is missing")),
     }
-    let id = id.ok_or_else(|| Error::invalid("Parameter 'id' is missing"))?;
-    let secret = match (data, file) {
-        (Some(data), None) => Secret::new(data.into_bytes()),
-        // A newline at the file's end is part of the password, as QEMU has it.
-        (None, Some(file)) => Secret::new(fs::read(&file).map_err(|error| {
-            Error::invalid(format!(
-                "Unable to read {file}: Failed to open file “{file}”: {}",
-                os_reason(&error)
-            ))
-        })?),
-        (Some(_), Some(_)) => {
-            return Err(Error::invalid("'file' and 'data' are mutually exclusive"));
-        }
-        (None, None) => {
-            return Err(Error::invalid("Either 'file' or 'data' must be provided"));
-        }
+}
+
+/// Reads base64, whatever its lines. What isn't whole is refused; QEMU drops its last few bytes.
+fn decode(text: &[u8]) -> Result<Secret> {
+    let text: Zeroizing<Vec<u8>> =
+        Zeroizing::new(text.iter().copied().filter(|byte| *byte != b'\n').collect());
+    let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    if !text.iter().all(known) {
+        return Err(Error::invalid("Base64 data contains invalid characters"));
+    }
+    let mut bytes = Zeroizing::new(vec![0; text.len()]);
+    let length = STANDARD
+        .decode_slice(&*text, &mut bytes)
+        .map_err(|_| Error::invalid("Base64 data is incomplete"))?;
+    Ok(Secret::new(
+        bytes.get(..length).unwrap_or_default().to_vec(),
+    ))
+}
+
+/// The serial number of a key: text or a JSON number.
+fn take_serial(tree: &mut Tree) -> Result<Option<i32>> {
+    let number = match tree.take("serial") {
+        None => return Ok(None),
+        Some(Value::Number(number)) => number.as_i64(),
+        Some(Value::Text(text)) => text.parse().ok(),
+        Some(_) => None,
     };
-    if std::str::from_utf8(secret.bytes()).is_err() {
-        return Err(Error::invalid(format!(
-            "Data from secret {id} is not valid UTF-8"
-        )));
-    }
-    Ok((id, secret))
+    number
+        .and_then(|number| i32::try_from(number).ok())
+        .map(Some)
+        .ok_or_else(|| Error::invalid("Parameter 'serial' expects integer"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(definition: &str) -> String {
-        match Secrets::parse(&[definition.to_owned()]) {
-            Ok(_) => panic!("{definition} was accepted"),
+    fn message(definitions: &[&str]) -> String {
+        let definitions: Vec<String> = definitions.iter().map(|text| (*text).into()).collect();
+        match Secrets::parse(&definitions) {
+            Ok(secrets) => match secrets.get("s") {
+                Ok(_) => panic!("{definitions:?} was accepted"),
+                Err(error) => error.to_string(),
+            },
             Err(error) => error.to_string(),
         }
     }
@@ -115,14 +263,45 @@ mod tests {
     fn secrets_come_from_data_and_from_files_whole() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "from file\n").unwrap();
+        let path = file.path().display();
         let secrets = Secrets::parse(&[
             "secret,id=a,data=x,,y".to_owned(),
-            format!("secret,id=b,format=raw,file={}", file.path().display()),
+            format!("secret,id=b,format=raw,file={path}"),
+            "secret,id=c,format=base64,data=aGVs\nbG8=".to_owned(),
+            r#"{"qom-type":"secret","id":"d","data":"x,y"}"#.to_owned(),
         ])
         .unwrap();
         assert_eq!(secrets.get("a").unwrap().bytes(), b"x,y");
         assert_eq!(secrets.get("b").unwrap().bytes(), b"from file\n");
-        assert!(secrets.get("c").is_err());
+        assert_eq!(secrets.get("c").unwrap().bytes(), b"hello");
+        assert_eq!(secrets.get("d").unwrap().bytes(), b"x,y");
+        assert!(secrets.get("e").is_err());
+    }
+
+    const MASTER: &str = "secret,id=m,data=kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk";
+    const SEALED: &str = "secret,id=s,format=base64,data=SzSzroeOvT55AkwGz7RGWg==,keyid=m,\
+                          iv=aWlpaWlpaWlpaWlpaWlpaQ==";
+
+    #[test]
+    fn a_secret_opens_another() {
+        let secrets = Secrets::parse(&[MASTER.to_owned(), SEALED.to_owned()]).unwrap();
+        assert_eq!(secrets.get("s").unwrap().bytes(), b"secret");
+        let two = |definition| message(&[MASTER, definition]);
+        for (definition, expected) in [
+            ("secret,id=s,data=x,keyid=m", "IV is required to decrypt"),
+            (
+                "secret,id=s,data=x,keyid=m,iv=AAAA",
+                "16 bytes in length not 3",
+            ),
+            (
+                "secret,id=s,data=x,keyid=m,iv=%",
+                "contains invalid characters",
+            ),
+            ("secret,id=s,data=x,keyid=n,iv=%", "No secret with id 'n'"),
+        ] {
+            let message = two(definition);
+            assert!(message.contains(expected), "{message}");
+        }
     }
 
     #[test]
@@ -130,7 +309,12 @@ mod tests {
         for (definition, expected) in [
             ("secret,id=s", "Either 'file' or 'data' must be provided"),
             ("secret,data=hunter2", "Parameter 'id' is missing"),
+            ("secret,id=1,data=hunter2", "'id' expects an identifier"),
             ("foo,id=s", "'qom-type' does not accept value 'foo'"),
+            (
+                "iothread,id=s",
+                "objects of type 'iothread' are not supported",
+            ),
             ("id=s", "Parameter 'qom-type' is missing"),
             (
                 "secret,id=s,data=x,hunter2",
@@ -144,9 +328,24 @@ mod tests {
                 "secret,id=s,file=/nonexistent",
                 "Unable to read /nonexistent",
             ),
-            ("secret,id=s,data=hunter2,format=base64", "not supported"),
+            ("secret,id=s,data=hunter2,file=x", "mutually exclusive"),
+            ("secret,id=s,data=hunter2,format=x", "accept value 'x'"),
+            ("secret,id=s,data=hunter2,format=base64", "is incomplete"),
+            (
+                "secret,id=s,data=hunter%,format=base64",
+                "invalid characters",
+            ),
+            ("secret,id=s,data=/+8=,format=base64", "is not valid UTF-8"),
+            ("secret_keyring,id=s", "Parameter 'serial' is missing"),
+            ("secret_keyring,id=s,serial=x", "'serial' expects integer"),
+            ("secret_keyring,id=s,serial=0", "read serial key 00000000: "),
+            (
+                r#"{"qom-type":"secret","id":"s","data":5}"#,
+                "Invalid parameter type for 'data', expected: string",
+            ),
+            (r#"{"qom-type":"#, "JSON parse error"),
         ] {
-            let message = message(definition);
+            let message = message(&[definition]);
             assert!(message.contains(expected), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
         }

@@ -29,16 +29,19 @@
 //! when their owner goes; no implementation branches or indexes on secrets.
 
 mod backend;
+mod keyring;
 pub mod limit;
 mod portable;
 pub mod reference;
 mod secret;
 mod sector_cipher;
 mod soft;
+mod wrapped;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use backend::{Backend, BackendError};
+pub use keyring::from_keyring;
 pub use secret::{BACKEND_VARIABLE, Secret, chosen_backend, legacy_aes};
 pub use sector_cipher::AesCbc;
 

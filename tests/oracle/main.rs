@@ -17,6 +17,7 @@ mod errors;
 mod features;
 mod map;
 mod matrix;
+mod names;
 mod options;
 mod qemu_io;
 mod reports;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
     trials.extend(create::trials());
     trials.extend(errors::trials());
     trials.extend(features::trials());
+    trials.extend(names::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());

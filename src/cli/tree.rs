@@ -1,0 +1,308 @@
+//! Options in a tree: what `--image-opts`, `--object` and `json:` names are all about.
+//!
+//! QEMU takes the same tree in three spellings: `driver=raw,file.filename=x`, nested JSON, and JSON
+//! with dotted keys. Here all are kept flat, as a list of dotted keys, and taken out one by one; what
+//! remains in the end is what nobody understood, and is refused by name.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use super::options;
+use crate::error::{Error, Result};
+use crate::units::{SizeError, parse_size};
+
+/// A value in the tree. Lists and objects are flattened into keys.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// JSON's `null`.
+    Null,
+    /// JSON's `true` and `false`.
+    Switch(bool),
+    /// A JSON number.
+    Number(serde_json::Number),
+    /// Text; all that a list of `key=value` has.
+    Text(String),
+}
+
+/// A tree of options, flat.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Tree(Vec<(String, Value)>);
+
+impl Tree {
+    /// Reads `key=value,key2=value2`; of a key given twice the last one counts. `implied` is the key of
+    /// a first element without one.
+    pub(super) fn from_list(text: &str, implied: &str) -> Self {
+        let mut tree = Self::default();
+        for option in options::parse(text, Some(implied)) {
+            tree.0.retain(|(key, _)| *key != option.key);
+            tree.0.push((option.key, Value::Text(option.value)));
+        }
+        tree
+    }
+
+    /// Reads a JSON object.
+    ///
+    /// # Errors
+    /// Anything else; a key that is there twice; nesting beyond what any image needs.
+    pub(super) fn from_json(text: &str) -> Result<Self> {
+        if text.trim().is_empty() {
+            return Err(Error::invalid("Expecting a JSON value"));
+        }
+        let node: Node = serde_json::from_str(text)
+            .map_err(|error| Error::invalid(format!("JSON parse error, {error}")))?;
+        let Node::Map(entries) = node else {
+            return Err(Error::invalid("Invalid JSON object given"));
+        };
+        let mut tree = Self::default();
+        for (key, node) in entries {
+            tree.flatten(key, node)?;
+        }
+        Ok(tree)
+    }
+
+    fn flatten(&mut self, key: String, node: Node) -> Result<()> {
+        let value = match node {
+            Node::Value(value) => value,
+            Node::Map(entries) => {
+                for (below, node) in entries {
+                    self.flatten(format!("{key}.{below}"), node)?;
+                }
+                return Ok(());
+            }
+            Node::List(nodes) => {
+                for (index, node) in nodes.into_iter().enumerate() {
+                    self.flatten(format!("{key}.{index}"), node)?;
+                }
+                return Ok(());
+            }
+        };
+        if self.0.iter().any(|(known, _)| *known == key) {
+            return Err(Error::invalid(format!(
+                "JSON parse error, duplicate key '{key}'"
+            )));
+        }
+        self.0.push((key, value));
+        Ok(())
+    }
+
+    /// Takes an option out.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+        let at = self.0.iter().position(|(known, _)| known == key)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Takes out an option that is text.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub(super) fn take_text(&mut self, key: &str) -> Result<Option<String>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(Error::invalid(format!(
+                "Invalid parameter type for '{key}', expected: string"
+            ))),
+        }
+    }
+
+    /// Takes out an option that is a size, in bytes.
+    ///
+    /// # Errors
+    /// It is no size.
+    pub(super) fn take_size(&mut self, key: &str) -> Result<Option<u64>> {
+        let text = match self.take(key) {
+            None => return Ok(None),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::Text(text)) => text,
+            Some(Value::Null | Value::Switch(_)) => String::new(),
+        };
+        parse_size(&text).map(Some).map_err(|error| match error {
+            SizeError::Malformed => Error::invalid(format!(
+                "Parameter '{key}' expects a non-negative number below 2^64"
+            )),
+            SizeError::OutOfRange => Error::invalid(format!(
+                "Value '{text}' is out of range for parameter '{key}'"
+            )),
+        })
+    }
+
+    /// Takes out an option that is on or off.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(super) fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
+        Ok(Some(match self.take(key) {
+            None => return Ok(None),
+            Some(Value::Switch(on)) => on,
+            Some(Value::Text(text)) if matches!(text.as_str(), "on" | "yes" | "true" | "y") => true,
+            Some(Value::Text(text)) if matches!(text.as_str(), "off" | "no" | "false" | "n") => {
+                false
+            }
+            Some(_) => {
+                return Err(Error::invalid(format!(
+                    "Parameter '{key}' expects 'on' or 'off'"
+                )));
+            }
+        }))
+    }
+
+    /// Takes out everything below a key: `file.filename` becomes `filename` of the tree `file`.
+    pub(super) fn take_below(&mut self, key: &str) -> Self {
+        let mut below = Self::default();
+        self.0.retain_mut(|(known, value)| {
+            let rest = known
+                .strip_prefix(key)
+                .and_then(|rest| rest.strip_prefix('.'));
+            let Some(rest) = rest else {
+                return true;
+            };
+            below
+                .0
+                .push((rest.to_owned(), std::mem::replace(value, Value::Null)));
+            false
+        });
+        below
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first option that is left.
+    pub(super) fn first(&self) -> Option<(&str, &Value)> {
+        self.0.first().map(|(key, value)| (key.as_str(), value))
+    }
+}
+
+/// A JSON document as it is written, in which no key may be there twice: two programs that read one
+/// could otherwise see different images in it.
+enum Node {
+    Value(Value),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Value(Value::Null))
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<Node, E> {
+        Ok(Node::Value(Value::Switch(on)))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
+        Ok(Node::Value(Value::Number(number.into())))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
+        Ok(Node::Value(Value::Number(number.into())))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Node, E> {
+        serde_json::Number::from_f64(number)
+            .map(|number| Node::Value(Value::Number(number)))
+            .ok_or_else(|| E::custom("not a number"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Value(Value::Text(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = list.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Node::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries: Vec<(String, Node)> = Vec::new();
+        while let Some((key, node)) = map.next_entry::<String, Node>()? {
+            if entries.iter().any(|(known, _)| *known == key) {
+                return Err(A::Error::custom(format_args!("duplicate key '{key}'")));
+            }
+            entries.push((key, node));
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_spellings_are_one_tree() {
+        let mut nested =
+            Tree::from_json(r#" {"driver":"raw","file":{"filename":"x,y"}} "#).unwrap();
+        let dotted = Tree::from_json(r#"{"driver":"raw","file.filename":"x,y"}"#).unwrap();
+        let list = Tree::from_list("driver=qcow2,file.filename=x,,y,driver=raw", "file");
+        assert_eq!(nested, dotted);
+        let mut list = list;
+        let mut file = list.take_below("file");
+        assert_eq!(file.take_text("filename").unwrap().as_deref(), Some("x,y"));
+        assert!(file.is_empty());
+        assert_eq!(list.take("driver"), Some(Value::Text("raw".into())));
+        assert!(list.is_empty());
+        nested.take("driver");
+        assert_eq!(
+            nested.first(),
+            Some(("file.filename", &Value::Text("x,y".into())))
+        );
+    }
+
+    #[test]
+    fn values_have_kinds() {
+        let mut tree = Tree::from_json(
+            r#"{"a":512,"b":"1k","c":true,"d":"off","e":null,"f":[1,{"g":"h"}],"i":1.5,"j":-5}"#,
+        )
+        .unwrap();
+        assert_eq!(tree.take_size("a").unwrap(), Some(512));
+        assert_eq!(tree.take_size("b").unwrap(), Some(1024));
+        assert_eq!(tree.take_switch("c").unwrap(), Some(true));
+        assert_eq!(tree.take_switch("d").unwrap(), Some(false));
+        assert_eq!(tree.take("e"), Some(Value::Null));
+        assert_eq!(tree.take_size("f.0").unwrap(), Some(1));
+        assert_eq!(tree.take_text("f.1.g").unwrap().as_deref(), Some("h"));
+        assert!(tree.take_size("i").is_err());
+        let error = tree.take_size("j").unwrap_err().to_string();
+        assert_eq!(error, "Value '-5' is out of range for parameter 'j'");
+        assert!(tree.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for (text, message) in [
+            ("", "Expecting a JSON value"),
+            ("  ", "Expecting a JSON value"),
+            ("[]", "Invalid JSON object given"),
+            ("5", "Invalid JSON object given"),
+            ("{", "JSON parse error, EOF"),
+            ("{} x", "JSON parse error, trailing characters"),
+            (r#"{"a":1,"a":2}"#, "duplicate key 'a'"),
+            (r#"{"a":{"b":1},"a.b":2}"#, "duplicate key 'a.b'"),
+            (&r#"{"a":"#.repeat(100_000), "recursion limit"),
+        ] {
+            let error = Tree::from_json(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}
