@@ -12,11 +12,13 @@ mod cache;
 mod file;
 mod memory;
 mod unfinished;
+mod window;
 
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
 pub use memory::{Change, Fault, MemoryStorage, Operation};
 pub use unfinished::UnfinishedFile;
+pub use window::{Window, WindowRange};
 
 use std::fmt::Debug;
 use std::ops::Range;

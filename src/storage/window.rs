@@ -1,0 +1,218 @@
+//! Part of a storage, as a storage: `driver=raw,offset=…,size=…`.
+//!
+//! What lies around the window belongs to others, so nothing here reads, writes, punches or grows
+//! beyond it, whatever it is asked.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Storage;
+use crate::error::{Error, Result};
+
+/// Where a window lies, in bytes of the storage below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowRange {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length; without one it reaches to the end.
+    pub size: Option<u64>,
+}
+
+/// A fixed part of a storage.
+#[derive(Debug)]
+pub struct Window {
+    inner: Arc<dyn Storage>,
+    offset: u64,
+    size: u64,
+}
+
+impl Window {
+    /// Opens the window.
+    ///
+    /// # Errors
+    /// It isn't completely inside the storage, or no whole number of sectors long.
+    pub fn open(inner: Arc<dyn Storage>, range: WindowRange) -> Result<Self> {
+        let WindowRange { offset, size } = range;
+        let whole = inner.len()?;
+        let Some(rest) = whole.checked_sub(offset) else {
+            return Err(Error::invalid(format!(
+                "Offset ({offset}) cannot be greater than size of the containing file ({whole})"
+            )));
+        };
+        let size = match size {
+            None => rest,
+            Some(size) if size > rest => {
+                // The two blanks are qemu-img's.
+                return Err(Error::invalid(format!(
+                    "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to \
+                     the  actual size of the containing file ({whole})"
+                )));
+            }
+            Some(size) if !size.is_multiple_of(512) => {
+                return Err(Error::invalid("Specified size is not multiple of 512"));
+            }
+            Some(size) => size,
+        };
+        Ok(Self {
+            inner,
+            offset,
+            size,
+        })
+    }
+
+    /// How much of `length` bytes from `offset` on is inside the window, and where that is below.
+    fn inside(&self, offset: u64, length: usize) -> (u64, usize) {
+        let rest = self.size.saturating_sub(offset);
+        let length = usize::try_from(rest).map_or(length, |rest| length.min(rest));
+        (self.offset.saturating_add(offset), length)
+    }
+
+    fn refuse_beyond(&self, end: Option<u64>) -> Result<()> {
+        if end.is_some_and(|end| end <= self.size) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "a window of {} bytes of a file can't grow",
+            self.size
+        )))
+    }
+}
+
+impl Storage for Window {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let (below, length) = self.inside(offset, buf.len());
+        self.inner
+            .read_at(below, buf.get_mut(..length).unwrap_or_default())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.refuse_beyond(offset.checked_add(data.len() as u64))?;
+        self.inner
+            .write_at(self.offset.saturating_add(offset), data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.size)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if len == self.size {
+            return Ok(());
+        }
+        Err(Error::invalid("Cannot resize fixed-size raw disks"))
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        self.refuse_beyond(Some(range.end))?;
+        let below = |at| self.offset.saturating_add(at);
+        self.inner.punch(below(range.start)..below(range.end))
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        self.refuse_beyond(Some(len))?;
+        Ok(false)
+    }
+
+    fn copy_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<bool> {
+        self.refuse_beyond(offset.checked_add(length))?;
+        let below = self.offset.saturating_add(offset);
+        self.inner.copy_from(below, source, source_offset, length)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.inner.writes_serially()
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        let below = self.inner.next_data(self.offset.saturating_add(offset))?;
+        Ok(below.and_then(|range| {
+            let start = range.start.saturating_sub(self.offset).max(offset);
+            let end = range.end.saturating_sub(self.offset).min(self.size);
+            (start < end).then_some(start..end)
+        }))
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.inner.allocated()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.inner.flush()
+    }
+
+    /// Whatever is there already is there.
+    fn starts_as_zeroes(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    fn window(offset: u64, size: Option<u64>) -> Result<(Arc<MemoryStorage>, Window)> {
+        let bytes = (0..=255).flat_map(|byte| [byte; 8]).collect();
+        let inner = Arc::new(MemoryStorage::new(bytes));
+        let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&inner);
+        Window::open(storage, WindowRange { offset, size }).map(|window| (inner, window))
+    }
+
+    #[test]
+    fn reads_stay_inside() {
+        let (_, window) = window(1000, Some(512)).unwrap();
+        assert_eq!(window.len().unwrap(), 512);
+        let mut buf = [0; 600];
+        assert_eq!(window.read_at(0, &mut buf).unwrap(), 512);
+        assert_eq!((buf[0], buf[511], buf[512]), (125, 188, 0));
+        assert_eq!(window.read_at(500, &mut buf).unwrap(), 12);
+        assert_eq!(window.read_at(512, &mut buf).unwrap(), 0);
+        assert_eq!(window.read_at(u64::MAX, &mut buf).unwrap(), 0);
+        assert_eq!(window.next_data(0).unwrap(), Some(0..512));
+        assert_eq!(window.next_data(100).unwrap(), Some(100..512));
+        assert_eq!(window.next_data(512).unwrap(), None);
+    }
+
+    #[test]
+    fn writes_stay_inside() {
+        let (inner, window) = window(1000, Some(512)).unwrap();
+        let before = inner.len().unwrap();
+        window.write_at(510, &[7, 8]).unwrap();
+        assert!(window.write_at(511, &[7, 8]).is_err());
+        assert!(window.write_at(u64::MAX, &[7]).is_err());
+        assert!(window.set_len(511).is_err());
+        assert!(window.set_len(513).is_err());
+        assert!(window.reserve(513).is_err());
+        assert!(window.punch(0..513).is_err());
+        window.set_len(512).unwrap();
+        let mut around = [0; 4];
+        inner.read_at(1509, &mut around).unwrap();
+        assert_eq!(around, [188, 7, 8, 189]);
+        assert_eq!(inner.len().unwrap(), before);
+    }
+
+    #[test]
+    fn a_window_must_be_inside_its_storage() {
+        assert_eq!(window(5, None).unwrap().1.len().unwrap(), 2043);
+        assert_eq!(window(2048, None).unwrap().1.len().unwrap(), 0);
+        for (offset, size, message) in [
+            (2049, None, "Offset (2049) cannot be greater than size"),
+            (u64::MAX, Some(512), "cannot be greater than size"),
+            (5, Some(2048), "The sum of offset (5) and size (2048)"),
+            (5, Some(u64::MAX), "The sum of offset (5)"),
+            (5, Some(511), "Specified size is not multiple of 512"),
+        ] {
+            let error = window(offset, size).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}
