@@ -169,6 +169,9 @@ pub struct ConvertArgs {
     /// The target exists: write into it
     #[arg(short = 'n', long)]
     pub(super) no_create: bool,
+    /// The target is an option string, not a file name (with -n)
+    #[arg(long)]
+    pub(super) target_image_opts: bool,
     /// The target reads as zeroes already (with -n)
     #[arg(long)]
     pub(super) target_is_zero: bool,

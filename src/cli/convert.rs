@@ -8,12 +8,12 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::objects::Secrets;
-use super::operands::{cache, source, target, target_options};
+use super::operands::{cache, existing_target, source, target, target_options};
 use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, image_name};
-use crate::commands::{self, Existing, SnapshotName};
+use crate::commands::{self, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::units::{SizeError, parse_size};
 
@@ -33,7 +33,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         return Err(anyhow!("No support for concatenating multiple snapshot").into());
     }
     let name = to.to_string_lossy();
-    let existing = existing(args)?;
+    check_existing(args)?;
     let format = image_name::format(&args.target_format)?;
     let lists = &args.target_options;
     let Some(options) = target_options(format, &name, lists, args.encrypt.as_deref())? else {
@@ -50,9 +50,18 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         Ok(source)
     });
     let sources = sources.collect::<Result<_, Failure>>()?;
-    let mut target = target(to, format, &options, &secrets, target_cache)
-        .map_err(|error| error.context(format!("{name}: error while converting {format}")))?;
-    target.existing = existing;
+    let target = if args.no_create {
+        let options = args.target_image_opts;
+        let format = &args.target_format;
+        let mut target = existing_target(to, format, options, &secrets, target_cache)?;
+        if let Some(existing) = &mut target.existing {
+            existing.is_zero = args.target_is_zero;
+        }
+        target
+    } else {
+        target(to, format, &options, &secrets, target_cache)
+            .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
+    };
     if options.size().is_some() {
         return Err(
             anyhow!("{name}: the size is the source's; resize the image afterwards").into(),
@@ -90,16 +99,18 @@ fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
     Ok(SnapshotName::Both { id, name })
 }
 
-fn existing(args: &ConvertArgs) -> Result<Option<Existing>, Failure> {
+/// Refuses options that only make sense with an existing target, or only without one.
+fn check_existing(args: &ConvertArgs) -> Result<(), Failure> {
     if args.target_is_zero && !args.no_create {
         return Err(anyhow!("--target-is-zero requires use of -n flag").into());
+    }
+    if args.target_image_opts && !args.no_create {
+        return Err(anyhow!("--target-image-opts requires use of -n flag").into());
     }
     if args.no_create && !args.target_options.is_empty() {
         return Err(anyhow!("-o has no effect when skipping image creation").into());
     }
-    Ok(args.no_create.then_some(Existing {
-        is_zero: args.target_is_zero,
-    }))
+    Ok(())
 }
 
 fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {

@@ -1,14 +1,14 @@
-//! How an image is named: a file name, or with `--image-opts` an option string.
+//! How an image is named: a file name, `json:{…}`, or with `--image-opts` an option string.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 
+use super::block_node::{self, Node, Shown};
 use super::objects::Secrets;
-use super::options::{self, KeyValue};
+use super::render;
+use super::tree::{self, Tree};
 use crate::commands::{Source, names};
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::formats::qcow2::EncryptionMethod;
 
 /// The format of that name.
 ///
@@ -18,23 +18,50 @@ pub fn format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
 }
 
-/// An existing image from its name and the format that `-f` stated.
+/// An existing image from its name and the format that `-f` stated, and the name by which `info`
+/// shows it.
 ///
 /// # Errors
-/// An unknown format or protocol, as `Could not open 'name': …`.
-pub fn by_name<'a>(name: &OsStr, stated: Option<&str>) -> Result<Source<'a>> {
+/// An unknown format or protocol, a malformed `json:` name, as `Could not open 'name': …`.
+pub fn by_name<'a>(
+    name: &OsStr,
+    stated: Option<&str>,
+    secrets: &'a Secrets,
+) -> Result<(Source<'a>, String)> {
     let text = name.to_string_lossy().into_owned();
     let source = || {
-        let format = match stated {
-            None => None,
-            Some(name) => Some(
-                Format::from_name(name)
-                    .ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))?,
-            ),
-        };
-        Ok(Source::plain(names::file(name)?, text.clone(), format))
+        if text.starts_with(JSON) {
+            return by_json(name, stated, secrets);
+        }
+        let format = stated.map(block_node::known_format).transpose()?;
+        let path = names::file(name)?;
+        let shown = path.to_string_lossy().into_owned();
+        Ok((Source::plain(path, text.clone(), format), shown))
     };
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
+}
+
+fn by_json<'a>(
+    name: &OsStr,
+    stated: Option<&str>,
+    secrets: &'a Secrets,
+) -> Result<(Source<'a>, String)> {
+    let not_parsed = |error: Error| error.context("Could not parse the JSON options");
+    let text = name
+        .to_str()
+        .ok_or_else(|| not_parsed(Error::invalid("they are not UTF-8")))?;
+    let json = text.strip_prefix(JSON).unwrap_or_default();
+    let mut tree = Tree::from_json(json).map_err(|error| {
+        if error.to_string() == tree::NO_OBJECT {
+            return error;
+        }
+        not_parsed(error)
+    })?;
+    if let Some(format) = stated {
+        tree.take("driver");
+        tree.put("driver", format);
+    }
+    finish(block_node::image(tree, text, secrets)?)
 }
 
 /// An existing image from an option string, and the name by which `info` shows it.
@@ -47,93 +74,27 @@ pub fn by_options<'a>(text: &OsStr, secrets: &'a Secrets) -> Result<(Source<'a>,
     let Some(text) = text.to_str() else {
         return Err(could_not(Error::invalid("the options are not UTF-8")));
     };
-    parse(text, secrets).map_err(could_not)
+    let tree = Tree::from_list(text, "file");
+    block_node::image(tree, text, secrets)
+        .and_then(finish)
+        .map_err(could_not)
 }
 
-fn parse<'a>(text: &str, secrets: &'a Secrets) -> Result<(Source<'a>, String)> {
-    let mut driver = None;
-    let mut file_driver = None;
-    let mut filename = None;
-    let mut encryption = None;
-    let mut key_secret = None;
-    for KeyValue { key, value } in options::parse(text, Some("file")) {
-        match key.as_str() {
-            "driver" => driver = Some(value),
-            "file.driver" => file_driver = Some(value),
-            "file.filename" => filename = Some(value),
-            "encrypt.format" => encryption = Some(value),
-            "encrypt.key-secret" => key_secret = Some(value),
-            "file" => {
-                return Err(Error::invalid(format!(
-                    "Cannot find device='{value}' nor node-name='{value}'"
-                )));
-            }
-            _ => {
-                let driver = driver.as_deref().unwrap_or("qcow2");
-                return Err(Error::invalid(format!(
-                    "Block format '{driver}' does not support the option '{key}'"
-                )));
-            }
-        }
-    }
-    let format = match driver.as_deref() {
-        None => None,
-        Some(name) => Some(
-            Format::from_name(name)
-                .ok_or_else(|| Error::invalid(format!("Unknown driver '{name}'")))?,
-        ),
+fn finish(node: Node<'_>) -> Result<(Source<'_>, String)> {
+    let shown = match node.shown {
+        Shown::Plain(name) => name,
+        Shown::Json(json) => format!("{JSON}{}", render::json::one_line(&json)?),
     };
-    match file_driver.as_deref() {
-        None | Some("file") => {}
-        Some(other) => return Err(Error::invalid(format!("Unknown driver '{other}'"))),
-    }
-    let filename = filename.ok_or_else(|| {
-        Error::invalid(if file_driver.is_some() {
-            "The 'file' block driver requires a file name"
-        } else {
-            "A block device must be specified for \"file\""
-        })
-    })?;
-    let encryption = match encryption.as_deref() {
-        None => None,
-        Some("aes") => Some(EncryptionMethod::Aes),
-        Some("luks") => Some(EncryptionMethod::Luks),
-        Some(other) => {
-            return Err(Error::invalid(format!(
-                "Parameter 'encrypt.format' does not accept value '{other}'"
-            )));
-        }
-    };
-    let secret = match &key_secret {
-        None => None,
-        Some(id) => Some(secrets.get(id)?),
-    };
-    // Options that the file's name alone doesn't say make it a name of the form json:{…}.
-    let shown = match (&key_secret, format) {
-        (Some(id), Some(format)) => shown_as_json(id, format, &filename),
-        _ => filename.clone(),
-    };
-    let source = Source {
-        secret,
-        encryption,
-        ..Source::plain(PathBuf::from(&filename), text.to_owned(), format)
-    };
-    Ok((source, shown))
+    Ok((node.source, shown))
 }
 
-fn shown_as_json(key_secret: &str, format: Format, filename: &str) -> String {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    format!(
-        "json:{{\"encrypt.key-secret\": {}, \"driver\": {}, \"file\": {{\"driver\": \"file\", \
-         \"filename\": {}}}}}",
-        quoted(key_secret),
-        quoted(format.name()),
-        quoted(filename)
-    )
-}
+/// What a name starts with that is a tree of options.
+const JSON: &str = "json:";
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]

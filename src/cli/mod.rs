@@ -6,6 +6,7 @@
 //! callers take anything there for a failure.
 
 mod args;
+mod block_node;
 mod check;
 mod convert;
 mod create;
@@ -22,7 +23,6 @@ mod password;
 mod progress;
 mod render;
 mod speed;
-#[allow(dead_code, reason = "image names are not made of it yet")]
 mod tree;
 mod usage;
 

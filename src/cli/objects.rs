@@ -112,7 +112,7 @@ impl Secrets {
 }
 
 /// Letters, digits, `-`, `.` and `_`, a letter first.
-fn is_identifier(text: &str) -> bool {
+pub(super) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text
             .chars()

@@ -6,10 +6,10 @@ use anyhow::anyhow;
 
 use super::create_options::{self, Options};
 use super::objects::Secrets;
-use super::{Failure, image_name, options, print};
-use crate::commands::{Source, Target, TargetOptions, names};
-use crate::formats::Format;
-use crate::formats::qcow2::EncryptionMethod;
+use super::{Failure, complain, image_name, options, print};
+use crate::commands::{Existing, Source, Target, TargetOptions, names};
+use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
+use crate::formats::{Format, Preallocation};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
@@ -66,9 +66,7 @@ pub(super) fn source<'a>(
     secrets: &'a Secrets,
 ) -> Result<(Source<'a>, String), Failure> {
     if !image_opts {
-        let source = image_name::by_name(operand, format)?;
-        let shown = source.name.clone();
-        return Ok((source, shown));
+        return Ok(image_name::by_name(operand, format, secrets)?);
     }
     if format.is_some() {
         return Err(anyhow!("--image-opts and --format are mutually exclusive").into());
@@ -129,5 +127,60 @@ pub(super) fn target<'a>(
         preallocation: options.preallocation()?,
         cache,
         existing: None,
+        windows: Vec::new(),
     })
+}
+
+/// An existing image that is written over, named as sources are.
+pub(super) fn existing_target<'a>(
+    operand: &OsStr,
+    format: &str,
+    image_opts: bool,
+    secrets: &'a Secrets,
+    cache: CacheMode,
+) -> Result<Target<'a>, Failure> {
+    let (source, _) = if image_opts {
+        image_name::by_options(operand, secrets)?
+    } else {
+        image_name::by_name(operand, Some(format), secrets)?
+    };
+    let format = match source.format {
+        Some(format) => format,
+        None => found_format(&source)?,
+    };
+    Ok(Target {
+        path: source.path,
+        name: source.name,
+        options: match format {
+            Format::Raw => TargetOptions::Raw,
+            Format::Qcow2 => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
+        },
+        preallocation: Preallocation::Off,
+        cache,
+        existing: Some(Existing {
+            is_zero: false,
+            guarded: source.format.is_none(),
+        }),
+        windows: source.windows,
+    })
+}
+
+/// The format of an image that will be written to, of which nobody stated it. That it is raw can only
+/// be guessed, and the user is warned.
+pub(super) fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
+    let format = source.open_file()?.format;
+    if format == Format::Raw {
+        let name = source.path.display();
+        for line in [
+            &format!(
+                "WARNING: Image format was not specified for '{name}' and probing guessed raw."
+            ),
+            "         Automatically detecting the format is dangerous for raw images, write \
+             operations on block 0 will be restricted.",
+            "         Specify the 'raw' format explicitly to remove the restrictions.",
+        ] {
+            complain(line);
+        }
+    }
+    Ok(format)
 }

@@ -12,6 +12,9 @@ use super::options;
 use crate::error::{Error, Result};
 use crate::units::{SizeError, parse_size};
 
+/// What is said of JSON that isn't an object.
+pub(super) const NO_OBJECT: &str = "Invalid JSON object given";
+
 /// A value in the tree. Lists and objects are flattened into keys.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
@@ -23,6 +26,18 @@ pub(super) enum Value {
     Number(serde_json::Number),
     /// Text; all that a list of `key=value` has.
     Text(String),
+}
+
+impl Value {
+    /// As JSON.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Switch(on) => (*on).into(),
+            Self::Number(number) => number.clone().into(),
+            Self::Text(text) => text.as_str().into(),
+        }
+    }
 }
 
 /// A tree of options, flat.
@@ -52,7 +67,7 @@ impl Tree {
         let node: Node = serde_json::from_str(text)
             .map_err(|error| Error::invalid(format!("JSON parse error, {error}")))?;
         let Node::Map(entries) = node else {
-            return Err(Error::invalid("Invalid JSON object given"));
+            return Err(Error::invalid(NO_OBJECT));
         };
         let mut tree = Self::default();
         for (key, node) in entries {
@@ -84,6 +99,25 @@ impl Tree {
         }
         self.0.push((key, value));
         Ok(())
+    }
+
+    /// Whether there is an option of that name, or any below it.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(known, _)| {
+            let rest = known.strip_prefix(key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
+    /// An option, which stays.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        let found = self.0.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value)
+    }
+
+    /// Adds an option that isn't there.
+    pub(super) fn put(&mut self, key: &str, value: &str) {
+        self.0.push((key.to_owned(), Value::Text(value.to_owned())));
     }
 
     /// Takes an option out.

@@ -39,7 +39,7 @@ pub fn run(
     if opened.format == Format::Raw {
         return Ok(Outcome::NoCheck);
     }
-    let storage = opened.file.as_ref();
+    let storage = opened.storage.as_ref();
     let read_header = || {
         qcow2::Header::read_for_check(storage)
             .map_err(|error| error.context(format!("Could not open '{}'", source.name)))

@@ -250,6 +250,7 @@ fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
     let mut child = ImageInfo::new(path, protocol, length, actual_size);
     child.format_specific = Some(FormatSpecific::File {});
     let name = source.name.clone();
+    let length = opened.storage.len()?.next_multiple_of(SECTOR_SIZE);
     let mut info = ImageInfo::new(name, opened.format.name(), length, actual_size);
     info.children.push(Child {
         name: "file",
@@ -258,7 +259,8 @@ fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
     let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
     if let Some(header) = opened.header().map_err(could_not_open)? {
         describe_qcow2(&header, source, &mut info);
-        list_snapshots_and_bitmaps(file, &header, &mut info).map_err(could_not_open)?;
+        list_snapshots_and_bitmaps(opened.storage.as_ref(), &header, &mut info)
+            .map_err(could_not_open)?;
     }
     Ok((info, opened))
 }

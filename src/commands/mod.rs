@@ -17,7 +17,7 @@ mod target;
 use std::path::Path;
 
 pub use names::Names;
-pub use source::{SnapshotName, Source};
+pub use source::{Below, SnapshotName, Source};
 pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;

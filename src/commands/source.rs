@@ -14,7 +14,7 @@ use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
 use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, extensions, features};
 use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
-use crate::storage::{Access, CacheMode, FileStorage, Storage};
+use crate::storage::{Access, CacheMode, FileStorage, Storage, Window, WindowRange};
 
 /// How many images a chain may have. People's chains have a dozen; each costs a descriptor and tables.
 const MOST_LAYERS: usize = 256;
@@ -38,6 +38,12 @@ pub struct Source<'a> {
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
     pub snapshot: Option<SnapshotName>,
+    /// What part of the file the image is in: a window, and maybe a window of that.
+    pub windows: Vec<WindowRange>,
+    /// The external data file, where an option named one; else it is the one that the image names.
+    pub data_file: Option<PathBuf>,
+    /// What is below the image.
+    pub below: Below<'a>,
 }
 
 /// How an internal snapshot is named.
@@ -72,11 +78,27 @@ impl SnapshotName {
     }
 }
 
+/// What is below an image.
+#[derive(Clone, Default)]
+pub enum Below<'a> {
+    /// The backing file that the image names, if any.
+    #[default]
+    Stored,
+    /// The backing file that the image names, opened with this one's password and format.
+    StoredWith(Box<Source<'a>>),
+    /// This image.
+    Given(Box<Source<'a>>),
+    /// Nothing, whatever the image names.
+    Nothing,
+}
+
 /// A file opened for reading, and its format.
 #[derive(Debug)]
 pub struct Opened {
     /// The file.
     pub file: Arc<FileStorage>,
+    /// The part of the file that the image is in; most often all of it.
+    pub storage: Arc<dyn Storage>,
     /// The format that was stated or found.
     pub format: Format,
 }
@@ -89,7 +111,7 @@ impl Opened {
     pub fn header(&self) -> Result<Option<Header>> {
         match self.format {
             Format::Raw => Ok(None),
-            Format::Qcow2 => Header::read(self.file.as_ref()).map(Some),
+            Format::Qcow2 => Header::read(self.storage.as_ref()).map(Some),
         }
     }
 }
@@ -139,6 +161,9 @@ impl<'a> Source<'a> {
             cache: CacheMode::Writeback,
             names: Names::Follow,
             snapshot: None,
+            windows: Vec::new(),
+            data_file: None,
+            below: Below::Stored,
         }
     }
 
@@ -161,17 +186,34 @@ impl<'a> Source<'a> {
                     "The 'file' block driver requires a file name",
                 ));
             }
-            let file = FileStorage::open(&self.path, access, self.cache)?;
+            let file = Arc::new(FileStorage::open(&self.path, access, self.cache)?);
+            let storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
             let format = match self.format {
                 Some(format) => format,
-                None => formats::probe(&file)?,
+                None => formats::probe(storage.as_ref())?,
             };
+            if format == Format::Raw {
+                self.refuse_encryption()?;
+            }
             Ok(Opened {
-                file: Arc::new(file),
+                file,
+                storage,
                 format,
             })
         };
         open().map_err(|error| self.could_not_open(error))
+    }
+
+    /// A raw image isn't encrypted; who says that it is would get ciphertext for data.
+    fn refuse_encryption(&self) -> Result<()> {
+        let option = match (self.encryption, self.secret) {
+            (None, None) => return Ok(()),
+            (Some(_), _) => "encrypt.format",
+            (None, Some(_)) => "encrypt.key-secret",
+        };
+        Err(Error::invalid(format!(
+            "Block format 'raw' does not support the option '{option}'"
+        )))
     }
 
     /// Opens the image and everything below it for reading, asking for passwords where they are
@@ -222,7 +264,7 @@ impl<'a> Source<'a> {
         self.refuse_loop(&opened, above)?;
         let open = || {
             let mut files = vec![Arc::clone(&opened.file)];
-            let storage: Arc<dyn Storage> = Arc::<FileStorage>::clone(&opened.file);
+            let storage = Arc::clone(&opened.storage);
             let mut below = None;
             let image: Arc<dyn Image> = match opened.header()? {
                 None => Arc::new(RawImage::open(storage)?),
@@ -230,7 +272,7 @@ impl<'a> Source<'a> {
                     let secret = self.secret_for(&header, passwords)?;
                     let data = self.data_file(&header)?;
                     files.extend(data.clone());
-                    below = self.backing(&header)?;
+                    below = self.below(&header)?;
                     let header = self.at_snapshot(header, &opened)?;
                     let data = data.map(|file| file as Arc<dyn Storage>);
                     Arc::new(Qcow2Image::open_with(storage, data, header, secret)?)
@@ -279,12 +321,44 @@ impl<'a> Source<'a> {
         if !header.has_incompatible(features::DATA_FILE) {
             return Ok(None);
         }
-        let name = header
-            .extension(extensions::DATA_FILE)
-            .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
-        let path = self.names.resolve(&self.path, name, "data file")?;
+        let path = match &self.data_file {
+            Some(path) => path.clone(),
+            None => {
+                let name = header
+                    .extension(extensions::DATA_FILE)
+                    .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
+                self.names.resolve(&self.path, name, "data file")?
+            }
+        };
         let file = FileStorage::open(&path, Access::Read, self.cache)?;
         Ok(Some(Arc::new(file)))
+    }
+
+    /// The image below: what the options say, or the backing file that the header names.
+    fn below(&self, header: &Header) -> Result<Option<Self>> {
+        let given = match &self.below {
+            Below::Stored => return self.backing(header),
+            Below::Nothing => return Ok(None),
+            Below::Given(given) => Self {
+                cache: self.cache,
+                names: self.names,
+                ..given.as_ref().clone()
+            },
+            Below::StoredWith(given) => {
+                let Some(stored) = self.backing(header)? else {
+                    return Ok(None);
+                };
+                Self {
+                    path: stored.path,
+                    name: stored.name,
+                    format: given.format.or(stored.format),
+                    cache: stored.cache,
+                    names: stored.names,
+                    ..given.as_ref().clone()
+                }
+            }
+        };
+        Ok(Some(given))
     }
 
     /// The backing file, where the image has one.
@@ -308,15 +382,11 @@ impl<'a> Source<'a> {
                 })?)
             }
         };
+        let name = path.to_string_lossy().into_owned();
         Ok(Some(Self {
-            name: path.to_string_lossy().into_owned(),
-            path,
-            format,
-            secret: None,
-            encryption: None,
             cache: self.cache,
             names: self.names,
-            snapshot: None,
+            ..Self::plain(path, name, format)
         }))
     }
 
@@ -331,8 +401,15 @@ impl<'a> Source<'a> {
     ) -> Result<Option<&'s Secret>> {
         let method = header.encryption();
         if let Some(stated) = self.encryption
+            && method == EncryptionMethod::None
+        {
+            return Err(Error::invalid(format!(
+                "No encryption in image header, but options specified format '{}'",
+                stated.name()
+            )));
+        }
+        if let Some(stated) = self.encryption
             && stated != method
-            && method != EncryptionMethod::None
         {
             return Err(Error::invalid(format!(
                 "Header reported '{}' encryption format but options specify '{}'",
@@ -360,6 +437,16 @@ pub(super) fn could_not_open(name: &str, error: Error) -> Error {
     // The file's own name is in the message already where both are the same, but qemu-img repeats
     // it, and its callers look for the whole.
     error.context(format!("Could not open '{}'", printable(name)))
+}
+
+/// A part of a file: a window, and windows of that.
+///
+/// # Errors
+/// The file has no such part.
+pub(super) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<Arc<dyn Storage>> {
+    windows.iter().try_fold(file, |storage, range| {
+        Ok(Arc::new(Window::open(storage, *range)?) as Arc<dyn Storage>)
+    })
 }
 
 /// What is said of a chain that leads back into itself.

@@ -8,15 +8,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::source::could_not_open;
+use super::source::{could_not_open, inside};
 use super::{Passwords, Source, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::qcow2::write::OpenOptions;
 use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2};
 use crate::formats::raw::{self, NewRaw};
-use crate::formats::{Format, Image, NewImage, Preallocation};
-use crate::storage::{Access, CacheMode, FileStorage, Storage, UnfinishedFile};
+use crate::formats::{Format, GuardedStart, Image, NewImage, Preallocation};
+use crate::storage::{Access, CacheMode, FileStorage, Storage, UnfinishedFile, WindowRange};
 
 /// A new image's file, format and options.
 pub struct Target<'a> {
@@ -32,6 +32,8 @@ pub struct Target<'a> {
     pub cache: CacheMode,
     /// Whether the file exists and is written over; `None` makes a new one.
     pub existing: Option<Existing>,
+    /// What part of an existing file the image is in; see [`Source::windows`](super::Source::windows).
+    pub windows: Vec<WindowRange>,
 }
 
 /// An existing image that is written over.
@@ -39,6 +41,8 @@ pub struct Target<'a> {
 pub struct Existing {
     /// The caller's word that it reads as zeroes.
     pub is_zero: bool,
+    /// Whether its format was found and not stated, so that its start must stay raw.
+    pub guarded: bool,
 }
 
 /// A new image's format and options. The size is the caller's to fill in.
@@ -92,11 +96,18 @@ impl Target<'_> {
             let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)?;
             refuse(&file)?;
             let file = Arc::new(file);
+            let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
+                .map_err(|error| could_not_open(&self.name, error))?;
             let image: Box<dyn NewImage> = match &self.options {
-                TargetOptions::Raw => Box::new(NewRaw::over(file, size, existing.is_zero, flush)?),
+                TargetOptions::Raw => {
+                    if existing.guarded {
+                        storage = Arc::new(GuardedStart(storage));
+                    }
+                    Box::new(NewRaw::over(storage, size, existing.is_zero, flush)?)
+                }
                 TargetOptions::Qcow2(_, secret) => {
                     let open = || {
-                        let image = self.open_existing(file, *secret, passwords)?;
+                        let image = self.open_existing(&file, storage, *secret, passwords)?;
                         qcow2::OverQcow2::new(image, size, existing.is_zero)
                     };
                     Box::new(open().map_err(|error| could_not_open(&self.name, error))?)
@@ -164,7 +175,8 @@ impl Target<'_> {
     /// is: what is written into it may never be found again.
     fn open_existing(
         &self,
-        file: Arc<FileStorage>,
+        file: &FileStorage,
+        storage: Arc<dyn Storage>,
         secret: Option<&Secret>,
         passwords: &dyn Passwords,
     ) -> Result<qcow2::WritableQcow2> {
@@ -172,20 +184,20 @@ impl Target<'_> {
         let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
         source.secret = secret;
         source.cache = self.cache;
-        let header = Header::read(file.as_ref())?;
+        let header = Header::read(storage.as_ref())?;
         let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
         let backing = source.backing(&header)?;
         let backing = backing.map(|below| below.open(passwords)).transpose()?;
         if let Some(backing) = &backing {
-            self.refuse_sources(file.as_ref(), &backing.files())?;
+            self.refuse_sources(file, &backing.files())?;
         }
-        refuse_damaged(file.as_ref(), &header)?;
+        refuse_damaged(storage.as_ref(), &header)?;
         let options = OpenOptions {
             cipher,
             backing: backing.map(|backing| backing.image as Arc<dyn Image>),
             flush: self.cache.flushes(),
         };
-        qcow2::WritableQcow2::open(file, &header, options)
+        qcow2::WritableQcow2::open(storage, &header, options)
     }
 
     fn refuse_sources(&self, target: &FileStorage, sources: &[&FileStorage]) -> Result<()> {
@@ -244,7 +256,7 @@ impl Target<'_> {
 }
 
 /// Refuses an image whose metadata is damaged; mere leaks do no harm.
-fn refuse_damaged(file: &FileStorage, header: &Header) -> Result<()> {
+fn refuse_damaged(file: &dyn Storage, header: &Header) -> Result<()> {
     match qcow2::check(file, header, &mut |_| {}) {
         Ok(report) if report.corruptions > 0 => Err(Error::corrupt(format!(
             "the image is damaged in {} places; repair it first (check -r all)",

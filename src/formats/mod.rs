@@ -9,6 +9,7 @@ pub mod raw;
 
 mod chain;
 mod concat;
+mod guard;
 mod probe;
 mod reservation;
 mod status;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub use chain::Chain;
 pub use concat::Concatenation;
+pub use guard::GuardedStart;
 pub use probe::probe;
 pub use reservation::Reservation;
 pub use status::Status;

@@ -34,7 +34,11 @@ const OTHERS: [(&str, usize, &[u8]); 11] = [
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let mut start = [0; PROBE_LENGTH];
     let length = storage.read_at(0, &mut start)?;
-    let start = start.get(..length).unwrap_or_default();
+    of_start(start.get(..length).unwrap_or_default())
+}
+
+/// As [`probe`], of an image's first bytes.
+pub(super) fn of_start(start: &[u8]) -> Result<Format> {
     if starts_as_qcow2(start) {
         return Ok(Format::Qcow2);
     }

@@ -5,11 +5,425 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::write_disk;
-use crate::matrix::{Tool, ours, qemu_img};
+use crate::matrix::{SECRET, Tool, ours, qemu_img};
 use crate::trial;
 
+/// Images named by option strings: both tools say the same of them, good or bad, to the byte.
+const OPTIONS: &[&str] = &[
+    "driver=raw,file.filename=disk.raw",
+    "driver=raw,file=disk.raw",
+    "driver=raw,file.driver=file",
+    "driver=raw",
+    "file.filename=disk.raw",
+    "filename=disk.raw",
+    "driver=qcow2,file.filename=a.qcow2,zoo=1",
+    "driver=qcow2,file.filename=a.qcow2,file.zoo=1",
+    "driver=qcow2,file.driver=zz,file.filename=a.qcow2",
+    "driver=zz,file.filename=a.qcow2",
+    "driver=raw,offset=512,size=1024,file.filename=disk.raw",
+    "driver=raw,offset=5,file.filename=disk.raw",
+    "driver=raw,size=5,file.filename=disk.raw",
+    "driver=raw,offset=2M,file.filename=disk.raw",
+    "driver=raw,size=2M,file.filename=disk.raw",
+    "driver=raw,offset=512,size=1000960,file.filename=disk.raw",
+    "driver=raw,offset=1k,size=1k,file.driver=file,file.filename=disk.raw",
+    "driver=qcow2,file.filename=a.qcow2,lazy-refcounts=maybe",
+    "driver=qcow2,file.filename=a.qcow2,lazy-refcounts=on",
+    "driver=qcow2,file.filename=a.qcow2,l2-cache-size=1M,discard=unmap,cache.direct=off",
+    "driver=qcow2,file.filename=a.qcow2,discard=foo",
+    "driver=qcow2,file.filename=a.qcow2,overlap-check=none",
+    "driver=raw,file.filename=disk.raw,overlap-check=none",
+    "driver=raw,file.filename=disk.raw,file.locking=foo",
+    "driver=raw,file.filename=disk.raw,file.locking=off,file.aio=threads",
+    "driver=raw,file.filename=disk.raw,read-only=on,node-name=a,detect-zeroes=on",
+    "driver=raw,file.filename=disk.raw,read-only=foo",
+    "driver=raw,file.filename=disk.raw,node-name=1a",
+    "driver=raw,file.filename=disk.raw,cache.direct=foo",
+    "driver=raw,file.filename=disk.raw,detect-zeroes=foo",
+    "driver=raw,file.filename=disk.raw,encrypt.format=aes",
+    "file.filename=disk.raw,encrypt.format=aes",
+    "file.driver=file,file.filename=a.qcow2",
+    "driver=qcow2,file.filename=",
+    "driver=raw,file.filename=file:disk.raw",
+    "driver=raw,file.filename=nope:disk.raw",
+    "driver=file,filename=nope",
+    "",
+    ",",
+    "a=b",
+    "driver=",
+    "driver=raw,driver=qcow2,file.filename=a.qcow2",
+    "driver=raw,file.filename=disk.raw,file.filename=a.qcow2",
+    "driver=qcow2,file.filename=aes.qcow2,encrypt.key-secret=s",
+    "file.filename=aes.qcow2,encrypt.format=aes,encrypt.key-secret=s",
+];
+
+/// Images named by file names and by JSON.
+const NAMES: &[&str] = &[
+    r#"json:{"driver":"raw","file":{"driver":"file","filename":"disk.raw"}}"#,
+    r#"json:{"driver":"raw","file.driver":"file","file.filename":"disk.raw"}"#,
+    r#"json:  {"driver":"raw","file.filename":"disk.raw"}"#,
+    r#"json:{"file.filename":"a.qcow2"}"#,
+    r#"json:{"filename":"a.qcow2"}"#,
+    r#"json:{"driver":"qcow2","file":"a.qcow2"}"#,
+    "json:",
+    "json:[]",
+    "json:5",
+    r#"json:{"driver":5}"#,
+    r#"json:{"driver":"zz"}"#,
+    r#"json:{"driver":"raw","file":null}"#,
+    r#"json:{"driver":"raw","offset":512,"size":1024,"file.filename":"disk.raw"}"#,
+    r#"json:{"driver":"raw","offset":"512","size":"1k","file.filename":"disk.raw"}"#,
+    r#"json:{"driver":"raw","offset":-5,"file.filename":"disk.raw"}"#,
+    r#"json:{"driver":"qcow2","backing":null,"file.filename":"a.qcow2"}"#,
+    r#"json:{"driver":"qcow2","lazy-refcounts":true,"file.filename":"a.qcow2"}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2","foo":1}}"#,
+    r#"json:{"driver":"qcow2","encrypt.key-secret":"s","file.filename":"aes.qcow2"}"#,
+    "file:disk.raw",
+    "file:nope",
+    "./disk.raw",
+    "./a:b",
+    "a:b",
+    "foo:disk.raw",
+];
+
+/// Both tools refuse these; only the beginning of what they say is the same.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["json:{"], "Could not parse the JSON options: "),
+    (&[r#"json:{"a":1} x"#], "Could not parse the JSON options: "),
+    (
+        &[r#"json:{"driver":"raw","driver":"raw","file.filename":"disk.raw"}"#],
+        "Could not parse the JSON options: JSON parse error, duplicate key",
+    ),
+    (
+        &["--image-opts", "driver=raw,offset=x,file.filename=disk.raw"],
+        "Parameter 'offset' expects a non-negative number below 2^64",
+    ),
+];
+
 pub fn trials() -> Vec<Trial> {
-    vec![trial("names::secrets", secrets)]
+    let mut trials = vec![
+        trial("names::secrets", secrets),
+        trial("names::option_strings", || {
+            same_reports(OPTIONS, &["--object", SECRET, "--image-opts"]);
+        }),
+        trial("names::names", || {
+            same_reports(NAMES, &["--object", SECRET])
+        }),
+        trial("names::formats_beside_names", formats_beside_names),
+        trial("names::refused", refused),
+        trial("names::nesting_without_end", nesting),
+        trial("names::what_is_converted", what_is_converted),
+        trial("names::backing_files_that_are_given", given_backing),
+        trial("names::targets", targets),
+        trial("names::a_guessed_target", guessed_target),
+    ];
+    trials.push(trial("names::what_is_no_file", no_file));
+    trials
+}
+
+fn files(folder: &Path) {
+    disk(folder);
+    let disk = std::fs::read(folder.join("disk.raw")).unwrap();
+    std::fs::write(folder.join("a:b"), disk).unwrap();
+    let convert = ["convert", "-O", "qcow2", "disk.raw", "a.qcow2"];
+    qemu_img(folder, &convert).ok();
+    let encrypt = "encrypt.format=aes,encrypt.key-secret=s";
+    let convert = ["convert", "--object", SECRET, "-O", "qcow2", "-o", encrypt];
+    qemu_img(folder, &[&convert[..], &["disk.raw", "aes.qcow2"]].concat()).ok();
+}
+
+fn same_reports(names: &[&str], before: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    for name in names {
+        for output in ["--output=human", "--output=json"] {
+            let args = [&["info", output][..], before, &[name]].concat();
+            let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
+            assert_eq!(ours.status, theirs.status, "{name}: {ours:?} {theirs:?}");
+            assert_eq!(ours.stdout, theirs.stdout, "{name}");
+            let stderr = ours.stderr.replace("cowhide", "qemu-img");
+            assert_eq!(stderr, theirs.stderr, "{name}");
+        }
+    }
+}
+
+fn formats_beside_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    for (format, name) in [
+        ("qcow2", r#"json:{"file.filename":"a.qcow2"}"#),
+        ("raw", r#"json:{"file.filename":"a.qcow2"}"#),
+        (
+            "raw",
+            r#"json:{"driver":"qcow2","file.filename":"a.qcow2"}"#,
+        ),
+        (
+            "nope",
+            r#"json:{"driver":"qcow2","file.filename":"a.qcow2"}"#,
+        ),
+        ("raw", "file:a.qcow2"),
+    ] {
+        let args = ["info", "-f", format, name];
+        let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
+        assert_eq!(ours.status, theirs.status, "{format} {name}");
+        assert_eq!(ours.stdout, theirs.stdout, "{format} {name}");
+        let stderr = ours.stderr.replace("cowhide", "qemu-img");
+        assert_eq!(stderr, theirs.stderr, "{format} {name}");
+    }
+}
+
+fn refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    for (args, words) in REFUSED {
+        let args = [&["info"][..], args].concat();
+        for tool in [ours as Tool, qemu_img] {
+            let ran = tool(folder, &args);
+            assert_eq!(ran.status, Some(1), "{ran:?}");
+            assert!(ran.stderr.contains(words), "{ran:?}");
+            assert_eq!(ran.stdout, "");
+        }
+    }
+}
+
+fn nesting() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = format!("json:{}", r#"{"file":"#.repeat(10_000));
+    let ran = ours(folder.path(), &["info", &deep]);
+    assert_eq!(ran.status, Some(1));
+    assert!(ran.stderr.contains("recursion limit exceeded"));
+    // A node below a node below a node: as deep as the command line is long.
+    let mut tree = String::from("driver=raw");
+    let mut key = String::new();
+    for _ in 0..200 {
+        key.push_str("file.");
+        tree.push_str(&format!(",{key}driver=raw"));
+    }
+    let ran = ours(folder.path(), &["info", "--image-opts", &tree]);
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(!ran.stderr.contains("panicked"));
+}
+
+/// Disk contents come out the same under every name.
+fn what_is_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let overlay = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "a.qcow2",
+        "-F",
+        "qcow2",
+        "over.qcow2",
+    ];
+    qemu_img(folder, &overlay).ok();
+    let names: [&[&str]; 9] = [
+        &["file:a.qcow2"],
+        &[r#"json:{"driver":"raw","offset":3072,"size":"70k","file.filename":"disk.raw"}"#],
+        &["--image-opts", "driver=raw,offset=5,file.filename=disk.raw"],
+        &[
+            "--image-opts",
+            "driver=raw,offset=999424,file.filename=disk.raw",
+        ],
+        &[
+            "--image-opts",
+            "driver=raw,size=512,file.driver=raw,file.offset=512,file.file.filename=disk.raw",
+        ],
+        &[
+            r#"json:{"driver":"qcow2","file":{"driver":"raw","offset":0,"file":{"driver":"file","filename":"a.qcow2"}}}"#,
+        ],
+        &[r#"json:{"driver":"qcow2","backing":null,"file.filename":"over.qcow2"}"#],
+        &["--image-opts", "file.filename=over.qcow2"],
+        &[
+            "--image-opts",
+            "driver=qcow2,file.filename=over.qcow2,backing.file.filename=disk.raw,backing.driver=raw",
+        ],
+    ];
+    for name in names {
+        for (tool, out) in [(ours as Tool, "ours.raw"), (qemu_img, "theirs.raw")] {
+            tool(
+                folder,
+                &[&["convert", "-O", "raw"][..], name, &[out]].concat(),
+            )
+            .ok();
+        }
+        let read = |file: &str| std::fs::read(folder.join(file)).unwrap();
+        assert!(read("ours.raw") == read("theirs.raw"), "{name:?}");
+    }
+}
+
+/// A backing file of an encrypted overlay, with a key of its own.
+fn given_backing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let overlay = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "aes.qcow2",
+        "-F",
+        "qcow2",
+        "over.qcow2",
+    ];
+    qemu_img(folder, &overlay).ok();
+    for name in [
+        "driver=qcow2,file.filename=over.qcow2,backing.encrypt.key-secret=s",
+        "file.filename=over.qcow2,backing.file.filename=aes.qcow2,backing.encrypt.key-secret=s",
+        "file.filename=over.qcow2,backing.driver=qcow2,backing.file.filename=aes.qcow2,\
+         backing.encrypt.format=aes,backing.encrypt.key-secret=s",
+    ] {
+        for tool in [ours as Tool, qemu_img] {
+            let args = [
+                "convert",
+                "--object",
+                SECRET,
+                "--image-opts",
+                name,
+                "back.raw",
+            ];
+            tool(folder, &args).ok();
+            let read = |file: &str| std::fs::read(folder.join(file)).unwrap();
+            assert!(read("back.raw") == read("disk.raw"), "{name}");
+        }
+    }
+}
+
+/// An existing target, named in every way, gets the same bytes from both tools.
+fn targets() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let names: [&[&str]; 6] = [
+        &["-O", "raw", "disk.raw", "x.raw"],
+        &["-O", "raw", "disk.raw", "file:x.raw"],
+        &[
+            "-O",
+            "raw",
+            "disk.raw",
+            r#"json:{"driver":"raw","file.filename":"x.raw"}"#,
+        ],
+        &[
+            "--target-image-opts",
+            "disk.raw",
+            "driver=raw,file.filename=x.raw",
+        ],
+        &[
+            "--target-image-opts",
+            "disk.raw",
+            "driver=raw,offset=3000320,size=1000960,file.filename=x.raw",
+        ],
+        &[
+            "--target-image-opts",
+            "--image-opts",
+            "driver=raw,file.filename=disk.raw",
+            "driver=raw,size=2M,file.filename=x.raw",
+        ],
+    ];
+    for name in names {
+        let mut results = Vec::new();
+        for tool in [ours as Tool, qemu_img] {
+            std::fs::write(folder.join("x.raw"), vec![9; 5 << 20]).unwrap();
+            tool(folder, &[&["convert", "-n"][..], name].concat()).ok();
+            results.push(std::fs::read(folder.join("x.raw")).unwrap());
+        }
+        assert!(results[0] == results[1], "{name:?}");
+    }
+    std::fs::write(folder.join("x.raw"), vec![9; 5 << 20]).unwrap();
+    for (args, words) in [
+        (
+            "--target-image-opts disk.raw driver=raw,file.filename=x.raw",
+            "requires use of -n flag",
+        ),
+        (
+            "-n --target-image-opts disk.raw driver=raw,size=512,file.filename=x.raw",
+            "output file is smaller than input file",
+        ),
+        (
+            "-n --target-image-opts disk.raw driver=raw,offset=9M,file.filename=x.raw",
+            "Offset (9437184) cannot be greater than size",
+        ),
+        ("-n -O raw disk.raw foo:x.raw", "Unknown protocol 'foo'"),
+        ("-O raw disk.raw json:{}", "Unknown protocol 'json'"),
+    ] {
+        let args: Vec<&str> = ["convert"].into_iter().chain(args.split(' ')).collect();
+        for tool in [ours as Tool, qemu_img] {
+            let ran = tool(folder, &args);
+            assert_eq!(ran.status, Some(1), "{ran:?}");
+            assert!(ran.stderr.contains(words), "{ran:?}");
+        }
+        assert!(std::fs::read(folder.join("x.raw")).unwrap() == vec![9; 5 << 20]);
+    }
+}
+
+/// A target whose format is a guess: a warning, and no header at its start.
+fn guessed_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    for source in ["disk.raw", "a.qcow2"] {
+        let mut results = Vec::new();
+        for tool in [ours as Tool, qemu_img] {
+            std::fs::write(folder.join("x.raw"), vec![0; 2 << 20]).unwrap();
+            let args = ["convert", "-n", "-f", "raw", "--target-image-opts", source];
+            let ran = tool(folder, &[&args[..], &["file.filename=x.raw"]].concat());
+            let start = std::fs::read(folder.join("x.raw")).unwrap()[..4].to_vec();
+            let stderr = ran.stderr.replace("cowhide", "qemu-img");
+            results.push((ran.status, ran.stdout, stderr, start));
+        }
+        assert_eq!(results[0], results[1], "{source}");
+        assert!(
+            results[0]
+                .2
+                .starts_with("WARNING: Image format was not specified")
+        );
+        assert_eq!(results[0].0, Some(i32::from(source == "a.qcow2")));
+        assert_ne!(results[0].3, b"QFI\xfb");
+    }
+}
+
+/// FIFOs, folders and terminals are refused at once, wherever they stand.
+fn no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.join("fifo"))
+        .status();
+    assert!(made.unwrap().success());
+    std::fs::create_dir(folder.join("folder")).unwrap();
+    for name in ["fifo", "folder", "/dev/null"] {
+        let json = format!(r#"json:{{"driver":"raw","file.filename":"{name}"}}"#);
+        let options = format!("driver=raw,file.filename={name}");
+        let calls: [&[&str]; 11] = [
+            &["info", name],
+            &["info", &json],
+            &["info", "--image-opts", &options],
+            &["check", name],
+            &["check", "-f", "qcow2", name],
+            &["create", "-q", "-f", "raw", name, "1M"],
+            &["create", "-q", "-f", "qcow2", name, "1M"],
+            &["convert", name, "x.raw"],
+            &["convert", "disk.raw", name],
+            &["convert", "-n", "disk.raw", name],
+            &["convert", "-n", "--target-image-opts", "disk.raw", &options],
+        ];
+        for call in calls {
+            let ran = ours(folder, call);
+            assert_eq!(ran.status, Some(1), "{call:?}: {ran:?}");
+            assert!(!ran.stderr.is_empty());
+            assert!(!folder.join("x.raw").exists());
+        }
+    }
 }
 
 fn disk(folder: &Path) {

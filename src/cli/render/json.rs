@@ -17,14 +17,30 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The report can't be expressed as JSON, which would be a mistake of ours.
 pub fn render(report: &impl Serialize) -> Result<String> {
+    let mut text = written(report, QemuFormatter::default())?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn written(report: &impl Serialize, formatter: QemuFormatter) -> Result<String> {
     let failed = |error: serde_json::Error| Error::invalid(format!("rendering JSON: {error}"));
     let value = ordered(report)?;
     let mut text = Vec::new();
-    let mut serializer =
-        serde_json::Serializer::with_formatter(&mut text, QemuFormatter::default());
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
     value.serialize(&mut serializer).map_err(failed)?;
-    text.push(b'\n');
     String::from_utf8(text).map_err(|_| Error::invalid("rendering JSON: not UTF-8"))
+}
+
+/// Renders a value on one line, as QEMU does in names of images.
+///
+/// # Errors
+/// As [`render`].
+pub fn one_line(value: &Value) -> Result<String> {
+    let formatter = QemuFormatter {
+        one_line: true,
+        ..QemuFormatter::default()
+    };
+    written(value, formatter)
 }
 
 /// A report as a JSON value whose keys have QEMU's order.
@@ -65,10 +81,14 @@ fn bucket(key: &str) -> u32 {
 #[derive(Default)]
 struct QemuFormatter {
     depth: usize,
+    one_line: bool,
 }
 
 impl QemuFormatter {
     fn new_line<W: ?Sized + io::Write>(&self, writer: &mut W) -> io::Result<()> {
+        if self.one_line {
+            return Ok(());
+        }
         writer.write_all(b"\n")?;
         for _ in 0..self.depth {
             writer.write_all(b"    ")?;
@@ -83,7 +103,7 @@ impl QemuFormatter {
 
     fn item<W: ?Sized + io::Write>(&self, writer: &mut W, first: bool) -> io::Result<()> {
         if !first {
-            writer.write_all(b",")?;
+            writer.write_all(if self.one_line { b", " } else { b"," })?;
         }
         self.new_line(writer)
     }

@@ -1,0 +1,321 @@
+//! What a tree of options says of an image: QEMU's block devices, as far as images in files have them.
+//!
+//! An image is a format's node with the node of its storage below it, `driver=qcow2` over
+//! `file.driver=file`; a raw node may stand between, as a window of a larger file. Options that only
+//! say how fast something is done are checked and have no effect. What isn't known is refused, with
+//! the name of the driver that doesn't know it.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, json};
+
+use super::objects::Secrets;
+use super::tree::{Tree, Value};
+use crate::commands::{Below, Source};
+use crate::error::{Error, Result};
+use crate::formats::Format;
+use crate::formats::qcow2::EncryptionMethod;
+use crate::storage::WindowRange;
+
+/// Drivers of files and devices.
+const PROTOCOLS: [&str; 3] = ["file", "host_cdrom", "host_device"];
+
+/// Options of qcow2 without an effect here, by kind.
+const QCOW2_SWITCHES: [&str; 5] = [
+    "discard-no-unref",
+    "lazy-refcounts",
+    "pass-discard-other",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+];
+const QCOW2_SIZES: [&str; 5] = [
+    "cache-clean-interval",
+    "cache-size",
+    "l2-cache-entry-size",
+    "l2-cache-size",
+    "refcount-cache-size",
+];
+
+/// An image, and what `info` calls it.
+pub(super) struct Node<'a> {
+    pub(super) source: Source<'a>,
+    /// The file's name where that says it all, else `json:{…}`.
+    pub(super) shown: Shown,
+}
+
+/// The name of an image in reports.
+pub(super) enum Shown {
+    Plain(String),
+    Json(serde_json::Value),
+}
+
+/// Reads the tree of an image that messages call `name`.
+///
+/// # Errors
+/// Options that are missing, unknown or malformed; drivers that there aren't.
+pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Result<Node<'a>> {
+    let driver = driver(&mut tree);
+    if let Some(driver) = driver.as_deref().filter(|name| PROTOCOLS.contains(name)) {
+        let file = protocol(tree, driver)?;
+        let source = Source::plain(file.path, name.to_owned(), Some(Format::Raw));
+        return Ok(Node {
+            source,
+            shown: Shown::Plain(file.filename),
+        });
+    }
+    let format = driver.as_deref().map(known_format).transpose()?;
+    if format.is_none() && !tree.has("file") {
+        return Err(Error::invalid("Must specify either driver or file"));
+    }
+    let file = storage(&mut tree, "file")?;
+    common(&mut tree)?;
+    let mut source = Source {
+        windows: file.windows,
+        ..Source::plain(file.path, name.to_owned(), format)
+    };
+    let mut options = Map::new();
+    if format == Some(Format::Raw) {
+        source.windows.extend(window(&mut tree, &mut options)?);
+    } else {
+        qcow2(&mut tree, &mut options, &mut source, secrets)?;
+    }
+    nothing_left(&tree, |key| {
+        let driver = driver.as_deref().unwrap_or("qcow2");
+        format!("Block format '{driver}' does not support the option '{key}'")
+    })?;
+    let shown = if options.is_empty() && file.direct {
+        Shown::Plain(file.filename)
+    } else {
+        // Only a qcow2 image gets here without a driver: no other has options.
+        options.insert("driver".into(), json!(driver.as_deref().unwrap_or("qcow2")));
+        options.insert("file".into(), file.shown);
+        Shown::Json(options.into())
+    };
+    Ok(Node { source, shown })
+}
+
+/// What holds an image: a file, or a part of one.
+struct Holder {
+    path: PathBuf,
+    filename: String,
+    windows: Vec<WindowRange>,
+    /// Whether it is the file itself.
+    direct: bool,
+    shown: serde_json::Value,
+}
+
+/// Reads the node at `key`, which an image's data is in.
+fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
+    let reference = parent.take(key);
+    let mut tree = parent.take_below(key);
+    if let Some(Value::Text(node)) = reference {
+        return Err(no_such_node(&node));
+    }
+    if tree.is_empty() {
+        return Err(Error::invalid(format!(
+            "A block device must be specified for \"{key}\""
+        )));
+    }
+    match driver(&mut tree).as_deref() {
+        None => protocol(tree, "file"),
+        Some(name) if PROTOCOLS.contains(&name) => protocol(tree, name),
+        Some("raw") => {
+            let mut below = storage(&mut tree, "file")?;
+            common(&mut tree)?;
+            let mut options = Map::new();
+            below.windows.extend(window(&mut tree, &mut options)?);
+            nothing_left(&tree, |key| {
+                format!("Block format 'raw' does not support the option '{key}'")
+            })?;
+            options.insert("driver".into(), json!("raw"));
+            options.insert("file".into(), below.shown);
+            Ok(Holder {
+                direct: false,
+                shown: options.into(),
+                ..below
+            })
+        }
+        Some(name) if Format::from_name(name).is_some() => Err(Error::unsupported(format!(
+            "an image inside a '{name}' image is not supported by this version"
+        ))),
+        Some(other) => Err(unknown_driver(other)),
+    }
+}
+
+/// Reads the rest of the node of a file or device.
+fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
+    let filename = tree.take_text("filename")?.filter(|name| !name.is_empty());
+    let filename = filename.ok_or_else(|| {
+        Error::invalid(format!("The '{driver}' block driver requires a file name"))
+    })?;
+    common(&mut tree)?;
+    one_of(&mut tree, "locking", &["auto", "on", "off"])?;
+    one_of(&mut tree, "aio", &["threads", "native", "io_uring"])?;
+    for key in ["drop-cache", "x-check-cache-dropped"] {
+        tree.take_switch(key)?;
+    }
+    tree.take_size("aio-max-batch")?;
+    nothing_left(&tree, |key| {
+        format!("Block protocol '{driver}' doesn't support the option '{key}'")
+    })?;
+    Ok(Holder {
+        path: PathBuf::from(&filename),
+        windows: Vec::new(),
+        direct: true,
+        shown: json!({"driver": driver, "filename": filename}),
+        filename,
+    })
+}
+
+/// The part of its file that a raw image is in, where options say so.
+fn window(
+    tree: &mut Tree,
+    shown: &mut Map<String, serde_json::Value>,
+) -> Result<Option<WindowRange>> {
+    for key in ["offset", "size"] {
+        if let Some(value) = tree.get(key) {
+            shown.insert(key.into(), value.to_json());
+        }
+    }
+    let offset = tree.take_size("offset")?;
+    let size = tree.take_size("size")?;
+    let range = WindowRange {
+        offset: offset.unwrap_or(0),
+        size,
+    };
+    Ok((offset.is_some() || size.is_some()).then_some(range))
+}
+
+fn qcow2<'a>(
+    tree: &mut Tree,
+    shown: &mut Map<String, serde_json::Value>,
+    source: &mut Source<'a>,
+    secrets: &'a Secrets,
+) -> Result<()> {
+    for key in QCOW2_SWITCHES {
+        tree.take_switch(key)?;
+    }
+    for key in QCOW2_SIZES {
+        tree.take_size(key)?;
+    }
+    let overlap = ["none", "constant", "cached", "all"];
+    one_of(tree, "overlap-check", &overlap)?;
+    let mut checks = tree.take_below("overlap-check");
+    one_of(&mut checks, "template", &overlap)?;
+    source.encryption = match tree.take_text("encrypt.format")?.as_deref() {
+        None => None,
+        Some("aes") => Some(EncryptionMethod::Aes),
+        Some("luks") => Some(EncryptionMethod::Luks),
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "Parameter 'encrypt.format' does not accept value '{other}'"
+            )));
+        }
+    };
+    if let Some(id) = tree.take_text("encrypt.key-secret")? {
+        source.secret = Some(secrets.get(&id)?);
+        shown.insert("encrypt.key-secret".into(), json!(id));
+    }
+    if tree.has("data-file") {
+        let file = storage(tree, "data-file")?;
+        if !file.windows.is_empty() {
+            return Err(Error::unsupported(
+                "a data file that is part of a file is not supported by this version",
+            ));
+        }
+        source.data_file = Some(file.path);
+    }
+    source.below = below(tree, secrets)?;
+    Ok(())
+}
+
+/// What the options say of the backing file.
+fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
+    match tree.take("backing") {
+        Some(Value::Null) => return Ok(Below::Nothing),
+        Some(Value::Text(node)) => return Err(no_such_node(&node)),
+        _ => {}
+    }
+    let mut tree = tree.take_below("backing");
+    if tree.is_empty() {
+        return Ok(Below::Stored);
+    }
+    let stored = !tree.has("file") && !tree.has("filename");
+    if stored {
+        // The name is the image's; the rest is read as of any other.
+        tree.put("file.filename", "backing file");
+    }
+    let mut node = image(tree, "", secrets)?;
+    node.source.name = node.source.path.to_string_lossy().into_owned();
+    let source = Box::new(node.source);
+    Ok(if stored {
+        Below::StoredWith(source)
+    } else {
+        Below::Given(source)
+    })
+}
+
+/// Options that every node has. None of them changes what is read or written.
+fn common(tree: &mut Tree) -> Result<()> {
+    if let Some(name) = tree.take_text("node-name")?
+        && !super::objects::is_identifier(&name)
+    {
+        return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
+    }
+    for key in [
+        "auto-read-only",
+        "cache.direct",
+        "cache.no-flush",
+        "cache.writeback",
+        "force-share",
+        "read-only",
+    ] {
+        tree.take_switch(key)?;
+    }
+    one_of(tree, "detect-zeroes", &["off", "on", "unmap"])?;
+    match tree.take_text("discard")?.as_deref() {
+        None | Some("ignore" | "off" | "unmap" | "on") => Ok(()),
+        Some(_) => Err(Error::invalid("Invalid discard option")),
+    }
+}
+
+fn one_of(tree: &mut Tree, key: &str, values: &[&str]) -> Result<()> {
+    match tree.take_text(key)? {
+        Some(value) if !values.contains(&value.as_str()) => {
+            Err(Error::invalid(format!("invalid parameter value: {value}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn nothing_left(tree: &Tree, message: impl Fn(&str) -> String) -> Result<()> {
+    match tree.first() {
+        None => Ok(()),
+        Some((key, _)) => Err(Error::invalid(message(key))),
+    }
+}
+
+fn driver(tree: &mut Tree) -> Option<String> {
+    match tree.take("driver") {
+        Some(Value::Text(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The format of that name.
+///
+/// # Errors
+/// There is none that this version has.
+pub(super) fn known_format(name: &str) -> Result<Format> {
+    Format::from_name(name).ok_or_else(|| unknown_driver(name))
+}
+
+fn unknown_driver(name: &str) -> Error {
+    Error::invalid(format!("Unknown driver '{name}'"))
+}
+
+fn no_such_node(name: &str) -> Error {
+    Error::invalid(format!(
+        "Cannot find device='{name}' nor node-name='{name}'"
+    ))
+}

@@ -1,0 +1,113 @@
+//! The start of a disk whose format nobody stated.
+//!
+//! An image that was only *found* to be raw is taken for another format the next time, if what is
+//! written to its start looks like that format's header: a guest could so choose files of the host
+//! to be read. As QEMU does, such a write is refused.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Format, probe};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// A storage whose first sector stays what probing takes for raw.
+#[derive(Debug)]
+pub struct GuardedStart(pub Arc<dyn Storage>);
+
+impl Storage for GuardedStart {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if offset < SECTOR_SIZE {
+            let mut start = [0; 512];
+            self.0.read_at(0, &mut start)?;
+            let from = usize::try_from(offset).unwrap_or(start.len());
+            for (to, from) in start.iter_mut().skip(from).zip(data) {
+                *to = *from;
+            }
+            if !matches!(probe::of_start(&start), Ok(Format::Raw)) {
+                return Err(Error::invalid(format!(
+                    "error while writing at byte {offset}: Operation not permitted"
+                )));
+            }
+        }
+        self.0.write_at(offset, data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        self.0.punch(range)
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        self.0.reserve(len)
+    }
+
+    /// Not for the start: what is copied within the system can't be looked at.
+    fn copy_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<bool> {
+        if offset < SECTOR_SIZE {
+            return Ok(false);
+        }
+        self.0.copy_from(offset, source, source_offset, length)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.0.writes_serially()
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.0.next_data(offset)
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.0.allocated()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        self.0.starts_as_zeroes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn a_header_is_refused_at_the_start_only() {
+        let guarded = GuardedStart(Arc::new(MemoryStorage::new(vec![1; 2048])));
+        let header = b"QFI\xfb\0\0\0\x03";
+        let refused = guarded.write_at(0, header).unwrap_err().to_string();
+        assert!(refused.ends_with("at byte 0: Operation not permitted"));
+        guarded.write_at(512, header).unwrap();
+        // Piece by piece is no way around it.
+        guarded.write_at(4, &header[4..]).unwrap();
+        assert!(guarded.write_at(0, &header[..4]).is_err());
+        assert!(guarded.write_at(0, b"# comment\nversion=1\n").is_err());
+        guarded.write_at(0, b"anything else").unwrap();
+        let mut start = [0; 13];
+        guarded.read_at(0, &mut start).unwrap();
+        assert_eq!(&start, b"anything else");
+    }
+}
