@@ -319,3 +319,106 @@ fn no_such_node(name: &str) -> Error {
         "Cannot find device='{name}' nor node-name='{name}'"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, secrets: &Secrets, test: impl FnOnce(&Source<'_>)) {
+        let node = image(Tree::from_list(text, "file"), "name", secrets).unwrap();
+        test(&node.source);
+    }
+
+    #[test]
+    fn windows_are_kept_from_the_inside_out() {
+        let text = "driver=qcow2,file.driver=raw,file.offset=1k,file.file.driver=raw,\
+                    file.file.size=1M,file.file.file.filename=x";
+        read(text, &Secrets::default(), |source| {
+            assert_eq!(source.path, PathBuf::from("x"));
+            assert_eq!(source.format, Some(Format::Qcow2));
+            let ranges = [(0, Some(1 << 20)), (1024, None)];
+            let ranges = ranges.map(|(offset, size)| WindowRange { offset, size });
+            assert_eq!(source.windows, ranges);
+        });
+        read(
+            "driver=raw,file.filename=x",
+            &Secrets::default(),
+            |source| {
+                assert_eq!(source.windows, []);
+            },
+        );
+    }
+
+    #[test]
+    fn what_is_below_is_stored_given_or_nothing() {
+        let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+        let read = |text: &str, test: fn(&Below<'_>)| {
+            read(text, &secrets, |source| test(&source.below));
+        };
+        read("file.filename=x", |below| {
+            assert!(matches!(below, Below::Stored));
+        });
+        read("file.filename=x,backing.encrypt.key-secret=s", |below| {
+            let Below::StoredWith(source) = below else {
+                panic!("not the stored one");
+            };
+            assert_eq!(source.secret.unwrap().bytes(), b"abc");
+            assert_eq!(source.format, None);
+        });
+        let given =
+            "file.filename=x,backing.driver=raw,backing.file.filename=y,data-file.filename=z";
+        read(given, |below| {
+            let Below::Given(source) = below else {
+                panic!("not the given one");
+            };
+            assert_eq!(source.path, PathBuf::from("y"));
+            assert_eq!(source.format, Some(Format::Raw));
+        });
+        let json = r#"{"driver":"qcow2","backing":null,"file.filename":"x"}"#;
+        let node = image(Tree::from_json(json).unwrap(), "name", &secrets).unwrap();
+        assert!(matches!(node.source.below, Below::Nothing));
+    }
+
+    #[test]
+    fn nobody_knows_these() {
+        for (text, expected) in [
+            (
+                "driver=raw",
+                "A block device must be specified for \"file\"",
+            ),
+            ("filename=x", "Must specify either driver or file"),
+            (
+                "driver=qcow2,file.driver=qcow2,file.file.filename=x",
+                "an image inside a 'qcow2' image is not supported",
+            ),
+            (
+                "driver=qcow2,file.filename=x,data-file.driver=raw,data-file.offset=1,\
+                 data-file.file.filename=y",
+                "a data file that is part of a file is not supported",
+            ),
+            (
+                "driver=qcow2,file.filename=x,encrypt.cipher-alg=y",
+                "Block format 'qcow2' does not support the option 'encrypt.cipher-alg'",
+            ),
+            (
+                "driver=raw,file.driver=raw,file.zoo=1,file.file.filename=x",
+                "Block format 'raw' does not support the option 'zoo'",
+            ),
+            (
+                "driver=raw,file.driver=host_device,file.filename=x,file.zoo=1",
+                "Block protocol 'host_device' doesn't support the option 'zoo'",
+            ),
+            (
+                "file.filename=x,backing=y",
+                "Cannot find device='y' nor node-name='y'",
+            ),
+            ("file.filename=x,cache-size=y", "'cache-size' expects a non"),
+        ] {
+            let tree = Tree::from_list(text, "file");
+            match image(tree, "name", &Secrets::default()) {
+                Ok(_) => panic!("{text} was accepted"),
+                Err(error) => assert!(error.to_string().contains(expected), "{error}"),
+            }
+        }
+    }
+}
