@@ -10,6 +10,7 @@ mod common;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
 
+mod argv;
 mod check;
 mod compressed;
 mod create;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
     trials.extend(matrix::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
+    trials.extend(argv::trials());
     trials.extend(check::trials());
     trials.extend(compressed::trials());
     trials.extend(create::trials());
