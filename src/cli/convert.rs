@@ -8,14 +8,13 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::objects::Secrets;
-use super::operands::{cache, existing_target, source, target, target_options};
+use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, image_name};
 use crate::commands::{self, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
-use crate::units::{SizeError, parse_size};
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ConvertArgs) -> Done {
@@ -120,10 +119,11 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
         ..Settings::default()
     };
     if let Some(text) = &args.parallel {
-        let workers: usize = text
-            .parse()
-            .map_err(|_| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
-        settings.workers = NonZeroUsize::new(workers)
+        let workers = options::parse_integer(text)
+            .ok_or_else(|| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
+        let workers = usize::try_from(workers).ok();
+        settings.workers = workers
+            .and_then(NonZeroUsize::new)
             .filter(|workers| workers.get() <= MOST_WORKERS)
             .ok_or_else(|| {
                 anyhow!(
@@ -133,12 +133,7 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
             })?;
     }
     if let Some(text) = &args.sparse_size {
-        let size = parse_size(text).map_err(|error| match error {
-            SizeError::Malformed => {
-                anyhow!("Invalid buffer size for sparse output specified: '{text}'.")
-            }
-            SizeError::OutOfRange => invalid_sparse_size(),
-        })?;
+        let size = operands::size(text, "buffer size for sparse output")?;
         let size = usize::try_from(size)
             .ok()
             .filter(|size| size.is_multiple_of(512) && *size <= LARGEST_SPARSE)
@@ -146,9 +141,7 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
         settings.sparse = NonZeroUsize::new(size);
     }
     if let Some(text) = &args.rate {
-        let rate =
-            parse_size(text).map_err(|_| anyhow!("Invalid rate limit specified: '{text}'."))?;
-        settings.rate = Some(rate);
+        settings.rate = Some(operands::size(text, "rate limit")?);
     }
     if args.copy_range_offloading {
         if args.sparse_size.is_some() {

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use super::args::CreateArgs;
 use super::objects::Secrets;
-use super::operands::{number, target, target_options};
+use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, options, print};
 use crate::commands;
@@ -30,10 +30,13 @@ pub(super) fn run(args: &CreateArgs) -> Done {
         }
     };
     let name = operand.to_string_lossy();
-    let format = image_name::format(&args.format).map_err(|error| error.context(&name))?;
-    let size = size
-        .map(|size| number(&size.to_string_lossy(), "image size"))
-        .transpose()?;
+    let format =
+        image_name::format(&args.format).map_err(|error| match args.operands.as_slice() {
+            [] => error,
+            _ => error.context(&name),
+        })?;
+    let size = size.map(|size| operands::size(&size.to_string_lossy(), "image size"));
+    let size = size.transpose()?;
     let Some(mut options) = target_options(format, &name, &args.options, args.encrypt.as_deref())?
     else {
         return Ok(ExitCode::SUCCESS);

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use super::args::MapArgs;
 use super::objects::Secrets;
-use super::operands::{Output, number, one_operand, output, source};
+use super::operands::{Output, one_operand, output, size, source};
 use super::password::PasswordSource;
 use super::{Done, Failure, render, writing};
 use crate::commands::map::{self, Map};
@@ -16,7 +16,7 @@ use crate::commands::map::{self, Map};
 pub(super) fn run(args: &MapArgs) -> Done {
     let optional = |text: &Option<String>, what| {
         let text = text.as_deref();
-        text.map(|text| number(text, what)).transpose()
+        text.map(|text| size(text, what)).transpose()
     };
     let start = optional(&args.start_offset, "start offset")?;
     let length = optional(&args.max_length, "max length")?;

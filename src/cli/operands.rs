@@ -38,8 +38,16 @@ pub(super) fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
     CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
 }
 
-/// A number of bytes from 0 to 2^63 − 1; `what` names it in the error.
-pub(super) fn number(text: &str, what: &str) -> Result<u64, Failure> {
+/// The only operand.
+pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
+    match operands {
+        [operand] => Ok(operand),
+        _ => Err(Failure::Usage("Expecting one image file name".into())),
+    }
+}
+
+/// A size in bytes that an option or operand gives; `what` is what messages call it.
+pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
     let most = i64::MAX.cast_unsigned();
     match parse_size(text) {
         Ok(size) if size <= most => Ok(size),
@@ -47,14 +55,6 @@ pub(super) fn number(text: &str, what: &str) -> Result<u64, Failure> {
             Err(anyhow!("Invalid {what} specified. Must be between 0 and {most}.").into())
         }
         Err(SizeError::Malformed) => Err(anyhow!("Invalid {what} specified: '{text}'.").into()),
-    }
-}
-
-/// The only operand.
-pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
-    match operands {
-        [operand] => Ok(operand),
-        _ => Err(Failure::Usage("Expecting one image file name".into())),
     }
 }
 

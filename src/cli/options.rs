@@ -35,6 +35,25 @@ pub fn is_valid_list(text: &str) -> bool {
     !text.is_empty() && !text.starts_with(',') && commas_at_end.is_multiple_of(2)
 }
 
+/// Reads a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal
+/// digits. What doesn't fit is the nearest that does.
+pub fn parse_integer(text: &str) -> Option<i64> {
+    let text = text.trim_start();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (base, digits) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(digits) => (16, digits),
+        None if digits.starts_with('0') => (8, digits),
+        None => (10, digits),
+    };
+    if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(base)) {
+        return None;
+    }
+    Some(sign * i64::from_str_radix(digits, base).unwrap_or(i64::MAX))
+}
+
 /// Whether an option string asks for the list of options.
 pub fn asks_for_help(text: &str) -> bool {
     split_at_single_commas(text)
@@ -100,6 +119,24 @@ mod tests {
         }
         for text in ["a=1", "a", "a=1,,"] {
             assert!(is_valid_list(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn integers_are_read_as_c_reads_them() {
+        for (text, number) in [
+            ("4", 4),
+            (" +4", 4),
+            ("-4", -4),
+            ("0", 0),
+            ("0x10", 16),
+            ("010", 8),
+            ("99999999999999999999", i64::MAX),
+        ] {
+            assert_eq!(parse_integer(text), Some(number), "{text}");
+        }
+        for text in ["", "-", "x", "4k", "0x", "08", "--4", "4 "] {
+            assert_eq!(parse_integer(text), None, "{text}");
         }
     }
 

@@ -308,7 +308,7 @@ impl<'a> Source<'a> {
         let Some(name) = &self.snapshot else {
             return Ok(header);
         };
-        let snapshots = read_snapshots(opened.file.as_ref(), &header)?;
+        let snapshots = read_snapshots(opened.storage.as_ref(), &header)?;
         let snapshot = name
             .find(&snapshots)
             .ok_or_else(|| Error::invalid("Failed to load snapshot: Can't find snapshot"))?;

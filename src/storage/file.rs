@@ -262,9 +262,7 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.file
-            .set_len(len)
-            .map_err(|error| self.error("resizing", error))
+        rustix::fs::ftruncate(&self.file, len).map_err(|error| self.error("resizing", error.into()))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
