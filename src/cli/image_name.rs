@@ -146,4 +146,79 @@ mod tests {
             assert!(message.starts_with(&format!("Could not open '{text}': ")));
         }
     }
+
+    /// Whatever a name is made of, it is read or refused.
+    #[test]
+    fn no_name_is_too_strange() {
+        const PIECES: [&str; 32] = [
+            "json:",
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            ":",
+            ",",
+            "driver",
+            "raw",
+            "qcow2",
+            "file",
+            ".",
+            "filename",
+            "x",
+            "=",
+            "offset",
+            "512",
+            "-5",
+            "1e9",
+            "null",
+            "true",
+            "backing",
+            "data-file",
+            "encrypt.key-secret",
+            "s",
+            "size",
+            "\\",
+            "\u{e9}",
+            " ",
+            "\\u0000",
+            "",
+        ];
+        const SEEDS: [&str; 3] = [
+            r#"json:{"driver":"qcow2","file":{"driver":"raw","file.filename":"x"},"backing":null}"#,
+            "driver=qcow2,file.filename=x,backing.file.filename=y,backing.driver=raw",
+            "driver=raw,offset=1k,size=512,file.driver=raw,file.offset=5,file.file.filename=x",
+        ];
+        let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..30_000 {
+            let mut text: Vec<char> = SEEDS[random(SEEDS.len())].chars().collect();
+            for _ in 0..random(4) {
+                let start = random(text.len() + 1);
+                let end = (start + random(3) * random(8)).min(text.len());
+                text.splice(start..end, PIECES[random(PIECES.len())].chars());
+            }
+            let text: String = text.into_iter().collect();
+            for result in [
+                by_name(OsStr::new(&text), None, &secrets),
+                by_options(OsStr::new(&text), &secrets),
+            ] {
+                match result {
+                    Ok((_, shown)) => {
+                        assert!(!shown.is_empty(), "{text}");
+                        read += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(read > 1000 && refused > 1000, "{read} {refused}");
+    }
 }
