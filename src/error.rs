@@ -22,13 +22,16 @@ pub enum ErrorKind {
     Invalid,
     /// An encrypted image needs a key that was not given.
     MissingSecret,
+    /// Another process uses the image; it may be free later.
+    Locked,
 }
 
-/// A failure: its [`ErrorKind`] and one line of text.
+/// A failure: its [`ErrorKind`] and one line of text, and rarely a second with a hint.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    hint: Option<String>,
     source: Option<io::Error>,
 }
 
@@ -41,6 +44,7 @@ impl Error {
         Self {
             kind,
             message: message.into(),
+            hint: None,
             source: None,
         }
     }
@@ -72,6 +76,7 @@ impl Error {
         Self {
             kind: ErrorKind::Io,
             message,
+            hint: None,
             source: Some(source),
         }
     }
@@ -81,6 +86,18 @@ impl Error {
     pub fn context(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
+    }
+
+    /// The same error with a line that may help, to be shown on its own below the message.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The line that may help, where there is one.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// What sort of failure this is.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{CacheMode, Storage};
+use super::{CacheMode, Claim, Storage};
 use crate::error::{Error, Result};
 
 /// What a file is opened for.
@@ -157,6 +157,19 @@ impl FileStorage {
     /// Whether this is a block device.
     pub fn is_device(&self) -> bool {
         self.is_device
+    }
+
+    /// Says to every program that keeps QEMU's locks what is done with the file and what others must
+    /// not do meanwhile, until it is closed. Opening says nothing by itself, since what is to be said
+    /// depends on the format, which only a look into the file tells.
+    ///
+    /// # Errors
+    /// Others do what doesn't go with that, of the kind [`ErrorKind::Locked`]; nothing must be done
+    /// with the file then.
+    ///
+    /// [`ErrorKind::Locked`]: crate::error::ErrorKind::Locked
+    pub fn lock(&self, claim: Claim) -> Result<()> {
+        claim.take(&self.file, &self.path.to_string_lossy())
     }
 
     /// What identifies the file whatever name it goes by: device and inode number, or the number of

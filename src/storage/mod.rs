@@ -10,12 +10,14 @@
 
 mod cache;
 mod file;
+mod locks;
 mod memory;
 mod unfinished;
 mod window;
 
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
+pub use locks::Claim;
 pub use memory::{Change, Fault, MemoryStorage, Operation};
 pub use unfinished::UnfinishedFile;
 pub use window::{Window, WindowRange};

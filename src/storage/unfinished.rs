@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::file::FileIdentity;
-use super::{Access, CacheMode, FileStorage, Storage};
+use super::{Access, CacheMode, Claim, FileStorage, Storage};
 use crate::error::{Error, Result};
 
 /// What is to be undone when the program is interrupted.
@@ -80,7 +80,8 @@ impl UnfinishedFile {
     /// can reject an existing file (because it is also a source, say).
     ///
     /// # Errors
-    /// The system's error as `Could not create 'path': …`, or what `refuse` said.
+    /// The system's error as `Could not create 'path': …`, or what `refuse` said, or that another
+    /// process uses the file.
     pub fn create(
         path: &Path,
         cache: CacheMode,
@@ -119,6 +120,9 @@ impl UnfinishedFile {
         if undo != Undo::Remove {
             refuse(&storage)?;
         }
+        // QEMU would let others write a raw file meanwhile, and empties it before it looks for them.
+        // If this fails for a file that we made, whoever was faster has it now: it stays.
+        storage.lock(Claim::WRITE)?;
         registry().push(entry.clone());
         let unfinished = Self {
             storage: Some(storage),
@@ -234,6 +238,7 @@ fn is_ignored(signal: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn accept(_: &FileStorage) -> Result<()> {
         Ok(())
@@ -269,6 +274,32 @@ mod tests {
             UnfinishedFile::create(&path, CacheMode::Unsafe, |_| Err(Error::invalid("no")));
         assert!(refused.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old contents");
+    }
+
+    #[test]
+    fn a_file_in_use_is_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old");
+        fs::write(&path, b"old contents").unwrap();
+        let user = FileStorage::open(&path, Access::ReadWrite, CacheMode::Writeback).unwrap();
+        for claim in [Claim::READ, Claim::WRITE_SHARED, Claim::WRITE] {
+            user.lock(claim).unwrap();
+            let refused = UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Locked);
+            assert_eq!(fs::read(&path).unwrap(), b"old contents");
+        }
+    }
+
+    #[test]
+    fn two_cannot_make_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new");
+        let mut first = UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap();
+        let storage = first.take_storage().unwrap();
+        assert!(UnfinishedFile::create(&path, CacheMode::Unsafe, accept).is_err());
+        storage.write_at(0, b"x").unwrap();
+        first.keep();
+        assert_eq!(fs::read(&path).unwrap(), b"x");
     }
 
     #[test]

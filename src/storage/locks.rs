@@ -1,0 +1,212 @@
+//! QEMU's locks: what a process does with an image, and what others must not do meanwhile.
+//!
+//! Every process that opens an image says so with shared locks on single bytes of its file, far
+//! apart from any meaning that these bytes have as data: byte 100 + *n* for each thing *n* that it
+//! does, byte 200 + *n* for each that it denies to others. Nobody waits: whoever has taken its locks
+//! looks whether anybody denies what it does, or does what it denies, and gives up if so. Since all
+//! take first and look after, two that come at once can't miss each other. Any number of processes
+//! can hold the same byte, and a file that is open for reading only can be locked too.
+//!
+//! The locks belong to the open file and not to the process (`F_OFD_SETLK`), so that another file
+//! of this process that is closed takes none away, and they end when the file is closed, however
+//! the process ends. Where a file system has no locks, nothing is locked, as QEMU has it too.
+
+use std::fs::File;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{self, c_int, c_short};
+
+use crate::error::{Error, ErrorKind};
+
+/// The first byte of those that say what is done.
+const USES: u16 = 100;
+
+/// The first byte of those that say what is denied to others.
+const DENIES: u16 = 200;
+
+/// The things that can be done, in the order of their bytes, as messages name them.
+const NAMES: [&str; 4] = ["consistent read", "write", "write unchanged", "resize"];
+
+const CONSISTENT_READ: u8 = 1 << 0;
+const WRITE: u8 = 1 << 1;
+const RESIZE: u8 = 1 << 3;
+
+/// What is done with a file and what is denied to others meanwhile: sets of the [`NAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    uses: u8,
+    denies: u8,
+}
+
+impl Claim {
+    /// Reads metadata, which others must not change.
+    pub const READ_METADATA: Self = Self {
+        uses: 0,
+        denies: WRITE | RESIZE,
+    };
+
+    /// Reads everything, which others must not change.
+    pub const READ: Self = Self {
+        uses: CONSISTENT_READ,
+        denies: WRITE | RESIZE,
+    };
+
+    /// Reads everything, and others may change it but not its length.
+    pub const READ_LENGTH: Self = Self {
+        uses: CONSISTENT_READ,
+        denies: RESIZE,
+    };
+
+    /// Reads everything, and others may change it.
+    pub const READ_SHARED: Self = Self {
+        uses: CONSISTENT_READ,
+        denies: 0,
+    };
+
+    /// Writes a file whose format needs no agreement between those who write.
+    pub const WRITE_SHARED: Self = Self {
+        uses: CONSISTENT_READ | WRITE,
+        denies: 0,
+    };
+
+    /// Writes a file like [`Claim::WRITE_SHARED`] and changes its length.
+    pub const RESIZE_SHARED: Self = Self {
+        uses: CONSISTENT_READ | WRITE | RESIZE,
+        denies: 0,
+    };
+
+    /// Writes a file that nobody else may write.
+    pub const WRITE: Self = Self {
+        uses: CONSISTENT_READ | WRITE | RESIZE,
+        denies: WRITE | RESIZE,
+    };
+
+    /// Takes the locks on `file` and looks whether others hold what doesn't go with them. They stay
+    /// taken until `file` and its duplicates are closed, also when it fails.
+    pub(super) fn take(self, file: &File, name: &str) -> Result<(), Error> {
+        for (byte, _) in bytes(USES, self.uses).chain(bytes(DENIES, self.denies)) {
+            match lock(file, byte) {
+                Ok(()) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => {
+                    let message = format!("Failed to lock byte {byte}");
+                    return Err(Error::new(ErrorKind::Locked, message));
+                }
+                // No locks here.
+                Err(_) => return Ok(()),
+            }
+        }
+        let denied = find_held(file, DENIES, self.uses).map(|what| format!("\"{what}\""));
+        let done = || find_held(file, USES, self.denies).map(|what| format!("shared \"{what}\""));
+        match denied.or_else(done) {
+            None => Ok(()),
+            Some(what) => {
+                let message = format!("Failed to get {what} lock");
+                let hint = format!("Is another process using the image [{name}]?");
+                Err(Error::new(ErrorKind::Locked, message).with_hint(hint))
+            }
+        }
+    }
+}
+
+/// The bytes of a set, and what they stand for.
+fn bytes(first: u16, set: u8) -> impl Iterator<Item = (u16, &'static str)> {
+    (first..)
+        .zip(NAMES)
+        .filter(move |(byte, _)| set & (1 << (byte - first)) != 0)
+}
+
+/// The first thing of a set whose byte somebody else holds.
+fn find_held(file: &File, first: u16, set: u8) -> Option<&'static str> {
+    bytes(first, set).find_map(|(byte, name)| is_held(file, byte).then_some(name))
+}
+
+/// Takes a shared lock on a byte.
+fn lock(file: &File, byte: u16) -> Result<(), Errno> {
+    let range = range(libc::F_RDLCK, byte);
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether somebody else holds a lock on a byte, shared or not.
+fn is_held(file: &File, byte: u16) -> bool {
+    let mut range = range(libc::F_WRLCK, byte);
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut range));
+    asked.is_ok() && c_int::from(range.l_type) != libc::F_UNLCK
+}
+
+/// The constants are of two types in C, and small.
+#[allow(clippy::cast_possible_truncation)]
+fn range(kind: c_int, byte: u16) -> libc::flock {
+    libc::flock {
+        l_type: kind as c_short,
+        l_whence: libc::SEEK_SET as c_short,
+        l_start: byte.into(),
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::storage::{Access, CacheMode, FileStorage};
+
+    fn open(path: &Path, access: Access) -> FileStorage {
+        FileStorage::open(path, access, CacheMode::Writeback).unwrap()
+    }
+
+    /// What the second of two that claim the same file is told.
+    fn second(first: Claim, second: Claim) -> Option<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let one = open(file.path(), Access::ReadWrite);
+        one.lock(first).unwrap();
+        let other = open(file.path(), Access::Read);
+        let refused = other.lock(second).err()?;
+        assert_eq!(refused.kind(), ErrorKind::Locked);
+        let place = file.path().display();
+        let hint = format!("Is another process using the image [{place}]?");
+        assert_eq!(refused.hint(), Some(hint.as_str()));
+        // It ends with the file.
+        drop(one);
+        let later = open(file.path(), Access::Read);
+        drop(other);
+        later.lock(second).unwrap();
+        Some(refused.to_string())
+    }
+
+    #[test]
+    fn who_goes_with_whom() {
+        let shared = Some("Failed to get shared \"write\" lock".to_owned());
+        let denied = Some("Failed to get \"write\" lock".to_owned());
+        for reader in [Claim::READ_METADATA, Claim::READ] {
+            assert_eq!(second(Claim::READ, reader), None);
+            assert_eq!(second(Claim::READ_SHARED, reader), None);
+            assert_eq!(second(Claim::WRITE, reader), shared);
+            assert_eq!(second(Claim::WRITE_SHARED, reader), shared);
+            assert_eq!(second(reader, Claim::WRITE), denied);
+            assert_eq!(second(reader, Claim::WRITE_SHARED), denied);
+        }
+        assert_eq!(second(Claim::WRITE, Claim::READ_SHARED), None);
+        assert_eq!(second(Claim::READ_SHARED, Claim::WRITE), None);
+        assert_eq!(second(Claim::WRITE_SHARED, Claim::RESIZE_SHARED), None);
+        assert_eq!(second(Claim::WRITE_SHARED, Claim::WRITE), shared);
+        assert_eq!(second(Claim::WRITE, Claim::WRITE), denied);
+    }
+
+    #[test]
+    fn bytes_that_are_not_shared_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let range = range(libc::F_WRLCK, 201);
+        fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&range)).unwrap();
+        let refused = open(file.path(), Access::Read).lock(Claim::READ);
+        assert_eq!(refused.unwrap_err().to_string(), "Failed to lock byte 201");
+    }
+}
