@@ -208,6 +208,9 @@ pub struct ConvertArgs {
         allow_hyphen_values = true
     )]
     pub(super) snapshot: Option<String>,
+    /// Open the source even while another process writes it; what is seen may be inconsistent
+    #[arg(short = 'U', long)]
+    pub(super) force_share: bool,
     /// Replace what can't be read by zeroes, with a warning
     #[arg(long)]
     pub(super) salvage: bool,
@@ -225,6 +228,9 @@ pub struct ImageArgs {
     /// FILENAME is an option string (driver=…,file.filename=…), not a file name
     #[arg(long)]
     pub(super) image_opts: bool,
+    /// Open the image even while another process writes it; what is seen may be inconsistent
+    #[arg(short = 'U', long)]
+    pub(super) force_share: bool,
     /// human or json
     #[arg(long, value_name = "FORM", default_value = "human")]
     pub(super) output: String,

@@ -44,6 +44,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         let format = args.source_format.as_deref();
         let (mut source, _) = source(from, format, args.image_opts, &secrets)?;
         source.cache = source_cache;
+        source.force_share = args.force_share;
         source.names = args.common.names();
         source.snapshot.clone_from(&snapshot);
         Ok(source)

@@ -21,6 +21,7 @@ pub(super) fn run(args: &InfoArgs) -> Done {
         &secrets,
     )?;
     source.cache = cache;
+    source.force_share = args.image.force_share;
     source.names = args.common.names();
     let text = if args.backing_chain {
         let infos = commands::info::chain(&source, shown)?;

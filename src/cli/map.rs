@@ -31,6 +31,7 @@ pub(super) fn run(args: &MapArgs) -> Done {
         &secrets,
     )?;
     source.names = args.common.names();
+    source.force_share = args.image.force_share;
     let plan = map::Plan {
         source,
         start: start.unwrap_or(0),

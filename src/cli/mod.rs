@@ -123,7 +123,13 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
     match done {
         Ok(status) => return status,
         Err(Failure::OutputClosed) => {}
-        Err(Failure::Error(error)) => complain(&format!("{}: {error:#}", program())),
+        Err(Failure::Error(error)) => {
+            complain(&format!("{}: {error:#}", program()));
+            let known = error.downcast_ref::<crate::error::Error>();
+            if let Some(hint) = known.and_then(crate::error::Error::hint) {
+                complain(hint);
+            }
+        }
         Err(Failure::Usage(message)) => {
             complain(&format!("{}: {message}", program()));
             complain(&usage::hint(program(), subcommand));

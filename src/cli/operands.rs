@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::create_options::{self, Options};
 use super::objects::Secrets;
 use super::{Failure, complain, image_name, options, print};
-use crate::commands::{Existing, Source, Target, TargetOptions, names};
+use crate::commands::{Existing, Purpose, Source, Target, TargetOptions, names};
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
 use crate::formats::{Format, Preallocation};
 use crate::storage::CacheMode;
@@ -168,7 +168,7 @@ pub(super) fn existing_target<'a>(
 /// The format of an image that will be written to, of which nobody stated it. That it is raw can only
 /// be guessed, and the user is warned.
 pub(super) fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
-    let format = source.open_file()?.format;
+    let format = source.open_file(Purpose::Inspect)?.format;
     if format == Format::Raw {
         let name = source.path.display();
         for line in [

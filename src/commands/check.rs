@@ -1,11 +1,10 @@
 //! `check`: is the image consistent in itself? And if not, with `-r`, is made so.
 
-use super::Source;
+use super::{Purpose, Source};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::qcow2::check::Event;
 use crate::formats::qcow2::{self, CheckReport, Repair};
-use crate::storage::Access;
 
 /// What a check says.
 #[derive(Debug)]
@@ -31,11 +30,10 @@ pub fn run(
     what: Option<Repair>,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
-    let access = match what {
-        Some(_) => Access::ReadWrite,
-        None => Access::Read,
-    };
-    let opened = source.open_file_for(access)?;
+    let opened = source.open_file(match what {
+        Some(_) => Purpose::Change,
+        None => Purpose::Read,
+    })?;
     if opened.format == Format::Raw {
         return Ok(Outcome::NoCheck);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::source::OpenSource;
-use super::{Passwords, Source, Target};
+use super::{Passwords, Purpose, Source, Target};
 use crate::convert::{self, Observer, Settings};
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Concatenation, Image};
@@ -31,7 +31,7 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
     } = plan;
     let opened: Vec<OpenSource> = sources
         .iter()
-        .map(|source| source.open(passwords))
+        .map(|source| source.open(Purpose::Copy, passwords))
         .collect::<Result<_>>()?;
     let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
     let image = join(&opened)?;

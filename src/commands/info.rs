@@ -8,7 +8,7 @@
 use serde::Serialize;
 
 use super::source::{Opened, infinite_loop};
-use super::{Source, names};
+use super::{Purpose, Source, names};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
@@ -237,7 +237,7 @@ pub fn run(source: &Source<'_>) -> Result<ImageInfo> {
 }
 
 fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
-    let opened = source.open_file()?;
+    let opened = source.open_file(Purpose::Inspect)?;
     let file = opened.file.as_ref();
     let length = file.len()?.next_multiple_of(SECTOR_SIZE);
     let actual_size = file.allocated()?;

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::source::{Layer, OpenSource};
-use super::{Passwords, Source};
+use super::{Passwords, Purpose, Source};
 use crate::error::Result;
 use crate::formats::{Image as _, Status};
 use crate::units::GuestOffset;
@@ -61,7 +61,7 @@ pub struct Map {
 /// # Errors
 /// As [`Source::open`].
 pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
-    let source = plan.source.open(passwords)?;
+    let source = plan.source.open(Purpose::Read, passwords)?;
     let end = match plan.length {
         Some(length) => plan.start.saturating_add(length).min(source.image.size()),
         None => source.image.size(),

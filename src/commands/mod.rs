@@ -10,6 +10,7 @@ pub mod create;
 pub mod info;
 pub mod map;
 pub mod names;
+mod purpose;
 pub mod source;
 pub mod speed;
 mod target;
@@ -17,6 +18,7 @@ mod target;
 use std::path::Path;
 
 pub use names::Names;
+pub use purpose::Purpose;
 pub use source::{Below, SnapshotName, Source};
 pub use target::{Existing, Target, TargetOptions};
 

@@ -7,14 +7,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Names, Passwords};
+use super::{Names, Passwords, Purpose};
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
 use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, extensions, features};
 use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
-use crate::storage::{Access, CacheMode, FileStorage, Storage, Window, WindowRange};
+use crate::storage::{CacheMode, FileStorage, Storage, Window, WindowRange};
 
 /// How many images a chain may have. People's chains have a dozen; each costs a descriptor and tables.
 const MOST_LAYERS: usize = 256;
@@ -34,6 +34,8 @@ pub struct Source<'a> {
     pub encryption: Option<EncryptionMethod>,
     /// How the file is read.
     pub cache: CacheMode,
+    /// Whether others may write the image while it is read.
+    pub force_share: bool,
     /// Whether files are opened that the image names.
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
@@ -159,6 +161,7 @@ impl<'a> Source<'a> {
             secret: None,
             encryption: None,
             cache: CacheMode::Writeback,
+            force_share: false,
             names: Names::Follow,
             snapshot: None,
             windows: Vec::new(),
@@ -167,26 +170,18 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Opens the file and settles its format.
+    /// Opens the file, settles its format, and locks it for that purpose.
     ///
     /// # Errors
     /// As `Could not open 'name': …`.
-    pub fn open_file(&self) -> Result<Opened> {
-        self.open_file_for(Access::Read)
-    }
-
-    /// Opens the file, for changing it where it is as well, and settles its format.
-    ///
-    /// # Errors
-    /// As `Could not open 'name': …`.
-    pub fn open_file_for(&self, access: Access) -> Result<Opened> {
+    pub fn open_file(&self, purpose: Purpose) -> Result<Opened> {
         let open = || {
             if self.path.as_os_str().is_empty() {
                 return Err(Error::invalid(
                     "The 'file' block driver requires a file name",
                 ));
             }
-            let file = Arc::new(FileStorage::open(&self.path, access, self.cache)?);
+            let file = Arc::new(FileStorage::open(&self.path, purpose.access(), self.cache)?);
             let storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
             let format = match self.format {
                 Some(format) => format,
@@ -194,6 +189,9 @@ impl<'a> Source<'a> {
             };
             if format == Format::Raw {
                 self.refuse_encryption()?;
+            }
+            if let Some(claim) = purpose.claim(format, self.force_share)? {
+                file.lock(claim)?;
             }
             Ok(Opened {
                 file,
@@ -217,16 +215,16 @@ impl<'a> Source<'a> {
     }
 
     /// Opens the image and everything below it for reading, asking for passwords where they are
-    /// needed.
+    /// needed, and locks all of it for that purpose.
     ///
     /// # Errors
     /// As `Could not open 'name': …`.
-    pub fn open(&self, passwords: &dyn Passwords) -> Result<OpenSource> {
+    pub fn open(&self, purpose: Purpose, passwords: &dyn Passwords) -> Result<OpenSource> {
         let mut layers: Vec<Layer> = Vec::new();
         let mut images = Vec::new();
         let mut next = Some(self.clone());
         while let Some(source) = next {
-            let opened = source.open_layer(passwords, &layers);
+            let opened = source.open_layer(purpose, passwords, &layers);
             let (image, layer, below) = match opened {
                 Ok(opened) => opened,
                 // Each image above says that it was its backing file that could not be opened.
@@ -257,10 +255,11 @@ impl<'a> Source<'a> {
     /// Opens one image of a chain; `above` are those that led to it.
     fn open_layer(
         &self,
+        purpose: Purpose,
         passwords: &dyn Passwords,
         above: &[Layer],
     ) -> Result<(Arc<dyn Image>, Layer, Option<Self>)> {
-        let opened = self.open_file()?;
+        let opened = self.open_file(purpose)?;
         self.refuse_loop(&opened, above)?;
         let open = || {
             let mut files = vec![Arc::clone(&opened.file)];
@@ -270,7 +269,7 @@ impl<'a> Source<'a> {
                 None => Arc::new(RawImage::open(storage)?),
                 Some(header) => {
                     let secret = self.secret_for(&header, passwords)?;
-                    let data = self.data_file(&header)?;
+                    let data = self.data_file(&header, purpose)?;
                     files.extend(data.clone());
                     below = self.below(&header)?;
                     let header = self.at_snapshot(header, &opened)?;
@@ -317,7 +316,7 @@ impl<'a> Source<'a> {
     }
 
     /// The external data file, opened, where the image has one.
-    fn data_file(&self, header: &Header) -> Result<Option<Arc<FileStorage>>> {
+    fn data_file(&self, header: &Header, purpose: Purpose) -> Result<Option<Arc<FileStorage>>> {
         if !header.has_incompatible(features::DATA_FILE) {
             return Ok(None);
         }
@@ -330,7 +329,10 @@ impl<'a> Source<'a> {
                 self.names.resolve(&self.path, name, "data file")?
             }
         };
-        let file = FileStorage::open(&path, Access::Read, self.cache)?;
+        let file = FileStorage::open(&path, purpose.access(), self.cache)?;
+        if let Some(claim) = purpose.claim_of_data_file(self.force_share)? {
+            file.lock(claim)?;
+        }
         Ok(Some(Arc::new(file)))
     }
 
@@ -385,6 +387,7 @@ impl<'a> Source<'a> {
         let name = path.to_string_lossy().into_owned();
         Ok(Some(Self {
             cache: self.cache,
+            force_share: self.force_share,
             names: self.names,
             ..Self::plain(path, name, format)
         }))

@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
-use super::{Passwords, Source, flush_directory_of, names};
+use super::{Passwords, Purpose, Source, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::qcow2::write::OpenOptions;
 use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2};
 use crate::formats::raw::{self, NewRaw};
 use crate::formats::{Format, GuardedStart, Image, NewImage, Preallocation};
-use crate::storage::{Access, CacheMode, FileStorage, Storage, UnfinishedFile, WindowRange};
+use crate::storage::{Access, CacheMode, Claim, FileStorage, Storage, UnfinishedFile, WindowRange};
 
 /// A new image's file, format and options.
 pub struct Target<'a> {
@@ -95,6 +95,12 @@ impl Target<'_> {
         if let Some(existing) = self.existing {
             let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)?;
             refuse(&file)?;
+            let claim = match self.options {
+                TargetOptions::Raw => Claim::WRITE_SHARED,
+                TargetOptions::Qcow2(..) => Claim::WRITE,
+            };
+            file.lock(claim)
+                .map_err(|error| could_not_open(&self.name, error))?;
             let file = Arc::new(file);
             let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
                 .map_err(|error| could_not_open(&self.name, error))?;
@@ -187,7 +193,9 @@ impl Target<'_> {
         let header = Header::read(storage.as_ref())?;
         let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
         let backing = source.backing(&header)?;
-        let backing = backing.map(|below| below.open(passwords)).transpose()?;
+        let backing = backing
+            .map(|below| below.open(Purpose::Read, passwords))
+            .transpose()?;
         if let Some(backing) = &backing {
             self.refuse_sources(file, &backing.files())?;
         }

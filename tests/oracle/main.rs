@@ -16,6 +16,7 @@ mod compressed;
 mod create;
 mod errors;
 mod features;
+mod locks;
 mod map;
 mod matrix;
 mod names;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
     trials.extend(errors::trials());
     trials.extend(features::trials());
     trials.extend(names::trials());
+    trials.extend(locks::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());

@@ -1,0 +1,248 @@
+//! QEMU's locks: what another process has open is refused in the same words, `-U` shares it, and
+//! what we have open QEMU's tools refuse.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use libtest_mimic::Trial;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::common::{COWHIDE, Noise, Ran, run, write_disk};
+use crate::matrix::{ours, qemu_img};
+use crate::trial;
+
+/// How an image is held: what `qemu-io` is called with, and the calls that are compared meanwhile.
+const HELD: &[(&str, &[&str])] = &[
+    (
+        "x.qcow2",
+        &[
+            "info x.qcow2",
+            "info ./x.qcow2",
+            "info file:x.qcow2",
+            "info --image-opts driver=qcow2,file.filename=x.qcow2",
+            "info -f raw x.qcow2",
+            "info -U x.qcow2",
+            "info --force-share --output=json x.qcow2",
+            "check x.qcow2",
+            "check -U x.qcow2",
+            "info --backing-chain above.qcow2",
+            "convert -U above.qcow2 y.raw",
+            "convert x.qcow2 y.raw",
+            "convert -U x.qcow2 y.raw",
+            "convert -O qcow2 disk.raw x.qcow2",
+            "convert -U -O qcow2 disk.raw x.qcow2",
+            "create -f qcow2 x.qcow2 1M",
+        ],
+    ),
+    (
+        "-r x.qcow2",
+        &[
+            "info x.qcow2",
+            "check x.qcow2",
+            "convert x.qcow2 y.raw",
+            "convert -O qcow2 disk.raw x.qcow2",
+            "convert -n disk.raw x.qcow2",
+            "create -f qcow2 x.qcow2 1M",
+        ],
+    ),
+    (
+        "-f raw x.raw",
+        &[
+            "info x.raw",
+            "check x.raw",
+            "convert x.raw y.raw",
+            "convert -U x.raw y.raw",
+            "convert -O qcow2 disk.raw x.raw",
+        ],
+    ),
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (holder, calls) in HELD {
+        for call in *calls {
+            trials.push(trial(format!("locks::[{call}] [{holder}]"), || {
+                held(holder, call);
+            }));
+        }
+    }
+    trials.push(trial("locks::a_raw_image_in_use_survives", raw_in_use));
+    trials.push(trial("locks::a_backing_file_in_use", backing_in_use));
+    trials.push(trial("locks::somebody_elses_lock", foreign_lock));
+    trials.push(trial("locks::ours_are_seen", ours_are_seen));
+    trials
+}
+
+/// `qemu-io` with an image open, until dropped.
+struct Holder(Child);
+
+impl Holder {
+    fn open(folder: &Path, args: &str) -> Self {
+        let mut child = Command::new("qemu-io")
+            .args(args.split_whitespace())
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"length\n")
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.as_mut().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert!(line.contains("iB"), "not the length: {line:?}");
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        drop(self.0.wait());
+    }
+}
+
+fn files(folder: &Path) {
+    write_disk(&folder.join("disk.raw"), 100_000, 2);
+    write_disk(&folder.join("x.raw"), 300_000, 3);
+    let args = ["convert", "-O", "qcow2", "x.raw", "x.qcow2"];
+    qemu_img(folder, &args).ok();
+    let args = "create -q -f qcow2 -b x.qcow2 -F qcow2 above.qcow2";
+    let args: Vec<&str> = args.split(' ').collect();
+    qemu_img(folder, &args).ok();
+}
+
+fn image_bytes(folder: &Path) -> [Vec<u8>; 2] {
+    ["x.raw", "x.qcow2"].map(|name| fs::read(folder.join(name)).unwrap())
+}
+
+fn held(holder: &str, call: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let holder = Holder::open(folder, holder);
+    let before = image_bytes(folder);
+    let args: Vec<&str> = call.split_whitespace().collect();
+    let ours = ours(folder, &args);
+    assert!(image_bytes(folder) == before, "written to while in use");
+    let theirs = qemu_img(folder, &args);
+    assert_eq!(ours.status, theirs.status, "{ours:?} {theirs:?}");
+    assert_eq!(ours.stderr.replace("cowhide", "qemu-img"), theirs.stderr);
+    assert_eq!(ours.stdout, theirs.stdout);
+    drop(holder);
+}
+
+/// QEMU empties a raw file that another writes, since raw images are nobody's in particular.
+fn raw_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let holder = Holder::open(folder, "-f raw x.raw");
+    let before = image_bytes(folder);
+    for args in [
+        &["convert", "disk.raw", "x.raw"][..],
+        &["create", "-q", "x.raw", "1M"],
+    ] {
+        refused(&ours(folder, args), "shared \"write\"", "x.raw");
+    }
+    assert!(image_bytes(folder) == before);
+    drop(holder);
+    ours(folder, &["convert", "disk.raw", "x.raw"]).ok();
+}
+
+fn refused(ran: &Ran, what: &str, name: &str) {
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    let expected =
+        format!("Failed to get {what} lock\nIs another process using the image [{name}]?\n");
+    assert!(ran.stderr.ends_with(&expected), "{ran:?}");
+}
+
+/// Ours says which file of the chain it is.
+fn backing_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let holder = Holder::open(folder, "x.qcow2");
+    for tool in [qemu_img, ours] {
+        let ran = tool(folder, &["convert", "above.qcow2", "y.raw"]);
+        refused(&ran, "shared \"write\"", "x.qcow2");
+    }
+    drop(holder);
+    ours(folder, &["convert", "above.qcow2", "y.raw"]).ok();
+}
+
+/// A lock on the same bytes that isn't shared, as no QEMU takes it.
+fn foreign_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let path = folder.join("x.qcow2");
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: 203,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    for (call, refused) in [("check", true), ("info", true), ("info -U", false)] {
+        let args: Vec<&str> = call.split(' ').chain(["x.qcow2"]).collect();
+        let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
+        assert_eq!(ours.status, theirs.status, "{ours:?} {theirs:?}");
+        assert_eq!(ours.stderr.replace("cowhide", "qemu-img"), theirs.stderr);
+        assert_eq!(ours.stderr.contains("Failed to lock byte 203"), refused);
+    }
+}
+
+/// A slow conversion of ours keeps QEMU's tools from writing its source and from using its target.
+fn ours_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("big.raw"), Noise(1).bytes(16 << 20)).unwrap();
+    write_disk(&folder.join("disk.raw"), 100_000, 2);
+    let mut converting = Command::new(COWHIDE)
+        .args("convert -r 64k -O qcow2 big.raw new.qcow2".split(' '))
+        .current_dir(folder)
+        .spawn()
+        .unwrap();
+    let mut still_converting = || {
+        let over = converting.try_wait().unwrap();
+        assert!(over.is_none(), "the conversion is over: {over:?}");
+    };
+    while !folder.join("new.qcow2").exists() {
+        still_converting();
+    }
+    // What is written has no header yet, so that it is a raw image to whoever looks.
+    let reading = ["convert", "new.qcow2", "y.raw"];
+    for tool in [qemu_img, ours] {
+        refused(&tool(folder, &reading), "shared \"write\"", "new.qcow2");
+    }
+    for tool in [qemu_img, ours] {
+        let reading = ["convert", "-U", "new.qcow2", "y.raw"];
+        assert_eq!(tool(folder, &reading).status, Some(0));
+        let reading = ["info", "new.qcow2"];
+        assert_eq!(tool(folder, &reading).status, Some(0));
+        let writing = ["convert", "-O", "qcow2", "disk.raw", "new.qcow2"];
+        refused(&tool(folder, &writing), "\"write\"", "new.qcow2");
+        let writing = ["convert", "-n", "-O", "raw", "disk.raw", "big.raw"];
+        refused(&tool(folder, &writing), "\"write\"", "big.raw");
+    }
+    let args = ["-f", "raw", "-c", "write 0 512", "big.raw"];
+    let wrote = run(folder, "qemu-io", args);
+    assert!(
+        wrote.stderr.contains("Failed to get \"write\" lock"),
+        "{wrote:?}"
+    );
+    still_converting();
+    converting.kill().unwrap();
+    converting.wait().unwrap();
+    ours(folder, &["convert", "-O", "qcow2", "disk.raw", "new.qcow2"]).ok();
+}
