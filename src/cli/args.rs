@@ -57,6 +57,9 @@ pub struct CommonArgs {
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// Keep the right to open files and to use the network while an image is looked at
+    #[arg(long, help_heading = OWN)]
+    pub no_sandbox: bool,
     /// Open no file whose name is found inside an image (backing files, external data files)
     #[arg(long)]
     pub untrusted: bool,

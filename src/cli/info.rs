@@ -22,15 +22,21 @@ pub(super) fn run(args: &InfoArgs) -> Done {
     )?;
     source.cache = cache;
     source.force_share = args.image.force_share;
+    source.sandbox = !args.common.no_sandbox;
     source.names = args.common.names();
+    let prepare = || {
+        if output == Output::Human {
+            render::snapshots::prepare();
+        }
+    };
     let text = if args.backing_chain {
-        let infos = commands::info::chain(&source, shown)?;
+        let infos = commands::info::chain(&source, shown, &prepare)?;
         match output {
             Output::Human => render::info::human_list(&infos)?,
             Output::Json => render::json::render(&infos)?,
         }
     } else {
-        let mut info = commands::info::run(&source)?;
+        let mut info = commands::info::run(&source, &prepare)?;
         info.filename = shown;
         match output {
             Output::Human => render::info::human(&info)?,

@@ -37,6 +37,7 @@ pub fn run(
     if opened.format == Format::Raw {
         return Ok(Outcome::NoCheck);
     }
+    source.all_is_open();
     let storage = opened.storage.as_ref();
     let read_header = || {
         qcow2::Header::read_for_check(storage)

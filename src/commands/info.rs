@@ -205,39 +205,90 @@ pub struct EncryptInfo {
 }
 
 /// Looks at an image and at those below it, top first; `shown` is what the report calls the first.
+/// `prepare` is called when there are snapshots, while files can still be opened: whoever shows their
+/// dates needs the time zone.
 ///
 /// # Errors
 /// One of them can't be opened, or its header is invalid; a chain that leads back into itself.
-pub fn chain(source: &Source<'_>, shown: String) -> Result<Vec<ImageInfo>> {
-    let mut infos = Vec::new();
+pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec<ImageInfo>> {
+    let mut images = Vec::new();
     let mut seen = Vec::new();
-    let mut next = Some((source.clone(), shown));
-    while let Some((source, shown)) = next {
-        let (mut info, opened) = look(&source)?;
-        let identity = opened.file.identity()?;
+    let mut next = Some(source.clone());
+    while let Some(image) = next {
+        let found = Found::open(&image)?;
+        let identity = found.opened.file.identity()?;
         if seen.contains(&identity) {
-            return Err(infinite_loop(&source.name));
+            return Err(infinite_loop(&image.name));
         }
         seen.push(identity);
-        info.filename = shown;
-        infos.push(info);
-        let header = opened.header()?;
-        let below = header.map(|header| source.backing(&header)).transpose()?;
-        next = below.flatten().map(|below| (below.clone(), below.name));
+        let header = found.header.as_ref();
+        next = header
+            .map(|header| image.backing(header))
+            .transpose()?
+            .flatten();
+        images.push((image, found));
+    }
+    if images.iter().any(|(_, found)| found.has_snapshots()) {
+        prepare();
+    }
+    source.all_is_open();
+    let infos = images.iter().map(|(image, found)| found.describe(image));
+    let mut infos: Vec<ImageInfo> = infos.collect::<Result<_>>()?;
+    if let Some(first) = infos.first_mut() {
+        first.filename = shown;
     }
     Ok(infos)
 }
 
-/// Looks at an image.
+/// Looks at an image; `prepare` is called as by [`chain`].
 ///
 /// # Errors
 /// It can't be opened, or its header is invalid.
-pub fn run(source: &Source<'_>) -> Result<ImageInfo> {
-    look(source).map(|(info, _)| info)
+pub fn run(source: &Source<'_>, prepare: &dyn Fn()) -> Result<ImageInfo> {
+    let found = Found::open(source)?;
+    if found.has_snapshots() {
+        prepare();
+    }
+    source.all_is_open();
+    found.describe(source)
 }
 
-fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
-    let opened = source.open_file(Purpose::Inspect)?;
+/// An image that is open, and its header: that much is read before privileges are given up, since it
+/// says what else is to be opened.
+struct Found {
+    opened: Opened,
+    header: Option<qcow2::Header>,
+}
+
+impl Found {
+    fn open(source: &Source<'_>) -> Result<Self> {
+        let opened = source.open_file(Purpose::Inspect)?;
+        let header = opened.header().map_err(could_not_open(source))?;
+        Ok(Self { opened, header })
+    }
+
+    fn has_snapshots(&self) -> bool {
+        let header = self.header.as_ref();
+        header.is_some_and(|header| header.snapshots() > 0)
+    }
+
+    fn describe(&self, source: &Source<'_>) -> Result<ImageInfo> {
+        let mut info = describe_file(&self.opened, source)?;
+        if let Some(header) = &self.header {
+            describe_qcow2(header, source, &mut info);
+            list_snapshots_and_bitmaps(self.opened.storage.as_ref(), header, &mut info)
+                .map_err(could_not_open(source))?;
+        }
+        Ok(info)
+    }
+}
+
+fn could_not_open(source: &Source<'_>) -> impl Fn(Error) -> Error {
+    move |error| error.context(format!("Could not open '{}'", source.name))
+}
+
+/// What there is to say of any image.
+fn describe_file(opened: &Opened, source: &Source<'_>) -> Result<ImageInfo> {
     let file = opened.file.as_ref();
     let length = file.len()?.next_multiple_of(SECTOR_SIZE);
     let actual_size = file.allocated()?;
@@ -256,13 +307,7 @@ fn look(source: &Source<'_>) -> Result<(ImageInfo, Opened)> {
         name: "file",
         info: child,
     });
-    let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
-    if let Some(header) = opened.header().map_err(could_not_open)? {
-        describe_qcow2(&header, source, &mut info);
-        list_snapshots_and_bitmaps(opened.storage.as_ref(), &header, &mut info)
-            .map_err(could_not_open)?;
-    }
-    Ok((info, opened))
+    Ok(info)
 }
 
 /// Adds what isn't in the header but in tables that it leads to.

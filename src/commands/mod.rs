@@ -11,6 +11,7 @@ pub mod info;
 pub mod map;
 pub mod names;
 mod purpose;
+mod sandbox;
 pub mod source;
 pub mod speed;
 mod target;

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Names, Passwords, Purpose};
+use super::{Names, Passwords, Purpose, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
@@ -36,6 +36,9 @@ pub struct Source<'a> {
     pub cache: CacheMode,
     /// Whether others may write the image while it is read.
     pub force_share: bool,
+    /// Whether the program gives up, for good, what a command that only looks at the image doesn't
+    /// need once all files are open. For programs that do nothing else.
+    pub sandbox: bool,
     /// Whether files are opened that the image names.
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
@@ -162,6 +165,7 @@ impl<'a> Source<'a> {
             encryption: None,
             cache: CacheMode::Writeback,
             force_share: false,
+            sandbox: false,
             names: Names::Follow,
             snapshot: None,
             windows: Vec::new(),
@@ -212,6 +216,14 @@ impl<'a> Source<'a> {
         Err(Error::invalid(format!(
             "Block format 'raw' does not support the option '{option}'"
         )))
+    }
+
+    /// To be called when all files are open and what is in them is only looked at from here on: the
+    /// program gives up what that doesn't need, where [`Source::sandbox`] says so.
+    pub(super) fn all_is_open(&self) {
+        if self.sandbox {
+            sandbox::enter();
+        }
     }
 
     /// Opens the image and everything below it for reading, asking for passwords where they are
@@ -388,6 +400,7 @@ impl<'a> Source<'a> {
         Ok(Some(Self {
             cache: self.cache,
             force_share: self.force_share,
+            sandbox: self.sandbox,
             names: self.names,
             ..Self::plain(path, name, format)
         }))

@@ -160,7 +160,13 @@ fn hand_made() {
 fn time_zones() {
     let folder = tempfile::tempdir().unwrap();
     make(folder.path());
-    for zone in ["CET-1CEST,M3.5.0,M10.5.0/3", "XYZ+11:30", "UTC", ""] {
+    for zone in [
+        "CET-1CEST,M3.5.0,M10.5.0/3",
+        "XYZ+11:30",
+        "Asia/Kolkata",
+        "UTC",
+        "",
+    ] {
         let [ours, theirs] = [COWHIDE, "qemu-img"].map(|program| {
             let output = std::process::Command::new(program)
                 .args(["info", "x.qcow2"])

@@ -1,0 +1,92 @@
+//! What the program gives up while it looks at an image, seen from outside.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{COWHIDE, Noise, cowhide};
+
+/// A line of the status of a process.
+fn status(process: &str, name: &str) -> Option<u64> {
+    fs::read_to_string(format!("/proc/{process}/status"))
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(|value| value.trim_start_matches(':').trim().parse().unwrap())
+}
+
+/// Makes an image in which every cluster of data is lost, so that `check` has more to say than goes
+/// into a pipe that nobody reads.
+fn leaky(folder: &Path) {
+    fs::write(folder.join("disk.raw"), Noise(1).bytes(4 << 20)).unwrap();
+    cowhide(
+        folder,
+        "convert -O qcow2 -o cluster_size=512 disk.raw x.qcow2",
+    )
+    .ok();
+    let image = File::options()
+        .read(true)
+        .write(true)
+        .open(folder.join("x.qcow2"))
+        .unwrap();
+    let mut field = [0; 12];
+    image.read_exact_at(&mut field, 36).unwrap();
+    let entries = u32::from_be_bytes(field[..4].try_into().unwrap());
+    let table = u64::from_be_bytes(field[4..].try_into().unwrap());
+    image
+        .write_all_at(&vec![0; entries as usize * 8], table)
+        .unwrap();
+}
+
+/// The filters of system calls, and whether privileges can be gained, while `check` runs.
+fn while_checking(folder: &Path, option: &str) -> (Option<u64>, Option<u64>) {
+    let mut child = Command::new(COWHIDE)
+        .args(["check", option, "x.qcow2"])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut findings = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    findings.read_line(&mut first).unwrap();
+    assert!(first.contains("Leaked cluster"), "{first}");
+    let id = child.id().to_string();
+    let seen = (status(&id, "Seccomp_filters"), status(&id, "NoNewPrivs"));
+    let lines = findings.lines().map(Result::unwrap);
+    assert!(lines.count() > 8000);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    seen
+}
+
+#[test]
+fn check_runs_in_a_sandbox_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    leaky(folder);
+    let outside = (
+        status("self", "Seccomp_filters"),
+        status("self", "NoNewPrivs"),
+    );
+    assert_eq!(while_checking(folder, "--no-sandbox"), outside);
+    let filters = outside.0.map(|filters| filters + 1);
+    assert_eq!(while_checking(folder, "-q"), (filters, Some(1)));
+}
+
+#[test]
+fn reports_are_the_same_in_a_sandbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    leaky(folder);
+    for call in ["info", "info --output=json", "check", "info -f raw"] {
+        let run = |option| cowhide(folder, &format!("{call} {option} x.qcow2"));
+        let (inside, outside) = (run("-q"), run("--no-sandbox -q"));
+        assert_eq!(inside.status, outside.status);
+        assert_eq!(inside.stdout, outside.stdout);
+        assert_eq!(inside.stderr, outside.stderr);
+    }
+}
