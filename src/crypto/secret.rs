@@ -1,5 +1,11 @@
 //! Passwords: bytes that are wiped when they are dropped, and never copied, shown or compared.
+//!
+//! From the first one on the process leaves no core dump and can't be looked into by others of the
+//! same user: a crash must not write a key to a disk, where it may stay for years.
 
+use std::sync::Once;
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zeroize::Zeroizing;
 
 use super::{AesCbc, Backend};
@@ -11,8 +17,13 @@ use crate::error::{Error, Result};
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes over the bytes of a password.
+    /// Takes over the bytes of a password. The first call makes the process one that isn't dumped.
     pub fn new(bytes: Vec<u8>) -> Self {
+        static NEVER_DUMPED: Once = Once::new();
+        // What can't be had isn't missed: the password is needed all the same.
+        NEVER_DUMPED.call_once(|| {
+            let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        });
         Self(Zeroizing::new(bytes))
     }
 
@@ -50,5 +61,19 @@ pub fn chosen_backend() -> Result<Backend> {
         Err(std::env::VarError::NotUnicode(_)) => {
             Err(Error::invalid(format!("{BACKEND_VARIABLE}: not UTF-8")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::dumpable_behavior;
+
+    use super::*;
+
+    #[test]
+    fn who_holds_a_secret_is_not_dumped() {
+        drop(Secret::new(b"pw".to_vec()));
+        let behavior = dumpable_behavior().unwrap();
+        assert_eq!(behavior, DumpableBehavior::NotDumpable);
     }
 }
