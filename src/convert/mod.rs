@@ -2,7 +2,8 @@
 //!
 //! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in
 //! guest order. Worker threads take chunks, read them (which decrypts), look for zeroes ([`zero`]),
-//! wait for their turn to reserve room in the target ([`turn`]), encrypt, and write ([`writer`]). Only
+//! compress, wait for their turn to reserve room in the target ([`turn`]), encrypt, and write
+//! ([`writer`]). Only
 //! the reservation is done in order, and it is short; everything that costs time is done by all
 //! workers at once. So the target is the same for any number of workers.
 //!
@@ -180,7 +181,12 @@ impl Job<'_> {
         let data = buffer.get(length);
         self.read(chunk, data)?;
         let runs = self.runs_to_write(chunk, data);
-        let Some(reservation) = self.reserve(chunk, length, &runs)? else {
+        let reservation = if self.target.packs() {
+            self.pack(chunk, data, &runs)?
+        } else {
+            self.reserve(chunk, length, &runs)?
+        };
+        let Some(reservation) = reservation else {
             return Ok(());
         };
         self.target.encode(&reservation, data)?;
@@ -218,15 +224,17 @@ impl Job<'_> {
             Some(sparse) if self.target.starts_as_zeroes() || self.is_backed => {
                 // A finer search than the target's own only where that was asked for and the target
                 // isn't one that writes whole clusters.
-                let unit = match self.target.zero_unit() {
-                    unit if unit <= FINEST_UNIT => unit.min(1 << sparse.ilog2()),
-                    unit => unit,
+                let (unit, least) = match self.target.zero_unit() {
+                    // However short a run of zeroes is, to pack it costs more than a gap.
+                    unit if self.target.packs() => (unit, unit),
+                    unit if unit <= FINEST_UNIT => (unit.min(1 << sparse.ilog2()), sparse.get()),
+                    unit => (unit, sparse.get()),
                 };
                 let mut runs = Vec::new();
                 // One part after the other: zeroes before and after what is left must not be joined.
                 for part in chunk.told(buffer.len()) {
                     let data = within(&chunk.data, &part);
-                    runs.extend(zero::data_runs(buffer, &data, unit, sparse.get()));
+                    runs.extend(zero::data_runs(buffer, &data, unit, least));
                 }
                 runs
             }
@@ -236,19 +244,34 @@ impl Job<'_> {
 
     /// Waits for this chunk's turn and reserves room for it. `None` when a worker failed meanwhile.
     fn reserve(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Result<Option<Reservation>> {
-        let zeroes = if self.is_backed {
-            // Neither data nor left.
-            let mut others = [runs, &chunk.left].concat();
-            others.sort_unstable_by_key(|run| run.start);
-            gaps(&others, length)
-        } else {
-            Vec::new()
-        };
+        let zeroes = self.zeroes_to_write(chunk, length, runs);
         self.turn
             .take(chunk.number, || {
                 self.target.reserve(chunk.guest, length, runs, &zeroes)
             })
             .transpose()
+    }
+
+    /// Packs a chunk's data, and then as [`reserve`](Self::reserve).
+    fn pack(&self, chunk: &Chunk, data: &mut [u8], runs: &[Run]) -> Result<Option<Reservation>> {
+        let zeroes = self.zeroes_to_write(chunk, data.len(), runs);
+        let packed = self.target.pack(data, runs, &zeroes)?;
+        self.turn
+            .take(chunk.number, || {
+                self.target.reserve_packed(chunk.guest, &packed)
+            })
+            .transpose()
+    }
+
+    /// What of a chunk, beside the `runs` of data, must read as zeroes and not as a backing file.
+    fn zeroes_to_write(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Vec<Run> {
+        if !self.is_backed {
+            return Vec::new();
+        }
+        // Neither data nor left.
+        let mut others = [runs, &chunk.left].concat();
+        others.sort_unstable_by_key(|run| run.start);
+        gaps(&others, length)
     }
 
     /// Copies a chunk within the system, or where that isn't possible by reading and writing.

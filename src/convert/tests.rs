@@ -220,3 +220,5 @@ fn a_failed_conversion_onto_a_device_leaves_no_old_image_behind() {
     assert!(to_qcow2(source, Arc::clone(&device), options, workers(2)).is_err());
     assert_eq!(device.contents()[..8], [0; 8]);
 }
+
+mod compressed;

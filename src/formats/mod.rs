@@ -21,7 +21,8 @@ pub use chain::Chain;
 pub use concat::Concatenation;
 pub use guard::GuardedStart;
 pub use probe::probe;
-pub use reservation::Reservation;
+use reservation::not_packed;
+pub use reservation::{Packed, PackedPart, Reservation};
 pub use status::Status;
 
 use crate::crypto::Secret;
@@ -279,8 +280,11 @@ pub type Run = std::ops::Range<usize>;
 ///
 /// For every chunk in guest order, [`reserve`](Self::reserve) is called once, one call at a time;
 /// then [`encode`](Self::encode) and [`write`](Self::write) with what it returned, in any order and
-/// from any thread; then [`finish`](Self::finish). Where the image ends up in its file depends on the
-/// order of the reservations alone, so the result is the same for any number of threads.
+/// from any thread; then [`finish`](Self::finish). An image that compresses needs to know a chunk's
+/// stored size before it can find room: [`pack`](Self::pack) goes before, in any order and from any
+/// thread, and [`reserve_packed`](Self::reserve_packed) is called in the place of `reserve`. Where the
+/// image ends up in its file depends on the order of the reservations alone, so the result is the
+/// same for any number of threads.
 pub trait NewImage: Sync {
     /// The unit in which space is handed out, in bytes: a power of two. Chunks start at multiples
     /// of it and are multiples of it long, but for the last one of the disk.
@@ -297,6 +301,30 @@ pub trait NewImage: Sync {
     /// What is read where nothing was written, for an image with a backing file.
     fn backed(&self) -> Option<Backed> {
         None
+    }
+
+    /// Whether data is packed before there is room for it; see [`pack`](Self::pack).
+    fn packs(&self) -> bool {
+        false
+    }
+
+    /// Makes the `runs` of a chunk that hold data smaller, in place: afterwards the buffer holds what
+    /// is to be stored. `runs` and `zeroes` are as for [`reserve`](Self::reserve).
+    ///
+    /// # Errors
+    /// The codec's; an image that doesn't pack.
+    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+        let _ = (chunk, runs, zeroes);
+        Err(not_packed())
+    }
+
+    /// As [`reserve`](Self::reserve), for a chunk that [`pack`](Self::pack) has packed.
+    ///
+    /// # Errors
+    /// The format's limits; an image that doesn't pack.
+    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+        let _ = (guest, packed);
+        Err(not_packed())
     }
 
     /// Finds room for the `runs` of a chunk that hold data (sorted, disjoint, multiples of

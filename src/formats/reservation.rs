@@ -6,12 +6,33 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
+/// A chunk's data after [`NewImage::pack`](super::NewImage::pack): what is stored, in guest order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Each allocation unit that is stored.
+    pub parts: Vec<PackedPart>,
+    /// What of the rest reads as zeroes, for an image with a backing file: whole units, in bytes from
+    /// the chunk's start.
+    pub zeroes: Vec<Run>,
+}
+
+/// One allocation unit's data after packing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedPart {
+    /// Where it was in the chunk, in bytes from the chunk's start.
+    pub start: usize,
+    /// Where it is in the chunk's buffer now, as it is to be stored.
+    pub stored: Run,
+    /// Whether it is compressed; otherwise it couldn't be made smaller and is as it was.
+    pub compressed: bool,
+}
+
 /// What [`NewImage::reserve`](super::NewImage::reserve) hands out.
 #[derive(Debug)]
 pub struct Reservation {
     /// The chunk's place on the virtual disk.
     pub guest: GuestOffset,
-    /// What is to be written where: runs of the chunk and the offset in the file.
+    /// What is to be written where: runs of the chunk's buffer and the offset in the file.
     pub pieces: Vec<(Run, HostOffset)>,
     /// Metadata that became complete with this reservation, and where it goes.
     pub metadata: Option<(HostOffset, Vec<u8>)>,
@@ -79,6 +100,11 @@ impl Reservation {
         }
         Ok(true)
     }
+}
+
+/// The error for data that is to be stored in the other of the two ways.
+pub(super) fn not_packed() -> Error {
+    Error::invalid("data is packed for images that compress, and for no other")
 }
 
 fn foreign() -> Error {

@@ -165,6 +165,17 @@ impl L2Entry {
         Self(kept.map_or(ZERO, |host| host.0 | COPIED | ZERO))
     }
 
+    /// An entry that leads to a compressed cluster of `length` bytes, at least 1 and less than a
+    /// cluster; the counterpart of what [`target`](Self::target) reads. It never has the COPIED flag.
+    /// `None` when the offset has more bits than there is room for.
+    pub fn to_compressed(geometry: Geometry, host: HostOffset, length: u64) -> Option<Self> {
+        let x = compressed_offset_bits(geometry);
+        let last = host.0.checked_add(length.checked_sub(1)?)?;
+        let more_sectors = last / COMPRESSED_SECTOR - host.0 / COMPRESSED_SECTOR;
+        let fits = last >> x == 0 && more_sectors >> (62 - x) == 0;
+        fits.then_some(Self(COMPRESSED | more_sectors << x | host.0))
+    }
+
     /// What the entry means; `zero_flag` says whether the image's version has zero clusters.
     ///
     /// # Errors
@@ -219,10 +230,8 @@ impl L2Entry {
         })
     }
 
-    /// The specification's compressed cluster descriptor: with x = 62 − (cluster_bits − 8), bits 0
-    /// to x−1 are the offset, bits x to 61 the number of sectors beyond the first one.
     fn compressed(self, geometry: Geometry) -> CompressedRange {
-        let x = 62 - (geometry.cluster_bits() - 8);
+        let x = compressed_offset_bits(geometry);
         let host = self.0 & ((1 << x) - 1);
         let more_sectors = (self.0 & (COMPRESSED - 1)) >> x;
         CompressedRange {
@@ -410,6 +419,12 @@ pub fn set_l2(
     let pair = words.get_mut(2 * index..)?.first_chunk_mut::<2>()?;
     *pair = [entry.0.to_be_bytes(), bitmap.0.to_be_bytes()];
     Some(())
+}
+
+/// The specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8): bits 0 to x−1
+/// are the offset, bits x to 61 the number of sectors beyond the first one.
+fn compressed_offset_bits(geometry: Geometry) -> u32 {
+    62 - (geometry.cluster_bits() - 8)
 }
 
 /// A refcount table entry as stored.
@@ -675,6 +690,35 @@ mod tests {
         assert_eq!(
             at(0x3_0200),
             Err(EntryError::Unaligned(HostOffset(0x3_0200)))
+        );
+    }
+
+    #[test]
+    fn compressed_descriptors_are_made_as_they_are_read() {
+        for bits in 9..=21 {
+            let geometry = geometry(bits);
+            let size = geometry.cluster_size();
+            for host in [size, size + 1, 3 * size + 511, 5 * size - 1, 7 * size + 300] {
+                for length in [1, 2, 212, 511, size - 1] {
+                    let entry = L2Entry::to_compressed(geometry, HostOffset(host), length).unwrap();
+                    assert!(!entry.is_copied());
+                    let Ok(L2Target::Compressed(range)) = entry.target(geometry, true) else {
+                        panic!("not compressed: {entry:?}");
+                    };
+                    assert_eq!(range.host, HostOffset(host));
+                    let end = (host + length).next_multiple_of(512);
+                    assert_eq!(range.length, end - host, "{length} at {host}");
+                }
+            }
+        }
+        // 2 MiB clusters: 49 bits of offset.
+        let at = |host| L2Entry::to_compressed(geometry(21), HostOffset(host), 2);
+        assert!(at((1 << 49) - 2).is_some());
+        assert!(at((1 << 49) - 1).is_none());
+        // A literal one: 64 KiB clusters, 4 sectors from 0x50123 on.
+        assert_eq!(
+            L2Entry::to_compressed(geometry(16), HostOffset(0x5_0123), 3 * 512),
+            Some(L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123))
         );
     }
 

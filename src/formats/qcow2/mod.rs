@@ -13,12 +13,13 @@
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
-//! - [`compressed`]: one compressed cluster;
+//! - [`compressed`], [`mod@compress`]: one compressed cluster, read and made;
 //! - `stored`: clusters as they are stored, back to the guest's bytes;
 //! - [`read`]: the guest's data;
 //! - [`preallocated`]: does the file have holes where the tables say data?
 //! - [`create_options`]: what a new image is to be like;
 //! - [`create`]: a new image, laid out front to back as its data comes;
+//! - [`new_compressed`]: a new image with compressed clusters;
 //! - [`preallocate`]: a new image whose every cluster has its place beforehand;
 //! - [`write`](mod@write): an image in use, written anywhere;
 //! - [`mod@check`]: do the refcounts agree with what refers to what?
@@ -28,6 +29,7 @@
 
 pub mod bitmaps;
 pub mod check;
+pub mod compress;
 pub mod compressed;
 pub mod create;
 pub mod create_options;
@@ -36,6 +38,8 @@ pub mod extensions;
 pub mod features;
 pub mod geometry;
 pub mod header;
+pub mod new_compressed;
+mod new_counts;
 mod new_header;
 mod new_layout;
 mod new_refcounts;
@@ -53,6 +57,7 @@ pub use create::NewQcow2;
 pub use create_options::{Backing, CreateOptions};
 pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
+pub use new_compressed::{NewCompressed, compressed_and_encrypted};
 pub use preallocate::NewPreallocated;
 pub use read::Qcow2Image;
 pub use write::{OverQcow2, WritableQcow2};

@@ -47,10 +47,7 @@ impl RefcountLayout {
             (block_count, table_clusters) = (blocks, table);
         }
         if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
-            return Err(Error::invalid(
-                "the image's file is too big for its cluster size: its refcount table would be \
-                 larger than 8 MiB (try using a larger cluster size)",
-            ));
+            return Err(table_too_big());
         }
         let table = HostOffset(at.0 + block_count * geometry.cluster_size());
         Ok(Self {
@@ -104,6 +101,14 @@ impl RefcountLayout {
         table.resize(usize::try_from(length).unwrap_or(table.len()), 0);
         storage.write_at(self.table.0, &table)
     }
+}
+
+/// The error for more clusters than the refcount table may lead to.
+pub(super) fn table_too_big() -> Error {
+    Error::invalid(
+        "the image's file is too big for its cluster size: its refcount table would be larger \
+         than 8 MiB (try using a larger cluster size)",
+    )
 }
 
 /// How many refcounts the pattern has that is repeated: whole bytes in every width.

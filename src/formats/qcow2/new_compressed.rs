@@ -1,0 +1,510 @@
+//! A new image with compressed clusters, laid out front to back.
+//!
+//! ```text
+//! header | L1 table | compressed clusters … L2 tables, refcount blocks … | refcount blocks | table
+//! ```
+//!
+//! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`]): how much room it
+//!   takes is only known then. Room is handed out in guest order, so the image is the same for any
+//!   number of workers.
+//! - Compressed clusters stand byte behind byte, from one host cluster into the next. Where something
+//!   else got that next host cluster, what is left of the last one still takes what fits.
+//! - A host cluster's refcount is the number of compressed clusters that touch it; where refcounts
+//!   are so narrow that they can't count one more, the next compressed cluster starts in a new one.
+//! - A cluster that doesn't get smaller is stored as it is.
+//! - L2 tables, refcount blocks that are final, and the refcount table stand on whole clusters. They
+//!   come behind the compressed clusters, so the last sector of each is inside of the file.
+//!
+//! There is no such image with encryption: compressed clusters are never encrypted, so they would be
+//! readable by everybody.
+
+use std::cell::RefCell;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::compress::compress;
+use super::create_options::CreateOptions;
+use super::entries::{L2Entry, SubclusterBitmap};
+use super::geometry::Geometry;
+use super::header::{EncryptionMethod, Version};
+use super::new_counts::Counts;
+use super::new_layout::{Layout, Metadata};
+use super::{new_header, new_runs};
+use crate::error::{Error, Result};
+use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run, not_packed};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset};
+
+/// A qcow2 image with compressed clusters, being written.
+pub struct NewCompressed {
+    storage: Arc<dyn Storage>,
+    options: CreateOptions,
+    geometry: Geometry,
+    flush: bool,
+    /// Whether what is never written reads as zeroes.
+    clean: bool,
+    space: Mutex<Space>,
+}
+
+/// What has been handed out.
+#[derive(Debug)]
+struct Space {
+    geometry: Geometry,
+    layout: Layout,
+    counts: Counts,
+    /// Where the last compressed cluster ended, if there is room behind it in its host cluster.
+    tail: Option<HostOffset>,
+    /// Room that nothing will use any more, from its start to the end of its host cluster.
+    gaps: Vec<HostOffset>,
+}
+
+thread_local! {
+    /// One compressed cluster.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl NewCompressed {
+    /// Starts a new image in `storage`, which must be empty or a block device. Clusters are
+    /// compressed as the options say. `flush` says whether [`NewImage::finish`] puts everything on
+    /// stable storage, in the order that a power cut can't hurt.
+    ///
+    /// # Errors
+    /// As [`CreateOptions::check`]; options that ask for encryption; the system's.
+    pub fn create(storage: Arc<dyn Storage>, options: CreateOptions, flush: bool) -> Result<Self> {
+        let geometry = options.check()?;
+        if options.encryption != EncryptionMethod::None {
+            return Err(compressed_and_encrypted());
+        }
+        if options.data_file.is_some() {
+            return Err(compressed_outside());
+        }
+        let clean = storage.starts_as_zeroes();
+        if !clean {
+            new_header::wipe(storage.as_ref(), geometry)?;
+        }
+        let layout = Layout::new(geometry, options.size)?;
+        let mut counts = Counts::new(geometry);
+        counts.add(HostOffset(0), layout.next().0)?;
+        let space = Space {
+            geometry,
+            layout,
+            counts,
+            tail: None,
+            gaps: Vec::new(),
+        };
+        Ok(Self {
+            storage,
+            options,
+            geometry,
+            flush,
+            clean,
+            space: Mutex::new(space),
+        })
+    }
+
+    /// What an extended L2 entry says of the cluster at `start` of a chunk.
+    fn bitmap(&self, start: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
+        if !self.geometry.has_subclusters() {
+            return SubclusterBitmap::default();
+        }
+        new_runs::bitmap(start, self.geometry.subcluster_len(), data, zeroes)
+    }
+
+    /// On a device, overwrites what is left in `gaps` of whatever was there before.
+    fn clear(&self, gaps: &[HostOffset]) -> Result<()> {
+        if self.clean {
+            return Ok(());
+        }
+        for gap in gaps {
+            let left = self.geometry.cluster_size() - self.geometry.within_cluster(gap.0);
+            let zeroes = vec![0; usize::try_from(left).unwrap_or(0)];
+            self.storage.write_at(gap.0, &zeroes)?;
+        }
+        Ok(())
+    }
+}
+
+/// The error for a compressed image that is to be encrypted too.
+pub fn compressed_and_encrypted() -> Error {
+    Error::unsupported("Compression and encryption not supported at the same time")
+}
+
+/// The error for a compressed image whose data is to be in a file of its own: compressed clusters
+/// have no place there.
+pub fn compressed_outside() -> Error {
+    Error::unsupported("Compression and an external data file are not supported at the same time")
+}
+
+impl Space {
+    /// Room for whole clusters.
+    fn place_clusters(&mut self, bytes: u64) -> Result<HostOffset> {
+        let host = self.layout.allocate(bytes)?;
+        self.counts.add(host, bytes)?;
+        Ok(host)
+    }
+
+    /// Room for a compressed cluster of `length` bytes.
+    fn place_compressed(&mut self, length: u64) -> Result<HostOffset> {
+        let size = self.geometry.cluster_size();
+        let start = match self.tail {
+            Some(tail) if !self.counts.is_full(tail) => {
+                let room = size - self.geometry.within_cluster(tail.0);
+                let more = length.saturating_sub(room);
+                if more == 0 || self.tail_is_last() {
+                    self.layout.allocate(self.geometry.clusters(more) * size)?;
+                    Some(tail)
+                } else {
+                    None
+                }
+            }
+            _ => None,
+        };
+        let start = match start {
+            Some(start) => start,
+            None => {
+                self.abandon_tail();
+                self.layout
+                    .allocate(self.geometry.clusters(length) * size)?
+            }
+        };
+        self.counts.add(start, length)?;
+        let end = HostOffset(start.0 + length);
+        self.tail = (!self.geometry.is_aligned(end)).then_some(end);
+        Ok(start)
+    }
+
+    /// Whether nothing follows the host cluster that the tail is in.
+    fn tail_is_last(&self) -> bool {
+        let next = self.geometry.host_cluster(self.layout.next());
+        self.tail
+            .is_some_and(|tail| self.geometry.host_cluster(tail) + 1 == next)
+    }
+
+    fn abandon_tail(&mut self) {
+        self.gaps.extend(self.tail.take());
+    }
+
+    /// Gives the refcount blocks that are final their places, behind `written`.
+    fn place_blocks(&mut self, written: &mut Metadata) -> Result<()> {
+        loop {
+            let end = self.counts.first_end();
+            if self.layout.next() < end {
+                return Ok(());
+            }
+            if self.tail.is_some_and(|tail| tail < end) {
+                if self.tail_is_last() {
+                    return Ok(());
+                }
+                self.abandon_tail();
+            }
+            let host = self.place_clusters(self.geometry.cluster_size())?;
+            let block = self.counts.place_first(host);
+            match written {
+                Some((_, tables)) => tables.extend(block),
+                None => *written = Some((host, block)),
+            }
+        }
+    }
+}
+
+impl NewImage for NewCompressed {
+    fn allocation_unit(&self) -> usize {
+        self.geometry.cluster_len()
+    }
+
+    fn zero_unit(&self) -> usize {
+        self.geometry.cluster_len()
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        // Clusters that are never allocated read as zeroes, whatever the file holds.
+        self.options.backing.is_none()
+    }
+
+    fn backed(&self) -> Option<Backed> {
+        let backing = self.options.backing.as_ref()?;
+        Some(Backed {
+            size: backing.size,
+            unit: self.geometry.cluster_len(),
+        })
+    }
+
+    fn packs(&self) -> bool {
+        true
+    }
+
+    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+        let size = self.geometry.cluster_len();
+        let everything;
+        let (runs, zeroes) = if self.options.version == Version::V2 && !zeroes.is_empty() {
+            // There are no zero clusters: zeroes are data.
+            everything = new_runs::union(runs, zeroes);
+            (everything.as_slice(), [].as_slice())
+        } else {
+            (runs, zeroes)
+        };
+        let mut parts = Vec::with_capacity(chunk.len() / size);
+        // Packed clusters are never longer than they were, so they never reach the next one.
+        let mut end = 0;
+        SCRATCH.with_borrow_mut(|scratch| {
+            for start in runs.iter().flat_map(|run| run.clone().step_by(size)) {
+                let cluster = chunk
+                    .get(start..start + size)
+                    .ok_or_else(|| Error::invalid("a run isn't whole clusters"))?;
+                let compressed = compress(self.options.compression, cluster, scratch)?;
+                let length = if compressed {
+                    let to = chunk.get_mut(end..end + scratch.len()).unwrap_or_default();
+                    to.copy_from_slice(scratch);
+                    scratch.len()
+                } else {
+                    chunk.copy_within(start..start + size, end);
+                    size
+                };
+                parts.push(PackedPart {
+                    start,
+                    stored: end..end + length,
+                    compressed,
+                });
+                end += length;
+            }
+            Ok(Packed {
+                parts,
+                zeroes: zeroes.to_vec(),
+            })
+        })
+    }
+
+    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pieces: Vec<(Run, HostOffset)> = Vec::new();
+        let size = self.geometry.cluster_len();
+        let mut entries = Vec::with_capacity(packed.parts.len());
+        for part in &packed.parts {
+            let length = part.stored.len() as u64;
+            let cluster = part.start..part.start + size;
+            let (host, entry, bitmap) = if part.compressed {
+                let host = space.place_compressed(length)?;
+                let entry = L2Entry::to_compressed(self.geometry, host, length);
+                let too_big = || Error::invalid("the image's file is too big");
+                // Compressed clusters have no subclusters.
+                (
+                    host,
+                    entry.ok_or_else(too_big)?,
+                    SubclusterBitmap::default(),
+                )
+            } else {
+                let host = space.place_clusters(length)?;
+                (
+                    host,
+                    L2Entry::to_data(host),
+                    self.bitmap(part.start, &[cluster], &[]),
+                )
+            };
+            entries.push((part.start, entry, bitmap));
+            match pieces.last_mut() {
+                Some((run, first)) if first.0 + run.len() as u64 == host.0 => {
+                    run.end = part.stored.end;
+                }
+                _ => pieces.push((part.stored.clone(), host)),
+            }
+        }
+        // Tables stand in one piece behind the data.
+        let mut metadata = None;
+        for start in packed
+            .zeroes
+            .iter()
+            .flat_map(|run| run.clone().step_by(size))
+        {
+            let entry = if self.geometry.has_subclusters() {
+                L2Entry::default()
+            } else {
+                L2Entry::to_zeroes()
+            };
+            let bitmap = self.bitmap(start, &[], &[start..start + size]);
+            entries.push((start, entry, bitmap));
+        }
+        entries.sort_unstable_by_key(|(start, ..)| *start);
+        for (start, entry, bitmap) in entries {
+            let guest = GuestOffset(guest.0 + start as u64);
+            let layout = &mut space.layout;
+            layout.set_subclusters(guest, entry, bitmap, &mut metadata)?;
+        }
+        if let Some((host, tables)) = &metadata {
+            space.counts.add(*host, tables.len() as u64)?;
+        }
+        space.place_blocks(&mut metadata)?;
+        let gaps = mem::take(&mut space.gaps);
+        drop(space);
+        self.clear(&gaps)?;
+        Ok(Reservation {
+            guest,
+            pieces,
+            metadata,
+        })
+    }
+
+    fn reserve(
+        &self,
+        _guest: GuestOffset,
+        _chunk: usize,
+        _runs: &[Run],
+        _zeroes: &[Run],
+    ) -> Result<Reservation> {
+        Err(not_packed())
+    }
+
+    fn encode(&self, _reservation: &Reservation, _chunk: &mut [u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
+        reservation.write_data(self.storage.as_ref(), chunk)?;
+        self.write_metadata(reservation)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.storage.writes_serially()
+    }
+
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        None
+    }
+
+    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
+        reservation.write_metadata(self.storage.as_ref())
+    }
+
+    fn finish(&self) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = None;
+        space.layout.place_filling(&mut table)?;
+        if let Some((host, table)) = table {
+            space.counts.add(host, table.len() as u64)?;
+            storage.write_at(host.0, &table)?;
+        }
+        space.abandon_tail();
+        self.clear(&space.gaps)?;
+        let counts = mem::replace(&mut space.counts, Counts::new(self.geometry));
+        let refcounts = counts.finish(space.layout.next(), storage)?;
+        space.layout.write_l1(storage)?;
+        let l1 = space.layout.l1_host();
+        let header = new_header::bytes(&self.options, self.geometry, l1, &refcounts)?;
+        new_header::write_last(storage, &header, self.flush)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    /// An image with clusters of 512 bytes and refcounts of so many bits; the first free one is at
+    /// 1024.
+    fn image(refcount_bits: u64) -> NewCompressed {
+        let options = CreateOptions {
+            cluster_size: 512,
+            refcount_bits,
+            ..CreateOptions::new(32 << 10)
+        };
+        let storage = Arc::new(MemoryStorage::default());
+        NewCompressed::create(storage, options, false).unwrap()
+    }
+
+    /// Where clusters of these sizes are put; 512 is one that isn't compressed.
+    fn places(image: &NewCompressed, sizes: &[usize]) -> Vec<(Run, u64)> {
+        let mut end = 0;
+        let parts = sizes.iter().enumerate().map(|(number, &size)| {
+            end += size;
+            PackedPart {
+                start: number * 512,
+                stored: end - size..end,
+                compressed: size < 512,
+            }
+        });
+        let packed = Packed {
+            parts: parts.collect(),
+            zeroes: Vec::new(),
+        };
+        let reservation = image.reserve_packed(GuestOffset(0), &packed).unwrap();
+        let pieces = reservation.pieces.into_iter();
+        pieces.map(|(run, host)| (run, host.0)).collect()
+    }
+
+    fn counts(image: &NewCompressed, clusters: std::ops::Range<u64>) -> Vec<bool> {
+        let space = image.space.lock().unwrap();
+        clusters
+            .map(|cluster| space.counts.is_full(HostOffset(cluster * 512)))
+            .collect()
+    }
+
+    #[test]
+    fn compressed_clusters_stand_byte_behind_byte() {
+        let pieces = places(&image(16), &[200, 511, 1, 100]);
+        assert_eq!(pieces, [(0..812, 1024)]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_cluster_takes_what_fits() {
+        // 100 bytes, a cluster behind, then 412 that just fit, and one that needs a new cluster.
+        let pieces = places(&image(16), &[100, 512, 412, 1, 512, 511, 2]);
+        let expected = [
+            (0..100, 1024),
+            (100..612, 1536),
+            (612..1024, 1124),
+            (1024..1025, 2048),
+            (1025..1537, 2560),
+            (1537..2048, 2049),
+            (2048..2050, 3072),
+        ];
+        assert_eq!(pieces, expected);
+    }
+
+    #[test]
+    fn a_cluster_takes_no_more_than_its_refcount_can_count() {
+        let one = image(1);
+        let expected = [
+            (0..10, 1024),
+            (10..20, 1536),
+            (20..520, 2048),
+            (520..600, 2560),
+        ];
+        assert_eq!(places(&one, &[10, 10, 500, 80]), expected);
+        let two = image(2);
+        // The third fills the first cluster's count and straddles into the second.
+        let expected = [(0..530, 1024), (530..541, 1554)];
+        let mut pieces = places(&two, &[10, 10, 510, 11]);
+        assert_eq!(pieces.remove(0), (0..541, 1024));
+        assert!(pieces.is_empty(), "{expected:?}");
+        assert_eq!(counts(&two, 2..4), [true, false]);
+        assert_eq!(places(&two, &[5, 5]), [(0..5, 1565), (5..10, 2048)]);
+    }
+
+    #[test]
+    fn packing_keeps_order_and_leaves_alone_what_does_not_get_smaller() {
+        let image = image(16);
+        let mut state = 1u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005) + 1;
+            (state >> 56) as u8
+        };
+        let mut chunk = vec![7; 4 * 512];
+        chunk[1024..1536].fill_with(&mut noise);
+        let before = chunk.clone();
+        let packed = image.pack(&mut chunk, &[0..512, 1024..2048], &[]).unwrap();
+        let [first, second, third] = &packed.parts[..] else {
+            panic!("{packed:?}");
+        };
+        assert_eq!((first.start, first.compressed), (0, true));
+        assert_eq!((second.start, second.compressed), (1024, false));
+        assert_eq!((third.start, third.compressed), (1536, true));
+        assert_eq!(chunk[second.stored.clone()], before[1024..1536]);
+        for part in [first, third] {
+            let mut cluster = [0; 512];
+            let stored = &chunk[part.stored.clone()];
+            let kind = image.options.compression;
+            super::super::compressed::decompress(kind, stored, &mut cluster).unwrap();
+            assert_eq!(cluster, [7; 512]);
+        }
+    }
+}
