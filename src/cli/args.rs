@@ -163,6 +163,9 @@ pub struct ConvertArgs {
     /// Encrypt the target; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(super) encrypt: Option<String>,
+    /// Compress the target's data (qcow2; -o compression_type says how)
+    #[arg(short, long)]
+    pub(super) compress: bool,
     /// Show progress
     #[arg(short, long)]
     pub(super) progress: bool,

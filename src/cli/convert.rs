@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::ConvertArgs;
+use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::options::{self, KeyValue};
@@ -15,6 +16,8 @@ use super::progress::Progress;
 use super::{Done, Failure, image_name};
 use crate::commands::{self, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
+use crate::formats::qcow2::EncryptionMethod;
+use crate::formats::{Format, Preallocation};
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ConvertArgs) -> Done {
@@ -38,6 +41,9 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     let Some(options) = target_options(format, &name, lists, args.encrypt.as_deref())? else {
         return Ok(ExitCode::SUCCESS);
     };
+    if args.compress {
+        check_compression(args, format, &options)?;
+    }
     let target_cache = cache(&args.target_cache, "Invalid cache option")?;
     let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
     let sources = from.iter().map(|from| {
@@ -50,7 +56,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         Ok(source)
     });
     let sources = sources.collect::<Result<_, Failure>>()?;
-    let target = if args.no_create {
+    let mut target = if args.no_create {
         let options = args.target_image_opts;
         let format = &args.target_format;
         let mut target = existing_target(to, format, options, &secrets, target_cache)?;
@@ -62,6 +68,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         target(to, format, &options, &secrets, target_cache)
             .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
     };
+    target.compressed = args.compress;
     if options.size().is_some() {
         return Err(
             anyhow!("{name}: the size is the source's; resize the image afterwards").into(),
@@ -97,6 +104,26 @@ fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
         }
     }
     Ok(SnapshotName::Both { id, name })
+}
+
+/// Refuses what can't be compressed, in `qemu-img`'s words.
+fn check_compression(args: &ConvertArgs, format: Format, options: &Options) -> Result<(), Failure> {
+    if args.no_create && (args.target_image_opts || format == Format::Qcow2) {
+        return Err(anyhow!(
+            "compressing into an existing image (-n -c) is not supported by this version"
+        )
+        .into());
+    }
+    if format != Format::Qcow2 {
+        return Err(anyhow!("Compression not supported for this file format").into());
+    }
+    if options.qcow2()?.encryption != EncryptionMethod::None {
+        return Err(anyhow!("Compression and encryption not supported at the same time").into());
+    }
+    if options.preallocation()? != Preallocation::Off {
+        return Err(anyhow!("Compression and preallocation not supported at the same time").into());
+    }
+    Ok(())
 }
 
 /// Refuses options that only make sense with an existing target, or only without one.
@@ -145,6 +172,9 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
         settings.rate = Some(operands::size(text, "rate limit")?);
     }
     if args.copy_range_offloading {
+        if args.compress {
+            return Err(anyhow!("Cannot enable copy offloading when -c is used").into());
+        }
         if args.sparse_size.is_some() {
             return Err(anyhow!("Cannot enable copy offloading when -S is used").into());
         }

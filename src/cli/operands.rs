@@ -125,6 +125,7 @@ pub(super) fn target<'a>(
         name: operand.to_string_lossy().into_owned(),
         options: typed,
         preallocation: options.preallocation()?,
+        compressed: false,
         cache,
         existing: None,
         windows: Vec::new(),
@@ -156,6 +157,7 @@ pub(super) fn existing_target<'a>(
             Format::Qcow2 => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
         },
         preallocation: Preallocation::Off,
+        compressed: false,
         cache,
         existing: Some(Existing {
             is_zero: false,

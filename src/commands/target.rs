@@ -28,6 +28,8 @@ pub struct Target<'a> {
     pub options: TargetOptions<'a>,
     /// How much of its space is taken beforehand.
     pub preallocation: Preallocation,
+    /// Whether its data is compressed (qcow2 only, without encryption and preallocation).
+    pub compressed: bool,
     /// How the file is written, and whether it is on stable storage when the command succeeds.
     pub cache: CacheMode,
     /// Whether the file exists and is written over; `None` makes a new one.
@@ -161,6 +163,10 @@ impl Target<'_> {
             Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
             other => other,
         };
+        if self.compressed {
+            let image = qcow2::NewCompressed::create(storage, options, flush)?;
+            return Ok(Box::new(image));
+        }
         Ok(match (preallocation, data) {
             (Preallocation::Off, None) => {
                 Box::new(NewQcow2::create(storage, options, cipher, flush)?)
@@ -238,6 +244,9 @@ impl Target<'_> {
         options.size = size;
         options.check()?;
         options.check_preallocation(self.preallocation)?;
+        if self.compressed {
+            qcow2::NewCompressed::check(&options)?;
+        }
         if options.encryption == EncryptionMethod::Aes {
             passwords.legacy_aes_is_used();
         }

@@ -1,11 +1,11 @@
-//! Compressed images that qemu-img made: read and checked here.
+//! Compressed images: those that qemu-img made are read and checked here, and the other way round.
 
 use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{real_disk, same_contents};
-use crate::matrix::{SECRET, checks_agree, ours, qemu_img, spec, to_raw};
+use crate::common::{real_disk, same_contents, write_disk};
+use crate::matrix::{SECRET, Tool, checks_agree, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -16,6 +16,23 @@ pub fn trials() -> Vec<Trial> {
             trials.push(trial(name, move || read(kind, cluster_size)));
         }
     }
+    for bits in 9..=21 {
+        for (kind, compat) in [("zlib", "1.1"), ("zlib", "0.10"), ("zstd", "1.1")] {
+            let name = format!("compressed::written_{kind}_{compat}_{}", 1 << bits);
+            trials.push(trial(name, move || written(kind, compat, 1 << bits, 16)));
+        }
+    }
+    for width in [1, 2, 8, 64] {
+        for cluster_size in [512, 65536] {
+            let name = format!("compressed::written_refcounts_{width}_{cluster_size}");
+            trials.push(trial(name, move || {
+                written("zlib", "1.1", cluster_size, width);
+            }));
+        }
+    }
+    trials.push(trial("compressed::written_in_full", written_in_full));
+    trials.push(trial("compressed::written_past_the_cache", past_the_cache));
+    trials.push(trial("compressed::refusals", refusals));
     trials.push(trial("compressed::zlib_version_2", version_2));
     trials.push(trial(
         "compressed::plaintext_in_an_encrypted_image_is_read_as_it_is",
@@ -55,6 +72,139 @@ fn read(kind: &str, cluster_size: &str) {
         &folder.join("ours.raw"),
         &folder.join("theirs.raw")
     ));
+}
+
+/// What both tools say of the clusters, less where they are: runs of the same kind joined.
+fn clusters(folder: &Path, image: &str) -> Vec<(u64, String)> {
+    let map = qemu_img(folder, &["map", "--output=json", image]).ok();
+    let map: serde_json::Value = serde_json::from_str(&map).unwrap();
+    let mut joined: Vec<(u64, String)> = Vec::new();
+    for extent in map.as_array().unwrap() {
+        let length = extent["length"].as_u64().unwrap();
+        let flag = |name: &str| extent[name].as_bool().unwrap();
+        let names = ["present", "zero", "data", "compressed"];
+        let kind = names.map(|name| format!("{name} {}", flag(name))).join(" ");
+        match joined.last_mut() {
+            Some((before, last)) if *last == kind => *before += length,
+            _ => joined.push((length, kind)),
+        }
+    }
+    joined
+}
+
+/// Compresses the disk with both tools and holds what we wrote against what they did.
+fn hold_together(folder: &Path, disk: &Path, options: &str, extra: &[&str]) {
+    let disk = disk.to_str().unwrap();
+    for (tool, image) in [(ours as Tool, "ours.qcow2"), (qemu_img, "theirs.qcow2")] {
+        let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options];
+        tool(folder, &[&args[..], extra, &[disk, image]].concat()).ok();
+    }
+    let report = qemu_img(folder, &["check", "ours.qcow2"]).ok();
+    assert!(report.starts_with("No errors"), "{report}");
+    let image = spec("ours.qcow2", "qcow2", false);
+    checks_agree(folder, &image);
+    for reader in [qemu_img as Tool, ours] {
+        to_raw(reader, folder, &image, "back.raw");
+        assert!(same_contents(Path::new(disk), &folder.join("back.raw")));
+    }
+    let theirs = clusters(folder, "theirs.qcow2");
+    assert!(clusters(folder, "ours.qcow2") == theirs);
+    assert!(
+        theirs
+            .iter()
+            .any(|(_, kind)| kind.contains("compressed true"))
+    );
+    let info = |tool: Tool| tool(folder, &["info", "ours.qcow2"]).ok();
+    assert_eq!(info(ours), info(qemu_img));
+}
+
+fn written(kind: &str, compat: &str, cluster_size: u64, width: u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = format!("compat={compat},cluster_size={cluster_size},refcount_bits={width}");
+    if kind != "zlib" {
+        options.push_str(",compression_type=zstd");
+    }
+    hold_together(folder.path(), &real_disk(), &options, &[]);
+}
+
+/// With `-S 0` zeroes are compressed like everything else; the disk ends within a cluster.
+fn written_in_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk.raw");
+    write_disk(&disk, 3_000_000 / 512 * 512, 7);
+    hold_together(folder.path(), &disk, "cluster_size=64k", &["-S", "0"]);
+}
+
+/// Compressed clusters stand at any byte, and there are several writers.
+fn past_the_cache() {
+    // Not every file system can: not where temporary files are in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = folder.path().join("disk.raw");
+    write_disk(&disk, 9_000_000 / 512 * 512, 7);
+    let options = "cluster_size=4k";
+    hold_together(
+        folder.path(),
+        &disk,
+        options,
+        &["-t", "none", "-m", "8", "-W"],
+    );
+}
+
+/// What can't be compressed is refused by both in the same words, and no file is made.
+fn refusals() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let disk = real_disk();
+    let disk = disk.to_str().unwrap();
+    let aes = "encrypt.format=aes,encrypt.key-secret=s";
+    for (args, message) in [
+        (
+            &["-O", "raw"][..],
+            "Compression not supported for this file format",
+        ),
+        (
+            &["-O", "qcow2", "-o", aes],
+            "Compression and encryption not supported at the same time",
+        ),
+        (
+            &["-O", "qcow2", "-o", "encryption=on,encrypt.key-secret=s"],
+            "Compression and encryption not supported at the same time",
+        ),
+        (
+            &["-O", "qcow2", "-o", "preallocation=metadata"],
+            "Compression and preallocation not supported at the same time",
+        ),
+        (
+            &["-O", "qcow2", "-C"],
+            "Cannot enable copy offloading when -c is used",
+        ),
+        (
+            &["-O", "qcow2", "-o", "compat=0.10,compression_type=zstd"],
+            "Non-zlib compression type is only supported with compatibility level 1.1 and above",
+        ),
+    ] {
+        let all = [&["convert", "--object", SECRET, "-c"], args, &[disk, "x"]].concat();
+        ours(folder, &all).fails(1, message);
+        let theirs = qemu_img(folder, &all);
+        assert!(theirs.stderr.contains(message), "{theirs:?}");
+        assert!(!folder.join("x").exists());
+    }
+    // Our own option, and what the real tool does: plaintext in an encrypted image.
+    let both = "Compression and encryption not supported at the same time";
+    let args = [
+        "convert",
+        "-c",
+        "--encrypt",
+        "aes",
+        "-O",
+        "qcow2",
+        disk,
+        "x",
+    ];
+    ours(folder, &args).fails(1, both);
+    let args = ["convert", "-c", "-n", "-O", "qcow2", disk, "x"];
+    ours(folder, &args).fails(1, "compressing into an existing image");
+    assert!(!folder.join("x").exists());
 }
 
 fn version_2() {

@@ -57,7 +57,7 @@ pub use create::NewQcow2;
 pub use create_options::{Backing, CreateOptions};
 pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
-pub use new_compressed::{NewCompressed, compressed_and_encrypted};
+pub use new_compressed::NewCompressed;
 pub use preallocate::NewPreallocated;
 pub use read::Qcow2Image;
 pub use write::{OverQcow2, WritableQcow2};

@@ -69,15 +69,10 @@ impl NewCompressed {
     /// stable storage, in the order that a power cut can't hurt.
     ///
     /// # Errors
-    /// As [`CreateOptions::check`]; options that ask for encryption; the system's.
+    /// As [`CreateOptions::check`] and [`check`](Self::check); the system's.
     pub fn create(storage: Arc<dyn Storage>, options: CreateOptions, flush: bool) -> Result<Self> {
         let geometry = options.check()?;
-        if options.encryption != EncryptionMethod::None {
-            return Err(compressed_and_encrypted());
-        }
-        if options.data_file.is_some() {
-            return Err(compressed_outside());
-        }
+        Self::check(&options)?;
         let clean = storage.starts_as_zeroes();
         if !clean {
             new_header::wipe(storage.as_ref(), geometry)?;
@@ -102,6 +97,23 @@ impl NewCompressed {
         })
     }
 
+    /// That these options can be had together with compression.
+    ///
+    /// # Errors
+    /// They can't: compressed clusters are never encrypted, and have no place in an external data file.
+    pub fn check(options: &CreateOptions) -> Result<()> {
+        let other = if options.encryption != EncryptionMethod::None {
+            "encryption"
+        } else if options.data_file.is_some() {
+            "an external data file are"
+        } else {
+            return Ok(());
+        };
+        Err(Error::unsupported(format!(
+            "Compression and {other} not supported at the same time"
+        )))
+    }
+
     /// What an extended L2 entry says of the cluster at `start` of a chunk.
     fn bitmap(&self, start: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
         if !self.geometry.has_subclusters() {
@@ -122,17 +134,6 @@ impl NewCompressed {
         }
         Ok(())
     }
-}
-
-/// The error for a compressed image that is to be encrypted too.
-pub fn compressed_and_encrypted() -> Error {
-    Error::unsupported("Compression and encryption not supported at the same time")
-}
-
-/// The error for a compressed image whose data is to be in a file of its own: compressed clusters
-/// have no place there.
-pub fn compressed_outside() -> Error {
-    Error::unsupported("Compression and an external data file are not supported at the same time")
 }
 
 impl Space {
