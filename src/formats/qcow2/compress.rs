@@ -7,23 +7,17 @@
 
 use std::cell::RefCell;
 
-use flate2::{Compress, Compression, FlushCompress, Status};
 use zstd::bulk::Compressor;
 
+use super::deflate::Deflate;
 use super::header::CompressionType;
 use crate::error::{Error, Result};
-
-/// How far back a deflate stream may look, as a power of two: 4 KiB.
-const DEFLATE_WINDOW_BITS: u8 = 12;
-
-/// The level of zlib-rs whose output is within 2 % of what zlib makes at its default level.
-const DEFLATE_LEVEL: u32 = 4;
 
 /// zstd's default level, and so QEMU's.
 const ZSTD_LEVEL: i32 = 3;
 
 thread_local! {
-    static DEFLATE: RefCell<Option<Compress>> = const { RefCell::new(None) };
+    static DEFLATE: RefCell<Deflate> = RefCell::default();
     static ZSTD: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
 }
 
@@ -33,14 +27,10 @@ thread_local! {
 /// # Errors
 /// The encoder's, which no data can cause.
 pub fn compress(kind: CompressionType, cluster: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-    let length = match kind {
-        CompressionType::Zlib => DEFLATE.with_borrow_mut(|encoder| {
-            let encoder = encoder.get_or_insert_with(|| {
-                let level = Compression::new(DEFLATE_LEVEL);
-                Compress::new_with_window_bits(level, false, DEFLATE_WINDOW_BITS)
-            });
-            deflate(encoder, cluster, out)
-        }),
+    match kind {
+        CompressionType::Zlib => {
+            Ok(DEFLATE.with_borrow_mut(|encoder| encoder.compress(cluster, out)))
+        }
         CompressionType::Zstd => ZSTD.with_borrow_mut(|encoder| match encoder {
             Some(encoder) => Ok(zstd(encoder, cluster, out)),
             None => {
@@ -49,30 +39,19 @@ pub fn compress(kind: CompressionType, cluster: &[u8], out: &mut Vec<u8>) -> Res
                 Ok(zstd(encoder.insert(new), cluster, out))
             }
         }),
-    }?;
-    let smaller = length.filter(|length| *length < cluster.len());
-    out.truncate(smaller.unwrap_or(0));
-    Ok(smaller.is_some())
-}
-
-fn deflate(encoder: &mut Compress, cluster: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>> {
-    // There is always enough room for the whole stream: zlib-rs 0.6 doesn't forget everything about
-    // a stream that was broken off, and then panics in the next one.
-    out.resize(cluster.len() + cluster.len() / 8 + 64, 0);
-    encoder.reset();
-    let status = encoder
-        .compress(cluster, out, FlushCompress::Finish)
-        .map_err(|error| Error::invalid(format!("deflate: {error}")))?;
-    match status {
-        Status::StreamEnd => Ok(usize::try_from(encoder.total_out()).ok()),
-        Status::Ok | Status::BufError => Err(Error::invalid("deflate: the stream has no end")),
     }
 }
 
-fn zstd(encoder: &mut Compressor<'_>, cluster: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+fn zstd(encoder: &mut Compressor<'_>, cluster: &[u8], out: &mut Vec<u8>) -> bool {
+    // Room for less than the cluster. With the context made, nothing but too little room can fail.
     out.resize(cluster.len().saturating_sub(1), 0);
-    // With its context made, the only thing that can fail is that there is too little room.
-    encoder.compress_to_buffer(cluster, out.as_mut_slice()).ok()
+    match encoder.compress_to_buffer(cluster, out.as_mut_slice()) {
+        Ok(length) => {
+            out.truncate(length);
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -111,28 +90,6 @@ mod tests {
                 assert!(back == cluster, "{kind:?} {length}");
             }
         }
-    }
-
-    #[test]
-    fn a_reader_with_a_window_of_4_kib_can_read_deflate() {
-        let cluster = cluster(1 << 20);
-        let stream = compressed(CompressionType::Zlib, &cluster).unwrap();
-        let mut stream = stream.as_slice();
-        // The window only counts when the output leaves the decoder in small pieces.
-        let mut inflate = flate2::Decompress::new_with_window_bits(false, 12);
-        let mut back: Vec<u8> = Vec::new();
-        while back.len() < cluster.len() {
-            let mut piece = [0; 512];
-            let (before, after) = (inflate.total_in(), inflate.total_out());
-            inflate
-                .decompress(stream, &mut piece, flate2::FlushDecompress::None)
-                .unwrap();
-            stream = &stream[usize::try_from(inflate.total_in() - before).unwrap()..];
-            let made = usize::try_from(inflate.total_out() - after).unwrap();
-            assert!(made > 0);
-            back.extend(&piece[..made]);
-        }
-        assert!(back == cluster);
     }
 
     #[test]

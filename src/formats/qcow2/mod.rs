@@ -13,7 +13,7 @@
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
-//! - [`compressed`], [`mod@compress`]: one compressed cluster, read and made;
+//! - [`compressed`], [`mod@compress`], [`deflate`]: one compressed cluster, read and made;
 //! - `stored`: clusters as they are stored, back to the guest's bytes;
 //! - [`read`]: the guest's data;
 //! - [`preallocated`]: does the file have holes where the tables say data?
@@ -33,6 +33,7 @@ pub mod compress;
 pub mod compressed;
 pub mod create;
 pub mod create_options;
+pub mod deflate;
 pub mod entries;
 pub mod extensions;
 pub mod features;

