@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -59,6 +60,54 @@ pub fn write_sparse(path: &Path, size: u64) -> Result<()> {
         file.write_all_at(&buffer, size / 64 * run)?;
     }
     Ok(())
+}
+
+/// Writes a disk of 512 MiB with an ext4 file system that holds what every machine has: programs and
+/// texts. Every machine has others, so sizes and times are to be compared on one machine only.
+///
+/// # Errors
+/// The system's error; that there is no `mke2fs`, or less than 256 MiB of such files.
+pub fn write_file_system(path: &Path) -> Result<()> {
+    const MOST: u64 = 400 << 20;
+    let tree = tempfile::tempdir_in(path.parent().unwrap_or(Path::new(".")))?;
+    let mut total = 0;
+    for folder in ["/usr/bin", "/usr/share/doc", "/usr/share/man"] {
+        total += copy_files(Path::new(folder), tree.path(), MOST - total)?;
+    }
+    ensure!(total >= 256 << 20, "only {} MiB of files", total >> 20);
+    File::create(path)?.set_len(512 << 20)?;
+    let status = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .args([tree.path(), path])
+        .status()
+        .context("running mke2fs")?;
+    ensure!(status.success(), "mke2fs failed");
+    Ok(())
+}
+
+/// Copies the files below a folder, in the order of their names, without links, until `most` bytes
+/// are reached; gives how many it were.
+fn copy_files(from: &Path, to: &Path, most: u64) -> Result<u64> {
+    let mut entries: Vec<_> = std::fs::read_dir(from)?.collect::<std::io::Result<_>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    let to = to.join(from.file_name().unwrap_or_default());
+    std::fs::create_dir_all(&to)?;
+    let mut total = 0;
+    for entry in entries {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            total += copy_files(&entry.path(), &to, most - total)?;
+        } else if kind.is_file() {
+            let length = entry.metadata()?.len();
+            // What only root may read is left out.
+            if total + length <= most
+                && std::fs::copy(entry.path(), to.join(entry.file_name())).is_ok()
+            {
+                total += length;
+            }
+        }
+    }
+    Ok(total)
 }
 
 /// Whether two files have the same bytes.

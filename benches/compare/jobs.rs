@@ -21,6 +21,10 @@ const ENCRYPTED: &str = "encrypted.qcow2";
 const SMALL: &str = "small.raw";
 const SPARSE: &str = "sparse.raw";
 const SPARSE_SIZE: u64 = 8 << 40;
+/// A file system with programs and texts in it.
+const FILES: &str = "files.raw";
+const ZLIB: &str = "zlib.qcow2";
+const ZSTD: &str = "zstd.qcow2";
 const NEW_QCOW2: &str = "new.qcow2";
 const NEW_RAW: &str = "new.raw";
 
@@ -102,6 +106,14 @@ pub fn all() -> Vec<Job> {
             .expecting(RAW),
         Job::new(SMALL_CLUSTERS, &new(SMALL, 512, false), qcow2).beside_copy_of(SMALL),
         Job::new(LARGE_CLUSTERS, &new(SMALL, CLUSTER, false), qcow2).beside_copy_of(SMALL),
+        compress("file system → qcow2, zlib", "zlib"),
+        compress("file system → qcow2, zstd", "zstd"),
+        Job::new("qcow2, zlib → raw", &to_raw(ZLIB, NEW_RAW, false), raw)
+            .expecting(FILES)
+            .or_unsupported(),
+        Job::new("qcow2, zstd → raw", &to_raw(ZSTD, NEW_RAW, false), raw)
+            .expecting(FILES)
+            .or_unsupported(),
         Job::new("info", &format!("info {ENCRYPTED}"), None),
         Job::new(
             "8 TiB sparse raw (64 MiB data) → qcow2",
@@ -125,6 +137,14 @@ pub fn all() -> Vec<Job> {
     ]
 }
 
+/// `-W -m 16` is what lets `qemu-img` use more than one processor.
+fn compress(name: &'static str, kind: &str) -> Job {
+    let args = format!(
+        "convert -c -W -m 16 -f raw -O qcow2 -o compression_type={kind} {FILES} {NEW_QCOW2}"
+    );
+    Job::new(name, &args, Some(NEW_QCOW2)).or_unsupported()
+}
+
 /// Makes the files that the jobs read.
 ///
 /// # Errors
@@ -139,11 +159,26 @@ pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
         eprintln!("no sparse disk here: {error:#}");
         std::fs::remove_file(file(SPARSE))?;
     }
+    if let Err(error) = make_compressed(place) {
+        eprintln!("no file system to compress here: {error:#}");
+    }
     for (image, encrypted) in [(PLAIN, false), (ENCRYPTED, true)] {
         Tool::Cowhide
             .contender(&to_qcow2(RAW, image, CLUSTER, encrypted), None)
             .run(place)
             .context("making a source")?;
+    }
+    Ok(())
+}
+
+/// A file system and compressed images of it.
+fn make_compressed(place: &Place<'_>) -> Result<()> {
+    disks::write_file_system(&place.folder.join(FILES))?;
+    for (image, kind) in [(ZLIB, "zlib"), (ZSTD, "zstd")] {
+        let args = format!("convert -c -O qcow2 -o compression_type={kind} {FILES} {image}");
+        Tool::Cowhide.contender(&args, None).run(place)?;
+        let length = |name| std::fs::metadata(place.folder.join(name)).map(|meta| meta.len());
+        eprintln!("{image}: {} of {} bytes", length(image)?, length(FILES)?);
     }
     Ok(())
 }

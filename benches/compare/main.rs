@@ -153,8 +153,9 @@ fn measure_on(
     machine: &Machine,
     stopped: &Arc<AtomicBool>,
 ) -> Result<Vec<Outcome>> {
-    // The disk, an image of it with and one without encryption, a target, and the small ones.
-    let needed = 4 * options.size + (1 << 30);
+    // The disk, an image of it with and one without encryption, a target, the small ones, and the
+    // file system with what becomes of it.
+    let needed = 4 * options.size + (3 << 30);
     let folder = disks::work_folder(file_system.parent(), needed)?;
     let place = Place {
         folder: folder.path(),
