@@ -191,12 +191,15 @@ fn kinds() {
     }
 }
 
+/// Its name, what `-r` is to repair, and how it is done.
+type RepairableDamage = (&'static str, &'static str, fn(&File));
+
 /// The same damage is repaired by both tools: they report the same, each calls the result clean, and
 /// the data is what it was.
 fn repairs() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let damages: [(&str, &str, fn(&File)); 5] = [
+    let damages: [RepairableDamage; 5] = [
         ("leak", "leaks", |image| {
             put64(image, get64(image, 48) + 8 * 7, 0);
             put16(image, refcount_offset(image, 300), 1);

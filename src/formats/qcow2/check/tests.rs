@@ -103,7 +103,7 @@ const REPAIRABLE: [Damage; 10] = [
     ("refcount 0", |bytes| bytes[0x40b] = 0, 2, 0),
     ("no block", |bytes| bytes[0x200..0x208].fill(0), 9, 0),
     ("no table", |bytes| bytes[56..60].fill(0), 8, 0),
-    ("table far away", |bytes| bytes[50] = 1, 10, 0),
+    ("table far away", |bytes| bytes[50] = 1, 9, 0),
 ];
 
 #[test]
