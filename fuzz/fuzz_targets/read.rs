@@ -1,0 +1,37 @@
+//! Mapping and reading all that an image stores ends, and writes nothing.
+#![no_main]
+
+use std::sync::Arc;
+
+use cowhide::formats::{self, Format};
+use cowhide::storage::{MemoryStorage, Operation, Storage};
+use cowhide::units::GuestOffset;
+use libfuzzer_sys::fuzz_target;
+
+/// How much is read at once, and how many extents are looked at.
+const PIECE: u64 = 64 << 10;
+const EXTENTS: usize = 4096;
+
+fuzz_target!(|bytes: &[u8]| {
+    let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
+    let Ok(image) = formats::open(storage, Format::Qcow2, None) else {
+        return;
+    };
+    let mut at = 0;
+    let mut buffer = vec![0; PIECE as usize];
+    for _ in 0..EXTENTS {
+        if at >= image.size() {
+            break;
+        }
+        let Ok(extent) = image.extent_at(GuestOffset(at), image.size() - at) else {
+            at += PIECE;
+            continue;
+        };
+        assert!(extent.length > 0 && extent.start.0 == at);
+        let length = extent.length.min(PIECE) as usize / 512 * 512;
+        let _ = image.read_at(GuestOffset(at), &mut buffer[..length]);
+        at += extent.length;
+    }
+    assert_eq!(memory.count(Operation::Write), 0);
+});
