@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::create_options::{self, Options};
 use super::objects::Secrets;
 use super::{Failure, complain, image_name, options, print};
-use crate::commands::{Existing, Purpose, Source, Target, TargetOptions, names};
+use crate::commands::{Below, Existing, Purpose, Source, Target, TargetOptions, names};
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
 use crate::formats::{Format, Preallocation};
 use crate::storage::CacheMode;
@@ -145,6 +145,13 @@ pub(super) fn existing_target<'a>(
     } else {
         image_name::by_name(operand, Some(format), secrets)?
     };
+    if source.data_file.is_some() || !matches!(source.below, Below::Stored) {
+        return Err(anyhow!(
+            "{}: options for the backing or data file of a target are not supported by this version",
+            source.name
+        )
+        .into());
+    }
     let format = match source.format {
         Some(format) => format,
         None => found_format(&source)?,
@@ -162,6 +169,7 @@ pub(super) fn existing_target<'a>(
         existing: Some(Existing {
             is_zero: false,
             guarded: source.format.is_none(),
+            encryption: source.encryption,
         }),
         windows: source.windows,
     })

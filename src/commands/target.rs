@@ -45,6 +45,8 @@ pub struct Existing {
     pub is_zero: bool,
     /// Whether its format was found and not stated, so that its start must stay raw.
     pub guarded: bool,
+    /// The encryption format that an option named; it must be the image's.
+    pub encryption: Option<EncryptionMethod>,
 }
 
 /// A new image's format and options. The size is the caller's to fill in.
@@ -195,6 +197,7 @@ impl Target<'_> {
         let format = Some(Format::Qcow2);
         let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
         source.secret = secret;
+        source.encryption = self.existing.and_then(|existing| existing.encryption);
         source.cache = self.cache;
         let header = Header::read(storage.as_ref())?;
         let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;

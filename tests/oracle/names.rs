@@ -115,6 +115,7 @@ pub fn trials() -> Vec<Trial> {
         trial("names::what_is_converted", what_is_converted),
         trial("names::backing_files_that_are_given", given_backing),
         trial("names::targets", targets),
+        trial("names::encrypted_targets", encrypted_targets),
         trial("names::a_guessed_target", guessed_target),
     ];
     trials.push(trial("names::what_is_no_file", no_file));
@@ -362,6 +363,52 @@ fn targets() {
             assert!(ran.stderr.contains(words), "{ran:?}");
         }
         assert!(std::fs::read(folder.join("x.raw")).unwrap() == vec![9; 5 << 20]);
+    }
+}
+
+/// An existing encrypted target: what is said of its encryption must be true.
+fn encrypted_targets() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let convert = |target: &str| {
+        let args = ["convert", "-n", "--object", SECRET, "--target-image-opts"];
+        ours(folder, &[&args[..], &["disk.raw", target]].concat())
+    };
+    for target in [
+        "driver=qcow2,file.filename=aes.qcow2,encrypt.key-secret=s",
+        "encrypt.format=aes,file.filename=aes.qcow2,encrypt.key-secret=s",
+    ] {
+        convert(target).ok();
+        let back = [
+            "convert",
+            "--object",
+            SECRET,
+            "--image-opts",
+            target,
+            "b.raw",
+        ];
+        qemu_img(folder, &back).ok();
+        let read = |file: &str| std::fs::read(folder.join(file)).unwrap();
+        assert!(read("b.raw") == read("disk.raw"), "{target}");
+    }
+    for (target, words) in [
+        (
+            "driver=qcow2,file.filename=a.qcow2,encrypt.format=aes,encrypt.key-secret=s",
+            "No encryption in image header, but options specified format 'aes'",
+        ),
+        (
+            "driver=qcow2,file.filename=aes.qcow2,encrypt.format=luks,encrypt.key-secret=s",
+            "Header reported 'aes' encryption format but options specify 'luks'",
+        ),
+        (
+            "driver=qcow2,file.filename=a.qcow2,backing.file.filename=disk.raw",
+            "options for the backing or data file of a target are not supported",
+        ),
+    ] {
+        let ran = convert(target);
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains(words), "{ran:?}");
     }
 }
 
