@@ -2,14 +2,16 @@
 //! source's end stays.
 //!
 //! No room is reserved: each chunk is written as any writer would write it, by whichever worker has
-//! it. Whole clusters of zeroes are made zero without data, or left alone where they are zero
-//! already.
+//! it. Zeroes are made when it is their chunk's turn, by metadata where that can be, and not at all
+//! where there are zeroes already.
 
 use std::ops::Range;
 
 use super::WritableQcow2;
 use crate::error::{Error, Result};
-use crate::formats::{ExtentKind, Image as _, NewImage, Reservation, Run, WritableImage as _};
+use crate::formats::{
+    Backed, ExtentKind, Image as _, NewImage, Reservation, Run, WritableImage as _,
+};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -37,35 +39,11 @@ impl OverQcow2 {
         })
     }
 
-    /// Writes to guest byte `start`, cluster by cluster what is zero, in long runs what isn't.
-    fn write_run(&self, start: u64, data: &[u8]) -> Result<()> {
-        let cluster_size = self.image.cluster_len() as u64;
-        let mut clusters = Vec::new();
-        let mut at = start;
-        let mut rest = data;
-        while !rest.is_empty() {
-            let left = cluster_size - at % cluster_size;
-            let length = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-            let (cluster, after) = rest.split_at(length);
-            clusters.push((at..at + length as u64, is_zero(cluster)));
-            at += length as u64;
-            rest = after;
-        }
-        for run in clusters.chunk_by(|one, other| one.1 == other.1) {
-            let (Some((first, is_zero)), Some((last, _))) = (run.first(), run.last()) else {
-                continue;
-            };
-            let range = first.start..last.end;
-            if *is_zero {
-                self.zero(range)?;
-                continue;
-            }
-            let from = usize::try_from(range.start - start).unwrap_or(usize::MAX);
-            let to = usize::try_from(range.end - start).unwrap_or(usize::MAX);
-            let part = data.get(from..to).unwrap_or_default();
-            self.image.write_at(GuestOffset(range.start), part)?;
-        }
-        Ok(())
+    /// A run of a chunk as bytes of the disk, without what is beyond the source's end: that is no zero
+    /// of the source's.
+    fn range(&self, guest: GuestOffset, run: &Run) -> Range<u64> {
+        let at = |within: usize| guest.0.saturating_add(within as u64).min(self.size);
+        at(run.start)..at(run.end)
     }
 
     /// Makes zero what isn't zero yet.
@@ -88,12 +66,6 @@ impl OverQcow2 {
     }
 }
 
-/// Whether there are zeroes only; compared in runs, which the compiler makes vectors of.
-fn is_zero(data: &[u8]) -> bool {
-    data.chunks(1024)
-        .all(|run| run.iter().fold(0, |any, byte| any | byte) == 0)
-}
-
 impl NewImage for OverQcow2 {
     fn allocation_unit(&self) -> usize {
         self.image.cluster_len()
@@ -107,19 +79,30 @@ impl NewImage for OverQcow2 {
         self.is_zero
     }
 
+    /// Nothing is left as it is: what isn't data is zero.
+    fn backed(&self) -> Option<Backed> {
+        (!self.is_zero).then_some(Backed {
+            size: self.size,
+            unit: self.image.cluster_len(),
+        })
+    }
+
     fn reserve(
         &self,
         guest: GuestOffset,
         _chunk: usize,
         runs: &[Run],
-        _zeroes: &[Run],
+        zeroes: &[Run],
     ) -> Result<Reservation> {
-        // What is beyond the source's end is no zero of the source's.
-        let left = usize::try_from(self.size.saturating_sub(guest.0)).unwrap_or(usize::MAX);
-        let clip = |run: &Run| run.start.min(left)..run.end.min(left);
+        for run in zeroes {
+            self.zero(self.range(guest, run))?;
+        }
         Ok(Reservation {
             guest,
-            pieces: runs.iter().map(|run| (clip(run), HostOffset(0))).collect(),
+            pieces: runs
+                .iter()
+                .map(|run| (run.clone(), HostOffset(0)))
+                .collect(),
             metadata: None,
         })
     }
@@ -130,10 +113,12 @@ impl NewImage for OverQcow2 {
 
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
         for (run, _) in &reservation.pieces {
-            let data = chunk.get(run.clone());
+            let range = self.range(reservation.guest, run);
+            let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            let data = chunk.get(run.start..).and_then(|data| data.get(..length));
             let data =
                 data.ok_or_else(|| Error::invalid("the reservation is for another chunk"))?;
-            self.write_run(reservation.guest.0 + run.start as u64, data)?;
+            self.image.write_at(GuestOffset(range.start), data)?;
         }
         Ok(())
     }
