@@ -4,10 +4,12 @@ mod common;
 #[path = "common/power_cut.rs"]
 mod power_cut;
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cowhide::crypto::{AesCbc, Backend};
-use cowhide::error::ErrorKind;
+use cowhide::error::{ErrorKind, Result};
 use cowhide::formats::qcow2::{
     CreateOptions, EncryptionMethod, Header, NewQcow2, Version, features,
 };
@@ -111,57 +113,114 @@ fn lazy_refcounts() {
     }
 }
 
-/// Threads that write neighbouring sectors of the same clusters, while others flush and read.
+/// Memory that takes its time to write, so that others come in between.
+#[derive(Debug)]
+struct Slow(MemoryStorage);
+
+impl Storage for Slow {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        std::thread::sleep(Duration::from_micros(300));
+        self.0.write_at(offset, data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        self.0.punch(range)
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        self.0.reserve(len)
+    }
+
+    fn copy_from(&self, to: u64, source: &dyn Storage, from: u64, length: u64) -> Result<bool> {
+        self.0.copy_from(to, source, from, length)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.0.next_data(offset)
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.0.allocated()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Threads that write neighbouring sectors of one cluster after the other at the same moment, none of
+/// which is stored yet; some of them zeroes, and some after a flush.
 #[test]
 fn several_threads_share_clusters() {
     const THREADS: usize = 4;
-    const SIZE: usize = 1 << 18;
+    const CLUSTER: usize = 16384;
+    const CLUSTERS: usize = 48;
     for (encryption, seed) in [(EncryptionMethod::None, 1), (EncryptionMethod::Aes, 2)] {
         let subject = image(CreateOptions {
             encryption,
-            ..options(4096, SIZE as u64)
+            ..options(CLUSTER as u64, (CLUSTERS * CLUSTER) as u64)
         });
-        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        let storage = Arc::new(Slow(MemoryStorage::new(subject.bytes.clone())));
         let image = subject.open(&storage);
-        let mut model = vec![0; SIZE];
-        let written: Vec<Vec<(usize, Vec<u8>)>> = std::thread::scope(|scope| {
-            let image = &image;
+        let together = std::sync::Barrier::new(THREADS);
+        let work = &|thread: usize| {
+            let mut noise = Noise(seed + 100 * thread as u64);
+            let mut written = Vec::new();
+            let mut done = Vec::new();
+            let mut agree = true;
+            for cluster in 0..CLUSTERS {
+                let sector = usize::try_from(noise.below(8)).unwrap() * THREADS + thread;
+                let at = cluster * CLUSTER + sector * 512;
+                let mut bytes = noise.bytes(512);
+                let offset = GuestOffset(at as u64);
+                together.wait();
+                // Nobody may panic here: the others would wait for ever.
+                let zeroes = noise.below(8) == 0;
+                let flush = noise.below(16) == 0;
+                let mut now = vec![1; 512];
+                if zeroes {
+                    bytes.fill(0);
+                    done.push(image.write_zeroes(offset, 512, true));
+                } else {
+                    done.push(image.write_at(offset, &bytes));
+                }
+                if flush {
+                    done.push(image.flush());
+                }
+                done.push(image.read_at(offset, &mut now));
+                agree &= now == bytes;
+                written.push((at, bytes));
+            }
+            done.into_iter().for_each(|done| done.unwrap());
+            assert!(agree, "what was written isn't read");
+            written
+        };
+        let written: Vec<(usize, Vec<u8>)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
-                .map(|thread| {
-                    scope.spawn(move || {
-                        let mut noise = Noise(seed + 100 * thread as u64);
-                        let mut written = Vec::new();
-                        for round in 0..200 {
-                            let sector = usize::try_from(noise.below((SIZE / 512) as u64)).unwrap();
-                            let at = (sector / THREADS * THREADS + thread) * 512;
-                            let mut bytes = noise.bytes(512);
-                            let offset = GuestOffset(at as u64);
-                            if round % 5 == 0 {
-                                bytes.fill(0);
-                                image.write_zeroes(offset, 512, true).unwrap();
-                            } else {
-                                image.write_at(offset, &bytes).unwrap();
-                            }
-                            if round % 50 == 0 {
-                                image.flush().unwrap();
-                            }
-                            let mut now = vec![1; 512];
-                            image.read_at(offset, &mut now).unwrap();
-                            assert!(now == bytes);
-                            written.push((at, bytes));
-                        }
-                        written
-                    })
-                })
+                .map(|thread| scope.spawn(move || work(thread)))
                 .collect();
-            threads.into_iter().map(|t| t.join().unwrap()).collect()
+            let done = threads.into_iter().map(|thread| thread.join().unwrap());
+            done.flatten().collect()
         });
-        for (at, bytes) in written.iter().flatten() {
+        let mut model = vec![0; CLUSTERS * CLUSTER];
+        for (at, bytes) in &written {
             model[*at..at + 512].copy_from_slice(bytes);
         }
         image.close().unwrap();
-        assert_clean(&storage.contents(), true);
-        assert!(subject.read(storage.contents()) == model);
+        assert_clean(&storage.0.contents(), true);
+        assert!(subject.read(storage.0.contents()) == model);
     }
 }
 

@@ -62,13 +62,13 @@ impl Subject {
         self.encrypted.then(|| AesCbc::new(KEY, Backend::detect()))
     }
 
-    pub fn open(&self, storage: &Arc<MemoryStorage>) -> WritableQcow2 {
-        let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(storage);
+    pub fn open<S: Storage + 'static>(&self, storage: &Arc<S>) -> WritableQcow2 {
+        let storage: Arc<dyn Storage> = Arc::<S>::clone(storage);
         let header = Header::read(storage.as_ref()).unwrap();
         let options = OpenOptions {
             cipher: self.cipher(),
             backing: self.backing.clone(),
-            flush: true,
+            ..OpenOptions::default()
         };
         WritableQcow2::open(storage, &header, options).unwrap()
     }
@@ -254,14 +254,16 @@ impl Cuts<'_> {
         }
     }
 
-    /// At random changes, with some of what wasn't flushed lost.
+    /// Before every flush, when most is at stake, and at random changes: with some of what wasn't flushed
+    /// lost.
     fn torn(&self, noise: &mut Noise, count: usize) {
-        for _ in 0..count {
-            let cut = usize::try_from(noise.below(self.record.len() as u64)).unwrap() + 1;
-            // Mostly just before a flush, when most is at stake.
-            let ahead = self.record[cut..].iter();
-            let ahead = ahead.take_while(|change| **change != Change::Flush).count();
-            let cut = if noise.below(4) > 0 { cut + ahead } else { cut };
+        let flushes = self.record.iter().enumerate();
+        let flushes = flushes.filter(|(_, change)| **change == Change::Flush);
+        let flushes: Vec<usize> = flushes.map(|(at, _)| at).collect();
+        let last = self.record.len() as u64;
+        let at_random = (0..count).map(|_| usize::try_from(noise.below(last)).unwrap() + 1);
+        let cuts: Vec<usize> = [&flushes[..], &flushes].concat();
+        for cut in cuts.into_iter().chain(at_random.collect::<Vec<_>>()) {
             let flush = self.record[..cut]
                 .iter()
                 .rposition(|change| *change == Change::Flush);
