@@ -328,7 +328,14 @@ impl<'a> Source<'a> {
     }
 
     /// The external data file, opened, where the image has one.
-    fn data_file(&self, header: &Header, purpose: Purpose) -> Result<Option<Arc<FileStorage>>> {
+    ///
+    /// # Errors
+    /// Names aren't followed; the system's error; others use the file.
+    pub(super) fn data_file(
+        &self,
+        header: &Header,
+        purpose: Purpose,
+    ) -> Result<Option<Arc<FileStorage>>> {
         if !header.has_incompatible(features::DATA_FILE) {
             return Ok(None);
         }

@@ -117,16 +117,15 @@ impl Target<'_> {
                 }
                 TargetOptions::Qcow2(_, secret) => {
                     let open = || {
-                        let image = self.open_existing(&file, storage, *secret, passwords)?;
+                        let image =
+                            self.open_existing(&file, storage, *secret, sources, passwords)?;
                         qcow2::OverQcow2::new(image, size, existing.is_zero)
                     };
                     Box::new(open().map_err(|error| could_not_open(&self.name, error))?)
                 }
             };
-            return Ok(OpenTarget {
-                image,
-                files: Vec::new(),
-            });
+            let files = Vec::new();
+            return Ok(OpenTarget { image, files });
         }
         let prepared = self.prepare(size, passwords)?;
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
@@ -192,6 +191,7 @@ impl Target<'_> {
         file: &FileStorage,
         storage: Arc<dyn Storage>,
         secret: Option<&Secret>,
+        sources: &[&FileStorage],
         passwords: &dyn Passwords,
     ) -> Result<qcow2::WritableQcow2> {
         let format = Some(Format::Qcow2);
@@ -201,6 +201,10 @@ impl Target<'_> {
         source.cache = self.cache;
         let header = Header::read(storage.as_ref())?;
         let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
+        let data = source.data_file(&header, Purpose::Change)?;
+        if let Some(data) = &data {
+            self.refuse_sources(data, sources)?;
+        }
         let backing = source.backing(&header)?;
         let backing = backing
             .map(|below| below.open(Purpose::Read, passwords))
@@ -211,6 +215,7 @@ impl Target<'_> {
         refuse_damaged(storage.as_ref(), &header)?;
         let options = OpenOptions {
             cipher,
+            data: data.map(|data| data as Arc<dyn Storage>),
             backing: backing.map(|backing| backing.image as Arc<dyn Image>),
             flush: self.cache.flushes(),
         };

@@ -58,6 +58,8 @@ struct Freed {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) storage: Arc<dyn Storage>,
+    /// The external data file, where there is one.
+    pub(super) data: Option<Arc<dyn Storage>>,
     pub(super) geometry: Geometry,
     pub(super) version: Version,
     pub(super) incompatible: u64,
@@ -67,6 +69,18 @@ pub(super) struct Parts {
     pub(super) l1_place: TablePlace,
     pub(super) refcounts: Refcounts,
     pub(super) map: MetadataMap,
+}
+
+impl Parts {
+    fn flush(&self) -> Result<()> {
+        if !self.flush {
+            return Ok(());
+        }
+        if let Some(data) = &self.data {
+            data.flush()?;
+        }
+        self.storage.flush()
+    }
 }
 
 /// See the module's text.
@@ -138,23 +152,12 @@ impl Metadata {
     }
 
     fn flush(&self) -> Result<()> {
-        if self.parts.flush {
-            self.parts.storage.flush()?;
-        }
-        Ok(())
+        self.parts.flush()
     }
 
     /// Data was or will be written.
     pub(super) fn will_write(&mut self) {
         self.unflushed = true;
-    }
-
-    /// Refuses to write data to clusters that hold metadata.
-    ///
-    /// # Errors
-    /// They do: the image is damaged.
-    pub(super) fn refuse_metadata(&self, clusters: &Range<u64>) -> Result<()> {
-        self.parts.map.refuse(clusters)
     }
 
     fn l1_entry(&self, l1_index: u64) -> Result<L1Target> {
@@ -236,7 +239,7 @@ impl Metadata {
     ///
     /// # Errors
     /// A refcount of 0: the image is damaged. A block that can't be read.
-    pub(super) fn is_owned(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
+    fn is_owned(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
         let cluster = self.parts.geometry.host_cluster(host);
         match self.parts.refcounts.get(cluster)? {
             0 => Err(Error::corrupt(format!(
@@ -244,6 +247,28 @@ impl Metadata {
             ))),
             refcount => Ok(copied && refcount == 1),
         }
+    }
+
+    /// As [`is_owned`](Self::is_owned), for a cluster of data. That is never somebody else's, nor
+    /// counted, in an external data file.
+    ///
+    /// # Errors
+    /// As [`is_owned`](Self::is_owned); a cluster that holds metadata.
+    pub(super) fn owns_data(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
+        if self.parts.data.is_some() {
+            return Ok(true);
+        }
+        let cluster = self.parts.geometry.host_cluster(host);
+        self.parts.map.refuse(&(cluster..cluster + 1))?;
+        self.is_owned(host, copied)
+    }
+
+    /// Where the data of a guest cluster must be, in images where that is given: in an external data
+    /// file, at the same offset.
+    pub(super) fn given_place(&self, guest: GuestOffset) -> Option<HostOffset> {
+        let within = self.parts.geometry.within_cluster(guest.0);
+        let place = HostOffset(guest.0 - within);
+        self.parts.data.is_some().then_some(place)
     }
 
     /// Whether the L2 table of a guest offset is ours alone, or there is none.
@@ -298,6 +323,9 @@ impl Metadata {
     /// # Errors
     /// As [`free`](Self::free).
     pub(super) fn free_target(&mut self, target: L2Target, punch: bool) -> Result<()> {
+        if self.parts.data.is_some() {
+            return Ok(());
+        }
         let (host, length) = match target {
             L2Target::Unallocated | L2Target::Zero { kept: None } => return Ok(()),
             L2Target::Data { host, .. }
@@ -379,8 +407,6 @@ impl Metadata {
 
     fn try_commit(&mut self) -> Result<()> {
         let storage = Arc::clone(&self.parts.storage);
-        let flushes = self.parts.flush;
-        let flush = || if flushes { storage.flush() } else { Ok(()) };
         let refers = self.l2.has_changed() || !self.l1_changed.is_empty();
         let counts = if self.parts.lazy {
             self.parts.refcounts.table_has_changed()
@@ -388,18 +414,25 @@ impl Metadata {
             self.parts.refcounts.has_changed()
         };
         if counts {
+            // What is stored is kept apart from what knows how to flush.
+            let (data, flush) = (self.parts.data.clone(), self.parts.flush);
+            let flush = || match (&data, flush) {
+                (_, false) => Ok(()),
+                (None, true) => storage.flush(),
+                (Some(data), true) => data.flush().and_then(|()| storage.flush()),
+            };
             self.parts.refcounts.store(&flush)?;
         } else if refers || self.unflushed {
-            flush()?;
+            self.flush()?;
         }
         self.unflushed = false;
         if refers {
             self.l2.write_changed(storage.as_ref())?;
             if !self.l1_changed.is_empty() {
-                flush()?;
+                self.flush()?;
                 self.write_l1(storage.as_ref())?;
             }
-            flush()?;
+            self.flush()?;
         }
         self.let_go(storage.as_ref())
     }

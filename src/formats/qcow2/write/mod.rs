@@ -65,6 +65,8 @@ pub struct WritableQcow2 {
     geometry: Geometry,
     size: u64,
     zero_flag: bool,
+    /// Whether an external data file is a raw image of the disk.
+    is_raw: bool,
     backing: Option<Arc<dyn Image>>,
     /// How long the file is at least.
     length: AtomicU64,

@@ -2,9 +2,9 @@
 //!
 //! What is found damaged here is refused before a byte is written: an image whose corrupt bit is set;
 //! tables beyond the end of the file; entries that make no sense in the L1 or refcount table; two
-//! structures in one place. Then the autoclear features go, since this version maintains none of
-//! them: bitmaps, above all, would no longer agree with the data, and without their bit nobody
-//! takes them for what they were.
+//! structures in one place. Then the autoclear features go that this version doesn't maintain:
+//! bitmaps, above all, would no longer agree with the data, and without their bit nobody takes
+//! them for what they were. Only an external data file that is a raw image stays one.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -32,6 +32,8 @@ use crate::units::HostOffset;
 pub struct OpenOptions {
     /// The cipher for its data; there when the image is encrypted, and only then.
     pub cipher: Option<AesCbc>,
+    /// Its external data file; there when it has one, and only then.
+    pub data: Option<Arc<dyn Storage>>,
     /// What its backing file holds; there when it has one, and only then.
     pub backing: Option<Arc<dyn Image>>,
     /// Whether flushes reach the storage. Without, a power cut may leave anything.
@@ -42,6 +44,7 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             cipher: None,
+            data: None,
             backing: None,
             flush: true,
         }
@@ -57,12 +60,18 @@ impl WritableQcow2 {
     pub fn open(storage: Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<Self> {
         let OpenOptions {
             cipher,
+            data,
             backing,
             flush,
         } = options;
         refuse_unsupported(header)?;
         if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
             return Err(missing_secret());
+        }
+        if data.is_some() != header.has_incompatible(features::DATA_FILE) {
+            return Err(Error::invalid(
+                "an image is written together with its external data file",
+            ));
         }
         if backing.is_some() != header.backing_file().is_some() {
             return Err(Error::invalid(
@@ -75,14 +84,19 @@ impl WritableQcow2 {
         let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
         let refcounts = Refcounts::open(Arc::clone(&storage), header, &mut map)?;
         map_snapshots(storage.as_ref(), header, &mut map)?;
-        if header.any_autoclear() {
-            header_fields::set_autoclear(storage.as_ref(), 0)?;
+        let kept = match data {
+            Some(_) => header.autoclear() & features::DATA_FILE_RAW,
+            None => 0,
+        };
+        if header.autoclear() != kept {
+            header_fields::set_autoclear(storage.as_ref(), kept)?;
             if flush {
                 storage.flush()?;
             }
         }
         let parts = Parts {
             storage: Arc::clone(&storage),
+            data: data.clone(),
             geometry,
             version: header.version(),
             incompatible: header.incompatible(),
@@ -93,8 +107,11 @@ impl WritableQcow2 {
             refcounts,
             map,
         };
+        let data = data.unwrap_or(storage);
+        let length = data.len()?;
         Ok(Self {
-            stored: Stored::new(storage, header, cipher),
+            stored: Stored::new(data, header, cipher),
+            is_raw: kept != 0,
             geometry,
             size: header.size(),
             zero_flag: header.version() == Version::V3,
@@ -117,10 +134,6 @@ fn refuse_unsupported(header: &Header) -> Result<()> {
         ));
     }
     for (present, what) in [
-        (
-            header.has_incompatible(features::DATA_FILE),
-            "has an external data file",
-        ),
         (
             header.encryption() == EncryptionMethod::Luks,
             "is encrypted with 'luks'",

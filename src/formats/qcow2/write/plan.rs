@@ -61,7 +61,7 @@ pub(super) fn plan(
         let left = geometry.cluster_size() - geometry.within_cluster(start);
         let wanted = start..range.end.min(start.saturating_add(left));
         start = wanted.end;
-        found.push(find(metadata, stored, geometry, wanted, owns_table)?);
+        found.push(find(metadata, stored, wanted, owns_table)?);
     }
     let mut pieces = Vec::with_capacity(found.len());
     let mut spare = 0..0;
@@ -103,7 +103,6 @@ pub(super) fn refer(metadata: &mut Metadata, stored: &Stored, pieces: &[Piece]) 
 fn find(
     metadata: &mut Metadata,
     stored: &Stored,
-    geometry: Geometry,
     wanted: Range<u64>,
     owns_table: bool,
 ) -> Result<Found> {
@@ -115,9 +114,7 @@ fn find(
         | L2Target::Zero {
             kept: Some((host, copied)),
         } => {
-            let cluster = geometry.host_cluster(host);
-            metadata.refuse_metadata(&(cluster..cluster + 1))?;
-            let owned = metadata.is_owned(host, copied)? && owns_table;
+            let owned = metadata.owns_data(host, copied)? && owns_table;
             owned.then_some(host)
         }
         _ => None,
@@ -140,9 +137,10 @@ fn place(
     pieces: &mut Vec<Piece>,
 ) -> Result<()> {
     for (index, cluster) in found.iter().enumerate() {
-        let (host, fresh) = match cluster.owned {
-            Some(host) => (host, None),
-            None => {
+        let guest = GuestOffset(cluster.wanted.start);
+        let (host, fresh) = match (cluster.owned, metadata.given_place(guest)) {
+            (Some(host), _) | (None, Some(host)) => (host, None),
+            (None, None) => {
                 if spare.is_empty() {
                     let rest = found.get(index..).unwrap_or_default();
                     let most = rest.iter().take_while(|found| found.owned.is_none());

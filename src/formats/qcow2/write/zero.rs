@@ -85,6 +85,10 @@ impl WritableQcow2 {
         let guest = GuestOffset(part.start);
         let slot = metadata.slot(guest)?;
         let target = self.stored.target(slot.0, guest)?;
+        if self.is_raw {
+            // The external data file holds every byte of the disk; it must go on to.
+            return Ok(false);
+        }
         if !self.zero_flag {
             if target == L2Target::Unallocated && self.backing.is_none() {
                 return Ok(true);
@@ -102,7 +106,7 @@ impl WritableQcow2 {
             L2Target::Data { host, copied }
             | L2Target::Zero {
                 kept: Some((host, copied)),
-            } if !may_unmap => metadata.is_owned(host, copied)? && metadata.owns_l2(guest)?,
+            } if !may_unmap => metadata.owns_data(host, copied)? && metadata.owns_l2(guest)?,
             _ => false,
         };
         let Some(bitmap) = slot.1 else {
@@ -166,6 +170,7 @@ impl WritableQcow2 {
             let (kind, length, _) = self.run_at(GuestOffset(start), range.end)?;
             let end = self.step_end(start, start + length, STEP);
             let is_zero = match kind {
+                _ if self.is_raw => false,
                 ExtentKind::Zero { .. } => true,
                 ExtentKind::Unallocated { .. } => self.backing.is_none(),
                 ExtentKind::Data(_) | ExtentKind::Encoded => false,
@@ -180,8 +185,9 @@ impl WritableQcow2 {
 
     /// Gives back the clusters that lie in a part of the disk as a whole.
     pub(super) fn discard_range(&self, range: Range<u64>) -> Result<()> {
-        if !self.zero_flag && self.backing.is_some() {
-            // What isn't stored would show what the backing file has there.
+        if self.is_raw || (!self.zero_flag && self.backing.is_some()) {
+            // What isn't stored would show what the backing file has there, or be in the external data
+            // file all the same.
             return Ok(());
         }
         let range = self.whole_units(&range, self.geometry.cluster_size());
