@@ -135,18 +135,24 @@ pub fn os_reason(error: &io::Error) -> String {
     }
 }
 
-/// A name that came out of an image, safe to show on a terminal: control characters are escaped, so
-/// that it can neither forge lines of the report nor send commands to the terminal.
+/// A text that others had a say in, safe to show on a terminal: control characters are escaped, so
+/// that it can neither forge lines of the report nor send commands to the terminal; and so are those
+/// that make a terminal show letters in another order.
 pub fn printable(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for c in name.chars() {
-        if c.is_control() {
+        if c.is_control() || is_direction(c) {
             text.extend(c.escape_default());
         } else {
             text.push(c);
         }
     }
     text
+}
+
+/// Whether a character does nothing but say in which direction text runs, or ends a line.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -172,5 +178,14 @@ mod tests {
             "Could not open 'x': L1 table is too small"
         );
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn nothing_printable_moves_the_cursor_or_turns_text_around() {
+        assert_eq!(printable("plain é 漢 name"), "plain é 漢 name");
+        assert_eq!(
+            printable("a\x1b[2Jb\nc\td\u{9b}\u{7f}\u{202e}"),
+            "a\\u{1b}[2Jb\\nc\\td\\u{9b}\\u{7f}\\u{202e}"
+        );
     }
 }

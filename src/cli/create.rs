@@ -11,6 +11,7 @@ use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, options, print};
 use crate::commands;
+use crate::error::printable;
 use crate::storage::CacheMode;
 
 /// Runs the subcommand.
@@ -52,7 +53,7 @@ pub(super) fn run(args: &CreateArgs) -> Done {
     };
     options.set("size", size.to_string());
     if !args.common.quiet {
-        print(&format!("{}\n", options.formatting_line(&name)))?;
+        print(&format!("{}\n", options.formatting_line(&printable(&name))))?;
     }
     let target = target(operand, format, &options, &secrets, CacheMode::Writeback)
         .map_err(|error| error.context(&name))?;

@@ -37,6 +37,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use self::args::{Cli, Command};
 use self::getopt::Call;
+use crate::error::printable;
 
 /// The exit status of every failure, but for `check`'s verdicts.
 const FAILED: u8 = 1;
@@ -138,9 +139,10 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// Prints a line on standard error; when that fails, there is nobody left to tell.
+/// Prints a line on standard error; when that fails, there is nobody left to tell. Messages are full of
+/// names, and whatever is in those, it stays one line.
 fn complain(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
 /// Prints a warning; callers do so only where a person reads it.

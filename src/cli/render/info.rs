@@ -25,7 +25,7 @@ pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
 pub fn human(info: &ImageInfo) -> Result<String> {
     let mut text = String::new();
     // Writing to a string can't fail, here and below.
-    let _ = writeln!(text, "image: {}", info.filename);
+    let _ = writeln!(text, "image: {}", printable(&info.filename));
     let _ = writeln!(text, "file format: {}", info.format);
     let size = info.virtual_size;
     let _ = writeln!(text, "virtual size: {} ({size} bytes)", human_size(size));
@@ -60,7 +60,7 @@ pub fn human(info: &ImageInfo) -> Result<String> {
     for child in &info.children {
         let info = &child.info;
         let _ = writeln!(text, "Child node '/{}':", child.name);
-        let _ = writeln!(text, "    filename: {}", info.filename);
+        let _ = writeln!(text, "    filename: {}", printable(&info.filename));
         let _ = writeln!(text, "    protocol type: {}", info.format);
         let length = info.virtual_size;
         let _ = writeln!(
