@@ -15,6 +15,7 @@ mod getopt;
 mod help;
 mod image_name;
 mod info;
+mod internal_error;
 mod map;
 mod objects;
 mod operands;
@@ -34,6 +35,8 @@ use std::sync::OnceLock;
 
 use anyhow::anyhow;
 use clap::{CommandFactory as _, FromArgMatches as _};
+
+pub use self::internal_error::guard;
 
 use self::args::{Cli, Command};
 use self::getopt::Call;
@@ -69,6 +72,10 @@ type Done = Result<ExitCode, Failure>;
 
 /// Runs the program with the given arguments (the first is its name) and returns its exit status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    guard(|| run(arguments))
+}
+
+fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
     let _ = PROGRAM.set(name.map_or("cowhide".into(), |name| name.to_string_lossy().into_owned()));

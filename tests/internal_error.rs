@@ -1,0 +1,85 @@
+//! What a panic looks like from outside. A program of its own, which starts itself again: there it
+//! converts an image that panics when it is read, in a worker as well as in the main thread, as
+//! `cowhide` would.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use cowhide::convert::{Settings, copy};
+use cowhide::error::Result;
+use cowhide::formats::raw::NewRaw;
+use cowhide::formats::{Extent, ExtentKind, Image, Preallocation};
+use cowhide::storage::{CacheMode, UnfinishedFile};
+use cowhide::units::{GuestOffset, HostOffset};
+
+/// Where the program under test finds what it is to make.
+const TARGET: &str = "COWHIDE_TEST_TARGET";
+
+const SIZE: u64 = 64 << 20;
+
+/// A disk that is fine up to a place.
+struct Faulty(u64);
+
+impl Image for Faulty {
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    fn extent_at(&self, start: GuestOffset, limit: u64) -> Result<Extent> {
+        Ok(Extent {
+            start,
+            length: limit.min(SIZE - start.0),
+            kind: ExtentKind::Data(HostOffset(start.0)),
+            depth: 0,
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        assert!(offset.0 < self.0, "a mistake\nof ours");
+        buf.fill(1);
+        Ok(())
+    }
+}
+
+fn convert(target: &Path, workers: usize) -> Result<()> {
+    let mut file = UnfinishedFile::create(target, CacheMode::Unsafe, |_| Ok(()))?;
+    let storage = Arc::new(file.take_storage()?);
+    let new = NewRaw::create(storage, SIZE, Preallocation::Off, false)?;
+    let settings = Settings {
+        workers: NonZeroUsize::new(workers).unwrap(),
+        ..Settings::default()
+    };
+    copy(&Faulty(SIZE / 2), &new, settings, &())?;
+    file.keep();
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    if let Some(target) = std::env::var_os(TARGET) {
+        let workers = std::env::args().nth(1).unwrap().parse().unwrap();
+        return cowhide::cli::guard(|| match convert(Path::new(&target), workers) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        });
+    }
+    // What cargo's other options ask for, this has not.
+    for workers in [1, 2, 7] {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x.raw");
+        let output = Command::new(std::env::current_exe().unwrap())
+            .arg(workers.to_string())
+            .env(TARGET, &target)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(70), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let start = "cowhide: internal error: a mistake\\nof ours at tests/internal_error.rs:";
+        assert!(said.starts_with(start), "{said}");
+        assert!(!target.exists(), "an unfinished target is left");
+        println!("test one line and nothing left, with {workers} workers ... ok");
+    }
+    ExitCode::SUCCESS
+}
