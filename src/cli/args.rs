@@ -113,6 +113,20 @@ pub struct CreateArgs {
     /// Options of the format, k=v,k2=v2 ("-o help" lists them)
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
     pub(super) options: Vec<String>,
+    /// The backing file, from which is read what the image doesn't hold; relative to the new image
+    #[arg(
+        short = 'b',
+        long = "backing",
+        value_name = "FILE",
+        allow_hyphen_values = true
+    )]
+    pub(super) backing: Option<String>,
+    /// Format of the backing file
+    #[arg(short = 'F', long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(super) backing_format: Option<String>,
+    /// Don't look at the backing file; it need not be there
+    #[arg(short = 'u', long)]
+    pub(super) backing_unsafe: bool,
     /// Encrypt the image; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(super) encrypt: Option<String>,
@@ -205,6 +219,25 @@ pub struct ConvertArgs {
         allow_hyphen_values = true
     )]
     pub(super) rate: Option<String>,
+    /// The target's backing file: only what the source itself holds is written, which must stand
+    /// over the same contents
+    #[arg(
+        short = 'B',
+        long = "target-backing",
+        value_name = "FILE",
+        alias = "backing",
+        allow_hyphen_values = true
+    )]
+    pub(super) backing: Option<String>,
+    /// Format of the target's backing file
+    #[arg(
+        short = 'F',
+        long = "backing-format",
+        value_name = "FMT",
+        alias = "target-backing-format",
+        allow_hyphen_values = true
+    )]
+    pub(super) backing_format: Option<String>,
     /// Read an internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME
     #[arg(
         short = 'l',

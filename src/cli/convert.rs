@@ -21,7 +21,7 @@ use crate::formats::{Format, Preallocation};
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ConvertArgs) -> Done {
-    let settings = settings(args)?;
+    let mut settings = settings(args)?;
     let secrets = Secrets::parse(&args.common.object)?;
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
     let asks_for_help = |list: &String| options::asks_for_help(list);
@@ -38,9 +38,11 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     check_existing(args)?;
     let format = image_name::format(&args.target_format)?;
     let lists = &args.target_options;
-    let Some(options) = target_options(format, &name, lists, args.encrypt.as_deref())? else {
+    let Some(mut options) = target_options(format, &name, lists, args.encrypt.as_deref())? else {
         return Ok(ExitCode::SUCCESS);
     };
+    let is_backed = set_backing(args, from.len(), &mut options)?;
+    settings.leave_unallocated = is_backed;
     if args.compress {
         check_compression(args, format, &options)?;
     }
@@ -104,6 +106,34 @@ fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
         }
     }
     Ok(SnapshotName::Both { id, name })
+}
+
+/// Takes over what is said of the target's backing file; whether it is to have one.
+fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Result<bool, Failure> {
+    if args.no_create {
+        if args.backing.is_some() && args.target_is_zero {
+            return Err(anyhow!(
+                "Cannot use --target-is-zero when the destination image has a backing file"
+            )
+            .into());
+        }
+        return Ok(args.backing.is_some());
+    }
+    options.set_backing(args.backing.as_deref(), args.backing_format.as_deref())?;
+    if options.get("backing_file").is_none() {
+        return Ok(false);
+    }
+    if options.get("backing_fmt").is_none() {
+        return Err(anyhow!("Use of backing file requires explicit backing format").into());
+    }
+    if sources > 1 {
+        return Err(anyhow!(
+            "Having a backing file for the target makes no sense when concatenating multiple \
+             input images"
+        )
+        .into());
+    }
+    Ok(true)
 }
 
 /// Refuses what can't be compressed, in `qemu-img`'s words.

@@ -1,17 +1,20 @@
 //! `create`: options, the line that says what is made, and the command.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 
 use super::args::CreateArgs;
+use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, options, print};
-use crate::commands;
+use crate::commands::{self, names};
 use crate::error::printable;
+use crate::error::{Error, Result};
 use crate::storage::CacheMode;
 
 /// Runs the subcommand.
@@ -42,11 +45,16 @@ pub(super) fn run(args: &CreateArgs) -> Done {
     else {
         return Ok(ExitCode::SUCCESS);
     };
+    options
+        .set_backing(args.backing.as_deref(), args.backing_format.as_deref())
+        .map_err(|error| error.context(&name))?;
+    let below = backing_size(args, &options, operand).map_err(|error| error.context(&name))?;
     let size = match (size, options.size()) {
         (Some(_), Some(_)) => {
             return Err(anyhow!("{name}: The image size must be specified only once").into());
         }
         (Some(size), None) | (None, Some(size)) => size,
+        (None, None) if below.is_some() => below.unwrap_or(0),
         (None, None) => {
             return Err(anyhow!("{name}: Image creation needs a size parameter").into());
         }
@@ -55,8 +63,42 @@ pub(super) fn run(args: &CreateArgs) -> Done {
     if !args.common.quiet {
         print(&format!("{}\n", options.formatting_line(&printable(&name))))?;
     }
-    let target = target(operand, format, &options, &secrets, CacheMode::Writeback)
+    let mut target = target(operand, format, &options, &secrets, CacheMode::Writeback)
         .map_err(|error| error.context(&name))?;
+    target.backing_is_checked = !args.backing_unsafe;
     commands::create::run(&target, size, &passwords)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How big the backing file's disk is in bytes; `None` without one, or if it isn't looked at.
+fn backing_size(args: &CreateArgs, options: &Options, image: &OsStr) -> Result<Option<u64>> {
+    if options.get("backing_file").is_none() {
+        return Ok(None);
+    }
+    let Some(backing) = options.backing()? else {
+        return Ok(None);
+    };
+    if backing.name == image.as_bytes() {
+        return Err(Error::invalid(
+            "Error: Trying to create an image with the same filename as the backing file",
+        ));
+    }
+    let no_format = "Backing file specified without backing format";
+    if args.backing_unsafe {
+        return match backing.format {
+            Some(_) => Ok(None),
+            None => Err(Error::invalid(no_format)),
+        };
+    }
+    let image = names::file(image)?;
+    let found = commands::backing::size_and_format(&image, &backing);
+    // The second line is one that clients of qemu-img know.
+    let (size, format) =
+        found.map_err(|error| Error::invalid(format!("{error}\nCould not open backing image.")))?;
+    match backing.format {
+        Some(_) => Ok(Some(size)),
+        None => Err(Error::invalid(format!(
+            "{no_format}\nDetected format of {format}."
+        ))),
+    }
 }

@@ -244,19 +244,23 @@ impl Options {
         line
     }
 
-    /// Refuses options that this version doesn't have, by name.
+    /// Sets the backing file and its format, as `-b` and `-F` do.
     ///
     /// # Errors
-    /// The first such option.
-    pub fn refuse_unsupported(&self) -> Result<()> {
-        for (name, harmless) in [("backing_file", &[][..]), ("backing_fmt", &[])] {
-            if let Some(value) = self.get(name)
-                && !harmless.contains(&value)
-            {
-                return Err(Error::unsupported(format!(
-                    "{name}={value} is not supported by this version"
+    /// The format has no backing files.
+    pub fn set_backing(&mut self, file: Option<&str>, format: Option<&str>) -> Result<()> {
+        for (key, value, what) in [
+            ("backing_file", file, "Backing file"),
+            ("backing_fmt", format, "Backing file format"),
+        ] {
+            let Some(value) = value else { continue };
+            if !specs(self.format).iter().any(|spec| spec.name == key) {
+                return Err(Error::invalid(format!(
+                    "{what} not supported for file format '{}'",
+                    self.format
                 )));
             }
+            self.set(key, value.to_owned());
         }
         Ok(())
     }
@@ -293,7 +297,10 @@ impl Options {
     }
 
     /// The backing file, of which the options don't say how big it is.
-    fn backing(&self) -> Result<Option<Backing>> {
+    ///
+    /// # Errors
+    /// A format without a file, or an empty name.
+    pub fn backing(&self) -> Result<Option<Backing>> {
         let format = self.get("backing_fmt").map(str::to_owned);
         match (self.get("backing_file"), &format) {
             (None, None) => Ok(None),
@@ -440,12 +447,12 @@ mod tests {
                 "encryption,encrypt.format=aes",
                 "can't be used at the same time",
             ),
-            ("backing_file=x", "backing_file=x is not supported"),
+            (
+                "backing_fmt=raw",
+                "Backing format cannot be used without backing file",
+            ),
         ] {
-            let result = qcow2(list).and_then(|options| {
-                options.refuse_unsupported()?;
-                options.qcow2()
-            });
+            let result = qcow2(list).and_then(|options| options.qcow2());
             let text = result.unwrap_err().to_string();
             assert!(text.contains(message), "{list}: {text}");
         }

@@ -119,12 +119,12 @@ pub(super) fn target<'a>(
             TargetOptions::Qcow2(typed, secret)
         }
     };
-    options.refuse_unsupported()?;
     Ok(Target {
         path: names::file(operand)?,
         name: operand.to_string_lossy().into_owned(),
         options: typed,
         preallocation: options.preallocation()?,
+        backing_is_checked: true,
         compressed: false,
         cache,
         existing: None,
@@ -164,6 +164,7 @@ pub(super) fn existing_target<'a>(
             Format::Qcow2 => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
         },
         preallocation: Preallocation::Off,
+        backing_is_checked: true,
         compressed: false,
         cache,
         existing: Some(Existing {

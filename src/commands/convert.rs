@@ -6,7 +6,7 @@ use super::source::OpenSource;
 use super::{Passwords, Purpose, Source, Target};
 use crate::convert::{self, Observer, Settings};
 use crate::error::{Error, Result};
-use crate::formats::{Chain, Concatenation, Image};
+use crate::formats::{Chain, Concatenation, Image, TopOnly};
 use crate::storage::FileStorage;
 
 /// What is converted into what.
@@ -34,7 +34,11 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
         .map(|source| source.open(Purpose::Copy, passwords))
         .collect::<Result<_>>()?;
     let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
-    let image = join(&opened)?;
+    let image = match opened.as_slice() {
+        // What the source only has from its backing file, the target has from its own.
+        [only] if settings.leave_unallocated => Arc::new(TopOnly(Arc::clone(&only.image))),
+        all => join(all)?,
+    };
     let open = target
         .open(image.size(), &files, passwords)
         .map_err(|error| match target.existing {

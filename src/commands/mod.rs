@@ -4,6 +4,7 @@
 //! typed, the result is a report that [`crate::cli`] renders, and passwords come from whoever
 //! implements [`Passwords`].
 
+pub mod backing;
 pub mod check;
 pub mod convert;
 pub mod create;

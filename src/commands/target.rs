@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
-use super::{Passwords, Purpose, Source, flush_directory_of, names};
+use super::{Passwords, Purpose, Source, backing, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::qcow2::write::OpenOptions;
@@ -30,6 +30,8 @@ pub struct Target<'a> {
     pub preallocation: Preallocation,
     /// Whether its data is compressed (qcow2 only, without encryption and preallocation).
     pub compressed: bool,
+    /// Whether the backing file that the options name is looked at; else nothing is known of it.
+    pub backing_is_checked: bool,
     /// How the file is written, and whether it is on stable storage when the command succeeds.
     pub cache: CacheMode,
     /// Whether the file exists and is written over; `None` makes a new one.
@@ -127,7 +129,16 @@ impl Target<'_> {
             let files = Vec::new();
             return Ok(OpenTarget { image, files });
         }
-        let prepared = self.prepare(size, passwords)?;
+        let backing = match &self.options {
+            TargetOptions::Qcow2(options, _) if self.backing_is_checked => options.backing.as_ref(),
+            _ => None,
+        };
+        let backing = backing.map(|backing| backing::find(&self.path, backing));
+        let backing = backing.transpose()?;
+        let backing_file = backing.as_ref().map(|found| found.opened.file.as_ref());
+        let sources: Vec<&FileStorage> = sources.iter().copied().chain(backing_file).collect();
+        let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
+        let prepared = self.prepare(size, backing.as_ref().map(|found| found.size), passwords)?;
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
         let storage = Arc::new(file.take_storage()?);
         let mut files = vec![(file, self.path.clone())];
@@ -138,7 +149,7 @@ impl Target<'_> {
                 if let Some(name) = &options.data_file {
                     let path = names::file(OsStr::from_bytes(name))?;
                     let refuse = |file: &FileStorage| {
-                        self.refuse_sources(file, &[&[storage.as_ref()], sources].concat())
+                        self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
                     };
                     let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
                     data = Some(Arc::new(file.take_storage()?) as Arc<dyn Storage>);
@@ -240,6 +251,7 @@ impl Target<'_> {
     fn prepare(
         &self,
         size: u64,
+        backing_size: Option<u64>,
         passwords: &dyn Passwords,
     ) -> Result<Option<(qcow2::CreateOptions, Option<AesCbc>)>> {
         let TargetOptions::Qcow2(options, secret) = &self.options else {
@@ -250,6 +262,9 @@ impl Target<'_> {
         };
         let mut options = options.clone();
         options.size = size;
+        if let (Some(backing), Some(size)) = (&mut options.backing, backing_size) {
+            backing.size = size;
+        }
         options.check()?;
         options.check_preallocation(self.preallocation)?;
         if self.compressed {

@@ -71,6 +71,23 @@ impl Chain {
     }
 }
 
+/// A chain of which only the topmost image counts as storing anything. What it reads as is the same.
+pub struct TopOnly(pub Arc<Chain>);
+
+impl Image for TopOnly {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        self.0.extent_above(1, offset, limit)
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
 impl Image for Chain {
     fn size(&self) -> u64 {
         self.top.size()

@@ -17,7 +17,7 @@ mod status;
 use std::fmt;
 use std::sync::Arc;
 
-pub use chain::Chain;
+pub use chain::{Chain, TopOnly};
 pub use concat::Concatenation;
 pub use guard::GuardedStart;
 pub use probe::probe;

@@ -11,6 +11,7 @@ mod common;
 mod power_cut;
 
 mod argv;
+mod backing;
 mod check;
 mod compressed;
 mod create;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
     trials.extend(argv::trials());
+    trials.extend(backing::trials());
     trials.extend(check::trials());
     trials.extend(compressed::trials());
     trials.extend(create::trials());

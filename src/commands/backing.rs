@@ -1,0 +1,50 @@
+//! The backing file that a new image is to have.
+//!
+//! Its name is stored as it was given, and is relative to the new image. It is looked at before the
+//! image is made: it must be there and of the format that was stated, the image must not replace it,
+//! and how big its disk is says where the new image reads as zeroes by itself.
+
+use std::path::Path;
+
+use super::source::Opened;
+use super::{Purpose, Source, names};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::Backing;
+use crate::formats::{Format, Image as _, raw::RawImage};
+
+/// A backing file that is there.
+pub(super) struct Found {
+    /// The file and its format.
+    pub(super) opened: Opened,
+    /// The size of its disk in bytes.
+    pub(super) size: u64,
+}
+
+/// Looks at the backing file that the new image at `image` is to have. Nothing below it is opened.
+pub(super) fn find(image: &Path, backing: &Backing) -> Result<Found> {
+    let path = names::beside(image, &backing.name);
+    let name = path.to_string_lossy().into_owned();
+    let format = match &backing.format {
+        None => None,
+        Some(format) => Some(
+            Format::from_name(format)
+                .ok_or_else(|| Error::invalid(format!("Unknown driver '{format}'")))?,
+        ),
+    };
+    let path = names::file(path.as_os_str())?;
+    let opened = Source::plain(path, name, format).open_file(Purpose::Inspect)?;
+    let size = match opened.header()? {
+        Some(header) => header.size(),
+        None => RawImage::open(opened.storage.clone())?.size(),
+    };
+    Ok(Found { opened, size })
+}
+
+/// The size of the backing file's disk in bytes, and its format.
+///
+/// # Errors
+/// It can't be opened, or isn't of the format that was stated.
+pub fn size_and_format(image: &Path, backing: &Backing) -> Result<(u64, Format)> {
+    let found = find(image, backing)?;
+    Ok((found.size, found.opened.format))
+}

@@ -1,0 +1,220 @@
+//! New images over a backing file: `create -b` and `convert -B`, beside the oracle.
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::{same_contents, write_disk};
+use crate::matrix::{Tool, ours, qemu_img};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("backing::create", create),
+        trial("backing::create_is_refused", create_is_refused),
+        trial("backing::convert", convert),
+        trial("backing::convert_is_refused", convert_is_refused),
+    ]
+}
+
+/// A raw disk, an image over it with data of its own, and an empty one of another size.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_disk(&path.join("base"), 3 << 20, 5);
+    std::fs::create_dir(path.join("sub")).unwrap();
+    for args in [
+        "create -q -f qcow2 -b base -F raw top",
+        "create -q -f qcow2 -o cluster_size=4k short 1M",
+    ] {
+        let args: Vec<_> = args.split(' ').collect();
+        qemu_img(path, &args).ok();
+    }
+    let write = "write -q -P 9 100k 300k";
+    let args = ["-c", write, "-c", "write -q -z 1M 1M", "top"];
+    crate::common::run(path, "qemu-io", args).ok();
+    folder
+}
+
+fn create() {
+    let folder = folder();
+    let folder = folder.path();
+    for args in [
+        "-b base -F raw new",
+        "-b top -F qcow2 new 5M",
+        "-b base -o backing_fmt=raw,cluster_size=512,compat=0.10 new",
+        "-o backing_file=short,backing_fmt=qcow2,extended_l2=on,preallocation=metadata new",
+        "-u -b missing -F qcow2 new 1M",
+        "-b ../base -F raw sub/new",
+    ] {
+        let mut seen = Vec::new();
+        for tool in [qemu_img as Tool, ours] {
+            let all = [&["create", "-f", "qcow2"][..], &split(args)].concat();
+            let created = tool(folder, &all).ok();
+            let name = if args.ends_with("sub/new") {
+                "sub/new"
+            } else {
+                "new"
+            };
+            let info = qemu_img(folder, &["info", "--output=json", name]).ok();
+            let info: Vec<_> = info
+                .lines()
+                .filter(|line| !line.contains("actual-size") && !line.contains("virtual-size"))
+                .map(str::to_owned)
+                .collect();
+            let size = qemu_img(folder, &["info", "-U", name]).ok();
+            let size = size.lines().nth(2).unwrap().to_owned();
+            seen.push((created, info, size));
+            if !args.contains("missing") {
+                assert!(
+                    qemu_img(folder, &["check", name])
+                        .ok()
+                        .starts_with("No err")
+                );
+                qemu_img(folder, &["convert", "-O", "raw", name, "back"]).ok();
+                std::fs::rename(folder.join("back"), folder.join(seen.len().to_string())).unwrap();
+            }
+        }
+        assert_eq!(seen[0], seen[1], "{args}");
+        if !args.contains("missing") {
+            assert!(
+                same_contents(&folder.join("1"), &folder.join("2")),
+                "{args}"
+            );
+        }
+    }
+}
+
+fn split(args: &str) -> Vec<&str> {
+    args.split(' ').collect()
+}
+
+fn create_is_refused() {
+    let folder = folder();
+    let folder = folder.path();
+    for args in [
+        "-f qcow2 -b base new",
+        "-f qcow2 -u -b base new 1M",
+        "-f qcow2 -b base -F qcow9 new",
+        "-f qcow2 -b missing -F raw new",
+        "-f qcow2 -b top -F raw top",
+        "-f qcow2 -u -b missing -F raw new",
+        "-f qcow2 -b base -F raw sub/new",
+        "-f raw -b base new 1M",
+        "-f raw -F raw new 1M",
+    ] {
+        refused_alike(folder, &[&["create"][..], &split(args)].concat());
+        assert!(!folder.join("new").exists() && !folder.join("sub/new").exists());
+    }
+    let args = ["create", "-f", "qcow2", "-b", "", "new", "1M"];
+    refused_alike(folder, &args);
+}
+
+/// Asserts that both tools end with the same status and the same words, but for their names.
+fn refused_alike(folder: &Path, args: &[&str]) {
+    let theirs = qemu_img(folder, args);
+    let ours = ours(folder, args);
+    assert_eq!(theirs.status, Some(1), "{theirs:?}");
+    assert_eq!(ours.status, Some(1), "{ours:?}");
+    assert_eq!(ours.stdout, theirs.stdout, "{args:?}");
+    let words = ours.stderr.replacen("cowhide: ", "qemu-img: ", 1);
+    assert_eq!(words, theirs.stderr, "{args:?}");
+}
+
+fn convert() {
+    let folder = folder();
+    let folder = folder.path();
+    for args in [
+        "-B base -F raw",
+        "-B base -F raw -c",
+        "-B base -F raw -o cluster_size=4k,extended_l2=off,compat=0.10",
+        "-o backing_file=base,backing_fmt=raw,extended_l2=on",
+        "-B base -F raw -S 0",
+    ] {
+        let mut maps = Vec::new();
+        for tool in [qemu_img as Tool, ours] {
+            let args = [
+                &["convert", "-O", "qcow2"][..],
+                &split(args),
+                &["top", "new"],
+            ]
+            .concat();
+            tool(folder, &args).ok();
+            assert!(
+                qemu_img(folder, &["check", "new"])
+                    .ok()
+                    .starts_with("No err")
+            );
+            let compared = qemu_img(folder, &["compare", "top", "new"]).ok();
+            assert_eq!(compared, "Images are identical.\n", "{args:?}");
+            let map = qemu_img(folder, &["map", "--output=json", "new"]).ok();
+            // Where clusters stand in the file is each tool's own business.
+            let map = map
+                .lines()
+                .map(|line| line.split(", \"offset\"").next().unwrap().to_owned());
+            maps.push(map.collect::<Vec<_>>());
+        }
+        if !args.contains("-c") {
+            assert_eq!(joined(&maps[1]), joined(&maps[0]), "{args}");
+        }
+    }
+    // What is only in the source's backing file isn't written, even though the target's has it not.
+    ours(
+        folder,
+        &split("convert -O qcow2 -B short -F qcow2 top over_short"),
+    )
+    .ok();
+    qemu_img(
+        folder,
+        &split("convert -O qcow2 -B short -F qcow2 top theirs"),
+    )
+    .ok();
+    let compared = qemu_img(folder, &["compare", "over_short", "theirs"]).ok();
+    assert_eq!(compared, "Images are identical.\n");
+}
+
+/// Adjacent runs of the same kind as one, since runs also end where a file's clusters do.
+fn joined(map: &[String]) -> Vec<(u64, String)> {
+    let mut runs: Vec<(u64, String)> = Vec::new();
+    for line in map {
+        let number = |key: &str| -> u64 {
+            let rest = line.split(key).nth(1).unwrap();
+            rest.trim_start_matches([' ', ':'])
+                .split(|c: char| !c.is_ascii_digit())
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap()
+        };
+        let kind = line
+            .split("\"depth\"")
+            .nth(1)
+            .unwrap()
+            .trim_end_matches([',', ']', '}']);
+        let length = number("\"length\"");
+        match runs.last_mut() {
+            Some((total, last)) if last == kind => *total += length,
+            _ => runs.push((length, kind.to_owned())),
+        }
+    }
+    runs
+}
+
+fn convert_is_refused() {
+    let folder = folder();
+    let folder = folder.path();
+    for args in [
+        "-O qcow2 -B base top new",
+        "-O qcow2 -o backing_file=base top new",
+        "-O qcow2 -B base -F raw top short new",
+        "-O raw -B base top new",
+        "-O qcow2 -n --target-is-zero -B base -F raw top short",
+    ] {
+        let args = [&["convert"][..], &split(args)].concat();
+        let ours = ours(folder, &args);
+        let theirs = qemu_img(folder, &args);
+        let words = theirs.stderr.trim_start_matches("qemu-img: ").trim_end();
+        ours.fails(1, words);
+        assert!(!folder.join("new").exists());
+    }
+}
