@@ -41,6 +41,7 @@ const LOOK: &[&str] = &[
     "info over.qcow2",
     "info disk.raw",
     "check -q img.qcow2",
+    "check -r all img.qcow2",
     // coreos-assembler, osbuild, longhorn, multipass, UTM
     "info --output=json img.qcow2",
     "info img.qcow2 --force-share --output=json",
