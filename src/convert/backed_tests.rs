@@ -8,8 +8,8 @@ use super::*;
 use crate::crypto::{AesCbc, Backend};
 
 use crate::formats::qcow2::{
-    Backing, CreateOptions, EncryptionMethod, Header, NewPreallocated, NewQcow2, Qcow2Image,
-    Version,
+    Backing, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated, NewQcow2,
+    Qcow2Image, Version,
 };
 use crate::formats::raw::RawImage;
 use crate::formats::{Chain, Extent, Preallocation};
@@ -114,8 +114,15 @@ fn cipher() -> AesCbc {
     AesCbc::new(b"0123456789abcdef", Backend::detect())
 }
 
+/// How an image is made beside its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    With(Preallocation),
+    Compressed,
+}
+
 /// Kinds of images: everything that has a way of its own to store data or zeroes.
-fn kinds() -> Vec<(CreateOptions, Preallocation)> {
+fn kinds() -> Vec<(CreateOptions, Made)> {
     let plain = |cluster_size| CreateOptions {
         cluster_size,
         ..CreateOptions::new(SIZE as u64)
@@ -135,7 +142,11 @@ fn kinds() -> Vec<(CreateOptions, Preallocation)> {
             ..plain(cluster_size)
         };
         for options in [plain(cluster_size), version_2, encrypted, external] {
-            kinds.push((options.clone(), Preallocation::Off));
+            kinds.push((options.clone(), Made::With(Preallocation::Off)));
+            let compresses = NewCompressed::check(&options).is_ok();
+            if compresses {
+                kinds.push((options.clone(), Made::Compressed));
+            }
             if cluster_size >= 16384 && options.version == Version::V3 {
                 let extended = CreateOptions {
                     extended_l2: true,
@@ -146,7 +157,10 @@ fn kinds() -> Vec<(CreateOptions, Preallocation)> {
                     Preallocation::Metadata,
                     Preallocation::Full,
                 ] {
-                    kinds.push((extended.clone(), mode));
+                    kinds.push((extended.clone(), Made::With(mode)));
+                }
+                if compresses {
+                    kinds.push((extended, Made::Compressed));
                 }
             }
         }
@@ -154,11 +168,20 @@ fn kinds() -> Vec<(CreateOptions, Preallocation)> {
     kinds
 }
 
+/// The unit in which an image is left to its backing file, in bytes.
+fn unit_of((options, made): &(CreateOptions, Made)) -> usize {
+    let geometry = options.check().unwrap();
+    match made {
+        Made::With(_) => geometry.subcluster_len(),
+        Made::Compressed => geometry.cluster_len(),
+    }
+}
+
 /// Copies `source` into a new image over `backing`, and reads that.
 fn copied(
     source: &Mosaic,
     backing: &[u8],
-    (options, preallocation): (CreateOptions, Preallocation),
+    (options, made): (CreateOptions, Made),
     settings: Settings,
     device: bool,
 ) -> Chain {
@@ -178,17 +201,18 @@ fn copied(
     let is_external = options.data_file.is_some();
     let key = (options.encryption == EncryptionMethod::Aes).then(cipher);
     let (storage, data_storage) = (Arc::clone(&file), Arc::clone(&data));
-    let target: Box<dyn NewImage> = match (preallocation, is_external) {
-        (Preallocation::Off, false) => {
+    let target: Box<dyn NewImage> = match (made, is_external) {
+        (Made::Compressed, _) => Box::new(NewCompressed::create(storage, options, true).unwrap()),
+        (Made::With(Preallocation::Off), false) => {
             Box::new(NewQcow2::create(storage, options, key, true).unwrap())
         }
-        (Preallocation::Off, true) => {
+        (Made::With(Preallocation::Off), true) => {
             Box::new(NewQcow2::create_with_data(storage, data_storage, options, key, true).unwrap())
         }
-        (mode, false) => {
+        (Made::With(mode), false) => {
             Box::new(NewPreallocated::create(storage, options, key, mode, true).unwrap())
         }
-        (mode, true) => Box::new(
+        (Made::With(mode), true) => Box::new(
             NewPreallocated::create_with_data(storage, data_storage, options, key, mode, true)
                 .unwrap(),
         ),
@@ -237,8 +261,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
     Noise(1).fill(&mut backing);
     let source = Mosaic::new(&backing, 2);
     for kind in kinds() {
-        let (options, preallocation) = &kind;
-        let unit = options.check().unwrap().subcluster_len();
+        let unit = unit_of(&kind);
         for (leaves, sparse) in [(true, 4096), (true, 0), (true, 512), (false, 4096)] {
             let settings = Settings {
                 workers: NonZeroUsize::new(2).unwrap(),
@@ -246,7 +269,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
                 sparse: NonZeroUsize::new(sparse),
                 ..Settings::default()
             };
-            let what = format!("{options:?}, {preallocation:?}, {leaves}, {sparse}");
+            let what = format!("{kind:?}, {leaves}, {sparse}");
             // Whoever leaves nothing takes what isn't stored for zeroes.
             let mut source = Mosaic {
                 bytes: source.bytes.clone(),
@@ -278,11 +301,11 @@ fn nothing_old_shows_through_on_devices() {
         ..Settings::default()
     };
     for kind in kinds() {
-        if kind.1 != Preallocation::Off {
+        if !matches!(kind.1, Made::With(Preallocation::Off) | Made::Compressed) {
             continue;
         }
-        let unit = kind.0.check().unwrap().subcluster_len();
-        let what = format!("{:?}", kind.0);
+        let unit = unit_of(&kind);
+        let what = format!("{kind:?}");
         let chain = copied(&source, &backing, kind, settings, true);
         assert_same(&chain, &source, unit, true, &what);
     }
@@ -296,7 +319,8 @@ fn beyond_the_end_of_the_backing_file_zeroes_need_not_be_stored() {
     };
     source.bytes[..4096].fill(7);
     source.pieces.insert(0, (4096, DATA));
-    let kind = (CreateOptions::new(SIZE as u64), Preallocation::Off);
+    let off = Made::With(Preallocation::Off);
+    let kind = (CreateOptions::new(SIZE as u64), off);
     for (size, zero_until) in [
         (0, 65536),
         (4096, 65536),

@@ -32,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
     }
     trials.push(trial("compressed::written_in_full", written_in_full));
     trials.push(trial("compressed::written_past_the_cache", past_the_cache));
+    trials.push(trial(
+        "compressed::written_with_subclusters",
+        with_subclusters,
+    ));
     trials.push(trial("compressed::refusals", refusals));
     trials.push(trial("compressed::zlib_version_2", version_2));
     trials.push(trial(
@@ -150,6 +154,14 @@ fn past_the_cache() {
     );
 }
 
+/// Compressed clusters have no subclusters; those that didn't get smaller have.
+fn with_subclusters() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = real_disk();
+    hold_together(folder.path(), &disk, "extended_l2=on", &[]);
+    hold_together(folder.path(), &disk, "extended_l2=on,cluster_size=16k", &[]);
+}
+
 /// What can't be compressed is refused by both in the same words, and no file is made.
 fn refusals() {
     let folder = tempfile::tempdir().unwrap();
@@ -204,7 +216,29 @@ fn refusals() {
     ours(folder, &args).fails(1, both);
     let args = ["convert", "-c", "-n", "-O", "qcow2", disk, "x"];
     ours(folder, &args).fails(1, "compressing into an existing image");
-    assert!(!folder.join("x").exists());
+    let encrypted = "driver=qcow2,file.filename=x,encrypt.key-secret=s";
+    let args = [
+        "convert",
+        "-c",
+        "-n",
+        "--object",
+        SECRET,
+        "--target-image-opts",
+    ];
+    let args = [&args[..], &[disk, encrypted]].concat();
+    ours(folder, &args).fails(1, "compressing into an existing image");
+    let args = [
+        "convert",
+        "-c",
+        "-O",
+        "qcow2",
+        "-o",
+        "data_file=y",
+        disk,
+        "x",
+    ];
+    ours(folder, &args).fails(1, "Compression and an external data file");
+    assert!(!folder.join("x").exists() && !folder.join("y").exists());
 }
 
 fn version_2() {
