@@ -13,7 +13,7 @@ use super::{Passwords, Purpose, Source, backing, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::qcow2::write::OpenOptions;
-use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2};
+use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2, features};
 use crate::formats::raw::{self, NewRaw};
 use crate::formats::{Format, GuardedStart, Image, NewImage, Preallocation};
 use crate::storage::{Access, CacheMode, Claim, FileStorage, Storage, UnfinishedFile, WindowRange};
@@ -223,7 +223,10 @@ impl Target<'_> {
         if let Some(backing) = &backing {
             self.refuse_sources(file, &backing.files())?;
         }
-        refuse_damaged(storage.as_ref(), &header)?;
+        // Refcounts that are only out of date are repaired when the image is opened.
+        if !header.has_incompatible(features::DIRTY) {
+            refuse_damaged(storage.as_ref(), &header)?;
+        }
         let options = OpenOptions {
             cipher,
             data: data.map(|data| data as Arc<dyn Storage>),

@@ -141,6 +141,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("write::bitmaps_are_given_up", bitmaps));
     trials.push(trial("write::a_corrupt_image_is_left_alone", corrupt));
     trials.push(trial("write::damage_is_found_in_time", damaged));
+    trials.push(trial("write::what_was_not_closed_is_repaired", not_closed));
     for raw in ["on", "off"] {
         let name = format!("write::external_data_file_raw_{raw}");
         trials.push(trial(name, move || external_data_file(raw)));
@@ -492,4 +493,58 @@ fn external_data_file(raw: &str) {
         assert!(std::fs::read(folder.join("data")).unwrap() == back);
         assert_eq!(std::fs::read(folder.join("x.qcow2")).unwrap()[95], 2);
     }
+}
+
+/// An image with lazy refcounts whose writer died: its refcounts are repaired first.
+fn not_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let args = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "lazy_refcounts=on",
+        "x.qcow2",
+        "4M",
+    ];
+    qemu_img(folder, &args).ok();
+    run(
+        folder,
+        "qemu-io",
+        [
+            "-c",
+            "write -q -P 5 1M 2M",
+            "-c",
+            "flush",
+            "-c",
+            "abort",
+            "x.qcow2",
+        ],
+    );
+    assert_eq!(
+        std::fs::read(folder.join("x.qcow2")).unwrap()[79],
+        1,
+        "not dirty"
+    );
+    write_disk(&folder.join("disk.raw"), 2 << 20, 3);
+    ours(
+        folder,
+        &["convert", "-n", "-O", "qcow2", "disk.raw", "x.qcow2"],
+    )
+    .ok();
+    assert_eq!(std::fs::read(folder.join("x.qcow2")).unwrap()[79], 0);
+    let report = qemu_img(folder, &["check", "x.qcow2"]).ok();
+    assert!(report.starts_with("No errors"), "{report}");
+    to_raw(
+        qemu_img,
+        folder,
+        &spec("x.qcow2", "qcow2", false),
+        "back.raw",
+    );
+    let back = std::fs::read(folder.join("back.raw")).unwrap();
+    assert!(back[..2 << 20] == std::fs::read(folder.join("disk.raw")).unwrap());
+    assert!(back[2 << 20..3 << 20].iter().all(|byte| *byte == 5));
+    assert!(back[3 << 20..].iter().all(|byte| *byte == 0));
 }

@@ -2,7 +2,7 @@
 //!
 //! What is found damaged here is refused before a byte is written: an image whose corrupt bit is set;
 //! tables beyond the end of the file; entries that make no sense in the L1 or refcount table; two
-//! structures in one place. Then the autoclear features go that this version doesn't maintain:
+//! structures in one place. An image that wasn't closed has its refcounts repaired. Then the autoclear features go that this version doesn't maintain:
 //! bitmaps, above all, would no longer agree with the data, and without their bit nobody takes
 //! them for what they were. Only an external data file that is a raw image stays one.
 
@@ -13,10 +13,10 @@ use super::super::entries::{L1Entry, L1Target};
 use super::super::features;
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
-use super::super::missing_secret;
 use super::super::snapshots::SnapshotTable;
 use super::super::stored::Stored;
 use super::super::tables::read_table;
+use super::super::{missing_secret, repair_dirty};
 use super::header_fields;
 use super::metadata::{Metadata, Parts};
 use super::metadata_map::{MetadataMap, Structure};
@@ -78,6 +78,14 @@ impl WritableQcow2 {
                 "an image is written together with its backing file",
             ));
         }
+        let repaired;
+        let header = if header.has_incompatible(features::DIRTY) {
+            repair_dirty(storage.as_ref(), header)?;
+            repaired = Header::read(storage.as_ref())?;
+            &repaired
+        } else {
+            header
+        };
         let geometry = header.geometry();
         let length = storage.len()?;
         let mut map = MetadataMap::default();
@@ -133,16 +141,10 @@ fn refuse_unsupported(header: &Header) -> Result<()> {
             "qcow2: Image is corrupt; cannot be opened read/write",
         ));
     }
-    for (present, what) in [
-        (
-            header.encryption() == EncryptionMethod::Luks,
-            "is encrypted with 'luks'",
-        ),
-        (
-            header.has_incompatible(features::DIRTY),
-            "was not closed, so its refcounts have to be repaired first, and",
-        ),
-    ] {
+    for (present, what) in [(
+        header.encryption() == EncryptionMethod::Luks,
+        "is encrypted with 'luks'",
+    )] {
         if present {
             return Err(Error::unsupported(format!(
                 "the image {what}, which this version can't write to"
