@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::getopt::OWN;
-use crate::commands::Names;
+use crate::commands::{Names, Sharing};
 
 /// A memory-safe, faster qemu-img.
 #[derive(Debug, Parser)]
@@ -276,6 +276,17 @@ pub struct ImageArgs {
     /// The image
     #[arg(value_name = "FILENAME")]
     pub(super) operands: Vec<OsString>,
+}
+
+impl ImageArgs {
+    /// Whether others keep from the image, where its own options said `stated`.
+    pub(super) fn sharing(&self, stated: Sharing) -> Sharing {
+        if self.force_share {
+            stated.max(Sharing::Forced)
+        } else {
+            stated
+        }
+    }
 }
 
 /// `info`

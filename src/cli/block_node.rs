@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 
 use super::objects::Secrets;
 use super::tree::{Tree, Value};
-use crate::commands::{Below, Source};
+use crate::commands::{Below, Sharing, Source};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::qcow2::EncryptionMethod;
@@ -57,7 +57,10 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
     let driver = driver(&mut tree);
     if let Some(driver) = driver.as_deref().filter(|name| PROTOCOLS.contains(name)) {
         let file = protocol(tree, driver)?;
-        let source = Source::plain(file.path, name.to_owned(), Some(Format::Raw));
+        let source = Source {
+            sharing: file.sharing,
+            ..Source::plain(file.path, name.to_owned(), Some(Format::Raw))
+        };
         return Ok(Node {
             source,
             shown: Shown::Plain(file.filename),
@@ -68,8 +71,8 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         return Err(Error::invalid("Must specify either driver or file"));
     }
     let file = storage(&mut tree, "file")?;
-    common(&mut tree)?;
     let mut source = Source {
+        sharing: common(&mut tree)?.max(file.sharing),
         windows: file.windows,
         ..Source::plain(file.path, name.to_owned(), format)
     };
@@ -99,6 +102,7 @@ struct Holder {
     path: PathBuf,
     filename: String,
     windows: Vec<WindowRange>,
+    sharing: Sharing,
     /// Whether it is the file itself.
     direct: bool,
     shown: serde_json::Value,
@@ -121,7 +125,7 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
         Some(name) if PROTOCOLS.contains(&name) => protocol(tree, name),
         Some("raw") => {
             let mut below = storage(&mut tree, "file")?;
-            common(&mut tree)?;
+            below.sharing = common(&mut tree)?.max(below.sharing);
             let mut options = Map::new();
             below.windows.extend(window(&mut tree, &mut options)?);
             nothing_left(&tree, |key| {
@@ -148,8 +152,10 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
     let filename = filename.ok_or_else(|| {
         Error::invalid(format!("The '{driver}' block driver requires a file name"))
     })?;
-    common(&mut tree)?;
-    one_of(&mut tree, "locking", &["auto", "on", "off"])?;
+    let mut sharing = common(&mut tree)?;
+    if one_of(&mut tree, "locking", &["auto", "on", "off"])?.as_deref() == Some("off") {
+        sharing = Sharing::Unlocked;
+    }
     one_of(&mut tree, "aio", &["threads", "native", "io_uring"])?;
     for key in ["drop-cache", "x-check-cache-dropped"] {
         tree.take_switch(key)?;
@@ -161,6 +167,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
     Ok(Holder {
         path: PathBuf::from(&filename),
         windows: Vec::new(),
+        sharing,
         direct: true,
         shown: json!({"driver": driver, "filename": filename}),
         filename,
@@ -255,8 +262,9 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
     })
 }
 
-/// Options that every node has. None of them changes what is read or written.
-fn common(tree: &mut Tree) -> Result<()> {
+/// Options that every node has, and which of them counts: whether the image is shared by force. None
+/// of the others changes what is read or written.
+fn common(tree: &mut Tree) -> Result<Sharing> {
     if let Some(name) = tree.take_text("node-name")?
         && !super::objects::is_identifier(&name)
     {
@@ -267,24 +275,28 @@ fn common(tree: &mut Tree) -> Result<()> {
         "cache.direct",
         "cache.no-flush",
         "cache.writeback",
-        "force-share",
         "read-only",
     ] {
         tree.take_switch(key)?;
     }
+    let sharing = match tree.take_switch("force-share")? {
+        Some(true) => Sharing::Forced,
+        Some(false) | None => Sharing::Agreed,
+    };
     one_of(tree, "detect-zeroes", &["off", "on", "unmap"])?;
     match tree.take_text("discard")?.as_deref() {
-        None | Some("ignore" | "off" | "unmap" | "on") => Ok(()),
+        None | Some("ignore" | "off" | "unmap" | "on") => Ok(sharing),
         Some(_) => Err(Error::invalid("Invalid discard option")),
     }
 }
 
-fn one_of(tree: &mut Tree, key: &str, values: &[&str]) -> Result<()> {
+/// The value of an option that takes one of a few.
+fn one_of(tree: &mut Tree, key: &str, values: &[&str]) -> Result<Option<String>> {
     match tree.take_text(key)? {
         Some(value) if !values.contains(&value.as_str()) => {
             Err(Error::invalid(format!("invalid parameter value: {value}")))
         }
-        _ => Ok(()),
+        value => Ok(value),
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn run(args: &CheckArgs) -> Done {
         &secrets,
     )?;
     source.cache = cache;
-    source.force_share = args.image.force_share;
+    source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox && repair.is_none();
     let mut on_event = |event: Event<'_>| complain(&event.to_string());
     let Outcome::Checked { format, report } = commands::check::run(&source, repair, &mut on_event)?

@@ -14,7 +14,7 @@ use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, image_name};
-use crate::commands::{self, SnapshotName};
+use crate::commands::{self, Sharing, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::formats::qcow2::EncryptionMethod;
 use crate::formats::{Format, Preallocation};
@@ -52,7 +52,9 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         let format = args.source_format.as_deref();
         let (mut source, _) = source(from, format, args.image_opts, &secrets)?;
         source.cache = source_cache;
-        source.force_share = args.force_share;
+        if args.force_share {
+            source.sharing = source.sharing.max(Sharing::Forced);
+        }
         source.names = args.common.names();
         source.snapshot.clone_from(&snapshot);
         Ok(source)

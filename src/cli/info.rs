@@ -21,7 +21,7 @@ pub(super) fn run(args: &InfoArgs) -> Done {
         &secrets,
     )?;
     source.cache = cache;
-    source.force_share = args.image.force_share;
+    source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox;
     source.names = args.common.names();
     let prepare = || {

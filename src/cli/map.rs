@@ -31,7 +31,7 @@ pub(super) fn run(args: &MapArgs) -> Done {
         &secrets,
     )?;
     source.names = args.common.names();
-    source.force_share = args.image.force_share;
+    source.sharing = args.image.sharing(source.sharing);
     let plan = map::Plan {
         source,
         start: start.unwrap_or(0),

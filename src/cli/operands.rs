@@ -179,7 +179,7 @@ pub(super) fn existing_target<'a>(
 /// The format of an image that will be written to, of which nobody stated it. That it is raw can only
 /// be guessed, and the user is warned.
 pub(super) fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
-    let format = source.open_file(Purpose::Inspect)?.format;
+    let format = source.open_file(Purpose::Probe)?.format;
     if format == Format::Raw {
         let name = source.path.display();
         for line in [

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Names, Passwords, Purpose, sandbox};
+use super::{Names, Passwords, Purpose, Sharing, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
@@ -35,7 +35,7 @@ pub struct Source<'a> {
     /// How the file is read.
     pub cache: CacheMode,
     /// Whether others may write the image while it is read.
-    pub force_share: bool,
+    pub sharing: Sharing,
     /// Whether the program gives up, for good, what a command that only looks at the image doesn't
     /// need once all files are open. For programs that do nothing else.
     pub sandbox: bool,
@@ -164,7 +164,7 @@ impl<'a> Source<'a> {
             secret: None,
             encryption: None,
             cache: CacheMode::Writeback,
-            force_share: false,
+            sharing: Sharing::Agreed,
             sandbox: false,
             names: Names::Follow,
             snapshot: None,
@@ -194,7 +194,7 @@ impl<'a> Source<'a> {
             if format == Format::Raw {
                 self.refuse_encryption()?;
             }
-            if let Some(claim) = purpose.claim(format, self.force_share)? {
+            if let Some(claim) = purpose.claim(format, self.sharing)? {
                 file.lock(claim)?;
             }
             Ok(Opened {
@@ -349,7 +349,7 @@ impl<'a> Source<'a> {
             }
         };
         let file = FileStorage::open(&path, purpose.access(), self.cache)?;
-        if let Some(claim) = purpose.claim_of_data_file(self.force_share)? {
+        if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
             file.lock(claim)?;
         }
         Ok(Some(Arc::new(file)))
@@ -362,6 +362,7 @@ impl<'a> Source<'a> {
             Below::Nothing => return Ok(None),
             Below::Given(given) => Self {
                 cache: self.cache,
+                sharing: self.sharing.below().max(given.sharing),
                 names: self.names,
                 ..given.as_ref().clone()
             },
@@ -374,6 +375,7 @@ impl<'a> Source<'a> {
                     name: stored.name,
                     format: given.format.or(stored.format),
                     cache: stored.cache,
+                    sharing: stored.sharing.max(given.sharing),
                     names: stored.names,
                     ..given.as_ref().clone()
                 }
@@ -406,7 +408,7 @@ impl<'a> Source<'a> {
         let name = path.to_string_lossy().into_owned();
         Ok(Some(Self {
             cache: self.cache,
-            force_share: self.force_share,
+            sharing: self.sharing.below(),
             sandbox: self.sandbox,
             names: self.names,
             ..Self::plain(path, name, format)
