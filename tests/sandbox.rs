@@ -82,7 +82,7 @@ fn reports_are_the_same_in_a_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     leaky(folder);
-    for call in ["info", "info --output=json", "check", "info -f raw"] {
+    for call in ["info", "info --output=json", "check", "map", "info -f raw"] {
         let run = |option| cowhide(folder, &format!("{call} {option} x.qcow2"));
         let (inside, outside) = (run("-q"), run("--no-sandbox -q"));
         assert_eq!(inside.status, outside.status);

@@ -32,6 +32,7 @@ pub(super) fn run(args: &MapArgs) -> Done {
     )?;
     source.names = args.common.names();
     source.sharing = args.image.sharing(source.sharing);
+    source.sandbox = !args.common.no_sandbox;
     let plan = map::Plan {
         source,
         start: start.unwrap_or(0),

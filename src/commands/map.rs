@@ -62,6 +62,7 @@ pub struct Map {
 /// As [`Source::open`].
 pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
     let source = plan.source.open(Purpose::Read, passwords)?;
+    plan.source.all_is_open();
     let end = match plan.length {
         Some(length) => plan.start.saturating_add(length).min(source.image.size()),
         None => source.image.size(),
