@@ -42,6 +42,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Check an image's consistency
     Check(CheckArgs),
+    /// Find out whether two images have the same contents
+    Compare(CompareArgs),
     /// Show how and where the disk's contents are stored
     Map(MapArgs),
     /// Measure the ciphers and what encryption costs on this machine
@@ -319,6 +321,50 @@ pub struct CheckArgs {
     /// Cache mode of the image
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(super) cache: String,
+}
+
+/// `compare`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    /// Format of the first image; without it, it is found out
+    #[arg(
+        short = 'f',
+        long = "a-format",
+        value_name = "FMT",
+        allow_hyphen_values = true
+    )]
+    pub(super) first_format: Option<String>,
+    /// Format of the second image
+    #[arg(
+        short = 'F',
+        long = "b-format",
+        value_name = "FMT",
+        allow_hyphen_values = true
+    )]
+    pub(super) second_format: Option<String>,
+    /// Both names are option strings (driver=…,file.filename=…), not file names
+    #[arg(long)]
+    pub(super) image_opts: bool,
+    /// Sizes, and how the contents are stored, have to be the same too
+    #[arg(short, long)]
+    pub(super) strict: bool,
+    /// Cache mode of both images
+    #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
+    pub(super) cache: String,
+    /// Open the images even while another process writes them; what is seen may be inconsistent
+    #[arg(short = 'U', long)]
+    pub(super) force_share: bool,
+    /// Show progress
+    #[arg(short, long)]
+    pub(super) progress: bool,
+    /// The images
+    #[arg(value_name = "FILENAME1 FILENAME2")]
+    pub(super) operands: Vec<OsString>,
 }
 
 /// `map`

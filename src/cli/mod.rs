@@ -8,6 +8,7 @@
 mod args;
 mod block_node;
 mod check;
+mod compare;
 mod convert;
 mod create;
 mod create_options;
@@ -42,7 +43,7 @@ use self::args::{Cli, Command};
 use self::getopt::Call;
 use crate::error::printable;
 
-/// The exit status of every failure, but for `check`'s verdicts.
+/// The exit status of every failure, but for the verdicts of `check` and `compare`.
 const FAILED: u8 = 1;
 
 /// By what name the program was called; the prefix of its messages.
@@ -111,6 +112,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Info(args)) => info::run(&args),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Map(args)) => map::run(&args),
         Some(Command::Speed(args)) => speed::run(&args),
     };

@@ -6,6 +6,7 @@
 
 pub mod backing;
 pub mod check;
+pub mod compare;
 pub mod convert;
 pub mod create;
 pub mod info;

@@ -1,4 +1,4 @@
-//! Copying the contents of one disk into a new one.
+//! Copying the contents of one disk into a new one; [`mod@compare`] has a room within, as it works alike.
 //!
 //! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in
 //! guest order. Worker threads take chunks, read them (which decrypts), look for zeroes ([`zero`]),
@@ -14,6 +14,7 @@
 
 mod buffer;
 mod chunks;
+pub mod compare;
 mod settings;
 mod turn;
 mod writer;

@@ -114,6 +114,11 @@ impl Image for Chain {
         Ok(status)
     }
 
+    fn status_step(&self) -> u64 {
+        let below = self.below.iter().map(|image| image.status_step());
+        below.fold(self.top.status_step(), u64::min)
+    }
+
     fn plain_storage(&self) -> Option<&dyn Storage> {
         // With more than one image, a host offset alone doesn't say in which file it is.
         if self.below.is_empty() {

@@ -148,6 +148,12 @@ pub trait Image: Send + Sync {
         Ok(Status::of(&extent, self.plain_storage().is_some()))
     }
 
+    /// In pieces of what length, in bytes, `qemu-img` asks how this image is stored. It matters only to
+    /// those who have to come to the same conclusions.
+    fn status_step(&self) -> u64 {
+        u64::MAX
+    }
+
     /// The storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte; `None`
     /// when it is encrypted or there is no such storage.
     fn plain_storage(&self) -> Option<&dyn Storage> {

@@ -13,6 +13,7 @@ mod power_cut;
 mod argv;
 mod backing;
 mod check;
+mod compare;
 mod compressed;
 mod create;
 mod errors;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
     trials.extend(argv::trials());
     trials.extend(backing::trials());
     trials.extend(check::trials());
+    trials.extend(compare::trials());
     trials.extend(compressed::trials());
     trials.extend(create::trials());
     trials.extend(errors::trials());

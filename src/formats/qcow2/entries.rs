@@ -400,6 +400,22 @@ impl L2Table {
         let word = self.words.get(index)?;
         Some((L2Entry(*word), None))
     }
+
+    /// How many entries behind `index`, of at most so many, are the same but for an offset that grows
+    /// by `step` with each. Entries of 16 bytes never are.
+    pub fn repeats(&self, index: usize, step: u64, most: u64) -> u64 {
+        let Some([first, behind @ ..]) = self.words.get(index..).filter(|_| !self.extended) else {
+            return 0;
+        };
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let mut expected = *first;
+        let same = behind.iter().take(most).take_while(|word| {
+            expected = expected.wrapping_add(step);
+            // Flags stay: an offset that grows into them is none.
+            **word == expected && (expected ^ first) & !OFFSET_MASK == 0
+        });
+        same.count() as u64
+    }
 }
 
 /// Stores entry `index` of an L2 table, with its bitmap where entries have 16 bytes. `None`, and
@@ -548,6 +564,25 @@ mod tests {
 
     fn geometry(bits: u32) -> Geometry {
         Geometry::new(bits, false, 4).unwrap()
+    }
+
+    #[test]
+    fn entries_repeat_as_long_as_only_the_offset_grows() {
+        let table = |words: &[u64]| L2Table::new(words.to_vec(), geometry(16));
+        let data = table(&[0x5_0000, 0x6_0000, 0x7_0000, 0x9_0000, 0xa_0000]);
+        assert_eq!(data.repeats(0, 0x1_0000, 9), 2);
+        assert_eq!(data.repeats(0, 0x1_0000, 1), 1);
+        assert_eq!(data.repeats(3, 0x1_0000, 9), 1);
+        assert_eq!(data.repeats(4, 0x1_0000, 9), 0);
+        assert_eq!(data.repeats(5, 0x1_0000, 9), 0);
+        let flags = table(&[1 << 63 | 0x5_0000, 0x6_0000]);
+        assert_eq!(flags.repeats(0, 0x1_0000, 9), 0);
+        let last = table(&[0x00ff_ffff_ffff_0000, 0x0100_0000_0000_0000]);
+        assert_eq!(last.repeats(0, 0x1_0000, 9), 0);
+        assert_eq!(table(&[0, 0, 0, 1]).repeats(0, 0, 9), 2);
+        let extended = Geometry::new(16, true, 4).unwrap();
+        let extended = L2Table::new(vec![0; 8], extended);
+        assert_eq!(extended.repeats(0, 0, 9), 0);
     }
 
     #[test]

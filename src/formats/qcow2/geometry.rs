@@ -100,6 +100,17 @@ impl Geometry {
         1 << (self.l2_bits + self.cluster_bits)
     }
 
+    /// How many guest bytes are mapped by as much of an L2 table as QEMU looks at together, on a disk
+    /// of `size` bytes: all of it, or 4 KiB where its cache (32 MiB) doesn't hold all tables.
+    pub fn qemu_slice_coverage(self, size: u64) -> u64 {
+        let tables = self.l1_entries(size).saturating_mul(self.cluster_size());
+        if tables <= 32 << 20 {
+            self.l2_coverage()
+        } else {
+            self.l2_coverage() >> self.cluster_bits.saturating_sub(12)
+        }
+    }
+
     /// How many bits one refcount has.
     pub fn refcount_bits(self) -> u32 {
         1 << self.refcount_order
@@ -183,6 +194,18 @@ mod tests {
         assert_eq!(geometry.l1_index(offset), 1);
         assert_eq!(geometry.l2_index(offset), 3);
         assert_eq!(geometry.within_cluster(offset.0), 7);
+    }
+
+    #[test]
+    fn what_qemu_looks_at_together_depends_on_the_size_of_all_tables() {
+        let geometry = Geometry::new(16, false, 4).unwrap();
+        assert_eq!(geometry.qemu_slice_coverage(256 << 30), 512 << 20);
+        assert_eq!(geometry.qemu_slice_coverage((256 << 30) + 1), 32 << 20);
+        let smallest = Geometry::new(9, false, 4).unwrap();
+        assert_eq!(
+            smallest.qemu_slice_coverage(1 << 40),
+            smallest.l2_coverage()
+        );
     }
 
     #[test]

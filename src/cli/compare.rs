@@ -1,0 +1,102 @@
+//! `compare`: the verdict, in words and as exit status.
+
+use std::process::ExitCode;
+
+use super::args::CompareArgs;
+use super::objects::Secrets;
+use super::operands::{cache, source};
+use super::password::PasswordSource;
+use super::progress::Progress;
+use super::{Done, Failure, complain, print, program};
+use crate::commands::compare;
+use crate::convert::compare::Finding;
+
+/// Exit statuses, as `qemu-img` documents them.
+const DIFFERENT: u8 = 1;
+const NOT_OPENED: u8 = 2;
+const NO_STATUS: u8 = 3;
+const NO_DATA: u8 = 4;
+
+/// Runs the subcommand.
+pub(super) fn run(args: &CompareArgs) -> Done {
+    let [one, other] = args.operands.as_slice() else {
+        return Err(Failure::Usage("Expecting two image file names".into()));
+    };
+    let secrets = match Secrets::parse(&args.common.object) {
+        Ok(secrets) => secrets,
+        Err(error) => return failed(NOT_OPENED, Failure::from(error)),
+    };
+    let plan = || {
+        let cache = cache(&args.cache, "Invalid source cache option")?;
+        let open = |operand, format: &Option<String>| -> Result<_, Failure> {
+            let (mut source, _) = source(operand, format.as_deref(), args.image_opts, &secrets)?;
+            source.cache = cache;
+            source.names = args.common.names();
+            source.force_share = args.force_share;
+            Ok(source)
+        };
+        // With --image-opts the second format means nothing, and qemu-img doesn't mind it.
+        let second_format = args.second_format.clone().filter(|_| !args.image_opts);
+        Ok(compare::Plan {
+            sources: [open(one, &args.first_format)?, open(other, &second_format)?],
+            strict: args.strict,
+        })
+    };
+    let plan = match plan() {
+        Ok(plan) => plan,
+        Err(failure) => return failed(NOT_OPENED, failure),
+    };
+    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let progress = Progress::new(args.progress && !args.common.quiet);
+    let outcome = match compare::run(&plan, &passwords, &progress) {
+        Ok(outcome) => outcome,
+        Err(error) => return failed(NOT_OPENED, Failure::from(error)),
+    };
+    let say = |line: &str| match args.common.quiet {
+        true => Ok(()),
+        false => print(&format!("{line}\n")),
+    };
+    if outcome.longer {
+        say("Warning: Image size mismatch!")?;
+    }
+    let status = match outcome.finding {
+        Finding::Same => {
+            say("Images are identical.")?;
+            0
+        }
+        Finding::Content(offset) => {
+            say(&format!("Content mismatch at offset {}!", offset.0))?;
+            DIFFERENT
+        }
+        Finding::Size => {
+            say("Strict mode: Image size mismatch!")?;
+            DIFFERENT
+        }
+        Finding::Status(offset) => {
+            let offset = offset.0;
+            say(&format!(
+                "Strict mode: Offset {offset} block status mismatch!"
+            ))?;
+            DIFFERENT
+        }
+        Finding::NoStatus(error) => {
+            complain(&format!("{}: {error}", program()));
+            NO_STATUS
+        }
+        Finding::NoData(error) => {
+            complain(&format!("{}: {error}", program()));
+            NO_DATA
+        }
+    };
+    progress.end();
+    Ok(ExitCode::from(status))
+}
+
+/// Fails with a status of its own.
+fn failed(status: u8, failure: Failure) -> Done {
+    let Failure::Error(error) = failure else {
+        return Err(failure);
+    };
+    complain(&format!("{}: {error:#}", program()));
+    Ok(ExitCode::from(status))
+}

@@ -1,0 +1,322 @@
+//! Comparing the contents of two disks.
+//!
+//! The disks are taken for one [`Pair`], whose data is what has to be looked at: wherever at least one of
+//! the two isn't known to be zero. From there on it goes as in copying: the data is cut into chunks
+//! ([`super::chunks`]), and worker threads take them, read both disks (which decrypts), and compare.
+//! What lies beyond the end of the shorter disk has to be zero.
+//!
+//! What is told is what a single worker would have come upon first, whatever the number of workers:
+//! chunks are handed out in guest order, of everything that is found only the first is kept, and a
+//! worker stops no sooner than at a chunk behind that.
+
+mod strict;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::buffer::Buffer;
+use super::chunks::{Chunk, Chunks, Wanted};
+use super::{CHUNK_SIZE, Observer, STACK_SIZE, Settings};
+use crate::error::{Error, Result};
+use crate::formats::{Extent, ExtentKind, Image};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// The unit in which differences are told, for buffers.
+const SECTOR: usize = 512;
+const _: () = assert!(SECTOR as u64 == SECTOR_SIZE);
+
+/// One of the two disks.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// The disk.
+    pub image: &'a dyn Image,
+    /// What messages call it.
+    pub name: &'a str,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Whether one disk is longer, and the other was found to be the same as far as it goes.
+    pub longer: bool,
+    /// What was found.
+    pub finding: Finding,
+}
+
+/// What was found, first.
+#[derive(Debug)]
+pub enum Finding {
+    /// Nothing: the contents are the same.
+    Same,
+    /// The disks have not the same size, and that alone was to count.
+    Size,
+    /// From here on the disks are not stored in the same way, and that was to count.
+    Status(GuestOffset),
+    /// The sector here hasn't the same contents.
+    Content(GuestOffset),
+    /// How a disk is stored can't be told.
+    NoStatus(Error),
+    /// A disk can't be read.
+    NoData(Error),
+}
+
+/// Compares two disks; with `strict` their sizes and how they are stored count as well.
+pub fn compare(sides: [Side<'_>; 2], strict: bool, observer: &dyn Observer) -> Outcome {
+    let sizes = sides.map(|side| side.image.size());
+    let common = sizes[0].min(sizes[1]);
+    let total = sizes[0].max(sizes[1]);
+    observer.progress(0, total);
+    if strict && common != total {
+        return Outcome {
+            longer: false,
+            finding: Finding::Size,
+        };
+    }
+    let first = First::new(total);
+    if strict && let Some((offset, finding)) = strict::first_mismatch(sides) {
+        first.found(offset, finding);
+    }
+    let pair = Pair {
+        sides,
+        // What comes after something that was found needn't be looked at.
+        size: first.end().next_multiple_of(SECTOR_SIZE),
+    };
+    // Where the metadata is damaged a worker finds out what is wrong.
+    let chunks = Chunks::new(pair.size, CHUNK_SIZE, Wanted::Data, true);
+    let job = Job {
+        pair,
+        chunks: Mutex::new(chunks),
+        first,
+        observer,
+        total,
+    };
+    thread::scope(|scope| {
+        for number in 1..Settings::default().workers.get() {
+            let spawned = thread::Builder::new()
+                .name(format!("compare-{number}"))
+                .stack_size(STACK_SIZE)
+                .spawn_scoped(scope, || job.work());
+            if spawned.is_err() {
+                break;
+            }
+        }
+        job.work();
+    });
+    let (offset, finding) = job.first.into_inner();
+    if matches!(finding, Finding::Same) {
+        observer.progress(total, total);
+    }
+    Outcome {
+        longer: common != total && offset >= common,
+        finding,
+    }
+}
+
+/// Two disks as one, whose data is what has to be compared.
+struct Pair<'a> {
+    sides: [Side<'a>; 2],
+    size: u64,
+}
+
+impl Image for Pair<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, start: GuestOffset, limit: u64) -> Result<Extent> {
+        let (mut length, mut zero) = (limit, true);
+        for side in self.sides {
+            let (is_zero, run) = side.zeroes_at(start, length)?;
+            length = run;
+            zero &= is_zero;
+        }
+        let kind = if zero {
+            ExtentKind::Zero { kept: None }
+        } else {
+            ExtentKind::Data(HostOffset(start.0))
+        };
+        Ok(Extent {
+            start,
+            length,
+            kind,
+            depth: 0,
+        })
+    }
+
+    fn read_at(&self, _: GuestOffset, _: &mut [u8]) -> Result<()> {
+        Err(Error::invalid("a pair of disks has no contents of its own"))
+    }
+}
+
+impl Side<'_> {
+    /// Whether this disk is known to be zero from `start` on, and for how many bytes, in whole sectors.
+    fn zeroes_at(self, start: GuestOffset, limit: u64) -> Result<(bool, u64)> {
+        let Some(left) = self
+            .image
+            .size()
+            .checked_sub(start.0)
+            .filter(|left| *left > 0)
+        else {
+            return Ok((true, limit));
+        };
+        let status = self.image.status_at(start, limit.min(left))?;
+        // A sector that is only partly a hole holds data.
+        let zeroes = status.length / SECTOR_SIZE * SECTOR_SIZE;
+        Ok(if status.zero && zeroes > 0 {
+            (true, zeroes)
+        } else {
+            (false, status.length.next_multiple_of(SECTOR_SIZE))
+        })
+    }
+
+    /// Reads; there are zeroes beyond the end.
+    fn read_at(self, start: GuestOffset, buffer: &mut [u8]) -> Result<()> {
+        let left = self.image.size().saturating_sub(start.0);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let (stored, beyond) = buffer.split_at_mut(left.min(buffer.len()));
+        beyond.fill(0);
+        if stored.is_empty() {
+            return Ok(());
+        }
+        self.image.read_at(start, stored)
+    }
+}
+
+/// What was found first, of what all workers have found so far.
+#[derive(Debug)]
+struct First {
+    end: AtomicU64,
+    found: Mutex<(u64, Finding)>,
+}
+
+impl First {
+    /// Nothing yet, up to `end`.
+    fn new(end: u64) -> Self {
+        Self {
+            end: AtomicU64::new(end),
+            found: Mutex::new((end, Finding::Same)),
+        }
+    }
+
+    /// What lies from here on doesn't matter any more.
+    fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    fn found(&self, offset: u64, finding: Finding) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset < found.0 {
+            *found = (offset, finding);
+            self.end.store(offset, Ordering::Relaxed);
+        }
+    }
+
+    fn into_inner(self) -> (u64, Finding) {
+        self.found
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the workers share.
+struct Job<'a> {
+    pair: Pair<'a>,
+    chunks: Mutex<Chunks>,
+    first: First,
+    observer: &'a dyn Observer,
+    total: u64,
+}
+
+impl Job<'_> {
+    fn work(&self) {
+        let mut buffers = [Buffer::default(), Buffer::default()];
+        while let Some(chunk) = self.next() {
+            self.observer.progress(chunk.guest.0, self.total);
+            for run in &chunk.data {
+                let start = GuestOffset(chunk.guest.0 + run.start as u64);
+                let [one, other] = &mut buffers;
+                let both = [one.get(run.len()), other.get(run.len())];
+                if let Some((offset, finding)) = self.compare_run(start, both) {
+                    self.first.found(offset.0, finding);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The next chunk, unless something was found before it.
+    fn next(&self) -> Option<Chunk> {
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        match chunks.next(&self.pair) {
+            Ok(chunk) => chunk.filter(|chunk| chunk.guest.0 < self.first.end()),
+            Err(error) => {
+                self.first.found(0, Finding::NoStatus(error));
+                None
+            }
+        }
+    }
+
+    /// Compares a run of both disks, with buffers as long as it.
+    fn compare_run(
+        &self,
+        start: GuestOffset,
+        mut both: [&mut [u8]; 2],
+    ) -> Option<(GuestOffset, Finding)> {
+        for (side, buffer) in self.pair.sides.into_iter().zip(&mut both) {
+            if side.read_at(start, buffer).is_err() {
+                return self.find_trouble(start, buffer.len());
+            }
+        }
+        let [one, other] = both;
+        let within = first_difference(one, other)?;
+        let offset = GuestOffset(start.0 + within as u64);
+        Some((offset, Finding::Content(offset)))
+    }
+
+    /// Goes through a run that can't be read as a whole, sector by sector.
+    fn find_trouble(&self, start: GuestOffset, length: usize) -> Option<(GuestOffset, Finding)> {
+        for within in (0..length).step_by(SECTOR) {
+            let offset = GuestOffset(start.0 + within as u64);
+            let mut sectors = [[0; SECTOR]; 2];
+            let mut zero = true;
+            for side in self.pair.sides {
+                match side.zeroes_at(offset, SECTOR_SIZE) {
+                    Ok((is_zero, _)) => zero &= is_zero,
+                    Err(error) => return Some((offset, no_status(side, error))),
+                }
+            }
+            if zero {
+                continue;
+            }
+            for (side, sector) in self.pair.sides.into_iter().zip(&mut sectors) {
+                if let Err(error) = side.read_at(offset, sector) {
+                    let what = format!("Error while reading offset {} of {}", offset.0, side.name);
+                    return Some((offset, Finding::NoData(error.context(what))));
+                }
+            }
+            if sectors[0] != sectors[1] {
+                return Some((offset, Finding::Content(offset)));
+            }
+        }
+        None
+    }
+}
+
+fn no_status(side: Side<'_>, error: Error) -> Finding {
+    let what = format!("Sector allocation test failed for {}", side.name);
+    Finding::NoStatus(error.context(what))
+}
+
+/// Where the first sector starts that differs.
+fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
+    if one == other {
+        return None;
+    }
+    let mut sectors = one.chunks(SECTOR).zip(other.chunks(SECTOR));
+    let number = sectors.position(|(one, other)| one != other);
+    number.map(|number| number * SECTOR)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Are two disks of the same size stored in the same way?
+//!
+//! This is `qemu-img`'s idea of it: of every step it is asked whether an image says anything, whether
+//! there are zeroes, data, compressed data, whether there is an offset, and whether the step reaches the
+//! disk's end. How long the steps are depends on how the formats' drivers look things up, and since the
+//! last question's answer depends on that, so do they here ([`Image::status_step`]).
+
+use super::{Finding, Side, no_status};
+use crate::error::Result;
+use crate::formats::{Image, Status};
+use crate::units::GuestOffset;
+
+/// How much `qemu-img` compares at a time, in bytes.
+const STEP: u64 = 2 << 20;
+
+/// The first place where they aren't, or where that can't be told.
+pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Finding)> {
+    let size = sides[0].image.size();
+    let mut position = 0;
+    while position < size {
+        let mut statuses = [Status::default(); 2];
+        for (side, status) in sides.into_iter().zip(&mut statuses) {
+            *status = match status_at(side.image, position) {
+                Ok(status) => status,
+                Err(error) => return Some((position, no_status(side, error))),
+            };
+        }
+        let told = statuses.map(|status| {
+            let reaches_end = position + status.length == size;
+            let kind = (status.present, status.zero, status.data, status.compressed);
+            (kind, status.offset.is_some(), reaches_end)
+        });
+        if told[0] != told[1] {
+            return Some((position, Finding::Status(GuestOffset(position))));
+        }
+        let [one, other] = statuses;
+        let length = one.length.min(other.length);
+        let skipped = one.zero && other.zero;
+        position += if skipped { length } else { length.min(STEP) };
+    }
+    None
+}
+
+fn status_at(image: &dyn Image, position: u64) -> Result<Status> {
+    let left = image.size() - position;
+    let step = image.status_step();
+    let limit = match step {
+        u64::MAX => left,
+        // Formats that look things up do so with a C int.
+        step => (step - position % step).min(i32::MAX.unsigned_abs().into()),
+    };
+    image.status_at(GuestOffset(position), left.min(limit))
+}
