@@ -568,3 +568,67 @@ fn a_data_file_is_undone_with_its_image_and_never_one_that_is_in_use() {
     cowhide(folder, "convert y back.img").ok();
     assert!(fs::read(folder.join("back.img")).unwrap() == disk);
 }
+
+#[test]
+fn reports_on_an_encrypted_image_take_its_password() {
+    let folder = folder();
+    let folder = folder.path();
+    cowhide(
+        folder,
+        "convert --encrypt aes --password-file pw -O qcow2 disk1.img enc.qcow2",
+    )
+    .ok();
+    let compare = "compare --password-file pw disk1.img enc.qcow2";
+    assert_eq!(cowhide(folder, compare).ok(), "Images are identical.\n");
+    let map = cowhide(folder, "map --output=json --password-file pw enc.qcow2").ok();
+    assert!(map.starts_with("[{ \"start\": 0, "), "{map}");
+    assert!(!map.contains("offset"), "{map}");
+    cowhide(folder, "map --password-file pw enc.qcow2").fails(1, "encrypted or compressed");
+    let measure = "measure -O qcow2 --password-file pw enc.qcow2";
+    assert!(cowhide(folder, measure).ok().starts_with("required size: "));
+    for line in ["map enc.qcow2", "measure enc.qcow2"] {
+        cowhide(folder, line).fails(1, "encrypt.key-secret");
+    }
+    cowhide(folder, "compare disk1.img enc.qcow2").fails(2, "encrypt.key-secret");
+}
+
+#[test]
+fn compare_says_where_and_in_its_status_what() {
+    let folder = folder();
+    let folder = folder.path();
+    let mut changed = fs::read(folder.join("disk1.img")).unwrap();
+    changed[70_000] ^= 1;
+    fs::write(folder.join("changed.img"), &changed).unwrap();
+    changed.extend([0; 5000]);
+    fs::write(folder.join("longer.img"), &changed).unwrap();
+    let different = cowhide(folder, "compare disk1.img changed.img");
+    assert_eq!(different.status, Some(1));
+    assert_eq!(different.stdout, "Content mismatch at offset 69632!\n");
+    let longer = "compare changed.img longer.img";
+    let expected = "Warning: Image size mismatch!\nImages are identical.\n";
+    assert_eq!(cowhide(folder, longer).ok(), expected);
+    assert_eq!(
+        cowhide(folder, "compare -q changed.img longer.img").ok(),
+        ""
+    );
+    let strict = cowhide(folder, "compare -s changed.img longer.img");
+    assert_eq!(strict.status, Some(1));
+    cowhide(folder, "compare disk1.img nope").fails(2, "No such file or directory");
+    assert_eq!(cowhide(folder, "compare disk1.img").status, Some(1));
+}
+
+#[test]
+fn a_map_whose_reader_goes_away_ends_in_silence() {
+    let folder = folder();
+    let folder = folder.path();
+    // Every second cluster of 512 bytes: more lines than a pipe holds.
+    let bytes: Vec<u8> = (0..4u32 << 20).map(|n| u8::from(n >> 9 & 1 == 0)).collect();
+    fs::write(folder.join("striped.img"), bytes).unwrap();
+    let convert = "convert -S 512 -O qcow2 -o cluster_size=512 striped.img striped.qcow2";
+    cowhide(folder, convert).ok();
+    assert!(cowhide(folder, "map striped.qcow2").ok().len() > 200_000);
+    let script = format!("{COWHIDE} map striped.qcow2 | head -n 1");
+    let ran = common::run(folder, "sh", ["-c", &script]);
+    assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
+    assert_eq!(ran.stderr, "");
+}

@@ -25,6 +25,8 @@ const SPARSE_SIZE: u64 = 8 << 40;
 const FILES: &str = "files.raw";
 const ZLIB: &str = "zlib.qcow2";
 const ZSTD: &str = "zstd.qcow2";
+/// 1 TiB of which every cluster has its place and none holds data.
+const PLACES: &str = "places.qcow2";
 const NEW_QCOW2: &str = "new.qcow2";
 const NEW_RAW: &str = "new.raw";
 
@@ -93,6 +95,11 @@ pub fn all() -> Vec<Job> {
             "create -f qcow2 -o preallocation=metadata,cluster_size={cluster_size} {NEW_QCOW2} {size}"
         )
     };
+    let compare = format!(
+        "compare --object secret,id=s,file={} --image-opts driver=raw,file.filename={RAW} \
+         driver=qcow2,file.filename={ENCRYPTED},encrypt.key-secret=s",
+        tools::PASSWORD_FILE
+    );
     let qcow2 = Some(NEW_QCOW2);
     let raw = Some(NEW_RAW);
     vec![
@@ -134,6 +141,19 @@ pub fn all() -> Vec<Job> {
             qcow2,
         )
         .or_unsupported(),
+        Job::new(
+            "map 1 TiB, metadata, 64 KiB clusters",
+            &format!("map --output=json {PLACES}"),
+            None,
+        )
+        .or_unsupported(),
+        Job::new(
+            "measure 1 TiB, metadata, 64 KiB clusters",
+            &format!("measure -O qcow2 {PLACES}"),
+            None,
+        )
+        .or_unsupported(),
+        Job::new("compare raw and qcow2, AES", &compare, None),
     ]
 }
 
@@ -161,6 +181,10 @@ pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
     }
     if let Err(error) = make_compressed(place) {
         eprintln!("no file system to compress here: {error:#}");
+    }
+    let create = format!("create -q -f qcow2 -o preallocation=metadata {PLACES} 1T");
+    if let Err(error) = Tool::Cowhide.contender(&create, None).run(place) {
+        eprintln!("no preallocated image here: {error:#}");
     }
     for (image, encrypted) in [(PLAIN, false), (ENCRYPTED, true)] {
         Tool::Cowhide

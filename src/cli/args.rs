@@ -46,6 +46,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Show how and where the disk's contents are stored
     Map(MapArgs),
+    /// Tell how big the file of a new image will be
+    Measure(MeasureArgs),
     /// Measure the ciphers and what encryption costs on this machine
     Speed(SpeedArgs),
 }
@@ -383,6 +385,42 @@ pub struct MapArgs {
     /// How much of the disk to look at
     #[arg(short = 'l', long, value_name = "LENGTH", allow_hyphen_values = true)]
     pub(super) max_length: Option<String>,
+}
+
+/// `measure`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct MeasureArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+    /// Format of the new image
+    #[arg(
+        short = 'O',
+        long,
+        value_name = "FMT",
+        default_value = "raw",
+        allow_hyphen_values = true
+    )]
+    pub(super) target_format: String,
+    /// Options of that format, k=v,k2=v2
+    #[arg(
+        short,
+        long,
+        value_name = "OPTS",
+        alias = "target-format-options",
+        allow_hyphen_values = true
+    )]
+    pub(super) options: Vec<String>,
+    /// Measure an internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME
+    #[arg(short = 'l', long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    pub(super) snapshot: Option<String>,
+    /// Measure for an empty disk of that size
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) size: Option<String>,
 }
 
 /// `speed`

@@ -90,7 +90,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
 }
 
 /// What `-l` names.
-fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
+pub(super) fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
     if !text.starts_with("snapshot.") {
         return Ok(SnapshotName::Either(text.to_owned()));
     }

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::num::IntErrorKind;
 
 use super::options::{self, KeyValue};
+use crate::commands::measure;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::{Backing, CompressionType, CreateOptions, EncryptionMethod, Version};
 use crate::formats::{Format, Preallocation};
@@ -294,6 +295,63 @@ impl Options {
         options.data_file_raw = self.get("data_file_raw") == Some("on");
         options.encryption = self.encryption()?;
         Ok(options)
+    }
+
+    /// What of the options matters to how big the image's file will be. They are read as `qemu-img
+    /// measure` reads them, which knows fewer names of versions and looks at nothing else.
+    ///
+    /// # Errors
+    /// Values out of range or that exclude each other; an encryption whose header isn't measured.
+    pub fn measured(&self) -> Result<measure::Target> {
+        if self.format == Format::Raw {
+            return Ok(measure::Target::Raw);
+        }
+        let number = |name: &str, default| {
+            let value = self.get(name).and_then(|value| value.parse().ok());
+            value.unwrap_or(default)
+        };
+        let defaults = CreateOptions::new(0);
+        let mut options = CreateOptions {
+            cluster_size: number("cluster_size", defaults.cluster_size),
+            extended_l2: self.get("extended_l2") == Some("on"),
+            ..defaults.clone()
+        };
+        options.check()?;
+        let allocated = match self.get("preallocation") {
+            None | Some("off" | "metadata") => false,
+            Some("falloc" | "full") => true,
+            Some(other) => {
+                return Err(Error::invalid(format!("invalid parameter value: {other}")));
+            }
+        };
+        if self.get("encrypt.format") == Some("luks") {
+            return Err(Error::unsupported(
+                "encrypt.format=luks is not measured by this version",
+            ));
+        }
+        let version = match self.get("compat") {
+            None | Some("1.1") => Version::V3,
+            Some("0.10") => Version::V2,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "Invalid compatibility level: '{other}'"
+                )));
+            }
+        };
+        options.refcount_bits = number("refcount_bits", defaults.refcount_bits);
+        let geometry = options.check()?;
+        if version == Version::V2 && options.refcount_bits != defaults.refcount_bits {
+            return Err(Error::invalid(
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above \
+                 (use compat=1.1 or greater)",
+            ));
+        }
+        Ok(measure::Target::Qcow2 {
+            version,
+            geometry,
+            allocated,
+            backed: self.get("backing_file").is_some(),
+        })
     }
 
     /// The backing file, of which the options don't say how big it is.

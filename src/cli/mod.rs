@@ -18,6 +18,7 @@ mod image_name;
 mod info;
 mod internal_error;
 mod map;
+mod measure;
 mod objects;
 mod operands;
 mod options;
@@ -114,6 +115,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Map(args)) => map::run(&args),
+        Some(Command::Measure(args)) => measure::run(&args),
         Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)

@@ -11,6 +11,7 @@ pub mod convert;
 pub mod create;
 pub mod info;
 pub mod map;
+pub mod measure;
 pub mod names;
 mod purpose;
 mod sandbox;

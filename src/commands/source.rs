@@ -278,6 +278,11 @@ impl<'a> Source<'a> {
             let storage = Arc::clone(&opened.storage);
             let mut below = None;
             let image: Arc<dyn Image> = match opened.header()? {
+                None if self.snapshot.is_some() => {
+                    return Err(Error::invalid(
+                        "Failed to load snapshot: a raw image has no internal snapshots",
+                    ));
+                }
                 None => Arc::new(RawImage::open(storage)?),
                 Some(header) => {
                     let secret = self.secret_for(&header, passwords)?;

@@ -44,10 +44,20 @@ fn read(seed: u64) {
             ours(folder, &[&args[..], &["ours.raw"]].concat()).fails(1, message);
         }
     }
+    for options in [&["compare"][..], &["compare", "-s"]] {
+        for names in [[&top[..], "theirs.raw"], ["layer0", &top]] {
+            let args = [options, &names].concat();
+            let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
+            // Of an image that can't be read, the reason is told in other words.
+            assert_eq!(ours.status, theirs.status, "{args:?}: {ours:?}");
+            assert_eq!(ours.stdout, theirs.stdout, "{args:?}: {ours:?}");
+        }
+    }
     for output in ["--output=human", "--output=json"] {
         let args = ["info", "--backing-chain", output, &top];
         assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
         same_answer(folder, &["map", output, &top]);
+        same_answer(folder, &["measure", "-O", "qcow2", output, &top]);
     }
 }
 

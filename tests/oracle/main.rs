@@ -21,6 +21,7 @@ mod features;
 mod locks;
 mod map;
 mod matrix;
+mod measure;
 mod names;
 mod options;
 mod qemu_io;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     trials.extend(map::trials());
     trials.extend(matrix::trials());
+    trials.extend(measure::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
     trials.extend(argv::trials());

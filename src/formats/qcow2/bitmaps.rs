@@ -167,6 +167,11 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
     Ok(bitmaps)
 }
 
+/// How many bytes a bitmap with a name of so many bytes has in the directory.
+pub(super) fn entry_length(name: usize) -> u64 {
+    (FIXED_LENGTH + name).next_multiple_of(8) as u64
+}
+
 fn broken() -> Error {
     Error::corrupt("Broken bitmap directory")
 }

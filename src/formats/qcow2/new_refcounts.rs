@@ -35,17 +35,7 @@ impl RefcountLayout {
     /// # Errors
     /// The table would be larger than the format allows.
     pub(super) fn new(geometry: Geometry, others: u64, at: HostOffset) -> Result<Self> {
-        let (mut block_count, mut table_clusters) = (0, 0);
-        // Both grow with the total, far more slowly than it does: this ends after a few rounds.
-        loop {
-            let total = others + block_count + table_clusters;
-            let blocks = total.div_ceil(geometry.refcount_block_entries());
-            let table = geometry.clusters(blocks * ENTRY_SIZE);
-            if (blocks, table) == (block_count, table_clusters) {
-                break;
-            }
-            (block_count, table_clusters) = (blocks, table);
-        }
+        let (block_count, table_clusters) = refcount_clusters(geometry, others);
         if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
             return Err(table_too_big());
         }
@@ -109,6 +99,22 @@ pub(super) fn table_too_big() -> Error {
         "the image's file is too big for its cluster size: its refcount table would be larger \
          than 8 MiB (try using a larger cluster size)",
     )
+}
+
+/// How many refcount blocks, and how many clusters of a refcount table, an image takes that has `others`
+/// beside them. They count themselves.
+pub(super) fn refcount_clusters(geometry: Geometry, others: u64) -> (u64, u64) {
+    let (mut block_count, mut table_clusters) = (0, 0);
+    // Both grow with the total, far more slowly than it does: this ends after a few rounds.
+    loop {
+        let total = others + block_count + table_clusters;
+        let blocks = total.div_ceil(geometry.refcount_block_entries());
+        let table = geometry.clusters(blocks * ENTRY_SIZE);
+        if (blocks, table) == (block_count, table_clusters) {
+            return (block_count, table_clusters);
+        }
+        (block_count, table_clusters) = (blocks, table);
+    }
 }
 
 /// How many refcounts the pattern has that is repeated: whole bytes in every width.

@@ -1,0 +1,93 @@
+//! `measure`: of what, for which new image, and two or three numbers.
+
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+
+use super::args::MeasureArgs;
+use super::convert::snapshot_name;
+use super::create_options::Options;
+use super::objects::Secrets;
+use super::operands::{self, Output, output, source};
+use super::password::PasswordSource;
+use super::{Done, Failure, image_name, options, print, render};
+use crate::commands::measure::{self, Contents, Report};
+
+/// Formats that are known but have no measure.
+const NO_MEASURE: [&str; 7] = ["qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "parallels"];
+
+/// Runs the subcommand.
+pub(super) fn run(args: &MeasureArgs) -> Done {
+    let output = output(&args.image.output)?;
+    let size = args.size.as_deref();
+    let size = size
+        .map(|size| operands::size(size, "image size"))
+        .transpose()?;
+    let snapshot = args.snapshot.as_deref().map(snapshot_name).transpose()?;
+    if let Some(list) = args
+        .options
+        .iter()
+        .find(|list| !options::is_valid_list(list))
+    {
+        return Err(anyhow!("Invalid option list: {list}").into());
+    }
+    let operand = match args.image.operands.as_slice() {
+        [] => None,
+        [operand] => Some(operand),
+        [..] => return Err(anyhow!("At most one filename argument is allowed.").into()),
+    };
+    let about_the_source = args.image.image_opts || args.image.format.is_some();
+    if operand.is_none() && (about_the_source || snapshot.is_some()) {
+        return Err(anyhow!("--image-opts, -f, and -l require a filename argument.").into());
+    }
+    let secrets = Secrets::parse(&args.common.object)?;
+    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let contents = match (operand, size) {
+        (None, Some(size)) => Contents::Empty(size),
+        (Some(operand), None) => {
+            let format = args.image.format.as_deref();
+            let (mut source, _) = source(operand, format, args.image.image_opts, &secrets)?;
+            source.names = args.common.names();
+            source.snapshot = snapshot;
+            source.force_share = args.image.force_share;
+            Contents::Of(Box::new(source))
+        }
+        (None, None) => {
+            return Err(anyhow!("Either --size N or one filename must be specified.").into());
+        }
+        (Some(_), Some(_)) => {
+            return Err(anyhow!("--size N cannot be used together with a filename.").into());
+        }
+    };
+    let opened = contents.open(&passwords)?;
+    let report = measure::run(&opened, target(args)?)?;
+    match output {
+        Output::Human => print(&human(&report))?,
+        Output::Json => print(&render::json::render(&report)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn target(args: &MeasureArgs) -> Result<measure::Target, Failure> {
+    let name = args.target_format.as_str();
+    if NO_MEASURE.contains(&name) {
+        return Err(anyhow!("Block driver '{name}' does not support size measurement").into());
+    }
+    let format = image_name::format(name)?;
+    let options = Options::parse(format, &args.options)
+        .map_err(|error| error.context(format!("Invalid options for file format '{format}'")))?;
+    Ok(options.measured()?)
+}
+
+fn human(report: &Report) -> String {
+    let Report {
+        required,
+        fully_allocated,
+        bitmaps,
+    } = report;
+    let bitmaps = bitmaps.map(|size| format!("bitmaps size: {size}\n"));
+    format!(
+        "required size: {required}\nfully allocated size: {fully_allocated}\n{}",
+        bitmaps.unwrap_or_default()
+    )
+}
