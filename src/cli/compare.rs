@@ -8,7 +8,7 @@ use super::operands::{cache, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain, print, program};
-use crate::commands::compare;
+use crate::commands::{Sharing, compare};
 use crate::convert::compare::Finding;
 
 /// Exit statuses, as `qemu-img` documents them.
@@ -32,7 +32,9 @@ pub(super) fn run(args: &CompareArgs) -> Done {
             let (mut source, _) = source(operand, format.as_deref(), args.image_opts, &secrets)?;
             source.cache = cache;
             source.names = args.common.names();
-            source.force_share = args.force_share;
+            if args.force_share {
+                source.sharing = source.sharing.max(Sharing::Forced);
+            }
             Ok(source)
         };
         // With --image-opts the second format means nothing, and qemu-img doesn't mind it.

@@ -93,12 +93,9 @@ fn backing_size(args: &CreateArgs, options: &Options, image: &OsStr) -> Result<O
     let image = names::file(image)?;
     let found = commands::backing::size_and_format(&image, &backing);
     // The second line is one that clients of qemu-img know.
-    let (size, format) =
-        found.map_err(|error| Error::invalid(format!("{error}\nCould not open backing image.")))?;
+    let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {
         Some(_) => Ok(Some(size)),
-        None => Err(Error::invalid(format!(
-            "{no_format}\nDetected format of {format}."
-        ))),
+        None => Err(Error::invalid(no_format).with_hint(format!("Detected format of {format}."))),
     }
 }

@@ -49,7 +49,8 @@ pub(super) fn run(args: &MeasureArgs) -> Done {
             let (mut source, _) = source(operand, format, args.image.image_opts, &secrets)?;
             source.names = args.common.names();
             source.snapshot = snapshot;
-            source.force_share = args.image.force_share;
+            source.sharing = args.image.sharing(source.sharing);
+            source.sandbox = !args.common.no_sandbox;
             Contents::Of(Box::new(source))
         }
         (None, None) => {

@@ -64,7 +64,11 @@ impl Contents<'_> {
     pub fn open(&self, passwords: &dyn Passwords) -> Result<Opened> {
         match self {
             Self::Empty(size) => Ok(Opened::Empty(*size)),
-            Self::Of(source) => source.open(Purpose::Read, passwords).map(Opened::Source),
+            Self::Of(source) => {
+                let opened = source.open(Purpose::Read, passwords)?;
+                source.all_is_open();
+                Ok(Opened::Source(opened))
+            }
         }
     }
 }

@@ -173,7 +173,8 @@ fn convert() {
     assert_eq!(compared, "Images are identical.\n");
 }
 
-/// Adjacent runs of the same kind as one, since runs also end where a file's clusters do.
+/// Adjacent runs of the same kind as one, since runs also end where a file's clusters do, and which
+/// parts of a data cluster are holes of the file is each tool's own business.
 fn joined(map: &[String]) -> Vec<(u64, String)> {
     let mut runs: Vec<(u64, String)> = Vec::new();
     for line in map {
@@ -191,10 +192,14 @@ fn joined(map: &[String]) -> Vec<(u64, String)> {
             .nth(1)
             .unwrap()
             .trim_end_matches([',', ']', '}']);
+        let kind = kind.replace(
+            "\"zero\": true, \"data\": true",
+            "\"zero\": false, \"data\": true",
+        );
         let length = number("\"length\"");
         match runs.last_mut() {
-            Some((total, last)) if last == kind => *total += length,
-            _ => runs.push((length, kind.to_owned())),
+            Some((total, last)) if *last == kind => *total += length,
+            _ => runs.push((length, kind)),
         }
     }
     runs

@@ -7,7 +7,7 @@
 //! time (a search as shallow as ours is paid for by blocks that end where the data changes). Of
 //! zlib-rs, the levels that are as fast make 3 % more of it. And it is safe code throughout.
 //!
-//! How: matches are sought in hash chains ([`matches`]) and taken lazily, that is when the next byte
+//! How: matches are sought in hash chains ([`mod@matches`]) and taken lazily, that is when the next byte
 //! has none that is clearly better. Where the kind of data changes a new block begins ([`blocks`]),
 //! with codes of its own ([`huffman`]) where that is shorter than the codes that every decoder knows.
 //!
