@@ -38,6 +38,8 @@ pub enum Command {
     Create(CreateArgs),
     /// Copy a disk image into a new one of another format
     Convert(ConvertArgs),
+    /// Print the checksum of what an image holds
+    Checksum(ChecksumArgs),
     /// Show what an image's header says
     Info(InfoArgs),
     /// Check an image's consistency
@@ -95,6 +97,45 @@ pub struct PasswordArgs {
         help_heading = OWN
     )]
     pub password_fd: Option<i32>,
+}
+
+/// Help against wrong passwords.
+#[derive(Debug, Args)]
+pub struct PlausibleArgs {
+    /// Fail when an image of legacy AES decrypts to noise, as with a wrong password it does; without
+    /// this option, at a terminal, that is a warning
+    #[arg(long, help_heading = OWN)]
+    pub require_plausible: bool,
+}
+
+/// `checksum`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct ChecksumArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    #[command(flatten)]
+    pub(super) plausible: PlausibleArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(super) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(super) image_opts: bool,
+    /// sha256 or blake3
+    #[arg(long, value_name = "NAME", default_value = "sha256")]
+    pub(super) algorithm: String,
+    /// Show progress, on standard error
+    #[arg(short, long)]
+    pub(super) progress: bool,
+    /// Cache mode of the image
+    #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
+    pub(super) cache: String,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(super) operands: Vec<OsString>,
 }
 
 /// `create`
@@ -257,6 +298,14 @@ pub struct ConvertArgs {
     /// Replace what can't be read by zeroes, with a warning
     #[arg(long)]
     pub(super) salvage: bool,
+    /// Read the target back when it is written and compare it with the source
+    #[arg(long, help_heading = OWN)]
+    pub(super) verify: bool,
+    /// Print the checksum of what was converted: sha256 or blake3
+    #[arg(long, value_name = "NAME", help_heading = OWN)]
+    pub(super) checksum: Option<String>,
+    #[command(flatten)]
+    pub(super) plausible: PlausibleArgs,
     /// The sources, which are read as one disk, and the target
     #[arg(value_name = "SOURCE... TARGET")]
     pub(super) operands: Vec<OsString>,
@@ -299,6 +348,10 @@ impl ImageArgs {
 pub struct InfoArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
+    #[command(flatten)]
+    pub(super) plausible: PlausibleArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Show the backing file too, and its backing file, and so on

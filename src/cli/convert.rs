@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::ConvertArgs;
+use super::checksum::{algorithm, checksum_line};
 use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, image_name};
+use super::{Done, Failure, image_name, print, print_bytes};
 use crate::commands::{self, Sharing, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::formats::qcow2::EncryptionMethod;
@@ -23,7 +24,9 @@ use crate::formats::{Format, Preallocation};
 pub(super) fn run(args: &ConvertArgs) -> Done {
     let mut settings = settings(args)?;
     let secrets = Secrets::parse(&args.common.object)?;
-    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let quiet = args.common.quiet;
+    let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
+    let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
     let asks_for_help = |list: &String| options::asks_for_help(list);
     let (to, from) = match args.operands.split_last() {
         Some((to, from)) if !from.is_empty() => (to.as_os_str(), from),
@@ -82,10 +85,21 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
         sources,
         target,
         settings,
+        verify: args.verify,
+        checksum,
     };
-    let progress = Progress::new(args.progress && !args.common.quiet);
-    commands::convert::run(&plan, &passwords, &progress)?;
+    let progress = Progress::new(args.progress && !quiet);
+    let converted = commands::convert::run(&plan, &passwords, &progress)?;
     progress.end();
+    if args.verify && !quiet {
+        let size = converted.size;
+        print(&format!(
+            "Verified: the target holds the same {size} bytes as the source.\n"
+        ))?;
+    }
+    if let Some(digest) = converted.digest {
+        print_bytes(&checksum_line(&digest, to))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
+
 use super::args::InfoArgs;
 use super::objects::Secrets;
 use super::operands::{Output, cache, one_operand, output, source};
+use super::password::PasswordSource;
 use super::{Done, print, render};
 use crate::commands;
 
@@ -24,6 +27,15 @@ pub(super) fn run(args: &InfoArgs) -> Done {
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox;
     source.names = args.common.names();
+    // No password is needed; with one, it is looked whether it can be right.
+    let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
+    if given || source.secret.is_some() {
+        let quiet = args.common.quiet;
+        let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
+        commands::plausible::run(&source, &passwords)?;
+    } else if args.plausible.require_plausible {
+        return Err(anyhow!("--require-plausible takes a password").into());
+    }
     let prepare = || {
         if output == Output::Human {
             render::snapshots::prepare();

@@ -8,6 +8,7 @@
 mod args;
 mod block_node;
 mod check;
+mod checksum;
 mod compare;
 mod convert;
 mod create;
@@ -111,6 +112,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         None => Err(Failure::Usage("Not enough arguments".into())),
         Some(Command::Create(args)) => create::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
+        Some(Command::Checksum(args)) => checksum::run(&args),
         Some(Command::Info(args)) => info::run(&args),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
@@ -163,8 +165,13 @@ fn warn(text: &str) {
 
 /// Prints text on standard output at once.
 fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], for what need not be UTF-8.
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(writing)
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::args::PasswordArgs;
+use super::args::{PasswordArgs, PlausibleArgs};
 use crate::commands::Passwords;
 use crate::crypto::Secret;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, printable};
 
 /// The most that is read of a password file, in bytes. A key is 16; this is for passphrases.
 const MOST: u64 = 64 << 10;
@@ -24,6 +24,7 @@ const MOST: u64 = 64 << 10;
 pub struct PasswordSource {
     origin: Origin,
     quiet: bool,
+    plausible: bool,
     warned: Cell<bool>,
     given: OnceCell<Secret>,
     typed_for_reading: OnceCell<Secret>,
@@ -37,6 +38,14 @@ enum Origin {
 }
 
 impl PasswordSource {
+    /// As [`new`](Self::new), where `args` say what follows from a password that is probably wrong.
+    pub fn with_help(args: &PasswordArgs, quiet: bool, help: &PlausibleArgs) -> Self {
+        Self {
+            plausible: help.require_plausible,
+            ..Self::new(args, quiet)
+        }
+    }
+
     /// The source that the options name; the terminal without any.
     pub fn new(args: &PasswordArgs, quiet: bool) -> Self {
         let origin = match (&args.password_file, args.password_fd) {
@@ -47,6 +56,7 @@ impl PasswordSource {
         Self {
             origin,
             quiet,
+            plausible: false,
             warned: Cell::new(false),
             given: OnceCell::new(),
             typed_for_reading: OnceCell::new(),
@@ -78,14 +88,14 @@ impl Passwords for PasswordSource {
     fn for_reading(&self, image: &str) -> Result<&Secret> {
         self.get(&self.typed_for_reading, || {
             self.at_terminal()?;
-            prompt(&format!("Password for '{image}': "))
+            prompt(&format!("Password for '{}': ", printable(image)))
         })
     }
 
     fn for_writing(&self, image: &str) -> Result<&Secret> {
         self.get(&self.typed_for_writing, || {
             self.at_terminal()?;
-            let first = prompt(&format!("New password for '{image}': "))?;
+            let first = prompt(&format!("New password for '{}': ", printable(image)))?;
             let second = prompt("The same again: ")?;
             if first.bytes() != second.bytes() {
                 return Err(Error::invalid("the passwords differ"));
@@ -102,6 +112,17 @@ impl Passwords for PasswordSource {
             "legacy AES has no key derivation (only the password's first 16 bytes count) and \
              can't detect a wrong password",
         );
+    }
+
+    fn implausible(&self, image: &str) -> Result<()> {
+        let doubt = "the password is probably wrong: with it, the start of the disk is noise";
+        if self.plausible {
+            return Err(Error::invalid(format!("{}: {doubt}", printable(image))));
+        }
+        if !self.quiet && io::stderr().is_terminal() {
+            super::warn(&format!("{}: {doubt}", printable(image)));
+        }
+        Ok(())
     }
 }
 

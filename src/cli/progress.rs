@@ -17,6 +17,8 @@ use crate::units::GuestOffset;
 /// Prints how far a conversion is.
 pub(super) struct Progress {
     shown: bool,
+    /// Whether standard output is for something else.
+    on_stderr: bool,
     /// Set by SIGUSR1: say it once.
     asked: Arc<AtomicBool>,
     last: Mutex<Option<f64>>,
@@ -30,17 +32,34 @@ impl Progress {
         drop(signal_hook::flag::register(SIGUSR1, Arc::clone(&asked)));
         Self {
             shown,
+            on_stderr: false,
             asked,
             last: Mutex::new(None),
+        }
+    }
+
+    /// The same, shown on standard error.
+    pub(super) fn beside_output(self) -> Self {
+        Self {
+            on_stderr: true,
+            ..self
         }
     }
 
     /// Ends the line that was printed over and over.
     pub(super) fn end(&self) {
         if self.shown {
-            // The conversion has succeeded; a reader of its progress that is gone doesn't change that.
+            self.show("\n");
+        }
+    }
+
+    /// A reader of the progress that is gone doesn't change what becomes of the job.
+    fn show(&self, text: &str) {
+        if self.on_stderr {
+            drop(io::stderr().lock().write_all(text.as_bytes()));
+        } else {
             let mut out = io::stdout().lock();
-            drop(out.write_all(b"\n").and_then(|()| out.flush()));
+            drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
         }
     }
 }
@@ -63,8 +82,7 @@ impl Observer for Progress {
         if due && last.is_none_or(|last| percent >= last) {
             *last = Some(percent);
             if self.shown {
-                let mut out = io::stdout().lock();
-                drop(write!(out, "    ({percent:3.2}/100%)\r").and_then(|()| out.flush()));
+                self.show(&format!("    ({percent:3.2}/100%)\r"));
             }
         }
         if self.asked.swap(false, Ordering::Relaxed) && !self.shown {
@@ -72,7 +90,10 @@ impl Observer for Progress {
         }
     }
 
-    fn salvaged(&self, offset: GuestOffset, error: &Error) {
-        super::warn(&format!("error while reading offset {}: {error}", offset.0));
+    fn salvaged(&self, offset: GuestOffset, length: u64, error: &Error) {
+        super::warn(&format!(
+            "error while reading offset {}: {error}; {length} bytes are replaced by zeroes",
+            offset.0
+        ));
     }
 }

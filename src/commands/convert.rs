@@ -1,10 +1,11 @@
-//! `convert`: the contents of one image, or of several as one disk, into another image.
+//! `convert`: the contents of one image, or of several as one disk, into another image; and if wanted, a
+//! second look at what was written, or a checksum.
 
 use std::sync::Arc;
 
 use super::source::OpenSource;
-use super::{Passwords, Purpose, Source, Target};
-use crate::convert::{self, Observer, Settings};
+use super::{Passwords, Purpose, Source, Target, plausible};
+use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Concatenation, Image, TopOnly};
 use crate::storage::FileStorage;
@@ -17,28 +18,62 @@ pub struct Plan<'a> {
     pub target: Target<'a>,
     /// How the work is done.
     pub settings: Settings,
+    /// Whether the target is read back and compared with the source.
+    pub verify: bool,
+    /// The checksum of the contents that is wanted.
+    pub checksum: Option<Algorithm>,
+}
+
+/// What was converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Converted {
+    /// The size of the disk in bytes.
+    pub size: u64,
+    /// The checksum of its contents, where one was wanted.
+    pub digest: Option<Digest>,
 }
 
 /// Converts. When it succeeds, the target holds exactly what the sources hold.
 ///
 /// # Errors
-/// What keeps a source from being read or the target from being written; no new file is left then.
-pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) -> Result<()> {
+/// What keeps a source from being read or the target from being written; that a file of a source
+/// changed its length meanwhile; a difference, where that is looked for. No new file is left then.
+pub fn run(
+    plan: &Plan<'_>,
+    passwords: &dyn Passwords,
+    observer: &dyn Observer,
+) -> Result<Converted> {
     let Plan {
         sources,
         target,
         settings,
+        ..
     } = plan;
+    if plan.verify && settings.salvage {
+        return Err(Error::invalid(
+            "what can't be read can't be verified: --verify and --salvage exclude each other",
+        ));
+    }
     let opened: Vec<OpenSource> = sources
         .iter()
         .map(|source| source.open(Purpose::Copy, passwords))
         .collect::<Result<_>>()?;
+    for source in &opened {
+        plausible::look_at_start(source, passwords)?;
+    }
     let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
-    let image = match opened.as_slice() {
+    if plan.checksum.is_some() && settings.leave_unallocated {
+        return Err(Error::invalid(
+            "a checksum is of the whole disk, of which only a part is read for a target with a \
+             backing file: --checksum and -B exclude each other",
+        ));
+    }
+    let joined = match opened.as_slice() {
         // What the source only has from its backing file, the target has from its own.
         [only] if settings.leave_unallocated => Arc::new(TopOnly(Arc::clone(&only.image))),
         all => join(all)?,
     };
+    let image = joined.as_ref();
     let open = target
         .open(image.size(), &files, passwords)
         .map_err(|error| match target.existing {
@@ -48,8 +83,49 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
                 error.context(format!("{}: error while converting {format}", target.name))
             }
         })?;
-    convert::copy(image.as_ref(), open.image.as_ref(), *settings, observer)?;
-    open.keep(target)
+    let new = open.image.as_ref();
+    let digest = convert::copy_and_hash(image, new, *settings, plan.checksum, observer)?;
+    let written = open.written();
+    if plan.verify {
+        verify(image, target, *settings, passwords)?;
+    }
+    opened.iter().try_for_each(OpenSource::check_lengths)?;
+    written.keep(target)?;
+    Ok(Converted {
+        size: image.size(),
+        digest,
+    })
+}
+
+/// Reads the target back from its medium, as far as the system lets us, through all that a reader
+/// goes through: the header, the tables, the cipher.
+fn verify(
+    image: &dyn Image,
+    target: &Target<'_>,
+    settings: Settings,
+    passwords: &dyn Passwords,
+) -> Result<()> {
+    let compare = || {
+        let written = target.as_source(passwords)?;
+        let written = written.open(Purpose::Copy, passwords)?;
+        // The images below it, if it has any, were there before.
+        for file in written.layers.iter().take(1).flat_map(|layer| &layer.files) {
+            file.leave_cache()?;
+        }
+        if written.image.size() < image.size() {
+            return Err(Error::corrupt("it is smaller than the source"));
+        }
+        let size = image.size();
+        match convert::first_difference(image, written.image.as_ref(), size, settings.workers, &())?
+        {
+            None => Ok(()),
+            Some(at) => Err(Error::corrupt(format!(
+                "it differs from the source at guest offset {}",
+                at.0
+            ))),
+        }
+    };
+    compare().map_err(|error: Error| error.context(format!("verifying '{}'", target.name)))
 }
 
 /// The disks of all sources as one.

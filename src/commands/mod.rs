@@ -6,6 +6,7 @@
 
 pub mod backing;
 pub mod check;
+pub mod checksum;
 pub mod compare;
 pub mod convert;
 pub mod create;
@@ -13,6 +14,7 @@ pub mod info;
 pub mod map;
 pub mod measure;
 pub mod names;
+pub mod plausible;
 mod purpose;
 mod sandbox;
 pub mod source;
@@ -46,6 +48,12 @@ pub trait Passwords {
     /// Told whenever legacy AES is used, wherever the password came from: a person should know what
     /// it can't do.
     fn legacy_aes_is_used(&self);
+
+    /// Told when an image of legacy AES decrypts to noise, so that its password is probably wrong.
+    ///
+    /// # Errors
+    /// End the command.
+    fn implausible(&self, image: &str) -> Result<()>;
 }
 
 /// Makes a new file's name durable: what is in a directory is on stable storage only when the

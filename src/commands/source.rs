@@ -127,6 +127,8 @@ pub struct Layer {
     pub name: String,
     /// Its format.
     pub format: Format,
+    /// Whether its data is encrypted with legacy AES.
+    pub legacy_aes: bool,
     /// Its files: the one that was named, and its external data file.
     pub files: Vec<Arc<FileStorage>>,
 }
@@ -144,6 +146,9 @@ pub struct OpenSource {
     pub image: Arc<Chain>,
     /// The images of the chain, top first.
     pub layers: Vec<Layer>,
+    /// How long each of [`files`](Self::files) was when it was opened, in bytes; nothing where others
+    /// may write to them.
+    lengths: Vec<u64>,
 }
 
 impl OpenSource {
@@ -151,6 +156,24 @@ impl OpenSource {
     pub fn files(&self) -> Vec<&FileStorage> {
         let files = self.layers.iter().flat_map(|layer| &layer.files);
         files.map(AsRef::as_ref).collect()
+    }
+
+    /// Makes sure that every file is as long as it was when it was opened: where one isn't, somebody
+    /// wrote to it, and what was read is of two minds.
+    ///
+    /// # Errors
+    /// One of them isn't; the system's error.
+    pub fn check_lengths(&self) -> Result<()> {
+        for (file, before) in self.files().into_iter().zip(&self.lengths) {
+            let now = file.len()?;
+            if now != *before {
+                return Err(Error::corrupt(format!(
+                    "the length of '{}' changed from {before} to {now} bytes while it was read",
+                    printable(&file.path().to_string_lossy())
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -258,10 +281,17 @@ impl<'a> Source<'a> {
         let top = images
             .next()
             .ok_or_else(|| Error::invalid("an image of no images"))?;
-        Ok(OpenSource {
+        let mut opened = OpenSource {
             image: Arc::new(Chain::new(top, images.collect())),
             layers,
-        })
+            lengths: Vec::new(),
+        };
+        // What others may write may grow.
+        if self.sharing < Sharing::Forced {
+            let lengths: Result<_> = opened.files().into_iter().map(Storage::len).collect();
+            opened.lengths = lengths?;
+        }
+        Ok(opened)
     }
 
     /// Opens one image of a chain; `above` are those that led to it.
@@ -277,6 +307,7 @@ impl<'a> Source<'a> {
             let mut files = vec![Arc::clone(&opened.file)];
             let storage = Arc::clone(&opened.storage);
             let mut below = None;
+            let mut legacy_aes = false;
             let image: Arc<dyn Image> = match opened.header()? {
                 None if self.snapshot.is_some() => {
                     return Err(Error::invalid(
@@ -285,6 +316,7 @@ impl<'a> Source<'a> {
                 }
                 None => Arc::new(RawImage::open(storage)?),
                 Some(header) => {
+                    legacy_aes = header.encryption() == EncryptionMethod::Aes;
                     let secret = self.secret_for(&header, passwords)?;
                     let data = self.data_file(&header, purpose)?;
                     files.extend(data.clone());
@@ -297,6 +329,7 @@ impl<'a> Source<'a> {
             let layer = Layer {
                 name: self.name.clone(),
                 format: opened.format,
+                legacy_aes,
                 files,
             };
             Ok((image, layer, below))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::source::{could_not_open, inside};
 use super::{Passwords, Purpose, Source, backing, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::write::OpenOptions;
 use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2, features};
 use crate::formats::raw::{self, NewRaw};
@@ -67,6 +67,27 @@ pub(super) struct OpenTarget {
 }
 
 impl OpenTarget {
+    /// Everything is written: closes the image, so that it can be opened to be read.
+    pub(super) fn written(self) -> Written {
+        Written { files: self.files }
+    }
+
+    /// As [`Written::keep`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
+        self.written().keep(target)
+    }
+}
+
+/// A target that is whole, and still undone unless kept.
+pub(super) struct Written {
+    /// The files that were made, and their paths.
+    files: Vec<(UnfinishedFile, PathBuf)>,
+}
+
+impl Written {
     /// The image is finished: its files stay, and with a cache mode that flushes so do their names.
     ///
     /// # Errors
@@ -85,6 +106,37 @@ impl OpenTarget {
 }
 
 impl Target<'_> {
+    /// The image as one to be read, once it is written.
+    ///
+    /// # Errors
+    /// Its password can't be had.
+    pub(super) fn as_source<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<Source<'s>> {
+        let format = Some(self.format());
+        let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
+        if let TargetOptions::Qcow2(options, secret) = &self.options {
+            source.secret = *secret;
+            // An image that was there had its password asked for already, as one that is read.
+            if self.existing.is_none() && options.encryption != EncryptionMethod::None {
+                source.secret = Some(self.secret(*secret, passwords)?);
+            }
+        }
+        source.cache = self.cache;
+        source.windows.clone_from(&self.windows);
+        Ok(source)
+    }
+
+    /// The password that an option named, or else the one that `passwords` has.
+    fn secret<'s>(
+        &self,
+        named: Option<&'s Secret>,
+        passwords: &'s dyn Passwords,
+    ) -> Result<&'s Secret> {
+        match named {
+            Some(secret) => Ok(secret),
+            None => passwords.for_writing(&self.name),
+        }
+    }
+
     /// Opens the file for an image of `size` bytes, with nothing written to it yet. `sources` are
     /// files that it must not be.
     ///
@@ -242,8 +294,8 @@ impl Target<'_> {
             if source.identity()? == identity {
                 return Err(Error::invalid(format!(
                     "'{}' and '{}' are the same file",
-                    source.path().display(),
-                    self.path.display()
+                    printable(&source.path().to_string_lossy()),
+                    printable(&self.path.to_string_lossy())
                 )));
             }
         }
@@ -278,8 +330,7 @@ impl Target<'_> {
         }
         let cipher = match (options.encryption, secret) {
             (EncryptionMethod::None, _) => None,
-            (EncryptionMethod::Aes, Some(secret)) => Some(legacy_aes(secret)?),
-            (EncryptionMethod::Aes, None) => Some(legacy_aes(passwords.for_writing(&self.name)?)?),
+            (EncryptionMethod::Aes, secret) => Some(legacy_aes(self.secret(*secret, passwords)?)?),
             (EncryptionMethod::Luks, _) => {
                 return Err(Error::unsupported(
                     "encrypt.format=luks is not supported by this version",

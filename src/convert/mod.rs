@@ -7,14 +7,21 @@
 //! the reservation is done in order, and it is short; everything that costs time is done by all
 //! workers at once. So the target is the same for any number of workers.
 //!
+//! A checksum of the disk needs the chunks in order too, before they are encrypted ([`in_order`]).
+//!
 //! The first error wins: it stops every worker at its next step and is what the caller gets. The
 //! target is finished only when every chunk has been written.
 //!
 //! Memory: a few chunks' buffers for each worker, whatever the size of the disk.
 
 mod buffer;
+mod checksum;
 mod chunks;
 pub mod compare;
+mod difference;
+mod digest;
+mod in_order;
+mod scan;
 mod settings;
 mod turn;
 mod writer;
@@ -24,17 +31,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+pub use checksum::checksum;
+pub use difference::first_difference;
+pub use digest::{Algorithm, Digest};
 pub use settings::{MOST_WORKERS, Observer, Settings};
 
 use self::buffer::Buffer;
 use self::chunks::{Chunk, Chunks, Wanted, gaps};
+use self::in_order::{InOrder, Unreadable};
 use self::settings::Throttle;
 use self::turn::Turn;
 use self::writer::{Ready, Writer};
 use crate::error::{Error, Result};
 use crate::formats::{ExtentKind, Image, NewImage, Reservation, Run};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, SECTOR_SIZE};
+use crate::units::GuestOffset;
 
 /// How much of the disk a worker takes at a time, in bytes, unless a cluster is larger. Big enough
 /// that a system call's cost doesn't count, small enough to stay in a core's second-level cache.
@@ -56,6 +67,24 @@ pub fn copy(
     settings: Settings,
     observer: &dyn Observer,
 ) -> Result<()> {
+    copy_and_hash(source, target, settings, None, observer).map(drop)
+}
+
+/// As [`copy`], and gives the checksum of the disk that was copied, where one is wanted. Nothing is
+/// copied within the system then, since every byte has to be seen.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_and_hash(
+    source: &dyn Image,
+    target: &dyn NewImage,
+    mut settings: Settings,
+    algorithm: Option<Algorithm>,
+    observer: &dyn Observer,
+) -> Result<Option<Digest>> {
+    settings.copy_offload &= algorithm.is_none();
+    // What a target leaves to its backing file isn't read.
+    let hashed = algorithm.filter(|_| target.backed().is_none());
     let chunk_size = CHUNK_SIZE.max(target.allocation_unit());
     let chunks = Chunks::new(
         source.size(),
@@ -76,6 +105,7 @@ pub fn copy(
         chunks: Mutex::new(chunks),
         turn: Turn::default(),
         is_backed: target.backed().is_some(),
+        in_order: (hashed.is_some() || settings.salvage).then(|| InOrder::new(hashed, observer)),
         writer: Writer::new(settings.workers.get(), chunk_size),
         throttle: Throttle::new(settings.rate),
         total,
@@ -95,10 +125,17 @@ pub fn copy(
         }
         job.work();
     });
-    job.turn.into_result()?;
+    let copied = job.turn.into_result();
+    let size = copied.is_ok().then(|| source.size());
+    let digest = job.in_order.and_then(|in_order| in_order.finish(size));
+    copied?;
+    let digest = match (digest, algorithm) {
+        (None, Some(algorithm)) => Some(checksum(source, algorithm, settings.workers, &())?),
+        (digest, _) => digest,
+    };
     target.finish()?;
     observer.progress(total, total);
-    Ok(())
+    Ok(digest)
 }
 
 /// What of the source the target has to be told.
@@ -124,6 +161,8 @@ struct Job<'a> {
     turn: Turn,
     /// Whether the target has a backing file.
     is_backed: bool,
+    /// For what needs the chunks in order, where there is something.
+    in_order: Option<InOrder<'a>>,
     writer: Writer,
     throttle: Throttle,
     total: u64,
@@ -144,6 +183,9 @@ impl Job<'_> {
     /// Ends the job for all workers; the first error is kept.
     fn stop(&self, error: Error) {
         self.turn.fail(error);
+        if let Some(in_order) = &self.in_order {
+            in_order.stop();
+        }
         self.writer.close();
     }
 
@@ -180,7 +222,14 @@ impl Job<'_> {
             return Ok(());
         }
         let data = buffer.get(length);
-        self.read(chunk, data)?;
+        let unreadable = self.read(chunk, data)?;
+        if let Some(in_order) = &self.in_order {
+            let disk = data.get(..chunk.length).unwrap_or_default();
+            let done = in_order.take(chunk.number, chunk.guest, disk, unreadable);
+            if done.is_none() {
+                return Ok(());
+            }
+        }
         let runs = self.runs_to_write(chunk, data);
         let reservation = if self.target.packs() {
             self.pack(chunk, data, &runs)?
@@ -323,46 +372,46 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Fills `buffer` with the chunk's data, and with zeroes where it has none.
-    fn read(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<()> {
-        let mut end = 0;
-        for run in &chunk.data {
-            zero_fill(buffer, end..run.start);
-            let guest = GuestOffset(chunk.guest.0 + run.start as u64);
-            let part = buffer
-                .get_mut(run.clone())
-                .ok_or_else(|| Error::invalid("data beyond its chunk"))?;
+    /// Fills `buffer` with the chunk's data, and with zeroes where it has none; gives what could not
+    /// be read, where that is no error.
+    fn read(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<Vec<Unreadable>> {
+        let mut unreadable = Vec::new();
+        read_runs(chunk, buffer, |guest, part| {
             match self.source.read_at(guest, part) {
-                Ok(()) => {}
-                Err(_) if self.settings.salvage => self.salvage(guest, part),
-                Err(error) => return Err(reading(guest, error)),
-            }
-            end = run.end;
-        }
-        zero_fill(buffer, end..buffer.len());
-        Ok(())
-    }
-
-    /// Reads what can be read of a part that can't be read whole, in halves down to a sector.
-    fn salvage(&self, guest: GuestOffset, part: &mut [u8]) {
-        let sectors = part.len() as u64 / SECTOR_SIZE;
-        let half = usize::try_from(sectors / 2 * SECTOR_SIZE).unwrap_or(0);
-        let (first, second) = part.split_at_mut(half);
-        let middle = GuestOffset(guest.0 + half as u64);
-        for (guest, part) in [(guest, first), (middle, second)] {
-            if part.is_empty() {
-                continue;
-            }
-            match self.source.read_at(guest, part) {
-                Ok(()) => {}
-                Err(error) if half == 0 => {
-                    part.fill(0);
-                    self.observer.salvaged(guest, &error);
+                Err(_) if self.settings.salvage => {
+                    in_order::salvage(self.source, guest, part, &mut unreadable);
+                    Ok(())
                 }
-                Err(_) => self.salvage(guest, part),
+                other => other,
             }
-        }
+        })?;
+        Ok(unreadable)
     }
+}
+
+/// Fills `buffer` with the chunk's data, and with zeroes where it has none.
+fn read_chunk(source: &dyn Image, chunk: &Chunk, buffer: &mut [u8]) -> Result<()> {
+    read_runs(chunk, buffer, |guest, part| source.read_at(guest, part))
+}
+
+/// As [`read_chunk`], where `read` reads a run of data.
+fn read_runs(
+    chunk: &Chunk,
+    buffer: &mut [u8],
+    mut read: impl FnMut(GuestOffset, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    let mut end = 0;
+    for run in &chunk.data {
+        zero_fill(buffer, end..run.start);
+        let guest = GuestOffset(chunk.guest.0 + run.start as u64);
+        let part = buffer
+            .get_mut(run.clone())
+            .ok_or_else(|| Error::invalid("data beyond its chunk"))?;
+        read(guest, part).map_err(|error| reading(guest, error))?;
+        end = run.end;
+    }
+    zero_fill(buffer, end..buffer.len());
+    Ok(())
 }
 
 struct StopOnPanic<'a>(&'a Job<'a>);

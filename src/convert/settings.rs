@@ -63,9 +63,10 @@ pub trait Observer: Sync {
         let _ = (done, total);
     }
 
-    /// A sector that could not be read was replaced by zeroes.
-    fn salvaged(&self, offset: GuestOffset, error: &Error) {
-        let _ = (offset, error);
+    /// So many bytes from `offset` on could not be read and were replaced by zeroes; `error` says why
+    /// the first of them could not. Called in guest order, once for all that are neighbours.
+    fn salvaged(&self, offset: GuestOffset, length: u64, error: &Error) {
+        let _ = (offset, length, error);
     }
 }
 

@@ -1,6 +1,9 @@
 //! The engine between images in memory: the same bytes for any number of workers, and one clean
 //! error for any single failure.
 
+mod faults;
+mod reading;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 //! work on `&self` from many threads. Formats are siblings: each knows [`crate::storage`] and
 //! [`crate::crypto`] and nothing of the others; what is common (probing, opening by format) is here.
 
+pub mod plausible;
 pub mod qcow2;
 pub mod raw;
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{CacheMode, Claim, Storage};
@@ -183,6 +183,19 @@ impl FileStorage {
             .metadata()
             .map_err(|error| self.error("inspecting", error))?;
         Ok(FileIdentity::of(&meta))
+    }
+
+    /// Puts everything that was written on stable storage and asks the system to forget its copies in
+    /// memory, so that the next reader gets what the medium has. Whether it does is the system's
+    /// business.
+    ///
+    /// # Errors
+    /// As [`Storage::flush`].
+    pub fn leave_cache(&self) -> Result<()> {
+        self.flush()?;
+        // Advice, which nobody needs to follow.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        Ok(())
     }
 
     fn reading(&self, at: u64, error: io::Error) -> Error {

@@ -1,0 +1,69 @@
+//! `checksum`, and the line that it prints: the one of `sha256sum` and `b3sum`, which their option
+//! `--check` reads. (It fits the file itself where that is raw.)
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+
+use super::args::ChecksumArgs;
+use super::objects::Secrets;
+use super::operands::{cache, one_operand, source};
+use super::password::PasswordSource;
+use super::progress::Progress;
+use super::{Done, Failure, print_bytes};
+use crate::commands;
+use crate::convert::{Algorithm, Digest, Settings};
+
+/// Runs the subcommand.
+pub(super) fn run(args: &ChecksumArgs) -> Done {
+    let algorithm = algorithm(&args.algorithm)?;
+    let operand = one_operand(&args.operands)?;
+    let cache = cache(&args.cache, "Invalid source cache option")?;
+    let secrets = Secrets::parse(&args.common.object)?;
+    let format = args.format.as_deref();
+    let (mut source, _) = source(operand, format, args.image_opts, &secrets)?;
+    source.cache = cache;
+    source.names = args.common.names();
+    let quiet = args.common.quiet;
+    let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
+    let progress = Progress::new(args.progress && !quiet).beside_output();
+    let workers = Settings::default().workers;
+    let digest = commands::checksum::run(&source, algorithm, workers, &passwords, &progress)?;
+    progress.end();
+    print_bytes(&checksum_line(&digest, operand))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The algorithm of that name.
+pub(super) fn algorithm(name: &str) -> Result<Algorithm, Failure> {
+    Algorithm::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = Algorithm::ALL.into_iter().map(Algorithm::name).collect();
+        Failure::Usage(format!(
+            "unknown checksum '{name}' (there are: {})",
+            names.join(", ")
+        ))
+    })
+}
+
+/// `DIGITS  NAME`. A name that would break the line is escaped, which a backslash in front of the line
+/// says.
+pub(super) fn checksum_line(digest: &Digest, name: &OsStr) -> Vec<u8> {
+    let mut escaped = Vec::new();
+    for byte in name.as_bytes() {
+        match byte {
+            b'\\' => escaped.extend(b"\\\\"),
+            b'\n' => escaped.extend(b"\\n"),
+            b'\r' => escaped.extend(b"\\r"),
+            byte => escaped.push(*byte),
+        }
+    }
+    let mut line = Vec::new();
+    if escaped.len() > name.len() {
+        line.push(b'\\');
+    }
+    line.extend(digest.to_string().bytes());
+    line.extend(b"  ");
+    line.append(&mut escaped);
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,25 @@
+//! `checksum`: of what an image holds, whatever its format.
+
+use std::num::NonZeroUsize;
+
+use super::{Passwords, Purpose, Source, plausible};
+use crate::convert::{self, Algorithm, Digest, Observer};
+use crate::error::Result;
+
+/// The checksum of the image's contents, as the raw image would have it that `convert` makes of it.
+///
+/// # Errors
+/// What keeps the image from being read; that one of its files changed its length meanwhile.
+pub fn run(
+    source: &Source<'_>,
+    algorithm: Algorithm,
+    workers: NonZeroUsize,
+    passwords: &dyn Passwords,
+    observer: &dyn Observer,
+) -> Result<Digest> {
+    let opened = source.open(Purpose::Read, passwords)?;
+    plausible::look_at_start(&opened, passwords)?;
+    let digest = convert::checksum(opened.image.as_ref(), algorithm, workers, observer)?;
+    opened.check_lengths()?;
+    Ok(digest)
+}
