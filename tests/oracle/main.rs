@@ -13,6 +13,7 @@ mod power_cut;
 mod argv;
 mod backing;
 mod check;
+mod checksum;
 mod compare;
 mod compressed;
 mod create;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
     trials.extend(backing::trials());
     trials.extend(check::trials());
     trials.extend(compare::trials());
+    trials.extend(checksum::trials());
     trials.extend(compressed::trials());
     trials.extend(create::trials());
     trials.extend(errors::trials());
