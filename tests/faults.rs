@@ -359,7 +359,7 @@ fn hostile_names_move_no_cursor_and_break_no_json() {
     let folder = folder.path();
     for name in [
         &b"\x1b[2J"[..],
-        b"two\nfile format: raw",
+        b"two\nencrypted yes",
         b"\xc2\x9b1mbold",
         b"no-utf8-\xff\xfe",
         b"\"quoted\\\"",
