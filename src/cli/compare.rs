@@ -7,7 +7,7 @@ use super::objects::Secrets;
 use super::operands::{cache, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, complain, print, program};
+use super::{Done, Failure, complain, complain_of, print, program};
 use crate::commands::{Sharing, compare};
 use crate::convert::compare::Finding;
 
@@ -99,6 +99,6 @@ fn failed(status: u8, failure: Failure) -> Done {
     let Failure::Error(error) = failure else {
         return Err(failure);
     };
-    complain(&format!("{}: {error:#}", program()));
+    complain_of(&error);
     Ok(ExitCode::from(status))
 }

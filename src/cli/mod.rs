@@ -138,11 +138,7 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
         Ok(status) => return status,
         Err(Failure::OutputClosed) => {}
         Err(Failure::Error(error)) => {
-            complain(&format!("{}: {error:#}", program()));
-            let known = error.downcast_ref::<crate::error::Error>();
-            if let Some(hint) = known.and_then(crate::error::Error::hint) {
-                complain(hint);
-            }
+            complain_of(&error);
         }
         Err(Failure::Usage(message)) => {
             complain(&format!("{}: {message}", program()));
@@ -150,6 +146,15 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
         }
     }
     ExitCode::from(FAILED)
+}
+
+/// Prints an error, and the line that helps with it where there is one.
+fn complain_of(error: &anyhow::Error) {
+    complain(&format!("{}: {error:#}", program()));
+    let known = error.downcast_ref::<crate::error::Error>();
+    if let Some(hint) = known.and_then(crate::error::Error::hint) {
+        complain(hint);
+    }
 }
 
 /// Prints a line on standard error; when that fails, there is nobody left to tell. Messages are full of
