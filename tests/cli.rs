@@ -209,8 +209,8 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
             "cluster sizes of at least 16384 bytes",
         ),
         (
-            "-o backing_file=disk1.img,backing_fmt=raw",
-            "is not supported",
+            "-o backing_file=disk1.img",
+            "Use of backing file requires explicit backing format",
         ),
     ] {
         let ran = cowhide(

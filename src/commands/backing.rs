@@ -11,6 +11,7 @@ use super::{Purpose, Source, names};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::Backing;
 use crate::formats::{Format, Image as _, raw::RawImage};
+use crate::storage::{Access, CacheMode, FileStorage};
 
 /// A backing file that is there.
 pub(super) struct Found {
@@ -32,6 +33,8 @@ pub(super) fn find(image: &Path, backing: &Backing) -> Result<Found> {
         ),
     };
     let path = names::file(path.as_os_str())?;
+    // A file that can't be opened is reported by that alone.
+    FileStorage::open(&path, Access::Read, CacheMode::Writeback)?;
     let opened = Source::plain(path, name, format).open_file(Purpose::Inspect)?;
     let size = match opened.header()? {
         Some(header) => header.size(),
