@@ -13,8 +13,12 @@ use super::deflate::Deflate;
 use super::header::CompressionType;
 use crate::error::{Error, Result};
 
-/// zstd's default level, and so QEMU's.
-const ZSTD_LEVEL: i32 = 3;
+/// zstd's level for a cluster: a level below its default, which is QEMU's, where that takes a fifth
+/// less time for 1 % more room. As our clusters stand byte behind byte, the image is hardly larger than
+/// QEMU's for it. With clusters above 256 KiB it would be 4 % larger.
+fn zstd_level(cluster: &[u8]) -> i32 {
+    if cluster.len() <= 256 << 10 { 2 } else { 3 }
+}
 
 thread_local! {
     static DEFLATE: RefCell<Deflate> = RefCell::default();
@@ -31,13 +35,15 @@ pub fn compress(kind: CompressionType, cluster: &[u8], out: &mut Vec<u8>) -> Res
         CompressionType::Zlib => {
             Ok(DEFLATE.with_borrow_mut(|encoder| encoder.compress(cluster, out)))
         }
-        CompressionType::Zstd => ZSTD.with_borrow_mut(|encoder| match encoder {
-            Some(encoder) => Ok(zstd(encoder, cluster, out)),
-            None => {
-                let new = Compressor::new(ZSTD_LEVEL)
-                    .map_err(|error| Error::invalid(format!("zstd: {error}")))?;
-                Ok(zstd(encoder.insert(new), cluster, out))
-            }
+        CompressionType::Zstd => ZSTD.with_borrow_mut(|encoder| {
+            let encoder = match encoder {
+                Some(encoder) => encoder,
+                None => encoder.insert(Compressor::default()),
+            };
+            encoder
+                .set_compression_level(zstd_level(cluster))
+                .map_err(|error| Error::invalid(format!("zstd: {error}")))?;
+            Ok(zstd(encoder, cluster, out))
         }),
     }
 }

@@ -3,9 +3,9 @@
 //! Why one of our own: qcow2's readers keep a window of 4 KiB, and the encoders that there are were
 //! made for 32 KiB. In so small a window everything fits into a core's first-level cache, and with the
 //! whole cluster at hand there is no window to move and no state to keep. On a disk full of programs
-//! and texts the result is about 1 % larger than zlib's at its default level: a search as shallow as
-//! ours is paid for by blocks that end where the data changes. (Of zlib-rs, the level that is as fast
-//! makes 2.6 % more than zlib.) And it is safe code throughout.
+//! and texts the result is 1 to 1.6 % larger than zlib's at its default level, in a third of its time:
+//! a search as shallow as ours is paid for by blocks that end where the data changes. And it is safe
+//! code throughout.
 //!
 //! How: matches are sought in hash chains ([`mod@matches`]) and taken lazily, that is when the next byte
 //! has none that is clearly better. Where the kind of data changes a new block begins ([`blocks`]),
@@ -23,9 +23,9 @@ use self::matches::{Match, Matches};
 use self::output::Output;
 
 /// How many candidates are looked at for a match.
-const DEPTH: usize = 8;
+const DEPTH: usize = 4;
 /// And for one a byte later that would have to be better.
-const LAZY_DEPTH: usize = 4;
+const LAZY_DEPTH: usize = 2;
 /// A match this long is taken without looking for a better one, in bytes.
 const ENOUGH: usize = 32;
 
