@@ -108,7 +108,8 @@ fn a_target_that_was_written_to_meanwhile_is_found_out() {
         let disturbed = fs::File::options().write(true).open(&target).unwrap();
         let before = first(&target).unwrap()[300];
         disturbed.write_all_at(&[!before], 300).unwrap();
-        let message = "verifying 'x.raw': it differs from the source at guest offset 300";
+        let message =
+            "verifying 'x.raw': it differs from the source in the sector at guest offset 0";
         end(child).fails(1, message);
         assert_eq!(target.exists(), existing, "a new file is removed");
     }

@@ -1,8 +1,8 @@
 //! `compare`: have two images the same contents?
 
 use super::{Passwords, Purpose, Source};
-use crate::convert::Observer;
 use crate::convert::compare::{self, Outcome, Side};
+use crate::convert::{Observer, Settings};
 use crate::error::Result;
 
 /// What is compared.
@@ -31,5 +31,6 @@ pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) 
             name: &other.name,
         },
     ];
-    Ok(compare::compare(sides, plan.strict, observer))
+    let workers = Settings::default().workers;
+    Ok(compare::compare(sides, plan.strict, workers, observer))
 }

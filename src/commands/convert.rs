@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::source::OpenSource;
 use super::{Passwords, Purpose, Source, Target, plausible};
+use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Concatenation, Image, TopOnly};
@@ -115,12 +116,15 @@ fn verify(
         if written.image.size() < image.size() {
             return Err(Error::corrupt("it is smaller than the source"));
         }
-        let size = image.size();
-        match convert::first_difference(image, written.image.as_ref(), size, settings.workers, &())?
-        {
+        let side = |image, name| Side { image, name };
+        let sides = [
+            side(image, "the source"),
+            side(written.image.as_ref(), "the target"),
+        ];
+        match first_difference(sides, settings.workers)? {
             None => Ok(()),
             Some(at) => Err(Error::corrupt(format!(
-                "it differs from the source at guest offset {}",
+                "it differs from the source in the sector at guest offset {}",
                 at.0
             ))),
         }

@@ -23,15 +23,20 @@ pub fn checksum(
 ) -> Result<Digest> {
     let hash = Hash {
         disk,
+        observer,
         in_order: InOrder::new(Some(algorithm), observer),
     };
-    scan(disk, disk.size(), workers, observer, &hash)?;
-    let digest = hash.in_order.finish(Some(disk.size()));
+    let size = disk.size();
+    observer.progress(0, size);
+    scan(disk, size, false, workers, &hash)?;
+    observer.progress(size, size);
+    let digest = hash.in_order.finish(Some(size));
     digest.ok_or_else(|| Error::invalid("no checksum was computed"))
 }
 
 struct Hash<'a> {
     disk: &'a dyn Image,
+    observer: &'a dyn Observer,
     in_order: InOrder<'a>,
 }
 
@@ -42,6 +47,8 @@ impl Step for Hash<'_> {
         let done = self
             .in_order
             .take(chunk.number, chunk.guest, data, Vec::new());
+        let (end, size) = (chunk.guest.0 + chunk.length as u64, self.disk.size());
+        self.observer.progress(end.min(size), size);
         Ok(done.is_some())
     }
 

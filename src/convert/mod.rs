@@ -3,8 +3,7 @@
 //! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in
 //! guest order. Worker threads take chunks, read them (which decrypts), look for zeroes ([`zero`]),
 //! compress, wait for their turn to reserve room in the target ([`turn`]), encrypt, and write
-//! ([`writer`]). Only
-//! the reservation is done in order, and it is short; everything that costs time is done by all
+//! ([`writer`]). Only the reservation is done in order, and it is short; everything that costs time is done by all
 //! workers at once. So the target is the same for any number of workers.
 //!
 //! A checksum of the disk needs the chunks in order too, before they are encrypted ([`in_order`]).
@@ -18,21 +17,19 @@ mod buffer;
 mod checksum;
 mod chunks;
 pub mod compare;
-mod difference;
 mod digest;
 mod in_order;
 mod scan;
 mod settings;
 mod turn;
+mod workers;
 mod writer;
 mod zero;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 pub use checksum::checksum;
-pub use difference::first_difference;
 pub use digest::{Algorithm, Digest};
 pub use settings::{MOST_WORKERS, Observer, Settings};
 
@@ -53,9 +50,6 @@ const CHUNK_SIZE: usize = 256 << 10;
 
 /// Targets that leave out zeroes inside of clusters do so in at most this unit, in bytes.
 const FINEST_UNIT: usize = 4096;
-
-/// A worker's stack. It holds no buffers; callers limit our address space.
-const STACK_SIZE: usize = 256 << 10;
 
 /// Copies everything from `source` into `target` and finishes `target`.
 ///
@@ -112,19 +106,8 @@ pub fn copy_and_hash(
         done: AtomicU64::new(0),
     };
     observer.progress(0, total);
-    thread::scope(|scope| {
-        // One worker is this thread, so that a machine that refuses new threads still gets it done.
-        for number in 1..settings.workers.get() {
-            let spawned = thread::Builder::new()
-                .name(format!("convert-{number}"))
-                .stack_size(STACK_SIZE)
-                .spawn_scoped(scope, || job.work());
-            if spawned.is_err() {
-                break;
-            }
-        }
-        job.work();
-    });
+    let failed = || job.stop(Error::invalid("a worker thread failed"));
+    workers::run("convert", settings.workers, &failed, &|| job.work());
     let copied = job.turn.into_result();
     let size = copied.is_ok().then(|| source.size());
     let digest = job.in_order.and_then(|in_order| in_order.finish(size));
@@ -172,12 +155,9 @@ struct Job<'a> {
 impl Job<'_> {
     /// Takes chunks until there are none, or until a worker failed.
     fn work(&self) {
-        // A worker that panics must not leave the others waiting for it for ever.
-        let watch = StopOnPanic(self);
         if let Err(error) = self.copy_chunks() {
             self.stop(error);
         }
-        drop(watch);
     }
 
     /// Ends the job for all workers; the first error is kept.
@@ -412,16 +392,6 @@ fn read_runs(
     }
     zero_fill(buffer, end..buffer.len());
     Ok(())
-}
-
-struct StopOnPanic<'a>(&'a Job<'a>);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.stop(Error::invalid("a worker thread failed"));
-        }
-    }
 }
 
 fn reading(guest: GuestOffset, error: Error) -> Error {

@@ -7,11 +7,10 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use super::buffer::Buffer;
 use super::chunks::{Chunk, Chunks, Wanted};
-use super::{CHUNK_SIZE, Observer, STACK_SIZE};
+use super::{CHUNK_SIZE, workers};
 use crate::error::{Error, Result};
 use crate::formats::Image;
 
@@ -27,56 +26,35 @@ pub(super) trait Step: Sync {
     fn stop(&self) {}
 }
 
-/// Does `step` for all chunks of the first `size` bytes of `disk` that hold data.
+/// Does `step` for all chunks of the first `size` bytes of `disk` that hold data; with `salvage` places
+/// whose metadata is damaged count as data.
 ///
 /// # Errors
 /// The first error of a step or of finding data.
 pub(super) fn scan(
     disk: &dyn Image,
     size: u64,
+    salvage: bool,
     workers: NonZeroUsize,
-    observer: &dyn Observer,
     step: &dyn Step,
 ) -> Result<()> {
     let scan = Scan {
         disk,
-        size,
-        observer,
         step,
-        chunks: Mutex::new(Chunks::new(size, CHUNK_SIZE, Wanted::Data, false)),
+        chunks: Mutex::new(Chunks::new(size, CHUNK_SIZE, Wanted::Data, salvage)),
         over: AtomicBool::new(false),
         error: Mutex::new(None),
     };
-    observer.progress(0, size);
-    thread::scope(|scope| {
-        for number in 1..workers.get() {
-            let spawned = thread::Builder::new()
-                .name(format!("scan-{number}"))
-                .stack_size(STACK_SIZE)
-                .spawn_scoped(scope, || scan.work());
-            if spawned.is_err() {
-                break;
-            }
-        }
-        scan.work();
-    });
-    match scan
-        .error
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-    {
+    workers::run("scan", workers, &|| scan.stop(), &|| scan.work());
+    let error = scan.error.into_inner();
+    match error.unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => {
-            observer.progress(size, size);
-            Ok(())
-        }
+        None => Ok(()),
     }
 }
 
 struct Scan<'a> {
     disk: &'a dyn Image,
-    size: u64,
-    observer: &'a dyn Observer,
     step: &'a dyn Step,
     chunks: Mutex<Chunks>,
     over: AtomicBool,
@@ -85,15 +63,12 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn work(&self) {
-        // A worker that panics must not leave the others waiting for it for ever.
-        let watch = StopOnPanic(self);
         if let Err(error) = self.steps() {
             let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(error);
             drop(first);
             self.stop();
         }
-        drop(watch);
     }
 
     fn stop(&self) {
@@ -108,8 +83,6 @@ impl Scan<'_> {
                 self.over.store(true, Ordering::Relaxed);
                 return Ok(());
             }
-            let end = chunk.guest.0 + chunk.length as u64;
-            self.observer.progress(end.min(self.size), self.size);
         }
         Ok(())
     }
@@ -120,15 +93,5 @@ impl Scan<'_> {
             return Ok(None);
         }
         chunks.next(self.disk)
-    }
-}
-
-struct StopOnPanic<'a>(&'a Scan<'a>);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.stop();
-        }
     }
 }

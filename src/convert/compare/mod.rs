@@ -1,9 +1,9 @@
 //! Comparing the contents of two disks.
 //!
 //! The disks are taken for one [`Pair`], whose data is what has to be looked at: wherever at least one of
-//! the two isn't known to be zero. From there on it goes as in copying: the data is cut into chunks
-//! ([`super::chunks`]), and worker threads take them, read both disks (which decrypts), and compare.
-//! What lies beyond the end of the shorter disk has to be zero.
+//! the two isn't known to be zero. From there on it goes as in copying: the data is cut into chunks, and
+//! worker threads take them ([`super::scan`]), read both disks (which decrypts), and compare. What lies
+//! beyond the end of the shorter disk has to be zero.
 //!
 //! What is told is what a single worker would have come upon first, whatever the number of workers:
 //! chunks are handed out in guest order, of everything that is found only the first is kept, and a
@@ -11,13 +11,14 @@
 
 mod strict;
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
+use super::Observer;
 use super::buffer::Buffer;
-use super::chunks::{Chunk, Chunks, Wanted};
-use super::{CHUNK_SIZE, Observer, STACK_SIZE, Settings};
+use super::chunks::Chunk;
+use super::scan::{Step, scan};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -62,7 +63,12 @@ pub enum Finding {
 }
 
 /// Compares two disks; with `strict` their sizes and how they are stored count as well.
-pub fn compare(sides: [Side<'_>; 2], strict: bool, observer: &dyn Observer) -> Outcome {
+pub fn compare(
+    sides: [Side<'_>; 2],
+    strict: bool,
+    workers: NonZeroUsize,
+    observer: &dyn Observer,
+) -> Outcome {
     let sizes = sides.map(|side| side.image.size());
     let common = sizes[0].min(sizes[1]);
     let total = sizes[0].max(sizes[1]);
@@ -77,33 +83,7 @@ pub fn compare(sides: [Side<'_>; 2], strict: bool, observer: &dyn Observer) -> O
     if strict && let Some((offset, finding)) = strict::first_mismatch(sides) {
         first.found(offset, finding);
     }
-    let pair = Pair {
-        sides,
-        // What comes after something that was found needn't be looked at.
-        size: first.end().next_multiple_of(SECTOR_SIZE),
-    };
-    // Where the metadata is damaged a worker finds out what is wrong.
-    let chunks = Chunks::new(pair.size, CHUNK_SIZE, Wanted::Data, true);
-    let job = Job {
-        pair,
-        chunks: Mutex::new(chunks),
-        first,
-        observer,
-        total,
-    };
-    thread::scope(|scope| {
-        for number in 1..Settings::default().workers.get() {
-            let spawned = thread::Builder::new()
-                .name(format!("compare-{number}"))
-                .stack_size(STACK_SIZE)
-                .spawn_scoped(scope, || job.work());
-            if spawned.is_err() {
-                break;
-            }
-        }
-        job.work();
-    });
-    let (offset, finding) = job.first.into_inner();
+    let (offset, finding) = scan_pair(sides, first, total, workers, observer);
     if matches!(finding, Finding::Same) {
         observer.progress(total, total);
     }
@@ -111,6 +91,49 @@ pub fn compare(sides: [Side<'_>; 2], strict: bool, observer: &dyn Observer) -> O
         longer: common != total && offset >= common,
         finding,
     }
+}
+
+/// The first sector of the first disk that the second, which is no shorter, has not the same, if there
+/// is one.
+///
+/// # Errors
+/// What a disk can't be read for, saying which and where.
+pub fn first_difference(
+    sides: [Side<'_>; 2],
+    workers: NonZeroUsize,
+) -> Result<Option<GuestOffset>> {
+    let size = sides[0].image.size();
+    match scan_pair(sides, First::new(size), size, workers, &()).1 {
+        Finding::Content(offset) => Ok(Some(offset)),
+        Finding::NoStatus(error) | Finding::NoData(error) => Err(error),
+        Finding::Same | Finding::Size | Finding::Status(_) => Ok(None),
+    }
+}
+
+/// Looks for what comes before that which was found `first`, and gives it with its place.
+fn scan_pair(
+    sides: [Side<'_>; 2],
+    first: First,
+    total: u64,
+    workers: NonZeroUsize,
+    observer: &dyn Observer,
+) -> (u64, Finding) {
+    let pair = Pair {
+        sides,
+        // What comes after something that was found needn't be looked at.
+        size: first.end().next_multiple_of(SECTOR_SIZE),
+    };
+    let job = Job {
+        sides,
+        first,
+        observer,
+        total,
+    };
+    // Where the metadata is damaged a worker finds out what is wrong.
+    if let Err(error) = scan(&pair, pair.size, true, workers, &job) {
+        job.first.found(0, Finding::NoStatus(error));
+    }
+    job.first.into_inner()
 }
 
 /// Two disks as one, whose data is what has to be compared.
@@ -221,55 +244,42 @@ impl First {
 
 /// What the workers share.
 struct Job<'a> {
-    pair: Pair<'a>,
-    chunks: Mutex<Chunks>,
+    sides: [Side<'a>; 2],
     first: First,
     observer: &'a dyn Observer,
     total: u64,
 }
 
+impl Step for Job<'_> {
+    /// Chunks before this one are in other hands already, so after a difference no more are needed.
+    fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2]) -> Result<bool> {
+        self.observer.progress(chunk.guest.0, self.total);
+        for run in &chunk.data {
+            let start = GuestOffset(chunk.guest.0 + run.start as u64);
+            let both = [one.get(run.len()), other.get(run.len())];
+            if let Some((offset, finding)) = self.compare_run(start, both) {
+                self.first.found(offset.0, finding);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl Job<'_> {
-    fn work(&self) {
-        let mut buffers = [Buffer::default(), Buffer::default()];
-        while let Some(chunk) = self.next() {
-            self.observer.progress(chunk.guest.0, self.total);
-            for run in &chunk.data {
-                let start = GuestOffset(chunk.guest.0 + run.start as u64);
-                let [one, other] = &mut buffers;
-                let both = [one.get(run.len()), other.get(run.len())];
-                if let Some((offset, finding)) = self.compare_run(start, both) {
-                    self.first.found(offset.0, finding);
-                    break;
-                }
-            }
-        }
-    }
-
-    /// The next chunk, unless something was found before it.
-    fn next(&self) -> Option<Chunk> {
-        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-        match chunks.next(&self.pair) {
-            Ok(chunk) => chunk.filter(|chunk| chunk.guest.0 < self.first.end()),
-            Err(error) => {
-                self.first.found(0, Finding::NoStatus(error));
-                None
-            }
-        }
-    }
-
     /// Compares a run of both disks, with buffers as long as it.
     fn compare_run(
         &self,
         start: GuestOffset,
         mut both: [&mut [u8]; 2],
     ) -> Option<(GuestOffset, Finding)> {
-        for (side, buffer) in self.pair.sides.into_iter().zip(&mut both) {
+        for (side, buffer) in self.sides.into_iter().zip(&mut both) {
             if side.read_at(start, buffer).is_err() {
                 return self.find_trouble(start, buffer.len());
             }
         }
         let [one, other] = both;
-        let within = first_difference(one, other)?;
+        let within = first_sector(one, other)?;
         let offset = GuestOffset(start.0 + within as u64);
         Some((offset, Finding::Content(offset)))
     }
@@ -280,7 +290,7 @@ impl Job<'_> {
             let offset = GuestOffset(start.0 + within as u64);
             let mut sectors = [[0; SECTOR]; 2];
             let mut zero = true;
-            for side in self.pair.sides {
+            for side in self.sides {
                 match side.zeroes_at(offset, SECTOR_SIZE) {
                     Ok((is_zero, _)) => zero &= is_zero,
                     Err(error) => return Some((offset, no_status(side, error))),
@@ -289,7 +299,7 @@ impl Job<'_> {
             if zero {
                 continue;
             }
-            for (side, sector) in self.pair.sides.into_iter().zip(&mut sectors) {
+            for (side, sector) in self.sides.into_iter().zip(&mut sectors) {
                 if let Err(error) = side.read_at(offset, sector) {
                     let what = format!("Error while reading offset {} of {}", offset.0, side.name);
                     return Some((offset, Finding::NoData(error.context(what))));
@@ -309,7 +319,7 @@ fn no_status(side: Side<'_>, error: Error) -> Finding {
 }
 
 /// Where the first sector starts that differs.
-fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
+fn first_sector(one: &[u8], other: &[u8]) -> Option<usize> {
     if one == other {
         return None;
     }

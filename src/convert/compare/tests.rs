@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::convert::CHUNK_SIZE;
 use crate::formats::raw::RawImage;
 use crate::storage::MemoryStorage;
 
@@ -39,7 +40,13 @@ fn noise(length: usize) -> Vec<u8> {
 
 fn outcome(one: &dyn Image, other: &dyn Image) -> Outcome {
     let side = |image, name| Side { image, name };
-    compare([side(one, "one"), side(other, "other")], false, &())
+    let workers = NonZeroUsize::new(3).unwrap();
+    compare(
+        [side(one, "one"), side(other, "other")],
+        false,
+        workers,
+        &(),
+    )
 }
 
 fn difference(one: Vec<u8>, other: Vec<u8>) -> (bool, Option<u64>) {

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::*;
-use crate::convert::{Algorithm, checksum, copy_and_hash, first_difference};
+use crate::convert::compare::{Side, first_difference};
+use crate::convert::{Algorithm, checksum, copy_and_hash};
 use crate::formats::Extent;
 
 fn raw(bytes: Vec<u8>) -> RawImage {
@@ -13,6 +14,10 @@ fn raw(bytes: Vec<u8>) -> RawImage {
 
 fn count(workers: usize) -> NonZeroUsize {
     NonZeroUsize::new(workers).unwrap()
+}
+
+fn sides<'a>(one: &'a dyn Image, other: &'a dyn Image) -> [Side<'a>; 2] {
+    [one, other].map(|image| Side { image, name: "it" })
 }
 
 fn encrypted(disk: &[u8]) -> Qcow2Image {
@@ -27,15 +32,12 @@ fn encrypted(disk: &[u8]) -> Qcow2Image {
 #[test]
 fn the_first_difference_is_found_wherever_it_is() {
     let disk = disk((3 << 20) + 512);
-    let size = disk.len() as u64;
     let stored = encrypted(&disk);
     for workers in [1, 3] {
         let difference = |other: Vec<u8>| {
             let other = raw(other);
-            let one = first_difference(&stored, &other, size, count(workers), &());
-            let back = first_difference(&other, &stored, size, count(workers), &());
-            assert_eq!(one.as_ref().unwrap(), back.as_ref().unwrap());
-            one.unwrap().map(|at| at.0)
+            let found = first_difference(sides(&stored, &other), count(workers));
+            found.unwrap().map(|at| at.0)
         };
         assert_eq!(difference(disk.clone()), None);
         // In data, in zeroes that are written, in a hole, in the last byte; and after it.
@@ -47,7 +49,8 @@ fn the_first_difference_is_found_wherever_it_is() {
                 .iter_mut()
                 .step_by(100_000)
                 .for_each(|byte| *byte ^= 3);
-            assert_eq!(difference(other), Some(at as u64), "{workers} workers");
+            let sector = at as u64 / 512 * 512;
+            assert_eq!(difference(other), Some(sector), "{workers} workers");
         }
         let mut longer = disk.clone();
         longer.extend([7; 4096]);
@@ -85,7 +88,7 @@ fn a_checksum_is_that_of_the_raw_bytes_with_and_without_copying() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_read_has_no_checksum_and_equals_nothing() {
+fn a_disk_that_cannot_be_read_has_no_checksum() {
     let disk = disk(2 << 20);
     for workers in [1, 3] {
         for nth in 1..=4 {
@@ -100,10 +103,6 @@ fn a_disk_that_cannot_be_read_has_no_checksum_and_equals_nothing() {
             let sum = checksum(&faulty(), Algorithm::Sha256, count(workers), &());
             let message = sum.unwrap_err().to_string();
             assert!(message.starts_with("error while reading at byte "));
-            let other = raw(disk.clone());
-            let size = disk.len() as u64;
-            assert!(first_difference(&faulty(), &other, size, count(workers), &()).is_err());
-            assert!(first_difference(&other, &faulty(), size, count(workers), &()).is_err());
         }
     }
 }
