@@ -13,6 +13,8 @@ mod compare;
 mod convert;
 mod create;
 mod create_options;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod getopt;
 mod help;
 mod image_name;

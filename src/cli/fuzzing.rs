@@ -1,0 +1,201 @@
+//! Doors into this room for the fuzz targets in `fuzz/`, which push strangers' bytes through them: images
+//! as far as `info` prints them, command lines, option strings, and names of images.
+//!
+//! Each door takes whatever comes and asserts what must hold of it. Only tests and builds for fuzzing
+//! (cargo-fuzz sets `fuzzing`) have them. Nothing here opens a file but the image that is looked at.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic is how a fuzz target says what it found"
+)]
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::args::Cli;
+use super::create_options::Options;
+use super::getopt::{self, Call};
+use super::objects::Secrets;
+use super::{image_name, options, render, usage};
+use crate::commands::{self, Source};
+use crate::formats::Format;
+use crate::units::{human_size, parse_size};
+
+/// What `info` prints of a file, for people and as JSON.
+pub fn info(path: &Path, format: Option<Format>) {
+    let source = Source::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
+    match commands::info::run(&source, &|| {}) {
+        Ok(info) => {
+            let text = render::info::human(&info).unwrap();
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
+            let json = render::json::render(&info).unwrap();
+            assert!(json.is_ascii());
+            serde_json::from_str::<serde_json::Value>(&json).unwrap();
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A command line, its words separated by blanks.
+pub fn command_line(bytes: &[u8]) {
+    static DEFINITION: OnceLock<clap::Command> = OnceLock::new();
+    let definition = DEFINITION.get_or_init(|| {
+        let mut definition = Cli::command();
+        definition.build();
+        definition
+    });
+    let words = bytes.split(|byte| *byte == b' ').map(OsStr::from_bytes);
+    let words: Vec<OsString> = words.map(OsStr::to_owned).collect();
+    match getopt::normalise(definition, &words) {
+        Ok(Call::Run(words, subcommand)) => {
+            let again = getopt::normalise(definition, &words);
+            assert_eq!(again, Ok(Call::Run(words.clone(), subcommand)));
+            let parsed = definition.clone().try_get_matches_from(words);
+            match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+                Ok(_) => {}
+                Err(error) => assert!(!usage::describe(&error).is_empty()),
+            }
+        }
+        Ok(Call::Help(_) | Call::Version) => {}
+        Err(mistake) => assert!(!mistake.message.is_empty()),
+    }
+}
+
+/// One text as everything that option strings are: `-o` of each format, `--object`, a size.
+pub fn option_string(text: &str) {
+    let list = [text.to_owned()];
+    for format in Format::ALL {
+        if let Ok(options) = Options::parse(format, &list) {
+            assert!(options.formatting_line(text).contains("fmt="));
+            let _ = (options.size(), options.preallocation());
+            if let Ok(typed) = options.qcow2() {
+                assert!(!format!("{typed:?}").is_empty());
+            }
+            let _ = (options.measured(), options.backing());
+        }
+    }
+    let _ = (options::asks_for_help(text), options::is_valid_list(text));
+    // What makes `key=value` elements out of a text can be undone.
+    for option in options::parse(text, Some("first")) {
+        let written = format!("{}={}", option.key, option.value.replace(',', ",,"));
+        if !option.key.contains(',') {
+            assert_eq!(options::parse(&written, None), [option]);
+        }
+    }
+    if let Some(number) = options::parse_integer(text) {
+        assert_eq!(options::parse_integer(&number.to_string()), Some(number));
+    }
+    if let Ok(size) = parse_size(text) {
+        assert_eq!(parse_size(&size.to_string()), Ok(size));
+        assert!(!human_size(size).is_empty());
+    }
+    // Neither files nor the kernel's keys.
+    if !text.contains("file") && !text.contains("keyring") {
+        let _ = Secrets::parse(&list);
+    }
+}
+
+/// A text as the name of an image, plain and with `--image-opts`; what `info` shows of it names the same
+/// image again.
+pub fn image_name(text: &str) {
+    let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+    for format in [None, Some("raw"), Some("qcow2"), Some("x")] {
+        if let Ok((source, shown)) = image_name::by_name(OsStr::new(text), format, &secrets) {
+            assert!(!source.path.as_os_str().is_empty() || text == "file:" || text.is_empty());
+            names_the_same(&source, &shown, &secrets);
+        }
+    }
+    if let Ok((source, shown)) = image_name::by_options(OsStr::new(text), &secrets) {
+        names_the_same(&source, &shown, &secrets);
+    }
+}
+
+fn names_the_same(source: &Source<'_>, shown: &str, secrets: &Secrets) {
+    // A plain file's name may look like anything.
+    if !shown.starts_with("json:") || source.path == Path::new(shown) {
+        return;
+    }
+    let (again, shown_again) = image_name::by_name(OsStr::new(shown), None, secrets).unwrap();
+    assert_eq!(again.path, source.path, "{shown}");
+    assert_eq!(again.windows, source.windows, "{shown}");
+    assert_eq!(shown_again, shown);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fuzz targets' seeds, and what a few thousand changes make of them.
+    fn each_mutant(seeds: &[&str], rounds: usize, look: impl Fn(&str)) {
+        const PIECES: [&str; 24] = [
+            ",",
+            "=",
+            ",,",
+            "-",
+            "--",
+            "\n",
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            ":",
+            ".",
+            "\\u0000",
+            "0x",
+            "1e9",
+            "-1",
+            "9223372036854775808",
+            "\u{e9}",
+            " ",
+            "json:",
+            "file.",
+            "on",
+            "help",
+        ];
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        for _ in 0..rounds {
+            let mut text: Vec<char> = seeds[random(seeds.len())].chars().collect();
+            for _ in 0..random(5) {
+                let start = random(text.len() + 1);
+                let end = (start + random(3) * random(8)).min(text.len());
+                text.splice(start..end, PIECES[random(PIECES.len())].chars());
+            }
+            look(&text.into_iter().collect::<String>());
+        }
+    }
+
+    const COMMAND_LINES: &str = include_str!("../../fuzz/seeds/command_line/lines");
+    const OPTION_STRINGS: &str = include_str!("../../fuzz/seeds/option_string/lines");
+    const NAMES: &str = include_str!("../../fuzz/seeds/image_name/lines");
+
+    #[test]
+    fn no_command_line_is_too_strange() {
+        let lines: Vec<&str> = COMMAND_LINES.lines().collect();
+        assert!(lines.len() > 5);
+        each_mutant(&lines, 3000, |text| command_line(text.as_bytes()));
+    }
+
+    #[test]
+    fn no_option_string_is_too_strange() {
+        let lines: Vec<&str> = OPTION_STRINGS.lines().collect();
+        assert!(lines.len() > 5);
+        each_mutant(&lines, 20_000, option_string);
+    }
+
+    #[test]
+    fn no_image_name_is_too_strange() {
+        let lines: Vec<&str> = NAMES.lines().collect();
+        assert!(lines.len() > 5);
+        each_mutant(&lines, 20_000, image_name);
+    }
+}
