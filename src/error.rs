@@ -26,7 +26,7 @@ pub enum ErrorKind {
     Locked,
 }
 
-/// A failure: its [`ErrorKind`] and one line of text, and rarely a second with a hint.
+/// A failure: its [`ErrorKind`] and one line of text, and rarely more lines with a hint.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -88,14 +88,14 @@ impl Error {
         self
     }
 
-    /// The same error with a line that may help, to be shown on its own below the message.
+    /// The same error with lines that may help, to be shown on their own below the message.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The line that may help, where there is one.
+    /// The lines that may help, where there are any.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }

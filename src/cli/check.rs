@@ -17,26 +17,16 @@ const LEAKS: u8 = 3;
 const NO_CHECK: u8 = 63;
 
 /// Runs the subcommand.
-pub(super) fn run(args: &CheckArgs) -> Done {
+pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
     let cache = cache(&args.cache, "Invalid source cache option")?;
-    let repair = match args.repair.as_deref() {
-        None => None,
-        Some("leaks") => Some(Repair::Leaks),
-        Some("all") => Some(Repair::All),
-        Some(other) => {
-            return Err(Failure::Usage(format!(
-                "--repair (-r) expects 'leaks' or 'all' not '{other}'"
-            )));
-        }
-    };
-    let secrets = Secrets::parse(&args.common.object)?;
+    let repair = args.repair.as_deref().map(repair).transpose()?;
     let (mut source, _) = source(
         operand,
         args.image.format.as_deref(),
         args.image.image_opts,
-        &secrets,
+        secrets,
     )?;
     source.cache = cache;
     source.sharing = args.image.sharing(source.sharing);
@@ -62,4 +52,15 @@ pub(super) fn run(args: &CheckArgs) -> Done {
     } else {
         0
     }))
+}
+
+/// What `-r` asks to repair.
+pub(super) fn repair(what: &str) -> Result<Repair, Failure> {
+    match what {
+        "leaks" => Ok(Repair::Leaks),
+        "all" => Ok(Repair::All),
+        other => Err(Failure::Usage(format!(
+            "--repair (-r) expects 'leaks' or 'all' not '{other}'"
+        ))),
+    }
 }

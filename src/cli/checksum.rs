@@ -15,13 +15,12 @@ use crate::commands;
 use crate::convert::{Algorithm, Digest, Settings};
 
 /// Runs the subcommand.
-pub(super) fn run(args: &ChecksumArgs) -> Done {
+pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     let algorithm = algorithm(&args.algorithm)?;
     let operand = one_operand(&args.operands)?;
     let cache = cache(&args.cache, "Invalid source cache option")?;
-    let secrets = Secrets::parse(&args.common.object)?;
     let format = args.format.as_deref();
-    let (mut source, _) = source(operand, format, args.image_opts, &secrets)?;
+    let (mut source, _) = source(operand, format, args.image_opts, secrets)?;
     source.cache = cache;
     source.names = args.common.names();
     let quiet = args.common.quiet;

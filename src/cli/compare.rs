@@ -13,23 +13,19 @@ use crate::convert::compare::Finding;
 
 /// Exit statuses, as `qemu-img` documents them.
 const DIFFERENT: u8 = 1;
-const NOT_OPENED: u8 = 2;
+pub(super) const NOT_OPENED: u8 = 2;
 const NO_STATUS: u8 = 3;
 const NO_DATA: u8 = 4;
 
 /// Runs the subcommand.
-pub(super) fn run(args: &CompareArgs) -> Done {
+pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
     let [one, other] = args.operands.as_slice() else {
         return Err(Failure::Usage("Expecting two image file names".into()));
-    };
-    let secrets = match Secrets::parse(&args.common.object) {
-        Ok(secrets) => secrets,
-        Err(error) => return failed(NOT_OPENED, Failure::from(error)),
     };
     let plan = || {
         let cache = cache(&args.cache, "Invalid source cache option")?;
         let open = |operand, format: &Option<String>| -> Result<_, Failure> {
-            let (mut source, _) = source(operand, format.as_deref(), args.image_opts, &secrets)?;
+            let (mut source, _) = source(operand, format.as_deref(), args.image_opts, secrets)?;
             source.cache = cache;
             source.names = args.common.names();
             if args.force_share {

@@ -14,16 +14,15 @@ use super::operands::{self, cache, existing_target, source, target, target_optio
 use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, image_name, print, print_bytes};
+use super::{Done, Failure, complain_of, image_name, print, print_bytes};
 use crate::commands::{self, Sharing, SnapshotName};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::formats::qcow2::EncryptionMethod;
 use crate::formats::{Format, Preallocation};
 
 /// Runs the subcommand.
-pub(super) fn run(args: &ConvertArgs) -> Done {
+pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let mut settings = settings(args)?;
-    let secrets = Secrets::parse(&args.common.object)?;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
     let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
@@ -53,7 +52,7 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
     let sources = from.iter().map(|from| {
         let format = args.source_format.as_deref();
-        let (mut source, _) = source(from, format, args.image_opts, &secrets)?;
+        let (mut source, _) = source(from, format, args.image_opts, secrets)?;
         source.cache = source_cache;
         if args.force_share {
             source.sharing = source.sharing.max(Sharing::Forced);
@@ -66,13 +65,13 @@ pub(super) fn run(args: &ConvertArgs) -> Done {
     let mut target = if args.no_create {
         let options = args.target_image_opts;
         let format = &args.target_format;
-        let mut target = existing_target(to, format, options, &secrets, target_cache)?;
+        let mut target = existing_target(to, format, options, secrets, target_cache)?;
         if let Some(existing) = &mut target.existing {
             existing.is_zero = args.target_is_zero;
         }
         target
     } else {
-        target(to, format, &options, &secrets, target_cache)
+        target(to, format, &options, secrets, target_cache)
             .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
     };
     target.compressed = args.compress;
@@ -114,10 +113,8 @@ pub(super) fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
             "snapshot.id" => id = Some(value),
             "snapshot.name" => name = Some(value),
             _ => {
-                return Err(anyhow!(
-                    "Failed in parsing snapshot param '{text}': Invalid parameter '{key}'"
-                )
-                .into());
+                complain_of(&anyhow!("Invalid parameter '{key}'"));
+                return Err(anyhow!("Failed in parsing snapshot param '{text}'").into());
             }
         }
     }
@@ -193,26 +190,10 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
         ..Settings::default()
     };
     if let Some(text) = &args.parallel {
-        let workers = options::parse_integer(text)
-            .ok_or_else(|| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
-        let workers = usize::try_from(workers).ok();
-        settings.workers = workers
-            .and_then(NonZeroUsize::new)
-            .filter(|workers| workers.get() <= MOST_WORKERS)
-            .ok_or_else(|| {
-                anyhow!(
-                    "Invalid number of coroutines specified. Must be between 1 and \
-                     {MOST_WORKERS}."
-                )
-            })?;
+        settings.workers = workers(text)?;
     }
     if let Some(text) = &args.sparse_size {
-        let size = operands::size(text, "buffer size for sparse output")?;
-        let size = usize::try_from(size)
-            .ok()
-            .filter(|size| size.is_multiple_of(512) && *size <= LARGEST_SPARSE)
-            .ok_or_else(invalid_sparse_size)?;
-        settings.sparse = NonZeroUsize::new(size);
+        settings.sparse = sparse_size(text)?;
     }
     if let Some(text) = &args.rate {
         settings.rate = Some(operands::size(text, "rate limit")?);
@@ -231,11 +212,33 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-fn invalid_sparse_size() -> anyhow::Error {
-    anyhow!(
-        "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to \
-         {LARGEST_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."
-    )
+/// How many threads `-m` asks for.
+pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Failure> {
+    let workers = options::parse_integer(text)
+        .ok_or_else(|| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
+    let workers = usize::try_from(workers).ok().and_then(NonZeroUsize::new);
+    workers
+        .filter(|workers| workers.get() <= MOST_WORKERS)
+        .ok_or_else(|| {
+            anyhow!("Invalid number of coroutines specified. Must be between 1 and {MOST_WORKERS}.")
+                .into()
+        })
+}
+
+/// The shortest run of zeroes that `-S` leaves out, in bytes; `None` if it is to be written.
+pub(super) fn sparse_size(text: &str) -> Result<Option<NonZeroUsize>, Failure> {
+    let size = operands::size(text, "buffer size for sparse output")?;
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|size| size.is_multiple_of(512) && *size <= LARGEST_SPARSE)
+        .ok_or_else(|| {
+            anyhow!(
+                "Invalid buffer size for sparse output specified. Valid sizes are multiples of \
+                 512 up to {LARGEST_SPARSE}. Select 0 to disable sparse detection (fully \
+                 allocates output)."
+            )
+        })?;
+    Ok(NonZeroUsize::new(size))
 }
 
 /// What `-S` accepts at the most, in bytes.

@@ -18,8 +18,7 @@ use crate::error::{Error, Result};
 use crate::storage::CacheMode;
 
 /// Runs the subcommand.
-pub(super) fn run(args: &CreateArgs) -> Done {
-    let secrets = Secrets::parse(&args.common.object)?;
+pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
     let (operand, size) = match args.operands.as_slice() {
         [] if args.options.iter().any(|list| options::asks_for_help(list)) => {
@@ -63,7 +62,7 @@ pub(super) fn run(args: &CreateArgs) -> Done {
     if !args.common.quiet {
         print(&format!("{}\n", options.formatting_line(&printable(&name))))?;
     }
-    let mut target = target(operand, format, &options, &secrets, CacheMode::Writeback)
+    let mut target = target(operand, format, &options, secrets, CacheMode::Writeback)
         .map_err(|error| error.context(&name))?;
     target.backing_is_checked = !args.backing_unsafe;
     commands::create::run(&target, size, &passwords)?;

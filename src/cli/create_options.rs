@@ -12,7 +12,7 @@ use crate::commands::measure;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::{Backing, CompressionType, CreateOptions, EncryptionMethod, Version};
 use crate::formats::{Format, Preallocation};
-use crate::units::{SizeError, parse_size};
+use crate::units::parse_size;
 
 /// How an option's value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -433,15 +433,7 @@ fn normalise(format: Format, option: KeyValue) -> Result<KeyValue> {
             }
         },
         Kind::Size => parse_size(&value)
-            .map_err(|error| match error {
-                SizeError::Malformed => Error::invalid(format!(
-                    "Parameter '{key}' expects a non-negative number below 2^64 (suffixes k, M, \
-                     G, T, P, E)"
-                )),
-                SizeError::OutOfRange => Error::invalid(format!(
-                    "Value '{value}' is out of range for parameter '{key}'"
-                )),
-            })?
+            .map_err(|error| options::no_size(&key, &value, error))?
             .to_string(),
         Kind::Number => value
             .parse::<u64>()

@@ -39,12 +39,17 @@ pub(super) struct Mistake {
 }
 
 /// Brings a command line (the first argument is the program's name) into the one form. `program` is
-/// built, so that it has clap's own options too ([`Command::build`]).
+/// built, so that it has clap's own options too ([`Command::build`]). `seen` is told each value as it is
+/// come to, by the names of subcommand and option in the definition.
 ///
 /// # Errors
 /// An unknown subcommand; an unknown or ambiguous option; one without its value or with a value too
-/// many.
-pub(super) fn normalise(program: &Command, arguments: &[OsString]) -> Result<Call, Mistake> {
+/// many; what `seen` refuses.
+pub(super) fn normalise<E: From<Mistake>>(
+    program: &Command,
+    arguments: &[OsString],
+    mut seen: impl FnMut(&str, &str, &OsStr) -> Result<(), E>,
+) -> Result<Call, E> {
     let mut words = arguments.iter();
     let mut run: Vec<OsString> = words.next().into_iter().cloned().collect();
     let globals = Grammar::of(program);
@@ -79,7 +84,7 @@ pub(super) fn normalise(program: &Command, arguments: &[OsString]) -> Result<Cal
     };
     let Some(command) = name.to_str().and_then(|name| program.find_subcommand(name)) else {
         let name = name.to_string_lossy();
-        return Err(globally(format!("Command not found: {name}")));
+        return Err(globally(format!("Command not found: {name}")).into());
     };
     let name = command.get_name();
     run.push(name.into());
@@ -96,6 +101,11 @@ pub(super) fn normalise(program: &Command, arguments: &[OsString]) -> Result<Cal
             // What stands before a mistake in the same word counts: `-hz` is a call for help.
             if found.iter().any(|option| option.id() == "help") {
                 return Ok(Call::Help(Some(name.to_owned())));
+            }
+            for option in &found {
+                if let Some(value) = &option.value {
+                    seen(name, option.id(), value)?;
+                }
             }
             outcome.map_err(|message| Mistake {
                 subcommand: Some(name.to_owned()),

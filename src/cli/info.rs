@@ -12,16 +12,15 @@ use super::{Done, print, render};
 use crate::commands;
 
 /// Runs the subcommand.
-pub(super) fn run(args: &InfoArgs) -> Done {
+pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
     let cache = cache(&args.cache, "Invalid source cache option")?;
-    let secrets = Secrets::parse(&args.common.object)?;
     let (mut source, shown) = source(
         operand,
         args.image.format.as_deref(),
         args.image.image_opts,
-        &secrets,
+        secrets,
     )?;
     source.cache = cache;
     source.sharing = args.image.sharing(source.sharing);

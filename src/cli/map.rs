@@ -13,7 +13,7 @@ use super::{Done, Failure, render, writing};
 use crate::commands::map::{self, Map};
 
 /// Runs the subcommand.
-pub(super) fn run(args: &MapArgs) -> Done {
+pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
     let optional = |text: &Option<String>, what| {
         let text = text.as_deref();
         text.map(|text| size(text, what)).transpose()
@@ -22,13 +22,12 @@ pub(super) fn run(args: &MapArgs) -> Done {
     let length = optional(&args.max_length, "max length")?;
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
-    let secrets = Secrets::parse(&args.common.object)?;
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
     let (mut source, _) = source(
         operand,
         args.image.format.as_deref(),
         args.image.image_opts,
-        &secrets,
+        secrets,
     )?;
     source.names = args.common.names();
     source.sharing = args.image.sharing(source.sharing);

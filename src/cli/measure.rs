@@ -10,14 +10,24 @@ use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, Output, output, source};
 use super::password::PasswordSource;
-use super::{Done, Failure, image_name, options, print, render};
+use super::{Done, Failure, complain_of, image_name, options, print, render};
 use crate::commands::measure::{self, Contents, Report};
 
 /// Formats that are known but have no measure.
-const NO_MEASURE: [&str; 7] = ["qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "parallels"];
+const NO_MEASURE: [&str; 9] = [
+    "file",
+    "host_device",
+    "parallels",
+    "qcow",
+    "qed",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+];
 
 /// Runs the subcommand.
-pub(super) fn run(args: &MeasureArgs) -> Done {
+pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
     let output = output(&args.image.output)?;
     let size = args.size.as_deref();
     let size = size
@@ -40,13 +50,12 @@ pub(super) fn run(args: &MeasureArgs) -> Done {
     if operand.is_none() && (about_the_source || snapshot.is_some()) {
         return Err(anyhow!("--image-opts, -f, and -l require a filename argument.").into());
     }
-    let secrets = Secrets::parse(&args.common.object)?;
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
     let contents = match (operand, size) {
         (None, Some(size)) => Contents::Empty(size),
         (Some(operand), None) => {
             let format = args.image.format.as_deref();
-            let (mut source, _) = source(operand, format, args.image.image_opts, &secrets)?;
+            let (mut source, _) = source(operand, format, args.image.image_opts, secrets)?;
             source.names = args.common.names();
             source.snapshot = snapshot;
             source.sharing = args.image.sharing(source.sharing);
@@ -75,8 +84,10 @@ fn target(args: &MeasureArgs) -> Result<measure::Target, Failure> {
         return Err(anyhow!("Block driver '{name}' does not support size measurement").into());
     }
     let format = image_name::format(name)?;
-    let options = Options::parse(format, &args.options)
-        .map_err(|error| error.context(format!("Invalid options for file format '{format}'")))?;
+    let options = Options::parse(format, &args.options).map_err(|error| {
+        complain_of(&error.into());
+        anyhow!("Invalid options for file format '{format}'")
+    })?;
     Ok(options.measured()?)
 }
 

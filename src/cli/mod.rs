@@ -18,8 +18,10 @@ pub mod fuzzing;
 mod getopt;
 mod help;
 mod image_name;
+mod in_order;
 mod info;
 mod internal_error;
+mod json_text;
 mod map;
 mod measure;
 mod objects;
@@ -45,6 +47,7 @@ pub use self::internal_error::guard;
 
 use self::args::{Cli, Command};
 use self::getopt::Call;
+use self::in_order::{Reading, Stop};
 use crate::error::printable;
 
 /// The exit status of every failure, but for the verdicts of `check` and `compare`.
@@ -86,7 +89,12 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let _ = PROGRAM.set(name.map_or("cowhide".into(), |name| name.to_string_lossy().into_owned()));
     let mut definition = Cli::command();
     definition.build();
-    let (arguments, subcommand) = match getopt::normalise(&definition, &arguments) {
+    let mut reading = Reading::default();
+    let read = getopt::normalise(&definition, &arguments, |subcommand, option, value| {
+        reading.option(subcommand, option, value)
+    });
+    let secrets = &reading.secrets;
+    let (arguments, subcommand) = match read {
         Ok(Call::Run(arguments, subcommand)) => (arguments, subcommand),
         Ok(Call::Help(subcommand)) => {
             let text = match subcommand {
@@ -99,8 +107,16 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             let version = help::version(program());
             return finish(print(&version).map(|()| ExitCode::SUCCESS), None);
         }
-        Err(mistake) => {
+        Err(Stop::Mistake(mistake)) => {
             return misused(mistake.subcommand.as_deref(), &mistake.message);
+        }
+        Err(Stop::Helped) => return ExitCode::SUCCESS,
+        Err(Stop::Refused(failure, subcommand, option)) => {
+            let status = finish(Err(failure), Some(&subcommand));
+            return match (subcommand.as_str(), option.as_str()) {
+                ("compare", "object") => ExitCode::from(compare::NOT_OPENED),
+                _ => status,
+            };
         }
     };
     let subcommand = subcommand.as_deref();
@@ -112,14 +128,14 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         None => Err(Failure::Usage("Not enough arguments".into())),
-        Some(Command::Create(args)) => create::run(&args),
-        Some(Command::Convert(args)) => convert::run(&args),
-        Some(Command::Checksum(args)) => checksum::run(&args),
-        Some(Command::Info(args)) => info::run(&args),
-        Some(Command::Check(args)) => check::run(&args),
-        Some(Command::Compare(args)) => compare::run(&args),
-        Some(Command::Map(args)) => map::run(&args),
-        Some(Command::Measure(args)) => measure::run(&args),
+        Some(Command::Create(args)) => create::run(&args, secrets),
+        Some(Command::Convert(args)) => convert::run(&args, secrets),
+        Some(Command::Checksum(args)) => checksum::run(&args, secrets),
+        Some(Command::Info(args)) => info::run(&args, secrets),
+        Some(Command::Check(args)) => check::run(&args, secrets),
+        Some(Command::Compare(args)) => compare::run(&args, secrets),
+        Some(Command::Map(args)) => map::run(&args, secrets),
+        Some(Command::Measure(args)) => measure::run(&args, secrets),
         Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)
@@ -150,12 +166,12 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// Prints an error, and the line that helps with it where there is one.
+/// Prints an error, and the lines that help with it where there are any.
 fn complain_of(error: &anyhow::Error) {
     complain(&format!("{}: {error:#}", program()));
     let known = error.downcast_ref::<crate::error::Error>();
     if let Some(hint) = known.and_then(crate::error::Error::hint) {
-        complain(hint);
+        hint.lines().for_each(complain);
     }
 }
 

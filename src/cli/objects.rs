@@ -10,17 +10,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use super::options;
 use super::tree::{Tree, Value};
 use crate::crypto::{self, Secret};
 use crate::error::{Error, Result, os_reason};
 
 /// QEMU's other objects that a `qemu-img` accepts: of no use to images in files.
-const OTHER_KINDS: [&str; 9] = [
+const OTHER_KINDS: [&str; 8] = [
     "authz-list",
     "authz-list-file",
     "authz-pam",
     "authz-simple",
-    "iothread",
     "throttle-group",
     "tls-creds-anon",
     "tls-creds-psk",
@@ -32,25 +32,36 @@ const OTHER_KINDS: [&str; 9] = [
 pub struct Secrets(HashMap<String, Secret>);
 
 impl Secrets {
-    /// Reads the definitions that were given with `--object`, in their order.
+    /// Reads a definition that was given with `--object`; it may refer to earlier ones. Gives the text of
+    /// help where that is what it asks for.
     ///
     /// # Errors
     /// Anything but a well-formed secret; a file that can't be read; a key that isn't there or
     /// doesn't fit.
+    pub fn add(&mut self, definition: &str) -> Result<Option<String>> {
+        let mut tree = if definition.starts_with('{') {
+            Tree::from_json(definition)?
+        } else {
+            if options::asks_for_help(definition) {
+                return Ok(Some(help(definition)));
+            }
+            Tree::from_list(definition, "qom-type")
+        };
+        let (id, secret) = self.define(&mut tree)?;
+        if self.0.insert(id.clone(), secret).is_some() {
+            return Err(Error::invalid(format!(
+                "attempt to add duplicate property '{id}' to object (type 'container')"
+            )));
+        }
+        Ok(None)
+    }
+
+    /// The secrets that several definitions make.
+    #[cfg(test)]
     pub fn parse(definitions: &[String]) -> Result<Self> {
         let mut secrets = Self::default();
         for definition in definitions {
-            let mut tree = if definition.starts_with('{') {
-                Tree::from_json(definition)?
-            } else {
-                Tree::from_list(definition, "qom-type")
-            };
-            let (id, secret) = secrets.define(&mut tree)?;
-            if secrets.0.insert(id.clone(), secret).is_some() {
-                return Err(Error::invalid(format!(
-                    "attempt to add duplicate property '{id}' to object (type 'container')"
-                )));
-            }
+            assert_eq!(secrets.add(definition)?, None);
         }
         Ok(secrets)
     }
@@ -86,7 +97,11 @@ impl Secrets {
             if is_identifier(&id) {
                 return Ok(id);
             }
-            Err(Error::invalid("Parameter 'id' expects an identifier"))
+            Err(
+                Error::invalid("Parameter 'id' expects an identifier").with_hint(
+                    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+                ),
+            )
         };
         match kind.as_str() {
             "secret" => {
@@ -101,6 +116,8 @@ impl Secrets {
                     envelope.open(self, crypto::from_keyring(serial)?)?,
                 ))
             }
+            // Only programs that run a guest have these.
+            "iothread" => Err(Error::invalid(format!("invalid object type: {kind}"))),
             other if OTHER_KINDS.contains(&other) => Err(Error::unsupported(format!(
                 "objects of type '{other}' are not supported by this version"
             ))),
@@ -109,6 +126,35 @@ impl Secrets {
             ))),
         }
     }
+}
+
+/// What there is to say of objects, or of the kind that is asked about.
+fn help(definition: &str) -> String {
+    let kind = definition.split(',').next().unwrap_or_default();
+    let text = match kind {
+        "secret" => [
+            "secret options:",
+            "data=<string>",
+            "file=<string>",
+            "format=<QCryptoSecretFormat>",
+            "iv=<string>",
+            "keyid=<string>",
+        ]
+        .as_slice(),
+        "secret_keyring" => &[
+            "secret_keyring options:",
+            "format=<QCryptoSecretFormat>",
+            "iv=<string>",
+            "keyid=<string>",
+            "serial=<int32_t>",
+        ],
+        _ => &[
+            "List of user creatable objects:",
+            "secret",
+            "secret_keyring",
+        ],
+    };
+    text.join("\n  ") + "\n"
 }
 
 /// Letters, digits, `-`, `.` and `_`, a letter first.
@@ -312,9 +358,10 @@ mod tests {
             ("secret,id=1,data=hunter2", "'id' expects an identifier"),
             ("foo,id=s", "'qom-type' does not accept value 'foo'"),
             (
-                "iothread,id=s",
-                "objects of type 'iothread' are not supported",
+                "throttle-group,id=s",
+                "objects of type 'throttle-group' are not supported",
             ),
+            ("iothread,id=s", "invalid object type: iothread"),
             ("id=s", "Parameter 'qom-type' is missing"),
             (
                 "secret,id=s,data=x,hunter2",

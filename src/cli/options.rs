@@ -2,6 +2,9 @@
 //!
 //! Inside a value two commas stand for one. A key without a value means `=on`.
 
+use crate::error::Error;
+use crate::units::SizeError;
+
 /// One option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
@@ -52,6 +55,22 @@ pub fn parse_integer(text: &str) -> Option<i64> {
         return None;
     }
     Some(sign * i64::from_str_radix(digits, base).unwrap_or(i64::MAX))
+}
+
+/// What is wrong with an option that is no size.
+pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
+    match error {
+        SizeError::Malformed => Error::invalid(format!(
+            "Parameter '{key}' expects a non-negative number below 2^64"
+        ))
+        .with_hint(
+            "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+             and exabytes, respectively.",
+        ),
+        SizeError::OutOfRange => Error::invalid(format!(
+            "Value '{value}' is out of range for parameter '{key}'"
+        )),
+    }
 }
 
 /// Whether an option string asks for the list of options.

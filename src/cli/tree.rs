@@ -4,13 +4,10 @@
 //! with dotted keys. Here all are kept flat, as a list of dotted keys, and taken out one by one; what
 //! remains in the end is what nobody understood, and is refused by name.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-
+use super::json_text::{self, Node};
 use super::options;
 use crate::error::{Error, Result};
-use crate::units::{SizeError, parse_size};
+use crate::units::parse_size;
 
 /// What is said of JSON that isn't an object.
 pub(super) const NO_OBJECT: &str = "Invalid JSON object given";
@@ -61,12 +58,7 @@ impl Tree {
     /// # Errors
     /// Anything else; a key that is there twice; nesting beyond what any image needs.
     pub(super) fn from_json(text: &str) -> Result<Self> {
-        if text.trim().is_empty() {
-            return Err(Error::invalid("Expecting a JSON value"));
-        }
-        let node: Node = serde_json::from_str(text)
-            .map_err(|error| Error::invalid(format!("JSON parse error, {error}")))?;
-        let Node::Map(entries) = node else {
+        let Node::Map(entries) = json_text::parse(text)? else {
             return Err(Error::invalid(NO_OBJECT));
         };
         let mut tree = Self::default();
@@ -151,14 +143,9 @@ impl Tree {
             Some(Value::Text(text)) => text,
             Some(Value::Null | Value::Switch(_)) => String::new(),
         };
-        parse_size(&text).map(Some).map_err(|error| match error {
-            SizeError::Malformed => Error::invalid(format!(
-                "Parameter '{key}' expects a non-negative number below 2^64"
-            )),
-            SizeError::OutOfRange => Error::invalid(format!(
-                "Value '{text}' is out of range for parameter '{key}'"
-            )),
-        })
+        let size = parse_size(&text);
+        size.map(Some)
+            .map_err(|error| options::no_size(key, &text, error))
     }
 
     /// Takes out an option that is on or off.
@@ -207,75 +194,6 @@ impl Tree {
     /// The first option that is left.
     pub(super) fn first(&self) -> Option<(&str, &Value)> {
         self.0.first().map(|(key, value)| (key.as_str(), value))
-    }
-}
-
-/// A JSON document as it is written, in which no key may be there twice: two programs that read one
-/// could otherwise see different images in it.
-enum Node {
-    Value(Value),
-    List(Vec<Node>),
-    Map(Vec<(String, Node)>),
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Value(Value::Null))
-    }
-
-    fn visit_bool<E>(self, on: bool) -> Result<Node, E> {
-        Ok(Node::Value(Value::Switch(on)))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
-        Ok(Node::Value(Value::Number(number.into())))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
-        Ok(Node::Value(Value::Number(number.into())))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Node, E> {
-        serde_json::Number::from_f64(number)
-            .map(|number| Node::Value(Value::Number(number)))
-            .ok_or_else(|| E::custom("not a number"))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(Node::Value(Value::Text(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-        let mut nodes = Vec::new();
-        while let Some(node) = list.next_element()? {
-            nodes.push(node);
-        }
-        Ok(Node::List(nodes))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut entries: Vec<(String, Node)> = Vec::new();
-        while let Some((key, node)) = map.next_entry::<String, Node>()? {
-            if entries.iter().any(|(known, _)| *known == key) {
-                return Err(A::Error::custom(format_args!("duplicate key '{key}'")));
-            }
-            entries.push((key, node));
-        }
-        Ok(Node::Map(entries))
     }
 }
 
@@ -329,11 +247,11 @@ mod tests {
             ("  ", "Expecting a JSON value"),
             ("[]", "Invalid JSON object given"),
             ("5", "Invalid JSON object given"),
-            ("{", "JSON parse error, EOF"),
-            ("{} x", "JSON parse error, trailing characters"),
+            ("{", "JSON parse error, premature EOI"),
+            ("{} x", "Expecting at most one JSON value"),
             (r#"{"a":1,"a":2}"#, "duplicate key 'a'"),
             (r#"{"a":{"b":1},"a.b":2}"#, "duplicate key 'a.b'"),
-            (&r#"{"a":"#.repeat(100_000), "recursion limit"),
+            (&r#"{"a":"#.repeat(100_000), "nesting depth limit"),
         ] {
             let error = Tree::from_json(text).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");

@@ -126,6 +126,32 @@ const CALLS: &[&str] = &[
     "create --object secret,id=m,data=kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk --object secret,id=a,format=base64,data=AAAAAAAAAAAAAAAAAAAAAA==,keyid=m,iv=aWlpaWlpaWlpaWlpaWlpaQ== x 1M",
     "create --object secret,id=m,data=k --object secret,id=a,data=xyz,keyid=m,iv=aWlpaWlpaWlpaWlpaWlpaQ== x 1M",
     "create -f qcow2 --object secret,id=a,data=/+8=,format=base64 -o encrypt.format=aes,encrypt.key-secret=a x 1M",
+    "info --output=xml --output=json disk.raw",
+    "info --object zoo,id=s --zz disk.raw",
+    "info --zz --object zoo,id=s disk.raw",
+    "check -r zoo -r all disk.raw",
+    "check -r zoo",
+    "map -s x -s 0 disk.raw",
+    "map -l 1MB --output=xml disk.raw",
+    "measure --size 1x --size 1M",
+    "measure -o a=1, --output xml disk.raw",
+    "measure -o zoo=1 disk.raw",
+    "measure -O qcow2 -o cluster_size=x disk.raw",
+    "measure -l snapshot.zoo=1 disk.raw",
+    "measure -O file disk.raw",
+    "compare --object secret disk.raw",
+    "compare --object iothread,id=i disk.raw disk.raw",
+    "convert -m x -S 5",
+    "convert -o , -r x",
+    "convert -l snapshot.zoo=1 disk.raw x",
+    "create --object secret,id=1,data=a x 1M",
+    "create -f qcow2 -o cluster_size=abc x 1M",
+    "create -o size=1e6 x",
+    r#"info --object {"qom-type" disk.raw"#,
+    "info --image-opts driver=raw,file.filename=disk.raw,size=x",
+    "info json:{",
+    "info json:{'driver':'raw'",
+    "info json:{'driver':zoo}",
     "convert disk.raw",
     "convert -O qcow2 nope x",
     "convert -O nope disk.raw x",
@@ -154,10 +180,6 @@ const OTHER_WORDS: &[(&str, &str)] = &[
         "create -f qcow2 -o encryption x 1M",
         "Parameter 'encrypt.key-secret' is required for cipher",
     ),
-    (
-        "create -f qcow2 -o cluster_size=abc x 1M",
-        "expects a non-negative number below 2^64",
-    ),
     ("convert -O qcow2 disk.raw disk.raw", "are the same file"),
     ("convert -O qcow2 disk.raw hard.raw", "are the same file"),
     ("convert -O qcow2 disk.raw soft.raw", "are the same file"),
@@ -175,6 +197,7 @@ pub fn trials() -> Vec<Trial> {
             compare(call, Some(words))
         }));
     }
+    trials.push(trial("errors::help_on_objects", help_on_objects));
     trials.push(trial("errors::headers", headers));
     trials
 }
@@ -225,6 +248,28 @@ fn compare(call: &str, words: Option<&str>) {
             assert_eq!(ours.stderr.lines().count(), 1, "{ours:?}");
         }
     }
+}
+
+/// Help ends the program where it is come to, whatever follows and whatever is missing.
+fn help_on_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for call in [
+        "compare --object secret,help",
+        "create --object secret,id=s,data=x,? --output",
+        "info --object secret_keyring,help --zz",
+    ] {
+        let args: Vec<&str> = call.split_whitespace().collect();
+        assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
+    }
+    for kind in ["help", "?", "zoo,help"] {
+        let told = ours(folder, &["info", "--object", kind]).ok();
+        let known = qemu_img(folder, &["info", "--object", kind]).ok();
+        assert!(told.lines().count() == 3, "{told}");
+        assert!(told.lines().all(|line| known.contains(line)), "{told}");
+    }
+    let later = ["info", "--zz", "--object", "help"];
+    assert_eq!(ours(folder, &later).status, Some(1));
 }
 
 /// Header fields that are refused, with the oracle's words: offset, bytes.

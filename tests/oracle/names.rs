@@ -195,7 +195,7 @@ fn nesting() {
     let deep = format!("json:{}", r#"{"file":"#.repeat(10_000));
     let ran = ours(folder.path(), &["info", &deep]);
     assert_eq!(ran.status, Some(1));
-    assert!(ran.stderr.contains("recursion limit exceeded"));
+    assert!(ran.stderr.contains("nesting depth limit exceeded"));
     // A node below a node below a node: as deep as the command line is long.
     let mut tree = String::from("driver=raw");
     let mut key = String::new();

@@ -9,13 +9,17 @@ fn definition() -> Command {
     definition
 }
 
+fn normalised(program: &Command, words: &[OsString]) -> Result<Call, Mistake> {
+    normalise(program, words, |_, _, _| Ok(()))
+}
+
 /// The one form of a command line that is written with blanks; `''` is an empty word.
 fn form(line: &str) -> Result<String, String> {
     let words: Vec<OsString> = format!("cowhide {line}")
         .split_whitespace()
         .map(|word| if word == "''" { "".into() } else { word.into() })
         .collect();
-    match normalise(&definition(), &words) {
+    match normalised(&definition(), &words) {
         Ok(Call::Run(words, _)) => Ok(words
             .iter()
             .map(|word| word.to_string_lossy())
@@ -122,7 +126,7 @@ fn our_own_options_leave_prefixes_alone() {
             .arg(Arg::new("pry").long("pry").help_heading(OWN)),
     );
     program.build();
-    let go = |word: &str| normalise(&program, &["x".into(), "go".into(), word.into()]);
+    let go = |word: &str| normalised(&program, &["x".into(), "go".into(), word.into()]);
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
     assert_eq!(
         go("--pr"),
@@ -148,7 +152,7 @@ fn bytes_that_are_no_text_go_through() {
         OsString::from_vec(b"-f\xff".to_vec()),
         OsString::from_vec(b"\xfe".to_vec()),
     ];
-    let Ok(Call::Run(words, _)) = normalise(&definition(), &words) else {
+    let Ok(Call::Run(words, _)) = normalised(&definition(), &words) else {
         panic!("refused");
     };
     assert_eq!(words[2].as_bytes(), b"--format=\xff");
@@ -170,7 +174,7 @@ fn numbers_below_zero_are_operands_where_the_definition_says_so() {
     let words = ["x", "resize", "a", "-10M", "-q"].map(OsString::from);
     let expected = ["x", "resize", "-q", "--", "a", "-10M"].map(OsString::from);
     assert_eq!(
-        normalise(&program, &words),
+        normalised(&program, &words),
         Ok(Call::Run(expected.to_vec(), Some("resize".into())))
     );
 }
@@ -183,7 +187,7 @@ fn clap_reads_the_one_form() {
         "cowhide", "convert", "-o", "-a", "in", "-o=b", "-T", "", "-fx", "-f--", "--", "-out",
     ];
     let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-    let Ok(Call::Run(words, _)) = normalise(&definition(), &words) else {
+    let Ok(Call::Run(words, _)) = normalised(&definition(), &words) else {
         panic!("refused");
     };
     let matches = definition().try_get_matches_from(words).unwrap();
@@ -360,7 +364,7 @@ fn random_command_lines_are_read_as_the_model_reads_them() {
             .chain(words.iter().map(String::as_str))
             .map(OsString::from)
             .collect();
-        match (normalise(&program, &line), model(words.clone())) {
+        match (normalised(&program, &line), model(words.clone())) {
             (Ok(Call::Run(ours, _)), Ok((given, operands))) => {
                 let expected: Vec<OsString> = ["x", "go"]
                     .into_iter()

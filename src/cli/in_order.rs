@@ -1,0 +1,87 @@
+//! What is refused while the options are still being read.
+//!
+//! `qemu-img` makes objects and looks at most values as soon as it comes to them. So a value that makes no
+//! sense is refused even where the same option follows with a better one, whatever is wrong further right
+//! isn't reported, and `--object help` ends the program. Each value is read by the same functions
+//! by which the subcommand reads it again, as something typed.
+
+use std::ffi::OsStr;
+
+use anyhow::anyhow;
+
+use super::getopt::Mistake;
+use super::objects::Secrets;
+use super::{Failure, check, convert, operands, options, print};
+
+/// Why the reading of options ended early.
+pub(super) enum Stop {
+    /// They break the grammar.
+    Mistake(Mistake),
+    /// Help was asked for and printed.
+    Helped,
+    /// A value makes no sense, or an object can't be made; of which subcommand, and of which option.
+    Refused(Failure, String, String),
+}
+
+impl From<Mistake> for Stop {
+    fn from(mistake: Mistake) -> Self {
+        Self::Mistake(mistake)
+    }
+}
+
+/// What comes of the options as they are read.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// The objects.
+    pub(super) secrets: Secrets,
+}
+
+impl Reading {
+    /// Looks at an option of a subcommand; both by their names in the definition.
+    ///
+    /// # Errors
+    /// It is refused, or was a question for help, which has been answered.
+    pub(super) fn option(
+        &mut self,
+        subcommand: &str,
+        option: &str,
+        value: &OsStr,
+    ) -> Result<(), Stop> {
+        let Some(value) = value.to_str() else {
+            // Refused when all are parsed.
+            return Ok(());
+        };
+        match self.look(subcommand, option, value) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Stop::Helped),
+            Err(failure) => Err(Stop::Refused(failure, subcommand.into(), option.into())),
+        }
+    }
+
+    /// Whether help was asked for.
+    fn look(&mut self, subcommand: &str, option: &str, value: &str) -> Result<bool, Failure> {
+        match (subcommand, option) {
+            (_, "object") => {
+                let help = self.secrets.add(value)?;
+                print(help.as_deref().unwrap_or_default())?;
+                return Ok(help.is_some());
+            }
+            (_, "output") => drop(operands::output(value)?),
+            ("check", "repair") => drop(check::repair(value)?),
+            ("map", "start_offset") => drop(operands::size(value, "start offset")?),
+            ("map", "max_length") => drop(operands::size(value, "max length")?),
+            ("measure", "size") => drop(operands::size(value, "image size")?),
+            ("measure" | "convert", "snapshot") => drop(convert::snapshot_name(value)?),
+            ("create" | "measure", "options") | ("convert", "target_options") => {
+                if !options::is_valid_list(value) {
+                    return Err(anyhow!("Invalid option list: {value}").into());
+                }
+            }
+            ("convert", "sparse_size") => drop(convert::sparse_size(value)?),
+            ("convert", "parallel") => drop(convert::workers(value)?),
+            ("convert", "rate") => drop(operands::size(value, "rate limit")?),
+            _ => {}
+        }
+        Ok(false)
+    }
+}
