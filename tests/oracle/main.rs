@@ -12,6 +12,7 @@ mod power_cut;
 
 mod argv;
 mod backing;
+mod bitmaps;
 mod check;
 mod checksum;
 mod compare;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
     trials.extend(reports::trials());
     trials.extend(argv::trials());
     trials.extend(backing::trials());
+    trials.extend(bitmaps::trials());
     trials.extend(check::trials());
     trials.extend(compare::trials());
     trials.extend(checksum::trials());

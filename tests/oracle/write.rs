@@ -138,7 +138,6 @@ pub fn trials() -> Vec<Trial> {
         .map(|kind| trial(format!("write::{}", kind.name), move || work(&kind)))
         .collect();
     trials.push(trial("write::what_nobody_knows_stays", unknown_extension));
-    trials.push(trial("write::bitmaps_are_given_up", bitmaps));
     trials.push(trial("write::a_corrupt_image_is_left_alone", corrupt));
     trials.push(trial("write::damage_is_found_in_time", damaged));
     trials.push(trial("write::what_was_not_closed_is_repaired", not_closed));
@@ -320,25 +319,6 @@ fn unknown_extension() {
     assert!(std::fs::read(&path).unwrap()[..65536] == header);
     let args = ["compare", "data.raw", "x.qcow2"];
     assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
-}
-
-/// Bitmaps that nobody keeps up to date lose their bit, and so their meaning.
-fn bitmaps() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
-    qemu_img(folder, &["bitmap", "--add", "x.qcow2", "b"]).ok();
-    let path = folder.join("x.qcow2");
-    assert_eq!(std::fs::read(&path).unwrap()[95] & 1, 1);
-    std::fs::write(folder.join("data.raw"), vec![7; 1 << 20]).unwrap();
-    ours(
-        folder,
-        &["convert", "-n", "-O", "qcow2", "data.raw", "x.qcow2"],
-    )
-    .ok();
-    assert_eq!(std::fs::read(&path).unwrap()[88..96], [0; 8]);
-    let args = ["compare", "data.raw", "x.qcow2"];
-    assert_eq!(qemu_img(folder, &args).status, Some(0));
 }
 
 /// The corrupt bit keeps writers out, ours and theirs.

@@ -32,6 +32,8 @@ const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
 const DIRTY_TRACKING: u8 = 1;
 /// The length of a directory entry without its name, in bytes.
 const FIXED_LENGTH: usize = 24;
+/// Where in it the flags stand.
+const FLAGS_AT: u64 = 12;
 
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
@@ -111,9 +113,19 @@ pub struct Bitmap {
     pub auto: bool,
     /// Its table.
     pub table: TablePlace,
+    /// Where its entry in the directory starts.
+    pub entry: HostOffset,
 }
 
 impl Bitmap {
+    /// Where its flags stand, which are inside one sector, and what is stored there to say whether it
+    /// is in use.
+    pub(super) fn flags(&self, in_use: bool) -> (u64, [u8; 4]) {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let flags = bit(in_use, IN_USE) | bit(self.auto, AUTO);
+        (self.entry.0.saturating_add(FLAGS_AT), flags.to_be_bytes())
+    }
+
     /// Reads the bitmap's table.
     ///
     /// # Errors
@@ -150,7 +162,9 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
     let mut rest = directory.as_slice();
     let mut bitmaps = Vec::new();
     while !rest.is_empty() {
-        let (bitmap, length) = parse_entry(rest, header)?;
+        let at = place.length - rest.len() as u64;
+        let entry = HostOffset(place.directory.0 + at);
+        let (bitmap, length) = parse_entry(rest, entry, header)?;
         if bitmaps.len() as u64 >= u64::from(place.count) {
             return Err(Error::corrupt(
                 "More bitmaps found than specified in header extension",
@@ -177,7 +191,7 @@ fn broken() -> Error {
 }
 
 /// Reads a directory entry; gives its length with the padding as well.
-fn parse_entry(bytes: &[u8], header: &Header) -> Result<(Bitmap, usize)> {
+fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitmap, usize)> {
     let cut_off = |_| broken();
     let r = &mut bytes.get(..FIXED_LENGTH).ok_or_else(broken)?;
     let table_offset = r.read_u64::<BigEndian>().map_err(cut_off)?;
@@ -230,6 +244,7 @@ fn parse_entry(bytes: &[u8], header: &Header) -> Result<(Bitmap, usize)> {
             host,
             entries: u64::from(table_entries),
         },
+        entry,
     };
     Ok((bitmap, length))
 }
@@ -279,7 +294,8 @@ mod tests {
                 table: TablePlace {
                     host: HostOffset(0x3000),
                     entries: 1
-                }
+                },
+                entry: HostOffset(4096),
             }]
         );
         // Without the autoclear bit they don't count.

@@ -4,6 +4,8 @@
 //! means, and can't be used in any other way. Bits that the specification reserves must be zero:
 //! an entry that sets one was written by a future version or by chance, and neither may be guessed.
 
+use std::ops::Range;
+
 use super::geometry::Geometry;
 use crate::units::HostOffset;
 
@@ -495,6 +497,11 @@ pub enum BitmapTarget {
 }
 
 impl BitmapTableEntry {
+    /// The entry that leads to a cluster of bits.
+    pub fn to_cluster(host: HostOffset) -> Self {
+        Self(host.0 & OFFSET_MASK)
+    }
+
     /// What the entry means.
     ///
     /// # Errors
@@ -513,6 +520,22 @@ impl BitmapTableEntry {
         } else {
             BitmapTarget::Stored(host)
         })
+    }
+}
+
+/// Sets a range of bits in a cluster of a bitmap, as far as it has them. The first bit is the least
+/// significant one of the first byte.
+pub fn set_bitmap_bits(bytes: &mut [u8], bits: Range<u64>) {
+    let first = usize::try_from(bits.start / 8).unwrap_or(usize::MAX);
+    let end = usize::try_from(bits.end.div_ceil(8)).unwrap_or(usize::MAX);
+    let end = end.min(bytes.len());
+    let Some(touched) = bytes.get_mut(first..end) else {
+        return;
+    };
+    for (byte, number) in touched.iter_mut().zip(bits.start / 8..) {
+        let from = bits.start.saturating_sub(number * 8).min(8);
+        let to = bits.end.saturating_sub(number * 8).min(8);
+        *byte |= (from..to).fold(0, |mask, bit| mask | 1 << bit);
     }
 }
 
@@ -711,6 +734,19 @@ mod tests {
         let bitmap = SubclusterBitmap(1 << 3 | 1 << 35);
         assert!(bitmap.contradicts_itself() && bitmap.has_data());
         assert_eq!(bitmap.without_data().0, 1 << 35);
+    }
+
+    #[test]
+    fn bits_of_bitmaps_start_with_the_least_significant() {
+        let mut bytes = [0; 4];
+        set_bitmap_bits(&mut bytes, 3..3);
+        assert_eq!(bytes, [0; 4]);
+        set_bitmap_bits(&mut bytes, 6..17);
+        assert_eq!(bytes, [0xc0, 0xff, 1, 0]);
+        set_bitmap_bits(&mut bytes, 0..1);
+        set_bitmap_bits(&mut bytes, 31..99);
+        set_bitmap_bits(&mut bytes, 99..100);
+        assert_eq!(bytes, [0xc1, 0xff, 1, 0x80]);
     }
 
     #[test]

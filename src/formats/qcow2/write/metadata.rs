@@ -143,7 +143,7 @@ impl Metadata {
     }
 
     /// As [`fail`](Self::fail), for an error after which it isn't known what the file holds.
-    fn fail_for_good(&mut self, error: Error) -> Error {
+    pub(super) fn fail_for_good(&mut self, error: Error) -> Error {
         let error = self.fail(error);
         if self.broken.is_none() {
             self.stop(&error);
@@ -151,7 +151,11 @@ impl Metadata {
         error
     }
 
-    fn flush(&self) -> Result<()> {
+    /// Puts what was written on stable storage, where that is wanted.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn flush(&self) -> Result<()> {
         self.parts.flush()
     }
 
@@ -303,6 +307,24 @@ impl Metadata {
         self.parts.refcounts.take(most, &mut self.parts.map)
     }
 
+    /// Hands out one free cluster.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub(super) fn allocate_cluster(&mut self) -> Result<HostOffset> {
+        let cluster = self.allocate(1)?.start;
+        let host = self.parts.geometry.host_offset(cluster);
+        host.ok_or_else(|| Error::invalid("the image's file is too big"))
+    }
+
+    /// Whether a cluster that something refers to is referred to once.
+    ///
+    /// # Errors
+    /// As for data: a refcount of 0, a block that can't be read.
+    pub(super) fn owns(&mut self, host: HostOffset) -> Result<bool> {
+        self.is_owned(host, true)
+    }
+
     /// Counts one reference less to clusters, once that is right; see the module's text.
     ///
     /// # Errors
@@ -358,14 +380,15 @@ impl Metadata {
                 (Some(geometry.host_cluster(host)), table.to_vec())
             }
         };
-        let clusters = self.allocate(1)?;
-        let host = geometry.host_offset(clusters.start);
-        let host = host.ok_or_else(|| Error::invalid("the image's file is too big"))?;
+        let host = self.allocate_cluster()?;
+        let cluster = geometry.host_cluster(host);
         if let Some(old) = old {
             self.parts.map.remove(old);
             self.free(old..old + 1, false)?;
         }
-        self.parts.map.insert(clusters, Structure::ActiveL2)?;
+        self.parts
+            .map
+            .insert(cluster..cluster + 1, Structure::ActiveL2)?;
         self.l2.insert_new(l1_index, host, table);
         self.set_l1_entry(l1_index, L1Entry::to_table(host))
     }

@@ -5,9 +5,9 @@
 //! image with it. So every write of data is held against this map first, and so is every cluster
 //! that is handed out. Structures that overlap each other are found when the map is made.
 //!
-//! In the map: header, active L1 table and L2 tables, refcount table and blocks, snapshot table, and
-//! the snapshots' L1 tables. (The L2 tables of snapshots aren't: to find them would mean to read
-//! all of those. It is the same choice that QEMU makes.)
+//! In the map: header, active L1 table and L2 tables, refcount table and blocks, snapshot table,
+//! the snapshots' L1 tables, and the bitmaps' directory and tables. (The L2 tables of snapshots aren't:
+//! to find them would mean to read all of those. It is the same choice that QEMU makes.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +25,8 @@ pub(super) enum Structure {
     RefcountBlock,
     SnapshotTable,
     InactiveL1,
+    BitmapDirectory,
+    BitmapTable,
 }
 
 impl fmt::Display for Structure {
@@ -37,6 +39,8 @@ impl fmt::Display for Structure {
             Self::RefcountBlock => "refcount block",
             Self::SnapshotTable => "snapshot table",
             Self::InactiveL1 => "inactive L1 table",
+            Self::BitmapDirectory => "bitmap directory",
+            Self::BitmapTable => "bitmap table",
         })
     }
 }

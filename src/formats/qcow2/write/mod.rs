@@ -3,6 +3,7 @@
 //! - [`metadata`]: the tables, and the order in which changes of them are stored;
 //! - `refcounts`: who is free; `metadata_map`: what must never be written over;
 //! - `plan`: what a write means for each cluster; `zero`: zeroes and discards;
+//! - `bitmaps`: what has been written, for the persistent bitmaps (`written`);
 //! - `open`: which images may be written, and what is put right first;
 //! - `over`: a conversion into an image that exists.
 //!
@@ -29,6 +30,7 @@
 //! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount
 //! blocks, where metadata is, and what each call carries (at most 2 MiB and two clusters).
 
+mod bitmaps;
 mod header_fields;
 mod metadata;
 mod metadata_map;
@@ -37,6 +39,7 @@ mod over;
 mod plan;
 mod refcounts;
 mod table_cache;
+mod written;
 mod zero;
 
 use std::cell::RefCell;
@@ -47,6 +50,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 pub use open::OpenOptions;
 pub use over::OverQcow2;
 
+use self::bitmaps::Bitmaps;
 use self::metadata::Metadata;
 use self::plan::Piece;
 use super::entries::L2Slot;
@@ -79,8 +83,27 @@ pub struct WritableQcow2 {
 /// What is under the lock.
 struct State {
     metadata: Metadata,
+    bitmaps: Bitmaps,
     /// The guest clusters that are being written.
     busy: Vec<Range<u64>>,
+}
+
+impl State {
+    /// A part of the disk is about to be changed.
+    fn will_change(&mut self, part: &Range<u64>) -> Result<()> {
+        self.metadata.usable()?;
+        self.bitmaps.will_change(&self.metadata, part)?;
+        self.metadata.will_write();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.metadata.commit()?;
+        self.bitmaps
+            .store(&mut self.metadata)
+            .map_err(|error| self.metadata.fail_for_good(error))?;
+        self.metadata.close()
+    }
 }
 
 impl WritableQcow2 {
@@ -164,8 +187,7 @@ impl WritableQcow2 {
         let _gate = self.enter()?;
         let clusters = self.guest_clusters(&range);
         let mut state = self.lock_when_idle(&range);
-        state.metadata.usable()?;
-        state.metadata.will_write();
+        state.will_change(&range)?;
         let planned = plan::plan(
             &mut state.metadata,
             &self.stored,
@@ -389,7 +411,7 @@ impl WritableImage for WritableQcow2 {
 
     fn close(&self) -> Result<()> {
         let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        self.lock().metadata.close()
+        self.lock().close()
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! What is found damaged here is refused before a byte is written: an image whose corrupt bit is set;
 //! tables beyond the end of the file; entries that make no sense in the L1 or refcount table; two
-//! structures in one place. An image that wasn't closed has its refcounts repaired. Then the autoclear features go that this version doesn't maintain:
-//! bitmaps, above all, would no longer agree with the data, and without their bit nobody takes
-//! them for what they were. Only an external data file that is a raw image stays one.
+//! structures in one place. An image that wasn't closed has its refcounts repaired. Then the
+//! autoclear features go that this version doesn't maintain, so that nobody takes them for what they
+//! were. An external data file that is a raw image stays one, and bitmaps stay true.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -17,6 +17,7 @@ use super::super::snapshots::SnapshotTable;
 use super::super::stored::Stored;
 use super::super::tables::read_table;
 use super::super::{missing_secret, repair_dirty};
+use super::bitmaps::Bitmaps;
 use super::header_fields;
 use super::metadata::{Metadata, Parts};
 use super::metadata_map::{MetadataMap, Structure};
@@ -92,10 +93,11 @@ impl WritableQcow2 {
         let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
         let refcounts = Refcounts::open(Arc::clone(&storage), header, &mut map)?;
         map_snapshots(storage.as_ref(), header, &mut map)?;
-        let kept = match data {
-            Some(_) => header.autoclear() & features::DATA_FILE_RAW,
-            None => 0,
-        };
+        let bitmaps = Bitmaps::open(Arc::clone(&storage), header, &mut map)?;
+        let known = |is_known: bool, bit| if is_known { bit } else { 0 };
+        let kept = header.autoclear()
+            & (known(data.is_some(), features::DATA_FILE_RAW)
+                | known(header.bitmaps().is_some(), features::BITMAPS));
         if header.autoclear() != kept {
             header_fields::set_autoclear(storage.as_ref(), kept)?;
             if flush {
@@ -119,7 +121,7 @@ impl WritableQcow2 {
         let length = data.len()?;
         Ok(Self {
             stored: Stored::new(data, header, cipher),
-            is_raw: kept != 0,
+            is_raw: kept & features::DATA_FILE_RAW != 0,
             geometry,
             size: header.size(),
             zero_flag: header.version() == Version::V3,
@@ -128,6 +130,7 @@ impl WritableQcow2 {
             gate: RwLock::new(()),
             state: Mutex::new(State {
                 metadata: Metadata::new(parts),
+                bitmaps,
                 busy: Vec::new(),
             }),
             idle: Condvar::new(),

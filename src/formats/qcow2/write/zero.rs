@@ -16,6 +16,8 @@ use crate::units::GuestOffset;
 impl WritableQcow2 {
     /// Makes a part of the disk read as zeroes.
     pub(super) fn zero_range(&self, range: Range<u64>, may_unmap: bool) -> Result<()> {
+        // For bitmaps all of it changes, even what reads as zeroes already.
+        self.lock().will_change(&range)?;
         let mut start = range.start;
         while start < range.end {
             let end = self.step_end(start, range.end, u64::MAX);
@@ -63,8 +65,8 @@ impl WritableQcow2 {
     ) -> Result<()> {
         let _gate = self.enter()?;
         let mut state = self.lock_when_idle(range);
+        state.metadata.usable()?;
         let metadata = &mut state.metadata;
-        metadata.usable()?;
         let mut start = range.start;
         while start < range.end {
             let left = self.geometry.cluster_size() - self.geometry.within_cluster(start);
@@ -190,6 +192,8 @@ impl WritableQcow2 {
             // file all the same.
             return Ok(());
         }
+        // For bitmaps all of it has changed, whatever is given back.
+        self.lock().will_change(&range)?;
         let range = self.whole_units(&range, self.geometry.cluster_size());
         let mut start = range.start;
         while start < range.end {

@@ -1,0 +1,202 @@
+//! Persistent bitmaps: after the same work the same bits are set, by us as by the real tools.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cowhide::formats::WritableImage as _;
+use cowhide::storage::MemoryStorage;
+use cowhide::units::GuestOffset;
+use libtest_mimic::Trial;
+
+use crate::common::{Noise, run};
+use crate::matrix::{ours, qemu_img, same_answer};
+use crate::power_cut::Subject;
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for options in [
+        "cluster_size=1k",
+        "cluster_size=64k",
+        "cluster_size=4k,lazy_refcounts=on",
+        "cluster_size=16k,extended_l2=on,refcount_bits=1",
+    ] {
+        let name = format!("bitmaps::same_bits_as_qemu_io_{options}");
+        trials.push(trial(name, move || same_bits_as_qemu_io(options)));
+    }
+    trials.push(trial("bitmaps::convert_into_sets_bits", convert_into));
+    trials.push(trial("bitmaps::power_cuts_leave_them_in_use", power_cuts));
+    trials
+}
+
+/// What is set of a bitmap, as qemu-nbd shows it.
+fn bits(folder: &Path, image: &str, bitmap: &str) -> String {
+    let socket = folder.join(format!("{image}.{bitmap}.sock"));
+    let mut server = Command::new("qemu-nbd")
+        .args(["-r", "-f", "qcow2", "-B", bitmap, "-k"])
+        .args([socket.as_os_str(), image.as_ref()])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        let ended = server.try_wait().unwrap();
+        assert!(ended.is_none(), "qemu-nbd: {ended:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let source = format!(
+        "driver=nbd,server.type=unix,server.path={},x-dirty-bitmap=qemu:dirty-bitmap:{bitmap}",
+        socket.display()
+    );
+    let map = qemu_img(folder, &["map", "--output=json", "--image-opts", &source]);
+    // It serves one client.
+    server.wait().unwrap();
+    map.ok()
+}
+
+/// An image with data, and with bitmaps of several kinds of which some have bits.
+fn make(folder: &Path, image: &str, options: &str, size: u64) -> Vec<(&'static str, u64)> {
+    let size_text = size.to_string();
+    let args = [
+        "create", "-q", "-f", "qcow2", "-o", options, image, &size_text,
+    ];
+    qemu_img(folder, &args).ok();
+    let bitmaps = [("fine", 512), ("b", 4096), ("coarse", 1 << 20)];
+    for (name, granularity) in bitmaps {
+        let granularity = granularity.to_string();
+        qemu_img(
+            folder,
+            &["bitmap", "--add", "-g", &granularity, image, name],
+        )
+        .ok();
+    }
+    qemu_img(folder, &["bitmap", "--add", "--disable", image, "disabled"]).ok();
+    write(folder, image, &["write -q -P 1 5k 70k".to_owned()]);
+    qemu_img(folder, &["bitmap", "--add", image, "late"]).ok();
+    let disabled = [("disabled", 65536), ("late", 65536)];
+    [&bitmaps[..], &disabled].concat()
+}
+
+fn write(folder: &Path, image: &str, commands: &[String]) {
+    let mut args = Vec::new();
+    for command in commands {
+        args.extend(["-c", command]);
+    }
+    args.push(image);
+    let wrote = run(folder, "qemu-io", &args);
+    assert_eq!(wrote.status, Some(0), "{wrote:?}");
+}
+
+fn subject(folder: &Path, image: &str) -> Subject {
+    Subject {
+        bytes: std::fs::read(folder.join(image)).unwrap(),
+        encrypted: false,
+        backing: None,
+        inspect: None,
+    }
+}
+
+fn assert_clean(folder: &Path, image: &str) {
+    let report = qemu_img(folder, &["check", image]).ok();
+    assert!(report.starts_with("No errors"), "{report}");
+}
+
+fn same_bits_as_qemu_io(options: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let size: u64 = (9 << 20) + 512;
+    let bitmaps = make(folder, "theirs.qcow2", options, size);
+    let storage = Arc::new(MemoryStorage::new(
+        std::fs::read(folder.join("theirs.qcow2")).unwrap(),
+    ));
+    let image = subject(folder, "theirs.qcow2").open(&storage);
+    let mut noise = Noise(5);
+    let mut commands = Vec::new();
+    for number in 0..25 {
+        let start = noise.below(size / 512) * 512;
+        let length = ((1 + noise.below(200)) * 512).min(size - start);
+        let offset = GuestOffset(start);
+        commands.push(match noise.below(5) {
+            0 => {
+                image.write_zeroes(offset, length, false).unwrap();
+                format!("write -q -z {start} {length}")
+            }
+            1 => {
+                image.discard(offset, length).unwrap();
+                format!("discard -q {start} {length}")
+            }
+            _ => {
+                let data = vec![number; usize::try_from(length).unwrap()];
+                image.write_at(offset, &data).unwrap();
+                format!("write -q -P {number} {start} {length}")
+            }
+        });
+    }
+    image.close().unwrap();
+    std::fs::write(folder.join("ours.qcow2"), storage.contents()).unwrap();
+    write(folder, "theirs.qcow2", &commands);
+    assert_clean(folder, "ours.qcow2");
+    for (name, _) in bitmaps {
+        let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"].map(|image| bits(folder, image, name));
+        assert!(theirs.lines().count() > 1 || name == "disabled", "{theirs}");
+        assert!(ours == theirs, "{name}");
+    }
+}
+
+/// `convert -n` into an image with bitmaps keeps them, and says what it wrote.
+fn convert_into() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let bitmaps = make(folder, "ours.qcow2", "cluster_size=4k", 3 << 20);
+    std::fs::copy(folder.join("ours.qcow2"), folder.join("theirs.qcow2")).unwrap();
+    std::fs::write(folder.join("data.raw"), Noise(1).bytes(1_300_480)).unwrap();
+    let tools = [
+        ("ours.qcow2", ours as crate::matrix::Tool),
+        ("theirs.qcow2", qemu_img),
+    ];
+    for (image, tool) in tools {
+        tool(folder, &["convert", "-n", "-O", "qcow2", "data.raw", image]).ok();
+    }
+    assert_clean(folder, "ours.qcow2");
+    for (name, _) in bitmaps {
+        let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"].map(|image| bits(folder, image, name));
+        assert!(ours == theirs, "{name}");
+    }
+    same_answer(folder, &["info", "ours.qcow2"]);
+}
+
+/// Wherever the power is cut the image is whole, and a bitmap that isn't marked as in use has the bits
+/// of all that was written.
+fn power_cuts() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    make(folder, "x.qcow2", "cluster_size=1k", 1 << 20);
+    let start = std::fs::read(folder.join("x.qcow2")).unwrap();
+    let storage = Arc::new(MemoryStorage::new(start.clone()).recording());
+    let image = subject(folder, "x.qcow2").open(&storage);
+    image.write_at(GuestOffset(700 << 10), &[7; 4096]).unwrap();
+    image.flush().unwrap();
+    let in_use = |bytes: &[u8]| {
+        std::fs::write(folder.join("cut.qcow2"), bytes).unwrap();
+        let info = qemu_img(folder, &["info", "cut.qcow2"]).ok();
+        info.matches("in-use").count()
+    };
+    assert_eq!(in_use(&storage.contents()), 4);
+    image.close().unwrap();
+    assert_eq!(in_use(&storage.contents()), 0);
+    let mut bytes = start;
+    let mut seen = Vec::new();
+    for change in storage.take_record() {
+        change.apply(&mut bytes);
+        crate::power_cut::assert_clean(&bytes, false);
+        let marked = in_use(&bytes);
+        if seen.last() != Some(&marked) {
+            seen.push(marked);
+        }
+    }
+    assert_eq!(seen, [1, 2, 3, 4, 3, 2, 1, 0]);
+    // What work in the middle of it leaves is whole, too.
+    subject(folder, "x.qcow2").work_and_cut(3, 25, 60);
+}
