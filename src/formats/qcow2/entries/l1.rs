@@ -1,0 +1,98 @@
+//! Entries of the L1 table: where the L2 tables are.
+
+use super::{COPIED, EntryError, OFFSET_MASK, with_copied};
+use crate::formats::qcow2::geometry::Geometry;
+use crate::units::HostOffset;
+
+/// An L1 table entry as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct L1Entry(pub u64);
+
+/// What an L1 entry means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L1Target {
+    /// No cluster of the range is stored.
+    Unallocated,
+    /// The L2 table's place, and whether the entry claims a refcount of exactly 1.
+    Table {
+        /// Where the L2 table is.
+        host: HostOffset,
+        /// The COPIED flag.
+        copied: bool,
+    },
+}
+
+impl L1Entry {
+    /// An entry that leads to an L2 table with a refcount of 1.
+    pub fn to_table(host: HostOffset) -> Self {
+        Self(host.0 | COPIED)
+    }
+
+    /// Where the entry leads, aligned or not, whatever else is wrong with it; 0 for nowhere.
+    pub fn host(self) -> HostOffset {
+        HostOffset(self.0 & OFFSET_MASK)
+    }
+
+    /// Whether the COPIED flag is set.
+    pub fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+
+    /// Whether bits are set that the specification reserves.
+    pub fn has_reserved_bits(self) -> bool {
+        self.0 & !(OFFSET_MASK | COPIED) != 0
+    }
+
+    /// The entry with the COPIED flag set or cleared.
+    #[must_use]
+    pub fn with_copied(self, copied: bool) -> Self {
+        Self(with_copied(self.0, copied))
+    }
+
+    /// What the entry means.
+    ///
+    /// # Errors
+    /// Reserved bits, or an offset that is not cluster-aligned.
+    pub fn target(self, geometry: Geometry) -> Result<L1Target, EntryError> {
+        if self.0 & !(OFFSET_MASK | COPIED) != 0 {
+            return Err(EntryError::Reserved);
+        }
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        if host.0 == 0 {
+            return Ok(L1Target::Unallocated);
+        }
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        Ok(L1Target::Table {
+            host,
+            copied: self.0 & COPIED != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::qcow2::entries::geometry;
+
+    #[test]
+    fn l1_entries() {
+        let at = |entry| L1Entry(entry).target(geometry(16));
+        assert_eq!(at(0), Ok(L1Target::Unallocated));
+        assert_eq!(
+            at(0x8000_0000_0004_0000),
+            Ok(L1Target::Table {
+                host: HostOffset(0x4_0000),
+                copied: true
+            })
+        );
+        assert_eq!(at(0x4000_0000_0004_0000), Err(EntryError::Reserved));
+        assert_eq!(at(0x4_0001), Err(EntryError::Reserved));
+        assert_eq!(
+            at(0x4_0200),
+            Err(EntryError::Unaligned(HostOffset(0x4_0200)))
+        );
+        assert_eq!(L1Entry(1 << 63 | 512).with_copied(false).0, 512);
+    }
+}

@@ -1,0 +1,304 @@
+//! Entries of L2 tables: where clusters of data are, compressed ones too.
+
+use super::{COPIED, EntryError, OFFSET_MASK, with_copied};
+use crate::formats::qcow2::geometry::Geometry;
+use crate::units::HostOffset;
+
+/// Bit 62 of an L2 entry: the cluster is compressed.
+const COMPRESSED: u64 = 1 << 62;
+/// Bit 0 of a standard L2 entry, version 3: the cluster reads as zeroes.
+const ZERO: u64 = 1;
+/// The unit in which a compressed cluster's length is given, in bytes.
+const COMPRESSED_SECTOR: u64 = 512;
+
+/// A standard (8-byte) L2 table entry as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct L2Entry(pub u64);
+
+/// What an L2 entry means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L2Target {
+    /// Nothing is stored here.
+    Unallocated,
+    /// Reads as zeroes; a cluster may be kept for it all the same.
+    Zero {
+        /// The cluster that is kept, and the COPIED flag.
+        kept: Option<(HostOffset, bool)>,
+    },
+    /// The cluster's data.
+    Data {
+        /// Where the cluster is.
+        host: HostOffset,
+        /// The COPIED flag.
+        copied: bool,
+    },
+    /// The cluster's data, compressed.
+    Compressed(CompressedRange),
+}
+
+/// Where a compressed cluster's bytes are. They start at any byte; their length is only known in
+/// sectors of 512 bytes, so the range may hold some bytes too many at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompressedRange {
+    /// The first byte.
+    pub host: HostOffset,
+    /// How many bytes belong to the range, up to the end of its last sector.
+    pub length: u64,
+}
+
+impl L2Entry {
+    /// An entry for a cluster that reads as zeroes and has no place (standard entries of version 3).
+    pub fn to_zeroes() -> Self {
+        Self(ZERO)
+    }
+
+    /// An entry that leads to a data cluster with a refcount of 1.
+    pub fn to_data(host: HostOffset) -> Self {
+        Self(host.0 | COPIED)
+    }
+
+    /// An entry that reads as zeroes (version 3 only); a cluster with a refcount of 1 may be kept.
+    pub fn to_zero(kept: Option<HostOffset>) -> Self {
+        Self(kept.map_or(ZERO, |host| host.0 | COPIED | ZERO))
+    }
+
+    /// An entry that leads to a compressed cluster of `length` bytes, at least 1 and less than a
+    /// cluster; the counterpart of what [`target`](Self::target) reads. It never has the COPIED flag.
+    /// `None` when the offset has more bits than there is room for.
+    pub fn to_compressed(geometry: Geometry, host: HostOffset, length: u64) -> Option<Self> {
+        let x = compressed_offset_bits(geometry);
+        let last = host.0.checked_add(length.checked_sub(1)?)?;
+        let more_sectors = last / COMPRESSED_SECTOR - host.0 / COMPRESSED_SECTOR;
+        let fits = last >> x == 0 && more_sectors >> (62 - x) == 0;
+        fits.then_some(Self(COMPRESSED | more_sectors << x | host.0))
+    }
+
+    /// What the entry means; `zero_flag` says whether the image's version has zero clusters.
+    ///
+    /// # Errors
+    /// Reserved bits, an offset that is not cluster-aligned, a zero flag in version 2.
+    pub fn target(self, geometry: Geometry, zero_flag: bool) -> Result<L2Target, EntryError> {
+        if self.0 & COMPRESSED != 0 {
+            return Ok(L2Target::Compressed(self.compressed(geometry)));
+        }
+        if self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0 {
+            return Err(EntryError::Reserved);
+        }
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        let copied = self.0 & COPIED != 0;
+        if self.0 & ZERO != 0 {
+            if !zero_flag {
+                return Err(EntryError::ZeroFlagInVersion2);
+            }
+            return Ok(L2Target::Zero {
+                kept: (host.0 != 0).then_some((host, copied)),
+            });
+        }
+        if host.0 == 0 {
+            return Ok(L2Target::Unallocated);
+        }
+        Ok(L2Target::Data { host, copied })
+    }
+
+    /// As [`target`](Self::target), in an image with an external data file: there offset 0 is a place
+    /// like any other, and it is the COPIED flag that tells an entry that leads there.
+    ///
+    /// # Errors
+    /// As [`target`](Self::target).
+    pub fn target_in_data_file(
+        self,
+        geometry: Geometry,
+        zero_flag: bool,
+    ) -> Result<L2Target, EntryError> {
+        let start = HostOffset(0);
+        let target = self.target(geometry, zero_flag)?;
+        Ok(match target {
+            L2Target::Unallocated if self.is_copied() => L2Target::Data {
+                host: start,
+                copied: true,
+            },
+            L2Target::Zero { kept: None } if self.is_copied() => L2Target::Zero {
+                kept: Some((start, true)),
+            },
+            other => other,
+        })
+    }
+
+    fn compressed(self, geometry: Geometry) -> CompressedRange {
+        let x = compressed_offset_bits(geometry);
+        let host = self.0 & ((1 << x) - 1);
+        let more_sectors = (self.0 & (COMPRESSED - 1)) >> x;
+        CompressedRange {
+            host: HostOffset(host),
+            length: (more_sectors + 1) * COMPRESSED_SECTOR - host % COMPRESSED_SECTOR,
+        }
+    }
+
+    /// Where the entry leads when nothing that is wrong with it is held against it, as `check` has to
+    /// see it: reserved bits are ignored and offsets needn't be aligned. `data_file` says whether
+    /// clusters of data are in another file, where offset 0 is a place like any other.
+    pub fn lead(self, geometry: Geometry, data_file: bool) -> L2Lead {
+        if self.0 & COMPRESSED != 0 {
+            return L2Lead::Compressed(self.compressed(geometry));
+        }
+        let host = HostOffset(self.0 & OFFSET_MASK);
+        let copied = self.is_copied();
+        let zero = self.0 & ZERO != 0 && !geometry.has_subclusters();
+        if host.0 != 0 || (data_file && copied && !zero) {
+            return L2Lead::Stored { host, copied, zero };
+        }
+        if zero { L2Lead::Zero } else { L2Lead::Nothing }
+    }
+
+    /// Whether bits are set that the specification reserves; for entries that aren't compressed.
+    pub fn has_reserved_bits(self) -> bool {
+        self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0
+    }
+
+    /// The entry with the COPIED flag set or cleared.
+    #[must_use]
+    pub fn with_copied(self, copied: bool) -> Self {
+        Self(with_copied(self.0, copied))
+    }
+
+    /// An entry for a cluster that reads as zeroes and isn't kept; with subclusters it is their
+    /// bitmap that says so.
+    pub fn zero(geometry: Geometry) -> Self {
+        Self(if geometry.has_subclusters() { 0 } else { ZERO })
+    }
+
+    /// Whether the COPIED flag is set; a compressed cluster must never have it.
+    pub fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+}
+
+/// Where an L2 entry leads; see [`L2Entry::lead`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L2Lead {
+    /// Nowhere.
+    Nothing,
+    /// Nowhere: the cluster reads as zeroes.
+    Zero,
+    /// To a cluster.
+    Stored {
+        /// Where it is, aligned or not.
+        host: HostOffset,
+        /// The COPIED flag.
+        copied: bool,
+        /// Whether the cluster is only kept, and reads as zeroes.
+        zero: bool,
+    },
+    /// To a compressed cluster.
+    Compressed(CompressedRange),
+}
+
+/// The specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8): bits 0 to x−1
+/// are the offset, bits x to 61 the number of sectors beyond the first one.
+fn compressed_offset_bits(geometry: Geometry) -> u32 {
+    62 - (geometry.cluster_bits() - 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::qcow2::entries::geometry;
+
+    #[test]
+    fn l2_entries() {
+        let at = |entry| L2Entry(entry).target(geometry(16), true);
+        assert_eq!(at(0), Ok(L2Target::Unallocated));
+        assert_eq!(at(1), Ok(L2Target::Zero { kept: None }));
+        assert_eq!(
+            at(0x8000_0000_0005_0001),
+            Ok(L2Target::Zero {
+                kept: Some((HostOffset(0x5_0000), true))
+            })
+        );
+        assert_eq!(
+            at(0x5_0000),
+            Ok(L2Target::Data {
+                host: HostOffset(0x5_0000),
+                copied: false
+            })
+        );
+        assert_eq!(at(0x5_0002), Err(EntryError::Reserved));
+        assert_eq!(at(0x2000_0000_0005_0000), Err(EntryError::Reserved));
+        assert_eq!(
+            L2Entry(1).target(geometry(16), false),
+            Err(EntryError::ZeroFlagInVersion2)
+        );
+    }
+
+    #[test]
+    fn compressed_descriptors_split_by_cluster_size() {
+        // 64 KiB clusters: 8 bits of sector count, 54 bits of offset.
+        let range = L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123).target(geometry(16), true);
+        assert_eq!(
+            range,
+            Ok(L2Target::Compressed(CompressedRange {
+                host: HostOffset(0x5_0123),
+                length: 4 * 512 - 0x123
+            }))
+        );
+        // 512-byte clusters: 1 bit of sector count, 61 bits of offset.
+        let range = L2Entry(0x4000_0000_0000_0000 | 1 << 61 | 0x201).target(geometry(9), true);
+        assert_eq!(
+            range,
+            Ok(L2Target::Compressed(CompressedRange {
+                host: HostOffset(0x201),
+                length: 1024 - 1
+            }))
+        );
+    }
+
+    #[test]
+    fn compressed_descriptors_are_made_as_they_are_read() {
+        for bits in 9..=21 {
+            let geometry = geometry(bits);
+            let size = geometry.cluster_size();
+            for host in [size, size + 1, 3 * size + 511, 5 * size - 1, 7 * size + 300] {
+                for length in [1, 2, 212, 511, size - 1] {
+                    let entry = L2Entry::to_compressed(geometry, HostOffset(host), length).unwrap();
+                    assert!(!entry.is_copied());
+                    let Ok(L2Target::Compressed(range)) = entry.target(geometry, true) else {
+                        panic!("not compressed: {entry:?}");
+                    };
+                    assert_eq!(range.host, HostOffset(host));
+                    let end = (host + length).next_multiple_of(512);
+                    assert_eq!(range.length, end - host, "{length} at {host}");
+                }
+            }
+        }
+        // 2 MiB clusters: 49 bits of offset.
+        let at = |host| L2Entry::to_compressed(geometry(21), HostOffset(host), 2);
+        assert!(at((1 << 49) - 2).is_some());
+        assert!(at((1 << 49) - 1).is_none());
+        // A literal one: 64 KiB clusters, 4 sectors from 0x50123 on.
+        assert_eq!(
+            L2Entry::to_compressed(geometry(16), HostOffset(0x5_0123), 3 * 512),
+            Some(L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123))
+        );
+    }
+
+    #[test]
+    fn where_damaged_entries_lead() {
+        let at = |entry| L2Entry(entry).lead(geometry(16), false);
+        assert_eq!(at(0), L2Lead::Nothing);
+        assert_eq!(at(1), L2Lead::Zero);
+        let stored = |host, copied, zero| L2Lead::Stored {
+            host: HostOffset(host),
+            copied,
+            zero,
+        };
+        assert_eq!(at(0x8000_0000_0005_0201), stored(0x5_0200, true, true));
+        assert_eq!(at(0x2000_0000_0005_0002), stored(0x5_0000, false, false));
+        assert!(L2Entry(2).has_reserved_bits() && !L2Entry(1 | 1 << 63).has_reserved_bits());
+        let external = L2Entry(1 << 63).lead(geometry(16), true);
+        assert_eq!(external, stored(0, true, false));
+        assert_eq!(L2Entry(512).with_copied(true).0, 1 << 63 | 512);
+    }
+}

@@ -1,0 +1,69 @@
+//! The bits of table entries: the only place that masks.
+//!
+//! An entry as read from a file is a newtype over `u64`; it turns into an enum that says what it
+//! means, and can't be used in any other way. Bits that the specification reserves must be zero:
+//! an entry that sets one was written by a future version or by chance, and neither may be guessed.
+//!
+//! One room for each kind of table: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`], [`l2_table`]),
+//! refcounts ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). Here is what they have in common.
+
+mod bitmaps;
+mod l1;
+mod l2;
+mod l2_table;
+mod refcounts;
+mod subclusters;
+
+pub use bitmaps::{BitmapTableEntry, BitmapTarget, set_bitmap_bits};
+pub use l1::{L1Entry, L1Target};
+pub use l2::{CompressedRange, L2Entry, L2Lead, L2Target};
+pub use l2_table::{L2Slot, L2Table, set_l2};
+pub use refcounts::{RefcountTableEntry, refcount_at, set_refcount};
+pub use subclusters::{SUBCLUSTERS, Subcluster, SubclusterBitmap};
+
+use crate::units::HostOffset;
+
+/// Bits 9 to 55: a host offset, in L1, standard L2 and refcount table entries.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bit 63: the refcount of what the entry leads to is exactly 1 (the specification's COPIED flag).
+const COPIED: u64 = 1 << 63;
+
+/// Why an entry is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryError {
+    /// Bits are set that the specification reserves.
+    Reserved,
+    /// The offset is not at the start of a cluster.
+    Unaligned(HostOffset),
+    /// The zero flag is set in a version 2 image, which has none.
+    ZeroFlagInVersion2,
+    /// A subcluster, by its number in the cluster, is said to be stored where nothing is kept, or to
+    /// be stored and to read as zeroes at once.
+    Subcluster(u32),
+}
+
+impl std::fmt::Display for EntryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Reserved => f.write_str("reserved bits are set"),
+            Self::Unaligned(offset) => write!(f, "offset {offset} is not cluster-aligned"),
+            Self::ZeroFlagInVersion2 => f.write_str("zero cluster in a version 2 image"),
+            Self::Subcluster(number) => write!(f, "the bits of subcluster {number} contradict"),
+        }
+    }
+}
+
+/// An L1 or L2 entry with the COPIED flag set or cleared.
+fn with_copied(entry: u64, copied: bool) -> u64 {
+    if copied {
+        entry | COPIED
+    } else {
+        entry & !COPIED
+    }
+}
+
+/// Clusters of `1 << bits` bytes, for the tests of entries.
+#[cfg(test)]
+fn geometry(bits: u32) -> super::geometry::Geometry {
+    super::geometry::Geometry::new(bits, false, 4).unwrap()
+}

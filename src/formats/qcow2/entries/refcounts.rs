@@ -1,0 +1,130 @@
+//! Entries of the refcount table, and refcounts of every width.
+
+use super::EntryError;
+use crate::formats::qcow2::geometry::Geometry;
+use crate::units::HostOffset;
+
+/// Bits 0 to 8 of a refcount table entry are reserved.
+const REFCOUNT_RESERVED: u64 = 0x1ff;
+
+/// A refcount table entry as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RefcountTableEntry(pub u64);
+
+impl RefcountTableEntry {
+    /// An entry that leads to a refcount block.
+    pub fn to_block(host: HostOffset) -> Self {
+        Self(host.0)
+    }
+
+    /// Where the refcount block is; `None` when all refcounts it would hold are 0.
+    ///
+    /// # Errors
+    /// Reserved bits, or an offset that is not cluster-aligned.
+    pub fn block(self, geometry: Geometry) -> Result<Option<HostOffset>, EntryError> {
+        if self.has_reserved_bits() {
+            return Err(EntryError::Reserved);
+        }
+        let host = HostOffset(self.0);
+        if !geometry.is_aligned(host) {
+            return Err(EntryError::Unaligned(host));
+        }
+        Ok((host.0 != 0).then_some(host))
+    }
+
+    /// Where the entry leads, aligned or not, whatever else is wrong with it; 0 for nowhere.
+    pub fn host(self) -> HostOffset {
+        HostOffset(self.0 & !REFCOUNT_RESERVED)
+    }
+
+    /// Whether bits are set that the specification reserves.
+    pub fn has_reserved_bits(self) -> bool {
+        self.0 & REFCOUNT_RESERVED != 0
+    }
+}
+
+/// Reads refcount `index` out of a refcount block with entries of `bits` bits (1 to 64, a power of
+/// two). Entries narrower than a byte fill it from the least significant bit. `None` beyond the
+/// block.
+pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
+    if bits < 8 {
+        let per_byte = usize::try_from(8 / bits).ok()?;
+        let byte = block.get(index / per_byte)?;
+        let shift = bits * u32::try_from(index % per_byte).ok()?;
+        return Some(u64::from(byte >> shift) & ((1 << bits) - 1));
+    }
+    let width = usize::try_from(bits / 8).ok()?;
+    let start = index.checked_mul(width)?;
+    let bytes = block.get(start..start.checked_add(width)?)?;
+    Some(
+        bytes
+            .iter()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
+}
+
+/// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. `None`, and
+/// nothing stored, beyond the block or where the value needs more bits.
+pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Option<()> {
+    if value.checked_shr(bits).is_some_and(|excess| excess != 0) {
+        return None;
+    }
+    if bits < 8 {
+        let per_byte = usize::try_from(8 / bits).ok()?;
+        let byte = block.get_mut(index / per_byte)?;
+        let shift = bits * u32::try_from(index % per_byte).ok()?;
+        let mask = ((1u8 << bits) - 1) << shift;
+        *byte = *byte & !mask | u8::try_from(value).ok()? << shift;
+        return Some(());
+    }
+    let width = usize::try_from(bits / 8).ok()?;
+    let start = index.checked_mul(width)?;
+    let place = block.get_mut(start..start.checked_add(width)?)?;
+    let bytes = value.to_be_bytes();
+    place.copy_from_slice(bytes.get(bytes.len() - width..)?);
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refcounts_of_every_width() {
+        let block = [0b1110_0100, 0xff, 0, 1, 0, 0, 0, 2];
+        assert_eq!(refcount_at(&block, 1, 2), Some(1));
+        assert_eq!(refcount_at(&block, 1, 3), Some(0));
+        assert_eq!(refcount_at(&block, 2, 1), Some(1));
+        assert_eq!(refcount_at(&block, 2, 3), Some(3));
+        assert_eq!(refcount_at(&block, 4, 1), Some(0b1110));
+        assert_eq!(refcount_at(&block, 8, 1), Some(0xff));
+        assert_eq!(refcount_at(&block, 16, 1), Some(1));
+        assert_eq!(refcount_at(&block, 32, 1), Some(2));
+        assert_eq!(refcount_at(&block, 64, 0), Some(0xe4ff_0001_0000_0002));
+        assert_eq!(refcount_at(&block, 16, 4), None);
+        assert_eq!(refcount_at(&block, 1, 64), None);
+    }
+
+    #[test]
+    fn refcounts_are_stored_in_every_width_without_touching_their_neighbours() {
+        let stored = |bits, index, value| {
+            let mut block = [0xff; 8];
+            set_refcount(&mut block, bits, index, value).map(|()| block)
+        };
+        let starts =
+            |bits, index, value| stored(bits, index, value).map(|block| block[..2].to_vec());
+        assert_eq!(starts(1, 2, 0), Some(vec![0b1111_1011, 0xff]));
+        assert_eq!(starts(1, 8, 0), Some(vec![0xff, 0b1111_1110]));
+        assert_eq!(starts(2, 1, 1), Some(vec![0b1111_0111, 0xff]));
+        assert_eq!(starts(4, 1, 2), Some(vec![0x2f, 0xff]));
+        assert_eq!(starts(8, 1, 2), Some(vec![0xff, 2]));
+        assert_eq!(starts(16, 0, 0x1234), Some(vec![0x12, 0x34]));
+        assert_eq!(stored(32, 1, 7), Some([255, 255, 255, 255, 0, 0, 0, 7]));
+        assert_eq!(stored(64, 0, 1 << 63), Some([128, 0, 0, 0, 0, 0, 0, 0]));
+        // Too wide, or beyond the block.
+        assert_eq!(stored(1, 0, 2), None);
+        assert_eq!(stored(16, 0, 65_536), None);
+        assert_eq!(stored(16, 4, 0), None);
+        assert_eq!(stored(1, 64, 0), None);
+    }
+}
