@@ -97,7 +97,7 @@ pub fn option_string(text: &str) {
     }
     // Neither files nor the kernel's keys.
     if !text.contains("file") && !text.contains("keyring") {
-        let _ = Secrets::parse(&list);
+        let _ = Secrets::default().add(text);
     }
 }
 
