@@ -186,7 +186,7 @@ fn copied(
     device: bool,
 ) -> Chain {
     let new = || {
-        let storage = MemoryStorage::new(if device { vec![0xaa; 9 << 20] } else { vec![] });
+        let storage = MemoryStorage::new(if device { vec![0xaa; 24 << 20] } else { vec![] });
         Arc::new(if device { storage.as_device() } else { storage })
     };
     let (file, data) = (new(), new());

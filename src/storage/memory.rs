@@ -202,6 +202,10 @@ impl Storage for MemoryStorage {
         let start = position(offset)?;
         let end = start + data.len();
         if state.data.len() < end {
+            if state.is_device {
+                let error = std::io::Error::from_raw_os_error(28);
+                return Err(Error::io("writing to a device in memory", error));
+            }
             state.data.resize(end, 0);
         }
         if let Some(place) = state.data.get_mut(start..end) {
@@ -218,6 +222,10 @@ impl Storage for MemoryStorage {
     fn set_len(&self, len: u64) -> Result<()> {
         let mut state = self.lock();
         state.step(Operation::SetLen)?;
+        if state.is_device && len != state.data.len() as u64 {
+            let error = std::io::Error::from_raw_os_error(22);
+            return Err(Error::io("resizing a device in memory", error));
+        }
         state.data.resize(position(len)?, 0);
         state.record(|| Change::SetLen(len));
         Ok(())
@@ -237,6 +245,9 @@ impl Storage for MemoryStorage {
     fn reserve(&self, len: u64) -> Result<bool> {
         let mut state = self.lock();
         state.step(Operation::SetLen)?;
+        if state.is_device {
+            return Ok(false);
+        }
         let len = len.max(state.data.len() as u64);
         state.data.resize(position(len)?, 0);
         state.record(|| Change::SetLen(len));

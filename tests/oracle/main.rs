@@ -18,6 +18,7 @@ mod checksum;
 mod compare;
 mod compressed;
 mod create;
+mod devices;
 mod errors;
 mod features;
 mod locks;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
     trials.extend(checksum::trials());
     trials.extend(compressed::trials());
     trials.extend(create::trials());
+    trials.extend(devices::trials());
     trials.extend(errors::trials());
     trials.extend(features::trials());
     trials.extend(names::trials());

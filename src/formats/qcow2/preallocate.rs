@@ -63,9 +63,25 @@ struct Subclusters {
     done: Vec<u64>,
 }
 
+/// Makes a file so long; a block device is that or isn't.
+///
+/// # Errors
+/// The system's error; a device that is too small.
+fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
+    if storage.starts_as_zeroes() {
+        return storage.set_len(length);
+    }
+    if storage.len()? < length {
+        return Err(Error::invalid(format!(
+            "the image takes {length} bytes, for which the device is too small"
+        )));
+    }
+    Ok(())
+}
+
 impl NewPreallocated {
-    /// Starts a new image without an external data file in `storage`, which must be empty. As
-    /// `NewQcow2::create`, with all of the space taken as `preallocation` says.
+    /// Starts a new image without an external data file in `storage`, which must be empty or a
+    /// block device. As `NewQcow2::create`, with all of the space taken as `preallocation` says.
     ///
     /// # Errors
     /// As `NewQcow2::create`; that there isn't so much space.
@@ -133,13 +149,16 @@ impl NewPreallocated {
         let metadata_end = place(tables_end + refcounts.block_count + refcounts.table_clusters)?;
         let (first, end) = if external {
             prepare_data_file(data.as_ref(), options.size)?;
-            storage.set_len(metadata_end.0)?;
+            make_room(storage.as_ref(), metadata_end.0)?;
             (HostOffset(0), options.size.next_multiple_of(SECTOR_SIZE))
         } else {
             let end = place(geometry.host_cluster(metadata_end) + clusters)?.0;
-            storage.set_len(end)?;
+            make_room(storage.as_ref(), end)?;
             (metadata_end, end)
         };
+        if !storage.starts_as_zeroes() {
+            new_header::wipe(storage.as_ref(), geometry)?;
+        }
         let clean = data.starts_as_zeroes();
         let mut written = matches!(preallocation, Preallocation::Off | Preallocation::Metadata)
             || data.reserve(end)? && preallocation != Preallocation::Full;

@@ -1,0 +1,145 @@
+//! Block devices, full of old data, as targets and sources. They are loop devices, which take root and a
+//! kernel that has them; without those the test is listed as ignored.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Trial;
+
+use crate::common::{Noise, run, write_disk};
+use crate::matrix::{ours, qemu_img};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), [0; 4096]).unwrap();
+    let possible = Device::new(&folder.path().join("file")).is_some();
+    vec![trial("devices::as_targets_and_sources", devices).with_ignored_flag(!possible)]
+}
+
+/// A loop device over a file, until it is dropped.
+struct Device(String);
+
+impl Device {
+    fn new(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        let name = String::from_utf8(made.stdout).ok()?.trim().to_owned();
+        (made.status.success() && !name.is_empty()).then_some(Self(name))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+fn devices() {
+    const SIZE: u64 = 3 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk.raw"), SIZE, 1);
+    write_disk(&folder.join("big.raw"), 9 << 20, 1);
+    fs::write(folder.join("pw"), "correct horse").unwrap();
+    fs::write(folder.join("old"), Noise(3).bytes(8 << 20)).unwrap();
+    fs::write(folder.join("zero.raw"), []).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(folder.join("zero.raw"))
+        .and_then(|file| file.set_len(SIZE))
+        .unwrap();
+    fs::copy(folder.join("old"), folder.join("file")).unwrap();
+    let device = Device::new(&folder.join("file")).unwrap();
+    let device = device.0.as_str();
+    let renew = || fs::copy(folder.join("old"), device).unwrap();
+    let words = |text: &str| -> Vec<String> {
+        text.split(' ')
+            .map(|word| word.replace("DEVICE", device))
+            .collect()
+    };
+    let ours = |text: &str| {
+        let words = words(text);
+        ours(
+            folder,
+            &words.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    };
+    let theirs = |text: &str| {
+        let words = words(text);
+        qemu_img(
+            folder,
+            &words.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    };
+    let image = "driver=qcow2,file.driver=host_device,file.filename=DEVICE";
+    let encrypted = format!("{image},encrypt.key-secret=s");
+    for options in [
+        "",
+        "-o preallocation=metadata",
+        "-o preallocation=falloc",
+        "-o preallocation=full",
+        "-o preallocation=metadata,extended_l2=on",
+        "-o cluster_size=512",
+        "-c",
+        "-t none",
+        "--encrypt aes --password-file pw",
+    ] {
+        let image = if options.contains("encrypt") {
+            encrypted.as_str()
+        } else {
+            image
+        };
+        let secret = "--object secret,id=s,file=pw";
+        for (command, holds) in [
+            ("convert -O qcow2 OPTIONS disk.raw DEVICE", "disk.raw"),
+            ("create -q -f qcow2 OPTIONS DEVICE 3M", "zero.raw"),
+        ] {
+            // Options of convert alone.
+            if command.starts_with("create") && ["-c", "-t none"].contains(&options) {
+                continue;
+            }
+            renew();
+            let command = command.replace("OPTIONS", options).replace("  ", " ");
+            ours(&command).ok();
+            let said = theirs(&format!("check {secret} --image-opts {image}")).ok();
+            assert!(said.starts_with("No errors"), "{command}: {said}");
+            let raw = format!("driver=raw,file.filename={holds}");
+            let compared = theirs(&format!("compare {secret} --image-opts {image} {raw}"));
+            assert_eq!(compared.status, Some(0), "{command}: {compared:?}");
+            let same = format!("compare -q {secret} --image-opts {image} {raw}");
+            ours(&same).ok();
+        }
+    }
+    // Too small: said, and what was there is no image.
+    for options in ["-O raw", "-O qcow2 -o preallocation=metadata"] {
+        renew();
+        let ran = ours(&format!("convert {options} big.raw DEVICE"));
+        ran.fails(1, "small");
+        assert!(fs::read(device).unwrap() == fs::read(folder.join("old")).unwrap());
+    }
+    renew();
+    ours("convert -O qcow2 -S 0 big.raw DEVICE").fails(1, "No space left on device");
+    assert_eq!(theirs("info -f qcow2 DEVICE").status, Some(1));
+    // Never its own target.
+    renew();
+    ours("convert -f raw -O qcow2 DEVICE DEVICE").fails(1, "are the same file");
+    std::os::unix::fs::symlink(device, folder.join("link")).unwrap();
+    ours("convert -f raw -n DEVICE link").fails(1, "are the same file");
+    assert!(fs::read(device).unwrap() == fs::read(folder.join("old")).unwrap());
+    // Read, repaired, and written to.
+    ours("convert -O qcow2 disk.raw DEVICE").ok();
+    let io = ["-f", "qcow2", "-c", "write -P 5 0 64k", device];
+    assert_eq!(run(folder, "qemu-io", io).status, Some(0));
+    ours("convert -f qcow2 -O raw DEVICE back.raw").ok();
+    theirs("compare -q -f qcow2 -F raw DEVICE back.raw").ok();
+    ours("convert -n -O qcow2 disk.raw DEVICE").ok();
+    ours("check -q -r all DEVICE").ok();
+    theirs("check -q -f qcow2 DEVICE").ok();
+    ours("compare -q DEVICE disk.raw").ok();
+}
