@@ -156,6 +156,10 @@ fn test(case: Case, with_oracle: bool) {
             &format!("check -q -f qcow2 -r {what} x.qcow2"),
         );
         let again = run(folder, COWHIDE, "check -f qcow2 x.qcow2");
+        if case.verdicts.starts_with('0') {
+            let info = run(folder, COWHIDE, "info -f qcow2 x.qcow2");
+            assert_eq!(info, 0, "-r {what} made it unreadable");
+        }
         assert!(
             repaired == 1 || repaired == again,
             "-r {what}: {repaired}, then {again}"

@@ -43,7 +43,12 @@ impl Work<'_> {
         repair: bool,
         rebuilt: &Rebuilt,
     ) -> Result<()> {
-        let bytes = (l1.entries * ENTRY_SIZE).min(walk.length.saturating_sub(l1.host.0));
+        let bytes = l1.entries * ENTRY_SIZE;
+        // A table that isn't in the file wasn't counted, so what is in its place is something else's.
+        if !walk.is_inside(l1.host, bytes) {
+            return Ok(());
+        }
+        let bytes = bytes.min(walk.length.saturating_sub(l1.host.0));
         if bytes == 0 {
             return Ok(());
         }
