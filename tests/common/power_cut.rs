@@ -228,6 +228,78 @@ pub fn assert_clean(bytes: &[u8], closed: bool) {
     assert!(!closed || report.leaks == 0, "{findings:#?}");
 }
 
+/// Makes everything that a power cut may leave of changes to a file: all up to one of them; that one torn
+/// at each of its sectors, from either end; and `lossy` times, some of what wasn't flushed lost. `look`
+/// is told when the power was cut.
+pub fn leftovers(
+    before: &[u8],
+    record: &[Change],
+    noise: &mut Noise,
+    lossy: usize,
+    look: &mut dyn FnMut(&[u8], &str),
+) {
+    let mut bytes = before.to_vec();
+    for (at, change) in record.iter().enumerate() {
+        look(&bytes, &format!("cut after {at} changes"));
+        if let Change::Write(offset, data) = change {
+            let sectors = data.len().div_ceil(SECTOR);
+            // Of long writes, some.
+            let step = sectors / 16 + 1;
+            for sector in (1..sectors).step_by(step) {
+                let (head, tail) = data.split_at(sector * SECTOR);
+                let parts = [(0, head), (head.len(), tail)];
+                for (skipped, part) in parts {
+                    let mut torn = bytes.clone();
+                    Change::Write(offset + skipped as u64, part.to_vec()).apply(&mut torn);
+                    look(&torn, &format!("torn at sector {sector} of change {at}"));
+                }
+            }
+        }
+        change.apply(&mut bytes);
+    }
+    look(&bytes, "all was done");
+    if record.is_empty() {
+        return;
+    }
+    for _ in 0..lossy {
+        let cut = usize::try_from(noise.below(record.len() as u64)).unwrap() + 1;
+        let (bytes, durable) = lossy_cut(before, record, cut, noise);
+        look(
+            &bytes,
+            &format!("cut after {cut} changes, {durable} durable"),
+        );
+    }
+}
+
+/// What may be left when the power is cut after so many changes: all up to the last flush, and of
+/// what follows any part. How many changes are there for sure, too.
+fn lossy_cut(before: &[u8], record: &[Change], cut: usize, noise: &mut Noise) -> (Vec<u8>, usize) {
+    let flush = record[..cut]
+        .iter()
+        .rposition(|change| *change == Change::Flush);
+    let durable = flush.map_or(0, |flush| flush + 1);
+    let mut bytes = before.to_vec();
+    for change in &record[..durable] {
+        change.apply(&mut bytes);
+    }
+    let mode = noise.below(3);
+    for change in &record[durable..cut] {
+        match change {
+            Change::Write(offset, data) if mode > 0 => {
+                for (sector, part) in data.chunks(SECTOR).enumerate() {
+                    if noise.below(1 + mode) > 0 {
+                        let offset = offset + (sector * SECTOR) as u64;
+                        Change::Write(offset, part.to_vec()).apply(&mut bytes);
+                    }
+                }
+            }
+            _ if noise.below(2) == 0 => change.apply(&mut bytes),
+            _ => {}
+        }
+    }
+    (bytes, durable)
+}
+
 /// What is needed to cut the power somewhere.
 struct Cuts<'a> {
     subject: &'a Subject,
@@ -265,29 +337,7 @@ impl Cuts<'_> {
         let at_random = (0..count).map(|_| usize::try_from(noise.below(last)).unwrap() + 1);
         let cuts: Vec<usize> = [&flushes[..], &flushes].concat();
         for cut in cuts.into_iter().chain(at_random.collect::<Vec<_>>()) {
-            let flush = self.record[..cut]
-                .iter()
-                .rposition(|change| *change == Change::Flush);
-            let durable = flush.map_or(0, |flush| flush + 1);
-            let mut bytes = self.subject.bytes.clone();
-            for change in &self.record[..durable] {
-                change.apply(&mut bytes);
-            }
-            let mode = noise.below(3);
-            for change in &self.record[durable..cut] {
-                match change {
-                    Change::Write(offset, data) if mode > 0 => {
-                        for (sector, part) in data.chunks(SECTOR).enumerate() {
-                            if noise.below(1 + mode) > 0 {
-                                let offset = offset + (sector * SECTOR) as u64;
-                                Change::Write(offset, part.to_vec()).apply(&mut bytes);
-                            }
-                        }
-                    }
-                    _ if noise.below(2) == 0 => change.apply(&mut bytes),
-                    _ => {}
-                }
-            }
+            let (bytes, durable) = lossy_cut(&self.subject.bytes, self.record, cut, noise);
             self.examine(&bytes, durable, cut);
         }
     }

@@ -1,0 +1,300 @@
+//! What a power cut leaves of a repair, and of a new image: everything before the last flush, and any
+//! part of what came after it, torn at sectors.
+//!
+//! A repair that was cut off is repeated, and ends as it would have ended, with the data that could be
+//! read before; a new image that was cut off is no image, or a whole one.
+
+mod common;
+#[path = "common/power_cut.rs"]
+mod power_cut;
+
+use std::sync::Arc;
+
+use cowhide::convert::{self, Settings};
+use cowhide::crypto::{AesCbc, Backend};
+use cowhide::formats::qcow2::snapshots::read_snapshots;
+use cowhide::formats::qcow2::{
+    CheckReport, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated, NewQcow2,
+    Qcow2Image, Repair, check, repair,
+};
+use cowhide::formats::raw::RawImage;
+use cowhide::formats::{Image as _, NewImage, Preallocation, WritableImage as _};
+use cowhide::storage::{MemoryStorage, Storage};
+use cowhide::units::GuestOffset;
+
+use common::Noise;
+use power_cut::{KEY, Subject, leftovers};
+
+/// What can be read of an image now and at its snapshots, sector by sector; `None` where nothing can.
+fn contents(bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
+    let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let Ok(header) = Header::read(storage.as_ref()) else {
+        return Vec::new();
+    };
+    let snapshots = read_snapshots(storage.as_ref(), &header).unwrap_or_default();
+    let now = header.clone();
+    let then = snapshots
+        .iter()
+        .filter_map(|snapshot| snapshot.l1_table(header.geometry()).ok())
+        .map(|l1| header.clone().with_l1(l1));
+    let mut sectors = Vec::new();
+    for header in std::iter::once(now).chain(then) {
+        let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+        let Ok(image) = Qcow2Image::open(storage, header, None) else {
+            continue;
+        };
+        for at in (0..image.size().min(1 << 20)).step_by(512) {
+            let mut sector = vec![0; 512];
+            let read = image.read_at(GuestOffset(at), &mut sector);
+            sectors.push(read.is_ok().then_some(sector));
+        }
+    }
+    sectors
+}
+
+/// Repairs it, and gives what is wrong afterwards.
+fn repaired(storage: &MemoryStorage) -> Option<CheckReport> {
+    let header = Header::read_for_check(storage).ok()?;
+    repair(storage, &header, Repair::All, &mut |_| {}).ok()?;
+    let header = Header::read_for_check(storage).unwrap();
+    Some(check(storage, &header, &mut |_| {}).unwrap())
+}
+
+/// Damages an image, repairs it, and looks at everything that a power cut may leave of that. How many
+/// changes the repair made, if it succeeded.
+fn repair_and_cut(bytes: &[u8], noise: &mut Noise, name: &str) -> Option<usize> {
+    let before = contents(bytes);
+    let storage = MemoryStorage::new(bytes.to_vec()).recording();
+    let whole = repaired(&storage)?;
+    let record = storage.take_record();
+    let still_there = |bytes: &[u8], when: &str| {
+        for (sector, (before, after)) in before.iter().zip(contents(bytes)).enumerate() {
+            let same = before.is_none() || *before == after;
+            assert!(same, "{name}: {when}: sector {sector} has changed");
+        }
+    };
+    still_there(&storage.contents(), "repaired");
+    leftovers(bytes, &record, noise, 20, &mut |left, when| {
+        still_there(left, when);
+        let again = MemoryStorage::new(left.to_vec());
+        let report = repaired(&again);
+        let report = report.unwrap_or_else(|| panic!("{name}: {when}: can't be repaired again"));
+        still_there(&again.contents(), when);
+        assert!(
+            report.corruptions <= whole.corruptions && report.leaks <= whole.leaks,
+            "{name}: {when}: {report:?}, but {whole:?} without the cut"
+        );
+    });
+    Some(record.len())
+}
+
+fn cipher() -> AesCbc {
+    AesCbc::new(KEY, Backend::detect())
+}
+
+/// An image in which some things have been written.
+fn used(cluster_size: u64, refcount_bits: u64, size: u64) -> Vec<u8> {
+    let storage = Arc::new(MemoryStorage::default());
+    let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+    let options = CreateOptions {
+        cluster_size,
+        refcount_bits,
+        ..CreateOptions::new(size)
+    };
+    let new = NewQcow2::create(target, options, None, true).unwrap();
+    new.finish().unwrap();
+    let subject = Subject {
+        bytes: storage.contents(),
+        encrypted: false,
+        backing: None,
+        inspect: None,
+    };
+    let image = subject.open(&storage);
+    let mut noise = Noise(cluster_size);
+    for _ in 0..30 {
+        let start = noise.below(size / 512 - 16) * 512;
+        image
+            .write_at(GuestOffset(start), &noise.bytes(4096))
+            .unwrap();
+    }
+    image.close().unwrap();
+    storage.contents()
+}
+
+const SEEDS: [(&str, &[u8]); 5] = [
+    ("bitmap", include_bytes!("../fuzz/seeds/image/bitmap")),
+    (
+        "compressed",
+        include_bytes!("../fuzz/seeds/image/compressed"),
+    ),
+    ("extended", include_bytes!("../fuzz/seeds/image/extended")),
+    ("plain", include_bytes!("../fuzz/seeds/image/plain")),
+    ("snapshot", include_bytes!("../fuzz/seeds/image/snapshot")),
+];
+
+fn field(bytes: &[u8], at: usize) -> usize {
+    usize::try_from(u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
+}
+
+/// Damages of the refcounts in every degree, so that they are repaired one by one or made anew.
+fn damage_refcounts(bytes: &mut [u8], noise: &mut Noise, degree: u64) {
+    let table = field(bytes, 48);
+    let block = field(bytes, table);
+    let length =
+        usize::try_from(1 << (u32::from_be_bytes(bytes[20..24].try_into().unwrap()))).unwrap();
+    let end = (block + length).min(bytes.len());
+    match degree {
+        0 => bytes[table..table + 8].fill(0),
+        1 => bytes[table + 6] ^= 3,
+        2 => bytes[block..end].fill(0),
+        3 => bytes[56..60].fill(0),
+        _ => {
+            for _ in 0..1 + noise.below(degree) {
+                let at = usize::try_from(noise.below(64)).unwrap();
+                if let Some(byte) = bytes.get_mut(block + at) {
+                    *byte = (noise.next() >> 8) as u8 & 3;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_repair_that_was_cut_off_can_be_repeated() {
+    let mut noise = Noise(1);
+    let mut changes = 0;
+    let mut images: Vec<(String, Vec<u8>)> = SEEDS
+        .iter()
+        .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
+        .collect();
+    for (cluster_size, bits) in [(512, 16), (512, 1), (4096, 64), (4096, 16)] {
+        let image = used(cluster_size, bits, 512 << 10);
+        images.push((format!("{cluster_size} bytes, {bits} bits"), image));
+    }
+    for (name, bytes) in &images {
+        for degree in [0, 1, 2, 3, 4, 8, 16, 32] {
+            let mut damaged = bytes.clone();
+            damage_refcounts(&mut damaged, &mut noise, degree);
+            let name = format!("{name}, degree {degree}");
+            let count = repair_and_cut(&damaged, &mut noise, &name);
+            changes += count.unwrap_or_else(|| panic!("{name}: can't be repaired"));
+        }
+    }
+    assert!(changes > 300, "{changes}");
+}
+
+#[test]
+fn whatever_is_wrong_a_repair_that_was_cut_off_loses_nothing() {
+    let mut noise = Noise(2);
+    let (mut done, mut changes) = (0, 0);
+    for (name, bytes) in SEEDS {
+        for round in 0..80 {
+            let mut damaged = bytes.to_vec();
+            for _ in 0..1 + noise.below(3) {
+                // Table entries and refcounts, not the header.
+                let at = 0x200 + usize::try_from(noise.below(0x700)).unwrap();
+                damaged[at] = match noise.below(3) {
+                    0 => damaged[at] ^ 1 << noise.below(8),
+                    1 => 0,
+                    _ => (noise.next() >> 8) as u8,
+                };
+            }
+            let name = format!("{name}, round {round}");
+            if let Some(count) = repair_and_cut(&damaged, &mut noise, &name) {
+                done += 1;
+                changes += count;
+            }
+        }
+    }
+    assert!(done > 300 && changes > 500, "{done} {changes}");
+}
+
+/// Makes an image of the source in a storage.
+type Make<'a> = &'a dyn Fn(Arc<dyn Storage>, CreateOptions) -> Box<dyn NewImage>;
+
+#[test]
+fn a_new_image_that_was_cut_off_is_none_or_whole() {
+    let mut noise = Noise(3);
+    let mut disk = vec![0; 96 << 10];
+    for part in disk.chunks_mut(4096).step_by(3) {
+        part.copy_from_slice(&noise.bytes(4096));
+    }
+    let plain: Make<'_> =
+        &|storage, options| Box::new(NewQcow2::create(storage, options, None, true).unwrap());
+    let encrypted: Make<'_> = &|storage, options| {
+        Box::new(NewQcow2::create(storage, options, Some(cipher()), true).unwrap())
+    };
+    let compressed: Make<'_> =
+        &|storage, options| Box::new(NewCompressed::create(storage, options, true).unwrap());
+    let preallocated: Make<'_> = &|storage, options| {
+        let metadata = Preallocation::Metadata;
+        Box::new(NewPreallocated::create(storage, options, None, metadata, true).unwrap())
+    };
+    // An old image on a device is no image either as soon as the new one is begun.
+    let old = used(512, 16, 64 << 10);
+    let (mut none, mut whole) = (0, 0);
+    for (name, make) in [
+        ("plain", plain),
+        ("encrypted", encrypted),
+        ("compressed", compressed),
+        ("preallocated", preallocated),
+    ] {
+        for is_device in [false, true] {
+            let before = if is_device {
+                let mut bytes = old.clone();
+                bytes.resize(1 << 20, 0xdd);
+                bytes
+            } else {
+                Vec::new()
+            };
+            let mut storage = MemoryStorage::new(before.clone()).recording();
+            if is_device {
+                storage = storage.as_device();
+            }
+            let storage = Arc::new(storage);
+            let encryption = match name {
+                "encrypted" => EncryptionMethod::Aes,
+                _ => EncryptionMethod::None,
+            };
+            let options = CreateOptions {
+                cluster_size: 1024,
+                encryption,
+                ..CreateOptions::new(disk.len() as u64)
+            };
+            let target = make(Arc::<MemoryStorage>::clone(&storage), options);
+            // It has begun; what was there may be there until this is on the disk.
+            let begun = storage.recorded();
+            let source = RawImage::open(Arc::new(MemoryStorage::new(disk.clone()))).unwrap();
+            convert::copy(&source, target.as_ref(), Settings::default(), &()).unwrap();
+            let subject = Subject {
+                bytes: Vec::new(),
+                encrypted: name == "encrypted",
+                backing: None,
+                inspect: None,
+            };
+            let record = storage.take_record();
+            assert!(!is_device || begun > 0, "{name}: nothing is wiped");
+            let mut start = before;
+            for change in &record[..begun] {
+                change.apply(&mut start);
+            }
+            leftovers(
+                &start,
+                &record[begun..],
+                &mut noise,
+                300,
+                &mut |left, when| {
+                    let when = format!("{name}, device {is_device}: {when}");
+                    if Header::read_for_check(&MemoryStorage::new(left.to_vec())).is_err() {
+                        none += 1;
+                        return;
+                    }
+                    whole += 1;
+                    power_cut::assert_clean(left, true);
+                    assert!(subject.read(left.to_vec()) == disk, "{when}: wrong data");
+                },
+            );
+        }
+    }
+    assert!(none > 1000 && whole > 8, "{none} {whole}");
+}
