@@ -306,26 +306,21 @@ fn a_bad_source_leaves_an_existing_target_alone() {
     }
 }
 
-/// Starts a conversion that takes a while and waits until its target has something in it. `None`
-/// when it was finished before that could be seen.
-fn under_way(folder: &Path, target: &str) -> Option<std::process::Child> {
+/// Starts a conversion that takes half a minute, and waits until its target has something in it.
+fn under_way(folder: &Path, target: &str) -> std::process::Child {
     let mut child = Command::new(COWHIDE)
         .args(["convert", "--encrypt", "aes", "--password-file", "pw"])
-        .args(["-O", "qcow2", "big.raw", target])
+        .args(["-r", "128k", "-O", "qcow2", "big.raw", target])
         .current_dir(folder)
-        .env("COWHIDE_CIPHER", "soft")
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(30) {
+    while start.elapsed() < Duration::from_secs(20) {
         if fs::metadata(folder.join(target)).is_ok_and(|meta| meta.len() > 0) {
-            if child.try_wait().unwrap().is_some() {
-                return None;
-            }
-            return Some(child);
+            return child;
         }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -336,36 +331,18 @@ fn under_way(folder: &Path, target: &str) -> Option<std::process::Child> {
 fn signals_remove_what_is_unfinished_and_sigkill_leaves_no_image() {
     let folder = folder();
     let folder = folder.path();
-    let mut noise = Noise(7);
-    fs::write(folder.join("big.raw"), noise.bytes(1 << 20).repeat(192)).unwrap();
-    for signal in ["INT", "TERM", "KILL"] {
-        let mut interrupted = false;
-        for _ in 0..20 {
-            let _ = fs::remove_file(folder.join("x.qcow2"));
-            let Some(mut child) = under_way(folder, "x.qcow2") else {
-                continue;
-            };
-            let pid = child.id().to_string();
-            let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-            assert!(sent.unwrap().success());
-            let status = child.wait().unwrap();
-            if status.code().is_some() {
-                continue;
-            }
-            interrupted = true;
-            if signal == "KILL" {
-                assert_eq!(status.signal(), Some(9));
-                cowhide(folder, "info -f qcow2 x.qcow2").fails(1, "Image is not in qcow2 format");
-            } else {
-                assert!(matches!(status.signal(), Some(2 | 15)), "{status:?}");
-                assert!(!folder.join("x.qcow2").exists(), "SIG{signal}");
-            }
-            break;
+    fs::write(folder.join("big.raw"), Noise(7).bytes(4 << 20)).unwrap();
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("KILL", 9)] {
+        let mut child = under_way(folder, "x.qcow2");
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(child.wait().unwrap().signal(), Some(number), "SIG{name}");
+        if name == "KILL" {
+            cowhide(folder, "info -f qcow2 x.qcow2").fails(1, "Image is not in qcow2 format");
+        } else {
+            assert!(!folder.join("x.qcow2").exists(), "SIG{name}");
         }
-        assert!(
-            interrupted,
-            "SIG{signal}: never caught a conversion under way"
-        );
     }
 }
 

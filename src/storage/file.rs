@@ -231,7 +231,7 @@ impl FileIdentity {
 }
 
 /// Reads until `buf` is full or the file ends; the error says where it happened.
-fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> Result<usize, (u64, io::Error)> {
+fn read_full(file: &impl FileExt, offset: u64, buf: &mut [u8]) -> Result<usize, (u64, io::Error)> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let at = offset + done as u64;
@@ -288,7 +288,8 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        rustix::fs::ftruncate(&self.file, len).map_err(|error| self.error("resizing", error.into()))
+        rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
+            .map_err(|error| self.error("resizing", error.into()))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
@@ -420,6 +421,39 @@ mod tests {
         assert_eq!(file.read_at(50, &mut buf).unwrap(), 50);
         let error = file.read_exact_at(50, &mut buf, "table").unwrap_err();
         assert!(error.to_string().contains("table at offset 0x32"));
+    }
+
+    /// A file that is read a few bytes at a time, and is interrupted or fails each second time.
+    struct Halting(std::cell::Cell<u64>, Option<ErrorKind>);
+
+    impl FileExt for Halting {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.set(self.0.get() + 1);
+            if self.0.get().is_multiple_of(2) {
+                return self.1.map_or(Ok(0), |kind| Err(kind.into()));
+            }
+            let part = buf.len().min(3);
+            buf[..part].fill(u8::try_from(offset).unwrap());
+            Ok(part)
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            unimplemented!()
+        }
+    }
+
+    #[test]
+    fn a_read_that_is_cut_short_or_interrupted_goes_on() {
+        let read = |kind| {
+            let mut buf = [0; 8];
+            let halting = Halting(std::cell::Cell::default(), kind);
+            read_full(&halting, 10, &mut buf).map(|count| (count, buf))
+        };
+        let interrupted = read(Some(ErrorKind::Interrupted)).unwrap();
+        assert_eq!(interrupted, (8, [10, 10, 10, 13, 13, 13, 16, 16]));
+        assert_eq!(read(None).unwrap(), (3, [10, 10, 10, 0, 0, 0, 0, 0]));
+        let (at, error) = read(Some(ErrorKind::PermissionDenied)).unwrap_err();
+        assert_eq!((at, error.kind()), (13, ErrorKind::PermissionDenied));
     }
 
     #[test]

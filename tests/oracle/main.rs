@@ -31,6 +31,7 @@ mod qemu_io;
 mod reports;
 mod seed;
 mod snapshots;
+mod system_calls;
 mod write;
 
 use std::process::ExitCode;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
     trials.extend(options::trials());
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());
+    trials.extend(system_calls::trials());
     trials.extend(write::trials());
     if let Some(missing) = missing {
         println!(
