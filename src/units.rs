@@ -68,6 +68,9 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     } else {
         parse_decimal(digits)?
     };
+    if negative && digits.ends_with(|c: char| c.is_ascii_alphabetic()) {
+        return Err(SizeError::Malformed);
+    }
     if negative && value != 0 {
         return Err(SizeError::OutOfRange);
     }
@@ -218,11 +221,11 @@ mod tests {
     fn malformed_sizes_are_told_from_those_out_of_range() {
         for text in [
             "", "k", "5 ", "10KB", "1e6", "1.5", "1.5b", "0x", "0xk", "0x10k", "0x1.8k", "5,5k",
-            "5kk", "5é",
+            "5kk", "5é", "-1k",
         ] {
             assert_eq!(parse_size(text), Err(SizeError::Malformed), "{text:?}");
         }
-        for text in ["-5", "-1k", "18446744073709551616", "16E", "17179869184G"] {
+        for text in ["-5", "-.5", "18446744073709551616", "16E", "17179869184G"] {
             assert_eq!(parse_size(text), Err(SizeError::OutOfRange), "{text:?}");
         }
     }

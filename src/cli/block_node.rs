@@ -59,6 +59,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         let file = protocol(tree, driver)?;
         let source = Source {
             sharing: file.sharing,
+            is_device: file.is_device,
             ..Source::plain(file.path, name.to_owned(), Some(Format::Raw))
         };
         return Ok(Node {
@@ -74,6 +75,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
     let mut source = Source {
         sharing: common(&mut tree)?.max(file.sharing),
         windows: file.windows,
+        is_device: file.is_device,
         ..Source::plain(file.path, name.to_owned(), format)
     };
     let mut options = Map::new();
@@ -103,6 +105,8 @@ struct Holder {
     filename: String,
     windows: Vec<WindowRange>,
     sharing: Sharing,
+    /// Whether an option says that it is a device.
+    is_device: bool,
     /// Whether it is the file itself.
     direct: bool,
     shown: serde_json::Value,
@@ -168,6 +172,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
         path: PathBuf::from(&filename),
         windows: Vec::new(),
         sharing,
+        is_device: driver != "file",
         direct: true,
         shown: json!({"driver": driver, "filename": filename}),
         filename,
@@ -220,7 +225,10 @@ fn qcow2<'a>(
         }
     };
     if let Some(id) = tree.take_text("encrypt.key-secret")? {
-        source.secret = Some(secrets.get(&id)?);
+        match secrets.get(&id) {
+            Ok(secret) => source.secret = Some(secret),
+            Err(error) => source.no_secret = Some(error.to_string()),
+        }
         shown.insert("encrypt.key-secret".into(), json!(id));
     }
     if tree.has("data-file") {

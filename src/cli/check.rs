@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use super::args::CheckArgs;
 use super::objects::Secrets;
-use super::operands::{Output, cache, one_operand, output, source};
+use super::operands::{Output, cache, one_operand, output, source, warn_of_guess};
 use super::{Done, Failure, complain, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
+use crate::formats::Format;
 use crate::formats::qcow2::Repair;
 use crate::formats::qcow2::check::Event;
 
@@ -34,6 +35,9 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     let mut on_event = |event: Event<'_>| complain(&event.to_string());
     let Outcome::Checked { format, report } = commands::check::run(&source, repair, &mut on_event)?
     else {
+        if repair.is_some() && source.format.is_none() {
+            warn_of_guess(&source, Format::Raw);
+        }
         complain(&format!(
             "{}: This image format does not support checks",
             program()
@@ -41,8 +45,8 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
         return Ok(ExitCode::from(NO_CHECK));
     };
     match output {
+        _ if args.common.quiet => {}
         Output::Json => print(&render::check::json(&source.name, format, &report)?)?,
-        Output::Human if args.common.quiet => {}
         Output::Human => print(&render::check::human(&report))?,
     }
     Ok(ExitCode::from(if report.corruptions != 0 {

@@ -22,7 +22,9 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
     let [one, other] = args.operands.as_slice() else {
         return Err(Failure::Usage("Expecting two image file names".into()));
     };
-    let plan = || {
+    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let progress = Progress::new(args.progress && !args.common.quiet);
+    let open = || -> Result<_, Failure> {
         let cache = cache(&args.cache, "Invalid source cache option")?;
         let open = |operand, format: &Option<String>| -> Result<_, Failure> {
             let (mut source, _) = source(operand, format.as_deref(), args.image_opts, secrets)?;
@@ -31,24 +33,18 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
             if args.force_share {
                 source.sharing = source.sharing.max(Sharing::Forced);
             }
-            Ok(source)
+            Ok(compare::open(source, &passwords)?)
         };
-        // With --image-opts the second format means nothing, and qemu-img doesn't mind it.
-        let second_format = args.second_format.clone().filter(|_| !args.image_opts);
-        Ok(compare::Plan {
-            sources: [open(one, &args.first_format)?, open(other, &second_format)?],
-            strict: args.strict,
-        })
+        let first = open(one, &args.first_format)?;
+        Ok([first, open(other, &args.second_format)?])
     };
-    let plan = match plan() {
-        Ok(plan) => plan,
-        Err(failure) => return failed(NOT_OPENED, failure),
-    };
-    let passwords = PasswordSource::new(&args.password, args.common.quiet);
-    let progress = Progress::new(args.progress && !args.common.quiet);
-    let outcome = match compare::run(&plan, &passwords, &progress) {
+    let outcome = open().map(|images| compare::run(&images, args.strict, &progress));
+    let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) => return failed(NOT_OPENED, Failure::from(error)),
+        Err(failure) => {
+            progress.end();
+            return failed(NOT_OPENED, failure);
+        }
     };
     let say = |line: &str| match args.common.quiet {
         true => Ok(()),

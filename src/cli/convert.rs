@@ -1,6 +1,6 @@
 //! `convert`: its many options, and which of them can't be had together.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
@@ -15,53 +15,108 @@ use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, image_name, print, print_bytes};
-use crate::commands::{self, Sharing, SnapshotName};
+use crate::commands::convert::Sources;
+use crate::commands::{self, Sharing, SnapshotName, Target, names};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::formats::qcow2::EncryptionMethod;
 use crate::formats::{Format, Preallocation};
+use crate::storage::CacheMode;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
-    let mut settings = settings(args)?;
+    let settings = settings(args)?;
+    let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
+    check_existing(args)?;
+    let name = args.operands.last().map(OsString::as_os_str);
+    if operands::helped(&args.target_format, name, &args.target_options)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some((to, from @ [_, ..])) = args.operands.split_last() else {
+        return Err(anyhow!("Must specify image file name").into());
+    };
+    let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
-    let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
-    let asks_for_help = |list: &String| options::asks_for_help(list);
-    let (to, from) = match args.operands.split_last() {
-        Some((to, from)) if !from.is_empty() => (to.as_os_str(), from),
-        _ if args.target_options.iter().any(asks_for_help) => (OsStr::new(""), &[][..]),
-        _ => return Err(anyhow!("Must specify image file name").into()),
+    let progress = Progress::new(args.progress && !quiet);
+    progress.begin();
+    let converted = || -> Result<_, Failure> {
+        let sources = open_sources(args, from, source_cache, secrets, &passwords)?;
+        let (target, is_backed) = plan_target(args, to, from.len(), secrets)?;
+        let plan = commands::convert::Plan {
+            sources,
+            target,
+            settings: Settings {
+                leave_unallocated: is_backed,
+                ..settings
+            },
+            verify: args.verify,
+            checksum,
+        };
+        Ok(commands::convert::run(&plan, &passwords, &progress)?)
     };
+    let converted = converted();
+    progress.end();
+    let converted = converted?;
+    if args.verify && !quiet {
+        let size = converted.size;
+        print(&format!(
+            "Verified: the target holds the same {size} bytes as the source.\n"
+        ))?;
+    }
+    if let Some(digest) = converted.digest {
+        print_bytes(&checksum_line(&digest, to))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens what is to be converted.
+fn open_sources(
+    args: &ConvertArgs,
+    from: &[OsString],
+    cache: CacheMode,
+    secrets: &Secrets,
+    passwords: &PasswordSource,
+) -> Result<Sources, Failure> {
     let snapshot = args.snapshot.as_deref().map(snapshot_name).transpose()?;
-    if snapshot.is_some() && from.len() > 1 {
-        return Err(anyhow!("No support for concatenating multiple snapshot").into());
-    }
-    let name = to.to_string_lossy();
-    check_existing(args)?;
-    let format = image_name::format(&args.target_format)?;
-    let lists = &args.target_options;
-    let Some(mut options) = target_options(format, &name, lists, args.encrypt.as_deref())? else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    let is_backed = set_backing(args, from.len(), &mut options)?;
-    settings.leave_unallocated = is_backed;
-    if args.compress {
-        check_compression(args, format, &options)?;
-    }
-    let target_cache = cache(&args.target_cache, "Invalid cache option")?;
-    let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
-    let sources = from.iter().map(|from| {
+    let sources = from.iter().map(|name| {
         let format = args.source_format.as_deref();
-        let (mut source, _) = source(from, format, args.image_opts, secrets)?;
-        source.cache = source_cache;
+        let (mut source, _) = source(name, format, args.image_opts, secrets)?;
+        source.cache = cache;
         if args.force_share {
             source.sharing = source.sharing.max(Sharing::Forced);
         }
         source.names = args.common.names();
-        source.snapshot.clone_from(&snapshot);
+        source.snapshot = snapshot.clone().filter(|_| from.len() == 1);
         Ok(source)
     });
-    let sources = sources.collect::<Result<_, Failure>>()?;
+    let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
+    let opened = Sources::open(&sources, passwords)?;
+    if snapshot.is_some() && sources.len() > 1 {
+        return Err(anyhow!("No support for concatenating multiple snapshot").into());
+    }
+    Ok(opened)
+}
+
+/// The image to write, and whether it has a backing file that is left to supply what the source has from
+/// its own.
+fn plan_target<'a>(
+    args: &ConvertArgs,
+    to: &OsStr,
+    sources: usize,
+    secrets: &'a Secrets,
+) -> Result<(Target<'a>, bool), Failure> {
+    let name = to.to_string_lossy();
+    let format = image_name::format(&args.target_format)?;
+    if !args.no_create {
+        names::file(to)?;
+    }
+    let encrypt = args.encrypt.as_deref();
+    let mut options = target_options(format, &args.target_options, encrypt)?;
+    let is_backed = set_backing(args, sources, &mut options)?;
+    if args.compress {
+        check_compression(args, format, &options)?;
+    }
+    let target_cache = cache(&args.target_cache, "Invalid cache option")?;
     let mut target = if args.no_create {
         let options = args.target_image_opts;
         let format = &args.target_format;
@@ -75,31 +130,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
             .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
     };
     target.compressed = args.compress;
-    if options.size().is_some() {
-        return Err(
-            anyhow!("{name}: the size is the source's; resize the image afterwards").into(),
-        );
-    }
-    let plan = commands::convert::Plan {
-        sources,
-        target,
-        settings,
-        verify: args.verify,
-        checksum,
-    };
-    let progress = Progress::new(args.progress && !quiet);
-    let converted = commands::convert::run(&plan, &passwords, &progress)?;
-    progress.end();
-    if args.verify && !quiet {
-        let size = converted.size;
-        print(&format!(
-            "Verified: the target holds the same {size} bytes as the source.\n"
-        ))?;
-    }
-    if let Some(digest) = converted.digest {
-        print_bytes(&checksum_line(&digest, to))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok((target, is_backed))
 }
 
 /// What `-l` names.
@@ -136,15 +167,15 @@ fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Res
     if options.get("backing_file").is_none() {
         return Ok(false);
     }
-    if options.get("backing_fmt").is_none() {
-        return Err(anyhow!("Use of backing file requires explicit backing format").into());
-    }
     if sources > 1 {
         return Err(anyhow!(
             "Having a backing file for the target makes no sense when concatenating multiple \
              input images"
         )
         .into());
+    }
+    if options.get("backing_fmt").is_none() {
+        return Err(anyhow!("Use of backing file requires explicit backing format").into());
     }
     Ok(true)
 }
@@ -171,11 +202,11 @@ fn check_compression(args: &ConvertArgs, format: Format, options: &Options) -> R
 
 /// Refuses options that only make sense with an existing target, or only without one.
 fn check_existing(args: &ConvertArgs) -> Result<(), Failure> {
-    if args.target_is_zero && !args.no_create {
-        return Err(anyhow!("--target-is-zero requires use of -n flag").into());
-    }
     if args.target_image_opts && !args.no_create {
         return Err(anyhow!("--target-image-opts requires use of -n flag").into());
+    }
+    if args.target_is_zero && !args.no_create {
+        return Err(anyhow!("--target-is-zero requires use of -n flag").into());
     }
     if args.no_create && !args.target_options.is_empty() {
         return Err(anyhow!("-o has no effect when skipping image creation").into());

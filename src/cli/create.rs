@@ -1,6 +1,6 @@
 //! `create`: options, the line that says what is made, and the command.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
-use super::{Done, Failure, image_name, options, print};
+use super::{Done, Failure, image_name, print};
 use crate::commands::{self, names};
 use crate::error::printable;
 use crate::error::{Error, Result};
@@ -20,34 +20,30 @@ use crate::storage::CacheMode;
 /// Runs the subcommand.
 pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
-    let (operand, size) = match args.operands.as_slice() {
-        [] if args.options.iter().any(|list| options::asks_for_help(list)) => {
-            (OsStr::new(""), None)
-        }
-        [] => return Err(Failure::Usage("Expecting image file name".into())),
-        [name] => (name.as_os_str(), None),
-        [name, size] => (name.as_os_str(), Some(size)),
-        [_, _, unexpected, ..] => {
-            let unexpected = unexpected.to_string_lossy();
-            return Err(Failure::Usage(format!("Unexpected argument: {unexpected}")));
-        }
+    let name = args.operands.first();
+    if operands::helped(&args.format, name.map(OsString::as_os_str), &args.options)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(operand) = name else {
+        return Err(Failure::Usage("Expecting image file name".into()));
     };
-    let name = operand.to_string_lossy();
-    let format =
-        image_name::format(&args.format).map_err(|error| match args.operands.as_slice() {
-            [] => error,
-            _ => error.context(&name),
-        })?;
+    let size = args.operands.get(1);
     let size = size.map(|size| operands::size(&size.to_string_lossy(), "image size"));
     let size = size.transpose()?;
-    let Some(mut options) = target_options(format, &name, &args.options, args.encrypt.as_deref())?
-    else {
-        return Ok(ExitCode::SUCCESS);
-    };
+    if let Some(unexpected) = args.operands.get(2) {
+        let unexpected = unexpected.to_string_lossy();
+        return Err(Failure::Usage(format!("Unexpected argument: {unexpected}")));
+    }
+    let name = operand.to_string_lossy();
+    let with_name = |error: Error| error.context(&name);
+    let format = image_name::format(&args.format).map_err(with_name)?;
+    names::file(operand).map_err(with_name)?;
+    let encrypt = args.encrypt.as_deref();
+    let mut options = target_options(format, &args.options, encrypt).map_err(with_name)?;
     options
         .set_backing(args.backing.as_deref(), args.backing_format.as_deref())
-        .map_err(|error| error.context(&name))?;
-    let below = backing_size(args, &options, operand).map_err(|error| error.context(&name))?;
+        .map_err(with_name)?;
+    let below = backing_size(args, &options, operand).map_err(with_name)?;
     let size = match (size, options.size()) {
         (Some(_), Some(_)) => {
             return Err(anyhow!("{name}: The image size must be specified only once").into());
@@ -62,8 +58,8 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     if !args.common.quiet {
         print(&format!("{}\n", options.formatting_line(&printable(&name))))?;
     }
-    let mut target = target(operand, format, &options, secrets, CacheMode::Writeback)
-        .map_err(|error| error.context(&name))?;
+    let mut target =
+        target(operand, format, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
     target.backing_is_checked = !args.backing_unsafe;
     commands::create::run(&target, size, &passwords)?;
     Ok(ExitCode::SUCCESS)

@@ -5,14 +5,13 @@
 //! so that they are refused by name, and not as a mistake of the user's.
 
 use std::fmt::Write as _;
-use std::num::IntErrorKind;
 
 use super::options::{self, KeyValue};
 use crate::commands::measure;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::{Backing, CompressionType, CreateOptions, EncryptionMethod, Version};
 use crate::formats::{Format, Preallocation};
-use crate::units::parse_size;
+use crate::units::{SizeError, parse_size};
 
 /// How an option's value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +154,17 @@ fn specs(format: Format) -> &'static [Spec] {
 #[derive(Debug, Clone)]
 pub struct Options {
     format: Format,
-    values: Vec<KeyValue>,
+    values: Vec<Given>,
+}
+
+/// An option that was given.
+#[derive(Debug, Clone)]
+struct Given {
+    key: String,
+    /// What it is set to: a switch is `on` or `off`, a number has decimal digits.
+    value: String,
+    /// How `Formatting '…'` prints it.
+    shown: String,
 }
 
 /// The text that `-o help` prints. Without a file's name `qemu-img` leaves out what the file may have
@@ -198,7 +207,7 @@ impl Options {
     /// # Errors
     /// Malformed lists, unknown names, values of the wrong kind.
     pub fn parse(format: Format, lists: &[String]) -> Result<Self> {
-        let mut values: Vec<KeyValue> = Vec::new();
+        let mut values: Vec<Given> = Vec::new();
         for list in lists {
             for option in options::parse(list, None) {
                 let option = normalise(format, option)?;
@@ -220,8 +229,9 @@ impl Options {
     /// Sets an option, as if it had been given last.
     pub fn set(&mut self, name: &str, value: String) {
         self.values.retain(|option| option.key != name);
-        self.values.push(KeyValue {
+        self.values.push(Given {
             key: name.to_owned(),
+            shown: value.clone(),
             value,
         });
     }
@@ -236,7 +246,8 @@ impl Options {
     pub fn formatting_line(&self, filename: &str) -> String {
         let mut line = format!("Formatting '{filename}', fmt={}", self.format);
         for Spec { name, default, .. } in specs(self.format) {
-            if let Some(value) = self.get(name).or(*default) {
+            let given = self.values.iter().find(|option| option.key == *name);
+            if let Some(value) = given.map(|given| given.shown.as_str()).or(*default) {
                 let value = value.replace(',', ",,");
                 // Writing to a string can't fail.
                 let _ = write!(line, " {name}={value}");
@@ -286,8 +297,8 @@ impl Options {
             Some("zstd") => CompressionType::Zstd,
             Some(other) => return Err(not_accepted("compression-type", other)),
         };
-        if let Some(bits) = self.get("refcount_bits").and_then(|bits| bits.parse().ok()) {
-            options.refcount_bits = bits;
+        if let Some(bits) = self.get("refcount_bits") {
+            options.refcount_bits = bits.parse().unwrap_or(u64::MAX);
         }
         options.backing = self.backing()?;
         options.extended_l2 = self.get("extended_l2") == Some("on");
@@ -415,37 +426,49 @@ fn not_accepted(parameter: &str, value: &str) -> Error {
     ))
 }
 
-/// Checks an option's name and kind and brings its value into the form that is printed.
-fn normalise(format: Format, option: KeyValue) -> Result<KeyValue> {
+/// Checks an option's name and kind and brings its value into one form.
+fn normalise(format: Format, option: KeyValue) -> Result<Given> {
     let KeyValue { key, value } = option;
     let Some(spec) = specs(format).iter().find(|spec| spec.name == key) else {
         return Err(Error::invalid(format!("Invalid parameter '{key}'")));
     };
+    let mut shown = None;
     let value = match spec.kind {
         Kind::Text => value,
-        Kind::Switch => match value.as_str() {
-            "on" | "yes" | "true" | "y" => "on".to_owned(),
-            "off" | "no" | "false" | "n" => "off".to_owned(),
-            _ => {
-                return Err(Error::invalid(format!(
-                    "Parameter '{key}' expects 'on' or 'off'"
-                )));
-            }
-        },
+        Kind::Switch => {
+            let on = match value.as_str() {
+                "on" | "yes" | "true" | "y" => "on",
+                "off" | "no" | "false" | "n" => "off",
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "Parameter '{key}' expects 'on' or 'off'"
+                    )));
+                }
+            };
+            shown = Some(value);
+            on.to_owned()
+        }
         Kind::Size => parse_size(&value)
             .map_err(|error| options::no_size(&key, &value, error))?
             .to_string(),
-        Kind::Number => value
-            .parse::<u64>()
-            .map_err(|error| match error.kind() {
-                IntErrorKind::PosOverflow => Error::invalid(format!(
+        Kind::Number => {
+            let number = options::parse_number(&value).map_err(|error| match error {
+                SizeError::OutOfRange => Error::invalid(format!(
                     "Value '{value}' is too large for parameter '{key}'"
                 )),
-                _ => Error::invalid(format!("Parameter '{key}' expects a number")),
-            })?
-            .to_string(),
+                SizeError::Malformed => {
+                    Error::invalid(format!("Parameter '{key}' expects a number"))
+                }
+            })?;
+            shown = Some(number.cast_signed().to_string());
+            number.to_string()
+        }
     };
-    Ok(KeyValue { key, value })
+    Ok(Given {
+        shown: shown.unwrap_or_else(|| value.clone()),
+        key,
+        value,
+    })
 }
 
 #[cfg(test)]
@@ -466,6 +489,28 @@ mod tests {
              extended_l2=off compression_type=zlib size=1048576 compat=v3 lazy_refcounts=off \
              refcount_bits=16"
         );
+    }
+
+    #[test]
+    fn values_are_shown_as_qemu_img_shows_them() {
+        let line = |list: &str| qcow2(list).unwrap().formatting_line("x");
+        for (list, shown) in [
+            ("lazy_refcounts=yes", "lazy_refcounts=yes"),
+            ("extended_l2", "extended_l2=on"),
+            ("cluster_size=0x1000", "cluster_size=4096"),
+            ("refcount_bits=0x10", "refcount_bits=16"),
+            ("refcount_bits=020", "refcount_bits=16"),
+            ("refcount_bits=-18446744073709551608", "refcount_bits=8"),
+            ("refcount_bits=-1", "refcount_bits=-1"),
+        ] {
+            assert!(line(list).contains(shown), "{}", line(list));
+        }
+        let options = qcow2("lazy_refcounts=y").unwrap().qcow2().unwrap();
+        assert!(options.lazy_refcounts);
+        for bits in ["4294967312", "-1"] {
+            let options = qcow2(&format!("refcount_bits={bits}")).unwrap();
+            assert!(options.qcow2().unwrap().check().is_err(), "{bits}");
+        }
     }
 
     #[test]

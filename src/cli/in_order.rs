@@ -66,20 +66,38 @@ impl Reading {
                 print(help.as_deref().unwrap_or_default())?;
                 return Ok(help.is_some());
             }
-            (_, "output") => drop(operands::output(value)?),
-            ("check", "repair") => drop(check::repair(value)?),
-            ("map", "start_offset") => drop(operands::size(value, "start offset")?),
-            ("map", "max_length") => drop(operands::size(value, "max length")?),
-            ("measure", "size") => drop(operands::size(value, "image size")?),
-            ("measure" | "convert", "snapshot") => drop(convert::snapshot_name(value)?),
-            ("create" | "measure", "options") | ("convert", "target_options") => {
-                if !options::is_valid_list(value) {
-                    return Err(anyhow!("Invalid option list: {value}").into());
-                }
+            (_, "output") => {
+                operands::output(value)?;
             }
-            ("convert", "sparse_size") => drop(convert::sparse_size(value)?),
-            ("convert", "parallel") => drop(convert::workers(value)?),
-            ("convert", "rate") => drop(operands::size(value, "rate limit")?),
+            ("check", "repair") => {
+                check::repair(value)?;
+            }
+            ("map", "start_offset") => {
+                operands::size(value, "start offset")?;
+            }
+            ("map", "max_length") => {
+                operands::size(value, "max length")?;
+            }
+            ("measure", "size") => {
+                operands::size(value, "image size")?;
+            }
+            ("measure" | "convert", "snapshot") => {
+                convert::snapshot_name(value)?;
+            }
+            ("create" | "measure", "options") | ("convert", "target_options")
+                if !options::is_valid_list(value) =>
+            {
+                return Err(anyhow!("Invalid option list: {value}").into());
+            }
+            ("convert", "sparse_size") => {
+                convert::sparse_size(value)?;
+            }
+            ("convert", "parallel") => {
+                convert::workers(value)?;
+            }
+            ("convert", "rate") => {
+                operands::size(value, "rate limit")?;
+            }
             _ => {}
         }
         Ok(false)

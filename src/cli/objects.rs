@@ -229,7 +229,7 @@ impl Envelope {
         match tree.first() {
             None => Ok(envelope),
             // What has no value of its own may be the end of a password with a comma in it.
-            Some((_, Value::Text(text))) if text == "on" => Err(Error::invalid(
+            Some((_, Value::Text(text))) if text == "on" || text == "off" => Err(Error::invalid(
                 "an option of the secret is unexpected (a comma in a value is written twice)",
             )),
             Some((key, _)) => Err(Error::invalid(format!("Parameter '{key}' is unexpected"))),
@@ -365,6 +365,10 @@ mod tests {
             ("id=s", "Parameter 'qom-type' is missing"),
             (
                 "secret,id=s,data=x,hunter2",
+                "a comma in a value is written twice",
+            ),
+            (
+                "secret,id=s,data=x,nohunter2",
                 "a comma in a value is written twice",
             ),
             (

@@ -8,6 +8,7 @@ use super::create_options::{self, Options};
 use super::objects::Secrets;
 use super::{Failure, complain, image_name, options, print};
 use crate::commands::{Below, Existing, Purpose, Source, Target, TargetOptions, names};
+use crate::error::Error;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
 use crate::formats::{Format, Preallocation};
 use crate::storage::CacheMode;
@@ -74,30 +75,38 @@ pub(super) fn source<'a>(
     Ok(image_name::by_options(operand, secrets)?)
 }
 
-/// Reads the lists given with `-o`; `None` when they ask for help, which has been printed.
+/// Whether one of the lists given with `-o` asks for help. It is printed then: what options the format
+/// has, and with a name its file.
+pub(super) fn helped(
+    format: &str,
+    name: Option<&OsStr>,
+    lists: &[String],
+) -> Result<bool, Failure> {
+    if !lists.iter().any(|list| options::asks_for_help(list)) {
+        return Ok(false);
+    }
+    let format = image_name::format(format)?;
+    name.map(names::file).transpose()?;
+    print(&create_options::help(format, name.is_some()))?;
+    Ok(true)
+}
+
+/// Reads the lists given with `-o`.
 pub(super) fn target_options(
     format: Format,
-    name: &str,
     lists: &[String],
     encrypt: Option<&str>,
-) -> Result<Option<Options>, Failure> {
-    for list in lists {
-        if options::asks_for_help(list) {
-            print(&create_options::help(format, !name.is_empty()))?;
-            return Ok(None);
-        }
-        if !options::is_valid_list(list) {
-            return Err(anyhow!("Invalid option list: {list}").into());
-        }
-    }
-    let mut options = Options::parse(format, lists).map_err(|error| error.context(name))?;
+) -> crate::error::Result<Options> {
+    let mut options = Options::parse(format, lists)?;
     if let Some(encryption) = encrypt {
         if format != Format::Qcow2 {
-            return Err(anyhow!("{name}: format '{format}' can't be encrypted").into());
+            return Err(Error::invalid(format!(
+                "format '{format}' can't be encrypted"
+            )));
         }
         options.set("encrypt.format", encryption.to_owned());
     }
-    Ok(Some(options))
+    Ok(options)
 }
 
 /// The new image that the options describe.
@@ -178,8 +187,14 @@ pub(super) fn existing_target<'a>(
 
 /// The format of an image that will be written to, of which nobody stated it. That it is raw can only
 /// be guessed, and the user is warned.
-pub(super) fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
+fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
     let format = source.open_file(Purpose::Probe)?.format;
+    warn_of_guess(source, format);
+    Ok(format)
+}
+
+/// Warns if a format that was found is only a guess.
+pub(super) fn warn_of_guess(source: &Source<'_>, format: Format) {
     if format == Format::Raw {
         let name = source.path.display();
         for line in [
@@ -193,5 +208,4 @@ pub(super) fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
             complain(line);
         }
     }
-    Ok(format)
 }

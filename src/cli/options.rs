@@ -1,6 +1,9 @@
 //! QEMU's option strings: `key=value,key2=value2`.
 //!
-//! Inside a value two commas stand for one. A key without a value means `=on`.
+//! Inside a value two commas stand for one. A key without a value means `=on`, and with a `no` in front
+//! of it `=off`.
+
+use std::num::ParseIntError;
 
 use crate::error::Error;
 use crate::units::SizeError;
@@ -24,7 +27,10 @@ pub fn parse(text: &str, implied: Option<&str>) -> Vec<KeyValue> {
             let (key, value) = match (element.split_once('='), implied) {
                 (Some((key, value)), _) => (key.to_owned(), value.to_owned()),
                 (None, Some(implied)) if position == 0 => (implied.to_owned(), element),
-                (None, _) => (element, "on".to_owned()),
+                (None, _) => match element.strip_prefix("no") {
+                    Some(key) => (key.to_owned(), "off".to_owned()),
+                    None => (element, "on".to_owned()),
+                },
             };
             KeyValue { key, value }
         })
@@ -41,10 +47,32 @@ pub fn is_valid_list(text: &str) -> bool {
 /// Reads a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal
 /// digits. What doesn't fit is the nearest that does.
 pub fn parse_integer(text: &str) -> Option<i64> {
+    let (is_negative, digits) = parse_digits(text)?;
+    let magnitude = digits.ok().and_then(|digits| i64::try_from(digits).ok());
+    let magnitude = magnitude.unwrap_or(i64::MAX);
+    Some(if is_negative { -magnitude } else { magnitude })
+}
+
+/// As C's `strtoull`: the same digits, and what is below zero counts from 2^64 downwards.
+///
+/// # Errors
+/// It is no number, or doesn't fit in 64 bits.
+pub fn parse_number(text: &str) -> Result<u64, SizeError> {
+    let (is_negative, digits) = parse_digits(text).ok_or(SizeError::Malformed)?;
+    let magnitude = digits.map_err(|_| SizeError::OutOfRange)?;
+    Ok(if is_negative {
+        magnitude.wrapping_neg()
+    } else {
+        magnitude
+    })
+}
+
+/// The sign and the digits of a number as C has them.
+fn parse_digits(text: &str) -> Option<(bool, Result<u64, ParseIntError>)> {
     let text = text.trim_start();
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => (-1, digits),
-        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    let (is_negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     let (base, digits) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
         Some(digits) => (16, digits),
@@ -54,7 +82,7 @@ pub fn parse_integer(text: &str) -> Option<i64> {
     if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(base)) {
         return None;
     }
-    Some(sign * i64::from_str_radix(digits, base).unwrap_or(i64::MAX))
+    Some((is_negative, u64::from_str_radix(digits, base)))
 }
 
 /// What is wrong with an option that is no size.
@@ -128,6 +156,10 @@ mod tests {
             owned(&[("qom-type", "secret"), ("id", "s"), ("data", "a,,b")])
         );
         assert_eq!(pairs("a=", None), owned(&[("a", "")]));
+        assert_eq!(
+            pairs("nolazy,no=x,no", None),
+            owned(&[("lazy", "off"), ("no", "x"), ("", "off")])
+        );
         assert_eq!(pairs("", None), []);
     }
 

@@ -46,6 +46,11 @@ impl Progress {
         }
     }
 
+    /// Shows that nothing is done yet.
+    pub(super) fn begin(&self) {
+        self.progress(0, 1);
+    }
+
     /// Ends the line that was printed over and over.
     pub(super) fn end(&self) {
         if self.shown {
@@ -77,7 +82,9 @@ impl Observer for Progress {
             done as f64 * 100.0 / total as f64
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| percent >= last + 1.0) || done >= total;
+        // The end is told once more when it is the end; of nothing, once is enough.
+        let ended = done >= total && total > 0;
+        let due = last.is_none_or(|last| percent >= last + 1.0) || ended;
         // Workers may report out of order; what is shown only grows.
         if due && last.is_none_or(|last| percent >= last) {
             *last = Some(percent);

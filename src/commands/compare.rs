@@ -1,36 +1,36 @@
 //! `compare`: have two images the same contents?
 
+use super::source::OpenSource;
 use super::{Passwords, Purpose, Source};
 use crate::convert::compare::{self, Outcome, Side};
 use crate::convert::{Observer, Settings};
 use crate::error::Result;
 
-/// What is compared.
-pub struct Plan<'a> {
-    /// The images.
-    pub sources: [Source<'a>; 2],
-    /// Whether sizes, and how the contents are stored, count as well.
-    pub strict: bool,
+/// An image that is open to be compared.
+pub struct Opened {
+    image: OpenSource,
+    /// What messages call it.
+    name: String,
 }
 
-/// Compares.
+/// Opens one of the images.
 ///
 /// # Errors
-/// An image can't be opened; what goes wrong later is in the outcome.
-pub fn run(plan: &Plan<'_>, passwords: &dyn Passwords, observer: &dyn Observer) -> Result<Outcome> {
-    let [one, other] = &plan.sources;
-    let first = one.open(Purpose::Read, passwords)?;
-    let second = other.open(Purpose::Read, passwords)?;
-    let sides = [
-        Side {
-            image: first.image.as_ref(),
-            name: &one.name,
-        },
-        Side {
-            image: second.image.as_ref(),
-            name: &other.name,
-        },
-    ];
+/// As [`Source::open`].
+pub fn open(source: Source<'_>, passwords: &dyn Passwords) -> Result<Opened> {
+    Ok(Opened {
+        image: source.open(Purpose::Read, passwords)?,
+        name: source.name,
+    })
+}
+
+/// Compares. With `strict`, sizes, and how the contents are stored, count as well. What goes wrong is in
+/// the outcome.
+pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Outcome {
+    let sides = images.each_ref().map(|opened| Side {
+        image: opened.image.image.as_ref(),
+        name: &opened.name,
+    });
     let workers = Settings::default().workers;
-    Ok(compare::compare(sides, plan.strict, workers, observer))
+    compare::compare(sides, strict, workers, observer)
 }

@@ -11,10 +11,30 @@ use crate::error::{Error, Result};
 use crate::formats::{Chain, Concatenation, Image, TopOnly};
 use crate::storage::FileStorage;
 
+/// Images that are open and will be read, one after the other as one disk.
+pub struct Sources(Vec<OpenSource>);
+
+impl Sources {
+    /// Opens the images, of which there is at least one.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; one that decrypts to noise, where that counts.
+    pub fn open(sources: &[Source<'_>], passwords: &dyn Passwords) -> Result<Self> {
+        let opened = sources
+            .iter()
+            .map(|source| source.open(Purpose::Copy, passwords))
+            .collect::<Result<Vec<_>>>()?;
+        for source in &opened {
+            plausible::look_at_start(source, passwords)?;
+        }
+        Ok(Self(opened))
+    }
+}
+
 /// What is converted into what.
 pub struct Plan<'a> {
-    /// The images to read, one after the other as one disk: at least one.
-    pub sources: Vec<Source<'a>>,
+    /// The images to read.
+    pub sources: Sources,
     /// The image to make.
     pub target: Target<'a>,
     /// How the work is done.
@@ -55,13 +75,7 @@ pub fn run(
             "what can't be read can't be verified: --verify and --salvage exclude each other",
         ));
     }
-    let opened: Vec<OpenSource> = sources
-        .iter()
-        .map(|source| source.open(Purpose::Copy, passwords))
-        .collect::<Result<_>>()?;
-    for source in &opened {
-        plausible::look_at_start(source, passwords)?;
-    }
+    let Sources(opened) = sources;
     let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
     if plan.checksum.is_some() && settings.leave_unallocated {
         return Err(Error::invalid(

@@ -264,6 +264,11 @@ impl Found {
     fn open(source: &Source<'_>) -> Result<Self> {
         let opened = source.open_file(Purpose::Inspect)?;
         let header = opened.header().map_err(could_not_open(source))?;
+        if let Some(header) = &header {
+            source
+                .check_encryption(header)
+                .map_err(could_not_open(source))?;
+        }
         Ok(Self { opened, header })
     }
 

@@ -98,11 +98,15 @@ impl Map {
         let start = GuestOffset(self.position);
         let limit = self.end - self.position;
         let status = self.source.image.status_at(start, limit);
-        let status = status.map_err(|error| {
+        let mut status = status.map_err(|error| {
             // Nothing comes after an error.
             self.position = self.end;
             error.context("Could not read file metadata")
         })?;
+        // Where it is in the file, which the image may only be a part of.
+        let layer = self.source.layers.get(status.depth);
+        let start_in_file = layer.map_or(0, |layer| layer.start);
+        status.offset = status.offset.and_then(|host| host.after(start_in_file));
         self.position += status.length;
         Ok(Some(Run { start, status }))
     }

@@ -57,6 +57,10 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
 pub fn file(name: &OsStr) -> Result<PathBuf> {
     match protocol(name.as_bytes()) {
         None => Ok(name.into()),
+        Some((b"file", rest)) if protocol(rest).is_some() => {
+            // Written so that it is still a file's name wherever it is read again.
+            Ok(OsString::from_vec([b"./", rest].concat()).into())
+        }
         Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
         Some((protocol, _)) => Err(Error::unsupported(format!(
             "Unknown protocol '{}'",
@@ -87,6 +91,7 @@ mod tests {
         assert_eq!(at("a/b:c").unwrap(), PathBuf::from("a/b:c"));
         assert_eq!(at("./b:c").unwrap(), PathBuf::from("./b:c"));
         assert_eq!(at("file:x y").unwrap(), PathBuf::from("x y"));
+        assert_eq!(at("file:a:b").unwrap(), PathBuf::from("./a:b"));
         for (name, protocol) in [("nbd:localhost:1", "nbd"), ("json:{}", "json"), (":x", "")] {
             let message = at(name).unwrap_err().to_string();
             assert_eq!(message, format!("Unknown protocol '{protocol}'"));

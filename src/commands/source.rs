@@ -30,6 +30,8 @@ pub struct Source<'a> {
     pub format: Option<Format>,
     /// The password, where an option named one.
     pub secret: Option<&'a Secret>,
+    /// Why there is no password although an option named one; of no matter where none is needed.
+    pub no_secret: Option<String>,
     /// The encryption format that an option named; it must be the image's.
     pub encryption: Option<EncryptionMethod>,
     /// How the file is read.
@@ -43,6 +45,8 @@ pub struct Source<'a> {
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
     pub snapshot: Option<SnapshotName>,
+    /// Whether an option said that the file is a device.
+    pub is_device: bool,
     /// What part of the file the image is in: a window, and maybe a window of that.
     pub windows: Vec<WindowRange>,
     /// The external data file, where an option named one; else it is the one that the image names.
@@ -129,6 +133,8 @@ pub struct Layer {
     pub format: Format,
     /// Whether its data is encrypted with legacy AES.
     pub legacy_aes: bool,
+    /// Where a raw image starts in its file, in bytes.
+    pub start: u64,
     /// Its files: the one that was named, and its external data file.
     pub files: Vec<Arc<FileStorage>>,
 }
@@ -185,12 +191,14 @@ impl<'a> Source<'a> {
             name,
             format,
             secret: None,
+            no_secret: None,
             encryption: None,
             cache: CacheMode::Writeback,
             sharing: Sharing::Agreed,
             sandbox: false,
             names: Names::Follow,
             snapshot: None,
+            is_device: false,
             windows: Vec::new(),
             data_file: None,
             below: Below::Stored,
@@ -202,39 +210,50 @@ impl<'a> Source<'a> {
     /// # Errors
     /// As `Could not open 'name': …`.
     pub fn open_file(&self, purpose: Purpose) -> Result<Opened> {
-        let open = || {
-            if self.path.as_os_str().is_empty() {
-                return Err(Error::invalid(
-                    "The 'file' block driver requires a file name",
-                ));
-            }
-            let file = Arc::new(FileStorage::open(&self.path, purpose.access(), self.cache)?);
-            let storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
-            let format = match self.format {
-                Some(format) => format,
-                None => formats::probe(storage.as_ref())?,
-            };
-            if format == Format::Raw {
-                self.refuse_encryption()?;
-            }
-            if let Some(claim) = purpose.claim(format, self.sharing)? {
-                file.lock(claim)?;
-            }
-            Ok(Opened {
-                file,
-                storage,
-                format,
-            })
+        self.open_below(purpose)
+            .map_err(|error| self.could_not_open(error))
+    }
+
+    /// As [`Source::open_file`], with nothing in front of the message.
+    fn open_below(&self, purpose: Purpose) -> Result<Opened> {
+        if self.path.as_os_str().is_empty() {
+            return Err(Error::invalid(
+                "The 'file' block driver requires a file name",
+            ));
+        }
+        let file = Arc::new(FileStorage::open(&self.path, purpose.access(), self.cache)?);
+        if self.is_device && !file.is_device() {
+            return Err(Error::invalid(format!(
+                "'host_device' driver requires '{}' to be either a character or block device",
+                printable(&self.path.to_string_lossy())
+            )));
+        }
+        let storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
+        let format = match self.format {
+            Some(format) => format,
+            None => formats::probe(storage.as_ref())?,
         };
-        open().map_err(|error| self.could_not_open(error))
+        if format == Format::Raw {
+            self.refuse_encryption()?;
+        }
+        if let Some(claim) = purpose.claim(format, self.sharing)? {
+            file.lock(claim)?;
+        }
+        Ok(Opened {
+            file,
+            storage,
+            format,
+        })
     }
 
     /// A raw image isn't encrypted; who says that it is would get ciphertext for data.
     fn refuse_encryption(&self) -> Result<()> {
-        let option = match (self.encryption, self.secret) {
-            (None, None) => return Ok(()),
-            (Some(_), _) => "encrypt.format",
-            (None, Some(_)) => "encrypt.key-secret",
+        let option = if self.encryption.is_some() {
+            "encrypt.format"
+        } else if self.secret.is_some() || self.no_secret.is_some() {
+            "encrypt.key-secret"
+        } else {
+            return Ok(());
         };
         Err(Error::invalid(format!(
             "Block format 'raw' does not support the option '{option}'"
@@ -301,40 +320,49 @@ impl<'a> Source<'a> {
         passwords: &dyn Passwords,
         above: &[Layer],
     ) -> Result<(Arc<dyn Image>, Layer, Option<Self>)> {
-        let opened = self.open_file(purpose)?;
-        self.refuse_loop(&opened, above)?;
-        let open = || {
-            let mut files = vec![Arc::clone(&opened.file)];
-            let storage = Arc::clone(&opened.storage);
-            let mut below = None;
-            let mut legacy_aes = false;
-            let image: Arc<dyn Image> = match opened.header()? {
-                None if self.snapshot.is_some() => {
-                    return Err(Error::invalid(
-                        "Failed to load snapshot: a raw image has no internal snapshots",
-                    ));
-                }
-                None => Arc::new(RawImage::open(storage)?),
-                Some(header) => {
-                    legacy_aes = header.encryption() == EncryptionMethod::Aes;
-                    let secret = self.secret_for(&header, passwords)?;
-                    let data = self.data_file(&header, purpose)?;
-                    files.extend(data.clone());
-                    below = self.below(&header)?;
-                    let header = self.at_snapshot(header, &opened)?;
-                    let data = data.map(|file| file as Arc<dyn Storage>);
-                    Arc::new(Qcow2Image::open_with(storage, data, header, secret)?)
-                }
-            };
-            let layer = Layer {
-                name: self.name.clone(),
-                format: opened.format,
-                legacy_aes,
-                files,
-            };
-            Ok((image, layer, below))
+        // That an image below could not be opened is said already; the system says which file it was.
+        let failed = |error: Error| match above {
+            [] => self.could_not_open(error),
+            _ if error.io_kind().is_some() => error,
+            _ => self.could_not_open(error),
         };
-        open().map_err(|error| self.could_not_open(error))
+        let opened = self.open_below(purpose).map_err(failed)?;
+        self.refuse_loop(&opened, above)?;
+        let parts = || {
+            let Some(header) = opened.header()? else {
+                return Ok(None);
+            };
+            let secret = self.secret_for(&header, passwords)?;
+            let data = self.data_file(&header, purpose)?;
+            let below = self.below(&header)?;
+            Ok(Some((header, secret, data, below)))
+        };
+        let parts = parts().map_err(failed)?;
+        let storage = Arc::clone(&opened.storage);
+        let mut layer = Layer {
+            name: self.name.clone(),
+            format: opened.format,
+            legacy_aes: false,
+            start: 0,
+            files: vec![Arc::clone(&opened.file)],
+        };
+        let Some((header, secret, data, below)) = parts else {
+            if self.snapshot.is_some() {
+                return Err(Error::invalid(
+                    "Failed to load snapshot: Block format 'raw' used by device '' does not support \
+                     temporarily loading internal snapshots",
+                ));
+            }
+            layer.start = self.windows.iter().map(|window| window.offset).sum();
+            let image = RawImage::open(storage).map_err(failed)?;
+            return Ok((Arc::new(image), layer, None));
+        };
+        layer.legacy_aes = header.encryption() == EncryptionMethod::Aes;
+        layer.files.extend(data.clone());
+        let header = self.at_snapshot(header, &opened)?;
+        let data = data.map(|file| file as Arc<dyn Storage>);
+        let image = Qcow2Image::open_with(storage, data, header, secret).map_err(failed)?;
+        Ok((Arc::new(image), layer, below))
     }
 
     fn refuse_loop(&self, opened: &Opened, above: &[Layer]) -> Result<()> {
@@ -462,6 +490,26 @@ impl<'a> Source<'a> {
         header: &Header,
         passwords: &'s dyn Passwords,
     ) -> Result<Option<&'s Secret>> {
+        self.check_encryption(header)?;
+        let method = header.encryption();
+        if method == EncryptionMethod::Aes {
+            passwords.legacy_aes_is_used();
+        }
+        match (method, self.secret) {
+            (EncryptionMethod::None | EncryptionMethod::Luks, _) => Ok(None),
+            (EncryptionMethod::Aes, Some(secret)) => Ok(Some(secret)),
+            (EncryptionMethod::Aes, None) => match &self.no_secret {
+                Some(reason) => Err(Error::invalid(reason)),
+                None => passwords.for_reading(&self.name).map(Some),
+            },
+        }
+    }
+
+    /// Holds the image's encryption against what an option said of it.
+    ///
+    /// # Errors
+    /// It is encrypted in another way.
+    pub(super) fn check_encryption(&self, header: &Header) -> Result<()> {
         let method = header.encryption();
         if let Some(stated) = self.encryption
             && method == EncryptionMethod::None
@@ -480,14 +528,7 @@ impl<'a> Source<'a> {
                 stated.name()
             )));
         }
-        if method == EncryptionMethod::Aes {
-            passwords.legacy_aes_is_used();
-        }
-        match (method, self.secret) {
-            (EncryptionMethod::None | EncryptionMethod::Luks, _) => Ok(None),
-            (EncryptionMethod::Aes, Some(secret)) => Ok(Some(secret)),
-            (EncryptionMethod::Aes, None) => passwords.for_reading(&self.name).map(Some),
-        }
+        Ok(())
     }
 
     fn could_not_open(&self, error: Error) -> Error {

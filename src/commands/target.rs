@@ -151,7 +151,8 @@ impl Target<'_> {
         let refuse = |target: &FileStorage| self.refuse_sources(target, sources);
         let flush = self.cache.flushes();
         if let Some(existing) = self.existing {
-            let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)?;
+            let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)
+                .map_err(|error| could_not_open(&self.name, error))?;
             refuse(&file)?;
             let claim = match self.options {
                 TargetOptions::Raw => Claim::WRITE_SHARED,
@@ -195,7 +196,10 @@ impl Target<'_> {
         let storage = Arc::new(file.take_storage()?);
         let mut files = vec![(file, self.path.clone())];
         let image = match prepared {
-            None => Box::new(NewRaw::create(storage, size, self.preallocation, flush)?),
+            None => {
+                let image = NewRaw::create(storage, size, self.preallocation, flush);
+                Box::new(image.map_err(too_large)?)
+            }
             Some((options, cipher)) => {
                 let mut data = None;
                 if let Some(name) = &options.data_file {
@@ -346,6 +350,16 @@ impl Target<'_> {
             TargetOptions::Raw => Format::Raw,
             TargetOptions::Qcow2(..) => Format::Qcow2,
         }
+    }
+}
+
+/// What is said where the file system has no files of that size.
+fn too_large(error: Error) -> Error {
+    match error.io_kind() {
+        Some(std::io::ErrorKind::FileTooLarge) => {
+            Error::invalid("The image size is too large for file format 'raw'")
+        }
+        _ => error,
     }
 }
 

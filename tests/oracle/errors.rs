@@ -152,6 +152,46 @@ const CALLS: &[&str] = &[
     "info json:{",
     "info json:{'driver':'raw'",
     "info json:{'driver':zoo}",
+    "check -r leaks disk.raw",
+    "check --image-opts driver=qcow2,file.filename=plain.qcow2,encrypt.format=aes",
+    "info --image-opts driver=qcow2,file.filename=plain.qcow2,encrypt.format=aes",
+    "info --image-opts driver=host_device,filename=disk.raw",
+    "info --image-opts driver=raw,file.driver=host_device,file.filename=disk.raw",
+    "map over.qcow2",
+    "convert over.qcow2 x",
+    "measure -l s disk.raw",
+    "measure -l s plain.qcow2",
+    "measure --size -5k",
+    "create x -- -5k",
+    "create x abc y",
+    "create -f nope x abc",
+    "create -o help -f nope x abc",
+    "create -o help nope:x",
+    "create -o zoo nope:x 1M",
+    "create nope:x 1M",
+    "create json:{} 1M",
+    "create -f qcow2 -o nocow x 1M",
+    "create -f qcow2 -o refcount_bits=x x 1M",
+    "create -f qcow2 -o refcount_bits=99999999999999999999 x 1M",
+    "create -f qcow2 -o refcount_bits=4294967312 x 1M",
+    "compare -p nope disk.raw",
+    "compare -p disk.raw nope",
+    "compare nope json:{",
+    "compare --image-opts -F raw file.filename=disk.raw file.filename=disk.raw",
+    "convert --target-is-zero --target-image-opts x",
+    "convert --target-is-zero -o help",
+    "convert -T x disk.raw",
+    "convert -p -T x disk.raw x",
+    "convert -p -t x nope x",
+    "convert -p -O nope nope x",
+    "convert -p -o zoo=1 disk.raw x",
+    "convert -p -l s disk.raw x",
+    "convert -p -l s plain.qcow2 x",
+    "convert -p disk.raw nope:x",
+    "convert -p disk.raw json:{}",
+    "convert -p -n disk.raw x",
+    "convert -n disk.raw file:x",
+    "convert -O qcow2 -B disk.raw plain.qcow2 disk.raw x",
     "convert disk.raw",
     "convert -O qcow2 nope x",
     "convert -O nope disk.raw x",
@@ -211,6 +251,17 @@ fn files(folder: &Path) {
         "create", "-q", "-f", "qcow2", "--object", SECRET, "-o", options,
     ];
     qemu_img(folder, &[&args[..], &["aes.qcow2", "1M"]].concat()).ok();
+    qemu_img(
+        folder,
+        &["create", "-q", "-f", "qcow2", "plain.qcow2", "1M"],
+    )
+    .ok();
+    let over = ["-u", "-b", "gone.raw", "-F", "raw", "over.qcow2", "1M"];
+    qemu_img(
+        folder,
+        &[&["create", "-q", "-f", "qcow2"][..], &over].concat(),
+    )
+    .ok();
 }
 
 /// The names of a folder's files, and their bytes.
