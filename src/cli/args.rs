@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::getopt::OWN;
+use super::image_name;
 use crate::commands::{Names, Sharing};
 
 /// A memory-safe, faster qemu-img.
@@ -77,7 +78,7 @@ impl CommonArgs {
         if self.untrusted {
             Names::Refuse
         } else {
-            Names::Follow
+            image_name::FOLLOW
         }
     }
 }

@@ -124,6 +124,7 @@ fn plan_target<'a>(
         if let Some(existing) = &mut target.existing {
             existing.is_zero = args.target_is_zero;
         }
+        target.names = args.common.names();
         target
     } else {
         target(to, format, &options, secrets, target_cache)

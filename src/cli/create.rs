@@ -86,7 +86,7 @@ fn backing_size(args: &CreateArgs, options: &Options, image: &OsStr) -> Result<O
         };
     }
     let image = names::file(image)?;
-    let found = commands::backing::size_and_format(&image, &backing);
+    let found = commands::backing::size_and_format(&image, &backing, image_name::FOLLOW);
     // The second line is one that clients of qemu-img know.
     let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {

@@ -1,13 +1,14 @@
 //! How an image is named: a file name, `json:{…}`, or with `--image-opts` an option string.
 
 use std::ffi::OsStr;
+use std::sync::LazyLock;
 
 use super::block_node::{self, Node, Shown};
 use super::objects::Secrets;
 use super::render;
 use super::tree::{self, Tree};
-use crate::commands::{Source, names};
-use crate::error::{Error, Result};
+use crate::commands::{Names, Source, names};
+use crate::error::{Error, Result, printable};
 use crate::formats::Format;
 
 /// The format of that name.
@@ -39,6 +40,23 @@ pub fn by_name<'a>(
         Ok((Source::plain(path, text.clone(), format), shown))
     };
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
+}
+
+/// Names found inside images are followed, whatever they are.
+pub(super) const FOLLOW: Names = Names::FollowTrees(found_inside);
+
+/// The image that a `json:{…}` name found inside another stands for. Whoever wrote that may not choose
+/// among our secrets.
+fn found_inside(name: &str, stated: Option<&str>) -> Result<Source<'static>> {
+    static NONE: LazyLock<Secrets> = LazyLock::new(Secrets::default);
+    let read = by_json(OsStr::new(name), stated, &NONE);
+    let (mut source, shown) = read.map_err(|error| error.context(could_not_open(name)))?;
+    source.name = shown;
+    Ok(source)
+}
+
+fn could_not_open(name: &str) -> String {
+    format!("Could not open '{}'", printable(name))
 }
 
 fn by_json<'a>(

@@ -138,6 +138,7 @@ pub(super) fn target<'a>(
         cache,
         existing: None,
         windows: Vec::new(),
+        names: image_name::FOLLOW,
     })
 }
 
@@ -182,6 +183,7 @@ pub(super) fn existing_target<'a>(
             encryption: source.encryption,
         }),
         windows: source.windows,
+        names: image_name::FOLLOW,
     })
 }
 

@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use super::source::Opened;
-use super::{Purpose, Source, names};
-use crate::error::{Error, Result};
+use super::{Names, Purpose};
+use crate::error::Result;
 use crate::formats::qcow2::Backing;
 use crate::formats::{Format, Image as _, raw::RawImage};
 use crate::storage::{Access, CacheMode, FileStorage};
@@ -22,20 +22,11 @@ pub(super) struct Found {
 }
 
 /// Looks at the backing file that the new image at `image` is to have. Nothing below it is opened.
-pub(super) fn find(image: &Path, backing: &Backing) -> Result<Found> {
-    let path = names::beside(image, &backing.name);
-    let name = path.to_string_lossy().into_owned();
-    let format = match &backing.format {
-        None => None,
-        Some(format) => Some(
-            Format::from_name(format)
-                .ok_or_else(|| Error::invalid(format!("Unknown driver '{format}'")))?,
-        ),
-    };
-    let path = names::file(path.as_os_str())?;
+pub(super) fn find(image: &Path, backing: &Backing, names: Names) -> Result<Found> {
+    let source = names.backing_file(image, &backing.name, backing.format.as_deref())?;
     // A file that can't be opened is reported by that alone.
-    FileStorage::open(&path, Access::Read, CacheMode::Writeback)?;
-    let opened = Source::plain(path, name, format).open_file(Purpose::Inspect)?;
+    FileStorage::open(&source.path, Access::Read, CacheMode::Writeback)?;
+    let opened = source.open_file(Purpose::Inspect)?;
     let size = match opened.header()? {
         Some(header) => header.size(),
         None => RawImage::open(opened.storage.clone())?.size(),
@@ -47,7 +38,7 @@ pub(super) fn find(image: &Path, backing: &Backing) -> Result<Found> {
 ///
 /// # Errors
 /// It can't be opened, or isn't of the format that was stated.
-pub fn size_and_format(image: &Path, backing: &Backing) -> Result<(u64, Format)> {
-    let found = find(image, backing)?;
+pub fn size_and_format(image: &Path, backing: &Backing, names: Names) -> Result<(u64, Format)> {
+    let found = find(image, backing, names)?;
     Ok((found.size, found.opened.format))
 }

@@ -23,7 +23,7 @@ mod target;
 
 use std::path::Path;
 
-pub use names::Names;
+pub use names::{Names, ReadTree};
 pub use purpose::{Purpose, Sharing};
 pub use source::{Below, SnapshotName, Source};
 pub use target::{Existing, Target, TargetOptions};

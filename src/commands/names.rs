@@ -4,6 +4,11 @@
 //! other is refused by name, so that `nbd:host` never silently becomes a file. A file with such a
 //! name is reached by `./name`.
 //!
+//! `json:{…}` is a tree of options, which the command line knows how to read and lends us the way to
+//! ([`ReadTree`]). Found inside an image it may name no secret, and whatever it says the file is only
+//! read. An external data file's name is no such name but a path as it stands, and unlike that of a
+//! backing file it isn't relative to the image's folder: QEMU opens both so, and must find what we made.
+//!
 //! Whoever wrote an image chose the names in it. Following them opens files of this machine with this
 //! user's rights, so whether that is done is the caller's decision, made in one place: [`Names`].
 
@@ -11,27 +16,70 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use super::Source;
 use crate::error::{Error, Result, printable};
+use crate::formats::Format;
+
+/// What the name starts with that is a tree of options.
+const JSON: &[u8] = b"json:";
+
+/// Reads a `json:{…}` name; the second argument is the name of the format that is stated beside it. No
+/// secret can be named.
+pub type ReadTree = fn(&str, Option<&str>) -> Result<Source<'static>>;
 
 /// Whether files are opened whose names are found inside an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub enum Names {
     /// They are: backing files, external data files.
     #[default]
     Follow,
+    /// They are, and trees of options are read.
+    FollowTrees(ReadTree),
     /// They are not; an image that needs one can't be read.
     Refuse,
 }
 
 impl Names {
-    /// The file that `name`, found in the image at `path`, stands for: a relative name is relative to
-    /// the image's folder. `what` says what the image uses it for.
+    /// The backing file that `name` and `format`, found in the image at `path`, stand for: a relative name
+    /// is relative to the image's folder. Nothing else is said of it.
     ///
     /// # Errors
-    /// Names aren't followed; the name is of a protocol that isn't built.
-    pub fn resolve(self, path: &Path, name: &[u8], what: &str) -> Result<PathBuf> {
+    /// Names aren't followed; the name is of a protocol that isn't built, or the format unknown; a
+    /// malformed tree.
+    pub fn backing_file(
+        self,
+        path: &Path,
+        name: &[u8],
+        format: Option<&str>,
+    ) -> Result<Source<'static>> {
+        self.check(name, "backing file")?;
+        if let (Self::FollowTrees(read), true) = (self, name.starts_with(JSON)) {
+            let text = std::str::from_utf8(name)
+                .map_err(|_| Error::invalid("Could not parse the JSON options: not UTF-8"))?;
+            return read(text, format);
+        }
+        let path = file(beside(path, name).as_os_str())?;
+        let format = format.map(|name| {
+            let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
+            Format::from_name(name).ok_or_else(unknown)
+        });
+        let name = path.to_string_lossy().into_owned();
+        Ok(Source::plain(path, name, format.transpose()?))
+    }
+
+    /// The external data file that `name`, found in an image, stands for.
+    ///
+    /// # Errors
+    /// Names aren't followed.
+    pub fn data_file(self, name: &[u8]) -> Result<PathBuf> {
+        self.check(name, "data file")?;
+        Ok(OsStr::from_bytes(name).into())
+    }
+
+    /// Refuses a name unless names are followed; `what` says what the image uses it for.
+    fn check(self, name: &[u8], what: &str) -> Result<()> {
         match self {
-            Self::Follow => file(beside(path, name).as_os_str()),
+            Self::Follow | Self::FollowTrees(_) => Ok(()),
             Self::Refuse => Err(Error::invalid(format!(
                 "the image names a {what} ('{}'), and with --untrusted no file is opened that an \
                  image names",
@@ -101,13 +149,28 @@ mod tests {
     #[test]
     fn names_in_images_are_relative_to_them() {
         let at = |image: &str, name: &[u8]| {
-            let path = Names::Follow.resolve(Path::new(image), name, "backing file");
-            path.unwrap()
+            let source = Names::Follow.backing_file(Path::new(image), name, None);
+            source.unwrap().path
         };
         assert_eq!(at("a/top", b"base"), PathBuf::from("a/base"));
         assert_eq!(at("a/top", b"/base"), PathBuf::from("/base"));
         assert_eq!(at("top", b"file:b"), PathBuf::from("b"));
-        let refused = Names::Refuse.resolve(Path::new("top"), b"base", "backing file");
-        assert!(refused.unwrap_err().to_string().contains("'base'"));
+        let tree = Names::Follow.backing_file(Path::new("top"), b"json:{}", None);
+        let message = tree.err().unwrap().to_string();
+        assert_eq!(message, "Unknown protocol 'json'");
+        for name in [&b"base"[..], b"json:{}"] {
+            let refused = Names::Refuse.backing_file(Path::new("top"), name, None);
+            let message = refused.err().unwrap().to_string();
+            assert!(message.contains("with --untrusted no file is opened"));
+        }
+    }
+
+    #[test]
+    fn data_files_are_paths_as_they_stand() {
+        for name in ["a/b", "file:c", "json:{}"] {
+            let path = Names::Follow.data_file(name.as_bytes()).unwrap();
+            assert_eq!(path, PathBuf::from(name));
+        }
+        assert!(Names::Refuse.data_file(b"a").is_err());
     }
 }

@@ -411,7 +411,7 @@ impl<'a> Source<'a> {
                 let name = header
                     .extension(extensions::DATA_FILE)
                     .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
-                self.names.resolve(&self.path, name, "data file")?
+                self.names.data_file(name)?
             }
         };
         let file = FileStorage::open(&path, purpose.access(), self.cache)?;
@@ -458,26 +458,16 @@ impl<'a> Source<'a> {
         let Some(name) = header.backing_file() else {
             return Ok(None);
         };
-        let path = self.names.resolve(&self.path, name, "backing file");
-        let path = path.map_err(|error| error.context("Could not open backing file"))?;
-        let format = match header.extension(extensions::BACKING_FORMAT) {
-            None => None,
-            Some(name) => {
-                let name = String::from_utf8_lossy(name);
-                let format = Format::from_name(&name);
-                Some(format.ok_or_else(|| {
-                    Error::invalid(format!("Unknown driver '{}'", printable(&name)))
-                        .context("Could not open backing file")
-                })?)
-            }
-        };
-        let name = path.to_string_lossy().into_owned();
+        let format = header.extension(extensions::BACKING_FORMAT);
+        let format = format.map(String::from_utf8_lossy);
+        let below = self.names.backing_file(&self.path, name, format.as_deref());
+        let below = below.map_err(|error| error.context("Could not open backing file"))?;
         Ok(Some(Self {
             cache: self.cache,
             sharing: self.sharing.below(),
             sandbox: self.sandbox,
             names: self.names,
-            ..Self::plain(path, name, format)
+            ..below
         }))
     }
 

@@ -4,12 +4,12 @@
 //! before any file is touched.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
-use super::{Passwords, Purpose, Source, backing, flush_directory_of, names};
+use super::{Names, Passwords, Purpose, Source, backing, flush_directory_of, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::write::OpenOptions;
@@ -38,6 +38,9 @@ pub struct Target<'a> {
     pub existing: Option<Existing>,
     /// What part of an existing file the image is in; see [`Source::windows`](super::Source::windows).
     pub windows: Vec<WindowRange>,
+    /// Whether files are opened that an existing image names, and how the name of a new one's backing file
+    /// is read.
+    pub names: Names,
 }
 
 /// An existing image that is written over.
@@ -122,6 +125,7 @@ impl Target<'_> {
         }
         source.cache = self.cache;
         source.windows.clone_from(&self.windows);
+        source.names = self.names;
         Ok(source)
     }
 
@@ -186,7 +190,7 @@ impl Target<'_> {
             TargetOptions::Qcow2(options, _) if self.backing_is_checked => options.backing.as_ref(),
             _ => None,
         };
-        let backing = backing.map(|backing| backing::find(&self.path, backing));
+        let backing = backing.map(|backing| backing::find(&self.path, backing, self.names));
         let backing = backing.transpose()?;
         let backing_file = backing.as_ref().map(|found| found.opened.file.as_ref());
         let sources: Vec<&FileStorage> = sources.iter().copied().chain(backing_file).collect();
@@ -203,7 +207,7 @@ impl Target<'_> {
             Some((options, cipher)) => {
                 let mut data = None;
                 if let Some(name) = &options.data_file {
-                    let path = names::file(OsStr::from_bytes(name))?;
+                    let path = PathBuf::from(OsStr::from_bytes(name));
                     let refuse = |file: &FileStorage| {
                         self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
                     };
@@ -266,6 +270,7 @@ impl Target<'_> {
         source.secret = secret;
         source.encryption = self.existing.and_then(|existing| existing.encryption);
         source.cache = self.cache;
+        source.names = self.names;
         let header = Header::read(storage.as_ref())?;
         let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
         let data = source.data_file(&header, Purpose::Change)?;
@@ -321,6 +326,11 @@ impl Target<'_> {
         };
         let mut options = options.clone();
         options.size = size;
+        if let Some(name) = &options.data_file {
+            // Without the protocol, which no reader would understand.
+            let path = names::file(OsStr::from_bytes(name))?;
+            options.data_file = Some(path.into_os_string().into_vec());
+        }
         if let (Some(backing), Some(size)) = (&mut options.backing, backing_size) {
             backing.size = size;
         }

@@ -21,6 +21,7 @@ mod create;
 mod devices;
 mod errors;
 mod features;
+mod inside;
 mod locks;
 mod map;
 mod matrix;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
     trials.extend(errors::trials());
     trials.extend(features::trials());
     trials.extend(names::trials());
+    trials.extend(inside::trials());
     trials.extend(locks::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());
