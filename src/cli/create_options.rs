@@ -131,16 +131,36 @@ const QCOW2: &[Spec] = &[
         Some("16"),
         "Width of a reference count entry in bits",
     ),
+    NOCOW,
+    EXTENT_SIZE_HINT,
 ];
+
+/// For btrfs: blocks of the file are written where they are.
+const NOCOW: Spec = spec(
+    "nocow",
+    Kind::Switch,
+    None,
+    "Turn off copy-on-write (valid only on btrfs)",
+);
+
+/// For XFS, which does well without; it is accepted, and has no effect here.
+const EXTENT_SIZE_HINT: Spec = spec(
+    "extent_size_hint",
+    Kind::Size,
+    None,
+    "Extent size hint for the image file, 0 to disable",
+);
 
 const RAW: &[Spec] = &[
     spec("size", Kind::Size, None, "Virtual disk size"),
+    NOCOW,
     spec(
         "preallocation",
         Kind::Text,
         None,
         "Preallocation mode (allowed values: off, falloc, full)",
     ),
+    EXTENT_SIZE_HINT,
 ];
 
 fn specs(format: Format) -> &'static [Spec] {
@@ -175,7 +195,11 @@ pub fn help(format: Format, has_name: bool) -> String {
     let mut text = if has_name {
         "Supported options:\n".to_owned()
     } else {
-        specs.retain(|spec| format != Format::Raw || spec.name != "preallocation");
+        specs.retain(|spec| match spec.name {
+            "nocow" | "extent_size_hint" => false,
+            "preallocation" => format != Format::Raw,
+            _ => true,
+        });
         format!("Supported {format} options:\n")
     };
     for Spec {
@@ -254,6 +278,21 @@ impl Options {
             }
         }
         line
+    }
+
+    /// Whether the file's blocks are to be written where they are, by a file system that would rather copy
+    /// them.
+    ///
+    /// # Errors
+    /// Another option of file systems is out of range.
+    pub fn avoids_copies(&self) -> Result<bool> {
+        let hint = self
+            .get("extent_size_hint")
+            .and_then(|size| size.parse().ok());
+        if hint.is_some_and(|size: u64| size > u64::from(u32::MAX)) {
+            return Err(Error::invalid("Extent size hint is too large"));
+        }
+        Ok(self.get("nocow") == Some("on"))
     }
 
     /// Sets the backing file and its format, as `-b` and `-F` do.

@@ -135,6 +135,7 @@ pub(super) fn target<'a>(
         preallocation: options.preallocation()?,
         backing_is_checked: true,
         compressed: false,
+        avoids_copies: options.avoids_copies()?,
         cache,
         existing: None,
         windows: Vec::new(),
@@ -176,6 +177,7 @@ pub(super) fn existing_target<'a>(
         preallocation: Preallocation::Off,
         backing_is_checked: true,
         compressed: false,
+        avoids_copies: false,
         cache,
         existing: Some(Existing {
             is_zero: false,

@@ -30,6 +30,8 @@ pub struct Target<'a> {
     pub preallocation: Preallocation,
     /// Whether its data is compressed (qcow2 only, without encryption and preallocation).
     pub compressed: bool,
+    /// Whether a file system that would copy blocks when they are written is asked not to, for new files.
+    pub avoids_copies: bool,
     /// Whether the backing file that the options name is looked at; else nothing is known of it.
     pub backing_is_checked: bool,
     /// How the file is written, and whether it is on stable storage when the command succeeds.
@@ -197,7 +199,7 @@ impl Target<'_> {
         let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
         let prepared = self.prepare(size, backing.as_ref().map(|found| found.size), passwords)?;
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
-        let storage = Arc::new(file.take_storage()?);
+        let storage = Arc::new(self.take(&mut file)?);
         let mut files = vec![(file, self.path.clone())];
         let image = match prepared {
             None => {
@@ -212,13 +214,22 @@ impl Target<'_> {
                         self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
                     };
                     let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
-                    data = Some(Arc::new(file.take_storage()?) as Arc<dyn Storage>);
+                    data = Some(Arc::new(self.take(&mut file)?) as Arc<dyn Storage>);
                     files.push((file, path));
                 }
                 self.new_qcow2(storage, data, options, cipher)?
             }
         };
         Ok(OpenTarget { image, files })
+    }
+
+    /// The storage of a file that is made, which is still empty.
+    fn take(&self, file: &mut UnfinishedFile) -> Result<FileStorage> {
+        let storage = file.take_storage()?;
+        if self.avoids_copies {
+            storage.avoid_copies();
+        }
+        Ok(storage)
     }
 
     /// A new qcow2 image in these files.

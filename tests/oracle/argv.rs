@@ -118,14 +118,13 @@ const MAKE: &[&str] = &[
     "create -f qcow2 -b base.raw -o backing_fmt=raw,compat=1.1,lazy_refcounts out.qcow2 2048K",
     "convert -p -t none -T none -f qcow2 -O qcow2 -n -B base.raw over.qcow2 old.qcow2",
     "convert -c -o compression_type=zstd -O qcow2 disk.raw out.qcow2",
+    "create -f qcow2 out.qcow2 -o nocow=on,lazy_refcounts=on 1M",
+    "create -f raw -o nocow=off,preallocation=falloc,extent_size_hint=0 out.raw 1M",
+    "convert -O qcow2 -o nocow=on disk.raw out.qcow2",
 ];
 
 /// What doesn't work yet, and the words that it is refused by.
 const PENDING: &[(&str, &str)] = &[
-    (
-        "create -f qcow2 out.qcow2 -o nocow=on,lazy_refcounts=on 1M",
-        "Invalid parameter 'nocow'",
-    ),
     // cinder, nova, libvirt
     (
         "create -f qcow2 --object secret,id=s,file=key -o encrypt.format=luks,encrypt.key-secret=s enc.qcow2 1M",
