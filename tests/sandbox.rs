@@ -78,12 +78,57 @@ fn check_runs_in_a_sandbox_unless_told_otherwise() {
 }
 
 #[test]
+fn what_reads_all_data_runs_in_a_sandbox_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // So big that reading it doesn't end while we look.
+    let disk = File::create(folder.join("disk.raw")).unwrap();
+    disk.set_len(1 << 42).unwrap();
+    let Some(outside) = status("self", "Seccomp_filters") else {
+        return;
+    };
+    let mut child = Command::new(COWHIDE)
+        .args(["checksum", "-f", "raw", "disk.raw"])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let id = child.id().to_string();
+    let filters = (0..10_000).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        status(&id, "Seccomp_filters").filter(|filters| *filters > outside)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(filters, Some(outside + 1));
+}
+
+#[test]
 fn reports_are_the_same_in_a_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     leaky(folder);
-    for call in ["info", "info --output=json", "check", "map", "info -f raw"] {
-        let run = |option| cowhide(folder, &format!("{call} {option} x.qcow2"));
+    let convert = "convert --encrypt aes --password-file pw -O qcow2 disk.raw";
+    fs::write(folder.join("pw"), "correct horse").unwrap();
+    cowhide(folder, &format!("{convert} secret.qcow2")).ok();
+    cowhide(folder, "convert -c -O qcow2 disk.raw small.qcow2").ok();
+    for call in [
+        "info x.qcow2",
+        "info --output=json x.qcow2",
+        "check x.qcow2",
+        "map x.qcow2",
+        "info -f raw x.qcow2",
+        "measure -O qcow2 x.qcow2",
+        "checksum x.qcow2",
+        "checksum -f raw x.qcow2",
+        "checksum -T none -p small.qcow2",
+        "checksum --password-file pw secret.qcow2",
+        "compare x.qcow2 disk.raw",
+        "compare -f raw -F raw x.qcow2 x.qcow2",
+        "compare -p -s small.qcow2 disk.raw",
+        "compare --password-file pw -T none secret.qcow2 small.qcow2",
+    ] {
+        let run = |option| cowhide(folder, &format!("{call} {option}"));
         let (inside, outside) = (run("-q"), run("--no-sandbox -q"));
         assert_eq!(inside.status, outside.status);
         assert_eq!(inside.stdout, outside.stdout);

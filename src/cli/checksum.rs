@@ -23,6 +23,7 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     let (mut source, _) = source(operand, format, args.image_opts, secrets)?;
     source.cache = cache;
     source.names = args.common.names();
+    source.sandbox = !args.common.no_sandbox;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
     let progress = Progress::new(args.progress && !quiet).beside_output();

@@ -30,6 +30,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
             let (mut source, _) = source(operand, format.as_deref(), args.image_opts, secrets)?;
             source.cache = cache;
             source.names = args.common.names();
+            source.sandbox = !args.common.no_sandbox;
             if args.force_share {
                 source.sharing = source.sharing.max(Sharing::Forced);
             }

@@ -18,6 +18,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Digest> {
     let opened = source.open(Purpose::Read, passwords)?;
+    source.all_is_open();
     plausible::look_at_start(&opened, passwords)?;
     let digest = convert::checksum(opened.image.as_ref(), algorithm, workers, observer)?;
     opened.check_lengths()?;

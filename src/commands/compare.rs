@@ -1,7 +1,7 @@
 //! `compare`: have two images the same contents?
 
 use super::source::OpenSource;
-use super::{Passwords, Purpose, Source};
+use super::{Passwords, Purpose, Source, sandbox};
 use crate::convert::compare::{self, Outcome, Side};
 use crate::convert::{Observer, Settings};
 use crate::error::Result;
@@ -9,6 +9,7 @@ use crate::error::Result;
 /// An image that is open to be compared.
 pub struct Opened {
     image: OpenSource,
+    sandbox: bool,
     /// What messages call it.
     name: String,
 }
@@ -20,6 +21,7 @@ pub struct Opened {
 pub fn open(source: Source<'_>, passwords: &dyn Passwords) -> Result<Opened> {
     Ok(Opened {
         image: source.open(Purpose::Read, passwords)?,
+        sandbox: source.sandbox,
         name: source.name,
     })
 }
@@ -27,6 +29,9 @@ pub fn open(source: Source<'_>, passwords: &dyn Passwords) -> Result<Opened> {
 /// Compares. With `strict`, sizes, and how the contents are stored, count as well. What goes wrong is in
 /// the outcome.
 pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Outcome {
+    if images.iter().all(|opened| opened.sandbox) {
+        sandbox::enter();
+    }
     let sides = images.each_ref().map(|opened| Side {
         image: opened.image.image.as_ref(),
         name: &opened.name,
