@@ -296,6 +296,12 @@ pub struct ConvertArgs {
     /// Open the source even while another process writes it; what is seen may be inconsistent
     #[arg(short = 'U', long)]
     pub(super) force_share: bool,
+    /// Copy the persistent bitmaps too, from a qcow2 image to a qcow2 image
+    #[arg(long)]
+    pub(super) bitmaps: bool,
+    /// Leave out bitmaps that are inconsistent, with a warning (with --bitmaps)
+    #[arg(long)]
+    pub(super) skip_broken_bitmaps: bool,
     /// Replace what can't be read by zeroes, with a warning
     #[arg(long)]
     pub(super) salvage: bool,

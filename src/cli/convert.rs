@@ -14,8 +14,8 @@ use super::operands::{self, cache, existing_target, source, target, target_optio
 use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, complain_of, image_name, print, print_bytes};
-use crate::commands::convert::Sources;
+use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
+use crate::commands::convert::{Bitmaps, Sources};
 use crate::commands::{self, Sharing, SnapshotName, Target, names};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::formats::qcow2::EncryptionMethod;
@@ -27,6 +27,14 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let settings = settings(args)?;
     let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
     check_existing(args)?;
+    let bitmaps = match (args.bitmaps, args.skip_broken_bitmaps) {
+        (false, false) => Bitmaps::Leave,
+        (true, false) => Bitmaps::All,
+        (true, true) => Bitmaps::Consistent,
+        (false, true) => {
+            return Err(anyhow!("Use of --skip-broken-bitmaps requires --bitmaps").into());
+        }
+    };
     let name = args.operands.last().map(OsString::as_os_str);
     if operands::helped(&args.target_format, name, &args.target_options)? {
         return Ok(ExitCode::SUCCESS);
@@ -51,12 +59,16 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
             },
             verify: args.verify,
             checksum,
+            bitmaps,
         };
         Ok(commands::convert::run(&plan, &passwords, &progress)?)
     };
     let converted = converted();
     progress.end();
     let converted = converted?;
+    for name in &converted.skipped_bitmaps {
+        warn(&format!("Skipping inconsistent bitmap '{name}'"));
+    }
     if args.verify && !quiet {
         let size = converted.size;
         print(&format!(

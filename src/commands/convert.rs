@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::source::OpenSource;
-use super::{Passwords, Purpose, Source, Target, plausible};
+use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
@@ -43,15 +43,30 @@ pub struct Plan<'a> {
     pub verify: bool,
     /// The checksum of the contents that is wanted.
     pub checksum: Option<Algorithm>,
+    /// Whether the source's persistent bitmaps are copied, too.
+    pub bitmaps: Bitmaps,
+}
+
+/// What becomes of the source's persistent bitmaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bitmaps {
+    /// They aren't copied.
+    Leave,
+    /// All are copied; that one is inconsistent is an error.
+    All,
+    /// Those that aren't inconsistent are copied.
+    Consistent,
 }
 
 /// What was converted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// The size of the disk in bytes.
     pub size: u64,
     /// The checksum of its contents, where one was wanted.
     pub digest: Option<Digest>,
+    /// The names of bitmaps that were left out.
+    pub skipped_bitmaps: Vec<String>,
 }
 
 /// Converts. When it succeeds, the target holds exactly what the sources hold.
@@ -76,6 +91,18 @@ pub fn run(
         ));
     }
     let Sources(opened) = sources;
+    let taken = match (plan.bitmaps, opened.as_slice()) {
+        (Bitmaps::Leave, _) => None,
+        (wanted, [only]) => Some(bitmaps::find(only, wanted == Bitmaps::Consistent)?),
+        _ => {
+            return Err(Error::invalid(
+                "Copying bitmaps only possible with single source",
+            ));
+        }
+    };
+    if let Some(taken) = &taken {
+        taken.check_target(target)?;
+    }
     let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
     if plan.checksum.is_some() && settings.leave_unallocated {
         return Err(Error::invalid(
@@ -101,6 +128,9 @@ pub fn run(
     let new = open.image.as_ref();
     let digest = convert::copy_and_hash(image, new, *settings, plan.checksum, observer)?;
     let written = open.written();
+    if let Some(taken) = &taken {
+        taken.copy(target)?;
+    }
     if plan.verify {
         verify(image, target, *settings, passwords)?;
     }
@@ -109,6 +139,7 @@ pub fn run(
     Ok(Converted {
         size: image.size(),
         digest,
+        skipped_bitmaps: taken.map_or_else(Vec::new, |taken| taken.skipped),
     })
 }
 

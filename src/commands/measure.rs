@@ -143,13 +143,10 @@ fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
 /// What the source's bitmaps take in a new image; `None` where its format has none.
 fn bitmaps(source: &OpenSource, geometry: Geometry) -> Result<Option<u64>> {
     let top = source.layers.first();
-    let Some(file) = top
-        .filter(|top| top.format == Format::Qcow2)
-        .and_then(|top| top.files.first())
-    else {
+    let Some(top) = top.filter(|top| top.format == Format::Qcow2) else {
         return Ok(None);
     };
-    let file = file.as_ref();
+    let file = top.storage.as_ref();
     let header = Header::read(file)?;
     if header.version() != Version::V3 {
         return Ok(None);

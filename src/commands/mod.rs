@@ -5,6 +5,7 @@
 //! implements [`Passwords`].
 
 pub mod backing;
+mod bitmaps;
 pub mod check;
 pub mod checksum;
 pub mod compare;

@@ -135,6 +135,8 @@ pub struct Layer {
     pub legacy_aes: bool,
     /// Where a raw image starts in its file, in bytes.
     pub start: u64,
+    /// The part of the file that was named that it is in; most often all of it.
+    pub storage: Arc<dyn Storage>,
     /// Its files: the one that was named, and its external data file.
     pub files: Vec<Arc<FileStorage>>,
 }
@@ -344,6 +346,7 @@ impl<'a> Source<'a> {
             format: opened.format,
             legacy_aes: false,
             start: 0,
+            storage: Arc::clone(&storage),
             files: vec![Arc::clone(&opened.file)],
         };
         let Some((header, secret, data, below)) = parts else {

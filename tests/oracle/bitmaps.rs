@@ -27,6 +27,21 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(name, move || same_bits_as_qemu_io(options)));
     }
     trials.push(trial("bitmaps::convert_into_sets_bits", convert_into));
+    for options in [
+        "",
+        "-c",
+        "-o cluster_size=512",
+        "-o cluster_size=2M",
+        "-o refcount_bits=1,preallocation=metadata",
+        "-o lazy_refcounts=on,extended_l2=on",
+        "-o backing_file=base.qcow2,backing_fmt=qcow2",
+        "-o data_file=t.data,data_file_raw=on",
+    ] {
+        let name = format!("bitmaps::copied_{options}");
+        trials.push(trial(name, move || copied(options)));
+    }
+    trials.push(trial("bitmaps::copied_into_existing", copied_into_existing));
+    trials.push(trial("bitmaps::refused", refused));
     trials.push(trial("bitmaps::power_cuts_leave_them_in_use", power_cuts));
     trials
 }
@@ -199,4 +214,154 @@ fn power_cuts() {
     assert_eq!(seen, [1, 2, 3, 4, 3, 2, 1, 0]);
     // What work in the middle of it leaves is whole, too.
     subject(folder, "x.qcow2").work_and_cut(3, 25, 60);
+}
+
+/// `convert --bitmaps`: the same bitmaps with the same bits as qemu-img copies.
+fn copied(options: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "base.qcow2", "9M"]).ok();
+    let bitmaps = make(folder, "x.qcow2", "cluster_size=4k", 9 << 20);
+    write(
+        folder,
+        "x.qcow2",
+        &["write -q 4M 100k".to_owned(), "discard -q 8M 1M".to_owned()],
+    );
+    let mut images = Vec::new();
+    for (image, tool) in [
+        ("o.qcow2", ours as crate::matrix::Tool),
+        ("t.qcow2", qemu_img),
+    ] {
+        let options = options.replace("t.data", &format!("{image}.data"));
+        let mut args = vec!["convert", "--bitmaps", "-O", "qcow2"];
+        args.extend(options.split_whitespace());
+        args.extend(["x.qcow2", image]);
+        tool(folder, &args).ok();
+        assert_clean(folder, image);
+        let info = qemu_img(folder, &["info", image]).ok();
+        let of_format = info.split("Format specific").nth(1).unwrap();
+        let of_format = of_format.split("Child node").next().unwrap();
+        images.push(of_format.replace(image, ""));
+    }
+    assert_eq!(images[0], images[1]);
+    for (name, _) in bitmaps {
+        let [x, o] = ["x.qcow2", "o.qcow2"].map(|image| bits(folder, image, name));
+        assert!(x == o, "{name}");
+    }
+    same_answer(folder, &["info", "o.qcow2"]);
+    same_answer(folder, &["check", "o.qcow2"]);
+    let args = ["compare", "x.qcow2", "o.qcow2"];
+    assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
+    // What is copied from there goes on being true.
+    write(folder, "o.qcow2", &["write -q 2M 100k".to_owned()]);
+    assert_clean(folder, "o.qcow2");
+}
+
+/// Into an image that has bitmaps, a backing file's name in the header, and others of the same name.
+fn copied_into_existing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    make(folder, "x.qcow2", "cluster_size=4k", 1 << 20);
+    std::fs::write(folder.join("base.raw"), vec![1; 1 << 20]).unwrap();
+    let args = [
+        "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "y.qcow2",
+    ];
+    qemu_img(folder, &args).ok();
+    let header = std::fs::read(folder.join("y.qcow2")).unwrap();
+    let args = [
+        "convert",
+        "-n",
+        "--bitmaps",
+        "-O",
+        "qcow2",
+        "x.qcow2",
+        "y.qcow2",
+    ];
+    ours(folder, &args).ok();
+    assert_clean(folder, "y.qcow2");
+    same_answer(folder, &["info", "y.qcow2"]);
+    for name in ["fine", "late"] {
+        assert!(bits(folder, "x.qcow2", name) == bits(folder, "y.qcow2", name));
+    }
+    // The name had to make room.
+    assert!(std::fs::read(folder.join("y.qcow2")).unwrap()[8..16] != header[8..16]);
+    let refused = ours(folder, &args);
+    refused.fails(
+        1,
+        "Failed to create bitmap late: Bitmap already exists: late",
+    );
+    same_answer(folder, &args);
+    qemu_img(folder, &["bitmap", "--remove", "x.qcow2", "late"]).ok();
+    for name in ["fine", "b", "coarse"] {
+        qemu_img(folder, &["bitmap", "--remove", "y.qcow2", name]).ok();
+    }
+    qemu_img(folder, &["bitmap", "--remove", "x.qcow2", "disabled"]).ok();
+    ours(folder, &args).ok();
+    assert_clean(folder, "y.qcow2");
+    let info = qemu_img(folder, &["info", "y.qcow2"]).ok();
+    assert_eq!(info.matches("granularity").count(), 5, "{info}");
+}
+
+fn refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    make(folder, "x.qcow2", "cluster_size=4k", 1 << 20);
+    qemu_img(folder, &["create", "-q", "-f", "raw", "x.raw", "1M"]).ok();
+    let create = ["create", "-q", "-f", "qcow2"];
+    for (options, image, size) in [
+        (&[][..], "big.qcow2", "2M"),
+        (&["-o", "compat=0.10"], "old.qcow2", "1M"),
+    ] {
+        qemu_img(folder, &[&create[..], options, &[image, size]].concat()).ok();
+    }
+    let calls = [
+        "--bitmaps -O raw x.qcow2 y.raw",
+        "--bitmaps -O qcow2 -o compat=0.10 x.qcow2 y.qcow2",
+        "--skip-broken-bitmaps -O qcow2 x.qcow2 y.qcow2",
+        "--bitmaps -O qcow2 x.raw y.qcow2",
+        "--bitmaps -O qcow2 old.qcow2 y.qcow2",
+        "--bitmaps -O qcow2 x.qcow2 x.qcow2 y.qcow2",
+        "--bitmaps -n -O qcow2 x.qcow2 big.qcow2",
+        "--bitmaps -n -O qcow2 x.qcow2 old.qcow2",
+    ];
+    let same = |call: &str| {
+        let args: Vec<&str> = ["convert"]
+            .into_iter()
+            .chain(call.split_whitespace())
+            .collect();
+        same_answer(folder, &args);
+    };
+    for call in calls {
+        same(call);
+    }
+    // Left in use, as by a program that ended without closing the image.
+    let path = folder.join("x.qcow2");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let kind = 0x2385_2875u32.to_be_bytes();
+    let at = bytes.windows(4).position(|window| window == kind).unwrap();
+    let directory = u64::from_be_bytes(bytes[at + 24..at + 32].try_into().unwrap());
+    bytes[usize::try_from(directory).unwrap() + 15] |= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let args = ["convert", "--bitmaps", "-O", "qcow2", "x.qcow2", "y.qcow2"];
+    for tool in [ours, qemu_img] {
+        let ran = tool(folder, &args);
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        assert!(
+            ran.stderr
+                .contains("Cannot copy inconsistent bitmap 'fine'\nTry --skip-broken")
+        );
+    }
+    same("--bitmaps --skip-broken-bitmaps -O qcow2 x.qcow2 y.qcow2");
+    let info = qemu_img(folder, &["info", "y.qcow2"]).ok();
+    assert_eq!(info.matches("granularity").count(), 4, "{info}");
+    // Without the autoclear bit there are none.
+    bytes[95] = 0;
+    std::fs::write(&path, &bytes).unwrap();
+    ours(
+        folder,
+        &["convert", "--bitmaps", "-O", "qcow2", "x.qcow2", "y.qcow2"],
+    )
+    .ok();
+    let info = qemu_img(folder, &["info", "y.qcow2"]).ok();
+    assert!(!info.contains("granularity"), "{info}");
 }

@@ -5,9 +5,11 @@
 //! only while autoclear bit 0 is set; a program that doesn't know bitmaps clears the bit when it
 //! writes, and from then on they are out of date. The limits are QEMU's.
 
+use std::sync::Arc;
+
 use byteorder::{BigEndian, ReadBytesExt as _};
 
-use super::entries::BitmapTableEntry;
+use super::entries::{BitmapTableEntry, BitmapTarget};
 use super::features;
 use super::geometry::Geometry;
 use super::header::{Header, TablePlace};
@@ -17,13 +19,13 @@ use crate::storage::Storage;
 use crate::units::HostOffset;
 
 /// The most bitmaps that an image may have.
-const MAX_BITMAPS: u32 = 65_535;
+pub(super) const MAX_BITMAPS: u32 = 65_535;
 /// The largest directory in bytes.
 const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 /// The most entries of a bitmap's table.
 const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// The largest bitmap in bytes.
-const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
+pub(super) const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
 /// The longest name in bytes.
 const MAX_NAME: u16 = 1023;
 /// Granularities are powers of two, from 512 bytes to 2 GiB.
@@ -98,6 +100,76 @@ impl BitmapsPlace {
             length,
         }))
     }
+
+    /// The header extension's data.
+    pub(super) fn bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        let (count, rest) = bytes.split_at_mut(8);
+        let (length, directory) = rest.split_at_mut(8);
+        count.copy_from_slice(&(u64::from(self.count) << 32).to_be_bytes());
+        length.copy_from_slice(&self.length.to_be_bytes());
+        directory.copy_from_slice(&self.directory.0.to_be_bytes());
+        bytes
+    }
+}
+
+/// The bits of a bitmap as they are stored, whatever the clusters that they are stored in.
+#[derive(Debug)]
+pub struct BitmapBits {
+    storage: Arc<dyn Storage>,
+    geometry: Geometry,
+    table: Vec<BitmapTableEntry>,
+}
+
+impl BitmapBits {
+    /// The bits of a bitmap of the image in `storage`.
+    ///
+    /// # Errors
+    /// As [`Bitmap::read_table`].
+    pub fn open(storage: Arc<dyn Storage>, geometry: Geometry, bitmap: &Bitmap) -> Result<Self> {
+        let table = bitmap.read_table(storage.as_ref())?;
+        Ok(Self {
+            storage,
+            geometry,
+            table,
+        })
+    }
+
+    /// Reads bytes of bits from byte `offset` on; `false` when none is set. Beyond the bitmap's end
+    /// there are none.
+    ///
+    /// # Errors
+    /// A table entry that makes no sense; bits beyond the end of the file; the system's error.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        let mut offset = offset;
+        let mut rest = buf;
+        let mut any = false;
+        while !rest.is_empty() {
+            let within = self.geometry.within_cluster(offset);
+            let left = self.geometry.cluster_size() - within;
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+            let (part, after) = rest.split_at_mut(length);
+            let index = offset / self.geometry.cluster_size();
+            let entry = usize::try_from(index)
+                .ok()
+                .and_then(|at| self.table.get(at));
+            let entry = entry.copied().unwrap_or_default();
+            let target = entry.target(self.geometry).map_err(|why| {
+                Error::corrupt(format!("entry {index} of a bitmap's table: {why}"))
+            })?;
+            match target {
+                BitmapTarget::Uniform(set) => part.fill(if set { 0xff } else { 0 }),
+                BitmapTarget::Stored(host) => {
+                    let from = host.0.saturating_add(within);
+                    self.storage.read_exact_at(from, part, "a bitmap's bits")?;
+                }
+            }
+            any |= part.iter().any(|byte| *byte != 0);
+            offset += length as u64;
+            rest = after;
+        }
+        Ok(any)
+    }
 }
 
 /// One persistent bitmap.
@@ -124,6 +196,25 @@ impl Bitmap {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
         let flags = bit(in_use, IN_USE) | bit(self.auto, AUTO);
         (self.entry.0.saturating_add(FLAGS_AT), flags.to_be_bytes())
+    }
+
+    /// Its directory entry, with the padding.
+    pub(super) fn directory_entry(&self) -> Vec<u8> {
+        let (_, flags) = self.flags(self.in_use);
+        let entries = u32::try_from(self.table.entries).unwrap_or(u32::MAX);
+        let name_length = u16::try_from(self.name.len()).unwrap_or(u16::MAX);
+        let granularity_bits = u8::try_from(self.granularity.trailing_zeros()).unwrap_or(u8::MAX);
+        let mut bytes = Vec::with_capacity(FIXED_LENGTH + self.name.len() + 8);
+        bytes.extend(self.table.host.0.to_be_bytes());
+        bytes.extend(entries.to_be_bytes());
+        bytes.extend(flags);
+        bytes.push(DIRTY_TRACKING);
+        bytes.push(granularity_bits);
+        bytes.extend(name_length.to_be_bytes());
+        bytes.extend(0u32.to_be_bytes()); // no extra data
+        bytes.extend(&self.name);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
     }
 
     /// Reads the bitmap's table.

@@ -580,6 +580,11 @@ impl Header {
         self.backing_file.as_deref()
     }
 
+    /// All header extensions, as they stand one behind the other.
+    pub fn extensions(&self) -> &[Extension] {
+        &self.extensions
+    }
+
     /// The data of the first header extension of a kind.
     pub fn extension(&self, kind: u32) -> Option<&[u8]> {
         find(&self.extensions, kind)

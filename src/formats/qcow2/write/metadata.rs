@@ -43,6 +43,9 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 /// How many runs of clusters may wait for their counts to fall before a commit is due.
 const MOST_FREED: usize = 16 << 10;
 
+/// How many runs of clusters are looked at that are too short before that is given up.
+const MOST_TRIES: usize = 4096;
+
 /// How many L1 entries a sector holds.
 const ENTRIES_PER_SECTOR: usize = 64;
 
@@ -314,6 +317,37 @@ impl Metadata {
     pub(super) fn allocate_cluster(&mut self) -> Result<HostOffset> {
         let cluster = self.allocate(1)?.start;
         let host = self.parts.geometry.host_offset(cluster);
+        host.ok_or_else(|| Error::invalid("the image's file is too big"))
+    }
+
+    /// Hands out as many clusters as so many bytes take, in one run.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate); there is no room for that many in one piece.
+    pub(super) fn allocate_run(&mut self, bytes: u64) -> Result<HostOffset> {
+        let geometry = self.parts.geometry;
+        let count = geometry.clusters(bytes).max(1);
+        // Where a run is too short it is followed by something that is in use, or by a refcount
+        // block that was made for the next ones: then the place behind that is tried.
+        let mut given_up = Vec::new();
+        let mut run = self.allocate(count)?;
+        while run.end - run.start < count {
+            let more = self.allocate(count - (run.end - run.start))?;
+            if more.start == run.end {
+                run.end = more.end;
+            } else {
+                given_up.push(std::mem::replace(&mut run, more));
+                if given_up.len() > MOST_TRIES {
+                    return Err(Error::invalid(format!(
+                        "no room for {count} clusters in one piece; larger clusters help"
+                    )));
+                }
+            }
+        }
+        for clusters in given_up {
+            self.free(clusters, false)?;
+        }
+        let host = geometry.host_offset(run.start);
         host.ok_or_else(|| Error::invalid("the image's file is too big"))
     }
 

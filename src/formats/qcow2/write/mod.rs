@@ -3,7 +3,8 @@
 //! - [`metadata`]: the tables, and the order in which changes of them are stored;
 //! - `refcounts`: who is free; `metadata_map`: what must never be written over;
 //! - `plan`: what a write means for each cluster; `zero`: zeroes and discards;
-//! - `bitmaps`: what has been written, for the persistent bitmaps (`written`);
+//! - `bitmaps`: what has been written, for the persistent bitmaps (`written`); `copy_bitmaps`: more of
+//!   those, for which the header has to have room (`header_room`);
 //! - `open`: which images may be written, and what is put right first;
 //! - `over`: a conversion into an image that exists.
 //!
@@ -31,7 +32,9 @@
 //! blocks, where metadata is, and what each call carries (at most 2 MiB and two clusters).
 
 mod bitmaps;
+mod copy_bitmaps;
 mod header_fields;
+mod header_room;
 mod metadata;
 mod metadata_map;
 mod open;
@@ -47,6 +50,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+pub use copy_bitmaps::{CopiedBitmaps, copy_bitmaps};
 pub use open::OpenOptions;
 pub use over::OverQcow2;
 

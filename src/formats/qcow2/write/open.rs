@@ -87,58 +87,73 @@ impl WritableQcow2 {
         } else {
             header
         };
-        let geometry = header.geometry();
-        let length = storage.len()?;
-        let mut map = MetadataMap::default();
-        let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
-        let refcounts = Refcounts::open(Arc::clone(&storage), header, &mut map)?;
-        map_snapshots(storage.as_ref(), header, &mut map)?;
-        let bitmaps = Bitmaps::open(Arc::clone(&storage), header, &mut map)?;
-        let known = |is_known: bool, bit| if is_known { bit } else { 0 };
-        let kept = header.autoclear()
-            & (known(data.is_some(), features::DATA_FILE_RAW)
-                | known(header.bitmaps().is_some(), features::BITMAPS));
-        if header.autoclear() != kept {
-            header_fields::set_autoclear(storage.as_ref(), kept)?;
-            if flush {
-                storage.flush()?;
-            }
-        }
-        let parts = Parts {
-            storage: Arc::clone(&storage),
-            data: data.clone(),
-            geometry,
-            version: header.version(),
-            incompatible: header.incompatible(),
-            lazy: header.has_compatible(features::LAZY_REFCOUNTS),
-            flush,
-            l1,
-            l1_place: header.l1(),
-            refcounts,
-            map,
-        };
+        let (state, kept) = open_state(&storage, data.clone(), header, flush)?;
         let data = data.unwrap_or(storage);
         let length = data.len()?;
         Ok(Self {
             stored: Stored::new(data, header, cipher),
             is_raw: kept & features::DATA_FILE_RAW != 0,
-            geometry,
+            geometry: header.geometry(),
             size: header.size(),
             zero_flag: header.version() == Version::V3,
             backing,
             length: AtomicU64::new(length),
             gate: RwLock::new(()),
-            state: Mutex::new(State {
-                metadata: Metadata::new(parts),
-                bitmaps,
-                busy: Vec::new(),
-            }),
+            state: Mutex::new(state),
             idle: Condvar::new(),
         })
     }
 }
 
-fn refuse_unsupported(header: &Header) -> Result<()> {
+/// Reads the metadata of an image that may be written, and clears the autoclear bits that aren't kept;
+/// gives the others too.
+pub(super) fn open_state(
+    storage: &Arc<dyn Storage>,
+    data: Option<Arc<dyn Storage>>,
+    header: &Header,
+    flush: bool,
+) -> Result<(State, u64)> {
+    let geometry = header.geometry();
+    let length = storage.len()?;
+    let mut map = MetadataMap::default();
+    let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
+    let refcounts = Refcounts::open(Arc::clone(storage), header, &mut map)?;
+    map_snapshots(storage.as_ref(), header, &mut map)?;
+    let bitmaps = Bitmaps::open(Arc::clone(storage), header, &mut map)?;
+    let known = |is_known: bool, bit| if is_known { bit } else { 0 };
+    let kept = header.autoclear()
+        & (known(
+            header.has_incompatible(features::DATA_FILE),
+            features::DATA_FILE_RAW,
+        ) | known(header.bitmaps().is_some(), features::BITMAPS));
+    if header.autoclear() != kept {
+        header_fields::set_autoclear(storage.as_ref(), kept)?;
+        if flush {
+            storage.flush()?;
+        }
+    }
+    let parts = Parts {
+        storage: Arc::clone(storage),
+        data,
+        geometry,
+        version: header.version(),
+        incompatible: header.incompatible(),
+        lazy: header.has_compatible(features::LAZY_REFCOUNTS),
+        flush,
+        l1,
+        l1_place: header.l1(),
+        refcounts,
+        map,
+    };
+    let state = State {
+        metadata: Metadata::new(parts),
+        bitmaps,
+        busy: Vec::new(),
+    };
+    Ok((state, kept))
+}
+
+pub(super) fn refuse_unsupported(header: &Header) -> Result<()> {
     if header.has_incompatible(features::CORRUPT) {
         return Err(Error::corrupt(
             "qcow2: Image is corrupt; cannot be opened read/write",

@@ -1,0 +1,156 @@
+//! More bitmaps in an image that has some or none.
+//!
+//! Bits and tables go to new clusters, and so does the directory, which replaces the old one. What
+//! the header says of it changes last; while it changes the autoclear bit is off, so that after a power
+//! cut the image has all bitmaps, or none that counts.
+
+use std::sync::Arc;
+
+use super::super::bitmaps::{
+    Bitmap, BitmapBits, BitmapsPlace, MAX_BITMAP_BYTES, MAX_BITMAPS, read_bitmaps,
+};
+use super::super::entries::BitmapTableEntry;
+use super::super::geometry::{ENTRY_SIZE, Geometry};
+use super::super::header::{Header, TablePlace, Version};
+use super::super::{extensions, features};
+use super::header_fields;
+use super::header_room::Room;
+use super::metadata::Metadata;
+use super::open::{open_state, refuse_unsupported};
+use crate::error::{Error, Result, printable};
+use crate::storage::Storage;
+
+/// Bitmaps of another image, which are copied.
+pub struct CopiedBitmaps {
+    /// The other image's file.
+    pub storage: Arc<dyn Storage>,
+    /// Its geometry.
+    pub geometry: Geometry,
+    /// Those of its bitmaps that are copied, none of them in use.
+    pub bitmaps: Vec<Bitmap>,
+}
+
+/// Adds bitmaps of another image to the image that `header` was read from, which nobody else may have
+/// open. `flush` says whether flushes reach the storage.
+///
+/// # Errors
+/// A name that is taken, a version without bitmaps, no room in the header: then nothing was written.
+/// Damaged metadata of either image, the system's error.
+pub fn copy_bitmaps(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    copied: &CopiedBitmaps,
+    flush: bool,
+) -> Result<()> {
+    if copied.bitmaps.is_empty() {
+        return Ok(());
+    }
+    refuse_unsupported(header)?;
+    if header.version() != Version::V3 {
+        return Err(Error::unsupported(
+            "Cannot store dirty bitmaps in qcow2 v2 files",
+        ));
+    }
+    let mut all = read_bitmaps(storage.as_ref(), header)?;
+    for bitmap in &copied.bitmaps {
+        check(bitmap, &all, header)?;
+        all.push(bitmap.clone());
+    }
+    let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    if count > MAX_BITMAPS {
+        return Err(Error::invalid(
+            "Maximum number of persistent bitmaps is already reached",
+        ));
+    }
+    let kind = extensions::BITMAPS;
+    let room = Room::find(storage.as_ref(), header, kind, 24)?;
+    let (state, autoclear) = open_state(storage, None, header, flush)?;
+    let mut metadata = state.metadata;
+    let first = all.len() - copied.bitmaps.len();
+    for bitmap in all.iter_mut().skip(first) {
+        let bits = BitmapBits::open(Arc::clone(&copied.storage), copied.geometry, bitmap)?;
+        bitmap.table = store(storage.as_ref(), header, bitmap, &bits, &mut metadata)?;
+    }
+    let directory: Vec<u8> = all.iter().flat_map(Bitmap::directory_entry).collect();
+    let place = BitmapsPlace {
+        count,
+        directory: metadata.allocate_run(directory.len() as u64)?,
+        length: directory.len() as u64,
+    };
+    // Refcounts before what they count.
+    metadata.commit()?;
+    storage.write_at(place.directory.0, &directory)?;
+    metadata.flush()?;
+
+    let others = autoclear & !features::BITMAPS;
+    if others != autoclear {
+        header_fields::set_autoclear(storage.as_ref(), others)?;
+        metadata.flush()?;
+    }
+    room.fill(storage.as_ref(), kind, &place.bytes(), &|| metadata.flush())?;
+    header_fields::set_autoclear(storage.as_ref(), others | features::BITMAPS)?;
+    metadata.flush()?;
+    if let Some(old) = header.bitmaps() {
+        let geometry = header.geometry();
+        let first = geometry.host_cluster(old.directory);
+        metadata.free(first..first + geometry.clusters(old.length), false)?;
+    }
+    metadata.close()
+}
+
+fn check(bitmap: &Bitmap, others: &[Bitmap], header: &Header) -> Result<()> {
+    let name = String::from_utf8_lossy(&bitmap.name);
+    let name = printable(&name);
+    if others.iter().any(|other| other.name == bitmap.name) {
+        return Err(Error::invalid(format!("Bitmap already exists: {name}")));
+    }
+    let (_, entries) = lengths(bitmap, header);
+    if entries.saturating_mul(header.geometry().cluster_size()) > MAX_BITMAP_BYTES {
+        return Err(Error::invalid(format!(
+            "bitmap '{name}': Too much space will be occupied by the bitmap. Use larger granularity"
+        )));
+    }
+    Ok(())
+}
+
+/// How many bytes a bitmap's bits take, and how many entries its table has.
+fn lengths(bitmap: &Bitmap, header: &Header) -> (u64, u64) {
+    let bytes = header.size().div_ceil(bitmap.granularity).div_ceil(8);
+    (bytes, header.geometry().clusters(bytes).max(1))
+}
+
+/// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; gives the table's
+/// place.
+fn store(
+    storage: &dyn Storage,
+    header: &Header,
+    bitmap: &Bitmap,
+    bits: &BitmapBits,
+    metadata: &mut Metadata,
+) -> Result<TablePlace> {
+    let geometry = header.geometry();
+    let (bytes, entries) = lengths(bitmap, header);
+    let mut table = Vec::new();
+    let mut buffer = vec![0; geometry.cluster_len()];
+    for index in 0..entries {
+        let start = index * geometry.cluster_size();
+        let length = bytes.saturating_sub(start).min(geometry.cluster_size());
+        let length = usize::try_from(length).unwrap_or(buffer.len());
+        let (part, rest) = buffer.split_at_mut(length);
+        rest.fill(0);
+        let entry = if bits.read(start, part)? {
+            let host = metadata.allocate_cluster()?;
+            storage.write_at(host.0, &buffer)?;
+            BitmapTableEntry::to_cluster(host)
+        } else {
+            BitmapTableEntry::default()
+        };
+        table.extend(entry.0.to_be_bytes());
+    }
+    let place = TablePlace {
+        host: metadata.allocate_run(entries * ENTRY_SIZE)?,
+        entries,
+    };
+    storage.write_at(place.host.0, &table)?;
+    Ok(place)
+}

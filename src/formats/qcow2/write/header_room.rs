@@ -1,0 +1,201 @@
+//! Room for one more extension in the header of an image in use.
+//!
+//! Extensions end with an end mark, behind which the backing file's name may stand. A new one goes where
+//! the end mark is. The steps are such that the header is valid after each of them, wherever a power cut
+//! comes in between: the name is copied to where it isn't in the way, then the header is pointed there;
+//! what is behind the sector of the end mark is written first, and then that sector, which makes it
+//! count.
+
+use super::super::extensions;
+use super::super::header::Header;
+use super::header_fields;
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// An extension in a header: where it is, or how it gets there.
+#[derive(Debug)]
+pub(super) struct Room {
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// It is there; its data starts here.
+    There(u64),
+    /// It can be put here; then the backing file's name moves from one place to the other.
+    Here {
+        at: u64,
+        name: Option<(Vec<u8>, u64)>,
+    },
+}
+
+impl Room {
+    /// Looks for an extension whose data are `length` bytes, or for room for it, in a version 3 header.
+    ///
+    /// # Errors
+    /// There is no room; the header can't be read.
+    pub(super) fn find(
+        storage: &dyn Storage,
+        header: &Header,
+        kind: u32,
+        length: usize,
+    ) -> Result<Self> {
+        let mut cluster = vec![0; header.geometry().cluster_len()];
+        storage.read_at(0, &mut cluster)?;
+        let field = |at: usize, bytes: usize| {
+            let bytes = cluster.get(at..at + bytes).unwrap_or_default();
+            bytes
+                .iter()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte))
+        };
+        let name_offset = field(8, 8);
+        let name_end = name_offset + field(16, 4);
+        let mut at = field(100, 4);
+        for extension in header.extensions() {
+            if extension.kind == kind && extension.data.len() == length {
+                return Ok(Self {
+                    place: Place::There(at + 8),
+                });
+            }
+            at += 8 + extension.data.len().next_multiple_of(8) as u64;
+        }
+        let end = at + 8 + length.next_multiple_of(8) as u64 + 8;
+        let size = header.geometry().cluster_size();
+        let no_room = || {
+            let message = "Failed to update bitmap extension: No space left on device";
+            Error::new(ErrorKind::Invalid, message)
+        };
+        let name = match header.backing_file() {
+            Some(name) if name_offset < end => {
+                let to = end.max(name_end);
+                if to + name.len() as u64 > size {
+                    return Err(no_room());
+                }
+                Some((name.to_vec(), to))
+            }
+            _ => None,
+        };
+        if end > size {
+            return Err(no_room());
+        }
+        Ok(Self {
+            place: Place::Here { at, name },
+        })
+    }
+
+    /// Stores the extension's data. Whoever reads the header meanwhile must not rely on them. Ends with a
+    /// flush.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn fill(
+        &self,
+        storage: &dyn Storage,
+        kind: u32,
+        data: &[u8],
+        flush: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let (at, name) = match &self.place {
+            Place::There(at) => {
+                storage.write_at(*at, data)?;
+                return flush();
+            }
+            Place::Here { at, name } => (*at, name),
+        };
+        if let Some((name, to)) = name {
+            storage.write_at(*to, name)?;
+            flush()?;
+            header_fields::set_backing_name_offset(storage, *to)?;
+            flush()?;
+        }
+        let mut bytes = Vec::new();
+        extensions::append(&mut bytes, kind, data);
+        extensions::append(&mut bytes, extensions::END, &[]);
+        let sector_end = at / SECTOR_SIZE * SECTOR_SIZE + SECTOR_SIZE;
+        let first = usize::try_from(sector_end - at).unwrap_or(bytes.len());
+        let (first, behind) = bytes.split_at(first.min(bytes.len()));
+        if !behind.is_empty() {
+            storage.write_at(sector_end, behind)?;
+            flush()?;
+        }
+        storage.write_at(at, first)?;
+        flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Change, MemoryStorage};
+
+    const KIND: u32 = 0x6d6f_6f21;
+
+    /// A header with so many bytes of an unknown extension, and a backing file's name behind it.
+    fn header(filler: usize, name: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 1024];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        bytes[20..24].copy_from_slice(&10u32.to_be_bytes());
+        bytes[24..32].copy_from_slice(&(1u64 << 15).to_be_bytes());
+        bytes[36..40].copy_from_slice(&1u32.to_be_bytes());
+        bytes[48..56].copy_from_slice(&1024u64.to_be_bytes());
+        bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
+        bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
+        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
+        bytes.truncate(104);
+        extensions::append(&mut bytes, 0x1234_5678, &vec![1; filler]);
+        extensions::append(&mut bytes, extensions::END, &[]);
+        if !name.is_empty() {
+            let start = bytes.len() as u64;
+            bytes[8..16].copy_from_slice(&start.to_be_bytes());
+            bytes[16..20].copy_from_slice(&u32::try_from(name.len()).unwrap().to_be_bytes());
+            bytes.extend(name);
+        }
+        bytes.resize(2048, 0);
+        bytes
+    }
+
+    #[test]
+    fn the_header_is_valid_at_every_step() {
+        // The end mark at every place around a sector's end, with a name that fits in between or not.
+        for filler in 320..460 {
+            for name in [&b""[..], b"b", &[b'n'; 200]] {
+                let before = header(filler, name);
+                let storage = MemoryStorage::new(before.clone()).recording();
+                let old = Header::read(&storage).unwrap();
+                let room = match Room::find(&storage, &old, KIND, 24) {
+                    Ok(room) => room,
+                    Err(error) => {
+                        let long = filler > 352 && name.len() == 200;
+                        assert!(long, "{filler} {}: {error}", name.len());
+                        continue;
+                    }
+                };
+                room.fill(&storage, KIND, &[7; 24], &|| storage.flush())
+                    .unwrap();
+                let mut bytes = before;
+                for change in storage.take_record() {
+                    // Torn at sectors.
+                    if let Change::Write(offset, data) = &change {
+                        assert_eq!(offset / 512, (offset + data.len() as u64 - 1) / 512);
+                    }
+                    change.apply(&mut bytes);
+                    let header = Header::read(&MemoryStorage::new(bytes.clone())).unwrap();
+                    assert_eq!(header.backing_file().unwrap_or_default(), name);
+                    assert_eq!(header.extension(0x1234_5678).unwrap().len(), filler);
+                    let data = header.extension(KIND);
+                    assert!(data.is_none_or(|data| data == [7; 24]), "{filler}");
+                }
+                let new = Header::read(&storage).unwrap();
+                assert_eq!(new.extension(KIND), Some(&[7; 24][..]));
+                let Place::There(at) = Room::find(&storage, &new, KIND, 24).unwrap().place else {
+                    panic!("it isn't found");
+                };
+                assert_eq!(
+                    storage.contents()[usize::try_from(at).unwrap()..][..24],
+                    [7; 24]
+                );
+            }
+        }
+    }
+}
