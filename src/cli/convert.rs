@@ -16,7 +16,7 @@ use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
-use crate::commands::{self, Sharing, SnapshotName, Target, names};
+use crate::commands::{self, Sharing, SnapshotName, Target, TargetOptions, names};
 use crate::convert::{MOST_WORKERS, Settings};
 use crate::formats::qcow2::EncryptionMethod;
 use crate::formats::{Format, Preallocation};
@@ -125,8 +125,8 @@ fn plan_target<'a>(
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(format, &args.target_options, encrypt)?;
     let is_backed = set_backing(args, sources, &mut options)?;
-    if args.compress {
-        check_compression(args, format, &options)?;
+    if args.compress && !args.no_create {
+        check_compression(format, &options)?;
     }
     let target_cache = cache(&args.target_cache, "Invalid cache option")?;
     let mut target = if args.no_create {
@@ -143,6 +143,9 @@ fn plan_target<'a>(
             .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
     };
     target.compressed = args.compress;
+    if args.compress && matches!(target.options, TargetOptions::Raw) {
+        return Err(no_compression());
+    }
     Ok((target, is_backed))
 }
 
@@ -194,15 +197,9 @@ fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Res
 }
 
 /// Refuses what can't be compressed, in `qemu-img`'s words.
-fn check_compression(args: &ConvertArgs, format: Format, options: &Options) -> Result<(), Failure> {
-    if args.no_create && (args.target_image_opts || format == Format::Qcow2) {
-        return Err(anyhow!(
-            "compressing into an existing image (-n -c) is not supported by this version"
-        )
-        .into());
-    }
+fn check_compression(format: Format, options: &Options) -> Result<(), Failure> {
     if format != Format::Qcow2 {
-        return Err(anyhow!("Compression not supported for this file format").into());
+        return Err(no_compression());
     }
     if options.qcow2()?.encryption != EncryptionMethod::None {
         return Err(anyhow!("Compression and encryption not supported at the same time").into());
@@ -211,6 +208,10 @@ fn check_compression(args: &ConvertArgs, format: Format, options: &Options) -> R
         return Err(anyhow!("Compression and preallocation not supported at the same time").into());
     }
     Ok(())
+}
+
+fn no_compression() -> Failure {
+    anyhow!("Compression not supported for this file format").into()
 }
 
 /// Refuses options that only make sense with an existing target, or only without one.

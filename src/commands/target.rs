@@ -180,7 +180,7 @@ impl Target<'_> {
                     let open = || {
                         let image =
                             self.open_existing(&file, storage, *secret, sources, passwords)?;
-                        qcow2::OverQcow2::new(image, size, existing.is_zero)
+                        qcow2::OverQcow2::new(image, size, existing.is_zero, self.compressed)
                     };
                     Box::new(open().map_err(|error| could_not_open(&self.name, error))?)
                 }
@@ -283,6 +283,11 @@ impl Target<'_> {
         source.cache = self.cache;
         source.names = self.names;
         let header = Header::read(storage.as_ref())?;
+        if self.compressed && header.encryption() != EncryptionMethod::None {
+            return Err(Error::unsupported(
+                "Compression and encryption not supported at the same time",
+            ));
+        }
         let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
         let data = source.data_file(&header, Purpose::Change)?;
         if let Some(data) = &data {

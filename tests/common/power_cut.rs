@@ -183,6 +183,13 @@ fn step(
             }
             model[place.clone()].copy_from_slice(&now);
         }
+        2 if image.check_compression().is_ok() => {
+            let number = noise.next() as u8;
+            let bytes: Vec<u8> = (0..length).map(|at| number ^ (at / 700) as u8).collect();
+            image.write_compressed(offset, &bytes).unwrap();
+            model[place.clone()].copy_from_slice(&bytes);
+            data = Some(bytes);
+        }
         _ => {
             let bytes = noise.bytes(length);
             image.write_at(offset, &bytes).unwrap();

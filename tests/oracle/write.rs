@@ -145,6 +145,18 @@ pub fn trials() -> Vec<Trial> {
         let name = format!("write::external_data_file_raw_{raw}");
         trials.push(trial(name, move || external_data_file(raw)));
     }
+    for options in [
+        "cluster_size=512",
+        "cluster_size=64k,compression_type=zstd",
+        "cluster_size=2M",
+        "cluster_size=4k,refcount_bits=1",
+        "cluster_size=4k,compat=0.10",
+        "cluster_size=16k,extended_l2=on,lazy_refcounts=on",
+    ] {
+        let name = format!("write::compress_into_{options}");
+        trials.push(trial(name, move || compress_into(options)));
+    }
+    trials.push(trial("write::never_compressed", never_compressed));
     for encrypted in [false, true] {
         for cluster_size in ["512", "64k", "2M"] {
             let kind = if encrypted { "aes" } else { "plain" };
@@ -391,6 +403,90 @@ fn damaged() {
 fn entry(bytes: &[u8], at: usize) -> usize {
     let entry = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap()
+}
+
+/// `convert -n -c` twice: into an image with nothing, and over what that left (which qemu-img can't).
+fn compress_into(options: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let args = [
+        "create", "-q", "-f", "qcow2", "-o", options, "x.qcow2", "6M",
+    ];
+    qemu_img(folder, &args).ok();
+    let mut snapshot = Vec::new();
+    for round in 0..2u8 {
+        let text = format!("A line of text, {round}, that is there many times. ");
+        let mut disk: Vec<u8> = text.bytes().cycle().take(5 << 20).collect();
+        disk.extend(vec![0; 1 << 20]);
+        disk[1 << 20..][..300_000].copy_from_slice(&crate::common::Noise(3).bytes(300_000));
+        disk[3 << 20..][..300_000].fill(0);
+        // The second one ends within a cluster: what lies beyond stays.
+        let end = if round == 0 {
+            disk.len()
+        } else {
+            (4 << 20) + 512
+        };
+        std::fs::write(folder.join("disk.raw"), &disk[..end]).unwrap();
+        let args = ["convert", "-n", "-c", "-f", "raw", "-O", "qcow2"];
+        ours(folder, &[&args[..], &["disk.raw", "x.qcow2"]].concat()).ok();
+        let report = qemu_img(folder, &["check", "x.qcow2"]).ok();
+        assert!(report.starts_with("No errors"), "{report}");
+        assert!(!report.contains(" 0.00% compressed"), "{report}");
+        to_raw(
+            qemu_img,
+            folder,
+            "driver=qcow2,file.filename=x.qcow2",
+            "theirs.raw",
+        );
+        let theirs = std::fs::read(folder.join("theirs.raw")).unwrap();
+        assert!(theirs[..end] == disk[..end], "round {round}");
+        if round == 0 {
+            snapshot = disk;
+            if !options.contains("refcount_bits=1") {
+                qemu_img(folder, &["snapshot", "-c", "first", "x.qcow2"]).ok();
+            }
+        } else {
+            assert!(theirs[end..] == snapshot[end..]);
+        }
+    }
+    if !options.contains("refcount_bits=1") {
+        let args = ["convert", "-l", "first", "x.qcow2", "snapshot.raw"];
+        qemu_img(folder, &args).ok();
+        assert!(std::fs::read(folder.join("snapshot.raw")).unwrap() == snapshot);
+    }
+}
+
+/// No compressed clusters in an encrypted image (qemu-img writes plaintext there), in an external data
+/// file, or in a raw image.
+fn never_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("disk.raw"), vec![7; 1 << 20]).unwrap();
+    let encryption = "encrypt.format=aes,encrypt.key-secret=s";
+    for options in [encryption, "data_file=x.data"] {
+        let create = ["create", "-q", "-f", "qcow2", "--object", SECRET, "-o"];
+        qemu_img(folder, &[&create[..], &[options, "x.qcow2", "1M"]].concat()).ok();
+        let before = std::fs::read(folder.join("x.qcow2")).unwrap();
+        let image = spec("x.qcow2", "qcow2", options == encryption);
+        let args = [
+            "convert",
+            "-n",
+            "-c",
+            "--object",
+            SECRET,
+            "--target-image-opts",
+        ];
+        let refused = ours(folder, &[&args[..], &["disk.raw", &image]].concat());
+        refused.fails(1, "not supported at the same time");
+        let args = ["convert", "-n", "-c", "-O", "qcow2", "disk.raw", "x.qcow2"];
+        ours(folder, &args).fails(1, "not supported at the same time");
+        assert!(std::fs::read(folder.join("x.qcow2")).unwrap() == before);
+    }
+    std::fs::write(folder.join("x.raw"), vec![0; 1 << 20]).unwrap();
+    crate::matrix::same_answer(
+        folder,
+        &["convert", "-n", "-c", "-O", "raw", "disk.raw", "x.raw"],
+    );
 }
 
 /// `convert -n`: the source's contents, what lies beyond them as it was.

@@ -50,6 +50,11 @@ impl Stored {
         self.cipher.as_ref()
     }
 
+    /// How clusters are compressed.
+    pub(super) fn compression(&self) -> CompressionType {
+        self.compression
+    }
+
     /// The file.
     pub(super) fn storage(&self) -> &dyn Storage {
         self.data.as_ref()

@@ -94,6 +94,10 @@ pub(super) struct Metadata {
     /// Sectors of the L1 table that differ from what is stored.
     l1_changed: BTreeSet<usize>,
     freed: Vec<Freed>,
+    /// Where the last compressed cluster ended, if there is room behind it in its cluster of the file.
+    tail: Option<HostOffset>,
+    /// The end of the compressed cluster that lies furthest in the file.
+    compressed_end: u64,
     /// Whether the file may hold writes that were not flushed.
     unflushed: bool,
     /// Why nothing more may be written.
@@ -108,6 +112,8 @@ impl Metadata {
             l2: TableCache::new(table_bytes),
             l1_changed: BTreeSet::new(),
             freed: Vec::new(),
+            tail: None,
+            compressed_end: 0,
             unflushed: false,
             broken: None,
         }
@@ -351,6 +357,40 @@ impl Metadata {
         host.ok_or_else(|| Error::invalid("the image's file is too big"))
     }
 
+    /// Finds room for a compressed cluster of `length` bytes, which is less than a cluster: behind the last
+    /// one if it fits there, or if the next cluster of the file is free.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub(super) fn allocate_bytes(&mut self, length: u64) -> Result<HostOffset> {
+        let geometry = self.parts.geometry;
+        let behind = match self.tail.take() {
+            None => None,
+            Some(tail) => {
+                let cluster = geometry.host_cluster(tail);
+                let room = geometry.cluster_size() - geometry.within_cluster(tail.0);
+                self.before_counting()?;
+                if length <= room {
+                    let fits = self.parts.refcounts.raise(cluster)?;
+                    fits.then_some(tail)
+                } else {
+                    let next = self.allocate_cluster()?;
+                    let follows = geometry.host_cluster(next) == cluster + 1;
+                    let fits = follows && self.parts.refcounts.raise(cluster)?;
+                    Some(if fits { tail } else { next })
+                }
+            }
+        };
+        let host = match behind {
+            Some(host) => host,
+            None => self.allocate_cluster()?,
+        };
+        let end = HostOffset(host.0.saturating_add(length));
+        self.tail = (!geometry.is_aligned(end)).then_some(end);
+        self.compressed_end = self.compressed_end.max(end.0);
+        Ok(host)
+    }
+
     /// Whether a cluster that something refers to is referred to once.
     ///
     /// # Errors
@@ -464,6 +504,7 @@ impl Metadata {
 
     fn try_commit(&mut self) -> Result<()> {
         let storage = Arc::clone(&self.parts.storage);
+        self.complete_last_sector(storage.as_ref())?;
         let refers = self.l2.has_changed() || !self.l1_changed.is_empty();
         let counts = if self.parts.lazy {
             self.parts.refcounts.table_has_changed()
@@ -494,6 +535,21 @@ impl Metadata {
         self.let_go(storage.as_ref())
     }
 
+    /// Compressed clusters are read in whole sectors: the last one of the file must have its last.
+    fn complete_last_sector(&mut self, storage: &dyn Storage) -> Result<()> {
+        let end = std::mem::take(&mut self.compressed_end).next_multiple_of(SECTOR_SIZE);
+        if end == 0 {
+            return Ok(());
+        }
+        let length = storage.len()?;
+        if length < end {
+            let missing = usize::try_from(end - length).unwrap_or(0);
+            storage.write_at(length, &vec![0; missing])?;
+            self.unflushed = true;
+        }
+        Ok(())
+    }
+
     fn write_l1(&mut self, storage: &dyn Storage) -> Result<()> {
         for sector in &self.l1_changed {
             let mut entries = self.parts.l1.chunks(ENTRIES_PER_SECTOR);
@@ -520,7 +576,14 @@ impl Metadata {
         for Freed { clusters, punch } in freed {
             let mut hole: Option<Range<u64>> = None;
             for cluster in clusters {
-                if self.parts.refcounts.release(cluster)? > 0 || !punch {
+                if self.parts.refcounts.release(cluster)? > 0 {
+                    continue;
+                }
+                let tail = self.tail.map(|tail| self.parts.geometry.host_cluster(tail));
+                if tail == Some(cluster) {
+                    self.tail = None;
+                }
+                if !punch {
                     continue;
                 }
                 let start = cluster * cluster_size;

@@ -2,7 +2,8 @@
 //!
 //! - [`metadata`]: the tables, and the order in which changes of them are stored;
 //! - `refcounts`: who is free; `metadata_map`: what must never be written over;
-//! - `plan`: what a write means for each cluster; `zero`: zeroes and discards;
+//! - `plan`: what a write means for each cluster; `zero`: zeroes and discards; `packed`: compressed
+//!   clusters;
 //! - `bitmaps`: what has been written, for the persistent bitmaps (`written`); `copy_bitmaps`: more of
 //!   those, for which the header has to have room (`header_room`);
 //! - `open`: which images may be written, and what is put right first;
@@ -39,6 +40,7 @@ mod metadata;
 mod metadata_map;
 mod open;
 mod over;
+mod packed;
 mod plan;
 mod refcounts;
 mod table_cache;
@@ -73,6 +75,8 @@ pub struct WritableQcow2 {
     geometry: Geometry,
     size: u64,
     zero_flag: bool,
+    /// Whether the guest's data is in an external data file.
+    is_external: bool,
     /// Whether an external data file is a raw image of the disk.
     is_raw: bool,
     backing: Option<Arc<dyn Image>>,

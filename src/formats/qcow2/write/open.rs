@@ -92,6 +92,7 @@ impl WritableQcow2 {
         let length = data.len()?;
         Ok(Self {
             stored: Stored::new(data, header, cipher),
+            is_external: header.has_incompatible(features::DATA_FILE),
             is_raw: kept & features::DATA_FILE_RAW != 0,
             geometry: header.geometry(),
             size: header.size(),

@@ -20,15 +20,19 @@ pub struct OverQcow2 {
     image: WritableQcow2,
     size: u64,
     is_zero: bool,
+    compressed: bool,
 }
 
 impl OverQcow2 {
-    /// Writes a disk of `size` bytes over the start of `image`. `is_zero` promises that it reads as
-    /// zeroes already.
+    /// Writes a disk of `size` bytes over the start of `image`, compressed where that is wanted. `is_zero`
+    /// promises that it reads as zeroes already.
     ///
     /// # Errors
-    /// The image is smaller.
-    pub fn new(image: WritableQcow2, size: u64, is_zero: bool) -> Result<Self> {
+    /// The image is smaller, or can't have compressed clusters.
+    pub fn new(image: WritableQcow2, size: u64, is_zero: bool, compressed: bool) -> Result<Self> {
+        if compressed {
+            image.check_compression()?;
+        }
         if image.size() < size {
             return Err(Error::invalid("output file is smaller than input file"));
         }
@@ -36,6 +40,7 @@ impl OverQcow2 {
             image,
             size: size.next_multiple_of(SECTOR_SIZE),
             is_zero,
+            compressed,
         })
     }
 
@@ -118,14 +123,21 @@ impl NewImage for OverQcow2 {
             let data = chunk.get(run.start..).and_then(|data| data.get(..length));
             let data =
                 data.ok_or_else(|| Error::invalid("the reservation is for another chunk"))?;
-            self.image.write_at(GuestOffset(range.start), data)?;
+            let offset = GuestOffset(range.start);
+            if self.compressed {
+                self.image.write_compressed(offset, data)?;
+            } else {
+                self.image.write_at(offset, data)?;
+            }
         }
         Ok(())
     }
 
     fn writes_serially(&self) -> bool {
-        // Encrypting is part of writing here, and worth several threads.
-        !self.image.is_encrypted() && self.image.stored.storage().writes_serially()
+        // Encrypting and compressing are part of writing here, and worth several threads.
+        !self.image.is_encrypted()
+            && !self.compressed
+            && self.image.stored.storage().writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

@@ -183,6 +183,27 @@ impl Refcounts {
             })
     }
 
+    /// Counts one reference more to a cluster that is in use; `false` where that is more than a refcount
+    /// can be.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub(super) fn raise(&mut self, cluster: u64) -> Result<bool> {
+        let count = self.get(cluster)?;
+        if count == 0 {
+            return Err(Error::corrupt(format!(
+                "the refcount of cluster {cluster} is 0 though it is in use"
+            )));
+        }
+        let bits = self.geometry.refcount_bits();
+        let more = count.checked_add(1);
+        let Some(more) = more.filter(|more| more.checked_shr(bits).unwrap_or(0) == 0) else {
+            return Ok(false);
+        };
+        self.set(cluster, more)?;
+        Ok(true)
+    }
+
     /// Counts one reference less to a cluster, and returns how many are left.
     ///
     /// # Errors

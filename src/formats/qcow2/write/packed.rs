@@ -1,0 +1,138 @@
+//! Compressed clusters in an image in use.
+//!
+//! They are written one behind the other, also into what is left of a cluster that holds others, whose
+//! refcount rises with each. A cluster that doesn't get smaller is written as any other. Never are
+//! there any in an encrypted image: compressed clusters aren't encrypted, so anybody could read them.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::super::compress::compress;
+use super::super::entries::{L2Entry, SubclusterBitmap};
+use super::metadata::Metadata;
+use super::{WritableQcow2, relative};
+use crate::error::{Error, Result};
+use crate::formats::WritableImage as _;
+use crate::units::{GuestOffset, HostOffset};
+
+thread_local! {
+    /// A cluster that ends with the disk, and one that is compressed.
+    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+impl WritableQcow2 {
+    /// Refuses an image that can't have compressed clusters.
+    ///
+    /// # Errors
+    /// It is encrypted, or its data is in an external data file.
+    pub fn check_compression(&self) -> Result<()> {
+        let other = if self.is_encrypted() {
+            "encryption"
+        } else if self.is_external {
+            "an external data file are"
+        } else {
+            return Ok(());
+        };
+        Err(Error::unsupported(format!(
+            "Compression and {other} not supported at the same time"
+        )))
+    }
+
+    /// As [`write_at`](crate::formats::WritableImage::write_at), with compressed clusters where a whole
+    /// one is written and gets smaller by that.
+    ///
+    /// # Errors
+    /// As there; [`check_compression`](Self::check_compression).
+    pub fn write_compressed(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        self.check_compression()?;
+        let range = self.check(offset, data.len() as u64)?;
+        let mut start = range.start;
+        while start < range.end {
+            let left = self.geometry.cluster_size() - self.geometry.within_cluster(start);
+            let end = range.end.min(start.saturating_add(left));
+            let part = data.get(relative(start, range.start)..relative(end, range.start));
+            let part = part.ok_or_else(|| Error::invalid("a step longer than the data"))?;
+            let is_whole = self.geometry.within_cluster(start) == 0
+                && (part.len() == self.geometry.cluster_len() || end == self.size);
+            if !is_whole || !self.write_cluster_compressed(start..end, part)? {
+                self.write_at(GuestOffset(start), part)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Writes a whole cluster; `false`, and nothing is written, where it doesn't get smaller.
+    fn write_cluster_compressed(&self, range: Range<u64>, data: &[u8]) -> Result<bool> {
+        SCRATCH.with_borrow_mut(|(whole, packed)| {
+            let data = if data.len() < self.geometry.cluster_len() {
+                whole.clear();
+                whole.extend_from_slice(data);
+                whole.resize(self.geometry.cluster_len(), 0);
+                whole.as_slice()
+            } else {
+                data
+            };
+            if !compress(self.stored.compression(), data, packed)? {
+                return Ok(false);
+            }
+            self.write_packed(range, packed)?;
+            Ok(true)
+        })
+    }
+
+    /// Writes a compressed cluster, in the three steps of any other.
+    fn write_packed(&self, range: Range<u64>, packed: &[u8]) -> Result<()> {
+        let _gate = self.enter()?;
+        let clusters = self.guest_clusters(&range);
+        let mut state = self.lock_when_idle(&range);
+        state.will_change(&range)?;
+        let length = packed.len() as u64;
+        let host = state.metadata.allocate_bytes(length);
+        let host = host.map_err(|error| state.metadata.fail(error))?;
+        state.busy.push(clusters.clone());
+        drop(state);
+
+        let written = self.stored.storage().write_at(host.0, packed);
+        self.length.fetch_max(host.0 + length, Ordering::Relaxed);
+
+        let mut state = self.lock();
+        state.busy.retain(|busy| *busy != clusters);
+        let metadata = &mut state.metadata;
+        let done = match written {
+            Ok(()) => {
+                let entry = L2Entry::to_compressed(self.geometry, host, length);
+                let entry = entry.ok_or_else(|| Error::invalid("the image's file is too big"));
+                let referred = entry.and_then(|entry| self.refer_packed(metadata, &range, entry));
+                referred.map_err(|error| metadata.fail(error))
+            }
+            Err(error) => {
+                let last = HostOffset(host.0 + length - 1);
+                let used = self.geometry.host_cluster(host)..self.geometry.host_cluster(last) + 1;
+                // What can't be given back is a leak, and the first error is the one to tell.
+                drop(metadata.free(used, false));
+                Err(error)
+            }
+        };
+        drop(state);
+        self.idle.notify_all();
+        done
+    }
+    /// Makes the L2 entry of a cluster lead to a compressed one, and frees what it led to.
+    fn refer_packed(
+        &self,
+        metadata: &mut Metadata,
+        range: &Range<u64>,
+        entry: L2Entry,
+    ) -> Result<()> {
+        let guest = GuestOffset(range.start);
+        let old = metadata.slot(guest)?;
+        let old = self.stored.target(old.0, guest)?;
+        // Compressed clusters have no subclusters.
+        let bitmap = self.geometry.has_subclusters();
+        let bitmap = bitmap.then(SubclusterBitmap::default);
+        metadata.set_slot(guest, (entry, bitmap))?;
+        metadata.free_target(old, false)
+    }
+}
