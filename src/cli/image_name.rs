@@ -140,10 +140,6 @@ mod tests {
             ("driver=qcow9,file.filename=x", "Unknown driver 'qcow9'"),
             ("x.img", "Cannot find device='x.img' nor node-name='x.img'"),
             (
-                "driver=qcow2,file.filename=x,encrypt.key-secret=u",
-                "No secret with id 'u'",
-            ),
-            (
                 "driver=qcow2,file.filename=x,zoo=1",
                 "does not support the option 'zoo'",
             ),

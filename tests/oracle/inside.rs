@@ -216,7 +216,18 @@ fn refused_trees() {
         "sub/top",
     ];
     ours(folder, &some).fails(1, "--untrusted");
-    let secret = r#"json:{"driver":"qcow2","encrypt.key-secret":"s","file.filename":"base.qcow2"}"#;
+    let aes = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "--object",
+        SECRET,
+        "-o",
+        "encrypt.format=aes,encrypt.key-secret=s",
+    ];
+    qemu_img(folder, &[&aes[..], &["aes.qcow2", "1M"]].concat()).ok();
+    let secret = r#"json:{"driver":"qcow2","encrypt.key-secret":"s","file.filename":"aes.qcow2"}"#;
     for (name, words) in [
         (secret, "No secret with id 's'"),
         (
