@@ -60,21 +60,23 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let value = if let Some(hex) = digits
+    if negative {
+        // Which of the two is the real tool's, by trial.
+        let digits = digits.strip_prefix('.').unwrap_or(digits);
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        return Err(if plain {
+            SizeError::OutOfRange
+        } else {
+            SizeError::Malformed
+        });
+    }
+    match digits
         .strip_prefix("0x")
         .or_else(|| digits.strip_prefix("0X"))
     {
-        parse_hex(hex)?
-    } else {
-        parse_decimal(digits)?
-    };
-    if negative && digits.ends_with(|c: char| c.is_ascii_alphabetic()) {
-        return Err(SizeError::Malformed);
+        Some(hex) => parse_hex(hex),
+        None => parse_decimal(digits),
     }
-    if negative && value != 0 {
-        return Err(SizeError::OutOfRange);
-    }
-    Ok(value)
 }
 
 fn parse_hex(digits: &str) -> Result<u64, SizeError> {
@@ -221,11 +223,18 @@ mod tests {
     fn malformed_sizes_are_told_from_those_out_of_range() {
         for text in [
             "", "k", "5 ", "10KB", "1e6", "1.5", "1.5b", "0x", "0xk", "0x10k", "0x1.8k", "5,5k",
-            "5kk", "5é", "-1k",
+            "5kk", "5é", "-1k", "-1.5", "-0x5", "-", "-.",
         ] {
             assert_eq!(parse_size(text), Err(SizeError::Malformed), "{text:?}");
         }
-        for text in ["-5", "-.5", "18446744073709551616", "16E", "17179869184G"] {
+        for text in [
+            "-5",
+            "-0",
+            "-.5",
+            "18446744073709551616",
+            "16E",
+            "17179869184G",
+        ] {
             assert_eq!(parse_size(text), Err(SizeError::OutOfRange), "{text:?}");
         }
     }
