@@ -271,13 +271,23 @@ fn a_full_disk_leaves_nothing_new_and_keeps_the_source() {
             .into()
     };
     let before = names(folder);
-    for args in [
-        "convert -O qcow2 disk1.img x.qcow2",
-        "convert --encrypt aes --password-file pw -O qcow2 disk1.img x.qcow2",
-        "convert -O raw disk1.img x.raw",
-        "create -q -f raw x.raw 1M",
+    for (args, words) in [
+        ("convert -O qcow2 disk1.img x.qcow2", "File too large"),
+        (
+            "convert --encrypt aes --password-file pw -O qcow2 disk1.img x.qcow2",
+            "File too large",
+        ),
+        ("convert -O raw disk1.img x.raw", "File too large"),
+        (
+            "create -q -f raw x.raw 1M",
+            "The image size is too large for file format 'raw'",
+        ),
+        (
+            "create -q -f qcow2 -o preallocation=full x.qcow2 1M",
+            "The image size is too large for file format 'qcow2'",
+        ),
     ] {
-        run(args).fails(1, "File too large");
+        run(args).fails(1, words);
         assert_eq!(names(folder), before, "{args}");
     }
     // A file that was there isn't removed, and is nothing that could be taken for an image.

@@ -3,7 +3,7 @@
 use super::{Passwords, Target};
 use crate::convert::{self, Settings};
 use crate::error::{Error, Result};
-use crate::formats::{Format, Image as _, Preallocation, ZeroImage};
+use crate::formats::{Format, Image as _, Preallocation, ZeroImage, qcow2};
 
 /// Creates `target` as a disk of `size` bytes that reads as zeroes.
 ///
@@ -27,5 +27,16 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
         convert::copy(&zeroes, open.image.as_ref(), settings, &())?;
         open.keep(target)
     };
-    create().map_err(|error: Error| error.context(&target.name))
+    create().map_err(|error: Error| too_large(error, target.format()).context(&target.name))
+}
+
+/// What is said where the file system has no files of that size.
+fn too_large(error: Error, format: Format) -> Error {
+    if error.io_kind() != Some(std::io::ErrorKind::FileTooLarge) {
+        return error;
+    }
+    match format {
+        Format::Raw => Error::invalid("The image size is too large for file format 'raw'"),
+        Format::Qcow2 => Error::invalid(qcow2::TOO_LARGE),
+    }
 }

@@ -204,7 +204,7 @@ impl Target<'_> {
         let image = match prepared {
             None => {
                 let image = NewRaw::create(storage, size, self.preallocation, flush);
-                Box::new(image.map_err(too_large)?)
+                Box::new(image?)
             }
             Some((options, cipher)) => {
                 let mut data = None;
@@ -376,16 +376,6 @@ impl Target<'_> {
             TargetOptions::Raw => Format::Raw,
             TargetOptions::Qcow2(..) => Format::Qcow2,
         }
-    }
-}
-
-/// What is said where the file system has no files of that size.
-fn too_large(error: Error) -> Error {
-    match error.io_kind() {
-        Some(std::io::ErrorKind::FileTooLarge) => {
-            Error::invalid("The image size is too large for file format 'raw'")
-        }
-        _ => error,
     }
 }
 

@@ -11,6 +11,9 @@ use crate::formats::Preallocation;
 
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
+/// What is said of a disk for which the L1 table, or the file system, has no room.
+pub const TOO_LARGE: &str =
+    "The image size is too large for file format 'qcow2' (try using a larger cluster size)";
 /// The smallest clusters that have subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
 
@@ -117,10 +120,7 @@ impl CreateOptions {
         let geometry = Geometry::new(cluster_bits, self.extended_l2, refcount_order)
             .ok_or_else(|| Error::invalid("the cluster size is out of range"))?;
         if geometry.l1_entries(self.size) > MAX_L1_BYTES / ENTRY_SIZE {
-            return Err(Error::invalid(
-                "The image size is too large for file format 'qcow2' (try using a larger cluster \
-                 size)",
-            ));
+            return Err(Error::invalid(TOO_LARGE));
         }
         Ok(geometry)
     }

@@ -56,7 +56,7 @@ pub mod write;
 
 pub use check::{CheckReport, Repair, check, repair, repair_dirty};
 pub use create::NewQcow2;
-pub use create_options::{Backing, CreateOptions};
+pub use create_options::{Backing, CreateOptions, TOO_LARGE};
 pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version};
 pub use measure::{Measured, measure, measure_bitmaps};
