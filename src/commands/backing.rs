@@ -26,7 +26,8 @@ pub(super) fn find(image: &Path, backing: &Backing, names: Names) -> Result<Foun
     let source = names.backing_file(image, &backing.name, backing.format.as_deref())?;
     // A file that can't be opened is reported by that alone.
     FileStorage::open(&source.path, Access::Read, CacheMode::Writeback)?;
-    let opened = source.open_file(Purpose::Inspect)?;
+    // A backing file may be in use: that is how a running machine's disk gets an overlay.
+    let opened = source.open_file(Purpose::Probe)?;
     let size = match opened.header()? {
         Some(header) => header.size(),
         None => RawImage::open(opened.storage.clone())?.size(),

@@ -10,7 +10,7 @@ use crate::storage::{Access, Claim};
 /// What an image is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Finding out its format, and nothing else.
+    /// Finding out its format and size, and nothing else.
     Probe,
     /// Looking at its header.
     Inspect,

@@ -47,6 +47,8 @@ const HELD: &[(&str, &[&str])] = &[
             "convert -U x.qcow2 y.raw",
             "convert -O qcow2 disk.raw x.qcow2",
             "convert -U -O qcow2 disk.raw x.qcow2",
+            "create -f qcow2 -b x.qcow2 -F qcow2 new.qcow2",
+            "convert -n disk.raw x.qcow2",
             "create -f qcow2 x.qcow2 1M",
         ],
     ),
