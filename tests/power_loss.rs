@@ -105,6 +105,8 @@ fn used(cluster_size: u64, refcount_bits: u64, size: u64) -> Vec<u8> {
     new.finish().unwrap();
     let subject = Subject {
         bytes: storage.contents(),
+        data: None,
+        raw: false,
         encrypted: false,
         backing: None,
         inspect: None,
@@ -268,6 +270,8 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
             convert::copy(&source, target.as_ref(), Settings::default(), &()).unwrap();
             let subject = Subject {
                 bytes: Vec::new(),
+                data: None,
+                raw: false,
                 encrypted: name == "encrypted",
                 backing: None,
                 inspect: None,

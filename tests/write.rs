@@ -32,7 +32,33 @@ fn image(options: CreateOptions) -> Subject {
         .unwrap();
     Subject {
         bytes: storage.contents(),
+        data: None,
+        raw: false,
         encrypted,
+        backing: None,
+        inspect: None,
+    }
+}
+
+/// An empty image whose data is in another file.
+fn image_with_data_file(options: CreateOptions) -> Subject {
+    let files = [(); 2].map(|()| Arc::new(MemoryStorage::default()));
+    let [storage, data]: [Arc<dyn Storage>; 2] =
+        [0, 1].map(|file| Arc::<MemoryStorage>::clone(&files[file]) as _);
+    let raw = options.data_file_raw;
+    let options = CreateOptions {
+        data_file: Some(b"data".to_vec()),
+        ..options
+    };
+    NewQcow2::create_with_data(storage, data, options, None, true)
+        .unwrap()
+        .finish()
+        .unwrap();
+    Subject {
+        bytes: files[0].contents(),
+        data: Some(files[1].contents()),
+        raw,
+        encrypted: false,
         backing: None,
         inspect: None,
     }
@@ -110,6 +136,21 @@ fn lazy_refcounts() {
             ..options(512, 1 << 18)
         };
         image(options).work_and_cut(seed, 40, 200);
+    }
+}
+
+/// Metadata in one file and data in another: a flush of one must not be taken for one of the other.
+#[test]
+fn external_data_files() {
+    for (seed, data_file_raw) in [(70, false), (71, true)] {
+        for (cluster_size, extended_l2) in [(512, false), (4096, false), (16384, true)] {
+            let options = CreateOptions {
+                data_file_raw,
+                extended_l2,
+                ..options(cluster_size, cluster_size * 300 + 512)
+            };
+            image_with_data_file(options).work_and_cut(seed, 40, 100);
+        }
     }
 }
 

@@ -4,12 +4,15 @@
 //! the last flush and any part of what came after it: some of the writes, whole or torn at sectors.
 //! Whatever it leaves must open, have no damage but leaks, and hold of every sector what it held at
 //! the image's own last flush, or one of the things that were written since.
+//!
+//! An external data file is a second file in the same record: a flush of one says nothing of the other.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use cowhide::crypto::{AesCbc, Backend};
-use cowhide::error::ErrorKind;
+use cowhide::error::{ErrorKind, Result};
 use cowhide::formats::qcow2::write::OpenOptions;
 use cowhide::formats::qcow2::{self, Header, Qcow2Image, WritableQcow2, features};
 use cowhide::formats::{Chain, Image, WritableImage};
@@ -27,6 +30,10 @@ pub const KEY: &[u8; 16] = b"correct horse ba";
 pub struct Subject {
     /// The file.
     pub bytes: Vec<u8>,
+    /// Its external data file, where it has one.
+    pub data: Option<Vec<u8>>,
+    /// Whether that must be a raw image of the disk at all times.
+    pub raw: bool,
     /// Whether it is encrypted with [`KEY`].
     pub encrypted: bool,
     /// What its backing file holds, where it has one.
@@ -63,10 +70,19 @@ impl Subject {
     }
 
     pub fn open<S: Storage + 'static>(&self, storage: &Arc<S>) -> WritableQcow2 {
+        self.open_with(storage, None)
+    }
+
+    fn open_with<S: Storage + 'static>(
+        &self,
+        storage: &Arc<S>,
+        data: Option<Arc<dyn Storage>>,
+    ) -> WritableQcow2 {
         let storage: Arc<dyn Storage> = Arc::<S>::clone(storage);
         let header = Header::read(storage.as_ref()).unwrap();
         let options = OpenOptions {
             cipher: self.cipher(),
+            data,
             backing: self.backing.clone(),
             ..OpenOptions::default()
         };
@@ -75,9 +91,27 @@ impl Subject {
 
     /// What a reader finds in such a file.
     pub fn read(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let storage = Arc::new(MemoryStorage::new(bytes));
+        self.read_files(&[bytes])
+    }
+
+    /// The image's file, and its external data file where it has one.
+    fn files(&self) -> Vec<Vec<u8>> {
+        let files = [Some(&self.bytes), self.data.as_ref()];
+        files.into_iter().flatten().cloned().collect()
+    }
+
+    fn read_files(&self, files: &[Vec<u8>]) -> Vec<u8> {
+        let storage = Arc::new(MemoryStorage::new(files[0].clone()));
         let header = Header::read(storage.as_ref()).unwrap();
-        let image = Qcow2Image::open(storage, header, self.cipher()).unwrap();
+        let cipher = self.cipher();
+        let image = match files.get(1) {
+            None => Qcow2Image::open(storage, header, cipher),
+            Some(data) => {
+                let data = Arc::new(MemoryStorage::new(data.clone()));
+                Qcow2Image::open_with_data(storage, data, header, cipher)
+            }
+        };
+        let image = image.unwrap();
         let below = self.backing.iter().cloned().collect();
         let image = Chain::new(Arc::new(image), below);
         let mut contents = vec![0; usize::try_from(image.size()).unwrap()];
@@ -90,9 +124,19 @@ impl Subject {
     /// ones with part of what wasn't flushed lost.
     pub fn work_and_cut(&self, seed: u64, count: usize, torn: usize) -> Vec<u8> {
         let mut noise = Noise(seed);
-        let storage = Arc::new(MemoryStorage::new(self.bytes.clone()).recording());
-        let image = self.open(&storage);
-        let mut model = self.read(self.bytes.clone());
+        let log = Log::default();
+        let files = self.files();
+        let files: Vec<Arc<Logged>> = (0..)
+            .zip(files)
+            .map(|(file, bytes)| Arc::new(Logged::new(file, bytes, &log)))
+            .collect();
+        let data = files.get(1).map(|data| {
+            let data: Arc<dyn Storage> = Arc::<Logged>::clone(data);
+            data
+        });
+        let image = self.open_with(&files[0], data);
+        let recorded = || log.lock().unwrap().len();
+        let mut model = self.read_files(&self.files());
         let mut steps = Vec::new();
         let mut flushed = vec![Flushed {
             recorded: 0,
@@ -101,13 +145,7 @@ impl Subject {
         }];
         let mut written = Vec::new();
         for number in 0..count {
-            let step = step(
-                &image,
-                &mut noise,
-                &mut model,
-                &mut written,
-                storage.recorded(),
-            );
+            let step = step(&image, &mut noise, &mut model, &mut written, recorded());
             steps.push(step);
             if noise.below(6) == 0 || number + 1 == count {
                 if number + 1 == count {
@@ -116,16 +154,19 @@ impl Subject {
                     image.flush().unwrap();
                 }
                 flushed.push(Flushed {
-                    recorded: storage.recorded(),
+                    recorded: recorded(),
                     steps: steps.len(),
                     contents: model.clone(),
                 });
             }
         }
-        let record = storage.take_record();
-        let last = storage.contents();
-        assert_clean(&last, true);
-        assert!(self.read(last.clone()) == model, "seed {seed}: read back");
+        let record = std::mem::take(&mut *log.lock().unwrap());
+        let mut left: Vec<Vec<u8>> = files.iter().map(|file| file.memory.contents()).collect();
+        assert_clean(&left[0], true);
+        assert!(self.read_files(&left) == model, "seed {seed}: read back");
+        if self.raw {
+            assert!(raw_disk(&left[1], model.len()) == model, "seed {seed}: raw");
+        }
 
         let cuts = Cuts {
             subject: self,
@@ -136,8 +177,87 @@ impl Subject {
         };
         cuts.at_every_change();
         cuts.torn(&mut noise, torn);
-        last
+        left.swap_remove(0)
     }
+}
+
+/// Changes of several files, in the order in which they were made; of which file each is.
+type Log = Arc<Mutex<Vec<(usize, Change)>>>;
+
+/// A file in memory that shares its record with others.
+#[derive(Debug)]
+struct Logged {
+    memory: MemoryStorage,
+    file: usize,
+    log: Log,
+}
+
+impl Logged {
+    fn new(file: usize, bytes: Vec<u8>, log: &Log) -> Self {
+        Self {
+            memory: MemoryStorage::new(bytes),
+            file,
+            log: Arc::clone(log),
+        }
+    }
+
+    fn record(&self, change: Change) {
+        self.log.lock().unwrap().push((self.file, change));
+    }
+}
+
+impl Storage for Logged {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.memory.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.record(Change::Write(offset, data.to_vec()));
+        self.memory.write_at(offset, data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.memory.len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.record(Change::SetLen(len));
+        self.memory.set_len(len)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        self.record(Change::Punch(range.clone()));
+        self.memory.punch(range)
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        self.record(Change::SetLen(len.max(self.memory.len()?)));
+        self.memory.reserve(len)
+    }
+
+    fn copy_from(&self, to: u64, source: &dyn Storage, from: u64, length: u64) -> Result<bool> {
+        self.memory.copy_from(to, source, from, length)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.memory.next_data(offset)
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.memory.allocated()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.record(Change::Flush);
+        self.memory.flush()
+    }
+}
+
+/// What a raw image holds, up to the end of the disk.
+fn raw_disk(file: &[u8], size: usize) -> Vec<u8> {
+    let mut disk = file.to_vec();
+    disk.resize(size, 0);
+    disk
 }
 
 /// Does one thing, and looks at it.
@@ -268,50 +388,66 @@ pub fn leftovers(
     if record.is_empty() {
         return;
     }
+    let before = [before.to_vec()];
+    let record: Vec<(usize, Change)> = record.iter().map(|change| (0, change.clone())).collect();
     for _ in 0..lossy {
         let cut = usize::try_from(noise.below(record.len() as u64)).unwrap() + 1;
-        let (bytes, durable) = lossy_cut(before, record, cut, noise);
+        let (files, durable) = lossy_cut(&before, &record, cut, noise);
         look(
-            &bytes,
+            &files[0],
             &format!("cut after {cut} changes, {durable} durable"),
         );
     }
 }
 
-/// What may be left when the power is cut after so many changes: all up to the last flush, and of
-/// what follows any part. How many changes are there for sure, too.
-fn lossy_cut(before: &[u8], record: &[Change], cut: usize, noise: &mut Noise) -> (Vec<u8>, usize) {
-    let flush = record[..cut]
-        .iter()
-        .rposition(|change| *change == Change::Flush);
-    let durable = flush.map_or(0, |flush| flush + 1);
-    let mut bytes = before.to_vec();
-    for change in &record[..durable] {
-        change.apply(&mut bytes);
-    }
+/// What may be left when the power is cut after so many changes: of each file all up to its last flush,
+/// and of what follows any part. How many changes are there for sure, too.
+fn lossy_cut(
+    before: &[Vec<u8>],
+    record: &[(usize, Change)],
+    cut: usize,
+    noise: &mut Noise,
+) -> (Vec<Vec<u8>>, usize) {
+    let record = &record[..cut];
+    let flushed: Vec<usize> = (0..before.len())
+        .map(|file| {
+            let flush = record
+                .iter()
+                .rposition(|change| *change == (file, Change::Flush));
+            flush.map_or(0, |flush| flush + 1)
+        })
+        .collect();
+    let mut files = before.to_vec();
+    let mut durable = cut;
     let mode = noise.below(3);
-    for change in &record[durable..cut] {
+    for (at, (file, change)) in record.iter().enumerate() {
+        let bytes = &mut files[*file];
+        if at < flushed[*file] {
+            change.apply(bytes);
+            continue;
+        }
+        durable = durable.min(at);
         match change {
             Change::Write(offset, data) if mode > 0 => {
                 for (sector, part) in data.chunks(SECTOR).enumerate() {
                     if noise.below(1 + mode) > 0 {
                         let offset = offset + (sector * SECTOR) as u64;
-                        Change::Write(offset, part.to_vec()).apply(&mut bytes);
+                        Change::Write(offset, part.to_vec()).apply(bytes);
                     }
                 }
             }
-            _ if noise.below(2) == 0 => change.apply(&mut bytes),
+            _ if noise.below(2) == 0 => change.apply(bytes),
             _ => {}
         }
     }
-    (bytes, durable)
+    (files, durable)
 }
 
 /// What is needed to cut the power somewhere.
 struct Cuts<'a> {
     subject: &'a Subject,
     seed: u64,
-    record: &'a [Change],
+    record: &'a [(usize, Change)],
     steps: &'a [Step],
     flushed: &'a [Flushed],
 }
@@ -319,17 +455,17 @@ struct Cuts<'a> {
 impl Cuts<'_> {
     /// After every change (of big images: some hundred of them), with everything before it on the disk.
     fn at_every_change(&self) {
-        let mut bytes = self.subject.bytes.clone();
+        let mut files = self.subject.files();
         let size = self.flushed.first().map_or(0, |first| first.contents.len());
         let every = if size > 1 << 20 {
             self.record.len() / 200 + 1
         } else {
             1
         };
-        for (at, change) in self.record.iter().enumerate() {
-            change.apply(&mut bytes);
+        for (at, (file, change)) in self.record.iter().enumerate() {
+            change.apply(&mut files[*file]);
             if *change != Change::Flush && at.is_multiple_of(every) {
-                self.examine(&bytes, at + 1, at + 1);
+                self.examine(&files, at + 1, at + 1);
             }
         }
     }
@@ -338,19 +474,19 @@ impl Cuts<'_> {
     /// lost.
     fn torn(&self, noise: &mut Noise, count: usize) {
         let flushes = self.record.iter().enumerate();
-        let flushes = flushes.filter(|(_, change)| **change == Change::Flush);
+        let flushes = flushes.filter(|(_, (_, change))| *change == Change::Flush);
         let flushes: Vec<usize> = flushes.map(|(at, _)| at).collect();
         let last = self.record.len() as u64;
         let at_random = (0..count).map(|_| usize::try_from(noise.below(last)).unwrap() + 1);
         let cuts: Vec<usize> = [&flushes[..], &flushes].concat();
         for cut in cuts.into_iter().chain(at_random.collect::<Vec<_>>()) {
-            let (bytes, durable) = lossy_cut(&self.subject.bytes, self.record, cut, noise);
-            self.examine(&bytes, durable, cut);
+            let (files, durable) = lossy_cut(&self.subject.files(), self.record, cut, noise);
+            self.examine(&files, durable, cut);
         }
     }
 
     /// Looks at what was left: `durable` changes for sure, and some of those up to `cut`.
-    fn examine(&self, bytes: &[u8], durable: usize, cut: usize) {
+    fn examine(&self, files: &[Vec<u8>], durable: usize, cut: usize) {
         let what = || {
             format!(
                 "seed {}, cut after {cut} changes, {durable} durable",
@@ -358,15 +494,25 @@ impl Cuts<'_> {
             )
         };
         let examined = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let bytes = &files[0];
             assert_clean(bytes, false);
             if let Some((one_in, inspect)) = &self.subject.inspect
                 && ((durable + cut) as u64).is_multiple_of(*one_in)
             {
                 inspect(bytes);
             }
-            self.subject.read(bytes.to_vec())
+            self.subject.read_files(files)
         }));
         let contents = examined.unwrap_or_else(|_| panic!("{}", what()));
+        self.old_or_new(&contents, durable, cut, &what);
+        if self.subject.raw {
+            let raw = raw_disk(&files[1], contents.len());
+            self.old_or_new(&raw, durable, cut, &|| format!("{}, raw", what()));
+        }
+    }
+
+    /// Every sector holds what it held at the last flush, or what was written there since.
+    fn old_or_new(&self, contents: &[u8], durable: usize, cut: usize, what: &dyn Fn() -> String) {
         let flushed = self.flushed.iter().rev();
         let flushed = flushed.clone().find(|flushed| flushed.recorded <= durable);
         let flushed = flushed.unwrap();

@@ -107,6 +107,8 @@ fn write(folder: &Path, image: &str, commands: &[String]) {
 fn subject(folder: &Path, image: &str) -> Subject {
     Subject {
         bytes: std::fs::read(folder.join(image)).unwrap(),
+        data: None,
+        raw: false,
         encrypted: false,
         backing: None,
         inspect: None,

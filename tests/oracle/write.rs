@@ -282,6 +282,8 @@ fn subject(folder: &Path, kind: &Kind) -> Subject {
     let inspected = !kind.encrypted && !kind.options.contains("lazy") && !kind.backed;
     Subject {
         bytes: std::fs::read(folder.join("x.qcow2")).unwrap(),
+        data: None,
+        raw: false,
         encrypted: kind.encrypted,
         backing,
         inspect: inspected.then(|| (17, Box::new(inspect) as crate::power_cut::Inspect)),
