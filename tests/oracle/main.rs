@@ -28,6 +28,7 @@ mod matrix;
 mod measure;
 mod names;
 mod options;
+mod over;
 mod qemu_io;
 mod reports;
 mod seed;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());
     trials.extend(system_calls::trials());
+    trials.extend(over::trials());
     trials.extend(write::trials());
     if let Some(missing) = missing {
         println!(

@@ -3,6 +3,9 @@
 //! Version 3 images have zero clusters, and zero subclusters. In a version 2 image only a cluster that
 //! isn't stored reads as zeroes, and only without a backing file; elsewhere zeroes are written there.
 //! So are those that cover a cluster (or subcluster) in part, unless it reads as zeroes anyway.
+//!
+//! In an external data file nothing is freed by the image's metadata: there zeroes are holes, which give
+//! the space back, and keep a raw one true.
 
 use std::ops::Range;
 
@@ -47,8 +50,17 @@ impl WritableQcow2 {
         self.write_zero_data(range.start..inner.start)?;
         self.write_zero_data(inner.end..range.end)?;
         let mut rest = Vec::new();
+        let mut is_hole = None;
         self.change_clusters(&inner, |metadata, part| {
-            if !self.zero_cluster(metadata, &part, may_unmap)? {
+            // Once, and under the lock: nobody is writing there.
+            let is_hole = match is_hole {
+                Some(is_hole) => is_hole,
+                None => *is_hole.insert(
+                    self.is_external && may_unmap && self.stored.storage().punch(inner.clone())?,
+                ),
+            };
+            // An external data file that is raw holds every byte of the disk; it must go on to.
+            if (self.is_raw && !is_hole) || !self.zero_cluster(metadata, &part, may_unmap)? {
                 rest.push(part);
             }
             Ok(())
@@ -87,10 +99,6 @@ impl WritableQcow2 {
         let guest = GuestOffset(part.start);
         let slot = metadata.slot(guest)?;
         let target = self.stored.target(slot.0, guest)?;
-        if self.is_raw {
-            // The external data file holds every byte of the disk; it must go on to.
-            return Ok(false);
-        }
         if !self.zero_flag {
             if target == L2Target::Unallocated && self.backing.is_none() {
                 return Ok(true);
