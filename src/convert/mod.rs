@@ -201,6 +201,23 @@ impl Job<'_> {
             self.report(chunk, bytes);
             return Ok(());
         }
+        if chunk.data.is_empty() && self.zeroes_need_no_data() {
+            let Some(reservation) = self.reserve(chunk, length, &[])? else {
+                return Ok(());
+            };
+            if reservation.pieces.is_empty() {
+                self.target.write_metadata(&reservation)?;
+            } else {
+                // The target stores these zeroes after all.
+                let data = buffer.get(length);
+                data.fill(0);
+                self.target.encode(&reservation, data)?;
+                self.target.write(&reservation, data)?;
+            }
+            self.writer.free(buffer);
+            self.report(chunk, bytes);
+            return Ok(());
+        }
         let data = buffer.get(length);
         let unreadable = self.read(chunk, data)?;
         if let Some(in_order) = &self.in_order {
@@ -236,6 +253,15 @@ impl Job<'_> {
         }
         self.report(chunk, bytes);
         Ok(())
+    }
+
+    /// Whether nobody wants to see the bytes of a chunk without data: a terabyte of zeroes over a
+    /// backing file is a matter of metadata, and not worth filling buffers for.
+    fn zeroes_need_no_data(&self) -> bool {
+        self.is_backed
+            && self.settings.sparse.is_some()
+            && self.in_order.is_none()
+            && !self.target.packs()
     }
 
     /// Tells the observer that a chunk with so many bytes of data is done, or as good as done.
