@@ -348,3 +348,41 @@ fn beyond_the_end_of_the_backing_file_zeroes_need_not_be_stored() {
         }
     }
 }
+
+/// Terabytes of zeroes over a backing file are handed out in rows of chunks, and none of them is skipped.
+#[test]
+fn zeroes_come_in_rows() {
+    use super::chunks::{Chunks, Wanted};
+    const CHUNK: usize = 65536;
+    let source = Mosaic {
+        bytes: vec![0; SIZE],
+        pieces: vec![
+            (512, DATA),
+            (2 << 20, ZERO),
+            (SIZE - 512, DATA),
+            (SIZE, ZERO),
+        ],
+    };
+    let wanted = Wanted::DataAndZeroes {
+        below: crate::formats::Backed {
+            size: u64::MAX,
+            unit: 512,
+        },
+        leave_unallocated: false,
+        write_zeroes: false,
+    };
+    let size = SIZE as u64;
+    let mut chunks = Chunks::new(size, CHUNK, wanted, false).with_rows_of_zeroes(20);
+    let mut rows = Vec::new();
+    let mut next = 0;
+    while let Some(chunk) = chunks.next(&source).unwrap() {
+        assert_eq!(chunk.guest.0, next);
+        next += chunk.length as u64;
+        if chunk.length > CHUNK {
+            assert!(chunk.data.is_empty() && chunk.left.is_empty());
+            rows.push((chunk.guest.0 / CHUNK as u64, chunk.length / CHUNK));
+        }
+    }
+    assert_eq!(next, size);
+    assert_eq!(rows, [(1, 20), (21, 11)]);
+}

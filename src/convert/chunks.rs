@@ -18,7 +18,7 @@ pub(super) struct Chunk {
     pub(super) number: u64,
     /// Where it starts on the disk.
     pub(super) guest: GuestOffset,
-    /// Its length in bytes: the chunk size, less at the disk's end.
+    /// Its length in bytes: the chunk size, less at the disk's end; for zeroes in rows more.
     pub(super) length: usize,
     /// Where it holds data, in bytes from its start: sorted, disjoint.
     pub(super) data: Vec<Run>,
@@ -122,6 +122,8 @@ pub(super) struct Chunks {
     ahead: Ahead,
     size: u64,
     chunk_size: usize,
+    /// How many chunks without data are handed out as one, at most.
+    most_in_row: u64,
     wanted: Wanted,
     salvage: bool,
 }
@@ -144,9 +146,16 @@ impl Chunks {
             ahead: Ahead::default(),
             size,
             chunk_size,
+            most_in_row: 1,
             wanted,
             salvage,
         }
+    }
+
+    /// Hands out up to so many chunks as one where there is nothing but zeroes to be stored.
+    pub(super) fn with_rows_of_zeroes(mut self, most: u64) -> Self {
+        self.most_in_row = most;
+        self
     }
 
     /// How many bytes of data all chunks have together.
@@ -174,6 +183,7 @@ impl Chunks {
         let chunk_size = self.chunk_size as u64;
         let start = self.position / chunk_size * chunk_size;
         let end = (start + chunk_size).min(self.size);
+        let end = end.max(self.end_of_row(start));
         let (mut data, left) = if self.wanted == Wanted::Everything {
             (vec![0..relative(end, start)], Vec::new())
         } else {
@@ -211,6 +221,21 @@ impl Chunks {
             self.position = self.ahead.end;
         }
         Ok(false)
+    }
+
+    /// Where the zeroes end that start at `start`, in whole chunks and not too many of them.
+    fn end_of_row(&self, start: u64) -> u64 {
+        let is_row = self.position == start && self.ahead.end > start;
+        if !is_row || self.ahead.part != Part::Zero || self.most_in_row == 1 {
+            return start;
+        }
+        let chunk_size = self.chunk_size as u64;
+        let most = start.saturating_add(chunk_size.saturating_mul(self.most_in_row));
+        let end = match self.ahead.end {
+            end if end >= self.size => self.size,
+            end => end / chunk_size * chunk_size,
+        };
+        end.min(most)
     }
 
     /// Moves on to `end` and gives the data on the way and what is left, in bytes from `start`.

@@ -48,6 +48,8 @@ use crate::units::GuestOffset;
 /// that a system call's cost doesn't count, small enough to stay in a core's second-level cache.
 const CHUNK_SIZE: usize = 256 << 10;
 
+/// How many chunks of zeroes are done in one turn, at most.
+const MOST_IN_ROW: u64 = 256;
 /// Targets that leave out zeroes inside of clusters do so in at most this unit, in bytes.
 const FINEST_UNIT: usize = 4096;
 
@@ -86,6 +88,16 @@ pub fn copy_and_hash(
         wanted(target, settings),
         settings.salvage,
     );
+    let in_order = (hashed.is_some() || settings.salvage).then(|| InOrder::new(hashed, observer));
+    // Nobody wants to see the bytes of zeroes that are all metadata.
+    let rows = target.backed().is_some()
+        && settings.sparse.is_some()
+        && in_order.is_none()
+        && !target.packs();
+    let chunks = match rows {
+        true => chunks.with_rows_of_zeroes(MOST_IN_ROW),
+        false => chunks,
+    };
     let total = if observer.counts_data() {
         chunks.data_bytes(source)?
     } else {
@@ -99,7 +111,9 @@ pub fn copy_and_hash(
         chunks: Mutex::new(chunks),
         turn: Turn::default(),
         is_backed: target.backed().is_some(),
-        in_order: (hashed.is_some() || settings.salvage).then(|| InOrder::new(hashed, observer)),
+        in_order,
+        chunk_size,
+        rows,
         writer: Writer::new(settings.workers.get(), chunk_size),
         throttle: Throttle::new(settings.rate),
         total,
@@ -144,6 +158,10 @@ struct Job<'a> {
     turn: Turn,
     /// Whether the target has a backing file.
     is_backed: bool,
+    /// How long a chunk is that holds data, at most.
+    chunk_size: usize,
+    /// Whether zeroes come in rows of chunks, without a buffer for them.
+    rows: bool,
     /// For what needs the chunks in order, where there is something.
     in_order: Option<InOrder<'a>>,
     writer: Writer,
@@ -193,27 +211,16 @@ impl Job<'_> {
     fn copy_chunk(&self, chunk: &Chunk, mut buffer: Buffer) -> Result<()> {
         let bytes = chunk.data.iter().map(Run::len).sum::<usize>() as u64;
         self.throttle.wait_for(bytes);
-        let length = chunk.length.next_multiple_of(self.target.allocation_unit());
-        let plain = (self.source.plain_storage(), self.target.plain_storage());
-        if let (true, (Some(from), Some(to))) = (self.settings.copy_offload, plain) {
-            self.offload(chunk, buffer.get(length), from, to)?;
+        if self.rows && chunk.data.is_empty() {
+            self.copy_zeroes(chunk, &mut buffer)?;
             self.writer.free(buffer);
             self.report(chunk, bytes);
             return Ok(());
         }
-        if chunk.data.is_empty() && self.zeroes_need_no_data() {
-            let Some(reservation) = self.reserve(chunk, length, &[])? else {
-                return Ok(());
-            };
-            if reservation.pieces.is_empty() {
-                self.target.write_metadata(&reservation)?;
-            } else {
-                // The target stores these zeroes after all.
-                let data = buffer.get(length);
-                data.fill(0);
-                self.target.encode(&reservation, data)?;
-                self.target.write(&reservation, data)?;
-            }
+        let length = chunk.length.next_multiple_of(self.target.allocation_unit());
+        let plain = (self.source.plain_storage(), self.target.plain_storage());
+        if let (true, (Some(from), Some(to))) = (self.settings.copy_offload, plain) {
+            self.offload(chunk, buffer.get(length), from, to)?;
             self.writer.free(buffer);
             self.report(chunk, bytes);
             return Ok(());
@@ -255,13 +262,38 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Whether nobody wants to see the bytes of a chunk without data: a terabyte of zeroes over a
-    /// backing file is a matter of metadata, and not worth filling buffers for.
-    fn zeroes_need_no_data(&self) -> bool {
-        self.is_backed
-            && self.settings.sparse.is_some()
-            && self.in_order.is_none()
-            && !self.target.packs()
+    /// Stores a row of chunks without data, in one turn: a terabyte of zeroes over a backing file is a
+    /// matter of metadata, and not worth filling buffers for.
+    fn copy_zeroes(&self, row: &Chunk, buffer: &mut Buffer) -> Result<()> {
+        let unit = self.target.allocation_unit();
+        let reserve = || {
+            (0..row.length)
+                .step_by(self.chunk_size)
+                .map(|start| {
+                    let length = self.chunk_size.min(row.length - start);
+                    let length = length.next_multiple_of(unit);
+                    let guest = GuestOffset(row.guest.0 + start as u64);
+                    let zeroes = gaps(&row.left, length);
+                    let reservation = self.target.reserve(guest, length, &[], &zeroes)?;
+                    Ok((length, reservation))
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        let Some(reserved) = self.turn.take(row.number, reserve).transpose()? else {
+            return Ok(());
+        };
+        for (length, reservation) in reserved {
+            if reservation.pieces.is_empty() {
+                self.target.write_metadata(&reservation)?;
+                continue;
+            }
+            // The target stores these zeroes after all.
+            let data = buffer.get(length);
+            data.fill(0);
+            self.target.encode(&reservation, data)?;
+            self.target.write(&reservation, data)?;
+        }
+        Ok(())
     }
 
     /// Tells the observer that a chunk with so many bytes of data is done, or as good as done.
