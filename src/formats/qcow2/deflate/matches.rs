@@ -151,13 +151,13 @@ fn common(data: &[u8], one: usize, other: usize, most: usize) -> usize {
 
 #[inline(always)]
 fn four(data: &[u8], position: usize) -> Option<u32> {
-    let bytes = data.get(position..position + 4)?.first_chunk()?;
+    let bytes = data.get(position..)?.first_chunk()?;
     Some(u32::from_le_bytes(*bytes))
 }
 
 #[inline(always)]
 fn eight(data: &[u8], position: usize) -> Option<u64> {
-    let bytes = data.get(position..position + 8)?.first_chunk()?;
+    let bytes = data.get(position..)?.first_chunk()?;
     Some(u64::from_le_bytes(*bytes))
 }
 

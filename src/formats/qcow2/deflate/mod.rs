@@ -28,6 +28,10 @@ const DEPTH: usize = 4;
 const LAZY_DEPTH: usize = 2;
 /// A match this long is taken without looking for a better one, in bytes.
 const ENOUGH: usize = 32;
+/// After so many searches in a row that found nothing, a byte more is passed over after each.
+const PATIENCE: usize = 128;
+/// The most bytes that are passed over after a search.
+const MOST_PASSED: usize = 8;
 
 /// An encoder; making one takes longer than using it again.
 #[derive(Debug)]
@@ -77,12 +81,19 @@ impl Deflate {
         self.block.clear();
         let mut split = Split::default();
         let mut position = start;
+        let mut missed = 0;
         while position < data.len() {
             let mut found = self.matches.find(data, position, 0, DEPTH, ENOUGH);
             if found.length == 0 {
-                self.literal(data, position, &mut split);
-                position += 1;
+                // What is compressed or encrypted already would cost the most, and for nothing.
+                missed += 1;
+                let passed = (missed / PATIENCE).min(MOST_PASSED);
+                for _ in 0..(1 + passed).min(data.len() - position) {
+                    self.literal(data, position, &mut split);
+                    position += 1;
+                }
             } else {
+                missed = 0;
                 let mut entered = position + 1;
                 while found.length < ENOUGH {
                     let least = found.length - 1;
