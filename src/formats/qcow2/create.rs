@@ -27,29 +27,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::create_options::CreateOptions;
 use super::entries::L2Entry;
-use super::geometry::Geometry;
 use super::header::Version;
 use super::new_layout::Layout;
+use super::new_parts::Parts;
 use super::new_refcounts::RefcountLayout;
-use super::{new_header, new_runs};
+use super::new_runs;
 use crate::crypto::AesCbc;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::{Backed, NewImage, Reservation, Run};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+use crate::units::{GuestOffset, HostOffset};
 
 /// A qcow2 image being written.
 pub struct NewQcow2 {
-    storage: Arc<dyn Storage>,
-    /// Where the guest's data goes: the image's own file, or its external data file.
-    data: Arc<dyn Storage>,
-    external: bool,
-    options: CreateOptions,
-    geometry: Geometry,
-    cipher: Option<AesCbc>,
-    flush: bool,
-    /// Whether what is never written to `data` reads as zeroes.
-    clean: bool,
+    image: Parts,
     layout: Mutex<Layout>,
 }
 
@@ -67,10 +58,7 @@ impl NewQcow2 {
         cipher: Option<AesCbc>,
         flush: bool,
     ) -> Result<Self> {
-        if options.data_file.is_some() {
-            return Err(data_file_is_missing());
-        }
-        Self::create_parts(Arc::clone(&storage), storage, options, cipher, flush)
+        Self::of_parts(Parts::new(storage, None, options, cipher, flush)?)
     }
 
     /// As [`create`](Self::create), with `data`, empty or a block device too, as the external data
@@ -85,47 +73,15 @@ impl NewQcow2 {
         cipher: Option<AesCbc>,
         flush: bool,
     ) -> Result<Self> {
-        if options.data_file.is_none() {
-            return Err(data_file_is_missing());
-        }
-        prepare_data_file(data.as_ref(), options.size)?;
-        Self::create_parts(storage, data, options, cipher, flush)
+        Self::of_parts(Parts::new(storage, Some(data), options, cipher, flush)?)
     }
 
-    fn create_parts(
-        storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        options: CreateOptions,
-        cipher: Option<AesCbc>,
-        flush: bool,
-    ) -> Result<Self> {
-        let geometry = options.check()?;
-        options.check_cipher(cipher.as_ref())?;
-        if !storage.starts_as_zeroes() {
-            new_header::wipe(storage.as_ref(), geometry)?;
-        }
+    fn of_parts(image: Parts) -> Result<Self> {
+        image.wipe()?;
         Ok(Self {
-            clean: data.starts_as_zeroes(),
-            storage,
-            data,
-            external: options.data_file.is_some(),
-            geometry,
-            cipher,
-            flush,
-            layout: Mutex::new(Layout::new(geometry, options.size)?),
-            options,
+            layout: Mutex::new(Layout::new(image.geometry, image.options.size)?),
+            image,
         })
-    }
-
-    /// The unit of which L2 entries say how it is stored, in bytes, for buffers.
-    fn unit(&self) -> usize {
-        self.geometry.subcluster_len()
-    }
-
-    /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is
-    /// ciphertext, or has to be written to read as zeroes.
-    fn leaves_holes(&self) -> bool {
-        self.cipher.is_none() && self.clean
     }
 
     /// Sets the L2 entries of a chunk, of which `data` and `zeroes` are whole units, and makes the
@@ -138,20 +94,20 @@ impl NewQcow2 {
         zeroes: &[Run],
         reservation: &mut Reservation,
     ) -> Result<()> {
-        let size = self.geometry.cluster_len();
+        let size = self.image.geometry.cluster_len();
         let stored = new_runs::widen(data, size, usize::MAX);
         let bytes: u64 = stored.iter().map(|run| run.len() as u64).sum();
-        let mut host = if self.external {
+        let mut host = if self.image.external {
             HostOffset(0)
         } else {
             layout.allocate(bytes)?
         };
         let mut place = |start: usize| {
-            if self.external {
+            if self.image.external {
                 return HostOffset(guest.0 + start as u64);
             }
             let here = host;
-            host.0 += self.geometry.cluster_size();
+            host.0 += self.image.geometry.cluster_size();
             here
         };
         let mentioned = match zeroes {
@@ -168,14 +124,14 @@ impl NewQcow2 {
                     _ => reservation.pieces.push((cluster, host)),
                 }
                 L2Entry::to_data(host)
-            } else if self.geometry.has_subclusters() {
+            } else if self.image.geometry.has_subclusters() {
                 L2Entry::default()
             } else {
                 L2Entry::to_zeroes()
             };
             let offset = GuestOffset(guest.0 + start as u64);
-            if self.geometry.has_subclusters() {
-                let bitmap = new_runs::bitmap(start, self.unit(), data, zeroes);
+            if self.image.geometry.has_subclusters() {
+                let bitmap = new_runs::bitmap(start, self.image.unit(), data, zeroes);
                 layout.set_subclusters(offset, entry, bitmap, &mut reservation.metadata)?;
             } else {
                 layout.set_entry(offset, entry, &mut reservation.metadata)?;
@@ -185,49 +141,22 @@ impl NewQcow2 {
     }
 }
 
-/// Makes an external data file as long as the disk, reading as zeroes where that is possible.
-///
-/// # Errors
-/// The system's error; a device that is smaller than the disk.
-pub(super) fn prepare_data_file(data: &dyn Storage, size: u64) -> Result<()> {
-    let size = size.next_multiple_of(SECTOR_SIZE);
-    if data.starts_as_zeroes() {
-        data.set_len(size)
-    } else if data.len()? < size {
-        Err(Error::invalid("the data file is smaller than the disk"))
-    } else {
-        Ok(())
-    }
-}
-
-pub(super) fn data_file_is_missing() -> Error {
-    Error::invalid("an external data file must be both named and given")
-}
-
 impl NewImage for NewQcow2 {
     fn allocation_unit(&self) -> usize {
-        self.geometry.cluster_len()
+        self.image.geometry.cluster_len()
     }
 
     fn zero_unit(&self) -> usize {
-        if self.leaves_holes() {
-            self.unit().min(4096)
-        } else {
-            self.unit()
-        }
+        self.image.zero_unit()
     }
 
     fn starts_as_zeroes(&self) -> bool {
         // What is never allocated reads as zeroes, whatever the file holds.
-        self.options.backing.is_none()
+        self.image.options.backing.is_none()
     }
 
     fn backed(&self) -> Option<Backed> {
-        let backing = self.options.backing.as_ref()?;
-        Some(Backed {
-            size: backing.size,
-            unit: self.unit(),
-        })
+        self.image.backed()
     }
 
     fn reserve(
@@ -238,14 +167,14 @@ impl NewImage for NewQcow2 {
         zeroes: &[Run],
     ) -> Result<Reservation> {
         let everything;
-        let (runs, zeroes) = if self.options.version == Version::V2 && !zeroes.is_empty() {
+        let (runs, zeroes) = if self.image.options.version == Version::V2 && !zeroes.is_empty() {
             // There are no zero clusters: zeroes are data.
             everything = new_runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
             (runs, zeroes)
         };
-        let data = new_runs::widen(runs, self.unit(), chunk);
+        let data = new_runs::widen(runs, self.image.unit(), chunk);
         let mut reservation = Reservation {
             guest,
             pieces: Vec::with_capacity(data.len()),
@@ -254,38 +183,35 @@ impl NewImage for NewQcow2 {
         let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         self.map(&mut layout, guest, &data, zeroes, &mut reservation)?;
         drop(layout);
-        let written = if self.leaves_holes() { runs } else { &data };
+        let written = if self.image.leaves_holes() {
+            runs
+        } else {
+            &data
+        };
         let pieces = &mut reservation.pieces;
         *pieces = new_runs::narrow(pieces, written);
-        if self.external {
-            let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
-            new_runs::cut(pieces, usize::try_from(left).unwrap_or(usize::MAX));
-        }
+        self.image.cut(guest, pieces);
         Ok(reservation)
     }
 
     fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        match &self.cipher {
-            Some(cipher) => reservation.encrypt(cipher, chunk),
-            None => Ok(()),
-        }
+        self.image.encode(reservation, chunk)
     }
 
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        reservation.write_data(self.data.as_ref(), chunk)?;
-        self.write_metadata(reservation)
+        self.image.write(reservation, chunk)
     }
 
     fn writes_serially(&self) -> bool {
-        self.data.writes_serially()
+        self.image.data.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.leaves_holes().then_some(self.data.as_ref())
+        self.image.plain_storage()
     }
 
     fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
-        reservation.write_metadata(self.storage.as_ref())
+        reservation.write_metadata(self.image.storage.as_ref())
     }
 
     fn finish(&self) -> Result<()> {
@@ -293,16 +219,11 @@ impl NewImage for NewQcow2 {
         let mut table = None;
         layout.place_filling(&mut table)?;
         if let Some((host, table)) = table {
-            self.storage.write_at(host.0, &table)?;
+            self.image.storage.write_at(host.0, &table)?;
         }
-        let used = self.geometry.host_cluster(layout.next());
-        let refcounts = RefcountLayout::new(self.geometry, used, layout.next())?;
-        refcounts.write(self.storage.as_ref(), self.geometry)?;
-        layout.write_l1(self.storage.as_ref())?;
-        if self.external && self.flush {
-            self.data.flush()?;
-        }
-        let header = new_header::bytes(&self.options, self.geometry, layout.l1_host(), &refcounts)?;
-        new_header::write_last(self.storage.as_ref(), &header, self.flush)
+        let used = self.image.geometry.host_cluster(layout.next());
+        let refcounts = RefcountLayout::new(self.image.geometry, used, layout.next())?;
+        layout.write_l1(self.image.storage.as_ref())?;
+        self.image.finish(layout.l1_host(), &refcounts)
     }
 }

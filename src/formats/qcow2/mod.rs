@@ -44,6 +44,7 @@ pub mod new_compressed;
 mod new_counts;
 mod new_header;
 mod new_layout;
+mod new_parts;
 mod new_refcounts;
 mod new_runs;
 pub mod preallocate;

@@ -20,12 +20,12 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::create::{data_file_is_missing, prepare_data_file};
 use super::create_options::CreateOptions;
 use super::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
-use super::geometry::{ENTRY_SIZE, Geometry};
+use super::geometry::ENTRY_SIZE;
+use super::new_parts::Parts;
 use super::new_refcounts::RefcountLayout;
-use super::{new_header, new_runs};
+use super::new_runs;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::{Backed, NewImage, Preallocation, Reservation, Run};
@@ -37,15 +37,8 @@ const WRITE_SIZE: u64 = 2 << 20;
 
 /// A preallocated qcow2 image being written.
 pub struct NewPreallocated {
-    storage: Arc<dyn Storage>,
-    /// Where the guest's data goes: the image's own file, or its external data file.
-    data: Arc<dyn Storage>,
-    external: bool,
-    options: CreateOptions,
-    geometry: Geometry,
-    cipher: Option<AesCbc>,
+    image: Parts,
     starts_as_zeroes: bool,
-    flush: bool,
     l1: HostOffset,
     l2: HostOffset,
     l2_tables: u64,
@@ -92,11 +85,9 @@ impl NewPreallocated {
         preallocation: Preallocation,
         flush: bool,
     ) -> Result<Self> {
-        if options.data_file.is_some() {
-            return Err(data_file_is_missing());
-        }
-        let data = Arc::clone(&storage);
-        Self::create_parts(storage, data, options, cipher, preallocation, flush)
+        options.check_preallocation(preallocation)?;
+        let image = Parts::new(storage, None, options, cipher, flush)?;
+        Self::of_parts(image, preallocation)
     }
 
     /// As [`create`](Self::create), with `data`, empty or a block device, as the external data file
@@ -112,83 +103,57 @@ impl NewPreallocated {
         preallocation: Preallocation,
         flush: bool,
     ) -> Result<Self> {
-        if options.data_file.is_none() {
-            return Err(data_file_is_missing());
-        }
-        Self::create_parts(storage, data, options, cipher, preallocation, flush)
+        options.check_preallocation(preallocation)?;
+        let image = Parts::new(storage, Some(data), options, cipher, flush)?;
+        Self::of_parts(image, preallocation)
     }
 
-    fn create_parts(
-        storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        options: CreateOptions,
-        cipher: Option<AesCbc>,
-        preallocation: Preallocation,
-        flush: bool,
-    ) -> Result<Self> {
-        let geometry = options.check()?;
-        options.check_preallocation(preallocation)?;
-        options.check_cipher(cipher.as_ref())?;
-        let external = options.data_file.is_some();
+    fn of_parts(image: Parts, preallocation: Preallocation) -> Result<Self> {
+        let (geometry, size) = (image.geometry, image.options.size);
         let place = |cluster| {
             let host = geometry
                 .host_offset(cluster)
                 .filter(|host| host.0 < 1 << 56);
             host.ok_or_else(|| Error::invalid("the image's file is too big"))
         };
-        let l2_tables = geometry.l1_entries(options.size);
-        let clusters = geometry.clusters(options.size);
+        let l2_tables = geometry.l1_entries(size);
+        let clusters = geometry.clusters(size);
         let l1_clusters = geometry.clusters(l2_tables * ENTRY_SIZE);
         let tables_end = 1 + l1_clusters + l2_tables;
-        let counted = if external {
+        let counted = if image.external {
             tables_end
         } else {
             tables_end + clusters
         };
         let refcounts = RefcountLayout::new(geometry, counted, place(tables_end)?)?;
         let metadata_end = place(tables_end + refcounts.block_count + refcounts.table_clusters)?;
-        let (first, end) = if external {
-            prepare_data_file(data.as_ref(), options.size)?;
-            make_room(storage.as_ref(), metadata_end.0)?;
-            (HostOffset(0), options.size.next_multiple_of(SECTOR_SIZE))
+        let (first, end) = if image.external {
+            make_room(image.storage.as_ref(), metadata_end.0)?;
+            (HostOffset(0), size.next_multiple_of(SECTOR_SIZE))
         } else {
             let end = place(geometry.host_cluster(metadata_end) + clusters)?.0;
-            make_room(storage.as_ref(), end)?;
+            make_room(image.storage.as_ref(), end)?;
             (metadata_end, end)
         };
-        if !storage.starts_as_zeroes() {
-            new_header::wipe(storage.as_ref(), geometry)?;
-        }
-        let clean = data.starts_as_zeroes();
+        image.wipe()?;
         let mut written = matches!(preallocation, Preallocation::Off | Preallocation::Metadata)
-            || data.reserve(end)? && preallocation != Preallocation::Full;
+            || image.data.reserve(end)? && preallocation != Preallocation::Full;
         if geometry.has_subclusters() && !written {
             // The bits say that nothing is stored, so no one will write it later.
-            write_zeroes(data.as_ref(), first.0..end)?;
+            write_zeroes(image.data.as_ref(), first.0..end)?;
             written = true;
         }
-        let holes_are_zeroes = geometry.has_subclusters() || cipher.is_none() && clean;
+        let holes_are_zeroes = geometry.has_subclusters() || image.leaves_holes();
         Ok(Self {
-            starts_as_zeroes: options.backing.is_none() && holes_are_zeroes && written,
-            storage,
-            data,
-            external,
-            geometry,
-            cipher,
-            flush,
+            starts_as_zeroes: image.options.backing.is_none() && holes_are_zeroes && written,
+            image,
             l1: place(u64::from(l2_tables > 0))?,
             l2: place(1 + l1_clusters)?,
             l2_tables,
             refcounts,
             first,
             subclusters: Mutex::default(),
-            options,
         })
-    }
-
-    /// Whether only the data has to be written of what is stored, as the rest is a hole.
-    fn leaves_holes(&self) -> bool {
-        self.cipher.is_none() && self.data.starts_as_zeroes()
     }
 
     /// Writes `count` entries of 8 bytes at `host`, made by `entry` from their numbers, and zeroes
@@ -208,9 +173,12 @@ impl NewPreallocated {
             for number in first..end {
                 buffer.extend(entry(number).to_be_bytes());
             }
-            let whole = buffer.len().next_multiple_of(self.geometry.cluster_len());
+            let whole = buffer
+                .len()
+                .next_multiple_of(self.image.geometry.cluster_len());
             buffer.resize(whole, 0);
-            self.storage
+            self.image
+                .storage
                 .write_at(host.0 + first * ENTRY_SIZE, &buffer)?;
             first = end;
         }
@@ -219,23 +187,23 @@ impl NewPreallocated {
 
     /// Where a guest cluster's data goes.
     fn entry(&self, cluster: u64) -> L2Entry {
-        let guest = cluster * self.geometry.cluster_size();
+        let guest = cluster * self.image.geometry.cluster_size();
         L2Entry::to_data(HostOffset(self.first.0 + guest))
     }
 
     /// Where an L2 table is.
     fn table_host(&self, number: u64) -> HostOffset {
-        HostOffset(self.l2.0 + number * self.geometry.cluster_size())
+        HostOffset(self.l2.0 + number * self.image.geometry.cluster_size())
     }
 
     /// An L2 table of clusters that have their places, with nothing stored there.
     fn table_of_nothing(&self, number: u64) -> Vec<u8> {
-        let mut table = vec![0; self.geometry.cluster_len()];
-        let first = number * self.geometry.l2_entries();
-        let end = self.geometry.clusters(self.options.size);
+        let mut table = vec![0; self.image.geometry.cluster_len()];
+        let first = number * self.image.geometry.l2_entries();
+        let end = self.image.geometry.clusters(self.image.options.size);
         for (index, cluster) in (first..end).enumerate() {
             let (entry, bitmap) = (self.entry(cluster), SubclusterBitmap::default());
-            if entries::set_l2(&mut table, self.geometry, index, entry, bitmap).is_none() {
+            if entries::set_l2(&mut table, self.image.geometry, index, entry, bitmap).is_none() {
                 break;
             }
         }
@@ -250,7 +218,7 @@ impl NewPreallocated {
         data: &[Run],
         zeroes: &[Run],
     ) -> Result<Option<(HostOffset, Vec<u8>)>> {
-        let size = self.geometry.cluster_len();
+        let size = self.image.geometry.cluster_len();
         let mut complete = None;
         let mut subclusters = self
             .subclusters
@@ -259,7 +227,7 @@ impl NewPreallocated {
         let mentioned = new_runs::widen(&new_runs::union(data, zeroes), size, usize::MAX);
         for start in mentioned.iter().flat_map(|run| run.clone().step_by(size)) {
             let offset = GuestOffset(guest.0 + start as u64);
-            let number = self.geometry.l1_index(offset);
+            let number = self.image.geometry.l1_index(offset);
             let (_, table) = match subclusters.filling.take() {
                 Some(filling) if filling.0 == number => subclusters.filling.insert(filling),
                 other => {
@@ -271,10 +239,11 @@ impl NewPreallocated {
                     subclusters.filling.insert((number, table))
                 }
             };
-            let entry = self.entry(self.geometry.guest_cluster(offset));
-            let bitmap = new_runs::bitmap(start, self.geometry.subcluster_len(), data, zeroes);
-            let index = self.geometry.l2_index(offset);
-            entries::set_l2(table, self.geometry, index, entry, bitmap)
+            let entry = self.entry(self.image.geometry.guest_cluster(offset));
+            let bitmap =
+                new_runs::bitmap(start, self.image.geometry.subcluster_len(), data, zeroes);
+            let index = self.image.geometry.l2_index(offset);
+            entries::set_l2(table, self.image.geometry, index, entry, bitmap)
                 .ok_or_else(|| Error::invalid("L2 index out of range"))?;
         }
         Ok(complete)
@@ -282,8 +251,8 @@ impl NewPreallocated {
 
     /// Writes the L2 tables that were not handed out.
     fn write_l2_tables(&self) -> Result<()> {
-        if !self.geometry.has_subclusters() {
-            let clusters = self.geometry.clusters(self.options.size);
+        if !self.image.geometry.has_subclusters() {
+            let clusters = self.image.geometry.clusters(self.image.options.size);
             return self.write_entries(self.l2, clusters, |number| self.entry(number).0);
         }
         let mut subclusters = self
@@ -291,13 +260,17 @@ impl NewPreallocated {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some((number, table)) = subclusters.filling.take() {
-            self.storage.write_at(self.table_host(number).0, &table)?;
+            self.image
+                .storage
+                .write_at(self.table_host(number).0, &table)?;
             subclusters.done.push(number);
         }
         for number in 0..self.l2_tables {
             if subclusters.done.binary_search(&number).is_err() {
                 let table = self.table_of_nothing(number);
-                self.storage.write_at(self.table_host(number).0, &table)?;
+                self.image
+                    .storage
+                    .write_at(self.table_host(number).0, &table)?;
             }
         }
         Ok(())
@@ -319,16 +292,11 @@ fn write_zeroes(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
 
 impl NewImage for NewPreallocated {
     fn allocation_unit(&self) -> usize {
-        self.geometry.cluster_len()
+        self.image.geometry.cluster_len()
     }
 
     fn zero_unit(&self) -> usize {
-        let unit = self.geometry.subcluster_len();
-        if self.leaves_holes() {
-            unit.min(4096)
-        } else {
-            unit
-        }
+        self.image.zero_unit()
     }
 
     fn starts_as_zeroes(&self) -> bool {
@@ -336,11 +304,7 @@ impl NewImage for NewPreallocated {
     }
 
     fn backed(&self) -> Option<Backed> {
-        let backing = self.options.backing.as_ref()?;
-        Some(Backed {
-            size: backing.size,
-            unit: self.geometry.subcluster_len(),
-        })
+        self.image.backed()
     }
 
     fn reserve(
@@ -350,8 +314,8 @@ impl NewImage for NewPreallocated {
         runs: &[Run],
         zeroes: &[Run],
     ) -> Result<Reservation> {
-        let data = new_runs::widen(runs, self.geometry.subcluster_len(), chunk);
-        let metadata = if self.geometry.has_subclusters() {
+        let data = new_runs::widen(runs, self.image.geometry.subcluster_len(), chunk);
+        let metadata = if self.image.geometry.has_subclusters() {
             self.map(guest, &data, zeroes)?
         } else {
             None
@@ -360,12 +324,13 @@ impl NewImage for NewPreallocated {
             let host = HostOffset(self.first.0 + guest.0 + run.start as u64);
             (run.clone(), host)
         };
-        let written = if self.leaves_holes() { runs } else { &data };
+        let written = if self.image.leaves_holes() {
+            runs
+        } else {
+            &data
+        };
         let mut pieces = written.iter().map(place).collect();
-        if self.external {
-            let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
-            new_runs::cut(&mut pieces, usize::try_from(left).unwrap_or(usize::MAX));
-        }
+        self.image.cut(guest, &mut pieces);
         Ok(Reservation {
             guest,
             pieces,
@@ -374,27 +339,23 @@ impl NewImage for NewPreallocated {
     }
 
     fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        match &self.cipher {
-            Some(cipher) => reservation.encrypt(cipher, chunk),
-            None => Ok(()),
-        }
+        self.image.encode(reservation, chunk)
     }
 
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        reservation.write_data(self.data.as_ref(), chunk)?;
-        self.write_metadata(reservation)
+        self.image.write(reservation, chunk)
     }
 
     fn writes_serially(&self) -> bool {
-        self.data.writes_serially()
+        self.image.data.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.leaves_holes().then_some(self.data.as_ref())
+        self.image.plain_storage()
     }
 
     fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
-        reservation.write_metadata(self.storage.as_ref())
+        reservation.write_metadata(self.image.storage.as_ref())
     }
 
     fn finish(&self) -> Result<()> {
@@ -402,11 +363,6 @@ impl NewImage for NewPreallocated {
         self.write_entries(self.l1, self.l2_tables, |number| {
             L1Entry::to_table(self.table_host(number)).0
         })?;
-        self.refcounts.write(self.storage.as_ref(), self.geometry)?;
-        if self.external && self.flush {
-            self.data.flush()?;
-        }
-        let header = new_header::bytes(&self.options, self.geometry, self.l1, &self.refcounts)?;
-        new_header::write_last(self.storage.as_ref(), &header, self.flush)
+        self.image.finish(self.l1, &self.refcounts)
     }
 }
