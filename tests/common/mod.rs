@@ -67,6 +67,17 @@ pub fn run<S: AsRef<OsStr>>(
         .into()
 }
 
+/// Runs qemu-io's `commands` on an image, which must succeed.
+pub fn qemu_io<S: AsRef<str>>(folder: &Path, format: &str, image: &str, commands: &[S]) {
+    let mut args = vec!["-f", format];
+    for command in commands {
+        args.extend(["-c", command.as_ref()]);
+    }
+    args.push(image);
+    let ran = run(folder, "qemu-io", args);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+}
+
 /// Runs cowhide; `args` are separated by blanks.
 pub fn cowhide(folder: &Path, args: &str) -> Ran {
     run(folder, COWHIDE, args.split_whitespace())

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use libtest_mimic::Trial;
 
-use crate::common::{run, write_disk};
+use crate::common::{qemu_io, write_disk};
 use crate::matrix::{Tool, ours, qemu_img};
 use crate::trial;
 
@@ -145,12 +145,7 @@ fn make_kinds(folder: &std::path::Path) -> Vec<&'static str> {
         ("external", "cluster_size=4k,data_file=data.raw"),
         ("snapshots", "cluster_size=4k"),
     ];
-    let io = |image: &str, commands: &[&str]| {
-        let mut args = vec!["-f", "qcow2"];
-        args.extend(commands.iter().flat_map(|command| ["-c", *command]));
-        args.push(image);
-        assert_eq!(run(folder, "qemu-io", args).status, Some(0));
-    };
+    let io = |image, commands: &[&str]| qemu_io(folder, "qcow2", image, commands);
     for (name, options) in kinds {
         qemu_img(
             folder,

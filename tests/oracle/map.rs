@@ -4,7 +4,7 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{Noise, run, write_disk};
+use crate::common::{Noise, qemu_io, write_disk};
 use crate::matrix::{SECRET, ours, qemu_img, same_answer, spec};
 use crate::trial;
 
@@ -25,17 +25,6 @@ fn same_map(folder: &Path, args: &[&str]) {
     for output in ["--output=human", "--output=json"] {
         same_answer(folder, &[&["map", output], args].concat());
     }
-}
-
-/// Runs qemu-io's commands on a qcow2 image.
-fn change(folder: &Path, image: &str, commands: &[&str]) {
-    let mut args = vec!["-f", "qcow2"];
-    for command in commands {
-        args.extend(["-c", command]);
-    }
-    args.push(image);
-    let ran = run(folder, "qemu-io", args);
-    assert_eq!(ran.status, Some(0), "{ran:?}");
 }
 
 fn raw_files() {
@@ -60,7 +49,7 @@ fn parts() {
     let folder = folder.path();
     qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "3M"]).ok();
     let commands = ["write 64k 1M", "write -z 1M 100k", "write -c 2M 64k"];
-    change(folder, "x.qcow2", &commands);
+    qemu_io(folder, "qcow2", "x.qcow2", &commands);
     let mut noise = Noise(5);
     for _ in 0..12 {
         let start = noise.below(4 << 20).to_string();
@@ -95,9 +84,9 @@ fn preallocated() {
             }
             created.ok();
             same_map(folder, &["x.qcow2"]);
-            change(folder, "x.qcow2", &["write 1M 2M", "write 5M 12k"]);
+            qemu_io(folder, "qcow2", "x.qcow2", &["write 1M 2M", "write 5M 12k"]);
             same_map(folder, &["x.qcow2"]);
-            change(folder, "x.qcow2", &["write 3M 17M"]);
+            qemu_io(folder, "qcow2", "x.qcow2", &["write 3M 17M"]);
             same_map(folder, &["x.qcow2"]);
         }
     }
@@ -132,11 +121,26 @@ fn short_backing_files() {
     qemu_img(folder, &middle).ok();
     let top = [&create[..], &below("middle"), &["sub/top", "2M"]].concat();
     qemu_img(folder, &top).ok();
-    change(folder, "sub/base", &["write 64k 64k", "write 299k 1k"]);
+    qemu_io(
+        folder,
+        "qcow2",
+        "sub/base",
+        &["write 64k 64k", "write 299k 1k"],
+    );
     same_map(folder, &["sub/top"]);
-    change(folder, "sub/middle", &["write 128k 64k", "write 960k 64k"]);
+    qemu_io(
+        folder,
+        "qcow2",
+        "sub/middle",
+        &["write 128k 64k", "write 960k 64k"],
+    );
     same_map(folder, &["sub/top"]);
-    change(folder, "sub/top", &["write 192k 64k", "write -z 1M 64k"]);
+    qemu_io(
+        folder,
+        "qcow2",
+        "sub/top",
+        &["write 192k 64k", "write -z 1M 64k"],
+    );
     same_map(folder, &["sub/top"]);
     same_map(folder, &["sub/middle"]);
 }
@@ -145,7 +149,7 @@ fn names() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
-    change(folder, "x.qcow2", &["write 64k 64k"]);
+    qemu_io(folder, "qcow2", "x.qcow2", &["write 64k 64k"]);
     for name in ["x.qcow2", "./x.qcow2", "file:x.qcow2"] {
         same_map(folder, &[name]);
         same_map(folder, &["-f", "raw", name]);

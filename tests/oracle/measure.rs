@@ -4,7 +4,7 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{run, write_disk};
+use crate::common::{qemu_io, write_disk};
 use crate::matrix::{SECRET, ours, qemu_img, same_answer, spec};
 use crate::trial;
 
@@ -29,16 +29,6 @@ fn same_measure(folder: &Path, args: &[&str]) {
     for output in ["--output=human", "--output=json"] {
         same_answer(folder, &[&["measure", output], args].concat());
     }
-}
-
-fn qemu_io(folder: &Path, image: &str, commands: &[&str]) {
-    let mut args = vec!["-f", "qcow2"];
-    for command in commands {
-        args.extend(["-c", command]);
-    }
-    args.push(image);
-    let ran = run(folder, "qemu-io", args);
-    assert_eq!(ran.status, Some(0), "{ran:?}");
 }
 
 fn empty_disks() {
@@ -111,7 +101,12 @@ fn sources() {
         &words("create -q -f qcow2 -b small -F qcow2 above 9M"),
     )
     .ok();
-    qemu_io(folder, "above", &["write 4M 1k", "write -z 0 100k"]);
+    qemu_io(
+        folder,
+        "qcow2",
+        "above",
+        &["write 4M 1k", "write -z 0 100k"],
+    );
     let options = "encrypt.format=aes,encrypt.key-secret=s";
     let args = ["convert", "-O", "qcow2", "--object", SECRET, "-o", options];
     qemu_img(folder, &[&args[..], &["disk.raw", "encrypted"]].concat()).ok();
@@ -164,9 +159,9 @@ fn snapshots() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     qemu_img(folder, &words("create -q -f qcow2 x.qcow2 10M")).ok();
-    qemu_io(folder, "x.qcow2", &["write 0 1M"]);
+    qemu_io(folder, "qcow2", "x.qcow2", &["write 0 1M"]);
     qemu_img(folder, &words("snapshot -c before x.qcow2")).ok();
-    qemu_io(folder, "x.qcow2", &["write 3M 5M"]);
+    qemu_io(folder, "qcow2", "x.qcow2", &["write 3M 5M"]);
     for line in ["", "-l before", "-l 1", "-l snapshot.name=before"] {
         let line = format!("-O qcow2 {line} x.qcow2");
         same_measure(folder, &words(&line));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{Ran, run, same_contents};
+use crate::common::{Ran, qemu_io, same_contents};
 use crate::matrix::{ours, qemu_img};
 use crate::trial;
 
@@ -36,16 +36,6 @@ pub fn trials() -> Vec<Trial> {
             })
         })
         .collect()
-}
-
-fn qemu_io(folder: &Path, format: &str, image: &str, commands: &[&str]) {
-    let mut args = vec!["-f", format];
-    for command in commands {
-        args.extend(["-c", command]);
-    }
-    args.push(image);
-    let ran = run(folder, "qemu-io", args);
-    assert_eq!(ran.status, Some(0), "{ran:?}");
 }
 
 /// A source with data, written zeroes and holes, converted into an image that is full.
