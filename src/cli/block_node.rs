@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use serde_json::{Map, json};
 
 use super::objects::Secrets;
+use super::render;
 use super::tree::{Tree, Value};
-use crate::commands::{Below, Sharing, Source};
+use crate::commands::{Below, RawNode, Sharing, Source};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::qcow2::EncryptionMethod;
@@ -35,6 +36,9 @@ const QCOW2_SIZES: [&str; 5] = [
     "l2-cache-size",
     "refcount-cache-size",
 ];
+
+/// What a name starts with that is a tree of options.
+pub(super) const JSON: &str = "json:";
 
 /// An image, and what `info` calls it.
 pub(super) struct Node<'a> {
@@ -60,6 +64,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         let source = Source {
             sharing: file.sharing,
             is_device: file.is_device,
+            is_bare: true,
             ..Source::plain(file.path, name.to_owned(), Some(Format::Raw))
         };
         return Ok(Node {
@@ -75,6 +80,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
     let mut source = Source {
         sharing: common(&mut tree)?.max(file.sharing),
         windows: file.windows,
+        between: file.nodes,
         is_device: file.is_device,
         ..Source::plain(file.path, name.to_owned(), format)
     };
@@ -104,6 +110,8 @@ struct Holder {
     path: PathBuf,
     filename: String,
     windows: Vec<WindowRange>,
+    /// The raw nodes that it is made of, from the file on.
+    nodes: Vec<RawNode>,
     sharing: Sharing,
     /// Whether an option says that it is a device.
     is_device: bool,
@@ -131,15 +139,24 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
             let mut below = storage(&mut tree, "file")?;
             below.sharing = common(&mut tree)?.max(below.sharing);
             let mut options = Map::new();
-            below.windows.extend(window(&mut tree, &mut options)?);
+            let window = window(&mut tree, &mut options)?;
+            below.windows.extend(window);
             nothing_left(&tree, |key| {
                 format!("Block format 'raw' does not support the option '{key}'")
             })?;
+            let is_plain = options.is_empty() && below.direct;
             options.insert("driver".into(), json!("raw"));
             options.insert("file".into(), below.shown);
+            let shown: serde_json::Value = options.into();
+            let name = if is_plain {
+                below.filename.clone()
+            } else {
+                format!("{JSON}{}", render::json::one_line(&shown)?)
+            };
+            below.nodes.push(RawNode { name, window });
             Ok(Holder {
                 direct: false,
-                shown: options.into(),
+                shown,
                 ..below
             })
         }
@@ -171,6 +188,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
     Ok(Holder {
         path: PathBuf::from(&filename),
         windows: Vec::new(),
+        nodes: Vec::new(),
         sharing,
         is_device: driver != "file",
         direct: true,

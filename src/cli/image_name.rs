@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::LazyLock;
 
-use super::block_node::{self, Node, Shown};
+use super::block_node::{self, JSON, Node, Shown};
 use super::objects::Secrets;
 use super::render;
 use super::tree::{self, Tree};
@@ -105,9 +105,6 @@ fn finish(node: Node<'_>) -> Result<(Source<'_>, String)> {
     };
     Ok((node.source, shown))
 }
-
-/// What a name starts with that is a tree of options.
-const JSON: &str = "json:";
 
 #[cfg(test)]
 mod tests {

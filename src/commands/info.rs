@@ -5,15 +5,18 @@
 //! but the header and the lists of snapshots and bitmaps is read, so that it is cheap for any image.
 //! The report has the field names of QEMU's `ImageInfo`, which scripts know.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::source::{Opened, infinite_loop};
+use super::source::{Opened, infinite_loop, inside};
 use super::{Purpose, Source, names};
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
 use crate::formats::qcow2::{self, EncryptionMethod, Version, extensions, features};
-use crate::storage::Storage;
+use crate::storage::{FileStorage, Storage};
 use crate::units::SECTOR_SIZE;
 
 /// An image, or the file that holds one.
@@ -74,6 +77,15 @@ impl ImageInfo {
             encrypted: None,
             dirty_flag: false,
         }
+    }
+
+    /// The same, made of `below`.
+    fn over(mut self, below: Self) -> Self {
+        self.children.push(Child {
+            name: "file",
+            info: below,
+        });
+        self
     }
 }
 
@@ -303,16 +315,22 @@ fn describe_file(opened: &Opened, source: &Source<'_>) -> Result<ImageInfo> {
         "file"
     };
     let path = source.path.to_string_lossy().into_owned();
-    let mut child = ImageInfo::new(path, protocol, length, actual_size);
-    child.format_specific = Some(FormatSpecific::File {});
+    let mut below = ImageInfo::new(path, protocol, length, actual_size);
+    below.format_specific = Some(FormatSpecific::File {});
+    if source.is_bare {
+        return Ok(below);
+    }
+    let mut storage: Arc<dyn Storage> = Arc::<FileStorage>::clone(&opened.file);
+    for node in &source.between {
+        storage = inside(storage, node.window.as_slice())?;
+        let length = storage.len()?.next_multiple_of(SECTOR_SIZE);
+        let raw = ImageInfo::new(node.name.clone(), Format::Raw.name(), length, actual_size);
+        below = raw.over(below);
+    }
     let name = source.name.clone();
     let length = opened.storage.len()?.next_multiple_of(SECTOR_SIZE);
-    let mut info = ImageInfo::new(name, opened.format.name(), length, actual_size);
-    info.children.push(Child {
-        name: "file",
-        info: child,
-    });
-    Ok(info)
+    let info = ImageInfo::new(name, opened.format.name(), length, actual_size);
+    Ok(info.over(below))
 }
 
 /// Adds what isn't in the header but in tables that it leads to.

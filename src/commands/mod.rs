@@ -26,7 +26,7 @@ use std::path::Path;
 
 pub use names::{Names, ReadTree};
 pub use purpose::{Purpose, Sharing};
-pub use source::{Below, SnapshotName, Source};
+pub use source::{Below, RawNode, SnapshotName, Source};
 pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;

@@ -49,10 +49,24 @@ pub struct Source<'a> {
     pub is_device: bool,
     /// What part of the file the image is in: a window, and maybe a window of that.
     pub windows: Vec<WindowRange>,
+    /// The raw nodes that options put between the file and the image, from the file on. Only reports show
+    /// them: their windows are among [`windows`](Self::windows).
+    pub between: Vec<RawNode>,
+    /// Whether options named the file's own node, without any format.
+    pub is_bare: bool,
     /// The external data file, where an option named one; else it is the one that the image names.
     pub data_file: Option<PathBuf>,
     /// What is below the image.
     pub below: Below<'a>,
+}
+
+/// A raw node that holds an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawNode {
+    /// What reports call it.
+    pub name: String,
+    /// What part of the node below it is in it; nothing for all of that.
+    pub window: Option<WindowRange>,
 }
 
 /// How an internal snapshot is named.
@@ -202,6 +216,8 @@ impl<'a> Source<'a> {
             snapshot: None,
             is_device: false,
             windows: Vec::new(),
+            between: Vec::new(),
+            is_bare: false,
             data_file: None,
             below: Below::Stored,
         }

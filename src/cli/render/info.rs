@@ -24,12 +24,19 @@ pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
 /// As [`json::ordered`].
 pub fn human(info: &ImageInfo) -> Result<String> {
     let mut text = String::new();
+    node(&mut text, info)?;
+    children(&mut text, info, "")?;
+    Ok(text)
+}
+
+/// What there is to say of an image itself.
+fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     // Writing to a string can't fail, here and below.
     let _ = writeln!(text, "image: {}", printable(&info.filename));
     let _ = writeln!(text, "file format: {}", info.format);
     let size = info.virtual_size;
     let _ = writeln!(text, "virtual size: {} ({size} bytes)", human_size(size));
-    disk_size(&mut text, "", info.actual_size);
+    disk_size(text, info.actual_size);
     if info.encrypted == Some(true) {
         text.push_str("encrypted: yes\n");
     }
@@ -55,27 +62,48 @@ pub fn human(info: &ImageInfo) -> Result<String> {
     text.push_str(&snapshots::list(&info.snapshots));
     if let Some(FormatSpecific::Qcow2(specific)) = &info.format_specific {
         text.push_str("Format specific information:\n");
-        fields(&mut text, &json::ordered(specific)?, 1);
+        fields(text, &json::ordered(specific)?, 1);
     }
-    for child in &info.children {
-        let info = &child.info;
-        let _ = writeln!(text, "Child node '/{}':", child.name);
-        let _ = writeln!(text, "    filename: {}", printable(&info.filename));
-        let _ = writeln!(text, "    protocol type: {}", info.format);
-        let length = info.virtual_size;
-        let _ = writeln!(
-            text,
-            "    file length: {} ({length} bytes)",
-            human_size(length)
-        );
-        disk_size(&mut text, "    ", info.actual_size);
-    }
-    Ok(text)
+    Ok(())
 }
 
-fn disk_size(text: &mut String, indent: &str, size: Option<u64>) {
+/// What an image is made of, below the node at `path`: a file, which is told of in its own words, or
+/// another image.
+fn children(text: &mut String, info: &ImageInfo, path: &str) -> Result<()> {
+    for child in &info.children {
+        let path = format!("{path}/{}", child.name);
+        let _ = writeln!(text, "Child node '{path}':");
+        let below = if child.info.children.is_empty() {
+            file(&child.info)
+        } else {
+            let mut below = String::new();
+            node(&mut below, &child.info)?;
+            children(&mut below, &child.info, &path)?;
+            below
+        };
+        for line in below.lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    Ok(())
+}
+
+/// A file that holds an image.
+fn file(info: &ImageInfo) -> String {
+    let length = info.virtual_size;
+    let mut text = format!(
+        "filename: {}\nprotocol type: {}\nfile length: {} ({length} bytes)\n",
+        printable(&info.filename),
+        info.format,
+        human_size(length)
+    );
+    disk_size(&mut text, info.actual_size);
+    text
+}
+
+fn disk_size(text: &mut String, size: Option<u64>) {
     let size = size.map_or_else(|| "unavailable".to_owned(), human_size);
-    let _ = writeln!(text, "{indent}disk size: {size}");
+    let _ = writeln!(text, "disk size: {size}");
 }
 
 /// Fields one to a line, with blanks for the dashes of their names; items of lists by number.
