@@ -201,16 +201,15 @@ pub struct ConvertArgs {
     /// The source is an option string (driver=…,file.filename=…), not a file name
     #[arg(long, alias = "source-image-opts")]
     pub(super) image_opts: bool,
-    /// Format of the target
+    /// Format of the target [default: raw]
     #[arg(
         short = 'O',
         long,
         value_name = "FMT",
         alias = "output-format",
-        default_value = "raw",
         allow_hyphen_values = true
     )]
-    pub(super) target_format: String,
+    pub(super) target_format: Option<String>,
     /// Options of the target's format, k=v,k2=v2 ("-o help" lists them)
     #[arg(
         short = 'o',
@@ -336,6 +335,13 @@ pub struct ImageArgs {
     /// The image
     #[arg(value_name = "FILENAME")]
     pub(super) operands: Vec<OsString>,
+}
+
+impl ConvertArgs {
+    /// The format of the target, where its options don't tell.
+    pub(super) fn target_format(&self) -> &str {
+        self.target_format.as_deref().unwrap_or("raw")
+    }
 }
 
 impl ImageArgs {

@@ -273,7 +273,8 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
     if tree.is_empty() {
         return Ok(Below::Stored);
     }
-    let stored = !tree.has("file") && !tree.has("filename");
+    let names = ["filename", "file.filename", "file.file"];
+    let stored = !names.iter().any(|name| tree.has(name));
     if stored {
         // The name is the image's; the rest is read as of any other.
         tree.put("file.filename", "backing file");

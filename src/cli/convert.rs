@@ -36,7 +36,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
         }
     };
     let name = args.operands.last().map(OsString::as_os_str);
-    if operands::helped(&args.target_format, name, &args.target_options)? {
+    if operands::helped(args.target_format(), name, &args.target_options)? {
         return Ok(ExitCode::SUCCESS);
     }
     let Some((to, from @ [_, ..])) = args.operands.split_last() else {
@@ -118,7 +118,10 @@ fn plan_target<'a>(
     secrets: &'a Secrets,
 ) -> Result<(Target<'a>, bool), Failure> {
     let name = to.to_string_lossy();
-    let format = image_name::format(&args.target_format)?;
+    let format = match args.target_image_opts {
+        true => Format::Raw,
+        false => image_name::format(args.target_format())?,
+    };
     if !args.no_create {
         names::file(to)?;
     }
@@ -129,9 +132,12 @@ fn plan_target<'a>(
         check_compression(format, &options)?;
     }
     let target_cache = cache(&args.target_cache, "Invalid cache option")?;
+    if args.target_image_opts && args.target_format.is_some() {
+        return Err(anyhow!("--image-opts and --format are mutually exclusive").into());
+    }
     let mut target = if args.no_create {
         let options = args.target_image_opts;
-        let format = &args.target_format;
+        let format = args.target_format();
         let mut target = existing_target(to, format, options, secrets, target_cache)?;
         if let Some(existing) = &mut target.existing {
             existing.is_zero = args.target_is_zero;

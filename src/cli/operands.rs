@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::create_options::{self, Options};
 use super::objects::Secrets;
 use super::{Failure, complain, image_name, options, print};
-use crate::commands::{Below, Existing, Purpose, Source, Target, TargetOptions, names};
+use crate::commands::{Existing, Purpose, Sharing, Source, Target, TargetOptions, names};
 use crate::error::Error;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
 use crate::formats::{Format, Preallocation};
@@ -156,9 +156,9 @@ pub(super) fn existing_target<'a>(
     } else {
         image_name::by_name(operand, Some(format), secrets)?
     };
-    if source.data_file.is_some() || !matches!(source.below, Below::Stored) {
+    if source.sharing == Sharing::Forced {
         return Err(anyhow!(
-            "{}: options for the backing or data file of a target are not supported by this version",
+            "Could not open '{}': force-share=on can only be used with read-only images",
             source.name
         )
         .into());
@@ -183,6 +183,9 @@ pub(super) fn existing_target<'a>(
             is_zero: false,
             guarded: source.format.is_none(),
             encryption: source.encryption,
+            sharing: source.sharing,
+            data_file: source.data_file,
+            below: source.below,
         }),
         windows: source.windows,
         names: image_name::FOLLOW,

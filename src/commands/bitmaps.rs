@@ -13,7 +13,7 @@ use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::write::{CopiedBitmaps, copy_bitmaps};
 use crate::formats::qcow2::{Header, Version};
 use crate::formats::{Format, Image as _};
-use crate::storage::{Access, Claim, FileStorage};
+use crate::storage::{Access, FileStorage};
 
 /// The bitmaps of a source.
 pub(super) struct Taken {
@@ -115,7 +115,7 @@ impl Taken {
     pub(super) fn copy(&self, target: &Target<'_>) -> Result<()> {
         let copy = || {
             let file = FileStorage::open(&target.path, Access::ReadWrite, target.cache)?;
-            file.lock(Claim::WRITE)?;
+            target.lock(&file)?;
             let storage = inside(Arc::new(file), &target.windows)?;
             let header = Header::read(storage.as_ref())?;
             copy_bitmaps(&storage, &header, &self.copied, target.cache.flushes())

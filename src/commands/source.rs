@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Names, Passwords, Purpose, Sharing, sandbox};
 use crate::crypto::Secret;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
 use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, extensions, features};
 use crate::formats::raw::RawImage;
@@ -338,10 +338,11 @@ impl<'a> Source<'a> {
         passwords: &dyn Passwords,
         above: &[Layer],
     ) -> Result<(Arc<dyn Image>, Layer, Option<Self>)> {
-        // That an image below could not be opened is said already; the system says which file it was.
+        // That an image below could not be opened is said already; the system, or a hint, says which file
+        // it was.
         let failed = |error: Error| match above {
             [] => self.could_not_open(error),
-            _ if error.io_kind().is_some() => error,
+            _ if error.io_kind().is_some() || error.kind() == ErrorKind::Locked => error,
             _ => self.could_not_open(error),
         };
         let opened = self.open_below(purpose).map_err(failed)?;
@@ -441,7 +442,10 @@ impl<'a> Source<'a> {
     }
 
     /// The image below: what the options say, or the backing file that the header names.
-    fn below(&self, header: &Header) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// As [`Source::backing`].
+    pub(super) fn below(&self, header: &Header) -> Result<Option<Self>> {
         let given = match &self.below {
             Below::Stored => return self.backing(header),
             Below::Nothing => return Ok(None),

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
-use super::{Names, Passwords, Purpose, Source, backing, flush_directory_of, names};
+use super::{
+    Below, Names, Passwords, Purpose, Sharing, Source, backing, flush_directory_of, names,
+};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::write::OpenOptions;
@@ -37,7 +39,7 @@ pub struct Target<'a> {
     /// How the file is written, and whether it is on stable storage when the command succeeds.
     pub cache: CacheMode,
     /// Whether the file exists and is written over; `None` makes a new one.
-    pub existing: Option<Existing>,
+    pub existing: Option<Existing<'a>>,
     /// What part of an existing file the image is in; see [`Source::windows`](super::Source::windows).
     pub windows: Vec<WindowRange>,
     /// Whether files are opened that an existing image names, and how the name of a new one's backing file
@@ -46,14 +48,20 @@ pub struct Target<'a> {
 }
 
 /// An existing image that is written over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Existing {
+#[derive(Clone)]
+pub struct Existing<'a> {
     /// The caller's word that it reads as zeroes.
     pub is_zero: bool,
     /// Whether its format was found and not stated, so that its start must stay raw.
     pub guarded: bool,
     /// The encryption format that an option named; it must be the image's.
     pub encryption: Option<EncryptionMethod>,
+    /// Whether others are kept from it meanwhile.
+    pub sharing: Sharing,
+    /// The external data file, where an option named one.
+    pub data_file: Option<PathBuf>,
+    /// What is below the image.
+    pub below: Below<'a>,
 }
 
 /// A new image's format and options. The size is the caller's to fill in.
@@ -128,6 +136,11 @@ impl Target<'_> {
         source.cache = self.cache;
         source.windows.clone_from(&self.windows);
         source.names = self.names;
+        if let Some(existing) = &self.existing {
+            source.sharing = existing.sharing;
+            source.data_file.clone_from(&existing.data_file);
+            source.below = existing.below.clone();
+        }
         Ok(source)
     }
 
@@ -156,15 +169,11 @@ impl Target<'_> {
     ) -> Result<OpenTarget> {
         let refuse = |target: &FileStorage| self.refuse_sources(target, sources);
         let flush = self.cache.flushes();
-        if let Some(existing) = self.existing {
+        if let Some(existing) = &self.existing {
             let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)
                 .map_err(|error| could_not_open(&self.name, error))?;
             refuse(&file)?;
-            let claim = match self.options {
-                TargetOptions::Raw => Claim::WRITE_SHARED,
-                TargetOptions::Qcow2(..) => Claim::WRITE,
-            };
-            file.lock(claim)
+            self.lock(&file)
                 .map_err(|error| could_not_open(&self.name, error))?;
             let file = Arc::new(file);
             let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
@@ -178,8 +187,9 @@ impl Target<'_> {
                 }
                 TargetOptions::Qcow2(_, secret) => {
                     let open = || {
+                        let source = self.existing_source(existing, *secret);
                         let image =
-                            self.open_existing(&file, storage, *secret, sources, passwords)?;
+                            self.open_existing(&file, storage, &source, sources, passwords)?;
                         qcow2::OverQcow2::new(image, size, existing.is_zero, self.compressed)
                     };
                     Box::new(open().map_err(|error| could_not_open(&self.name, error))?)
@@ -266,22 +276,48 @@ impl Target<'_> {
         })
     }
 
+    /// Keeps others from a file that exists and is written over, unless an option says that nobody is.
+    ///
+    /// # Errors
+    /// Others use it.
+    pub(super) fn lock(&self, file: &FileStorage) -> Result<()> {
+        if self.existing.as_ref().map(|existing| existing.sharing) == Some(Sharing::Unlocked) {
+            return Ok(());
+        }
+        file.lock(match self.options {
+            TargetOptions::Raw => Claim::WRITE_SHARED,
+            TargetOptions::Qcow2(..) => Claim::WRITE,
+        })
+    }
+
+    /// A qcow2 image that exists, as what is opened beside it depends on.
+    fn existing_source<'s>(
+        &'s self,
+        existing: &'s Existing<'s>,
+        secret: Option<&'s Secret>,
+    ) -> Source<'s> {
+        let format = Some(Format::Qcow2);
+        Source {
+            secret,
+            encryption: existing.encryption,
+            cache: self.cache,
+            names: self.names,
+            data_file: existing.data_file.clone(),
+            below: existing.below.clone(),
+            ..Source::plain(self.path.clone(), self.name.clone(), format)
+        }
+    }
+
     /// Opens a qcow2 image that exists for writing. One that is damaged is refused, wherever the damage
     /// is: what is written into it may never be found again.
     fn open_existing(
         &self,
         file: &FileStorage,
         storage: Arc<dyn Storage>,
-        secret: Option<&Secret>,
+        source: &Source<'_>,
         sources: &[&FileStorage],
         passwords: &dyn Passwords,
     ) -> Result<qcow2::WritableQcow2> {
-        let format = Some(Format::Qcow2);
-        let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
-        source.secret = secret;
-        source.encryption = self.existing.and_then(|existing| existing.encryption);
-        source.cache = self.cache;
-        source.names = self.names;
         let header = Header::read(storage.as_ref())?;
         if self.compressed && header.encryption() != EncryptionMethod::None {
             return Err(Error::unsupported(
@@ -293,10 +329,17 @@ impl Target<'_> {
         if let Some(data) = &data {
             self.refuse_sources(data, sources)?;
         }
-        let backing = source.backing(&header)?;
+        let backing = source.below(&header)?;
+        if backing.is_some() != header.backing_file().is_some() {
+            return Err(Error::unsupported(
+                "giving an image that is written a backing file, or taking it away, is not supported \
+                 by this version",
+            ));
+        }
         let backing = backing
             .map(|below| below.open(Purpose::Read, passwords))
-            .transpose()?;
+            .transpose()
+            .map_err(|error| error.context("Could not open backing file"))?;
         if let Some(backing) = &backing {
             self.refuse_sources(file, &backing.files())?;
         }

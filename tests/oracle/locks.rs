@@ -49,6 +49,11 @@ const HELD: &[(&str, &[&str])] = &[
             "convert -U -O qcow2 disk.raw x.qcow2",
             "create -f qcow2 -b x.qcow2 -F qcow2 new.qcow2",
             "convert -n disk.raw x.qcow2",
+            "convert -n --target-image-opts disk.raw driver=qcow2,file.filename=x.qcow2",
+            "convert -n --target-image-opts disk.raw driver=qcow2,force-share=on,file.filename=x.qcow2",
+            "convert above.qcow2 y.raw",
+            "convert --image-opts driver=qcow2,file.filename=above.qcow2,backing.file.locking=off y.raw",
+            "map --image-opts driver=qcow2,file.filename=above.qcow2,backing.driver=qcow2,backing.file.locking=off",
             "create -f qcow2 x.qcow2 1M",
         ],
     ),
@@ -86,6 +91,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.push(trial("locks::a_raw_image_in_use_survives", raw_in_use));
+    trials.push(trial("locks::left_out_of_a_target", unlocked_targets));
     trials.push(trial("locks::a_backing_file_in_use", backing_in_use));
     trials.push(trial("locks::somebody_elses_lock", foreign_lock));
     trials.push(trial("locks::ours_are_seen", ours_are_seen));
@@ -178,6 +184,41 @@ fn refused(ran: &Ran, what: &str, name: &str) {
     let expected =
         format!("Failed to get {what} lock\nIs another process using the image [{name}]?\n");
     assert!(ran.stderr.ends_with(&expected), "{ran:?}");
+}
+
+/// `locking=off` asks nobody, also where an image that others have open is written over: that is what it
+/// is for. It holds for its file alone.
+fn unlocked_targets() {
+    for tool in [qemu_img, ours] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        files(folder);
+        let holder = Holder::open(folder, "x.qcow2");
+        let raw = Holder::open(folder, "-f raw x.raw");
+        let convert = ["convert", "-n", "--target-image-opts", "disk.raw"];
+        let over = |target: &str| tool(folder, &[&convert[..], &[target]].concat());
+        over("driver=qcow2,file.filename=x.qcow2,file.locking=off").ok();
+        over("driver=raw,file.filename=x.raw,file.locking=off").ok();
+        // What is written over is closed to nobody, but what is below it is still asked for.
+        let above = "driver=qcow2,file.filename=above.qcow2";
+        refused(
+            &over(&format!("{above},file.locking=off")),
+            "shared \"write\"",
+            "x.qcow2",
+        );
+        over(&format!("{above},backing.file.locking=off")).ok();
+        drop((holder, raw));
+        let disk = fs::read(folder.join("disk.raw")).unwrap();
+        for (format, name) in [
+            ("raw", "x.raw"),
+            ("qcow2", "x.qcow2"),
+            ("qcow2", "above.qcow2"),
+        ] {
+            qemu_img(folder, &["convert", "-f", format, name, "back"]).ok();
+            let back = fs::read(folder.join("back")).unwrap();
+            assert!(back.starts_with(&disk), "{name}");
+        }
+    }
 }
 
 /// Ours says which file of the chain it is.

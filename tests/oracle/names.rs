@@ -123,6 +123,7 @@ pub fn trials() -> Vec<Trial> {
         trial("names::backing_files_that_are_given", given_backing),
         trial("names::targets", targets),
         trial("names::encrypted_targets", encrypted_targets),
+        trial("names::what_is_beside_a_target", beside_targets),
         trial("names::a_guessed_target", guessed_target),
     ];
     trials.push(trial("names::what_is_no_file", no_file));
@@ -373,6 +374,38 @@ fn targets() {
     }
 }
 
+/// The backing file and the data file of an image that is written over can be named by options.
+fn beside_targets() {
+    for tool in [qemu_img as Tool, ours] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        files(folder);
+        let create = |args: &str| {
+            let args: Vec<&str> = args.split(' ').collect();
+            qemu_img(
+                folder,
+                &[&["create", "-q", "-f", "qcow2"], &args[..]].concat(),
+            )
+            .ok();
+        };
+        create("-u -b gone.raw -F raw o.qcow2 1M");
+        create("-o data_file=old.data d.qcow2 1M");
+        std::fs::rename(folder.join("old.data"), folder.join("new.data")).unwrap();
+        for target in [
+            "driver=qcow2,file.filename=o.qcow2,backing.driver=raw,backing.file.filename=disk.raw",
+            "driver=qcow2,file.filename=d.qcow2,data-file.filename=new.data",
+        ] {
+            let convert = ["convert", "-n", "--target-image-opts", "a.qcow2", target];
+            tool(folder, &convert).ok();
+            let back = ["convert", "--image-opts", target, "back.raw"];
+            qemu_img(folder, &back).ok();
+            let read = |file: &str| std::fs::read(folder.join(file)).unwrap();
+            assert!(read("back.raw").starts_with(&read("disk.raw")), "{target}");
+        }
+        assert!(!folder.join("old.data").exists());
+    }
+}
+
 /// An existing encrypted target: what is said of its encryption must be true.
 fn encrypted_targets() {
     let folder = tempfile::tempdir().unwrap();
@@ -410,7 +443,7 @@ fn encrypted_targets() {
         ),
         (
             "driver=qcow2,file.filename=a.qcow2,backing.file.filename=disk.raw",
-            "options for the backing or data file of a target are not supported",
+            "giving an image that is written a backing file, or taking it away, is not supported",
         ),
     ] {
         let ran = convert(target);
