@@ -22,6 +22,7 @@ mod devices;
 mod errors;
 mod features;
 mod inside;
+mod limits;
 mod locks;
 mod map;
 mod matrix;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
     trials.extend(features::trials());
     trials.extend(names::trials());
     trials.extend(inside::trials());
+    trials.extend(limits::trials());
     trials.extend(locks::trials());
     trials.extend(options::trials());
     trials.extend(seed::trials());
