@@ -34,6 +34,7 @@ mod qemu_io;
 mod reports;
 mod seed;
 mod snapshots;
+mod stable;
 mod system_calls;
 mod write;
 
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
     trials.extend(options::trials());
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());
+    trials.extend(stable::trials());
     trials.extend(system_calls::trials());
     trials.extend(over::trials());
     trials.extend(write::trials());

@@ -13,8 +13,9 @@ use libtest_mimic::Trial;
 use crate::common::{COWHIDE, Ran, run, write_disk};
 use crate::trial;
 
-pub fn trials() -> Vec<Trial> {
-    let works = std::process::Command::new("strace")
+/// Whether strace is there and may trace.
+pub fn can_be_traced() -> bool {
+    std::process::Command::new("strace")
         .args([
             "-f",
             "-o",
@@ -24,7 +25,11 @@ pub fn trials() -> Vec<Trial> {
             "true",
         ])
         .output()
-        .is_ok_and(|output| output.status.success());
+        .is_ok_and(|output| output.status.success())
+}
+
+pub fn trials() -> Vec<Trial> {
+    let works = can_be_traced();
     WORKS
         .into_iter()
         .map(|work| {

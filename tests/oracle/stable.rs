@@ -1,0 +1,217 @@
+//! What cache modes promise, seen from below: the system calls of a whole command. With every mode but
+//! `unsafe`, which is `convert`'s own, each file that was written is flushed after the last thing that
+//! was done to it, and the directory of each new one too. Where the page cache is to be bypassed, it is.
+//!
+//! strace shows that; where there is none, or it may not trace, the tests are listed as ignored.
+
+use std::fs;
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::{COWHIDE, run, write_disk};
+use crate::matrix::qemu_img;
+use crate::{system_calls, trial};
+
+const MODES: [&str; 6] = [
+    "none",
+    "writeback",
+    "writethrough",
+    "directsync",
+    "unsafe",
+    "",
+];
+
+/// What is done, and the files that it writes.
+const CALLS: &[(&str, &[&str])] = &[
+    ("-O qcow2 disk.raw x", &["x"]),
+    ("-O raw disk.qcow2 x", &["x"]),
+    ("-c -O qcow2 disk.raw x", &["x"]),
+    ("-O qcow2 -o preallocation=metadata disk.raw x", &["x"]),
+    ("-O raw -o preallocation=full disk.qcow2 x", &["x"]),
+    ("-O qcow2 -o data_file=y disk.raw x", &["x", "y"]),
+    (
+        "-O qcow2 -o encrypt.format=aes,encrypt.key-secret=s --object secret,id=s,data=a disk.raw x",
+        &["x"],
+    ),
+    ("-n -O qcow2 disk.raw over.qcow2", &["over.qcow2"]),
+    ("-n -O raw disk.qcow2 over.raw", &["over.raw"]),
+    ("-C -n -O raw disk.raw over.raw", &["over.raw"]),
+    ("--bitmaps -O qcow2 bitmap.qcow2 x", &["x"]),
+];
+
+/// Calls that open a file.
+const OPENS: [&str; 2] = ["open", "openat"];
+
+/// Calls that change a file.
+const CHANGES: [&str; 6] = [
+    "pwrite64",
+    "pwritev",
+    "pwritev2",
+    "ftruncate",
+    "fallocate",
+    "copy_file_range",
+];
+
+pub fn trials() -> Vec<Trial> {
+    let works = system_calls::can_be_traced();
+    let convert = MODES.into_iter().map(|mode| {
+        let name = format!("stable::convert_with_[{mode}]");
+        trial(name, move || conversions(mode)).with_ignored_flag(!works)
+    });
+    let mut trials: Vec<Trial> = convert.collect();
+    trials.push(trial("stable::sources", sources).with_ignored_flag(!works));
+    trials.push(trial("stable::repairs", repairs).with_ignored_flag(!works));
+    trials
+}
+
+/// A system call: its name, the path that it is about, and all that strace says.
+struct Call {
+    name: String,
+    path: String,
+    line: String,
+}
+
+impl Call {
+    fn is_open(&self) -> bool {
+        OPENS.contains(&self.name.as_str())
+    }
+
+    fn is_flush(&self) -> bool {
+        matches!(self.name.as_str(), "fsync" | "fdatasync")
+    }
+}
+
+/// Runs our program and gives what it did to files, in order.
+fn trace(folder: &Path, args: &str) -> Vec<Call> {
+    let what = format!(
+        "trace=?open,openat,fsync,fdatasync,write,{}",
+        CHANGES.join(",")
+    );
+    let mut all = vec!["-f", "-y", "-qq", "-o", "trace", "-e", &what, COWHIDE];
+    all.extend(args.split_whitespace());
+    run(folder, "strace", all).ok();
+    let trace = fs::read_to_string(folder.join("trace")).unwrap();
+    let call = |line: &str| {
+        // 123  pwrite64(5</folder/x>, …) = 512; what was interrupted is told of as a beginning and an end.
+        let (name, rest) = line.split_once(' ')?.1.trim_start().split_once('(')?;
+        let path = if OPENS.contains(&name) {
+            rest.split('"').nth(1)?
+        } else {
+            rest.split(['<', '>']).nth(1)?
+        };
+        Some(Call {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            line: line.to_owned(),
+        })
+    };
+    trace.lines().filter_map(call).collect()
+}
+
+/// A folder on a real disk: not every tmpfs can bypass the page cache.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path();
+    write_disk(&path.join("disk.raw"), 3_000_320, 4);
+    fs::write(path.join("over.raw"), vec![7; 3_000_320]).unwrap();
+    for line in [
+        "convert -O qcow2 disk.raw disk.qcow2",
+        "create -q -f qcow2 over.qcow2 3M",
+        "convert -O qcow2 disk.raw bitmap.qcow2",
+        "bitmap --add bitmap.qcow2 b",
+    ] {
+        qemu_img(path, &line.split(' ').collect::<Vec<_>>()).ok();
+    }
+    folder
+}
+
+/// Asserts that the last thing done to a file, whatever its name was then, is to flush it.
+fn assert_flushed(calls: &[Call], path: &Path, what: &str) {
+    let about = |call: &&Call| Path::new(&call.path) == path;
+    let changed = calls
+        .iter()
+        .rev()
+        .filter(about)
+        .find(|call| call.is_flush() || CHANGES.contains(&call.name.as_str()));
+    let last = changed.unwrap_or_else(|| panic!("{what}: nothing was done to {path:?}"));
+    assert!(last.is_flush(), "{what}: {path:?} ends with {}", last.line);
+}
+
+fn conversions(mode: &str) {
+    let folder = folder();
+    let folder = &folder.path().canonicalize().unwrap();
+    for (call, files) in CALLS {
+        for name in ["x", "y"] {
+            let _ = fs::remove_file(folder.join(name));
+        }
+        let option = if mode.is_empty() { "" } else { "-t" };
+        let call = format!("convert {option} {mode} {call}");
+        let calls = trace(folder, &call);
+        let flushes = calls.iter().filter(|call| call.is_flush()).count();
+        if matches!(mode, "" | "unsafe") {
+            assert_eq!(flushes, 0, "{call}");
+        } else {
+            for name in *files {
+                assert_flushed(&calls, &folder.join(name), &call);
+            }
+            let made = files.contains(&"x");
+            let directory = calls
+                .iter()
+                .any(|call| call.is_flush() && Path::new(&call.path) == folder);
+            assert!(directory || !made, "{call}: the new name");
+        }
+        for name in *files {
+            let opened = |flag: &str| {
+                let mut written = calls.iter().filter(|call| {
+                    call.is_open() && call.path == *name && call.line.contains("O_RDWR")
+                });
+                written.any(|call| call.line.contains(flag))
+            };
+            assert!(opened("O_RDWR"), "{call}");
+            let direct = matches!(mode, "none" | "directsync");
+            assert_eq!(opened("O_DIRECT"), direct, "{call}: O_DIRECT");
+            let synchronous = matches!(mode, "writethrough" | "directsync");
+            assert_eq!(opened("SYNC"), synchronous, "{call}: O_DSYNC or O_SYNC");
+        }
+    }
+}
+
+/// `-T none` reads past the page cache.
+fn sources() {
+    let folder = folder();
+    let folder = folder.path();
+    for call in [
+        "convert -T MODE -O qcow2 disk.raw x",
+        "convert -T MODE -O raw disk.qcow2 x",
+        "compare -T MODE disk.raw disk.qcow2",
+        "check -T MODE disk.qcow2",
+    ] {
+        for (mode, direct) in [("none", true), ("directsync", true), ("writeback", false)] {
+            let calls = trace(folder, &call.replace("MODE", mode));
+            let opened = |flag: &str| {
+                let mut opened = calls.iter().filter(|call| call.path.starts_with("disk."));
+                opened.any(|call| call.is_open() && call.line.contains(flag))
+            };
+            assert!(opened("O_RDONLY") && !opened("O_RDWR"), "{call}");
+            assert_eq!(opened("O_DIRECT"), direct, "{call} {mode}");
+        }
+    }
+}
+
+/// A repair is flushed whatever it is asked for.
+fn repairs() {
+    let folder = folder();
+    let folder = &folder.path().canonicalize().unwrap();
+    let image = folder.join("disk.qcow2");
+    let mut bytes = fs::read(&image).unwrap();
+    let number = |at: usize| {
+        usize::try_from(u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
+    };
+    let block = number(number(48));
+    // A leak: a cluster that nobody has gets a count.
+    bytes[block + 2 * 1000..block + 2 * 1000 + 2].copy_from_slice(&[0, 1]);
+    fs::write(&image, bytes).unwrap();
+    let calls = trace(folder, "check -q -r leaks disk.qcow2");
+    assert_flushed(&calls, &image, "check -r leaks");
+}
