@@ -23,7 +23,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
         return Err(Failure::Usage("Expecting two image file names".into()));
     };
     let passwords = PasswordSource::new(&args.password, args.common.quiet);
-    let progress = Progress::new(args.progress && !args.common.quiet);
+    let progress = Progress::new(args.progress && !args.common.quiet).in_larger_steps();
     let open = || -> Result<_, Failure> {
         let cache = cache(&args.cache, "Invalid source cache option")?;
         let open = |operand, format: &Option<String>| -> Result<_, Failure> {

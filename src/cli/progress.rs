@@ -2,7 +2,7 @@
 //! was salvaged.
 //!
 //! The lines are `qemu-img`'s, which programs parse: with `-p` a percentage followed by a carriage
-//! return, printed at the start, whenever it has grown by one per cent, and at the end.
+//! return, printed at the start, whenever it has grown by one per cent (`compare`: two), and at the end.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,8 @@ pub(super) struct Progress {
     /// Set by SIGUSR1: say it once.
     asked: Arc<AtomicBool>,
     last: Mutex<Option<f64>>,
+    /// By how much it must have grown to be shown again, in per cent.
+    step: f64,
 }
 
 impl Progress {
@@ -35,7 +37,13 @@ impl Progress {
             on_stderr: false,
             asked,
             last: Mutex::new(None),
+            step: 1.0,
         }
+    }
+
+    /// The same, shown whenever it has grown by two per cent.
+    pub(super) fn in_larger_steps(self) -> Self {
+        Self { step: 2.0, ..self }
     }
 
     /// The same, shown on standard error.
@@ -84,7 +92,7 @@ impl Observer for Progress {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // The end is told once more when it is the end; of nothing, once is enough.
         let ended = done >= total && total > 0;
-        let due = last.is_none_or(|last| percent >= last + 1.0) || ended;
+        let due = last.is_none_or(|last| percent >= last + self.step) || ended;
         // Workers may report out of order; what is shown only grows.
         if due && last.is_none_or(|last| percent >= last) {
             *last = Some(percent);

@@ -16,7 +16,6 @@ pub fn trials() -> Vec<Trial> {
         trial("compare::sizes", sizes),
         trial("compare::strictly", strictly),
         trial("compare::encryption_round_trip", round_trip),
-        trial("compare::progress", progress),
         trial("compare::damaged_images", damaged),
         trial("compare::mistakes", mistakes),
     ]
@@ -178,30 +177,6 @@ fn round_trip() {
     let ran = ours(folder, &words(line));
     assert_eq!(ran.stdout, "Content mismatch at offset 0!\n");
     assert_eq!(ran.status, Some(1));
-}
-
-/// What is shown between start and end differs: chunks are of another size.
-fn progress() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    write_disk(&folder.join("one"), 3 << 20, 9);
-    write_disk(&folder.join("two"), 3 << 20, 9);
-    write_disk(&folder.join("three"), 3 << 20, 8);
-    for line in [
-        "-p one two",
-        "-p one three",
-        "-p -q one two",
-        "-pq one three",
-    ] {
-        let line = format!("compare {line}");
-        let (ours, theirs) = (ours(folder, &words(&line)), qemu_img(folder, &words(&line)));
-        assert_eq!(ours.status, theirs.status, "{line}");
-        let ends = |text: &str| {
-            let parts: Vec<&str> = text.split('\r').collect();
-            [parts[0].to_owned(), parts[parts.len() - 1].to_owned()]
-        };
-        assert_eq!(ends(&ours.stdout), ends(&theirs.stdout), "{line}");
-    }
 }
 
 /// An L2 entry that can't be: what is stored there can't be told.

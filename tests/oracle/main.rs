@@ -30,6 +30,7 @@ mod measure;
 mod names;
 mod options;
 mod over;
+mod progress;
 mod qemu_io;
 mod reports;
 mod seed;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
     trials.extend(limits::trials());
     trials.extend(locks::trials());
     trials.extend(options::trials());
+    trials.extend(progress::trials());
     trials.extend(seed::trials());
     trials.extend(snapshots::trials());
     trials.extend(stable::trials());

@@ -3,19 +3,16 @@
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::common::{COWHIDE, Noise, Ran, same_contents, write_disk};
+use crate::common::{Noise, same_contents, write_disk};
 use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("options::progress_lines", progress),
-        trial("options::sigusr1_tells_progress_once", sigusr1),
         trial("options::sparse_size", sparse_size),
         trial("options::workers_and_order", workers),
         trial("options::cache_modes", cache_modes),
@@ -48,69 +45,6 @@ fn assert_same_as_disk(folder: &Path, image: &str, format: &str) {
         qemu_img(folder, &args).ok(),
         "Images are identical.\n",
         "{image}"
-    );
-}
-
-fn progress() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    disk(folder);
-    for tool in [ours as Tool, qemu_img] {
-        let printed = tool(folder, &words("convert -p -O qcow2 disk.raw x.qcow2")).ok();
-        let lines: Vec<&str> = printed.split('\r').collect();
-        assert_eq!(lines.first(), Some(&"    (0.00/100%)"));
-        assert_eq!(lines.last(), Some(&"\n"));
-        assert!(lines.len() >= 4, "{lines:?}");
-        assert!(
-            lines[lines.len() - 3..lines.len() - 1]
-                .iter()
-                .all(|line| *line == "    (100.00/100%)")
-        );
-        let percents: Vec<f64> = lines[..lines.len() - 1]
-            .iter()
-            .map(|line| {
-                let number = line
-                    .strip_prefix("    (")
-                    .and_then(|line| line.strip_suffix("/100%)"));
-                number
-                    .unwrap_or_else(|| panic!("{line:?}"))
-                    .parse()
-                    .unwrap()
-            })
-            .collect();
-        assert!(percents.is_sorted(), "{percents:?}");
-    }
-    let quiet = ours(folder, &words("convert -p -q -O qcow2 disk.raw x.qcow2")).ok();
-    assert_eq!(quiet, "");
-}
-
-fn sigusr1() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    fs::write(folder.join("disk.raw"), Noise(1).bytes(8 << 20)).unwrap();
-    let child = Command::new(COWHIDE)
-        .args(words("convert -r 4M -O qcow2 disk.raw x.qcow2"))
-        .current_dir(folder)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while !fs::metadata(folder.join("x.qcow2")).is_ok_and(|meta| meta.len() > 0) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-USR1", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let ran = Ran::from(child.wait_with_output().unwrap());
-    assert_eq!(ran.status, Some(0), "{ran:?}");
-    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
-    assert!(
-        ran.stderr.starts_with("    (") && ran.stderr.ends_with("/100%)\n"),
-        "{ran:?}"
     );
 }
 

@@ -72,7 +72,7 @@ pub fn compare(
     let sizes = sides.map(|side| side.image.size());
     let common = sizes[0].min(sizes[1]);
     let total = sizes[0].max(sizes[1]);
-    observer.progress(0, total);
+    observer.progress(0, total.max(1));
     if strict && common != total {
         return Outcome {
             longer: false,
@@ -84,7 +84,7 @@ pub fn compare(
         first.found(offset, finding);
     }
     let (offset, finding) = scan_pair(sides, first, total, workers, observer);
-    if matches!(finding, Finding::Same) {
+    if matches!(finding, Finding::Same) && total > 0 {
         observer.progress(total, total);
     }
     Outcome {
