@@ -126,6 +126,10 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(subcommand, &usage::describe(&error)),
     };
+    // The list of the trace events, of which there are none.
+    if cli.trace.iter().any(|events| options::asks_for_help(events)) {
+        return ExitCode::SUCCESS;
+    }
     let done = match cli.command {
         None => Err(Failure::Usage("Not enough arguments".into())),
         Some(Command::Create(args)) => create::run(&args, secrets),

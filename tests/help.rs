@@ -1,0 +1,194 @@
+//! `--help` and `--version` as the programs that call `qemu-img` look into them.
+//!
+//! Each line is what one of them does, as a shell would: they find what this version has, and don't find
+//! what it hasn't.
+
+mod common;
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use common::{COWHIDE, Ran};
+
+/// What programs look for, and find.
+const FOUND: &[(&str, &str)] = &[
+    (
+        "libguestfs",
+        r"qemu-img --help | grep -sqE -- '\binfo\b.*-U\b'",
+    ),
+    (
+        "CloudStack: a format",
+        r"qemu-img --help | grep -qE '^Supported formats:.* qcow2( |$)'",
+    ),
+    (
+        "CloudStack: a format",
+        r"qemu-img --help | grep -qE '^Supported formats:.* raw( |$)'",
+    ),
+    (
+        "CloudStack: an option",
+        "qemu-img --help | grep -q -- --target-is-zero",
+    ),
+    ("os-test-images", "qemu-img -h | grep -q 'Supported.*qcow2'"),
+    (
+        "one list of formats",
+        r#"[ "$(qemu-img --help | grep -c 'Supported.*formats:')" = 1 ]"#,
+    ),
+    (
+        "one line for a command",
+        r#"[ "$(qemu-img --help | grep -cE '^ *info ')" = 1 ]"#,
+    ),
+    (
+        "cinder",
+        r#"[ "$(qemu-img --version | grep -oE 'qemu-img version [0-9.]*')" = "qemu-img version 10.0.2" ]"#,
+    ),
+    (
+        "cinder, from 2.10 on",
+        r"qemu-img --version | grep -qE '^qemu-img version [1-9][0-9]+\.'",
+    ),
+    (
+        "quickemu",
+        r#"[ "$(qemu-img --version | head -n1 | awk '{print $3}')" = 10.0.2 ]"#,
+    ),
+    (
+        "Incus",
+        "qemu-img --version | head -n1 | grep -q '^qemu-img version '",
+    ),
+    ("-V", r#"[ "$(qemu-img -V)" = "$(qemu-img --version)" ]"#),
+    ("-h", r#"[ "$(qemu-img -h)" = "$(qemu-img --help)" ]"#),
+    (
+        "libvirt",
+        "qemu-img create -o '?' -f qcow2 /dev/null | grep -q compat",
+    ),
+    (
+        "libvirt, a list of formats",
+        "qemu-img create -f qcow2 -o help | grep -qE '^  lazy_refcounts='",
+    ),
+    (
+        "10.1: a command's own page",
+        r"qemu-img convert --help | grep -qE -- '--target-is-zero'",
+    ),
+    (
+        "10.1: a command's own page",
+        r"qemu-img info -h | grep -qE -- '-U, --force-share'",
+    ),
+    (
+        "10.1: a command's own page",
+        r"qemu-img create --help | grep -qE -- '-b, --backing'",
+    ),
+    (
+        "vdsm",
+        r"qemu-img --help | grep -qE '^ +convert .+ source\.\.\. target$'",
+    ),
+    (
+        "oVirt: bitmaps",
+        r"qemu-img convert --help | grep -q -- --bitmaps",
+    ),
+    (
+        "OpenNebula: threads",
+        r"qemu-img --help | grep -qE '^ +convert .*\[-m N\]'",
+    ),
+    (
+        "who reads one line only",
+        "qemu-img --help | head -n1 | grep -q '^qemu-img version'",
+    ),
+    (
+        "the list of trace events",
+        "qemu-img -T help && qemu-img --trace '?' info nope",
+    ),
+];
+
+/// What programs look for and mustn't find yet, and a call that fails for as long.
+const NOT_YET: &[(&str, &str, &str)] = &[
+    (
+        "vdsm",
+        r"qemu-img --help | grep -qE '^\s+bitmap (.+) filename bitmap'",
+        "qemu-img bitmap --help",
+    ),
+    (
+        "os-test-images",
+        "qemu-img -h | grep -q 'Supported.*qed'",
+        "qemu-img create -q -f qed x 1M",
+    ),
+    (
+        "oslo.utils",
+        "qemu-img --help | grep -q luks",
+        "qemu-img create -f luks -o help",
+    ),
+];
+
+/// Runs a line of shell in which `qemu-img` is ours.
+fn shell(folder: &Path, line: &str) -> Ran {
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", folder.display()))
+        .output();
+    output.unwrap().into()
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    symlink(COWHIDE, folder.path().join("qemu-img")).unwrap();
+    folder
+}
+
+#[test]
+fn programs_find_what_they_look_for() {
+    let folder = folder();
+    for (who, line) in FOUND {
+        let ran = shell(folder.path(), line);
+        assert_eq!(
+            (ran.status, ran.stderr.as_str()),
+            (Some(0), ""),
+            "{who}: {line}"
+        );
+    }
+}
+
+/// Whoever adds one of these has to move its line up.
+#[test]
+fn nothing_is_promised_that_is_not_there() {
+    let folder = folder();
+    for (who, line, call) in NOT_YET {
+        assert_eq!(shell(folder.path(), line).status, Some(1), "{who}: {line}");
+        let called = shell(folder.path(), call);
+        assert_eq!(called.status, Some(1), "{who}: {call}: {called:?}");
+    }
+}
+
+/// Every command of the page has a page of its own, which names every option of its line.
+#[test]
+fn pages_agree() {
+    let folder = folder();
+    let page = shell(folder.path(), "qemu-img --help").ok();
+    let lines = page
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut commands = Vec::new();
+    for line in lines {
+        let command = line.split_whitespace().next().unwrap();
+        commands.push(command);
+        let own = shell(folder.path(), &format!("qemu-img {command} --help")).ok();
+        assert!(
+            own.contains(&format!("Usage: qemu-img {}", line.trim())),
+            "{own}"
+        );
+        let options = line.split(['[', ']']).filter(|word| word.starts_with('-'));
+        for option in options {
+            let name = option.split(' ').next().unwrap();
+            let described = own.lines().any(|line| {
+                let words = line.trim_start();
+                words.starts_with('-') && words.split([' ', ',']).any(|word| word == name)
+            });
+            assert!(described, "{command}: {name} in {own}");
+        }
+    }
+    for command in [
+        "check", "compare", "convert", "create", "info", "map", "measure",
+    ] {
+        assert!(commands.contains(&command), "{command} in {commands:?}");
+    }
+    assert!(commands.is_sorted(), "{commands:?}");
+}
