@@ -53,6 +53,14 @@ const HELD: &[(&str, &[&str])] = &[
             "convert -n --target-image-opts disk.raw driver=qcow2,force-share=on,file.filename=x.qcow2",
             "convert above.qcow2 y.raw",
             "convert --image-opts driver=qcow2,file.filename=above.qcow2,backing.file.locking=off y.raw",
+            "compare above.qcow2 disk.raw",
+            "compare disk.raw above.qcow2",
+            "compare -U above.qcow2 disk.raw",
+            "map above.qcow2",
+            "map -U above.qcow2",
+            "measure above.qcow2",
+            "info above.qcow2",
+            "info -U --backing-chain above.qcow2",
             "map --image-opts driver=qcow2,file.filename=above.qcow2,backing.driver=qcow2,backing.file.locking=off",
             "create -f qcow2 x.qcow2 1M",
         ],
@@ -93,6 +101,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("locks::a_raw_image_in_use_survives", raw_in_use));
     trials.push(trial("locks::left_out_of_a_target", unlocked_targets));
     trials.push(trial("locks::a_backing_file_in_use", backing_in_use));
+    trials.push(trial("locks::check_asks_only_for_its_file", checked_alone));
     trials.push(trial("locks::somebody_elses_lock", foreign_lock));
     trials.push(trial("locks::ours_are_seen", ours_are_seen));
     trials
@@ -219,6 +228,29 @@ fn unlocked_targets() {
             assert!(back.starts_with(&disk), "{name}");
         }
     }
+}
+
+/// A check looks into nothing below its image, so whether that is in use, or there at all, is of no matter;
+/// QEMU's opens it and fails.
+fn checked_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let holder = Holder::open(folder, "x.qcow2");
+    for args in [
+        &["check", "above.qcow2"][..],
+        &["check", "-r", "all", "above.qcow2"],
+    ] {
+        refused(&qemu_img(folder, args), "shared \"write\"", "x.qcow2");
+        assert!(ours(folder, args).ok().starts_with("No errors"));
+    }
+    drop(holder);
+    fs::remove_file(folder.join("x.qcow2")).unwrap();
+    assert!(
+        ours(folder, &["check", "above.qcow2"])
+            .ok()
+            .starts_with("No errors")
+    );
 }
 
 /// Ours says which file of the chain it is.
