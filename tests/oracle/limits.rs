@@ -12,8 +12,11 @@ use crate::common::{COWHIDE, Noise, Ran, run, same_contents};
 use crate::matrix::{SECRET, ours, qemu_img};
 use crate::trial;
 
+/// Makes the image `x` in a folder.
+type Make = fn(&Path);
+
 /// What is awkward about an image, how it is made, and what `info` says of it.
-const IMAGES: &[(&str, fn(&Path), &str)] = &[
+const IMAGES: &[(&str, Make, &str)] = &[
     (
         "1_tib_of_preallocated_metadata",
         preallocated,
@@ -46,7 +49,7 @@ fn limited(folder: &Path, memory: u64, args: &[&str]) -> Ran {
 }
 
 /// Every command that only looks at an image does so within limits; what `info` says is the oracle's.
-fn look(make: fn(&Path), words: &str) {
+fn look(make: Make, words: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     make(folder);
