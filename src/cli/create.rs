@@ -12,7 +12,7 @@ use super::objects::Secrets;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, print};
-use crate::commands::{self, names};
+use crate::commands::{self, Purpose, names};
 use crate::error::printable;
 use crate::error::{Error, Result};
 use crate::storage::CacheMode;
@@ -60,7 +60,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     }
     let mut target =
         target(operand, format, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
-    target.backing_is_checked = !args.backing_unsafe;
+    target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
     commands::create::run(&target, size, &passwords)?;
     Ok(ExitCode::SUCCESS)
 }

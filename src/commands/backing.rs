@@ -21,13 +21,18 @@ pub(super) struct Found {
     pub(super) size: u64,
 }
 
-/// Looks at the backing file that the new image at `image` is to have. Nothing below it is opened.
-pub(super) fn find(image: &Path, backing: &Backing, names: Names) -> Result<Found> {
+/// Looks at the backing file that the new image at `image` is to have. Nothing below it is opened. Others may
+/// write it when it is only probed: that is how a running machine's disk gets an overlay.
+pub(super) fn find(
+    image: &Path,
+    backing: &Backing,
+    names: Names,
+    purpose: Purpose,
+) -> Result<Found> {
     let source = names.backing_file(image, &backing.name, backing.format.as_deref())?;
     // A file that can't be opened is reported by that alone.
     FileStorage::open(&source.path, Access::Read, CacheMode::Writeback)?;
-    // A backing file may be in use: that is how a running machine's disk gets an overlay.
-    let opened = source.open_file(Purpose::Probe)?;
+    let opened = source.open_file(purpose)?;
     let size = match opened.header()? {
         Some(header) => header.size(),
         None => RawImage::open(opened.storage.clone())?.size(),
@@ -40,6 +45,6 @@ pub(super) fn find(image: &Path, backing: &Backing, names: Names) -> Result<Foun
 /// # Errors
 /// It can't be opened, or isn't of the format that was stated.
 pub fn size_and_format(image: &Path, backing: &Backing, names: Names) -> Result<(u64, Format)> {
-    let found = find(image, backing, names)?;
+    let found = find(image, backing, names, Purpose::Probe)?;
     Ok((found.size, found.opened.format))
 }

@@ -34,8 +34,8 @@ pub struct Target<'a> {
     pub compressed: bool,
     /// Whether a file system that would copy blocks when they are written is asked not to, for new files.
     pub avoids_copies: bool,
-    /// Whether the backing file that the options name is looked at; else nothing is known of it.
-    pub backing_is_checked: bool,
+    /// What the backing file that the options name is opened for; where for nothing, nothing is known of it.
+    pub backing_purpose: Option<Purpose>,
     /// How the file is written, and whether it is on stable storage when the command succeeds.
     pub cache: CacheMode,
     /// Whether the file exists and is written over; `None` makes a new one.
@@ -198,11 +198,14 @@ impl Target<'_> {
             let files = Vec::new();
             return Ok(OpenTarget { image, files });
         }
-        let backing = match &self.options {
-            TargetOptions::Qcow2(options, _) if self.backing_is_checked => options.backing.as_ref(),
+        let backing = match (&self.options, self.backing_purpose) {
+            (TargetOptions::Qcow2(options, _), Some(purpose)) => {
+                options.backing.as_ref().zip(Some(purpose))
+            }
             _ => None,
         };
-        let backing = backing.map(|backing| backing::find(&self.path, backing, self.names));
+        let backing = backing
+            .map(|(backing, purpose)| backing::find(&self.path, backing, self.names, purpose));
         let backing = backing.transpose()?;
         let backing_file = backing.as_ref().map(|found| found.opened.file.as_ref());
         let sources: Vec<&FileStorage> = sources.iter().copied().chain(backing_file).collect();

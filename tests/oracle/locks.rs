@@ -101,6 +101,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("locks::a_raw_image_in_use_survives", raw_in_use));
     trials.push(trial("locks::left_out_of_a_target", unlocked_targets));
     trials.push(trial("locks::a_backing_file_in_use", backing_in_use));
+    trials.push(trial("locks::what_a_target_is_over", backed_target));
     trials.push(trial("locks::check_asks_only_for_its_file", checked_alone));
     trials.push(trial("locks::somebody_elses_lock", foreign_lock));
     trials.push(trial("locks::ours_are_seen", ours_are_seen));
@@ -228,6 +229,23 @@ fn unlocked_targets() {
             assert!(back.starts_with(&disk), "{name}");
         }
     }
+}
+
+/// What is converted over an image relies on that: nobody may write it meanwhile. Who makes an empty overlay
+/// need not care.
+fn backed_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    let holder = Holder::open(folder, "x.qcow2");
+    let words = "convert -B x.qcow2 -F qcow2 -O qcow2 disk.raw new.qcow2";
+    let words: Vec<&str> = words.split(' ').collect();
+    refused(&qemu_img(folder, &words), "shared \"write\"", "x.qcow2");
+    let _ = fs::remove_file(folder.join("new.qcow2"));
+    refused(&ours(folder, &words), "shared \"write\"", "x.qcow2");
+    assert!(!folder.join("new.qcow2").exists());
+    drop(holder);
+    ours(folder, &words).ok();
 }
 
 /// A check looks into nothing below its image, so whether that is in use, or there at all, is of no matter;
