@@ -62,7 +62,8 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
     if let Some(driver) = driver.as_deref().filter(|name| PROTOCOLS.contains(name)) {
         let file = protocol(tree, driver)?;
         let source = Source {
-            sharing: file.sharing,
+            sharing: file.common.sharing,
+            is_read_only: file.common.is_read_only,
             is_device: file.is_device,
             is_bare: true,
             ..Source::plain(file.path, name.to_owned(), Some(Format::Raw))
@@ -77,8 +78,10 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         return Err(Error::invalid("Must specify either driver or file"));
     }
     let file = storage(&mut tree, "file")?;
+    let common = common(&mut tree)?.over(file.common);
     let mut source = Source {
-        sharing: common(&mut tree)?.max(file.sharing),
+        sharing: common.sharing,
+        is_read_only: common.is_read_only,
         windows: file.windows,
         between: file.nodes,
         is_device: file.is_device,
@@ -112,7 +115,7 @@ struct Holder {
     windows: Vec<WindowRange>,
     /// The raw nodes that it is made of, from the file on.
     nodes: Vec<RawNode>,
-    sharing: Sharing,
+    common: Common,
     /// Whether an option says that it is a device.
     is_device: bool,
     /// Whether it is the file itself.
@@ -137,7 +140,7 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
         Some(name) if PROTOCOLS.contains(&name) => protocol(tree, name),
         Some("raw") => {
             let mut below = storage(&mut tree, "file")?;
-            below.sharing = common(&mut tree)?.max(below.sharing);
+            below.common = common(&mut tree)?.over(below.common);
             let mut options = Map::new();
             let window = window(&mut tree, &mut options)?;
             below.windows.extend(window);
@@ -173,9 +176,9 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
     let filename = filename.ok_or_else(|| {
         Error::invalid(format!("The '{driver}' block driver requires a file name"))
     })?;
-    let mut sharing = common(&mut tree)?;
+    let mut common = common(&mut tree)?;
     if one_of(&mut tree, "locking", &["auto", "on", "off"])?.as_deref() == Some("off") {
-        sharing = Sharing::Unlocked;
+        common.sharing = Sharing::Unlocked;
     }
     one_of(&mut tree, "aio", &["threads", "native", "io_uring"])?;
     for key in ["drop-cache", "x-check-cache-dropped"] {
@@ -189,7 +192,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
         path: PathBuf::from(&filename),
         windows: Vec::new(),
         nodes: Vec::new(),
-        sharing,
+        common,
         is_device: driver != "file",
         direct: true,
         shown: json!({"driver": driver, "filename": filename}),
@@ -266,6 +269,10 @@ fn qcow2<'a>(
 fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
     match tree.take("backing") {
         Some(Value::Null) => return Ok(Below::Nothing),
+        Some(Value::Text(node)) if node.is_empty() => {
+            super::warn("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+            return Ok(Below::Nothing);
+        }
         Some(Value::Text(node)) => return Err(no_such_node(&node)),
         _ => {}
     }
@@ -289,9 +296,25 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
     })
 }
 
-/// Options that every node has, and which of them counts: whether the image is shared by force. None
-/// of the others changes what is read or written.
-fn common(tree: &mut Tree) -> Result<Sharing> {
+/// What counts of the options that every node has.
+#[derive(Clone, Copy)]
+struct Common {
+    sharing: Sharing,
+    is_read_only: bool,
+}
+
+impl Common {
+    /// What holds for an image of which `below` holds for its file.
+    fn over(self, below: Self) -> Self {
+        Self {
+            sharing: self.sharing.max(below.sharing),
+            is_read_only: self.is_read_only || below.is_read_only,
+        }
+    }
+}
+
+/// Reads the options that every node has. None but those that count changes what is read or written.
+fn common(tree: &mut Tree) -> Result<Common> {
     if let Some(name) = tree.take_text("node-name")?
         && !super::objects::is_identifier(&name)
     {
@@ -302,17 +325,20 @@ fn common(tree: &mut Tree) -> Result<Sharing> {
         "cache.direct",
         "cache.no-flush",
         "cache.writeback",
-        "read-only",
     ] {
         tree.take_switch(key)?;
     }
+    let is_read_only = tree.take_switch("read-only")? == Some(true);
     let sharing = match tree.take_switch("force-share")? {
         Some(true) => Sharing::Forced,
         Some(false) | None => Sharing::Agreed,
     };
     one_of(tree, "detect-zeroes", &["off", "on", "unmap"])?;
     match tree.take_text("discard")?.as_deref() {
-        None | Some("ignore" | "off" | "unmap" | "on") => Ok(sharing),
+        None | Some("ignore" | "off" | "unmap" | "on") => Ok(Common {
+            sharing,
+            is_read_only,
+        }),
         Some(_) => Err(Error::invalid("Invalid discard option")),
     }
 }

@@ -163,6 +163,9 @@ pub(super) fn existing_target<'a>(
         )
         .into());
     }
+    if source.is_read_only {
+        return Err(anyhow!("Could not open '{}': Block node is read-only", source.name).into());
+    }
     let format = match source.format {
         Some(format) => format,
         None => found_format(&source)?,

@@ -14,7 +14,7 @@ use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
 use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, extensions, features};
 use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
-use crate::storage::{CacheMode, FileStorage, Storage, Window, WindowRange};
+use crate::storage::{Access, CacheMode, FileStorage, Storage, Window, WindowRange};
 
 /// How many images a chain may have. People's chains have a dozen; each costs a descriptor and tables.
 const MOST_LAYERS: usize = 256;
@@ -38,6 +38,8 @@ pub struct Source<'a> {
     pub cache: CacheMode,
     /// Whether others may write the image while it is read.
     pub sharing: Sharing,
+    /// Whether an option said that it is only read.
+    pub is_read_only: bool,
     /// Whether the program gives up, for good, what a command that only looks at the image doesn't
     /// need once all files are open. For programs that do nothing else.
     pub sandbox: bool,
@@ -211,6 +213,7 @@ impl<'a> Source<'a> {
             encryption: None,
             cache: CacheMode::Writeback,
             sharing: Sharing::Agreed,
+            is_read_only: false,
             sandbox: false,
             names: Names::Follow,
             snapshot: None,
@@ -253,6 +256,9 @@ impl<'a> Source<'a> {
         };
         if format == Format::Raw {
             self.refuse_encryption()?;
+        }
+        if self.is_read_only && purpose.access() != Access::Read {
+            return Err(Error::invalid("Block node is read-only"));
         }
         if let Some(claim) = purpose.claim(format, self.sharing)? {
             file.lock(claim)?;
@@ -423,7 +429,12 @@ impl<'a> Source<'a> {
         purpose: Purpose,
     ) -> Result<Option<Arc<FileStorage>>> {
         if !header.has_incompatible(features::DATA_FILE) {
-            return Ok(None);
+            return match self.data_file {
+                None => Ok(None),
+                Some(_) => Err(Error::invalid(
+                    "'data-file' can only be set for images with an external data file",
+                )),
+            };
         }
         let path = match &self.data_file {
             Some(path) => path.clone(),
@@ -456,9 +467,11 @@ impl<'a> Source<'a> {
                 ..given.as_ref().clone()
             },
             Below::StoredWith(given) => {
-                let Some(stored) = self.backing(header)? else {
-                    return Ok(None);
-                };
+                let stored = self.backing(header)?.ok_or_else(|| {
+                    Error::invalid(
+                        "Could not open backing file: Must specify either driver or file",
+                    )
+                })?;
                 Self {
                     path: stored.path,
                     name: stored.name,

@@ -31,6 +31,7 @@ const OPTIONS: &[&str] = &[
     "driver=raw,size=1k,file.driver=raw,file.offset=512,file.file.driver=raw,file.file.file.filename=disk.raw",
     "driver=qcow2,file.driver=raw,file.offset=0,file.file.driver=raw,file.file.file.filename=a.qcow2",
     "driver=file,filename=disk.raw",
+    "driver=qcow2,file.filename=a.qcow2,backing=",
     "driver=qcow2,file.filename=a.qcow2,lazy-refcounts=maybe",
     "driver=qcow2,file.filename=a.qcow2,lazy-refcounts=on",
     "driver=qcow2,file.filename=a.qcow2,l2-cache-size=1M,discard=unmap,cache.direct=off",
