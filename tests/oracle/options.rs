@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         trial("options::rate_limit", rate_limit),
         trial("options::into_an_existing_raw_image", no_create),
         trial("options::wrong_values", wrong_values),
+        trial("options::size_is_the_sources", given_size),
         trial("options::salvage", salvage),
         trial("options::preallocated_images", preallocation),
         trial("options::preallocated_raw", preallocated_raw),
@@ -270,6 +271,34 @@ fn wrong_values() {
     let bad = ours(folder, &words("convert -t bogus disk.raw x"));
     bad.fails(1, "Invalid cache option: bogus");
     assert!(!folder.join("x").exists());
+}
+
+/// `-o size=` is read, and the size stays the source's.
+fn given_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    for line in [
+        "convert -O qcow2 -o size=512 disk.raw x",
+        "convert -O qcow2 -o size=5M,cluster_size=4k disk.raw x",
+        "convert -o size=5M disk.raw x",
+        "convert -o size=4M,size=512 disk.raw x",
+    ] {
+        let told = [ours as Tool, qemu_img].map(|tool| {
+            let _ = fs::remove_file(folder.join("x"));
+            assert_eq!(tool(folder, &words(line)).ok(), "", "{line}");
+            let info = qemu_img(folder, &words("info --output=json x")).ok();
+            let size = info.lines().rfind(|line| line.contains("virtual-size"));
+            size.map(str::to_owned)
+        });
+        assert!(told[0].is_some() && told[0] == told[1], "{line}: {told:?}");
+        let format = if line.contains("qcow2") {
+            "qcow2"
+        } else {
+            "raw"
+        };
+        assert_same_as_disk(folder, "x", format);
+    }
 }
 
 fn salvage() {
