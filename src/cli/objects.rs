@@ -57,7 +57,7 @@ impl Secrets {
     }
 
     /// The secrets that several definitions make.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn parse(definitions: &[String]) -> Result<Self> {
         let mut secrets = Self::default();
         for definition in definitions {
