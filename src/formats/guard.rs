@@ -24,7 +24,7 @@ impl Storage for GuardedStart {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         if offset < SECTOR_SIZE {
             let mut start = [0; 512];
-            self.0.read_at(0, &mut start)?;
+            self.0.read_padded_at(0, &mut start, self.0.len()?)?;
             let from = usize::try_from(offset).unwrap_or(start.len());
             for (to, from) in start.iter_mut().skip(from).zip(data) {
                 *to = *from;

@@ -33,7 +33,8 @@ const OTHERS: [(&str, usize, &[u8]); 11] = [
 /// The system's error; a format that is known but not supported.
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let mut start = [0; PROBE_LENGTH];
-    let length = storage.read_at(0, &mut start)?;
+    // A file that has more than it gives must not be taken for another format's.
+    let length = storage.read_padded_at(0, &mut start, storage.len()?)?;
     of_start(start.get(..length).unwrap_or_default())
 }
 

@@ -113,15 +113,7 @@ impl Image for RawImage {
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         check_range(self.size(), offset, buf.len())?;
-        let stored = usize::try_from(self.length.saturating_sub(offset.0))
-            .unwrap_or(usize::MAX)
-            .min(buf.len());
-        let (data, rest) = buf.split_at_mut(stored);
-        rest.fill(0);
-        let read = self.storage.read_at(offset.0, data)?;
-        if read < stored {
-            return Err(self.shrunk(offset.0 + read as u64));
-        }
+        self.storage.read_padded_at(offset.0, buf, self.length)?;
         Ok(())
     }
 }

@@ -140,4 +140,29 @@ pub trait Storage: Debug + Send + Sync {
         }
         Ok(())
     }
+
+    /// Reads out of a storage that was `length` bytes long when somebody looked, and gives how many bytes
+    /// it had for `buf`; what is beyond its end is zeroes. So that it became shorter, or read short, is
+    /// never taken for zeroes.
+    ///
+    /// # Errors
+    /// The system's error, or that the storage ends before `length`.
+    fn read_padded_at(&self, offset: u64, buf: &mut [u8], length: u64) -> Result<usize> {
+        let stored = usize::try_from(length.saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        let (data, beyond) = buf.split_at_mut(stored);
+        beyond.fill(0);
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let read = self.read_at(offset, data)?;
+        if read < stored {
+            return Err(Error::corrupt(format!(
+                "the file ended at byte {} while it was read; it had {length} bytes when it was opened",
+                offset + read as u64
+            )));
+        }
+        Ok(stored)
+    }
 }

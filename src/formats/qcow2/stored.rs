@@ -193,27 +193,15 @@ impl Stored {
         length: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let read = self.data.read_at(host.0, buf)?;
-        let expected = usize::try_from(length.saturating_sub(host.0))
-            .unwrap_or(usize::MAX)
-            .min(buf.len());
-        if read < expected {
-            return Err(Error::corrupt(format!(
-                "the file ended at byte {} while it was read; it had {length} bytes when it was \
-                 opened",
-                host.0 + read as u64,
-            )));
-        }
-        match (&self.cipher, buf.get_mut(read..)) {
-            (Some(cipher), None | Some([])) => cipher.decrypt(guest.0 / SECTOR_SIZE, buf),
-            (Some(_), Some(_)) => {
+        let read = self.data.read_padded_at(host.0, buf, length)?;
+        if let Some(cipher) = &self.cipher {
+            if read < buf.len() {
                 return Err(Error::corrupt(format!(
                     "the encrypted cluster at guest offset {guest} is cut off by the end of the \
                      file ({length} bytes)",
                 )));
             }
-            (None, Some(missing)) => missing.fill(0),
-            (None, None) => {}
+            cipher.decrypt(guest.0 / SECTOR_SIZE, buf);
         }
         Ok(())
     }

@@ -31,6 +31,8 @@ struct Summary {
 pub struct Stored<'a> {
     storage: &'a dyn Storage,
     geometry: Geometry,
+    /// The file's length in bytes.
+    length: u64,
     table: Vec<RefcountTableEntry>,
     /// By table index: which of the summaries; none where there is no block that can be read.
     which: Vec<Option<u32>>,
@@ -45,7 +47,7 @@ impl<'a> Stored<'a> {
     /// The system's error.
     pub fn read(storage: &'a dyn Storage, header: &Header, length: u64) -> Result<Self> {
         let geometry = header.geometry();
-        let table = read_refcount_table(storage, header)?;
+        let table = read_refcount_table(storage, header, length)?;
         // Beyond the file's end only what refers there could be counted: at most one cluster.
         let blocks = (geometry.clusters(length) + 1).div_ceil(geometry.refcount_block_entries());
         let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
@@ -72,7 +74,7 @@ impl<'a> Stored<'a> {
             &hosts,
             geometry.cluster_size(),
             |host, buffer| {
-                read_block(storage, *host, geometry, buffer)?;
+                read_block(storage, *host, geometry, length, buffer)?;
                 Ok(summary(buffer, geometry.refcount_bits()))
             },
             |summary| {
@@ -83,6 +85,7 @@ impl<'a> Stored<'a> {
         Ok(Self {
             storage,
             geometry,
+            length,
             table,
             which,
             summaries,
@@ -142,7 +145,7 @@ impl<'a> Stored<'a> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|(at, _)| *at != host) {
             let mut block = vec![0; self.geometry.cluster_len()];
-            read_block(self.storage, host, self.geometry, &mut block)?;
+            read_block(self.storage, host, self.geometry, self.length, &mut block)?;
             *last = Some((host, block));
         }
         let block = last.as_ref().map_or(&[][..], |(_, block)| block);
@@ -152,12 +155,16 @@ impl<'a> Stored<'a> {
 
 /// Reads the refcount table; what the file doesn't have of it is zeroes, which says that nothing is
 /// counted.
-fn read_refcount_table(storage: &dyn Storage, header: &Header) -> Result<Vec<RefcountTableEntry>> {
+fn read_refcount_table(
+    storage: &dyn Storage,
+    header: &Header,
+    file: u64,
+) -> Result<Vec<RefcountTableEntry>> {
     let place = header.refcount_table();
     // At most 8 MiB, as the header was checked for.
     let length = usize::try_from(place.entries * ENTRY_SIZE).map_err(|_| too_many())?;
     let mut table = vec![0; length];
-    storage.read_at(place.host.0, &mut table)?;
+    storage.read_padded_at(place.host.0, &mut table, file)?;
     Ok(decode(&table).into_iter().map(RefcountTableEntry).collect())
 }
 
@@ -171,11 +178,11 @@ fn read_block(
     storage: &dyn Storage,
     host: HostOffset,
     geometry: Geometry,
+    file: u64,
     buffer: &mut Vec<u8>,
 ) -> Result<()> {
     buffer.resize(geometry.cluster_len(), 0);
-    let read = storage.read_at(host.0, buffer)?;
-    buffer.get_mut(read..).unwrap_or_default().fill(0);
+    storage.read_padded_at(host.0, buffer, file)?;
     Ok(())
 }
 

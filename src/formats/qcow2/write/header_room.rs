@@ -42,7 +42,7 @@ impl Room {
         length: usize,
     ) -> Result<Self> {
         let mut cluster = vec![0; header.geometry().cluster_len()];
-        storage.read_at(0, &mut cluster)?;
+        storage.read_padded_at(0, &mut cluster, storage.len()?)?;
         let field = |at: usize, bytes: usize| {
             let bytes = cluster.get(at..at + bytes).unwrap_or_default();
             bytes

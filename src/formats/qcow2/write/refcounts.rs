@@ -128,7 +128,8 @@ impl Refcounts {
         self.make_room()?;
         // QEMU writes the last block of a file only as far as it is used.
         let mut block = vec![0; self.geometry.cluster_len()];
-        if self.storage.read_at(host.0, &mut block)? == 0 {
+        let length = self.storage.len()?;
+        if self.storage.read_padded_at(host.0, &mut block, length)? == 0 {
             return Err(Error::corrupt(format!(
                 "refcount block {index} at {host} is beyond the end of the file"
             )));
