@@ -73,12 +73,30 @@ impl Stored {
     /// # Errors
     /// An entry that makes no sense.
     pub(super) fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
-        let target = if self.external {
-            entry.target_in_data_file(self.geometry, self.zero_flag)
-        } else {
-            entry.target(self.geometry, self.zero_flag)
-        };
-        target.map_err(|why| self.bad_entry(guest, &why))
+        if !self.external {
+            return entry
+                .target(self.geometry, self.zero_flag)
+                .map_err(|why| self.bad_entry(guest, &why));
+        }
+        let target = entry
+            .target_in_data_file(self.geometry, self.zero_flag)
+            .map_err(|why| self.bad_entry(guest, &why))?;
+        // In an external data file every cluster is where the guest has it (the specification's section on
+        // standard cluster descriptors); elsewhere there is somebody else's data.
+        let place = guest.0 - self.geometry.within_cluster(guest.0);
+        match target {
+            L2Target::Data { host, .. }
+            | L2Target::Zero {
+                kept: Some((host, _)),
+            } if host.0 != place => {
+                let why = format!(
+                    "External data file host cluster offset {host} does not match guest cluster \
+                     offset: {place:#x}"
+                );
+                Err(self.bad_entry(guest, &why))
+            }
+            _ => Ok(target),
+        }
     }
 
     /// The error for the L2 entry of a guest offset.
