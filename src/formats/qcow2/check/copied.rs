@@ -57,7 +57,8 @@ impl Work<'_> {
         let is_only_l1 = |cluster| rebuilt.references(cluster, walk.references.get(cluster)) == 1;
         let may_write = repair && clusters.into_iter().all(is_only_l1);
         let mut table = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        self.storage.read_at(l1.host.0, &mut table)?;
+        self.storage
+            .read_padded_at(l1.host.0, &mut table, walk.length)?;
         let mut changed = Changed::default();
         let (entries, _) = table.as_chunks_mut::<8>();
         for (index, slot) in (0u64..).zip(entries) {
@@ -96,8 +97,8 @@ impl Work<'_> {
         table: &mut [u8],
     ) -> Result<()> {
         let geometry = walk.geometry;
-        let read = self.storage.read_at(place.host.0, table)?;
-        table.get_mut(read..).unwrap_or_default().fill(0);
+        self.storage
+            .read_padded_at(place.host.0, table, walk.length)?;
         let start = place.l1_index.map(u64::from);
         let start = start.map(|index| geometry.guest_start_of_l1(index));
         let mut changed = Changed::default();

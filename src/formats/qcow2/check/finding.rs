@@ -139,6 +139,8 @@ pub enum Problem {
     CompressedCopied,
     /// A compressed cluster in an image whose data is in another file.
     CompressedWithDataFile,
+    /// A cluster of an external data file isn't where the guest has it.
+    ElsewhereInDataFile,
     /// A compressed cluster has subclusters.
     CompressedSubclusters,
     /// Subclusters are stored and read as zeroes at once.
@@ -164,6 +166,9 @@ impl fmt::Display for Problem {
             }
             Self::CompressedWithDataFile => {
                 f.write_str("a compressed cluster in an image with a data file")
+            }
+            Self::ElsewhereInDataFile => {
+                f.write_str("it leads to another place of the data file than the guest's own")
             }
             Self::CompressedSubclusters => f.write_str("a compressed cluster has subclusters"),
             Self::Subclusters => f.write_str("the bits of its subclusters contradict each other"),

@@ -30,6 +30,15 @@ pub struct L2Place {
     pub times: u64,
 }
 
+/// Where the L1 tables lead.
+#[derive(Debug)]
+pub struct L1Walked {
+    /// The L2 tables, each once, by their place in the file.
+    pub l2_tables: Vec<L2Place>,
+    /// Whether a part of a table, or of one that it leads to, isn't in the file.
+    pub cut_off: bool,
+}
+
 /// Bytes that belong to L1 tables.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -75,30 +84,36 @@ fn pieces(spans: &[Span]) -> Vec<Piece> {
 }
 
 impl Walk<'_> {
-    /// Counts the L1 tables and lists the L2 tables that they lead to, by their place in the file.
+    /// Counts the L1 tables and lists the L2 tables that they lead to, by their place in the file. Of a
+    /// table that the file's end cuts through, what is there counts and is followed.
     pub(super) fn l1_tables(
         &self,
         active: TablePlace,
         snapshots: &[TablePlace],
         found: &mut dyn FnMut(Finding),
-    ) -> Result<Vec<L2Place>> {
+    ) -> Result<L1Walked> {
         let mut spans = Vec::new();
+        let mut cut_off = false;
         for (index, place) in std::iter::once(&active).chain(snapshots).enumerate() {
             let bytes = place.entries * ENTRY_SIZE;
             if bytes == 0 {
                 continue;
             }
-            if !self.is_inside(place.host, bytes) {
+            let starts_inside = place.host.0 < self.length;
+            if !self.is_inside(place.host, bytes) || !starts_inside {
                 let host = place.host;
                 let what = format!("L1 table at {host} ({bytes} bytes) is beyond the file's end");
                 found(Finding::Structure { what, times: 1 });
-                continue;
+                cut_off = true;
             }
-            spans.push(Span {
-                start: place.host.0,
-                end: place.host.0 + bytes,
-                active: index == 0,
-            });
+            if starts_inside {
+                let end = place.host.0.saturating_add(bytes);
+                spans.push(Span {
+                    start: place.host.0,
+                    end: end.min(self.length.next_multiple_of(ENTRY_SIZE)),
+                    active: index == 0,
+                });
+            }
         }
         // What counts are whole clusters; what is read are the entries.
         let cluster_size = self.geometry.cluster_size();
@@ -120,7 +135,14 @@ impl Walk<'_> {
         for piece in pieces(&spans) {
             self.l1_piece(piece, active.host, &mut places, found)?;
         }
-        Ok(merged(places))
+        let l2_tables = merged(places);
+        cut_off |= l2_tables.iter().any(|table| !self.is_whole(table.host));
+        Ok(L1Walked { l2_tables, cut_off })
+    }
+
+    /// Whether all of an L2 table is in the file. Nobody leaves out the end of one.
+    fn is_whole(&self, l2_table: HostOffset) -> bool {
+        l2_table.0.saturating_add(self.geometry.cluster_size()) <= self.length
     }
 
     fn l1_piece(
@@ -139,7 +161,7 @@ impl Walk<'_> {
             let bytes = length.next_multiple_of(ENTRY_SIZE);
             buffer.clear();
             buffer.resize(usize::try_from(bytes).unwrap_or(0), 0);
-            self.storage.read_at(at, &mut buffer)?;
+            self.storage.read_padded_at(at, &mut buffer, self.length)?;
             for (index, entry) in (0u64..).zip(decode(&buffer)) {
                 if entry != 0 {
                     let host = HostOffset(at + index * ENTRY_SIZE);
@@ -185,7 +207,7 @@ impl Walk<'_> {
             bad(Problem::Bits(EntryError::Unaligned(host)));
         }
         let inside = self.is_inside(host, self.geometry.cluster_size());
-        if !inside {
+        if !self.is_whole(host) {
             bad(Problem::BeyondTheEnd(self.length));
         }
         let l1_index = match place {

@@ -6,7 +6,7 @@ use super::references::{Run, WORD};
 use super::walk::Walk;
 use crate::error::Result;
 use crate::formats::qcow2::entries::{EntryError, L2Entry, L2Lead, SubclusterBitmap};
-use crate::units::{GuestOffset, HostOffset};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// What one table adds to the report.
 #[derive(Debug, Default)]
@@ -51,8 +51,8 @@ impl Walk<'_> {
     /// Walks one L2 table. Its own cluster has been counted.
     pub(super) fn l2_table(&self, place: L2Place, buffer: &mut Vec<u8>) -> Result<L2Walked> {
         buffer.resize(self.geometry.cluster_len(), 0);
-        let read = self.storage.read_at(place.host.0, buffer)?;
-        buffer.get_mut(read..).unwrap_or_default().fill(0);
+        self.storage
+            .read_padded_at(place.host.0, buffer, self.length)?;
         let l1_index = place.l1_index.map(u64::from);
         let mut table = Table {
             walk: self,
@@ -88,16 +88,20 @@ impl Walk<'_> {
 }
 
 impl Table<'_> {
-    #[cold]
-    fn place(&self, index: u64) -> Place {
+    /// Which part of the active disk an entry maps.
+    fn guest_offset(&self, index: u64) -> Option<GuestOffset> {
         let cluster_size = self.walk.geometry.cluster_size();
         let within = index.saturating_mul(cluster_size);
+        let start = self.guest?;
+        Some(GuestOffset(start.0.saturating_add(within)))
+    }
+
+    #[cold]
+    fn place(&self, index: u64) -> Place {
         Place::L2 {
             table: self.place.host,
             index,
-            guest: self
-                .guest
-                .map(|start| GuestOffset(start.0.saturating_add(within))),
+            guest: self.guest_offset(index),
         }
     }
 
@@ -202,6 +206,10 @@ impl Table<'_> {
             self.expected = Some(HostOffset(host.0 + cluster_size));
         }
         if walk.data_file {
+            let place = self.guest_offset(index);
+            if place.is_some_and(|place| place.0 != host.0) {
+                self.bad(index, entry, Problem::ElsewhereInDataFile);
+            }
             return;
         }
         let cluster = walk.geometry.host_cluster(host);
@@ -237,11 +245,15 @@ impl Table<'_> {
         let geometry = self.walk.geometry;
         let first = geometry.host_cluster(host);
         let last = geometry.host_cluster(HostOffset(host.0.saturating_add(length - 1)));
-        if self.walk.is_inside(host, length) {
+        let inside = self.walk.is_inside(host, length);
+        if inside {
             for cluster in first..=last {
                 self.run.add(cluster);
             }
-        } else {
+        }
+        // The last sector may be cut short, or hold nothing that belongs to the cluster.
+        let end = host.0.saturating_add(length);
+        if !inside || end >= self.walk.length.saturating_add(SECTOR_SIZE) {
             self.bad(index, entry, Problem::BeyondTheEnd(self.walk.length));
         }
         if self.place.active > 0 {

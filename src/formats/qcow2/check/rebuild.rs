@@ -28,6 +28,11 @@ pub struct Rebuilt {
 }
 
 impl Rebuilt {
+    /// Whether anything was made anew.
+    pub fn is_done(&self) -> bool {
+        !self.new.is_empty()
+    }
+
     /// The references to a cluster after the change, `before` having been those before.
     pub fn references(&self, cluster: u64, before: u64) -> u64 {
         let old = self.old.get(&cluster).copied().unwrap_or(0);

@@ -109,12 +109,19 @@ impl Work<'_> {
         let walked = walk.run(self.header, &mut |finding| findings.push(finding))?;
         let compared = walk.compare(&mut |_| Ok(()))?;
         let rebuild = walked.rebuild || compared.rebuild;
-        if rebuild && self.what == Repair::Leaks {
+        let refusal = match self.what {
+            Repair::Leaks => Some("need to rebuild refcount structures ('-r all' does that)"),
+            Repair::All if walked.unfollowed => Some(
+                "need to rebuild refcount structures, but what the missing part of a table leads to \
+                 would count as free",
+            ),
+            Repair::All => None,
+        };
+        if let (true, Some(refusal)) = (rebuild, refusal) {
             for finding in &findings {
                 self.left(finding);
             }
-            let what = "need to rebuild refcount structures ('-r all' does that)";
-            return Err(Error::corrupt(what));
+            return Err(Error::corrupt(refusal));
         }
         let report = CheckReport {
             leaks_fixed: self.report.leaks_fixed,
@@ -133,7 +140,7 @@ impl Work<'_> {
         let rebuilt = if rebuild {
             self.rebuild(&walk, &walked)?
         } else {
-            self.refcounts(&walk)?;
+            self.refcounts(&walk, walked.unfollowed)?;
             Rebuilt::default()
         };
         self.copied_flags(&walk, &walked, &rebuilt)?;
@@ -157,8 +164,9 @@ impl Work<'_> {
         walk.rebuild(walked)
     }
 
-    /// Refcounts one by one: first those that are too low, then those that are too high.
-    fn refcounts(&mut self, walk: &Walk<'_>) -> Result<()> {
+    /// Refcounts one by one: first those that are too low, then, where all references are known, those that
+    /// are too high.
+    fn refcounts(&mut self, walk: &Walk<'_>, unfollowed: bool) -> Result<()> {
         for leaks in [false, true] {
             let mut blocks = Blocks {
                 walk,
@@ -173,7 +181,7 @@ impl Work<'_> {
                         cluster,
                         references,
                         ..
-                    } => blocks.set(cluster, references)?,
+                    } if !unfollowed => blocks.set(cluster, references)?,
                     Finding::RefcountTooLow {
                         cluster,
                         references,
@@ -271,7 +279,10 @@ impl Blocks<'_> {
         if self.current.as_ref().is_none_or(|(at, _)| *at != host) {
             self.write()?;
             let mut block = vec![0; geometry.cluster_len()];
-            self.walk.storage.read_at(host.0, &mut block)?;
+            let length = self.walk.length;
+            self.walk
+                .storage
+                .read_padded_at(host.0, &mut block, length)?;
             self.current = Some((host, block));
         }
         let (_, block) = self.current.as_mut().ok_or_else(impossible)?;
@@ -301,6 +312,14 @@ impl Walk<'_> {
 
     /// What a cluster's refcount is when the refcounts have been repaired.
     pub(super) fn will_be(&self, cluster: u64, what: Repair, rebuilt: &Rebuilt) -> Result<u64> {
+        // Beyond the file's end nothing is counted, and no refcount is changed but by making all anew.
+        if cluster > self.clusters {
+            return if rebuilt.is_done() {
+                Ok(0)
+            } else {
+                self.stored.get(cluster)
+            };
+        }
         let references = rebuilt.references(cluster, self.references.get(cluster));
         let references = references.min(most_references(self.geometry));
         match what {

@@ -159,12 +159,72 @@ fn what_cannot_be_repaired_is_left() {
     for (at, value) in [(0x805, 1), (0x801, 1)] {
         let storage = small(|bytes| bytes[at] = value);
         let entry = storage.contents()[0x800..0x808].to_vec();
+        let before = checked(&storage);
         let report = repaired(&storage, Repair::All).unwrap();
         assert!(report.corruptions > 0, "{at:#x}");
         let after = storage.contents();
         assert_eq!(entry[1..], after[0x801..0x808], "{at:#x}");
         assert_eq!(after[79], 1, "{at:#x}: the dirty bit stays");
+        let left = checked(&storage);
+        assert!(left.corruptions <= before.corruptions, "{at:#x}");
+        repaired(&storage, Repair::All).unwrap();
+        assert_eq!(storage.contents(), after, "{at:#x}: once is enough");
     }
+}
+
+#[test]
+fn what_a_cut_off_table_may_lead_to_is_not_freed() {
+    // An L1 table in the file's last cluster, which goes on beyond its end: the entry that is there counts.
+    let long_table = |bytes: &mut [u8]| {
+        bytes.copy_within(0x600..0x800, 0xc00);
+        bytes[0x808..0x810].fill(0);
+        bytes[0x407] = 0;
+        bytes[36..40].copy_from_slice(&0x1_0000u32.to_be_bytes());
+        bytes[46] = 0xc;
+    };
+    let report = checked(&small(long_table));
+    assert_eq!((report.corruptions, report.leaks), (1, 0));
+    assert_eq!(report.allocated_clusters, 1);
+    // One that isn't there at all may have led to everything that looks leaked.
+    let storage = small(|bytes| bytes[44] = 1);
+    let before = storage.contents();
+    for what in [Repair::Leaks, Repair::All] {
+        let report = repaired(&storage, what).unwrap();
+        assert_eq!((report.corruptions, report.leaks_fixed), (1, 0), "{what:?}");
+        assert!(report.leaks > 0, "{what:?}");
+        assert_eq!(storage.contents(), before, "{what:?}");
+    }
+    // Nor are refcounts made anew that would know nothing of it.
+    let storage = small(|bytes| {
+        long_table(bytes);
+        bytes[0x200..0x208].fill(0);
+    });
+    let before = storage.contents();
+    repaired(&storage, Repair::All).unwrap_err();
+    assert_eq!(storage.contents(), before);
+}
+
+#[test]
+fn tables_whose_end_is_missing_are_findings() {
+    // The L1 table starts where the file ends.
+    let mut bytes = small(|_| {}).contents();
+    bytes.truncate(0x600);
+    assert_eq!(checked(&MemoryStorage::new(bytes)).corruptions, 1);
+    // The L2 table, now last in the file, has lost some bytes of its end.
+    let mut bytes = small(|bytes| {
+        bytes.copy_within(0x800..0xa00, 0xc00);
+        bytes[0x606] = 0xc;
+        bytes[0xc08..0xc10].fill(0);
+    })
+    .contents();
+    bytes.truncate(0xdf8);
+    assert_eq!(checked(&MemoryStorage::new(bytes)).corruptions, 1);
+}
+
+#[test]
+fn a_structure_without_a_byte_is_nowhere() {
+    // No snapshots, and an offset far away.
+    assert_eq!(checked(&small(|bytes| bytes[66] = 1)).corruptions, 0);
 }
 
 #[test]

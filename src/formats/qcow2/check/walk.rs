@@ -66,6 +66,9 @@ pub struct Walked {
     pub rebuild: bool,
     /// The clusters of the refcount table and its blocks, as often as they are referred to.
     pub refcount_clusters: Vec<u64>,
+    /// Whether there is an L1 table that could not be followed, all or in part. What it leads to looks
+    /// leaked, and may be all that there is of the guest's data.
+    pub unfollowed: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -115,7 +118,8 @@ impl<'a> Walk<'a> {
         bytes: u64,
         found: &mut dyn FnMut(Finding),
     ) -> bool {
-        if self.is_inside(host, bytes) {
+        // A structure without a byte is nowhere, whatever its offset says.
+        if bytes == 0 || self.is_inside(host, bytes) {
             self.count(host, bytes, 1);
             return true;
         }
@@ -208,11 +212,15 @@ impl<'a> Walk<'a> {
             zero_instead: Vec::new(),
             rebuild: false,
             refcount_clusters: Vec::new(),
+            unfollowed: false,
         };
         let snapshots = SnapshotTable::read(self.storage, header)?;
         self.count(HostOffset(0), self.geometry.cluster_size(), 1);
         let l1_tables = self.snapshots(header, &snapshots, found);
-        walked.l2_tables = self.l1_tables(header.l1(), &l1_tables, found)?;
+        walked.unfollowed = l1_tables.len() < snapshots.snapshots.len();
+        let l1 = self.l1_tables(header.l1(), &l1_tables, found)?;
+        walked.l2_tables = l1.l2_tables;
+        walked.unfollowed |= l1.cut_off;
         for place in &walked.l2_tables {
             self.count(place.host, self.geometry.cluster_size(), place.times);
         }
