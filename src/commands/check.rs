@@ -41,7 +41,11 @@ pub fn run(
     let storage = opened.storage.as_ref();
     let read_header = || {
         qcow2::Header::read_for_check(storage)
-            .and_then(|header| source.check_encryption(&header).map(|()| header))
+            .and_then(|header| {
+                header.check_data_file_raw()?;
+                source.check_encryption(&header)?;
+                Ok(header)
+            })
             .map_err(|error| error.context(format!("Could not open '{}'", source.name)))
     };
     let failed = |error: Error| error.context("Check failed");

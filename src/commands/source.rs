@@ -429,6 +429,7 @@ impl<'a> Source<'a> {
         purpose: Purpose,
     ) -> Result<Option<Arc<FileStorage>>> {
         if !header.has_incompatible(features::DATA_FILE) {
+            header.check_data_file_raw()?;
             return match self.data_file {
                 None => Ok(None),
                 Some(_) => Err(Error::invalid(

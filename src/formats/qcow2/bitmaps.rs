@@ -316,6 +316,21 @@ fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitm
         && kind == DIRTY_TRACKING
         && bitmap_bytes <= MAX_BITMAP_BYTES
         && (in_use || u128::from(header.size()) <= covered);
+    // QEMU reads the bits of bitmaps that aren't in use, and a table of another length is no table of
+    // theirs. One in use may be from before the disk was resized.
+    let fits = in_use || {
+        let granules = header
+            .size()
+            .div_ceil(1 << u32::from(granularity_bits.min(63)));
+        geometry.clusters(granules.div_ceil(8)) == u64::from(table_entries)
+    };
+    if valid && !fits {
+        return Err(Error::corrupt(format!(
+            "Could not read bitmap '{}' from image: its table has {table_entries} entries, which isn't \
+             what the disk's size asks for",
+            crate::error::printable(&String::from_utf8_lossy(name))
+        )));
+    }
     if !valid {
         return Err(Error::corrupt(format!(
             "Bitmap '{}' doesn't satisfy the constraints",

@@ -39,9 +39,6 @@ pub fn parse(mut bytes: &[u8]) -> Result<Vec<Extension>> {
     while let (Ok(kind), Ok(length)) =
         (bytes.read_u32::<BigEndian>(), bytes.read_u32::<BigEndian>())
     {
-        if kind == END {
-            break;
-        }
         let too_large = || {
             Error::corrupt(format!(
                 "Header extension too large (type {kind:#010x}, length {length})"
@@ -49,6 +46,9 @@ pub fn parse(mut bytes: &[u8]) -> Result<Vec<Extension>> {
         };
         let length = usize::try_from(length).map_err(|_| too_large())?;
         let data = bytes.get(..length).ok_or_else(too_large)?.to_vec();
+        if kind == END {
+            break;
+        }
         let padded = length.next_multiple_of(8).min(bytes.len());
         bytes = bytes.get(padded..).unwrap_or_default();
         extensions.push(Extension { kind, data });

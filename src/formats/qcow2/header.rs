@@ -228,8 +228,9 @@ impl Header {
     /// # Errors
     /// As [`Header::read`].
     pub fn read_for_check(storage: &dyn Storage) -> Result<Self> {
+        let file = storage.len()?;
         let mut start = [0; V3_LENGTH as usize];
-        let length = storage.read_at(0, &mut start)?;
+        let length = storage.read_padded_at(0, &mut start, file)?;
         let start = start.get(..length).unwrap_or_default();
         if !start.starts_with(&MAGIC) {
             return Err(Error::corrupt("Image is not in qcow2 format"));
@@ -241,7 +242,7 @@ impl Header {
         })?;
         let geometry = raw.check_fixed_part()?;
         let mut cluster = vec![0; geometry.cluster_len()];
-        let length = storage.read_at(0, &mut cluster)?;
+        let length = storage.read_padded_at(0, &mut cluster, file)?;
         cluster.truncate(length);
         raw.check(geometry, &cluster)
     }
@@ -277,9 +278,17 @@ impl RawHeader {
             ));
         }
         let extended_l2 = self.incompatible & features::EXTENDED_L2 != 0;
-        Geometry::new(self.cluster_bits, extended_l2, self.refcount_order).ok_or_else(|| {
+        let geometry = Geometry::new(self.cluster_bits, extended_l2, self.refcount_order);
+        let geometry = geometry.ok_or_else(|| {
             Error::corrupt(format!("Unsupported cluster size: 2^{}", self.cluster_bits))
-        })
+        })?;
+        let subcluster = geometry.subcluster_size();
+        if extended_l2 && subcluster < SECTOR_SIZE {
+            return Err(Error::corrupt(format!(
+                "Unsupported subcluster size: {subcluster}"
+            )));
+        }
+        Ok(geometry)
     }
 
     fn check(&self, geometry: Geometry, cluster: &[u8]) -> Result<Header> {
@@ -357,6 +366,9 @@ impl RawHeader {
     /// Where the LUKS header is.
     fn check_luks(&self, geometry: Geometry, data: Option<&[u8]>) -> Result<Option<ByteRange>> {
         let Some(data) = data else {
+            if self.crypt_method == LUKS {
+                return Err(Error::corrupt("Missing CRYPTO header for crypt method 2"));
+            }
             return Ok(None);
         };
         if self.crypt_method != LUKS {
@@ -565,6 +577,20 @@ impl Header {
     /// Whether any autoclear feature is set.
     pub fn any_autoclear(&self) -> bool {
         self.autoclear != 0
+    }
+
+    /// Refuses what QEMU lets nobody go beyond looking at the header of: a data file that is raw where
+    /// there is none.
+    ///
+    /// # Errors
+    /// So it is.
+    pub fn check_data_file_raw(&self) -> Result<()> {
+        if self.has_autoclear(features::DATA_FILE_RAW)
+            && !self.has_incompatible(features::DATA_FILE)
+        {
+            return Err(Error::corrupt("data-file-raw requires a data file"));
+        }
+        Ok(())
     }
 
     /// The header as it was when a snapshot with that L1 table was taken. The disk's size stays what it
