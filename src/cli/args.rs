@@ -321,10 +321,16 @@ pub struct ConvertArgs {
 #[derive(Debug, Args)]
 pub struct ImageArgs {
     /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FMT",
+        alias = "source-format",
+        allow_hyphen_values = true
+    )]
     pub(super) format: Option<String>,
     /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
+    #[arg(long, alias = "source-image-opts")]
     pub(super) image_opts: bool,
     /// Open the image even while another process writes it; what is seen may be inconsistent
     #[arg(short = 'U', long)]

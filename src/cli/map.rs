@@ -65,13 +65,12 @@ fn print_human(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_json(map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
-    let mut before = "[";
-    for run in map {
-        let run = run?;
-        out.write_all(before.as_bytes()).map_err(writing)?;
+fn print_json(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
+    out.write_all(b"[").map_err(writing)?;
+    while let Some(run) = map.next().transpose()? {
         render::map::json(out, &run).map_err(writing)?;
-        before = ",\n";
+        let after = if map.is_done() { "]\n" } else { ",\n" };
+        out.write_all(after.as_bytes()).map_err(writing)?;
     }
-    out.write_all(b"]\n").map_err(writing)
+    Ok(())
 }

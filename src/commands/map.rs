@@ -90,6 +90,11 @@ impl Map {
         layer.and_then(Layer::data_file).map(|file| file.path())
     }
 
+    /// Whether the run that was handed out last is the last one.
+    pub fn is_done(&self) -> bool {
+        self.ahead.is_none()
+    }
+
     /// How the disk is stored at the position, which moves on.
     fn step(&mut self) -> Result<Option<Run>> {
         if self.position >= self.end {
