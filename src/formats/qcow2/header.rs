@@ -29,6 +29,8 @@ pub const V3_LENGTH: u32 = 112;
 
 /// Where the header has the refcount table's offset and, behind it, its number of clusters.
 pub(super) const REFCOUNT_TABLE_FIELD: u64 = 48;
+/// Where the header has the number of snapshots and, behind it, their table's offset.
+pub(super) const SNAPSHOTS_FIELD: u64 = 60;
 /// Where the header has the incompatible features.
 pub(super) const INCOMPATIBLE_FIELD: u64 = 72;
 /// Where the header has the autoclear features.

@@ -12,7 +12,7 @@
 use byteorder::{BigEndian, ReadBytesExt as _};
 
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
-use super::header::{Header, TablePlace};
+use super::header::{Header, TablePlace, Version};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::HostOffset;
@@ -23,6 +23,8 @@ const FIXED_LENGTH: usize = 40;
 pub const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// The most extra data of one snapshot that QEMU accepts, in bytes.
 pub const MAX_EXTRA_DATA: u32 = 1024;
+/// The extra data that version 3 asks for, in bytes: size of the machine's state, size of the disk.
+const LEAST_EXTRA_DATA: u32 = 16;
 /// Extra data that has a meaning: size of the machine's state, size of the disk, instruction count.
 const KNOWN_EXTRA_DATA: usize = 24;
 
@@ -68,6 +70,45 @@ impl Snapshot {
         }
         Ok(place)
     }
+
+    /// Whether its entry has all that an image of that version asks for: version 3 wants the size of the
+    /// machine's state in 64 bits and that of the disk.
+    pub fn is_complete(&self, version: Version) -> bool {
+        version == Version::V2 || self.extra_data_size >= LEAST_EXTRA_DATA
+    }
+
+    /// Its entry in the table, with the padding and all known extra data.
+    pub fn entry(&self) -> Vec<u8> {
+        let short = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let extra_data_size = KNOWN_EXTRA_DATA + self.unknown_extra_data.len();
+        let mut bytes = Vec::with_capacity(FIXED_LENGTH + extra_data_size + 64);
+        bytes.extend(self.stored_l1.host.0.to_be_bytes());
+        bytes.extend(
+            u32::try_from(self.stored_l1.entries)
+                .unwrap_or(u32::MAX)
+                .to_be_bytes(),
+        );
+        bytes.extend(short(&self.id).to_be_bytes());
+        bytes.extend(short(&self.name).to_be_bytes());
+        bytes.extend(self.date_sec.to_be_bytes());
+        bytes.extend(self.date_nsec.to_be_bytes());
+        bytes.extend(self.vm_clock_nsec.to_be_bytes());
+        // What doesn't fit is in the extra data alone.
+        bytes.extend(u32::try_from(self.vm_state_size).unwrap_or(0).to_be_bytes());
+        bytes.extend(
+            u32::try_from(extra_data_size)
+                .unwrap_or(u32::MAX)
+                .to_be_bytes(),
+        );
+        bytes.extend(self.vm_state_size.to_be_bytes());
+        bytes.extend(self.disk_size.to_be_bytes());
+        bytes.extend(self.icount.unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend(&self.unknown_extra_data);
+        bytes.extend(&self.id);
+        bytes.extend(&self.name);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
 }
 
 /// The snapshot table as read.
@@ -77,6 +118,8 @@ pub struct SnapshotTable {
     pub snapshots: Vec<Snapshot>,
     /// The table's length in bytes.
     pub length: u64,
+    /// How many snapshots the header counts whose entries the file's end cuts off.
+    pub missing: u32,
 }
 
 /// Reads an image's internal snapshots.
@@ -93,17 +136,35 @@ impl SnapshotTable {
     /// # Errors
     /// The system's error; a table that isn't completely inside the file or is beyond QEMU's limits.
     pub fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
+        let table = Self::read_what_is_there(storage, header)?;
+        if table.missing > 0 {
+            return Err(Error::corrupt(format!(
+                "the snapshot table at offset {} is cut off by the end of the file: {} of {} entries \
+                 are missing",
+                header.snapshots_offset(),
+                table.missing,
+                header.snapshots()
+            )));
+        }
+        Ok(table)
+    }
+
+    /// Reads those entries of the snapshot table that are completely inside the file.
+    ///
+    /// # Errors
+    /// The system's error; a table beyond QEMU's limits.
+    pub fn read_what_is_there(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let start = header.snapshots_offset();
+        let file = storage.len()?;
         let mut table = Self::default();
         for index in 0..header.snapshots() {
             // Entries are aligned in the file; the table starts at a cluster.
             let at = table.length.next_multiple_of(8);
-            let (snapshot, length) = read_entry(
-                storage,
-                HostOffset(start.0.saturating_add(at)),
-                index,
-                header,
-            )?;
+            let host = HostOffset(start.0.saturating_add(at));
+            let Some((snapshot, length)) = read_entry(storage, host, index, header, file)? else {
+                table.missing = header.snapshots() - index;
+                break;
+            };
             table.length = at + length;
             if table.length > MAX_TABLE_BYTES {
                 return Err(Error::corrupt("Snapshot table is too big"));
@@ -114,16 +175,19 @@ impl SnapshotTable {
     }
 }
 
-/// Reads the entry at `host`; gives its length without the padding as well.
+/// Reads the entry at `host`; gives its length without the padding as well. `None` when a file of so many
+/// bytes doesn't have all of it.
 fn read_entry(
     storage: &dyn Storage,
     host: HostOffset,
     index: u32,
     header: &Header,
-) -> Result<(Snapshot, u64)> {
-    let what = "the snapshot table";
+    file: u64,
+) -> Result<Option<(Snapshot, u64)>> {
     let mut fixed = [0; FIXED_LENGTH];
-    storage.read_exact_at(host.0, &mut fixed, what)?;
+    if storage.read_padded_at(host.0, &mut fixed, file)? < fixed.len() {
+        return Ok(None);
+    }
     let cut_off = |_| Error::corrupt("Failed to read snapshot table");
     let r = &mut fixed.as_slice();
     let l1_offset = r.read_u64::<BigEndian>().map_err(cut_off)?;
@@ -143,7 +207,9 @@ fn read_entry(
     let extra_length = usize::try_from(extra_data_size).unwrap_or(usize::MAX);
     // At most 1 KiB and twice 64 KiB.
     let mut rest = vec![0; extra_length + id_length + name_length];
-    storage.read_exact_at(host.0 + FIXED_LENGTH as u64, &mut rest, what)?;
+    if storage.read_padded_at(host.0 + FIXED_LENGTH as u64, &mut rest, file)? < rest.len() {
+        return Ok(None);
+    }
     let (extra, strings) = rest.split_at_checked(extra_length).unwrap_or_default();
     let (id, name) = strings.split_at_checked(id_length).unwrap_or_default();
     let (known, unknown) = extra
@@ -167,7 +233,7 @@ fn read_entry(
         extra_data_size,
         unknown_extra_data: unknown.to_vec(),
     };
-    Ok((snapshot, (FIXED_LENGTH + rest.len()) as u64))
+    Ok(Some((snapshot, (FIXED_LENGTH + rest.len()) as u64)))
 }
 
 /// What a program in C would take for the string: all up to the first zero.
@@ -246,6 +312,16 @@ mod tests {
         assert_eq!((new.vm_state_size, new.disk_size), (1 << 40, 1 << 30));
         assert_eq!(new.icount, Some(12));
         assert_eq!(new.unknown_extra_data, b"??");
+        // The old one has nothing of what version 3 asks for; written anew it has, and says the same.
+        assert!(!old.is_complete(Version::V3) && old.is_complete(Version::V2));
+        assert!(new.is_complete(Version::V3));
+        let entries = [old.entry(), new.entry()].concat();
+        let again = read(2, &entries).unwrap();
+        let completed = Snapshot {
+            extra_data_size: 24,
+            ..old.clone()
+        };
+        assert_eq!(again.snapshots, [completed, new.clone()]);
     }
 
     #[test]
@@ -261,6 +337,10 @@ mod tests {
         let mut entry = fixed(0);
         entry.extend(b"1a");
         read(65_536, &entry).unwrap_err();
+        let storage = image(65_536, &entry);
+        let header = Header::read(&storage).unwrap();
+        let table = SnapshotTable::read_what_is_there(&storage, &header).unwrap();
+        assert_eq!((table.snapshots.len(), table.missing), (1, 65_535));
         assert_eq!(read(0, &[]).unwrap(), SnapshotTable::default());
     }
 

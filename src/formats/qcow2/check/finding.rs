@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::formats::qcow2::entries::EntryError;
+use crate::formats::qcow2::snapshots::SnapshotTable;
 use crate::units::{GuestOffset, HostOffset};
 
 /// One thing that is wrong with an image.
@@ -183,6 +184,26 @@ impl fmt::Display for Problem {
 }
 
 impl Finding {
+    /// A snapshot's entry without all that the image's version asks for.
+    pub(super) fn incomplete_snapshot(index: usize) -> Self {
+        Self::Structure {
+            what: format!("snapshot table entry {index} is incomplete"),
+            times: 1,
+        }
+    }
+
+    /// Entries of the snapshot table that the file doesn't have.
+    pub(super) fn missing_snapshots(table: &SnapshotTable) -> Self {
+        let (count, first) = (table.missing, table.snapshots.len());
+        Self::Structure {
+            what: format!(
+                "{count} entries of the snapshot table, from entry {first} on, are beyond the end of the \
+                 file"
+            ),
+            times: count.into(),
+        }
+    }
+
     /// Whether this is a mere leak.
     pub fn is_leak(&self) -> bool {
         matches!(self, Self::Leak { .. })

@@ -10,6 +10,7 @@
 //! - [`l1`], [`l2`], [`walk`]: everything that refers to a cluster;
 //! - [`compare`]: the counts against the refcounts;
 //! - [`mod@repair`], [`mod@rebuild`], [`copied`]: what is done about it, in an order that survives a power cut;
+//! - [`snapshot_table`]: the same for a snapshot table;
 //! - [`parallel`]: several threads, one order.
 //!
 //! [`check`] itself writes nothing.
@@ -23,6 +24,7 @@ mod parallel;
 mod rebuild;
 mod references;
 mod repair;
+mod snapshot_table;
 mod stored;
 mod walk;
 

@@ -2,7 +2,8 @@
 //!
 //! The walk of a check says what refers to what; a repair makes the stored refcounts and the COPIED
 //! flags agree with that, in an order that leaves the image no worse than it was whenever the power
-//! fails, so that it can be repeated: entries that lead nowhere sensible become zero clusters; then
+//! fails, so that it can be repeated: entries that lead nowhere sensible become zero clusters, and a
+//! snapshot table that lacks something is written anew ([`snapshot_table`]); then
 //! refcounts that are too low are raised; then, all of that being on stable storage, those that are
 //! too high are lowered; then the COPIED flags follow; and last, when nothing is wrong any more, the
 //! header's dirty and corrupt bits are cleared.
@@ -12,6 +13,7 @@
 //! Tables that overlap with something else are never written to.
 //!
 //! [`rebuild`]: mod@super::rebuild
+//! [`snapshot_table`]: mod@super::snapshot_table
 
 use super::compare::most_references;
 use super::finding::{Event, Finding, Place, Problem};
@@ -50,7 +52,7 @@ pub fn repair(
 ) -> Result<CheckReport> {
     let mut work = Work {
         storage,
-        header,
+        header: header.clone(),
         what,
         report: CheckReport::default(),
         on_event,
@@ -77,7 +79,7 @@ pub fn repair_dirty(storage: &dyn Storage, header: &Header) -> Result<()> {
 
 pub(super) struct Work<'a> {
     pub(super) storage: &'a dyn Storage,
-    header: &'a Header,
+    pub(super) header: Header,
     pub(super) what: Repair,
     pub(super) report: CheckReport,
     pub(super) on_event: &'a mut dyn FnMut(Event<'_>),
@@ -103,10 +105,12 @@ impl Work<'_> {
         self.clear_unknown_autoclear()?;
         if self.what == Repair::All {
             self.zero_entries()?;
+            self.snapshot_table()?;
         }
-        let walk = Walk::open(self.storage, self.header, true)?;
+        let header = self.header.clone();
+        let walk = Walk::open(self.storage, &header, true)?;
         let mut findings = Vec::new();
-        let walked = walk.run(self.header, &mut |finding| findings.push(finding))?;
+        let walked = walk.run(&header, &mut |finding| findings.push(finding))?;
         let compared = walk.compare(&mut |_| Ok(()))?;
         let rebuild = walked.rebuild || compared.rebuild;
         let refusal = match self.what {
@@ -168,10 +172,7 @@ impl Work<'_> {
     /// are too high.
     fn refcounts(&mut self, walk: &Walk<'_>, unfollowed: bool) -> Result<()> {
         for leaks in [false, true] {
-            let mut blocks = Blocks {
-                walk,
-                current: None,
-            };
+            let mut blocks = Blocks::new(walk);
             walk.compare(&mut |finding| {
                 if finding.is_leak() != leaks {
                     return Ok(());
@@ -203,9 +204,10 @@ impl Work<'_> {
 
     /// Makes plain zero clusters of those that are only kept, but in an impossible place.
     fn zero_entries(&mut self) -> Result<()> {
-        let walk = Walk::open(self.storage, self.header, true)?;
+        let header = self.header.clone();
+        let walk = Walk::open(self.storage, &header, true)?;
         let mut findings = Vec::new();
-        let walked = walk.run(self.header, &mut |finding| {
+        let walked = walk.run(&header, &mut |finding| {
             if finding.is_unaligned_zero() {
                 findings.push(finding);
             }
@@ -260,13 +262,21 @@ impl Work<'_> {
 }
 
 /// Refcount blocks, changed one after the other.
-struct Blocks<'a> {
+pub(super) struct Blocks<'a> {
     walk: &'a Walk<'a>,
     current: Option<(HostOffset, Vec<u8>)>,
 }
 
-impl Blocks<'_> {
-    fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
+impl<'a> Blocks<'a> {
+    pub(super) fn new(walk: &'a Walk<'a>) -> Self {
+        Self {
+            walk,
+            current: None,
+        }
+    }
+
+    /// Changes a refcount, which is stored no later than by [`write`](Self::write).
+    pub(super) fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
         let geometry = self.walk.geometry;
         let per_block = geometry.refcount_block_entries();
         let index = usize::try_from(cluster / per_block).unwrap_or(usize::MAX);
@@ -290,7 +300,8 @@ impl Blocks<'_> {
         set_refcount(block, geometry.refcount_bits(), within, value).ok_or_else(impossible)
     }
 
-    fn write(&mut self) -> Result<()> {
+    /// Stores what has changed.
+    pub(super) fn write(&mut self) -> Result<()> {
         if let Some((host, block)) = self.current.take() {
             self.walk.storage.write_at(host.0, &block)?;
         }

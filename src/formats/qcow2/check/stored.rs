@@ -98,6 +98,12 @@ impl<'a> Stored<'a> {
         &self.table
     }
 
+    /// Whether there is a block, among those that count the file, that has the refcount of a cluster.
+    pub fn has_block(&self, cluster: u64) -> bool {
+        let block = usize::try_from(cluster / self.geometry.refcount_block_entries());
+        block.is_ok_and(|block| self.which.get(block).is_some_and(Option::is_some))
+    }
+
     fn summary(&self, word: u64) -> Option<(&Summary, usize)> {
         let words = self.geometry.refcount_block_entries() / WORD;
         let block = usize::try_from(word / words).ok()?;

@@ -24,7 +24,7 @@ use crate::formats::qcow2::bitmaps::read_bitmaps;
 use crate::formats::qcow2::entries::{BitmapTarget, EntryError};
 use crate::formats::qcow2::features;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
-use crate::formats::qcow2::header::{Header, TablePlace, Version};
+use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::formats::qcow2::snapshots::SnapshotTable;
 use crate::storage::Storage;
 use crate::units::HostOffset;
@@ -214,10 +214,10 @@ impl<'a> Walk<'a> {
             refcount_clusters: Vec::new(),
             unfollowed: false,
         };
-        let snapshots = SnapshotTable::read(self.storage, header)?;
+        let snapshots = SnapshotTable::read_what_is_there(self.storage, header)?;
         self.count(HostOffset(0), self.geometry.cluster_size(), 1);
         let l1_tables = self.snapshots(header, &snapshots, found);
-        walked.unfollowed = l1_tables.len() < snapshots.snapshots.len();
+        walked.unfollowed = snapshots.missing > 0 || l1_tables.len() < snapshots.snapshots.len();
         let l1 = self.l1_tables(header.l1(), &l1_tables, found)?;
         walked.l2_tables = l1.l2_tables;
         walked.unfollowed |= l1.cut_off;
@@ -246,21 +246,23 @@ impl<'a> Walk<'a> {
         table: &SnapshotTable,
         found: &mut dyn FnMut(Finding),
     ) -> Vec<TablePlace> {
-        let mut wrong = |what| found(Finding::Structure { what, times: 1 });
+        let wrong = |what| Finding::Structure { what, times: 1 };
         let mut places = Vec::new();
         let count = table.snapshots.len();
         if self.data_file && count != 0 {
-            wrong(format!("{count} snapshots in image with data file"));
+            found(wrong(format!("{count} snapshots in image with data file")));
         }
         for (index, snapshot) in table.snapshots.iter().enumerate() {
-            // Version 3 asks for the size of the machine's state and the disk's.
-            if header.version() == Version::V3 && snapshot.extra_data_size < 16 {
-                wrong(format!("snapshot table entry {index} is incomplete"));
+            if !snapshot.is_complete(header.version()) {
+                found(Finding::incomplete_snapshot(index));
             }
             match snapshot.l1_table(self.geometry) {
                 Ok(place) => places.push(place),
-                Err(error) => wrong(format!("snapshot table entry {index}: {error}")),
+                Err(error) => found(wrong(format!("snapshot table entry {index}: {error}"))),
             }
+        }
+        if table.missing > 0 {
+            found(Finding::missing_snapshots(table));
         }
         places
     }

@@ -1,0 +1,96 @@
+//! A snapshot table that says too little, or whose header counts too much, put right.
+//!
+//! Version 3 asks for extra data that entries from version 2 may lack; QEMU writes such a table anew, and
+//! so does this. The new table goes behind the end of the file, where nothing can be; its refcounts are
+//! set before the header leads to it, in one write that no power cut can tear; and the old one's clusters
+//! are leaks, which the rest of the repair finds. Where no refcount block counts the new clusters the rest
+//! of the repair makes one.
+//!
+//! Entries that the file's end cuts off are only dropped when every cluster in use is referred to without
+//! them: else what they led to may still be there, and somebody may want to look for it.
+
+use super::finding::Finding;
+use super::repair::{Blocks, Work};
+use super::walk::Walk;
+use crate::error::Result;
+use crate::formats::qcow2::header::{Header, SNAPSHOTS_FIELD};
+use crate::formats::qcow2::snapshots::{MAX_TABLE_BYTES, Snapshot, SnapshotTable};
+use crate::units::HostOffset;
+
+impl Work<'_> {
+    /// Writes the snapshot table anew where that is called for; the header is then another.
+    pub(super) fn snapshot_table(&mut self) -> Result<()> {
+        let table = SnapshotTable::read_what_is_there(self.storage, &self.header)?;
+        let incomplete: Vec<usize> = (0..)
+            .zip(&table.snapshots)
+            .filter(|(_, snapshot)| !snapshot.is_complete(self.header.version()))
+            .map(|(index, _)| index)
+            .collect();
+        if incomplete.is_empty() && table.missing == 0 {
+            return Ok(());
+        }
+        let header = self.header.clone();
+        let walk = Walk::open(self.storage, &header, true)?;
+        let walked = walk.run(&header, &mut |_| {})?;
+        let mut leaks = false;
+        let compared = walk.compare(&mut |finding| {
+            leaks |= finding.is_leak();
+            Ok(())
+        })?;
+        let rebuild = walked.rebuild || compared.rebuild;
+        if table.missing > 0 && (leaks || rebuild) {
+            return Ok(());
+        }
+        let host = if incomplete.is_empty() {
+            header.snapshots_offset()
+        } else {
+            let entries: Vec<u8> = table.snapshots.iter().flat_map(Snapshot::entry).collect();
+            if entries.len() as u64 > MAX_TABLE_BYTES {
+                return Ok(());
+            }
+            self.write_behind_the_end(&walk, &entries, !rebuild)?
+        };
+        let count = u32::try_from(table.snapshots.len()).unwrap_or(u32::MAX);
+        let field = [&count.to_be_bytes()[..], &host.0.to_be_bytes()].concat();
+        self.storage.write_at(SNAPSHOTS_FIELD, &field)?;
+        self.storage.flush()?;
+        for index in incomplete {
+            self.fixed(&Finding::incomplete_snapshot(index));
+        }
+        if table.missing > 0 {
+            self.fixed(&Finding::missing_snapshots(&table));
+        }
+        self.header = Header::read_for_check(self.storage)?;
+        Ok(())
+    }
+
+    /// Writes a structure to clusters behind the end of the file to which nothing leads. They are counted
+    /// where there are blocks for that, unless those are to be made anew.
+    fn write_behind_the_end(
+        &self,
+        walk: &Walk<'_>,
+        bytes: &[u8],
+        counts: bool,
+    ) -> Result<HostOffset> {
+        let geometry = walk.geometry;
+        let count = geometry.clusters(bytes.len() as u64);
+        // What the file's end cuts through counts for one cluster more.
+        let mut start = walk.clusters + 1;
+        for run in walk.avoided() {
+            if run.start < start + count {
+                start = start.max(run.end);
+            }
+        }
+        let mut blocks = Blocks::new(walk);
+        for cluster in start..start + count {
+            if counts && walk.stored.has_block(cluster) {
+                blocks.set(cluster, 1)?;
+            }
+        }
+        let host = HostOffset(start.saturating_mul(geometry.cluster_size()));
+        self.storage.write_at(host.0, bytes)?;
+        blocks.write()?;
+        self.storage.flush()?;
+        Ok(host)
+    }
+}
