@@ -153,6 +153,12 @@ pub fn all() -> Vec<Job> {
             None,
         )
         .or_unsupported(),
+        Job::new(
+            "check 1 TiB, metadata, 64 KiB clusters",
+            &format!("check {PLACES}"),
+            None,
+        )
+        .or_unsupported(),
         Job::new("compare raw and qcow2, AES", &compare, None),
     ]
 }
