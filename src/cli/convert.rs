@@ -94,6 +94,7 @@ fn open_sources(
         let format = args.source_format.as_deref();
         let (mut source, _) = source(name, format, args.image_opts, secrets)?;
         source.cache = cache;
+        source.salvage = args.salvage;
         if args.force_share {
             source.sharing = source.sharing.max(Sharing::Forced);
         }

@@ -38,6 +38,8 @@ pub struct Source<'a> {
     pub cache: CacheMode,
     /// Whether others may write the image while it is read.
     pub sharing: Sharing,
+    /// Whether what can't be read is given up, and the rest is read all the same.
+    pub salvage: bool,
     /// Whether an option said that it is only read.
     pub is_read_only: bool,
     /// Whether the program gives up, for good, what a command that only looks at the image doesn't
@@ -213,6 +215,7 @@ impl<'a> Source<'a> {
             encryption: None,
             cache: CacheMode::Writeback,
             sharing: Sharing::Agreed,
+            salvage: false,
             is_read_only: false,
             sandbox: false,
             names: Names::Follow,
@@ -387,7 +390,12 @@ impl<'a> Source<'a> {
         layer.files.extend(data.clone());
         let header = self.at_snapshot(header, &opened)?;
         let data = data.map(|file| file as Arc<dyn Storage>);
-        let image = Qcow2Image::open_with(storage, data, header, secret).map_err(failed)?;
+        let image = if self.salvage {
+            Qcow2Image::open_to_salvage(storage, data, header, secret)
+        } else {
+            Qcow2Image::open_with(storage, data, header, secret)
+        };
+        let image = image.map_err(failed)?;
         Ok((Arc::new(image), layer, below))
     }
 
@@ -464,6 +472,7 @@ impl<'a> Source<'a> {
             Below::Given(given) => Self {
                 cache: self.cache,
                 sharing: self.sharing.below().max(given.sharing),
+                salvage: self.salvage,
                 names: self.names,
                 ..given.as_ref().clone()
             },
@@ -479,6 +488,7 @@ impl<'a> Source<'a> {
                     format: given.format.or(stored.format),
                     cache: stored.cache,
                     sharing: stored.sharing.max(given.sharing),
+                    salvage: stored.salvage,
                     names: stored.names,
                     ..given.as_ref().clone()
                 }
@@ -502,6 +512,7 @@ impl<'a> Source<'a> {
         Ok(Some(Self {
             cache: self.cache,
             sharing: self.sharing.below(),
+            salvage: self.salvage,
             sandbox: self.sandbox,
             names: self.names,
             ..below

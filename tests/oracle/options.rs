@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         trial("options::wrong_values", wrong_values),
         trial("options::size_is_the_sources", given_size),
         trial("options::salvage", salvage),
+        trial("options::salvage_cut_off", salvage_cut_off),
         trial("options::preallocated_images", preallocation),
         trial("options::preallocated_raw", preallocated_raw),
         trial(
@@ -340,6 +341,42 @@ fn salvage() {
     let mut expected = fs::read(folder.join("disk.raw")).unwrap();
     expected[4096..8192].fill(0);
     assert!(fs::read(folder.join("back.raw")).unwrap() == expected);
+}
+
+/// Of an L1 table that the file's end cuts off, what is there leads to data as ever.
+fn salvage_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut expected = Noise(4).bytes(64 << 10);
+    fs::write(folder.join("disk.raw"), &expected).unwrap();
+    let convert = "convert -O qcow2 -o cluster_size=512 disk.raw x.qcow2";
+    qemu_img(folder, &words(convert)).ok();
+    // Its two L1 entries, each for 32 KiB, go to the end of the file, the second one beyond it.
+    let mut image = fs::read(folder.join("x.qcow2")).unwrap();
+    image.resize(image.len().next_multiple_of(512), 0);
+    let end = (image.len() as u64).to_be_bytes();
+    let l1 = u64::from_be_bytes(image[40..48].try_into().unwrap());
+    let first = image[usize::try_from(l1).unwrap()..][..8].to_vec();
+    image.extend(first);
+    image[40..48].copy_from_slice(&end);
+    fs::write(folder.join("x.qcow2"), image).unwrap();
+
+    let failed = ours(folder, &["convert", "x.qcow2", "back.raw"]);
+    failed.fails(1, "the L1 table");
+    for tool in [ours, qemu_img] {
+        let ran = tool(folder, &["convert", "--salvage", "x.qcow2", "back.raw"]);
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        // The oracle doesn't say so.
+        let said = "error while reading offset 32768: L1 entry 1 is invalid: it is beyond the end";
+        assert!(
+            ran.stderr.is_empty() || ran.stderr.contains(said),
+            "{ran:?}"
+        );
+        expected[32 << 10..].fill(0);
+        assert!(fs::read(folder.join("back.raw")).unwrap() == expected);
+    }
+    let ran = ours(folder, &["convert", "--salvage", "x.qcow2", "back.raw"]);
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
 }
 
 /// Whether `map` says that all of an image has its place in its file.

@@ -45,7 +45,7 @@ impl Qcow2Image {
         if header.has_incompatible(features::DATA_FILE) {
             return Err(Error::invalid("'data-file' is required for this image"));
         }
-        Self::open_parts(Arc::clone(&storage), storage, header, cipher)
+        Self::open_parts(Arc::clone(&storage), storage, header, cipher, false)
     }
 
     /// As [`open`](Self::open), with `data` as the image's external data file.
@@ -63,7 +63,7 @@ impl Qcow2Image {
                 "'data-file' can only be set for images with an external data file",
             ));
         }
-        Self::open_parts(storage, data, header, cipher)
+        Self::open_parts(storage, data, header, cipher, false)
     }
 
     /// Opens the image with what it takes: its external data file where it has one, and the password
@@ -84,11 +84,28 @@ impl Qcow2Image {
         }
     }
 
+    /// As [`open_with`](Self::open_with), but an L1 table that the file's end cuts off is no error before
+    /// somebody reads what it would lead to.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub fn open_to_salvage(
+        storage: Arc<dyn Storage>,
+        data: Option<Arc<dyn Storage>>,
+        header: Header,
+        secret: Option<&Secret>,
+    ) -> Result<Self> {
+        let cipher = super::reading_cipher(&header, secret)?;
+        let data = data.unwrap_or_else(|| Arc::clone(&storage));
+        Self::open_parts(storage, data, header, cipher, true)
+    }
+
     fn open_parts(
         storage: Arc<dyn Storage>,
         data: Arc<dyn Storage>,
         header: Header,
         cipher: Option<AesCbc>,
+        salvage: bool,
     ) -> Result<Self> {
         if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
             return Err(super::missing_secret());
@@ -97,7 +114,7 @@ impl Qcow2Image {
         Ok(Self {
             preallocated: Preallocated::new(Arc::clone(&storage), &header),
             holes: Holes::default(),
-            tables: Tables::open(storage, &header)?,
+            tables: Tables::open(storage, &header, salvage)?,
             stored: Stored::new(data, &header, cipher),
             geometry: header.geometry(),
             size: header.size(),

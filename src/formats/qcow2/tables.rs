@@ -79,22 +79,36 @@ pub struct Tables {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     l1: Vec<L1Entry>,
+    /// How many L1 entries there ought to be.
+    l1_entries: u64,
     cache: Mutex<Generations>,
     most_tables: usize,
 }
 
 impl Tables {
-    /// Reads the active L1 table.
+    /// Reads the active L1 table. To salvage what can be, a table that the file's end cuts off is read as
+    /// far as it goes; then it's an error to ask for what isn't there.
     ///
     /// # Errors
     /// As [`read_table`].
-    pub fn open(storage: Arc<dyn Storage>, header: &Header) -> Result<Self> {
+    pub fn open(storage: Arc<dyn Storage>, header: &Header, salvage: bool) -> Result<Self> {
         let geometry = header.geometry();
-        let l1 = read_table(storage.as_ref(), header.l1(), "the L1 table")?;
+        let mut place = header.l1();
+        let l1_entries = place.entries;
+        if salvage {
+            let left = storage.len()?.saturating_sub(place.host.0);
+            place.entries = place.entries.min(left / ENTRY_SIZE);
+            // An empty table is anywhere.
+            if place.entries == 0 {
+                place.host = HostOffset(0);
+            }
+        }
+        let l1 = read_table(storage.as_ref(), place, "the L1 table")?;
         Ok(Self {
             storage,
             geometry,
             l1: l1.into_iter().map(L1Entry).collect(),
+            l1_entries,
             cache: Mutex::default(),
             most_tables: (GENERATION_BYTES / geometry.cluster_len()).max(LEAST_TABLES),
         })
@@ -111,6 +125,9 @@ impl Tables {
         };
         let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
         let Some(entry) = self.l1.get(index) else {
+            if l1_index < self.l1_entries {
+                return Err(invalid(&"it is beyond the end of the file"));
+            }
             return Ok(None);
         };
         match entry.target(self.geometry) {
