@@ -11,7 +11,7 @@ use super::target::{Target, TargetOptions};
 use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::write::{CopiedBitmaps, copy_bitmaps};
-use crate::formats::qcow2::{Header, Version};
+use crate::formats::qcow2::{Header, Version, features};
 use crate::formats::{Format, Image as _};
 use crate::storage::{Access, FileStorage};
 
@@ -85,6 +85,10 @@ impl Taken {
             .map_err(|error| could_not_open(&target.name, error))?;
         let header =
             Header::read(storage.as_ref()).map_err(|error| could_not_open(&target.name, error))?;
+        if header.has_incompatible(features::CORRUPT) {
+            // That is told by whoever opens it for writing, before anything is written.
+            return Ok(());
+        }
         if header.version() != Version::V3 {
             return Err(no_support());
         }

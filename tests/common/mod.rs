@@ -114,6 +114,11 @@ impl Noise {
         self.next() % limit
     }
 
+    /// An index below `count`.
+    pub fn pick(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(count as u64)).unwrap()
+    }
+
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| (self.next() >> 8) as u8).collect()
     }

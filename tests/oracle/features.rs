@@ -1,14 +1,25 @@
-//! Images with features combined at random, made by the real tools and read here.
+//! Images with features combined at random, made by the real tools: read here, and written over.
 //!
-//! The seed is the test's name, so that a failure can be had again.
+//! The seed is the test's name, so that a failure can be had again. What both tools do with copies of
+//! an image must end in the same way: the same contents now and at its snapshot, the same bits and
+//! extensions in the header, the same verdict of the real `check`.
+//!
+//! Not the same on purpose: which bits of a bitmap are set (all that has changed must be; beyond that
+//! each tool sets those of what it wrote, and we don't write zeroes over zeroes), how many clusters are
+//! allocated, for the same reason; and the repair of a dirty image, of which we don't say anything.
 
-use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use cowhide::formats::qcow2::Header;
+use cowhide::formats::qcow2::bitmaps::{Bitmap, BitmapBits, read_bitmaps};
+use cowhide::storage::MemoryStorage;
 use libtest_mimic::Trial;
 
-use crate::common::{Noise, run, same_contents, write_disk};
-use crate::matrix::{ours, qemu_img, same_answer};
+use crate::common::{Noise, Ran, run, same_contents};
+use crate::matrix::{Tool, ours, qemu_img, same_answer};
+use crate::random_images::{Made, header, make_chain, make_image};
 use crate::trial;
 
 /// How many images are made.
@@ -16,36 +27,49 @@ const IMAGES: u64 = 40;
 
 pub fn trials() -> Vec<Trial> {
     (0..IMAGES)
-        .map(|seed| trial(format!("features::seed_{seed}"), move || read(seed)))
+        .map(|seed| {
+            trial(format!("features::seed_{seed}"), move || {
+                let folder = tempfile::tempdir().unwrap();
+                let mut noise = noise(seed);
+                let chain = make_chain(folder.path(), &mut noise);
+                read(folder.path(), &chain);
+                write_over(folder.path(), &mut noise, &chain);
+            })
+        })
         .collect()
 }
 
-fn read(seed: u64) {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
+/// The noise of a seed; that of small ones begins alike.
+pub fn noise(seed: u64) -> Noise {
     let mut noise = Noise(seed);
     for _ in 0..10 {
         noise.next();
     }
-    let top = make_chain(folder, &mut noise);
+    noise
+}
+
+fn read(folder: &Path, chain: &[Made]) {
+    let top = &chain.last().unwrap().name;
     // What it holds, what it held when its snapshot was taken, and two disks as one.
     for args in [&[][..], &["-l", "early"], &["layer0"]] {
-        let args = [&["convert", "-O", "raw"], args, &[&top]].concat();
+        let args = [&["convert", "-O", "raw"], args, &[top]].concat();
         let theirs = qemu_img(folder, &[&args[..], &["theirs.raw"]].concat());
         if theirs.status == Some(0) {
             ours(folder, &[&args[..], &["ours.raw"]].concat()).ok();
             let same = same_contents(&folder.join("ours.raw"), &folder.join("theirs.raw"));
-            assert!(same, "{args:?}: {}", description(folder, &top));
+            assert!(same, "{args:?}: {}", description(folder, top));
         } else {
             // No such snapshot; or the tools have damaged their own image (a compressed cluster
-            // overwritten after a snapshot), and then it is as unreadable to us, at the same place.
+            // overwritten after a snapshot), and then it is as unreadable to us. Where that is, is told
+            // more exactly by us, behind where the reading began.
             let message = theirs.stderr.trim_start_matches("qemu-img: ").trim_end();
-            let message = message.trim_end_matches(": Input/output error");
+            let place = "error while reading at byte ";
+            let message = message.find(place).map_or(message, |_| place);
             ours(folder, &[&args[..], &["ours.raw"]].concat()).fails(1, message);
         }
     }
     for options in [&["compare"][..], &["compare", "-s"]] {
-        for names in [[&top[..], "theirs.raw"], ["layer0", &top]] {
+        for names in [[top, "theirs.raw"], ["layer0", top]] {
             let args = [options, &names].concat();
             let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
             // Of an image that can't be read, the reason is told in other words.
@@ -54,10 +78,15 @@ fn read(seed: u64) {
         }
     }
     for output in ["--output=human", "--output=json"] {
-        let args = ["info", "--backing-chain", output, &top];
+        let args = ["info", "--backing-chain", output, top];
         assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
-        same_answer(folder, &["map", output, &top]);
-        same_answer(folder, &["measure", "-O", "qcow2", output, &top]);
+        same_answer(folder, &["map", output, top]);
+        same_answer(folder, &["measure", "-O", "qcow2", output, top]);
+        // What is wrong is told in other words.
+        let args = ["check", output, top];
+        let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
+        assert_eq!(ours.status, theirs.status, "{ours:?} {theirs:?}");
+        assert_eq!(ours.stdout, theirs.stdout, "{ours:?} {theirs:?}");
     }
 }
 
@@ -68,107 +97,187 @@ fn description(folder: &Path, top: &str) -> String {
     format!("{}\n{}", info.stdout, map.stdout)
 }
 
-/// Makes an image with up to two backing files and returns its name.
-fn make_chain(folder: &Path, noise: &mut Noise) -> String {
-    let layers = 1 + noise.below(3);
-    let mut below: Option<(String, &str)> = None;
-    for number in 0..layers {
-        let size = 512 * (1 + noise.below(6000));
-        let name = format!("layer{number}");
-        if number == 0 && layers > 1 && noise.below(3) == 0 {
-            write_disk(&folder.join(&name), size, noise.next());
-            below = Some((name, "raw"));
-            continue;
+/// Converts the chain into another image at random, by each tool in a folder of its own.
+fn write_over(folder: &Path, noise: &mut Noise, chain: &[Made]) {
+    let source = chain.last().unwrap();
+    let larger = [0, 512 * (1 + noise.below(300))][noise.pick(2)];
+    let below = (noise.below(3) == 0).then(|| &chain[0]);
+    let size = source.size.next_multiple_of(512) + larger;
+    let target = make_image(folder, noise, "target", size, below);
+    let mut args = vec!["convert", "-n", "-O", "qcow2"];
+    let both = source.version_3 && target.version_3;
+    if noise.below(if both { 2 } else { 8 }) == 0 {
+        args.push("--bitmaps");
+        if noise.below(2) == 0 {
+            args.push("--skip-broken-bitmaps");
         }
-        make_layer(folder, noise, &name, size, below.as_ref());
-        below = Some((name, "qcow2"));
     }
-    below.unwrap().0
+    args.extend([&source.name, "target"]);
+    let before = contents(folder, &[]);
+
+    let [(our, our_run), (their, their_run)] =
+        [("ours", ours as Tool), ("theirs", qemu_img)].map(|(name, tool)| {
+            let copy = copy_of(folder, name);
+            let ran = tool(&copy, &args);
+            (copy, ran)
+        });
+    assert_eq!(
+        our_run.status, their_run.status,
+        "{args:?}: {our_run:?} {their_run:?}"
+    );
+    let said = our_run.stderr.replace("cowhide", "qemu-img");
+    let their_words = without_repairs(&their_run.stderr);
+    if their_run.status != Some(0) {
+        // Of a source that is damaged, the reason is told in other words.
+        let unreadable = before_reading_failed(&their_run);
+        assert!(
+            unreadable || said == their_words,
+            "{args:?}: {our_run:?} {their_run:?}"
+        );
+        return;
+    }
+    assert_eq!(said, their_words, "{args:?}");
+    let what = || format!("{args:?}: {}", description(folder, "target"));
+    let [our_check, their_check] = [&our, &their].map(|folder| checked(folder));
+    assert_eq!(our_check, their_check, "{}", what());
+    let now = contents(&our, &[]);
+    assert!(now == contents(&their, &[]), "{}", what());
+    assert_eq!(
+        header(&our.join("target")),
+        header(&their.join("target")),
+        "{}",
+        what()
+    );
+    let early = ["-l", "early"];
+    assert!(
+        contents(&our, &early) == contents(folder, &early),
+        "{}",
+        what()
+    );
+    if let (Some(raw), Some(now)) = (&target.raw_data, &now) {
+        let mut raw = fs::read(our.join(raw)).unwrap();
+        raw.resize(now.len(), 0);
+        assert!(raw == *now, "raw: {}", what());
+    }
+    let changed: Option<Vec<bool>> = before.zip(now).map(|(before, now)| {
+        let sectors = before.chunks(512).zip(now.chunks(512));
+        sectors.map(|(before, now)| before != now).collect()
+    });
+    bitmaps_agree(&our, &their, folder, &changed.unwrap_or_default());
 }
 
-/// Makes one qcow2 image and writes into it.
-fn make_layer(
-    folder: &Path,
-    noise: &mut Noise,
-    name: &str,
-    size: u64,
-    below: Option<&(String, &str)>,
-) {
-    let version_2 = noise.below(4) == 0;
-    let extended = !version_2 && noise.below(2) == 0;
-    let bits = if extended {
-        14 + noise.below(4)
-    } else {
-        9 + noise.below(9)
+/// What is said, but for the findings of the repair of a dirty image.
+fn without_repairs(text: &str) -> String {
+    const REPAIRS: [&str; 4] = ["Leaked", "ERROR", "Rebuilding", "Repairing"];
+    let repairs = |line: &str| REPAIRS.iter().any(|start| line.starts_with(start));
+    let said = text.lines().filter(|line| !repairs(line));
+    said.fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Whether it wasn't the target that was at fault.
+fn before_reading_failed(ran: &Ran) -> bool {
+    ran.stderr.contains("error while reading")
+}
+
+fn copy_of(folder: &Path, name: &str) -> std::path::PathBuf {
+    let copy = folder.join(name);
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() && entry.path().extension() != Some("raw".as_ref())
+        {
+            let args = [
+                "--sparse=always".into(),
+                entry.path(),
+                copy.join(entry.file_name()),
+            ];
+            let copied = run(folder, "cp", &args);
+            assert_eq!(copied.status, Some(0), "{copied:?}");
+        }
+    }
+    copy
+}
+
+/// What the target holds, by the real tool; nothing where it can't be read.
+fn contents(folder: &Path, args: &[&str]) -> Option<Vec<u8>> {
+    let args = [&["convert", "-O", "raw"], args, &["target", "contents"]].concat();
+    let ran = qemu_img(folder, &args);
+    let read = || fs::read(folder.join("contents")).unwrap();
+    (ran.status == Some(0)).then(read)
+}
+
+/// The real tool's verdict, without what depends on what is where.
+fn checked(folder: &Path) -> serde_json::Value {
+    let ran = qemu_img(folder, &["check", "--output=json", "target"]);
+    let mut report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let fields = report.as_object_mut().unwrap();
+    fields.retain(|name, _| ["leaks", "corruptions", "check-errors"].contains(&name.as_str()));
+    report
+}
+
+/// A bitmap, and its bits, one for each piece of its granularity.
+pub struct Bits {
+    pub bitmap: Bitmap,
+    pub bits: Vec<bool>,
+}
+
+/// The bitmaps of an image, by name.
+pub fn bitmaps(path: &Path) -> Vec<Bits> {
+    let storage = Arc::new(MemoryStorage::new(fs::read(path).unwrap()));
+    let header = Header::read(storage.as_ref()).unwrap();
+    let mut bitmaps = read_bitmaps(storage.as_ref(), &header).unwrap();
+    bitmaps.sort_by(|one, other| one.name.cmp(&other.name));
+    let read = |bitmap: Bitmap| {
+        let count = usize::try_from(header.size().div_ceil(bitmap.granularity)).unwrap();
+        let stored = Arc::<MemoryStorage>::clone(&storage);
+        let stored = BitmapBits::open(stored, header.geometry(), &bitmap).unwrap();
+        let mut bytes = vec![0; count.div_ceil(8)];
+        stored.read(0, &mut bytes).unwrap();
+        let bits = (0..count).map(|bit| bytes[bit / 8] >> (bit % 8) & 1 != 0);
+        Bits {
+            bits: bits.collect(),
+            bitmap,
+        }
     };
-    let mut options = format!("cluster_size={}", 1u64 << bits);
-    if version_2 {
-        options.push_str(",compat=0.10");
-    } else {
-        let width = 1 << noise.below(7);
-        write!(options, ",refcount_bits={width}").unwrap();
-        for (option, odds) in [("lazy_refcounts=on", 3), ("compression_type=zstd", 2)] {
-            if noise.below(odds) == 0 {
-                write!(options, ",{option}").unwrap();
-            }
-        }
-    }
-    if extended {
-        options.push_str(",extended_l2=on");
-    }
-    let data_file = !version_2 && noise.below(5) == 0;
-    if data_file {
-        write!(options, ",data_file={name}.data").unwrap();
-    }
-    let mut args = vec!["create", "-q", "-f", "qcow2", "-o", &options];
-    if let Some((backing, format)) = below {
-        args.extend(["-b", backing, "-F", format]);
-    }
-    let size_text = size.to_string();
-    args.extend([name, &size_text]);
-    qemu_img(folder, &args).ok();
-
-    write_at_random(folder, noise, name, size, bits, data_file);
-    if noise.below(3) == 0 {
-        // A snapshot needs refcounts of 2, which the narrowest can't hold.
-        qemu_img(folder, &["snapshot", "-c", "early", name]);
-        write_at_random(folder, noise, name, size, bits, data_file);
-    }
+    bitmaps.into_iter().map(read).collect()
 }
 
-/// Writes data, zeroes and compressed clusters into an image, and discards some of it.
-fn write_at_random(
-    folder: &Path,
-    noise: &mut Noise,
-    name: &str,
-    size: u64,
-    bits: u64,
-    data_file: bool,
-) {
-    let mut commands = Vec::new();
-    for _ in 0..2 + noise.below(12) {
-        let start = 512 * noise.below(size / 512);
-        let length = 512 * (1 + noise.below(300));
-        let length = length.min(size - start);
-        let pattern = 1 + noise.below(255);
-        let command = match noise.below(7) {
-            0 => format!("write -z {start} {length}"),
-            1 => format!("write -z -u {start} {length}"),
-            2 => format!("discard {start} {length}"),
-            // Compressed clusters are written whole, or at the disk's end.
-            3 if !data_file => {
-                let cluster = 1 << bits;
-                let start = start / cluster * cluster;
-                let length = cluster.min(size - start);
-                format!("write -c -P {pattern} {start} {length}")
-            }
-            _ => format!("write -P {pattern} {start} {length}"),
+/// Both tools leave the same bitmaps; those that nobody may change as they were, or as they were in the
+/// source; and in the others everything that was set is set, and what has changed.
+fn bitmaps_agree(our: &Path, their: &Path, before: &Path, changed: &[bool]) {
+    let before = bitmaps(&before.join("target"));
+    let (ours, theirs) = (bitmaps(&our.join("target")), bitmaps(&their.join("target")));
+    let flags = |all: &[Bits]| -> Vec<_> {
+        let of = |bits: &Bits| {
+            let bitmap = &bits.bitmap;
+            (
+                bitmap.name.clone(),
+                bitmap.granularity,
+                bitmap.in_use,
+                bitmap.auto,
+            )
         };
-        commands.extend(["-c".to_owned(), command]);
+        all.iter().map(of).collect()
+    };
+    assert_eq!(flags(&ours), flags(&theirs));
+    for (our, their) in ours.iter().zip(&theirs) {
+        let bitmap = &our.bitmap;
+        let name = String::from_utf8_lossy(&bitmap.name);
+        let old = before.iter().find(|bits| bits.bitmap.name == bitmap.name);
+        match old {
+            Some(old) if bitmap.auto && !bitmap.in_use => {
+                let per_bit = usize::try_from(bitmap.granularity / 512).unwrap();
+                let changed = changed.chunks(per_bit).map(|part| part.contains(&true));
+                let changed = changed.chain(std::iter::repeat(false));
+                for (number, ((bit, old), changed)) in
+                    our.bits.iter().zip(&old.bits).zip(changed).enumerate()
+                {
+                    assert!(*bit || (!old && !changed), "{name}: bit {number}");
+                }
+            }
+            Some(old) => assert!(our.bits == old.bits, "{name}"),
+            // Copied.
+            None => assert!(our.bits == their.bits, "{name}"),
+        }
     }
-    commands.push(name.to_owned());
-    let args = ["-f".to_owned(), "qcow2".to_owned()];
-    let wrote = run(folder, "qemu-io", args.iter().chain(&commands));
-    // What a version can't do (such as discarding into a hole) fails on its own and harms nothing.
-    assert!(wrote.status.is_some(), "{wrote:?}");
 }
