@@ -81,7 +81,9 @@ impl L2Entry {
         if self.0 & COMPRESSED != 0 {
             return Ok(L2Target::Compressed(self.compressed(geometry)));
         }
-        if self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0 {
+        // Of subclusters their bitmap says which read as zeroes.
+        let zero = if geometry.has_subclusters() { 0 } else { ZERO };
+        if self.0 & !(OFFSET_MASK | COPIED | zero) != 0 {
             return Err(EntryError::Reserved);
         }
         let host = HostOffset(self.0 & OFFSET_MASK);
