@@ -1,8 +1,9 @@
-//! What a power cut leaves of a repair, and of a new image: everything before the last flush, and any
-//! part of what came after it, torn at sectors.
+//! What a power cut leaves of a repair, of a new image, and of bitmaps that are added to one: everything
+//! before the last flush, and any part of what came after it, torn at sectors.
 //!
 //! A repair that was cut off is repeated, and ends as it would have ended, with the data that could be
-//! read before; a new image that was cut off is no image, or a whole one.
+//! read before; a new image that was cut off is no image, or a whole one; and of bitmaps an image has all, those
+//! that it had, or none that counts.
 
 mod common;
 #[path = "common/power_cut.rs"]
@@ -13,9 +14,10 @@ use std::sync::Arc;
 use cowhide::convert::{self, Settings};
 use cowhide::crypto::{AesCbc, Backend};
 use cowhide::formats::qcow2::snapshots::read_snapshots;
+use cowhide::formats::qcow2::write::copy_bitmaps;
 use cowhide::formats::qcow2::{
-    CheckReport, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated, NewQcow2,
-    Qcow2Image, Repair, check, repair,
+    Backing, CheckReport, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated,
+    NewQcow2, Qcow2Image, Repair, check, features, repair,
 };
 use cowhide::formats::raw::RawImage;
 use cowhide::formats::{Image as _, NewImage, Preallocation, WritableImage as _};
@@ -23,7 +25,8 @@ use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
 
 use common::Noise;
-use power_cut::{KEY, Subject, leftovers};
+use power_cut::kept::{Kept, bitmaps, some_bitmaps, with_bitmaps, with_snapshot};
+use power_cut::{KEY, Subject, assert_clean, leftovers};
 
 /// What can be read of an image now and at its snapshots, sector by sector; `None` where nothing can.
 fn contents(bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
@@ -294,11 +297,173 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
                         return;
                     }
                     whole += 1;
-                    power_cut::assert_clean(left, true);
+                    assert_clean(left, true);
                     assert!(subject.read(left.to_vec()) == disk, "{when}: wrong data");
                 },
             );
         }
     }
     assert!(none > 1000 && whole > 8, "{none} {whole}");
+}
+
+/// An image of these options, in which nothing has been written.
+fn empty(options: CreateOptions) -> Subject {
+    let storage = Arc::new(MemoryStorage::default());
+    let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+    let new = NewQcow2::create(target, options, None, true).unwrap();
+    new.finish().unwrap();
+    Subject {
+        bytes: storage.contents(),
+        data: None,
+        raw: false,
+        encrypted: false,
+        backing: None,
+        inspect: None,
+    }
+}
+
+/// Bitmaps that are added to an image: one that has none, and whose backing file's name has to make room;
+/// and one that has some of other names.
+#[test]
+fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
+    let mut noise = Noise(4);
+    let seen: std::cell::RefCell<[usize; 3]> = Default::default();
+    for (cluster_size, lazy_refcounts, others) in [
+        (512, false, false),
+        (512, true, true),
+        (4096, false, true),
+        (4096, true, false),
+    ] {
+        let options = CreateOptions {
+            cluster_size,
+            lazy_refcounts,
+            backing: Some(Backing {
+                name: b"below".to_vec(),
+                format: None,
+                size: 512,
+            }),
+            ..CreateOptions::new(1 << 18)
+        };
+        let below = Arc::new(MemoryStorage::new(vec![7; 512]));
+        let subject = Subject {
+            backing: Some(Arc::new(RawImage::open(below).unwrap())),
+            ..empty(options)
+        };
+        let subject = with_snapshot(subject);
+        let subject = if others {
+            with_bitmaps(subject)
+        } else {
+            subject
+        };
+        let mut added = some_bitmaps();
+        for (number, bitmap) in added.bitmaps.iter_mut().enumerate() {
+            bitmap.name = format!("added {number}").into_bytes();
+        }
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).recording());
+        let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+        let header = Header::read(storage.as_ref()).unwrap();
+        copy_bitmaps(&target, &header, &added, true).unwrap();
+        let record = storage.take_record();
+
+        let kept = Kept::of(&subject);
+        let old = bitmaps(&subject.bytes);
+        let new = bitmaps(&storage.contents());
+        assert_eq!(new.len(), old.len() + 3);
+        assert!(
+            new[old.len()..]
+                .iter()
+                .all(|bits| bits.bits.contains(&true))
+        );
+        let contents = subject.read(subject.bytes.clone());
+        leftovers(
+            &subject.bytes,
+            &record,
+            &mut noise,
+            200,
+            &mut |left, when| {
+                let left = assert_clean(left, false).unwrap_or_else(|| left.to_vec());
+                let header = Header::read(&MemoryStorage::new(left.clone())).unwrap();
+                assert_eq!(header.backing_file(), Some(&b"below"[..]), "{when}");
+                let files = [left];
+                assert!(subject.read_files(&files) == contents, "{when}");
+                kept.assert_same_snapshots(&subject, &files);
+                let found = bitmaps(&files[0]);
+                let same = |all: &[power_cut::kept::Bits]| {
+                    let pairs = found.iter().zip(all);
+                    let same = |(one, other): (&power_cut::kept::Bits, &power_cut::kept::Bits)| {
+                        one.bits == other.bits && one.bitmap.name == other.bitmap.name
+                    };
+                    found.len() == all.len() && pairs.into_iter().all(same)
+                };
+                let counts = header.has_autoclear(features::BITMAPS);
+                let kind = match (counts, same(&old), same(&new)) {
+                    (true, _, true) => 2,
+                    (true, true, _) => 1,
+                    (false, ..) => 0,
+                    _ => panic!("{when}: some of the bitmaps"),
+                };
+                seen.borrow_mut()[kind] += 1;
+            },
+        );
+        assert_clean(&storage.contents(), true);
+    }
+    let seen = seen.into_inner();
+    assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
+}
+
+/// A dirty image, whose refcounts are put right when it is opened for writing: cut off there, it can be
+/// opened again, and has lost nothing.
+#[test]
+fn the_repair_of_a_dirty_image_that_was_cut_off_is_done_again() {
+    let mut noise = Noise(5);
+    let mut repaired = 0;
+    for (cluster_size, extended_l2) in [(512, false), (4096, false), (16384, true)] {
+        let options = CreateOptions {
+            cluster_size,
+            extended_l2,
+            lazy_refcounts: true,
+            ..CreateOptions::new(1 << 18)
+        };
+        let subject = with_snapshot(with_bitmaps(empty(options)));
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        let image = subject.open(&storage);
+        for _ in 0..20 {
+            let start = noise.below(480) * 512;
+            let offset = GuestOffset(start);
+            match noise.below(4) {
+                0 => image.discard(offset, 16384).unwrap(),
+                _ => image.write_at(offset, &noise.bytes(8192)).unwrap(),
+            }
+        }
+        image.flush().unwrap();
+        // And it is never closed.
+        let subject = Subject {
+            bytes: storage.contents(),
+            ..subject
+        };
+        let before = Header::read(storage.as_ref()).unwrap();
+        assert!(before.has_incompatible(features::DIRTY));
+        let kept = Kept::of(&subject);
+        let contents = subject.read(subject.bytes.clone());
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).recording());
+        subject.open(&storage);
+        let record = storage.take_record();
+        repaired += record.len();
+        leftovers(
+            &subject.bytes,
+            &record,
+            &mut noise,
+            200,
+            &mut |left, when| {
+                assert_clean(left, false);
+                let again = Arc::new(MemoryStorage::new(left.to_vec()));
+                subject.open(&again).close().unwrap();
+                let left = [again.contents()];
+                assert_clean(&left[0], true);
+                assert!(subject.read_files(&left) == contents, "{when}");
+                kept.assert_still_there(&subject, &left, &contents);
+            },
+        );
+    }
+    assert!(repaired > 20, "{repaired}");
 }

@@ -18,7 +18,8 @@ use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
 
 use common::Noise;
-use power_cut::{KEY, Subject, assert_clean};
+use power_cut::kept::{Kept, with_bitmaps, with_snapshot};
+use power_cut::{KEY, Log, Logged, Subject, assert_clean, lossy_cut};
 
 /// An empty image.
 fn image(options: CreateOptions) -> Subject {
@@ -154,6 +155,71 @@ fn external_data_files() {
     }
 }
 
+/// Bitmaps of every kind stay true, whatever else the image has.
+#[test]
+fn bitmaps() {
+    let lazy = |options| CreateOptions {
+        lazy_refcounts: true,
+        ..options
+    };
+    let extended = CreateOptions {
+        extended_l2: true,
+        ..options(16384, 1 << 20)
+    };
+    let narrow = CreateOptions {
+        refcount_bits: 1,
+        ..options(4096, 1 << 19)
+    };
+    let encrypted = CreateOptions {
+        encryption: EncryptionMethod::Aes,
+        ..options(512, 1 << 17)
+    };
+    let raw = CreateOptions {
+        data_file_raw: true,
+        ..lazy(options(4096, (1 << 19) + 512))
+    };
+    let subjects = [
+        image(options(512, 1 << 18)),
+        image(lazy(options(512, 1 << 17))),
+        image(lazy(extended.clone())),
+        image(narrow),
+        image(encrypted),
+        image_with_data_file(options(512, 1 << 17)),
+        image_with_data_file(extended),
+        image_with_data_file(raw),
+    ];
+    for (seed, subject) in (80..).zip(subjects) {
+        with_bitmaps(subject).work_and_cut(seed, 30, 60);
+    }
+}
+
+/// An internal snapshot stays as it is, and bitmaps beside it stay true.
+#[test]
+fn snapshots() {
+    let extended = CreateOptions {
+        extended_l2: true,
+        ..options(16384, 1 << 20)
+    };
+    let lazy = CreateOptions {
+        lazy_refcounts: true,
+        ..options(512, 1 << 17)
+    };
+    let encrypted = CreateOptions {
+        encryption: EncryptionMethod::Aes,
+        version: Version::V2,
+        ..options(4096, 1 << 18)
+    };
+    let subjects = [
+        image(encrypted),
+        with_bitmaps(image(options(512, 1 << 17))),
+        with_bitmaps(image(lazy)),
+        with_bitmaps(image(extended)),
+    ];
+    for (seed, subject) in (90..).zip(subjects) {
+        with_snapshot(subject).work_and_cut(seed, 40, 100);
+    }
+}
+
 /// Memory that takes its time to write, so that others come in between.
 #[derive(Debug)]
 struct Slow(MemoryStorage);
@@ -262,6 +328,120 @@ fn several_threads_share_clusters() {
         image.close().unwrap();
         assert_clean(&storage.0.contents(), true);
         assert!(subject.read(storage.0.contents()) == model);
+    }
+}
+
+/// Something that one of several threads did: how many changes had been recorded before and after it, the
+/// sectors, and the byte that they are filled with; or a flush.
+struct Done {
+    before: usize,
+    after: usize,
+    what: Option<(Range<usize>, u8)>,
+}
+
+/// Threads that write to sectors of their own in clusters that they share, and flush: wherever the power
+/// is cut, each sector holds what its thread had written when a flush began that was done, or something
+/// later.
+#[test]
+fn several_threads_are_cut_off() {
+    const SECTORS: usize = 384;
+    /// How many neighbouring sectors are one thread's; clusters are no multiples of that.
+    const OWN: usize = 3;
+    const THREADS: usize = 2;
+    let options = CreateOptions {
+        lazy_refcounts: true,
+        ..options(4096, (SECTORS * 512) as u64)
+    };
+    let lazy = image(options.clone());
+    let extended = image(CreateOptions {
+        cluster_size: 16384,
+        extended_l2: true,
+        lazy_refcounts: false,
+        ..options
+    });
+    for subject in [with_bitmaps(lazy), with_snapshot(extended)] {
+        let log = Log::default();
+        let file = Arc::new(Logged::new(0, subject.bytes.clone(), &log));
+        let image = subject.open(&file);
+        let start = subject.read(subject.bytes.clone());
+        let recorded = || log.lock().unwrap().len();
+        let work = |thread: usize| {
+            let mut noise = Noise(thread as u64);
+            let mut done = Vec::new();
+            for number in 1..=120u8 {
+                let before = recorded();
+                let what = if noise.below(10) == 0 {
+                    image.flush().unwrap();
+                    None
+                } else {
+                    let groups = SECTORS / OWN / THREADS;
+                    let group = noise.pick(groups) * THREADS + thread;
+                    let first = group * OWN + noise.pick(OWN);
+                    let sectors = first..first + 1 + noise.pick(OWN - first % OWN);
+                    let offset = GuestOffset((sectors.start * 512) as u64);
+                    let length = sectors.len() * 512;
+                    let byte = if noise.below(6) == 0 { 0 } else { number };
+                    if byte == 0 {
+                        image.write_zeroes(offset, length as u64, true).unwrap();
+                    } else {
+                        image.write_at(offset, &vec![byte; length]).unwrap();
+                    }
+                    Some((sectors, byte))
+                };
+                let after = recorded();
+                done.push(Done {
+                    before,
+                    after,
+                    what,
+                });
+            }
+            done
+        };
+        let done: Vec<Vec<Done>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| scope.spawn(move || work(thread)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        image.close().unwrap();
+        assert_clean(&file.memory.contents(), true);
+        let kept = Kept::of(&subject);
+        let record = std::mem::take(&mut *log.lock().unwrap());
+        let mut noise = Noise(7);
+        for round in 0..600 {
+            let cut = 1 + noise.pick(record.len());
+            let before = [subject.bytes.clone()];
+            let (files, durable) = lossy_cut(&before, &record, cut, &mut noise);
+            assert_clean(&files[0], false);
+            let contents = subject.read_files(&files);
+            kept.assert_still_there(&subject, &files, &contents);
+            let flushes = done.iter().flatten().filter(|done| done.what.is_none());
+            let flushed = flushes.filter(|flush| flush.after <= durable);
+            let flushed = flushed.map(|flush| flush.before).max().unwrap_or(0);
+            for (sector, found) in contents.chunks(512).enumerate() {
+                let of_thread = &done[sector / OWN % THREADS];
+                let here = of_thread.iter().filter_map(|done| {
+                    let (sectors, byte) = done.what.as_ref()?;
+                    sectors.contains(&sector).then_some((done, *byte))
+                });
+                let mut allowed = vec![start[sector * 512..][..512].to_vec()];
+                for (done, byte) in here {
+                    if done.after <= flushed {
+                        allowed.clear();
+                    }
+                    if done.before <= cut {
+                        allowed.push(vec![byte; 512]);
+                    }
+                }
+                assert!(
+                    allowed.iter().any(|bytes| bytes == found),
+                    "round {round}: sector {sector} is neither old nor new"
+                );
+            }
+        }
     }
 }
 

@@ -6,7 +6,11 @@
 //! the image's own last flush, or one of the things that were written since.
 //!
 //! An external data file is a second file in the same record: a flush of one says nothing of the other.
+//! What a writer must keep besides, internal snapshots and bitmaps, is looked at by [`kept`].
 #![allow(dead_code, reason = "each test program uses some of it")]
+
+#[path = "kept.rs"]
+pub mod kept;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -20,6 +24,7 @@ use cowhide::storage::{Change, MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
+use kept::Kept;
 
 const SECTOR: usize = 512;
 
@@ -65,7 +70,7 @@ struct Flushed {
 }
 
 impl Subject {
-    fn cipher(&self) -> Option<AesCbc> {
+    pub fn cipher(&self) -> Option<AesCbc> {
         self.encrypted.then(|| AesCbc::new(KEY, Backend::detect()))
     }
 
@@ -73,7 +78,7 @@ impl Subject {
         self.open_with(storage, None)
     }
 
-    fn open_with<S: Storage + 'static>(
+    pub fn open_with<S: Storage + 'static>(
         &self,
         storage: &Arc<S>,
         data: Option<Arc<dyn Storage>>,
@@ -95,14 +100,20 @@ impl Subject {
     }
 
     /// The image's file, and its external data file where it has one.
-    fn files(&self) -> Vec<Vec<u8>> {
+    pub fn files(&self) -> Vec<Vec<u8>> {
         let files = [Some(&self.bytes), self.data.as_ref()];
         files.into_iter().flatten().cloned().collect()
     }
 
-    fn read_files(&self, files: &[Vec<u8>]) -> Vec<u8> {
+    pub fn read_files(&self, files: &[Vec<u8>]) -> Vec<u8> {
         let storage = Arc::new(MemoryStorage::new(files[0].clone()));
         let header = Header::read(storage.as_ref()).unwrap();
+        self.read_at(&storage, header, files)
+    }
+
+    /// What a reader finds by a header, which may be one of a snapshot.
+    fn read_at(&self, storage: &Arc<MemoryStorage>, header: Header, files: &[Vec<u8>]) -> Vec<u8> {
+        let storage = Arc::<MemoryStorage>::clone(storage);
         let cipher = self.cipher();
         let image = match files.get(1) {
             None => Qcow2Image::open(storage, header, cipher),
@@ -163,6 +174,12 @@ impl Subject {
         let record = std::mem::take(&mut *log.lock().unwrap());
         let mut left: Vec<Vec<u8>> = files.iter().map(|file| file.memory.contents()).collect();
         assert_clean(&left[0], true);
+        let kept = Kept::of(self);
+        kept.assert_still_there(self, &left, &model);
+        // Of a raw data file nothing is discarded, and so no bits are set for that.
+        if !self.raw {
+            kept.assert_exact(&left[0], &written);
+        }
         assert!(self.read_files(&left) == model, "seed {seed}: read back");
         if self.raw {
             assert!(raw_disk(&left[1], model.len()) == model, "seed {seed}: raw");
@@ -174,6 +191,7 @@ impl Subject {
             record: &record,
             steps: &steps,
             flushed: &flushed,
+            kept: &kept,
         };
         cuts.at_every_change();
         cuts.torn(&mut noise, torn);
@@ -182,18 +200,18 @@ impl Subject {
 }
 
 /// Changes of several files, in the order in which they were made; of which file each is.
-type Log = Arc<Mutex<Vec<(usize, Change)>>>;
+pub type Log = Arc<Mutex<Vec<(usize, Change)>>>;
 
 /// A file in memory that shares its record with others.
 #[derive(Debug)]
-struct Logged {
-    memory: MemoryStorage,
+pub struct Logged {
+    pub memory: MemoryStorage,
     file: usize,
     log: Log,
 }
 
 impl Logged {
-    fn new(file: usize, bytes: Vec<u8>, log: &Log) -> Self {
+    pub fn new(file: usize, bytes: Vec<u8>, log: &Log) -> Self {
         Self {
             memory: MemoryStorage::new(bytes),
             file,
@@ -331,8 +349,9 @@ fn step(
     }
 }
 
-/// Asserts that a file is a whole image, without damage but leaks, and without those when `closed`.
-pub fn assert_clean(bytes: &[u8], closed: bool) {
+/// Asserts that a file is a whole image, without damage but leaks, and without those when `closed`. Of a
+/// dirty one, what it is after its repair.
+pub fn assert_clean(bytes: &[u8], closed: bool) -> Option<Vec<u8>> {
     let storage = MemoryStorage::new(bytes.to_vec());
     let header = Header::read(&storage).unwrap();
     assert!(!header.has_incompatible(features::CORRUPT));
@@ -340,7 +359,9 @@ pub fn assert_clean(bytes: &[u8], closed: bool) {
         assert!(!closed, "dirty when closed");
         // Its refcounts may be anything; they are repaired when it is opened for writing.
         qcow2::repair_dirty(&storage, &header).unwrap();
-        return assert_clean(&storage.contents(), true);
+        let repaired = storage.contents();
+        assert_clean(&repaired, true);
+        return Some(repaired);
     }
     let mut findings = Vec::new();
     let report = qcow2::check(&storage, &header, &mut |finding| {
@@ -348,11 +369,12 @@ pub fn assert_clean(bytes: &[u8], closed: bool) {
     });
     let report = match report {
         // Then those who inspect have to find it.
-        Err(error) if error.kind() == ErrorKind::Unsupported => return,
+        Err(error) if error.kind() == ErrorKind::Unsupported => return None,
         other => other.unwrap(),
     };
     assert_eq!(report.corruptions, 0, "{findings:#?}");
     assert!(!closed || report.leaks == 0, "{findings:#?}");
+    None
 }
 
 /// Makes everything that a power cut may leave of changes to a file: all up to one of them; that one torn
@@ -402,7 +424,7 @@ pub fn leftovers(
 
 /// What may be left when the power is cut after so many changes: of each file all up to its last flush,
 /// and of what follows any part. How many changes are there for sure, too.
-fn lossy_cut(
+pub fn lossy_cut(
     before: &[Vec<u8>],
     record: &[(usize, Change)],
     cut: usize,
@@ -450,6 +472,7 @@ struct Cuts<'a> {
     record: &'a [(usize, Change)],
     steps: &'a [Step],
     flushed: &'a [Flushed],
+    kept: &'a Kept,
 }
 
 impl Cuts<'_> {
@@ -495,13 +518,22 @@ impl Cuts<'_> {
         };
         let examined = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let bytes = &files[0];
-            assert_clean(bytes, false);
+            let repaired = assert_clean(bytes, false);
             if let Some((one_in, inspect)) = &self.subject.inspect
                 && ((durable + cut) as u64).is_multiple_of(*one_in)
             {
                 inspect(bytes);
             }
-            self.subject.read_files(files)
+            let contents = self.subject.read_files(files);
+            self.kept.assert_still_there(self.subject, files, &contents);
+            if let Some(repaired) = repaired {
+                let mut files = files.to_vec();
+                files[0] = repaired;
+                assert!(self.subject.read_files(&files) == contents, "repaired");
+                self.kept
+                    .assert_still_there(self.subject, &files, &contents);
+            }
+            contents
         }));
         let contents = examined.unwrap_or_else(|_| panic!("{}", what()));
         self.old_or_new(&contents, durable, cut, &what);
