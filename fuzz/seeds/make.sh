@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes those images of `image` that come from qemu-img and qemu-io 10.0.2: consistent ones of all kinds,
+# as small as they can be. (plain, compressed, extended, snapshot and bitmap are made by hand; the last two
+# are damaged.) The password of the encrypted one is "cowhide"; the data file is named "data", the backing
+# file "base", and neither is here.
+#
+# What has subclusters can't be below 80 KiB, since its clusters have 16 KiB each: header, refcount
+# table, refcount block, L1 table and L2 table need one each.
+set -eu
+cd "$(dirname "$0")/image"
+make() {
+    rm -f "$1"
+    qemu-img create -q -f qcow2 -o "$2" "$1" 32k
+    qemu-io -f qcow2 -c 'write -q -P 0xda 512 1k' -c 'write -q -z 8k 1k' "$1"
+}
+make v2 cluster_size=512,compat=0.10
+make lazy cluster_size=512,lazy_refcounts=on
+# The dirty bit, as it is while the image is written to.
+printf '\001' | dd of=lazy bs=1 seek=79 conv=notrunc status=none
+make narrow cluster_size=512,refcount_bits=1
+make wide cluster_size=512,refcount_bits=64
+make data-file cluster_size=512,data_file=data
+truncate -s 32k base
+make backing cluster_size=512,backing_file=base,backing_fmt=raw
+rm data base
+
+secret='secret,id=s,data=cowhide'
+rm -f aes
+qemu-img create -q -f qcow2 --object "$secret" \
+    -o cluster_size=512,encrypt.format=aes,encrypt.key-secret=s aes 32k
+qemu-io --object "$secret" --image-opts driver=qcow2,file.filename=aes,encrypt.key-secret=s \
+    -c 'write -q -P 0xda 512 1k' -c 'write -q -z 8k 1k'
+
+seq 600 >text
+truncate -s 32k text
+rm -f zstd zlib
+qemu-img convert -c -f raw -O qcow2 -o cluster_size=1k,compression_type=zstd text zstd
+qemu-img convert -c -f raw -O qcow2 -o cluster_size=1k text zlib
+rm text
+
+# A snapshot that shares one cluster of two with the disk, and a bitmap with bits.
+make all cluster_size=512
+qemu-img snapshot -c before all
+qemu-img bitmap --add -g 512 all bits
+qemu-io -f qcow2 -c 'write -q -P 0xad 1k 1k' -c 'write -q -z 9k 1k' all
