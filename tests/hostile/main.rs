@@ -2,74 +2,73 @@
 //!
 //! Whatever is in an image, the program ends by itself, in little memory, without a panic, and with
 //! the verdict that the table says. Where qemu-img is installed its verdicts are held against the table
-//! too, so that nobody has to take on trust what is said to differ from it, and why.
+//! too, so that nobody has to take on trust what is said to differ from it, and why. Where both read a
+//! disk, they read the same.
+//!
+//! The tables have the statuses of `info`, `check` and `convert`. Those of `map`, `measure` and
+//! `compare` follow from what `convert` made: see [`Seen::agrees_with_itself`].
+//!
+//! - `cases.txt`: damage to a plain image;
+//! - `kinds.txt`: damage to those of all other kinds, by what only they have;
+//! - [`mutants`]: damage at random.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bases;
+mod mutants;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use bases::Base;
+use common::COWHIDE;
+use libtest_mimic::{Arguments, Failed, Trial};
 
 const CASES: &str = include_str!("cases.txt");
-const COWHIDE: &str = env!("CARGO_BIN_EXE_cowhide");
-const CLUSTER: usize = 512;
-
-/// A version 3 image with clusters of 512 bytes and a disk of 32 KiB: header, refcount table, refcount
-/// block, L1 table, L2 table, and two clusters of data.
-fn image() -> Vec<u8> {
-    let mut bytes = vec![0; 7 * CLUSTER];
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    put(0, b"QFI\xfb\0\0\0\x03");
-    put(20, b"\0\0\0\x09\0\0\0\0\0\0\x80\0");
-    put(
-        36,
-        b"\0\0\0\x01\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x02\0\0\0\0\x01",
-    );
-    put(96, b"\0\0\0\x04\0\0\0\x68");
-    put(0x200, b"\0\0\0\0\0\0\x04\0");
-    put(0x400, b"\0\x01\0\x01\0\x01\0\x01\0\x01\0\x01\0\x01");
-    put(0x600, b"\x80\0\0\0\0\0\x08\0");
-    put(0x800, b"\x80\0\0\0\0\0\x0a\0\x80\0\0\0\0\0\x0c\0");
-    put(0xa00, &[0xda; 2 * CLUSTER]);
-    bytes
-}
+const KINDS: &str = include_str!("kinds.txt");
 
 #[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
+    kind: &'static str,
     patches: &'static str,
     verdicts: &'static str,
     qemu: &'static str,
 }
 
-fn cases() -> Vec<Case> {
-    let lines = CASES.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .map(|line| {
-            let mut fields = line.split(": ");
-            let name = fields.next().unwrap();
-            let patches = fields.next().unwrap();
-            let verdicts = fields.next().unwrap();
-            let qemu = fields.next().map_or(verdicts, |rest| {
-                let (qemu, reason) = rest.rsplit_once(' ').unwrap();
-                let explained = format!("# {reason}: ");
-                assert!(
-                    CASES.contains(&explained),
-                    "{name}: {reason} is not explained"
-                );
-                qemu
-            });
-            Case {
-                name,
-                patches,
-                verdicts,
-                qemu,
-            }
-        })
-        .collect()
+fn cases(table: &'static str) -> impl Iterator<Item = Case> {
+    let lines = table.lines().filter(|line| !line.starts_with('#'));
+    lines.map(move |line| {
+        let mut fields = line.split(": ");
+        let name = fields.next().unwrap();
+        let patches = fields.next().unwrap();
+        let verdicts = fields.next().unwrap();
+        let qemu = fields.next().map_or(verdicts, |rest| {
+            let (qemu, reason) = rest.rsplit_once(' ').unwrap();
+            let explained = format!("# {reason}: ");
+            assert!(
+                table.contains(&explained),
+                "{name}: {reason} is not explained"
+            );
+            qemu
+        });
+        let kind = name.split_once('/').map_or("", |(kind, _)| kind);
+        Case {
+            name,
+            kind,
+            patches,
+            verdicts,
+            qemu,
+        }
+    })
 }
 
-fn patched(patches: &str) -> Vec<u8> {
-    let mut bytes = image();
+fn patched(base: &Base, patches: &str) -> Vec<u8> {
+    let mut bytes = base.bytes.clone();
     for patch in patches.split(' ') {
         let (place, value) = patch.split_once('=').unwrap();
         match place {
@@ -88,93 +87,204 @@ fn patched(patches: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs a program, ours in 512 MiB of address space, and kills it when it doesn't end; its exit status.
-fn run(folder: &Path, program: &str, args: &str) -> i32 {
-    let memory = if program == COWHIDE {
-        "524288"
+/// The slowest call so far, to be shown: a second is what none should need.
+static SLOWEST: Mutex<(Duration, String)> = Mutex::new((Duration::ZERO, String::new()));
+
+struct Ran {
+    status: i32,
+    stdout: Vec<u8>,
+}
+
+/// Runs a program, ours in 512 MiB of address space, and kills it when it doesn't end: ours after 10 s of
+/// work (it has nothing to wait for), qemu-img after 10 s.
+fn run(folder: &Path, program: &str, args: &[String]) -> Ran {
+    let limits = "ulimit -v 524288; ulimit -t 10; exec \"$0\" \"$@\"";
+    let (runner, options) = if program == COWHIDE {
+        ("sh", ["-c", limits, COWHIDE])
     } else {
-        "unlimited"
+        ("timeout", ["-sKILL", "10", program])
     };
-    let script = format!("ulimit -v {memory}; exec timeout -s KILL 20 \"$0\" \"$@\"");
-    let output = Command::new("sh")
-        .args(["-c", &script])
-        .arg(program)
-        .args(args.split(' '))
+    let start = Instant::now();
+    let output = Command::new(runner)
+        .args(options)
+        .args(args)
         .current_dir(folder)
         .stdin(Stdio::null())
         .output()
         .unwrap();
+    let taken = start.elapsed();
+    let mut slowest = SLOWEST.lock().unwrap_or_else(PoisonError::into_inner);
+    if program == COWHIDE && taken > slowest.0 {
+        let name = std::thread::current().name().unwrap_or("").to_owned();
+        *slowest = (taken, format!("{name} {}", args.join(" ")));
+    }
+    drop(slowest);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(!stderr.contains("panicked"), "{program} {args}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{program} {args:?}: {stderr}");
+    // qemu-img may die of it, or go on for ever.
     let status = output.status.code();
-    status.unwrap_or_else(|| panic!("{program} {args}: {}: {stderr}", output.status))
+    let ended = status.is_some() || program != COWHIDE;
+    assert!(ended, "{program} {args:?}: {}: {stderr}", output.status);
+    Ran {
+        status: status.unwrap_or(-1),
+        stdout: output.stdout,
+    }
 }
 
-fn verdicts(folder: &Path, program: &str, expected: &str) -> String {
-    let commands = [
-        "info -f qcow2 x.qcow2",
-        "check -f qcow2 x.qcow2",
-        "convert -f qcow2 -O raw x.qcow2 x.raw",
-    ];
-    let verdicts = commands.iter().zip(expected.split(' '));
-    let verdicts = verdicts.map(|(args, expected)| match expected {
-        "-" => "-".to_owned(),
-        _ => run(folder, program, args).to_string(),
-    });
-    verdicts.collect::<Vec<_>>().join(" ")
+/// What a program makes of an image.
+struct Seen {
+    verdicts: String,
+    /// The disk, where it could be converted.
+    contents: Option<Vec<u8>>,
+    /// Nothing where the disk is huge.
+    others: Option<[Ran; 3]>,
 }
 
-fn test(case: Case, with_oracle: bool) {
+impl Seen {
+    fn by(program: &str, folder: &Path, base: &Base, expected: &str) -> Self {
+        let run = |command: &str, operands| run(folder, program, &base.command(command, operands));
+        let mut verdicts: Vec<String> = ["info", "check"]
+            .map(|command| run(command, "").status.to_string())
+            .into();
+        if expected.ends_with('-') {
+            verdicts.push("-".to_owned());
+            return Self {
+                verdicts: verdicts.join(" "),
+                contents: None,
+                others: None,
+            };
+        }
+        let converted = run("convert -O raw", "x.raw").status;
+        verdicts.push(converted.to_string());
+        let contents = (converted == 0).then(|| std::fs::read(folder.join("x.raw")).unwrap());
+        let _ = std::fs::remove_file(folder.join("x.raw"));
+        let others = [
+            "map --output=json",
+            "measure -O qcow2 --output=json",
+            "compare",
+        ];
+        Self {
+            verdicts: verdicts.join(" "),
+            contents,
+            others: Some(others.map(|command| run(command, ""))),
+        }
+    }
+
+    /// What can be converted can be mapped, and measured unless its bitmaps are damaged, and compares as
+    /// what it was converted to. What can't isn't the same as anything. (It may have a map and a measure,
+    /// since neither reads data.)
+    fn agrees_with_itself(&self, program: &str, base: &Base) {
+        let Some([map, measure, compare]) = &self.others else {
+            return;
+        };
+        let statuses = (map.status, measure.status, compare.status);
+        if let Some(contents) = &self.contents {
+            let length = contents.len().max(base.contents.len());
+            let padded = |bytes: &[u8]| {
+                let mut bytes = bytes.to_vec();
+                bytes.resize(length, 0);
+                bytes
+            };
+            let differs = i32::from(padded(contents) != padded(&base.contents));
+            let measured = i32::from(self.verdicts.starts_with('1') && measure.status != 0);
+            assert_eq!(statuses, (0, measured, differs), "{program}");
+        } else {
+            assert!(
+                map.status < 2 && measure.status < 2,
+                "{program}: {statuses:?}"
+            );
+            assert!((1..5).contains(&compare.status), "{program}: {statuses:?}");
+        }
+    }
+
+    /// What two programs can both convert is the same disk, stored in the same way.
+    fn agrees_with(&self, theirs: &Self) {
+        let (Some(ours), Some(contents)) = (&self.contents, &theirs.contents) else {
+            return;
+        };
+        assert!(ours == contents, "the data differs from the oracle's");
+        let (Some([map, measure, _]), Some([their_map, their_measure, _])) =
+            (&self.others, &theirs.others)
+        else {
+            return;
+        };
+        let text = |ran: &Ran| String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert_eq!(text(map), text(their_map));
+        if measure.status == 0 {
+            assert_eq!(text(measure), text(their_measure));
+        }
+    }
+}
+
+fn test(case: Case, base: &Base, with_oracle: bool) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let path = folder.join("x.qcow2");
-    let bytes = patched(case.patches);
-    std::fs::write(&path, &bytes).unwrap();
-    assert_eq!(verdicts(folder, COWHIDE, case.verdicts), case.verdicts);
+    let bytes = patched(base, case.patches);
+    base.write(folder, &bytes);
+    let ours = Seen::by(COWHIDE, folder, base, case.verdicts);
+    assert_eq!(ours.verdicts, case.verdicts);
+    ours.agrees_with_itself(COWHIDE, base);
     if with_oracle {
-        assert_eq!(
-            verdicts(folder, "qemu-img", case.qemu),
-            case.qemu,
-            "the oracle"
-        );
+        let theirs = Seen::by("qemu-img", folder, base, case.qemu);
+        assert_eq!(theirs.verdicts, case.qemu, "the oracle");
+        theirs.agrees_with_itself("qemu-img", base);
+        ours.agrees_with(&theirs);
     }
     // Reading writes nothing.
     assert!(
         std::fs::read(&path).unwrap() == bytes,
         "the image has changed"
     );
-    // A repair leaves what it says it leaves, and nothing is left to repair after it.
+    // A repair leaves what it says it leaves, nothing is left to repair after it, and what could be read
+    // still reads as it did.
     let check = case.verdicts.split(' ').nth(1).unwrap();
     for what in ["leaks", "all"] {
         if what == "leaks" && check < "2" {
             continue;
         }
         std::fs::write(&path, &bytes).unwrap();
-        let repaired = run(
-            folder,
-            COWHIDE,
-            &format!("check -q -f qcow2 -r {what} x.qcow2"),
-        );
-        let again = run(folder, COWHIDE, "check -f qcow2 x.qcow2");
+        let run_ours = |command: &str, operands: &str| {
+            run(folder, COWHIDE, &base.command(command, operands)).status
+        };
+        let repaired = run_ours(&format!("check -q -r {what}"), "");
+        let again = run_ours("check", "");
         if case.verdicts.starts_with('0') {
-            let info = run(folder, COWHIDE, "info -f qcow2 x.qcow2");
+            let info = run_ours("info", "");
             assert_eq!(info, 0, "-r {what} made it unreadable");
+        }
+        if let Some(before) = &ours.contents
+            && check >= "2"
+        {
+            let converted = run_ours("convert -O raw", "x.raw");
+            assert_eq!(converted, 0, "-r {what} made data unreadable");
+            let after = std::fs::read(folder.join("x.raw")).unwrap();
+            assert!(*before == after, "-r {what} changed data");
         }
         assert!(
             repaired == 1 || repaired == again,
             "-r {what}: {repaired}, then {again}"
         );
         if with_oracle && repaired == 0 && !case.qemu.contains(" 1 ") {
-            assert_eq!(
-                run(folder, "qemu-img", "check -f qcow2 x.qcow2"),
-                0,
-                "-r {what}"
-            );
+            let check = base.command("check", "");
+            assert_eq!(run(folder, "qemu-img", &check).status, 0, "-r {what}");
         }
     }
 }
 
-/// Whether there is a qemu-img whose verdicts the table has.
+/// A test whose panic is its failure.
+fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let test = std::panic::AssertUnwindSafe(test);
+        std::panic::catch_unwind(test).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Failed::from(text.unwrap_or_else(|| "panicked".to_owned()))
+        })
+    })
+}
+
+/// Whether there is a qemu-img whose verdicts the tables have.
 fn has_oracle() -> bool {
     let output = Command::new("qemu-img").arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -183,16 +293,19 @@ fn has_oracle() -> bool {
 
 fn main() -> ExitCode {
     let with_oracle = has_oracle();
-    let cases = cases();
-    assert!(cases.len() > 300, "cases are missing");
-    let trials = cases.into_iter().map(|case| {
-        Trial::test(case.name, move || {
-            let test = std::panic::AssertUnwindSafe(|| test(case, with_oracle));
-            std::panic::catch_unwind(test).map_err(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                text.unwrap_or_else(|| "panicked".to_owned()).into()
-            })
+    let bases: Arc<BTreeMap<_, _>> = Arc::new(Base::all());
+    let (plain, kinds): (Vec<_>, Vec<_>) = (cases(CASES).collect(), cases(KINDS).collect());
+    assert!(plain.len() > 300 && kinds.len() > 300, "cases are missing");
+    let cases = plain.into_iter().chain(kinds).map(|case| {
+        let bases = Arc::clone(&bases);
+        trial(case.name, move || {
+            test(case, &bases[case.kind], with_oracle)
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    let mut trials: Vec<Trial> = cases.collect();
+    trials.extend(mutants::trials(&bases, with_oracle));
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    let slowest = SLOWEST.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("slowest: {:?}: {}", slowest.0, slowest.1);
+    conclusion.exit_code()
 }
