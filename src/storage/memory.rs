@@ -1,6 +1,7 @@
 //! Memory as [`Storage`], for tests: it can be told to fail at the n-th operation of a kind, so that
-//! every error path can be walked, and to keep a record of all changes, so that what a power cut could
-//! leave can be made from any part of them.
+//! every error path can be walked; to end sooner than it did, as a file does that somebody cuts off while
+//! it is read; and to keep a record of all changes, so that what a power cut could leave can be made from
+//! any part of them.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,15 @@ pub struct Fault {
     pub nth: u64,
     /// The system's error number, such as 5 for an I/O error or 28 for a full disk.
     pub errno: i32,
+}
+
+/// One read to come that ends early: the `nth` one (from 1) gives at most `bytes` bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct ShortRead {
+    /// Which read, counted from 1.
+    pub nth: u64,
+    /// The most that it gives; with 0 it is as if the storage ended before.
+    pub bytes: usize,
 }
 
 /// One change of the storage, in the order in which they were asked for.
@@ -85,6 +95,7 @@ pub struct MemoryStorage {
 struct State {
     data: Vec<u8>,
     faults: Vec<Fault>,
+    short_reads: Vec<ShortRead>,
     counts: [u64; 4],
     is_device: bool,
     record: Option<Vec<Change>>,
@@ -132,6 +143,14 @@ impl MemoryStorage {
     #[must_use]
     pub fn with_fault(self, fault: Fault) -> Self {
         self.lock().faults.push(fault);
+        self
+    }
+
+    /// The same storage with a read to come that ends early. Its length stays what it is: whoever asked
+    /// for that before is still owed all of it.
+    #[must_use]
+    pub fn with_short_read(self, short: ShortRead) -> Self {
+        self.lock().short_reads.push(short);
         self
     }
 
@@ -189,8 +208,11 @@ impl Storage for MemoryStorage {
         let Some(rest) = state.data.get(position(offset)?..) else {
             return Ok(0);
         };
-        let count = rest.len().min(buf.len());
-        for (to, from) in buf.iter_mut().zip(rest) {
+        let nth = state.counts.get(Operation::Read as usize);
+        let short = state.short_reads.iter().find(|it| Some(&it.nth) == nth);
+        let most = short.map_or(usize::MAX, |short| short.bytes);
+        let count = rest.len().min(buf.len()).min(most);
+        for (to, from) in buf.iter_mut().zip(rest).take(count) {
             *to = *from;
         }
         Ok(count)
@@ -308,6 +330,20 @@ mod tests {
         assert!(error.to_string().ends_with("No space left on device"));
         storage.write_at(3, b"two").unwrap();
         assert_eq!(storage.contents(), b"onetwo");
+    }
+
+    #[test]
+    fn the_nth_read_ends_early_and_no_other() {
+        let short = ShortRead { nth: 2, bytes: 3 };
+        let storage = MemoryStorage::new(b"abcdef".to_vec()).with_short_read(short);
+        let read = || {
+            let mut buffer = [b'-'; 5];
+            let count = storage.read_at(1, &mut buffer).unwrap();
+            (count, buffer)
+        };
+        assert_eq!(read(), (5, *b"bcdef"));
+        assert_eq!(read(), (3, *b"bcd--"));
+        assert_eq!(read(), (5, *b"bcdef"));
     }
 
     #[test]

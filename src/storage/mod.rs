@@ -18,7 +18,7 @@ mod window;
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
 pub use locks::Claim;
-pub use memory::{Change, Fault, MemoryStorage, Operation};
+pub use memory::{Change, Fault, MemoryStorage, Operation, ShortRead};
 pub use unfinished::UnfinishedFile;
 pub use window::{Window, WindowRange};
 

@@ -1,7 +1,8 @@
 //! Every single failure, on the way from every format to every other: an error, or a target that is
-//! whole and right; never a wrong one.
+//! whole and right; never a wrong one. And every read that ends early, since somebody cuts the source off.
 
 use super::*;
+use crate::storage::ShortRead;
 
 /// What an image is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +130,37 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
                 {
                     assert_eq!(fault.operation, Operation::Flush, "{from:?} to {to:?}");
                     assert!(made == disk, "{from:?} to {to:?}: {fault:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_read_that_ends_early_is_an_error_and_never_a_wrong_image() {
+    // A sector more than whole pieces, so that some reads are short ones by right.
+    let disk = disk((1 << 20) + 512);
+    for from in KINDS {
+        let source = Arc::<MemoryStorage>::default();
+        let plain = Arc::new(MemoryStorage::new(disk.clone()));
+        convert((Kind::Raw, &plain), (from, &source), 1).unwrap();
+        let stored = source.contents();
+        let source = Arc::new(MemoryStorage::new(stored.clone()));
+        convert((from, &source), (Kind::Plain, &Arc::default()), 1).unwrap();
+        let reads = source.count(Operation::Read);
+        assert!(reads > 1, "{from:?}");
+        for (nth, bytes) in (1..=reads).flat_map(|nth| [0, 1, 511, 512, 4095].map(|n| (nth, n))) {
+            for to in KINDS {
+                let short = ShortRead { nth, bytes };
+                let source = MemoryStorage::new(stored.clone()).with_short_read(short);
+                let target = Arc::<MemoryStorage>::default();
+                let done = convert((from, &Arc::new(source)), (to, &target), 2);
+                let made = to.contents(target);
+                let when = format!("{from:?} to {to:?}: {short:?}: {done:?}");
+                match done {
+                    // What was left out was beyond what was needed.
+                    Ok(()) => assert!(made.unwrap() == disk, "{when}"),
+                    Err(_) => assert!(to == Kind::Raw || made.is_err(), "{when}"),
                 }
             }
         }
