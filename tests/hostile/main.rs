@@ -10,13 +10,15 @@
 //!
 //! - `cases.txt`: damage to a plain image;
 //! - `kinds.txt`: damage to those of all other kinds, by what only they have;
-//! - [`mutants`]: damage at random.
+//! - [`mutants`]: damage at random;
+//! - [`short_reads`]: damage that is done meanwhile.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod bases;
 mod mutants;
+mod short_reads;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -304,6 +306,7 @@ fn main() -> ExitCode {
     });
     let mut trials: Vec<Trial> = cases.collect();
     trials.extend(mutants::trials(&bases, with_oracle));
+    trials.extend(short_reads::trials(&bases));
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     let slowest = SLOWEST.lock().unwrap_or_else(PoisonError::into_inner);
     println!("slowest: {:?}: {}", slowest.0, slowest.1);

@@ -39,7 +39,7 @@ pub fn trials(bases: &Arc<BTreeMap<&'static str, Base>>, with_oracle: bool) -> V
 }
 
 /// Changes some words. Most of an image is zeroes and stays so: what is changed is mostly near something.
-fn mutant(base: &Base, noise: &mut Noise) -> Vec<u8> {
+pub fn mutant(base: &Base, noise: &mut Noise) -> Vec<u8> {
     let mut bytes = base.bytes.clone();
     // Data is no structure, and what is made of a damaged frame depends on the version of the zstd library.
     let end = match base.kind {
@@ -84,14 +84,14 @@ fn mutant(base: &Base, noise: &mut Noise) -> Vec<u8> {
 }
 
 /// The disk, in pieces of which some may be unreadable; an error when the image can't even be opened.
-fn contents(base: &Base, bytes: &[u8], secret: &Secret) -> Result<Vec<Option<Vec<u8>>>> {
+pub fn disk(base: &Base, bytes: &[u8]) -> Result<Vec<Option<Vec<u8>>>> {
     let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
     let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
     let header = Header::read(storage.as_ref())?;
     let data: Option<Arc<dyn Storage>> = (base.kind == "data-file")
         .then(|| Arc::new(MemoryStorage::new(base.contents.clone())) as Arc<dyn Storage>);
-    let secret = (base.kind == "aes").then_some(secret);
-    let image = Qcow2Image::open_with(storage, data, header, secret)?;
+    let secret = (base.kind == "aes").then(|| Secret::new(b"cowhide".to_vec()));
+    let image = Qcow2Image::open_with(storage, data, header, secret.as_ref())?;
     let pieces = image.size().min(MOST).div_ceil(PIECE);
     let pieces = (0..pieces).map(|index| {
         let mut piece = vec![0; PIECE as usize];
@@ -104,14 +104,13 @@ fn contents(base: &Base, bytes: &[u8], secret: &Secret) -> Result<Vec<Option<Vec
 }
 
 fn mutate(base: &Base, with_oracle: bool) {
-    let secret = Secret::new(b"cowhide".to_vec());
     let seed = base.kind.bytes().map(u64::from).sum();
     let mut noise = Noise(seed);
     let (mut opened, mut damaged, mut repaired, mut compared) = (0, 0, 0, 0);
     for number in 0..MUTANTS {
         let bytes = mutant(base, &mut noise);
         let when = format!("mutant {number} of {}", base.kind);
-        let before = contents(base, &bytes, &secret);
+        let before = disk(base, &bytes);
         opened += u64::from(before.is_ok());
         if with_oracle && number % ONE_IN == 0 {
             compared += u64::from(same_as_oracle(base, &bytes, &before, &when));
@@ -131,7 +130,7 @@ fn mutate(base: &Base, with_oracle: bool) {
             let Ok(before) = &before else {
                 continue;
             };
-            let after = contents(base, &again.contents(), &secret).expect(&when);
+            let after = disk(base, &again.contents()).expect(&when);
             for (before, after) in before.iter().zip(&after) {
                 let same = before.is_none() || before == after;
                 assert!(same, "{when}: {what:?} changed data");
