@@ -23,6 +23,7 @@ mod devices;
 mod errors;
 mod features;
 mod inside;
+mod interrupted;
 mod limits;
 mod locks;
 mod map;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
     trials.extend(features::trials());
     trials.extend(names::trials());
     trials.extend(inside::trials());
+    trials.extend(interrupted::trials());
     trials.extend(limits::trials());
     trials.extend(locks::trials());
     trials.extend(options::trials());
