@@ -53,7 +53,7 @@ const fn work(name: &'static str, command: &'static str, kind: Kind) -> Work {
 
 const AES_X: &str = "driver=qcow2,file.filename=x,encrypt.key-secret=s";
 
-const WORKS: [Work; 26] = [
+const WORKS: [Work; 29] = [
     work(
         "convert_to_aes",
         "convert -m 2 --encrypt aes --password-file pw -O qcow2 disk.raw x",
@@ -155,6 +155,13 @@ const WORKS: [Work; 26] = [
         "info -f qcow2 --backing-chain --output=json top",
         Kind::Report,
     ),
+    work(
+        "info_of_snapshots_and_bitmaps",
+        "info -f qcow2 marked",
+        Kind::Report,
+    ),
+    work("info_of_a_format_found_out", "info whole", Kind::Report),
+    work("check", "check -f qcow2 marked", Kind::Report),
     work(
         "repair_leaks",
         "check -q -f qcow2 -r leaks x",
