@@ -19,6 +19,7 @@ mod compare;
 mod compressed;
 mod create;
 mod created;
+mod damage;
 mod devices;
 mod errors;
 mod features;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
     trials.extend(compressed::trials());
     trials.extend(create::trials());
     trials.extend(created::trials());
+    trials.extend(damage::trials());
     trials.extend(devices::trials());
     trials.extend(errors::trials());
     trials.extend(features::trials());
