@@ -4,7 +4,8 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -134,4 +135,58 @@ fn reports_are_the_same_in_a_sandbox() {
         assert_eq!(inside.stdout, outside.stdout);
         assert_eq!(inside.stderr, outside.stderr);
     }
+}
+
+/// Starts a slow conversion with an option, as somebody who isn't root, with core dumps of any size, and
+/// aborts it. Whether its memory in /proc was its owner's, and whether a core was dumped.
+fn aborted(folder: &Path, option: &str) -> (bool, bool) {
+    let whoever = fs::metadata("/proc/self/status").unwrap().uid();
+    let who = if whoever == 0 { 65534 } else { whoever };
+    let script =
+        format!("ulimit -c unlimited && exec ./program convert -r 100k {option} disk.raw x");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).current_dir(folder);
+    if whoever == 0 {
+        command.uid(who).gid(who);
+    }
+    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    let target = folder.join("x");
+    let begun = (0..10_000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        target.exists()
+    });
+    assert!(begun, "{option}");
+    let memory = fs::metadata(format!("/proc/{}/maps", child.id())).unwrap();
+    let id = child.id().to_string();
+    let killed = Command::new("kill").args(["-s", "ABRT", &id]).status();
+    assert!(killed.unwrap().success());
+    let ended = child.wait().unwrap();
+    assert_eq!(ended.signal(), Some(6), "{option}: {ended}");
+    fs::remove_file(target).unwrap();
+    let names = fs::read_dir(folder).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name());
+    let has_core = names.any(|name| name.to_string_lossy().starts_with("core"));
+    assert!(memory.uid() == who || memory.uid() == 0, "{}", memory.uid());
+    (memory.uid() == who, ended.core_dumped() || has_core)
+}
+
+/// The system gives the memory of a process that isn't to be dumped to root, whoever runs it: nobody else
+/// can look into it, and nothing is written when it crashes.
+#[test]
+fn a_process_that_holds_a_password_leaves_no_core() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::copy(COWHIDE, folder.join("program")).unwrap();
+    fs::write(folder.join("disk.raw"), Noise(1).bytes(4 << 20)).unwrap();
+    fs::write(folder.join("pw"), "correct horse").unwrap();
+    let secret = "--object secret,id=s,file=pw -O qcow2 -o encrypt.format=aes,encrypt.key-secret=s";
+    for option in ["-O qcow2 --encrypt aes --password-file pw", secret] {
+        let (is_open, dumped) = aborted(folder, option);
+        assert!(!is_open, "{option}: its memory can be read");
+        assert!(!dumped, "{option}: a core was dumped");
+    }
+    // Without a password it is like any other. (Whether cores are dumped at all is the system's business.)
+    let (is_open, _) = aborted(folder, "-O qcow2");
+    assert!(is_open, "no process is open here");
 }
