@@ -94,9 +94,9 @@ fn keeps(base: &Base, before: &[u8], after: Vec<u8>, when: &str) {
     }
     let old = disk(base, before).ok();
     let keeps = |bytes: &[u8]| {
-        let kept = old.as_ref().is_none_or(|old| {
-            disk(base, bytes).is_ok_and(|new| same_where_readable(old, &new))
-        });
+        let kept = old
+            .as_ref()
+            .is_none_or(|old| disk(base, bytes).is_ok_and(|new| same_where_readable(old, &new)));
         assert!(kept, "{when}: the disk has changed");
     };
     keeps(&after);

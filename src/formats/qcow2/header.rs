@@ -481,11 +481,11 @@ impl RawHeader {
     }
 }
 
-/// The data of the first extension of a kind.
+/// The data of the last extension of a kind: of several, QEMU goes by that.
 fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
     extensions
         .iter()
-        .find(|extension| extension.kind == kind)
+        .rfind(|extension| extension.kind == kind)
         .map(|extension| extension.data.as_slice())
 }
 
@@ -613,7 +613,7 @@ impl Header {
         &self.extensions
     }
 
-    /// The data of the first header extension of a kind.
+    /// The data of the last header extension of a kind.
     pub fn extension(&self, kind: u32) -> Option<&[u8]> {
         find(&self.extensions, kind)
     }

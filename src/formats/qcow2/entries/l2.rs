@@ -160,6 +160,17 @@ impl L2Entry {
         self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0
     }
 
+    /// The entry without the flag that makes it read as zeroes. Where there are subclusters, their bitmap
+    /// alone says what does.
+    #[must_use]
+    pub fn without_zero_flag(self) -> Self {
+        match self.0 & COMPRESSED {
+            0 => Self(self.0 & !ZERO),
+            // There the bit belongs to the offset.
+            _ => self,
+        }
+    }
+
     /// The entry with the COPIED flag set or cleared.
     #[must_use]
     pub fn with_copied(self, copied: bool) -> Self {
