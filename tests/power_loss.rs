@@ -322,6 +322,26 @@ fn empty(options: CreateOptions) -> Subject {
     }
 }
 
+/// Puts an extension that nobody knows in front of the others, so that where bitmaps are named is in two
+/// sectors, one of which may be written without the other.
+fn move_extensions(bytes: &mut Vec<u8>) {
+    let name = field(bytes, 8);
+    let end = name + b"below".len();
+    let rest = bytes[112..end].to_vec();
+    let filler = [&b"moo!\0\0\x01\x70"[..], &[1; 368]].concat();
+    let moved = (name + filler.len()) as u64;
+    bytes.splice(112..end + filler.len(), [filler, rest].concat());
+    bytes[8..16].copy_from_slice(&moved.to_be_bytes());
+    let bitmaps = with_bitmaps(Subject {
+        bytes: bytes.clone(),
+        ..empty(CreateOptions::new(512))
+    });
+    let kind = 0x2385_2875u32.to_be_bytes();
+    let header = bitmaps.bytes[..4096].windows(4);
+    let at = header.clone().position(|window| window == kind).unwrap() + 8;
+    assert!(at < 512 && at + 24 > 512, "{at}");
+}
+
 /// Bitmaps that are added to an image: one that has none, and whose backing file's name has to make room;
 /// and one that has some of other names.
 #[test]
@@ -345,10 +365,13 @@ fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
             ..CreateOptions::new(1 << 18)
         };
         let below = Arc::new(MemoryStorage::new(vec![7; 512]));
-        let subject = Subject {
+        let mut subject = Subject {
             backing: Some(Arc::new(RawImage::open(below).unwrap())),
             ..empty(options)
         };
+        if cluster_size > 512 {
+            move_extensions(&mut subject.bytes);
+        }
         let subject = with_snapshot(subject);
         let subject = if others {
             with_bitmaps(subject)

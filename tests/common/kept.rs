@@ -186,20 +186,29 @@ pub fn with_bitmaps(subject: Subject) -> Subject {
     Subject { bytes, ..subject }
 }
 
-/// The image with data, and with an internal snapshot of that.
-pub fn with_snapshot(subject: Subject) -> Subject {
-    let storage = Arc::new(MemoryStorage::new(subject.bytes));
-    let subject = Subject {
-        bytes: storage.contents(),
-        ..subject
-    };
-    let image = subject.open(&storage);
+/// The image with data in some of its clusters.
+pub fn with_data(subject: Subject) -> Subject {
+    let [storage, data] = [Some(&subject.bytes), subject.data.as_ref()]
+        .map(|file| file.map(|bytes| Arc::new(MemoryStorage::new(bytes.clone()))));
+    let storage = storage.unwrap();
+    let external = data.clone().map(|data| data as Arc<dyn Storage>);
+    let image = subject.open_with(&storage, external);
     for (at, byte) in (1..20).zip(1u8..) {
-        image
-            .write_at(GuestOffset(at * 5 * 512), &[byte; 1024])
-            .unwrap();
+        let offset = GuestOffset(at * 5 * 512);
+        image.write_at(offset, &[byte; 1024]).unwrap();
     }
     image.close().unwrap();
+    Subject {
+        bytes: storage.contents(),
+        data: data.map(|data| data.contents()),
+        ..subject
+    }
+}
+
+/// The image with data, and with an internal snapshot of that.
+pub fn with_snapshot(subject: Subject) -> Subject {
+    let subject = with_data(subject);
+    let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
     let mut bytes = storage.contents();
     let header = Header::read(storage.as_ref()).unwrap();
     let cluster = header.geometry().cluster_len();

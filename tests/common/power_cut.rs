@@ -154,7 +154,11 @@ impl Subject {
             steps: 0,
             contents: model.clone(),
         }];
-        let mut written = Vec::new();
+        // What is there already may be written over in place, at once.
+        let sectors = model.chunks(SECTOR).enumerate();
+        let there = sectors.filter(|(_, sector)| sector.iter().any(|byte| *byte != 0));
+        let mut written: Vec<_> = there.map(|(at, _)| (at * SECTOR, SECTOR)).collect();
+        let there = written.len();
         for number in 0..count {
             let step = step(&image, &mut noise, &mut model, &mut written, recorded());
             steps.push(step);
@@ -178,7 +182,7 @@ impl Subject {
         kept.assert_still_there(self, &left, &model);
         // Of a raw data file nothing is discarded, and so no bits are set for that.
         if !self.raw {
-            kept.assert_exact(&left[0], &written);
+            kept.assert_exact(&left[0], &written[there..]);
         }
         assert!(self.read_files(&left) == model, "seed {seed}: read back");
         if self.raw {
@@ -391,15 +395,13 @@ pub fn leftovers(
     for (at, change) in record.iter().enumerate() {
         look(&bytes, &format!("cut after {at} changes"));
         if let Change::Write(offset, data) = change {
-            let sectors = data.len().div_ceil(SECTOR);
+            let parts = in_sectors(*offset, data);
             // Of long writes, some.
-            let step = sectors / 16 + 1;
-            for sector in (1..sectors).step_by(step) {
-                let (head, tail) = data.split_at(sector * SECTOR);
-                let parts = [(0, head), (head.len(), tail)];
-                for (skipped, part) in parts {
+            let step = parts.len() / 16 + 1;
+            for sector in (1..parts.len()).step_by(step) {
+                for parts in [&parts[..sector], &parts[sector..]] {
                     let mut torn = bytes.clone();
-                    Change::Write(offset + skipped as u64, part.to_vec()).apply(&mut torn);
+                    parts.iter().for_each(|part| part.apply(&mut torn));
                     look(&torn, &format!("torn at sector {sector} of change {at}"));
                 }
             }
@@ -420,6 +422,20 @@ pub fn leftovers(
             &format!("cut after {cut} changes, {durable} durable"),
         );
     }
+}
+
+/// A write as one for each sector of the file that it is in: none of those is torn.
+fn in_sectors(offset: u64, data: &[u8]) -> Vec<Change> {
+    let within = usize::try_from(offset).unwrap() % SECTOR;
+    let (head, rest) = data.split_at((SECTOR - within).min(data.len()));
+    let mut at = offset;
+    let parts = std::iter::once(head).chain(rest.chunks(SECTOR));
+    let parts = parts.map(|part| {
+        let write = Change::Write(at, part.to_vec());
+        at += part.len() as u64;
+        write
+    });
+    parts.collect()
 }
 
 /// What may be left when the power is cut after so many changes: of each file all up to its last flush,
@@ -451,10 +467,9 @@ pub fn lossy_cut(
         durable = durable.min(at);
         match change {
             Change::Write(offset, data) if mode > 0 => {
-                for (sector, part) in data.chunks(SECTOR).enumerate() {
+                for part in in_sectors(*offset, data) {
                     if noise.below(1 + mode) > 0 {
-                        let offset = offset + (sector * SECTOR) as u64;
-                        Change::Write(offset, part.to_vec()).apply(bytes);
+                        part.apply(bytes);
                     }
                 }
             }
