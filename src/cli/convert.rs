@@ -149,6 +149,7 @@ fn plan_target<'a>(
         target(to, format, &options, secrets, target_cache)
             .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
     };
+    target.names_below = args.common.names();
     target.compressed = args.compress;
     if args.compress && matches!(target.options, TargetOptions::Raw) {
         return Err(no_compression());

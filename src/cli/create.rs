@@ -60,6 +60,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     }
     let mut target =
         target(operand, format, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
+    target.names_below = args.common.names();
     target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
     commands::create::run(&target, size, &passwords)?;
     Ok(ExitCode::SUCCESS)
@@ -86,7 +87,8 @@ fn backing_size(args: &CreateArgs, options: &Options, image: &OsStr) -> Result<O
         };
     }
     let image = names::file(image)?;
-    let found = commands::backing::size_and_format(&image, &backing, image_name::FOLLOW);
+    let below = args.common.names();
+    let found = commands::backing::size_and_format(&image, &backing, image_name::FOLLOW, below);
     // The second line is one that clients of qemu-img know.
     let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {

@@ -140,6 +140,7 @@ pub(super) fn target<'a>(
         existing: None,
         windows: Vec::new(),
         names: image_name::FOLLOW,
+        names_below: image_name::FOLLOW,
     })
 }
 
@@ -192,6 +193,7 @@ pub(super) fn existing_target<'a>(
         }),
         windows: source.windows,
         names: image_name::FOLLOW,
+        names_below: image_name::FOLLOW,
     })
 }
 

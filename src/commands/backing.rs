@@ -2,49 +2,133 @@
 //!
 //! Its name is stored as it was given, and is relative to the new image. It is looked at before the
 //! image is made: it must be there and of the format that was stated, the image must not replace it,
-//! and how big its disk is says where the new image reads as zeroes by itself.
+//! and how big its disk is says where the new image reads as zeroes by itself. The same holds for what
+//! it is itself over: an image above a chain that ends nowhere, or in itself, could never be opened.
+//!
+//! Only headers are read for that, so nobody is asked for a key. All files stay open, and closed to
+//! writers where that was asked for, as long as the [`Base`] lives: what is converted over them relies on
+//! what they hold now.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::source::Opened;
-use super::{Names, Purpose};
+use super::source::refuse_loop;
+use super::{Names, Purpose, Source};
 use crate::error::Result;
 use crate::formats::qcow2::Backing;
 use crate::formats::{Format, Image as _, raw::RawImage};
-use crate::storage::{Access, CacheMode, FileStorage};
+use crate::storage::FileStorage;
 
-/// A backing file that is there.
-pub(super) struct Found {
-    /// The file and its format.
-    pub(super) opened: Opened,
+/// A backing file that is there, with all that is below it.
+pub(super) struct Base {
+    /// The image files, top first.
+    layers: Vec<Arc<FileStorage>>,
+    /// The external data files.
+    data: Vec<Arc<FileStorage>>,
+    /// Its format.
+    format: Format,
     /// The size of its disk in bytes.
     pub(super) size: u64,
 }
 
-/// Looks at the backing file that the new image at `image` is to have. Nothing below it is opened. Others may
-/// write it when it is only probed: that is how a running machine's disk gets an overlay.
+impl Base {
+    /// Every file of it.
+    pub(super) fn files(&self) -> impl Iterator<Item = &FileStorage> {
+        self.layers.iter().chain(&self.data).map(AsRef::as_ref)
+    }
+}
+
+/// Looks at the backing file that the new image at `image` is to have, whose name is read by `names`, and
+/// at what is below it, as far as `below` lets names be followed. Others may write them when they are only
+/// probed: that is how a running machine's disk gets an overlay.
+///
+/// # Errors
+/// One can't be opened, isn't of the format that was stated, or is there twice.
 pub(super) fn find(
     image: &Path,
     backing: &Backing,
     names: Names,
+    below: Names,
     purpose: Purpose,
-) -> Result<Found> {
-    let source = names.backing_file(image, &backing.name, backing.format.as_deref())?;
-    // A file that can't be opened is reported by that alone.
-    FileStorage::open(&source.path, Access::Read, CacheMode::Writeback)?;
-    let opened = source.open_file(purpose)?;
-    let size = match opened.header()? {
-        Some(header) => header.size(),
-        None => RawImage::open(opened.storage.clone())?.size(),
+) -> Result<Base> {
+    let mut source = names.backing_file(image, &backing.name, backing.format.as_deref())?;
+    source.names = below;
+    let (mut next, top) = open_layer(&source, purpose, &[])?;
+    let mut base = Base {
+        layers: Vec::new(),
+        data: Vec::new(),
+        format: top.format,
+        size: top.size,
     };
-    Ok(Found { opened, size })
+    base.add(top);
+    while let Some(source) = next {
+        let depth = base.layers.len();
+        let opened = open_layer(&source, purpose, &base.layers);
+        let (below, layer) = opened.map_err(|error| {
+            (0..depth).fold(error, |error, _| {
+                error.context("Could not open backing file")
+            })
+        })?;
+        base.add(layer);
+        next = below;
+    }
+    Ok(base)
 }
 
-/// The size of the backing file's disk in bytes, and its format.
+impl Base {
+    fn add(&mut self, layer: Layer) {
+        self.layers.push(layer.file);
+        self.data.extend(layer.data);
+    }
+}
+
+/// An image of the chain.
+struct Layer {
+    file: Arc<FileStorage>,
+    data: Option<Arc<FileStorage>>,
+    format: Format,
+    size: u64,
+}
+
+/// Opens one image of the chain; gives what is below it too. `above` are the files that led to it.
+fn open_layer(
+    source: &Source<'static>,
+    purpose: Purpose,
+    above: &[Arc<FileStorage>],
+) -> Result<(Option<Source<'static>>, Layer)> {
+    let opened = source.open_below(purpose)?;
+    refuse_loop(&source.name, &opened.file, above)?;
+    let mut layer = Layer {
+        file: Arc::clone(&opened.file),
+        data: None,
+        format: opened.format,
+        size: 0,
+    };
+    let Some(header) = opened.header()? else {
+        layer.size = RawImage::open(opened.storage)?.size();
+        return Ok((None, layer));
+    };
+    layer.size = header.size();
+    // What the user named may be used; what that names in turn is left alone.
+    if matches!(source.names, Names::Refuse) {
+        return Ok((None, layer));
+    }
+    if purpose != Purpose::Probe {
+        layer.data = source.data_file(&header, purpose)?;
+    }
+    Ok((source.below(&header)?, layer))
+}
+
+/// The size of the backing file's disk in bytes, and its format; as [`find`].
 ///
 /// # Errors
-/// It can't be opened, or isn't of the format that was stated.
-pub fn size_and_format(image: &Path, backing: &Backing, names: Names) -> Result<(u64, Format)> {
-    let found = find(image, backing, names, Purpose::Probe)?;
-    Ok((found.size, found.opened.format))
+/// As there.
+pub fn size_and_format(
+    image: &Path,
+    backing: &Backing,
+    names: Names,
+    below: Names,
+) -> Result<(u64, Format)> {
+    let base = find(image, backing, names, below, Purpose::Probe)?;
+    Ok((base.size, base.format))
 }

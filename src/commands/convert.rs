@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::source::OpenSource;
+use super::source::{OpenSource, could_not_open};
 use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
@@ -116,8 +116,13 @@ pub fn run(
         all => join(all)?,
     };
     let image = joined.as_ref();
+    // Held until the end: what is written relies on what is below it.
+    let base = target.base().map_err(|error| {
+        let error = error.context("Could not open backing file");
+        could_not_open(&target.name, error)
+    })?;
     let open = target
-        .open(image.size(), &files, passwords)
+        .open(image.size(), &files, base.as_ref(), passwords)
         .map_err(|error| match target.existing {
             Some(_) => error,
             None => {

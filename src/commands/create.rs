@@ -12,7 +12,8 @@ use crate::formats::{Format, Image as _, Preallocation, ZeroImage, qcow2};
 pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<()> {
     let create = || {
         let zeroes = ZeroImage { size };
-        let open = target.open(zeroes.size(), &[], passwords)?;
+        let base = target.base()?;
+        let open = target.open(zeroes.size(), &[], base.as_ref(), passwords)?;
         // A raw image of nothing is there already; on a device whatever it holds stays.
         if target.format() == Format::Raw && target.preallocation != Preallocation::Full {
             open.image.finish()?;

@@ -239,7 +239,7 @@ impl<'a> Source<'a> {
     }
 
     /// As [`Source::open_file`], with nothing in front of the message.
-    fn open_below(&self, purpose: Purpose) -> Result<Opened> {
+    pub(super) fn open_below(&self, purpose: Purpose) -> Result<Opened> {
         if self.path.as_os_str().is_empty() {
             return Err(Error::invalid(
                 "The 'file' block driver requires a file name",
@@ -355,7 +355,8 @@ impl<'a> Source<'a> {
             _ => self.could_not_open(error),
         };
         let opened = self.open_below(purpose).map_err(failed)?;
-        self.refuse_loop(&opened, above)?;
+        let files = above.iter().filter_map(|layer| layer.files.first());
+        refuse_loop(&self.name, &opened.file, files)?;
         let parts = || {
             let Some(header) = opened.header()? else {
                 return Ok(None);
@@ -397,21 +398,6 @@ impl<'a> Source<'a> {
         };
         let image = image.map_err(failed)?;
         Ok((Arc::new(image), layer, below))
-    }
-
-    fn refuse_loop(&self, opened: &Opened, above: &[Layer]) -> Result<()> {
-        if above.len() >= MOST_LAYERS {
-            return Err(Error::invalid(format!(
-                "the chain of backing files is longer than {MOST_LAYERS} images"
-            )));
-        }
-        let identity = opened.file.identity()?;
-        for file in above.iter().filter_map(|layer| layer.files.first()) {
-            if file.identity()? == identity {
-                return Err(infinite_loop(&self.name));
-            }
-        }
-        Ok(())
     }
 
     /// The header as it was when the snapshot was taken that is to be read.
@@ -589,6 +575,28 @@ pub(super) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<
     windows.iter().try_fold(file, |storage, range| {
         Ok(Arc::new(Window::open(storage, *range)?) as Arc<dyn Storage>)
     })
+}
+
+/// Refuses the file called `name` below those `above`: it is one of them, or one too many.
+pub(super) fn refuse_loop<'f>(
+    name: &str,
+    file: &FileStorage,
+    above: impl IntoIterator<Item = &'f Arc<FileStorage>>,
+) -> Result<()> {
+    let identity = file.identity()?;
+    let mut layers = 0;
+    for file in above {
+        if file.identity()? == identity {
+            return Err(infinite_loop(name));
+        }
+        layers += 1;
+    }
+    if layers >= MOST_LAYERS {
+        return Err(Error::invalid(format!(
+            "the chain of backing files is longer than {MOST_LAYERS} images"
+        )));
+    }
+    Ok(())
 }
 
 /// What is said of a chain that leads back into itself.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
 use super::{
-    Below, Names, Passwords, Purpose, Sharing, Source, backing, flush_directory_of, names,
+    Below, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, flush_directory_of,
+    names,
 };
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result, printable};
@@ -45,6 +46,8 @@ pub struct Target<'a> {
     /// Whether files are opened that an existing image names, and how the name of a new one's backing file
     /// is read.
     pub names: Names,
+    /// Whether files are opened that a new image's backing file names.
+    pub names_below: Names,
 }
 
 /// An existing image that is written over.
@@ -156,8 +159,22 @@ impl Target<'_> {
         }
     }
 
+    /// Opens what a new image is to be over, where its options name a backing file and that is looked at.
+    ///
+    /// # Errors
+    /// As [`backing::find`].
+    pub(super) fn base(&self) -> Result<Option<Base>> {
+        let (None, TargetOptions::Qcow2(options, _)) = (&self.existing, &self.options) else {
+            return Ok(None);
+        };
+        let (Some(backing), Some(purpose)) = (&options.backing, self.backing_purpose) else {
+            return Ok(None);
+        };
+        backing::find(&self.path, backing, self.names, self.names_below, purpose).map(Some)
+    }
+
     /// Opens the file for an image of `size` bytes, with nothing written to it yet. `sources` are
-    /// files that it must not be.
+    /// files that it must not be; `base` is what [`Target::base`] gave.
     ///
     /// # Errors
     /// Options that can't be; a password that can't be had; the system's error.
@@ -165,6 +182,7 @@ impl Target<'_> {
         &self,
         size: u64,
         sources: &[&FileStorage],
+        base: Option<&Base>,
         passwords: &dyn Passwords,
     ) -> Result<OpenTarget> {
         let refuse = |target: &FileStorage| self.refuse_sources(target, sources);
@@ -198,19 +216,10 @@ impl Target<'_> {
             let files = Vec::new();
             return Ok(OpenTarget { image, files });
         }
-        let backing = match (&self.options, self.backing_purpose) {
-            (TargetOptions::Qcow2(options, _), Some(purpose)) => {
-                options.backing.as_ref().zip(Some(purpose))
-            }
-            _ => None,
-        };
-        let backing = backing
-            .map(|(backing, purpose)| backing::find(&self.path, backing, self.names, purpose));
-        let backing = backing.transpose()?;
-        let backing_file = backing.as_ref().map(|found| found.opened.file.as_ref());
-        let sources: Vec<&FileStorage> = sources.iter().copied().chain(backing_file).collect();
+        let below = base.into_iter().flat_map(Base::files);
+        let sources: Vec<&FileStorage> = sources.iter().copied().chain(below).collect();
         let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
-        let prepared = self.prepare(size, backing.as_ref().map(|found| found.size), passwords)?;
+        let prepared = self.prepare(size, base.map(|base| base.size), passwords)?;
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
         let storage = Arc::new(self.take(&mut file)?);
         let mut files = vec![(file, self.path.clone())];

@@ -1,5 +1,6 @@
 //! New images over a backing file: `create -b` and `convert -B`, beside the oracle.
 
+use std::fs;
 use std::path::Path;
 
 use libtest_mimic::Trial;
@@ -14,6 +15,8 @@ pub fn trials() -> Vec<Trial> {
         trial("backing::create_is_refused", create_is_refused),
         trial("backing::convert", convert),
         trial("backing::convert_is_refused", convert_is_refused),
+        trial("backing::loop", ends_in_itself),
+        trial("backing::something_is_missing_below", missing_below),
     ]
 }
 
@@ -22,7 +25,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     write_disk(&path.join("base"), 3 << 20, 5);
-    std::fs::create_dir(path.join("sub")).unwrap();
+    fs::create_dir(path.join("sub")).unwrap();
     for args in [
         "create -q -f qcow2 -b base -F raw top",
         "create -q -f qcow2 -o cluster_size=4k short 1M",
@@ -72,7 +75,7 @@ fn create() {
                         .starts_with("No err")
                 );
                 qemu_img(folder, &["convert", "-O", "raw", name, "back"]).ok();
-                std::fs::rename(folder.join("back"), folder.join(seen.len().to_string())).unwrap();
+                fs::rename(folder.join("back"), folder.join(seen.len().to_string())).unwrap();
             }
         }
         assert_eq!(seen[0], seen[1], "{args}");
@@ -221,5 +224,88 @@ fn convert_is_refused() {
         let words = theirs.stderr.trim_start_matches("qemu-img: ").trim_end();
         ours.fails(1, words);
         assert!(!folder.join("new").exists());
+    }
+}
+
+/// A chain that leads back into itself could never be opened; QEMU's tools go round it until they run out
+/// of something.
+fn ends_in_itself() {
+    let folder = folder();
+    let folder = folder.path();
+    for args in [
+        "create -q -u -f qcow2 -b two -F qcow2 one 1M",
+        "create -q -u -f qcow2 -b one -F qcow2 two 1M",
+        "create -q -u -f qcow2 -b ./self -F qcow2 self 1M",
+    ] {
+        qemu_img(folder, &split(args)).ok();
+    }
+    let prefix = "Could not open backing file: ".repeat(2);
+    for (args, message) in [
+        (
+            "create -f qcow2 -b one -F qcow2 new",
+            format!("new: {prefix}Backing file 'one' creates"),
+        ),
+        (
+            "create -f qcow2 -b one -F qcow2 new 1M",
+            format!("new: {prefix}Backing file 'one' creates"),
+        ),
+        (
+            "convert -O qcow2 -B one -F qcow2 base new",
+            format!(
+                "Could not open 'new': Could not open backing file: {prefix}Backing file 'one'"
+            ),
+        ),
+        (
+            "convert -O qcow2 -B self -F qcow2 base new",
+            "Backing file './self' creates an infinite loop.".to_owned(),
+        ),
+    ] {
+        let ran = ours(folder, &split(args));
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains(&message), "{ran:?}");
+        assert!(!folder.join("new").exists());
+    }
+    // Without a look below, and where what is named isn't to be followed, nobody finds out.
+    for args in [
+        "create -q -u -f qcow2 -b one -F qcow2 new 1M",
+        "create -q --untrusted -f qcow2 -b one -F qcow2 new 1M",
+        "convert --untrusted -O qcow2 -B one -F qcow2 base new",
+    ] {
+        ours(folder, &split(args)).ok();
+        fs::remove_file(folder.join("new")).unwrap();
+    }
+}
+
+/// What is below the backing file has to be there too, unless nobody asks.
+fn missing_below() {
+    let folder = folder();
+    let folder = folder.path();
+    let args = "create -q -u -f qcow2 -b missing -F raw above_missing 1M";
+    qemu_img(folder, &split(args)).ok();
+    let args = "create -q -f qcow2 -o data_file=missing.data external 1M";
+    qemu_img(folder, &split(args)).ok();
+    fs::remove_file(folder.join("missing.data")).unwrap();
+    for args in [
+        "create -f qcow2 -b above_missing -F qcow2 new",
+        "create -f qcow2 -b above_missing -F qcow2 new 1M",
+        "convert -O qcow2 -B above_missing -F qcow2 base new",
+        "convert -O qcow2 -B missing -F qcow2 base new",
+        "convert -O qcow2 -B base -F qcow2 top new",
+        "convert -O qcow2 -B external -F qcow2 base new",
+    ] {
+        refused_alike(folder, &split(args));
+        // Theirs leaves it.
+        let _ = fs::remove_file(folder.join("new"));
+        ours(folder, &split(args));
+        assert!(!folder.join("new").exists(), "{args}");
+    }
+    for args in [
+        "create -q -u -f qcow2 -b above_missing -F qcow2 new 1M",
+        "create -q -f qcow2 -b external -F qcow2 new",
+    ] {
+        for tool in [qemu_img as Tool, ours] {
+            tool(folder, &split(args)).ok();
+            fs::remove_file(folder.join("new")).unwrap();
+        }
     }
 }

@@ -105,6 +105,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("locks::check_asks_only_for_its_file", checked_alone));
     trials.push(trial("locks::somebody_elses_lock", foreign_lock));
     trials.push(trial("locks::ours_are_seen", ours_are_seen));
+    trials.push(trial("locks::what_ours_is_over_is_seen", base_is_seen));
     trials
 }
 
@@ -352,4 +353,35 @@ fn ours_are_seen() {
     converting.kill().unwrap();
     converting.wait().unwrap();
     ours(folder, &["convert", "-O", "qcow2", "disk.raw", "new.qcow2"]).ok();
+}
+
+/// What is written over an image relies on that, and on all that is below it, until it is written.
+fn base_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    fs::write(folder.join("big.raw"), Noise(1).bytes(8 << 20)).unwrap();
+    let convert = "convert -r 256k -B above.qcow2 -F qcow2 -O qcow2 big.raw new.qcow2";
+    for tool in ["qemu-img", COWHIDE] {
+        let mut converting = Command::new(tool)
+            .args(convert.split(' '))
+            .current_dir(folder)
+            .spawn()
+            .unwrap();
+        while fs::metadata(folder.join("new.qcow2")).map_or(0, |file| file.len()) < 512 << 10 {
+            let over = converting.try_wait().unwrap();
+            assert!(over.is_none(), "the conversion is over: {over:?}");
+        }
+        for name in ["above.qcow2", "x.qcow2"] {
+            let wrote = run(folder, "qemu-io", ["-c", "write -q 0 64k", name]);
+            let expected = "Failed to get \"write\" lock";
+            assert!(wrote.stderr.contains(expected), "{tool}: {wrote:?}");
+            qemu_img(folder, &["info", name]).ok();
+        }
+        let over = converting.try_wait().unwrap();
+        assert!(over.is_none(), "the conversion is over: {over:?}");
+        converting.kill().unwrap();
+        converting.wait().unwrap();
+        fs::remove_file(folder.join("new.qcow2")).unwrap();
+    }
 }
