@@ -142,6 +142,7 @@ fn plan_target<'a>(
         let mut target = existing_target(to, format, options, secrets, target_cache)?;
         if let Some(existing) = &mut target.existing {
             existing.is_zero = args.target_is_zero;
+            existing.leaves_parts = is_backed;
         }
         target.names = args.common.names();
         target

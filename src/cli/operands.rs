@@ -185,6 +185,7 @@ pub(super) fn existing_target<'a>(
         cache,
         existing: Some(Existing {
             is_zero: false,
+            leaves_parts: false,
             guarded: source.format.is_none(),
             encryption: source.encryption,
             sharing: source.sharing,

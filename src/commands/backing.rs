@@ -13,14 +13,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::source::refuse_loop;
-use super::{Names, Purpose, Source};
+use super::{Names, Passwords, Purpose, Source};
 use crate::error::Result;
-use crate::formats::qcow2::Backing;
-use crate::formats::{Format, Image as _, raw::RawImage};
+use crate::formats::qcow2::{Backing, EncryptionMethod};
+use crate::formats::{Chain, Format, Image as _, raw::RawImage};
 use crate::storage::FileStorage;
 
 /// A backing file that is there, with all that is below it.
 pub(super) struct Base {
+    source: Source<'static>,
     /// The image files, top first.
     layers: Vec<Arc<FileStorage>>,
     /// The external data files.
@@ -29,12 +30,26 @@ pub(super) struct Base {
     format: Format,
     /// The size of its disk in bytes.
     pub(super) size: u64,
+    /// Whether it can be read without a key, and all of it may be.
+    is_readable: bool,
 }
 
 impl Base {
     /// Every file of it.
     pub(super) fn files(&self) -> impl Iterator<Item = &FileStorage> {
         self.layers.iter().chain(&self.data).map(AsRef::as_ref)
+    }
+
+    /// The disk, where reading it takes no key.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub(super) fn open(&self, passwords: &dyn Passwords) -> Result<Option<Arc<Chain>>> {
+        if !self.is_readable {
+            return Ok(None);
+        }
+        let opened = self.source.open(Purpose::Read, passwords)?;
+        Ok(Some(opened.image))
     }
 }
 
@@ -55,10 +70,12 @@ pub(super) fn find(
     source.names = below;
     let (mut next, top) = open_layer(&source, purpose, &[])?;
     let mut base = Base {
+        source,
         layers: Vec::new(),
         data: Vec::new(),
         format: top.format,
         size: top.size,
+        is_readable: true,
     };
     base.add(top);
     while let Some(source) = next {
@@ -77,6 +94,7 @@ pub(super) fn find(
 
 impl Base {
     fn add(&mut self, layer: Layer) {
+        self.is_readable &= layer.is_readable;
         self.layers.push(layer.file);
         self.data.extend(layer.data);
     }
@@ -88,6 +106,7 @@ struct Layer {
     data: Option<Arc<FileStorage>>,
     format: Format,
     size: u64,
+    is_readable: bool,
 }
 
 /// Opens one image of the chain; gives what is below it too. `above` are the files that led to it.
@@ -103,6 +122,7 @@ fn open_layer(
         data: None,
         format: opened.format,
         size: 0,
+        is_readable: true,
     };
     let Some(header) = opened.header()? else {
         layer.size = RawImage::open(opened.storage)?.size();
@@ -111,8 +131,10 @@ fn open_layer(
     layer.size = header.size();
     // What the user named may be used; what that names in turn is left alone.
     if matches!(source.names, Names::Refuse) {
+        layer.is_readable = false;
         return Ok((None, layer));
     }
+    layer.is_readable = header.encryption() == EncryptionMethod::None;
     if purpose != Purpose::Probe {
         layer.data = source.data_file(&header, purpose)?;
     }

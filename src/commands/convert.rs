@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use super::backing::Base;
 use super::source::{OpenSource, could_not_open};
 use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
-use crate::formats::{Chain, Concatenation, Image, TopOnly};
+use crate::formats::{Chain, Concatenation, Image, NewImage, TopOnly};
 use crate::storage::FileStorage;
 
 /// Images that are open and will be read, one after the other as one disk.
@@ -110,11 +111,7 @@ pub fn run(
              backing file: --checksum and -B exclude each other",
         ));
     }
-    let joined = match opened.as_slice() {
-        // What the source only has from its backing file, the target has from its own.
-        [only] if settings.leave_unallocated => Arc::new(TopOnly(Arc::clone(&only.image))),
-        all => join(all)?,
-    };
+    let joined = join(opened)?;
     let image = joined.as_ref();
     // Held until the end: what is written relies on what is below it.
     let base = target.base().map_err(|error| {
@@ -131,7 +128,19 @@ pub fn run(
             }
         })?;
     let new = open.image.as_ref();
-    let digest = convert::copy_and_hash(image, new, *settings, plan.checksum, observer)?;
+    let digest = match opened.as_slice() {
+        [only] if settings.leave_unallocated && leaves_something(only, target, new) => {
+            let image = only_stored(only, target, base.as_ref(), open.below, passwords)?;
+            convert::copy_and_hash(&image, new, *settings, plan.checksum, observer)?
+        }
+        _ => {
+            let settings = Settings {
+                leave_unallocated: false,
+                ..*settings
+            };
+            convert::copy_and_hash(image, new, settings, plan.checksum, observer)?
+        }
+    };
     let written = open.written();
     if let Some(taken) = &taken {
         taken.copy(target)?;
@@ -146,6 +155,35 @@ pub fn run(
         digest,
         skipped_bitmaps: taken.map_or_else(Vec::new, |taken| taken.skipped),
     })
+}
+
+/// What a source stores itself: what it has from its backing file the target has from its own, and so has
+/// what is in the same cluster as something that the source stores. Only a compressed cluster is all the
+/// source's.
+fn only_stored(
+    source: &OpenSource,
+    target: &Target<'_>,
+    base: Option<&Base>,
+    below_target: u64,
+    passwords: &dyn Passwords,
+) -> Result<TopOnly> {
+    let chain = Arc::clone(&source.image);
+    let base = match base {
+        Some(base) if chain.depth() > 1 && !target.compressed => base.open(passwords)?,
+        _ => None,
+    };
+    Ok(match base {
+        Some(base) => TopOnly::over(chain, base),
+        None => TopOnly::new(chain, below_target),
+    })
+}
+
+/// Whether anything can be left to a backing file. `qemu-img` asks how a source is stored in pieces of a
+/// part of its tables, and what is to be compressed is left in whole clusters of a piece: from an image of
+/// small clusters none is.
+fn leaves_something(source: &OpenSource, target: &Target<'_>, new: &dyn NewImage) -> bool {
+    let step = source.image.layer(0).map(Image::status_step);
+    !target.compressed || step.is_some_and(|step| step >= new.allocation_unit() as u64)
 }
 
 /// Reads the target back from its medium, as far as the system lets us, through all that a reader

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result, printable};
-use crate::formats::qcow2::write::OpenOptions;
+use crate::formats::qcow2::write::{OpenOptions, OverOptions};
 use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2, features};
 use crate::formats::raw::{self, NewRaw};
 use crate::formats::{Format, GuardedStart, Image, NewImage, Preallocation};
@@ -55,6 +55,8 @@ pub struct Target<'a> {
 pub struct Existing<'a> {
     /// The caller's word that it reads as zeroes.
     pub is_zero: bool,
+    /// Whether what the source doesn't store itself is left as it is.
+    pub leaves_parts: bool,
     /// Whether its format was found and not stated, so that its start must stay raw.
     pub guarded: bool,
     /// The encryption format that an option named; it must be the image's.
@@ -78,6 +80,8 @@ pub enum TargetOptions<'a> {
 /// What [`Target::open`] gives: the image to write, and the file that is undone unless kept.
 pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
+    /// The size in bytes of what the image is over; 0 where that is nothing.
+    pub(super) below: u64,
     /// The files that were made, and their paths.
     files: Vec<(UnfinishedFile, PathBuf)>,
 }
@@ -196,25 +200,44 @@ impl Target<'_> {
             let file = Arc::new(file);
             let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
                 .map_err(|error| could_not_open(&self.name, error))?;
+            let mut below = 0;
             let image: Box<dyn NewImage> = match &self.options {
                 TargetOptions::Raw => {
                     if existing.guarded {
                         storage = Arc::new(GuardedStart(storage));
                     }
-                    Box::new(NewRaw::over(storage, size, existing.is_zero, flush)?)
+                    Box::new(match existing.leaves_parts {
+                        true => NewRaw::over_parts(storage, size, flush)?,
+                        false => NewRaw::over(storage, size, existing.is_zero, flush)?,
+                    })
                 }
                 TargetOptions::Qcow2(_, secret) => {
                     let open = || {
                         let source = self.existing_source(existing, *secret);
                         let image =
                             self.open_existing(&file, storage, &source, sources, passwords)?;
-                        qcow2::OverQcow2::new(image, size, existing.is_zero, self.compressed)
+                        if self.compressed {
+                            image.check_compression()?;
+                        }
+                        Ok(image)
                     };
-                    Box::new(open().map_err(|error| could_not_open(&self.name, error))?)
+                    let image = open().map_err(|error| could_not_open(&self.name, error))?;
+                    below = image.backing_size().unwrap_or(0);
+                    let options = OverOptions {
+                        is_zero: existing.is_zero,
+                        compressed: self.compressed,
+                        leaves_parts: existing.leaves_parts,
+                    };
+                    let over = qcow2::OverQcow2::new(image, size, options);
+                    Box::new(over.map_err(|error| could_not_open(&self.name, error))?)
                 }
             };
             let files = Vec::new();
-            return Ok(OpenTarget { image, files });
+            return Ok(OpenTarget {
+                image,
+                below,
+                files,
+            });
         }
         let below = base.into_iter().flat_map(Base::files);
         let sources: Vec<&FileStorage> = sources.iter().copied().chain(below).collect();
@@ -242,7 +265,12 @@ impl Target<'_> {
                 self.new_qcow2(storage, data, options, cipher)?
             }
         };
-        Ok(OpenTarget { image, files })
+        let below = base.map_or(0, |base| base.size);
+        Ok(OpenTarget {
+            image,
+            below,
+            files,
+        })
     }
 
     /// The storage of a file that is made, which is still empty.

@@ -232,7 +232,7 @@ fn copied(
 
 /// Asserts that a chain's disk is the mosaic's, and that its top leaves to the backing file what the
 /// mosaic doesn't store.
-fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, what: &str) {
+fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: Made, what: &str) {
     let mut bytes = vec![1; SIZE];
     chain.read_at(GuestOffset(0), &mut bytes).unwrap();
     let first = bytes
@@ -248,7 +248,9 @@ fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, what: 
             .unwrap();
         let left = matches!(extent.kind, ExtentKind::Unallocated { .. });
         if source.has_nothing(start..end) {
-            assert_eq!(left, leaves, "{what}: at {start}");
+            // A compressed cluster in which the disk ends is always copied.
+            let copied = made == Made::Compressed && end - start < unit;
+            assert_eq!(left, leaves && !copied, "{what}: at {start}");
         } else if left {
             panic!("{what}: at {start} something is stored in the source");
         }
@@ -285,7 +287,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
                 }
             }
             let chain = copied(&source, &backing, kind.clone(), settings, false);
-            assert_same(&chain, &source, unit, leaves, &what);
+            assert_same(&chain, &source, unit, leaves, kind.1, &what);
         }
     }
 }
@@ -306,8 +308,8 @@ fn nothing_old_shows_through_on_devices() {
         }
         let unit = unit_of(&kind);
         let what = format!("{kind:?}");
-        let chain = copied(&source, &backing, kind, settings, true);
-        assert_same(&chain, &source, unit, true, &what);
+        let chain = copied(&source, &backing, kind.clone(), settings, true);
+        assert_same(&chain, &source, unit, true, kind.1, &what);
     }
 }
 
@@ -367,6 +369,7 @@ fn zeroes_come_in_rows() {
         below: crate::formats::Backed {
             size: u64::MAX,
             unit: 512,
+            copies_ends: false,
         },
         leave_unallocated: false,
         write_zeroes: false,

@@ -100,7 +100,7 @@ pub(super) enum Wanted {
         below: Backed,
         /// Whether what the source doesn't store is left.
         leave_unallocated: bool,
-        /// Whether zeroes are data.
+        /// Whether zeroes are written byte by byte, which counts as data.
         write_zeroes: bool,
     },
 }
@@ -167,7 +167,12 @@ impl Chunks {
         let mut position = 0;
         while position < self.size {
             let ahead = self.look(source, position)?;
-            if ahead.part == Part::Data {
+            let is_written = match (ahead.part, self.wanted) {
+                (Part::Data, _) => true,
+                (Part::Zero, Wanted::DataAndZeroes { write_zeroes, .. }) => write_zeroes,
+                _ => false,
+            };
+            if is_written {
                 bytes += ahead.end - position;
             }
             position = ahead.end;
@@ -282,23 +287,42 @@ impl Chunks {
                     ..
                 },
                 ExtentKind::Unallocated { .. },
-            ) => Part::Left,
+            ) => {
+                let part;
+                (part, end) = self.leave(position, end);
+                part
+            }
             // Beyond its end the backing file has zeroes too.
             (Wanted::DataAndZeroes { below, .. }, _) if position >= below.size => Part::Left,
-            (
-                Wanted::DataAndZeroes {
-                    below,
-                    write_zeroes,
-                    ..
-                },
-                _,
-            ) => {
+            (Wanted::DataAndZeroes { below, .. }, _) => {
                 end = end.min(below.size);
-                if write_zeroes { Part::Data } else { Part::Zero }
+                Part::Zero
             }
             _ => Part::Zero,
         };
         Ok(Ahead { end, part })
+    }
+
+    /// What becomes of a part that may be left, and how much of it.
+    fn leave(&self, position: u64, end: u64) -> (Part, u64) {
+        let Wanted::DataAndZeroes { below, .. } = self.wanted else {
+            return (Part::Left, end);
+        };
+        let unit = below.unit as u64;
+        let ends = [below.size, self.size].map(|end| {
+            let start = end / unit * unit;
+            start..end.checked_next_multiple_of(unit).unwrap_or(end)
+        });
+        let mut end = end;
+        for last in ends.iter().filter(|_| below.copies_ends) {
+            if last.contains(&position) {
+                return (Part::Data, end.min(last.end));
+            }
+            if position < last.start {
+                end = end.min(last.start);
+            }
+        }
+        (Part::Left, end)
     }
 
     fn extent_at(&self, source: &dyn Image, position: u64, end: u64) -> Result<Extent> {

@@ -209,7 +209,11 @@ impl Job<'_> {
     }
 
     fn copy_chunk(&self, chunk: &Chunk, mut buffer: Buffer) -> Result<()> {
-        let bytes = chunk.data.iter().map(Run::len).sum::<usize>() as u64;
+        let bytes = match self.settings.sparse {
+            // Zeroes are written too.
+            None if self.is_backed => lengths(&chunk.told(chunk.length)),
+            _ => lengths(&chunk.data),
+        };
         self.throttle.wait_for(bytes);
         if self.rows && chunk.data.is_empty() {
             self.copy_zeroes(chunk, &mut buffer)?;
@@ -425,6 +429,10 @@ impl Job<'_> {
         })?;
         Ok(unreadable)
     }
+}
+
+fn lengths(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| run.len() as u64).sum()
 }
 
 /// Fills `buffer` with the chunk's data, and with zeroes where it has none.

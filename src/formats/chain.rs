@@ -71,20 +71,73 @@ impl Chain {
     }
 }
 
-/// A chain of which only the topmost image counts as storing anything. What it reads as is the same.
-pub struct TopOnly(pub Arc<Chain>);
+/// A chain of which only the topmost image counts as storing anything, for a copy that leaves the rest to
+/// what it is put over. Where there is nothing below the topmost image there is nothing to leave: that is
+/// zero, as what it says itself.
+///
+/// Where exactly the backing file of a bigger image ends `qemu-img` doesn't ask. What isn't stored counts as
+/// zero if it starts beyond that end, so the answer depends on where its questions start: behind what is
+/// stored in another way, where a part of the tables ends that it looks at as one, and where what the
+/// target is over ends.
+pub struct TopOnly {
+    chain: Arc<Chain>,
+    /// What is read.
+    reads: Arc<Chain>,
+    /// The size in bytes of what the target is over; 0 where that is nothing.
+    below_target: u64,
+}
+
+impl TopOnly {
+    /// `chain`, which is read as it is. What the target is over has `below_target` bytes.
+    pub fn new(chain: Arc<Chain>, below_target: u64) -> Self {
+        let reads = Arc::clone(&chain);
+        Self {
+            chain,
+            reads,
+            below_target,
+        }
+    }
+
+    /// `chain`, read as if its topmost image were over `base`, which is what the target is over.
+    pub fn over(chain: Arc<Chain>, base: Arc<Chain>) -> Self {
+        let below_target = base.size();
+        let reads = Arc::new(Chain::new(Arc::clone(&chain.top), vec![base]));
+        Self {
+            chain,
+            reads,
+            below_target,
+        }
+    }
+}
 
 impl Image for TopOnly {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.chain.size()
     }
 
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
-        self.0.extent_above(1, offset, limit)
+        let top = self.chain.top.as_ref();
+        let below = self.chain.below.first().map_or(0, |below| below.size());
+        let mut limit = limit;
+        if offset.0 < below && below < top.size() {
+            let step = top.status_step();
+            let into = offset.0.checked_rem(step).unwrap_or(0);
+            limit = limit.min(step.saturating_sub(into).max(1));
+            if offset.0 < self.below_target {
+                limit = limit.min(self.below_target - offset.0);
+            }
+        }
+        let mut extent = top.extent_at(offset, limit)?;
+        if let ExtentKind::Unallocated { kept } = extent.kind
+            && offset.0 >= below
+        {
+            extent.kind = ExtentKind::Zero { kept };
+        }
+        Ok(extent)
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        self.0.read_at(offset, buf)
+        self.reads.read_at(offset, buf)
     }
 }
 
@@ -183,5 +236,38 @@ mod tests {
         assert_eq!((above.length, above.depth), (512, 1));
         assert_eq!(chain.from_depth(2).unwrap().size(), 4096);
         assert!(chain.from_depth(3).is_none());
+    }
+
+    #[test]
+    fn only_what_something_is_below_of_is_left() {
+        let empty = |size| Arc::new(ZeroImage { size }) as Arc<dyn Image>;
+        let is_left = |image: &TopOnly, offset| {
+            let extent = image.extent_at(GuestOffset(offset), u64::MAX).unwrap();
+            assert_eq!((extent.start.0, extent.length), (offset, 16384 - offset));
+            matches!(extent.kind, ExtentKind::Unallocated { .. })
+        };
+        let alone = TopOnly::new(Arc::new(Chain::new(empty(16384), vec![])), 0);
+        assert!(!is_left(&alone, 0));
+        let chain = Arc::new(Chain::new(empty(16384), vec![empty(8192)]));
+        let backed = TopOnly::new(Arc::clone(&chain), 0);
+        assert!(is_left(&backed, 0) && is_left(&backed, 7680));
+        assert!(!is_left(&backed, 8192));
+        let extent = TopOnly::new(chain, 512).extent_at(GuestOffset(0), u64::MAX);
+        assert_eq!(extent.unwrap().length, 512);
+    }
+
+    #[test]
+    fn what_is_left_is_read_from_what_it_is_left_to() {
+        let empty = |size| Arc::new(ZeroImage { size }) as Arc<dyn Image>;
+        let source = Arc::new(Chain::new(empty(2048), vec![raw(vec![7; 2048])]));
+        let base = Arc::new(Chain::new(raw(vec![5; 1024]), vec![]));
+        let mut buf = vec![1; 2048];
+        let at = GuestOffset(0);
+        TopOnly::new(Arc::clone(&source), 0)
+            .read_at(at, &mut buf)
+            .unwrap();
+        assert_eq!(buf, [7; 2048]);
+        TopOnly::over(source, base).read_at(at, &mut buf).unwrap();
+        assert_eq!(buf, [[5; 1024], [0; 1024]].concat());
     }
 }

@@ -278,6 +278,8 @@ pub struct Backed {
     /// the image's [`zero_unit`](NewImage::zero_unit), at most its
     /// [`allocation_unit`](NewImage::allocation_unit).
     pub unit: usize,
+    /// Whether a unit is copied in which the disk or the backing file ends.
+    pub copies_ends: bool,
 }
 
 /// Part of a chunk of guest data, in bytes from the chunk's start.
@@ -401,6 +403,11 @@ pub fn open(
             Ok(Arc::new(image))
         }
     }
+}
+
+/// What is said of an image that exists and is too small for what is to be written over it.
+pub fn smaller_than_input() -> Error {
+    Error::invalid("output file is smaller than input file")
 }
 
 /// Refuses offsets that a caller must not pass; see [`Image::read_at`].

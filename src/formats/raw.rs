@@ -8,7 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::status::{Holes, Status};
-use super::{Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range};
+use super::{
+    Backed, Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range,
+    smaller_than_input,
+};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -120,6 +123,8 @@ impl Image for RawImage {
 
 /// The unit in which a raw image's zeroes are left out: what file systems store at the least.
 const RAW_UNIT: usize = 4096;
+/// A sector as a length in memory.
+const SECTOR_LEN: usize = 512;
 
 /// A raw image being written.
 #[derive(Debug)]
@@ -127,6 +132,8 @@ pub struct NewRaw {
     storage: Arc<dyn Storage>,
     size: u64,
     starts_as_zeroes: bool,
+    /// Whether parts stay as they are.
+    leaves_parts: bool,
     flush: bool,
 }
 
@@ -157,6 +164,7 @@ impl NewRaw {
             storage,
             size,
             starts_as_zeroes: starts_as_zeroes && reserved && preallocation != Preallocation::Full,
+            leaves_parts: false,
             flush,
         })
     }
@@ -174,6 +182,23 @@ impl NewRaw {
             storage,
             size,
             starts_as_zeroes,
+            leaves_parts: false,
+            flush,
+        })
+    }
+
+    /// As [`over`](Self::over), but what is neither data nor zero stays as it is, as if it were a backing
+    /// file's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn over_parts(storage: Arc<dyn Storage>, size: u64, flush: bool) -> Result<Self> {
+        check_room(storage.as_ref(), size)?;
+        Ok(Self {
+            storage,
+            size,
+            starts_as_zeroes: false,
+            leaves_parts: true,
             flush,
         })
     }
@@ -187,7 +212,7 @@ pub fn unsupported_preallocation() -> Error {
 /// A disk has whole sectors: what is missing of a file's last one is there to be written.
 fn check_room(storage: &dyn Storage, size: u64) -> Result<()> {
     if storage.len()?.next_multiple_of(SECTOR_SIZE) < size {
-        return Err(Error::invalid("output file is smaller than input file"));
+        return Err(smaller_than_input());
     }
     Ok(())
 }
@@ -198,6 +223,10 @@ impl NewImage for NewRaw {
     }
 
     fn zero_unit(&self) -> usize {
+        // Beside a sector of data there may be one that is left.
+        if self.leaves_parts {
+            return SECTOR_LEN;
+        }
         RAW_UNIT
     }
 
@@ -205,12 +234,20 @@ impl NewImage for NewRaw {
         self.starts_as_zeroes
     }
 
+    fn backed(&self) -> Option<Backed> {
+        self.leaves_parts.then_some(Backed {
+            size: self.size.next_multiple_of(SECTOR_SIZE),
+            unit: SECTOR_LEN,
+            copies_ends: false,
+        })
+    }
+
     fn reserve(
         &self,
         guest: GuestOffset,
         _chunk: usize,
         runs: &[Run],
-        _zeroes: &[Run],
+        zeroes: &[Run],
     ) -> Result<Reservation> {
         // The disk's last sector may be one that the source's length was rounded up to.
         let left = usize::try_from(self.size.saturating_sub(guest.0)).unwrap_or(usize::MAX);
@@ -218,9 +255,16 @@ impl NewImage for NewRaw {
             let host = HostOffset(guest.0 + run.start as u64);
             (run.start.min(left)..run.end.min(left), host)
         };
+        let mut pieces: Vec<_> = runs.iter().map(place).collect();
+        for (run, host) in zeroes.iter().map(place) {
+            let end = host.0 + run.len() as u64;
+            if !run.is_empty() && !self.storage.punch(host.0..end)? {
+                pieces.push((run, host));
+            }
+        }
         Ok(Reservation {
             guest,
-            pieces: runs.iter().map(place).collect(),
+            pieces,
             metadata: None,
         })
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{same_contents, write_disk};
-use crate::matrix::{Tool, ours, qemu_img};
+use crate::common::{Noise, qemu_io, run, same_contents, write_disk};
+use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -15,6 +15,11 @@ pub fn trials() -> Vec<Trial> {
         trial("backing::create_is_refused", create_is_refused),
         trial("backing::convert", convert),
         trial("backing::convert_is_refused", convert_is_refused),
+        trial("backing::nothing_is_below_the_source", alone),
+        trial("backing::anything_over_anything", || anything(1..61, false)),
+        trial("backing::into_anything_that_is_there", || {
+            anything(61..101, true);
+        }),
         trial("backing::loop", ends_in_itself),
         trial("backing::something_is_missing_below", missing_below),
     ]
@@ -35,7 +40,7 @@ fn folder() -> tempfile::TempDir {
     }
     let write = "write -q -P 9 100k 300k";
     let args = ["-c", write, "-c", "write -q -z 1M 1M", "top"];
-    crate::common::run(path, "qemu-io", args).ok();
+    run(path, "qemu-io", args).ok();
     folder
 }
 
@@ -224,6 +229,218 @@ fn convert_is_refused() {
         let words = theirs.stderr.trim_start_matches("qemu-img: ").trim_end();
         ours.fails(1, words);
         assert!(!folder.join("new").exists());
+    }
+}
+
+/// What a source doesn't store and has no backing file for is zero, and no matter of the target's.
+fn alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &split("create -q -f qcow2 base 1M")).ok();
+    qemu_io(folder, "qcow2", "base", &["write -P 7 0 1M"]);
+    qemu_img(folder, &split("create -q -f qcow2 source 1M")).ok();
+    qemu_io(folder, "qcow2", "source", &["write -P 9 0 64k"]);
+    qemu_img(folder, &split("create -q -f qcow2 packed 1M")).ok();
+    qemu_io(folder, "qcow2", "packed", &["write -c -P 9 64k 64k"]);
+    let external = "create -q -f qcow2 -o data_file=external.data external 1M";
+    qemu_img(folder, &split(external)).ok();
+    qemu_io(folder, "qcow2", "external", &["write -P 9 0 64k"]);
+    for source in ["source", "packed", "external"] {
+        for how in [
+            "-q",
+            "-c",
+            "-S 0",
+            "-o compat=0.10",
+            "-o extended_l2=on",
+            "-o cluster_size=2M",
+        ] {
+            let args = format!("convert -O qcow2 {how} -B base -F qcow2 {source} new");
+            ours(folder, &split(&args.replace("-q ", ""))).ok();
+            assert!(
+                qemu_img(folder, &["check", "new"])
+                    .ok()
+                    .starts_with("No err")
+            );
+            let compared = qemu_img(folder, &["compare", source, "new"]).ok();
+            assert_eq!(compared, "Images are identical.\n", "{args}");
+        }
+        let full = "create -q -f qcow2 full 1M";
+        qemu_img(folder, &split(full)).ok();
+        qemu_io(folder, "qcow2", "full", &["write -P 5 0 1M"]);
+        let args = format!("convert -n -O qcow2 -B base -F qcow2 {source} full");
+        ours(folder, &split(&args)).ok();
+        let compared = qemu_img(folder, &["compare", source, "full"]).ok();
+        assert_eq!(compared, "Images are identical.\n", "{args}");
+    }
+}
+
+/// The sizes of disks, some of which are no multiple of a cluster.
+const SIZES: [u64; 5] = [
+    320 << 10,
+    700 << 10,
+    1 << 20,
+    (1 << 20) + 7 * 512,
+    1536 << 10,
+];
+
+/// Sources: options, what they are over (`base`, or images of their own), and whether that may end
+/// anywhere. Where exactly that ends between two of its subclusters qemu-img finds out differently.
+const SOURCES: &[(&str, &[&str])] = &[
+    ("raw", &[]),
+    ("cluster_size=4k", &[]),
+    ("cluster_size=64k,compat=0.10", &[]),
+    ("data_file=source.data", &[]),
+    ("extended_l2=on", &[]),
+    ("aes", &[]),
+    ("cluster_size=512", &["base"]),
+    ("cluster_size=16k,compat=0.10", &["base"]),
+    ("data_file=source.data", &["base"]),
+    ("extended_l2=on", &["base", "same size"]),
+    ("aes", &["base"]),
+    ("cluster_size=64k", &["own"]),
+    ("cluster_size=4k", &["own", "own"]),
+    ("extended_l2=on", &["own", "same size"]),
+    ("aes,cluster_size=4k", &["own"]),
+];
+
+const TARGETS: [&str; 12] = [
+    "",
+    "-c",
+    "-S 0",
+    "-S 64k",
+    "-o compat=0.10",
+    "-o extended_l2=on",
+    "-o extended_l2=on -S 0",
+    "-o cluster_size=4k",
+    "-o cluster_size=1M",
+    "-o data_file=NAME.data",
+    "-m 1 -W",
+    "-c -o cluster_size=16k",
+];
+
+fn pick<'a, T>(noise: &mut Noise, from: &'a [T]) -> &'a T {
+    &from[usize::try_from(noise.below(from.len() as u64)).unwrap()]
+}
+
+/// Writes here and there: data, zeroes and, if it may be, compressed clusters.
+fn scribble(folder: &Path, image: &str, size: u64, packs: bool, noise: &mut Noise) {
+    let mut args = vec!["--object".to_owned(), SECRET.to_owned()];
+    for place in 0..1 + noise.below(7) {
+        let start = noise.below(size / 512) * 512;
+        let start = match noise.below(2) {
+            0 => start,
+            _ => start / 65536 * 65536,
+        };
+        let length = [512, 4096, 65536, 131_072, (1 + noise.below(400)) * 512];
+        let length = (*pick(noise, &length)).min(size - start);
+        let cluster = start / 65536 * 65536;
+        let write = match noise.below(10) {
+            // Over what is there already it can't be.
+            _ if packs && place == 0 && cluster + 65536 <= size => {
+                format!("write -c -P 3 {cluster} 64k")
+            }
+            1..=3 => format!("write -z {start} {length}"),
+            _ => format!("write -P {} {start} {length}", 1 + noise.below(250)),
+        };
+        args.extend(["-c".to_owned(), write]);
+    }
+    args.extend(["--image-opts".to_owned(), image.to_owned()]);
+    let ran = run(folder, "qemu-io", &args);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+}
+
+/// Sources of all kinds over bases of all sizes, which need not hold what the source's own backing file
+/// holds, converted into targets of all kinds: new ones, or such as hold something already. Both tools'
+/// read the same.
+fn anything(seeds: std::ops::Range<u64>, existing: bool) {
+    for seed in seeds {
+        let folder = tempfile::tempdir().unwrap();
+        one_of_anything(folder.path(), seed, existing);
+    }
+}
+
+fn one_of_anything(folder: &Path, seed: u64, existing: bool) {
+    let mut noise = Noise(seed);
+    let noise = &mut noise;
+    let create = |options: &str, below: &str, name: &str, size: u64| {
+        let options = options.replace("aes", "encrypt.format=aes,encrypt.key-secret=s");
+        let size = size.to_string();
+        let mut args = vec!["create", "-q", "--object", SECRET, "-f", "qcow2"];
+        if !options.is_empty() {
+            args.extend(["-o", &options]);
+        }
+        if !below.is_empty() {
+            args.extend(["-b", below, "-F", "qcow2"]);
+        }
+        qemu_img(folder, &[&args[..], &[name, &size]].concat()).ok();
+    };
+    let plain = |name| spec(name, "qcow2", false);
+    let base_size = *pick(noise, &SIZES);
+    create("", "", "base", base_size);
+    scribble(folder, &plain("base"), base_size, true, noise);
+    let (options, below) = *pick(noise, SOURCES);
+    let size = *pick(noise, &SIZES);
+    let mut last = "";
+    let own_size = match below.contains(&"same size") {
+        true => size,
+        false => *pick(noise, &SIZES),
+    };
+    for (layer, name) in below.iter().zip(["below0", "below1"]) {
+        if *layer == "own" {
+            create("", last, name, own_size);
+            scribble(folder, &plain(name), own_size, true, noise);
+            last = name;
+        } else if *layer == "base" && (below.len() == 1 || base_size >= size) {
+            last = "base";
+        }
+    }
+    let source = if options == "raw" {
+        let raw = fs::File::create(folder.join("source")).unwrap();
+        raw.set_len(size).unwrap();
+        spec("source", "raw", false)
+    } else {
+        create(options, last, "source", size);
+        spec("source", "qcow2", options.contains("aes"))
+    };
+    let packs = options == "cluster_size=64k,compat=0.10" || options == "extended_l2=on";
+    scribble(folder, &source, size, packs, noise);
+    let mut how = *pick(noise, &TARGETS);
+    let mut format = "qcow2";
+    if existing {
+        how = *pick(noise, &["", "-S 0", "-m 1 -W"]);
+        let size = size.max(*pick(noise, &SIZES));
+        if noise.below(4) == 0 {
+            format = "raw";
+            let raw = fs::File::create(folder.join("theirs")).unwrap();
+            raw.set_len(size).unwrap();
+        } else {
+            let below = *pick(noise, &["", "base"]);
+            let options = ["cluster_size=4k", "compat=0.10", "cluster_size=256k"];
+            create(pick::<&str>(noise, &options), below, "theirs", size);
+        }
+        scribble(folder, &spec("theirs", format, false), size, false, noise);
+        fs::copy(folder.join("theirs"), folder.join("ours")).unwrap();
+    }
+    for (tool, name) in [(qemu_img as Tool, "theirs"), (ours, "ours")] {
+        let how = how.replace("NAME", name);
+        let mut args = vec!["convert", "--object", SECRET];
+        args.extend(how.split_whitespace());
+        args.extend(if existing { &["-n"][..] } else { &[] });
+        args.extend(["-O", format, "-B", "base", "-F", "qcow2"]);
+        tool(
+            folder,
+            &[&args[..], &["--image-opts", &source, name]].concat(),
+        )
+        .ok();
+    }
+    let args = ["compare", "-f", format, "-F", format, "ours", "theirs"];
+    let compared = qemu_img(folder, &args);
+    let identical = compared.stdout == "Images are identical.\n";
+    let what = format!("seed {seed}: {options} over {below:?}, {how} -n: {existing}");
+    assert!(identical, "{what}: {compared:?}");
+    if format == "qcow2" {
+        let report = qemu_img(folder, &["check", "ours"]).ok();
+        assert!(report.starts_with("No errors"), "{what}: {report}");
     }
 }
 

@@ -227,6 +227,7 @@ impl NewImage for NewCompressed {
         Some(Backed {
             size: backing.size,
             unit: self.geometry.cluster_len(),
+            copies_ends: true,
         })
     }
 

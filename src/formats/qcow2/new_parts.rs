@@ -105,6 +105,7 @@ impl Parts {
         Some(Backed {
             size: backing.size,
             unit: self.unit(),
+            copies_ends: false,
         })
     }
 

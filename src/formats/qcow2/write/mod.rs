@@ -54,7 +54,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 
 pub use copy_bitmaps::{CopiedBitmaps, copy_bitmaps};
 pub use open::OpenOptions;
-pub use over::OverQcow2;
+pub use over::{OverOptions, OverQcow2};
 
 use self::bitmaps::Bitmaps;
 use self::metadata::Metadata;
@@ -128,6 +128,11 @@ impl WritableQcow2 {
     /// Whether what isn't stored is read from a backing file.
     pub fn is_backed(&self) -> bool {
         self.backing.is_some()
+    }
+
+    /// The size of the backing file's disk in bytes, where there is one.
+    pub fn backing_size(&self) -> Option<u64> {
+        self.backing.as_ref().map(|backing| backing.size())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

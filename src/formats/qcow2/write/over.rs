@@ -11,37 +11,54 @@ use super::WritableQcow2;
 use crate::error::{Error, Result};
 use crate::formats::{
     Backed, ExtentKind, Image as _, NewImage, Reservation, Run, WritableImage as _,
+    smaller_than_input,
 };
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// A sector as a length in memory.
+const SECTOR_LEN: usize = 512;
 
 /// An image in use that a disk is copied into.
 pub struct OverQcow2 {
     image: WritableQcow2,
     size: u64,
-    is_zero: bool,
-    compressed: bool,
+    options: OverOptions,
+}
+
+/// How an image in use is written over.
+#[derive(Debug, Clone, Copy)]
+pub struct OverOptions {
+    /// The caller's word that it reads as zeroes already.
+    pub is_zero: bool,
+    /// Whether what is written is compressed.
+    pub compressed: bool,
+    /// Whether parts may be left as they are, be they only parts of clusters.
+    pub leaves_parts: bool,
 }
 
 impl OverQcow2 {
-    /// Writes a disk of `size` bytes over the start of `image`, compressed where that is wanted. `is_zero`
-    /// promises that it reads as zeroes already.
+    /// Writes a disk of `size` bytes over the start of `image`.
     ///
     /// # Errors
-    /// The image is smaller, or can't have compressed clusters.
-    pub fn new(image: WritableQcow2, size: u64, is_zero: bool, compressed: bool) -> Result<Self> {
-        if compressed {
-            image.check_compression()?;
-        }
+    /// The image is smaller.
+    pub fn new(image: WritableQcow2, size: u64, options: OverOptions) -> Result<Self> {
         if image.size() < size {
-            return Err(Error::invalid("output file is smaller than input file"));
+            return Err(smaller_than_input());
         }
         Ok(Self {
             image,
             size: size.next_multiple_of(SECTOR_SIZE),
-            is_zero,
-            compressed,
+            options,
         })
+    }
+
+    /// The unit in which the image is told what to hold. Compressed clusters are written as a whole.
+    fn unit(&self) -> usize {
+        if self.options.leaves_parts && !self.options.compressed {
+            return SECTOR_LEN;
+        }
+        self.image.cluster_len()
     }
 
     /// A run of a chunk as bytes of the disk, without what is beyond the source's end: that is no zero
@@ -77,18 +94,19 @@ impl NewImage for OverQcow2 {
     }
 
     fn zero_unit(&self) -> usize {
-        self.image.cluster_len()
+        self.unit()
     }
 
     fn starts_as_zeroes(&self) -> bool {
-        self.is_zero
+        self.options.is_zero
     }
 
-    /// Nothing is left as it is: what isn't data is zero.
+    /// What it holds now is what is below: what isn't data is zero, unless it is left.
     fn backed(&self) -> Option<Backed> {
-        (!self.is_zero).then_some(Backed {
+        (!self.options.is_zero).then_some(Backed {
             size: self.size,
-            unit: self.image.cluster_len(),
+            unit: self.unit(),
+            copies_ends: self.options.compressed,
         })
     }
 
@@ -124,7 +142,7 @@ impl NewImage for OverQcow2 {
             let data =
                 data.ok_or_else(|| Error::invalid("the reservation is for another chunk"))?;
             let offset = GuestOffset(range.start);
-            if self.compressed {
+            if self.options.compressed {
                 self.image.write_compressed(offset, data)?;
             } else {
                 self.image.write_at(offset, data)?;
@@ -136,7 +154,7 @@ impl NewImage for OverQcow2 {
     fn writes_serially(&self) -> bool {
         // Encrypting and compressing are part of writing here, and worth several threads.
         !self.image.is_encrypted()
-            && !self.compressed
+            && !self.options.compressed
             && self.image.stored.storage().writes_serially()
     }
 
