@@ -180,6 +180,9 @@ pub(super) fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
 /// Takes over what is said of the target's backing file; whether it is to have one.
 fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Result<bool, Failure> {
     if args.no_create {
+        if args.backing.is_some() && sources > 1 {
+            return Err(several_sources());
+        }
         if args.backing.is_some() && args.target_is_zero {
             return Err(anyhow!(
                 "Cannot use --target-is-zero when the destination image has a backing file"
@@ -193,16 +196,19 @@ fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Res
         return Ok(false);
     }
     if sources > 1 {
-        return Err(anyhow!(
-            "Having a backing file for the target makes no sense when concatenating multiple \
-             input images"
-        )
-        .into());
+        return Err(several_sources());
     }
     if options.get("backing_fmt").is_none() {
         return Err(anyhow!("Use of backing file requires explicit backing format").into());
     }
     Ok(true)
+}
+
+fn several_sources() -> Failure {
+    anyhow!(
+        "Having a backing file for the target makes no sense when concatenating multiple input images"
+    )
+    .into()
 }
 
 /// Refuses what can't be compressed, in `qemu-img`'s words.

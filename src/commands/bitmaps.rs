@@ -12,7 +12,7 @@ use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::write::{CopiedBitmaps, copy_bitmaps};
 use crate::formats::qcow2::{Header, Version, features};
-use crate::formats::{Format, Image as _};
+use crate::formats::{Format, Image as _, smaller_than_input};
 use crate::storage::{Access, FileStorage};
 
 /// The bitmaps of a source.
@@ -91,6 +91,9 @@ impl Taken {
         }
         if header.version() != Version::V3 {
             return Err(no_support());
+        }
+        if header.size() < self.size {
+            return Err(smaller_than_input());
         }
         let there = read_bitmaps(storage.as_ref(), &header)?;
         for bitmap in self.copied.bitmaps.iter().rev() {

@@ -228,8 +228,7 @@ impl Target<'_> {
                         compressed: self.compressed,
                         leaves_parts: existing.leaves_parts,
                     };
-                    let over = qcow2::OverQcow2::new(image, size, options);
-                    Box::new(over.map_err(|error| could_not_open(&self.name, error))?)
+                    Box::new(qcow2::OverQcow2::new(image, size, options)?)
                 }
             };
             let files = Vec::new();

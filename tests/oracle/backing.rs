@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         }),
         trial("backing::loop", ends_in_itself),
         trial("backing::something_is_missing_below", missing_below),
+        trial("backing::smaller_target", smaller_target),
     ]
 }
 
@@ -220,6 +221,7 @@ fn convert_is_refused() {
         "-O qcow2 -B base top new",
         "-O qcow2 -o backing_file=base top new",
         "-O qcow2 -B base -F raw top short new",
+        "-n -O qcow2 -B base -F raw short short top",
         "-O raw -B base top new",
         "-O qcow2 -n --target-is-zero -B base -F raw top short",
     ] {
@@ -524,5 +526,23 @@ fn missing_below() {
             tool(folder, &split(args)).ok();
             fs::remove_file(folder.join("new")).unwrap();
         }
+    }
+}
+
+fn smaller_target() {
+    let folder = folder();
+    let folder = folder.path();
+    let args = "bitmap --add top all";
+    qemu_img(folder, &split(args)).ok();
+    fs::write(folder.join("raw"), [0; 512]).unwrap();
+    for args in [
+        "convert -n -O qcow2 base short",
+        "convert -n -c -O qcow2 base short",
+        "convert -n -O qcow2 -B base -F raw top short",
+        "convert -n --bitmaps -O qcow2 top short",
+        "convert -n -O raw top raw",
+        "convert -n -O raw -B base -F raw top raw",
+    ] {
+        refused_alike(folder, &split(args));
     }
 }
