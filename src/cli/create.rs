@@ -54,7 +54,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
             return Err(anyhow!("{name}: Image creation needs a size parameter").into());
         }
     };
-    options.set("size", size.to_string());
+    options.set_size(size);
     if !args.common.quiet {
         print(&format!("{}\n", options.formatting_line(&printable(&name))))?;
     }

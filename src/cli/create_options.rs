@@ -1,174 +1,23 @@
 //! The `-o` options of each format: their names, how they are printed, and what they mean.
 //!
 //! [`specs`] of a format is the one list from which `-o help`, the check of names, and the line
-//! `Formatting '…'` are made. Options that `qemu-img` has and this version doesn't are in the list
-//! so that they are refused by name, and not as a mistake of the user's.
+//! `Formatting '…'` are made.
+
+mod specs;
 
 use std::fmt::Write as _;
 
+pub use self::specs::help;
+
+use self::specs::{Kind, Spec, specs};
 use super::options::{self, KeyValue};
 use crate::commands::measure;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::{Backing, CompressionType, CreateOptions, EncryptionMethod, Version};
+use crate::formats::qcow2::{
+    self, Backing, CompressionType, CreateOptions, EncryptionMethod, Version,
+};
 use crate::formats::{Format, Preallocation};
 use crate::units::{SizeError, parse_size};
-
-/// How an option's value is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Switch,
-    Size,
-    Number,
-}
-
-/// One option of a format.
-struct Spec {
-    name: &'static str,
-    kind: Kind,
-    default: Option<&'static str>,
-    help: &'static str,
-}
-
-const fn spec(
-    name: &'static str,
-    kind: Kind,
-    default: Option<&'static str>,
-    help: &'static str,
-) -> Spec {
-    Spec {
-        name,
-        kind,
-        default,
-        help,
-    }
-}
-
-/// In the order in which `Formatting '…'` prints them.
-const QCOW2: &[Spec] = &[
-    spec(
-        "encryption",
-        Kind::Switch,
-        None,
-        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
-    ),
-    spec(
-        "encrypt.format",
-        Kind::Text,
-        None,
-        "Encrypt the image, format choices: 'aes', 'luks'",
-    ),
-    spec(
-        "encrypt.key-secret",
-        Kind::Text,
-        None,
-        "ID of secret providing qcow AES key or LUKS passphrase",
-    ),
-    spec(
-        "cluster_size",
-        Kind::Size,
-        Some("65536"),
-        "qcow2 cluster size",
-    ),
-    spec(
-        "extended_l2",
-        Kind::Switch,
-        Some("off"),
-        "Extended L2 tables",
-    ),
-    spec(
-        "preallocation",
-        Kind::Text,
-        None,
-        "Preallocation mode (allowed values: off, metadata, falloc, full)",
-    ),
-    spec(
-        "compression_type",
-        Kind::Text,
-        Some("zlib"),
-        "Compression method used for image cluster compression",
-    ),
-    spec("size", Kind::Size, None, "Virtual disk size"),
-    spec(
-        "compat",
-        Kind::Text,
-        None,
-        "Compatibility level (v2 [0.10] or v3 [1.1])",
-    ),
-    spec(
-        "backing_file",
-        Kind::Text,
-        None,
-        "File name of a base image",
-    ),
-    spec(
-        "backing_fmt",
-        Kind::Text,
-        None,
-        "Image format of the base image",
-    ),
-    spec(
-        "data_file",
-        Kind::Text,
-        None,
-        "File name of an external data file",
-    ),
-    spec(
-        "data_file_raw",
-        Kind::Switch,
-        None,
-        "The external data file must stay valid as a raw image",
-    ),
-    spec(
-        "lazy_refcounts",
-        Kind::Switch,
-        Some("off"),
-        "Postpone refcount updates",
-    ),
-    spec(
-        "refcount_bits",
-        Kind::Number,
-        Some("16"),
-        "Width of a reference count entry in bits",
-    ),
-    NOCOW,
-    EXTENT_SIZE_HINT,
-];
-
-/// For btrfs: blocks of the file are written where they are.
-const NOCOW: Spec = spec(
-    "nocow",
-    Kind::Switch,
-    None,
-    "Turn off copy-on-write (valid only on btrfs)",
-);
-
-/// For XFS, which does well without; it is accepted, and has no effect here.
-const EXTENT_SIZE_HINT: Spec = spec(
-    "extent_size_hint",
-    Kind::Size,
-    None,
-    "Extent size hint for the image file, 0 to disable",
-);
-
-const RAW: &[Spec] = &[
-    spec("size", Kind::Size, None, "Virtual disk size"),
-    NOCOW,
-    spec(
-        "preallocation",
-        Kind::Text,
-        None,
-        "Preallocation mode (allowed values: off, falloc, full)",
-    ),
-    EXTENT_SIZE_HINT,
-];
-
-fn specs(format: Format) -> &'static [Spec] {
-    match format {
-        Format::Raw => RAW,
-        Format::Qcow2 => QCOW2,
-    }
-}
 
 /// The options of a new image as the user gave them, checked for names and kinds.
 #[derive(Debug, Clone)]
@@ -185,44 +34,6 @@ struct Given {
     value: String,
     /// How `Formatting '…'` prints it.
     shown: String,
-}
-
-/// The text that `-o help` prints. Without a file's name `qemu-img` leaves out what the file may have
-/// options for, such as the preallocation of a raw image.
-pub fn help(format: Format, has_name: bool) -> String {
-    let mut specs: Vec<&Spec> = specs(format).iter().collect();
-    specs.sort_by_key(|spec| spec.name);
-    let mut text = if has_name {
-        "Supported options:\n".to_owned()
-    } else {
-        specs.retain(|spec| match spec.name {
-            "nocow" | "extent_size_hint" => false,
-            "preallocation" => format != Format::Raw,
-            _ => true,
-        });
-        format!("Supported {format} options:\n")
-    };
-    for Spec {
-        name, kind, help, ..
-    } in specs
-    {
-        let kind = match kind {
-            Kind::Text => "<str>",
-            Kind::Switch => "<bool (on/off)>",
-            Kind::Size => "<size>",
-            Kind::Number => "<num>",
-        };
-        let left = format!("{name}={kind}");
-        // Writing to a string can't fail.
-        let _ = writeln!(text, "  {left:<22} - {help}");
-    }
-    if !has_name {
-        text.push_str(
-            "\nThe protocol level may support further options.\n\
-             Specify the target filename to include those options.\n",
-        );
-    }
-    text
 }
 
 impl Options {
@@ -260,9 +71,18 @@ impl Options {
         });
     }
 
-    /// The size option in bytes, if it was given.
+    /// The size option in bytes, if it was given. The greatest number there is stands for none.
     pub fn size(&self) -> Option<u64> {
-        self.get("size").and_then(|size| size.parse().ok())
+        let size = self.get("size").and_then(|size| size.parse().ok());
+        size.filter(|size| *size != u64::MAX)
+    }
+
+    /// Sets the size, in bytes.
+    pub fn set_size(&mut self, size: u64) {
+        self.set("size", size.to_string());
+        if let Some(given) = self.values.last_mut() {
+            given.shown = signed(size);
+        }
     }
 
     /// The line that `create` prints before it starts: options that were given or have a default, in
@@ -396,6 +216,10 @@ impl Options {
                  (use compat=1.1 or greater)",
             ));
         }
+        // A size that is too large is refused although the source's, or that of --size, counts.
+        let size = self.get("size").and_then(|size| size.parse::<u64>().ok());
+        let size = size.and_then(|size| size.checked_next_multiple_of(geometry.cluster_size()));
+        qcow2::measure(geometry, size.unwrap_or(0), 0)?;
         Ok(measure::Target::Qcow2 {
             version,
             geometry,
@@ -465,6 +289,11 @@ fn not_accepted(parameter: &str, value: &str) -> Error {
     ))
 }
 
+/// A number as `Formatting '…'` prints it: from 2^63 on, QEMU shows it below zero.
+fn signed(number: u64) -> String {
+    number.cast_signed().to_string()
+}
+
 /// Checks an option's name and kind and brings its value into one form.
 fn normalise(format: Format, option: KeyValue) -> Result<Given> {
     let KeyValue { key, value } = option;
@@ -487,9 +316,12 @@ fn normalise(format: Format, option: KeyValue) -> Result<Given> {
             shown = Some(value);
             on.to_owned()
         }
-        Kind::Size => parse_size(&value)
-            .map_err(|error| options::no_size(&key, &value, error))?
-            .to_string(),
+        Kind::Size => {
+            let size = parse_size(&value);
+            let size = size.map_err(|error| options::no_size(&key, &value, error))?;
+            shown = Some(signed(size));
+            size.to_string()
+        }
         Kind::Number => {
             let number = options::parse_number(&value).map_err(|error| match error {
                 SizeError::OutOfRange => Error::invalid(format!(
@@ -499,7 +331,7 @@ fn normalise(format: Format, option: KeyValue) -> Result<Given> {
                     Error::invalid(format!("Parameter '{key}' expects a number"))
                 }
             })?;
-            shown = Some(number.cast_signed().to_string());
+            shown = Some(signed(number));
             number.to_string()
         }
     };

@@ -1,9 +1,17 @@
 //! `create`: a new image with nothing in it.
+//!
+//! Sizes come from the command line and may be anything that fits in 64 bits: those that no disk has are
+//! refused before a file is made.
 
 use super::{Passwords, Target};
 use crate::convert::{self, Settings};
 use crate::error::{Error, Result};
 use crate::formats::{Format, Image as _, Preallocation, ZeroImage, qcow2};
+use crate::units::SECTOR_SIZE;
+
+/// The longest that QEMU lets a disk of any format be, in bytes: all that a signed offset can say, less one
+/// GiB for what it rounds up.
+const LONGEST: u64 = i64::MAX.cast_unsigned() - ((1 << 30) - 1);
 
 /// Creates `target` as a disk of `size` bytes that reads as zeroes.
 ///
@@ -11,6 +19,7 @@ use crate::formats::{Format, Image as _, Preallocation, ZeroImage, qcow2};
 /// What keeps it from being created; no new file is left then.
 pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<()> {
     let create = || {
+        let size = whole_sectors(size, target.format())?;
         let zeroes = ZeroImage { size };
         let base = target.base()?;
         let open = target.open(zeroes.size(), &[], base.as_ref(), passwords)?;
@@ -31,6 +40,25 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
     create().map_err(|error: Error| too_large(error, target.format()).context(&target.name))
 }
 
+/// The size of a disk in whole sectors.
+///
+/// # Errors
+/// No disk of that format is so big.
+fn whole_sectors(size: u64, format: Format) -> Result<u64> {
+    let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
+    let possible = rounded.filter(|size| i64::try_from(*size).is_ok());
+    match (possible, format) {
+        (None, Format::Raw) => Err(Error::invalid("Could not resize file: Invalid argument")),
+        (None, Format::Qcow2) => Err(Error::invalid(
+            "Could not resize image: Image size cannot be negative",
+        )),
+        (Some(size), Format::Qcow2) if size > LONGEST => Err(Error::invalid(format!(
+            "Could not resize image: offset({size}) exceeds maximum({LONGEST})"
+        ))),
+        (Some(size), _) => Ok(size),
+    }
+}
+
 /// What is said where the file system has no files of that size.
 fn too_large(error: Error, format: Format) -> Error {
     if error.io_kind() != Some(std::io::ErrorKind::FileTooLarge) {
@@ -39,5 +67,25 @@ fn too_large(error: Error, format: Format) -> Error {
     match format {
         Format::Raw => Error::invalid("The image size is too large for file format 'raw'"),
         Format::Qcow2 => Error::invalid(qcow2::TOO_LARGE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_sectors_or_refused() {
+        for (size, rounded) in [(0, 0), (1, 512), (512, 512), (LONGEST, LONGEST)] {
+            for format in [Format::Raw, Format::Qcow2] {
+                assert_eq!(whole_sectors(size, format).unwrap(), rounded);
+            }
+        }
+        let most = i64::MAX.cast_unsigned();
+        for size in [most, most + 1, u64::MAX - 511, u64::MAX - 510, u64::MAX] {
+            for format in [Format::Raw, Format::Qcow2] {
+                assert!(whole_sectors(size, format).is_err(), "{size}");
+            }
+        }
     }
 }

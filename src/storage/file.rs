@@ -297,7 +297,7 @@ impl Storage for FileStorage {
 
     fn set_len(&self, len: u64) -> Result<()> {
         rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
-            .map_err(|error| self.error("resizing", error.into()))
+            .map_err(|error| Error::io("Could not resize file", error.into()))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
