@@ -150,6 +150,16 @@ pub fn printable(name: &str) -> String {
     text
 }
 
+/// As [`printable`], of bytes that need not be text: those that are none stay as they are.
+pub fn printable_bytes(name: &[u8]) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        shown.extend(printable(chunk.valid()).into_bytes());
+        shown.extend(chunk.invalid());
+    }
+    shown
+}
+
 /// Whether a character does nothing but say in which direction text runs, or ends a line.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -60,7 +60,7 @@ pub enum Command {
 pub struct CommonArgs {
     /// Define a secret: secret,id=ID,file=PATH (or data=TEXT, which other users can see)
     #[arg(long, value_name = "OBJDEF", allow_hyphen_values = true)]
-    pub object: Vec<String>,
+    pub object: Vec<OsString>,
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -158,7 +158,7 @@ pub struct CreateArgs {
     pub(super) format: String,
     /// Options of the format, k=v,k2=v2 ("-o help" lists them)
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
-    pub(super) options: Vec<String>,
+    pub(super) options: Vec<OsString>,
     /// The backing file, from which is read what the image doesn't hold; relative to the new image
     #[arg(
         short = 'b',
@@ -166,9 +166,15 @@ pub struct CreateArgs {
         value_name = "FILE",
         allow_hyphen_values = true
     )]
-    pub(super) backing: Option<String>,
+    pub(super) backing: Option<OsString>,
     /// Format of the backing file
-    #[arg(short = 'F', long, value_name = "FMT", allow_hyphen_values = true)]
+    #[arg(
+        short = 'F',
+        short_alias = 'B',
+        long,
+        value_name = "FMT",
+        allow_hyphen_values = true
+    )]
     pub(super) backing_format: Option<String>,
     /// Don't look at the backing file; it need not be there
     #[arg(short = 'u', long)]
@@ -218,7 +224,7 @@ pub struct ConvertArgs {
         aliases = ["target-format-options", "options"],
         allow_hyphen_values = true
     )]
-    pub(super) target_options: Vec<String>,
+    pub(super) target_options: Vec<OsString>,
     /// Encrypt the target; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(super) encrypt: Option<String>,
@@ -268,12 +274,13 @@ pub struct ConvertArgs {
     /// over the same contents
     #[arg(
         short = 'B',
+        short_alias = 'b',
         long = "target-backing",
         value_name = "FILE",
         alias = "backing",
         allow_hyphen_values = true
     )]
-    pub(super) backing: Option<String>,
+    pub(super) backing: Option<OsString>,
     /// Format of the target's backing file
     #[arg(
         short = 'F',
@@ -291,7 +298,7 @@ pub struct ConvertArgs {
         alias = "source-snapshot",
         allow_hyphen_values = true
     )]
-    pub(super) snapshot: Option<String>,
+    pub(super) snapshot: Option<OsString>,
     /// Open the source even while another process writes it; what is seen may be inconsistent
     #[arg(short = 'U', long)]
     pub(super) force_share: bool,
@@ -374,8 +381,11 @@ pub struct InfoArgs {
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Show the backing file too, and its backing file, and so on
-    #[arg(long)]
+    #[arg(short, long)]
     pub(super) backing_chain: bool,
+    /// Show the block limits; there are none here, so it has no effect
+    #[arg(long)]
+    pub(super) limits: bool,
     /// Cache mode of the image
     #[arg(short = 't', long, value_name = "CACHE", default_value = "writeback")]
     pub(super) cache: String,
@@ -486,10 +496,10 @@ pub struct MeasureArgs {
         alias = "target-format-options",
         allow_hyphen_values = true
     )]
-    pub(super) options: Vec<String>,
+    pub(super) options: Vec<OsString>,
     /// Measure an internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME
     #[arg(short = 'l', long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
-    pub(super) snapshot: Option<String>,
+    pub(super) snapshot: Option<OsString>,
     /// Measure for an empty disk of that size
     #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(super) size: Option<String>,

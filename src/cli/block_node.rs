@@ -5,6 +5,8 @@
 //! say how fast something is done are checked and have no effect. What isn't known is refused, with
 //! the name of the driver that doesn't know it.
 
+mod qcow2;
+
 use std::path::PathBuf;
 
 use serde_json::{Map, json};
@@ -12,30 +14,11 @@ use serde_json::{Map, json};
 use super::objects::Secrets;
 use super::render;
 use super::tree::{Tree, Value};
-use crate::commands::{Below, RawNode, Sharing, Source};
+use crate::commands::stated::PROTOCOLS;
+use crate::commands::{Below, RawNode, Sharing, Source, Stated};
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::formats::qcow2::EncryptionMethod;
 use crate::storage::WindowRange;
-
-/// Drivers of files and devices.
-const PROTOCOLS: [&str; 3] = ["file", "host_cdrom", "host_device"];
-
-/// Options of qcow2 without an effect here, by kind.
-const QCOW2_SWITCHES: [&str; 5] = [
-    "discard-no-unref",
-    "lazy-refcounts",
-    "pass-discard-other",
-    "pass-discard-request",
-    "pass-discard-snapshot",
-];
-const QCOW2_SIZES: [&str; 5] = [
-    "cache-clean-interval",
-    "cache-size",
-    "l2-cache-entry-size",
-    "l2-cache-size",
-    "refcount-cache-size",
-];
 
 /// What a name starts with that is a tree of options.
 pub(super) const JSON: &str = "json:";
@@ -58,6 +41,7 @@ pub(super) enum Shown {
 /// # Errors
 /// Options that are missing, unknown or malformed; drivers that there aren't.
 pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Result<Node<'a>> {
+    refuse_repeated_names(&tree)?;
     let driver = driver(&mut tree);
     if let Some(driver) = driver.as_deref().filter(|name| PROTOCOLS.contains(name)) {
         let file = protocol(tree, driver)?;
@@ -66,6 +50,10 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
             is_read_only: file.common.is_read_only,
             is_device: file.is_device,
             is_bare: true,
+            stated: Stated {
+                needs_direct: file.common.needs_direct(),
+                ..Stated::default()
+            },
             ..Source::plain(file.path, name.to_owned(), Some(Format::Raw))
         };
         return Ok(Node {
@@ -78,30 +66,52 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         return Err(Error::invalid("Must specify either driver or file"));
     }
     let file = storage(&mut tree, "file")?;
-    let common = common(&mut tree)?.over(file.common);
+    let common = common(&mut tree, false)?.over(file.common);
     let mut source = Source {
         sharing: common.sharing,
         is_read_only: common.is_read_only,
         windows: file.windows,
         between: file.nodes,
         is_device: file.is_device,
+        stated: Stated {
+            needs_direct: common.needs_direct(),
+            ..Stated::default()
+        },
         ..Source::plain(file.path, name.to_owned(), format)
     };
     let mut options = Map::new();
+    // Without a driver, an option is right only if the format that is found has it.
+    let is_guess = format.is_none();
+    let mut of_raw = None;
+    if is_guess {
+        let option = ["offset", "size"].into_iter().find(|key| tree.has(key));
+        let range = window(&mut tree, &mut options)?;
+        of_raw = range.zip(option.map(str::to_owned));
+        source.stated.window.clone_from(&of_raw);
+    }
     if format == Some(Format::Raw) {
         source.windows.extend(window(&mut tree, &mut options)?);
     } else {
-        qcow2(&mut tree, &mut options, &mut source, secrets)?;
+        let before = tree.keys();
+        qcow2::read(&mut tree, &mut options, &mut source, secrets)?;
+        if is_guess {
+            source.stated.of_qcow2 = before.into_iter().find(|key| !tree.has(key));
+        }
     }
-    nothing_left(&tree, |key| {
-        let driver = driver.as_deref().unwrap_or("qcow2");
-        format!("Block format '{driver}' does not support the option '{key}'")
-    })?;
+    if is_guess {
+        source.stated.of_none = tree.first().map(|(key, _)| key.to_owned());
+    } else {
+        nothing_left(&tree, |key| {
+            let driver = driver.as_deref().unwrap_or_default();
+            format!("Block format '{driver}' does not support the option '{key}'")
+        })?;
+    }
     let shown = if options.is_empty() && file.direct {
         Shown::Plain(file.filename)
     } else {
-        // Only a qcow2 image gets here without a driver: no other has options.
-        options.insert("driver".into(), json!(driver.as_deref().unwrap_or("qcow2")));
+        // Where no driver is stated, the options are all of the one format that the image can have.
+        let found = if of_raw.is_some() { "raw" } else { "qcow2" };
+        options.insert("driver".into(), json!(driver.as_deref().unwrap_or(found)));
         options.insert("file".into(), file.shown);
         Shown::Json(options.into())
     };
@@ -127,7 +137,7 @@ struct Holder {
 fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
     let reference = parent.take(key);
     let mut tree = parent.take_below(key);
-    if let Some(Value::Text(node)) = reference {
+    if let Some(node) = reference.and_then(Value::into_text) {
         return Err(no_such_node(&node));
     }
     if tree.is_empty() {
@@ -140,7 +150,7 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
         Some(name) if PROTOCOLS.contains(&name) => protocol(tree, name),
         Some("raw") => {
             let mut below = storage(&mut tree, "file")?;
-            below.common = common(&mut tree)?.over(below.common);
+            below.common = common(&mut tree, true)?.over(below.common);
             let mut options = Map::new();
             let window = window(&mut tree, &mut options)?;
             below.windows.extend(window);
@@ -172,15 +182,17 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
 
 /// Reads the rest of the node of a file or device.
 fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
-    let filename = tree.take_text("filename")?.filter(|name| !name.is_empty());
-    let filename = filename.ok_or_else(|| {
+    let path = tree.take_name("filename").filter(|name| !name.is_empty());
+    let path = path.map(PathBuf::from).ok_or_else(|| {
         Error::invalid(format!("The '{driver}' block driver requires a file name"))
     })?;
-    let mut common = common(&mut tree)?;
+    let filename = path.to_string_lossy().into_owned();
+    let mut common = common(&mut tree, true)?;
     if one_of(&mut tree, "locking", &["auto", "on", "off"])?.as_deref() == Some("off") {
         common.sharing = Sharing::Unlocked;
     }
-    one_of(&mut tree, "aio", &["threads", "native", "io_uring"])?;
+    let aio = one_of(&mut tree, "aio", &["threads", "native", "io_uring"])?;
+    common.is_native = aio.as_deref() == Some("native");
     for key in ["drop-cache", "x-check-cache-dropped"] {
         tree.take_switch(key)?;
     }
@@ -189,7 +201,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
         format!("Block protocol '{driver}' doesn't support the option '{key}'")
     })?;
     Ok(Holder {
-        path: PathBuf::from(&filename),
+        path,
         windows: Vec::new(),
         nodes: Vec::new(),
         common,
@@ -219,62 +231,19 @@ fn window(
     Ok((offset.is_some() || size.is_some()).then_some(range))
 }
 
-fn qcow2<'a>(
-    tree: &mut Tree,
-    shown: &mut Map<String, serde_json::Value>,
-    source: &mut Source<'a>,
-    secrets: &'a Secrets,
-) -> Result<()> {
-    for key in QCOW2_SWITCHES {
-        tree.take_switch(key)?;
-    }
-    for key in QCOW2_SIZES {
-        tree.take_size(key)?;
-    }
-    let overlap = ["none", "constant", "cached", "all"];
-    one_of(tree, "overlap-check", &overlap)?;
-    let mut checks = tree.take_below("overlap-check");
-    one_of(&mut checks, "template", &overlap)?;
-    source.encryption = match tree.take_text("encrypt.format")?.as_deref() {
-        None => None,
-        Some("aes") => Some(EncryptionMethod::Aes),
-        Some("luks") => Some(EncryptionMethod::Luks),
-        Some(other) => {
-            return Err(Error::invalid(format!(
-                "Parameter 'encrypt.format' does not accept value '{other}'"
-            )));
-        }
-    };
-    if let Some(id) = tree.take_text("encrypt.key-secret")? {
-        match secrets.get(&id) {
-            Ok(secret) => source.secret = Some(secret),
-            Err(error) => source.no_secret = Some(error.to_string()),
-        }
-        shown.insert("encrypt.key-secret".into(), json!(id));
-    }
-    if tree.has("data-file") {
-        let file = storage(tree, "data-file")?;
-        if !file.windows.is_empty() {
-            return Err(Error::unsupported(
-                "a data file that is part of a file is not supported by this version",
-            ));
-        }
-        source.data_file = Some(file.path);
-    }
-    source.below = below(tree, secrets)?;
-    Ok(())
-}
-
 /// What the options say of the backing file.
 fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
-    match tree.take("backing") {
-        Some(Value::Null) => return Ok(Below::Nothing),
-        Some(Value::Text(node)) if node.is_empty() => {
+    let reference = tree.take("backing");
+    if reference == Some(Value::Null) {
+        return Ok(Below::Nothing);
+    }
+    match reference.and_then(Value::into_text) {
+        Some(node) if node.is_empty() => {
             super::warn("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
             return Ok(Below::Nothing);
         }
-        Some(Value::Text(node)) => return Err(no_such_node(&node)),
-        _ => {}
+        Some(node) => return Err(no_such_node(&node)),
+        None => {}
     }
     let mut tree = tree.take_below("backing");
     if tree.is_empty() {
@@ -284,7 +253,10 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
     let stored = !names.iter().any(|name| tree.has(name));
     if stored {
         // The name is the image's; the rest is read as of any other.
-        tree.put("file.filename", "backing file");
+        let driver = tree.get("driver").cloned().and_then(Value::into_text);
+        let is_file = driver.is_some_and(|name| PROTOCOLS.contains(&name.as_str()));
+        let key = if is_file { "filename" } else { "file.filename" };
+        tree.put(key, "backing file");
     }
     let mut node = image(tree, "", secrets)?;
     node.source.name = node.source.path.to_string_lossy().into_owned();
@@ -301,6 +273,10 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
 struct Common {
     sharing: Sharing,
     is_read_only: bool,
+    /// Whether the system's cache is gone past, which says nothing of how it is read here.
+    is_direct: bool,
+    /// Whether a way of reading is asked for that QEMU has only past that cache.
+    is_native: bool,
 }
 
 impl Common {
@@ -309,43 +285,75 @@ impl Common {
         Self {
             sharing: self.sharing.max(below.sharing),
             is_read_only: self.is_read_only || below.is_read_only,
+            is_direct: self.is_direct || below.is_direct,
+            is_native: below.is_native,
         }
+    }
+
+    fn needs_direct(self) -> bool {
+        self.is_native && !self.is_direct
     }
 }
 
 /// Reads the options that every node has. None but those that count changes what is read or written.
-fn common(tree: &mut Tree) -> Result<Common> {
-    if let Some(name) = tree.take_text("node-name")?
+/// Below another node, what is discarded is let go unless an option says otherwise.
+fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
+    if let Some(name) = tree.take_text("node-name")
         && !super::objects::is_identifier(&name)
     {
         return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
     }
-    for key in [
-        "auto-read-only",
-        "cache.direct",
-        "cache.no-flush",
-        "cache.writeback",
-    ] {
+    for key in ["auto-read-only", "cache.no-flush"] {
         tree.take_switch(key)?;
     }
+    let is_direct = tree.take_switch("cache.direct")? == Some(true);
     let is_read_only = tree.take_switch("read-only")? == Some(true);
     let sharing = match tree.take_switch("force-share")? {
         Some(true) => Sharing::Forced,
         Some(false) | None => Sharing::Agreed,
     };
-    one_of(tree, "detect-zeroes", &["off", "on", "unmap"])?;
-    match tree.take_text("discard")?.as_deref() {
-        None | Some("ignore" | "off" | "unmap" | "on") => Ok(Common {
-            sharing,
-            is_read_only,
-        }),
-        Some(_) => Err(Error::invalid("Invalid discard option")),
+    let discards = match tree.take_text("discard").as_deref() {
+        None => is_below,
+        Some("ignore" | "off") => false,
+        Some("unmap" | "on") => true,
+        Some(_) => return Err(Error::invalid("Invalid discard option")),
+    };
+    let detects = one_of(tree, "detect-zeroes", &["off", "on", "unmap"])?;
+    if detects.as_deref() == Some("unmap") && !discards {
+        return Err(Error::invalid(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+        ));
     }
+    Ok(Common {
+        sharing,
+        is_read_only,
+        is_direct,
+        is_native: false,
+    })
+}
+
+/// Refuses a name that several nodes have.
+fn refuse_repeated_names(tree: &Tree) -> Result<()> {
+    let mut names = Vec::new();
+    for key in tree.keys() {
+        if key != "node-name" && !key.ends_with(".node-name") {
+            continue;
+        }
+        if let Some(name) = tree.get(&key).cloned().and_then(Value::into_text) {
+            if names.contains(&name) {
+                return Err(Error::invalid(format!(
+                    "Duplicate nodes with node-name='{name}'"
+                )));
+            }
+            names.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// The value of an option that takes one of a few.
 fn one_of(tree: &mut Tree, key: &str, values: &[&str]) -> Result<Option<String>> {
-    match tree.take_text(key)? {
+    match tree.take_text(key) {
         Some(value) if !values.contains(&value.as_str()) => {
             Err(Error::invalid(format!("invalid parameter value: {value}")))
         }
@@ -361,17 +369,14 @@ fn nothing_left(tree: &Tree, message: impl Fn(&str) -> String) -> Result<()> {
 }
 
 fn driver(tree: &mut Tree) -> Option<String> {
-    match tree.take("driver") {
-        Some(Value::Text(name)) => Some(name),
-        _ => None,
-    }
+    tree.take("driver").and_then(Value::into_text)
 }
 
 /// The format of that name.
 ///
 /// # Errors
 /// There is none that this version has.
-pub(super) fn known_format(name: &str) -> Result<Format> {
+fn known_format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| unknown_driver(name))
 }
 

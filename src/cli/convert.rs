@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -18,8 +19,7 @@ use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
 use crate::commands::{self, Sharing, SnapshotName, Target, TargetOptions, names};
 use crate::convert::{MOST_WORKERS, Settings};
-use crate::formats::qcow2::EncryptionMethod;
-use crate::formats::{Format, Preallocation};
+use crate::formats::Format;
 use crate::storage::CacheMode;
 
 /// Runs the subcommand.
@@ -159,17 +159,18 @@ fn plan_target<'a>(
 }
 
 /// What `-l` names.
-pub(super) fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
-    if !text.starts_with("snapshot.") {
-        return Ok(SnapshotName::Either(text.to_owned()));
+pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
+    if !text.as_bytes().starts_with(b"snapshot.") {
+        return Ok(SnapshotName::Either(text.as_bytes().to_vec()));
     }
     let (mut id, mut name) = (None, None);
-    for KeyValue { key, value } in options::parse(text, None) {
+    for KeyValue { key, value, .. } in options::parse(text, None) {
         match key.as_str() {
-            "snapshot.id" => id = Some(value),
-            "snapshot.name" => name = Some(value),
+            "snapshot.id" => id = Some(value.into_vec()),
+            "snapshot.name" => name = Some(value.into_vec()),
             _ => {
                 complain_of(&anyhow!("Invalid parameter '{key}'"));
+                let text = text.display();
                 return Err(anyhow!("Failed in parsing snapshot param '{text}'").into());
             }
         }
@@ -192,7 +193,7 @@ fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Res
         return Ok(args.backing.is_some());
     }
     options.set_backing(args.backing.as_deref(), args.backing_format.as_deref())?;
-    if options.get("backing_file").is_none() {
+    if options.name("backing_file").is_none() {
         return Ok(false);
     }
     if sources > 1 {
@@ -211,15 +212,19 @@ fn several_sources() -> Failure {
     .into()
 }
 
-/// Refuses what can't be compressed, in `qemu-img`'s words.
+/// Refuses what can't be compressed, in `qemu-img`'s words. Whether the options make sense isn't looked at
+/// yet.
 fn check_compression(format: Format, options: &Options) -> Result<(), Failure> {
     if format != Format::Qcow2 {
         return Err(no_compression());
     }
-    if options.qcow2()?.encryption != EncryptionMethod::None {
+    if options.is_encrypted() {
         return Err(anyhow!("Compression and encryption not supported at the same time").into());
     }
-    if options.preallocation()? != Preallocation::Off {
+    if options
+        .get("preallocation")
+        .is_some_and(|mode| mode != "off")
+    {
         return Err(anyhow!("Compression and preallocation not supported at the same time").into());
     }
     Ok(())

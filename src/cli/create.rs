@@ -11,9 +11,8 @@ use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
-use super::{Done, Failure, image_name, print};
+use super::{Done, Failure, image_name, print_bytes};
 use crate::commands::{self, Purpose, names};
-use crate::error::printable;
 use crate::error::{Error, Result};
 use crate::storage::CacheMode;
 
@@ -44,11 +43,11 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         .set_backing(args.backing.as_deref(), args.backing_format.as_deref())
         .map_err(with_name)?;
     let below = backing_size(args, &options, operand).map_err(with_name)?;
+    if size.is_some() && options.get("size").is_some() {
+        return Err(anyhow!("{name}: The image size must be specified only once").into());
+    }
     let size = match (size, options.size()) {
-        (Some(_), Some(_)) => {
-            return Err(anyhow!("{name}: The image size must be specified only once").into());
-        }
-        (Some(size), None) | (None, Some(size)) => size,
+        (Some(size), _) | (None, Some(size)) => size,
         (None, None) if below.is_some() => below.unwrap_or(0),
         (None, None) => {
             return Err(anyhow!("{name}: Image creation needs a size parameter").into());
@@ -56,7 +55,9 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     };
     options.set_size(size);
     if !args.common.quiet {
-        print(&format!("{}\n", options.formatting_line(&printable(&name))))?;
+        let mut line = options.formatting_line(operand);
+        line.push(b'\n');
+        print_bytes(&line)?;
     }
     let mut target =
         target(operand, format, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
@@ -68,7 +69,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
 
 /// How big the backing file's disk is in bytes; `None` without one, or if it isn't looked at.
 fn backing_size(args: &CreateArgs, options: &Options, image: &OsStr) -> Result<Option<u64>> {
-    if options.get("backing_file").is_none() {
+    if options.name("backing_file").is_none() {
         return Ok(None);
     }
     let Some(backing) = options.backing()? else {

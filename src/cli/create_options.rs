@@ -5,14 +5,15 @@
 
 mod specs;
 
-use std::fmt::Write as _;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 
 pub use self::specs::help;
 
 use self::specs::{Kind, Spec, specs};
 use super::options::{self, KeyValue};
 use crate::commands::measure;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable_bytes};
 use crate::formats::qcow2::{
     self, Backing, CompressionType, CreateOptions, EncryptionMethod, Version,
 };
@@ -31,9 +32,9 @@ pub struct Options {
 struct Given {
     key: String,
     /// What it is set to: a switch is `on` or `off`, a number has decimal digits.
-    value: String,
+    value: OsString,
     /// How `Formatting '…'` prints it.
-    shown: String,
+    shown: OsString,
 }
 
 impl Options {
@@ -41,7 +42,7 @@ impl Options {
     ///
     /// # Errors
     /// Malformed lists, unknown names, values of the wrong kind.
-    pub fn parse(format: Format, lists: &[String]) -> Result<Self> {
+    pub fn parse(format: Format, lists: &[OsString]) -> Result<Self> {
         let mut values: Vec<Given> = Vec::new();
         for list in lists {
             for option in options::parse(list, None) {
@@ -53,16 +54,25 @@ impl Options {
         Ok(Self { format, values })
     }
 
-    /// The value of an option, if it was given.
+    /// The value of an option, if it was given. Bytes that are no text mean nothing; only names may have
+    /// such, see [`name`](Self::name).
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.values
-            .iter()
-            .find(|option| option.key == name)
-            .map(|option| option.value.as_str())
+        self.name(name)
+            .map(|value| value.to_str().unwrap_or("\u{fffd}"))
+    }
+
+    /// The value of an option that is the name of a file, if it was given.
+    pub fn name(&self, name: &str) -> Option<&OsStr> {
+        self.given(name).map(|given| given.value.as_os_str())
+    }
+
+    fn given(&self, name: &str) -> Option<&Given> {
+        self.values.iter().find(|given| given.key == name)
     }
 
     /// Sets an option, as if it had been given last.
-    pub fn set(&mut self, name: &str, value: String) {
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        let value = value.into();
         self.values.retain(|option| option.key != name);
         self.values.push(Given {
             key: name.to_owned(),
@@ -81,20 +91,26 @@ impl Options {
     pub fn set_size(&mut self, size: u64) {
         self.set("size", size.to_string());
         if let Some(given) = self.values.last_mut() {
-            given.shown = signed(size);
+            given.shown = signed(size).into();
         }
     }
 
     /// The line that `create` prints before it starts: options that were given or have a default, in
-    /// the format's order.
-    pub fn formatting_line(&self, filename: &str) -> String {
-        let mut line = format!("Formatting '{filename}', fmt={}", self.format);
+    /// the format's order. Names have the bytes that they have.
+    pub fn formatting_line(&self, filename: &OsStr) -> Vec<u8> {
+        let mut line = b"Formatting '".to_vec();
+        line.extend(printable_bytes(filename.as_bytes()));
+        line.extend(format!("', fmt={}", self.format).into_bytes());
         for Spec { name, default, .. } in specs(self.format) {
-            let given = self.values.iter().find(|option| option.key == *name);
-            if let Some(value) = given.map(|given| given.shown.as_str()).or(*default) {
-                let value = value.replace(',', ",,");
-                // Writing to a string can't fail.
-                let _ = write!(line, " {name}={value}");
+            let given = self.given(name).map(|given| given.shown.as_os_str());
+            if let Some(value) = given.or(default.map(OsStr::new)) {
+                line.extend(format!(" {name}=").into_bytes());
+                for byte in value.as_bytes() {
+                    line.push(*byte);
+                    if *byte == b',' {
+                        line.push(b',');
+                    }
+                }
             }
         }
         line
@@ -119,10 +135,10 @@ impl Options {
     ///
     /// # Errors
     /// The format has no backing files.
-    pub fn set_backing(&mut self, file: Option<&str>, format: Option<&str>) -> Result<()> {
+    pub fn set_backing(&mut self, file: Option<&OsStr>, format: Option<&str>) -> Result<()> {
         for (key, value, what) in [
             ("backing_file", file, "Backing file"),
-            ("backing_fmt", format, "Backing file format"),
+            ("backing_fmt", format.map(OsStr::new), "Backing file format"),
         ] {
             let Some(value) = value else { continue };
             if !specs(self.format).iter().any(|spec| spec.name == key) {
@@ -131,17 +147,19 @@ impl Options {
                     self.format
                 )));
             }
-            self.set(key, value.to_owned());
+            self.set(key, value);
         }
         Ok(())
     }
 
-    /// The options of a qcow2 image, but for its size.
+    /// The options of a qcow2 image, but for its size. They are looked at in the order in which QEMU does,
+    /// so that of several mistakes the same one is reported.
     ///
     /// # Errors
     /// Values out of range or that exclude each other, worded as `qemu-img` words it.
     pub fn qcow2(&self) -> Result<CreateOptions> {
         let mut options = CreateOptions::new(0);
+        self.check_encryption()?;
         if let Some(size) = self.get("cluster_size").and_then(|size| size.parse().ok()) {
             options.cluster_size = size;
         }
@@ -150,6 +168,13 @@ impl Options {
             Some("0.10" | "v2") => Version::V2,
             Some(other) => return Err(not_accepted("version", other)),
         };
+        if let Some(format) = self.get("backing_fmt")
+            && !specs::DRIVERS.contains(&format)
+        {
+            return Err(not_accepted("backing-fmt", format));
+        }
+        options.encryption = self.encryption()?;
+        self.preallocation()?;
         options.lazy_refcounts = self.get("lazy_refcounts") == Some("on");
         options.compression = match self.get("compression_type") {
             None | Some("zlib") => CompressionType::Zlib,
@@ -161,9 +186,8 @@ impl Options {
         }
         options.backing = self.backing()?;
         options.extended_l2 = self.get("extended_l2") == Some("on");
-        options.data_file = self.get("data_file").map(|name| name.as_bytes().to_vec());
+        options.data_file = self.name("data_file").map(|name| name.as_bytes().to_vec());
         options.data_file_raw = self.get("data_file_raw") == Some("on");
-        options.encryption = self.encryption()?;
         Ok(options)
     }
 
@@ -234,12 +258,12 @@ impl Options {
     /// A format without a file, or an empty name.
     pub fn backing(&self) -> Result<Option<Backing>> {
         let format = self.get("backing_fmt").map(str::to_owned);
-        match (self.get("backing_file"), &format) {
+        match (self.name("backing_file"), &format) {
             (None, None) => Ok(None),
             (None, Some(_)) => Err(Error::invalid(
                 "Backing format cannot be used without backing file",
             )),
-            (Some(""), _) => Err(Error::invalid(
+            (Some(name), _) if name.is_empty() => Err(Error::invalid(
                 "Expected backing file name, got empty string",
             )),
             (Some(name), _) => Ok(Some(Backing {
@@ -257,28 +281,43 @@ impl Options {
     pub fn preallocation(&self) -> Result<Preallocation> {
         match self.get("preallocation") {
             None => Ok(Preallocation::Off),
-            Some(name) => {
-                Preallocation::from_name(name).ok_or_else(|| not_accepted("preallocation", name))
-            }
+            Some(name) => Preallocation::from_name(name).ok_or_else(|| match self.format {
+                Format::Raw => Error::invalid(format!("invalid parameter value: {name}")),
+                Format::Qcow2 => not_accepted("preallocation", name),
+            }),
         }
     }
 
-    fn encryption(&self) -> Result<EncryptionMethod> {
-        let format = self.get("encrypt.format");
-        let alias = self.get("encryption");
-        if format.is_some() && alias.is_some() {
+    /// What `encryption` says as it was written: only `on` and `off` have a meaning, whatever else a switch
+    /// may be.
+    fn alias_of_encryption(&self) -> Option<&str> {
+        let given = self.given("encryption")?.shown.to_str();
+        given.filter(|given| *given != "off")
+    }
+
+    /// Whether an encryption is asked for, of whatever format.
+    pub fn is_encrypted(&self) -> bool {
+        self.get("encrypt.format").is_some() || self.get("encryption") == Some("on")
+    }
+
+    fn check_encryption(&self) -> Result<()> {
+        if self.get("encrypt.format").is_some() && self.alias_of_encryption().is_some() {
             return Err(Error::invalid(
                 "'encrypt.format' and its alias 'encryption' can't be used at the same time",
             ));
         }
-        match (format, alias) {
-            (Some("aes"), _) | (None, Some("on")) => Ok(EncryptionMethod::Aes),
+        Ok(())
+    }
+
+    fn encryption(&self) -> Result<EncryptionMethod> {
+        match (self.get("encrypt.format"), self.alias_of_encryption()) {
+            (Some("aes" | "qcow"), _) | (None, Some("on")) => Ok(EncryptionMethod::Aes),
             (Some("luks"), _) => Ok(EncryptionMethod::Luks),
-            (Some(other), _) => Err(not_accepted("format", other)),
-            (None, _) if self.get("encrypt.key-secret").is_some() => {
+            (Some(other), _) | (None, Some(other)) => Err(not_accepted("format", other)),
+            (None, None) if self.get("encrypt.key-secret").is_some() => {
                 Err(Error::invalid("Parameter 'encrypt.format' is missing"))
             }
-            (None, _) => Ok(EncryptionMethod::None),
+            (None, None) => Ok(EncryptionMethod::None),
         }
     }
 }
@@ -296,10 +335,18 @@ fn signed(number: u64) -> String {
 
 /// Checks an option's name and kind and brings its value into one form.
 fn normalise(format: Format, option: KeyValue) -> Result<Given> {
-    let KeyValue { key, value } = option;
+    let key = option.key.clone();
     let Some(spec) = specs(format).iter().find(|spec| spec.name == key) else {
         return Err(Error::invalid(format!("Invalid parameter '{key}'")));
     };
+    if spec.kind == Kind::Text {
+        return Ok(Given {
+            key,
+            shown: option.value.clone(),
+            value: option.value,
+        });
+    }
+    let value = option.text();
     let mut shown = None;
     let value = match spec.kind {
         Kind::Text => value,
@@ -336,9 +383,9 @@ fn normalise(format: Format, option: KeyValue) -> Result<Given> {
         }
     };
     Ok(Given {
-        shown: shown.unwrap_or_else(|| value.clone()),
+        shown: shown.unwrap_or_else(|| value.clone()).into(),
         key,
-        value,
+        value: value.into(),
     })
 }
 
@@ -347,15 +394,31 @@ mod tests {
     use super::*;
 
     fn qcow2(list: &str) -> Result<Options> {
-        Options::parse(Format::Qcow2, &[list.to_owned()])
+        Options::parse(Format::Qcow2, &[list.into()])
+    }
+
+    fn line(options: &Options) -> String {
+        String::from_utf8(options.formatting_line(OsStr::new("x"))).unwrap()
+    }
+
+    #[test]
+    fn names_have_any_bytes() {
+        let list = OsStr::from_bytes(b"data_file=\xff,,\x1b").to_owned();
+        let options = Options::parse(Format::Qcow2, &[list]).unwrap();
+        let typed = options.qcow2().unwrap();
+        assert_eq!(typed.data_file.unwrap(), b"\xff,\x1b");
+        let line = options.formatting_line(OsStr::from_bytes(b"\xfe\x1b"));
+        assert!(line.starts_with(b"Formatting '\xfe\\u{1b}', fmt=qcow2 "));
+        let shown = b" data_file=\xff,,\x1b ";
+        assert!(line.windows(shown.len()).any(|part| part == shown));
     }
 
     #[test]
     fn formatting_line_has_given_options_and_defaults_in_order() {
         let mut options = qcow2("compat=v3,encryption,encrypt.key-secret=a,,b").unwrap();
-        options.set("size", 1_048_576.to_string());
+        options.set_size(1_048_576);
         assert_eq!(
-            options.formatting_line("x"),
+            line(&options),
             "Formatting 'x', fmt=qcow2 encryption=on encrypt.key-secret=a,,b cluster_size=65536 \
              extended_l2=off compression_type=zlib size=1048576 compat=v3 lazy_refcounts=off \
              refcount_bits=16"
@@ -364,7 +427,7 @@ mod tests {
 
     #[test]
     fn values_are_shown_as_qemu_img_shows_them() {
-        let line = |list: &str| qcow2(list).unwrap().formatting_line("x");
+        let line = |list: &str| line(&qcow2(list).unwrap());
         for (list, shown) in [
             ("lazy_refcounts=yes", "lazy_refcounts=yes"),
             ("extended_l2", "extended_l2=on"),
@@ -386,7 +449,7 @@ mod tests {
 
     #[test]
     fn the_last_of_repeated_options_counts() {
-        let lists = ["cluster_size=512".to_owned(), "cluster_size=4k".to_owned()];
+        let lists = ["cluster_size=512".into(), "cluster_size=4k".into()];
         let options = Options::parse(Format::Qcow2, &lists).unwrap();
         assert_eq!(options.qcow2().unwrap().cluster_size, 4096);
     }
@@ -405,6 +468,12 @@ mod tests {
             ),
             ("compat=7", "Parameter 'version' does not accept value '7'"),
             ("encrypt.format=foo", "'format' does not accept value 'foo'"),
+            ("encryption=yes", "'format' does not accept value 'yes'"),
+            ("encryption=n", "'format' does not accept value 'n'"),
+            (
+                "backing_fmt=nope",
+                "'backing-fmt' does not accept value 'nope'",
+            ),
             (
                 "encrypt.key-secret=s",
                 "Parameter 'encrypt.format' is missing",

@@ -1,6 +1,7 @@
 //! How an image is named: a file name, `json:{…}`, or with `--image-opts` an option string.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::LazyLock;
 
 use super::block_node::{self, JSON, Node, Shown};
@@ -34,10 +35,14 @@ pub fn by_name<'a>(
         if text.starts_with(JSON) {
             return by_json(name, stated, secrets);
         }
-        let format = stated.map(block_node::known_format).transpose()?;
         let path = names::file(name)?;
         let shown = path.to_string_lossy().into_owned();
-        Ok((Source::plain(path, text.clone(), format), shown))
+        let mut source = Source::plain(path, text.clone(), None);
+        source.of_driver(stated)?;
+        if stated.is_none() {
+            source.stated.named_dmg = name.as_bytes().ends_with(b".dmg");
+        }
+        Ok((source, shown))
     };
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
 }
@@ -88,14 +93,11 @@ fn by_json<'a>(
 /// Unknown or missing options, as `Could not open 'string': …`.
 pub fn by_options<'a>(text: &OsStr, secrets: &'a Secrets) -> Result<(Source<'a>, String)> {
     let name = text.to_string_lossy().into_owned();
-    let could_not = |error: Error| error.context(format!("Could not open '{name}'"));
-    let Some(text) = text.to_str() else {
-        return Err(could_not(Error::invalid("the options are not UTF-8")));
-    };
+    super::warn_of_short(text, Some("file"));
     let tree = Tree::from_list(text, "file");
-    block_node::image(tree, text, secrets)
+    block_node::image(tree, &name, secrets)
         .and_then(finish)
-        .map_err(could_not)
+        .map_err(|error| error.context(format!("Could not open '{name}'")))
 }
 
 fn finish(node: Node<'_>) -> Result<(Source<'_>, String)> {

@@ -6,12 +6,13 @@
 //! by which the subcommand reads it again, as something typed.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::anyhow;
 
 use super::getopt::Mistake;
 use super::objects::Secrets;
-use super::{Failure, check, convert, operands, options, print};
+use super::{Failure, check, convert, operands, options, print, warn_of_short};
 
 /// Why the reading of options ended early.
 pub(super) enum Stop {
@@ -47,10 +48,6 @@ impl Reading {
         option: &str,
         value: &OsStr,
     ) -> Result<(), Stop> {
-        let Some(value) = value.to_str() else {
-            // Refused when all are parsed.
-            return Ok(());
-        };
         match self.look(subcommand, option, value) {
             Ok(false) => Ok(()),
             Ok(true) => Err(Stop::Helped),
@@ -59,13 +56,32 @@ impl Reading {
     }
 
     /// Whether help was asked for.
-    fn look(&mut self, subcommand: &str, option: &str, value: &str) -> Result<bool, Failure> {
+    fn look(&mut self, subcommand: &str, option: &str, value: &OsStr) -> Result<bool, Failure> {
+        // These may be or hold names, which need not be text.
         match (subcommand, option) {
             (_, "object") => {
                 let help = self.secrets.add(value)?;
                 print(help.as_deref().unwrap_or_default())?;
                 return Ok(help.is_some());
             }
+            ("measure" | "convert", "snapshot") => {
+                if value.as_bytes().starts_with(b"snapshot.") {
+                    warn_of_short(value, None);
+                }
+                convert::snapshot_name(value)?;
+            }
+            ("create" | "measure", "options") | ("convert", "target_options")
+                if !options::is_valid_list(value) =>
+            {
+                return Err(anyhow!("Invalid option list: {}", value.display()).into());
+            }
+            _ => {}
+        }
+        // The rest is refused when all are parsed, unless it is text.
+        let Some(value) = value.to_str() else {
+            return Ok(false);
+        };
+        match (subcommand, option) {
             (_, "output") => {
                 operands::output(value)?;
             }
@@ -80,14 +96,6 @@ impl Reading {
             }
             ("measure", "size") => {
                 operands::size(value, "image size")?;
-            }
-            ("measure" | "convert", "snapshot") => {
-                convert::snapshot_name(value)?;
-            }
-            ("create" | "measure", "options") | ("convert", "target_options")
-                if !options::is_valid_list(value) =>
-            {
-                return Err(anyhow!("Invalid option list: {value}").into());
             }
             ("convert", "sparse_size") => {
                 convert::sparse_size(value)?;

@@ -39,7 +39,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
         .iter()
         .find(|list| !options::is_valid_list(list))
     {
-        return Err(anyhow!("Invalid option list: {list}").into());
+        return Err(anyhow!("Invalid option list: {}", list.display()).into());
     }
     let operand = match args.image.operands.as_slice() {
         [] => None,

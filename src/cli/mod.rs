@@ -34,7 +34,7 @@ mod speed;
 mod tree;
 mod usage;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -189,9 +189,21 @@ fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
-/// Prints a warning; callers do so only where a person reads it.
+/// Prints a warning; callers do so only where a person reads it, or where `qemu-img` has the same one.
 fn warn(text: &str) {
     complain(&format!("{}: warning: {text}", program()));
+}
+
+/// Warns of keys without a value in a list of options, as QEMU does wherever such a list names something
+/// that exists.
+fn warn_of_short(list: &OsStr, implied: Option<&str>) {
+    for option in options::parse(list, implied) {
+        if let Some(text) = option.deprecation() {
+            let mut lines = text.lines();
+            warn(lines.next().unwrap_or_default());
+            lines.for_each(complain);
+        }
+    }
 }
 
 /// Prints text on standard output at once.

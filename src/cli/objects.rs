@@ -4,7 +4,9 @@
 //! with another secret; or the kernel keeps it (`secret_keyring`). Messages never show any of it.
 
 use std::collections::HashMap;
-use std::fs;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+use std::{fs, mem};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -38,21 +40,18 @@ impl Secrets {
     /// # Errors
     /// Anything but a well-formed secret; a file that can't be read; a key that isn't there or
     /// doesn't fit.
-    pub fn add(&mut self, definition: &str) -> Result<Option<String>> {
-        let mut tree = if definition.starts_with('{') {
-            Tree::from_json(definition)?
+    pub fn add(&mut self, definition: &OsStr) -> Result<Option<String>> {
+        let text = definition.to_str().filter(|text| text.starts_with('{'));
+        let mut tree = if let Some(json) = text {
+            Tree::from_json(json)?
         } else {
             if options::asks_for_help(definition) {
-                return Ok(Some(help(definition)));
+                return Ok(Some(help(&definition.to_string_lossy())));
             }
             Tree::from_list(definition, "qom-type")
         };
         let (id, secret) = self.define(&mut tree)?;
-        if self.0.insert(id.clone(), secret).is_some() {
-            return Err(Error::invalid(format!(
-                "attempt to add duplicate property '{id}' to object (type 'container')"
-            )));
-        }
+        self.0.insert(id, secret);
         Ok(None)
     }
 
@@ -61,7 +60,7 @@ impl Secrets {
     pub fn parse(definitions: &[String]) -> Result<Self> {
         let mut secrets = Self::default();
         for definition in definitions {
-            assert_eq!(secrets.add(definition)?, None);
+            assert_eq!(secrets.add(definition.as_ref())?, None);
         }
         Ok(secrets)
     }
@@ -72,7 +71,8 @@ impl Secrets {
     /// There is none, or it is no text.
     pub fn get(&self, id: &str) -> Result<&Secret> {
         let secret = self.of_any_bytes(id)?;
-        if std::str::from_utf8(secret.bytes()).is_err() {
+        // To QEMU, text ends at the first zero.
+        if std::str::from_utf8(secret.bytes()).is_err() || secret.bytes().contains(&0) {
             return Err(Error::invalid(format!(
                 "Data from secret {id} is not valid UTF-8"
             )));
@@ -88,20 +88,22 @@ impl Secrets {
 
     fn define(&self, tree: &mut Tree) -> Result<(String, Secret)> {
         let missing = |what| Error::invalid(format!("Parameter '{what}' is missing"));
-        let kind = tree
-            .take_text("qom-type")?
-            .ok_or_else(|| missing("qom-type"))?;
-        let id = tree.take_text("id")?;
+        let kind = take_text(tree, "qom-type")?.ok_or_else(|| missing("qom-type"))?;
+        let id = take_text(tree, "id")?;
         let checked_id = || {
             let id = id.ok_or_else(|| missing("id"))?;
-            if is_identifier(&id) {
-                return Ok(id);
-            }
-            Err(
-                Error::invalid("Parameter 'id' expects an identifier").with_hint(
+            if !is_identifier(&id) {
+                let mistake = Error::invalid("Parameter 'id' expects an identifier");
+                return Err(mistake.with_hint(
                     "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
-                ),
-            )
+                ));
+            }
+            if self.0.contains_key(&id) {
+                return Err(Error::invalid(format!(
+                    "attempt to add duplicate property '{id}' to object (type 'container')"
+                )));
+            }
+            Ok(id)
         };
         match kind.as_str() {
             "secret" => {
@@ -167,28 +169,30 @@ pub(super) fn is_identifier(text: &str) -> bool {
 
 /// A `secret` as written.
 struct Definition {
-    data: Option<Zeroizing<String>>,
-    file: Option<String>,
+    data: Option<Zeroizing<Vec<u8>>>,
+    file: Option<OsString>,
     envelope: Envelope,
 }
 
 impl Definition {
     fn take(tree: &mut Tree) -> Result<Self> {
         Ok(Self {
-            data: tree.take_text("data")?.map(Zeroizing::new),
-            file: tree.take_text("file")?,
+            data: tree
+                .take_string("data")?
+                .map(|data| Zeroizing::new(data.into_vec())),
+            file: tree.take_string("file")?,
             envelope: Envelope::take(tree)?,
         })
     }
 
     fn load(self, secrets: &Secrets) -> Result<Secret> {
         let loaded = match (self.data, self.file) {
-            (Some(data), None) => Secret::new(data.as_bytes().to_vec()),
+            (Some(mut data), None) => Secret::new(mem::take(&mut *data)),
             // A newline at the file's end is part of the password, as QEMU has it.
             (None, Some(file)) => Secret::new(fs::read(&file).map_err(|error| {
+                let (file, reason) = (file.display(), os_reason(&error));
                 Error::invalid(format!(
-                    "Unable to read {file}: Failed to open file “{file}”: {}",
-                    os_reason(&error)
+                    "Unable to read {file}: Failed to open file “{file}”: {reason}"
                 ))
             })?),
             (Some(_), Some(_)) => {
@@ -212,7 +216,7 @@ struct Envelope {
 impl Envelope {
     /// Takes the rest of a secret's options; nothing may be left then.
     fn take(tree: &mut Tree) -> Result<Self> {
-        let base64 = match tree.take_text("format")?.as_deref() {
+        let base64 = match take_text(tree, "format")?.as_deref() {
             None | Some("raw") => false,
             Some("base64") => true,
             Some(other) => {
@@ -223,8 +227,8 @@ impl Envelope {
         };
         let envelope = Self {
             base64,
-            key: tree.take_text("keyid")?,
-            iv: tree.take_text("iv")?,
+            key: take_text(tree, "keyid")?,
+            iv: take_text(tree, "iv")?,
         };
         match tree.first() {
             None => Ok(envelope),
@@ -259,7 +263,8 @@ impl Envelope {
     }
 }
 
-/// Reads base64, whatever its lines. What isn't whole is refused; QEMU drops its last few bytes.
+/// Reads base64, whatever its lines. What isn't whole is refused: QEMU drops its last few bytes, and a
+/// password that nobody meant is the rest, or none.
 fn decode(text: &[u8]) -> Result<Secret> {
     let text: Zeroizing<Vec<u8>> =
         Zeroizing::new(text.iter().copied().filter(|byte| *byte != b'\n').collect());
@@ -274,6 +279,12 @@ fn decode(text: &[u8]) -> Result<Secret> {
     Ok(Secret::new(
         bytes.get(..length).unwrap_or_default().to_vec(),
     ))
+}
+
+/// Takes out an option that is text; bytes that are none become text that means nothing.
+fn take_text(tree: &mut Tree, key: &str) -> Result<Option<String>> {
+    let text = tree.take_string(key)?.map(OsString::into_string);
+    Ok(text.map(|text| text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())))
 }
 
 /// The serial number of a key: text or a JSON number.

@@ -80,7 +80,7 @@ pub(super) fn source<'a>(
 pub(super) fn helped(
     format: &str,
     name: Option<&OsStr>,
-    lists: &[String],
+    lists: &[OsString],
 ) -> Result<bool, Failure> {
     if !lists.iter().any(|list| options::asks_for_help(list)) {
         return Ok(false);
@@ -94,7 +94,7 @@ pub(super) fn helped(
 /// Reads the lists given with `-o`.
 pub(super) fn target_options(
     format: Format,
-    lists: &[String],
+    lists: &[OsString],
     encrypt: Option<&str>,
 ) -> crate::error::Result<Options> {
     let mut options = Options::parse(format, lists)?;
@@ -171,6 +171,10 @@ pub(super) fn existing_target<'a>(
         Some(format) => format,
         None => found_format(&source)?,
     };
+    // What the format that was found has of it was looked at just now.
+    let window = source.stated.window.as_ref().map(|(window, _)| *window);
+    let mut windows = source.windows;
+    windows.extend(window);
     Ok(Target {
         path: source.path,
         name: source.name,
@@ -192,7 +196,7 @@ pub(super) fn existing_target<'a>(
             data_file: source.data_file,
             below: source.below,
         }),
-        windows: source.windows,
+        windows,
         names: image_name::FOLLOW,
         names_below: image_name::FOLLOW,
     })

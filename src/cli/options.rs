@@ -1,9 +1,11 @@
 //! QEMU's option strings: `key=value,key2=value2`.
 //!
 //! Inside a value two commas stand for one. A key without a value means `=on`, and with a `no` in front
-//! of it `=off`.
+//! of it `=off`. Values may be names of files, so they are whatever bytes such a name may have.
 
+use std::ffi::{OsStr, OsString};
 use std::num::ParseIntError;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::error::Error;
 use crate::units::SizeError;
@@ -14,34 +16,66 @@ pub struct KeyValue {
     /// What is set.
     pub key: String,
     /// What it is set to.
-    pub value: String,
+    pub value: OsString,
+    /// The element as it was written, where it was a key alone.
+    pub short: Option<String>,
+}
+
+impl KeyValue {
+    /// The value as text; what is none becomes text that means nothing.
+    pub fn text(self) -> String {
+        let text = self.value.into_string();
+        text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())
+    }
+
+    /// What QEMU says of a key alone, where it would rather have it written out.
+    pub fn deprecation(&self) -> Option<String> {
+        let short = self.short.as_deref()?;
+        let (key, value) = (&self.key, self.value.display());
+        Some(format!(
+            "short-form boolean option '{short}' deprecated\nPlease use {key}={value} instead"
+        ))
+    }
 }
 
 /// Splits an option string. `implied` is the key of a first element that is a value alone (as the
 /// `secret` of `secret,id=s`); without it, such an element is a switch that is on.
-pub fn parse(text: &str, implied: Option<&str>) -> Vec<KeyValue> {
-    split_at_single_commas(text)
+pub fn parse(text: impl AsRef<OsStr>, implied: Option<&str>) -> Vec<KeyValue> {
+    split_at_single_commas(text.as_ref())
         .into_iter()
         .enumerate()
         .map(|(position, element)| {
-            let (key, value) = match (element.split_once('='), implied) {
-                (Some((key, value)), _) => (key.to_owned(), value.to_owned()),
-                (None, Some(implied)) if position == 0 => (implied.to_owned(), element),
-                (None, _) => match element.strip_prefix("no") {
-                    Some(key) => (key.to_owned(), "off".to_owned()),
-                    None => (element, "on".to_owned()),
-                },
-            };
-            KeyValue { key, value }
+            let at = element.iter().position(|byte| *byte == b'=');
+            let whole = String::from_utf8_lossy(&element).into_owned();
+            let (key, value, short) =
+                match (at.and_then(|at| element.split_at_checked(at)), implied) {
+                    (Some((key, value)), _) => {
+                        let value = value.get(1..).unwrap_or_default();
+                        let key = String::from_utf8_lossy(key).into_owned();
+                        (key, OsString::from_vec(value.to_vec()), None)
+                    }
+                    (None, Some(implied)) if position == 0 => {
+                        (implied.to_owned(), OsString::from_vec(element), None)
+                    }
+                    (None, _) => {
+                        let (key, value) = match whole.strip_prefix("no") {
+                            Some(key) => (key.to_owned(), "off"),
+                            None => (whole.clone(), "on"),
+                        };
+                        (key, value.into(), Some(whole))
+                    }
+                };
+            KeyValue { key, value, short }
         })
         .collect()
 }
 
 /// Whether an option string of `-o` is well-formed: not empty, and without a comma at either end
 /// that separates nothing.
-pub fn is_valid_list(text: &str) -> bool {
-    let commas_at_end = text.chars().rev().take_while(|c| *c == ',').count();
-    !text.is_empty() && !text.starts_with(',') && commas_at_end.is_multiple_of(2)
+pub fn is_valid_list(text: impl AsRef<OsStr>) -> bool {
+    let text = text.as_ref().as_bytes();
+    let commas_at_end = text.iter().rev().take_while(|c| **c == b',').count();
+    !text.is_empty() && !text.starts_with(b",") && commas_at_end.is_multiple_of(2)
 }
 
 /// Reads a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal
@@ -102,21 +136,21 @@ pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
 }
 
 /// Whether an option string asks for the list of options.
-pub fn asks_for_help(text: &str) -> bool {
-    split_at_single_commas(text)
+pub fn asks_for_help(text: impl AsRef<OsStr>) -> bool {
+    split_at_single_commas(text.as_ref())
         .iter()
-        .any(|element| element == "help" || element == "?")
+        .any(|element| matches!(element.as_slice(), b"help" | b"?"))
 }
 
-fn split_at_single_commas(text: &str) -> Vec<String> {
+fn split_at_single_commas(text: &OsStr) -> Vec<Vec<u8>> {
     let mut elements = vec![];
-    let mut element = String::new();
-    let mut rest = text.chars().peekable();
+    let mut element = Vec::new();
+    let mut rest = text.as_bytes().iter().copied().peekable();
     while let Some(c) = rest.next() {
-        if c != ',' {
+        if c != b',' {
             element.push(c);
-        } else if rest.next_if_eq(&',').is_some() {
-            element.push(',');
+        } else if rest.next_if_eq(&b',').is_some() {
+            element.push(b',');
         } else {
             elements.push(std::mem::take(&mut element));
         }
@@ -134,7 +168,7 @@ mod tests {
     fn pairs(text: &str, implied: Option<&str>) -> Vec<(String, String)> {
         parse(text, implied)
             .into_iter()
-            .map(|option| (option.key, option.value))
+            .map(|option| (option.key.clone(), option.text()))
             .collect()
     }
 
@@ -161,6 +195,19 @@ mod tests {
             owned(&[("lazy", "off"), ("no", "x"), ("", "off")])
         );
         assert_eq!(pairs("", None), []);
+    }
+
+    #[test]
+    fn values_need_not_be_text() {
+        let text = OsStr::from_bytes(b"a=\xff,,b,no\xfe");
+        let options = parse(text, None);
+        let values: Vec<&[u8]> = options.iter().map(|one| one.value.as_bytes()).collect();
+        assert_eq!(values, [&b"\xff,b"[..], b"off"]);
+        assert_eq!(options[0].deprecation(), None);
+        assert_eq!(
+            options[1].deprecation().unwrap(),
+            "short-form boolean option 'no\u{fffd}' deprecated\nPlease use \u{fffd}=off instead"
+        );
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! with dotted keys. Here all are kept flat, as a list of dotted keys, and taken out one by one; what
 //! remains in the end is what nobody understood, and is refused by name.
 
+use std::ffi::{OsStr, OsString};
+
 use super::json_text::{self, Node};
 use super::options;
 use crate::error::{Error, Result};
@@ -21,8 +23,10 @@ pub(super) enum Value {
     Switch(bool),
     /// A JSON number.
     Number(serde_json::Number),
-    /// Text; all that a list of `key=value` has.
+    /// Text; nearly all that a list of `key=value` has.
     Text(String),
+    /// Bytes that are no text, as the name of a file may have them.
+    Bytes(OsString),
 }
 
 impl Value {
@@ -33,7 +37,23 @@ impl Value {
             Self::Switch(on) => (*on).into(),
             Self::Number(number) => number.clone().into(),
             Self::Text(text) => text.as_str().into(),
+            Self::Bytes(bytes) => bytes.to_string_lossy().into(),
         }
+    }
+
+    /// As text, if it is any; bytes that are none become text that means nothing.
+    pub(super) fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bytes(bytes) => Some(bytes.to_string_lossy().into_owned()),
+            Self::Null | Self::Switch(_) | Self::Number(_) => None,
+        }
+    }
+}
+
+impl From<OsString> for Value {
+    fn from(value: OsString) -> Self {
+        value.into_string().map_or_else(Self::Bytes, Self::Text)
     }
 }
 
@@ -44,11 +64,11 @@ pub(super) struct Tree(Vec<(String, Value)>);
 impl Tree {
     /// Reads `key=value,key2=value2`; of a key given twice the last one counts. `implied` is the key of
     /// a first element without one.
-    pub(super) fn from_list(text: &str, implied: &str) -> Self {
+    pub(super) fn from_list(text: impl AsRef<OsStr>, implied: &str) -> Self {
         let mut tree = Self::default();
         for option in options::parse(text, Some(implied)) {
             tree.0.retain(|(key, _)| *key != option.key);
-            tree.0.push((option.key, Value::Text(option.value)));
+            tree.0.push((option.key, option.value.into()));
         }
         tree
     }
@@ -118,14 +138,33 @@ impl Tree {
         Some(self.0.remove(at).1)
     }
 
-    /// Takes out an option that is text.
+    /// Takes out an option that is text, or is written as what stands for it.
+    pub(super) fn take_text(&mut self, key: &str) -> Option<String> {
+        let name = self.take_name(key)?.into_string();
+        Some(name.unwrap_or_else(|name| name.to_string_lossy().into_owned()))
+    }
+
+    /// Takes out an option that is the name of a file. JSON may have other kinds of values where a list has
+    /// text, and they mean what they look like; `null` means nothing.
+    pub(super) fn take_name(&mut self, key: &str) -> Option<OsString> {
+        Some(match self.take(key)? {
+            Value::Null => return None,
+            Value::Switch(on) => if on { "on" } else { "off" }.into(),
+            Value::Number(number) => number.to_string().into(),
+            Value::Text(text) => text.into(),
+            Value::Bytes(bytes) => bytes,
+        })
+    }
+
+    /// Takes out an option that must be text even in JSON.
     ///
     /// # Errors
     /// It is something else.
-    pub(super) fn take_text(&mut self, key: &str) -> Result<Option<String>> {
+    pub(super) fn take_string(&mut self, key: &str) -> Result<Option<OsString>> {
         match self.take(key) {
             None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(Value::Text(text)) => Ok(Some(text.into())),
+            Some(Value::Bytes(bytes)) => Ok(Some(bytes)),
             Some(_) => Err(Error::invalid(format!(
                 "Invalid parameter type for '{key}', expected: string"
             ))),
@@ -138,10 +177,10 @@ impl Tree {
     /// It is no size.
     pub(super) fn take_size(&mut self, key: &str) -> Result<Option<u64>> {
         let text = match self.take(key) {
-            None => return Ok(None),
+            None | Some(Value::Null) => return Ok(None),
             Some(Value::Number(number)) => number.to_string(),
             Some(Value::Text(text)) => text,
-            Some(Value::Null | Value::Switch(_)) => String::new(),
+            Some(Value::Switch(_) | Value::Bytes(_)) => String::new(),
         };
         let size = parse_size(&text);
         size.map(Some)
@@ -154,7 +193,7 @@ impl Tree {
     /// It is neither.
     pub(super) fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
         Ok(Some(match self.take(key) {
-            None => return Ok(None),
+            None | Some(Value::Null) => return Ok(None),
             Some(Value::Switch(on)) => on,
             Some(Value::Text(text)) if matches!(text.as_str(), "on" | "yes" | "true" | "y") => true,
             Some(Value::Text(text)) if matches!(text.as_str(), "off" | "no" | "false" | "n") => {
@@ -186,6 +225,11 @@ impl Tree {
         below
     }
 
+    /// The names of all options.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.0.iter().map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether nothing is left.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -210,7 +254,7 @@ mod tests {
         assert_eq!(nested, dotted);
         let mut list = list;
         let mut file = list.take_below("file");
-        assert_eq!(file.take_text("filename").unwrap().as_deref(), Some("x,y"));
+        assert_eq!(file.take_text("filename").as_deref(), Some("x,y"));
         assert!(file.is_empty());
         assert_eq!(list.take("driver"), Some(Value::Text("raw".into())));
         assert!(list.is_empty());
@@ -233,7 +277,7 @@ mod tests {
         assert_eq!(tree.take_switch("d").unwrap(), Some(false));
         assert_eq!(tree.take("e"), Some(Value::Null));
         assert_eq!(tree.take_size("f.0").unwrap(), Some(1));
-        assert_eq!(tree.take_text("f.1.g").unwrap().as_deref(), Some("h"));
+        assert_eq!(tree.take_text("f.1.g").as_deref(), Some("h"));
         assert!(tree.take_size("i").is_err());
         let error = tree.take_size("j").unwrap_err().to_string();
         assert_eq!(error, "Value '-5' is out of range for parameter 'j'");

@@ -43,7 +43,7 @@ pub fn run(
         qcow2::Header::read_for_check(storage)
             .and_then(|header| {
                 header.check_data_file_raw()?;
-                source.check_encryption(&header)?;
+                source.check_header(&header)?;
                 Ok(header)
             })
             .map_err(|error| error.context(format!("Could not open '{}'", source.name)))

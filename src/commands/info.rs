@@ -278,7 +278,7 @@ impl Found {
         let header = opened.header().map_err(could_not_open(source))?;
         if let Some(header) = &header {
             source
-                .check_encryption(header)
+                .check_header(header)
                 .map_err(could_not_open(source))?;
         }
         Ok(Self { opened, header })

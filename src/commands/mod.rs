@@ -20,6 +20,7 @@ mod purpose;
 mod sandbox;
 pub mod source;
 pub mod speed;
+pub mod stated;
 mod target;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ use std::path::Path;
 pub use names::{Names, ReadTree};
 pub use purpose::{Purpose, Sharing};
 pub use source::{Below, RawNode, SnapshotName, Source};
+pub use stated::Stated;
 pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;

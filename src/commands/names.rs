@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 
 use super::Source;
 use crate::error::{Error, Result, printable};
-use crate::formats::Format;
 
 /// What the name starts with that is a tree of options.
 const JSON: &[u8] = b"json:";
@@ -59,12 +58,13 @@ impl Names {
             return read(text, format);
         }
         let path = file(beside(path, name).as_os_str())?;
-        let format = format.map(|name| {
-            let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
-            Format::from_name(name).ok_or_else(unknown)
-        });
-        let name = path.to_string_lossy().into_owned();
-        Ok(Source::plain(path, name, format.transpose()?))
+        let shown = path.to_string_lossy().into_owned();
+        let mut source = Source::plain(path, shown, None);
+        source.of_driver(format)?;
+        if format.is_none() {
+            source.stated.named_dmg = name.ends_with(b".dmg");
+        }
+        Ok(source)
     }
 
     /// The external data file that `name`, found in an image, stands for.

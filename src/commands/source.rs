@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Names, Passwords, Purpose, Sharing, sandbox};
+use super::{Names, Passwords, Purpose, Sharing, Stated, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
@@ -62,6 +62,8 @@ pub struct Source<'a> {
     pub data_file: Option<PathBuf>,
     /// What is below the image.
     pub below: Below<'a>,
+    /// What else options say, to be held against the image.
+    pub stated: Stated,
 }
 
 /// A raw node that holds an image.
@@ -77,20 +79,20 @@ pub struct RawNode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotName {
     /// By its id, or if none has it by its name.
-    Either(String),
+    Either(Vec<u8>),
     /// By what is given of id and name, both where both are.
     Both {
         /// The id.
-        id: Option<String>,
+        id: Option<Vec<u8>>,
         /// The name.
-        name: Option<String>,
+        name: Option<Vec<u8>>,
     },
 }
 
 impl SnapshotName {
     /// The snapshot of that name.
     fn find<'s>(&self, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
-        let is = |stored: &[u8], text: &String| stored == text.as_bytes();
+        let is = |stored: &[u8], wanted: &Vec<u8>| stored == wanted.as_slice();
         match self {
             Self::Either(text) => {
                 let by_id = snapshots.iter().find(|snapshot| is(&snapshot.id, text));
@@ -126,6 +128,8 @@ pub struct Opened {
     pub file: Arc<FileStorage>,
     /// The part of the file that the image is in; most often all of it.
     pub storage: Arc<dyn Storage>,
+    /// Where in the file that part starts, in bytes.
+    pub start: u64,
     /// The format that was stated or found.
     pub format: Format,
 }
@@ -226,6 +230,7 @@ impl<'a> Source<'a> {
             is_bare: false,
             data_file: None,
             below: Below::Stored,
+            stated: Stated::default(),
         }
     }
 
@@ -245,6 +250,7 @@ impl<'a> Source<'a> {
                 "The 'file' block driver requires a file name",
             ));
         }
+        self.stated.check_cache(self.cache)?;
         let file = Arc::new(FileStorage::open(&self.path, purpose.access(), self.cache)?);
         if self.is_device && !file.is_device() {
             return Err(Error::invalid(format!(
@@ -252,10 +258,17 @@ impl<'a> Source<'a> {
                 printable(&self.path.to_string_lossy())
             )));
         }
-        let storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
+        let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
+        let mut start = self.windows.iter().map(|window| window.offset).sum();
         let format = match self.format {
             Some(format) => format,
-            None => formats::probe(storage.as_ref())?,
+            None => {
+                let format = formats::probe(storage.as_ref())?;
+                let window = self.stated.check_found(format, storage.as_ref())?;
+                start += window.map_or(0, |window| window.offset);
+                storage = inside(storage, window.as_slice())?;
+                format
+            }
         };
         if format == Format::Raw {
             self.refuse_encryption()?;
@@ -269,6 +282,7 @@ impl<'a> Source<'a> {
         Ok(Opened {
             file,
             storage,
+            start,
             format,
         })
     }
@@ -383,7 +397,7 @@ impl<'a> Source<'a> {
                      temporarily loading internal snapshots",
                 ));
             }
-            layer.start = self.windows.iter().map(|window| window.offset).sum();
+            layer.start = opened.start;
             let image = RawImage::open(storage).map_err(failed)?;
             return Ok((Arc::new(image), layer, None));
         };
@@ -514,7 +528,7 @@ impl<'a> Source<'a> {
         header: &Header,
         passwords: &'s dyn Passwords,
     ) -> Result<Option<&'s Secret>> {
-        self.check_encryption(header)?;
+        self.check_header(header)?;
         let method = header.encryption();
         if method == EncryptionMethod::Aes {
             passwords.legacy_aes_is_used();
@@ -529,11 +543,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Holds the image's encryption against what an option said of it.
+    /// Holds the image's header against what options said of it.
     ///
     /// # Errors
-    /// It is encrypted in another way.
-    pub(super) fn check_encryption(&self, header: &Header) -> Result<()> {
+    /// It is encrypted in another way, or has too small clusters.
+    pub(super) fn check_header(&self, header: &Header) -> Result<()> {
+        self.stated.check_header(header)?;
         let method = header.encryption();
         if let Some(stated) = self.encryption
             && method == EncryptionMethod::None

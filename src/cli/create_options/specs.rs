@@ -164,6 +164,52 @@ pub(super) fn specs(format: Format) -> &'static [Spec] {
     }
 }
 
+/// What a backing file's format may be: everything that a block device of QEMU may be.
+pub(super) const DRIVERS: [&str; 42] = [
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "bochs",
+    "cloop",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "dmg",
+    "file",
+    "ftp",
+    "ftps",
+    "gluster",
+    "host_cdrom",
+    "host_device",
+    "http",
+    "https",
+    "iscsi",
+    "luks",
+    "nbd",
+    "nfs",
+    "null-aio",
+    "null-co",
+    "nvme",
+    "parallels",
+    "preallocate",
+    "qcow",
+    "qcow2",
+    "qed",
+    "quorum",
+    "raw",
+    "rbd",
+    "replication",
+    "snapshot-access",
+    "ssh",
+    "throttle",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+    "vvfat",
+];
+
 /// The text that `-o help` prints. Without a file's name `qemu-img` leaves out what the file may have
 /// options for, such as the preallocation of a raw image.
 pub fn help(format: Format, has_name: bool) -> String {
