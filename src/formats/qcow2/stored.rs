@@ -73,10 +73,6 @@ impl Stored {
     /// # Errors
     /// An entry that makes no sense.
     pub(super) fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
-        let entry = match self.geometry.has_subclusters() {
-            true => entry.without_zero_flag(),
-            false => entry,
-        };
         if !self.external {
             return entry
                 .target(self.geometry, self.zero_flag)

@@ -81,9 +81,7 @@ impl L2Entry {
         if self.0 & COMPRESSED != 0 {
             return Ok(L2Target::Compressed(self.compressed(geometry)));
         }
-        // Of subclusters their bitmap says which read as zeroes.
-        let zero = if geometry.has_subclusters() { 0 } else { ZERO };
-        if self.0 & !(OFFSET_MASK | COPIED | zero) != 0 {
+        if self.has_reserved_bits() {
             return Err(EntryError::Reserved);
         }
         let host = HostOffset(self.0 & OFFSET_MASK);
@@ -91,7 +89,8 @@ impl L2Entry {
             return Err(EntryError::Unaligned(host));
         }
         let copied = self.0 & COPIED != 0;
-        if self.0 & ZERO != 0 {
+        // Of subclusters their bitmap alone says which read as zeroes.
+        if self.0 & ZERO != 0 && !geometry.has_subclusters() {
             if !zero_flag {
                 return Err(EntryError::ZeroFlagInVersion2);
             }
@@ -158,17 +157,6 @@ impl L2Entry {
     /// Whether bits are set that the specification reserves; for entries that aren't compressed.
     pub fn has_reserved_bits(self) -> bool {
         self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0
-    }
-
-    /// The entry without the flag that makes it read as zeroes. Where there are subclusters, their bitmap
-    /// alone says what does.
-    #[must_use]
-    pub fn without_zero_flag(self) -> Self {
-        match self.0 & COMPRESSED {
-            0 => Self(self.0 & !ZERO),
-            // There the bit belongs to the offset.
-            _ => self,
-        }
     }
 
     /// The entry with the COPIED flag set or cleared.
