@@ -253,7 +253,13 @@ pub struct ConvertArgs {
     #[arg(short = 'm', long, value_name = "N", allow_hyphen_values = true)]
     pub(super) parallel: Option<String>,
     /// Cache mode of the target: none, writeback, writethrough, directsync, unsafe
-    #[arg(short = 't', long, value_name = "CACHE", default_value = "unsafe")]
+    #[arg(
+        short = 't',
+        long,
+        value_name = "CACHE",
+        default_value = "unsafe",
+        alias = "output-cache"
+    )]
     pub(super) target_cache: String,
     /// Cache mode of the source
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
