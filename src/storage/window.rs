@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Storage;
 use crate::error::{Error, Result};
+use crate::units::SECTOR_SIZE;
 
 /// Where a window lies, in bytes of the storage below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,16 +25,19 @@ pub struct Window {
     inner: Arc<dyn Storage>,
     offset: u64,
     size: u64,
+    /// The end of what was stored when it was opened, in bytes of the storage below.
+    stored: u64,
 }
 
 impl Window {
-    /// Opens the window.
+    /// Opens the window. The storage below has whole sectors: what its last one lacks reads as zeroes.
     ///
     /// # Errors
     /// It isn't completely inside the storage, or no whole number of sectors long.
     pub fn open(inner: Arc<dyn Storage>, range: WindowRange) -> Result<Self> {
         let WindowRange { offset, size } = range;
-        let whole = inner.len()?;
+        let stored = inner.len()?;
+        let whole = stored.next_multiple_of(SECTOR_SIZE);
         let Some(rest) = whole.checked_sub(offset) else {
             return Err(Error::invalid(format!(
                 "Offset ({offset}) cannot be greater than size of the containing file ({whole})"
@@ -57,6 +61,7 @@ impl Window {
             inner,
             offset,
             size,
+            stored,
         })
     }
 
@@ -81,8 +86,14 @@ impl Window {
 impl Storage for Window {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let (below, length) = self.inside(offset, buf.len());
-        self.inner
-            .read_at(below, buf.get_mut(..length).unwrap_or_default())
+        let buf = buf.get_mut(..length).unwrap_or_default();
+        let read = self.inner.read_at(below, buf)?;
+        let rest = buf.get_mut(read..).unwrap_or_default();
+        if below.saturating_add(read as u64) < self.stored {
+            return Ok(read);
+        }
+        rest.fill(0);
+        Ok(length)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -180,6 +191,25 @@ mod tests {
         assert_eq!(window.next_data(0).unwrap(), Some(0..512));
         assert_eq!(window.next_data(100).unwrap(), Some(100..512));
         assert_eq!(window.next_data(512).unwrap(), None);
+    }
+
+    #[test]
+    fn the_last_sector_is_whole() {
+        let inner = Arc::new(MemoryStorage::new(vec![7; 1000]));
+        let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&inner);
+        let range = WindowRange {
+            offset: 500,
+            size: None,
+        };
+        let window = Window::open(storage, range).unwrap();
+        assert_eq!(window.len().unwrap(), 524);
+        let mut buf = [1; 600];
+        assert_eq!(window.read_at(0, &mut buf).unwrap(), 524);
+        assert_eq!((buf[499], buf[500], buf[523], buf[524]), (7, 0, 0, 1));
+        assert_eq!(window.read_at(510, &mut buf).unwrap(), 14);
+        // What goes missing later isn't made up.
+        inner.set_len(600).unwrap();
+        assert_eq!(window.read_at(0, &mut buf).unwrap(), 100);
     }
 
     #[test]
