@@ -104,7 +104,15 @@ impl FileStorage {
             flags |= OFlags::DSYNC;
         }
         let file = File::from(rustix::fs::open(path, flags, mode)?);
-        let kind = file.metadata()?.file_type();
+        let kind = match file.metadata() {
+            Ok(metadata) => metadata.file_type(),
+            Err(error) => {
+                if creating {
+                    drop(std::fs::remove_file(path));
+                }
+                return Err(error);
+            }
+        };
         let direct = if cache.is_direct() && (kind.is_file() || kind.is_block_device()) {
             let flags = flags.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::DIRECT;
             let opened = rustix::fs::open(path, flags, Mode::empty());

@@ -112,9 +112,14 @@ impl UnfinishedFile {
             }
             Err(error) => return Err(could_not(error)),
         };
+        let identity = storage.identity().inspect_err(|_| {
+            if undo == Undo::Remove {
+                drop(fs::remove_file(&path));
+            }
+        });
         let entry = Unfinished {
+            identity: identity?,
             path: fs::canonicalize(&path).unwrap_or(path),
-            identity: storage.identity()?,
             undo,
         };
         if undo != Undo::Remove {
