@@ -53,9 +53,19 @@ impl FileStorage {
             Access::Read => OFlags::RDONLY,
             Access::ReadWrite => OFlags::RDWR,
         };
-        Self::open_with(path, flags, Mode::empty(), cache)
-            .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?
-            .checked()
+        let mut opened = Self::open_with(path, flags, Mode::empty(), cache)
+            .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
+        if access == Access::Read && opened.is_character_device() {
+            opened.is_device = true;
+            return Ok(opened);
+        }
+        opened.checked()
+    }
+
+    /// Whether it is a device like `/dev/null`, which to QEMU is a disk of no size.
+    fn is_character_device(&self) -> bool {
+        let metadata = self.file.metadata();
+        metadata.is_ok_and(|metadata| metadata.file_type().is_char_device())
     }
 
     /// Opens what is there for writing, as the target of something new.
