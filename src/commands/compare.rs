@@ -2,7 +2,7 @@
 
 use super::source::OpenSource;
 use super::{Passwords, Purpose, Source, sandbox};
-use crate::convert::compare::{self, Outcome, Side};
+use crate::convert::compare::{self, Finding, Outcome, Side};
 use crate::convert::{Observer, Settings};
 use crate::error::Result;
 
@@ -27,7 +27,7 @@ pub fn open(source: Source<'_>, passwords: &dyn Passwords) -> Result<Opened> {
 }
 
 /// Compares. With `strict`, sizes, and how the contents are stored, count as well. What goes wrong is in
-/// the outcome.
+/// the outcome; so is that a file changed its length meanwhile, where nothing else tells the images apart.
 pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Outcome {
     if images.iter().all(|opened| opened.sandbox) {
         sandbox::enter();
@@ -37,5 +37,63 @@ pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Outco
         name: &opened.name,
     });
     let workers = Settings::default().workers;
-    compare::compare(sides, strict, workers, observer)
+    let mut outcome = compare::compare(sides, strict, workers, observer);
+    if matches!(outcome.finding, Finding::Same) {
+        let checked = images.iter().try_for_each(|one| one.image.check_lengths());
+        if let Err(error) = checked {
+            outcome.finding = Finding::NoData(error);
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::crypto::Secret;
+    use crate::error::Error;
+
+    struct NoPasswords;
+
+    impl Passwords for NoPasswords {
+        fn for_reading(&self, _: &str) -> Result<&Secret> {
+            Err(Error::invalid("there are none"))
+        }
+
+        fn for_writing(&self, image: &str) -> Result<&Secret> {
+            self.for_reading(image)
+        }
+
+        fn legacy_aes_is_used(&self) {}
+
+        fn implausible(&self, _: &str) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What was the same when it was read need not be what is there now.
+    #[test]
+    fn a_file_that_grows_or_shrinks_is_no_match() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let opened = |path: &Path| {
+            let source = Source::plain(path.to_owned(), "x".into(), None);
+            open(source, &NoPasswords).unwrap()
+        };
+        for (length, is_same) in [(4096, true), (4608, false), (4095, false)] {
+            fs::write(&path, [0; 4096]).unwrap();
+            let images = [opened(&path), opened(&path)];
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_len(length).unwrap();
+            let finding = run(&images, false, &()).finding;
+            match finding {
+                Finding::Same => assert!(is_same, "{length}"),
+                Finding::NoData(_) | Finding::NoStatus(_) => assert!(!is_same, "{length}"),
+                _ => panic!("{length}"),
+            }
+        }
+    }
 }
