@@ -1,5 +1,6 @@
 //! `check`: findings as they come, a report, and a verdict as exit status.
 
+use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write as _};
 use std::process::ExitCode;
 
 use super::args::CheckArgs;
@@ -8,6 +9,7 @@ use super::operands::{Output, cache, one_operand, output, source, warn_of_guess}
 use super::{Done, Failure, complain, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
+use crate::error::printable;
 use crate::formats::Format;
 use crate::formats::qcow2::Repair;
 use crate::formats::qcow2::check::Event;
@@ -32,9 +34,10 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     source.cache = cache;
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox && repair.is_none();
-    let mut on_event = |event: Event<'_>| complain(&event.to_string());
-    let Outcome::Checked { format, report } = commands::check::run(&source, repair, &mut on_event)?
-    else {
+    let mut findings = Findings::new();
+    let outcome = commands::check::run(&source, repair, &mut |event| findings.print(&event));
+    findings.flush();
+    let Outcome::Checked { format, report } = outcome? else {
         if repair.is_some() && source.format.is_none() {
             warn_of_guess(&source, Format::Raw);
         }
@@ -56,6 +59,35 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     } else {
         0
     }))
+}
+
+/// Prints findings on standard error. A badly damaged image has hundreds of thousands of them: only for a
+/// person each is printed at once.
+struct Findings {
+    out: BufWriter<Stderr>,
+    at_once: bool,
+}
+
+impl Findings {
+    fn new() -> Self {
+        let stderr = io::stderr();
+        Self {
+            at_once: stderr.is_terminal(),
+            out: BufWriter::with_capacity(64 << 10, stderr),
+        }
+    }
+
+    fn print(&mut self, event: &Event<'_>) {
+        // When that fails, there is nobody left to tell.
+        let _ = writeln!(self.out, "{}", printable(&event.to_string()));
+        if self.at_once {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
 }
 
 /// What `-r` asks to repair.

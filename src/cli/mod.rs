@@ -186,7 +186,15 @@ fn complain_of(error: &anyhow::Error) {
 /// Prints a line on standard error; when that fails, there is nobody left to tell. Messages are full of
 /// names, and whatever is in those, it stays one line.
 fn complain(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", printable(line));
+    // In one piece, so that no line of another process gets into it.
+    let line = printable(line) + "\n";
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Prints a warning and lines that help with it; what is in them stays in its line.
+fn warn_with_help(text: &str, help: &str) {
+    warn(text);
+    help.lines().for_each(complain);
 }
 
 /// Prints a warning; callers do so only where a person reads it, or where `qemu-img` has the same one.
