@@ -18,6 +18,9 @@ use clap::{Arg, Command};
 /// The heading in help of options that `qemu-img` doesn't have.
 pub(super) const OWN: &str = "Only in cowhide";
 
+/// What is said of a subcommand that there isn't.
+pub(super) const NOT_FOUND: &str = "Command not found";
+
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -84,7 +87,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     };
     let Some(command) = name.to_str().and_then(|name| program.find_subcommand(name)) else {
         let name = name.to_string_lossy();
-        return Err(globally(format!("Command not found: {name}")).into());
+        return Err(globally(format!("{NOT_FOUND}: {name}")).into());
     };
     let name = command.get_name();
     run.push(name.into());

@@ -55,9 +55,15 @@ const FAILED: u8 = 1;
 
 /// By what name the program was called; the prefix of its messages.
 static PROGRAM: OnceLock<String> = OnceLock::new();
+/// The same with the folder that it was called in, as getopt and hints have it.
+static CALLED: OnceLock<String> = OnceLock::new();
 
 fn program() -> &'static str {
     PROGRAM.get().map_or("cowhide", String::as_str)
+}
+
+fn called() -> &'static str {
+    CALLED.get().map_or(program(), String::as_str)
 }
 
 /// Why a subcommand ended without doing its work.
@@ -86,6 +92,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if let Some(called) = arguments.first() {
+        let _ = CALLED.set(called.to_string_lossy().into_owned());
+    }
     let _ = PROGRAM.set(name.map_or("cowhide".into(), |name| name.to_string_lossy().into_owned()));
     let mut definition = Cli::command();
     definition.build();
@@ -152,10 +161,14 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// A command line that breaks the grammar: the message is prefixed as getopt prefixes it.
 fn misused(subcommand: Option<&str>, message: &str) -> ExitCode {
     match subcommand {
-        Some(subcommand) => complain(&format!("{} {subcommand}: {message}", program())),
-        None => complain(&format!("{}: {message}", program())),
+        Some(subcommand) => complain(&format!("{} {subcommand}: {message}", called())),
+        // Not getopt's words.
+        None if message.starts_with(getopt::NOT_FOUND) => {
+            complain(&format!("{}: {message}", program()));
+        }
+        None => complain(&format!("{}: {message}", called())),
     }
-    complain(&usage::hint(program(), subcommand));
+    complain(&usage::hint(called(), subcommand));
     ExitCode::from(FAILED)
 }
 
@@ -168,7 +181,7 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
         }
         Err(Failure::Usage(message)) => {
             complain(&format!("{}: {message}", program()));
-            complain(&usage::hint(program(), subcommand));
+            complain(&usage::hint(called(), subcommand));
         }
     }
     ExitCode::from(FAILED)

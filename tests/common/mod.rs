@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -57,6 +58,8 @@ pub fn run<S: AsRef<OsStr>>(
     args: impl IntoIterator<Item = S>,
 ) -> Ran {
     Command::new(program)
+        // As from a shell: messages of how it was called have the name, and no folder of a build.
+        .arg0(Path::new(program).file_name().unwrap())
         .args(args)
         .current_dir(folder)
         .env("LC_ALL", "C")
