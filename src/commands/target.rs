@@ -194,8 +194,8 @@ impl Target<'_> {
         if let Some(existing) = &self.existing {
             let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)
                 .map_err(|error| could_not_open(&self.name, error))?;
-            refuse(&file)?;
-            self.lock(&file)
+            refuse(&file)
+                .and_then(|()| self.lock(&file))
                 .map_err(|error| could_not_open(&self.name, error))?;
             let file = Arc::new(file);
             let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
@@ -399,8 +399,9 @@ impl Target<'_> {
         let identity = target.identity()?;
         for source in sources {
             if source.identity()? == identity {
+                // QEMU takes a lock that it holds itself for another's. Its words are what clients know.
                 return Err(Error::invalid(format!(
-                    "'{}' and '{}' are the same file",
+                    "Failed to get \"write\" lock: '{}' and '{}' are the same file",
                     printable(&source.path().to_string_lossy()),
                     printable(&self.path.to_string_lossy())
                 )));
