@@ -5,14 +5,18 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::mem;
 use std::os::unix::ffi::OsStringExt as _;
-use std::{fs, mem};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::options;
+use super::password::warn_of_readers;
 use super::tree::{Tree, Value};
 use crate::crypto::{self, Secret};
 use crate::error::{Error, Result, os_reason};
@@ -28,6 +32,9 @@ const OTHER_KINDS: [&str; 8] = [
     "tls-creds-psk",
     "tls-creds-x509",
 ];
+
+/// How much of a file with a password there is room for from the start, in bytes.
+const MOST_AT_ONCE: usize = 1 << 20;
 
 /// The secrets of a command line, by id.
 #[derive(Default)]
@@ -189,7 +196,7 @@ impl Definition {
         let loaded = match (self.data, self.file) {
             (Some(mut data), None) => Secret::new(mem::take(&mut *data)),
             // A newline at the file's end is part of the password, as QEMU has it.
-            (None, Some(file)) => Secret::new(fs::read(&file).map_err(|error| {
+            (None, Some(file)) => Secret::new(read(file.as_ref()).map_err(|error| {
                 let (file, reason) = (file.display(), os_reason(&error));
                 Error::invalid(format!(
                     "Unable to read {file}: Failed to open file “{file}”: {reason}"
@@ -204,6 +211,17 @@ impl Definition {
         };
         self.envelope.open(secrets, loaded)
     }
+}
+
+/// The bytes of a file with a password.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    warn_of_readers(path, &file);
+    // Room for all of it from the start: a buffer that grew would leave copies behind.
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(length.min(MOST_AT_ONCE) + 64);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// How a secret's bytes are written, and what encrypts them.
@@ -303,6 +321,8 @@ fn take_serial(tree: &mut Tree) -> Result<Option<i32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn message(definitions: &[&str]) -> String {

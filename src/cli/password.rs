@@ -8,6 +8,7 @@ use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -70,7 +71,7 @@ impl PasswordSource {
         ask: impl FnOnce() -> Result<Secret>,
     ) -> Result<&'a Secret> {
         match &self.origin {
-            Origin::File(path) => kept(&self.given, || from_file(path)),
+            Origin::File(path) => kept(&self.given, || from_file(path, self.quiet)),
             Origin::Descriptor(number) => kept(&self.given, || from_descriptor(*number)),
             Origin::Terminal => kept(typed, ask),
         }
@@ -150,17 +151,39 @@ fn prompt(text: &str) -> Result<Secret> {
     not_empty(Secret::new(typed.into_bytes()))
 }
 
-fn from_file(path: &Path) -> Result<Secret> {
+fn from_file(path: &Path, quiet: bool) -> Result<Secret> {
     let place = format!("reading the password from '{}'", path.display());
     let read = if path == Path::new("-") {
         // Not through the standard library's buffer, which nobody would wipe.
         let stdin = io::stdin().as_fd().try_clone_to_owned();
         stdin.map(File::from).and_then(read_line)
     } else {
-        File::open(path).and_then(read_line)
+        let file = File::open(path);
+        if let (Ok(file), false) = (&file, quiet) {
+            warn_of_readers(path, file);
+        }
+        file.and_then(read_line)
     };
     read.map_err(|error| Error::io(place, error))
         .and_then(not_empty)
+}
+
+/// Warns, at a terminal, of a file with a password that others may read. What comes through a pipe or an
+/// open descriptor is of the moment, and its permissions say nothing.
+pub(super) fn warn_of_readers(path: &Path, file: &File) {
+    const OTHERS: u32 = 0o044;
+    let is_readable = file
+        .metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & OTHERS != 0);
+    let is_open = ["/dev/fd", "/proc/self/fd"]
+        .iter()
+        .any(|at| path.starts_with(at));
+    if is_readable && !is_open && io::stderr().is_terminal() {
+        super::warn(&format!(
+            "other users may read the password in '{}' (chmod 600)",
+            path.display()
+        ));
+    }
 }
 
 /// Descriptors are opened by their name: that needs no trust that the number is really open, and
