@@ -220,9 +220,8 @@ fn warn(text: &str) {
 fn warn_of_short(list: &OsStr, implied: Option<&str>) {
     for option in options::parse(list, implied) {
         if let Some(text) = option.deprecation() {
-            let mut lines = text.lines();
-            warn(lines.next().unwrap_or_default());
-            lines.for_each(complain);
+            let (text, help) = text.split_once('\n').unwrap_or((&text, ""));
+            warn_with_help(text, help);
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use super::create_options::{self, Options};
 use super::objects::Secrets;
-use super::{Failure, complain, image_name, options, print};
+use super::{Failure, complain, image_name, options, print, warn_with_help};
 use crate::commands::{Existing, Purpose, Sharing, Source, Target, TargetOptions, names};
 use crate::error::Error;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
@@ -66,13 +66,15 @@ pub(super) fn source<'a>(
     image_opts: bool,
     secrets: &'a Secrets,
 ) -> Result<(Source<'a>, String), Failure> {
-    if !image_opts {
-        return Ok(image_name::by_name(operand, format, secrets)?);
-    }
-    if format.is_some() {
+    let (mut source, shown) = if !image_opts {
+        image_name::by_name(operand, format, secrets)?
+    } else if format.is_some() {
         return Err(anyhow!("--image-opts and --format are mutually exclusive").into());
-    }
-    Ok(image_name::by_options(operand, secrets)?)
+    } else {
+        image_name::by_options(operand, secrets)?
+    };
+    source.warn = warn_with_help;
+    Ok((source, shown))
 }
 
 /// Whether one of the lists given with `-o` asks for help. It is printed then: what options the format

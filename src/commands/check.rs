@@ -50,6 +50,7 @@ pub fn run(
     };
     let failed = |error: Error| error.context("Check failed");
     let header = read_header()?;
+    source.warn_of(&header);
     let report = match what {
         None => qcow2::check(storage, &header, on_event).map_err(failed)?,
         Some(what) => {

@@ -11,11 +11,11 @@ use serde::Serialize;
 
 use super::source::{Opened, infinite_loop, inside};
 use super::{Purpose, Source, names};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::formats::Format;
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
-use crate::formats::qcow2::{self, EncryptionMethod, Version, extensions, features};
+use crate::formats::qcow2::{self, EncryptionMethod, Version, extensions, features, until_zero};
 use crate::storage::{FileStorage, Storage};
 use crate::units::SECTOR_SIZE;
 
@@ -233,11 +233,10 @@ pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<V
             return Err(infinite_loop(&image.name));
         }
         seen.push(identity);
-        let header = found.header.as_ref();
-        next = header
-            .map(|header| image.backing(header))
-            .transpose()?
-            .flatten();
+        next = match &found.header {
+            Some(header) => below(&image, header)?,
+            None => None,
+        };
         images.push((image, found));
     }
     if images.iter().any(|(_, found)| found.has_snapshots()) {
@@ -250,6 +249,19 @@ pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<V
         first.filename = shown;
     }
     Ok(infos)
+}
+
+/// The image below another. What is wrong with its name is said of that name.
+fn below<'a>(image: &Source<'a>, header: &qcow2::Header) -> Result<Option<Source<'a>>> {
+    image.named_below(header).map_err(|error| {
+        let name = names::beside(&image.path, header.backing_file().unwrap_or_default());
+        let name = name.to_string_lossy();
+        // Of a tree of options that is said already.
+        if name.starts_with("json:") {
+            return error;
+        }
+        error.context(format!("Could not open '{}'", printable(&name)))
+    })
 }
 
 /// Looks at an image; `prepare` is called as by [`chain`].
@@ -280,6 +292,7 @@ impl Found {
             source
                 .check_header(header)
                 .map_err(could_not_open(source))?;
+            source.warn_of(header);
         }
         Ok(Self { opened, header })
     }
@@ -357,7 +370,8 @@ fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageI
     info.dirty_flag = header.has_incompatible(features::DIRTY);
     info.encrypted = (header.encryption() != EncryptionMethod::None).then_some(true);
     info.backing_filename = header.backing_file().map(text);
-    info.backing_filename_format = header.extension(extensions::BACKING_FORMAT).map(text);
+    let format = header.extension(extensions::BACKING_FORMAT);
+    info.backing_filename_format = format.map(until_zero).map(text);
     info.full_backing_filename = header.backing_file().map(|name| {
         let full = names::beside(&source.path, name);
         full.to_string_lossy().into_owned()
@@ -377,6 +391,7 @@ fn describe_qcow2(header: &qcow2::Header, source: &Source<'_>, info: &mut ImageI
         data_file: header
             .extension(extensions::DATA_FILE)
             .filter(|_| data_file)
+            .map(until_zero)
             .map(text),
         data_file_raw: (v3 && data_file).then(|| header.has_autoclear(features::DATA_FILE_RAW)),
         corrupt: v3.then(|| header.has_incompatible(features::CORRUPT)),

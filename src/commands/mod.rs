@@ -18,6 +18,7 @@ pub mod names;
 pub mod plausible;
 mod purpose;
 mod sandbox;
+mod snapshot_name;
 pub mod source;
 pub mod speed;
 pub mod stated;
@@ -27,7 +28,8 @@ use std::path::Path;
 
 pub use names::{Names, ReadTree};
 pub use purpose::{Purpose, Sharing};
-pub use source::{Below, RawNode, SnapshotName, Source};
+pub use snapshot_name::SnapshotName;
+pub use source::{Below, RawNode, Source};
 pub use stated::Stated;
 pub use target::{Existing, Target, TargetOptions};
 

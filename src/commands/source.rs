@@ -7,11 +7,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Names, Passwords, Purpose, Sharing, Stated, sandbox};
+use super::{Names, Passwords, Purpose, Sharing, SnapshotName, Stated, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result, printable};
-use crate::formats::qcow2::snapshots::{Snapshot, read_snapshots};
-use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, extensions, features};
+use crate::formats::qcow2::snapshots::read_snapshots;
+use crate::formats::qcow2::{
+    EncryptionMethod, Header, Qcow2Image, extensions, features, until_zero,
+};
 use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
 use crate::storage::{Access, CacheMode, FileStorage, Storage, Window, WindowRange};
@@ -64,6 +66,8 @@ pub struct Source<'a> {
     pub below: Below<'a>,
     /// What else options say, to be held against the image.
     pub stated: Stated,
+    /// Told what is to be known of the image although it can be used; a line, and lines that help with it.
+    pub warn: fn(&str, &str),
 }
 
 /// A raw node that holds an image.
@@ -73,38 +77,6 @@ pub struct RawNode {
     pub name: String,
     /// What part of the node below it is in it; nothing for all of that.
     pub window: Option<WindowRange>,
-}
-
-/// How an internal snapshot is named.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SnapshotName {
-    /// By its id, or if none has it by its name.
-    Either(Vec<u8>),
-    /// By what is given of id and name, both where both are.
-    Both {
-        /// The id.
-        id: Option<Vec<u8>>,
-        /// The name.
-        name: Option<Vec<u8>>,
-    },
-}
-
-impl SnapshotName {
-    /// The snapshot of that name.
-    fn find<'s>(&self, snapshots: &'s [Snapshot]) -> Option<&'s Snapshot> {
-        let is = |stored: &[u8], wanted: &Vec<u8>| stored == wanted.as_slice();
-        match self {
-            Self::Either(text) => {
-                let by_id = snapshots.iter().find(|snapshot| is(&snapshot.id, text));
-                by_id.or_else(|| snapshots.iter().find(|snapshot| is(&snapshot.name, text)))
-            }
-            Self::Both { id, name } => snapshots.iter().find(|snapshot| {
-                (id.is_some() || name.is_some())
-                    && id.as_ref().is_none_or(|id| is(&snapshot.id, id))
-                    && name.as_ref().is_none_or(|name| is(&snapshot.name, name))
-            }),
-        }
-    }
 }
 
 /// What is below an image.
@@ -231,6 +203,7 @@ impl<'a> Source<'a> {
             data_file: None,
             below: Below::Stored,
             stated: Stated::default(),
+            warn: |_, _| (),
         }
     }
 
@@ -451,7 +424,7 @@ impl<'a> Source<'a> {
                 let name = header
                     .extension(extensions::DATA_FILE)
                     .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
-                self.names.data_file(name)?
+                self.names.data_file(until_zero(name))?
             }
         };
         let file = FileStorage::open(&path, purpose.access(), self.cache)?;
@@ -474,6 +447,7 @@ impl<'a> Source<'a> {
                 sharing: self.sharing.below().max(given.sharing),
                 salvage: self.salvage,
                 names: self.names,
+                warn: self.warn,
                 ..given.as_ref().clone()
             },
             Below::StoredWith(given) => {
@@ -490,6 +464,7 @@ impl<'a> Source<'a> {
                     sharing: stored.sharing.max(given.sharing),
                     salvage: stored.salvage,
                     names: stored.names,
+                    warn: self.warn,
                     ..given.as_ref().clone()
                 }
             }
@@ -502,19 +477,30 @@ impl<'a> Source<'a> {
     /// # Errors
     /// Names aren't followed; a protocol or format that this version doesn't have.
     pub fn backing(&self, header: &Header) -> Result<Option<Self>> {
+        let below = self.named_below(header);
+        below.map_err(|error| error.context("Could not open backing file"))
+    }
+
+    /// As [`Source::backing`], with nothing in front of the message.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn named_below(&self, header: &Header) -> Result<Option<Self>> {
         let Some(name) = header.backing_file() else {
             return Ok(None);
         };
         let format = header.extension(extensions::BACKING_FORMAT);
-        let format = format.map(String::from_utf8_lossy);
-        let below = self.names.backing_file(&self.path, name, format.as_deref());
-        let below = below.map_err(|error| error.context("Could not open backing file"))?;
+        let format = format.map(|name| String::from_utf8_lossy(until_zero(name)));
+        let below = self
+            .names
+            .backing_file(&self.path, name, format.as_deref())?;
         Ok(Some(Self {
             cache: self.cache,
             sharing: self.sharing.below(),
             salvage: self.salvage,
             sandbox: self.sandbox,
             names: self.names,
+            warn: self.warn,
             ..below
         }))
     }
@@ -529,6 +515,7 @@ impl<'a> Source<'a> {
         passwords: &'s dyn Passwords,
     ) -> Result<Option<&'s Secret>> {
         self.check_header(header)?;
+        self.warn_of(header);
         let method = header.encryption();
         if method == EncryptionMethod::Aes {
             passwords.legacy_aes_is_used();

@@ -7,7 +7,7 @@
 use super::Source;
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
-use crate::formats::qcow2::Header;
+use crate::formats::qcow2::{Header, Version, extensions};
 use crate::storage::{CacheMode, Storage, WindowRange};
 
 /// The drivers of files and devices.
@@ -90,6 +90,27 @@ impl Stated {
 }
 
 impl Source<'_> {
+    /// Warns of what a header says that is no mistake of anybody's here.
+    pub(super) fn warn_of(&self, header: &Header) {
+        if header.extension(extensions::BITMAPS).is_none() || header.bitmaps().is_some() {
+            return;
+        }
+        let text = match header.version() {
+            Version::V3 => {
+                "a program lacking bitmap support modified this file, so all bitmaps are now \
+                 considered inconsistent"
+            }
+            Version::V2 => {
+                "This qcow2 v2 image contains bitmaps, but they may have been modified by a program \
+                 without persistent bitmap support; so now they must all be considered inconsistent"
+            }
+        };
+        (self.warn)(
+            text,
+            "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
+        );
+    }
+
     /// Takes the name of a driver for the format, where one is stated. That of a file or device means the
     /// bytes in it as they are.
     ///

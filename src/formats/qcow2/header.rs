@@ -476,7 +476,7 @@ impl RawHeader {
             return Err(too_long());
         }
         let end = start.checked_add(length).ok_or_else(too_long)?;
-        let name = cluster.get(start..end).ok_or_else(too_long)?;
+        let name = until_zero(cluster.get(start..end).ok_or_else(too_long)?);
         Ok((!name.is_empty()).then(|| name.to_vec()))
     }
 }
@@ -487,6 +487,11 @@ fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
         .iter()
         .rfind(|extension| extension.kind == kind)
         .map(|extension| extension.data.as_slice())
+}
+
+/// A name as QEMU reads it: some programs fill it up with zeroes.
+pub fn until_zero(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// An index into the header cluster; what doesn't fit is beyond its end.

@@ -59,7 +59,7 @@ pub use check::{CheckReport, Repair, check, repair, repair_dirty};
 pub use create::NewQcow2;
 pub use create_options::{Backing, CreateOptions, TOO_LARGE};
 pub use geometry::Geometry;
-pub use header::{CompressionType, EncryptionMethod, Header, Version};
+pub use header::{CompressionType, EncryptionMethod, Header, Version, until_zero};
 pub use measure::{Measured, measure, measure_bitmaps};
 pub use new_compressed::NewCompressed;
 pub use preallocate::NewPreallocated;
