@@ -10,6 +10,7 @@ mod common;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
 
+mod access;
 mod argv;
 mod backing;
 mod bitmaps;
@@ -43,6 +44,8 @@ mod seed;
 mod snapshots;
 mod stable;
 mod system_calls;
+mod traced;
+mod warnings;
 mod write;
 
 use std::process::ExitCode;
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
     trials.extend(measure::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
+    trials.extend(access::trials());
     trials.extend(argv::trials());
     trials.extend(backing::trials());
     trials.extend(bitmaps::trials());
@@ -125,6 +129,8 @@ fn main() -> ExitCode {
     trials.extend(stable::trials());
     trials.extend(system_calls::trials());
     trials.extend(over::trials());
+    trials.extend(traced::trials());
+    trials.extend(warnings::trials());
     trials.extend(write::trials());
     if let Some(missing) = missing {
         println!(

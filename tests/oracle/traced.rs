@@ -1,0 +1,89 @@
+//! Single system calls, made to fail or counted by strace; where there is none, or it may not trace, the tests
+//! are listed as ignored.
+
+use std::fs;
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::{COWHIDE, Noise, Ran, run};
+use crate::matrix::qemu_img;
+use crate::{system_calls, trial};
+
+pub fn trials() -> Vec<Trial> {
+    let works = system_calls::can_be_traced();
+    [
+        (
+            "traced::a_new_file_that_cant_be_inspected",
+            inspected as fn(),
+        ),
+        ("traced::findings_are_written_together", findings),
+    ]
+    .map(|(name, test)| trial(name, test).with_ignored_flag(!works))
+    .into()
+}
+
+/// Runs our program under strace, which writes to `trace`.
+fn traced(folder: &Path, expression: &str, line: &str) -> Ran {
+    let mut args = vec!["-f", "-y", "-o", "trace", "-e", expression, COWHIDE];
+    args.extend(line.split_whitespace());
+    run(folder, "strace", args)
+}
+
+fn inspected() {
+    for line in [
+        "create -q x 1M",
+        "create -q -f qcow2 x 1M",
+        "create -q -f qcow2 -o data_file=y x 1M",
+    ] {
+        let mut failed = 0;
+        for nth in 1..40 {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            let ran = traced(
+                folder,
+                &format!("inject=statx,fstat:error=EIO:when={nth}"),
+                line,
+            );
+            if ran.status == Some(0) {
+                continue;
+            }
+            failed += 1;
+            for name in ["x", "y"] {
+                let left = folder.join(name).exists();
+                assert!(!left, "{name} of {line} at {nth}: {ran:?}");
+            }
+        }
+        assert!(failed > 0, "{line}");
+    }
+}
+
+fn findings() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.raw"), Noise(5).bytes(1 << 20)).unwrap();
+    let convert = "convert -O qcow2 -o cluster_size=512 disk.raw x.qcow2";
+    let words: Vec<&str> = convert.split(' ').collect();
+    qemu_img(folder, &words).ok();
+    let mut bytes = fs::read(folder.join("x.qcow2")).unwrap();
+    let l1 = usize::try_from(u64::from_be_bytes(bytes[40..48].try_into().unwrap())).unwrap();
+    bytes[l1..l1 + 256].fill(0);
+    fs::write(folder.join("x.qcow2"), bytes).unwrap();
+    let ran = traced(folder, "trace=write", "check x.qcow2");
+    assert_eq!(ran.status, Some(3));
+    let found = ran
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("Leaked cluster"));
+    let found = found.count();
+    assert!(found > 2000, "{found}");
+    let trace = fs::read_to_string(folder.join("trace")).unwrap();
+    let writes = trace
+        .lines()
+        .filter(|line| line.contains("write(2<"))
+        .count();
+    assert!(
+        (1..20).contains(&writes),
+        "{found} findings in {writes} writes"
+    );
+}
