@@ -136,11 +136,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return misused(subcommand, &usage::describe(&error)),
     };
     // The list of the trace events, of which there are none.
-    if cli
-        .trace
-        .iter()
-        .any(|events| options::asks_for_help(events))
-    {
+    if cli.trace.iter().any(options::asks_for_help) {
         return ExitCode::SUCCESS;
     }
     let done = match cli.command {

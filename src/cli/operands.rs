@@ -84,7 +84,7 @@ pub(super) fn helped(
     name: Option<&OsStr>,
     lists: &[OsString],
 ) -> Result<bool, Failure> {
-    if !lists.iter().any(|list| options::asks_for_help(list)) {
+    if !lists.iter().any(options::asks_for_help) {
         return Ok(false);
     }
     let format = image_name::format(format)?;
