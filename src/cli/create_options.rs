@@ -1,6 +1,6 @@
 //! The `-o` options of each format: their names, how they are printed, and what they mean.
 //!
-//! [`specs`] of a format is the one list from which `-o help`, the check of names, and the line
+//! [`specs()`] of a format is the one list from which `-o help`, the check of names, and the line
 //! `Formatting '…'` are made.
 
 mod specs;
