@@ -9,12 +9,14 @@
 //! chunks are handed out in guest order, of everything that is found only the first is kept, and a
 //! worker stops no sooner than at a chunk behind that.
 
+mod reached;
 mod strict;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use self::reached::Reached;
 use super::Observer;
 use super::buffer::Buffer;
 use super::chunks::Chunk;
@@ -127,6 +129,7 @@ fn scan_pair(
         sides,
         first,
         observer,
+        reached: Reached::default(),
         total,
     };
     // Where the metadata is damaged a worker finds out what is wrong.
@@ -247,13 +250,13 @@ struct Job<'a> {
     sides: [Side<'a>; 2],
     first: First,
     observer: &'a dyn Observer,
+    reached: Reached,
     total: u64,
 }
 
 impl Step for Job<'_> {
     /// Chunks before this one are in other hands already, so after a difference no more are needed.
     fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2]) -> Result<bool> {
-        self.observer.progress(chunk.guest.0, self.total);
         for run in &chunk.data {
             let start = GuestOffset(chunk.guest.0 + run.start as u64);
             let both = [one.get(run.len()), other.get(run.len())];
@@ -262,6 +265,13 @@ impl Step for Job<'_> {
                 return Ok(false);
             }
         }
+        let end = chunk.guest.0 + chunk.length as u64;
+        self.reached.done(chunk.number, end, |end| {
+            // The end of all is told when that is known to be the same.
+            if end < self.total {
+                self.observer.progress(end, self.total);
+            }
+        });
         Ok(true)
     }
 }
