@@ -17,6 +17,7 @@ mod buffer;
 mod checksum;
 mod chunks;
 pub mod compare;
+mod crew;
 mod digest;
 mod in_order;
 mod scan;
@@ -28,6 +29,7 @@ mod zero;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 pub use checksum::checksum;
 pub use digest::{Algorithm, Digest};
@@ -35,6 +37,7 @@ pub use settings::{MOST_WORKERS, Observer, Settings};
 
 use self::buffer::Buffer;
 use self::chunks::{Chunk, Chunks, Wanted, gaps};
+use self::crew::{Crew, Watch};
 use self::in_order::{InOrder, Unreadable};
 use self::settings::Throttle;
 use self::turn::Turn;
@@ -110,6 +113,7 @@ pub fn copy_and_hash(
         observer,
         chunks: Mutex::new(chunks),
         turn: Turn::default(),
+        crew: Crew::new(target.packs()),
         is_backed: target.backed().is_some(),
         in_order,
         chunk_size,
@@ -156,6 +160,7 @@ struct Job<'a> {
     observer: &'a dyn Observer,
     chunks: Mutex<Chunks>,
     turn: Turn,
+    crew: Crew,
     /// Whether the target has a backing file.
     is_backed: bool,
     /// How long a chunk is that holds data, at most.
@@ -181,6 +186,7 @@ impl Job<'_> {
     /// Ends the job for all workers; the first error is kept.
     fn stop(&self, error: Error) {
         self.turn.fail(error);
+        self.crew.dismiss();
         if let Some(in_order) = &self.in_order {
             in_order.stop();
         }
@@ -188,7 +194,9 @@ impl Job<'_> {
     }
 
     fn copy_chunks(&self) -> Result<()> {
+        let number = self.crew.join();
         loop {
+            self.crew.wait(number);
             // First the buffer, then the chunk: whoever has a chunk must not wait for those behind it.
             let Some(buffer) = self.writer.buffer() else {
                 return Ok(());
@@ -201,6 +209,7 @@ impl Job<'_> {
                 chunks.next(self.source)?
             };
             let Some(chunk) = next else {
+                self.crew.dismiss();
                 self.writer.free(buffer);
                 return Ok(());
             };
@@ -230,7 +239,9 @@ impl Job<'_> {
             return Ok(());
         }
         let data = buffer.get(length);
+        let watch = Watch::start();
         let unreadable = self.read(chunk, data)?;
+        let (_, waited) = watch.times();
         if let Some(in_order) = &self.in_order {
             let disk = data.get(..chunk.length).unwrap_or_default();
             let done = in_order.take(chunk.number, chunk.guest, disk, unreadable);
@@ -240,7 +251,7 @@ impl Job<'_> {
         }
         let runs = self.runs_to_write(chunk, data);
         let reservation = if self.target.packs() {
-            self.pack(chunk, data, &runs)?
+            self.pack(chunk, data, &runs, waited)?
         } else {
             self.reserve(chunk, length, &runs)?
         };
@@ -345,9 +356,18 @@ impl Job<'_> {
     }
 
     /// Packs a chunk's data, and then as [`reserve`](Self::reserve).
-    fn pack(&self, chunk: &Chunk, data: &mut [u8], runs: &[Run]) -> Result<Option<Reservation>> {
+    fn pack(
+        &self,
+        chunk: &Chunk,
+        data: &mut [u8],
+        runs: &[Run],
+        waited: Duration,
+    ) -> Result<Option<Reservation>> {
         let zeroes = self.zeroes_to_write(chunk, data.len(), runs);
+        let watch = Watch::start();
         let packed = self.target.pack(data, runs, &zeroes)?;
+        let (packing, _) = watch.times();
+        self.crew.spent(waited, packing);
         self.turn
             .take(chunk.number, || {
                 self.target.reserve_packed(chunk.guest, &packed)

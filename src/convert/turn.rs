@@ -4,17 +4,25 @@
 //! numbers. [`Turn::take`] waits until all earlier chunks have reserved. Since chunks are handed out
 //! in that order too, the worker with the lowest number never waits, and so nobody waits for ever;
 //! an error wakes everybody.
+//!
+//! Only whose turn it is gets woken: with 16 workers on two processors, to wake all of them for each chunk
+//! took a quarter of the time that compressing takes.
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
+/// In how many groups workers wait. The numbers of those who wait lie close together, so with no more
+/// workers than that each waits alone.
+const GROUPS: usize = 16;
+
 /// The order of the workers; see the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     state: Mutex<State>,
-    changed: Condvar,
+    /// Those who wait, by the remainders of their numbers.
+    changed: [Condvar; GROUPS],
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +37,12 @@ impl Turn {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn group(&self, number: u64) -> &Condvar {
+        let [first, ..] = &self.changed;
+        let group = usize::try_from(number % GROUPS as u64).unwrap_or(0);
+        self.changed.get(group).unwrap_or(first)
+    }
+
     /// Waits until `number` is next, runs `step`, and lets the following one go on. `None` when a
     /// worker failed.
     pub(super) fn take<T>(
@@ -37,7 +51,7 @@ impl Turn {
         step: impl FnOnce() -> Result<T>,
     ) -> Option<Result<T>> {
         let mut state = self
-            .changed
+            .group(number)
             .wait_while(self.lock(), |state| !state.over && state.next != number)
             .unwrap_or_else(PoisonError::into_inner);
         if state.over {
@@ -45,8 +59,9 @@ impl Turn {
         }
         let result = step();
         state.next += 1;
+        let next = state.next;
         drop(state);
-        self.changed.notify_all();
+        self.group(next).notify_all();
         Some(result)
     }
 
@@ -58,7 +73,7 @@ impl Turn {
             state.error = Some(error);
         }
         drop(state);
-        self.changed.notify_all();
+        self.changed.iter().for_each(Condvar::notify_all);
     }
 
     /// Whether a worker failed.
