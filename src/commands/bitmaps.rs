@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::source::{OpenSource, could_not_open, inside};
+use super::opened::OpenSource;
+use super::source::{could_not_open, inside};
 use super::target::{Target, TargetOptions};
 use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};

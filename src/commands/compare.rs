@@ -1,6 +1,6 @@
 //! `compare`: have two images the same contents?
 
-use super::source::OpenSource;
+use super::opened::OpenSource;
 use super::{Passwords, Purpose, Source, sandbox};
 use crate::convert::compare::{self, Finding, Outcome, Side};
 use crate::convert::{Observer, Settings};

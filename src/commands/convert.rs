@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::backing::Base;
-use super::source::{OpenSource, could_not_open};
+use super::opened::OpenSource;
+use super::source::could_not_open;
 use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::source::{Opened, infinite_loop, inside};
+use super::opened::Opened;
+use super::source::{infinite_loop, inside};
 use super::{Purpose, Source, names};
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::source::{Layer, OpenSource};
+use super::opened::{Layer, OpenSource};
 use super::{Passwords, Purpose, Source};
 use crate::error::Result;
 use crate::formats::{Image as _, Status};

@@ -2,7 +2,7 @@
 //!
 //! Of the image that would be converted only the metadata is read.
 
-use super::source::OpenSource;
+use super::opened::OpenSource;
 use super::{Passwords, Purpose, Source};
 use crate::error::Result;
 use crate::formats::qcow2::{self, Geometry, Header, Version};

@@ -15,6 +15,7 @@ pub mod info;
 pub mod map;
 pub mod measure;
 pub mod names;
+pub mod opened;
 pub mod plausible;
 mod purpose;
 mod sandbox;

@@ -1,6 +1,6 @@
 //! Help against a wrong password, where the image itself can't tell: a look at what comes out.
 
-use super::source::OpenSource;
+use super::opened::OpenSource;
 use super::{Passwords, Purpose, Source};
 use crate::error::Result;
 use crate::formats::plausible::starts_with_noise;

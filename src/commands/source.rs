@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::opened::{Layer, OpenSource, Opened};
 use super::{Names, Passwords, Purpose, Sharing, SnapshotName, Stated, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result, printable};
@@ -91,92 +92,6 @@ pub enum Below<'a> {
     Given(Box<Source<'a>>),
     /// Nothing, whatever the image names.
     Nothing,
-}
-
-/// A file opened for reading, and its format.
-#[derive(Debug)]
-pub struct Opened {
-    /// The file.
-    pub file: Arc<FileStorage>,
-    /// The part of the file that the image is in; most often all of it.
-    pub storage: Arc<dyn Storage>,
-    /// Where in the file that part starts, in bytes.
-    pub start: u64,
-    /// The format that was stated or found.
-    pub format: Format,
-}
-
-impl Opened {
-    /// The header, of images that have one.
-    ///
-    /// # Errors
-    /// It is invalid.
-    pub fn header(&self) -> Result<Option<Header>> {
-        match self.format {
-            Format::Raw => Ok(None),
-            Format::Qcow2 => Header::read(self.storage.as_ref()).map(Some),
-        }
-    }
-}
-
-/// An image of a chain, open.
-pub struct Layer {
-    /// What the user, or the image above it, calls it.
-    pub name: String,
-    /// Its format.
-    pub format: Format,
-    /// Whether its data is encrypted with legacy AES.
-    pub legacy_aes: bool,
-    /// Where a raw image starts in its file, in bytes.
-    pub start: u64,
-    /// The part of the file that was named that it is in; most often all of it.
-    pub storage: Arc<dyn Storage>,
-    /// Its files: the one that was named, and its external data file.
-    pub files: Vec<Arc<FileStorage>>,
-}
-
-impl Layer {
-    /// The file that the guest's data is in: the external data file, where there is one.
-    pub fn data_file(&self) -> Option<&FileStorage> {
-        self.files.last().map(AsRef::as_ref)
-    }
-}
-
-/// An image with all that reading its data takes.
-pub struct OpenSource {
-    /// Its data.
-    pub image: Arc<Chain>,
-    /// The images of the chain, top first.
-    pub layers: Vec<Layer>,
-    /// How long each of [`files`](Self::files) was when it was opened, in bytes; nothing where others
-    /// may write to them.
-    lengths: Vec<u64>,
-}
-
-impl OpenSource {
-    /// Every file that is read; none of them may be written to meanwhile.
-    pub fn files(&self) -> Vec<&FileStorage> {
-        let files = self.layers.iter().flat_map(|layer| &layer.files);
-        files.map(AsRef::as_ref).collect()
-    }
-
-    /// Makes sure that every file is as long as it was when it was opened: where one isn't, somebody
-    /// wrote to it, and what was read is of two minds.
-    ///
-    /// # Errors
-    /// One of them isn't; the system's error.
-    pub fn check_lengths(&self) -> Result<()> {
-        for (file, before) in self.files().into_iter().zip(&self.lengths) {
-            let now = file.len()?;
-            if now != *before {
-                return Err(Error::corrupt(format!(
-                    "the length of '{}' changed from {before} to {now} bytes while it was read",
-                    printable(&file.path().to_string_lossy())
-                )));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl<'a> Source<'a> {
