@@ -156,8 +156,9 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     (
         "measure @ driver=raw,file.filename=disk.raw",
         "--image-opts",
-        "",
+        "--source-image-opts",
     ),
+    ("measure @ snap.qcow2", "", "--source-format=qcow2"),
 ];
 
 pub fn trials() -> Vec<Trial> {

@@ -28,6 +28,7 @@ mod errors;
 mod features;
 mod inside;
 mod interrupted;
+mod into;
 mod limits;
 mod locks;
 mod map;
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
     trials.extend(traced::trials());
     trials.extend(warnings::trials());
     trials.extend(write::trials());
+    trials.extend(into::trials());
     if let Some(missing) = missing {
         println!(
             "left out: {} comparisons with qemu-img {OLDEST} or later ({missing})",
