@@ -9,11 +9,13 @@ use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
 use libfuzzer_sys::fuzz_target;
 
+/// How many L1 entries an image has at the most. Three million, nearly all beyond the end of the file, are read
+/// half a dozen times here, which instrumented takes the second that one of these times may take.
+const MOST_L1_ENTRIES: u64 = 1 << 19;
 /// How much of the disk is compared.
 const MOST: u64 = 1 << 20;
 
-fn contents(bytes: &[u8]) -> Option<Vec<Option<Vec<u8>>>> {
-    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(bytes.to_vec()));
+fn contents(storage: Arc<dyn Storage>) -> Option<Vec<Option<Vec<u8>>>> {
     let image = formats::open(storage, Format::Qcow2, None).ok()?;
     let size = image.size().min(MOST);
     let sectors = (0..size / 4096).map(|index| {
@@ -27,14 +29,17 @@ fn contents(bytes: &[u8]) -> Option<Vec<Option<Vec<u8>>>> {
 fuzz_target!(|bytes: &[u8]| {
     let odd = bytes.last().is_some_and(|last| last & 1 != 0);
     let what = if odd { Repair::Leaks } else { Repair::All };
-    let storage = MemoryStorage::new(bytes.to_vec());
-    let Ok(header) = Header::read_for_check(&storage) else {
+    let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let Ok(header) = Header::read_for_check(storage.as_ref()) else {
         return;
     };
-    let before = contents(bytes);
-    let repaired = repair(&storage, &header, what, &mut |_| {});
-    let header = Header::read_for_check(&storage).expect("the header is still valid");
-    let again = check(&storage, &header, &mut |_| {});
+    if header.l1().entries > MOST_L1_ENTRIES {
+        return;
+    }
+    let before = contents(Arc::new(MemoryStorage::new(bytes.to_vec())));
+    let repaired = repair(storage.as_ref(), &header, what, &mut |_| {});
+    let header = Header::read_for_check(storage.as_ref()).expect("the header is still valid");
+    let again = check(storage.as_ref(), &header, &mut |_| {});
     if let Ok(repaired) = repaired {
         let again = again.expect("what was repaired can be checked");
         if repaired.corruptions == 0 {
@@ -43,7 +48,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     if let Some(before) = before {
-        let after = contents(&storage.contents()).expect("still opens");
+        let after = contents(storage).expect("still opens");
         for (before, after) in before.iter().zip(&after) {
             assert!(
                 before.is_none() || before == after,
