@@ -265,7 +265,7 @@ impl NewImage for NewRaw {
         Ok(Reservation {
             guest,
             pieces,
-            metadata: None,
+            metadata: Vec::new(),
         })
     }
 

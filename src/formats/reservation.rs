@@ -35,7 +35,7 @@ pub struct Reservation {
     /// What is to be written where: runs of the chunk's buffer and the offset in the file.
     pub pieces: Vec<(Run, HostOffset)>,
     /// Metadata that became complete with this reservation, and where it goes.
-    pub metadata: Option<(HostOffset, Vec<u8>)>,
+    pub metadata: Vec<(HostOffset, Vec<u8>)>,
 }
 
 impl Reservation {
@@ -68,10 +68,9 @@ impl Reservation {
     /// # Errors
     /// The system's error.
     pub fn write_metadata(&self, storage: &dyn Storage) -> Result<()> {
-        match &self.metadata {
-            Some((host, tables)) => storage.write_at(host.0, tables),
-            None => Ok(()),
-        }
+        self.metadata
+            .iter()
+            .try_for_each(|(host, tables)| storage.write_at(host.0, tables))
     }
 
     /// Copies a run of the chunk, which stands in `source` at `source_offset`, into the pieces that
@@ -99,6 +98,18 @@ impl Reservation {
             }
         }
         Ok(true)
+    }
+}
+
+/// Adds a run of metadata, to the last one where that ends at its place.
+pub(super) fn add_metadata(
+    metadata: &mut Vec<(HostOffset, Vec<u8>)>,
+    host: HostOffset,
+    bytes: Vec<u8>,
+) {
+    match metadata.last_mut() {
+        Some((last, tables)) if last.0 + tables.len() as u64 == host.0 => tables.extend(bytes),
+        _ => metadata.push((host, bytes)),
     }
 }
 

@@ -1,12 +1,12 @@
 //! A new image, laid out front to back from its known final size.
 //!
 //! ```text
-//! header | L1 table | data … L2 tables … data … L2 tables | refcount blocks | refcount table
+//! header | L1 table | L2 tables, data … L2 tables, data … | refcount blocks | refcount table
 //! ```
 //!
 //! - The header cluster and the L1 table have fixed places, since size and options say how big they
-//!   are. Data clusters follow in guest order; the L2 tables of a chunk of data stand right behind
-//!   it, so that a chunk is one write and its tables another, even with the smallest clusters.
+//!   are. Data clusters follow in guest order; the L2 tables that a chunk of data begins stand right
+//!   before it, so that a chunk is one write and its tables another, even with the smallest clusters.
 //! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks
 //!   follow from the number of clusters alone and are generated at the end, and every L1 and L2
 //!   entry has the COPIED flag.
@@ -20,13 +20,13 @@
 //!   on stable storage, after that has been flushed). Until then the file starts with zeroes and no
 //!   program takes it for a qcow2 image, however the conversion was ended.
 //!
-//! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), one L2 table, and what
-//! the reservations carry.
+//! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), the L2 tables of a chunk, and
+//! what the reservations carry.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::create_options::CreateOptions;
-use super::entries::L2Entry;
+use super::entries::{L2Entry, SubclusterBitmap};
 use super::header::Version;
 use super::new_layout::Layout;
 use super::new_parts::Parts;
@@ -96,6 +96,12 @@ impl NewQcow2 {
     ) -> Result<()> {
         let size = self.image.geometry.cluster_len();
         let stored = new_runs::widen(data, size, usize::MAX);
+        let mentioned = match zeroes {
+            [] => stored.clone(),
+            _ => new_runs::widen(&new_runs::union(&stored, zeroes), size, usize::MAX),
+        };
+        let clusters = || mentioned.iter().flat_map(|run| run.clone().step_by(size));
+        layout.place_tables(clusters().map(|start| GuestOffset(guest.0 + start as u64)))?;
         let bytes: u64 = stored.iter().map(|run| run.len() as u64).sum();
         let mut host = if self.image.external {
             HostOffset(0)
@@ -110,11 +116,7 @@ impl NewQcow2 {
             host.0 += self.image.geometry.cluster_size();
             here
         };
-        let mentioned = match zeroes {
-            [] => stored.clone(),
-            _ => new_runs::widen(&new_runs::union(&stored, zeroes), size, usize::MAX),
-        };
-        for start in mentioned.iter().flat_map(|run| run.clone().step_by(size)) {
+        for start in clusters() {
             let cluster = start..start + size;
             let has_data = zeroes.is_empty() || new_runs::overlap(&stored, &cluster);
             let entry = if has_data {
@@ -129,14 +131,15 @@ impl NewQcow2 {
             } else {
                 L2Entry::to_zeroes()
             };
-            let offset = GuestOffset(guest.0 + start as u64);
-            if self.image.geometry.has_subclusters() {
-                let bitmap = new_runs::bitmap(start, self.image.unit(), data, zeroes);
-                layout.set_subclusters(offset, entry, bitmap, &mut reservation.metadata)?;
+            let bitmap = if self.image.geometry.has_subclusters() {
+                new_runs::bitmap(start, self.image.unit(), data, zeroes)
             } else {
-                layout.set_entry(offset, entry, &mut reservation.metadata)?;
-            }
+                SubclusterBitmap::default()
+            };
+            layout.set_entry(GuestOffset(guest.0 + start as u64), entry, bitmap)?;
         }
+        let end = mentioned.last().map_or(0, |run| run.end);
+        reservation.metadata = layout.take_complete(GuestOffset(guest.0 + end as u64));
         Ok(())
     }
 }
@@ -178,7 +181,7 @@ impl NewImage for NewQcow2 {
         let mut reservation = Reservation {
             guest,
             pieces: Vec::with_capacity(data.len()),
-            metadata: None,
+            metadata: Vec::new(),
         };
         let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         self.map(&mut layout, guest, &data, zeroes, &mut reservation)?;
@@ -216,10 +219,8 @@ impl NewImage for NewQcow2 {
 
     fn finish(&self) -> Result<()> {
         let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut table = None;
-        layout.place_filling(&mut table)?;
-        if let Some((host, table)) = table {
-            self.image.storage.write_at(host.0, &table)?;
+        for (host, tables) in layout.take_rest() {
+            self.image.storage.write_at(host.0, &tables)?;
         }
         let used = self.image.geometry.host_cluster(layout.next());
         let refcounts = RefcountLayout::new(self.image.geometry, used, layout.next())?;

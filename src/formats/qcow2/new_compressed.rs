@@ -1,7 +1,7 @@
 //! A new image with compressed clusters, laid out front to back.
 //!
 //! ```text
-//! header | L1 table | compressed clusters … L2 tables, refcount blocks … | refcount blocks | table
+//! header | L1 table | L2 tables, compressed clusters, refcount blocks … | refcount blocks | table
 //! ```
 //!
 //! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`]): how much room it
@@ -12,8 +12,8 @@
 //! - A host cluster's refcount is the number of compressed clusters that touch it; where refcounts
 //!   are so narrow that they can't count one more, the next compressed cluster starts in a new one.
 //! - A cluster that doesn't get smaller is stored as it is.
-//! - L2 tables, refcount blocks that are final, and the refcount table stand on whole clusters. They
-//!   come behind the compressed clusters, so the last sector of each is inside of the file.
+//! - L2 tables, refcount blocks that are final, and the refcount table stand on whole clusters. The
+//!   refcounts come behind the compressed clusters, so the last sector of each is inside of the file.
 //!
 //! There is no such image with encryption: compressed clusters are never encrypted, so they would be
 //! readable by everybody.
@@ -31,7 +31,8 @@ use super::new_counts::Counts;
 use super::new_layout::{Layout, Metadata};
 use super::{new_header, new_runs};
 use crate::error::{Error, Result};
-use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run, not_packed};
+use crate::formats::reservation::{add_metadata, not_packed};
+use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
@@ -144,6 +145,12 @@ impl Space {
         Ok(host)
     }
 
+    /// Room for the L2 tables of these clusters, where they have none.
+    fn place_tables(&mut self, clusters: impl IntoIterator<Item = GuestOffset>) -> Result<()> {
+        let (host, bytes) = self.layout.place_tables(clusters)?;
+        self.counts.add(host, bytes)
+    }
+
     /// Room for a compressed cluster of `length` bytes.
     fn place_compressed(&mut self, length: u64) -> Result<HostOffset> {
         let size = self.geometry.cluster_size();
@@ -200,10 +207,7 @@ impl Space {
             }
             let host = self.place_clusters(self.geometry.cluster_size())?;
             let block = self.counts.place_first(host);
-            match written {
-                Some((_, tables)) => tables.extend(block),
-                None => *written = Some((host, block)),
-            }
+            add_metadata(written, host, block);
         }
     }
 }
@@ -280,7 +284,17 @@ impl NewImage for NewCompressed {
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pieces: Vec<(Run, HostOffset)> = Vec::new();
         let size = self.geometry.cluster_len();
-        let mut entries = Vec::with_capacity(packed.parts.len());
+        let zeroes = || {
+            packed
+                .zeroes
+                .iter()
+                .flat_map(|run| run.clone().step_by(size))
+        };
+        let mut starts: Vec<usize> = packed.parts.iter().map(|part| part.start).collect();
+        starts.extend(zeroes());
+        starts.sort_unstable();
+        let at = |start: usize| GuestOffset(guest.0 + start as u64);
+        space.place_tables(starts.iter().map(|start| at(*start)))?;
         for part in &packed.parts {
             let length = part.stored.len() as u64;
             let cluster = part.start..part.start + size;
@@ -302,7 +316,7 @@ impl NewImage for NewCompressed {
                     self.bitmap(part.start, &[cluster], &[]),
                 )
             };
-            entries.push((part.start, entry, bitmap));
+            space.layout.set_entry(at(part.start), entry, bitmap)?;
             match pieces.last_mut() {
                 Some((run, first)) if first.0 + run.len() as u64 == host.0 => {
                     run.end = part.stored.end;
@@ -310,30 +324,17 @@ impl NewImage for NewCompressed {
                 _ => pieces.push((part.stored.clone(), host)),
             }
         }
-        // Tables stand in one piece behind the data.
-        let mut metadata = None;
-        for start in packed
-            .zeroes
-            .iter()
-            .flat_map(|run| run.clone().step_by(size))
-        {
+        for start in zeroes() {
             let entry = if self.geometry.has_subclusters() {
                 L2Entry::default()
             } else {
                 L2Entry::to_zeroes()
             };
             let bitmap = self.bitmap(start, &[], &[start..start + size]);
-            entries.push((start, entry, bitmap));
+            space.layout.set_entry(at(start), entry, bitmap)?;
         }
-        entries.sort_unstable_by_key(|(start, ..)| *start);
-        for (start, entry, bitmap) in entries {
-            let guest = GuestOffset(guest.0 + start as u64);
-            let layout = &mut space.layout;
-            layout.set_subclusters(guest, entry, bitmap, &mut metadata)?;
-        }
-        if let Some((host, tables)) = &metadata {
-            space.counts.add(*host, tables.len() as u64)?;
-        }
+        let end = starts.last().map_or(0, |start| start + size);
+        let mut metadata = space.layout.take_complete(at(end));
         space.place_blocks(&mut metadata)?;
         let gaps = mem::take(&mut space.gaps);
         drop(space);
@@ -379,11 +380,8 @@ impl NewImage for NewCompressed {
     fn finish(&self) -> Result<()> {
         let storage = self.storage.as_ref();
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut table = None;
-        space.layout.place_filling(&mut table)?;
-        if let Some((host, table)) = table {
-            space.counts.add(host, table.len() as u64)?;
-            storage.write_at(host.0, &table)?;
+        for (host, tables) in space.layout.take_rest() {
+            storage.write_at(host.0, &tables)?;
         }
         space.abandon_tail();
         self.clear(&space.gaps)?;
@@ -401,8 +399,8 @@ mod tests {
     use super::*;
     use crate::storage::MemoryStorage;
 
-    /// An image with clusters of 512 bytes and refcounts of so many bits; the first free one is at
-    /// 1024.
+    /// An image with clusters of 512 bytes and refcounts of so many bits; its L2 table goes to 1024, and
+    /// the first data behind it.
     fn image(refcount_bits: u64) -> NewCompressed {
         let options = CreateOptions {
             cluster_size: 512,
@@ -443,7 +441,7 @@ mod tests {
     #[test]
     fn compressed_clusters_stand_byte_behind_byte() {
         let pieces = places(&image(16), &[200, 511, 1, 100]);
-        assert_eq!(pieces, [(0..812, 1024)]);
+        assert_eq!(pieces, [(0..812, 1536)]);
     }
 
     #[test]
@@ -451,13 +449,13 @@ mod tests {
         // 100 bytes, a cluster behind, then 412 that just fit, and one that needs a new cluster.
         let pieces = places(&image(16), &[100, 512, 412, 1, 512, 511, 2]);
         let expected = [
-            (0..100, 1024),
-            (100..612, 1536),
-            (612..1024, 1124),
-            (1024..1025, 2048),
-            (1025..1537, 2560),
-            (1537..2048, 2049),
-            (2048..2050, 3072),
+            (0..100, 1536),
+            (100..612, 2048),
+            (612..1024, 1636),
+            (1024..1025, 2560),
+            (1025..1537, 3072),
+            (1537..2048, 2561),
+            (2048..2050, 3584),
         ];
         assert_eq!(pieces, expected);
     }
@@ -466,20 +464,20 @@ mod tests {
     fn a_cluster_takes_no_more_than_its_refcount_can_count() {
         let one = image(1);
         let expected = [
-            (0..10, 1024),
-            (10..20, 1536),
-            (20..520, 2048),
-            (520..600, 2560),
+            (0..10, 1536),
+            (10..20, 2048),
+            (20..520, 2560),
+            (520..600, 3072),
         ];
         assert_eq!(places(&one, &[10, 10, 500, 80]), expected);
         let two = image(2);
         // The third fills the first cluster's count and straddles into the second.
-        let expected = [(0..530, 1024), (530..541, 1554)];
+        let expected = [(0..530, 1536), (530..541, 2066)];
         let mut pieces = places(&two, &[10, 10, 510, 11]);
-        assert_eq!(pieces.remove(0), (0..541, 1024));
+        assert_eq!(pieces.remove(0), (0..541, 1536));
         assert!(pieces.is_empty(), "{expected:?}");
-        assert_eq!(counts(&two, 2..4), [true, false]);
-        assert_eq!(places(&two, &[5, 5]), [(0..5, 1565), (5..10, 2048)]);
+        assert_eq!(counts(&two, 3..5), [true, false]);
+        assert_eq!(places(&two, &[5, 5]), [(0..5, 2077), (5..10, 2560)]);
     }
 
     #[test]

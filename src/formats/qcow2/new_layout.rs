@@ -1,20 +1,30 @@
 //! Where the next cluster of a new image goes, and the tables that are not complete yet.
 //!
 //! Space is handed out front to back and never given back, from behind the header and the L1 table
-//! on. L2 tables fill up in guest order, so there is one at a time that isn't complete; it gets its
-//! place when the first entry of the next one is set.
-//!
-//! Metadata that became complete is collected as one run of bytes: whoever allocates in between has
-//! to hand that run over first.
+//! on. An L2 table gets its place before the first data that it describes, so that whoever reads the file
+//! front to back knows of each cluster to what it belongs. It is written when it is complete: when there are
+//! entries for what lies behind all that it describes.
+
+use std::collections::VecDeque;
 
 use super::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use super::geometry::{ENTRY_SIZE, Geometry};
 use crate::error::{Error, Result};
+use crate::formats::reservation::add_metadata;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
 /// Metadata that is complete, and where it goes; see [`Reservation`](crate::formats::Reservation).
-pub(super) type Metadata = Option<(HostOffset, Vec<u8>)>;
+pub(super) type Metadata = Vec<(HostOffset, Vec<u8>)>;
+
+/// An L2 table that isn't complete.
+#[derive(Debug)]
+struct Filling {
+    l1_index: u64,
+    host: HostOffset,
+    /// Its entries as they will be stored.
+    entries: Vec<u8>,
+}
 
 /// The layout of a new image, as far as it is known.
 #[derive(Debug)]
@@ -23,9 +33,8 @@ pub(super) struct Layout {
     next: HostOffset,
     l1: Vec<L1Entry>,
     l1_host: HostOffset,
-    /// The L2 table that is being filled: its index in the L1 table and its entries as they will be
-    /// stored.
-    filling: Option<(u64, Vec<u8>)>,
+    /// The L2 tables that have a place and aren't complete, in guest order.
+    filling: VecDeque<Filling>,
 }
 
 impl Layout {
@@ -47,7 +56,7 @@ impl Layout {
             } else {
                 geometry.cluster_size()
             }),
-            filling: None,
+            filling: VecDeque::new(),
         })
     }
 
@@ -74,68 +83,72 @@ impl Layout {
         Ok(start)
     }
 
-    /// Sets the L2 entry of a guest cluster. Clusters must come in guest order; a table that is
-    /// complete with that gets its place behind `written`.
+    /// Gives the L2 tables of guest clusters a place, where they have none. Clusters must come in guest
+    /// order. Returns where the tables start that are new, and their length in bytes.
     ///
     /// # Errors
-    /// The file would be too large; `guest` is beyond the disk's end.
+    /// Returns an error if the file would be too large, or if a cluster is beyond the disk's end.
+    pub(super) fn place_tables(
+        &mut self,
+        clusters: impl IntoIterator<Item = GuestOffset>,
+    ) -> Result<(HostOffset, u64)> {
+        let start = self.next;
+        for guest in clusters {
+            let l1_index = self.geometry.l1_index(guest);
+            let last = self.filling.back().map(|table| table.l1_index);
+            if last.is_some_and(|last| last >= l1_index) {
+                continue;
+            }
+            let host = self.allocate(self.geometry.cluster_size())?;
+            let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
+            let entry = self.l1.get_mut(index);
+            *entry.ok_or_else(|| Error::invalid("guest offset beyond the disk's end"))? =
+                L1Entry::to_table(host);
+            self.filling.push_back(Filling {
+                l1_index,
+                host,
+                entries: vec![0; self.geometry.cluster_len()],
+            });
+        }
+        Ok((start, self.next.0 - start.0))
+    }
+
+    /// Sets the L2 entry of a guest cluster whose table has a place, with what an extended entry says of
+    /// its subclusters; without extended entries the bitmap isn't stored.
+    ///
+    /// # Errors
+    /// Returns an error if the table has no place, or is complete.
     pub(super) fn set_entry(
         &mut self,
         guest: GuestOffset,
         entry: L2Entry,
-        written: &mut Metadata,
-    ) -> Result<()> {
-        self.set_subclusters(guest, entry, SubclusterBitmap::default(), written)
-    }
-
-    /// As [`set_entry`](Self::set_entry), with what an extended entry says of its subclusters; without
-    /// extended entries the bitmap isn't stored.
-    ///
-    /// # Errors
-    /// As [`set_entry`](Self::set_entry).
-    pub(super) fn set_subclusters(
-        &mut self,
-        guest: GuestOffset,
-        entry: L2Entry,
         bitmap: SubclusterBitmap,
-        written: &mut Metadata,
     ) -> Result<()> {
         let l1_index = self.geometry.l1_index(guest);
-        if self.filling.as_ref().map(|(index, _)| *index) != Some(l1_index) {
-            self.place_filling(written)?;
-            self.filling = Some((l1_index, vec![0; self.geometry.cluster_len()]));
-        }
+        let mut tables = self.filling.iter_mut().rev();
+        let table = tables.find(|table| table.l1_index == l1_index);
+        let table = table.ok_or_else(|| Error::invalid("an L2 table without a place"))?;
         let index = self.geometry.l2_index(guest);
-        let table = self.filling.as_mut().map(|(_, table)| table.as_mut_slice());
-        entries::set_l2(
-            table.unwrap_or_default(),
-            self.geometry,
-            index,
-            entry,
-            bitmap,
-        )
-        .ok_or_else(|| Error::invalid("L2 index out of range"))
+        entries::set_l2(&mut table.entries, self.geometry, index, entry, bitmap)
+            .ok_or_else(|| Error::invalid("L2 index out of range"))
     }
 
-    /// Gives the L2 table that was being filled its place, behind `written`, the metadata that goes
-    /// before it.
-    ///
-    /// # Errors
-    /// As [`set_entry`](Self::set_entry).
-    pub(super) fn place_filling(&mut self, written: &mut Metadata) -> Result<()> {
-        let Some((l1_index, table)) = self.filling.take() else {
-            return Ok(());
-        };
-        let host = self.allocate(table.len() as u64)?;
-        let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
-        let entry = self.l1.get_mut(index);
-        *entry.ok_or_else(|| Error::invalid("guest offset beyond the disk's end"))? =
-            L1Entry::to_table(host);
-        match written {
-            Some((_, tables)) => tables.extend(table),
-            None => *written = Some((host, table)),
+    /// The tables of which all clusters lie before `end`, as there will be no more entries for those.
+    pub(super) fn take_complete(&mut self, end: GuestOffset) -> Metadata {
+        let mut complete = Metadata::new();
+        while let Some(table) = self.filling.pop_front() {
+            if self.geometry.guest_start_of_l1(table.l1_index + 1) > end {
+                self.filling.push_front(table);
+                break;
+            }
+            add_metadata(&mut complete, table.host, table.entries);
         }
-        Ok(())
+        complete
+    }
+
+    /// The tables that aren't complete, where there is nothing more to come.
+    pub(super) fn take_rest(&mut self) -> Metadata {
+        self.take_complete(GuestOffset(u64::MAX))
     }
 
     /// Writes the L1 table.

@@ -315,7 +315,7 @@ impl NewImage for NewPreallocated {
         zeroes: &[Run],
     ) -> Result<Reservation> {
         let data = new_runs::widen(runs, self.image.geometry.subcluster_len(), chunk);
-        let metadata = if self.image.geometry.has_subclusters() {
+        let complete = if self.image.geometry.has_subclusters() {
             self.map(guest, &data, zeroes)?
         } else {
             None
@@ -334,7 +334,7 @@ impl NewImage for NewPreallocated {
         Ok(Reservation {
             guest,
             pieces,
-            metadata,
+            metadata: complete.into_iter().collect(),
         })
     }
 

@@ -126,7 +126,7 @@ impl NewImage for OverQcow2 {
                 .iter()
                 .map(|run| (run.clone(), HostOffset(0)))
                 .collect(),
-            metadata: None,
+            metadata: Vec::new(),
         })
     }
 
