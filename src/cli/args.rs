@@ -264,9 +264,13 @@ pub struct ConvertArgs {
     /// Cache mode of the source
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(super) source_cache: String,
-    /// Copy within the system where possible, which may share blocks
+    /// Copy within the system where possible, without looking for zeroes
     #[arg(short = 'C', long)]
     pub(super) copy_range_offloading: bool,
+    /// Share blocks with the source instead of copying them: auto where the file system can (the
+    /// default), always or fail, never
+    #[arg(long, value_name = "WHEN", help_heading = OWN)]
+    pub(super) reflink: Option<String>,
     /// Copy at most so many bytes a second (suffixes k M G)
     #[arg(
         short,

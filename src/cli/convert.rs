@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
 use crate::commands::{self, Sharing, SnapshotName, Target, TargetOptions, names};
-use crate::convert::{MOST_WORKERS, Settings};
+use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::formats::Format;
 use crate::storage::CacheMode;
 
@@ -259,6 +259,11 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
     }
     if let Some(text) = &args.sparse_size {
         settings.sparse = sparse_size(text)?;
+    }
+    if let Some(text) = &args.reflink {
+        settings.reflink = Reflink::from_name(text).ok_or_else(|| {
+            anyhow!("Invalid value for --reflink: '{text}' is none of auto, always and never")
+        })?;
     }
     if let Some(text) = &args.rate {
         settings.rate = Some(operands::size(text, "rate limit")?);

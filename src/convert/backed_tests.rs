@@ -12,7 +12,7 @@ use crate::formats::qcow2::{
     Qcow2Image, Version,
 };
 use crate::formats::raw::RawImage;
-use crate::formats::{Chain, Extent, Preallocation};
+use crate::formats::{Chain, Extent, ExtentKind, Preallocation};
 use crate::storage::MemoryStorage;
 use crate::units::HostOffset;
 
@@ -378,7 +378,7 @@ fn zeroes_come_in_rows() {
     let mut chunks = Chunks::new(size, CHUNK, wanted, false).with_rows_of_zeroes(20);
     let mut rows = Vec::new();
     let mut next = 0;
-    while let Some(chunk) = chunks.next(&source).unwrap() {
+    while let Some(chunk) = chunks.next(&source, 0).unwrap() {
         assert_eq!(chunk.guest.0, next);
         next += chunk.length as u64;
         if chunk.length > CHUNK {

@@ -41,9 +41,10 @@ struct Hash<'a> {
 }
 
 impl Step for Hash<'_> {
-    fn step(&self, chunk: &Chunk, [buffer, _]: &mut [Buffer; 2]) -> Result<bool> {
+    fn step(&self, chunk: &Chunk, [buffer, _]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
         let data = buffer.get(chunk.length);
         read_chunk(self.disk, chunk, data)?;
+        read();
         let done = self
             .in_order
             .take(chunk.number, chunk.guest, data, Vec::new());

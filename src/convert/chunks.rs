@@ -1,6 +1,6 @@
 //! From the source's extents to numbered chunks of work.
 //!
-//! Chunks stand at multiples of their size, so that none shares an allocation unit with another. A
+//! Chunks are whole blocks, but for the disk's end, so that none shares an allocation unit with another. A
 //! chunk without data isn't handed out unless all are asked for: a disk of terabytes that is one hole
 //! costs a few look-ups.
 //!
@@ -11,6 +11,9 @@ use crate::error::Result;
 use crate::formats::{Backed, Extent, ExtentKind, Image, Run};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
+/// In how many chunks a disk is cut at the least, if it has so many blocks.
+const LEAST_CHUNKS: u64 = 16;
+
 /// A piece of the disk that holds data.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
@@ -18,7 +21,7 @@ pub(super) struct Chunk {
     pub(super) number: u64,
     /// Where it starts on the disk.
     pub(super) guest: GuestOffset,
-    /// Its length in bytes: the chunk size, less at the disk's end; for zeroes in rows more.
+    /// Its length in bytes: whole blocks, but for the disk's end.
     pub(super) length: usize,
     /// Where it holds data, in bytes from its start: sorted, disjoint.
     pub(super) data: Vec<Run>,
@@ -28,6 +31,24 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
+    /// A part of the chunk, as a chunk.
+    pub(super) fn part(&self, part: &Run) -> Self {
+        let within = |runs: &[Run]| {
+            let cut = runs.iter().map(|run| {
+                run.start.clamp(part.start, part.end) - part.start
+                    ..run.end.clamp(part.start, part.end) - part.start
+            });
+            cut.filter(|run| !run.is_empty()).collect()
+        };
+        Self {
+            number: self.number,
+            guest: GuestOffset(self.guest.0 + part.start as u64),
+            length: part.len(),
+            data: within(&self.data),
+            left: within(&self.left),
+        }
+    }
+
     /// What of the first `length` bytes isn't left to the backing file.
     pub(super) fn told(&self, length: usize) -> Vec<Run> {
         gaps(&self.left, length)
@@ -121,8 +142,8 @@ pub(super) struct Chunks {
     position: u64,
     ahead: Ahead,
     size: u64,
-    chunk_size: usize,
-    /// How many chunks without data are handed out as one, at most.
+    block: usize,
+    /// How many blocks without data are handed out as one chunk, at most.
     most_in_row: u64,
     wanted: Wanted,
     salvage: bool,
@@ -136,23 +157,23 @@ struct Ahead {
 }
 
 impl Chunks {
-    /// The chunks of a disk of `size` bytes; `chunk_size` is a power of two. Those of which nothing
+    /// The chunks of a disk of `size` bytes; the length of a block in bytes is a power of two. Those of which nothing
     /// is `wanted` are left out; with `salvage` places whose metadata is damaged count as data, which
     /// whoever reads them will find can't be read.
-    pub(super) fn new(size: u64, chunk_size: usize, wanted: Wanted, salvage: bool) -> Self {
+    pub(super) fn new(size: u64, block: usize, wanted: Wanted, salvage: bool) -> Self {
         Self {
             next_number: 0,
             position: 0,
             ahead: Ahead::default(),
             size,
-            chunk_size,
+            block,
             most_in_row: 1,
             wanted,
             salvage,
         }
     }
 
-    /// Hands out up to so many chunks as one where there is nothing but zeroes to be stored.
+    /// Hands out up to so many blocks as one chunk where there is nothing but zeroes to be stored.
     pub(super) fn with_rows_of_zeroes(mut self, most: u64) -> Self {
         self.most_in_row = most;
         self
@@ -180,14 +201,17 @@ impl Chunks {
         Ok(bytes)
     }
 
-    /// The next chunk.
-    pub(super) fn next(&mut self, source: &dyn Image) -> Result<Option<Chunk>> {
+    /// The next chunk, of up to `most` bytes if those are more than a block, and of no more than a small
+    /// part of the disk, so that there are chunks for everybody.
+    pub(super) fn next(&mut self, source: &dyn Image, most: usize) -> Result<Option<Chunk>> {
         if !self.skip(source)? {
             return Ok(None);
         }
-        let chunk_size = self.chunk_size as u64;
-        let start = self.position / chunk_size * chunk_size;
-        let end = (start + chunk_size).min(self.size);
+        let block = self.block as u64;
+        let start = self.position / block * block;
+        let most = (most as u64).min(self.size / LEAST_CHUNKS);
+        let length = (most / block * block).max(block);
+        let end = (start + length).min(self.size);
         let end = end.max(self.end_of_row(start));
         let (mut data, left) = if self.wanted == Wanted::Everything {
             (vec![0..relative(end, start)], Vec::new())
@@ -228,17 +252,17 @@ impl Chunks {
         Ok(false)
     }
 
-    /// Where the zeroes end that start at `start`, in whole chunks and not too many of them.
+    /// Where the zeroes end that start at `start`, in whole blocks and not too many of them.
     fn end_of_row(&self, start: u64) -> u64 {
         let is_row = self.position == start && self.ahead.end > start;
         if !is_row || self.ahead.part != Part::Zero || self.most_in_row == 1 {
             return start;
         }
-        let chunk_size = self.chunk_size as u64;
-        let most = start.saturating_add(chunk_size.saturating_mul(self.most_in_row));
+        let block = self.block as u64;
+        let most = start.saturating_add(block.saturating_mul(self.most_in_row));
         let end = match self.ahead.end {
             end if end >= self.size => self.size,
-            end => end / chunk_size * chunk_size,
+            end => end / block * block,
         };
         end.min(most)
     }
@@ -343,7 +367,7 @@ impl Chunks {
     }
 }
 
-/// `offset − start`, which is at most a chunk's size.
+/// `offset − start`, which is at most a chunk's length.
 fn relative(offset: u64, start: u64) -> usize {
     usize::try_from(offset - start).unwrap_or(usize::MAX)
 }

@@ -96,7 +96,7 @@ impl<'a> InOrder<'a> {
 
     /// The job is over, done or not: what hasn't been told is told. Gives the checksum, where one was
     /// wanted, if all of the disk was copied; `size` says how long it is then.
-    pub(super) fn finish(self, size: Option<u64>) -> Option<Digest> {
+    pub(super) fn finish(&self, size: Option<u64>) -> Option<Digest> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell(state.unreadable.take());
         let hasher = state.hasher.take();

@@ -2,25 +2,35 @@
 //! common.
 //!
 //! Chunks that hold data are handed out in guest order, each to one worker with a buffer or two of its
-//! own. The first error stops all workers at their next chunk.
+//! own. Where reads wait there are more workers, and longer chunks. The first error stops all workers at
+//! their next chunk.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::buffer::Buffer;
 use super::chunks::{Chunk, Chunks, Wanted};
-use super::{CHUNK_SIZE, workers};
+use super::flow::MOST_IN_FLIGHT;
+use super::window::{RequestWindow, Watch};
+use super::workers::{self, Job, Workers};
+use super::{BLOCK_SIZE, REQUEST_SIZE, Settings};
 use crate::error::{Error, Result};
 use crate::formats::Image;
 
+/// How many buffers a worker has.
+const BUFFERS: usize = 2;
+
 /// What a worker does with a chunk, in which it may use two buffers.
 pub(super) trait Step: Sync {
-    /// `false` ends the scan without an error.
+    /// Reads a chunk, calls `read`, and does with it what is to be done. `false` ends the scan without an
+    /// error.
     ///
     /// # Errors
     /// End the scan too, and the first is what its caller gets.
-    fn step(&self, chunk: &Chunk, buffers: &mut [Buffer; 2]) -> Result<bool>;
+    fn step(&self, chunk: &Chunk, buffers: &mut [Buffer; BUFFERS], read: &dyn Fn())
+    -> Result<bool>;
 
     /// Somebody failed: whoever waits for another worker must not any more.
     fn stop(&self) {}
@@ -38,14 +48,21 @@ pub(super) fn scan(
     workers: NonZeroUsize,
     step: &dyn Step,
 ) -> Result<()> {
+    let threads = Settings {
+        workers,
+        ..Settings::default()
+    }
+    .threads();
+    let most = MOST_IN_FLIGHT / (BUFFERS * REQUEST_SIZE);
     let scan = Scan {
         disk,
         step,
-        chunks: Mutex::new(Chunks::new(size, CHUNK_SIZE, Wanted::Data, salvage)),
+        chunks: Mutex::new(Chunks::new(size, BLOCK_SIZE, Wanted::Data, salvage)),
+        reads: RequestWindow::new(threads, most, threads),
         over: AtomicBool::new(false),
         error: Mutex::new(None),
     };
-    workers::run("scan", workers, &|| scan.stop(), &|| scan.work());
+    workers::run(threads, &scan);
     let error = scan.error.into_inner();
     match error.unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
@@ -57,13 +74,18 @@ struct Scan<'a> {
     disk: &'a dyn Image,
     step: &'a dyn Step,
     chunks: Mutex<Chunks>,
+    reads: RequestWindow,
     over: AtomicBool,
     error: Mutex<Option<Error>>,
 }
 
-impl Scan<'_> {
-    fn work(&self) {
-        if let Err(error) = self.steps() {
+impl Job for Scan<'_> {
+    fn name(&self) -> &'static str {
+        "scan"
+    }
+
+    fn work(&self, workers: &Arc<Workers<'_, '_>>) {
+        if let Err(error) = self.steps(workers) {
             let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(error);
             drop(first);
@@ -75,11 +97,19 @@ impl Scan<'_> {
         self.over.store(true, Ordering::Relaxed);
         self.step.stop();
     }
+}
 
-    fn steps(&self) -> Result<()> {
-        let mut buffers = <[Buffer; 2]>::default();
+impl Scan<'_> {
+    fn steps(&self, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
+        let mut buffers = <[Buffer; BUFFERS]>::default();
         while let Some(chunk) = self.next()? {
-            if !self.step.step(&chunk, &mut buffers)? {
+            let watch = Watch::start();
+            let read = || {
+                if self.reads.done(watch.times(), Duration::ZERO) {
+                    Workers::grow_to(workers, self.reads.width());
+                }
+            };
+            if !self.step.step(&chunk, &mut buffers, &read)? {
                 self.over.store(true, Ordering::Relaxed);
                 return Ok(());
             }
@@ -92,6 +122,11 @@ impl Scan<'_> {
         if self.over.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        chunks.next(self.disk)
+        let most = if self.reads.is_wide() {
+            REQUEST_SIZE
+        } else {
+            0
+        };
+        chunks.next(self.disk, most)
     }
 }

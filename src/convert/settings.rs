@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::flow::MOST_IN_FLIGHT;
+use super::window::RequestWindow;
 use crate::error::Error;
 use crate::units::GuestOffset;
 
@@ -17,13 +19,17 @@ const DEFAULT_SPARSE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How a copy is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How many threads work on it.
+    /// How many threads work on it at most. No more do than there are processors; those that only wait
+    /// for storage don't count.
     pub workers: NonZeroUsize,
+    /// How many reads, and how many writes, are under way at once; `None` goes by how long they wait.
+    pub requests: Option<NonZeroUsize>,
     /// The shortest run of zeroes that is left out, in bytes; `None` writes every byte of the disk.
     pub sparse: Option<NonZeroUsize>,
-    /// Whether data is copied within the system where that is possible, which may share blocks.
-    /// What is copied so isn't searched for zeroes.
+    /// Whether data is copied within the system where that is possible. It isn't searched for zeroes then.
     pub copy_offload: bool,
+    /// Whether data that stays as it is shares its blocks with the source's.
+    pub reflink: Reflink,
     /// Whether what the source doesn't store itself is left to the target's backing file, if it has
     /// one, which must then read the same there.
     pub leave_unallocated: bool,
@@ -31,6 +37,29 @@ pub struct Settings {
     pub salvage: bool,
     /// How many bytes a second are copied at the most.
     pub rate: Option<u64>,
+}
+
+/// Whether blocks are shared between source and target instead of being copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reflink {
+    /// Where the file system can.
+    Auto,
+    /// All of them; that one can't be is an error.
+    Always,
+    /// None.
+    Never,
+}
+
+impl Reflink {
+    /// The choice of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Auto,
+            "always" => Self::Always,
+            "never" => Self::Never,
+            _ => return None,
+        })
+    }
 }
 
 impl Default for Settings {
@@ -41,11 +70,31 @@ impl Default for Settings {
         let most = NonZeroUsize::new(MOST_WORKERS).unwrap_or(NonZeroUsize::MIN);
         Self {
             workers: workers.min(most),
+            requests: None,
             sparse: Some(DEFAULT_SPARSE),
             copy_offload: false,
+            reflink: Reflink::Auto,
             leave_unallocated: false,
             salvage: false,
             rate: None,
+        }
+    }
+}
+
+impl Settings {
+    /// How many threads keep the processors busy.
+    pub(super) fn threads(&self) -> usize {
+        let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.workers.min(processors).get()
+    }
+
+    /// The window for requests of up to `request` bytes, of which `least` may be under way however fast
+    /// the storage is.
+    pub(super) fn window(&self, least: usize, request: usize) -> RequestWindow {
+        let most = (MOST_IN_FLIGHT / request).max(1);
+        match self.requests {
+            Some(requests) => RequestWindow::fixed(requests.get().min(most.max(least)), least),
+            None => RequestWindow::new(least, most, self.threads()),
         }
     }
 }

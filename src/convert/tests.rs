@@ -3,6 +3,7 @@
 
 mod faults;
 mod reading;
+mod requests;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

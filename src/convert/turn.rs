@@ -8,17 +8,16 @@
 //! Only whose turn it is gets woken: with 16 workers on two processors, to wake all of them for each chunk
 //! took a quarter of the time that compressing takes.
 
-use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
 /// In how many groups workers wait. The numbers of those who wait lie close together, so with no more
 /// workers than that each waits alone.
-const GROUPS: usize = 16;
+const GROUPS: usize = 64;
 
 /// The order of the workers; see the module's text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Turn {
     state: Mutex<State>,
     /// Those who wait, by the remainders of their numbers.
@@ -30,6 +29,15 @@ struct State {
     next: u64,
     error: Option<Error>,
     over: bool,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: std::array::from_fn(|_| Condvar::new()),
+        }
+    }
 }
 
 impl Turn {
@@ -81,10 +89,9 @@ impl Turn {
         self.lock().over
     }
 
-    /// The first error, if there was one.
-    pub(super) fn into_result(mut self) -> Result<()> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match mem::take(&mut state.error) {
+    /// The first error, if there was one; after that it is gone.
+    pub(super) fn take_result(&self) -> Result<()> {
+        match self.lock().error.take() {
             Some(error) => Err(error),
             None => Ok(()),
         }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Extent, ExtentKind, Image, Status, check_range};
+use super::{Extent, ExtentKind, Image, Plain, Status, check_range};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -136,6 +136,10 @@ impl Image for TopOnly {
         Ok(extent)
     }
 
+    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
+        self.reads.plain_at(offset, limit)
+    }
+
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         self.reads.read_at(offset, buf)
     }
@@ -178,6 +182,17 @@ impl Image for Chain {
             self.top.plain_storage()
         } else {
             None
+        }
+    }
+
+    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
+        let extent = self.extent_at(offset, limit)?;
+        match self.layer(extent.depth) {
+            Some(image) if extent.kind.is_data() => image.plain_at(offset, extent.length),
+            _ => Ok(Plain {
+                length: extent.length,
+                place: None,
+            }),
         }
     }
 

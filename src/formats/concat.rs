@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Extent, Image, check_range};
+use super::{Extent, Image, Plain, check_range};
 use crate::error::Result;
 use crate::units::GuestOffset;
 
@@ -47,6 +47,14 @@ impl Image for Concatenation {
             start: offset,
             ..extent
         })
+    }
+
+    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
+        check_range(self.size, offset, 1)?;
+        let Some((start, image)) = self.part_at(offset) else {
+            return Err(super::beyond_end(self.size, offset, 1));
+        };
+        image.plain_at(GuestOffset(offset.0 - start), limit)
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {

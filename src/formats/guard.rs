@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Format, probe};
 use crate::error::{Error, Result};
-use crate::storage::Storage;
+use crate::storage::{NotShared, Storage};
 use crate::units::SECTOR_SIZE;
 
 /// A storage whose first sector stays what probing takes for raw.
@@ -66,6 +66,21 @@ impl Storage for GuardedStart {
             return Ok(false);
         }
         self.0.copy_from(offset, source, source_offset, length)
+    }
+
+    /// Not for the start either.
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        if offset < SECTOR_SIZE {
+            let why = Error::unsupported("the start of a disk of unstated format isn't shared");
+            return Err(NotShared { ever: false, why });
+        }
+        self.0.share_from(offset, source, source_offset, length)
     }
 
     fn writes_serially(&self) -> bool {

@@ -129,6 +129,15 @@ impl ExtentKind {
     }
 }
 
+/// A run of the virtual disk, and where it lies byte by byte as the guest sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain<'a> {
+    /// Its length in bytes, above 0.
+    pub length: u64,
+    /// The storage, and the offset in it. `None` if it is zeroes, encoded or encrypted.
+    pub place: Option<(&'a dyn Storage, HostOffset)>,
+}
+
 /// A disk image open for reading.
 pub trait Image: Send + Sync {
     /// The size of the virtual disk in bytes, a multiple of 512.
@@ -159,6 +168,23 @@ pub trait Image: Send + Sync {
     /// when it is encrypted or there is no such storage.
     fn plain_storage(&self) -> Option<&dyn Storage> {
         None
+    }
+
+    /// Where the disk's bytes from `offset` on lie as the guest sees them, in one piece of at most `limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at).
+    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
+        let extent = self.extent_at(offset, limit)?;
+        let place = match (extent.kind, self.plain_storage()) {
+            (ExtentKind::Data(host), Some(storage)) => Some((storage, host)),
+            _ => None,
+        };
+        Ok(Plain {
+            length: extent.length,
+            place,
+        })
     }
 
     /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of
@@ -303,6 +329,12 @@ pub trait NewImage: Sync {
     /// unit or 4096.
     fn zero_unit(&self) -> usize;
 
+    /// The unit of which the image's tables say whether it is stored, in bytes: a power of two. Zeroes that
+    /// are left out of one are a matter of its storage alone.
+    fn table_unit(&self) -> usize {
+        self.zero_unit()
+    }
+
     /// Whether what is never written reads as zeroes. Where it doesn't, and the image isn't
     /// [`backed`](Self::backed), the whole disk must be written, zeroes too.
     fn starts_as_zeroes(&self) -> bool;
@@ -362,6 +394,12 @@ pub trait NewImage: Sync {
     /// # Errors
     /// The system's error.
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()>;
+
+    /// Whether what is stored may share its blocks with other files. It may not where its space was to be
+    /// taken beforehand.
+    fn may_share(&self) -> bool {
+        true
+    }
 
     /// Whether only one thread at a time gets anything written; see [`Storage::writes_serially`].
     fn writes_serially(&self) -> bool;

@@ -134,6 +134,7 @@ pub struct NewRaw {
     starts_as_zeroes: bool,
     /// Whether parts stay as they are.
     leaves_parts: bool,
+    may_share: bool,
     flush: bool,
 }
 
@@ -165,6 +166,7 @@ impl NewRaw {
             size,
             starts_as_zeroes: starts_as_zeroes && reserved && preallocation != Preallocation::Full,
             leaves_parts: false,
+            may_share: preallocation == Preallocation::Off,
             flush,
         })
     }
@@ -183,6 +185,7 @@ impl NewRaw {
             size,
             starts_as_zeroes,
             leaves_parts: false,
+            may_share: true,
             flush,
         })
     }
@@ -199,6 +202,7 @@ impl NewRaw {
             size,
             starts_as_zeroes: false,
             leaves_parts: true,
+            may_share: true,
             flush,
         })
     }
@@ -279,6 +283,10 @@ impl NewImage for NewRaw {
 
     fn writes_serially(&self) -> bool {
         self.storage.writes_serially()
+    }
+
+    fn may_share(&self) -> bool {
+        self.may_share
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

@@ -39,6 +39,34 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Room for nothing, in a chunk at `guest`.
+    pub fn empty(guest: GuestOffset) -> Self {
+        Self {
+            guest,
+            pieces: Vec::new(),
+            metadata: Vec::new(),
+        }
+    }
+
+    /// Adds the room for a later part of the chunk, whose pieces start `start` bytes further on in the
+    /// chunk's buffer than they say. What is one run in the buffer and in the file is one piece.
+    pub fn append(&mut self, part: Self, start: usize) {
+        for (run, host) in part.pieces {
+            let run = run.start + start..run.end + start;
+            match self.pieces.last_mut() {
+                Some((last, first))
+                    if last.end == run.start && first.0 + last.len() as u64 == host.0 =>
+                {
+                    last.end = run.end;
+                }
+                _ => self.pieces.push((run, host)),
+            }
+        }
+        for (host, bytes) in part.metadata {
+            add_metadata(&mut self.metadata, host, bytes);
+        }
+    }
+
     /// Encrypts the pieces of `chunk` in place.
     ///
     /// # Errors
@@ -71,33 +99,6 @@ impl Reservation {
         self.metadata
             .iter()
             .try_for_each(|(host, tables)| storage.write_at(host.0, tables))
-    }
-
-    /// Copies a run of the chunk, which stands in `source` at `source_offset`, into the pieces that
-    /// there are for it, as [`Storage::copy_from`] does. `false` when that isn't possible.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn copy_data(
-        &self,
-        storage: &dyn Storage,
-        run: &Run,
-        source: &dyn Storage,
-        source_offset: HostOffset,
-    ) -> Result<bool> {
-        for (piece, host) in &self.pieces {
-            let start = piece.start.max(run.start);
-            let end = piece.end.min(run.end);
-            if start >= end {
-                continue;
-            }
-            let to = host.0 + (start - piece.start) as u64;
-            let from = source_offset.0 + (start - run.start) as u64;
-            if !storage.copy_from(to, source, from, (end - start) as u64)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::share::{NotShared, share};
 use super::{CacheMode, Claim, Storage};
 use crate::error::{Error, Result};
 
@@ -391,6 +392,29 @@ impl Storage for FileStorage {
             }
         }
         Ok(true)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        let Some(source) = source.as_file() else {
+            return Err(NotShared::unsupported());
+        };
+        let shared = share(&self.file, offset, &source.file, source_offset, length);
+        shared.map_err(|(ever, error)| NotShared {
+            ever,
+            why: self.error(
+                &format!(
+                    "sharing blocks at byte {source_offset} of '{}' with",
+                    source.path.display()
+                ),
+                error.into(),
+            ),
+        })
     }
 
     fn writes_serially(&self) -> bool {

@@ -12,6 +12,7 @@ mod cache;
 mod file;
 mod locks;
 mod memory;
+mod share;
 mod unfinished;
 mod window;
 
@@ -19,6 +20,7 @@ pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
 pub use locks::Claim;
 pub use memory::{Change, Fault, MemoryStorage, Operation, ShortRead};
+pub use share::NotShared;
 pub use unfinished::UnfinishedFile;
 pub use window::{Window, WindowRange};
 
@@ -88,6 +90,22 @@ pub trait Storage: Debug + Send + Sync {
         source_offset: u64,
         length: u64,
     ) -> Result<bool>;
+
+    /// Makes `length` bytes at `offset` share their blocks with those of `source` at `source_offset`, which
+    /// takes no space and no copying until either is written to.
+    ///
+    /// # Errors
+    /// Returns why they aren't shared; then nothing has changed.
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        let _ = (offset, source, source_offset, length);
+        Err(NotShared::unsupported())
+    }
 
     /// Whether the system lets only one thread at a time write, and others spin meanwhile.
     fn writes_serially(&self) -> bool {

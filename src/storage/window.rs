@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Storage;
+use super::{NotShared, Storage};
 use crate::error::{Error, Result};
 use crate::units::SECTOR_SIZE;
 
@@ -134,6 +134,20 @@ impl Storage for Window {
         self.refuse_beyond(offset.checked_add(length))?;
         let below = self.offset.saturating_add(offset);
         self.inner.copy_from(below, source, source_offset, length)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        let beyond = |why| NotShared { ever: false, why };
+        self.refuse_beyond(offset.checked_add(length))
+            .map_err(beyond)?;
+        let below = self.offset.saturating_add(offset);
+        self.inner.share_from(below, source, source_offset, length)
     }
 
     fn writes_serially(&self) -> bool {

@@ -256,7 +256,7 @@ struct Job<'a> {
 
 impl Step for Job<'_> {
     /// Chunks before this one are in other hands already, so after a difference no more are needed.
-    fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2]) -> Result<bool> {
+    fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
         for run in &chunk.data {
             let start = GuestOffset(chunk.guest.0 + run.start as u64);
             let both = [one.get(run.len()), other.get(run.len())];
@@ -265,6 +265,7 @@ impl Step for Job<'_> {
                 return Ok(false);
             }
         }
+        read();
         let end = chunk.guest.0 + chunk.length as u64;
         self.reached.done(chunk.number, end, |end| {
             // The end of all is told when that is known to be the same.

@@ -19,18 +19,14 @@ struct State {
 }
 
 impl Reached {
-    /// The chunk of this number, which ends at `end`, is done. Calls `tell` with the end of the last one
-    /// that has none before it that isn't, if that is news; one call after the other.
-    pub(super) fn done(&self, number: u64, end: u64, tell: impl FnOnce(u64)) {
+    /// The chunk of this number, which ends at `end`, is done. Calls `tell` with the ends of all that have
+    /// none before them that isn't, if that is news; one call after the other.
+    pub(super) fn done(&self, number: u64, end: u64, mut tell: impl FnMut(u64)) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let State { next, ahead } = &mut *state;
         ahead.insert(number, end);
-        let mut reached = None;
         while let Some(end) = ahead.remove(next) {
             *next += 1;
-            reached = Some(end);
-        }
-        if let Some(end) = reached {
             tell(end);
         }
     }
@@ -44,15 +40,15 @@ mod tests {
     fn counts_what_has_nothing_missing_before_it() {
         let reached = Reached::default();
         let done = |number, end| {
-            let mut told = None;
-            reached.done(number, end, |end| told = Some(end));
+            let mut told = Vec::new();
+            reached.done(number, end, |end| told.push(end));
             told
         };
-        assert_eq!(done(1, 20), None);
-        assert_eq!(done(2, 30), None);
-        assert_eq!(done(0, 10), Some(30));
-        assert_eq!(done(4, 50), None);
-        assert_eq!(done(3, 40), Some(50));
-        assert_eq!(done(5, 60), Some(60));
+        assert!(done(1, 20).is_empty());
+        assert!(done(2, 30).is_empty());
+        assert_eq!(done(0, 10), [10, 20, 30]);
+        assert!(done(4, 50).is_empty());
+        assert_eq!(done(3, 40), [40, 50]);
+        assert_eq!(done(5, 60), [60]);
     }
 }

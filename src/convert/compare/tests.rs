@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::convert::CHUNK_SIZE;
+use crate::convert::BLOCK_SIZE;
 use crate::formats::raw::RawImage;
 use crate::storage::MemoryStorage;
 
@@ -61,16 +61,16 @@ fn difference(one: Vec<u8>, other: Vec<u8>) -> (bool, Option<u64>) {
 
 #[test]
 fn the_first_sector_that_differs_is_told() {
-    let length = 5 * CHUNK_SIZE + 1536;
+    let length = 5 * BLOCK_SIZE + 1536;
     let one = noise(length);
     assert_eq!(difference(one.clone(), one.clone()), (false, None));
     for at in [
         0,
         511,
         512,
-        CHUNK_SIZE - 1,
-        CHUNK_SIZE,
-        3 * CHUNK_SIZE + 700,
+        BLOCK_SIZE - 1,
+        BLOCK_SIZE,
+        3 * BLOCK_SIZE + 700,
         length - 1,
     ] {
         let mut other = one.clone();
@@ -84,33 +84,33 @@ fn the_first_sector_that_differs_is_told() {
 
 #[test]
 fn beyond_the_shorter_disk_there_are_zeroes() {
-    let one = noise(3 * CHUNK_SIZE);
+    let one = noise(3 * BLOCK_SIZE);
     let mut other = one.clone();
-    other.resize(6 * CHUNK_SIZE + 512, 0);
+    other.resize(6 * BLOCK_SIZE + 512, 0);
     assert_eq!(difference(one.clone(), other.clone()), (true, None));
     assert_eq!(difference(other.clone(), one.clone()), (true, None));
-    other[5 * CHUNK_SIZE + 3] = 1;
-    let expected = (true, Some(5 * CHUNK_SIZE as u64));
+    other[5 * BLOCK_SIZE + 3] = 1;
+    let expected = (true, Some(5 * BLOCK_SIZE as u64));
     assert_eq!(difference(one.clone(), other.clone()), expected);
-    other[CHUNK_SIZE] ^= 1;
-    assert_eq!(difference(one, other), (false, Some(CHUNK_SIZE as u64)));
+    other[BLOCK_SIZE] ^= 1;
+    assert_eq!(difference(one, other), (false, Some(BLOCK_SIZE as u64)));
 }
 
 #[test]
 fn a_disk_that_can_not_be_read_is_an_error_unless_something_came_before() {
-    let bytes = noise(4 * CHUNK_SIZE);
+    let bytes = noise(4 * BLOCK_SIZE);
     let mut changed = bytes.clone();
     changed[700] ^= 1;
     for (other, is_content) in [(bytes.clone(), false), (changed, true)] {
         let broken = Broken {
             disk: disk(bytes.clone()),
-            at: 2 * CHUNK_SIZE as u64 + 512,
+            at: 2 * BLOCK_SIZE as u64 + 512,
         };
         match outcome(&broken, &disk(other)).finding {
             Finding::Content(offset) => assert!(is_content && offset.0 == 512),
             Finding::NoData(error) => {
                 assert!(!is_content);
-                let start = format!("Error while reading offset {}", 2 * CHUNK_SIZE + 512);
+                let start = format!("Error while reading offset {}", 2 * BLOCK_SIZE + 512);
                 assert!(error.to_string().starts_with(&start), "{error}");
             }
             other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{Algorithm, checksum, copy_and_hash};
-use crate::formats::Extent;
+use crate::formats::{Extent, ExtentKind};
 
 fn raw(bytes: Vec<u8>) -> RawImage {
     RawImage::open(Arc::new(MemoryStorage::new(bytes))).unwrap()
@@ -151,7 +151,7 @@ impl Observer for Told {
 
 #[test]
 fn what_cannot_be_read_is_told_once_for_neighbours_and_in_order() {
-    let chunk = CHUNK_SIZE as u64;
+    let chunk = BLOCK_SIZE as u64;
     let broken = Broken {
         size: 8 * chunk,
         places: vec![

@@ -153,6 +153,10 @@ impl NewImage for NewQcow2 {
         self.image.zero_unit()
     }
 
+    fn table_unit(&self) -> usize {
+        self.image.unit()
+    }
+
     fn starts_as_zeroes(&self) -> bool {
         // What is never allocated reads as zeroes, whatever the file holds.
         self.image.options.backing.is_none()

@@ -39,6 +39,7 @@ const WRITE_SIZE: u64 = 2 << 20;
 pub struct NewPreallocated {
     image: Parts,
     starts_as_zeroes: bool,
+    may_share: bool,
     l1: HostOffset,
     l2: HostOffset,
     l2_tables: u64,
@@ -145,6 +146,7 @@ impl NewPreallocated {
         }
         let holes_are_zeroes = geometry.has_subclusters() || image.leaves_holes();
         Ok(Self {
+            may_share: matches!(preallocation, Preallocation::Off | Preallocation::Metadata),
             starts_as_zeroes: image.options.backing.is_none() && holes_are_zeroes && written,
             image,
             l1: place(u64::from(l2_tables > 0))?,
@@ -299,6 +301,10 @@ impl NewImage for NewPreallocated {
         self.image.zero_unit()
     }
 
+    fn table_unit(&self) -> usize {
+        self.image.unit()
+    }
+
     fn starts_as_zeroes(&self) -> bool {
         self.starts_as_zeroes
     }
@@ -348,6 +354,10 @@ impl NewImage for NewPreallocated {
 
     fn writes_serially(&self) -> bool {
         self.image.data.writes_serially()
+    }
+
+    fn may_share(&self) -> bool {
+        self.may_share
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

@@ -1,0 +1,336 @@
+//! A copy: what its workers share, and what each does with a chunk.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::buffer::Buffer;
+use super::chunks::{Chunk, Chunks, Wanted};
+use super::digest::{Algorithm, Digest};
+use super::flow::{Flow, Ready, Task};
+use super::in_order::{InOrder, Unreadable, salvage};
+use super::place::Placement;
+use super::processors::Processors;
+use super::settings::{Observer, Reflink, Settings, Throttle};
+use super::share::Sharing;
+use super::window::Watch;
+use super::workers::{self, Workers};
+use super::{BLOCK_SIZE, REQUEST_SIZE, lengths, read_runs};
+use crate::error::{Error, Result};
+use crate::formats::{Image, NewImage, Reservation};
+
+/// How many blocks of zeroes are done in one turn, at most.
+const MOST_IN_ROW: u64 = 256;
+
+/// What the workers of a copy share.
+pub(super) struct CopyJob<'a> {
+    source: &'a dyn Image,
+    target: &'a dyn NewImage,
+    settings: Settings,
+    observer: &'a dyn Observer,
+    chunks: Mutex<Chunks>,
+    placement: Placement<'a>,
+    flow: Flow,
+    processors: Processors,
+    /// How many threads there are at the start.
+    threads: usize,
+    /// How long a chunk is, in bytes.
+    block: usize,
+    /// How long it is where requests wait.
+    request: usize,
+    /// What needn't be copied, where there is something.
+    sharing: Option<Sharing<'a>>,
+    /// Whether zeroes come in rows of blocks, without a buffer for them.
+    rows: bool,
+    /// For what needs the chunks in order, where there is something.
+    in_order: Option<InOrder<'a>>,
+    throttle: Throttle,
+    total: u64,
+    done: AtomicU64,
+}
+
+impl<'a> CopyJob<'a> {
+    /// A copy of `source` into `target`, which tells the checksum of what it copies, where one is wanted.
+    ///
+    /// # Errors
+    /// Returns an error if the source can't say where it holds data, and the observer wants that counted.
+    pub(super) fn new(
+        source: &'a dyn Image,
+        target: &'a dyn NewImage,
+        settings: Settings,
+        hashed: Option<Algorithm>,
+        observer: &'a dyn Observer,
+    ) -> Result<Self> {
+        let block = BLOCK_SIZE.max(target.allocation_unit());
+        let request = REQUEST_SIZE.max(block);
+        let wanted = wanted(target, settings);
+        let chunks = Chunks::new(source.size(), block, wanted, settings.salvage);
+        let in_order =
+            (hashed.is_some() || settings.salvage).then(|| InOrder::new(hashed, observer));
+        // Nobody wants to see the bytes of zeroes that are all metadata.
+        let rows = target.backed().is_some()
+            && settings.sparse.is_some()
+            && in_order.is_none()
+            && !target.packs();
+        let chunks = match rows {
+            true => chunks.with_rows_of_zeroes(MOST_IN_ROW),
+            false => chunks,
+        };
+        let total = if observer.counts_data() {
+            chunks.data_bytes(source)?
+        } else {
+            source.size()
+        };
+        let sharing = match (&in_order, settings.reflink) {
+            (None, _) => Sharing::new(source, target, settings)?,
+            (Some(_), Reflink::Always) => {
+                return Err(Error::invalid(
+                    "every byte has to be read for a checksum or to salvage what can be, so blocks \
+                     can't be shared",
+                ));
+            }
+            (Some(_), _) => None,
+        };
+        let threads = settings.threads();
+        let writers = if target.writes_serially() { 1 } else { threads };
+        let windows = [threads, writers].map(|least| settings.window(least, request));
+        Ok(Self {
+            source,
+            target,
+            settings,
+            observer,
+            chunks: Mutex::new(chunks),
+            placement: Placement::new(target, settings.sparse, block),
+            flow: Flow::new(windows, threads, block, request),
+            processors: Processors::new(threads),
+            threads,
+            block,
+            request,
+            sharing,
+            rows,
+            in_order,
+            throttle: Throttle::new(settings.rate),
+            total,
+            done: AtomicU64::new(0),
+        })
+    }
+
+    /// What progress is counted up to.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Copies everything. The target isn't finished then.
+    ///
+    /// # Errors
+    /// Returns the first error of a worker.
+    pub(super) fn run(&self) -> Result<Option<Digest>> {
+        self.observer.progress(0, self.total);
+        workers::run(self.threads, self);
+        let copied = self.placement.take_result();
+        let size = copied.is_ok().then(|| self.source.size());
+        let in_order = self.in_order.as_ref();
+        let digest = in_order.and_then(|in_order| in_order.finish(size));
+        copied.map(|()| digest)
+    }
+
+    /// How long a request is now, in bytes.
+    fn request_length(&self) -> usize {
+        if self.flow.is_wide() {
+            self.request
+        } else {
+            self.block
+        }
+    }
+
+    /// Ends the job for all workers; the first error is kept.
+    fn fail(&self, error: Error) {
+        self.placement.fail(error);
+        if let Some(in_order) = &self.in_order {
+            in_order.stop();
+        }
+        self.flow.close();
+    }
+
+    /// Does whatever there is to do, until there is nothing, or until a worker failed.
+    fn tasks(&self, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
+        while let Some(task) = self.flow.next() {
+            match task {
+                Task::Write(ready) => self.write(ready)?,
+                Task::Read(buffer) => self.copy_next(buffer)?,
+            }
+            Workers::grow_to(workers, self.flow.threads());
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut ready: Ready) -> Result<()> {
+        let watch = Watch::start();
+        let data = ready.buffer.get(ready.length);
+        self.target.write(&ready.reservation, data)?;
+        self.flow.written(ready.buffer, ready.length, watch.times());
+        Ok(())
+    }
+
+    /// Takes the next chunk. The buffer comes first: whoever has a chunk must not wait for those behind it.
+    fn copy_next(&self, buffer: Buffer) -> Result<()> {
+        let next = {
+            let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.placement.is_over() {
+                return Ok(());
+            }
+            let sharing = self.sharing.as_ref();
+            let shared = sharing.map_or(0, |sharing| sharing.length(self.flow.is_wide()));
+            chunks.next(self.source, self.request_length().max(shared))?
+        };
+        match next {
+            Some(chunk) => self.copy_chunk(&chunk, buffer),
+            None => {
+                self.flow.read_all();
+                Ok(())
+            }
+        }
+    }
+
+    fn copy_chunk(&self, chunk: &Chunk, mut buffer: Buffer) -> Result<()> {
+        let bytes = match self.settings.sparse {
+            // Zeroes are written too.
+            None if self.target.backed().is_some() => lengths(&chunk.told(chunk.length)),
+            _ => lengths(&chunk.data),
+        };
+        self.throttle.wait_for(bytes);
+        let watch = Watch::start();
+        if self.rows && chunk.data.is_empty() {
+            self.copy_zeroes(chunk, &mut buffer)?;
+            self.flow.read(chunk.length, watch.times());
+            self.flow.free(buffer);
+            self.report(chunk, bytes);
+            return Ok(());
+        }
+        if let Some(sharing) = &self.sharing
+            && sharing.concerns(chunk)?
+        {
+            let request = (self.request_length(), self.flow.is_wide());
+            sharing.copy(chunk, &self.placement, &mut buffer, request)?;
+            self.flow.read(chunk.length, watch.times());
+            self.flow.free(buffer);
+            self.report(chunk, bytes);
+            return Ok(());
+        }
+        let length = chunk.length.next_multiple_of(self.target.allocation_unit());
+        let data = buffer.get(length);
+        let unreadable = self.read(chunk, data)?;
+        self.flow.read(chunk.length, watch.times());
+        if let Some(in_order) = &self.in_order {
+            let disk = data.get(..chunk.length).unwrap_or_default();
+            let done = in_order.take(chunk.number, chunk.guest, disk, unreadable);
+            if done.is_none() {
+                return Ok(());
+            }
+        }
+        let Some(reservation) = self.place(chunk, data)? else {
+            return Ok(());
+        };
+        self.flow.queue(Ready {
+            reservation,
+            buffer,
+            length,
+        });
+        self.report(chunk, bytes);
+        Ok(())
+    }
+
+    /// Makes of a chunk's data what is stored, and finds room for it. `None` when a worker failed
+    /// meanwhile. Nobody waits for a turn while others wait for a processor.
+    fn place(&self, chunk: &Chunk, data: &mut [u8]) -> Result<Option<Reservation>> {
+        let watch = Watch::start();
+        let reservation = if self.target.packs() {
+            let packed = self.processors.run(|| self.placement.pack(chunk, data))?;
+            self.placement.reserve_packed(chunk, data.len(), &packed)?
+        } else {
+            let runs = self.processors.run(|| self.placement.stored(chunk, data));
+            self.placement.reserve(chunk, data.len(), &runs)?
+        };
+        let Some(reservation) = reservation else {
+            return Ok(None);
+        };
+        self.processors
+            .run(|| self.target.encode(&reservation, data))?;
+        self.flow.processed(data.len(), watch.times());
+        Ok(Some(reservation))
+    }
+
+    /// Stores a row of blocks without data, in one turn: a terabyte of zeroes over a backing file is a
+    /// matter of metadata, and not worth filling buffers for.
+    fn copy_zeroes(&self, row: &Chunk, buffer: &mut Buffer) -> Result<()> {
+        let Some(reserved) = self.placement.reserve_zeroes(row)? else {
+            return Ok(());
+        };
+        for (length, reservation) in reserved {
+            if reservation.pieces.is_empty() {
+                self.target.write_metadata(&reservation)?;
+                continue;
+            }
+            // The target stores these zeroes after all.
+            let data = buffer.get(length);
+            data.fill(0);
+            self.target.encode(&reservation, data)?;
+            self.target.write(&reservation, data)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the observer that a chunk with so many bytes of data is done, or as good as done.
+    fn report(&self, chunk: &Chunk, bytes: u64) {
+        let done = if self.observer.counts_data() {
+            self.done.fetch_add(bytes, Ordering::Relaxed) + bytes
+        } else {
+            chunk.guest.0 + chunk.length as u64
+        };
+        self.observer.progress(done.min(self.total), self.total);
+    }
+
+    /// Fills `buffer` with the chunk's data, and with zeroes where it has none; gives what could not
+    /// be read, where that is no error.
+    fn read(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<Vec<Unreadable>> {
+        let mut unreadable = Vec::new();
+        read_runs(chunk, buffer, |guest, part| {
+            match self.source.read_at(guest, part) {
+                Err(_) if self.settings.salvage => {
+                    salvage(self.source, guest, part, &mut unreadable);
+                    Ok(())
+                }
+                other => other,
+            }
+        })?;
+        Ok(unreadable)
+    }
+}
+
+impl workers::Job for CopyJob<'_> {
+    fn name(&self) -> &'static str {
+        "convert"
+    }
+
+    fn work(&self, workers: &Arc<Workers<'_, '_>>) {
+        if let Err(error) = self.tasks(workers) {
+            self.fail(error);
+        }
+    }
+
+    fn stop(&self) {
+        self.fail(Error::invalid("a worker thread failed"));
+    }
+}
+
+/// What of the source the target has to be told.
+fn wanted(target: &dyn NewImage, settings: Settings) -> Wanted {
+    match target.backed() {
+        Some(below) => Wanted::DataAndZeroes {
+            below,
+            leave_unallocated: settings.leave_unallocated,
+            write_zeroes: settings.sparse.is_none(),
+        },
+        None if target.starts_as_zeroes() && settings.sparse.is_some() => Wanted::Data,
+        None => Wanted::Everything,
+    }
+}

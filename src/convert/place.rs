@@ -1,0 +1,201 @@
+//! Room in the target, handed out in guest order.
+//!
+//! A chunk is as long as its request, and that depends on how the storage answers. What is looked at and
+//! reserved together are blocks of a fixed size, so that neither shows in the target: zeroes are joined with
+//! data within a block only, and the target hears of one block at a time.
+
+use std::num::NonZeroUsize;
+
+use super::chunks::{Chunk, gaps};
+use super::turn::Turn;
+use super::{within, zero};
+use crate::error::{Error, Result};
+use crate::formats::{NewImage, Packed, PackedPart, Reservation, Run};
+use crate::units::GuestOffset;
+
+/// Targets that leave out zeroes inside of clusters do so in at most this unit, in bytes.
+const FINEST_UNIT: usize = 4096;
+
+/// Hands out room; see the module's text.
+pub(super) struct Placement<'a> {
+    target: &'a dyn NewImage,
+    /// The shortest run of zeroes that is left out, in bytes; `None` stores every byte.
+    sparse: Option<NonZeroUsize>,
+    /// Whether the target has a backing file.
+    is_backed: bool,
+    /// The length of a block in bytes.
+    block: usize,
+    turn: Turn,
+}
+
+impl<'a> Placement<'a> {
+    pub(super) fn new(
+        target: &'a dyn NewImage,
+        sparse: Option<NonZeroUsize>,
+        block: usize,
+    ) -> Self {
+        Self {
+            target,
+            sparse,
+            is_backed: target.backed().is_some(),
+            block,
+            turn: Turn::default(),
+        }
+    }
+
+    /// Ends the job; the first error is kept.
+    pub(super) fn fail(&self, error: Error) {
+        self.turn.fail(error);
+    }
+
+    /// Whether a worker failed.
+    pub(super) fn is_over(&self) -> bool {
+        self.turn.is_over()
+    }
+
+    /// The first error, if there was one.
+    pub(super) fn take_result(&self) -> Result<()> {
+        self.turn.take_result()
+    }
+
+    /// The parts of the first `length` bytes of a chunk that are in one block each.
+    fn blocks(&self, length: usize) -> impl Iterator<Item = Run> {
+        let block = self.block;
+        let starts = (0..length).step_by(block);
+        starts.map(move |start| start..(start + block).min(length))
+    }
+
+    /// What of a chunk is stored: all of it, or what isn't zero.
+    pub(super) fn stored(&self, chunk: &Chunk, buffer: &[u8]) -> Vec<Run> {
+        let told = chunk.told(buffer.len());
+        let sparse = match self.sparse {
+            Some(sparse) if self.target.starts_as_zeroes() || self.is_backed => sparse,
+            _ => return told,
+        };
+        // A finer search than the target's own only where that was asked for and the target isn't one
+        // that writes whole clusters.
+        let (unit, least) = match self.target.zero_unit() {
+            // However short a run of zeroes is, to pack it costs more than a gap.
+            unit if self.target.packs() => (unit, unit),
+            unit if unit <= FINEST_UNIT => (unit.min(1 << sparse.ilog2()), sparse.get()),
+            unit => (unit, sparse.get()),
+        };
+        let mut runs = Vec::new();
+        for block in self.blocks(buffer.len()) {
+            // One part after the other: zeroes before and after what is left must not be joined.
+            for part in within(&told, &block) {
+                let data = within(&chunk.data, &part);
+                runs.extend(zero::data_runs(buffer, &data, unit, least));
+            }
+        }
+        runs
+    }
+
+    /// Waits for this chunk's turn and reserves room for it. `None` when a worker failed meanwhile.
+    ///
+    /// # Errors
+    /// Returns the target's error.
+    pub(super) fn reserve(
+        &self,
+        chunk: &Chunk,
+        length: usize,
+        runs: &[Run],
+    ) -> Result<Option<Reservation>> {
+        let zeroes = self.zeroes(chunk, length, runs);
+        let reserve = || {
+            let mut all = Reservation::empty(chunk.guest);
+            for block in self.blocks(length) {
+                let (data, zeroes) = (relative(runs, &block), relative(&zeroes, &block));
+                if data.is_empty() && zeroes.is_empty() {
+                    continue;
+                }
+                let guest = GuestOffset(chunk.guest.0 + block.start as u64);
+                let part = self.target.reserve(guest, block.len(), &data, &zeroes)?;
+                all.append(part, block.start);
+            }
+            Ok(all)
+        };
+        self.turn.take(chunk.number, reserve).transpose()
+    }
+
+    /// Packs a chunk's data.
+    ///
+    /// # Errors
+    /// Returns the codec's error.
+    pub(super) fn pack(&self, chunk: &Chunk, data: &mut [u8]) -> Result<Packed> {
+        let runs = self.stored(chunk, data);
+        let zeroes = self.zeroes(chunk, data.len(), &runs);
+        self.target.pack(data, &runs, &zeroes)
+    }
+
+    /// As [`reserve`](Self::reserve), for a chunk of so many bytes that was packed.
+    ///
+    /// # Errors
+    /// Returns the target's error.
+    pub(super) fn reserve_packed(
+        &self,
+        chunk: &Chunk,
+        length: usize,
+        packed: &Packed,
+    ) -> Result<Option<Reservation>> {
+        let reserve = || {
+            let mut all = Reservation::empty(chunk.guest);
+            for block in self.blocks(length) {
+                let parts = packed.parts.iter();
+                let parts = parts.filter(|part| block.contains(&part.start));
+                let part = Packed {
+                    parts: parts
+                        .map(|part| PackedPart {
+                            start: part.start - block.start,
+                            ..part.clone()
+                        })
+                        .collect(),
+                    zeroes: relative(&packed.zeroes, &block),
+                };
+                let guest = GuestOffset(chunk.guest.0 + block.start as u64);
+                // What is stored has its place in the whole buffer.
+                all.append(self.target.reserve_packed(guest, &part)?, 0);
+            }
+            Ok(all)
+        };
+        self.turn.take(chunk.number, reserve).transpose()
+    }
+
+    /// Reserves room for a row of blocks without data; each reservation with its length in bytes.
+    ///
+    /// # Errors
+    /// Returns the target's error.
+    pub(super) fn reserve_zeroes(&self, row: &Chunk) -> Result<Option<Vec<(usize, Reservation)>>> {
+        let unit = self.target.allocation_unit();
+        let reserve = || {
+            self.blocks(row.length)
+                .map(|block| {
+                    let length = block.len().next_multiple_of(unit);
+                    let guest = GuestOffset(row.guest.0 + block.start as u64);
+                    let zeroes = gaps(&row.left, length);
+                    let reservation = self.target.reserve(guest, length, &[], &zeroes)?;
+                    Ok((length, reservation))
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        self.turn.take(row.number, reserve).transpose()
+    }
+
+    /// What of a chunk, beside the `runs` of data, must read as zeroes and not as a backing file.
+    fn zeroes(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Vec<Run> {
+        if !self.is_backed {
+            return Vec::new();
+        }
+        // Neither data nor left.
+        let mut others = [runs, &chunk.left].concat();
+        others.sort_unstable_by_key(|run| run.start);
+        gaps(&others, length)
+    }
+}
+
+/// What `runs` have of a block, in bytes from its start.
+fn relative(runs: &[Run], block: &Run) -> Vec<Run> {
+    let runs = within(runs, block).into_iter();
+    runs.map(|run| run.start - block.start..run.end - block.start)
+        .collect()
+}

@@ -1,0 +1,89 @@
+//! How many threads compress, encrypt or look for zeroes at once.
+//!
+//! Many threads wait for storage; no more than this work. Threads that share a processor push each
+//! other's tables out of its caches: 16 that compress on two processors take a fifth longer than two.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Leave to work, for so many threads at once.
+#[derive(Debug)]
+pub(super) struct Processors {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Processors {
+    pub(super) fn new(count: usize) -> Self {
+        Self {
+            free: Mutex::new(count.max(1)),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Runs `work` as soon as fewer threads than allowed are at it. `work` must not wait for another
+    /// thread.
+    pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        let mut free = self
+            .changed
+            .wait_while(self.lock(), |free| *free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        drop(free);
+        let taken = Taken(self);
+        let done = work();
+        drop(taken);
+        done
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the leave back, also where the work panics.
+struct Taken<'a>(&'a Processors);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() += 1;
+        self.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn no_more_work_at_once_than_are_allowed() {
+        let processors = Processors::new(2);
+        let (working, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        processors.run(|| {
+                            let now = working.fetch_add(1, Ordering::SeqCst) + 1;
+                            most.fetch_max(now, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            working.fetch_sub(1, Ordering::SeqCst);
+                        });
+                    }
+                });
+            }
+        });
+        assert!((1..=2).contains(&most.into_inner()));
+    }
+
+    #[test]
+    fn a_panic_gives_the_leave_back() {
+        let processors = Processors::new(1);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            processors.run(|| panic!("at work"))
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(processors.run(|| 7), 7);
+    }
+}

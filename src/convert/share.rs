@@ -1,0 +1,351 @@
+//! Copying without copying: blocks that the target shares with the source, and copying within the system.
+//!
+//! What goes into the target as it is, and lies there in whole blocks of the file system, can be shared
+//! instead of being written. It is read all the same, to find the zeroes in it, so that the target has the
+//! same tables; no more than a small part of a chunk is in memory for that, and chunks are long. Where a
+//! cluster is shared as a whole or not at all, the first bytes that aren't zero settle it. If blocks can be
+//! shared is for the file system to say: the first piece is asked for, and if the answer is no for all
+//! there is, nothing more is asked. What isn't shared is copied.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::buffer::Buffer;
+use super::chunks::Chunk;
+use super::place::Placement;
+use super::settings::{Reflink, Settings};
+use super::zero::is_zero;
+use super::{read_chunk, reading, within};
+use crate::error::{Error, Result};
+use crate::formats::{Image, NewImage, Plain, Run};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset};
+
+/// How much of the disk is shared at a time, in bytes: so much that what it costs is to look for zeroes.
+const SHARED_AT_ONCE: usize = 16 << 20;
+/// The same where reads wait, so that there are many of them.
+const SHARED_AT_ONCE_WHILE_WIDE: usize = 4 << 20;
+/// How much of a cluster is read at first to see if it holds anything but zeroes, in bytes.
+const FIRST_LOOK: usize = 4096;
+/// What file systems share is in units of at least so many bytes.
+const UNIT: u64 = 4096;
+/// After so many refusals, and nothing but those, no more is asked for.
+const MOST_REFUSALS: u32 = 4;
+/// More refusals than there can be: blocks have been shared.
+const WORKS: u32 = u32::MAX;
+
+/// What is shared between a source and a target; see the module's text.
+pub(super) struct Sharing<'a> {
+    source: &'a dyn Image,
+    target: &'a dyn NewImage,
+    to: &'a dyn Storage,
+    reflink: Reflink,
+    copy_offload: bool,
+    /// Whether zeroes are looked for.
+    finds_zeroes: bool,
+    /// The unit of which only matters if it is all zeroes, in bytes, where that is much more than a
+    /// [`FIRST_LOOK`].
+    unit: Option<usize>,
+    /// How often sharing has been refused, or [`WORKS`].
+    refusals: AtomicU32,
+}
+
+impl<'a> Sharing<'a> {
+    /// `None` where nothing can be shared or is wanted to be.
+    ///
+    /// # Errors
+    /// Returns an error if sharing is a must and the target can't.
+    pub(super) fn new(
+        source: &'a dyn Image,
+        target: &'a dyn NewImage,
+        settings: Settings,
+    ) -> Result<Option<Self>> {
+        let may_share = settings.reflink != Reflink::Never && target.may_share();
+        let to = target.plain_storage().filter(|_| !target.packs());
+        let to = to.filter(|_| may_share || settings.copy_offload);
+        let Some(to) = to else {
+            return match settings.reflink {
+                Reflink::Always => Err(Error::unsupported(
+                    "blocks can't be shared with a target that is encrypted, compressed, \
+                     preallocated or written over by its format",
+                )),
+                _ => Ok(None),
+            };
+        };
+        Ok(Some(Self {
+            source,
+            target,
+            to,
+            reflink: settings.reflink,
+            copy_offload: settings.copy_offload,
+            finds_zeroes: !settings.copy_offload && settings.sparse.is_some(),
+            unit: Some(target.table_unit()).filter(|unit| {
+                let sparse = settings.sparse.is_some_and(|sparse| sparse.get() <= *unit);
+                sparse && target.backed().is_none() && *unit >= 4 * FIRST_LOOK
+            }),
+            refusals: AtomicU32::new(if may_share { 0 } else { MOST_REFUSALS }),
+        }))
+    }
+
+    /// Whether it is worth asking for blocks to be shared.
+    fn is_possible(&self) -> bool {
+        let refusals = self.refusals.load(Ordering::Relaxed);
+        refusals < MOST_REFUSALS || refusals == WORKS || self.reflink == Reflink::Always
+    }
+
+    /// How long a chunk should be, in bytes.
+    pub(super) fn length(&self, wide: bool) -> usize {
+        match self.refusals.load(Ordering::Relaxed) {
+            WORKS if wide => SHARED_AT_ONCE_WHILE_WIDE,
+            WORKS => SHARED_AT_ONCE,
+            _ => 0,
+        }
+    }
+
+    /// Whether there is something in a chunk that may be shared, or copied within the system.
+    ///
+    /// # Errors
+    /// Returns an error if the source's metadata can't be read.
+    pub(super) fn concerns(&self, chunk: &Chunk) -> Result<bool> {
+        if !self.copy_offload && !self.is_possible() {
+            return Ok(false);
+        }
+        if self.reflink == Reflink::Always {
+            return Ok(true);
+        }
+        for run in &chunk.data {
+            let mut start = run.start;
+            while start < run.end {
+                let plain = self.plain(chunk, start..run.end)?;
+                if plain.place.is_some() {
+                    return Ok(true);
+                }
+                start = start.saturating_add(usize::try_from(plain.length).unwrap_or(usize::MAX));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies a chunk of which something may be shared, with a buffer for `request` bytes. With `wide`
+    /// requests wait, so that few long ones are better than many short ones.
+    ///
+    /// # Errors
+    /// Returns the first error of reading or writing; with [`Reflink::Always`] that something can't be
+    /// shared.
+    pub(super) fn copy(
+        &self,
+        chunk: &Chunk,
+        placement: &Placement<'_>,
+        buffer: &mut Buffer,
+        (request, wide): (usize, bool),
+    ) -> Result<()> {
+        let length = chunk.length.next_multiple_of(self.target.allocation_unit());
+        let runs = match self.unit.filter(|_| !wide) {
+            _ if !self.finds_zeroes => chunk.data.clone(),
+            Some(unit) => self.stored_units(chunk, length, unit, buffer)?,
+            None => self.stored(chunk, length, placement, buffer, request)?,
+        };
+        let Some(reservation) = placement.reserve(chunk, length, &runs)? else {
+            return Ok(());
+        };
+        for (run, host) in &reservation.pieces {
+            // Behind the disk's end there is nothing to copy, only the rest of a cluster.
+            let run_end = run.end.min(chunk.length);
+            let mut start = run.start;
+            while start < run_end {
+                let plain = self.plain(chunk, start..run_end)?;
+                let end = start.saturating_add(usize::try_from(plain.length).unwrap_or(usize::MAX));
+                let part = start..end.min(run_end);
+                let to = host.0 + (start - run.start) as u64;
+                self.copy_part(chunk, &part, plain, to, buffer, request)?;
+                start = part.end;
+            }
+        }
+        self.target.write_metadata(&reservation)
+    }
+
+    /// What of a chunk is stored. Reads it for that, part by part.
+    fn stored(
+        &self,
+        chunk: &Chunk,
+        length: usize,
+        placement: &Placement<'_>,
+        buffer: &mut Buffer,
+        request: usize,
+    ) -> Result<Vec<Run>> {
+        let mut stored = Vec::new();
+        for start in (0..length).step_by(request) {
+            let part = start..(start + request).min(length);
+            let chunk = chunk.part(&part);
+            if chunk.data.is_empty() && chunk.left.is_empty() {
+                continue;
+            }
+            let data = buffer.get(part.len());
+            read_chunk(self.source, &chunk, data)?;
+            let runs = placement.stored(&chunk, data).into_iter();
+            stored.extend(runs.map(|run| run.start + start..run.end + start));
+        }
+        Ok(stored)
+    }
+
+    /// As [`stored`](Self::stored), in whole units, of which no more is read than tells if they are zero.
+    fn stored_units(
+        &self,
+        chunk: &Chunk,
+        length: usize,
+        unit: usize,
+        buffer: &mut Buffer,
+    ) -> Result<Vec<Run>> {
+        let mut stored: Vec<Run> = Vec::new();
+        for start in (0..length).step_by(unit) {
+            let end = (start + unit).min(length);
+            let parts = within(&chunk.data, &(start..end));
+            if !self.holds_something(chunk, &parts, buffer)? {
+                continue;
+            }
+            // Blocks are reserved one by one, so that runs may go on over them.
+            match stored.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => stored.push(start..end),
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Whether parts of a chunk hold anything but zeroes.
+    fn holds_something(&self, chunk: &Chunk, parts: &[Run], buffer: &mut Buffer) -> Result<bool> {
+        for part in parts {
+            let middle = (part.start + FIRST_LOOK).min(part.end);
+            for part in [part.start..middle, middle..part.end] {
+                let data = buffer.get(part.len());
+                let guest = GuestOffset(chunk.guest.0 + part.start as u64);
+                if part.is_empty() {
+                    continue;
+                }
+                self.source
+                    .read_at(guest, data)
+                    .map_err(|error| reading(guest, error))?;
+                if !is_zero(data) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies a part of the disk that lies in one piece in the source, and goes to `to` in the target.
+    fn copy_part(
+        &self,
+        chunk: &Chunk,
+        part: &Run,
+        plain: Plain<'_>,
+        to: u64,
+        buffer: &mut Buffer,
+        request: usize,
+    ) -> Result<()> {
+        let mut copy = |part: &Run, to| self.read_and_write(chunk, part, to, buffer, request);
+        let Some((from, host)) = plain.place else {
+            self.must_share(chunk, part, "it isn't stored as it is")?;
+            return copy(part, to);
+        };
+        let shared = self.share(chunk, part, (from, host), to)?;
+        let rest = [part.start..shared.start, shared.end..part.end];
+        for rest in rest.iter().filter(|rest| !rest.is_empty()) {
+            self.must_share(chunk, rest, "it isn't whole blocks")?;
+            let skipped = (rest.start - part.start) as u64;
+            let length = rest.len() as u64;
+            let (to, from_offset) = (to + skipped, host.0 + skipped);
+            if !self.copy_offload || !self.to.copy_from(to, from, from_offset, length)? {
+                copy(rest, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shares what can be of a part of a chunk, and gives what that was.
+    fn share(
+        &self,
+        chunk: &Chunk,
+        part: &Run,
+        (from, host): (&dyn Storage, HostOffset),
+        to: u64,
+    ) -> Result<Run> {
+        let nothing = part.start..part.start;
+        let (first, last) = (to.next_multiple_of(UNIT), to + part.len() as u64);
+        let skipped = first - to;
+        let from_offset = host.0 + skipped;
+        // The last block of a file may be a part of one.
+        let ends_source = from
+            .len()
+            .is_ok_and(|len| host.0 + part.len() as u64 == len);
+        let last = if ends_source {
+            last
+        } else {
+            last / UNIT * UNIT
+        };
+        if !self.is_possible() || first >= last || !from_offset.is_multiple_of(UNIT) {
+            return Ok(nothing);
+        }
+        let length = last - first;
+        match self.to.share_from(first, from, from_offset, length) {
+            Ok(()) => {
+                self.refusals.store(WORKS, Ordering::Relaxed);
+                let start = part.start + usize::try_from(skipped).unwrap_or(usize::MAX);
+                Ok(start..start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)))
+            }
+            Err(refused) if self.reflink == Reflink::Always => {
+                Err(refused.why.context(sharing(chunk, part)))
+            }
+            Err(refused) => {
+                let more = if refused.ever { MOST_REFUSALS } else { 1 };
+                let counted = |refusals: u32| match refusals {
+                    WORKS => None,
+                    refusals => Some(refusals.saturating_add(more).min(MOST_REFUSALS)),
+                };
+                let (set, read) = (Ordering::Relaxed, Ordering::Relaxed);
+                let _ = self.refusals.fetch_update(set, read, counted);
+                Ok(nothing)
+            }
+        }
+    }
+
+    /// Refuses to copy where sharing is a must.
+    fn must_share(&self, chunk: &Chunk, part: &Run, why: &str) -> Result<()> {
+        if self.reflink == Reflink::Always {
+            return Err(Error::unsupported(why).context(sharing(chunk, part)));
+        }
+        Ok(())
+    }
+
+    fn read_and_write(
+        &self,
+        chunk: &Chunk,
+        part: &Run,
+        to: u64,
+        buffer: &mut Buffer,
+        request: usize,
+    ) -> Result<()> {
+        for start in part.clone().step_by(request) {
+            let length = request.min(part.end - start);
+            let data = buffer.get(length);
+            let guest = GuestOffset(chunk.guest.0 + start as u64);
+            self.source
+                .read_at(guest, data)
+                .map_err(|error| reading(guest, error))?;
+            self.to.write_at(to + (start - part.start) as u64, data)?;
+        }
+        Ok(())
+    }
+
+    /// Where a part of a chunk lies in the source.
+    fn plain(&self, chunk: &Chunk, part: Run) -> Result<Plain<'_>> {
+        let guest = GuestOffset(chunk.guest.0 + part.start as u64);
+        self.source
+            .plain_at(guest, part.len() as u64)
+            .map_err(|error| reading(guest, error))
+    }
+}
+
+fn sharing(chunk: &Chunk, part: &Run) -> String {
+    let guest = chunk.guest.0 + part.start as u64;
+    format!("error while sharing blocks at byte {guest}")
+}

@@ -1,0 +1,267 @@
+//! How many requests are under way at once.
+//!
+//! A request to a local file that is in the page cache keeps a processor busy and nothing else; more of
+//! them than processors only get in each other's way, and writers to one file spin for its lock. A request
+//! over a network waits for milliseconds, and only many of them under way at once keep the line and the
+//! processors busy. Which of the two it is shows in each request: in its time on a processor, and in the
+//! time for which its thread slept.
+//!
+//! Only sleep counts as waiting. A thread that others push off its processor waits too, but more requests
+//! would make that worse.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Usage, UsageWho, getrusage};
+
+/// How many of the latest requests say how many there should be.
+const REMEMBERED: usize = 8;
+/// The shortest sleep that counts: to be woken takes tens of microseconds.
+const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+/// The least time that a request keeps a processor busy.
+const LEAST_WORK: Duration = Duration::from_micros(10);
+
+/// The number of requests of one kind that may be under way; see the module's text.
+#[derive(Debug)]
+pub(super) struct RequestWindow {
+    least: usize,
+    most: usize,
+    processors: usize,
+    width: AtomicUsize,
+    is_fixed: bool,
+    latest: Mutex<Latest>,
+}
+
+/// The times of the latest requests.
+#[derive(Debug, Default)]
+struct Latest {
+    times: [Times; REMEMBERED],
+    count: usize,
+}
+
+impl Latest {
+    fn known(&self) -> &[Times] {
+        self.times.get(..self.count).unwrap_or(&self.times)
+    }
+}
+
+impl RequestWindow {
+    /// A window for `least` requests that widens up to `most` while requests wait. So many `processors`
+    /// are to be kept busy.
+    pub(super) fn new(least: usize, most: usize, processors: usize) -> Self {
+        let most = most.max(least);
+        Self {
+            least,
+            most,
+            processors,
+            width: AtomicUsize::new(least),
+            is_fixed: false,
+            latest: Mutex::default(),
+        }
+    }
+
+    /// A window for `width` requests, which is wide if those are more than `least`.
+    pub(super) fn fixed(width: usize, least: usize) -> Self {
+        Self {
+            width: AtomicUsize::new(width),
+            is_fixed: true,
+            ..Self::new(least, width, 1)
+        }
+    }
+
+    /// The number of requests that may be under way now.
+    pub(super) fn width(&self) -> usize {
+        self.width.load(Ordering::Relaxed)
+    }
+
+    /// Whether there may be more requests than at the start.
+    pub(super) fn is_wide(&self) -> bool {
+        self.width() > self.least
+    }
+
+    /// How long a request keeps a processor busy, as far as is known.
+    pub(super) fn work(&self) -> Option<Duration> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        (latest.count > 0).then(|| mean_work(latest.known()))
+    }
+
+    /// Takes the times of a request that is done, with which so much work comes elsewhere. `true` if there
+    /// may be more requests from now on.
+    pub(super) fn done(&self, times: Times, elsewhere: Duration) -> bool {
+        if self.is_fixed {
+            return false;
+        }
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = latest.count % REMEMBERED;
+        if let Some(slot) = latest.times.get_mut(place) {
+            *slot = times;
+        }
+        latest.count += 1;
+        let known = latest.known();
+        let more = worthwhile(known, elsewhere, self.processors);
+        let width = self.least.saturating_add(more).min(self.most);
+        self.width.swap(width, Ordering::Relaxed) < width
+    }
+}
+
+/// How many requests more than processors are worth having, as far as these ones tell: those that are
+/// started while another one waits, if the processors do nothing but what each asks of them. A quarter of
+/// the requests may not have waited, as one answer out of a cache says nothing about the next. The shorter
+/// waits count, since a thread that has been woken may wait for a processor too.
+fn worthwhile(times: &[Times], elsewhere: Duration, processors: usize) -> usize {
+    let mut waits: Vec<Duration> = times.iter().map(|times| times.wait).collect();
+    waits.sort_unstable();
+    let wait = waits.get(waits.len() / 4).copied().unwrap_or_default();
+    if wait < SHORTEST_WAIT {
+        return 0;
+    }
+    let work = (mean_work(times) + elsewhere).max(LEAST_WORK);
+    let more = (processors as u128 * wait.as_nanos()).div_ceil(work.as_nanos());
+    usize::try_from(more).unwrap_or(usize::MAX)
+}
+
+fn mean_work(times: &[Times]) -> Duration {
+    let number = u32::try_from(times.len()).unwrap_or(u32::MAX).max(1);
+    times.iter().map(|times| times.work).sum::<Duration>() / number
+}
+
+impl Times {
+    /// The times of a request of `length` bytes as if it had been one of `request` bytes: with work in
+    /// proportion, and a wait as long.
+    pub(super) fn scaled(self, length: usize, request: usize) -> Self {
+        let nanoseconds = self.work.as_nanos() * request as u128 / length.max(1) as u128;
+        Self {
+            work: Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)),
+            ..self
+        }
+    }
+}
+
+/// The time that a request took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Times {
+    /// For how long its thread was on a processor.
+    pub(super) work: Duration,
+    /// For how long its thread slept.
+    pub(super) wait: Duration,
+}
+
+/// Measures a request of the calling thread.
+pub(super) struct Watch {
+    started: Instant,
+    usage: Option<Usage>,
+}
+
+impl Watch {
+    pub(super) fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            usage: usage(),
+        }
+    }
+
+    /// The time since the start.
+    pub(super) fn times(&self) -> Times {
+        let (Some(before), Some(now)) = (self.usage, usage()) else {
+            return Times::default();
+        };
+        let work = processor_time(&now).saturating_sub(processor_time(&before));
+        let slept = now.voluntary_context_switches() > before.voluntary_context_switches();
+        let rest = self.started.elapsed().saturating_sub(work);
+        Times {
+            work,
+            wait: if slept { rest } else { Duration::ZERO },
+        }
+    }
+}
+
+fn usage() -> Option<Usage> {
+    getrusage(UsageWho::RUSAGE_THREAD).ok()
+}
+
+fn processor_time(usage: &Usage) -> Duration {
+    let time = usage.user_time() + usage.system_time();
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
+    let microseconds = u64::try_from(time.tv_usec()).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_micros(microseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Duration = Duration::ZERO;
+
+    fn times(work: u64, wait: u64) -> Times {
+        Times {
+            work: Duration::from_micros(work),
+            wait: Duration::from_micros(wait),
+        }
+    }
+
+    fn times_of(window: &RequestWindow, count: usize, times: Times) {
+        for _ in 0..count {
+            window.done(times, NOTHING);
+        }
+    }
+
+    #[test]
+    fn requests_that_wait_make_room_for_more_and_others_do_not() {
+        let window = RequestWindow::new(2, 64, 2);
+        assert!(!window.done(times(300, 0), NOTHING));
+        assert_eq!(window.width(), 2);
+        assert!(!window.is_wide());
+        let window = RequestWindow::new(2, 64, 2);
+        assert!(window.done(times(500, 5000), NOTHING));
+        assert_eq!(window.width(), 22);
+        window.done(times(500, 5000), Duration::from_micros(1500));
+        assert_eq!(window.width(), 7);
+        times_of(&window, 8, times(50, 50_000));
+        assert_eq!(window.width(), 64);
+        (0..8).for_each(|_| assert!(!window.done(times(50, 0), NOTHING)));
+        assert_eq!(window.width(), 2);
+    }
+
+    #[test]
+    fn a_longer_request_has_more_work_and_waits_as_long() {
+        let scaled = times(50, 1000).scaled(256, 1024);
+        assert_eq!(scaled.work, Duration::from_micros(200));
+        assert_eq!(scaled.wait, Duration::from_micros(1000));
+        assert_eq!(times(0, 7).scaled(0, 1024).work, Duration::ZERO);
+    }
+
+    #[test]
+    fn one_answer_out_of_a_cache_narrows_nothing() {
+        let window = RequestWindow::new(1, 100, 1);
+        times_of(&window, 8, times(100, 1000));
+        assert_eq!(window.width(), 11);
+        window.done(times(100, 0), NOTHING);
+        assert_eq!(window.width(), 11);
+        window.done(times(100, 50), NOTHING);
+        window.done(times(100, 50), NOTHING);
+        assert_eq!(window.width(), 1);
+    }
+
+    #[test]
+    fn a_fixed_window_stays_as_it_is() {
+        let window = RequestWindow::fixed(3, 2);
+        assert!(window.is_wide());
+        (0..8).for_each(|_| assert!(!window.done(times(50, 50_000), NOTHING)));
+        assert_eq!(window.width(), 3);
+    }
+
+    #[test]
+    fn sleep_is_told_from_work() {
+        let watch = Watch::start();
+        std::thread::sleep(Duration::from_millis(2));
+        let slept = watch.times();
+        assert!(slept.wait >= Duration::from_millis(1), "{slept:?}");
+        let watch = Watch::start();
+        let mut value = 1u64;
+        while watch.times().work < Duration::from_millis(2) {
+            value = std::hint::black_box(value.wrapping_mul(3));
+        }
+        assert!(watch.times().work >= Duration::from_millis(2));
+    }
+}
