@@ -52,8 +52,7 @@ fn convert(target: &Path, workers: usize) -> Result<()> {
         ..Settings::default()
     };
     copy(&Faulty(SIZE / 2), &new, settings, &())?;
-    file.keep();
-    Ok(())
+    UnfinishedFile::keep(vec![file], false)
 }
 
 fn main() -> ExitCode {

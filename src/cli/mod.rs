@@ -96,6 +96,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         let _ = CALLED.set(called.to_string_lossy().into_owned());
     }
     let _ = PROGRAM.set(name.map_or("cowhide".into(), |name| name.to_string_lossy().into_owned()));
+    crate::storage::tell_by(|line| complain(&format!("{}: {line}", program())));
     let mut definition = Cli::command();
     definition.build();
     let mut reading = Reading::default();

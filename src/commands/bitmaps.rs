@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::opened::OpenSource;
 use super::source::{could_not_open, inside};
-use super::target::{Target, TargetOptions};
+use super::target::{Target, TargetOptions, Written};
 use crate::error::{Error, Result, printable};
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::write::{CopiedBitmaps, copy_bitmaps};
@@ -120,9 +120,12 @@ impl Taken {
     ///
     /// # Errors
     /// What keeps them from being stored.
-    pub(super) fn copy(&self, target: &Target<'_>) -> Result<()> {
+    pub(super) fn copy(&self, target: &Target<'_>, written: &Written) -> Result<()> {
         let copy = || {
-            let file = FileStorage::open(&target.path, Access::ReadWrite, target.cache)?;
+            let file = match written.handle() {
+                Some(handle) => handle.open(Access::ReadWrite, target.cache)?,
+                None => FileStorage::open(&target.path, Access::ReadWrite, target.cache)?,
+            };
             target.lock(&file)?;
             let storage = inside(Arc::new(file), &target.windows)?;
             let header = Header::read(storage.as_ref())?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::backing::Base;
 use super::opened::OpenSource;
 use super::source::could_not_open;
+use super::target::Written;
 use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
@@ -144,10 +145,10 @@ pub fn run(
     };
     let written = open.written();
     if let Some(taken) = &taken {
-        taken.copy(target)?;
+        taken.copy(target, &written)?;
     }
     if plan.verify {
-        verify(image, target, *settings, passwords)?;
+        verify(image, target, &written, *settings, passwords)?;
     }
     opened.iter().try_for_each(OpenSource::check_lengths)?;
     written.keep(target)?;
@@ -192,11 +193,12 @@ fn leaves_something(source: &OpenSource, target: &Target<'_>, new: &dyn NewImage
 fn verify(
     image: &dyn Image,
     target: &Target<'_>,
+    written: &Written,
     settings: Settings,
     passwords: &dyn Passwords,
 ) -> Result<()> {
     let compare = || {
-        let written = target.as_source(passwords)?;
+        let written = target.as_source(written, passwords)?;
         let written = written.open(Purpose::Copy, passwords)?;
         // The images below it, if it has any, were there before.
         for file in written.layers.iter().take(1).flat_map(|layer| &layer.files) {

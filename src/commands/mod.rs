@@ -25,8 +25,6 @@ pub mod speed;
 pub mod stated;
 mod target;
 
-use std::path::Path;
-
 pub use names::{Names, ReadTree};
 pub use purpose::{Purpose, Sharing};
 pub use snapshot_name::SnapshotName;
@@ -35,7 +33,7 @@ pub use stated::Stated;
 pub use target::{Existing, Target, TargetOptions};
 
 use crate::crypto::Secret;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Where passwords come from that no option named: a file, a descriptor, or a person.
 pub trait Passwords {
@@ -60,16 +58,4 @@ pub trait Passwords {
     /// # Errors
     /// End the command.
     fn implausible(&self, image: &str) -> Result<()>;
-}
-
-/// Makes a new file's name durable: what is in a directory is on stable storage only when the
-/// directory is.
-fn flush_directory_of(path: &Path) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| Error::io(format!("flushing '{}'", folder.display()), error))
 }

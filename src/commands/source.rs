@@ -4,7 +4,7 @@
 //! metadata takes. [`Source::open`] opens what reading data takes: the external data file and the
 //! chain of backing files too, as far as the policy for names found inside an image allows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::opened::{Layer, OpenSource, Opened};
@@ -17,7 +17,7 @@ use crate::formats::qcow2::{
 };
 use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
-use crate::storage::{Access, CacheMode, FileStorage, Storage, Window, WindowRange};
+use crate::storage::{Access, CacheMode, FileStorage, Handle, Storage, Window, WindowRange};
 
 /// How many images a chain may have. People's chains have a dozen; each costs a descriptor and tables.
 const MOST_LAYERS: usize = 256;
@@ -27,6 +27,8 @@ const MOST_LAYERS: usize = 256;
 pub struct Source<'a> {
     /// The file.
     pub path: PathBuf,
+    /// The file itself, where it is open already and may have no name.
+    pub handle: Option<Arc<Handle>>,
     /// What messages call it.
     pub name: String,
     /// The format, where it was stated; else it is probed.
@@ -63,6 +65,8 @@ pub struct Source<'a> {
     pub is_bare: bool,
     /// The external data file, where an option named one; else it is the one that the image names.
     pub data_file: Option<PathBuf>,
+    /// The external data file itself, where it is open already and may have no name.
+    pub data_handle: Option<Arc<Handle>>,
     /// What is below the image.
     pub below: Below<'a>,
     /// What else options say, to be held against the image.
@@ -99,6 +103,7 @@ impl<'a> Source<'a> {
     pub fn plain(path: PathBuf, name: String, format: Option<Format>) -> Self {
         Self {
             path,
+            handle: None,
             name,
             format,
             secret: None,
@@ -116,6 +121,7 @@ impl<'a> Source<'a> {
             between: Vec::new(),
             is_bare: false,
             data_file: None,
+            data_handle: None,
             below: Below::Stored,
             stated: Stated::default(),
             warn: |_, _| (),
@@ -139,7 +145,10 @@ impl<'a> Source<'a> {
             ));
         }
         self.stated.check_cache(self.cache)?;
-        let file = Arc::new(FileStorage::open(&self.path, purpose.access(), self.cache)?);
+        let file = Arc::new(match &self.handle {
+            Some(handle) => handle.open(purpose.access(), self.cache)?,
+            None => FileStorage::open(&self.path, purpose.access(), self.cache)?,
+        });
         if self.is_device && !file.is_device() {
             return Err(Error::invalid(format!(
                 "'host_device' driver requires '{}' to be either a character or block device",
@@ -333,16 +342,17 @@ impl<'a> Source<'a> {
                 )),
             };
         }
-        let path = match &self.data_file {
-            Some(path) => path.clone(),
-            None => {
+        let open = |path: &Path| FileStorage::open(path, purpose.access(), self.cache);
+        let file = match (&self.data_handle, &self.data_file) {
+            (Some(handle), _) => handle.open(purpose.access(), self.cache)?,
+            (None, Some(path)) => open(path)?,
+            (None, None) => {
                 let name = header
                     .extension(extensions::DATA_FILE)
                     .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
-                self.names.data_file(until_zero(name))?
+                open(&self.names.data_file(until_zero(name))?)?
             }
         };
-        let file = FileStorage::open(&path, purpose.access(), self.cache)?;
         if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
             file.lock(claim)?;
         }

@@ -9,17 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
-use super::{
-    Below, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, flush_directory_of,
-    names,
-};
+use super::{Below, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, names};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::write::{OpenOptions, OverOptions};
 use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2, features};
 use crate::formats::raw::{self, NewRaw};
 use crate::formats::{Format, GuardedStart, Image, NewImage, Preallocation};
-use crate::storage::{Access, CacheMode, Claim, FileStorage, Storage, UnfinishedFile, WindowRange};
+use crate::storage::{
+    Access, CacheMode, Claim, FileStorage, Handle, Storage, UnfinishedFile, WindowRange,
+};
 
 /// A new image's file, format and options.
 pub struct Target<'a> {
@@ -82,8 +81,8 @@ pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
     /// The size in bytes of what the image is over; 0 where that is nothing.
     pub(super) below: u64,
-    /// The files that were made, and their paths.
-    files: Vec<(UnfinishedFile, PathBuf)>,
+    /// The files that are made: the image's, and then its external data file.
+    files: Vec<UnfinishedFile>,
 }
 
 impl OpenTarget {
@@ -103,25 +102,27 @@ impl OpenTarget {
 
 /// A target that is whole, and still undone unless kept.
 pub(super) struct Written {
-    /// The files that were made, and their paths.
-    files: Vec<(UnfinishedFile, PathBuf)>,
+    /// The files that are made: the image's, and then its external data file.
+    files: Vec<UnfinishedFile>,
 }
 
 impl Written {
     /// The image is finished: its files stay, and with a cache mode that flushes so do their names.
     ///
     /// # Errors
-    /// A directory can't be flushed; then the files are removed.
+    /// As [`UnfinishedFile::keep`].
     pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
-        if target.cache.flushes() {
-            for (_, path) in &self.files {
-                flush_directory_of(path)?;
-            }
-        }
-        for (file, _) in self.files {
-            file.keep();
-        }
-        Ok(())
+        UnfinishedFile::keep(self.files, target.cache.flushes())
+    }
+
+    /// The image's file, where it is made and may have no name yet.
+    pub(super) fn handle(&self) -> Option<Arc<Handle>> {
+        self.files.first().map(UnfinishedFile::handle)
+    }
+
+    /// The external data file, where it is made and may have no name yet.
+    fn data_handle(&self) -> Option<Arc<Handle>> {
+        self.files.get(1).map(UnfinishedFile::handle)
     }
 }
 
@@ -130,9 +131,15 @@ impl Target<'_> {
     ///
     /// # Errors
     /// Its password can't be had.
-    pub(super) fn as_source<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<Source<'s>> {
+    pub(super) fn as_source<'s>(
+        &'s self,
+        written: &Written,
+        passwords: &'s dyn Passwords,
+    ) -> Result<Source<'s>> {
         let format = Some(self.format());
         let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
+        source.handle = written.handle();
+        source.data_handle = written.data_handle();
         if let TargetOptions::Qcow2(options, secret) = &self.options {
             source.secret = *secret;
             // An image that was there had its password asked for already, as one that is read.
@@ -244,7 +251,7 @@ impl Target<'_> {
         let prepared = self.prepare(size, base.map(|base| base.size), passwords)?;
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
         let storage = Arc::new(self.take(&mut file)?);
-        let mut files = vec![(file, self.path.clone())];
+        let mut files = vec![file];
         let image = match prepared {
             None => {
                 let image = NewRaw::create(storage, size, self.preallocation, flush);
@@ -259,7 +266,7 @@ impl Target<'_> {
                     };
                     let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
                     data = Some(Arc::new(self.take(&mut file)?) as Arc<dyn Storage>);
-                    files.push((file, path));
+                    files.push(file);
                 }
                 self.new_qcow2(storage, data, options, cipher)?
             }

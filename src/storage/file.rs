@@ -7,12 +7,15 @@
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
+use super::gate::GATE;
+use super::interrupt::fail_beyond_the_limit;
 use super::share::{NotShared, share};
 use super::{CacheMode, Claim, Storage};
 use crate::error::{Error, Result};
@@ -29,6 +32,9 @@ pub enum Access {
 /// What offsets, lengths and memory addresses must be multiples of to bypass the page cache: the
 /// largest logical block and the page size of the machines that there are.
 pub const DIRECT_ALIGNMENT: usize = 4096;
+
+/// The most bytes that the system is asked to copy in one call, so that a call ends soon.
+const MOST_AT_ONCE: u64 = 64 << 20;
 
 /// A regular file or a block device.
 ///
@@ -50,11 +56,7 @@ impl FileStorage {
     /// The system's error as `Could not open 'path': …`; that it is neither a regular file nor a
     /// block device; that its file system can't bypass the cache.
     pub fn open(path: &Path, access: Access, cache: CacheMode) -> Result<Self> {
-        let flags = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        };
-        let mut opened = Self::open_with(path, flags, Mode::empty(), cache)
+        let mut opened = Self::open_with(path, opening_flags(access, cache), cache)
             .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
         if access == Access::Read && opened.is_character_device() {
             opened.is_device = true;
@@ -72,24 +74,16 @@ impl FileStorage {
     /// Opens what is there for writing, as the target of something new.
     ///
     /// # Errors
-    /// As [`FileStorage::open`], worded `Could not create 'path': …`.
+    /// As [`FileStorage::open`], worded `Could not create 'path': …`; a pipe can't be given a length.
     pub(super) fn open_existing(path: &Path, cache: CacheMode) -> Result<Self> {
-        Self::open_with(path, OFlags::RDWR, Mode::empty(), cache)
-            .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?
-            .checked()
-    }
-
-    /// Creates a file that must not exist yet, with the permissions that the umask leaves of 0644.
-    ///
-    /// # Errors
-    /// The system's error, bare: callers tell "exists already" from the rest.
-    pub(super) fn create_new(path: &Path, cache: CacheMode) -> io::Result<Self> {
-        Self::open_with(
-            path,
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
-            Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH,
-            cache,
-        )
+        let opened = Self::open_with(path, opening_flags(Access::ReadWrite, cache), cache)
+            .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?;
+        let metadata = opened.file.metadata();
+        if metadata.is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            let error = Errno::INVAL.into();
+            return Err(Error::io("Could not resize file", error));
+        }
+        opened.checked()
     }
 
     /// An empty file in memory, which is gone when it is closed. To the system it is a file like any
@@ -108,32 +102,25 @@ impl FileStorage {
         })
     }
 
-    fn open_with(path: &Path, flags: OFlags, mode: Mode, cache: CacheMode) -> io::Result<Self> {
-        let creating = flags.contains(OFlags::CREATE);
-        let mut flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        if cache.is_synchronous() {
-            flags |= OFlags::DSYNC;
-        }
-        let file = File::from(rustix::fs::open(path, flags, mode)?);
-        let kind = match file.metadata() {
-            Ok(metadata) => metadata.file_type(),
-            Err(error) => {
-                if creating {
-                    drop(std::fs::remove_file(path));
-                }
-                return Err(error);
-            }
-        };
-        let direct = if cache.is_direct() && (kind.is_file() || kind.is_block_device()) {
-            let flags = flags.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::DIRECT;
-            let opened = rustix::fs::open(path, flags, Mode::empty());
-            if opened.is_err() && creating {
-                // It is ours and empty; the caller is told of the error and not of the file.
-                drop(std::fs::remove_file(path));
-            }
-            Some(File::from(opened?))
-        } else {
-            None
+    fn open_with(path: &Path, flags: OFlags, cache: CacheMode) -> io::Result<Self> {
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        Self::from_file(file, path, flags, cache)
+    }
+
+    /// A file that was opened by that name with these flags and for that cache mode.
+    ///
+    /// # Errors
+    /// Returns the system's error if the file can't be inspected, or not opened once more.
+    pub(super) fn from_file(
+        file: File,
+        path: &Path,
+        flags: OFlags,
+        cache: CacheMode,
+    ) -> io::Result<Self> {
+        let kind = file.metadata()?.file_type();
+        let direct = match cache.is_direct() && (kind.is_file() || kind.is_block_device()) {
+            true => Some(open_again(&file, path, flags | OFlags::DIRECT)?),
+            false => None,
         };
         Ok(Self {
             file,
@@ -141,6 +128,11 @@ impl FileStorage {
             path: path.to_owned(),
             is_device: kind.is_block_device(),
         })
+    }
+
+    /// The descriptor.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     fn checked(self) -> Result<Self> {
@@ -234,6 +226,40 @@ impl FileStorage {
     }
 }
 
+/// The flags that a file is opened with.
+pub(super) fn opening_flags(access: Access, cache: CacheMode) -> OFlags {
+    let flags = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::ReadWrite => {
+            fail_beyond_the_limit();
+            OFlags::RDWR
+        }
+    };
+    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match cache.is_synchronous() {
+        true => flags | OFlags::DSYNC,
+        false => flags,
+    }
+}
+
+/// Opens a file once more, whatever its name leads to by now. `path`, the name that it was opened by, is only
+/// used if there is no `/proc`, and if it still leads there.
+///
+/// # Errors
+/// Returns the system's error.
+pub(super) fn open_again(file: &File, path: &Path, flags: OFlags) -> io::Result<File> {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::open(descriptor, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
+        other => return Ok(other?.into()),
+    }
+    let found = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match FileIdentity::of(&found.metadata()?) == FileIdentity::of(&file.metadata()?) {
+        true => Ok(found),
+        false => Err(Errno::NOENT.into()),
+    }
+}
+
 /// Identifies a file across names and links; see [`FileStorage::identity`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
@@ -253,6 +279,14 @@ impl FileIdentity {
         Self {
             device: meta.dev(),
             inode: Some(meta.ino()),
+        }
+    }
+
+    /// The same of what isn't a block device.
+    pub(super) fn of_file(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: Some(stat.st_ino),
         }
     }
 }
@@ -287,6 +321,7 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let _pass = GATE.pass();
         let write = |file: &File, offset, data: &[u8]| {
             file.write_all_at(data, offset)
                 .map_err(|error| self.error(&format!("writing at byte {offset} of"), error))
@@ -315,6 +350,7 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
+        let _pass = GATE.pass();
         rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
             .map_err(|error| Error::io("Could not resize file", error.into()))
     }
@@ -337,6 +373,7 @@ impl Storage for FileStorage {
     }
 
     fn punch(&self, range: Range<u64>) -> Result<bool> {
+        let _pass = GATE.pass();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let length = range.end - range.start;
         let punch = || rustix::fs::fallocate(&self.file, flags, range.start, length);
@@ -351,6 +388,7 @@ impl Storage for FileStorage {
         if len == 0 {
             return Ok(true);
         }
+        let _pass = GATE.pass();
         let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len);
         match rustix::io::retry_on_intr(reserve) {
             Ok(()) => Ok(true),
@@ -370,7 +408,8 @@ impl Storage for FileStorage {
             return Ok(false);
         };
         while length > 0 {
-            let most = usize::try_from(length).unwrap_or(usize::MAX);
+            let _pass = GATE.pass();
+            let most = usize::try_from(length.min(MOST_AT_ONCE)).unwrap_or(usize::MAX);
             let copied = rustix::fs::copy_file_range(
                 &source.file,
                 Some(&mut source_offset),
@@ -404,6 +443,7 @@ impl Storage for FileStorage {
         let Some(source) = source.as_file() else {
             return Err(NotShared::unsupported());
         };
+        let _pass = GATE.pass();
         let shared = share(&self.file, offset, &source.file, source_offset, length);
         shared.map_err(|(ever, error)| NotShared {
             ever,
@@ -452,7 +492,8 @@ mod tests {
     fn holes_are_told_from_data() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let file = FileStorage::create_new(&path, CacheMode::Writeback).unwrap();
+        File::create_new(&path).unwrap();
+        let file = FileStorage::open(&path, Access::ReadWrite, CacheMode::Writeback).unwrap();
         file.set_len(1 << 20).unwrap();
         assert_eq!(file.next_data(0).unwrap(), None);
         file.write_at(512 << 10, &[1; 4096]).unwrap();
@@ -464,8 +505,7 @@ mod tests {
 
     #[test]
     fn reading_past_the_end_is_short_and_exact_reading_says_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = FileStorage::create_new(&dir.path().join("x"), CacheMode::Writeback).unwrap();
+        let file = FileStorage::in_memory("x").unwrap();
         file.write_at(0, &[7; 100]).unwrap();
         let mut buf = [0; 200];
         assert_eq!(file.read_at(50, &mut buf).unwrap(), 50);

@@ -10,18 +10,22 @@
 
 mod cache;
 mod file;
+mod gate;
+mod interrupt;
 mod locks;
 mod memory;
+mod place;
 mod share;
 mod unfinished;
 mod window;
 
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
+pub use interrupt::tell_by;
 pub use locks::Claim;
 pub use memory::{Change, Fault, MemoryStorage, Operation, ShortRead};
 pub use share::NotShared;
-pub use unfinished::UnfinishedFile;
+pub use unfinished::{Handle, UnfinishedFile};
 pub use window::{Window, WindowRange};
 
 use std::fmt::Debug;

@@ -1,69 +1,107 @@
 //! A file that is being made and must not be mistaken for a finished one.
 //!
-//! [`UnfinishedFile`] opens the target of a create or convert. Until [`keep`](UnfinishedFile::keep)
-//! is called, every way out undoes it: an error drops it, SIGINT, SIGTERM and SIGHUP are caught by a
-//! thread of their own, so that even a write that hangs doesn't delay them; SIGXFSZ, which tells of a
-//! limit on the length of files, is caught so that the write fails instead. A file that we made is
-//! removed; one that was there before is emptied (its old contents were given up when the command
-//! started writing) but never removed; a block device is left as it is. SIGKILL can't be caught:
-//! against it, formats with a header write that header last.
+//! [`UnfinishedFile`] opens the target of a create or convert. Until it is [kept](UnfinishedFile::keep), every
+//! way out undoes it: an error drops it, and [`interrupt`](super::interrupt) does for signals.
 //!
-//! Before a file is removed by its name, the name is checked to still lead to the same file.
+//! A new file has no name before it is kept (`O_TMPFILE`, then `linkat`). So no name ever stands for an
+//! unfinished image, and nothing at all is left after SIGKILL or a power cut. A name of its own for the time
+//! being would stay behind then. Where a file system has no such files (NFS, older FUSE and overlayfs), or
+//! `/proc` isn't there to name one later, the file has its name from the beginning, and is removed.
+//!
+//! A file that was there before is written where it is, since a lock, a mount or a descriptor may be what it
+//! is known by. Undone it is empty (its old contents were given up when the command started writing) but never
+//! removed. A block device is left as it is.
+//!
+//! Whatever is done with the file later goes by a descriptor and not by its name, which may be none, such as
+//! that of `/dev/fd/3`, or another file's by then.
 
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
+use rustix::fs::OFlags;
 
-use super::file::FileIdentity;
-use super::{Access, CacheMode, Claim, FileStorage, Storage};
-use crate::error::{Error, Result};
+use super::file::{FileIdentity, open_again, opening_flags};
+use super::interrupt::{registry, undo_on_signals};
+use super::place::Place;
+use super::{Access, CacheMode, Claim, FileStorage, Storage as _};
+use crate::error::{Error, Result, os_reason, printable};
 
-/// What is to be undone when the program is interrupted.
-static UNFINISHED: Mutex<Vec<Unfinished>> = Mutex::new(Vec::new());
-
-#[derive(Debug, Clone)]
-struct Unfinished {
-    path: PathBuf,
-    identity: FileIdentity,
+/// What is to be undone, and how.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    file: Arc<Handle>,
     undo: Undo,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Undo {
-    Remove,
+    /// Nothing is to be done: the file has no name, and never had one.
+    Unnamed(Place),
+    /// The file, which is ours, is removed.
+    Remove(Place),
+    /// The file was there, and is emptied.
     Empty,
+    /// It is a device.
     Leave,
 }
 
-fn registry() -> MutexGuard<'static, Vec<Unfinished>> {
-    // The list stays right whatever panicked while holding it: entries are pushed and removed whole.
-    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+/// A file that is open, whatever its name leads to by now. It holds none of QEMU's locks.
+#[derive(Debug)]
+pub struct Handle {
+    /// For opening the file again, and for emptying one that was there.
+    file: File,
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+impl Handle {
+    fn of(storage: &FileStorage, flags: OFlags) -> io::Result<Self> {
+        Ok(Self {
+            file: open_again(storage.file(), storage.path(), flags)?,
+            path: storage.path().to_owned(),
+            identity: FileIdentity::of(&storage.file().metadata()?),
+        })
+    }
+
+    /// Opens the file once more.
+    ///
+    /// # Errors
+    /// Returns the system's error as `Could not open 'path': …`.
+    pub fn open(&self, access: Access, cache: CacheMode) -> Result<FileStorage> {
+        let open = || {
+            let flags = opening_flags(access, cache);
+            let file = open_again(&self.file, &self.path, flags)?;
+            FileStorage::from_file(file, &self.path, flags, cache)
+        };
+        open()
+            .map_err(|error| Error::io(format!("Could not open '{}'", self.path.display()), error))
+    }
 }
 
 impl Unfinished {
-    /// Failures can't be helped here: the caller reports what went wrong in the first place.
-    fn undo(&self) {
-        match self.undo {
-            Undo::Remove => {
-                let found = fs::symlink_metadata(&self.path).map(|meta| FileIdentity::of(&meta));
-                if found.ok() == Some(self.identity) {
-                    drop(fs::remove_file(&self.path));
-                }
-            }
+    /// Undoes the file, and says in words what became of it, to be followed by its name.
+    pub(super) fn undo(&self) -> String {
+        let (done, undone) = match &self.undo {
+            Undo::Unnamed(_) => ("did not make", Ok(())),
+            Undo::Remove(place) => ("removed", place.remove(self.file.identity)),
             Undo::Empty => {
-                let found = FileStorage::open(&self.path, Access::ReadWrite, CacheMode::Unsafe);
-                if let Ok(found) = found
-                    && found.identity().ok() == Some(self.identity)
-                {
-                    drop(found.set_len(0));
-                }
+                let empty = || rustix::fs::ftruncate(&self.file.file, 0);
+                let emptied = rustix::io::retry_on_intr(empty);
+                ("emptied", emptied.map_err(io::Error::from))
             }
-            Undo::Leave => {}
+            Undo::Leave => ("left unfinished", Ok(())),
+        };
+        match undone {
+            Ok(()) => done.into(),
+            Err(error) => format!("left unfinished ({})", os_reason(&error)),
         }
+    }
+
+    /// What messages call the file.
+    pub(super) fn shown(&self) -> String {
+        printable(&self.file.path.to_string_lossy())
     }
 }
 
@@ -71,72 +109,124 @@ impl Unfinished {
 #[derive(Debug)]
 pub struct UnfinishedFile {
     storage: Option<FileStorage>,
-    entry: Unfinished,
+    entry: Arc<Unfinished>,
+    is_kept: bool,
 }
 
 impl UnfinishedFile {
-    /// Opens `path` for writing from scratch: creates it, or empties the regular file that is
+    /// Opens `path` for writing from scratch: makes a new file, or empties the regular file that is
     /// there, or takes the block device as it is. `refuse` is asked before anything is changed and
     /// can reject an existing file (because it is also a source, say).
     ///
     /// # Errors
-    /// The system's error as `Could not create 'path': …`, or what `refuse` said, or that another
+    /// Returns the system's error as `Could not create 'path': …`, or what `refuse` said, or that another
     /// process uses the file.
     pub fn create(
         path: &Path,
         cache: CacheMode,
         refuse: impl FnOnce(&FileStorage) -> Result<()>,
     ) -> Result<Self> {
-        remove_unfinished_on_signals();
-        let could_not =
-            |error: io::Error| Error::io(format!("Could not create '{}'", path.display()), error);
-        let (storage, path, undo) = match FileStorage::create_new(path, cache) {
-            Ok(storage) => (storage, path.to_owned(), Undo::Remove),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                match link_target(path) {
-                    // A link to nothing: make what it names, as opening through it would.
-                    Some(target) => {
-                        let storage = FileStorage::create_new(&target, cache).map_err(could_not)?;
-                        (storage, target, Undo::Remove)
-                    }
-                    None => {
-                        let storage = FileStorage::open_existing(path, cache)?;
-                        let undo = if storage.is_device() {
-                            Undo::Leave
-                        } else {
-                            Undo::Empty
-                        };
-                        (storage, path.to_owned(), undo)
-                    }
-                }
+        undo_on_signals();
+        match FileStorage::open_existing(path, cache) {
+            Ok(storage) => Self::over(storage, refuse),
+            Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
+                Self::new(path, cache, error)
             }
-            Err(error) => return Err(could_not(error)),
-        };
-        let identity = storage.identity().inspect_err(|_| {
-            if undo == Undo::Remove {
-                drop(fs::remove_file(&path));
-            }
-        });
-        let entry = Unfinished {
-            identity: identity?,
-            path: fs::canonicalize(&path).unwrap_or(path),
-            undo,
-        };
-        if undo != Undo::Remove {
-            refuse(&storage)?;
+            Err(error) => Err(error),
         }
+    }
+
+    /// Takes a file that was there.
+    fn over(storage: FileStorage, refuse: impl FnOnce(&FileStorage) -> Result<()>) -> Result<Self> {
+        refuse(&storage)?;
         // QEMU would let others write a raw file meanwhile, and empties it before it looks for them.
-        // If this fails for a file that we made, whoever was faster has it now: it stays.
         storage.lock(Claim::WRITE)?;
-        registry().push(entry.clone());
-        let unfinished = Self {
-            storage: Some(storage),
-            entry,
+        let (undo, access) = match storage.is_device() {
+            true => (Undo::Leave, OFlags::PATH),
+            false => (Undo::Empty, OFlags::RDWR | OFlags::NONBLOCK),
         };
-        if undo == Undo::Empty {
+        let handle = Handle::of(&storage, access | OFlags::CLOEXEC);
+        let handle = handle.map_err(|error| could_not(storage.path(), error))?;
+        let unfinished = Self::registered(storage, handle, undo);
+        if let Undo::Empty = unfinished.entry.undo {
             unfinished.storage()?.set_len(0)?;
         }
         Ok(unfinished)
+    }
+
+    /// Makes a new file; `nothing` is what is said if there is nowhere to make it.
+    fn new(path: &Path, cache: CacheMode, nothing: Error) -> Result<Self> {
+        let place = match Place::of_new(path) {
+            Ok(place) => place,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing),
+            Err(error) => return Err(could_not(path, error)),
+        };
+        // It isn't locked: until it has a name nobody sees it.
+        let flags = opening_flags(Access::ReadWrite, cache);
+        let made = place
+            .make_unnamed(flags)
+            .and_then(|file| Self::taken(file, path, flags, cache));
+        match made {
+            Ok((storage, handle)) => Ok(Self::registered(storage, handle, Undo::Unnamed(place))),
+            // Whatever the reason was: if it isn't only that, making the name fails too and says so.
+            Err(_) => Self::named(path, cache, place),
+        }
+    }
+
+    /// Makes a new file that has its name from the beginning.
+    fn named(path: &Path, cache: CacheMode, place: Place) -> Result<Self> {
+        // From the making of the file to its entry in the list no signal may come in between.
+        let mut list = registry();
+        let flags = opening_flags(Access::ReadWrite, cache);
+        let file = place.make(flags).map_err(|error| could_not(path, error))?;
+        let identity = file.metadata().map(|metadata| FileIdentity::of(&metadata));
+        let (storage, handle) = match Self::taken(file, path, flags, cache) {
+            Ok(taken) => taken,
+            Err(error) => {
+                // It is ours and empty; the caller is told of the error and not of the file.
+                if let Ok(identity) = identity {
+                    drop(place.remove(identity));
+                }
+                return Err(could_not(path, error));
+            }
+        };
+        // If this fails, whoever was faster has the file now: it stays.
+        storage.lock(Claim::WRITE)?;
+        let entry = Arc::new(Unfinished {
+            file: Arc::new(handle),
+            undo: Undo::Remove(place),
+        });
+        list.push(Arc::clone(&entry));
+        Ok(Self {
+            storage: Some(storage),
+            entry,
+            is_kept: false,
+        })
+    }
+
+    /// A new file as what is written to, and what it is known by.
+    fn taken(
+        file: File,
+        path: &Path,
+        flags: OFlags,
+        cache: CacheMode,
+    ) -> io::Result<(FileStorage, Handle)> {
+        let storage = FileStorage::from_file(file, path, flags, cache)?;
+        let handle = Handle::of(&storage, OFlags::PATH | OFlags::CLOEXEC)?;
+        Ok((storage, handle))
+    }
+
+    fn registered(storage: FileStorage, handle: Handle, undo: Undo) -> Self {
+        let entry = Arc::new(Unfinished {
+            file: Arc::new(handle),
+            undo,
+        });
+        registry().push(Arc::clone(&entry));
+        Self {
+            storage: Some(storage),
+            entry,
+            is_kept: false,
+        }
     }
 
     fn storage(&self) -> Result<&FileStorage> {
@@ -148,205 +238,83 @@ impl UnfinishedFile {
     /// Splits into what is written to and the guard that undoes it when dropped.
     ///
     /// # Errors
-    /// When called twice.
+    /// Returns an error if called twice.
     pub fn take_storage(&mut self) -> Result<FileStorage> {
         self.storage
             .take()
             .ok_or_else(|| Error::invalid("the file is finished already"))
     }
 
-    /// The file is complete: from here on nothing undoes it.
-    pub fn keep(self) {
-        self.forget();
-        std::mem::forget(self);
+    /// The file, to be opened again whether it has a name or not.
+    pub fn handle(&self) -> Arc<Handle> {
+        Arc::clone(&self.entry.file)
     }
 
-    fn forget(&self) {
-        registry().retain(|entry| entry.identity != self.entry.identity);
+    /// Has the files that make up an image, which is complete, stay: from here on nothing undoes them. New
+    /// ones get their names, and if `flush` is set these are put on stable storage. A signal finds all of the
+    /// files finished or none.
+    ///
+    /// # Errors
+    /// Returns the system's error if a new file can't have its name, of which there may be a file by now, or
+    /// if the medium fails. All files are undone then.
+    pub fn keep(mut files: Vec<Self>, flush: bool) -> Result<()> {
+        let mut list = registry();
+        for (done, file) in files.iter().enumerate().rev() {
+            let Undo::Unnamed(place) = &file.entry.undo else {
+                continue;
+            };
+            if let Err(error) = place.link(&file.entry.file.file) {
+                let named = files.get(done + 1..).unwrap_or_default();
+                named.iter().for_each(Self::take_back);
+                return Err(could_not(&file.entry.file.path, error));
+            }
+        }
+        list.retain(|entry| !files.iter().any(|file| Arc::ptr_eq(entry, &file.entry)));
+        drop(list);
+        let flushed = files.iter().filter(|_| flush).try_for_each(|file| {
+            file.place().map_or(Ok(()), Place::flush).map_err(|error| {
+                let path = file.entry.file.path.display();
+                Error::io(format!("flushing the directory of '{path}'"), error)
+            })
+        });
+        if flushed.is_err() {
+            files.iter().for_each(Self::take_back);
+            return flushed;
+        }
+        files.iter_mut().for_each(|file| file.is_kept = true);
+        Ok(())
+    }
+
+    /// Where the file is made, if it is new.
+    fn place(&self) -> Option<&Place> {
+        match &self.entry.undo {
+            Undo::Unnamed(place) | Undo::Remove(place) => Some(place),
+            Undo::Empty | Undo::Leave => None,
+        }
+    }
+
+    /// Takes from a new file the name that it got.
+    fn take_back(&self) {
+        if let Some(place) = self.place() {
+            drop(place.remove(self.entry.file.identity));
+        }
     }
 }
 
 impl Drop for UnfinishedFile {
     fn drop(&mut self) {
-        self.entry.undo();
-        self.forget();
-    }
-}
-
-/// How many links the system follows at the most.
-const MOST_LINKS: usize = 40;
-
-/// Where `path` leads when it is a link, perhaps to further links, whose end doesn't exist. `None`
-/// too when that can't be found out; opening it says why.
-fn link_target(path: &Path) -> Option<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        let target = match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_symlink() => fs::read_link(&path).ok()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(path),
-            _ => return None,
-        };
-        path = match path.parent() {
-            Some(folder) => folder.join(target),
-            None => target,
-        };
-    }
-    None
-}
-
-/// From now on SIGINT, SIGTERM and SIGHUP first undo every unfinished file, then end the program as they
-/// would have. Done once, by the first [`UnfinishedFile`]; before that the signals are untouched.
-fn remove_unfinished_on_signals() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // The system's answer to a file that grows beyond the limit is to end the program, unless
-        // the signal is caught; then the write fails, and is reported like any other.
-        drop(signal_hook::flag::register(SIGXFSZ, Arc::default()));
-        let wanted = [SIGINT, SIGTERM, SIGHUP]
-            .into_iter()
-            .filter(|signal| !is_ignored(*signal));
-        let Ok(mut signals) = Signals::new(wanted) else {
+        if self.is_kept {
             return;
-        };
-        // Without the thread the signals would be swallowed, so they are given back.
-        let handle = signals.handle();
-        let spawned = std::thread::Builder::new()
-            .name("signals".into())
-            .stack_size(64 << 10)
-            .spawn(move || {
-                if let Some(signal) = signals.forever().next() {
-                    // Held to the end, so that no file can be called finished any more.
-                    let unfinished = registry();
-                    for entry in unfinished.iter() {
-                        entry.undo();
-                    }
-                    drop(signal_hook::low_level::emulate_default_handler(signal));
-                }
-            });
-        if spawned.is_err() {
-            handle.close();
         }
-    });
+        // The caller reports what went wrong in the first place.
+        self.entry.undo();
+        registry().retain(|entry| !Arc::ptr_eq(entry, &self.entry));
+    }
 }
 
-/// Whether a signal was ignored when the program started, as the shell does with SIGINT for what runs
-/// in the background: then it stays ignored.
-fn is_ignored(signal: i32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+fn could_not(path: &Path, error: io::Error) -> Error {
+    Error::io(format!("Could not create '{}'", path.display()), error)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::ErrorKind;
-
-    fn accept(_: &FileStorage) -> Result<()> {
-        Ok(())
-    }
-
-    #[test]
-    fn a_file_that_we_made_is_removed_unless_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new");
-        drop(UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap());
-        assert!(!path.exists());
-        UnfinishedFile::create(&path, CacheMode::Unsafe, accept)
-            .unwrap()
-            .keep();
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn a_file_that_was_there_is_emptied_but_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("old");
-        fs::write(&path, b"old contents").unwrap();
-        drop(UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap());
-        assert_eq!(fs::read(&path).unwrap(), b"");
-    }
-
-    #[test]
-    fn a_refused_file_is_untouched() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("old");
-        fs::write(&path, b"old contents").unwrap();
-        let refused =
-            UnfinishedFile::create(&path, CacheMode::Unsafe, |_| Err(Error::invalid("no")));
-        assert!(refused.is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"old contents");
-    }
-
-    #[test]
-    fn a_file_in_use_is_untouched() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("old");
-        fs::write(&path, b"old contents").unwrap();
-        let user = FileStorage::open(&path, Access::ReadWrite, CacheMode::Writeback).unwrap();
-        for claim in [Claim::READ, Claim::WRITE_SHARED, Claim::WRITE] {
-            user.lock(claim).unwrap();
-            let refused = UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::Locked);
-            assert_eq!(fs::read(&path).unwrap(), b"old contents");
-        }
-    }
-
-    #[test]
-    fn two_cannot_make_the_same_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new");
-        let mut first = UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap();
-        let storage = first.take_storage().unwrap();
-        assert!(UnfinishedFile::create(&path, CacheMode::Unsafe, accept).is_err());
-        storage.write_at(0, b"x").unwrap();
-        first.keep();
-        assert_eq!(fs::read(&path).unwrap(), b"x");
-    }
-
-    #[test]
-    fn a_file_put_in_its_place_is_not_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new");
-        let unfinished = UnfinishedFile::create(&path, CacheMode::Unsafe, accept).unwrap();
-        fs::rename(&path, dir.path().join("moved")).unwrap();
-        fs::write(&path, b"somebody else's").unwrap();
-        drop(unfinished);
-        assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
-    }
-
-    #[test]
-    fn a_link_to_nothing_is_followed_and_survives() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink("target", &link).unwrap();
-        drop(UnfinishedFile::create(&link, CacheMode::Unsafe, accept).unwrap());
-        assert!(link.is_symlink());
-        assert!(!dir.path().join("target").exists());
-    }
-
-    #[test]
-    fn links_to_links_are_followed_to_their_end_and_circles_are_not() {
-        use std::os::unix::fs::symlink;
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::create_dir(path("far")).unwrap();
-        symlink("far/second", path("first")).unwrap();
-        symlink("../third", path("far/second")).unwrap();
-        symlink("target", path("third")).unwrap();
-        let made = UnfinishedFile::create(&path("first"), CacheMode::Unsafe, accept).unwrap();
-        assert!(path("target").exists());
-        drop(made);
-        assert!(path("third").is_symlink() && !path("target").exists());
-
-        symlink("a", path("b")).unwrap();
-        symlink("b", path("a")).unwrap();
-        let circle = UnfinishedFile::create(&path("a"), CacheMode::Unsafe, accept);
-        let message = circle.unwrap_err().to_string();
-        assert!(message.ends_with("symbolic links"), "{message}");
-        assert!(path("a").is_symlink() && path("b").is_symlink());
-    }
-}
+mod tests;

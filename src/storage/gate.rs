@@ -1,0 +1,128 @@
+//! The gate that every change of a file passes, until the program is being ended by a signal.
+//!
+//! A target that others still write can't be undone: a write that ends after the file was emptied leaves a
+//! rest in it, and a header that is written then makes that rest look whole. So the thread that undoes first
+//! closes the gate, and then waits for the writes that had passed it. A thread that comes later stops for
+//! good; its write neither happens nor fails, since a failure would be reported as if the medium had one.
+//!
+//! There is one gate for the whole program. Files are undone only on the way to its end, and then nothing is
+//! to be written to any file. Passing it takes two additions to one number for a system call.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The program's gate.
+pub(super) static GATE: Gate = Gate::new();
+
+/// The bit that says that the gate is closed; those below it count the writes under way.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// How often the thread that closed the gate looks whether all writes have ended.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+
+/// A gate for writes; see the module's text.
+#[derive(Debug)]
+pub(super) struct Gate(AtomicUsize);
+
+/// A write under way, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Pass<'a>(&'a Gate);
+
+impl Gate {
+    const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// Begins a change of a file. Never returns once the gate is closed.
+    pub(super) fn pass(&self) -> Pass<'_> {
+        let before = self.0.fetch_add(1, Ordering::SeqCst);
+        let pass = Pass(self);
+        if before & CLOSED != 0 {
+            drop(pass);
+            loop {
+                thread::park();
+            }
+        }
+        pass
+    }
+
+    /// Lets nothing pass any more, and waits until no write is under way, but at most so long: a write to
+    /// a storage that hangs may never end. Returns `false` if some are still under way.
+    pub(super) fn close(&self, at_most: Duration) -> bool {
+        self.0.fetch_or(CLOSED, Ordering::SeqCst);
+        let begun = Instant::now();
+        while self.0.load(Ordering::SeqCst) != CLOSED {
+            if begun.elapsed() >= at_most {
+                return false;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        true
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Far longer than anything here takes; only a test that fails waits for it.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn closing_waits_for_the_writes_under_way() {
+        static GATE: Gate = Gate::new();
+        let passes = [GATE.pass(), GATE.pass()];
+        let (tell, told) = mpsc::channel();
+        let closing = thread::spawn(move || {
+            let all_ended = GATE.close(LONG);
+            tell.send("closed").unwrap();
+            all_ended
+        });
+        while GATE.0.load(Ordering::SeqCst) & CLOSED == 0 {
+            thread::yield_now();
+        }
+        for pass in passes {
+            assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
+            drop(pass);
+        }
+        assert!(closing.join().unwrap());
+        assert_eq!(told.recv(), Ok("closed"));
+    }
+
+    #[test]
+    fn closing_gives_up_on_a_write_that_hangs() {
+        let gate = Gate::new();
+        let pass = gate.pass();
+        assert!(!gate.close(Duration::ZERO));
+        drop(pass);
+        assert!(gate.close(LONG));
+    }
+
+    #[test]
+    fn nothing_passes_a_closed_gate() {
+        static GATE: Gate = Gate::new();
+        assert!(GATE.close(LONG));
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            tell.send("comes").unwrap();
+            let _pass = GATE.pass();
+            tell.send("passed").unwrap();
+        });
+        assert_eq!(told.recv(), Ok("comes"));
+        // It counts itself for a moment; when that is over it has stopped, or passed.
+        for _ in 0..1000 {
+            thread::yield_now();
+            assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
+        }
+        assert!(GATE.close(LONG));
+    }
+}

@@ -1,0 +1,237 @@
+//! Where a new file is to be: a folder, held open, and a name in it.
+//!
+//! The folder is held because its own name may lead elsewhere by the time the file is whole. Links are
+//! followed here only where they lead to nothing, since the system, which follows all others, doesn't say
+//! whether it made a file. Links of `/proc` are never read: what they say isn't where they lead.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC};
+use rustix::io::Errno;
+
+use super::file::FileIdentity;
+
+/// How many links the system follows at the most.
+const MOST_LINKS: usize = 40;
+
+/// The permissions of a new file, of which the umask takes its part.
+const PERMISSIONS: Mode = Mode::RUSR
+    .union(Mode::WUSR)
+    .union(Mode::RGRP)
+    .union(Mode::ROTH);
+
+/// A name in a folder; see the module's text.
+#[derive(Debug)]
+pub(super) struct Place {
+    folder: OwnedFd,
+    /// The last part of the name.
+    name: OsString,
+}
+
+impl Place {
+    /// The place where a new file called `path` would be made: at the end of its links.
+    ///
+    /// # Errors
+    /// Returns the system's error if there is no such folder, if something other than a link is at the
+    /// place, or if there are too many links.
+    pub(super) fn of_new(path: &Path) -> io::Result<Self> {
+        let mut place = Self::at(None, path)?;
+        for _ in 0..=MOST_LINKS {
+            let found = rustix::fs::statat(&place.folder, &place.name, AtFlags::SYMLINK_NOFOLLOW);
+            match found {
+                Err(Errno::NOENT) => return Ok(place),
+                Err(error) => return Err(error.into()),
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink => {
+                    return Err(Errno::EXIST.into());
+                }
+                Ok(_) => {}
+            }
+            if rustix::fs::fstatfs(&place.folder)?.f_type == PROC_SUPER_MAGIC {
+                return Err(Errno::NOENT.into());
+            }
+            let target = rustix::fs::readlinkat(&place.folder, &place.name, Vec::new())?;
+            let target = PathBuf::from(OsStr::from_bytes(target.to_bytes()));
+            place = Self::at(Some(&place.folder), &target)?;
+        }
+        Err(Errno::LOOP.into())
+    }
+
+    /// The place that `path` names, as seen from a folder (without one, from the current one).
+    fn at(folder: Option<&OwnedFd>, path: &Path) -> io::Result<Self> {
+        let bytes = path.as_os_str().as_bytes();
+        let start = bytes.iter().rposition(|byte| *byte == b'/');
+        let (parent, name) = bytes.split_at(start.map_or(0, |slash| slash + 1));
+        if matches!(name, b"" | b"." | b"..") {
+            // A folder's name.
+            return Err(if bytes.is_empty() {
+                Errno::NOENT.into()
+            } else {
+                Errno::ISDIR.into()
+            });
+        }
+        let parent = if parent.is_empty() { b"." } else { parent };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = match folder {
+            Some(folder) => rustix::fs::openat(folder, parent, flags, Mode::empty()),
+            None => rustix::fs::openat(CWD, parent, flags, Mode::empty()),
+        };
+        Ok(Self {
+            folder: folder?,
+            name: OsStr::from_bytes(name).to_owned(),
+        })
+    }
+
+    /// Makes an empty file in the folder that has no name yet, and is gone when it is closed without one.
+    ///
+    /// # Errors
+    /// Returns the system's error, also if the file system has no such files.
+    pub(super) fn make_unnamed(&self, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::TMPFILE;
+        Ok(rustix::fs::openat(&self.folder, ".", flags, PERMISSIONS)?.into())
+    }
+
+    /// Makes an empty file of that name.
+    ///
+    /// # Errors
+    /// Returns the system's error, also if something of that name is there.
+    pub(super) fn make(&self, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::CREATE | OFlags::EXCL;
+        Ok(rustix::fs::openat(&self.folder, &self.name, flags, PERMISSIONS)?.into())
+    }
+
+    /// Gives a file that [`make_unnamed`](Self::make_unnamed) made its name.
+    ///
+    /// # Errors
+    /// Returns the system's error, also if something of that name is there.
+    pub(super) fn link(&self, file: &File) -> io::Result<()> {
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let follow = AtFlags::SYMLINK_FOLLOW;
+        Ok(rustix::fs::linkat(
+            CWD,
+            unnamed,
+            &self.folder,
+            &self.name,
+            follow,
+        )?)
+    }
+
+    /// Removes the name, if it is still that of this file.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn remove(&self, identity: FileIdentity) -> io::Result<()> {
+        let found = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        match found {
+            Ok(stat) if FileIdentity::of_file(&stat) == identity => Ok(rustix::fs::unlinkat(
+                &self.folder,
+                &self.name,
+                AtFlags::empty(),
+            )?),
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts the name on stable storage: what is in a folder is there only when the folder is. Where that
+    /// isn't allowed, or the file system has no such thing, nothing is done.
+    ///
+    /// # Errors
+    /// Returns the system's error if the medium failed.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flushed = rustix::fs::openat(&self.folder, ".", flags, Mode::empty())
+            .and_then(|folder| rustix::fs::fsync(&folder));
+        match flushed {
+            Err(
+                Errno::ACCESS
+                | Errno::PERM
+                | Errno::INVAL
+                | Errno::BADF
+                | Errno::NOSYS
+                | Errno::NOTTY
+                | Errno::OPNOTSUPP,
+            ) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn kind(path: &Path) -> io::ErrorKind {
+        Place::of_new(path).unwrap_err().kind()
+    }
+
+    #[test]
+    fn links_to_nothing_are_followed_to_their_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("far")).unwrap();
+        symlink("far/second", path("first")).unwrap();
+        symlink(path("third"), path("far/second")).unwrap();
+        symlink("target", path("third")).unwrap();
+        let place = Place::of_new(&path("first")).unwrap();
+        drop(place.make(OFlags::RDWR).unwrap());
+        assert!(path("target").is_file() && path("third").is_symlink());
+        assert_eq!(kind(&path("first")), io::ErrorKind::AlreadyExists);
+        symlink("b", path("a")).unwrap();
+        symlink("a", path("b")).unwrap();
+        let circle = Place::of_new(&path("a")).unwrap_err();
+        assert_eq!(circle.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+    }
+
+    #[test]
+    fn links_of_proc_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gone");
+        let file = File::create_new(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let magic = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert!(fs::read_link(&magic).unwrap().starts_with(dir.path()));
+        assert_eq!(kind(Path::new(&magic)), io::ErrorKind::NotFound);
+        let link = dir.path().join("link");
+        symlink(&magic, &link).unwrap();
+        assert_eq!(kind(&link), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn names_of_folders_are_no_places() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["new/", "new/.", "..", "."] {
+            let error = Place::of_new(&dir.path().join(name)).unwrap_err();
+            assert_ne!(error.kind(), io::ErrorKind::NotFound, "{name}");
+        }
+        assert_eq!(kind(Path::new("")), io::ErrorKind::NotFound);
+        assert_eq!(kind(&dir.path().join("no/x")), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_folder_is_the_same_whatever_it_is_called_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("before")).unwrap();
+        let place = Place::of_new(&path("before/x")).unwrap();
+        let file = place.make_unnamed(OFlags::RDWR).unwrap();
+        assert_eq!(fs::read_dir(path("before")).unwrap().count(), 0);
+        fs::rename(path("before"), path("after")).unwrap();
+        fs::create_dir(path("before")).unwrap();
+        place.link(&file).unwrap();
+        assert!(path("after/x").is_file() && !path("before/x").exists());
+        let identity = FileIdentity::of(&file.metadata().unwrap());
+        let taken = place.link(&file).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        place.flush().unwrap();
+        place.remove(identity).unwrap();
+        assert!(!path("after/x").exists());
+    }
+}
