@@ -168,6 +168,10 @@ impl<'a> Placement<'a> {
     pub(super) fn reserve_zeroes(&self, row: &Chunk) -> Result<Option<Vec<(usize, Reservation)>>> {
         let unit = self.target.allocation_unit();
         let reserve = || {
+            let zeroes = gaps(&row.left, row.length.next_multiple_of(unit));
+            if self.target.reserve_zeroes(row.guest, &zeroes)? {
+                return Ok(Vec::new());
+            }
             self.blocks(row.length)
                 .map(|block| {
                     let length = block.len().next_multiple_of(unit);

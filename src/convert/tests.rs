@@ -4,6 +4,7 @@
 mod faults;
 mod reading;
 mod requests;
+mod rows;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -383,6 +383,17 @@ pub trait NewImage: Sync {
         zeroes: &[Run],
     ) -> Result<Reservation>;
 
+    /// Makes many chunks' worth of `zeroes` at once (as for [`reserve`](Self::reserve), in whole chunks but
+    /// for the disk's end), in the place of one `reserve` for each chunk. `false` where the image doesn't do
+    /// that; then nothing has changed.
+    ///
+    /// # Errors
+    /// Returns the system's error, or the format's limits, if the zeroes can't be stored.
+    fn reserve_zeroes(&self, guest: GuestOffset, zeroes: &[Run]) -> Result<bool> {
+        let _ = (guest, zeroes);
+        Ok(false)
+    }
+
     /// Makes of a chunk's data what is stored: encrypts it, in place.
     ///
     /// # Errors
