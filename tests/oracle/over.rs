@@ -1,4 +1,5 @@
-//! Zeroes over what an existing image holds: the space is given back where qemu-img gives it back.
+//! Zeroes over what an existing image holds: the space is given back where qemu-img gives it back, and where
+//! nothing was stored the image says zero where qemu-img has it say so.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -28,18 +29,96 @@ pub fn trials() -> Vec<Trial> {
             false,
         ),
     ];
-    kinds
-        .into_iter()
-        .map(|(name, options, backed)| {
-            trial(format!("over::{name}"), move || {
-                zeroes_over(options, backed)
+    let full = kinds.into_iter().map(|(name, options, backed)| {
+        trial(format!("over::{name}"), move || {
+            zeroes_over(options, backed, "write -P 9 0 8M");
+        })
+    });
+    let more = [
+        ("subclusters", "extended_l2=on,cluster_size=128k", false),
+        (
+            "backing_subclusters",
+            "extended_l2=on,cluster_size=128k",
+            true,
+        ),
+        ("preallocated", "preallocation=metadata", false),
+    ];
+    // Cluster 0 is data, cluster 8 zero, and nothing is stored of most.
+    let partly = "write -P 9 0 128k,write -z 512k 64k,write -P 5 1M 300k,write -P 7 5M 64k";
+    let empty = kinds.into_iter().chain(more);
+    let empty = empty.flat_map(|(name, options, backed)| {
+        [("empty", ""), ("partly", partly)].map(|(state, writes)| {
+            trial(format!("over::{state}_{name}"), move || {
+                zeroes_over(options, backed, writes);
             })
         })
-        .collect()
+    });
+    let tables =
+        [("version_3", "compat=1.1"), ("version_2", "compat=0.10")].map(|(name, compat)| {
+            trial(format!("over::many_tables_{name}"), move || {
+                many_tables(compat);
+            })
+        });
+    full.chain(empty).chain(tables).collect()
 }
 
-/// A source with data, written zeroes and holes, converted into an image that is full.
-fn converted(options: &str, backed: bool, tool: fn(&Path, &[&str]) -> Ran, how: &[&str]) -> Found {
+/// A disk of many L2 tables, most of which are filled as a whole: nothing of a backing file that somebody
+/// gives it later shows through where qemu-img has zeroes, and a version 2 image stays as small as it was.
+fn many_tables(compat: &str) {
+    let options = format!("{compat},cluster_size=512");
+    let [theirs, ours] = [qemu_img, ours].map(|tool| {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let source = fs::File::create(folder.join("source.raw")).unwrap();
+        source.set_len(SIZE).unwrap();
+        // In the middle of one table, and over the edge of two.
+        let writes = ["write -P 1 40k 4k", "write -P 1 4092k 8k"];
+        qemu_io(folder, "raw", "source.raw", &writes.map(String::from));
+        let create = [
+            "create", "-q", "-f", "qcow2", "-o", &options, "target", "9M",
+        ];
+        qemu_img(folder, &create).ok();
+        qemu_io(folder, "qcow2", "target", &["write -P 9 5000000 2k"]);
+        let convert = ["convert", "-n", "-O", "qcow2", "-f", "raw"];
+        tool(folder, &[&convert[..], &["source.raw", "target"]].concat()).ok();
+        qemu_img(folder, &["check", "target"]).ok();
+        qemu_img(folder, &["compare", "source.raw", "target"]).ok();
+        stored(folder)
+    });
+    assert_eq!(ours, theirs);
+    assert_eq!(
+        ours.contains("present: true, zero: true"),
+        compat == "compat=1.1"
+    );
+}
+
+/// How the target is stored, without where.
+fn stored(folder: &Path) -> String {
+    let map = qemu_img(folder, &["map", "--output=json", "target"]).ok();
+    let map: Vec<serde_json::Value> = serde_json::from_str(&map).unwrap();
+    let mut runs: Vec<(String, u64)> = Vec::new();
+    for run in map {
+        let length = run["length"].as_u64().unwrap();
+        let of = |name: &str| format!("{name}: {}", run[name]);
+        let kind = ["depth", "present", "zero", "data", "compressed"].map(of);
+        let kind = kind.join(", ");
+        match runs.last_mut() {
+            Some(last) if last.0 == kind => last.1 += length,
+            _ => runs.push((kind, length)),
+        }
+    }
+    let lines = runs
+        .into_iter()
+        .map(|(kind, length)| format!("{length} {kind}\n"));
+    lines.collect()
+}
+
+/// A source with data, written zeroes and holes, converted into an image into which qemu-io wrote first.
+fn converted(
+    (options, backed, first): (&str, bool, &str),
+    tool: fn(&Path, &[&str]) -> Ran,
+    how: &[&str],
+) -> Found {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let source = fs::File::create(folder.join("source.raw")).unwrap();
@@ -56,7 +135,8 @@ fn converted(options: &str, backed: bool, tool: fn(&Path, &[&str]) -> Ran, how: 
     } else {
         qemu_img(folder, &[&create[..], &target].concat()).ok();
     }
-    qemu_io(folder, "qcow2", "target", &["write -P 9 0 8M"]);
+    let first: Vec<_> = first.split(',').filter(|write| !write.is_empty()).collect();
+    qemu_io(folder, "qcow2", "target", &first);
     let convert = ["convert", "-n", "-O", "qcow2"];
     let names = ["-f", "raw", "source.raw", "target"];
     tool(folder, &[&convert[..], how, &names].concat()).ok();
@@ -69,7 +149,7 @@ fn converted(options: &str, backed: bool, tool: fn(&Path, &[&str]) -> Ran, how: 
     }
     let blocks = |path: &Path| fs::metadata(path).map_or(0, |file| file.blocks() * 512);
     Found {
-        map: qemu_img(folder, &["map", "--output=json", "target"]).ok(),
+        map: stored(folder),
         space: blocks(&folder.join("target")) + blocks(&data),
     }
 }
@@ -80,10 +160,10 @@ struct Found {
     space: u64,
 }
 
-fn zeroes_over(options: &str, backed: bool) {
+fn zeroes_over(options: &str, backed: bool, first: &str) {
     for how in [&[][..], &["-S", "0"], &["-S", "64k"]] {
-        let theirs = converted(options, backed, qemu_img, how);
-        let found = converted(options, backed, ours, how);
+        let theirs = converted((options, backed, first), qemu_img, how);
+        let found = converted((options, backed, first), ours, how);
         assert_eq!(found.map, theirs.map, "{how:?}");
         let (ours, theirs) = (found.space, theirs.space);
         assert!(

@@ -120,6 +120,16 @@ impl WritableQcow2 {
         self.geometry.cluster_len()
     }
 
+    /// The size of a subcluster in bytes; that of a cluster where there are none.
+    pub fn subcluster_len(&self) -> usize {
+        self.geometry.subcluster_len()
+    }
+
+    /// Whether its entries can say of a cluster that it reads as zeroes.
+    pub fn has_zero_clusters(&self) -> bool {
+        self.zero_flag
+    }
+
     /// Whether its data is encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.stored.cipher().is_some()

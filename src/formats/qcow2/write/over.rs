@@ -2,8 +2,10 @@
 //! source's end stays.
 //!
 //! No room is reserved: each chunk is written as any writer would write it, by whichever worker has
-//! it. Zeroes are made when it is their chunk's turn, by metadata where that can be, and not at all
-//! where there are zeroes already.
+//! it. Zeroes are made when it is their chunk's turn, by metadata where that can be. A version 2 image
+//! without a backing file has no entry that says zero, so there nothing is done for what isn't stored.
+//! Elsewhere zeroes are always entered: if somebody gives the image another backing file later, nothing of
+//! that file shows through.
 
 use std::ops::Range;
 
@@ -58,7 +60,10 @@ impl OverQcow2 {
         if self.options.leaves_parts && !self.options.compressed {
             return SECTOR_LEN;
         }
-        self.image.cluster_len()
+        if self.options.compressed {
+            return self.image.cluster_len();
+        }
+        self.image.subcluster_len()
     }
 
     /// A run of a chunk as bytes of the disk, without what is beyond the source's end: that is no zero
@@ -68,9 +73,13 @@ impl OverQcow2 {
         at(run.start)..at(run.end)
     }
 
-    /// Makes zero what isn't zero yet.
+    /// Makes a part of the disk zero, and has the image say so where its version can.
     fn zero(&self, range: Range<u64>) -> Result<()> {
         let mut start = range.start;
+        if self.image.has_zero_clusters() && start < range.end {
+            let length = range.end - start;
+            return self.image.write_zeroes(GuestOffset(start), length, true);
+        }
         while start < range.end {
             let offset = GuestOffset(start);
             let extent = self.image.extent_at(offset, range.end - start)?;
@@ -128,6 +137,13 @@ impl NewImage for OverQcow2 {
                 .collect(),
             metadata: Vec::new(),
         })
+    }
+
+    fn reserve_zeroes(&self, guest: GuestOffset, zeroes: &[Run]) -> Result<bool> {
+        for run in zeroes {
+            self.zero(self.range(guest, run))?;
+        }
+        Ok(true)
     }
 
     fn encode(&self, _reservation: &Reservation, _chunk: &mut [u8]) -> Result<()> {

@@ -60,20 +60,33 @@ impl WritableQcow2 {
                 ),
             };
             // An external data file that is raw holds every byte of the disk; it must go on to.
-            if (self.is_raw && !is_hole) || !self.zero_cluster(metadata, &part, may_unmap)? {
+            let holds_bytes = self.is_raw && !is_hole;
+            if self.zero_flag && !holds_bytes {
+                let units =
+                    self.whole_units(&(part.start..inner.end), self.geometry.cluster_size());
+                if units.start == part.start && !units.is_empty() {
+                    let end = metadata.zero_gap(&units)?;
+                    if end > part.start {
+                        return Ok(end);
+                    }
+                }
+            }
+            let end = part.end;
+            if holds_bytes || !self.zero_cluster(metadata, &part, may_unmap)? {
                 rest.push(part);
             }
-            Ok(())
+            Ok(end)
         })?;
         rest.into_iter()
             .try_for_each(|part| self.write_zero_data(part))
     }
 
-    /// Calls `change` for each cluster's part of a step, under the lock.
+    /// Calls `change` for each cluster's part of a step, under the lock. It gives where to go on, which is
+    /// the part's end or, where it has changed more clusters than one, beyond that.
     fn change_clusters(
         &self,
         range: &Range<u64>,
-        mut change: impl FnMut(&mut Metadata, Range<u64>) -> Result<()>,
+        mut change: impl FnMut(&mut Metadata, Range<u64>) -> Result<u64>,
     ) -> Result<()> {
         let _gate = self.enter()?;
         let mut state = self.lock_when_idle(range);
@@ -83,8 +96,7 @@ impl WritableQcow2 {
         while start < range.end {
             let left = self.geometry.cluster_size() - self.geometry.within_cluster(start);
             let end = range.end.min(start.saturating_add(left));
-            change(metadata, start..end).map_err(|error| metadata.fail(error))?;
-            start = end;
+            start = change(metadata, start..end).map_err(|error| metadata.fail(error))?;
         }
         Ok(())
     }
@@ -217,7 +229,8 @@ impl WritableQcow2 {
                 continue;
             }
             self.change_clusters(&(start..end), |metadata, part| {
-                self.discard_cluster(metadata, GuestOffset(part.start))
+                self.discard_cluster(metadata, GuestOffset(part.start))?;
+                Ok(part.end)
             })?;
             start = end;
         }

@@ -489,6 +489,48 @@ impl Metadata {
         Ok(())
     }
 
+    /// Makes zero clusters of those of `range` that have an empty entry, up to the first that has another one,
+    /// and gives the guest offset where that is. `range` is in whole clusters, or ends with the disk, and one
+    /// L2 table maps it. To fill a table in one go costs a fraction of entering cluster by cluster: what a
+    /// huge empty image costs is this.
+    ///
+    /// # Errors
+    /// As [`own_l2`](Self::own_l2).
+    pub(super) fn zero_gap(&mut self, range: &Range<u64>) -> Result<u64> {
+        let geometry = self.parts.geometry;
+        let guest = GuestOffset(range.start);
+        let l1_index = geometry.l1_index(guest);
+        let clusters = usize::try_from(geometry.clusters(range.end.saturating_sub(range.start)));
+        let first = self.place_in_l2(guest);
+        let wanted = clusters.unwrap_or(usize::MAX);
+        let count = if self.load_l2(l1_index)? {
+            let entries = self.l2.get(l1_index).and_then(|t| t.get(first.start..));
+            let entries = entries.unwrap_or_default().chunks(first.len().max(1));
+            let is_empty = |entry: &&[u8]| entry.iter().all(|byte| *byte == 0);
+            entries.take(wanted).take_while(is_empty).count()
+        } else {
+            wanted
+        };
+        if count == 0 {
+            return Ok(range.start);
+        }
+        self.own_l2(guest)?;
+        let zero = match geometry.has_subclusters() {
+            true => [0, SubclusterBitmap::ALL_ZERO.0.to_be()],
+            false => [L2Entry::to_zeroes().0.to_be(); 2],
+        };
+        let zero = zero.map(u64::to_ne_bytes).concat();
+        let zero = zero.get(..first.len()).unwrap_or_default();
+        let end = first.start + count.saturating_mul(first.len());
+        let entries = self.l2.change(l1_index, first.start..end);
+        let entries = entries.ok_or_else(|| Error::invalid("L2 index out of range"))?;
+        for entry in entries.chunks_exact_mut(first.len().max(1)) {
+            entry.copy_from_slice(zero);
+        }
+        let bytes = (count as u64).saturating_mul(geometry.cluster_size());
+        Ok(range.end.min(range.start.saturating_add(bytes)))
+    }
+
     /// Whether so much has changed that it should be stored.
     pub(super) fn is_crowded(&self) -> bool {
         self.l2.is_crowded() || self.freed.len() >= MOST_FREED
