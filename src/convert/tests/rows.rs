@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::formats::{Backed, Extent, ZeroImage};
+
+use crate::formats::{Backed, Extent, ExtentKind, Reservation, ZeroImage};
 
 /// A target that stores nothing and counts what it is asked for.
 #[derive(Default)]
@@ -49,7 +50,7 @@ impl NewImage for Counting {
         Ok(Reservation {
             guest,
             pieces: Vec::new(),
-            metadata: None,
+            metadata: Vec::new(),
         })
     }
 
