@@ -1,0 +1,168 @@
+//! What is done on slow storage, and with which files.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::common::disks::{self, Noise};
+use crate::common::race::{Contender, Place};
+use crate::common::tools::{self, Tool, to_qcow2, to_raw};
+
+const RAW: &str = "disk.raw";
+const PLAIN: &str = "plain.qcow2";
+const ENCRYPTED: &str = "encrypted.qcow2";
+/// A disk that compresses to about a half.
+const TEXT: &str = "text.raw";
+const ZSTD: &str = "zstd.qcow2";
+/// 1 TiB of which every cluster has its place and none holds data.
+const PLACES: &str = "places.qcow2";
+const NEW_QCOW2: &str = "new.qcow2";
+const NEW_RAW: &str = "new.raw";
+const CLUSTER: u64 = 64 << 10;
+
+/// One line of the table.
+#[derive(Debug)]
+pub struct Row {
+    pub name: &'static str,
+    args: String,
+    target: Option<&'static str>,
+    /// The file that a raw target must be equal to.
+    pub expected: Option<&'static str>,
+    /// Whether it reads metadata only, so that every read waits for the longer of the delays.
+    pub metadata: bool,
+}
+
+impl Row {
+    fn convert(name: &'static str, args: String, target: &'static str) -> Self {
+        Self {
+            name,
+            args,
+            target: Some(target),
+            expected: None,
+            metadata: false,
+        }
+    }
+
+    fn expecting(mut self, expected: &'static str) -> Self {
+        self.expected = Some(expected);
+        self
+    }
+
+    fn look(name: &'static str, args: &str) -> Self {
+        Self {
+            name,
+            args: format!("{args} {PLACES}"),
+            target: None,
+            expected: None,
+            metadata: true,
+        }
+    }
+
+    /// Ours first, then `qemu-img`'s ways to do it.
+    pub fn contenders(&self, delayed: &Delayed<'_>, with_qemu: bool) -> Vec<Contender> {
+        let mut all = vec![delayed.contender(Tool::Cowhide, &self.args, self.target)];
+        if with_qemu {
+            all.push(delayed.contender(Tool::QemuImg, &self.args, self.target));
+            if let Some(rest) = self.args.strip_prefix("convert ") {
+                // Writes in any order, which lets all of its 16 coroutines wait at once.
+                let args = format!("convert -W -m 16 {rest}");
+                all.push(delayed.contender(Tool::QemuImg, &args, self.target));
+            }
+        }
+        all
+    }
+}
+
+/// How programs are slowed down.
+#[derive(Debug, Clone, Copy)]
+pub struct Delayed<'a> {
+    pub library: &'a Path,
+    pub microseconds: u32,
+    /// Whether looking for holes and reserving space are requests too.
+    pub seeks: bool,
+}
+
+impl Delayed<'_> {
+    /// A contender that is started by `env`, so that only the program itself is slowed down.
+    fn contender(&self, tool: Tool, args: &str, target: Option<&'static str>) -> Contender {
+        let mut contender = tool.contender(args, target);
+        let mut preload = OsString::from("LD_PRELOAD=");
+        preload.push(self.library);
+        let mut command = vec![preload, format!("DELAY_US={}", self.microseconds).into()];
+        if self.seeks {
+            command.push("DELAY_SEEKS=1".into());
+        }
+        command.push(contender.program);
+        command.append(&mut contender.args);
+        Contender {
+            program: "env".into(),
+            args: command,
+            ..contender
+        }
+    }
+}
+
+/// All rows, in the order of the table.
+pub fn all() -> Vec<Row> {
+    let zstd = format!("convert -c -f raw -O qcow2 -o compression_type=zstd {TEXT} {NEW_QCOW2}");
+    let new = |encrypted| to_qcow2(RAW, NEW_QCOW2, CLUSTER, encrypted);
+    vec![
+        Row::convert("raw → qcow2", new(false), NEW_QCOW2),
+        Row::convert("qcow2 → raw", to_raw(PLAIN, NEW_RAW, false), NEW_RAW).expecting(RAW),
+        Row::convert("raw → qcow2, AES", new(true), NEW_QCOW2),
+        Row::convert(
+            "qcow2, AES → raw",
+            to_raw(ENCRYPTED, NEW_RAW, true),
+            NEW_RAW,
+        )
+        .expecting(RAW),
+        Row::convert("raw → qcow2, zstd", zstd, NEW_QCOW2),
+        Row::convert("qcow2, zstd → raw", to_raw(ZSTD, NEW_RAW, false), NEW_RAW).expecting(TEXT),
+        Row::look("map 1 TiB, metadata", "map --output=json"),
+        Row::look("measure 1 TiB, metadata", "measure -O qcow2"),
+        Row::look("check 1 TiB, metadata", "check"),
+    ]
+}
+
+/// Makes the files that the rows read, on storage that isn't slow.
+///
+/// # Errors
+/// Returns the system's error or cowhide's.
+pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
+    let file = |name| place.folder.join(name);
+    tools::write_password(place.folder)?;
+    disks::write_random(&file(RAW), size)?;
+    write_text(&file(TEXT), size)?;
+    let zstd = format!("convert -c -O qcow2 -o compression_type=zstd {TEXT} {ZSTD}");
+    for args in [
+        to_qcow2(RAW, PLAIN, CLUSTER, false),
+        to_qcow2(RAW, ENCRYPTED, CLUSTER, true),
+        zstd,
+        format!("create -q -f qcow2 -o preallocation=metadata {PLACES} 1T"),
+    ] {
+        let cowhide = Tool::Cowhide.contender(&args, None);
+        cowhide.run(place).context("making a source")?;
+    }
+    Ok(())
+}
+
+/// Writes a disk of `size` bytes (a multiple of 1 MiB) in which every second block of 64 bytes is the
+/// block before it once more.
+fn write_text(path: &Path, size: u64) -> Result<()> {
+    let mut file = File::create(path)?;
+    let mut noise = Noise(0x7E47);
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..size >> 20 {
+        for pair in buffer.chunks_exact_mut(128) {
+            let (block, copy) = pair.split_at_mut(64);
+            noise.fill(block);
+            copy.copy_from_slice(block);
+        }
+        file.write_all(&buffer)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
