@@ -15,7 +15,7 @@ use super::objects::Secrets;
 use super::render;
 use super::tree::{Tree, Value};
 use crate::commands::stated::PROTOCOLS;
-use crate::commands::{Below, RawNode, Sharing, Source, Stated};
+use crate::commands::{Below, RawNode, Sharing, Source, Stated, names};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::storage::WindowRange;
@@ -186,6 +186,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
     let path = path.map(PathBuf::from).ok_or_else(|| {
         Error::invalid(format!("The '{driver}' block driver requires a file name"))
     })?;
+    names::inherited(&path)?;
     let filename = path.to_string_lossy().into_owned();
     let mut common = common(&mut tree, true)?;
     if one_of(&mut tree, "locking", &["auto", "on", "off"])?.as_deref() == Some("off") {

@@ -22,7 +22,10 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
     let [one, other] = args.operands.as_slice() else {
         return Err(Failure::Usage("Expecting two image file names".into()));
     };
-    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let passwords = match PasswordSource::new(&args.password, args.common.quiet) {
+        Ok(passwords) => passwords,
+        Err(error) => return failed(NOT_OPENED, error.into()),
+    };
     let progress = Progress::new(args.progress && !args.common.quiet).in_larger_steps();
     let open = || -> Result<_, Failure> {
         let cache = cache(&args.cache, "Invalid source cache option")?;

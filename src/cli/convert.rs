@@ -44,7 +44,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     };
     let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
     let quiet = args.common.quiet;
-    let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
+    let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
     let progress = Progress::new(args.progress && !quiet);
     progress.begin();
     let converted = || -> Result<_, Failure> {

@@ -18,7 +18,7 @@ use crate::storage::CacheMode;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
-    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
     let name = args.operands.first();
     if operands::helped(&args.format, name.map(OsString::as_os_str), &args.options)? {
         return Ok(ExitCode::SUCCESS);

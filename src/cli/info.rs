@@ -30,7 +30,7 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
     let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
     if given || source.secret.is_some() {
         let quiet = args.common.quiet;
-        let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible);
+        let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
         commands::plausible::run(&source, &passwords)?;
     } else if args.plausible.require_plausible {
         return Err(anyhow!("--require-plausible takes a password").into());

@@ -22,7 +22,7 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
     let length = optional(&args.max_length, "max length")?;
     let output = output(&args.image.output)?;
     let operand = one_operand(&args.image.operands)?;
-    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
     let (mut source, _) = source(
         operand,
         args.image.format.as_deref(),

@@ -50,7 +50,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
     if operand.is_none() && (about_the_source || snapshot.is_some()) {
         return Err(anyhow!("--image-opts, -f, and -l require a filename argument.").into());
     }
-    let passwords = PasswordSource::new(&args.password, args.common.quiet);
+    let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
     let contents = match (operand, size) {
         (None, Some(size)) => Contents::Empty(size),
         (Some(operand), None) => {

@@ -13,6 +13,7 @@ mod compare;
 mod convert;
 mod create;
 mod create_options;
+mod descriptor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod getopt;

@@ -11,9 +11,11 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use zeroize::Zeroizing;
 
 use super::args::{PasswordArgs, PlausibleArgs};
+use super::descriptor;
 use crate::commands::Passwords;
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result, printable};
@@ -32,29 +34,44 @@ pub struct PasswordSource {
     typed_for_writing: OnceCell<Secret>,
 }
 
+/// Where a password comes from. Files are open before any image is, so that a name like `/dev/fd/3` can't
+/// mean one of those, but read only when the password is needed.
 enum Origin {
-    File(PathBuf),
-    Descriptor(i32),
+    File(PathBuf, File),
+    Descriptor(i32, File),
     Terminal,
 }
 
 impl PasswordSource {
     /// As [`new`](Self::new), where `args` say what follows from a password that is probably wrong.
-    pub fn with_help(args: &PasswordArgs, quiet: bool, help: &PlausibleArgs) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_help(args: &PasswordArgs, quiet: bool, help: &PlausibleArgs) -> Result<Self> {
+        Ok(Self {
             plausible: help.require_plausible,
-            ..Self::new(args, quiet)
-        }
+            ..Self::new(args, quiet)?
+        })
     }
 
-    /// The source that the options name; the terminal without any.
-    pub fn new(args: &PasswordArgs, quiet: bool) -> Self {
+    /// The source that the options name; the terminal without any. To be called before any image is opened.
+    ///
+    /// # Errors
+    /// Returns the system's error if the file can't be opened, or the descriptor isn't open for reading.
+    pub fn new(args: &PasswordArgs, quiet: bool) -> Result<Self> {
         let origin = match (&args.password_file, args.password_fd) {
-            (Some(path), _) => Origin::File(path.clone()),
-            (None, Some(descriptor)) => Origin::Descriptor(descriptor),
+            (Some(path), _) => {
+                let file = open(path).map_err(|error| Error::io(reading_from(path), error))?;
+                Origin::File(path.clone(), file)
+            }
+            (None, Some(number)) => {
+                let file = descriptor::take(number)
+                    .map_err(|error| Error::io(reading_descriptor(number), error))?;
+                Origin::Descriptor(number, file)
+            }
             (None, None) => Origin::Terminal,
         };
-        Self {
+        Ok(Self {
             origin,
             quiet,
             plausible: false,
@@ -62,7 +79,7 @@ impl PasswordSource {
             given: OnceCell::new(),
             typed_for_reading: OnceCell::new(),
             typed_for_writing: OnceCell::new(),
-        }
+        })
     }
 
     fn get<'a>(
@@ -71,8 +88,15 @@ impl PasswordSource {
         ask: impl FnOnce() -> Result<Secret>,
     ) -> Result<&'a Secret> {
         match &self.origin {
-            Origin::File(path) => kept(&self.given, || from_file(path, self.quiet)),
-            Origin::Descriptor(number) => kept(&self.given, || from_descriptor(*number)),
+            Origin::File(path, file) => kept(&self.given, || {
+                if !self.quiet {
+                    warn_of_readers(path, file);
+                }
+                from_file(file, || reading_from(path))
+            }),
+            Origin::Descriptor(number, file) => kept(&self.given, || {
+                from_file(file, || reading_descriptor(*number))
+            }),
             Origin::Terminal => kept(typed, ask),
         }
     }
@@ -151,21 +175,45 @@ fn prompt(text: &str) -> Result<Secret> {
     not_empty(Secret::new(typed.into_bytes()))
 }
 
-fn from_file(path: &Path, quiet: bool) -> Result<Secret> {
-    let place = format!("reading the password from '{}'", path.display());
-    let read = if path == Path::new("-") {
+/// Opens a file with a password; `-` is standard input.
+fn open(path: &Path) -> io::Result<File> {
+    if path == Path::new("-") {
         // Not through the standard library's buffer, which nobody would wipe.
-        let stdin = io::stdin().as_fd().try_clone_to_owned();
-        stdin.map(File::from).and_then(read_line)
-    } else {
-        let file = File::open(path);
-        if let (Ok(file), false) = (&file, quiet) {
-            warn_of_readers(path, file);
-        }
-        file.and_then(read_line)
-    };
-    read.map_err(|error| Error::io(place, error))
+        return io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    }
+    File::open(path)
+}
+
+fn reading_from(path: &Path) -> String {
+    format!("reading the password from '{}'", path.display())
+}
+
+fn reading_descriptor(number: i32) -> String {
+    format!("reading the password from descriptor {number}")
+}
+
+/// The password that a file holds; `doing` says what is being done, for messages.
+fn from_file(file: &File, doing: impl FnOnce() -> String) -> Result<Secret> {
+    read_line(Patient(file))
+        .map_err(|error| Error::io(doing(), error))
         .and_then(not_empty)
+}
+
+/// A file that is waited for, where its reads would return at once: whoever left a descriptor open chose
+/// how it is read, and may have chosen not to wait.
+struct Patient<'a>(&'a File);
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(self.0, PollFlags::IN)], None)?;
+                }
+                read => return read,
+            }
+        }
+    }
 }
 
 /// Warns, at a terminal, of a file with a password that others may read. What comes through a pipe or an
@@ -184,20 +232,6 @@ pub(super) fn warn_of_readers(path: &Path, file: &File) {
             path.display()
         ));
     }
-}
-
-/// Descriptors are opened by their name: that needs no trust that the number is really open, and
-/// closes nothing that somebody else uses.
-fn from_descriptor(number: i32) -> Result<Secret> {
-    File::open(format!("/dev/fd/{number}"))
-        .and_then(read_line)
-        .map_err(|error| {
-            Error::io(
-                format!("reading the password from descriptor {number}"),
-                error,
-            )
-        })
-        .and_then(not_empty)
 }
 
 /// All that there is, less one newline at the end.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::Source;
 use crate::error::{Error, Result, printable};
+use crate::storage::check_name;
 
 /// What the name starts with that is a tree of options.
 const JSON: &[u8] = b"json:";
@@ -70,10 +71,12 @@ impl Names {
     /// The external data file that `name`, found in an image, stands for.
     ///
     /// # Errors
-    /// Names aren't followed.
+    /// Names aren't followed; it is a descriptor's that the caller didn't leave open.
     pub fn data_file(self, name: &[u8]) -> Result<PathBuf> {
         self.check(name, "data file")?;
-        Ok(OsStr::from_bytes(name).into())
+        let path = PathBuf::from(OsStr::from_bytes(name));
+        inherited(&path)?;
+        Ok(path)
     }
 
     /// Refuses a name unless names are followed; `what` says what the image uses it for.
@@ -101,20 +104,36 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The file that a name stands for.
 ///
 /// # Errors
-/// The name is of a protocol that isn't built.
+/// The name is of a protocol that isn't built, or of a descriptor that the caller didn't leave open.
 pub fn file(name: &OsStr) -> Result<PathBuf> {
     match protocol(name.as_bytes()) {
-        None => Ok(name.into()),
+        None => {
+            let path = PathBuf::from(name);
+            inherited(&path)?;
+            Ok(path)
+        }
         Some((b"file", rest)) if protocol(rest).is_some() => {
             // Written so that it is still a file's name wherever it is read again.
             Ok(OsString::from_vec([b"./", rest].concat()).into())
         }
-        Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
+        Some((b"file", rest)) => {
+            let path = PathBuf::from(OsString::from_vec(rest.to_vec()));
+            inherited(&path)?;
+            Ok(path)
+        }
         Some((protocol, _)) => Err(Error::unsupported(format!(
             "Unknown protocol '{}'",
             protocol.escape_ascii()
         ))),
     }
+}
+
+/// Refuses names of descriptors that the caller didn't leave open.
+///
+/// # Errors
+/// Returns the system's "No such file or directory" for those.
+pub fn inherited(path: &Path) -> Result<()> {
+    check_name(path).map_err(|error| Error::io("", error))
 }
 
 /// A name found inside `image` as seen from here: relative to the image's folder, unless it is

@@ -1,0 +1,107 @@
+//! Taking over a file descriptor that the caller left open and named by its number.
+//!
+//! The number means what was open when the program began. A descriptor that wasn't open then gets its number
+//! with the next file that the program opens, which may be the disk. So it is taken before any
+//! file is opened. Opening `/dev/fd/N` instead would read files from their start, not from where they stand,
+//! and can't open sockets.
+//!
+//! A number can't be duplicated as such without trusting that it is open, which safe Rust has no way to
+//! say. The kernel checks it where descriptors are sent to another process; here the other process is this one.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// Duplicates the descriptor `number`, which shares the place in the file with the caller's. To be called before
+/// the program opens files of its own.
+///
+/// # Errors
+/// Returns `EBADF` if nothing is open there, or nothing that can be read; and other errors of the system if it has
+/// no room for more descriptors.
+pub(super) fn take(number: i32) -> io::Result<File> {
+    let (sender, receiver) = UnixStream::pair()?;
+    // A number that was free goes to one of these.
+    if [sender.as_raw_fd(), receiver.as_raw_fd()].contains(&number) {
+        return Err(Errno::BADF.into());
+    }
+    sendmsg::<()>(
+        sender.as_raw_fd(),
+        &[IoSlice::new(b"d")],
+        &[ControlMessage::ScmRights(&[number])],
+        MsgFlags::empty(),
+        None,
+    )?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut messages = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(
+        &receiver,
+        &mut [IoSliceMut::new(&mut [0])],
+        &mut messages,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let taken = messages.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    // The message comes without it where no more descriptors can be open.
+    let taken = taken.ok_or(Errno::MFILE)?;
+    let flags = fcntl_getfl(&taken)?;
+    if flags.contains(OFlags::PATH) || flags.intersection(OFlags::RWMODE) == OFlags::WRONLY {
+        return Err(Errno::BADF.into());
+    }
+    Ok(taken.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _, Write as _};
+
+    use super::*;
+
+    fn read(number: i32) -> io::Result<String> {
+        let mut text = String::new();
+        take(number)?.take(100).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    #[test]
+    fn files_are_read_from_where_they_stand() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"first\nsecond").unwrap();
+        file.seek(io::SeekFrom::Start(6)).unwrap();
+        assert_eq!(read(file.as_raw_fd()).unwrap(), "second");
+    }
+
+    #[test]
+    fn sockets_and_pipes_are_read() {
+        let (mut one, other) = UnixStream::pair().unwrap();
+        one.write_all(b"socket").unwrap();
+        drop(one);
+        assert_eq!(read(other.as_raw_fd()).unwrap(), "socket");
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"pipe").unwrap();
+        drop(writer);
+        assert_eq!(read(reader.as_raw_fd()).unwrap(), "pipe");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let path = rustix::fs::open("/", OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        for number in [writer.as_raw_fd(), path.as_raw_fd(), -1, 1_000_000] {
+            let error = take(number).map(drop).unwrap_err();
+            assert_eq!(
+                error.raw_os_error(),
+                Some(Errno::BADF.raw_os_error()),
+                "{number}"
+            );
+        }
+    }
+}
