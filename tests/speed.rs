@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -169,4 +171,28 @@ fn what_cannot_be_is_refused() {
         assert!(ran.stderr.starts_with("cowhide"), "{ran:?}");
         assert!(ran.stderr.contains(message), "{ran:?}");
     }
+}
+
+/// A limit on processes counts threads, and holds for everybody but root.
+#[test]
+fn without_more_threads_one_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    std::fs::copy(COWHIDE, folder.path().join("program")).unwrap();
+    let mut command = Command::new("bash");
+    let script = "ulimit -u 1; exec ./program speed --seconds 0.1 --threads 3 --output=json";
+    command.args(["-c", script]).current_dir(folder.path());
+    // A user of whom nothing else runs.
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(54_321).gid(54_321);
+    }
+    let ran: Ran = command
+        .env_remove(BACKEND_VARIABLE)
+        .output()
+        .unwrap()
+        .into();
+    let report: Value = serde_json::from_str(&ran.ok()).unwrap();
+    assert_eq!(report["measurement"]["threads"], 1);
+    assert_eq!(report["measurement"]["conversion-threads"], 1);
 }

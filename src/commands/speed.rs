@@ -220,8 +220,7 @@ pub struct ClusterSpeed {
 /// Measures.
 ///
 /// # Errors
-/// [`BACKEND_VARIABLE`] names a backend that can't be had; the system has no memory or threads for
-/// us.
+/// [`BACKEND_VARIABLE`] names a backend that can't be had; the system has no memory for us.
 pub fn run(plan: Plan) -> Result<Report> {
     let backend = chosen_backend()?;
     let available = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -234,6 +233,7 @@ pub fn run(plan: Plan) -> Result<Report> {
 
     let ciphers_budget = plan.budget.mul_f64(CIPHERS_SHARE);
     let ciphers = ciphers::measure(threads, ciphers_budget)?;
+    let threads = ciphers.threads;
     let workers = threads.min(MOST_WORKERS);
     let sweep_budget = plan.budget.saturating_sub(ciphers_budget);
     let sweep = sweep::measure(backend, workers, sweep_budget)?;

@@ -39,6 +39,8 @@ const STACK_SIZE: usize = 256 << 10;
 
 /// What was measured.
 pub struct Speeds {
+    /// How many threads "all threads" were.
+    pub threads: usize,
     pub backends: Vec<CipherSpeed>,
     pub cbc_crate: CbcCrateSpeed,
     pub rounds: u32,
@@ -69,19 +71,18 @@ impl Contestant {
         }
     }
 
-    fn round(&mut self, one: &mut [Vec<u8>], all: &mut [Vec<u8>], time: Duration) -> Result<()> {
+    fn round(&mut self, one: &mut [Vec<u8>], all: &mut [Vec<u8>], time: Duration) {
         let cipher = &self.cipher;
         let encrypt = |data: &mut [u8]| cipher.encrypt(0, data);
         let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
         // What a ratio is made of is measured side by side.
-        self.encrypt_one.push(speed(one, time, &encrypt)?);
+        self.encrypt_one.push(speed(one, time, &encrypt));
         if let Some(limit) = register_limit(self.backend, LIMIT_REPETITIONS) {
             self.limit.push(limit.gb_per_s);
         }
-        self.decrypt_one.push(speed(one, time, &decrypt)?);
-        self.encrypt_all.push(speed(all, time, &encrypt)?);
-        self.decrypt_all.push(speed(all, time, &decrypt)?);
-        Ok(())
+        self.decrypt_one.push(speed(one, time, &decrypt));
+        self.encrypt_all.push(speed(all, time, &encrypt));
+        self.decrypt_all.push(speed(all, time, &decrypt));
     }
 
     fn result(&self, cbc_encrypt: &Samples, cbc_decrypt: &Samples) -> CipherSpeed {
@@ -102,11 +103,13 @@ impl Contestant {
     }
 }
 
-/// Measures every backend that this machine has, on one thread and on `threads`.
+/// Measures every backend that this machine has, on one thread and on `threads`, or on fewer if the system starts
+/// no more.
 ///
 /// # Errors
-/// The system starts no more threads.
+/// Returns an error if the system has no memory or time for it.
 pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
+    let threads = startable(threads);
     let mut contestants: Vec<_> = Backend::available()
         .into_iter()
         .map(Contestant::new)
@@ -122,14 +125,15 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
     let measurements = u32::try_from(contestants.len() * 4 + 2).unwrap_or(u32::MAX);
     let time = (budget / measurements / WANTED_ROUNDS).clamp(SHORTEST, LONGEST);
     let rounds = rounds::repeat(budget, || {
-        cbc_encrypt_one.push(speed(&mut one, time, &cbc_encrypt)?);
-        cbc_decrypt_one.push(speed(&mut one, time, &cbc_decrypt)?);
+        cbc_encrypt_one.push(speed(&mut one, time, &cbc_encrypt));
+        cbc_decrypt_one.push(speed(&mut one, time, &cbc_decrypt));
         for contestant in &mut contestants {
-            contestant.round(&mut one, &mut all, time)?;
+            contestant.round(&mut one, &mut all, time);
         }
         Ok::<_, Error>(())
     })?;
     Ok(Speeds {
+        threads,
         backends: contestants
             .iter()
             .map(|contestant| contestant.result(&cbc_encrypt_one, &cbc_decrypt_one))
@@ -144,6 +148,21 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
     })
 }
 
+/// How many threads there can be at once, with this one, up to `wanted`: a limit on processes counts threads.
+fn startable(wanted: usize) -> usize {
+    let gate = Mutex::new(());
+    thread::scope(|scope| {
+        let closed = gate.lock();
+        let started = (1..wanted).take_while(|_| {
+            let builder = thread::Builder::new().stack_size(STACK_SIZE);
+            builder.spawn_scoped(scope, || drop(gate.lock())).is_ok()
+        });
+        let threads = 1 + started.count();
+        drop(closed);
+        threads
+    })
+}
+
 /// A stretch of time that all threads of a measurement work in.
 #[derive(Clone, Copy)]
 struct Window {
@@ -152,16 +171,11 @@ struct Window {
 }
 
 /// How many GB/s all of `buffers` get through `work` together, each on a thread of its own.
-fn speed(
-    buffers: &mut [Vec<u8>],
-    time: Duration,
-    work: &(dyn Fn(&mut [u8]) + Sync),
-) -> Result<f64> {
+fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let Some((own, others)) = buffers.split_first_mut() else {
-        return Ok(0.0);
+        return 0.0;
     };
     let ready = AtomicUsize::new(0);
-    // `Some(None)`: there will be no window, as the system refused a thread.
     let opening = OnceLock::new();
     let total = Mutex::new(0.0);
     let add = |speed: f64| *total.lock().unwrap_or_else(PoisonError::into_inner) += speed;
@@ -182,15 +196,13 @@ fn speed(
                         }
                     };
                     // A thread that wasn't let onto a core in time did nothing in that time.
-                    if let Some(window) = window
-                        && wait_for(window)
-                    {
+                    if wait_for(window) {
                         add(speed_within(window, buffer, work));
                     }
                 });
-            if let Err(error) = spawned {
-                let _ = opening.set(None);
-                return Err(Error::io("starting a thread", error));
+            // Somebody else may have taken the threads that there were to be had.
+            if spawned.is_err() {
+                break;
             }
             started += 1;
         }
@@ -203,12 +215,11 @@ fn speed(
             start,
             end: start + time,
         };
-        let _ = opening.set(Some(window));
+        let _ = opening.set(window);
         wait_for(window);
         add(speed_within(window, own, work));
-        Ok(())
-    })?;
-    Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
+    });
+    total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until the window is open, without going to sleep; `false` when it is over already.
@@ -244,7 +255,7 @@ mod tests {
     fn every_buffer_is_worked_on_and_counted() {
         let mut buffers = vec![vec![0; 16]; 3];
         let work = |data: &mut [u8]| data.fill(1);
-        let speed = speed(&mut buffers, Duration::from_millis(1), &work).unwrap();
+        let speed = speed(&mut buffers, Duration::from_millis(1), &work);
         assert!(speed > 0.0);
         assert_eq!(buffers, vec![vec![1; 16]; 3]);
     }
