@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::args::CheckArgs;
 use super::objects::Secrets;
 use super::operands::{Output, cache, one_operand, output, source, warn_of_guess};
-use super::{Done, Failure, complain, print, program, render};
+use super::{Done, Failure, complain, complain_of, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
 use crate::error::printable;
@@ -47,18 +47,24 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
         ));
         return Ok(ExitCode::from(NO_CHECK));
     };
-    match output {
-        _ if args.common.quiet => {}
-        Output::Json => print(&render::check::json(&source.name, format, &report)?)?,
-        Output::Human => print(&render::check::human(&report))?,
-    }
-    Ok(ExitCode::from(if report.corruptions != 0 {
+    let printed = match output {
+        _ if args.common.quiet => Ok(()),
+        Output::Json => print(&render::check::json(&source.name, format, &report)?),
+        Output::Human => print(&render::check::human(&report)),
+    };
+    let verdict = if report.corruptions != 0 {
         CORRUPTIONS
     } else if report.leaks != 0 {
         LEAKS
     } else {
-        0
-    }))
+        printed?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    // What is wrong with the image matters more than that it couldn't be printed.
+    if let Err(Failure::Error(error)) = printed {
+        complain_of(&error);
+    }
+    Ok(ExitCode::from(verdict))
 }
 
 /// Prints findings on standard error. A badly damaged image has hundreds of thousands of them: only for a

@@ -14,6 +14,8 @@ use crate::convert::compare::Finding;
 /// Exit statuses, as `qemu-img` documents them.
 const DIFFERENT: u8 = 1;
 pub(super) const NOT_OPENED: u8 = 2;
+/// The verdict couldn't be printed. Only a difference gives 1.
+const NOT_PRINTED: u8 = 2;
 const NO_STATUS: u8 = 3;
 const NO_DATA: u8 = 4;
 
@@ -50,31 +52,26 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
             return failed(NOT_OPENED, failure);
         }
     };
-    let say = |line: &str| match args.common.quiet {
-        true => Ok(()),
-        false => print(&format!("{line}\n")),
-    };
+    let mut text = String::new();
     if outcome.longer {
-        say("Warning: Image size mismatch!")?;
+        text += "Warning: Image size mismatch!\n";
     }
     let status = match outcome.finding {
         Finding::Same => {
-            say("Images are identical.")?;
+            text += "Images are identical.\n";
             0
         }
         Finding::Content(offset) => {
-            say(&format!("Content mismatch at offset {}!", offset.0))?;
+            text += &format!("Content mismatch at offset {}!\n", offset.0);
             DIFFERENT
         }
         Finding::Size => {
-            say("Strict mode: Image size mismatch!")?;
+            text += "Strict mode: Image size mismatch!\n";
             DIFFERENT
         }
         Finding::Status(offset) => {
             let offset = offset.0;
-            say(&format!(
-                "Strict mode: Offset {offset} block status mismatch!"
-            ))?;
+            text += &format!("Strict mode: Offset {offset} block status mismatch!\n");
             DIFFERENT
         }
         Finding::NoStatus(error) => {
@@ -86,8 +83,15 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
             NO_DATA
         }
     };
+    let printed = match args.common.quiet {
+        true => Ok(()),
+        false => print(&text),
+    };
     progress.end();
-    Ok(ExitCode::from(status))
+    match printed {
+        Ok(()) => Ok(ExitCode::from(status)),
+        Err(failure) => failed(status.max(NOT_PRINTED), failure),
+    }
 }
 
 /// Fails with a status of its own.

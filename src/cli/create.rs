@@ -54,16 +54,20 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         }
     };
     options.set_size(size);
-    if !args.common.quiet {
+    // The image is made whatever becomes of the line.
+    let printed = if args.common.quiet {
+        Ok(())
+    } else {
         let mut line = options.formatting_line(operand);
         line.push(b'\n');
-        print_bytes(&line)?;
-    }
+        print_bytes(&line)
+    };
     let mut target =
         target(operand, format, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
     target.names_below = args.common.names();
     target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
     commands::create::run(&target, size, &passwords)?;
+    printed?;
     Ok(ExitCode::SUCCESS)
 }
 

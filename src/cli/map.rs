@@ -9,7 +9,7 @@ use super::args::MapArgs;
 use super::objects::Secrets;
 use super::operands::{Output, one_operand, output, size, source};
 use super::password::PasswordSource;
-use super::{Done, Failure, render, writing};
+use super::{Done, Failure, render, stdout, writing};
 use crate::commands::map::{self, Map};
 
 /// Runs the subcommand.
@@ -38,7 +38,7 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
         length,
     };
     let map = map::open(&plan, &passwords)?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(stdout().map_err(writing)?);
     let printed = match output {
         Output::Human => print_human(map, &mut out),
         Output::Json => print_json(map, &mut out),

@@ -32,6 +32,7 @@ mod password;
 mod progress;
 mod render;
 mod speed;
+mod standard_output;
 mod tree;
 mod usage;
 
@@ -49,6 +50,7 @@ pub use self::internal_error::guard;
 use self::args::{Cli, Command};
 use self::getopt::Call;
 use self::in_order::{Reading, Stop};
+use self::standard_output::stdout;
 use crate::error::printable;
 
 /// The exit status of every failure, but for the verdicts of `check` and `compare`.
@@ -73,7 +75,7 @@ enum Failure {
     Usage(String),
     /// Anything else.
     Error(anyhow::Error),
-    /// The reader of our output went away, which needs no message.
+    /// Who reads our output has seen enough of it, which is no failure.
     OutputClosed,
 }
 
@@ -173,7 +175,7 @@ fn misused(subcommand: Option<&str>, message: &str) -> ExitCode {
 fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
     match done {
         Ok(status) => return status,
-        Err(Failure::OutputClosed) => {}
+        Err(Failure::OutputClosed) => return ExitCode::SUCCESS,
         Err(Failure::Error(error)) => {
             complain_of(&error);
         }
@@ -229,12 +231,16 @@ fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
-/// As [`fn@print`], for what need not be UTF-8.
+/// As [`fn@print`], for what need not be UTF-8. A reader who went away leaves the command its own status.
 fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(writing)
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let printed = stdout().and_then(|mut out| out.write_all(bytes).and_then(|()| out.flush()));
+    match printed.map_err(writing) {
+        Err(Failure::OutputClosed) => Ok(()),
+        printed => printed,
+    }
 }
 
 /// What it means that standard output can't be written to.
