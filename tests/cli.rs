@@ -222,6 +222,48 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
     }
 }
 
+/// QEMU takes text as a password, and no other: an image with another one would open nowhere else.
+#[test]
+fn passwords_that_are_no_text_only_open_images() {
+    let folder = folder();
+    let folder = folder.path();
+    // What one can be read with that was made so elsewhere: the rest of the key is zeroes anyway.
+    fs::write(folder.join("text"), "abc").unwrap();
+    cowhide(
+        folder,
+        "convert --encrypt aes --password-file text -O qcow2 disk1.img enc",
+    )
+    .ok();
+    for (name, bytes) in [
+        ("zero", &b"abc\0"[..]),
+        ("latin1", b"caf\xe9"),
+        ("zeroes", b"\0\0"),
+    ] {
+        fs::write(folder.join(name), bytes).unwrap();
+        let from = format!("--encrypt aes --password-file {name} -O qcow2");
+        let message = format!("Data from password file '{name}' is not valid UTF-8");
+        cowhide(folder, &format!("convert {from} disk1.img x")).fails(1, &message);
+        let from = format!("--encrypt aes --password-file {name} -f qcow2");
+        cowhide(folder, &format!("create {from} x 1M")).fails(1, &message);
+        assert!(!folder.join("x").exists(), "{name}");
+        cowhide(
+            folder,
+            &format!("convert --password-file {name} -O raw enc dec-{name}"),
+        )
+        .ok();
+    }
+    assert!(same_contents(
+        &folder.join("disk1.img"),
+        &folder.join("dec-zero")
+    ));
+    let shown = type_at(folder, "convert --password-file zero -O raw enc dec");
+    let shown = { shown }.exp_eof().unwrap();
+    assert!(
+        shown.contains("warning: Data from password file 'zero' is not valid UTF-8"),
+        "{shown}"
+    );
+}
+
 #[test]
 fn at_a_terminal_a_person_is_asked() {
     let folder = folder();

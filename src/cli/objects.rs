@@ -78,8 +78,7 @@ impl Secrets {
     /// There is none, or it is no text.
     pub fn get(&self, id: &str) -> Result<&Secret> {
         let secret = self.of_any_bytes(id)?;
-        // To QEMU, text ends at the first zero.
-        if std::str::from_utf8(secret.bytes()).is_err() || secret.bytes().contains(&0) {
+        if !secret.is_text() {
             return Err(Error::invalid(format!(
                 "Data from secret {id} is not valid UTF-8"
             )));

@@ -42,6 +42,17 @@ enum Origin {
     Terminal,
 }
 
+impl Origin {
+    /// What messages call it.
+    fn name(&self) -> String {
+        match self {
+            Self::File(path, _) => format!("password file '{}'", path.display()),
+            Self::Descriptor(number, _) => format!("descriptor {number}"),
+            Self::Terminal => "the terminal".to_owned(),
+        }
+    }
+}
+
 impl PasswordSource {
     /// As [`new`](Self::new), where `args` say what follows from a password that is probably wrong.
     ///
@@ -111,14 +122,21 @@ impl PasswordSource {
 
 impl Passwords for PasswordSource {
     fn for_reading(&self, image: &str) -> Result<&Secret> {
-        self.get(&self.typed_for_reading, || {
+        let secret = self.get(&self.typed_for_reading, || {
             self.at_terminal()?;
             prompt(&format!("Password for '{}': ", printable(image)))
-        })
+        })?;
+        if !secret.is_text() && !self.quiet && io::stderr().is_terminal() {
+            let origin = self.origin.name();
+            super::warn(&format!(
+                "Data from {origin} is not valid UTF-8, which QEMU takes no key from"
+            ));
+        }
+        Ok(secret)
     }
 
     fn for_writing(&self, image: &str) -> Result<&Secret> {
-        self.get(&self.typed_for_writing, || {
+        let secret = self.get(&self.typed_for_writing, || {
             self.at_terminal()?;
             let first = prompt(&format!("New password for '{}': ", printable(image)))?;
             let second = prompt("The same again: ")?;
@@ -126,7 +144,15 @@ impl Passwords for PasswordSource {
                 return Err(Error::invalid("the passwords differ"));
             }
             Ok(first)
-        })
+        })?;
+        // QEMU could never be given it, so no other program would open the image.
+        if !secret.is_text() {
+            let origin = self.origin.name();
+            return Err(Error::invalid(format!(
+                "Data from {origin} is not valid UTF-8"
+            )));
+        }
+        Ok(secret)
     }
 
     fn legacy_aes_is_used(&self) {

@@ -27,6 +27,11 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
+    /// Tells if it can be a password in QEMU: that takes UTF-8, in which a zero is the end.
+    pub fn is_text(&self) -> bool {
+        std::str::from_utf8(&self.0).is_ok() && !self.0.contains(&0)
+    }
+
     /// The bytes of the password.
     pub fn bytes(&self) -> &[u8] {
         &self.0
