@@ -11,8 +11,8 @@
 mod cache;
 mod file;
 mod gate;
-mod interrupt;
 mod inherited;
+mod interrupt;
 mod locks;
 mod memory;
 mod place;
@@ -22,8 +22,8 @@ mod window;
 
 pub use cache::CacheMode;
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
-pub use interrupt::tell_by;
 pub use inherited::check_name;
+pub use interrupt::tell_by;
 pub use locks::Claim;
 pub use memory::{Change, Fault, MemoryStorage, Operation, ShortRead};
 pub use share::NotShared;
