@@ -252,7 +252,8 @@ pub struct ConvertArgs {
     /// How many threads work on it, 1 to 16 (default: one for each processor)
     #[arg(short = 'm', long, value_name = "N", allow_hyphen_values = true)]
     pub(super) parallel: Option<String>,
-    /// Cache mode of the target: none, writeback, writethrough, directsync, unsafe
+    /// Cache mode of the target: none, writeback, writethrough, directsync, unsafe, or auto: none where
+    /// the file system can, else writeback
     #[arg(
         short = 't',
         long,
@@ -321,6 +322,12 @@ pub struct ConvertArgs {
     /// Replace what can't be read by zeroes, with a warning
     #[arg(long)]
     pub(super) salvage: bool,
+    /// Read all of the source's files, also what the file system says is a hole
+    #[arg(long, help_heading = OWN)]
+    pub(super) ignore_holes: bool,
+    /// Make a raw target as long as the next multiple of SIZE (suffixes k M G), as some clouds demand
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = OWN)]
+    pub(super) align: Option<String>,
     /// Read the target back when it is written and compare it with the source
     #[arg(long, help_heading = OWN)]
     pub(super) verify: bool,

@@ -1,7 +1,7 @@
 //! `convert`: its many options, and which of them can't be had together.
 
 use std::ffi::{OsStr, OsString};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::process::ExitCode;
 
@@ -21,6 +21,7 @@ use crate::commands::{self, Sharing, SnapshotName, Target, TargetOptions, names}
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::formats::Format;
 use crate::storage::CacheMode;
+use crate::units::SECTOR_SIZE;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
@@ -95,6 +96,7 @@ fn open_sources(
         let (mut source, _) = source(name, format, args.image_opts, secrets)?;
         source.cache = cache;
         source.salvage = args.salvage;
+        source.ignores_holes = args.ignore_holes;
         if args.force_share {
             source.sharing = source.sharing.max(Sharing::Forced);
         }
@@ -152,10 +154,28 @@ fn plan_target<'a>(
     };
     target.names_below = args.common.names();
     target.compressed = args.compress;
+    target.align = align(args, &target)?;
     if args.compress && matches!(target.options, TargetOptions::Raw) {
         return Err(no_compression());
     }
     Ok((target, is_backed))
+}
+
+/// Of what `--align` says that the target's length is to be a multiple.
+fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, Failure> {
+    let Some(text) = &args.align else {
+        return Ok(None);
+    };
+    if args.no_create {
+        return Err(anyhow!("--align has no effect when skipping image creation").into());
+    }
+    if !matches!(target.options, TargetOptions::Raw) {
+        return Err(anyhow!("--align is for raw targets: other formats have a disk's size").into());
+    }
+    let align = NonZeroU64::new(operands::size(text, "alignment")?);
+    let align = align.filter(|align| align.get().is_multiple_of(SECTOR_SIZE));
+    let error = || anyhow!("Invalid alignment specified: it must be a multiple of {SECTOR_SIZE}");
+    align.map(Some).ok_or_else(|| error().into())
 }
 
 /// What `-l` names.

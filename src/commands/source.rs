@@ -45,6 +45,8 @@ pub struct Source<'a> {
     pub sharing: Sharing,
     /// Whether what can't be read is given up, and the rest is read all the same.
     pub salvage: bool,
+    /// Whether all of its files is read, also what the file system says is a hole.
+    pub ignores_holes: bool,
     /// Whether an option said that it is only read.
     pub is_read_only: bool,
     /// Whether the program gives up, for good, what a command that only looks at the image doesn't
@@ -112,6 +114,7 @@ impl<'a> Source<'a> {
             cache: CacheMode::Writeback,
             sharing: Sharing::Agreed,
             salvage: false,
+            ignores_holes: false,
             is_read_only: false,
             sandbox: false,
             names: Names::Follow,
@@ -149,6 +152,9 @@ impl<'a> Source<'a> {
             Some(handle) => handle.open(purpose.access(), self.cache)?,
             None => FileStorage::open(&self.path, purpose.access(), self.cache)?,
         });
+        if self.ignores_holes {
+            file.ignore_holes();
+        }
         if self.is_device && !file.is_device() {
             return Err(Error::invalid(format!(
                 "'host_device' driver requires '{}' to be either a character or block device",
@@ -353,6 +359,9 @@ impl<'a> Source<'a> {
                 open(&self.names.data_file(until_zero(name))?)?
             }
         };
+        if self.ignores_holes {
+            file.ignore_holes();
+        }
         if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
             file.lock(claim)?;
         }
@@ -371,6 +380,7 @@ impl<'a> Source<'a> {
                 cache: self.cache,
                 sharing: self.sharing.below().max(given.sharing),
                 salvage: self.salvage,
+                ignores_holes: self.ignores_holes,
                 names: self.names,
                 warn: self.warn,
                 ..given.as_ref().clone()
@@ -388,6 +398,7 @@ impl<'a> Source<'a> {
                     cache: stored.cache,
                     sharing: stored.sharing.max(given.sharing),
                     salvage: stored.salvage,
+                    ignores_holes: stored.ignores_holes,
                     names: stored.names,
                     warn: self.warn,
                     ..given.as_ref().clone()
@@ -423,6 +434,7 @@ impl<'a> Source<'a> {
             cache: self.cache,
             sharing: self.sharing.below(),
             salvage: self.salvage,
+            ignores_holes: self.ignores_holes,
             sandbox: self.sandbox,
             names: self.names,
             warn: self.warn,

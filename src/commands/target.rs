@@ -4,6 +4,7 @@
 //! before any file is touched.
 
 use std::ffi::OsStr;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Target<'a> {
     pub options: TargetOptions<'a>,
     /// How much of its space is taken beforehand.
     pub preallocation: Preallocation,
+    /// Of what a raw file's length is to be a multiple, in bytes.
+    pub align: Option<NonZeroU64>,
     /// Whether its data is compressed (qcow2 only, without encryption and preallocation).
     pub compressed: bool,
     /// Whether a file system that would copy blocks when they are written is asked not to, for new files.
@@ -47,6 +50,14 @@ pub struct Target<'a> {
     pub names: Names,
     /// Whether files are opened that a new image's backing file names.
     pub names_below: Names,
+}
+
+/// The next multiple of `align`, at least `size`.
+fn aligned(size: u64, align: NonZeroU64) -> Result<u64> {
+    let length = size.checked_next_multiple_of(align.get());
+    length
+        .filter(|length| i64::try_from(*length).is_ok())
+        .ok_or_else(|| Error::invalid("the next multiple of --align is no length of a file"))
 }
 
 /// An existing image that is written over.
@@ -254,7 +265,12 @@ impl Target<'_> {
         let mut files = vec![file];
         let image = match prepared {
             None => {
-                let image = NewRaw::create(storage, size, self.preallocation, flush);
+                // A device is as long as it is.
+                let length = match self.align {
+                    Some(align) if storage.starts_as_zeroes() => aligned(size, align)?,
+                    _ => size,
+                };
+                let image = NewRaw::create(storage, length, self.preallocation, flush);
                 Box::new(image?)
             }
             Some((options, cipher)) => {

@@ -18,6 +18,9 @@ use super::{BLOCK_SIZE, REQUEST_SIZE, lengths, read_runs};
 use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Reservation};
 
+/// In which steps progress within a long extent is told, in bytes: in those in which `qemu-img` copies it.
+const TOLD_AT_ONCE: u64 = 2 << 20;
+
 /// How many blocks of zeroes are done in one turn, at most.
 const MOST_IN_ROW: u64 = 256;
 
@@ -286,7 +289,13 @@ impl<'a> CopyJob<'a> {
         } else {
             chunk.guest.0 + chunk.length as u64
         };
-        self.observer.progress(done.min(self.total), self.total);
+        let is_within_extent = bytes == chunk.length as u64 && done < self.total;
+        let told = if is_within_extent {
+            done / TOLD_AT_ONCE * TOLD_AT_ONCE
+        } else {
+            done
+        };
+        self.observer.progress(told.min(self.total), self.total);
     }
 
     /// Fills `buffer` with the chunk's data, and with zeroes where it has none; gives what could not

@@ -16,7 +16,7 @@ use super::settings::{Reflink, Settings};
 use super::zero::is_zero;
 use super::{read_chunk, reading, within};
 use crate::error::{Error, Result};
-use crate::formats::{Image, NewImage, Plain, Run};
+use crate::formats::{Image, NewImage, Plain, PlainPlace, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
@@ -42,6 +42,8 @@ pub(super) struct Sharing<'a> {
     copy_offload: bool,
     /// Whether zeroes are looked for.
     finds_zeroes: bool,
+    /// Whether zeroes needn't be written.
+    skips_zeroes: bool,
     /// The unit of which only matters if it is all zeroes, in bytes, where that is much more than a
     /// [`FIRST_LOOK`].
     unit: Option<usize>,
@@ -78,6 +80,7 @@ impl<'a> Sharing<'a> {
             reflink: settings.reflink,
             copy_offload: settings.copy_offload,
             finds_zeroes: !settings.copy_offload && settings.sparse.is_some(),
+            skips_zeroes: target.starts_as_zeroes() && settings.sparse.is_some(),
             unit: Some(target.table_unit()).filter(|unit| {
                 let sparse = settings.sparse.is_some_and(|sparse| sparse.get() <= *unit);
                 sparse && target.backed().is_none() && *unit >= 4 * FIRST_LOOK
@@ -116,7 +119,7 @@ impl<'a> Sharing<'a> {
             let mut start = run.start;
             while start < run.end {
                 let plain = self.plain(chunk, start..run.end)?;
-                if plain.place.is_some() {
+                if matches!(plain.place, PlainPlace::At(..)) {
                     return Ok(true);
                 }
                 start = start.saturating_add(usize::try_from(plain.length).unwrap_or(usize::MAX));
@@ -243,9 +246,14 @@ impl<'a> Sharing<'a> {
         request: usize,
     ) -> Result<()> {
         let mut copy = |part: &Run, to| self.read_and_write(chunk, part, to, buffer, request);
-        let Some((from, host)) = plain.place else {
-            self.must_share(chunk, part, "it isn't stored as it is")?;
-            return copy(part, to);
+        let (from, host) = match plain.place {
+            PlainPlace::At(from, host) => (from, host),
+            PlainPlace::Zeroes if self.skips_zeroes => return Ok(()),
+            PlainPlace::Zeroes => return copy(part, to),
+            PlainPlace::Nowhere => {
+                self.must_share(chunk, part, "it isn't stored as it is")?;
+                return copy(part, to);
+            }
         };
         let shared = self.share(chunk, part, (from, host), to)?;
         let rest = [part.start..shared.start, shared.end..part.end];

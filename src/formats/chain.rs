@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Extent, ExtentKind, Image, Plain, Status, check_range};
+use super::{Extent, ExtentKind, Image, Plain, PlainPlace, Status, check_range};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -191,7 +191,7 @@ impl Image for Chain {
             Some(image) if extent.kind.is_data() => image.plain_at(offset, extent.length),
             _ => Ok(Plain {
                 length: extent.length,
-                place: None,
+                place: PlainPlace::Zeroes,
             }),
         }
     }

@@ -134,8 +134,19 @@ impl ExtentKind {
 pub struct Plain<'a> {
     /// Its length in bytes, above 0.
     pub length: u64,
-    /// The storage, and the offset in it. `None` if it is zeroes, encoded or encrypted.
-    pub place: Option<(&'a dyn Storage, HostOffset)>,
+    /// Where it lies.
+    pub place: PlainPlace<'a>,
+}
+
+/// Where a run of the virtual disk lies.
+#[derive(Debug, Clone, Copy)]
+pub enum PlainPlace<'a> {
+    /// In this storage from this offset on.
+    At(&'a dyn Storage, HostOffset),
+    /// Nowhere, as it is zeroes.
+    Zeroes,
+    /// Nowhere, as it is encoded or encrypted.
+    Nowhere,
 }
 
 /// A disk image open for reading.
@@ -178,8 +189,9 @@ pub trait Image: Send + Sync {
     fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
         let extent = self.extent_at(offset, limit)?;
         let place = match (extent.kind, self.plain_storage()) {
-            (ExtentKind::Data(host), Some(storage)) => Some((storage, host)),
-            _ => None,
+            (ExtentKind::Data(host), Some(storage)) => PlainPlace::At(storage, host),
+            (kind, _) if kind.is_data() => PlainPlace::Nowhere,
+            _ => PlainPlace::Zeroes,
         };
         Ok(Plain {
             length: extent.length,

@@ -1,6 +1,6 @@
 //! QEMU's cache modes: whether the page cache is used, and when data must be on stable storage.
 
-/// How a file is read or written; the names are those of `-t` and `-T`.
+/// How a file is read or written; the names are those of `-t` and `-T`, and `auto` is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheMode {
     /// Past the page cache (`O_DIRECT`), flushed at the end.
@@ -11,6 +11,8 @@ pub enum CacheMode {
     Writethrough,
     /// Past the page cache, every write on stable storage before it counts as done.
     Directsync,
+    /// Past the page cache where the file system can, and through it elsewhere; flushed at the end.
+    Auto,
     /// Through the page cache, never flushed: a power cut may lose what a finished command wrote.
     Unsafe,
 }
@@ -24,11 +26,12 @@ impl CacheMode {
             "writethrough" => Self::Writethrough,
             "directsync" => Self::Directsync,
             "unsafe" => Self::Unsafe,
+            "auto" => Self::Auto,
             _ => return None,
         })
     }
 
-    /// Whether the page cache is bypassed.
+    /// Whether the page cache is bypassed, or nothing is read or written.
     pub fn is_direct(self) -> bool {
         matches!(self, Self::None | Self::Directsync)
     }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
@@ -47,6 +48,8 @@ pub struct FileStorage {
     direct: Option<File>,
     path: PathBuf,
     is_device: bool,
+    /// Whether what the file system says of holes isn't to be trusted.
+    ignores_holes: AtomicBool,
 }
 
 impl FileStorage {
@@ -99,6 +102,7 @@ impl FileStorage {
             direct: None,
             path: PathBuf::from(name),
             is_device: false,
+            ignores_holes: AtomicBool::new(false),
         })
     }
 
@@ -118,15 +122,18 @@ impl FileStorage {
         cache: CacheMode,
     ) -> io::Result<Self> {
         let kind = file.metadata()?.file_type();
-        let direct = match cache.is_direct() && (kind.is_file() || kind.is_block_device()) {
-            true => Some(open_again(&file, path, flags | OFlags::DIRECT)?),
-            false => None,
+        let open_direct = || open_again(&file, path, flags | OFlags::DIRECT);
+        let direct = match kind.is_file() || kind.is_block_device() {
+            true if cache.is_direct() => Some(open_direct()?),
+            true if cache == CacheMode::Auto => open_direct().ok(),
+            _ => None,
         };
         Ok(Self {
             file,
             direct,
             path: path.to_owned(),
             is_device: kind.is_block_device(),
+            ignores_holes: AtomicBool::new(false),
         })
     }
 
@@ -158,6 +165,12 @@ impl FileStorage {
             && address.is_multiple_of(DIRECT_ALIGNMENT);
         let part = length / DIRECT_ALIGNMENT * DIRECT_ALIGNMENT;
         (aligned && part > 0).then_some((direct, part))
+    }
+
+    /// From now on takes everything in the file for data, whatever the file system says. Some have told of
+    /// holes where there was data that hadn't reached the disk yet.
+    pub fn ignore_holes(&self) {
+        self.ignores_holes.store(true, Ordering::Relaxed);
     }
 
     /// The name that the file was opened by.
@@ -359,6 +372,9 @@ impl Storage for FileStorage {
         let len = self.len()?;
         if offset >= len {
             return Ok(None);
+        }
+        if self.ignores_holes.load(Ordering::Relaxed) {
+            return Ok(Some(offset..len));
         }
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,

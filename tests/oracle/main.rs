@@ -42,6 +42,7 @@ mod qemu_io;
 mod random_images;
 mod reports;
 mod seed;
+mod shared_blocks;
 mod snapshots;
 mod stable;
 mod system_calls;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
     trials.extend(options::trials());
     trials.extend(progress::trials());
     trials.extend(seed::trials());
+    trials.extend(shared_blocks::trials());
     trials.extend(snapshots::trials());
     trials.extend(stable::trials());
     trials.extend(system_calls::trials());

@@ -1,0 +1,247 @@
+//! Blocks that source and target share, on file systems that can do that. They are made in files and
+//! mounted, which takes root and a kernel that has them; without those the tests are listed as ignored.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Trial;
+
+use crate::common::{COWHIDE, Noise, Ran, run, write_disk};
+use crate::matrix::qemu_img;
+use crate::trial;
+
+/// What is tested on each file system.
+const TESTS: [(&str, fn(&Path)); 4] = [
+    ("same_image_and_contents", same_image_and_contents),
+    ("changes_stay_apart", changes_stay_apart),
+    ("refusals", refusals),
+    ("full_disk", full_disk),
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for kind in ["xfs", "btrfs"] {
+        let possible = Mounted::new(kind).is_some();
+        for (name, test) in TESTS {
+            let run = move || test(&Mounted::new(kind).unwrap().path());
+            let trial = trial(format!("shared_blocks::{name} on {kind}"), run);
+            trials.push(trial.with_ignored_flag(!possible));
+        }
+    }
+    trials
+}
+
+/// A new file system in a file, mounted until it is dropped.
+struct Mounted {
+    folder: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn new(kind: &str) -> Option<Self> {
+        let mounted = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let file = mounted.folder.path().join("file");
+        fs::File::create(&file).unwrap().set_len(400 << 20).unwrap();
+        fs::create_dir(mounted.path()).unwrap();
+        let done = |program: &str, args: &[&str], last: &[&Path]| {
+            let mut command = Command::new(program);
+            command.args(args).args(last);
+            let output = command.stdin(Stdio::null()).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let made = done(&format!("mkfs.{kind}"), &["-q"], &[&file]);
+        let is_mounted = made && done("mount", &["-o", "loop"], &[&file, &mounted.path()]);
+        is_mounted.then_some(mounted)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg(self.path())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+fn cowhide(folder: &Path, command: &str) -> Ran {
+    run(folder, COWHIDE, command.split(' '))
+}
+
+fn qemu(folder: &Path, command: &str) -> Ran {
+    qemu_img(folder, &command.split(' ').collect::<Vec<_>>())
+}
+
+fn same(folder: &Path, one: &str, other: &str) {
+    assert!(
+        fs::read(folder.join(one)).unwrap() == fs::read(folder.join(other)).unwrap(),
+        "{one} and {other} differ"
+    );
+}
+
+/// Tables don't depend on what is shared, and everything that can be shared is: `always` says so.
+fn same_image_and_contents(folder: &Path) {
+    write_disk(&folder.join("disk.raw"), 40 << 20, 7);
+    write_disk(&folder.join("odd.raw"), (5 << 20) + 1536, 8);
+    qemu(folder, "convert -O qcow2 disk.raw theirs.qcow2").ok();
+    for (name, source, options, compared) in [
+        ("plain", "disk.raw", "-O qcow2", true),
+        ("sparse", "disk.raw", "-O qcow2 -S 1M", true),
+        ("whole", "disk.raw", "-O qcow2 -S 0", true),
+        ("offloaded", "disk.raw", "-O qcow2 -C", true),
+        ("large", "disk.raw", "-O qcow2 -o cluster_size=2M", true),
+        ("small", "disk.raw", "-O qcow2 -o cluster_size=4k", true),
+        (
+            "extended",
+            "disk.raw",
+            "-O qcow2 -o extended_l2=on,cluster_size=128k",
+            true,
+        ),
+        (
+            "reserved",
+            "disk.raw",
+            "-O qcow2 -o preallocation=metadata",
+            true,
+        ),
+        ("raw", "disk.raw", "-O raw", false),
+        ("back", "theirs.qcow2", "-O raw", false),
+        ("again", "theirs.qcow2", "-O qcow2", true),
+        ("both", "disk.raw theirs.qcow2", "-O qcow2", true),
+    ] {
+        let convert = |how: &str, to: &str| {
+            cowhide(
+                folder,
+                &format!("convert --reflink={how} {options} {source} {to}"),
+            )
+            .ok();
+        };
+        convert("always", name);
+        convert("never", "copied");
+        if compared {
+            let map = |image| cowhide(folder, &format!("map --output=json {image}")).ok();
+            assert_eq!(map(name), map("copied"), "{name}");
+            qemu(folder, &format!("check -q {name}")).ok();
+            qemu(folder, &format!("compare -q {name} copied")).ok();
+        } else {
+            same(folder, name, "copied");
+        }
+        fs::remove_file(folder.join("copied")).unwrap();
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    let data = "convert --reflink=always -O qcow2 -o data_file=data disk.raw external";
+    cowhide(folder, data).ok();
+    qemu(folder, "compare -q external disk.raw").ok();
+    // An end that is no whole block, clusters smaller than one, and what isn't stored as it is.
+    cowhide(folder, "convert -c -O qcow2 disk.raw packed").ok();
+    for (source, options) in [
+        ("odd.raw", "-O qcow2"),
+        ("odd.raw", "-O raw"),
+        ("disk.raw", "-O qcow2 -o cluster_size=512"),
+        ("packed", "-O raw"),
+        ("packed theirs.qcow2", "-O qcow2"),
+    ] {
+        cowhide(folder, &format!("convert {options} {source} x")).ok();
+        cowhide(
+            folder,
+            &format!("convert --reflink=never {options} {source} y"),
+        )
+        .ok();
+        qemu(folder, "compare -q x y").ok();
+    }
+}
+
+fn changes_stay_apart(folder: &Path) {
+    write_disk(&folder.join("disk.raw"), 8 << 20, 9);
+    fs::copy(folder.join("disk.raw"), folder.join("before.raw")).unwrap();
+    cowhide(folder, "convert --reflink=always -O qcow2 disk.raw x.qcow2").ok();
+    let disk = fs::File::options()
+        .write(true)
+        .open(folder.join("disk.raw"))
+        .unwrap();
+    disk.write_all_at(&Noise(4).bytes(3 << 20), 1 << 20)
+        .unwrap();
+    disk.sync_all().unwrap();
+    qemu(folder, "compare -q x.qcow2 before.raw").ok();
+    // Nor the other way round.
+    let io = ["-f", "qcow2", "-c", "write -P 5 0 4M", "x.qcow2"];
+    assert_eq!(run(folder, "qemu-io", io).status, Some(0));
+    fs::copy(folder.join("disk.raw"), folder.join("after.raw")).unwrap();
+    qemu(folder, "compare -q disk.raw after.raw").ok();
+}
+
+fn refusals(folder: &Path) {
+    write_disk(&folder.join("disk.raw"), 8 << 20, 3);
+    fs::write(folder.join("pw"), "correct horse").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("x");
+    let to = target.to_str().unwrap();
+    cowhide(
+        folder,
+        &format!("convert --reflink=always -O qcow2 disk.raw {to}"),
+    )
+    .fails(
+        1,
+        &format!("'disk.raw' with '{to}': Invalid cross-device link"),
+    );
+    assert!(!target.exists());
+    cowhide(folder, &format!("convert -O qcow2 disk.raw {to}")).ok();
+    qemu(folder, &format!("compare -q disk.raw {to}")).ok();
+    for options in [
+        "--encrypt aes --password-file pw -O qcow2",
+        "-c -O qcow2",
+        "-O qcow2 -o preallocation=full",
+        "-O raw -o preallocation=falloc",
+    ] {
+        cowhide(
+            folder,
+            &format!("convert --reflink=always {options} disk.raw x"),
+        )
+        .fails(1, "blocks can't be shared");
+        assert!(!folder.join("x").exists(), "{options}");
+    }
+    cowhide(
+        folder,
+        "convert --reflink=always --checksum sha256 -O qcow2 disk.raw x",
+    )
+    .fails(1, "every byte has to be read");
+    cowhide(folder, "convert --reflink=often disk.raw x").fails(1, "'often'");
+    assert!(!folder.join("x").exists());
+}
+
+/// What is shared takes no space; what has to be copied and has none is an error, and nothing is left.
+fn full_disk(folder: &Path) {
+    fs::write(folder.join("disk.raw"), Noise(6).bytes(100 << 20)).unwrap();
+    fs::File::open(folder.join("disk.raw"))
+        .and_then(|disk| disk.sync_all())
+        .unwrap();
+    let filler = fs::File::create(folder.join("filler")).unwrap();
+    let free = || {
+        let stat = rustix::fs::statvfs(folder).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let mut at = 0;
+    while free() > 60 << 20 {
+        filler.write_all_at(&Noise(at).bytes(4 << 20), at).unwrap();
+        filler.sync_all().unwrap();
+        at += 4 << 20;
+    }
+    cowhide(
+        folder,
+        "convert -t writeback --reflink=never -O qcow2 disk.raw x",
+    )
+    .fails(1, "No space left on device");
+    assert!(!folder.join("x").exists());
+    cowhide(
+        folder,
+        "convert -t writeback --reflink=always -O qcow2 disk.raw x",
+    )
+    .ok();
+    qemu(folder, "compare -q x disk.raw").ok();
+}
