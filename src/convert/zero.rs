@@ -4,19 +4,26 @@ use crate::formats::Run;
 
 /// Of `data`, runs of `buffer`, what isn't zero: in multiples of `unit` (a power of two), sorted,
 /// disjoint, and joined where fewer than `sparse` zeroes lie between. What is outside of `data` is
-/// known to be zero and isn't looked at.
+/// known to be zero and isn't looked at, nor is it joined to anything, however short it is.
 pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize, sparse: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
+    let mut end_of_last = None;
     for range in data {
+        // Zeroes that were read may be joined to what is before them; a hole of the source stays one.
+        let mut may_join = end_of_last == Some(range.start);
+        end_of_last = Some(range.end);
         let mut start = range.start / unit * unit;
         while start < range.end {
             let end = (start + unit).min(buffer.len());
             if buffer.get(start..end).is_some_and(|part| !is_zero(part)) {
                 match runs.last_mut() {
                     // Two ranges may share a unit; a short run of zeroes isn't worth a gap.
-                    Some(last) if last.end >= start || start - last.end < sparse => last.end = end,
+                    Some(last) if last.end >= start || (may_join && start - last.end < sparse) => {
+                        last.end = end;
+                    }
                     _ => runs.push(start..end),
                 }
+                may_join = true;
             }
             start = end;
         }
@@ -72,5 +79,10 @@ mod tests {
         assert!(runs(&[], 512).is_empty());
         let all = std::slice::from_ref(&whole);
         assert_eq!(data_runs(&buffer, all, 512, 1024), [512..2560]);
+        // What lies between two ranges is a hole that nobody read.
+        let apart = data_runs(&buffer, &[0..1536, 2048..2560], 512, 1 << 20);
+        assert_eq!(apart, [512..1536, 2048..2560]);
+        let touching = data_runs(&buffer, &[0..1700, 1700..2560], 512, 1 << 20);
+        assert_eq!(touching, [512..2560]);
     }
 }

@@ -14,6 +14,7 @@ use crate::trial;
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("options::sparse_size", sparse_size),
+        trial("options::sparse_size_and_holes", sparse_size_and_holes),
         trial("options::workers_and_order", workers),
         trial("options::cache_modes", cache_modes),
         trial("options::copy_offload", copy_offload),
@@ -48,6 +49,33 @@ fn assert_same_as_disk(folder: &Path, image: &str, format: &str) {
         "Images are identical.\n",
         "{image}"
     );
+}
+
+/// What the source's metadata says is zero stays a hole, however long zeroes have to be to be left out.
+fn sparse_size_and_holes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let args = ["create", "-q", "-f", "qcow2", "holes", "4M"];
+    qemu_img(folder, &args).ok();
+    let writes = [
+        "write -P 1 0 64k",
+        "write -P 2 128k 64k",
+        "write -P 4 2M 512k",
+        "write -z 2176k 64k",
+    ];
+    crate::common::qemu_io(folder, "qcow2", "holes", &writes);
+    for size in ["4k", "64k", "1M"] {
+        let [theirs, ours] = [
+            ("theirs", qemu_img as fn(&Path, &[&str]) -> _),
+            ("ours", ours),
+        ]
+        .map(|(name, tool)| {
+            let args = ["convert", "-S", size, "-O", "raw", "holes", name];
+            tool(folder, &args).ok();
+            qemu_img(folder, &["map", "--output=json", name]).ok()
+        });
+        assert_eq!(ours, theirs, "-S {size}");
+    }
 }
 
 fn sparse_size() {
