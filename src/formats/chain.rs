@@ -45,6 +45,29 @@ impl Chain {
         Some(Self::new(Arc::clone(top), below.to_vec()))
     }
 
+    /// What the topmost image says that says anything; `ask` asks one of them, for so many bytes at most.
+    fn status(
+        &self,
+        offset: GuestOffset,
+        limit: u64,
+        ask: impl Fn(&dyn Image, u64) -> Result<Status>,
+    ) -> Result<Status> {
+        let mut status = ask(self.top.as_ref(), limit)?;
+        for (depth, image) in (1..).zip(&self.below) {
+            // What lies beyond a backing file's end reads as zeroes because the image above says
+            // nothing of it: it is that one's.
+            if status.present || offset.0 >= image.size() {
+                break;
+            }
+            status = Status {
+                depth,
+                ..ask(image.as_ref(), status.length)?
+            };
+        }
+        status.zero |= !status.present;
+        Ok(status)
+    }
+
     /// As [`Image::extent_at`], but seen by the topmost `layers` images alone: what none of them
     /// stores is [`ExtentKind::Unallocated`].
     ///
@@ -155,25 +178,14 @@ impl Image for Chain {
     }
 
     fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
-        let mut status = self.top.status_at(offset, limit)?;
-        for (depth, image) in (1..).zip(&self.below) {
-            // What lies beyond a backing file's end reads as zeroes because the image above says
-            // nothing of it: it is that one's.
-            if status.present || offset.0 >= image.size() {
-                break;
-            }
-            status = Status {
-                depth,
-                ..image.status_at(offset, status.length)?
-            };
-        }
-        status.zero |= !status.present;
-        Ok(status)
+        self.status(offset, limit, |image, limit| image.status_at(offset, limit))
     }
 
-    fn status_step(&self) -> u64 {
-        let below = self.below.iter().map(|image| image.status_step());
-        below.fold(self.top.status_step(), u64::min)
+    /// An image that isn't asked doesn't make the step shorter.
+    fn status_in_step(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        self.status(offset, limit, |image, limit| {
+            image.status_in_step(offset, limit)
+        })
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

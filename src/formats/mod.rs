@@ -169,6 +169,21 @@ pub trait Image: Send + Sync {
         Ok(Status::of(&extent, self.plain_storage().is_some()))
     }
 
+    /// As [`status_at`](Self::status_at), but for no more than `qemu-img` looks up together.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at).
+    fn status_in_step(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        let limit = match self.status_step() {
+            u64::MAX => limit,
+            // Formats that look things up do so with a C int.
+            step => limit
+                .min(step - offset.0 % step.max(1))
+                .min(i32::MAX.unsigned_abs().into()),
+        };
+        self.status_at(offset, limit)
+    }
+
     /// In pieces of what length, in bytes, `qemu-img` asks how this image is stored. It matters only to
     /// those who have to come to the same conclusions.
     fn status_step(&self) -> u64 {

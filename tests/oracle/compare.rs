@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         trial("compare::random_differences", random_differences),
         trial("compare::sizes", sizes),
         trial("compare::strictly", strictly),
+        trial("compare::strictly_in_chains", strictly_in_chains),
         trial("compare::encryption_round_trip", round_trip),
         trial("compare::damaged_images", damaged),
         trial("compare::mistakes", mistakes),
@@ -154,6 +155,48 @@ fn strictly() {
             same_answer(folder, &["compare", "-s", one, other]);
         }
     }
+}
+
+/// An image below counts only where those above say nothing, whatever the sizes of their clusters.
+fn strictly_in_chains() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = |name: &str, options: &str, writes: &[&str]| {
+        let line = format!("create -q -f qcow2 {options} {name} 5M");
+        qemu_img(folder, &words(&line)).ok();
+        qemu_io(folder, "qcow2", name, writes);
+    };
+    create("full", "", &["write 0 5M"]);
+    create("half", "", &["write 0 2M"]);
+    create("fine", "-o cluster_size=512", &["write 0 5M"]);
+    create("fine_full", "-o cluster_size=512 -b full -F qcow2", &[]);
+    create(
+        "fine_half",
+        "-o cluster_size=512 -b half -F qcow2",
+        &["write 2M 3M"],
+    );
+    create("over_fine", "-b fine_full -F qcow2", &[]);
+    create("full_fine", "-b fine -F qcow2", &["write 0 5M"]);
+    create("part_fine", "-b fine -F qcow2", &["write 1M 1M"]);
+    let images = [
+        "full",
+        "half",
+        "fine",
+        "fine_full",
+        "fine_half",
+        "over_fine",
+        "full_fine",
+        "part_fine",
+    ];
+    let mut same = 0;
+    for (number, one) in images.iter().enumerate() {
+        for other in &images[number..] {
+            let args = ["compare", "-s", one, other];
+            same += u32::from(qemu_img(folder, &args).status == Some(0));
+            same_answer(folder, &args);
+        }
+    }
+    assert!(same > 8, "{same}");
 }
 
 fn round_trip() {

@@ -3,11 +3,10 @@
 //! This is `qemu-img`'s idea of it: of every step it is asked whether an image says anything, whether
 //! there are zeroes, data, compressed data, whether there is an offset, and whether the step reaches the
 //! disk's end. How long the steps are depends on how the formats' drivers look things up, and since the
-//! last question's answer depends on that, so do they here ([`Image::status_step`]).
+//! last question's answer depends on that, so do they here ([`Image::status_in_step`]).
 
 use super::{Finding, Side, no_status};
-use crate::error::Result;
-use crate::formats::{Image, Status};
+use crate::formats::Status;
 use crate::units::GuestOffset;
 
 /// How much `qemu-img` compares at a time, in bytes.
@@ -20,7 +19,10 @@ pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Finding)> {
     while position < size {
         let mut statuses = [Status::default(); 2];
         for (side, status) in sides.into_iter().zip(&mut statuses) {
-            *status = match status_at(side.image, position) {
+            let asked = side
+                .image
+                .status_in_step(GuestOffset(position), size - position);
+            *status = match asked {
                 Ok(status) => status,
                 Err(error) => return Some((position, no_status(side, error))),
             };
@@ -39,15 +41,4 @@ pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Finding)> {
         position += if skipped { length } else { length.min(STEP) };
     }
     None
-}
-
-fn status_at(image: &dyn Image, position: u64) -> Result<Status> {
-    let left = image.size() - position;
-    let step = image.status_step();
-    let limit = match step {
-        u64::MAX => left,
-        // Formats that look things up do so with a C int.
-        step => (step - position % step).min(i32::MAX.unsigned_abs().into()),
-    };
-    image.status_at(GuestOffset(position), left.min(limit))
 }
