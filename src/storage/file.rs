@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::gate::GATE;
 use super::interrupt::fail_beyond_the_limit;
 use super::share::{NotShared, share};
-use super::{CacheMode, Claim, Storage};
+use super::{CacheMode, Claim, Storage, optional};
 use crate::error::{Error, Result};
 
 /// What a file is opened for.
@@ -36,6 +36,9 @@ pub const DIRECT_ALIGNMENT: usize = 4096;
 
 /// The most bytes that the system is asked to copy in one call, so that a call ends soon.
 const MOST_AT_ONCE: u64 = 64 << 20;
+
+/// The largest logical block that devices have, in bytes: in multiples of it every device can make holes.
+const LARGEST_BLOCK: u64 = 4096;
 
 /// A regular file or a block device.
 ///
@@ -218,16 +221,26 @@ impl FileStorage {
     pub fn leave_cache(&self) -> Result<()> {
         self.flush()?;
         // Advice, which nobody needs to follow.
-        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        optional::attempt(|| rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed));
         Ok(())
     }
 
     /// Asks the file system to write blocks where they are instead of copying them, which only btrfs does
     /// and only while the file is empty. It is a wish: no other file system takes notice.
     pub fn avoid_copies(&self) {
-        if let Ok(flags) = rustix::fs::ioctl_getflags(&self.file) {
-            let _ = rustix::fs::ioctl_setflags(&self.file, flags | IFlags::NOCOW);
+        if let Some(flags) = optional::attempt(|| rustix::fs::ioctl_getflags(&self.file)) {
+            let flags = flags | IFlags::NOCOW;
+            optional::attempt(|| rustix::fs::ioctl_setflags(&self.file, flags));
         }
+    }
+
+    /// Makes a hole; `false` where the system can't or won't.
+    fn punch_exactly(&self, range: &Range<u64>) -> bool {
+        let _pass = GATE.pass();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let length = range.end.saturating_sub(range.start);
+        optional::attempt(|| rustix::fs::fallocate(&self.file, flags, range.start, length))
+            .is_some()
     }
 
     fn reading(&self, at: u64, error: io::Error) -> Error {
@@ -380,24 +393,31 @@ impl Storage for FileStorage {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(None),
             // A file system or device that can't tell: everything may be data.
-            Err(Errno::INVAL) => return Ok(Some(offset..len)),
-            Err(error) => return Err(self.error("finding data in", error.into())),
+            Err(_) => return Ok(Some(offset..len)),
         };
-        let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))
-            .map_err(|error| self.error("finding holes in", error.into()))?;
-        Ok(Some(start..end))
+        let end = optional::attempt(|| rustix::fs::seek(&self.file, SeekFrom::Hole(start)));
+        Ok(Some(start..end.unwrap_or(len.max(start))))
     }
 
     fn punch(&self, range: Range<u64>) -> Result<bool> {
-        let _pass = GATE.pass();
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let length = range.end - range.start;
-        let punch = || rustix::fs::fallocate(&self.file, flags, range.start, length);
-        match rustix::io::retry_on_intr(punch) {
-            Ok(()) => Ok(true),
-            Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => Ok(false),
-            Err(error) => Err(self.error("making a hole in", error.into())),
+        if self.punch_exactly(&range) {
+            return Ok(true);
         }
+        if !self.is_device {
+            return Ok(false);
+        }
+        // A device only takes whole blocks: what is before and behind them is written.
+        let start = range.start.next_multiple_of(LARGEST_BLOCK);
+        let end = range.end / LARGEST_BLOCK * LARGEST_BLOCK;
+        let is_other = (start, end) != (range.start, range.end);
+        if start >= end || !is_other || !self.punch_exactly(&(start..end)) {
+            return Ok(false);
+        }
+        for rest in [range.start..start, end..range.end] {
+            let length = usize::try_from(rest.end - rest.start).unwrap_or(0);
+            self.write_at(rest.start, &vec![0; length])?;
+        }
+        Ok(true)
     }
 
     fn reserve(&self, len: u64) -> Result<bool> {
@@ -406,11 +426,8 @@ impl Storage for FileStorage {
         }
         let _pass = GATE.pass();
         let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len);
-        match rustix::io::retry_on_intr(reserve) {
-            Ok(()) => Ok(true),
-            Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS) => Ok(false),
-            Err(error) => Err(self.error("reserving space for", error.into())),
-        }
+        optional::attempt_for_room(reserve)
+            .map_err(|error| self.error("reserving space for", error.into()))
     }
 
     fn copy_from(
@@ -426,24 +443,19 @@ impl Storage for FileStorage {
         while length > 0 {
             let _pass = GATE.pass();
             let most = usize::try_from(length.min(MOST_AT_ONCE)).unwrap_or(usize::MAX);
-            let copied = rustix::fs::copy_file_range(
-                &source.file,
-                Some(&mut source_offset),
-                &self.file,
-                Some(&mut offset),
-                most,
-            );
+            let copied = optional::attempt(|| {
+                rustix::fs::copy_file_range(
+                    &source.file,
+                    Some(&mut source_offset),
+                    &self.file,
+                    Some(&mut offset),
+                    most,
+                )
+            });
             match copied {
-                // The source has ended, or its file system can't: reading tells which.
-                Ok(0) => return Ok(false),
-                Ok(count) => length -= count as u64,
-                Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                    return Ok(false);
-                }
-                Err(error) => {
-                    return Err(self.error(&format!("copying to byte {offset} of"), error.into()));
-                }
+                // The source has ended, or the system can't: reading and writing tell which.
+                None | Some(0) => return Ok(false),
+                Some(count) => length -= count as u64,
             }
         }
         Ok(true)

@@ -15,6 +15,7 @@ mod inherited;
 mod interrupt;
 mod locks;
 mod memory;
+mod optional;
 mod place;
 mod share;
 mod unfinished;
@@ -69,26 +70,28 @@ pub trait Storage: Debug + Send + Sync {
     /// The system's error; block devices can't change their length.
     fn set_len(&self, len: u64) -> Result<()>;
 
-    /// Makes bytes read as zeroes, and gives back the space that they take, without writing them.
-    /// `false` when the storage can't do that; then nothing has changed.
+    /// Makes bytes read as zeroes, and gives back the space that they take, without writing them; but for
+    /// less than a block before and behind them where a device has none but whole blocks.
+    /// `false` when the storage can't do that, for whatever reason: who writes the zeroes instead will be
+    /// told of it if the medium fails. Some may be zero by then.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error if the bytes beside whole blocks can't be written.
     fn punch(&self, range: Range<u64>) -> Result<bool>;
 
     /// Makes sure that later writes up to `len` don't fail for lack of space, and makes the storage
-    /// at least that long. `false` when only writing everything can do that.
+    /// at least that long. `false` when only writing everything can do that, or tell what is wrong.
     ///
     /// # Errors
-    /// The system's error, a full disk among them.
+    /// Returns the system's error if there isn't so much room.
     fn reserve(&self, len: u64) -> Result<bool>;
 
     /// Copies `length` bytes from `source` at `source_offset` to `offset` within the system, which
-    /// may share the blocks instead of copying them. `false` when that isn't possible; then some of
-    /// the bytes may have been copied.
+    /// may share the blocks instead of copying them. `false` when that isn't possible, for whatever reason;
+    /// then some of the bytes may have been copied, and reading and writing will tell what is wrong.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns an error if the target can't grow so far.
     fn copy_from(
         &self,
         offset: u64,
@@ -124,10 +127,11 @@ pub trait Storage: Debug + Send + Sync {
     }
 
     /// The first run of bytes at or after `offset` that may hold anything but zeroes. Bytes before
-    /// its start read as zeroes. `None` when all up to the end do.
+    /// its start read as zeroes. `None` when all up to the end do. Where the system can't tell, everything
+    /// may be data.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error if the length can't be had.
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>>;
 
     /// Bytes that the storage occupies on its medium, where that is known.

@@ -10,6 +10,7 @@ mod common;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
 
+mod accelerations;
 mod access;
 mod argv;
 mod backing;
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
     trials.extend(measure::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
+    trials.extend(accelerations::trials());
     trials.extend(access::trials());
     trials.extend(argv::trials());
     trials.extend(backing::trials());

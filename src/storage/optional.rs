@@ -1,0 +1,63 @@
+//! System calls that only make things faster, and what their failure means.
+//!
+//! Copying within the system, holes, space set aside, advice: file systems, old kernels and the profiles of
+//! containers refuse these with any error that there is (EPERM for a call that a profile doesn't know,
+//! EIO from a file system in user space, EINVAL for a range that isn't aligned). So none of their errors
+//! counts as the image's. The caller goes the plain way of reading and writing, and if it is the medium
+//! that has failed, that way meets it too and says where. The one answer that counts is that there is no
+//! room, where room was asked for: to find that out was the purpose.
+
+use rustix::io::Errno;
+
+/// Makes a call, as often as signals interrupt it; `None` if it failed.
+pub(super) fn attempt<T>(call: impl FnMut() -> Result<T, Errno>) -> Option<T> {
+    rustix::io::retry_on_intr(call).ok()
+}
+
+/// As [`attempt`], for a call that sets room aside; `false` if it failed.
+///
+/// # Errors
+/// Returns the system's error if it says that there is no room.
+pub(super) fn attempt_for_room(call: impl FnMut() -> Result<(), Errno>) -> Result<bool, Errno> {
+    match rustix::io::retry_on_intr(call) {
+        Ok(()) => Ok(true),
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_room_counts_and_signals_do_not() {
+        let refusals = [
+            Errno::PERM,
+            Errno::NOSYS,
+            Errno::OPNOTSUPP,
+            Errno::INVAL,
+            Errno::IO,
+            Errno::ACCESS,
+            Errno::TXTBSY,
+            Errno::NODEV,
+        ];
+        for error in refusals {
+            assert_eq!(attempt(|| Err::<(), _>(error)), None);
+            assert_eq!(attempt_for_room(|| Err(error)), Ok(false));
+        }
+        for error in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            assert_eq!(attempt(|| Err::<(), _>(error)), None);
+            assert_eq!(attempt_for_room(|| Err(error)), Err(error));
+        }
+        let mut interruptions = 3;
+        let mut call = || {
+            interruptions -= 1;
+            match interruptions {
+                0 => Ok(7),
+                _ => Err(Errno::INTR),
+            }
+        };
+        assert_eq!(attempt(&mut call), Some(7));
+    }
+}
