@@ -84,6 +84,9 @@ pub fn copy_and_hash(
     settings.copy_offload &= algorithm.is_none();
     // What a target leaves to its backing file isn't read.
     let hashed = algorithm.filter(|_| target.backed().is_none());
+    if settings.sparse.is_some() {
+        target.clear()?;
+    }
     let job = CopyJob::new(source, target, settings, hashed, observer)?;
     let digest = job.run()?;
     let digest = match (digest, algorithm) {

@@ -366,6 +366,16 @@ pub trait NewImage: Sync {
     /// [`backed`](Self::backed), the whole disk must be written, zeroes too.
     fn starts_as_zeroes(&self) -> bool;
 
+    /// Makes the whole disk read as zeroes where that takes no writing, so that zeroes can be left out;
+    /// afterwards [`starts_as_zeroes`](Self::starts_as_zeroes) says so. To be called before anything is
+    /// written, and not where zeroes are to be written all the same.
+    ///
+    /// # Errors
+    /// Returns the system's error if the ends of the disk can't be written.
+    fn clear(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What is read where nothing was written, for an image with a backing file.
     fn backed(&self) -> Option<Backed> {
         None

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::status::{Holes, Status};
 use super::{
@@ -131,7 +132,10 @@ const SECTOR_LEN: usize = 512;
 pub struct NewRaw {
     storage: Arc<dyn Storage>,
     size: u64,
-    starts_as_zeroes: bool,
+    /// Set once: by who knows what is there, or by clearing it.
+    starts_as_zeroes: AtomicBool,
+    /// Whether it may be cleared: there is no promise, and space isn't to be taken.
+    may_clear: bool,
     /// Whether parts stay as they are.
     leaves_parts: bool,
     may_share: bool,
@@ -140,7 +144,8 @@ pub struct NewRaw {
 
 impl NewRaw {
     /// Makes `storage` a disk of `size` bytes that reads as zeroes until written. `flush` says
-    /// whether [`NewImage::finish`] waits for stable storage.
+    /// whether [`NewImage::finish`] waits for stable storage. A block device holds what it held until it
+    /// is cleared or written.
     ///
     /// # Errors
     /// The system's error; a block device that is smaller than `size`; preallocation of metadata,
@@ -161,10 +166,12 @@ impl NewRaw {
             check_room(storage.as_ref(), size)?;
         }
         let reserved = preallocation == Preallocation::Off || storage.reserve(size)?;
+        let is_zero = starts_as_zeroes && reserved && preallocation != Preallocation::Full;
         Ok(Self {
             storage,
             size,
-            starts_as_zeroes: starts_as_zeroes && reserved && preallocation != Preallocation::Full,
+            starts_as_zeroes: AtomicBool::new(is_zero),
+            may_clear: preallocation == Preallocation::Off,
             leaves_parts: false,
             may_share: preallocation == Preallocation::Off,
             flush,
@@ -172,18 +179,18 @@ impl NewRaw {
     }
 
     /// Writes over the first `size` bytes of an existing raw image; what is beyond them stays.
-    /// `is_zero` promises that it reads as zeroes already.
+    /// `is_zero` promises that it reads as zeroes already; else it holds what it held until it is cleared or
+    /// written.
     ///
     /// # Errors
     /// The system's error, or that the image is smaller than `size`.
     pub fn over(storage: Arc<dyn Storage>, size: u64, is_zero: bool, flush: bool) -> Result<Self> {
         check_room(storage.as_ref(), size)?;
-        // One hole over everything costs nothing; where there are no holes, zeroes are written.
-        let starts_as_zeroes = is_zero || size == 0 || storage.punch(0..size)?;
         Ok(Self {
             storage,
             size,
-            starts_as_zeroes,
+            starts_as_zeroes: AtomicBool::new(is_zero || size == 0),
+            may_clear: true,
             leaves_parts: false,
             may_share: true,
             flush,
@@ -200,7 +207,8 @@ impl NewRaw {
         Ok(Self {
             storage,
             size,
-            starts_as_zeroes: false,
+            starts_as_zeroes: AtomicBool::new(false),
+            may_clear: false,
             leaves_parts: true,
             may_share: true,
             flush,
@@ -235,7 +243,16 @@ impl NewImage for NewRaw {
     }
 
     fn starts_as_zeroes(&self) -> bool {
-        self.starts_as_zeroes
+        self.starts_as_zeroes.load(Ordering::Relaxed)
+    }
+
+    /// One hole over everything costs nothing, and a thin device gives its space back. Where there are no
+    /// holes, zeroes are written.
+    fn clear(&self) -> Result<()> {
+        if self.may_clear && !self.starts_as_zeroes() && self.storage.punch(0..self.size)? {
+            self.starts_as_zeroes.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn backed(&self) -> Option<Backed> {

@@ -2,12 +2,13 @@
 //! kernel that has them; without those the test is listed as ignored.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::common::{Noise, run, write_disk};
+use crate::common::{Noise, qemu_io, run, write_disk};
 use crate::matrix::{ours, qemu_img};
 use crate::trial;
 
@@ -15,7 +16,13 @@ pub fn trials() -> Vec<Trial> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), [0; 4096]).unwrap();
     let possible = Device::new(&folder.path().join("file")).is_some();
-    vec![trial("devices::as_targets_and_sources", devices).with_ignored_flag(!possible)]
+    // Not everything that has loop devices has them with blocks of another size.
+    let has_blocks = possible && Device::with_blocks(&folder.path().join("file"), 4096).is_some();
+    vec![
+        trial("devices::as_targets_and_sources", devices).with_ignored_flag(!possible),
+        trial("devices::thin_ones_stay_thin", thin).with_ignored_flag(!possible),
+        trial("devices::of_big_blocks_stay_thin", big_blocks).with_ignored_flag(!has_blocks),
+    ]
 }
 
 /// A loop device over a file, until it is dropped.
@@ -23,8 +30,13 @@ struct Device(String);
 
 impl Device {
     fn new(file: &Path) -> Option<Self> {
+        Self::with_blocks(file, 512)
+    }
+
+    /// With blocks of so many bytes.
+    fn with_blocks(file: &Path, size: u32) -> Option<Self> {
         let made = Command::new("losetup")
-            .args(["--find", "--show"])
+            .args(["--find", "--show", "--sector-size", &size.to_string()])
             .arg(file)
             .stderr(Stdio::null())
             .output()
@@ -142,4 +154,81 @@ fn devices() {
     ours("check -q -r all DEVICE").ok();
     theirs("check -q -f qcow2 DEVICE").ok();
     ours("compare -q DEVICE disk.raw").ok();
+}
+
+/// The space that a file takes, in bytes.
+fn taken(file: &Path) -> u64 {
+    fs::metadata(file).unwrap().blocks() * 512
+}
+
+/// Holes of the source become holes of the device, whose file was full; unless every byte is to be written.
+fn thin() {
+    const SIZE: u64 = 16 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk.raw"), SIZE, 1);
+    let file = folder.join("file");
+    // A raw disk doesn't fill it, an image of it does nearly.
+    let spare = 1 << 20;
+    let old = Noise(3).bytes(usize::try_from(SIZE + spare).unwrap());
+    fs::write(&file, &old).unwrap();
+    let device = Device::new(&file).unwrap();
+    for (options, format) in [
+        ("-O raw", "raw"),
+        ("-n -O raw", "raw"),
+        ("-O qcow2 -o preallocation=metadata", "qcow2"),
+        ("-S 0 -O raw", "raw"),
+        ("-S 0 -n -O raw", "raw"),
+    ] {
+        fs::write(&device.0, &old).unwrap();
+        qemu_io(folder, "raw", &device.0, &["flush"]);
+        assert!(taken(&file) >= SIZE, "{options}");
+        let line = format!("convert -t writeback {options} disk.raw {}", device.0);
+        ours(folder, &line.split(' ').collect::<Vec<_>>()).ok();
+        let compare = [
+            "compare", "-q", "-f", "raw", "-F", format, "disk.raw", &device.0,
+        ];
+        let ran = qemu_img(folder, &compare);
+        // A raw device is as long as it is, and what is behind the disk is as it was.
+        let expected = if format == "raw" { 1 } else { 0 };
+        assert_eq!(ran.status, Some(expected), "{options}: {ran:?}");
+        if format == "raw" {
+            let device = fs::read(&device.0).unwrap();
+            let (disk, rest) = device.split_at(usize::try_from(SIZE).unwrap());
+            assert!(
+                disk == fs::read(folder.join("disk.raw")).unwrap(),
+                "{options}"
+            );
+            assert!(rest == &old[disk.len()..], "{options}");
+        }
+        let taken = taken(&file);
+        let is_thin = taken < spare + (2 << 20);
+        assert_eq!(is_thin, !options.starts_with("-S 0"), "{options}: {taken}");
+    }
+}
+
+/// A disk that doesn't end with a block of the device.
+fn big_blocks() {
+    const SIZE: usize = (8 << 20) - 1536;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk.raw"), SIZE as u64, 1);
+    let file = folder.join("file");
+    let old = Noise(3).bytes(8 << 20);
+    fs::write(&file, &old).unwrap();
+    let device = Device::with_blocks(&file, 4096).unwrap();
+    for options in ["-n", ""] {
+        fs::write(&device.0, &old).unwrap();
+        qemu_io(folder, "raw", &device.0, &["flush"]);
+        let line = format!(
+            "convert -t writeback {options} -O raw disk.raw {}",
+            device.0
+        );
+        ours(folder, &line.split_whitespace().collect::<Vec<_>>()).ok();
+        let device = fs::read(&device.0).unwrap();
+        assert!(device[..SIZE] == fs::read(folder.join("disk.raw")).unwrap());
+        assert!(device[SIZE..] == old[SIZE..]);
+        let taken = taken(&file);
+        assert!(taken < 1 << 20, "{options}: {taken}");
+    }
 }

@@ -4,6 +4,7 @@
 //! The layouts ([`create`](super::create), [`preallocate`](super::preallocate)) say where clusters and
 //! tables go; what follows from the options alone stands here.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::create_options::CreateOptions;
@@ -77,6 +78,18 @@ impl Parts {
             return Ok(());
         }
         new_header::wipe(self.storage.as_ref(), self.geometry)
+    }
+
+    /// Makes a block device's part for data read as zeroes where that takes no writing. What is encrypted
+    /// is written anyway.
+    ///
+    /// # Errors
+    /// Returns the system's error if the ends of the part can't be written.
+    pub(super) fn clear(&mut self, range: Range<u64>) -> Result<()> {
+        if self.cipher.is_none() && !self.clean && !range.is_empty() {
+            self.clean = self.data.punch(range)?;
+        }
+        Ok(())
     }
 
     /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is

@@ -109,7 +109,7 @@ impl NewPreallocated {
         Self::of_parts(image, preallocation)
     }
 
-    fn of_parts(image: Parts, preallocation: Preallocation) -> Result<Self> {
+    fn of_parts(mut image: Parts, preallocation: Preallocation) -> Result<Self> {
         let (geometry, size) = (image.geometry, image.options.size);
         let place = |cluster| {
             let host = geometry
@@ -137,8 +137,12 @@ impl NewPreallocated {
             (metadata_end, end)
         };
         image.wipe()?;
-        let mut written = matches!(preallocation, Preallocation::Off | Preallocation::Metadata)
-            || image.data.reserve(end)? && preallocation != Preallocation::Full;
+        let takes_space = !matches!(preallocation, Preallocation::Off | Preallocation::Metadata);
+        if !takes_space {
+            image.clear(first.0..end)?;
+        }
+        let mut written =
+            !takes_space || image.data.reserve(end)? && preallocation != Preallocation::Full;
         if geometry.has_subclusters() && !written {
             // The bits say that nothing is stored, so no one will write it later.
             write_zeroes(image.data.as_ref(), first.0..end)?;
