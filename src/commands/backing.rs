@@ -12,7 +12,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::source::refuse_loop;
+use super::source::{NAMED_IMAGES, refuse_loop};
 use super::{Names, Passwords, Purpose, Source};
 use crate::error::Result;
 use crate::formats::qcow2::{Backing, EncryptionMethod};
@@ -82,7 +82,8 @@ pub(super) fn find(
         let depth = base.layers.len();
         let opened = open_layer(&source, purpose, &base.layers);
         let (below, layer) = opened.map_err(|error| {
-            (0..depth).fold(error, |error, _| {
+            // Of a long chain some of it says enough.
+            (0..depth.min(2 * NAMED_IMAGES)).fold(error, |error, _| {
                 error.context("Could not open backing file")
             })
         })?;

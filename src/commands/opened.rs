@@ -41,6 +41,8 @@ pub struct Layer {
     pub format: Format,
     /// Whether its data is encrypted with legacy AES.
     pub legacy_aes: bool,
+    /// How many bytes of memory its L1 table takes; 0 without one.
+    pub l1_bytes: u64,
     /// Where a raw image starts in its file, in bytes.
     pub start: u64,
     /// The part of the file that was named that it is in; most often all of it.

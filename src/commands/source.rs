@@ -11,6 +11,7 @@ use super::opened::{Layer, OpenSource, Opened};
 use super::{Names, Passwords, Purpose, Sharing, SnapshotName, Stated, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result, printable};
+use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::snapshots::read_snapshots;
 use crate::formats::qcow2::{
     EncryptionMethod, Header, Qcow2Image, extensions, features, until_zero,
@@ -19,8 +20,12 @@ use crate::formats::raw::RawImage;
 use crate::formats::{self, Chain, Format, Image};
 use crate::storage::{Access, CacheMode, FileStorage, Handle, Storage, Window, WindowRange};
 
-/// How many images a chain may have. People's chains have a dozen; each costs a descriptor and tables.
-const MOST_LAYERS: usize = 256;
+/// How many bytes the L1 tables of a chain may take in memory. How many images there are doesn't matter:
+/// each costs a descriptor, of which the system has only so many, and its table.
+const MOST_L1_BYTES: u64 = 1 << 30;
+
+/// How many of the images that lead to one that can't be opened are named, at either end of the chain.
+pub(super) const NAMED_IMAGES: usize = 4;
 
 /// An image that exists, as the user named it.
 #[derive(Clone)]
@@ -225,16 +230,7 @@ impl<'a> Source<'a> {
             let opened = source.open_layer(purpose, passwords, &layers);
             let (image, layer, below) = match opened {
                 Ok(opened) => opened,
-                // Each image above says that it was its backing file that could not be opened.
-                Err(error) => {
-                    let above = layers.iter().rev();
-                    return Err(above.fold(error, |error, layer| {
-                        error.context(format!(
-                            "Could not open '{}': Could not open backing file",
-                            printable(&layer.name)
-                        ))
-                    }));
-                }
+                Err(error) => return Err(below_these(&layers, error)),
             };
             images.push(image);
             layers.push(layer);
@@ -274,6 +270,7 @@ impl<'a> Source<'a> {
         let opened = self.open_below(purpose).map_err(failed)?;
         let files = above.iter().filter_map(|layer| layer.files.first());
         refuse_loop(&self.name, &opened.file, files)?;
+        let l1_above = above.iter().map(|layer| layer.l1_bytes).sum::<u64>();
         let parts = || {
             let Some(header) = opened.header()? else {
                 return Ok(None);
@@ -289,6 +286,7 @@ impl<'a> Source<'a> {
             name: self.name.clone(),
             format: opened.format,
             legacy_aes: false,
+            l1_bytes: 0,
             start: 0,
             storage: Arc::clone(&storage),
             files: vec![Arc::clone(&opened.file)],
@@ -307,13 +305,20 @@ impl<'a> Source<'a> {
         layer.legacy_aes = header.encryption() == EncryptionMethod::Aes;
         layer.files.extend(data.clone());
         let header = self.at_snapshot(header, &opened)?;
+        layer.l1_bytes = header.l1().entries.saturating_mul(ENTRY_SIZE);
+        if l1_above.saturating_add(layer.l1_bytes) > MOST_L1_BYTES {
+            return Err(Error::invalid(format!(
+                "the L1 tables of the chain of backing files are larger than {} MiB",
+                MOST_L1_BYTES >> 20
+            )));
+        }
         let data = data.map(|file| file as Arc<dyn Storage>);
         let image = if self.salvage {
             Qcow2Image::open_to_salvage(storage, data, header, secret)
         } else {
             Qcow2Image::open_with(storage, data, header, secret)
         };
-        let image = image.map_err(failed)?;
+        let image = image.map_err(failed)?.at_depth(above.len());
         Ok((Arc::new(image), layer, below))
     }
 
@@ -516,24 +521,34 @@ pub(super) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<
     })
 }
 
-/// Refuses the file called `name` below those `above`: it is one of them, or one too many.
+/// The error for an image below `layers`: each of them says that it was its backing file that could not be
+/// opened, but of a long chain only the first and the last of them.
+fn below_these(layers: &[Layer], error: Error) -> Error {
+    let more = layers.len().saturating_sub(2 * NAMED_IMAGES);
+    let last = layers.len() - NAMED_IMAGES.min(layers.len());
+    let named = |index: usize| more == 0 || index < NAMED_IMAGES || index >= last;
+    let above = layers.iter().enumerate().rev();
+    above.fold(error, |error, (index, layer)| match named(index) {
+        true => error.context(format!(
+            "Could not open '{}': Could not open backing file",
+            printable(&layer.name)
+        )),
+        false if index == NAMED_IMAGES => error.context(format!("({more} more backing files)")),
+        false => error,
+    })
+}
+
+/// Refuses the file called `name` below those `above`, if it is one of them.
 pub(super) fn refuse_loop<'f>(
     name: &str,
     file: &FileStorage,
     above: impl IntoIterator<Item = &'f Arc<FileStorage>>,
 ) -> Result<()> {
     let identity = file.identity()?;
-    let mut layers = 0;
     for file in above {
         if file.identity()? == identity {
             return Err(infinite_loop(name));
         }
-        layers += 1;
-    }
-    if layers >= MOST_LAYERS {
-        return Err(Error::invalid(format!(
-            "the chain of backing files is longer than {MOST_LAYERS} images"
-        )));
     }
     Ok(())
 }

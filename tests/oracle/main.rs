@@ -32,6 +32,7 @@ mod interrupted;
 mod into;
 mod limits;
 mod locks;
+mod long_chains;
 mod map;
 mod matrix;
 mod measure;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
     trials.extend(interrupted::trials());
     trials.extend(limits::trials());
     trials.extend(locks::trials());
+    trials.extend(long_chains::trials());
     trials.extend(options::trials());
     trials.extend(progress::trials());
     trials.extend(seed::trials());

@@ -122,6 +122,14 @@ impl Qcow2Image {
         })
     }
 
+    /// The same image, as one that is so many images below another: the deeper it is, the fewer tables are
+    /// kept in memory for it.
+    #[must_use]
+    pub fn at_depth(mut self, depth: usize) -> Self {
+        self.tables.share_memory(depth);
+        self
+    }
+
     /// How the guest's data is stored from `guest` on, and for how many bytes.
     fn part(&self, table: &L2Table, guest: GuestOffset) -> Result<(ExtentKind, u64)> {
         let slot = table.get(self.geometry.l2_index(guest));

@@ -22,6 +22,8 @@ use crate::units::HostOffset;
 /// [`LEAST_TABLES`].
 const GENERATION_BYTES: usize = 4 << 20;
 const LEAST_TABLES: usize = 2;
+/// How many images of a chain may each keep as many tables as one alone; those below keep fewer.
+const FULL_CACHES: usize = 16;
 
 /// Reads a table of 8-byte entries; `what` names it in errors.
 ///
@@ -112,6 +114,13 @@ impl Tables {
             cache: Mutex::default(),
             most_tables: (GENERATION_BYTES / geometry.cluster_len()).max(LEAST_TABLES),
         })
+    }
+
+    /// Keeps fewer tables, as those of an image that is so many images below another: what a chain keeps
+    /// grows with the logarithm of its length.
+    pub fn share_memory(&mut self, depth: usize) {
+        let most = self.most_tables / (1 + depth / FULL_CACHES);
+        self.most_tables = most.max(LEAST_TABLES);
     }
 
     /// Where the L2 table of L1 entry `l1_index` is; `None` when no cluster of it is stored, as beyond
