@@ -16,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
         trial("map::encrypted_images", encrypted),
         trial("map::chains_with_short_backing_files", short_backing_files),
         trial("map::ways_to_name_an_image", names),
+        trial("map::zeroes_in_data_files", zeroes_in_data_files),
         trial("map::mistakes", mistakes),
     ]
 }
@@ -143,6 +144,29 @@ fn short_backing_files() {
     );
     same_map(folder, &["sub/top"]);
     same_map(folder, &["sub/middle"]);
+}
+
+/// Offset 0 is a place in an external data file, but no place of a cluster that reads as zeroes.
+fn zeroes_in_data_files() {
+    for options in ["", ",extended_l2=on"] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let options = format!("data_file=x.data{options}");
+        let create = ["create", "-q", "-f", "qcow2", "-o", &options];
+        qemu_img(folder, &[&create[..], &["x.qcow2", "2M"]].concat()).ok();
+        let image = |name: &'static str| ["-s", "64k", name];
+        for commands in [
+            &["write 0 512k"][..],
+            &["write -z 0 192k"],
+            &["write 64k 64k"],
+            &["write -z 0 1M"],
+        ] {
+            qemu_io(folder, "qcow2", "x.qcow2", commands);
+            same_map(folder, &["x.qcow2"]);
+            same_map(folder, &image("x.qcow2"));
+            same_map(folder, &["-s", "512", "-l", "128k", "x.qcow2"]);
+        }
+    }
 }
 
 fn names() {

@@ -236,6 +236,17 @@ impl Image for Qcow2Image {
             status.zero = is_hole;
             status.length = status.length.min(length);
         }
+        // Offset 0 is a place in an external data file, but QEMU takes it for none where a whole cluster
+        // reads as zeroes.
+        let cluster = self.geometry.cluster_size();
+        if status.zero
+            && !status.data
+            && !self.geometry.has_subclusters()
+            && let Some(host) = status.offset.filter(|host| host.0 < cluster)
+        {
+            status.offset = None;
+            status.length = status.length.min(cluster - host.0);
+        }
         Ok(status)
     }
 
