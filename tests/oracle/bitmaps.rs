@@ -27,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(name, move || same_bits_as_qemu_io(options)));
     }
     trials.push(trial("bitmaps::convert_into_sets_bits", convert_into));
+    trials.push(trial("bitmaps::two_of_one_name", two_of_one_name));
     for options in [
         "",
         "-c",
@@ -362,4 +363,29 @@ fn refused() {
     assert_eq!(ours(folder, &args).status, Some(0));
     let info = qemu_img(folder, &["info", "y.qcow2"]).ok();
     assert!(!info.contains("granularity"), "{info}");
+}
+
+/// QEMU opens no such image, so no check may call it sound, and no repair either.
+fn two_of_one_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "x", "1M"]).ok();
+    for name in ["name1", "name2"] {
+        qemu_img(folder, &["bitmap", "--add", "x", name]).ok();
+    }
+    let path = folder.join("x");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let second = bytes.windows(5).position(|name| name == b"name2").unwrap();
+    bytes[second + 4] = b'1';
+    std::fs::write(&path, &bytes).unwrap();
+    for args in [
+        &["info", "x"][..],
+        &["check", "x"],
+        &["check", "-r", "all", "x"],
+    ] {
+        let theirs = qemu_img(folder, args);
+        assert_eq!(theirs.status, Some(1), "{theirs:?}");
+        ours(folder, args).fails(1, "Bitmap already exists: name1");
+        assert!(std::fs::read(&path).unwrap() == bytes, "{args:?}");
+    }
 }

@@ -5,6 +5,7 @@
 //! only while autoclear bit 0 is set; a program that doesn't know bitmaps clears the bit when it
 //! writes, and from then on they are out of date. The limits are QEMU's.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use byteorder::{BigEndian, ReadBytesExt as _};
@@ -14,7 +15,7 @@ use super::features;
 use super::geometry::Geometry;
 use super::header::{Header, TablePlace};
 use super::tables::read_table;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -252,6 +253,7 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
     storage.read_exact_at(place.directory.0, &mut directory, what)?;
     let mut rest = directory.as_slice();
     let mut bitmaps = Vec::new();
+    let mut names = HashSet::new();
     while !rest.is_empty() {
         let at = place.length - rest.len() as u64;
         let entry = HostOffset(place.directory.0 + at);
@@ -260,6 +262,10 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
             return Err(Error::corrupt(
                 "More bitmaps found than specified in header extension",
             ));
+        }
+        if !names.insert(bitmap.name.clone()) {
+            let name = printable(&String::from_utf8_lossy(&bitmap.name));
+            return Err(Error::corrupt(format!("Bitmap already exists: {name}")));
         }
         bitmaps.push(bitmap);
         rest = rest.get(length..).ok_or_else(broken)?;
@@ -328,13 +334,13 @@ fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitm
         return Err(Error::corrupt(format!(
             "Could not read bitmap '{}' from image: its table has {table_entries} entries, which isn't \
              what the disk's size asks for",
-            crate::error::printable(&String::from_utf8_lossy(name))
+            printable(&String::from_utf8_lossy(name))
         )));
     }
     if !valid {
         return Err(Error::corrupt(format!(
             "Bitmap '{}' doesn't satisfy the constraints",
-            crate::error::printable(&String::from_utf8_lossy(name))
+            printable(&String::from_utf8_lossy(name))
         )));
     }
     let bitmap = Bitmap {
