@@ -17,7 +17,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, qemu_io, run};
-use crate::matrix::{SECRET, qemu_img};
+use crate::matrix::{SECRET, ours, qemu_img};
 use crate::trial;
 
 /// How often each kind of image is damaged.
@@ -73,7 +73,88 @@ pub fn trials() -> Vec<Trial> {
         let name = format!("damage::{}", kind.name);
         trial(name, move || damage_and_mend(kind))
     });
-    kinds.collect()
+    kinds
+        .chain([
+            trial("damage::cut_off", cut_off),
+            trial("damage::said_to_be_compressed", said_to_be_compressed),
+        ])
+        .collect()
+}
+
+/// The last cluster of a file may end with any of its sectors, as QEMU writes it, but inside of none.
+fn cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let disk = Noise(7).bytes(1 << 20);
+    fs::write(folder.join("disk.raw"), &disk).unwrap();
+    qemu_img(folder, &["convert", "-O", "qcow2", "disk.raw", "whole"]).ok();
+    let whole = fs::read(folder.join("whole")).unwrap();
+    let last = disk.len() - 65536;
+    assert!(
+        whole.ends_with(&disk[last..]),
+        "the last cluster is elsewhere"
+    );
+    for cut in [512, 1024, 65024] {
+        fs::write(folder.join("x"), &whole[..whole.len() - cut]).unwrap();
+        ours(folder, &["convert", "-O", "raw", "x", "back"]).ok();
+        let mut expected = disk.clone();
+        expected[disk.len() - cut..].fill(0);
+        assert!(fs::read(folder.join("back")).unwrap() == expected, "{cut}");
+        fs::remove_file(folder.join("back")).unwrap();
+    }
+    for cut in [1, 511, 700, 65535] {
+        fs::write(folder.join("x"), &whole[..whole.len() - cut]).unwrap();
+        for line in ["convert -O raw x back", "convert -O qcow2 x back"] {
+            let ran = ours(folder, &line.split(' ').collect::<Vec<_>>());
+            ran.fails(1, "is cut off inside of a sector by the end of the file");
+            assert!(!folder.join("back").exists());
+        }
+        let ran = ours(folder, &["compare", "disk.raw", "x"]);
+        assert!(
+            ran.status > Some(1) && ran.stderr.contains("inside of a sector"),
+            "{ran:?}"
+        );
+    }
+}
+
+/// In an encrypted image no cluster is compressed. One whose entry says so counts as both tools count it.
+fn said_to_be_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let kind = Kind {
+        snapshots: false,
+        bitmap: false,
+        ..kind("aes", "encrypt.format=aes,encrypt.key-secret=s")
+    };
+    kind.make(folder, &mut Noise(5));
+    let path = folder.join("x");
+    let mut bytes = fs::read(&path).unwrap();
+    let get = |bytes: &[u8], at: u64| {
+        let at = usize::try_from(at).unwrap();
+        u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) & 0x00ff_ffff_ffff_fe00
+    };
+    let l2 = get(&bytes, get(&bytes, 40));
+    let mut said = 0;
+    for index in 0..4 {
+        let at = l2 + 8 * index;
+        let host = get(&bytes, at);
+        if host == 0 {
+            continue;
+        }
+        let entry = 1 << 62 | 3 << 54 | host;
+        let at = usize::try_from(at).unwrap();
+        bytes[at..at + 8].copy_from_slice(&u64::to_be_bytes(entry));
+        said += 1;
+    }
+    assert!(said > 0);
+    fs::write(&path, bytes).unwrap();
+    for output in ["human", "json"] {
+        let command = format!("check --output={output}");
+        let theirs = kind.run("qemu-img", folder, &command, "");
+        let ours = kind.run(COWHIDE, folder, &command, "");
+        assert_eq!(theirs.status, Some(0), "{theirs:?}");
+        assert_eq!((ours.status, ours.stdout), (theirs.status, theirs.stdout));
+    }
 }
 
 impl Kind {

@@ -3,7 +3,9 @@
 //! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One
 //! that the end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves
 //! out trailing zeroes of the last cluster. It never does so with ciphertext, and missing
-//! ciphertext stands for nothing, so in an encrypted image that is an error too.
+//! ciphertext stands for nothing, so in an encrypted image that is an error too. So is an end inside of
+//! a sector, which nobody writes: the rest of that sector was lost, and maybe more. (An external data file
+//! may have any length.)
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -212,6 +214,12 @@ impl Stored {
         buf: &mut [u8],
     ) -> Result<()> {
         let read = self.data.read_padded_at(host.0, buf, length)?;
+        if read < buf.len() && !self.external && !length.is_multiple_of(SECTOR_SIZE) {
+            return Err(Error::corrupt(format!(
+                "the cluster at guest offset {guest} is cut off inside of a sector by the end of the \
+                 file ({length} bytes)",
+            )));
+        }
         if let Some(cipher) = &self.cipher {
             if read < buf.len() {
                 return Err(Error::corrupt(format!(
