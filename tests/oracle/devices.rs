@@ -138,6 +138,10 @@ fn devices() {
     renew();
     ours("convert -O qcow2 -S 0 big.raw DEVICE").fails(1, "No space left on device");
     assert_eq!(theirs("info -f qcow2 DEVICE").status, Some(1));
+    // To say that a device is a raw disk changes nothing of it.
+    renew();
+    ours("create -q -f raw DEVICE 3M").ok();
+    assert!(fs::read(device).unwrap() == fs::read(folder.join("old")).unwrap());
     // Never its own target.
     renew();
     ours("convert -f raw -O qcow2 DEVICE DEVICE").fails(1, "are the same file");
