@@ -95,13 +95,17 @@ fn what_reads_all_data_runs_in_a_sandbox_too() {
         .spawn()
         .unwrap();
     let id = child.id().to_string();
-    let filters = (0..10_000).find_map(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        status(&id, "Seccomp_filters").filter(|filters| *filters > outside)
-    });
+    let filters = loop {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "it never entered one: {ended:?}");
+        match status(&id, "Seccomp_filters") {
+            Some(filters) if filters > outside => break filters,
+            _ => std::thread::sleep(std::time::Duration::from_millis(1)),
+        }
+    };
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(filters, Some(outside + 1));
+    assert_eq!(filters, outside + 1);
 }
 
 #[test]
@@ -149,13 +153,16 @@ fn aborted(folder: &Path, option: &str) -> (bool, bool) {
     if whoever == 0 {
         command.uid(who).gid(who);
     }
-    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
     let target = folder.join("x");
-    let begun = (0..10_000).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        target.exists()
-    });
-    assert!(begun, "{option}");
+    fs::write(&target, "old").unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    // It has its password when it empties what was there.
+    while fs::read(&target).unwrap() == b"old" {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "{option}: {ended:?}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let memory = fs::metadata(format!("/proc/{}/maps", child.id())).unwrap();
     let id = child.id().to_string();
     let killed = Command::new("kill").args(["-s", "ABRT", &id]).status();

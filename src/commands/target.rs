@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
@@ -281,6 +281,9 @@ impl Target<'_> {
                         self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
                     };
                     let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
+                    if files.iter().any(|image| image.will_be_at(&file)) {
+                        return Err(self.same_file(&path));
+                    }
                     data = Some(Arc::new(self.take(&mut file)?) as Arc<dyn Storage>);
                     files.push(file);
                 }
@@ -422,15 +425,20 @@ impl Target<'_> {
         let identity = target.identity()?;
         for source in sources {
             if source.identity()? == identity {
-                // QEMU takes a lock that it holds itself for another's. Its words are what clients know.
-                return Err(Error::invalid(format!(
-                    "Failed to get \"write\" lock: '{}' and '{}' are the same file",
-                    printable(&source.path().to_string_lossy()),
-                    printable(&self.path.to_string_lossy())
-                )));
+                return Err(self.same_file(source.path()));
             }
         }
         Ok(())
+    }
+
+    /// Says that the image would be written over a file that is used for something else.
+    fn same_file(&self, other: &Path) -> Error {
+        // QEMU takes a lock that it holds itself for another's. Its words are what clients know.
+        Error::invalid(format!(
+            "Failed to get \"write\" lock: '{}' and '{}' are the same file",
+            printable(&other.to_string_lossy()),
+            printable(&self.path.to_string_lossy())
+        ))
     }
 
     /// The checked options and the cipher of a qcow2 image; `None` for a raw one.

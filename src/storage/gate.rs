@@ -47,10 +47,14 @@ impl Gate {
         pass
     }
 
-    /// Lets nothing pass any more, and waits until no write is under way, but at most so long: a write to
-    /// a storage that hangs may never end. Returns `false` if some are still under way.
-    pub(super) fn close(&self, at_most: Duration) -> bool {
+    /// Lets nothing pass any more.
+    pub(super) fn shut(&self) {
         self.0.fetch_or(CLOSED, Ordering::SeqCst);
+    }
+
+    /// Waits, when nothing passes any more, until no write is under way, but at most so long: a write to a
+    /// storage that hangs may never end. Returns `false` if some are still under way.
+    pub(super) fn wait(&self, at_most: Duration) -> bool {
         let begun = Instant::now();
         while self.0.load(Ordering::SeqCst) != CLOSED {
             if begun.elapsed() >= at_most {
@@ -83,7 +87,8 @@ mod tests {
         let passes = [GATE.pass(), GATE.pass()];
         let (tell, told) = mpsc::channel();
         let closing = thread::spawn(move || {
-            let all_ended = GATE.close(LONG);
+            GATE.shut();
+            let all_ended = GATE.wait(LONG);
             tell.send("closed").unwrap();
             all_ended
         });
@@ -102,15 +107,16 @@ mod tests {
     fn closing_gives_up_on_a_write_that_hangs() {
         let gate = Gate::new();
         let pass = gate.pass();
-        assert!(!gate.close(Duration::ZERO));
+        gate.shut();
+        assert!(!gate.wait(Duration::ZERO));
         drop(pass);
-        assert!(gate.close(LONG));
+        assert!(gate.wait(LONG));
     }
 
     #[test]
     fn nothing_passes_a_closed_gate() {
         static GATE: Gate = Gate::new();
-        assert!(GATE.close(LONG));
+        GATE.shut();
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
             tell.send("comes").unwrap();
@@ -123,6 +129,6 @@ mod tests {
             thread::yield_now();
             assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
         }
-        assert!(GATE.close(LONG));
+        assert!(GATE.wait(LONG));
     }
 }

@@ -114,6 +114,7 @@ fn ignored() -> u64 {
 
 /// Undoes everything for good, but returns after [`UNDOING_TAKES`] whether that is done or not.
 fn undo_in_time() {
+    GATE.shut();
     let (done, is_done) = mpsc::sync_channel::<()>(0);
     let undoing = thread::Builder::new()
         .name("undo".into())
@@ -130,7 +131,7 @@ fn undo_in_time() {
 }
 
 fn undo_all() {
-    let all_ended = GATE.close(WRITES_TAKE);
+    let all_ended = GATE.wait(WRITES_TAKE);
     let unfinished = registry();
     let lines: Vec<String> = unfinished
         .iter()

@@ -86,6 +86,16 @@ impl Place {
         })
     }
 
+    /// Returns whether both are the same name in the same folder.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let folder = |place: &Self| {
+            let stat = rustix::fs::fstat(&place.folder);
+            stat.map(|stat| FileIdentity::of_file(&stat))
+        };
+        self.name == other.name
+            && matches!((folder(self), folder(other)), (Ok(one), Ok(other)) if one == other)
+    }
+
     /// Makes an empty file in the folder that has no name yet, and is gone when it is closed without one.
     ///
     /// # Errors
@@ -120,6 +130,18 @@ impl Place {
         )?)
     }
 
+    /// Removes the name of a file that was made just now.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn unmake(&self) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(
+            &self.folder,
+            &self.name,
+            AtFlags::empty(),
+        )?)
+    }
+
     /// Removes the name, if it is still that of this file.
     ///
     /// # Errors
@@ -127,11 +149,7 @@ impl Place {
     pub(super) fn remove(&self, identity: FileIdentity) -> io::Result<()> {
         let found = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         match found {
-            Ok(stat) if FileIdentity::of_file(&stat) == identity => Ok(rustix::fs::unlinkat(
-                &self.folder,
-                &self.name,
-                AtFlags::empty(),
-            )?),
+            Ok(stat) if FileIdentity::of_file(&stat) == identity => self.unmake(),
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -179,14 +179,11 @@ impl UnfinishedFile {
         let mut list = registry();
         let flags = opening_flags(Access::ReadWrite, cache);
         let file = place.make(flags).map_err(|error| could_not(path, error))?;
-        let identity = file.metadata().map(|metadata| FileIdentity::of(&metadata));
         let (storage, handle) = match Self::taken(file, path, flags, cache) {
             Ok(taken) => taken,
             Err(error) => {
                 // It is ours and empty; the caller is told of the error and not of the file.
-                if let Ok(identity) = identity {
-                    drop(place.remove(identity));
-                }
+                drop(place.unmake());
                 return Err(could_not(path, error));
             }
         };
@@ -283,6 +280,11 @@ impl UnfinishedFile {
         }
         files.iter_mut().for_each(|file| file.is_kept = true);
         Ok(())
+    }
+
+    /// Returns whether both are new files that are to have the same name.
+    pub fn will_be_at(&self, other: &Self) -> bool {
+        matches!((self.place(), other.place()), (Some(one), Some(other)) if one.is(other))
     }
 
     /// Where the file is made, if it is new.

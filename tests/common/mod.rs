@@ -2,11 +2,11 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::ffi::OsStr;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rexpect::session::{PtySession, spawn_command};
 
@@ -98,6 +98,54 @@ pub fn cowhide_with_input(folder: &Path, args: &str, input: &[u8]) -> Ran {
         .unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap().into()
+}
+
+/// Where the file can be opened that a running program of ours makes in `folder` and will call `name`. It has
+/// no name before it is whole, where the file system can do that. `None` if there is no such file yet.
+///
+/// Only the superuser sees the files of a program that holds a password.
+pub fn unfinished(folder: &Path, child: &Child, name: &str) -> Option<PathBuf> {
+    let named = folder.join(name);
+    if named.exists() {
+        return Some(named);
+    }
+    let folder = folder.canonicalize().unwrap();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).ok()?;
+    let mut paths = open.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.find(|path| {
+        let target = std::fs::read_link(path).unwrap_or_default();
+        let is_unnamed = target.to_string_lossy().ends_with(" (deleted)");
+        target.parent() == Some(&folder) && is_unnamed
+    })
+}
+
+/// Waits until a file that a running program of ours makes has at least so many bytes, and gives where it can
+/// be opened.
+pub fn until_it_has(bytes: u64, folder: &Path, child: &mut Child, name: &str) -> PathBuf {
+    loop {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "{name} never had {bytes} bytes: {ended:?}");
+        if let Some(path) = unfinished(folder, child, name)
+            && std::fs::metadata(&path).is_ok_and(|meta| meta.len() >= bytes)
+        {
+            return path;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// Reads the lines of `-p` from a running program until so many have come. Returns `false` if it ended before.
+pub fn until_it_said(lines: usize, child: &mut Child) -> bool {
+    let said = child.stdout.as_mut().unwrap();
+    let mut ends = 0;
+    let mut byte = [0];
+    while ends < lines {
+        if said.read(&mut byte).unwrap() == 0 {
+            return false;
+        }
+        ends += usize::from(byte == *b"\r");
+    }
+    true
 }
 
 /// A small generator of reproducible noise (the constants are Knuth's MMIX).

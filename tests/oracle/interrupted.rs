@@ -328,21 +328,19 @@ fn snapshot_is_whole(work: &Work, folder: &Path) -> bool {
 }
 
 /// Asserts that a work that was not done has left nothing that could be taken for its result.
-fn is_undone(work: &Work, folder: &Path, killed: bool, when: &str) {
+fn is_undone(work: &Work, folder: &Path, [killed, ended]: [bool; 2], when: &str) {
     match work.kind {
         Kind::Report => {}
         Kind::New | Kind::Empty => {
-            let path = folder.join("x");
-            // Where a name's file can't be known, it is left, but empty.
-            let left = fs::metadata(&path).map_or(0, |meta| meta.len());
-            assert!(killed || left == 0, "{when}: left behind");
-            if killed && path.exists() && work.command.contains("qcow2 ") && !is_raw(folder, "x") {
-                let done = match work.kind {
-                    Kind::Empty => status(folder, "x") == Some(0),
-                    _ => holds(folder, "x", "disk.raw"),
-                };
-                assert!(done, "{when}: unfinished, but opens");
-            }
+            // A name never stands for an unfinished image, however it ended; a data file has its name first.
+            let is_done = || match work.kind {
+                Kind::Empty => status(folder, "x") == Some(0),
+                _ => holds(folder, "x", "disk.raw"),
+            };
+            let left = folder.join("x").exists();
+            assert!(!left || ended && is_done(), "{when}: left behind");
+            let data = folder.join("x.data").exists();
+            assert!(killed || left || !data, "{when}: its data file left behind");
         }
         Kind::Into(_) => {
             let status = status(folder, "x");
@@ -474,7 +472,7 @@ fn sweep(work: &Work) {
                 "{when}"
             );
         }
-        is_undone(work, folder, killed, &when);
+        is_undone(work, folder, [killed, ended], &when);
         if let Kind::Into(_) | Kind::Repair(_) = work.kind {
             // What seems to be missing of the refcounts marks an image as corrupt, as it should.
             let repair = ["check", "-q", "-f", "qcow2", "-r", "all", "x"];

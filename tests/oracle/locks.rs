@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::common::{COWHIDE, Noise, Ran, run, write_disk};
+use crate::common::{COWHIDE, Noise, Ran, run, until_it_has, write_disk};
 use crate::matrix::{ours, qemu_img};
 use crate::trial;
 
@@ -316,6 +316,8 @@ fn ours_are_seen() {
     let folder = folder.path();
     fs::write(folder.join("big.raw"), Noise(1).bytes(16 << 20)).unwrap();
     write_disk(&folder.join("disk.raw"), 100_000, 2);
+    // A new file has no name before it is whole.
+    fs::write(folder.join("new.qcow2"), "old").unwrap();
     let mut converting = Command::new(COWHIDE)
         .args("convert -r 64k -O qcow2 big.raw new.qcow2".split(' '))
         .current_dir(folder)
@@ -325,7 +327,8 @@ fn ours_are_seen() {
         let over = converting.try_wait().unwrap();
         assert!(over.is_none(), "the conversion is over: {over:?}");
     };
-    while !folder.join("new.qcow2").exists() {
+    // It is locked before it is emptied.
+    while fs::metadata(folder.join("new.qcow2")).unwrap().len() == 3 {
         still_converting();
     }
     // What is written has no header yet, so that it is a raw image to whoever looks.
@@ -368,10 +371,7 @@ fn base_is_seen() {
             .current_dir(folder)
             .spawn()
             .unwrap();
-        while fs::metadata(folder.join("new.qcow2")).map_or(0, |file| file.len()) < 512 << 10 {
-            let over = converting.try_wait().unwrap();
-            assert!(over.is_none(), "the conversion is over: {over:?}");
-        }
+        until_it_has(512 << 10, folder, &mut converting, "new.qcow2");
         for name in ["above.qcow2", "x.qcow2"] {
             let wrote = run(folder, "qemu-io", ["-c", "write -q 0 64k", name]);
             let expected = "Failed to get \"write\" lock";
@@ -382,6 +382,6 @@ fn base_is_seen() {
         assert!(over.is_none(), "the conversion is over: {over:?}");
         converting.kill().unwrap();
         converting.wait().unwrap();
-        fs::remove_file(folder.join("new.qcow2")).unwrap();
+        let _ = fs::remove_file(folder.join("new.qcow2"));
     }
 }

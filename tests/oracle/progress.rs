@@ -7,11 +7,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use crate::common::{COWHIDE, Noise, Ran, write_disk};
+use crate::common::{COWHIDE, Noise, Ran, until_it_has, write_disk};
 use crate::matrix::{Tool, ours, qemu_img};
 use crate::trial;
 
@@ -165,7 +164,7 @@ fn lines() {
 /// A conversion of two seconds, started.
 fn slow_conversion(folder: &Path, options: &[&str]) -> Child {
     fs::write(folder.join("disk.raw"), Noise(1).bytes(8 << 20)).unwrap();
-    let child = Command::new(COWHIDE)
+    let mut child = Command::new(COWHIDE)
         .args(words("convert -r 4M -O qcow2 disk.raw x.qcow2"))
         .args(options)
         .current_dir(folder)
@@ -173,9 +172,7 @@ fn slow_conversion(folder: &Path, options: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while !fs::metadata(folder.join("x.qcow2")).is_ok_and(|meta| meta.len() > 0) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until_it_has(1, folder, &mut child, "x.qcow2");
     child
 }
 

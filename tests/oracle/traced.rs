@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
             inspected as fn(),
         ),
         ("traced::findings_are_written_together", findings),
+        ("traced::directories_of_new_names_are_flushed", directories),
     ]
     .map(|(name, test)| trial(name, test).with_ignored_flag(!works))
     .into()
@@ -42,7 +43,7 @@ fn inspected() {
             let folder = folder.path();
             let ran = traced(
                 folder,
-                &format!("inject=statx,fstat:error=EIO:when={nth}"),
+                &format!("inject=statx,fstat:error=EIO:when={nth}+"),
                 line,
             );
             if ran.status == Some(0) {
@@ -55,6 +56,43 @@ fn inspected() {
             }
         }
         assert!(failed > 0, "{line}");
+    }
+}
+
+/// The directory where a name is new, and no other; one that can't be flushed is no failure, and a medium that
+/// fails is.
+fn directories() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    fs::create_dir(folder.join("A")).unwrap();
+    std::os::unix::fs::symlink("A/new", folder.join("lk")).unwrap();
+    fs::write(folder.join("old"), "old").unwrap();
+    for (line, flushed) in [
+        ("create -q -f qcow2 lk 1M", Some(folder.join("A"))),
+        ("create -q -f qcow2 x 1M", Some(folder.clone())),
+        ("create -q -f qcow2 old 1M", None),
+        ("create -q -f qcow2 lk 1M", None),
+    ] {
+        let ran = traced(&folder, "trace=fsync", line);
+        assert_eq!(ran.status, Some(0), "{line}: {ran:?}");
+        let trace = fs::read_to_string(folder.join("trace")).unwrap();
+        let calls = trace.lines().filter(|line| line.contains("fsync("));
+        let calls: Vec<&str> = calls.collect();
+        assert_eq!(calls.len(), usize::from(flushed.is_some()), "{calls:?}");
+        if let Some(flushed) = flushed {
+            assert!(
+                calls[0].contains(&format!("<{}>", flushed.display())),
+                "{calls:?}"
+            );
+        }
+    }
+    for (error, status) in [("EINVAL", 0), ("EACCES", 0), ("EIO", 1), ("ENOSPC", 1)] {
+        fs::remove_file(folder.join("x")).unwrap();
+        let expression = format!("inject=fsync:error={error}");
+        let ran = traced(&folder, &expression, "create -q -f qcow2 x 1M");
+        assert_eq!(ran.status, Some(status), "{error}: {ran:?}");
+        assert_eq!(folder.join("x").exists(), status == 0, "{error}");
+        fs::write(folder.join("x"), "").unwrap();
     }
 }
 
