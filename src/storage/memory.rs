@@ -1,10 +1,12 @@
 //! Memory as [`Storage`], for tests: it can be told to fail at the n-th operation of a kind, so that
 //! every error path can be walked; to end sooner than it did, as a file does that somebody cuts off while
-//! it is read; and to keep a record of all changes, so that what a power cut could leave can be made from
-//! any part of them.
+//! it is read; to let reads wait for each other, as a network does that answers many at once; and to keep a
+//! record of all changes, so that what a power cut could leave can be made from any part of them.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use super::Storage;
 use crate::error::{Error, Result};
@@ -42,6 +44,19 @@ pub struct ShortRead {
     /// The most that it gives; with 0 it is as if the storage ended before.
     pub bytes: usize,
 }
+
+/// Reads that wait. The first few take a millisecond each; none of the others ends before so many are under
+/// way at once, or so many were once.
+#[derive(Debug, Clone, Copy)]
+pub struct Slowness {
+    /// How many must be under way at once.
+    pub until_in_flight: usize,
+    /// How many reads only take a millisecond.
+    pub after: u64,
+}
+
+/// After so long a read gives up waiting for others: a test that would hang fails instead.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One change of the storage, in the order in which they were asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +104,8 @@ const PAGE: usize = 4096;
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
     state: Mutex<State>,
+    /// Told when more reads are under way than ever before.
+    more_in_flight: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +116,9 @@ struct State {
     counts: [u64; 4],
     is_device: bool,
     record: Option<Vec<Change>>,
+    slowness: Option<Slowness>,
+    in_flight: usize,
+    most_in_flight: usize,
 }
 
 impl State {
@@ -168,6 +188,18 @@ impl MemoryStorage {
         self
     }
 
+    /// The same storage with reads that wait.
+    #[must_use]
+    pub fn slow(self, slowness: Slowness) -> Self {
+        self.lock().slowness = Some(slowness);
+        self
+    }
+
+    /// How many reads have been under way at once at the most.
+    pub fn most_in_flight(&self) -> usize {
+        self.lock().most_in_flight
+    }
+
     /// How many changes have been recorded.
     pub fn recorded(&self) -> usize {
         self.lock().record.as_ref().map_or(0, Vec::len)
@@ -192,6 +224,30 @@ impl MemoryStorage {
             .unwrap_or(0)
     }
 
+    /// Waits as reads are to wait.
+    fn wait(&self) {
+        let mut state = self.lock();
+        state.in_flight += 1;
+        if state.in_flight > state.most_in_flight {
+            state.most_in_flight = state.in_flight;
+            self.more_in_flight.notify_all();
+        }
+        match state.slowness {
+            None => {}
+            Some(slowness) if state.counts.first().is_some_and(|it| *it < slowness.after) => {
+                drop(state);
+                thread::sleep(Duration::from_millis(1));
+            }
+            Some(slowness) => {
+                let too_few = |state: &mut State| state.most_in_flight < slowness.until_in_flight;
+                let waited = self
+                    .more_in_flight
+                    .wait_timeout_while(state, PATIENCE, too_few);
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,7 +259,9 @@ fn position(offset: u64) -> Result<usize> {
 
 impl Storage for MemoryStorage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.wait();
         let mut state = self.lock();
+        state.in_flight -= 1;
         state.step(Operation::Read)?;
         let Some(rest) = state.data.get(position(offset)?..) else {
             return Ok(0);

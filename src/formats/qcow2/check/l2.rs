@@ -48,11 +48,8 @@ struct Table<'a> {
 }
 
 impl Walk<'_> {
-    /// Walks one L2 table. Its own cluster has been counted.
-    pub(super) fn l2_table(&self, place: L2Place, buffer: &mut Vec<u8>) -> Result<L2Walked> {
-        buffer.resize(self.geometry.cluster_len(), 0);
-        self.storage
-            .read_padded_at(place.host.0, buffer, self.length)?;
+    /// Walks the L2 table at `place`, whose bytes are `bytes`. Its own cluster has been counted.
+    pub(super) fn l2_table(&self, place: L2Place, bytes: &[u8]) -> Result<L2Walked> {
         let l1_index = place.l1_index.map(u64::from);
         let mut table = Table {
             walk: self,
@@ -63,7 +60,7 @@ impl Walk<'_> {
             ones: (u64::MAX, 0),
             walked: L2Walked::default(),
         };
-        let (words, _) = buffer.as_chunks();
+        let (words, _) = bytes.as_chunks();
         if self.geometry.has_subclusters() {
             let (pairs, _) = words.as_chunks();
             for (index, [entry, bitmap]) in (0u64..).zip(pairs) {

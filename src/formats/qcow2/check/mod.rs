@@ -10,8 +10,7 @@
 //! - [`l1`], [`l2`], [`walk`]: everything that refers to a cluster;
 //! - [`compare`]: the counts against the refcounts;
 //! - [`mod@repair`], [`mod@rebuild`], [`copied`]: what is done about it, in an order that survives a power cut;
-//! - [`snapshot_table`]: the same for a snapshot table;
-//! - [`parallel`]: several threads, one order.
+//! - [`snapshot_table`]: the same for a snapshot table.
 //!
 //! [`check`] itself writes nothing.
 
@@ -20,7 +19,6 @@ mod copied;
 mod finding;
 mod l1;
 mod l2;
-mod parallel;
 mod rebuild;
 mod references;
 mod repair;

@@ -7,14 +7,13 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::parallel::each;
 use super::references::WORD;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at};
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::formats::qcow2::header::Header;
 use crate::formats::qcow2::tables::decode;
-use crate::storage::Storage;
+use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
 /// What is kept of a refcount block.
@@ -70,13 +69,12 @@ impl<'a> Stored<'a> {
         }
         drop(numbers);
         let mut summaries = Vec::new();
-        each(
+        // What the file doesn't have of a block is zeroes: QEMU writes the last one only as far as it is used.
+        let pace = Pace::default();
+        Pieces::new(storage, length, geometry.cluster_len(), &pace).each(
             &hosts,
-            geometry.cluster_size(),
-            |host, buffer| {
-                read_block(storage, *host, geometry, length, buffer)?;
-                Ok(summary(buffer, geometry.refcount_bits()))
-            },
+            |host| host.0,
+            |_, block| Ok(summary(block, geometry.refcount_bits())),
             |summary| {
                 summaries.push(summary);
                 Ok(())
@@ -151,7 +149,8 @@ impl<'a> Stored<'a> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|(at, _)| *at != host) {
             let mut block = vec![0; self.geometry.cluster_len()];
-            read_block(self.storage, host, self.geometry, self.length, &mut block)?;
+            self.storage
+                .read_padded_at(host.0, &mut block, self.length)?;
             *last = Some((host, block));
         }
         let block = last.as_ref().map_or(&[][..], |(_, block)| block);
@@ -176,20 +175,6 @@ fn read_refcount_table(
 
 fn too_many() -> Error {
     Error::corrupt("the refcount table is too big")
-}
-
-/// Reads a refcount block; what the file doesn't have of it is zeroes, since QEMU writes the last
-/// block of a file only as far as it is used.
-fn read_block(
-    storage: &dyn Storage,
-    host: HostOffset,
-    geometry: Geometry,
-    file: u64,
-    buffer: &mut Vec<u8>,
-) -> Result<()> {
-    buffer.resize(geometry.cluster_len(), 0);
-    storage.read_padded_at(host.0, buffer, file)?;
-    Ok(())
 }
 
 fn summary(block: &[u8], bits: u32) -> Summary {

@@ -16,7 +16,6 @@ use super::compare::most_references;
 use super::finding::{Finding, Place, Problem};
 use super::l1::L2Place;
 use super::l2::ZeroInstead;
-use super::parallel::each;
 use super::references::References;
 use super::stored::Stored;
 use crate::error::{Error, Result};
@@ -26,7 +25,7 @@ use crate::formats::qcow2::features;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::formats::qcow2::snapshots::SnapshotTable;
-use crate::storage::Storage;
+use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
 /// QEMU's limit for the number of clusters that it checks.
@@ -270,10 +269,17 @@ impl<'a> Walk<'a> {
     fn l2_tables(&self, walked: &mut Walked, found: &mut dyn FnMut(Finding)) -> Result<()> {
         let report = &mut walked.report;
         let zero_instead = &mut walked.zero_instead;
-        each(
+        let pace = Pace::default();
+        Pieces::new(
+            self.storage,
+            self.length,
+            self.geometry.cluster_len(),
+            &pace,
+        )
+        .each(
             &walked.l2_tables,
-            self.geometry.cluster_size(),
-            |place, buffer| Ok((place.active, self.l2_table(*place, buffer)?)),
+            |place| place.host.0,
+            |place, table| Ok((place.active, self.l2_table(*place, table)?)),
             |(active, table)| {
                 let active = u64::from(active);
                 let add = |sum: &mut u64, more: u64| {
