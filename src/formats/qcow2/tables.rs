@@ -5,17 +5,22 @@
 //! young one, and when that is full it becomes the old one and the old one is dropped. That is
 //! nearly least-recently-used, in constant time and without a list.
 //!
+//! Whoever walks through the disk needs one table after the other. Where reads wait, as behind a network,
+//! those that follow are then read at once with the one that is asked for: as many as were asked for in
+//! order before, so that jumping around costs nothing, and at most as many as one generation holds.
+//!
 //! Every table must lie inside the file: bytes that are missing from a table are not zeroes.
 
 use std::collections::HashMap;
 use std::mem;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::entries::{L1Entry, L1Target, L2Table};
 use super::geometry::{ENTRY_SIZE, Geometry};
 use super::header::{Header, TablePlace};
 use crate::error::{Error, Result};
-use crate::storage::Storage;
+use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
 /// How many bytes of L2 tables one generation of the cache may hold, though never fewer than
@@ -24,6 +29,8 @@ const GENERATION_BYTES: usize = 4 << 20;
 const LEAST_TABLES: usize = 2;
 /// How many images of a chain may each keep as many tables as one alone; those below keep fewer.
 const FULL_CACHES: usize = 16;
+/// How many L1 entries without a table may lie between two tables that still are in order.
+const MOST_GAP: u64 = 4096;
 
 /// Reads a table of 8-byte entries; `what` names it in errors.
 ///
@@ -75,6 +82,25 @@ impl Generations {
     }
 }
 
+/// How far tables have been read in the order of the disk.
+#[derive(Debug)]
+struct InOrder {
+    /// The tables that were read last, by their L1 indexes.
+    last: RangeInclusive<u64>,
+    /// How many have been read in order.
+    count: usize,
+}
+
+impl Default for InOrder {
+    /// The beginning of the disk is where walks begin.
+    fn default() -> Self {
+        Self {
+            last: RangeInclusive::new(0, 0),
+            count: 0,
+        }
+    }
+}
+
 /// The way from a guest offset to its L2 table.
 #[derive(Debug)]
 pub struct Tables {
@@ -85,6 +111,8 @@ pub struct Tables {
     l1_entries: u64,
     cache: Mutex<Generations>,
     most_tables: usize,
+    in_order: Mutex<InOrder>,
+    pace: Pace,
 }
 
 impl Tables {
@@ -112,6 +140,8 @@ impl Tables {
             l1: l1.into_iter().map(L1Entry).collect(),
             l1_entries,
             cache: Mutex::default(),
+            in_order: Mutex::default(),
+            pace: Pace::default(),
             most_tables: (GENERATION_BYTES / geometry.cluster_len()).max(LEAST_TABLES),
         })
     }
@@ -162,15 +192,211 @@ impl Tables {
             return Ok(Some(table));
         }
         // Read without the lock; that two threads may read the same table does no harm.
+        let ahead = self.ahead(l1_index);
+        if !ahead.is_empty()
+            && let Some(table) = self.read_ahead((l1_index, host), ahead)
+        {
+            return Ok(Some(table));
+        }
         let place = TablePlace {
             host,
             entries: self.geometry.cluster_size() / ENTRY_SIZE,
         };
         let what = format!("the L2 table of L1 entry {l1_index}");
-        let table = read_table(self.storage.as_ref(), place, &what)?;
+        let read = || read_table(self.storage.as_ref(), place, &what);
+        let table = self.pace.time(self.geometry.cluster_len(), read)?;
         let table = Arc::new(L2Table::new(table, self.geometry));
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(l1_index, &table, self.most_tables);
         Ok(Some(table))
+    }
+
+    /// Which tables are to be read with the one of `l1_index`, which isn't in the cache: those that follow,
+    /// with their places. None where reads don't wait, or where tables aren't asked for in order.
+    fn ahead(&self, l1_index: u64) -> Vec<(u64, HostOffset)> {
+        let mut in_order = self.in_order.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_order.count > 0 && in_order.last.contains(&l1_index) {
+            // Another thread is reading it, or many others have been read since.
+            return Vec::new();
+        }
+        let before = *in_order.last.end();
+        let follows = l1_index.checked_sub(before).is_some_and(|gap| {
+            gap <= MOST_GAP && (before + 1..l1_index).all(|index| self.stored(index).is_none())
+        });
+        in_order.count = if follows { in_order.count + 1 } else { 1 };
+        let mut ahead = Vec::new();
+        if follows && self.pace.waits() {
+            // With the one that is asked for no more than a generation holds.
+            let most = in_order.count.min(self.most_tables.saturating_sub(1));
+            let following = l1_index.saturating_add(1)..=l1_index.saturating_add(MOST_GAP);
+            let following = following.filter_map(|index| Some((index, self.stored(index)?)));
+            ahead.extend(following.take(most));
+        }
+        let end = ahead.last().map_or(l1_index, |(index, _)| *index);
+        in_order.last = l1_index..=end;
+        in_order.count += ahead.len();
+        ahead
+    }
+
+    /// As [`l2_place`](Self::l2_place), where nothing is wrong with the entry.
+    fn stored(&self, l1_index: u64) -> Option<HostOffset> {
+        self.l2_place(l1_index).ok().flatten()
+    }
+
+    /// Reads a table and those `ahead` into the cache. `None` where the first can't be read, which a read of
+    /// its own will tell. Of the others those that can't be read are left for whoever asks for them.
+    fn read_ahead(
+        &self,
+        first: (u64, HostOffset),
+        mut ahead: Vec<(u64, HostOffset)>,
+    ) -> Option<Arc<L2Table>> {
+        let length = self.storage.len().ok()?;
+        let size = self.geometry.cluster_size();
+        ahead.insert(0, first);
+        // What reaches beyond the end is an error, and not zeroes.
+        ahead.retain(|(_, host)| host.0.checked_add(size).is_some_and(|end| end <= length));
+        let mut tables = Vec::with_capacity(ahead.len());
+        let storage = self.storage.as_ref();
+        let pieces = Pieces::new(storage, length, self.geometry.cluster_len(), &self.pace);
+        // An error ends it: what came before has been read.
+        let _ = pieces.each(
+            &ahead,
+            |(_, host)| host.0,
+            |(index, _), bytes| {
+                let table = L2Table::new(decode(bytes), self.geometry);
+                Ok((*index, Arc::new(table)))
+            },
+            |table| {
+                tables.push(table);
+                Ok(())
+            },
+        );
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, table) in &tables {
+            cache.insert(*index, table, self.most_tables);
+        }
+        let asked_for = tables.into_iter().next();
+        asked_for.and_then(|(index, table)| (index == first.0).then_some(table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::qcow2::header::Header;
+    use crate::storage::{Fault, MemoryStorage, Operation, Slowness};
+
+    const CLUSTER: u64 = 64 << 10;
+    const TABLES: u64 = 40;
+
+    /// An image whose L1 table leads to so many L2 tables, the first entry of each of which is its number, with
+    /// an empty entry before each.
+    fn image() -> MemoryStorage {
+        let mut bytes = vec![0; usize::try_from((2 + 2 * TABLES) * CLUSTER).unwrap()];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        bytes[20..24].copy_from_slice(&16u32.to_be_bytes());
+        bytes[24..32].copy_from_slice(&((2 * TABLES) << 29).to_be_bytes());
+        bytes[36..40].copy_from_slice(&u32::try_from(2 * TABLES).unwrap().to_be_bytes());
+        bytes[40..48].copy_from_slice(&CLUSTER.to_be_bytes());
+        bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
+        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
+        for table in 0..TABLES {
+            let host = (2 + 2 * table) * CLUSTER;
+            let entry = usize::try_from(CLUSTER + (2 * table + 1) * 8).unwrap();
+            bytes[entry..entry + 8].copy_from_slice(&(host | 1 << 63).to_be_bytes());
+            let start = usize::try_from(host).unwrap();
+            bytes[start..start + 8].copy_from_slice(&((table + 1) << 16).to_be_bytes());
+        }
+        MemoryStorage::new(bytes)
+    }
+
+    fn opened(storage: MemoryStorage) -> (Arc<MemoryStorage>, Tables) {
+        let storage = Arc::new(storage);
+        let header = Header::read_for_check(storage.as_ref()).unwrap();
+        let tables = Tables::open(Arc::<MemoryStorage>::clone(&storage), &header, false).unwrap();
+        (storage, tables)
+    }
+
+    /// The number of a table; its L1 index is odd.
+    fn number(tables: &Tables, table: u64) -> Result<u64> {
+        assert!(tables.l2(2 * table)?.is_none());
+        let found = tables.l2(2 * table + 1)?.unwrap();
+        Ok((found.get(0).unwrap().0.0 >> 16) - 1)
+    }
+
+    /// Reads wait: a millisecond, and then for others.
+    fn slow(until_in_flight: usize, after: u64) -> Slowness {
+        Slowness {
+            until_in_flight,
+            after,
+        }
+    }
+
+    #[test]
+    fn tables_that_follow_are_read_together_where_reads_wait() {
+        let before = opened(image()).0.count(Operation::Read);
+        // Three tables by themselves, then batches of 5, 10 and 20, of which the last must be under way at once.
+        let (storage, tables) = opened(image().slow(slow(20, before + 18)));
+        for table in 0..TABLES {
+            assert_eq!(number(&tables, table).unwrap(), table);
+        }
+        assert!(storage.most_in_flight() >= 20);
+        assert_eq!(storage.count(Operation::Read) - before, TABLES);
+    }
+
+    #[test]
+    fn none_is_read_that_isnt_asked_for_where_reads_dont_wait() {
+        let (storage, tables) = opened(image());
+        let before = storage.count(Operation::Read);
+        // Fewer than it takes to find that reads wait.
+        for table in 0..3 {
+            number(&tables, table).unwrap();
+        }
+        assert_eq!(storage.count(Operation::Read) - before, 3);
+    }
+
+    #[test]
+    fn jumping_around_reads_nothing_ahead() {
+        let (storage, tables) = opened(image().slow(slow(1, 1000)));
+        let before = storage.count(Operation::Read);
+        for table in (0..TABLES).rev() {
+            assert_eq!(number(&tables, table).unwrap(), table);
+        }
+        assert_eq!(storage.count(Operation::Read) - before, TABLES);
+        assert_eq!(storage.most_in_flight(), 1);
+    }
+
+    #[test]
+    fn what_fails_ahead_fails_when_it_is_asked_for() {
+        let before = opened(image()).0.count(Operation::Read);
+        for nth in 1..=TABLES {
+            let fault = Fault {
+                operation: Operation::Read,
+                nth: before + nth,
+                errno: 5,
+            };
+            let storage = image().slow(slow(1, 1000)).with_fault(fault);
+            let (_, tables) = opened(storage);
+            let read: Vec<_> = (0..TABLES).map(|table| number(&tables, table)).collect();
+            let failed = read.iter().filter(|result| result.is_err()).count();
+            // Read ahead, it is read again.
+            assert!(failed <= 1, "{nth}: {read:?}");
+            for (table, number) in (0..).zip(read) {
+                assert!(number.is_err() || number.unwrap() == table);
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_beyond_the_end_is_an_error_of_its_own() {
+        let storage = image().slow(slow(1, 1000));
+        let last = (2 + 2 * (TABLES - 1)) * CLUSTER;
+        storage.set_len(last + CLUSTER - 1).unwrap();
+        let (_, tables) = opened(storage);
+        for table in 0..TABLES - 1 {
+            assert_eq!(number(&tables, table).unwrap(), table);
+        }
+        let error = number(&tables, TABLES - 1).unwrap_err().to_string();
+        assert!(error.contains("is beyond the end of the file"), "{error}");
     }
 }
