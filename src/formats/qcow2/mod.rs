@@ -15,6 +15,7 @@
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
 //! - [`compressed`], [`mod@compress`], [`deflate`]: one compressed cluster, read and made;
 //! - `stored`: clusters as they are stored, back to the guest's bytes;
+//! - `joined`: compressed clusters that stand close together, read with one request;
 //! - [`read`]: the guest's data;
 //! - [`preallocated`]: does the file have holes where the tables say data?
 //! - [`create_options`]: what a new image is to be like;
@@ -39,6 +40,7 @@ pub mod extensions;
 pub mod features;
 pub mod geometry;
 pub mod header;
+mod joined;
 pub mod measure;
 pub mod new_compressed;
 mod new_counts;

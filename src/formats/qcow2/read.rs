@@ -177,6 +177,18 @@ impl Qcow2Image {
         Ok(extent)
     }
 
+    /// As [`Stored::read_joined`], from anywhere in a compressed cluster.
+    fn read_joined(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<usize> {
+        if self.geometry.within_cluster(guest.0) != 0 || buf.len() < 2 * self.geometry.cluster_len()
+        {
+            return Ok(0);
+        }
+        match self.tables.l2(self.geometry.l1_index(guest))? {
+            Some(table) => self.stored.read_joined(&table, guest, self.length, buf),
+            None => Ok(0),
+        }
+    }
+
     /// The extent where no L2 table is: it goes on over all following tables that are missing.
     fn unallocated(&self, offset: GuestOffset, end: u64) -> Result<u64> {
         let mut l1_index = self.geometry.l1_index(offset) + 1;
@@ -271,6 +283,14 @@ impl Image for Qcow2Image {
         let mut rest = buf;
         while !rest.is_empty() {
             let extent = self.long_extent_at(guest, rest.len() as u64)?;
+            if extent.kind == ExtentKind::Encoded {
+                let joined = self.read_joined(guest, rest)?;
+                if joined > 0 {
+                    guest.0 += joined as u64;
+                    rest = rest.get_mut(joined..).unwrap_or_default();
+                    continue;
+                }
+            }
             let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
             let (part, after) = rest
                 .split_at_mut_checked(length)

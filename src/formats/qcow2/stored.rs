@@ -47,6 +47,11 @@ impl Stored {
         }
     }
 
+    /// The geometry of the image.
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
     /// The cipher of the guest's data.
     pub(super) fn cipher(&self) -> Option<&AesCbc> {
         self.cipher.as_ref()

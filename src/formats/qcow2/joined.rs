@@ -1,0 +1,248 @@
+//! Compressed clusters that stand close together, read with one request.
+//!
+//! A compressed cluster is small and what follows it on the disk usually follows it in the file, or does
+//! nearly so where several threads wrote the image. A read for each would wait for each where reads wait.
+//! So whoever reads many clusters at once gets them with one read of all that lies between the first and
+//! the last. It is a matter of speed only: where that read fails, the clusters are read one by one, so that
+//! an error is of the cluster that can't be read.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::compressed;
+use super::entries::{CompressedRange, L2Table, L2Target};
+use super::stored::Stored;
+use crate::error::Result;
+use crate::units::{GuestOffset, HostOffset};
+
+/// The most that is read at once, in bytes.
+const MOST: u64 = 2 << 20;
+/// How many bytes that aren't wanted may be read beside as many that are.
+const UNWANTED: u64 = 64 << 10;
+
+thread_local! {
+    /// What was read, kept for each thread.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::default();
+}
+
+impl Stored {
+    /// Reads the compressed clusters with which `buf` begins, as long as they stand close together in a file of
+    /// `length` bytes and are whole in `buf`; gives how many bytes of `buf` that are. 0 where there are
+    /// fewer than two, or where they can't be read together. `guest` is the start of a cluster, and `table` its L2
+    /// table.
+    ///
+    /// # Errors
+    /// Returns an error if a stream is damaged.
+    pub(super) fn read_joined(
+        &self,
+        table: &L2Table,
+        guest: GuestOffset,
+        length: u64,
+        buf: &mut [u8],
+    ) -> Result<usize> {
+        let geometry = self.geometry();
+        let most = buf.len() / geometry.cluster_len();
+        let first = geometry.l2_index(guest);
+        let targets = (first..).take(most).map_while(|index| {
+            let (entry, _) = table.get(index)?;
+            match self.target(entry, guest) {
+                Ok(L2Target::Compressed(range)) if range.host.0 < length => Some(range),
+                _ => None,
+            }
+        });
+        let (ranges, span) = close_together(targets, length);
+        if ranges.len() < 2 {
+            return Ok(0);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(usize::try_from(span.end - span.start).unwrap_or(0), 0);
+            let what = "compressed clusters";
+            let read = self.storage().read_exact_at(span.start, buffer, what);
+            if read.is_err() {
+                return Ok(0);
+            }
+            let mut done = 0;
+            let clusters = buf.chunks_exact_mut(geometry.cluster_len());
+            for (range, cluster) in ranges.iter().zip(clusters) {
+                let within = |at: u64| usize::try_from(at - span.start).unwrap_or(usize::MAX);
+                let stream = buffer.get(within(range.start)..within(range.end));
+                compressed::decompress(self.compression(), stream.unwrap_or_default(), cluster)
+                    .map_err(|why| self.bad_entry(GuestOffset(guest.0 + done as u64), &why))?;
+                done += cluster.len();
+            }
+            Ok(done)
+        })
+    }
+}
+
+/// The first of the places that are close together, as ranges of bytes in a file of `length` bytes, and the range
+/// that holds them all.
+fn close_together(
+    places: impl Iterator<Item = CompressedRange>,
+    length: u64,
+) -> (Vec<Range<u64>>, Range<u64>) {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut span = 0..0;
+    let mut wanted = 0;
+    for CompressedRange {
+        host: HostOffset(start),
+        length: bytes,
+    } in places
+    {
+        // The last sector may reach beyond the end of the file.
+        let range = start..start.saturating_add(bytes).min(length);
+        let wider = match ranges.is_empty() {
+            true => range.clone(),
+            false => range.start.min(span.start)..range.end.max(span.end),
+        };
+        let sum = wanted + (range.end - range.start);
+        let extent = wider.end - wider.start;
+        if extent > MOST || extent > 2 * sum + UNWANTED {
+            break;
+        }
+        (span, wanted) = (wider, sum);
+        ranges.push(range);
+    }
+    (ranges, span)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::formats::Image as _;
+    use crate::formats::qcow2::entries::L2Entry;
+    use crate::formats::qcow2::header::Header;
+    use crate::formats::qcow2::read::Qcow2Image;
+    use crate::storage::{Fault, MemoryStorage, Operation, ShortRead};
+
+    const CLUSTER: usize = 4096;
+    const CLUSTERS: u8 = 40;
+
+    /// An image of so many compressed clusters of 4 KiB, one behind the other in `order`, and its disk.
+    fn image(order: impl Iterator<Item = u8>) -> (MemoryStorage, Vec<u8>) {
+        let cluster_of = |number: u8| -> Vec<u8> {
+            let bytes = (0u8..251).cycle().take(CLUSTER);
+            bytes.map(|byte| byte ^ number).collect()
+        };
+        let mut bytes = vec![0; 3 * CLUSTER];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        bytes[20..24].copy_from_slice(&12u32.to_be_bytes());
+        bytes[24..32].copy_from_slice(&(u64::from(CLUSTERS) << 12).to_be_bytes());
+        bytes[36..40].copy_from_slice(&1u32.to_be_bytes());
+        bytes[40..48].copy_from_slice(&(CLUSTER as u64).to_be_bytes());
+        bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
+        bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
+        bytes[CLUSTER..CLUSTER + 8].copy_from_slice(&(2 << 12 | 1u64 << 63).to_be_bytes());
+        let geometry = Header::read_for_check(&MemoryStorage::new(bytes.clone()))
+            .unwrap()
+            .geometry();
+        for number in order {
+            let mut stream = Vec::with_capacity(CLUSTER);
+            flate2::Compress::new(flate2::Compression::default(), false)
+                .compress_vec(
+                    &cluster_of(number),
+                    &mut stream,
+                    flate2::FlushCompress::Finish,
+                )
+                .unwrap();
+            let host = HostOffset(bytes.len() as u64);
+            let entry = L2Entry::to_compressed(geometry, host, stream.len() as u64).unwrap();
+            let slot = 2 * CLUSTER + usize::from(number) * 8;
+            bytes[slot..slot + 8].copy_from_slice(&entry.0.to_be_bytes());
+            bytes.extend(stream);
+        }
+        let disk = (0..CLUSTERS).flat_map(cluster_of).collect();
+        (MemoryStorage::new(bytes), disk)
+    }
+
+    /// Reads all of the disk at once; gives how many reads of the file that took.
+    fn read_all(storage: MemoryStorage) -> Result<(Vec<u8>, u64)> {
+        let storage = Arc::new(storage);
+        let header = Header::read_for_check(storage.as_ref())?;
+        let image = Qcow2Image::open(Arc::<MemoryStorage>::clone(&storage), header, None)?;
+        let mut buffer = vec![0; usize::from(CLUSTERS) * CLUSTER];
+        // The L2 table is read before.
+        image.read_at(GuestOffset(0), &mut buffer[..512])?;
+        let before = storage.count(Operation::Read);
+        image.read_at(GuestOffset(0), &mut buffer)?;
+        Ok((buffer, storage.count(Operation::Read) - before))
+    }
+
+    /// How many reads there are before [`read_all`] counts.
+    fn reads_before() -> u64 {
+        let storage = Arc::new(image(0..CLUSTERS).0);
+        let header = Header::read_for_check(storage.as_ref()).unwrap();
+        let image = Qcow2Image::open(Arc::<MemoryStorage>::clone(&storage), header, None).unwrap();
+        image.read_at(GuestOffset(0), &mut [0; 512]).unwrap();
+        storage.count(Operation::Read)
+    }
+
+    #[test]
+    fn one_read_is_enough_for_many_clusters() {
+        let (storage, disk) = image(0..CLUSTERS);
+        assert!(read_all(storage).unwrap() == (disk, 1));
+        let (storage, disk) = image((0..CLUSTERS).rev());
+        assert!(read_all(storage).unwrap() == (disk, 1));
+    }
+
+    #[test]
+    fn a_read_that_fails_or_ends_early_is_done_once_more_for_each_cluster() {
+        let nth = reads_before() + 1;
+        let (storage, disk) = image(0..CLUSTERS);
+        let fault = Fault {
+            operation: Operation::Read,
+            nth,
+            errno: 5,
+        };
+        // The first cluster by itself, and the others together.
+        assert!(read_all(storage.with_fault(fault)).unwrap() == (disk, 3));
+        let (storage, disk) = image(0..CLUSTERS);
+        let short = ShortRead { nth, bytes: 100 };
+        assert!(read_all(storage.with_short_read(short)).unwrap() == (disk, 3));
+    }
+
+    #[test]
+    fn a_damaged_stream_is_an_error_of_its_cluster() {
+        let (storage, _) = image(0..CLUSTERS);
+        let last = storage.contents().len() as u64 - 1;
+        let damaged = storage.contents().len() as u64 / 2;
+        for (from, what) in [(damaged, "invalid"), (last - 20, "offset 0x27000")] {
+            let (storage, _) = image(0..CLUSTERS);
+            crate::storage::Storage::write_at(&storage, from, &[0xff; 20]).unwrap();
+            let error = read_all(storage).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    fn joined(places: &[(u64, u64)], length: u64) -> (usize, Range<u64>) {
+        let places = places.iter().map(|&(host, length)| CompressedRange {
+            host: HostOffset(host),
+            length,
+        });
+        let (ranges, span) = close_together(places, length);
+        (ranges.len(), span)
+    }
+
+    #[test]
+    fn neighbours_in_any_order_are_read_together() {
+        let end = 1 << 30;
+        assert_eq!(joined(&[], end), (0, 0..0));
+        let three = [(1000, 24), (1010, 526), (1500, 36)];
+        assert_eq!(joined(&three, end), (3, 1000..1536));
+        let backwards = [(1500, 36), (1010, 526), (1000, 24)];
+        assert_eq!(joined(&backwards, end), (3, 1000..1536));
+        // The last sector isn't all there.
+        assert_eq!(joined(&three, 1520), (3, 1000..1520));
+    }
+
+    #[test]
+    fn what_is_far_away_or_too_much_is_read_by_itself() {
+        let end = 1 << 30;
+        let far = [(1000, 1000), (2000, 1000), (1 << 20, 1000)];
+        assert_eq!(joined(&far, end), (2, 1000..3000));
+        let many: Vec<_> = (0..100).map(|number| (number << 16, 1 << 16)).collect();
+        assert_eq!(joined(&many, end), (32, 0..2 << 20));
+    }
+}
