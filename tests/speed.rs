@@ -196,3 +196,27 @@ fn without_more_threads_one_is_measured() {
     assert_eq!(report["measurement"]["threads"], 1);
     assert_eq!(report["measurement"]["conversion-threads"], 1);
 }
+
+#[test]
+fn a_storage_is_measured_and_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let args = ["--seconds", "0.3", "--storage", path];
+    let report = speed(None, &[&args[..], &["--output=json"]].concat()).ok();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let requests = report["requests"].as_array().unwrap();
+    assert_eq!(requests.len(), 16);
+    for request in requests {
+        measured(&request["per-second"]);
+        measured(&request["median-milliseconds"]);
+    }
+    assert!(report["bypasses-cache"].is_boolean());
+    let text = speed(None, &args).ok();
+    assert_eq!(
+        text.lines().filter(|line| line.contains("MiB  ")).count(),
+        8
+    );
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    let missing = format!("{path}/missing");
+    speed(None, &["--storage", &missing]).fails(1, "missing");
+}

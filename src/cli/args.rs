@@ -534,6 +534,10 @@ pub struct SpeedArgs {
         allow_hyphen_values = true
     )]
     pub(super) seconds: f64,
+    /// Measure a storage instead: how long requests take, and how many a second there are with 1, 4, 16
+    /// and 64 in flight. In a folder a file without a name is written and read; a file or device is read
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    pub(super) storage: Option<PathBuf>,
     /// How many threads to use for "all threads"; without it, as many as the machine runs at once
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(super) threads: Option<usize>,

@@ -15,6 +15,15 @@ pub(super) fn run(args: &SpeedArgs) -> Done {
         return Err(Failure::Usage(format!("Unexpected argument: {unexpected}")));
     }
     let plan = commands::speed::Plan::new(args.seconds, args.threads)?;
+    if let Some(path) = &args.storage {
+        let report = commands::speed::run_storage(path, plan.budget)?;
+        let text = match output {
+            Output::Human => render::storage::human(&report),
+            Output::Json => render::json::render(&report)?,
+        };
+        print(&text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = commands::speed::run(plan)?;
     let text = match output {
         Output::Human => render::speed::human(&report),

@@ -15,6 +15,7 @@
 mod ciphers;
 mod cpu;
 mod rounds;
+mod storage;
 mod sweep;
 
 use std::env;
@@ -23,6 +24,8 @@ use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub use storage::{RequestSpeed, StorageReport, run as run_storage};
 
 use crate::convert::MOST_WORKERS;
 use crate::crypto::{BACKEND_VARIABLE, Backend, chosen_backend};

@@ -5,13 +5,13 @@ use crate::storage::DIRECT_ALIGNMENT;
 
 /// Bytes that start at a multiple of [`DIRECT_ALIGNMENT`].
 #[derive(Debug, Default)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Vec<u8>,
 }
 
 impl Buffer {
     /// The first `length` bytes, with whatever they held before.
-    pub(super) fn get(&mut self, length: usize) -> &mut [u8] {
+    pub(crate) fn get(&mut self, length: usize) -> &mut [u8] {
         let needed = length + DIRECT_ALIGNMENT;
         if self.bytes.len() < needed {
             self.bytes = vec![0; needed];

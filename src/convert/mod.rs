@@ -37,6 +37,7 @@ mod window;
 mod workers;
 mod zero;
 
+pub(crate) use buffer::Buffer;
 pub use checksum::checksum;
 pub use digest::{Algorithm, Digest};
 pub use settings::{MOST_WORKERS, Observer, Reflink, Settings};

@@ -6,3 +6,4 @@ pub mod json;
 pub mod map;
 pub mod snapshots;
 pub mod speed;
+pub mod storage;

@@ -1,0 +1,273 @@
+//! What a storage gives: how long its requests take, and how many there are a second with more of them
+//! under way.
+//!
+//! What a conversion takes on slow storage follows from these figures alone, and they differ by a
+//! thousand between a local disk and a network. In a folder a file without a name is written and read, so
+//! that nothing is left of it however the program ends. A file or a device is only read.
+//!
+//! The page cache is bypassed where the file system can; elsewhere what is measured is the cache.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::convert::Buffer;
+use crate::error::{Error, Result};
+use crate::storage::{Access, CacheMode, FileStorage, Storage as _};
+
+/// How many requests are under way at once.
+const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
+/// How long the requests are, in bytes.
+const LENGTHS: [usize; 2] = [4 << 10, 1 << 20];
+/// How much of a storage is read and written at the most, in bytes.
+const MOST_SPAN: u64 = 256 << 20;
+/// The part of the time in which a new file is filled.
+const FILLING: u32 = 4;
+/// A thread's stack in bytes.
+const STACK: usize = 128 << 10;
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StorageReport {
+    /// The folder, file or device.
+    pub path: String,
+    /// Whether the page cache was bypassed.
+    pub bypasses_cache: bool,
+    /// How many bytes of it were read and written.
+    pub span: u64,
+    /// The figures.
+    pub requests: Vec<RequestSpeed>,
+}
+
+/// The speed of requests of one kind.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RequestSpeed {
+    /// `read` or `write`.
+    pub operation: &'static str,
+    /// The length of a request in bytes.
+    pub length: usize,
+    /// How many were under way at once.
+    pub in_flight: usize,
+    /// How many were done in a second.
+    pub per_second: f64,
+    /// How much was read or written in a second, in 10^6 bytes.
+    pub megabytes_per_second: f64,
+    /// How long one took, in milliseconds: the median.
+    pub median_milliseconds: f64,
+    /// The longest that one took.
+    pub longest_milliseconds: f64,
+}
+
+/// Measures the storage of `path` for about as long as `budget`.
+///
+/// # Errors
+/// Returns the system's error if the path can't be opened, or no file made in the folder, or if a request
+/// fails; an error if a file is shorter than a request.
+pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
+    let is_folder = path.is_dir();
+    let file = match is_folder {
+        true => FileStorage::without_name(path, CacheMode::Auto)?,
+        false => FileStorage::open(path, Access::Read, CacheMode::Auto)?,
+    };
+    let [_, longest] = LENGTHS;
+    let (span, budget) = match is_folder {
+        true => (fill(&file, budget / FILLING)?, budget - budget / FILLING),
+        false => (file.len()?.min(MOST_SPAN), budget),
+    };
+    if span < longest as u64 {
+        let least = longest >> 10;
+        return Err(Error::invalid(format!(
+            "'{}' is too short to be measured: {least} KiB are needed",
+            path.display()
+        )));
+    }
+    let operations: &[Operation] = match is_folder {
+        true => &[Operation::Read, Operation::Write],
+        false => &[Operation::Read],
+    };
+    let cells = operations.len() * LENGTHS.len() * IN_FLIGHT.len();
+    let each = budget / u32::try_from(cells).unwrap_or(1);
+    let mut requests = Vec::with_capacity(cells);
+    for operation in operations {
+        for length in LENGTHS {
+            for in_flight in IN_FLIGHT {
+                let cell = Cell {
+                    file: &file,
+                    operation: *operation,
+                    length,
+                    slots: span / length as u64,
+                    each,
+                };
+                requests.push(cell.measure(in_flight)?);
+            }
+        }
+    }
+    Ok(StorageReport {
+        path: path.display().to_string(),
+        bypasses_cache: file.bypasses_cache(),
+        span,
+        requests,
+    })
+}
+
+/// Writes to a new file for so long, or until it is long enough, and gives its length.
+fn fill(file: &FileStorage, budget: Duration) -> Result<u64> {
+    let [_, length] = LENGTHS;
+    let mut buffer = Buffer::default();
+    let data = buffer.get(length);
+    noise(data);
+    let start = Instant::now();
+    let mut end = 0;
+    while end < MOST_SPAN && (end == 0 || start.elapsed() < budget) {
+        file.write_at(end, data)?;
+        end += length as u64;
+    }
+    file.flush()?;
+    Ok(end)
+}
+
+/// Bytes that nothing on the way can make fewer.
+fn noise(data: &mut [u8]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for byte in data {
+        state = state.wrapping_mul(6_364_136_223_846_793_005) + 1;
+        [.., *byte] = state.to_le_bytes();
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Read,
+    Write,
+}
+
+/// One figure to be measured.
+struct Cell<'a> {
+    file: &'a FileStorage,
+    operation: Operation,
+    length: usize,
+    /// How many requests the span has room for.
+    slots: u64,
+    each: Duration,
+}
+
+impl Cell<'_> {
+    fn measure(&self, in_flight: usize) -> Result<RequestSpeed> {
+        let next = AtomicU64::new(0);
+        let found = Mutex::new((Vec::new(), None));
+        let start = Instant::now();
+        let work = || {
+            let (times, error) = match self.requests(&next, start) {
+                Ok(times) => (times, None),
+                Err(error) => (Vec::new(), Some(error)),
+            };
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.0.extend(times);
+            found.1 = found.1.take().or(error);
+        };
+        let mut threads = 1;
+        thread::scope(|scope| {
+            for _ in 1..in_flight {
+                let builder = thread::Builder::new().stack_size(STACK);
+                if builder.spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+                threads += 1;
+            }
+            work();
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        let (mut times, error) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            return Err(error);
+        }
+        times.sort_unstable();
+        let count = f64::from(u32::try_from(times.len()).unwrap_or(u32::MAX));
+        let milliseconds =
+            |time: Option<&Duration>| time.copied().unwrap_or_default().as_secs_f64() * 1000.0;
+        let length = f64::from(u32::try_from(self.length).unwrap_or(u32::MAX));
+        Ok(RequestSpeed {
+            operation: match self.operation {
+                Operation::Read => "read",
+                Operation::Write => "write",
+            },
+            length: self.length,
+            in_flight: threads,
+            per_second: count / seconds,
+            megabytes_per_second: count * length / seconds / 1e6,
+            median_milliseconds: milliseconds(times.get(times.len() / 2)),
+            longest_milliseconds: milliseconds(times.last()),
+        })
+    }
+
+    /// Does requests until the time is up, at least one, and gives how long each took.
+    fn requests(&self, next: &AtomicU64, start: Instant) -> Result<Vec<Duration>> {
+        let mut buffer = Buffer::default();
+        let data = buffer.get(self.length);
+        if matches!(self.operation, Operation::Write) {
+            noise(data);
+        }
+        let mut times = Vec::new();
+        while times.is_empty() || start.elapsed() < self.each {
+            // Scattered, so that nothing is read ahead; the multiplier is a prime.
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let slot = number.wrapping_mul(2_654_435_761) % self.slots;
+            let offset = slot * self.length as u64;
+            let begun = Instant::now();
+            match self.operation {
+                Operation::Read => self.file.read_exact_at(offset, data, "the file")?,
+                Operation::Write => self.file.write_at(offset, data)?,
+            }
+            times.push(begun.elapsed());
+        }
+        Ok(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_written_and_read_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let report = run(folder.path(), Duration::from_millis(100)).unwrap();
+        assert_eq!(report.requests.len(), 16);
+        for speed in &report.requests {
+            assert!(
+                speed.per_second > 0.0 && speed.median_milliseconds > 0.0,
+                "{speed:?}"
+            );
+            assert!(speed.longest_milliseconds >= speed.median_milliseconds);
+        }
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_only_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, vec![7; 2 << 20]).unwrap();
+        let report = run(&path, Duration::from_millis(50)).unwrap();
+        assert_eq!(report.requests.len(), 8);
+        assert!(
+            report
+                .requests
+                .iter()
+                .all(|speed| speed.operation == "read")
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), vec![7; 2 << 20]);
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let error = run(&path, Duration::from_millis(50))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("too short"), "{error}");
+    }
+}
