@@ -31,6 +31,7 @@
 mod backend;
 mod keyring;
 pub mod limit;
+mod memory;
 mod portable;
 pub mod reference;
 mod secret;

@@ -22,6 +22,7 @@ use aes::cipher::{
     BlockSizeUser, InnerIvInit as _, KeyInit, ParBlocks, consts::U16, typenum::Unsigned,
 };
 
+use super::memory::keep_out_of_swap;
 use super::reference::as_blocks;
 use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, iv};
 
@@ -35,9 +36,10 @@ pub(super) struct Portable {
 impl Portable {
     /// Expands `key`.
     pub(super) fn new(key: &[u8; 16]) -> Self {
-        Self {
-            cipher: Box::new(Aes128::new(key.into())),
-        }
+        let mut cipher = Box::new(Aes128::new(&[0; 16].into()));
+        keep_out_of_swap(&*cipher);
+        *cipher = Aes128::new(key.into());
+        Self { cipher }
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.

@@ -8,6 +8,7 @@ use std::sync::Once;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zeroize::Zeroizing;
 
+use super::memory::{keep_out_of_swap, wipe_stack};
 use super::{AesCbc, Backend};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,7 @@ impl Secret {
         NEVER_DUMPED.call_once(|| {
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         });
+        keep_out_of_swap(bytes.as_slice());
         Self(Zeroizing::new(bytes))
     }
 
@@ -44,11 +46,20 @@ impl Secret {
 /// # Errors
 /// `COWHIDE_CIPHER` names a backend that doesn't exist or that this machine doesn't have.
 pub fn legacy_aes(secret: &Secret) -> Result<AesCbc> {
+    let backend = chosen_backend()?;
+    let cipher = expanded(secret, backend);
+    wipe_stack();
+    Ok(cipher)
+}
+
+/// Makes the cipher in a stack frame of its own, see [`memory`](super::memory).
+#[inline(never)]
+fn expanded(secret: &Secret, backend: Backend) -> AesCbc {
     let mut key = Zeroizing::new([0; 16]);
     for (to, from) in key.iter_mut().zip(secret.bytes()) {
         *to = *from;
     }
-    Ok(AesCbc::new(&key, chosen_backend()?))
+    AesCbc::new(&key, backend)
 }
 
 /// The environment variable that forces a cipher backend.

@@ -13,6 +13,7 @@
 use core::fmt;
 
 use super::backend::Backend;
+use super::memory::wipe_stack;
 use super::portable::Portable;
 use super::soft::Soft;
 #[cfg(target_arch = "x86_64")]
@@ -83,6 +84,7 @@ impl AesCbc {
     /// If `data` isn't a whole number of sectors.
     pub fn encrypt(&self, first_sector: u64, data: &mut [u8]) {
         self.encrypt_run(first_sector, in_place(data));
+        wipe_stack();
     }
 
     /// Decrypts sectors in place. The first of them has the number
@@ -93,6 +95,7 @@ impl AesCbc {
     /// If `data` isn't a whole number of sectors.
     pub fn decrypt(&self, first_sector: u64, data: &mut [u8]) {
         self.decrypt_run(first_sector, in_place(data));
+        wipe_stack();
     }
 
     /// As [`encrypt`](Self::encrypt), from one buffer to another.
@@ -102,6 +105,7 @@ impl AesCbc {
     /// If `src` isn't a whole number of sectors, or `dst` isn't as long.
     pub fn encrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
         self.encrypt_run(first_sector, between(src, dst));
+        wipe_stack();
     }
 
     /// As [`decrypt`](Self::decrypt), from one buffer to another.
@@ -111,8 +115,10 @@ impl AesCbc {
     /// If `src` isn't a whole number of sectors, or `dst` isn't as long.
     pub fn decrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
         self.decrypt_run(first_sector, between(src, dst));
+        wipe_stack();
     }
 
+    #[inline(never)]
     fn encrypt_run(&self, first_sector: u64, run: Run<'_, '_>) {
         match &self.keyed {
             Keyed::Soft(soft) => soft.encrypt(first_sector, run),
@@ -126,6 +132,7 @@ impl AesCbc {
         }
     }
 
+    #[inline(never)]
     fn decrypt_run(&self, first_sector: u64, run: Run<'_, '_>) {
         match &self.keyed {
             Keyed::Soft(soft) => soft.decrypt(first_sector, run),

@@ -20,6 +20,7 @@
 use aes_soft::{Aes128, Block, BlockDecrypt, BlockEncrypt, NewBlockCipher, ParBlocks};
 use core::hint::black_box;
 
+use super::memory::keep_out_of_swap;
 use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, iv};
 
 /// Blocks in a call of the batch interface, two of the cipher's own batches.
@@ -44,9 +45,10 @@ impl Drop for Soft {
 impl Soft {
     /// Expands `key`.
     pub(super) fn new(key: &[u8; 16]) -> Self {
-        Self {
-            cipher: Box::new(Aes128::new(key.into())),
-        }
+        let mut cipher = Box::new(Aes128::new(&[0; 16].into()));
+        keep_out_of_swap(&*cipher);
+        *cipher = Aes128::new(key.into());
+        Self { cipher }
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.

@@ -15,6 +15,8 @@ use core::arch::x86_64::{
 };
 use zeroize::Zeroize;
 
+use crate::crypto::memory::keep_out_of_swap;
+
 /// Round keys in an AES-128 schedule.
 pub(super) const ROUND_KEYS: usize = 11;
 
@@ -46,6 +48,7 @@ impl RoundKeys {
             enc: [[zero; 16]; 2],
             dec: [zero; ROUND_KEYS],
         });
+        keep_out_of_swap(&*keys);
         let enc = &mut keys.enc[0];
         // SAFETY: the source is 16 readable bytes, and the load has no need of
         // alignment.
