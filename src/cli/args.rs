@@ -38,7 +38,7 @@ pub enum Command {
     /// Create a new, empty disk image
     Create(CreateArgs),
     /// Copy a disk image into a new one of another format
-    Convert(ConvertArgs),
+    Convert(Box<ConvertArgs>),
     /// Print the checksum of what an image holds
     Checksum(ChecksumArgs),
     /// Show what an image's header says

@@ -12,8 +12,11 @@ use crate::common::{COWHIDE, Noise, Ran, run, write_disk};
 use crate::matrix::qemu_img;
 use crate::trial;
 
+/// A test, in the folder of a mounted file system.
+type Test = fn(&Path);
+
 /// What is tested on each file system.
-const TESTS: [(&str, fn(&Path)); 4] = [
+const TESTS: [(&str, Test); 4] = [
     ("same_image_and_contents", same_image_and_contents),
     ("changes_stay_apart", changes_stay_apart),
     ("refusals", refusals),
