@@ -28,6 +28,9 @@ use super::place::Place;
 use super::{Access, CacheMode, Claim, FileStorage, Storage as _};
 use crate::error::{Error, Result, os_reason, printable};
 
+/// How many bytes of a file are copied at once where the system doesn't copy them itself.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
 /// What is to be undone, and how.
 #[derive(Debug)]
 pub(super) struct Unfinished {
@@ -255,17 +258,21 @@ impl UnfinishedFile {
     /// Returns the system's error if a new file can't have its name, of which there may be a file by now, or
     /// if the medium fails. All files are undone then.
     pub fn keep(mut files: Vec<Self>, flush: bool) -> Result<()> {
-        let mut list = registry();
-        for (done, file) in files.iter().enumerate().rev() {
-            let Undo::Unnamed(place) = &file.entry.undo else {
-                continue;
+        let mut list = loop {
+            let list = registry();
+            let Some((index, error)) = Self::link_all(&files) else {
+                break list;
             };
-            if let Err(error) = place.link(&file.entry.file.file) {
-                let named = files.get(done + 1..).unwrap_or_default();
-                named.iter().for_each(Self::take_back);
-                return Err(could_not(&file.entry.file.path, error));
+            drop(list);
+            // A name that is taken is the caller's to know of. But some security modules let nobody name a
+            // file later, and that shouldn't cost all the work.
+            match files.get_mut(index) {
+                Some(file) if error.io_kind() != Some(io::ErrorKind::AlreadyExists) => {
+                    *file = file.named_copy(flush).map_err(|_| error)?;
+                }
+                _ => return Err(error),
             }
-        }
+        };
         list.retain(|entry| !files.iter().any(|file| Arc::ptr_eq(entry, &file.entry)));
         drop(list);
         let flushed = files.iter().filter(|_| flush).try_for_each(|file| {
@@ -280,6 +287,55 @@ impl UnfinishedFile {
         }
         files.iter_mut().for_each(|file| file.is_kept = true);
         Ok(())
+    }
+
+    /// Gives all new files without names theirs, those that belong to the first one before it. Returns which one
+    /// can't have it, and why; then none has it.
+    fn link_all(files: &[Self]) -> Option<(usize, Error)> {
+        for (index, file) in files.iter().enumerate().rev() {
+            let Undo::Unnamed(place) = &file.entry.undo else {
+                continue;
+            };
+            if let Err(error) = place.link(&file.entry.file.file) {
+                let named = files.iter().skip(index + 1);
+                let unnamed = |file: &&Self| matches!(file.entry.undo, Undo::Unnamed(_));
+                named.filter(unnamed).for_each(Self::take_back);
+                return Some((index, could_not(&file.entry.file.path, error)));
+            }
+        }
+        None
+    }
+
+    /// Copies a file without a name into a new one that has it from the beginning.
+    fn named_copy(&self, flush: bool) -> Result<Self> {
+        let path = &self.entry.file.path;
+        let place = Place::of_new(path).map_err(|error| could_not(path, error))?;
+        let cache = CacheMode::Writeback;
+        let from = self.entry.file.open(Access::Read, cache)?;
+        let mut copy = Self::named(path, cache, place)?;
+        let to = copy.take_storage()?;
+        to.set_len(from.len()?)?;
+        let mut at = 0;
+        let mut buf = Vec::new();
+        while let Some(data) = from.next_data(at)? {
+            at = data.end;
+            if to.copy_from(data.start, &from, data.start, data.end - data.start)? {
+                continue;
+            }
+            buf.resize(COPIED_AT_ONCE, 0);
+            let mut offset = data.start;
+            while offset < data.end {
+                let rest = usize::try_from(data.end - offset).unwrap_or(usize::MAX);
+                let part = buf.get_mut(..rest.min(COPIED_AT_ONCE)).unwrap_or_default();
+                from.read_exact_at(offset, part, "data")?;
+                to.write_at(offset, part)?;
+                offset += part.len() as u64;
+            }
+        }
+        if flush {
+            to.flush()?;
+        }
+        Ok(copy)
     }
 
     /// Returns whether both are new files that are to have the same name.

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
             inspected as fn(),
         ),
         ("traced::findings_are_written_together", findings),
+        ("traced::files_that_cant_be_named_later", named_later),
         ("traced::directories_of_new_names_are_flushed", directories),
     ]
     .map(|(name, test)| trial(name, test).with_ignored_flag(!works))
@@ -56,6 +57,52 @@ fn inspected() {
             }
         }
         assert!(failed > 0, "{line}");
+    }
+}
+
+/// Where nobody may name a file later, it is copied to one that has its name.
+fn named_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let disk = Noise(6).bytes(3 << 20);
+    fs::write(folder.join("disk.raw"), &disk).unwrap();
+    let convert = "convert -t writeback -O qcow2 -o data_file=x.data,data_file_raw=on disk.raw x";
+    for (linking, copying, is_made) in [
+        ("linkat:error=EPERM", "copy_file_range:error=ENOSYS", true),
+        (
+            "linkat:error=ENOENT",
+            "copy_file_range:signal=WINCH:when=1",
+            true,
+        ),
+        // Only the image, after its data file had its name.
+        (
+            "linkat:error=EPERM:when=2",
+            "copy_file_range:signal=WINCH:when=1",
+            true,
+        ),
+        ("linkat:error=EPERM", "ftruncate:error=EIO:when=3", false),
+        (
+            "linkat:error=EEXIST",
+            "copy_file_range:signal=WINCH:when=1",
+            false,
+        ),
+    ] {
+        let injections = format!("-f -o trace -e inject={linking} -e inject={copying}");
+        let words = injections.split(' ').chain([COWHIDE]);
+        let ran = run(folder, "strace", words.chain(convert.split(' ')));
+        let trace = fs::read_to_string(folder.join("trace")).unwrap();
+        assert!(trace.contains("linkat("), "{injections}: {ran:?}");
+        if is_made {
+            ran.ok();
+            qemu_img(folder, &["compare", "-q", "disk.raw", "x"]).ok();
+            assert!(fs::read(folder.join("x.data")).unwrap() == disk);
+        } else {
+            ran.fails(1, "Could not create 'x");
+        }
+        for name in ["x", "x.data"] {
+            assert_eq!(folder.join(name).exists(), is_made, "{injections}: {name}");
+            let _ = fs::remove_file(folder.join(name));
+        }
     }
 }
 
