@@ -100,6 +100,12 @@ pub fn cowhide_with_input(folder: &Path, args: &str, input: &[u8]) -> Ran {
     child.wait_with_output().unwrap().into()
 }
 
+/// Whether the file system of a folder has files without a name, of which nothing is left after SIGKILL.
+pub fn has_unnamed_files(folder: &Path) -> bool {
+    let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR;
+    rustix::fs::open(folder, flags, rustix::fs::Mode::RUSR).is_ok()
+}
+
 /// Where the file can be opened that a running program of ours makes in `folder` and will call `name`. It has
 /// no name before it is whole, where the file system can do that. `None` if there is no such file yet.
 ///
