@@ -34,6 +34,10 @@ const MOST_WAITING: usize = 64;
 /// The stack of a thread, in bytes: reading and looking at a table take little.
 const STACK: usize = 128 << 10;
 
+/// How much memory must be left when another thread is made, in bytes: where a program may have only so much
+/// (RLIMIT_AS), threads are not to take what the work itself needs.
+const SPARE: usize = 32 << 20;
+
 /// How long a read of nothing may take, and each byte, before it counts as one that waited. The page cache
 /// takes a tenth of that.
 const PROMPT: Duration = Duration::from_micros(100);
@@ -163,6 +167,11 @@ impl<'a> Pieces<'a> {
                     false => working,
                 };
                 while threads < wanted && next.load(Ordering::Relaxed) < groups.len() {
+                    if !has_room() {
+                        // Those that there are do the work, and nobody asks again in this batch.
+                        threads = usize::MAX;
+                        break;
+                    }
                     let mut buffer = buffer();
                     let (step, spare) = (&step, &spare);
                     let work = move || {
@@ -171,7 +180,6 @@ impl<'a> Pieces<'a> {
                     };
                     let builder = thread::Builder::new().stack_size(STACK);
                     if builder.spawn_scoped(scope, work).is_err() {
-                        // Those that there are do the work, and nobody asks again in this batch.
                         threads = usize::MAX;
                         break;
                     }
@@ -251,6 +259,15 @@ fn threads(longest: usize) -> (usize, usize) {
     (working, in_flight.clamp(working, MOST_WAITING))
 }
 
+/// Whether there is memory for another thread. Nothing of it is touched, so that asking costs little.
+fn has_room() -> bool {
+    let mut spare = Vec::<u8>::new();
+    let room = spare.try_reserve_exact(SPARE).is_ok();
+    // Without a use the compiler may leave out the allocation, and say that there is room.
+    std::hint::black_box(spare.as_ptr());
+    room
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -320,6 +337,50 @@ mod tests {
         let storage = numbered(3);
         let (places, numbers) = backwards(3);
         assert_eq!(read(&storage, &Pace::default(), &places).unwrap(), numbers);
+        assert_eq!(storage.most_in_flight(), 1);
+    }
+
+    /// The limit is for a whole process and for good, so a test starts itself once more.
+    const INSIDE: &str = "COWHIDE_TEST_LITTLE_MEMORY";
+
+    #[test]
+    fn threads_leave_memory_for_the_work() {
+        let name = "storage::parallel::tests::threads_leave_memory_for_the_work";
+        if std::env::var_os(INSIDE).is_some() {
+            return with_little_memory();
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(INSIDE, "1")
+            // A thread has no memory set apart for it, which it would find although there is none left.
+            .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("1 passed"), "{text}");
+    }
+
+    fn with_little_memory() {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let storage = numbered(100).slow(Slowness {
+            until_in_flight: 1,
+            after: 1000,
+        });
+        let (places, numbers) = backwards(100);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmSize:"));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        let used = number.unwrap().parse::<u64>().unwrap() << 10;
+        let limit = Some(used + (SPARE / 2) as u64);
+        let limits = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        setrlimit(Resource::As, limits).unwrap();
+        let pace = Pace::default();
+        assert_eq!(read(&storage, &pace, &places).unwrap(), numbers);
+        assert!(pace.waits());
         assert_eq!(storage.most_in_flight(), 1);
     }
 
