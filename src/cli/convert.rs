@@ -121,18 +121,18 @@ fn plan_target<'a>(
     secrets: &'a Secrets,
 ) -> Result<(Target<'a>, bool), Failure> {
     let name = to.to_string_lossy();
-    let format = match args.target_image_opts {
-        true => Format::Raw,
-        false => image_name::format(args.target_format())?,
+    let driver = match args.target_image_opts {
+        true => Format::Raw.into(),
+        false => image_name::driver(args.target_format())?,
     };
     if !args.no_create {
         names::file(to)?;
     }
     let encrypt = args.encrypt.as_deref();
-    let mut options = target_options(format, &args.target_options, encrypt)?;
+    let mut options = target_options(driver, &args.target_options, encrypt)?;
     let is_backed = set_backing(args, sources, &mut options)?;
     if args.compress && !args.no_create {
-        check_compression(format, &options)?;
+        check_compression(driver.format(), &options)?;
     }
     let target_cache = cache(&args.target_cache, "Invalid cache option")?;
     if args.target_image_opts && args.target_format.is_some() {
@@ -149,8 +149,10 @@ fn plan_target<'a>(
         target.names = args.common.names();
         target
     } else {
-        target(to, format, &options, secrets, target_cache)
-            .map_err(|error| error.context(format!("{name}: error while converting {format}")))?
+        target(to, driver, &options, secrets, target_cache).map_err(|error| {
+            let driver = driver.name();
+            error.context(format!("{name}: error while converting {driver}"))
+        })?
     };
     target.names_below = args.common.names();
     target.compressed = args.compress;

@@ -35,10 +35,10 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     }
     let name = operand.to_string_lossy();
     let with_name = |error: Error| error.context(&name);
-    let format = image_name::format(&args.format).map_err(with_name)?;
+    let driver = image_name::driver(&args.format).map_err(with_name)?;
     names::file(operand).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
-    let mut options = target_options(format, &args.options, encrypt).map_err(with_name)?;
+    let mut options = target_options(driver, &args.options, encrypt).map_err(with_name)?;
     options
         .set_backing(args.backing.as_deref(), args.backing_format.as_deref())
         .map_err(with_name)?;
@@ -63,7 +63,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         print_bytes(&line)
     };
     let mut target =
-        target(operand, format, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
+        target(operand, driver, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
     target.names_below = args.common.names();
     target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
     commands::create::run(&target, size, &passwords)?;

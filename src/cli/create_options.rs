@@ -12,7 +12,7 @@ pub use self::specs::help;
 
 use self::specs::{Kind, Spec, specs};
 use super::options::{self, KeyValue};
-use crate::commands::measure;
+use crate::commands::{Protocol, measure};
 use crate::error::{Error, Result, printable_bytes};
 use crate::formats::qcow2::{
     self, Backing, CompressionType, CreateOptions, EncryptionMethod, Version,
@@ -20,10 +20,53 @@ use crate::formats::qcow2::{
 use crate::formats::{Format, Preallocation};
 use crate::units::{SizeError, parse_size};
 
+/// What names the kind of a new image: a format, or the driver of what holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Format(Format),
+    Protocol(Protocol),
+}
+
+impl Driver {
+    /// The driver of that name, if this version has it for new images.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let protocol = || Protocol::from_name(name).map(Self::Protocol);
+        Format::from_name(name).map(Self::Format).or_else(protocol)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Format(format) => format.name(),
+            Self::Protocol(protocol) => protocol.name(),
+        }
+    }
+
+    /// The format of the image: what is named by what holds it is raw.
+    pub fn format(self) -> Format {
+        match self {
+            Self::Format(format) => format,
+            Self::Protocol(_) => Format::Raw,
+        }
+    }
+
+    pub fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::Format(_) => None,
+            Self::Protocol(protocol) => Some(protocol),
+        }
+    }
+}
+
+impl From<Format> for Driver {
+    fn from(format: Format) -> Self {
+        Self::Format(format)
+    }
+}
+
 /// The options of a new image as the user gave them, checked for names and kinds.
 #[derive(Debug, Clone)]
 pub struct Options {
-    format: Format,
+    driver: Driver,
     values: Vec<Given>,
 }
 
@@ -42,16 +85,17 @@ impl Options {
     ///
     /// # Errors
     /// Malformed lists, unknown names, values of the wrong kind.
-    pub fn parse(format: Format, lists: &[OsString]) -> Result<Self> {
+    pub fn parse(driver: impl Into<Driver>, lists: &[OsString]) -> Result<Self> {
+        let driver = driver.into();
         let mut values: Vec<Given> = Vec::new();
         for list in lists {
             for option in options::parse(list, None) {
-                let option = normalise(format, option)?;
+                let option = normalise(driver, option)?;
                 values.retain(|earlier| earlier.key != option.key);
                 values.push(option);
             }
         }
-        Ok(Self { format, values })
+        Ok(Self { driver, values })
     }
 
     /// The value of an option, if it was given. Bytes that are no text mean nothing; only names may have
@@ -100,8 +144,8 @@ impl Options {
     pub fn formatting_line(&self, filename: &OsStr) -> Vec<u8> {
         let mut line = b"Formatting '".to_vec();
         line.extend(printable_bytes(filename.as_bytes()));
-        line.extend(format!("', fmt={}", self.format).into_bytes());
-        for Spec { name, default, .. } in specs(self.format) {
+        line.extend(format!("', fmt={}", self.driver.name()).into_bytes());
+        for Spec { name, default, .. } in specs(self.driver) {
             let given = self.given(name).map(|given| given.shown.as_os_str());
             if let Some(value) = given.or(default.map(OsStr::new)) {
                 line.extend(format!(" {name}=").into_bytes());
@@ -141,10 +185,10 @@ impl Options {
             ("backing_fmt", format.map(OsStr::new), "Backing file format"),
         ] {
             let Some(value) = value else { continue };
-            if !specs(self.format).iter().any(|spec| spec.name == key) {
+            if !specs(self.driver).iter().any(|spec| spec.name == key) {
                 return Err(Error::invalid(format!(
                     "{what} not supported for file format '{}'",
-                    self.format
+                    self.driver.name()
                 )));
             }
             self.set(key, value);
@@ -197,7 +241,7 @@ impl Options {
     /// # Errors
     /// Values out of range or that exclude each other; an encryption whose header isn't measured.
     pub fn measured(&self) -> Result<measure::Target> {
-        if self.format == Format::Raw {
+        if self.driver.format() == Format::Raw {
             return Ok(measure::Target::Raw);
         }
         let number = |name: &str, default| {
@@ -281,10 +325,12 @@ impl Options {
     pub fn preallocation(&self) -> Result<Preallocation> {
         match self.get("preallocation") {
             None => Ok(Preallocation::Off),
-            Some(name) => Preallocation::from_name(name).ok_or_else(|| match self.format {
-                Format::Raw => Error::invalid(format!("invalid parameter value: {name}")),
-                Format::Qcow2 => not_accepted("preallocation", name),
-            }),
+            Some(name) => {
+                Preallocation::from_name(name).ok_or_else(|| match self.driver.format() {
+                    Format::Raw => Error::invalid(format!("invalid parameter value: {name}")),
+                    Format::Qcow2 => not_accepted("preallocation", name),
+                })
+            }
         }
     }
 
@@ -334,9 +380,9 @@ fn signed(number: u64) -> String {
 }
 
 /// Checks an option's name and kind and brings its value into one form.
-fn normalise(format: Format, option: KeyValue) -> Result<Given> {
+fn normalise(driver: Driver, option: KeyValue) -> Result<Given> {
     let key = option.key.clone();
-    let Some(spec) = specs(format).iter().find(|spec| spec.name == key) else {
+    let Some(spec) = specs(driver).iter().find(|spec| spec.name == key) else {
         return Err(Error::invalid(format!("Invalid parameter '{key}'")));
     };
     if spec.kind == Kind::Text {

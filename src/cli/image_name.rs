@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::LazyLock;
 
 use super::block_node::{self, JSON, Node, Shown};
+use super::create_options::Driver;
 use super::objects::Secrets;
 use super::render;
 use super::tree::{self, Tree};
@@ -18,6 +19,14 @@ use crate::formats::Format;
 /// There is none that this version has.
 pub fn format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
+}
+
+/// The format or driver of that name, for an image that is written.
+///
+/// # Errors
+/// Returns an error if this version has none.
+pub fn driver(name: &str) -> Result<Driver> {
+    Driver::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
 }
 
 /// An existing image from its name and the format that `-f` stated, and the name by which `info`

@@ -4,10 +4,10 @@ use std::ffi::{OsStr, OsString};
 
 use anyhow::anyhow;
 
-use super::create_options::{self, Options};
+use super::create_options::{self, Driver, Options};
 use super::objects::Secrets;
 use super::{Failure, complain, image_name, options, print, warn_with_help};
-use crate::commands::{Existing, Purpose, Sharing, Source, Target, TargetOptions, names};
+use crate::commands::{Existing, Protocol, Purpose, Sharing, Source, Target, TargetOptions, names};
 use crate::error::Error;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
 use crate::formats::{Format, Preallocation};
@@ -87,23 +87,24 @@ pub(super) fn helped(
     if !lists.iter().any(options::asks_for_help) {
         return Ok(false);
     }
-    let format = image_name::format(format)?;
+    let driver = image_name::driver(format)?;
     name.map(names::file).transpose()?;
-    print(&create_options::help(format, name.is_some()))?;
+    print(&create_options::help(driver, name.is_some()))?;
     Ok(true)
 }
 
 /// Reads the lists given with `-o`.
 pub(super) fn target_options(
-    format: Format,
+    driver: Driver,
     lists: &[OsString],
     encrypt: Option<&str>,
 ) -> crate::error::Result<Options> {
-    let mut options = Options::parse(format, lists)?;
+    let mut options = Options::parse(driver, lists)?;
     if let Some(encryption) = encrypt {
-        if format != Format::Qcow2 {
+        if driver.format() != Format::Qcow2 {
             return Err(Error::invalid(format!(
-                "format '{format}' can't be encrypted"
+                "format '{}' can't be encrypted",
+                driver.name()
             )));
         }
         options.set("encrypt.format", encryption.to_owned());
@@ -114,12 +115,12 @@ pub(super) fn target_options(
 /// The new image that the options describe.
 pub(super) fn target<'a>(
     operand: &OsStr,
-    format: Format,
+    driver: Driver,
     options: &Options,
     secrets: &'a Secrets,
     cache: CacheMode,
 ) -> crate::error::Result<Target<'a>> {
-    let typed = match format {
+    let typed = match driver.format() {
         Format::Raw => TargetOptions::Raw,
         Format::Qcow2 => {
             let typed = options.qcow2()?;
@@ -134,6 +135,7 @@ pub(super) fn target<'a>(
         path: names::file(operand)?,
         name: operand.to_string_lossy().into_owned(),
         options: typed,
+        protocol: driver.protocol(),
         preallocation: options.preallocation()?,
         backing_purpose: Some(Purpose::Read),
         align: None,
@@ -150,7 +152,7 @@ pub(super) fn target<'a>(
 /// An existing image that is written over, named as sources are.
 pub(super) fn existing_target<'a>(
     operand: &OsStr,
-    format: &str,
+    format_name: &str,
     image_opts: bool,
     secrets: &'a Secrets,
     cache: CacheMode,
@@ -158,7 +160,7 @@ pub(super) fn existing_target<'a>(
     let (source, _) = if image_opts {
         image_name::by_options(operand, secrets)?
     } else {
-        image_name::by_name(operand, Some(format), secrets)?
+        image_name::by_name(operand, Some(format_name), secrets)?
     };
     if source.sharing == Sharing::Forced {
         return Err(anyhow!(
@@ -184,6 +186,10 @@ pub(super) fn existing_target<'a>(
         options: match format {
             Format::Raw => TargetOptions::Raw,
             Format::Qcow2 => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
+        },
+        protocol: match image_opts {
+            true => source.is_device.then_some(Protocol::HostDevice),
+            false => Protocol::from_name(format_name),
         },
         preallocation: Preallocation::Off,
         backing_purpose: Some(Purpose::Read),

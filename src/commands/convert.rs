@@ -7,7 +7,7 @@ use super::backing::Base;
 use super::opened::OpenSource;
 use super::source::could_not_open;
 use super::target::Written;
-use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
+use super::{Passwords, Protocol, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
@@ -125,8 +125,9 @@ pub fn run(
         .map_err(|error| match target.existing {
             Some(_) => error,
             None => {
-                let format = target.format();
-                error.context(format!("{}: error while converting {format}", target.name))
+                let format = target.format().name();
+                let driver = target.protocol.map_or(format, Protocol::name);
+                error.context(format!("{}: error while converting {driver}", target.name))
             }
         })?;
     let new = open.image.as_ref();

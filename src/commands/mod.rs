@@ -17,6 +17,7 @@ pub mod measure;
 pub mod names;
 pub mod opened;
 pub mod plausible;
+mod protocol;
 mod purpose;
 mod sandbox;
 mod snapshot_name;
@@ -26,6 +27,7 @@ pub mod stated;
 mod target;
 
 pub use names::{Names, ReadTree};
+pub use protocol::Protocol;
 pub use purpose::{Purpose, Sharing};
 pub use snapshot_name::SnapshotName;
 pub use source::{Below, RawNode, Source};

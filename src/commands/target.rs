@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
-use super::{Below, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, names};
+use super::{
+    Below, Names, Passwords, Protocol, Purpose, Sharing, Source, backing, backing::Base, names,
+};
 use crate::crypto::{AesCbc, Secret, legacy_aes};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::qcow2::write::{OpenOptions, OverOptions};
@@ -29,6 +31,8 @@ pub struct Target<'a> {
     pub name: String,
     /// The format with its options.
     pub options: TargetOptions<'a>,
+    /// The driver that was named in place of a format; the image is raw then.
+    pub protocol: Option<Protocol>,
     /// How much of its space is taken beforehand.
     pub preallocation: Preallocation,
     /// Of what a raw file's length is to be a multiple, in bytes.
@@ -212,7 +216,11 @@ impl Target<'_> {
         if let Some(existing) = &self.existing {
             let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)
                 .map_err(|error| could_not_open(&self.name, error))?;
-            refuse(&file)
+            let protocol = self.protocol;
+            let check = |protocol: Protocol| protocol.check_existing(&self.path, file.is_device());
+            protocol
+                .map_or(Ok(()), check)
+                .and_then(|()| refuse(&file))
                 .and_then(|()| self.lock(&file))
                 .map_err(|error| could_not_open(&self.name, error))?;
             let file = Arc::new(file);
@@ -260,6 +268,9 @@ impl Target<'_> {
         let sources: Vec<&FileStorage> = sources.iter().copied().chain(below).collect();
         let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
         let prepared = self.prepare(size, base.map(|base| base.size), passwords)?;
+        if let Some(protocol) = self.protocol {
+            protocol.check_new(&self.path)?;
+        }
         let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
         let storage = Arc::new(self.take(&mut file)?);
         let mut files = vec![file];
@@ -270,6 +281,9 @@ impl Target<'_> {
                     Some(align) if storage.starts_as_zeroes() => aligned(size, align)?,
                     _ => size,
                 };
+                if storage.is_device() && storage.len()? < size {
+                    return Err(Error::invalid("Cannot grow device files"));
+                }
                 let image = NewRaw::create(storage, length, self.preallocation, flush);
                 Box::new(image?)
             }

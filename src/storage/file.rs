@@ -84,12 +84,13 @@ impl FileStorage {
     pub(super) fn open_existing(path: &Path, cache: CacheMode) -> Result<Self> {
         let opened = Self::open_with(path, opening_flags(Access::ReadWrite, cache), cache)
             .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?;
-        let metadata = opened.file.metadata();
-        if metadata.is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-            let error = Errno::INVAL.into();
-            return Err(Error::io("Could not resize file", error));
+        // QEMU notices what these are when it gives them their size.
+        if opened.is_character_device() {
+            return Err(Error::invalid("Cannot grow device files"));
         }
-        opened.checked()
+        opened
+            .checked()
+            .map_err(|_| Error::invalid("Could not resize file: Invalid argument"))
     }
 
     /// A new file in `folder` that has no name, and is gone when it is closed.

@@ -13,9 +13,9 @@ use crate::matrix::{ours, qemu_img};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
+    let possible = Device::are_possible();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), [0; 4096]).unwrap();
-    let possible = Device::new(&folder.path().join("file")).is_some();
     // Not everything that has loop devices has them with blocks of another size.
     let has_blocks = possible && Device::with_blocks(&folder.path().join("file"), 4096).is_some();
     vec![
@@ -26,10 +26,22 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A loop device over a file, until it is dropped.
-struct Device(String);
+pub struct Device(String);
 
 impl Device {
-    fn new(file: &Path) -> Option<Self> {
+    /// Tells if this machine lets us make any.
+    pub fn are_possible() -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), [0; 4096]).unwrap();
+        Self::new(&folder.path().join("file")).is_some()
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    pub fn new(file: &Path) -> Option<Self> {
         Self::with_blocks(file, 512)
     }
 

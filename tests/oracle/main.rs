@@ -26,6 +26,7 @@ mod damage;
 mod descriptors;
 mod devices;
 mod dialects;
+mod drivers;
 mod errors;
 mod features;
 mod inside;
@@ -122,6 +123,7 @@ fn main() -> ExitCode {
     trials.extend(damage::trials());
     trials.extend(descriptors::trials());
     trials.extend(devices::trials());
+    trials.extend(drivers::trials());
     trials.extend(dialects::trials());
     trials.extend(errors::trials());
     trials.extend(features::trials());

@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use super::Driver;
+use crate::commands::Protocol;
 use crate::formats::Format;
 
 /// How an option's value is written.
@@ -156,11 +158,22 @@ const RAW: &[Spec] = &[
     EXTENT_SIZE_HINT,
 ];
 
-/// The options of a format, in the order in which `Formatting '…'` prints them.
-pub(super) fn specs(format: Format) -> &'static [Spec] {
-    match format {
-        Format::Raw => RAW,
-        Format::Qcow2 => QCOW2,
+const HOST_DEVICE: &[Spec] = &[
+    spec("size", Kind::Size, None, "Virtual disk size"),
+    spec(
+        "preallocation",
+        Kind::Text,
+        None,
+        "Preallocation mode (allowed values: off)",
+    ),
+];
+
+/// The options of a format or driver, in the order in which `Formatting '…'` prints them.
+pub(super) fn specs(driver: Driver) -> &'static [Spec] {
+    match driver {
+        Driver::Format(Format::Raw) | Driver::Protocol(Protocol::File) => RAW,
+        Driver::Format(Format::Qcow2) => QCOW2,
+        Driver::Protocol(Protocol::HostDevice) => HOST_DEVICE,
     }
 }
 
@@ -212,18 +225,19 @@ pub(super) const DRIVERS: [&str; 42] = [
 
 /// The text that `-o help` prints. Without a file's name `qemu-img` leaves out what the file may have
 /// options for, such as the preallocation of a raw image.
-pub fn help(format: Format, has_name: bool) -> String {
-    let mut specs: Vec<&Spec> = specs(format).iter().collect();
+pub fn help(driver: Driver, has_name: bool) -> String {
+    let mut specs: Vec<&Spec> = specs(driver).iter().collect();
     specs.sort_by_key(|spec| spec.name);
     let mut text = if has_name {
         "Supported options:\n".to_owned()
     } else {
-        specs.retain(|spec| match spec.name {
-            "nocow" | "extent_size_hint" => false,
-            "preallocation" => format != Format::Raw,
-            _ => true,
+        specs.retain(|spec| match (driver, spec.name) {
+            (Driver::Protocol(_), _) => true,
+            (Driver::Format(_), "nocow" | "extent_size_hint") => false,
+            (Driver::Format(format), "preallocation") => format != Format::Raw,
+            (Driver::Format(_), _) => true,
         });
-        format!("Supported {format} options:\n")
+        format!("Supported {} options:\n", driver.name())
     };
     for Spec {
         name, kind, help, ..
