@@ -31,8 +31,16 @@ const FOUND: &[(&str, &str)] = &[
     ),
     ("os-test-images", "qemu-img -h | grep -q 'Supported.*qcow2'"),
     (
-        "one list of formats",
-        r#"[ "$(qemu-img --help | grep -c 'Supported.*formats:')" = 1 ]"#,
+        "one list of formats as before 10.1",
+        r#"[ "$(qemu-img --help | grep -c '^Supported formats:')" = 1 ]"#,
+    ),
+    (
+        "and one as after",
+        r#"[ "$(qemu-img --help | grep -c '^Supported image formats:$')" = 1 ]"#,
+    ),
+    (
+        "the later list has drivers, too",
+        r"qemu-img --help | sed '1,/^Supported image formats:/d' | grep -wq host_device",
     ),
     (
         "one line for a command",
@@ -165,6 +173,7 @@ fn pages_agree() {
     let page = shell(folder.path(), "qemu-img --help").ok();
     let lines = page
         .lines()
+        .take_while(|line| !line.starts_with("Supported"))
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let mut commands = Vec::new();
     for line in lines {

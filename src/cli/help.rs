@@ -1,7 +1,8 @@
 //! `--help` and `--version`.
 //!
 //! Scripts look into both for what a `qemu-img` can do: for a line of a subcommand that has an option in
-//! it (`info … -U`, `bitmap … filename bitmap`), for the one line `Supported formats: …`, for a
+//! it (`info … -U`, `bitmap … filename bitmap`), for the one line `Supported formats: …` or the
+//! list below `Supported image formats:`, for a
 //! version number in the first line. The pages of QEMU before and after 10.1 differ and each broke
 //! some of them; this one has what all look for. It is made from the options' definition, so it
 //! promises nothing that isn't there.
@@ -10,6 +11,7 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
+use crate::commands::Protocol;
 use crate::formats::Format;
 
 /// The `qemu-img` whose behaviour this version has, for scripts that compare versions.
@@ -50,6 +52,14 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     let mut formats: Vec<&str> = Format::ALL.into_iter().map(Format::name).collect();
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
+    // The older line has formats only, the newer list what else `-f` and `-O` take, too.
+    formats.extend([Protocol::File, Protocol::HostDevice].map(Protocol::name));
+    formats.sort_unstable();
+    let _ = writeln!(
+        text,
+        "\nSupported image formats:\n\n  {}",
+        formats.join(" ")
+    );
     text
 }
 

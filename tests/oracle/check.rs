@@ -52,6 +52,7 @@ pub fn trials() -> Vec<Trial> {
         trial("check::statuses_without_a_report", statuses),
         trial("check::reports_of_all_kinds_of_images", kinds),
         trial("check::repairs_as_qemu_img_does", repairs),
+        trial("check::words_for_what_is_cut_off", cut_off),
     ]
 }
 
@@ -244,4 +245,37 @@ fn repairs() {
             qemu_img(folder, &["compare", "-q", "x.qcow2", "disk.raw"]).ok();
         }
     }
+}
+
+/// Scripts look for these words in what is said of a file that isn't all there.
+fn cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let convert = "convert -O qcow2 -o cluster_size=4k disk.raw whole";
+    write_disk(&folder.join("disk.raw"), 3 << 20, 8);
+    ours(folder, &convert.split(' ').collect::<Vec<_>>()).ok();
+    let whole = std::fs::read(folder.join("whole")).unwrap();
+    let words = |tool: Tool| {
+        let ran = tool(folder, &["check", "x"]);
+        let lines = ran.stderr.lines();
+        let lines =
+            lines.filter(|line| line.contains("counting reference") || line.contains("outside"));
+        // Ours go on to say what it is that leads there.
+        let mut lines: Vec<String> = lines
+            .map(|line| line.split(" (").next().unwrap_or_default().to_owned())
+            .collect();
+        lines.sort();
+        lines
+    };
+    let mut said = 0;
+    for clusters in [2, 3, 4, 5, 6, 8, 12, 20] {
+        for more in [0, 100, 512, 4000] {
+            let length = (clusters * 4096 + more).min(whole.len());
+            std::fs::write(folder.join("x"), &whole[..length]).unwrap();
+            let theirs = words(qemu_img);
+            assert_eq!(words(ours), theirs, "cut off after {length} bytes");
+            said += theirs.len();
+        }
+    }
+    assert!(said > 100, "{said}");
 }

@@ -127,13 +127,44 @@ impl fmt::Display for Place {
     }
 }
 
+/// What QEMU says of a file that is cut off, which scripts look for.
+const CUT_OFF: &str =
+    "counting reference for region exceeding the end of the file by one cluster or more";
+
+/// A part of the file that something leads to and that isn't all there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// Where it starts.
+    pub host: HostOffset,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The length of the file in bytes.
+    pub file: u64,
+    /// The length of a cluster in bytes.
+    pub cluster: u64,
+}
+
+impl Region {
+    /// The words for it, where as much as a cluster is missing.
+    pub(super) fn cut_off(self) -> Option<String> {
+        let end = self.host.0.saturating_add(self.bytes);
+        let missing = end.saturating_sub(self.file);
+        (missing >= self.cluster).then(|| {
+            format!(
+                "{CUT_OFF}: offset {:#x} size {:#x}",
+                self.host.0, self.bytes
+            )
+        })
+    }
+}
+
 /// What is wrong with a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
     /// Its bits.
     Bits(EntryError),
-    /// It leads beyond the end of the file, which has this length.
-    BeyondTheEnd(u64),
+    /// It leads beyond the end of the file.
+    BeyondTheEnd(Region),
     /// A cluster that is only kept and reads as zeroes is not cluster-aligned.
     UnalignedZero(HostOffset),
     /// A compressed cluster has the COPIED flag.
@@ -156,7 +187,8 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bits(error) => error.fmt(f),
-            Self::BeyondTheEnd(length) => {
+            Self::BeyondTheEnd(region) => {
+                let length = region.file;
                 write!(f, "it leads beyond the end of the file ({length} bytes)")
             }
             Self::UnalignedZero(host) => {
@@ -282,7 +314,36 @@ fn shared(f: &mut fmt::Formatter<'_>, times: u64) -> fmt::Result {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_leak() { "Leaked " } else { "ERROR " })?;
+        if let Self::BadEntry {
+            place,
+            problem: Problem::BeyondTheEnd(region),
+            times,
+            ..
+        } = self
+        {
+            match (place, region.cut_off()) {
+                (Place::RefcountTable { index }, _) => {
+                    return write!(f, "ERROR refcount block {index} is outside image");
+                }
+                (_, Some(words)) => {
+                    write!(f, "ERROR: {words} ({place})")?;
+                    return shared(f, *times);
+                }
+                _ => {}
+            }
+        }
+        f.write_str(match self {
+            Self::Leak { .. } => "Leaked ",
+            Self::Structure { what, .. } if what.starts_with(CUT_OFF) => "ERROR: ",
+            Self::RefcountTable { host, bytes } => {
+                let host = host.0;
+                return write!(
+                    f,
+                    "ERROR: {CUT_OFF}: offset {host:#x} size {bytes:#x} (refcount table)"
+                );
+            }
+            _ => "ERROR ",
+        })?;
         self.body(f)
     }
 }

@@ -102,7 +102,11 @@ impl Walk<'_> {
             let starts_inside = place.host.0 < self.length;
             if !self.is_inside(place.host, bytes) || !starts_inside {
                 let host = place.host;
-                let what = format!("L1 table at {host} ({bytes} bytes) is beyond the file's end");
+                let table = format!("L1 table at {host} ({bytes} bytes)");
+                let what = match self.missing(host, bytes).cut_off() {
+                    Some(words) => format!("{words} ({table})"),
+                    None => format!("{table} is beyond the file's end"),
+                };
                 found(Finding::Structure { what, times: 1 });
                 cut_off = true;
             }
@@ -208,7 +212,9 @@ impl Walk<'_> {
         }
         let inside = self.is_inside(host, self.geometry.cluster_size());
         if !self.is_whole(host) {
-            bad(Problem::BeyondTheEnd(self.length));
+            bad(Problem::BeyondTheEnd(
+                self.missing(host, self.geometry.cluster_size()),
+            ));
         }
         let l1_index = match place {
             Place::L1 { index } => u32::try_from(index).ok(),

@@ -211,7 +211,8 @@ impl Table<'_> {
         }
         let cluster = walk.geometry.host_cluster(host);
         if !walk.is_inside(host, cluster_size) {
-            self.bad(index, entry, Problem::BeyondTheEnd(walk.length));
+            let region = walk.missing(host, cluster_size);
+            self.bad(index, entry, Problem::BeyondTheEnd(region));
         } else {
             self.run.add(cluster);
             if !aligned {
@@ -251,7 +252,8 @@ impl Table<'_> {
         // The last sector may be cut short, or hold nothing that belongs to the cluster.
         let end = host.0.saturating_add(length);
         if !inside || end >= self.walk.length.saturating_add(SECTOR_SIZE) {
-            self.bad(index, entry, Problem::BeyondTheEnd(self.walk.length));
+            let region = self.walk.missing(host, length);
+            self.bad(index, entry, Problem::BeyondTheEnd(region));
         }
         if self.place.active > 0 {
             self.walked.allocated += 1;

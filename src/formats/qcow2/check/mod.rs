@@ -26,7 +26,7 @@ mod snapshot_table;
 mod stored;
 mod walk;
 
-pub use finding::{Event, Finding, Place, Problem};
+pub use finding::{Event, Finding, Place, Problem, Region};
 pub use repair::{Repair, repair, repair_dirty};
 
 use crate::error::Result;

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::CheckReport;
 use super::compare::most_references;
-use super::finding::{Finding, Place, Problem};
+use super::finding::{Finding, Place, Problem, Region};
 use super::l1::L2Place;
 use super::l2::ZeroInstead;
 use super::references::References;
@@ -122,9 +122,23 @@ impl<'a> Walk<'a> {
             self.count(host, bytes, 1);
             return true;
         }
-        let what = format!("{what} at {host} ({bytes} bytes) is beyond the end of the file");
+        let what = format!("{what} at {host} ({bytes} bytes)");
+        let what = match self.missing(host, bytes).cut_off() {
+            Some(words) => format!("{words} ({what})"),
+            None => format!("{what} is beyond the end of the file"),
+        };
         found(Finding::Structure { what, times: 1 });
         false
+    }
+
+    /// A part of the file, for a finding that it isn't all there.
+    pub(super) fn missing(&self, host: HostOffset, bytes: u64) -> Region {
+        Region {
+            host,
+            bytes,
+            file: self.length,
+            cluster: self.geometry.cluster_size(),
+        }
     }
 
     /// Whether bytes that something leads to are inside the file, or less than a cluster beyond its
@@ -356,7 +370,9 @@ impl<'a> Walk<'a> {
             } else if !self.geometry.is_aligned(host) {
                 Some(Problem::Bits(EntryError::Unaligned(host)))
             } else if host.0 != 0 && cluster >= self.clusters {
-                Some(Problem::BeyondTheEnd(self.length))
+                Some(Problem::BeyondTheEnd(
+                    self.missing(host, self.geometry.cluster_size()),
+                ))
             } else if host.0 != 0 {
                 self.references.add(cluster, 1);
                 walked.refcount_clusters.push(cluster);
