@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{self, c_int, c_short};
 
+use super::holder;
 use crate::error::{Error, ErrorKind};
 
 /// The first byte of those that say what is done.
@@ -89,8 +90,12 @@ impl Claim {
             match lock(file, byte) {
                 Ok(()) => {}
                 Err(Errno::EAGAIN | Errno::EACCES) => {
-                    let message = format!("Failed to lock byte {byte}");
-                    return Err(Error::new(ErrorKind::Locked, message));
+                    let error =
+                        Error::new(ErrorKind::Locked, format!("Failed to lock byte {byte}"));
+                    return Err(match holder::find(file) {
+                        Some(holder) => error.with_hint(holder),
+                        None => error,
+                    });
                 }
                 // No locks here.
                 Err(_) => return Ok(()),
@@ -102,7 +107,11 @@ impl Claim {
             None => Ok(()),
             Some(what) => {
                 let message = format!("Failed to get {what} lock");
-                let hint = format!("Is another process using the image [{name}]?");
+                let mut hint = format!("Is another process using the image [{name}]?");
+                if let Some(holder) = holder::find(file) {
+                    hint += "\n";
+                    hint += &holder;
+                }
                 Err(Error::new(ErrorKind::Locked, message).with_hint(hint))
             }
         }

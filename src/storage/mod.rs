@@ -11,6 +11,7 @@
 mod cache;
 mod file;
 mod gate;
+mod holder;
 mod inherited;
 mod interrupt;
 mod locks;
