@@ -437,8 +437,13 @@ impl Target<'_> {
 
     fn refuse_sources(&self, target: &FileStorage, sources: &[&FileStorage]) -> Result<()> {
         let identity = target.identity()?;
+        let beneath = target.beneath()?;
         for source in sources {
-            if source.identity()? == identity {
+            let source_identity = source.identity()?;
+            if source_identity == identity
+                || beneath.contains(&source_identity)
+                || source.beneath()?.contains(&identity)
+            {
                 return Err(self.same_file(source.path()));
             }
         }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::gate::GATE;
 use super::interrupt::fail_beyond_the_limit;
 use super::share::{NotShared, share};
-use super::{CacheMode, Claim, Storage, optional};
+use super::{CacheMode, Claim, Storage, beneath, optional};
 use crate::error::{Error, Result};
 
 /// What a file is opened for.
@@ -145,17 +145,24 @@ impl FileStorage {
     /// A file that was opened by that name with these flags and for that cache mode.
     ///
     /// # Errors
-    /// Returns the system's error if the file can't be inspected, or not opened once more.
+    /// Returns the system's error if the file can't be inspected, or not opened once more; an error if it is
+    /// a device that can't be written to, and is to be.
     pub(super) fn from_file(
         file: File,
         path: &Path,
         flags: OFlags,
         cache: CacheMode,
     ) -> io::Result<Self> {
-        let kind = file.metadata()?.file_type();
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        // The system would only say so when something is written.
+        if flags.contains(OFlags::RDWR) && beneath::is_read_only(&metadata) {
+            let why = "The device is not writable: Permission denied";
+            return Err(io::Error::other(why));
+        }
         let open_direct = || open_again(&file, path, flags | OFlags::DIRECT);
         let direct = match kind.is_file() || kind.is_block_device() {
-            true if cache.is_direct() => Some(open_direct()?),
+            true if cache.is_direct() => Some(open_direct().map_err(no_direct_access)?),
             true if cache == CacheMode::Auto => open_direct().ok(),
             _ => None,
         };
@@ -240,6 +247,18 @@ impl FileStorage {
         Ok(FileIdentity::of(&meta))
     }
 
+    /// The identities of the files that this is over, where it is a loop device.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn beneath(&self) -> Result<Vec<FileIdentity>> {
+        let meta = self
+            .file
+            .metadata()
+            .map_err(|error| self.error("inspecting", error))?;
+        Ok(beneath::files(&meta))
+    }
+
     /// Puts everything that was written on stable storage and asks the system to forget its copies in
     /// memory, so that the next reader gets what the medium has. Whether it does is the system's
     /// business.
@@ -311,6 +330,14 @@ pub(super) fn open_again(file: &File, path: &Path, flags: OFlags) -> io::Result<
     match FileIdentity::of(&found.metadata()?) == FileIdentity::of(&file.metadata()?) {
         true => Ok(found),
         false => Err(Errno::NOENT.into()),
+    }
+}
+
+/// Says what it means that a file can't be opened to bypass the page cache.
+fn no_direct_access(error: io::Error) -> io::Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::INVAL) => io::Error::other("filesystem does not support O_DIRECT"),
+        _ => error,
     }
 }
 

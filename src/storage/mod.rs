@@ -8,6 +8,7 @@
 //! until done, so that a short count means the end and nothing else; and nothing is flushed or
 //! closed behind the caller's back, so that no error is lost in a destructor.
 
+mod beneath;
 mod cache;
 mod file;
 mod gate;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, qemu_io, run, write_disk};
-use crate::matrix::{ours, qemu_img};
+use crate::matrix::{ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -22,6 +22,12 @@ pub fn trials() -> Vec<Trial> {
         trial("devices::as_targets_and_sources", devices).with_ignored_flag(!possible),
         trial("devices::thin_ones_stay_thin", thin).with_ignored_flag(!possible),
         trial("devices::of_big_blocks_stay_thin", big_blocks).with_ignored_flag(!has_blocks),
+        trial("devices::over_their_own_source", over_source).with_ignored_flag(!possible),
+        trial("devices::that_are_read_only", read_only).with_ignored_flag(!possible),
+        trial(
+            "devices::file_systems_without_direct_access",
+            no_direct_access,
+        ),
     ]
 }
 
@@ -42,13 +48,18 @@ impl Device {
     }
 
     pub fn new(file: &Path) -> Option<Self> {
-        Self::with_blocks(file, 512)
+        Self::with(file, &[])
     }
 
     /// With blocks of so many bytes.
     fn with_blocks(file: &Path, size: u32) -> Option<Self> {
+        Self::with(file, &["--sector-size", &size.to_string()])
+    }
+
+    fn with(file: &Path, options: &[&str]) -> Option<Self> {
         let made = Command::new("losetup")
-            .args(["--find", "--show", "--sector-size", &size.to_string()])
+            .args(["--find", "--show"])
+            .args(options)
             .arg(file)
             .stderr(Stdio::null())
             .output()
@@ -141,10 +152,13 @@ fn devices() {
         }
     }
     // Too small: said, and what was there is no image.
-    for options in ["-O raw", "-O qcow2 -o preallocation=metadata"] {
+    for (options, words) in [
+        ("-O raw", "Cannot grow device files"),
+        ("-O qcow2 -o preallocation=metadata", "small"),
+    ] {
         renew();
         let ran = ours(&format!("convert {options} big.raw DEVICE"));
-        ran.fails(1, "small");
+        ran.fails(1, words);
         assert!(fs::read(device).unwrap() == fs::read(folder.join("old")).unwrap());
     }
     renew();
@@ -247,4 +261,77 @@ fn big_blocks() {
         let taken = taken(&file);
         assert!(taken < 1 << 20, "{options}: {taken}");
     }
+}
+
+/// A loop device over a file is that file: written to, it would destroy the source that the file is. (QEMU's
+/// does so without a word.)
+fn over_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk.raw"), 1 << 20, 3);
+    let convert = "convert -O qcow2 disk.raw disk.qcow2";
+    ours(folder, &convert.split(' ').collect::<Vec<_>>()).ok();
+    for (name, format) in [("disk.raw", "raw"), ("disk.qcow2", "qcow2")] {
+        let before = fs::read(folder.join(name)).unwrap();
+        let device = Device::new(&folder.join(name)).unwrap();
+        // A device over the device is the same file, too.
+        let above = Device::new(Path::new(device.name())).unwrap();
+        for (from, to) in [
+            (name, device.name()),
+            (name, above.name()),
+            (device.name(), name),
+            (above.name(), name),
+            (device.name(), above.name()),
+        ] {
+            for options in ["-O raw", "-O host_device", "-n -O raw", "-O qcow2"] {
+                if options.contains("host_device") && to == name {
+                    continue;
+                }
+                let call = format!("convert -f {format} {options} {from} {to}");
+                let ran = ours(folder, &call.split(' ').collect::<Vec<_>>());
+                assert_eq!(ran.status, Some(1), "{call}: {ran:?}");
+                assert!(ran.stderr.contains("are the same file"), "{call}: {ran:?}");
+                assert!(fs::read(folder.join(name)).unwrap() == before, "{call}");
+            }
+        }
+        // Others may be written, of course.
+        fs::write(folder.join("other"), vec![1; 2 << 20]).unwrap();
+        let other = Device::new(&folder.join("other")).unwrap();
+        let call = format!("convert -f {format} -O raw {name} {}", other.name());
+        ours(folder, &call.split(' ').collect::<Vec<_>>()).ok();
+    }
+}
+
+/// The system only tells of it when something is written.
+fn read_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.raw"), vec![1; 1 << 20]).unwrap();
+    fs::write(folder.join("held"), vec![2; 1 << 20]).unwrap();
+    let device = Device::with(&folder.join("held"), &["--read-only"]).unwrap();
+    for call in [
+        "convert -O raw disk.raw DEVICE",
+        "convert -O host_device disk.raw DEVICE",
+        "convert -n -O raw disk.raw DEVICE",
+        "create -f raw DEVICE 1M",
+        "check -r all -f qcow2 DEVICE",
+    ] {
+        let call = call.replace("DEVICE", device.name());
+        for tool in [ours, qemu_img] {
+            let ran = tool(folder, &call.split(' ').collect::<Vec<_>>());
+            assert_eq!(ran.status, Some(1), "{call}: {ran:?}");
+            let words = "The device is not writable: Permission denied";
+            assert!(ran.stderr.contains(words), "{call}: {ran:?}");
+        }
+    }
+    assert!(fs::read(folder.join("held")).unwrap() == vec![2; 1 << 20]);
+}
+
+/// Files of /proc are such, and everybody has some.
+fn no_direct_access() {
+    let folder = tempfile::tempdir().unwrap();
+    let call = "convert -T none -f raw -O raw /proc/version x";
+    let call: Vec<&str> = call.split(' ').collect();
+    same_answer(folder.path(), &call);
+    ours(folder.path(), &call).fails(1, "filesystem does not support O_DIRECT");
 }
