@@ -30,6 +30,7 @@ pub struct PasswordSource {
     plausible: bool,
     warned: Cell<bool>,
     given: OnceCell<Secret>,
+    ended_with_newline: Cell<bool>,
     typed_for_reading: OnceCell<Secret>,
     typed_for_writing: OnceCell<Secret>,
 }
@@ -88,6 +89,7 @@ impl PasswordSource {
             plausible: false,
             warned: Cell::new(false),
             given: OnceCell::new(),
+            ended_with_newline: Cell::new(false),
             typed_for_reading: OnceCell::new(),
             typed_for_writing: OnceCell::new(),
         })
@@ -103,13 +105,21 @@ impl PasswordSource {
                 if !self.quiet {
                     warn_of_readers(path, file);
                 }
-                from_file(file, || reading_from(path))
+                self.read_file(file, || reading_from(path))
             }),
             Origin::Descriptor(number, file) => kept(&self.given, || {
-                from_file(file, || reading_descriptor(*number))
+                self.read_file(file, || reading_descriptor(*number))
             }),
             Origin::Terminal => kept(typed, ask),
         }
+    }
+
+    /// The password that a file holds; `doing` says what is being done, for messages.
+    fn read_file(&self, file: &File, doing: impl FnOnce() -> String) -> Result<Secret> {
+        let read = read_line(Patient(file));
+        let (secret, newline) = read.map_err(|error| Error::io(doing(), error))?;
+        self.ended_with_newline.set(newline);
+        not_empty(secret)
     }
 
     fn at_terminal(&self) -> Result<()> {
@@ -165,8 +175,13 @@ impl Passwords for PasswordSource {
         );
     }
 
-    fn implausible(&self, image: &str) -> Result<()> {
-        let doubt = "the password is probably wrong: with it, the start of the disk is noise";
+    fn implausible(&self, image: &str, newline: bool) -> Result<()> {
+        let mut doubt =
+            "the password is probably wrong: with it, the start of the disk is noise".to_owned();
+        if newline {
+            doubt += "; with the newline at the end of its file it isn't (qemu-img, too, takes that newline for \
+                      a part of the password: use --object secret,id=ID,file=FILE)";
+        }
         if self.plausible {
             return Err(Error::invalid(format!("{}: {doubt}", printable(image))));
         }
@@ -174,6 +189,15 @@ impl Passwords for PasswordSource {
             super::warn(&format!("{}: {doubt}", printable(image)));
         }
         Ok(())
+    }
+
+    fn with_newline(&self) -> Option<Secret> {
+        let given = self.given.get().filter(|_| self.ended_with_newline.get())?;
+        // Room for all of it from the start: a buffer that grew would leave a copy behind.
+        let mut bytes = Vec::with_capacity(given.bytes().len() + 1);
+        bytes.extend_from_slice(given.bytes());
+        bytes.push(b'\n');
+        Some(Secret::new(bytes))
     }
 }
 
@@ -218,13 +242,6 @@ fn reading_descriptor(number: i32) -> String {
     format!("reading the password from descriptor {number}")
 }
 
-/// The password that a file holds; `doing` says what is being done, for messages.
-fn from_file(file: &File, doing: impl FnOnce() -> String) -> Result<Secret> {
-    read_line(Patient(file))
-        .map_err(|error| Error::io(doing(), error))
-        .and_then(not_empty)
-}
-
 /// A file that is waited for, where its reads would return at once: whoever left a descriptor open chose
 /// how it is read, and may have chosen not to wait.
 struct Patient<'a>(&'a File);
@@ -260,8 +277,8 @@ pub(super) fn warn_of_readers(path: &Path, file: &File) {
     }
 }
 
-/// All that there is, less one newline at the end.
-fn read_line(from: impl Read) -> io::Result<Secret> {
+/// All that there is, less one newline at the end, and if there was one.
+fn read_line(from: impl Read) -> io::Result<(Secret, bool)> {
     // Room for all of it from the start: a buffer that grew would leave copies behind.
     let room = usize::try_from(MOST).unwrap_or(0) + 64;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
@@ -269,10 +286,11 @@ fn read_line(from: impl Read) -> io::Result<Secret> {
     if bytes.len() as u64 > MOST {
         return Err(io::Error::other("longer than 64 KiB"));
     }
-    if bytes.last() == Some(&b'\n') {
+    let newline = bytes.last() == Some(&b'\n');
+    if newline {
         bytes.pop();
     }
-    Ok(Secret::new(std::mem::take(&mut *bytes)))
+    Ok((Secret::new(std::mem::take(&mut *bytes)), newline))
 }
 
 fn not_empty(secret: Secret) -> Result<Secret> {
@@ -294,8 +312,9 @@ mod tests {
             ("pw\n\n", "pw\n"),
             (" p\r\n", " p\r"),
         ] {
-            let read = read_line(text.as_bytes()).unwrap();
+            let (read, newline) = read_line(text.as_bytes()).unwrap();
             assert_eq!(read.bytes(), password.as_bytes());
+            assert_eq!(newline, text.len() > password.len());
         }
     }
 

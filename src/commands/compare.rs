@@ -69,7 +69,7 @@ mod tests {
 
         fn legacy_aes_is_used(&self) {}
 
-        fn implausible(&self, _: &str) -> Result<()> {
+        fn implausible(&self, _: &str, _: bool) -> Result<()> {
             Ok(())
         }
     }

@@ -55,9 +55,16 @@ pub trait Passwords {
     /// it can't do.
     fn legacy_aes_is_used(&self);
 
-    /// Told when an image of legacy AES decrypts to noise, so that its password is probably wrong.
+    /// Told when an image of legacy AES decrypts to noise, so that its password is probably wrong; `newline` says
+    /// that with [`with_newline`](Self::with_newline) it doesn't.
     ///
     /// # Errors
     /// End the command.
-    fn implausible(&self, image: &str) -> Result<()>;
+    fn implausible(&self, image: &str, newline: bool) -> Result<()>;
+
+    /// The password with the newline that ended its file and was left out of it; `None` without one. Another
+    /// program may have encrypted an image with all of the file.
+    fn with_newline(&self) -> Option<Secret> {
+        None
+    }
 }

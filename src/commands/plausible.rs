@@ -1,10 +1,13 @@
 //! Help against a wrong password, where the image itself can't tell: a look at what comes out.
 
+use std::sync::Arc;
+
 use super::opened::OpenSource;
 use super::{Passwords, Purpose, Source};
 use crate::error::Result;
 use crate::formats::plausible::starts_with_noise;
-use crate::formats::qcow2::{EncryptionMethod, Qcow2Image, features};
+use crate::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, features};
+use crate::storage::Storage;
 
 /// Tells `passwords` of each image of the chain that decrypts to noise.
 ///
@@ -15,7 +18,8 @@ pub(super) fn look_at_start(opened: &OpenSource, passwords: &dyn Passwords) -> R
         let image = opened.image.layer(depth).filter(|_| layer.legacy_aes);
         // What can't be read is reported when it is needed.
         if image.is_some_and(|image| starts_with_noise(image).unwrap_or(false)) {
-            passwords.implausible(&layer.name)?;
+            let newline = is_with_newline(&layer.storage, passwords);
+            passwords.implausible(&layer.name, newline)?;
         }
     }
     Ok(())
@@ -36,9 +40,23 @@ pub fn run(source: &Source<'_>, passwords: &dyn Passwords) -> Result<()> {
         return Ok(());
     };
     let secret = source.secret_for(&header, passwords)?;
-    let image = Qcow2Image::open_with(opened.storage, None, header, secret)?;
+    let storage = opened.storage;
+    let image = Qcow2Image::open_with(Arc::clone(&storage), None, header, secret)?;
     if starts_with_noise(&image).unwrap_or(false) {
-        passwords.implausible(&source.name)?;
+        passwords.implausible(&source.name, is_with_newline(&storage, passwords))?;
     }
     Ok(())
+}
+
+/// Tells if an image that decrypts to noise doesn't with the newline that ended the password's file. Those with a
+/// data file aren't looked into.
+fn is_with_newline(storage: &Arc<dyn Storage>, passwords: &dyn Passwords) -> bool {
+    let Some(secret) = passwords.with_newline() else {
+        return false;
+    };
+    let noise = Header::read(storage.as_ref())
+        .and_then(|header| Qcow2Image::open_with(Arc::clone(storage), None, header, Some(&secret)))
+        .and_then(|image| starts_with_noise(&image));
+    // What can't be read says nothing.
+    noise.is_ok_and(|noise| !noise)
 }
