@@ -197,3 +197,28 @@ fn a_process_that_holds_a_password_leaves_no_core() {
     let (is_open, _) = aborted(folder, "-O qcow2");
     assert!(is_open, "no process is open here");
 }
+
+/// The dynamic linker prints them when the program ends, and ends it with 127 where it can't.
+#[test]
+fn statistics_of_the_dynamic_linker_are_printed_in_a_sandbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    leaky(folder);
+    let plain = cowhide(folder, "info x.qcow2").ok();
+    let output = Command::new(COWHIDE)
+        .args(["info", "x.qcow2"])
+        .current_dir(folder)
+        .env("LD_DEBUG", "statistics")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), plain);
+    // A program that was linked statically has none.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let at_the_end = said.matches("final number of relocations:").count();
+    assert_eq!(
+        at_the_end,
+        said.matches("total startup time").count().min(1),
+        "{said}"
+    );
+}
