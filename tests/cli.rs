@@ -375,9 +375,9 @@ fn a_closed_or_full_output_is_a_failure_without_a_panic() {
         "({COWHIDE} info disk1.img; echo $? >status) | true"
     ));
     assert_eq!(ran.stderr, "");
-    // The reader may be gone before or after the report was written.
+    // The reader may be gone before or after the report was written; it is all the same.
     let status = fs::read_to_string(folder.path().join("status")).unwrap();
-    assert!(["0", "1"].contains(&status.trim()), "{status}");
+    assert_eq!(status, "0\n");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 disk=${1:-$here/tests/data/disk1.img}
-cargo build --release --quiet --manifest-path "$here/Cargo.toml"
+echo "build    cowhide (this takes minutes the first time)"
+cargo build --release --manifest-path "$here/Cargo.toml"
 cowhide=${CARGO_TARGET_DIR:-$here/target}/release/cowhide
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

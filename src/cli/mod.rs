@@ -201,7 +201,14 @@ fn complain_of(error: &anyhow::Error) {
 fn complain(line: &str) {
     // In one piece, so that no line of another process gets into it.
     let line = printable(line) + "\n";
+    #[cfg(not(test))]
     let _ = io::stderr().lock().write_all(line.as_bytes());
+    // Only what is printed so is kept by the harness of the tests, of which some warn thousands of times.
+    #[cfg(test)]
+    #[expect(clippy::print_stderr, reason = "see above")]
+    {
+        eprint!("{line}");
+    }
 }
 
 /// Prints a warning and lines that help with it; what is in them stays in its line.
