@@ -48,7 +48,6 @@ fn file() {
         "create -f host_device x 1M",
         "create -f host_device disk.raw 1M",
         "create -f host_device -o help",
-        "create -f host_device -o help x",
         "convert -O host_device disk.qcow2 x",
         "convert -O host_device disk.qcow2 disk.raw",
         "convert -O host_device -n disk.qcow2 disk.raw",
@@ -85,6 +84,7 @@ fn host_device() {
     let held = Device::new(&folder.join("held")).unwrap();
     let device = held.name();
     for call in [
+        "create -f host_device -o help DEVICE",
         "create -f host_device DEVICE 1M",
         "create -f host_device -o size=4k DEVICE",
         "create -f host_device DEVICE",
