@@ -28,13 +28,14 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Starts a conversion that takes half a minute, and waits until some of it is done.
+/// Starts a conversion that takes a quarter of a minute, and waits until some of it is done, of which it tells
+/// for each 2 MiB.
 fn under_way(folder: &Path, target: &str) -> std::process::Child {
     // Whoever starts the tests may ignore signals, and so would what they start.
     let mut child = Command::new("env")
         .args(["--default-signal=HUP,INT,QUIT,TERM", COWHIDE, "convert"])
         .args(["--encrypt", "aes", "--password-file", "pw", "-p"])
-        .args(["-r", "128k", "-O", "qcow2", "big.raw", target])
+        .args(["-r", "4M", "-O", "qcow2", "big.raw", target])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -55,7 +56,7 @@ fn send(signal: &str, child: &std::process::Child) {
 fn signals_leave_nothing_that_is_unfinished() {
     let folder = folder();
     let folder = folder.path();
-    fs::write(folder.join("big.raw"), Noise(7).bytes(4 << 20)).unwrap();
+    fs::write(folder.join("big.raw"), Noise(7).bytes(64 << 20)).unwrap();
     let before = names(folder);
     let signals = [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)];
     for (name, number) in signals.into_iter().chain([("KILL", 9)]) {

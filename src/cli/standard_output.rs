@@ -15,7 +15,7 @@ ctor::declarative::ctor! {
     /// Runs before `main` and before the standard library's start; so it uses nothing of that library's.
     #[ctor(unsafe)]
     fn look() {
-        let is_closed = fcntl_getfd(rustix::stdio::stdout()).is_err();
+        let is_closed = fcntl_getfd(rustix::stdio::stdout()) == Err(Errno::BADF);
         WAS_CLOSED.store(is_closed, Ordering::Relaxed);
     }
 }

@@ -98,8 +98,16 @@ impl Flow {
         self.reads.is_wide() || self.writes.is_wide()
     }
 
-    /// How many threads have something to do.
-    pub(super) fn threads(&self) -> usize {
+    /// How many threads have something to do, where there is more to read.
+    pub(super) fn threads_to_read(&self) -> usize {
+        if self.is_wide() && self.lock().read_all {
+            return self.threads;
+        }
+        self.threads()
+    }
+
+    /// How many threads the requests that may be under way take.
+    fn threads(&self) -> usize {
         if !self.is_wide() {
             return self.threads;
         }

@@ -95,7 +95,7 @@ impl<'a> CopyJob<'a> {
         };
         let threads = settings.threads();
         let writers = if target.writes_serially() { 1 } else { threads };
-        let windows = [threads, writers].map(|least| settings.window(least, request));
+        let windows = [threads, writers].map(|least| settings.window(least, request, threads));
         Ok(Self {
             source,
             target,
@@ -161,7 +161,7 @@ impl<'a> CopyJob<'a> {
                 Task::Write(ready) => self.write(ready)?,
                 Task::Read(buffer) => self.copy_next(buffer)?,
             }
-            Workers::grow_to(workers, self.flow.threads());
+            Workers::grow_to(workers, self.flow.threads_to_read());
         }
         Ok(())
     }

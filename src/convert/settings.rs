@@ -89,12 +89,12 @@ impl Settings {
     }
 
     /// The window for requests of up to `request` bytes, of which `least` may be under way however fast
-    /// the storage is.
-    pub(super) fn window(&self, least: usize, request: usize) -> RequestWindow {
+    /// the storage is, and which keep `threads` threads busy.
+    pub(super) fn window(&self, least: usize, request: usize, threads: usize) -> RequestWindow {
         let most = (MOST_IN_FLIGHT / request).max(1);
         match self.requests {
             Some(requests) => RequestWindow::fixed(requests.get().min(most.max(least)), least),
-            None => RequestWindow::new(least, most, self.threads()),
+            None => RequestWindow::new(least, most, threads),
         }
     }
 }

@@ -65,7 +65,8 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A system call: its name, the path that it is about, and all that strace says.
+/// A system call: its name, the path that it is about, and all that strace says. A file that has no name
+/// yet goes by the one that it gets.
 struct Call {
     name: String,
     path: String,
@@ -85,7 +86,7 @@ impl Call {
 /// Runs our program and gives what it did to files, in order.
 fn trace(folder: &Path, args: &str) -> Vec<Call> {
     let what = format!(
-        "trace=?open,openat,fsync,fdatasync,write,{}",
+        "trace=?open,openat,fsync,fdatasync,write,linkat,{}",
         CHANGES.join(",")
     );
     let mut all = vec!["-f", "-y", "-qq", "-o", "trace", "-e", &what, COWHIDE];
@@ -95,18 +96,41 @@ fn trace(folder: &Path, args: &str) -> Vec<Call> {
     let call = |line: &str| {
         // 123  pwrite64(5</folder/x>, …) = 512; what was interrupted is told of as a beginning and an end.
         let (name, rest) = line.split_once(' ')?.1.trim_start().split_once('(')?;
+        // What an open gives, and what the others are given.
         let path = if OPENS.contains(&name) {
-            rest.split('"').nth(1)?
+            rest.rsplit_once(") = ")?.1
         } else {
-            rest.split(['<', '>']).nth(1)?
+            rest
         };
         Some(Call {
             name: name.to_owned(),
-            path: path.to_owned(),
+            path: path.split(['<', '>']).nth(1)?.to_owned(),
             line: line.to_owned(),
         })
     };
-    trace.lines().filter_map(call).collect()
+    let mut calls: Vec<Call> = trace.lines().filter_map(call).collect();
+    for (unnamed, name) in names(&trace, &calls) {
+        for call in calls.iter_mut().filter(|call| call.path == unnamed) {
+            call.path.clone_from(&name);
+        }
+    }
+    calls
+}
+
+/// The paths by which files without a name are known, and those of the names that they get.
+fn names(trace: &str, calls: &[Call]) -> Vec<(String, String)> {
+    let linked = |line: &str| {
+        // linkat(AT_FDCWD<…>, "/proc/self/fd/7", 6</folder>, "x", AT_SYMLINK_FOLLOW) = 0
+        let (_, rest) = line.split_once("linkat(")?;
+        let mut quoted = rest.split('"').skip(1).step_by(2);
+        let descriptor = quoted.next()?.rsplit('/').next()?;
+        let folder = rest.rsplit_once("</")?.1.split('>').next()?;
+        let name = format!("/{folder}/{}", quoted.next()?);
+        let opened = calls.iter().filter(|call| call.line.contains("O_TMPFILE"));
+        let mut opened = opened.filter(|call| call.line.contains(&format!(" = {descriptor}<")));
+        Some((opened.next_back()?.path.clone(), name))
+    };
+    trace.lines().filter_map(linked).collect()
 }
 
 /// A folder on a real disk: not every tmpfs can bypass the page cache.
@@ -164,7 +188,8 @@ fn conversions(mode: &str) {
         for name in *files {
             let opened = |flag: &str| {
                 let mut written = calls.iter().filter(|call| {
-                    call.is_open() && call.path == *name && call.line.contains("O_RDWR")
+                    let is_it = Path::new(&call.path) == folder.join(name);
+                    call.is_open() && is_it && call.line.contains("O_RDWR")
                 });
                 written.any(|call| call.line.contains(flag))
             };
@@ -180,7 +205,7 @@ fn conversions(mode: &str) {
 /// `-T none` reads past the page cache.
 fn sources() {
     let folder = folder();
-    let folder = folder.path();
+    let folder = &folder.path().canonicalize().unwrap();
     for call in [
         "convert -T MODE -O qcow2 disk.raw x",
         "convert -T MODE -O raw disk.qcow2 x",
@@ -190,7 +215,11 @@ fn sources() {
         for (mode, direct) in [("none", true), ("directsync", true), ("writeback", false)] {
             let calls = trace(folder, &call.replace("MODE", mode));
             let opened = |flag: &str| {
-                let mut opened = calls.iter().filter(|call| call.path.starts_with("disk."));
+                let of_disk = |call: &&Call| {
+                    let path = Path::new(&call.path);
+                    path.starts_with(folder) && path.file_stem() == Some("disk".as_ref())
+                };
+                let mut opened = calls.iter().filter(of_disk);
                 opened.any(|call| call.is_open() && call.line.contains(flag))
             };
             assert!(opened("O_RDONLY") && !opened("O_RDWR"), "{call}");
