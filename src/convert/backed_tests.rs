@@ -76,6 +76,21 @@ impl Mosaic {
         Self { bytes, pieces }
     }
 
+    /// Over `backing`: zeroes and what isn't stored in turn, 192 KiB each, and no data.
+    fn without_data(backing: &[u8]) -> Self {
+        let mut bytes = backing.to_vec();
+        let mut pieces = Vec::new();
+        for (number, piece) in bytes.chunks_mut(192 << 10).enumerate() {
+            let kind = [ZERO, NOTHING][number % 2];
+            if kind == ZERO {
+                piece.fill(0);
+            }
+            let start = pieces.last().map_or(0, |(end, _)| *end);
+            pieces.push((start + piece.len(), kind));
+        }
+        Self { bytes, pieces }
+    }
+
     /// Whether nothing is stored of a part.
     fn has_nothing(&self, part: Run) -> bool {
         let mut start = 0;
@@ -89,7 +104,7 @@ impl Mosaic {
 
 impl Image for Mosaic {
     fn size(&self) -> u64 {
-        SIZE as u64
+        self.bytes.len() as u64
     }
 
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
@@ -233,7 +248,8 @@ fn copied(
 /// Asserts that a chain's disk is the mosaic's, and that its top leaves to the backing file what the
 /// mosaic doesn't store.
 fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: Made, what: &str) {
-    let mut bytes = vec![1; SIZE];
+    let size = source.bytes.len();
+    let mut bytes = vec![1; size];
     chain.read_at(GuestOffset(0), &mut bytes).unwrap();
     let first = bytes
         .iter()
@@ -241,8 +257,8 @@ fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: 
         .position(|(one, other)| one != other);
     assert_eq!(first, None, "{what}: the first byte that differs");
     let top = chain.layer(0).unwrap();
-    for start in (0..SIZE).step_by(unit) {
-        let end = (start + unit).min(SIZE);
+    for start in (0..size).step_by(unit) {
+        let end = (start + unit).min(size);
         let extent = top
             .extent_at(GuestOffset(start as u64), unit as u64)
             .unwrap();
@@ -289,6 +305,27 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
             let chain = copied(&source, &backing, kind.clone(), settings, false);
             assert_same(&chain, &source, unit, leaves, kind.1, &what);
         }
+    }
+}
+
+/// Where requests wait, a chunk is several blocks, in each of which something else is left.
+#[test]
+fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
+    let mut backing = vec![0; (8 << 20) + 1536];
+    Noise(5).fill(&mut backing);
+    let source = Mosaic::without_data(&backing);
+    let settings = Settings {
+        leave_unallocated: true,
+        requests: NonZeroUsize::new(16),
+        ..Settings::default()
+    };
+    for (mut options, made) in kinds() {
+        options.size = backing.len() as u64;
+        let kind = (options, made);
+        let unit = unit_of(&kind);
+        let what = format!("{kind:?}");
+        let chain = copied(&source, &backing, kind, settings, false);
+        assert_same(&chain, &source, unit, true, made, &what);
     }
 }
 

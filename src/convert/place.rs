@@ -166,21 +166,23 @@ impl<'a> Placement<'a> {
     /// # Errors
     /// Returns the target's error.
     pub(super) fn reserve_zeroes(&self, row: &Chunk) -> Result<Option<Vec<(usize, Reservation)>>> {
-        let unit = self.target.allocation_unit();
+        let length = row.length.next_multiple_of(self.target.allocation_unit());
         let reserve = || {
-            let zeroes = gaps(&row.left, row.length.next_multiple_of(unit));
+            let zeroes = gaps(&row.left, length);
             if self.target.reserve_zeroes(row.guest, &zeroes)? {
                 return Ok(Vec::new());
             }
-            self.blocks(row.length)
-                .map(|block| {
-                    let length = block.len().next_multiple_of(unit);
-                    let guest = GuestOffset(row.guest.0 + block.start as u64);
-                    let zeroes = gaps(&row.left, length);
-                    let reservation = self.target.reserve(guest, length, &[], &zeroes)?;
-                    Ok((length, reservation))
-                })
-                .collect::<Result<Vec<_>>>()
+            let mut reserved = Vec::new();
+            for block in self.blocks(length) {
+                let zeroes = relative(&zeroes, &block);
+                if zeroes.is_empty() {
+                    continue;
+                }
+                let guest = GuestOffset(row.guest.0 + block.start as u64);
+                let reservation = self.target.reserve(guest, block.len(), &[], &zeroes)?;
+                reserved.push((block.len(), reservation));
+            }
+            Ok(reserved)
         };
         self.turn.take(row.number, reserve).transpose()
     }
