@@ -126,7 +126,7 @@ fn plan_target<'a>(
         false => image_name::driver(args.target_format())?,
     };
     if !args.no_create {
-        names::file(to)?;
+        names::path(to)?;
     }
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.target_options, encrypt)?;

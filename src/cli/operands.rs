@@ -132,7 +132,7 @@ pub(super) fn target<'a>(
         }
     };
     Ok(Target {
-        path: names::file(operand)?,
+        path: names::new_file(operand)?,
         name: operand.to_string_lossy().into_owned(),
         options: typed,
         protocol: driver.protocol(),

@@ -106,21 +106,36 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
 /// # Errors
 /// The name is of a protocol that isn't built, or of a descriptor that the caller didn't leave open.
 pub fn file(name: &OsStr) -> Result<PathBuf> {
+    let path = path(name)?;
+    inherited(&path)?;
+    Ok(path)
+}
+
+/// As [`file`], for a file that is made.
+///
+/// # Errors
+/// As there, in the words for what can't be made.
+pub fn new_file(name: &OsStr) -> Result<PathBuf> {
+    let path = path(name)?;
+    inherited(&path).map_err(|error| {
+        let shown = printable(&path.to_string_lossy());
+        error.context(format!("Could not create '{shown}'"))
+    })?;
+    Ok(path)
+}
+
+/// The path that a name means, open or not.
+///
+/// # Errors
+/// Returns an error if it is of a protocol other than that of files.
+pub fn path(name: &OsStr) -> Result<PathBuf> {
     match protocol(name.as_bytes()) {
-        None => {
-            let path = PathBuf::from(name);
-            inherited(&path)?;
-            Ok(path)
-        }
+        None => Ok(PathBuf::from(name)),
         Some((b"file", rest)) if protocol(rest).is_some() => {
             // Written so that it is still a file's name wherever it is read again.
             Ok(OsString::from_vec([b"./", rest].concat()).into())
         }
-        Some((b"file", rest)) => {
-            let path = PathBuf::from(OsString::from_vec(rest.to_vec()));
-            inherited(&path)?;
-            Ok(path)
-        }
+        Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
         Some((protocol, _)) => Err(Error::unsupported(format!(
             "Unknown protocol '{}'",
             protocol.escape_ascii()

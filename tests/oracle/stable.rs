@@ -126,7 +126,9 @@ fn names(trace: &str, calls: &[Call]) -> Vec<(String, String)> {
         let descriptor = quoted.next()?.rsplit('/').next()?;
         let folder = rest.rsplit_once("</")?.1.split('>').next()?;
         let name = format!("/{folder}/{}", quoted.next()?);
-        let opened = calls.iter().filter(|call| call.line.contains("O_TMPFILE"));
+        let opened = calls
+            .iter()
+            .filter(|call| call.is_open() && call.path.contains("/#"));
         let mut opened = opened.filter(|call| call.line.contains(&format!(" = {descriptor}<")));
         Some((opened.next_back()?.path.clone(), name))
     };
