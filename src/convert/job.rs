@@ -210,7 +210,7 @@ impl<'a> CopyJob<'a> {
             return Ok(());
         }
         if let Some(sharing) = &self.sharing
-            && sharing.concerns(chunk)?
+            && sharing.concerns(chunk, self.request)?
         {
             let request = (self.request_length(), self.flow.is_wide());
             sharing.copy(chunk, &self.placement, &mut buffer, request)?;

@@ -7,7 +7,7 @@
 //! shared is for the file system to say: the first piece is asked for, and if the answer is no for all
 //! there is, nothing more is asked. What isn't shared is copied.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::buffer::Buffer;
 use super::chunks::Chunk;
@@ -49,6 +49,8 @@ pub(super) struct Sharing<'a> {
     unit: Option<usize>,
     /// How often sharing has been refused, or [`WORKS`].
     refusals: AtomicU32,
+    /// Whether the last chunk that was looked at had something to share.
+    found: AtomicBool,
 }
 
 impl<'a> Sharing<'a> {
@@ -86,6 +88,7 @@ impl<'a> Sharing<'a> {
                 sparse && target.backed().is_none() && *unit >= 4 * FIRST_LOOK
             }),
             refusals: AtomicU32::new(if may_share { 0 } else { MOST_REFUSALS }),
+            found: AtomicBool::new(false),
         }))
     }
 
@@ -95,8 +98,12 @@ impl<'a> Sharing<'a> {
         refusals < MOST_REFUSALS || refusals == WORKS || self.reflink == Reflink::Always
     }
 
-    /// How long a chunk should be, in bytes.
+    /// How long a chunk should be, in bytes. Where there is nothing to share no longer than others, since what
+    /// is copied in [`copy`](Self::copy) is read twice.
     pub(super) fn length(&self, wide: bool) -> usize {
+        if !self.found.load(Ordering::Relaxed) {
+            return 0;
+        }
         match self.refusals.load(Ordering::Relaxed) {
             WORKS if wide => SHARED_AT_ONCE_WHILE_WIDE,
             WORKS => SHARED_AT_ONCE,
@@ -104,11 +111,19 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// Whether there is something in a chunk that may be shared, or copied within the system.
+    /// Returns whether a chunk is for [`copy`](Self::copy): it has something that may be shared, or copied within
+    /// the system, or it is longer than `longest`, as a buffer for all of it would be.
     ///
     /// # Errors
     /// Returns an error if the source's metadata can't be read.
-    pub(super) fn concerns(&self, chunk: &Chunk) -> Result<bool> {
+    pub(super) fn concerns(&self, chunk: &Chunk, longest: usize) -> Result<bool> {
+        let found = self.may_share_of(chunk)?;
+        self.found.store(found, Ordering::Relaxed);
+        Ok(found || chunk.length > longest)
+    }
+
+    /// Returns whether a chunk has something that may be shared, or copied within the system.
+    fn may_share_of(&self, chunk: &Chunk) -> Result<bool> {
         if !self.copy_offload && !self.is_possible() {
             return Ok(false);
         }

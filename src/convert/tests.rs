@@ -5,6 +5,7 @@ mod faults;
 mod reading;
 mod requests;
 mod rows;
+mod sharing;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,0 +1,138 @@
+//! Blocks that are shared: memory has none, so a copy stands for them.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::*;
+use crate::formats::{Extent, ExtentKind, Plain, PlainPlace};
+use crate::storage::NotShared;
+use crate::units::HostOffset;
+
+/// Memory that shares.
+#[derive(Debug, Default)]
+struct Sharer {
+    memory: MemoryStorage,
+    shared: AtomicU64,
+}
+
+impl Storage for Sharer {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.memory.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.memory.write_at(offset, data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.memory.len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        self.memory.punch(range)
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        self.memory.reserve(len)
+    }
+
+    fn copy_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        from: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap()];
+        source.read_at(from, &mut bytes).unwrap();
+        self.memory.write_at(offset, &bytes).unwrap();
+        self.shared.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.memory.next_data(offset)
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.memory.allocated()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.memory.flush()
+    }
+}
+
+/// A disk whose first half lies in a storage byte by byte, and whose second one doesn't.
+struct HalfPlain {
+    storage: MemoryStorage,
+    size: u64,
+    longest_read: AtomicUsize,
+    read_of_rest: AtomicUsize,
+}
+
+impl Image for HalfPlain {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, start: GuestOffset, limit: u64) -> Result<Extent> {
+        Ok(Extent {
+            start,
+            length: limit,
+            kind: ExtentKind::Data(HostOffset(start.0)),
+            depth: 0,
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        self.longest_read.fetch_max(buf.len(), Ordering::Relaxed);
+        if offset.0 >= self.size / 2 {
+            self.read_of_rest.fetch_add(buf.len(), Ordering::Relaxed);
+        }
+        self.storage.read_exact_at(offset.0, buf, "the disk")
+    }
+
+    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
+        let half = self.size / 2;
+        let (end, place) = match offset.0 < half {
+            true => (half, PlainPlace::At(&self.storage, HostOffset(offset.0))),
+            false => (self.size, PlainPlace::Nowhere),
+        };
+        let length = limit.min(end - offset.0);
+        Ok(Plain { length, place })
+    }
+}
+
+/// Chunks are long where blocks are shared. Buffers must not be, nor may what can't be shared be read twice,
+/// but for the few chunks that are under way when that begins.
+#[test]
+fn what_cannot_be_shared_is_copied_in_short_pieces() {
+    let disk = disk(48 << 20);
+    let source = HalfPlain {
+        storage: MemoryStorage::new(disk.clone()),
+        size: disk.len() as u64,
+        longest_read: AtomicUsize::new(0),
+        read_of_rest: AtomicUsize::new(0),
+    };
+    let storage = Arc::new(Sharer::default());
+    let options = CreateOptions::new(disk.len() as u64);
+    let target = NewQcow2::create(Arc::<Sharer>::clone(&storage), options, None, true).unwrap();
+    copy(&source, &target, workers(2), &()).unwrap();
+    assert!(storage.shared.load(Ordering::Relaxed) > 8 << 20);
+    assert!(source.longest_read.into_inner() <= REQUEST_SIZE);
+    assert!(source.read_of_rest.into_inner() < disk.len() * 3 / 4);
+    let header = Header::read(storage.as_ref()).unwrap();
+    let copied = Qcow2Image::open(storage, header, None).unwrap();
+    let mut bytes = vec![0; disk.len()];
+    copied.read_at(GuestOffset(0), &mut bytes).unwrap();
+    assert!(bytes == disk);
+}
