@@ -36,7 +36,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let name = operand.to_string_lossy();
     let with_name = |error: Error| error.context(&name);
     let driver = image_name::driver(&args.format).map_err(with_name)?;
-    names::file(operand).map_err(with_name)?;
+    names::new_file(operand).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.options, encrypt).map_err(with_name)?;
     options

@@ -70,12 +70,13 @@ struct State {
 }
 
 impl Flow {
-    /// For requests of at most `request` bytes, and of at most `block` bytes while they don't wait.
+    /// For requests of at most `request` bytes, and of at most `block` bytes while they don't wait. Each takes so
+    /// much `memory` in bytes, with what its thread needs beside the buffer.
     pub(super) fn new(
         [reads, writes]: [RequestWindow; 2],
         threads: usize,
         block: usize,
-        request: usize,
+        (request, memory): (usize, usize),
     ) -> Self {
         // Two for each thread and a few to wait in the queue keep the writer busy.
         let buffers = (2 * threads + 4).min(MOST_WHILE_NARROW / block);
@@ -87,7 +88,7 @@ impl Flow {
             processing: Mutex::default(),
             threads,
             buffers,
-            most_buffers: (MOST_IN_FLIGHT / request).max(buffers),
+            most_buffers: (MOST_IN_FLIGHT / memory.max(1)).max(buffers),
             state: Mutex::default(),
             changed: Condvar::new(),
         }

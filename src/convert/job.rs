@@ -95,7 +95,8 @@ impl<'a> CopyJob<'a> {
         };
         let threads = settings.threads();
         let writers = if target.writes_serially() { 1 } else { threads };
-        let windows = [threads, writers].map(|least| settings.window(least, request, threads));
+        let memory = request + source.memory_to_read() + target.memory_to_write();
+        let windows = [threads, writers].map(|least| settings.window(least, memory, threads));
         Ok(Self {
             source,
             target,
@@ -103,7 +104,7 @@ impl<'a> CopyJob<'a> {
             observer,
             chunks: Mutex::new(chunks),
             placement: Placement::new(target, settings.sparse, block),
-            flow: Flow::new(windows, threads, block, request),
+            flow: Flow::new(windows, threads, block, (request, memory)),
             processors: Processors::new(threads),
             threads,
             block,

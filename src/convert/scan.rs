@@ -53,7 +53,7 @@ pub(super) fn scan(
         ..Settings::default()
     }
     .threads();
-    let most = MOST_IN_FLIGHT / (BUFFERS * REQUEST_SIZE);
+    let most = MOST_IN_FLIGHT / (BUFFERS * REQUEST_SIZE + disk.memory_to_read());
     let scan = Scan {
         disk,
         step,

@@ -88,10 +88,10 @@ impl Settings {
         self.workers.min(processors).get()
     }
 
-    /// The window for requests of up to `request` bytes, of which `least` may be under way however fast
-    /// the storage is, and which keep `threads` threads busy.
-    pub(super) fn window(&self, least: usize, request: usize, threads: usize) -> RequestWindow {
-        let most = (MOST_IN_FLIGHT / request).max(1);
+    /// The window for requests that take so much `memory` in bytes, of which `least` may be under way however
+    /// fast the storage is, and which keep `threads` threads busy.
+    pub(super) fn window(&self, least: usize, memory: usize, threads: usize) -> RequestWindow {
+        let most = (MOST_IN_FLIGHT / memory.max(1)).max(1);
         match self.requests {
             Some(requests) => RequestWindow::fixed(requests.get().min(most.max(least)), least),
             None => RequestWindow::new(least, most, threads),

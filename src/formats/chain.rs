@@ -163,6 +163,10 @@ impl Image for TopOnly {
         self.reads.plain_at(offset, limit)
     }
 
+    fn memory_to_read(&self) -> usize {
+        self.reads.memory_to_read()
+    }
+
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         self.reads.read_at(offset, buf)
     }
@@ -206,6 +210,11 @@ impl Image for Chain {
                 place: PlainPlace::Zeroes,
             }),
         }
+    }
+
+    fn memory_to_read(&self) -> usize {
+        let below = self.below.iter().map(|image| image.memory_to_read());
+        below.fold(self.top.memory_to_read(), usize::max)
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {

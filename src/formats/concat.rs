@@ -57,6 +57,11 @@ impl Image for Concatenation {
         image.plain_at(GuestOffset(offset.0 - start), limit)
     }
 
+    fn memory_to_read(&self) -> usize {
+        let parts = self.parts.iter().map(|(_, image)| image.memory_to_read());
+        parts.max().unwrap_or(0)
+    }
+
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
         let mut guest = offset;

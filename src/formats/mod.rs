@@ -214,6 +214,11 @@ pub trait Image: Send + Sync {
         })
     }
 
+    /// How many bytes of memory a thread takes beside its buffer, at the most, while it reads the disk.
+    fn memory_to_read(&self) -> usize {
+        0
+    }
+
     /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of
     /// 512, and the range lies inside the disk.
     ///
@@ -379,6 +384,11 @@ pub trait NewImage: Sync {
     /// What is read where nothing was written, for an image with a backing file.
     fn backed(&self) -> Option<Backed> {
         None
+    }
+
+    /// How many bytes of memory a thread takes beside its buffer, at the most, to store what is in that.
+    fn memory_to_write(&self) -> usize {
+        0
     }
 
     /// Whether data is packed before there is room for it; see [`pack`](Self::pack).

@@ -170,6 +170,11 @@ impl Image for Pair<'_> {
         })
     }
 
+    fn memory_to_read(&self) -> usize {
+        let memory = self.sides.map(|side| side.image.memory_to_read());
+        memory.into_iter().max().unwrap_or(0)
+    }
+
     fn read_at(&self, _: GuestOffset, _: &mut [u8]) -> Result<()> {
         Err(Error::invalid("a pair of disks has no contents of its own"))
     }

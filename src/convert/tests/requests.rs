@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::formats::Extent;
 use crate::storage::NotShared;
 
 /// Memory behind a network: every read and write takes a while, any number of them at once.
@@ -160,6 +161,42 @@ fn no_more_are_in_flight_than_are_allowed() {
         assert!(source.most() <= requests, "{requests}");
         assert!(target.most() <= requests, "{requests}");
     }
+}
+
+/// An image that takes 15 MiB to be read, beside the buffer.
+struct Hungry(RawImage);
+
+impl Image for Hungry {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        self.0.extent_at(offset, limit)
+    }
+
+    fn memory_to_read(&self) -> usize {
+        15 << 20
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn fewer_are_in_flight_where_each_takes_much_memory() {
+    let disk = disk(16 << 20);
+    let slow = Slow::new(MemoryStorage::new(disk.clone()), 1);
+    let source = Hungry(RawImage::open(Arc::<Slow>::clone(&slow)).unwrap());
+    let options = CreateOptions::new(disk.len() as u64);
+    let target = NewQcow2::create(Arc::new(MemoryStorage::default()), options, None, true);
+    copy(&source, &target.unwrap(), in_flight(40), &()).unwrap();
+    assert!(
+        slow.most() <= Settings::default().threads().max(4),
+        "{}",
+        slow.most()
+    );
 }
 
 #[test]

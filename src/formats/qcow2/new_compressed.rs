@@ -239,6 +239,11 @@ impl NewImage for NewCompressed {
         true
     }
 
+    /// A compressed cluster, and about as much for the encoder.
+    fn memory_to_write(&self) -> usize {
+        2 * self.geometry.cluster_len()
+    }
+
     fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
         let size = self.geometry.cluster_len();
         let everything;

@@ -270,6 +270,11 @@ impl Image for Qcow2Image {
         self.stored.plain_storage()
     }
 
+    /// A compressed cluster, before and after.
+    fn memory_to_read(&self) -> usize {
+        2 * self.stored.geometry().cluster_len()
+    }
+
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
         if !offset.0.is_multiple_of(SECTOR_SIZE) || !(buf.len() as u64).is_multiple_of(SECTOR_SIZE)

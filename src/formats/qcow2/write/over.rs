@@ -106,6 +106,12 @@ impl NewImage for OverQcow2 {
         self.unit()
     }
 
+    /// Clusters that are put together, and to compress one a cluster and about as much for the encoder.
+    fn memory_to_write(&self) -> usize {
+        let clusters = if self.options.compressed { 3 } else { 1 };
+        clusters * self.image.cluster_len()
+    }
+
     fn starts_as_zeroes(&self) -> bool {
         self.options.is_zero
     }
