@@ -20,7 +20,7 @@ use crate::formats::qcow2::{
 use crate::formats::{Format, Preallocation};
 use crate::units::{SizeError, parse_size};
 
-/// What names the kind of a new image: a format, or the driver of what holds it.
+/// Names the kind of a new image: a format, or the driver of what holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     Format(Format),

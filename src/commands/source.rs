@@ -50,7 +50,7 @@ pub struct Source<'a> {
     pub sharing: Sharing,
     /// Whether what can't be read is given up, and the rest is read all the same.
     pub salvage: bool,
-    /// Whether all of its files is read, also what the file system says is a hole.
+    /// All of its files is read, also the parts that the file system calls holes.
     pub ignores_holes: bool,
     /// Whether an option said that it is only read.
     pub is_read_only: bool,

@@ -94,7 +94,7 @@ impl Flow {
         }
     }
 
-    /// Whether requests wait, so that more of them, and longer ones, are worth having.
+    /// Returns true if requests wait, so that more of them, and longer ones, are worth having.
     pub(super) fn is_wide(&self) -> bool {
         self.reads.is_wide() || self.writes.is_wide()
     }

@@ -24,7 +24,7 @@ const TOLD_AT_ONCE: u64 = 2 << 20;
 /// How many blocks of zeroes are done in one turn, at most.
 const MOST_IN_ROW: u64 = 256;
 
-/// What the workers of a copy share.
+/// The state that the workers of a copy share.
 pub(super) struct CopyJob<'a> {
     source: &'a dyn Image,
     target: &'a dyn NewImage,
@@ -40,9 +40,9 @@ pub(super) struct CopyJob<'a> {
     block: usize,
     /// How long it is where requests wait.
     request: usize,
-    /// What needn't be copied, where there is something.
+    /// Shares blocks instead of copying them, where that may be.
     sharing: Option<Sharing<'a>>,
-    /// Whether zeroes come in rows of blocks, without a buffer for them.
+    /// Zeroes come in rows of blocks, without a buffer for them.
     rows: bool,
     /// For what needs the chunks in order, where there is something.
     in_order: Option<InOrder<'a>>,
@@ -118,7 +118,7 @@ impl<'a> CopyJob<'a> {
         })
     }
 
-    /// What progress is counted up to.
+    /// The end up to which progress is counted, in bytes.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
@@ -332,7 +332,7 @@ impl workers::Job for CopyJob<'_> {
     }
 }
 
-/// What of the source the target has to be told.
+/// Gives the parts of the source of which the target has to be told.
 fn wanted(target: &dyn NewImage, settings: Settings) -> Wanted {
     match target.backed() {
         Some(below) => Wanted::DataAndZeroes {

@@ -21,7 +21,7 @@ pub(super) struct Placement<'a> {
     target: &'a dyn NewImage,
     /// The shortest run of zeroes that is left out, in bytes; `None` stores every byte.
     sparse: Option<NonZeroUsize>,
-    /// Whether the target has a backing file.
+    /// The target has a backing file.
     is_backed: bool,
     /// The length of a block in bytes.
     block: usize,
@@ -48,7 +48,7 @@ impl<'a> Placement<'a> {
         self.turn.fail(error);
     }
 
-    /// Whether a worker failed.
+    /// Returns true if a worker failed.
     pub(super) fn is_over(&self) -> bool {
         self.turn.is_over()
     }
@@ -65,7 +65,7 @@ impl<'a> Placement<'a> {
         starts.map(move |start| start..(start + block).min(length))
     }
 
-    /// What of a chunk is stored: all of it, or what isn't zero.
+    /// Finds the parts of a chunk that are stored: all of it, or all but zeroes.
     pub(super) fn stored(&self, chunk: &Chunk, buffer: &[u8]) -> Vec<Run> {
         let told = chunk.told(buffer.len());
         let sparse = match self.sparse {
@@ -153,7 +153,7 @@ impl<'a> Placement<'a> {
                     zeroes: relative(&packed.zeroes, &block),
                 };
                 let guest = GuestOffset(chunk.guest.0 + block.start as u64);
-                // What is stored has its place in the whole buffer.
+                // Stored runs have their place in the whole buffer.
                 all.append(self.target.reserve_packed(guest, &part)?, 0);
             }
             Ok(all)
@@ -187,7 +187,7 @@ impl<'a> Placement<'a> {
         self.turn.take(row.number, reserve).transpose()
     }
 
-    /// What of a chunk, beside the `runs` of data, must read as zeroes and not as a backing file.
+    /// Finds the parts of a chunk, beside the `runs` of data, that must read as zeroes and not as a backing file.
     fn zeroes(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Vec<Run> {
         if !self.is_backed {
             return Vec::new();
@@ -199,7 +199,7 @@ impl<'a> Placement<'a> {
     }
 }
 
-/// What `runs` have of a block, in bytes from its start.
+/// Cuts `runs` to a block, in bytes from its start.
 fn relative(runs: &[Run], block: &Run) -> Vec<Run> {
     let runs = within(runs, block).into_iter();
     runs.map(|run| run.start - block.start..run.end - block.start)

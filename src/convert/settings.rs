@@ -26,9 +26,9 @@ pub struct Settings {
     pub requests: Option<NonZeroUsize>,
     /// The shortest run of zeroes that is left out, in bytes; `None` writes every byte of the disk.
     pub sparse: Option<NonZeroUsize>,
-    /// Whether data is copied within the system where that is possible. It isn't searched for zeroes then.
+    /// Data is copied within the system where that is possible. It isn't searched for zeroes then.
     pub copy_offload: bool,
-    /// Whether data that stays as it is shares its blocks with the source's.
+    /// When data that stays as it is shares its blocks with the source's.
     pub reflink: Reflink,
     /// Whether what the source doesn't store itself is left to the target's backing file, if it has
     /// one, which must then read the same there.
@@ -39,7 +39,7 @@ pub struct Settings {
     pub rate: Option<u64>,
 }
 
-/// Whether blocks are shared between source and target instead of being copied.
+/// When blocks are shared between source and target instead of being copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reflink {
     /// Where the file system can.

@@ -1,6 +1,6 @@
 //! Copying without copying: blocks that the target shares with the source, and copying within the system.
 //!
-//! What goes into the target as it is, and lies there in whole blocks of the file system, can be shared
+//! Data that goes into the target as it is, and lies there in whole blocks of the file system, can be shared
 //! instead of being written. It is read all the same, to find the zeroes in it, so that the target has the
 //! same tables; no more than a small part of a chunk is in memory for that, and chunks are long. Where a
 //! cluster is shared as a whole or not at all, the first bytes that aren't zero settle it. If blocks can be
@@ -26,30 +26,30 @@ const SHARED_AT_ONCE: usize = 16 << 20;
 const SHARED_AT_ONCE_WHILE_WIDE: usize = 4 << 20;
 /// How much of a cluster is read at first to see if it holds anything but zeroes, in bytes.
 const FIRST_LOOK: usize = 4096;
-/// What file systems share is in units of at least so many bytes.
+/// The least unit in which file systems share, in bytes.
 const UNIT: u64 = 4096;
 /// After so many refusals, and nothing but those, no more is asked for.
 const MOST_REFUSALS: u32 = 4;
 /// More refusals than there can be: blocks have been shared.
 const WORKS: u32 = u32::MAX;
 
-/// What is shared between a source and a target; see the module's text.
+/// Shares blocks of a source with a target; see the module's text.
 pub(super) struct Sharing<'a> {
     source: &'a dyn Image,
     target: &'a dyn NewImage,
     to: &'a dyn Storage,
     reflink: Reflink,
     copy_offload: bool,
-    /// Whether zeroes are looked for.
+    /// Zeroes are looked for.
     finds_zeroes: bool,
-    /// Whether zeroes needn't be written.
+    /// Zeroes needn't be written.
     skips_zeroes: bool,
     /// The unit of which only matters if it is all zeroes, in bytes, where that is much more than a
     /// [`FIRST_LOOK`].
     unit: Option<usize>,
     /// How often sharing has been refused, or [`WORKS`].
     refusals: AtomicU32,
-    /// Whether the last chunk that was looked at had something to share.
+    /// The last chunk that was looked at had something to share.
     found: AtomicBool,
 }
 
@@ -92,7 +92,7 @@ impl<'a> Sharing<'a> {
         }))
     }
 
-    /// Whether it is worth asking for blocks to be shared.
+    /// Returns true if it is worth asking for blocks to be shared.
     fn is_possible(&self) -> bool {
         let refusals = self.refusals.load(Ordering::Relaxed);
         refusals < MOST_REFUSALS || refusals == WORKS || self.reflink == Reflink::Always
@@ -181,7 +181,7 @@ impl<'a> Sharing<'a> {
         self.target.write_metadata(&reservation)
     }
 
-    /// What of a chunk is stored. Reads it for that, part by part.
+    /// Finds the parts of a chunk that are stored. Reads it for that, part by part.
     fn stored(
         &self,
         chunk: &Chunk,
@@ -229,7 +229,7 @@ impl<'a> Sharing<'a> {
         Ok(stored)
     }
 
-    /// Whether parts of a chunk hold anything but zeroes.
+    /// Returns true if parts of a chunk hold anything but zeroes.
     fn holds_something(&self, chunk: &Chunk, parts: &[Run], buffer: &mut Buffer) -> Result<bool> {
         for part in parts {
             let middle = (part.start + FIRST_LOOK).min(part.end);

@@ -75,7 +75,7 @@ impl RequestWindow {
         self.width.load(Ordering::Relaxed)
     }
 
-    /// Whether there may be more requests than at the start.
+    /// Returns true if there may be more requests than at the start.
     pub(super) fn is_wide(&self) -> bool {
         self.width() > self.least
     }

@@ -29,7 +29,7 @@ pub(super) struct Workers<'scope, 'env> {
 
 /// A job for many threads.
 pub(super) trait Job: Sync {
-    /// What the threads are called.
+    /// The name of the threads.
     fn name(&self) -> &'static str;
 
     /// Works until there is nothing left to do. `workers` may be asked for more hands.

@@ -453,7 +453,7 @@ pub trait NewImage: Sync {
     /// The system's error.
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()>;
 
-    /// Whether what is stored may share its blocks with other files. It may not where its space was to be
+    /// Returns true if stored data may share its blocks with other files. It may not where its space was to be
     /// taken beforehand.
     fn may_share(&self) -> bool {
         true

@@ -134,7 +134,7 @@ pub struct NewRaw {
     size: u64,
     /// Set once: by who knows what is there, or by clearing it.
     starts_as_zeroes: AtomicBool,
-    /// Whether it may be cleared: there is no promise, and space isn't to be taken.
+    /// It may be cleared: there is no promise, and space isn't to be taken.
     may_clear: bool,
     /// Whether parts stay as they are.
     leaves_parts: bool,

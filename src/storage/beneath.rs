@@ -1,4 +1,4 @@
-//! What a device is over: a loop device is a file, or a part of one.
+//! Files beneath devices: a loop device is a file, or a part of one.
 //!
 //! Writing to the one changes the other, although they are two files to the system. The kernel tells of it in
 //! `/sys`. Where that is missing, nothing is known, and a device is only itself.

@@ -31,7 +31,7 @@ impl CacheMode {
         })
     }
 
-    /// Whether the page cache is bypassed, or nothing is read or written.
+    /// Returns true if the page cache is bypassed, or nothing is read or written.
     pub fn is_direct(self) -> bool {
         matches!(self, Self::None | Self::Directsync)
     }

@@ -51,7 +51,7 @@ pub struct FileStorage {
     direct: Option<File>,
     path: PathBuf,
     is_device: bool,
-    /// Whether what the file system says of holes isn't to be trusted.
+    /// The file system's map of holes isn't to be trusted.
     ignores_holes: AtomicBool,
 }
 
@@ -115,7 +115,7 @@ impl FileStorage {
             })
     }
 
-    /// Whether requests bypass the page cache.
+    /// Returns true if requests bypass the page cache.
     pub fn bypasses_cache(&self) -> bool {
         self.direct.is_some()
     }

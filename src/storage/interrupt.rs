@@ -42,7 +42,7 @@ const WRITES_TAKE: Duration = Duration::from_secs(5);
 /// How long the program waits for the undoing of files, with the wait for writes.
 const UNDOING_TAKES: Duration = Duration::from_secs(10);
 
-/// What is to be undone when the program is interrupted.
+/// The files to be undone when the program is interrupted.
 static UNFINISHED: Mutex<Vec<Arc<Unfinished>>> = Mutex::new(Vec::new());
 
 /// Who is told what was undone.

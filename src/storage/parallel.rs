@@ -54,7 +54,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Whether reads wait.
+    /// Returns true if reads wait.
     pub fn waits(&self) -> bool {
         self.waited.load(Ordering::Relaxed) >= ENOUGH
     }
@@ -259,7 +259,7 @@ fn threads(longest: usize) -> (usize, usize) {
     (working, in_flight.clamp(working, MOST_WAITING))
 }
 
-/// Whether there is memory for another thread. Nothing of it is touched, so that asking costs little.
+/// Returns true if there is memory for another thread. Nothing of it is touched, so that asking costs little.
 fn has_room() -> bool {
     let mut spare = Vec::<u8>::new();
     let room = spare.try_reserve_exact(SPARE).is_ok();
@@ -391,7 +391,7 @@ mod tests {
         let taken = read(&storage, &Pace::default(), &places).unwrap();
         assert_eq!(taken, (0..20).collect::<Vec<u8>>());
         assert_eq!(storage.count(Operation::Read), 20 / 2);
-        // What reaches beyond the end is by itself, and goes on with zeroes.
+        // A piece that reaches beyond the end is by itself, and goes on with zeroes.
         storage.set_len(20 * SIZE as u64 - 1).unwrap();
         let pair = [18 * SIZE as u64, 19 * SIZE as u64];
         assert_eq!(read(&storage, &Pace::default(), &pair).unwrap()[0], 18);

@@ -15,7 +15,7 @@ use crate::error::Error;
 /// Why blocks aren't shared. Nothing has changed then.
 #[derive(Debug)]
 pub struct NotShared {
-    /// Whether it is no use to ask for other pieces of the two files.
+    /// It is no use to ask for other pieces of the two files.
     pub ever: bool,
     /// The reason.
     pub why: Error,

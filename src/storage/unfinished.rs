@@ -31,7 +31,7 @@ use crate::error::{Error, Result, os_reason, printable};
 /// How many bytes of a file are copied at once where the system doesn't copy them itself.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
-/// What is to be undone, and how.
+/// A file to be undone, and how.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     file: Arc<Handle>,
@@ -102,7 +102,7 @@ impl Unfinished {
         }
     }
 
-    /// What messages call the file.
+    /// The name of the file in messages.
     pub(super) fn shown(&self) -> String {
         printable(&self.file.path.to_string_lossy())
     }

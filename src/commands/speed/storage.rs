@@ -1,7 +1,7 @@
-//! What a storage gives: how long its requests take, and how many there are a second with more of them
+//! The speed of a storage: how long its requests take, and how many there are a second with more of them
 //! under way.
 //!
-//! What a conversion takes on slow storage follows from these figures alone, and they differ by a
+//! The time of a conversion on slow storage follows from these figures alone, and they differ by a
 //! thousand between a local disk and a network. In a folder a file without a name is written and read, so
 //! that nothing is left of it however the program ends. A file or a device is only read.
 //!
@@ -31,13 +31,13 @@ const FILLING: u32 = 4;
 /// A thread's stack in bytes.
 const STACK: usize = 128 << 10;
 
-/// What was measured.
+/// The figures, and how they came about.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StorageReport {
     /// The folder, file or device.
     pub path: String,
-    /// Whether the page cache was bypassed.
+    /// The page cache was bypassed.
     pub bypasses_cache: bool,
     /// How many bytes of it were read and written.
     pub span: u64,

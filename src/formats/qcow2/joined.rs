@@ -21,7 +21,7 @@ const MOST: u64 = 2 << 20;
 const UNWANTED: u64 = 64 << 10;
 
 thread_local! {
-    /// What was read, kept for each thread.
+    /// The bytes that were read, kept for each thread.
     static BUFFER: RefCell<Vec<u8>> = RefCell::default();
 }
 

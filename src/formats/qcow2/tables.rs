@@ -253,7 +253,7 @@ impl Tables {
         let length = self.storage.len().ok()?;
         let size = self.geometry.cluster_size();
         ahead.insert(0, first);
-        // What reaches beyond the end is an error, and not zeroes.
+        // A table that reaches beyond the end is an error, and not zeroes.
         ahead.retain(|(_, host)| host.0.checked_add(size).is_some_and(|end| end <= length));
         let mut tables = Vec::with_capacity(ahead.len());
         let storage = self.storage.as_ref();

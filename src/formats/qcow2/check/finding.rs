@@ -127,7 +127,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What QEMU says of a file that is cut off, which scripts look for.
+/// QEMU's words for a file that is cut off, which scripts look for.
 const CUT_OFF: &str =
     "counting reference for region exceeding the end of the file by one cluster or more";
 

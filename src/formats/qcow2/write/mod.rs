@@ -125,7 +125,7 @@ impl WritableQcow2 {
         self.geometry.subcluster_len()
     }
 
-    /// Whether its entries can say of a cluster that it reads as zeroes.
+    /// Returns true if its entries can say of a cluster that it reads as zeroes.
     pub fn has_zero_clusters(&self) -> bool {
         self.zero_flag
     }
