@@ -111,7 +111,7 @@ pub fn file(name: &OsStr) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// As [`file`], for a file that is made.
+/// As [`file()`], for a file that is made.
 ///
 /// # Errors
 /// As there, in the words for what can't be made.

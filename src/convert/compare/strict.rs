@@ -3,7 +3,7 @@
 //! This is `qemu-img`'s idea of it: of every step it is asked whether an image says anything, whether
 //! there are zeroes, data, compressed data, whether there is an offset, and whether the step reaches the
 //! disk's end. How long the steps are depends on how the formats' drivers look things up, and since the
-//! last question's answer depends on that, so do they here ([`Image::status_in_step`]).
+//! last question's answer depends on that, so do they here ([`status_in_step`](crate::formats::Image::status_in_step)).
 
 use super::{Finding, Side, no_status};
 use crate::formats::Status;
