@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::buffer::Buffer;
-use super::window::{RequestWindow, Times};
+use super::window::{RequestWindow, SHORTEST_WAIT, Times};
 use crate::formats::Reservation;
 
 /// How much memory the buffers take together at the most, in bytes, unless there are more threads at work
@@ -189,6 +189,13 @@ impl Flow {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It took so long to find a chunk. Tables that must be waited for tell of the storage before any data does.
+    pub(super) fn looked(&self, times: Times) {
+        if times.wait >= SHORTEST_WAIT && !self.is_wide() {
+            self.reads.done(times, times.work);
+        }
+    }
+
     /// There is nothing more to read, and the buffer that was for it isn't needed.
     pub(super) fn read_all(&self) {
         let mut state = self.lock();
@@ -221,11 +228,8 @@ impl Flow {
     }
 
     fn give_back(&self, mut state: MutexGuard<'_, State>, buffer: Buffer) {
-        if state.buffers > self.buffers() {
-            state.buffers -= 1;
-        } else {
-            state.free.push(buffer);
-        }
+        // Kept, though there may be fewer now: the system takes as long for new memory as for a copy.
+        state.free.push(buffer);
         // While requests don't wait, to wake those without a buffer for each would cost more than what
         // they do with it.
         let enough = state.free.len() == self.buffers.div_ceil(2) || state.queue.is_empty();

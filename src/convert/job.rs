@@ -184,7 +184,10 @@ impl<'a> CopyJob<'a> {
             }
             let sharing = self.sharing.as_ref();
             let shared = sharing.map_or(0, |sharing| sharing.length(self.flow.is_wide()));
-            chunks.next(self.source, self.request_length().max(shared))?
+            let watch = Watch::start();
+            let next = chunks.next(self.source, self.request_length().max(shared))?;
+            self.flow.looked(watch.times());
+            next
         };
         match next {
             Some(chunk) => self.copy_chunk(&chunk, buffer),

@@ -14,11 +14,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Usage, UsageWho, getrusage};
+use rustix::time::{ClockId, clock_gettime};
 
 /// How many of the latest requests say how many there should be.
 const REMEMBERED: usize = 8;
 /// The shortest sleep that counts: to be woken takes tens of microseconds.
-const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+pub(super) const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+/// By which part of itself the shortest wait grows with each request.
+const FORGOTTEN_PART: u32 = 64;
+/// How often it is looked how busy the processors are.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// The least time that a request keeps a processor busy.
 const LEAST_WORK: Duration = Duration::from_micros(10);
 
@@ -38,6 +43,32 @@ pub(super) struct RequestWindow {
 struct Latest {
     times: [Times; REMEMBERED],
     count: usize,
+    /// The shortest wait so far; see [`shortest`].
+    shortest: Option<Duration>,
+    load: Load,
+}
+
+/// How busy this program keeps the processors.
+#[derive(Debug, Default)]
+struct Load {
+    /// When it was looked at, and the program's time on processors then.
+    seen: Option<(Instant, Duration)>,
+    is_busy: bool,
+}
+
+impl Load {
+    /// Returns true if, lately, at least half of so many processors were at work for this program.
+    fn is_busy(&mut self, processors: usize) -> bool {
+        let (now, used) = (Instant::now(), used_by_program());
+        let (since, before) = *self.seen.get_or_insert((now, used));
+        let passed = now - since;
+        if passed >= LOOK_EVERY {
+            let there = passed * u32::try_from(processors).unwrap_or(u32::MAX);
+            self.is_busy = 2 * used.saturating_sub(before) >= there;
+            self.seen = Some((now, used));
+        }
+        self.is_busy
+    }
 }
 
 impl Latest {
@@ -98,8 +129,10 @@ impl RequestWindow {
             *slot = times;
         }
         latest.count += 1;
-        let known = latest.known();
-        let more = worthwhile(known, elsewhere, self.processors);
+        latest.shortest = shortest(latest.shortest, times.wait);
+        let is_busy = latest.load.is_busy(self.processors);
+        let longest = if is_busy { latest.shortest } else { None };
+        let more = worthwhile(latest.known(), elsewhere, self.processors, longest);
         let width = self.least.saturating_add(more).min(self.most);
         self.width.swap(width, Ordering::Relaxed) < width
     }
@@ -107,18 +140,35 @@ impl RequestWindow {
 
 /// How many requests more than processors are worth having, as far as these ones tell: those that are
 /// started while another one waits, if the processors do nothing but what each asks of them. A quarter of
-/// the requests may not have waited, as one answer out of a cache says nothing about the next. The shorter
-/// waits count, since a thread that has been woken may wait for a processor too.
-fn worthwhile(times: &[Times], elsewhere: Duration, processors: usize) -> usize {
+/// the requests may not have waited, as one answer out of a cache says nothing about the next.
+///
+/// Where the processors are busy a thread that has been woken waits for one of them too, or for the lock of
+/// a file, and the longer the more threads there are. So no more of a wait counts then than `longest`.
+fn worthwhile(
+    times: &[Times],
+    elsewhere: Duration,
+    processors: usize,
+    longest: Option<Duration>,
+) -> usize {
     let mut waits: Vec<Duration> = times.iter().map(|times| times.wait).collect();
     waits.sort_unstable();
     let wait = waits.get(waits.len() / 4).copied().unwrap_or_default();
     if wait < SHORTEST_WAIT {
         return 0;
     }
+    let wait = longest.map_or(wait, |longest| wait.min(longest));
     let work = (mean_work(times) + elsewhere).max(LEAST_WORK);
     let more = (processors as u128 * wait.as_nanos()).div_ceil(work.as_nanos());
     usize::try_from(more).unwrap_or(usize::MAX)
+}
+
+/// The shortest wait so far, after one more. It is forgotten little by little, as storage may become slower.
+fn shortest(before: Option<Duration>, wait: Duration) -> Option<Duration> {
+    if wait < SHORTEST_WAIT {
+        return before;
+    }
+    let drifted = before.map(|before| before + before / FORGOTTEN_PART);
+    Some(drifted.map_or(wait, |drifted| drifted.min(wait)))
 }
 
 fn mean_work(times: &[Times]) -> Duration {
@@ -174,6 +224,11 @@ impl Watch {
             wait: if slept { rest } else { Duration::ZERO },
         }
     }
+}
+
+/// The time on processors of all threads of this program.
+fn used_by_program() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 fn usage() -> Option<Usage> {
@@ -241,6 +296,22 @@ mod tests {
         window.done(times(100, 50), NOTHING);
         window.done(times(100, 50), NOTHING);
         assert_eq!(window.width(), 1);
+    }
+
+    #[test]
+    fn where_processors_are_busy_the_shortest_wait_counts() {
+        let waits = [0, 200, 900, 1000, 1000, 1000, 5000, 9000];
+        let times = waits.map(|wait| times(100, wait));
+        assert_eq!(worthwhile(&times, NOTHING, 1, None), 9);
+        let longest = Some(Duration::from_micros(200));
+        assert_eq!(worthwhile(&times, NOTHING, 1, longest), 2);
+        let after = |before, wait| {
+            let before = Some(Duration::from_micros(before));
+            shortest(before, Duration::from_micros(wait)).map(|wait| wait.as_micros())
+        };
+        assert_eq!(after(6400, 50), Some(6400));
+        assert_eq!(after(6400, 9000), Some(6500));
+        assert_eq!(after(6400, 640), Some(640));
     }
 
     #[test]
