@@ -117,10 +117,8 @@ pub fn file(name: &OsStr) -> Result<PathBuf> {
 /// As there, in the words for what can't be made.
 pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     let path = path(name)?;
-    inherited(&path).map_err(|error| {
-        let shown = printable(&path.to_string_lossy());
-        error.context(format!("Could not create '{shown}'"))
-    })?;
+    check_name(&path)
+        .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?;
     Ok(path)
 }
 
@@ -146,9 +144,10 @@ pub fn path(name: &OsStr) -> Result<PathBuf> {
 /// Refuses names of descriptors that the caller didn't leave open.
 ///
 /// # Errors
-/// Returns the system's "No such file or directory" for those.
+/// Returns the system's "No such file or directory" for those, in the words for what can't be opened.
 pub fn inherited(path: &Path) -> Result<()> {
-    check_name(path).map_err(|error| Error::io("", error))
+    check_name(path)
+        .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))
 }
 
 /// A name found inside `image` as seen from here: relative to the image's folder, unless it is
