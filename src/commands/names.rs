@@ -114,7 +114,7 @@ pub fn file(name: &OsStr) -> Result<PathBuf> {
 /// As [`file()`], for a file that is made.
 ///
 /// # Errors
-/// As there, in the words for what can't be made.
+/// Returns the errors of that, in the words for a file that can't be made.
 pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     let path = path(name)?;
     check_name(&path)

@@ -7,6 +7,7 @@
 //! For a target with a backing file there are three kinds of parts: data, zeroes, which have to be
 //! stored too, and what is left to the backing file, for which nothing is done.
 
+use super::cut_to;
 use crate::error::Result;
 use crate::formats::{Backed, Extent, ExtentKind, Image, Run};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -33,19 +34,12 @@ pub(super) struct Chunk {
 impl Chunk {
     /// A part of the chunk, as a chunk.
     pub(super) fn part(&self, part: &Run) -> Self {
-        let within = |runs: &[Run]| {
-            let cut = runs.iter().map(|run| {
-                run.start.clamp(part.start, part.end) - part.start
-                    ..run.end.clamp(part.start, part.end) - part.start
-            });
-            cut.filter(|run| !run.is_empty()).collect()
-        };
         Self {
             number: self.number,
             guest: GuestOffset(self.guest.0 + part.start as u64),
             length: part.len(),
-            data: within(&self.data),
-            left: within(&self.left),
+            data: cut_to(&self.data, part),
+            left: cut_to(&self.left, part),
         }
     }
 

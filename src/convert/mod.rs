@@ -139,6 +139,13 @@ fn within(runs: &[Run], part: &Run) -> Vec<Run> {
     runs.iter().map(cut).filter(|run| !run.is_empty()).collect()
 }
 
+/// Cuts `runs` to a part, in bytes from its start.
+fn cut_to(runs: &[Run], part: &Run) -> Vec<Run> {
+    let runs = within(runs, part).into_iter();
+    runs.map(|run| run.start - part.start..run.end - part.start)
+        .collect()
+}
+
 fn zero_fill(buffer: &mut [u8], range: Run) {
     if let Some(part) = buffer.get_mut(range) {
         part.fill(0);

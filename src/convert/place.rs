@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 
 use super::chunks::{Chunk, gaps};
 use super::turn::Turn;
-use super::{within, zero};
+use super::{cut_to, within, zero};
 use crate::error::{Error, Result};
 use crate::formats::{NewImage, Packed, PackedPart, Reservation, Run};
 use crate::units::GuestOffset;
@@ -105,7 +105,7 @@ impl<'a> Placement<'a> {
         let reserve = || {
             let mut all = Reservation::empty(chunk.guest);
             for block in self.blocks(length) {
-                let (data, zeroes) = (relative(runs, &block), relative(&zeroes, &block));
+                let (data, zeroes) = (cut_to(runs, &block), cut_to(&zeroes, &block));
                 if data.is_empty() && zeroes.is_empty() {
                     continue;
                 }
@@ -150,7 +150,7 @@ impl<'a> Placement<'a> {
                             ..part.clone()
                         })
                         .collect(),
-                    zeroes: relative(&packed.zeroes, &block),
+                    zeroes: cut_to(&packed.zeroes, &block),
                 };
                 let guest = GuestOffset(chunk.guest.0 + block.start as u64);
                 // Stored runs have their place in the whole buffer.
@@ -174,7 +174,7 @@ impl<'a> Placement<'a> {
             }
             let mut reserved = Vec::new();
             for block in self.blocks(length) {
-                let zeroes = relative(&zeroes, &block);
+                let zeroes = cut_to(&zeroes, &block);
                 if zeroes.is_empty() {
                     continue;
                 }
@@ -197,11 +197,4 @@ impl<'a> Placement<'a> {
         others.sort_unstable_by_key(|run| run.start);
         gaps(&others, length)
     }
-}
-
-/// Cuts `runs` to a block, in bytes from its start.
-fn relative(runs: &[Run], block: &Run) -> Vec<Run> {
-    let runs = within(runs, block).into_iter();
-    runs.map(|run| run.start - block.start..run.end - block.start)
-        .collect()
 }
