@@ -20,7 +20,9 @@ use crate::formats::Reservation;
 /// How much memory the buffers take together at the most, in bytes, unless there are more threads at work
 /// than that has room for.
 pub(super) const MOST_IN_FLIGHT: usize = 64 << 20;
-/// The same while requests don't wait.
+/// The wait from which on all of it is used; half of it where requests wait less.
+const LONG_WAIT: Duration = Duration::from_millis(10);
+/// How much memory they take while requests don't wait.
 const MOST_WHILE_NARROW: usize = 32 << 20;
 
 /// A chunk that is ready to be written: where, in which buffer, and how much of that.
@@ -113,7 +115,7 @@ impl Flow {
             return self.threads;
         }
         let requests = self.reads.width() + self.writes.width() + self.threads;
-        requests.min(self.most_buffers).max(self.threads)
+        requests.min(self.most_buffers()).max(self.threads)
     }
 
     /// How many buffers there may be now.
@@ -121,7 +123,17 @@ impl Flow {
         if !self.is_wide() {
             return self.buffers;
         }
-        (self.threads() + self.threads).min(self.most_buffers)
+        (self.threads() + self.threads).min(self.most_buffers())
+    }
+
+    /// How many buffers there may be at the most, with waits like those now. New memory takes as long as a copy,
+    /// and half of it is enough for several GB a second where requests wait for a few milliseconds.
+    fn most_buffers(&self) -> usize {
+        if self.reads.waits(LONG_WAIT) || self.writes.waits(LONG_WAIT) {
+            self.most_buffers
+        } else {
+            (self.most_buffers / 2).max(self.buffers)
+        }
     }
 
     /// Waits for something to do. `None` when there is nothing more that the others don't do, or when the
@@ -191,8 +203,9 @@ impl Flow {
 
     /// It took so long to find a chunk. Tables that must be waited for tell of the storage before any data does.
     pub(super) fn looked(&self, times: Times) {
-        if times.wait >= SHORTEST_WAIT && !self.is_wide() {
-            self.reads.done(times, times.work);
+        let waited = times.wait >= SHORTEST_WAIT && !self.is_wide();
+        if waited && self.reads.done(times, times.work) {
+            self.changed.notify_all();
         }
     }
 

@@ -96,7 +96,7 @@ impl<'a> CopyJob<'a> {
         let threads = settings.threads();
         let writers = if target.writes_serially() { 1 } else { threads };
         let memory = request + source.memory_to_read() + target.memory_to_write();
-        let windows = [threads, writers].map(|least| settings.window(least, memory, threads));
+        let windows = [threads, writers].map(|at_once| settings.window(at_once, memory));
         Ok(Self {
             source,
             target,
@@ -160,7 +160,7 @@ impl<'a> CopyJob<'a> {
         while let Some(task) = self.flow.next() {
             match task {
                 Task::Write(ready) => self.write(ready)?,
-                Task::Read(buffer) => self.copy_next(buffer)?,
+                Task::Read(buffer) => self.copy_next(buffer, workers)?,
             }
             Workers::grow_to(workers, self.flow.threads_to_read());
         }
@@ -176,7 +176,7 @@ impl<'a> CopyJob<'a> {
     }
 
     /// Takes the next chunk. The buffer comes first: whoever has a chunk must not wait for those behind it.
-    fn copy_next(&self, buffer: Buffer) -> Result<()> {
+    fn copy_next(&self, buffer: Buffer, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         let next = {
             let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
             if self.placement.is_over() {
@@ -189,6 +189,10 @@ impl<'a> CopyJob<'a> {
             self.flow.looked(watch.times());
             next
         };
+        // Where tables had to be waited for, others needn't wait until this chunk is read as well.
+        if self.flow.is_wide() {
+            Workers::grow_to(workers, self.flow.threads_to_read());
+        }
         match next {
             Some(chunk) => self.copy_chunk(&chunk, buffer),
             None => {

@@ -89,12 +89,12 @@ impl Settings {
     }
 
     /// The window for requests that take so much `memory` in bytes, of which `least` may be under way however
-    /// fast the storage is, and which keep `threads` threads busy.
-    pub(super) fn window(&self, least: usize, memory: usize, threads: usize) -> RequestWindow {
+    /// fast the storage is, as so many are worked on at once.
+    pub(super) fn window(&self, least: usize, memory: usize) -> RequestWindow {
         let most = (MOST_IN_FLIGHT / memory.max(1)).max(1);
         match self.requests {
             Some(requests) => RequestWindow::fixed(requests.get().min(most.max(least)), least),
-            None => RequestWindow::new(least, most, threads),
+            None => RequestWindow::new(least, most, least),
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Sharing<'a> {
     unit: Option<usize>,
     /// How often sharing has been refused, or [`WORKS`].
     refusals: AtomicU32,
+    /// Blocks may be shared, as far as is known without a try.
+    asked: AtomicBool,
     /// The last chunk that was looked at had something to share.
     found: AtomicBool,
 }
@@ -88,6 +90,7 @@ impl<'a> Sharing<'a> {
                 sparse && target.backed().is_none() && *unit >= 4 * FIRST_LOOK
             }),
             refusals: AtomicU32::new(if may_share { 0 } else { MOST_REFUSALS }),
+            asked: AtomicBool::new(false),
             found: AtomicBool::new(false),
         }))
     }
@@ -134,13 +137,26 @@ impl<'a> Sharing<'a> {
             let mut start = run.start;
             while start < run.end {
                 let plain = self.plain(chunk, start..run.end)?;
-                if matches!(plain.place, PlainPlace::At(..)) {
+                if let PlainPlace::At(from, _) = plain.place
+                    && self.is_worth_asking(from)
+                {
                     return Ok(true);
                 }
                 start = start.saturating_add(usize::try_from(plain.length).unwrap_or(usize::MAX));
             }
         }
         Ok(false)
+    }
+
+    /// Returns true if data in `from` may be shared, or copied within the system. What is asked for in vain has
+    /// been read in vain, so the file system is asked once before anything is read.
+    fn is_worth_asking(&self, from: &dyn Storage) -> bool {
+        if self.copy_offload || self.asked.load(Ordering::Relaxed) {
+            return true;
+        }
+        let may_share = self.to.may_share_with(from);
+        self.asked.store(may_share, Ordering::Relaxed);
+        may_share
     }
 
     /// Copies a chunk of which something may be shared, with a buffer for `request` bytes. With `wide`

@@ -111,6 +111,12 @@ impl RequestWindow {
         self.width() > self.least
     }
 
+    /// Returns true if each of the latest requests waited so long.
+    pub(super) fn waits(&self, long: Duration) -> bool {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.shortest.is_some_and(|shortest| shortest >= long)
+    }
+
     /// How long a request keeps a processor busy, as far as is known.
     pub(super) fn work(&self) -> Option<Duration> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);

@@ -83,6 +83,10 @@ impl Storage for GuardedStart {
         self.0.share_from(offset, source, source_offset, length)
     }
 
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        self.0.may_share_with(source)
+    }
+
     fn writes_serially(&self) -> bool {
         self.0.writes_serially()
     }

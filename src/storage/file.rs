@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::gate::GATE;
 use super::interrupt::fail_beyond_the_limit;
-use super::share::{NotShared, share};
+use super::share::{NotShared, may_share, share};
 use super::{CacheMode, Claim, Storage, beneath, optional};
 use crate::error::{Error, Result};
 
@@ -538,6 +538,11 @@ impl Storage for FileStorage {
                 error.into(),
             ),
         })
+    }
+
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        let source = source.as_file().filter(|source| !source.is_device);
+        source.is_some_and(|source| !self.is_device && may_share(&self.file, &source.file))
     }
 
     fn writes_serially(&self) -> bool {

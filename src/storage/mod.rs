@@ -120,6 +120,12 @@ pub trait Storage: Debug + Send + Sync {
         Err(NotShared::unsupported())
     }
 
+    /// Returns false if it is known, without a try, that no blocks can be shared with `source`.
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        let _ = source;
+        false
+    }
+
     /// Whether the system lets only one thread at a time write, and others spin meanwhile.
     fn writes_serially(&self) -> bool {
         false

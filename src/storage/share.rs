@@ -83,3 +83,11 @@ pub(super) fn share(
         (!here.contains(&error), error)
     })
 }
+
+/// Returns false if the system doesn't share blocks between the two files, whichever. It is asked for those
+/// from the end of the source to its end, which are none: a file system that shares finds that invalid,
+/// another one doesn't come to look at them. Nothing changes.
+pub(super) fn may_share(target: &File, source: &File) -> bool {
+    let end = source.metadata().map(|source| source.len());
+    end.is_ok_and(|end| !matches!(share(target, 0, source, end, 0), Err((true, _))))
+}

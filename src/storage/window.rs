@@ -150,6 +150,10 @@ impl Storage for Window {
         self.inner.share_from(below, source, source_offset, length)
     }
 
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        self.inner.may_share_with(source)
+    }
+
     fn writes_serially(&self) -> bool {
         self.inner.writes_serially()
     }

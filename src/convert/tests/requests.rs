@@ -75,6 +75,10 @@ impl Storage for Slow {
         Ok(false)
     }
 
+    fn may_share_with(&self, _: &dyn Storage) -> bool {
+        true
+    }
+
     fn share_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<(), NotShared> {
         let why = Error::unsupported("memory has no blocks");
         Err(NotShared { ever: true, why })

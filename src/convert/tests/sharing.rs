@@ -44,6 +44,10 @@ impl Storage for Sharer {
         Ok(false)
     }
 
+    fn may_share_with(&self, _: &dyn Storage) -> bool {
+        true
+    }
+
     fn share_from(
         &self,
         offset: u64,
