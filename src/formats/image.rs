@@ -1,0 +1,148 @@
+//! A disk that can be read, and one that can be written.
+//!
+//! Both traits work on `&self` from many threads, since the engine keeps many requests in flight. They say
+//! nothing of files: a chain of images, several in a row and a disk of zeroes are images as well.
+
+use super::extent::{Extent, ExtentKind, Plain, PlainPlace};
+use super::status::Status;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::GuestOffset;
+
+/// A disk image open for reading.
+pub trait Image: Send + Sync {
+    /// The size of the virtual disk in bytes, a multiple of 512.
+    fn size(&self) -> u64;
+
+    /// The extent that holds `offset`, starting there and at most `limit` bytes long.
+    ///
+    /// # Errors
+    /// Metadata that can't be read or makes no sense; `offset` beyond the disk's end.
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent>;
+
+    /// How the disk is stored from `offset` on, for at most `limit` bytes, as far as this image says.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at).
+    fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        let extent = self.extent_at(offset, limit)?;
+        Ok(Status::of(&extent, self.plain_storage().is_some()))
+    }
+
+    /// As [`status_at`](Self::status_at), but for no more than `qemu-img` looks up together.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at).
+    fn status_in_step(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        let limit = match self.status_step() {
+            u64::MAX => limit,
+            // Formats that look things up do so with a C int.
+            step => limit
+                .min(step - offset.0 % step.max(1))
+                .min(i32::MAX.unsigned_abs().into()),
+        };
+        self.status_at(offset, limit)
+    }
+
+    /// In pieces of what length, in bytes, `qemu-img` asks how this image is stored. It matters only to
+    /// those who have to come to the same conclusions.
+    fn status_step(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// The storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte; `None`
+    /// when it is encrypted or there is no such storage.
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        None
+    }
+
+    /// Where the disk's bytes from `offset` on lie as the guest sees them, in one piece of at most `limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at).
+    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
+        let extent = self.extent_at(offset, limit)?;
+        let place = match (extent.kind, self.plain_storage()) {
+            (ExtentKind::Data(host), Some(storage)) => PlainPlace::At(storage, host),
+            (kind, _) if kind.is_data() => PlainPlace::Nowhere,
+            _ => PlainPlace::Zeroes,
+        };
+        Ok(Plain {
+            length: extent.length,
+            place,
+        })
+    }
+
+    /// How many bytes of memory a thread takes beside its buffer, at the most, while it reads the disk.
+    fn memory_to_read(&self) -> usize {
+        0
+    }
+
+    /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of
+    /// 512, and the range lies inside the disk.
+    ///
+    /// # Errors
+    /// The system's error; metadata or data that is missing from the file; a missing key.
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
+}
+
+/// A disk image in use, open for reading and writing.
+///
+/// All methods work from several threads at once, but two calls that write, zero or discard must not
+/// overlap on the disk, nor may a read overlap with one of those: what such a read finds, and which
+/// of two such writes wins, nobody could say.
+///
+/// What was written may be read back at once. It is on stable storage after [`flush`](Self::flush); a
+/// power cut before leaves of each sector the old contents or the new, and the image consistent.
+pub trait WritableImage: Image {
+    /// Writes to the virtual disk. `offset` and the length of `data` are multiples of 512, and the
+    /// range lies inside the disk.
+    ///
+    /// # Errors
+    /// The system's error; the format's limits; metadata that is damaged, after which nothing more
+    /// is written.
+    fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()>;
+
+    /// Makes a range, in multiples of 512, read as zeroes, whatever a backing file holds.
+    /// `may_unmap` says that the space that it takes may be given back.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()>;
+
+    /// Says that the contents of a range, in multiples of 512, are of no use any more. What is given
+    /// back reads as zeroes; what isn't keeps its contents.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn discard(&self, offset: GuestOffset, length: u64) -> Result<()>;
+
+    /// Puts everything written so far on stable storage.
+    ///
+    /// # Errors
+    /// The system's error. It is final: nothing can be written afterwards.
+    fn flush(&self) -> Result<()>;
+
+    /// Flushes and closes the image: nothing can be written afterwards. An image that isn't closed
+    /// is as after a power cut.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    fn close(&self) -> Result<()>;
+}
+
+/// Refuses offsets that a caller must not pass; see [`Image::read_at`].
+pub(super) fn check_range(size: u64, offset: GuestOffset, length: usize) -> Result<()> {
+    let end = offset.0.checked_add(length as u64);
+    if end.is_none_or(|end| end > size) {
+        return Err(beyond_end(size, offset, length));
+    }
+    Ok(())
+}
+
+pub(super) fn beyond_end(size: u64, offset: GuestOffset, length: usize) -> Error {
+    Error::invalid(format!(
+        "guest range {offset} + {length:#x} is beyond the disk's end {size:#x}"
+    ))
+}
