@@ -40,7 +40,7 @@ fn secret() -> Secret {
 
 /// Converts to a qcow2 image in an empty file.
 fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
-    let source = formats::open(storage(source), Format::Raw, None).unwrap();
+    let source = formats::open(storage(source), Format::RAW, None).unwrap();
     let mut options = CreateOptions::new(source.size());
     options.cluster_size = cluster_size;
     let cipher = encrypted.then(|| {
@@ -53,7 +53,7 @@ fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
 
 /// Converts to a raw image in an empty file. A plain image needs no secret and ignores it.
 fn to_raw(source: &Path, target: &Path) {
-    let source = formats::open(storage(source), Format::Qcow2, Some(&secret())).unwrap();
+    let source = formats::open(storage(source), Format::QCOW2, Some(&secret())).unwrap();
     let target = NewRaw::create(storage(target), source.size(), Preallocation::Off, false).unwrap();
     convert::copy(source.as_ref(), &target, Settings::default(), &()).unwrap();
 }

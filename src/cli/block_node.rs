@@ -54,7 +54,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
                 needs_direct: file.common.needs_direct(),
                 ..Stated::default()
             },
-            ..Source::plain(file.path, name.to_owned(), Some(Format::Raw))
+            ..Source::plain(file.path, name.to_owned(), Some(Format::RAW))
         };
         return Ok(Node {
             source,
@@ -89,7 +89,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         of_raw = range.zip(option.map(str::to_owned));
         source.stated.window.clone_from(&of_raw);
     }
-    if format == Some(Format::Raw) {
+    if format == Some(Format::RAW) {
         source.windows.extend(window(&mut tree, &mut options)?);
     } else {
         let before = tree.keys();
@@ -406,7 +406,7 @@ mod tests {
                     file.file.size=1M,file.file.file.filename=x";
         read(text, &Secrets::default(), |source| {
             assert_eq!(source.path, PathBuf::from("x"));
-            assert_eq!(source.format, Some(Format::Qcow2));
+            assert_eq!(source.format, Some(Format::QCOW2));
             let ranges = [(0, Some(1 << 20)), (1024, None)];
             let ranges = ranges.map(|(offset, size)| WindowRange { offset, size });
             assert_eq!(source.windows, ranges);
@@ -443,7 +443,7 @@ mod tests {
                 panic!("not the given one");
             };
             assert_eq!(source.path, PathBuf::from("y"));
-            assert_eq!(source.format, Some(Format::Raw));
+            assert_eq!(source.format, Some(Format::RAW));
         });
         let json = r#"{"driver":"qcow2","backing":null,"file.filename":"x"}"#;
         let node = image(Tree::from_json(json).unwrap(), "name", &secrets).unwrap();

@@ -11,8 +11,7 @@ use crate::commands;
 use crate::commands::check::Outcome;
 use crate::error::printable;
 use crate::formats::Format;
-use crate::formats::qcow2::Repair;
-use crate::formats::qcow2::check::Event;
+use crate::formats::check::{CheckEvent, Repair};
 
 /// Exit statuses, as `qemu-img` documents them.
 const CORRUPTIONS: u8 = 2;
@@ -35,11 +34,11 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox && repair.is_none();
     let mut findings = Findings::new();
-    let outcome = commands::check::run(&source, repair, &mut |event| findings.print(&event));
+    let outcome = commands::check::run(&source, repair, &mut |event| findings.print(event));
     findings.flush();
     let Outcome::Checked { format, report } = outcome? else {
         if repair.is_some() && source.format.is_none() {
-            warn_of_guess(&source, Format::Raw);
+            warn_of_guess(&source, Format::RAW);
         }
         complain(&format!(
             "{}: This image format does not support checks",
@@ -83,7 +82,7 @@ impl Findings {
         }
     }
 
-    fn print(&mut self, event: &Event<'_>) {
+    fn print(&mut self, event: &CheckEvent<'_>) {
         // When that fails, there is nobody left to tell.
         let _ = writeln!(self.out, "{}", printable(&event.to_string()));
         if self.at_once {

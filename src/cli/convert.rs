@@ -17,9 +17,10 @@ use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
-use crate::commands::{self, Sharing, SnapshotName, Target, TargetOptions, names};
+use crate::commands::{self, Sharing, Target, TargetOptions, names};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::formats::Format;
+use crate::formats::snapshots::SnapshotName;
 use crate::storage::CacheMode;
 use crate::units::SECTOR_SIZE;
 
@@ -122,7 +123,7 @@ fn plan_target<'a>(
 ) -> Result<(Target<'a>, bool), Failure> {
     let name = to.to_string_lossy();
     let driver = match args.target_image_opts {
-        true => Format::Raw.into(),
+        true => Format::RAW.into(),
         false => image_name::driver(args.target_format())?,
     };
     if !args.no_create {
@@ -237,7 +238,7 @@ fn several_sources() -> Failure {
 /// Refuses what can't be compressed, in `qemu-img`'s words. Whether the options make sense isn't looked at
 /// yet.
 fn check_compression(format: Format, options: &Options) -> Result<(), Failure> {
-    if format != Format::Qcow2 {
+    if format != Format::QCOW2 {
         return Err(no_compression());
     }
     if options.is_encrypted() {

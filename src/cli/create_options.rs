@@ -45,7 +45,7 @@ impl Driver {
     pub fn format(self) -> Format {
         match self {
             Self::Format(format) => format,
-            Self::Protocol(_) => Format::Raw,
+            Self::Protocol(_) => Format::RAW,
         }
     }
 
@@ -241,7 +241,7 @@ impl Options {
     /// # Errors
     /// Values out of range or that exclude each other; an encryption whose header isn't measured.
     pub fn measured(&self) -> Result<measure::Target> {
-        if self.driver.format() == Format::Raw {
+        if self.driver.format() == Format::RAW {
             return Ok(measure::Target::Raw);
         }
         let number = |name: &str, default| {
@@ -327,8 +327,10 @@ impl Options {
             None => Ok(Preallocation::Off),
             Some(name) => {
                 Preallocation::from_name(name).ok_or_else(|| match self.driver.format() {
-                    Format::Raw => Error::invalid(format!("invalid parameter value: {name}")),
-                    Format::Qcow2 => not_accepted("preallocation", name),
+                    format if format == Format::RAW => {
+                        Error::invalid(format!("invalid parameter value: {name}"))
+                    }
+                    _ => not_accepted("preallocation", name),
                 })
             }
         }
@@ -440,7 +442,7 @@ mod tests {
     use super::*;
 
     fn qcow2(list: &str) -> Result<Options> {
-        Options::parse(Format::Qcow2, &[list.into()])
+        Options::parse(Format::QCOW2, &[list.into()])
     }
 
     fn line(options: &Options) -> String {
@@ -450,7 +452,7 @@ mod tests {
     #[test]
     fn names_have_any_bytes() {
         let list = OsStr::from_bytes(b"data_file=\xff,,\x1b").to_owned();
-        let options = Options::parse(Format::Qcow2, &[list]).unwrap();
+        let options = Options::parse(Format::QCOW2, &[list]).unwrap();
         let typed = options.qcow2().unwrap();
         assert_eq!(typed.data_file.unwrap(), b"\xff,\x1b");
         let line = options.formatting_line(OsStr::from_bytes(b"\xfe\x1b"));
@@ -496,7 +498,7 @@ mod tests {
     #[test]
     fn the_last_of_repeated_options_counts() {
         let lists = ["cluster_size=512".into(), "cluster_size=4k".into()];
-        let options = Options::parse(Format::Qcow2, &lists).unwrap();
+        let options = Options::parse(Format::QCOW2, &lists).unwrap();
         assert_eq!(options.qcow2().unwrap().cluster_size, 4096);
     }
 

@@ -21,7 +21,7 @@ use super::getopt::{self, Call};
 use super::objects::Secrets;
 use super::{image_name, options, render, usage};
 use crate::commands::{self, Source};
-use crate::formats::Format;
+use crate::formats::{FORMATS, Format};
 use crate::units::{human_size, parse_size};
 
 /// What `info` prints of a file, for people and as JSON.
@@ -70,7 +70,7 @@ pub fn command_line(bytes: &[u8]) {
 /// One text as everything that option strings are: `-o` of each format, `--object`, a size.
 pub fn option_string(text: &str) {
     let list = [text.into()];
-    for format in Format::ALL {
+    for format in FORMATS.iter().copied() {
         if let Ok(options) = Options::parse(format, &list) {
             let line = options.formatting_line(OsStr::new(text));
             assert!(line.windows(4).any(|part| part == b"fmt="));

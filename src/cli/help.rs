@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command};
 
 use crate::commands::Protocol;
-use crate::formats::Format;
+use crate::formats::FORMATS;
 
 /// The `qemu-img` whose behaviour this version has, for scripts that compare versions.
 const COMPATIBLE_WITH: &str = "10.0.2";
@@ -49,7 +49,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
             let _ = writeln!(text, "      {about}");
         }
     }
-    let mut formats: Vec<&str> = Format::ALL.into_iter().map(Format::name).collect();
+    let mut formats: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
     // The older line has formats only, the newer list what else `-f` and `-O` take, too.

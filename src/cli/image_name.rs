@@ -129,7 +129,7 @@ mod tests {
         let text = "driver=qcow2,file.driver=file,file.filename=a,,b,encrypt.key-secret=s";
         let (source, shown) = by_options(OsStr::new(text), &secrets).unwrap();
         assert_eq!(source.path, PathBuf::from("a,b"));
-        assert_eq!(source.format, Some(Format::Qcow2));
+        assert_eq!(source.format, Some(Format::QCOW2));
         assert_eq!(source.secret.unwrap().bytes(), b"abc");
         assert_eq!(
             shown,

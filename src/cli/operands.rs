@@ -101,7 +101,7 @@ pub(super) fn target_options(
 ) -> crate::error::Result<Options> {
     let mut options = Options::parse(driver, lists)?;
     if let Some(encryption) = encrypt {
-        if driver.format() != Format::Qcow2 {
+        if driver.format() != Format::QCOW2 {
             return Err(Error::invalid(format!(
                 "format '{}' can't be encrypted",
                 driver.name()
@@ -121,8 +121,8 @@ pub(super) fn target<'a>(
     cache: CacheMode,
 ) -> crate::error::Result<Target<'a>> {
     let typed = match driver.format() {
-        Format::Raw => TargetOptions::Raw,
-        Format::Qcow2 => {
+        format if format == Format::RAW => TargetOptions::Raw,
+        _ => {
             let typed = options.qcow2()?;
             let secret = match options.get("encrypt.key-secret") {
                 Some(id) if typed.encryption != EncryptionMethod::None => Some(secrets.get(id)?),
@@ -184,8 +184,8 @@ pub(super) fn existing_target<'a>(
         path: source.path,
         name: source.name,
         options: match format {
-            Format::Raw => TargetOptions::Raw,
-            Format::Qcow2 => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
+            format if format == Format::RAW => TargetOptions::Raw,
+            _ => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
         },
         protocol: match image_opts {
             true => source.is_device.then_some(Protocol::HostDevice),
@@ -222,7 +222,7 @@ fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
 
 /// Warns if a format that was found is only a guess.
 pub(super) fn warn_of_guess(source: &Source<'_>, format: Format) {
-    if format == Format::Raw {
+    if format == Format::RAW {
         let name = source.path.display();
         for line in [
             &format!(

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use super::source::{NAMED_IMAGES, refuse_loop};
 use super::{Names, Passwords, Purpose, Source};
 use crate::error::Result;
-use crate::formats::qcow2::{Backing, EncryptionMethod};
-use crate::formats::{Chain, Format, Image as _, raw::RawImage};
+use crate::formats::driver::Load;
+use crate::formats::qcow2::Backing;
+use crate::formats::{Chain, Format};
 use crate::storage::FileStorage;
 
 /// A backing file that is there, with all that is below it.
@@ -125,21 +126,21 @@ fn open_layer(
         size: 0,
         is_readable: true,
     };
-    let Some(header) = opened.header()? else {
-        layer.size = RawImage::open(opened.storage)?.size();
+    let image = opened.load(Load::Use)?;
+    layer.size = image.size();
+    if opened.format.capabilities().transparent {
         return Ok((None, layer));
-    };
-    layer.size = header.size();
+    }
     // What the user named may be used; what that names in turn is left alone.
     if matches!(source.names, Names::Refuse) {
         layer.is_readable = false;
         return Ok((None, layer));
     }
-    layer.is_readable = header.encryption() == EncryptionMethod::None;
+    layer.is_readable = image.encryption().is_none();
     if purpose != Purpose::Probe {
-        layer.data = source.data_file(&header, purpose)?;
+        layer.data = source.data_file(image.as_ref(), purpose)?;
     }
-    Ok((source.below(&header)?, layer))
+    Ok((source.below(image.as_ref())?, layer))
 }
 
 /// The size of the backing file's disk in bytes, and its format; as [`find`].

@@ -31,7 +31,7 @@ pub(super) struct Taken {
 pub(super) fn find(source: &OpenSource, skip_broken: bool) -> Result<Taken> {
     let no_support = || Error::unsupported("Source lacks bitmap support");
     let top = source.layers.first().ok_or_else(no_support)?;
-    if top.format != Format::Qcow2 {
+    if top.format != Format::QCOW2 {
         return Err(no_support());
     }
     let header = Header::read(top.storage.as_ref())?;

@@ -3,8 +3,8 @@
 use super::{Purpose, Source};
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::formats::qcow2::check::Event;
-use crate::formats::qcow2::{self, CheckReport, Repair};
+use crate::formats::check::{CheckEvent, CheckReport, Repair};
+use crate::formats::driver::Load;
 
 /// What a check says.
 #[derive(Debug)]
@@ -28,45 +28,25 @@ pub enum Outcome {
 pub fn run(
     source: &Source<'_>,
     what: Option<Repair>,
-    on_event: &mut dyn FnMut(Event<'_>),
+    on_event: &mut dyn FnMut(&CheckEvent<'_>),
 ) -> Result<Outcome> {
     let opened = source.open_file(match what {
         Some(_) => Purpose::Change,
         None => Purpose::Read,
     })?;
-    if opened.format == Format::Raw {
+    let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
+    let image = opened.load(Load::Check).map_err(could_not_open)?;
+    let Some(check) = image.check() else {
         return Ok(Outcome::NoCheck);
-    }
+    };
     source.all_is_open();
-    let storage = opened.storage.as_ref();
-    let read_header = || {
-        qcow2::Header::read_for_check(storage)
-            .and_then(|header| {
-                header.check_data_file_raw()?;
-                source.check_header(&header)?;
-                Ok(header)
-            })
-            .map_err(|error| error.context(format!("Could not open '{}'", source.name)))
-    };
-    let failed = |error: Error| error.context("Check failed");
-    let header = read_header()?;
-    source.warn_of(&header);
+    image.other_files().map_err(could_not_open)?;
+    source.accept(image.as_ref()).map_err(could_not_open)?;
     let report = match what {
-        None => qcow2::check(storage, &header, on_event).map_err(failed)?,
-        Some(what) => {
-            let repaired = qcow2::repair(storage, &header, what, on_event).map_err(failed)?;
-            if repaired.leaks_fixed == 0 && repaired.corruptions_fixed == 0 {
-                repaired
-            } else {
-                let again = qcow2::check(storage, &read_header()?, on_event).map_err(failed)?;
-                CheckReport {
-                    leaks_fixed: repaired.leaks_fixed,
-                    corruptions_fixed: repaired.corruptions_fixed,
-                    ..again
-                }
-            }
-        }
+        None => check.check(on_event),
+        Some(what) => check.repair(what, on_event),
     };
+    let report = report.map_err(|error| error.context("Check failed"))?;
     Ok(Outcome::Checked {
         format: opened.format,
         report,

@@ -24,7 +24,7 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
         let base = target.base()?;
         let open = target.open(zeroes.size(), &[], base.as_ref(), passwords)?;
         // A raw image of nothing is there already; on a device whatever it holds stays.
-        if target.format() == Format::Raw && target.preallocation != Preallocation::Full {
+        if target.format() == Format::RAW && target.preallocation != Preallocation::Full {
             open.image.finish()?;
             return open.keep(target);
         }
@@ -47,15 +47,16 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
 fn whole_sectors(size: u64, format: Format) -> Result<u64> {
     let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
     let possible = rounded.filter(|size| i64::try_from(*size).is_ok());
-    match (possible, format) {
-        (None, Format::Raw) => Err(Error::invalid("Could not resize file: Invalid argument")),
-        (None, Format::Qcow2) => Err(Error::invalid(
+    let transparent = format.capabilities().transparent;
+    match possible {
+        None if transparent => Err(Error::invalid("Could not resize file: Invalid argument")),
+        None => Err(Error::invalid(
             "Could not resize image: Image size cannot be negative",
         )),
-        (Some(size), Format::Qcow2) if size > LONGEST => Err(Error::invalid(format!(
+        Some(size) if !transparent && size > LONGEST => Err(Error::invalid(format!(
             "Could not resize image: offset({size}) exceeds maximum({LONGEST})"
         ))),
-        (Some(size), _) => Ok(size),
+        Some(size) => Ok(size),
     }
 }
 
@@ -64,9 +65,9 @@ fn too_large(error: Error, format: Format) -> Error {
     if error.io_kind() != Some(std::io::ErrorKind::FileTooLarge) {
         return error;
     }
-    match format {
-        Format::Raw => Error::invalid("The image size is too large for file format 'raw'"),
-        Format::Qcow2 => Error::invalid(qcow2::TOO_LARGE),
+    match format.capabilities().transparent {
+        true => Error::invalid("The image size is too large for file format 'raw'"),
+        false => Error::invalid(qcow2::TOO_LARGE),
     }
 }
 
@@ -77,13 +78,13 @@ mod tests {
     #[test]
     fn sizes_are_whole_sectors_or_refused() {
         for (size, rounded) in [(0, 0), (1, 512), (512, 512), (LONGEST, LONGEST)] {
-            for format in [Format::Raw, Format::Qcow2] {
+            for format in [Format::RAW, Format::QCOW2] {
                 assert_eq!(whole_sectors(size, format).unwrap(), rounded);
             }
         }
         let most = i64::MAX.cast_unsigned();
         for size in [most, most + 1, u64::MAX - 511, u64::MAX - 510, u64::MAX] {
-            for format in [Format::Raw, Format::Qcow2] {
+            for format in [Format::RAW, Format::QCOW2] {
                 assert!(whole_sectors(size, format).is_err(), "{size}");
             }
         }

@@ -143,7 +143,7 @@ fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
 /// What the source's bitmaps take in a new image; `None` where its format has none.
 fn bitmaps(source: &OpenSource, geometry: Geometry) -> Result<Option<u64>> {
     let top = source.layers.first();
-    let Some(top) = top.filter(|top| top.format == Format::Qcow2) else {
+    let Some(top) = top.filter(|top| top.format == Format::QCOW2) else {
         return Ok(None);
     };
     let file = top.storage.as_ref();

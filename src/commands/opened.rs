@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result, printable};
-use crate::formats::qcow2::Header;
-use crate::formats::{Chain, Format};
+use crate::formats::driver::Load;
+use crate::formats::{Chain, Format, ImageFile};
 use crate::storage::{FileStorage, Storage};
 
 /// A file opened for reading, and its format.
@@ -21,15 +21,12 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The header, of images that have one.
+    /// Reads the header.
     ///
     /// # Errors
-    /// It is invalid.
-    pub fn header(&self) -> Result<Option<Header>> {
-        match self.format {
-            Format::Raw => Ok(None),
-            Format::Qcow2 => Header::read(self.storage.as_ref()).map(Some),
-        }
+    /// Returns an error as [`FormatDriver::load`](crate::formats::FormatDriver::load) does.
+    pub fn load(&self, how: Load) -> Result<Box<dyn ImageFile>> {
+        self.format.load(Arc::clone(&self.storage), how)
     }
 }
 
@@ -39,10 +36,8 @@ pub struct Layer {
     pub name: String,
     /// Its format.
     pub format: Format,
-    /// Whether its data is encrypted with legacy AES.
-    pub legacy_aes: bool,
-    /// How many bytes of memory its L1 table takes; 0 without one.
-    pub l1_bytes: u64,
+    /// Its header.
+    pub image: Box<dyn ImageFile>,
     /// Where a raw image starts in its file, in bytes.
     pub start: u64,
     /// The part of the file that was named that it is in; most often all of it.

@@ -37,7 +37,7 @@ impl Purpose {
     /// # Errors
     /// What is changed can't be shared by force.
     pub(super) fn claim(self, format: Format, sharing: Sharing) -> Result<Option<Claim>> {
-        let nobodys = format == Format::Raw;
+        let nobodys = format.capabilities().transparent;
         self.claim_unless(sharing, |purpose| match purpose {
             Self::Probe => None,
             Self::Inspect => (!nobodys).then_some(Claim::READ_METADATA),
@@ -107,7 +107,7 @@ mod tests {
     fn what_is_changed_is_not_shared() {
         let expected = "force-share=on can only be used with read-only images";
         let refused = Purpose::Change
-            .claim(Format::Qcow2, Sharing::Forced)
+            .claim(Format::from_name("qcow2").unwrap(), Sharing::Forced)
             .unwrap_err();
         assert_eq!(refused.to_string(), expected);
         let refused = Purpose::Change
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn raw_images_are_shared_unless_copied() {
-        let claim = |purpose: Purpose| purpose.claim(Format::Raw, Sharing::Agreed).unwrap();
+        let claim = |purpose: Purpose| purpose.claim(Format::RAW, Sharing::Agreed).unwrap();
         assert_eq!(claim(Purpose::Inspect), None);
         assert_eq!(claim(Purpose::Read), Some(Claim::READ_SHARED));
         assert_eq!(claim(Purpose::Copy), Some(Claim::READ));

@@ -8,21 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::opened::{Layer, OpenSource, Opened};
-use super::{Names, Passwords, Purpose, Sharing, SnapshotName, Stated, sandbox};
+use super::{Names, Passwords, Purpose, Sharing, Stated, sandbox};
 use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result, printable};
-use crate::formats::qcow2::geometry::ENTRY_SIZE;
-use crate::formats::qcow2::snapshots::read_snapshots;
-use crate::formats::qcow2::{
-    EncryptionMethod, Header, Qcow2Image, extensions, features, until_zero,
-};
-use crate::formats::raw::RawImage;
-use crate::formats::{self, Chain, Format, Image};
+use crate::formats::driver::{Load, Parts, StatedOptions};
+use crate::formats::snapshots::SnapshotName;
+use crate::formats::{self, Chain, Format, Image, ImageFile};
 use crate::storage::{Access, CacheMode, FileStorage, Handle, Storage, Window, WindowRange};
 
-/// How many bytes the L1 tables of a chain may take in memory. How many images there are doesn't matter:
+/// How many bytes the tables of a chain that are kept may take in memory. How many images there are doesn't matter:
 /// each costs a descriptor, of which the system has only so many, and its table.
-const MOST_L1_BYTES: u64 = 1 << 30;
+const MOST_TABLE_BYTES: u64 = 1 << 30;
 
 /// How many of the images that lead to one that can't be opened are named, at either end of the chain.
 pub(super) const NAMED_IMAGES: usize = 4;
@@ -42,8 +38,8 @@ pub struct Source<'a> {
     pub secret: Option<&'a Secret>,
     /// Why there is no password although an option named one; of no matter where none is needed.
     pub no_secret: Option<String>,
-    /// The encryption format that an option named; it must be the image's.
-    pub encryption: Option<EncryptionMethod>,
+    /// The name of the encryption format that an option gave; it must be the image's.
+    pub encryption: Option<&'static str>,
     /// How the file is read.
     pub cache: CacheMode,
     /// Whether others may write the image while it is read.
@@ -178,7 +174,7 @@ impl<'a> Source<'a> {
                 format
             }
         };
-        if format == Format::Raw {
+        if format.capabilities().transparent {
             self.refuse_encryption()?;
         }
         if self.is_read_only && purpose.access() != Access::Read {
@@ -270,69 +266,58 @@ impl<'a> Source<'a> {
         let opened = self.open_below(purpose).map_err(failed)?;
         let files = above.iter().filter_map(|layer| layer.files.first());
         refuse_loop(&self.name, &opened.file, files)?;
-        let l1_above = above.iter().map(|layer| layer.l1_bytes).sum::<u64>();
+        let tables_above = above.iter().map(|layer| layer.image.table_memory());
+        let tables_above = tables_above.sum::<u64>();
         let parts = || {
-            let Some(header) = opened.header()? else {
-                return Ok(None);
-            };
-            let secret = self.secret_for(&header, passwords)?;
-            let data = self.data_file(&header, purpose)?;
-            let below = self.below(&header)?;
-            Ok(Some((header, secret, data, below)))
+            let image = opened.load(Load::Use)?;
+            let secret = self.secret_for(image.as_ref(), passwords)?;
+            let data = self.data_file(image.as_ref(), purpose)?;
+            let below = self.below(image.as_ref())?;
+            Ok((image, secret, data, below))
         };
-        let parts = parts().map_err(failed)?;
-        let storage = Arc::clone(&opened.storage);
-        let mut layer = Layer {
-            name: self.name.clone(),
-            format: opened.format,
-            legacy_aes: false,
-            l1_bytes: 0,
-            start: 0,
-            storage: Arc::clone(&storage),
-            files: vec![Arc::clone(&opened.file)],
-        };
-        let Some((header, secret, data, below)) = parts else {
-            if self.snapshot.is_some() {
-                return Err(Error::invalid(
-                    "Failed to load snapshot: Block format 'raw' used by device '' does not support \
-                     temporarily loading internal snapshots",
-                ));
-            }
-            layer.start = opened.start;
-            let image = RawImage::open(storage).map_err(failed)?;
-            return Ok((Arc::new(image), layer, None));
-        };
-        layer.legacy_aes = header.encryption() == EncryptionMethod::Aes;
-        layer.files.extend(data.clone());
-        let header = self.at_snapshot(header, &opened)?;
-        layer.l1_bytes = header.l1().entries.saturating_mul(ENTRY_SIZE);
-        if l1_above.saturating_add(layer.l1_bytes) > MOST_L1_BYTES {
+        let (mut image, secret, data, below) = parts().map_err(failed)?;
+        self.go_to_snapshot(opened.format, image.as_mut())?;
+        let tables = tables_above.saturating_add(image.table_memory());
+        if tables > MOST_TABLE_BYTES {
             return Err(Error::invalid(format!(
                 "the L1 tables of the chain of backing files are larger than {} MiB",
-                MOST_L1_BYTES >> 20
+                MOST_TABLE_BYTES >> 20
             )));
         }
-        let data = data.map(|file| file as Arc<dyn Storage>);
-        let image = if self.salvage {
-            Qcow2Image::open_to_salvage(storage, data, header, secret)
-        } else {
-            Qcow2Image::open_with(storage, data, header, secret)
+        let files = data.iter().map(|file| Arc::clone(file) as Arc<dyn Storage>);
+        let disk = image.open(Parts {
+            files: files.collect(),
+            secret,
+            salvage: self.salvage,
+            depth: above.len(),
+        });
+        let disk = disk.map_err(failed)?;
+        let layer = Layer {
+            name: self.name.clone(),
+            format: opened.format,
+            image,
+            start: match opened.format.capabilities().transparent {
+                true => opened.start,
+                false => 0,
+            },
+            storage: opened.storage,
+            files: [opened.file].into_iter().chain(data).collect(),
         };
-        let image = image.map_err(failed)?.at_depth(above.len());
-        Ok((Arc::new(image), layer, below))
+        Ok((disk, layer, below))
     }
 
-    /// The header as it was when the snapshot was taken that is to be read.
-    fn at_snapshot(&self, header: Header, opened: &Opened) -> Result<Header> {
+    /// Goes back to the snapshot that is to be read.
+    fn go_to_snapshot(&self, format: Format, image: &mut dyn ImageFile) -> Result<()> {
         let Some(name) = &self.snapshot else {
-            return Ok(header);
+            return Ok(());
         };
-        let snapshots = read_snapshots(opened.storage.as_ref(), &header)?;
-        let snapshot = name
-            .find(&snapshots)
-            .ok_or_else(|| Error::invalid("Failed to load snapshot: Can't find snapshot"))?;
-        let l1 = snapshot.l1_table(header.geometry())?;
-        Ok(header.with_l1(l1))
+        if image.snapshots().is_none() {
+            return Err(Error::invalid(format!(
+                "Failed to load snapshot: Block format '{format}' used by device '' does not support \
+                 temporarily loading internal snapshots"
+            )));
+        }
+        image.at_snapshot(name)
     }
 
     /// The external data file, opened, where the image has one.
@@ -341,27 +326,28 @@ impl<'a> Source<'a> {
     /// Names aren't followed; the system's error; others use the file.
     pub(super) fn data_file(
         &self,
-        header: &Header,
+        image: &dyn ImageFile,
         purpose: Purpose,
     ) -> Result<Option<Arc<FileStorage>>> {
-        if !header.has_incompatible(features::DATA_FILE) {
-            header.check_data_file_raw()?;
+        let files = image.other_files()?;
+        let Some(stored) = files.first() else {
             return match self.data_file {
                 None => Ok(None),
                 Some(_) => Err(Error::invalid(
                     "'data-file' can only be set for images with an external data file",
                 )),
             };
-        }
+        };
         let open = |path: &Path| FileStorage::open(path, purpose.access(), self.cache);
         let file = match (&self.data_handle, &self.data_file) {
             (Some(handle), _) => handle.open(purpose.access(), self.cache)?,
             (None, Some(path)) => open(path)?,
             (None, None) => {
-                let name = header
-                    .extension(extensions::DATA_FILE)
-                    .ok_or_else(|| Error::invalid("'data-file' is required for this image"))?;
-                open(&self.names.data_file(until_zero(name))?)?
+                let required = || {
+                    let role = stored.role;
+                    Error::invalid(format!("'{role}' is required for this image"))
+                };
+                open(&self.names.data_file(stored.name.ok_or_else(required)?)?)?
             }
         };
         if self.ignores_holes {
@@ -377,9 +363,9 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// As [`Source::backing`].
-    pub(super) fn below(&self, header: &Header) -> Result<Option<Self>> {
+    pub(super) fn below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let given = match &self.below {
-            Below::Stored => return self.backing(header),
+            Below::Stored => return self.backing(image),
             Below::Nothing => return Ok(None),
             Below::Given(given) => Self {
                 cache: self.cache,
@@ -391,7 +377,7 @@ impl<'a> Source<'a> {
                 ..given.as_ref().clone()
             },
             Below::StoredWith(given) => {
-                let stored = self.backing(header)?.ok_or_else(|| {
+                let stored = self.backing(image)?.ok_or_else(|| {
                     Error::invalid(
                         "Could not open backing file: Must specify either driver or file",
                     )
@@ -417,8 +403,8 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// Names aren't followed; a protocol or format that this version doesn't have.
-    pub fn backing(&self, header: &Header) -> Result<Option<Self>> {
-        let below = self.named_below(header);
+    pub fn backing(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+        let below = self.named_below(image);
         below.map_err(|error| error.context("Could not open backing file"))
     }
 
@@ -426,15 +412,14 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// As there.
-    pub(super) fn named_below(&self, header: &Header) -> Result<Option<Self>> {
-        let Some(name) = header.backing_file() else {
+    pub(super) fn named_below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+        let Some(stored) = image.backing() else {
             return Ok(None);
         };
-        let format = header.extension(extensions::BACKING_FORMAT);
-        let format = format.map(|name| String::from_utf8_lossy(until_zero(name)));
+        let format = stored.format.map(String::from_utf8_lossy);
         let below = self
             .names
-            .backing_file(&self.path, name, format.as_deref())?;
+            .backing_file(&self.path, stored.name, format.as_deref())?;
         Ok(Some(Self {
             cache: self.cache,
             sharing: self.sharing.below(),
@@ -453,48 +438,37 @@ impl<'a> Source<'a> {
     /// There is none to be had; the image is encrypted in another way than an option said.
     pub(super) fn secret_for<'s>(
         &'s self,
-        header: &Header,
+        image: &dyn ImageFile,
         passwords: &'s dyn Passwords,
     ) -> Result<Option<&'s Secret>> {
-        self.check_header(header)?;
-        self.warn_of(header);
-        let method = header.encryption();
-        if method == EncryptionMethod::Aes {
+        self.accept(image)?;
+        let Some(encryption) = image.encryption() else {
+            return Ok(None);
+        };
+        if encryption.accepts_any_password {
             passwords.legacy_aes_is_used();
         }
-        match (method, self.secret) {
-            (EncryptionMethod::None | EncryptionMethod::Luks, _) => Ok(None),
-            (EncryptionMethod::Aes, Some(secret)) => Ok(Some(secret)),
-            (EncryptionMethod::Aes, None) => match &self.no_secret {
+        match self.secret {
+            _ if !encryption.takes_password => Ok(None),
+            Some(secret) => Ok(Some(secret)),
+            None => match &self.no_secret {
                 Some(reason) => Err(Error::invalid(reason)),
                 None => passwords.for_reading(&self.name).map(Some),
             },
         }
     }
 
-    /// Holds the image's header against what options said of it.
+    /// Holds what options said against the image's header, and passes on its warnings.
     ///
     /// # Errors
-    /// It is encrypted in another way, or has too small clusters.
-    pub(super) fn check_header(&self, header: &Header) -> Result<()> {
-        self.stated.check_header(header)?;
-        let method = header.encryption();
-        if let Some(stated) = self.encryption
-            && method == EncryptionMethod::None
-        {
-            return Err(Error::invalid(format!(
-                "No encryption in image header, but options specified format '{}'",
-                stated.name()
-            )));
-        }
-        if let Some(stated) = self.encryption
-            && stated != method
-        {
-            return Err(Error::invalid(format!(
-                "Header reported '{}' encryption format but options specify '{}'",
-                method.name(),
-                stated.name()
-            )));
+    /// Returns an error as [`ImageFile::accept`] does.
+    pub(super) fn accept(&self, image: &dyn ImageFile) -> Result<()> {
+        image.accept(&StatedOptions {
+            encryption: self.encryption,
+            l2_entry: self.stated.l2_entry,
+        })?;
+        for warning in image.warnings() {
+            (self.warn)(warning.text, warning.hint);
         }
         Ok(())
     }

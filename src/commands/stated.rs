@@ -7,7 +7,6 @@
 use super::Source;
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
-use crate::formats::qcow2::{Header, Version, extensions};
 use crate::storage::{CacheMode, Storage, WindowRange};
 
 /// The drivers of files and devices.
@@ -55,13 +54,14 @@ impl Stated {
         format: Format,
         file: &dyn Storage,
     ) -> Result<Option<WindowRange>> {
-        if format == Format::Raw && self.named_dmg {
+        let transparent = format.capabilities().transparent;
+        if transparent && self.named_dmg {
             refuse_dmg(file)?;
         }
         let window = self.window.as_ref();
-        let of_other = match format {
-            Format::Raw => self.of_qcow2.as_deref(),
-            Format::Qcow2 => window.map(|(_, option)| option.as_str()),
+        let of_other = match transparent {
+            true => self.of_qcow2.as_deref(),
+            false => window.map(|(_, option)| option.as_str()),
         };
         match of_other.or(self.of_none.as_deref()) {
             Some(option) => Err(Error::invalid(format!(
@@ -70,47 +70,9 @@ impl Stated {
             None => Ok(window.map(|(range, _)| *range)),
         }
     }
-
-    /// Holds a header against what options say.
-    ///
-    /// # Errors
-    /// Its clusters are too small for them.
-    pub(super) fn check_header(&self, header: &Header) -> Result<()> {
-        let cluster = header.geometry().cluster_size();
-        match self.l2_entry {
-            Some(size) if !size.is_power_of_two() || size < 512 || size > cluster => {
-                Err(Error::invalid(format!(
-                    "L2 cache entry size must be a power of two between 512 and the cluster size \
-                     ({cluster})"
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Source<'_> {
-    /// Warns of what a header says that is no mistake of anybody's here.
-    pub(super) fn warn_of(&self, header: &Header) {
-        if header.extension(extensions::BITMAPS).is_none() || header.bitmaps().is_some() {
-            return;
-        }
-        let text = match header.version() {
-            Version::V3 => {
-                "a program lacking bitmap support modified this file, so all bitmaps are now \
-                 considered inconsistent"
-            }
-            Version::V2 => {
-                "This qcow2 v2 image contains bitmaps, but they may have been modified by a program \
-                 without persistent bitmap support; so now they must all be considered inconsistent"
-            }
-        };
-        (self.warn)(
-            text,
-            "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
-        );
-    }
-
     /// Takes the name of a driver for the format, where one is stated. That of a file or device means the
     /// bytes in it as they are.
     ///
@@ -121,7 +83,7 @@ impl Source<'_> {
         self.format = if PROTOCOLS.contains(&name) {
             self.is_bare = true;
             self.is_device = name != "file";
-            Some(Format::Raw)
+            Some(Format::RAW)
         } else {
             let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
             Some(Format::from_name(name).ok_or_else(unknown)?)
@@ -166,19 +128,19 @@ mod tests {
             window: Some((range, "offset".into())),
             ..Stated::default()
         };
-        assert_eq!(found(&raw, Format::Raw), Ok(Some(range)));
-        assert!(found(&raw, Format::Qcow2).is_err());
+        assert_eq!(found(&raw, Format::RAW), Ok(Some(range)));
+        assert!(found(&raw, Format::QCOW2).is_err());
         let qcow2 = Stated {
             of_qcow2: Some("zoo".into()),
             ..Stated::default()
         };
-        assert_eq!(found(&qcow2, Format::Qcow2), Ok(None));
-        assert!(found(&qcow2, Format::Raw).unwrap_err().contains(none));
+        assert_eq!(found(&qcow2, Format::QCOW2), Ok(None));
+        assert!(found(&qcow2, Format::RAW).unwrap_err().contains(none));
         let neither = Stated {
             of_none: Some("zoo".into()),
             ..Stated::default()
         };
-        for format in Format::ALL {
+        for format in crate::formats::FORMATS.iter().copied() {
             assert!(found(&neither, format).unwrap_err().contains(none));
         }
     }
@@ -191,8 +153,8 @@ mod tests {
         };
         let message = |bytes: &[u8]| {
             let file = MemoryStorage::new(bytes.to_vec());
-            assert_eq!(named.check_found(Format::Qcow2, &file).unwrap(), None);
-            let refused = named.check_found(Format::Raw, &file);
+            assert_eq!(named.check_found(Format::QCOW2, &file).unwrap(), None);
+            let refused = named.check_found(Format::RAW, &file);
             refused.unwrap_err().to_string()
         };
         for bytes in [&[][..], &[7; 511], &[7; 600]] {

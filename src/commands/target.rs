@@ -14,11 +14,14 @@ use super::{
     Below, Names, Passwords, Protocol, Purpose, Sharing, Source, backing, backing::Base, names,
 };
 use crate::crypto::{AesCbc, Secret, legacy_aes};
-use crate::error::{Error, ErrorKind, Result, printable};
-use crate::formats::qcow2::write::{OpenOptions, OverOptions};
-use crate::formats::qcow2::{self, EncryptionMethod, Header, NewPreallocated, NewQcow2, features};
+use crate::error::{Error, Result, printable};
+use crate::formats::driver::{Load, WriteParts};
+use crate::formats::qcow2::{self, EncryptionMethod, NewPreallocated, NewQcow2};
 use crate::formats::raw::{self, NewRaw};
-use crate::formats::{Format, GuardedStart, Image, NewImage, Preallocation};
+use crate::formats::{
+    Format, GuardedStart, Image, ImageFile, NewImage, OverOptions, Preallocation,
+    smaller_than_input,
+};
 use crate::storage::{
     Access, CacheMode, Claim, FileStorage, Handle, Storage, UnfinishedFile, WindowRange,
 };
@@ -74,7 +77,7 @@ pub struct Existing<'a> {
     /// Whether its format was found and not stated, so that its start must stay raw.
     pub guarded: bool,
     /// The encryption format that an option named; it must be the image's.
-    pub encryption: Option<EncryptionMethod>,
+    pub encryption: Option<&'static str>,
     /// Whether others are kept from it meanwhile.
     pub sharing: Sharing,
     /// The external data file, where an option named one.
@@ -226,37 +229,33 @@ impl Target<'_> {
             let file = Arc::new(file);
             let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
                 .map_err(|error| could_not_open(&self.name, error))?;
-            let mut below = 0;
-            let image: Box<dyn NewImage> = match &self.options {
-                TargetOptions::Raw => {
-                    if existing.guarded {
-                        storage = Arc::new(GuardedStart(storage));
-                    }
-                    Box::new(match existing.leaves_parts {
-                        true => NewRaw::over_parts(storage, size, flush)?,
-                        false => NewRaw::over(storage, size, existing.is_zero, flush)?,
-                    })
-                }
-                TargetOptions::Qcow2(_, secret) => {
-                    let open = || {
-                        let source = self.existing_source(existing, *secret);
-                        let image =
-                            self.open_existing(&file, storage, &source, sources, passwords)?;
-                        if self.compressed {
-                            image.check_compression()?;
-                        }
-                        Ok(image)
-                    };
-                    let image = open().map_err(|error| could_not_open(&self.name, error))?;
-                    below = image.backing_size().unwrap_or(0);
-                    let options = OverOptions {
-                        is_zero: existing.is_zero,
-                        compressed: self.compressed,
-                        leaves_parts: existing.leaves_parts,
-                    };
-                    Box::new(qcow2::OverQcow2::new(image, size, options)?)
-                }
+            if existing.guarded {
+                storage = Arc::new(GuardedStart(storage));
+            }
+            let secret = match &self.options {
+                TargetOptions::Raw => None,
+                TargetOptions::Qcow2(_, secret) => *secret,
             };
+            let source = self.existing_source(existing, secret);
+            let image = self
+                .format()
+                .load(storage, Load::Use)
+                .map_err(|error| could_not_open(&self.name, error))?;
+            let parts = self
+                .existing_parts(&file, image.as_ref(), &source, sources, passwords)
+                .map_err(|error| could_not_open(&self.name, error))?;
+            let below = parts.backing.as_ref().map_or(0, |backing| backing.size());
+            let options = OverOptions {
+                is_zero: existing.is_zero,
+                compressed: self.compressed,
+                leaves_parts: existing.leaves_parts,
+            };
+            if image.size() < size {
+                return Err(smaller_than_input());
+            }
+            let image = image
+                .write_over(parts, size, options)
+                .map_err(|error| could_not_open(&self.name, error))?;
             let files = Vec::new();
             return Ok(OpenTarget {
                 image,
@@ -363,19 +362,19 @@ impl Target<'_> {
         if self.existing.as_ref().map(|existing| existing.sharing) == Some(Sharing::Unlocked) {
             return Ok(());
         }
-        file.lock(match self.options {
-            TargetOptions::Raw => Claim::WRITE_SHARED,
-            TargetOptions::Qcow2(..) => Claim::WRITE,
+        file.lock(match self.format().capabilities().transparent {
+            true => Claim::WRITE_SHARED,
+            false => Claim::WRITE,
         })
     }
 
-    /// A qcow2 image that exists, as what is opened beside it depends on.
+    /// The image that exists, as what is opened beside it depends on.
     fn existing_source<'s>(
         &'s self,
         existing: &'s Existing<'s>,
         secret: Option<&'s Secret>,
     ) -> Source<'s> {
-        let format = Some(Format::Qcow2);
+        let format = Some(self.format());
         Source {
             secret,
             encryption: existing.encryption,
@@ -387,29 +386,27 @@ impl Target<'_> {
         }
     }
 
-    /// Opens a qcow2 image that exists for writing. One that is damaged is refused, wherever the damage
-    /// is: what is written into it may never be found again.
-    fn open_existing(
+    /// Opens what writing into an image that exists takes beside its file.
+    fn existing_parts<'s>(
         &self,
         file: &FileStorage,
-        storage: Arc<dyn Storage>,
-        source: &Source<'_>,
+        image: &dyn ImageFile,
+        source: &'s Source<'s>,
         sources: &[&FileStorage],
-        passwords: &dyn Passwords,
-    ) -> Result<qcow2::WritableQcow2> {
-        let header = Header::read(storage.as_ref())?;
-        if self.compressed && header.encryption() != EncryptionMethod::None {
+        passwords: &'s dyn Passwords,
+    ) -> Result<WriteParts<'s>> {
+        if self.compressed && image.encryption().is_some() {
             return Err(Error::unsupported(
                 "Compression and encryption not supported at the same time",
             ));
         }
-        let cipher = qcow2::reading_cipher(&header, source.secret_for(&header, passwords)?)?;
-        let data = source.data_file(&header, Purpose::Change)?;
+        let secret = source.secret_for(image, passwords)?;
+        let data = source.data_file(image, Purpose::Change)?;
         if let Some(data) = &data {
             self.refuse_sources(data, sources)?;
         }
-        let backing = source.below(&header)?;
-        if backing.is_some() != header.backing_file().is_some() {
+        let backing = source.below(image)?;
+        if backing.is_some() != image.backing().is_some() {
             return Err(Error::unsupported(
                 "giving an image that is written a backing file, or taking it away, is not supported \
                  by this version",
@@ -422,17 +419,15 @@ impl Target<'_> {
         if let Some(backing) = &backing {
             self.refuse_sources(file, &backing.files())?;
         }
-        // Refcounts that are only out of date are repaired when the image is opened.
-        if !header.has_incompatible(features::DIRTY) {
-            refuse_damaged(storage.as_ref(), &header)?;
-        }
-        let options = OpenOptions {
-            cipher,
-            data: data.map(|data| data as Arc<dyn Storage>),
+        Ok(WriteParts {
+            files: data
+                .into_iter()
+                .map(|data| data as Arc<dyn Storage>)
+                .collect(),
             backing: backing.map(|backing| backing.image as Arc<dyn Image>),
+            secret,
             flush: self.cache.flushes(),
-        };
-        qcow2::WritableQcow2::open(storage, &header, options)
+        })
     }
 
     fn refuse_sources(&self, target: &FileStorage, sources: &[&FileStorage]) -> Result<()> {
@@ -506,21 +501,8 @@ impl Target<'_> {
     /// The format.
     pub(super) fn format(&self) -> Format {
         match self.options {
-            TargetOptions::Raw => Format::Raw,
-            TargetOptions::Qcow2(..) => Format::Qcow2,
+            TargetOptions::Raw => Format::RAW,
+            TargetOptions::Qcow2(..) => Format::QCOW2,
         }
-    }
-}
-
-/// Refuses an image whose metadata is damaged; mere leaks do no harm.
-fn refuse_damaged(file: &dyn Storage, header: &Header) -> Result<()> {
-    match qcow2::check(file, header, &mut |_| {}) {
-        Ok(report) if report.corruptions > 0 => Err(Error::corrupt(format!(
-            "the image is damaged in {} places; repair it first (check -r all)",
-            report.corruptions
-        ))),
-        Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
-        // What can't be checked can still be written: every write is held against the metadata.
-        _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Format, probe};
+use super::list::{self, Format};
 use crate::error::{Error, Result};
 use crate::storage::{NotShared, Storage};
 use crate::units::SECTOR_SIZE;
@@ -29,7 +29,7 @@ impl Storage for GuardedStart {
             for (to, from) in start.iter_mut().skip(from).zip(data) {
                 *to = *from;
             }
-            if !matches!(probe::of_start(&start), Ok(Format::Raw)) {
+            if list::of_start(&start).ok() != Some(Format::RAW) {
                 return Err(Error::invalid(format!(
                     "error while writing at byte {offset}: Operation not permitted"
                 )));

@@ -124,6 +124,46 @@ pub trait WritableImage: Image {
     /// The system's error. It is final: nothing can be written afterwards.
     fn flush(&self) -> Result<()>;
 
+    /// The unit in which space is handed out, in bytes: a power of two.
+    fn allocation_unit(&self) -> usize;
+
+    /// The unit of which the tables say that it is zero, in bytes: a power of two, at most the
+    /// [allocation unit](Self::allocation_unit).
+    fn zero_unit(&self) -> usize {
+        self.allocation_unit()
+    }
+
+    /// Returns true if the tables can say of a unit that it reads as zeroes whatever a backing file holds.
+    fn stores_zeroes(&self) -> bool;
+
+    /// The size of the backing file's disk in bytes, where there is one.
+    fn backing_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns true if only one thread at a time gets anything written, with nothing else to do meanwhile; see
+    /// [`Storage::writes_serially`].
+    fn writes_serially(&self) -> bool;
+
+    /// Refuses an image that can't have compressed data.
+    ///
+    /// # Errors
+    /// Returns an error that says what compression doesn't go together with.
+    fn check_compression(&self) -> Result<()> {
+        Err(Error::unsupported(
+            "Compression not supported for this file format",
+        ))
+    }
+
+    /// As [`write_at`](Self::write_at), with compression where a whole unit is written and gets smaller by that.
+    ///
+    /// # Errors
+    /// Returns an error as [`write_at`](Self::write_at) and [`check_compression`](Self::check_compression) do.
+    fn write_compressed(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        let _ = (offset, data);
+        self.check_compression()
+    }
+
     /// Flushes and closes the image: nothing can be written afterwards. An image that isn't closed
     /// is as after a power cut.
     ///

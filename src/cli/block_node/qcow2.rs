@@ -10,7 +10,6 @@ use super::super::tree::{Tree, Value};
 use super::{below, storage};
 use crate::commands::Source;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::EncryptionMethod;
 
 /// Switches without an effect.
 const QCOW2_SWITCHES: [&str; 5] = [
@@ -52,8 +51,8 @@ pub(super) fn read<'a>(
     overlap_checks(tree)?;
     source.encryption = match tree.take_text("encrypt.format").as_deref() {
         None => None,
-        Some("aes") => Some(EncryptionMethod::Aes),
-        Some("luks") => Some(EncryptionMethod::Luks),
+        Some("aes") => Some("aes"),
+        Some("luks") => Some("luks"),
         Some(other) => {
             return Err(Error::invalid(format!(
                 "Parameter 'encrypt.format' does not accept value '{other}'"

@@ -171,8 +171,8 @@ const HOST_DEVICE: &[Spec] = &[
 /// The options of a format or driver, in the order in which `Formatting '…'` prints them.
 pub(super) fn specs(driver: Driver) -> &'static [Spec] {
     match driver {
-        Driver::Format(Format::Raw) | Driver::Protocol(Protocol::File) => RAW,
-        Driver::Format(Format::Qcow2) => QCOW2,
+        Driver::Format(format) if format != Format::RAW => QCOW2,
+        Driver::Format(_) | Driver::Protocol(Protocol::File) => RAW,
         Driver::Protocol(Protocol::HostDevice) => HOST_DEVICE,
     }
 }
@@ -234,7 +234,7 @@ pub fn help(driver: Driver, has_name: bool) -> String {
         specs.retain(|spec| match (driver, spec.name) {
             (Driver::Protocol(_), _) => true,
             (Driver::Format(_), "nocow" | "extent_size_hint") => false,
-            (Driver::Format(format), "preallocation") => format != Format::Raw,
+            (Driver::Format(format), "preallocation") => format != Format::RAW,
             (Driver::Format(_), _) => true,
         });
         format!("Supported {} options:\n", driver.name())

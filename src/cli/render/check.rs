@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::json;
 use crate::error::Result;
 use crate::formats::Format;
-use crate::formats::qcow2::CheckReport;
+use crate::formats::check::CheckReport;
 
 /// The report's fields by the names of QEMU's `ImageCheck`. Counts that are zero are left out.
 #[derive(Serialize)]

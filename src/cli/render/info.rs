@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{json, snapshots};
-use crate::commands::info::{FormatSpecific, ImageInfo};
+
 use crate::error::{Result, printable};
+use crate::formats::info::ImageInfo;
 use crate::units::human_size;
 
 /// Renders the reports of a chain, with a blank line between them.
@@ -60,9 +61,10 @@ fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
         let _ = writeln!(text, "backing file format: {}", printable(format));
     }
     text.push_str(&snapshots::list(&info.snapshots));
-    if let Some(FormatSpecific::Qcow2(specific)) = &info.format_specific {
+    let specific = info.format_specific.as_ref();
+    if let Some(specific) = specific.filter(|specific| !specific.is_empty()) {
         text.push_str("Format specific information:\n");
-        fields(text, &json::ordered(specific)?, 1);
+        fields(text, &json::ordered(&specific.data)?, 1);
     }
     Ok(())
 }

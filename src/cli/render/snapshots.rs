@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::commands::info::SnapshotInfo;
 use crate::error::printable;
+use crate::formats::snapshots::SnapshotInfo;
 use crate::units::human_size;
 
 /// Renders the list as `qemu-img` prints it, with times in the system's time zone; nothing at all

@@ -27,46 +27,23 @@ mod stored;
 mod walk;
 
 pub use finding::{Event, Finding, Place, Problem, Region};
-pub use repair::{Repair, repair, repair_dirty};
+pub use repair::{repair, repair_dirty};
 
 use crate::error::Result;
+pub use crate::formats::check::{CheckReport, Repair};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Header;
 use crate::storage::Storage;
 use walk::Walk;
 
-/// What a check found, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CheckReport {
-    /// How many things are wrong.
-    pub corruptions: u64,
-    /// How many clusters are counted too often.
-    pub leaks: u64,
-    /// How many things were wrong and have been repaired.
-    pub corruptions_fixed: u64,
-    /// How many clusters were counted too often and have been repaired.
-    pub leaks_fixed: u64,
-    /// Where the last cluster in use ends, in bytes.
-    pub image_end_offset: u64,
-    /// How many clusters the virtual disk has.
-    pub total_clusters: u64,
-    /// How many of them are stored.
-    pub allocated_clusters: u64,
-    /// How many of those don't stand right behind the one before.
-    pub fragmented_clusters: u64,
-    /// How many of those are compressed.
-    pub compressed_clusters: u64,
-}
-
-impl CheckReport {
-    fn add(&mut self, finding: &Finding) {
-        let sum = if finding.is_leak() {
-            &mut self.leaks
-        } else {
-            &mut self.corruptions
-        };
-        *sum = sum.saturating_add(finding.times());
-    }
+/// Adds a finding to the numbers of a report.
+fn add(report: &mut CheckReport, finding: &Finding) {
+    let sum = if finding.is_leak() {
+        &mut report.leaks
+    } else {
+        &mut report.corruptions
+    };
+    *sum = sum.saturating_add(finding.times());
 }
 
 /// Checks an image and reports each finding as it is found.
@@ -82,11 +59,11 @@ pub fn check(
     let walk = Walk::open(storage, header, false)?;
     let mut found = CheckReport::default();
     let mut walked = walk.run(header, &mut |finding| {
-        found.add(&finding);
+        add(&mut found, &finding);
         on_event(Event::Found(&finding));
     })?;
     let compared = walk.compare(&mut |finding| {
-        found.add(&finding);
+        add(&mut found, &finding);
         on_event(Event::Found(&finding));
         Ok(())
     })?;

@@ -15,6 +15,7 @@
 //! [`rebuild`]: mod@super::rebuild
 //! [`snapshot_table`]: mod@super::snapshot_table
 
+use super::Repair;
 use super::compare::most_references;
 use super::finding::{Event, Finding, Place, Problem};
 use super::rebuild::Rebuilt;
@@ -26,15 +27,6 @@ use crate::formats::qcow2::features;
 use crate::formats::qcow2::header::{AUTOCLEAR_FIELD, Header, INCOMPATIBLE_FIELD, Version};
 use crate::storage::Storage;
 use crate::units::HostOffset;
-
-/// What is to be repaired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repair {
-    /// Only what wastes space.
-    Leaks,
-    /// Everything that can be.
-    All,
-}
 
 /// Checks an image and repairs what is wrong with it.
 ///
@@ -87,7 +79,7 @@ pub(super) struct Work<'a> {
 
 impl Work<'_> {
     pub(super) fn left(&mut self, finding: &Finding) {
-        self.report.add(finding);
+        super::add(&mut self.report, finding);
         (self.on_event)(Event::Found(finding));
     }
 

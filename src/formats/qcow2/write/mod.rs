@@ -6,8 +6,7 @@
 //!   clusters;
 //! - `bitmaps`: what has been written, for the persistent bitmaps (`written`); `copy_bitmaps`: more of
 //!   those, for which the header has to have room (`header_room`);
-//! - `open`: which images may be written, and what is put right first;
-//! - `over`: a conversion into an image that exists.
+//! - `open`: which images may be written, and what is put right first.
 //!
 //! # Threads
 //!
@@ -39,7 +38,6 @@ mod header_room;
 mod metadata;
 mod metadata_map;
 mod open;
-mod over;
 mod packed;
 mod plan;
 mod refcounts;
@@ -54,7 +52,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 
 pub use copy_bitmaps::{CopiedBitmaps, copy_bitmaps};
 pub use open::OpenOptions;
-pub use over::{OverOptions, OverQcow2};
 
 use self::bitmaps::Bitmaps;
 use self::metadata::Metadata;
@@ -115,36 +112,6 @@ impl State {
 }
 
 impl WritableQcow2 {
-    /// The size of a cluster in bytes.
-    pub fn cluster_len(&self) -> usize {
-        self.geometry.cluster_len()
-    }
-
-    /// The size of a subcluster in bytes; that of a cluster where there are none.
-    pub fn subcluster_len(&self) -> usize {
-        self.geometry.subcluster_len()
-    }
-
-    /// Returns true if its entries can say of a cluster that it reads as zeroes.
-    pub fn has_zero_clusters(&self) -> bool {
-        self.zero_flag
-    }
-
-    /// Whether its data is encrypted.
-    pub fn is_encrypted(&self) -> bool {
-        self.stored.cipher().is_some()
-    }
-
-    /// Whether what isn't stored is read from a backing file.
-    pub fn is_backed(&self) -> bool {
-        self.backing.is_some()
-    }
-
-    /// The size of the backing file's disk in bytes, where there is one.
-    pub fn backing_size(&self) -> Option<u64> {
-        self.backing.as_ref().map(|backing| backing.size())
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -403,6 +370,35 @@ impl Image for WritableQcow2 {
 }
 
 impl WritableImage for WritableQcow2 {
+    fn allocation_unit(&self) -> usize {
+        self.geometry.cluster_len()
+    }
+
+    fn zero_unit(&self) -> usize {
+        self.geometry.subcluster_len()
+    }
+
+    fn stores_zeroes(&self) -> bool {
+        self.zero_flag
+    }
+
+    fn backing_size(&self) -> Option<u64> {
+        self.backing.as_ref().map(|backing| backing.size())
+    }
+
+    /// To encrypt is a part of writing here, and worth several threads.
+    fn writes_serially(&self) -> bool {
+        self.stored.cipher().is_none() && self.stored.storage().writes_serially()
+    }
+
+    fn check_compression(&self) -> Result<()> {
+        self.check_compressible()
+    }
+
+    fn write_compressed(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        self.write_in_compressed_clusters(offset, data)
+    }
+
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
         let range = self.check(offset, data.len() as u64)?;
         let mut start = range.start;

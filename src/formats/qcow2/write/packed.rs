@@ -26,8 +26,8 @@ impl WritableQcow2 {
     ///
     /// # Errors
     /// It is encrypted, or its data is in an external data file.
-    pub fn check_compression(&self) -> Result<()> {
-        let other = if self.is_encrypted() {
+    pub(super) fn check_compressible(&self) -> Result<()> {
+        let other = if self.stored.cipher().is_some() {
             "encryption"
         } else if self.is_external {
             "an external data file are"
@@ -43,9 +43,13 @@ impl WritableQcow2 {
     /// one is written and gets smaller by that.
     ///
     /// # Errors
-    /// As there; [`check_compression`](Self::check_compression).
-    pub fn write_compressed(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
-        self.check_compression()?;
+    /// As there; [`check_compressible`](Self::check_compressible).
+    pub(super) fn write_in_compressed_clusters(
+        &self,
+        offset: GuestOffset,
+        data: &[u8],
+    ) -> Result<()> {
+        self.check_compressible()?;
         let range = self.check(offset, data.len() as u64)?;
         let mut start = range.start;
         while start < range.end {

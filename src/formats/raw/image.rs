@@ -8,12 +8,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::status::{Holes, Status};
-use super::{
+use crate::error::{Error, Result};
+use crate::formats::status::{Holes, Status};
+use crate::formats::{
     Backed, Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range,
     smaller_than_input,
 };
-use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 

@@ -2,19 +2,18 @@
 //! source's end stays.
 //!
 //! No room is reserved: each chunk is written as any writer would write it, by whichever worker has
-//! it. Zeroes are made when it is their chunk's turn, by metadata where that can be. A version 2 image
-//! without a backing file has no entry that says zero, so there nothing is done for what isn't stored.
+//! it. Zeroes are made when it is their chunk's turn, by metadata where that can be. An image without
+//! a backing file may have no entry that says zero, so there nothing is done for what isn't stored.
 //! Elsewhere zeroes are always entered: if somebody gives the image another backing file later, nothing of
 //! that file shows through.
 
 use std::ops::Range;
 
-use super::WritableQcow2;
+use super::extent::ExtentKind;
+use super::image::WritableImage;
+use super::new_image::{Backed, NewImage, Run, smaller_than_input};
+use super::reservation::Reservation;
 use crate::error::{Error, Result};
-use crate::formats::{
-    Backed, ExtentKind, Image as _, NewImage, Reservation, Run, WritableImage as _,
-    smaller_than_input,
-};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -22,14 +21,14 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 const SECTOR_LEN: usize = 512;
 
 /// An image in use that a disk is copied into.
-pub struct OverQcow2 {
-    image: WritableQcow2,
+pub struct OverImage {
+    image: Box<dyn WritableImage>,
     size: u64,
     options: OverOptions,
 }
 
 /// How an image in use is written over.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct OverOptions {
     /// The caller's word that it reads as zeroes already.
     pub is_zero: bool,
@@ -39,12 +38,12 @@ pub struct OverOptions {
     pub leaves_parts: bool,
 }
 
-impl OverQcow2 {
+impl OverImage {
     /// Writes a disk of `size` bytes over the start of `image`.
     ///
     /// # Errors
     /// The image is smaller.
-    pub fn new(image: WritableQcow2, size: u64, options: OverOptions) -> Result<Self> {
+    pub fn new(image: Box<dyn WritableImage>, size: u64, options: OverOptions) -> Result<Self> {
         if image.size() < size {
             return Err(smaller_than_input());
         }
@@ -61,9 +60,9 @@ impl OverQcow2 {
             return SECTOR_LEN;
         }
         if self.options.compressed {
-            return self.image.cluster_len();
+            return self.image.allocation_unit();
         }
-        self.image.subcluster_len()
+        self.image.zero_unit()
     }
 
     /// A run of a chunk as bytes of the disk, without what is beyond the source's end: that is no zero
@@ -76,7 +75,7 @@ impl OverQcow2 {
     /// Makes a part of the disk zero, and has the image say so where its version can.
     fn zero(&self, range: Range<u64>) -> Result<()> {
         let mut start = range.start;
-        if self.image.has_zero_clusters() && start < range.end {
+        if self.image.stores_zeroes() && start < range.end {
             let length = range.end - start;
             return self.image.write_zeroes(GuestOffset(start), length, true);
         }
@@ -85,7 +84,7 @@ impl OverQcow2 {
             let extent = self.image.extent_at(offset, range.end - start)?;
             let is_zero = match extent.kind {
                 ExtentKind::Zero { .. } => true,
-                ExtentKind::Unallocated { .. } => !self.image.is_backed(),
+                ExtentKind::Unallocated { .. } => self.image.backing_size().is_none(),
                 ExtentKind::Data(_) | ExtentKind::Encoded => false,
             };
             if !is_zero {
@@ -97,9 +96,9 @@ impl OverQcow2 {
     }
 }
 
-impl NewImage for OverQcow2 {
+impl NewImage for OverImage {
     fn allocation_unit(&self) -> usize {
-        self.image.cluster_len()
+        self.image.allocation_unit()
     }
 
     fn zero_unit(&self) -> usize {
@@ -109,7 +108,7 @@ impl NewImage for OverQcow2 {
     /// Clusters that are put together, and to compress one a cluster and about as much for the encoder.
     fn memory_to_write(&self) -> usize {
         let clusters = if self.options.compressed { 3 } else { 1 };
-        clusters * self.image.cluster_len()
+        clusters * self.image.allocation_unit()
     }
 
     fn starts_as_zeroes(&self) -> bool {
@@ -175,9 +174,7 @@ impl NewImage for OverQcow2 {
 
     fn writes_serially(&self) -> bool {
         // Encrypting and compressing are part of writing here, and worth several threads.
-        !self.image.is_encrypted()
-            && !self.options.compressed
-            && self.image.stored.storage().writes_serially()
+        !self.options.compressed && self.image.writes_serially()
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {

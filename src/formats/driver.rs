@@ -1,0 +1,239 @@
+//! What a format says of itself, and what a file of a format says of its image.
+//!
+//! A [`FormatDriver`] stands for a format, an [`ImageFile`] for a file that is of it and whose header has been
+//! read. Between the two steps, [`FormatDriver::load`] and [`ImageFile::open`], stands all that isn't the
+//! format's to decide: which names may be followed, which password, which lock, and when privileges are given
+//! up. Reports, checks and lists of snapshots end with the first step. They never open the disk.
+
+use std::sync::Arc;
+
+use super::bitmaps::Bitmaps;
+use super::check::Check;
+use super::image::{Image, WritableImage};
+use super::info::ImageInfo;
+use super::new_image::NewImage;
+use super::over::{OverImage, OverOptions};
+use super::snapshots::{SnapshotName, Snapshots};
+use crate::crypto::Secret;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+/// An image format: all that the rest of the program knows of it.
+pub trait FormatDriver: Sync {
+    /// The name by which users and `qemu-img` know the format.
+    fn name(&self) -> &'static str;
+
+    /// What can be had of the format at all.
+    fn capabilities(&self) -> Capabilities;
+
+    /// How sure its first bytes make it that a file is of this format, as QEMU's drivers score it: 0 for not at
+    /// all, 1 for anything, 100 for a mark. `start` has 512 bytes, or all of a file that is shorter.
+    fn probe(&self, start: &[u8]) -> u8;
+
+    /// Reads the header and checks it. Opens no other file, asks for no key and reads no table.
+    ///
+    /// # Errors
+    /// Returns an error if the file isn't of this format, is damaged, or uses what this version doesn't have.
+    fn load(&self, file: Arc<dyn Storage>, how: Load) -> Result<Box<dyn ImageFile>>;
+}
+
+/// What can be had of a format at all, so that the rest is refused before a file is touched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The file is the disk itself: what may be done with the one may be done with the other.
+    pub transparent: bool,
+}
+
+/// What a file is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// To read or report what it holds.
+    Use,
+    /// To check it: damage that a check reports is no error.
+    Check,
+}
+
+/// A file that is of a format, with its header read.
+pub trait ImageFile: Send + Sync {
+    /// The size of the disk in bytes, a multiple of 512.
+    fn size(&self) -> u64;
+
+    /// The backing file that the header names.
+    fn backing(&self) -> Option<BackingRef<'_>> {
+        None
+    }
+
+    /// The other files that hold parts of the image.
+    ///
+    /// # Errors
+    /// Returns an error if the header contradicts itself about them.
+    fn other_files(&self) -> Result<Vec<FileRef<'_>>> {
+        Ok(Vec::new())
+    }
+
+    /// How the disk is encrypted.
+    fn encryption(&self) -> Option<EncryptionRef> {
+        None
+    }
+
+    /// Holds what options say of the image against its header.
+    ///
+    /// # Errors
+    /// Returns an error if they contradict each other.
+    fn accept(&self, stated: &StatedOptions) -> Result<()> {
+        let _ = stated;
+        Ok(())
+    }
+
+    /// What is to be known of the image although it can be used.
+    fn warnings(&self) -> Vec<Warning> {
+        Vec::new()
+    }
+
+    /// Adds to a report what it can't know from [`size`](Self::size), [`backing`](Self::backing) and the other
+    /// methods.
+    ///
+    /// # Errors
+    /// Returns an error if tables that the report lists can't be read.
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        let _ = info;
+        Ok(())
+    }
+
+    /// How many bytes of memory the tables take that are kept while the image is open.
+    fn table_memory(&self) -> u64 {
+        0
+    }
+
+    /// Goes back to what the disk was when an internal snapshot was taken.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such snapshot.
+    fn at_snapshot(&mut self, name: &SnapshotName) -> Result<()> {
+        let _ = name;
+        Err(super::snapshots::not_found())
+    }
+
+    /// Opens the disk for reading, without its backing file.
+    ///
+    /// # Errors
+    /// Returns an error if tables can't be read or make no sense, or if the password is missing.
+    fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>>;
+
+    /// Opens the disk for reading and writing. An image that was left dirty is put right first.
+    ///
+    /// # Errors
+    /// Returns an error as [`open`](Self::open) does, or if the image is damaged: what is written into it might never
+    /// be found again.
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        let _ = parts;
+        Err(Error::unsupported(
+            "this version doesn't write into images of this format that exist",
+        ))
+    }
+
+    /// Opens the disk for a conversion that writes `size` bytes over its start.
+    ///
+    /// # Errors
+    /// Returns an error as [`open_writable`](Self::open_writable) does, or if the image is smaller.
+    fn write_over(
+        &self,
+        parts: WriteParts<'_>,
+        size: u64,
+        options: OverOptions,
+    ) -> Result<Box<dyn NewImage>> {
+        let image = self.open_writable(parts)?;
+        if options.compressed {
+            image.check_compression()?;
+        }
+        Ok(Box::new(OverImage::new(image, size, options)?))
+    }
+
+    /// The check of the image's metadata; `None` for formats that have nothing to check.
+    fn check(&self) -> Option<&dyn Check> {
+        None
+    }
+
+    /// The internal snapshots; `None` for formats that have none.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// The persistent bitmaps; `None` for formats, or versions of them, that have none.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        None
+    }
+}
+
+/// A backing file as a header names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackingRef<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// The name of its format, where that is stored.
+    pub format: Option<&'a [u8]>,
+}
+
+/// Another file that holds a part of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileRef<'a> {
+    /// By which name options call it, such as `data-file`.
+    pub role: &'static str,
+    /// Its name, where the header has it.
+    pub name: Option<&'a [u8]>,
+}
+
+/// How a disk is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncryptionRef {
+    /// The encryption format's name.
+    pub format: &'static str,
+    /// Reading the disk takes a password.
+    pub takes_password: bool,
+    /// With a wrong password the disk reads as noise, and nothing else tells that it is wrong.
+    pub accepts_any_password: bool,
+}
+
+/// What options say of an image that only its header can bear out.
+#[derive(Debug, Clone, Default)]
+pub struct StatedOptions {
+    /// The name of the encryption format.
+    pub encryption: Option<&'static str>,
+    /// How many bytes of an L2 table are cached at a time.
+    pub l2_entry: Option<u64>,
+}
+
+/// Something to be known of an image: a line, and lines that help with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warning {
+    /// What it is.
+    pub text: &'static str,
+    /// What helps.
+    pub hint: &'static str,
+}
+
+/// What an image is opened with.
+#[derive(Clone, Default)]
+pub struct Parts<'a> {
+    /// The [other files](ImageFile::other_files), in that order.
+    pub files: Vec<Arc<dyn Storage>>,
+    /// The password.
+    pub secret: Option<&'a Secret>,
+    /// Damage is passed over where that is possible, and the rest is read all the same.
+    pub salvage: bool,
+    /// How many images of a chain stand above this one.
+    pub depth: usize,
+}
+
+/// What an image is opened with for writing.
+#[derive(Clone, Default)]
+pub struct WriteParts<'a> {
+    /// The [other files](ImageFile::other_files), in that order.
+    pub files: Vec<Arc<dyn Storage>>,
+    /// The backing file, out of which writers copy.
+    pub backing: Option<Arc<dyn Image>>,
+    /// The password.
+    pub secret: Option<&'a Secret>,
+    /// Flushes reach the storage.
+    pub flush: bool,
+}

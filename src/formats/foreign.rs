@@ -1,0 +1,56 @@
+//! Formats of QEMU's that this version knows by name and mark only.
+//!
+//! Reading such a file as raw would hand out its metadata as the disk's contents, so it is refused by name.
+//! The marks are those that QEMU's drivers look for. A format leaves this list when it gets a driver.
+
+use crate::error::{Error, Result};
+
+/// How sure a driver has to be at the most for foreign formats to be looked for.
+pub(super) const LOWEST_SCORE: u8 = 1;
+
+/// Name, offset in bytes, and mark.
+const MARKS: &[(&str, usize, &[u8])] = &[
+    ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
+    ("qed", 0, b"QED\0"),
+    ("vmdk", 0, b"KDMV"),
+    ("vmdk", 0, b"COWD"),
+    ("vdi", 64, b"\x7f\x10\xda\xbe"),
+    ("vhdx", 0, b"vhdxfile"),
+    ("vpc", 0, b"conectix"),
+    ("parallels", 0, b"WithoutFreeSpace"),
+    ("parallels", 0, b"WithouFreSpacExt"),
+    ("bochs", 0, b"Bochs Virtual HD Image"),
+    ("luks", 0, b"LUKS\xba\xbe\0\x01"),
+];
+
+/// Refuses a file that starts as one of a foreign format does.
+///
+/// # Errors
+/// Returns an error that names the format.
+pub(super) fn refuse(start: &[u8]) -> Result<()> {
+    let is_marked = |(_, offset, mark): &&(&str, usize, &[u8])| {
+        let rest = start.get(*offset..);
+        rest.is_some_and(|rest| rest.starts_with(mark))
+    };
+    if let Some((name, ..)) = MARKS.iter().find(is_marked) {
+        return Err(Error::unsupported(format!(
+            "the image looks like '{name}', a format that this version doesn't support \
+             (-f raw reads it as it is)"
+        )));
+    }
+    if is_vmdk_descriptor(start) {
+        return Err(Error::unsupported(
+            "the image looks like a 'vmdk' descriptor, a format that this version doesn't support",
+        ));
+    }
+    Ok(())
+}
+
+/// A VMDK descriptor is text: comments and blank lines, then `version=1`, `2` or `3`.
+fn is_vmdk_descriptor(start: &[u8]) -> bool {
+    start
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .find(|line| !line.starts_with(b"#") && !line.iter().all(|byte| *byte == b' '))
+        .is_some_and(|line| matches!(line, b"version=1" | b"version=2" | b"version=3"))
+}

@@ -1,0 +1,127 @@
+//! What there is to report of an image: plain data with the field names of QEMU's `ImageInfo`, which scripts know.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::snapshots::SnapshotInfo;
+use crate::error::{Error, Result};
+
+/// An image, or the file that holds one.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageInfo {
+    /// What the image is made of: its file.
+    pub children: Vec<ChildInfo>,
+    /// Its internal snapshots; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotInfo>,
+    /// The size of the virtual disk in bytes (of a file: its length in whole sectors).
+    pub virtual_size: u64,
+    /// How the user named it.
+    pub filename: String,
+    /// The cluster size in bytes, for formats that have clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// The format's name, or the protocol's.
+    pub format: &'static str,
+    /// How many bytes it takes on its medium, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
+    /// What only this format has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_specific: Option<Specific>,
+    /// The backing file's name as stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// The backing file's name as seen from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_backing_filename: Option<String>,
+    /// The backing file's format as stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// `true` when the data is encrypted, else absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<bool>,
+    /// The image was not closed properly.
+    pub dirty_flag: bool,
+}
+
+impl ImageInfo {
+    /// A report of what is known of any image or file; the rest is left out until it is filled in.
+    pub fn new(
+        filename: String,
+        format: &'static str,
+        size: u64,
+        actual_size: Option<u64>,
+    ) -> Self {
+        Self {
+            children: Vec::new(),
+            snapshots: Vec::new(),
+            virtual_size: size,
+            filename,
+            cluster_size: None,
+            format,
+            actual_size,
+            format_specific: None,
+            backing_filename: None,
+            full_backing_filename: None,
+            backing_filename_format: None,
+            encrypted: None,
+            dirty_flag: false,
+        }
+    }
+
+    /// The same, made of `below`.
+    #[must_use]
+    pub fn over(mut self, below: Self) -> Self {
+        self.children.push(ChildInfo {
+            name: "file",
+            info: below,
+        });
+        self
+    }
+}
+
+/// A node below an image.
+#[derive(Debug, Serialize)]
+pub struct ChildInfo {
+    /// Its role.
+    pub name: &'static str,
+    /// The node.
+    pub info: ImageInfo,
+}
+
+/// The fields that only one format, or one protocol, has.
+#[derive(Debug, Serialize)]
+pub struct Specific {
+    /// By which name QEMU's reports call their kind.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The fields.
+    pub data: Value,
+}
+
+impl Specific {
+    /// The fields of `data`.
+    ///
+    /// # Errors
+    /// Returns an error if `data` can't be expressed as JSON.
+    pub fn new(kind: &'static str, data: &impl Serialize) -> Result<Self> {
+        let data = serde_json::to_value(data)
+            .map_err(|error| Error::invalid(format!("rendering JSON: {error}")))?;
+        Ok(Self { kind, data })
+    }
+
+    /// A kind without fields.
+    pub fn nothing(kind: &'static str) -> Self {
+        Self {
+            kind,
+            data: Value::Object(serde_json::Map::new()),
+        }
+    }
+
+    /// Returns true if there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.data.as_object().is_none_or(serde_json::Map::is_empty)
+    }
+}

@@ -1,0 +1,36 @@
+//! qcow2 among the formats.
+
+use std::sync::Arc;
+
+use super::file::Qcow2File;
+use crate::error::Result;
+use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load};
+use crate::storage::Storage;
+
+/// The format qcow2.
+pub struct Qcow2;
+
+impl FormatDriver for Qcow2 {
+    fn name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// The magic number, and a version of 2 or more: 1 is the older format `qcow`.
+    fn probe(&self, start: &[u8]) -> u8 {
+        let version = start.get(4..8).and_then(|bytes| bytes.try_into().ok());
+        let is_new = version.is_some_and(|bytes| u32::from_be_bytes(bytes) >= 2);
+        if is_new && start.starts_with(b"QFI\xfb") {
+            100
+        } else {
+            0
+        }
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(Qcow2File::load(file, how)?))
+    }
+}

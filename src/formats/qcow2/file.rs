@@ -1,0 +1,252 @@
+//! A qcow2 file whose header has been read: what it says of itself before its disk is opened.
+
+use std::sync::Arc;
+
+use super::bitmaps::{Bitmap, read_bitmaps};
+use super::geometry::ENTRY_SIZE;
+use super::header::{EncryptionMethod, Header, Version, until_zero};
+use super::info::Qcow2Info;
+use super::read::Qcow2Image;
+use super::snapshots::{Snapshot, read_snapshots};
+use super::write::{OpenOptions, WritableQcow2};
+use super::{check, extensions, features, reading_cipher, repair};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bitmaps::{BitmapInfo, Bitmaps};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::driver::{
+    BackingRef, EncryptionRef, FileRef, ImageFile, Load, Parts, StatedOptions, Warning, WriteParts,
+};
+use crate::formats::info::{ImageInfo, Specific};
+use crate::formats::snapshots::{SnapshotInfo, SnapshotName, Snapshots, not_found};
+use crate::formats::{Image, WritableImage};
+use crate::storage::Storage;
+
+/// By which name options call the external data file.
+pub(super) const DATA_FILE_ROLE: &str = "data-file";
+
+/// A qcow2 file, its header read and checked.
+pub(super) struct Qcow2File {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) header: Header,
+}
+
+impl Qcow2File {
+    /// Reads the header of the image in `storage`. An image that is checked may have lost its refcount table.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the header is wrong, worded as QEMU words it.
+    pub(super) fn load(storage: Arc<dyn Storage>, how: Load) -> Result<Self> {
+        let header = match how {
+            Load::Use => Header::read(storage.as_ref())?,
+            Load::Check => Header::read_for_check(storage.as_ref())?,
+        };
+        Ok(Self { storage, header })
+    }
+
+    /// Refuses an image whose metadata is damaged; mere leaks do no harm.
+    fn refuse_damaged(&self) -> Result<()> {
+        match check(self.storage.as_ref(), &self.header, &mut |_| {}) {
+            Ok(report) if report.corruptions > 0 => Err(Error::corrupt(format!(
+                "the image is damaged in {} places; repair it first (check -r all)",
+                report.corruptions
+            ))),
+            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+            // What can't be checked can still be written: every write is held against the metadata.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ImageFile for Qcow2File {
+    fn size(&self) -> u64 {
+        self.header.size()
+    }
+
+    fn backing(&self) -> Option<BackingRef<'_>> {
+        let format = self.header.extension(extensions::BACKING_FORMAT);
+        self.header.backing_file().map(|name| BackingRef {
+            name,
+            format: format.map(until_zero),
+        })
+    }
+
+    fn other_files(&self) -> Result<Vec<FileRef<'_>>> {
+        if !self.header.has_incompatible(features::DATA_FILE) {
+            self.header.check_data_file_raw()?;
+            return Ok(Vec::new());
+        }
+        let name = self.header.extension(extensions::DATA_FILE);
+        Ok(vec![FileRef {
+            role: DATA_FILE_ROLE,
+            name: name.map(until_zero),
+        }])
+    }
+
+    fn encryption(&self) -> Option<EncryptionRef> {
+        let method = self.header.encryption();
+        let is_aes = method == EncryptionMethod::Aes;
+        (method != EncryptionMethod::None).then(|| EncryptionRef {
+            format: method.name(),
+            takes_password: is_aes,
+            accepts_any_password: is_aes,
+        })
+    }
+
+    fn accept(&self, stated: &StatedOptions) -> Result<()> {
+        let cluster = self.header.geometry().cluster_size();
+        if let Some(size) = stated.l2_entry
+            && (!size.is_power_of_two() || size < 512 || size > cluster)
+        {
+            return Err(Error::invalid(format!(
+                "L2 cache entry size must be a power of two between 512 and the cluster size \
+                 ({cluster})"
+            )));
+        }
+        let method = self.header.encryption();
+        match stated.encryption {
+            Some(stated) if method == EncryptionMethod::None => Err(Error::invalid(format!(
+                "No encryption in image header, but options specified format '{stated}'"
+            ))),
+            Some(stated) if stated != method.name() => Err(Error::invalid(format!(
+                "Header reported '{}' encryption format but options specify '{stated}'",
+                method.name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        let stores_bitmaps = self.header.extension(extensions::BITMAPS).is_some();
+        if !stores_bitmaps || self.header.bitmaps().is_some() {
+            return Vec::new();
+        }
+        let text = match self.header.version() {
+            Version::V3 => {
+                "a program lacking bitmap support modified this file, so all bitmaps are now \
+                 considered inconsistent"
+            }
+            Version::V2 => {
+                "This qcow2 v2 image contains bitmaps, but they may have been modified by a program \
+                 without persistent bitmap support; so now they must all be considered inconsistent"
+            }
+        };
+        let hint = "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.";
+        vec![Warning { text, hint }]
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        info.cluster_size = Some(self.header.geometry().cluster_size());
+        info.dirty_flag = self.header.has_incompatible(features::DIRTY);
+        info.snapshots = Snapshots::list(self)?;
+        let bitmaps = read_bitmaps(self.storage.as_ref(), &self.header)?;
+        let specific = Qcow2Info::of(&self.header, bitmaps.iter().map(Bitmap::info).collect());
+        info.format_specific = Some(Specific::new("qcow2", &specific)?);
+        Ok(())
+    }
+
+    fn table_memory(&self) -> u64 {
+        self.header.l1().entries.saturating_mul(ENTRY_SIZE)
+    }
+
+    fn at_snapshot(&mut self, name: &SnapshotName) -> Result<()> {
+        let snapshots = read_snapshots(self.storage.as_ref(), &self.header)?;
+        let names = snapshots.iter().map(|one| (&*one.id, &*one.name));
+        let index = name.find(names);
+        let snapshot = index.and_then(|index| snapshots.get(index));
+        let l1 = snapshot
+            .ok_or_else(not_found)?
+            .l1_table(self.header.geometry())?;
+        self.header = self.header.clone().with_l1(l1);
+        Ok(())
+    }
+
+    fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        let storage = Arc::clone(&self.storage);
+        let data = parts.files.into_iter().next();
+        let open = if parts.salvage {
+            Qcow2Image::open_to_salvage
+        } else {
+            Qcow2Image::open_with
+        };
+        let image = open(storage, data, self.header.clone(), parts.secret)?;
+        Ok(Arc::new(image.at_depth(parts.depth)))
+    }
+
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        let cipher = reading_cipher(&self.header, parts.secret)?;
+        // Refcounts that are only out of date are repaired when the image is opened.
+        if !self.header.has_incompatible(features::DIRTY) {
+            self.refuse_damaged()?;
+        }
+        let options = OpenOptions {
+            cipher,
+            data: parts.files.into_iter().next(),
+            backing: parts.backing,
+            flush: parts.flush,
+        };
+        let storage = Arc::clone(&self.storage);
+        let image = WritableQcow2::open(storage, &self.header, options)?;
+        Ok(Box::new(image))
+    }
+
+    fn check(&self) -> Option<&dyn Check> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        match self.header.version() {
+            Version::V2 => None,
+            Version::V3 => Some(self),
+        }
+    }
+}
+
+impl Check for Qcow2File {
+    fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        check(self.storage.as_ref(), &self.header, &mut |event| {
+            on_event(&event)
+        })
+    }
+
+    fn repair(
+        &self,
+        what: Repair,
+        on_event: &mut dyn FnMut(&CheckEvent<'_>),
+    ) -> Result<CheckReport> {
+        let storage = self.storage.as_ref();
+        let repaired = repair(storage, &self.header, what, &mut |event| on_event(&event))?;
+        if repaired.leaks_fixed == 0 && repaired.corruptions_fixed == 0 {
+            return Ok(repaired);
+        }
+        // The repair may have moved what the header leads to.
+        let again = Self::load(Arc::clone(&self.storage), Load::Check)?;
+        let again = Check::check(&again, on_event)?;
+        Ok(CheckReport {
+            leaks_fixed: repaired.leaks_fixed,
+            corruptions_fixed: repaired.corruptions_fixed,
+            ..again
+        })
+    }
+}
+
+impl Snapshots for Qcow2File {
+    fn count(&self) -> u32 {
+        self.header.snapshots()
+    }
+
+    fn list(&self) -> Result<Vec<SnapshotInfo>> {
+        let snapshots = read_snapshots(self.storage.as_ref(), &self.header)?;
+        Ok(snapshots.iter().map(Snapshot::info).collect())
+    }
+}
+
+impl Bitmaps for Qcow2File {
+    fn list(&self) -> Result<Vec<BitmapInfo>> {
+        let bitmaps = read_bitmaps(self.storage.as_ref(), &self.header)?;
+        Ok(bitmaps.iter().map(Bitmap::info).collect())
+    }
+}

@@ -1,0 +1,114 @@
+//! What `info` reports of qcow2 images alone, with the field names of QEMU's `ImageInfoSpecificQCow2`.
+
+use serde::Serialize;
+
+use super::bitmaps::Bitmap;
+use super::header::{EncryptionMethod, Header, Version, until_zero};
+use super::snapshots::Snapshot;
+use super::{extensions, features};
+use crate::formats::bitmaps::BitmapInfo;
+use crate::formats::snapshots::SnapshotInfo;
+
+/// The fields that only qcow2 images have. Version 2 has no features and leaves those out.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Qcow2Info {
+    /// The oldest QEMU that reads the image.
+    compat: &'static str,
+    /// How compressed clusters are compressed.
+    compression_type: &'static str,
+    /// Refcounts may be updated late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lazy_refcounts: Option<bool>,
+    /// The persistent bitmaps; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bitmaps: Vec<BitmapInfo>,
+    /// The width of a refcount.
+    refcount_bits: u32,
+    /// How the data is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encrypt: Option<EncryptInfo>,
+    /// The name of the external data file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_file: Option<String>,
+    /// The external data file can be read as a raw image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_file_raw: Option<bool>,
+    /// The metadata is known to be damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corrupt: Option<bool>,
+    /// L2 entries have subclusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extended_l2: Option<bool>,
+}
+
+/// How an image is encrypted.
+#[derive(Debug, Serialize)]
+struct EncryptInfo {
+    /// The method's name.
+    format: &'static str,
+}
+
+impl Qcow2Info {
+    /// The fields of an image with that header and these bitmaps.
+    pub(super) fn of(header: &Header, bitmaps: Vec<BitmapInfo>) -> Self {
+        let v3 = header.version() == Version::V3;
+        let data_file = header.has_incompatible(features::DATA_FILE);
+        let encryption = header.encryption();
+        let name = header
+            .extension(extensions::DATA_FILE)
+            .filter(|_| data_file);
+        Self {
+            compat: header.version().compat(),
+            compression_type: header.compression().name(),
+            lazy_refcounts: v3.then(|| header.has_compatible(features::LAZY_REFCOUNTS)),
+            bitmaps,
+            refcount_bits: header.geometry().refcount_bits(),
+            encrypt: (encryption != EncryptionMethod::None).then(|| EncryptInfo {
+                format: encryption.name(),
+            }),
+            data_file: name
+                .map(until_zero)
+                .map(|name| String::from_utf8_lossy(name).into_owned()),
+            data_file_raw: (v3 && data_file).then(|| header.has_autoclear(features::DATA_FILE_RAW)),
+            corrupt: v3.then(|| header.has_incompatible(features::CORRUPT)),
+            extended_l2: v3.then(|| header.has_incompatible(features::EXTENDED_L2)),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The snapshot as reports have it.
+    pub(super) fn info(&self) -> SnapshotInfo {
+        const SECOND: u64 = 1_000_000_000;
+        // QEMU's reports have room for so much of a number and a name.
+        let text = |bytes: &[u8], most: usize| {
+            String::from_utf8_lossy(bytes.get(..most).unwrap_or(bytes)).into_owned()
+        };
+        SnapshotInfo {
+            id: text(&self.id, 127),
+            name: text(&self.name, 255),
+            vm_state_size: self.vm_state_size.cast_signed(),
+            date_sec: self.date_sec,
+            date_nsec: self.date_nsec,
+            vm_clock_sec: self.vm_clock_nsec / SECOND,
+            vm_clock_nsec: self.vm_clock_nsec % SECOND,
+            icount: self.icount.map(u64::cast_signed),
+        }
+    }
+}
+
+impl Bitmap {
+    /// The bitmap as reports have it.
+    pub(super) fn info(&self) -> BitmapInfo {
+        let flags = [(self.in_use, "in-use"), (self.auto, "auto")];
+        BitmapInfo {
+            flags: flags
+                .into_iter()
+                .filter_map(|(set, flag)| set.then_some(flag))
+                .collect(),
+            name: String::from_utf8_lossy(&self.name).into_owned(),
+            granularity: self.granularity,
+        }
+    }
+}
