@@ -379,7 +379,7 @@ fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
             subject
         };
         let mut added = some_bitmaps();
-        for (number, bitmap) in added.bitmaps.iter_mut().enumerate() {
+        for (number, bitmap) in added.iter_mut().enumerate() {
             bitmap.name = format!("added {number}").into_bytes();
         }
         let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).recording());

@@ -5,8 +5,8 @@
 use super::opened::OpenSource;
 use super::{Passwords, Purpose, Source};
 use crate::error::Result;
-use crate::formats::qcow2::{self, Geometry, Header, Version};
-use crate::formats::{Format, Image};
+use crate::formats::Image;
+use crate::formats::qcow2::{self, Geometry, Version};
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
 /// What a new image is to hold.
@@ -143,15 +143,10 @@ fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
 /// What the source's bitmaps take in a new image; `None` where its format has none.
 fn bitmaps(source: &OpenSource, geometry: Geometry) -> Result<Option<u64>> {
     let top = source.layers.first();
-    let Some(top) = top.filter(|top| top.format == Format::QCOW2) else {
+    let Some(bitmaps) = top.and_then(|top| top.image.bitmaps()) else {
         return Ok(None);
     };
-    let file = top.storage.as_ref();
-    let header = Header::read(file)?;
-    if header.version() != Version::V3 {
-        return Ok(None);
-    }
-    let bitmaps = qcow2::bitmaps::read_bitmaps(file, &header)?;
+    let bitmaps = bitmaps.list()?;
     let size = source.image.size();
     Ok(Some(qcow2::measure_bitmaps(geometry, size, &bitmaps)))
 }

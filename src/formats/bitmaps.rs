@@ -1,22 +1,71 @@
 //! Persistent bitmaps, whatever the format: which parts of a disk changed since somebody last looked.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::error::Result;
 
 /// The persistent bitmaps of an image.
 pub trait Bitmaps {
-    /// Reads the list.
+    /// Reads the list. Bits are read when they are asked for.
     ///
     /// # Errors
     /// Returns an error if the list can't be read or makes no sense.
-    fn list(&self) -> Result<Vec<BitmapInfo>>;
+    fn list(&self) -> Result<Vec<PersistentBitmap>>;
+
+    /// Adds copies of another image's bitmaps to the image, which nobody else may have open. `flush` says that
+    /// flushes reach the storage.
+    ///
+    /// # Errors
+    /// Returns an error if a name is taken or there is no room, and nothing was written then; or if the metadata of
+    /// either image is damaged, or the system's error.
+    fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()>;
+}
+
+/// The bits of a bitmap, eight in a byte, the first one in the lowest place.
+pub trait BitmapBits: Send + Sync {
+    /// Reads bytes of bits from byte `offset` on; `false` when none is set. Beyond the bitmap's end there are none.
+    ///
+    /// # Errors
+    /// Returns an error if the bits can't be read or found.
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool>;
+}
+
+/// A persistent bitmap.
+#[derive(Clone)]
+pub struct PersistentBitmap {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How many bytes of the disk one bit stands for; a power of two from 512 bytes to 2 GiB.
+    pub granularity: u64,
+    /// A program had it in use and didn't store it, so that the bits are out of date.
+    pub in_use: bool,
+    /// QEMU keeps it up to date from when it opens the image.
+    pub auto: bool,
+    /// Its bits.
+    pub bits: Arc<dyn BitmapBits>,
+}
+
+impl PersistentBitmap {
+    /// The bitmap as reports have it.
+    pub fn info(&self) -> BitmapInfo {
+        let flags = [(self.in_use, "in-use"), (self.auto, "auto")];
+        BitmapInfo {
+            flags: flags
+                .into_iter()
+                .filter_map(|(set, flag)| set.then_some(flag))
+                .collect(),
+            name: String::from_utf8_lossy(&self.name).into_owned(),
+            granularity: self.granularity,
+        }
+    }
 }
 
 /// A persistent bitmap in a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BitmapInfo {
-    /// What is special about it: `in-use`, `auto`.
+    /// The names of its flags: `in-use`, `auto`.
     pub flags: Vec<&'static str>,
     /// Its name.
     pub name: String,

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use cowhide::formats::bitmaps::PersistentBitmap;
 use cowhide::formats::qcow2::Header;
-use cowhide::formats::qcow2::bitmaps::{Bitmap, BitmapBits, read_bitmaps};
+use cowhide::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use cowhide::formats::qcow2::snapshots::read_snapshots;
-use cowhide::formats::qcow2::write::{CopiedBitmaps, copy_bitmaps};
+use cowhide::formats::qcow2::write::copy_bitmaps;
 use cowhide::storage::{MemoryStorage, Storage};
 
 use cowhide::formats::WritableImage as _;
@@ -31,8 +32,8 @@ pub fn bitmaps(bytes: &[u8]) -> Vec<Bits> {
     let header = Header::read(storage.as_ref()).unwrap();
     let read = |bitmap: Bitmap| {
         let count = usize::try_from(header.size().div_ceil(bitmap.granularity)).unwrap();
-        let storage = Arc::<MemoryStorage>::clone(&storage);
-        let stored = BitmapBits::open(storage, header.geometry(), &bitmap).unwrap();
+        let image: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+        let stored = bitmap.persistent(&image, header.geometry()).bits;
         let mut bytes = vec![0; count.div_ceil(8)];
         stored.read(0, &mut bytes).unwrap();
         let bits = (0..count).map(|bit| bytes[bit / 8] >> (bit % 8) & 1 != 0);
@@ -132,7 +133,7 @@ fn snapshots(subject: &Subject, files: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 /// Bitmaps to copy, fine and coarse ones that are enabled, and one that isn't; each with some bits.
-pub fn some_bitmaps() -> CopiedBitmaps {
+pub fn some_bitmaps() -> Vec<PersistentBitmap> {
     let mut bytes = include_bytes!("../../fuzz/seeds/image/bitmap").to_vec();
     let header = Header::read(&MemoryStorage::new(bytes.clone())).unwrap();
     let bitmap = match &bitmaps(&bytes)[..] {
@@ -156,11 +157,12 @@ pub fn some_bitmaps() -> CopiedBitmaps {
         auto,
         ..bitmap.clone()
     });
-    CopiedBitmaps {
-        storage: Arc::new(MemoryStorage::new(bytes)),
-        geometry: header.geometry(),
-        bitmaps: bitmaps.to_vec(),
-    }
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(bytes));
+    let geometry = header.geometry();
+    let bitmaps = bitmaps.iter();
+    bitmaps
+        .map(|bitmap| bitmap.persistent(&storage, geometry))
+        .collect()
 }
 
 /// The image with [`some_bitmaps`], and one that somebody left in use.
@@ -170,8 +172,8 @@ pub fn with_bitmaps(subject: Subject) -> Subject {
     let header = Header::read(storage.as_ref()).unwrap();
     copy_bitmaps(&image, &header, &some_bitmaps(), true).unwrap();
     let mut more = some_bitmaps();
-    more.bitmaps.truncate(1);
-    more.bitmaps[0].name = b"left".to_vec();
+    more.truncate(1);
+    more[0].name = b"left".to_vec();
     let header = Header::read(storage.as_ref()).unwrap();
     copy_bitmaps(&image, &header, &more, true).unwrap();
     let mut bytes = storage.contents();

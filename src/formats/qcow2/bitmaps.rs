@@ -6,7 +6,7 @@
 //! writes, and from then on they are out of date. The limits are QEMU's.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -16,6 +16,7 @@ use super::geometry::Geometry;
 use super::header::{Header, TablePlace};
 use super::tables::read_table;
 use crate::error::{Error, Result, printable};
+use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -116,32 +117,27 @@ impl BitmapsPlace {
 
 /// The bits of a bitmap as they are stored, whatever the clusters that they are stored in.
 #[derive(Debug)]
-pub struct BitmapBits {
+struct StoredBits {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
-    table: Vec<BitmapTableEntry>,
+    bitmap: Bitmap,
+    /// The bitmap's table, once bits have been asked for.
+    table: OnceLock<Vec<BitmapTableEntry>>,
 }
 
-impl BitmapBits {
-    /// The bits of a bitmap of the image in `storage`.
-    ///
-    /// # Errors
-    /// As [`Bitmap::read_table`].
-    pub fn open(storage: Arc<dyn Storage>, geometry: Geometry, bitmap: &Bitmap) -> Result<Self> {
-        let table = bitmap.read_table(storage.as_ref())?;
-        Ok(Self {
-            storage,
-            geometry,
-            table,
-        })
+impl StoredBits {
+    fn table(&self) -> Result<&[BitmapTableEntry]> {
+        if let Some(table) = self.table.get() {
+            return Ok(table);
+        }
+        let table = self.bitmap.read_table(self.storage.as_ref())?;
+        Ok(self.table.get_or_init(|| table))
     }
+}
 
-    /// Reads bytes of bits from byte `offset` on; `false` when none is set. Beyond the bitmap's end
-    /// there are none.
-    ///
-    /// # Errors
-    /// A table entry that makes no sense; bits beyond the end of the file; the system's error.
-    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+impl BitmapBits for StoredBits {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        let table = self.table()?;
         let mut offset = offset;
         let mut rest = buf;
         let mut any = false;
@@ -151,9 +147,7 @@ impl BitmapBits {
             let length = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
             let (part, after) = rest.split_at_mut(length);
             let index = offset / self.geometry.cluster_size();
-            let entry = usize::try_from(index)
-                .ok()
-                .and_then(|at| self.table.get(at));
+            let entry = usize::try_from(index).ok().and_then(|at| table.get(at));
             let entry = entry.copied().unwrap_or_default();
             let target = entry.target(self.geometry).map_err(|why| {
                 Error::corrupt(format!("entry {index} of a bitmap's table: {why}"))
@@ -191,6 +185,22 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
+    /// The bitmap of the image in `storage` as other images may take it.
+    pub fn persistent(&self, storage: &Arc<dyn Storage>, geometry: Geometry) -> PersistentBitmap {
+        PersistentBitmap {
+            name: self.name.clone(),
+            granularity: self.granularity,
+            in_use: self.in_use,
+            auto: self.auto,
+            bits: Arc::new(StoredBits {
+                storage: Arc::clone(storage),
+                geometry,
+                bitmap: self.clone(),
+                table: OnceLock::new(),
+            }),
+        }
+    }
+
     /// Where its flags stand, which are inside one sector, and what is stored there to say whether it
     /// is in use.
     pub(super) fn flags(&self, in_use: bool) -> (u64, [u8; 4]) {

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::bitmaps::{Bitmap, read_bitmaps};
+use super::bitmaps::read_bitmaps;
 use super::geometry::ENTRY_SIZE;
 use super::header::{EncryptionMethod, Header, Version, until_zero};
 use super::info::Qcow2Info;
 use super::read::Qcow2Image;
 use super::snapshots::{Snapshot, read_snapshots};
-use super::write::{OpenOptions, WritableQcow2};
+use super::write::{OpenOptions, WritableQcow2, copy_bitmaps};
 use super::{check, extensions, features, reading_cipher, repair};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bitmaps::{BitmapInfo, Bitmaps};
+use crate::formats::bitmaps::{Bitmaps, PersistentBitmap};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::{
     BackingRef, EncryptionRef, FileRef, ImageFile, Load, Parts, StatedOptions, Warning, WriteParts,
@@ -138,8 +138,9 @@ impl ImageFile for Qcow2File {
         info.cluster_size = Some(self.header.geometry().cluster_size());
         info.dirty_flag = self.header.has_incompatible(features::DIRTY);
         info.snapshots = Snapshots::list(self)?;
-        let bitmaps = read_bitmaps(self.storage.as_ref(), &self.header)?;
-        let specific = Qcow2Info::of(&self.header, bitmaps.iter().map(Bitmap::info).collect());
+        let bitmaps = Bitmaps::list(self)?;
+        let bitmaps = bitmaps.iter().map(PersistentBitmap::info).collect();
+        let specific = Qcow2Info::of(&self.header, bitmaps);
         info.format_specific = Some(Specific::new("qcow2", &specific)?);
         Ok(())
     }
@@ -245,8 +246,16 @@ impl Snapshots for Qcow2File {
 }
 
 impl Bitmaps for Qcow2File {
-    fn list(&self) -> Result<Vec<BitmapInfo>> {
+    fn list(&self) -> Result<Vec<PersistentBitmap>> {
         let bitmaps = read_bitmaps(self.storage.as_ref(), &self.header)?;
-        Ok(bitmaps.iter().map(Bitmap::info).collect())
+        let geometry = self.header.geometry();
+        let bitmaps = bitmaps.iter();
+        Ok(bitmaps
+            .map(|bitmap| bitmap.persistent(&self.storage, geometry))
+            .collect())
+    }
+
+    fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()> {
+        copy_bitmaps(&self.storage, &self.header, copied, flush)
     }
 }

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::bitmaps::Bitmap;
 use super::header::{EncryptionMethod, Header, Version, until_zero};
 use super::snapshots::Snapshot;
 use super::{extensions, features};
@@ -94,21 +93,6 @@ impl Snapshot {
             vm_clock_sec: self.vm_clock_nsec / SECOND,
             vm_clock_nsec: self.vm_clock_nsec % SECOND,
             icount: self.icount.map(u64::cast_signed),
-        }
-    }
-}
-
-impl Bitmap {
-    /// The bitmap as reports have it.
-    pub(super) fn info(&self) -> BitmapInfo {
-        let flags = [(self.in_use, "in-use"), (self.auto, "auto")];
-        BitmapInfo {
-            flags: flags
-                .into_iter()
-                .filter_map(|(set, flag)| set.then_some(flag))
-                .collect(),
-            name: String::from_utf8_lossy(&self.name).into_owned(),
-            granularity: self.granularity,
         }
     }
 }

@@ -3,10 +3,11 @@
 //! The numbers are `qemu-img measure`'s, which are an upper bound: metadata is counted for every cluster
 //! of the disk, L1 and L2 tables rounded up, whatever is stored.
 
-use super::bitmaps::{Bitmap, entry_length};
+use super::bitmaps::entry_length;
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::new_refcounts::refcount_clusters;
 use crate::error::{Error, Result};
+use crate::formats::bitmaps::PersistentBitmap;
 
 /// How big a file will be, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
 }
 
 /// How many bytes bitmaps of a disk of `size` bytes take: the bits, their tables, and the directory.
-pub fn measure_bitmaps(geometry: Geometry, size: u64, bitmaps: &[Bitmap]) -> u64 {
+pub fn measure_bitmaps(geometry: Geometry, size: u64, bitmaps: &[PersistentBitmap]) -> u64 {
     let mut clusters = 0;
     let mut directory = 0;
     for bitmap in bitmaps {

@@ -6,11 +6,9 @@
 
 use std::sync::Arc;
 
-use super::super::bitmaps::{
-    Bitmap, BitmapBits, BitmapsPlace, MAX_BITMAP_BYTES, MAX_BITMAPS, read_bitmaps,
-};
+use super::super::bitmaps::{Bitmap, BitmapsPlace, MAX_BITMAP_BYTES, MAX_BITMAPS, read_bitmaps};
 use super::super::entries::BitmapTableEntry;
-use super::super::geometry::{ENTRY_SIZE, Geometry};
+use super::super::geometry::ENTRY_SIZE;
 use super::super::header::{Header, TablePlace, Version};
 use super::super::{extensions, features};
 use super::header_fields;
@@ -18,17 +16,9 @@ use super::header_room::Room;
 use super::metadata::Metadata;
 use super::open::{open_state, refuse_unsupported};
 use crate::error::{Error, Result, printable};
+use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
 use crate::storage::Storage;
-
-/// Bitmaps of another image, which are copied.
-pub struct CopiedBitmaps {
-    /// The other image's file.
-    pub storage: Arc<dyn Storage>,
-    /// Its geometry.
-    pub geometry: Geometry,
-    /// Those of its bitmaps that are copied, none of them in use.
-    pub bitmaps: Vec<Bitmap>,
-}
+use crate::units::HostOffset;
 
 /// Adds bitmaps of another image to the image that `header` was read from, which nobody else may have
 /// open. `flush` says whether flushes reach the storage.
@@ -39,10 +29,10 @@ pub struct CopiedBitmaps {
 pub fn copy_bitmaps(
     storage: &Arc<dyn Storage>,
     header: &Header,
-    copied: &CopiedBitmaps,
+    copied: &[PersistentBitmap],
     flush: bool,
 ) -> Result<()> {
-    if copied.bitmaps.is_empty() {
+    if copied.is_empty() {
         return Ok(());
     }
     refuse_unsupported(header)?;
@@ -52,9 +42,21 @@ pub fn copy_bitmaps(
         ));
     }
     let mut all = read_bitmaps(storage.as_ref(), header)?;
-    for bitmap in &copied.bitmaps {
-        check(bitmap, &all, header)?;
-        all.push(bitmap.clone());
+    let first = all.len();
+    for bitmap in copied {
+        let bitmap = Bitmap {
+            name: bitmap.name.clone(),
+            granularity: bitmap.granularity,
+            in_use: false,
+            auto: bitmap.auto,
+            table: TablePlace {
+                host: HostOffset(0),
+                entries: 0,
+            },
+            entry: HostOffset(0),
+        };
+        check(&bitmap, &all, header)?;
+        all.push(bitmap);
     }
     let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
     if count > MAX_BITMAPS {
@@ -66,10 +68,9 @@ pub fn copy_bitmaps(
     let room = Room::find(storage.as_ref(), header, kind, 24)?;
     let (state, autoclear) = open_state(storage, None, header, flush)?;
     let mut metadata = state.metadata;
-    let first = all.len() - copied.bitmaps.len();
-    for bitmap in all.iter_mut().skip(first) {
-        let bits = BitmapBits::open(Arc::clone(&copied.storage), copied.geometry, bitmap)?;
-        bitmap.table = store(storage.as_ref(), header, bitmap, &bits, &mut metadata)?;
+    for (bitmap, copied) in all.iter_mut().skip(first).zip(copied) {
+        let bits = copied.bits.as_ref();
+        bitmap.table = store(storage.as_ref(), header, bitmap, bits, &mut metadata)?;
     }
     let directory: Vec<u8> = all.iter().flat_map(Bitmap::directory_entry).collect();
     let place = BitmapsPlace {
@@ -125,7 +126,7 @@ fn store(
     storage: &dyn Storage,
     header: &Header,
     bitmap: &Bitmap,
-    bits: &BitmapBits,
+    bits: &dyn BitmapBits,
     metadata: &mut Metadata,
 ) -> Result<TablePlace> {
     let geometry = header.geometry();

@@ -50,7 +50,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-pub use copy_bitmaps::{CopiedBitmaps, copy_bitmaps};
+pub use copy_bitmaps::copy_bitmaps;
 pub use open::OpenOptions;
 
 use self::bitmaps::Bitmaps;
