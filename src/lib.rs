@@ -4,13 +4,14 @@
 //!
 //! ```text
 //! main → cli → commands → convert → formats → storage
-//!                              formats::qcow2 → crypto        error, units: below everything
+//!                              formats::qcow2 → crypto        options, error, units: below everything
 //! ```
 //!
 //! - [`cli`]: the command line and the printed reports; touches no image.
 //! - [`commands`]: one file for each subcommand, from typed options to a report; prints nothing.
 //! - [`convert`]: copies one disk into another with many threads; knows no format by name.
 //! - [`formats`]: what a disk image is, and the formats that there are.
+//! - [`options`]: the syntax of options; knows nothing that has any.
 //! - [`crypto`]: sector ciphers and secrets; knows no image.
 //! - [`storage`]: files and block devices; knows no format.
 //! - [`error`], [`units`]: what all of them share.
@@ -34,5 +35,6 @@ pub mod convert;
 pub mod crypto;
 pub mod error;
 pub mod formats;
+pub mod options;
 pub mod storage;
 pub mod units;

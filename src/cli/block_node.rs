@@ -12,12 +12,11 @@ use std::path::PathBuf;
 use serde_json::{Map, json};
 
 use super::objects::Secrets;
-use super::render;
-use super::tree::{Tree, Value};
 use crate::commands::stated::PROTOCOLS;
 use crate::commands::{Below, RawNode, Sharing, Source, Stated, names};
 use crate::error::{Error, Result};
 use crate::formats::Format;
+use crate::options::{Tree, Value, qemu_json};
 use crate::storage::WindowRange;
 
 /// What a name starts with that is a tree of options.
@@ -164,7 +163,7 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
             let name = if is_plain {
                 below.filename.clone()
             } else {
-                format!("{JSON}{}", render::json::one_line(&shown)?)
+                format!("{JSON}{}", qemu_json::one_line(&shown)?)
             };
             below.nodes.push(RawNode { name, window });
             Ok(Holder {

@@ -12,7 +12,6 @@ use super::checksum::{algorithm, checksum_line};
 use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, cache, existing_target, source, target, target_options};
-use super::options::{self, KeyValue};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
@@ -21,6 +20,7 @@ use crate::commands::{self, Sharing, Target, TargetOptions, names};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::formats::Format;
 use crate::formats::snapshots::SnapshotName;
+use crate::options::list::{self, KeyValue};
 use crate::storage::CacheMode;
 use crate::units::SECTOR_SIZE;
 
@@ -187,7 +187,7 @@ pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
         return Ok(SnapshotName::Either(text.as_bytes().to_vec()));
     }
     let (mut id, mut name) = (None, None);
-    for KeyValue { key, value, .. } in options::parse(text, None) {
+    for KeyValue { key, value, .. } in list::parse(text, None) {
         match key.as_str() {
             "snapshot.id" => id = Some(value.into_vec()),
             "snapshot.name" => name = Some(value.into_vec()),
@@ -307,7 +307,7 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
 
 /// How many threads `-m` asks for.
 pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Failure> {
-    let workers = options::parse_integer(text)
+    let workers = list::parse_integer(text)
         .ok_or_else(|| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
     let workers = usize::try_from(workers).ok().and_then(NonZeroUsize::new);
     workers

@@ -11,13 +11,13 @@ use std::os::unix::ffi::OsStrExt as _;
 pub use self::specs::help;
 
 use self::specs::{Kind, Spec, specs};
-use super::options::{self, KeyValue};
 use crate::commands::{Protocol, measure};
 use crate::error::{Error, Result, printable_bytes};
 use crate::formats::qcow2::{
     self, Backing, CompressionType, CreateOptions, EncryptionMethod, Version,
 };
 use crate::formats::{Format, Preallocation};
+use crate::options::list::{self, KeyValue};
 use crate::units::{SizeError, parse_size};
 
 /// Names the kind of a new image: a format, or the driver of what holds it.
@@ -89,7 +89,7 @@ impl Options {
         let driver = driver.into();
         let mut values: Vec<Given> = Vec::new();
         for list in lists {
-            for option in options::parse(list, None) {
+            for option in list::parse(list, None) {
                 let option = normalise(driver, option)?;
                 values.retain(|earlier| earlier.key != option.key);
                 values.push(option);
@@ -413,12 +413,12 @@ fn normalise(driver: Driver, option: KeyValue) -> Result<Given> {
         }
         Kind::Size => {
             let size = parse_size(&value);
-            let size = size.map_err(|error| options::no_size(&key, &value, error))?;
+            let size = size.map_err(|error| list::no_size(&key, &value, error))?;
             shown = Some(signed(size));
             size.to_string()
         }
         Kind::Number => {
-            let number = options::parse_number(&value).map_err(|error| match error {
+            let number = list::parse_number(&value).map_err(|error| match error {
                 SizeError::OutOfRange => Error::invalid(format!(
                     "Value '{value}' is too large for parameter '{key}'"
                 )),

@@ -19,9 +19,10 @@ use super::args::Cli;
 use super::create_options::Options;
 use super::getopt::{self, Call};
 use super::objects::Secrets;
-use super::{image_name, options, render, usage};
+use super::{image_name, render, usage};
 use crate::commands::{self, Source};
 use crate::formats::{FORMATS, Format};
+use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
 /// What `info` prints of a file, for people and as JSON.
@@ -31,7 +32,7 @@ pub fn info(path: &Path, format: Option<Format>) {
         Ok(info) => {
             let text = render::info::human(&info).unwrap();
             assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
-            let json = render::json::render(&info).unwrap();
+            let json = qemu_json::render(&info).unwrap();
             assert!(json.is_ascii());
             serde_json::from_str::<serde_json::Value>(&json).unwrap();
         }
@@ -81,20 +82,20 @@ pub fn option_string(text: &str) {
             let _ = (options.measured(), options.backing());
         }
     }
-    let _ = (options::asks_for_help(text), options::is_valid_list(text));
+    let _ = (list::asks_for_help(text), list::is_valid_list(text));
     // What makes `key=value` elements out of a text can be undone.
-    for option in options::parse(text, Some("first")) {
+    for option in list::parse(text, Some("first")) {
         let (key, value) = (option.key.clone(), option.text());
         let written = format!("{key}={}", value.replace(',', ",,"));
         if !key.contains(',') {
-            let again = options::parse(&written, None);
+            let again = list::parse(&written, None);
             let again = again.into_iter().map(|one| (one.key.clone(), one.text()));
             let again: Vec<_> = again.collect();
             assert_eq!(again, [(key, value)]);
         }
     }
-    if let Some(number) = options::parse_integer(text) {
-        assert_eq!(options::parse_integer(&number.to_string()), Some(number));
+    if let Some(number) = list::parse_integer(text) {
+        assert_eq!(list::parse_integer(&number.to_string()), Some(number));
     }
     if let Ok(size) = parse_size(text) {
         assert_eq!(parse_size(&size.to_string()), Ok(size));

@@ -7,11 +7,10 @@ use std::sync::LazyLock;
 use super::block_node::{self, JSON, Node, Shown};
 use super::create_options::Driver;
 use super::objects::Secrets;
-use super::render;
-use super::tree::{self, Tree};
 use crate::commands::{Names, Source, names};
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
+use crate::options::{Tree, qemu_json, tree};
 
 /// The format of that name.
 ///
@@ -112,7 +111,7 @@ pub fn by_options<'a>(text: &OsStr, secrets: &'a Secrets) -> Result<(Source<'a>,
 fn finish(node: Node<'_>) -> Result<(Source<'_>, String)> {
     let shown = match node.shown {
         Shown::Plain(name) => name,
-        Shown::Json(json) => format!("{JSON}{}", render::json::one_line(&json)?),
+        Shown::Json(json) => format!("{JSON}{}", qemu_json::one_line(&json)?),
     };
     Ok((node.source, shown))
 }

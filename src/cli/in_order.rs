@@ -12,7 +12,8 @@ use anyhow::anyhow;
 
 use super::getopt::Mistake;
 use super::objects::Secrets;
-use super::{Failure, check, convert, operands, options, print, warn_of_short};
+use super::{Failure, check, convert, operands, print, warn_of_short};
+use crate::options::list;
 
 /// Why the reading of options ended early.
 pub(super) enum Stop {
@@ -71,7 +72,7 @@ impl Reading {
                 convert::snapshot_name(value)?;
             }
             ("create" | "measure", "options") | ("convert", "target_options")
-                if !options::is_valid_list(value) =>
+                if !list::is_valid_list(value) =>
             {
                 return Err(anyhow!("Invalid option list: {}", value.display()).into());
             }

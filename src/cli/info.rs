@@ -10,6 +10,7 @@ use super::operands::{Output, cache, one_operand, output, source};
 use super::password::PasswordSource;
 use super::{Done, print, render};
 use crate::commands;
+use crate::options::qemu_json;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
@@ -44,14 +45,14 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
         let infos = commands::info::chain(&source, shown, &prepare)?;
         match output {
             Output::Human => render::info::human_list(&infos)?,
-            Output::Json => render::json::render(&infos)?,
+            Output::Json => qemu_json::render(&infos)?,
         }
     } else {
         let mut info = commands::info::run(&source, &prepare)?;
         info.filename = shown;
         match output {
             Output::Human => render::info::human(&info)?,
-            Output::Json => render::json::render(&info)?,
+            Output::Json => qemu_json::render(&info)?,
         }
     };
     print(&text)?;

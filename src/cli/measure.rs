@@ -10,8 +10,9 @@ use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, Output, output, source};
 use super::password::PasswordSource;
-use super::{Done, Failure, complain_of, image_name, options, print, render};
+use super::{Done, Failure, complain_of, image_name, print};
 use crate::commands::measure::{self, Contents, Report};
+use crate::options::{list, qemu_json};
 
 /// Formats that are known but have no measure.
 const NO_MEASURE: [&str; 9] = [
@@ -34,11 +35,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
         .map(|size| operands::size(size, "image size"))
         .transpose()?;
     let snapshot = args.snapshot.as_deref().map(snapshot_name).transpose()?;
-    if let Some(list) = args
-        .options
-        .iter()
-        .find(|list| !options::is_valid_list(list))
-    {
+    if let Some(list) = args.options.iter().find(|list| !list::is_valid_list(list)) {
         return Err(anyhow!("Invalid option list: {}", list.display()).into());
     }
     let operand = match args.image.operands.as_slice() {
@@ -73,7 +70,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
     let report = measure::run(&opened, target(args)?)?;
     match output {
         Output::Human => print(&human(&report))?,
-        Output::Json => print(&render::json::render(&report)?)?,
+        Output::Json => print(&qemu_json::render(&report)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,18 +22,15 @@ mod image_name;
 mod in_order;
 mod info;
 mod internal_error;
-mod json_text;
 mod map;
 mod measure;
 mod objects;
 mod operands;
-mod options;
 mod password;
 mod progress;
 mod render;
 mod speed;
 mod standard_output;
-mod tree;
 mod usage;
 
 use std::ffi::{OsStr, OsString};
@@ -52,6 +49,7 @@ use self::getopt::Call;
 use self::in_order::{Reading, Stop};
 use self::standard_output::stdout;
 use crate::error::printable;
+use crate::options::list;
 
 /// The exit status of every failure, but for the verdicts of `check` and `compare`.
 const FAILED: u8 = 1;
@@ -140,7 +138,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return misused(subcommand, &usage::describe(&error)),
     };
     // The list of the trace events, of which there are none.
-    if cli.trace.iter().any(options::asks_for_help) {
+    if cli.trace.iter().any(list::asks_for_help) {
         return ExitCode::SUCCESS;
     }
     let done = match cli.command {
@@ -225,7 +223,7 @@ fn warn(text: &str) {
 /// Warns of keys without a value in a list of options, as QEMU does wherever such a list names something
 /// that exists.
 fn warn_of_short(list: &OsStr, implied: Option<&str>) {
-    for option in options::parse(list, implied) {
+    for option in list::parse(list, implied) {
         if let Some(text) = option.deprecation() {
             let (text, help) = text.split_once('\n').unwrap_or((&text, ""));
             warn_with_help(text, help);

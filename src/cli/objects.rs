@@ -15,11 +15,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::options;
 use super::password::warn_of_readers;
-use super::tree::{Tree, Value};
 use crate::crypto::{self, Secret};
 use crate::error::{Error, Result, os_reason};
+use crate::options::{Tree, Value, list};
 
 /// QEMU's other objects that a `qemu-img` accepts: of no use to images in files.
 const OTHER_KINDS: [&str; 8] = [
@@ -52,7 +51,7 @@ impl Secrets {
         let mut tree = if let Some(json) = text {
             Tree::from_json(json)?
         } else {
-            if options::asks_for_help(definition) {
+            if list::asks_for_help(definition) {
                 return Ok(Some(help(&definition.to_string_lossy())));
             }
             Tree::from_list(definition, "qom-type")

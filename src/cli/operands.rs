@@ -6,11 +6,12 @@ use anyhow::anyhow;
 
 use super::create_options::{self, Driver, Options};
 use super::objects::Secrets;
-use super::{Failure, complain, image_name, options, print, warn_with_help};
+use super::{Failure, complain, image_name, print, warn_with_help};
 use crate::commands::{Existing, Protocol, Purpose, Sharing, Source, Target, TargetOptions, names};
 use crate::error::Error;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
 use crate::formats::{Format, Preallocation};
+use crate::options::list;
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
@@ -84,7 +85,7 @@ pub(super) fn helped(
     name: Option<&OsStr>,
     lists: &[OsString],
 ) -> Result<bool, Failure> {
-    if !lists.iter().any(options::asks_for_help) {
+    if !lists.iter().any(list::asks_for_help) {
         return Ok(false);
     }
     let driver = image_name::driver(format)?;

@@ -6,6 +6,7 @@ use super::args::SpeedArgs;
 use super::operands::{Output, output};
 use super::{Done, Failure, print, render};
 use crate::commands;
+use crate::options::qemu_json;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &SpeedArgs) -> Done {
@@ -19,7 +20,7 @@ pub(super) fn run(args: &SpeedArgs) -> Done {
         let report = commands::speed::run_storage(path, plan.budget)?;
         let text = match output {
             Output::Human => render::storage::human(&report),
-            Output::Json => render::json::render(&report)?,
+            Output::Json => qemu_json::render(&report)?,
         };
         print(&text)?;
         return Ok(ExitCode::SUCCESS);
@@ -27,7 +28,7 @@ pub(super) fn run(args: &SpeedArgs) -> Done {
     let report = commands::speed::run(plan)?;
     let text = match output {
         Output::Human => render::speed::human(&report),
-        Output::Json => render::json::render(&report)?,
+        Output::Json => qemu_json::render(&report)?,
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -6,10 +6,10 @@
 use serde_json::{Map, json};
 
 use super::super::objects::Secrets;
-use super::super::tree::{Tree, Value};
 use super::{below, storage};
 use crate::commands::Source;
 use crate::error::{Error, Result};
+use crate::options::{Tree, Value};
 
 /// Switches without an effect.
 const QCOW2_SWITCHES: [&str; 5] = [

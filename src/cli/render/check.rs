@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::json;
 use crate::error::Result;
 use crate::formats::Format;
 use crate::formats::check::CheckReport;
+use crate::options::qemu_json;
 
 /// The report's fields by the names of QEMU's `ImageCheck`. Counts that are zero are left out.
 #[derive(Serialize)]
@@ -44,9 +44,9 @@ fn is_zero(number: &u64) -> bool {
 /// Renders a report as JSON.
 ///
 /// # Errors
-/// As [`json::render`].
+/// As [`qemu_json::render`].
 pub fn json(filename: &str, format: Format, report: &CheckReport) -> Result<String> {
-    json::render(&Json {
+    qemu_json::render(&Json {
         image_end_offset: report.image_end_offset,
         total_clusters: report.total_clusters,
         check_errors: 0,

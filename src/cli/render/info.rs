@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::{json, snapshots};
-
+use super::snapshots;
 use crate::error::{Result, printable};
 use crate::formats::info::ImageInfo;
+use crate::options::qemu_json;
 use crate::units::human_size;
 
 /// Renders the reports of a chain, with a blank line between them.
 ///
 /// # Errors
-/// As [`json::ordered`].
+/// As [`qemu_json::ordered`].
 pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
     let texts: Result<Vec<String>> = infos.iter().map(human).collect();
     Ok(texts?.join("\n"))
@@ -22,7 +22,7 @@ pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
 /// Renders a report as `qemu-img info` prints it.
 ///
 /// # Errors
-/// As [`json::ordered`].
+/// As [`qemu_json::ordered`].
 pub fn human(info: &ImageInfo) -> Result<String> {
     let mut text = String::new();
     node(&mut text, info)?;
@@ -64,7 +64,7 @@ fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     let specific = info.format_specific.as_ref();
     if let Some(specific) = specific.filter(|specific| !specific.is_empty()) {
         text.push_str("Format specific information:\n");
-        fields(text, &json::ordered(&specific.data)?, 1);
+        fields(text, &qemu_json::ordered(&specific.data)?, 1);
     }
     Ok(())
 }

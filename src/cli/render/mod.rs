@@ -1,8 +1,7 @@
-//! Reports as text: for people and as JSON.
+//! Reports as text for people, and the forms that they have as JSON.
 
 pub mod check;
 pub mod info;
-pub mod json;
 pub mod map;
 pub mod snapshots;
 pub mod speed;

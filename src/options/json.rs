@@ -4,7 +4,7 @@
 //! No key may be there twice in an object: two programs that read it could otherwise see different
 //! images in it. Nesting is bounded, and mistakes are worded as QEMU words them.
 
-use super::tree::Value;
+use super::Value;
 use crate::error::{Error, Result};
 
 /// How deep objects and lists may be nested; QEMU's limit.
@@ -12,20 +12,20 @@ const DEEPEST: usize = 1024;
 
 /// A document as it is written.
 #[derive(Debug, PartialEq)]
-pub(super) enum Node {
+pub enum Document {
     /// Anything without parts.
     Value(Value),
     /// A list.
-    List(Vec<Node>),
+    List(Vec<Document>),
     /// An object, in the order in which it is written.
-    Map(Vec<(String, Node)>),
+    Map(Vec<(String, Document)>),
 }
 
 /// Reads a document.
 ///
 /// # Errors
 /// It is no JSON, or more than one value.
-pub(super) fn parse(text: &str) -> Result<Node> {
+pub fn parse(text: &str) -> Result<Document> {
     let mut reader = Reader { rest: text };
     if reader.peek().is_none() {
         return Err(Error::invalid("Expecting a JSON value"));
@@ -75,7 +75,7 @@ impl<'t> Reader<'t> {
         taken
     }
 
-    fn value(&mut self, depth: usize) -> Result<Node> {
+    fn value(&mut self, depth: usize) -> Result<Document> {
         if depth > DEEPEST {
             return Err(Error::invalid("JSON nesting depth limit exceeded"));
         }
@@ -85,24 +85,24 @@ impl<'t> Reader<'t> {
             Some('[') => self.list(depth),
             Some(quote @ ('"' | '\'')) => self
                 .string(quote)
-                .map(|text| Node::Value(Value::Text(text))),
+                .map(|text| Document::Value(Value::Text(text))),
             Some('-' | '0'..='9') => self
                 .number()
-                .map(|number| Node::Value(Value::Number(number))),
-            Some('a'..='z') => self.keyword().map(Node::Value),
+                .map(|number| Document::Value(Value::Number(number))),
+            Some('a'..='z') => self.keyword().map(Document::Value),
             Some('}' | ']' | ':' | ',') => Err(mistake("expecting value")),
             Some(other) => Err(stray(other)),
         }
     }
 
-    fn map(&mut self, depth: usize) -> Result<Node> {
-        let mut entries: Vec<(String, Node)> = Vec::new();
+    fn map(&mut self, depth: usize) -> Result<Document> {
+        let mut entries: Vec<(String, Document)> = Vec::new();
         self.take('{');
         if self.take('}') {
-            return Ok(Node::Map(entries));
+            return Ok(Document::Map(entries));
         }
         loop {
-            let Node::Value(Value::Text(key)) = self.value(depth + 1)? else {
+            let Document::Value(Value::Text(key)) = self.value(depth + 1)? else {
                 return Err(mistake("key is not a string in object"));
             };
             self.expect(':', "missing : in object pair")?;
@@ -112,22 +112,22 @@ impl<'t> Reader<'t> {
             }
             entries.push((key, node));
             if self.take('}') {
-                return Ok(Node::Map(entries));
+                return Ok(Document::Map(entries));
             }
             self.expect(',', "expected separator in dict")?;
         }
     }
 
-    fn list(&mut self, depth: usize) -> Result<Node> {
+    fn list(&mut self, depth: usize) -> Result<Document> {
         let mut nodes = Vec::new();
         self.take('[');
         if self.take(']') {
-            return Ok(Node::List(nodes));
+            return Ok(Document::List(nodes));
         }
         loop {
             nodes.push(self.value(depth + 1)?);
             if self.take(']') {
-                return Ok(Node::List(nodes));
+                return Ok(Document::List(nodes));
             }
             self.expect(',', "expected separator in list")?;
         }
@@ -275,7 +275,7 @@ mod tests {
 
     fn text(json: &str) -> Result<String> {
         match parse(json)? {
-            Node::Value(Value::Text(text)) => Ok(text),
+            Document::Value(Value::Text(text)) => Ok(text),
             other => panic!("{other:?}"),
         }
     }
@@ -306,7 +306,7 @@ mod tests {
             "-2e3",
             "0.5E-1",
         ] {
-            let Node::Value(Value::Number(number)) = parse(json).unwrap() else {
+            let Document::Value(Value::Number(number)) = parse(json).unwrap() else {
                 panic!("{json}");
             };
             assert_eq!(number.as_f64(), json.parse().ok(), "{json}");
@@ -317,11 +317,11 @@ mod tests {
     #[test]
     fn whatever_serde_json_reads_is_read_the_same() {
         let json = r#" {"a":{"b":[1,-2,3.5,[],{}],"c":null},"d":true,"e":"x\u00e9","f":false} "#;
-        fn convert(node: Node) -> serde_json::Value {
+        fn convert(node: Document) -> serde_json::Value {
             match node {
-                Node::Value(value) => value.to_json(),
-                Node::List(nodes) => nodes.into_iter().map(convert).collect(),
-                Node::Map(entries) => {
+                Document::Value(value) => value.to_json(),
+                Document::List(nodes) => nodes.into_iter().map(convert).collect(),
+                Document::Map(entries) => {
                     let entries = entries.into_iter();
                     entries.map(|(key, node)| (key, convert(node))).collect()
                 }

@@ -6,67 +6,25 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::json_text::{self, Node};
-use super::options;
+use super::Value;
+use super::json::{self, Document};
+use super::list;
 use crate::error::{Error, Result};
 use crate::units::parse_size;
 
 /// What is said of JSON that isn't an object.
-pub(super) const NO_OBJECT: &str = "Invalid JSON object given";
-
-/// A value in the tree. Lists and objects are flattened into keys.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
-    /// JSON's `null`.
-    Null,
-    /// JSON's `true` and `false`.
-    Switch(bool),
-    /// A JSON number.
-    Number(serde_json::Number),
-    /// Text; nearly all that a list of `key=value` has.
-    Text(String),
-    /// Bytes that are no text, as the name of a file may have them.
-    Bytes(OsString),
-}
-
-impl Value {
-    /// As JSON.
-    pub(super) fn to_json(&self) -> serde_json::Value {
-        match self {
-            Self::Null => serde_json::Value::Null,
-            Self::Switch(on) => (*on).into(),
-            Self::Number(number) => number.clone().into(),
-            Self::Text(text) => text.as_str().into(),
-            Self::Bytes(bytes) => bytes.to_string_lossy().into(),
-        }
-    }
-
-    /// As text, if it is any; bytes that are none become text that means nothing.
-    pub(super) fn into_text(self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Bytes(bytes) => Some(bytes.to_string_lossy().into_owned()),
-            Self::Null | Self::Switch(_) | Self::Number(_) => None,
-        }
-    }
-}
-
-impl From<OsString> for Value {
-    fn from(value: OsString) -> Self {
-        value.into_string().map_or_else(Self::Bytes, Self::Text)
-    }
-}
+pub const NO_OBJECT: &str = "Invalid JSON object given";
 
 /// A tree of options, flat.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Tree(Vec<(String, Value)>);
+pub struct Tree(Vec<(String, Value)>);
 
 impl Tree {
     /// Reads `key=value,key2=value2`; of a key given twice the last one counts. `implied` is the key of
     /// a first element without one.
-    pub(super) fn from_list(text: impl AsRef<OsStr>, implied: &str) -> Self {
+    pub fn from_list(text: impl AsRef<OsStr>, implied: &str) -> Self {
         let mut tree = Self::default();
-        for option in options::parse(text, Some(implied)) {
+        for option in list::parse(text, Some(implied)) {
             tree.0.retain(|(key, _)| *key != option.key);
             tree.0.push((option.key, option.value.into()));
         }
@@ -77,8 +35,8 @@ impl Tree {
     ///
     /// # Errors
     /// Anything else; a key that is there twice; nesting beyond what any image needs.
-    pub(super) fn from_json(text: &str) -> Result<Self> {
-        let Node::Map(entries) = json_text::parse(text)? else {
+    pub fn from_json(text: &str) -> Result<Self> {
+        let Document::Map(entries) = json::parse(text)? else {
             return Err(Error::invalid(NO_OBJECT));
         };
         let mut tree = Self::default();
@@ -88,16 +46,16 @@ impl Tree {
         Ok(tree)
     }
 
-    fn flatten(&mut self, key: String, node: Node) -> Result<()> {
+    fn flatten(&mut self, key: String, node: Document) -> Result<()> {
         let value = match node {
-            Node::Value(value) => value,
-            Node::Map(entries) => {
+            Document::Value(value) => value,
+            Document::Map(entries) => {
                 for (below, node) in entries {
                     self.flatten(format!("{key}.{below}"), node)?;
                 }
                 return Ok(());
             }
-            Node::List(nodes) => {
+            Document::List(nodes) => {
                 for (index, node) in nodes.into_iter().enumerate() {
                     self.flatten(format!("{key}.{index}"), node)?;
                 }
@@ -114,7 +72,7 @@ impl Tree {
     }
 
     /// Whether there is an option of that name, or any below it.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub fn has(&self, key: &str) -> bool {
         self.0.iter().any(|(known, _)| {
             let rest = known.strip_prefix(key);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -122,31 +80,31 @@ impl Tree {
     }
 
     /// An option, which stays.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+    pub fn get(&self, key: &str) -> Option<&Value> {
         let found = self.0.iter().find(|(known, _)| known == key);
         found.map(|(_, value)| value)
     }
 
     /// Adds an option that isn't there.
-    pub(super) fn put(&mut self, key: &str, value: &str) {
+    pub fn put(&mut self, key: &str, value: &str) {
         self.0.push((key.to_owned(), Value::Text(value.to_owned())));
     }
 
     /// Takes an option out.
-    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+    pub fn take(&mut self, key: &str) -> Option<Value> {
         let at = self.0.iter().position(|(known, _)| known == key)?;
         Some(self.0.remove(at).1)
     }
 
     /// Takes out an option that is text, or is written as what stands for it.
-    pub(super) fn take_text(&mut self, key: &str) -> Option<String> {
+    pub fn take_text(&mut self, key: &str) -> Option<String> {
         let name = self.take_name(key)?.into_string();
         Some(name.unwrap_or_else(|name| name.to_string_lossy().into_owned()))
     }
 
     /// Takes out an option that is the name of a file. JSON may have other kinds of values where a list has
     /// text, and they mean what they look like; `null` means nothing.
-    pub(super) fn take_name(&mut self, key: &str) -> Option<OsString> {
+    pub fn take_name(&mut self, key: &str) -> Option<OsString> {
         Some(match self.take(key)? {
             Value::Null => return None,
             Value::Switch(on) => if on { "on" } else { "off" }.into(),
@@ -160,7 +118,7 @@ impl Tree {
     ///
     /// # Errors
     /// It is something else.
-    pub(super) fn take_string(&mut self, key: &str) -> Result<Option<OsString>> {
+    pub fn take_string(&mut self, key: &str) -> Result<Option<OsString>> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text.into())),
@@ -175,7 +133,7 @@ impl Tree {
     ///
     /// # Errors
     /// It is no size.
-    pub(super) fn take_size(&mut self, key: &str) -> Result<Option<u64>> {
+    pub fn take_size(&mut self, key: &str) -> Result<Option<u64>> {
         let text = match self.take(key) {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Number(number)) => number.to_string(),
@@ -184,14 +142,14 @@ impl Tree {
         };
         let size = parse_size(&text);
         size.map(Some)
-            .map_err(|error| options::no_size(key, &text, error))
+            .map_err(|error| list::no_size(key, &text, error))
     }
 
     /// Takes out an option that is on or off.
     ///
     /// # Errors
     /// It is neither.
-    pub(super) fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
+    pub fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
         Ok(Some(match self.take(key) {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Switch(on)) => on,
@@ -208,7 +166,7 @@ impl Tree {
     }
 
     /// Takes out everything below a key: `file.filename` becomes `filename` of the tree `file`.
-    pub(super) fn take_below(&mut self, key: &str) -> Self {
+    pub fn take_below(&mut self, key: &str) -> Self {
         let mut below = Self::default();
         self.0.retain_mut(|(known, value)| {
             let rest = known
@@ -226,17 +184,17 @@ impl Tree {
     }
 
     /// The names of all options.
-    pub(super) fn keys(&self) -> Vec<String> {
+    pub fn keys(&self) -> Vec<String> {
         self.0.iter().map(|(key, _)| key.clone()).collect()
     }
 
     /// Whether nothing is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The first option that is left.
-    pub(super) fn first(&self) -> Option<(&str, &Value)> {
+    pub fn first(&self) -> Option<(&str, &Value)> {
         self.0.first().map(|(key, value)| (key.as_str(), value))
     }
 }

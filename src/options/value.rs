@@ -1,0 +1,49 @@
+//! One value of an option.
+//!
+//! JSON has kinds of values, and a list has text alone. Which kind an option takes is for its reader to say;
+//! here is kept what was written.
+
+use std::ffi::OsString;
+
+/// A value without parts: lists and objects are flattened into keys.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// JSON's `null`.
+    Null,
+    /// JSON's `true` and `false`.
+    Switch(bool),
+    /// A JSON number.
+    Number(serde_json::Number),
+    /// Text; nearly all that a list of `key=value` has.
+    Text(String),
+    /// Bytes that are no text, as the name of a file may have them.
+    Bytes(OsString),
+}
+
+impl Value {
+    /// As JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Switch(on) => (*on).into(),
+            Self::Number(number) => number.clone().into(),
+            Self::Text(text) => text.as_str().into(),
+            Self::Bytes(bytes) => bytes.to_string_lossy().into(),
+        }
+    }
+
+    /// As text, if it is any; bytes that are none become text that means nothing.
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bytes(bytes) => Some(bytes.to_string_lossy().into_owned()),
+            Self::Null | Self::Switch(_) | Self::Number(_) => None,
+        }
+    }
+}
+
+impl From<OsString> for Value {
+    fn from(value: OsString) -> Self {
+        value.into_string().map_or_else(Self::Bytes, Self::Text)
+    }
+}
