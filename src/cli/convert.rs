@@ -9,17 +9,17 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::checksum::{algorithm, checksum_line};
-use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
-use crate::commands::{self, Sharing, Target, TargetOptions, names};
+use crate::commands::{self, Driver, Sharing, Target, names};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::formats::Format;
 use crate::formats::snapshots::SnapshotName;
+use crate::options::Values;
 use crate::options::list::{self, KeyValue};
 use crate::storage::CacheMode;
 use crate::units::SECTOR_SIZE;
@@ -123,7 +123,7 @@ fn plan_target<'a>(
 ) -> Result<(Target<'a>, bool), Failure> {
     let name = to.to_string_lossy();
     let driver = match args.target_image_opts {
-        true => Format::RAW.into(),
+        true => Driver::Format(Format::RAW),
         false => image_name::driver(args.target_format())?,
     };
     if !args.no_create {
@@ -131,7 +131,7 @@ fn plan_target<'a>(
     }
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.target_options, encrypt)?;
-    let is_backed = set_backing(args, sources, &mut options)?;
+    let is_backed = set_backing(args, sources, driver, &mut options)?;
     if args.compress && !args.no_create {
         check_compression(driver.format(), &options)?;
     }
@@ -150,7 +150,7 @@ fn plan_target<'a>(
         target.names = args.common.names();
         target
     } else {
-        target(to, driver, &options, secrets, target_cache).map_err(|error| {
+        target(to, driver, options, secrets, target_cache).map_err(|error| {
             let driver = driver.name();
             error.context(format!("{name}: error while converting {driver}"))
         })?
@@ -158,7 +158,7 @@ fn plan_target<'a>(
     target.names_below = args.common.names();
     target.compressed = args.compress;
     target.align = align(args, &target)?;
-    if args.compress && matches!(target.options, TargetOptions::Raw) {
+    if args.compress && !target.driver.format().capabilities().compresses {
         return Err(no_compression());
     }
     Ok((target, is_backed))
@@ -172,7 +172,7 @@ fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, 
     if args.no_create {
         return Err(anyhow!("--align has no effect when skipping image creation").into());
     }
-    if !matches!(target.options, TargetOptions::Raw) {
+    if !target.driver.format().capabilities().transparent {
         return Err(anyhow!("--align is for raw targets: other formats have a disk's size").into());
     }
     let align = NonZeroU64::new(operands::size(text, "alignment")?);
@@ -202,7 +202,12 @@ pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
 }
 
 /// Takes over what is said of the target's backing file; whether it is to have one.
-fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Result<bool, Failure> {
+fn set_backing(
+    args: &ConvertArgs,
+    sources: usize,
+    driver: Driver,
+    options: &mut Values,
+) -> Result<bool, Failure> {
     if args.no_create {
         if args.backing.is_some() && sources > 1 {
             return Err(several_sources());
@@ -215,14 +220,15 @@ fn set_backing(args: &ConvertArgs, sources: usize, options: &mut Options) -> Res
         }
         return Ok(args.backing.is_some());
     }
-    options.set_backing(args.backing.as_deref(), args.backing_format.as_deref())?;
+    let (backing, format) = (args.backing.as_deref(), args.backing_format.as_deref());
+    operands::set_backing(options, driver, backing, format)?;
     if options.name("backing_file").is_none() {
         return Ok(false);
     }
     if sources > 1 {
         return Err(several_sources());
     }
-    if options.get("backing_fmt").is_none() {
+    if options.text("backing_fmt").is_none() {
         return Err(anyhow!("Use of backing file requires explicit backing format").into());
     }
     Ok(true)
@@ -237,15 +243,15 @@ fn several_sources() -> Failure {
 
 /// Refuses what can't be compressed, in `qemu-img`'s words. Whether the options make sense isn't looked at
 /// yet.
-fn check_compression(format: Format, options: &Options) -> Result<(), Failure> {
-    if format != Format::QCOW2 {
+fn check_compression(format: Format, options: &Values) -> Result<(), Failure> {
+    if !format.capabilities().compresses {
         return Err(no_compression());
     }
-    if options.is_encrypted() {
+    if options.text("encrypt.format").is_some() || options.switch("encryption") == Some(true) {
         return Err(anyhow!("Compression and encryption not supported at the same time").into());
     }
     if options
-        .get("preallocation")
+        .text("preallocation")
         .is_some_and(|mode| mode != "off")
     {
         return Err(anyhow!("Compression and preallocation not supported at the same time").into());

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::CreateArgs;
-use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, print_bytes};
 use crate::commands::{self, Purpose, names};
 use crate::error::{Error, Result};
+use crate::formats::driver::Backing;
+use crate::options::Values;
 use crate::storage::CacheMode;
 
 /// Runs the subcommand.
@@ -39,11 +40,10 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     names::new_file(operand).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.options, encrypt).map_err(with_name)?;
-    options
-        .set_backing(args.backing.as_deref(), args.backing_format.as_deref())
-        .map_err(with_name)?;
+    let (backing, format) = (args.backing.as_deref(), args.backing_format.as_deref());
+    operands::set_backing(&mut options, driver, backing, format).map_err(with_name)?;
     let below = backing_size(args, &options, operand).map_err(with_name)?;
-    if size.is_some() && options.get("size").is_some() {
+    if size.is_some() && options.text("size").is_some() {
         return Err(anyhow!("{name}: The image size must be specified only once").into());
     }
     let size = match (size, options.size()) {
@@ -58,12 +58,12 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let printed = if args.common.quiet {
         Ok(())
     } else {
-        let mut line = options.formatting_line(operand);
+        let mut line = options.formatting_line(operand, driver.name());
         line.push(b'\n');
         print_bytes(&line)
     };
     let mut target =
-        target(operand, driver, &options, secrets, CacheMode::Writeback).map_err(with_name)?;
+        target(operand, driver, options, secrets, CacheMode::Writeback).map_err(with_name)?;
     target.names_below = args.common.names();
     target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
     commands::create::run(&target, size, &passwords)?;
@@ -72,11 +72,11 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
 }
 
 /// How big the backing file's disk is in bytes; `None` without one, or if it isn't looked at.
-fn backing_size(args: &CreateArgs, options: &Options, image: &OsStr) -> Result<Option<u64>> {
+fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Option<u64>> {
     if options.name("backing_file").is_none() {
         return Ok(None);
     }
-    let Some(backing) = options.backing()? else {
+    let Some(backing) = Backing::of(options)? else {
         return Ok(None);
     };
     if backing.name == image.as_bytes() {

@@ -16,12 +16,13 @@ use std::sync::OnceLock;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::args::Cli;
-use super::create_options::Options;
 use super::getopt::{self, Call};
 use super::objects::Secrets;
 use super::{image_name, render, usage};
 use crate::commands::{self, Source};
+use crate::formats::driver::{Contents, NewDisk};
 use crate::formats::{FORMATS, Format};
+use crate::options::Values;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
@@ -72,14 +73,28 @@ pub fn command_line(bytes: &[u8]) {
 pub fn option_string(text: &str) {
     let list = [text.into()];
     for format in FORMATS.iter().copied() {
-        if let Ok(options) = Options::parse(format, &list) {
-            let line = options.formatting_line(OsStr::new(text));
+        let specs = commands::Driver::Format(format).create_options();
+        if let Ok(options) = Values::of_lists(&specs, &list) {
+            let line = options.formatting_line(OsStr::new(text), format.name());
             assert!(line.windows(4).any(|part| part == b"fmt="));
-            let _ = (options.size(), options.preallocation());
-            if let Ok(typed) = options.qcow2() {
-                assert!(!format!("{typed:?}").is_empty());
+            let size = options.size().unwrap_or(1 << 30);
+            let plan = format.plan(&NewDisk {
+                size,
+                options: &options,
+                backing_size: None,
+                compressed: false,
+                align: None,
+                path_of: commands::names::path,
+            });
+            if let Ok(plan) = plan {
+                let _ = (plan.other_files(), plan.encryption());
             }
-            let _ = (options.measured(), options.backing());
+            let contents = Contents {
+                size,
+                image: None,
+                bitmaps: None,
+            };
+            let _ = format.measure(&options, &contents);
         }
     }
     let _ = (list::asks_for_help(text), list::is_valid_list(text));

@@ -5,9 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::LazyLock;
 
 use super::block_node::{self, JSON, Node, Shown};
-use super::create_options::Driver;
 use super::objects::Secrets;
-use crate::commands::{Names, Source, names};
+use crate::commands::{Driver, Names, Source, names};
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
 use crate::options::{Tree, qemu_json, tree};

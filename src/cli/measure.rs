@@ -6,26 +6,16 @@ use anyhow::anyhow;
 
 use super::args::MeasureArgs;
 use super::convert::snapshot_name;
-use super::create_options::Options;
 use super::objects::Secrets;
 use super::operands::{self, Output, output, source};
 use super::password::PasswordSource;
 use super::{Done, Failure, complain_of, image_name, print};
-use crate::commands::measure::{self, Contents, Report};
+use crate::commands::Driver;
+use crate::commands::measure::{self, Contents};
+use crate::formats::driver::{Measured, no_measure};
+use crate::formats::{Format, foreign};
+use crate::options::Values;
 use crate::options::{list, qemu_json};
-
-/// Formats that are known but have no measure.
-const NO_MEASURE: [&str; 9] = [
-    "file",
-    "host_device",
-    "parallels",
-    "qcow",
-    "qed",
-    "vdi",
-    "vhdx",
-    "vmdk",
-    "vpc",
-];
 
 /// Runs the subcommand.
 pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
@@ -67,7 +57,8 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
         }
     };
     let opened = contents.open(&passwords)?;
-    let report = measure::run(&opened, target(args)?)?;
+    let (format, options) = target(args)?;
+    let report = measure::run(&opened, format, &options)?;
     match output {
         Output::Human => print(&human(&report))?,
         Output::Json => print(&qemu_json::render(&report)?)?,
@@ -75,21 +66,23 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn target(args: &MeasureArgs) -> Result<measure::Target, Failure> {
+/// The format of the new image, and its options.
+fn target(args: &MeasureArgs) -> Result<(Format, Values), Failure> {
     let name = args.target_format.as_str();
-    if NO_MEASURE.contains(&name) {
-        return Err(anyhow!("Block driver '{name}' does not support size measurement").into());
+    if foreign::UNMEASURED.contains(&name) {
+        return Err(no_measure(name).into());
     }
     let format = image_name::format(name)?;
-    let options = Options::parse(format, &args.options).map_err(|error| {
+    let specs = Driver::from(format).create_options();
+    let options = Values::of_lists(&specs, &args.options).map_err(|error| {
         complain_of(&error.into());
         anyhow!("Invalid options for file format '{format}'")
     })?;
-    Ok(options.measured()?)
+    Ok((format, options))
 }
 
-fn human(report: &Report) -> String {
-    let Report {
+fn human(report: &Measured) -> String {
+    let Measured {
         required,
         fully_allocated,
         bitmaps,

@@ -12,7 +12,6 @@ mod checksum;
 mod compare;
 mod convert;
 mod create;
-mod create_options;
 mod descriptor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

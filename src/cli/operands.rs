@@ -4,14 +4,12 @@ use std::ffi::{OsStr, OsString};
 
 use anyhow::anyhow;
 
-use super::create_options::{self, Driver, Options};
 use super::objects::Secrets;
 use super::{Failure, complain, image_name, print, warn_with_help};
-use crate::commands::{Existing, Protocol, Purpose, Sharing, Source, Target, TargetOptions, names};
+use crate::commands::{Driver, Existing, Protocol, Purpose, Sharing, Source, Target, names};
 use crate::error::Error;
-use crate::formats::qcow2::{CreateOptions, EncryptionMethod};
-use crate::formats::{Format, Preallocation};
-use crate::options::list;
+use crate::formats::Format;
+use crate::options::{Values, list, spec};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
@@ -90,8 +88,23 @@ pub(super) fn helped(
     }
     let driver = image_name::driver(format)?;
     name.map(names::file).transpose()?;
-    print(&create_options::help(driver, name.is_some()))?;
+    print(&help(driver, name.is_some()))?;
     Ok(true)
+}
+
+/// The text that `-o help` prints. Without a file's name `qemu-img` leaves out the options of the file.
+pub(super) fn help(driver: Driver, has_name: bool) -> String {
+    let [own, of_file] = driver.create_options();
+    if has_name {
+        let lines = spec::help_lines(&[own, of_file]);
+        return format!("Supported options:\n{lines}");
+    }
+    format!(
+        "Supported {} options:\n{}\nThe protocol level may support further options.\n\
+         Specify the target filename to include those options.\n",
+        driver.name(),
+        spec::help_lines(&[own])
+    )
 }
 
 /// Reads the lists given with `-o`.
@@ -99,10 +112,10 @@ pub(super) fn target_options(
     driver: Driver,
     lists: &[OsString],
     encrypt: Option<&str>,
-) -> crate::error::Result<Options> {
-    let mut options = Options::parse(driver, lists)?;
+) -> crate::error::Result<Values> {
+    let mut options = Values::of_lists(&driver.create_options(), lists)?;
     if let Some(encryption) = encrypt {
-        if driver.format() != Format::QCOW2 {
+        if !options.knows("encrypt.format") {
             return Err(Error::invalid(format!(
                 "format '{}' can't be encrypted",
                 driver.name()
@@ -113,35 +126,50 @@ pub(super) fn target_options(
     Ok(options)
 }
 
+/// Sets the backing file and its format, as `-b` and `-F` do.
+///
+/// # Errors
+/// Returns an error if the format has no backing files.
+pub(super) fn set_backing(
+    options: &mut Values,
+    driver: Driver,
+    file: Option<&OsStr>,
+    format: Option<&str>,
+) -> crate::error::Result<()> {
+    for (key, value, what) in [
+        ("backing_file", file, "Backing file"),
+        ("backing_fmt", format.map(OsStr::new), "Backing file format"),
+    ] {
+        let Some(value) = value else { continue };
+        if !options.knows(key) {
+            return Err(Error::invalid(format!(
+                "{what} not supported for file format '{}'",
+                driver.name()
+            )));
+        }
+        options.set(key, value);
+    }
+    Ok(())
+}
+
 /// The new image that the options describe.
 pub(super) fn target<'a>(
     operand: &OsStr,
     driver: Driver,
-    options: &Options,
+    options: Values,
     secrets: &'a Secrets,
     cache: CacheMode,
 ) -> crate::error::Result<Target<'a>> {
-    let typed = match driver.format() {
-        format if format == Format::RAW => TargetOptions::Raw,
-        _ => {
-            let typed = options.qcow2()?;
-            let secret = match options.get("encrypt.key-secret") {
-                Some(id) if typed.encryption != EncryptionMethod::None => Some(secrets.get(id)?),
-                _ => None,
-            };
-            TargetOptions::Qcow2(typed, secret)
-        }
-    };
+    let secret = options.text("encrypt.key-secret");
     Ok(Target {
         path: names::new_file(operand)?,
         name: operand.to_string_lossy().into_owned(),
-        options: typed,
-        protocol: driver.protocol(),
-        preallocation: options.preallocation()?,
+        driver,
+        secret: secret.map(|id| secrets.get(id)).transpose(),
+        options,
         backing_purpose: Some(Purpose::Read),
         align: None,
         compressed: false,
-        avoids_copies: options.avoids_copies()?,
         cache,
         existing: None,
         windows: Vec::new(),
@@ -181,22 +209,22 @@ pub(super) fn existing_target<'a>(
     let window = source.stated.window.as_ref().map(|(window, _)| *window);
     let mut windows = source.windows;
     windows.extend(window);
+    let protocol = match image_opts {
+        true => source.is_device.then_some(Protocol::HostDevice),
+        false => Protocol::from_name(format_name),
+    };
     Ok(Target {
         path: source.path,
         name: source.name,
-        options: match format {
-            format if format == Format::RAW => TargetOptions::Raw,
-            _ => TargetOptions::Qcow2(CreateOptions::new(0), source.secret),
+        driver: match protocol {
+            Some(protocol) => Driver::Protocol(protocol),
+            None => Driver::Format(format),
         },
-        protocol: match image_opts {
-            true => source.is_device.then_some(Protocol::HostDevice),
-            false => Protocol::from_name(format_name),
-        },
-        preallocation: Preallocation::Off,
+        options: Values::default(),
+        secret: Ok(source.secret),
         backing_purpose: Some(Purpose::Read),
         align: None,
         compressed: false,
-        avoids_copies: false,
         cache,
         existing: Some(Existing {
             is_zero: false,

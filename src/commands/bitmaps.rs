@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use super::opened::OpenSource;
 use super::source::{could_not_open, inside};
-use super::target::{Target, TargetOptions, Written};
+use super::target::{Target, Written};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::PersistentBitmap;
-use crate::formats::driver::Load;
-use crate::formats::qcow2::Version;
+use crate::formats::driver::{Load, Plan};
 use crate::formats::{Image as _, ImageFile, smaller_than_input};
 use crate::storage::{Access, FileStorage};
 
@@ -54,22 +53,19 @@ fn name(bitmap: &PersistentBitmap) -> String {
 }
 
 impl Taken {
-    /// Refuses a target that can't have these bitmaps.
+    /// Refuses a target that can't have these bitmaps; `plan` is that of a new one.
     ///
     /// # Errors
     /// Returns an error if its format or version has none, or if an existing one has one of that name or isn't of
     /// that size.
-    pub(super) fn check_target(&self, target: &Target<'_>) -> Result<()> {
+    pub(super) fn check_target(&self, target: &Target<'_>, plan: Option<&dyn Plan>) -> Result<()> {
         let format = target.format();
         let no_support =
             || Error::unsupported(format!("Format driver '{format}' does not support bitmaps"));
-        let TargetOptions::Qcow2(options, _) = &target.options else {
-            return Err(no_support());
-        };
-        if target.existing.is_none() {
-            return match options.version {
-                Version::V3 => Ok(()),
-                Version::V2 => Err(no_support()),
+        if let Some(plan) = plan {
+            return match plan.has_bitmaps() {
+                true => Ok(()),
+                false => Err(no_support()),
             };
         }
         let file = FileStorage::open(&target.path, Access::Read, target.cache)?;

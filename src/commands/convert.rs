@@ -7,7 +7,7 @@ use super::backing::Base;
 use super::opened::OpenSource;
 use super::source::could_not_open;
 use super::target::Written;
-use super::{Passwords, Protocol, Purpose, Source, Target, bitmaps, plausible};
+use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
@@ -103,9 +103,6 @@ pub fn run(
             ));
         }
     };
-    if let Some(taken) = &taken {
-        taken.check_target(target)?;
-    }
     let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
     if plan.checksum.is_some() && settings.leave_unallocated {
         return Err(Error::invalid(
@@ -120,16 +117,23 @@ pub fn run(
         let error = error.context("Could not open backing file");
         could_not_open(&target.name, error)
     })?;
-    let open = target
-        .open(image.size(), &files, base.as_ref(), passwords)
-        .map_err(|error| match target.existing {
-            Some(_) => error,
-            None => {
-                let format = target.format().name();
-                let driver = target.protocol.map_or(format, Protocol::name);
-                error.context(format!("{}: error while converting {driver}", target.name))
-            }
-        })?;
+    let failed = |error: Error| match target.existing {
+        Some(_) => error,
+        None => {
+            let driver = target.driver.name();
+            error.context(format!("{}: error while converting {driver}", target.name))
+        }
+    };
+    let plan_of_new = target.plan(image.size(), base.as_ref()).map_err(failed)?;
+    let plan_of_new = plan_of_new.as_deref();
+    if let Some(taken) = &taken {
+        taken.check_target(target, plan_of_new)?;
+    }
+    let open = match plan_of_new {
+        Some(new) => target.make(new, &files, base.as_ref(), passwords),
+        None => target.open_over(image.size(), &files, passwords),
+    };
+    let open = open.map_err(failed)?;
     let new = open.image.as_ref();
     let digest = match opened.as_slice() {
         [only] if settings.leave_unallocated && leaves_something(only, target, new) => {

@@ -26,11 +26,11 @@ pub mod stated;
 mod target;
 
 pub use names::{Names, ReadTree};
-pub use protocol::Protocol;
+pub use protocol::{Driver, Protocol};
 pub use purpose::{Purpose, Sharing};
 pub use source::{Below, RawNode, Source};
 pub use stated::Stated;
-pub use target::{Existing, Target, TargetOptions};
+pub use target::{Existing, Target};
 
 use crate::crypto::Secret;
 use crate::error::Result;

@@ -5,25 +5,25 @@
 
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::source::{could_not_open, inside};
 use super::{
-    Below, Names, Passwords, Protocol, Purpose, Sharing, Source, backing, backing::Base, names,
+    Below, Driver, Names, Passwords, Protocol, Purpose, Sharing, Source, backing, backing::Base,
+    names,
 };
-use crate::crypto::{AesCbc, Secret, legacy_aes};
+use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
-use crate::formats::driver::{Load, WriteParts};
-use crate::formats::qcow2::{self, EncryptionMethod, NewPreallocated, NewQcow2};
-use crate::formats::raw::{self, NewRaw};
+use crate::formats::driver::{Backing, Load, NewDisk, NewParts, Plan, WriteParts};
 use crate::formats::{
-    Format, GuardedStart, Image, ImageFile, NewImage, OverOptions, Preallocation,
-    smaller_than_input,
+    Format, GuardedStart, Image, ImageFile, NewImage, OverOptions, smaller_than_input,
 };
+use crate::options::Values;
 use crate::storage::{
     Access, CacheMode, Claim, FileStorage, Handle, Storage, UnfinishedFile, WindowRange,
+    avoids_copies,
 };
 
 /// A new image's file, format and options.
@@ -32,23 +32,21 @@ pub struct Target<'a> {
     pub path: PathBuf,
     /// What messages call it.
     pub name: String,
-    /// The format with its options.
-    pub options: TargetOptions<'a>,
-    /// The driver that was named in place of a format; the image is raw then.
-    pub protocol: Option<Protocol>,
-    /// How much of its space is taken beforehand.
-    pub preallocation: Preallocation,
+    /// The format, or the driver of what holds a raw image.
+    pub driver: Driver,
+    /// The options of a new image.
+    pub options: Values,
+    /// The password where an option named one, or why it can't be had.
+    pub secret: Result<Option<&'a Secret>>,
     /// Of what a raw file's length is to be a multiple, in bytes.
     pub align: Option<NonZeroU64>,
-    /// Whether its data is compressed (qcow2 only, without encryption and preallocation).
+    /// Its data is compressed.
     pub compressed: bool,
-    /// Whether a file system that would copy blocks when they are written is asked not to, for new files.
-    pub avoids_copies: bool,
     /// What the backing file that the options name is opened for; where for nothing, nothing is known of it.
     pub backing_purpose: Option<Purpose>,
     /// How the file is written, and whether it is on stable storage when the command succeeds.
     pub cache: CacheMode,
-    /// Whether the file exists and is written over; `None` makes a new one.
+    /// The image that exists and is written over; `None` makes a new one.
     pub existing: Option<Existing<'a>>,
     /// What part of an existing file the image is in; see [`Source::windows`](super::Source::windows).
     pub windows: Vec<WindowRange>,
@@ -57,14 +55,6 @@ pub struct Target<'a> {
     pub names: Names,
     /// Whether files are opened that a new image's backing file names.
     pub names_below: Names,
-}
-
-/// The next multiple of `align`, at least `size`.
-fn aligned(size: u64, align: NonZeroU64) -> Result<u64> {
-    let length = size.checked_next_multiple_of(align.get());
-    length
-        .filter(|length| i64::try_from(*length).is_ok())
-        .ok_or_else(|| Error::invalid("the next multiple of --align is no length of a file"))
 }
 
 /// An existing image that is written over.
@@ -86,19 +76,12 @@ pub struct Existing<'a> {
     pub below: Below<'a>,
 }
 
-/// A new image's format and options. The size is the caller's to fill in.
-pub enum TargetOptions<'a> {
-    /// A raw image.
-    Raw,
-    /// A qcow2 image; the password where an option named one.
-    Qcow2(qcow2::CreateOptions, Option<&'a Secret>),
-}
-
-/// What [`Target::open`] gives: the image to write, and the file that is undone unless kept.
+/// What [`Target::make`] and [`Target::open_over`] give: the image to write, and the file that is undone unless kept.
 pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
     /// The size in bytes of what the image is over; 0 where that is nothing.
     pub(super) below: u64,
+    is_encrypted: bool,
     /// The files that are made: the image's, and then its external data file.
     files: Vec<UnfinishedFile>,
 }
@@ -106,7 +89,10 @@ pub(super) struct OpenTarget {
 impl OpenTarget {
     /// Everything is written: closes the image, so that it can be opened to be read.
     pub(super) fn written(self) -> Written {
-        Written { files: self.files }
+        Written {
+            is_encrypted: self.is_encrypted,
+            files: self.files,
+        }
     }
 
     /// As [`Written::keep`].
@@ -120,6 +106,7 @@ impl OpenTarget {
 
 /// A target that is whole, and still undone unless kept.
 pub(super) struct Written {
+    is_encrypted: bool,
     /// The files that are made: the image's, and then its external data file.
     files: Vec<UnfinishedFile>,
 }
@@ -158,13 +145,12 @@ impl Target<'_> {
         let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
         source.handle = written.handle();
         source.data_handle = written.data_handle();
-        if let TargetOptions::Qcow2(options, secret) = &self.options {
-            source.secret = *secret;
-            // An image that was there had its password asked for already, as one that is read.
-            if self.existing.is_none() && options.encryption != EncryptionMethod::None {
-                source.secret = Some(self.secret(*secret, passwords)?);
-            }
-        }
+        // An image that was there had its password asked for already, as one that is read.
+        source.secret = match &self.existing {
+            Some(_) => self.named_secret()?,
+            None if written.is_encrypted => Some(self.secret(passwords)?),
+            None => None,
+        };
         source.cache = self.cache;
         source.windows.clone_from(&self.windows);
         source.names = self.names;
@@ -176,13 +162,17 @@ impl Target<'_> {
         Ok(source)
     }
 
+    /// The password that an option named.
+    fn named_secret(&self) -> Result<Option<&Secret>> {
+        match &self.secret {
+            Ok(secret) => Ok(*secret),
+            Err(error) => Err(Error::invalid(error.to_string())),
+        }
+    }
+
     /// The password that an option named, or else the one that `passwords` has.
-    fn secret<'s>(
-        &self,
-        named: Option<&'s Secret>,
-        passwords: &'s dyn Passwords,
-    ) -> Result<&'s Secret> {
-        match named {
+    fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
+        match self.named_secret()? {
             Some(secret) => Ok(secret),
             None => passwords.for_writing(&self.name),
         }
@@ -193,164 +183,145 @@ impl Target<'_> {
     /// # Errors
     /// As [`backing::find`].
     pub(super) fn base(&self) -> Result<Option<Base>> {
-        let (None, TargetOptions::Qcow2(options, _)) = (&self.existing, &self.options) else {
+        if self.existing.is_some() {
+            return Ok(None);
+        }
+        let backing = Backing::of(&self.options)?;
+        let (Some(backing), Some(purpose)) = (backing, self.backing_purpose) else {
             return Ok(None);
         };
-        let (Some(backing), Some(purpose)) = (&options.backing, self.backing_purpose) else {
-            return Ok(None);
-        };
-        backing::find(&self.path, backing, self.names, self.names_below, purpose).map(Some)
+        backing::find(&self.path, &backing, self.names, self.names_below, purpose).map(Some)
     }
 
-    /// Opens the file for an image of `size` bytes, with nothing written to it yet. `sources` are
-    /// files that it must not be; `base` is what [`Target::base`] gave.
+    /// Checks what a new image of `size` bytes is to be; `base` is what [`base`](Self::base) gave. `None` for one
+    /// that exists.
     ///
     /// # Errors
-    /// Options that can't be; a password that can't be had; the system's error.
-    pub(super) fn open(
+    /// Returns an error as [`FormatDriver::plan`](crate::formats::FormatDriver::plan) does.
+    pub(super) fn plan(&self, size: u64, base: Option<&Base>) -> Result<Option<Box<dyn Plan>>> {
+        if self.existing.is_some() {
+            return Ok(None);
+        }
+        let plan = self.format().plan(&NewDisk {
+            size,
+            options: &self.options,
+            backing_size: base.map(|base| base.size),
+            compressed: self.compressed,
+            align: self.align,
+            path_of: names::file,
+        });
+        plan.map(Some)
+    }
+
+    /// Makes the files of a new image, with nothing written to them yet. `sources` are files that they must not be;
+    /// `base` is what [`base`](Self::base) gave.
+    ///
+    /// # Errors
+    /// Returns an error if a password can't be had, or the system's error.
+    pub(super) fn make(
         &self,
-        size: u64,
+        plan: &dyn Plan,
         sources: &[&FileStorage],
         base: Option<&Base>,
         passwords: &dyn Passwords,
     ) -> Result<OpenTarget> {
-        let refuse = |target: &FileStorage| self.refuse_sources(target, sources);
-        let flush = self.cache.flushes();
-        if let Some(existing) = &self.existing {
-            let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache)
-                .map_err(|error| could_not_open(&self.name, error))?;
-            let protocol = self.protocol;
-            let check = |protocol: Protocol| protocol.check_existing(&self.path, file.is_device());
-            protocol
-                .map_or(Ok(()), check)
-                .and_then(|()| refuse(&file))
-                .and_then(|()| self.lock(&file))
-                .map_err(|error| could_not_open(&self.name, error))?;
-            let file = Arc::new(file);
-            let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)
-                .map_err(|error| could_not_open(&self.name, error))?;
-            if existing.guarded {
-                storage = Arc::new(GuardedStart(storage));
-            }
-            let secret = match &self.options {
-                TargetOptions::Raw => None,
-                TargetOptions::Qcow2(_, secret) => *secret,
-            };
-            let source = self.existing_source(existing, secret);
-            let image = self
-                .format()
-                .load(storage, Load::Use)
-                .map_err(|error| could_not_open(&self.name, error))?;
-            let parts = self
-                .existing_parts(&file, image.as_ref(), &source, sources, passwords)
-                .map_err(|error| could_not_open(&self.name, error))?;
-            let below = parts.backing.as_ref().map_or(0, |backing| backing.size());
-            let options = OverOptions {
-                is_zero: existing.is_zero,
-                compressed: self.compressed,
-                leaves_parts: existing.leaves_parts,
-            };
-            if image.size() < size {
-                return Err(smaller_than_input());
-            }
-            let image = image
-                .write_over(parts, size, options)
-                .map_err(|error| could_not_open(&self.name, error))?;
-            let files = Vec::new();
-            return Ok(OpenTarget {
-                image,
-                below,
-                files,
-            });
-        }
         let below = base.into_iter().flat_map(Base::files);
         let sources: Vec<&FileStorage> = sources.iter().copied().chain(below).collect();
-        let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
-        let prepared = self.prepare(size, base.map(|base| base.size), passwords)?;
-        if let Some(protocol) = self.protocol {
+        let encryption = plan.encryption();
+        if encryption.is_some_and(|encryption| encryption.accepts_any_password) {
+            passwords.legacy_aes_is_used();
+        }
+        let secret = encryption.map(|_| self.secret(passwords)).transpose()?;
+        let avoids_copies = avoids_copies(&self.options)?;
+        if let Some(protocol) = self.driver.protocol() {
             protocol.check_new(&self.path)?;
         }
-        let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
-        let storage = Arc::new(self.take(&mut file)?);
-        let mut files = vec![file];
-        let image = match prepared {
-            None => {
-                // A device is as long as it is.
-                let length = match self.align {
-                    Some(align) if storage.starts_as_zeroes() => aligned(size, align)?,
-                    _ => size,
-                };
-                if storage.is_device() && storage.len()? < size {
-                    return Err(Error::invalid("Cannot grow device files"));
-                }
-                let image = NewRaw::create(storage, length, self.preallocation, flush);
-                Box::new(image?)
+        let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
+        let take = |file: &mut UnfinishedFile| {
+            let storage = file.take_storage()?;
+            if avoids_copies {
+                storage.avoid_copies();
             }
-            Some((options, cipher)) => {
-                let mut data = None;
-                if let Some(name) = &options.data_file {
-                    let path = PathBuf::from(OsStr::from_bytes(name));
-                    let refuse = |file: &FileStorage| {
-                        self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
-                    };
-                    let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
-                    if files.iter().any(|image| image.will_be_at(&file)) {
-                        return Err(self.same_file(&path));
-                    }
-                    data = Some(Arc::new(self.take(&mut file)?) as Arc<dyn Storage>);
-                    files.push(file);
-                }
-                self.new_qcow2(storage, data, options, cipher)?
-            }
+            Ok::<_, Error>(Arc::new(storage))
         };
-        let below = base.map_or(0, |base| base.size);
+        let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
+        let storage = take(&mut file)?;
+        let mut files = vec![file];
+        let mut others: Vec<Arc<dyn Storage>> = Vec::new();
+        for name in plan.other_files() {
+            let path = PathBuf::from(OsStr::from_bytes(name));
+            let refuse = |file: &FileStorage| {
+                self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
+            };
+            let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
+            if files.iter().any(|image| image.will_be_at(&file)) {
+                return Err(self.same_file(&path));
+            }
+            others.push(take(&mut file)?);
+            files.push(file);
+        }
+        let image = plan.create(NewParts {
+            file: storage,
+            files: others,
+            secret,
+            flush: self.cache.flushes(),
+        })?;
         Ok(OpenTarget {
             image,
-            below,
+            below: base.map_or(0, |base| base.size),
+            is_encrypted: encryption.is_some(),
             files,
         })
     }
 
-    /// The storage of a file that is made, which is still empty.
-    fn take(&self, file: &mut UnfinishedFile) -> Result<FileStorage> {
-        let storage = file.take_storage()?;
-        if self.avoids_copies {
-            storage.avoid_copies();
-        }
-        Ok(storage)
-    }
-
-    /// A new qcow2 image in these files.
-    fn new_qcow2(
+    /// Opens an image that exists, whose first `size` bytes are to be written over. `sources` are files that it must
+    /// not be.
+    ///
+    /// # Errors
+    /// Returns an error if it can't be opened, is smaller, or is damaged.
+    pub(super) fn open_over(
         &self,
-        storage: Arc<dyn Storage>,
-        data: Option<Arc<dyn Storage>>,
-        options: qcow2::CreateOptions,
-        cipher: Option<AesCbc>,
-    ) -> Result<Box<dyn NewImage>> {
-        let flush = self.cache.flushes();
-        let preallocation = match self.preallocation {
-            // What a raw image holds has its place beforehand.
-            Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
-            other => other,
+        size: u64,
+        sources: &[&FileStorage],
+        passwords: &dyn Passwords,
+    ) -> Result<OpenTarget> {
+        let Some(existing) = &self.existing else {
+            return Err(Error::invalid("an image that exists and doesn't"));
         };
-        if self.compressed {
-            let image = qcow2::NewCompressed::create(storage, options, flush)?;
-            return Ok(Box::new(image));
+        let failed = |error| could_not_open(&self.name, error);
+        let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache).map_err(failed)?;
+        let check = |protocol: Protocol| protocol.check_existing(&self.path, file.is_device());
+        let protocol = self.driver.protocol();
+        protocol
+            .map_or(Ok(()), check)
+            .and_then(|()| self.refuse_sources(&file, sources))
+            .and_then(|()| self.lock(&file))
+            .map_err(failed)?;
+        let file = Arc::new(file);
+        let mut storage =
+            inside(Arc::<FileStorage>::clone(&file), &self.windows).map_err(failed)?;
+        if existing.guarded {
+            storage = Arc::new(GuardedStart(storage));
         }
-        Ok(match (preallocation, data) {
-            (Preallocation::Off, None) => {
-                Box::new(NewQcow2::create(storage, options, cipher, flush)?)
-            }
-            (Preallocation::Off, Some(data)) => Box::new(NewQcow2::create_with_data(
-                storage, data, options, cipher, flush,
-            )?),
-            (mode, None) => Box::new(NewPreallocated::create(
-                storage, options, cipher, mode, flush,
-            )?),
-            (mode, Some(data)) => Box::new(NewPreallocated::create_with_data(
-                storage, data, options, cipher, mode, flush,
-            )?),
+        let source = self.existing_source(existing, self.named_secret()?);
+        let image = self.format().load(storage, Load::Use).map_err(failed)?;
+        let parts = self
+            .existing_parts(&file, image.as_ref(), &source, sources, passwords)
+            .map_err(failed)?;
+        let below = parts.backing.as_ref().map_or(0, |backing| backing.size());
+        if image.size() < size {
+            return Err(smaller_than_input());
+        }
+        let options = OverOptions {
+            is_zero: existing.is_zero,
+            compressed: self.compressed,
+            leaves_parts: existing.leaves_parts,
+        };
+        Ok(OpenTarget {
+            image: image.write_over(parts, size, options).map_err(failed)?,
+            below,
+            is_encrypted: image.encryption().is_some(),
+            files: Vec::new(),
         })
     }
 
@@ -455,54 +426,8 @@ impl Target<'_> {
         ))
     }
 
-    /// The checked options and the cipher of a qcow2 image; `None` for a raw one.
-    fn prepare(
-        &self,
-        size: u64,
-        backing_size: Option<u64>,
-        passwords: &dyn Passwords,
-    ) -> Result<Option<(qcow2::CreateOptions, Option<AesCbc>)>> {
-        let TargetOptions::Qcow2(options, secret) = &self.options else {
-            if self.preallocation == Preallocation::Metadata {
-                return Err(raw::unsupported_preallocation());
-            }
-            return Ok(None);
-        };
-        let mut options = options.clone();
-        options.size = size;
-        if let Some(name) = &options.data_file {
-            // Without the protocol, which no reader would understand.
-            let path = names::file(OsStr::from_bytes(name))?;
-            options.data_file = Some(path.into_os_string().into_vec());
-        }
-        if let (Some(backing), Some(size)) = (&mut options.backing, backing_size) {
-            backing.size = size;
-        }
-        options.check()?;
-        options.check_preallocation(self.preallocation)?;
-        if self.compressed {
-            qcow2::NewCompressed::check(&options)?;
-        }
-        if options.encryption == EncryptionMethod::Aes {
-            passwords.legacy_aes_is_used();
-        }
-        let cipher = match (options.encryption, secret) {
-            (EncryptionMethod::None, _) => None,
-            (EncryptionMethod::Aes, secret) => Some(legacy_aes(self.secret(*secret, passwords)?)?),
-            (EncryptionMethod::Luks, _) => {
-                return Err(Error::unsupported(
-                    "encrypt.format=luks is not supported by this version",
-                ));
-            }
-        };
-        Ok(Some((options, cipher)))
-    }
-
     /// The format.
     pub(super) fn format(&self) -> Format {
-        match self.options {
-            TargetOptions::Raw => Format::RAW,
-            TargetOptions::Qcow2(..) => Format::QCOW2,
-        }
+        self.driver.format()
     }
 }

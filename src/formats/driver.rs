@@ -5,7 +5,13 @@
 //! format's to decide: which names may be followed, which password, which lock, and when privileges are given
 //! up. Reports, checks and lists of snapshots end with the first step. They never open the disk.
 
+use std::ffi::OsStr;
+use std::num::NonZeroU64;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use super::bitmaps::Bitmaps;
 use super::check::Check;
@@ -16,6 +22,7 @@ use super::over::{OverImage, OverOptions};
 use super::snapshots::{SnapshotName, Snapshots};
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
+use crate::options::{OptionSpec, Values};
 use crate::storage::Storage;
 
 /// An image format: all that the rest of the program knows of it.
@@ -30,6 +37,33 @@ pub trait FormatDriver: Sync {
     /// all, 1 for anything, 100 for a mark. `start` has 512 bytes, or all of a file that is shorter.
     fn probe(&self, start: &[u8]) -> u8;
 
+    /// The options that a new image may be given, in the order in which `Formatting '…'` prints them.
+    fn create_options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
+
+    /// Checks what a new image is to be. Nothing is written, and no file is made.
+    ///
+    /// # Errors
+    /// Returns an error if the options are out of range or exclude each other, or if the format can't have such a
+    /// disk, worded as `qemu-img` words it.
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        let _ = new;
+        Err(Error::unsupported(format!(
+            "Format driver '{}' does not support image creation",
+            self.name()
+        )))
+    }
+
+    /// How big the file of a new image will be.
+    ///
+    /// # Errors
+    /// Returns an error as [`plan`](Self::plan) does, or if the source's metadata can't be read.
+    fn measure(&self, options: &Values, contents: &Contents<'_>) -> Result<Measured> {
+        let _ = (options, contents);
+        Err(no_measure(self.name()))
+    }
+
     /// Reads the header and checks it. Opens no other file, asks for no key and reads no table.
     ///
     /// # Errors
@@ -42,6 +76,8 @@ pub trait FormatDriver: Sync {
 pub struct Capabilities {
     /// The file is the disk itself: what may be done with the one may be done with the other.
     pub transparent: bool,
+    /// New images, and images that exist, take compressed data.
+    pub compresses: bool,
 }
 
 /// What a file is loaded for.
@@ -236,4 +272,128 @@ pub struct WriteParts<'a> {
     pub secret: Option<&'a Secret>,
     /// Flushes reach the storage.
     pub flush: bool,
+}
+
+/// A new image as it is wished for.
+pub struct NewDisk<'a> {
+    /// The size of the disk in bytes, which need not be whole sectors.
+    pub size: u64,
+    /// The options that were given.
+    pub options: &'a Values,
+    /// The size of the backing file's disk in bytes, where it was looked at.
+    pub backing_size: Option<u64>,
+    /// Data will be compressed.
+    pub compressed: bool,
+    /// Of what the length of a transparent image's file is to be a multiple, in bytes.
+    pub align: Option<NonZeroU64>,
+    /// Makes a path of the name of another file.
+    pub path_of: fn(&OsStr) -> Result<PathBuf>,
+}
+
+/// The backing file of a new image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backing {
+    /// Its name as it is stored: not empty, at most 1023 bytes.
+    pub name: Vec<u8>,
+    /// The name of its format, if that is stored too.
+    pub format: Option<String>,
+    /// The size of its disk in bytes, beyond which zeroes need not be stored; `u64::MAX` where it
+    /// isn't known.
+    pub size: u64,
+}
+
+impl Backing {
+    /// The backing file that options name, of which they don't say how big it is.
+    ///
+    /// # Errors
+    /// Returns an error if they give a format without a file, or an empty name.
+    pub fn of(options: &Values) -> Result<Option<Self>> {
+        let format = options.text("backing_fmt").map(str::to_owned);
+        match (options.name("backing_file"), &format) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Error::invalid(
+                "Backing format cannot be used without backing file",
+            )),
+            (Some(name), _) if name.is_empty() => Err(Error::invalid(
+                "Expected backing file name, got empty string",
+            )),
+            (Some(name), _) => Ok(Some(Self {
+                name: name.as_bytes().to_vec(),
+                format,
+                size: u64::MAX,
+            })),
+        }
+    }
+}
+
+/// A new image that can be made: everything that could be refused has been.
+pub trait Plan: Send + Sync {
+    /// The names of files that are made beside the image's, in the order of [`NewParts::files`].
+    fn other_files(&self) -> Vec<&[u8]> {
+        Vec::new()
+    }
+
+    /// How the disk will be encrypted.
+    fn encryption(&self) -> Option<EncryptionRef> {
+        None
+    }
+
+    /// Returns true if the image can have persistent bitmaps.
+    fn has_bitmaps(&self) -> bool {
+        false
+    }
+
+    /// Returns true if a disk of zeroes is there once the file is, without anything that is written to it.
+    fn is_made_empty(&self) -> bool {
+        false
+    }
+
+    /// Starts the image: its file is empty, or a device. Nothing takes it for an image before it is finished.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if a device is too small or the password isn't one.
+    fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>>;
+}
+
+/// What a new image is made with.
+#[derive(Clone)]
+pub struct NewParts<'a> {
+    /// Its file.
+    pub file: Arc<dyn Storage>,
+    /// Its [other files](Plan::other_files), in that order.
+    pub files: Vec<Arc<dyn Storage>>,
+    /// The password.
+    pub secret: Option<&'a Secret>,
+    /// [`NewImage::finish`] waits for stable storage.
+    pub flush: bool,
+}
+
+/// What a new image that is measured will hold.
+pub struct Contents<'a> {
+    /// The size of the disk in bytes.
+    pub size: u64,
+    /// The disk, where there is more to it than zeroes.
+    pub image: Option<&'a dyn Image>,
+    /// The bitmaps that it has.
+    pub bitmaps: Option<&'a dyn Bitmaps>,
+}
+
+/// How big the file of a new image will be, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measured {
+    /// With the data that there is.
+    pub required: u64,
+    /// With data everywhere.
+    pub fully_allocated: u64,
+    /// How much more the source's bitmaps take, where they can be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitmaps: Option<u64>,
+}
+
+/// The error for a driver that doesn't measure.
+pub fn no_measure(driver: &str) -> Error {
+    Error::unsupported(format!(
+        "Block driver '{driver}' does not support size measurement"
+    ))
 }

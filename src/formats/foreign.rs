@@ -54,3 +54,62 @@ fn is_vmdk_descriptor(start: &[u8]) -> bool {
         .find(|line| !line.starts_with(b"#") && !line.iter().all(|byte| *byte == b' '))
         .is_some_and(|line| matches!(line, b"version=1" | b"version=2" | b"version=3"))
 }
+
+/// Drivers that new images may be of and that have no measure.
+pub const UNMEASURED: [&str; 9] = [
+    "file",
+    "host_device",
+    "parallels",
+    "qcow",
+    "qed",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+];
+
+/// The names that a backing file's format may have: those of all drivers of QEMU's block devices.
+pub const QEMU_DRIVERS: [&str; 42] = [
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "bochs",
+    "cloop",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "dmg",
+    "file",
+    "ftp",
+    "ftps",
+    "gluster",
+    "host_cdrom",
+    "host_device",
+    "http",
+    "https",
+    "iscsi",
+    "luks",
+    "nbd",
+    "nfs",
+    "null-aio",
+    "null-co",
+    "nvme",
+    "parallels",
+    "preallocate",
+    "qcow",
+    "qcow2",
+    "qed",
+    "quorum",
+    "raw",
+    "rbd",
+    "replication",
+    "snapshot-access",
+    "ssh",
+    "throttle",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+    "vvfat",
+];

@@ -16,7 +16,7 @@ pub mod snapshots;
 mod chain;
 mod concat;
 mod extent;
-mod foreign;
+pub mod foreign;
 mod guard;
 mod image;
 mod list;

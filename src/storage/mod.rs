@@ -10,6 +10,7 @@
 
 mod beneath;
 mod cache;
+mod create_options;
 mod file;
 mod gate;
 mod holder;
@@ -25,6 +26,7 @@ mod unfinished;
 mod window;
 
 pub use cache::CacheMode;
+pub use create_options::{DEVICE_OPTIONS, FILE_OPTIONS, avoids_copies};
 pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
 pub use inherited::check_name;
 pub use interrupt::tell_by;

@@ -8,6 +8,7 @@ use super::new_header;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::Preallocation;
+pub use crate::formats::driver::Backing;
 
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
@@ -42,18 +43,6 @@ pub struct CreateOptions {
     pub data_file: Option<Vec<u8>>,
     /// Whether that file is a raw image of the disk at all times.
     pub data_file_raw: bool,
-}
-
-/// The backing file of a new image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backing {
-    /// Its name as it is stored: not empty, at most 1023 bytes.
-    pub name: Vec<u8>,
-    /// The name of its format, if that is stored too.
-    pub format: Option<String>,
-    /// The size of its disk in bytes, beyond which zeroes need not be stored; `u64::MAX` where it
-    /// isn't known.
-    pub size: u64,
 }
 
 impl CreateOptions {

@@ -3,8 +3,14 @@
 use std::sync::Arc;
 
 use super::file::Qcow2File;
+use super::measure::measure_contents;
+use super::options::CREATE_OPTIONS;
+use super::plan::Qcow2Plan;
 use crate::error::Result;
-use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load};
+use crate::formats::driver::{
+    Capabilities, Contents, FormatDriver, ImageFile, Load, Measured, NewDisk, Plan,
+};
+use crate::options::{OptionSpec, Values};
 use crate::storage::Storage;
 
 /// The format qcow2.
@@ -16,7 +22,10 @@ impl FormatDriver for Qcow2 {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        Capabilities {
+            transparent: false,
+            compresses: true,
+        }
     }
 
     /// The magic number, and a version of 2 or more: 1 is the older format `qcow`.
@@ -28,6 +37,18 @@ impl FormatDriver for Qcow2 {
         } else {
             0
         }
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        CREATE_OPTIONS
+    }
+
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        Ok(Box::new(Qcow2Plan::new(new)?))
+    }
+
+    fn measure(&self, options: &Values, contents: &Contents<'_>) -> Result<Measured> {
+        measure_contents(options, contents)
     }
 
     fn load(&self, file: Arc<dyn Storage>, how: Load) -> Result<Box<dyn ImageFile>> {

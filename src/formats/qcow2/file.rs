@@ -83,13 +83,7 @@ impl ImageFile for Qcow2File {
     }
 
     fn encryption(&self) -> Option<EncryptionRef> {
-        let method = self.header.encryption();
-        let is_aes = method == EncryptionMethod::Aes;
-        (method != EncryptionMethod::None).then(|| EncryptionRef {
-            format: method.name(),
-            takes_password: is_aes,
-            accepts_any_password: is_aes,
-        })
+        self.header.encryption().reference()
     }
 
     fn accept(&self, stated: &StatedOptions) -> Result<()> {

@@ -4,25 +4,122 @@
 //! of the disk, L1 and L2 tables rounded up, whatever is stored.
 
 use super::bitmaps::entry_length;
+use super::create_options::CreateOptions;
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
+use super::header::Version;
 use super::new_refcounts::refcount_clusters;
 use crate::error::{Error, Result};
+use crate::formats::Image;
 use crate::formats::bitmaps::PersistentBitmap;
+use crate::formats::driver::{Contents, Measured};
+use crate::options::Values;
+use crate::units::GuestOffset;
 
-/// How big a file will be, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// With the data that there is.
-    pub required: u64,
-    /// With data everywhere.
-    pub fully_allocated: u64,
+/// Measures a new image as the options have it. They are read as `qemu-img measure` reads them, which knows fewer
+/// names of versions and looks at nothing else.
+///
+/// # Errors
+/// Returns an error if values are out of range or exclude each other, if the encryption's header isn't measured, or
+/// if the source's metadata can't be read.
+pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
+    let defaults = CreateOptions::new(0);
+    let mut options = CreateOptions {
+        cluster_size: values
+            .number("cluster_size")
+            .unwrap_or(defaults.cluster_size),
+        extended_l2: values.switch("extended_l2") == Some(true),
+        ..defaults.clone()
+    };
+    options.check()?;
+    let allocated = match values.text("preallocation") {
+        None | Some("off" | "metadata") => false,
+        Some("falloc" | "full") => true,
+        Some(other) => {
+            return Err(Error::invalid(format!("invalid parameter value: {other}")));
+        }
+    };
+    if values.text("encrypt.format") == Some("luks") {
+        return Err(Error::unsupported(
+            "encrypt.format=luks is not measured by this version",
+        ));
+    }
+    let version = match values.text("compat") {
+        None | Some("1.1") => Version::V3,
+        Some("0.10") => Version::V2,
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "Invalid compatibility level: '{other}'"
+            )));
+        }
+    };
+    options.refcount_bits = values
+        .number("refcount_bits")
+        .unwrap_or(defaults.refcount_bits);
+    let geometry = options.check()?;
+    if version == Version::V2 && options.refcount_bits != defaults.refcount_bits {
+        return Err(Error::invalid(
+            "Different refcount widths than 16 bits require compatibility level 1.1 or above \
+             (use compat=1.1 or greater)",
+        ));
+    }
+    // A size that is too large is refused although the source's, or that of --size, counts.
+    let size = values.number("size");
+    let size = size.and_then(|size| size.checked_next_multiple_of(geometry.cluster_size()));
+    measure(geometry, size.unwrap_or(0), 0)?;
+
+    let size = contents.size;
+    let is_backed = values.text("backing_file").is_some();
+    let data = match contents.image {
+        _ if allocated => all(geometry, size),
+        None => 0,
+        // It isn't known what the backing file has in common with the source.
+        Some(_) if is_backed => all(geometry, size),
+        Some(image) => stored(image, geometry)?,
+    };
+    let bitmaps = match contents.bitmaps {
+        Some(bitmaps) if version == Version::V3 => {
+            Some(measure_bitmaps(geometry, size, &bitmaps.list()?))
+        }
+        _ => None,
+    };
+    Ok(Measured {
+        bitmaps,
+        ..measure(geometry, size, data)?
+    })
+}
+
+/// All of a disk, in whole clusters.
+fn all(geometry: Geometry, size: u64) -> u64 {
+    geometry
+        .clusters(size)
+        .saturating_mul(geometry.cluster_size())
+}
+
+/// How many bytes the clusters have in which anything is stored that isn't known to be zero.
+fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
+    let cluster = geometry.cluster_size();
+    let size = image.size();
+    let mut clusters = 0;
+    let mut position = 0;
+    while position < size {
+        let status = image.status_at(GuestOffset(position), size - position)?;
+        let end = position + status.length;
+        if status.zero {
+            position = end;
+            continue;
+        }
+        // What else is in the last cluster doesn't matter any more.
+        clusters += end.div_ceil(cluster) - position / cluster;
+        position = end.next_multiple_of(cluster);
+    }
+    Ok(clusters * cluster)
 }
 
 /// Measures an image of a disk of `size` bytes of which `data` bytes, in whole clusters, are stored.
 ///
 /// # Errors
 /// The format can't have a disk of that size with that geometry.
-pub fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
+fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
     let clusters = geometry.clusters(size);
     let l2_tables = geometry.l1_entries(size);
     if l2_tables > MAX_L1_BYTES / ENTRY_SIZE {
@@ -40,13 +137,14 @@ pub fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
         Some(Measured {
             required: metadata.checked_add(data)?,
             fully_allocated,
+            bitmaps: None,
         })
     };
     sizes().ok_or_else(|| Error::invalid("the image's file is too big"))
 }
 
 /// How many bytes bitmaps of a disk of `size` bytes take: the bits, their tables, and the directory.
-pub fn measure_bitmaps(geometry: Geometry, size: u64, bitmaps: &[PersistentBitmap]) -> u64 {
+fn measure_bitmaps(geometry: Geometry, size: u64, bitmaps: &[PersistentBitmap]) -> u64 {
     let mut clusters = 0;
     let mut directory = 0;
     for bitmap in bitmaps {
@@ -69,6 +167,7 @@ mod tests {
             let Measured {
                 required,
                 fully_allocated,
+                ..
             } = measure(geometry, size, data).unwrap();
             (required, fully_allocated)
         };

@@ -1,17 +1,26 @@
 //! raw: the bytes of the disk, one after the other.
 
 mod image;
+mod plan;
 
 use std::sync::Arc;
 
 pub use image::{NewRaw, RawImage, unsupported_preallocation};
 
-use super::driver::{Capabilities, FormatDriver, ImageFile, Load, Parts, WriteParts};
+use self::plan::RawPlan;
+use super::driver::{
+    Capabilities, Contents, FormatDriver, ImageFile, Load, Measured, NewDisk, Parts, Plan,
+    WriteParts,
+};
 use super::image::Image;
 use super::new_image::NewImage;
 use super::over::OverOptions;
 use crate::error::Result;
+use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::Storage;
+
+/// The options of a new image. How its space is taken is the protocol's to know.
+const CREATE_OPTIONS: &[OptionSpec] = &[OptionSpec::new("size", Kind::Size, "Virtual disk size")];
 
 /// The format raw.
 pub struct Raw;
@@ -22,11 +31,30 @@ impl FormatDriver for Raw {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { transparent: true }
+        Capabilities {
+            transparent: true,
+            compresses: false,
+        }
     }
 
     fn probe(&self, _start: &[u8]) -> u8 {
         1
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        CREATE_OPTIONS
+    }
+
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        Ok(Box::new(RawPlan::new(new)?))
+    }
+
+    fn measure(&self, _options: &Values, contents: &Contents<'_>) -> Result<Measured> {
+        Ok(Measured {
+            required: contents.size,
+            fully_allocated: contents.size,
+            bitmaps: None,
+        })
     }
 
     fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {

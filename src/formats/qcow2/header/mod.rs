@@ -13,6 +13,7 @@ use super::extensions::Extension;
 use super::features;
 use super::geometry::Geometry;
 use crate::error::{Error, Result};
+use crate::formats::driver::EncryptionRef;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -67,6 +68,16 @@ pub enum EncryptionMethod {
 }
 
 impl EncryptionMethod {
+    /// The method as the rest of the program sees it.
+    pub(crate) fn reference(self) -> Option<EncryptionRef> {
+        let is_aes = self == Self::Aes;
+        (self != Self::None).then(|| EncryptionRef {
+            format: self.name(),
+            takes_password: is_aes,
+            accepts_any_password: is_aes,
+        })
+    }
+
     /// The name that `qemu-img` uses.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,0 +1,259 @@
+//! The options of new qcow2 images as data, and what they mean.
+//!
+//! They are looked at in the order in which QEMU does, so that of several mistakes the same one is reported.
+
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::create_options::CreateOptions;
+use super::header::{CompressionType, EncryptionMethod, Version};
+use crate::error::{Error, Result};
+use crate::formats::driver::Backing;
+use crate::formats::{Preallocation, foreign};
+use crate::options::values::not_accepted;
+use crate::options::{Kind, OptionSpec, Values};
+
+/// The options of a new image.
+pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new(
+        "encryption",
+        Kind::Switch,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
+    OptionSpec::new(
+        "encrypt.format",
+        Kind::Text,
+        "Encrypt the image, format choices: 'aes', 'luks'",
+    ),
+    OptionSpec::new(
+        "encrypt.key-secret",
+        Kind::Text,
+        "ID of secret providing qcow AES key or LUKS passphrase",
+    ),
+    OptionSpec::new("cluster_size", Kind::Size, "qcow2 cluster size").with_default("65536"),
+    OptionSpec::new("extended_l2", Kind::Switch, "Extended L2 tables").with_default("off"),
+    OptionSpec::new(
+        "preallocation",
+        Kind::Text,
+        "Preallocation mode (allowed values: off, metadata, falloc, full)",
+    ),
+    OptionSpec::new(
+        "compression_type",
+        Kind::Text,
+        "Compression method used for image cluster compression",
+    )
+    .with_default("zlib"),
+    OptionSpec::new("size", Kind::Size, "Virtual disk size"),
+    OptionSpec::new(
+        "compat",
+        Kind::Text,
+        "Compatibility level (v2 [0.10] or v3 [1.1])",
+    ),
+    OptionSpec::new("backing_file", Kind::Text, "File name of a base image"),
+    OptionSpec::new("backing_fmt", Kind::Text, "Image format of the base image"),
+    OptionSpec::new(
+        "data_file",
+        Kind::Text,
+        "File name of an external data file",
+    ),
+    OptionSpec::new(
+        "data_file_raw",
+        Kind::Switch,
+        "The external data file must stay valid as a raw image",
+    ),
+    OptionSpec::new("lazy_refcounts", Kind::Switch, "Postpone refcount updates")
+        .with_default("off"),
+    OptionSpec::new(
+        "refcount_bits",
+        Kind::Number,
+        "Width of a reference count entry in bits",
+    )
+    .with_default("16"),
+];
+
+impl CreateOptions {
+    /// The options of a new image, but for its size.
+    ///
+    /// # Errors
+    /// Returns an error if values are out of range or exclude each other, worded as `qemu-img` words it.
+    pub fn of(values: &Values) -> Result<Self> {
+        let mut options = Self::new(0);
+        if values.text("encrypt.format").is_some() && alias_of_encryption(values).is_some() {
+            return Err(Error::invalid(
+                "'encrypt.format' and its alias 'encryption' can't be used at the same time",
+            ));
+        }
+        if let Some(size) = values.number("cluster_size") {
+            options.cluster_size = size;
+        }
+        options.version = match values.text("compat") {
+            None | Some("1.1" | "v3") => Version::V3,
+            Some("0.10" | "v2") => Version::V2,
+            Some(other) => return Err(not_accepted("version", other)),
+        };
+        if let Some(format) = values.text("backing_fmt")
+            && !foreign::QEMU_DRIVERS.contains(&format)
+        {
+            return Err(not_accepted("backing-fmt", format));
+        }
+        options.encryption = encryption(values)?;
+        preallocation(values)?;
+        options.lazy_refcounts = values.switch("lazy_refcounts") == Some(true);
+        options.compression = match values.text("compression_type") {
+            None | Some("zlib") => CompressionType::Zlib,
+            Some("zstd") => CompressionType::Zstd,
+            Some(other) => return Err(not_accepted("compression-type", other)),
+        };
+        if let Some(bits) = values.text("refcount_bits") {
+            options.refcount_bits = bits.parse().unwrap_or(u64::MAX);
+        }
+        options.backing = Backing::of(values)?;
+        options.extended_l2 = values.switch("extended_l2") == Some(true);
+        let data_file = values.name("data_file");
+        options.data_file = data_file.map(|name| name.as_bytes().to_vec());
+        options.data_file_raw = values.switch("data_file_raw") == Some(true);
+        Ok(options)
+    }
+}
+
+/// How much of a new image's space is taken beforehand.
+///
+/// # Errors
+/// Returns an error if there is no such mode.
+pub(super) fn preallocation(values: &Values) -> Result<Preallocation> {
+    match values.text("preallocation") {
+        None => Ok(Preallocation::Off),
+        Some(name) => {
+            Preallocation::from_name(name).ok_or_else(|| not_accepted("preallocation", name))
+        }
+    }
+}
+
+/// The value of `encryption` as it was written: only `on` and `off` have a meaning, whatever else a switch may be.
+fn alias_of_encryption(values: &Values) -> Option<&str> {
+    let given = values.as_written("encryption")?;
+    Some(given).filter(|given| *given != "off")
+}
+
+fn encryption(values: &Values) -> Result<EncryptionMethod> {
+    match (values.text("encrypt.format"), alias_of_encryption(values)) {
+        (Some("aes" | "qcow"), _) | (None, Some("on")) => Ok(EncryptionMethod::Aes),
+        (Some("luks"), _) => Ok(EncryptionMethod::Luks),
+        (Some(other), _) | (None, Some(other)) => Err(not_accepted("format", other)),
+        (None, None) if values.text("encrypt.key-secret").is_some() => {
+            Err(Error::invalid("Parameter 'encrypt.format' is missing"))
+        }
+        (None, None) => Ok(EncryptionMethod::None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::{OsStr, OsString};
+
+    use super::*;
+
+    fn values_of(lists: &[OsString]) -> Result<Values> {
+        Values::of_lists(&[CREATE_OPTIONS], lists)
+    }
+
+    fn values(list: &str) -> Result<Values> {
+        values_of(&[list.into()])
+    }
+
+    fn options(list: &str) -> Result<CreateOptions> {
+        CreateOptions::of(&values(list)?)
+    }
+
+    fn line(values: &Values) -> String {
+        String::from_utf8(values.formatting_line(OsStr::new("x"), "qcow2")).unwrap()
+    }
+
+    #[test]
+    fn names_have_any_bytes() {
+        let list = OsStr::from_bytes(b"data_file=\xff,,\x1b").to_owned();
+        let values = values_of(&[list]).unwrap();
+        let typed = CreateOptions::of(&values).unwrap();
+        assert_eq!(typed.data_file.unwrap(), b"\xff,\x1b");
+        let line = values.formatting_line(OsStr::from_bytes(b"\xfe\x1b"), "qcow2");
+        assert!(line.starts_with(b"Formatting '\xfe\\u{1b}', fmt=qcow2 "));
+        let shown = b" data_file=\xff,,\x1b ";
+        assert!(line.windows(shown.len()).any(|part| part == shown));
+    }
+
+    #[test]
+    fn formatting_line_has_given_options_and_defaults_in_order() {
+        let mut values = values("compat=v3,encryption,encrypt.key-secret=a,,b").unwrap();
+        values.set_size(1_048_576);
+        assert_eq!(
+            line(&values),
+            "Formatting 'x', fmt=qcow2 encryption=on encrypt.key-secret=a,,b cluster_size=65536 \
+             extended_l2=off compression_type=zlib size=1048576 compat=v3 lazy_refcounts=off \
+             refcount_bits=16"
+        );
+    }
+
+    #[test]
+    fn values_are_shown_as_qemu_img_shows_them() {
+        let line = |list: &str| line(&values(list).unwrap());
+        for (list, shown) in [
+            ("lazy_refcounts=yes", "lazy_refcounts=yes"),
+            ("extended_l2", "extended_l2=on"),
+            ("cluster_size=0x1000", "cluster_size=4096"),
+            ("refcount_bits=0x10", "refcount_bits=16"),
+            ("refcount_bits=020", "refcount_bits=16"),
+            ("refcount_bits=-18446744073709551608", "refcount_bits=8"),
+            ("refcount_bits=-1", "refcount_bits=-1"),
+        ] {
+            assert!(line(list).contains(shown), "{}", line(list));
+        }
+        assert!(options("lazy_refcounts=y").unwrap().lazy_refcounts);
+        for bits in ["4294967312", "-1"] {
+            let options = options(&format!("refcount_bits={bits}")).unwrap();
+            assert!(options.check().is_err(), "{bits}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_repeated_options_counts() {
+        let values = values_of(&["cluster_size=512".into(), "cluster_size=4k".into()]).unwrap();
+        assert_eq!(CreateOptions::of(&values).unwrap().cluster_size, 4096);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (list, message) in [
+            ("foo=1", "Invalid parameter 'foo'"),
+            (
+                "lazy_refcounts=maybe",
+                "'lazy_refcounts' expects 'on' or 'off'",
+            ),
+            (
+                "cluster_size=abc",
+                "'cluster_size' expects a non-negative number",
+            ),
+            ("compat=7", "Parameter 'version' does not accept value '7'"),
+            ("encrypt.format=foo", "'format' does not accept value 'foo'"),
+            ("encryption=yes", "'format' does not accept value 'yes'"),
+            ("encryption=n", "'format' does not accept value 'n'"),
+            (
+                "backing_fmt=nope",
+                "'backing-fmt' does not accept value 'nope'",
+            ),
+            (
+                "encrypt.key-secret=s",
+                "Parameter 'encrypt.format' is missing",
+            ),
+            (
+                "encryption,encrypt.format=aes",
+                "can't be used at the same time",
+            ),
+            (
+                "backing_fmt=raw",
+                "Backing format cannot be used without backing file",
+            ),
+        ] {
+            let text = options(list).unwrap_err().to_string();
+            assert!(text.contains(message), "{list}: {text}");
+        }
+    }
+}

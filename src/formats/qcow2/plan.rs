@@ -1,0 +1,137 @@
+//! A new qcow2 image, checked and not made yet.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use super::create_options::CreateOptions;
+use super::header::{EncryptionMethod, Version};
+use super::options;
+use super::{NewCompressed, NewPreallocated, NewQcow2, missing_secret};
+use crate::crypto::legacy_aes;
+use crate::error::{Error, Result};
+use crate::formats::driver::{EncryptionRef, NewDisk, NewParts, Plan};
+use crate::formats::{NewImage, Preallocation};
+use crate::units::SECTOR_SIZE;
+
+/// The longest that QEMU lets a disk be, in bytes: all that a signed offset can say, less one GiB for what it
+/// rounds up.
+const LONGEST: u64 = i64::MAX.cast_unsigned() - ((1 << 30) - 1);
+
+/// A new image with these options.
+pub(super) struct Qcow2Plan {
+    options: CreateOptions,
+    preallocation: Preallocation,
+    compressed: bool,
+}
+
+impl Qcow2Plan {
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// Returns an error if they are out of range or exclude each other.
+    pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
+        let mut options = CreateOptions::of(new.options)?;
+        let preallocation = options::preallocation(new.options)?;
+        options.size = whole_sectors(new.size)?;
+        if let Some(name) = &options.data_file {
+            // Without the protocol, which no reader would understand.
+            let path = (new.path_of)(OsStr::from_bytes(name))?;
+            options.data_file = Some(path.into_os_string().into_vec());
+        }
+        if let (Some(backing), Some(size)) = (&mut options.backing, new.backing_size) {
+            backing.size = size;
+        }
+        options.check()?;
+        options.check_preallocation(preallocation)?;
+        if new.compressed {
+            NewCompressed::check(&options)?;
+        }
+        if options.encryption == EncryptionMethod::Luks {
+            return Err(Error::unsupported(
+                "encrypt.format=luks is not supported by this version",
+            ));
+        }
+        let preallocation = match preallocation {
+            // What a raw image holds has its place beforehand.
+            Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
+            other => other,
+        };
+        Ok(Self {
+            options,
+            preallocation,
+            compressed: new.compressed,
+        })
+    }
+}
+
+/// The size of a disk in whole sectors.
+fn whole_sectors(size: u64) -> Result<u64> {
+    let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
+    match rounded.filter(|size| i64::try_from(*size).is_ok()) {
+        None => Err(Error::invalid(
+            "Could not resize image: Image size cannot be negative",
+        )),
+        Some(size) if size > LONGEST => Err(Error::invalid(format!(
+            "Could not resize image: offset({size}) exceeds maximum({LONGEST})"
+        ))),
+        Some(size) => Ok(size),
+    }
+}
+
+impl Plan for Qcow2Plan {
+    fn other_files(&self) -> Vec<&[u8]> {
+        self.options.data_file.as_deref().into_iter().collect()
+    }
+
+    fn encryption(&self) -> Option<EncryptionRef> {
+        self.options.encryption.reference()
+    }
+
+    fn has_bitmaps(&self) -> bool {
+        self.options.version == Version::V3
+    }
+
+    fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
+        let NewParts {
+            file,
+            files,
+            secret,
+            flush,
+        } = parts;
+        let options = self.options.clone();
+        let cipher = match options.encryption {
+            EncryptionMethod::None => None,
+            _ => Some(legacy_aes(secret.ok_or_else(missing_secret)?)?),
+        };
+        let data = files.into_iter().next();
+        if self.compressed {
+            return Ok(Box::new(NewCompressed::create(file, options, flush)?));
+        }
+        Ok(match (self.preallocation, data) {
+            (Preallocation::Off, None) => Box::new(NewQcow2::create(file, options, cipher, flush)?),
+            (Preallocation::Off, Some(data)) => Box::new(NewQcow2::create_with_data(
+                file, data, options, cipher, flush,
+            )?),
+            (mode, None) => Box::new(NewPreallocated::create(file, options, cipher, mode, flush)?),
+            (mode, Some(data)) => Box::new(NewPreallocated::create_with_data(
+                file, data, options, cipher, mode, flush,
+            )?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_sectors_or_refused() {
+        for (size, rounded) in [(0, 0), (1, 512), (512, 512), (LONGEST, LONGEST)] {
+            assert_eq!(whole_sectors(size).unwrap(), rounded);
+        }
+        let most = i64::MAX.cast_unsigned();
+        for size in [most, most + 1, u64::MAX - 511, u64::MAX - 510, u64::MAX] {
+            assert!(whole_sectors(size).is_err(), "{size}");
+        }
+    }
+}

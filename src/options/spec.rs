@@ -1,0 +1,118 @@
+//! The options of a driver as data: names, how values are written, and what help says of them.
+//!
+//! Help, the check of names and the line `Formatting '…'` are made from these lists alone. Options that
+//! `qemu-img` has and this version doesn't are in them too, so that they are refused by name and not as a mistake
+//! of the user's.
+
+use std::fmt::Write as _;
+
+/// How an option's value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any bytes.
+    Text,
+    /// `on` or `off`.
+    Switch,
+    /// A number of bytes, which may have a suffix.
+    Size,
+    /// A number.
+    Number,
+}
+
+/// One option of a driver.
+#[derive(Debug)]
+pub struct OptionSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// How its value is written.
+    pub kind: Kind,
+    /// The value that the line `Formatting '…'` has when none is given.
+    pub default: Option<&'static str>,
+    /// What help says of it.
+    pub help: &'static str,
+}
+
+impl OptionSpec {
+    /// An option without a default.
+    pub const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            default: None,
+            help,
+        }
+    }
+
+    /// The same option with a default.
+    #[must_use]
+    pub const fn with_default(self, default: &'static str) -> Self {
+        Self {
+            default: Some(default),
+            ..self
+        }
+    }
+}
+
+/// The options of several drivers, in that order; of those with one name the first.
+pub fn united(lists: &[&'static [OptionSpec]]) -> Vec<&'static OptionSpec> {
+    let mut united: Vec<&OptionSpec> = Vec::new();
+    for spec in lists.iter().copied().flatten() {
+        if united.iter().all(|there| there.name != spec.name) {
+            united.push(spec);
+        }
+    }
+    united
+}
+
+/// The lines of `-o help` for these options, by name.
+pub fn help_lines(lists: &[&'static [OptionSpec]]) -> String {
+    let mut specs = united(lists);
+    specs.sort_by_key(|spec| spec.name);
+    let mut text = String::new();
+    for spec in specs {
+        let kind = match spec.kind {
+            Kind::Text => "<str>",
+            Kind::Switch => "<bool (on/off)>",
+            Kind::Size => "<size>",
+            Kind::Number => "<num>",
+        };
+        let left = format!("{}={kind}", spec.name);
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "  {left:<22} - {}", spec.help);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &[OptionSpec] = &[
+        OptionSpec::new("size", Kind::Size, "first").with_default("1"),
+        OptionSpec::new("b", Kind::Switch, "a switch"),
+    ];
+    const TWO: &[OptionSpec] = &[
+        OptionSpec::new("a", Kind::Text, "a text"),
+        OptionSpec::new("size", Kind::Size, "second"),
+    ];
+
+    #[test]
+    fn of_two_with_one_name_the_first_counts() {
+        let names = united(&[ONE, TWO]);
+        let names: Vec<_> = names.iter().map(|spec| (spec.name, spec.help)).collect();
+        assert_eq!(
+            names,
+            [("size", "first"), ("b", "a switch"), ("a", "a text")]
+        );
+    }
+
+    #[test]
+    fn help_is_in_the_order_of_names() {
+        assert_eq!(
+            help_lines(&[ONE, TWO]),
+            "  a=<str>                - a text\n\
+             \x20 b=<bool (on/off)>      - a switch\n\
+             \x20 size=<size>            - first\n"
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! Options held against their specs: names that are known, and values of the right kind.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::list::{self, KeyValue};
+use super::spec::{Kind, OptionSpec, united};
+use crate::error::{Error, Result, printable_bytes};
+use crate::units::{SizeError, parse_size};
+
+/// The options that were given to a driver; of an option given twice the last one counts.
+#[derive(Debug, Clone, Default)]
+pub struct Values {
+    specs: Vec<&'static OptionSpec>,
+    given: Vec<Given>,
+}
+
+/// An option that was given.
+#[derive(Debug, Clone)]
+struct Given {
+    key: String,
+    /// The value in one form: a switch is `on` or `off`, a number has decimal digits.
+    value: OsString,
+    /// How `Formatting '…'` prints it.
+    shown: OsString,
+}
+
+impl Values {
+    /// Reads lists such as those given with `-o`, for drivers with these options.
+    ///
+    /// # Errors
+    /// Returns an error if a name isn't known or a value is of the wrong kind.
+    pub fn of_lists(specs: &[&'static [OptionSpec]], lists: &[OsString]) -> Result<Self> {
+        let specs = united(specs);
+        let mut given: Vec<Given> = Vec::new();
+        for list in lists {
+            for option in list::parse(list, None) {
+                let option = normalise(&specs, option)?;
+                given.retain(|earlier| earlier.key != option.key);
+                given.push(option);
+            }
+        }
+        Ok(Self { specs, given })
+    }
+
+    /// Returns true if there is an option of that name, given or not.
+    pub fn knows(&self, name: &str) -> bool {
+        self.specs.iter().any(|spec| spec.name == name)
+    }
+
+    /// The value of an option. Bytes that are no text mean nothing; only names may have such, see
+    /// [`name`](Self::name).
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.name(name)
+            .map(|value| value.to_str().unwrap_or("\u{fffd}"))
+    }
+
+    /// The value of an option that is the name of a file.
+    pub fn name(&self, name: &str) -> Option<&OsStr> {
+        self.given(name).map(|given| given.value.as_os_str())
+    }
+
+    /// The value of a switch.
+    pub fn switch(&self, name: &str) -> Option<bool> {
+        self.text(name).map(|value| value == "on")
+    }
+
+    /// The value of a size or number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.text(name).and_then(|value| value.parse().ok())
+    }
+
+    /// The value as it was written.
+    pub fn as_written(&self, name: &str) -> Option<&str> {
+        self.given(name)?.shown.to_str()
+    }
+
+    fn given(&self, name: &str) -> Option<&Given> {
+        self.given.iter().find(|given| given.key == name)
+    }
+
+    /// Sets an option, as if it had been given last.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        let value = value.into();
+        self.given.retain(|option| option.key != name);
+        self.given.push(Given {
+            key: name.to_owned(),
+            shown: value.clone(),
+            value,
+        });
+    }
+
+    /// The option `size` in bytes. The greatest number there is stands for none.
+    pub fn size(&self) -> Option<u64> {
+        self.number("size").filter(|size| *size != u64::MAX)
+    }
+
+    /// Sets the option `size`, in bytes.
+    pub fn set_size(&mut self, size: u64) {
+        self.set("size", size.to_string());
+        if let Some(given) = self.given.last_mut() {
+            given.shown = signed(size).into();
+        }
+    }
+
+    /// The line that `create` prints before it starts: options that were given or have a default, in the order of
+    /// the specs. Names have the bytes that they have.
+    pub fn formatting_line(&self, filename: &OsStr, driver: &str) -> Vec<u8> {
+        let mut line = b"Formatting '".to_vec();
+        line.extend(printable_bytes(filename.as_bytes()));
+        line.extend(format!("', fmt={driver}").into_bytes());
+        for OptionSpec { name, default, .. } in &self.specs {
+            let given = self.given(name).map(|given| given.shown.as_os_str());
+            if let Some(value) = given.or(default.map(OsStr::new)) {
+                line.extend(format!(" {name}=").into_bytes());
+                for byte in value.as_bytes() {
+                    line.push(*byte);
+                    if *byte == b',' {
+                        line.push(b',');
+                    }
+                }
+            }
+        }
+        line
+    }
+}
+
+/// The error for a value that a parameter can't have, as QEMU's visitors word it.
+pub fn not_accepted(parameter: &str, value: &str) -> Error {
+    Error::invalid(format!(
+        "Parameter '{parameter}' does not accept value '{value}'"
+    ))
+}
+
+/// A number as `Formatting '…'` prints it: from 2^63 on, QEMU shows it below zero.
+fn signed(number: u64) -> String {
+    number.cast_signed().to_string()
+}
+
+/// Checks an option's name and kind and brings its value into one form.
+fn normalise(specs: &[&OptionSpec], option: KeyValue) -> Result<Given> {
+    let key = option.key.clone();
+    let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
+        return Err(Error::invalid(format!("Invalid parameter '{key}'")));
+    };
+    if spec.kind == Kind::Text {
+        return Ok(Given {
+            key,
+            shown: option.value.clone(),
+            value: option.value,
+        });
+    }
+    let value = option.text();
+    let mut shown = None;
+    let value = match spec.kind {
+        Kind::Text => value,
+        Kind::Switch => {
+            let on = match value.as_str() {
+                "on" | "yes" | "true" | "y" => "on",
+                "off" | "no" | "false" | "n" => "off",
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "Parameter '{key}' expects 'on' or 'off'"
+                    )));
+                }
+            };
+            shown = Some(value);
+            on.to_owned()
+        }
+        Kind::Size => {
+            let size = parse_size(&value);
+            let size = size.map_err(|error| list::no_size(&key, &value, error))?;
+            shown = Some(signed(size));
+            size.to_string()
+        }
+        Kind::Number => {
+            let number = list::parse_number(&value).map_err(|error| match error {
+                SizeError::OutOfRange => Error::invalid(format!(
+                    "Value '{value}' is too large for parameter '{key}'"
+                )),
+                SizeError::Malformed => {
+                    Error::invalid(format!("Parameter '{key}' expects a number"))
+                }
+            })?;
+            shown = Some(signed(number));
+            number.to_string()
+        }
+    };
+    Ok(Given {
+        shown: shown.unwrap_or_else(|| value.clone()).into(),
+        key,
+        value: value.into(),
+    })
+}
