@@ -11,12 +11,12 @@ use std::path::PathBuf;
 
 use serde_json::{Map, json};
 
-use super::objects::Secrets;
 use crate::commands::stated::PROTOCOLS;
 use crate::commands::{Below, RawNode, Sharing, Source, Stated, names};
+use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::options::{Tree, Value, qemu_json};
+use crate::options::{Tree, Value, list, qemu_json};
 use crate::storage::WindowRange;
 
 /// What a name starts with that is a tree of options.
@@ -299,7 +299,7 @@ impl Common {
 /// Below another node, what is discarded is let go unless an option says otherwise.
 fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
     if let Some(name) = tree.take_text("node-name")
-        && !super::objects::is_identifier(&name)
+        && !list::is_identifier(&name)
     {
         return Err(Error::invalid(format!("Invalid node-name: '{name}'")));
     }
@@ -393,6 +393,7 @@ fn no_such_node(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Secret;
 
     fn read(text: &str, secrets: &Secrets, test: impl FnOnce(&Source<'_>)) {
         let node = image(Tree::from_list(text, "file"), "name", secrets).unwrap();
@@ -421,7 +422,8 @@ mod tests {
 
     #[test]
     fn what_is_below_is_stored_given_or_nothing() {
-        let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+        let mut secrets = Secrets::default();
+        secrets.insert("s".to_owned(), Secret::new(b"abc".to_vec()));
         let read = |text: &str, test: fn(&Below<'_>)| {
             read(text, &secrets, |source| test(&source.below));
         };

@@ -4,11 +4,11 @@ use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write as _};
 use std::process::ExitCode;
 
 use super::args::CheckArgs;
-use super::objects::Secrets;
 use super::operands::{Output, cache, one_operand, output, source, warn_of_guess};
 use super::{Done, Failure, complain, complain_of, print, program, render};
 use crate::commands;
 use crate::commands::check::Outcome;
+use crate::crypto::Secrets;
 use crate::error::printable;
 use crate::formats::Format;
 use crate::formats::check::{CheckEvent, Repair};

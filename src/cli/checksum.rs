@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use super::args::ChecksumArgs;
-use super::objects::Secrets;
 use super::operands::{cache, one_operand, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, print_bytes};
 use crate::commands;
 use crate::convert::{Algorithm, Digest, Settings};
+use crate::crypto::Secrets;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {

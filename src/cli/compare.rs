@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use super::args::CompareArgs;
-use super::objects::Secrets;
 use super::operands::{cache, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain, complain_of, print, program};
 use crate::commands::{Sharing, compare};
 use crate::convert::compare::Finding;
+use crate::crypto::Secrets;
 
 /// Exit statuses, as `qemu-img` documents them.
 const DIFFERENT: u8 = 1;

@@ -9,7 +9,6 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::checksum::{algorithm, checksum_line};
-use super::objects::Secrets;
 use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
@@ -17,6 +16,7 @@ use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
 use crate::commands::{self, Driver, Sharing, Target, names};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
+use crate::crypto::Secrets;
 use crate::formats::Format;
 use crate::formats::snapshots::SnapshotName;
 use crate::options::Values;

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::CreateArgs;
-use super::objects::Secrets;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, image_name, print_bytes};
 use crate::commands::{self, Purpose, names};
+use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
 use crate::options::Values;

@@ -17,12 +17,12 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::args::Cli;
 use super::getopt::{self, Call};
-use super::objects::Secrets;
-use super::{image_name, render, usage};
+use super::{image_name, objects, render, usage};
 use crate::commands::{self, Source};
 use crate::formats::driver::{Contents, NewDisk};
 use crate::formats::{FORMATS, Format};
 use crate::options::Values;
+use crate::crypto::Secrets;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
@@ -118,14 +118,14 @@ pub fn option_string(text: &str) {
     }
     // Neither files nor the kernel's keys.
     if !text.contains("file") && !text.contains("keyring") {
-        let _ = Secrets::default().add(text.as_ref());
+        let _ = objects::add(&mut Secrets::default(), text.as_ref());
     }
 }
 
 /// A text as the name of an image, plain and with `--image-opts`; what `info` shows of it names the same
 /// image again.
 pub fn image_name(text: &str) {
-    let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+    let secrets = objects::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
     for format in [None, Some("raw"), Some("qcow2"), Some("x")] {
         if let Ok((source, shown)) = image_name::by_name(OsStr::new(text), format, &secrets) {
             assert!(!source.path.as_os_str().is_empty() || text == "file:" || text.is_empty());

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::LazyLock;
 
 use super::block_node::{self, JSON, Node, Shown};
-use super::objects::Secrets;
 use crate::commands::{Driver, Names, Source, names};
+use crate::crypto::Secrets;
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
 use crate::options::{Tree, qemu_json, tree};
@@ -120,10 +120,12 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::crypto::Secret;
 
     #[test]
     fn option_strings_name_file_format_and_secret() {
-        let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+        let mut secrets = Secrets::default();
+        secrets.insert("s".to_owned(), Secret::new(b"abc".to_vec()));
         let text = "driver=qcow2,file.driver=file,file.filename=a,,b,encrypt.key-secret=s";
         let (source, shown) = by_options(OsStr::new(text), &secrets).unwrap();
         assert_eq!(source.path, PathBuf::from("a,b"));
@@ -209,7 +211,8 @@ mod tests {
             "driver=qcow2,file.filename=x,backing.file.filename=y,backing.driver=raw",
             "driver=raw,offset=1k,size=512,file.driver=raw,file.offset=5,file.file.filename=x",
         ];
-        let secrets = Secrets::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
+        let mut secrets = Secrets::default();
+        secrets.insert("s".to_owned(), Secret::new(b"abc".to_vec()));
         let mut state = 1_u64;
         let mut random = |below: usize| {
             state = state

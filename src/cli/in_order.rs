@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use anyhow::anyhow;
 
 use super::getopt::Mistake;
-use super::objects::Secrets;
-use super::{Failure, check, convert, operands, print, warn_of_short};
+use super::{Failure, check, convert, objects, operands, print, warn_of_short};
+use crate::crypto::Secrets;
 use crate::options::list;
 
 /// Why the reading of options ended early.
@@ -61,7 +61,7 @@ impl Reading {
         // These may be or hold names, which need not be text.
         match (subcommand, option) {
             (_, "object") => {
-                let help = self.secrets.add(value)?;
+                let help = objects::add(&mut self.secrets, value)?;
                 print(help.as_deref().unwrap_or_default())?;
                 return Ok(help.is_some());
             }

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::InfoArgs;
-use super::objects::Secrets;
 use super::operands::{Output, cache, one_operand, output, source};
 use super::password::PasswordSource;
 use super::{Done, print, render};
 use crate::commands;
+use crate::crypto::Secrets;
 use crate::options::qemu_json;
 
 /// Runs the subcommand.

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::MapArgs;
-use super::objects::Secrets;
 use super::operands::{Output, one_operand, output, size, source};
 use super::password::PasswordSource;
 use super::{Done, Failure, render, stdout, writing};
 use crate::commands::map::{self, Map};
+use crate::crypto::Secrets;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {

@@ -6,7 +6,6 @@ use anyhow::anyhow;
 
 use super::args::MeasureArgs;
 use super::convert::snapshot_name;
-use super::objects::Secrets;
 use super::operands::{self, Output, output, source};
 use super::password::PasswordSource;
 use super::{Done, Failure, complain_of, image_name, print};
@@ -15,6 +14,7 @@ use crate::commands::measure::{self, Contents};
 use crate::formats::driver::{Measured, no_measure};
 use crate::formats::{Format, foreign};
 use crate::options::Values;
+use crate::crypto::Secrets;
 use crate::options::{list, qemu_json};
 
 /// Runs the subcommand.

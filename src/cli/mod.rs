@@ -13,12 +13,13 @@ mod compare;
 mod convert;
 mod create;
 mod descriptor;
+mod in_order;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod getopt;
 mod help;
 mod image_name;
-mod in_order;
+
 mod info;
 mod internal_error;
 mod map;
@@ -27,6 +28,7 @@ mod objects;
 mod operands;
 mod password;
 mod progress;
+mod readable_file;
 mod render;
 mod speed;
 mod standard_output;
@@ -44,8 +46,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 pub use self::internal_error::guard;
 
 use self::args::{Cli, Command};
-use self::getopt::Call;
 use self::in_order::{Reading, Stop};
+use self::getopt::Call;
 use self::standard_output::stdout;
 use crate::error::printable;
 use crate::options::list;

@@ -3,7 +3,6 @@
 //! A secret's data is on the command line or in a file, as it is or in base64, and may be encrypted
 //! with another secret; or the kernel keeps it (`secret_keyring`). Messages never show any of it.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -15,8 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::password::warn_of_readers;
-use crate::crypto::{self, Secret};
+use super::readable_file;
+use crate::crypto::{self, Secret, Secrets};
 use crate::error::{Error, Result, os_reason};
 use crate::options::{Tree, Value, list};
 
@@ -35,103 +34,77 @@ const OTHER_KINDS: [&str; 8] = [
 /// How much of a file with a password there is room for from the start, in bytes.
 const MOST_AT_ONCE: usize = 1 << 20;
 
-/// The secrets of a command line, by id.
-#[derive(Default)]
-pub struct Secrets(HashMap<String, Secret>);
-
-impl Secrets {
-    /// Reads a definition that was given with `--object`; it may refer to earlier ones. Gives the text of
-    /// help where that is what it asks for.
-    ///
-    /// # Errors
-    /// Anything but a well-formed secret; a file that can't be read; a key that isn't there or
-    /// doesn't fit.
-    pub fn add(&mut self, definition: &OsStr) -> Result<Option<String>> {
-        let text = definition.to_str().filter(|text| text.starts_with('{'));
-        let mut tree = if let Some(json) = text {
-            Tree::from_json(json)?
-        } else {
-            if list::asks_for_help(definition) {
-                return Ok(Some(help(&definition.to_string_lossy())));
-            }
-            Tree::from_list(definition, "qom-type")
-        };
-        let (id, secret) = self.define(&mut tree)?;
-        self.0.insert(id, secret);
-        Ok(None)
-    }
-
-    /// The secrets that several definitions make.
-    #[cfg(any(test, fuzzing))]
-    pub fn parse(definitions: &[String]) -> Result<Self> {
-        let mut secrets = Self::default();
-        for definition in definitions {
-            assert_eq!(secrets.add(definition.as_ref())?, None);
+/// Reads a definition that was given with `--object`, which may refer to `secrets`, and adds the secret to
+/// those. Gives the text of help where that is what it asks for.
+///
+/// # Errors
+/// Returns an error for anything but a well-formed secret, for a file that can't be read, and for a key that
+/// isn't there or doesn't fit.
+pub(super) fn add(secrets: &mut Secrets, definition: &OsStr) -> Result<Option<String>> {
+    let text = definition.to_str().filter(|text| text.starts_with('{'));
+    let mut tree = if let Some(json) = text {
+        Tree::from_json(json)?
+    } else {
+        if list::asks_for_help(definition) {
+            return Ok(Some(help(&definition.to_string_lossy())));
         }
-        Ok(secrets)
-    }
+        Tree::from_list(definition, "qom-type")
+    };
+    let (id, secret) = define(secrets, &mut tree)?;
+    secrets.insert(id, secret);
+    Ok(None)
+}
 
-    /// The secret of that id, as a password.
-    ///
-    /// # Errors
-    /// There is none, or it is no text.
-    pub fn get(&self, id: &str) -> Result<&Secret> {
-        let secret = self.of_any_bytes(id)?;
-        if !secret.is_text() {
+/// The secrets that several definitions make.
+#[cfg(any(test, fuzzing))]
+pub(super) fn parse(definitions: &[String]) -> Result<Secrets> {
+    let mut secrets = Secrets::default();
+    for definition in definitions {
+        assert_eq!(add(&mut secrets, definition.as_ref())?, None);
+    }
+    Ok(secrets)
+}
+
+fn define(secrets: &Secrets, tree: &mut Tree) -> Result<(String, Secret)> {
+    let missing = |what| Error::invalid(format!("Parameter '{what}' is missing"));
+    let kind = take_text(tree, "qom-type")?.ok_or_else(|| missing("qom-type"))?;
+    let id = take_text(tree, "id")?;
+    let checked_id = || {
+        let id = id.ok_or_else(|| missing("id"))?;
+        if !list::is_identifier(&id) {
+            let mistake = Error::invalid("Parameter 'id' expects an identifier");
+            return Err(mistake.with_hint(
+                "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+            ));
+        }
+        if secrets.contains(&id) {
             return Err(Error::invalid(format!(
-                "Data from secret {id} is not valid UTF-8"
+                "attempt to add duplicate property '{id}' to object (type 'container')"
             )));
         }
-        Ok(secret)
-    }
-
-    fn of_any_bytes(&self, id: &str) -> Result<&Secret> {
-        self.0
-            .get(id)
-            .ok_or_else(|| Error::invalid(format!("No secret with id '{id}'")))
-    }
-
-    fn define(&self, tree: &mut Tree) -> Result<(String, Secret)> {
-        let missing = |what| Error::invalid(format!("Parameter '{what}' is missing"));
-        let kind = take_text(tree, "qom-type")?.ok_or_else(|| missing("qom-type"))?;
-        let id = take_text(tree, "id")?;
-        let checked_id = || {
-            let id = id.ok_or_else(|| missing("id"))?;
-            if !is_identifier(&id) {
-                let mistake = Error::invalid("Parameter 'id' expects an identifier");
-                return Err(mistake.with_hint(
-                    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
-                ));
-            }
-            if self.0.contains_key(&id) {
-                return Err(Error::invalid(format!(
-                    "attempt to add duplicate property '{id}' to object (type 'container')"
-                )));
-            }
-            Ok(id)
-        };
-        match kind.as_str() {
-            "secret" => {
-                let definition = Definition::take(tree)?;
-                Ok((checked_id()?, definition.load(self)?))
-            }
-            "secret_keyring" => {
-                let serial = take_serial(tree)?.ok_or_else(|| missing("serial"))?;
-                let envelope = Envelope::take(tree)?;
-                Ok((
-                    checked_id()?,
-                    envelope.open(self, crypto::from_keyring(serial)?)?,
-                ))
-            }
-            // Only programs that run a guest have these.
-            "iothread" => Err(Error::invalid(format!("invalid object type: {kind}"))),
-            other if OTHER_KINDS.contains(&other) => Err(Error::unsupported(format!(
-                "objects of type '{other}' are not supported by this version"
-            ))),
-            other => Err(Error::invalid(format!(
-                "Parameter 'qom-type' does not accept value '{other}'"
-            ))),
+        Ok(id)
+    };
+    match kind.as_str() {
+        "secret" => {
+            let definition = Definition::take(tree)?;
+            Ok((checked_id()?, definition.load(secrets)?))
         }
+        "secret_keyring" => {
+            let serial = take_serial(tree)?.ok_or_else(|| missing("serial"))?;
+            let envelope = Envelope::take(tree)?;
+            Ok((
+                checked_id()?,
+                envelope.open(secrets, crypto::from_keyring(serial)?)?,
+            ))
+        }
+        // Only programs that run a guest have these.
+        "iothread" => Err(Error::invalid(format!("invalid object type: {kind}"))),
+        other if OTHER_KINDS.contains(&other) => Err(Error::unsupported(format!(
+            "objects of type '{other}' are not supported by this version"
+        ))),
+        other => Err(Error::invalid(format!(
+            "Parameter 'qom-type' does not accept value '{other}'"
+        ))),
     }
 }
 
@@ -162,14 +135,6 @@ fn help(definition: &str) -> String {
         ],
     };
     text.join("\n  ") + "\n"
-}
-
-/// Letters, digits, `-`, `.` and `_`, a letter first.
-pub(super) fn is_identifier(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 /// A `secret` as written.
@@ -214,7 +179,7 @@ impl Definition {
 /// The bytes of a file with a password.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    warn_of_readers(path, &file);
+    readable_file::warn(path, &file);
     // Room for all of it from the start: a buffer that grew would leave copies behind.
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(length.min(MOST_AT_ONCE) + 64);
@@ -325,7 +290,7 @@ mod tests {
 
     fn message(definitions: &[&str]) -> String {
         let definitions: Vec<String> = definitions.iter().map(|text| (*text).into()).collect();
-        match Secrets::parse(&definitions) {
+        match parse(&definitions) {
             Ok(secrets) => match secrets.get("s") {
                 Ok(_) => panic!("{definitions:?} was accepted"),
                 Err(error) => error.to_string(),
@@ -339,7 +304,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "from file\n").unwrap();
         let path = file.path().display();
-        let secrets = Secrets::parse(&[
+        let secrets = parse(&[
             "secret,id=a,data=x,,y".to_owned(),
             format!("secret,id=b,format=raw,file={path}"),
             "secret,id=c,format=base64,data=aGVs\nbG8=".to_owned(),
@@ -359,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_secret_opens_another() {
-        let secrets = Secrets::parse(&[MASTER.to_owned(), SEALED.to_owned()]).unwrap();
+        let secrets = parse(&[MASTER.to_owned(), SEALED.to_owned()]).unwrap();
         assert_eq!(secrets.get("s").unwrap().bytes(), b"secret");
         let two = |definition| message(&[MASTER, definition]);
         for (definition, expected) in [

@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 
 use anyhow::anyhow;
 
-use super::objects::Secrets;
 use super::{Failure, complain, image_name, print, warn_with_help};
 use crate::commands::{Driver, Existing, Protocol, Purpose, Sharing, Source, Target, names};
+use crate::crypto::Secrets;
 use crate::error::Error;
 use crate::formats::Format;
 use crate::options::{Values, list, spec};

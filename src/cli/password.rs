@@ -8,16 +8,14 @@ use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use zeroize::Zeroizing;
 
 use super::args::{PasswordArgs, PlausibleArgs};
-use super::descriptor;
-use crate::commands::Passwords;
-use crate::crypto::Secret;
+use super::{descriptor, readable_file};
+use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 
 /// The most that is read of a password file, in bytes. A key is 16; this is for passphrases.
@@ -103,7 +101,7 @@ impl PasswordSource {
         match &self.origin {
             Origin::File(path, file) => kept(&self.given, || {
                 if !self.quiet {
-                    warn_of_readers(path, file);
+                    readable_file::warn(path, file);
                 }
                 self.read_file(file, || reading_from(path))
             }),
@@ -256,24 +254,6 @@ impl Read for Patient<'_> {
                 read => return read,
             }
         }
-    }
-}
-
-/// Warns, at a terminal, of a file with a password that others may read. What comes through a pipe or an
-/// open descriptor is of the moment, and its permissions say nothing.
-pub(super) fn warn_of_readers(path: &Path, file: &File) {
-    const OTHERS: u32 = 0o044;
-    let is_readable = file
-        .metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & OTHERS != 0);
-    let is_open = ["/dev/fd", "/proc/self/fd"]
-        .iter()
-        .any(|at| path.starts_with(at));
-    if is_readable && !is_open && io::stderr().is_terminal() {
-        super::warn(&format!(
-            "other users may read the password in '{}' (chmod 600)",
-            path.display()
-        ));
     }
 }
 

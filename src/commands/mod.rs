@@ -32,37 +32,4 @@ pub use source::{Below, RawNode, Source};
 pub use stated::Stated;
 pub use target::{Existing, Target};
 
-use crate::crypto::Secret;
-use crate::error::Result;
-
-/// Where passwords come from that no option named: a file, a descriptor, or a person.
-pub trait Passwords {
-    /// The password of an encrypted image that is to be read.
-    ///
-    /// # Errors
-    /// There is none to be had; the error says how one is given.
-    fn for_reading(&self, image: &str) -> Result<&Secret>;
-
-    /// The password of an encrypted image that is to be made.
-    ///
-    /// # Errors
-    /// There is none to be had; the error says how one is given.
-    fn for_writing(&self, image: &str) -> Result<&Secret>;
-
-    /// Told whenever legacy AES is used, wherever the password came from: a person should know what
-    /// it can't do.
-    fn legacy_aes_is_used(&self);
-
-    /// Told when an image of legacy AES decrypts to noise, so that its password is probably wrong; `newline` says
-    /// that with [`with_newline`](Self::with_newline) it doesn't.
-    ///
-    /// # Errors
-    /// End the command.
-    fn implausible(&self, image: &str, newline: bool) -> Result<()>;
-
-    /// The password with the newline that ended its file and was left out of it; `None` without one. Another
-    /// program may have encrypted an image with all of the file.
-    fn with_newline(&self) -> Option<Secret> {
-        None
-    }
-}
+pub use crate::crypto::Passwords;

@@ -32,9 +32,11 @@ mod backend;
 mod keyring;
 pub mod limit;
 mod memory;
+mod passwords;
 mod portable;
 pub mod reference;
 mod secret;
+mod secrets;
 mod sector_cipher;
 mod soft;
 mod wrapped;
@@ -43,7 +45,9 @@ mod x86;
 
 pub use backend::{Backend, BackendError};
 pub use keyring::from_keyring;
+pub use passwords::Passwords;
 pub use secret::{BACKEND_VARIABLE, Secret, chosen_backend, legacy_aes};
+pub use secrets::Secrets;
 pub use sector_cipher::AesCbc;
 
 /// Bytes in a sector, the unit that is encrypted as one CBC chain.

@@ -135,6 +135,14 @@ pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
     }
 }
 
+/// Tells if a text can be the id of an object or a node: letters, digits, `-`, `.` and `_`, a letter first.
+pub fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
 /// Whether an option string asks for the list of options.
 pub fn asks_for_help(text: impl AsRef<OsStr>) -> bool {
     split_at_single_commas(text.as_ref())

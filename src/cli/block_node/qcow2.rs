@@ -5,9 +5,9 @@
 
 use serde_json::{Map, json};
 
-use super::super::objects::Secrets;
 use super::{below, storage};
 use crate::commands::Source;
+use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::options::{Tree, Value};
 
