@@ -13,7 +13,7 @@ mod compare;
 mod convert;
 mod create;
 mod descriptor;
-mod in_order;
+mod early_checks;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod getopt;
@@ -46,7 +46,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 pub use self::internal_error::guard;
 
 use self::args::{Cli, Command};
-use self::in_order::{Reading, Stop};
+use self::early_checks::{Reading, Stop};
 use self::getopt::Call;
 use self::standard_output::stdout;
 use crate::error::printable;
