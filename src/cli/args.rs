@@ -10,8 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::getopt::OWN;
-use super::image_name;
-use crate::commands::{Names, Sharing};
+use crate::commands::Sharing;
 
 /// A memory-safe, faster qemu-img.
 #[derive(Debug, Parser)]
@@ -70,17 +69,6 @@ pub struct CommonArgs {
     /// Open no file whose name is found inside an image (backing files, external data files)
     #[arg(long)]
     pub untrusted: bool,
-}
-
-impl CommonArgs {
-    /// Whether names found inside images are followed.
-    pub(super) fn names(&self) -> Names {
-        if self.untrusted {
-            Names::Refuse
-        } else {
-            image_name::FOLLOW
-        }
-    }
 }
 
 /// How a password is given without an object.

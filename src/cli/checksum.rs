@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use super::args::ChecksumArgs;
-use super::operands::{cache, one_operand, source};
+use super::operands::{self, cache, one_operand, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, print_bytes};
@@ -22,7 +22,7 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     let format = args.format.as_deref();
     let (mut source, _) = source(operand, format, args.image_opts, secrets)?;
     source.cache = cache;
-    source.names = args.common.names();
+    source.names = operands::names(&args.common);
     source.sandbox = !args.common.no_sandbox;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;

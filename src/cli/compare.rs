@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::args::CompareArgs;
-use super::operands::{cache, source};
+use super::operands::{self, cache, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain, complain_of, print, program};
@@ -34,7 +34,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
         let open = |operand, format: &Option<String>| -> Result<_, Failure> {
             let (mut source, _) = source(operand, format.as_deref(), args.image_opts, secrets)?;
             source.cache = cache;
-            source.names = args.common.names();
+            source.names = operands::names(&args.common);
             source.sandbox = !args.common.no_sandbox;
             if args.force_share {
                 source.sharing = source.sharing.max(Sharing::Forced);

@@ -12,9 +12,9 @@ use super::checksum::{algorithm, checksum_line};
 use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, complain_of, image_name, print, print_bytes, warn};
+use super::{Done, Failure, complain_of, print, print_bytes, warn};
 use crate::commands::convert::{Bitmaps, Sources};
-use crate::commands::{self, Driver, Sharing, Target, names};
+use crate::commands::{self, Driver, Sharing, Target, file_name};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::crypto::Secrets;
 use crate::formats::Format;
@@ -101,7 +101,7 @@ fn open_sources(
         if args.force_share {
             source.sharing = source.sharing.max(Sharing::Forced);
         }
-        source.names = args.common.names();
+        source.names = operands::names(&args.common);
         source.snapshot = snapshot.clone().filter(|_| from.len() == 1);
         Ok(source)
     });
@@ -124,10 +124,10 @@ fn plan_target<'a>(
     let name = to.to_string_lossy();
     let driver = match args.target_image_opts {
         true => Driver::Format(Format::RAW),
-        false => image_name::driver(args.target_format())?,
+        false => operands::driver(args.target_format())?,
     };
     if !args.no_create {
-        names::path(to)?;
+        file_name::path(to)?;
     }
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.target_options, encrypt)?;
@@ -147,7 +147,7 @@ fn plan_target<'a>(
             existing.is_zero = args.target_is_zero;
             existing.leaves_parts = is_backed;
         }
-        target.names = args.common.names();
+        target.names = operands::names(&args.common);
         target
     } else {
         target(to, driver, options, secrets, target_cache).map_err(|error| {
@@ -155,7 +155,7 @@ fn plan_target<'a>(
             error.context(format!("{name}: error while converting {driver}"))
         })?
     };
-    target.names_below = args.common.names();
+    target.names_below = operands::names(&args.common);
     target.compressed = args.compress;
     target.align = align(args, &target)?;
     if args.compress && !target.driver.format().capabilities().compresses {

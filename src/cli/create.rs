@@ -9,8 +9,8 @@ use anyhow::anyhow;
 use super::args::CreateArgs;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
-use super::{Done, Failure, image_name, print_bytes};
-use crate::commands::{self, Purpose, names};
+use super::{Done, Failure, print_bytes};
+use crate::commands::{self, Purpose, file_name};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
@@ -36,8 +36,8 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     }
     let name = operand.to_string_lossy();
     let with_name = |error: Error| error.context(&name);
-    let driver = image_name::driver(&args.format).map_err(with_name)?;
-    names::new_file(operand).map_err(with_name)?;
+    let driver = operands::driver(&args.format).map_err(with_name)?;
+    file_name::new_file(operand).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.options, encrypt).map_err(with_name)?;
     let (backing, format) = (args.backing.as_deref(), args.backing_format.as_deref());
@@ -64,7 +64,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     };
     let mut target =
         target(operand, driver, options, secrets, CacheMode::Writeback).map_err(with_name)?;
-    target.names_below = args.common.names();
+    target.names_below = operands::names(&args.common);
     target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
     commands::create::run(&target, size, &passwords)?;
     printed?;
@@ -91,9 +91,9 @@ fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Op
             None => Err(Error::invalid(no_format)),
         };
     }
-    let image = names::file(image)?;
-    let below = args.common.names();
-    let found = commands::backing::size_and_format(&image, &backing, image_name::FOLLOW, below);
+    let image = file_name::file(image)?;
+    let below = operands::names(&args.common);
+    let found = commands::backing::size_and_format(&image, &backing, operands::FOLLOW, below);
     // The second line is one that clients of qemu-img know.
     let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {

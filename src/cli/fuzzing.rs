@@ -17,12 +17,12 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::args::Cli;
 use super::getopt::{self, Call};
-use super::{image_name, objects, render, usage};
-use crate::commands::{self, Source};
+use super::{objects, operands, render, usage, warn_with_help};
+use crate::commands::{self, Source, image_name};
+use crate::crypto::Secrets;
 use crate::formats::driver::{Contents, NewDisk};
 use crate::formats::{FORMATS, Format};
 use crate::options::Values;
-use crate::crypto::Secrets;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
@@ -84,7 +84,7 @@ pub fn option_string(text: &str) {
                 backing_size: None,
                 compressed: false,
                 align: None,
-                path_of: commands::names::path,
+                path_of: commands::file_name::path,
             });
             if let Ok(plan) = plan {
                 let _ = (plan.other_files(), plan.encryption());
@@ -127,12 +127,14 @@ pub fn option_string(text: &str) {
 pub fn image_name(text: &str) {
     let secrets = objects::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
     for format in [None, Some("raw"), Some("qcow2"), Some("x")] {
-        if let Ok((source, shown)) = image_name::by_name(OsStr::new(text), format, &secrets) {
+        if let Ok((source, shown)) =
+            image_name::by_name(OsStr::new(text), format, &secrets, warn_with_help)
+        {
             assert!(!source.path.as_os_str().is_empty() || text == "file:" || text.is_empty());
             names_the_same(&source, &shown, &secrets);
         }
     }
-    if let Ok((source, shown)) = image_name::by_options(OsStr::new(text), &secrets) {
+    if let Ok((source, shown)) = operands::by_options(OsStr::new(text), &secrets) {
         names_the_same(&source, &shown, &secrets);
     }
 }
@@ -142,7 +144,8 @@ fn names_the_same(source: &Source<'_>, shown: &str, secrets: &Secrets) {
     if !shown.starts_with("json:") || source.path == Path::new(shown) {
         return;
     }
-    let (again, shown_again) = image_name::by_name(OsStr::new(shown), None, secrets).unwrap();
+    let (again, shown_again) =
+        image_name::by_name(OsStr::new(shown), None, secrets, warn_with_help).unwrap();
     assert_eq!(again.path, source.path, "{shown}");
     // Where no driver is stated, the window is one only if the image turns out to be raw.
     let windows = |source: &Source<'_>| {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::InfoArgs;
-use super::operands::{Output, cache, one_operand, output, source};
+use super::operands::{self, Output, cache, one_operand, output, source};
 use super::password::PasswordSource;
 use super::{Done, print, render};
 use crate::commands;
@@ -26,7 +26,7 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
     source.cache = cache;
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox;
-    source.names = args.common.names();
+    source.names = operands::names(&args.common);
     // No password is needed; with one, it is looked whether it can be right.
     let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
     if given || source.secret.is_some() {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::MapArgs;
-use super::operands::{Output, one_operand, output, size, source};
+use super::operands::{self, Output, one_operand, output, size, source};
 use super::password::PasswordSource;
 use super::{Done, Failure, render, stdout, writing};
 use crate::commands::map::{self, Map};
@@ -29,7 +29,7 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
         args.image.image_opts,
         secrets,
     )?;
-    source.names = args.common.names();
+    source.names = operands::names(&args.common);
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox;
     let plan = map::Plan {

@@ -8,13 +8,13 @@ use super::args::MeasureArgs;
 use super::convert::snapshot_name;
 use super::operands::{self, Output, output, source};
 use super::password::PasswordSource;
-use super::{Done, Failure, complain_of, image_name, print};
+use super::{Done, Failure, complain_of, print};
 use crate::commands::Driver;
 use crate::commands::measure::{self, Contents};
+use crate::crypto::Secrets;
 use crate::formats::driver::{Measured, no_measure};
 use crate::formats::{Format, foreign};
 use crate::options::Values;
-use crate::crypto::Secrets;
 use crate::options::{list, qemu_json};
 
 /// Runs the subcommand.
@@ -43,7 +43,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
         (Some(operand), None) => {
             let format = args.image.format.as_deref();
             let (mut source, _) = source(operand, format, args.image.image_opts, secrets)?;
-            source.names = args.common.names();
+            source.names = operands::names(&args.common);
             source.snapshot = snapshot;
             source.sharing = args.image.sharing(source.sharing);
             source.sandbox = !args.common.no_sandbox;
@@ -72,7 +72,7 @@ fn target(args: &MeasureArgs) -> Result<(Format, Values), Failure> {
     if foreign::UNMEASURED.contains(&name) {
         return Err(no_measure(name).into());
     }
-    let format = image_name::format(name)?;
+    let format = operands::format(name)?;
     let specs = Driver::from(format).create_options();
     let options = Values::of_lists(&specs, &args.options).map_err(|error| {
         complain_of(&error.into());

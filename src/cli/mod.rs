@@ -6,7 +6,6 @@
 //! callers take anything there for a failure.
 
 mod args;
-mod block_node;
 mod check;
 mod checksum;
 mod compare;
@@ -18,7 +17,6 @@ mod early_checks;
 pub mod fuzzing;
 mod getopt;
 mod help;
-mod image_name;
 
 mod info;
 mod internal_error;

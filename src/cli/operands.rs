@@ -4,8 +4,11 @@ use std::ffi::{OsStr, OsString};
 
 use anyhow::anyhow;
 
-use super::{Failure, complain, image_name, print, warn_with_help};
-use crate::commands::{Driver, Existing, Protocol, Purpose, Sharing, Source, Target, names};
+use super::args::CommonArgs;
+use super::{Failure, complain, print, warn_of_short, warn_with_help};
+use crate::commands::{
+    Driver, Existing, Names, Protocol, Purpose, Sharing, Source, Target, file_name, image_name,
+};
 use crate::crypto::Secrets;
 use crate::error::Error;
 use crate::formats::Format;
@@ -58,6 +61,47 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
     }
 }
 
+/// Says that names found inside images are followed, whatever they are.
+pub(super) const FOLLOW: Names = Names::Follow(warn_with_help);
+
+/// Whether names found inside images are followed, as the options say.
+pub(super) fn names(args: &CommonArgs) -> Names {
+    if args.untrusted {
+        Names::Refuse
+    } else {
+        FOLLOW
+    }
+}
+
+/// The format of that name.
+///
+/// # Errors
+/// Returns an error if this version has none.
+pub(super) fn format(name: &str) -> crate::error::Result<Format> {
+    Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
+}
+
+/// The format or driver of that name, for an image that is written.
+///
+/// # Errors
+/// Returns an error if this version has none.
+pub(super) fn driver(name: &str) -> crate::error::Result<Driver> {
+    Driver::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
+}
+
+/// An existing image from an option string, and the name by which `info` shows it. Short forms in it are
+/// warned of.
+///
+/// # Errors
+/// Returns the errors of [`image_name::by_options`].
+pub(super) fn by_options<'a>(
+    text: &OsStr,
+    secrets: &'a Secrets,
+) -> crate::error::Result<(Source<'a>, String)> {
+    warn_of_short(text, Some("file"));
+    image_name::by_options(text, secrets, warn_with_help)
+}
+
 /// The image that an operand names, and how `info` shows its name.
 pub(super) fn source<'a>(
     operand: &OsStr,
@@ -66,11 +110,11 @@ pub(super) fn source<'a>(
     secrets: &'a Secrets,
 ) -> Result<(Source<'a>, String), Failure> {
     let (mut source, shown) = if !image_opts {
-        image_name::by_name(operand, format, secrets)?
+        image_name::by_name(operand, format, secrets, warn_with_help)?
     } else if format.is_some() {
         return Err(anyhow!("--image-opts and --format are mutually exclusive").into());
     } else {
-        image_name::by_options(operand, secrets)?
+        by_options(operand, secrets)?
     };
     source.warn = warn_with_help;
     Ok((source, shown))
@@ -86,8 +130,8 @@ pub(super) fn helped(
     if !lists.iter().any(list::asks_for_help) {
         return Ok(false);
     }
-    let driver = image_name::driver(format)?;
-    name.map(names::file).transpose()?;
+    let driver = driver(format)?;
+    name.map(file_name::file).transpose()?;
     print(&help(driver, name.is_some()))?;
     Ok(true)
 }
@@ -162,7 +206,7 @@ pub(super) fn target<'a>(
 ) -> crate::error::Result<Target<'a>> {
     let secret = options.text("encrypt.key-secret");
     Ok(Target {
-        path: names::new_file(operand)?,
+        path: file_name::new_file(operand)?,
         name: operand.to_string_lossy().into_owned(),
         driver,
         secret: secret.map(|id| secrets.get(id)).transpose(),
@@ -173,8 +217,8 @@ pub(super) fn target<'a>(
         cache,
         existing: None,
         windows: Vec::new(),
-        names: image_name::FOLLOW,
-        names_below: image_name::FOLLOW,
+        names: FOLLOW,
+        names_below: FOLLOW,
     })
 }
 
@@ -187,9 +231,9 @@ pub(super) fn existing_target<'a>(
     cache: CacheMode,
 ) -> Result<Target<'a>, Failure> {
     let (source, _) = if image_opts {
-        image_name::by_options(operand, secrets)?
+        by_options(operand, secrets)?
     } else {
-        image_name::by_name(operand, Some(format_name), secrets)?
+        image_name::by_name(operand, Some(format_name), secrets, warn_with_help)?
     };
     if source.sharing == Sharing::Forced {
         return Err(anyhow!(
@@ -236,8 +280,8 @@ pub(super) fn existing_target<'a>(
             below: source.below,
         }),
         windows,
-        names: image_name::FOLLOW,
-        names_below: image_name::FOLLOW,
+        names: FOLLOW,
+        names_below: FOLLOW,
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::opened::Opened;
 use super::source::{infinite_loop, inside};
-use super::{Purpose, Source, names};
+use super::{Purpose, Source, file_name};
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::info::{ImageInfo, Specific};
@@ -53,7 +53,7 @@ pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<V
 fn below<'a>(source: &Source<'a>, image: &dyn ImageFile) -> Result<Option<Source<'a>>> {
     source.named_below(image).map_err(|error| {
         let name = image.backing().map_or(&[][..], |backing| backing.name);
-        let name = names::beside(&source.path, name);
+        let name = file_name::beside(&source.path, name);
         let name = name.to_string_lossy();
         // Of a tree of options that is said already.
         if name.starts_with("json:") {
@@ -109,7 +109,7 @@ impl Found {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             info.backing_filename = Some(text(backing.name));
             info.backing_filename_format = backing.format.map(text);
-            let full = names::beside(&source.path, backing.name);
+            let full = file_name::beside(&source.path, backing.name);
             info.full_backing_filename = Some(full.to_string_lossy().into_owned());
         }
         self.image

@@ -1,20 +1,23 @@
 //! The subcommands: from typed options to what was done or found.
 //!
-//! One file each. Nothing here prints, reads the command line or parses text: the options come
-//! typed, the result is a report that [`crate::cli`] renders, and passwords come from whoever
-//! implements [`Passwords`].
+//! One file each. Nothing here prints or reads the command line: the options come typed, the result is a
+//! report that [`crate::cli`] renders, and passwords come from whoever implements [`Passwords`]. Only names
+//! of images are still text, since images name others ([`image_name`]).
 
 pub mod backing;
 mod bitmaps;
+mod block_node;
 pub mod check;
 pub mod checksum;
 pub mod compare;
 pub mod convert;
 pub mod create;
+pub mod file_name;
+pub mod image_name;
 pub mod info;
 pub mod map;
 pub mod measure;
-pub mod names;
+mod names;
 pub mod opened;
 pub mod plausible;
 mod protocol;
@@ -25,7 +28,7 @@ pub mod speed;
 pub mod stated;
 mod target;
 
-pub use names::{Names, ReadTree};
+pub use names::{Names, Warn};
 pub use protocol::{Driver, Protocol};
 pub use purpose::{Purpose, Sharing};
 pub use source::{Below, RawNode, Source};

@@ -118,7 +118,7 @@ impl<'a> Source<'a> {
             ignores_holes: false,
             is_read_only: false,
             sandbox: false,
-            names: Names::Follow,
+            names: Names::Follow(|_, _| ()),
             snapshot: None,
             is_device: false,
             windows: Vec::new(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::source::{could_not_open, inside};
 use super::{
     Below, Driver, Names, Passwords, Protocol, Purpose, Sharing, Source, backing, backing::Base,
-    names,
+    file_name,
 };
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
@@ -208,7 +208,7 @@ impl Target<'_> {
             backing_size: base.map(|base| base.size),
             compressed: self.compressed,
             align: self.align,
-            path_of: names::file,
+            path_of: file_name::file,
         });
         plan.map(Some)
     }

@@ -11,16 +11,13 @@ use std::path::PathBuf;
 
 use serde_json::{Map, json};
 
-use crate::commands::stated::PROTOCOLS;
-use crate::commands::{Below, RawNode, Sharing, Source, Stated, names};
+use super::stated::PROTOCOLS;
+use super::{Below, RawNode, Sharing, Source, Stated, Warn, file_name};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::options::{Tree, Value, list, qemu_json};
 use crate::storage::WindowRange;
-
-/// What a name starts with that is a tree of options.
-pub(super) const JSON: &str = "json:";
 
 /// An image, and what `info` calls it.
 pub(super) struct Node<'a> {
@@ -39,7 +36,12 @@ pub(super) enum Shown {
 ///
 /// # Errors
 /// Options that are missing, unknown or malformed; drivers that there aren't.
-pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Result<Node<'a>> {
+pub(super) fn image<'a>(
+    mut tree: Tree,
+    name: &str,
+    secrets: &'a Secrets,
+    warn: Warn,
+) -> Result<Node<'a>> {
     refuse_repeated_names(&tree)?;
     let driver = driver(&mut tree);
     if let Some(driver) = driver.as_deref().filter(|name| PROTOCOLS.contains(name)) {
@@ -92,7 +94,7 @@ pub(super) fn image<'a>(mut tree: Tree, name: &str, secrets: &'a Secrets) -> Res
         source.windows.extend(window(&mut tree, &mut options)?);
     } else {
         let before = tree.keys();
-        qcow2::read(&mut tree, &mut options, &mut source, secrets)?;
+        qcow2::read(&mut tree, &mut options, &mut source, secrets, warn)?;
         if is_guess {
             source.stated.of_qcow2 = before.into_iter().find(|key| !tree.has(key));
         }
@@ -163,7 +165,7 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
             let name = if is_plain {
                 below.filename.clone()
             } else {
-                format!("{JSON}{}", qemu_json::one_line(&shown)?)
+                format!("json:{}", qemu_json::one_line(&shown)?)
             };
             below.nodes.push(RawNode { name, window });
             Ok(Holder {
@@ -185,7 +187,7 @@ fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
     let path = path.map(PathBuf::from).ok_or_else(|| {
         Error::invalid(format!("The '{driver}' block driver requires a file name"))
     })?;
-    names::inherited(&path)?;
+    file_name::inherited(&path)?;
     let filename = path.to_string_lossy().into_owned();
     let mut common = common(&mut tree, true)?;
     if one_of(&mut tree, "locking", &["auto", "on", "off"])?.as_deref() == Some("off") {
@@ -232,14 +234,17 @@ fn window(
 }
 
 /// What the options say of the backing file.
-fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
+fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Below<'a>> {
     let reference = tree.take("backing");
     if reference == Some(Value::Null) {
         return Ok(Below::Nothing);
     }
     match reference.and_then(Value::into_text) {
         Some(node) if node.is_empty() => {
-            super::warn("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+            warn(
+                "Use of \"backing\": \"\" is deprecated; use \"backing\": null instead",
+                "",
+            );
             return Ok(Below::Nothing);
         }
         Some(node) => return Err(no_such_node(&node)),
@@ -258,7 +263,7 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets) -> Result<Below<'a>> {
         let key = if is_file { "filename" } else { "file.filename" };
         tree.put(key, "backing file");
     }
-    let mut node = image(tree, "", secrets)?;
+    let mut node = image(tree, "", secrets, warn)?;
     node.source.name = node.source.path.to_string_lossy().into_owned();
     let source = Box::new(node.source);
     Ok(if stored {
@@ -396,7 +401,7 @@ mod tests {
     use crate::crypto::Secret;
 
     fn read(text: &str, secrets: &Secrets, test: impl FnOnce(&Source<'_>)) {
-        let node = image(Tree::from_list(text, "file"), "name", secrets).unwrap();
+        let node = image(Tree::from_list(text, "file"), "name", secrets, |_, _| ()).unwrap();
         test(&node.source);
     }
 
@@ -447,7 +452,7 @@ mod tests {
             assert_eq!(source.format, Some(Format::RAW));
         });
         let json = r#"{"driver":"qcow2","backing":null,"file.filename":"x"}"#;
-        let node = image(Tree::from_json(json).unwrap(), "name", &secrets).unwrap();
+        let node = image(Tree::from_json(json).unwrap(), "name", &secrets, |_, _| ()).unwrap();
         assert!(matches!(node.source.below, Below::Nothing));
     }
 
@@ -487,7 +492,7 @@ mod tests {
             ("file.filename=x,cache-size=y", "'cache-size' expects a non"),
         ] {
             let tree = Tree::from_list(text, "file");
-            match image(tree, "name", &Secrets::default()) {
+            match image(tree, "name", &Secrets::default(), |_, _| ()) {
                 Ok(_) => panic!("{text} was accepted"),
                 Err(error) => assert!(error.to_string().contains(expected), "{error}"),
             }

@@ -4,45 +4,32 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::LazyLock;
 
-use super::block_node::{self, JSON, Node, Shown};
-use crate::commands::{Driver, Names, Source, names};
+use super::block_node::{self, Node, Shown};
+use super::{Source, Warn, file_name};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result, printable};
-use crate::formats::Format;
 use crate::options::{Tree, qemu_json, tree};
 
-/// The format of that name.
-///
-/// # Errors
-/// There is none that this version has.
-pub fn format(name: &str) -> Result<Format> {
-    Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
-}
-
-/// The format or driver of that name, for an image that is written.
-///
-/// # Errors
-/// Returns an error if this version has none.
-pub fn driver(name: &str) -> Result<Driver> {
-    Driver::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
-}
+/// The start of a name that is a tree of options.
+pub(super) const JSON: &str = "json:";
 
 /// An existing image from its name and the format that `-f` stated, and the name by which `info`
 /// shows it.
 ///
 /// # Errors
-/// An unknown format or protocol, a malformed `json:` name, as `Could not open 'name': …`.
+/// Returns `Could not open 'name': …` for an unknown format or protocol, or a malformed `json:` name.
 pub fn by_name<'a>(
     name: &OsStr,
     stated: Option<&str>,
     secrets: &'a Secrets,
+    warn: Warn,
 ) -> Result<(Source<'a>, String)> {
     let text = name.to_string_lossy().into_owned();
     let source = || {
         if text.starts_with(JSON) {
-            return by_json(name, stated, secrets);
+            return by_json(name, stated, secrets, warn);
         }
-        let path = names::file(name)?;
+        let path = file_name::file(name)?;
         let shown = path.to_string_lossy().into_owned();
         let mut source = Source::plain(path, text.clone(), None);
         source.of_driver(stated)?;
@@ -54,14 +41,15 @@ pub fn by_name<'a>(
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
 }
 
-/// Names found inside images are followed, whatever they are.
-pub(super) const FOLLOW: Names = Names::FollowTrees(found_inside);
-
 /// The image that a `json:{…}` name found inside another stands for. Whoever wrote that may not choose
 /// among our secrets.
-fn found_inside(name: &str, stated: Option<&str>) -> Result<Source<'static>> {
+pub(super) fn found_inside(
+    name: &str,
+    stated: Option<&str>,
+    warn: Warn,
+) -> Result<Source<'static>> {
     static NONE: LazyLock<Secrets> = LazyLock::new(Secrets::default);
-    let read = by_json(OsStr::new(name), stated, &NONE);
+    let read = by_json(OsStr::new(name), stated, &NONE, warn);
     let (mut source, shown) = read.map_err(|error| error.context(could_not_open(name)))?;
     source.name = shown;
     Ok(source)
@@ -75,6 +63,7 @@ fn by_json<'a>(
     name: &OsStr,
     stated: Option<&str>,
     secrets: &'a Secrets,
+    warn: Warn,
 ) -> Result<(Source<'a>, String)> {
     let not_parsed = |error: Error| error.context("Could not parse the JSON options");
     let text = name
@@ -91,18 +80,21 @@ fn by_json<'a>(
         tree.take("driver");
         tree.put("driver", format);
     }
-    finish(block_node::image(tree, text, secrets)?)
+    finish(block_node::image(tree, text, secrets, warn)?)
 }
 
 /// An existing image from an option string, and the name by which `info` shows it.
 ///
 /// # Errors
-/// Unknown or missing options, as `Could not open 'string': …`.
-pub fn by_options<'a>(text: &OsStr, secrets: &'a Secrets) -> Result<(Source<'a>, String)> {
+/// Returns `Could not open 'string': …` for unknown or missing options.
+pub fn by_options<'a>(
+    text: &OsStr,
+    secrets: &'a Secrets,
+    warn: Warn,
+) -> Result<(Source<'a>, String)> {
     let name = text.to_string_lossy().into_owned();
-    super::warn_of_short(text, Some("file"));
     let tree = Tree::from_list(text, "file");
-    block_node::image(tree, &name, secrets)
+    block_node::image(tree, &name, secrets, warn)
         .and_then(finish)
         .map_err(|error| error.context(format!("Could not open '{name}'")))
 }
@@ -121,13 +113,16 @@ mod tests {
 
     use super::*;
     use crate::crypto::Secret;
+    use crate::formats::Format;
+
+    const QUIET: Warn = |_, _| ();
 
     #[test]
     fn option_strings_name_file_format_and_secret() {
         let mut secrets = Secrets::default();
         secrets.insert("s".to_owned(), Secret::new(b"abc".to_vec()));
         let text = "driver=qcow2,file.driver=file,file.filename=a,,b,encrypt.key-secret=s";
-        let (source, shown) = by_options(OsStr::new(text), &secrets).unwrap();
+        let (source, shown) = by_options(OsStr::new(text), &secrets, QUIET).unwrap();
         assert_eq!(source.path, PathBuf::from("a,b"));
         assert_eq!(source.format, Some(Format::QCOW2));
         assert_eq!(source.secret.unwrap().bytes(), b"abc");
@@ -160,7 +155,7 @@ mod tests {
                 "The 'file' block driver requires a file name",
             ),
         ] {
-            let message = match by_options(OsStr::new(text), &Secrets::default()) {
+            let message = match by_options(OsStr::new(text), &Secrets::default(), QUIET) {
                 Ok(_) => panic!("{text} was accepted"),
                 Err(error) => error.to_string(),
             };
@@ -230,8 +225,8 @@ mod tests {
             }
             let text: String = text.into_iter().collect();
             for result in [
-                by_name(OsStr::new(&text), None, &secrets),
-                by_options(OsStr::new(&text), &secrets),
+                by_name(OsStr::new(&text), None, &secrets, QUIET),
+                by_options(OsStr::new(&text), &secrets, QUIET),
             ] {
                 match result {
                     Ok((_, shown)) => {

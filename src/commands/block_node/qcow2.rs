@@ -5,8 +5,8 @@
 
 use serde_json::{Map, json};
 
+use super::super::{Source, Warn};
 use super::{below, storage};
-use crate::commands::Source;
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::options::{Tree, Value};
@@ -43,6 +43,7 @@ pub(super) fn read<'a>(
     shown: &mut Map<String, serde_json::Value>,
     source: &mut Source<'a>,
     secrets: &'a Secrets,
+    warn: Warn,
 ) -> Result<()> {
     for key in QCOW2_SWITCHES {
         tree.take_switch(key)?;
@@ -77,7 +78,7 @@ pub(super) fn read<'a>(
         }
         source.data_file = Some(file.path);
     }
-    source.below = below(tree, secrets)?;
+    source.below = below(tree, secrets, warn)?;
     Ok(())
 }
 

@@ -1,0 +1,100 @@
+//! Names of files that may be of another protocol.
+//!
+//! A name whose first `:` stands before its first `/` names a protocol. Only `file:` is built; any
+//! other is refused by name, so that `nbd:host` never silently becomes a file. A file with such a
+//! name is reached by `./name`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::storage::check_name;
+
+/// The protocol that a name starts with, and the rest; `None` for a plain file's name.
+fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let separator = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
+    match name.split_at_checked(separator)? {
+        (protocol, [b':', rest @ ..]) => Some((protocol, rest)),
+        _ => None,
+    }
+}
+
+/// The file that a name stands for.
+///
+/// # Errors
+/// The name is of a protocol that isn't built, or of a descriptor that the caller didn't leave open.
+pub fn file(name: &OsStr) -> Result<PathBuf> {
+    let path = path(name)?;
+    inherited(&path)?;
+    Ok(path)
+}
+
+/// As [`file()`], for a file that is made.
+///
+/// # Errors
+/// Returns the errors of that, in the words for a file that can't be made.
+pub fn new_file(name: &OsStr) -> Result<PathBuf> {
+    let path = path(name)?;
+    check_name(&path)
+        .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?;
+    Ok(path)
+}
+
+/// The path that a name means, open or not.
+///
+/// # Errors
+/// Returns an error if it is of a protocol other than that of files.
+pub fn path(name: &OsStr) -> Result<PathBuf> {
+    match protocol(name.as_bytes()) {
+        None => Ok(PathBuf::from(name)),
+        Some((b"file", rest)) if protocol(rest).is_some() => {
+            // Written so that it is still a file's name wherever it is read again.
+            Ok(OsString::from_vec([b"./", rest].concat()).into())
+        }
+        Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
+        Some((protocol, _)) => Err(Error::unsupported(format!(
+            "Unknown protocol '{}'",
+            protocol.escape_ascii()
+        ))),
+    }
+}
+
+/// Refuses names of descriptors that the caller didn't leave open.
+///
+/// # Errors
+/// Returns the system's "No such file or directory" for those, in the words for what can't be opened.
+pub fn inherited(path: &Path) -> Result<()> {
+    check_name(path)
+        .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))
+}
+
+/// A name found inside `image` as seen from here: relative to the image's folder, unless it is
+/// absolute or names a protocol.
+pub fn beside(image: &Path, name: &[u8]) -> PathBuf {
+    let name_here = OsStr::from_bytes(name);
+    match image.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && protocol(name).is_none() => {
+            folder.join(name_here)
+        }
+        _ => name_here.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_told_from_files() {
+        let at = |name: &str| file(OsStr::new(name));
+        assert_eq!(at("a/b:c").unwrap(), PathBuf::from("a/b:c"));
+        assert_eq!(at("./b:c").unwrap(), PathBuf::from("./b:c"));
+        assert_eq!(at("file:x y").unwrap(), PathBuf::from("x y"));
+        assert_eq!(at("file:a:b").unwrap(), PathBuf::from("./a:b"));
+        for (name, protocol) in [("nbd:localhost:1", "nbd"), ("json:{}", "json"), (":x", "")] {
+            let message = at(name).unwrap_err().to_string();
+            assert_eq!(message, format!("Unknown protocol '{protocol}'"));
+        }
+    }
+}
