@@ -8,7 +8,7 @@ use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain, complain_of, print, program};
 use crate::commands::{Sharing, compare};
-use crate::convert::compare::Finding;
+use crate::convert::compare::Difference;
 use crate::crypto::Secrets;
 
 /// Exit statuses, as `qemu-img` documents them.
@@ -57,28 +57,28 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
         text += "Warning: Image size mismatch!\n";
     }
     let status = match outcome.finding {
-        Finding::Same => {
+        Difference::Same => {
             text += "Images are identical.\n";
             0
         }
-        Finding::Content(offset) => {
+        Difference::Content(offset) => {
             text += &format!("Content mismatch at offset {}!\n", offset.0);
             DIFFERENT
         }
-        Finding::Size => {
+        Difference::Size => {
             text += "Strict mode: Image size mismatch!\n";
             DIFFERENT
         }
-        Finding::Status(offset) => {
+        Difference::Status(offset) => {
             let offset = offset.0;
             text += &format!("Strict mode: Offset {offset} block status mismatch!\n");
             DIFFERENT
         }
-        Finding::NoStatus(error) => {
+        Difference::NoStatus(error) => {
             complain(&format!("{}: {error}", program()));
             NO_STATUS
         }
-        Finding::NoData(error) => {
+        Difference::NoData(error) => {
             complain(&format!("{}: {error}", program()));
             NO_DATA
         }

@@ -2,7 +2,7 @@
 
 use super::opened::OpenSource;
 use super::{Passwords, Purpose, Source, sandbox};
-use crate::convert::compare::{self, Finding, Outcome, Side};
+use crate::convert::compare::{self, Comparison, Difference, Side};
 use crate::convert::{Observer, Settings};
 use crate::error::Result;
 
@@ -28,7 +28,7 @@ pub fn open(source: Source<'_>, passwords: &dyn Passwords) -> Result<Opened> {
 
 /// Compares. With `strict`, sizes, and how the contents are stored, count as well. What goes wrong is in
 /// the outcome; so is that a file changed its length meanwhile, where nothing else tells the images apart.
-pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Outcome {
+pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Comparison {
     if images.iter().all(|opened| opened.sandbox) {
         sandbox::enter();
     }
@@ -38,10 +38,10 @@ pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Outco
     });
     let workers = Settings::default().workers;
     let mut outcome = compare::compare(sides, strict, workers, observer);
-    if matches!(outcome.finding, Finding::Same) {
+    if matches!(outcome.finding, Difference::Same) {
         let checked = images.iter().try_for_each(|one| one.image.check_lengths());
         if let Err(error) = checked {
-            outcome.finding = Finding::NoData(error);
+            outcome.finding = Difference::NoData(error);
         }
     }
     outcome
@@ -90,8 +90,8 @@ mod tests {
             file.set_len(length).unwrap();
             let finding = run(&images, false, &()).finding;
             match finding {
-                Finding::Same => assert!(is_same, "{length}"),
-                Finding::NoData(_) | Finding::NoStatus(_) => assert!(!is_same, "{length}"),
+                Difference::Same => assert!(is_same, "{length}"),
+                Difference::NoData(_) | Difference::NoStatus(_) => assert!(!is_same, "{length}"),
                 _ => panic!("{length}"),
             }
         }

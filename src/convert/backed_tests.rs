@@ -30,9 +30,9 @@ const DATA: ExtentKind = ExtentKind::Data(HostOffset(0));
 const ZERO: ExtentKind = ExtentKind::Zero { kept: None };
 const NOTHING: ExtentKind = ExtentKind::Unallocated { kept: None };
 
-struct Noise(u64);
+struct RandomBytes(u64);
 
-impl Noise {
+impl RandomBytes {
     fn below(&mut self, limit: usize) -> usize {
         self.0 = self
             .0
@@ -49,7 +49,7 @@ impl Noise {
 impl Mosaic {
     /// Over `backing`: pieces of 512 bytes to 512 KiB; what isn't stored reads as the backing does.
     fn new(backing: &[u8], seed: u64) -> Self {
-        let mut noise = Noise(seed);
+        let mut noise = RandomBytes(seed);
         let mut bytes = backing.to_vec();
         bytes.resize(SIZE, 0);
         let mut pieces = Vec::new();
@@ -276,7 +276,7 @@ fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: 
 #[test]
 fn a_disk_over_a_backing_file_comes_out_as_it_was() {
     let mut backing = vec![0; SIZE];
-    Noise(1).fill(&mut backing);
+    RandomBytes(1).fill(&mut backing);
     let source = Mosaic::new(&backing, 2);
     for kind in kinds() {
         let unit = unit_of(&kind);
@@ -312,7 +312,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
 #[test]
 fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
     let mut backing = vec![0; (8 << 20) + 1536];
-    Noise(5).fill(&mut backing);
+    RandomBytes(5).fill(&mut backing);
     let source = Mosaic::without_data(&backing);
     let settings = Settings {
         leave_unallocated: true,
@@ -332,7 +332,7 @@ fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
 #[test]
 fn nothing_old_shows_through_on_devices() {
     let mut backing = vec![0; SIZE];
-    Noise(3).fill(&mut backing);
+    RandomBytes(3).fill(&mut backing);
     let source = Mosaic::new(&backing, 4);
     let settings = Settings {
         leave_unallocated: true,

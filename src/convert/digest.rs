@@ -53,12 +53,12 @@ static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
 
 /// A checksum being computed, front to back.
 pub(super) struct Hasher {
-    kind: Kind,
+    kind: HasherKind,
     /// Up to where the disk has been hashed, in bytes.
     position: u64,
 }
 
-enum Kind {
+enum HasherKind {
     Sha256(sha2::Sha256),
     // A kilobyte, beside which the other is small.
     Blake3(Box<blake3::Hasher>),
@@ -67,8 +67,8 @@ enum Kind {
 impl Hasher {
     pub(super) fn new(algorithm: Algorithm) -> Self {
         let kind = match algorithm {
-            Algorithm::Sha256 => Kind::Sha256(sha2::Sha256::new()),
-            Algorithm::Blake3 => Kind::Blake3(Box::default()),
+            Algorithm::Sha256 => HasherKind::Sha256(sha2::Sha256::new()),
+            Algorithm::Blake3 => HasherKind::Blake3(Box::default()),
         };
         Self { kind, position: 0 }
     }
@@ -84,8 +84,8 @@ impl Hasher {
     pub(super) fn finish(mut self, size: u64) -> Digest {
         self.zeroes_until(size);
         Digest(match self.kind {
-            Kind::Sha256(hasher) => hasher.finalize().into(),
-            Kind::Blake3(hasher) => *hasher.finalize().as_bytes(),
+            HasherKind::Sha256(hasher) => hasher.finalize().into(),
+            HasherKind::Blake3(hasher) => *hasher.finalize().as_bytes(),
         })
     }
 
@@ -102,8 +102,8 @@ impl Hasher {
 
     fn hash(&mut self, data: &[u8]) {
         match &mut self.kind {
-            Kind::Sha256(hasher) => hasher.update(data),
-            Kind::Blake3(hasher) => {
+            HasherKind::Sha256(hasher) => hasher.update(data),
+            HasherKind::Blake3(hasher) => {
                 hasher.update(data);
             }
         }

@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::buffer::Buffer;
-use super::window::{RequestWindow, SHORTEST_WAIT, Times};
+use super::window::{RequestTimes, RequestWindow, SHORTEST_WAIT};
 use crate::formats::Reservation;
 
 /// How much memory the buffers take together at the most, in bytes, unless there are more threads at work
@@ -33,7 +33,7 @@ pub(super) struct Ready {
 }
 
 /// Something to do.
-pub(super) enum Task {
+pub(super) enum NextStep {
     /// Read the next chunk, into this buffer.
     Read(Buffer),
     /// Write this chunk.
@@ -54,12 +54,12 @@ pub(super) struct Flow {
     buffers: usize,
     /// How many buffers there may be.
     most_buffers: usize,
-    state: Mutex<State>,
+    state: Mutex<FlowState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct FlowState {
     free: Vec<Buffer>,
     /// How many buffers there are, free or not.
     buffers: usize,
@@ -138,7 +138,7 @@ impl Flow {
 
     /// Waits for something to do. `None` when there is nothing more that the others don't do, or when the
     /// job is over.
-    pub(super) fn next(&self) -> Option<Task> {
+    pub(super) fn next(&self) -> Option<NextStep> {
         let mut state = self.lock();
         loop {
             if state.over {
@@ -148,7 +148,7 @@ impl Flow {
                 && let Some(ready) = state.queue.pop_front()
             {
                 state.writing += 1;
-                return Some(Task::Write(ready));
+                return Some(NextStep::Write(ready));
             }
             if state.read_all && state.queue.is_empty() {
                 // The others wait for what isn't to come.
@@ -160,7 +160,7 @@ impl Flow {
                 && let Some(buffer) = state.buffer(self.buffers())
             {
                 state.reading += 1;
-                return Some(Task::Read(buffer));
+                return Some(NextStep::Read(buffer));
             }
             state = self
                 .changed
@@ -170,7 +170,7 @@ impl Flow {
     }
 
     /// A chunk of `length` bytes has been read, which took so long.
-    pub(super) fn read(&self, length: usize, times: Times) {
+    pub(super) fn read(&self, length: usize, times: RequestTimes) {
         let times = times.scaled(length, self.request);
         let widened = self.reads.done(times, self.work_with(times, &self.writes));
         let mut state = self.lock();
@@ -185,13 +185,13 @@ impl Flow {
     }
 
     /// A chunk of `length` bytes has been made what is stored, which took so long.
-    pub(super) fn processed(&self, length: usize, times: Times) {
+    pub(super) fn processed(&self, length: usize, times: RequestTimes) {
         *self.processing() = times.scaled(length, self.request).work;
     }
 
     /// The work that a request's chunk makes beside the request itself. Before there has been a request of
     /// the other kind, that is taken for as much work as this one.
-    fn work_with(&self, times: Times, other: &RequestWindow) -> Duration {
+    fn work_with(&self, times: RequestTimes, other: &RequestWindow) -> Duration {
         other.work().unwrap_or(times.work) + *self.processing()
     }
 
@@ -202,7 +202,7 @@ impl Flow {
     }
 
     /// It took so long to find a chunk. Tables that must be waited for tell of the storage before any data does.
-    pub(super) fn looked(&self, times: Times) {
+    pub(super) fn looked(&self, times: RequestTimes) {
         let waited = times.wait >= SHORTEST_WAIT && !self.is_wide();
         if waited && self.reads.done(times, times.work) {
             self.changed.notify_all();
@@ -224,7 +224,7 @@ impl Flow {
     }
 
     /// A chunk of `length` bytes has been written, which took so long.
-    pub(super) fn written(&self, buffer: Buffer, length: usize, times: Times) {
+    pub(super) fn written(&self, buffer: Buffer, length: usize, times: RequestTimes) {
         let times = times.scaled(length, self.request);
         let widened = self.writes.done(times, self.work_with(times, &self.reads));
         let mut state = self.lock();
@@ -240,7 +240,7 @@ impl Flow {
         self.give_back(self.lock(), buffer);
     }
 
-    fn give_back(&self, mut state: MutexGuard<'_, State>, buffer: Buffer) {
+    fn give_back(&self, mut state: MutexGuard<'_, FlowState>, buffer: Buffer) {
         // Kept, though there may be fewer now: the system takes as long for new memory as for a copy.
         state.free.push(buffer);
         // While requests don't wait, to wake those without a buffer for each would cost more than what
@@ -260,12 +260,12 @@ impl Flow {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FlowState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl FlowState {
     /// A buffer, where fewer than `most` are in use.
     fn buffer(&mut self, most: usize) -> Option<Buffer> {
         if let Some(buffer) = self.free.pop() {

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::buffer::Buffer;
 use super::chunks::{Chunk, Chunks, Wanted};
 use super::digest::{Algorithm, Digest};
-use super::flow::{Flow, Ready, Task};
-use super::in_order::{InOrder, Unreadable, salvage};
+use super::flow::{Flow, NextStep, Ready};
 use super::place::Placement;
 use super::processors::Processors;
+use super::sequential::{SequentialStage, Unreadable, salvage};
 use super::settings::{Observer, Reflink, Settings, Throttle};
-use super::share::Sharing;
+use super::share::BlockSharing;
 use super::window::Watch;
 use super::workers::{self, Workers};
 use super::{BLOCK_SIZE, REQUEST_SIZE, lengths, read_runs};
@@ -21,7 +21,7 @@ use crate::formats::{Image, NewImage, Reservation};
 /// In which steps progress within a long extent is told, in bytes: in those in which `qemu-img` copies it.
 const TOLD_AT_ONCE: u64 = 2 << 20;
 
-/// How many blocks of zeroes are done in one turn, at most.
+/// How many blocks of zeroes are stored in one step, at most.
 const MOST_IN_ROW: u64 = 256;
 
 /// The state that the workers of a copy share.
@@ -41,11 +41,11 @@ pub(super) struct CopyJob<'a> {
     /// How long it is where requests wait.
     request: usize,
     /// Shares blocks instead of copying them, where that may be.
-    sharing: Option<Sharing<'a>>,
+    sharing: Option<BlockSharing<'a>>,
     /// Zeroes come in rows of blocks, without a buffer for them.
     rows: bool,
     /// For what needs the chunks in order, where there is something.
-    in_order: Option<InOrder<'a>>,
+    sequential: Option<SequentialStage<'a>>,
     throttle: Throttle,
     total: u64,
     done: AtomicU64,
@@ -67,12 +67,12 @@ impl<'a> CopyJob<'a> {
         let request = REQUEST_SIZE.max(block);
         let wanted = wanted(target, settings);
         let chunks = Chunks::new(source.size(), block, wanted, settings.salvage);
-        let in_order =
-            (hashed.is_some() || settings.salvage).then(|| InOrder::new(hashed, observer));
+        let sequential =
+            (hashed.is_some() || settings.salvage).then(|| SequentialStage::new(hashed, observer));
         // Nobody wants to see the bytes of zeroes that are all metadata.
         let rows = target.backed().is_some()
             && settings.sparse.is_some()
-            && in_order.is_none()
+            && sequential.is_none()
             && !target.packs();
         let chunks = match rows {
             true => chunks.with_rows_of_zeroes(MOST_IN_ROW),
@@ -83,8 +83,8 @@ impl<'a> CopyJob<'a> {
         } else {
             source.size()
         };
-        let sharing = match (&in_order, settings.reflink) {
-            (None, _) => Sharing::new(source, target, settings)?,
+        let sharing = match (&sequential, settings.reflink) {
+            (None, _) => BlockSharing::new(source, target, settings)?,
             (Some(_), Reflink::Always) => {
                 return Err(Error::invalid(
                     "every byte has to be read for a checksum or to salvage what can be, so blocks \
@@ -111,7 +111,7 @@ impl<'a> CopyJob<'a> {
             request,
             sharing,
             rows,
-            in_order,
+            sequential,
             throttle: Throttle::new(settings.rate),
             total,
             done: AtomicU64::new(0),
@@ -132,8 +132,8 @@ impl<'a> CopyJob<'a> {
         workers::run(self.threads, self);
         let copied = self.placement.take_result();
         let size = copied.is_ok().then(|| self.source.size());
-        let in_order = self.in_order.as_ref();
-        let digest = in_order.and_then(|in_order| in_order.finish(size));
+        let sequential = self.sequential.as_ref();
+        let digest = sequential.and_then(|sequential| sequential.finish(size));
         copied.map(|()| digest)
     }
 
@@ -149,8 +149,8 @@ impl<'a> CopyJob<'a> {
     /// Ends the job for all workers; the first error is kept.
     fn fail(&self, error: Error) {
         self.placement.fail(error);
-        if let Some(in_order) = &self.in_order {
-            in_order.stop();
+        if let Some(sequential) = &self.sequential {
+            sequential.stop();
         }
         self.flow.close();
     }
@@ -159,8 +159,8 @@ impl<'a> CopyJob<'a> {
     fn tasks(&self, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         while let Some(task) = self.flow.next() {
             match task {
-                Task::Write(ready) => self.write(ready)?,
-                Task::Read(buffer) => self.copy_next(buffer, workers)?,
+                NextStep::Write(ready) => self.write(ready)?,
+                NextStep::Read(buffer) => self.copy_next(buffer, workers)?,
             }
             Workers::grow_to(workers, self.flow.threads_to_read());
         }
@@ -231,9 +231,9 @@ impl<'a> CopyJob<'a> {
         let data = buffer.get(length);
         let unreadable = self.read(chunk, data)?;
         self.flow.read(chunk.length, watch.times());
-        if let Some(in_order) = &self.in_order {
+        if let Some(sequential) = &self.sequential {
             let disk = data.get(..chunk.length).unwrap_or_default();
-            let done = in_order.take(chunk.number, chunk.guest, disk, unreadable);
+            let done = sequential.take(chunk.number, chunk.guest, disk, unreadable);
             if done.is_none() {
                 return Ok(());
             }
@@ -251,7 +251,7 @@ impl<'a> CopyJob<'a> {
     }
 
     /// Makes of a chunk's data what is stored, and finds room for it. `None` when a worker failed
-    /// meanwhile. Nobody waits for a turn while others wait for a processor.
+    /// meanwhile. Nobody waits for earlier chunks while others wait for a processor.
     fn place(&self, chunk: &Chunk, data: &mut [u8]) -> Result<Option<Reservation>> {
         let watch = Watch::start();
         let reservation = if self.target.packs() {
@@ -270,7 +270,7 @@ impl<'a> CopyJob<'a> {
         Ok(Some(reservation))
     }
 
-    /// Stores a row of blocks without data, in one turn: a terabyte of zeroes over a backing file is a
+    /// Stores a row of blocks without data in one step: a terabyte of zeroes over a backing file is a
     /// matter of metadata, and not worth filling buffers for.
     fn copy_zeroes(&self, row: &Chunk, buffer: &mut Buffer) -> Result<()> {
         let Some(reserved) = self.placement.reserve_zeroes(row)? else {

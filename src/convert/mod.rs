@@ -2,8 +2,8 @@
 //!
 //! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in
 //! guest order. Worker threads take chunks ([`job`]), read them (which decrypts), look for zeroes
-//! ([`zero`]), compress, wait for their turn to reserve room in the target ([`place`], [`turn`]), encrypt,
-//! and write. Only the reservation is done in order, and it is short; everything that costs time is done by
+//! ([`zero`]), compress, wait until all earlier chunks have reserved room in the target ([`place`],
+//! [`ordering`]), encrypt, and write. Only the reservation is done in order, and it is short; everything that costs time is done by
 //! all workers at once.
 //!
 //! Two things bound them. [`processors`] lets no more work at once than there are processors. [`flow`] says
@@ -11,7 +11,7 @@
 //! where it lets them wait ([`window`]). Chunks are longer there, too. Room is reserved in blocks of a
 //! fixed size all the same, so the target is the same for any number of workers, requests and lengths.
 //!
-//! A checksum of the disk needs the chunks in order too, before they are encrypted ([`in_order`]).
+//! A checksum of the disk needs the chunks in order too, before they are encrypted ([`sequential`]).
 //!
 //! The first error wins: it stops every worker at its next step and is what the caller gets. The
 //! target is finished only when every chunk has been written.
@@ -25,14 +25,14 @@ mod chunks;
 pub mod compare;
 mod digest;
 mod flow;
-mod in_order;
 mod job;
+mod ordering;
+mod parallel_read;
 mod place;
 mod processors;
-mod scan;
+mod sequential;
 mod settings;
 mod share;
-mod turn;
 mod window;
 mod workers;
 mod zero;

@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 
 use super::chunks::{Chunk, gaps};
-use super::turn::Turn;
+use super::ordering::ChunkOrder;
 use super::{cut_to, within, zero};
 use crate::error::{Error, Result};
 use crate::formats::{NewImage, Packed, PackedPart, Reservation, Run};
@@ -25,7 +25,7 @@ pub(super) struct Placement<'a> {
     is_backed: bool,
     /// The length of a block in bytes.
     block: usize,
-    turn: Turn,
+    order: ChunkOrder,
 }
 
 impl<'a> Placement<'a> {
@@ -39,23 +39,23 @@ impl<'a> Placement<'a> {
             sparse,
             is_backed: target.backed().is_some(),
             block,
-            turn: Turn::default(),
+            order: ChunkOrder::default(),
         }
     }
 
     /// Ends the job; the first error is kept.
     pub(super) fn fail(&self, error: Error) {
-        self.turn.fail(error);
+        self.order.fail(error);
     }
 
     /// Returns true if a worker failed.
     pub(super) fn is_over(&self) -> bool {
-        self.turn.is_over()
+        self.order.is_over()
     }
 
     /// The first error, if there was one.
     pub(super) fn take_result(&self) -> Result<()> {
-        self.turn.take_result()
+        self.order.take_result()
     }
 
     /// The parts of the first `length` bytes of a chunk that are in one block each.
@@ -91,7 +91,7 @@ impl<'a> Placement<'a> {
         runs
     }
 
-    /// Waits for this chunk's turn and reserves room for it. `None` when a worker failed meanwhile.
+    /// Waits until all earlier chunks have reserved, and reserves room for it. `None` when a worker failed meanwhile.
     ///
     /// # Errors
     /// Returns the target's error.
@@ -115,7 +115,7 @@ impl<'a> Placement<'a> {
             }
             Ok(all)
         };
-        self.turn.take(chunk.number, reserve).transpose()
+        self.order.run(chunk.number, reserve).transpose()
     }
 
     /// Packs a chunk's data.
@@ -158,7 +158,7 @@ impl<'a> Placement<'a> {
             }
             Ok(all)
         };
-        self.turn.take(chunk.number, reserve).transpose()
+        self.order.run(chunk.number, reserve).transpose()
     }
 
     /// Reserves room for a row of blocks without data; each reservation with its length in bytes.
@@ -184,7 +184,7 @@ impl<'a> Placement<'a> {
             }
             Ok(reserved)
         };
-        self.turn.take(row.number, reserve).transpose()
+        self.order.run(row.number, reserve).transpose()
     }
 
     /// Finds the parts of a chunk, beside the `runs` of data, that must read as zeroes and not as a backing file.

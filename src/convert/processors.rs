@@ -29,7 +29,7 @@ impl Processors {
             .unwrap_or_else(PoisonError::into_inner);
         *free -= 1;
         drop(free);
-        let taken = Taken(self);
+        let taken = Permit(self);
         let done = work();
         drop(taken);
         done
@@ -41,9 +41,9 @@ impl Processors {
 }
 
 /// Gives the leave back, also where the work panics.
-struct Taken<'a>(&'a Processors);
+struct Permit<'a>(&'a Processors);
 
-impl Drop for Taken<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *self.0.lock() += 1;
         self.0.changed.notify_one();

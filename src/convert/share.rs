@@ -34,7 +34,7 @@ const MOST_REFUSALS: u32 = 4;
 const WORKS: u32 = u32::MAX;
 
 /// Shares blocks of a source with a target; see the module's text.
-pub(super) struct Sharing<'a> {
+pub(super) struct BlockSharing<'a> {
     source: &'a dyn Image,
     target: &'a dyn NewImage,
     to: &'a dyn Storage,
@@ -55,7 +55,7 @@ pub(super) struct Sharing<'a> {
     found: AtomicBool,
 }
 
-impl<'a> Sharing<'a> {
+impl<'a> BlockSharing<'a> {
     /// `None` where nothing can be shared or is wanted to be.
     ///
     /// # Errors

@@ -41,22 +41,22 @@ pub(super) struct RequestWindow {
 /// The times of the latest requests.
 #[derive(Debug, Default)]
 struct Latest {
-    times: [Times; REMEMBERED],
+    times: [RequestTimes; REMEMBERED],
     count: usize,
     /// The shortest wait so far; see [`shortest`].
     shortest: Option<Duration>,
-    load: Load,
+    load: MeasuredLoad,
 }
 
 /// How busy this program keeps the processors.
 #[derive(Debug, Default)]
-struct Load {
+struct MeasuredLoad {
     /// When it was looked at, and the program's time on processors then.
     seen: Option<(Instant, Duration)>,
     is_busy: bool,
 }
 
-impl Load {
+impl MeasuredLoad {
     /// Returns true if, lately, at least half of so many processors were at work for this program.
     fn is_busy(&mut self, processors: usize) -> bool {
         let (now, used) = (Instant::now(), used_by_program());
@@ -72,7 +72,7 @@ impl Load {
 }
 
 impl Latest {
-    fn known(&self) -> &[Times] {
+    fn known(&self) -> &[RequestTimes] {
         self.times.get(..self.count).unwrap_or(&self.times)
     }
 }
@@ -125,7 +125,7 @@ impl RequestWindow {
 
     /// Takes the times of a request that is done, with which so much work comes elsewhere. `true` if there
     /// may be more requests from now on.
-    pub(super) fn done(&self, times: Times, elsewhere: Duration) -> bool {
+    pub(super) fn done(&self, times: RequestTimes, elsewhere: Duration) -> bool {
         if self.is_fixed {
             return false;
         }
@@ -151,7 +151,7 @@ impl RequestWindow {
 /// Where the processors are busy a thread that has been woken waits for one of them too, or for the lock of
 /// a file, and the longer the more threads there are. So no more of a wait counts then than `longest`.
 fn worthwhile(
-    times: &[Times],
+    times: &[RequestTimes],
     elsewhere: Duration,
     processors: usize,
     longest: Option<Duration>,
@@ -177,12 +177,12 @@ fn shortest(before: Option<Duration>, wait: Duration) -> Option<Duration> {
     Some(drifted.map_or(wait, |drifted| drifted.min(wait)))
 }
 
-fn mean_work(times: &[Times]) -> Duration {
+fn mean_work(times: &[RequestTimes]) -> Duration {
     let number = u32::try_from(times.len()).unwrap_or(u32::MAX).max(1);
     times.iter().map(|times| times.work).sum::<Duration>() / number
 }
 
-impl Times {
+impl RequestTimes {
     /// The times of a request of `length` bytes as if it had been one of `request` bytes: with work in
     /// proportion, and a wait as long.
     pub(super) fn scaled(self, length: usize, request: usize) -> Self {
@@ -196,7 +196,7 @@ impl Times {
 
 /// The time that a request took.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Times {
+pub(super) struct RequestTimes {
     /// For how long its thread was on a processor.
     pub(super) work: Duration,
     /// For how long its thread slept.
@@ -218,14 +218,14 @@ impl Watch {
     }
 
     /// The time since the start.
-    pub(super) fn times(&self) -> Times {
+    pub(super) fn times(&self) -> RequestTimes {
         let (Some(before), Some(now)) = (self.usage, usage()) else {
-            return Times::default();
+            return RequestTimes::default();
         };
         let work = processor_time(&now).saturating_sub(processor_time(&before));
         let slept = now.voluntary_context_switches() > before.voluntary_context_switches();
         let rest = self.started.elapsed().saturating_sub(work);
-        Times {
+        RequestTimes {
             work,
             wait: if slept { rest } else { Duration::ZERO },
         }
@@ -254,14 +254,14 @@ mod tests {
 
     const NOTHING: Duration = Duration::ZERO;
 
-    fn times(work: u64, wait: u64) -> Times {
-        Times {
+    fn times(work: u64, wait: u64) -> RequestTimes {
+        RequestTimes {
             work: Duration::from_micros(work),
             wait: Duration::from_micros(wait),
         }
     }
 
-    fn times_of(window: &RequestWindow, count: usize, times: Times) {
+    fn times_of(window: &RequestWindow, count: usize, times: RequestTimes) {
         for _ in 0..count {
             window.done(times, NOTHING);
         }

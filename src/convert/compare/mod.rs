@@ -2,7 +2,7 @@
 //!
 //! The disks are taken for one [`Pair`], whose data is what has to be looked at: wherever at least one of
 //! the two isn't known to be zero. From there on it goes as in copying: the data is cut into chunks, and
-//! worker threads take them ([`super::scan`]), read both disks (which decrypts), and compare. What lies
+//! worker threads take them ([`super::parallel_read`]), read both disks (which decrypts), and compare. What lies
 //! beyond the end of the shorter disk has to be zero.
 //!
 //! What is told is what a single worker would have come upon first, whatever the number of workers:
@@ -20,7 +20,7 @@ use self::reached::Reached;
 use super::Observer;
 use super::buffer::Buffer;
 use super::chunks::Chunk;
-use super::scan::{Step, scan};
+use super::parallel_read::{ReadStep, parallel_read};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -40,16 +40,16 @@ pub struct Side<'a> {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Comparison {
     /// Whether one disk is longer, and the other was found to be the same as far as it goes.
     pub longer: bool,
     /// What was found.
-    pub finding: Finding,
+    pub finding: Difference,
 }
 
 /// What was found, first.
 #[derive(Debug)]
-pub enum Finding {
+pub enum Difference {
     /// Nothing: the contents are the same.
     Same,
     /// The disks have not the same size, and that alone was to count.
@@ -70,26 +70,26 @@ pub fn compare(
     strict: bool,
     workers: NonZeroUsize,
     observer: &dyn Observer,
-) -> Outcome {
+) -> Comparison {
     let sizes = sides.map(|side| side.image.size());
     let common = sizes[0].min(sizes[1]);
     let total = sizes[0].max(sizes[1]);
     observer.progress(0, total.max(1));
     if strict && common != total {
-        return Outcome {
+        return Comparison {
             longer: false,
-            finding: Finding::Size,
+            finding: Difference::Size,
         };
     }
     let first = First::new(total);
     if strict && let Some((offset, finding)) = strict::first_mismatch(sides) {
         first.found(offset, finding);
     }
-    let (offset, finding) = scan_pair(sides, first, total, workers, observer);
-    if matches!(finding, Finding::Same) && total > 0 {
+    let (offset, finding) = compare_pair(sides, first, total, workers, observer);
+    if matches!(finding, Difference::Same) && total > 0 {
         observer.progress(total, total);
     }
-    Outcome {
+    Comparison {
         longer: common != total && offset >= common,
         finding,
     }
@@ -105,27 +105,27 @@ pub fn first_difference(
     workers: NonZeroUsize,
 ) -> Result<Option<GuestOffset>> {
     let size = sides[0].image.size();
-    match scan_pair(sides, First::new(size), size, workers, &()).1 {
-        Finding::Content(offset) => Ok(Some(offset)),
-        Finding::NoStatus(error) | Finding::NoData(error) => Err(error),
-        Finding::Same | Finding::Size | Finding::Status(_) => Ok(None),
+    match compare_pair(sides, First::new(size), size, workers, &()).1 {
+        Difference::Content(offset) => Ok(Some(offset)),
+        Difference::NoStatus(error) | Difference::NoData(error) => Err(error),
+        Difference::Same | Difference::Size | Difference::Status(_) => Ok(None),
     }
 }
 
 /// Looks for what comes before that which was found `first`, and gives it with its place.
-fn scan_pair(
+fn compare_pair(
     sides: [Side<'_>; 2],
     first: First,
     total: u64,
     workers: NonZeroUsize,
     observer: &dyn Observer,
-) -> (u64, Finding) {
+) -> (u64, Difference) {
     let pair = Pair {
         sides,
         // What comes after something that was found needn't be looked at.
         size: first.end().next_multiple_of(SECTOR_SIZE),
     };
-    let job = Job {
+    let job = CompareJob {
         sides,
         first,
         observer,
@@ -133,8 +133,8 @@ fn scan_pair(
         total,
     };
     // Where the metadata is damaged a worker finds out what is wrong.
-    if let Err(error) = scan(&pair, pair.size, true, workers, &job) {
-        job.first.found(0, Finding::NoStatus(error));
+    if let Err(error) = parallel_read(&pair, pair.size, true, workers, &job) {
+        job.first.found(0, Difference::NoStatus(error));
     }
     job.first.into_inner()
 }
@@ -218,7 +218,7 @@ impl Side<'_> {
 #[derive(Debug)]
 struct First {
     end: AtomicU64,
-    found: Mutex<(u64, Finding)>,
+    found: Mutex<(u64, Difference)>,
 }
 
 impl First {
@@ -226,7 +226,7 @@ impl First {
     fn new(end: u64) -> Self {
         Self {
             end: AtomicU64::new(end),
-            found: Mutex::new((end, Finding::Same)),
+            found: Mutex::new((end, Difference::Same)),
         }
     }
 
@@ -235,7 +235,7 @@ impl First {
         self.end.load(Ordering::Relaxed)
     }
 
-    fn found(&self, offset: u64, finding: Finding) {
+    fn found(&self, offset: u64, finding: Difference) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if offset < found.0 {
             *found = (offset, finding);
@@ -243,7 +243,7 @@ impl First {
         }
     }
 
-    fn into_inner(self) -> (u64, Finding) {
+    fn into_inner(self) -> (u64, Difference) {
         self.found
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
@@ -251,7 +251,7 @@ impl First {
 }
 
 /// What the workers share.
-struct Job<'a> {
+struct CompareJob<'a> {
     sides: [Side<'a>; 2],
     first: First,
     observer: &'a dyn Observer,
@@ -259,7 +259,7 @@ struct Job<'a> {
     total: u64,
 }
 
-impl Step for Job<'_> {
+impl ReadStep for CompareJob<'_> {
     /// Chunks before this one are in other hands already, so after a difference no more are needed.
     fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
         for run in &chunk.data {
@@ -282,13 +282,13 @@ impl Step for Job<'_> {
     }
 }
 
-impl Job<'_> {
+impl CompareJob<'_> {
     /// Compares a run of both disks, with buffers as long as it.
     fn compare_run(
         &self,
         start: GuestOffset,
         mut both: [&mut [u8]; 2],
-    ) -> Option<(GuestOffset, Finding)> {
+    ) -> Option<(GuestOffset, Difference)> {
         for (side, buffer) in self.sides.into_iter().zip(&mut both) {
             if side.read_at(start, buffer).is_err() {
                 return self.find_trouble(start, buffer.len());
@@ -297,11 +297,11 @@ impl Job<'_> {
         let [one, other] = both;
         let within = first_sector(one, other)?;
         let offset = GuestOffset(start.0 + within as u64);
-        Some((offset, Finding::Content(offset)))
+        Some((offset, Difference::Content(offset)))
     }
 
     /// Goes through a run that can't be read as a whole, sector by sector.
-    fn find_trouble(&self, start: GuestOffset, length: usize) -> Option<(GuestOffset, Finding)> {
+    fn find_trouble(&self, start: GuestOffset, length: usize) -> Option<(GuestOffset, Difference)> {
         for within in (0..length).step_by(SECTOR) {
             let offset = GuestOffset(start.0 + within as u64);
             let mut sectors = [[0; SECTOR]; 2];
@@ -318,20 +318,20 @@ impl Job<'_> {
             for (side, sector) in self.sides.into_iter().zip(&mut sectors) {
                 if let Err(error) = side.read_at(offset, sector) {
                     let what = format!("Error while reading offset {} of {}", offset.0, side.name);
-                    return Some((offset, Finding::NoData(error.context(what))));
+                    return Some((offset, Difference::NoData(error.context(what))));
                 }
             }
             if sectors[0] != sectors[1] {
-                return Some((offset, Finding::Content(offset)));
+                return Some((offset, Difference::Content(offset)));
             }
         }
         None
     }
 }
 
-fn no_status(side: Side<'_>, error: Error) -> Finding {
+fn no_status(side: Side<'_>, error: Error) -> Difference {
     let what = format!("Sector allocation test failed for {}", side.name);
-    Finding::NoStatus(error.context(what))
+    Difference::NoStatus(error.context(what))
 }
 
 /// Where the first sector starts that differs.

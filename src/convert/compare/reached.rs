@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(super) struct Reached(Mutex<State>);
+pub(super) struct Reached(Mutex<ReachedState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ReachedState {
     /// The number of the first chunk that isn't done.
     next: u64,
     /// The ends of the chunks behind it that are.
@@ -23,7 +23,7 @@ impl Reached {
     /// none before them that isn't, if that is news; one call after the other.
     pub(super) fn done(&self, number: u64, end: u64, mut tell: impl FnMut(u64)) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { next, ahead } = &mut *state;
+        let ReachedState { next, ahead } = &mut *state;
         ahead.insert(number, end);
         while let Some(end) = ahead.remove(next) {
             *next += 1;

@@ -5,7 +5,7 @@
 //! disk's end. How long the steps are depends on how the formats' drivers look things up, and since the
 //! last question's answer depends on that, so do they here ([`status_in_step`](crate::formats::Image::status_in_step)).
 
-use super::{Finding, Side, no_status};
+use super::{Difference, Side, no_status};
 use crate::formats::Status;
 use crate::units::GuestOffset;
 
@@ -13,7 +13,7 @@ use crate::units::GuestOffset;
 const STEP: u64 = 2 << 20;
 
 /// The first place where they aren't, or where that can't be told.
-pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Finding)> {
+pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Difference)> {
     let size = sides[0].image.size();
     let mut position = 0;
     while position < size {
@@ -33,7 +33,7 @@ pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Finding)> {
             (kind, status.offset.is_some(), reaches_end)
         });
         if told[0] != told[1] {
-            return Some((position, Finding::Status(GuestOffset(position))));
+            return Some((position, Difference::Status(GuestOffset(position))));
         }
         let [one, other] = statuses;
         let length = one.length.min(other.length);

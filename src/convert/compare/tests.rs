@@ -10,12 +10,12 @@ fn disk(bytes: Vec<u8>) -> RawImage {
 }
 
 /// A disk of which a sector can't be read.
-struct Broken {
+struct UnreadableDisk {
     disk: RawImage,
     at: u64,
 }
 
-impl Image for Broken {
+impl Image for UnreadableDisk {
     fn size(&self) -> u64 {
         self.disk.size()
     }
@@ -38,7 +38,7 @@ fn noise(length: usize) -> Vec<u8> {
         .collect()
 }
 
-fn outcome(one: &dyn Image, other: &dyn Image) -> Outcome {
+fn outcome(one: &dyn Image, other: &dyn Image) -> Comparison {
     let side = |image, name| Side { image, name };
     let workers = NonZeroUsize::new(3).unwrap();
     compare(
@@ -52,8 +52,8 @@ fn outcome(one: &dyn Image, other: &dyn Image) -> Outcome {
 fn difference(one: Vec<u8>, other: Vec<u8>) -> (bool, Option<u64>) {
     let outcome = outcome(&disk(one), &disk(other));
     let offset = match outcome.finding {
-        Finding::Same => None,
-        Finding::Content(offset) => Some(offset.0),
+        Difference::Same => None,
+        Difference::Content(offset) => Some(offset.0),
         other => panic!("{other:?}"),
     };
     (outcome.longer, offset)
@@ -102,13 +102,13 @@ fn a_disk_that_can_not_be_read_is_an_error_unless_something_came_before() {
     let mut changed = bytes.clone();
     changed[700] ^= 1;
     for (other, is_content) in [(bytes.clone(), false), (changed, true)] {
-        let broken = Broken {
+        let broken = UnreadableDisk {
             disk: disk(bytes.clone()),
             at: 2 * BLOCK_SIZE as u64 + 512,
         };
         match outcome(&broken, &disk(other)).finding {
-            Finding::Content(offset) => assert!(is_content && offset.0 == 512),
-            Finding::NoData(error) => {
+            Difference::Content(offset) => assert!(is_content && offset.0 == 512),
+            Difference::NoData(error) => {
                 assert!(!is_content);
                 let start = format!("Error while reading offset {}", 2 * BLOCK_SIZE + 512);
                 assert!(error.to_string().starts_with(&start), "{error}");

@@ -6,15 +6,15 @@ use crate::storage::ShortRead;
 
 /// What an image is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ImageKind {
     Raw,
     Plain,
     Encrypted,
 }
 
-const KINDS: [Kind; 3] = [Kind::Raw, Kind::Plain, Kind::Encrypted];
+const KINDS: [ImageKind; 3] = [ImageKind::Raw, ImageKind::Plain, ImageKind::Encrypted];
 
-impl Kind {
+impl ImageKind {
     fn key(self) -> Option<AesCbc> {
         (self == Self::Encrypted).then(cipher)
     }
@@ -58,8 +58,8 @@ impl Kind {
 }
 
 fn convert(
-    (from, source): (Kind, &Arc<MemoryStorage>),
-    (to, target): (Kind, &Arc<MemoryStorage>),
+    (from, source): (ImageKind, &Arc<MemoryStorage>),
+    (to, target): (ImageKind, &Arc<MemoryStorage>),
     count: usize,
 ) -> Result<()> {
     let source = from.open(Arc::clone(source))?;
@@ -94,7 +94,7 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
     for from in KINDS {
         let source = Arc::<MemoryStorage>::default();
         let plain = Arc::new(MemoryStorage::new(disk.clone()));
-        convert((Kind::Raw, &plain), (from, &source), 1).unwrap();
+        convert((ImageKind::Raw, &plain), (from, &source), 1).unwrap();
         let stored = source.contents();
         for to in KINDS {
             let source = Arc::new(MemoryStorage::new(stored.clone()));
@@ -110,7 +110,7 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
                 let message = done.expect_err("a read that fails").to_string();
                 assert!(message.ends_with("Input/output error"), "{message}");
                 let made = to.contents(target);
-                assert!(to == Kind::Raw || made.is_err(), "{from:?} to {to:?}");
+                assert!(to == ImageKind::Raw || made.is_err(), "{from:?} to {to:?}");
             }
             assert!(failures.len() >= 4, "{from:?} to {to:?}: {failures:?}");
             for fault in failures {
@@ -125,7 +125,7 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
                 assert!(message.ends_with(expected), "{message}");
                 // A header that is there means that all was written before, and was flushed: only the
                 // last flush comes after it. (What is raw has no header; its file is removed.)
-                if to != Kind::Raw
+                if to != ImageKind::Raw
                     && let Ok(made) = to.contents(target)
                 {
                     assert_eq!(fault.operation, Operation::Flush, "{from:?} to {to:?}");
@@ -143,10 +143,10 @@ fn every_read_that_ends_early_is_an_error_and_never_a_wrong_image() {
     for from in KINDS {
         let source = Arc::<MemoryStorage>::default();
         let plain = Arc::new(MemoryStorage::new(disk.clone()));
-        convert((Kind::Raw, &plain), (from, &source), 1).unwrap();
+        convert((ImageKind::Raw, &plain), (from, &source), 1).unwrap();
         let stored = source.contents();
         let source = Arc::new(MemoryStorage::new(stored.clone()));
-        convert((from, &source), (Kind::Plain, &Arc::default()), 1).unwrap();
+        convert((from, &source), (ImageKind::Plain, &Arc::default()), 1).unwrap();
         let reads = source.count(Operation::Read);
         assert!(reads > 1, "{from:?}");
         for (nth, bytes) in (1..=reads).flat_map(|nth| [0, 1, 511, 512, 4095].map(|n| (nth, n))) {
@@ -160,7 +160,7 @@ fn every_read_that_ends_early_is_an_error_and_never_a_wrong_image() {
                 match done {
                     // What was left out was beyond what was needed.
                     Ok(()) => assert!(made.unwrap() == disk, "{when}"),
-                    Err(_) => assert!(to == Kind::Raw || made.is_err(), "{when}"),
+                    Err(_) => assert!(to == ImageKind::Raw || made.is_err(), "{when}"),
                 }
             }
         }

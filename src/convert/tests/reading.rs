@@ -108,12 +108,12 @@ fn a_disk_that_cannot_be_read_has_no_checksum() {
 }
 
 /// A disk with places that can't be read.
-struct Broken {
+struct BrokenSectors {
     size: u64,
     places: Vec<Range<u64>>,
 }
 
-impl Image for Broken {
+impl Image for BrokenSectors {
     fn size(&self) -> u64 {
         self.size
     }
@@ -152,7 +152,7 @@ impl Observer for Told {
 #[test]
 fn what_cannot_be_read_is_told_once_for_neighbours_and_in_order() {
     let chunk = BLOCK_SIZE as u64;
-    let broken = Broken {
+    let broken = BrokenSectors {
         size: 8 * chunk,
         places: vec![
             0..512,

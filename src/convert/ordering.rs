@@ -1,12 +1,12 @@
-//! Whose turn it is, and the first error.
+//! The order in which chunks reserve room, and the first error.
 //!
 //! Chunks are processed in any order, but room in the target is reserved in the order of their
-//! numbers. [`Turn::take`] waits until all earlier chunks have reserved. Since chunks are handed out
+//! numbers. [`ChunkOrder::run`] waits until all earlier chunks have reserved. Since chunks are handed out
 //! in that order too, the worker with the lowest number never waits, and so nobody waits for ever;
 //! an error wakes everybody.
 //!
-//! Only whose turn it is gets woken: with 16 workers on two processors, to wake all of them for each chunk
-//! took a quarter of the time that compressing takes.
+//! Only the worker that comes next is woken: with 16 workers on two processors, waking all of them for each
+//! chunk took a quarter of the time that compressing takes.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -18,20 +18,20 @@ const GROUPS: usize = 64;
 
 /// The order of the workers; see the module's text.
 #[derive(Debug)]
-pub(super) struct Turn {
-    state: Mutex<State>,
+pub(super) struct ChunkOrder {
+    state: Mutex<OrderState>,
     /// Those who wait, by the remainders of their numbers.
     changed: [Condvar; GROUPS],
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OrderState {
     next: u64,
     error: Option<Error>,
     over: bool,
 }
 
-impl Default for Turn {
+impl Default for ChunkOrder {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
@@ -40,8 +40,8 @@ impl Default for Turn {
     }
 }
 
-impl Turn {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl ChunkOrder {
+    fn lock(&self) -> MutexGuard<'_, OrderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -53,7 +53,7 @@ impl Turn {
 
     /// Waits until `number` is next, runs `step`, and lets the following one go on. `None` when a
     /// worker failed.
-    pub(super) fn take<T>(
+    pub(super) fn run<T>(
         &self,
         number: u64,
         step: impl FnOnce() -> Result<T>,

@@ -1,7 +1,7 @@
 //! What is done with the chunks in guest order once they are read: they are hashed, and what could
 //! not be read is told.
 //!
-//! A checksum has to see one chunk after the other, so it is taken in turns: while one worker hashes,
+//! A checksum has to see one chunk after the other, so it is taken by one worker at a time: while one worker hashes,
 //! the others read, encrypt and write. That takes no more memory than there is, and no longer than the
 //! slower of the two. Whoever has nothing to do in order doesn't come here at all.
 //!
@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Observer;
 use super::digest::{Algorithm, Digest, Hasher};
-use super::turn::Turn;
+use super::ordering::ChunkOrder;
 use crate::error::Error;
 use crate::formats::Image;
 use crate::units::{GuestOffset, SECTOR_SIZE};
@@ -27,31 +27,31 @@ pub(super) struct Unreadable {
 }
 
 /// The stage; see the module's text.
-pub(super) struct InOrder<'a> {
+pub(super) struct SequentialStage<'a> {
     observer: &'a dyn Observer,
-    turn: Turn,
-    state: Mutex<State>,
+    order: ChunkOrder,
+    state: Mutex<StageState>,
 }
 
-struct State {
+struct StageState {
     hasher: Option<Hasher>,
     /// What couldn't be read just before; the next chunk may go on with it.
     unreadable: Option<Unreadable>,
 }
 
-impl<'a> InOrder<'a> {
+impl<'a> SequentialStage<'a> {
     pub(super) fn new(algorithm: Option<Algorithm>, observer: &'a dyn Observer) -> Self {
         Self {
             observer,
-            turn: Turn::default(),
-            state: Mutex::new(State {
+            order: ChunkOrder::default(),
+            state: Mutex::new(StageState {
                 hasher: algorithm.map(Hasher::new),
                 unreadable: None,
             }),
         }
     }
 
-    /// Waits for the turn of the chunk with this number, which was read into `data`, but for the
+    /// Waits until the chunk with this number, which was read into `data`, but for the
     /// parts that are `unreadable`, and does what is to be done with it. `None` when a worker failed.
     pub(super) fn take(
         &self,
@@ -78,7 +78,7 @@ impl<'a> InOrder<'a> {
             }
             Ok(())
         };
-        self.turn.take(number, step).map(|_| ())
+        self.order.run(number, step).map(|_| ())
     }
 
     fn tell(&self, part: Option<Unreadable>) {
@@ -89,9 +89,9 @@ impl<'a> InOrder<'a> {
         }
     }
 
-    /// A worker failed: nobody waits for a turn any more.
+    /// A worker failed: nobody waits for earlier chunks any more.
     pub(super) fn stop(&self) {
-        self.turn.fail(Error::invalid("the job was stopped"));
+        self.order.fail(Error::invalid("the job was stopped"));
     }
 
     /// The job is over, done or not: what hasn't been told is told. Gives the checksum, where one was

@@ -23,12 +23,12 @@ use crate::formats::Image;
 const BUFFERS: usize = 2;
 
 /// What a worker does with a chunk, in which it may use two buffers.
-pub(super) trait Step: Sync {
-    /// Reads a chunk, calls `read`, and does with it what is to be done. `false` ends the scan without an
-    /// error.
+pub(super) trait ReadStep: Sync {
+    /// Reads a chunk, calls `read`, and does with it what is to be done. `false` ends the pass over the disk
+    /// without an error.
     ///
     /// # Errors
-    /// End the scan too, and the first is what its caller gets.
+    /// Returns the first error to the caller of the pass, which it ends too.
     fn step(&self, chunk: &Chunk, buffers: &mut [Buffer; BUFFERS], read: &dyn Fn())
     -> Result<bool>;
 
@@ -41,12 +41,12 @@ pub(super) trait Step: Sync {
 ///
 /// # Errors
 /// The first error of a step or of finding data.
-pub(super) fn scan(
+pub(super) fn parallel_read(
     disk: &dyn Image,
     size: u64,
     salvage: bool,
     workers: NonZeroUsize,
-    step: &dyn Step,
+    step: &dyn ReadStep,
 ) -> Result<()> {
     let threads = Settings {
         workers,
@@ -54,7 +54,7 @@ pub(super) fn scan(
     }
     .threads();
     let most = MOST_IN_FLIGHT / (BUFFERS * REQUEST_SIZE + disk.memory_to_read());
-    let scan = Scan {
+    let pass = ParallelRead {
         disk,
         step,
         chunks: Mutex::new(Chunks::new(size, BLOCK_SIZE, Wanted::Data, salvage)),
@@ -62,26 +62,26 @@ pub(super) fn scan(
         over: AtomicBool::new(false),
         error: Mutex::new(None),
     };
-    workers::run(threads, &scan);
-    let error = scan.error.into_inner();
+    workers::run(threads, &pass);
+    let error = pass.error.into_inner();
     match error.unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
     }
 }
 
-struct Scan<'a> {
+struct ParallelRead<'a> {
     disk: &'a dyn Image,
-    step: &'a dyn Step,
+    step: &'a dyn ReadStep,
     chunks: Mutex<Chunks>,
     reads: RequestWindow,
     over: AtomicBool,
     error: Mutex<Option<Error>>,
 }
 
-impl Job for Scan<'_> {
+impl Job for ParallelRead<'_> {
     fn name(&self) -> &'static str {
-        "scan"
+        "read"
     }
 
     fn work(&self, workers: &Arc<Workers<'_, '_>>) {
@@ -99,7 +99,7 @@ impl Job for Scan<'_> {
     }
 }
 
-impl Scan<'_> {
+impl ParallelRead<'_> {
     fn steps(&self, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         let mut buffers = <[Buffer; BUFFERS]>::default();
         while let Some(chunk) = self.next()? {
