@@ -225,46 +225,14 @@ fn snapshots() {
 #[derive(Debug)]
 struct Slow(MemoryStorage);
 
-impl Storage for Slow {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.0.read_at(offset, buf)
+impl cowhide::storage::Filter for Slow {
+    fn inner(&self) -> &dyn Storage {
+        &self.0
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         std::thread::sleep(Duration::from_micros(300));
         self.0.write_at(offset, data)
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn punch(&self, range: Range<u64>) -> Result<bool> {
-        self.0.punch(range)
-    }
-
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.0.reserve(len)
-    }
-
-    fn copy_from(&self, to: u64, source: &dyn Storage, from: u64, length: u64) -> Result<bool> {
-        self.0.copy_from(to, source, from, length)
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        self.0.next_data(offset)
-    }
-
-    fn allocated(&self) -> Result<Option<u64>> {
-        self.0.allocated()
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.0.flush()
     }
 }
 

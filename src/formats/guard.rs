@@ -4,21 +4,20 @@
 //! written to its start looks like that format's header: a guest could so choose files of the host
 //! to be read. As QEMU does, such a write is refused.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::list::{self, Format};
 use crate::error::{Error, Result};
-use crate::storage::{NotShared, Storage};
+use crate::storage::{Filter, NotShared, Storage};
 use crate::units::SECTOR_SIZE;
 
 /// A storage whose first sector stays what probing takes for raw.
 #[derive(Debug)]
 pub struct GuardedStart(pub Arc<dyn Storage>);
 
-impl Storage for GuardedStart {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.0.read_at(offset, buf)
+impl Filter for GuardedStart {
+    fn inner(&self) -> &dyn Storage {
+        self.0.as_ref()
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -36,22 +35,6 @@ impl Storage for GuardedStart {
             }
         }
         self.0.write_at(offset, data)
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn punch(&self, range: Range<u64>) -> Result<bool> {
-        self.0.punch(range)
-    }
-
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.0.reserve(len)
     }
 
     /// Not for the start: what is copied within the system can't be looked at.
@@ -82,36 +65,12 @@ impl Storage for GuardedStart {
         }
         self.0.share_from(offset, source, source_offset, length)
     }
-
-    fn may_share_with(&self, source: &dyn Storage) -> bool {
-        self.0.may_share_with(source)
-    }
-
-    fn writes_serially(&self) -> bool {
-        self.0.writes_serially()
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        self.0.next_data(offset)
-    }
-
-    fn allocated(&self) -> Result<Option<u64>> {
-        self.0.allocated()
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.0.flush()
-    }
-
-    fn starts_as_zeroes(&self) -> bool {
-        self.0.starts_as_zeroes()
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::storage::MemoryStorage;
+    use super::{Arc, GuardedStart};
+    use crate::storage::{MemoryStorage, Storage as _};
 
     #[test]
     fn a_header_is_refused_at_the_start_only() {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{NotShared, Storage};
+use super::{Filter, NotShared, Storage};
 use crate::error::{Error, Result};
 use crate::units::SECTOR_SIZE;
 
@@ -83,7 +83,11 @@ impl Window {
     }
 }
 
-impl Storage for Window {
+impl Filter for Window {
+    fn inner(&self) -> &dyn Storage {
+        self.inner.as_ref()
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let (below, length) = self.inside(offset, buf.len());
         let buf = buf.get_mut(..length).unwrap_or_default();
@@ -150,14 +154,6 @@ impl Storage for Window {
         self.inner.share_from(below, source, source_offset, length)
     }
 
-    fn may_share_with(&self, source: &dyn Storage) -> bool {
-        self.inner.may_share_with(source)
-    }
-
-    fn writes_serially(&self) -> bool {
-        self.inner.writes_serially()
-    }
-
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         if offset >= self.size {
             return Ok(None);
@@ -170,14 +166,6 @@ impl Storage for Window {
         }))
     }
 
-    fn allocated(&self) -> Result<Option<u64>> {
-        self.inner.allocated()
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.inner.flush()
-    }
-
     /// Whatever is there already is there.
     fn starts_as_zeroes(&self) -> bool {
         false
@@ -186,7 +174,7 @@ impl Storage for Window {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Arc, Result, Storage, Window, WindowRange};
     use crate::storage::MemoryStorage;
 
     fn window(offset: u64, size: Option<u64>) -> Result<(Arc<MemoryStorage>, Window)> {

@@ -228,18 +228,14 @@ impl Logged {
     }
 }
 
-impl Storage for Logged {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.memory.read_at(offset, buf)
+impl cowhide::storage::Filter for Logged {
+    fn inner(&self) -> &dyn Storage {
+        &self.memory
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.record(Change::Write(offset, data.to_vec()));
         self.memory.write_at(offset, data)
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.memory.len()
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
@@ -255,18 +251,6 @@ impl Storage for Logged {
     fn reserve(&self, len: u64) -> Result<bool> {
         self.record(Change::SetLen(len.max(self.memory.len()?)));
         self.memory.reserve(len)
-    }
-
-    fn copy_from(&self, to: u64, source: &dyn Storage, from: u64, length: u64) -> Result<bool> {
-        self.memory.copy_from(to, source, from, length)
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        self.memory.next_data(offset)
-    }
-
-    fn allocated(&self) -> Result<Option<u64>> {
-        self.memory.allocated()
     }
 
     fn flush(&self) -> Result<()> {

@@ -46,33 +46,17 @@ impl Slow {
     }
 }
 
-impl Storage for Slow {
+impl crate::storage::Filter for Slow {
+    fn inner(&self) -> &dyn Storage {
+        self.memory.as_ref()
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         self.wait(buf.len(), || self.memory.read_at(offset, buf))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.wait(data.len(), || self.memory.write_at(offset, data))
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.memory.len()
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.memory.set_len(len)
-    }
-
-    fn punch(&self, range: std::ops::Range<u64>) -> Result<bool> {
-        self.memory.punch(range)
-    }
-
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.memory.reserve(len)
-    }
-
-    fn copy_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<bool> {
-        Ok(false)
     }
 
     fn may_share_with(&self, _: &dyn Storage) -> bool {
@@ -87,18 +71,6 @@ impl Storage for Slow {
     /// As a file does, which only one thread at a time can write to through the page cache.
     fn writes_serially(&self) -> bool {
         true
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<std::ops::Range<u64>>> {
-        self.memory.next_data(offset)
-    }
-
-    fn allocated(&self) -> Result<Option<u64>> {
-        self.memory.allocated()
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.memory.flush()
     }
 }
 

@@ -1,6 +1,5 @@
 //! Blocks that are shared: memory has none, so a copy stands for them.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
@@ -15,33 +14,9 @@ struct Sharer {
     shared: AtomicU64,
 }
 
-impl Storage for Sharer {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.memory.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.memory.write_at(offset, data)
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.memory.len()
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.memory.set_len(len)
-    }
-
-    fn punch(&self, range: Range<u64>) -> Result<bool> {
-        self.memory.punch(range)
-    }
-
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.memory.reserve(len)
-    }
-
-    fn copy_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<bool> {
-        Ok(false)
+impl crate::storage::Filter for Sharer {
+    fn inner(&self) -> &dyn Storage {
+        &self.memory
     }
 
     fn may_share_with(&self, _: &dyn Storage) -> bool {
@@ -60,18 +35,6 @@ impl Storage for Sharer {
         self.memory.write_at(offset, &bytes).unwrap();
         self.shared.fetch_add(length, Ordering::Relaxed);
         Ok(())
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        self.memory.next_data(offset)
-    }
-
-    fn allocated(&self) -> Result<Option<u64>> {
-        self.memory.allocated()
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.memory.flush()
     }
 }
 

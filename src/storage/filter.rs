@@ -1,0 +1,211 @@
+//! Storages in front of other storages.
+//!
+//! A filter changes a few operations of the storage behind it, such as where bytes lie or whether they may be
+//! written, and passes on all others. Which those are is written here once, so that an operation that
+//! [`Storage`] gains can't be forgotten by one of the filters.
+//!
+//! [`Filter`] and [`Storage`] have methods of the same names: a filter is used as a [`Storage`], and [`Filter`]
+//! is only named where one is implemented.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use super::{NotShared, Storage};
+use crate::error::Result;
+
+/// A storage that passes on to [`inner`](Self::inner) everything that it doesn't implement itself. The methods
+/// are those of [`Storage`].
+#[expect(
+    missing_docs,
+    clippy::len_without_is_empty,
+    clippy::missing_errors_doc,
+    reason = "the methods are Storage's"
+)]
+pub trait Filter: Debug + Send + Sync {
+    /// The storage behind the filter.
+    fn inner(&self) -> &dyn Storage;
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.inner().read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.inner().write_at(offset, data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.inner().len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.inner().set_len(len)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        self.inner().punch(range)
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        self.inner().reserve(len)
+    }
+
+    fn copy_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<bool> {
+        self.inner()
+            .copy_from(offset, source, source_offset, length)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        self.inner()
+            .share_from(offset, source, source_offset, length)
+    }
+
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        self.inner().may_share_with(source)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.inner().writes_serially()
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.inner().next_data(offset)
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        self.inner().allocated()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.inner().flush()
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        self.inner().starts_as_zeroes()
+    }
+}
+
+/// What isn't passed on is built from what is, or belongs to the storage behind alone: its descriptor, through
+/// which the filter would be gone around.
+impl<F: Filter> Storage for F {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        Filter::read_at(self, offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        Filter::write_at(self, offset, data)
+    }
+
+    fn len(&self) -> Result<u64> {
+        Filter::len(self)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        Filter::set_len(self, len)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<bool> {
+        Filter::punch(self, range)
+    }
+
+    fn reserve(&self, len: u64) -> Result<bool> {
+        Filter::reserve(self, len)
+    }
+
+    fn copy_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<bool> {
+        Filter::copy_from(self, offset, source, source_offset, length)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), NotShared> {
+        Filter::share_from(self, offset, source, source_offset, length)
+    }
+
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        Filter::may_share_with(self, source)
+    }
+
+    fn writes_serially(&self) -> bool {
+        Filter::writes_serially(self)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        Filter::next_data(self, offset)
+    }
+
+    fn allocated(&self) -> Result<Option<u64>> {
+        Filter::allocated(self)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Filter::flush(self)
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        Filter::starts_as_zeroes(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::storage::{MemoryStorage, Storage};
+
+    /// Changes nothing but what is read.
+    #[derive(Debug)]
+    struct Inverted(MemoryStorage);
+
+    impl super::Filter for Inverted {
+        fn inner(&self) -> &dyn Storage {
+            &self.0
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> crate::error::Result<usize> {
+            let read = self.0.read_at(offset, buf)?;
+            buf.iter_mut().for_each(|byte| *byte = !*byte);
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn only_what_a_filter_implements_is_changed() {
+        let filter: Arc<dyn Storage> = Arc::new(Inverted(MemoryStorage::new(vec![1; 8192])));
+        filter.write_at(0, &[2; 4]).unwrap();
+        filter.punch(4096..8192).unwrap();
+        let mut buf = [0; 5];
+        filter.read_exact_at(0, &mut buf, "bytes").unwrap();
+        assert_eq!(buf, [!2, !2, !2, !2, !1]);
+        assert_eq!(filter.next_data(0).unwrap(), Some(0..4096));
+        filter.set_len(5).unwrap();
+        assert_eq!(
+            (filter.len().unwrap(), filter.allocated().unwrap()),
+            (5, Some(5))
+        );
+        // The defaults of `Storage` use what the filter made of its methods.
+        assert_eq!(filter.read_padded_at(4, &mut buf, 5).unwrap(), 1);
+        assert_eq!(buf, [!1, 0, 0, 0, 0]);
+    }
+}
