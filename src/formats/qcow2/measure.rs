@@ -7,7 +7,7 @@ use super::bitmaps::entry_length;
 use super::create_options::CreateOptions;
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::header::Version;
-use super::new_refcounts::refcount_clusters;
+use super::new::refcounts::refcount_clusters;
 use crate::error::{Error, Result};
 use crate::formats::Image;
 use crate::formats::bitmaps::PersistentBitmap;

@@ -19,9 +19,7 @@
 //! - [`read`]: the guest's data;
 //! - [`preallocated`]: does the file have holes where the tables say data?
 //! - [`create_options`]: what a new image is to be like;
-//! - [`create`]: a new image, laid out front to back as its data comes;
-//! - [`new_compressed`]: a new image with compressed clusters;
-//! - [`preallocate`]: a new image whose every cluster has its place beforehand;
+//! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
 //! - [`write`](mod@write): an image in use, written anywhere;
 //! - [`mod@check`]: do the refcounts agree with what refers to what?
 //!
@@ -32,7 +30,6 @@ pub mod bitmaps;
 pub mod check;
 pub mod compress;
 pub mod compressed;
-pub mod create;
 pub mod create_options;
 pub mod deflate;
 mod driver;
@@ -45,16 +42,10 @@ pub mod header;
 mod info;
 mod joined;
 mod measure;
-pub mod new_compressed;
-mod new_counts;
+pub mod new;
 mod new_header;
-mod new_layout;
-mod new_parts;
-mod new_refcounts;
-mod new_runs;
 mod options;
 mod plan;
-pub mod preallocate;
 mod preallocated;
 pub mod read;
 pub mod snapshots;
@@ -63,13 +54,11 @@ pub mod tables;
 pub mod write;
 
 pub use check::{CheckReport, Repair, check, repair, repair_dirty};
-pub use create::NewQcow2;
 pub use create_options::{Backing, CreateOptions};
 pub use driver::Qcow2;
 pub use geometry::Geometry;
 pub use header::{CompressionType, EncryptionMethod, Header, Version, until_zero};
-pub use new_compressed::NewCompressed;
-pub use preallocate::NewPreallocated;
+pub use new::{NewCompressed, NewPreallocated, NewQcow2};
 pub use read::Qcow2Image;
 pub use write::WritableQcow2;
 

@@ -7,7 +7,7 @@ use super::geometry::Geometry;
 use super::header::{
     CompressionType, EncryptionMethod, MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH, Version,
 };
-use super::new_refcounts::RefcountLayout;
+use super::new::refcounts::RefcountLayout;
 use crate::error::{Error, Result, printable};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};

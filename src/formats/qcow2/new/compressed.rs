@@ -22,15 +22,16 @@ use std::cell::RefCell;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::compress::compress;
-use super::create_options::CreateOptions;
-use super::entries::{L2Entry, SubclusterBitmap};
-use super::geometry::Geometry;
-use super::header::{EncryptionMethod, Version};
-use super::new_counts::Counts;
-use super::new_layout::{Layout, Metadata};
-use super::{new_header, new_runs};
+use super::compressed_refcounts::Counts;
+use super::layout::{Layout, Metadata};
+use super::runs;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::compress::compress;
+use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
+use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::{EncryptionMethod, Version};
+use crate::formats::qcow2::new_header;
 use crate::formats::reservation::{add_metadata, not_packed};
 use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
 use crate::storage::Storage;
@@ -120,7 +121,7 @@ impl NewCompressed {
         if !self.geometry.has_subclusters() {
             return SubclusterBitmap::default();
         }
-        new_runs::bitmap(start, self.geometry.subcluster_len(), data, zeroes)
+        runs::bitmap(start, self.geometry.subcluster_len(), data, zeroes)
     }
 
     /// On a device, overwrites what is left in `gaps` of whatever was there before.
@@ -249,7 +250,7 @@ impl NewImage for NewCompressed {
         let everything;
         let (runs, zeroes) = if self.options.version == Version::V2 && !zeroes.is_empty() {
             // There are no zero clusters: zeroes are data.
-            everything = new_runs::union(runs, zeroes);
+            everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
             (runs, zeroes)
@@ -508,7 +509,7 @@ mod tests {
             let mut cluster = [0; 512];
             let stored = &chunk[part.stored.clone()];
             let kind = image.options.compression;
-            super::super::compressed::decompress(kind, stored, &mut cluster).unwrap();
+            crate::formats::qcow2::compressed::decompress(kind, stored, &mut cluster).unwrap();
             assert_eq!(cluster, [7; 512]);
         }
     }

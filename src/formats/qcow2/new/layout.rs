@@ -7,9 +7,9 @@
 
 use std::collections::VecDeque;
 
-use super::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
-use super::geometry::{ENTRY_SIZE, Geometry};
 use crate::error::{Error, Result};
+use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::formats::reservation::add_metadata;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};

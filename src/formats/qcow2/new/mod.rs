@@ -1,30 +1,42 @@
 //! What every new image has, however it is laid out: its files, what it is to be, its cipher, and the
 //! header that comes last.
 //!
-//! The layouts ([`create`](super::create), [`preallocate`](super::preallocate)) say where clusters and
+//! The layouts ([`append`], [`preallocated`], [`mod@compressed`]) say where clusters and
 //! tables go; what follows from the options alone stands here.
+
+mod append;
+mod compressed;
+mod compressed_refcounts;
+mod layout;
+mod preallocated;
+pub(super) mod refcounts;
+mod runs;
+
+pub use append::NewQcow2;
+pub use compressed::NewCompressed;
+pub use preallocated::NewPreallocated;
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::refcounts::RefcountLayout;
 use super::create_options::CreateOptions;
 use super::geometry::Geometry;
-use super::new_refcounts::RefcountLayout;
-use super::{new_header, new_runs};
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::new_header;
 use crate::formats::{Backed, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The parts of a new image.
-pub(super) struct Parts {
-    pub(super) storage: Arc<dyn Storage>,
+struct Parts {
+    storage: Arc<dyn Storage>,
     /// Where the guest's data goes: the image's own file, or its external data file.
-    pub(super) data: Arc<dyn Storage>,
-    pub(super) external: bool,
-    pub(super) options: CreateOptions,
-    pub(super) geometry: Geometry,
+    data: Arc<dyn Storage>,
+    external: bool,
+    options: CreateOptions,
+    geometry: Geometry,
     cipher: Option<AesCbc>,
     flush: bool,
     /// Whether what is never written to `data` reads as zeroes.
@@ -38,7 +50,7 @@ impl Parts {
     /// # Errors
     /// As [`CreateOptions::check`]; an encryption method other than the legacy AES; a device for the
     /// data that is smaller than the disk; the system's.
-    pub(super) fn new(
+    fn new(
         storage: Arc<dyn Storage>,
         data: Option<Arc<dyn Storage>>,
         options: CreateOptions,
@@ -73,7 +85,7 @@ impl Parts {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn wipe(&self) -> Result<()> {
+    fn wipe(&self) -> Result<()> {
         if self.storage.starts_as_zeroes() {
             return Ok(());
         }
@@ -85,7 +97,7 @@ impl Parts {
     ///
     /// # Errors
     /// Returns the system's error if the ends of the part can't be written.
-    pub(super) fn clear(&mut self, range: Range<u64>) -> Result<()> {
+    fn clear(&mut self, range: Range<u64>) -> Result<()> {
         if self.cipher.is_none() && !self.clean && !range.is_empty() {
             self.clean = self.data.punch(range)?;
         }
@@ -94,17 +106,17 @@ impl Parts {
 
     /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is
     /// ciphertext, or has to be written to read as zeroes.
-    pub(super) fn leaves_holes(&self) -> bool {
+    fn leaves_holes(&self) -> bool {
         self.cipher.is_none() && self.clean
     }
 
     /// The unit of which L2 entries say how it is stored, in bytes, for buffers.
-    pub(super) fn unit(&self) -> usize {
+    fn unit(&self) -> usize {
         self.geometry.subcluster_len()
     }
 
     /// In which pieces zeroes are worth finding, in bytes.
-    pub(super) fn zero_unit(&self) -> usize {
+    fn zero_unit(&self) -> usize {
         if self.leaves_holes() {
             self.unit().min(4096)
         } else {
@@ -113,7 +125,7 @@ impl Parts {
     }
 
     /// The backing file under the new image.
-    pub(super) fn backed(&self) -> Option<Backed> {
+    fn backed(&self) -> Option<Backed> {
         let backing = self.options.backing.as_ref()?;
         Some(Backed {
             size: backing.size,
@@ -123,10 +135,10 @@ impl Parts {
     }
 
     /// Cuts what a chunk at `guest` stores to the disk's end where nothing may be behind that.
-    pub(super) fn cut(&self, guest: GuestOffset, pieces: &mut Vec<(Run, HostOffset)>) {
+    fn cut(&self, guest: GuestOffset, pieces: &mut Vec<(Run, HostOffset)>) {
         if self.external {
             let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
-            new_runs::cut(pieces, usize::try_from(left).unwrap_or(usize::MAX));
+            runs::cut(pieces, usize::try_from(left).unwrap_or(usize::MAX));
         }
     }
 
@@ -134,7 +146,7 @@ impl Parts {
     ///
     /// # Errors
     /// As [`Reservation::encrypt`].
-    pub(super) fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
+    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
         match &self.cipher {
             Some(cipher) => reservation.encrypt(cipher, chunk),
             None => Ok(()),
@@ -145,13 +157,13 @@ impl Parts {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
         reservation.write_data(self.data.as_ref(), chunk)?;
         reservation.write_metadata(self.storage.as_ref())
     }
 
     /// Where chunks can be copied to as they are.
-    pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
+    fn plain_storage(&self) -> Option<&dyn Storage> {
         self.leaves_holes().then_some(self.data.as_ref())
     }
 
@@ -159,7 +171,7 @@ impl Parts {
     ///
     /// # Errors
     /// The system's error; a table too big for its field.
-    pub(super) fn finish(&self, l1: HostOffset, refcounts: &RefcountLayout) -> Result<()> {
+    fn finish(&self, l1: HostOffset, refcounts: &RefcountLayout) -> Result<()> {
         refcounts.write(self.storage.as_ref(), self.geometry)?;
         if self.external && self.flush {
             self.data.flush()?;

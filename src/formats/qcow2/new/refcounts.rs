@@ -4,9 +4,9 @@
 //! clusters alone, and are written in long runs once that number is known. Blocks and table are
 //! clusters themselves and counted like all others.
 
-use super::entries;
-use super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::error::{Error, Result};
+use crate::formats::qcow2::entries;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -15,17 +15,17 @@ const WRITE_SIZE: usize = 1 << 20;
 
 /// Where the refcount blocks and the refcount table of a new image stand.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct RefcountLayout {
+pub(in crate::formats::qcow2) struct RefcountLayout {
     /// Where the first block is.
-    pub(super) blocks: HostOffset,
+    pub(in crate::formats::qcow2) blocks: HostOffset,
     /// How many blocks there are.
-    pub(super) block_count: u64,
+    pub(in crate::formats::qcow2) block_count: u64,
     /// Where the table is, behind the last block.
-    pub(super) table: HostOffset,
+    pub(in crate::formats::qcow2) table: HostOffset,
     /// How many clusters the table takes.
-    pub(super) table_clusters: u64,
+    pub(in crate::formats::qcow2) table_clusters: u64,
     /// How many clusters the file has in the end.
-    pub(super) total: u64,
+    pub(in crate::formats::qcow2) total: u64,
 }
 
 impl RefcountLayout {
@@ -34,7 +34,11 @@ impl RefcountLayout {
     ///
     /// # Errors
     /// The table would be larger than the format allows.
-    pub(super) fn new(geometry: Geometry, others: u64, at: HostOffset) -> Result<Self> {
+    pub(in crate::formats::qcow2) fn new(
+        geometry: Geometry,
+        others: u64,
+        at: HostOffset,
+    ) -> Result<Self> {
         let (block_count, table_clusters) = refcount_clusters(geometry, others);
         if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
             return Err(table_too_big());
@@ -53,7 +57,11 @@ impl RefcountLayout {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn write(&self, storage: &dyn Storage, geometry: Geometry) -> Result<()> {
+    pub(in crate::formats::qcow2) fn write(
+        &self,
+        storage: &dyn Storage,
+        geometry: Geometry,
+    ) -> Result<()> {
         let bits = geometry.refcount_bits();
         let pattern = ones(bits, GROUP);
         let repeats = WRITE_SIZE / pattern.len();
@@ -94,7 +102,7 @@ impl RefcountLayout {
 }
 
 /// The error for more clusters than the refcount table may lead to.
-pub(super) fn table_too_big() -> Error {
+pub(in crate::formats::qcow2) fn table_too_big() -> Error {
     Error::invalid(
         "the image's file is too big for its cluster size: its refcount table would be larger \
          than 8 MiB (try using a larger cluster size)",
@@ -103,7 +111,7 @@ pub(super) fn table_too_big() -> Error {
 
 /// How many refcount blocks, and how many clusters of a refcount table, an image takes that has `others`
 /// beside them. They count themselves.
-pub(super) fn refcount_clusters(geometry: Geometry, others: u64) -> (u64, u64) {
+pub(in crate::formats::qcow2) fn refcount_clusters(geometry: Geometry, others: u64) -> (u64, u64) {
     let (mut block_count, mut table_clusters) = (0, 0);
     // Both grow with the total, far more slowly than it does: this ends after a few rounds.
     loop {

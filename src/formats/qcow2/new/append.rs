@@ -25,15 +25,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::create_options::CreateOptions;
-use super::entries::{L2Entry, SubclusterBitmap};
-use super::header::Version;
-use super::new_layout::Layout;
-use super::new_parts::Parts;
-use super::new_refcounts::RefcountLayout;
-use super::new_runs;
+use super::Parts;
+use super::layout::Layout;
+use super::refcounts::RefcountLayout;
+use super::runs;
 use crate::crypto::AesCbc;
 use crate::error::Result;
+use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
+use crate::formats::qcow2::header::Version;
 use crate::formats::{Backed, NewImage, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
@@ -95,10 +95,10 @@ impl NewQcow2 {
         reservation: &mut Reservation,
     ) -> Result<()> {
         let size = self.image.geometry.cluster_len();
-        let stored = new_runs::widen(data, size, usize::MAX);
+        let stored = runs::widen(data, size, usize::MAX);
         let mentioned = match zeroes {
             [] => stored.clone(),
-            _ => new_runs::widen(&new_runs::union(&stored, zeroes), size, usize::MAX),
+            _ => runs::widen(&runs::union(&stored, zeroes), size, usize::MAX),
         };
         let clusters = || mentioned.iter().flat_map(|run| run.clone().step_by(size));
         layout.place_tables(clusters().map(|start| GuestOffset(guest.0 + start as u64)))?;
@@ -118,7 +118,7 @@ impl NewQcow2 {
         };
         for start in clusters() {
             let cluster = start..start + size;
-            let has_data = zeroes.is_empty() || new_runs::overlap(&stored, &cluster);
+            let has_data = zeroes.is_empty() || runs::overlap(&stored, &cluster);
             let entry = if has_data {
                 let host = place(start);
                 match reservation.pieces.last_mut() {
@@ -132,7 +132,7 @@ impl NewQcow2 {
                 L2Entry::to_zeroes()
             };
             let bitmap = if self.image.geometry.has_subclusters() {
-                new_runs::bitmap(start, self.image.unit(), data, zeroes)
+                runs::bitmap(start, self.image.unit(), data, zeroes)
             } else {
                 SubclusterBitmap::default()
             };
@@ -176,12 +176,12 @@ impl NewImage for NewQcow2 {
         let everything;
         let (runs, zeroes) = if self.image.options.version == Version::V2 && !zeroes.is_empty() {
             // There are no zero clusters: zeroes are data.
-            everything = new_runs::union(runs, zeroes);
+            everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
             (runs, zeroes)
         };
-        let data = new_runs::widen(runs, self.image.unit(), chunk);
+        let data = runs::widen(runs, self.image.unit(), chunk);
         let mut reservation = Reservation {
             guest,
             pieces: Vec::with_capacity(data.len()),
@@ -196,7 +196,7 @@ impl NewImage for NewQcow2 {
             &data
         };
         let pieces = &mut reservation.pieces;
-        *pieces = new_runs::narrow(pieces, written);
+        *pieces = runs::narrow(pieces, written);
         self.image.cut(guest, pieces);
         Ok(reservation)
     }

@@ -9,10 +9,10 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-use super::entries;
-use super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
-use super::new_refcounts::{RefcountLayout, table_too_big};
+use super::refcounts::{RefcountLayout, table_too_big};
 use crate::error::{Error, Result};
+use crate::formats::qcow2::entries;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 

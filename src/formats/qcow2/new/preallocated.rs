@@ -20,14 +20,14 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::create_options::CreateOptions;
-use super::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
-use super::geometry::ENTRY_SIZE;
-use super::new_parts::Parts;
-use super::new_refcounts::RefcountLayout;
-use super::new_runs;
+use super::Parts;
+use super::refcounts::RefcountLayout;
+use super::runs;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
+use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::{Backed, NewImage, Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -230,7 +230,7 @@ impl NewPreallocated {
             .subclusters
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mentioned = new_runs::widen(&new_runs::union(data, zeroes), size, usize::MAX);
+        let mentioned = runs::widen(&runs::union(data, zeroes), size, usize::MAX);
         for start in mentioned.iter().flat_map(|run| run.clone().step_by(size)) {
             let offset = GuestOffset(guest.0 + start as u64);
             let number = self.image.geometry.l1_index(offset);
@@ -246,8 +246,7 @@ impl NewPreallocated {
                 }
             };
             let entry = self.entry(self.image.geometry.guest_cluster(offset));
-            let bitmap =
-                new_runs::bitmap(start, self.image.geometry.subcluster_len(), data, zeroes);
+            let bitmap = runs::bitmap(start, self.image.geometry.subcluster_len(), data, zeroes);
             let index = self.image.geometry.l2_index(offset);
             entries::set_l2(table, self.image.geometry, index, entry, bitmap)
                 .ok_or_else(|| Error::invalid("L2 index out of range"))?;
@@ -324,7 +323,7 @@ impl NewImage for NewPreallocated {
         runs: &[Run],
         zeroes: &[Run],
     ) -> Result<Reservation> {
-        let data = new_runs::widen(runs, self.image.geometry.subcluster_len(), chunk);
+        let data = runs::widen(runs, self.image.geometry.subcluster_len(), chunk);
         let complete = if self.image.geometry.has_subclusters() {
             self.map(guest, &data, zeroes)?
         } else {

@@ -1,7 +1,7 @@
 //! Arithmetic on the runs of a chunk: sorted, disjoint ranges of bytes.
 
-use super::entries::{SUBCLUSTERS, Subcluster, SubclusterBitmap};
 use crate::formats::Run;
+use crate::formats::qcow2::entries::{SUBCLUSTERS, Subcluster, SubclusterBitmap};
 use crate::units::HostOffset;
 
 /// Runs widened to whole units and joined where they touch; the last unit ends with the chunk.
