@@ -14,7 +14,7 @@ use super::entries::{BitmapTableEntry, BitmapTarget};
 use super::features;
 use super::geometry::Geometry;
 use super::header::{Header, TablePlace};
-use super::tables::read_table;
+use super::read::tables::read_table;
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
 use crate::storage::Storage;

@@ -11,13 +11,9 @@
 //! - [`geometry`]: the only place that turns offsets into indices and back;
 //! - [`entries`]: the only place that knows the bits of table entries;
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
-//! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
 //! - [`compressed`], [`mod@compress`], [`deflate`]: one compressed cluster, read and made;
-//! - `stored`: clusters as they are stored, back to the guest's bytes;
-//! - `joined`: compressed clusters that stand close together, read with one request;
-//! - [`read`]: the guest's data;
-//! - [`preallocated`]: does the file have holes where the tables say data?
+//! - [`read`]: the guest's data, out of an image open for reading;
 //! - [`create_options`]: what a new image is to be like;
 //! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
 //! - [`write`](mod@write): an image in use, written anywhere;
@@ -40,17 +36,13 @@ mod file;
 pub mod geometry;
 pub mod header;
 mod info;
-mod joined;
 mod measure;
 pub mod new;
 mod new_header;
 mod options;
 mod plan;
-mod preallocated;
 pub mod read;
 pub mod snapshots;
-mod stored;
-pub mod tables;
 pub mod write;
 
 pub use check::{CheckReport, Repair, check, repair, repair_dirty};

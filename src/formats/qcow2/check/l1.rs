@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::formats::qcow2::entries::{EntryError, L1Entry};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;
-use crate::formats::qcow2::tables::decode;
+use crate::formats::qcow2::read::tables::decode;
 use crate::units::HostOffset;
 
 /// How much of an L1 table is read at once, in bytes.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at};
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::formats::qcow2::header::Header;
-use crate::formats::qcow2::tables::decode;
+use crate::formats::qcow2::read::tables::decode;
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 

@@ -58,7 +58,7 @@ use self::metadata::Metadata;
 use self::plan::Piece;
 use super::entries::L2Slot;
 use super::geometry::Geometry;
-use super::stored::Stored;
+use super::read::cluster::Stored;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::units::{GuestOffset, SECTOR_SIZE};

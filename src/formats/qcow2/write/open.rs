@@ -14,8 +14,6 @@ use super::super::features;
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
-use super::super::stored::Stored;
-use super::super::tables::read_table;
 use super::super::{missing_secret, repair_dirty};
 use super::bitmaps::Bitmaps;
 use super::header_fields;
@@ -26,6 +24,8 @@ use super::{State, WritableQcow2};
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::Image;
+use crate::formats::qcow2::read::cluster::Stored;
+use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 

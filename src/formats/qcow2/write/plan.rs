@@ -13,9 +13,9 @@ use super::super::entries::{
     EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
 };
 use super::super::geometry::Geometry;
-use super::super::stored::Stored;
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::read::cluster::Stored;
 use crate::units::{GuestOffset, HostOffset};
 
 /// What is written to one cluster.

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use super::super::entries::{RefcountTableEntry, refcount_at, set_refcount};
 use super::super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use super::super::header::{Header, TablePlace};
-use super::super::tables::read_table;
 use super::header_fields;
 use super::metadata_map::{MetadataMap, Structure};
 use super::table_cache::TableCache;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 

@@ -33,12 +33,12 @@ use super::super::entries::{
 use super::super::features;
 use super::super::geometry::Geometry;
 use super::super::header::{TablePlace, Version};
-use super::super::tables::decode;
 use super::header_fields;
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
 use super::table_cache::TableCache;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::qcow2::read::tables::decode;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 

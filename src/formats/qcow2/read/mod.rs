@@ -3,17 +3,26 @@
 //! Opening for reading changes nothing: a dirty image is read as it is, since its L1 and L2 tables
 //! are right whatever its refcounts are. What this version can't read correctly is refused, by
 //! name and with its place, and never handed out as zeroes or ciphertext.
-//! [`super::stored`] knows how a cluster's bytes become the guest's.
+//!
+//! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
+//! - [`cluster`]: a cluster's bytes as the guest has them, decrypted or decompressed;
+//! - [`joined`]: compressed clusters that stand close together, read with one request;
+//! - [`mod@preallocated`]: guesses whether the file has holes where the tables say data.
+
+pub(super) mod cluster;
+mod joined;
+mod preallocated;
+pub mod tables;
 
 use std::sync::Arc;
 
+use self::cluster::Stored;
+use self::preallocated::Preallocated;
+use self::tables::Tables;
 use super::entries::L2Table;
 use super::features;
 use super::geometry::Geometry;
 use super::header::{EncryptionMethod, Header};
-use super::preallocated::Preallocated;
-use super::stored::Stored;
-use super::tables::Tables;
 use crate::crypto::{AesCbc, Secret};
 use crate::error::{Error, Result};
 use crate::formats::status::Holes;

@@ -16,10 +16,10 @@ use std::mem;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::entries::{L1Entry, L1Target, L2Table};
-use super::geometry::{ENTRY_SIZE, Geometry};
-use super::header::{Header, TablePlace};
 use crate::error::{Error, Result};
+use crate::formats::qcow2::entries::{L1Entry, L1Target, L2Table};
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
+use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 

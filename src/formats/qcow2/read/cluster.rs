@@ -10,21 +10,21 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::compressed;
-use super::entries::{
-    EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
-};
-use super::features;
-use super::geometry::Geometry;
-use super::header::{CompressionType, Header, Version};
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::ExtentKind;
+use crate::formats::qcow2::compressed;
+use crate::formats::qcow2::entries::{
+    EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
+};
+use crate::formats::qcow2::features;
+use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::{CompressionType, Header, Version};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// What is needed to read a cluster, once it is known where it is.
-pub(super) struct Stored {
+pub(in crate::formats::qcow2) struct Stored {
     /// Where the guest's data is: the image's own file, or its external data file.
     data: Arc<dyn Storage>,
     external: bool,
@@ -36,7 +36,11 @@ pub(super) struct Stored {
 
 impl Stored {
     /// For the image that `header` was read from; `cipher` decrypts its data.
-    pub(super) fn new(data: Arc<dyn Storage>, header: &Header, cipher: Option<AesCbc>) -> Self {
+    pub(in crate::formats::qcow2) fn new(
+        data: Arc<dyn Storage>,
+        header: &Header,
+        cipher: Option<AesCbc>,
+    ) -> Self {
         Self {
             data,
             external: header.has_incompatible(features::DATA_FILE),
@@ -48,27 +52,27 @@ impl Stored {
     }
 
     /// The geometry of the image.
-    pub(super) fn geometry(&self) -> Geometry {
+    pub(in crate::formats::qcow2) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
     /// The cipher of the guest's data.
-    pub(super) fn cipher(&self) -> Option<&AesCbc> {
+    pub(in crate::formats::qcow2) fn cipher(&self) -> Option<&AesCbc> {
         self.cipher.as_ref()
     }
 
     /// How clusters are compressed.
-    pub(super) fn compression(&self) -> CompressionType {
+    pub(in crate::formats::qcow2) fn compression(&self) -> CompressionType {
         self.compression
     }
 
     /// The file.
-    pub(super) fn storage(&self) -> &dyn Storage {
+    pub(in crate::formats::qcow2) fn storage(&self) -> &dyn Storage {
         self.data.as_ref()
     }
 
     /// The storage in which data is found as the guest sees it; `None` when it is encrypted.
-    pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
+    pub(in crate::formats::qcow2) fn plain_storage(&self) -> Option<&dyn Storage> {
         match self.cipher {
             Some(_) => None,
             None => Some(self.data.as_ref()),
@@ -79,7 +83,11 @@ impl Stored {
     ///
     /// # Errors
     /// An entry that makes no sense.
-    pub(super) fn target(&self, entry: L2Entry, guest: GuestOffset) -> Result<L2Target> {
+    pub(in crate::formats::qcow2) fn target(
+        &self,
+        entry: L2Entry,
+        guest: GuestOffset,
+    ) -> Result<L2Target> {
         if !self.external {
             return entry
                 .target(self.geometry, self.zero_flag)
@@ -107,7 +115,11 @@ impl Stored {
     }
 
     /// The error for the L2 entry of a guest offset.
-    pub(super) fn bad_entry(&self, guest: GuestOffset, why: &dyn std::fmt::Display) -> Error {
+    pub(in crate::formats::qcow2) fn bad_entry(
+        &self,
+        guest: GuestOffset,
+        why: &dyn std::fmt::Display,
+    ) -> Error {
         Error::corrupt(format!(
             "L2 entry {} of L1 entry {} (guest offset {guest}) is invalid: {why}",
             self.geometry.l2_index(guest),
@@ -121,7 +133,7 @@ impl Stored {
     ///
     /// # Errors
     /// An entry that makes no sense, or leads beyond the end of the file.
-    pub(super) fn part(
+    pub(in crate::formats::qcow2) fn part(
         &self,
         slot: L2Slot,
         guest: GuestOffset,
@@ -211,7 +223,7 @@ impl Stored {
     ///
     /// # Errors
     /// The system's error; a file that has become shorter; ciphertext that is missing.
-    pub(super) fn read_data(
+    pub(in crate::formats::qcow2) fn read_data(
         &self,
         guest: GuestOffset,
         host: HostOffset,
@@ -242,7 +254,7 @@ impl Stored {
     ///
     /// # Errors
     /// The system's error; a stream that is damaged.
-    pub(super) fn read_compressed(
+    pub(in crate::formats::qcow2) fn read_compressed(
         &self,
         slot: L2Slot,
         guest: GuestOffset,

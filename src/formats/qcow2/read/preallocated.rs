@@ -6,11 +6,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::entries::{RefcountTableEntry, refcount_at};
-use super::geometry::Geometry;
-use super::header::{Header, TablePlace};
 use super::tables::read_table;
 use crate::error::Result;
+use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at};
+use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::storage::{Pace, Pieces, Storage};
 
 /// The most refcount blocks that are looked at together. It begins with one, since mostly that is enough.

@@ -9,10 +9,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::compressed;
-use super::entries::{CompressedRange, L2Table, L2Target};
-use super::stored::Stored;
+use super::cluster::Stored;
 use crate::error::Result;
+use crate::formats::qcow2::compressed;
+use crate::formats::qcow2::entries::{CompressedRange, L2Table, L2Target};
 use crate::units::{GuestOffset, HostOffset};
 
 /// The most that is read at once, in bytes.
