@@ -12,7 +12,7 @@
 //! - [`entries`]: the only place that knows the bits of table entries;
 //! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
-//! - [`compressed`], [`mod@compress`], [`deflate`]: one compressed cluster, read and made;
+//! - [`codec`]: one compressed cluster, read and made;
 //! - [`read`]: the guest's data, out of an image open for reading;
 //! - [`create_options`]: what a new image is to be like;
 //! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
@@ -24,10 +24,8 @@
 
 pub mod bitmaps;
 pub mod check;
-pub mod compress;
-pub mod compressed;
+pub mod codec;
 pub mod create_options;
-pub mod deflate;
 mod driver;
 pub mod entries;
 pub mod extensions;

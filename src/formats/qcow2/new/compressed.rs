@@ -26,7 +26,7 @@ use super::compressed_refcounts::Counts;
 use super::layout::{Layout, Metadata};
 use super::runs;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::compress::compress;
+use crate::formats::qcow2::codec::compress;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
@@ -509,7 +509,7 @@ mod tests {
             let mut cluster = [0; 512];
             let stored = &chunk[part.stored.clone()];
             let kind = image.options.compression;
-            crate::formats::qcow2::compressed::decompress(kind, stored, &mut cluster).unwrap();
+            crate::formats::qcow2::codec::decompress(kind, stored, &mut cluster).unwrap();
             assert_eq!(cluster, [7; 512]);
         }
     }

@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::super::compress::compress;
 use super::super::entries::{L2Entry, SubclusterBitmap};
 use super::metadata::Metadata;
 use super::{WritableQcow2, relative};
 use crate::error::{Error, Result};
 use crate::formats::WritableImage as _;
+use crate::formats::qcow2::codec::compress;
 use crate::units::{GuestOffset, HostOffset};
 
 thread_local! {

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use zstd::bulk::Compressor;
 
 use super::deflate::Deflate;
-use super::header::CompressionType;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::header::CompressionType;
 
 /// zstd's level for a cluster: a level below its default, which is QEMU's, where that takes a fifth
 /// less time for 1 % more room. As our clusters stand byte behind byte, the image is hardly larger than
@@ -62,7 +62,7 @@ fn zstd(encoder: &mut Compressor<'_>, cluster: &[u8], out: &mut Vec<u8>) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::super::compressed::decompress;
+    use super::super::decompress;
     use super::*;
 
     const KINDS: [CompressionType; 2] = [CompressionType::Zlib, CompressionType::Zstd];

@@ -18,7 +18,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use zstd::bulk::Decompressor;
 use zstd::zstd_safe::find_frame_compressed_size;
 
-use super::header::CompressionType;
+use crate::formats::qcow2::header::CompressionType;
 
 thread_local! {
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
