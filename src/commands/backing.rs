@@ -18,15 +18,15 @@ use crate::error::Result;
 use crate::formats::driver::Load;
 use crate::formats::qcow2::Backing;
 use crate::formats::{Chain, Format};
-use crate::storage::FileStorage;
+use crate::storage::Storage;
 
 /// A backing file that is there, with all that is below it.
 pub(super) struct Base {
     source: Source<'static>,
     /// The image files, top first.
-    layers: Vec<Arc<FileStorage>>,
+    layers: Vec<Arc<dyn Storage>>,
     /// The external data files.
-    data: Vec<Arc<FileStorage>>,
+    data: Vec<Arc<dyn Storage>>,
     /// Its format.
     format: Format,
     /// The size of its disk in bytes.
@@ -37,7 +37,7 @@ pub(super) struct Base {
 
 impl Base {
     /// Every file of it.
-    pub(super) fn files(&self) -> impl Iterator<Item = &FileStorage> {
+    pub(super) fn files(&self) -> impl Iterator<Item = &dyn Storage> {
         self.layers.iter().chain(&self.data).map(AsRef::as_ref)
     }
 
@@ -104,8 +104,8 @@ impl Base {
 
 /// An image of the chain.
 struct Layer {
-    file: Arc<FileStorage>,
-    data: Option<Arc<FileStorage>>,
+    file: Arc<dyn Storage>,
+    data: Option<Arc<dyn Storage>>,
     format: Format,
     size: u64,
     is_readable: bool,
@@ -115,10 +115,10 @@ struct Layer {
 fn open_layer(
     source: &Source<'static>,
     purpose: Purpose,
-    above: &[Arc<FileStorage>],
+    above: &[Arc<dyn Storage>],
 ) -> Result<(Option<Source<'static>>, Layer)> {
     let opened = source.open_below(purpose)?;
-    refuse_loop(&source.name, &opened.file, above)?;
+    refuse_loop(&source.name, opened.file.as_ref(), above)?;
     let mut layer = Layer {
         file: Arc::clone(&opened.file),
         data: None,

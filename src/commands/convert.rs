@@ -12,7 +12,7 @@ use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Concatenation, Image, NewImage, TopOnly};
-use crate::storage::FileStorage;
+use crate::storage::Storage;
 
 /// Images that are open and will be read, one after the other as one disk.
 pub struct Sources(Vec<OpenSource>);
@@ -103,7 +103,7 @@ pub fn run(
             ));
         }
     };
-    let files: Vec<&FileStorage> = opened.iter().flat_map(OpenSource::files).collect();
+    let files: Vec<&dyn Storage> = opened.iter().flat_map(OpenSource::files).collect();
     if plan.checksum.is_some() && settings.leave_unallocated {
         return Err(Error::invalid(
             "a checksum is of the whole disk, of which only a part is read for a target with a \

@@ -14,7 +14,7 @@ use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{Format, ImageFile};
-use crate::storage::{FileStorage, Storage};
+use crate::storage::{Identity, Storage};
 use crate::units::SECTOR_SIZE;
 
 /// Looks at an image and at those below it, top first; `shown` is what the report calls the first.
@@ -25,12 +25,12 @@ use crate::units::SECTOR_SIZE;
 /// One of them can't be opened, or its header is invalid; a chain that leads back into itself.
 pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec<ImageInfo>> {
     let mut images = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen: Vec<Identity> = Vec::new();
     let mut next = Some(source.clone());
     while let Some(image) = next {
         let found = Found::open(&image)?;
         let identity = found.opened.file.identity()?;
-        if seen.contains(&identity) {
+        if seen.iter().any(|other| other.is(&identity)) {
             return Err(infinite_loop(&image.name));
         }
         seen.push(identity);
@@ -128,18 +128,13 @@ fn describe_file(opened: &Opened, source: &Source<'_>) -> Result<ImageInfo> {
     let file = opened.file.as_ref();
     let length = file.len()?.next_multiple_of(SECTOR_SIZE);
     let actual_size = file.allocated()?;
-    let protocol = if file.is_device() {
-        "host_device"
-    } else {
-        "file"
-    };
     let path = source.path.to_string_lossy().into_owned();
-    let mut below = ImageInfo::new(path, protocol, length, actual_size);
+    let mut below = ImageInfo::new(path, file.driver(), length, actual_size);
     below.format_specific = Some(Specific::nothing("file"));
     if source.is_bare {
         return Ok(below);
     }
-    let mut storage: Arc<dyn Storage> = Arc::<FileStorage>::clone(&opened.file);
+    let mut storage: Arc<dyn Storage> = Arc::clone(&opened.file);
     for node in &source.between {
         storage = inside(storage, node.window.as_slice())?;
         let length = storage.len()?.next_multiple_of(SECTOR_SIZE);

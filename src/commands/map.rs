@@ -87,7 +87,8 @@ impl Map {
     /// The file that a run with an offset is in, as it was named.
     pub fn file(&self, run: &Run) -> Option<&Path> {
         let layer = self.source.layers.get(run.status.depth);
-        layer.and_then(Layer::data_file).map(|file| file.path())
+        let file = layer.and_then(Layer::data_file);
+        file.map(|file| Path::new(file.location()))
     }
 
     /// Whether the run that was handed out last is the last one.

@@ -21,16 +21,15 @@ mod names;
 pub mod opened;
 pub mod plausible;
 mod protocol;
-mod purpose;
 mod sandbox;
 pub mod source;
 pub mod speed;
 pub mod stated;
 mod target;
 
+pub use crate::storage::{Purpose, Sharing};
 pub use names::{Names, Warn};
 pub use protocol::{Driver, Protocol};
-pub use purpose::{Purpose, Sharing};
 pub use source::{Below, RawNode, Source};
 pub use stated::Stated;
 pub use target::{Existing, Target};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::{Chain, Format, ImageFile};
-use crate::storage::{FileStorage, Storage};
+use crate::storage::Storage;
 
 /// A file opened for reading, and its format.
 #[derive(Debug)]
 pub struct Opened {
     /// The file.
-    pub file: Arc<FileStorage>,
+    pub file: Arc<dyn Storage>,
     /// The part of the file that the image is in; most often all of it.
     pub storage: Arc<dyn Storage>,
     /// Where in the file that part starts, in bytes.
@@ -43,12 +43,12 @@ pub struct Layer {
     /// The part of the file that was named that it is in; most often all of it.
     pub storage: Arc<dyn Storage>,
     /// Its files: the one that was named, and its external data file.
-    pub files: Vec<Arc<FileStorage>>,
+    pub files: Vec<Arc<dyn Storage>>,
 }
 
 impl Layer {
     /// The file that the guest's data is in: the external data file, where there is one.
-    pub fn data_file(&self) -> Option<&FileStorage> {
+    pub fn data_file(&self) -> Option<&dyn Storage> {
         self.files.last().map(AsRef::as_ref)
     }
 }
@@ -66,7 +66,7 @@ pub struct OpenSource {
 
 impl OpenSource {
     /// Every file that is read; none of them may be written to meanwhile.
-    pub fn files(&self) -> Vec<&FileStorage> {
+    pub fn files(&self) -> Vec<&dyn Storage> {
         let files = self.layers.iter().flat_map(|layer| &layer.files);
         files.map(AsRef::as_ref).collect()
     }
@@ -82,7 +82,7 @@ impl OpenSource {
             if now != *before {
                 return Err(Error::corrupt(format!(
                     "the length of '{}' changed from {before} to {now} bytes while it was read",
-                    printable(&file.path().to_string_lossy())
+                    printable(&file.location().to_string_lossy())
                 )));
             }
         }

@@ -149,20 +149,20 @@ impl<'a> Source<'a> {
             ));
         }
         self.stated.check_cache(self.cache)?;
-        let file = Arc::new(match &self.handle {
+        let file: Arc<dyn Storage> = Arc::new(match &self.handle {
             Some(handle) => handle.open(purpose.access(), self.cache)?,
             None => FileStorage::open(&self.path, purpose.access(), self.cache)?,
         });
         if self.ignores_holes {
             file.ignore_holes();
         }
-        if self.is_device && !file.is_device() {
+        if self.is_device && file.driver() != "host_device" {
             return Err(Error::invalid(format!(
                 "'host_device' driver requires '{}' to be either a character or block device",
                 printable(&self.path.to_string_lossy())
             )));
         }
-        let mut storage = inside(Arc::<FileStorage>::clone(&file), &self.windows)?;
+        let mut storage = inside(Arc::clone(&file), &self.windows)?;
         let mut start = self.windows.iter().map(|window| window.offset).sum();
         let format = match self.format {
             Some(format) => format,
@@ -180,8 +180,12 @@ impl<'a> Source<'a> {
         if self.is_read_only && purpose.access() != Access::Read {
             return Err(Error::invalid("Block node is read-only"));
         }
-        if let Some(claim) = purpose.claim(format, self.sharing)? {
-            file.lock(claim)?;
+        let claim = match format.capabilities().transparent {
+            true => purpose.claim_of_plain(self.sharing)?,
+            false => purpose.claim(self.sharing)?,
+        };
+        if let Some(claim) = claim {
+            file.claim(claim)?;
         }
         Ok(Opened {
             file,
@@ -265,7 +269,7 @@ impl<'a> Source<'a> {
         };
         let opened = self.open_below(purpose).map_err(failed)?;
         let files = above.iter().filter_map(|layer| layer.files.first());
-        refuse_loop(&self.name, &opened.file, files)?;
+        refuse_loop(&self.name, opened.file.as_ref(), files)?;
         let tables_above = above.iter().map(|layer| layer.image.table_memory());
         let tables_above = tables_above.sum::<u64>();
         let parts = || {
@@ -284,7 +288,7 @@ impl<'a> Source<'a> {
                 MOST_TABLE_BYTES >> 20
             )));
         }
-        let files = data.iter().map(|file| Arc::clone(file) as Arc<dyn Storage>);
+        let files = data.iter().map(Arc::clone);
         let disk = image.open(Parts {
             files: files.collect(),
             secret,
@@ -328,7 +332,7 @@ impl<'a> Source<'a> {
         &self,
         image: &dyn ImageFile,
         purpose: Purpose,
-    ) -> Result<Option<Arc<FileStorage>>> {
+    ) -> Result<Option<Arc<dyn Storage>>> {
         let files = image.other_files()?;
         let Some(stored) = files.first() else {
             return match self.data_file {
@@ -354,7 +358,7 @@ impl<'a> Source<'a> {
             file.ignore_holes();
         }
         if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
-            file.lock(claim)?;
+            file.claim(claim)?;
         }
         Ok(Some(Arc::new(file)))
     }
@@ -515,12 +519,12 @@ fn below_these(layers: &[Layer], error: Error) -> Error {
 /// Refuses the file called `name` below those `above`, if it is one of them.
 pub(super) fn refuse_loop<'f>(
     name: &str,
-    file: &FileStorage,
-    above: impl IntoIterator<Item = &'f Arc<FileStorage>>,
+    file: &dyn Storage,
+    above: impl IntoIterator<Item = &'f Arc<dyn Storage>>,
 ) -> Result<()> {
     let identity = file.identity()?;
     for file in above {
-        if file.identity()? == identity {
+        if file.identity()?.is(&identity) {
             return Err(infinite_loop(name));
         }
     }

@@ -221,12 +221,12 @@ impl Target<'_> {
     pub(super) fn make(
         &self,
         plan: &dyn Plan,
-        sources: &[&FileStorage],
+        sources: &[&dyn Storage],
         base: Option<&Base>,
         passwords: &dyn Passwords,
     ) -> Result<OpenTarget> {
         let below = base.into_iter().flat_map(Base::files);
-        let sources: Vec<&FileStorage> = sources.iter().copied().chain(below).collect();
+        let sources: Vec<&dyn Storage> = sources.iter().copied().chain(below).collect();
         let encryption = plan.encryption();
         if encryption.is_some_and(|encryption| encryption.accepts_any_password) {
             passwords.legacy_aes_is_used();
@@ -236,7 +236,7 @@ impl Target<'_> {
         if let Some(protocol) = self.driver.protocol() {
             protocol.check_new(&self.path)?;
         }
-        let refuse = |target: &FileStorage| self.refuse_sources(target, &sources);
+        let refuse = |target: &dyn Storage| self.refuse_sources(target, &sources);
         let take = |file: &mut UnfinishedFile| {
             let storage = file.take_storage()?;
             if avoids_copies {
@@ -250,8 +250,11 @@ impl Target<'_> {
         let mut others: Vec<Arc<dyn Storage>> = Vec::new();
         for name in plan.other_files() {
             let path = PathBuf::from(OsStr::from_bytes(name));
-            let refuse = |file: &FileStorage| {
-                self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
+            let refuse = |file: &dyn Storage| {
+                self.refuse_sources(
+                    file,
+                    &[&[storage.as_ref() as &dyn Storage], &sources[..]].concat(),
+                )
             };
             let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
             if files.iter().any(|image| image.will_be_at(&file)) {
@@ -282,7 +285,7 @@ impl Target<'_> {
     pub(super) fn open_over(
         &self,
         size: u64,
-        sources: &[&FileStorage],
+        sources: &[&dyn Storage],
         passwords: &dyn Passwords,
     ) -> Result<OpenTarget> {
         let Some(existing) = &self.existing else {
@@ -290,23 +293,23 @@ impl Target<'_> {
         };
         let failed = |error| could_not_open(&self.name, error);
         let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache).map_err(failed)?;
-        let check = |protocol: Protocol| protocol.check_existing(&self.path, file.is_device());
+        let check =
+            |protocol: Protocol| protocol.check_existing(&self.path, file.has_fixed_length());
         let protocol = self.driver.protocol();
         protocol
             .map_or(Ok(()), check)
             .and_then(|()| self.refuse_sources(&file, sources))
             .and_then(|()| self.lock(&file))
             .map_err(failed)?;
-        let file = Arc::new(file);
-        let mut storage =
-            inside(Arc::<FileStorage>::clone(&file), &self.windows).map_err(failed)?;
+        let file: Arc<dyn Storage> = Arc::new(file);
+        let mut storage = inside(Arc::clone(&file), &self.windows).map_err(failed)?;
         if existing.guarded {
             storage = Arc::new(GuardedStart(storage));
         }
         let source = self.existing_source(existing, self.named_secret()?);
         let image = self.format().load(storage, Load::Use).map_err(failed)?;
         let parts = self
-            .existing_parts(&file, image.as_ref(), &source, sources, passwords)
+            .existing_parts(file.as_ref(), image.as_ref(), &source, sources, passwords)
             .map_err(failed)?;
         let below = parts.backing.as_ref().map_or(0, |backing| backing.size());
         if image.size() < size {
@@ -329,11 +332,11 @@ impl Target<'_> {
     ///
     /// # Errors
     /// Others use it.
-    pub(super) fn lock(&self, file: &FileStorage) -> Result<()> {
+    pub(super) fn lock(&self, file: &dyn Storage) -> Result<()> {
         if self.existing.as_ref().map(|existing| existing.sharing) == Some(Sharing::Unlocked) {
             return Ok(());
         }
-        file.lock(match self.format().capabilities().transparent {
+        file.claim(match self.format().capabilities().transparent {
             true => Claim::WRITE_SHARED,
             false => Claim::WRITE,
         })
@@ -360,10 +363,10 @@ impl Target<'_> {
     /// Opens what writing into an image that exists takes beside its file.
     fn existing_parts<'s>(
         &self,
-        file: &FileStorage,
+        file: &dyn Storage,
         image: &dyn ImageFile,
         source: &'s Source<'s>,
-        sources: &[&FileStorage],
+        sources: &[&dyn Storage],
         passwords: &'s dyn Passwords,
     ) -> Result<WriteParts<'s>> {
         if self.compressed && image.encryption().is_some() {
@@ -374,7 +377,7 @@ impl Target<'_> {
         let secret = source.secret_for(image, passwords)?;
         let data = source.data_file(image, Purpose::Change)?;
         if let Some(data) = &data {
-            self.refuse_sources(data, sources)?;
+            self.refuse_sources(data.as_ref(), sources)?;
         }
         let backing = source.below(image)?;
         if backing.is_some() != image.backing().is_some() {
@@ -391,26 +394,18 @@ impl Target<'_> {
             self.refuse_sources(file, &backing.files())?;
         }
         Ok(WriteParts {
-            files: data
-                .into_iter()
-                .map(|data| data as Arc<dyn Storage>)
-                .collect(),
+            files: data.into_iter().collect(),
             backing: backing.map(|backing| backing.image as Arc<dyn Image>),
             secret,
             flush: self.cache.flushes(),
         })
     }
 
-    fn refuse_sources(&self, target: &FileStorage, sources: &[&FileStorage]) -> Result<()> {
+    fn refuse_sources(&self, target: &dyn Storage, sources: &[&dyn Storage]) -> Result<()> {
         let identity = target.identity()?;
-        let beneath = target.beneath()?;
         for source in sources {
-            let source_identity = source.identity()?;
-            if source_identity == identity
-                || beneath.contains(&source_identity)
-                || source.beneath()?.contains(&identity)
-            {
-                return Err(self.same_file(source.path()));
+            if source.identity()?.overlaps(&identity) {
+                return Err(self.same_file(Path::new(source.location())));
             }
         }
         Ok(())

@@ -4,33 +4,26 @@
 //! writer, and a directory or a terminal has no positions. The file is opened without blocking and
 //! its type looked at before anything else is done with it, so the check can't be raced.
 
-use std::fs::{File, Metadata};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::gate::GATE;
+use super::identity::{FileIdentity, Identity};
 use super::interrupt::fail_beyond_the_limit;
 use super::share::{NotShared, may_share, share};
-use super::{CacheMode, Claim, Storage, beneath, optional};
+use super::{Access, CacheMode, Claim, Descriptor, Storage, beneath, optional};
 use crate::error::{Error, Result};
 
-/// What a file is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Reading only; nothing is ever changed.
-    Read,
-    /// Reading and writing of what is there.
-    ReadWrite,
-}
-
-/// What offsets, lengths and memory addresses must be multiples of to bypass the page cache: the
+/// The bytes of which offsets, lengths and memory addresses must be multiples to bypass the page cache: the
 /// largest logical block and the page size of the machines that there are.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
@@ -115,11 +108,6 @@ impl FileStorage {
             })
     }
 
-    /// Returns true if requests bypass the page cache.
-    pub fn bypasses_cache(&self) -> bool {
-        self.direct.is_some()
-    }
-
     /// An empty file in memory, which is gone when it is closed. To the system it is a file like any
     /// other, so that what is measured on it is the real thing but for the disk.
     ///
@@ -175,6 +163,11 @@ impl FileStorage {
         })
     }
 
+    /// The name that the file was opened by.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The descriptor.
     pub(super) fn file(&self) -> &File {
         &self.file
@@ -203,73 +196,6 @@ impl FileStorage {
             && address.is_multiple_of(DIRECT_ALIGNMENT);
         let part = length / DIRECT_ALIGNMENT * DIRECT_ALIGNMENT;
         (aligned && part > 0).then_some((direct, part))
-    }
-
-    /// From now on takes everything in the file for data, whatever the file system says. Some have told of
-    /// holes where there was data that hadn't reached the disk yet.
-    pub fn ignore_holes(&self) {
-        self.ignores_holes.store(true, Ordering::Relaxed);
-    }
-
-    /// The name that the file was opened by.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether this is a block device.
-    pub fn is_device(&self) -> bool {
-        self.is_device
-    }
-
-    /// Says to every program that keeps QEMU's locks what is done with the file and what others must
-    /// not do meanwhile, until it is closed. Opening says nothing by itself, since what is to be said
-    /// depends on the format, which only a look into the file tells.
-    ///
-    /// # Errors
-    /// Others do what doesn't go with that, of the kind [`ErrorKind::Locked`]; nothing must be done
-    /// with the file then.
-    ///
-    /// [`ErrorKind::Locked`]: crate::error::ErrorKind::Locked
-    pub fn lock(&self, claim: Claim) -> Result<()> {
-        claim.take(&self.file, &self.path.to_string_lossy())
-    }
-
-    /// What identifies the file whatever name it goes by: device and inode number, or the number of
-    /// the block device itself.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn identity(&self) -> Result<FileIdentity> {
-        let meta = self
-            .file
-            .metadata()
-            .map_err(|error| self.error("inspecting", error))?;
-        Ok(FileIdentity::of(&meta))
-    }
-
-    /// The identities of the files that this is over, where it is a loop device.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn beneath(&self) -> Result<Vec<FileIdentity>> {
-        let meta = self
-            .file
-            .metadata()
-            .map_err(|error| self.error("inspecting", error))?;
-        Ok(beneath::files(&meta))
-    }
-
-    /// Puts everything that was written on stable storage and asks the system to forget its copies in
-    /// memory, so that the next reader gets what the medium has. Whether it does is the system's
-    /// business.
-    ///
-    /// # Errors
-    /// As [`Storage::flush`].
-    pub fn leave_cache(&self) -> Result<()> {
-        self.flush()?;
-        // Advice, which nobody needs to follow.
-        optional::attempt(|| rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed));
-        Ok(())
     }
 
     /// Asks the file system to write blocks where they are instead of copying them, which only btrfs does
@@ -338,37 +264,6 @@ fn no_direct_access(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::INVAL) => io::Error::other("filesystem does not support O_DIRECT"),
         _ => error,
-    }
-}
-
-/// Identifies a file across names and links; see [`FileStorage::identity`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileIdentity {
-    device: u64,
-    inode: Option<u64>,
-}
-
-impl FileIdentity {
-    /// The identity of the file that `meta` is of.
-    pub(super) fn of(meta: &Metadata) -> Self {
-        if meta.file_type().is_block_device() {
-            return Self {
-                device: meta.rdev(),
-                inode: None,
-            };
-        }
-        Self {
-            device: meta.dev(),
-            inode: Some(meta.ino()),
-        }
-    }
-
-    /// The same of what isn't a block device.
-    pub(super) fn of_file(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: Some(stat.st_ino),
-        }
     }
 }
 
@@ -492,7 +387,7 @@ impl Storage for FileStorage {
         mut source_offset: u64,
         mut length: u64,
     ) -> Result<bool> {
-        let Some(source) = source.as_file() else {
+        let Some(source) = source.descriptor() else {
             return Ok(false);
         };
         while length > 0 {
@@ -500,7 +395,7 @@ impl Storage for FileStorage {
             let most = usize::try_from(length.min(MOST_AT_ONCE)).unwrap_or(usize::MAX);
             let copied = optional::attempt(|| {
                 rustix::fs::copy_file_range(
-                    &source.file,
+                    source.file,
                     Some(&mut source_offset),
                     &self.file,
                     Some(&mut offset),
@@ -523,11 +418,11 @@ impl Storage for FileStorage {
         source_offset: u64,
         length: u64,
     ) -> Result<(), NotShared> {
-        let Some(source) = source.as_file() else {
+        let Some(source) = source.descriptor() else {
             return Err(NotShared::unsupported());
         };
         let _pass = GATE.pass();
-        let shared = share(&self.file, offset, &source.file, source_offset, length);
+        let shared = share(&self.file, offset, source.file, source_offset, length);
         shared.map_err(|(ever, error)| NotShared {
             ever,
             why: self.error(
@@ -541,8 +436,8 @@ impl Storage for FileStorage {
     }
 
     fn may_share_with(&self, source: &dyn Storage) -> bool {
-        let source = source.as_file().filter(|source| !source.is_device);
-        source.is_some_and(|source| !self.is_device && may_share(&self.file, &source.file))
+        let source = source.descriptor().filter(|source| !source.is_device);
+        source.is_some_and(|source| !self.is_device && may_share(&self.file, source.file))
     }
 
     fn writes_serially(&self) -> bool {
@@ -550,8 +445,57 @@ impl Storage for FileStorage {
         self.direct.is_none() && !self.is_device
     }
 
-    fn as_file(&self) -> Option<&FileStorage> {
-        Some(self)
+    fn descriptor(&self) -> Option<Descriptor<'_>> {
+        Some(Descriptor {
+            file: &self.file,
+            path: &self.path,
+            is_device: self.is_device,
+        })
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        let meta = self
+            .file
+            .metadata()
+            .map_err(|error| self.error("inspecting", error))?;
+        Ok(Identity::of_file(
+            FileIdentity::of(&meta),
+            beneath::files(&meta),
+        ))
+    }
+
+    fn location(&self) -> &OsStr {
+        self.path.as_os_str()
+    }
+
+    fn driver(&self) -> &'static str {
+        match self.is_device {
+            true => "host_device",
+            false => "file",
+        }
+    }
+
+    fn claim(&self, claim: Claim) -> Result<()> {
+        claim.take(&self.file, &self.path.to_string_lossy())
+    }
+
+    fn leave_cache(&self) -> Result<()> {
+        self.flush()?;
+        // Advice, which nobody needs to follow.
+        optional::attempt(|| rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed));
+        Ok(())
+    }
+
+    fn has_fixed_length(&self) -> bool {
+        self.is_device
+    }
+
+    fn bypasses_cache(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    fn ignore_holes(&self) {
+        self.ignores_holes.store(true, Ordering::Relaxed);
     }
 
     fn allocated(&self) -> Result<Option<u64>> {

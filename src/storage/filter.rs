@@ -7,10 +7,11 @@
 //! [`Filter`] and [`Storage`] have methods of the same names: a filter is used as a [`Storage`], and [`Filter`]
 //! is only named where one is implemented.
 
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::ops::Range;
 
-use super::{NotShared, Storage};
+use super::{Claim, Identity, NotShared, Storage};
 use crate::error::Result;
 
 /// A storage that passes on to [`inner`](Self::inner) everything that it doesn't implement itself. The methods
@@ -94,10 +95,42 @@ pub trait Filter: Debug + Send + Sync {
     fn starts_as_zeroes(&self) -> bool {
         self.inner().starts_as_zeroes()
     }
+
+    fn identity(&self) -> Result<Identity> {
+        self.inner().identity()
+    }
+
+    fn location(&self) -> &OsStr {
+        self.inner().location()
+    }
+
+    fn driver(&self) -> &'static str {
+        self.inner().driver()
+    }
+
+    fn claim(&self, claim: Claim) -> Result<()> {
+        self.inner().claim(claim)
+    }
+
+    fn leave_cache(&self) -> Result<()> {
+        self.inner().leave_cache()
+    }
+
+    fn has_fixed_length(&self) -> bool {
+        self.inner().has_fixed_length()
+    }
+
+    fn bypasses_cache(&self) -> bool {
+        self.inner().bypasses_cache()
+    }
+
+    fn ignore_holes(&self) {
+        self.inner().ignore_holes();
+    }
 }
 
-/// What isn't passed on is built from what is, or belongs to the storage behind alone: its descriptor, through
-/// which the filter would be gone around.
+/// Two kinds of methods aren't passed on: those that are built from others, and the descriptor, through which
+/// the filter would be gone around.
 impl<F: Filter> Storage for F {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         Filter::read_at(self, offset, buf)
@@ -165,6 +198,38 @@ impl<F: Filter> Storage for F {
 
     fn starts_as_zeroes(&self) -> bool {
         Filter::starts_as_zeroes(self)
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Filter::identity(self)
+    }
+
+    fn location(&self) -> &OsStr {
+        Filter::location(self)
+    }
+
+    fn driver(&self) -> &'static str {
+        Filter::driver(self)
+    }
+
+    fn claim(&self, claim: Claim) -> Result<()> {
+        Filter::claim(self, claim)
+    }
+
+    fn leave_cache(&self) -> Result<()> {
+        Filter::leave_cache(self)
+    }
+
+    fn has_fixed_length(&self) -> bool {
+        Filter::has_fixed_length(self)
+    }
+
+    fn bypasses_cache(&self) -> bool {
+        Filter::bypasses_cache(self)
+    }
+
+    fn ignore_holes(&self) {
+        Filter::ignore_holes(self);
     }
 }
 

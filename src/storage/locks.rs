@@ -166,7 +166,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::storage::{Access, CacheMode, FileStorage};
+    use crate::storage::{Access, CacheMode, FileStorage, Storage as _};
 
     fn open(path: &Path, access: Access) -> FileStorage {
         FileStorage::open(path, access, CacheMode::Writeback).unwrap()
@@ -176,9 +176,9 @@ mod tests {
     fn second(first: Claim, second: Claim) -> Option<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let one = open(file.path(), Access::ReadWrite);
-        one.lock(first).unwrap();
+        one.claim(first).unwrap();
         let other = open(file.path(), Access::Read);
-        let refused = other.lock(second).err()?;
+        let refused = other.claim(second).err()?;
         assert_eq!(refused.kind(), ErrorKind::Locked);
         let place = file.path().display();
         let hint = format!("Is another process using the image [{place}]?");
@@ -187,7 +187,7 @@ mod tests {
         drop(one);
         let later = open(file.path(), Access::Read);
         drop(other);
-        later.lock(second).unwrap();
+        later.claim(second).unwrap();
         Some(refused.to_string())
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let range = range(libc::F_WRLCK, 201);
         fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&range)).unwrap();
-        let refused = open(file.path(), Access::Read).lock(Claim::READ);
+        let refused = open(file.path(), Access::Read).claim(Claim::READ);
         assert_eq!(refused.unwrap_err().to_string(), "Failed to lock byte 201");
     }
 }

@@ -3,12 +3,13 @@
 //! it is read; to let reads wait for each other, as a network does that answers many at once; and to keep a
 //! record of all changes, so that what a power cut could leave can be made from any part of them.
 
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::Storage;
+use super::{Identity, Storage};
 use crate::error::{Error, Result};
 
 /// A kind of operation that can be made to fail.
@@ -369,6 +370,22 @@ impl Storage for MemoryStorage {
 
     fn starts_as_zeroes(&self) -> bool {
         !self.lock().is_device
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Ok(Identity::unshared())
+    }
+
+    fn location(&self) -> &OsStr {
+        OsStr::new("memory")
+    }
+
+    fn driver(&self) -> &'static str {
+        "memory"
+    }
+
+    fn has_fixed_length(&self) -> bool {
+        self.lock().is_device
     }
 }
 

@@ -8,6 +8,7 @@
 //! until done, so that a short count means the end and nothing else; and nothing is flushed or
 //! closed behind the caller's back, so that no error is lost in a destructor.
 
+mod access;
 mod beneath;
 mod cache;
 mod create_options;
@@ -15,6 +16,7 @@ mod file;
 mod filter;
 mod gate;
 mod holder;
+mod identity;
 mod inherited;
 mod interrupt;
 mod locks;
@@ -26,10 +28,12 @@ mod share;
 mod unfinished;
 mod window;
 
+pub use access::{Access, Purpose, Sharing};
 pub use cache::CacheMode;
 pub use create_options::{DEVICE_OPTIONS, FILE_OPTIONS, avoids_copies};
-pub use file::{Access, DIRECT_ALIGNMENT, FileStorage};
+pub use file::{DIRECT_ALIGNMENT, FileStorage};
 pub use filter::Filter;
+pub use identity::Identity;
 pub use inherited::check_name;
 pub use interrupt::tell_by;
 pub use locks::Claim;
@@ -39,8 +43,11 @@ pub use share::NotShared;
 pub use unfinished::{Handle, UnfinishedFile};
 pub use window::{Window, WindowRange};
 
+use std::ffi::OsStr;
 use std::fmt::Debug;
+use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -135,10 +142,60 @@ pub trait Storage: Debug + Send + Sync {
         false
     }
 
-    /// The file behind this storage, where there is one.
-    fn as_file(&self) -> Option<&FileStorage> {
+    /// The open file that these are the bytes of, from its first one on; `None` for any other storage.
+    fn descriptor(&self) -> Option<Descriptor<'_>> {
         None
     }
+
+    /// The storage itself, whatever name it goes by, so that a chain that leads back into itself is found, and a
+    /// target that is also a source.
+    ///
+    /// # Errors
+    /// Returns the system's error if the storage can't be inspected.
+    fn identity(&self) -> Result<Identity>;
+
+    /// The name that messages and reports call the storage by.
+    fn location(&self) -> &OsStr;
+
+    /// The name of the driver that reports call the storage's kind by.
+    fn driver(&self) -> &'static str;
+
+    /// Says to every program that keeps QEMU's locks what is done with the storage and what others must not do
+    /// meanwhile, until it is closed. Opening says nothing by itself, since what is to be said depends on the
+    /// format, which only a look into the storage tells. Where there are no locks nothing is said.
+    ///
+    /// # Errors
+    /// Returns an error of the kind [`ErrorKind::Locked`] if others do what doesn't go with that. Nothing must be
+    /// done with the storage then.
+    ///
+    /// [`ErrorKind::Locked`]: crate::error::ErrorKind::Locked
+    fn claim(&self, claim: Claim) -> Result<()> {
+        let _ = claim;
+        Ok(())
+    }
+
+    /// Puts everything that was written on stable storage and asks the system to forget its copies in memory, so
+    /// that the next reader gets what the medium has. The system may not follow.
+    ///
+    /// # Errors
+    /// As [`Storage::flush`].
+    fn leave_cache(&self) -> Result<()> {
+        self.flush()
+    }
+
+    /// Returns true if the length can't be changed, as that of a device can't.
+    fn has_fixed_length(&self) -> bool {
+        false
+    }
+
+    /// Returns true if requests bypass the page cache.
+    fn bypasses_cache(&self) -> bool {
+        false
+    }
+
+    /// Takes everything for data from now on, whatever the file system says. Some have told of holes where there
+    /// was data that hadn't reached the disk yet.
+    fn ignore_holes(&self) {}
 
     /// The first run of bytes at or after `offset` that may hold anything but zeroes. Bytes before
     /// its start read as zeroes. `None` when all up to the end do. Where the system can't tell, everything
@@ -207,4 +264,12 @@ pub trait Storage: Debug + Send + Sync {
         }
         Ok(stored)
     }
+}
+
+/// An open file behind a storage. Only storages look into it, to have the system copy from one to another.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptor<'a> {
+    file: &'a File,
+    path: &'a Path,
+    is_device: bool,
 }

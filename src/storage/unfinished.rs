@@ -22,10 +22,11 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::file::{FileIdentity, open_again, opening_flags};
+use super::file::{open_again, opening_flags};
+use super::identity::FileIdentity;
 use super::interrupt::{registry, undo_on_signals};
 use super::place::Place;
-use super::{Access, CacheMode, Claim, FileStorage, Storage as _};
+use super::{Access, CacheMode, Claim, FileStorage, Storage};
 use crate::error::{Error, Result, os_reason, printable};
 
 /// How many bytes of a file are copied at once where the system doesn't copy them itself.
@@ -127,7 +128,7 @@ impl UnfinishedFile {
     pub fn create(
         path: &Path,
         cache: CacheMode,
-        refuse: impl FnOnce(&FileStorage) -> Result<()>,
+        refuse: impl FnOnce(&dyn Storage) -> Result<()>,
     ) -> Result<Self> {
         undo_on_signals();
         match FileStorage::open_existing(path, cache) {
@@ -140,11 +141,11 @@ impl UnfinishedFile {
     }
 
     /// Takes a file that was there.
-    fn over(storage: FileStorage, refuse: impl FnOnce(&FileStorage) -> Result<()>) -> Result<Self> {
+    fn over(storage: FileStorage, refuse: impl FnOnce(&dyn Storage) -> Result<()>) -> Result<Self> {
         refuse(&storage)?;
         // QEMU would let others write a raw file meanwhile, and empties it before it looks for them.
-        storage.lock(Claim::WRITE)?;
-        let (undo, access) = match storage.is_device() {
+        storage.claim(Claim::WRITE)?;
+        let (undo, access) = match storage.has_fixed_length() {
             true => (Undo::Leave, OFlags::PATH),
             false => (Undo::Empty, OFlags::RDWR | OFlags::NONBLOCK),
         };
@@ -191,7 +192,7 @@ impl UnfinishedFile {
             }
         };
         // If this fails, whoever was faster has the file now: it stays.
-        storage.lock(Claim::WRITE)?;
+        storage.claim(Claim::WRITE)?;
         let entry = Arc::new(Unfinished {
             file: Arc::new(handle),
             undo: Undo::Remove(place),

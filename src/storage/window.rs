@@ -166,6 +166,10 @@ impl Filter for Window {
         }))
     }
 
+    fn has_fixed_length(&self) -> bool {
+        true
+    }
+
     /// Whatever is there already is there.
     fn starts_as_zeroes(&self) -> bool {
         false

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use super::*;
 use crate::error::ErrorKind;
 
-fn accept(_: &FileStorage) -> Result<()> {
+fn accept(_: &dyn Storage) -> Result<()> {
     Ok(())
 }
 
@@ -99,7 +99,7 @@ fn a_file_in_use_is_untouched() {
     fs::write(&path, b"old contents").unwrap();
     let user = FileStorage::open(&path, Access::ReadWrite, CacheMode::Writeback).unwrap();
     for claim in [Claim::READ, Claim::WRITE_SHARED, Claim::WRITE] {
-        user.lock(claim).unwrap();
+        user.claim(claim).unwrap();
         assert_eq!(create(&path).unwrap_err().kind(), ErrorKind::Locked);
         assert_eq!(fs::read(&path).unwrap(), b"old contents");
     }

@@ -1,13 +1,21 @@
-//! What an image is opened for: it decides what others may do with it meanwhile, unless that is
+//! The purpose for which an image is opened: it decides what others may do with it meanwhile, unless that is
 //! overruled.
 //!
 //! The rules are those that `qemu-img` shows under `strace`, so that both tools refuse the same.
 
+use super::Claim;
 use crate::error::{Error, Result};
-use crate::formats::Format;
-use crate::storage::{Access, Claim};
 
-/// What an image is opened for.
+/// The ways in which a storage is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only; nothing is ever changed.
+    Read,
+    /// Reading and writing of what is there.
+    ReadWrite,
+}
+
+/// The purposes for which an image is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Finding out its format and size, and nothing else.
@@ -24,35 +32,44 @@ pub enum Purpose {
 
 impl Purpose {
     /// How its files are opened.
-    pub(super) fn access(self) -> Access {
+    pub fn access(self) -> Access {
         match self {
             Self::Probe | Self::Inspect | Self::Read | Self::Copy => Access::Read,
             Self::Change => Access::ReadWrite,
         }
     }
 
-    /// What is said to others of the file that holds it. A raw image is nobody's in particular unless
-    /// it is copied.
+    /// The claim on a file that holds an image with metadata.
     ///
     /// # Errors
-    /// What is changed can't be shared by force.
-    pub(super) fn claim(self, format: Format, sharing: Sharing) -> Result<Option<Claim>> {
-        let nobodys = format.capabilities().transparent;
+    /// Returns an error if it is changed and shared by force.
+    pub fn claim(self, sharing: Sharing) -> Result<Option<Claim>> {
         self.claim_unless(sharing, |purpose| match purpose {
             Self::Probe => None,
-            Self::Inspect => (!nobodys).then_some(Claim::READ_METADATA),
-            Self::Read if nobodys => Some(Claim::READ_SHARED),
+            Self::Inspect => Some(Claim::READ_METADATA),
             Self::Read | Self::Copy => Some(Claim::READ),
-            Self::Change if nobodys => Some(Claim::RESIZE_SHARED),
             Self::Change => Some(Claim::WRITE),
         })
     }
 
-    /// What is said to others of its external data file, whose length the image relies on.
+    /// The claim on a file whose bytes are the disk itself: it is nobody's in particular unless it is copied.
     ///
     /// # Errors
     /// As [`Purpose::claim`].
-    pub(super) fn claim_of_data_file(self, sharing: Sharing) -> Result<Option<Claim>> {
+    pub fn claim_of_plain(self, sharing: Sharing) -> Result<Option<Claim>> {
+        self.claim_unless(sharing, |purpose| match purpose {
+            Self::Probe | Self::Inspect => None,
+            Self::Read => Some(Claim::READ_SHARED),
+            Self::Copy => Some(Claim::READ),
+            Self::Change => Some(Claim::RESIZE_SHARED),
+        })
+    }
+
+    /// The claim on an external data file, whose length the image relies on.
+    ///
+    /// # Errors
+    /// As [`Purpose::claim`].
+    pub fn claim_of_data_file(self, sharing: Sharing) -> Result<Option<Claim>> {
         self.claim_unless(sharing, |purpose| match purpose {
             Self::Probe | Self::Inspect => None,
             Self::Read => Some(Claim::READ_LENGTH),
@@ -78,20 +95,20 @@ impl Purpose {
     }
 }
 
-/// Whether others keep from an image what its purpose says.
+/// The part that others leave to whoever opened an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sharing {
-    /// They do: that is what the locks are for.
+    /// Others keep from it what its purpose says: that is what the locks are for.
     Agreed,
-    /// They may do what they like with an image that is only read.
+    /// Others may do what they like with an image that is only read.
     Forced,
     /// Nobody is asked or told anything.
     Unlocked,
 }
 
 impl Sharing {
-    /// What holds for the images below: force does, but locks are left out for one file only.
-    pub(super) fn below(self) -> Self {
+    /// The sharing of the images below: force holds for them, but locks are left out for one file only.
+    pub fn below(self) -> Self {
         match self {
             Self::Agreed | Self::Unlocked => Self::Agreed,
             Self::Forced => Self::Forced,
@@ -106,19 +123,19 @@ mod tests {
     #[test]
     fn what_is_changed_is_not_shared() {
         let expected = "force-share=on can only be used with read-only images";
-        let refused = Purpose::Change
-            .claim(Format::from_name("qcow2").unwrap(), Sharing::Forced)
-            .unwrap_err();
-        assert_eq!(refused.to_string(), expected);
-        let refused = Purpose::Change
-            .claim_of_data_file(Sharing::Forced)
-            .unwrap_err();
-        assert_eq!(refused.to_string(), expected);
+        for claim in [
+            Purpose::claim,
+            Purpose::claim_of_plain,
+            Purpose::claim_of_data_file,
+        ] {
+            let refused = claim(Purpose::Change, Sharing::Forced).unwrap_err();
+            assert_eq!(refused.to_string(), expected);
+        }
     }
 
     #[test]
-    fn raw_images_are_shared_unless_copied() {
-        let claim = |purpose: Purpose| purpose.claim(Format::RAW, Sharing::Agreed).unwrap();
+    fn plain_bytes_are_shared_unless_copied() {
+        let claim = |purpose: Purpose| purpose.claim_of_plain(Sharing::Agreed).unwrap();
         assert_eq!(claim(Purpose::Inspect), None);
         assert_eq!(claim(Purpose::Read), Some(Claim::READ_SHARED));
         assert_eq!(claim(Purpose::Copy), Some(Claim::READ));

@@ -1,0 +1,112 @@
+//! The identity of a storage, whatever name it goes by.
+//!
+//! Two names can lead to the same bytes: links, a device's second node, a loop device and the file that it is
+//! over. Writing to one changes the other, so a target must be none of the sources under any name, and a chain
+//! of images must not lead back to one of its own.
+
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+
+use rustix::fs::Stat;
+
+/// Tells a storage from all others that are open.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The file or device; `None` if nothing else reads or writes these bytes.
+    file: Option<FileIdentity>,
+    /// The files that the device is over, from the uppermost on.
+    beneath: Vec<FileIdentity>,
+}
+
+impl Identity {
+    /// The identity of a storage whose bytes belong to it alone.
+    pub fn unshared() -> Self {
+        Self {
+            file: None,
+            beneath: Vec::new(),
+        }
+    }
+
+    /// The identity of a file or device, and of the files that it is over.
+    pub(super) fn of_file(file: FileIdentity, beneath: Vec<FileIdentity>) -> Self {
+        Self {
+            file: Some(file),
+            beneath,
+        }
+    }
+
+    /// Returns true if both are the same file or device.
+    pub fn is(&self, other: &Self) -> bool {
+        self.file.is_some() && self.file == other.file
+    }
+
+    /// Returns true if writing to one can change the other: they are the same, or one is over the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_over = |upper: &Self, lower: &Self| {
+            let file = lower.file.as_ref();
+            file.is_some_and(|file| upper.beneath.contains(file))
+        };
+        self.is(other) || is_over(self, other) || is_over(other, self)
+    }
+}
+
+/// Identifies a file across names and links: device and inode number, or the number of the block device itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: Option<u64>,
+}
+
+impl FileIdentity {
+    /// The identity of the file that `meta` is of.
+    pub(super) fn of(meta: &Metadata) -> Self {
+        if meta.file_type().is_block_device() {
+            return Self {
+                device: meta.rdev(),
+                inode: None,
+            };
+        }
+        Self {
+            device: meta.dev(),
+            inode: Some(meta.ino()),
+        }
+    }
+
+    /// The same of what isn't a block device.
+    pub(super) fn of_file(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: Some(stat.st_ino),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64, beneath: &[u64]) -> Identity {
+        let identity = |inode: u64| FileIdentity {
+            device: 1,
+            inode: Some(inode),
+        };
+        Identity::of_file(
+            identity(inode),
+            beneath.iter().copied().map(identity).collect(),
+        )
+    }
+
+    #[test]
+    fn a_device_overlaps_the_files_that_it_is_over() {
+        let (device, lower, other) = (file(1, &[2, 3]), file(3, &[]), file(4, &[]));
+        assert!(device.overlaps(&lower) && lower.overlaps(&device));
+        assert!(!device.is(&lower) && !device.overlaps(&other));
+        assert!(device.is(&file(1, &[])));
+    }
+
+    #[test]
+    fn what_belongs_to_one_storage_alone_is_no_other() {
+        let one = Identity::unshared();
+        assert!(!one.is(&Identity::unshared()) && !one.overlaps(&file(1, &[])));
+    }
+}
