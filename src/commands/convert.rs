@@ -112,11 +112,6 @@ pub fn run(
     }
     let joined = join(opened)?;
     let image = joined.as_ref();
-    // Held until the end: what is written relies on what is below it.
-    let base = target.base().map_err(|error| {
-        let error = error.context("Could not open backing file");
-        could_not_open(&target.name, error)
-    })?;
     let failed = |error: Error| match target.existing {
         Some(_) => error,
         None => {
@@ -124,6 +119,13 @@ pub fn run(
             error.context(format!("{}: error while converting {driver}", target.name))
         }
     };
+    // What the options say is looked at before what they name.
+    target.plan(image.size(), None).map_err(failed)?;
+    // Held until the end: what is written relies on what is below it.
+    let base = target.base().map_err(|error| {
+        let error = error.context("Could not open backing file");
+        could_not_open(&target.name, error)
+    })?;
     let plan_of_new = target.plan(image.size(), base.as_ref()).map_err(failed)?;
     let plan_of_new = plan_of_new.as_deref();
     if let Some(taken) = &taken {

@@ -14,6 +14,8 @@ use crate::formats::ZeroImage;
 /// Returns an error if anything keeps it from being created; no new file is left then.
 pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<()> {
     let create = || {
+        // What the options say is looked at before what they name.
+        target.plan(size, None)?;
         let base = target.base()?;
         let plan = target.plan(size, base.as_ref())?;
         let plan = plan.ok_or_else(|| Error::invalid("an image that exists isn't created"))?;
