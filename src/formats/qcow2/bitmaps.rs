@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use byteorder::{BigEndian, ReadBytesExt as _};
 
 use super::entries::{BitmapTableEntry, BitmapTarget};
-use super::features;
 use super::geometry::Geometry;
 use super::header::{Header, TablePlace};
 use super::read::tables::read_table;
@@ -20,10 +19,6 @@ use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The most bitmaps that an image may have.
-pub(super) const MAX_BITMAPS: u32 = 65_535;
-/// The largest directory in bytes.
-const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 /// The most entries of a bitmap's table.
 const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// The largest bitmap in bytes.
@@ -41,79 +36,6 @@ const FLAGS_AT: u64 = 12;
 
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
-
-/// What the header extension says: how many bitmaps there are, and where their directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BitmapsPlace {
-    /// How many bitmaps.
-    pub count: u32,
-    /// Where the directory starts.
-    pub directory: HostOffset,
-    /// The directory's length in bytes.
-    pub length: u64,
-}
-
-impl BitmapsPlace {
-    /// Reads the header extension's data; `autoclear` are the header's autoclear bits. `None` when
-    /// the bitmaps are out of date.
-    ///
-    /// # Errors
-    /// What QEMU refuses, in its words.
-    pub(super) fn parse(
-        mut data: &[u8],
-        autoclear: u64,
-        geometry: Geometry,
-    ) -> Result<Option<Self>> {
-        let invalid = |what: String| Error::corrupt(format!("bitmaps_ext: {what}"));
-        if data.len() != 24 {
-            return Err(invalid("Invalid extension length".into()));
-        }
-        if autoclear & features::BITMAPS == 0 {
-            return Ok(None);
-        }
-        let cut_off = |_| invalid("Invalid extension length".into());
-        let count = data.read_u32::<BigEndian>().map_err(cut_off)?;
-        let reserved = data.read_u32::<BigEndian>().map_err(cut_off)?;
-        let length = data.read_u64::<BigEndian>().map_err(cut_off)?;
-        let directory = HostOffset(data.read_u64::<BigEndian>().map_err(cut_off)?);
-        if reserved != 0 {
-            return Err(invalid("Reserved field is not zero".into()));
-        }
-        if count > MAX_BITMAPS {
-            return Err(invalid(format!(
-                "image has {count} bitmaps, exceeding the QEMU supported maximum of {MAX_BITMAPS}"
-            )));
-        }
-        if count == 0 {
-            return Err(Error::corrupt("found bitmaps extension with zero bitmaps"));
-        }
-        if !geometry.is_aligned(directory) || directory.0 > i64::MAX.cast_unsigned() {
-            return Err(invalid("invalid bitmap directory offset".into()));
-        }
-        if length > MAX_DIRECTORY_BYTES {
-            return Err(invalid(format!(
-                "bitmap directory size ({length}) exceeds the maximum supported size \
-                 ({MAX_DIRECTORY_BYTES})"
-            )));
-        }
-        Ok(Some(Self {
-            count,
-            directory,
-            length,
-        }))
-    }
-
-    /// The header extension's data.
-    pub(super) fn bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        let (count, rest) = bytes.split_at_mut(8);
-        let (length, directory) = rest.split_at_mut(8);
-        count.copy_from_slice(&(u64::from(self.count) << 32).to_be_bytes());
-        length.copy_from_slice(&self.length.to_be_bytes());
-        directory.copy_from_slice(&self.directory.0.to_be_bytes());
-        bytes
-    }
-}
 
 /// The bits of a bitmap as they are stored, whatever the clusters that they are stored in.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
+use super::header::encode;
 use super::header::{CompressionType, EncryptionMethod, Version};
-use super::new_header;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::Preallocation;
@@ -103,7 +103,7 @@ impl CreateOptions {
         if self.compression != CompressionType::Zlib && !version_3 {
             return needs_version_3("Non-zlib compression type is only supported with", "and");
         }
-        new_header::check_room(self)?;
+        encode::check_room(self)?;
         let cluster_bits = self.cluster_size.trailing_zeros();
         let refcount_order = self.refcount_bits.trailing_zeros();
         let geometry = Geometry::new(cluster_bits, self.extended_l2, refcount_order)

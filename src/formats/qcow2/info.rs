@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::header::{EncryptionMethod, Header, Version, until_zero};
+use super::header::{extensions, features};
 use super::snapshots::Snapshot;
-use super::{extensions, features};
 use crate::formats::bitmaps::BitmapInfo;
 use crate::formats::snapshots::SnapshotInfo;
 

@@ -10,7 +10,7 @@
 //!
 //! - [`geometry`]: the only place that turns offsets into indices and back;
 //! - [`entries`]: the only place that knows the bits of table entries;
-//! - [`header`], [`extensions`]: untrusted bytes into a checked [`Header`];
+//! - [`header`]: untrusted bytes into a checked [`Header`];
 //! - [`snapshots`], [`bitmaps`]: what else an image may hold;
 //! - [`codec`]: one compressed cluster, read and made;
 //! - [`read`]: the guest's data, out of an image open for reading;
@@ -28,15 +28,12 @@ pub mod codec;
 pub mod create_options;
 mod driver;
 pub mod entries;
-pub mod extensions;
-pub mod features;
 mod file;
 pub mod geometry;
 pub mod header;
 mod info;
 mod measure;
 pub mod new;
-mod new_header;
 mod options;
 mod plan;
 pub mod read;
@@ -47,7 +44,9 @@ pub use check::{CheckReport, Repair, check, repair, repair_dirty};
 pub use create_options::{Backing, CreateOptions};
 pub use driver::Qcow2;
 pub use geometry::Geometry;
-pub use header::{CompressionType, EncryptionMethod, Header, Version, until_zero};
+pub use header::{
+    CompressionType, EncryptionMethod, Header, Version, extensions, features, until_zero,
+};
 pub use new::{NewCompressed, NewPreallocated, NewQcow2};
 pub use read::Qcow2Image;
 pub use write::WritableQcow2;

@@ -15,7 +15,7 @@ use super::walk::{Walk, Walked};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::set_refcount;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, MAX_REFCOUNT_TABLE_BYTES};
-use crate::formats::qcow2::header::REFCOUNT_TABLE_FIELD;
+use crate::formats::qcow2::header::fields::REFCOUNT_TABLE_FIELD;
 use crate::units::HostOffset;
 
 /// What becomes of the refcounts.

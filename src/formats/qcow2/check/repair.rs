@@ -23,8 +23,9 @@ use super::walk::{Walk, Walked};
 use super::{CheckReport, end_of_cluster};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{L2Entry, set_refcount};
-use crate::formats::qcow2::features;
-use crate::formats::qcow2::header::{AUTOCLEAR_FIELD, Header, INCOMPATIBLE_FIELD, Version};
+use crate::formats::qcow2::header::features;
+use crate::formats::qcow2::header::fields::{AUTOCLEAR_FIELD, INCOMPATIBLE_FIELD};
+use crate::formats::qcow2::header::{Header, Version};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 

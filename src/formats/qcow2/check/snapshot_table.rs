@@ -13,7 +13,8 @@ use super::finding::Finding;
 use super::repair::{Blocks, Work};
 use super::walk::Walk;
 use crate::error::Result;
-use crate::formats::qcow2::header::{Header, SNAPSHOTS_FIELD};
+use crate::formats::qcow2::header::Header;
+use crate::formats::qcow2::header::fields::SNAPSHOTS_FIELD;
 use crate::formats::qcow2::snapshots::{MAX_TABLE_BYTES, Snapshot, SnapshotTable};
 use crate::units::HostOffset;
 

@@ -2,18 +2,16 @@
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
-use super::super::bitmaps::BitmapsPlace;
-use super::super::extensions;
-use super::super::features;
-use super::super::geometry::{
+use super::checked::{CompressionType, EncryptionMethod, Header, Version, find, until_zero};
+use super::extensions;
+use super::features;
+use super::fields::{MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_MIN_LENGTH};
+use super::places::{BitmapsPlace, ByteRange, TablePlace};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::geometry::{
     ENTRY_SIZE, Geometry, MAX_CLUSTER_BITS, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES,
     MIN_CLUSTER_BITS,
 };
-use super::{
-    ByteRange, CompressionType, EncryptionMethod, Header, MAGIC, MAX_BACKING_NAME, TablePlace,
-    V2_LENGTH, V3_MIN_LENGTH, Version, find, until_zero,
-};
-use crate::error::{Error, Result};
 use crate::units::{HostOffset, SECTOR_SIZE};
 
 /// LUKS, as `crypt_method`.

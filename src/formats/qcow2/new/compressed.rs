@@ -30,8 +30,8 @@ use crate::formats::qcow2::codec::compress;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::encode;
 use crate::formats::qcow2::header::{EncryptionMethod, Version};
-use crate::formats::qcow2::new_header;
 use crate::formats::reservation::{add_metadata, not_packed};
 use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
 use crate::storage::Storage;
@@ -77,7 +77,7 @@ impl NewCompressed {
         Self::check(&options)?;
         let clean = storage.starts_as_zeroes();
         if !clean {
-            new_header::wipe(storage.as_ref(), geometry)?;
+            encode::wipe(storage.as_ref(), geometry)?;
         }
         let layout = Layout::new(geometry, options.size)?;
         let mut counts = Counts::new(geometry);
@@ -395,8 +395,13 @@ impl NewImage for NewCompressed {
         let refcounts = counts.finish(space.layout.next(), storage)?;
         space.layout.write_l1(storage)?;
         let l1 = space.layout.l1_host();
-        let header = new_header::bytes(&self.options, self.geometry, l1, &refcounts)?;
-        new_header::write_last(storage, &header, self.flush)
+        let header = encode::bytes(
+            &self.options,
+            self.geometry,
+            l1,
+            refcounts.table_place(self.geometry),
+        )?;
+        encode::write_last(storage, &header, self.flush)
     }
 }
 

@@ -24,7 +24,7 @@ use super::create_options::CreateOptions;
 use super::geometry::Geometry;
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::new_header;
+use crate::formats::qcow2::header::encode;
 use crate::formats::{Backed, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -89,7 +89,7 @@ impl Parts {
         if self.storage.starts_as_zeroes() {
             return Ok(());
         }
-        new_header::wipe(self.storage.as_ref(), self.geometry)
+        encode::wipe(self.storage.as_ref(), self.geometry)
     }
 
     /// Makes a block device's part for data read as zeroes where that takes no writing. What is encrypted
@@ -176,8 +176,13 @@ impl Parts {
         if self.external && self.flush {
             self.data.flush()?;
         }
-        let header = new_header::bytes(&self.options, self.geometry, l1, refcounts)?;
-        new_header::write_last(self.storage.as_ref(), &header, self.flush)
+        let header = encode::bytes(
+            &self.options,
+            self.geometry,
+            l1,
+            refcounts.table_place(self.geometry),
+        )?;
+        encode::write_last(self.storage.as_ref(), &header, self.flush)
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
+use crate::formats::qcow2::header::TablePlace;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -15,17 +16,17 @@ const WRITE_SIZE: usize = 1 << 20;
 
 /// Where the refcount blocks and the refcount table of a new image stand.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::formats::qcow2) struct RefcountLayout {
+pub(super) struct RefcountLayout {
     /// Where the first block is.
-    pub(in crate::formats::qcow2) blocks: HostOffset,
+    pub(super) blocks: HostOffset,
     /// How many blocks there are.
-    pub(in crate::formats::qcow2) block_count: u64,
+    pub(super) block_count: u64,
     /// Where the table is, behind the last block.
-    pub(in crate::formats::qcow2) table: HostOffset,
+    pub(super) table: HostOffset,
     /// How many clusters the table takes.
-    pub(in crate::formats::qcow2) table_clusters: u64,
+    pub(super) table_clusters: u64,
     /// How many clusters the file has in the end.
-    pub(in crate::formats::qcow2) total: u64,
+    pub(super) total: u64,
 }
 
 impl RefcountLayout {
@@ -34,11 +35,7 @@ impl RefcountLayout {
     ///
     /// # Errors
     /// The table would be larger than the format allows.
-    pub(in crate::formats::qcow2) fn new(
-        geometry: Geometry,
-        others: u64,
-        at: HostOffset,
-    ) -> Result<Self> {
+    pub(super) fn new(geometry: Geometry, others: u64, at: HostOffset) -> Result<Self> {
         let (block_count, table_clusters) = refcount_clusters(geometry, others);
         if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
             return Err(table_too_big());
@@ -53,15 +50,19 @@ impl RefcountLayout {
         })
     }
 
+    /// The table's place, as the header has it.
+    pub(super) fn table_place(&self, geometry: Geometry) -> TablePlace {
+        TablePlace {
+            host: self.table,
+            entries: self.table_clusters * geometry.cluster_size() / ENTRY_SIZE,
+        }
+    }
+
     /// Writes both.
     ///
     /// # Errors
     /// The system's error.
-    pub(in crate::formats::qcow2) fn write(
-        &self,
-        storage: &dyn Storage,
-        geometry: Geometry,
-    ) -> Result<()> {
+    pub(super) fn write(&self, storage: &dyn Storage, geometry: Geometry) -> Result<()> {
         let bits = geometry.refcount_bits();
         let pattern = ones(bits, GROUP);
         let repeats = WRITE_SIZE / pattern.len();
@@ -102,7 +103,7 @@ impl RefcountLayout {
 }
 
 /// The error for more clusters than the refcount table may lead to.
-pub(in crate::formats::qcow2) fn table_too_big() -> Error {
+pub(super) fn table_too_big() -> Error {
     Error::invalid(
         "the image's file is too big for its cluster size: its refcount table would be larger \
          than 8 MiB (try using a larger cluster size)",

@@ -17,8 +17,8 @@ use crate::formats::qcow2::codec;
 use crate::formats::qcow2::entries::{
     EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
 };
-use crate::formats::qcow2::features;
 use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::features;
 use crate::formats::qcow2::header::{CompressionType, Header, Version};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};

@@ -6,17 +6,17 @@
 
 use std::sync::Arc;
 
-use super::super::bitmaps::{Bitmap, BitmapsPlace, MAX_BITMAP_BYTES, MAX_BITMAPS, read_bitmaps};
+use super::super::bitmaps::{Bitmap, MAX_BITMAP_BYTES, read_bitmaps};
 use super::super::entries::BitmapTableEntry;
 use super::super::geometry::ENTRY_SIZE;
+use super::super::header::{BitmapsPlace, MAX_BITMAPS, extensions, features};
 use super::super::header::{Header, TablePlace, Version};
-use super::super::{extensions, features};
-use super::header_fields;
-use super::header_room::Room;
 use super::metadata::Metadata;
 use super::open::{open_state, refuse_unsupported};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
+use crate::formats::qcow2::header::fields;
+use crate::formats::qcow2::header::room::Room;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -85,11 +85,11 @@ pub fn copy_bitmaps(
 
     let others = autoclear & !features::BITMAPS;
     if others != autoclear {
-        header_fields::set_autoclear(storage.as_ref(), others)?;
+        fields::set_autoclear(storage.as_ref(), others)?;
         metadata.flush()?;
     }
     room.fill(storage.as_ref(), kind, &place.bytes(), &|| metadata.flush())?;
-    header_fields::set_autoclear(storage.as_ref(), others | features::BITMAPS)?;
+    fields::set_autoclear(storage.as_ref(), others | features::BITMAPS)?;
     metadata.flush()?;
     if let Some(old) = header.bitmaps() {
         let geometry = header.geometry();

@@ -33,8 +33,6 @@
 
 mod bitmaps;
 mod copy_bitmaps;
-mod header_fields;
-mod header_room;
 mod metadata;
 mod metadata_map;
 mod open;

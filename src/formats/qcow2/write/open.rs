@@ -10,13 +10,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use super::super::entries::{L1Entry, L1Target};
-use super::super::features;
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
 use super::super::{missing_secret, repair_dirty};
 use super::bitmaps::Bitmaps;
-use super::header_fields;
 use super::metadata::{Metadata, Parts};
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
@@ -24,6 +22,8 @@ use super::{State, WritableQcow2};
 use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::Image;
+use crate::formats::qcow2::header::features;
+use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::read::cluster::Stored;
 use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
@@ -128,7 +128,7 @@ pub(super) fn open_state(
             features::DATA_FILE_RAW,
         ) | known(header.bitmaps().is_some(), features::BITMAPS));
     if header.autoclear() != kept {
-        header_fields::set_autoclear(storage.as_ref(), kept)?;
+        fields::set_autoclear(storage.as_ref(), kept)?;
         if flush {
             storage.flush()?;
         }

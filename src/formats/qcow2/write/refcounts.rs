@@ -18,10 +18,10 @@ use std::sync::Arc;
 use super::super::entries::{RefcountTableEntry, refcount_at, set_refcount};
 use super::super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use super::super::header::{Header, TablePlace};
-use super::header_fields;
 use super::metadata_map::{MetadataMap, Structure};
 use super::table_cache::TableCache;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -383,7 +383,7 @@ impl Refcounts {
             };
             let clusters = u32::try_from(clusters.end - clusters.start)
                 .map_err(|_| Error::invalid("refcount table too large"))?;
-            header_fields::set_refcount_table(storage.as_ref(), place, clusters)?;
+            fields::set_refcount_table(storage.as_ref(), place, clusters)?;
         } else if !self.changed.is_empty() {
             flush()?;
             for sector in &self.changed {

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::super::features;
-use super::super::header_fields;
 use super::{ENTRIES_PER_SECTOR, Freed, Metadata};
 use crate::error::Result;
+use crate::formats::qcow2::header::features;
+use crate::formats::qcow2::header::fields;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -136,7 +136,7 @@ impl Metadata {
         if self.parts.incompatible & features::DIRTY != 0 {
             self.parts.incompatible &= !features::DIRTY;
             let storage = self.parts.storage.as_ref();
-            header_fields::set_incompatible(storage, self.parts.incompatible)?;
+            fields::set_incompatible(storage, self.parts.incompatible)?;
             self.flush()?;
         }
         self.broken = Some("the image has been closed".to_owned());

@@ -30,14 +30,14 @@ use std::sync::Arc;
 use super::super::entries::{
     L1Entry, L1Target, L2Entry, L2Slot, L2Table, L2Target, SubclusterBitmap,
 };
-use super::super::features;
 use super::super::geometry::Geometry;
 use super::super::header::{TablePlace, Version};
-use super::header_fields;
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
 use super::table_cache::TableCache;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::qcow2::header::features;
+use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::read::tables::decode;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
@@ -142,7 +142,7 @@ impl Metadata {
         if self.parts.version == Version::V3 {
             self.parts.incompatible |= features::CORRUPT;
             let storage = self.parts.storage.as_ref();
-            let marked = header_fields::set_incompatible(storage, self.parts.incompatible);
+            let marked = fields::set_incompatible(storage, self.parts.incompatible);
             // The error that is told is the first one.
             drop(marked.and_then(|()| self.flush()));
         }
@@ -304,7 +304,7 @@ impl Metadata {
             return Ok(());
         }
         parts.incompatible |= features::DIRTY;
-        header_fields::set_incompatible(parts.storage.as_ref(), parts.incompatible)
+        fields::set_incompatible(parts.storage.as_ref(), parts.incompatible)
             .and_then(|()| self.flush())
             .map_err(|error| self.fail_for_good(error))
     }

@@ -15,7 +15,7 @@ pub const BACKING_FORMAT: u32 = 0xe279_2aca;
 pub const FEATURE_NAMES: u32 = 0x6803_f857;
 /// Where the LUKS header is.
 pub const CRYPTO: u32 = 0x0537_be77;
-/// Where the bitmap directory is; see [`super::bitmaps`].
+/// Where the bitmap directory is; see [`crate::formats::qcow2::bitmaps`].
 pub const BITMAPS: u32 = 0x2385_2875;
 /// The name of the external data file.
 pub const DATA_FILE: u32 = 0x4441_5441;

@@ -6,16 +6,16 @@
 //! what is behind the sector of the end mark is written first, and then that sector, which makes it
 //! count.
 
-use super::super::extensions;
-use super::super::header::Header;
-use super::header_fields;
+use super::Header;
+use super::extensions;
+use super::fields;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
 /// An extension in a header: where it is, or how it gets there.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(in crate::formats::qcow2) struct Room {
     place: Place,
 }
 
@@ -35,7 +35,7 @@ impl Room {
     ///
     /// # Errors
     /// There is no room; the header can't be read.
-    pub(super) fn find(
+    pub(in crate::formats::qcow2) fn find(
         storage: &dyn Storage,
         header: &Header,
         kind: u32,
@@ -89,7 +89,7 @@ impl Room {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn fill(
+    pub(in crate::formats::qcow2) fn fill(
         &self,
         storage: &dyn Storage,
         kind: u32,
@@ -106,7 +106,7 @@ impl Room {
         if let Some((name, to)) = name {
             storage.write_at(*to, name)?;
             flush()?;
-            header_fields::set_backing_name_offset(storage, *to)?;
+            fields::set_backing_name_offset(storage, *to)?;
             flush()?;
         }
         let mut bytes = Vec::new();

@@ -1,14 +1,12 @@
 //! The header of a new image, and the rule that it comes last.
 
-use super::create_options::CreateOptions;
 use super::extensions;
 use super::features;
-use super::geometry::Geometry;
-use super::header::{
-    CompressionType, EncryptionMethod, MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH, Version,
-};
-use super::new::refcounts::RefcountLayout;
+use super::fields::{MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH};
+use super::{CompressionType, EncryptionMethod, TablePlace, Version};
 use crate::error::{Error, Result, printable};
+use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -19,11 +17,11 @@ const LARGEST_WITHOUT_NAMES: u64 = 4096;
 ///
 /// # Errors
 /// A table that is too big for its field.
-pub(super) fn bytes(
+pub(in crate::formats::qcow2) fn bytes(
     options: &CreateOptions,
     geometry: Geometry,
     l1: HostOffset,
-    refcounts: &RefcountLayout,
+    refcount_table: TablePlace,
 ) -> Result<Vec<u8>> {
     let too_big = |_| Error::invalid("header field out of range");
     let extensions = extension_area(options);
@@ -35,7 +33,8 @@ pub(super) fn bytes(
     };
     let name_length = u32::try_from(name.len()).map_err(too_big)?;
     let l1_entries = u32::try_from(geometry.l1_entries(options.size)).map_err(too_big)?;
-    let table_clusters = u32::try_from(refcounts.table_clusters).map_err(too_big)?;
+    let table_bytes = refcount_table.entries * ENTRY_SIZE;
+    let table_clusters = u32::try_from(table_bytes / geometry.cluster_size()).map_err(too_big)?;
     let crypt_method: u32 = match options.encryption {
         EncryptionMethod::None => 0,
         EncryptionMethod::Aes => 1,
@@ -55,7 +54,7 @@ pub(super) fn bytes(
     header.extend(crypt_method.to_be_bytes());
     header.extend(l1_entries.to_be_bytes());
     header.extend(l1.0.to_be_bytes());
-    header.extend(refcounts.table.0.to_be_bytes());
+    header.extend(refcount_table.host.0.to_be_bytes());
     header.extend(table_clusters.to_be_bytes());
     header.extend(0u32.to_be_bytes()); // number of snapshots
     header.extend(0u64.to_be_bytes()); // snapshot table offset
@@ -113,7 +112,7 @@ fn extension_area(options: &CreateOptions) -> Vec<u8> {
 /// # Errors
 /// It doesn't, or the backing file's name is longer than the format allows; worded as `qemu-img`
 /// words it.
-pub(super) fn check_room(options: &CreateOptions) -> Result<()> {
+pub(in crate::formats::qcow2) fn check_room(options: &CreateOptions) -> Result<()> {
     let without_name =
         u64::from(fixed_length(options.version)) + extension_area(options).len() as u64;
     let name = options.backing_name();
@@ -142,7 +141,7 @@ pub(super) fn check_room(options: &CreateOptions) -> Result<()> {
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn wipe(storage: &dyn Storage, geometry: Geometry) -> Result<()> {
+pub(in crate::formats::qcow2) fn wipe(storage: &dyn Storage, geometry: Geometry) -> Result<()> {
     storage.write_at(0, &vec![0; geometry.cluster_len()])?;
     storage.flush()
 }
@@ -153,7 +152,11 @@ pub(super) fn wipe(storage: &dyn Storage, geometry: Geometry) -> Result<()> {
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn write_last(storage: &dyn Storage, header: &[u8], flush: bool) -> Result<()> {
+pub(in crate::formats::qcow2) fn write_last(
+    storage: &dyn Storage,
+    header: &[u8],
+    flush: bool,
+) -> Result<()> {
     if flush {
         storage.flush()?;
     }
@@ -184,8 +187,11 @@ mod tests {
 
     fn header(options: &CreateOptions) -> Vec<u8> {
         let geometry = options.check().unwrap();
-        let refcounts = RefcountLayout::new(geometry, 2, HostOffset(0)).unwrap();
-        bytes(options, geometry, HostOffset(0), &refcounts).unwrap()
+        let refcount_table = TablePlace {
+            host: HostOffset(0),
+            entries: geometry.cluster_size() / ENTRY_SIZE,
+        };
+        bytes(options, geometry, HostOffset(0), refcount_table).unwrap()
     }
 
     #[test]

@@ -1,0 +1,240 @@
+//! The checked header: all that the rest of the format knows of the first cluster of an image.
+//!
+//! Its fields are set by `fixed`, after the checks, and by nobody else.
+
+use super::extensions::Extension;
+use super::features;
+use super::places::{BitmapsPlace, ByteRange, TablePlace};
+use crate::error::{Error, Result};
+use crate::formats::driver::EncryptionRef;
+use crate::formats::qcow2::geometry::Geometry;
+use crate::units::HostOffset;
+
+/// The format's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Version 2, `compat=0.10`.
+    V2,
+    /// Version 3, `compat=1.1`.
+    V3,
+}
+
+impl Version {
+    /// The oldest QEMU version that reads it, which is how `qemu-img` names the format's versions.
+    pub fn compat(self) -> &'static str {
+        match self {
+            Self::V2 => "0.10",
+            Self::V3 => "1.1",
+        }
+    }
+}
+
+/// How the guest's data is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncryptionMethod {
+    /// Not at all.
+    None,
+    /// AES-128-CBC with the password as key ("legacy AES").
+    Aes,
+    /// LUKS1 header inside the image.
+    Luks,
+}
+
+impl EncryptionMethod {
+    /// The method as the rest of the program sees it.
+    pub(crate) fn reference(self) -> Option<EncryptionRef> {
+        let is_aes = self == Self::Aes;
+        (self != Self::None).then(|| EncryptionRef {
+            format: self.name(),
+            takes_password: is_aes,
+            accepts_any_password: is_aes,
+        })
+    }
+
+    /// The name that `qemu-img` uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Aes => "aes",
+            Self::Luks => "luks",
+        }
+    }
+}
+
+/// How compressed clusters are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompressionType {
+    /// Raw deflate.
+    Zlib,
+    /// Zstandard.
+    Zstd,
+}
+
+impl CompressionType {
+    /// The name that `qemu-img` uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// A checked header.
+#[derive(Debug, Clone)]
+pub struct Header {
+    pub(super) version: Version,
+    pub(super) geometry: Geometry,
+    pub(super) size: u64,
+    pub(super) encryption: EncryptionMethod,
+    pub(super) l1: TablePlace,
+    pub(super) refcount_table: TablePlace,
+    pub(super) snapshots: u32,
+    pub(super) snapshots_offset: HostOffset,
+    pub(super) bitmaps: Option<BitmapsPlace>,
+    pub(super) luks: Option<ByteRange>,
+    pub(super) incompatible: u64,
+    pub(super) compatible: u64,
+    pub(super) autoclear: u64,
+    pub(super) compression: CompressionType,
+    pub(super) backing_file: Option<Vec<u8>>,
+    pub(super) extensions: Vec<Extension>,
+}
+
+impl Header {
+    /// The format's version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The sizes that follow from cluster size and refcount width.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The size of the virtual disk in bytes, a multiple of 512.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How the guest's data is encrypted.
+    pub fn encryption(&self) -> EncryptionMethod {
+        self.encryption
+    }
+
+    /// How compressed clusters are compressed.
+    pub fn compression(&self) -> CompressionType {
+        self.compression
+    }
+
+    /// The active L1 table.
+    pub fn l1(&self) -> TablePlace {
+        self.l1
+    }
+
+    /// The refcount table.
+    pub fn refcount_table(&self) -> TablePlace {
+        self.refcount_table
+    }
+
+    /// How many internal snapshots there are.
+    pub fn snapshots(&self) -> u32 {
+        self.snapshots
+    }
+
+    /// Where the snapshot table starts; its length is known when it has been read, see
+    /// [`SnapshotTable`](super::snapshots::SnapshotTable).
+    pub fn snapshots_offset(&self) -> HostOffset {
+        self.snapshots_offset
+    }
+
+    /// Where the bitmap directory is; `None` without bitmaps, or when they are out of date.
+    pub fn bitmaps(&self) -> Option<BitmapsPlace> {
+        self.bitmaps
+    }
+
+    /// Where the LUKS header is, for images that have one.
+    pub fn luks(&self) -> Option<ByteRange> {
+        self.luks
+    }
+
+    /// All incompatible features, as stored.
+    pub fn incompatible(&self) -> u64 {
+        self.incompatible
+    }
+
+    /// All autoclear features, as stored.
+    pub fn autoclear(&self) -> u64 {
+        self.autoclear
+    }
+
+    /// Whether all of `bits` of the incompatible features are set.
+    pub fn has_incompatible(&self, bits: u64) -> bool {
+        self.incompatible & bits == bits
+    }
+
+    /// Whether all of `bits` of the compatible features are set.
+    pub fn has_compatible(&self, bits: u64) -> bool {
+        self.compatible & bits == bits
+    }
+
+    /// Whether all of `bits` of the autoclear features are set.
+    pub fn has_autoclear(&self, bits: u64) -> bool {
+        self.autoclear & bits == bits
+    }
+
+    /// Whether any autoclear feature is set.
+    pub fn any_autoclear(&self) -> bool {
+        self.autoclear != 0
+    }
+
+    /// Refuses what QEMU lets nobody go beyond looking at the header of: a data file that is raw where
+    /// there is none.
+    ///
+    /// # Errors
+    /// So it is.
+    pub fn check_data_file_raw(&self) -> Result<()> {
+        if self.has_autoclear(features::DATA_FILE_RAW)
+            && !self.has_incompatible(features::DATA_FILE)
+        {
+            return Err(Error::corrupt("data-file-raw requires a data file"));
+        }
+        Ok(())
+    }
+
+    /// The header as it was when a snapshot with that L1 table was taken. The disk's size stays what it
+    /// is now, as QEMU has it.
+    #[must_use]
+    pub fn with_l1(mut self, l1: TablePlace) -> Self {
+        self.l1 = l1;
+        self
+    }
+
+    /// The name of the backing file, as stored.
+    pub fn backing_file(&self) -> Option<&[u8]> {
+        self.backing_file.as_deref()
+    }
+
+    /// All header extensions, as they stand one behind the other.
+    pub fn extensions(&self) -> &[Extension] {
+        &self.extensions
+    }
+
+    /// The data of the last header extension of a kind.
+    pub fn extension(&self, kind: u32) -> Option<&[u8]> {
+        find(&self.extensions, kind)
+    }
+}
+
+/// The data of the last extension of a kind: of several, QEMU goes by that.
+pub(super) fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
+    extensions
+        .iter()
+        .rfind(|extension| extension.kind == kind)
+        .map(|extension| extension.data.as_slice())
+}
+
+/// A name as QEMU reads it: some programs fill it up with zeroes.
+pub fn until_zero(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
+}

@@ -1,0 +1,64 @@
+//! Where the header's fields stand, and changes to single ones in an image in use.
+//!
+//! Only single fields are written, where they stand; everything else of the header cluster stays
+//! byte for byte as it was, header extensions that nobody knows among them. Each field lies inside
+//! one sector, so a power cut leaves the old value or the new one. (What adds an extension to the
+//! header is `room`.)
+
+use super::places::TablePlace;
+use crate::error::Result;
+use crate::storage::Storage;
+
+/// The first four bytes of every qcow2 image.
+pub(in crate::formats::qcow2) const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// The length of a version 2 header, and the least of any, in bytes.
+pub(in crate::formats::qcow2) const V2_LENGTH: u32 = 72;
+/// The least length of a version 3 header in bytes.
+pub(in crate::formats::qcow2) const V3_MIN_LENGTH: u32 = 104;
+/// The length of a version 3 header with the compression type, as written today.
+pub(in crate::formats::qcow2) const V3_LENGTH: u32 = 112;
+
+/// Where the header has the offset of the backing file's name.
+const BACKING_NAME_FIELD: u64 = 8;
+/// Where the header has the refcount table's offset and, behind it, its number of clusters.
+pub(in crate::formats::qcow2) const REFCOUNT_TABLE_FIELD: u64 = 48;
+/// Where the header has the number of snapshots and, behind it, their table's offset.
+pub(in crate::formats::qcow2) const SNAPSHOTS_FIELD: u64 = 60;
+/// Where the header has the incompatible features.
+pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
+/// Where the header has the autoclear features.
+pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
+/// The longest name of a backing file, in bytes.
+pub(in crate::formats::qcow2) const MAX_BACKING_NAME: u32 = 1023;
+
+/// Points the header to another refcount table, of so many clusters.
+pub(in crate::formats::qcow2) fn set_refcount_table(
+    storage: &dyn Storage,
+    place: TablePlace,
+    clusters: u32,
+) -> Result<()> {
+    let mut fields = place.host.0.to_be_bytes().to_vec();
+    fields.extend(clusters.to_be_bytes());
+    storage.write_at(REFCOUNT_TABLE_FIELD, &fields)
+}
+
+/// Sets all incompatible features of a version 3 image.
+pub(in crate::formats::qcow2) fn set_incompatible(
+    storage: &dyn Storage,
+    features: u64,
+) -> Result<()> {
+    storage.write_at(INCOMPATIBLE_FIELD, &features.to_be_bytes())
+}
+
+/// Sets all autoclear features of a version 3 image.
+pub(in crate::formats::qcow2) fn set_autoclear(storage: &dyn Storage, features: u64) -> Result<()> {
+    storage.write_at(AUTOCLEAR_FIELD, &features.to_be_bytes())
+}
+
+/// Sets where in the header cluster the backing file's name starts.
+pub(in crate::formats::qcow2) fn set_backing_name_offset(
+    storage: &dyn Storage,
+    offset: u64,
+) -> Result<()> {
+    storage.write_at(BACKING_NAME_FIELD, &offset.to_be_bytes())
+}
