@@ -23,7 +23,7 @@ use crate::formats::{
 use crate::options::Values;
 use crate::storage::{
     Access, CacheMode, Claim, FileStorage, Handle, Storage, UnfinishedFile, WindowRange,
-    avoids_copies,
+    avoids_copies, check_preallocation,
 };
 
 /// A new image's file, format and options.
@@ -202,7 +202,12 @@ impl Target<'_> {
         if self.existing.is_some() {
             return Ok(None);
         }
-        let plan = self.format().plan(&NewDisk {
+        let format = self.format();
+        let mut own = format.create_options().iter();
+        if !format.capabilities().transparent && !own.any(|spec| spec.name == "preallocation") {
+            check_preallocation(&self.options)?;
+        }
+        let plan = format.plan(&NewDisk {
             size,
             options: &self.options,
             backing_size: base.map(|base| base.size),

@@ -5,40 +5,56 @@
 
 use crate::error::{Error, Result};
 
-/// How sure a driver has to be at the most for foreign formats to be looked for.
-pub(super) const LOWEST_SCORE: u8 = 1;
+/// Which of the drivers that are as sure are asked first. A file may have two marks, one of them further on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Those that QEMU asks before all formats that have a driver here.
+    First,
+    /// Those that it asks after them.
+    Last,
+}
 
-/// Name, offset in bytes, and mark.
-const MARKS: &[(&str, usize, &[u8])] = &[
-    ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
+/// Name, offset in bytes, and mark of formats that are asked first.
+const FIRST: &[Mark] = &[
     ("qed", 0, b"QED\0"),
     ("vmdk", 0, b"KDMV"),
     ("vmdk", 0, b"COWD"),
-    ("vdi", 64, b"\x7f\x10\xda\xbe"),
     ("vhdx", 0, b"vhdxfile"),
     ("vpc", 0, b"conectix"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
+];
+
+/// The same of those that are asked last.
+const LAST: &[Mark] = &[
+    ("vdi", 64, b"\x7f\x10\xda\xbe"),
+    ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
     ("luks", 0, b"LUKS\xba\xbe\0\x01"),
 ];
 
-/// Refuses a file that starts as one of a foreign format does.
+type Mark = (&'static str, usize, &'static [u8]);
+
+/// Refuses a file that starts as one of a foreign format does, of those whose turn it is.
 ///
 /// # Errors
 /// Returns an error that names the format.
-pub(super) fn refuse(start: &[u8]) -> Result<()> {
-    let is_marked = |(_, offset, mark): &&(&str, usize, &[u8])| {
+pub(super) fn refuse(start: &[u8], turn: Turn) -> Result<()> {
+    let marks = match turn {
+        Turn::First => FIRST,
+        Turn::Last => LAST,
+    };
+    let is_marked = |(_, offset, mark): &&Mark| {
         let rest = start.get(*offset..);
         rest.is_some_and(|rest| rest.starts_with(mark))
     };
-    if let Some((name, ..)) = MARKS.iter().find(is_marked) {
+    if let Some((name, ..)) = marks.iter().find(is_marked) {
         return Err(Error::unsupported(format!(
             "the image looks like '{name}', a format that this version doesn't support \
              (-f raw reads it as it is)"
         )));
     }
-    if is_vmdk_descriptor(start) {
+    if turn == Turn::First && is_vmdk_descriptor(start) {
         return Err(Error::unsupported(
             "the image looks like a 'vmdk' descriptor, a format that this version doesn't support",
         ));

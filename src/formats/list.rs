@@ -1,13 +1,12 @@
 //! The formats that there are.
 //!
-//! The list is fixed when the program is built: its order is the order of help, nothing fills it at run time,
-//! and tests walk it. A new format is a folder beside this file and a line in [`FORMATS`].
+//! The list is fixed when the program is built: nothing fills it at run time, and tests walk it. A new format is a folder beside this file and a line in [`FORMATS`].
 
 use std::fmt;
 use std::ops::Deref;
 
 use super::driver::{FormatDriver, Load, Parts};
-use super::foreign;
+use super::foreign::{self, Turn};
 use super::image::Image;
 use super::{qcow2, raw};
 use crate::crypto::Secret;
@@ -15,7 +14,7 @@ use crate::error::Result;
 use crate::storage::Storage;
 use std::sync::Arc;
 
-/// Every format, in the order of help.
+/// Every format, in the order in which QEMU asks the drivers: of two that are as sure the first one is believed.
 pub const FORMATS: &[Format] = &[Format(&qcow2::Qcow2), Format::RAW];
 
 /// How much of a file tells its format, in bytes.
@@ -82,16 +81,15 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
 
 /// As [`probe`], of a file's first bytes.
 pub(super) fn of_start(start: &[u8]) -> Result<Format> {
+    foreign::refuse(start, Turn::First)?;
     let scored = FORMATS.iter().map(|format| (format.probe(start), *format));
     // Of equals the first one counts.
     let surest = scored.rev().max_by_key(|(score, _)| *score);
-    match surest {
-        Some((score, format)) if score > foreign::LOWEST_SCORE => Ok(format),
-        _ => {
-            foreign::refuse(start)?;
-            Ok(surest.map_or(Format::RAW, |(_, format)| format))
-        }
+    let format = surest.map_or(Format::RAW, |(_, format)| format);
+    if format == Format::RAW {
+        foreign::refuse(start, Turn::Last)?;
     }
+    Ok(format)
 }
 
 /// Opens an image for reading, without its backing file and without other files. `secret` is the password, for

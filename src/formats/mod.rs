@@ -5,6 +5,7 @@
 //! [`crate::crypto`] and nothing of the others; what is common (probing, opening by format) is here.
 
 pub mod bitmaps;
+pub mod block_map;
 pub mod check;
 pub mod driver;
 pub mod info;

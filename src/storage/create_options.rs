@@ -34,6 +34,21 @@ pub const DEVICE_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
+/// Checks how a file's space is to be taken, for formats that leave that to the file. It is no use: the file is empty
+/// then.
+///
+/// # Errors
+/// Returns an error if there is no such mode, or if files don't have it.
+pub fn check_preallocation(options: &Values) -> Result<()> {
+    match options.text("preallocation") {
+        None | Some("off" | "falloc" | "full") => Ok(()),
+        Some(mode @ "metadata") => Err(Error::invalid(format!(
+            "Unsupported preallocation mode: {mode}"
+        ))),
+        Some(other) => Err(Error::invalid(format!("invalid parameter value: {other}"))),
+    }
+}
+
 /// Returns true if the file's blocks are to be written where they are, by a file system that would rather copy
 /// them.
 ///

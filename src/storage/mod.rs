@@ -30,7 +30,7 @@ mod window;
 
 pub use access::{Access, Purpose, Sharing};
 pub use cache::CacheMode;
-pub use create_options::{DEVICE_OPTIONS, FILE_OPTIONS, avoids_copies};
+pub use create_options::{DEVICE_OPTIONS, FILE_OPTIONS, avoids_copies, check_preallocation};
 pub use file::{DIRECT_ALIGNMENT, FileStorage};
 pub use filter::Filter;
 pub use identity::Identity;
