@@ -36,7 +36,8 @@ pub fn run(
     })?;
     let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
     let image = opened.load(Load::Check).map_err(could_not_open)?;
-    let Some(check) = image.check() else {
+    let check = image.check();
+    let Some(check) = check.filter(|check| what.is_none() || check.repairs()) else {
         return Ok(Outcome::NoCheck);
     };
     source.all_is_open();

@@ -13,6 +13,11 @@ pub trait Check {
     /// what they would refer to.
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport>;
 
+    /// Returns true if anything can be repaired.
+    fn repairs(&self) -> bool {
+        true
+    }
+
     /// Checks the image and repairs `what`. If anything is repaired, the report is that of a second check, with
     /// what was repaired.
     ///
