@@ -116,6 +116,11 @@ impl Geometry {
         1 << self.refcount_order
     }
 
+    /// The highest refcount that the image can store.
+    pub fn max_refcount(self) -> u64 {
+        u64::MAX >> (64 - self.refcount_bits())
+    }
+
     /// How many clusters one refcount block counts.
     pub fn refcount_block_entries(self) -> u64 {
         1 << (self.cluster_bits + 3 - self.refcount_order)

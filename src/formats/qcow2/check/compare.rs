@@ -19,9 +19,12 @@ pub struct Compared {
     pub rebuild: bool,
 }
 
-/// The highest refcount of an image.
-pub fn most_references(geometry: Geometry) -> u64 {
-    u64::MAX >> (64 - geometry.refcount_bits())
+impl Compared {
+    /// The end of the last cluster in use, in bytes of the file.
+    pub fn image_end(&self, geometry: Geometry) -> u64 {
+        let end = geometry.host_offset(self.highest.saturating_add(1));
+        end.map_or(u64::MAX, |end| end.0)
+    }
 }
 
 impl Walk<'_> {
@@ -64,7 +67,7 @@ impl Walk<'_> {
         cluster: u64,
         differs: &mut dyn FnMut(Finding) -> Result<()>,
     ) -> Result<bool> {
-        let most = most_references(self.geometry);
+        let most = self.geometry.max_refcount();
         let refcount = self.stored.get(cluster)?;
         let mut references = self.references.get(cluster);
         if references > most {

@@ -3,13 +3,12 @@
 //! The flag says that a refcount is exactly 1, so that a writer needn't look. Where it is missing, a
 //! writer copies without need; where it is wrongly set, it overwrites what a snapshot still needs.
 
-use super::Repair;
 use super::finding::{Finding, Place};
-use super::l1::L2Place;
 use super::rebuild::Rebuilt;
 use super::repair::Work;
-use super::walk::{Walk, Walked};
+use super::walk::{L2Place, Walk, Walked};
 use crate::error::Result;
+use crate::formats::check::Repair;
 use crate::formats::qcow2::entries::{L1Entry, L2Entry, L2Lead};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::formats::check::CheckReport;
 use crate::formats::qcow2::entries::EntryError;
 use crate::formats::qcow2::snapshots::SnapshotTable;
 use crate::units::{GuestOffset, HostOffset};
@@ -234,6 +235,16 @@ impl Finding {
             ),
             times: count.into(),
         }
+    }
+
+    /// Adds the finding to the numbers of a report.
+    pub(super) fn count_in(&self, report: &mut CheckReport) {
+        let sum = if self.is_leak() {
+            &mut report.leaks
+        } else {
+            &mut report.corruptions
+        };
+        *sum = sum.saturating_add(self.times());
     }
 
     /// Whether this is a mere leak.

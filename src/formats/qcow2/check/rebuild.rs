@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::compare::most_references;
 use super::references::WORD;
 use super::walk::{Walk, Walked};
 use crate::error::{Error, Result};
@@ -189,7 +188,7 @@ impl Plan<'_> {
     fn block(&self, index: u64) -> Vec<u8> {
         let geometry = self.walk.geometry;
         let per_block = geometry.refcount_block_entries();
-        let most = most_references(geometry);
+        let most = geometry.max_refcount();
         let mut block = vec![0; geometry.cluster_len()];
         let first = index * per_block;
         let mut set = |cluster: u64| {

@@ -6,7 +6,7 @@
 //! referred to and nowhere else: a huge but empty file costs next to nothing.
 //!
 //! Many threads count at once. Bits are set 64 at a time, since an L2 table's clusters mostly stand
-//! in a row; see [`Run`].
+//! in a row; see [`ReferenceRun`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -153,14 +153,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Counts clusters one after the other, and adds them up 64 at a time.
-pub struct Run<'a> {
+pub struct ReferenceRun<'a> {
     references: &'a References,
     times: u64,
     word: u64,
     mask: u64,
 }
 
-impl<'a> Run<'a> {
+impl<'a> ReferenceRun<'a> {
     /// A run whose every cluster is referred to `times` times.
     pub fn new(references: &'a References, times: u64) -> Self {
         Self {
@@ -218,7 +218,7 @@ mod tests {
     fn runs_add_up() {
         let references = References::new(1 << 20);
         for times in [1, 3] {
-            let mut run = Run::new(&references, times);
+            let mut run = ReferenceRun::new(&references, times);
             for cluster in [63, 64, 65, 65, 64, 100_000, 1 << 20] {
                 run.add(cluster);
             }

@@ -15,13 +15,11 @@
 //! [`rebuild`]: mod@super::rebuild
 //! [`snapshot_table`]: mod@super::snapshot_table
 
-use super::Repair;
-use super::compare::most_references;
 use super::finding::{Event, Finding, Place, Problem};
 use super::rebuild::Rebuilt;
 use super::walk::{Walk, Walked};
-use super::{CheckReport, end_of_cluster};
 use crate::error::{Error, Result};
+use crate::formats::check::{CheckReport, Repair};
 use crate::formats::qcow2::entries::{L2Entry, set_refcount};
 use crate::formats::qcow2::header::features;
 use crate::formats::qcow2::header::fields::{AUTOCLEAR_FIELD, INCOMPATIBLE_FIELD};
@@ -80,7 +78,7 @@ pub(super) struct Work<'a> {
 
 impl Work<'_> {
     pub(super) fn left(&mut self, finding: &Finding) {
-        super::add(&mut self.report, finding);
+        finding.count_in(&mut self.report);
         (self.on_event)(Event::Found(finding));
     }
 
@@ -123,7 +121,7 @@ impl Work<'_> {
         let report = CheckReport {
             leaks_fixed: self.report.leaks_fixed,
             corruptions_fixed: self.report.corruptions_fixed,
-            image_end_offset: end_of_cluster(walk.geometry, compared.highest),
+            image_end_offset: compared.image_end(walk.geometry),
             ..walked.report
         };
         self.report = report;
@@ -325,7 +323,7 @@ impl Walk<'_> {
             };
         }
         let references = rebuilt.references(cluster, self.references.get(cluster));
-        let references = references.min(most_references(self.geometry));
+        let references = references.min(self.geometry.max_refcount());
         match what {
             Repair::All => Ok(references),
             Repair::Leaks => Ok(self.stored.get(cluster)?.min(references)),

@@ -27,7 +27,7 @@ struct Summary {
 
 /// The stored refcounts.
 #[derive(Debug)]
-pub struct Stored<'a> {
+pub struct StoredRefcounts<'a> {
     storage: &'a dyn Storage,
     geometry: Geometry,
     /// The file's length in bytes.
@@ -39,7 +39,7 @@ pub struct Stored<'a> {
     last: Mutex<Option<(HostOffset, Vec<u8>)>>,
 }
 
-impl<'a> Stored<'a> {
+impl<'a> StoredRefcounts<'a> {
     /// Reads the refcount table, and the blocks that count a file of `length` bytes.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! One L2 table: what its entries refer to, and what is wrong with them.
 
-use super::finding::{Finding, Place, Problem};
 use super::l1::L2Place;
-use super::references::{Run, WORD};
-use super::walk::Walk;
+use super::places::Walk;
 use crate::error::Result;
+use crate::formats::qcow2::check::finding::{Finding, Place, Problem};
+use crate::formats::qcow2::check::references::{ReferenceRun, WORD};
 use crate::formats::qcow2::entries::{EntryError, L2Entry, L2Lead, SubclusterBitmap};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -40,7 +40,7 @@ struct Table<'a> {
     walk: &'a Walk<'a>,
     place: L2Place,
     guest: Option<GuestOffset>,
-    run: Run<'a>,
+    run: ReferenceRun<'a>,
     expected: Option<HostOffset>,
     /// Which of 64 clusters have a refcount of exactly 1, for the clusters last asked for.
     ones: (u64, u64),
@@ -55,7 +55,7 @@ impl Walk<'_> {
             walk: self,
             place,
             guest: l1_index.map(|index| self.geometry.guest_start_of_l1(index)),
-            run: Run::new(&self.references, place.times),
+            run: ReferenceRun::new(&self.references, place.times),
             expected: None,
             ones: (u64::MAX, 0),
             walked: L2Walked::default(),

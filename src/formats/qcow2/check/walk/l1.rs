@@ -5,9 +5,9 @@
 //! tables overlap, the bytes are read once and count as often as there are tables; and each L2 table
 //! is listed once, with how often it is referred to. The work is bounded by the length of the file.
 
-use super::finding::{Finding, Place, Problem};
-use super::walk::Walk;
+use super::places::Walk;
 use crate::error::Result;
+use crate::formats::qcow2::check::finding::{Finding, Place, Problem};
 use crate::formats::qcow2::entries::{EntryError, L1Entry};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;

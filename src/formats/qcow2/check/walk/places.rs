@@ -1,0 +1,180 @@
+//! The file under check: its places, counted, and held against where it ends.
+//!
+//! Each part of the walk counts into the same references, and asks the same questions of a place:
+//! is it in the file, and does its refcount go with its COPIED flag?
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::formats::qcow2::check::finding::{Finding, Place, Region};
+use crate::formats::qcow2::check::refcounts::StoredRefcounts;
+use crate::formats::qcow2::check::references::References;
+use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::{Header, features};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// QEMU's limit for the number of clusters that it checks.
+const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
+
+/// What the walk works on.
+pub struct Walk<'a> {
+    pub(in crate::formats::qcow2::check) storage: &'a dyn Storage,
+    pub(in crate::formats::qcow2::check) geometry: Geometry,
+    /// Whether clusters of data are in another file.
+    pub(in crate::formats::qcow2::check) data_file: bool,
+    /// The file's length in bytes.
+    pub(in crate::formats::qcow2::check) length: u64,
+    /// The file's length in clusters.
+    pub(in crate::formats::qcow2::check) clusters: u64,
+    pub(in crate::formats::qcow2::check) references: References,
+    pub(in crate::formats::qcow2::check) stored: StoredRefcounts<'a>,
+    /// Whether the image is going to be repaired: then COPIED flags are left for later, when the
+    /// refcounts are right.
+    pub(in crate::formats::qcow2::check) repairing: bool,
+    /// Runs of clusters beyond the file's end that must not come into use, since something leads
+    /// there; noted for a repair.
+    avoided: Mutex<Vec<Range<u64>>>,
+}
+
+impl<'a> Walk<'a> {
+    /// Opens the image.
+    ///
+    /// # Errors
+    /// The system's error; a file with more clusters than QEMU checks.
+    pub fn open(storage: &'a dyn Storage, header: &Header, repairing: bool) -> Result<Self> {
+        let geometry = header.geometry();
+        let length = storage.len()?;
+        let clusters = geometry.clusters(length);
+        if clusters > MOST_CLUSTERS {
+            return Err(Error::unsupported("File too large"));
+        }
+        Ok(Self {
+            storage,
+            geometry,
+            data_file: header.has_incompatible(features::DATA_FILE),
+            length,
+            clusters,
+            // What is less than a cluster beyond the end still counts.
+            references: References::new(clusters + 1),
+            stored: StoredRefcounts::read(storage, header, length)?,
+            repairing,
+            avoided: Mutex::default(),
+        })
+    }
+
+    /// Counts references to every cluster that `bytes` bytes from `host` on touch.
+    pub(in crate::formats::qcow2::check) fn count(&self, host: HostOffset, bytes: u64, times: u64) {
+        let Some(last) = bytes.checked_sub(1) else {
+            return;
+        };
+        let first = self.geometry.host_cluster(host);
+        let last = HostOffset(host.0.saturating_add(last));
+        let last = self.geometry.host_cluster(last).min(self.clusters);
+        for cluster in first..=last {
+            self.references.add(cluster, times);
+        }
+    }
+
+    /// Counts a structure, or finds that it is beyond the file's end.
+    pub(super) fn region(
+        &self,
+        what: &str,
+        host: HostOffset,
+        bytes: u64,
+        found: &mut dyn FnMut(Finding),
+    ) -> bool {
+        // A structure without a byte is nowhere, whatever its offset says.
+        if bytes == 0 || self.is_inside(host, bytes) {
+            self.count(host, bytes, 1);
+            return true;
+        }
+        let what = format!("{what} at {host} ({bytes} bytes)");
+        let what = match self.missing(host, bytes).cut_off() {
+            Some(words) => format!("{words} ({what})"),
+            None => format!("{what} is beyond the end of the file"),
+        };
+        found(Finding::Structure { what, times: 1 });
+        false
+    }
+
+    /// A part of the file, for a finding that it isn't all there.
+    pub(in crate::formats::qcow2::check) fn missing(&self, host: HostOffset, bytes: u64) -> Region {
+        Region {
+            host,
+            bytes,
+            file: self.length,
+            cluster: self.geometry.cluster_size(),
+        }
+    }
+
+    /// Whether bytes that something leads to are inside the file, or less than a cluster beyond its
+    /// end: its last cluster may be cut short. Where not, nothing new may come
+    /// there: it would be taken for what is missing.
+    pub(in crate::formats::qcow2::check) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
+        let end = host.0.saturating_add(bytes);
+        let limit = self.length.saturating_add(self.geometry.cluster_size());
+        if end < limit {
+            return true;
+        }
+        if self.repairing {
+            let first = self.geometry.host_cluster(host).max(self.clusters);
+            let end = self.geometry.clusters(end);
+            let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+            avoided.push(first..end);
+        }
+        false
+    }
+
+    /// The runs of clusters beyond the file's end to which something leads, in order, none touching
+    /// another.
+    pub(in crate::formats::qcow2::check) fn avoided(&self) -> Vec<Range<u64>> {
+        let mut runs =
+            std::mem::take(&mut *self.avoided.lock().unwrap_or_else(PoisonError::into_inner));
+        runs.sort_unstable_by_key(|run| (run.start, run.end));
+        runs.dedup_by(|next, kept| {
+            let touching = next.start <= kept.end;
+            if touching {
+                kept.end = kept.end.max(next.end);
+            }
+            touching
+        });
+        runs
+    }
+
+    /// Whether a cluster's refcount is exactly 1, as far as COPIED flags are concerned.
+    pub(in crate::formats::qcow2::check) fn is_one(&self, cluster: u64) -> bool {
+        self.data_file || self.stored.is_one(cluster)
+    }
+
+    /// Holds a COPIED flag against the refcount of what the entry leads to.
+    pub(in crate::formats::qcow2::check) fn copied(
+        &self,
+        copied: bool,
+        host: HostOffset,
+        place: Place,
+        entry: u64,
+        times: u64,
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<()> {
+        let cluster = self.geometry.host_cluster(host);
+        let is_l1 = matches!(place, Place::L1 { .. });
+        let one = if is_l1 {
+            self.stored.is_one(cluster)
+        } else {
+            self.is_one(cluster)
+        };
+        if self.repairing || copied == one {
+            return Ok(());
+        }
+        let refcount = if one { 1 } else { self.stored.get(cluster)? };
+        found(Finding::Copied {
+            place,
+            entry,
+            refcount,
+            times,
+        });
+        Ok(())
+    }
+}
