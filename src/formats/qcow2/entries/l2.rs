@@ -138,9 +138,9 @@ impl L2Entry {
         }
     }
 
-    /// Where the entry leads when nothing that is wrong with it is held against it, as `check` has to
-    /// see it: reserved bits are ignored and offsets needn't be aligned. `data_file` says whether
-    /// clusters of data are in another file, where offset 0 is a place like any other.
+    /// Reads the entry without checking it, as `check` has to: reserved bits are ignored and offsets needn't
+    /// be aligned. `data_file` says that clusters of data are in another file, where offset 0 is a place like
+    /// any other.
     pub fn lead(self, geometry: Geometry, data_file: bool) -> L2Lead {
         if self.0 & COMPRESSED != 0 {
             return L2Lead::Compressed(self.compressed(geometry));

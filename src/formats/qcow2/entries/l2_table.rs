@@ -3,8 +3,41 @@
 use super::{L2Entry, OFFSET_MASK, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 
-/// An L2 table's entry for one cluster; the bitmap is there when entries have 16 bytes.
-pub type L2Slot = (L2Entry, Option<SubclusterBitmap>);
+/// An L2 table's place for one cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct L2Slot {
+    /// The entry.
+    pub entry: L2Entry,
+    /// The bitmap of subclusters, where entries have 16 bytes.
+    pub bitmap: Option<SubclusterBitmap>,
+}
+
+impl L2Slot {
+    /// The place of a cluster of which nothing is stored.
+    pub fn unallocated(geometry: Geometry) -> Self {
+        let bitmap = geometry.has_subclusters();
+        Self {
+            entry: L2Entry::default(),
+            bitmap: bitmap.then(SubclusterBitmap::default),
+        }
+    }
+
+    /// The place of a cluster without subclusters.
+    pub fn of_entry(entry: L2Entry) -> Self {
+        Self {
+            entry,
+            bitmap: None,
+        }
+    }
+
+    /// The place of a cluster with subclusters.
+    pub fn with_bitmap(entry: L2Entry, bitmap: SubclusterBitmap) -> Self {
+        Self {
+            entry,
+            bitmap: Some(bitmap),
+        }
+    }
+}
 
 /// An L2 table as stored: entries of 8 bytes, or of 16 with subclusters.
 #[derive(Debug, Clone)]
@@ -26,10 +59,13 @@ impl L2Table {
     pub fn get(&self, index: usize) -> Option<L2Slot> {
         if self.extended {
             let entry = self.words.get(2 * index..)?.first_chunk::<2>()?;
-            return Some((L2Entry(entry[0]), Some(SubclusterBitmap(entry[1]))));
+            return Some(L2Slot::with_bitmap(
+                L2Entry(entry[0]),
+                SubclusterBitmap(entry[1]),
+            ));
         }
         let word = self.words.get(index)?;
-        Some((L2Entry(*word), None))
+        Some(L2Slot::of_entry(L2Entry(*word)))
     }
 
     /// How many entries behind `index`, of at most so many, are the same but for an offset that grows
@@ -111,7 +147,7 @@ mod tests {
     fn extended_tables_have_pairs() {
         let geometry = Geometry::new(16, true, 4).unwrap();
         let table = L2Table::new(vec![1, 2, 3, 4], geometry);
-        let second = (L2Entry(3), Some(SubclusterBitmap(4)));
+        let second = L2Slot::with_bitmap(L2Entry(3), SubclusterBitmap(4));
         assert_eq!(table.get(1), Some(second));
         assert_eq!(table.get(2), None);
     }

@@ -188,11 +188,11 @@ impl Header {
         self.autoclear != 0
     }
 
-    /// Refuses what QEMU lets nobody go beyond looking at the header of: a data file that is raw where
-    /// there is none.
+    /// Rejects a raw-data-file bit without a data file. As in QEMU, such a header can be shown, and the
+    /// image can't be opened.
     ///
     /// # Errors
-    /// So it is.
+    /// Returns `data-file-raw requires a data file` if the bit is set and there is no data file.
     pub fn check_data_file_raw(&self) -> Result<()> {
         if self.has_autoclear(features::DATA_FILE_RAW)
             && !self.has_incompatible(features::DATA_FILE)

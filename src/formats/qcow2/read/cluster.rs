@@ -24,7 +24,7 @@ use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// What is needed to read a cluster, once it is known where it is.
-pub(in crate::formats::qcow2) struct Stored {
+pub(in crate::formats::qcow2) struct ClusterReader {
     /// Where the guest's data is: the image's own file, or its external data file.
     data: Arc<dyn Storage>,
     external: bool,
@@ -34,7 +34,7 @@ pub(in crate::formats::qcow2) struct Stored {
     cipher: Option<AesCbc>,
 }
 
-impl Stored {
+impl ClusterReader {
     /// For the image that `header` was read from; `cipher` decrypts its data.
     pub(in crate::formats::qcow2) fn new(
         data: Arc<dyn Storage>,
@@ -139,7 +139,7 @@ impl Stored {
         guest: GuestOffset,
         length: u64,
     ) -> Result<(ExtentKind, u64)> {
-        let (entry, bitmap) = slot;
+        let L2Slot { entry, bitmap } = slot;
         let target = self.target(entry, guest)?;
         let within = self.geometry.within_cluster(guest.0);
         let rest = self.geometry.cluster_size() - within;
@@ -261,7 +261,7 @@ impl Stored {
         length: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let L2Target::Compressed(range) = self.target(slot.0, guest)? else {
+        let L2Target::Compressed(range) = self.target(slot.entry, guest)? else {
             return Err(self.bad_entry(guest, &"not compressed any more"));
         };
         SCRATCH.with_borrow_mut(|scratch| {

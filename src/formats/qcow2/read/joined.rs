@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::cluster::Stored;
+use super::cluster::ClusterReader;
 use crate::error::Result;
 use crate::formats::qcow2::codec;
 use crate::formats::qcow2::entries::{CompressedRange, L2Table, L2Target};
@@ -25,7 +25,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::default();
 }
 
-impl Stored {
+impl ClusterReader {
     /// Reads the compressed clusters with which `buf` begins, as long as they stand close together in a file of
     /// `length` bytes and are whole in `buf`; gives how many bytes of `buf` that are. 0 where there are
     /// fewer than two, or where they can't be read together. `guest` is the start of a cluster, and `table` its L2
@@ -44,8 +44,7 @@ impl Stored {
         let most = buf.len() / geometry.cluster_len();
         let first = geometry.l2_index(guest);
         let targets = (first..).take(most).map_while(|index| {
-            let (entry, _) = table.get(index)?;
-            match self.target(entry, guest) {
+            match self.target(table.get(index)?.entry, guest) {
                 Ok(L2Target::Compressed(range)) if range.host.0 < length => Some(range),
                 _ => None,
             }

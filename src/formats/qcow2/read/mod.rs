@@ -16,7 +16,7 @@ pub mod tables;
 
 use std::sync::Arc;
 
-use self::cluster::Stored;
+use self::cluster::ClusterReader;
 use self::preallocated::Preallocated;
 use self::tables::Tables;
 use super::entries::L2Table;
@@ -32,7 +32,7 @@ use crate::units::{GuestOffset, SECTOR_SIZE};
 
 /// A qcow2 image open for reading, without its backing file.
 pub struct Qcow2Image {
-    stored: Stored,
+    clusters: ClusterReader,
     geometry: Geometry,
     size: u64,
     tables: Tables,
@@ -124,7 +124,7 @@ impl Qcow2Image {
             preallocated: Preallocated::new(Arc::clone(&storage), &header),
             holes: Holes::default(),
             tables: Tables::open(storage, &header, salvage)?,
-            stored: Stored::new(data, &header, cipher),
+            clusters: ClusterReader::new(data, &header, cipher),
             geometry: header.geometry(),
             size: header.size(),
             length,
@@ -142,8 +142,8 @@ impl Qcow2Image {
     /// How the guest's data is stored from `guest` on, and for how many bytes.
     fn part(&self, table: &L2Table, guest: GuestOffset) -> Result<(ExtentKind, u64)> {
         let slot = table.get(self.geometry.l2_index(guest));
-        let slot = slot.ok_or_else(|| self.stored.bad_entry(guest, &"beyond the L2 table"))?;
-        self.stored.part(slot, guest, self.length)
+        let slot = slot.ok_or_else(|| self.clusters.bad_entry(guest, &"beyond the L2 table"))?;
+        self.clusters.part(slot, guest, self.length)
     }
 
     /// How many bytes behind the cluster of `offset`, and before `end` or in its cluster, are stored in
@@ -186,14 +186,14 @@ impl Qcow2Image {
         Ok(extent)
     }
 
-    /// As [`Stored::read_joined`], from anywhere in a compressed cluster.
+    /// As [`ClusterReader::read_joined`], from anywhere in a compressed cluster.
     fn read_joined(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<usize> {
         if self.geometry.within_cluster(guest.0) != 0 || buf.len() < 2 * self.geometry.cluster_len()
         {
             return Ok(0);
         }
         match self.tables.l2(self.geometry.l1_index(guest))? {
-            Some(table) => self.stored.read_joined(&table, guest, self.length, buf),
+            Some(table) => self.clusters.read_joined(&table, guest, self.length, buf),
             None => Ok(0),
         }
     }
@@ -253,7 +253,7 @@ impl Image for Qcow2Image {
         if let (true, Some(host)) = (status.data, status.offset)
             && self.preallocated.looks_so()
         {
-            let (is_hole, length) = self.holes.at(self.stored.storage(), host.0)?;
+            let (is_hole, length) = self.holes.at(self.clusters.storage(), host.0)?;
             status.zero = is_hole;
             status.length = status.length.min(length);
         }
@@ -276,12 +276,12 @@ impl Image for Qcow2Image {
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.stored.plain_storage()
+        self.clusters.plain_storage()
     }
 
     /// A compressed cluster, before and after.
     fn memory_to_read(&self) -> usize {
-        2 * self.stored.geometry().cluster_len()
+        2 * self.clusters.geometry().cluster_len()
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
@@ -310,12 +310,14 @@ impl Image for Qcow2Image {
                 .split_at_mut_checked(length)
                 .ok_or_else(|| Error::invalid("extent longer than asked for"))?;
             match extent.kind {
-                ExtentKind::Data(host) => self.stored.read_data(guest, host, self.length, part)?,
+                ExtentKind::Data(host) => {
+                    self.clusters.read_data(guest, host, self.length, part)?
+                }
                 ExtentKind::Encoded => {
                     let table = self.tables.l2(self.geometry.l1_index(guest))?;
                     let slot = table.and_then(|table| table.get(self.geometry.l2_index(guest)));
                     let slot = slot.unwrap_or_default();
-                    self.stored
+                    self.clusters
                         .read_compressed(slot, guest, self.length, part)?;
                 }
                 ExtentKind::Zero { .. } | ExtentKind::Unallocated { .. } => part.fill(0),

@@ -321,7 +321,7 @@ mod tests {
     fn number(tables: &Tables, table: u64) -> Result<u64> {
         assert!(tables.l2(2 * table)?.is_none());
         let found = tables.l2(2 * table + 1)?.unwrap();
-        Ok((found.get(0).unwrap().0.0 >> 16) - 1)
+        Ok((found.get(0).unwrap().entry.0 >> 16) - 1)
     }
 
     /// Reads wait: a millisecond, and then for others.

@@ -18,9 +18,9 @@ use super::super::bitmaps::{Bitmap, read_bitmaps};
 use super::super::entries::{BitmapTableEntry, BitmapTarget, set_bitmap_bits};
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::Header;
+use super::dirty_ranges::DirtyRanges;
 use super::metadata::Metadata;
 use super::metadata_map::{MetadataMap, Structure};
-use super::written::Written;
 use crate::error::{Error, Result, printable};
 use crate::storage::Storage;
 use crate::units::HostOffset;
@@ -34,7 +34,7 @@ pub(super) struct Bitmaps {
     enabled: Vec<Bitmap>,
     /// Whether they are marked as in use.
     in_use: bool,
-    written: Written,
+    written: DirtyRanges,
 }
 
 /// A cluster of bits that changes.
@@ -92,7 +92,7 @@ impl Bitmaps {
             size: header.size(),
             enabled,
             in_use: false,
-            written: Written::new(finest.unwrap_or(1)),
+            written: DirtyRanges::new(finest.unwrap_or(1)),
         })
     }
 

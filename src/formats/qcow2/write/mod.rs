@@ -2,10 +2,10 @@
 //!
 //! - [`metadata`]: the tables, and the order in which changes of them are stored;
 //! - `refcounts`: who is free; `metadata_map`: what must never be written over;
-//! - `plan`: what a write means for each cluster; `zero`: zeroes and discards; `packed`: compressed
+//! - `plan`: what a write means for each cluster; `zero`: zeroes and discards; `compressed`: compressed
 //!   clusters;
-//! - `bitmaps`: what has been written, for the persistent bitmaps (`written`); `copy_bitmaps`: more of
-//!   those, for which the header has to have room (`header_room`);
+//! - `bitmaps`: what has been written, for the persistent bitmaps (`dirty_ranges`); `copy_bitmaps`: more of
+//!   those, for which the header has to have room (`header::room`);
 //! - `open`: which images may be written, and what is put right first.
 //!
 //! # Threads
@@ -32,15 +32,15 @@
 //! blocks, where metadata is, and what each call carries (at most 2 MiB and two clusters).
 
 mod bitmaps;
+mod compressed;
 mod copy_bitmaps;
+mod dirty_ranges;
 mod metadata;
 mod metadata_map;
 mod open;
-mod packed;
 mod plan;
 mod refcounts;
 mod table_cache;
-mod written;
 mod zero;
 
 use std::cell::RefCell;
@@ -56,7 +56,7 @@ use self::metadata::Metadata;
 use self::plan::Piece;
 use super::entries::L2Slot;
 use super::geometry::Geometry;
-use super::read::cluster::Stored;
+use super::read::cluster::ClusterReader;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::units::{GuestOffset, SECTOR_SIZE};
@@ -66,7 +66,7 @@ const STEP: u64 = 2 << 20;
 
 /// A qcow2 image open for reading and writing; see the module's text.
 pub struct WritableQcow2 {
-    stored: Stored,
+    clusters: ClusterReader,
     geometry: Geometry,
     size: u64,
     zero_flag: bool,
@@ -178,7 +178,7 @@ impl WritableQcow2 {
         state.will_change(&range)?;
         let planned = plan::plan(
             &mut state.metadata,
-            &self.stored,
+            &self.clusters,
             self.geometry,
             range.clone(),
         );
@@ -191,7 +191,7 @@ impl WritableQcow2 {
         let mut state = self.lock();
         state.busy.retain(|busy| *busy != clusters);
         let done = match written {
-            Ok(()) => plan::refer(&mut state.metadata, &self.stored, &pieces)
+            Ok(()) => plan::refer(&mut state.metadata, &self.clusters, &pieces)
                 .map_err(|error| state.metadata.fail(error)),
             Err(error) => {
                 plan::abandon(&mut state.metadata, &pieces);
@@ -227,8 +227,8 @@ impl WritableQcow2 {
         let data = data.ok_or_else(|| Error::invalid("a plan for other data"))?;
         let host = first.host.0;
         let written = host + (whole.end - whole.start);
-        let storage = self.stored.storage();
-        let cipher = self.stored.cipher();
+        let storage = self.clusters.storage();
+        let cipher = self.clusters.cipher();
         if cipher.is_none() && whole == asked {
             storage.write_at(host, data)?;
             self.length.fetch_max(written, Ordering::Relaxed);
@@ -262,7 +262,7 @@ impl WritableQcow2 {
         let mut rest = buf;
         while !rest.is_empty() {
             let guest = GuestOffset(start);
-            let (kind, bytes) = self.stored.part(slot, guest, length)?;
+            let (kind, bytes) = self.clusters.part(slot, guest, length)?;
             let bytes = relative(bytes, 0).min(rest.len());
             let (part, after) = rest.split_at_mut(bytes);
             self.read_part(kind, slot, guest, part)?;
@@ -281,8 +281,8 @@ impl WritableQcow2 {
     ) -> Result<()> {
         let length = self.length.load(Ordering::Relaxed);
         match kind {
-            ExtentKind::Data(host) => self.stored.read_data(guest, host, length, buf),
-            ExtentKind::Encoded => self.stored.read_compressed(slot, guest, length, buf),
+            ExtentKind::Data(host) => self.clusters.read_data(guest, host, length, buf),
+            ExtentKind::Encoded => self.clusters.read_compressed(slot, guest, length, buf),
             ExtentKind::Zero { .. } => {
                 buf.fill(0);
                 Ok(())
@@ -316,12 +316,12 @@ impl WritableQcow2 {
             return Ok((ExtentKind::Unallocated { kept: None }, gap - guest.0, slot));
         }
         let end = self.step_end(guest.0, end, u64::MAX);
-        let (kind, mut length) = self.stored.part(slot, guest, file)?;
+        let (kind, mut length) = self.clusters.part(slot, guest, file)?;
         while kind != ExtentKind::Encoded && guest.0 + length < end {
             let next = GuestOffset(guest.0 + length);
             let slot = metadata.slot(next)?;
             // An entry that is in error ends the extent; whoever reads it is told.
-            match self.stored.part(slot, next, file) {
+            match self.clusters.part(slot, next, file) {
                 Ok((next, more)) if next == kind.after(length) => length += more,
                 _ => break,
             }
@@ -386,7 +386,7 @@ impl WritableImage for WritableQcow2 {
 
     /// To encrypt is a part of writing here, and worth several threads.
     fn writes_serially(&self) -> bool {
-        self.stored.cipher().is_none() && self.stored.storage().writes_serially()
+        self.clusters.cipher().is_none() && self.clusters.storage().writes_serially()
     }
 
     fn check_compression(&self) -> Result<()> {

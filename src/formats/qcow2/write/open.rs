@@ -15,7 +15,7 @@ use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
 use super::super::{missing_secret, repair_dirty};
 use super::bitmaps::Bitmaps;
-use super::metadata::{Metadata, Parts};
+use super::metadata::{Metadata, MetadataParts};
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
 use super::{State, WritableQcow2};
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::formats::Image;
 use crate::formats::qcow2::header::features;
 use crate::formats::qcow2::header::fields;
-use crate::formats::qcow2::read::cluster::Stored;
+use crate::formats::qcow2::read::cluster::ClusterReader;
 use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
 use crate::units::HostOffset;
@@ -91,7 +91,7 @@ impl WritableQcow2 {
         let data = data.unwrap_or(storage);
         let length = data.len()?;
         Ok(Self {
-            stored: Stored::new(data, header, cipher),
+            clusters: ClusterReader::new(data, header, cipher),
             is_external: header.has_incompatible(features::DATA_FILE),
             is_raw: kept & features::DATA_FILE_RAW != 0,
             geometry: header.geometry(),
@@ -133,7 +133,7 @@ pub(super) fn open_state(
             storage.flush()?;
         }
     }
-    let parts = Parts {
+    let parts = MetadataParts {
         storage: Arc::clone(storage),
         data,
         geometry,

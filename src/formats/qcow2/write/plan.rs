@@ -15,7 +15,7 @@ use super::super::entries::{
 use super::super::geometry::Geometry;
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::read::cluster::Stored;
+use crate::formats::qcow2::read::cluster::ClusterReader;
 use crate::units::{GuestOffset, HostOffset};
 
 /// What is written to one cluster.
@@ -50,7 +50,7 @@ struct Found {
 /// Damaged metadata; what keeps clusters from being had. Then none are handed out.
 pub(super) fn plan(
     metadata: &mut Metadata,
-    stored: &Stored,
+    clusters: &ClusterReader,
     geometry: Geometry,
     range: Range<u64>,
 ) -> Result<Vec<Piece>> {
@@ -61,11 +61,18 @@ pub(super) fn plan(
         let left = geometry.cluster_size() - geometry.within_cluster(start);
         let wanted = start..range.end.min(start.saturating_add(left));
         start = wanted.end;
-        found.push(find(metadata, stored, wanted, owns_table)?);
+        found.push(find(metadata, clusters, wanted, owns_table)?);
     }
     let mut pieces = Vec::with_capacity(found.len());
     let mut spare = 0..0;
-    let planned = place(metadata, stored, geometry, &found, &mut spare, &mut pieces);
+    let planned = place(
+        metadata,
+        clusters,
+        geometry,
+        &found,
+        &mut spare,
+        &mut pieces,
+    );
     if let Err(error) = planned {
         abandon(metadata, &pieces);
         // What can't be given back is a leak, and the first error is the one to tell.
@@ -86,7 +93,11 @@ pub(super) fn abandon(metadata: &mut Metadata, pieces: &[Piece]) {
 ///
 /// # Errors
 /// As [`Metadata::set_slot`].
-pub(super) fn refer(metadata: &mut Metadata, stored: &Stored, pieces: &[Piece]) -> Result<()> {
+pub(super) fn refer(
+    metadata: &mut Metadata,
+    clusters: &ClusterReader,
+    pieces: &[Piece],
+) -> Result<()> {
     for piece in pieces {
         let Some(new) = piece.new else {
             continue;
@@ -94,7 +105,7 @@ pub(super) fn refer(metadata: &mut Metadata, stored: &Stored, pieces: &[Piece]) 
         let guest = GuestOffset(piece.guest.start);
         metadata.set_slot(guest, new)?;
         if piece.fresh.is_some() {
-            metadata.free_target(stored.target(piece.old.0, guest)?, false)?;
+            metadata.free_target(clusters.target(piece.old.entry, guest)?, false)?;
         }
     }
     Ok(())
@@ -102,13 +113,13 @@ pub(super) fn refer(metadata: &mut Metadata, stored: &Stored, pieces: &[Piece]) 
 
 fn find(
     metadata: &mut Metadata,
-    stored: &Stored,
+    clusters: &ClusterReader,
     wanted: Range<u64>,
     owns_table: bool,
 ) -> Result<Found> {
     let guest = GuestOffset(wanted.start);
     let slot = metadata.slot(guest)?;
-    let target = stored.target(slot.0, guest)?;
+    let target = clusters.target(slot.entry, guest)?;
     let owned = match target {
         L2Target::Data { host, copied }
         | L2Target::Zero {
@@ -130,7 +141,7 @@ fn find(
 /// Gives each cluster its place.
 fn place(
     metadata: &mut Metadata,
-    stored: &Stored,
+    clusters: &ClusterReader,
     geometry: Geometry,
     found: &[Found],
     spare: &mut Range<u64>,
@@ -153,8 +164,8 @@ fn place(
                 (host, Some(number))
             }
         };
-        let (guest, new) = match cluster.slot.1 {
-            Some(bitmap) => with_subclusters(stored, geometry, cluster, bitmap, host)?,
+        let (guest, new) = match cluster.slot.bitmap {
+            Some(bitmap) => with_subclusters(clusters, geometry, cluster, bitmap, host)?,
             None => whole(geometry, cluster, host),
         };
         let within = geometry.within_cluster(guest.start);
@@ -176,13 +187,13 @@ fn whole(geometry: Geometry, cluster: &Found, host: HostOffset) -> (Range<u64>, 
         return (wanted, None);
     }
     let start = wanted.start - geometry.within_cluster(wanted.start);
-    let slot = (L2Entry::to_data(host), None);
+    let slot = L2Slot::of_entry(L2Entry::to_data(host));
     (start..start + geometry.cluster_size(), Some(slot))
 }
 
 /// What is written to a cluster with subclusters, and its new entry.
 fn with_subclusters(
-    stored: &Stored,
+    clusters: &ClusterReader,
     geometry: Geometry,
     cluster: &Found,
     bitmap: SubclusterBitmap,
@@ -190,7 +201,7 @@ fn with_subclusters(
 ) -> Result<(Range<u64>, Option<L2Slot>)> {
     let wanted = cluster.wanted.clone();
     let guest = GuestOffset(wanted.start);
-    let bad = |why: EntryError| stored.bad_entry(guest, &why);
+    let bad = |why: EntryError| clusters.bad_entry(guest, &why);
     let start = wanted.start - geometry.within_cluster(wanted.start);
     let size = geometry.subcluster_size();
     let first = geometry.subcluster_index(guest);
@@ -239,5 +250,6 @@ fn with_subclusters(
         let written = (lowest..=highest).contains(&number);
         bitmap = bitmap.with(number, if written { Subcluster::Data } else { state });
     }
-    Ok((from..to, Some((L2Entry::to_data(host), Some(bitmap)))))
+    let slot = L2Slot::with_bitmap(L2Entry::to_data(host), bitmap);
+    Ok((from..to, Some(slot)))
 }

@@ -56,7 +56,9 @@ impl WritableQcow2 {
             let is_hole = match is_hole {
                 Some(is_hole) => is_hole,
                 None => *is_hole.insert(
-                    self.is_external && may_unmap && self.stored.storage().punch(inner.clone())?,
+                    self.is_external
+                        && may_unmap
+                        && self.clusters.storage().punch(inner.clone())?,
                 ),
             };
             // An external data file that is raw holds every byte of the disk; it must go on to.
@@ -110,7 +112,7 @@ impl WritableQcow2 {
     ) -> Result<bool> {
         let guest = GuestOffset(part.start);
         let slot = metadata.slot(guest)?;
-        let target = self.stored.target(slot.0, guest)?;
+        let target = self.clusters.target(slot.entry, guest)?;
         if !self.zero_flag {
             if target == L2Target::Unallocated && self.backing.is_none() {
                 return Ok(true);
@@ -118,7 +120,7 @@ impl WritableQcow2 {
             if !may_unmap || self.backing.is_some() {
                 return Ok(false);
             }
-            let empty = (L2Entry::default(), None);
+            let empty = L2Slot::default();
             self.replace(metadata, guest, target, empty, true)?;
             return Ok(true);
         }
@@ -131,7 +133,7 @@ impl WritableQcow2 {
             } if !may_unmap => metadata.owns_data(host, copied)? && metadata.owns_l2(guest)?,
             _ => false,
         };
-        let Some(bitmap) = slot.1 else {
+        let Some(bitmap) = slot.bitmap else {
             let host = match target {
                 L2Target::Data { host, .. }
                 | L2Target::Zero {
@@ -139,7 +141,7 @@ impl WritableQcow2 {
                 } => Some(host).filter(|_| keeps),
                 _ => None,
             };
-            let new = (L2Entry::to_zero(host), None);
+            let new = L2Slot::of_entry(L2Entry::to_zero(host));
             if new == slot {
                 return Ok(true);
             }
@@ -151,7 +153,7 @@ impl WritableQcow2 {
             return Ok(true);
         };
         if is_whole && !keeps {
-            let new = (L2Entry::default(), Some(SubclusterBitmap::ALL_ZERO));
+            let new = L2Slot::with_bitmap(L2Entry::default(), SubclusterBitmap::ALL_ZERO);
             if new != slot {
                 self.replace(metadata, guest, target, new, may_unmap)?;
             }
@@ -167,7 +169,7 @@ impl WritableQcow2 {
             zeroed = zeroed.with(number, Subcluster::Zero);
         }
         if zeroed != bitmap {
-            metadata.set_slot(guest, (slot.0, Some(zeroed)))?;
+            metadata.set_slot(guest, L2Slot::with_bitmap(slot.entry, zeroed))?;
         }
         Ok(true)
     }
@@ -239,7 +241,7 @@ impl WritableQcow2 {
 
     fn discard_cluster(&self, metadata: &mut Metadata, guest: GuestOffset) -> Result<()> {
         let slot = metadata.slot(guest)?;
-        let target = self.stored.target(slot.0, guest)?;
+        let target = self.clusters.target(slot.entry, guest)?;
         let is_stored = !matches!(
             target,
             L2Target::Unallocated | L2Target::Zero { kept: None }
@@ -247,10 +249,10 @@ impl WritableQcow2 {
         if !is_stored && (self.backing.is_none() || target != L2Target::Unallocated) {
             return Ok(());
         }
-        let new = match slot.1 {
-            Some(_) => (L2Entry::default(), Some(SubclusterBitmap::ALL_ZERO)),
-            None if self.zero_flag => (L2Entry::to_zero(None), None),
-            None => (L2Entry::default(), None),
+        let new = match slot.bitmap {
+            Some(_) => L2Slot::with_bitmap(L2Entry::default(), SubclusterBitmap::ALL_ZERO),
+            None if self.zero_flag => L2Slot::of_entry(L2Entry::to_zero(None)),
+            None => L2Slot::default(),
         };
         self.replace(metadata, guest, target, new, true)
     }

@@ -61,7 +61,7 @@ struct Freed {
 
 /// What opening an image found out; see [`super::open`].
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct MetadataParts {
     pub(super) storage: Arc<dyn Storage>,
     /// The external data file, where there is one.
     pub(super) data: Option<Arc<dyn Storage>>,
@@ -76,7 +76,7 @@ pub(super) struct Parts {
     pub(super) map: MetadataMap,
 }
 
-impl Parts {
+impl MetadataParts {
     fn flush(&self) -> Result<()> {
         if !self.flush {
             return Ok(());
@@ -91,7 +91,7 @@ impl Parts {
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Metadata {
-    parts: Parts,
+    parts: MetadataParts,
     l2: TableCache,
     /// Sectors of the L1 table that differ from what is stored.
     l1_changed: BTreeSet<usize>,
@@ -107,7 +107,7 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: MetadataParts) -> Self {
         let table_bytes = parts.geometry.cluster_len();
         Self {
             parts,
@@ -225,8 +225,7 @@ impl Metadata {
     pub(super) fn slot(&mut self, guest: GuestOffset) -> Result<L2Slot> {
         let l1_index = self.parts.geometry.l1_index(guest);
         if !self.load_l2(l1_index)? {
-            let bitmap = self.parts.geometry.has_subclusters();
-            return Ok((L2Entry::default(), bitmap.then(SubclusterBitmap::default)));
+            return Ok(L2Slot::unallocated(self.parts.geometry));
         }
         let place = self.place_in_l2(guest);
         let table = self.l2.get(l1_index);
@@ -475,8 +474,8 @@ impl Metadata {
     /// As [`own_l2`](Self::own_l2).
     pub(super) fn set_slot(&mut self, guest: GuestOffset, slot: L2Slot) -> Result<()> {
         self.own_l2(guest)?;
-        let mut bytes = slot.0.0.to_be_bytes().to_vec();
-        if let Some(bitmap) = slot.1 {
+        let mut bytes = slot.entry.0.to_be_bytes().to_vec();
+        if let Some(bitmap) = slot.bitmap {
             bytes.extend(bitmap.0.to_be_bytes());
         }
         let place = self.place_in_l2(guest);

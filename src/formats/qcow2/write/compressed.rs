@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::super::entries::{L2Entry, SubclusterBitmap};
+use super::super::entries::{L2Entry, L2Slot, SubclusterBitmap};
 use super::metadata::Metadata;
 use super::{WritableQcow2, relative};
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ impl WritableQcow2 {
     /// # Errors
     /// It is encrypted, or its data is in an external data file.
     pub(super) fn check_compressible(&self) -> Result<()> {
-        let other = if self.stored.cipher().is_some() {
+        let other = if self.clusters.cipher().is_some() {
             "encryption"
         } else if self.is_external {
             "an external data file are"
@@ -78,7 +78,7 @@ impl WritableQcow2 {
             } else {
                 data
             };
-            if !compress(self.stored.compression(), data, packed)? {
+            if !compress(self.clusters.compression(), data, packed)? {
                 return Ok(false);
             }
             self.write_packed(range, packed)?;
@@ -98,7 +98,7 @@ impl WritableQcow2 {
         state.busy.push(clusters.clone());
         drop(state);
 
-        let written = self.stored.storage().write_at(host.0, packed);
+        let written = self.clusters.storage().write_at(host.0, packed);
         self.length.fetch_max(host.0 + length, Ordering::Relaxed);
 
         let mut state = self.lock();
@@ -132,11 +132,11 @@ impl WritableQcow2 {
     ) -> Result<()> {
         let guest = GuestOffset(range.start);
         let old = metadata.slot(guest)?;
-        let old = self.stored.target(old.0, guest)?;
+        let old = self.clusters.target(old.entry, guest)?;
         // Compressed clusters have no subclusters.
         let bitmap = self.geometry.has_subclusters();
         let bitmap = bitmap.then(SubclusterBitmap::default);
-        metadata.set_slot(guest, (entry, bitmap))?;
+        metadata.set_slot(guest, L2Slot { entry, bitmap })?;
         metadata.free_target(old, false)
     }
 }

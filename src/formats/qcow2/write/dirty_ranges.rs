@@ -11,14 +11,14 @@ const MOST_PARTS: usize = 1 << 16;
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct DirtyRanges {
     /// What parts start and end at multiples of, in bytes; a power of two.
     unit: u64,
     /// Disjoint, and not neighbours: start → end.
     parts: BTreeMap<u64, u64>,
 }
 
-impl Written {
+impl DirtyRanges {
     /// Nothing; what nobody asks about in finer steps than `unit`, a power of two.
     pub(super) fn new(unit: u64) -> Self {
         Self {
@@ -74,13 +74,13 @@ impl Written {
 mod tests {
     use super::*;
 
-    fn all(written: &Written) -> Vec<Range<u64>> {
+    fn all(written: &DirtyRanges) -> Vec<Range<u64>> {
         written.within(0..u64::MAX).collect()
     }
 
     #[test]
     fn parts_are_joined_and_found() {
-        let mut written = Written::new(16);
+        let mut written = DirtyRanges::new(16);
         for part in [100..101, 0..16, 33..34, 17..18, 200..200, 90..97] {
             written.add(&part);
         }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn too_many_are_taken_more_coarsely() {
-        let mut written = Written::new(16);
+        let mut written = DirtyRanges::new(16);
         for number in 0..1 + MOST_PARTS as u64 {
             written.add(&(number * 64..number * 64 + 1));
         }
