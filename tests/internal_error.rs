@@ -5,13 +5,12 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 
 use cowhide::convert::{Settings, copy};
 use cowhide::error::Result;
 use cowhide::formats::raw::NewRaw;
 use cowhide::formats::{Extent, ExtentKind, Image, Preallocation};
-use cowhide::storage::{CacheMode, UnfinishedFile};
+use cowhide::storage::{CacheMode, Unfinished as _, UnfinishedFile};
 use cowhide::units::{GuestOffset, HostOffset};
 
 /// Where the program under test finds what it is to make.
@@ -45,7 +44,7 @@ impl Image for Faulty {
 
 fn convert(target: &Path, workers: usize) -> Result<()> {
     let mut file = UnfinishedFile::create(target, CacheMode::Unsafe, |_| Ok(()))?;
-    let storage = Arc::new(file.take_storage()?);
+    let storage = file.take_storage()?;
     let new = NewRaw::create(storage, SIZE, Preallocation::Off, false)?;
     let settings = Settings {
         workers: NonZeroUsize::new(workers).unwrap(),

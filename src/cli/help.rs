@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
-use crate::commands::Protocol;
 use crate::formats::FORMATS;
+use crate::storage::PROTOCOLS;
 
 /// The `qemu-img` whose behaviour this version has, for scripts that compare versions.
 const COMPATIBLE_WITH: &str = "10.0.2";
@@ -53,7 +53,8 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
     // The older line has formats only, the newer list what else `-f` and `-O` take, too.
-    formats.extend([Protocol::File, Protocol::HostDevice].map(Protocol::name));
+    let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
+    formats.extend(protocols.map(|protocol| protocol.name()));
     formats.sort_unstable();
     let _ = writeln!(
         text,

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::args::CommonArgs;
 use super::{Failure, complain, print, warn_of_short, warn_with_help};
 use crate::commands::{
-    Driver, Existing, Names, Protocol, Purpose, Sharing, Source, Target, file_name, image_name,
+    Driver, Existing, Names, Purpose, Sharing, Source, Target, file_name, image_name,
 };
 use crate::crypto::Secrets;
 use crate::error::Error;
@@ -253,16 +253,12 @@ pub(super) fn existing_target<'a>(
     let window = source.stated.window.as_ref().map(|(window, _)| *window);
     let mut windows = source.windows;
     windows.extend(window);
-    let protocol = match image_opts {
-        true => source.is_device.then_some(Protocol::HostDevice),
-        false => Protocol::from_name(format_name),
-    };
     Ok(Target {
         path: source.path,
         name: source.name,
-        driver: match protocol {
-            Some(protocol) => Driver::Protocol(protocol),
-            None => Driver::Format(format),
+        driver: match source.protocol {
+            Some(protocol) if source.is_bare => Driver::Protocol(protocol),
+            _ => Driver::Format(format),
         },
         options: Values::default(),
         secret: Ok(source.secret),
@@ -278,6 +274,8 @@ pub(super) fn existing_target<'a>(
             sharing: source.sharing,
             data_file: source.data_file,
             below: source.below,
+            protocol: source.protocol,
+            protocol_options: source.protocol_options,
         }),
         windows,
         names: FOLLOW,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::PersistentBitmap;
 use crate::formats::driver::{Load, Plan};
 use crate::formats::{Image as _, ImageFile, smaller_than_input};
-use crate::storage::{Access, FileStorage};
+use crate::storage::{Access, Opening, Storage, list};
 
 /// The bitmaps of a source.
 pub(super) struct Taken {
@@ -68,7 +68,8 @@ impl Taken {
                 false => Err(no_support()),
             };
         }
-        let file = FileStorage::open(&target.path, Access::Read, target.cache)?;
+        let opening = Opening::new(Access::Read, target.cache);
+        let file = open(target, opening)?;
         let image = load(target, file).map_err(|error| could_not_open(&target.name, error))?;
         let bitmaps = image.bitmaps().ok_or_else(no_support)?;
         let size = image.size();
@@ -100,11 +101,12 @@ impl Taken {
     /// What keeps them from being stored.
     pub(super) fn copy(&self, target: &Target<'_>, written: &Written) -> Result<()> {
         let copy = || {
+            let opening = Opening::new(Access::ReadWrite, target.cache);
             let file = match written.handle() {
-                Some(handle) => handle.open(Access::ReadWrite, target.cache)?,
-                None => FileStorage::open(&target.path, Access::ReadWrite, target.cache)?,
+                Some(handle) => handle.reopen(opening)?,
+                None => open(target, opening)?,
             };
-            target.lock(&file)?;
+            target.lock(file.as_ref())?;
             let image = load(target, file)?;
             let bitmaps = image
                 .bitmaps()
@@ -117,8 +119,14 @@ impl Taken {
     }
 }
 
+/// Opens the file of a target that exists.
+fn open(target: &Target<'_>, opening: Opening) -> Result<Arc<dyn Storage>> {
+    let (protocol, options) = target.protocol();
+    list::open(protocol, &target.path, options, opening)
+}
+
 /// Reads the header of a target.
-fn load(target: &Target<'_>, file: FileStorage) -> Result<Box<dyn ImageFile>> {
-    let storage = inside(Arc::new(file), &target.windows)?;
+fn load(target: &Target<'_>, file: Arc<dyn Storage>) -> Result<Box<dyn ImageFile>> {
+    let storage = inside(file, &target.windows)?;
     target.format().load(storage, Load::Use)
 }

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 
 use serde_json::{Map, json};
 
-use super::stated::PROTOCOLS;
-use super::{Below, RawNode, Sharing, Source, Stated, Warn, file_name};
+use super::{Below, RawNode, Sharing, Source, Stated, Warn};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::options::{Tree, Value, list, qemu_json};
-use crate::storage::WindowRange;
+use crate::options::json::PREFIX;
+use crate::options::{Kind, Tree, Value, Values, list, qemu_json};
+use crate::storage::{Protocol, WindowRange};
 
 /// An image, and what `info` calls it.
 pub(super) struct Node<'a> {
@@ -44,12 +44,13 @@ pub(super) fn image<'a>(
 ) -> Result<Node<'a>> {
     refuse_repeated_names(&tree)?;
     let driver = driver(&mut tree);
-    if let Some(driver) = driver.as_deref().filter(|name| PROTOCOLS.contains(name)) {
+    if let Some(driver) = driver.as_deref().and_then(Protocol::from_name) {
         let file = protocol(tree, driver)?;
         let source = Source {
             sharing: file.common.sharing,
             is_read_only: file.common.is_read_only,
-            is_device: file.is_device,
+            protocol: Some(file.protocol),
+            protocol_options: file.options,
             is_bare: true,
             stated: Stated {
                 needs_direct: file.common.needs_direct(),
@@ -73,7 +74,8 @@ pub(super) fn image<'a>(
         is_read_only: common.is_read_only,
         windows: file.windows,
         between: file.nodes,
-        is_device: file.is_device,
+        protocol: Some(file.protocol),
+        protocol_options: file.options,
         stated: Stated {
             needs_direct: common.needs_direct(),
             ..Stated::default()
@@ -127,8 +129,9 @@ struct Holder {
     /// The raw nodes that it is made of, from the file on.
     nodes: Vec<RawNode>,
     common: Common,
-    /// Whether an option says that it is a device.
-    is_device: bool,
+    protocol: Protocol,
+    /// The options of that protocol.
+    options: Values,
     /// Whether it is the file itself.
     direct: bool,
     shown: serde_json::Value,
@@ -147,8 +150,7 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
         )));
     }
     match driver(&mut tree).as_deref() {
-        None => protocol(tree, "file"),
-        Some(name) if PROTOCOLS.contains(&name) => protocol(tree, name),
+        None => protocol(tree, Protocol::FILE),
         Some("raw") => {
             let mut below = storage(&mut tree, "file")?;
             below.common = common(&mut tree, true)?.over(below.common);
@@ -177,40 +179,54 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
         Some(name) if Format::from_name(name).is_some() => Err(Error::unsupported(format!(
             "an image inside a '{name}' image is not supported by this version"
         ))),
-        Some(other) => Err(unknown_driver(other)),
+        Some(other) => match Protocol::from_name(other) {
+            Some(driver) => protocol(tree, driver),
+            None => Err(unknown_driver(other)),
+        },
     }
 }
 
-/// Reads the rest of the node of a file or device.
-fn protocol(mut tree: Tree, driver: &str) -> Result<Holder> {
-    let path = tree.take_name("filename").filter(|name| !name.is_empty());
-    let path = path.map(PathBuf::from).ok_or_else(|| {
-        Error::invalid(format!("The '{driver}' block driver requires a file name"))
-    })?;
-    file_name::inherited(&path)?;
-    let filename = path.to_string_lossy().into_owned();
+/// Reads the rest of a protocol's node.
+fn protocol(mut tree: Tree, protocol: Protocol) -> Result<Holder> {
     let mut common = common(&mut tree, true)?;
-    if one_of(&mut tree, "locking", &["auto", "on", "off"])?.as_deref() == Some("off") {
+    let mut shown = Map::new();
+    for key in protocol.shown_options() {
+        if let Some(value) = tree.get(key) {
+            shown.insert((*key).into(), value.to_json());
+        }
+    }
+    let options = Values::of_tree(&[protocol.open_options()], &mut tree)?;
+    for spec in protocol.open_options() {
+        // JSON may have a number for a name; it means what it looks like.
+        if let (Kind::Text, Some(value)) = (spec.kind, shown.get_mut(spec.name)) {
+            *value = options.text(spec.name).into();
+        }
+    }
+    let stipulations = protocol.check(&options)?;
+    nothing_left(&tree, |key| {
+        let name = protocol.name();
+        format!("Block protocol '{name}' doesn't support the option '{key}'")
+    })?;
+    if stipulations.is_unlocked {
         common.sharing = Sharing::Unlocked;
     }
-    let aio = one_of(&mut tree, "aio", &["threads", "native", "io_uring"])?;
-    common.is_native = aio.as_deref() == Some("native");
-    for key in ["drop-cache", "x-check-cache-dropped"] {
-        tree.take_switch(key)?;
-    }
-    tree.take_size("aio-max-batch")?;
-    nothing_left(&tree, |key| {
-        format!("Block protocol '{driver}' doesn't support the option '{key}'")
-    })?;
+    common.is_native = stipulations.is_native;
+    shown.insert("driver".into(), json!(protocol.name()));
+    let shown = serde_json::Value::from(shown);
+    let path = match stipulations.path {
+        Some(path) => path,
+        None => format!("{PREFIX}{}", qemu_json::one_line(&shown)?).into(),
+    };
     Ok(Holder {
+        filename: path.to_string_lossy().into_owned(),
+        direct: options.name("filename").is_some(),
         path,
         windows: Vec::new(),
         nodes: Vec::new(),
         common,
-        is_device: driver != "file",
-        direct: true,
-        shown: json!({"driver": driver, "filename": filename}),
-        filename,
+        protocol,
+        options,
+        shown,
     })
 }
 
@@ -259,7 +275,7 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Below<
     if stored {
         // The name is the image's; the rest is read as of any other.
         let driver = tree.get("driver").cloned().and_then(Value::into_text);
-        let is_file = driver.is_some_and(|name| PROTOCOLS.contains(&name.as_str()));
+        let is_file = driver.is_some_and(|name| Protocol::from_name(&name).is_some());
         let key = if is_file { "filename" } else { "file.filename" };
         tree.put(key, "backing file");
     }

@@ -8,10 +8,8 @@ use super::block_node::{self, Node, Shown};
 use super::{Source, Warn, file_name};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result, printable};
+use crate::options::json::PREFIX;
 use crate::options::{Tree, qemu_json, tree};
-
-/// The start of a name that is a tree of options.
-pub(super) const JSON: &str = "json:";
 
 /// An existing image from its name and the format that `-f` stated, and the name by which `info`
 /// shows it.
@@ -26,7 +24,7 @@ pub fn by_name<'a>(
 ) -> Result<(Source<'a>, String)> {
     let text = name.to_string_lossy().into_owned();
     let source = || {
-        if text.starts_with(JSON) {
+        if text.starts_with(PREFIX) {
             return by_json(name, stated, secrets, warn);
         }
         let path = file_name::file(name)?;
@@ -69,7 +67,7 @@ fn by_json<'a>(
     let text = name
         .to_str()
         .ok_or_else(|| not_parsed(Error::invalid("they are not UTF-8")))?;
-    let json = text.strip_prefix(JSON).unwrap_or_default();
+    let json = text.strip_prefix(PREFIX).unwrap_or_default();
     let mut tree = Tree::from_json(json).map_err(|error| {
         if error.to_string() == tree::NO_OBJECT {
             return error;
@@ -102,7 +100,7 @@ pub fn by_options<'a>(
 fn finish(node: Node<'_>) -> Result<(Source<'_>, String)> {
     let shown = match node.shown {
         Shown::Plain(name) => name,
-        Shown::Json(json) => format!("{JSON}{}", qemu_json::one_line(&json)?),
+        Shown::Json(json) => format!("{PREFIX}{}", qemu_json::one_line(&json)?),
     };
     Ok((node.source, shown))
 }

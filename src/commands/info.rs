@@ -14,7 +14,7 @@ use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{Format, ImageFile};
-use crate::storage::{Identity, Storage};
+use crate::storage::{Identity, Protocol, Storage};
 use crate::units::SECTOR_SIZE;
 
 /// Looks at an image and at those below it, top first; `shown` is what the report calls the first.
@@ -130,7 +130,9 @@ fn describe_file(opened: &Opened, source: &Source<'_>) -> Result<ImageInfo> {
     let actual_size = file.allocated()?;
     let path = source.path.to_string_lossy().into_owned();
     let mut below = ImageInfo::new(path, file.driver(), length, actual_size);
-    below.format_specific = Some(Specific::nothing("file"));
+    let protocol = Protocol::from_name(file.driver());
+    let specific = protocol.and_then(|protocol| protocol.specific());
+    below.format_specific = specific.map(Specific::nothing);
     if source.is_bare {
         return Ok(below);
     }

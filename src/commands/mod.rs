@@ -29,7 +29,7 @@ mod target;
 
 pub use crate::storage::{Purpose, Sharing};
 pub use names::{Names, Warn};
-pub use protocol::{Driver, Protocol};
+pub use protocol::Driver;
 pub use source::{Below, RawNode, Source};
 pub use stated::Stated;
 pub use target::{Existing, Target};

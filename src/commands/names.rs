@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use super::file_name::{self, beside};
 use super::{Source, image_name};
 use crate::error::{Error, Result, printable};
+use crate::options::json;
 
 /// Is told what is to be known although nothing is wrong: a line, and lines that help with it.
 pub type Warn = fn(&str, &str);
@@ -42,7 +43,7 @@ impl Names {
         format: Option<&str>,
     ) -> Result<Source<'static>> {
         self.check(name, "backing file")?;
-        if let (Self::Follow(warn), true) = (self, name.starts_with(image_name::JSON.as_bytes())) {
+        if let (Self::Follow(warn), true) = (self, name.starts_with(json::PREFIX.as_bytes())) {
             let text = std::str::from_utf8(name)
                 .map_err(|_| Error::invalid("Could not parse the JSON options: not UTF-8"))?;
             return image_name::found_inside(text, format, warn);

@@ -14,7 +14,10 @@ use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Load, Parts, StatedOptions};
 use crate::formats::snapshots::SnapshotName;
 use crate::formats::{self, Chain, Format, Image, ImageFile};
-use crate::storage::{Access, CacheMode, FileStorage, Handle, Storage, Window, WindowRange};
+use crate::options::Values;
+use crate::storage::{
+    Access, CacheMode, Opening, Protocol, Reopen, Storage, Window, WindowRange, list,
+};
 
 /// How many bytes the tables of a chain that are kept may take in memory. How many images there are doesn't matter:
 /// each costs a descriptor, of which the system has only so many, and its table.
@@ -29,7 +32,7 @@ pub struct Source<'a> {
     /// The file.
     pub path: PathBuf,
     /// The file itself, where it is open already and may have no name.
-    pub handle: Option<Arc<Handle>>,
+    pub handle: Option<Arc<dyn Reopen>>,
     /// What messages call it.
     pub name: String,
     /// The format, where it was stated; else it is probed.
@@ -57,8 +60,10 @@ pub struct Source<'a> {
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
     pub snapshot: Option<SnapshotName>,
-    /// Whether an option said that the file is a device.
-    pub is_device: bool,
+    /// The protocol of the file, where it was stated; else it is what its name means.
+    pub protocol: Option<Protocol>,
+    /// The options of that protocol.
+    pub protocol_options: Values,
     /// What part of the file the image is in: a window, and maybe a window of that.
     pub windows: Vec<WindowRange>,
     /// The raw nodes that options put between the file and the image, from the file on. Only reports show
@@ -69,7 +74,7 @@ pub struct Source<'a> {
     /// The external data file, where an option named one; else it is the one that the image names.
     pub data_file: Option<PathBuf>,
     /// The external data file itself, where it is open already and may have no name.
-    pub data_handle: Option<Arc<Handle>>,
+    pub data_handle: Option<Arc<dyn Reopen>>,
     /// What is below the image.
     pub below: Below<'a>,
     /// What else options say, to be held against the image.
@@ -120,7 +125,8 @@ impl<'a> Source<'a> {
             sandbox: false,
             names: Names::Follow(|_, _| ()),
             snapshot: None,
-            is_device: false,
+            protocol: None,
+            protocol_options: Values::default(),
             windows: Vec::new(),
             between: Vec::new(),
             is_bare: false,
@@ -149,19 +155,11 @@ impl<'a> Source<'a> {
             ));
         }
         self.stated.check_cache(self.cache)?;
-        let file: Arc<dyn Storage> = Arc::new(match &self.handle {
-            Some(handle) => handle.open(purpose.access(), self.cache)?,
-            None => FileStorage::open(&self.path, purpose.access(), self.cache)?,
-        });
-        if self.ignores_holes {
-            file.ignore_holes();
-        }
-        if self.is_device && file.driver() != "host_device" {
-            return Err(Error::invalid(format!(
-                "'host_device' driver requires '{}' to be either a character or block device",
-                printable(&self.path.to_string_lossy())
-            )));
-        }
+        let opening = self.opening(purpose);
+        let file = match &self.handle {
+            Some(handle) => handle.reopen(opening)?,
+            None => list::open(self.protocol, &self.path, &self.protocol_options, opening)?,
+        };
         let mut storage = inside(Arc::clone(&file), &self.windows)?;
         let mut start = self.windows.iter().map(|window| window.offset).sum();
         let format = match self.format {
@@ -193,6 +191,15 @@ impl<'a> Source<'a> {
             start,
             format,
         })
+    }
+
+    /// How its files are opened.
+    fn opening(&self, purpose: Purpose) -> Opening {
+        Opening {
+            access: purpose.access(),
+            cache: self.cache,
+            ignores_holes: self.ignores_holes,
+        }
     }
 
     /// A raw image isn't encrypted; who says that it is would get ciphertext for data.
@@ -342,9 +349,10 @@ impl<'a> Source<'a> {
                 )),
             };
         };
-        let open = |path: &Path| FileStorage::open(path, purpose.access(), self.cache);
+        let opening = self.opening(purpose);
+        let open = |path: &Path| list::open_path(path, opening);
         let file = match (&self.data_handle, &self.data_file) {
-            (Some(handle), _) => handle.open(purpose.access(), self.cache)?,
+            (Some(handle), _) => handle.reopen(opening)?,
             (None, Some(path)) => open(path)?,
             (None, None) => {
                 let required = || {
@@ -354,13 +362,10 @@ impl<'a> Source<'a> {
                 open(&self.names.data_file(stored.name.ok_or_else(required)?)?)?
             }
         };
-        if self.ignores_holes {
-            file.ignore_holes();
-        }
         if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
             file.claim(claim)?;
         }
-        Ok(Some(Arc::new(file)))
+        Ok(Some(file))
     }
 
     /// The image below: what the options say, or the backing file that the header names.

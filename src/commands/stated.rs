@@ -7,10 +7,7 @@
 use super::Source;
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
-use crate::storage::{CacheMode, Storage, WindowRange};
-
-/// The drivers of files and devices.
-pub const PROTOCOLS: [&str; 3] = ["file", "host_cdrom", "host_device"];
+use crate::storage::{CacheMode, Protocol, Storage, WindowRange};
 
 /// What is to be held against the image.
 #[derive(Debug, Clone, Default)]
@@ -80,9 +77,9 @@ impl Source<'_> {
     /// This version doesn't have it.
     pub fn of_driver(&mut self, name: Option<&str>) -> Result<()> {
         let Some(name) = name else { return Ok(()) };
-        self.format = if PROTOCOLS.contains(&name) {
+        self.format = if let Some(protocol) = Protocol::from_name(name) {
             self.is_bare = true;
-            self.is_device = name != "file";
+            self.protocol = Some(protocol);
             Some(Format::RAW)
         } else {
             let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));

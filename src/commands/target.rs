@@ -7,12 +7,11 @@ use std::ffi::OsStr;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::source::{could_not_open, inside};
 use super::{
-    Below, Driver, Names, Passwords, Protocol, Purpose, Sharing, Source, backing, backing::Base,
-    file_name,
+    Below, Driver, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, file_name,
 };
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
@@ -22,8 +21,8 @@ use crate::formats::{
 };
 use crate::options::Values;
 use crate::storage::{
-    Access, CacheMode, Claim, FileStorage, Handle, Storage, UnfinishedFile, WindowRange,
-    avoids_copies, check_preallocation,
+    Access, CacheMode, Claim, NewStorage, Opening, Protocol, Reopen, Storage, Unfinished,
+    WindowRange, check_preallocation, driver, list,
 };
 
 /// A new image's file, format and options.
@@ -74,6 +73,10 @@ pub struct Existing<'a> {
     pub data_file: Option<PathBuf>,
     /// What is below the image.
     pub below: Below<'a>,
+    /// The protocol of the file, where options stated it.
+    pub protocol: Option<Protocol>,
+    /// The options of that protocol.
+    pub protocol_options: Values,
 }
 
 /// What [`Target::make`] and [`Target::open_over`] give: the image to write, and the file that is undone unless kept.
@@ -83,7 +86,7 @@ pub(super) struct OpenTarget {
     pub(super) below: u64,
     is_encrypted: bool,
     /// The files that are made: the image's, and then its external data file.
-    files: Vec<UnfinishedFile>,
+    files: Vec<Box<dyn Unfinished>>,
 }
 
 impl OpenTarget {
@@ -108,26 +111,26 @@ impl OpenTarget {
 pub(super) struct Written {
     is_encrypted: bool,
     /// The files that are made: the image's, and then its external data file.
-    files: Vec<UnfinishedFile>,
+    files: Vec<Box<dyn Unfinished>>,
 }
 
 impl Written {
     /// The image is finished: its files stay, and with a cache mode that flushes so do their names.
     ///
     /// # Errors
-    /// As [`UnfinishedFile::keep`].
+    /// As [`driver::keep`].
     pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
-        UnfinishedFile::keep(self.files, target.cache.flushes())
+        driver::keep(self.files, target.cache.flushes())
     }
 
     /// The image's file, where it is made and may have no name yet.
-    pub(super) fn handle(&self) -> Option<Arc<Handle>> {
-        self.files.first().map(UnfinishedFile::handle)
+    pub(super) fn handle(&self) -> Option<Arc<dyn Reopen>> {
+        self.files.first().map(|file| file.handle())
     }
 
     /// The external data file, where it is made and may have no name yet.
-    fn data_handle(&self) -> Option<Arc<Handle>> {
-        self.files.get(1).map(UnfinishedFile::handle)
+    fn data_handle(&self) -> Option<Arc<dyn Reopen>> {
+        self.files.get(1).map(|file| file.handle())
     }
 }
 
@@ -158,8 +161,20 @@ impl Target<'_> {
             source.sharing = existing.sharing;
             source.data_file.clone_from(&existing.data_file);
             source.below = existing.below.clone();
+            source.protocol = self.protocol().0;
+            source.protocol_options = existing.protocol_options.clone();
         }
         Ok(source)
+    }
+
+    /// The protocol of the file, where it was stated, and the options by which one that exists is opened.
+    pub(super) fn protocol(&self) -> (Option<Protocol>, &Values) {
+        static NONE: LazyLock<Values> = LazyLock::new(Values::default);
+        let stated = self.driver.protocol();
+        match &self.existing {
+            Some(existing) => (existing.protocol.or(stated), &existing.protocol_options),
+            None => (stated, &NONE),
+        }
     }
 
     /// The password that an option named.
@@ -237,35 +252,34 @@ impl Target<'_> {
             passwords.legacy_aes_is_used();
         }
         let secret = encryption.map(|_| self.secret(passwords)).transpose()?;
-        let avoids_copies = avoids_copies(&self.options)?;
-        if let Some(protocol) = self.driver.protocol() {
-            protocol.check_new(&self.path)?;
-        }
         let refuse = |target: &dyn Storage| self.refuse_sources(target, &sources);
-        let take = |file: &mut UnfinishedFile| {
-            let storage = file.take_storage()?;
-            if avoids_copies {
-                storage.avoid_copies();
-            }
-            Ok::<_, Error>(Arc::new(storage))
-        };
-        let mut file = UnfinishedFile::create(&self.path, self.cache, refuse)?;
-        let storage = take(&mut file)?;
+        let mut file = list::create(
+            self.driver.protocol(),
+            NewStorage {
+                path: &self.path,
+                options: &self.options,
+                cache: self.cache,
+                refuse: &refuse,
+            },
+        )?;
+        let storage = file.take_storage()?;
         let mut files = vec![file];
         let mut others: Vec<Arc<dyn Storage>> = Vec::new();
         for name in plan.other_files() {
             let path = PathBuf::from(OsStr::from_bytes(name));
             let refuse = |file: &dyn Storage| {
-                self.refuse_sources(
-                    file,
-                    &[&[storage.as_ref() as &dyn Storage], &sources[..]].concat(),
-                )
+                self.refuse_sources(file, &[&[storage.as_ref()], &sources[..]].concat())
             };
-            let mut file = UnfinishedFile::create(&path, self.cache, refuse)?;
-            if files.iter().any(|image| image.will_be_at(&file)) {
+            let mut file = list::create_path(NewStorage {
+                path: &path,
+                options: &self.options,
+                cache: self.cache,
+                refuse: &refuse,
+            })?;
+            if files.iter().any(|image| image.will_be_at(file.as_ref())) {
                 return Err(self.same_file(&path));
             }
-            others.push(take(&mut file)?);
+            others.push(file.take_storage()?);
             files.push(file);
         }
         let image = plan.create(NewParts {
@@ -297,16 +311,12 @@ impl Target<'_> {
             return Err(Error::invalid("an image that exists and doesn't"));
         };
         let failed = |error| could_not_open(&self.name, error);
-        let file = FileStorage::open(&self.path, Access::ReadWrite, self.cache).map_err(failed)?;
-        let check =
-            |protocol: Protocol| protocol.check_existing(&self.path, file.has_fixed_length());
-        let protocol = self.driver.protocol();
-        protocol
-            .map_or(Ok(()), check)
-            .and_then(|()| self.refuse_sources(&file, sources))
-            .and_then(|()| self.lock(&file))
+        let (protocol, options) = self.protocol();
+        let opening = Opening::new(Access::ReadWrite, self.cache);
+        let file = list::open(protocol, &self.path, options, opening).map_err(failed)?;
+        self.refuse_sources(file.as_ref(), sources)
+            .and_then(|()| self.lock(file.as_ref()))
             .map_err(failed)?;
-        let file: Arc<dyn Storage> = Arc::new(file);
         let mut storage = inside(Arc::clone(&file), &self.windows).map_err(failed)?;
         if existing.guarded {
             storage = Arc::new(GuardedStart(storage));

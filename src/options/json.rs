@@ -7,6 +7,9 @@
 use super::Value;
 use crate::error::{Error, Result};
 
+/// The start of an image's name that is a tree of options.
+pub const PREFIX: &str = "json:";
+
 /// How deep objects and lists may be nested; QEMU's limit.
 const DEEPEST: usize = 1024;
 

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use super::list::{self, KeyValue};
 use super::spec::{Kind, OptionSpec, united};
+use super::tree::Tree;
 use crate::error::{Error, Result, printable_bytes};
 use crate::units::{SizeError, parse_size};
 
@@ -41,6 +42,37 @@ impl Values {
             }
         }
         Ok(Self { specs, given })
+    }
+
+    /// Takes a driver's options out of the tree of a node; what else there is stays there.
+    ///
+    /// # Errors
+    /// Returns an error if a value is of the wrong kind.
+    pub fn of_tree(specs: &[&'static [OptionSpec]], tree: &mut Tree) -> Result<Self> {
+        let mut values = Self {
+            specs: united(specs),
+            given: Vec::new(),
+        };
+        for spec in united(specs) {
+            let name = spec.name;
+            let value = match spec.kind {
+                Kind::Text => tree.take_name(name),
+                Kind::Switch => {
+                    let on = tree.take_switch(name)?;
+                    on.map(|on| if on { "on" } else { "off" }.into())
+                }
+                Kind::Size => tree.take_size(name)?.map(|size| size.to_string().into()),
+                Kind::Number => {
+                    let given = tree.take_text(name);
+                    let number = given.map(|text| number(name, &text)).transpose()?;
+                    number.map(|number| number.to_string().into())
+                }
+            };
+            if let Some(value) = value {
+                values.set(name, value);
+            }
+        }
+        Ok(values)
     }
 
     /// Returns true if there is an option of that name, given or not.
@@ -137,6 +169,16 @@ fn signed(number: u64) -> String {
     number.cast_signed().to_string()
 }
 
+/// Reads the value of an option that is a number.
+fn number(key: &str, value: &str) -> Result<u64> {
+    list::parse_number(value).map_err(|error| match error {
+        SizeError::OutOfRange => Error::invalid(format!(
+            "Value '{value}' is too large for parameter '{key}'"
+        )),
+        SizeError::Malformed => Error::invalid(format!("Parameter '{key}' expects a number")),
+    })
+}
+
 /// Checks an option's name and kind and brings its value into one form.
 fn normalise(specs: &[&OptionSpec], option: KeyValue) -> Result<Given> {
     let key = option.key.clone();
@@ -174,14 +216,7 @@ fn normalise(specs: &[&OptionSpec], option: KeyValue) -> Result<Given> {
             size.to_string()
         }
         Kind::Number => {
-            let number = list::parse_number(&value).map_err(|error| match error {
-                SizeError::OutOfRange => Error::invalid(format!(
-                    "Value '{value}' is too large for parameter '{key}'"
-                )),
-                SizeError::Malformed => {
-                    Error::invalid(format!("Parameter '{key}' expects a number"))
-                }
-            })?;
+            let number = number(&key, &value)?;
             shown = Some(signed(number));
             number.to_string()
         }

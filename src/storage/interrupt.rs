@@ -29,7 +29,7 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use super::gate::GATE;
-use super::unfinished::Unfinished;
+use super::unfinished::UndoEntry;
 
 /// The signals that end a program, those aside that tell of a mistake in it. SIGUSR1 asks for progress.
 const ENDING: [i32; 9] = [
@@ -43,7 +43,7 @@ const WRITES_TAKE: Duration = Duration::from_secs(5);
 const UNDOING_TAKES: Duration = Duration::from_secs(10);
 
 /// The files to be undone when the program is interrupted.
-static UNFINISHED: Mutex<Vec<Arc<Unfinished>>> = Mutex::new(Vec::new());
+static UNFINISHED: Mutex<Vec<Arc<UndoEntry>>> = Mutex::new(Vec::new());
 
 /// Who is told what was undone.
 static TOLD: OnceLock<fn(&str)> = OnceLock::new();
@@ -61,7 +61,7 @@ fn tell(line: &str) {
 }
 
 /// The files that are undone when the program is interrupted. While the list is held, it isn't.
-pub(super) fn registry() -> MutexGuard<'static, Vec<Arc<Unfinished>>> {
+pub(super) fn registry() -> MutexGuard<'static, Vec<Arc<UndoEntry>>> {
     // The list stays right whatever panicked while holding it: entries are pushed and removed whole.
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }

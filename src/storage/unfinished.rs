@@ -22,7 +22,9 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::driver::{Opening, Reopen, Unfinished};
 use super::file::{open_again, opening_flags};
+use super::file_driver::opened;
 use super::identity::FileIdentity;
 use super::interrupt::{registry, undo_on_signals};
 use super::place::Place;
@@ -34,7 +36,7 @@ const COPIED_AT_ONCE: usize = 1 << 20;
 
 /// A file to be undone, and how.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(super) struct UndoEntry {
     file: Arc<Handle>,
     undo: Undo,
 }
@@ -53,7 +55,7 @@ enum Undo {
 
 /// A file that is open, whatever its name leads to by now. It holds none of QEMU's locks.
 #[derive(Debug)]
-pub struct Handle {
+pub(super) struct Handle {
     /// For opening the file again, and for emptying one that was there.
     file: File,
     path: PathBuf,
@@ -69,11 +71,7 @@ impl Handle {
         })
     }
 
-    /// Opens the file once more.
-    ///
-    /// # Errors
-    /// Returns the system's error as `Could not open 'path': …`.
-    pub fn open(&self, access: Access, cache: CacheMode) -> Result<FileStorage> {
+    fn open(&self, access: Access, cache: CacheMode) -> Result<FileStorage> {
         let open = || {
             let flags = opening_flags(access, cache);
             let file = open_again(&self.file, &self.path, flags)?;
@@ -84,7 +82,14 @@ impl Handle {
     }
 }
 
-impl Unfinished {
+impl Reopen for Handle {
+    fn reopen(&self, opening: Opening) -> Result<Arc<dyn Storage>> {
+        let file = self.open(opening.access, opening.cache)?;
+        Ok(opened(file, opening))
+    }
+}
+
+impl UndoEntry {
     /// Undoes the file, and says in words what became of it, to be followed by its name.
     pub(super) fn undo(&self) -> String {
         let (done, undone) = match &self.undo {
@@ -113,7 +118,7 @@ impl Unfinished {
 #[derive(Debug)]
 pub struct UnfinishedFile {
     storage: Option<FileStorage>,
-    entry: Arc<Unfinished>,
+    entry: Arc<UndoEntry>,
     is_kept: bool,
 }
 
@@ -193,7 +198,7 @@ impl UnfinishedFile {
         };
         // If this fails, whoever was faster has the file now: it stays.
         storage.claim(Claim::WRITE)?;
-        let entry = Arc::new(Unfinished {
+        let entry = Arc::new(UndoEntry {
             file: Arc::new(handle),
             undo: Undo::Remove(place),
         });
@@ -218,7 +223,7 @@ impl UnfinishedFile {
     }
 
     fn registered(storage: FileStorage, handle: Handle, undo: Undo) -> Self {
-        let entry = Arc::new(Unfinished {
+        let entry = Arc::new(UndoEntry {
             file: Arc::new(handle),
             undo,
         });
@@ -236,19 +241,18 @@ impl UnfinishedFile {
             .ok_or_else(|| Error::invalid("the file is finished already"))
     }
 
-    /// Splits into what is written to and the guard that undoes it when dropped.
-    ///
-    /// # Errors
-    /// Returns an error if called twice.
-    pub fn take_storage(&mut self) -> Result<FileStorage> {
+    /// Asks the file system to write blocks where they are instead of copying them.
+    pub(super) fn avoid_copies(&self) {
+        if let Some(storage) = &self.storage {
+            storage.avoid_copies();
+        }
+    }
+
+    /// As [`Unfinished::take_storage`].
+    fn take_file(&mut self) -> Result<FileStorage> {
         self.storage
             .take()
             .ok_or_else(|| Error::invalid("the file is finished already"))
-    }
-
-    /// The file, to be opened again whether it has a name or not.
-    pub fn handle(&self) -> Arc<Handle> {
-        Arc::clone(&self.entry.file)
     }
 
     /// Has the files that make up an image, which is complete, stay: from here on nothing undoes them. New
@@ -314,7 +318,7 @@ impl UnfinishedFile {
         let cache = CacheMode::Writeback;
         let from = self.entry.file.open(Access::Read, cache)?;
         let mut copy = Self::named(path, cache, place)?;
-        let to = copy.take_storage()?;
+        let to = copy.take_file()?;
         to.set_len(from.len()?)?;
         let mut at = 0;
         let mut buf = Vec::new();
@@ -339,11 +343,6 @@ impl UnfinishedFile {
         Ok(copy)
     }
 
-    /// Returns whether both are new files that are to have the same name.
-    pub fn will_be_at(&self, other: &Self) -> bool {
-        matches!((self.place(), other.place()), (Some(one), Some(other)) if one.is(other))
-    }
-
     /// Where the file is made, if it is new.
     fn place(&self) -> Option<&Place> {
         match &self.entry.undo {
@@ -357,6 +356,29 @@ impl UnfinishedFile {
         if let Some(place) = self.place() {
             drop(place.remove(self.entry.file.identity));
         }
+    }
+}
+
+impl Unfinished for UnfinishedFile {
+    fn take_storage(&mut self) -> Result<Arc<dyn Storage>> {
+        Ok(Arc::new(self.take_file()?))
+    }
+
+    fn handle(&self) -> Arc<dyn Reopen> {
+        Arc::<Handle>::clone(&self.entry.file)
+    }
+
+    fn will_be_at(&self, other: &dyn Unfinished) -> bool {
+        let other = other.as_file().and_then(Self::place);
+        matches!((self.place(), other), (Some(one), Some(other)) if one.is(other))
+    }
+
+    fn as_file(&self) -> Option<&UnfinishedFile> {
+        Some(self)
+    }
+
+    fn into_file(self: Box<Self>) -> Option<UnfinishedFile> {
+        Some(*self)
     }
 }
 

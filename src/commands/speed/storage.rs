@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::convert::Buffer;
 use crate::error::{Error, Result};
-use crate::storage::{Access, CacheMode, FileStorage, Storage as _};
+use crate::storage::{Access, CacheMode, Opening, Storage, list};
 
 /// How many requests are under way at once.
 const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
@@ -73,12 +73,15 @@ pub struct RequestSpeed {
 pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
     let is_folder = path.is_dir();
     let file = match is_folder {
-        true => FileStorage::without_name(path, CacheMode::Auto)?,
-        false => FileStorage::open(path, Access::Read, CacheMode::Auto)?,
+        true => list::file_without_name(path, CacheMode::Auto)?,
+        false => list::open_path(path, Opening::new(Access::Read, CacheMode::Auto))?,
     };
     let [_, longest] = LENGTHS;
     let (span, budget) = match is_folder {
-        true => (fill(&file, budget / FILLING)?, budget - budget / FILLING),
+        true => (
+            fill(file.as_ref(), budget / FILLING)?,
+            budget - budget / FILLING,
+        ),
         false => (file.len()?.min(MOST_SPAN), budget),
     };
     if span < longest as u64 {
@@ -99,7 +102,7 @@ pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
         for length in LENGTHS {
             for in_flight in IN_FLIGHT {
                 let cell = Cell {
-                    file: &file,
+                    file: file.as_ref(),
                     operation: *operation,
                     length,
                     slots: span / length as u64,
@@ -118,7 +121,7 @@ pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
 }
 
 /// Writes to a new file for so long, or until it is long enough, and gives its length.
-fn fill(file: &FileStorage, budget: Duration) -> Result<u64> {
+fn fill(file: &dyn Storage, budget: Duration) -> Result<u64> {
     let [_, length] = LENGTHS;
     let mut buffer = Buffer::default();
     let data = buffer.get(length);
@@ -150,7 +153,7 @@ enum Operation {
 
 /// One figure to be measured.
 struct Cell<'a> {
-    file: &'a FileStorage,
+    file: &'a dyn Storage,
     operation: Operation,
     length: usize,
     /// How many requests the span has room for.

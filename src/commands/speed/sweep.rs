@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::create_options::CLUSTER_SIZES;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2};
 use crate::formats::raw::RawImage;
-use crate::storage::{FileStorage, Storage};
+use crate::storage::{Storage, list};
 
 /// The most that is converted at a time, in bytes; there are two files of it in memory.
 pub const MOST_DATA: usize = 64 << 20;
@@ -118,7 +118,7 @@ fn data_bytes(budget: Duration) -> u64 {
 
 /// A file of noise.
 fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
-    let file = FileStorage::in_memory("cowhide-speed-source")?;
+    let file = list::file_in_memory("cowhide-speed-source")?;
     let mut piece = vec![0; PIECE];
     let mut state = 0_u64;
     for offset in (0..bytes).step_by(piece.len()) {
@@ -132,7 +132,7 @@ fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
         }
         file.write_at(offset, &piece)?;
     }
-    Ok(Arc::new(file))
+    Ok(file)
 }
 
 /// Converts once; how many seconds it took, and how long the image's file is.
@@ -143,7 +143,7 @@ fn convert(
     cipher: Option<AesCbc>,
     settings: Settings,
 ) -> Result<(f64, u64)> {
-    let file: Arc<dyn Storage> = Arc::new(FileStorage::in_memory("cowhide-speed-target")?);
+    let file = list::file_in_memory("cowhide-speed-target")?;
     let options = CreateOptions {
         cluster_size,
         encryption: match cipher {
@@ -176,7 +176,7 @@ mod tests {
     fn what_is_measured_is_a_conversion() {
         let size = LEAST_DATA as u64;
         let source = RawImage::open(noise(size).unwrap()).unwrap();
-        let file: Arc<dyn Storage> = Arc::new(FileStorage::in_memory("target").unwrap());
+        let file = list::file_in_memory("target").unwrap();
         let target = NewQcow2::create(Arc::clone(&file), CreateOptions::new(size), None, false);
         convert::copy(&source, &target.unwrap(), Settings::default(), &()).unwrap();
         let header = Header::read(file.as_ref()).unwrap();

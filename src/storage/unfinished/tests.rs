@@ -145,7 +145,7 @@ fn a_file_without_a_name_is_opened_again_by_its_descriptor() {
         let storage = unfinished.take_storage().unwrap();
         storage.write_at(0, &[7; 8192]).unwrap();
         drop(storage);
-        let again = handle.open(Access::Read, cache).unwrap();
+        let again = handle.reopen(Opening::new(Access::Read, cache)).unwrap();
         assert_eq!(again.len().unwrap(), 8192);
         drop(again);
         drop(unfinished);

@@ -1,0 +1,232 @@
+//! The drivers of files and devices.
+//!
+//! Tools that write disks of real machines say `host_device`, and rely on what the name promises: a device is
+//! written or nothing is, and a mistyped name never becomes a file. A driver `file` never writes to a device.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::driver::{NewStorage, Opening, Stipulations, StorageDriver, Unfinished};
+use super::{DEVICE_OPTIONS, FILE_OPTIONS, FileStorage, Storage, check_name, list};
+use crate::error::{Error, Result, printable};
+use crate::options::{Kind, OptionSpec, Values};
+
+/// The options of a file or device that exists. Those that say how fast something is done have no effect.
+const OPEN_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("filename", Kind::Text, "File name of the image"),
+    OptionSpec::new("locking", Kind::Text, "file locking mode (on/off/auto)"),
+    OptionSpec::new("aio", Kind::Text, "host AIO implementation"),
+    OptionSpec::new("drop-cache", Kind::Switch, "Drop the page cache"),
+    OptionSpec::new("x-check-cache-dropped", Kind::Switch, "Check that it is"),
+    OptionSpec::new("aio-max-batch", Kind::Number, "AIO max batch size"),
+];
+
+/// Regular files.
+#[derive(Debug)]
+pub(super) struct File;
+
+/// Devices of one of the two names.
+#[derive(Debug)]
+pub(super) struct Device(&'static str);
+
+/// Block devices.
+pub(super) const HOST_DEVICE: Device = Device("host_device");
+
+/// Drives of optical discs, which are block devices.
+pub(super) const HOST_CDROM: Device = Device("host_cdrom");
+
+impl StorageDriver for File {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        OPEN_OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [&'static str] {
+        &["filename"]
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        FILE_OPTIONS
+    }
+
+    fn creates(&self) -> bool {
+        true
+    }
+
+    fn specific(&self) -> Option<&'static str> {
+        Some("file")
+    }
+
+    fn check(&self, options: &Values) -> Result<Stipulations> {
+        check(self.name(), options)
+    }
+
+    fn open(&self, path: &Path, _: &Values, opening: Opening) -> Result<Arc<dyn Storage>> {
+        let file = FileStorage::open(path, opening.access, opening.cache)?;
+        if file.has_fixed_length() {
+            return Err(Error::invalid(format!(
+                "'file' driver requires '{}' to be a regular file",
+                printable(&path.to_string_lossy())
+            )));
+        }
+        Ok(opened(file, opening))
+    }
+
+    fn create(&self, new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
+        if is_device(new.path).unwrap_or(false) {
+            return Err(Error::invalid("Could not resize file: Invalid argument"));
+        }
+        list::create_path(new)
+    }
+}
+
+impl StorageDriver for Device {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        OPEN_OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [&'static str] {
+        &["filename"]
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        DEVICE_OPTIONS
+    }
+
+    fn creates(&self) -> bool {
+        self.0 == HOST_DEVICE.0
+    }
+
+    fn specific(&self) -> Option<&'static str> {
+        Some("file")
+    }
+
+    fn check(&self, options: &Values) -> Result<Stipulations> {
+        check(self.name(), options)
+    }
+
+    fn open(&self, path: &Path, _: &Values, opening: Opening) -> Result<Arc<dyn Storage>> {
+        let device = FileStorage::open(path, opening.access, opening.cache)?;
+        match device.has_fixed_length() {
+            true => Ok(opened(device, opening)),
+            false => Err(self.no_device(path)),
+        }
+    }
+
+    fn create(&self, new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
+        let why = match is_device(new.path) {
+            Ok(true) => return list::create_path(new),
+            Ok(false) => self.no_device(new.path),
+            Err(error) => {
+                let shown = printable(&new.path.to_string_lossy());
+                Error::io(format!("Could not open '{shown}'"), error)
+            }
+        };
+        Err(why.context(format!(
+            "Protocol driver '{}' does not support creating new images, so an existing image must be \
+             selected as the target; however, opening the given target as an existing image failed",
+            self.0
+        )))
+    }
+}
+
+impl Device {
+    fn no_device(&self, path: &Path) -> Error {
+        Error::invalid(format!(
+            "'{}' driver requires '{}' to be either a character or block device",
+            self.0,
+            printable(&path.to_string_lossy())
+        ))
+    }
+}
+
+/// Returns true if there is a device at `path`, false if there is something else.
+fn is_device(path: &Path) -> std::io::Result<bool> {
+    let kind = fs::metadata(path)?.file_type();
+    Ok(kind.is_block_device() || kind.is_char_device())
+}
+
+/// A file that was opened, as it was to be.
+pub(super) fn opened(file: FileStorage, opening: Opening) -> Arc<dyn Storage> {
+    if opening.ignores_holes {
+        file.ignore_holes();
+    }
+    Arc::new(file)
+}
+
+fn check(driver: &str, options: &Values) -> Result<Stipulations> {
+    let path = options.name("filename").filter(|name| !name.is_empty());
+    let path = path.map(PathBuf::from).ok_or_else(|| {
+        Error::invalid(format!("The '{driver}' block driver requires a file name"))
+    })?;
+    check_name(&path)
+        .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
+    // In the order in which QEMU looks at them.
+    let aio = one_of(options, "aio", &["threads", "native", "io_uring"])?;
+    let locking = one_of(options, "locking", &["auto", "on", "off"])?;
+    Ok(Stipulations {
+        is_unlocked: locking == Some("off"),
+        is_native: aio == Some("native"),
+        path: Some(path),
+    })
+}
+
+/// The value of an option that takes one of a few.
+fn one_of<'v>(options: &'v Values, name: &str, values: &[&str]) -> Result<Option<&'v str>> {
+    match options.text(name) {
+        Some(value) if !values.contains(&value) => {
+            Err(Error::invalid(format!("invalid parameter value: {value}")))
+        }
+        value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Access, CacheMode};
+
+    #[test]
+    fn a_file_is_no_device() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let opening = Opening::new(Access::Read, CacheMode::Writeback);
+        let values = Values::default();
+        assert!(File.open(file.path(), &values, opening).is_ok());
+        let refused = HOST_CDROM.open(file.path(), &values, opening);
+        let expected = format!(
+            "'host_cdrom' driver requires '{}' to be either a character or block device",
+            file.path().display()
+        );
+        assert_eq!(refused.unwrap_err().to_string(), expected);
+        let null = File.open(Path::new("/dev/null"), &values, opening);
+        let expected = "'file' driver requires '/dev/null' to be a regular file";
+        assert_eq!(null.unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn a_mistyped_device_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sdx");
+        let made = HOST_DEVICE.create(NewStorage {
+            path: &path,
+            options: &Values::default(),
+            cache: CacheMode::Writeback,
+            refuse: &|_| Ok(()),
+        });
+        assert!(
+            made.unwrap_err()
+                .to_string()
+                .contains("does not support creating")
+        );
+        assert!(!path.exists());
+    }
+}

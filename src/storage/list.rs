@@ -1,0 +1,176 @@
+//! The protocols that there are.
+//!
+//! The list is fixed when the program is built. A new protocol is a file or folder beside this file and a line in
+//! [`PROTOCOLS`].
+
+use std::fmt;
+use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::driver::{NewStorage, Opening, StorageDriver, Unfinished};
+use super::{CacheMode, FileStorage, Storage, UnfinishedFile, avoids_copies, file_driver};
+use crate::error::Result;
+use crate::options::{OptionSpec, Values};
+
+/// Every protocol, in the order of help.
+pub const PROTOCOLS: &[Protocol] = &[
+    Protocol::FILE,
+    Protocol(&file_driver::HOST_CDROM),
+    Protocol(&file_driver::HOST_DEVICE),
+];
+
+/// A protocol. Two are the same if their names are.
+#[derive(Clone, Copy)]
+pub struct Protocol(&'static dyn StorageDriver);
+
+impl Protocol {
+    /// Regular files: what a name means that says nothing else, if there is no device of that name.
+    pub const FILE: Self = Self(&file_driver::File);
+
+    /// The protocol of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let mut all = PROTOCOLS.iter().copied();
+        all.find(|protocol| protocol.name() == name)
+    }
+
+    /// The protocol that a name's scheme means, given without the colon.
+    pub fn of_scheme(scheme: &[u8]) -> Option<Self> {
+        let mut all = PROTOCOLS.iter().copied();
+        all.find(|protocol| {
+            let schemes = protocol.schemes();
+            schemes.iter().any(|known| known.as_bytes() == scheme)
+        })
+    }
+
+    /// The protocol that the name of a storage means by its scheme. Names of files have none.
+    fn of_path(path: &Path) -> Option<Self> {
+        let name = path.as_os_str().as_bytes();
+        let end = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
+        let (scheme, rest) = name.split_at_checked(end)?;
+        rest.starts_with(b":").then(|| Self::of_scheme(scheme))?
+    }
+}
+
+impl Deref for Protocol {
+    type Target = dyn StorageDriver;
+
+    fn deref(&self) -> &Self::Target {
+        self.0
+    }
+}
+
+impl PartialEq for Protocol {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Protocol {}
+
+impl fmt::Debug for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Opens what `path` names: by this protocol, or else by that of its scheme, or else the file or device that is
+/// there.
+///
+/// # Errors
+/// Returns an error as [`StorageDriver::open`] does.
+pub fn open(
+    protocol: Option<Protocol>,
+    path: &Path,
+    options: &Values,
+    opening: Opening,
+) -> Result<Arc<dyn Storage>> {
+    match protocol.or_else(|| Protocol::of_path(path)) {
+        Some(protocol) => protocol.open(path, options, opening),
+        None => open_path(path, opening),
+    }
+}
+
+/// Opens the file or device at `path`, which is no name that a scheme could have.
+///
+/// # Errors
+/// Returns the system's error as `Could not open 'path': …`, or an error if it is something else.
+pub fn open_path(path: &Path, opening: Opening) -> Result<Arc<dyn Storage>> {
+    Ok(file_driver::opened(
+        FileStorage::open(path, opening.access, opening.cache)?,
+        opening,
+    ))
+}
+
+/// Makes what `path` names: by this protocol, or else by that of its scheme, or else the device that is there or a
+/// file.
+///
+/// # Errors
+/// Returns an error as [`StorageDriver::create`] does.
+pub fn create(protocol: Option<Protocol>, new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
+    match protocol.or_else(|| Protocol::of_path(new.path)) {
+        Some(protocol) => protocol.create(new),
+        None => create_path(new),
+    }
+}
+
+/// Makes a file at a path, which is no name that a scheme could have, or takes the device that is there.
+///
+/// # Errors
+/// Returns the system's error as `Could not create 'path': …`, or as [`NewStorage::refuse`] does.
+pub fn create_path(new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
+    let avoids_copies = avoids_copies(new.options)?;
+    let file = UnfinishedFile::create(new.path, new.cache, new.refuse)?;
+    if avoids_copies {
+        file.avoid_copies();
+    }
+    Ok(Box::new(file))
+}
+
+/// A new file in `folder` that has no name, and is gone when it is closed.
+///
+/// # Errors
+/// Returns the system's error if there can be none, with what it was for.
+pub fn file_without_name(folder: &Path, cache: CacheMode) -> Result<Arc<dyn Storage>> {
+    Ok(Arc::new(FileStorage::without_name(folder, cache)?))
+}
+
+/// An empty file in memory, which is gone when it is closed; see [`FileStorage::in_memory`].
+///
+/// # Errors
+/// Returns the system's error as `Could not create 'name': …`.
+pub fn file_in_memory(name: &str) -> Result<Arc<dyn Storage>> {
+    Ok(Arc::new(FileStorage::in_memory(name)?))
+}
+
+/// The options of something new that `path` names, or that this protocol makes.
+pub fn create_options(protocol: Option<Protocol>) -> &'static [OptionSpec] {
+    protocol.unwrap_or(Protocol::FILE).create_options()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_schemes_are_of_one_protocol_each() {
+        for protocol in PROTOCOLS {
+            assert_eq!(Protocol::from_name(protocol.name()), Some(*protocol));
+            for scheme in protocol.schemes() {
+                assert_eq!(Protocol::of_scheme(scheme.as_bytes()), Some(*protocol));
+            }
+            for name in protocol.shown_options() {
+                assert!(
+                    protocol
+                        .open_options()
+                        .iter()
+                        .any(|spec| spec.name == *name)
+                );
+            }
+        }
+        for name in ["", "x", "a:b", "./file:x", "dir/null-co:x"] {
+            assert_eq!(Protocol::of_path(Path::new(name)), None, "{name}");
+        }
+    }
+}
