@@ -28,7 +28,6 @@ const FIRST: &[Mark] = &[
 
 /// The same of those that are asked last.
 const LAST: &[Mark] = &[
-    ("vdi", 64, b"\x7f\x10\xda\xbe"),
     ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
     ("luks", 0, b"LUKS\xba\xbe\0\x01"),
 ];
@@ -72,13 +71,12 @@ fn is_vmdk_descriptor(start: &[u8]) -> bool {
 }
 
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 9] = [
+pub const UNMEASURED: [&str; 8] = [
     "file",
     "host_device",
     "parallels",
     "qcow",
     "qed",
-    "vdi",
     "vhdx",
     "vmdk",
     "vpc",

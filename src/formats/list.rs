@@ -8,14 +8,14 @@ use std::ops::Deref;
 use super::driver::{FormatDriver, Load, Parts};
 use super::foreign::{self, Turn};
 use super::image::Image;
-use super::{qcow2, raw};
+use super::{qcow2, raw, vdi};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
 use std::sync::Arc;
 
 /// Every format, in the order in which QEMU asks the drivers: of two that are as sure the first one is believed.
-pub const FORMATS: &[Format] = &[Format(&qcow2::Qcow2), Format::RAW];
+pub const FORMATS: &[Format] = &[Format(&vdi::Vdi), Format(&qcow2::Qcow2), Format::RAW];
 
 /// How much of a file tells its format, in bytes.
 const PROBE_LENGTH: usize = 512;

@@ -13,6 +13,7 @@ pub mod plausible;
 pub mod qcow2;
 pub mod raw;
 pub mod snapshots;
+pub mod vdi;
 
 mod chain;
 mod concat;

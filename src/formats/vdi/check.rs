@@ -1,0 +1,58 @@
+//! The check of a block map: no block is used twice, none is beyond the disk's or the file's end, and the header
+//! counts them right.
+
+use super::map::{BlockMap, Entry, Indexes};
+use crate::error::Result;
+use crate::formats::check::CheckEvent;
+
+/// What a check counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Count {
+    /// How many things are wrong.
+    pub(super) corruptions: u64,
+    /// How many blocks are stored.
+    pub(super) allocated: u32,
+}
+
+/// Looks at every entry, and says what is wrong in QEMU's words.
+///
+/// # Errors
+/// Returns an error if the map can't be read.
+pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<Count> {
+    let header = map.header();
+    let end = map.end()?;
+    let mut used = Indexes::default();
+    let mut found = Count::default();
+    let mut wrong = |corruptions: &mut u64, text: String| {
+        *corruptions += 1;
+        on_event(&text);
+    };
+    for block in 0..header.blocks {
+        let Entry::At(index) = map.entry(block)? else {
+            continue;
+        };
+        if index >= header.blocks {
+            let text = format!("ERROR: block index {block} too large, is {index}");
+            wrong(&mut found.corruptions, text);
+            continue;
+        }
+        found.allocated += 1;
+        if index >= end {
+            // QEMU doesn't look there, and reads zeroes.
+            let text = format!("ERROR: block index {block} points after the end of the file");
+            wrong(&mut found.corruptions, text);
+        }
+        if !used.insert(index) {
+            let text = format!("ERROR: block index {index} also used by {index}");
+            wrong(&mut found.corruptions, text);
+        }
+    }
+    if found.allocated != header.allocated {
+        let text = format!(
+            "ERROR: allocated blocks mismatch, is {}, should be {}",
+            found.allocated, header.allocated
+        );
+        wrong(&mut found.corruptions, text);
+    }
+    Ok(found)
+}

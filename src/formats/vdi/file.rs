@@ -1,0 +1,93 @@
+//! A VDI file whose header has been read.
+
+use std::sync::Arc;
+
+use super::check::{self, Count};
+use super::header::{BLOCK_SIZE, Header, Kind};
+use super::map::BlockMap;
+use crate::error::{Error, Result};
+use crate::formats::block_map::{BlockImage, WritableBlocks};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::driver::{ImageFile, Parts, WriteParts};
+use crate::formats::info::ImageInfo;
+use crate::formats::{Image, WritableImage};
+use crate::storage::Storage;
+
+/// A VDI file.
+pub(super) struct VdiFile {
+    file: Arc<dyn Storage>,
+    header: Header,
+}
+
+impl VdiFile {
+    /// Reads the header of the image in `file`.
+    ///
+    /// # Errors
+    /// Returns an error as [`Header::read`] does.
+    pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
+        let header = Header::read(file.as_ref())?;
+        Ok(Self { file, header })
+    }
+
+    fn map(&self) -> BlockMap {
+        BlockMap::stored(Arc::clone(&self.file), self.header)
+    }
+
+    fn image(&self, map: BlockMap) -> BlockImage<BlockMap> {
+        let is_fixed = self.header.kind == Kind::Static;
+        BlockImage::new(map, Arc::clone(&self.file), is_fixed)
+    }
+}
+
+impl ImageFile for VdiFile {
+    fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        info.cluster_size = Some(BLOCK_SIZE);
+        Ok(())
+    }
+
+    fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        Ok(Arc::new(self.image(self.map())))
+    }
+
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        let map = self.map();
+        let found = check::count(&map, &mut |_| {})?;
+        if found.corruptions > 0 {
+            return Err(Error::corrupt(format!(
+                "the image is damaged in {} places, and what is written into it might never be found \
+                 again",
+                found.corruptions
+            )));
+        }
+        map.look_for_room()?;
+        Ok(Box::new(WritableBlocks::new(self.image(map), parts.flush)))
+    }
+
+    fn check(&self) -> Option<&dyn Check> {
+        Some(self)
+    }
+}
+
+impl Check for VdiFile {
+    fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        let Count { corruptions, .. } = check::count(&self.map(), on_event)?;
+        Ok(CheckReport {
+            corruptions,
+            ..CheckReport::default()
+        })
+    }
+
+    fn repairs(&self) -> bool {
+        false
+    }
+
+    fn repair(&self, _: Repair, _: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        Err(Error::unsupported(
+            "This image format does not support checks",
+        ))
+    }
+}

@@ -1,0 +1,286 @@
+//! The header: 512 bytes, of which the first 72 name the format and the rest describes the disk.
+
+use byteorder::{ByteOrder as _, LittleEndian};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// Where the signature stands, in bytes.
+pub(super) const SIGNATURE_AT: usize = 64;
+/// The signature.
+pub(super) const SIGNATURE: u32 = 0xbeda_107f;
+/// The only size of blocks, in bytes.
+pub(super) const BLOCK_SIZE: u64 = 1 << 20;
+/// The most blocks that QEMU lets a disk have.
+const MOST_BLOCKS: u32 = 0x1fff_ff80;
+/// The longest disk that QEMU accepts, in bytes.
+pub(super) const LONGEST: u64 = MOST_BLOCKS as u64 * BLOCK_SIZE;
+/// How long the header is, in bytes.
+pub(super) const LENGTH: usize = 512;
+/// Version 1.1.
+const VERSION: u32 = 0x0001_0001;
+/// The text at the start of the file, by which QEMU tells its images apart.
+const TEXT: &[u8] = b"<<< QEMU VM Virtual Disk Image >>>\n";
+/// The length that the header says it has, from its length on.
+const STATED_LENGTH: u32 = 0x180;
+
+/// How a disk's blocks are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A block gets its place when it is written.
+    Dynamic,
+    /// All blocks have theirs beforehand.
+    Static,
+}
+
+/// A checked header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    /// Where the block map starts, in bytes.
+    pub(super) map_offset: u64,
+    /// Where the first block starts, in bytes.
+    pub(super) data_offset: u64,
+    /// The size of the disk in bytes, a multiple of 512.
+    pub(super) size: u64,
+    /// How many entries the block map has.
+    pub(super) blocks: u32,
+    /// How many blocks the header says are stored.
+    pub(super) allocated: u32,
+}
+
+/// Where fields stand that are read or changed by themselves, in bytes.
+mod at {
+    pub(super) const VERSION: usize = 68;
+    pub(super) const HEADER_LENGTH: usize = 72;
+    pub(super) const KIND: usize = 76;
+    pub(super) const MAP_OFFSET: usize = 340;
+    pub(super) const DATA_OFFSET: usize = 344;
+    pub(super) const SECTOR_SIZE: usize = 360;
+    pub(super) const DISK_SIZE: usize = 368;
+    pub(super) const BLOCK_SIZE: usize = 376;
+    pub(super) const BLOCK_EXTRA: usize = 380;
+    pub(super) const BLOCKS: usize = 384;
+    pub(super) const ALLOCATED: usize = 388;
+    pub(super) const UUID: usize = 392;
+    pub(super) const UUID_OF_CHANGE: usize = 408;
+    pub(super) const UUID_OF_LINK: usize = 424;
+    pub(super) const UUID_OF_PARENT: usize = 440;
+}
+
+impl Header {
+    /// Reads the header of the image in `file`.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the header is wrong or the image can't be read without another one,
+    /// in QEMU's words where it has any.
+    pub(super) fn read(file: &dyn Storage) -> Result<Self> {
+        let mut bytes = [0; LENGTH];
+        file.read_padded_at(0, &mut bytes, file.len()?)?;
+        Self::parse(&bytes)
+    }
+
+    fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
+        let number = |at: usize| {
+            let field = bytes.get(at..).unwrap_or_default();
+            LittleEndian::read_u32(field)
+        };
+        let size = LittleEndian::read_u64(bytes.get(at::DISK_SIZE..).unwrap_or_default());
+        let unsupported =
+            |why: String| Err(Error::unsupported(format!("unsupported VDI image ({why})")));
+        let signature = number(SIGNATURE_AT);
+        if signature != SIGNATURE {
+            return Err(Error::corrupt(format!(
+                "Image not in VDI format (bad signature {signature:08x})"
+            )));
+        }
+        // An odd size is one that somebody didn't round up.
+        let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
+        let Some(size) = rounded.filter(|size| *size <= LONGEST) else {
+            return Err(Error::unsupported(format!(
+                "Unsupported VDI image size (size is {size:#x}, max supported is {LONGEST:#x})"
+            )));
+        };
+        let version = number(at::VERSION);
+        if version != VERSION {
+            return unsupported(format!("version {}.{}", version >> 16, version & 0xffff));
+        }
+        let (map_offset, data_offset) = (number(at::MAP_OFFSET), number(at::DATA_OFFSET));
+        if !u64::from(map_offset).is_multiple_of(SECTOR_SIZE) {
+            return unsupported(format!("unaligned block map offset {map_offset:#x}"));
+        }
+        if !u64::from(data_offset).is_multiple_of(SECTOR_SIZE) {
+            return unsupported(format!("unaligned data offset {data_offset:#x}"));
+        }
+        let sector_size = number(at::SECTOR_SIZE);
+        if u64::from(sector_size) != SECTOR_SIZE {
+            return unsupported(format!("sector size {sector_size} is not {SECTOR_SIZE}"));
+        }
+        let block_size = number(at::BLOCK_SIZE);
+        if u64::from(block_size) != BLOCK_SIZE {
+            return unsupported(format!("block size {block_size} is not {BLOCK_SIZE}"));
+        }
+        let blocks = number(at::BLOCKS);
+        let room = u64::from(blocks) * BLOCK_SIZE;
+        if size > room {
+            return unsupported(format!(
+                "disk size {size}, image bitmap has room for {room}"
+            ));
+        }
+        let uuid = |at: usize| bytes.get(at..at + 16).unwrap_or_default();
+        let is_null = |at: usize| uuid(at).iter().all(|byte| *byte == 0);
+        if !is_null(at::UUID_OF_LINK) {
+            return unsupported("non-NULL link UUID".into());
+        }
+        if !is_null(at::UUID_OF_PARENT) {
+            return unsupported("non-NULL parent UUID".into());
+        }
+        if blocks > MOST_BLOCKS {
+            return unsupported(format!("too many blocks {blocks}, max is {MOST_BLOCKS}"));
+        }
+        let extra = number(at::BLOCK_EXTRA);
+        if extra != 0 {
+            return unsupported(format!("{extra} bytes of extra data before each block"));
+        }
+        let kind = match number(at::KIND) {
+            1 => Kind::Dynamic,
+            2 => Kind::Static,
+            3 => return unsupported("undo images depend on another image".into()),
+            4 => return unsupported("differencing images depend on another image".into()),
+            other => return unsupported(format!("image type {other}")),
+        };
+        Ok(Self {
+            kind,
+            map_offset: map_offset.into(),
+            data_offset: data_offset.into(),
+            size,
+            blocks,
+            allocated: number(at::ALLOCATED),
+        })
+    }
+
+    /// The header of a new disk of `size` bytes.
+    pub(super) fn new(size: u64, kind: Kind) -> Self {
+        let blocks = u32::try_from(size.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX);
+        let map_length = (u64::from(blocks) * 4).next_multiple_of(SECTOR_SIZE);
+        Self {
+            kind,
+            map_offset: LENGTH as u64,
+            data_offset: LENGTH as u64 + map_length,
+            size,
+            blocks,
+            allocated: match kind {
+                Kind::Dynamic => 0,
+                Kind::Static => blocks,
+            },
+        }
+    }
+
+    /// The header's bytes, for an image that nobody has seen before: its UUIDs are random.
+    pub(super) fn encode(&self) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        let mut put = |at: usize, field: &[u8]| {
+            if let Some(place) = bytes.get_mut(at..at + field.len()) {
+                place.copy_from_slice(field);
+            }
+        };
+        let offset = |offset: u64| u32::try_from(offset).unwrap_or(u32::MAX).to_le_bytes();
+        let kind: u32 = match self.kind {
+            Kind::Dynamic => 1,
+            Kind::Static => 2,
+        };
+        put(0, TEXT);
+        put(SIGNATURE_AT, &SIGNATURE.to_le_bytes());
+        put(at::VERSION, &VERSION.to_le_bytes());
+        put(at::HEADER_LENGTH, &STATED_LENGTH.to_le_bytes());
+        put(at::KIND, &kind.to_le_bytes());
+        put(at::MAP_OFFSET, &offset(self.map_offset));
+        put(at::DATA_OFFSET, &offset(self.data_offset));
+        put(at::SECTOR_SIZE, &offset(SECTOR_SIZE));
+        put(at::DISK_SIZE, &self.size.to_le_bytes());
+        put(at::BLOCK_SIZE, &offset(BLOCK_SIZE));
+        put(at::BLOCKS, &self.blocks.to_le_bytes());
+        put(at::ALLOCATED, &self.allocated.to_le_bytes());
+        put(at::UUID, Uuid::new_v4().as_bytes());
+        put(at::UUID_OF_CHANGE, Uuid::new_v4().as_bytes());
+        bytes
+    }
+
+    /// Changes how many blocks the header in `file` says are stored.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn write_allocated(file: &dyn Storage, allocated: u32) -> Result<()> {
+        file.write_at(at::ALLOCATED as u64, &allocated.to_le_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (size, kind) in [
+            (0, Kind::Dynamic),
+            (5 << 20, Kind::Static),
+            (LONGEST, Kind::Dynamic),
+        ] {
+            let header = Header::new(size, kind);
+            assert_eq!(Header::parse(&header.encode()).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn each_image_has_uuids_of_its_own() {
+        let uuids =
+            || Header::new(1 << 20, Kind::Dynamic).encode()[at::UUID..at::UUID + 32].to_vec();
+        let (one, two) = (uuids(), uuids());
+        assert_ne!(one, two);
+        assert_ne!(one[..16], one[16..]);
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let cases: [(usize, u32, &str); 14] = [
+            (SIGNATURE_AT, 7, "bad signature 00000007"),
+            (
+                at::VERSION,
+                0x0001_0000,
+                "unsupported VDI image (version 1.0)",
+            ),
+            (at::MAP_OFFSET, 0x201, "unaligned block map offset 0x201"),
+            (at::DATA_OFFSET, 0x401, "unaligned data offset 0x401"),
+            (at::SECTOR_SIZE, 4096, "sector size 4096 is not 512"),
+            (at::BLOCK_SIZE, 2 << 20, "block size 2097152 is not 1048576"),
+            (at::BLOCK_EXTRA, 512, "512 bytes of extra data"),
+            (
+                at::BLOCKS,
+                2,
+                "disk size 3145728, image bitmap has room for 2097152",
+            ),
+            (
+                at::BLOCKS,
+                u32::MAX,
+                "too many blocks 4294967295, max is 536870784",
+            ),
+            (at::KIND, 3, "undo images"),
+            (at::KIND, 4, "differencing images"),
+            (at::KIND, 99, "image type 99"),
+            (at::UUID_OF_LINK, 1, "non-NULL link UUID"),
+            (at::UUID_OF_PARENT, 1, "non-NULL parent UUID"),
+        ];
+        for (at, value, message) in cases {
+            let mut bytes = Header::new(3 << 20, Kind::Dynamic).encode();
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let text = Header::parse(&bytes).unwrap_err().to_string();
+            assert!(text.contains(message), "{text}");
+        }
+        let mut bytes = Header::new(3 << 20, Kind::Dynamic).encode();
+        bytes[at::DISK_SIZE..at::DISK_SIZE + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        let text = Header::parse(&bytes).unwrap_err().to_string();
+        assert!(text.contains("max supported is 0x1fffff8000000"), "{text}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The block map: for each block of the disk its index among those that are stored.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::header::{BLOCK_SIZE, Header, Kind};
+use crate::error::{Error, Result};
+use crate::formats::block_map::{
+    Block, BlockAllocator, BlockTable, EntryTable, Fresh, NewBlockTable,
+};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// The entry of a block that was never stored.
+const NEVER: u32 = 0xffff_ffff;
+/// The entry of a block that was given back.
+const DISCARDED: u32 = 0xffff_fffe;
+
+/// The block map of an image.
+pub(super) struct BlockMap {
+    file: Arc<dyn Storage>,
+    header: Header,
+    entries: EntryTable,
+    room: Mutex<Room>,
+}
+
+/// The indexes that are in use.
+#[derive(Debug, Default)]
+struct Room {
+    used: Indexes,
+    /// The index to be tried next.
+    next: u32,
+    /// How many blocks are stored.
+    count: u32,
+}
+
+/// A set of indexes.
+#[derive(Debug, Default)]
+pub(super) struct Indexes(Vec<u64>);
+
+impl Indexes {
+    /// Adds an index; `false` if it is there already.
+    pub(super) fn insert(&mut self, index: u32) -> bool {
+        let place = index as usize / 64;
+        if self.0.len() <= place {
+            self.0.resize(place + 1, 0);
+        }
+        let bit = 1 << (index % 64);
+        let word = self.0.get_mut(place);
+        word.is_some_and(|word| {
+            let is_new = *word & bit == 0;
+            *word |= bit;
+            is_new
+        })
+    }
+}
+
+/// An entry of the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// The block reads as zeroes.
+    Zero,
+    /// The block's index.
+    At(u32),
+}
+
+impl BlockMap {
+    /// The map of the image in `file`.
+    pub(super) fn stored(file: Arc<dyn Storage>, header: Header) -> Self {
+        let blocks = header.blocks.into();
+        let entries = EntryTable::stored(Arc::clone(&file), header.map_offset, blocks);
+        Self {
+            file,
+            header,
+            entries,
+            room: Mutex::default(),
+        }
+    }
+
+    /// The map of a new image.
+    pub(super) fn new(file: Arc<dyn Storage>, header: Header) -> Self {
+        let fresh = match header.kind {
+            Kind::Dynamic => Fresh::Same(NEVER),
+            Kind::Static => Fresh::Identity,
+        };
+        let blocks = header.blocks.into();
+        let entries = EntryTable::fresh(Arc::clone(&file), header.map_offset, blocks, fresh);
+        Self {
+            file,
+            header,
+            entries,
+            room: Mutex::default(),
+        }
+    }
+
+    /// The header.
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Where the file ends, as an index: no block from there on is stored in full.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn end(&self) -> Result<u32> {
+        let stored = self.file.len()?.saturating_sub(self.header.data_offset);
+        Ok(u32::try_from(stored.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX))
+    }
+
+    /// An entry, whatever it says.
+    ///
+    /// # Errors
+    /// Returns an error as [`EntryTable::get`] does.
+    pub(super) fn entry(&self, block: u32) -> Result<Entry> {
+        Ok(match self.entries.get(block.into())? {
+            NEVER | DISCARDED => Entry::Zero,
+            index => Entry::At(index),
+        })
+    }
+
+    /// Finds the indexes that are free, the first of them behind the highest that is used. The header's count isn't
+    /// one to go by: where it is wrong it leads to a block that is in use.
+    ///
+    /// # Errors
+    /// Returns an error if the map can't be read.
+    pub(super) fn look_for_room(&self) -> Result<()> {
+        let mut room = Room::default();
+        for block in 0..self.header.blocks {
+            if let Entry::At(index) = self.entry(block)? {
+                room.used.insert(index);
+                room.next = room.next.max(index.saturating_add(1));
+                room.count += 1;
+            }
+        }
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
+        Ok(())
+    }
+
+    fn host(&self, index: u32) -> HostOffset {
+        HostOffset(self.header.data_offset + u64::from(index) * BLOCK_SIZE)
+    }
+
+    /// Gives a block an index that is free: there are as many as blocks.
+    fn take(&self, block: u64) -> Result<HostOffset> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..self.header.blocks {
+            let index = room.next % self.header.blocks;
+            room.next = index + 1;
+            if room.used.insert(index) {
+                room.count += 1;
+                self.entries.set(block, index)?;
+                return Ok(self.host(index));
+            }
+        }
+        Err(Error::corrupt("every block of the image is in use"))
+    }
+
+    /// Makes the place of a block read as zeroes: something may be left there.
+    fn clear(&self, host: HostOffset) -> Result<()> {
+        let (length, end) = (self.file.len()?, host.0 + BLOCK_SIZE);
+        let is_clean = length <= host.0 && self.file.starts_as_zeroes();
+        if !is_clean && !self.file.punch(host.0..end)? {
+            let zeroes = vec![0; usize::try_from(BLOCK_SIZE).unwrap_or_default()];
+            self.file.write_at(host.0, &zeroes)?;
+        }
+        if self.file.len()? < end {
+            self.file.set_len(end)?;
+        }
+        Ok(())
+    }
+}
+
+impl BlockTable for BlockMap {
+    fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn block_size(&self) -> u64 {
+        BLOCK_SIZE
+    }
+
+    fn lookup(&self, block: u64) -> Result<Block> {
+        match self.entries.get(block)? {
+            NEVER | DISCARDED => Ok(Block::Zero),
+            index if index < self.header.blocks => Ok(Block::At(self.host(index))),
+            index => Err(Error::corrupt(format!(
+                "block {block} of the disk has index {index}, and there are {} blocks",
+                self.header.blocks
+            ))),
+        }
+    }
+}
+
+impl BlockAllocator for BlockMap {
+    fn allocate(&self, block: u64) -> Result<HostOffset> {
+        let before = self.entries.get(block)?;
+        let host = self.take(block)?;
+        self.clear(host).inspect_err(|_| {
+            // The block stays what it was; the index is lost until the image is opened again.
+            drop(self.entries.set(block, before));
+        })?;
+        Ok(host)
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.entries.store()?;
+        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        Header::write_allocated(self.file.as_ref(), room.count)
+    }
+}
+
+impl NewBlockTable for BlockMap {
+    fn place(&self, block: u64) -> Result<HostOffset> {
+        match self.lookup(block)? {
+            Block::At(host) => Ok(host),
+            Block::Zero => self.take(block),
+        }
+    }
+
+    fn finish(&self, flush: bool) -> Result<()> {
+        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let allocated = match self.header.kind {
+            Kind::Dynamic => room.count,
+            Kind::Static => self.header.blocks,
+        };
+        let end = self.host(allocated).0;
+        if self.file.starts_as_zeroes() {
+            self.file.set_len(end)?;
+        }
+        self.entries.store_all()?;
+        let map_end = self.header.map_offset + u64::from(self.header.blocks) * 4;
+        let padding = self.header.data_offset.saturating_sub(map_end);
+        let padding = vec![0; usize::try_from(padding).unwrap_or_default()];
+        self.file.write_at(map_end, &padding)?;
+        let header = Header {
+            allocated,
+            ..self.header
+        };
+        let flush = || match flush {
+            true => self.file.flush(),
+            false => Ok(()),
+        };
+        flush()?;
+        self.file.write_at(0, &header.encode())?;
+        flush()
+    }
+}

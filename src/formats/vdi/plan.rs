@@ -1,0 +1,52 @@
+//! A new VDI image, checked and not made yet.
+
+use std::sync::Arc;
+
+use super::header::{Header, Kind, LONGEST};
+use super::map::BlockMap;
+use crate::error::{Error, Result};
+use crate::formats::NewImage;
+use crate::formats::block_map::NewBlocks;
+use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::units::SECTOR_SIZE;
+
+/// A new image.
+pub(super) struct VdiPlan {
+    header: Header,
+}
+
+impl VdiPlan {
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// Returns an error if the format has no disk of that size.
+    pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
+        let size = new.size.checked_next_multiple_of(SECTOR_SIZE);
+        let size = size.unwrap_or(u64::MAX);
+        if size > LONGEST {
+            return Err(Error::invalid(format!(
+                "Unsupported VDI image size (size is {size:#x}, max supported is {LONGEST:#x})"
+            )));
+        }
+        let kind = match new.options.switch("static") {
+            Some(true) => Kind::Static,
+            _ => Kind::Dynamic,
+        };
+        Ok(Self {
+            header: Header::new(size, kind),
+        })
+    }
+}
+
+impl Plan for VdiPlan {
+    fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
+        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        if !parts.file.starts_as_zeroes() {
+            parts.file.write_at(0, &[0; super::header::LENGTH])?;
+        }
+        let map = BlockMap::new(Arc::clone(&parts.file), self.header);
+        let is_fixed = self.header.kind == Kind::Static;
+        let image = NewBlocks::new(map, parts.file, is_fixed, parts.flush);
+        Ok(Box::new(image))
+    }
+}
