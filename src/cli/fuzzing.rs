@@ -29,7 +29,7 @@ use crate::units::{human_size, parse_size};
 /// What `info` prints of a file, for people and as JSON.
 pub fn info(path: &Path, format: Option<Format>) {
     let source = Source::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
-    match commands::info::run(&source, &|| {}) {
+    match commands::info::run(&source, source.name.clone(), &|| {}) {
         Ok(info) => {
             let text = render::info::human(&info).unwrap();
             assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
@@ -144,17 +144,33 @@ fn names_the_same(source: &Source<'_>, shown: &str, secrets: &Secrets) {
     if !shown.starts_with("json:") || source.path == Path::new(shown) {
         return;
     }
+    // Options that no format has are refused when the image is opened, or when a driver is stated.
+    let formats = source
+        .format
+        .map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
+    if formats
+        .iter()
+        .all(|format| source.options.of(*format).is_err())
+    {
+        return;
+    }
     let (again, shown_again) =
         image_name::by_name(OsStr::new(shown), None, secrets, warn_with_help).unwrap();
     assert_eq!(again.path, source.path, "{shown}");
-    // Where no driver is stated, the window is one only if the image turns out to be raw.
+    // Where no driver is stated, the window is one only if the image turns out to have windows.
     let windows = |source: &Source<'_>| {
-        let stated = source.stated.window.iter().map(|(window, _)| *window);
+        let formats = source
+            .format
+            .map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
+        let window = formats.iter().find_map(|format| {
+            let options = source.options.of(*format).ok()?;
+            format.window(&options)
+        });
         source
             .windows
             .iter()
             .copied()
-            .chain(stated)
+            .chain(window)
             .collect::<Vec<_>>()
     };
     assert_eq!(windows(&again), windows(source), "{shown}");

@@ -48,8 +48,7 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
             Output::Json => qemu_json::render(&infos)?,
         }
     } else {
-        let mut info = commands::info::run(&source, &prepare)?;
-        info.filename = shown;
+        let info = commands::info::run(&source, shown, &prepare)?;
         match output {
             Output::Human => render::info::human(&info)?,
             Output::Json => qemu_json::render(&info)?,

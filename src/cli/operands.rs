@@ -216,7 +216,6 @@ pub(super) fn target<'a>(
         compressed: false,
         cache,
         existing: None,
-        windows: Vec::new(),
         names: FOLLOW,
         names_below: FOLLOW,
     })
@@ -249,19 +248,15 @@ pub(super) fn existing_target<'a>(
         Some(format) => format,
         None => found_format(&source)?,
     };
-    // What the format that was found has of it was looked at just now.
-    let window = source.stated.window.as_ref().map(|(window, _)| *window);
-    let mut windows = source.windows;
-    windows.extend(window);
     Ok(Target {
-        path: source.path,
-        name: source.name,
+        path: source.path.clone(),
+        name: source.name.clone(),
         driver: match source.protocol {
             Some(protocol) if source.is_bare => Driver::Protocol(protocol),
             _ => Driver::Format(format),
         },
         options: Values::default(),
-        secret: Ok(source.secret),
+        secret: Ok(None),
         backing_purpose: Some(Purpose::Read),
         align: None,
         compressed: false,
@@ -270,14 +265,8 @@ pub(super) fn existing_target<'a>(
             is_zero: false,
             leaves_parts: false,
             guarded: source.format.is_none(),
-            encryption: source.encryption,
-            sharing: source.sharing,
-            data_file: source.data_file,
-            below: source.below,
-            protocol: source.protocol,
-            protocol_options: source.protocol_options,
+            source,
         }),
-        windows,
         names: FOLLOW,
         names_below: FOLLOW,
     })

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::opened::OpenSource;
-use super::source::{could_not_open, inside};
+use super::source::could_not_open;
 use super::target::{Target, Written};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::PersistentBitmap;
-use crate::formats::driver::{Load, Plan};
-use crate::formats::{Image as _, ImageFile, smaller_than_input};
+use crate::formats::driver::Plan;
+use crate::formats::{Image as _, smaller_than_input};
 use crate::storage::{Access, Opening, Storage, list};
 
 /// The bitmaps of a source.
@@ -70,7 +70,9 @@ impl Taken {
         }
         let opening = Opening::new(Access::Read, target.cache);
         let file = open(target, opening)?;
-        let image = load(target, file).map_err(|error| could_not_open(&target.name, error))?;
+        let image = target
+            .load(file)
+            .map_err(|error| could_not_open(&target.name, error))?;
         let bitmaps = image.bitmaps().ok_or_else(no_support)?;
         let size = image.size();
         if size < self.size {
@@ -107,7 +109,7 @@ impl Taken {
                 None => open(target, opening)?,
             };
             target.lock(file.as_ref())?;
-            let image = load(target, file)?;
+            let image = target.load(file)?;
             let bitmaps = image
                 .bitmaps()
                 .ok_or_else(|| Error::unsupported("the target has no bitmaps"))?;
@@ -123,10 +125,4 @@ impl Taken {
 fn open(target: &Target<'_>, opening: Opening) -> Result<Arc<dyn Storage>> {
     let (protocol, options) = target.protocol();
     list::open(protocol, &target.path, options, opening)
-}
-
-/// Reads the header of a target.
-fn load(target: &Target<'_>, file: Arc<dyn Storage>) -> Result<Box<dyn ImageFile>> {
-    let storage = inside(file, &target.windows)?;
-    target.format().load(storage, Load::Use)
 }

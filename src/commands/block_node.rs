@@ -5,16 +5,14 @@
 //! say how fast something is done are checked and have no effect. What isn't known is refused, with
 //! the name of the driver that doesn't know it.
 
-mod qcow2;
-
 use std::path::PathBuf;
 
 use serde_json::{Map, json};
 
-use super::{Below, RawNode, Sharing, Source, Stated, Warn};
+use super::{Below, NodeOptions, RawNode, Sharing, Source, Warn, node_options};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
-use crate::formats::Format;
+use crate::formats::{FORMATS, Format};
 use crate::options::json::PREFIX;
 use crate::options::{Kind, Tree, Value, Values, list, qemu_json};
 use crate::storage::{Protocol, WindowRange};
@@ -52,10 +50,7 @@ pub(super) fn image<'a>(
             protocol: Some(file.protocol),
             protocol_options: file.options,
             is_bare: true,
-            stated: Stated {
-                needs_direct: file.common.needs_direct(),
-                ..Stated::default()
-            },
+            needs_direct: file.common.needs_direct(),
             ..Source::plain(file.path, name.to_owned(), Some(Format::RAW))
         };
         return Ok(Node {
@@ -67,7 +62,7 @@ pub(super) fn image<'a>(
     if format.is_none() && !tree.has("file") {
         return Err(Error::invalid("Must specify either driver or file"));
     }
-    let file = storage(&mut tree, "file")?;
+    let file = storage(&mut tree, "file", secrets, warn)?;
     let common = common(&mut tree, false)?.over(file.common);
     let mut source = Source {
         sharing: common.sharing,
@@ -76,53 +71,74 @@ pub(super) fn image<'a>(
         between: file.nodes,
         protocol: Some(file.protocol),
         protocol_options: file.options,
-        stated: Stated {
-            needs_direct: common.needs_direct(),
-            ..Stated::default()
-        },
+        inside: file.inside,
+        needs_direct: common.needs_direct(),
+        secrets: Some(secrets),
         ..Source::plain(file.path, name.to_owned(), format)
     };
-    let mut options = Map::new();
-    // Without a driver, an option is right only if the format that is found has it.
-    let is_guess = format.is_none();
-    let mut of_raw = None;
-    if is_guess {
-        let option = ["offset", "size"].into_iter().find(|key| tree.has(key));
-        let range = window(&mut tree, &mut options)?;
-        of_raw = range.zip(option.map(str::to_owned));
-        source.stated.window.clone_from(&of_raw);
+    let known: Vec<Format> = format.map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
+    for role in known.iter().flat_map(|format| format.roles()).copied() {
+        source
+            .others
+            .extend(other_file(&mut tree, role, secrets, warn)?);
     }
-    if format == Some(Format::RAW) {
-        source.windows.extend(window(&mut tree, &mut options)?);
-    } else {
-        let before = tree.keys();
-        qcow2::read(&mut tree, &mut options, &mut source, secrets, warn)?;
-        if is_guess {
-            source.stated.of_qcow2 = before.into_iter().find(|key| !tree.has(key));
+    if known.iter().any(|format| format.capabilities().backing) {
+        source.below = below(&mut tree, secrets, warn)?;
+    }
+    let shown = known.iter().flat_map(|format| format.shown_options());
+    let mut options = Map::new();
+    for key in shown.copied() {
+        if let Some(value) = tree.get(key) {
+            options.insert(key.into(), value.to_json());
         }
     }
-    if is_guess {
-        source.stated.of_none = tree.first().map(|(key, _)| key.to_owned());
-    } else {
-        nothing_left(&tree, |key| {
-            let driver = driver.as_deref().unwrap_or_default();
-            format!("Block format '{driver}' does not support the option '{key}'")
-        })?;
-    }
+    source.options = match format {
+        Some(format) => NodeOptions::take(format, tree)?,
+        None => NodeOptions::Unread(tree),
+    };
     let shown = if options.is_empty() && file.direct {
         Shown::Plain(file.filename)
     } else {
         // Where no driver is stated, the options are all of the one format that the image can have.
-        let found = if of_raw.is_some() { "raw" } else { "qcow2" };
-        options.insert("driver".into(), json!(driver.as_deref().unwrap_or(found)));
+        let keys: Vec<&str> = options.keys().map(String::as_str).collect();
+        let found = node_options::format_with(&keys).filter(|_| !keys.is_empty());
+        let found = found.map(|format| format.name().to_owned());
+        let is_guess = driver.is_none();
+        if let Some(driver) = driver.or(found) {
+            options.insert("driver".into(), json!(driver));
+        }
         options.insert("file".into(), file.shown);
+        source.guessed = is_guess.then(|| options.clone());
         Shown::Json(options.into())
     };
     Ok(Node { source, shown })
 }
 
+/// Reads the node of another file that holds a part of the image.
+fn other_file(
+    tree: &mut Tree,
+    role: &'static str,
+    secrets: &Secrets,
+    warn: Warn,
+) -> Result<Option<(&'static str, PathBuf)>> {
+    if tree.get(role) == Some(&Value::Null) {
+        tree.take(role);
+        return Ok(None);
+    }
+    if !tree.has(role) {
+        return Ok(None);
+    }
+    let file = storage(tree, role, secrets, warn)?;
+    if !file.windows.is_empty() || file.inside.is_some() {
+        return Err(Error::unsupported(
+            "a data file that is part of a file is not supported by this version",
+        ));
+    }
+    Ok(Some((role, file.path)))
+}
+
 /// What holds an image: a file, or a part of one.
-struct Holder {
+struct Holder<'a> {
     path: PathBuf,
     filename: String,
     windows: Vec<WindowRange>,
@@ -135,10 +151,17 @@ struct Holder {
     /// Whether it is the file itself.
     direct: bool,
     shown: serde_json::Value,
+    /// The image whose disk it is, where that is none of a protocol.
+    inside: Option<Box<Source<'a>>>,
 }
 
 /// Reads the node at `key`, which an image's data is in.
-fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
+fn storage<'a>(
+    parent: &mut Tree,
+    key: &str,
+    secrets: &'a Secrets,
+    warn: Warn,
+) -> Result<Holder<'a>> {
     let reference = parent.take(key);
     let mut tree = parent.take_below(key);
     if let Some(node) = reference.and_then(Value::into_text) {
@@ -151,23 +174,27 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
     }
     match driver(&mut tree).as_deref() {
         None => protocol(tree, Protocol::FILE),
-        Some("raw") => {
-            let mut below = storage(&mut tree, "file")?;
+        Some(name) if Format::from_name(name).is_some_and(is_transparent) => {
+            let mut below = storage(&mut tree, "file", secrets, warn)?;
             below.common = common(&mut tree, true)?.over(below.common);
+            let format = known_format(name)?;
             let mut options = Map::new();
-            let window = window(&mut tree, &mut options)?;
+            for key in format.shown_options() {
+                if let Some(value) = tree.get(key) {
+                    options.insert((*key).into(), value.to_json());
+                }
+            }
+            let values = NodeOptions::take(format, tree)?.of(format)?;
+            let window = format.window(&values);
             below.windows.extend(window);
-            nothing_left(&tree, |key| {
-                format!("Block format 'raw' does not support the option '{key}'")
-            })?;
             let is_plain = options.is_empty() && below.direct;
-            options.insert("driver".into(), json!("raw"));
+            options.insert("driver".into(), json!(name));
             options.insert("file".into(), below.shown);
             let shown: serde_json::Value = options.into();
             let name = if is_plain {
                 below.filename.clone()
             } else {
-                format!("json:{}", qemu_json::one_line(&shown)?)
+                format!("{PREFIX}{}", qemu_json::one_line(&shown)?)
             };
             below.nodes.push(RawNode { name, window });
             Ok(Holder {
@@ -176,9 +203,10 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
                 ..below
             })
         }
-        Some(name) if Format::from_name(name).is_some() => Err(Error::unsupported(format!(
-            "an image inside a '{name}' image is not supported by this version"
-        ))),
+        Some(name) if Format::from_name(name).is_some() => {
+            tree.put("driver", name);
+            inside(image(tree, "", secrets, warn)?)
+        }
         Some(other) => match Protocol::from_name(other) {
             Some(driver) => protocol(tree, driver),
             None => Err(unknown_driver(other)),
@@ -186,8 +214,43 @@ fn storage(parent: &mut Tree, key: &str) -> Result<Holder> {
     }
 }
 
+/// An image's disk, which holds another image.
+fn inside(node: Node<'_>) -> Result<Holder<'_>> {
+    let Node { mut source, shown } = node;
+    let shown_path = || json!({"driver": "file", "filename": source.path.to_string_lossy()});
+    let (filename, shown) = match shown {
+        Shown::Plain(name) => (
+            name,
+            json!({"driver": format_name(&source), "file": shown_path()}),
+        ),
+        Shown::Json(json) => (format!("{PREFIX}{}", qemu_json::one_line(&json)?), json),
+    };
+    source.name.clone_from(&filename);
+    Ok(Holder {
+        path: source.path.clone(),
+        filename,
+        windows: Vec::new(),
+        nodes: Vec::new(),
+        common: Common {
+            sharing: source.sharing,
+            is_read_only: source.is_read_only,
+            is_direct: false,
+            is_native: false,
+        },
+        protocol: Protocol::FILE,
+        options: Values::default(),
+        direct: false,
+        shown,
+        inside: Some(Box::new(source)),
+    })
+}
+
+fn format_name(source: &Source<'_>) -> &'static str {
+    source.format.map_or("", |format| format.name())
+}
+
 /// Reads the rest of a protocol's node.
-fn protocol(mut tree: Tree, protocol: Protocol) -> Result<Holder> {
+fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     let mut common = common(&mut tree, true)?;
     let mut shown = Map::new();
     for key in protocol.shown_options() {
@@ -227,26 +290,8 @@ fn protocol(mut tree: Tree, protocol: Protocol) -> Result<Holder> {
         protocol,
         options,
         shown,
+        inside: None,
     })
-}
-
-/// The part of its file that a raw image is in, where options say so.
-fn window(
-    tree: &mut Tree,
-    shown: &mut Map<String, serde_json::Value>,
-) -> Result<Option<WindowRange>> {
-    for key in ["offset", "size"] {
-        if let Some(value) = tree.get(key) {
-            shown.insert(key.into(), value.to_json());
-        }
-    }
-    let offset = tree.take_size("offset")?;
-    let size = tree.take_size("size")?;
-    let range = WindowRange {
-        offset: offset.unwrap_or(0),
-        size,
-    };
-    Ok((offset.is_some() || size.is_some()).then_some(range))
 }
 
 /// What the options say of the backing file.
@@ -393,6 +438,11 @@ fn driver(tree: &mut Tree) -> Option<String> {
     tree.take("driver").and_then(Value::into_text)
 }
 
+/// Returns true for a format whose file is the disk itself.
+fn is_transparent(format: Format) -> bool {
+    format.capabilities().transparent
+}
+
 /// The format of that name.
 ///
 /// # Errors
@@ -455,7 +505,8 @@ mod tests {
             let Below::StoredWith(source) = below else {
                 panic!("not the stored one");
             };
-            assert_eq!(source.secret.unwrap().bytes(), b"abc");
+            let options = source.options.of(Format::QCOW2).unwrap();
+            assert_eq!(options.text("encrypt.key-secret"), Some("s"));
             assert_eq!(source.format, None);
         });
         let given =
@@ -481,10 +532,6 @@ mod tests {
             ),
             ("filename=x", "Must specify either driver or file"),
             (
-                "driver=qcow2,file.driver=qcow2,file.file.filename=x",
-                "an image inside a 'qcow2' image is not supported",
-            ),
-            (
                 "driver=qcow2,file.filename=x,data-file.driver=raw,data-file.offset=1,\
                  data-file.file.filename=y",
                 "a data file that is part of a file is not supported",
@@ -505,7 +552,10 @@ mod tests {
                 "file.filename=x,backing=y",
                 "Cannot find device='y' nor node-name='y'",
             ),
-            ("file.filename=x,cache-size=y", "'cache-size' expects a non"),
+            (
+                "driver=qcow2,file.filename=x,cache-size=y",
+                "'cache-size' expects a non",
+            ),
         ] {
             let tree = Tree::from_list(text, "file");
             match image(tree, "name", &Secrets::default(), |_, _| ()) {

@@ -42,7 +42,9 @@ pub fn run(
     };
     source.all_is_open();
     image.other_files().map_err(could_not_open)?;
-    source.accept(image.as_ref()).map_err(could_not_open)?;
+    source
+        .accept(image.as_ref(), &opened.options)
+        .map_err(could_not_open)?;
     let report = match what {
         None => check.check(on_event),
         Some(what) => check.repair(what, on_event),

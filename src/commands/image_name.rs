@@ -8,6 +8,7 @@ use super::block_node::{self, Node, Shown};
 use super::{Source, Warn, file_name};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result, printable};
+use crate::formats::foreign;
 use crate::options::json::PREFIX;
 use crate::options::{Tree, qemu_json, tree};
 
@@ -32,7 +33,7 @@ pub fn by_name<'a>(
         let mut source = Source::plain(path, text.clone(), None);
         source.of_driver(stated)?;
         if stated.is_none() {
-            source.stated.named_dmg = name.as_bytes().ends_with(b".dmg");
+            source.is_named_foreign = foreign::is_named(name.as_bytes());
         }
         Ok((source, shown))
     };
@@ -123,7 +124,9 @@ mod tests {
         let (source, shown) = by_options(OsStr::new(text), &secrets, QUIET).unwrap();
         assert_eq!(source.path, PathBuf::from("a,b"));
         assert_eq!(source.format, Some(Format::QCOW2));
-        assert_eq!(source.secret.unwrap().bytes(), b"abc");
+        let options = source.options.of(Format::QCOW2).unwrap();
+        assert_eq!(options.text("encrypt.key-secret"), Some("s"));
+        assert!(source.secrets.unwrap().contains("s"));
         assert_eq!(
             shown,
             "json:{\"encrypt.key-secret\": \"s\", \"driver\": \"qcow2\", \"file\": \

@@ -43,8 +43,8 @@ pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<V
     source.all_is_open();
     let infos = images.iter().map(|(image, found)| found.describe(image));
     let mut infos: Vec<ImageInfo> = infos.collect::<Result<_>>()?;
-    if let Some(first) = infos.first_mut() {
-        first.filename = shown;
+    if let (Some(first), Some((_, found))) = (infos.first_mut(), images.first()) {
+        first.filename = source.shown_as(found.opened.format)?.unwrap_or(shown);
     }
     Ok(infos)
 }
@@ -63,34 +63,43 @@ fn below<'a>(source: &Source<'a>, image: &dyn ImageFile) -> Result<Option<Source
     })
 }
 
-/// Looks at an image; `prepare` is called as by [`chain`].
+/// Looks at an image; `shown` and `prepare` are as of [`chain`].
 ///
 /// # Errors
 /// It can't be opened, or its header is invalid.
-pub fn run(source: &Source<'_>, prepare: &dyn Fn()) -> Result<ImageInfo> {
+pub fn run(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<ImageInfo> {
     let found = Found::open(source)?;
     if found.has_snapshots() {
         prepare();
     }
     source.all_is_open();
-    found.describe(source)
+    let mut info = found.describe(source)?;
+    info.filename = source.shown_as(found.opened.format)?.unwrap_or(shown);
+    Ok(info)
 }
 
 /// An image that is open, and its header: that much is read before privileges are given up, since it
 /// says what else is to be opened.
 struct Found {
+    /// The same of the image that holds this one.
+    outer: Option<Box<Self>>,
     opened: Opened,
     image: Box<dyn ImageFile>,
 }
 
 impl Found {
     fn open(source: &Source<'_>) -> Result<Self> {
+        let outer = source.inside.as_deref().map(Self::open).transpose()?;
         let opened = source.open_file(Purpose::Inspect)?;
         let image = opened.load(Load::Use).map_err(could_not_open(source))?;
         source
-            .accept(image.as_ref())
+            .accept(image.as_ref(), &opened.options)
             .map_err(could_not_open(source))?;
-        Ok(Self { opened, image })
+        Ok(Self {
+            outer: outer.map(Box::new),
+            opened,
+            image,
+        })
     }
 
     fn has_snapshots(&self) -> bool {
@@ -99,7 +108,11 @@ impl Found {
     }
 
     fn describe(&self, source: &Source<'_>) -> Result<ImageInfo> {
-        let mut info = describe_file(&self.opened, source)?;
+        let outer = match (&self.outer, &source.inside) {
+            (Some(found), Some(outer)) => Some(found.describe(outer)?),
+            _ => None,
+        };
+        let mut info = describe_file(&self.opened, source, outer)?;
         if source.is_bare {
             return Ok(info);
         }
@@ -123,16 +136,26 @@ fn could_not_open(source: &Source<'_>) -> impl Fn(Error) -> Error {
     move |error| error.context(format!("Could not open '{}'", source.name))
 }
 
-/// What there is to say of any image.
-fn describe_file(opened: &Opened, source: &Source<'_>) -> Result<ImageInfo> {
+/// The report of what is known of any image. `outer` is that of the image which holds it.
+fn describe_file(
+    opened: &Opened,
+    source: &Source<'_>,
+    outer: Option<ImageInfo>,
+) -> Result<ImageInfo> {
     let file = opened.file.as_ref();
     let length = file.len()?.next_multiple_of(SECTOR_SIZE);
     let actual_size = file.allocated()?;
-    let path = source.path.to_string_lossy().into_owned();
-    let mut below = ImageInfo::new(path, file.driver(), length, actual_size);
-    let protocol = Protocol::from_name(file.driver());
-    let specific = protocol.and_then(|protocol| protocol.specific());
-    below.format_specific = specific.map(Specific::nothing);
+    let mut below = match outer {
+        Some(outer) => outer,
+        None => {
+            let path = source.path.to_string_lossy().into_owned();
+            let mut below = ImageInfo::new(path, file.driver(), length, actual_size);
+            let protocol = Protocol::from_name(file.driver());
+            let specific = protocol.and_then(|protocol| protocol.specific());
+            below.format_specific = specific.map(Specific::nothing);
+            below
+        }
+    };
     if source.is_bare {
         return Ok(below);
     }

@@ -18,20 +18,20 @@ pub mod info;
 pub mod map;
 pub mod measure;
 mod names;
+mod node_options;
 pub mod opened;
 pub mod plausible;
 mod protocol;
 mod sandbox;
 pub mod source;
 pub mod speed;
-pub mod stated;
 mod target;
 
 pub use crate::storage::{Purpose, Sharing};
 pub use names::{Names, Warn};
+pub use node_options::NodeOptions;
 pub use protocol::Driver;
 pub use source::{Below, RawNode, Source};
-pub use stated::Stated;
 pub use target::{Existing, Target};
 
 pub use crate::crypto::Passwords;

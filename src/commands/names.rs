@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use super::file_name::{self, beside};
 use super::{Source, image_name};
 use crate::error::{Error, Result, printable};
+use crate::formats::foreign;
 use crate::options::json;
 
 /// Is told what is to be known although nothing is wrong: a line, and lines that help with it.
@@ -53,7 +54,7 @@ impl Names {
         let mut source = Source::plain(path, shown, None);
         source.of_driver(format)?;
         if format.is_none() {
-            source.stated.named_dmg = name.ends_with(b".dmg");
+            source.is_named_foreign = foreign::is_named(name);
         }
         Ok(source)
     }

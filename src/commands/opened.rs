@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::{Chain, Format, ImageFile};
+use crate::options::Values;
 use crate::storage::Storage;
 
 /// A file opened for reading, and its format.
@@ -18,6 +19,8 @@ pub struct Opened {
     pub start: u64,
     /// The format that was stated or found.
     pub format: Format,
+    /// The options of the image's node.
+    pub options: Values,
 }
 
 impl Opened {

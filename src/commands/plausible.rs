@@ -39,7 +39,7 @@ pub fn run(source: &Source<'_>, passwords: &dyn Passwords) -> Result<()> {
     {
         return Ok(());
     }
-    let secret = source.secret_for(image.as_ref(), passwords)?;
+    let secret = source.secret_for(image.as_ref(), &opened.options, passwords)?;
     let disk = image.open(Parts {
         secret,
         ..Parts::default()

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::opened::{Layer, OpenSource, Opened};
-use super::{Names, Passwords, Purpose, Sharing, Stated, sandbox};
-use crate::crypto::Secret;
+use super::{Names, NodeOptions, Passwords, Purpose, Sharing, sandbox};
+use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, ErrorKind, Result, printable};
-use crate::formats::driver::{Load, Parts, StatedOptions};
+use crate::formats::driver::{Load, Parts};
 use crate::formats::snapshots::SnapshotName;
-use crate::formats::{self, Chain, Format, Image, ImageFile};
-use crate::options::Values;
+use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreign};
+use crate::options::json::PREFIX;
+use crate::options::{Values, qemu_json};
 use crate::storage::{
     Access, CacheMode, Opening, Protocol, Reopen, Storage, Window, WindowRange, list,
 };
@@ -33,16 +34,20 @@ pub struct Source<'a> {
     pub path: PathBuf,
     /// The file itself, where it is open already and may have no name.
     pub handle: Option<Arc<dyn Reopen>>,
+    /// The image whose disk holds this one, in the place of a file.
+    pub inside: Option<Box<Source<'a>>>,
+    /// The options by which reports name it, where no driver is stated, so that they lack the one that is found.
+    pub guessed: Option<serde_json::Map<String, serde_json::Value>>,
     /// What messages call it.
     pub name: String,
     /// The format, where it was stated; else it is probed.
     pub format: Option<Format>,
-    /// The password, where an option named one.
+    /// The options of its node.
+    pub options: NodeOptions,
+    /// The secrets that those options may name.
+    pub secrets: Option<&'a Secrets>,
+    /// The password, where the caller has it.
     pub secret: Option<&'a Secret>,
-    /// Why there is no password although an option named one; of no matter where none is needed.
-    pub no_secret: Option<String>,
-    /// The name of the encryption format that an option gave; it must be the image's.
-    pub encryption: Option<&'static str>,
     /// How the file is read.
     pub cache: CacheMode,
     /// Whether others may write the image while it is read.
@@ -71,14 +76,16 @@ pub struct Source<'a> {
     pub between: Vec<RawNode>,
     /// Whether options named the file's own node, without any format.
     pub is_bare: bool,
-    /// The external data file, where an option named one; else it is the one that the image names.
-    pub data_file: Option<PathBuf>,
-    /// The external data file itself, where it is open already and may have no name.
-    pub data_handle: Option<Arc<dyn Reopen>>,
+    /// Other files that hold parts of the image, by the roles that options call them by, where options named them.
+    pub others: Vec<(&'static str, PathBuf)>,
+    /// The same, open already and maybe without a name.
+    pub other_handles: Vec<Arc<dyn Reopen>>,
     /// What is below the image.
     pub below: Below<'a>,
-    /// What else options say, to be held against the image.
-    pub stated: Stated,
+    /// The file is to be read in a way that goes past the system's cache, and no option says that it may.
+    pub needs_direct: bool,
+    /// The file's name is that of a format which nothing else tells; see [`foreign::is_named`].
+    pub is_named_foreign: bool,
     /// Told what is to be known of the image although it can be used; a line, and lines that help with it.
     pub warn: fn(&str, &str),
 }
@@ -112,11 +119,13 @@ impl<'a> Source<'a> {
         Self {
             path,
             handle: None,
+            inside: None,
+            guessed: None,
             name,
             format,
+            options: NodeOptions::default(),
+            secrets: None,
             secret: None,
-            no_secret: None,
-            encryption: None,
             cache: CacheMode::Writeback,
             sharing: Sharing::Agreed,
             salvage: false,
@@ -130,12 +139,27 @@ impl<'a> Source<'a> {
             windows: Vec::new(),
             between: Vec::new(),
             is_bare: false,
-            data_file: None,
-            data_handle: None,
+            others: Vec::new(),
+            other_handles: Vec::new(),
             below: Below::Stored,
-            stated: Stated::default(),
+            needs_direct: false,
+            is_named_foreign: false,
             warn: |_, _| (),
         }
+    }
+
+    /// The name by which reports show an image that turned out to be of this format, where that isn't clear from
+    /// its options.
+    ///
+    /// # Errors
+    /// Returns an error as [`qemu_json::one_line`] does.
+    pub fn shown_as(&self, format: Format) -> Result<Option<String>> {
+        let Some(mut options) = self.guessed.clone() else {
+            return Ok(None);
+        };
+        options.insert("driver".into(), format.name().into());
+        let text = qemu_json::one_line(&options.into())?;
+        Ok(Some(format!("{PREFIX}{text}")))
     }
 
     /// Opens the file, settles its format, and locks it for that purpose.
@@ -154,27 +178,27 @@ impl<'a> Source<'a> {
                 "The 'file' block driver requires a file name",
             ));
         }
-        self.stated.check_cache(self.cache)?;
+        if self.needs_direct && !self.cache.is_direct() {
+            return Err(Error::invalid(
+                "aio=native was specified, but it requires cache.direct=on, which was not specified.",
+            ));
+        }
         let opening = self.opening(purpose);
-        let file = match &self.handle {
-            Some(handle) => handle.reopen(opening)?,
-            None => list::open(self.protocol, &self.path, &self.protocol_options, opening)?,
+        let file = match (&self.inside, &self.handle) {
+            (Some(outer), _) => self.disk_of(outer, purpose)?,
+            (None, Some(handle)) => handle.reopen(opening)?,
+            (None, None) => list::open(self.protocol, &self.path, &self.protocol_options, opening)?,
         };
-        let mut storage = inside(Arc::clone(&file), &self.windows)?;
-        let mut start = self.windows.iter().map(|window| window.offset).sum();
+        let storage = inside(Arc::clone(&file), &self.windows)?;
         let format = match self.format {
             Some(format) => format,
-            None => {
-                let format = formats::probe(storage.as_ref())?;
-                let window = self.stated.check_found(format, storage.as_ref())?;
-                start += window.map_or(0, |window| window.offset);
-                storage = inside(storage, window.as_slice())?;
-                format
-            }
+            None => self.found(storage.as_ref())?,
         };
-        if format.capabilities().transparent {
-            self.refuse_encryption()?;
-        }
+        let options = self.options.of(format)?;
+        let window = format.window(&options);
+        let storage = inside(storage, window.as_slice())?;
+        let windows = self.windows.iter().chain(&window);
+        let start = windows.map(|window| window.offset).sum();
         if self.is_read_only && purpose.access() != Access::Read {
             return Err(Error::invalid("Block node is read-only"));
         }
@@ -190,7 +214,60 @@ impl<'a> Source<'a> {
             storage,
             start,
             format,
+            options,
         })
+    }
+
+    /// The disk of the image that holds this one. Nobody is asked for its password.
+    fn disk_of(&self, outer: &Self, purpose: Purpose) -> Result<Arc<dyn Storage>> {
+        if purpose.access() != Access::Read {
+            return Err(Error::unsupported(
+                "an image inside of an image is only read by this version",
+            ));
+        }
+        let outer = Source {
+            cache: self.cache,
+            sharing: self.sharing.max(outer.sharing),
+            salvage: self.salvage,
+            ignores_holes: self.ignores_holes,
+            names: self.names,
+            warn: self.warn,
+            ..outer.clone()
+        };
+        let opened = outer.open(Purpose::Read, &NoPasswords)?;
+        let format = opened
+            .layers
+            .first()
+            .map_or("", |layer| layer.format.name());
+        let files = opened.layers.iter().flat_map(|layer| layer.files.clone());
+        Ok(Arc::new(ImageStorage::new(
+            Arc::<Chain>::clone(&opened.image),
+            files.collect(),
+            outer.path.into_os_string(),
+            format,
+        )))
+    }
+
+    /// Finds the format, which must be able to have what options say.
+    fn found(&self, storage: &dyn Storage) -> Result<Format> {
+        let format = formats::probe(storage)?;
+        let capabilities = format.capabilities();
+        if capabilities.transparent && self.is_named_foreign {
+            foreign::refuse_named(storage)?;
+        }
+        let unsupported = |option: &str| {
+            Err(Error::invalid(format!(
+                "Block format '{format}' does not support the option '{option}'"
+            )))
+        };
+        let mut others = self.others.iter();
+        if let Some((role, _)) = others.find(|(role, _)| !format.roles().contains(role)) {
+            return unsupported(role);
+        }
+        if !capabilities.backing && !matches!(self.below, Below::Stored) {
+            return unsupported("backing");
+        }
+        Ok(format)
     }
 
     /// How its files are opened.
@@ -200,20 +277,6 @@ impl<'a> Source<'a> {
             cache: self.cache,
             ignores_holes: self.ignores_holes,
         }
-    }
-
-    /// A raw image isn't encrypted; who says that it is would get ciphertext for data.
-    fn refuse_encryption(&self) -> Result<()> {
-        let option = if self.encryption.is_some() {
-            "encrypt.format"
-        } else if self.secret.is_some() || self.no_secret.is_some() {
-            "encrypt.key-secret"
-        } else {
-            return Ok(());
-        };
-        Err(Error::invalid(format!(
-            "Block format 'raw' does not support the option '{option}'"
-        )))
     }
 
     /// To be called when all files are open and what is in them is only looked at from here on: the
@@ -281,7 +344,7 @@ impl<'a> Source<'a> {
         let tables_above = tables_above.sum::<u64>();
         let parts = || {
             let image = opened.load(Load::Use)?;
-            let secret = self.secret_for(image.as_ref(), passwords)?;
+            let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
             let data = self.data_file(image.as_ref(), purpose)?;
             let below = self.below(image.as_ref())?;
             Ok((image, secret, data, below))
@@ -342,23 +405,23 @@ impl<'a> Source<'a> {
     ) -> Result<Option<Arc<dyn Storage>>> {
         let files = image.other_files()?;
         let Some(stored) = files.first() else {
-            return match self.data_file {
+            return match self.others.first() {
                 None => Ok(None),
-                Some(_) => Err(Error::invalid(
-                    "'data-file' can only be set for images with an external data file",
-                )),
+                Some((role, _)) => Err(Error::invalid(format!(
+                    "'{role}' can only be set for images with an external data file"
+                ))),
             };
         };
+        let role = stored.role;
         let opening = self.opening(purpose);
         let open = |path: &Path| list::open_path(path, opening);
-        let file = match (&self.data_handle, &self.data_file) {
+        let mut others = self.others.iter();
+        let named = others.find(|(other, _)| *other == role);
+        let file = match (self.other_handles.first(), named) {
             (Some(handle), _) => handle.reopen(opening)?,
-            (None, Some(path)) => open(path)?,
+            (None, Some((_, path))) => open(path)?,
             (None, None) => {
-                let required = || {
-                    let role = stored.role;
-                    Error::invalid(format!("'{role}' is required for this image"))
-                };
+                let required = || Error::invalid(format!("'{role}' is required for this image"));
                 open(&self.names.data_file(stored.name.ok_or_else(required)?)?)?
             }
         };
@@ -448,43 +511,87 @@ impl<'a> Source<'a> {
     pub(super) fn secret_for<'s>(
         &'s self,
         image: &dyn ImageFile,
+        options: &Values,
         passwords: &'s dyn Passwords,
     ) -> Result<Option<&'s Secret>> {
-        self.accept(image)?;
+        self.accept(image, options)?;
         let Some(encryption) = image.encryption() else {
             return Ok(None);
         };
         if encryption.accepts_any_password {
             passwords.legacy_aes_is_used();
         }
-        match self.secret {
-            _ if !encryption.takes_password => Ok(None),
-            Some(secret) => Ok(Some(secret)),
-            None => match &self.no_secret {
-                Some(reason) => Err(Error::invalid(reason)),
-                None => passwords.for_reading(&self.name).map(Some),
-            },
+        if !encryption.takes_password {
+            return Ok(None);
+        }
+        let named = options.text("encrypt.key-secret");
+        match (self.secret, named, self.secrets) {
+            (Some(secret), ..) => Ok(Some(secret)),
+            (None, Some(id), Some(secrets)) => secrets.get(id).map(Some),
+            _ => passwords.for_reading(&self.name).map(Some),
         }
     }
 
-    /// Holds what options said against the image's header, and passes on its warnings.
+    /// Holds the options of the image's node against its header, and passes on its warnings.
     ///
     /// # Errors
     /// Returns an error as [`ImageFile::accept`] does.
-    pub(super) fn accept(&self, image: &dyn ImageFile) -> Result<()> {
-        image.accept(&StatedOptions {
-            encryption: self.encryption,
-            l2_entry: self.stated.l2_entry,
-        })?;
+    pub(super) fn accept(&self, image: &dyn ImageFile, options: &Values) -> Result<()> {
+        image.accept(options)?;
         for warning in image.warnings() {
             (self.warn)(warning.text, warning.hint);
         }
         Ok(())
     }
 
+    /// Takes the name of a driver for the format, where one is stated. That of a protocol means the bytes in it as
+    /// they are.
+    ///
+    /// # Errors
+    /// Returns an error if this version doesn't have it.
+    pub fn of_driver(&mut self, name: Option<&str>) -> Result<()> {
+        let Some(name) = name else { return Ok(()) };
+        self.format = if let Some(protocol) = Protocol::from_name(name) {
+            self.is_bare = true;
+            self.protocol = Some(protocol);
+            Some(Format::RAW)
+        } else {
+            let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
+            Some(Format::from_name(name).ok_or_else(unknown)?)
+        };
+        Ok(())
+    }
+
     fn could_not_open(&self, error: Error) -> Error {
         could_not_open(&self.name, error)
     }
+}
+
+/// For images that nobody is asked for the password of.
+struct NoPasswords;
+
+impl Passwords for NoPasswords {
+    fn for_reading(&self, _image: &str) -> Result<&Secret> {
+        Err(missing_secret())
+    }
+
+    fn for_writing(&self, _image: &str) -> Result<&Secret> {
+        Err(missing_secret())
+    }
+
+    fn legacy_aes_is_used(&self) {}
+
+    fn implausible(&self, _image: &str, _newline: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The error for an encrypted image without a password.
+fn missing_secret() -> Error {
+    Error::new(
+        ErrorKind::MissingSecret,
+        "Parameter 'encrypt.key-secret' is required for cipher",
+    )
 }
 
 /// Puts the image's name in front of why it could not be opened.

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::source::{could_not_open, inside};
 use super::{
-    Below, Driver, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, file_name,
+    Driver, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, file_name,
 };
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
@@ -22,7 +22,7 @@ use crate::formats::{
 use crate::options::Values;
 use crate::storage::{
     Access, CacheMode, Claim, NewStorage, Opening, Protocol, Reopen, Storage, Unfinished,
-    WindowRange, check_preallocation, driver, list,
+    check_preallocation, driver, list,
 };
 
 /// A new image's file, format and options.
@@ -47,8 +47,6 @@ pub struct Target<'a> {
     pub cache: CacheMode,
     /// The image that exists and is written over; `None` makes a new one.
     pub existing: Option<Existing<'a>>,
-    /// What part of an existing file the image is in; see [`Source::windows`](super::Source::windows).
-    pub windows: Vec<WindowRange>,
     /// Whether files are opened that an existing image names, and how the name of a new one's backing file
     /// is read.
     pub names: Names,
@@ -59,24 +57,14 @@ pub struct Target<'a> {
 /// An existing image that is written over.
 #[derive(Clone)]
 pub struct Existing<'a> {
+    /// The image, with a format that was stated or found.
+    pub source: Source<'a>,
     /// The caller's word that it reads as zeroes.
     pub is_zero: bool,
-    /// Whether what the source doesn't store itself is left as it is.
+    /// Parts that the source doesn't store itself are left as they are.
     pub leaves_parts: bool,
-    /// Whether its format was found and not stated, so that its start must stay raw.
+    /// Its format was found and not stated, so that its start must stay raw.
     pub guarded: bool,
-    /// The encryption format that an option named; it must be the image's.
-    pub encryption: Option<&'static str>,
-    /// Whether others are kept from it meanwhile.
-    pub sharing: Sharing,
-    /// The external data file, where an option named one.
-    pub data_file: Option<PathBuf>,
-    /// What is below the image.
-    pub below: Below<'a>,
-    /// The protocol of the file, where options stated it.
-    pub protocol: Option<Protocol>,
-    /// The options of that protocol.
-    pub protocol_options: Values,
 }
 
 /// What [`Target::make`] and [`Target::open_over`] give: the image to write, and the file that is undone unless kept.
@@ -128,9 +116,10 @@ impl Written {
         self.files.first().map(|file| file.handle())
     }
 
-    /// The external data file, where it is made and may have no name yet.
-    fn data_handle(&self) -> Option<Arc<dyn Reopen>> {
-        self.files.get(1).map(|file| file.handle())
+    /// The other files, where they are made and may have no name yet.
+    fn other_handles(&self) -> Vec<Arc<dyn Reopen>> {
+        let others = self.files.iter().skip(1);
+        others.map(|file| file.handle()).collect()
     }
 }
 
@@ -144,26 +133,18 @@ impl Target<'_> {
         written: &Written,
         passwords: &'s dyn Passwords,
     ) -> Result<Source<'s>> {
+        if let Some(existing) = &self.existing {
+            return Ok(self.existing_source(existing));
+        }
         let format = Some(self.format());
         let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
         source.handle = written.handle();
-        source.data_handle = written.data_handle();
-        // An image that was there had its password asked for already, as one that is read.
-        source.secret = match &self.existing {
-            Some(_) => self.named_secret()?,
-            None if written.is_encrypted => Some(self.secret(passwords)?),
-            None => None,
-        };
-        source.cache = self.cache;
-        source.windows.clone_from(&self.windows);
-        source.names = self.names;
-        if let Some(existing) = &self.existing {
-            source.sharing = existing.sharing;
-            source.data_file.clone_from(&existing.data_file);
-            source.below = existing.below.clone();
-            source.protocol = self.protocol().0;
-            source.protocol_options = existing.protocol_options.clone();
+        source.other_handles = written.other_handles();
+        if written.is_encrypted {
+            source.secret = Some(self.secret(passwords)?);
         }
+        source.cache = self.cache;
+        source.names = self.names;
         Ok(source)
     }
 
@@ -172,24 +153,17 @@ impl Target<'_> {
         static NONE: LazyLock<Values> = LazyLock::new(Values::default);
         let stated = self.driver.protocol();
         match &self.existing {
-            Some(existing) => (existing.protocol.or(stated), &existing.protocol_options),
+            Some(Existing { source, .. }) => (source.protocol.or(stated), &source.protocol_options),
             None => (stated, &NONE),
-        }
-    }
-
-    /// The password that an option named.
-    fn named_secret(&self) -> Result<Option<&Secret>> {
-        match &self.secret {
-            Ok(secret) => Ok(*secret),
-            Err(error) => Err(Error::invalid(error.to_string())),
         }
     }
 
     /// The password that an option named, or else the one that `passwords` has.
     fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
-        match self.named_secret()? {
-            Some(secret) => Ok(secret),
-            None => passwords.for_writing(&self.name),
+        match &self.secret {
+            Ok(Some(secret)) => Ok(*secret),
+            Ok(None) => passwords.for_writing(&self.name),
+            Err(error) => Err(Error::invalid(error.to_string())),
         }
     }
 
@@ -317,11 +291,11 @@ impl Target<'_> {
         self.refuse_sources(file.as_ref(), sources)
             .and_then(|()| self.lock(file.as_ref()))
             .map_err(failed)?;
-        let mut storage = inside(Arc::clone(&file), &self.windows).map_err(failed)?;
+        let source = self.existing_source(existing);
+        let mut storage = self.part(&source, Arc::clone(&file)).map_err(failed)?;
         if existing.guarded {
             storage = Arc::new(GuardedStart(storage));
         }
-        let source = self.existing_source(existing, self.named_secret()?);
         let image = self.format().load(storage, Load::Use).map_err(failed)?;
         let parts = self
             .existing_parts(file.as_ref(), image.as_ref(), &source, sources, passwords)
@@ -348,7 +322,8 @@ impl Target<'_> {
     /// # Errors
     /// Others use it.
     pub(super) fn lock(&self, file: &dyn Storage) -> Result<()> {
-        if self.existing.as_ref().map(|existing| existing.sharing) == Some(Sharing::Unlocked) {
+        let existing = self.existing.as_ref();
+        if existing.is_some_and(|existing| existing.source.sharing == Sharing::Unlocked) {
             return Ok(());
         }
         file.claim(match self.format().capabilities().transparent {
@@ -357,22 +332,35 @@ impl Target<'_> {
         })
     }
 
-    /// The image that exists, as what is opened beside it depends on.
-    fn existing_source<'s>(
-        &'s self,
-        existing: &'s Existing<'s>,
-        secret: Option<&'s Secret>,
-    ) -> Source<'s> {
-        let format = Some(self.format());
+    /// The image that exists, opened as a target is. What there is to warn of was told when its format was found.
+    fn existing_source<'s>(&'s self, existing: &'s Existing<'s>) -> Source<'s> {
         Source {
-            secret,
-            encryption: existing.encryption,
+            format: Some(self.format()),
             cache: self.cache,
             names: self.names,
-            data_file: existing.data_file.clone(),
-            below: existing.below.clone(),
-            ..Source::plain(self.path.clone(), self.name.clone(), format)
+            warn: |_, _| (),
+            ..existing.source.clone()
         }
+    }
+
+    /// The part of its file that an image that exists is in.
+    fn part(&self, source: &Source<'_>, file: Arc<dyn Storage>) -> Result<Arc<dyn Storage>> {
+        let options = source.options.of(self.format())?;
+        let window = self.format().window(&options);
+        inside(inside(file, &source.windows)?, window.as_slice())
+    }
+
+    /// Reads the header of an image that exists, or that is written.
+    ///
+    /// # Errors
+    /// Returns an error if it is invalid.
+    pub(super) fn load(&self, file: Arc<dyn Storage>) -> Result<Box<dyn ImageFile>> {
+        let existing = self.existing.as_ref();
+        let part = match existing {
+            Some(existing) => self.part(&existing.source, file)?,
+            None => file,
+        };
+        self.format().load(part, Load::Use)
     }
 
     /// Opens what writing into an image that exists takes beside its file.
@@ -389,7 +377,8 @@ impl Target<'_> {
                 "Compression and encryption not supported at the same time",
             ));
         }
-        let secret = source.secret_for(image, passwords)?;
+        let options = source.options.of(self.format())?;
+        let secret = source.secret_for(image, &options, passwords)?;
         let data = source.data_file(image, Purpose::Change)?;
         if let Some(data) = &data {
             self.refuse_sources(data.as_ref(), sources)?;

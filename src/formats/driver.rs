@@ -23,7 +23,7 @@ use super::snapshots::{SnapshotName, Snapshots};
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Values};
-use crate::storage::Storage;
+use crate::storage::{Storage, WindowRange};
 
 /// An image format: all that the rest of the program knows of it.
 pub trait FormatDriver: Sync {
@@ -36,6 +36,36 @@ pub trait FormatDriver: Sync {
     /// How sure its first bytes make it that a file is of this format, as QEMU's drivers score it: 0 for not at
     /// all, 1 for anything, 100 for a mark. `start` has 512 bytes, or all of a file that is shorter.
     fn probe(&self, start: &[u8]) -> u8;
+
+    /// The options that a node of this format may be given.
+    fn open_options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
+
+    /// Those of them that reports repeat in an image's name.
+    fn shown_options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Checks those of them that need no image for it.
+    ///
+    /// # Errors
+    /// Returns an error if values are out of range or exclude each other.
+    fn check_options(&self, options: &Values) -> Result<()> {
+        let _ = options;
+        Ok(())
+    }
+
+    /// By which names options call other files that hold parts of an image.
+    fn roles(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The part of its file that the disk is in, where options name one.
+    fn window(&self, options: &Values) -> Option<WindowRange> {
+        let _ = options;
+        None
+    }
 
     /// The options that a new image may be given, in the order in which `Formatting '…'` prints them.
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -78,6 +108,8 @@ pub struct Capabilities {
     pub transparent: bool,
     /// New images, and images that exist, take compressed data.
     pub compresses: bool,
+    /// An image can have a backing file.
+    pub backing: bool,
 }
 
 /// What a file is loaded for.
@@ -112,12 +144,12 @@ pub trait ImageFile: Send + Sync {
         None
     }
 
-    /// Holds what options say of the image against its header.
+    /// Holds the options of the image's node against its header.
     ///
     /// # Errors
     /// Returns an error if they contradict each other.
-    fn accept(&self, stated: &StatedOptions) -> Result<()> {
-        let _ = stated;
+    fn accept(&self, options: &Values) -> Result<()> {
+        let _ = options;
         Ok(())
     }
 
@@ -228,15 +260,6 @@ pub struct EncryptionRef {
     pub takes_password: bool,
     /// With a wrong password the disk reads as noise, and nothing else tells that it is wrong.
     pub accepts_any_password: bool,
-}
-
-/// What options say of an image that only its header can bear out.
-#[derive(Debug, Clone, Default)]
-pub struct StatedOptions {
-    /// The name of the encryption format.
-    pub encryption: Option<&'static str>,
-    /// How many bytes of an L2 table are cached at a time.
-    pub l2_entry: Option<u64>,
 }
 
 /// Something to be known of an image: a line, and lines that help with it.

@@ -15,6 +15,7 @@ pub mod raw;
 pub mod snapshots;
 pub mod vdi;
 
+mod as_storage;
 mod chain;
 mod concat;
 mod extent;
@@ -28,6 +29,7 @@ mod reservation;
 mod status;
 mod zero;
 
+pub use as_storage::ImageStorage;
 pub use chain::{Chain, TopOnly};
 pub use concat::Concatenation;
 pub use driver::{FormatDriver, ImageFile};

@@ -16,7 +16,7 @@ use crate::units::parse_size;
 pub const NO_OBJECT: &str = "Invalid JSON object given";
 
 /// A tree of options, flat.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Clone)]
 pub struct Tree(Vec<(String, Value)>);
 
 impl Tree {

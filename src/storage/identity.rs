@@ -27,6 +27,16 @@ impl Identity {
         }
     }
 
+    /// The identity of a storage that is made of others: it is the first of them, and over all.
+    pub fn of_parts(parts: &[Self]) -> Self {
+        let files = parts.iter().filter_map(|part| part.file);
+        let beneath = parts.iter().flat_map(|part| part.beneath.iter().copied());
+        Self {
+            file: parts.first().and_then(|first| first.file),
+            beneath: files.chain(beneath).collect(),
+        }
+    }
+
     /// The identity of a file or device, and of the files that it is over.
     pub(super) fn of_file(file: FileIdentity, beneath: Vec<FileIdentity>) -> Self {
         Self {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::file::Qcow2File;
+use super::file::{DATA_FILE_ROLE, Qcow2File};
 use super::measure::measure_contents;
-use super::options::CREATE_OPTIONS;
+use super::options::{CREATE_OPTIONS, OPEN_OPTIONS, check_open_options};
 use super::plan::Qcow2Plan;
 use crate::error::Result;
 use crate::formats::driver::{
@@ -23,8 +23,9 @@ impl FormatDriver for Qcow2 {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            transparent: false,
             compresses: true,
+            backing: true,
+            ..Capabilities::default()
         }
     }
 
@@ -37,6 +38,22 @@ impl FormatDriver for Qcow2 {
         } else {
             0
         }
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        OPEN_OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [&'static str] {
+        &["encrypt.key-secret"]
+    }
+
+    fn check_options(&self, options: &Values) -> Result<()> {
+        check_open_options(options)
+    }
+
+    fn roles(&self) -> &'static [&'static str] {
+        &[DATA_FILE_ROLE]
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {

@@ -15,11 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::{
-    BackingRef, EncryptionRef, FileRef, ImageFile, Load, Parts, StatedOptions, Warning, WriteParts,
+    BackingRef, EncryptionRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts,
 };
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{SnapshotInfo, SnapshotName, Snapshots, not_found};
 use crate::formats::{Image, WritableImage};
+use crate::options::Values;
 use crate::storage::Storage;
 
 /// By which name options call the external data file.
@@ -87,9 +88,9 @@ impl ImageFile for Qcow2File {
         self.header.encryption().reference()
     }
 
-    fn accept(&self, stated: &StatedOptions) -> Result<()> {
+    fn accept(&self, options: &Values) -> Result<()> {
         let cluster = self.header.geometry().cluster_size();
-        if let Some(size) = stated.l2_entry
+        if let Some(size) = options.number("l2-cache-entry-size")
             && (!size.is_power_of_two() || size < 512 || size > cluster)
         {
             return Err(Error::invalid(format!(
@@ -98,7 +99,7 @@ impl ImageFile for Qcow2File {
             )));
         }
         let method = self.header.encryption();
-        match stated.encryption {
+        match options.text("encrypt.format") {
             Some(stated) if method == EncryptionMethod::None => Err(Error::invalid(format!(
                 "No encryption in image header, but options specified format '{stated}'"
             ))),

@@ -70,6 +70,122 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
     .with_default("16"),
 ];
 
+/// The options of a node. Most say how much memory tables may take, and what writers look out for. They have no effect
+/// here, and are checked as QEMU checks them: a mistake in them is a mistake in a script.
+pub(super) const OPEN_OPTIONS: &[OptionSpec] = &[
+    // Without an effect here.
+    OptionSpec::new("discard-no-unref", Kind::Switch, "No effect"),
+    OptionSpec::new("lazy-refcounts", Kind::Switch, "No effect"),
+    OptionSpec::new("pass-discard-other", Kind::Switch, "No effect"),
+    OptionSpec::new("pass-discard-request", Kind::Switch, "No effect"),
+    OptionSpec::new("pass-discard-snapshot", Kind::Switch, "No effect"),
+    OptionSpec::new(
+        "cache-size",
+        Kind::Size,
+        "Memory for L2 tables and refcount blocks",
+    ),
+    OptionSpec::new("l2-cache-size", Kind::Size, "Memory for L2 tables"),
+    OptionSpec::new(
+        "refcount-cache-size",
+        Kind::Size,
+        "Memory for refcount blocks",
+    ),
+    OptionSpec::new(
+        "l2-cache-entry-size",
+        Kind::Size,
+        "How much of an L2 table is cached at a time",
+    ),
+    OptionSpec::new(
+        "cache-clean-interval",
+        Kind::Size,
+        "Seconds after which tables are forgotten",
+    ),
+    OptionSpec::new(
+        "overlap-check",
+        Kind::Text,
+        "Metadata that writes are held against",
+    ),
+    OptionSpec::new("overlap-check.template", Kind::Text, "The same"),
+    OptionSpec::new("overlap-check.active-l1", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.active-l2", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.bitmap-directory", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.inactive-l1", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.inactive-l2", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.main-header", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.refcount-block", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.refcount-table", Kind::Switch, "No effect"),
+    OptionSpec::new("overlap-check.snapshot-table", Kind::Switch, "No effect"),
+    OptionSpec::new(
+        "encrypt.format",
+        Kind::Text,
+        "Encryption format, which must be the image's",
+    ),
+    OptionSpec::new(
+        "encrypt.key-secret",
+        Kind::Text,
+        "ID of the secret with the password",
+    ),
+];
+
+/// The sets of metadata that writes can be held against.
+const OVERLAP_TEMPLATES: [&str; 4] = ["none", "constant", "cached", "all"];
+
+/// Checks the options of a node, as far as that takes no image.
+///
+/// # Errors
+/// Returns an error if values make no sense, or not together.
+pub(super) fn check_open_options(values: &Values) -> Result<()> {
+    check_cache_sizes(values)?;
+    check_overlap_checks(values)?;
+    match values.text("encrypt.format") {
+        None | Some("aes" | "luks") => Ok(()),
+        Some(other) => Err(not_accepted("encrypt.format", other)),
+    }
+}
+
+fn check_cache_sizes(values: &Values) -> Result<()> {
+    let [both, l2, refcounts, interval] = [
+        "cache-size",
+        "l2-cache-size",
+        "refcount-cache-size",
+        "cache-clean-interval",
+    ]
+    .map(|name| values.number(name));
+    let exceeds = |part: Option<u64>| both.zip(part).is_some_and(|(both, part)| part > both);
+    let mistake = if both.is_some() && l2.is_some() && refcounts.is_some() {
+        "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"
+    } else if exceeds(l2) {
+        "l2-cache-size may not exceed cache-size"
+    } else if exceeds(refcounts) {
+        "refcount-cache-size may not exceed cache-size"
+    } else if interval.is_some_and(|interval| u32::try_from(interval).is_err()) {
+        "Cache clean interval too big"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(mistake))
+}
+
+fn check_overlap_checks(values: &Values) -> Result<()> {
+    let [short, long] = ["overlap-check", "overlap-check.template"].map(|name| values.text(name));
+    if let (Some(short), Some(long)) = (short, long)
+        && short != long
+    {
+        return Err(Error::invalid(format!(
+            "Conflicting values for qcow2 options 'overlap-check' ('{short}') and \
+             'overlap-check.template' ('{long}')"
+        )));
+    }
+    match short.or(long) {
+        Some(name) if !OVERLAP_TEMPLATES.contains(&name) => Err(Error::invalid(format!(
+            "Unsupported value '{name}' for qcow2 option 'overlap-check'. Allowed are any of the \
+             following: {}",
+            OVERLAP_TEMPLATES.join(", ")
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl CreateOptions {
     /// The options of a new image, but for its size.
     ///

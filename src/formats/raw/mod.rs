@@ -17,10 +17,16 @@ use super::new_image::NewImage;
 use super::over::OverOptions;
 use crate::error::Result;
 use crate::options::{Kind, OptionSpec, Values};
-use crate::storage::Storage;
+use crate::storage::{Storage, WindowRange};
 
 /// The options of a new image. How its space is taken is the protocol's to know.
 const CREATE_OPTIONS: &[OptionSpec] = &[OptionSpec::new("size", Kind::Size, "Virtual disk size")];
+
+/// The options of a node: the part of its file that the disk is in.
+const OPEN_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("offset", Kind::Size, "Where the disk starts in its file"),
+    OptionSpec::new("size", Kind::Size, "Virtual disk size"),
+];
 
 /// The format raw.
 pub struct Raw;
@@ -33,12 +39,28 @@ impl FormatDriver for Raw {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             transparent: true,
-            compresses: false,
+            ..Capabilities::default()
         }
     }
 
     fn probe(&self, _start: &[u8]) -> u8 {
         1
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        OPEN_OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [&'static str] {
+        &["offset", "size"]
+    }
+
+    fn window(&self, options: &Values) -> Option<WindowRange> {
+        let [offset, size] = ["offset", "size"].map(|name| options.number(name));
+        (offset.is_some() || size.is_some()).then_some(WindowRange {
+            offset: offset.unwrap_or(0),
+            size,
+        })
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {

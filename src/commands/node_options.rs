@@ -1,0 +1,88 @@
+//! The options of an image's node: its format takes them, and the rest is refused.
+//!
+//! Where nobody states a format, it isn't known yet who is to take them. They are kept as they are until the file
+//! has been looked at.
+
+use crate::error::{Error, Result};
+use crate::formats::{FORMATS, Format};
+use crate::options::{Tree, Values};
+
+/// The options that are the format's to know.
+#[derive(Debug, Clone)]
+pub enum NodeOptions {
+    /// The format has taken them.
+    Taken(Values),
+    /// The format isn't known.
+    Unread(Tree),
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self::Taken(Values::default())
+    }
+}
+
+impl NodeOptions {
+    /// Has a format take its options out of a tree, in which nothing may be left.
+    ///
+    /// # Errors
+    /// Returns an error if a value can't be, or names an option that the format doesn't know.
+    pub fn take(format: Format, mut tree: Tree) -> Result<Self> {
+        let values = Values::of_tree(&[format.open_options()], &mut tree)?;
+        format.check_options(&values)?;
+        match tree.first() {
+            None => Ok(Self::Taken(values)),
+            Some((key, _)) => Err(Error::invalid(format!(
+                "Block format '{format}' does not support the option '{key}'"
+            ))),
+        }
+    }
+
+    /// The options of an image that is of this format.
+    ///
+    /// # Errors
+    /// Returns an error as [`take`](Self::take) does.
+    pub fn of(&self, format: Format) -> Result<Values> {
+        match self {
+            Self::Taken(values) => Ok(values.clone()),
+            Self::Unread(tree) => match Self::take(format, tree.clone())? {
+                Self::Taken(values) => Ok(values),
+                Self::Unread(_) => Ok(Values::default()),
+            },
+        }
+    }
+}
+
+/// The format that has options of these names: the one that a file has to be of, if it is of any.
+pub(super) fn format_with(keys: &[&str]) -> Option<Format> {
+    let has = |format: &Format, key: &str| {
+        let mut specs = format.open_options().iter();
+        specs.any(|spec| spec.name == key)
+    };
+    let mut formats = FORMATS.iter().copied();
+    formats.find(|format| keys.iter().all(|key| has(format, key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_format_takes_its_options_and_no_others() {
+        for format in FORMATS.iter().copied() {
+            let taken = |list: &str| {
+                let taken = NodeOptions::Unread(Tree::from_list(list, "file")).of(format);
+                taken.map_err(|error| error.to_string())
+            };
+            let unknown = format!("Block format '{format}' does not support the option 'zoo'");
+            assert_eq!(taken("zoo=1").unwrap_err(), unknown);
+            for other in FORMATS {
+                for name in other.shown_options() {
+                    let knows = format.open_options().iter().any(|spec| spec.name == *name);
+                    let list = format!("{name}=1");
+                    assert_eq!(taken(&list).is_ok(), knows, "{format}: {list}");
+                }
+            }
+        }
+    }
+}
