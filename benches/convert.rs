@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cowhide::convert::{self, Settings};
-use cowhide::crypto::{Secret, legacy_aes};
+use cowhide::crypto::Secret;
+use cowhide::formats::encryption::{EncryptedHeader as _, LegacyAes};
 use cowhide::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2};
 use cowhide::formats::raw::NewRaw;
 use cowhide::formats::{self, Format, Preallocation};
@@ -45,7 +46,7 @@ fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
     options.cluster_size = cluster_size;
     let cipher = encrypted.then(|| {
         options.encryption = EncryptionMethod::Aes;
-        legacy_aes(&secret()).unwrap()
+        LegacyAes.unlock(&secret()).unwrap()
     });
     let target = NewQcow2::create(storage(target), options, cipher, false).unwrap();
     convert::copy(source.as_ref(), &target, Settings::default(), &()).unwrap();

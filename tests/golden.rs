@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use cowhide::crypto::{Secret, legacy_aes};
+use cowhide::crypto::Secret;
+use cowhide::formats::encryption::{EncryptedHeader as _, LegacyAes};
 use cowhide::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, Version, check, features};
 use cowhide::formats::{ExtentKind, Image};
 use cowhide::storage::MemoryStorage;
@@ -121,14 +122,14 @@ fn legacy_aes_decrypts_to_the_pattern_and_encrypts_to_the_same_bytes() {
     ];
     let (storage, header) = header(AES);
     assert_eq!(header.encryption(), EncryptionMethod::Aes);
-    let cipher = || legacy_aes(&Secret::new(PASSWORD.to_vec())).unwrap();
+    let cipher = || LegacyAes.unlock(&Secret::new(PASSWORD.to_vec())).unwrap();
     let image = Qcow2Image::open(storage, header, Some(cipher())).unwrap();
     assert!(contents(&image) == disk(65536, &[(0x400, 1024, 0x33)]));
 
     assert_eq!(AES[0xa00..0xa10], SECTOR_2);
     assert_eq!(AES[0xc00..0xc10], SECTOR_3);
     let mut sectors = [0x33; 1024];
-    cipher().encrypt(2, &mut sectors);
+    cipher().encrypt(GuestOffset(1024), HostOffset(0), &mut sectors);
     assert_eq!(sectors[..16], SECTOR_2);
     assert!(sectors[..512] == AES[0xa00..0xc00]);
     assert!(sectors[512..] == AES[0xc00..0xe00]);
@@ -137,7 +138,9 @@ fn legacy_aes_decrypts_to_the_pattern_and_encrypts_to_the_same_bytes() {
 #[test]
 fn a_wrong_password_gives_other_bytes_and_no_error() {
     let (storage, header) = header(AES);
-    let wrong = legacy_aes(&Secret::new(b"cowhide passwore".to_vec())).unwrap();
+    let wrong = LegacyAes
+        .unlock(&Secret::new(b"cowhide passwore".to_vec()))
+        .unwrap();
     let image = Qcow2Image::open(storage, header, Some(wrong)).unwrap();
     assert!(contents(&image) != disk(65536, &[(0x400, 1024, 0x33)]));
 }

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cowhide::crypto::{BACKEND_VARIABLE, Backend, Secret, legacy_aes};
+use cowhide::crypto::{BACKEND_VARIABLE, Backend, Secret};
+use cowhide::formats::encryption::{EncryptedHeader as _, LegacyAes};
 
 /// The key with all bits turned.
 const TURNED: [u8; 16] = [
@@ -63,7 +64,7 @@ fn main() {
 
     // As long as there is a key it is found, so that what follows tells something.
     let secret = Secret::new(fs::read("pw").unwrap());
-    let cipher = legacy_aes(&secret).unwrap();
+    let cipher = LegacyAes.unlock(&secret).unwrap();
     let found = places(&memory);
     assert!(!found.is_empty());
     assert!(!found.iter().any(|name| name == "[stack]"), "{found:?}");

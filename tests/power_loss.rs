@@ -12,7 +12,8 @@ mod power_cut;
 use std::sync::Arc;
 
 use cowhide::convert::{self, Settings};
-use cowhide::crypto::{AesCbc, Backend};
+use cowhide::crypto::Backend;
+use cowhide::formats::encryption::{Cipher, LegacyAes};
 use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::copy_bitmaps;
 use cowhide::formats::qcow2::{
@@ -91,8 +92,8 @@ fn repair_and_cut(bytes: &[u8], noise: &mut Noise, name: &str) -> Option<usize> 
     Some(record.len())
 }
 
-fn cipher() -> AesCbc {
-    AesCbc::new(KEY, Backend::detect())
+fn cipher() -> Cipher {
+    LegacyAes::with_key(KEY, Backend::detect())
 }
 
 /// An image in which some things have been written.

@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cowhide::crypto::{AesCbc, Backend};
+use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
+use cowhide::formats::encryption::LegacyAes;
 use cowhide::formats::qcow2::{
     CreateOptions, EncryptionMethod, Header, NewQcow2, Version, features,
 };
@@ -25,7 +26,7 @@ use power_cut::{KEY, Log, Logged, Subject, assert_clean, lossy_cut};
 fn image(options: CreateOptions) -> Subject {
     let storage = Arc::new(MemoryStorage::default());
     let encrypted = options.encryption == EncryptionMethod::Aes;
-    let cipher = encrypted.then(|| AesCbc::new(KEY, Backend::detect()));
+    let cipher = encrypted.then(|| LegacyAes::with_key(KEY, Backend::detect()));
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
     NewQcow2::create(target, options, cipher, true)
         .unwrap()

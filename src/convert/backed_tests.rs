@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::*;
-use crate::crypto::{AesCbc, Backend};
+use crate::crypto::Backend;
+use crate::formats::encryption::{Cipher, LegacyAes};
 
 use crate::formats::qcow2::{
     Backing, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated, NewQcow2,
@@ -125,8 +126,8 @@ impl Image for Mosaic {
     }
 }
 
-fn cipher() -> AesCbc {
-    AesCbc::new(b"0123456789abcdef", Backend::detect())
+fn cipher() -> Cipher {
+    LegacyAes::with_key(b"0123456789abcdef", Backend::detect())
 }
 
 /// How an image is made beside its options.

@@ -11,8 +11,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::*;
-use crate::crypto::{AesCbc, Backend};
+use crate::crypto::Backend;
 use crate::formats::Preallocation;
+use crate::formats::encryption::{Cipher, LegacyAes};
 use crate::formats::qcow2::{
     CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, Version, check,
 };
@@ -43,8 +44,8 @@ fn disk(size: usize) -> Vec<u8> {
     disk
 }
 
-fn cipher() -> AesCbc {
-    AesCbc::new(b"0123456789abcdef", Backend::detect())
+fn cipher() -> Cipher {
+    LegacyAes::with_key(b"0123456789abcdef", Backend::detect())
 }
 
 fn to_qcow2(

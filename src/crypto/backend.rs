@@ -15,7 +15,7 @@ use core::error::Error;
 use core::fmt;
 
 #[cfg(target_arch = "x86_64")]
-use super::x86::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
+use super::aes_cbc::x86::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
 
 /// An implementation of the sector cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -210,3 +210,21 @@ impl fmt::Display for BackendError {
 }
 
 impl Error for BackendError {}
+
+/// The environment variable that forces a cipher backend.
+pub const BACKEND_VARIABLE: &str = "COWHIDE_CIPHER";
+
+/// The backend to use: the best that this machine has, unless [`BACKEND_VARIABLE`] names another.
+///
+/// # Errors
+/// Returns an error if the variable names a backend that doesn't exist or that this machine doesn't have.
+pub fn chosen_backend() -> crate::error::Result<Backend> {
+    match std::env::var(BACKEND_VARIABLE) {
+        Err(std::env::VarError::NotPresent) => Ok(Backend::detect()),
+        Ok(name) => Backend::from_name(&name)
+            .map_err(|error| crate::error::Error::invalid(format!("{BACKEND_VARIABLE}: {error}"))),
+        Err(std::env::VarError::NotUnicode(_)) => Err(crate::error::Error::invalid(format!(
+            "{BACKEND_VARIABLE}: not UTF-8"
+        ))),
+    }
+}

@@ -14,7 +14,7 @@ const STACK_TO_WIPE: usize = 24 << 10;
 
 /// Wipes the part of the stack that functions called before have used.
 #[inline(never)]
-pub(super) fn wipe_stack() {
+pub(crate) fn wipe_stack() {
     let mut used = [0_u8; STACK_TO_WIPE];
     // For all the compiler knows, somebody looks at it.
     black_box(&mut used);

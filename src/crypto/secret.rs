@@ -8,9 +8,7 @@ use std::sync::Once;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zeroize::Zeroizing;
 
-use super::memory::{keep_out_of_swap, wipe_stack};
-use super::{AesCbc, Backend};
-use crate::error::{Error, Result};
+use super::memory::keep_out_of_swap;
 
 /// A password or passphrase.
 ///
@@ -37,46 +35,6 @@ impl Secret {
     /// The bytes of the password.
     pub fn bytes(&self) -> &[u8] {
         &self.0
-    }
-}
-
-/// The legacy AES cipher for a password: the key is its first 16 bytes, filled up with zeroes.
-/// There is no key derivation, and nothing that could tell a wrong password.
-///
-/// # Errors
-/// `COWHIDE_CIPHER` names a backend that doesn't exist or that this machine doesn't have.
-pub fn legacy_aes(secret: &Secret) -> Result<AesCbc> {
-    let backend = chosen_backend()?;
-    let cipher = expanded(secret, backend);
-    wipe_stack();
-    Ok(cipher)
-}
-
-/// Makes the cipher in a stack frame of its own, see [`memory`](super::memory).
-#[inline(never)]
-fn expanded(secret: &Secret, backend: Backend) -> AesCbc {
-    let mut key = Zeroizing::new([0; 16]);
-    for (to, from) in key.iter_mut().zip(secret.bytes()) {
-        *to = *from;
-    }
-    AesCbc::new(&key, backend)
-}
-
-/// The environment variable that forces a cipher backend.
-pub const BACKEND_VARIABLE: &str = "COWHIDE_CIPHER";
-
-/// The backend to use: the best that this machine has, unless [`BACKEND_VARIABLE`] names another.
-///
-/// # Errors
-/// As [`legacy_aes`].
-pub fn chosen_backend() -> Result<Backend> {
-    match std::env::var(BACKEND_VARIABLE) {
-        Err(std::env::VarError::NotPresent) => Ok(Backend::detect()),
-        Ok(name) => Backend::from_name(&name)
-            .map_err(|error| Error::invalid(format!("{BACKEND_VARIABLE}: {error}"))),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Error::invalid(format!("{BACKEND_VARIABLE}: not UTF-8")))
-        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod bitmaps;
 pub mod block_map;
 pub mod check;
 pub mod driver;
+pub mod encryption;
 pub mod info;
 pub mod plausible;
 pub mod qcow2;

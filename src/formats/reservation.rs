@@ -1,10 +1,10 @@
 //! Room for one chunk's data in a new image, and how the data gets there.
 
 use super::Run;
-use crate::crypto::AesCbc;
+use super::encryption::Cipher;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+use crate::units::{GuestOffset, HostOffset};
 
 /// A chunk's data after [`NewImage::pack`](super::NewImage::pack): what is stored, in guest order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +71,11 @@ impl Reservation {
     ///
     /// # Errors
     /// The reservation is for another chunk.
-    pub fn encrypt(&self, cipher: &AesCbc, chunk: &mut [u8]) -> Result<()> {
-        for (run, _) in &self.pieces {
+    pub fn encrypt(&self, cipher: &Cipher, chunk: &mut [u8]) -> Result<()> {
+        for (run, host) in &self.pieces {
             let data = chunk.get_mut(run.clone()).ok_or_else(foreign)?;
-            cipher.encrypt((self.guest.0 + run.start as u64) / SECTOR_SIZE, data);
+            let guest = GuestOffset(self.guest.0 + run.start as u64);
+            cipher.encrypt(guest, *host, data);
         }
         Ok(())
     }

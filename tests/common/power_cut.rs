@@ -15,8 +15,9 @@ pub mod kept;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use cowhide::crypto::{AesCbc, Backend};
+use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
+use cowhide::formats::encryption::{Cipher, LegacyAes};
 use cowhide::formats::qcow2::write::OpenOptions;
 use cowhide::formats::qcow2::{self, Header, Qcow2Image, WritableQcow2, features};
 use cowhide::formats::{Chain, Image, WritableImage};
@@ -70,8 +71,9 @@ struct Flushed {
 }
 
 impl Subject {
-    pub fn cipher(&self) -> Option<AesCbc> {
-        self.encrypted.then(|| AesCbc::new(KEY, Backend::detect()))
+    pub fn cipher(&self) -> Option<Cipher> {
+        self.encrypted
+            .then(|| LegacyAes::with_key(KEY, Backend::detect()))
     }
 
     pub fn open<S: Storage + 'static>(&self, storage: &Arc<S>) -> WritableQcow2 {

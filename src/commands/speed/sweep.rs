@@ -13,8 +13,9 @@ use super::ClusterSpeed;
 use super::ciphers::KEY;
 use super::rounds::{self, Samples};
 use crate::convert::{self, Settings};
-use crate::crypto::{AesCbc, Backend};
+use crate::crypto::Backend;
 use crate::error::{Error, Result};
+use crate::formats::encryption::{Cipher, LegacyAes};
 use crate::formats::qcow2::create_options::CLUSTER_SIZES;
 use crate::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2};
 use crate::formats::raw::RawImage;
@@ -80,7 +81,7 @@ pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Swe
     let rounds = rounds::repeat(budget, || {
         for row in &mut rows {
             let (plain, _) = convert(row.cluster_size, None)?;
-            let cipher = AesCbc::new(KEY, backend);
+            let cipher = LegacyAes::with_key(KEY, backend);
             let (aes, file_bytes) = convert(row.cluster_size, Some(cipher))?;
             row.plain.push(plain);
             row.aes.push(aes);
@@ -140,7 +141,7 @@ fn convert(
     source: &RawImage,
     size: u64,
     cluster_size: u64,
-    cipher: Option<AesCbc>,
+    cipher: Option<Cipher>,
     settings: Settings,
 ) -> Result<(f64, u64)> {
     let file = list::file_in_memory("cowhide-speed-target")?;

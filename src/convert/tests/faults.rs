@@ -15,7 +15,7 @@ enum ImageKind {
 const KINDS: [ImageKind; 3] = [ImageKind::Raw, ImageKind::Plain, ImageKind::Encrypted];
 
 impl ImageKind {
-    fn key(self) -> Option<AesCbc> {
+    fn key(self) -> Option<Cipher> {
         (self == Self::Encrypted).then(cipher)
     }
 

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::header::encode;
 use super::header::{CompressionType, EncryptionMethod, Version};
-use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::Preallocation;
 pub use crate::formats::driver::Backing;
+use crate::formats::encryption::Cipher;
 
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
@@ -155,7 +155,7 @@ impl CreateOptions {
     ///
     /// # Errors
     /// There isn't.
-    pub(super) fn check_cipher(&self, cipher: Option<&AesCbc>) -> Result<()> {
+    pub(super) fn check_cipher(&self, cipher: Option<&Cipher>) -> Result<()> {
         match (self.encryption, cipher) {
             (EncryptionMethod::None, None) | (EncryptionMethod::Aes, Some(_)) => Ok(()),
             (EncryptionMethod::Aes | EncryptionMethod::Luks, None) => Err(super::missing_secret()),

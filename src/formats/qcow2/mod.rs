@@ -19,14 +19,17 @@
 //! - [`write`](mod@write): an image in use, written anywhere;
 //! - [`mod@check`]: do the refcounts agree with what refers to what?
 //!
-//! Encrypted images: each 512-byte sector is encrypted by [`crate::crypto`], with the sector's
-//! number on the virtual disk as its position.
+//! Encrypted images: each 512-byte sector is encrypted by itself, by a cipher that
+//! [`crate::formats::encryption`] makes. It is told where on the disk and where in the file a sector is, and
+//! knows which of both counts.
 
 pub mod bitmaps;
 pub mod check;
 pub mod codec;
 pub mod create_options;
 mod driver;
+#[cfg(test)]
+mod encryption_tests;
 pub mod entries;
 mod file;
 pub mod geometry;
@@ -51,18 +54,19 @@ pub use new::{NewCompressed, NewPreallocated, NewQcow2};
 pub use read::Qcow2Image;
 pub use write::WritableQcow2;
 
-use crate::crypto::{AesCbc, Secret};
+use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::encryption::{Cipher, EncryptedHeader as _, LegacyAes};
 
 /// The cipher for reading an image's data: none when it isn't encrypted.
 ///
 /// # Errors
 /// The image is encrypted and no password was given, or by a method that this version doesn't have.
-pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<AesCbc>> {
+pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<Cipher>> {
     match header.encryption() {
         EncryptionMethod::None => Ok(None),
         EncryptionMethod::Aes => match secret {
-            Some(secret) => Ok(Some(crate::crypto::legacy_aes(secret)?)),
+            Some(secret) => LegacyAes.unlock(secret).map(Some),
             None => Err(missing_secret()),
         },
         EncryptionMethod::Luks => Err(Error::unsupported(

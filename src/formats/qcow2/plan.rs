@@ -7,9 +7,9 @@ use super::create_options::CreateOptions;
 use super::header::{EncryptionMethod, Version};
 use super::options;
 use super::{NewCompressed, NewPreallocated, NewQcow2, missing_secret};
-use crate::crypto::legacy_aes;
 use crate::error::{Error, Result};
 use crate::formats::driver::{EncryptionRef, NewDisk, NewParts, Plan};
+use crate::formats::encryption::{EncryptedHeader as _, LegacyAes};
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 
@@ -101,7 +101,7 @@ impl Plan for Qcow2Plan {
         let options = self.options.clone();
         let cipher = match options.encryption {
             EncryptionMethod::None => None,
-            _ => Some(legacy_aes(secret.ok_or_else(missing_secret)?)?),
+            _ => Some(LegacyAes.unlock(secret.ok_or_else(missing_secret)?)?),
         };
         let data = files.into_iter().next();
         if self.compressed {

@@ -29,8 +29,8 @@ use super::Parts;
 use super::layout::Layout;
 use super::refcounts::RefcountLayout;
 use super::runs;
-use crate::crypto::AesCbc;
 use crate::error::Result;
+use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::header::Version;
@@ -55,7 +55,7 @@ impl NewQcow2 {
     pub fn create(
         storage: Arc<dyn Storage>,
         options: CreateOptions,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
         flush: bool,
     ) -> Result<Self> {
         Self::of_parts(Parts::new(storage, None, options, cipher, flush)?)
@@ -70,7 +70,7 @@ impl NewQcow2 {
         storage: Arc<dyn Storage>,
         data: Arc<dyn Storage>,
         options: CreateOptions,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
         flush: bool,
     ) -> Result<Self> {
         Self::of_parts(Parts::new(storage, Some(data), options, cipher, flush)?)

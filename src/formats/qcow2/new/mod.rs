@@ -22,8 +22,8 @@ use std::sync::Arc;
 use self::refcounts::RefcountLayout;
 use super::create_options::CreateOptions;
 use super::geometry::Geometry;
-use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
+use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::header::encode;
 use crate::formats::{Backed, Reservation, Run};
 use crate::storage::Storage;
@@ -37,7 +37,7 @@ struct Parts {
     external: bool,
     options: CreateOptions,
     geometry: Geometry,
-    cipher: Option<AesCbc>,
+    cipher: Option<Cipher>,
     flush: bool,
     /// Whether what is never written to `data` reads as zeroes.
     clean: bool,
@@ -54,7 +54,7 @@ impl Parts {
         storage: Arc<dyn Storage>,
         data: Option<Arc<dyn Storage>>,
         options: CreateOptions,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
         flush: bool,
     ) -> Result<Self> {
         if options.data_file.is_some() != data.is_some() {

@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Parts;
 use super::refcounts::RefcountLayout;
 use super::runs;
-use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
+use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
@@ -82,7 +82,7 @@ impl NewPreallocated {
     pub fn create(
         storage: Arc<dyn Storage>,
         options: CreateOptions,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
         preallocation: Preallocation,
         flush: bool,
     ) -> Result<Self> {
@@ -100,7 +100,7 @@ impl NewPreallocated {
         storage: Arc<dyn Storage>,
         data: Arc<dyn Storage>,
         options: CreateOptions,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
         preallocation: Preallocation,
         flush: bool,
     ) -> Result<Self> {

@@ -10,9 +10,9 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::ExtentKind;
+use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::codec;
 use crate::formats::qcow2::entries::{
     EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
@@ -31,7 +31,7 @@ pub(in crate::formats::qcow2) struct ClusterReader {
     geometry: Geometry,
     zero_flag: bool,
     compression: CompressionType,
-    cipher: Option<AesCbc>,
+    cipher: Option<Cipher>,
 }
 
 impl ClusterReader {
@@ -39,7 +39,7 @@ impl ClusterReader {
     pub(in crate::formats::qcow2) fn new(
         data: Arc<dyn Storage>,
         header: &Header,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
     ) -> Self {
         Self {
             data,
@@ -57,7 +57,7 @@ impl ClusterReader {
     }
 
     /// The cipher of the guest's data.
-    pub(in crate::formats::qcow2) fn cipher(&self) -> Option<&AesCbc> {
+    pub(in crate::formats::qcow2) fn cipher(&self) -> Option<&Cipher> {
         self.cipher.as_ref()
     }
 
@@ -244,7 +244,7 @@ impl ClusterReader {
                      file ({length} bytes)",
                 )));
             }
-            cipher.decrypt(guest.0 / SECTOR_SIZE, buf);
+            cipher.decrypt(guest, host, buf);
         }
         Ok(())
     }

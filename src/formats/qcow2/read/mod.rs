@@ -23,8 +23,9 @@ use super::entries::L2Table;
 use super::geometry::Geometry;
 use super::header::features;
 use super::header::{EncryptionMethod, Header};
-use crate::crypto::{AesCbc, Secret};
+use crate::crypto::Secret;
 use crate::error::{Error, Result};
+use crate::formats::encryption::Cipher;
 use crate::formats::status::Holes;
 use crate::formats::{Extent, ExtentKind, Image, Status, check_range};
 use crate::storage::Storage;
@@ -50,7 +51,7 @@ impl Qcow2Image {
     /// # Errors
     /// An encrypted image without a cipher (or the other way round); one with an external data file;
     /// an L1 table that can't be read.
-    pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<AesCbc>) -> Result<Self> {
+    pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<Cipher>) -> Result<Self> {
         if header.has_incompatible(features::DATA_FILE) {
             return Err(Error::invalid("'data-file' is required for this image"));
         }
@@ -65,7 +66,7 @@ impl Qcow2Image {
         storage: Arc<dyn Storage>,
         data: Arc<dyn Storage>,
         header: Header,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
     ) -> Result<Self> {
         if !header.has_incompatible(features::DATA_FILE) {
             return Err(Error::invalid(
@@ -113,7 +114,7 @@ impl Qcow2Image {
         storage: Arc<dyn Storage>,
         data: Arc<dyn Storage>,
         header: Header,
-        cipher: Option<AesCbc>,
+        cipher: Option<Cipher>,
         salvage: bool,
     ) -> Result<Self> {
         if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {

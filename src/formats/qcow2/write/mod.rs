@@ -59,7 +59,7 @@ use super::geometry::Geometry;
 use super::read::cluster::ClusterReader;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
-use crate::units::{GuestOffset, SECTOR_SIZE};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// How much of the disk is written in one step, in bytes, unless a cluster is larger.
 const STEP: u64 = 2 << 20;
@@ -242,10 +242,14 @@ impl WritableQcow2 {
             self.read_slot(last.old, asked.end, tail)?;
             match cipher {
                 Some(cipher) => {
-                    let sector = |byte| byte / SECTOR_SIZE;
-                    cipher.encrypt(sector(whole.start), head);
-                    cipher.encrypt_to(sector(asked.start), data, middle);
-                    cipher.encrypt(sector(asked.end), tail);
+                    let host_of = |guest| HostOffset(host + (guest - whole.start));
+                    let place = |guest| (GuestOffset(guest), host_of(guest));
+                    let (guest, host) = place(whole.start);
+                    cipher.encrypt(guest, host, head);
+                    let (guest, host) = place(asked.start);
+                    cipher.encrypt_to(guest, host, data, middle);
+                    let (guest, host) = place(asked.end);
+                    cipher.encrypt(guest, host, tail);
                 }
                 None => middle.copy_from_slice(data),
             }

@@ -19,9 +19,9 @@ use super::metadata::{Metadata, MetadataParts};
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
 use super::{State, WritableQcow2};
-use crate::crypto::AesCbc;
 use crate::error::{Error, Result};
 use crate::formats::Image;
+use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::header::features;
 use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::read::cluster::ClusterReader;
@@ -32,7 +32,7 @@ use crate::units::HostOffset;
 /// What an image is opened with.
 pub struct OpenOptions {
     /// The cipher for its data; there when the image is encrypted, and only then.
-    pub cipher: Option<AesCbc>,
+    pub cipher: Option<Cipher>,
     /// Its external data file; there when it has one, and only then.
     pub data: Option<Arc<dyn Storage>>,
     /// What its backing file holds; there when it has one, and only then.

@@ -4,16 +4,7 @@
 //! hardware could do that tells whether there's anything left to gain. See
 //! `x86/limit.rs` for how it is measured.
 
-use super::Backend;
-
-/// The best that the AES unit did on registers only.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
-    /// Bytes of AES-128 blocks, in billions a second.
-    pub gb_per_s: f64,
-    /// Registers in flight when it did.
-    pub registers: usize,
-}
+use crate::crypto::{Backend, Limit};
 
 /// Measures the limit of the instructions that `backend` uses, on this thread,
 /// as the best of `repetitions` of some tens of microseconds each for every

@@ -16,11 +16,11 @@
     reason = "kernels load and store through pointers; their indices are constants into arrays"
 )]
 
-pub(super) mod aesni;
+pub(in crate::crypto) mod aesni;
 mod keys;
 pub(super) mod limit;
-pub(super) mod vaes256;
-pub(super) mod vaes512;
+pub(in crate::crypto) mod vaes256;
+pub(in crate::crypto) mod vaes512;
 
 /// Splits the vector registers, or *groups*, of an encryption run into
 /// batches that go down their chains together: first some of one size and

@@ -17,7 +17,7 @@ use core::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
-use crate::crypto::limit::Limit;
+use crate::crypto::Limit;
 
 /// Blocks that a register is taken through in one measurement: some tens of
 /// microseconds' worth, well above the clock's grain and well below a time

@@ -9,7 +9,8 @@ use aes::Aes256;
 use cbc::cipher::{BlockModeDecrypt as _, KeyIvInit as _};
 use zeroize::Zeroizing;
 
-use super::{BLOCK_SIZE, Secret};
+use super::Secret;
+use super::sector::BLOCK_SIZE;
 use crate::error::{Error, Result};
 
 impl Secret {
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     /// Made with `openssl enc -aes-256-cbc`: the word `secret`, key `k` × 32, vector `i` × 16.
-    const WRAPPED: [u8; BLOCK_SIZE] = [
+    const SEALED: [u8; BLOCK_SIZE] = [
         0x4b, 0x34, 0xb3, 0xae, 0x87, 0x8e, 0xbd, 0x3e, 0x79, 0x02, 0x4c, 0x06, 0xcf, 0xb4, 0x46,
         0x5a,
     ];
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_key_opens_it() {
-        let opened = unseal(&[b'k'; 32], &[b'i'; 16], &WRAPPED);
+        let opened = unseal(&[b'k'; 32], &[b'i'; 16], &SEALED);
         assert_eq!(opened, Ok(b"secret".to_vec()));
     }
 
@@ -77,11 +78,11 @@ mod tests {
     fn what_is_wrong_is_said() {
         let (key, iv) = ([b'k'; 32], [b'i'; 16]);
         for (key, iv, payload, message) in [
-            (&key[..31], &iv[..], &WRAPPED[..], "Key should be 32 bytes"),
-            (&key, &iv[..3], &WRAPPED, "16 bytes in length not 3"),
-            (&key, &iv, &WRAPPED[..3], "Length 3 must be a multiple"),
+            (&key[..31], &iv[..], &SEALED[..], "Key should be 32 bytes"),
+            (&key, &iv[..3], &SEALED, "16 bytes in length not 3"),
+            (&key, &iv, &SEALED[..3], "Length 3 must be a multiple"),
             (&key, &iv, &[], "padding bytes (0)"),
-            (&[b'j'; 32], &iv, &WRAPPED, "number of padding bytes"),
+            (&[b'j'; 32], &iv, &SEALED, "number of padding bytes"),
         ] {
             let error = unseal(key, iv, payload).unwrap_err();
             assert!(error.contains(message), "{error}");

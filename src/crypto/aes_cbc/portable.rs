@@ -22,9 +22,9 @@ use aes::cipher::{
     BlockSizeUser, InnerIvInit as _, KeyInit, ParBlocks, consts::U16, typenum::Unsigned,
 };
 
-use super::memory::keep_out_of_swap;
 use super::reference::as_blocks;
-use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, iv};
+use crate::crypto::memory::keep_out_of_swap;
+use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SectorRun, iv};
 
 /// The portable backend with its expanded key.
 pub(super) struct Portable {
@@ -43,7 +43,7 @@ impl Portable {
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(super) fn encrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(super) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         self.cipher
             .encrypt_with_backend(EncryptRun { first_sector, run });
     }
@@ -52,7 +52,7 @@ impl Portable {
     ///
     /// A sector's blocks are independent here, and the `cbc` crate hands all of them to the cipher
     /// at once: nothing of ours was as fast.
-    pub(super) fn decrypt(&self, first_sector: u64, mut run: Run<'_, '_>) {
+    pub(super) fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         for i in 0..run.len() {
             let mut sector = run.get(i);
@@ -69,7 +69,7 @@ impl Portable {
 /// found.
 struct EncryptRun<'inp, 'out> {
     first_sector: u64,
-    run: Run<'inp, 'out>,
+    run: SectorRun<'inp, 'out>,
 }
 
 impl BlockSizeUser for EncryptRun<'_, '_> {

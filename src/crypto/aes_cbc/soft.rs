@@ -20,8 +20,8 @@
 use aes_soft::{Aes128, Block, BlockDecrypt, BlockEncrypt, NewBlockCipher, ParBlocks};
 use core::hint::black_box;
 
-use super::memory::keep_out_of_swap;
-use super::{BLOCK_SIZE, Run, SECTOR_BLOCKS, iv};
+use crate::crypto::memory::keep_out_of_swap;
+use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SectorRun, iv};
 
 /// Blocks in a call of the batch interface, two of the cipher's own batches.
 const LANES: usize = 8;
@@ -52,7 +52,7 @@ impl Soft {
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(super) fn encrypt(&self, first_sector: u64, mut run: Run<'_, '_>) {
+    pub(super) fn encrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         let mut state = ParBlocks::default();
         while !run.is_empty() {
@@ -81,7 +81,7 @@ impl Soft {
     }
 
     /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(super) fn decrypt(&self, first_sector: u64, mut run: Run<'_, '_>) {
+    pub(super) fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         for i in 0..run.len() {
             let mut sector = run.get(i);

@@ -44,7 +44,7 @@ use core::mem::MaybeUninit;
 
 use super::even_batches;
 use super::keys::{ROUND_KEYS, RoundKeys};
-use crate::crypto::{Run, SECTOR_SIZE, Sector};
+use crate::crypto::sector::{SECTOR_SIZE, Sector, SectorRun};
 
 cpufeatures::new!(has_vaes512, "aes", "vaes", "avx512f");
 
@@ -82,13 +82,13 @@ impl Vaes512 {
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_vaes512(&self.keys, first_sector, run) }
     }
 
     /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_vaes512(&self.keys, first_sector, run) }
     }
@@ -98,7 +98,7 @@ impl Vaes512 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "avx512f,vaes")]
-fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
     let keys: [__m512i; ROUND_KEYS] = from_fn(|i| _mm512_broadcast_i32x4(keys.enc()[i]));
     let sectors = run.len();
     let (src, dst) = run.into_raw();
@@ -472,7 +472,7 @@ const REGISTERS: usize = SECTOR_SIZE / size_of::<__m512i>();
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "avx512f,vaes")]
-fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
     let keys: [__m512i; ROUND_KEYS] = from_fn(|i| _mm512_broadcast_i32x4(keys.dec[i]));
     let sectors = run.len();
     let (src, dst) = run.into_raw();

@@ -29,7 +29,7 @@ use core::array::from_fn;
 
 use super::even_batches;
 use super::keys::RoundKeys;
-use crate::crypto::{BLOCK_SIZE, Run, SECTOR_BLOCKS, SECTOR_SIZE, Sector};
+use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SECTOR_SIZE, Sector, SectorRun};
 
 /// Sectors in a group.
 const LANES: usize = 2;
@@ -60,13 +60,13 @@ impl Vaes256 {
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_vaes256(&self.keys, first_sector, run) }
     }
 
     /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_vaes256(&self.keys, first_sector, run) }
     }
@@ -76,7 +76,7 @@ impl Vaes256 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "avx2,vaes")]
-fn cowhide_aes128_cbc_encrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+fn cowhide_aes128_cbc_encrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
     let mut left = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
@@ -212,7 +212,7 @@ const WIDTH: usize = 8;
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "avx2,vaes")]
-fn cowhide_aes128_cbc_decrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+fn cowhide_aes128_cbc_decrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
     let keys = &keys.dec;
     let sectors = run.len();
     let (src, dst) = run.into_raw();

@@ -25,7 +25,7 @@ use core::array::from_fn;
 
 use super::even_batches;
 use super::keys::RoundKeys;
-use crate::crypto::{BLOCK_SIZE, Run, SECTOR_BLOCKS, Sector};
+use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, Sector, SectorRun};
 
 cpufeatures::new!(has_aes, "aes", "sse2");
 
@@ -52,13 +52,13 @@ impl AesNi {
     }
 
     /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_aesni(&self.keys, first_sector, run) }
     }
 
     /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: Run<'_, '_>) {
+    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_aesni(&self.keys, first_sector, run) }
     }
@@ -68,7 +68,7 @@ impl AesNi {
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "aes,sse2")]
-fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
     let sectors = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
@@ -148,7 +148,7 @@ const WIDTH: usize = 8;
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "aes,sse2")]
-fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Run<'_, '_>) {
+fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
     let keys = &keys.dec;
     let sectors = run.len();
     let (src, dst) = run.into_raw();

@@ -8,7 +8,7 @@
 use aes::Aes128;
 use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
 
-use super::{BLOCK_SIZE, SECTOR_SIZE, iv};
+use crate::crypto::sector::{BLOCK_SIZE, SECTOR_SIZE, iv};
 
 /// A sector cipher that runs `cbc::Encryptor` and `cbc::Decryptor` over one
 /// sector at a time.

@@ -1,0 +1,29 @@
+//! Sectors, the unit in which disks are encrypted, and how they are numbered.
+
+/// Bytes in a sector, the unit that is encrypted by itself.
+pub const SECTOR_SIZE: usize = 512;
+
+/// Bytes in an AES block.
+pub(super) const BLOCK_SIZE: usize = 16;
+
+/// AES blocks in a sector.
+pub(super) const SECTOR_BLOCKS: usize = SECTOR_SIZE / BLOCK_SIZE;
+
+/// One sector's bytes.
+pub(super) type Sector = [u8; SECTOR_SIZE];
+
+/// A run of whole sectors to be ciphered in place or from buffer to buffer.
+///
+/// Its two halves have the same length and are either the very same memory or
+/// do not overlap at all, which the safe constructors of [`InOutBuf`]
+/// guarantee and the x86 kernels rely on.
+///
+/// [`InOutBuf`]: aes::cipher::InOutBuf
+pub(super) type SectorRun<'inp, 'out> = aes::cipher::InOutBuf<'inp, 'out, Sector>;
+
+/// The initialisation vector of a sector: its number, little-endian.
+pub(super) fn iv(sector: u64) -> [u8; BLOCK_SIZE] {
+    let mut iv = [0; BLOCK_SIZE];
+    iv[..8].copy_from_slice(&sector.to_le_bytes());
+    iv
+}

@@ -1,0 +1,64 @@
+//! The oldest encryption of qcow2, which QEMU calls `aes`.
+//!
+//! It has no header and no key derivation: the password is the key. So nothing can tell a wrong password,
+//! and a disk that is read with one is noise. Sectors are encrypted by their numbers on the disk.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::{Cipher, EncryptedHeader, Encryption, EncryptionFormat, Numbering};
+use crate::crypto::{AesCbc, Backend, Secret, chosen_backend, wipe_stack};
+use crate::error::Result;
+
+/// Legacy AES: AES-128-CBC under the first 16 bytes of the password, filled up with zeroes.
+#[derive(Debug, Clone, Copy)]
+pub struct LegacyAes;
+
+impl LegacyAes {
+    /// The cipher of a key, by a backend that this machine has.
+    ///
+    /// # Panics
+    /// Panics if this machine doesn't have the backend.
+    pub fn with_key(key: &[u8; 16], backend: Backend) -> Cipher {
+        Cipher::new(Arc::new(AesCbc::new(key, backend)), Numbering::Guest)
+    }
+}
+
+impl Encryption for LegacyAes {
+    fn format(&self) -> EncryptionFormat {
+        EncryptionFormat::Aes
+    }
+
+    fn header_length(&self) -> u64 {
+        0
+    }
+
+    fn create(&self, secret: &Secret) -> Result<(Vec<u8>, Cipher)> {
+        Ok((Vec::new(), self.unlock(secret)?))
+    }
+}
+
+impl EncryptedHeader for LegacyAes {
+    fn format(&self) -> EncryptionFormat {
+        EncryptionFormat::Aes
+    }
+
+    /// Any password gives a cipher.
+    fn unlock(&self, secret: &Secret) -> Result<Cipher> {
+        let backend = chosen_backend()?;
+        let cipher = expanded(secret, backend);
+        wipe_stack();
+        Ok(cipher)
+    }
+}
+
+/// Makes the cipher in a stack frame of its own, which is wiped afterwards.
+#[inline(never)]
+fn expanded(secret: &Secret, backend: Backend) -> Cipher {
+    let mut key = Zeroizing::new([0; 16]);
+    for (to, from) in key.iter_mut().zip(secret.bytes()) {
+        *to = *from;
+    }
+    LegacyAes::with_key(&key, backend)
+}

@@ -1,0 +1,116 @@
+//! Encryption formats: how a password and a header make the cipher of a disk.
+//!
+//! Image formats share them: qcow2 has LUKS inside, and a LUKS header is a format by itself. An encryption
+//! format gives a [`Cipher`]; an image format tells the cipher where on the disk and where in the file its
+//! sectors are, and the cipher goes by the one of both that its format counts.
+
+mod legacy_aes;
+
+use std::sync::Arc;
+
+pub use legacy_aes::LegacyAes;
+
+use crate::crypto::{Secret, SectorCipher};
+use crate::error::Result;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// The encryption formats that are known by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncryptionFormat {
+    /// AES-128-CBC with the password as key.
+    Aes,
+    /// LUKS, version 1.
+    Luks,
+}
+
+impl EncryptionFormat {
+    /// The name that `qemu-img` uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes => "aes",
+            Self::Luks => "luks",
+        }
+    }
+}
+
+/// The encryption of a new image.
+pub trait Encryption: Sync {
+    /// The format.
+    fn format(&self) -> EncryptionFormat;
+
+    /// The length of its header in bytes, for which a new image leaves room; 0 where there is none.
+    fn header_length(&self) -> u64;
+
+    /// Makes a header, and the cipher that it stands for.
+    ///
+    /// # Errors
+    /// Returns an error if this machine doesn't have the cipher that was asked for.
+    fn create(&self, secret: &Secret) -> Result<(Vec<u8>, Cipher)>;
+}
+
+/// The encryption of an image that exists, its header read and checked, and not opened.
+pub trait EncryptedHeader: Send + Sync {
+    /// The format.
+    fn format(&self) -> EncryptionFormat;
+
+    /// Gives the cipher that the password stands for.
+    ///
+    /// # Errors
+    /// Returns an error if the password is known to be wrong, or if this machine doesn't have the cipher.
+    fn unlock(&self, secret: &Secret) -> Result<Cipher>;
+}
+
+/// The number by which a sector is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbering {
+    /// Its number on the disk that the image stands for, as in legacy AES.
+    Guest,
+    /// Its number in the file that holds it, as in LUKS inside of qcow2.
+    Host,
+}
+
+/// The cipher of a disk.
+#[derive(Debug, Clone)]
+pub struct Cipher {
+    sectors: Arc<dyn SectorCipher>,
+    numbering: Numbering,
+}
+
+impl Cipher {
+    /// A cipher of sectors, and the number that it goes by.
+    pub fn new(sectors: Arc<dyn SectorCipher>, numbering: Numbering) -> Self {
+        Self { sectors, numbering }
+    }
+
+    /// Encrypts whole sectors in place, which stand for `guest` and go to `host`.
+    ///
+    /// # Panics
+    /// Panics if `data` isn't a whole number of sectors.
+    pub fn encrypt(&self, guest: GuestOffset, host: HostOffset, data: &mut [u8]) {
+        self.sectors.encrypt(self.number(guest, host), data);
+    }
+
+    /// As [`encrypt`](Self::encrypt), from one buffer to another.
+    ///
+    /// # Panics
+    /// Panics if `src` isn't a whole number of sectors, or if `dst` isn't as long.
+    pub fn encrypt_to(&self, guest: GuestOffset, host: HostOffset, src: &[u8], dst: &mut [u8]) {
+        self.sectors.encrypt_to(self.number(guest, host), src, dst);
+    }
+
+    /// Decrypts whole sectors in place, which stand for `guest` and were read at `host`.
+    ///
+    /// # Panics
+    /// Panics if `data` isn't a whole number of sectors.
+    pub fn decrypt(&self, guest: GuestOffset, host: HostOffset, data: &mut [u8]) {
+        self.sectors.decrypt(self.number(guest, host), data);
+    }
+
+    fn number(&self, guest: GuestOffset, host: HostOffset) -> u64 {
+        let byte = match self.numbering {
+            Numbering::Guest => guest.0,
+            Numbering::Host => host.0,
+        };
+        byte / SECTOR_SIZE
+    }
+}
