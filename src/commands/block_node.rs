@@ -5,6 +5,7 @@
 //! say how fast something is done are checked and have no effect. What isn't known is refused, with
 //! the name of the driver that doesn't know it.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use serde_json::{Map, json};
@@ -262,7 +263,7 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     for spec in protocol.open_options() {
         // JSON may have a number for a name; it means what it looks like.
         if let (Kind::Text, Some(value)) = (spec.kind, shown.get_mut(spec.name)) {
-            *value = options.text(spec.name).into();
+            *value = options.name(spec.name).map(OsStr::to_string_lossy).into();
         }
     }
     let stipulations = protocol.check(&options)?;

@@ -120,9 +120,28 @@ fn sweep(options: &str) {
         "{ran:?}"
     );
     let mut emptied = 0;
-    for (call, count) in counts(&calls) {
+    // A signal that comes late finds the work done. On a busy machine most do.
+    for round in 0..5 {
+        if emptied >= 3 {
+            break;
+        }
+        emptied += signals_at_each(folder, options, files, &calls, round);
+    }
+    assert!(emptied >= 3, "{options}: emptied {emptied} times");
+}
+
+/// Sends a signal at each call in turn, and gives how often the target was emptied.
+fn signals_at_each(
+    folder: &Path,
+    options: &str,
+    files: &[&str],
+    calls: &str,
+    round: usize,
+) -> usize {
+    let mut emptied = 0;
+    for (call, count) in counts(calls) {
         for nth in 1..=count {
-            let signal = SIGNALS[nth % SIGNALS.len()];
+            let signal = SIGNALS[(nth + round) % SIGNALS.len()];
             let first = format!("inject={call}:signal={signal}:when={nth}");
             // A second one comes when that is said, which is the only writing at no offset.
             let second = "inject=write:signal=TERM:when=1";
@@ -158,5 +177,5 @@ fn sweep(options: &str) {
             assert_eq!(ran.stderr.lines().count(), said, "{when}");
         }
     }
-    assert!(emptied >= 3, "{options}: emptied {emptied} times");
+    emptied
 }
