@@ -21,7 +21,7 @@ use crate::formats::Format;
 use crate::formats::snapshots::SnapshotName;
 use crate::options::Values;
 use crate::options::list::{self, KeyValue};
-use crate::storage::CacheMode;
+use crate::storage::{CacheMode, list as protocols};
 use crate::units::SECTOR_SIZE;
 
 /// Runs the subcommand.
@@ -127,7 +127,8 @@ fn plan_target<'a>(
         false => operands::driver(args.target_format())?,
     };
     if !args.no_create {
-        file_name::path(to)?;
+        let path = file_name::path(to)?;
+        protocols::check_creates(driver.protocol(), &path)?;
     }
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.target_options, encrypt)?;

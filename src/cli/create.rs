@@ -15,7 +15,7 @@ use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
 use crate::options::Values;
-use crate::storage::CacheMode;
+use crate::storage::{CacheMode, list};
 
 /// Runs the subcommand.
 pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
@@ -37,7 +37,8 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let name = operand.to_string_lossy();
     let with_name = |error: Error| error.context(&name);
     let driver = operands::driver(&args.format).map_err(with_name)?;
-    file_name::new_file(operand).map_err(with_name)?;
+    let path = file_name::new_file(operand).map_err(with_name)?;
+    list::check_creates(driver.protocol(), &path).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
     let mut options = target_options(driver, &args.options, encrypt).map_err(with_name)?;
     let (backing, format) = (args.backing.as_deref(), args.backing_format.as_deref());

@@ -277,13 +277,14 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     common.is_native = stipulations.is_native;
     shown.insert("driver".into(), json!(protocol.name()));
     let shown = serde_json::Value::from(shown);
+    let direct = stipulations.path.is_some();
     let path = match stipulations.path {
         Some(path) => path,
         None => format!("{PREFIX}{}", qemu_json::one_line(&shown)?).into(),
     };
     Ok(Holder {
         filename: path.to_string_lossy().into_owned(),
-        direct: options.name("filename").is_some(),
+        direct,
         path,
         windows: Vec::new(),
         nodes: Vec::new(),

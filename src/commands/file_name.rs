@@ -1,15 +1,15 @@
 //! Names of files that may be of another protocol.
 //!
-//! A name whose first `:` stands before its first `/` names a protocol. Only `file:` is built; any
-//! other is refused by name, so that `nbd:host` never silently becomes a file. A file with such a
-//! name is reached by `./name`.
+//! A name whose first `:` stands before its first `/` names a protocol. One that isn't built
+//! is refused by name, so that `nbd:host` never silently becomes a file. A file with such a name is
+//! reached by `./name`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::storage::check_name;
+use crate::storage::{Protocol, check_name};
 
 /// The protocol that a name starts with, and the rest; `None` for a plain file's name.
 fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -41,10 +41,10 @@ pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The path that a name means, open or not.
+/// The path that a name means, open or not. The name of a storage without files stands for itself.
 ///
 /// # Errors
-/// Returns an error if it is of a protocol other than that of files.
+/// Returns an error if it is of a protocol that isn't built.
 pub fn path(name: &OsStr) -> Result<PathBuf> {
     match protocol(name.as_bytes()) {
         None => Ok(PathBuf::from(name)),
@@ -53,6 +53,7 @@ pub fn path(name: &OsStr) -> Result<PathBuf> {
             Ok(OsString::from_vec([b"./", rest].concat()).into())
         }
         Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
+        Some((scheme, _)) if Protocol::of_scheme(scheme).is_some() => Ok(PathBuf::from(name)),
         Some((protocol, _)) => Err(Error::unsupported(format!(
             "Unknown protocol '{}'",
             protocol.escape_ascii()

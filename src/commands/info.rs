@@ -153,9 +153,11 @@ fn describe_file(
             let protocol = Protocol::from_name(file.driver());
             let specific = protocol.and_then(|protocol| protocol.specific());
             below.format_specific = specific.map(Specific::nothing);
+            below.dirty_flag = specific.map(|_| false);
             below
         }
     };
+    let dirty_flag = below.dirty_flag;
     if source.is_bare {
         return Ok(below);
     }
@@ -163,11 +165,13 @@ fn describe_file(
     for node in &source.between {
         storage = inside(storage, node.window.as_slice())?;
         let length = storage.len()?.next_multiple_of(SECTOR_SIZE);
-        let raw = ImageInfo::new(node.name.clone(), Format::RAW.name(), length, actual_size);
+        let mut raw = ImageInfo::new(node.name.clone(), Format::RAW.name(), length, actual_size);
+        raw.dirty_flag = dirty_flag;
         below = raw.over(below);
     }
     let name = source.name.clone();
     let length = opened.storage.len()?.next_multiple_of(SECTOR_SIZE);
-    let info = ImageInfo::new(name, opened.format.name(), length, actual_size);
+    let mut info = ImageInfo::new(name, opened.format.name(), length, actual_size);
+    info.dirty_flag = dirty_flag;
     Ok(info.over(below))
 }

@@ -42,8 +42,9 @@ pub struct ImageInfo {
     /// `true` when the data is encrypted, else absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
-    /// The image was not closed properly.
-    pub dirty_flag: bool,
+    /// `true` when the image was not closed properly; absent where what holds it says nothing of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_flag: Option<bool>,
 }
 
 impl ImageInfo {
@@ -67,7 +68,7 @@ impl ImageInfo {
             full_backing_filename: None,
             backing_filename_format: None,
             encrypted: None,
-            dirty_flag: false,
+            dirty_flag: Some(false),
         }
     }
 

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::driver::{NewStorage, Opening, StorageDriver, Unfinished};
-use super::{CacheMode, FileStorage, Storage, UnfinishedFile, avoids_copies, file_driver};
-use crate::error::Result;
+use super::{CacheMode, FileStorage, Storage, UnfinishedFile, avoids_copies, file_driver, null};
+use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Values};
 
 /// Every protocol, in the order of help.
@@ -19,6 +19,7 @@ pub const PROTOCOLS: &[Protocol] = &[
     Protocol::FILE,
     Protocol(&file_driver::HOST_CDROM),
     Protocol(&file_driver::HOST_DEVICE),
+    Protocol(&null::Null),
 ];
 
 /// A protocol. Two are the same if their names are.
@@ -103,12 +104,32 @@ pub fn open_path(path: &Path, opening: Opening) -> Result<Arc<dyn Storage>> {
     ))
 }
 
+/// Checks that what `path` names, or this protocol holds, can be made.
+///
+/// # Errors
+/// Returns an error if the protocol only has what is there.
+pub fn check_creates(protocol: Option<Protocol>, path: &Path) -> Result<()> {
+    // To QEMU a driver that is stated stands where formats do.
+    let (role, maker) = match protocol {
+        Some(stated) => ("Format", Some(stated)),
+        None => ("Protocol", Protocol::of_path(path)),
+    };
+    match maker {
+        Some(maker) if maker.create_options().is_empty() => Err(Error::unsupported(format!(
+            "{role} driver '{}' does not support image creation",
+            maker.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Makes what `path` names: by this protocol, or else by that of its scheme, or else the device that is there or a
 /// file.
 ///
 /// # Errors
 /// Returns an error as [`StorageDriver::create`] does.
 pub fn create(protocol: Option<Protocol>, new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
+    check_creates(protocol, new.path)?;
     match protocol.or_else(|| Protocol::of_path(new.path)) {
         Some(protocol) => protocol.create(new),
         None => create_path(new),

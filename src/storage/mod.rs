@@ -24,6 +24,7 @@ mod interrupt;
 pub mod list;
 mod locks;
 mod memory;
+mod null;
 mod optional;
 mod parallel;
 mod place;

@@ -39,6 +39,7 @@ mod map;
 mod matrix;
 mod measure;
 mod names;
+mod null;
 mod options;
 mod over;
 mod progress;
@@ -133,6 +134,7 @@ fn main() -> ExitCode {
     trials.extend(limits::trials());
     trials.extend(locks::trials());
     trials.extend(long_chains::trials());
+    trials.extend(null::trials());
     trials.extend(options::trials());
     trials.extend(progress::trials());
     trials.extend(seed::trials());

@@ -44,7 +44,7 @@ fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     if let Some(cluster_size) = info.cluster_size {
         let _ = writeln!(text, "cluster_size: {cluster_size}");
     }
-    if info.dirty_flag {
+    if info.dirty_flag == Some(true) {
         text.push_str("cleanly shut down: no\n");
     }
     if let Some(name) = &info.backing_filename {

@@ -132,7 +132,7 @@ impl ImageFile for Qcow2File {
 
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.cluster_size = Some(self.header.geometry().cluster_size());
-        info.dirty_flag = self.header.has_incompatible(features::DIRTY);
+        info.dirty_flag = Some(self.header.has_incompatible(features::DIRTY));
         info.snapshots = Snapshots::list(self)?;
         let bitmaps = Bitmaps::list(self)?;
         let bitmaps = bitmaps.iter().map(PersistentBitmap::info).collect();
