@@ -1,4 +1,4 @@
-//! QEMU's cache modes: whether the page cache is used, and when data must be on stable storage.
+//! QEMU's cache modes: the use of the page cache, and the time by which data must be on stable storage.
 
 /// How a file is read or written; the names are those of `-t` and `-T`, and `auto` is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +36,12 @@ impl CacheMode {
         matches!(self, Self::None | Self::Directsync)
     }
 
-    /// Whether every write waits for stable storage.
+    /// Returns true if every write waits for stable storage.
     pub fn is_synchronous(self) -> bool {
         matches!(self, Self::Writethrough | Self::Directsync)
     }
 
-    /// Whether everything is on stable storage when the work is done.
+    /// Returns true if everything is on stable storage when the work is done.
     pub fn flushes(self) -> bool {
         self != Self::Unsafe
     }

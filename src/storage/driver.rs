@@ -70,7 +70,7 @@ pub trait StorageDriver: Debug + Sync {
 /// How a storage is opened, whatever its protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening {
-    /// Whether it is written, too.
+    /// Reading only, or writing too.
     pub access: Access,
     /// How it is cached.
     pub cache: CacheMode,

@@ -1,8 +1,8 @@
 //! A file or block device as [`Storage`].
 //!
-//! Only regular files and block devices are accepted: opening a FIFO would wait for ever for a
-//! writer, and a directory or a terminal has no positions. The file is opened without blocking and
-//! its type looked at before anything else is done with it, so the check can't be raced.
+//! Only regular files and block devices are accepted: opening a FIFO would wait for ever for a writer, and a
+//! directory or a terminal has no positions. The file is opened without blocking, and its type is looked at
+//! before anything else is done with it. So nobody can exchange it between the check and its use.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -35,9 +35,8 @@ const LARGEST_BLOCK: u64 = 4096;
 
 /// A regular file or a block device.
 ///
-/// To bypass the page cache a second descriptor is kept for what is aligned; the rest, such as
-/// tables of small clusters and the header, goes through the cache and is flushed with everything
-/// else. A block is written by one of the two ways only, so they never disagree.
+/// To bypass the page cache a second descriptor is kept, for requests that are aligned. The rest, such as the
+/// header and tables of small clusters, goes through the cache and is flushed with everything else. A block is written by one of the two ways only, so they never disagree.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
@@ -52,8 +51,8 @@ impl FileStorage {
     /// Opens an existing file or block device.
     ///
     /// # Errors
-    /// The system's error as `Could not open 'path': …`; that it is neither a regular file nor a
-    /// block device; that its file system can't bypass the cache.
+    /// Returns the system's error as `Could not open 'path': …`. Returns an error if it is neither a regular file
+    /// nor a block device, or if its file system can't bypass the cache where that is asked for.
     pub fn open(path: &Path, access: Access, cache: CacheMode) -> Result<Self> {
         let mut opened = Self::open_with(path, opening_flags(access, cache), cache)
             .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
@@ -64,7 +63,7 @@ impl FileStorage {
         opened.checked()
     }
 
-    /// Whether it is a device like `/dev/null`, which to QEMU is a disk of no size.
+    /// Returns true if it is a device like `/dev/null`, which to QEMU is a disk of no size.
     fn is_character_device(&self) -> bool {
         let metadata = self.file.metadata();
         metadata.is_ok_and(|metadata| metadata.file_type().is_char_device())
@@ -112,7 +111,7 @@ impl FileStorage {
     /// other, so that what is measured on it is the real thing but for the disk.
     ///
     /// # Errors
-    /// The system's error as `Could not create 'name': …`.
+    /// Returns the system's error as `Could not create 'name': …`.
     pub fn in_memory(name: &str) -> Result<Self> {
         let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
             .map_err(|error| Error::io(format!("Could not create '{name}'"), error.into()))?;
@@ -133,8 +132,8 @@ impl FileStorage {
     /// A file that was opened by that name with these flags and for that cache mode.
     ///
     /// # Errors
-    /// Returns the system's error if the file can't be inspected, or not opened once more; an error if it is
-    /// a device that can't be written to, and is to be.
+    /// Returns the system's error if the file can't be inspected, or not opened once more. Returns an error if
+    /// it is a device that is to be written and can't be.
     pub(super) fn from_file(
         file: File,
         path: &Path,

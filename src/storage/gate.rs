@@ -1,6 +1,6 @@
 //! The gate that every change of a file passes, until the program is being ended by a signal.
 //!
-//! A target that others still write can't be undone: a write that ends after the file was emptied leaves a
+//! A target that others still write can't be undone. A write that ends after the file was emptied leaves a
 //! rest in it, and a header that is written then makes that rest look whole. So the thread that undoes first
 //! closes the gate, and then waits for the writes that had passed it. A thread that comes later stops for
 //! good; its write neither happens nor fails, since a failure would be reported as if the medium had one.

@@ -14,7 +14,7 @@
 //! write fail, and the failure is reported like any other.
 //!
 //! SIGKILL can't be caught. Against it, formats with a header write that header last. An abort, such as the
-//! one for lack of memory, leaves no time either: the thread that aborts would have to wait for another, for
+//! one for lack of memory, leaves no time either. The thread that aborts would have to wait for another, for
 //! which a handler of signals has no safe means.
 
 use std::fs;

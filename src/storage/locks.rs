@@ -1,15 +1,14 @@
-//! QEMU's locks: what a process does with an image, and what others must not do meanwhile.
+//! QEMU's locks: the things that a process does with an image, and those that others must not do meanwhile.
 //!
-//! Every process that opens an image says so with shared locks on single bytes of its file, far
-//! apart from any meaning that these bytes have as data: byte 100 + *n* for each thing *n* that it
-//! does, byte 200 + *n* for each that it denies to others. Nobody waits: whoever has taken its locks
+//! Every process that opens an image says so with shared locks on single bytes of its file, whatever these
+//! bytes mean as data. It locks byte 100 + *n* for each thing *n* that it does, and byte 200 + *n* for each
+//! that it denies to others. Nobody waits: whoever has taken its locks
 //! looks whether anybody denies what it does, or does what it denies, and gives up if so. Since all
 //! take first and look after, two that come at once can't miss each other. Any number of processes
 //! can hold the same byte, and a file that is open for reading only can be locked too.
 //!
-//! The locks belong to the open file and not to the process (`F_OFD_SETLK`), so that another file
-//! of this process that is closed takes none away, and they end when the file is closed, however
-//! the process ends. Where a file system has no locks, nothing is locked, as QEMU has it too.
+//! The locks belong to the open file and not to the process (`F_OFD_SETLK`). So another file of this process
+//! that is closed takes none away, and they end when the file is closed, however the process ends. Where a file system has no locks, nothing is locked, as QEMU has it too.
 
 use std::fs::File;
 
@@ -33,7 +32,7 @@ const CONSISTENT_READ: u8 = 1 << 0;
 const WRITE: u8 = 1 << 1;
 const RESIZE: u8 = 1 << 3;
 
-/// What is done with a file and what is denied to others meanwhile: sets of the [`NAMES`].
+/// The things that are done with a file and those that are denied to others meanwhile: sets of the [`NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     uses: u8,
@@ -83,8 +82,11 @@ impl Claim {
         denies: WRITE | RESIZE,
     };
 
-    /// Takes the locks on `file` and looks whether others hold what doesn't go with them. They stay
-    /// taken until `file` and its duplicates are closed, also when it fails.
+    /// Takes the locks on `file`, and looks for others that hold what doesn't go with them. The locks stay
+    /// taken until `file` and its duplicates are closed, also after an error.
+    ///
+    /// # Errors
+    /// Returns an error of the kind [`ErrorKind::Locked`] if somebody holds such locks.
     pub(super) fn take(self, file: &File, name: &str) -> Result<(), Error> {
         for (byte, _) in bytes(USES, self.uses).chain(bytes(DENIES, self.denies)) {
             match lock(file, byte) {
@@ -142,7 +144,7 @@ fn lock(file: &File, byte: u16) -> Result<(), Errno> {
     }
 }
 
-/// Whether somebody else holds a lock on a byte, shared or not.
+/// Returns true if somebody else holds a lock on a byte, shared or not.
 fn is_held(file: &File, byte: u16) -> bool {
     let mut range = range(libc::F_WRLCK, byte);
     let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut range));
@@ -172,7 +174,7 @@ mod tests {
         FileStorage::open(path, access, CacheMode::Writeback).unwrap()
     }
 
-    /// What the second of two that claim the same file is told.
+    /// The error for the second of two that claim the same file.
     fn second(first: Claim, second: Claim) -> Option<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let one = open(file.path(), Access::ReadWrite);

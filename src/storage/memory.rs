@@ -1,7 +1,9 @@
-//! Memory as [`Storage`], for tests: it can be told to fail at the n-th operation of a kind, so that
-//! every error path can be walked; to end sooner than it did, as a file does that somebody cuts off while
-//! it is read; to let reads wait for each other, as a network does that answers many at once; and to keep a
-//! record of all changes, so that what a power cut could leave can be made from any part of them.
+//! Memory as [`Storage`], for tests. It can be told
+//!
+//! - to fail at the n-th operation of a kind, so that every error path can be walked;
+//! - to end sooner than it did, as a file does that somebody cuts off while it is read;
+//! - to let reads wait for each other, as a network does that answers many at once;
+//! - to keep a record of all changes, from any part of which the state after a power cut can be made.
 
 use std::ffi::OsStr;
 use std::ops::Range;

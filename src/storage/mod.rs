@@ -1,12 +1,12 @@
-//! Where bytes are kept: the bottom of the house.
+//! The places where bytes are kept, which know nothing of image formats.
 //!
 //! A [`Storage`] is a flat run of bytes with positioned reads and writes on `&self`, so that many
-//! threads can use one without a lock. It knows nothing of image formats. [`FileStorage`] is a file
-//! or block device; [`MemoryStorage`] is for tests, and can be told to fail.
+//! threads can use one without a lock. [`driver`] says what a protocol is and [`list`] which there are.
+//! [`MemoryStorage`] is for tests, and can be told to fail.
 //!
-//! Two rules hold for every implementation: a read or write that the system cuts short is continued
-//! until done, so that a short count means the end and nothing else; and nothing is flushed or
-//! closed behind the caller's back, so that no error is lost in a destructor.
+//! Two rules hold for every implementation. A read or write that the system cuts short is continued until
+//! done, so that a short count means the end and nothing else. Nothing is flushed or closed behind the caller's
+//! back, so that no error is lost in a destructor.
 
 mod access;
 mod beneath;
@@ -62,22 +62,22 @@ pub trait Storage: Debug + Send + Sync {
     /// Reads from `offset` until `buf` is full or the storage ends, and returns how much was read.
     ///
     /// # Errors
-    /// The system's error, naming the offset.
+    /// Returns the system's error, with the offset.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
 
     /// Writes all of `data` at `offset`, growing the storage where it ends before.
     ///
     /// # Errors
-    /// The system's error, naming the offset; part of the data may have been written.
+    /// Returns the system's error, with the offset; part of the data may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
 
-    /// The length now.
+    /// The length now, in bytes.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error if the storage can't be inspected.
     fn len(&self) -> Result<u64>;
 
-    /// Whether there are no bytes at all.
+    /// Returns true if there are no bytes at all.
     ///
     /// # Errors
     /// As [`Storage::len`].
@@ -88,28 +88,28 @@ pub trait Storage: Debug + Send + Sync {
     /// Makes the storage exactly `len` long: what is cut off is gone, what is added reads as zeroes.
     ///
     /// # Errors
-    /// The system's error; block devices can't change their length.
+    /// Returns the system's error, also if the length can't change, as that of a block device.
     fn set_len(&self, len: u64) -> Result<()>;
 
-    /// Makes bytes read as zeroes, and gives back the space that they take, without writing them; but for
-    /// less than a block before and behind them where a device has none but whole blocks.
-    /// `false` when the storage can't do that, for whatever reason: who writes the zeroes instead will be
-    /// told of it if the medium fails. Some may be zero by then.
+    /// Makes bytes read as zeroes, and gives back the space that they take, without writing them. Only on a
+    /// device that has none but whole blocks, up to a block before and behind them is written. Returns `false`
+    /// if the storage can't do that, for whatever reason; some bytes may be zero by then. A medium that has
+    /// failed will fail again when the caller writes the zeroes instead.
     ///
     /// # Errors
     /// Returns the system's error if the bytes beside whole blocks can't be written.
     fn punch(&self, range: Range<u64>) -> Result<bool>;
 
     /// Makes sure that later writes up to `len` don't fail for lack of space, and makes the storage
-    /// at least that long. `false` when only writing everything can do that, or tell what is wrong.
+    /// at least that long. Returns `false` if only writing everything can do that, or tell what is wrong.
     ///
     /// # Errors
     /// Returns the system's error if there isn't so much room.
     fn reserve(&self, len: u64) -> Result<bool>;
 
     /// Copies `length` bytes from `source` at `source_offset` to `offset` within the system, which
-    /// may share the blocks instead of copying them. `false` when that isn't possible, for whatever reason;
-    /// then some of the bytes may have been copied, and reading and writing will tell what is wrong.
+    /// may share the blocks instead of copying them. Returns `false` if that isn't possible, for whatever
+    /// reason. Some of the bytes may have been copied then, and reading and writing will tell what is wrong.
     ///
     /// # Errors
     /// Returns an error if the target can't grow so far.
@@ -143,7 +143,7 @@ pub trait Storage: Debug + Send + Sync {
         false
     }
 
-    /// Whether the system lets only one thread at a time write, and others spin meanwhile.
+    /// Returns true if the system lets only one thread at a time write, and others spin meanwhile.
     fn writes_serially(&self) -> bool {
         false
     }
@@ -203,9 +203,9 @@ pub trait Storage: Debug + Send + Sync {
     /// was data that hadn't reached the disk yet.
     fn ignore_holes(&self) {}
 
-    /// The first run of bytes at or after `offset` that may hold anything but zeroes. Bytes before
-    /// its start read as zeroes. `None` when all up to the end do. Where the system can't tell, everything
-    /// may be data.
+    /// The first run of bytes at or after `offset` that may hold anything but zeroes; bytes before its start
+    /// read as zeroes. Returns `None` if all up to the end do. Where the system can't tell, everything may be
+    /// data.
     ///
     /// # Errors
     /// Returns the system's error if the length can't be had.
@@ -214,17 +214,17 @@ pub trait Storage: Debug + Send + Sync {
     /// Bytes that the storage occupies on its medium, where that is known.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error if the storage can't be inspected.
     fn allocated(&self) -> Result<Option<u64>>;
 
     /// Puts everything written so far on stable storage.
     ///
     /// # Errors
-    /// The system's error. It is final: the data may be lost, and a second try would hide that.
+    /// Returns the system's error. It is final: the data may be lost, and a second try would hide that.
     fn flush(&self) -> Result<()>;
 
-    /// Whether bytes that were never written are known to read as zeroes after [`set_len`] from 0
-    /// (a regular file: yes; a block device: no).
+    /// Returns true if bytes that were never written are known to read as zeroes after [`set_len`] from 0, as
+    /// those of a regular file do and those of a block device don't.
     ///
     /// [`set_len`]: Storage::set_len
     fn starts_as_zeroes(&self) -> bool {
@@ -234,7 +234,7 @@ pub trait Storage: Debug + Send + Sync {
     /// Reads exactly `buf.len()` bytes; `what` names them in the error.
     ///
     /// # Errors
-    /// The system's error, or that the storage ends before.
+    /// Returns the system's error, or an error if the storage ends before.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8], what: &str) -> Result<()> {
         let read = self.read_at(offset, buf)?;
         if read < buf.len() {
@@ -246,12 +246,12 @@ pub trait Storage: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Reads out of a storage that was `length` bytes long when somebody looked, and gives how many bytes
-    /// it had for `buf`; what is beyond its end is zeroes. So that it became shorter, or read short, is
-    /// never taken for zeroes.
+    /// Reads out of a storage that was `length` bytes long when somebody looked, and returns how many bytes
+    /// it had for `buf`; bytes beyond its end are zeroes. A storage that became shorter, or read short, is
+    /// so never taken for zeroes.
     ///
     /// # Errors
-    /// The system's error, or that the storage ends before `length`.
+    /// Returns the system's error, or an error if the storage ends before `length`.
     fn read_padded_at(&self, offset: u64, buf: &mut [u8], length: u64) -> Result<usize> {
         let stored = usize::try_from(length.saturating_sub(offset))
             .unwrap_or(usize::MAX)

@@ -1,8 +1,8 @@
-//! Nothing at all: `null-co`, of a size, without bytes.
+//! The protocol `null-co`: a size without bytes.
 //!
-//! What is written is dropped, and all of it reads as zeroes, whatever `read-zeroes` says: QEMU leaves memory as it
-//! was without it, and what memory held is nobody's to see. It shows how fast everything but the storage is, and
-//! with `latency-ns` what a storage that lets requests wait makes of that.
+//! Writes are dropped, and all of it reads as zeroes, whatever `read-zeroes` says: without it QEMU leaves memory as
+//! it was, which is nobody's to see. It shows how fast everything but the storage is, and with `latency-ns` the
+//! effect of a storage that lets requests wait.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::Range;

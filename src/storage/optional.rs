@@ -1,8 +1,8 @@
-//! System calls that only make things faster, and what their failure means.
+//! System calls that only make things faster, and the meaning of their failure.
 //!
-//! Copying within the system, holes, space set aside, advice: file systems, old kernels and the profiles of
-//! containers refuse these with any error that there is (EPERM for a call that a profile doesn't know,
-//! EIO from a file system in user space, EINVAL for a range that isn't aligned). So none of their errors
+//! They copy within the system, make holes, set space aside and give advice. File systems, old kernels and the
+//! profiles of containers refuse them with any error that there is: EPERM for a call that a profile doesn't
+//! know, EIO from a file system in user space, EINVAL for a range that isn't aligned. So none of their errors
 //! counts as the image's. The caller goes the plain way of reading and writing, and if it is the medium
 //! that has failed, that way meets it too and says where. The one answer that counts is that there is no
 //! room, where room was asked for: to find that out was the purpose.

@@ -2,7 +2,7 @@
 //!
 //! Behind a network a read takes milliseconds, however small it is, and any number of them can be under way.
 //! From the page cache it takes microseconds of the processor's time, and more threads than processors
-//! would only be in each other's way. Nothing tells beforehand which it is, so the reads are timed: a
+//! would only be in each other's way. Nothing tells beforehand which it is, so the reads are timed. A
 //! [`Pace`] knows how the last ones went, and threads are added in the middle of the work once reads turn out
 //! to wait.
 //!

@@ -85,7 +85,7 @@ pub(super) fn share(
 }
 
 /// Returns false if the system doesn't share blocks between the two files, whichever. It is asked for those
-/// from the end of the source to its end, which are none: a file system that shares finds that invalid,
+/// from the end of the source to its end, which are none. A file system that shares finds that invalid, and
 /// another one doesn't come to look at them. Nothing changes.
 pub(super) fn may_share(target: &File, source: &File) -> bool {
     let end = source.metadata().map(|source| source.len());

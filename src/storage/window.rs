@@ -1,7 +1,7 @@
 //! Part of a storage, as a storage: `driver=raw,offset=…,size=…`.
 //!
-//! What lies around the window belongs to others, so nothing here reads, writes, punches or grows
-//! beyond it, whatever it is asked.
+//! The bytes around the window belong to others, so nothing here reads, writes, punches or grows beyond it,
+//! whatever it is asked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Window {
     /// Opens the window. The storage below has whole sectors: what its last one lacks reads as zeroes.
     ///
     /// # Errors
-    /// It isn't completely inside the storage, or no whole number of sectors long.
+    /// Returns an error if it isn't completely inside the storage, or no whole number of sectors long.
     pub fn open(inner: Arc<dyn Storage>, range: WindowRange) -> Result<Self> {
         let WindowRange { offset, size } = range;
         let stored = inner.len()?;
@@ -170,7 +170,7 @@ impl Filter for Window {
         true
     }
 
-    /// Whatever is there already is there.
+    /// Bytes that are there already stay.
     fn starts_as_zeroes(&self) -> bool {
         false
     }
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(window.read_at(0, &mut buf).unwrap(), 524);
         assert_eq!((buf[499], buf[500], buf[523], buf[524]), (7, 0, 0, 1));
         assert_eq!(window.read_at(510, &mut buf).unwrap(), 14);
-        // What goes missing later isn't made up.
+        // Bytes that go missing later aren't made up.
         inner.set_len(600).unwrap();
         assert_eq!(window.read_at(0, &mut buf).unwrap(), 100);
     }

@@ -62,7 +62,7 @@ fn a_name_that_somebody_took_meanwhile_is_theirs() {
     );
     assert_eq!(message.to_string(), expected);
     assert_eq!(fs::read(path("image")).unwrap(), b"theirs");
-    // What belongs to it has no name either.
+    // Its data file has no name either.
     assert!(!path("data").exists());
 }
 
