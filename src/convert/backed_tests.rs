@@ -92,7 +92,7 @@ impl Mosaic {
         Self { bytes, pieces }
     }
 
-    /// Whether nothing is stored of a part.
+    /// Returns true if nothing is stored of a part.
     fn has_nothing(&self, part: Run) -> bool {
         let mut start = 0;
         self.pieces.iter().all(|(end, kind)| {

@@ -14,7 +14,7 @@ use crate::formats::Image;
 /// The checksum of all bytes of `disk`.
 ///
 /// # Errors
-/// The first error of reading, saying where.
+/// Returns the first error of reading, with its place.
 pub fn checksum(
     disk: &dyn Image,
     algorithm: Algorithm,

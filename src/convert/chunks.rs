@@ -1,11 +1,11 @@
 //! From the source's extents to numbered chunks of work.
 //!
-//! Chunks are whole blocks, but for the disk's end, so that none shares an allocation unit with another. A
-//! chunk without data isn't handed out unless all are asked for: a disk of terabytes that is one hole
-//! costs a few look-ups.
+//! Chunks are whole blocks, but for the disk's end, so that none shares an allocation unit with another.
+//! Chunks without data are only handed out if all are asked for: a disk of terabytes that is one hole costs a
+//! few look-ups.
 //!
-//! For a target with a backing file there are three kinds of parts: data, zeroes, which have to be
-//! stored too, and what is left to the backing file, for which nothing is done.
+//! For a target with a backing file there are three kinds of parts: data, zeroes, which have to be stored too,
+//! and parts that are left to the backing file, for which nothing is done.
 
 use super::cut_to;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 /// In how many chunks a disk is cut at the least, if it has so many blocks.
 const LEAST_CHUNKS: u64 = 16;
 
-/// A piece of the disk that holds data.
+/// A piece of the disk that one worker copies.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
     /// Its number, from 0, without gaps, in guest order.
@@ -24,10 +24,10 @@ pub(super) struct Chunk {
     pub(super) guest: GuestOffset,
     /// Its length in bytes: whole blocks, but for the disk's end.
     pub(super) length: usize,
-    /// Where it holds data, in bytes from its start: sorted, disjoint.
+    /// The parts that hold data, in bytes from its start: sorted, disjoint.
     pub(super) data: Vec<Run>,
-    /// Where it is left to the target's backing file, in whole units of that: sorted, disjoint. What
-    /// is neither data nor this reads as zeroes.
+    /// The parts that are left to the target's backing file, in whole units of that: sorted, disjoint. All that
+    /// is neither data nor left reads as zeroes.
     pub(super) left: Vec<Run>,
 }
 
@@ -43,7 +43,7 @@ impl Chunk {
         }
     }
 
-    /// What of the first `length` bytes isn't left to the backing file.
+    /// The parts of the first `length` bytes that aren't left to the backing file.
     pub(super) fn told(&self, length: usize) -> Vec<Run> {
         gaps(&self.left, length)
     }
@@ -102,7 +102,7 @@ fn leave_whole_units(left: Vec<Run>, unit: usize, length: usize, data: &mut Vec<
     whole
 }
 
-/// What the target has to be told.
+/// The parts of a disk that the target has to be told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Every byte.
@@ -113,14 +113,14 @@ pub(super) enum Wanted {
     DataAndZeroes {
         /// That backing file.
         below: Backed,
-        /// Whether what the source doesn't store is left.
+        /// Parts that the source doesn't store are left.
         leave_unallocated: bool,
-        /// Whether zeroes are written byte by byte, which counts as data.
+        /// Zeroes are written byte by byte, which counts as data.
         write_zeroes: bool,
     },
 }
 
-/// What becomes of a part of the disk.
+/// The ways in which a part of the disk gets into the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Part {
     Data,
@@ -143,7 +143,7 @@ pub(super) struct Chunks {
     salvage: bool,
 }
 
-/// The end of the extent that was asked for last, and what becomes of it.
+/// The end of the extent that was asked for last, and its way into the target.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ahead {
     end: u64,
@@ -151,9 +151,9 @@ struct Ahead {
 }
 
 impl Chunks {
-    /// The chunks of a disk of `size` bytes; the length of a block in bytes is a power of two. Those of which nothing
-    /// is `wanted` are left out; with `salvage` places whose metadata is damaged count as data, which
-    /// whoever reads them will find can't be read.
+    /// The chunks of a disk of `size` bytes; the length of a block in bytes is a power of two. Chunks of which
+    /// nothing is `wanted` are left out. With `salvage`, places whose metadata is damaged count as data, so that
+    /// reading them tells.
     pub(super) fn new(size: u64, block: usize, wanted: Wanted, salvage: bool) -> Self {
         Self {
             next_number: 0,
@@ -270,7 +270,7 @@ impl Chunks {
     ) -> Result<(Vec<Run>, Vec<Run>)> {
         let mut data: Vec<Run> = Vec::new();
         let mut left: Vec<Run> = Vec::new();
-        // What was skipped of this chunk.
+        // The part of this chunk that was skipped.
         push(&mut left, 0..relative(self.position, start));
         while self.position < end {
             let ahead = self.ahead(source)?;
@@ -285,7 +285,7 @@ impl Chunks {
         Ok((data, left))
     }
 
-    /// What is at the position. An extent is asked for once, however many chunks it spans.
+    /// The part at the position. An extent is asked for once, however many chunks it spans.
     fn ahead(&mut self, source: &dyn Image) -> Result<Ahead> {
         if self.ahead.end <= self.position {
             self.ahead = self.look(source, self.position)?;
@@ -293,7 +293,7 @@ impl Chunks {
         Ok(self.ahead)
     }
 
-    /// What is at `position`, and where that ends.
+    /// The part at `position`, and its end.
     fn look(&self, source: &dyn Image, position: u64) -> Result<Ahead> {
         let extent = self.extent_at(source, position, self.size)?;
         let mut end = position + extent.length;
@@ -321,7 +321,7 @@ impl Chunks {
         Ok(Ahead { end, part })
     }
 
-    /// What becomes of a part that may be left, and how much of it.
+    /// The way into the target of a part that may be left, and for how much of it.
     fn leave(&self, position: u64, end: u64) -> (Part, u64) {
         let Wanted::DataAndZeroes { below, .. } = self.wanted else {
             return (Part::Left, end);

@@ -48,7 +48,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// What holes are hashed from.
+/// The zeroes that holes are hashed from.
 static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
 
 /// A checksum being computed, front to back.

@@ -60,7 +60,7 @@ const REQUEST_SIZE: usize = 1 << 20;
 /// Copies everything from `source` into `target` and finishes `target`.
 ///
 /// # Errors
-/// The first error of reading or writing, saying where.
+/// Returns the first error of reading or writing, with its place.
 pub fn copy(
     source: &dyn Image,
     target: &dyn NewImage,
@@ -83,7 +83,7 @@ pub fn copy_and_hash(
     observer: &dyn Observer,
 ) -> Result<Option<Digest>> {
     settings.copy_offload &= algorithm.is_none();
-    // What a target leaves to its backing file isn't read.
+    // Parts that a target leaves to its backing file aren't read.
     let hashed = algorithm.filter(|_| target.backed().is_none());
     if settings.sparse.is_some() {
         target.clear()?;
@@ -133,7 +133,7 @@ fn reading(guest: GuestOffset, error: Error) -> Error {
     error.context(format!("error while reading at byte {}", guest.0))
 }
 
-/// What `runs` have of a part.
+/// The parts of `runs` that lie within another part.
 fn within(runs: &[Run], part: &Run) -> Vec<Run> {
     let cut = |run: &Run| run.start.max(part.start)..run.end.min(part.end);
     runs.iter().map(cut).filter(|run| !run.is_empty()).collect()

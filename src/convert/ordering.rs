@@ -51,8 +51,8 @@ impl ChunkOrder {
         self.changed.get(group).unwrap_or(first)
     }
 
-    /// Waits until `number` is next, runs `step`, and lets the following one go on. `None` when a
-    /// worker failed.
+    /// Waits until `number` is next, runs `step`, and lets the following one go on. Returns `None` if a worker
+    /// failed.
     pub(super) fn run<T>(
         &self,
         number: u64,
@@ -84,7 +84,7 @@ impl ChunkOrder {
         self.changed.iter().for_each(Condvar::notify_all);
     }
 
-    /// Whether a worker failed.
+    /// Returns true if a worker failed.
     pub(super) fn is_over(&self) -> bool {
         self.lock().over
     }

@@ -1,5 +1,4 @@
-//! Going through a disk with many threads without writing: what comparing and checksums have in
-//! common.
+//! Passes of many threads over a disk without writing: the common part of comparing and checksums.
 //!
 //! Chunks that hold data are handed out in guest order, each to one worker with a buffer or two of its
 //! own. Where reads wait there are more workers, and longer chunks. The first error stops all workers at
@@ -22,25 +21,24 @@ use crate::formats::Image;
 /// How many buffers a worker has.
 const BUFFERS: usize = 2;
 
-/// What a worker does with a chunk, in which it may use two buffers.
+/// The work of a pass on one chunk, for which there are two buffers.
 pub(super) trait ReadStep: Sync {
-    /// Reads a chunk, calls `read`, and does with it what is to be done. `false` ends the pass over the disk
-    /// without an error.
+    /// Reads a chunk, calls `read`, and works on the chunk. Returns `false` to end the pass without an error.
     ///
     /// # Errors
-    /// Returns the first error to the caller of the pass, which it ends too.
+    /// Returns an error to end the pass; the first one is what the pass returns.
     fn step(&self, chunk: &Chunk, buffers: &mut [Buffer; BUFFERS], read: &dyn Fn())
     -> Result<bool>;
 
-    /// Somebody failed: whoever waits for another worker must not any more.
+    /// Lets go whoever waits for another worker, since one has failed.
     fn stop(&self) {}
 }
 
-/// Does `step` for all chunks of the first `size` bytes of `disk` that hold data; with `salvage` places
-/// whose metadata is damaged count as data.
+/// Does `step` for all chunks of the first `size` bytes of `disk` that hold data. With `salvage`, places whose
+/// metadata is damaged count as data.
 ///
 /// # Errors
-/// The first error of a step or of finding data.
+/// Returns the first error of a step or of finding data.
 pub(super) fn parallel_read(
     disk: &dyn Image,
     size: u64,

@@ -1,9 +1,9 @@
-//! What is done with the chunks in guest order once they are read: they are hashed, and what could
-//! not be read is told.
+//! The stage that sees the chunks in guest order once they are read: it hashes them, and tells of places that
+//! couldn't be read.
 //!
-//! A checksum has to see one chunk after the other, so it is taken by one worker at a time: while one worker hashes,
-//! the others read, encrypt and write. That takes no more memory than there is, and no longer than the
-//! slower of the two. Whoever has nothing to do in order doesn't come here at all.
+//! A checksum has to see one chunk after the other, so it is taken by one worker at a time. While one worker
+//! hashes, the others read, encrypt and write. That takes no more memory, and no longer than the slower of the
+//! two. Copies that need no order have no such stage.
 //!
 //! Places that can't be read come in rows, sector by sector. They are joined while they are
 //! neighbours, across chunks too, so that a broken gigabyte is one line and not two million.
@@ -35,7 +35,7 @@ pub(super) struct SequentialStage<'a> {
 
 struct StageState {
     hasher: Option<Hasher>,
-    /// What couldn't be read just before; the next chunk may go on with it.
+    /// The part that couldn't be read just before; the next chunk may go on with it.
     unreadable: Option<Unreadable>,
 }
 
@@ -51,8 +51,8 @@ impl<'a> SequentialStage<'a> {
         }
     }
 
-    /// Waits until the chunk with this number, which was read into `data`, but for the
-    /// parts that are `unreadable`, and does what is to be done with it. `None` when a worker failed.
+    /// Waits until all chunks before the one with this number were here, and then hashes it and tells of its
+    /// `unreadable` parts. All else was read into `data`. Returns `None` if a worker failed.
     pub(super) fn take(
         &self,
         number: u64,
@@ -71,7 +71,7 @@ impl<'a> SequentialStage<'a> {
                     before => self.tell(before.replace(part)),
                 }
             }
-            // What ends before this chunk does can't grow any more.
+            // A part that ends before this chunk does can't grow any more.
             let end = guest.0 + data.len() as u64;
             if state.unreadable.as_ref().is_some_and(|part| part.end < end) {
                 self.tell(state.unreadable.take());
@@ -89,13 +89,13 @@ impl<'a> SequentialStage<'a> {
         }
     }
 
-    /// A worker failed: nobody waits for earlier chunks any more.
+    /// Lets go whoever waits for earlier chunks, since a worker failed.
     pub(super) fn stop(&self) {
         self.order.fail(Error::invalid("the job was stopped"));
     }
 
-    /// The job is over, done or not: what hasn't been told is told. Gives the checksum, where one was
-    /// wanted, if all of the disk was copied; `size` says how long it is then.
+    /// Tells of the part that hasn't been told yet, since the job is over, done or not. Returns the checksum,
+    /// where one was wanted, if all of the disk was copied; `size` is its length in bytes then.
     pub(super) fn finish(&self, size: Option<u64>) -> Option<Digest> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell(state.unreadable.take());
@@ -104,8 +104,8 @@ impl<'a> SequentialStage<'a> {
     }
 }
 
-/// Reads what can be read of a part that can't be read whole, in halves down to a sector; what can't
-/// is zeroes, and added to `unreadable`.
+/// Reads a part that can't be read whole in halves, down to a sector. Sectors that can't be read are filled with
+/// zeroes, and added to `unreadable`.
 pub(super) fn salvage(
     source: &dyn Image,
     guest: GuestOffset,

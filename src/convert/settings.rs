@@ -30,10 +30,10 @@ pub struct Settings {
     pub copy_offload: bool,
     /// When data that stays as it is shares its blocks with the source's.
     pub reflink: Reflink,
-    /// Whether what the source doesn't store itself is left to the target's backing file, if it has
-    /// one, which must then read the same there.
+    /// Parts that the source doesn't store itself are left to the target's backing file, if it has one, which
+    /// must then read the same there.
     pub leave_unallocated: bool,
-    /// Whether what can't be read is replaced by zeroes, and told to the observer.
+    /// Parts that can't be read are replaced by zeroes, and told to the observer.
     pub salvage: bool,
     /// How many bytes a second are copied at the most.
     pub rate: Option<u64>,
@@ -101,8 +101,8 @@ impl Settings {
 
 /// Who is told how a copy goes. Called from all workers.
 pub trait Observer: Sync {
-    /// Whether progress is to be counted in bytes of data, which have to be found first; else it is
-    /// the place on the disk that is reached.
+    /// Returns true if progress is to be counted in bytes of data, which have to be found first. Else it is the
+    /// place on the disk that is reached.
     fn counts_data(&self) -> bool {
         false
     }

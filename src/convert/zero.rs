@@ -31,7 +31,7 @@ pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize, sparse: usize)
     runs
 }
 
-/// Whether all bytes are zero. Looks at wide words without a branch for each, which compilers turn
+/// Returns true if all bytes are zero. Looks at wide words without a branch for each, which compilers turn
 /// into vector instructions, and stops at the first block that holds something.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     const BLOCK: usize = 256;
@@ -79,7 +79,7 @@ mod tests {
         assert!(runs(&[], 512).is_empty());
         let all = std::slice::from_ref(&whole);
         assert_eq!(data_runs(&buffer, all, 512, 1024), [512..2560]);
-        // What lies between two ranges is a hole that nobody read.
+        // Between two ranges is a hole that nobody read.
         let apart = data_runs(&buffer, &[0..1536, 2048..2560], 512, 1 << 20);
         assert_eq!(apart, [512..1536, 2048..2560]);
         let touching = data_runs(&buffer, &[0..1700, 1700..2560], 512, 1 << 20);

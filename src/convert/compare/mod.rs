@@ -1,13 +1,12 @@
 //! Comparing the contents of two disks.
 //!
-//! The disks are taken for one [`Pair`], whose data is what has to be looked at: wherever at least one of
-//! the two isn't known to be zero. From there on it goes as in copying: the data is cut into chunks, and
-//! worker threads take them ([`super::parallel_read`]), read both disks (which decrypts), and compare. What lies
-//! beyond the end of the shorter disk has to be zero.
+//! The disks are taken for one [`Pair`], which holds data wherever at least one of the two isn't known to be
+//! zero. As in copying, the data is cut into chunks, and worker threads take them ([`super::parallel_read`]), read
+//! both disks (which decrypts), and compare. All beyond the end of the shorter disk has to be zero.
 //!
-//! What is told is what a single worker would have come upon first, whatever the number of workers:
-//! chunks are handed out in guest order, of everything that is found only the first is kept, and a
-//! worker stops no sooner than at a chunk behind that.
+//! Whatever the number of workers, the difference that is told is the one that a single worker would have found.
+//! Chunks are handed out in guest order, only the first difference is kept, and a worker stops no sooner than
+//! at a chunk behind that.
 
 mod reached;
 mod strict;
@@ -34,20 +33,20 @@ const _: () = assert!(SECTOR as u64 == SECTOR_SIZE);
 pub struct Side<'a> {
     /// The disk.
     pub image: &'a dyn Image,
-    /// What messages call it.
+    /// The name that messages call it by.
     pub name: &'a str,
 }
 
-/// What came of it.
+/// The outcome of comparing two disks.
 #[derive(Debug)]
 pub struct Comparison {
-    /// Whether one disk is longer, and the other was found to be the same as far as it goes.
+    /// One disk is longer, and the other was found to be the same as far as it goes.
     pub longer: bool,
-    /// What was found.
+    /// The first difference that was found.
     pub finding: Difference,
 }
 
-/// What was found, first.
+/// The first difference between two disks.
 #[derive(Debug)]
 pub enum Difference {
     /// Nothing: the contents are the same.
@@ -95,11 +94,11 @@ pub fn compare(
     }
 }
 
-/// The first sector of the first disk that the second, which is no shorter, has not the same, if there
-/// is one.
+/// The first sector in which the disks differ, if there is one. The second disk is no shorter than the first, and
+/// beyond the end of that it isn't looked at.
 ///
 /// # Errors
-/// What a disk can't be read for, saying which and where.
+/// Returns an error if a disk can't be read, with its name and the place.
 pub fn first_difference(
     sides: [Side<'_>; 2],
     workers: NonZeroUsize,
@@ -122,7 +121,7 @@ fn compare_pair(
 ) -> (u64, Difference) {
     let pair = Pair {
         sides,
-        // What comes after something that was found needn't be looked at.
+        // Nothing behind a difference needs to be looked at.
         size: first.end().next_multiple_of(SECTOR_SIZE),
     };
     let job = CompareJob {
@@ -181,7 +180,8 @@ impl Image for Pair<'_> {
 }
 
 impl Side<'_> {
-    /// Whether this disk is known to be zero from `start` on, and for how many bytes, in whole sectors.
+    /// Returns true if this disk is known to be zero from `start` on, and for how many bytes either holds, in
+    /// whole sectors.
     fn zeroes_at(self, start: GuestOffset, limit: u64) -> Result<(bool, u64)> {
         let Some(left) = self
             .image
@@ -214,7 +214,7 @@ impl Side<'_> {
     }
 }
 
-/// What was found first, of what all workers have found so far.
+/// The first of the differences that all workers have found so far.
 #[derive(Debug)]
 struct First {
     end: AtomicU64,
@@ -230,7 +230,7 @@ impl First {
         }
     }
 
-    /// What lies from here on doesn't matter any more.
+    /// The offset from which on nothing matters any more.
     fn end(&self) -> u64 {
         self.end.load(Ordering::Relaxed)
     }
@@ -250,7 +250,7 @@ impl First {
     }
 }
 
-/// What the workers share.
+/// The state that the workers share.
 struct CompareJob<'a> {
     sides: [Side<'a>; 2],
     first: First,

@@ -4,7 +4,7 @@
 use super::*;
 use crate::storage::ShortRead;
 
-/// What an image is made as.
+/// The kinds of images that are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ImageKind {
     Raw,
@@ -48,7 +48,7 @@ impl ImageKind {
         Ok(Box::new(new))
     }
 
-    /// What is in an image, if it can be read.
+    /// The contents of an image, if it can be read.
     fn contents(self, storage: Arc<MemoryStorage>) -> Result<Vec<u8>> {
         let image = self.open(storage)?;
         let mut contents = vec![0; usize::try_from(image.size()).unwrap()];
@@ -158,7 +158,7 @@ fn every_read_that_ends_early_is_an_error_and_never_a_wrong_image() {
                 let made = to.contents(target);
                 let when = format!("{from:?} to {to:?}: {short:?}: {done:?}");
                 match done {
-                    // What was left out was beyond what was needed.
+                    // The part that was left out wasn't needed.
                     Ok(()) => assert!(made.unwrap() == disk, "{when}"),
                     Err(_) => assert!(to == ImageKind::Raw || made.is_err(), "{when}"),
                 }

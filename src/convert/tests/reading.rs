@@ -1,4 +1,4 @@
-//! What only reads: comparing, checksums, and what becomes of that which can't be read.
+//! Passes that only read: comparing, checksums, and parts that can't be read.
 
 use std::ops::Range;
 use std::sync::Mutex;

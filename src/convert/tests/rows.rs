@@ -10,7 +10,7 @@ use crate::formats::{Backed, Extent, ExtentKind, Reservation, ZeroImage};
 #[derive(Default)]
 struct Counting {
     size: u64,
-    /// Whether it makes zeroes of many chunks at once.
+    /// It makes zeroes of many chunks at once.
     takes_rows: bool,
     chunks: AtomicU64,
     rows: AtomicU64,
