@@ -10,7 +10,10 @@
 use std::fmt;
 
 /// The unit in which disks are addressed, in bytes. Sizes of disks are multiples of it.
-pub const SECTOR_SIZE: u64 = 512;
+pub const SECTOR_SIZE: u64 = SECTOR_LEN as u64;
+
+/// The same as the length of a buffer.
+pub const SECTOR_LEN: usize = 512;
 
 /// A byte position on the virtual disk, as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,10 +15,7 @@ use super::new_image::{Backed, NewImage, Run, smaller_than_input};
 use super::reservation::Reservation;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
-
-/// A sector as a length in memory.
-const SECTOR_LEN: usize = 512;
+use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
 /// An image in use that a disk is copied into.
 pub struct OverImage {

@@ -22,11 +22,7 @@ use super::chunks::Chunk;
 use super::parallel_read::{ReadStep, parallel_read};
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image};
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
-
-/// The unit in which differences are told, for buffers.
-const SECTOR: usize = 512;
-const _: () = assert!(SECTOR as u64 == SECTOR_SIZE);
+use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
 /// One of the two disks.
 #[derive(Clone, Copy)]
@@ -302,9 +298,9 @@ impl CompareJob<'_> {
 
     /// Goes through a run that can't be read as a whole, sector by sector.
     fn find_trouble(&self, start: GuestOffset, length: usize) -> Option<(GuestOffset, Difference)> {
-        for within in (0..length).step_by(SECTOR) {
+        for within in (0..length).step_by(SECTOR_LEN) {
             let offset = GuestOffset(start.0 + within as u64);
-            let mut sectors = [[0; SECTOR]; 2];
+            let mut sectors = [[0; SECTOR_LEN]; 2];
             let mut zero = true;
             for side in self.sides {
                 match side.zeroes_at(offset, SECTOR_SIZE) {
@@ -339,9 +335,9 @@ fn first_sector(one: &[u8], other: &[u8]) -> Option<usize> {
     if one == other {
         return None;
     }
-    let mut sectors = one.chunks(SECTOR).zip(other.chunks(SECTOR));
+    let mut sectors = one.chunks(SECTOR_LEN).zip(other.chunks(SECTOR_LEN));
     let number = sectors.position(|(one, other)| one != other);
-    number.map(|number| number * SECTOR)
+    number.map(|number| number * SECTOR_LEN)
 }
 
 #[cfg(test)]

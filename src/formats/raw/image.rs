@@ -15,7 +15,7 @@ use crate::formats::{
     smaller_than_input,
 };
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
 /// A raw image open for reading.
 #[derive(Debug)]
@@ -124,9 +124,6 @@ impl Image for RawImage {
 
 /// The unit in which a raw image's zeroes are left out: what file systems store at the least.
 const RAW_UNIT: usize = 4096;
-/// A sector as a length in memory.
-const SECTOR_LEN: usize = 512;
-
 /// A raw image being written.
 #[derive(Debug)]
 pub struct NewRaw {
