@@ -17,8 +17,8 @@ use cowhide::formats::encryption::{Cipher, LegacyAes};
 use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::copy_bitmaps;
 use cowhide::formats::qcow2::{
-    Backing, CheckReport, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated,
-    NewQcow2, Qcow2Image, Repair, check, features, repair,
+    Backing, CheckReport, CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, Repair,
+    check, features, repair,
 };
 use cowhide::formats::raw::RawImage;
 use cowhide::formats::{Image as _, NewImage, Preallocation, WritableImage as _};
@@ -231,10 +231,10 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
         Box::new(NewQcow2::create(storage, options, Some(cipher()), true).unwrap())
     };
     let compressed: Make<'_> =
-        &|storage, options| Box::new(NewCompressed::create(storage, options, true).unwrap());
+        &|storage, options| Box::new(NewQcow2::create_compressed(storage, options, true).unwrap());
     let preallocated: Make<'_> = &|storage, options| {
         let metadata = Preallocation::Metadata;
-        Box::new(NewPreallocated::create(storage, options, None, metadata, true).unwrap())
+        Box::new(NewQcow2::create_preallocated(storage, options, None, metadata, true).unwrap())
     };
     // An old image on a device is no image either as soon as the new one is begun.
     let old = used(512, 16, 64 << 10);

@@ -12,7 +12,7 @@ use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
 use cowhide::formats::encryption::LegacyAes;
 use cowhide::formats::qcow2::{
-    CreateOptions, EncryptionMethod, Header, NewQcow2, Version, features,
+    CreateOptions, EncryptionMethod, Header, NewFiles, NewQcow2, Version, features,
 };
 use cowhide::formats::{Image as _, NewImage, WritableImage as _};
 use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
@@ -52,7 +52,11 @@ fn image_with_data_file(options: CreateOptions) -> Subject {
         data_file: Some(b"data".to_vec()),
         ..options
     };
-    NewQcow2::create_with_data(storage, data, options, None, true)
+    let new = NewFiles {
+        image: storage,
+        data: Some(data),
+    };
+    NewQcow2::create(new, options, None, true)
         .unwrap()
         .finish()
         .unwrap();

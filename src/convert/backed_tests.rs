@@ -9,8 +9,7 @@ use crate::crypto::Backend;
 use crate::formats::encryption::{Cipher, LegacyAes};
 
 use crate::formats::qcow2::{
-    Backing, CreateOptions, EncryptionMethod, Header, NewCompressed, NewPreallocated, NewQcow2,
-    Qcow2Image, Version,
+    Backing, CreateOptions, EncryptionMethod, Header, NewFiles, NewQcow2, Qcow2Image, Version,
 };
 use crate::formats::raw::RawImage;
 use crate::formats::{Chain, Extent, ExtentKind, Preallocation};
@@ -159,7 +158,7 @@ fn kinds() -> Vec<(CreateOptions, Made)> {
         };
         for options in [plain(cluster_size), version_2, encrypted, external] {
             kinds.push((options.clone(), Made::With(Preallocation::Off)));
-            let compresses = NewCompressed::check(&options).is_ok();
+            let compresses = NewQcow2::check_compression(&options).is_ok();
             if compresses {
                 kinds.push((options.clone(), Made::Compressed));
             }
@@ -216,24 +215,17 @@ fn copied(
     };
     let is_external = options.data_file.is_some();
     let key = (options.encryption == EncryptionMethod::Aes).then(cipher);
-    let (storage, data_storage) = (Arc::clone(&file), Arc::clone(&data));
-    let target: Box<dyn NewImage> = match (made, is_external) {
-        (Made::Compressed, _) => Box::new(NewCompressed::create(storage, options, true).unwrap()),
-        (Made::With(Preallocation::Off), false) => {
-            Box::new(NewQcow2::create(storage, options, key, true).unwrap())
-        }
-        (Made::With(Preallocation::Off), true) => {
-            Box::new(NewQcow2::create_with_data(storage, data_storage, options, key, true).unwrap())
-        }
-        (Made::With(mode), false) => {
-            Box::new(NewPreallocated::create(storage, options, key, mode, true).unwrap())
-        }
-        (Made::With(mode), true) => Box::new(
-            NewPreallocated::create_with_data(storage, data_storage, options, key, mode, true)
-                .unwrap(),
-        ),
+    let files = NewFiles {
+        image: Arc::<MemoryStorage>::clone(&file),
+        data: is_external.then(|| Arc::<MemoryStorage>::clone(&data) as _),
     };
-    copy(source, target.as_ref(), settings, &()).unwrap();
+    let target = match made {
+        Made::Compressed => NewQcow2::create_compressed(files, options, true),
+        Made::With(Preallocation::Off) => NewQcow2::create(files, options, key, true),
+        Made::With(mode) => NewQcow2::create_preallocated(files, options, key, mode, true),
+    };
+    let target = target.unwrap();
+    copy(source, &target, settings, &()).unwrap();
     let header = Header::read(file.as_ref()).unwrap();
     assert_eq!(header.backing_file(), Some(&b"backing"[..]));
     let key = (header.encryption() == EncryptionMethod::Aes).then(cipher);

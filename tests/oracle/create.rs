@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cowhide::convert::{self, Settings};
-use cowhide::formats::qcow2::{Backing, CreateOptions, NewPreallocated, NewQcow2, Version};
+use cowhide::formats::qcow2::{Backing, CreateOptions, NewFiles, NewQcow2, Version};
 use cowhide::formats::raw::RawImage;
-use cowhide::formats::{Image as _, NewImage, Preallocation};
+use cowhide::formats::{Image as _, Preallocation};
 use cowhide::storage::{Access, CacheMode, FileStorage, Storage as _};
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -299,19 +299,16 @@ fn convert_over_backing(folder: &Path, change: Change, preallocation: Preallocat
         format: Some("raw".to_owned()),
         size: open("below").len().unwrap(),
     });
-    let target: Box<dyn NewImage> = match (&options.data_file, preallocation) {
-        (None, Preallocation::Off) => {
-            Box::new(NewQcow2::create(open("y"), options, None, false).unwrap())
-        }
-        (Some(_), Preallocation::Off) => {
-            let data = open("data");
-            Box::new(NewQcow2::create_with_data(open("y"), data, options, None, false).unwrap())
-        }
-        (_, mode) => {
-            Box::new(NewPreallocated::create(open("y"), options, None, mode, false).unwrap())
-        }
+    let files = NewFiles {
+        image: open("y"),
+        data: options.data_file.is_some().then(|| open("data") as _),
     };
-    convert::copy(&source, target.as_ref(), Settings::default(), &()).unwrap();
+    let target = match preallocation {
+        Preallocation::Off => NewQcow2::create(files, options, None, false),
+        mode => NewQcow2::create_preallocated(files, options, None, mode, false),
+    };
+    let target = target.unwrap();
+    convert::copy(&source, &target, Settings::default(), &()).unwrap();
 }
 
 /// What the oracle says of a consistent image, but for what depends on the places of its clusters.

@@ -1,7 +1,7 @@
 //! The engine with targets that compress.
 
 use super::*;
-use crate::formats::qcow2::{CompressionType, NewCompressed};
+use crate::formats::qcow2::{CompressionType, NewQcow2};
 
 /// [`disk`] with something to compress: every other block holds text, or text and noise.
 fn compressible_disk(size: usize) -> Vec<u8> {
@@ -21,7 +21,7 @@ fn compressible_disk(size: usize) -> Vec<u8> {
 
 fn convert(disk: &[u8], target: Arc<MemoryStorage>, options: CreateOptions, count: usize) {
     let source = RawImage::open(Arc::new(MemoryStorage::new(disk.to_vec()))).unwrap();
-    let target = NewCompressed::create(target, options, true).unwrap();
+    let target = NewQcow2::create_compressed(target, options, true).unwrap();
     copy(&source, &target, workers(count), &()).unwrap();
 }
 
@@ -117,7 +117,8 @@ fn every_write_that_fails_is_an_error() {
         };
         let source = RawImage::open(Arc::new(MemoryStorage::new(disk.clone()))).unwrap();
         let storage = Arc::new(MemoryStorage::default().with_fault(fault));
-        let target = NewCompressed::create(storage, CreateOptions::new(200_000), true).unwrap();
+        let target =
+            NewQcow2::create_compressed(storage, CreateOptions::new(200_000), true).unwrap();
         let error = copy(&source, &target, workers(2), &()).unwrap_err();
         assert!(error.to_string().contains("No space left"), "{error}");
     }

@@ -50,7 +50,7 @@ pub use geometry::Geometry;
 pub use header::{
     CompressionType, EncryptionMethod, Header, Version, extensions, features, until_zero,
 };
-pub use new::{NewCompressed, NewPreallocated, NewQcow2};
+pub use new::{NewFiles, NewQcow2};
 pub use read::Qcow2Image;
 pub use write::WritableQcow2;
 

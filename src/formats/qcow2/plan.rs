@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use super::create_options::CreateOptions;
 use super::header::{EncryptionMethod, Version};
 use super::options;
-use super::{NewCompressed, NewPreallocated, NewQcow2, missing_secret};
+use super::{NewFiles, NewQcow2, missing_secret};
 use crate::error::{Error, Result};
 use crate::formats::driver::{EncryptionRef, NewDisk, NewParts, Plan};
 use crate::formats::encryption::{EncryptedHeader as _, LegacyAes};
@@ -44,7 +44,7 @@ impl Qcow2Plan {
         options.check()?;
         options.check_preallocation(preallocation)?;
         if new.compressed {
-            NewCompressed::check(&options)?;
+            NewQcow2::check_compression(&options)?;
         }
         if options.encryption == EncryptionMethod::Luks {
             return Err(Error::unsupported(
@@ -103,20 +103,16 @@ impl Plan for Qcow2Plan {
             EncryptionMethod::None => None,
             _ => Some(LegacyAes.unlock(secret.ok_or_else(missing_secret)?)?),
         };
-        let data = files.into_iter().next();
-        if self.compressed {
-            return Ok(Box::new(NewCompressed::create(file, options, flush)?));
-        }
-        Ok(match (self.preallocation, data) {
-            (Preallocation::Off, None) => Box::new(NewQcow2::create(file, options, cipher, flush)?),
-            (Preallocation::Off, Some(data)) => Box::new(NewQcow2::create_with_data(
-                file, data, options, cipher, flush,
-            )?),
-            (mode, None) => Box::new(NewPreallocated::create(file, options, cipher, mode, flush)?),
-            (mode, Some(data)) => Box::new(NewPreallocated::create_with_data(
-                file, data, options, cipher, mode, flush,
-            )?),
-        })
+        let files = NewFiles {
+            image: file,
+            data: files.into_iter().next(),
+        };
+        let new = match self.preallocation {
+            _ if self.compressed => NewQcow2::create_compressed(files, options, flush),
+            Preallocation::Off => NewQcow2::create(files, options, cipher, flush),
+            mode => NewQcow2::create_preallocated(files, options, cipher, mode, flush),
+        };
+        Ok(Box::new(new?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A new image, laid out front to back from its known final size.
+//! Clusters of a new image one behind the other, front to back from its known final size.
 //!
 //! ```text
 //! header | L1 table | L2 tables, data … L2 tables, data … | refcount blocks | refcount table
@@ -23,78 +23,46 @@
 //! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), the L2 tables of a chunk, and
 //! what the reservations carry.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::Parts;
 use super::layout::Layout;
+use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::refcounts::RefcountLayout;
 use super::runs;
 use crate::error::Result;
-use crate::formats::encryption::Cipher;
-use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::header::Version;
-use crate::formats::{Backed, NewImage, Reservation, Run};
-use crate::storage::Storage;
+use crate::formats::{Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
-/// A qcow2 image being written.
-pub struct NewQcow2 {
-    image: Parts,
-    layout: Mutex<Layout>,
+/// Clusters in the order in which their data comes.
+pub(super) struct AppendLayout {
+    tables: Mutex<Layout>,
 }
 
-impl NewQcow2 {
-    /// Starts a new image without an external data file in `storage`, which must be empty or a block
-    /// device. `cipher` encrypts the data where the options say that it is encrypted. `flush` says
-    /// whether [`NewImage::finish`] puts everything on stable storage, in the order that a power cut
-    /// can't hurt.
+impl AppendLayout {
+    /// Begins the layout of an image, whose old header is overwritten.
     ///
     /// # Errors
-    /// As [`CreateOptions::check`]; an encryption method other than the legacy AES; the system's.
-    pub fn create(
-        storage: Arc<dyn Storage>,
-        options: CreateOptions,
-        cipher: Option<Cipher>,
-        flush: bool,
-    ) -> Result<Self> {
-        Self::of_parts(Parts::new(storage, None, options, cipher, flush)?)
-    }
-
-    /// As [`create`](Self::create), with `data`, empty or a block device too, as the external data
-    /// file that the options name.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create); a device that is smaller than the disk.
-    pub fn create_with_data(
-        storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        options: CreateOptions,
-        cipher: Option<Cipher>,
-        flush: bool,
-    ) -> Result<Self> {
-        Self::of_parts(Parts::new(storage, Some(data), options, cipher, flush)?)
-    }
-
-    fn of_parts(image: Parts) -> Result<Self> {
+    /// Returns the system's error, or that of a disk that takes too large tables.
+    pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         Ok(Self {
-            layout: Mutex::new(Layout::new(image.geometry, image.options.size)?),
-            image,
+            tables: Mutex::new(Layout::new(image.geometry, image.options.size)?),
         })
     }
 
     /// Sets the L2 entries of a chunk, of which `data` and `zeroes` are whole units, and makes the
     /// clusters that have data the pieces of the reservation.
     fn map(
-        &self,
+        image: &NewQcow2Parts,
         layout: &mut Layout,
         guest: GuestOffset,
         data: &[Run],
         zeroes: &[Run],
         reservation: &mut Reservation,
     ) -> Result<()> {
-        let size = self.image.geometry.cluster_len();
+        let size = image.geometry.cluster_len();
         let stored = runs::widen(data, size, usize::MAX);
         let mentioned = match zeroes {
             [] => stored.clone(),
@@ -103,17 +71,17 @@ impl NewQcow2 {
         let clusters = || mentioned.iter().flat_map(|run| run.clone().step_by(size));
         layout.place_tables(clusters().map(|start| GuestOffset(guest.0 + start as u64)))?;
         let bytes: u64 = stored.iter().map(|run| run.len() as u64).sum();
-        let mut host = if self.image.external {
+        let mut host = if image.external {
             HostOffset(0)
         } else {
             layout.allocate(bytes)?
         };
         let mut place = |start: usize| {
-            if self.image.external {
+            if image.external {
                 return HostOffset(guest.0 + start as u64);
             }
             let here = host;
-            host.0 += self.image.geometry.cluster_size();
+            host.0 += image.geometry.cluster_size();
             here
         };
         for start in clusters() {
@@ -126,13 +94,13 @@ impl NewQcow2 {
                     _ => reservation.pieces.push((cluster, host)),
                 }
                 L2Entry::to_data(host)
-            } else if self.image.geometry.has_subclusters() {
+            } else if image.geometry.has_subclusters() {
                 L2Entry::default()
             } else {
                 L2Entry::to_zeroes()
             };
-            let bitmap = if self.image.geometry.has_subclusters() {
-                runs::bitmap(start, self.image.unit(), data, zeroes)
+            let bitmap = if image.geometry.has_subclusters() {
+                runs::bitmap(start, image.unit(), data, zeroes)
             } else {
                 SubclusterBitmap::default()
             };
@@ -144,91 +112,51 @@ impl NewQcow2 {
     }
 }
 
-impl NewImage for NewQcow2 {
-    fn allocation_unit(&self) -> usize {
-        self.image.geometry.cluster_len()
-    }
-
-    fn zero_unit(&self) -> usize {
-        self.image.zero_unit()
-    }
-
-    fn table_unit(&self) -> usize {
-        self.image.unit()
-    }
-
-    fn starts_as_zeroes(&self) -> bool {
-        // What is never allocated reads as zeroes, whatever the file holds.
-        self.image.options.backing.is_none()
-    }
-
-    fn backed(&self) -> Option<Backed> {
-        self.image.backed()
-    }
-
+impl ImageLayout for AppendLayout {
     fn reserve(
         &self,
+        image: &NewQcow2Parts,
         guest: GuestOffset,
         chunk: usize,
         runs: &[Run],
         zeroes: &[Run],
     ) -> Result<Reservation> {
         let everything;
-        let (runs, zeroes) = if self.image.options.version == Version::V2 && !zeroes.is_empty() {
+        let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
             // There are no zero clusters: zeroes are data.
             everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
             (runs, zeroes)
         };
-        let data = runs::widen(runs, self.image.unit(), chunk);
+        let data = runs::widen(runs, image.unit(), chunk);
         let mut reservation = Reservation {
             guest,
             pieces: Vec::with_capacity(data.len()),
             metadata: Vec::new(),
         };
-        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        self.map(&mut layout, guest, &data, zeroes, &mut reservation)?;
+        let mut layout = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::map(image, &mut layout, guest, &data, zeroes, &mut reservation)?;
         drop(layout);
-        let written = if self.image.leaves_holes() {
-            runs
-        } else {
-            &data
-        };
+        let written = if image.leaves_holes() { runs } else { &data };
         let pieces = &mut reservation.pieces;
         *pieces = runs::narrow(pieces, written);
-        self.image.cut(guest, pieces);
+        image.cut(guest, pieces);
         Ok(reservation)
     }
 
-    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        self.image.encode(reservation, chunk)
-    }
-
-    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        self.image.write(reservation, chunk)
-    }
-
-    fn writes_serially(&self) -> bool {
-        self.image.data.writes_serially()
-    }
-
-    fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.image.plain_storage()
-    }
-
-    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
-        reservation.write_metadata(self.image.storage.as_ref())
-    }
-
-    fn finish(&self) -> Result<()> {
-        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+    fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
+        let mut layout = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         for (host, tables) in layout.take_rest() {
-            self.image.storage.write_at(host.0, &tables)?;
+            image.storage.write_at(host.0, &tables)?;
         }
-        let used = self.image.geometry.host_cluster(layout.next());
-        let refcounts = RefcountLayout::new(self.image.geometry, used, layout.next())?;
-        layout.write_l1(self.image.storage.as_ref())?;
-        self.image.finish(layout.l1_host(), &refcounts)
+        let used = image.geometry.host_cluster(layout.next());
+        let refcounts = RefcountLayout::new(image.geometry, used, layout.next())?;
+        layout.write_l1(image.storage.as_ref())?;
+        refcounts.write(image.storage.as_ref(), image.geometry)?;
+        Ok(TablePlaces {
+            l1: layout.l1_host(),
+            refcount_table: refcounts.table_place(image.geometry),
+        })
     }
 }

@@ -20,31 +20,24 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::compressed_refcounts::Counts;
 use super::layout::{Layout, Metadata};
+use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::codec::compress;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
-use crate::formats::qcow2::header::encode;
 use crate::formats::qcow2::header::{EncryptionMethod, Version};
 use crate::formats::reservation::{add_metadata, not_packed};
-use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
-use crate::storage::Storage;
+use crate::formats::{Packed, PackedPart, Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
-/// A qcow2 image with compressed clusters, being written.
-pub struct NewCompressed {
-    storage: Arc<dyn Storage>,
-    options: CreateOptions,
-    geometry: Geometry,
-    flush: bool,
-    /// Whether what is never written reads as zeroes.
-    clean: bool,
+/// Compressed clusters byte behind byte, in the order in which their data comes.
+pub(super) struct CompressedLayout {
     space: Mutex<Space>,
 }
 
@@ -65,21 +58,33 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl NewCompressed {
-    /// Starts a new image in `storage`, which must be empty or a block device. Clusters are
-    /// compressed as the options say. `flush` says whether [`NewImage::finish`] puts everything on
-    /// stable storage, in the order that a power cut can't hurt.
+/// Refuses options that can't be had together with compression.
+///
+/// # Errors
+/// Returns an error if the options ask for encryption or for an external data file: compressed clusters are never
+/// encrypted, and have no place in an external data file.
+pub(super) fn check_options(options: &CreateOptions) -> Result<()> {
+    let other = if options.encryption != EncryptionMethod::None {
+        "encryption"
+    } else if options.data_file.is_some() {
+        "an external data file are"
+    } else {
+        return Ok(());
+    };
+    Err(Error::unsupported(format!(
+        "Compression and {other} not supported at the same time"
+    )))
+}
+
+impl CompressedLayout {
+    /// Begins the layout of an image, whose old header is overwritten.
     ///
     /// # Errors
-    /// As [`CreateOptions::check`] and [`check`](Self::check); the system's.
-    pub fn create(storage: Arc<dyn Storage>, options: CreateOptions, flush: bool) -> Result<Self> {
-        let geometry = options.check()?;
-        Self::check(&options)?;
-        let clean = storage.starts_as_zeroes();
-        if !clean {
-            encode::wipe(storage.as_ref(), geometry)?;
-        }
-        let layout = Layout::new(geometry, options.size)?;
+    /// Returns the system's error, or that of a disk that takes too large tables.
+    pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
+        image.wipe()?;
+        let geometry = image.geometry;
+        let layout = Layout::new(geometry, image.options.size)?;
         let mut counts = Counts::new(geometry);
         counts.add(HostOffset(0), layout.next().0)?;
         let space = Space {
@@ -90,52 +95,30 @@ impl NewCompressed {
             gaps: Vec::new(),
         };
         Ok(Self {
-            storage,
-            options,
-            geometry,
-            flush,
-            clean,
             space: Mutex::new(space),
         })
     }
+}
 
-    /// That these options can be had together with compression.
-    ///
-    /// # Errors
-    /// They can't: compressed clusters are never encrypted, and have no place in an external data file.
-    pub fn check(options: &CreateOptions) -> Result<()> {
-        let other = if options.encryption != EncryptionMethod::None {
-            "encryption"
-        } else if options.data_file.is_some() {
-            "an external data file are"
-        } else {
-            return Ok(());
-        };
-        Err(Error::unsupported(format!(
-            "Compression and {other} not supported at the same time"
-        )))
+/// What an extended L2 entry says of the cluster at `start` of a chunk.
+fn bitmap(geometry: Geometry, start: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
+    if !geometry.has_subclusters() {
+        return SubclusterBitmap::default();
     }
+    runs::bitmap(start, geometry.subcluster_len(), data, zeroes)
+}
 
-    /// What an extended L2 entry says of the cluster at `start` of a chunk.
-    fn bitmap(&self, start: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
-        if !self.geometry.has_subclusters() {
-            return SubclusterBitmap::default();
-        }
-        runs::bitmap(start, self.geometry.subcluster_len(), data, zeroes)
+/// On a device, overwrites what is left in `gaps` of whatever was there before.
+fn clear(image: &NewQcow2Parts, gaps: &[HostOffset]) -> Result<()> {
+    if image.storage.starts_as_zeroes() {
+        return Ok(());
     }
-
-    /// On a device, overwrites what is left in `gaps` of whatever was there before.
-    fn clear(&self, gaps: &[HostOffset]) -> Result<()> {
-        if self.clean {
-            return Ok(());
-        }
-        for gap in gaps {
-            let left = self.geometry.cluster_size() - self.geometry.within_cluster(gap.0);
-            let zeroes = vec![0; usize::try_from(left).unwrap_or(0)];
-            self.storage.write_at(gap.0, &zeroes)?;
-        }
-        Ok(())
+    for gap in gaps {
+        let left = image.geometry.cluster_size() - image.geometry.within_cluster(gap.0);
+        let zeroes = vec![0; usize::try_from(left).unwrap_or(0)];
+        image.storage.write_at(gap.0, &zeroes)?;
     }
+    Ok(())
 }
 
 impl Space {
@@ -213,42 +196,17 @@ impl Space {
     }
 }
 
-impl NewImage for NewCompressed {
-    fn allocation_unit(&self) -> usize {
-        self.geometry.cluster_len()
-    }
-
-    fn zero_unit(&self) -> usize {
-        self.geometry.cluster_len()
-    }
-
-    fn starts_as_zeroes(&self) -> bool {
-        // Clusters that are never allocated read as zeroes, whatever the file holds.
-        self.options.backing.is_none()
-    }
-
-    fn backed(&self) -> Option<Backed> {
-        let backing = self.options.backing.as_ref()?;
-        Some(Backed {
-            size: backing.size,
-            unit: self.geometry.cluster_len(),
-            copies_ends: true,
-        })
-    }
-
-    fn packs(&self) -> bool {
-        true
-    }
-
-    /// A compressed cluster, and about as much for the encoder.
-    fn memory_to_write(&self) -> usize {
-        2 * self.geometry.cluster_len()
-    }
-
-    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
-        let size = self.geometry.cluster_len();
+impl ImageLayout for CompressedLayout {
+    fn pack(
+        &self,
+        image: &NewQcow2Parts,
+        chunk: &mut [u8],
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Packed> {
+        let size = image.geometry.cluster_len();
         let everything;
-        let (runs, zeroes) = if self.options.version == Version::V2 && !zeroes.is_empty() {
+        let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
             // There are no zero clusters: zeroes are data.
             everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
@@ -263,7 +221,7 @@ impl NewImage for NewCompressed {
                 let cluster = chunk
                     .get(start..start + size)
                     .ok_or_else(|| Error::invalid("a run isn't whole clusters"))?;
-                let compressed = compress(self.options.compression, cluster, scratch)?;
+                let compressed = compress(image.options.compression, cluster, scratch)?;
                 let length = if compressed {
                     let to = chunk.get_mut(end..end + scratch.len()).unwrap_or_default();
                     to.copy_from_slice(scratch);
@@ -286,10 +244,15 @@ impl NewImage for NewCompressed {
         })
     }
 
-    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+    fn reserve_packed(
+        &self,
+        image: &NewQcow2Parts,
+        guest: GuestOffset,
+        packed: &Packed,
+    ) -> Result<Reservation> {
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pieces: Vec<(Run, HostOffset)> = Vec::new();
-        let size = self.geometry.cluster_len();
+        let size = image.geometry.cluster_len();
         let zeroes = || {
             packed
                 .zeroes
@@ -306,7 +269,7 @@ impl NewImage for NewCompressed {
             let cluster = part.start..part.start + size;
             let (host, entry, bitmap) = if part.compressed {
                 let host = space.place_compressed(length)?;
-                let entry = L2Entry::to_compressed(self.geometry, host, length);
+                let entry = L2Entry::to_compressed(image.geometry, host, length);
                 let too_big = || Error::invalid("the image's file is too big");
                 // Compressed clusters have no subclusters.
                 (
@@ -319,7 +282,7 @@ impl NewImage for NewCompressed {
                 (
                     host,
                     L2Entry::to_data(host),
-                    self.bitmap(part.start, &[cluster], &[]),
+                    bitmap(image.geometry, part.start, &[cluster], &[]),
                 )
             };
             space.layout.set_entry(at(part.start), entry, bitmap)?;
@@ -331,12 +294,12 @@ impl NewImage for NewCompressed {
             }
         }
         for start in zeroes() {
-            let entry = if self.geometry.has_subclusters() {
+            let entry = if image.geometry.has_subclusters() {
                 L2Entry::default()
             } else {
                 L2Entry::to_zeroes()
             };
-            let bitmap = self.bitmap(start, &[], &[start..start + size]);
+            let bitmap = bitmap(image.geometry, start, &[], &[start..start + size]);
             space.layout.set_entry(at(start), entry, bitmap)?;
         }
         let end = starts.last().map_or(0, |start| start + size);
@@ -344,7 +307,7 @@ impl NewImage for NewCompressed {
         space.place_blocks(&mut metadata)?;
         let gaps = mem::take(&mut space.gaps);
         drop(space);
-        self.clear(&gaps)?;
+        clear(image, &gaps)?;
         Ok(Reservation {
             guest,
             pieces,
@@ -354,6 +317,7 @@ impl NewImage for NewCompressed {
 
     fn reserve(
         &self,
+        _image: &NewQcow2Parts,
         _guest: GuestOffset,
         _chunk: usize,
         _runs: &[Run],
@@ -362,68 +326,53 @@ impl NewImage for NewCompressed {
         Err(not_packed())
     }
 
-    fn encode(&self, _reservation: &Reservation, _chunk: &mut [u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        reservation.write_data(self.storage.as_ref(), chunk)?;
-        self.write_metadata(reservation)
-    }
-
-    fn writes_serially(&self) -> bool {
-        self.storage.writes_serially()
-    }
-
-    fn plain_storage(&self) -> Option<&dyn Storage> {
-        None
-    }
-
-    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
-        reservation.write_metadata(self.storage.as_ref())
-    }
-
-    fn finish(&self) -> Result<()> {
-        let storage = self.storage.as_ref();
+    fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
+        let storage = image.storage.as_ref();
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         for (host, tables) in space.layout.take_rest() {
             storage.write_at(host.0, &tables)?;
         }
         space.abandon_tail();
-        self.clear(&space.gaps)?;
-        let counts = mem::replace(&mut space.counts, Counts::new(self.geometry));
+        clear(image, &space.gaps)?;
+        let counts = mem::replace(&mut space.counts, Counts::new(image.geometry));
         let refcounts = counts.finish(space.layout.next(), storage)?;
         space.layout.write_l1(storage)?;
-        let l1 = space.layout.l1_host();
-        let header = encode::bytes(
-            &self.options,
-            self.geometry,
-            l1,
-            refcounts.table_place(self.geometry),
-        )?;
-        encode::write_last(storage, &header, self.flush)
+        Ok(TablePlaces {
+            l1: space.layout.l1_host(),
+            refcount_table: refcounts.table_place(image.geometry),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::storage::MemoryStorage;
 
+    /// An image that is being written.
+    struct Image {
+        parts: NewQcow2Parts,
+        layout: CompressedLayout,
+    }
+
     /// An image with clusters of 512 bytes and refcounts of so many bits; its L2 table goes to 1024, and
     /// the first data behind it.
-    fn image(refcount_bits: u64) -> NewCompressed {
+    fn image(refcount_bits: u64) -> Image {
         let options = CreateOptions {
             cluster_size: 512,
             refcount_bits,
             ..CreateOptions::new(32 << 10)
         };
         let storage = Arc::new(MemoryStorage::default());
-        NewCompressed::create(storage, options, false).unwrap()
+        let parts = NewQcow2Parts::new(storage.into(), options, None, false).unwrap();
+        let layout = CompressedLayout::new(&parts).unwrap();
+        Image { parts, layout }
     }
 
     /// Where clusters of these sizes are put; 512 is one that isn't compressed.
-    fn places(image: &NewCompressed, sizes: &[usize]) -> Vec<(Run, u64)> {
+    fn places(image: &Image, sizes: &[usize]) -> Vec<(Run, u64)> {
         let mut end = 0;
         let parts = sizes.iter().enumerate().map(|(number, &size)| {
             end += size;
@@ -437,13 +386,16 @@ mod tests {
             parts: parts.collect(),
             zeroes: Vec::new(),
         };
-        let reservation = image.reserve_packed(GuestOffset(0), &packed).unwrap();
+        let reservation = image
+            .layout
+            .reserve_packed(&image.parts, GuestOffset(0), &packed)
+            .unwrap();
         let pieces = reservation.pieces.into_iter();
         pieces.map(|(run, host)| (run, host.0)).collect()
     }
 
-    fn counts(image: &NewCompressed, clusters: std::ops::Range<u64>) -> Vec<bool> {
-        let space = image.space.lock().unwrap();
+    fn counts(image: &Image, clusters: std::ops::Range<u64>) -> Vec<bool> {
+        let space = image.layout.space.lock().unwrap();
         clusters
             .map(|cluster| space.counts.is_full(HostOffset(cluster * 512)))
             .collect()
@@ -502,7 +454,10 @@ mod tests {
         let mut chunk = vec![7; 4 * 512];
         chunk[1024..1536].fill_with(&mut noise);
         let before = chunk.clone();
-        let packed = image.pack(&mut chunk, &[0..512, 1024..2048], &[]).unwrap();
+        let packed = image
+            .layout
+            .pack(&image.parts, &mut chunk, &[0..512, 1024..2048], &[])
+            .unwrap();
         let [first, second, third] = &packed.parts[..] else {
             panic!("{packed:?}");
         };
@@ -513,7 +468,7 @@ mod tests {
         for part in [first, third] {
             let mut cluster = [0; 512];
             let stored = &chunk[part.stored.clone()];
-            let kind = image.options.compression;
+            let kind = image.parts.options.compression;
             crate::formats::qcow2::codec::decompress(kind, stored, &mut cluster).unwrap();
             assert_eq!(cluster, [7; 512]);
         }

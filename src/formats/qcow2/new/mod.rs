@@ -1,199 +1,203 @@
-//! What every new image has, however it is laid out: its files, what it is to be, its cipher, and the
-//! header that comes last.
+//! A new image: what follows from its options alone, and three layouts.
 //!
-//! The layouts ([`append`], [`preallocated`], [`mod@compressed`]) say where clusters and
-//! tables go; what follows from the options alone stands here.
+//! A layout reserves room and finishes the tables; everything else is the same for all and stands here:
+//! encryption, writing, and the header that comes last.
+//!
+//! - `parts`: the files, the options and the cipher, and what a layout has to say of itself;
+//! - [`append`]: clusters in the order in which their data comes;
+//! - [`preallocated`]: a place for each cluster beforehand;
+//! - [`mod@compressed`]: compressed clusters, byte behind byte;
+//! - `layout`, `runs`, `refcounts`, `compressed_refcounts`: L1 and L2 tables, parts of chunks, and refcounts, for
+//!   the layouts.
 
 mod append;
 mod compressed;
 mod compressed_refcounts;
 mod layout;
+mod parts;
 mod preallocated;
 pub(super) mod refcounts;
 mod runs;
 
-pub use append::NewQcow2;
-pub use compressed::NewCompressed;
-pub use preallocated::NewPreallocated;
+pub use parts::NewFiles;
 
-use std::ops::Range;
-use std::sync::Arc;
-
-use self::refcounts::RefcountLayout;
+use self::append::AppendLayout;
+use self::compressed::CompressedLayout;
+use self::parts::{ImageLayout, NewQcow2Parts};
+use self::preallocated::PreallocatedLayout;
 use super::create_options::CreateOptions;
-use super::geometry::Geometry;
-use crate::error::{Error, Result};
+use super::header::encode;
+use crate::error::Result;
 use crate::formats::encryption::Cipher;
-use crate::formats::qcow2::header::encode;
-use crate::formats::{Backed, Reservation, Run};
+use crate::formats::{Backed, NewImage, Packed, Preallocation, Reservation, Run};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+use crate::units::GuestOffset;
 
-/// The parts of a new image.
-struct Parts {
-    storage: Arc<dyn Storage>,
-    /// Where the guest's data goes: the image's own file, or its external data file.
-    data: Arc<dyn Storage>,
-    external: bool,
-    options: CreateOptions,
-    geometry: Geometry,
-    cipher: Option<Cipher>,
-    flush: bool,
-    /// Whether what is never written to `data` reads as zeroes.
-    clean: bool,
+/// A qcow2 image being written.
+pub struct NewQcow2 {
+    parts: NewQcow2Parts,
+    layout: Box<dyn ImageLayout>,
 }
 
-impl Parts {
-    /// Checks that the parts go together. `data` is the external data file, there if and only if the
-    /// options name one, and is made as long as the disk. The image's own file is left as it is.
+impl NewQcow2 {
+    /// Starts a new image whose clusters come in the order of their data. `cipher` encrypts the data where the
+    /// options say that it is encrypted. `flush` says that [`NewImage::finish`] puts everything on stable
+    /// storage, in the order that a power cut can't hurt.
     ///
     /// # Errors
-    /// As [`CreateOptions::check`]; an encryption method other than the legacy AES; a device for the
-    /// data that is smaller than the disk; the system's.
-    fn new(
-        storage: Arc<dyn Storage>,
-        data: Option<Arc<dyn Storage>>,
+    /// Returns the error of [`CreateOptions::check`], of files or a cipher that don't go with the options, of a
+    /// device for the data that is smaller than the disk, or the system's.
+    pub fn create(
+        files: impl Into<NewFiles>,
         options: CreateOptions,
         cipher: Option<Cipher>,
         flush: bool,
     ) -> Result<Self> {
-        if options.data_file.is_some() != data.is_some() {
-            return Err(Error::invalid(
-                "an external data file must be both named and given",
-            ));
-        }
-        let geometry = options.check()?;
-        options.check_cipher(cipher.as_ref())?;
-        if let Some(data) = &data {
-            prepare_data_file(data.as_ref(), options.size)?;
-        }
-        let external = data.is_some();
-        let data = data.unwrap_or_else(|| Arc::clone(&storage));
-        Ok(Self {
-            clean: data.starts_as_zeroes(),
-            storage,
-            data,
-            external,
-            options,
-            geometry,
-            cipher,
-            flush,
-        })
+        let parts = NewQcow2Parts::new(files.into(), options, cipher, flush)?;
+        let layout = Box::new(AppendLayout::new(&parts)?);
+        Ok(Self { parts, layout })
     }
 
-    /// Overwrites the header of the image that was on a block device.
+    /// As [`create`](Self::create), with all of the space taken as `preallocation` says.
     ///
     /// # Errors
-    /// The system's error.
-    fn wipe(&self) -> Result<()> {
-        if self.storage.starts_as_zeroes() {
-            return Ok(());
-        }
-        encode::wipe(self.storage.as_ref(), self.geometry)
+    /// Returns the errors of [`create`](Self::create), or an error if there isn't so much space.
+    pub fn create_preallocated(
+        files: impl Into<NewFiles>,
+        options: CreateOptions,
+        cipher: Option<Cipher>,
+        preallocation: Preallocation,
+        flush: bool,
+    ) -> Result<Self> {
+        options.check_preallocation(preallocation)?;
+        let mut parts = NewQcow2Parts::new(files.into(), options, cipher, flush)?;
+        let layout = Box::new(PreallocatedLayout::new(&mut parts, preallocation)?);
+        Ok(Self { parts, layout })
     }
 
-    /// Makes a block device's part for data read as zeroes where that takes no writing. What is encrypted
-    /// is written anyway.
+    /// As [`create`](Self::create), with clusters compressed as the options say.
     ///
     /// # Errors
-    /// Returns the system's error if the ends of the part can't be written.
-    fn clear(&mut self, range: Range<u64>) -> Result<()> {
-        if self.cipher.is_none() && !self.clean && !range.is_empty() {
-            self.clean = self.data.punch(range)?;
-        }
-        Ok(())
+    /// Returns the errors of [`create`](Self::create) and [`check_compression`](Self::check_compression).
+    pub fn create_compressed(
+        files: impl Into<NewFiles>,
+        options: CreateOptions,
+        flush: bool,
+    ) -> Result<Self> {
+        options.check()?;
+        Self::check_compression(&options)?;
+        let mut parts = NewQcow2Parts::new(files.into(), options, None, flush)?;
+        parts.compressed = true;
+        let layout = Box::new(CompressedLayout::new(&parts)?);
+        Ok(Self { parts, layout })
     }
 
-    /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is
-    /// ciphertext, or has to be written to read as zeroes.
-    fn leaves_holes(&self) -> bool {
-        self.cipher.is_none() && self.clean
+    /// Refuses options that can't be had together with compression.
+    ///
+    /// # Errors
+    /// Returns an error if the options ask for encryption or for an external data file: compressed clusters are
+    /// never encrypted, and have no place in an external data file.
+    pub fn check_compression(options: &CreateOptions) -> Result<()> {
+        compressed::check_options(options)
+    }
+}
+
+impl NewImage for NewQcow2 {
+    fn allocation_unit(&self) -> usize {
+        self.parts.geometry.cluster_len()
     }
 
-    /// The unit of which L2 entries say how it is stored, in bytes, for buffers.
-    fn unit(&self) -> usize {
-        self.geometry.subcluster_len()
-    }
-
-    /// In which pieces zeroes are worth finding, in bytes.
     fn zero_unit(&self) -> usize {
-        if self.leaves_holes() {
-            self.unit().min(4096)
-        } else {
-            self.unit()
-        }
+        self.parts.zero_unit()
     }
 
-    /// The backing file under the new image.
+    fn table_unit(&self) -> usize {
+        self.parts.unit()
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        self.layout.starts_as_zeroes(&self.parts)
+    }
+
     fn backed(&self) -> Option<Backed> {
-        let backing = self.options.backing.as_ref()?;
-        Some(Backed {
-            size: backing.size,
-            unit: self.unit(),
-            copies_ends: false,
-        })
+        self.parts.backed()
     }
 
-    /// Cuts what a chunk at `guest` stores to the disk's end where nothing may be behind that.
-    fn cut(&self, guest: GuestOffset, pieces: &mut Vec<(Run, HostOffset)>) {
-        if self.external {
-            let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
-            runs::cut(pieces, usize::try_from(left).unwrap_or(usize::MAX));
+    fn packs(&self) -> bool {
+        self.parts.compressed
+    }
+
+    /// A compressed cluster, and about as much for the encoder.
+    fn memory_to_write(&self) -> usize {
+        if self.parts.compressed {
+            2 * self.parts.geometry.cluster_len()
+        } else {
+            0
         }
     }
 
-    /// Encrypts a chunk if the image is.
-    ///
-    /// # Errors
-    /// As [`Reservation::encrypt`].
+    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+        self.layout.pack(&self.parts, chunk, runs, zeroes)
+    }
+
+    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+        self.layout.reserve_packed(&self.parts, guest, packed)
+    }
+
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation> {
+        self.layout.reserve(&self.parts, guest, chunk, runs, zeroes)
+    }
+
     fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        match &self.cipher {
+        match &self.parts.cipher {
             Some(cipher) => reservation.encrypt(cipher, chunk),
             None => Ok(()),
         }
     }
 
-    /// Writes a chunk's data, then its tables.
-    ///
-    /// # Errors
-    /// The system's error.
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        reservation.write_data(self.data.as_ref(), chunk)?;
-        reservation.write_metadata(self.storage.as_ref())
+        reservation.write_data(self.parts.data.as_ref(), chunk)?;
+        self.write_metadata(reservation)
     }
 
-    /// Where chunks can be copied to as they are.
+    fn may_share(&self) -> bool {
+        self.layout.may_share()
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.parts.data.writes_serially()
+    }
+
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.leaves_holes().then_some(self.data.as_ref())
+        self.parts.plain_storage()
     }
 
-    /// Ends the image: the refcounts, and after all that it points to the header.
-    ///
-    /// # Errors
-    /// The system's error; a table too big for its field.
-    fn finish(&self, l1: HostOffset, refcounts: &RefcountLayout) -> Result<()> {
-        refcounts.write(self.storage.as_ref(), self.geometry)?;
-        if self.external && self.flush {
-            self.data.flush()?;
+    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
+        reservation.write_metadata(self.parts.storage.as_ref())
+    }
+
+    /// Writes the header after all that it points to.
+    fn finish(&self) -> Result<()> {
+        let NewQcow2Parts {
+            storage,
+            data,
+            external,
+            options,
+            geometry,
+            flush,
+            ..
+        } = &self.parts;
+        let tables = self.layout.finish(&self.parts)?;
+        if *external && *flush {
+            data.flush()?;
         }
-        let header = encode::bytes(
-            &self.options,
-            self.geometry,
-            l1,
-            refcounts.table_place(self.geometry),
-        )?;
-        encode::write_last(self.storage.as_ref(), &header, self.flush)
-    }
-}
-
-/// Makes an external data file as long as the disk, reading as zeroes where that is possible.
-fn prepare_data_file(data: &dyn Storage, size: u64) -> Result<()> {
-    let size = size.next_multiple_of(SECTOR_SIZE);
-    if data.starts_as_zeroes() {
-        data.set_len(size)
-    } else if data.len()? < size {
-        Err(Error::invalid("the data file is smaller than the disk"))
-    } else {
-        Ok(())
+        let header = encode::bytes(options, *geometry, tables.l1, tables.refcount_table)?;
+        encode::write_last(storage.as_ref(), &header, *flush)
     }
 }

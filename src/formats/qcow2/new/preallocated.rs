@@ -18,17 +18,15 @@
 //! the data: the one for which there was data last is kept, and written when the next one begins.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::Parts;
+use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::refcounts::RefcountLayout;
 use super::runs;
 use crate::error::{Error, Result};
-use crate::formats::encryption::Cipher;
-use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
-use crate::formats::{Backed, NewImage, Preallocation, Reservation, Run};
+use crate::formats::{Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -36,8 +34,7 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 const WRITE_SIZE: u64 = 2 << 20;
 
 /// A preallocated qcow2 image being written.
-pub struct NewPreallocated {
-    image: Parts,
+pub(super) struct PreallocatedLayout {
     starts_as_zeroes: bool,
     may_share: bool,
     l1: HostOffset,
@@ -73,43 +70,12 @@ fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
     Ok(())
 }
 
-impl NewPreallocated {
-    /// Starts a new image without an external data file in `storage`, which must be empty or a
-    /// block device. As `NewQcow2::create`, with all of the space taken as `preallocation` says.
+impl PreallocatedLayout {
+    /// Takes the image's space as `preallocation` says.
     ///
     /// # Errors
-    /// As `NewQcow2::create`; that there isn't so much space.
-    pub fn create(
-        storage: Arc<dyn Storage>,
-        options: CreateOptions,
-        cipher: Option<Cipher>,
-        preallocation: Preallocation,
-        flush: bool,
-    ) -> Result<Self> {
-        options.check_preallocation(preallocation)?;
-        let image = Parts::new(storage, None, options, cipher, flush)?;
-        Self::of_parts(image, preallocation)
-    }
-
-    /// As [`create`](Self::create), with `data`, empty or a block device, as the external data file
-    /// that the options name.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create); a device that is smaller than the disk.
-    pub fn create_with_data(
-        storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        options: CreateOptions,
-        cipher: Option<Cipher>,
-        preallocation: Preallocation,
-        flush: bool,
-    ) -> Result<Self> {
-        options.check_preallocation(preallocation)?;
-        let image = Parts::new(storage, Some(data), options, cipher, flush)?;
-        Self::of_parts(image, preallocation)
-    }
-
-    fn of_parts(mut image: Parts, preallocation: Preallocation) -> Result<Self> {
+    /// Returns an error if there isn't so much space.
+    pub(super) fn new(image: &mut NewQcow2Parts, preallocation: Preallocation) -> Result<Self> {
         let (geometry, size) = (image.geometry, image.options.size);
         let place = |cluster| {
             let host = geometry
@@ -152,7 +118,6 @@ impl NewPreallocated {
         Ok(Self {
             may_share: matches!(preallocation, Preallocation::Off | Preallocation::Metadata),
             starts_as_zeroes: image.options.backing.is_none() && holes_are_zeroes && written,
-            image,
             l1: place(u64::from(l2_tables > 0))?,
             l2: place(1 + l1_clusters)?,
             l2_tables,
@@ -165,7 +130,7 @@ impl NewPreallocated {
     /// Writes `count` entries of 8 bytes at `host`, made by `entry` from their numbers, and zeroes
     /// to the end of the last cluster.
     fn write_entries(
-        &self,
+        image: &NewQcow2Parts,
         host: HostOffset,
         count: u64,
         entry: impl Fn(u64) -> u64,
@@ -179,11 +144,9 @@ impl NewPreallocated {
             for number in first..end {
                 buffer.extend(entry(number).to_be_bytes());
             }
-            let whole = buffer
-                .len()
-                .next_multiple_of(self.image.geometry.cluster_len());
+            let whole = buffer.len().next_multiple_of(image.geometry.cluster_len());
             buffer.resize(whole, 0);
-            self.image
+            image
                 .storage
                 .write_at(host.0 + first * ENTRY_SIZE, &buffer)?;
             first = end;
@@ -192,24 +155,24 @@ impl NewPreallocated {
     }
 
     /// Where a guest cluster's data goes.
-    fn entry(&self, cluster: u64) -> L2Entry {
-        let guest = cluster * self.image.geometry.cluster_size();
+    fn entry(&self, image: &NewQcow2Parts, cluster: u64) -> L2Entry {
+        let guest = cluster * image.geometry.cluster_size();
         L2Entry::to_data(HostOffset(self.first.0 + guest))
     }
 
     /// Where an L2 table is.
-    fn table_host(&self, number: u64) -> HostOffset {
-        HostOffset(self.l2.0 + number * self.image.geometry.cluster_size())
+    fn table_host(&self, image: &NewQcow2Parts, number: u64) -> HostOffset {
+        HostOffset(self.l2.0 + number * image.geometry.cluster_size())
     }
 
     /// An L2 table of clusters that have their places, with nothing stored there.
-    fn table_of_nothing(&self, number: u64) -> Vec<u8> {
-        let mut table = vec![0; self.image.geometry.cluster_len()];
-        let first = number * self.image.geometry.l2_entries();
-        let end = self.image.geometry.clusters(self.image.options.size);
+    fn table_of_nothing(&self, image: &NewQcow2Parts, number: u64) -> Vec<u8> {
+        let mut table = vec![0; image.geometry.cluster_len()];
+        let first = number * image.geometry.l2_entries();
+        let end = image.geometry.clusters(image.options.size);
         for (index, cluster) in (first..end).enumerate() {
-            let (entry, bitmap) = (self.entry(cluster), SubclusterBitmap::default());
-            if entries::set_l2(&mut table, self.image.geometry, index, entry, bitmap).is_none() {
+            let (entry, bitmap) = (self.entry(image, cluster), SubclusterBitmap::default());
+            if entries::set_l2(&mut table, image.geometry, index, entry, bitmap).is_none() {
                 break;
             }
         }
@@ -220,11 +183,12 @@ impl NewPreallocated {
     /// table that is complete, as the chunk needs another one.
     fn map(
         &self,
+        image: &NewQcow2Parts,
         guest: GuestOffset,
         data: &[Run],
         zeroes: &[Run],
     ) -> Result<Option<(HostOffset, Vec<u8>)>> {
-        let size = self.image.geometry.cluster_len();
+        let size = image.geometry.cluster_len();
         let mut complete = None;
         let mut subclusters = self
             .subclusters
@@ -233,49 +197,51 @@ impl NewPreallocated {
         let mentioned = runs::widen(&runs::union(data, zeroes), size, usize::MAX);
         for start in mentioned.iter().flat_map(|run| run.clone().step_by(size)) {
             let offset = GuestOffset(guest.0 + start as u64);
-            let number = self.image.geometry.l1_index(offset);
+            let number = image.geometry.l1_index(offset);
             let (_, table) = match subclusters.filling.take() {
                 Some(filling) if filling.0 == number => subclusters.filling.insert(filling),
                 other => {
                     if let Some((number, table)) = other {
-                        complete = Some((self.table_host(number), table));
+                        complete = Some((self.table_host(image, number), table));
                         subclusters.done.push(number);
                     }
-                    let table = self.table_of_nothing(number);
+                    let table = self.table_of_nothing(image, number);
                     subclusters.filling.insert((number, table))
                 }
             };
-            let entry = self.entry(self.image.geometry.guest_cluster(offset));
-            let bitmap = runs::bitmap(start, self.image.geometry.subcluster_len(), data, zeroes);
-            let index = self.image.geometry.l2_index(offset);
-            entries::set_l2(table, self.image.geometry, index, entry, bitmap)
+            let entry = self.entry(image, image.geometry.guest_cluster(offset));
+            let bitmap = runs::bitmap(start, image.geometry.subcluster_len(), data, zeroes);
+            let index = image.geometry.l2_index(offset);
+            entries::set_l2(table, image.geometry, index, entry, bitmap)
                 .ok_or_else(|| Error::invalid("L2 index out of range"))?;
         }
         Ok(complete)
     }
 
     /// Writes the L2 tables that were not handed out.
-    fn write_l2_tables(&self) -> Result<()> {
-        if !self.image.geometry.has_subclusters() {
-            let clusters = self.image.geometry.clusters(self.image.options.size);
-            return self.write_entries(self.l2, clusters, |number| self.entry(number).0);
+    fn write_l2_tables(&self, image: &NewQcow2Parts) -> Result<()> {
+        if !image.geometry.has_subclusters() {
+            let clusters = image.geometry.clusters(image.options.size);
+            return Self::write_entries(image, self.l2, clusters, |number| {
+                self.entry(image, number).0
+            });
         }
         let mut subclusters = self
             .subclusters
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some((number, table)) = subclusters.filling.take() {
-            self.image
+            image
                 .storage
-                .write_at(self.table_host(number).0, &table)?;
+                .write_at(self.table_host(image, number).0, &table)?;
             subclusters.done.push(number);
         }
         for number in 0..self.l2_tables {
             if subclusters.done.binary_search(&number).is_err() {
-                let table = self.table_of_nothing(number);
-                self.image
+                let table = self.table_of_nothing(image, number);
+                image
                     .storage
-                    .write_at(self.table_host(number).0, &table)?;
+                    .write_at(self.table_host(image, number).0, &table)?;
             }
         }
         Ok(())
@@ -295,37 +261,26 @@ fn write_zeroes(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
     Ok(())
 }
 
-impl NewImage for NewPreallocated {
-    fn allocation_unit(&self) -> usize {
-        self.image.geometry.cluster_len()
-    }
-
-    fn zero_unit(&self) -> usize {
-        self.image.zero_unit()
-    }
-
-    fn table_unit(&self) -> usize {
-        self.image.unit()
-    }
-
-    fn starts_as_zeroes(&self) -> bool {
+impl ImageLayout for PreallocatedLayout {
+    fn starts_as_zeroes(&self, _image: &NewQcow2Parts) -> bool {
         self.starts_as_zeroes
     }
 
-    fn backed(&self) -> Option<Backed> {
-        self.image.backed()
+    fn may_share(&self) -> bool {
+        self.may_share
     }
 
     fn reserve(
         &self,
+        image: &NewQcow2Parts,
         guest: GuestOffset,
         chunk: usize,
         runs: &[Run],
         zeroes: &[Run],
     ) -> Result<Reservation> {
-        let data = runs::widen(runs, self.image.geometry.subcluster_len(), chunk);
-        let complete = if self.image.geometry.has_subclusters() {
-            self.map(guest, &data, zeroes)?
+        let data = runs::widen(runs, image.geometry.subcluster_len(), chunk);
+        let complete = if image.geometry.has_subclusters() {
+            self.map(image, guest, &data, zeroes)?
         } else {
             None
         };
@@ -333,13 +288,9 @@ impl NewImage for NewPreallocated {
             let host = HostOffset(self.first.0 + guest.0 + run.start as u64);
             (run.clone(), host)
         };
-        let written = if self.image.leaves_holes() {
-            runs
-        } else {
-            &data
-        };
+        let written = if image.leaves_holes() { runs } else { &data };
         let mut pieces = written.iter().map(place).collect();
-        self.image.cut(guest, &mut pieces);
+        image.cut(guest, &mut pieces);
         Ok(Reservation {
             guest,
             pieces,
@@ -347,35 +298,16 @@ impl NewImage for NewPreallocated {
         })
     }
 
-    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
-        self.image.encode(reservation, chunk)
-    }
-
-    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
-        self.image.write(reservation, chunk)
-    }
-
-    fn writes_serially(&self) -> bool {
-        self.image.data.writes_serially()
-    }
-
-    fn may_share(&self) -> bool {
-        self.may_share
-    }
-
-    fn plain_storage(&self) -> Option<&dyn Storage> {
-        self.image.plain_storage()
-    }
-
-    fn write_metadata(&self, reservation: &Reservation) -> Result<()> {
-        reservation.write_metadata(self.image.storage.as_ref())
-    }
-
-    fn finish(&self) -> Result<()> {
-        self.write_l2_tables()?;
-        self.write_entries(self.l1, self.l2_tables, |number| {
-            L1Entry::to_table(self.table_host(number)).0
+    fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
+        self.write_l2_tables(image)?;
+        Self::write_entries(image, self.l1, self.l2_tables, |number| {
+            L1Entry::to_table(self.table_host(image, number)).0
         })?;
-        self.image.finish(self.l1, &self.refcounts)
+        self.refcounts
+            .write(image.storage.as_ref(), image.geometry)?;
+        Ok(TablePlaces {
+            l1: self.l1,
+            refcount_table: self.refcounts.table_place(image.geometry),
+        })
     }
 }

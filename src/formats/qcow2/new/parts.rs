@@ -1,0 +1,230 @@
+//! What every new image has, however its clusters are laid out: its files, its options and its cipher, and
+//! what a layout has to say of itself.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::runs;
+use crate::error::{Error, Result};
+use crate::formats::encryption::Cipher;
+use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::geometry::Geometry;
+use crate::formats::qcow2::header::{TablePlace, encode};
+use crate::formats::reservation::not_packed;
+use crate::formats::{Backed, Packed, Reservation, Run};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+/// The files of a new image, each of which must be empty or a block device.
+pub struct NewFiles {
+    /// The image's own file.
+    pub image: Arc<dyn Storage>,
+    /// The external data file, there if and only if the options name one.
+    pub data: Option<Arc<dyn Storage>>,
+}
+
+impl<S: Storage + 'static> From<Arc<S>> for NewFiles {
+    fn from(image: Arc<S>) -> Self {
+        Self { image, data: None }
+    }
+}
+
+impl From<Arc<dyn Storage>> for NewFiles {
+    fn from(image: Arc<dyn Storage>) -> Self {
+        Self { image, data: None }
+    }
+}
+
+/// The tables of a new image that its header names.
+pub(super) struct TablePlaces {
+    pub(super) l1: HostOffset,
+    pub(super) refcount_table: TablePlace,
+}
+
+/// The layout of a new image: where clusters and tables go. The methods are as those of
+/// [`NewImage`](crate::formats::NewImage) by the same names.
+pub(super) trait ImageLayout: Send + Sync {
+    fn starts_as_zeroes(&self, image: &NewQcow2Parts) -> bool {
+        // What is never allocated reads as zeroes, whatever the file holds.
+        image.options.backing.is_none()
+    }
+
+    fn may_share(&self) -> bool {
+        true
+    }
+
+    fn pack(
+        &self,
+        _image: &NewQcow2Parts,
+        _chunk: &mut [u8],
+        _runs: &[Run],
+        _zeroes: &[Run],
+    ) -> Result<Packed> {
+        Err(not_packed())
+    }
+
+    fn reserve_packed(
+        &self,
+        _image: &NewQcow2Parts,
+        _guest: GuestOffset,
+        _packed: &Packed,
+    ) -> Result<Reservation> {
+        Err(not_packed())
+    }
+
+    fn reserve(
+        &self,
+        image: &NewQcow2Parts,
+        guest: GuestOffset,
+        chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation>;
+
+    /// Writes the tables that remain, and the refcounts.
+    ///
+    /// # Errors
+    /// Returns the system's error, or that of a table that is too big for its field.
+    fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces>;
+}
+
+/// The parts of a new image.
+pub(super) struct NewQcow2Parts {
+    pub(super) storage: Arc<dyn Storage>,
+    /// Where the guest's data goes: the image's own file, or its external data file.
+    pub(super) data: Arc<dyn Storage>,
+    pub(super) external: bool,
+    pub(super) options: CreateOptions,
+    pub(super) geometry: Geometry,
+    pub(super) cipher: Option<Cipher>,
+    pub(super) flush: bool,
+    /// Clusters are stored whole, as they are compressed.
+    pub(super) compressed: bool,
+    /// Whether what is never written to `data` reads as zeroes.
+    pub(super) clean: bool,
+}
+
+impl NewQcow2Parts {
+    /// Checks that the parts go together. `data` is the external data file, there if and only if the
+    /// options name one, and is made as long as the disk. The image's own file is left as it is.
+    ///
+    /// # Errors
+    /// As [`CreateOptions::check`]; an encryption method other than the legacy AES; a device for the
+    /// data that is smaller than the disk; the system's.
+    pub(super) fn new(
+        files: NewFiles,
+        options: CreateOptions,
+        cipher: Option<Cipher>,
+        flush: bool,
+    ) -> Result<Self> {
+        let NewFiles {
+            image: storage,
+            data,
+        } = files;
+        if options.data_file.is_some() != data.is_some() {
+            return Err(Error::invalid(
+                "an external data file must be both named and given",
+            ));
+        }
+        let geometry = options.check()?;
+        options.check_cipher(cipher.as_ref())?;
+        if let Some(data) = &data {
+            prepare_data_file(data.as_ref(), options.size)?;
+        }
+        let external = data.is_some();
+        let data = data.unwrap_or_else(|| Arc::clone(&storage));
+        Ok(Self {
+            clean: data.starts_as_zeroes(),
+            storage,
+            data,
+            external,
+            options,
+            geometry,
+            cipher,
+            compressed: false,
+            flush,
+        })
+    }
+
+    /// Overwrites the header of the image that was on a block device.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn wipe(&self) -> Result<()> {
+        if self.storage.starts_as_zeroes() {
+            return Ok(());
+        }
+        encode::wipe(self.storage.as_ref(), self.geometry)
+    }
+
+    /// Makes a block device's part for data read as zeroes where that takes no writing. What is encrypted
+    /// is written anyway.
+    ///
+    /// # Errors
+    /// Returns the system's error if the ends of the part can't be written.
+    pub(super) fn clear(&mut self, range: Range<u64>) -> Result<()> {
+        if self.cipher.is_none() && !self.clean && !range.is_empty() {
+            self.clean = self.data.punch(range)?;
+        }
+        Ok(())
+    }
+
+    /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is
+    /// ciphertext, or has to be written to read as zeroes.
+    pub(super) fn leaves_holes(&self) -> bool {
+        self.cipher.is_none() && self.clean && !self.compressed
+    }
+
+    /// The unit of which L2 entries say how it is stored, in bytes, for buffers.
+    pub(super) fn unit(&self) -> usize {
+        if self.compressed {
+            self.geometry.cluster_len()
+        } else {
+            self.geometry.subcluster_len()
+        }
+    }
+
+    /// In which pieces zeroes are worth finding, in bytes.
+    pub(super) fn zero_unit(&self) -> usize {
+        if self.leaves_holes() {
+            self.unit().min(4096)
+        } else {
+            self.unit()
+        }
+    }
+
+    /// The backing file under the new image.
+    pub(super) fn backed(&self) -> Option<Backed> {
+        let backing = self.options.backing.as_ref()?;
+        Some(Backed {
+            size: backing.size,
+            unit: self.unit(),
+            copies_ends: self.compressed,
+        })
+    }
+
+    /// Cuts what a chunk at `guest` stores to the disk's end where nothing may be behind that.
+    pub(super) fn cut(&self, guest: GuestOffset, pieces: &mut Vec<(Run, HostOffset)>) {
+        if self.external {
+            let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
+            runs::cut(pieces, usize::try_from(left).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Where chunks can be copied to as they are.
+    pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
+        self.leaves_holes().then_some(self.data.as_ref())
+    }
+}
+
+/// Makes an external data file as long as the disk, reading as zeroes where that is possible.
+fn prepare_data_file(data: &dyn Storage, size: u64) -> Result<()> {
+    let size = size.next_multiple_of(SECTOR_SIZE);
+    if data.starts_as_zeroes() {
+        data.set_len(size)
+    } else if data.len()? < size {
+        Err(Error::invalid("the data file is smaller than the disk"))
+    } else {
+        Ok(())
+    }
+}
