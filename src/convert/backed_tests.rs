@@ -9,7 +9,8 @@ use crate::crypto::Backend;
 use crate::formats::encryption::{Cipher, LegacyAes};
 
 use crate::formats::qcow2::{
-    Backing, CreateOptions, EncryptionMethod, Header, NewFiles, NewQcow2, Qcow2Image, Version,
+    Backing, CreateOptions, EncryptionMethod, Header, NewFiles, NewQcow2, Qcow2Image, ReadOptions,
+    Version,
 };
 use crate::formats::raw::RawImage;
 use crate::formats::{Chain, Extent, ExtentKind, Preallocation};
@@ -228,12 +229,12 @@ fn copied(
     copy(source, &target, settings, &()).unwrap();
     let header = Header::read(file.as_ref()).unwrap();
     assert_eq!(header.backing_file(), Some(&b"backing"[..]));
-    let key = (header.encryption() == EncryptionMethod::Aes).then(cipher);
-    let top = if is_external {
-        Qcow2Image::open_with_data(file, data, header, key)
-    } else {
-        Qcow2Image::open(file, header, key)
+    let options = ReadOptions {
+        cipher: (header.encryption() == EncryptionMethod::Aes).then(cipher),
+        data: is_external.then_some(data as _),
+        salvage: false,
     };
+    let top = Qcow2Image::open_with(file, &header, options);
     let below = RawImage::open(Arc::new(MemoryStorage::new(backing.to_vec()))).unwrap();
     Chain::new(Arc::new(top.unwrap()), vec![Arc::new(below)])
 }

@@ -19,7 +19,7 @@ use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
 use cowhide::formats::encryption::{Cipher, LegacyAes};
 use cowhide::formats::qcow2::write::OpenOptions;
-use cowhide::formats::qcow2::{self, Header, Qcow2Image, WritableQcow2, features};
+use cowhide::formats::qcow2::{self, Header, Qcow2Image, ReadOptions, WritableQcow2, features};
 use cowhide::formats::{Chain, Image, WritableImage};
 use cowhide::storage::{Change, MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
@@ -116,15 +116,13 @@ impl Subject {
     /// What a reader finds by a header, which may be one of a snapshot.
     fn read_at(&self, storage: &Arc<MemoryStorage>, header: Header, files: &[Vec<u8>]) -> Vec<u8> {
         let storage = Arc::<MemoryStorage>::clone(storage);
-        let cipher = self.cipher();
-        let image = match files.get(1) {
-            None => Qcow2Image::open(storage, header, cipher),
-            Some(data) => {
-                let data = Arc::new(MemoryStorage::new(data.clone()));
-                Qcow2Image::open_with_data(storage, data, header, cipher)
-            }
+        let data = files.get(1);
+        let options = ReadOptions {
+            cipher: self.cipher(),
+            data: data.map(|data| Arc::new(MemoryStorage::new(data.clone())) as _),
+            salvage: false,
         };
-        let image = image.unwrap();
+        let image = Qcow2Image::open_with(storage, &header, options).unwrap();
         let below = self.backing.iter().cloned().collect();
         let image = Chain::new(Arc::new(image), below);
         let mut contents = vec![0; usize::try_from(image.size()).unwrap()];

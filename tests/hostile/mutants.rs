@@ -10,7 +10,9 @@ use std::sync::Arc;
 use cowhide::crypto::Secret;
 use cowhide::error::Result;
 use cowhide::formats::Image as _;
-use cowhide::formats::qcow2::{Header, Qcow2Image, Repair, check, repair};
+use cowhide::formats::qcow2::{
+    Header, Qcow2Image, ReadOptions, Repair, check, reading_cipher, repair,
+};
 use cowhide::storage::{MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
 use libtest_mimic::Trial;
@@ -91,7 +93,12 @@ pub fn disk(base: &Base, bytes: &[u8]) -> Result<Vec<Option<Vec<u8>>>> {
     let data: Option<Arc<dyn Storage>> = (base.kind == "data-file")
         .then(|| Arc::new(MemoryStorage::new(base.contents.clone())) as Arc<dyn Storage>);
     let secret = (base.kind == "aes").then(|| Secret::new(b"cowhide".to_vec()));
-    let image = Qcow2Image::open_with(storage, data, header, secret.as_ref())?;
+    let options = ReadOptions {
+        cipher: reading_cipher(&header, secret.as_ref())?,
+        data,
+        salvage: false,
+    };
+    let image = Qcow2Image::open_with(storage, &header, options)?;
     let pieces = image.size().min(MOST).div_ceil(PIECE);
     let pieces = (0..pieces).map(|index| {
         let mut piece = vec![0; PIECE as usize];

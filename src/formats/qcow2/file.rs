@@ -7,7 +7,7 @@ use super::geometry::ENTRY_SIZE;
 use super::header::{EncryptionMethod, Header, Version, until_zero};
 use super::header::{extensions, features};
 use super::info::Qcow2Info;
-use super::read::Qcow2Image;
+use super::read::{Qcow2Image, ReadOptions};
 use super::snapshots::{Snapshot, read_snapshots};
 use super::write::{OpenOptions, WritableQcow2, copy_bitmaps};
 use super::{check, reading_cipher, repair};
@@ -159,13 +159,12 @@ impl ImageFile for Qcow2File {
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
         let storage = Arc::clone(&self.storage);
-        let data = parts.files.into_iter().next();
-        let open = if parts.salvage {
-            Qcow2Image::open_to_salvage
-        } else {
-            Qcow2Image::open_with
+        let options = ReadOptions {
+            cipher: reading_cipher(&self.header, parts.secret)?,
+            data: parts.files.into_iter().next(),
+            salvage: parts.salvage,
         };
-        let image = open(storage, data, self.header.clone(), parts.secret)?;
+        let image = Qcow2Image::open_with(storage, &self.header, options)?;
         Ok(Arc::new(image.at_depth(parts.depth)))
     }
 

@@ -51,7 +51,7 @@ pub use header::{
     CompressionType, EncryptionMethod, Header, Version, extensions, features, until_zero,
 };
 pub use new::{NewFiles, NewQcow2};
-pub use read::Qcow2Image;
+pub use read::{Qcow2Image, ReadOptions};
 pub use write::WritableQcow2;
 
 use crate::crypto::Secret;

@@ -23,7 +23,6 @@ use super::entries::L2Table;
 use super::geometry::Geometry;
 use super::header::features;
 use super::header::{EncryptionMethod, Header};
-use crate::crypto::Secret;
 use crate::error::{Error, Result};
 use crate::formats::encryption::Cipher;
 use crate::formats::status::Holes;
@@ -44,88 +43,62 @@ pub struct Qcow2Image {
     length: u64,
 }
 
+/// What an image is opened with for reading.
+#[derive(Default)]
+pub struct ReadOptions {
+    /// The cipher for its data; there when the image is encrypted, and only then.
+    pub cipher: Option<Cipher>,
+    /// Its external data file; there when it has one, and only then.
+    pub data: Option<Arc<dyn Storage>>,
+    /// An L1 table that the file's end cuts off is no error before somebody reads what it would lead to.
+    pub salvage: bool,
+}
+
 impl Qcow2Image {
     /// Opens the image that `header` was read from, which has no external data file. `cipher`
     /// decrypts its data; `None` when the image isn't encrypted.
     ///
     /// # Errors
-    /// An encrypted image without a cipher (or the other way round); one with an external data file;
-    /// an L1 table that can't be read.
+    /// Returns the errors of [`open_with`](Self::open_with).
     pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<Cipher>) -> Result<Self> {
-        if header.has_incompatible(features::DATA_FILE) {
-            return Err(Error::invalid("'data-file' is required for this image"));
-        }
-        Self::open_parts(Arc::clone(&storage), storage, header, cipher, false)
+        let options = ReadOptions {
+            cipher,
+            ..ReadOptions::default()
+        };
+        Self::open_with(storage, &header, options)
     }
 
-    /// As [`open`](Self::open), with `data` as the image's external data file.
+    /// Opens the image that `header` was read from.
     ///
     /// # Errors
-    /// As [`open`](Self::open); an image that has no external data file.
-    pub fn open_with_data(
-        storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        header: Header,
-        cipher: Option<Cipher>,
-    ) -> Result<Self> {
-        if !header.has_incompatible(features::DATA_FILE) {
-            return Err(Error::invalid(
-                "'data-file' can only be set for images with an external data file",
-            ));
-        }
-        Self::open_parts(storage, data, header, cipher, false)
-    }
-
-    /// Opens the image with what it takes: its external data file where it has one, and the password
-    /// where it is encrypted.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open) and [`open_with_data`](Self::open_with_data).
+    /// Returns an error if there is a cipher and the image isn't encrypted, or the other way round, if the same
+    /// holds of an external data file, or if an L1 table can't be read.
     pub fn open_with(
         storage: Arc<dyn Storage>,
-        data: Option<Arc<dyn Storage>>,
-        header: Header,
-        secret: Option<&Secret>,
+        header: &Header,
+        options: ReadOptions,
     ) -> Result<Self> {
-        let cipher = super::reading_cipher(&header, secret)?;
-        match data {
-            None => Self::open(storage, header, cipher),
-            Some(data) => Self::open_with_data(storage, data, header, cipher),
+        let ReadOptions {
+            cipher,
+            data,
+            salvage,
+        } = options;
+        if data.is_some() != header.has_incompatible(features::DATA_FILE) {
+            return Err(Error::invalid(match data {
+                None => "'data-file' is required for this image",
+                Some(_) => "'data-file' can only be set for images with an external data file",
+            }));
         }
-    }
-
-    /// As [`open_with`](Self::open_with), but an L1 table that the file's end cuts off is no error before
-    /// somebody reads what it would lead to.
-    ///
-    /// # Errors
-    /// As [`open_with`](Self::open_with).
-    pub fn open_to_salvage(
-        storage: Arc<dyn Storage>,
-        data: Option<Arc<dyn Storage>>,
-        header: Header,
-        secret: Option<&Secret>,
-    ) -> Result<Self> {
-        let cipher = super::reading_cipher(&header, secret)?;
-        let data = data.unwrap_or_else(|| Arc::clone(&storage));
-        Self::open_parts(storage, data, header, cipher, true)
-    }
-
-    fn open_parts(
-        storage: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        header: Header,
-        cipher: Option<Cipher>,
-        salvage: bool,
-    ) -> Result<Self> {
         if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
             return Err(super::missing_secret());
         }
+        let data = data.unwrap_or_else(|| Arc::clone(&storage));
         let length = data.len()?;
         Ok(Self {
-            preallocated: Preallocated::new(Arc::clone(&storage), &header),
+            preallocated: Preallocated::new(Arc::clone(&storage), header),
             holes: Holes::default(),
-            tables: Tables::open(storage, &header, salvage)?,
-            clusters: ClusterReader::new(data, &header, cipher),
+            tables: Tables::open(storage, header, salvage)?,
+            clusters: ClusterReader::new(data, header, cipher),
             geometry: header.geometry(),
             size: header.size(),
             length,
