@@ -106,13 +106,13 @@ const PAGE: usize = 4096;
 /// A growable run of bytes in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
     /// Told when more reads are under way than ever before.
     more_in_flight: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     data: Vec<u8>,
     faults: Vec<Fault>,
     short_reads: Vec<ShortRead>,
@@ -124,7 +124,7 @@ struct State {
     most_in_flight: usize,
 }
 
-impl State {
+impl MemoryState {
     fn step(&mut self, operation: Operation) -> Result<()> {
         let index = operation as usize;
         let Some(count) = self.counts.get_mut(index) else {
@@ -146,7 +146,7 @@ impl State {
     }
 }
 
-impl State {
+impl MemoryState {
     fn record(&mut self, change: impl FnOnce() -> Change) {
         if let Some(record) = &mut self.record {
             record.push(change());
@@ -242,7 +242,8 @@ impl MemoryStorage {
                 thread::sleep(Duration::from_millis(1));
             }
             Some(slowness) => {
-                let too_few = |state: &mut State| state.most_in_flight < slowness.until_in_flight;
+                let too_few =
+                    |state: &mut MemoryState| state.most_in_flight < slowness.until_in_flight;
                 let waited = self
                     .more_in_flight
                     .wait_timeout_while(state, PATIENCE, too_few);
@@ -251,7 +252,7 @@ impl MemoryStorage {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,9 +25,9 @@ use rustix::fs::OFlags;
 use super::driver::{Opening, Reopen, Unfinished};
 use super::file::{open_again, opening_flags};
 use super::file_driver::opened;
+use super::folder_entry::FolderEntry;
 use super::identity::FileIdentity;
 use super::interrupt::{registry, undo_on_signals};
-use super::place::Place;
 use super::{Access, CacheMode, Claim, FileStorage, Storage};
 use crate::error::{Error, Result, os_reason, printable};
 
@@ -44,9 +44,9 @@ pub(super) struct UndoEntry {
 #[derive(Debug)]
 enum Undo {
     /// Nothing is to be done: the file has no name, and never had one.
-    Unnamed(Place),
+    Unnamed(FolderEntry),
     /// The file, which is ours, is removed.
-    Remove(Place),
+    Remove(FolderEntry),
     /// The file was there, and is emptied.
     Empty,
     /// It is a device.
@@ -165,7 +165,7 @@ impl UnfinishedFile {
 
     /// Makes a new file; `nothing` is what is said if there is nowhere to make it.
     fn new(path: &Path, cache: CacheMode, nothing: Error) -> Result<Self> {
-        let place = match Place::of_new(path) {
+        let place = match FolderEntry::of_new(path) {
             Ok(place) => place,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing),
             Err(error) => return Err(could_not(path, error)),
@@ -183,7 +183,7 @@ impl UnfinishedFile {
     }
 
     /// Makes a new file that has its name from the beginning.
-    fn named(path: &Path, cache: CacheMode, place: Place) -> Result<Self> {
+    fn named(path: &Path, cache: CacheMode, place: FolderEntry) -> Result<Self> {
         // From the making of the file to its entry in the list no signal may come in between.
         let mut list = registry();
         let flags = opening_flags(Access::ReadWrite, cache);
@@ -281,10 +281,12 @@ impl UnfinishedFile {
         list.retain(|entry| !files.iter().any(|file| Arc::ptr_eq(entry, &file.entry)));
         drop(list);
         let flushed = files.iter().filter(|_| flush).try_for_each(|file| {
-            file.place().map_or(Ok(()), Place::flush).map_err(|error| {
-                let path = file.entry.file.path.display();
-                Error::io(format!("flushing the directory of '{path}'"), error)
-            })
+            file.place()
+                .map_or(Ok(()), FolderEntry::flush)
+                .map_err(|error| {
+                    let path = file.entry.file.path.display();
+                    Error::io(format!("flushing the directory of '{path}'"), error)
+                })
         });
         if flushed.is_err() {
             files.iter().for_each(Self::take_back);
@@ -314,7 +316,7 @@ impl UnfinishedFile {
     /// Copies a file without a name into a new one that has it from the beginning.
     fn named_copy(&self, flush: bool) -> Result<Self> {
         let path = &self.entry.file.path;
-        let place = Place::of_new(path).map_err(|error| could_not(path, error))?;
+        let place = FolderEntry::of_new(path).map_err(|error| could_not(path, error))?;
         let cache = CacheMode::Writeback;
         let from = self.entry.file.open(Access::Read, cache)?;
         let mut copy = Self::named(path, cache, place)?;
@@ -344,7 +346,7 @@ impl UnfinishedFile {
     }
 
     /// Where the file is made, if it is new.
-    fn place(&self) -> Option<&Place> {
+    fn place(&self) -> Option<&FolderEntry> {
         match &self.entry.undo {
             Undo::Unnamed(place) | Undo::Remove(place) => Some(place),
             Undo::Empty | Undo::Leave => None,

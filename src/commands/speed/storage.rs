@@ -91,9 +91,9 @@ pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
             path.display()
         )));
     }
-    let operations: &[Operation] = match is_folder {
-        true => &[Operation::Read, Operation::Write],
-        false => &[Operation::Read],
+    let operations: &[RequestKind] = match is_folder {
+        true => &[RequestKind::Read, RequestKind::Write],
+        false => &[RequestKind::Read],
     };
     let cells = operations.len() * LENGTHS.len() * IN_FLIGHT.len();
     let each = budget / u32::try_from(cells).unwrap_or(1);
@@ -146,7 +146,7 @@ fn noise(data: &mut [u8]) {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Operation {
+enum RequestKind {
     Read,
     Write,
 }
@@ -154,7 +154,7 @@ enum Operation {
 /// One figure to be measured.
 struct Cell<'a> {
     file: &'a dyn Storage,
-    operation: Operation,
+    operation: RequestKind,
     length: usize,
     /// How many requests the span has room for.
     slots: u64,
@@ -198,8 +198,8 @@ impl Cell<'_> {
         let length = f64::from(u32::try_from(self.length).unwrap_or(u32::MAX));
         Ok(RequestSpeed {
             operation: match self.operation {
-                Operation::Read => "read",
-                Operation::Write => "write",
+                RequestKind::Read => "read",
+                RequestKind::Write => "write",
             },
             length: self.length,
             in_flight: threads,
@@ -214,7 +214,7 @@ impl Cell<'_> {
     fn requests(&self, next: &AtomicU64, start: Instant) -> Result<Vec<Duration>> {
         let mut buffer = Buffer::default();
         let data = buffer.get(self.length);
-        if matches!(self.operation, Operation::Write) {
+        if matches!(self.operation, RequestKind::Write) {
             noise(data);
         }
         let mut times = Vec::new();
@@ -225,8 +225,8 @@ impl Cell<'_> {
             let offset = slot * self.length as u64;
             let begun = Instant::now();
             match self.operation {
-                Operation::Read => self.file.read_exact_at(offset, data, "the file")?,
-                Operation::Write => self.file.write_at(offset, data)?,
+                RequestKind::Read => self.file.read_exact_at(offset, data, "the file")?,
+                RequestKind::Write => self.file.write_at(offset, data)?,
             }
             times.push(begun.elapsed());
         }

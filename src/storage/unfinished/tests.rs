@@ -19,7 +19,7 @@ fn keep(file: UnfinishedFile) -> Result<()> {
 
 /// A new file as where the file system has none without a name.
 fn create_named(path: &Path) -> Result<UnfinishedFile> {
-    UnfinishedFile::named(path, CacheMode::Unsafe, Place::of_new(path).unwrap())
+    UnfinishedFile::named(path, CacheMode::Unsafe, FolderEntry::of_new(path).unwrap())
 }
 
 #[test]

@@ -27,13 +27,13 @@ const PERMISSIONS: Mode = Mode::RUSR
 
 /// A name in a folder; see the module's text.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct FolderEntry {
     folder: OwnedFd,
     /// The last part of the name.
     name: OsString,
 }
 
-impl Place {
+impl FolderEntry {
     /// The place where a new file called `path` would be made: at the end of its links.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     fn kind(path: &Path) -> io::ErrorKind {
-        Place::of_new(path).unwrap_err().kind()
+        FolderEntry::of_new(path).unwrap_err().kind()
     }
 
     #[test]
@@ -198,13 +198,13 @@ mod tests {
         symlink("far/second", path("first")).unwrap();
         symlink(path("third"), path("far/second")).unwrap();
         symlink("target", path("third")).unwrap();
-        let place = Place::of_new(&path("first")).unwrap();
+        let place = FolderEntry::of_new(&path("first")).unwrap();
         drop(place.make(OFlags::RDWR).unwrap());
         assert!(path("target").is_file() && path("third").is_symlink());
         assert_eq!(kind(&path("first")), io::ErrorKind::AlreadyExists);
         symlink("b", path("a")).unwrap();
         symlink("a", path("b")).unwrap();
-        let circle = Place::of_new(&path("a")).unwrap_err();
+        let circle = FolderEntry::of_new(&path("a")).unwrap_err();
         assert_eq!(circle.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
     }
 
@@ -226,7 +226,7 @@ mod tests {
     fn names_of_folders_are_no_places() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["new/", "new/.", "..", "."] {
-            let error = Place::of_new(&dir.path().join(name)).unwrap_err();
+            let error = FolderEntry::of_new(&dir.path().join(name)).unwrap_err();
             assert_ne!(error.kind(), io::ErrorKind::NotFound, "{name}");
         }
         assert_eq!(kind(Path::new("")), io::ErrorKind::NotFound);
@@ -238,7 +238,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         fs::create_dir(path("before")).unwrap();
-        let place = Place::of_new(&path("before/x")).unwrap();
+        let place = FolderEntry::of_new(&path("before/x")).unwrap();
         let file = place.make_unnamed(OFlags::RDWR).unwrap();
         assert_eq!(fs::read_dir(path("before")).unwrap().count(), 0);
         fs::rename(path("before"), path("after")).unwrap();
