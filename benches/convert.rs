@@ -54,7 +54,12 @@ fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
 
 /// Converts to a raw image in an empty file. A plain image needs no secret and ignores it.
 fn to_raw(source: &Path, target: &Path) {
-    let source = formats::open(storage(source), Format::QCOW2, Some(&secret())).unwrap();
+    let source = formats::open(
+        storage(source),
+        Format::from_name("qcow2").unwrap(),
+        Some(&secret()),
+    )
+    .unwrap();
     let target = NewRaw::create(storage(target), source.size(), Preallocation::Off, false).unwrap();
     convert::copy(source.as_ref(), &target, Settings::default(), &()).unwrap();
 }

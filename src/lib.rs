@@ -3,12 +3,13 @@
 //! The house has these rooms, and uses only go downwards:
 //!
 //! ```text
-//! main → cli → commands → convert → formats → storage
+//! main → cli → commands → convert, nodes → formats → storage
 //!                              formats::qcow2 → crypto        options, error, units: below everything
 //! ```
 //!
 //! - [`cli`]: the command line and the printed reports; touches no image.
 //! - [`commands`]: one file for each subcommand, from typed options to a report; prints nothing.
+//! - [`nodes`]: from the names of images to open disks; names no format.
 //! - [`convert`]: copies one disk into another with many threads; knows no format by name.
 //! - [`formats`]: what a disk image is, and the formats that there are.
 //! - [`options`]: the syntax of options; knows nothing that has any.
@@ -35,6 +36,7 @@ pub mod convert;
 pub mod crypto;
 pub mod error;
 pub mod formats;
+pub mod nodes;
 pub mod options;
 pub mod storage;
 pub mod units;

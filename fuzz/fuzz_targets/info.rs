@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
     file.set_len(0).expect("a scratch file");
     file.write_all_at(bytes, 0).expect("a scratch file");
     fuzzing::info(path, None);
-    fuzzing::info(path, Some(Format::QCOW2));
+    fuzzing::info(path, Format::from_name("qcow2"));
     let mut after = vec![0; bytes.len()];
     file.read_exact_at(&mut after, 0)
         .expect("as long as before");

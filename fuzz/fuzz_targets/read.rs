@@ -15,7 +15,7 @@ const EXTENTS: usize = 4096;
 fuzz_target!(|bytes: &[u8]| {
     let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
     let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
-    let Ok(image) = formats::open(storage, Format::QCOW2, None) else {
+    let Ok(image) = formats::open(storage, Format::from_name("qcow2").unwrap(), None) else {
         return;
     };
     let mut at = 0;

@@ -10,10 +10,11 @@ use super::args::CreateArgs;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, print_bytes};
-use crate::commands::{self, Purpose, file_name};
+use crate::commands::{self, Purpose};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
+use crate::nodes::file_name;
 use crate::options::Values;
 use crate::storage::{CacheMode, list};
 

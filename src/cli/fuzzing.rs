@@ -18,17 +18,18 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::args::Cli;
 use super::getopt::{self, Call};
 use super::{objects, operands, render, usage, warn_with_help};
-use crate::commands::{self, Source, image_name};
+use crate::commands;
 use crate::crypto::Secrets;
 use crate::formats::driver::{Contents, NewDisk};
 use crate::formats::{FORMATS, Format};
+use crate::nodes::{Node, image_name};
 use crate::options::Values;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
 /// What `info` prints of a file, for people and as JSON.
 pub fn info(path: &Path, format: Option<Format>) {
-    let source = Source::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
+    let source = Node::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
     match commands::info::run(&source, source.name.clone(), &|| {}) {
         Ok(info) => {
             let text = render::info::human(&info).unwrap();
@@ -84,7 +85,7 @@ pub fn option_string(text: &str) {
                 backing_size: None,
                 compressed: false,
                 align: None,
-                path_of: commands::file_name::path,
+                path_of: crate::nodes::file_name::path,
             });
             if let Ok(plan) = plan {
                 let _ = (plan.other_files(), plan.encryption());
@@ -139,7 +140,7 @@ pub fn image_name(text: &str) {
     }
 }
 
-fn names_the_same(source: &Source<'_>, shown: &str, secrets: &Secrets) {
+fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
     // A plain file's name may look like anything.
     if !shown.starts_with("json:") || source.path == Path::new(shown) {
         return;
@@ -158,7 +159,7 @@ fn names_the_same(source: &Source<'_>, shown: &str, secrets: &Secrets) {
         image_name::by_name(OsStr::new(shown), None, secrets, warn_with_help).unwrap();
     assert_eq!(again.path, source.path, "{shown}");
     // Where no driver is stated, the window is one only if the image turns out to have windows.
-    let windows = |source: &Source<'_>| {
+    let windows = |source: &Node<'_>| {
         let formats = source
             .format
             .map_or_else(|| FORMATS.to_vec(), |format| vec![format]);

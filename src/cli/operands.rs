@@ -6,12 +6,11 @@ use anyhow::anyhow;
 
 use super::args::CommonArgs;
 use super::{Failure, complain, print, warn_of_short, warn_with_help};
-use crate::commands::{
-    Driver, Existing, Names, Purpose, Sharing, Source, Target, file_name, image_name,
-};
+use crate::commands::{Driver, Existing, Purpose, Sharing, Target};
 use crate::crypto::Secrets;
 use crate::error::Error;
 use crate::formats::Format;
+use crate::nodes::{Names, Node, file_name, image_name};
 use crate::options::{Values, list, spec};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
@@ -97,7 +96,7 @@ pub(super) fn driver(name: &str) -> crate::error::Result<Driver> {
 pub(super) fn by_options<'a>(
     text: &OsStr,
     secrets: &'a Secrets,
-) -> crate::error::Result<(Source<'a>, String)> {
+) -> crate::error::Result<(Node<'a>, String)> {
     warn_of_short(text, Some("file"));
     image_name::by_options(text, secrets, warn_with_help)
 }
@@ -108,7 +107,7 @@ pub(super) fn source<'a>(
     format: Option<&str>,
     image_opts: bool,
     secrets: &'a Secrets,
-) -> Result<(Source<'a>, String), Failure> {
+) -> Result<(Node<'a>, String), Failure> {
     let (mut source, shown) = if !image_opts {
         image_name::by_name(operand, format, secrets, warn_with_help)?
     } else if format.is_some() {
@@ -274,14 +273,14 @@ pub(super) fn existing_target<'a>(
 
 /// The format of an image that will be written to, of which nobody stated it. That it is raw can only
 /// be guessed, and the user is warned.
-fn found_format(source: &Source<'_>) -> Result<Format, Failure> {
+fn found_format(source: &Node<'_>) -> Result<Format, Failure> {
     let format = source.open_file(Purpose::Probe)?.format;
     warn_of_guess(source, format);
     Ok(format)
 }
 
 /// Warns if a format that was found is only a guess.
-pub(super) fn warn_of_guess(source: &Source<'_>, format: Format) {
+pub(super) fn warn_of_guess(source: &Node<'_>, format: Format) {
     if format == Format::RAW {
         let name = source.path.display();
         for line in [

@@ -12,17 +12,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::source::{NAMED_IMAGES, refuse_loop};
-use super::{Names, Passwords, Purpose, Source};
+use super::{Passwords, Purpose};
 use crate::error::Result;
 use crate::formats::driver::Load;
 use crate::formats::qcow2::Backing;
 use crate::formats::{Chain, Format};
+use crate::nodes::{NAMED_IMAGES, Names, Node, refuse_loop};
 use crate::storage::Storage;
 
 /// A backing file that is there, with all that is below it.
 pub(super) struct Base {
-    source: Source<'static>,
+    source: Node<'static>,
     /// The image files, top first.
     layers: Vec<Arc<dyn Storage>>,
     /// The external data files.
@@ -44,7 +44,7 @@ impl Base {
     /// The disk, where reading it takes no key.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// As [`Node::open`].
     pub(super) fn open(&self, passwords: &dyn Passwords) -> Result<Option<Arc<Chain>>> {
         if !self.is_readable {
             return Ok(None);
@@ -95,7 +95,7 @@ pub(super) fn find(
 }
 
 impl Base {
-    fn add(&mut self, layer: Layer) {
+    fn add(&mut self, layer: BaseImage) {
         self.is_readable &= layer.is_readable;
         self.layers.push(layer.file);
         self.data.extend(layer.data);
@@ -103,7 +103,7 @@ impl Base {
 }
 
 /// An image of the chain.
-struct Layer {
+struct BaseImage {
     file: Arc<dyn Storage>,
     data: Option<Arc<dyn Storage>>,
     format: Format,
@@ -113,13 +113,13 @@ struct Layer {
 
 /// Opens one image of the chain; gives what is below it too. `above` are the files that led to it.
 fn open_layer(
-    source: &Source<'static>,
+    source: &Node<'static>,
     purpose: Purpose,
     above: &[Arc<dyn Storage>],
-) -> Result<(Option<Source<'static>>, Layer)> {
+) -> Result<(Option<Node<'static>>, BaseImage)> {
     let opened = source.open_below(purpose)?;
     refuse_loop(&source.name, opened.file.as_ref(), above)?;
-    let mut layer = Layer {
+    let mut layer = BaseImage {
         file: Arc::clone(&opened.file),
         data: None,
         format: opened.format,

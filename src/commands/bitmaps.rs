@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use super::opened::OpenSource;
-use super::source::could_not_open;
 use super::target::{Target, Written};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::PersistentBitmap;
 use crate::formats::driver::Plan;
 use crate::formats::{Image as _, smaller_than_input};
+use crate::nodes::{Disk, could_not_open};
 use crate::storage::{Access, Opening, Storage, list};
 
 /// The bitmaps of a source.
@@ -27,7 +26,7 @@ pub(super) struct Taken {
 ///
 /// # Errors
 /// Returns an error if the image has no bitmaps, or one that is inconsistent.
-pub(super) fn find(source: &OpenSource, skip_broken: bool) -> Result<Taken> {
+pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<Taken> {
     let top = source.layers.first();
     let bitmaps = top
         .and_then(|top| top.image.bitmaps())

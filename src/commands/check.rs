@@ -1,10 +1,11 @@
 //! `check`: is the image consistent in itself? And if not, with `-r`, is made so.
 
-use super::{Purpose, Source};
+use super::{Purpose, sandbox};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::check::{CheckEvent, CheckReport, Repair};
 use crate::formats::driver::Load;
+use crate::nodes::Node;
 
 /// What a check says.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub enum Outcome {
 /// # Errors
 /// The image can't be opened, or the check can't be completed (`Check failed: …`).
 pub fn run(
-    source: &Source<'_>,
+    source: &Node<'_>,
     what: Option<Repair>,
     on_event: &mut dyn FnMut(&CheckEvent<'_>),
 ) -> Result<Outcome> {
@@ -40,7 +41,7 @@ pub fn run(
     let Some(check) = check.filter(|check| what.is_none() || check.repairs()) else {
         return Ok(Outcome::NoCheck);
     };
-    source.all_is_open();
+    sandbox::all_is_open(source);
     image.other_files().map_err(could_not_open)?;
     source
         .accept(image.as_ref(), &opened.options)

@@ -2,23 +2,24 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Passwords, Purpose, Source, plausible};
+use super::{Passwords, Purpose, plausible, sandbox};
 use crate::convert::{self, Algorithm, Digest, Observer};
 use crate::error::Result;
+use crate::nodes::Node;
 
 /// The checksum of the image's contents, as the raw image would have it that `convert` makes of it.
 ///
 /// # Errors
 /// What keeps the image from being read; that one of its files changed its length meanwhile.
 pub fn run(
-    source: &Source<'_>,
+    source: &Node<'_>,
     algorithm: Algorithm,
     workers: NonZeroUsize,
     passwords: &dyn Passwords,
     observer: &dyn Observer,
 ) -> Result<Digest> {
     let opened = source.open(Purpose::Read, passwords)?;
-    source.all_is_open();
+    sandbox::all_is_open(source);
     plausible::look_at_start(&opened, passwords)?;
     let digest = convert::checksum(opened.image.as_ref(), algorithm, workers, observer)?;
     opened.check_lengths()?;

@@ -1,14 +1,14 @@
 //! `compare`: have two images the same contents?
 
-use super::opened::OpenSource;
-use super::{Passwords, Purpose, Source, sandbox};
+use super::{Passwords, Purpose, sandbox};
 use crate::convert::compare::{self, Comparison, Difference, Side};
 use crate::convert::{Observer, Settings};
 use crate::error::Result;
+use crate::nodes::{Disk, Node};
 
 /// An image that is open to be compared.
 pub struct Opened {
-    image: OpenSource,
+    image: Disk,
     sandbox: bool,
     /// What messages call it.
     name: String,
@@ -17,8 +17,8 @@ pub struct Opened {
 /// Opens one of the images.
 ///
 /// # Errors
-/// As [`Source::open`].
-pub fn open(source: Source<'_>, passwords: &dyn Passwords) -> Result<Opened> {
+/// As [`Node::open`].
+pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<Opened> {
     Ok(Opened {
         image: source.open(Purpose::Read, passwords)?,
         sandbox: source.sandbox,
@@ -80,7 +80,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         let opened = |path: &Path| {
-            let source = Source::plain(path.to_owned(), "x".into(), None);
+            let source = Node::plain(path.to_owned(), "x".into(), None);
             open(source, &NoPasswords).unwrap()
         };
         for (length, is_same) in [(4096, true), (4608, false), (4095, false)] {

@@ -4,25 +4,24 @@
 use std::sync::Arc;
 
 use super::backing::Base;
-use super::opened::OpenSource;
-use super::source::could_not_open;
 use super::target::Written;
-use super::{Passwords, Purpose, Source, Target, bitmaps, plausible};
+use super::{Passwords, Purpose, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{self, Algorithm, Digest, Observer, Settings};
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Concatenation, Image, NewImage, TopOnly};
+use crate::nodes::{Disk, Node, could_not_open};
 use crate::storage::Storage;
 
 /// Images that are open and will be read, one after the other as one disk.
-pub struct Sources(Vec<OpenSource>);
+pub struct Sources(Vec<Disk>);
 
 impl Sources {
     /// Opens the images, of which there is at least one.
     ///
     /// # Errors
-    /// As [`Source::open`]; one that decrypts to noise, where that counts.
-    pub fn open(sources: &[Source<'_>], passwords: &dyn Passwords) -> Result<Self> {
+    /// As [`Node::open`]; one that decrypts to noise, where that counts.
+    pub fn open(sources: &[Node<'_>], passwords: &dyn Passwords) -> Result<Self> {
         let opened = sources
             .iter()
             .map(|source| source.open(Purpose::Copy, passwords))
@@ -103,7 +102,7 @@ pub fn run(
             ));
         }
     };
-    let files: Vec<&dyn Storage> = opened.iter().flat_map(OpenSource::files).collect();
+    let files: Vec<&dyn Storage> = opened.iter().flat_map(Disk::files).collect();
     if plan.checksum.is_some() && settings.leave_unallocated {
         return Err(Error::invalid(
             "a checksum is of the whole disk, of which only a part is read for a target with a \
@@ -157,7 +156,7 @@ pub fn run(
     if plan.verify {
         verify(image, target, &written, *settings, passwords)?;
     }
-    opened.iter().try_for_each(OpenSource::check_lengths)?;
+    opened.iter().try_for_each(Disk::check_lengths)?;
     written.keep(target)?;
     Ok(Converted {
         size: image.size(),
@@ -170,7 +169,7 @@ pub fn run(
 /// what is in the same cluster as something that the source stores. Only a compressed cluster is all the
 /// source's.
 fn only_stored(
-    source: &OpenSource,
+    source: &Disk,
     target: &Target<'_>,
     base: Option<&Base>,
     below_target: u64,
@@ -190,7 +189,7 @@ fn only_stored(
 /// Whether anything can be left to a backing file. `qemu-img` asks how a source is stored in pieces of a
 /// part of its tables, and what is to be compressed is left in whole clusters of a piece: from an image of
 /// small clusters none is.
-fn leaves_something(source: &OpenSource, target: &Target<'_>, new: &dyn NewImage) -> bool {
+fn leaves_something(source: &Disk, target: &Target<'_>, new: &dyn NewImage) -> bool {
     let step = source.image.layer(0).map(Image::status_step);
     !target.compressed || step.is_some_and(|step| step >= new.allocation_unit() as u64)
 }
@@ -231,7 +230,7 @@ fn verify(
 }
 
 /// The disks of all sources as one.
-fn join(sources: &[OpenSource]) -> Result<Arc<dyn Image>> {
+fn join(sources: &[Disk]) -> Result<Arc<dyn Image>> {
     let images = sources
         .iter()
         .map(|source| Arc::<Chain>::clone(&source.image) as Arc<dyn Image>);

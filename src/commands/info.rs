@@ -7,13 +7,12 @@
 
 use std::sync::Arc;
 
-use super::opened::Opened;
-use super::source::{infinite_loop, inside};
-use super::{Purpose, Source, file_name};
+use super::{Purpose, sandbox};
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{Format, ImageFile};
+use crate::nodes::{Loaded, Node, file_name, infinite_loop, inside};
 use crate::storage::{Identity, Protocol, Storage};
 use crate::units::SECTOR_SIZE;
 
@@ -23,7 +22,7 @@ use crate::units::SECTOR_SIZE;
 ///
 /// # Errors
 /// One of them can't be opened, or its header is invalid; a chain that leads back into itself.
-pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec<ImageInfo>> {
+pub fn chain(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec<ImageInfo>> {
     let mut images = Vec::new();
     let mut seen: Vec<Identity> = Vec::new();
     let mut next = Some(source.clone());
@@ -40,7 +39,7 @@ pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<V
     if images.iter().any(|(_, found)| found.has_snapshots()) {
         prepare();
     }
-    source.all_is_open();
+    sandbox::all_is_open(source);
     let infos = images.iter().map(|(image, found)| found.describe(image));
     let mut infos: Vec<ImageInfo> = infos.collect::<Result<_>>()?;
     if let (Some(first), Some((_, found))) = (infos.first_mut(), images.first()) {
@@ -50,7 +49,7 @@ pub fn chain(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<V
 }
 
 /// The image below another. What is wrong with its name is said of that name.
-fn below<'a>(source: &Source<'a>, image: &dyn ImageFile) -> Result<Option<Source<'a>>> {
+fn below<'a>(source: &Node<'a>, image: &dyn ImageFile) -> Result<Option<Node<'a>>> {
     source.named_below(image).map_err(|error| {
         let name = image.backing().map_or(&[][..], |backing| backing.name);
         let name = file_name::beside(&source.path, name);
@@ -67,12 +66,12 @@ fn below<'a>(source: &Source<'a>, image: &dyn ImageFile) -> Result<Option<Source
 ///
 /// # Errors
 /// It can't be opened, or its header is invalid.
-pub fn run(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<ImageInfo> {
+pub fn run(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<ImageInfo> {
     let found = Found::open(source)?;
     if found.has_snapshots() {
         prepare();
     }
-    source.all_is_open();
+    sandbox::all_is_open(source);
     let mut info = found.describe(source)?;
     info.filename = source.shown_as(found.opened.format)?.unwrap_or(shown);
     Ok(info)
@@ -83,12 +82,12 @@ pub fn run(source: &Source<'_>, shown: String, prepare: &dyn Fn()) -> Result<Ima
 struct Found {
     /// The same of the image that holds this one.
     outer: Option<Box<Self>>,
-    opened: Opened,
+    opened: Loaded,
     image: Box<dyn ImageFile>,
 }
 
 impl Found {
-    fn open(source: &Source<'_>) -> Result<Self> {
+    fn open(source: &Node<'_>) -> Result<Self> {
         let outer = source.inside.as_deref().map(Self::open).transpose()?;
         let opened = source.open_file(Purpose::Inspect)?;
         let image = opened.load(Load::Use).map_err(could_not_open(source))?;
@@ -107,7 +106,7 @@ impl Found {
         snapshots.is_some_and(|snapshots| snapshots.count() > 0)
     }
 
-    fn describe(&self, source: &Source<'_>) -> Result<ImageInfo> {
+    fn describe(&self, source: &Node<'_>) -> Result<ImageInfo> {
         let outer = match (&self.outer, &source.inside) {
             (Some(found), Some(outer)) => Some(found.describe(outer)?),
             _ => None,
@@ -132,14 +131,14 @@ impl Found {
     }
 }
 
-fn could_not_open(source: &Source<'_>) -> impl Fn(Error) -> Error {
+fn could_not_open(source: &Node<'_>) -> impl Fn(Error) -> Error {
     move |error| error.context(format!("Could not open '{}'", source.name))
 }
 
 /// The report of what is known of any image. `outer` is that of the image which holds it.
 fn describe_file(
-    opened: &Opened,
-    source: &Source<'_>,
+    opened: &Loaded,
+    source: &Node<'_>,
     outer: Option<ImageInfo>,
 ) -> Result<ImageInfo> {
     let file = opened.file.as_ref();

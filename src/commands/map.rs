@@ -5,16 +5,16 @@
 
 use std::path::Path;
 
-use super::opened::{Layer, OpenSource};
-use super::{Passwords, Purpose, Source};
+use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
 use crate::formats::{Image as _, Status};
+use crate::nodes::{ChainImage, Disk, Node};
 use crate::units::GuestOffset;
 
 /// What is to be mapped.
 pub struct Plan<'a> {
     /// The image.
-    pub source: Source<'a>,
+    pub source: Node<'a>,
     /// Where to start, in bytes.
     pub start: u64,
     /// How many bytes of the disk to look at; all that follow without it.
@@ -49,7 +49,7 @@ impl Run {
 
 /// The runs of a disk, in guest order.
 pub struct Map {
-    source: OpenSource,
+    source: Disk,
     position: u64,
     end: u64,
     /// The first run that hasn't been handed out.
@@ -59,10 +59,10 @@ pub struct Map {
 /// Opens the image.
 ///
 /// # Errors
-/// As [`Source::open`].
+/// As [`Node::open`].
 pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
     let source = plan.source.open(Purpose::Read, passwords)?;
-    plan.source.all_is_open();
+    sandbox::all_is_open(&plan.source);
     let end = match plan.length {
         Some(length) => plan.start.saturating_add(length).min(source.image.size()),
         None => source.image.size(),
@@ -87,7 +87,7 @@ impl Map {
     /// The file that a run with an offset is in, as it was named.
     pub fn file(&self, run: &Run) -> Option<&Path> {
         let layer = self.source.layers.get(run.status.depth);
-        let file = layer.and_then(Layer::data_file);
+        let file = layer.and_then(ChainImage::data_file);
         file.map(|file| Path::new(file.location()))
     }
 

@@ -2,11 +2,11 @@
 //!
 //! Of the image that would be converted only the metadata is read.
 
-use super::opened::OpenSource;
-use super::{Passwords, Purpose, Source};
+use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
 use crate::formats::driver::{self, Measured};
 use crate::formats::{Format, Image};
+use crate::nodes::{Disk, Node};
 use crate::options::Values;
 use crate::units::SECTOR_SIZE;
 
@@ -15,7 +15,7 @@ pub enum Contents<'a> {
     /// Nothing, on a disk of so many bytes.
     Empty(u64),
     /// What this image holds.
-    Of(Box<Source<'a>>),
+    Of(Box<Node<'a>>),
 }
 
 /// An opened source, or the size of a disk that is empty.
@@ -23,20 +23,20 @@ pub enum Opened {
     /// An empty disk.
     Empty(u64),
     /// What is to be converted.
-    Source(OpenSource),
+    Source(Disk),
 }
 
 impl Contents<'_> {
     /// Opens the source, where there is one.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// As [`Node::open`].
     pub fn open(&self, passwords: &dyn Passwords) -> Result<Opened> {
         match self {
             Self::Empty(size) => Ok(Opened::Empty(*size)),
             Self::Of(source) => {
                 let opened = source.open(Purpose::Read, passwords)?;
-                source.all_is_open();
+                sandbox::all_is_open(source);
                 Ok(Opened::Source(opened))
             }
         }

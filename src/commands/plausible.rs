@@ -1,17 +1,17 @@
 //! Help against a wrong password, where the image itself can't tell: a look at what comes out.
 
-use super::opened::OpenSource;
-use super::{Passwords, Purpose, Source};
+use super::{Passwords, Purpose};
 use crate::error::Result;
 use crate::formats::ImageFile;
 use crate::formats::driver::{Load, Parts};
 use crate::formats::plausible::starts_with_noise;
+use crate::nodes::{Disk, Node};
 
 /// Tells `passwords` of each image of the chain that decrypts to noise.
 ///
 /// # Errors
 /// What `passwords` makes of it.
-pub(super) fn look_at_start(opened: &OpenSource, passwords: &dyn Passwords) -> Result<()> {
+pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<()> {
     for (depth, layer) in opened.layers.iter().enumerate() {
         let encryption = layer.image.encryption();
         let is_unchecked = encryption.is_some_and(|found| found.accepts_any_password);
@@ -30,7 +30,7 @@ pub(super) fn look_at_start(opened: &OpenSource, passwords: &dyn Passwords) -> R
 ///
 /// # Errors
 /// The image can't be opened; there is no password; what `passwords` makes of noise.
-pub fn run(source: &Source<'_>, passwords: &dyn Passwords) -> Result<()> {
+pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     let opened = source.open_file(Purpose::Inspect)?;
     let image = opened.load(Load::Use)?;
     let encryption = image.encryption();

@@ -13,6 +13,7 @@
 //! Nothing here fails. Where the kernel has none of this, or is forbidden to (containers), the
 //! command does its work without.
 
+use crate::nodes::Node;
 use std::collections::BTreeMap;
 
 use landlock::{
@@ -68,6 +69,14 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
+
+/// To be called when all files of `node` are open and nothing but looking at them is left to do: the program gives up
+/// the rest, where the node says so.
+pub(super) fn all_is_open(node: &Node<'_>) {
+    if node.sandbox {
+        enter();
+    }
+}
 
 /// Gives up everything that reading from what is open doesn't need, for the whole program and for
 /// good. To be called when all files are open and before other threads are made (Landlock doesn't

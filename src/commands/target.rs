@@ -9,16 +9,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use super::source::{could_not_open, inside};
-use super::{
-    Driver, Names, Passwords, Purpose, Sharing, Source, backing, backing::Base, file_name,
-};
+use super::{Driver, Passwords, Purpose, Sharing, backing, backing::Base};
 use crate::crypto::Secret;
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::{Backing, Load, NewDisk, NewParts, Plan, WriteParts};
 use crate::formats::{
     Format, GuardedStart, Image, ImageFile, NewImage, OverOptions, smaller_than_input,
 };
+use crate::nodes::{Names, Node, could_not_open, file_name, inside};
 use crate::options::Values;
 use crate::storage::{
     Access, CacheMode, Claim, NewStorage, Opening, Protocol, Reopen, Storage, Unfinished,
@@ -58,7 +56,7 @@ pub struct Target<'a> {
 #[derive(Clone)]
 pub struct Existing<'a> {
     /// The image, with a format that was stated or found.
-    pub source: Source<'a>,
+    pub source: Node<'a>,
     /// The caller's word that it reads as zeroes.
     pub is_zero: bool,
     /// Parts that the source doesn't store itself are left as they are.
@@ -132,12 +130,12 @@ impl Target<'_> {
         &'s self,
         written: &Written,
         passwords: &'s dyn Passwords,
-    ) -> Result<Source<'s>> {
+    ) -> Result<Node<'s>> {
         if let Some(existing) = &self.existing {
             return Ok(self.existing_source(existing));
         }
         let format = Some(self.format());
-        let mut source = Source::plain(self.path.clone(), self.name.clone(), format);
+        let mut source = Node::plain(self.path.clone(), self.name.clone(), format);
         source.handle = written.handle();
         source.other_handles = written.other_handles();
         if written.is_encrypted {
@@ -333,8 +331,8 @@ impl Target<'_> {
     }
 
     /// The image that exists, opened as a target is. What there is to warn of was told when its format was found.
-    fn existing_source<'s>(&'s self, existing: &'s Existing<'s>) -> Source<'s> {
-        Source {
+    fn existing_source<'s>(&'s self, existing: &'s Existing<'s>) -> Node<'s> {
+        Node {
             format: Some(self.format()),
             cache: self.cache,
             names: self.names,
@@ -344,7 +342,7 @@ impl Target<'_> {
     }
 
     /// The part of its file that an image that exists is in.
-    fn part(&self, source: &Source<'_>, file: Arc<dyn Storage>) -> Result<Arc<dyn Storage>> {
+    fn part(&self, source: &Node<'_>, file: Arc<dyn Storage>) -> Result<Arc<dyn Storage>> {
         let options = source.options.of(self.format())?;
         let window = self.format().window(&options);
         inside(inside(file, &source.windows)?, window.as_slice())
@@ -368,7 +366,7 @@ impl Target<'_> {
         &self,
         file: &dyn Storage,
         image: &dyn ImageFile,
-        source: &'s Source<'s>,
+        source: &'s Node<'s>,
         sources: &[&dyn Storage],
         passwords: &'s dyn Passwords,
     ) -> Result<WriteParts<'s>> {

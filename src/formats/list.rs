@@ -29,9 +29,6 @@ impl Format {
     /// says otherwise.
     pub const RAW: Self = Self(&raw::Raw);
 
-    /// The format qcow2, until targets are plans.
-    pub const QCOW2: Self = Self(&qcow2::Qcow2);
-
     /// The format of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         FORMATS.iter().copied().find(|format| format.name() == name)

@@ -16,13 +16,8 @@ pub const NAMES_OF_FORMATS: Exceptions = &[
     ("cli/getopt.rs", "an example in a comment"),
     ("cli/render/speed.rs", SPEED),
     ("commands/backing.rs", NODES),
-    ("commands/block_node.rs", NODES),
-    ("commands/block_node/qcow2.rs", NODES),
-    ("commands/image_name.rs", NODES),
-    ("commands/names.rs", NODES),
     ("commands/speed.rs", SPEED),
     ("commands/speed/sweep.rs", SPEED),
-    ("commands/stated.rs", NODES),
 ];
 
 /// Uses that don't go downwards.
@@ -44,13 +39,6 @@ pub const CIRCLES: Exceptions = &[
     ("cli/map.rs <-> cli/mod.rs", SHARED),
     ("cli/measure.rs <-> cli/mod.rs", SHARED),
     ("cli/mod.rs <-> cli/speed.rs", SHARED),
-    (
-        "commands/block_node.rs <-> commands/block_node/qcow2.rs",
-        NODES,
-    ),
-    ("commands/image_name.rs <-> commands/names.rs", NODES),
-    ("commands/names.rs <-> commands/source.rs", NODES),
-    ("commands/source.rs <-> commands/stated.rs", NODES),
     ("commands/speed.rs <-> commands/speed/ciphers.rs", SHARED),
     ("commands/speed.rs <-> commands/speed/cpu.rs", SHARED),
     ("commands/speed.rs <-> commands/speed/sweep.rs", SHARED),
@@ -61,10 +49,6 @@ pub const CIRCLES: Exceptions = &[
         SHARED,
     ),
     ("convert/job.rs <-> convert/mod.rs", SHARED),
-    (
-        "crypto/limit.rs <-> crypto/x86/limit.rs",
-        "the limit and how a processor keeps it",
-    ),
     (
         "formats/new_image.rs <-> formats/reservation.rs",
         "runs and the room reserved for them",
@@ -102,13 +86,10 @@ pub const TYPES: Exceptions = &[
     ("Given", PRIVATE),
     ("Header", PRIVATE),
     ("Kind", PUBLIC),
-    ("Layer", PRIVATE),
     ("Metadata", PRIVATE),
     ("Opened", PUBLIC),
-    ("Operation", PRIVATE),
     ("Output", PRIVATE),
     ("Page", PRIVATE),
-    ("Parts", PRIVATE),
     ("Piece", PRIVATE),
     ("Place", PUBLIC),
     ("Plan", PUBLIC),

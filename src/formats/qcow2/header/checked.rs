@@ -143,7 +143,7 @@ impl Header {
     }
 
     /// Where the snapshot table starts; its length is known when it has been read, see
-    /// [`SnapshotTable`](super::snapshots::SnapshotTable).
+    /// [`SnapshotTable`](crate::formats::qcow2::snapshots::SnapshotTable).
     pub fn snapshots_offset(&self) -> HostOffset {
         self.snapshots_offset
     }

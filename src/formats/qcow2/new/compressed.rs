@@ -4,7 +4,7 @@
 //! header | L1 table | L2 tables, compressed clusters, refcount blocks … | refcount blocks | table
 //! ```
 //!
-//! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`]): how much room it
+//! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`](crate::formats::NewImage::pack)): how much room it
 //!   takes is only known then. Room is handed out in guest order, so the image is the same for any
 //!   number of workers.
 //! - Compressed clusters stand byte behind byte, from one host cluster into the next. Where something

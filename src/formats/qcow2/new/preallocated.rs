@@ -11,7 +11,7 @@
 //!
 //! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
 //! a hole would decrypt to noise, so then, and with [`Preallocation::Full`], every cluster has to be
-//! written: [`NewImage::starts_as_zeroes`] says so.
+//! written: [`NewImage::starts_as_zeroes`](crate::formats::NewImage::starts_as_zeroes) says so.
 //!
 //! With subclusters a cluster has its place, and yet nothing is stored there until the bits of its
 //! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on

@@ -4,8 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::LazyLock;
 
-use super::block_node::{self, Node, Shown};
-use super::{Source, Warn, file_name};
+use super::file_name;
+use super::names::Warn;
+use super::node::Node;
+use super::parse::{self, Parsed, Shown};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result, printable};
 use crate::formats::foreign;
@@ -22,7 +24,7 @@ pub fn by_name<'a>(
     stated: Option<&str>,
     secrets: &'a Secrets,
     warn: Warn,
-) -> Result<(Source<'a>, String)> {
+) -> Result<(Node<'a>, String)> {
     let text = name.to_string_lossy().into_owned();
     let source = || {
         if text.starts_with(PREFIX) {
@@ -30,7 +32,7 @@ pub fn by_name<'a>(
         }
         let path = file_name::file(name)?;
         let shown = path.to_string_lossy().into_owned();
-        let mut source = Source::plain(path, text.clone(), None);
+        let mut source = Node::plain(path, text.clone(), None);
         source.of_driver(stated)?;
         if stated.is_none() {
             source.is_named_foreign = foreign::is_named(name.as_bytes());
@@ -42,11 +44,7 @@ pub fn by_name<'a>(
 
 /// The image that a `json:{…}` name found inside another stands for. Whoever wrote that may not choose
 /// among our secrets.
-pub(super) fn found_inside(
-    name: &str,
-    stated: Option<&str>,
-    warn: Warn,
-) -> Result<Source<'static>> {
+pub(super) fn found_inside(name: &str, stated: Option<&str>, warn: Warn) -> Result<Node<'static>> {
     static NONE: LazyLock<Secrets> = LazyLock::new(Secrets::default);
     let read = by_json(OsStr::new(name), stated, &NONE, warn);
     let (mut source, shown) = read.map_err(|error| error.context(could_not_open(name)))?;
@@ -63,7 +61,7 @@ fn by_json<'a>(
     stated: Option<&str>,
     secrets: &'a Secrets,
     warn: Warn,
-) -> Result<(Source<'a>, String)> {
+) -> Result<(Node<'a>, String)> {
     let not_parsed = |error: Error| error.context("Could not parse the JSON options");
     let text = name
         .to_str()
@@ -79,7 +77,7 @@ fn by_json<'a>(
         tree.take("driver");
         tree.put("driver", format);
     }
-    finish(block_node::image(tree, text, secrets, warn)?)
+    finish(parse::image(tree, text, secrets, warn)?)
 }
 
 /// An existing image from an option string, and the name by which `info` shows it.
@@ -90,15 +88,15 @@ pub fn by_options<'a>(
     text: &OsStr,
     secrets: &'a Secrets,
     warn: Warn,
-) -> Result<(Source<'a>, String)> {
+) -> Result<(Node<'a>, String)> {
     let name = text.to_string_lossy().into_owned();
     let tree = Tree::from_list(text, "file");
-    block_node::image(tree, &name, secrets, warn)
+    parse::image(tree, &name, secrets, warn)
         .and_then(finish)
         .map_err(|error| error.context(format!("Could not open '{name}'")))
 }
 
-fn finish(node: Node<'_>) -> Result<(Source<'_>, String)> {
+fn finish(node: Parsed<'_>) -> Result<(Node<'_>, String)> {
     let shown = match node.shown {
         Shown::Plain(name) => name,
         Shown::Json(json) => format!("{PREFIX}{}", qemu_json::one_line(&json)?),
@@ -123,8 +121,11 @@ mod tests {
         let text = "driver=qcow2,file.driver=file,file.filename=a,,b,encrypt.key-secret=s";
         let (source, shown) = by_options(OsStr::new(text), &secrets, QUIET).unwrap();
         assert_eq!(source.path, PathBuf::from("a,b"));
-        assert_eq!(source.format, Some(Format::QCOW2));
-        let options = source.options.of(Format::QCOW2).unwrap();
+        assert_eq!(source.format, Format::from_name("qcow2"));
+        let options = source
+            .options
+            .of(Format::from_name("qcow2").unwrap())
+            .unwrap();
         assert_eq!(options.text("encrypt.key-secret"), Some("s"));
         assert!(source.secrets.unwrap().contains("s"));
         assert_eq!(

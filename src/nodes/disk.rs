@@ -10,7 +10,7 @@ use crate::storage::Storage;
 
 /// A file opened for reading, and its format.
 #[derive(Debug)]
-pub struct Opened {
+pub struct Loaded {
     /// The file.
     pub file: Arc<dyn Storage>,
     /// The part of the file that the image is in; most often all of it.
@@ -23,7 +23,7 @@ pub struct Opened {
     pub options: Values,
 }
 
-impl Opened {
+impl Loaded {
     /// Reads the header.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Opened {
 }
 
 /// An image of a chain, open.
-pub struct Layer {
+pub struct ChainImage {
     /// What the user, or the image above it, calls it.
     pub name: String,
     /// Its format.
@@ -49,7 +49,7 @@ pub struct Layer {
     pub files: Vec<Arc<dyn Storage>>,
 }
 
-impl Layer {
+impl ChainImage {
     /// The file that the guest's data is in: the external data file, where there is one.
     pub fn data_file(&self) -> Option<&dyn Storage> {
         self.files.last().map(AsRef::as_ref)
@@ -57,17 +57,17 @@ impl Layer {
 }
 
 /// An image with all that reading its data takes.
-pub struct OpenSource {
+pub struct Disk {
     /// Its data.
     pub image: Arc<Chain>,
     /// The images of the chain, top first.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<ChainImage>,
     /// How long each of [`files`](Self::files) was when it was opened, in bytes; nothing where others
     /// may write to them.
     pub(super) lengths: Vec<u64>,
 }
 
-impl OpenSource {
+impl Disk {
     /// Every file that is read; none of them may be written to meanwhile.
     pub fn files(&self) -> Vec<&dyn Storage> {
         let files = self.layers.iter().flat_map(|layer| &layer.files);

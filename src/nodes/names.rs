@@ -10,13 +10,10 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::file_name::{self, beside};
-use super::{Source, image_name};
+use super::file_name;
 use crate::error::{Error, Result, printable};
-use crate::formats::foreign;
-use crate::options::json;
 
 /// Is told what is to be known although nothing is wrong: a line, and lines that help with it.
 pub type Warn = fn(&str, &str);
@@ -31,34 +28,6 @@ pub enum Names {
 }
 
 impl Names {
-    /// The backing file that `name` and `format`, found in the image at `path`, stand for: a relative name
-    /// is relative to the image's folder. Nothing else is said of it.
-    ///
-    /// # Errors
-    /// Names aren't followed; the name is of a protocol that isn't built, or the format unknown; a
-    /// malformed tree.
-    pub fn backing_file(
-        self,
-        path: &Path,
-        name: &[u8],
-        format: Option<&str>,
-    ) -> Result<Source<'static>> {
-        self.check(name, "backing file")?;
-        if let (Self::Follow(warn), true) = (self, name.starts_with(json::PREFIX.as_bytes())) {
-            let text = std::str::from_utf8(name)
-                .map_err(|_| Error::invalid("Could not parse the JSON options: not UTF-8"))?;
-            return image_name::found_inside(text, format, warn);
-        }
-        let path = file_name::file(beside(path, name).as_os_str())?;
-        let shown = path.to_string_lossy().into_owned();
-        let mut source = Source::plain(path, shown, None);
-        source.of_driver(format)?;
-        if format.is_none() {
-            source.is_named_foreign = foreign::is_named(name);
-        }
-        Ok(source)
-    }
-
     /// The external data file that `name`, found in an image, stands for.
     ///
     /// # Errors
@@ -71,7 +40,7 @@ impl Names {
     }
 
     /// Refuses a name unless names are followed; `what` says what the image uses it for.
-    fn check(self, name: &[u8], what: &str) -> Result<()> {
+    pub(super) fn check(self, name: &[u8], what: &str) -> Result<()> {
         match self {
             Self::Follow(_) => Ok(()),
             Self::Refuse => Err(Error::invalid(format!(
@@ -88,24 +57,6 @@ mod tests {
     use super::*;
 
     const FOLLOW: Names = Names::Follow(|_, _| ());
-
-    #[test]
-    fn names_in_images_are_relative_to_them() {
-        let at = |image: &str, name: &[u8]| {
-            let source = FOLLOW.backing_file(Path::new(image), name, None);
-            source.unwrap().path
-        };
-        assert_eq!(at("a/top", b"base"), PathBuf::from("a/base"));
-        assert_eq!(at("a/top", b"/base"), PathBuf::from("/base"));
-        assert_eq!(at("top", b"file:b"), PathBuf::from("b"));
-        let tree = br#"json:{"driver":"raw","file.filename":"base"}"#;
-        assert_eq!(at("a/top", tree), PathBuf::from("base"));
-        for name in [&b"base"[..], b"json:{}"] {
-            let refused = Names::Refuse.backing_file(Path::new("top"), name, None);
-            let message = refused.err().unwrap().to_string();
-            assert!(message.contains("with --untrusted no file is opened"));
-        }
-    }
 
     #[test]
     fn data_files_are_paths_as_they_stand() {

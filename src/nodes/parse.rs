@@ -1,6 +1,6 @@
 //! What a tree of options says of an image: QEMU's block devices, as far as images in files have them.
 //!
-//! An image is a format's node with the node of its storage below it, `driver=qcow2` over
+//! An image is a format's node with the node of its storage below it, `driver=raw` over
 //! `file.driver=file`; a raw node may stand between, as a window of a larger file. Options that only
 //! say how fast something is done are checked and have no effect. What isn't known is refused, with
 //! the name of the driver that doesn't know it.
@@ -10,17 +10,19 @@ use std::path::PathBuf;
 
 use serde_json::{Map, json};
 
-use super::{Below, NodeOptions, RawNode, Sharing, Source, Warn, node_options};
+use super::names::Warn;
+use super::node::{BackingNode, Node, RawNode};
+use super::options::{NodeOptions, format_with};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format};
 use crate::options::json::PREFIX;
 use crate::options::{Kind, Tree, Value, Values, list, qemu_json};
-use crate::storage::{Protocol, WindowRange};
+use crate::storage::{Protocol, Sharing, WindowRange};
 
 /// An image, and what `info` calls it.
-pub(super) struct Node<'a> {
-    pub(super) source: Source<'a>,
+pub(super) struct Parsed<'a> {
+    pub(super) source: Node<'a>,
     /// The file's name where that says it all, else `json:{…}`.
     pub(super) shown: Shown,
 }
@@ -40,21 +42,21 @@ pub(super) fn image<'a>(
     name: &str,
     secrets: &'a Secrets,
     warn: Warn,
-) -> Result<Node<'a>> {
+) -> Result<Parsed<'a>> {
     refuse_repeated_names(&tree)?;
     let driver = driver(&mut tree);
     if let Some(driver) = driver.as_deref().and_then(Protocol::from_name) {
         let file = protocol(tree, driver)?;
-        let source = Source {
+        let source = Node {
             sharing: file.common.sharing,
             is_read_only: file.common.is_read_only,
             protocol: Some(file.protocol),
             protocol_options: file.options,
             is_bare: true,
             needs_direct: file.common.needs_direct(),
-            ..Source::plain(file.path, name.to_owned(), Some(Format::RAW))
+            ..Node::plain(file.path, name.to_owned(), Some(Format::RAW))
         };
-        return Ok(Node {
+        return Ok(Parsed {
             source,
             shown: Shown::Plain(file.filename),
         });
@@ -65,7 +67,7 @@ pub(super) fn image<'a>(
     }
     let file = storage(&mut tree, "file", secrets, warn)?;
     let common = common(&mut tree, false)?.over(file.common);
-    let mut source = Source {
+    let mut source = Node {
         sharing: common.sharing,
         is_read_only: common.is_read_only,
         windows: file.windows,
@@ -75,7 +77,7 @@ pub(super) fn image<'a>(
         inside: file.inside,
         needs_direct: common.needs_direct(),
         secrets: Some(secrets),
-        ..Source::plain(file.path, name.to_owned(), format)
+        ..Node::plain(file.path, name.to_owned(), format)
     };
     let known: Vec<Format> = format.map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
     for role in known.iter().flat_map(|format| format.roles()).copied() {
@@ -102,7 +104,7 @@ pub(super) fn image<'a>(
     } else {
         // Where no driver is stated, the options are all of the one format that the image can have.
         let keys: Vec<&str> = options.keys().map(String::as_str).collect();
-        let found = node_options::format_with(&keys).filter(|_| !keys.is_empty());
+        let found = format_with(&keys).filter(|_| !keys.is_empty());
         let found = found.map(|format| format.name().to_owned());
         let is_guess = driver.is_none();
         if let Some(driver) = driver.or(found) {
@@ -112,7 +114,7 @@ pub(super) fn image<'a>(
         source.guessed = is_guess.then(|| options.clone());
         Shown::Json(options.into())
     };
-    Ok(Node { source, shown })
+    Ok(Parsed { source, shown })
 }
 
 /// Reads the node of another file that holds a part of the image.
@@ -153,7 +155,7 @@ struct Holder<'a> {
     direct: bool,
     shown: serde_json::Value,
     /// The image whose disk it is, where that is none of a protocol.
-    inside: Option<Box<Source<'a>>>,
+    inside: Option<Box<Node<'a>>>,
 }
 
 /// Reads the node at `key`, which an image's data is in.
@@ -216,8 +218,8 @@ fn storage<'a>(
 }
 
 /// An image's disk, which holds another image.
-fn inside(node: Node<'_>) -> Result<Holder<'_>> {
-    let Node { mut source, shown } = node;
+fn inside(node: Parsed<'_>) -> Result<Holder<'_>> {
+    let Parsed { mut source, shown } = node;
     let shown_path = || json!({"driver": "file", "filename": source.path.to_string_lossy()});
     let (filename, shown) = match shown {
         Shown::Plain(name) => (
@@ -246,7 +248,7 @@ fn inside(node: Node<'_>) -> Result<Holder<'_>> {
     })
 }
 
-fn format_name(source: &Source<'_>) -> &'static str {
+fn format_name(source: &Node<'_>) -> &'static str {
     source.format.map_or("", |format| format.name())
 }
 
@@ -297,10 +299,10 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
 }
 
 /// What the options say of the backing file.
-fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Below<'a>> {
+fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<BackingNode<'a>> {
     let reference = tree.take("backing");
     if reference == Some(Value::Null) {
-        return Ok(Below::Nothing);
+        return Ok(BackingNode::Nothing);
     }
     match reference.and_then(Value::into_text) {
         Some(node) if node.is_empty() => {
@@ -308,14 +310,14 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Below<
                 "Use of \"backing\": \"\" is deprecated; use \"backing\": null instead",
                 "",
             );
-            return Ok(Below::Nothing);
+            return Ok(BackingNode::Nothing);
         }
         Some(node) => return Err(no_such_node(&node)),
         None => {}
     }
     let mut tree = tree.take_below("backing");
     if tree.is_empty() {
-        return Ok(Below::Stored);
+        return Ok(BackingNode::Stored);
     }
     let names = ["filename", "file.filename", "file.file"];
     let stored = !names.iter().any(|name| tree.has(name));
@@ -330,9 +332,9 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Below<
     node.source.name = node.source.path.to_string_lossy().into_owned();
     let source = Box::new(node.source);
     Ok(if stored {
-        Below::StoredWith(source)
+        BackingNode::StoredWith(source)
     } else {
-        Below::Given(source)
+        BackingNode::Given(source)
     })
 }
 
@@ -364,7 +366,7 @@ impl Common {
 }
 
 /// Reads the options that every node has. None but those that count changes what is read or written.
-/// Below another node, what is discarded is let go unless an option says otherwise.
+/// BackingNode another node, what is discarded is let go unless an option says otherwise.
 fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
     if let Some(name) = tree.take_text("node-name")
         && !list::is_identifier(&name)
@@ -468,7 +470,7 @@ mod tests {
     use super::*;
     use crate::crypto::Secret;
 
-    fn read(text: &str, secrets: &Secrets, test: impl FnOnce(&Source<'_>)) {
+    fn read(text: &str, secrets: &Secrets, test: impl FnOnce(&Node<'_>)) {
         let node = image(Tree::from_list(text, "file"), "name", secrets, |_, _| ()).unwrap();
         test(&node.source);
     }
@@ -479,7 +481,7 @@ mod tests {
                     file.file.size=1M,file.file.file.filename=x";
         read(text, &Secrets::default(), |source| {
             assert_eq!(source.path, PathBuf::from("x"));
-            assert_eq!(source.format, Some(Format::QCOW2));
+            assert_eq!(source.format, Format::from_name("qcow2"));
             let ranges = [(0, Some(1 << 20)), (1024, None)];
             let ranges = ranges.map(|(offset, size)| WindowRange { offset, size });
             assert_eq!(source.windows, ranges);
@@ -497,24 +499,27 @@ mod tests {
     fn what_is_below_is_stored_given_or_nothing() {
         let mut secrets = Secrets::default();
         secrets.insert("s".to_owned(), Secret::new(b"abc".to_vec()));
-        let read = |text: &str, test: fn(&Below<'_>)| {
+        let read = |text: &str, test: fn(&BackingNode<'_>)| {
             read(text, &secrets, |source| test(&source.below));
         };
         read("file.filename=x", |below| {
-            assert!(matches!(below, Below::Stored));
+            assert!(matches!(below, BackingNode::Stored));
         });
         read("file.filename=x,backing.encrypt.key-secret=s", |below| {
-            let Below::StoredWith(source) = below else {
+            let BackingNode::StoredWith(source) = below else {
                 panic!("not the stored one");
             };
-            let options = source.options.of(Format::QCOW2).unwrap();
+            let options = source
+                .options
+                .of(Format::from_name("qcow2").unwrap())
+                .unwrap();
             assert_eq!(options.text("encrypt.key-secret"), Some("s"));
             assert_eq!(source.format, None);
         });
         let given =
             "file.filename=x,backing.driver=raw,backing.file.filename=y,data-file.filename=z";
         read(given, |below| {
-            let Below::Given(source) = below else {
+            let BackingNode::Given(source) = below else {
                 panic!("not the given one");
             };
             assert_eq!(source.path, PathBuf::from("y"));
@@ -522,7 +527,7 @@ mod tests {
         });
         let json = r#"{"driver":"qcow2","backing":null,"file.filename":"x"}"#;
         let node = image(Tree::from_json(json).unwrap(), "name", &secrets, |_, _| ()).unwrap();
-        assert!(matches!(node.source.below, Below::Nothing));
+        assert!(matches!(node.source.below, BackingNode::Nothing));
     }
 
     #[test]

@@ -1,178 +1,40 @@
 //! An image that exists: from what the user named to something that can be read.
 //!
-//! [`Source::open_file`] opens the file that was named and no other, which is all that looking at
-//! metadata takes. [`Source::open`] opens what reading data takes: the external data file and the
+//! [`Node::open_file`] opens the file that was named and no other, which is all that looking at
+//! metadata takes. [`Node::open`] opens what reading data takes: the external data file and the
 //! chain of backing files too, as far as the policy for names found inside an image allows.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use super::opened::{Layer, OpenSource, Opened};
-use super::{Names, NodeOptions, Passwords, Purpose, Sharing, sandbox};
-use crate::crypto::{Secret, Secrets};
+use super::disk::{ChainImage, Disk, Loaded};
+use super::node::{BackingNode, Node};
+use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Load, Parts};
-use crate::formats::snapshots::SnapshotName;
 use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreign};
-use crate::options::json::PREFIX;
-use crate::options::{Values, qemu_json};
-use crate::storage::{
-    Access, CacheMode, Opening, Protocol, Reopen, Storage, Window, WindowRange, list,
-};
+use crate::options::Values;
+use crate::storage::{Access, Opening, Purpose, Sharing, Storage, Window, WindowRange, list};
 
 /// How many bytes the tables of a chain that are kept may take in memory. How many images there are doesn't matter:
 /// each costs a descriptor, of which the system has only so many, and its table.
 const MOST_TABLE_BYTES: u64 = 1 << 30;
 
 /// How many of the images that lead to one that can't be opened are named, at either end of the chain.
-pub(super) const NAMED_IMAGES: usize = 4;
+pub(crate) const NAMED_IMAGES: usize = 4;
 
-/// An image that exists, as the user named it.
-#[derive(Clone)]
-pub struct Source<'a> {
-    /// The file.
-    pub path: PathBuf,
-    /// The file itself, where it is open already and may have no name.
-    pub handle: Option<Arc<dyn Reopen>>,
-    /// The image whose disk holds this one, in the place of a file.
-    pub inside: Option<Box<Source<'a>>>,
-    /// The options by which reports name it, where no driver is stated, so that they lack the one that is found.
-    pub guessed: Option<serde_json::Map<String, serde_json::Value>>,
-    /// What messages call it.
-    pub name: String,
-    /// The format, where it was stated; else it is probed.
-    pub format: Option<Format>,
-    /// The options of its node.
-    pub options: NodeOptions,
-    /// The secrets that those options may name.
-    pub secrets: Option<&'a Secrets>,
-    /// The password, where the caller has it.
-    pub secret: Option<&'a Secret>,
-    /// How the file is read.
-    pub cache: CacheMode,
-    /// Whether others may write the image while it is read.
-    pub sharing: Sharing,
-    /// Whether what can't be read is given up, and the rest is read all the same.
-    pub salvage: bool,
-    /// All of its files is read, also the parts that the file system calls holes.
-    pub ignores_holes: bool,
-    /// Whether an option said that it is only read.
-    pub is_read_only: bool,
-    /// Whether the program gives up, for good, what a command that only looks at the image doesn't
-    /// need once all files are open. For programs that do nothing else.
-    pub sandbox: bool,
-    /// Whether files are opened that the image names.
-    pub names: Names,
-    /// The internal snapshot that is read instead of what the image holds now.
-    pub snapshot: Option<SnapshotName>,
-    /// The protocol of the file, where it was stated; else it is what its name means.
-    pub protocol: Option<Protocol>,
-    /// The options of that protocol.
-    pub protocol_options: Values,
-    /// What part of the file the image is in: a window, and maybe a window of that.
-    pub windows: Vec<WindowRange>,
-    /// The raw nodes that options put between the file and the image, from the file on. Only reports show
-    /// them: their windows are among [`windows`](Self::windows).
-    pub between: Vec<RawNode>,
-    /// Whether options named the file's own node, without any format.
-    pub is_bare: bool,
-    /// Other files that hold parts of the image, by the roles that options call them by, where options named them.
-    pub others: Vec<(&'static str, PathBuf)>,
-    /// The same, open already and maybe without a name.
-    pub other_handles: Vec<Arc<dyn Reopen>>,
-    /// What is below the image.
-    pub below: Below<'a>,
-    /// The file is to be read in a way that goes past the system's cache, and no option says that it may.
-    pub needs_direct: bool,
-    /// The file's name is that of a format which nothing else tells; see [`foreign::is_named`].
-    pub is_named_foreign: bool,
-    /// Told what is to be known of the image although it can be used; a line, and lines that help with it.
-    pub warn: fn(&str, &str),
-}
-
-/// A raw node that holds an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawNode {
-    /// What reports call it.
-    pub name: String,
-    /// What part of the node below it is in it; nothing for all of that.
-    pub window: Option<WindowRange>,
-}
-
-/// What is below an image.
-#[derive(Clone, Default)]
-pub enum Below<'a> {
-    /// The backing file that the image names, if any.
-    #[default]
-    Stored,
-    /// The backing file that the image names, opened with this one's password and format.
-    StoredWith(Box<Source<'a>>),
-    /// This image.
-    Given(Box<Source<'a>>),
-    /// Nothing, whatever the image names.
-    Nothing,
-}
-
-impl<'a> Source<'a> {
-    /// A file with nothing else said about it.
-    pub fn plain(path: PathBuf, name: String, format: Option<Format>) -> Self {
-        Self {
-            path,
-            handle: None,
-            inside: None,
-            guessed: None,
-            name,
-            format,
-            options: NodeOptions::default(),
-            secrets: None,
-            secret: None,
-            cache: CacheMode::Writeback,
-            sharing: Sharing::Agreed,
-            salvage: false,
-            ignores_holes: false,
-            is_read_only: false,
-            sandbox: false,
-            names: Names::Follow(|_, _| ()),
-            snapshot: None,
-            protocol: None,
-            protocol_options: Values::default(),
-            windows: Vec::new(),
-            between: Vec::new(),
-            is_bare: false,
-            others: Vec::new(),
-            other_handles: Vec::new(),
-            below: Below::Stored,
-            needs_direct: false,
-            is_named_foreign: false,
-            warn: |_, _| (),
-        }
-    }
-
-    /// The name by which reports show an image that turned out to be of this format, where that isn't clear from
-    /// its options.
-    ///
-    /// # Errors
-    /// Returns an error as [`qemu_json::one_line`] does.
-    pub fn shown_as(&self, format: Format) -> Result<Option<String>> {
-        let Some(mut options) = self.guessed.clone() else {
-            return Ok(None);
-        };
-        options.insert("driver".into(), format.name().into());
-        let text = qemu_json::one_line(&options.into())?;
-        Ok(Some(format!("{PREFIX}{text}")))
-    }
-
+impl Node<'_> {
     /// Opens the file, settles its format, and locks it for that purpose.
     ///
     /// # Errors
     /// As `Could not open 'name': …`.
-    pub fn open_file(&self, purpose: Purpose) -> Result<Opened> {
+    pub fn open_file(&self, purpose: Purpose) -> Result<Loaded> {
         self.open_below(purpose)
             .map_err(|error| self.could_not_open(error))
     }
 
-    /// As [`Source::open_file`], with nothing in front of the message.
-    pub(super) fn open_below(&self, purpose: Purpose) -> Result<Opened> {
+    /// As [`Node::open_file`], with nothing in front of the message.
+    pub(crate) fn open_below(&self, purpose: Purpose) -> Result<Loaded> {
         if self.path.as_os_str().is_empty() {
             return Err(Error::invalid(
                 "The 'file' block driver requires a file name",
@@ -209,7 +71,7 @@ impl<'a> Source<'a> {
         if let Some(claim) = claim {
             file.claim(claim)?;
         }
-        Ok(Opened {
+        Ok(Loaded {
             file,
             storage,
             start,
@@ -225,7 +87,7 @@ impl<'a> Source<'a> {
                 "an image inside of an image is only read by this version",
             ));
         }
-        let outer = Source {
+        let outer = Node {
             cache: self.cache,
             sharing: self.sharing.max(outer.sharing),
             salvage: self.salvage,
@@ -264,7 +126,7 @@ impl<'a> Source<'a> {
         if let Some((role, _)) = others.find(|(role, _)| !format.roles().contains(role)) {
             return unsupported(role);
         }
-        if !capabilities.backing && !matches!(self.below, Below::Stored) {
+        if !capabilities.backing && !matches!(self.below, BackingNode::Stored) {
             return unsupported("backing");
         }
         Ok(format)
@@ -279,21 +141,13 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// To be called when all files are open and what is in them is only looked at from here on: the
-    /// program gives up what that doesn't need, where [`Source::sandbox`] says so.
-    pub(super) fn all_is_open(&self) {
-        if self.sandbox {
-            sandbox::enter();
-        }
-    }
-
     /// Opens the image and everything below it for reading, asking for passwords where they are
     /// needed, and locks all of it for that purpose.
     ///
     /// # Errors
     /// As `Could not open 'name': …`.
-    pub fn open(&self, purpose: Purpose, passwords: &dyn Passwords) -> Result<OpenSource> {
-        let mut layers: Vec<Layer> = Vec::new();
+    pub fn open(&self, purpose: Purpose, passwords: &dyn Passwords) -> Result<Disk> {
+        let mut layers: Vec<ChainImage> = Vec::new();
         let mut images = Vec::new();
         let mut next = Some(self.clone());
         while let Some(source) = next {
@@ -310,7 +164,7 @@ impl<'a> Source<'a> {
         let top = images
             .next()
             .ok_or_else(|| Error::invalid("an image of no images"))?;
-        let mut opened = OpenSource {
+        let mut opened = Disk {
             image: Arc::new(Chain::new(top, images.collect())),
             layers,
             lengths: Vec::new(),
@@ -328,8 +182,8 @@ impl<'a> Source<'a> {
         &self,
         purpose: Purpose,
         passwords: &dyn Passwords,
-        above: &[Layer],
-    ) -> Result<(Arc<dyn Image>, Layer, Option<Self>)> {
+        above: &[ChainImage],
+    ) -> Result<(Arc<dyn Image>, ChainImage, Option<Self>)> {
         // That an image below could not be opened is said already; the system, or a hint, says which file
         // it was.
         let failed = |error: Error| match above {
@@ -366,7 +220,7 @@ impl<'a> Source<'a> {
             depth: above.len(),
         });
         let disk = disk.map_err(failed)?;
-        let layer = Layer {
+        let layer = ChainImage {
             name: self.name.clone(),
             format: opened.format,
             image,
@@ -398,7 +252,7 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// Names aren't followed; the system's error; others use the file.
-    pub(super) fn data_file(
+    pub(crate) fn data_file(
         &self,
         image: &dyn ImageFile,
         purpose: Purpose,
@@ -431,84 +285,11 @@ impl<'a> Source<'a> {
         Ok(Some(file))
     }
 
-    /// The image below: what the options say, or the backing file that the header names.
-    ///
-    /// # Errors
-    /// As [`Source::backing`].
-    pub(super) fn below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
-        let given = match &self.below {
-            Below::Stored => return self.backing(image),
-            Below::Nothing => return Ok(None),
-            Below::Given(given) => Self {
-                cache: self.cache,
-                sharing: self.sharing.below().max(given.sharing),
-                salvage: self.salvage,
-                ignores_holes: self.ignores_holes,
-                names: self.names,
-                warn: self.warn,
-                ..given.as_ref().clone()
-            },
-            Below::StoredWith(given) => {
-                let stored = self.backing(image)?.ok_or_else(|| {
-                    Error::invalid(
-                        "Could not open backing file: Must specify either driver or file",
-                    )
-                })?;
-                Self {
-                    path: stored.path,
-                    name: stored.name,
-                    format: given.format.or(stored.format),
-                    cache: stored.cache,
-                    sharing: stored.sharing.max(given.sharing),
-                    salvage: stored.salvage,
-                    ignores_holes: stored.ignores_holes,
-                    names: stored.names,
-                    warn: self.warn,
-                    ..given.as_ref().clone()
-                }
-            }
-        };
-        Ok(Some(given))
-    }
-
-    /// The backing file, where the image has one.
-    ///
-    /// # Errors
-    /// Names aren't followed; a protocol or format that this version doesn't have.
-    pub fn backing(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
-        let below = self.named_below(image);
-        below.map_err(|error| error.context("Could not open backing file"))
-    }
-
-    /// As [`Source::backing`], with nothing in front of the message.
-    ///
-    /// # Errors
-    /// As there.
-    pub(super) fn named_below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
-        let Some(stored) = image.backing() else {
-            return Ok(None);
-        };
-        let format = stored.format.map(String::from_utf8_lossy);
-        let below = self
-            .names
-            .backing_file(&self.path, stored.name, format.as_deref())?;
-        Ok(Some(Self {
-            cache: self.cache,
-            sharing: self.sharing.below(),
-            salvage: self.salvage,
-            ignores_holes: self.ignores_holes,
-            sandbox: self.sandbox,
-            names: self.names,
-            warn: self.warn,
-            ..below
-        }))
-    }
-
     /// The password of the image, where it takes one.
     ///
     /// # Errors
     /// There is none to be had; the image is encrypted in another way than an option said.
-    pub(super) fn secret_for<'s>(
+    pub(crate) fn secret_for<'s>(
         &'s self,
         image: &dyn ImageFile,
         options: &Values,
@@ -536,29 +317,11 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// Returns an error as [`ImageFile::accept`] does.
-    pub(super) fn accept(&self, image: &dyn ImageFile, options: &Values) -> Result<()> {
+    pub(crate) fn accept(&self, image: &dyn ImageFile, options: &Values) -> Result<()> {
         image.accept(options)?;
         for warning in image.warnings() {
             (self.warn)(warning.text, warning.hint);
         }
-        Ok(())
-    }
-
-    /// Takes the name of a driver for the format, where one is stated. That of a protocol means the bytes in it as
-    /// they are.
-    ///
-    /// # Errors
-    /// Returns an error if this version doesn't have it.
-    pub fn of_driver(&mut self, name: Option<&str>) -> Result<()> {
-        let Some(name) = name else { return Ok(()) };
-        self.format = if let Some(protocol) = Protocol::from_name(name) {
-            self.is_bare = true;
-            self.protocol = Some(protocol);
-            Some(Format::RAW)
-        } else {
-            let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
-            Some(Format::from_name(name).ok_or_else(unknown)?)
-        };
         Ok(())
     }
 
@@ -595,7 +358,7 @@ fn missing_secret() -> Error {
 }
 
 /// Puts the image's name in front of why it could not be opened.
-pub(super) fn could_not_open(name: &str, error: Error) -> Error {
+pub(crate) fn could_not_open(name: &str, error: Error) -> Error {
     // The file's own name is in the message already where both are the same, but qemu-img repeats
     // it, and its callers look for the whole.
     error.context(format!("Could not open '{}'", printable(name)))
@@ -605,7 +368,7 @@ pub(super) fn could_not_open(name: &str, error: Error) -> Error {
 ///
 /// # Errors
 /// The file has no such part.
-pub(super) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<Arc<dyn Storage>> {
+pub(crate) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<Arc<dyn Storage>> {
     windows.iter().try_fold(file, |storage, range| {
         Ok(Arc::new(Window::open(storage, *range)?) as Arc<dyn Storage>)
     })
@@ -613,7 +376,7 @@ pub(super) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<
 
 /// The error for an image below `layers`: each of them says that it was its backing file that could not be
 /// opened, but of a long chain only the first and the last of them.
-fn below_these(layers: &[Layer], error: Error) -> Error {
+fn below_these(layers: &[ChainImage], error: Error) -> Error {
     let more = layers.len().saturating_sub(2 * NAMED_IMAGES);
     let last = layers.len() - NAMED_IMAGES.min(layers.len());
     let named = |index: usize| more == 0 || index < NAMED_IMAGES || index >= last;
@@ -629,7 +392,7 @@ fn below_these(layers: &[Layer], error: Error) -> Error {
 }
 
 /// Refuses the file called `name` below those `above`, if it is one of them.
-pub(super) fn refuse_loop<'f>(
+pub(crate) fn refuse_loop<'f>(
     name: &str,
     file: &dyn Storage,
     above: impl IntoIterator<Item = &'f Arc<dyn Storage>>,

@@ -1,0 +1,143 @@
+//! The image below another: by options, or by the name in its header.
+
+use std::path::Path;
+
+use super::file_name::{self, beside};
+use super::image_name;
+use super::names::Names;
+use super::node::{BackingNode, Node};
+use crate::error::{Error, Result};
+use crate::formats::{ImageFile, foreign};
+use crate::options::json;
+
+impl Names {
+    /// The backing file that `name` and `format`, found in the image at `path`, stand for: a relative name
+    /// is relative to the image's folder. Nothing else is said of it.
+    ///
+    /// # Errors
+    /// Names aren't followed; the name is of a protocol that isn't built, or the format unknown; a
+    /// malformed tree.
+    pub fn backing_file(
+        self,
+        path: &Path,
+        name: &[u8],
+        format: Option<&str>,
+    ) -> Result<Node<'static>> {
+        self.check(name, "backing file")?;
+        if let (Self::Follow(warn), true) = (self, name.starts_with(json::PREFIX.as_bytes())) {
+            let text = std::str::from_utf8(name)
+                .map_err(|_| Error::invalid("Could not parse the JSON options: not UTF-8"))?;
+            return image_name::found_inside(text, format, warn);
+        }
+        let path = file_name::file(beside(path, name).as_os_str())?;
+        let shown = path.to_string_lossy().into_owned();
+        let mut source = Node::plain(path, shown, None);
+        source.of_driver(format)?;
+        if format.is_none() {
+            source.is_named_foreign = foreign::is_named(name);
+        }
+        Ok(source)
+    }
+}
+
+impl<'a> Node<'a> {
+    /// The image below: what the options say, or the backing file that the header names.
+    ///
+    /// # Errors
+    /// As [`Node::backing`].
+    pub(crate) fn below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+        let given = match &self.below {
+            BackingNode::Stored => return self.backing(image),
+            BackingNode::Nothing => return Ok(None),
+            BackingNode::Given(given) => Self {
+                cache: self.cache,
+                sharing: self.sharing.below().max(given.sharing),
+                salvage: self.salvage,
+                ignores_holes: self.ignores_holes,
+                names: self.names,
+                warn: self.warn,
+                ..given.as_ref().clone()
+            },
+            BackingNode::StoredWith(given) => {
+                let stored = self.backing(image)?.ok_or_else(|| {
+                    Error::invalid(
+                        "Could not open backing file: Must specify either driver or file",
+                    )
+                })?;
+                Self {
+                    path: stored.path,
+                    name: stored.name,
+                    format: given.format.or(stored.format),
+                    cache: stored.cache,
+                    sharing: stored.sharing.max(given.sharing),
+                    salvage: stored.salvage,
+                    ignores_holes: stored.ignores_holes,
+                    names: stored.names,
+                    warn: self.warn,
+                    ..given.as_ref().clone()
+                }
+            }
+        };
+        Ok(Some(given))
+    }
+
+    /// The backing file, where the image has one.
+    ///
+    /// # Errors
+    /// Names aren't followed; a protocol or format that this version doesn't have.
+    pub fn backing(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+        let below = self.named_below(image);
+        below.map_err(|error| error.context("Could not open backing file"))
+    }
+
+    /// As [`Node::backing`], with nothing in front of the message.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn named_below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+        let Some(stored) = image.backing() else {
+            return Ok(None);
+        };
+        let format = stored.format.map(String::from_utf8_lossy);
+        let below = self
+            .names
+            .backing_file(&self.path, stored.name, format.as_deref())?;
+        Ok(Some(Self {
+            cache: self.cache,
+            sharing: self.sharing.below(),
+            salvage: self.salvage,
+            ignores_holes: self.ignores_holes,
+            sandbox: self.sandbox,
+            names: self.names,
+            warn: self.warn,
+            ..below
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    const FOLLOW: Names = Names::Follow(|_, _| ());
+
+    #[test]
+    fn names_in_images_are_relative_to_them() {
+        let at = |image: &str, name: &[u8]| {
+            let source = FOLLOW.backing_file(Path::new(image), name, None);
+            source.unwrap().path
+        };
+        assert_eq!(at("a/top", b"base"), PathBuf::from("a/base"));
+        assert_eq!(at("a/top", b"/base"), PathBuf::from("/base"));
+        assert_eq!(at("top", b"file:b"), PathBuf::from("b"));
+        let tree = br#"json:{"driver":"raw","file.filename":"base"}"#;
+        assert_eq!(at("a/top", tree), PathBuf::from("base"));
+        for name in [&b"base"[..], b"json:{}"] {
+            let refused = Names::Refuse.backing_file(Path::new("top"), name, None);
+            let message = refused.err().unwrap().to_string();
+            assert!(message.contains("with --untrusted no file is opened"));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! An image as it was named: nothing is open.
+//!
+//! A node is plain data. [`open`](super::open) makes files and disks of it, and
+//! [`backing`](super::backing) finds the node below.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::names::Names;
+use super::options::NodeOptions;
+use crate::crypto::{Secret, Secrets};
+use crate::error::{Error, Result, printable};
+use crate::formats::Format;
+use crate::formats::snapshots::SnapshotName;
+use crate::options::json::PREFIX;
+use crate::options::{Values, qemu_json};
+use crate::storage::{CacheMode, Protocol, Reopen, Sharing, WindowRange};
+
+/// An image that exists, as the user named it.
+#[derive(Clone)]
+pub struct Node<'a> {
+    /// The file.
+    pub path: PathBuf,
+    /// The file itself, where it is open already and may have no name.
+    pub handle: Option<Arc<dyn Reopen>>,
+    /// The image whose disk holds this one, in the place of a file.
+    pub inside: Option<Box<Node<'a>>>,
+    /// The options by which reports name it, where no driver is stated, so that they lack the one that is found.
+    pub guessed: Option<serde_json::Map<String, serde_json::Value>>,
+    /// What messages call it.
+    pub name: String,
+    /// The format, where it was stated; else it is probed.
+    pub format: Option<Format>,
+    /// The options of its node.
+    pub options: NodeOptions,
+    /// The secrets that those options may name.
+    pub secrets: Option<&'a Secrets>,
+    /// The password, where the caller has it.
+    pub secret: Option<&'a Secret>,
+    /// How the file is read.
+    pub cache: CacheMode,
+    /// Whether others may write the image while it is read.
+    pub sharing: Sharing,
+    /// Whether what can't be read is given up, and the rest is read all the same.
+    pub salvage: bool,
+    /// All of its files is read, also the parts that the file system calls holes.
+    pub ignores_holes: bool,
+    /// Whether an option said that it is only read.
+    pub is_read_only: bool,
+    /// Whether the program gives up, for good, what a command that only looks at the image doesn't
+    /// need once all files are open. For programs that do nothing else.
+    pub sandbox: bool,
+    /// Whether files are opened that the image names.
+    pub names: Names,
+    /// The internal snapshot that is read instead of what the image holds now.
+    pub snapshot: Option<SnapshotName>,
+    /// The protocol of the file, where it was stated; else it is what its name means.
+    pub protocol: Option<Protocol>,
+    /// The options of that protocol.
+    pub protocol_options: Values,
+    /// What part of the file the image is in: a window, and maybe a window of that.
+    pub windows: Vec<WindowRange>,
+    /// The raw nodes that options put between the file and the image, from the file on. Only reports show
+    /// them: their windows are among [`windows`](Self::windows).
+    pub between: Vec<RawNode>,
+    /// Whether options named the file's own node, without any format.
+    pub is_bare: bool,
+    /// Other files that hold parts of the image, by the roles that options call them by, where options named them.
+    pub others: Vec<(&'static str, PathBuf)>,
+    /// The same, open already and maybe without a name.
+    pub other_handles: Vec<Arc<dyn Reopen>>,
+    /// What is below the image.
+    pub below: BackingNode<'a>,
+    /// The file is to be read in a way that goes past the system's cache, and no option says that it may.
+    pub needs_direct: bool,
+    /// The file's name is that of a format which nothing else tells; see [`is_named`](crate::formats::foreign::is_named).
+    pub is_named_foreign: bool,
+    /// Told what is to be known of the image although it can be used; a line, and lines that help with it.
+    pub warn: fn(&str, &str),
+}
+
+/// A raw node that holds an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawNode {
+    /// What reports call it.
+    pub name: String,
+    /// What part of the node below it is in it; nothing for all of that.
+    pub window: Option<WindowRange>,
+}
+
+/// What is below an image.
+#[derive(Clone, Default)]
+pub enum BackingNode<'a> {
+    /// The backing file that the image names, if any.
+    #[default]
+    Stored,
+    /// The backing file that the image names, opened with this one's password and format.
+    StoredWith(Box<Node<'a>>),
+    /// This image.
+    Given(Box<Node<'a>>),
+    /// Nothing, whatever the image names.
+    Nothing,
+}
+
+impl Node<'_> {
+    /// A file with nothing else said about it.
+    pub fn plain(path: PathBuf, name: String, format: Option<Format>) -> Self {
+        Self {
+            path,
+            handle: None,
+            inside: None,
+            guessed: None,
+            name,
+            format,
+            options: NodeOptions::default(),
+            secrets: None,
+            secret: None,
+            cache: CacheMode::Writeback,
+            sharing: Sharing::Agreed,
+            salvage: false,
+            ignores_holes: false,
+            is_read_only: false,
+            sandbox: false,
+            names: Names::Follow(|_, _| ()),
+            snapshot: None,
+            protocol: None,
+            protocol_options: Values::default(),
+            windows: Vec::new(),
+            between: Vec::new(),
+            is_bare: false,
+            others: Vec::new(),
+            other_handles: Vec::new(),
+            below: BackingNode::Stored,
+            needs_direct: false,
+            is_named_foreign: false,
+            warn: |_, _| (),
+        }
+    }
+
+    /// The name by which reports show an image that turned out to be of this format, where that isn't clear from
+    /// its options.
+    ///
+    /// # Errors
+    /// Returns an error as [`qemu_json::one_line`] does.
+    pub fn shown_as(&self, format: Format) -> Result<Option<String>> {
+        let Some(mut options) = self.guessed.clone() else {
+            return Ok(None);
+        };
+        options.insert("driver".into(), format.name().into());
+        let text = qemu_json::one_line(&options.into())?;
+        Ok(Some(format!("{PREFIX}{text}")))
+    }
+
+    /// Takes the name of a driver for the format, where one is stated. That of a protocol means the bytes in it as
+    /// they are.
+    ///
+    /// # Errors
+    /// Returns an error if this version doesn't have it.
+    pub fn of_driver(&mut self, name: Option<&str>) -> Result<()> {
+        let Some(name) = name else { return Ok(()) };
+        self.format = if let Some(protocol) = Protocol::from_name(name) {
+            self.is_bare = true;
+            self.protocol = Some(protocol);
+            Some(Format::RAW)
+        } else {
+            let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
+            Some(Format::from_name(name).ok_or_else(unknown)?)
+        };
+        Ok(())
+    }
+}
