@@ -28,6 +28,7 @@ mod devices;
 mod dialects;
 mod drivers;
 mod errors;
+mod every_format;
 mod features;
 mod inside;
 mod interrupted;
@@ -127,6 +128,7 @@ fn main() -> ExitCode {
     trials.extend(drivers::trials());
     trials.extend(dialects::trials());
     trials.extend(errors::trials());
+    trials.extend(every_format::trials());
     trials.extend(features::trials());
     trials.extend(names::trials());
     trials.extend(inside::trials());

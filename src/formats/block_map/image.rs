@@ -111,6 +111,11 @@ impl<T: BlockTable> Image for BlockImage<T> {
         })
     }
 
+    /// Block by block, as QEMU's drivers of such formats do.
+    fn status_step(&self) -> u64 {
+        self.table.block_size()
+    }
+
     fn plain_storage(&self) -> Option<&dyn Storage> {
         Some(self.storage.as_ref())
     }
