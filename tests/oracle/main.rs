@@ -54,6 +54,7 @@ mod snapshots;
 mod stable;
 mod system_calls;
 mod traced;
+mod vdi;
 mod warnings;
 mod write;
 
@@ -147,6 +148,7 @@ fn main() -> ExitCode {
     trials.extend(system_calls::trials());
     trials.extend(over::trials());
     trials.extend(traced::trials());
+    trials.extend(vdi::trials());
     trials.extend(warnings::trials());
     trials.extend(write::trials());
     trials.extend(into::trials());

@@ -55,6 +55,7 @@ impl ImageFile for VdiFile {
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let map = self.map();
+        // A wrong count is no damage: room is found without it, and a power cut may leave one.
         let found = check::count(&map, &mut |_| {})?;
         if found.corruptions > 0 {
             return Err(Error::corrupt(format!(
@@ -74,9 +75,13 @@ impl ImageFile for VdiFile {
 
 impl Check for VdiFile {
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
-        let Count { corruptions, .. } = check::count(&self.map(), on_event)?;
-        Ok(CheckReport {
+        let Count {
             corruptions,
+            is_miscounted,
+            ..
+        } = check::count(&self.map(), on_event)?;
+        Ok(CheckReport {
+            corruptions: corruptions + u64::from(is_miscounted),
             ..CheckReport::default()
         })
     }

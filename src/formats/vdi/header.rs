@@ -1,5 +1,7 @@
 //! The header: 512 bytes, of which the first 72 name the format and the rest describes the disk.
 
+use std::ops::Range;
+
 use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::Uuid;
 
@@ -159,6 +161,17 @@ impl Header {
             blocks,
             allocated: number(at::ALLOCATED),
         })
+    }
+
+    /// Returns true if the block map lies where the header or a block does.
+    pub(super) fn overlaps(&self) -> bool {
+        let map = self.map_offset..self.map_offset + u64::from(self.blocks) * 4;
+        let data = self.data_offset..self.data_offset + u64::from(self.blocks) * BLOCK_SIZE;
+        let header = 0..LENGTH as u64;
+        let overlap = |one: &Range<u64>, other: &Range<u64>| {
+            !one.is_empty() && !other.is_empty() && one.start < other.end && other.start < one.end
+        };
+        overlap(&map, &header) || overlap(&map, &data) || overlap(&data, &header)
     }
 
     /// The header of a new disk of `size` bytes.

@@ -97,13 +97,21 @@ impl BlockMap {
         &self.header
     }
 
-    /// Where the file ends, as an index: no block from there on is stored in full.
+    /// How long the file is, in bytes.
     ///
     /// # Errors
     /// Returns the system's error.
-    pub(super) fn end(&self) -> Result<u32> {
-        let stored = self.file.len()?.saturating_sub(self.header.data_offset);
-        Ok(u32::try_from(stored.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX))
+    pub(super) fn file_length(&self) -> Result<u64> {
+        self.file.len()
+    }
+
+    /// Where the part of a block ends that the disk has, if the block is at `index`, in bytes of the file.
+    pub(super) fn stored_end(&self, block: u32, index: u32) -> u64 {
+        let rest = self
+            .header
+            .size
+            .saturating_sub(u64::from(block) * BLOCK_SIZE);
+        self.host(index).0 + rest.min(BLOCK_SIZE)
     }
 
     /// An entry, whatever it says.
