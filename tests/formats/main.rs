@@ -1,0 +1,131 @@
+//! What every format must do, without another tool to hold it against: all in memory.
+//!
+//! The tests walk the list of formats, and one more that is of no use but to show what a new format takes
+//! ([`own`]). It is added by the one line in [`formats`]. Comparisons with the real tools are in `tests/oracle`.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/power_cut.rs"]
+mod power_cut;
+
+mod damage;
+mod own;
+mod power;
+mod promises;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cowhide::convert::{self, Settings};
+use cowhide::error::Result;
+use cowhide::formats::driver::{Load, NewDisk, NewParts, Parts, WriteParts};
+use cowhide::formats::raw::RawImage;
+use cowhide::formats::{FORMATS, FormatDriver, ImageFile, OverOptions};
+use cowhide::options::Values;
+use cowhide::storage::{MemoryStorage, Storage};
+use cowhide::units::GuestOffset;
+
+use common::Noise;
+
+type Driver = &'static dyn FormatDriver;
+
+/// Every format.
+fn formats() -> Vec<Driver> {
+    let mut formats: Vec<Driver> = FORMATS.iter().map(|format| &**format).collect();
+    formats.push(&own::Own);
+    formats
+}
+
+/// A disk of so many bytes with noise at its start and its end and in some places between.
+fn disk(size: usize, seed: u64) -> Vec<u8> {
+    let mut noise = Noise(seed);
+    let mut disk = vec![0; size];
+    let mut write = |start: usize, length: usize| {
+        let end = (start + length).min(size);
+        let bytes = noise.bytes(end - start.min(end));
+        disk[start.min(end)..end].copy_from_slice(&bytes);
+    };
+    write(0, 700);
+    write(size / 3, 9000);
+    write(size.saturating_sub(1500), 1500);
+    disk
+}
+
+fn raw(disk: &[u8]) -> RawImage {
+    RawImage::open(Arc::new(MemoryStorage::new(disk.to_vec()))).unwrap()
+}
+
+fn settings(workers: usize) -> Settings {
+    Settings {
+        workers: NonZeroUsize::new(workers).unwrap(),
+        ..Settings::default()
+    }
+}
+
+/// Makes a new image of a disk, if the driver makes new images.
+fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: usize) -> Result<()> {
+    let plan = driver.plan(&NewDisk {
+        size: disk.len() as u64,
+        options: &Values::of_lists(&[driver.create_options()], &[])?,
+        backing_size: None,
+        compressed: false,
+        align: None,
+        path_of: |name| Ok(name.into()),
+    })?;
+    let new = plan.create(NewParts {
+        file: Arc::<MemoryStorage>::clone(storage),
+        files: Vec::new(),
+        secret: None,
+        flush: true,
+    })?;
+    convert::copy(&raw(disk), new.as_ref(), settings(workers), &())
+}
+
+/// The bytes of a new image of a disk; `None` if the driver makes no new images.
+fn image(driver: Driver, disk: &[u8]) -> Option<Vec<u8>> {
+    let storage = Arc::new(MemoryStorage::default());
+    match create(driver, disk, &storage, 1) {
+        Ok(()) => Some(storage.contents()),
+        Err(error) => {
+            let expected = "does not support image creation";
+            assert!(error.to_string().contains(expected), "{error}");
+            None
+        }
+    }
+}
+
+fn load(driver: Driver, storage: &Arc<MemoryStorage>) -> Result<Box<dyn ImageFile>> {
+    driver.load(
+        Arc::<MemoryStorage>::clone(storage) as Arc<dyn Storage>,
+        Load::Use,
+    )
+}
+
+/// The disk of an image.
+fn read(driver: Driver, image: &[u8]) -> Result<Vec<u8>> {
+    let storage = Arc::new(MemoryStorage::new(image.to_vec()));
+    let image = load(driver, &storage)?.open(Parts::default())?;
+    let mut disk = vec![0xee; usize::try_from(image.size()).unwrap()];
+    image.read_at(GuestOffset(0), &mut disk)?;
+    Ok(disk)
+}
+
+/// Copies a disk over an image.
+fn write_over(driver: Driver, storage: &Arc<MemoryStorage>, disk: &[u8]) -> Result<()> {
+    let parts = WriteParts {
+        flush: true,
+        ..WriteParts::default()
+    };
+    let size = disk.len() as u64;
+    let file = load(driver, storage)?;
+    let target = file.write_over(parts, size, OverOptions::default())?;
+    convert::copy(&raw(disk), target.as_ref(), settings(1), &())
+}
+
+/// How many corruptions a check finds in an image; none if its format has no check.
+fn corruptions(driver: Driver, image: &[u8]) -> Result<u64> {
+    let storage = Arc::new(MemoryStorage::new(image.to_vec()));
+    let file = driver.load(storage, Load::Check)?;
+    let report = file.check().map(|check| check.check(&mut |_| {}));
+    Ok(report.transpose()?.map_or(0, |report| report.corruptions))
+}
