@@ -12,7 +12,7 @@ use crate::error::{Error, Result, printable};
 use crate::formats::driver::Load;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{Format, ImageFile};
-use crate::nodes::{Loaded, Node, file_name, infinite_loop, inside};
+use crate::nodes::{self, Loaded, Node, file_name, infinite_loop, inside};
 use crate::storage::{Identity, Protocol, Storage};
 use crate::units::SECTOR_SIZE;
 
@@ -88,7 +88,15 @@ struct Found {
 
 impl Found {
     fn open(source: &Node<'_>) -> Result<Self> {
-        let outer = source.inside.as_deref().map(Self::open).transpose()?;
+        let outer = source.inside.as_deref().map(|outer| {
+            // It is told of by the name of what is inside.
+            let outer = Node {
+                name: String::new(),
+                ..outer.clone()
+            };
+            Self::open(&outer).map_err(could_not_open(source))
+        });
+        let outer = outer.transpose()?;
         let opened = source.open_file(Purpose::Inspect)?;
         let image = opened.load(Load::Use).map_err(could_not_open(source))?;
         source
@@ -111,11 +119,15 @@ impl Found {
             (Some(found), Some(outer)) => Some(found.describe(outer)?),
             _ => None,
         };
+        let cluster_size = outer.as_ref().and_then(|outer| outer.cluster_size);
         let mut info = describe_file(&self.opened, source, outer)?;
         if source.is_bare {
             return Ok(info);
         }
         info.virtual_size = self.image.size();
+        if self.opened.format.capabilities().transparent {
+            info.cluster_size = cluster_size;
+        }
         info.encrypted = self.image.encryption().map(|_| true);
         if let Some(backing) = self.image.backing() {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -132,7 +144,7 @@ impl Found {
 }
 
 fn could_not_open(source: &Node<'_>) -> impl Fn(Error) -> Error {
-    move |error| error.context(format!("Could not open '{}'", source.name))
+    move |error| nodes::could_not_open(&source.name, error)
 }
 
 /// The report of what is known of any image. `outer` is that of the image which holds it.
@@ -166,6 +178,7 @@ fn describe_file(
         let length = storage.len()?.next_multiple_of(SECTOR_SIZE);
         let mut raw = ImageInfo::new(node.name.clone(), Format::RAW.name(), length, actual_size);
         raw.dirty_flag = dirty_flag;
+        raw.cluster_size = below.cluster_size;
         below = raw.over(below);
     }
     let name = source.name.clone();

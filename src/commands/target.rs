@@ -16,7 +16,7 @@ use crate::formats::driver::{Backing, Load, NewDisk, NewParts, Plan, WriteParts}
 use crate::formats::{
     Format, GuardedStart, Image, ImageFile, NewImage, OverOptions, smaller_than_input,
 };
-use crate::nodes::{Names, Node, could_not_open, file_name, inside};
+use crate::nodes::{Names, Node, could_not_open, file_name, inside, only_read};
 use crate::options::Values;
 use crate::storage::{
     Access, CacheMode, Claim, NewStorage, Opening, Protocol, Reopen, Storage, Unfinished,
@@ -285,6 +285,9 @@ impl Target<'_> {
         let failed = |error| could_not_open(&self.name, error);
         let (protocol, options) = self.protocol();
         let opening = Opening::new(Access::ReadWrite, self.cache);
+        if existing.source.inside.is_some() {
+            return Err(failed(only_read()));
+        }
         let file = list::open(protocol, &self.path, options, opening).map_err(failed)?;
         self.refuse_sources(file.as_ref(), sources)
             .and_then(|()| self.lock(file.as_ref()))

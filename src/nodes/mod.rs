@@ -23,5 +23,5 @@ pub use disk::{ChainImage, Disk, Loaded};
 pub use names::{Names, Warn};
 pub use node::{BackingNode, Node, RawNode};
 pub use open::infinite_loop;
-pub(crate) use open::{NAMED_IMAGES, could_not_open, inside, refuse_loop};
+pub(crate) use open::{NAMED_IMAGES, could_not_open, inside, only_read, refuse_loop};
 pub use options::NodeOptions;

@@ -83,9 +83,7 @@ impl Node<'_> {
     /// The disk of the image that holds this one. Nobody is asked for its password.
     fn disk_of(&self, outer: &Self, purpose: Purpose) -> Result<Arc<dyn Storage>> {
         if purpose.access() != Access::Read {
-            return Err(Error::unsupported(
-                "an image inside of an image is only read by this version",
-            ));
+            return Err(only_read());
         }
         let outer = Node {
             cache: self.cache,
@@ -94,6 +92,8 @@ impl Node<'_> {
             ignores_holes: self.ignores_holes,
             names: self.names,
             warn: self.warn,
+            // It is told of by the name of what is inside.
+            name: String::new(),
             ..outer.clone()
         };
         let opened = outer.open(Purpose::Read, &NoPasswords)?;
@@ -330,6 +330,11 @@ impl Node<'_> {
     }
 }
 
+/// The error for an image inside of another one that would be written.
+pub(crate) fn only_read() -> Error {
+    Error::unsupported("an image inside of an image is only read by this version")
+}
+
 /// For images that nobody is asked for the password of.
 struct NoPasswords;
 
@@ -359,6 +364,9 @@ fn missing_secret() -> Error {
 
 /// Puts the image's name in front of why it could not be opened.
 pub(crate) fn could_not_open(name: &str, error: Error) -> Error {
+    if name.is_empty() {
+        return error;
+    }
     // The file's own name is in the message already where both are the same, but qemu-img repeats
     // it, and its callers look for the whole.
     error.context(format!("Could not open '{}'", printable(name)))

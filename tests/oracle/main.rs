@@ -40,6 +40,7 @@ mod map;
 mod matrix;
 mod measure;
 mod names;
+mod nested;
 mod null;
 mod options;
 mod over;
@@ -137,6 +138,7 @@ fn main() -> ExitCode {
     trials.extend(limits::trials());
     trials.extend(locks::trials());
     trials.extend(long_chains::trials());
+    trials.extend(nested::trials());
     trials.extend(null::trials());
     trials.extend(options::trials());
     trials.extend(progress::trials());
