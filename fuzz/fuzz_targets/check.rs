@@ -1,20 +1,27 @@
-//! Whatever an image says, looking at it ends, and writes nothing.
+//! Whatever an image of any format says, a check of it ends, and writes nothing.
 #![no_main]
 
-use cowhide::formats::qcow2::{Header, bitmaps, check, snapshots};
-use cowhide::storage::{MemoryStorage, Operation};
+use std::sync::Arc;
+
+use cowhide::formats::FORMATS;
+use cowhide::formats::driver::Load;
+use cowhide::storage::{MemoryStorage, Operation, Storage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let storage = MemoryStorage::new(bytes.to_vec());
-    if let Ok(header) = Header::read_for_check(&storage) {
-        let _ = snapshots::read_snapshots(&storage, &header);
-        let _ = bitmaps::read_bitmaps(&storage, &header);
-        let mut printed = 0;
-        let _ = check(&storage, &header, &mut |event| {
-            printed += event.to_string().len()
-        });
+    let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    for format in FORMATS {
+        let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
+        let Ok(file) = format.load(storage, Load::Check) else {
+            continue;
+        };
+        let _ = file.snapshots().map(|snapshots| snapshots.list());
+        let _ = file.bitmaps().map(|bitmaps| bitmaps.list());
+        if let Some(check) = file.check() {
+            let mut printed = 0;
+            let _ = check.check(&mut |event| printed += event.to_string().len());
+        }
     }
-    assert_eq!(storage.count(Operation::Write), 0);
-    assert_eq!(storage.count(Operation::SetLen), 0);
+    assert_eq!(memory.count(Operation::Write), 0);
+    assert_eq!(memory.count(Operation::SetLen), 0);
 });

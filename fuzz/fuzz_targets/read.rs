@@ -1,9 +1,9 @@
-//! Mapping and reading all that an image stores ends, and writes nothing.
+//! Mapping and reading all that an image of any format stores ends, and writes nothing.
 #![no_main]
 
 use std::sync::Arc;
 
-use cowhide::formats::{self, Format};
+use cowhide::formats::{self, FORMATS, Format};
 use cowhide::storage::{MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
 use libfuzzer_sys::fuzz_target;
@@ -12,10 +12,10 @@ use libfuzzer_sys::fuzz_target;
 const PIECE: u64 = 64 << 10;
 const EXTENTS: usize = 4096;
 
-fuzz_target!(|bytes: &[u8]| {
-    let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
-    let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
-    let Ok(image) = formats::open(storage, Format::from_name("qcow2").unwrap(), None) else {
+/// Maps and reads it.
+fn read(memory: &Arc<MemoryStorage>, format: Format) {
+    let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(memory);
+    let Ok(image) = formats::open(storage, format, None) else {
         return;
     };
     let mut at = 0;
@@ -32,6 +32,13 @@ fuzz_target!(|bytes: &[u8]| {
         let length = extent.length.min(PIECE) as usize / 512 * 512;
         let _ = image.read_at(GuestOffset(at), &mut buffer[..length]);
         at += extent.length;
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    for format in FORMATS {
+        read(&memory, *format);
     }
     assert_eq!(memory.count(Operation::Write), 0);
 });

@@ -43,3 +43,18 @@ make all cluster_size=512
 qemu-img snapshot -c before all
 qemu-img bitmap --add -g 512 all bits
 qemu-io -f qcow2 -c 'write -q -P 0xad 1k 1k' -c 'write -q -z 9k 1k' all
+
+# Blocks have 1 MiB; of the last one only the 4 KiB are there that the disk has. Identifiers are fixed.
+make_vdi() {
+    rm -f "$1"
+    qemu-img create -q -f vdi -o "static=$2" "$1" "$3"
+    printf '0123456789abcdef0123456789ABCDEF' | dd of="$1" bs=1 seek=392 conv=notrunc status=none
+}
+make_vdi vdi off 3149824
+qemu-io -f vdi -c 'write -q -P 0xda 3145728 4k' vdi
+# The second block was given back.
+printf '\376' | dd of=vdi bs=1 seek=516 conv=notrunc status=none
+truncate -s 5120 vdi
+make_vdi vdi-static on 4k
+qemu-io -f vdi -c 'write -q -P 0xda 512 1k' vdi-static
+truncate -s 5120 vdi-static
