@@ -54,6 +54,7 @@ mod signals;
 mod snapshots;
 mod stable;
 mod system_calls;
+mod timed;
 mod traced;
 mod vdi;
 mod warnings;
@@ -61,7 +62,9 @@ mod write;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
+
+use timed::trial;
 
 /// The oldest version whose behaviour the tests know.
 const OLDEST: u32 = 10;
@@ -85,20 +88,6 @@ fn oracle_version() -> Result<u32, String> {
         }
     }
     Ok(OLDEST)
-}
-
-/// A test that uses the oracle; a panic is its failure.
-fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        let test = std::panic::AssertUnwindSafe(test);
-        std::panic::catch_unwind(test).map_err(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Failed::from(text.unwrap_or_else(|| "panicked".to_owned()))
-        })
-    })
 }
 
 fn main() -> ExitCode {
@@ -169,5 +158,7 @@ fn main() -> ExitCode {
             }));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    timed::print_slowest();
+    conclusion.exit_code()
 }
