@@ -8,7 +8,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, run, write_disk};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::{system_calls, trial};
 
 const REFUSALS: [&str; 7] = [

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Ran, write_disk};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::trial;
 
 /// Calls, on the files that [`files`] makes.

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Ran, same_contents, write_disk};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::trial;
 
 /// Calls that only look at images.

@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, qemu_io, run, same_contents, write_disk};
-use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

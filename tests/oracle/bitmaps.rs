@@ -11,8 +11,8 @@ use cowhide::units::GuestOffset;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, run};
-use crate::matrix::{ours, qemu_img, same_answer};
 use crate::power_cut::Subject;
+use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -171,7 +171,7 @@ fn convert_into() {
     std::fs::copy(folder.join("ours.qcow2"), folder.join("theirs.qcow2")).unwrap();
     std::fs::write(folder.join("data.raw"), Noise(1).bytes(1_300_480)).unwrap();
     let tools = [
-        ("ours.qcow2", ours as crate::matrix::Tool),
+        ("ours.qcow2", ours as crate::tools::Tool),
         ("theirs.qcow2", qemu_img),
     ];
     for (image, tool) in tools {
@@ -232,7 +232,7 @@ fn copied(options: &str) {
     );
     let mut images = Vec::new();
     for (image, tool) in [
-        ("o.qcow2", ours as crate::matrix::Tool),
+        ("o.qcow2", ours as crate::tools::Tool),
         ("t.qcow2", qemu_img),
     ] {
         let options = options.replace("t.data", &format!("{image}.data"));

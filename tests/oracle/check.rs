@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, write_disk};
-use crate::matrix::{Tool, ours, qemu_img};
+use crate::tools::{Tool, ours, qemu_img};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{run, write_disk};
-use crate::matrix::{SECRET, ours, qemu_img, spec, to_raw};
+use crate::tools::{SECRET, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, qemu_io, run, write_disk};
-use crate::matrix::{SECRET, ours, qemu_img, same_answer, spec};
+use crate::tools::{SECRET, ours, qemu_img, same_answer, spec};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

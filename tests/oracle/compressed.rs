@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{real_disk, same_contents, write_disk};
-use crate::matrix::{SECRET, Tool, checks_agree, ours, qemu_img, spec, to_raw};
+use crate::tools::{SECRET, Tool, checks_agree, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -15,7 +15,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::common::Noise;
-use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 /// What is given with `-o`.

@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use crate::common::Noise;
 use crate::features::{bitmaps, noise};
-use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
 use crate::random_images::{Made, header, make_chain};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 /// How many chains are made, and how many images out of each.

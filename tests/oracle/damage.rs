@@ -17,7 +17,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, qemu_io, run};
-use crate::matrix::{SECRET, ours, qemu_img};
+use crate::tools::{SECRET, ours, qemu_img};
 use crate::trial;
 
 /// How often each kind of image is damaged.

@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use crate::common::{COWHIDE, Noise, Ran, qemu_io};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::trial;
 
 /// Makes a file to be named by its descriptor.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, qemu_io, run, write_disk};
-use crate::matrix::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::write_disk;
-use crate::matrix::{Tool, ours, qemu_img};
+use crate::tools::{Tool, ours, qemu_img};
 use crate::trial;
 
 /// A call, with `@` where the option goes, and the names of the option: those that both know, and those

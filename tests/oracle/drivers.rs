@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 
 use crate::common::{Ran, same_contents, write_disk};
 use crate::devices::Device;
-use crate::matrix::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::write_disk;
-use crate::matrix::{SECRET, ours, qemu_img};
+use crate::tools::{SECRET, ours, qemu_img};
 use crate::trial;
 
 /// Calls that fail, on the files that [`files`] makes.

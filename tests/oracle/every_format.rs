@@ -18,7 +18,7 @@ use cowhide::storage::MemoryStorage;
 use libtest_mimic::Trial;
 
 use crate::common::{Ran, run, same_contents, write_disk};
-use crate::matrix::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same_answer};
 use crate::trial;
 
 /// Sizes of disks, odd ones and one of no bytes among them.

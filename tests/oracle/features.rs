@@ -18,9 +18,9 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, Ran, run, same_contents};
-use crate::matrix::{Tool, ours, qemu_img, same_answer};
 use crate::power_cut::kept::{self, Bits};
 use crate::random_images::{Made, header, make_chain, make_image};
+use crate::tools::{Tool, ours, qemu_img, same_answer};
 use crate::trial;
 
 /// How many images are made.

@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{run, write_disk};
-use crate::matrix::{SECRET, Tool, ours, qemu_img, same_answer};
+use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -4,7 +4,7 @@
 use libtest_mimic::Trial;
 
 use crate::common::{real_disk, run, write_disk};
-use crate::matrix::{SECRET, ours, qemu_img, spec, to_raw};
+use crate::tools::{SECRET, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -212,7 +212,7 @@ fn never_compressed() {
         assert!(std::fs::read(folder.join("x.qcow2")).unwrap() == before);
     }
     std::fs::write(folder.join("x.raw"), vec![0; 1 << 20]).unwrap();
-    crate::matrix::same_answer(
+    crate::tools::same_answer(
         folder,
         &["convert", "-n", "-c", "-O", "raw", "disk.raw", "x.raw"],
     );

@@ -9,7 +9,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, run, same_contents};
-use crate::matrix::{SECRET, ours, qemu_img};
+use crate::tools::{SECRET, ours, qemu_img};
 use crate::trial;
 
 /// Makes the image `x` in a folder.

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::common::{COWHIDE, Noise, Ran, run, until_it_has, write_disk};
-use crate::matrix::{ours, qemu_img};
+use crate::tools::{ours, qemu_img};
 use crate::trial;
 
 /// How an image is held: what `qemu-io` is called with, and the calls that are compared meanwhile.

@@ -8,7 +8,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::write_disk;
-use crate::matrix::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
 /// How many images are above the raw disk.

@@ -55,6 +55,7 @@ mod snapshots;
 mod stable;
 mod system_calls;
 mod timed;
+mod tools;
 mod traced;
 mod vdi;
 mod warnings;

@@ -4,55 +4,9 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{COWHIDE, Ran, run, same_contents, write_disk};
+use crate::common::{same_contents, write_disk};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec, to_raw};
 use crate::trial;
-
-pub const SECRET: &str = "secret,id=s,data=correct horse battery";
-
-/// Runs one of the two tools in a folder.
-pub type Tool = fn(&Path, &[&str]) -> Ran;
-
-pub fn qemu_img(folder: &Path, args: &[&str]) -> Ran {
-    run(folder, "qemu-img", args)
-}
-
-pub fn ours(folder: &Path, args: &[&str]) -> Ran {
-    run(folder, COWHIDE, args)
-}
-
-/// Asserts that both tools print the same, end with the same status and, but for their names, complain
-/// of the same.
-pub fn same_answer(folder: &Path, args: &[&str]) {
-    let (ours, theirs) = (ours(folder, args), qemu_img(folder, args));
-    assert_eq!(ours.stdout, theirs.stdout, "{args:?}: {ours:?}");
-    assert_eq!(ours.status, theirs.status, "{args:?}: {ours:?}");
-    let complaint = theirs.stderr.replace("qemu-img", "cowhide");
-    assert_eq!(ours.stderr, complaint, "{args:?}");
-}
-
-/// Converts an image, named by its options, to a raw file.
-pub fn to_raw(tool: Tool, folder: &Path, image: &str, raw: &str) {
-    let args = ["convert", "--object", SECRET, "--image-opts", image];
-    tool(folder, &[&args[..], &["-O", "raw", raw]].concat()).ok();
-}
-
-/// Asserts that both tools say the same of a clean image, in both forms.
-pub fn checks_agree(folder: &Path, image: &str) {
-    for output in ["--output=human", "--output=json"] {
-        let args = ["check", output, "--object", SECRET, "--image-opts", image];
-        assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
-    }
-}
-
-/// How an image is named to both tools, encrypted or not.
-pub fn spec(name: &str, format: &str, encrypted: bool) -> String {
-    let key = if encrypted {
-        ",encrypt.key-secret=s"
-    } else {
-        ""
-    };
-    format!("driver={format},file.filename={name}{key}")
-}
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();

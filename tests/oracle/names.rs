@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 
 use self::tables::{NAMES, OPTIONS};
 use crate::common::write_disk;
-use crate::matrix::{SECRET, Tool, ours, qemu_img};
+use crate::tools::{SECRET, Tool, ours, qemu_img};
 use crate::trial;
 
 /// Both tools refuse these; only the beginning of what they say is the same.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, same_contents, write_disk};
-use crate::matrix::{SECRET, Tool, ours, qemu_img, spec};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

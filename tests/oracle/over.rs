@@ -8,7 +8,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Ran, qemu_io, same_contents};
-use crate::matrix::{ours, qemu_img};
+use crate::tools::{ours, qemu_img};
 use crate::trial;
 
 /// The size of the disks.

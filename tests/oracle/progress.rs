@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, until_it_has, write_disk};
-use crate::matrix::{Tool, ours, qemu_img};
+use crate::tools::{Tool, ours, qemu_img};
 use crate::trial;
 
 /// Calls that say the same to the byte, on both outputs.

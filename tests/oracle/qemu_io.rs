@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, run, same_contents};
-use crate::matrix::{SECRET, checks_agree, ours, qemu_img, spec, to_raw};
+use crate::tools::{SECRET, checks_agree, ours, qemu_img, spec, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{Noise, run, write_disk};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 
 /// An image that was made.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Trial;
 
-use crate::matrix::{SECRET, Tool, ours, qemu_img};
+use crate::tools::{SECRET, Tool, ours, qemu_img};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -4,7 +4,7 @@
 use libtest_mimic::Trial;
 
 use crate::common::{real_disk, same_contents, type_new_password};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, run, write_disk};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::trial;
 
 /// A test, in the folder of a mounted file system.

@@ -10,8 +10,8 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, run};
-use crate::matrix::qemu_img;
 use crate::system_calls::can_be_traced;
+use crate::tools::qemu_img;
 use crate::trial;
 
 /// What changes a file. The last one gives a target its final length, or none.

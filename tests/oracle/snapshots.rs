@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::COWHIDE;
-use crate::matrix::{ours, qemu_img};
+use crate::tools::{ours, qemu_img};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -10,7 +10,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, run, write_disk};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::{system_calls, trial};
 
 const MODES: [&str; 6] = [

@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, run};
-use crate::matrix::qemu_img;
+use crate::tools::qemu_img;
 use crate::{system_calls, trial};
 
 pub fn trials() -> Vec<Trial> {

@@ -9,7 +9,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::matrix::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
 /// Where fields of the header stand, in bytes.
@@ -67,7 +67,7 @@ fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
 }
 
 /// Converts `x.vdi` to `back.raw`, for which the tool must end with that status.
-fn to_raw(folder: &Path, tool: crate::matrix::Tool, status: i32) -> Option<Vec<u8>> {
+fn to_raw(folder: &Path, tool: crate::tools::Tool, status: i32) -> Option<Vec<u8>> {
     let back = folder.join("back.raw");
     let _ = fs::remove_file(&back);
     let args = ["convert", "-f", "vdi", "-O", "raw", "x.vdi", "back.raw"];
@@ -83,7 +83,7 @@ fn new_images() {
     for size in ["0", "1", "1000", "1M", "3M", "130M"] {
         for kind in ["off", "on"] {
             let kind = format!("static={kind}");
-            for (tool, name) in [(ours as crate::matrix::Tool, "ours"), (qemu_img, "theirs")] {
+            for (tool, name) in [(ours as crate::tools::Tool, "ours"), (qemu_img, "theirs")] {
                 tool(
                     folder,
                     &["create", "-q", "-f", "vdi", "-o", &kind, name, size],

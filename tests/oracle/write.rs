@@ -9,8 +9,8 @@ use cowhide::storage::MemoryStorage;
 use libtest_mimic::Trial;
 
 use crate::common::{run, same_contents, write_disk};
-use crate::matrix::{SECRET, qemu_img, spec, to_raw};
 use crate::power_cut::Subject;
+use crate::tools::{SECRET, qemu_img, spec, to_raw};
 use crate::trial;
 
 /// A kind of image: its name, the options that make it, and what is special about it.
