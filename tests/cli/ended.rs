@@ -1,15 +1,13 @@
 //! The real binary when it is ended from outside, or may not do all that it wants: what it says, and what it
 //! leaves of its target.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{COWHIDE, Noise, cowhide, has_unnamed_files, real_disk, until_it_said};
+use crate::common::{COWHIDE, Noise, cowhide, has_unnamed_files, real_disk, until_it_said};
 
 /// A folder with the real disk image as `disk1.img` and a password in `pw`.
 fn folder() -> tempfile::TempDir {
@@ -115,7 +113,7 @@ fn a_limit_on_the_length_of_files_is_reported_also_with_an_existing_target() {
     ] {
         // The signal isn't ignored here.
         let script = format!("ulimit -f 400; exec {COWHIDE} {args}");
-        common::run(folder, "sh", ["-c", &script]).fails(1, "File too large");
+        crate::common::run(folder, "sh", ["-c", &script]).fails(1, "File too large");
     }
 }
 
@@ -138,7 +136,7 @@ fn a_directory_that_may_not_be_read_takes_new_images() {
         if fs::metadata("/proc/self/status").unwrap().uid() == 0 {
             command.uid(65534).gid(65534);
         }
-        assert_eq!(common::Ran::from(command.output().unwrap()).ok(), "");
+        assert_eq!(crate::common::Ran::from(command.output().unwrap()).ok(), "");
     }
     fs::set_permissions(folder.join("drop"), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(names(&folder.join("drop")), ["a", "b", "c", "d"]);

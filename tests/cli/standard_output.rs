@@ -1,14 +1,12 @@
 //! Standard output that is full, closed, or whose reader went away: the work is done all the same, a lost report
 //! is told of, and no command's status means anything else than it does otherwise.
 
-mod common;
-
 use std::fs;
 use std::io::pipe;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{COWHIDE, Ran, cowhide, write_disk};
+use crate::common::{COWHIDE, Ran, cowhide, write_disk};
 
 const CLUSTER: usize = 64 << 10;
 const FULL: &str = "writing to standard output: No space left on device";

@@ -1,13 +1,11 @@
 //! What is named by the number of an open descriptor is what the caller left open there, from where it
 //! stands: never one of the files that the program opens itself.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{COWHIDE, Ran, cowhide, write_disk};
+use crate::common::{COWHIDE, Ran, cowhide, write_disk};
 
 const ENCRYPT: &str = "convert --encrypt aes -O qcow2 disk.raw";
 
@@ -83,7 +81,7 @@ fn sockets_give_passwords_even_those_that_do_not_wait() {
     std::io::Write::write_all(&mut one, b"correct horse").unwrap();
     drop(one);
     Ran::from(child.wait_with_output().unwrap()).ok();
-    assert!(common::same_contents(
+    assert!(crate::common::same_contents(
         &folder.join("x"),
         &folder.join("right")
     ));

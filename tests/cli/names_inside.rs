@@ -2,12 +2,10 @@
 //! files, snapshots, bitmaps and features. Whatever they are, no command sends a control character to the
 //! terminal, or prints a line more than it would for a harmless name; and JSON stays JSON.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{COWHIDE, Ran, run};
+use crate::common::{COWHIDE, Ran, run};
 
 /// Names of four bytes each: a harmless one, those that move the cursor, begin a line or turn the text around,
 /// and those that are no UTF-8 or end a string.

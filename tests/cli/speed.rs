@@ -1,14 +1,12 @@
 //! `cowhide speed`: that it measures everything and says so in the agreed form. What it measures is
 //! never judged here: no test may depend on how busy the machine is.
 
-mod common;
-
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::{COWHIDE, Ran};
+use crate::common::{COWHIDE, Ran};
 use cowhide::crypto::{BACKEND_VARIABLE, Backend};
 use serde_json::Value;
 
@@ -159,14 +157,14 @@ fn what_cannot_be_is_refused() {
         ("speed --threads 0", "--threads expects a number"),
         ("speed --threads 100000", "--threads expects a number"),
     ] {
-        common::cowhide(folder, args).fails(1, message);
+        crate::common::cowhide(folder, args).fails(1, message);
     }
     for (args, message) in [
         ("speed disk.img", "Unexpected argument: disk.img"),
         ("speed --output=xml", "--output expects"),
         ("speed --seconds soon", "invalid value 'soon'"),
     ] {
-        let ran = common::cowhide(folder, args);
+        let ran = crate::common::cowhide(folder, args);
         assert_eq!(ran.status, Some(1));
         assert!(ran.stderr.starts_with("cowhide"), "{ran:?}");
         assert!(ran.stderr.contains(message), "{ran:?}");

@@ -1,7 +1,5 @@
 //! What the program gives up while it looks at an image, seen from outside.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
@@ -9,7 +7,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{COWHIDE, Noise, cowhide};
+use crate::common::{COWHIDE, Noise, cowhide};
 
 /// A line of the status of a process.
 fn status(process: &str, name: &str) -> Option<u64> {

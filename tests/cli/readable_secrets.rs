@@ -1,12 +1,10 @@
 //! A file with a password that other users may read: a person at a terminal is told, a script never is.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use common::{cowhide, type_at, write_disk};
+use crate::common::{cowhide, type_at, write_disk};
 
 const WARNING: &str = "warning: other users may read the password in 'pw' (chmod 600)";
 

@@ -3,13 +3,11 @@
 //! Each line is what one of them does, as a shell would: they find what this version has, and don't find
 //! what it hasn't.
 
-mod common;
-
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use common::{COWHIDE, Ran};
+use crate::common::{COWHIDE, Ran};
 
 /// What programs look for, and find.
 const FOUND: &[(&str, &str)] = &[

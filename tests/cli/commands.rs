@@ -1,14 +1,12 @@
 //! The real binary, without any oracle: the main job, every way to give a password, and what is
 //! left behind when something goes wrong.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::{
+use crate::common::{
     COWHIDE, SEED, cowhide, cowhide_with_input, real_disk, same_contents, type_at,
     type_new_password, write_disk,
 };
@@ -81,7 +79,7 @@ fn every_way_to_give_a_password_is_the_same_password() {
     let run = |args: &str| cowhide(folder, args).ok();
     run("convert --encrypt aes --password-file pw -O qcow2 disk1.img a.qcow2");
     let object = "secret,id=s,data=correct horse";
-    common::run(
+    crate::common::run(
         folder,
         COWHIDE,
         [
@@ -138,7 +136,7 @@ fn every_cipher_backend_writes_the_same_image() {
             .current_dir(folder)
             .output()
             .unwrap();
-        common::Ran::from(output).ok();
+        crate::common::Ran::from(output).ok();
         images.push(fs::read(folder.join(backend.name())).unwrap());
     }
     assert!(images.len() >= 2 && images.iter().all(|image| *image == images[0]));
@@ -150,7 +148,7 @@ fn every_cipher_backend_writes_the_same_image() {
         .current_dir(folder)
         .output()
         .unwrap();
-    common::Ran::from(output).fails(1, "unknown cipher backend 'enigma'");
+    crate::common::Ran::from(output).fails(1, "unknown cipher backend 'enigma'");
     assert!(!folder.join("x.qcow2").exists());
 }
 
@@ -300,7 +298,7 @@ fn a_full_disk_leaves_nothing_new_and_keeps_the_source() {
     let folder = folder.path();
     let disk = fs::read(folder.join("disk1.img")).unwrap();
     // A limit on the length of files fails writes as a full disk does, without needing one.
-    let run = |args: &str| -> common::Ran {
+    let run = |args: &str| -> crate::common::Ran {
         Command::new("sh")
             .arg("-c")
             .arg(format!(
@@ -360,7 +358,7 @@ fn a_bad_source_leaves_an_existing_target_alone() {
 #[test]
 fn a_closed_or_full_output_is_a_failure_without_a_panic() {
     let folder = folder();
-    let output = |script: &str| -> common::Ran {
+    let output = |script: &str| -> crate::common::Ran {
         Command::new("sh")
             .arg("-c")
             .arg(script)
@@ -388,7 +386,7 @@ fn names_that_are_no_utf8_work() {
     let folder = folder.path();
     let odd = OsStr::from_bytes(b"odd-\xff\xfe.qcow2");
     let word = OsStr::new;
-    common::run(
+    crate::common::run(
         folder,
         COWHIDE,
         [
@@ -400,8 +398,8 @@ fn names_that_are_no_utf8_work() {
         ],
     )
     .ok();
-    common::run(folder, COWHIDE, [word("check"), odd]).ok();
-    common::run(folder, COWHIDE, [word("convert"), odd, word("back.img")]).ok();
+    crate::common::run(folder, COWHIDE, [word("check"), odd]).ok();
+    crate::common::run(folder, COWHIDE, [word("convert"), odd, word("back.img")]).ok();
     assert!(same_contents(
         &folder.join("disk1.img"),
         &folder.join("back.img")
@@ -491,7 +489,7 @@ fn help_and_version_have_what_scripts_look_for() {
     let folder = folder.path();
     std::os::unix::fs::symlink(COWHIDE, folder.join("qemu-img")).unwrap();
     let qemu_img = folder.join("qemu-img");
-    let called = |word: &str| common::run(folder, qemu_img.to_str().unwrap(), [word]).ok();
+    let called = |word: &str| crate::common::run(folder, qemu_img.to_str().unwrap(), [word]).ok();
     let version = called("--version");
     assert!(version.starts_with("qemu-img version 10."), "{version}");
     assert_eq!(version.lines().count(), 1);
@@ -615,7 +613,7 @@ fn a_map_whose_reader_goes_away_ends_in_silence() {
     cowhide(folder, convert).ok();
     assert!(cowhide(folder, "map striped.qcow2").ok().len() > 200_000);
     let script = format!("{COWHIDE} map striped.qcow2 | head -n 1");
-    let ran = common::run(folder, "sh", ["-c", &script]);
+    let ran = crate::common::run(folder, "sh", ["-c", &script]);
     assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
     assert_eq!(ran.stderr, "");
 }
