@@ -1,7 +1,7 @@
 //! The disk of an image as a storage, for an image inside of it.
 //!
-//! A format inside a format needs no code in either: the outer one is opened as any image is, and what reads the
-//! inner one sees its disk as a run of bytes. It is only read.
+//! A format inside a format needs no code in either. The outer image is opened as any image is, and the
+//! driver of the inner one sees its disk as a run of bytes. It is only read.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -23,7 +23,7 @@ pub struct ImageStorage {
 }
 
 impl ImageStorage {
-    /// The disk of `image`, which is made of these files and which messages call `name`.
+    /// Makes a storage of the disk of `image`, which is made of these files and which messages call `name`.
     pub fn new(
         image: Arc<dyn Image>,
         files: Vec<Arc<dyn Storage>>,

@@ -1,4 +1,4 @@
-//! Persistent bitmaps, whatever the format: which parts of a disk changed since somebody last looked.
+//! Persistent bitmaps, whatever the format: the parts of a disk that changed since somebody last looked.
 
 use std::sync::Arc;
 
@@ -18,14 +18,15 @@ pub trait Bitmaps {
     /// flushes reach the storage.
     ///
     /// # Errors
-    /// Returns an error if a name is taken or there is no room, and nothing was written then; or if the metadata of
-    /// either image is damaged, or the system's error.
+    /// Returns an error if a name is taken or there is no room, and nothing was written then. Returns an
+    /// error if the metadata of either image is damaged, or the system's error.
     fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()>;
 }
 
 /// The bits of a bitmap, eight in a byte, the first one in the lowest place.
 pub trait BitmapBits: Send + Sync {
-    /// Reads bytes of bits from byte `offset` on; `false` when none is set. Beyond the bitmap's end there are none.
+    /// Reads bytes of bits from byte `offset` on and returns `false` if none is set. Beyond the bitmap's end
+    /// there are none.
     ///
     /// # Errors
     /// Returns an error if the bits can't be read or found.
@@ -37,18 +38,18 @@ pub trait BitmapBits: Send + Sync {
 pub struct PersistentBitmap {
     /// Its name.
     pub name: Vec<u8>,
-    /// How many bytes of the disk one bit stands for; a power of two from 512 bytes to 2 GiB.
+    /// The number of bytes of the disk that one bit stands for: a power of two from 512 bytes to 2 GiB.
     pub granularity: u64,
-    /// A program had it in use and didn't store it, so that the bits are out of date.
+    /// True if a program had it in use and didn't store it, so that the bits are out of date.
     pub in_use: bool,
-    /// QEMU keeps it up to date from when it opens the image.
+    /// True if QEMU keeps it up to date from when it opens the image.
     pub auto: bool,
     /// Its bits.
     pub bits: Arc<dyn BitmapBits>,
 }
 
 impl PersistentBitmap {
-    /// The bitmap as reports have it.
+    /// Returns the bitmap as reports have it.
     pub fn info(&self) -> BitmapInfo {
         let flags = [(self.in_use, "in-use"), (self.auto, "auto")];
         BitmapInfo {
@@ -69,6 +70,6 @@ pub struct BitmapInfo {
     pub flags: Vec<&'static str>,
     /// Its name.
     pub name: String,
-    /// How many bytes of the disk one bit stands for.
+    /// The number of bytes of the disk that one bit stands for.
     pub granularity: u64,
 }

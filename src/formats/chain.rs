@@ -1,8 +1,8 @@
 //! An image with the images below it: its backing file, that one's, and so on.
 //!
-//! What an image doesn't store is read from the next one below; what the last one doesn't store reads
-//! as zeroes. A backing file may be smaller than the image above it, and then what lies beyond its end
-//! reads as zeroes, as if it were stored there; it may be bigger, and then its tail isn't seen.
+//! Parts that an image doesn't store are read from the next one below; parts that the last one doesn't store
+//! read as zeroes. A backing file may be smaller than the image above it: everything beyond its end reads as
+//! zeroes, as if it were stored there. It may be bigger: its tail isn't seen.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// `top` with the images `below` it, the nearest first.
+    /// Makes a chain of `top` and the images `below` it, the nearest first.
     pub fn new(top: Arc<dyn Image>, below: Vec<Arc<dyn Image>>) -> Self {
         Self { top, below }
     }
 
-    /// The image at `depth`: 0 is the top.
+    /// Returns the image at `depth`: 0 is the top.
     pub fn layer(&self, depth: usize) -> Option<&dyn Image> {
         match depth.checked_sub(1) {
             None => Some(self.top.as_ref()),
@@ -31,12 +31,12 @@ impl Chain {
         }
     }
 
-    /// How many images there are, at least 1.
+    /// Returns the number of images, at least 1.
     pub fn depth(&self) -> usize {
         1 + self.below.len()
     }
 
-    /// The part of this chain from `depth` on; `None` beyond the last image.
+    /// Returns the part of this chain from `depth` on; `None` beyond the last image.
     pub fn from_depth(&self, depth: usize) -> Option<Self> {
         let Some(below) = depth.checked_sub(1) else {
             return Some(Self::new(Arc::clone(&self.top), self.below.clone()));
@@ -45,7 +45,8 @@ impl Chain {
         Some(Self::new(Arc::clone(top), below.to_vec()))
     }
 
-    /// What the topmost image says that says anything; `ask` asks one of them, for so many bytes at most.
+    /// Returns the answer of the topmost image that says anything; `ask` asks one of them, for so many bytes
+    /// at most.
     fn status(
         &self,
         offset: GuestOffset,
@@ -54,8 +55,8 @@ impl Chain {
     ) -> Result<Status> {
         let mut status = ask(self.top.as_ref(), limit)?;
         for (depth, image) in (1..).zip(&self.below) {
-            // What lies beyond a backing file's end reads as zeroes because the image above says
-            // nothing of it: it is that one's.
+            // Beyond a backing file's end the disk reads as zeroes, because the image above says nothing of
+            // it: it is that one's.
             if status.present || offset.0 >= image.size() {
                 break;
             }
@@ -68,11 +69,11 @@ impl Chain {
         Ok(status)
     }
 
-    /// As [`Image::extent_at`], but seen by the topmost `layers` images alone: what none of them
-    /// stores is [`ExtentKind::Unallocated`].
+    /// Returns the extent that [`Image::extent_at`] does, but as seen by the topmost `layers` images alone:
+    /// parts that none of them stores are [`ExtentKind::Unallocated`].
     ///
     /// # Errors
-    /// As [`Image::extent_at`].
+    /// Returns an error as [`Image::extent_at`] does.
     pub fn extent_above(&self, layers: usize, offset: GuestOffset, limit: u64) -> Result<Extent> {
         let mut extent = self.top.extent_at(offset, limit)?;
         for (depth, image) in (1..layers).zip(&self.below) {
@@ -94,24 +95,25 @@ impl Chain {
     }
 }
 
-/// A chain of which only the topmost image counts as storing anything, for a copy that leaves the rest to
-/// what it is put over. Where there is nothing below the topmost image there is nothing to leave: that is
-/// zero, as what it says itself.
+/// A chain of which only the topmost image counts as storing anything, for a copy that leaves the rest to the
+/// target's backing file. Where there is nothing below the topmost image, there is nothing to leave: parts
+/// that it doesn't store are zero.
 ///
-/// Where exactly the backing file of a bigger image ends `qemu-img` doesn't ask. What isn't stored counts as
-/// zero if it starts beyond that end, so the answer depends on where its questions start: behind what is
-/// stored in another way, where a part of the tables ends that it looks at as one, and where what the
-/// target is over ends.
+/// `qemu-img` doesn't ask where exactly the backing file of a bigger image ends. Parts that aren't stored
+/// count as zero if they start beyond that end, so the answer depends on where its questions start. They
+/// start behind parts that are stored in another way, where a part of the tables ends that it looks at as
+/// one, and where the target's backing file ends.
 pub struct TopOnly {
     chain: Arc<Chain>,
-    /// What is read.
+    /// The chain that is read.
     reads: Arc<Chain>,
-    /// The size in bytes of what the target is over; 0 where that is nothing.
+    /// The size of the target's backing file in bytes; 0 where it has none.
     below_target: u64,
 }
 
 impl TopOnly {
-    /// `chain`, which is read as it is. What the target is over has `below_target` bytes.
+    /// Makes one of `chain`, which is read as it is, for a target whose backing file has `below_target`
+    /// bytes.
     pub fn new(chain: Arc<Chain>, below_target: u64) -> Self {
         let reads = Arc::clone(&chain);
         Self {
@@ -121,7 +123,8 @@ impl TopOnly {
         }
     }
 
-    /// `chain`, read as if its topmost image were over `base`, which is what the target is over.
+    /// Makes one of `chain`, read as if its topmost image were over `base`, which is the target's backing
+    /// file.
     pub fn over(chain: Arc<Chain>, base: Arc<Chain>) -> Self {
         let below_target = base.size();
         let reads = Arc::new(Chain::new(Arc::clone(&chain.top), vec![base]));

@@ -1,4 +1,4 @@
-//! The check of an image's metadata: does it agree with itself, and can it be repaired?
+//! The check of an image's metadata, whether it agrees with itself, and its repair.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ pub trait Check {
     /// Checks the image; `on_event` is told of each finding when it is found.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if structures can't be read at all, so that nothing can be said of
-    /// what they would refer to.
+    /// Returns the system's error. Returns an error if structures can't be read at all, so that nothing can
+    /// be said of the clusters that they would refer to.
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport>;
 
     /// Returns true if anything can be repaired.
@@ -18,8 +18,8 @@ pub trait Check {
         true
     }
 
-    /// Checks the image and repairs `what`. If anything is repaired, the report is that of a second check, with
-    /// what was repaired.
+    /// Checks the image and repairs `what`. If anything is repaired, the report is that of a second check,
+    /// with the numbers of repairs.
     ///
     /// # Errors
     /// Returns an error as [`check`](Self::check) does, or if the repair can't be written.
@@ -30,7 +30,7 @@ pub trait Check {
     ) -> Result<CheckReport>;
 }
 
-/// What is repaired.
+/// The findings that are repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
     /// Leaks only: space that is counted as used and isn't.
@@ -42,25 +42,25 @@ pub enum Repair {
 /// A line that a check says.
 pub type CheckEvent<'a> = dyn fmt::Display + 'a;
 
-/// What a check found, in numbers, as QEMU's `ImageCheck` has them.
+/// The findings of a check in numbers, as QEMU's `ImageCheck` has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// How many things are wrong.
+    /// The number of errors.
     pub corruptions: u64,
-    /// How many clusters are counted too often.
+    /// The number of clusters that are counted too often.
     pub leaks: u64,
-    /// How many things were wrong and have been repaired.
+    /// The number of errors that have been repaired.
     pub corruptions_fixed: u64,
-    /// How many clusters were counted too often and have been repaired.
+    /// The number of clusters that were counted too often and have been repaired.
     pub leaks_fixed: u64,
-    /// Where the last cluster in use ends, in bytes.
+    /// The end of the last cluster in use, in bytes.
     pub image_end_offset: u64,
-    /// How many clusters the virtual disk has.
+    /// The number of clusters of the virtual disk.
     pub total_clusters: u64,
-    /// How many of them are stored.
+    /// The number of them that are stored.
     pub allocated_clusters: u64,
-    /// How many of those don't stand right behind the one before.
+    /// The number of those that don't stand right behind the one before.
     pub fragmented_clusters: u64,
-    /// How many of those are compressed.
+    /// The number of those that are compressed.
     pub compressed_clusters: u64,
 }

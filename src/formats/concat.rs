@@ -8,13 +8,14 @@ use crate::units::GuestOffset;
 
 /// Disks one after the other.
 pub struct Concatenation {
-    /// Where each disk starts, and the disk.
+    /// The offset at which each disk starts, and the disk.
     parts: Vec<(u64, Arc<dyn Image>)>,
     size: u64,
 }
 
 impl Concatenation {
-    /// The disks in that order. `None` when together they are larger than 2^63 − 1 bytes.
+    /// Puts the disks together in that order. Returns `None` when together they are larger than
+    /// 2^63 − 1 bytes.
     pub fn new(images: Vec<Arc<dyn Image>>) -> Option<Self> {
         let mut parts = Vec::with_capacity(images.len());
         let mut size = 0u64;
@@ -25,7 +26,7 @@ impl Concatenation {
         (size <= i64::MAX.cast_unsigned()).then_some(Self { parts, size })
     }
 
-    /// The disk that holds `offset`, and where it starts.
+    /// Returns the disk that holds `offset`, and the offset at which it starts.
     fn part_at(&self, offset: GuestOffset) -> Option<&(u64, Arc<dyn Image>)> {
         let next = self.parts.partition_point(|(start, _)| *start <= offset.0);
         self.parts.get(next.checked_sub(1)?)

@@ -1,9 +1,9 @@
-//! What a format says of itself, and what a file of a format says of its image.
+//! The interface of an image format, and of a file that is of one.
 //!
-//! A [`FormatDriver`] stands for a format, an [`ImageFile`] for a file that is of it and whose header has been
-//! read. Between the two steps, [`FormatDriver::load`] and [`ImageFile::open`], stands all that isn't the
-//! format's to decide: which names may be followed, which password, which lock, and when privileges are given
-//! up. Reports, checks and lists of snapshots end with the first step. They never open the disk.
+//! A [`FormatDriver`] stands for a format, an [`ImageFile`] for a file that is of it and whose header has
+//! been read. All that isn't the format's to decide happens between the two steps, [`FormatDriver::load`] and
+//! [`ImageFile::open`]. That is which names may be followed, which password, which lock, and when privileges
+//! are given up. Reports, checks and lists of snapshots end with the first step. They never open the disk.
 
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
@@ -30,24 +30,25 @@ pub trait FormatDriver: Sync {
     /// The name by which users and `qemu-img` know the format.
     fn name(&self) -> &'static str;
 
-    /// What can be had of the format at all.
+    /// Returns the features that the format has at all.
     fn capabilities(&self) -> Capabilities;
 
-    /// How sure its first bytes make it that a file is of this format, as QEMU's drivers score it: 0 for not at
-    /// all, 1 for anything, 100 for a mark. `start` has 512 bytes, or all of a file that is shorter.
+    /// Returns the certainty, from its first bytes, that a file is of this format. It is scored as by QEMU's
+    /// drivers: 0 for not at all, 1 for anything, 100 for a mark. `start` has 512 bytes, or all of a file
+    /// that is shorter.
     fn probe(&self, start: &[u8]) -> u8;
 
-    /// The options that a node of this format may be given.
+    /// Returns the options that a node of this format may be given.
     fn open_options(&self) -> &'static [OptionSpec] {
         &[]
     }
 
-    /// Those of them that reports repeat in an image's name.
+    /// Returns those of them that reports repeat in an image's name.
     fn shown_options(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// Checks those of them that need no image for it.
+    /// Checks those of [the options](Self::open_options) that need no image for it.
     ///
     /// # Errors
     /// Returns an error if values are out of range or exclude each other.
@@ -56,23 +57,23 @@ pub trait FormatDriver: Sync {
         Ok(())
     }
 
-    /// By which names options call other files that hold parts of an image.
+    /// Returns the names by which options call other files that hold parts of an image.
     fn roles(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The part of its file that the disk is in, where options name one.
+    /// Returns the part of its file that the disk is in, where options name one.
     fn window(&self, options: &Values) -> Option<WindowRange> {
         let _ = options;
         None
     }
 
-    /// The options that a new image may be given, in the order in which `Formatting '…'` prints them.
+    /// Returns the options that a new image may be given, in the order in which `Formatting '…'` prints them.
     fn create_options(&self) -> &'static [OptionSpec] {
         &[]
     }
 
-    /// Checks what a new image is to be. Nothing is written, and no file is made.
+    /// Checks the description of a new image. Nothing is written, and no file is made.
     ///
     /// # Errors
     /// Returns an error if the options are out of range or exclude each other, or if the format can't have such a
@@ -85,7 +86,7 @@ pub trait FormatDriver: Sync {
         )))
     }
 
-    /// How big the file of a new image will be.
+    /// Returns the size that the file of a new image will have.
     ///
     /// # Errors
     /// Returns an error as [`plan`](Self::plan) does, or if the source's metadata can't be read.
@@ -101,21 +102,21 @@ pub trait FormatDriver: Sync {
     fn load(&self, file: Arc<dyn Storage>, how: Load) -> Result<Box<dyn ImageFile>>;
 }
 
-/// What can be had of a format at all, so that the rest is refused before a file is touched.
+/// The features that a format has at all, so that the rest is refused before a file is touched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The file is the disk itself: what may be done with the one may be done with the other.
+    /// True if the file is the disk itself: what may be done with the one may be done with the other.
     pub transparent: bool,
-    /// New images, and images that exist, take compressed data.
+    /// True if new images, and images that exist, take compressed data.
     pub compresses: bool,
-    /// An image can have a backing file.
+    /// True if an image can have a backing file.
     pub backing: bool,
 }
 
-/// What a file is loaded for.
+/// The purpose for which a file is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
-    /// To read or report what it holds.
+    /// To read or report its contents.
     Use,
     /// To check it: damage that a check reports is no error.
     Check,
@@ -123,15 +124,15 @@ pub enum Load {
 
 /// A file that is of a format, with its header read.
 pub trait ImageFile: Send + Sync {
-    /// The size of the disk in bytes, a multiple of 512.
+    /// Returns the size of the disk in bytes, a multiple of 512.
     fn size(&self) -> u64;
 
-    /// The backing file that the header names.
+    /// Returns the backing file that the header names.
     fn backing(&self) -> Option<BackingRef<'_>> {
         None
     }
 
-    /// The other files that hold parts of the image.
+    /// Returns the other files that hold parts of the image.
     ///
     /// # Errors
     /// Returns an error if the header contradicts itself about them.
@@ -139,12 +140,12 @@ pub trait ImageFile: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// How the disk is encrypted.
+    /// Returns the encryption of the disk, `None` where there is none.
     fn encryption(&self) -> Option<EncryptionRef> {
         None
     }
 
-    /// Holds the options of the image's node against its header.
+    /// Checks the options of the image's node against its header.
     ///
     /// # Errors
     /// Returns an error if they contradict each other.
@@ -153,12 +154,13 @@ pub trait ImageFile: Send + Sync {
         Ok(())
     }
 
-    /// What is to be known of the image although it can be used.
+    /// Returns what a user should know of the image although it can be used.
     fn warnings(&self) -> Vec<Warning> {
         Vec::new()
     }
 
-    /// Adds to a report what it can't know from [`size`](Self::size), [`backing`](Self::backing) and the other
+    /// Adds to a report all that doesn't follow from [`size`](Self::size), [`backing`](Self::backing) and the
+    /// other methods.
     /// methods.
     ///
     /// # Errors
@@ -168,12 +170,12 @@ pub trait ImageFile: Send + Sync {
         Ok(())
     }
 
-    /// How many bytes of memory the tables take that are kept while the image is open.
+    /// Returns the number of bytes of memory that tables take while the image is open.
     fn table_memory(&self) -> u64 {
         0
     }
 
-    /// Goes back to what the disk was when an internal snapshot was taken.
+    /// Makes the disk be what it was when an internal snapshot was taken.
     ///
     /// # Errors
     /// Returns an error if there is no such snapshot.
@@ -188,11 +190,11 @@ pub trait ImageFile: Send + Sync {
     /// Returns an error if tables can't be read or make no sense, or if the password is missing.
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>>;
 
-    /// Opens the disk for reading and writing. An image that was left dirty is put right first.
+    /// Opens the disk for reading and writing. An image that was left dirty is repaired first.
     ///
     /// # Errors
-    /// Returns an error as [`open`](Self::open) does, or if the image is damaged: what is written into it might never
-    /// be found again.
+    /// Returns an error as [`open`](Self::open) does, or if the image is damaged: data that is written into
+    /// it might never be found again.
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let _ = parts;
         Err(Error::unsupported(
@@ -217,17 +219,17 @@ pub trait ImageFile: Send + Sync {
         Ok(Box::new(OverImage::new(image, size, options)?))
     }
 
-    /// The check of the image's metadata; `None` for formats that have nothing to check.
+    /// Returns the check of the image's metadata; `None` for formats that have nothing to check.
     fn check(&self) -> Option<&dyn Check> {
         None
     }
 
-    /// The internal snapshots; `None` for formats that have none.
+    /// Returns the internal snapshots; `None` for formats that have none.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
 
-    /// The persistent bitmaps; `None` for formats, or versions of them, that have none.
+    /// Returns the persistent bitmaps; `None` for formats, or versions of them, that have none.
     fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         None
     }
@@ -245,55 +247,55 @@ pub struct BackingRef<'a> {
 /// Another file that holds a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileRef<'a> {
-    /// By which name options call it, such as `data-file`.
+    /// The name by which options call it, such as `data-file`.
     pub role: &'static str,
     /// Its name, where the header has it.
     pub name: Option<&'a [u8]>,
 }
 
-/// How a disk is encrypted.
+/// The encryption of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncryptionRef {
     /// The encryption format's name.
     pub format: &'static str,
-    /// Reading the disk takes a password.
+    /// True if reading the disk takes a password.
     pub takes_password: bool,
-    /// With a wrong password the disk reads as noise, and nothing else tells that it is wrong.
+    /// True if the disk reads as noise with a wrong password, and nothing else tells that it is wrong.
     pub accepts_any_password: bool,
 }
 
 /// Something to be known of an image: a line, and lines that help with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Warning {
-    /// What it is.
+    /// The fact.
     pub text: &'static str,
-    /// What helps.
+    /// The lines that help.
     pub hint: &'static str,
 }
 
-/// What an image is opened with.
+/// The parts that an image is opened with.
 #[derive(Clone, Default)]
 pub struct Parts<'a> {
     /// The [other files](ImageFile::other_files), in that order.
     pub files: Vec<Arc<dyn Storage>>,
     /// The password.
     pub secret: Option<&'a Secret>,
-    /// Damage is passed over where that is possible, and the rest is read all the same.
+    /// True if damage is passed over where that is possible, and the rest is read all the same.
     pub salvage: bool,
-    /// How many images of a chain stand above this one.
+    /// The number of images of a chain that stand above this one.
     pub depth: usize,
 }
 
-/// What an image is opened with for writing.
+/// The parts that an image is opened with for writing.
 #[derive(Clone, Default)]
 pub struct WriteParts<'a> {
     /// The [other files](ImageFile::other_files), in that order.
     pub files: Vec<Arc<dyn Storage>>,
-    /// The backing file, out of which writers copy.
+    /// The backing file, from which parts of clusters are copied.
     pub backing: Option<Arc<dyn Image>>,
     /// The password.
     pub secret: Option<&'a Secret>,
-    /// Flushes reach the storage.
+    /// True if flushes reach the storage.
     pub flush: bool,
 }
 
@@ -305,9 +307,9 @@ pub struct NewDisk<'a> {
     pub options: &'a Values,
     /// The size of the backing file's disk in bytes, where it was looked at.
     pub backing_size: Option<u64>,
-    /// Data will be compressed.
+    /// True if data will be compressed.
     pub compressed: bool,
-    /// Of what the length of a transparent image's file is to be a multiple, in bytes.
+    /// The number of bytes of which the length of a transparent image's file has to be a multiple.
     pub align: Option<NonZeroU64>,
     /// Makes a path of the name of another file.
     pub path_of: fn(&OsStr) -> Result<PathBuf>,
@@ -326,7 +328,7 @@ pub struct Backing {
 }
 
 impl Backing {
-    /// The backing file that options name, of which they don't say how big it is.
+    /// Returns the backing file that options name. They don't say its size, which is left unknown.
     ///
     /// # Errors
     /// Returns an error if they give a format without a file, or an empty name.
@@ -351,12 +353,12 @@ impl Backing {
 
 /// A new image that can be made: everything that could be refused has been.
 pub trait Plan: Send + Sync {
-    /// The names of files that are made beside the image's, in the order of [`NewParts::files`].
+    /// Returns the names of files that are made beside the image's, in the order of [`NewParts::files`].
     fn other_files(&self) -> Vec<&[u8]> {
         Vec::new()
     }
 
-    /// How the disk will be encrypted.
+    /// Returns the encryption that the disk will have.
     fn encryption(&self) -> Option<EncryptionRef> {
         None
     }
@@ -378,7 +380,7 @@ pub trait Plan: Send + Sync {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>>;
 }
 
-/// What a new image is made with.
+/// The parts that a new image is made with.
 #[derive(Clone)]
 pub struct NewParts<'a> {
     /// Its file.
@@ -387,11 +389,11 @@ pub struct NewParts<'a> {
     pub files: Vec<Arc<dyn Storage>>,
     /// The password.
     pub secret: Option<&'a Secret>,
-    /// [`NewImage::finish`] waits for stable storage.
+    /// True if [`NewImage::finish`] waits for stable storage.
     pub flush: bool,
 }
 
-/// What a new image that is measured will hold.
+/// The contents that a new image that is measured will have.
 pub struct Contents<'a> {
     /// The size of the disk in bytes.
     pub size: u64,
@@ -401,20 +403,20 @@ pub struct Contents<'a> {
     pub bitmaps: Option<&'a dyn Bitmaps>,
 }
 
-/// How big the file of a new image will be, in bytes.
+/// The size of the file of a new image, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Measured {
-    /// With the data that there is.
+    /// The size with the data that there is.
     pub required: u64,
-    /// With data everywhere.
+    /// The size with data everywhere.
     pub fully_allocated: u64,
-    /// How much more the source's bitmaps take, where they can be kept.
+    /// The number of bytes that the source's bitmaps take beside, where they can be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bitmaps: Option<u64>,
 }
 
-/// The error for a driver that doesn't measure.
+/// Returns the error for a driver that doesn't measure.
 pub fn no_measure(driver: &str) -> Error {
     Error::unsupported(format!(
         "Block driver '{driver}' does not support size measurement"

@@ -1,7 +1,7 @@
 //! Runs of a disk, and how each is stored.
 //!
-//! An extent is the answer to the only question that copying, comparing and mapping have in common: from
-//! here on, for how long is the disk stored in one way, and in which?
+//! Copying, comparing and mapping have one question in common: from here on, for how long is the disk stored
+//! in one way, and in which? An extent is the answer.
 
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
@@ -9,18 +9,17 @@ use crate::units::{GuestOffset, HostOffset};
 /// A run of the virtual disk that is stored in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Where it starts on the virtual disk.
+    /// The offset on the virtual disk at which it starts.
     pub start: GuestOffset,
     /// Its length in bytes, above 0.
     pub length: u64,
-    /// How it is stored.
+    /// The way in which it is stored.
     pub kind: ExtentKind,
-    /// Which image of a backing chain says so: 0 for the image itself, 1 for its backing file, and so
-    /// on.
+    /// The image of a backing chain that says so: 0 for the image itself, 1 for its backing file, and so on.
     pub depth: usize,
 }
 
-/// How a run of the virtual disk is stored.
+/// The way in which a run of the virtual disk is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentKind {
     /// Bytes in the file, in one piece from this offset on (possibly encrypted).
@@ -29,23 +28,24 @@ pub enum ExtentKind {
     Encoded,
     /// Reads as zeroes, and nothing needs to be read to know that.
     Zero {
-        /// Where the file has room for it all the same.
+        /// The offset at which the file has room for it all the same.
         kept: Option<HostOffset>,
     },
     /// Not stored in this image at all; without a backing file it reads as zeroes.
     Unallocated {
-        /// Where the file has room for it all the same.
+        /// The offset at which the file has room for it all the same.
         kept: Option<HostOffset>,
     },
 }
 
 impl ExtentKind {
-    /// Whether something is stored that may be anything but zeroes.
+    /// Returns true if something is stored that may be anything but zeroes.
     pub fn is_data(self) -> bool {
         matches!(self, Self::Data(_) | Self::Encoded)
     }
 
-    /// Where the file has room for it, which for encoded data is not a matter of one offset.
+    /// Returns the offset at which the file has room for it. Encoded data has more than one offset and gives
+    /// `None`.
     pub fn host(self) -> Option<HostOffset> {
         match self {
             Self::Data(host) => Some(host),
@@ -54,7 +54,7 @@ impl ExtentKind {
         }
     }
 
-    /// The same kind, so many bytes further on.
+    /// Returns the same kind, so many bytes further on.
     #[must_use]
     pub fn after(self, bytes: u64) -> Self {
         let further = |host: HostOffset| HostOffset(host.0.saturating_add(bytes));
@@ -71,16 +71,16 @@ impl ExtentKind {
     }
 }
 
-/// A run of the virtual disk, and where it lies byte by byte as the guest sees it.
+/// A run of the virtual disk, and the place where it lies byte by byte as the guest sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<'a> {
     /// Its length in bytes, above 0.
     pub length: u64,
-    /// Where it lies.
+    /// The place where it lies.
     pub place: PlainPlace<'a>,
 }
 
-/// Where a run of the virtual disk lies.
+/// The place where a run of the virtual disk lies.
 #[derive(Debug, Clone, Copy)]
 pub enum PlainPlace<'a> {
     /// In this storage from this offset on.

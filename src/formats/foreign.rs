@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// Which of the drivers that are as sure are asked first. A file may have two marks, one of them further on.
+/// The order in which drivers that are as sure are asked. A file may have two marks, one of them further on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Those that QEMU asks before all formats that have a driver here.
@@ -15,7 +15,7 @@ pub(super) enum Turn {
     Last,
 }
 
-/// Name, offset in bytes, and mark of formats that are asked first.
+/// The name, the offset in bytes, and the mark of formats that are asked first.
 const FIRST: &[Mark] = &[
     ("qed", 0, b"QED\0"),
     ("vmdk", 0, b"KDMV"),
@@ -27,7 +27,7 @@ const FIRST: &[Mark] = &[
     ("bochs", 0, b"Bochs Virtual HD Image"),
 ];
 
-/// The same of those that are asked last.
+/// The same of formats that are asked last.
 const LAST: &[Mark] = &[
     ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
     ("luks", 0, b"LUKS\xba\xbe\0\x01"),
@@ -35,7 +35,7 @@ const LAST: &[Mark] = &[
 
 type Mark = (&'static str, usize, &'static [u8]);
 
-/// Refuses a file that starts as one of a foreign format does, of those whose turn it is.
+/// Refuses a file that starts with the mark of a foreign format, of those that are asked at this turn.
 ///
 /// # Errors
 /// Returns an error that names the format.
@@ -62,13 +62,13 @@ pub(super) fn refuse(start: &[u8], turn: Turn) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if a file's name alone makes it one of a foreign format, as far as nothing else tells what it is.
+/// Returns true if a file's name alone makes it one of a foreign format, as far as its contents don't tell.
 pub fn is_named(name: &[u8]) -> bool {
     name.ends_with(b".dmg")
 }
 
-/// Refuses a file that [is named](is_named) as one of a foreign format is. A disk image of macOS has its mark at the
-/// end.
+/// Refuses a file that [is named](is_named) as one of a foreign format is. A disk image of macOS has its mark
+/// at the end.
 ///
 /// # Errors
 /// Returns an error that names the format, or one that says that it isn't of that format either.
@@ -86,7 +86,7 @@ pub fn refuse_named(file: &dyn Storage) -> Result<()> {
     })
 }
 
-/// A VMDK descriptor is text: comments and blank lines, then `version=1`, `2` or `3`.
+/// Returns true for a VMDK descriptor. It is text: comments and blank lines, then `version=1`, `2` or `3`.
 fn is_vmdk_descriptor(start: &[u8]) -> bool {
     start
         .split(|byte| *byte == b'\n')

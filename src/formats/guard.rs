@@ -1,8 +1,8 @@
 //! The start of a disk whose format nobody stated.
 //!
-//! An image that was only *found* to be raw is taken for another format the next time, if what is
-//! written to its start looks like that format's header: a guest could so choose files of the host
-//! to be read. As QEMU does, such a write is refused.
+//! An image that was only *found* to be raw is taken for another format the next time if its start
+//! looks like that format's header. A guest that writes such a header could so choose files of the
+//! host to be read. As QEMU does, such a write is refused.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::storage::{Filter, NotShared, Storage};
 use crate::units::SECTOR_SIZE;
 
-/// A storage whose first sector stays what probing takes for raw.
+/// A storage whose first sector stays one that probing takes for raw.
 #[derive(Debug)]
 pub struct GuardedStart(pub Arc<dyn Storage>);
 
@@ -37,7 +37,7 @@ impl Filter for GuardedStart {
         self.0.write_at(offset, data)
     }
 
-    /// Not for the start: what is copied within the system can't be looked at.
+    /// Copies anything but the start: bytes that are copied within the system can't be looked at.
     fn copy_from(
         &self,
         offset: u64,
@@ -51,7 +51,7 @@ impl Filter for GuardedStart {
         self.0.copy_from(offset, source, source_offset, length)
     }
 
-    /// Not for the start either.
+    /// Shares anything but the start, for the same reason.
     fn share_from(
         &self,
         offset: u64,
@@ -79,7 +79,7 @@ mod tests {
         let refused = guarded.write_at(0, header).unwrap_err().to_string();
         assert!(refused.ends_with("at byte 0: Operation not permitted"));
         guarded.write_at(512, header).unwrap();
-        // Piece by piece is no way around it.
+        // Writing piece by piece is no way around it.
         guarded.write_at(4, &header[4..]).unwrap();
         assert!(guarded.write_at(0, &header[..4]).is_err());
         assert!(guarded.write_at(0, b"# comment\nversion=1\n").is_err());

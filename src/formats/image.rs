@@ -11,32 +11,32 @@ use crate::units::GuestOffset;
 
 /// A disk image open for reading.
 pub trait Image: Send + Sync {
-    /// The size of the virtual disk in bytes, a multiple of 512.
+    /// Returns the size of the virtual disk in bytes, a multiple of 512.
     fn size(&self) -> u64;
 
-    /// The extent that holds `offset`, starting there and at most `limit` bytes long.
+    /// Returns the extent that holds `offset`, starting there and at most `limit` bytes long.
     ///
     /// # Errors
-    /// Metadata that can't be read or makes no sense; `offset` beyond the disk's end.
+    /// Returns an error if metadata can't be read or makes no sense, or if `offset` is beyond the disk's end.
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent>;
 
-    /// How the disk is stored from `offset` on, for at most `limit` bytes, as far as this image says.
+    /// Returns the status of the disk from `offset` on, for at most `limit` bytes, as far as this image says.
     ///
     /// # Errors
-    /// As [`extent_at`](Self::extent_at).
+    /// Returns an error as [`extent_at`](Self::extent_at) does.
     fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
         let extent = self.extent_at(offset, limit)?;
         Ok(Status::of(&extent, self.plain_storage().is_some()))
     }
 
-    /// As [`status_at`](Self::status_at), but for no more than `qemu-img` looks up together.
+    /// Returns the [status](Self::status_at) for no more than `qemu-img` looks up together.
     ///
     /// # Errors
-    /// As [`extent_at`](Self::extent_at).
+    /// Returns an error as [`extent_at`](Self::extent_at) does.
     fn status_in_step(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
         let limit = match self.status_step() {
             u64::MAX => limit,
-            // Formats that look things up do so with a C int.
+            // QEMU's formats that look things up do so with a C int.
             step => limit
                 .min(step - offset.0 % step.max(1))
                 .min(i32::MAX.unsigned_abs().into()),
@@ -44,23 +44,23 @@ pub trait Image: Send + Sync {
         self.status_at(offset, limit)
     }
 
-    /// In pieces of what length, in bytes, `qemu-img` asks how this image is stored. It matters only to
-    /// those who have to come to the same conclusions.
+    /// Returns the length in bytes of the pieces in which `qemu-img` asks how this image is stored. It
+    /// matters only to callers that have to come to the same conclusions.
     fn status_step(&self) -> u64 {
         u64::MAX
     }
 
-    /// The storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte; `None`
-    /// when it is encrypted or there is no such storage.
+    /// Returns the storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte. Returns
+    /// `None` when it is encrypted or there is no such storage.
     fn plain_storage(&self) -> Option<&dyn Storage> {
         None
     }
 
-    /// Where the disk's bytes from `offset` on lie as the guest sees them, in one piece of at most `limit`
-    /// bytes.
+    /// Returns the place where the disk's bytes from `offset` on lie as the guest sees them, in one piece of
+    /// at most `limit` bytes.
     ///
     /// # Errors
-    /// As [`extent_at`](Self::extent_at).
+    /// Returns an error as [`extent_at`](Self::extent_at) does.
     fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
         let extent = self.extent_at(offset, limit)?;
         let place = match (extent.kind, self.plain_storage()) {
@@ -74,7 +74,8 @@ pub trait Image: Send + Sync {
         })
     }
 
-    /// How many bytes of memory a thread takes beside its buffer, at the most, while it reads the disk.
+    /// Returns the number of bytes of memory that a thread takes beside its buffer, at the most, while it
+    /// reads the disk.
     fn memory_to_read(&self) -> usize {
         0
     }
@@ -83,60 +84,61 @@ pub trait Image: Send + Sync {
     /// 512, and the range lies inside the disk.
     ///
     /// # Errors
-    /// The system's error; metadata or data that is missing from the file; a missing key.
+    /// Returns the system's error. Returns an error if metadata or data is missing from the file, or if there
+    /// is no key.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
 }
 
 /// A disk image in use, open for reading and writing.
 ///
-/// All methods work from several threads at once, but two calls that write, zero or discard must not
-/// overlap on the disk, nor may a read overlap with one of those: what such a read finds, and which
-/// of two such writes wins, nobody could say.
+/// All methods work from several threads at once, but two calls that write, zero or discard must not overlap
+/// on the disk, nor may a read overlap with one of those. The result of such a read, and the winner of two
+/// such writes, are undefined.
 ///
-/// What was written may be read back at once. It is on stable storage after [`flush`](Self::flush); a
+/// Data may be read back as soon as it is written. It is on stable storage after [`flush`](Self::flush); a
 /// power cut before leaves of each sector the old contents or the new, and the image consistent.
 pub trait WritableImage: Image {
     /// Writes to the virtual disk. `offset` and the length of `data` are multiples of 512, and the
     /// range lies inside the disk.
     ///
     /// # Errors
-    /// The system's error; the format's limits; metadata that is damaged, after which nothing more
-    /// is written.
+    /// Returns the system's error. Returns an error if a limit of the format is reached, or if metadata is
+    /// damaged, after which nothing more is written.
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()>;
 
-    /// Makes a range, in multiples of 512, read as zeroes, whatever a backing file holds.
-    /// `may_unmap` says that the space that it takes may be given back.
+    /// Makes a range, in multiples of 512, read as zeroes, whatever a backing file holds. `may_unmap` says
+    /// that the space that it takes may be given back.
     ///
     /// # Errors
-    /// As [`write_at`](Self::write_at).
+    /// Returns an error as [`write_at`](Self::write_at) does.
     fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()>;
 
-    /// Says that the contents of a range, in multiples of 512, are of no use any more. What is given
-    /// back reads as zeroes; what isn't keeps its contents.
+    /// Declares the contents of a range, in multiples of 512, to be of no use any more. Space that is given
+    /// back reads as zeroes; all else keeps its contents.
     ///
     /// # Errors
-    /// As [`write_at`](Self::write_at).
+    /// Returns an error as [`write_at`](Self::write_at) does.
     fn discard(&self, offset: GuestOffset, length: u64) -> Result<()>;
 
     /// Puts everything written so far on stable storage.
     ///
     /// # Errors
-    /// The system's error. It is final: nothing can be written afterwards.
+    /// Returns the system's error. It is final: nothing can be written afterwards.
     fn flush(&self) -> Result<()>;
 
-    /// The unit in which space is handed out, in bytes: a power of two.
+    /// Returns the unit in which space is handed out, in bytes: a power of two.
     fn allocation_unit(&self) -> usize;
 
-    /// The unit of which the tables say that it is zero, in bytes: a power of two, at most the
-    /// [allocation unit](Self::allocation_unit).
+    /// Returns the unit that the tables can mark as zero, in bytes: a power of two, at most the [allocation
+    /// unit](Self::allocation_unit).
     fn zero_unit(&self) -> usize {
         self.allocation_unit()
     }
 
-    /// Returns true if the tables can say of a unit that it reads as zeroes whatever a backing file holds.
+    /// Returns true if the tables can mark a unit as zero whatever a backing file holds.
     fn stores_zeroes(&self) -> bool;
 
-    /// The size of the backing file's disk in bytes, where there is one.
+    /// Returns the size of the backing file's disk in bytes, where there is one.
     fn backing_size(&self) -> Option<u64> {
         None
     }
@@ -148,14 +150,15 @@ pub trait WritableImage: Image {
     /// Refuses an image that can't have compressed data.
     ///
     /// # Errors
-    /// Returns an error that says what compression doesn't go together with.
+    /// Returns an error if compression doesn't go together with another feature of the image, which it names.
     fn check_compression(&self) -> Result<()> {
         Err(Error::unsupported(
             "Compression not supported for this file format",
         ))
     }
 
-    /// As [`write_at`](Self::write_at), with compression where a whole unit is written and gets smaller by that.
+    /// Writes as [`write_at`](Self::write_at) does, with compression where a whole unit is written and gets
+    /// smaller by that.
     ///
     /// # Errors
     /// Returns an error as [`write_at`](Self::write_at) and [`check_compression`](Self::check_compression) do.
@@ -168,7 +171,7 @@ pub trait WritableImage: Image {
     /// is as after a power cut.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Returns an error as [`flush`](Self::flush) does.
     fn close(&self) -> Result<()>;
 }
 

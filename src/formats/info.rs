@@ -1,4 +1,4 @@
-//! What there is to report of an image: plain data with the field names of QEMU's `ImageInfo`, which scripts know.
+//! The report of an image: plain data with the field names of QEMU's `ImageInfo`, which scripts know.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -10,24 +10,24 @@ use crate::error::{Error, Result};
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
-    /// What the image is made of: its file.
+    /// The node that the image is made of: its file.
     pub children: Vec<ChildInfo>,
     /// Its internal snapshots; absent without any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotInfo>,
     /// The size of the virtual disk in bytes (of a file: its length in whole sectors).
     pub virtual_size: u64,
-    /// How the user named it.
+    /// The name that the user gave it.
     pub filename: String,
     /// The cluster size in bytes, for formats that have clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<u64>,
     /// The format's name, or the protocol's.
     pub format: &'static str,
-    /// How many bytes it takes on its medium, where that is known.
+    /// The number of bytes that it takes on its medium, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
-    /// What only this format has.
+    /// The fields that only this format has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<Specific>,
     /// The backing file's name as stored.
@@ -42,13 +42,13 @@ pub struct ImageInfo {
     /// `true` when the data is encrypted, else absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
-    /// `true` when the image was not closed properly; absent where what holds it says nothing of itself.
+    /// `true` when the image was not closed properly; absent where its format doesn't keep that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dirty_flag: Option<bool>,
 }
 
 impl ImageInfo {
-    /// A report of what is known of any image or file; the rest is left out until it is filled in.
+    /// Makes a report of the facts that any image or file has; the rest is left out until it is filled in.
     pub fn new(
         filename: String,
         format: &'static str,
@@ -72,7 +72,7 @@ impl ImageInfo {
         }
     }
 
-    /// The same, made of `below`.
+    /// Returns the same report, of an image made of `below`.
     #[must_use]
     pub fn over(mut self, below: Self) -> Self {
         self.children.push(ChildInfo {
@@ -95,7 +95,7 @@ pub struct ChildInfo {
 /// The fields that only one format, or one protocol, has.
 #[derive(Debug, Serialize)]
 pub struct Specific {
-    /// By which name QEMU's reports call their kind.
+    /// The name by which QEMU's reports call their kind.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The fields.
@@ -103,7 +103,7 @@ pub struct Specific {
 }
 
 impl Specific {
-    /// The fields of `data`.
+    /// Makes the fields of `data`.
     ///
     /// # Errors
     /// Returns an error if `data` can't be expressed as JSON.
@@ -113,7 +113,7 @@ impl Specific {
         Ok(Self { kind, data })
     }
 
-    /// A kind without fields.
+    /// Makes a kind without fields.
     pub fn nothing(kind: &'static str) -> Self {
         Self {
             kind,

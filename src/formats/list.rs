@@ -1,6 +1,7 @@
 //! The formats that there are.
 //!
-//! The list is fixed when the program is built: nothing fills it at run time, and tests walk it. A new format is a folder beside this file and a line in [`FORMATS`].
+//! The list is fixed when the program is built: nothing fills it at run time, and tests walk it. A new format
+//! is a folder beside this file and a line in [`FORMATS`].
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,10 +15,11 @@ use crate::error::Result;
 use crate::storage::Storage;
 use std::sync::Arc;
 
-/// Every format, in the order in which QEMU asks the drivers: of two that are as sure the first one is believed.
+/// Every format, in the order in which QEMU asks the drivers: of two that are as sure, the first one is
+/// believed.
 pub const FORMATS: &[Format] = &[Format(&vdi::Vdi), Format(&qcow2::Qcow2), Format::RAW];
 
-/// How much of a file tells its format, in bytes.
+/// The length of the start of a file that tells its format, in bytes.
 const PROBE_LENGTH: usize = 512;
 
 /// A format. Two are the same if their names are.
@@ -25,11 +27,11 @@ const PROBE_LENGTH: usize = 512;
 pub struct Format(&'static dyn FormatDriver);
 
 impl Format {
-    /// The bytes of the disk one after the other: what `qemu-img` takes files for, and makes, where nothing
+    /// The bytes of the disk one after the other: the format that `qemu-img` takes and makes where nothing
     /// says otherwise.
     pub const RAW: Self = Self(&raw::Raw);
 
-    /// The format of that name.
+    /// Returns the format of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         FORMATS.iter().copied().find(|format| format.name() == name)
     }
@@ -63,20 +65,20 @@ impl fmt::Display for Format {
     }
 }
 
-/// Tells a file's format from its first bytes; a file without a mark is raw. Probing decides only for images whose
-/// format nobody stated: what a guest writes at the start of a raw disk could otherwise choose how the host
-/// reads it.
+/// Tells a file's format from its first bytes; a file without a mark is raw. Probing decides only for images
+/// whose format nobody stated. A guest that writes at the start of a raw disk could otherwise choose how the
+/// host reads it.
 ///
 /// # Errors
 /// Returns the system's error, or an error that names a format that is known and not supported.
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let mut start = [0; PROBE_LENGTH];
-    // A file that has more than it gives must not be taken for another format's.
+    // A file that has more bytes than it gives must not be taken for another format's.
     let length = storage.read_padded_at(0, &mut start, storage.len()?)?;
     of_start(start.get(..length).unwrap_or_default())
 }
 
-/// As [`probe`], of a file's first bytes.
+/// Tells the format as [`probe`] does, from a file's first bytes.
 pub(super) fn of_start(start: &[u8]) -> Result<Format> {
     foreign::refuse(start, Turn::First)?;
     let scored = FORMATS.iter().map(|format| (format.probe(start), *format));

@@ -1,4 +1,4 @@
-//! Image formats: what a disk image is to the rest of the house.
+//! Image formats: the disk image as all other rooms see it.
 //!
 //! An [`Image`] is a disk that can be read; a [`NewImage`] is one being written front to back. Both
 //! work on `&self` from many threads. Formats are siblings: each knows [`crate::storage`] and

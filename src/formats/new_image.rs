@@ -1,14 +1,14 @@
 //! A disk image that is written for the first time.
 //!
-//! Room is reserved in guest order, and what is reserved is encoded and written in any order, by any number
-//! of threads. So the file's bytes depend on the disk's contents alone.
+//! Space is reserved in guest order. Encoding and writing follow in any order, by any number of threads. So
+//! the file's bytes depend on the disk's contents alone.
 
 use super::reservation::{Packed, Reservation, not_packed};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// How much of a new image's space is taken before there is data for it.
+/// The part of a new image's space that is taken before there is data for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preallocation {
     /// None: clusters are handed out as data comes.
@@ -22,7 +22,7 @@ pub enum Preallocation {
 }
 
 impl Preallocation {
-    /// The mode of that name.
+    /// Returns the mode of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "off" => Self::Off,
@@ -34,7 +34,7 @@ impl Preallocation {
     }
 }
 
-/// What a new image reads as where it stores nothing: its backing file.
+/// The backing file of a new image, which is read where the image stores nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backed {
     /// The size of the backing file's disk in bytes; zeroes are read beyond it.
@@ -43,7 +43,7 @@ pub struct Backed {
     /// the image's [`zero_unit`](NewImage::zero_unit), at most its
     /// [`allocation_unit`](NewImage::allocation_unit).
     pub unit: usize,
-    /// Whether a unit is copied in which the disk or the backing file ends.
+    /// True if a unit is copied in which the disk or the backing file ends.
     pub copies_ends: bool,
 }
 
@@ -52,29 +52,28 @@ pub type Run = std::ops::Range<usize>;
 
 /// A disk image being written, front to back, for the first time.
 ///
-/// For every chunk in guest order, [`reserve`](Self::reserve) is called once, one call at a time;
-/// then [`encode`](Self::encode) and [`write`](Self::write) with what it returned, in any order and
-/// from any thread; then [`finish`](Self::finish). An image that compresses needs to know a chunk's
-/// stored size before it can find room: [`pack`](Self::pack) goes before, in any order and from any
-/// thread, and [`reserve_packed`](Self::reserve_packed) is called in the place of `reserve`. Where the
-/// image ends up in its file depends on the order of the reservations alone, so the result is the
-/// same for any number of threads.
+/// For every chunk in guest order, [`reserve`](Self::reserve) is called once, one call at a time. Then
+/// [`encode`](Self::encode) and [`write`](Self::write) are called with the reservation, in any order and from
+/// any thread; then [`finish`](Self::finish). An image that compresses needs to know a chunk's stored size
+/// before it can find room. For that, [`pack`](Self::pack) goes before, in any order and from any thread, and
+/// [`reserve_packed`](Self::reserve_packed) is called in the place of `reserve`. The layout of the file
+/// depends on the order of the reservations alone, so the result is the same for any number of threads.
 pub trait NewImage: Sync {
-    /// The unit in which space is handed out, in bytes: a power of two. Chunks start at multiples
-    /// of it and are multiples of it long, but for the last one of the disk.
+    /// Returns the unit in which space is handed out, in bytes: a power of two. Chunks start at multiples of
+    /// it and are multiples of it long, but for the last one of the disk.
     fn allocation_unit(&self) -> usize;
 
-    /// The unit in which zeroes may be left out, in bytes: a power of two, at most the allocation
+    /// Returns the unit in which zeroes may be left out, in bytes: a power of two, at most the allocation
     /// unit or 4096.
     fn zero_unit(&self) -> usize;
 
-    /// The unit of which the image's tables say whether it is stored, in bytes: a power of two. Zeroes that
-    /// are left out of one are a matter of its storage alone.
+    /// Returns the unit of which the image's tables say whether it is stored, in bytes: a power of two.
+    /// Zeroes that are left out of one are a matter of its storage alone.
     fn table_unit(&self) -> usize {
         self.zero_unit()
     }
 
-    /// Whether what is never written reads as zeroes. Where it doesn't, and the image isn't
+    /// Returns true if parts that are never written read as zeroes. Otherwise, unless the image is
     /// [`backed`](Self::backed), the whole disk must be written, zeroes too.
     fn starts_as_zeroes(&self) -> bool;
 
@@ -88,47 +87,48 @@ pub trait NewImage: Sync {
         Ok(())
     }
 
-    /// What is read where nothing was written, for an image with a backing file.
+    /// Returns the backing file, which is read where nothing was written.
     fn backed(&self) -> Option<Backed> {
         None
     }
 
-    /// How many bytes of memory a thread takes beside its buffer, at the most, to store what is in that.
+    /// Returns the number of bytes of memory that a thread takes beside its buffer, at the most, to store a
+    /// chunk.
     fn memory_to_write(&self) -> usize {
         0
     }
 
-    /// Whether data is packed before there is room for it; see [`pack`](Self::pack).
+    /// Returns true if data is packed before there is room for it; see [`pack`](Self::pack).
     fn packs(&self) -> bool {
         false
     }
 
-    /// Makes the `runs` of a chunk that hold data smaller, in place: afterwards the buffer holds what
-    /// is to be stored. `runs` and `zeroes` are as for [`reserve`](Self::reserve).
+    /// Makes the `runs` of a chunk that hold data smaller, in place: afterwards the buffer holds the bytes
+    /// that are stored. `runs` and `zeroes` are as for [`reserve`](Self::reserve).
     ///
     /// # Errors
-    /// The codec's; an image that doesn't pack.
+    /// Returns an error if the codec fails, or if the image doesn't pack.
     fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
         let _ = (chunk, runs, zeroes);
         Err(not_packed())
     }
 
-    /// As [`reserve`](Self::reserve), for a chunk that [`pack`](Self::pack) has packed.
+    /// Finds room as [`reserve`](Self::reserve) does, for a chunk that [`pack`](Self::pack) has packed.
     ///
     /// # Errors
-    /// The format's limits; an image that doesn't pack.
+    /// Returns an error if a limit of the format is reached, or if the image doesn't pack.
     fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
         let _ = (guest, packed);
         Err(not_packed())
     }
 
     /// Finds room for the `runs` of a chunk that hold data (sorted, disjoint, multiples of
-    /// [`zero_unit`](Self::zero_unit)). Without a backing file, what is left out reads as zeroes. With
-    /// one, `zeroes` do, and what is in neither list is left to it; units that are left in part are
-    /// in neither list with no part.
+    /// [`zero_unit`](Self::zero_unit)). Without a backing file, all other parts read as zeroes. With one,
+    /// `zeroes` do, and parts in neither list are left to it; no part of a unit that is left in part is in
+    /// either list.
     ///
     /// # Errors
-    /// The format's limits.
+    /// Returns an error if a limit of the format is reached.
     fn reserve(
         &self,
         guest: GuestOffset,
@@ -138,26 +138,27 @@ pub trait NewImage: Sync {
     ) -> Result<Reservation>;
 
     /// Makes many chunks' worth of `zeroes` at once (as for [`reserve`](Self::reserve), in whole chunks but
-    /// for the disk's end), in the place of one `reserve` for each chunk. `false` where the image doesn't do
-    /// that; then nothing has changed.
+    /// for the disk's end). One call takes the place of a `reserve` for each chunk. Returns `false` if the
+    /// image doesn't do that; then nothing has changed.
     ///
     /// # Errors
-    /// Returns the system's error, or the format's limits, if the zeroes can't be stored.
+    /// Returns the system's error if the zeroes can't be stored, or an error if a limit of the format is
+    /// reached.
     fn reserve_zeroes(&self, guest: GuestOffset, zeroes: &[Run]) -> Result<bool> {
         let _ = (guest, zeroes);
         Ok(false)
     }
 
-    /// Makes of a chunk's data what is stored: encrypts it, in place.
+    /// Encrypts a chunk's data in place, which makes it the bytes that are stored.
     ///
     /// # Errors
-    /// The reservation is for another chunk.
+    /// Returns an error if the reservation is for another chunk.
     fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()>;
 
     /// Writes an encoded chunk into the room reserved for it.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()>;
 
     /// Returns true if stored data may share its blocks with other files. It may not where its space was to be
@@ -166,28 +167,28 @@ pub trait NewImage: Sync {
         true
     }
 
-    /// Whether only one thread at a time gets anything written; see [`Storage::writes_serially`].
+    /// Returns true if only one thread at a time gets anything written; see [`Storage::writes_serially`].
     fn writes_serially(&self) -> bool;
 
-    /// The storage in which data is kept as the guest sees it, byte by byte; `None` when it is
-    /// encrypted. What a reservation has room for may be copied there, followed by
+    /// Returns the storage in which data is kept as the guest sees it, byte by byte; `None` when it is
+    /// encrypted. Data for a reservation may be copied there, followed by
     /// [`write_metadata`](Self::write_metadata).
     fn plain_storage(&self) -> Option<&dyn Storage>;
 
     /// Writes the metadata of a reservation, where data wasn't written with [`write`](Self::write).
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     fn write_metadata(&self, reservation: &Reservation) -> Result<()>;
 
     /// Writes what remains (tables, and last of all the header), after which the image is whole.
     ///
     /// # Errors
-    /// The system's error, also of flushing; the format's limits.
+    /// Returns the system's error, also of flushing. Returns an error if a limit of the format is reached.
     fn finish(&self) -> Result<()>;
 }
 
-/// What is said of an image that exists and is too small for what is to be written over it.
+/// Returns the error for an image that exists and is too small for the disk that is to be written over it.
 pub fn smaller_than_input() -> Error {
     Error::invalid("output file is smaller than input file")
 }

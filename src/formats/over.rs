@@ -1,9 +1,9 @@
-//! A conversion into an image that exists: what it holds is written over, what lies beyond the
-//! source's end stays.
+//! A conversion into an image that exists: its contents are written over, but for those beyond the source's
+//! end.
 //!
-//! No room is reserved: each chunk is written as any writer would write it, by whichever worker has
-//! it. Zeroes are made when it is their chunk's turn, by metadata where that can be. An image without
-//! a backing file may have no entry that says zero, so there nothing is done for what isn't stored.
+//! No room is reserved: each chunk is written as any writer would write it, by the worker that has it. Zeroes
+//! are made when their chunk is reserved, by metadata where that can be. The tables of an image without a
+//! backing file may have no entry that says zero, so there nothing is done for parts that aren't stored.
 //! Elsewhere zeroes are always entered: if somebody gives the image another backing file later, nothing of
 //! that file shows through.
 
@@ -24,14 +24,14 @@ pub struct OverImage {
     options: OverOptions,
 }
 
-/// How an image in use is written over.
+/// The way in which an image in use is written over.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OverOptions {
-    /// The caller's word that it reads as zeroes already.
+    /// True if the caller promises that it reads as zeroes already.
     pub is_zero: bool,
-    /// Whether what is written is compressed.
+    /// True if data is compressed.
     pub compressed: bool,
-    /// Whether parts may be left as they are, be they only parts of clusters.
+    /// True if parts may be left as they are, be they only parts of clusters.
     pub leaves_parts: bool,
 }
 
@@ -39,7 +39,7 @@ impl OverImage {
     /// Writes a disk of `size` bytes over the start of `image`.
     ///
     /// # Errors
-    /// The image is smaller.
+    /// Returns an error if the image is smaller.
     pub fn new(image: Box<dyn WritableImage>, size: u64, options: OverOptions) -> Result<Self> {
         if image.size() < size {
             return Err(smaller_than_input());
@@ -51,7 +51,7 @@ impl OverImage {
         })
     }
 
-    /// The unit in which the image is told what to hold. Compressed clusters are written as a whole.
+    /// Returns the unit in which the image is written. Compressed clusters are written as a whole.
     fn unit(&self) -> usize {
         if self.options.leaves_parts && !self.options.compressed {
             return SECTOR_LEN;
@@ -62,8 +62,8 @@ impl OverImage {
         self.image.zero_unit()
     }
 
-    /// A run of a chunk as bytes of the disk, without what is beyond the source's end: that is no zero
-    /// of the source's.
+    /// Returns the part of the disk that a run of a chunk is, without the bytes beyond the source's end:
+    /// those are no zeroes of the source's.
     fn range(&self, guest: GuestOffset, run: &Run) -> Range<u64> {
         let at = |within: usize| guest.0.saturating_add(within as u64).min(self.size);
         at(run.start)..at(run.end)
@@ -102,7 +102,8 @@ impl NewImage for OverImage {
         self.unit()
     }
 
-    /// Clusters that are put together, and to compress one a cluster and about as much for the encoder.
+    /// Returns the room for clusters that are put together, and to compress one a cluster and about as much
+    /// for the encoder.
     fn memory_to_write(&self) -> usize {
         let clusters = if self.options.compressed { 3 } else { 1 };
         clusters * self.image.allocation_unit()
@@ -112,7 +113,8 @@ impl NewImage for OverImage {
         self.options.is_zero
     }
 
-    /// What it holds now is what is below: what isn't data is zero, unless it is left.
+    /// Returns the image's present contents as its backing file: parts that aren't data are zeroed unless
+    /// they are left.
     fn backed(&self) -> Option<Backed> {
         (!self.options.is_zero).then_some(Backed {
             size: self.size,

@@ -1,10 +1,10 @@
-//! Whether an image decrypts to what a disk holds, or to noise.
+//! Noise where a disk should be, the sign of a wrong password.
 //!
-//! Legacy AES can't tell a wrong password from a right one, but what comes out can: with a wrong key
-//! every sector that was encrypted is noise. Whatever disks start with (boot records, partition tables, LVM's
-//! label, LUKS headers, the superblocks of file systems) has at least a sector of zeroes, text or
-//! numbers, and so has nearly everything else. So it takes no list of signatures, of which some
-//! are two bytes long and are found in noise too.
+//! Legacy AES can't tell a wrong password from a right one, but the disk can: with a wrong key every sector
+//! that was encrypted is noise. Disks start with boot records, partition tables, LVM's label, LUKS headers or
+//! the superblocks of file systems. All of them have at least a sector of zeroes, text or numbers, and so has
+//! nearly everything else. So it takes no list of signatures, some of which are two bytes long and are found
+//! in noise too.
 //!
 //! A sector of noise has 221 different bytes on the average, with a standard deviation of 4.5; fewer
 //! than [`LEAST_DIFFERENT`] are never seen.
@@ -13,17 +13,18 @@ use super::{ExtentKind, Image};
 use crate::error::Result;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// How much of the disk is looked at, in bytes from its start: superblocks are found up to 64 KiB.
+/// The length of the part of the disk that is looked at, in bytes from its start: superblocks are found up to
+/// 64 KiB.
 const START: u64 = 128 << 10;
 
-/// How many different bytes a sector of noise has at the least.
+/// The number of different bytes that a sector of noise has at the least.
 const LEAST_DIFFERENT: usize = 180;
 
-/// Whether all that is stored of the image's start is noise, and something is. What is compressed is
-/// never encrypted and doesn't count.
+/// Returns true if something is stored of the image's start and all of it is noise. Compressed data is never
+/// encrypted and doesn't count.
 ///
 /// # Errors
-/// The start can't be read.
+/// Returns an error if the start can't be read.
 pub fn starts_with_noise(image: &dyn Image) -> Result<bool> {
     let end = image.size().min(START);
     let mut position = 0;
@@ -69,7 +70,7 @@ mod tests {
         starts_with_noise(&disk).unwrap()
     }
 
-    /// What a wrong key makes of a disk of zeroes (and of any other).
+    /// Returns what a wrong key makes of a disk of zeroes (and of any other).
     fn noise(bytes: usize) -> Vec<u8> {
         let mut disk = vec![0; bytes];
         AesCbc::new(b"right password  ", Backend::detect()).encrypt(0, &mut disk);
@@ -81,7 +82,7 @@ mod tests {
     fn a_wrong_key_is_seen_and_one_sector_of_a_disk_is_enough() {
         assert!(is_noise_at_the_start(noise(4 << 20)));
         assert!(is_noise_at_the_start(noise(512)));
-        // (where, what): the sector around it is what disks have there.
+        // The offset, and the signature: the sector around it is as disks have it there.
         for (at, signature) in [
             (510, &b"\x55\xaa"[..]),
             (512, b"EFI PART"),

@@ -6,40 +6,40 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// A chunk's data after [`NewImage::pack`](super::NewImage::pack): what is stored, in guest order.
+/// A chunk's data after [`NewImage::pack`](super::NewImage::pack): the bytes that are stored, in guest order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Each allocation unit that is stored.
     pub parts: Vec<PackedPart>,
-    /// What of the rest reads as zeroes, for an image with a backing file: whole units, in bytes from
-    /// the chunk's start.
+    /// The parts of the rest that read as zeroes, for an image with a backing file: whole units, in bytes
+    /// from the chunk's start.
     pub zeroes: Vec<Run>,
 }
 
 /// One allocation unit's data after packing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedPart {
-    /// Where it was in the chunk, in bytes from the chunk's start.
+    /// Its place in the chunk before packing, in bytes from the chunk's start.
     pub start: usize,
-    /// Where it is in the chunk's buffer now, as it is to be stored.
+    /// Its place in the chunk's buffer now, as it is to be stored.
     pub stored: Run,
-    /// Whether it is compressed; otherwise it couldn't be made smaller and is as it was.
+    /// True if it is compressed; otherwise it couldn't be made smaller and is as it was.
     pub compressed: bool,
 }
 
-/// What [`NewImage::reserve`](super::NewImage::reserve) hands out.
+/// The room that [`NewImage::reserve`](super::NewImage::reserve) hands out.
 #[derive(Debug)]
 pub struct Reservation {
     /// The chunk's place on the virtual disk.
     pub guest: GuestOffset,
-    /// What is to be written where: runs of the chunk's buffer and the offset in the file.
+    /// The runs of the chunk's buffer, and the offset in the file to which each is written.
     pub pieces: Vec<(Run, HostOffset)>,
     /// Metadata that became complete with this reservation, and where it goes.
     pub metadata: Vec<(HostOffset, Vec<u8>)>,
 }
 
 impl Reservation {
-    /// Room for nothing, in a chunk at `guest`.
+    /// Makes room for nothing, in a chunk at `guest`.
     pub fn empty(guest: GuestOffset) -> Self {
         Self {
             guest,
@@ -49,7 +49,7 @@ impl Reservation {
     }
 
     /// Adds the room for a later part of the chunk, whose pieces start `start` bytes further on in the
-    /// chunk's buffer than they say. What is one run in the buffer and in the file is one piece.
+    /// chunk's buffer than they say. A run that is one in the buffer and in the file is one piece.
     pub fn append(&mut self, part: Self, start: usize) {
         for (run, host) in part.pieces {
             let run = run.start + start..run.end + start;
@@ -70,7 +70,7 @@ impl Reservation {
     /// Encrypts the pieces of `chunk` in place.
     ///
     /// # Errors
-    /// The reservation is for another chunk.
+    /// Returns an error if the reservation is for another chunk.
     pub fn encrypt(&self, cipher: &Cipher, chunk: &mut [u8]) -> Result<()> {
         for (run, host) in &self.pieces {
             let data = chunk.get_mut(run.clone()).ok_or_else(foreign)?;
@@ -83,7 +83,7 @@ impl Reservation {
     /// Writes the pieces of `chunk`.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub fn write_data(&self, storage: &dyn Storage, chunk: &[u8]) -> Result<()> {
         for (run, host) in &self.pieces {
             let data = chunk.get(run.clone()).ok_or_else(foreign)?;
@@ -95,7 +95,7 @@ impl Reservation {
     /// Writes the metadata, if there is any.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub fn write_metadata(&self, storage: &dyn Storage) -> Result<()> {
         self.metadata
             .iter()
@@ -115,7 +115,7 @@ pub(super) fn add_metadata(
     }
 }
 
-/// The error for data that is to be stored in the other of the two ways.
+/// Returns the error for data that is to be stored in the other of the two ways.
 pub(super) fn not_packed() -> Error {
     Error::invalid("data is packed for images that compress, and for no other")
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// The internal snapshots of an image.
 pub trait Snapshots {
-    /// How many there are, as the header has it.
+    /// Returns the number of snapshots, as the header has it.
     fn count(&self) -> u32;
 
     /// Reads the list.
@@ -28,20 +28,20 @@ pub struct SnapshotInfo {
     pub name: String,
     /// The size of the machine's saved state in bytes.
     pub vm_state_size: i64,
-    /// When it was taken, in seconds since 1970 (UTC).
+    /// The time at which it was taken, in seconds since 1970 (UTC).
     pub date_sec: u32,
     /// The part of a second in nanoseconds.
     pub date_nsec: u32,
-    /// How long the machine had been running, in seconds.
+    /// The time for which the machine had been running, in seconds.
     pub vm_clock_sec: u64,
     /// The part of a second in nanoseconds.
     pub vm_clock_nsec: u64,
-    /// How many instructions the machine had executed, where that was counted.
+    /// The number of instructions that the machine had executed, where that was counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icount: Option<i64>,
 }
 
-/// How a user names an internal snapshot.
+/// The name by which a user calls an internal snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotName {
     /// By its id, or if none has it by its name.
@@ -56,7 +56,7 @@ pub enum SnapshotName {
 }
 
 impl SnapshotName {
-    /// The index of the snapshot of that name among those with these ids and names.
+    /// Returns the index of the snapshot of that name among those with these ids and names.
     pub fn find<'s>(
         &self,
         snapshots: impl Iterator<Item = (&'s [u8], &'s [u8])> + Clone,
@@ -76,7 +76,7 @@ impl SnapshotName {
     }
 }
 
-/// The error for a snapshot that isn't there.
+/// Returns the error for a snapshot that isn't there.
 pub fn not_found() -> Error {
     Error::invalid("Failed to load snapshot: Can't find snapshot")
 }

@@ -1,8 +1,8 @@
-//! How a run of a disk is stored, as `qemu-img map` tells it and `measure` and `compare` go by it.
+//! The status of a run of a disk, as `qemu-img map` tells it and `measure` and `compare` go by it.
 //!
-//! An [`Extent`] says where data is; a status says what a reader may expect of it. They differ where
-//! the file below knows more: a cluster may have its place in a qcow2 image while the file has a hole
-//! there, so that it is stored and yet reads as zeroes; and a raw file ends at a byte, not at a sector.
+//! An [`Extent`] says where data is; a status says what a reader may expect of it. They differ where the file
+//! below knows more. A cluster may have its place in a qcow2 image while the file has a hole there, so that
+//! it is stored and yet reads as zeroes. And a raw file ends at a byte, not at a sector.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -12,27 +12,29 @@ use crate::error::Result;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// How a run of a disk is stored. More than one of `zero` and `data` may hold, and neither needs to.
+/// The way in which a run of a disk is stored. More than one of `zero` and `data` may hold, and neither needs
+/// to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
-    /// How long the run is, in bytes; above 0 where an image says so.
+    /// The length of the run in bytes; above 0 where an image says so.
     pub length: u64,
-    /// Which image of a chain says so: 0 for the image itself, 1 for its backing file, and so on.
+    /// The image of a chain that says so: 0 for the image itself, 1 for its backing file, and so on.
     pub depth: usize,
-    /// Whether that image says anything of it, rather than leaving it to those below.
+    /// True if that image says anything of it, rather than leaving it to those below.
     pub present: bool,
-    /// Whether it is known to read as zeroes.
+    /// True if it is known to read as zeroes.
     pub zero: bool,
-    /// Whether bytes are stored for it.
+    /// True if bytes are stored for it.
     pub data: bool,
-    /// Whether these are compressed.
+    /// True if these are compressed.
     pub compressed: bool,
-    /// Where the file has room for it, unless what is there isn't what the guest sees.
+    /// The offset at which the file has room for it, unless the bytes there aren't those that the guest sees.
     pub offset: Option<HostOffset>,
 }
 
 impl Status {
-    /// What an extent alone says; `plain` tells whether data is stored as the guest sees it.
+    /// Returns the status that an extent alone gives; `plain` tells whether data is stored as the guest sees
+    /// it.
     pub fn of(extent: &Extent, plain: bool) -> Self {
         let kind = extent.kind;
         Self {
@@ -47,19 +49,19 @@ impl Status {
     }
 }
 
-/// Where a storage has holes. The last answer is kept, since to find where data ends some file systems
-/// look at every page of it, and callers ask for one piece after the other.
+/// The holes of a storage. The last answer is kept, since to find where data ends some file systems look at
+/// every page of it, and callers ask for one piece after the other.
 #[derive(Debug, Default)]
 pub(super) struct Holes {
     last: Mutex<Range<u64>>,
 }
 
 impl Holes {
-    /// The run of data that holds `offset`, or else the next one; empty and at the end of all offsets
+    /// Returns the run of data that holds `offset`, or else the next one; empty and at the end of all offsets
     /// when there is none.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn data_from(&self, storage: &dyn Storage, offset: u64) -> Result<Range<u64>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if !last.contains(&offset) {
@@ -68,10 +70,11 @@ impl Holes {
         Ok(last.clone())
     }
 
-    /// Whether there is a hole at `offset`, and how many bytes it or the data there goes on.
+    /// Returns true if there is a hole at `offset`, and the number of bytes that it or the data there goes
+    /// on.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn at(&self, storage: &dyn Storage, offset: u64) -> Result<(bool, u64)> {
         let data = self.data_from(storage, offset)?;
         Ok(if data.contains(&offset) {

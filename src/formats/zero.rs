@@ -5,7 +5,7 @@ use super::image::{Image, check_range};
 use crate::error::Result;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// A disk that is all zeroes: what a new image is a copy of.
+/// A disk that is all zeroes: the source of a new image.
 #[derive(Debug, Clone, Copy)]
 pub struct ZeroImage {
     /// The size of the disk in bytes.

@@ -1,7 +1,7 @@
 //! The oldest encryption of qcow2, which QEMU calls `aes`.
 //!
-//! It has no header and no key derivation: the password is the key. So nothing can tell a wrong password,
-//! and a disk that is read with one is noise. Sectors are encrypted by their numbers on the disk.
+//! It has no header and no key derivation: the password is the key. So nothing can tell a wrong password, and
+//! a disk that is read with one is noise. Sectors are encrypted by their numbers on the disk.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::error::Result;
 pub struct LegacyAes;
 
 impl LegacyAes {
-    /// The cipher of a key, by a backend that this machine has.
+    /// Makes the cipher of a key, by a backend that this machine has.
     ///
     /// # Panics
     /// Panics if this machine doesn't have the backend.
@@ -44,7 +44,7 @@ impl EncryptedHeader for LegacyAes {
         EncryptionFormat::Aes
     }
 
-    /// Any password gives a cipher.
+    /// Makes a cipher of any password.
     fn unlock(&self, secret: &Secret) -> Result<Cipher> {
         let backend = chosen_backend()?;
         let cipher = expanded(secret, backend);

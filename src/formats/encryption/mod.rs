@@ -1,8 +1,8 @@
-//! Encryption formats: how a password and a header make the cipher of a disk.
+//! Encryption formats: the making of a disk's cipher from a password and a header.
 //!
 //! Image formats share them: qcow2 has LUKS inside, and a LUKS header is a format by itself. An encryption
-//! format gives a [`Cipher`]; an image format tells the cipher where on the disk and where in the file its
-//! sectors are, and the cipher goes by the one of both that its format counts.
+//! format gives a [`Cipher`]. An image format tells the cipher where on the disk and where in the file its
+//! sectors are. The cipher uses the one of both by which its format numbers sectors.
 
 mod legacy_aes;
 
@@ -24,7 +24,7 @@ pub enum EncryptionFormat {
 }
 
 impl EncryptionFormat {
-    /// The name that `qemu-img` uses.
+    /// Returns the name that `qemu-img` uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Aes => "aes",
@@ -35,10 +35,10 @@ impl EncryptionFormat {
 
 /// The encryption of a new image.
 pub trait Encryption: Sync {
-    /// The format.
+    /// Returns the format.
     fn format(&self) -> EncryptionFormat;
 
-    /// The length of its header in bytes, for which a new image leaves room; 0 where there is none.
+    /// Returns the length of its header in bytes, for which a new image leaves room; 0 where there is none.
     fn header_length(&self) -> u64;
 
     /// Makes a header, and the cipher that it stands for.
@@ -50,10 +50,10 @@ pub trait Encryption: Sync {
 
 /// The encryption of an image that exists, its header read and checked, and not opened.
 pub trait EncryptedHeader: Send + Sync {
-    /// The format.
+    /// Returns the format.
     fn format(&self) -> EncryptionFormat;
 
-    /// Gives the cipher that the password stands for.
+    /// Makes the cipher that the password stands for.
     ///
     /// # Errors
     /// Returns an error if the password is known to be wrong, or if this machine doesn't have the cipher.
@@ -77,7 +77,7 @@ pub struct Cipher {
 }
 
 impl Cipher {
-    /// A cipher of sectors, and the number that it goes by.
+    /// Makes a cipher of a cipher of sectors and the number that it uses.
     pub fn new(sectors: Arc<dyn SectorCipher>, numbering: Numbering) -> Self {
         Self { sectors, numbering }
     }
@@ -90,7 +90,7 @@ impl Cipher {
         self.sectors.encrypt(self.number(guest, host), data);
     }
 
-    /// As [`encrypt`](Self::encrypt), from one buffer to another.
+    /// Encrypts as [`encrypt`](Self::encrypt) does, from one buffer to another.
     ///
     /// # Panics
     /// Panics if `src` isn't a whole number of sectors, or if `dst` isn't as long.

@@ -1,8 +1,8 @@
 //! The raw format: the disk's bytes and nothing else.
 //!
-//! A raw file's length need not be a multiple of 512; the disk's size is rounded up, and what is
-//! missing of the last sector reads as zeroes. The length is taken once, when the image is opened:
-//! a file that shrinks while it is read is an error, never a run of zeroes.
+//! A raw file's length need not be a multiple of 512. The disk's size is rounded up, and the missing part of
+//! the last sector reads as zeroes. The length is taken once, when the image is opened: a file that shrinks
+//! while it is read is an error, never a run of zeroes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl RawImage {
     /// Opens a raw image; every storage is one.
     ///
     /// # Errors
-    /// The system's error when its length can't be had.
+    /// Returns the system's error when its length can't be had.
     pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let length = storage.len()?;
         Ok(Self {
@@ -39,7 +39,7 @@ impl RawImage {
         })
     }
 
-    /// The run of data that holds `offset`, or else the next one, in whole sectors; empty at the
+    /// Returns the run of data that holds `offset`, or else the next one, in whole sectors; empty at the
     /// disk's end when there is none.
     fn data_from(&self, offset: u64) -> Result<Range<u64>> {
         let size = self.size();
@@ -79,7 +79,7 @@ impl Image for RawImage {
             kind,
             depth: 0,
         };
-        // In whole sectors: a hole inside a sector is not worth an extent of its own.
+        // Holes count in whole sectors: a hole inside a sector is not worth an extent of its own.
         let data = self.data_from(offset.0)?;
         Ok(if data.start <= offset.0 && offset.0 < data.end {
             let kind = ExtentKind::Data(HostOffset(offset.0));
@@ -122,31 +122,31 @@ impl Image for RawImage {
     }
 }
 
-/// The unit in which a raw image's zeroes are left out: what file systems store at the least.
+/// The unit in which a raw image's zeroes are left out: the least that file systems store.
 const RAW_UNIT: usize = 4096;
 /// A raw image being written.
 #[derive(Debug)]
 pub struct NewRaw {
     storage: Arc<dyn Storage>,
     size: u64,
-    /// Set once: by who knows what is there, or by clearing it.
+    /// Set once: by a caller that knows the contents, or by clearing it.
     starts_as_zeroes: AtomicBool,
-    /// It may be cleared: there is no promise, and space isn't to be taken.
+    /// True if it may be cleared: there is no promise, and space isn't to be taken.
     may_clear: bool,
-    /// Whether parts stay as they are.
+    /// True if parts stay as they are.
     leaves_parts: bool,
     may_share: bool,
     flush: bool,
 }
 
 impl NewRaw {
-    /// Makes `storage` a disk of `size` bytes that reads as zeroes until written. `flush` says
-    /// whether [`NewImage::finish`] waits for stable storage. A block device holds what it held until it
-    /// is cleared or written.
+    /// Makes `storage` a disk of `size` bytes that reads as zeroes until written. `flush` says that
+    /// [`NewImage::finish`] waits for stable storage. A block device keeps its contents until it is cleared
+    /// or written.
     ///
     /// # Errors
-    /// The system's error; a block device that is smaller than `size`; preallocation of metadata,
-    /// which a raw image doesn't have.
+    /// Returns the system's error. Returns an error if a block device is smaller than `size`, or if
+    /// `preallocation` is of metadata, which a raw image doesn't have.
     pub fn create(
         storage: Arc<dyn Storage>,
         size: u64,
@@ -175,12 +175,11 @@ impl NewRaw {
         })
     }
 
-    /// Writes over the first `size` bytes of an existing raw image; what is beyond them stays.
-    /// `is_zero` promises that it reads as zeroes already; else it holds what it held until it is cleared or
-    /// written.
+    /// Writes over the first `size` bytes of an existing raw image; all beyond them stays. `is_zero` promises
+    /// that it reads as zeroes already; otherwise it keeps its contents until it is cleared or written.
     ///
     /// # Errors
-    /// The system's error, or that the image is smaller than `size`.
+    /// Returns the system's error, or an error if the image is smaller than `size`.
     pub fn over(storage: Arc<dyn Storage>, size: u64, is_zero: bool, flush: bool) -> Result<Self> {
         check_room(storage.as_ref(), size)?;
         Ok(Self {
@@ -194,11 +193,11 @@ impl NewRaw {
         })
     }
 
-    /// As [`over`](Self::over), but what is neither data nor zero stays as it is, as if it were a backing
-    /// file's.
+    /// Writes over an image as [`over`](Self::over) does, but parts that are neither data nor zero stay as
+    /// they are, as if they were a backing file's.
     ///
     /// # Errors
-    /// As there.
+    /// Returns an error as [`over`](Self::over) does.
     pub fn over_parts(storage: Arc<dyn Storage>, size: u64, flush: bool) -> Result<Self> {
         check_room(storage.as_ref(), size)?;
         Ok(Self {
@@ -213,12 +212,13 @@ impl NewRaw {
     }
 }
 
-/// What is said of `preallocation=metadata`.
+/// Returns the error for `preallocation=metadata`.
 pub fn unsupported_preallocation() -> Error {
     Error::invalid("Unsupported preallocation mode: metadata")
 }
 
-/// A disk has whole sectors: what is missing of a file's last one is there to be written.
+/// Refuses a storage that is too small. A disk has whole sectors: the missing part of a file's last one is
+/// there to be written.
 fn check_room(storage: &dyn Storage, size: u64) -> Result<()> {
     if storage.len()?.next_multiple_of(SECTOR_SIZE) < size {
         return Err(smaller_than_input());
@@ -232,7 +232,7 @@ impl NewImage for NewRaw {
     }
 
     fn zero_unit(&self) -> usize {
-        // Beside a sector of data there may be one that is left.
+        // A sector of data may stand beside one that is left.
         if self.leaves_parts {
             return SECTOR_LEN;
         }
@@ -243,8 +243,8 @@ impl NewImage for NewRaw {
         self.starts_as_zeroes.load(Ordering::Relaxed)
     }
 
-    /// One hole over everything costs nothing, and a thin device gives its space back. Where there are no
-    /// holes, zeroes are written.
+    /// Makes one hole over everything, which costs nothing, and a thin device gives its space back. Where
+    /// there are no holes, zeroes are written.
     fn clear(&self) -> Result<()> {
         if self.may_clear && !self.starts_as_zeroes() && self.storage.punch(0..self.size)? {
             self.starts_as_zeroes.store(true, Ordering::Relaxed);

@@ -19,7 +19,8 @@ use crate::error::Result;
 use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
 
-/// The options of a new image. How its space is taken is the protocol's to know.
+/// The options of a new image. The way in which its space is taken is the
+/// protocol's matter.
 const CREATE_OPTIONS: &[OptionSpec] = &[OptionSpec::new("size", Kind::Size, "Virtual disk size")];
 
 /// The options of a node: the part of its file that the disk is in.

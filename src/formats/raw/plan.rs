@@ -42,14 +42,14 @@ impl RawPlan {
 }
 
 impl Plan for RawPlan {
-    /// On a device whatever it holds stays.
+    /// Returns false for a device, which keeps whatever it holds.
     fn is_made_empty(&self) -> bool {
         self.preallocation != Preallocation::Full
     }
 
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = parts.file;
-        // A device is as long as it is.
+        // A device's length can't be changed.
         let is_device = !file.starts_as_zeroes();
         if is_device && file.len()? < self.size {
             return Err(Error::invalid("Cannot grow device files"));
@@ -63,7 +63,7 @@ impl Plan for RawPlan {
     }
 }
 
-/// The next multiple of `align`, at least `size`.
+/// Returns the next multiple of `align`, at least `size`.
 fn aligned(size: u64, align: NonZeroU64) -> Result<u64> {
     let length = size.checked_next_multiple_of(align.get());
     length
