@@ -20,7 +20,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// The oldest QEMU version that reads it, which is how `qemu-img` names the format's versions.
+    /// Returns the oldest QEMU version that reads it, which is how `qemu-img` names the format's versions.
     pub fn compat(self) -> &'static str {
         match self {
             Self::V2 => "0.10",
@@ -29,7 +29,7 @@ impl Version {
     }
 }
 
-/// How the guest's data is encrypted.
+/// The method by which the guest's data is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncryptionMethod {
     /// Not at all.
@@ -41,7 +41,7 @@ pub enum EncryptionMethod {
 }
 
 impl EncryptionMethod {
-    /// The method as the rest of the program sees it.
+    /// Returns the method as the rest of the program sees it.
     pub(crate) fn reference(self) -> Option<EncryptionRef> {
         let is_aes = self == Self::Aes;
         (self != Self::None).then(|| EncryptionRef {
@@ -51,7 +51,7 @@ impl EncryptionMethod {
         })
     }
 
-    /// The name that `qemu-img` uses.
+    /// Returns the name that `qemu-img` uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -61,7 +61,7 @@ impl EncryptionMethod {
     }
 }
 
-/// How compressed clusters are compressed.
+/// The method by which compressed clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompressionType {
     /// Raw deflate.
@@ -71,7 +71,7 @@ pub enum CompressionType {
 }
 
 impl CompressionType {
-    /// The name that `qemu-img` uses.
+    /// Returns the name that `qemu-img` uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Zlib => "zlib",
@@ -102,88 +102,88 @@ pub struct Header {
 }
 
 impl Header {
-    /// The format's version.
+    /// Returns the format's version.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The sizes that follow from cluster size and refcount width.
+    /// Returns the sizes that follow from cluster size and refcount width.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// The size of the virtual disk in bytes, a multiple of 512.
+    /// Returns the size of the virtual disk in bytes, a multiple of 512.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// How the guest's data is encrypted.
+    /// Returns the method by which the guest's data is encrypted.
     pub fn encryption(&self) -> EncryptionMethod {
         self.encryption
     }
 
-    /// How compressed clusters are compressed.
+    /// Returns the method by which compressed clusters are compressed.
     pub fn compression(&self) -> CompressionType {
         self.compression
     }
 
-    /// The active L1 table.
+    /// Returns the active L1 table.
     pub fn l1(&self) -> TablePlace {
         self.l1
     }
 
-    /// The refcount table.
+    /// Returns the refcount table.
     pub fn refcount_table(&self) -> TablePlace {
         self.refcount_table
     }
 
-    /// How many internal snapshots there are.
+    /// Returns the number of internal snapshots.
     pub fn snapshots(&self) -> u32 {
         self.snapshots
     }
 
-    /// Where the snapshot table starts; its length is known when it has been read, see
+    /// Returns the start of the snapshot table. Its length is known when it has been read, see
     /// [`SnapshotTable`](crate::formats::qcow2::snapshots::SnapshotTable).
     pub fn snapshots_offset(&self) -> HostOffset {
         self.snapshots_offset
     }
 
-    /// Where the bitmap directory is; `None` without bitmaps, or when they are out of date.
+    /// Returns the place of the bitmap directory; `None` without bitmaps, or when they are out of date.
     pub fn bitmaps(&self) -> Option<BitmapsPlace> {
         self.bitmaps
     }
 
-    /// Where the LUKS header is, for images that have one.
+    /// Returns the place of the LUKS header, for images that have one.
     pub fn luks(&self) -> Option<ByteRange> {
         self.luks
     }
 
-    /// All incompatible features, as stored.
+    /// Returns all incompatible features, as stored.
     pub fn incompatible(&self) -> u64 {
         self.incompatible
     }
 
-    /// All autoclear features, as stored.
+    /// Returns all autoclear features, as stored.
     pub fn autoclear(&self) -> u64 {
         self.autoclear
     }
 
-    /// Whether all of `bits` of the incompatible features are set.
+    /// Returns true if all of `bits` of the incompatible features are set.
     pub fn has_incompatible(&self, bits: u64) -> bool {
         self.incompatible & bits == bits
     }
 
-    /// Whether all of `bits` of the compatible features are set.
+    /// Returns true if all of `bits` of the compatible features are set.
     pub fn has_compatible(&self, bits: u64) -> bool {
         self.compatible & bits == bits
     }
 
-    /// Whether all of `bits` of the autoclear features are set.
+    /// Returns true if all of `bits` of the autoclear features are set.
     pub fn has_autoclear(&self, bits: u64) -> bool {
         self.autoclear & bits == bits
     }
 
-    /// Whether any autoclear feature is set.
+    /// Returns true if any autoclear feature is set.
     pub fn any_autoclear(&self) -> bool {
         self.autoclear != 0
     }
@@ -202,31 +202,31 @@ impl Header {
         Ok(())
     }
 
-    /// The header as it was when a snapshot with that L1 table was taken. The disk's size stays what it
-    /// is now, as QEMU has it.
+    /// Returns the header as it was when a snapshot with that L1 table was taken. The disk's size stays what
+    /// it is now, as QEMU has it.
     #[must_use]
     pub fn with_l1(mut self, l1: TablePlace) -> Self {
         self.l1 = l1;
         self
     }
 
-    /// The name of the backing file, as stored.
+    /// Returns the name of the backing file, as stored.
     pub fn backing_file(&self) -> Option<&[u8]> {
         self.backing_file.as_deref()
     }
 
-    /// All header extensions, as they stand one behind the other.
+    /// Returns all header extensions, as they stand one behind the other.
     pub fn extensions(&self) -> &[Extension] {
         &self.extensions
     }
 
-    /// The data of the last header extension of a kind.
+    /// Returns the data of the last header extension of a kind.
     pub fn extension(&self, kind: u32) -> Option<&[u8]> {
         find(&self.extensions, kind)
     }
 }
 
-/// The data of the last extension of a kind: of several, QEMU goes by that.
+/// Returns the data of the last extension of a kind: of several, QEMU goes by that.
 pub(super) fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
     extensions
         .iter()
@@ -234,7 +234,7 @@ pub(super) fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
         .map(|extension| extension.data.as_slice())
 }
 
-/// A name as QEMU reads it: some programs fill it up with zeroes.
+/// Cuts a name at the first zero as QEMU does: some programs fill it up with zeroes.
 pub fn until_zero(name: &[u8]) -> &[u8] {
     name.split(|byte| *byte == 0).next().unwrap_or_default()
 }

@@ -13,10 +13,10 @@ use crate::units::{HostOffset, SECTOR_SIZE};
 /// The largest cluster size for which the names of features are left out of the header, in bytes.
 const LARGEST_WITHOUT_NAMES: u64 = 4096;
 
-/// The header, field by field as the specification lists them.
+/// Encodes the header, field by field as the specification lists them.
 ///
 /// # Errors
-/// A table that is too big for its field.
+/// Returns an error if a table is too big for its field.
 pub(in crate::formats::qcow2) fn bytes(
     options: &CreateOptions,
     geometry: Geometry,
@@ -88,8 +88,8 @@ fn fixed_length(version: Version) -> u32 {
     }
 }
 
-/// The header extensions, in QEMU's order. Version 2 has them too, but for those that go with
-/// features. Names of features are a courtesy for which small clusters have no room to spare.
+/// Encodes the header extensions, in QEMU's order. Version 2 has them too, but for those that go
+/// with features. Names of features are a courtesy for which small clusters have no room to spare.
 fn extension_area(options: &CreateOptions) -> Vec<u8> {
     let mut area = Vec::new();
     let format = options.backing.as_ref().and_then(|it| it.format.as_deref());
@@ -110,8 +110,8 @@ fn extension_area(options: &CreateOptions) -> Vec<u8> {
 /// Checks that all of the header fits into its cluster; nothing is written.
 ///
 /// # Errors
-/// It doesn't, or the backing file's name is longer than the format allows; worded as `qemu-img`
-/// words it.
+/// Returns an error if it doesn't, or if the backing file's name is longer than the format allows;
+/// worded as `qemu-img` words it.
 pub(in crate::formats::qcow2) fn check_room(options: &CreateOptions) -> Result<()> {
     let without_name =
         u64::from(fixed_length(options.version)) + extension_area(options).len() as u64;
@@ -137,21 +137,22 @@ pub(in crate::formats::qcow2) fn check_room(options: &CreateOptions) -> Result<(
     })
 }
 
-/// Wipes the header of whatever was on a device before, which must not outlive what it points to.
+/// Wipes the header of the image that was on a device before, which must not outlive the clusters
+/// that it points to.
 ///
 /// # Errors
-/// The system's error.
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn wipe(storage: &dyn Storage, geometry: Geometry) -> Result<()> {
     storage.write_at(0, &vec![0; geometry.cluster_len()])?;
     storage.flush()
 }
 
 /// Writes the header of an image of which everything else is written. With `flush`, all of that is
-/// on stable storage before the header is, so that a power cut can't leave a header without what it
-/// points to; and so is the header in the end.
+/// on stable storage before the header is, and the header is in the end. So a power cut can't leave
+/// a header without the tables that it points to.
 ///
 /// # Errors
-/// The system's error.
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn write_last(
     storage: &dyn Storage,
     header: &[u8],

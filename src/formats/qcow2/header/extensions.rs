@@ -1,5 +1,5 @@
-//! Header extensions: what follows the header's fixed part, as type, length and data, each padded
-//! to a multiple of 8 bytes, until one of type 0 or the end of the header cluster.
+//! Header extensions: type, length and data behind the header's fixed part, each padded to a
+//! multiple of 8 bytes, until one of type 0 or the end of the header cluster.
 //!
 //! Unknown extensions are kept, since a program may only drop those that it knows.
 
@@ -13,9 +13,9 @@ pub const END: u32 = 0;
 pub const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Names of feature bits; see [`super::features`].
 pub const FEATURE_NAMES: u32 = 0x6803_f857;
-/// Where the LUKS header is.
+/// The place of the LUKS header.
 pub const CRYPTO: u32 = 0x0537_be77;
-/// Where the bitmap directory is; see [`crate::formats::qcow2::bitmaps`].
+/// The place of the bitmap directory; see [`crate::formats::qcow2::bitmaps`].
 pub const BITMAPS: u32 = 0x2385_2875;
 /// The name of the external data file.
 pub const DATA_FILE: u32 = 0x4441_5441;
@@ -29,13 +29,14 @@ pub struct Extension {
     pub data: Vec<u8>,
 }
 
-/// Reads the extensions out of the bytes between the header's fixed part and what follows.
+/// Reads the extensions out of the bytes between the header's fixed part and the end of its cluster
+/// or the backing file's name.
 ///
 /// # Errors
-/// An extension that is longer than what is left.
+/// Returns an error if an extension is longer than the rest of the bytes.
 pub fn parse(mut bytes: &[u8]) -> Result<Vec<Extension>> {
     let mut extensions = Vec::new();
-    // What is cut off by the end reads as zeroes, and zeroes end the list.
+    // Bytes that the end cuts off read as zeroes, and zeroes end the list.
     while let (Ok(kind), Ok(length)) =
         (bytes.read_u32::<BigEndian>(), bytes.read_u32::<BigEndian>())
     {

@@ -29,7 +29,7 @@ pub const BITMAPS: u64 = 1 << 0;
 /// Autoclear bit 1: the external data file can be read as a raw image.
 pub const DATA_FILE_RAW: u64 = 1 << 1;
 
-/// Which of the header's three bit fields a name belongs to, as the feature name table codes it.
+/// The header's bit field that a name belongs to, as the feature name table codes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FeatureKind {
@@ -57,7 +57,7 @@ pub const NAMES: [(FeatureKind, u8, &str); 8] = [
 const ENTRY_LENGTH: usize = 48;
 const NAME_LENGTH: usize = 46;
 
-/// The feature name table of a new image (the data of its header extension).
+/// Makes the feature name table of a new image (the data of its header extension).
 pub fn name_table() -> Vec<u8> {
     let mut table = Vec::with_capacity(NAMES.len() * ENTRY_LENGTH);
     for (kind, bit, name) in NAMES {

@@ -1,9 +1,9 @@
-//! Where the header's fields stand, and changes to single ones in an image in use.
+//! The places of the header's fields, and changes to single ones in an image in use.
 //!
-//! Only single fields are written, where they stand; everything else of the header cluster stays
+//! Only single fields are written, where they stand. Everything else of the header cluster stays
 //! byte for byte as it was, header extensions that nobody knows among them. Each field lies inside
-//! one sector, so a power cut leaves the old value or the new one. (What adds an extension to the
-//! header is `room`.)
+//! one sector, so a power cut leaves the old value or the new one. (`room` adds an extension to the
+//! header.)
 
 use super::places::TablePlace;
 use crate::error::Result;
@@ -18,15 +18,15 @@ pub(in crate::formats::qcow2) const V3_MIN_LENGTH: u32 = 104;
 /// The length of a version 3 header with the compression type, as written today.
 pub(in crate::formats::qcow2) const V3_LENGTH: u32 = 112;
 
-/// Where the header has the offset of the backing file's name.
+/// The place of the offset of the backing file's name.
 const BACKING_NAME_FIELD: u64 = 8;
-/// Where the header has the refcount table's offset and, behind it, its number of clusters.
+/// The place of the refcount table's offset and, behind it, its number of clusters.
 pub(in crate::formats::qcow2) const REFCOUNT_TABLE_FIELD: u64 = 48;
-/// Where the header has the number of snapshots and, behind it, their table's offset.
+/// The place of the number of snapshots and, behind it, their table's offset.
 pub(in crate::formats::qcow2) const SNAPSHOTS_FIELD: u64 = 60;
-/// Where the header has the incompatible features.
+/// The place of the incompatible features.
 pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
-/// Where the header has the autoclear features.
+/// The place of the autoclear features.
 pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
 /// The longest name of a backing file, in bytes.
 pub(in crate::formats::qcow2) const MAX_BACKING_NAME: u32 = 1023;
@@ -55,7 +55,7 @@ pub(in crate::formats::qcow2) fn set_autoclear(storage: &dyn Storage, features: 
     storage.write_at(AUTOCLEAR_FIELD, &features.to_be_bytes())
 }
 
-/// Sets where in the header cluster the backing file's name starts.
+/// Sets the offset in the header cluster at which the backing file's name starts.
 pub(in crate::formats::qcow2) fn set_backing_name_offset(
     storage: &dyn Storage,
     offset: u64,

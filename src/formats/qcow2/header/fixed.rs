@@ -1,4 +1,5 @@
-//! The fixed part of the header: its fields as they are stored, and what must hold of each.
+//! The fixed part of the header: its fields as they are stored, and the conditions that each must
+//! meet.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -37,7 +38,7 @@ pub(super) struct RawHeader {
     refcount_table_clusters: u32,
     nb_snapshots: u32,
     snapshots_offset: u64,
-    // Version 3; version 2 has the values that the specification gives for it.
+    // These are of version 3; version 2 has the values that the specification gives for it.
     incompatible: u64,
     compatible: u64,
     autoclear: u64,
@@ -89,7 +90,7 @@ impl RawHeader {
 }
 
 impl RawHeader {
-    /// Checks what must hold before the rest of the header cluster can be read.
+    /// Checks the conditions that must hold before the rest of the header cluster can be read.
     pub(super) fn check_fixed_part(&self) -> Result<Geometry> {
         if self.magic != MAGIC {
             return Err(Error::corrupt("Image is not in qcow2 format"));
@@ -143,7 +144,7 @@ impl RawHeader {
         let extensions_start = index(u64::from(self.header_length)).min(extensions_end);
         let area = cluster.get(extensions_start..extensions_end);
         let extensions = extensions::parse(area.unwrap_or_default());
-        // A feature's name is worth having even if what follows it is damaged, since the feature
+        // A feature's name is worth having even if the next extension is damaged, since the feature
         // may be what explains the damage.
         let names = extensions
             .iter()
@@ -203,7 +204,7 @@ impl RawHeader {
         }
     }
 
-    /// Where the LUKS header is.
+    /// Returns the place of the LUKS header.
     fn check_luks(&self, geometry: Geometry, data: Option<&[u8]>) -> Result<Option<ByteRange>> {
         let Some(data) = data else {
             if self.crypt_method == LUKS {
@@ -319,7 +320,7 @@ impl RawHeader {
     }
 }
 
-/// An index into the header cluster; what doesn't fit is beyond its end.
+/// Makes an index into the header cluster; a number that doesn't fit is beyond its end.
 fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }

@@ -1,13 +1,13 @@
-//! From the first bytes of a file to a [`Header`] that can be trusted, and back.
+//! The way from the first bytes of a file to a [`Header`] that can be trusted, and back.
 //!
-//! `RawHeader` is what the file says; [`Header`] is what has been checked, and nothing else of
-//! this crate is built from a raw one. The order of checks and the limits are QEMU's, so that both
-//! programs accept the same images and refuse the others for the same reason. Tables are held against the
-//! file's length where they are read: showing a header needs nothing but the header.
+//! `RawHeader` has the fields of the file; [`Header`] has those that have been checked, and nothing else of
+//! this crate is built from a raw one. The order of checks and the limits are QEMU's, so that both programs
+//! accept the same images and refuse the others for the same reason. Tables are checked against the file's
+//! length where they are read: showing a header needs nothing but the header.
 //!
 //! - `fixed`: the fields as stored, and the checks; `checked`: the checked header;
-//! - `places`: what a header says of where things are;
-//! - [`extensions`], [`features`]: what follows the fields, and the bits of features;
+//! - `places`: the places that a header names;
+//! - [`extensions`], [`features`]: the extensions behind the fields, and the bits of features;
 //! - `encode`: the header of a new image;
 //! - `fields`, `room`: changes to the header of an image in use.
 
@@ -33,7 +33,7 @@ impl Header {
     /// Reads and checks the header of the image in `storage`.
     ///
     /// # Errors
-    /// The system's error; whatever is wrong with the header, worded as QEMU words it.
+    /// Returns the system's error, or an error if anything is wrong with the header, worded as QEMU words it.
     pub fn read(storage: &dyn Storage) -> Result<Self> {
         let header = Self::read_for_check(storage)?;
         if header.refcount_table.entries == 0 {
@@ -44,10 +44,11 @@ impl Header {
         Ok(header)
     }
 
-    /// The same for an image that may have lost its refcount table, which a repair makes anew.
+    /// Reads the header as [`Header::read`] does, of an image that may have lost its refcount table, which a
+    /// repair makes anew.
     ///
     /// # Errors
-    /// As [`Header::read`].
+    /// Returns an error as [`Header::read`] does.
     pub fn read_for_check(storage: &dyn Storage) -> Result<Self> {
         let file = storage.len()?;
         let mut start = [0; V3_LENGTH as usize];

@@ -1,7 +1,7 @@
 //! Places that the header names: tables, runs of bytes, and the directory of bitmaps.
 //!
-//! The checked header, the reader of bitmaps and the readers of tables speak of them, and none of those
-//! has to know another for it.
+//! The checked header, the reader of bitmaps and the readers of tables use them, and none of those has to
+//! know another for it.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -15,41 +15,41 @@ pub(in crate::formats::qcow2) const MAX_BITMAPS: u32 = 65_535;
 /// The largest directory in bytes.
 const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 
-/// A table in the image: where it starts and how many entries it has.
+/// A table in the image: its start and its number of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TablePlace {
-    /// Where it starts.
+    /// The offset at which it starts.
     pub host: HostOffset,
-    /// How many entries of 8 bytes it has.
+    /// The number of its entries, of 8 bytes each.
     pub entries: u64,
 }
 
 /// A run of bytes in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteRange {
-    /// Where it starts.
+    /// The offset at which it starts.
     pub host: HostOffset,
     /// Its length in bytes.
     pub length: u64,
 }
 
-/// What the header extension says: how many bitmaps there are, and where their directory is.
+/// The contents of the header extension for bitmaps: their number, and the place of their directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BitmapsPlace {
-    /// How many bitmaps.
+    /// The number of bitmaps.
     pub count: u32,
-    /// Where the directory starts.
+    /// The offset at which the directory starts.
     pub directory: HostOffset,
     /// The directory's length in bytes.
     pub length: u64,
 }
 
 impl BitmapsPlace {
-    /// Reads the header extension's data; `autoclear` are the header's autoclear bits. `None` when
+    /// Reads the header extension's data; `autoclear` are the header's autoclear bits. Returns `None` when
     /// the bitmaps are out of date.
     ///
     /// # Errors
-    /// What QEMU refuses, in its words.
+    /// Returns an error, in QEMU's words, if QEMU refuses the extension.
     pub(super) fn parse(
         mut data: &[u8],
         autoclear: u64,
@@ -94,7 +94,7 @@ impl BitmapsPlace {
         }))
     }
 
-    /// The header extension's data.
+    /// Encodes the header extension's data.
     pub(in crate::formats::qcow2) fn bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         let (count, rest) = bytes.split_at_mut(8);

@@ -1,10 +1,9 @@
 //! Room for one more extension in the header of an image in use.
 //!
-//! Extensions end with an end mark, behind which the backing file's name may stand. A new one goes where
-//! the end mark is. The steps are such that the header is valid after each of them, wherever a power cut
-//! comes in between: the name is copied to where it isn't in the way, then the header is pointed there;
-//! what is behind the sector of the end mark is written first, and then that sector, which makes it
-//! count.
+//! Extensions end with an end mark, behind which the backing file's name may stand. A new one goes where the
+//! end mark is. The steps are such that the header is valid after each of them, wherever a power cut comes in
+//! between. The name is copied to where it isn't in the way, then the header is pointed there. Everything
+//! behind the sector of the end mark is written first, and then that sector, which makes it count.
 
 use super::Header;
 use super::extensions;
@@ -13,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// An extension in a header: where it is, or how it gets there.
+/// An extension in a header: its place, or the way in which it gets one.
 #[derive(Debug)]
 pub(in crate::formats::qcow2) struct Room {
     place: Place,
@@ -34,7 +33,7 @@ impl Room {
     /// Looks for an extension whose data are `length` bytes, or for room for it, in a version 3 header.
     ///
     /// # Errors
-    /// There is no room; the header can't be read.
+    /// Returns an error if there is no room, or if the header can't be read.
     pub(in crate::formats::qcow2) fn find(
         storage: &dyn Storage,
         header: &Header,
@@ -84,11 +83,11 @@ impl Room {
         })
     }
 
-    /// Stores the extension's data. Whoever reads the header meanwhile must not rely on them. Ends with a
-    /// flush.
+    /// Stores the extension's data. A program that reads the header meanwhile must not rely on them. Ends
+    /// with a flush.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(in crate::formats::qcow2) fn fill(
         &self,
         storage: &dyn Storage,
@@ -131,7 +130,7 @@ mod tests {
 
     const KIND: u32 = 0x6d6f_6f21;
 
-    /// A header with so many bytes of an unknown extension, and a backing file's name behind it.
+    /// Makes a header with so many bytes of an unknown extension, and a backing file's name behind it.
     fn header(filler: usize, name: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 1024];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -175,7 +174,7 @@ mod tests {
                     .unwrap();
                 let mut bytes = before;
                 for change in storage.take_record() {
-                    // Torn at sectors.
+                    // Writes are torn at sectors.
                     if let Change::Write(offset, data) = &change {
                         assert_eq!(offset / 512, (offset + data.len() as u64 - 1) / 512);
                     }

@@ -4,24 +4,25 @@
 //! header | L1 table | L2 tables, data … L2 tables, data … | refcount blocks | refcount table
 //! ```
 //!
-//! - The header cluster and the L1 table have fixed places, since size and options say how big they
-//!   are. Data clusters follow in guest order; the L2 tables that a chunk of data begins stand right
+//! - The header cluster and the L1 table have fixed places, since their sizes follow from the disk's size and
+//!   the options. Data clusters follow in guest order. The L2 tables that a chunk of data begins stand right
 //!   before it, so that a chunk is one write and its tables another, even with the smallest clusters.
 //! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks
 //!   follow from the number of clusters alone and are generated at the end, and every L1 and L2
 //!   entry has the COPIED flag.
 //! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
 //!   whole there, and the old header is wiped first.
-//! - With a backing file, what reads as zeroes has to say so: by a zero cluster, by bits for its
-//!   subclusters, or in version 2 by zeroes that are written. What has no entry is left to it.
-//! - In an external data file a cluster's place is its place on the disk. Only the metadata is in the
+//! - With a backing file, a cluster that reads as zeroes has to say so: by a zero cluster, by bits for its
+//!   subclusters, or in version 2 by zeroes that are written. A cluster without an entry is left to the
+//!   backing file.
+//! - In an external data file a cluster's host offset is its guest offset. Only the metadata is in the
 //!   image's own file then, and only that is counted.
-//! - The header is written last, after all that it points to (and, where the caller wants the image
-//!   on stable storage, after that has been flushed). Until then the file starts with zeroes and no
-//!   program takes it for a qcow2 image, however the conversion was ended.
+//! - The header is written last, after all that it points to. Where the caller wants the image on stable
+//!   storage, a flush goes before it. Until then the file starts with zeroes and no program takes it for a
+//!   qcow2 image, however the conversion was ended.
 //!
-//! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), the L2 tables of a chunk, and
-//! what the reservations carry.
+//! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), the L2 tables of a chunk, and the
+//! contents of reservations.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -44,7 +45,7 @@ impl AppendLayout {
     /// Begins the layout of an image, whose old header is overwritten.
     ///
     /// # Errors
-    /// Returns the system's error, or that of a disk that takes too large tables.
+    /// Returns the system's error, or an error if the disk takes too large tables.
     pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         Ok(Self {
@@ -123,7 +124,7 @@ impl ImageLayout for AppendLayout {
     ) -> Result<Reservation> {
         let everything;
         let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
-            // There are no zero clusters: zeroes are data.
+            // Without zero clusters, zeroes are data.
             everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {

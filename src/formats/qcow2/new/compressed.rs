@@ -4,19 +4,17 @@
 //! header | L1 table | L2 tables, compressed clusters, refcount blocks … | refcount blocks | table
 //! ```
 //!
-//! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`](crate::formats::NewImage::pack)): how much room it
-//!   takes is only known then. Room is handed out in guest order, so the image is the same for any
-//!   number of workers.
-//! - Compressed clusters stand byte behind byte, from one host cluster into the next. Where something
-//!   else got that next host cluster, what is left of the last one still takes what fits.
-//! - A host cluster's refcount is the number of compressed clusters that touch it; where refcounts
-//!   are so narrow that they can't count one more, the next compressed cluster starts in a new one.
+//! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`](crate::formats::NewImage::pack)), since only then its stored
+//!   size is known. Room is handed out in guest order, so the image is the same for any number of workers.
+//! - Compressed clusters stand byte behind byte, from one host cluster into the next. Where something else
+//!   got that next host cluster, the rest of the last one still takes clusters that fit.
+//! - A host cluster's refcount is the number of compressed clusters that touch it. Where refcounts are so
+//!   narrow that they can't count one more, the next compressed cluster starts in a new one.
 //! - A cluster that doesn't get smaller is stored as it is.
 //! - L2 tables, refcount blocks that are final, and the refcount table stand on whole clusters. The
 //!   refcounts come behind the compressed clusters, so the last sector of each is inside of the file.
 //!
-//! There is no such image with encryption: compressed clusters are never encrypted, so they would be
-//! readable by everybody.
+//! Such an image is never encrypted: compressed clusters aren't, so they would be readable by everybody.
 
 use std::cell::RefCell;
 use std::mem;
@@ -41,13 +39,13 @@ pub(super) struct CompressedLayout {
     space: Mutex<Space>,
 }
 
-/// What has been handed out.
+/// The space that has been handed out.
 #[derive(Debug)]
 struct Space {
     geometry: Geometry,
     layout: Layout,
     counts: Counts,
-    /// Where the last compressed cluster ended, if there is room behind it in its host cluster.
+    /// The end of the last compressed cluster, if there is room behind it in its host cluster.
     tail: Option<HostOffset>,
     /// Room that nothing will use any more, from its start to the end of its host cluster.
     gaps: Vec<HostOffset>,
@@ -80,7 +78,7 @@ impl CompressedLayout {
     /// Begins the layout of an image, whose old header is overwritten.
     ///
     /// # Errors
-    /// Returns the system's error, or that of a disk that takes too large tables.
+    /// Returns the system's error, or an error if the disk takes too large tables.
     pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         let geometry = image.geometry;
@@ -100,7 +98,7 @@ impl CompressedLayout {
     }
 }
 
-/// What an extended L2 entry says of the cluster at `start` of a chunk.
+/// Returns the subclusters in the extended L2 entry of the cluster at `start` of a chunk.
 fn bitmap(geometry: Geometry, start: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
     if !geometry.has_subclusters() {
         return SubclusterBitmap::default();
@@ -108,7 +106,7 @@ fn bitmap(geometry: Geometry, start: usize, data: &[Run], zeroes: &[Run]) -> Sub
     runs::bitmap(start, geometry.subcluster_len(), data, zeroes)
 }
 
-/// On a device, overwrites what is left in `gaps` of whatever was there before.
+/// On a device, overwrites the old contents of `gaps`.
 fn clear(image: &NewQcow2Parts, gaps: &[HostOffset]) -> Result<()> {
     if image.storage.starts_as_zeroes() {
         return Ok(());
@@ -122,20 +120,20 @@ fn clear(image: &NewQcow2Parts, gaps: &[HostOffset]) -> Result<()> {
 }
 
 impl Space {
-    /// Room for whole clusters.
+    /// Hands out room for whole clusters.
     fn place_clusters(&mut self, bytes: u64) -> Result<HostOffset> {
         let host = self.layout.allocate(bytes)?;
         self.counts.add(host, bytes)?;
         Ok(host)
     }
 
-    /// Room for the L2 tables of these clusters, where they have none.
+    /// Hands out room for the L2 tables of these clusters, where they have none.
     fn place_tables(&mut self, clusters: impl IntoIterator<Item = GuestOffset>) -> Result<()> {
         let (host, bytes) = self.layout.place_tables(clusters)?;
         self.counts.add(host, bytes)
     }
 
-    /// Room for a compressed cluster of `length` bytes.
+    /// Hands out room for a compressed cluster of `length` bytes.
     fn place_compressed(&mut self, length: u64) -> Result<HostOffset> {
         let size = self.geometry.cluster_size();
         let start = match self.tail {
@@ -165,7 +163,7 @@ impl Space {
         Ok(start)
     }
 
-    /// Whether nothing follows the host cluster that the tail is in.
+    /// Returns true if nothing follows the host cluster that the tail is in.
     fn tail_is_last(&self) -> bool {
         let next = self.geometry.host_cluster(self.layout.next());
         self.tail
@@ -207,7 +205,7 @@ impl ImageLayout for CompressedLayout {
         let size = image.geometry.cluster_len();
         let everything;
         let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
-            // There are no zero clusters: zeroes are data.
+            // Without zero clusters, zeroes are data.
             everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
@@ -371,7 +369,7 @@ mod tests {
         Image { parts, layout }
     }
 
-    /// Where clusters of these sizes are put; 512 is one that isn't compressed.
+    /// Returns the places of clusters of these sizes; 512 is one that isn't compressed.
     fn places(image: &Image, sizes: &[usize]) -> Vec<(Run, u64)> {
         let mut end = 0;
         let parts = sizes.iter().enumerate().map(|(number, &size)| {
@@ -409,7 +407,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_cluster_takes_what_fits() {
-        // 100 bytes, a cluster behind, then 412 that just fit, and one that needs a new cluster.
+        // Sizes: 100 bytes, a cluster behind, then 412 that just fit, and one that needs a new cluster.
         let pieces = places(&image(16), &[100, 512, 412, 1, 512, 511, 2]);
         let expected = [
             (0..100, 1536),

@@ -1,10 +1,9 @@
 //! The refcounts of a new image whose clusters are used more than once.
 //!
-//! Compressed clusters share host clusters, and every one that touches a host cluster counts there.
-//! Since space is handed out front to back, a refcount block is final as soon as everything that it
-//! counts lies behind the place where the next cluster goes: then it is given a place itself, in the
-//! midst of the data, and forgotten. So memory holds the last block or two and the table of where the
-//! others are, whatever the size of the image.
+//! Compressed clusters share host clusters, and every one that touches a host cluster counts there. Space is
+//! handed out front to back. So a refcount block is final as soon as every cluster that it counts lies before
+//! the place of the next cluster. Then it is given a place itself, in the midst of the data, and forgotten.
+//! So memory holds the last block or two and the table of the others' places, whatever the size of the image.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -20,14 +19,14 @@ use crate::units::HostOffset;
 #[derive(Debug)]
 pub(super) struct Counts {
     geometry: Geometry,
-    /// Where the blocks are that are final.
+    /// The places of the blocks that are final.
     placed: Vec<HostOffset>,
     /// The blocks behind them, as they will be stored.
     pending: VecDeque<Vec<u8>>,
 }
 
 impl Counts {
-    /// Nothing is used yet.
+    /// Makes counts of a file of which nothing is used yet.
     pub(super) fn new(geometry: Geometry) -> Self {
         Self {
             geometry,
@@ -39,7 +38,8 @@ impl Counts {
     /// Counts one use more of every cluster that the `length` bytes from `host` on touch.
     ///
     /// # Errors
-    /// The count would be more than a refcount can be; it counts in a block that is final.
+    /// Returns an error if the count would be more than a refcount can be, or if it counts in a block that is
+    /// final.
     pub(super) fn add(&mut self, host: HostOffset, length: u64) -> Result<()> {
         for cluster in self.clusters(host, length) {
             let (block, index) = self
@@ -61,7 +61,7 @@ impl Counts {
         Ok(())
     }
 
-    /// Whether the cluster that holds `host` can't be counted once more.
+    /// Returns true if the cluster that holds `host` can't be counted once more.
     pub(super) fn is_full(&self, host: HostOffset) -> bool {
         let bits = self.geometry.refcount_bits();
         let more = self
@@ -73,7 +73,7 @@ impl Counts {
         more.is_none_or(|more| more.checked_shr(bits).is_some_and(|excess| excess > 0))
     }
 
-    /// The end of what the first block counts that isn't final.
+    /// Returns the end of the clusters that the first block counts that isn't final.
     pub(super) fn first_end(&self) -> HostOffset {
         let blocks = self.placed.len() as u64 + 1;
         let end = self
@@ -82,18 +82,18 @@ impl Counts {
         end.unwrap_or(HostOffset(u64::MAX))
     }
 
-    /// The first block is final and goes to `host`, which has been counted: hands it out.
+    /// Hands out the first block, which is final and goes to `host`, which has been counted.
     pub(super) fn place_first(&mut self, host: HostOffset) -> Vec<u8> {
         self.placed.push(host);
         let empty = || vec![0; self.geometry.cluster_len()];
         self.pending.pop_front().unwrap_or_else(empty)
     }
 
-    /// Everything has its place but the blocks that aren't final and the table: writes those at
-    /// `end`, the end of all others.
+    /// Writes the blocks that aren't final and the table at `end`, the end of all others, when everything
+    /// else has its place.
     ///
     /// # Errors
-    /// The system's error; the table would be larger than the format allows.
+    /// Returns the system's error, or an error if the table would be larger than the format allows.
     pub(super) fn finish(
         mut self,
         end: HostOffset,
@@ -152,7 +152,7 @@ impl Counts {
         self.geometry.host_cluster(host)..=self.geometry.host_cluster(last)
     }
 
-    /// In which of the pending blocks a cluster is counted, and its index there.
+    /// Returns the index of the pending block in which a cluster is counted, and its index there.
     fn place(&self, cluster: u64) -> Option<(usize, usize)> {
         let entries = self.geometry.refcount_block_entries();
         let block = (cluster / entries).checked_sub(self.placed.len() as u64)?;

@@ -1,9 +1,9 @@
-//! Where the next cluster of a new image goes, and the tables that are not complete yet.
+//! The place of the next cluster of a new image, and the tables that are not complete yet.
 //!
-//! Space is handed out front to back and never given back, from behind the header and the L1 table
-//! on. An L2 table gets its place before the first data that it describes, so that whoever reads the file
-//! front to back knows of each cluster to what it belongs. It is written when it is complete: when there are
-//! entries for what lies behind all that it describes.
+//! Space is handed out front to back and never given back, from behind the header and the L1 table on. An L2
+//! table gets its place before the first data that it describes, so that a reader who goes front to back
+//! knows the owner of each cluster. It is written when it is complete: when there are entries for clusters
+//! behind all that it describes.
 
 use std::collections::VecDeque;
 
@@ -38,10 +38,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The layout of an image of a disk of `size` bytes, with room for the header and the L1 table.
+    /// Makes the layout of an image of a disk of `size` bytes, with room for the header and the L1 table.
     ///
     /// # Errors
-    /// The L1 table doesn't fit into memory.
+    /// Returns an error if the L1 table doesn't fit into memory.
     pub(super) fn new(geometry: Geometry, size: u64) -> Result<Self> {
         let entries = geometry.l1_entries(size);
         let l1_clusters = geometry.clusters(entries * ENTRY_SIZE);
@@ -60,12 +60,12 @@ impl Layout {
         })
     }
 
-    /// Where the next cluster goes, which is the end of all that have a place.
+    /// Returns the place of the next cluster, which is the end of all that have a place.
     pub(super) fn next(&self) -> HostOffset {
         self.next
     }
 
-    /// Where the L1 table is.
+    /// Returns the place of the L1 table.
     pub(super) fn l1_host(&self) -> HostOffset {
         self.l1_host
     }
@@ -73,18 +73,18 @@ impl Layout {
     /// Takes the next `bytes`, a multiple of the cluster size.
     ///
     /// # Errors
-    /// The file would be larger than the format allows.
+    /// Returns an error if the file would be larger than the format allows.
     pub(super) fn allocate(&mut self, bytes: u64) -> Result<HostOffset> {
         let start = self.next;
         let end = start.0.checked_add(bytes);
-        // 2^56: what an L2 entry's offset can hold.
+        // 2^56 is the limit of an L2 entry's offset.
         let end = end.filter(|end| *end < 1 << 56);
         self.next = HostOffset(end.ok_or_else(|| Error::invalid("the image's file is too big"))?);
         Ok(start)
     }
 
     /// Gives the L2 tables of guest clusters a place, where they have none. Clusters must come in guest
-    /// order. Returns where the tables start that are new, and their length in bytes.
+    /// order. Returns the start of the tables that are new, and their length in bytes.
     ///
     /// # Errors
     /// Returns an error if the file would be too large, or if a cluster is beyond the disk's end.
@@ -113,8 +113,8 @@ impl Layout {
         Ok((start, self.next.0 - start.0))
     }
 
-    /// Sets the L2 entry of a guest cluster whose table has a place, with what an extended entry says of
-    /// its subclusters; without extended entries the bitmap isn't stored.
+    /// Sets the L2 entry of a guest cluster whose table has a place, with the bitmap of its subclusters;
+    /// without extended entries the bitmap isn't stored.
     ///
     /// # Errors
     /// Returns an error if the table has no place, or is complete.
@@ -133,7 +133,7 @@ impl Layout {
             .ok_or_else(|| Error::invalid("L2 index out of range"))
     }
 
-    /// The tables of which all clusters lie before `end`, as there will be no more entries for those.
+    /// Takes the tables of which all clusters lie before `end`, as there will be no more entries for those.
     pub(super) fn take_complete(&mut self, end: GuestOffset) -> Metadata {
         let mut complete = Metadata::new();
         while let Some(table) = self.filling.pop_front() {
@@ -146,7 +146,7 @@ impl Layout {
         complete
     }
 
-    /// The tables that aren't complete, where there is nothing more to come.
+    /// Takes the tables that aren't complete, where there is nothing more to come.
     pub(super) fn take_rest(&mut self) -> Metadata {
         self.take_complete(GuestOffset(u64::MAX))
     }
@@ -154,7 +154,7 @@ impl Layout {
     /// Writes the L1 table.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn write_l1(&self, storage: &dyn Storage) -> Result<()> {
         let l1: Vec<u8> = self.l1.iter().flat_map(|e| e.0.to_be_bytes()).collect();
         if l1.is_empty() {

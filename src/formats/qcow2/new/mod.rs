@@ -1,9 +1,9 @@
-//! A new image: what follows from its options alone, and three layouts.
+//! A new image: the parts that follow from its options alone, and three layouts.
 //!
 //! A layout reserves room and finishes the tables; everything else is the same for all and stands here:
 //! encryption, writing, and the header that comes last.
 //!
-//! - `parts`: the files, the options and the cipher, and what a layout has to say of itself;
+//! - `parts`: the files, the options and the cipher, and the interface of a layout;
 //! - [`append`]: clusters in the order in which their data comes;
 //! - [`preallocated`]: a place for each cluster beforehand;
 //! - [`mod@compressed`]: compressed clusters, byte behind byte;
@@ -45,8 +45,8 @@ impl NewQcow2 {
     /// storage, in the order that a power cut can't hurt.
     ///
     /// # Errors
-    /// Returns the error of [`CreateOptions::check`], of files or a cipher that don't go with the options, of a
-    /// device for the data that is smaller than the disk, or the system's.
+    /// Returns the error of [`CreateOptions::check`], or the system's. Returns an error if files or a cipher
+    /// don't go with the options, or if a device for the data is smaller than the disk.
     pub fn create(
         files: impl Into<NewFiles>,
         options: CreateOptions,
@@ -58,10 +58,11 @@ impl NewQcow2 {
         Ok(Self { parts, layout })
     }
 
-    /// As [`create`](Self::create), with all of the space taken as `preallocation` says.
+    /// Starts a new image as [`create`](Self::create) does, with all of the space taken as `preallocation`
+    /// says.
     ///
     /// # Errors
-    /// Returns the errors of [`create`](Self::create), or an error if there isn't so much space.
+    /// Returns an error as [`create`](Self::create) does, or if there isn't so much space.
     pub fn create_preallocated(
         files: impl Into<NewFiles>,
         options: CreateOptions,
@@ -75,10 +76,10 @@ impl NewQcow2 {
         Ok(Self { parts, layout })
     }
 
-    /// As [`create`](Self::create), with clusters compressed as the options say.
+    /// Starts a new image as [`create`](Self::create) does, with clusters compressed as the options say.
     ///
     /// # Errors
-    /// Returns the errors of [`create`](Self::create) and [`check_compression`](Self::check_compression).
+    /// Returns an error as [`create`](Self::create) and [`check_compression`](Self::check_compression) do.
     pub fn create_compressed(
         files: impl Into<NewFiles>,
         options: CreateOptions,
@@ -127,7 +128,7 @@ impl NewImage for NewQcow2 {
         self.parts.compressed
     }
 
-    /// A compressed cluster, and about as much for the encoder.
+    /// Returns the room for a compressed cluster, and about as much for the encoder.
     fn memory_to_write(&self) -> usize {
         if self.parts.compressed {
             2 * self.parts.geometry.cluster_len()

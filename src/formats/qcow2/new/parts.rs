@@ -1,5 +1,5 @@
-//! What every new image has, however its clusters are laid out: its files, its options and its cipher, and
-//! what a layout has to say of itself.
+//! The parts that every new image has, however its clusters are laid out: its files, its options and its
+//! cipher. The interface of a layout is here too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,11 +41,11 @@ pub(super) struct TablePlaces {
     pub(super) refcount_table: TablePlace,
 }
 
-/// The layout of a new image: where clusters and tables go. The methods are as those of
+/// The layout of a new image: the places of clusters and tables. The methods are as those of
 /// [`NewImage`](crate::formats::NewImage) by the same names.
 pub(super) trait ImageLayout: Send + Sync {
     fn starts_as_zeroes(&self, image: &NewQcow2Parts) -> bool {
-        // What is never allocated reads as zeroes, whatever the file holds.
+        // A cluster that is never allocated reads as zeroes, whatever the file holds.
         image.options.backing.is_none()
     }
 
@@ -84,23 +84,23 @@ pub(super) trait ImageLayout: Send + Sync {
     /// Writes the tables that remain, and the refcounts.
     ///
     /// # Errors
-    /// Returns the system's error, or that of a table that is too big for its field.
+    /// Returns the system's error, or an error if a table is too big for its field.
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces>;
 }
 
 /// The parts of a new image.
 pub(super) struct NewQcow2Parts {
     pub(super) storage: Arc<dyn Storage>,
-    /// Where the guest's data goes: the image's own file, or its external data file.
+    /// The file of the guest's data: the image's own file, or its external data file.
     pub(super) data: Arc<dyn Storage>,
     pub(super) external: bool,
     pub(super) options: CreateOptions,
     pub(super) geometry: Geometry,
     pub(super) cipher: Option<Cipher>,
     pub(super) flush: bool,
-    /// Clusters are stored whole, as they are compressed.
+    /// True if clusters are stored whole, as they are compressed.
     pub(super) compressed: bool,
-    /// Whether what is never written to `data` reads as zeroes.
+    /// True if parts of `data` that are never written read as zeroes.
     pub(super) clean: bool,
 }
 
@@ -109,8 +109,8 @@ impl NewQcow2Parts {
     /// options name one, and is made as long as the disk. The image's own file is left as it is.
     ///
     /// # Errors
-    /// As [`CreateOptions::check`]; an encryption method other than the legacy AES; a device for the
-    /// data that is smaller than the disk; the system's.
+    /// Returns the error of [`CreateOptions::check`], or the system's. Returns an error if data is to be
+    /// encrypted by another method than legacy AES, or if a device for the data is smaller than the disk.
     pub(super) fn new(
         files: NewFiles,
         options: CreateOptions,
@@ -149,7 +149,7 @@ impl NewQcow2Parts {
     /// Overwrites the header of the image that was on a block device.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn wipe(&self) -> Result<()> {
         if self.storage.starts_as_zeroes() {
             return Ok(());
@@ -157,8 +157,8 @@ impl NewQcow2Parts {
         encode::wipe(self.storage.as_ref(), self.geometry)
     }
 
-    /// Makes a block device's part for data read as zeroes where that takes no writing. What is encrypted
-    /// is written anyway.
+    /// Makes a block device's part for data read as zeroes where that takes no writing. Encrypted data is
+    /// written anyway.
     ///
     /// # Errors
     /// Returns the system's error if the ends of the part can't be written.
@@ -169,13 +169,13 @@ impl NewQcow2Parts {
         Ok(())
     }
 
-    /// Whether of a cluster that is stored only the data has to be written. Otherwise all of it is
+    /// Returns true if only the data of a stored cluster has to be written. Otherwise all of it is
     /// ciphertext, or has to be written to read as zeroes.
     pub(super) fn leaves_holes(&self) -> bool {
         self.cipher.is_none() && self.clean && !self.compressed
     }
 
-    /// The unit of which L2 entries say how it is stored, in bytes, for buffers.
+    /// Returns the unit in which L2 entries map, in bytes, for buffers.
     pub(super) fn unit(&self) -> usize {
         if self.compressed {
             self.geometry.cluster_len()
@@ -184,7 +184,7 @@ impl NewQcow2Parts {
         }
     }
 
-    /// In which pieces zeroes are worth finding, in bytes.
+    /// Returns the size in bytes of the pieces in which zeroes are worth finding.
     pub(super) fn zero_unit(&self) -> usize {
         if self.leaves_holes() {
             self.unit().min(4096)
@@ -193,7 +193,7 @@ impl NewQcow2Parts {
         }
     }
 
-    /// The backing file under the new image.
+    /// Returns the backing file under the new image.
     pub(super) fn backed(&self) -> Option<Backed> {
         let backing = self.options.backing.as_ref()?;
         Some(Backed {
@@ -203,7 +203,7 @@ impl NewQcow2Parts {
         })
     }
 
-    /// Cuts what a chunk at `guest` stores to the disk's end where nothing may be behind that.
+    /// Cuts the pieces of a chunk at `guest` at the disk's end where nothing may be behind that.
     pub(super) fn cut(&self, guest: GuestOffset, pieces: &mut Vec<(Run, HostOffset)>) {
         if self.external {
             let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
@@ -211,7 +211,7 @@ impl NewQcow2Parts {
         }
     }
 
-    /// Where chunks can be copied to as they are.
+    /// Returns the storage to which chunks can be copied as they are.
     pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
         self.leaves_holes().then_some(self.data.as_ref())
     }

@@ -4,18 +4,18 @@
 //! header | L1 table | L2 tables | refcount blocks | refcount table | data, in guest order
 //! ```
 //!
-//! Nothing depends on the data, so all tables are generated from numbers and written in long runs,
-//! and the data stands in one piece behind them: guest offset plus a constant is host offset. In an
-//! external data file that constant is 0; an image of which that file is to be a raw image at all times
-//! is one of these, whatever was asked for.
+//! Nothing depends on the data, so all tables are generated from numbers and written in long runs. The data
+//! stands in one piece behind them: guest offset plus a constant is host offset. In an external data file
+//! that constant is 0. An image whose external data file is to be a raw image at all times is one of these,
+//! whatever was asked for.
 //!
 //! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
 //! a hole would decrypt to noise, so then, and with [`Preallocation::Full`], every cluster has to be
 //! written: [`NewImage::starts_as_zeroes`](crate::formats::NewImage::starts_as_zeroes) says so.
 //!
 //! With subclusters a cluster has its place, and yet nothing is stored there until the bits of its
-//! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on
-//! the data: the one for which there was data last is kept, and written when the next one begins.
+//! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on the
+//! data. The last table for which there was data is kept, and written when the next one begins.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -30,7 +30,7 @@ use crate::formats::{Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// How much of the tables is written at a time, in bytes: at least a cluster, and a multiple of all.
+/// The length of the pieces in which tables are written, in bytes: at least a cluster, and a multiple of all.
 const WRITE_SIZE: u64 = 2 << 20;
 
 /// A preallocated qcow2 image being written.
@@ -57,7 +57,7 @@ struct Subclusters {
 /// Makes a file so long; a block device is that or isn't.
 ///
 /// # Errors
-/// The system's error; a device that is too small.
+/// Returns the system's error, or an error if a device is too small.
 fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
     if storage.starts_as_zeroes() {
         return storage.set_len(length);
@@ -154,18 +154,18 @@ impl PreallocatedLayout {
         Ok(())
     }
 
-    /// Where a guest cluster's data goes.
+    /// Returns the entry that leads to a guest cluster's data.
     fn entry(&self, image: &NewQcow2Parts, cluster: u64) -> L2Entry {
         let guest = cluster * image.geometry.cluster_size();
         L2Entry::to_data(HostOffset(self.first.0 + guest))
     }
 
-    /// Where an L2 table is.
+    /// Returns the place of an L2 table.
     fn table_host(&self, image: &NewQcow2Parts, number: u64) -> HostOffset {
         HostOffset(self.l2.0 + number * image.geometry.cluster_size())
     }
 
-    /// An L2 table of clusters that have their places, with nothing stored there.
+    /// Makes an L2 table of clusters that have their places, with nothing stored there.
     fn table_of_nothing(&self, image: &NewQcow2Parts, number: u64) -> Vec<u8> {
         let mut table = vec![0; image.geometry.cluster_len()];
         let first = number * image.geometry.l2_entries();

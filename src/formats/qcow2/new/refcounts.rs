@@ -1,8 +1,8 @@
 //! The refcounts of a new image: all of them are 1, in whatever width.
 //!
-//! Everything in a new image is used exactly once, so the refcount blocks follow from the number of
-//! clusters alone, and are written in long runs once that number is known. Blocks and table are
-//! clusters themselves and counted like all others.
+//! Every cluster of a new image is used exactly once. So the refcount blocks follow from the number of
+//! clusters alone, and are written in long runs once that number is known. Blocks and table are clusters
+//! themselves and counted like all others.
 
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries;
@@ -11,30 +11,30 @@ use crate::formats::qcow2::header::TablePlace;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// How much of the refcount blocks is written at a time, in bytes.
+/// The length of the pieces in which refcount blocks are written, in bytes.
 const WRITE_SIZE: usize = 1 << 20;
 
-/// Where the refcount blocks and the refcount table of a new image stand.
+/// The places of the refcount blocks and the refcount table of a new image.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RefcountLayout {
-    /// Where the first block is.
+    /// The place of the first block.
     pub(super) blocks: HostOffset,
-    /// How many blocks there are.
+    /// The number of blocks.
     pub(super) block_count: u64,
-    /// Where the table is, behind the last block.
+    /// The place of the table, behind the last block.
     pub(super) table: HostOffset,
-    /// How many clusters the table takes.
+    /// The number of clusters of the table.
     pub(super) table_clusters: u64,
-    /// How many clusters the file has in the end.
+    /// The number of clusters that the file has in the end.
     pub(super) total: u64,
 }
 
 impl RefcountLayout {
-    /// The layout for an image of `others` clusters beside these, with the blocks at `at`, the table
-    /// behind them, and all of them counted too.
+    /// Lays out an image of `others` clusters beside these, with the blocks at `at`, the table behind them,
+    /// and all of them counted too.
     ///
     /// # Errors
-    /// The table would be larger than the format allows.
+    /// Returns an error if the table would be larger than the format allows.
     pub(super) fn new(geometry: Geometry, others: u64, at: HostOffset) -> Result<Self> {
         let (block_count, table_clusters) = refcount_clusters(geometry, others);
         if table_clusters * geometry.cluster_size() > MAX_REFCOUNT_TABLE_BYTES {
@@ -50,7 +50,7 @@ impl RefcountLayout {
         })
     }
 
-    /// The table's place, as the header has it.
+    /// Returns the table's place, as the header has it.
     pub(super) fn table_place(&self, geometry: Geometry) -> TablePlace {
         TablePlace {
             host: self.table,
@@ -58,10 +58,10 @@ impl RefcountLayout {
         }
     }
 
-    /// Writes both.
+    /// Writes blocks and table.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn write(&self, storage: &dyn Storage, geometry: Geometry) -> Result<()> {
         let bits = geometry.refcount_bits();
         let pattern = ones(bits, GROUP);
@@ -85,7 +85,7 @@ impl RefcountLayout {
             storage.write_at(offset, &rest)?;
             offset += rest.len() as u64;
         }
-        // What is behind the last refcount is zero in a new file, and anything on a device.
+        // The bytes behind the last refcount are zero in a new file, and anything on a device.
         let rest = self.table.0 - offset;
         if rest > 0 && !storage.starts_as_zeroes() {
             storage.write_at(offset, &vec![0; usize::try_from(rest).unwrap_or(0)])?;
@@ -102,7 +102,7 @@ impl RefcountLayout {
     }
 }
 
-/// The error for more clusters than the refcount table may lead to.
+/// Returns the error for more clusters than the refcount table may lead to.
 pub(super) fn table_too_big() -> Error {
     Error::invalid(
         "the image's file is too big for its cluster size: its refcount table would be larger \
@@ -110,8 +110,8 @@ pub(super) fn table_too_big() -> Error {
     )
 }
 
-/// How many refcount blocks, and how many clusters of a refcount table, an image takes that has `others`
-/// beside them. They count themselves.
+/// Returns the number of refcount blocks, and of clusters of a refcount table, that an image takes that has
+/// `others` beside them. They count themselves.
 pub(in crate::formats::qcow2) fn refcount_clusters(geometry: Geometry, others: u64) -> (u64, u64) {
     let (mut block_count, mut table_clusters) = (0, 0);
     // Both grow with the total, far more slowly than it does: this ends after a few rounds.
@@ -126,10 +126,10 @@ pub(in crate::formats::qcow2) fn refcount_clusters(geometry: Geometry, others: u
     }
 }
 
-/// How many refcounts the pattern has that is repeated: whole bytes in every width.
+/// The number of refcounts in the pattern that is repeated: whole bytes in every width.
 const GROUP: usize = 64;
 
-/// `count` refcounts of 1, at most [`GROUP`], up to the end of their last byte.
+/// Encodes `count` refcounts of 1, at most [`GROUP`], up to the end of their last byte.
 fn ones(bits: u32, count: usize) -> Vec<u8> {
     let mut block = vec![0; GROUP * 8];
     for index in 0..count {
@@ -149,7 +149,7 @@ mod tests {
     fn every_cluster_is_counted_once_and_no_other_in_any_width() {
         for order in 0..=6 {
             for others in [1, 63, 64, 65, 3000] {
-                // On a device: what is behind the last refcount has to be cleared.
+                // On a device, bytes behind the last refcount have to be cleared.
                 let device = MemoryStorage::new(vec![0xaa; 8 << 20]).as_device();
                 let geometry = Geometry::new(9, false, order).unwrap();
                 let at = HostOffset(others * 512);
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// The layout behind everything else, `used` bytes long.
+    /// Lays out refcounts behind everything else, `used` bytes long.
     fn behind(geometry: Geometry, used: u64) -> Result<RefcountLayout> {
         let used = HostOffset(used);
         RefcountLayout::new(geometry, geometry.host_cluster(used), used)
@@ -182,10 +182,10 @@ mod tests {
         assert_eq!(layout.block_count, 1);
         assert_eq!(layout.table, HostOffset(4 << 16));
         assert_eq!(layout.total, 5);
-        // One cluster short of what a block counts: the block and the table need a second one.
+        // The clusters are one short of what a block counts: the block and the table need a second one.
         let layout = behind(geometry, 32767 << 16).unwrap();
         assert_eq!((layout.block_count, layout.total), (2, 32770));
-        // 512-byte clusters: blocks of 256 refcounts, tables of 64 entries.
+        // Clusters of 512 bytes have blocks of 256 refcounts and tables of 64 entries.
         let geometry = Geometry::new(9, false, 4).unwrap();
         let layout = behind(geometry, 64 * 256 * 512).unwrap();
         assert_eq!((layout.block_count, layout.table_clusters), (65, 2));

@@ -4,7 +4,7 @@ use crate::formats::Run;
 use crate::formats::qcow2::entries::{SUBCLUSTERS, Subcluster, SubclusterBitmap};
 use crate::units::HostOffset;
 
-/// Runs widened to whole units and joined where they touch; the last unit ends with the chunk.
+/// Widens runs to whole units and joins them where they touch; the last unit ends with the chunk.
 pub(super) fn widen(runs: &[Run], unit: usize, chunk: usize) -> Vec<Run> {
     let mut widened: Vec<Run> = Vec::with_capacity(runs.len());
     for run in runs {
@@ -18,21 +18,21 @@ pub(super) fn widen(runs: &[Run], unit: usize, chunk: usize) -> Vec<Run> {
     widened
 }
 
-/// What either of two lists holds.
+/// Returns the parts that are in either of two lists.
 pub(super) fn union(one: &[Run], other: &[Run]) -> Vec<Run> {
     let mut all = [one, other].concat();
     all.sort_unstable_by_key(|run| run.start);
     widen(&all, 1, usize::MAX)
 }
 
-/// Whether any run has something of `range`.
+/// Returns true if any run has a part of `range`.
 pub(super) fn overlap(runs: &[Run], range: &Run) -> bool {
     let first = runs.partition_point(|run| run.end <= range.start);
     runs.get(first).is_some_and(|run| run.start < range.end)
 }
 
-/// What an extended L2 entry says of the subclusters of the cluster at `start`, each `unit` bytes
-/// long: stored where there is data, zero where there are zeroes and nothing but that.
+/// Returns the bitmap of an extended L2 entry for the cluster at `start`, whose subclusters are `unit` bytes
+/// long. A subcluster is stored where there is data, and zero where there are zeroes and nothing but that.
 pub(super) fn bitmap(start: usize, unit: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
     let mut bitmap = SubclusterBitmap::default();
     for (number, start) in (0..SUBCLUSTERS).zip((start..).step_by(unit)) {
@@ -46,7 +46,7 @@ pub(super) fn bitmap(start: usize, unit: usize, data: &[Run], zeroes: &[Run]) ->
     bitmap
 }
 
-/// Of `pieces`, what lies in the first `limit` bytes of the chunk.
+/// Cuts off the parts of `pieces` that lie beyond the first `limit` bytes of the chunk.
 pub(super) fn cut(pieces: &mut Vec<(Run, HostOffset)>, limit: usize) {
     pieces.retain(|(run, _)| run.start < limit);
     for (run, _) in pieces {
@@ -54,8 +54,8 @@ pub(super) fn cut(pieces: &mut Vec<(Run, HostOffset)>, limit: usize) {
     }
 }
 
-/// Of `pieces` (runs and their places in the file), what lies in `runs`, each of which lies in one of
-/// the pieces.
+/// Returns the parts of `pieces` (runs and their places in the file) that lie in `runs`, each of which lies
+/// in one of the pieces.
 pub(super) fn narrow(pieces: &[(Run, HostOffset)], runs: &[Run]) -> Vec<(Run, HostOffset)> {
     let mut pieces = pieces.iter();
     let mut piece = pieces.next();

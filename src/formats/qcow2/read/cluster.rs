@@ -1,11 +1,10 @@
 //! Clusters as they are stored, back to the guest's bytes: decrypted, or decompressed.
 //!
-//! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One
-//! that the end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves
-//! out trailing zeroes of the last cluster. It never does so with ciphertext, and missing
-//! ciphertext stands for nothing, so in an encrypted image that is an error too. So is an end inside of
-//! a sector, which nobody writes: the rest of that sector was lost, and maybe more. (An external data file
-//! may have any length.)
+//! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One that the
+//! end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves out trailing zeroes
+//! of the last cluster. It never does so with ciphertext, and missing ciphertext stands for nothing, so in an
+//! encrypted image that is an error too. So is an end inside of a sector, which no program writes: the rest
+//! of that sector was lost, and maybe more. (An external data file may have any length.)
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -23,9 +22,9 @@ use crate::formats::qcow2::header::{CompressionType, Header, Version};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// What is needed to read a cluster, once it is known where it is.
+/// The files and the cipher that it takes to read a cluster, once its place is known.
 pub(in crate::formats::qcow2) struct ClusterReader {
-    /// Where the guest's data is: the image's own file, or its external data file.
+    /// The file of the guest's data: the image's own file, or its external data file.
     data: Arc<dyn Storage>,
     external: bool,
     geometry: Geometry,
@@ -35,7 +34,7 @@ pub(in crate::formats::qcow2) struct ClusterReader {
 }
 
 impl ClusterReader {
-    /// For the image that `header` was read from; `cipher` decrypts its data.
+    /// Makes a reader for the image that `header` was read from; `cipher` decrypts its data.
     pub(in crate::formats::qcow2) fn new(
         data: Arc<dyn Storage>,
         header: &Header,
@@ -51,27 +50,27 @@ impl ClusterReader {
         }
     }
 
-    /// The geometry of the image.
+    /// Returns the geometry of the image.
     pub(in crate::formats::qcow2) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// The cipher of the guest's data.
+    /// Returns the cipher of the guest's data.
     pub(in crate::formats::qcow2) fn cipher(&self) -> Option<&Cipher> {
         self.cipher.as_ref()
     }
 
-    /// How clusters are compressed.
+    /// Returns the method by which clusters are compressed.
     pub(in crate::formats::qcow2) fn compression(&self) -> CompressionType {
         self.compression
     }
 
-    /// The file.
+    /// Returns the file of the guest's data.
     pub(in crate::formats::qcow2) fn storage(&self) -> &dyn Storage {
         self.data.as_ref()
     }
 
-    /// The storage in which data is found as the guest sees it; `None` when it is encrypted.
+    /// Returns the storage in which data is found as the guest sees it; `None` when it is encrypted.
     pub(in crate::formats::qcow2) fn plain_storage(&self) -> Option<&dyn Storage> {
         match self.cipher {
             Some(_) => None,
@@ -79,10 +78,10 @@ impl ClusterReader {
         }
     }
 
-    /// What an L2 entry means.
+    /// Decodes an L2 entry.
     ///
     /// # Errors
-    /// An entry that makes no sense.
+    /// Returns an error if the entry makes no sense.
     pub(in crate::formats::qcow2) fn target(
         &self,
         entry: L2Entry,
@@ -114,7 +113,7 @@ impl ClusterReader {
         }
     }
 
-    /// The error for the L2 entry of a guest offset.
+    /// Returns the error for the L2 entry of a guest offset.
     pub(in crate::formats::qcow2) fn bad_entry(
         &self,
         guest: GuestOffset,
@@ -127,12 +126,12 @@ impl ClusterReader {
         ))
     }
 
-    /// How the guest's data is stored from `guest` on, and for how many bytes: to the end of the
-    /// cluster, or of the run of subclusters that are stored in the same way. `slot` is the cluster's
-    /// L2 entry and `length` that of the file in bytes.
+    /// Returns the way in which the guest's data is stored from `guest` on, and for how many bytes: to the
+    /// end of the cluster, or of the run of subclusters that are stored in the same way. `slot` is the
+    /// cluster's L2 entry and `length` that of the file in bytes.
     ///
     /// # Errors
-    /// An entry that makes no sense, or leads beyond the end of the file.
+    /// Returns an error if the entry makes no sense, or leads beyond the end of the file.
     pub(in crate::formats::qcow2) fn part(
         &self,
         slot: L2Slot,
@@ -165,7 +164,7 @@ impl ClusterReader {
         }
     }
 
-    /// As [`part`](Self::part), for a cluster with subclusters.
+    /// Returns what [`part`](Self::part) does, for a cluster with subclusters.
     fn subclusters(
         &self,
         target: L2Target,
@@ -203,7 +202,7 @@ impl ClusterReader {
         Ok((kind, end - within))
     }
 
-    /// That a cluster starts inside the file.
+    /// Checks that a cluster starts inside the file.
     fn check_start(
         &self,
         guest: GuestOffset,
@@ -222,7 +221,8 @@ impl ClusterReader {
     /// bytes.
     ///
     /// # Errors
-    /// The system's error; a file that has become shorter; ciphertext that is missing.
+    /// Returns the system's error. Returns an error if the file has become shorter, or if ciphertext is
+    /// missing.
     pub(in crate::formats::qcow2) fn read_data(
         &self,
         guest: GuestOffset,
@@ -253,7 +253,7 @@ impl ClusterReader {
     /// `length` bytes. Compressed clusters are never encrypted, whatever the image's method.
     ///
     /// # Errors
-    /// The system's error; a stream that is damaged.
+    /// Returns the system's error, or an error if the stream is damaged.
     pub(in crate::formats::qcow2) fn read_compressed(
         &self,
         slot: L2Slot,

@@ -1,10 +1,10 @@
 //! Compressed clusters that stand close together, read with one request.
 //!
-//! A compressed cluster is small and what follows it on the disk usually follows it in the file, or does
-//! nearly so where several threads wrote the image. A read for each would wait for each where reads wait.
-//! So whoever reads many clusters at once gets them with one read of all that lies between the first and
-//! the last. It is a matter of speed only: where that read fails, the clusters are read one by one, so that
-//! an error is of the cluster that can't be read.
+//! A compressed cluster is small, and the next one on the disk usually follows it in the file, or does nearly
+//! so where several threads wrote the image. A read for each would wait for each where reads wait. So many
+//! clusters are read at once with one read of all that lies between the first and the last. It is a matter of
+//! speed only: where that read fails, the clusters are read one by one, so that an error is of the cluster
+//! that can't be read.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::units::{GuestOffset, HostOffset};
 
 /// The most that is read at once, in bytes.
 const MOST: u64 = 2 << 20;
-/// How many bytes that aren't wanted may be read beside as many that are.
+/// The number of bytes that aren't wanted and may be read beside as many that are.
 const UNWANTED: u64 = 64 << 10;
 
 thread_local! {
@@ -26,10 +26,10 @@ thread_local! {
 }
 
 impl ClusterReader {
-    /// Reads the compressed clusters with which `buf` begins, as long as they stand close together in a file of
-    /// `length` bytes and are whole in `buf`; gives how many bytes of `buf` that are. 0 where there are
-    /// fewer than two, or where they can't be read together. `guest` is the start of a cluster, and `table` its L2
-    /// table.
+    /// Reads the compressed clusters with which `buf` begins, as long as they stand close together in a file
+    /// of `length` bytes and are whole in `buf`. Returns the number of bytes of `buf` that were read: 0 where
+    /// there are fewer than two clusters, or where they can't be read together. `guest` is the start of a
+    /// cluster, and `table` its L2 table.
     ///
     /// # Errors
     /// Returns an error if a stream is damaged.
@@ -74,8 +74,8 @@ impl ClusterReader {
     }
 }
 
-/// The first of the places that are close together, as ranges of bytes in a file of `length` bytes, and the range
-/// that holds them all.
+/// Returns the first of the places that are close together, as ranges of bytes in a file of `length` bytes,
+/// and the range that holds them all.
 fn close_together(
     places: impl Iterator<Item = CompressedRange>,
     length: u64,
@@ -119,7 +119,7 @@ mod tests {
     const CLUSTER: usize = 4096;
     const CLUSTERS: u8 = 40;
 
-    /// An image of so many compressed clusters of 4 KiB, one behind the other in `order`, and its disk.
+    /// Makes an image of so many compressed clusters of 4 KiB, one behind the other in `order`, and its disk.
     fn image(order: impl Iterator<Item = u8>) -> (MemoryStorage, Vec<u8>) {
         let cluster_of = |number: u8| -> Vec<u8> {
             let bytes = (0u8..251).cycle().take(CLUSTER);
@@ -156,7 +156,7 @@ mod tests {
         (MemoryStorage::new(bytes), disk)
     }
 
-    /// Reads all of the disk at once; gives how many reads of the file that took.
+    /// Reads all of the disk at once; returns the number of reads of the file that it took.
     fn read_all(storage: MemoryStorage) -> Result<(Vec<u8>, u64)> {
         let storage = Arc::new(storage);
         let header = Header::read_for_check(storage.as_ref())?;
@@ -169,7 +169,7 @@ mod tests {
         Ok((buffer, storage.count(Operation::Read) - before))
     }
 
-    /// How many reads there are before [`read_all`] counts.
+    /// Returns the number of reads before [`read_all`] counts.
     fn reads_before() -> u64 {
         let storage = Arc::new(image(0..CLUSTERS).0);
         let header = Header::read_for_check(storage.as_ref()).unwrap();

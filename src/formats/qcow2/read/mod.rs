@@ -1,13 +1,13 @@
 //! The guest's data, out of an image open for reading.
 //!
-//! Opening for reading changes nothing: a dirty image is read as it is, since its L1 and L2 tables
-//! are right whatever its refcounts are. What this version can't read correctly is refused, by
-//! name and with its place, and never handed out as zeroes or ciphertext.
+//! Opening for reading changes nothing: a dirty image is read as it is, since its L1 and L2 tables are right
+//! whatever its refcounts are. An image that this version can't read correctly is refused, by name and with
+//! its place, and never handed out as zeroes or ciphertext.
 //!
 //! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
 //! - [`cluster`]: a cluster's bytes as the guest has them, decrypted or decompressed;
 //! - [`joined`]: compressed clusters that stand close together, read with one request;
-//! - [`mod@preallocated`]: guesses whether the file has holes where the tables say data.
+//! - [`mod@preallocated`]: the guess that the file has holes where the tables say data.
 
 pub(super) mod cluster;
 mod joined;
@@ -37,20 +37,21 @@ pub struct Qcow2Image {
     size: u64,
     tables: Tables,
     preallocated: Preallocated,
-    /// Of the file that holds the data.
+    /// The holes of the file that holds the data.
     holes: Holes,
     /// The length of the file that holds the data when it was opened, in bytes.
     length: u64,
 }
 
-/// What an image is opened with for reading.
+/// The parts that an image is opened with for reading.
 #[derive(Default)]
 pub struct ReadOptions {
     /// The cipher for its data; there when the image is encrypted, and only then.
     pub cipher: Option<Cipher>,
     /// Its external data file; there when it has one, and only then.
     pub data: Option<Arc<dyn Storage>>,
-    /// An L1 table that the file's end cuts off is no error before somebody reads what it would lead to.
+    /// True if an L1 table that the file's end cuts off is no error before somebody asks for its missing
+    /// entries.
     pub salvage: bool,
 }
 
@@ -59,7 +60,7 @@ impl Qcow2Image {
     /// decrypts its data; `None` when the image isn't encrypted.
     ///
     /// # Errors
-    /// Returns the errors of [`open_with`](Self::open_with).
+    /// Returns an error as [`open_with`](Self::open_with) does.
     pub fn open(storage: Arc<dyn Storage>, header: Header, cipher: Option<Cipher>) -> Result<Self> {
         let options = ReadOptions {
             cipher,
@@ -105,24 +106,24 @@ impl Qcow2Image {
         })
     }
 
-    /// The same image, as one that is so many images below another: the deeper it is, the fewer tables are
-    /// kept in memory for it.
+    /// Returns the same image, as one that is so many images below another: the deeper it is, the fewer
+    /// tables are kept in memory for it.
     #[must_use]
     pub fn at_depth(mut self, depth: usize) -> Self {
         self.tables.share_memory(depth);
         self
     }
 
-    /// How the guest's data is stored from `guest` on, and for how many bytes.
+    /// Returns the way in which the guest's data is stored from `guest` on, and for how many bytes.
     fn part(&self, table: &L2Table, guest: GuestOffset) -> Result<(ExtentKind, u64)> {
         let slot = table.get(self.geometry.l2_index(guest));
         let slot = slot.ok_or_else(|| self.clusters.bad_entry(guest, &"beyond the L2 table"))?;
         self.clusters.part(slot, guest, self.length)
     }
 
-    /// How many bytes behind the cluster of `offset`, and before `end` or in its cluster, are stored in
-    /// the same way in the simplest of cases: the entries differ in nothing but the step from cluster to
-    /// cluster. To find that out takes a fraction of looking at each.
+    /// Returns the number of bytes behind the cluster of `offset`, and before `end` or in its cluster, that
+    /// are stored in the same way in the simplest of cases: the entries differ in nothing but the step from
+    /// cluster to cluster. To find that out takes a fraction of looking at each.
     fn repeated(&self, table: &L2Table, offset: GuestOffset, kind: ExtentKind, end: u64) -> u64 {
         let cluster = self.geometry.cluster_size();
         let step = match kind {
@@ -142,8 +143,9 @@ impl Qcow2Image {
         table.repeats(self.geometry.l2_index(offset), step, most) * cluster
     }
 
-    /// As [`Image::extent_at`], but an extent of data goes on over the L2 tables that follow, as far
-    /// as the data does in the file: one read instead of many where clusters are small.
+    /// Returns the extent that [`Image::extent_at`] does, but one of data goes on over the L2 tables that
+    /// follow, as far as the data does in the file. That is one read instead of many where clusters are
+    /// small.
     fn long_extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         let mut extent = self.extent_at(offset, limit)?;
         if !matches!(extent.kind, ExtentKind::Data(_)) {
@@ -160,7 +162,7 @@ impl Qcow2Image {
         Ok(extent)
     }
 
-    /// As [`ClusterReader::read_joined`], from anywhere in a compressed cluster.
+    /// Reads as [`ClusterReader::read_joined`] does, from anywhere in a compressed cluster.
     fn read_joined(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<usize> {
         if self.geometry.within_cluster(guest.0) != 0 || buf.len() < 2 * self.geometry.cluster_len()
         {
@@ -172,7 +174,8 @@ impl Qcow2Image {
         }
     }
 
-    /// The extent where no L2 table is: it goes on over all following tables that are missing.
+    /// Returns the length of an extent without an L2 table, in bytes: it goes on over all following tables
+    /// that are missing.
     fn unallocated(&self, offset: GuestOffset, end: u64) -> Result<u64> {
         let mut l1_index = self.geometry.l1_index(offset) + 1;
         loop {
@@ -212,7 +215,7 @@ impl Image for Qcow2Image {
         length += self.repeated(&table, offset, kind, end_here);
         // A compressed cluster is decoded on its own.
         while kind != ExtentKind::Encoded && offset.0 + length < end_here {
-            // An entry that is in error ends the extent; whoever reads it is told.
+            // An entry that is in error ends the extent; a caller that reads it is told.
             match self.part(&table, GuestOffset(offset.0 + length)) {
                 Ok((next, more)) if next == kind.after(length) => length += more,
                 _ => break,
@@ -253,7 +256,7 @@ impl Image for Qcow2Image {
         self.clusters.plain_storage()
     }
 
-    /// A compressed cluster, before and after.
+    /// Returns the room for a compressed cluster, before and after.
     fn memory_to_read(&self) -> usize {
         2 * self.clusters.geometry().cluster_len()
     }

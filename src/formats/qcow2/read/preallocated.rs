@@ -1,8 +1,8 @@
-//! Is this an image whose clusters have their places, while its file has holes there?
+//! The guess that an image's clusters have their places while its file has holes there.
 //!
-//! Nothing in the header says so (see [`Preallocation::Metadata`](crate::formats::Preallocation)), but
-//! then far more clusters are in use than the file occupies on its medium. Only in such an image is it
-//! worth asking the file, cluster by cluster, whether what is stored is a hole.
+//! Nothing in the header says so (see [`Preallocation::Metadata`](crate::formats::Preallocation)), but then
+//! far more clusters are in use than the file occupies on its medium. Only in such an image is it worth
+//! asking the file, cluster by cluster, about holes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,7 @@ use crate::storage::{Pace, Pieces, Storage};
 /// The most refcount blocks that are looked at together. It begins with one, since mostly that is enough.
 const MOST_AT_ONCE: usize = 64;
 
-/// Finds out, once.
+/// The guess, made once.
 #[derive(Debug)]
 pub(super) struct Preallocated {
     storage: Arc<dyn Storage>,
@@ -26,7 +26,7 @@ pub(super) struct Preallocated {
 }
 
 impl Preallocated {
-    /// Of the image in `storage`.
+    /// Makes one for the image in `storage`.
     pub(super) fn new(storage: Arc<dyn Storage>, header: &Header) -> Self {
         Self {
             storage,
@@ -36,8 +36,8 @@ impl Preallocated {
         }
     }
 
-    /// Whether it looks like one. It is only a matter of how an image is reported on and of how fast it
-    /// is read, so where it can't be found out the answer is no.
+    /// Returns true if the image looks like one. The answer only decides how an image is reported on and how
+    /// fast it is read, so where it can't be found out it is no.
     pub(super) fn looks_so(&self) -> bool {
         *self.answer.get_or_init(|| self.find_out().unwrap_or(false))
     }
@@ -84,7 +84,7 @@ impl Preallocated {
                     Ok(())
                 },
             );
-            // What comes behind the block that is enough doesn't matter, not even if it can't be read.
+            // Blocks behind the one that is enough don't matter, not even if they can't be read.
             if in_use > limit {
                 return Ok(true);
             }
@@ -95,7 +95,7 @@ impl Preallocated {
         Ok(false)
     }
 
-    /// How many of the first `count` refcounts of a block aren't 0.
+    /// Returns the number of the first `count` refcounts of a block that aren't 0.
     fn in_use(&self, block: &[u8], count: u64) -> u64 {
         let bits = self.geometry.refcount_bits();
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -112,7 +112,7 @@ mod tests {
     const CLUSTER: usize = 512;
     const BLOCKS: usize = 40;
 
-    /// An image with so many refcount blocks, each of which counts three clusters in use.
+    /// Makes an image with so many refcount blocks, each of which counts three clusters in use.
     fn image() -> MemoryStorage {
         let per_block = CLUSTER / 2;
         let mut bytes = vec![0; BLOCKS * per_block * CLUSTER];
@@ -123,7 +123,7 @@ mod tests {
         bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
         bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
         for block in 0..BLOCKS {
-            // Apart from each other, so that each is read by itself.
+            // The blocks stand apart from each other, so that each is read by itself.
             let host = (2 + 2 * block) * CLUSTER;
             let entry = CLUSTER + block * 8;
             bytes[entry..entry + 8].copy_from_slice(&(host as u64).to_be_bytes());

@@ -1,13 +1,13 @@
 //! L1 and L2 tables as read from a file.
 //!
-//! The L1 table is read whole when the image is opened (at most 32 MiB). L2 tables are read when
-//! needed and kept in a cache of bounded size with two generations: what is used is moved into the
-//! young one, and when that is full it becomes the old one and the old one is dropped. That is
-//! nearly least-recently-used, in constant time and without a list.
+//! The L1 table is read whole when the image is opened (at most 32 MiB). L2 tables are read when needed and
+//! kept in a cache of bounded size with two generations. A table that is used is moved into the young one.
+//! When that is full it becomes the old one, and the old one is dropped. That is nearly least-recently-used,
+//! in constant time and without a list.
 //!
-//! Whoever walks through the disk needs one table after the other. Where reads wait, as behind a network,
-//! those that follow are then read at once with the one that is asked for: as many as were asked for in
-//! order before, so that jumping around costs nothing, and at most as many as one generation holds.
+//! A walk through the disk needs one table after the other. Where reads wait, as behind a network, those that
+//! follow are then read at once with the one that is asked for. They are as many as were asked for in order
+//! before, so that jumping around costs nothing, and at most as many as one generation holds.
 //!
 //! Every table must lie inside the file: bytes that are missing from a table are not zeroes.
 
@@ -23,19 +23,19 @@ use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// How many bytes of L2 tables one generation of the cache may hold, though never fewer than
+/// The number of bytes of L2 tables that one generation of the cache may hold, though never fewer than
 /// [`LEAST_TABLES`].
 const GENERATION_BYTES: usize = 4 << 20;
 const LEAST_TABLES: usize = 2;
-/// How many images of a chain may each keep as many tables as one alone; those below keep fewer.
+/// The number of images of a chain that may each keep as many tables as one alone; those below keep fewer.
 const FULL_CACHES: usize = 16;
-/// How many L1 entries without a table may lie between two tables that still are in order.
+/// The number of L1 entries without a table that may lie between two tables that still are in order.
 const MOST_GAP: u64 = 4096;
 
 /// Reads a table of 8-byte entries; `what` names it in errors.
 ///
 /// # Errors
-/// The system's error, or that the table isn't completely inside the file.
+/// Returns the system's error, or an error if the table isn't completely inside the file.
 pub fn read_table(storage: &dyn Storage, place: TablePlace, what: &str) -> Result<Vec<u64>> {
     let length = storage.len()?;
     let bytes = place.entries * ENTRY_SIZE;
@@ -82,17 +82,17 @@ impl Generations {
     }
 }
 
-/// How far tables have been read in the order of the disk.
+/// The tables that have been read in the order of the disk.
 #[derive(Debug)]
 struct InOrder {
     /// The tables that were read last, by their L1 indexes.
     last: RangeInclusive<u64>,
-    /// How many have been read in order.
+    /// The number of tables that have been read in order.
     count: usize,
 }
 
 impl Default for InOrder {
-    /// The beginning of the disk is where walks begin.
+    /// Starts at the beginning of the disk, where walks begin.
     fn default() -> Self {
         Self {
             last: RangeInclusive::new(0, 0),
@@ -107,7 +107,7 @@ pub struct Tables {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     l1: Vec<L1Entry>,
-    /// How many L1 entries there ought to be.
+    /// The number of L1 entries that there ought to be.
     l1_entries: u64,
     cache: Mutex<Generations>,
     most_tables: usize,
@@ -116,11 +116,11 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Reads the active L1 table. To salvage what can be, a table that the file's end cuts off is read as
-    /// far as it goes; then it's an error to ask for what isn't there.
+    /// Reads the active L1 table. With `salvage`, a table that the file's end cuts off is read as far as it
+    /// goes; then it's an error to ask for an entry that isn't there.
     ///
     /// # Errors
-    /// As [`read_table`].
+    /// Returns an error as [`read_table`] does.
     pub fn open(storage: Arc<dyn Storage>, header: &Header, salvage: bool) -> Result<Self> {
         let geometry = header.geometry();
         let mut place = header.l1();
@@ -128,7 +128,7 @@ impl Tables {
         if salvage {
             let left = storage.len()?.saturating_sub(place.host.0);
             place.entries = place.entries.min(left / ENTRY_SIZE);
-            // An empty table is anywhere.
+            // An empty table may be anywhere.
             if place.entries == 0 {
                 place.host = HostOffset(0);
             }
@@ -146,18 +146,18 @@ impl Tables {
         })
     }
 
-    /// Keeps fewer tables, as those of an image that is so many images below another: what a chain keeps
+    /// Keeps fewer tables, as those of an image that is so many images below another: the memory for a chain
     /// grows with the logarithm of its length.
     pub fn share_memory(&mut self, depth: usize) {
         let most = self.most_tables / (1 + depth / FULL_CACHES);
         self.most_tables = most.max(LEAST_TABLES);
     }
 
-    /// Where the L2 table of L1 entry `l1_index` is; `None` when no cluster of it is stored, as beyond
-    /// the table of a snapshot that was taken when the disk was smaller.
+    /// Returns the place of the L2 table of L1 entry `l1_index`. Returns `None` when no cluster of it is
+    /// stored, as beyond the table of a snapshot that was taken when the disk was smaller.
     ///
     /// # Errors
-    /// An invalid entry.
+    /// Returns an error if the entry is invalid.
     pub fn l2_place(&self, l1_index: u64) -> Result<Option<HostOffset>> {
         let invalid = |why: &dyn std::fmt::Display| {
             Error::corrupt(format!("L1 entry {l1_index} is invalid: {why}"))
@@ -176,10 +176,11 @@ impl Tables {
         }
     }
 
-    /// The L2 table of L1 entry `l1_index`.
+    /// Returns the L2 table of L1 entry `l1_index`.
     ///
     /// # Errors
-    /// As [`l2_place`](Self::l2_place), the system's error, or a table beyond the end of the file.
+    /// Returns an error as [`l2_place`](Self::l2_place) does, or the system's, or an error if the table is
+    /// beyond the end of the file.
     pub fn l2(&self, l1_index: u64) -> Result<Option<Arc<L2Table>>> {
         let Some(host) = self.l2_place(l1_index)? else {
             return Ok(None);
@@ -211,8 +212,9 @@ impl Tables {
         Ok(Some(table))
     }
 
-    /// Which tables are to be read with the one of `l1_index`, which isn't in the cache: those that follow,
-    /// with their places. None where reads don't wait, or where tables aren't asked for in order.
+    /// Returns the tables that are to be read with the one of `l1_index`, which isn't in the cache: those
+    /// that follow, with their places. There are none where reads don't wait, or where tables aren't asked
+    /// for in order.
     fn ahead(&self, l1_index: u64) -> Vec<(u64, HostOffset)> {
         let mut in_order = self.in_order.lock().unwrap_or_else(PoisonError::into_inner);
         if in_order.count > 0 && in_order.last.contains(&l1_index) {
@@ -226,7 +228,7 @@ impl Tables {
         in_order.count = if follows { in_order.count + 1 } else { 1 };
         let mut ahead = Vec::new();
         if follows && self.pace.waits() {
-            // With the one that is asked for no more than a generation holds.
+            // All of them, with the one that is asked for, are no more than a generation holds.
             let most = in_order.count.min(self.most_tables.saturating_sub(1));
             let following = l1_index.saturating_add(1)..=l1_index.saturating_add(MOST_GAP);
             let following = following.filter_map(|index| Some((index, self.stored(index)?)));
@@ -238,13 +240,13 @@ impl Tables {
         ahead
     }
 
-    /// As [`l2_place`](Self::l2_place), where nothing is wrong with the entry.
+    /// Returns what [`l2_place`](Self::l2_place) does, where nothing is wrong with the entry.
     fn stored(&self, l1_index: u64) -> Option<HostOffset> {
         self.l2_place(l1_index).ok().flatten()
     }
 
-    /// Reads a table and those `ahead` into the cache. `None` where the first can't be read, which a read of
-    /// its own will tell. Of the others those that can't be read are left for whoever asks for them.
+    /// Reads a table and those `ahead` into the cache. Returns `None` where the first can't be read, which a
+    /// read of its own will tell. Others that can't be read are left for callers that ask for them.
     fn read_ahead(
         &self,
         first: (u64, HostOffset),
@@ -258,7 +260,7 @@ impl Tables {
         let mut tables = Vec::with_capacity(ahead.len());
         let storage = self.storage.as_ref();
         let pieces = Pieces::new(storage, length, self.geometry.cluster_len(), &self.pace);
-        // An error ends it: what came before has been read.
+        // An error ends it: tables before it have been read.
         let _ = pieces.each(
             &ahead,
             |(_, host)| host.0,
@@ -289,8 +291,8 @@ mod tests {
     const CLUSTER: u64 = 64 << 10;
     const TABLES: u64 = 40;
 
-    /// An image whose L1 table leads to so many L2 tables, the first entry of each of which is its number, with
-    /// an empty entry before each.
+    /// Makes an image whose L1 table leads to so many L2 tables, with an empty entry before each. The first
+    /// entry of each table is its number.
     fn image() -> MemoryStorage {
         let mut bytes = vec![0; usize::try_from((2 + 2 * TABLES) * CLUSTER).unwrap()];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -317,14 +319,14 @@ mod tests {
         (storage, tables)
     }
 
-    /// The number of a table; its L1 index is odd.
+    /// Returns the number of a table; its L1 index is odd.
     fn number(tables: &Tables, table: u64) -> Result<u64> {
         assert!(tables.l2(2 * table)?.is_none());
         let found = tables.l2(2 * table + 1)?.unwrap();
         Ok((found.get(0).unwrap().entry.0 >> 16) - 1)
     }
 
-    /// Reads wait: a millisecond, and then for others.
+    /// Makes reads wait: a millisecond, and then for others.
     fn slow(until_in_flight: usize, after: u64) -> Slowness {
         Slowness {
             until_in_flight,
@@ -348,7 +350,7 @@ mod tests {
     fn none_is_read_that_isnt_asked_for_where_reads_dont_wait() {
         let (storage, tables) = opened(image());
         let before = storage.count(Operation::Read);
-        // Fewer than it takes to find that reads wait.
+        // These are fewer than it takes to find that reads wait.
         for table in 0..3 {
             number(&tables, table).unwrap();
         }
@@ -379,7 +381,7 @@ mod tests {
             let (_, tables) = opened(storage);
             let read: Vec<_> = (0..TABLES).map(|table| number(&tables, table)).collect();
             let failed = read.iter().filter(|result| result.is_err()).count();
-            // Read ahead, it is read again.
+            // A table that was read ahead is read again.
             assert!(failed <= 1, "{nth}: {read:?}");
             for (table, number) in (0..).zip(read) {
                 assert!(number.is_err() || number.unwrap() == table);
