@@ -1,11 +1,10 @@
 //! Keeping the bitmaps of an image in use true.
 //!
-//! A bitmap that is enabled (`auto`) says of every part of the disk that is written, zeroed or
-//! discarded that it has changed. What has changed is noted in memory; the bits are stored when the
-//! image is closed. Meanwhile the bitmaps are marked as in use, on stable storage before anything
-//! else is written: whoever finds that mark in an image that nobody has open knows that the bits are
-//! out of date. Bitmaps that aren't enabled, and those that somebody else left in use, stay as they
-//! are.
+//! A bitmap that is enabled (`auto`) says of every part of the disk that is written, zeroed or discarded that
+//! it has changed. Changed parts are noted in memory; the bits are stored when the image is closed. Meanwhile
+//! the bitmaps are marked as in use, on stable storage before anything else is written. A program that finds
+//! that mark in an image that nobody has open knows that the bits are out of date. Bitmaps that aren't
+//! enabled, and those that somebody else left in use, stay as they are.
 //!
 //! The order when the image is closed: all of the guest's changes; the refcounts of clusters for
 //! bits; the bits and the tables that lead to them; *flush*; the marks are taken away; *flush*. While
@@ -25,14 +24,14 @@ use crate::error::{Error, Result, printable};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The bitmaps that are enabled, and what was written.
+/// The bitmaps that are enabled, and the parts of the disk that were written.
 #[derive(Debug)]
 pub(super) struct Bitmaps {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     size: u64,
     enabled: Vec<Bitmap>,
-    /// Whether they are marked as in use.
+    /// True if they are marked as in use.
     in_use: bool,
     written: DirtyRanges,
 }
@@ -44,14 +43,14 @@ struct Change<'a> {
     /// Its index in the bitmap's table.
     index: u64,
     old: BitmapTarget,
-    /// Where the bits go.
+    /// The offset at which the bits go.
     host: HostOffset,
 }
 
 impl Bitmaps {
     /// Reads the directory, and enters it and the bitmaps' tables into `map`.
-    ///
     /// # Errors
+    /// Returns the system's error, or an error if a directory or table can't be right.
     /// A directory or table that can't be right; the system's error.
     pub(super) fn open(
         storage: Arc<dyn Storage>,
@@ -99,7 +98,7 @@ impl Bitmaps {
     /// Notes that a part of the disk is about to change.
     ///
     /// # Errors
-    /// The system's error: then it must not change.
+    /// Returns the system's error: then the part must not change.
     pub(super) fn will_change(&mut self, metadata: &Metadata, part: &Range<u64>) -> Result<()> {
         if self.enabled.is_empty() {
             return Ok(());
@@ -123,8 +122,8 @@ impl Bitmaps {
     /// Stores the bits; everything else must have been stored.
     ///
     /// # Errors
-    /// Damaged metadata, what keeps clusters from being had, the system's error: then the bitmaps stay
-    /// marked.
+    /// Returns an error if metadata is damaged or clusters can't be had, or the system's error. Then the
+    /// bitmaps stay marked.
     pub(super) fn store(&mut self, metadata: &mut Metadata) -> Result<()> {
         if !self.in_use {
             return Ok(());
@@ -133,7 +132,7 @@ impl Bitmaps {
         for bitmap in &self.enabled {
             self.place(bitmap, metadata, &mut changes)?;
         }
-        // Refcounts before what they count.
+        // Refcounts are stored before the tables that refer to what they count.
         metadata.commit()?;
         for change in &changes {
             self.write(change)?;
@@ -145,7 +144,7 @@ impl Bitmaps {
         Ok(())
     }
 
-    /// How many bytes of the disk a cluster of a bitmap's bits is about.
+    /// Returns the number of bytes of the disk that a cluster of a bitmap's bits is about.
     fn span(&self, bitmap: &Bitmap) -> u64 {
         let bits = self.geometry.cluster_size() * 8;
         bits.saturating_mul(bitmap.granularity)

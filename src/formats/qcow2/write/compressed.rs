@@ -1,8 +1,8 @@
 //! Compressed clusters in an image in use.
 //!
-//! They are written one behind the other, also into what is left of a cluster that holds others, whose
-//! refcount rises with each. A cluster that doesn't get smaller is written as any other. Never are
-//! there any in an encrypted image: compressed clusters aren't encrypted, so anybody could read them.
+//! They are written one behind the other, also into the rest of a cluster that holds others, whose refcount
+//! rises with each. A cluster that doesn't get smaller is written as any other. An encrypted image never has
+//! any: compressed clusters aren't encrypted, so anybody could read them.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -25,7 +25,7 @@ impl WritableQcow2 {
     /// Refuses an image that can't have compressed clusters.
     ///
     /// # Errors
-    /// It is encrypted, or its data is in an external data file.
+    /// Returns an error if it is encrypted, or if its data is in an external data file.
     pub(super) fn check_compressible(&self) -> Result<()> {
         let other = if self.clusters.cipher().is_some() {
             "encryption"
@@ -39,11 +39,12 @@ impl WritableQcow2 {
         )))
     }
 
-    /// As [`write_at`](crate::formats::WritableImage::write_at), with compressed clusters where a whole
-    /// one is written and gets smaller by that.
+    /// Writes as [`write_at`](crate::formats::WritableImage::write_at) does, with compressed clusters where a
+    /// whole one is written and gets smaller by that.
     ///
     /// # Errors
-    /// As there; [`check_compressible`](Self::check_compressible).
+    /// Returns an error as [`write_at`](crate::formats::WritableImage::write_at) and
+    /// [`check_compressible`](Self::check_compressible) do.
     pub(super) fn write_in_compressed_clusters(
         &self,
         offset: GuestOffset,
@@ -67,7 +68,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Writes a whole cluster; `false`, and nothing is written, where it doesn't get smaller.
+    /// Writes a whole cluster. Returns `false`, and writes nothing, where it doesn't get smaller.
     fn write_cluster_compressed(&self, range: Range<u64>, data: &[u8]) -> Result<bool> {
         SCRATCH.with_borrow_mut(|(whole, packed)| {
             let data = if data.len() < self.geometry.cluster_len() {
@@ -114,7 +115,7 @@ impl WritableQcow2 {
             Err(error) => {
                 let last = HostOffset(host.0 + length - 1);
                 let used = self.geometry.host_cluster(host)..self.geometry.host_cluster(last) + 1;
-                // What can't be given back is a leak, and the first error is the one to tell.
+                // A cluster that can't be given back is a leak, and the first error is the one to tell.
                 drop(metadata.free(used, false));
                 Err(error)
             }
@@ -123,7 +124,7 @@ impl WritableQcow2 {
         self.idle.notify_all();
         done
     }
-    /// Makes the L2 entry of a cluster lead to a compressed one, and frees what it led to.
+    /// Makes the L2 entry of a cluster lead to a compressed one, and frees the cluster that it led to.
     fn refer_packed(
         &self,
         metadata: &mut Metadata,

@@ -1,8 +1,8 @@
 //! More bitmaps in an image that has some or none.
 //!
-//! Bits and tables go to new clusters, and so does the directory, which replaces the old one. What
-//! the header says of it changes last; while it changes the autoclear bit is off, so that after a power
-//! cut the image has all bitmaps, or none that counts.
+//! Bits and tables go to new clusters, and so does the directory, which replaces the old one. The header's
+//! extension for bitmaps changes last; while it changes the autoclear bit is off. So after a power cut the
+//! image has all bitmaps, or none that counts.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use crate::formats::qcow2::header::room::Room;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// Adds bitmaps of another image to the image that `header` was read from, which nobody else may have
-/// open. `flush` says whether flushes reach the storage.
+/// Adds bitmaps of another image to the image that `header` was read from, which nobody else may have open.
+/// `flush` says that flushes reach the storage.
 ///
 /// # Errors
-/// A name that is taken, a version without bitmaps, no room in the header: then nothing was written.
-/// Damaged metadata of either image, the system's error.
+/// Returns an error if a name is taken, if the version has no bitmaps, or if the header has no room: then
+/// nothing was written. Returns an error if metadata of either image is damaged, or the system's error.
 pub fn copy_bitmaps(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -78,7 +78,7 @@ pub fn copy_bitmaps(
         directory: metadata.allocate_run(directory.len() as u64)?,
         length: directory.len() as u64,
     };
-    // Refcounts before what they count.
+    // Refcounts are stored before the tables that refer to what they count.
     metadata.commit()?;
     storage.write_at(place.directory.0, &directory)?;
     metadata.flush()?;
@@ -114,13 +114,13 @@ fn check(bitmap: &Bitmap, others: &[Bitmap], header: &Header) -> Result<()> {
     Ok(())
 }
 
-/// How many bytes a bitmap's bits take, and how many entries its table has.
+/// Returns the number of bytes of a bitmap's bits, and the number of its table's entries.
 fn lengths(bitmap: &Bitmap, header: &Header) -> (u64, u64) {
     let bytes = header.size().div_ceil(bitmap.granularity).div_ceil(8);
     (bytes, header.geometry().clusters(bytes).max(1))
 }
 
-/// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; gives the table's
+/// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; returns the table's
 /// place.
 fn store(
     storage: &dyn Storage,

@@ -1,25 +1,26 @@
-//! Which parts of the disk have been written, in bounded memory.
+//! The parts of the disk that have been written, in bounded memory.
 //!
-//! It is kept for bitmaps, which may say of more than was written that it was, and never of less. So
-//! neighbours are joined, and when there are too many parts all of them are taken more coarsely.
+//! They are kept for bitmaps, which may mark more than was written, and never less. So neighbours
+//! are joined, and when there are too many parts all of them are taken more coarsely.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// How many parts are told apart at the most.
+/// The number of parts that are told apart at the most.
 const MOST_PARTS: usize = 1 << 16;
 
-/// See the module's text.
+/// The parts that have been written; see the module's text.
 #[derive(Debug)]
 pub(super) struct DirtyRanges {
-    /// What parts start and end at multiples of, in bytes; a power of two.
+    /// The unit, in bytes, at multiples of which parts start and end; a power of two.
     unit: u64,
     /// Disjoint, and not neighbours: start → end.
     parts: BTreeMap<u64, u64>,
 }
 
 impl DirtyRanges {
-    /// Nothing; what nobody asks about in finer steps than `unit`, a power of two.
+    /// Makes a list of no parts, which nobody asks about in finer steps than `unit`, a power of
+    /// two.
     pub(super) fn new(unit: u64) -> Self {
         Self {
             unit,
@@ -56,7 +57,7 @@ impl DirtyRanges {
         self.parts.insert(start, end);
     }
 
-    /// All parts that are at least in part within `range`, in order, cut to it.
+    /// Returns all parts that are at least in part within `range`, in order, cut to it.
     pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let before = self.parts.range(..range.start).next_back();
         let others = self.parts.range(range.start..range.end.max(range.start));

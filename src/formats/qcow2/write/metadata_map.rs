@@ -1,9 +1,9 @@
-//! Which clusters of the file hold metadata, so that nothing else is ever written there.
+//! The clusters of the file that hold metadata, so that nothing else is ever written there.
 //!
-//! In a healthy image no cluster in use is handed out, and no L2 entry leads to metadata. In a damaged
-//! one, either may happen, and what would be written there could take every other cluster of the
-//! image with it. So every write of data is held against this map first, and so is every cluster
-//! that is handed out. Structures that overlap each other are found when the map is made.
+//! In a healthy image no cluster in use is handed out, and no L2 entry leads to metadata. In a damaged one,
+//! either may happen, and a write there could take every other cluster of the image with it. So every write
+//! of data is checked against this map first, and so is every cluster that is handed out. Structures that
+//! overlap each other are found when the map is made.
 //!
 //! In the map: header, active L1 table and L2 tables, refcount table and blocks, snapshot table,
 //! the snapshots' L1 tables, and the bitmaps' directory and tables. (The L2 tables of snapshots aren't:
@@ -48,7 +48,7 @@ impl fmt::Display for Structure {
 /// The map, in clusters of the file.
 #[derive(Debug, Default)]
 pub(super) struct MetadataMap {
-    /// Disjoint: first cluster → how many, and what.
+    /// The structures, which are disjoint: first cluster → their number, and kind.
     structures: BTreeMap<u64, (u64, Structure)>,
 }
 
@@ -56,7 +56,7 @@ impl MetadataMap {
     /// Adds a structure.
     ///
     /// # Errors
-    /// Another one is there already: the image is damaged.
+    /// Returns an error if another one is there already: the image is damaged.
     pub(super) fn insert(&mut self, clusters: Range<u64>, kind: Structure) -> Result<()> {
         if let Some(other) = self.find(&clusters) {
             let first = clusters.start;
@@ -76,7 +76,7 @@ impl MetadataMap {
         self.structures.remove(&first);
     }
 
-    /// A structure that is in any of the clusters.
+    /// Returns a structure that is in any of the clusters.
     pub(super) fn find(&self, clusters: &Range<u64>) -> Option<Structure> {
         let (first, (count, kind)) = self.structures.range(..clusters.end).next_back()?;
         (first + count > clusters.start && clusters.start < clusters.end).then_some(*kind)
@@ -85,7 +85,7 @@ impl MetadataMap {
     /// Refuses to write to clusters that hold metadata.
     ///
     /// # Errors
-    /// They do: the image is damaged.
+    /// Returns an error if they do: the image is damaged.
     pub(super) fn refuse(&self, clusters: &Range<u64>) -> Result<()> {
         match self.find(clusters) {
             None => Ok(()),

@@ -1,12 +1,12 @@
 //! A qcow2 image in use: written anywhere, by several threads, in an order that a power cut can't hurt.
 //!
 //! - [`metadata`]: the tables, and the order in which changes of them are stored;
-//! - `refcounts`: who is free; `metadata_map`: what must never be written over;
-//! - `plan`: what a write means for each cluster; `zero`: zeroes and discards; `compressed`: compressed
-//!   clusters;
-//! - `bitmaps`: what has been written, for the persistent bitmaps (`dirty_ranges`); `copy_bitmaps`: more of
-//!   those, for which the header has to have room (`header::room`);
-//! - `open`: which images may be written, and what is put right first.
+//! - `refcounts`: the free clusters; `metadata_map`: the clusters that must never be written over;
+//! - `plan`: the changes of a write, cluster by cluster; `zero`: zeroes and discards; `compressed`:
+//!   compressed clusters;
+//! - `bitmaps`: the parts that have been written, for the persistent bitmaps (`dirty_ranges`);
+//!   `copy_bitmaps`: more of those, for which the header has to have room (`header::room`);
+//! - `open`: the images that may be written, and repairs that come first.
 //!
 //! # Threads
 //!
@@ -15,21 +15,22 @@
 //! the lock again, the L2 entries are made to lead there. So an entry never leads to data that
 //! isn't written yet.
 //!
-//! - Two calls that change the same cluster wait for each other ([`State::busy`]): they may be about
+//! - Two calls that change the same cluster wait for each other (`State::busy`): they may be about
 //!   different sectors of it, and each would copy the rest as it was before the other.
-//! - Whoever reads or writes clusters holds the gate open; storing the metadata, after which freed
-//!   clusters may be handed out again, needs it shut. So nobody is reading or writing a cluster
-//!   while it changes hands.
+//! - A thread that reads or writes clusters holds the gate open; storing the metadata, after which freed
+//!   clusters may be handed out again, needs it shut. So nobody is reading or writing a cluster while it
+//!   changes hands.
 //!
 //! # Invariants
 //!
-//! - A cluster is written in place only if its entry says that it is ours alone, its refcount is 1, and
-//!   the same holds for the L2 table. Everything else, such as what a snapshot shares, is copied.
+//! - A cluster is written in place only if its entry says that the image alone uses it, its refcount is 1,
+//!   and the same holds for the L2 table. Everything else, such as clusters that a snapshot shares, is
+//!   copied.
 //! - Data is never written to a cluster that holds metadata, nor is one handed out.
 //! - Nothing is done in a destructor: an image that isn't closed is as after a power cut.
 //!
-//! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount
-//! blocks, where metadata is, and what each call carries (at most 2 MiB and two clusters).
+//! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount blocks,
+//! the map of metadata, and the buffers of each call (at most 2 MiB and two clusters).
 
 mod bitmaps;
 mod compressed;
@@ -61,7 +62,7 @@ use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// How much of the disk is written in one step, in bytes, unless a cluster is larger.
+/// The length of the part of the disk that is written in one step, in bytes, unless a cluster is larger.
 const STEP: u64 = 2 << 20;
 
 /// A qcow2 image open for reading and writing; see the module's text.
@@ -70,12 +71,12 @@ pub struct WritableQcow2 {
     geometry: Geometry,
     size: u64,
     zero_flag: bool,
-    /// Whether the guest's data is in an external data file.
+    /// True if the guest's data is in an external data file.
     is_external: bool,
-    /// Whether an external data file is a raw image of the disk.
+    /// True if an external data file is a raw image of the disk.
     is_raw: bool,
     backing: Option<Arc<dyn Image>>,
-    /// How long the file is at least.
+    /// The least length of the file in bytes.
     length: AtomicU64,
     gate: RwLock<()>,
     state: Mutex<State>,
@@ -83,7 +84,7 @@ pub struct WritableQcow2 {
     idle: Condvar,
 }
 
-/// What is under the lock.
+/// The state under the lock.
 struct State {
     metadata: Metadata,
     bitmaps: Bitmaps,
@@ -92,7 +93,7 @@ struct State {
 }
 
 impl State {
-    /// A part of the disk is about to be changed.
+    /// Notes that a part of the disk is about to be changed.
     fn will_change(&mut self, part: &Range<u64>) -> Result<()> {
         self.metadata.usable()?;
         self.bitmaps.will_change(&self.metadata, part)?;
@@ -133,7 +134,7 @@ impl WritableQcow2 {
         }
     }
 
-    /// The lock, as soon as nobody is writing to the clusters of a part of the disk.
+    /// Takes the lock, as soon as nobody is writing to the clusters of a part of the disk.
     fn lock_when_idle(&self, range: &Range<u64>) -> MutexGuard<'_, State> {
         let clusters = self.guest_clusters(range);
         let overlaps = |busy: &Range<u64>| busy.start < clusters.end && clusters.start < busy.end;
@@ -148,8 +149,8 @@ impl WritableQcow2 {
         first..self.geometry.guest_cluster(last) + 1
     }
 
-    /// Where the step ends that starts at `start`: at most at `end`, and never beyond what one L2 table
-    /// maps.
+    /// Returns the end of the step that starts at `start`: at most at `end`, and never beyond the part that
+    /// one L2 table maps.
     fn step_end(&self, start: u64, end: u64, most: u64) -> u64 {
         let table = self.geometry.l1_index(GuestOffset(start)) + 1;
         let table_end = self.geometry.guest_start_of_l1(table).0;
@@ -158,7 +159,7 @@ impl WritableQcow2 {
         end.min(table_end).min(step.saturating_add(most))
     }
 
-    /// Checks a caller's range and gives it as bytes of the disk.
+    /// Checks a caller's range and returns it as bytes of the disk.
     fn check(&self, offset: GuestOffset, length: u64) -> Result<Range<u64>> {
         let bytes = usize::try_from(length).map_err(|_| Error::invalid("range too long"))?;
         check_range(self.size, offset, bytes)?;
@@ -203,8 +204,8 @@ impl WritableQcow2 {
         done
     }
 
-    /// Writes the pieces of a plan, those that touch each other in one go. `data` is what was asked
-    /// for, from guest byte `start` on.
+    /// Writes the pieces of a plan, those that touch each other in one go. `data` is the caller's data, from
+    /// guest byte `start` on.
     fn write_pieces(&self, pieces: &[Piece], start: u64, data: &[u8]) -> Result<()> {
         let touches = |one: &Piece, other: &Piece| {
             let length = one.guest.end - one.guest.start;
@@ -295,7 +296,7 @@ impl WritableQcow2 {
         }
     }
 
-    /// Reads what isn't stored here. Beyond the end of the backing file, and beyond the end of the
+    /// Reads clusters that aren't stored here. Beyond the end of the backing file, and beyond the end of the
     /// disk (in its last cluster), there are zeroes.
     fn read_backing(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let size = self.backing.as_ref().map_or(0, |backing| backing.size());
@@ -308,8 +309,8 @@ impl WritableQcow2 {
         }
     }
 
-    /// How the disk is stored from `guest` on, for how many bytes (at most up to `end`), and the L2
-    /// entry of the first cluster.
+    /// Returns the way in which the disk is stored from `guest` on, for how many bytes (at most up to `end`),
+    /// and the L2 entry of the first cluster.
     fn run_at(&self, guest: GuestOffset, end: u64) -> Result<(ExtentKind, u64, L2Slot)> {
         let mut state = self.lock();
         let metadata = &mut state.metadata;
@@ -324,7 +325,7 @@ impl WritableQcow2 {
         while kind != ExtentKind::Encoded && guest.0 + length < end {
             let next = GuestOffset(guest.0 + length);
             let slot = metadata.slot(next)?;
-            // An entry that is in error ends the extent; whoever reads it is told.
+            // An entry that is in error ends the extent; a caller that reads it is told.
             match self.clusters.part(slot, next, file) {
                 Ok((next, more)) if next == kind.after(length) => length += more,
                 _ => break,
@@ -351,7 +352,7 @@ impl Image for WritableQcow2 {
         })
     }
 
-    /// Reads what this image holds, and from the backing file what it doesn't.
+    /// Reads the clusters that this image holds, and the others from the backing file.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let range = self.check(offset, buf.len() as u64)?;
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
@@ -388,7 +389,7 @@ impl WritableImage for WritableQcow2 {
         self.backing.as_ref().map(|backing| backing.size())
     }
 
-    /// To encrypt is a part of writing here, and worth several threads.
+    /// Returns false for an encrypted image: to encrypt is a part of writing here, and worth several threads.
     fn writes_serially(&self) -> bool {
         self.clusters.cipher().is_none() && self.clusters.storage().writes_serially()
     }
@@ -436,12 +437,12 @@ impl WritableImage for WritableQcow2 {
     }
 }
 
-/// `offset − start`, for offsets that are at most a buffer's size apart.
+/// Returns `offset − start`, for offsets that are at most a buffer's size apart.
 fn relative(offset: u64, start: u64) -> usize {
     usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX)
 }
 
 thread_local! {
-    /// Where data is put together before it is written, kept for each thread.
+    /// Data that is put together before it is written, kept for each thread.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

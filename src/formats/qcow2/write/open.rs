@@ -1,10 +1,10 @@
-//! Which images may be written, and what is put right before anything else is.
+//! The images that may be written, and the repairs that come before anything else.
 //!
-//! What is found damaged here is refused before a byte is written: an image whose corrupt bit is set;
-//! tables beyond the end of the file; entries that make no sense in the L1 or refcount table; two
-//! structures in one place. An image that wasn't closed has its refcounts repaired. Then the
-//! autoclear features go that this version doesn't maintain, so that nobody takes them for what they
-//! were. An external data file that is a raw image stays one, and bitmaps stay true.
+//! A damaged image is refused before a byte is written: one whose corrupt bit is set; tables beyond the end
+//! of the file; entries that make no sense in the L1 or refcount table; two structures in one place. An image
+//! that wasn't closed has its refcounts repaired. Then the autoclear features go that this version doesn't
+//! maintain, so that nobody takes them for what they were. An external data file that is a raw image stays
+//! one, and bitmaps stay true.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -29,15 +29,15 @@ use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// What an image is opened with.
+/// The parts that an image is opened with.
 pub struct OpenOptions {
     /// The cipher for its data; there when the image is encrypted, and only then.
     pub cipher: Option<Cipher>,
     /// Its external data file; there when it has one, and only then.
     pub data: Option<Arc<dyn Storage>>,
-    /// What its backing file holds; there when it has one, and only then.
+    /// The disk of its backing file; there when it has one, and only then.
     pub backing: Option<Arc<dyn Image>>,
-    /// Whether flushes reach the storage. Without, a power cut may leave anything.
+    /// True if flushes reach the storage. Without, a power cut may leave anything.
     pub flush: bool,
 }
 
@@ -56,8 +56,8 @@ impl WritableQcow2 {
     /// Opens for writing the image that `header` was read from.
     ///
     /// # Errors
-    /// An image that is damaged, or marked as such; features that this version can't write; options
-    /// that aren't for this image; the system's error.
+    /// Returns an error if the image is damaged or marked as such, if it has features that this version can't
+    /// write, or if the options aren't for this image. Returns the system's error.
     pub fn open(storage: Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<Self> {
         let OpenOptions {
             cipher,
@@ -107,7 +107,7 @@ impl WritableQcow2 {
 }
 
 /// Reads the metadata of an image that may be written, and clears the autoclear bits that aren't kept;
-/// gives the others too.
+/// returns the others too.
 pub(super) fn open_state(
     storage: &Arc<dyn Storage>,
     data: Option<Arc<dyn Storage>>,

@@ -1,11 +1,11 @@
-//! What a write to part of the disk means, cluster by cluster.
+//! The changes that a write to part of the disk makes, cluster by cluster.
 //!
-//! A cluster that is stored, and ours alone, is written where it is. Otherwise the data goes to a new
-//! cluster, or to one that is kept without being read (a zero cluster's), and with it what the write
-//! doesn't cover and a reader would miss: the rest of the cluster, as it reads now. With subclusters
-//! that is the rest of the first and the last one, and in a new cluster all that the old one held.
-//! Either way it is one run of bytes for each cluster, and clusters that follow each other on the
-//! disk are handed out in one run of the file as far as that has room.
+//! A cluster that is stored, and used by the image alone, is written where it is. Otherwise the data goes to
+//! a new cluster, or to one that is kept without being read (a zero cluster's). With it goes every part that
+//! the write doesn't cover and a reader would miss: the rest of the cluster, as it reads now. With
+//! subclusters that is the rest of the first and the last one, and in a new cluster all that the old one
+//! held. Either way it is one run of bytes for each cluster. Clusters that follow each other on the disk are
+//! handed out in one run of the file as far as that has room.
 
 use std::ops::Range;
 
@@ -18,12 +18,12 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::read::cluster::ClusterReader;
 use crate::units::{GuestOffset, HostOffset};
 
-/// What is written to one cluster.
+/// The data that is written to one cluster.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// The part of the disk that is written: what was asked for, and what has to be copied with it.
+    /// The part of the disk that is written: the caller's part, and those that have to be copied with it.
     pub(super) guest: Range<u64>,
-    /// Where the first byte of that goes.
+    /// The place of its first byte.
     pub(super) host: HostOffset,
     /// The L2 entry now.
     pub(super) old: L2Slot,
@@ -47,7 +47,7 @@ struct Found {
 /// Plans a write to `range`, which one L2 table maps, and hands out the clusters for it.
 ///
 /// # Errors
-/// Damaged metadata; what keeps clusters from being had. Then none are handed out.
+/// Returns an error if metadata is damaged or clusters can't be had. Then none are handed out.
 pub(super) fn plan(
     metadata: &mut Metadata,
     clusters: &ClusterReader,
@@ -75,7 +75,7 @@ pub(super) fn plan(
     );
     if let Err(error) = planned {
         abandon(metadata, &pieces);
-        // What can't be given back is a leak, and the first error is the one to tell.
+        // A cluster that can't be given back is a leak, and the first error is the one to tell.
         drop(metadata.free(spare, false));
         return Err(error);
     }
@@ -89,10 +89,10 @@ pub(super) fn abandon(metadata: &mut Metadata, pieces: &[Piece]) {
     }
 }
 
-/// Makes the L2 entries lead to what is now stored, and frees what they led to.
+/// Makes the L2 entries lead to the data that is now stored, and frees the clusters that they led to.
 ///
 /// # Errors
-/// As [`Metadata::set_slot`].
+/// Returns an error as [`Metadata::set_slot`] does.
 pub(super) fn refer(
     metadata: &mut Metadata,
     clusters: &ClusterReader,
@@ -180,7 +180,7 @@ fn place(
     Ok(())
 }
 
-/// What is written to a cluster without subclusters, and its new entry.
+/// Returns the part that is written to a cluster without subclusters, and its new entry.
 fn whole(geometry: Geometry, cluster: &Found, host: HostOffset) -> (Range<u64>, Option<L2Slot>) {
     let wanted = cluster.wanted.clone();
     if cluster.owned.is_some() && matches!(cluster.target, L2Target::Data { .. }) {
@@ -191,7 +191,7 @@ fn whole(geometry: Geometry, cluster: &Found, host: HostOffset) -> (Range<u64>, 
     (start..start + geometry.cluster_size(), Some(slot))
 }
 
-/// What is written to a cluster with subclusters, and its new entry.
+/// Returns the part that is written to a cluster with subclusters, and its new entry.
 fn with_subclusters(
     clusters: &ClusterReader,
     geometry: Geometry,

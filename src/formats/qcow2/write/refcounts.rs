@@ -1,14 +1,14 @@
 //! The refcounts of an image in use, and the search for free clusters.
 //!
-//! A cluster is free when its refcount is 0; where there is no refcount block, all are. The counts
-//! are changed in memory. To store a changed block is right at any time, since of the two mistakes
-//! that a stored refcount can make only one is harmful: a count that is too low. So counts rise here
-//! as soon as a cluster is handed out, long before anything stored refers to it, and the owner lets
-//! them fall only when nothing stored refers to the cluster any more.
+//! A cluster is free when its refcount is 0; where there is no refcount block, all are. The counts are
+//! changed in memory. To store a changed block is right at any time: of the two errors that a stored refcount
+//! can have, only a count that is too low is harmful. So counts rise here as soon as a cluster is handed out,
+//! long before anything stored refers to it. The owner lets them fall only when nothing stored refers to the
+//! cluster any more.
 //!
-//! A new block takes the first cluster of those that it counts, and counts itself. When the refcount
-//! table is full, a larger one is made where the old one's reach ends, with the blocks for that place
-//! in front of it. New blocks must be stored before the table's entries that lead to them, and a new
+//! A new block takes the first cluster of those that it counts, and counts itself. When the refcount table is
+//! full, a larger one is made behind the last cluster that the old one can count, with the blocks for that
+//! place in front of it. New blocks must be stored before the table's entries that lead to them, and a new
 //! table before the header that leads to it: [`Refcounts::store`] sees to that.
 
 use std::collections::BTreeSet;
@@ -29,10 +29,10 @@ use crate::units::{HostOffset, SECTOR_SIZE};
 /// The first offset that no L2 entry can hold.
 const FILE_LIMIT: u64 = 1 << 56;
 
-/// How many entries a sector of the refcount table holds.
+/// The number of entries in a sector of the refcount table.
 const ENTRIES_PER_SECTOR: u64 = SECTOR_SIZE / ENTRY_SIZE;
 
-/// See the module's text.
+/// The refcounts of an image in use; see the module's text.
 #[derive(Debug)]
 pub(super) struct Refcounts {
     storage: Arc<dyn Storage>,
@@ -41,7 +41,7 @@ pub(super) struct Refcounts {
     table_host: HostOffset,
     /// Sectors of the table that differ from what is stored.
     changed: BTreeSet<u64>,
-    /// Whether the table has a new place that the header doesn't know of yet.
+    /// True if the table has a new place that the header doesn't know of yet.
     moved: bool,
     /// Clusters of tables that the new one replaces.
     outgrown: Vec<Range<u64>>,
@@ -54,8 +54,8 @@ impl Refcounts {
     /// Reads the refcount table, and enters it and its blocks into `map`.
     ///
     /// # Errors
-    /// The system's error; a table beyond the end of the file; invalid entries, or ones that lead to
-    /// other metadata.
+    /// Returns the system's error. Returns an error if the table is beyond the end of the file, or if entries
+    /// are invalid or lead to other metadata.
     pub(super) fn open(
         storage: Arc<dyn Storage>,
         header: &Header,
@@ -117,7 +117,7 @@ impl Refcounts {
         (cluster / per_block, within)
     }
 
-    /// Sees to it that a block is in the cache; `false` when there is none.
+    /// Loads a block into the cache; returns `false` when there is none.
     fn load(&mut self, index: u64) -> Result<bool> {
         if self.blocks.get(index).is_some() {
             return Ok(true);
@@ -138,7 +138,7 @@ impl Refcounts {
         Ok(true)
     }
 
-    /// Blocks may be stored at any time; see the module's text.
+    /// Writes blocks when the cache is full. They may be stored at any time; see the module's text.
     fn make_room(&mut self) -> Result<()> {
         if self.blocks.is_crowded() {
             self.blocks.write_changed(self.storage.as_ref())?;
@@ -146,10 +146,10 @@ impl Refcounts {
         Ok(())
     }
 
-    /// The refcount of a cluster.
+    /// Returns the refcount of a cluster.
     ///
     /// # Errors
-    /// A block that can't be read.
+    /// Returns an error if the block can't be read.
     pub(super) fn get(&mut self, cluster: u64) -> Result<u64> {
         let (index, within) = self.split(cluster);
         if !self.load(index)? {
@@ -169,7 +169,7 @@ impl Refcounts {
             let why = format!("no refcount block for cluster {cluster}");
             return Err(Error::corrupt(why));
         }
-        // The bytes that hold the refcount.
+        // These bytes hold the refcount.
         let width = usize::try_from(bits).unwrap_or(64);
         let start = within.saturating_mul(width) / 8;
         let range = start..start + (width / 8).max(1);
@@ -184,11 +184,11 @@ impl Refcounts {
             })
     }
 
-    /// Counts one reference more to a cluster that is in use; `false` where that is more than a refcount
-    /// can be.
+    /// Counts one reference more to a cluster that is in use; returns `false` where that is more than a
+    /// refcount can be.
     ///
     /// # Errors
-    /// As [`release`](Self::release).
+    /// Returns an error as [`release`](Self::release) does.
     pub(super) fn raise(&mut self, cluster: u64) -> Result<bool> {
         let count = self.get(cluster)?;
         if count == 0 {
@@ -208,7 +208,7 @@ impl Refcounts {
     /// Counts one reference less to a cluster, and returns how many are left.
     ///
     /// # Errors
-    /// There was none: the image is damaged. A block that can't be read.
+    /// Returns an error if there was none, since the image is damaged then, or if the block can't be read.
     pub(super) fn release(&mut self, cluster: u64) -> Result<u64> {
         let left = self.get(cluster)?.checked_sub(1).ok_or_else(|| {
             Error::corrupt(format!(
@@ -222,12 +222,12 @@ impl Refcounts {
         Ok(left)
     }
 
-    /// Hands out a run of free clusters, at most `most` (above 0) and at least one, each with a
-    /// refcount of 1 from now on.
+    /// Hands out a run of free clusters, at most `most` (above 0) and at least one, each with a refcount of 1
+    /// from now on.
     ///
     /// # Errors
-    /// A free cluster that holds metadata: the image is damaged. The format's limits; the system's
-    /// error.
+    /// Returns an error if a free cluster holds metadata, since the image is damaged then, or if a limit of
+    /// the format is reached. Returns the system's error.
     pub(super) fn take(&mut self, most: u64, map: &mut MetadataMap) -> Result<Range<u64>> {
         let per_block = self.geometry.refcount_block_entries();
         let bits = self.geometry.refcount_bits();
@@ -272,7 +272,7 @@ impl Refcounts {
         Ok(())
     }
 
-    /// A new block for clusters of which none is counted yet, at `cluster`, which is one of them.
+    /// Adds a block for clusters of which none is counted yet, at `cluster`, which is one of them.
     fn add_block(&mut self, index: u64, cluster: u64, map: &mut MetadataMap) -> Result<()> {
         self.check_place(&(cluster..cluster + 1))?;
         map.insert(cluster..cluster + 1, Structure::RefcountBlock)?;
@@ -295,14 +295,14 @@ impl Refcounts {
         Ok(())
     }
 
-    /// A larger table, where the reach of the old one ends: first the blocks that count both of
-    /// them, then the table.
+    /// Makes a larger table, behind the clusters that the old one can count: first the blocks that count both
+    /// of them, then the table.
     fn grow(&mut self, map: &mut MetadataMap) -> Result<()> {
         let per_block = self.geometry.refcount_block_entries();
         let old_entries = self.table.len() as u64;
         let first = old_entries * per_block;
         let per_cluster = self.geometry.cluster_size() / ENTRY_SIZE;
-        // By half at least, so that growing costs little in the long run.
+        // The table grows by half at least, so that growing costs little in the long run.
         let mut entries = (old_entries + old_entries / 2 + 1).next_multiple_of(per_cluster);
         let mut blocks = 0;
         let table_clusters = loop {
@@ -348,21 +348,21 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Whether the refcount table itself has changed.
+    /// Returns true if the refcount table itself has changed.
     pub(super) fn table_has_changed(&self) -> bool {
         self.moved || !self.changed.is_empty()
     }
 
-    /// Whether anything has changed.
+    /// Returns true if anything has changed.
     pub(super) fn has_changed(&self) -> bool {
         self.table_has_changed() || self.blocks.has_changed()
     }
 
-    /// Stores what has changed: the blocks, then what leads to them, then what leads to that, each
-    /// after `flush` has put the one before on stable storage. Ends with a flush.
+    /// Stores the changes: the blocks, then the table, then the header, each after `flush` has put the one
+    /// before on stable storage. Ends with a flush.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn store(&mut self, flush: &dyn Fn() -> Result<()>) -> Result<()> {
         let storage = Arc::clone(&self.storage);
         let bytes: Vec<u8> = if self.table_has_changed() {
@@ -404,12 +404,12 @@ impl Refcounts {
     /// Stores changed blocks without waiting for anything.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn write_blocks(&mut self) -> Result<()> {
         self.blocks.write_changed(self.storage.as_ref())
     }
 
-    /// The clusters of tables that nothing stored leads to any more, after [`store`](Self::store).
+    /// Takes the clusters of tables that nothing stored leads to any more, after [`store`](Self::store).
     pub(super) fn take_outgrown(&mut self) -> Vec<Range<u64>> {
         if self.moved {
             return Vec::new();

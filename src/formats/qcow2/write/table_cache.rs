@@ -1,8 +1,8 @@
-//! Tables of one cluster each, kept in memory as they are stored, and what of them has changed.
+//! Tables of one cluster each, kept in memory as they are stored, with their changes.
 //!
-//! The cache knows no order of writes: whoever owns it says when changed tables are written. Only
-//! unchanged tables are dropped to make room, so the cache can grow beyond its limit while tables
-//! are changed; [`TableCache::is_crowded`] says when it is time to write.
+//! The cache knows no order of writes: its owner says when changed tables are written. Only unchanged tables
+//! are dropped to make room, so the cache can grow beyond its limit while tables are changed;
+//! [`TableCache::is_crowded`] says when it is time to write.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// How many bytes of tables a cache holds, though never fewer than [`LEAST_TABLES`].
+/// The number of bytes of tables that a cache holds, though never fewer than [`LEAST_TABLES`].
 const CACHE_BYTES: usize = 2 << 20;
 const LEAST_TABLES: usize = 4;
 
@@ -35,7 +35,7 @@ pub(super) struct TableCache {
 }
 
 impl TableCache {
-    /// A cache for tables of so many bytes.
+    /// Makes a cache for tables of so many bytes.
     pub(super) fn new(table_bytes: usize) -> Self {
         Self {
             tables: HashMap::new(),
@@ -45,7 +45,7 @@ impl TableCache {
         }
     }
 
-    /// The bytes of a table, where it is in the cache.
+    /// Returns the bytes of a table, where it is in the cache.
     pub(super) fn get(&mut self, index: u64) -> Option<&[u8]> {
         self.clock += 1;
         let table = self.tables.get_mut(&index)?;
@@ -53,7 +53,8 @@ impl TableCache {
         Some(&table.bytes)
     }
 
-    /// Some bytes of a table, to be changed. `None` where the table isn't in the cache, or ends before.
+    /// Returns some bytes of a table, to be changed. Returns `None` where the table isn't in the cache, or
+    /// ends before.
     pub(super) fn change(&mut self, index: u64, range: Range<usize>) -> Option<&mut [u8]> {
         let table = self.tables.get_mut(&index)?;
         let bytes = table.bytes.get_mut(range.clone())?;
@@ -110,12 +111,12 @@ impl TableCache {
             .retain(|_, table| table.changed.is_some() || table.used > median);
     }
 
-    /// Whether anything has changed.
+    /// Returns true if anything has changed.
     pub(super) fn has_changed(&self) -> bool {
         self.changed > 0
     }
 
-    /// Whether half of what the cache may hold, or more, has changed.
+    /// Returns true if half of the tables that the cache may hold, or more, have changed.
     pub(super) fn is_crowded(&self) -> bool {
         self.changed * 2 >= self.most
     }
@@ -123,7 +124,7 @@ impl TableCache {
     /// Writes everything that has changed, in whole sectors, in the order of the file.
     ///
     /// # Errors
-    /// The system's error; then some tables may have been written.
+    /// Returns the system's error; then some tables may have been written.
     pub(super) fn write_changed(&mut self, storage: &dyn Storage) -> Result<()> {
         let changed = self.tables.values_mut();
         let mut changed: Vec<_> = changed.filter(|table| table.changed.is_some()).collect();

@@ -1,8 +1,8 @@
 //! Zeroes and discards: changes of L2 entries, without data where that is possible.
 //!
-//! Version 3 images have zero clusters, and zero subclusters. In a version 2 image only a cluster that
-//! isn't stored reads as zeroes, and only without a backing file; elsewhere zeroes are written there.
-//! So are those that cover a cluster (or subcluster) in part, unless it reads as zeroes anyway.
+//! Version 3 images have zero clusters, and zero subclusters. In a version 2 image only a cluster that isn't
+//! stored reads as zeroes, and only without a backing file; elsewhere zeroes are written there. Zeroes are
+//! also written where they cover a cluster (or subcluster) in part, unless it reads as zeroes anyway.
 //!
 //! In an external data file nothing is freed by the image's metadata: there zeroes are holes, which give
 //! the space back, and keep a raw one true.
@@ -19,7 +19,7 @@ use crate::units::GuestOffset;
 impl WritableQcow2 {
     /// Makes a part of the disk read as zeroes.
     pub(super) fn zero_range(&self, range: Range<u64>, may_unmap: bool) -> Result<()> {
-        // For bitmaps all of it changes, even what reads as zeroes already.
+        // For bitmaps all of it changes, even parts that read as zeroes already.
         self.lock().will_change(&range)?;
         let mut start = range.start;
         while start < range.end {
@@ -30,7 +30,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// `range` in whole units of `unit` bytes; behind the disk's end there is nothing that a unit
+    /// Returns `range` in whole units of `unit` bytes; behind the disk's end there is nothing that a unit
     /// could be missing.
     fn whole_units(&self, range: &Range<u64>, unit: u64) -> Range<u64> {
         let start = range.start.next_multiple_of(unit);
@@ -52,7 +52,7 @@ impl WritableQcow2 {
         let mut rest = Vec::new();
         let mut is_hole = None;
         self.change_clusters(&inner, |metadata, part| {
-            // Once, and under the lock: nobody is writing there.
+            // The hole is made once, and under the lock, so that nobody is writing there.
             let is_hole = match is_hole {
                 Some(is_hole) => is_hole,
                 None => *is_hole.insert(
@@ -61,7 +61,7 @@ impl WritableQcow2 {
                         && self.clusters.storage().punch(inner.clone())?,
                 ),
             };
-            // An external data file that is raw holds every byte of the disk; it must go on to.
+            // An external data file that is raw holds every byte of the disk, and has to go on to.
             let holds_bytes = self.is_raw && !is_hole;
             if self.zero_flag && !holds_bytes {
                 let units =
@@ -83,8 +83,8 @@ impl WritableQcow2 {
             .try_for_each(|part| self.write_zero_data(part))
     }
 
-    /// Calls `change` for each cluster's part of a step, under the lock. It gives where to go on, which is
-    /// the part's end or, where it has changed more clusters than one, beyond that.
+    /// Calls `change` for each cluster's part of a step, under the lock. `change` returns the offset at which
+    /// to go on: the part's end or, where it has changed more clusters than one, beyond that.
     fn change_clusters(
         &self,
         range: &Range<u64>,
@@ -103,7 +103,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Makes whole units of one cluster zero by its L2 entry; `false` when only data can do that.
+    /// Makes whole units of one cluster zero by its L2 entry; returns `false` when only data can do that.
     fn zero_cluster(
         &self,
         metadata: &mut Metadata,
@@ -174,7 +174,7 @@ impl WritableQcow2 {
         Ok(true)
     }
 
-    /// Gives a cluster another L2 entry, and frees what the old one led to.
+    /// Gives a cluster another L2 entry, and frees the cluster that the old one led to.
     fn replace(
         &self,
         metadata: &mut Metadata,
@@ -210,8 +210,8 @@ impl WritableQcow2 {
     /// Gives back the clusters that lie in a part of the disk as a whole.
     pub(super) fn discard_range(&self, range: Range<u64>) -> Result<()> {
         if self.is_raw || (!self.zero_flag && self.backing.is_some()) {
-            // What isn't stored would show what the backing file has there, or be in the external data
-            // file all the same.
+            // A cluster that isn't stored would show the backing file's data there, or be in the external
+            // data file all the same.
             return Ok(());
         }
         // For bitmaps all of it has changed, whatever is given back.

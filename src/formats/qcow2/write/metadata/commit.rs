@@ -1,4 +1,4 @@
-//! Storing what has changed, in the order that the text of [`super`] has.
+//! Storing the changes, in the order that the text of [`super`] has.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ impl Metadata {
     /// may be reading or writing clusters meanwhile.
     ///
     /// # Errors
-    /// The system's error; see the module's text for what follows from it.
+    /// Returns the system's error; see the module's text for the state that it leaves.
     pub(in super::super) fn commit(&mut self) -> Result<()> {
         self.usable()?;
         self.try_commit().map_err(|error| self.fail_for_good(error))
@@ -31,7 +31,8 @@ impl Metadata {
             self.parts.refcounts.has_changed()
         };
         if counts {
-            // What is stored is kept apart from what knows how to flush.
+            // The storage of data and the flushing are borrowed apart from the tables that are
+            // stored.
             let (data, flush) = (self.parts.data.clone(), self.parts.flush);
             let flush = || match (&data, flush) {
                 (_, false) => Ok(()),
@@ -54,7 +55,7 @@ impl Metadata {
         self.let_go(storage.as_ref())
     }
 
-    /// Compressed clusters are read in whole sectors: the last one of the file must have its last.
+    /// Completes the file's last sector: compressed clusters are read in whole sectors.
     fn complete_last_sector(&mut self, storage: &dyn Storage) -> Result<()> {
         let end = std::mem::take(&mut self.compressed_end).next_multiple_of(SECTOR_SIZE);
         if end == 0 {
@@ -81,7 +82,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Step 3: nothing stored refers to what was freed.
+    /// Lowers the refcounts of freed clusters. Step 3: nothing stored refers to them.
     fn let_go(&mut self, storage: &dyn Storage) -> Result<()> {
         let mut freed = std::mem::take(&mut self.freed);
         for clusters in self.parts.refcounts.take_outgrown() {
@@ -122,7 +123,7 @@ impl Metadata {
     /// Commits, stores all refcounts, and says in the header that the image was closed.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(in super::super) fn close(&mut self) -> Result<()> {
         self.commit()?;
         self.try_close().map_err(|error| self.fail_for_good(error))
@@ -144,7 +145,7 @@ impl Metadata {
     }
 }
 
-/// Where the storage can't make holes, the space stays taken until it is used again.
+/// Makes a hole. Where the storage can't, the space stays taken until it is used again.
 fn punch_hole(storage: &dyn Storage, hole: Option<Range<u64>>) -> Result<()> {
     if let Some(hole) = hole {
         storage.punch(hole)?;

@@ -1,5 +1,4 @@
-//! The metadata of an image in use: what is where, what has changed, and in which order changes
-//! reach the file.
+//! The metadata of an image in use: the tables, their changes, and the order in which changes reach the file.
 //!
 //! # The order of writes
 //!
@@ -7,13 +6,14 @@
 //! in between (and whichever of the writes between two flushes reach the disk), the file is
 //! consistent: at worst some clusters are counted that nothing refers to.
 //!
-//! 1. Refcount blocks, then what leads to new ones. Counts have only risen since the last commit.
+//! 1. Refcount blocks, then the table entries that lead to new ones. Counts have only risen since the last
+//! commit.
 //!    *Flush*: this also puts all data that was written to new clusters on stable storage.
 //! 2. L2 tables, in place or in new clusters; where L1 entries have changed too, *flush*, then those.
-//!    *Flush*: from here on nothing stored refers to what was replaced.
-//! 3. Only now the counts of what was replaced fall, so only now it can be handed out again; holes are
-//!    made in what a discard left. These counts are stored with the next commit, or before: it
-//!    makes no difference.
+//! *Flush*: from here on nothing stored refers to clusters that were replaced.
+//! 3. Only now the counts of replaced clusters fall, so only now they can be handed out again; holes are made
+//! in clusters that a discard left. These counts are stored with the next commit, or before: it makes no
+//! difference.
 //!
 //! Images with lazy refcounts leave out step 1 (but not when the refcount table changes). Their dirty
 //! bit is set, and flushed, before the first refcount changes, and cleared by [`Metadata::close`].
@@ -42,24 +42,24 @@ use crate::formats::qcow2::read::tables::decode;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// How many runs of clusters may wait for their counts to fall before a commit is due.
+/// The number of runs of clusters that may wait for their counts to fall before a commit is due.
 const MOST_FREED: usize = 16 << 10;
 
-/// How many runs of clusters are looked at that are too short before that is given up.
+/// The number of runs of clusters that are looked at and too short before the search is given up.
 const MOST_TRIES: usize = 4096;
 
-/// How many L1 entries a sector holds.
+/// The number of L1 entries in a sector.
 const ENTRIES_PER_SECTOR: usize = 64;
 
 /// Clusters that are one reference short as soon as that is stored.
 #[derive(Debug)]
 struct Freed {
     clusters: Range<u64>,
-    /// Whether a hole is made where nothing refers to them any more.
+    /// True if a hole is made where nothing refers to them any more.
     punch: bool,
 }
 
-/// What opening an image found out; see [`super::open`].
+/// The parts that opening an image found; see [`super::open`].
 #[derive(Debug)]
 pub(super) struct MetadataParts {
     pub(super) storage: Arc<dyn Storage>,
@@ -88,7 +88,7 @@ impl MetadataParts {
     }
 }
 
-/// See the module's text.
+/// The metadata of an image in use; see the module's text.
 #[derive(Debug)]
 pub(super) struct Metadata {
     parts: MetadataParts,
@@ -96,13 +96,13 @@ pub(super) struct Metadata {
     /// Sectors of the L1 table that differ from what is stored.
     l1_changed: BTreeSet<usize>,
     freed: Vec<Freed>,
-    /// Where the last compressed cluster ended, if there is room behind it in its cluster of the file.
+    /// The end of the last compressed cluster, if there is room behind it in its cluster of the file.
     tail: Option<HostOffset>,
     /// The end of the compressed cluster that lies furthest in the file.
     compressed_end: u64,
-    /// Whether the file may hold writes that were not flushed.
+    /// True if the file may hold writes that were not flushed.
     unflushed: bool,
-    /// Why nothing more may be written.
+    /// The reason why nothing more may be written.
     broken: Option<String>,
 }
 
@@ -124,7 +124,7 @@ impl Metadata {
     /// Refuses to go on after an error that left the file in a state that isn't known.
     ///
     /// # Errors
-    /// There was one.
+    /// Returns an error if there was one.
     pub(super) fn usable(&self) -> Result<()> {
         match &self.broken {
             None => Ok(()),
@@ -132,8 +132,8 @@ impl Metadata {
         }
     }
 
-    /// What an error in the metadata means for the image: where it is damaged, no more is written, and
-    /// the header of a version 3 image says so, so that nobody else writes either.
+    /// Marks the image after an error in the metadata. Where it is damaged, no more is written, and the
+    /// header of a version 3 image says so, so that no other program writes either.
     pub(super) fn fail(&mut self, error: Error) -> Error {
         if self.broken.is_some() || error.kind() != ErrorKind::Corrupt {
             return error;
@@ -153,7 +153,7 @@ impl Metadata {
         self.broken = Some(format!("the image can't be written to any more: {error}"));
     }
 
-    /// As [`fail`](Self::fail), for an error after which it isn't known what the file holds.
+    /// Does what [`fail`](Self::fail) does, for an error after which it isn't known what the file holds.
     pub(super) fn fail_for_good(&mut self, error: Error) -> Error {
         let error = self.fail(error);
         if self.broken.is_none() {
@@ -162,15 +162,15 @@ impl Metadata {
         error
     }
 
-    /// Puts what was written on stable storage, where that is wanted.
+    /// Puts all writes on stable storage, where that is wanted.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn flush(&self) -> Result<()> {
         self.parts.flush()
     }
 
-    /// Data was or will be written.
+    /// Notes that data was or will be written.
     pub(super) fn will_write(&mut self) {
         self.unflushed = true;
     }
@@ -192,7 +192,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Sees to it that an L2 table is in the cache; `false` when there is none.
+    /// Loads an L2 table into the cache; returns `false` when there is none.
     fn load_l2(&mut self, l1_index: u64) -> Result<bool> {
         if self.l2.get(l1_index).is_some() {
             return Ok(true);
@@ -209,7 +209,7 @@ impl Metadata {
         Ok(true)
     }
 
-    /// Where in its L2 table the entry of a guest offset stands, in bytes.
+    /// Returns the bytes in its L2 table at which the entry of a guest offset stands.
     fn place_in_l2(&self, guest: GuestOffset) -> Range<usize> {
         let geometry = self.parts.geometry;
         let size = geometry.cluster_size() / geometry.l2_entries();
@@ -218,10 +218,10 @@ impl Metadata {
         start..start + size
     }
 
-    /// The L2 entry of a guest offset.
+    /// Returns the L2 entry of a guest offset.
     ///
     /// # Errors
-    /// A table that can't be read.
+    /// Returns an error if the table can't be read.
     pub(super) fn slot(&mut self, guest: GuestOffset) -> Result<L2Slot> {
         let l1_index = self.parts.geometry.l1_index(guest);
         if !self.load_l2(l1_index)? {
@@ -234,7 +234,7 @@ impl Metadata {
         slot.ok_or_else(|| Error::invalid("L2 index out of range"))
     }
 
-    /// Where the run of L1 entries without L2 tables ends that holds `guest`, as a guest offset, at
+    /// Returns the end of the run of L1 entries without L2 tables that holds `guest`, as a guest offset, at
     /// most `end`; `guest` itself where there is a table.
     pub(super) fn end_of_gap(&self, guest: GuestOffset, end: u64) -> Result<u64> {
         let geometry = self.parts.geometry;
@@ -247,12 +247,12 @@ impl Metadata {
         Ok(reached)
     }
 
-    /// Whether a cluster is ours alone, so that it may be written where it is. The flag of its entry
-    /// is believed only when the refcount agrees: the other way round costs a copy, this way it
-    /// would cost a snapshot.
+    /// Returns true if the image alone uses a cluster, so that it may be written where it is. The flag of its
+    /// entry is believed only when the refcount agrees: the other way round costs a copy, this way it would
+    /// cost a snapshot.
     ///
     /// # Errors
-    /// A refcount of 0: the image is damaged. A block that can't be read.
+    /// Returns an error if the refcount is 0, since the image is damaged then, or if a block can't be read.
     fn is_owned(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
         let cluster = self.parts.geometry.host_cluster(host);
         match self.parts.refcounts.get(cluster)? {
@@ -263,11 +263,11 @@ impl Metadata {
         }
     }
 
-    /// As [`is_owned`](Self::is_owned), for a cluster of data. That is never somebody else's, nor
-    /// counted, in an external data file.
+    /// Answers as [`is_owned`](Self::is_owned) does, for a cluster of data. In an external data file that is
+    /// never somebody else's, nor counted.
     ///
     /// # Errors
-    /// As [`is_owned`](Self::is_owned); a cluster that holds metadata.
+    /// Returns an error as [`is_owned`](Self::is_owned) does, or if the cluster holds metadata.
     pub(super) fn owns_data(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
         if self.parts.data.is_some() {
             return Ok(true);
@@ -277,18 +277,18 @@ impl Metadata {
         self.is_owned(host, copied)
     }
 
-    /// Where the data of a guest cluster must be, in images where that is given: in an external data
-    /// file, at the same offset.
+    /// Returns the place where the data of a guest cluster must be, in images where that is given: in an
+    /// external data file, at the same offset.
     pub(super) fn given_place(&self, guest: GuestOffset) -> Option<HostOffset> {
         let within = self.parts.geometry.within_cluster(guest.0);
         let place = HostOffset(guest.0 - within);
         self.parts.data.is_some().then_some(place)
     }
 
-    /// Whether the L2 table of a guest offset is ours alone, or there is none.
+    /// Returns true if the image alone uses the L2 table of a guest offset, or if there is none.
     ///
     /// # Errors
-    /// As [`is_owned`](Self::is_owned).
+    /// Returns an error as [`is_owned`](Self::is_owned) does.
     pub(super) fn owns_l2(&mut self, guest: GuestOffset) -> Result<bool> {
         match self.l1_entry(self.parts.geometry.l1_index(guest))? {
             L1Target::Unallocated => Ok(true),
@@ -296,7 +296,7 @@ impl Metadata {
         }
     }
 
-    /// Before refcounts change for the first time: where they are lazy, the header says so first.
+    /// Sets the dirty bit before refcounts change for the first time, where they are lazy.
     fn before_counting(&mut self) -> Result<()> {
         let parts = &mut self.parts;
         if !parts.lazy || parts.incompatible & features::DIRTY != 0 {
@@ -311,7 +311,7 @@ impl Metadata {
     /// Hands out free clusters, at most `most` and at least one, in one run.
     ///
     /// # Errors
-    /// As [`Refcounts::take`].
+    /// Returns an error as [`Refcounts::take`] does.
     pub(super) fn allocate(&mut self, most: u64) -> Result<Range<u64>> {
         self.before_counting()?;
         self.parts.refcounts.take(most, &mut self.parts.map)
@@ -320,7 +320,7 @@ impl Metadata {
     /// Hands out one free cluster.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate).
+    /// Returns an error as [`allocate`](Self::allocate) does.
     pub(super) fn allocate_cluster(&mut self) -> Result<HostOffset> {
         let cluster = self.allocate(1)?.start;
         let host = self.parts.geometry.host_offset(cluster);
@@ -330,12 +330,13 @@ impl Metadata {
     /// Hands out as many clusters as so many bytes take, in one run.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate); there is no room for that many in one piece.
+    /// Returns an error as [`allocate`](Self::allocate) does, or if there is no room for that many in one
+    /// piece.
     pub(super) fn allocate_run(&mut self, bytes: u64) -> Result<HostOffset> {
         let geometry = self.parts.geometry;
         let count = geometry.clusters(bytes).max(1);
-        // Where a run is too short it is followed by something that is in use, or by a refcount
-        // block that was made for the next ones: then the place behind that is tried.
+        // A run that is too short is followed by something that is in use, or by a refcount block that was
+        // made for the next ones: then the place behind that is tried.
         let mut given_up = Vec::new();
         let mut run = self.allocate(count)?;
         while run.end - run.start < count {
@@ -362,7 +363,7 @@ impl Metadata {
     /// one if it fits there, or if the next cluster of the file is free.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate).
+    /// Returns an error as [`allocate`](Self::allocate) does.
     pub(super) fn allocate_bytes(&mut self, length: u64) -> Result<HostOffset> {
         let geometry = self.parts.geometry;
         let behind = match self.tail.take() {
@@ -392,10 +393,10 @@ impl Metadata {
         Ok(host)
     }
 
-    /// Whether a cluster that something refers to is referred to once.
+    /// Returns true if a cluster that something refers to is referred to once.
     ///
     /// # Errors
-    /// As for data: a refcount of 0, a block that can't be read.
+    /// Returns an error if the refcount is 0, or if a block can't be read.
     pub(super) fn owns(&mut self, host: HostOffset) -> Result<bool> {
         self.is_owned(host, true)
     }
@@ -403,7 +404,7 @@ impl Metadata {
     /// Counts one reference less to clusters, once that is right; see the module's text.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub(super) fn free(&mut self, clusters: Range<u64>, punch: bool) -> Result<()> {
         self.before_counting()?;
         match self.freed.last_mut() {
@@ -415,10 +416,10 @@ impl Metadata {
         Ok(())
     }
 
-    /// Frees what an L2 entry leads to.
+    /// Frees the cluster, or the compressed range, that an L2 entry leads to.
     ///
     /// # Errors
-    /// As [`free`](Self::free).
+    /// Returns an error as [`free`](Self::free) does.
     pub(super) fn free_target(&mut self, target: L2Target, punch: bool) -> Result<()> {
         if self.parts.data.is_some() {
             return Ok(());
@@ -436,10 +437,11 @@ impl Metadata {
         self.free(first..self.parts.geometry.host_cluster(last) + 1, punch)
     }
 
-    /// Sees to it that the L2 table of a guest offset exists, is ours alone, and is in the cache.
+    /// Makes the L2 table of a guest offset if there is none, copies it if it isn't the image's alone, and
+    /// loads it into the cache.
     ///
     /// # Errors
-    /// Tables that can't be read; what keeps a cluster from being had.
+    /// Returns an error if tables can't be read, or if a cluster can't be had.
     pub(super) fn own_l2(&mut self, guest: GuestOffset) -> Result<()> {
         let geometry = self.parts.geometry;
         let l1_index = geometry.l1_index(guest);
@@ -468,10 +470,10 @@ impl Metadata {
         self.set_l1_entry(l1_index, L1Entry::to_table(host))
     }
 
-    /// Changes the entry of a guest offset. What it led to isn't freed by that.
+    /// Changes the entry of a guest offset. The cluster that it led to isn't freed by that.
     ///
     /// # Errors
-    /// As [`own_l2`](Self::own_l2).
+    /// Returns an error as [`own_l2`](Self::own_l2) does.
     pub(super) fn set_slot(&mut self, guest: GuestOffset, slot: L2Slot) -> Result<()> {
         self.own_l2(guest)?;
         let mut bytes = slot.entry.0.to_be_bytes().to_vec();
@@ -488,13 +490,13 @@ impl Metadata {
         Ok(())
     }
 
-    /// Makes zero clusters of those of `range` that have an empty entry, up to the first that has another one,
-    /// and gives the guest offset where that is. `range` is in whole clusters, or ends with the disk, and one
-    /// L2 table maps it. To fill a table in one go costs a fraction of entering cluster by cluster: what a
-    /// huge empty image costs is this.
+    /// Makes zero clusters of those of `range` that have an empty entry, up to the first that has another
+    /// one, and returns the guest offset where that is. `range` is in whole clusters, or ends with the disk,
+    /// and one L2 table maps it. To fill a table in one go costs a fraction of entering cluster by cluster,
+    /// and is nearly all that a huge empty image costs.
     ///
     /// # Errors
-    /// As [`own_l2`](Self::own_l2).
+    /// Returns an error as [`own_l2`](Self::own_l2) does.
     pub(super) fn zero_gap(&mut self, range: &Range<u64>) -> Result<u64> {
         let geometry = self.parts.geometry;
         let guest = GuestOffset(range.start);
@@ -530,7 +532,7 @@ impl Metadata {
         Ok(range.end.min(range.start.saturating_add(bytes)))
     }
 
-    /// Whether so much has changed that it should be stored.
+    /// Returns true if so much has changed that it should be stored.
     pub(super) fn is_crowded(&self) -> bool {
         self.l2.is_crowded() || self.freed.len() >= MOST_FREED
     }
