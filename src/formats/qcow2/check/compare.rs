@@ -1,7 +1,7 @@
-//! The counted references held against the stored refcounts.
+//! The counted references, compared with the stored refcounts.
 //!
-//! 64 clusters at a time: where the bits of both agree and no count is above 1, which is so for
-//! nearly all of nearly every image, nothing else needs to be looked at.
+//! 64 clusters are compared at a time. Where the bits of both agree and no count is above 1, which
+//! is so for nearly all of nearly every image, nothing else needs to be looked at.
 
 use super::finding::Finding;
 use super::references::WORD;
@@ -9,18 +9,18 @@ use super::walk::Walk;
 use crate::error::Result;
 use crate::formats::qcow2::geometry::Geometry;
 
-/// What the comparison says of the image as a whole.
+/// The result of the comparison for the image as a whole.
 #[derive(Debug, Default)]
 pub struct Compared {
     /// The last cluster with a refcount or a reference.
     pub highest: u64,
-    /// Whether a cluster that something refers to has no refcount at all, so that the refcount
+    /// True if a cluster that something refers to has no refcount at all, so that the refcount
     /// structures can't be trusted.
     pub rebuild: bool,
 }
 
 impl Compared {
-    /// The end of the last cluster in use, in bytes of the file.
+    /// Returns the end of the last cluster in use, in bytes of the file.
     pub fn image_end(&self, geometry: Geometry) -> u64 {
         let end = geometry.host_offset(self.highest.saturating_add(1));
         end.map_or(u64::MAX, |end| end.0)
@@ -31,7 +31,7 @@ impl Walk<'_> {
     /// Compares all clusters, in order; differences go to `differs`.
     ///
     /// # Errors
-    /// The system's error; that of `differs`.
+    /// Returns the system's error, or that of `differs`.
     pub fn compare(&self, differs: &mut dyn FnMut(Finding) -> Result<()>) -> Result<Compared> {
         let mut compared = Compared::default();
         let beyond = self.references.get(self.clusters) != 0;

@@ -1,7 +1,7 @@
 //! COPIED flags made to agree with the refcounts.
 //!
-//! The flag says that a refcount is exactly 1, so that a writer needn't look. Where it is missing, a
-//! writer copies without need; where it is wrongly set, it overwrites what a snapshot still needs.
+//! The flag says that a refcount is exactly 1, so that a writer needn't look. Where it is missing, a writer
+//! copies without need; where it is wrongly set, a writer overwrites data that a snapshot still needs.
 
 use super::finding::{Finding, Place};
 use super::rebuild::Rebuilt;
@@ -44,7 +44,7 @@ impl Work<'_> {
         rebuilt: &Rebuilt,
     ) -> Result<()> {
         let bytes = l1.entries * ENTRY_SIZE;
-        // A table that isn't in the file wasn't counted, so what is in its place is something else's.
+        // A table that isn't in the file wasn't counted, so the bytes in its place are something else's.
         if !walk.is_inside(l1.host, bytes) {
             return Ok(());
         }
@@ -141,7 +141,7 @@ impl Work<'_> {
     }
 }
 
-/// Which words of a table have changed.
+/// The words of a table that have changed.
 #[derive(Default)]
 struct Changed(Option<(u64, u64)>);
 

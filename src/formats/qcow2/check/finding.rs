@@ -1,7 +1,7 @@
-//! What a check can find, and how it is said.
+//! The findings of a check, and their wording.
 //!
-//! A finding names the place in the file and what is wrong there. It is made of numbers and turned
-//! into words only when somebody wants to read it, since a damaged image may have millions.
+//! A finding names the place in the file and the fault there. It is made of numbers and turned into
+//! words only when somebody wants to read it, since a damaged image may have millions.
 
 use std::fmt;
 
@@ -17,54 +17,54 @@ pub enum Finding {
     Leak {
         /// The cluster's number in the file.
         cluster: u64,
-        /// What the image stores.
+        /// The refcount that the image stores.
         refcount: u64,
-        /// What refers to it.
+        /// The number of references to it.
         references: u64,
     },
     /// A refcount is lower than the number of references.
     RefcountTooLow {
         /// The cluster's number in the file.
         cluster: u64,
-        /// What the image stores.
+        /// The refcount that the image stores.
         refcount: u64,
-        /// What refers to it.
+        /// The number of references to it.
         references: u64,
     },
     /// More references than a refcount of this image can count.
     TooManyReferences {
         /// The cluster's number in the file.
         cluster: u64,
-        /// What refers to it.
+        /// The number of references to it.
         references: u64,
         /// The highest refcount.
         most: u64,
     },
     /// A table entry that can't be right.
     BadEntry {
-        /// Where it is.
+        /// Its place.
         place: Place,
         /// The entry as stored.
         entry: u64,
-        /// What is wrong with it.
+        /// The fault.
         problem: Problem,
-        /// How many tables share it.
+        /// The number of tables that share it.
         times: u64,
     },
     /// A COPIED flag that doesn't agree with the refcount.
     Copied {
-        /// Where the entry is.
+        /// The entry's place.
         place: Place,
         /// The entry as stored.
         entry: u64,
-        /// The refcount of what it leads to.
+        /// The refcount of the cluster that it leads to.
         refcount: u64,
-        /// How often the active L1 table leads to the entry.
+        /// The number of times that the active L1 table leads to the entry.
         times: u64,
     },
     /// The refcount table isn't where the header says.
     RefcountTable {
-        /// Where it would be.
+        /// The place that the header names.
         host: HostOffset,
         /// Its length in bytes.
         bytes: u64,
@@ -73,12 +73,12 @@ pub enum Finding {
     Structure {
         /// The text.
         what: String,
-        /// How often it counts.
+        /// The number of times that it counts.
         times: u64,
     },
 }
 
-/// Where a table entry is.
+/// The place of a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In the active L1 table.
@@ -93,11 +93,11 @@ pub enum Place {
     },
     /// In an L2 table.
     L2 {
-        /// Where the table starts.
+        /// The offset at which the table starts.
         table: HostOffset,
         /// Its index.
         index: u64,
-        /// Which part of the active disk it maps; `None` in tables that only snapshots use.
+        /// The part of the active disk that it maps; `None` in tables that only snapshots use.
         guest: Option<GuestOffset>,
     },
     /// In the refcount table.
@@ -135,7 +135,7 @@ const CUT_OFF: &str =
 /// A part of the file that something leads to and that isn't all there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
-    /// Where it starts.
+    /// The offset at which it starts.
     pub host: HostOffset,
     /// Its length in bytes.
     pub bytes: u64,
@@ -146,7 +146,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// The words for it, where as much as a cluster is missing.
+    /// Returns the words for it, where as much as a cluster is missing.
     pub(super) fn cut_off(self) -> Option<String> {
         let end = self.host.0.saturating_add(self.bytes);
         let missing = end.saturating_sub(self.file);
@@ -159,10 +159,10 @@ impl Region {
     }
 }
 
-/// What is wrong with a table entry.
+/// The fault of a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
-    /// Its bits.
+    /// Its bits are wrong.
     Bits(EntryError),
     /// It leads beyond the end of the file.
     BeyondTheEnd(Region),
@@ -217,7 +217,7 @@ impl fmt::Display for Problem {
 }
 
 impl Finding {
-    /// A snapshot's entry without all that the image's version asks for.
+    /// Makes the finding for a snapshot's entry that lacks data that the image's version asks for.
     pub(super) fn incomplete_snapshot(index: usize) -> Self {
         Self::Structure {
             what: format!("snapshot table entry {index} is incomplete"),
@@ -225,7 +225,7 @@ impl Finding {
         }
     }
 
-    /// Entries of the snapshot table that the file doesn't have.
+    /// Makes the finding for entries of the snapshot table that the file doesn't have.
     pub(super) fn missing_snapshots(table: &SnapshotTable) -> Self {
         let (count, first) = (table.missing, table.snapshots.len());
         Self::Structure {
@@ -247,12 +247,12 @@ impl Finding {
         *sum = sum.saturating_add(self.times());
     }
 
-    /// Whether this is a mere leak.
+    /// Returns true for a mere leak.
     pub fn is_leak(&self) -> bool {
         matches!(self, Self::Leak { .. })
     }
 
-    /// How much it adds to the number of leaks or corruptions.
+    /// Returns the number that it adds to the leaks or corruptions.
     pub fn times(&self) -> u64 {
         match self {
             Self::Leak { .. } | Self::RefcountTooLow { .. } | Self::RefcountTable { .. } => 1,
@@ -265,7 +265,7 @@ impl Finding {
         }
     }
 
-    /// The finding without the word in front that says what becomes of it.
+    /// Writes the finding without the word in front that says what becomes of it.
     fn body(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leak {
@@ -359,7 +359,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a check or a repair has to say while it works.
+/// A line that a check or a repair says while it works.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
     /// Something is wrong, and is left as it is.

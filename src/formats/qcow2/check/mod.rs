@@ -1,15 +1,15 @@
-//! Do the refcounts agree with what refers to what?
+//! The check of refcounts against the references to clusters.
 //!
-//! One walk counts how often each cluster of the file is referred to; then the counts are held
-//! against the refcounts that the image stores. A refcount that is too low is a corruption (a writer
-//! would hand out a cluster in use), one that is too high a leak (space is wasted, nothing else).
+//! One walk counts the references to each cluster of the file. Then the counts are compared with the
+//! refcounts that the image stores. A refcount that is too low is a corruption (a writer would hand out a
+//! cluster in use), one that is too high a leak (space is wasted, nothing else).
 //!
-//! - [`finding`]: what can be found, and how it is said;
+//! - [`finding`]: the findings, and their wording;
 //! - [`references`]: the counts, in little memory;
 //! - [`refcounts`]: the refcounts that the image stores;
 //! - [`walk`]: everything that refers to a cluster;
 //! - [`compare`]: the counts against the refcounts;
-//! - [`mod@repair`], [`mod@rebuild`], [`copied`]: what is done about it, in an order that survives a power cut;
+//! - [`mod@repair`], [`mod@rebuild`], [`copied`]: the repairs, in an order that survives a power cut;
 //! - [`snapshot_table`]: the same for a snapshot table.
 //!
 //! [`check`] itself writes nothing.
@@ -36,8 +36,8 @@ use walk::Walk;
 /// Checks an image and reports each finding as it is found.
 ///
 /// # Errors
-/// The system's error; structures that can't be read at all, so that nothing can be said of what
-/// they would refer to.
+/// Returns the system's error. Returns an error if structures can't be read at all, so that nothing can be
+/// said of the clusters that they would refer to.
 pub fn check(
     storage: &dyn Storage,
     header: &Header,

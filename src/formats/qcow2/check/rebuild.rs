@@ -1,10 +1,10 @@
 //! New refcount structures from nothing but the references.
 //!
-//! Used when the old ones can't be trusted: refcount blocks that are missing, shared, or in
-//! impossible places. The new table and its blocks go to clusters that nothing refers to, the old
-//! structures' own clusters left alone; when all of it is on stable storage, the header is switched
-//! in one write that no power cut can tear, and from then on the old structures are free. So until
-//! the last write the image is what it was.
+//! They are made when the old ones can't be trusted: refcount blocks that are missing, shared, or
+//! in impossible places. The new table and its blocks go to clusters that nothing refers to; the
+//! old structures' own clusters are left alone. When all of it is on stable storage, the header is
+//! switched in one write that no power cut can tear. From then on the old structures are free. So
+//! until the last write the image is what it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,39 +17,39 @@ use crate::formats::qcow2::geometry::{ENTRY_SIZE, MAX_REFCOUNT_TABLE_BYTES};
 use crate::formats::qcow2::header::fields::REFCOUNT_TABLE_FIELD;
 use crate::units::HostOffset;
 
-/// What becomes of the refcounts.
+/// The clusters that a rebuild freed and took.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
-    /// Clusters of the old structures, with how many references went with them.
+    /// Clusters of the old structures, with the number of references that went with them.
     old: BTreeMap<u64, u64>,
     /// Clusters of the new structures.
     new: BTreeSet<u64>,
 }
 
 impl Rebuilt {
-    /// Whether anything was made anew.
+    /// Returns true if anything was made anew.
     pub fn is_done(&self) -> bool {
         !self.new.is_empty()
     }
 
-    /// The references to a cluster after the change, `before` having been those before.
+    /// Returns the references to a cluster after the change; `before` is their number before it.
     pub fn references(&self, cluster: u64, before: u64) -> u64 {
         let old = self.old.get(&cluster).copied().unwrap_or(0);
         before.saturating_sub(old) + u64::from(self.new.contains(&cluster))
     }
 }
 
-/// The plan: where everything new goes.
+/// The plan: the places of everything new.
 struct Plan<'a> {
     walk: &'a Walk<'a>,
     rebuilt: Rebuilt,
-    /// Refcount blocks by what they count: which cluster they are in.
+    /// The clusters of refcount blocks, by the blocks' indexes in the table.
     blocks: BTreeMap<u64, u64>,
     /// Blocks that are needed, all but those in `blocks` still to come.
     needed: BTreeSet<u64>,
-    /// The first cluster of the refcount table, and how many it has.
+    /// The first cluster of the refcount table, and the number of its clusters.
     table: (u64, u64),
-    /// Before this cluster there is nothing free.
+    /// The first cluster that may be free.
     next: u64,
     /// Clusters beyond the file's end that are not to be used.
     avoided: Vec<Range<u64>>,
@@ -59,7 +59,8 @@ impl Walk<'_> {
     /// Makes new refcount structures and switches to them.
     ///
     /// # Errors
-    /// The system's error; an image so big that its refcount table would be beyond QEMU's limit.
+    /// Returns the system's error, or an error if the image is so big that its refcount table would
+    /// be beyond QEMU's limit.
     pub fn rebuild(&self, walked: &Walked) -> Result<Rebuilt> {
         let mut rebuilt = Rebuilt::default();
         for cluster in &walked.refcount_clusters {
@@ -81,7 +82,7 @@ impl Walk<'_> {
 }
 
 impl Plan<'_> {
-    /// Finds places until everything that is used, the new structures too, has a refcount.
+    /// Finds places until every used cluster, those of the new structures too, has a refcount.
     fn make(&mut self) -> Result<()> {
         let per_block = self.walk.geometry.refcount_block_entries();
         for word in self.walk.references.words() {
@@ -195,7 +196,7 @@ impl Plan<'_> {
             let before = self.walk.references.get(cluster);
             let references = self.rebuilt.references(cluster, before).min(most);
             let within = usize::try_from(cluster - first).unwrap_or(usize::MAX);
-            // Both fit: the index is inside the block, the count at most what it can hold.
+            // The index is inside the block, and the count at most what it can hold.
             let _ = set_refcount(&mut block, geometry.refcount_bits(), within, references);
         };
         for word in first / WORD..(first + per_block) / WORD {

@@ -1,8 +1,8 @@
-//! The refcounts that the image stores, boiled down to two bits for each cluster.
+//! The refcounts that the image stores, reduced to two bits for each cluster.
 //!
-//! Nearly all refcounts are 0 or 1. So each refcount block is read once and kept as bits that say
-//! which are exactly 1, and, where there are any, which are more; the numbers themselves are read
-//! again when they are asked for. A block that the table names many times is kept once.
+//! Nearly all refcounts are 0 or 1. So each refcount block is read once and kept as bits that mark those that
+//! are exactly 1 and, where there are any, those that are more. The numbers themselves are read again when
+//! they are asked for. A block that the table names many times is kept once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::formats::qcow2::read::tables::decode;
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// What is kept of a refcount block.
+/// The part of a refcount block that is kept.
 #[derive(Debug, Default)]
 struct Summary {
     /// Refcounts that are exactly 1; empty when none is.
@@ -33,7 +33,8 @@ pub struct StoredRefcounts<'a> {
     /// The file's length in bytes.
     length: u64,
     table: Vec<RefcountTableEntry>,
-    /// By table index: which of the summaries; none where there is no block that can be read.
+    /// The index of a block's summary, by its index in the table; none where there is no block that can be
+    /// read.
     which: Vec<Option<u32>>,
     summaries: Vec<Summary>,
     last: Mutex<Option<(HostOffset, Vec<u8>)>>,
@@ -43,11 +44,11 @@ impl<'a> StoredRefcounts<'a> {
     /// Reads the refcount table, and the blocks that count a file of `length` bytes.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub fn read(storage: &'a dyn Storage, header: &Header, length: u64) -> Result<Self> {
         let geometry = header.geometry();
         let table = read_refcount_table(storage, header, length)?;
-        // Beyond the file's end only what refers there could be counted: at most one cluster.
+        // Beyond the file's end only clusters that something refers to could be counted: at most one.
         let blocks = (geometry.clusters(length) + 1).div_ceil(geometry.refcount_block_entries());
         let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
         let mut hosts = Vec::new();
@@ -69,7 +70,8 @@ impl<'a> StoredRefcounts<'a> {
         }
         drop(numbers);
         let mut summaries = Vec::new();
-        // What the file doesn't have of a block is zeroes: QEMU writes the last one only as far as it is used.
+        // Bytes of a block that the file doesn't have are zeroes: QEMU writes the last one only as far as it
+        // is used.
         let pace = Pace::default();
         Pieces::new(storage, length, geometry.cluster_len(), &pace).each(
             &hosts,
@@ -91,12 +93,12 @@ impl<'a> StoredRefcounts<'a> {
         })
     }
 
-    /// The refcount table.
+    /// Returns the refcount table.
     pub fn table(&self) -> &[RefcountTableEntry] {
         &self.table
     }
 
-    /// Whether there is a block, among those that count the file, that has the refcount of a cluster.
+    /// Returns true if there is a block, among those that count the file, that has the refcount of a cluster.
     pub fn has_block(&self, cluster: u64) -> bool {
         let block = usize::try_from(cluster / self.geometry.refcount_block_entries());
         block.is_ok_and(|block| self.which.get(block).is_some_and(Option::is_some))
@@ -110,7 +112,7 @@ impl<'a> StoredRefcounts<'a> {
         Some((summary, usize::try_from(word % words).ok()?))
     }
 
-    /// Which of the 64 clusters from `word` × 64 on have a refcount of exactly 1.
+    /// Returns a bit for each of the 64 clusters from `word` × 64 on, set if its refcount is exactly 1.
     pub fn ones(&self, word: u64) -> u64 {
         let found = self.summary(word);
         found
@@ -118,7 +120,7 @@ impl<'a> StoredRefcounts<'a> {
             .unwrap_or(0)
     }
 
-    /// Which of the 64 clusters from `word` × 64 on have a refcount above 1.
+    /// Returns a bit for each of the 64 clusters from `word` × 64 on, set if its refcount is above 1.
     pub fn more(&self, word: u64) -> u64 {
         let found = self.summary(word);
         found
@@ -126,15 +128,15 @@ impl<'a> StoredRefcounts<'a> {
             .unwrap_or(0)
     }
 
-    /// Whether a cluster's refcount is exactly 1.
+    /// Returns true if a cluster's refcount is exactly 1.
     pub fn is_one(&self, cluster: u64) -> bool {
         self.ones(cluster / WORD) >> (cluster % WORD) & 1 != 0
     }
 
-    /// A cluster's refcount.
+    /// Returns a cluster's refcount.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub fn get(&self, cluster: u64) -> Result<u64> {
         let (word, bit) = (cluster / WORD, cluster % WORD);
         if self.more(word) >> bit & 1 == 0 {
@@ -158,7 +160,7 @@ impl<'a> StoredRefcounts<'a> {
     }
 }
 
-/// Reads the refcount table; what the file doesn't have of it is zeroes, which says that nothing is
+/// Reads the refcount table; bytes of it that the file doesn't have are zeroes, which says that nothing is
 /// counted.
 fn read_refcount_table(
     storage: &dyn Storage,
@@ -166,7 +168,7 @@ fn read_refcount_table(
     file: u64,
 ) -> Result<Vec<RefcountTableEntry>> {
     let place = header.refcount_table();
-    // At most 8 MiB, as the header was checked for.
+    // The header's check has limited it to 8 MiB.
     let length = usize::try_from(place.entries * ENTRY_SIZE).map_err(|_| too_many())?;
     let mut table = vec![0; length];
     storage.read_padded_at(place.host.0, &mut table, file)?;
@@ -211,7 +213,7 @@ fn summary_of(chunk: &[u8], bits: u32) -> (u64, u64) {
     (ones, more)
 }
 
-/// The same for the usual width, where most chunks are all ones or all zeroes.
+/// Summarizes refcounts of the usual width, where most chunks are all ones or all zeroes.
 fn summary_of_16(chunk: &[u8]) -> (u64, u64) {
     let (refcounts, _) = chunk.as_chunks();
     if refcounts.len() == 64 {

@@ -1,9 +1,9 @@
-//! How often each cluster of the file is referred to.
+//! The number of references to each cluster of the file.
 //!
 //! Nearly every cluster of nearly every image is referred to once. So there is one bit for each
-//! cluster that says "at least once", which makes 2 MiB for a disk of 1 TiB, and counts beyond the
-//! first are kept only where there are any, 64 clusters together. Memory is taken where something is
-//! referred to and nowhere else: a huge but empty file costs next to nothing.
+//! cluster that says "at least once", which makes 2 MiB for a disk of 1 TiB. Counts beyond the
+//! first are kept only where there are any, 64 clusters together. Memory is taken where something
+//! is referred to and nowhere else: a huge but empty file costs next to nothing.
 //!
 //! Many threads count at once. Bits are set 64 at a time, since an L2 table's clusters mostly stand
 //! in a row; see [`ReferenceRun`].
@@ -12,12 +12,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// How many clusters one word of bits has.
+/// The number of clusters in one word of bits.
 pub const WORD: u64 = WORD_BITS as u64;
 const WORD_BITS: usize = 64;
-/// How many words are taken together.
+/// The number of words that are taken together.
 const PAGE: usize = 64;
-/// How many parts the counts beyond the first are kept in, so that threads seldom meet.
+/// The number of parts in which the counts beyond the first are kept, so that threads seldom meet.
 const SHARDS: usize = 64;
 
 type Page = Box<[AtomicU64; PAGE]>;
@@ -30,12 +30,12 @@ pub struct References {
     pages: Box<[OnceLock<Page>]>,
     any_more: AtomicBool,
     more: Box<[Mutex<HashMap<u64, Counts>>]>,
-    /// What doesn't fit a count beyond the first.
+    /// The part of counts beyond the first that doesn't fit 16 bits.
     most: Mutex<HashMap<u64, u64>>,
 }
 
 impl References {
-    /// Counts for a file of so many clusters, all 0. The caller has limited them to 2^31.
+    /// Makes counts for a file of so many clusters, all 0. The caller has limited them to 2^31.
     pub fn new(clusters: u64) -> Self {
         let pages = clusters.div_ceil(WORD * PAGE as u64);
         Self {
@@ -53,8 +53,8 @@ impl References {
         Some((page, within))
     }
 
-    /// Counts `times` more references to each cluster whose bit is set in `mask`, of the 64 clusters
-    /// from `word` × 64 on. What is beyond the file is not counted.
+    /// Counts `times` more references to each cluster whose bit is set in `mask`, of the 64
+    /// clusters from `word` × 64 on. Clusters beyond the file are not counted.
     pub fn add_word(&self, word: u64, mask: u64, times: u64) {
         let Some((page, within)) = Self::place(word) else {
             return;
@@ -98,14 +98,15 @@ impl References {
         }
     }
 
-    /// Which of the 64 clusters from `word` × 64 on are referred to at all.
+    /// Returns a bit for each of the 64 clusters from `word` × 64 on, set if it is referred to at
+    /// all.
     pub fn bits(&self, word: u64) -> u64 {
         Self::place(word)
             .and_then(|(page, within)| self.pages.get(page)?.get()?.get(within))
             .map_or(0, |bits| bits.load(Ordering::Relaxed))
     }
 
-    /// Whether one of the 64 clusters from `word` × 64 on is referred to more than once.
+    /// Returns true if one of the 64 clusters from `word` × 64 on is referred to more than once.
     pub fn is_shared(&self, word: u64) -> bool {
         self.any_more.load(Ordering::Relaxed)
             && self
@@ -113,7 +114,7 @@ impl References {
                 .is_some_and(|more| more.contains_key(&word))
     }
 
-    /// How often a cluster is referred to.
+    /// Returns the number of references to a cluster.
     pub fn get(&self, cluster: u64) -> u64 {
         let (word, bit) = (cluster / WORD, cluster % WORD);
         if self.bits(word) >> bit & 1 == 0 {
@@ -134,7 +135,7 @@ impl References {
         (1 + u64::from(more)).saturating_add(most)
     }
 
-    /// The words that may have a bit set, ascending.
+    /// Returns the words that may have a bit set, ascending.
     pub fn words(&self) -> impl Iterator<Item = u64> {
         (0u64..)
             .zip(&self.pages)
@@ -161,7 +162,7 @@ pub struct ReferenceRun<'a> {
 }
 
 impl<'a> ReferenceRun<'a> {
-    /// A run whose every cluster is referred to `times` times.
+    /// Makes a run whose every cluster is referred to `times` times.
     pub fn new(references: &'a References, times: u64) -> Self {
         Self {
             references,
@@ -184,7 +185,7 @@ impl<'a> ReferenceRun<'a> {
         }
     }
 
-    /// Adds up what is left.
+    /// Adds up the rest.
     pub fn finish(&mut self) {
         if self.mask != 0 && self.times != 0 {
             self.references.add_word(self.word, self.mask, self.times);

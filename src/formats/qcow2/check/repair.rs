@@ -1,16 +1,19 @@
 //! Findings, then fixes.
 //!
-//! The walk of a check says what refers to what; a repair makes the stored refcounts and the COPIED
-//! flags agree with that, in an order that leaves the image no worse than it was whenever the power
-//! fails, so that it can be repeated: entries that lead nowhere sensible become zero clusters, and a
-//! snapshot table that lacks something is written anew ([`snapshot_table`]); then
-//! refcounts that are too low are raised; then, all of that being on stable storage, those that are
-//! too high are lowered; then the COPIED flags follow; and last, when nothing is wrong any more, the
-//! header's dirty and corrupt bits are cleared.
+//! The walk of a check counts the references; a repair makes the stored refcounts and the COPIED flags agree
+//! with them. Its order leaves the image no worse than it was whenever the power fails, so that it can be
+//! repeated:
 //!
-//! Where the refcount structures themselves can't be trusted, they are made anew; see [`rebuild`].
-//! Everything else is said and left: which of two owners a cluster belongs to, nobody can know.
-//! Tables that overlap with something else are never written to.
+//! 1. Entries that lead nowhere sensible become zero clusters, and a snapshot table that lacks something is
+//! written anew ([`snapshot_table`]).
+//! 2. Refcounts that are too low are raised.
+//! 3. When all of that is on stable storage, those that are too high are lowered.
+//! 4. The COPIED flags follow.
+//! 5. When nothing is wrong any more, the header's dirty and corrupt bits are cleared.
+//!
+//! Where the refcount structures themselves can't be trusted, they are made anew; see [`rebuild`]. Everything
+//! else is said and left: nobody can know to which of two owners a cluster belongs. Tables that overlap with
+//! something else are never written to.
 //!
 //! [`rebuild`]: mod@super::rebuild
 //! [`snapshot_table`]: mod@super::snapshot_table
@@ -27,14 +30,14 @@ use crate::formats::qcow2::header::{Header, Version};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// Checks an image and repairs what is wrong with it.
+/// Checks an image and repairs it.
 ///
-/// What it reports is what was found and not repaired, and what was; an image that was changed ought
+/// The report is of findings that were not repaired, and of those that were; an image that was changed ought
 /// to be checked again.
 ///
 /// # Errors
-/// As [`check`](super::check()); the system's error on writing; with [`Repair::Leaks`], refcount
-/// structures that have to be made anew.
+/// Returns an error as [`check`](super::check()) does, or the system's error on writing. With
+/// [`Repair::Leaks`], returns an error if refcount structures have to be made anew.
 pub fn repair(
     storage: &dyn Storage,
     header: &Header,
@@ -52,11 +55,12 @@ pub fn repair(
     Ok(work.report)
 }
 
-/// Makes an image that wasn't closed properly fit for writing: its refcounts are made to agree with
-/// what refers to what, and its dirty bit is cleared.
+/// Makes an image that wasn't closed properly fit for writing: its refcounts are made to agree with the
+/// references, and its dirty bit is cleared.
 ///
 /// # Errors
-/// As [`repair`]; damage that can't be repaired, which leaves the dirty bit as it is.
+/// Returns an error as [`repair`] does. Returns an error if there is damage that can't be repaired, which
+/// leaves the dirty bit as it is.
 pub fn repair_dirty(storage: &dyn Storage, header: &Header) -> Result<()> {
     let report = repair(storage, header, Repair::All, &mut |_| {})?;
     if report.corruptions != 0 {
@@ -159,8 +163,8 @@ impl Work<'_> {
         walk.rebuild(walked)
     }
 
-    /// Refcounts one by one: first those that are too low, then, where all references are known, those that
-    /// are too high.
+    /// Repairs refcounts one by one: first those that are too low, then, where all references are known,
+    /// those that are too high.
     fn refcounts(&mut self, walk: &Walk<'_>, unfollowed: bool) -> Result<()> {
         for leaks in [false, true] {
             let mut blocks = Blocks::new(walk);
@@ -223,7 +227,7 @@ impl Work<'_> {
         self.storage.flush()
     }
 
-    /// Bits of features that the image's next writer has to clear, since it doesn't know them.
+    /// Clears bits of features that this version doesn't know, as every writer has to.
     fn clear_unknown_autoclear(&self) -> Result<()> {
         let known = features::BITMAPS | features::DATA_FILE_RAW;
         if self.header.version() == Version::V3 {
@@ -232,7 +236,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Says that the image is whole again.
+    /// Clears the header's dirty and corrupt bits.
     fn clear_marks(&self) -> Result<()> {
         if self.header.version() == Version::V3 {
             self.clear_bits(INCOMPATIBLE_FIELD, features::DIRTY | features::CORRUPT)?;
@@ -291,7 +295,7 @@ impl<'a> Blocks<'a> {
         set_refcount(block, geometry.refcount_bits(), within, value).ok_or_else(impossible)
     }
 
-    /// Stores what has changed.
+    /// Stores the changed block.
     pub(super) fn write(&mut self) -> Result<()> {
         if let Some((host, block)) = self.current.take() {
             self.walk.storage.write_at(host.0, &block)?;
@@ -301,7 +305,7 @@ impl<'a> Blocks<'a> {
 }
 
 impl Walk<'_> {
-    /// Whether a cluster holds an L2 table and nothing else, so that it may be changed.
+    /// Returns true if a cluster holds an L2 table and nothing else, so that it may be changed.
     pub(super) fn is_only_l2(&self, walked: &Walked, table: HostOffset, rebuilt: &Rebuilt) -> bool {
         let found = walked
             .l2_tables
@@ -312,7 +316,7 @@ impl Walk<'_> {
         self.geometry.is_aligned(table) && times.is_some_and(|place| place.times == references)
     }
 
-    /// What a cluster's refcount is when the refcounts have been repaired.
+    /// Returns the refcount that a cluster has when the refcounts have been repaired.
     pub(super) fn will_be(&self, cluster: u64, what: Repair, rebuilt: &Rebuilt) -> Result<u64> {
         // Beyond the file's end nothing is counted, and no refcount is changed but by making all anew.
         if cluster > self.clusters {

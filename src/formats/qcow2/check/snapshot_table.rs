@@ -1,13 +1,13 @@
-//! A snapshot table that says too little, or whose header counts too much, put right.
+//! The repair of a snapshot table that says too little, or whose header counts too much.
 //!
-//! Version 3 asks for extra data that entries from version 2 may lack; QEMU writes such a table anew, and
-//! so does this. The new table goes behind the end of the file, where nothing can be; its refcounts are
-//! set before the header leads to it, in one write that no power cut can tear; and the old one's clusters
-//! are leaks, which the rest of the repair finds. Where no refcount block counts the new clusters the rest
-//! of the repair makes one.
+//! Version 3 asks for extra data that entries from version 2 may lack; QEMU writes such a table anew, and so
+//! does this. The new table goes behind the end of the file, where nothing can be. Its refcounts are set
+//! before the header leads to it, in one write that no power cut can tear. The old one's clusters are leaks,
+//! which the rest of the repair finds. Where no refcount block counts the new clusters the rest of the repair
+//! makes one.
 //!
 //! Entries that the file's end cuts off are only dropped when every cluster in use is referred to without
-//! them: else what they led to may still be there, and somebody may want to look for it.
+//! them. Otherwise the clusters that they led to may still be there, and somebody may want to look for them.
 
 use super::finding::Finding;
 use super::repair::{Blocks, Work};
@@ -19,7 +19,7 @@ use crate::formats::qcow2::snapshots::{MAX_TABLE_BYTES, Snapshot, SnapshotTable}
 use crate::units::HostOffset;
 
 impl Work<'_> {
-    /// Writes the snapshot table anew where that is called for; the header is then another.
+    /// Writes the snapshot table anew where it has to be; the header is then another.
     pub(super) fn snapshot_table(&mut self) -> Result<()> {
         let table = SnapshotTable::read_what_is_there(self.storage, &self.header)?;
         let incomplete: Vec<usize> = (0..)
@@ -75,7 +75,7 @@ impl Work<'_> {
     ) -> Result<HostOffset> {
         let geometry = walk.geometry;
         let count = geometry.clusters(bytes.len() as u64);
-        // What the file's end cuts through counts for one cluster more.
+        // A cluster that the file's end cuts through counts as a whole one.
         let mut start = walk.clusters + 1;
         for run in walk.avoided() {
             if run.start < start + count {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::storage::{Fault, MemoryStorage, Operation};
 
-/// An empty version 3 image with clusters of 2 MiB and refcounts of 1 bit, whose refcount table of
-/// 8 MiB is full of `entry`.
+/// Makes an empty version 3 image with clusters of 2 MiB and refcounts of 1 bit, whose refcount table of 8
+/// MiB is full of `entry`.
 fn huge_table(entry: u64) -> MemoryStorage {
     let cluster = 2 << 20;
     let mut bytes = vec![0; 6 * cluster];
@@ -63,8 +63,8 @@ fn l1_entries_that_share_one_l2_table_are_walked_once() {
 
 const CLUSTER: usize = 512;
 
-/// A version 3 image with clusters of 512 bytes: header, refcount table, refcount block, L1 table, L2
-/// table, and two clusters of data. Consistent but for `damage`.
+/// Makes a version 3 image with clusters of 512 bytes: header, refcount table, refcount block, L1 table, L2
+/// table, and two clusters of data. It is consistent but for `damage`.
 fn small(damage: impl FnOnce(&mut [u8])) -> MemoryStorage {
     let mut bytes = vec![0; 7 * CLUSTER];
     bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -74,7 +74,7 @@ fn small(damage: impl FnOnce(&mut [u8])) -> MemoryStorage {
     bytes[40..48].copy_from_slice(&0x600u64.to_be_bytes());
     bytes[48..56].copy_from_slice(&0x200u64.to_be_bytes());
     bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
-    // Dirty, so that a repair has a bit to clear.
+    // The image is dirty, so that a repair has a bit to clear.
     bytes[79] = 1;
     bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
     bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
@@ -105,7 +105,7 @@ fn snapshots(bytes: &mut [u8], count: u8, extra: u8) {
     bytes[0xc28 + usize::from(extra)..][..2].copy_from_slice(b"1a");
 }
 
-/// Name, damage, and how many corruptions and leaks it makes.
+/// The name, the damage, and the corruptions and leaks that it makes.
 const REPAIRABLE: [Damage; 13] = [
     ("nothing", |_| {}, 0, 0),
     ("leak", |bytes| bytes[0x808..0x810].fill(0), 0, 1),
@@ -139,7 +139,7 @@ const REPAIRABLE: [Damage; 13] = [
     ),
 ];
 
-/// What the L2 table leads to.
+/// Returns the clusters that the L2 table leads to.
 fn guest_data(bytes: &[u8]) -> Vec<&[u8]> {
     let entries = bytes[0x800..0x810].chunks(8);
     let hosts = entries

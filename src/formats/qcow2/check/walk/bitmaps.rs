@@ -12,7 +12,7 @@ impl Walk<'_> {
     /// Counts the bitmaps' clusters, if the image has bitmaps that are up to date.
     ///
     /// # Errors
-    /// Returns the system's error, or that of a directory that can't be read.
+    /// Returns the system's error, or an error if the directory can't be read.
     pub(super) fn bitmaps(&self, header: &Header, found: &mut dyn FnMut(Finding)) -> Result<()> {
         let Some(directory) = header.bitmaps() else {
             return Ok(());

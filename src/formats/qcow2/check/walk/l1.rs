@@ -1,9 +1,9 @@
-//! From the L1 tables, the active one and those of the snapshots, to the L2 tables.
+//! The walk from the L1 tables, the active one and those of the snapshots, to the L2 tables.
 //!
-//! Snapshots share L2 tables, and a hostile image may have thousands of L1 tables that overlap, or
-//! one whose every entry leads to the same L2 table. So no part of the file is read twice: where L1
-//! tables overlap, the bytes are read once and count as often as there are tables; and each L2 table
-//! is listed once, with how often it is referred to. The work is bounded by the length of the file.
+//! Snapshots share L2 tables. A hostile image may have thousands of L1 tables that overlap, or one whose
+//! every entry leads to the same L2 table. So no part of the file is read twice: where L1 tables overlap, the
+//! bytes are read once and count as often as there are tables. Each L2 table is listed once, with the number
+//! of references to it. The work is bounded by the length of the file.
 
 use super::places::Walk;
 use crate::error::Result;
@@ -14,28 +14,28 @@ use crate::formats::qcow2::header::TablePlace;
 use crate::formats::qcow2::read::tables::decode;
 use crate::units::HostOffset;
 
-/// How much of an L1 table is read at once, in bytes.
+/// The length of the pieces in which an L1 table is read, in bytes.
 const PIECE: u64 = 1 << 20;
 
 /// An L2 table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct L2Place {
-    /// Where it is, aligned or not.
+    /// The offset at which it starts, aligned or not.
     pub host: HostOffset,
-    /// Which L1 entry leads to it, the first of them; none when only snapshots do.
+    /// The first L1 entry that leads to it; none when only snapshots do.
     pub l1_index: Option<u32>,
-    /// How many entries of the active L1 table lead to it.
+    /// The number of entries of the active L1 table that lead to it.
     pub active: u32,
-    /// How many entries of all L1 tables lead to it.
+    /// The number of entries of all L1 tables that lead to it.
     pub times: u64,
 }
 
-/// Where the L1 tables lead.
+/// The L2 tables to which the L1 tables lead.
 #[derive(Debug)]
 pub struct L1Walked {
     /// The L2 tables, each once, by their place in the file.
     pub l2_tables: Vec<L2Place>,
-    /// Whether a part of a table, or of one that it leads to, isn't in the file.
+    /// True if a part of a table, or of one that it leads to, isn't in the file.
     pub cut_off: bool,
 }
 
@@ -84,8 +84,8 @@ fn pieces(spans: &[Span]) -> Vec<Piece> {
 }
 
 impl Walk<'_> {
-    /// Counts the L1 tables and lists the L2 tables that they lead to, by their place in the file. Of a
-    /// table that the file's end cuts through, what is there counts and is followed.
+    /// Counts the L1 tables and lists the L2 tables that they lead to, by their place in the file. If the
+    /// file's end cuts through a table, the part inside the file counts and is followed.
     pub(super) fn l1_tables(
         &self,
         active: TablePlace,
@@ -119,7 +119,7 @@ impl Walk<'_> {
                 });
             }
         }
-        // What counts are whole clusters; what is read are the entries.
+        // Whole clusters are counted; only the entries are read.
         let cluster_size = self.geometry.cluster_size();
         let clusters: Vec<_> = spans
             .iter()
@@ -144,7 +144,7 @@ impl Walk<'_> {
         Ok(L1Walked { l2_tables, cut_off })
     }
 
-    /// Whether all of an L2 table is in the file. Nobody leaves out the end of one.
+    /// Returns true if all of an L2 table is in the file. No program leaves out the end of one.
     fn is_whole(&self, l2_table: HostOffset) -> bool {
         l2_table.0.saturating_add(self.geometry.cluster_size()) <= self.length
     }

@@ -1,4 +1,4 @@
-//! One L2 table: what its entries refer to, and what is wrong with them.
+//! One L2 table: the clusters that its entries refer to, and their faults.
 
 use super::l1::L2Place;
 use super::places::Walk;
@@ -8,19 +8,19 @@ use crate::formats::qcow2::check::references::{ReferenceRun, WORD};
 use crate::formats::qcow2::entries::{EntryError, L2Entry, L2Lead, SubclusterBitmap};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// What one table adds to the report.
+/// The numbers and findings that one table adds to the report.
 #[derive(Debug, Default)]
 pub struct L2Walked {
-    /// How many clusters are stored, in any way.
+    /// The number of clusters that are stored, in any way.
     pub allocated: u64,
-    /// How many of them don't stand right behind the one before.
+    /// The number of them that don't stand right behind the one before.
     pub fragmented: u64,
-    /// How many of them are compressed.
+    /// The number of them that are compressed.
     pub compressed: u64,
-    /// What is wrong.
+    /// The faults.
     pub findings: Vec<Finding>,
     /// Entries of clusters that are only kept but in an impossible place: they can be made plain
-    /// zero clusters without a loss. Noted for a repair.
+    /// zero clusters without a loss. They are noted for a repair.
     pub zero_instead: Vec<ZeroInstead>,
 }
 
@@ -35,14 +35,14 @@ pub struct ZeroInstead {
     pub bitmap: Option<SubclusterBitmap>,
 }
 
-/// What is known of the table while its entries are looked at.
+/// The facts about the table that its entries are checked with.
 struct Table<'a> {
     walk: &'a Walk<'a>,
     place: L2Place,
     guest: Option<GuestOffset>,
     run: ReferenceRun<'a>,
     expected: Option<HostOffset>,
-    /// Which of 64 clusters have a refcount of exactly 1, for the clusters last asked for.
+    /// The 64 clusters last asked for, and a bit for each that is set if its refcount is exactly 1.
     ones: (u64, u64),
     walked: L2Walked,
 }
@@ -85,7 +85,7 @@ impl Walk<'_> {
 }
 
 impl Table<'_> {
-    /// Which part of the active disk an entry maps.
+    /// Returns the part of the active disk that an entry maps.
     fn guest_offset(&self, index: u64) -> Option<GuestOffset> {
         let cluster_size = self.walk.geometry.cluster_size();
         let within = index.saturating_mul(cluster_size);

@@ -1,16 +1,16 @@
 //! Everything in an image that refers to a cluster, counted.
 //!
-//! Header, L1 tables, L2 tables, what L2 entries lead to, snapshot table, refcount structures, LUKS
-//! header, bitmaps. On the way every entry is checked. What counts, and how often, is what QEMU
-//! counts, so that both programs come to the same numbers: an entry with reserved bits, or one that
-//! isn't aligned, is wrong and yet refers to where it leads; one that leads beyond the end of the
-//! file by a cluster or more refers to nothing.
+//! These are the header, L1 tables, L2 tables, the clusters of L2 entries, the snapshot table, refcount
+//! structures, the LUKS header, and bitmaps. On the way every entry is checked. References count as QEMU
+//! counts them, so that both programs come to the same numbers. An entry with reserved bits, or one that
+//! isn't aligned, is wrong and yet refers to where it leads. One that leads beyond the end of the file by a
+//! cluster or more refers to nothing.
 //!
 //! Data isn't read, so an encrypted image needs no password.
 //!
-//! - `places`: the file, its counts, and what holds of every place in it;
+//! - `places`: the file, its counts, and the conditions for every place in it;
 //! - `l1`, `l2`: the tables that lead to the guest's data;
-//! - `snapshots`, `bitmaps`: what else an image may hold.
+//! - `snapshots`, `bitmaps`: the other structures that an image may hold.
 
 mod bitmaps;
 mod l1;
@@ -33,7 +33,7 @@ use crate::storage::Pace;
 use crate::storage::Pieces;
 use crate::units::HostOffset;
 
-/// What the walk found out.
+/// The result of the walk.
 pub struct Walked {
     /// The counts so far.
     pub report: CheckReport,
@@ -43,12 +43,12 @@ pub struct Walked {
     pub l2_tables: Vec<L2Place>,
     /// L2 entries that are to be replaced.
     pub zero_instead: Vec<ZeroInstead>,
-    /// Whether the refcount structures are so damaged that they have to be made anew.
+    /// True if the refcount structures are so damaged that they have to be made anew.
     pub rebuild: bool,
     /// The clusters of the refcount table and its blocks, as often as they are referred to.
     pub refcount_clusters: Vec<u64>,
-    /// Whether there is an L1 table that could not be followed, all or in part. What it leads to looks
-    /// leaked, and may be all that there is of the guest's data.
+    /// True if there is an L1 table that could not be followed, all or in part. The clusters that it leads to
+    /// look leaked, and may be all that there is of the guest's data.
     pub unfollowed: bool,
 }
 
@@ -56,7 +56,7 @@ impl Walk<'_> {
     /// Counts everything.
     ///
     /// # Errors
-    /// The system's error; a snapshot table or a bitmap directory that can't be read.
+    /// Returns the system's error, or an error if a snapshot table or a bitmap directory can't be read.
     pub fn run(&self, header: &Header, found: &mut dyn FnMut(Finding)) -> Result<Walked> {
         let mut walked = Walked {
             report: CheckReport {
@@ -160,7 +160,7 @@ impl Walk<'_> {
                 walked.refcount_clusters.push(cluster);
                 let references = self.references.get(cluster);
                 walked.rebuild |= references != 1;
-                // More than a refcount can count is found when the counts are compared.
+                // A count that is more than a refcount can be is found when the counts are compared.
                 let counted = references.min(self.geometry.max_refcount());
                 (counted != 1).then_some(Problem::SharedBlock(references))
             } else {

@@ -1,4 +1,4 @@
-//! The file under check: its places, counted, and held against where it ends.
+//! The file under check: its places, counted, and compared with its end.
 //!
 //! Each part of the walk counts into the same references, and asks the same questions of a place:
 //! is it in the file, and does its refcount go with its COPIED flag?
@@ -18,11 +18,11 @@ use crate::units::HostOffset;
 /// QEMU's limit for the number of clusters that it checks.
 const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
 
-/// What the walk works on.
+/// The state of the walk.
 pub struct Walk<'a> {
     pub(in crate::formats::qcow2::check) storage: &'a dyn Storage,
     pub(in crate::formats::qcow2::check) geometry: Geometry,
-    /// Whether clusters of data are in another file.
+    /// True if clusters of data are in another file.
     pub(in crate::formats::qcow2::check) data_file: bool,
     /// The file's length in bytes.
     pub(in crate::formats::qcow2::check) length: u64,
@@ -30,11 +30,11 @@ pub struct Walk<'a> {
     pub(in crate::formats::qcow2::check) clusters: u64,
     pub(in crate::formats::qcow2::check) references: References,
     pub(in crate::formats::qcow2::check) stored: StoredRefcounts<'a>,
-    /// Whether the image is going to be repaired: then COPIED flags are left for later, when the
+    /// True if the image is going to be repaired: then COPIED flags are left for later, when the
     /// refcounts are right.
     pub(in crate::formats::qcow2::check) repairing: bool,
     /// Runs of clusters beyond the file's end that must not come into use, since something leads
-    /// there; noted for a repair.
+    /// there. They are noted for a repair.
     avoided: Mutex<Vec<Range<u64>>>,
 }
 
@@ -42,7 +42,7 @@ impl<'a> Walk<'a> {
     /// Opens the image.
     ///
     /// # Errors
-    /// The system's error; a file with more clusters than QEMU checks.
+    /// Returns the system's error, or an error if the file has more clusters than QEMU checks.
     pub fn open(storage: &'a dyn Storage, header: &Header, repairing: bool) -> Result<Self> {
         let geometry = header.geometry();
         let length = storage.len()?;
@@ -56,7 +56,7 @@ impl<'a> Walk<'a> {
             data_file: header.has_incompatible(features::DATA_FILE),
             length,
             clusters,
-            // What is less than a cluster beyond the end still counts.
+            // A part of a cluster beyond the end still counts.
             references: References::new(clusters + 1),
             stored: StoredRefcounts::read(storage, header, length)?,
             repairing,
@@ -99,7 +99,7 @@ impl<'a> Walk<'a> {
         false
     }
 
-    /// A part of the file, for a finding that it isn't all there.
+    /// Returns a part of the file, for a finding that it isn't all there.
     pub(in crate::formats::qcow2::check) fn missing(&self, host: HostOffset, bytes: u64) -> Region {
         Region {
             host,
@@ -109,9 +109,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether bytes that something leads to are inside the file, or less than a cluster beyond its
-    /// end: its last cluster may be cut short. Where not, nothing new may come
-    /// there: it would be taken for what is missing.
+    /// Returns true if bytes that something leads to are inside the file, or less than a cluster
+    /// beyond its end: its last cluster may be cut short. Otherwise nothing new may come there: it
+    /// would be taken for the missing part.
     pub(in crate::formats::qcow2::check) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
         let end = host.0.saturating_add(bytes);
         let limit = self.length.saturating_add(self.geometry.cluster_size());
@@ -127,8 +127,8 @@ impl<'a> Walk<'a> {
         false
     }
 
-    /// The runs of clusters beyond the file's end to which something leads, in order, none touching
-    /// another.
+    /// Returns the runs of clusters beyond the file's end to which something leads, in order, none
+    /// touching another.
     pub(in crate::formats::qcow2::check) fn avoided(&self) -> Vec<Range<u64>> {
         let mut runs =
             std::mem::take(&mut *self.avoided.lock().unwrap_or_else(PoisonError::into_inner));
@@ -143,12 +143,12 @@ impl<'a> Walk<'a> {
         runs
     }
 
-    /// Whether a cluster's refcount is exactly 1, as far as COPIED flags are concerned.
+    /// Returns true if a cluster's refcount is exactly 1, as far as COPIED flags are concerned.
     pub(in crate::formats::qcow2::check) fn is_one(&self, cluster: u64) -> bool {
         self.data_file || self.stored.is_one(cluster)
     }
 
-    /// Holds a COPIED flag against the refcount of what the entry leads to.
+    /// Checks a COPIED flag against the refcount of the cluster that the entry leads to.
     pub(in crate::formats::qcow2::check) fn copied(
         &self,
         copied: bool,
