@@ -1,9 +1,9 @@
-//! Persistent bitmaps: which parts of the disk have changed since somebody last looked.
+//! Persistent bitmaps: the parts of the disk that have changed since somebody last looked.
 //!
-//! A header extension leads to a directory, whose entries lead to tables, whose entries lead to
-//! clusters of bits: one bit for each piece of the disk of the bitmap's granularity. All of it counts
-//! only while autoclear bit 0 is set; a program that doesn't know bitmaps clears the bit when it
-//! writes, and from then on they are out of date. The limits are QEMU's.
+//! A header extension leads to a directory, whose entries lead to tables, whose entries lead to clusters of
+//! bits: one bit for each piece of the disk of the bitmap's granularity. All of it counts only while
+//! autoclear bit 0 is set. A program that doesn't know bitmaps clears the bit when it writes, and from then
+//! on they are out of date. The limits are QEMU's.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -27,11 +27,11 @@ pub(super) const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
 const MAX_NAME: u16 = 1023;
 /// Granularities are powers of two, from 512 bytes to 2 GiB.
 const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
-/// The only type that there is: a bitmap of what has been written.
+/// The only type that there is: a bitmap of the parts that have been written.
 const DIRTY_TRACKING: u8 = 1;
 /// The length of a directory entry without its name, in bytes.
 const FIXED_LENGTH: usize = 24;
-/// Where in it the flags stand.
+/// The offset of the flags in it, in bytes.
 const FLAGS_AT: u64 = 12;
 
 const IN_USE: u32 = 1 << 0;
@@ -94,20 +94,20 @@ impl BitmapBits for StoredBits {
 pub struct Bitmap {
     /// Its name.
     pub name: Vec<u8>,
-    /// How many bytes of the disk one bit stands for; a power of two from 512 bytes to 2 GiB.
+    /// The number of bytes of the disk that one bit stands for: a power of two from 512 bytes to 2 GiB.
     pub granularity: u64,
-    /// Whether a program had it in use and didn't store it: what is stored is out of date.
+    /// True if a program had it in use and didn't store it: its bits are out of date.
     pub in_use: bool,
-    /// Whether QEMU keeps it up to date from when it opens the image.
+    /// True if QEMU keeps it up to date from when it opens the image.
     pub auto: bool,
     /// Its table.
     pub table: TablePlace,
-    /// Where its entry in the directory starts.
+    /// The offset at which its entry in the directory starts.
     pub entry: HostOffset,
 }
 
 impl Bitmap {
-    /// The bitmap of the image in `storage` as other images may take it.
+    /// Returns the bitmap of the image in `storage` as other images may take it.
     pub fn persistent(&self, storage: &Arc<dyn Storage>, geometry: Geometry) -> PersistentBitmap {
         PersistentBitmap {
             name: self.name.clone(),
@@ -123,15 +123,15 @@ impl Bitmap {
         }
     }
 
-    /// Where its flags stand, which are inside one sector, and what is stored there to say whether it
-    /// is in use.
+    /// Returns the offset of its flags, which are inside one sector, and the bytes that mark it as in use or
+    /// not.
     pub(super) fn flags(&self, in_use: bool) -> (u64, [u8; 4]) {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
         let flags = bit(in_use, IN_USE) | bit(self.auto, AUTO);
         (self.entry.0.saturating_add(FLAGS_AT), flags.to_be_bytes())
     }
 
-    /// Its directory entry, with the padding.
+    /// Encodes its directory entry, with the padding.
     pub(super) fn directory_entry(&self) -> Vec<u8> {
         let (_, flags) = self.flags(self.in_use);
         let entries = u32::try_from(self.table.entries).unwrap_or(u32::MAX);
@@ -153,7 +153,7 @@ impl Bitmap {
     /// Reads the bitmap's table.
     ///
     /// # Errors
-    /// As [`read_table`].
+    /// Returns an error as [`read_table`] does.
     pub fn read_table(&self, storage: &dyn Storage) -> Result<Vec<BitmapTableEntry>> {
         let table = read_table(storage, self.table, "a bitmap's table")?;
         Ok(table.into_iter().map(BitmapTableEntry).collect())
@@ -163,7 +163,8 @@ impl Bitmap {
 /// Reads the bitmap directory; empty for an image without bitmaps or with some that are out of date.
 ///
 /// # Errors
-/// The system's error; a directory that isn't completely inside the file, or that QEMU refuses.
+/// Returns the system's error. Returns an error if the directory isn't completely inside the file, or if QEMU
+/// refuses it.
 pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap>> {
     let Some(place) = header.bitmaps() else {
         return Ok(Vec::new());
@@ -210,7 +211,7 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
     Ok(bitmaps)
 }
 
-/// How many bytes a bitmap with a name of so many bytes has in the directory.
+/// Returns the number of bytes in the directory of a bitmap with a name of so many bytes.
 pub(super) fn entry_length(name: usize) -> u64 {
     (FIXED_LENGTH + name).next_multiple_of(8) as u64
 }
@@ -219,7 +220,7 @@ fn broken() -> Error {
     Error::corrupt("Broken bitmap directory")
 }
 
-/// Reads a directory entry; gives its length with the padding as well.
+/// Reads a directory entry; returns its length with the padding as well.
 fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitmap, usize)> {
     let cut_off = |_| broken();
     let r = &mut bytes.get(..FIXED_LENGTH).ok_or_else(broken)?;
@@ -298,8 +299,8 @@ mod tests {
     use super::*;
     use crate::storage::MemoryStorage;
 
-    /// A version 3 image with clusters of 4 KiB and a disk of 1 MiB, whose bitmap directory at 4096
-    /// is `directory`.
+    /// Makes a version 3 image with clusters of 4 KiB and a disk of 1 MiB, whose bitmap directory at 4096 is
+    /// `directory`.
     fn image(count: u32, directory: &[u8]) -> MemoryStorage {
         let mut bytes = vec![0; 4096];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");

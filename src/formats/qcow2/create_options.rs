@@ -1,4 +1,4 @@
-//! What a new image is to be like, and which of these wishes can't be had together.
+//! The options of a new image, and the check that they go together.
 
 use std::ops::RangeInclusive;
 
@@ -12,13 +12,13 @@ use crate::formats::encryption::Cipher;
 
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
-/// What is said of a disk for which the L1 table, or the file system, has no room.
+/// The words for a disk for which the L1 table, or the file system, has no room.
 pub const TOO_LARGE: &str =
     "The image size is too large for file format 'qcow2' (try using a larger cluster size)";
 /// The smallest clusters that have subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
 
-/// What a new image is to be like.
+/// The options of a new image.
 #[derive(Debug, Clone)]
 pub struct CreateOptions {
     /// The size of the virtual disk in bytes; rounded up to a multiple of 512.
@@ -27,26 +27,27 @@ pub struct CreateOptions {
     pub version: Version,
     /// The cluster size in bytes: a power of two of [`CLUSTER_SIZES`].
     pub cluster_size: u64,
-    /// Whether refcounts may be updated late (version 3 only).
+    /// True if refcounts may be updated late (version 3 only).
     pub lazy_refcounts: bool,
-    /// How wide a refcount is: 1, 2, 4, … 64 bits (version 2: only 16).
+    /// The width of a refcount: 1, 2, 4, … 64 bits (version 2: only 16).
     pub refcount_bits: u64,
-    /// How compressed clusters will be compressed (anything but zlib: version 3 only).
+    /// The method by which compressed clusters will be compressed (anything but zlib: version 3
+    /// only).
     pub compression: CompressionType,
-    /// How the guest's data is encrypted.
+    /// The method by which the guest's data is encrypted.
     pub encryption: EncryptionMethod,
-    /// Whether L2 entries tell subclusters apart (version 3, clusters of 16 KiB and more).
+    /// True if L2 entries tell subclusters apart (version 3, clusters of 16 KiB and more).
     pub extended_l2: bool,
-    /// The image in which everything is found that this one doesn't have.
+    /// The backing file, from which everything is read that the image doesn't store.
     pub backing: Option<Backing>,
     /// The name of the file that holds the guest's data, as it is stored (version 3 only).
     pub data_file: Option<Vec<u8>>,
-    /// Whether that file is a raw image of the disk at all times.
+    /// True if that file is a raw image of the disk at all times.
     pub data_file_raw: bool,
 }
 
 impl CreateOptions {
-    /// A version 3 image with QEMU's defaults: 64 KiB clusters, not encrypted.
+    /// Makes the options of a version 3 image with QEMU's defaults: 64 KiB clusters, not encrypted.
     pub fn new(size: u64) -> Self {
         Self {
             size,
@@ -63,10 +64,11 @@ impl CreateOptions {
         }
     }
 
-    /// The geometry that these options give; nothing is written.
+    /// Checks the options and returns the geometry that they give; nothing is written.
     ///
     /// # Errors
-    /// Options that are out of range or exclude each other, worded as `qemu-img` words it.
+    /// Returns an error if options are out of range or exclude each other, worded as `qemu-img`
+    /// words it.
     pub fn check(&self) -> Result<Geometry> {
         let version_3 = self.version == Version::V3;
         let needs_version_3 = |what: &str, above: &str| {
@@ -131,11 +133,11 @@ impl CreateOptions {
         Ok(())
     }
 
-    /// Whether so much of the space can be taken beforehand.
+    /// Checks that so much of the space can be taken beforehand.
     ///
     /// # Errors
-    /// Not with a backing file, since what has its place would hide it, unless subclusters say that
-    /// nothing is there yet.
+    /// Returns an error if there is a backing file, since a cluster that has its place would hide
+    /// it, unless subclusters say that nothing is stored there yet.
     pub fn check_preallocation(&self, preallocation: Preallocation) -> Result<()> {
         if preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
             return Err(Error::invalid(
@@ -146,15 +148,15 @@ impl CreateOptions {
         Ok(())
     }
 
-    /// The name of the backing file as it is stored; empty when there is none.
+    /// Returns the name of the backing file as it is stored; empty when there is none.
     pub(super) fn backing_name(&self) -> &[u8] {
         self.backing.as_ref().map_or(&[], |backing| &backing.name)
     }
 
-    /// That there is a cipher exactly when the options ask for one that this version has.
+    /// Checks that there is a cipher exactly when the options ask for one that this version has.
     ///
     /// # Errors
-    /// There isn't.
+    /// Returns an error if the cipher is missing, or if the options don't ask for it.
     pub(super) fn check_cipher(&self, cipher: Option<&Cipher>) -> Result<()> {
         match (self.encryption, cipher) {
             (EncryptionMethod::None, None) | (EncryptionMethod::Aes, Some(_)) => Ok(()),

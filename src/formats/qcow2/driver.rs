@@ -1,4 +1,4 @@
-//! qcow2 among the formats.
+//! The driver of the format qcow2.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl FormatDriver for Qcow2 {
         }
     }
 
-    /// The magic number, and a version of 2 or more: 1 is the older format `qcow`.
+    /// Scores the magic number with a version of 2 or more: 1 is the older format `qcow`.
     fn probe(&self, start: &[u8]) -> u8 {
         let version = start.get(4..8).and_then(|bytes| bytes.try_into().ok());
         let is_new = version.is_some_and(|bytes| u32::from_be_bytes(bytes) >= 2);

@@ -15,7 +15,7 @@ use crate::units::{GuestOffset, HostOffset};
 
 const KEY: &[u8; 16] = b"0123456789abcdef";
 const CLUSTER: usize = 4096;
-/// Clusters of the disk that hold data; what is between them makes the places in the file differ.
+/// Clusters of the disk that hold data; the gaps between them make the places in the file differ.
 const STORED: [usize; 3] = [1, 2, 6];
 const COPIED: u64 = 1 << 63;
 
@@ -23,7 +23,7 @@ fn cipher(numbering: Numbering) -> Cipher {
     Cipher::new(Arc::new(AesCbc::new(KEY, Backend::detect())), numbering)
 }
 
-/// The disk: each sector of the stored clusters is another.
+/// Makes the disk: each sector of the stored clusters is another.
 fn disk() -> Vec<u8> {
     let mut disk = vec![0; 8 * CLUSTER];
     for cluster in STORED {
@@ -34,7 +34,7 @@ fn disk() -> Vec<u8> {
     disk
 }
 
-/// A new image of the disk.
+/// Makes a new image of the disk.
 fn image(numbering: Numbering) -> Arc<MemoryStorage> {
     let storage = Arc::new(MemoryStorage::default());
     let options = CreateOptions {
@@ -56,7 +56,7 @@ fn image(numbering: Numbering) -> Arc<MemoryStorage> {
     storage
 }
 
-/// The disk as a reader sees it.
+/// Reads the disk.
 fn contents(storage: &Arc<MemoryStorage>, numbering: Numbering) -> Vec<u8> {
     let header = Header::read(storage.as_ref()).unwrap();
     let storage = Arc::<MemoryStorage>::clone(storage);
@@ -66,7 +66,7 @@ fn contents(storage: &Arc<MemoryStorage>, numbering: Numbering) -> Vec<u8> {
     disk
 }
 
-/// Where the L2 table is, and its entries.
+/// Returns the place of the L2 table, and its entries.
 fn entries(storage: &MemoryStorage) -> (HostOffset, Vec<u64>) {
     let header = Header::read(storage).unwrap();
     let l1 = read_table(storage, header.l1(), "L1").unwrap();
@@ -75,7 +75,7 @@ fn entries(storage: &MemoryStorage) -> (HostOffset, Vec<u64>) {
     (host, read_table(storage, place, "L2").unwrap())
 }
 
-/// Holds what is stored against the file's own sector numbers.
+/// Checks the stored sectors against the file's own sector numbers.
 fn assert_host_numbered(storage: &MemoryStorage, disk: &[u8]) {
     let (_, entries) = entries(storage);
     let kernel = AesCbc::new(KEY, Backend::detect());
@@ -116,7 +116,7 @@ fn what_moves_in_the_file_is_encrypted_by_its_new_place() {
     let shared = Arc::<MemoryStorage>::clone(&storage);
     let writable = WritableQcow2::open(shared, &header, options).unwrap();
     let mut disk = disk();
-    // Two clusters in the middle of which a write ends and starts, and one that is written in its middle.
+    // A write ends and starts in the middle of two clusters, and another is in the middle of one.
     for (start, length) in [(CLUSTER + 1024, CLUSTER), (6 * CLUSTER + 512, 1024)] {
         disk[start..start + length].fill(0xee);
         let data = &disk[start..start + length];

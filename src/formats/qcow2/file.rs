@@ -1,4 +1,4 @@
-//! A qcow2 file whose header has been read: what it says of itself before its disk is opened.
+//! A qcow2 file whose header has been read: its description before its disk is opened.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::formats::{Image, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
 
-/// By which name options call the external data file.
+/// The name by which options call the external data file.
 pub(super) const DATA_FILE_ROLE: &str = "data-file";
 
 /// A qcow2 file, its header read and checked.
@@ -53,7 +53,8 @@ impl Qcow2File {
                 report.corruptions
             ))),
             Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
-            // What can't be checked can still be written: every write is held against the metadata.
+            // An image that can't be checked can still be written: every write is checked against the
+            // metadata.
             _ => Ok(()),
         }
     }
@@ -218,7 +219,7 @@ impl Check for Qcow2File {
         if repaired.leaks_fixed == 0 && repaired.corruptions_fixed == 0 {
             return Ok(repaired);
         }
-        // The repair may have moved what the header leads to.
+        // The repair may have moved the tables that the header leads to.
         let again = Self::load(Arc::clone(&self.storage), Load::Check)?;
         let again = Check::check(&again, on_event)?;
         Ok(CheckReport {

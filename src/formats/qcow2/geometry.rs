@@ -1,8 +1,8 @@
-//! How an image's cluster size cuts up guest and host offsets: the only place that shifts.
+//! The arithmetic of clusters on guest and host offsets: the only place that shifts.
 //!
-//! With clusters of 2^n bytes, an L2 table is one cluster of 8-byte entries, so it maps 2^(n-3)
-//! clusters; a refcount block is one cluster too, of entries of 1 to 64 bits. All results are
-//! checked or can't overflow for disks below 2^63 bytes, which [`Geometry::new`]'s callers ensure.
+//! With clusters of 2^n bytes, an L2 table is one cluster of 8-byte entries, so it maps 2^(n-3) clusters. A
+//! refcount block is one cluster too, of entries of 1 to 64 bits. All results are checked or can't overflow
+//! for disks below 2^63 bytes, which [`Geometry::new`]'s callers ensure.
 
 use super::entries::SUBCLUSTERS;
 use crate::units::{GuestOffset, HostOffset};
@@ -27,10 +27,10 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry of clusters of 2^`cluster_bits` bytes (9 to 21), L2 entries of 8 bytes (16 if
+    /// Makes the geometry of clusters of 2^`cluster_bits` bytes (9 to 21), L2 entries of 8 bytes (16 if
     /// `extended_l2`), and refcounts of 2^`refcount_order` bits (0 to 6).
     ///
-    /// `None` outside of those ranges.
+    /// Returns `None` outside of those ranges.
     pub fn new(cluster_bits: u32, extended_l2: bool, refcount_order: u32) -> Option<Self> {
         if !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&cluster_bits) || refcount_order > 6 {
             return None;
@@ -43,28 +43,28 @@ impl Geometry {
         })
     }
 
-    /// The cluster size as a power of two.
+    /// Returns the cluster size as a power of two.
     pub fn cluster_bits(self) -> u32 {
         self.cluster_bits
     }
 
-    /// The cluster size in bytes.
+    /// Returns the cluster size in bytes.
     pub fn cluster_size(self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// The cluster size in bytes, for buffers.
+    /// Returns the cluster size in bytes, for buffers.
     pub fn cluster_len(self) -> usize {
         1 << self.cluster_bits
     }
 
-    /// Whether L2 entries have 16 bytes and say of each subcluster how it is stored.
+    /// Returns true if L2 entries have 16 bytes and a bitmap of subclusters.
     pub fn has_subclusters(self) -> bool {
         self.l2_bits + 4 == self.cluster_bits
     }
 
-    /// The unit of which an L2 entry says how it is stored, in bytes: a subcluster where there are
-    /// some, or else a cluster.
+    /// Returns the unit in which an L2 entry maps, in bytes: a subcluster where there are some, or else a
+    /// cluster.
     pub fn subcluster_size(self) -> u64 {
         if self.has_subclusters() {
             self.cluster_size() / u64::from(SUBCLUSTERS)
@@ -73,35 +73,35 @@ impl Geometry {
         }
     }
 
-    /// As [`subcluster_size`](Self::subcluster_size), for buffers.
+    /// Returns [`subcluster_size`](Self::subcluster_size), for buffers.
     pub fn subcluster_len(self) -> usize {
         usize::try_from(self.subcluster_size()).unwrap_or(usize::MAX)
     }
 
-    /// The number within its cluster of the subcluster that holds an offset; 0 without subclusters.
+    /// Returns the number within its cluster of the subcluster that holds an offset; 0 without subclusters.
     pub fn subcluster_index(self, offset: GuestOffset) -> u32 {
         let index = self.within_cluster(offset.0) / self.subcluster_size();
-        // Below 32: it fits.
+        // The index is below 32: it fits.
         u32::try_from(index).unwrap_or(0)
     }
 
-    /// The size of an L2 entry in bytes.
+    /// Returns the size of an L2 entry in bytes.
     pub fn l2_entry_size(self) -> u64 {
         self.cluster_size() / self.l2_entries()
     }
 
-    /// How many guest clusters one L2 table maps.
+    /// Returns the number of guest clusters that one L2 table maps.
     pub fn l2_entries(self) -> u64 {
         1 << self.l2_bits
     }
 
-    /// How many guest bytes one L2 table maps.
+    /// Returns the number of guest bytes that one L2 table maps.
     pub fn l2_coverage(self) -> u64 {
         1 << (self.l2_bits + self.cluster_bits)
     }
 
-    /// How many guest bytes are mapped by as much of an L2 table as QEMU looks at together, on a disk
-    /// of `size` bytes: all of it, or 4 KiB where its cache (32 MiB) doesn't hold all tables.
+    /// Returns the number of guest bytes that are mapped by as much of an L2 table as QEMU looks at together,
+    /// on a disk of `size` bytes: all of it, or 4 KiB where its cache (32 MiB) doesn't hold all tables.
     pub fn qemu_slice_coverage(self, size: u64) -> u64 {
         let tables = self.l1_entries(size).saturating_mul(self.cluster_size());
         if tables <= 32 << 20 {
@@ -111,73 +111,73 @@ impl Geometry {
         }
     }
 
-    /// How many bits one refcount has.
+    /// Returns the number of bits of one refcount.
     pub fn refcount_bits(self) -> u32 {
         1 << self.refcount_order
     }
 
-    /// The highest refcount that the image can store.
+    /// Returns the highest refcount that the image can store.
     pub fn max_refcount(self) -> u64 {
         u64::MAX >> (64 - self.refcount_bits())
     }
 
-    /// How many clusters one refcount block counts.
+    /// Returns the number of clusters that one refcount block counts.
     pub fn refcount_block_entries(self) -> u64 {
         1 << (self.cluster_bits + 3 - self.refcount_order)
     }
 
-    /// How many L1 entries a disk of `size` bytes needs.
+    /// Returns the number of L1 entries that a disk of `size` bytes needs.
     pub fn l1_entries(self, size: u64) -> u64 {
         size.div_ceil(self.l2_coverage())
     }
 
-    /// How many clusters `bytes` take.
+    /// Returns the number of clusters that `bytes` take.
     pub fn clusters(self, bytes: u64) -> u64 {
         bytes.div_ceil(self.cluster_size())
     }
 
-    /// The number of the guest cluster that holds an offset.
+    /// Returns the number of the guest cluster that holds an offset.
     pub fn guest_cluster(self, offset: GuestOffset) -> u64 {
         offset.0 >> self.cluster_bits
     }
 
-    /// The index into the L1 table for a guest offset.
+    /// Returns the index into the L1 table for a guest offset.
     pub fn l1_index(self, offset: GuestOffset) -> u64 {
         offset.0 >> (self.l2_bits + self.cluster_bits)
     }
 
-    /// The index into its L2 table for a guest offset.
+    /// Returns the index into its L2 table for a guest offset.
     pub fn l2_index(self, offset: GuestOffset) -> usize {
         self.l2_index_of_cluster(self.guest_cluster(offset))
     }
 
-    /// The index into its L2 table for a guest cluster's number.
+    /// Returns the index into its L2 table for a guest cluster's number.
     pub fn l2_index_of_cluster(self, cluster: u64) -> usize {
-        // At most 2^18 entries: it fits.
+        // A table has at most 2^18 entries: the index fits.
         usize::try_from(cluster & (self.l2_entries() - 1)).unwrap_or(0)
     }
 
-    /// The first guest offset that L1 entry `l1_index` maps; saturating.
+    /// Returns the first guest offset that L1 entry `l1_index` maps; saturating.
     pub fn guest_start_of_l1(self, l1_index: u64) -> GuestOffset {
         GuestOffset(l1_index.saturating_mul(self.l2_coverage()))
     }
 
-    /// How far into its cluster an offset is, in bytes.
+    /// Returns the distance of an offset from the start of its cluster, in bytes.
     pub fn within_cluster(self, offset: u64) -> u64 {
         offset & (self.cluster_size() - 1)
     }
 
-    /// Whether a host offset is at the start of a cluster.
+    /// Returns true if a host offset is at the start of a cluster.
     pub fn is_aligned(self, offset: HostOffset) -> bool {
         self.within_cluster(offset.0) == 0
     }
 
-    /// The number of the host cluster that holds an offset.
+    /// Returns the number of the host cluster that holds an offset.
     pub fn host_cluster(self, offset: HostOffset) -> u64 {
         offset.0 >> self.cluster_bits
     }
 
-    /// Where host cluster `number` starts; `None` beyond 2^64.
+    /// Returns the offset at which host cluster `number` starts; `None` beyond 2^64.
     pub fn host_offset(self, number: u64) -> Option<HostOffset> {
         number.checked_mul(self.cluster_size()).map(HostOffset)
     }

@@ -1,4 +1,5 @@
-//! What `info` reports of qcow2 images alone, with the field names of QEMU's `ImageInfoSpecificQCow2`.
+//! The part of `info`'s report that only qcow2 images have, with the field names of QEMU's
+//! `ImageInfoSpecificQCow2`.
 
 use serde::Serialize;
 
@@ -14,9 +15,9 @@ use crate::formats::snapshots::SnapshotInfo;
 pub(super) struct Qcow2Info {
     /// The oldest QEMU that reads the image.
     compat: &'static str,
-    /// How compressed clusters are compressed.
+    /// The method by which compressed clusters are compressed.
     compression_type: &'static str,
-    /// Refcounts may be updated late.
+    /// True if refcounts may be updated late.
     #[serde(skip_serializing_if = "Option::is_none")]
     lazy_refcounts: Option<bool>,
     /// The persistent bitmaps; absent without any.
@@ -24,24 +25,24 @@ pub(super) struct Qcow2Info {
     bitmaps: Vec<BitmapInfo>,
     /// The width of a refcount.
     refcount_bits: u32,
-    /// How the data is encrypted.
+    /// The encryption of the data.
     #[serde(skip_serializing_if = "Option::is_none")]
     encrypt: Option<EncryptInfo>,
     /// The name of the external data file.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_file: Option<String>,
-    /// The external data file can be read as a raw image.
+    /// True if the external data file can be read as a raw image.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_file_raw: Option<bool>,
-    /// The metadata is known to be damaged.
+    /// True if the metadata is known to be damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     corrupt: Option<bool>,
-    /// L2 entries have subclusters.
+    /// True if L2 entries have subclusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     extended_l2: Option<bool>,
 }
 
-/// How an image is encrypted.
+/// The encryption of an image.
 #[derive(Debug, Serialize)]
 struct EncryptInfo {
     /// The method's name.
@@ -49,7 +50,7 @@ struct EncryptInfo {
 }
 
 impl Qcow2Info {
-    /// The fields of an image with that header and these bitmaps.
+    /// Returns the fields of an image with that header and these bitmaps.
     pub(super) fn of(header: &Header, bitmaps: Vec<BitmapInfo>) -> Self {
         let v3 = header.version() == Version::V3;
         let data_file = header.has_incompatible(features::DATA_FILE);
@@ -77,7 +78,7 @@ impl Qcow2Info {
 }
 
 impl Snapshot {
-    /// The snapshot as reports have it.
+    /// Returns the snapshot as reports have it.
     pub(super) fn info(&self) -> SnapshotInfo {
         const SECOND: u64 = 1_000_000_000;
         // QEMU's reports have room for so much of a number and a name.

@@ -1,7 +1,7 @@
-//! How big the file of a new image will be, before there is one.
+//! The size of the file of a new image, before there is one.
 //!
-//! The numbers are `qemu-img measure`'s, which are an upper bound: metadata is counted for every cluster
-//! of the disk, L1 and L2 tables rounded up, whatever is stored.
+//! The numbers are `qemu-img measure`'s, which are an upper bound: metadata is counted for every cluster of
+//! the disk, L1 and L2 tables rounded up, whatever is stored.
 
 use super::bitmaps::entry_length;
 use super::create_options::CreateOptions;
@@ -15,12 +15,12 @@ use crate::formats::driver::{Contents, Measured};
 use crate::options::Values;
 use crate::units::GuestOffset;
 
-/// Measures a new image as the options have it. They are read as `qemu-img measure` reads them, which knows fewer
-/// names of versions and looks at nothing else.
+/// Measures a new image as the options have it. They are read as `qemu-img measure` reads them, which knows
+/// fewer names of versions and looks at nothing else.
 ///
 /// # Errors
-/// Returns an error if values are out of range or exclude each other, if the encryption's header isn't measured, or
-/// if the source's metadata can't be read.
+/// Returns an error if values are out of range or exclude each other, if the encryption's header isn't
+/// measured, or if the source's metadata can't be read.
 pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
     let defaults = CreateOptions::new(0);
     let mut options = CreateOptions {
@@ -72,7 +72,7 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
     let data = match contents.image {
         _ if allocated => all(geometry, size),
         None => 0,
-        // It isn't known what the backing file has in common with the source.
+        // Clusters that the backing file has in common with the source aren't known.
         Some(_) if is_backed => all(geometry, size),
         Some(image) => stored(image, geometry)?,
     };
@@ -88,14 +88,14 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
     })
 }
 
-/// All of a disk, in whole clusters.
+/// Returns the length of a disk in whole clusters, in bytes.
 fn all(geometry: Geometry, size: u64) -> u64 {
     geometry
         .clusters(size)
         .saturating_mul(geometry.cluster_size())
 }
 
-/// How many bytes the clusters have in which anything is stored that isn't known to be zero.
+/// Returns the number of bytes of the clusters in which anything is stored that isn't known to be zero.
 fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
     let cluster = geometry.cluster_size();
     let size = image.size();
@@ -108,7 +108,7 @@ fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
             position = end;
             continue;
         }
-        // What else is in the last cluster doesn't matter any more.
+        // The rest of the last cluster doesn't matter any more.
         clusters += end.div_ceil(cluster) - position / cluster;
         position = end.next_multiple_of(cluster);
     }
@@ -118,7 +118,7 @@ fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
 /// Measures an image of a disk of `size` bytes of which `data` bytes, in whole clusters, are stored.
 ///
 /// # Errors
-/// The format can't have a disk of that size with that geometry.
+/// Returns an error if the format can't have a disk of that size with that geometry.
 fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
     let clusters = geometry.clusters(size);
     let l2_tables = geometry.l1_entries(size);
@@ -143,7 +143,8 @@ fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
     sizes().ok_or_else(|| Error::invalid("the image's file is too big"))
 }
 
-/// How many bytes bitmaps of a disk of `size` bytes take: the bits, their tables, and the directory.
+/// Returns the number of bytes that bitmaps of a disk of `size` bytes take: the bits, their tables, and the
+/// directory.
 fn measure_bitmaps(geometry: Geometry, size: u64, bitmaps: &[PersistentBitmap]) -> u64 {
     let mut clusters = 0;
     let mut directory = 0;

@@ -1,27 +1,27 @@
 //! qcow2: QEMU's copy-on-write format, versions 2 and 3.
 //!
-//! An image is a file cut into clusters. A header names three tables: the L1 table, whose entries
-//! lead to L2 tables, whose entries lead to the clusters that hold the guest's data; the refcount
-//! table, whose entries lead to refcount blocks that count how often each cluster is used; and the
-//! snapshot table. All numbers are big-endian. The rules are those of QEMU's specification
-//! `docs/interop/qcow2`, which the comments here call "the specification".
+//! An image is a file cut into clusters. A header names three tables. The L1 table's entries lead to L2
+//! tables, whose entries lead to the clusters that hold the guest's data. The refcount table's entries lead
+//! to refcount blocks that count the uses of each cluster. The third is the snapshot table. All numbers are
+//! big-endian. The rules are those of QEMU's specification `docs/interop/qcow2`, which the comments here call
+//! "the specification".
 //!
 //! From bytes to data, in the order in which to read the files:
 //!
 //! - [`geometry`]: the only place that turns offsets into indices and back;
 //! - [`entries`]: the only place that knows the bits of table entries;
 //! - [`header`]: untrusted bytes into a checked [`Header`];
-//! - [`snapshots`], [`bitmaps`]: what else an image may hold;
+//! - [`snapshots`], [`bitmaps`]: the other structures that an image may hold;
 //! - [`codec`]: one compressed cluster, read and made;
 //! - [`read`]: the guest's data, out of an image open for reading;
-//! - [`create_options`]: what a new image is to be like;
+//! - [`create_options`]: the options of a new image;
 //! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
 //! - [`write`](mod@write): an image in use, written anywhere;
-//! - [`mod@check`]: do the refcounts agree with what refers to what?
+//! - [`mod@check`]: the check of refcounts against references, and repairs.
 //!
 //! Encrypted images: each 512-byte sector is encrypted by itself, by a cipher that
-//! [`crate::formats::encryption`] makes. It is told where on the disk and where in the file a sector is, and
-//! knows which of both counts.
+//! [`crate::formats::encryption`] makes. The cipher is told where on the disk and where in the file a sector
+//! is, and uses the one of both that its encryption format asks for.
 
 pub mod bitmaps;
 pub mod check;
@@ -58,10 +58,11 @@ use crate::crypto::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::encryption::{Cipher, EncryptedHeader as _, LegacyAes};
 
-/// The cipher for reading an image's data: none when it isn't encrypted.
+/// Makes the cipher for reading an image's data: none when it isn't encrypted.
 ///
 /// # Errors
-/// The image is encrypted and no password was given, or by a method that this version doesn't have.
+/// Returns an error if the image is encrypted and no password was given, or if it is encrypted by a method
+/// that this version doesn't have.
 pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<Cipher>> {
     match header.encryption() {
         EncryptionMethod::None => Ok(None),
@@ -75,7 +76,7 @@ pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option
     }
 }
 
-/// The error for an encrypted image without a password.
+/// Returns the error for an encrypted image without a password.
 pub fn missing_secret() -> Error {
     Error::new(
         ErrorKind::MissingSecret,

@@ -1,4 +1,4 @@
-//! The options of new qcow2 images as data, and what they mean.
+//! The options of new qcow2 images as data, and their meaning.
 //!
 //! They are looked at in the order in which QEMU does, so that of several mistakes the same one is reported.
 
@@ -70,10 +70,10 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
     .with_default("16"),
 ];
 
-/// The options of a node. Most say how much memory tables may take, and what writers look out for. They have no effect
-/// here, and are checked as QEMU checks them: a mistake in them is a mistake in a script.
+/// The options of a node. Most set how much memory tables may take, and which overlaps writers look out for.
+/// They have no effect here, and are checked as QEMU checks them: a mistake in them is a mistake in a script.
 pub(super) const OPEN_OPTIONS: &[OptionSpec] = &[
-    // Without an effect here.
+    // These have no effect here.
     OptionSpec::new("discard-no-unref", Kind::Switch, "No effect"),
     OptionSpec::new("lazy-refcounts", Kind::Switch, "No effect"),
     OptionSpec::new("pass-discard-other", Kind::Switch, "No effect"),
@@ -127,7 +127,7 @@ pub(super) const OPEN_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
-/// The sets of metadata that writes can be held against.
+/// The sets of metadata that writes can be checked against.
 const OVERLAP_TEMPLATES: [&str; 4] = ["none", "constant", "cached", "all"];
 
 /// Checks the options of a node, as far as that takes no image.
@@ -187,7 +187,7 @@ fn check_overlap_checks(values: &Values) -> Result<()> {
 }
 
 impl CreateOptions {
-    /// The options of a new image, but for its size.
+    /// Reads the options of a new image, but for its size.
     ///
     /// # Errors
     /// Returns an error if values are out of range or exclude each other, worded as `qemu-img` words it.
@@ -231,7 +231,7 @@ impl CreateOptions {
     }
 }
 
-/// How much of a new image's space is taken beforehand.
+/// Reads the part of a new image's space that is taken beforehand.
 ///
 /// # Errors
 /// Returns an error if there is no such mode.
@@ -244,7 +244,8 @@ pub(super) fn preallocation(values: &Values) -> Result<Preallocation> {
     }
 }
 
-/// The value of `encryption` as it was written: only `on` and `off` have a meaning, whatever else a switch may be.
+/// Returns the value of `encryption` as it was written: only `on` and `off` have a meaning, whatever else a
+/// switch may be.
 fn alias_of_encryption(values: &Values) -> Option<&str> {
     let given = values.as_written("encryption")?;
     Some(given).filter(|given| *given != "off")

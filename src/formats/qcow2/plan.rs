@@ -13,8 +13,7 @@ use crate::formats::encryption::{EncryptedHeader as _, LegacyAes};
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 
-/// The longest that QEMU lets a disk be, in bytes: all that a signed offset can say, less one GiB for what it
-/// rounds up.
+/// The longest disk that QEMU allows, in bytes: the largest signed offset, less one GiB for its rounding up.
 const LONGEST: u64 = i64::MAX.cast_unsigned() - ((1 << 30) - 1);
 
 /// A new image with these options.
@@ -34,7 +33,7 @@ impl Qcow2Plan {
         let preallocation = options::preallocation(new.options)?;
         options.size = whole_sectors(new.size)?;
         if let Some(name) = &options.data_file {
-            // Without the protocol, which no reader would understand.
+            // The name is stored without the protocol, which no reader would understand.
             let path = (new.path_of)(OsStr::from_bytes(name))?;
             options.data_file = Some(path.into_os_string().into_vec());
         }
@@ -52,7 +51,7 @@ impl Qcow2Plan {
             ));
         }
         let preallocation = match preallocation {
-            // What a raw image holds has its place beforehand.
+            // Every byte of a raw image has its place beforehand.
             Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
             other => other,
         };
@@ -64,7 +63,7 @@ impl Qcow2Plan {
     }
 }
 
-/// The size of a disk in whole sectors.
+/// Rounds the size of a disk up to whole sectors.
 fn whole_sectors(size: u64) -> Result<u64> {
     let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
     match rounded.filter(|size| i64::try_from(*size).is_ok()) {

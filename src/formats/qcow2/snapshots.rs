@@ -1,13 +1,13 @@
-//! The snapshot table: what an image remembers of itself at earlier times.
+//! The snapshot table: the image at earlier times.
 //!
-//! Each internal snapshot is an L1 table of its own, with a name, a number, and what QEMU saved of
-//! the machine. The table is a list of entries of different lengths, each aligned to 8 bytes, that
-//! has to be read from the start. The limits are QEMU's: 65536 snapshots, 1024 bytes of extra data
-//! each, 64 MiB altogether. The table must lie inside the file, so it can't ask for more memory than
-//! the file's length justifies.
+//! Each internal snapshot is an L1 table of its own, with a name, a number, and the state of the machine that
+//! QEMU saved. The table is a list of entries of different lengths, each aligned to 8 bytes, that has to be
+//! read from the start. The limits are QEMU's: 65536 snapshots, 1024 bytes of extra data each, 64 MiB
+//! altogether. The table must lie inside the file, so it can't ask for more memory than the file's length
+//! justifies.
 //!
-//! Where a snapshot's L1 table is, is checked when somebody goes there ([`Snapshot::l1_table`]):
-//! one damaged snapshot keeps nobody from listing the others.
+//! The place of a snapshot's L1 table is checked when it is asked for ([`Snapshot::l1_table`]): one damaged
+//! snapshot keeps nobody from listing the others.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -35,31 +35,31 @@ pub struct Snapshot {
     pub id: Vec<u8>,
     /// Its name; several may have the same.
     pub name: Vec<u8>,
-    /// Where its L1 table is, as stored; see [`Snapshot::l1_table`].
+    /// The place of its L1 table, as stored; see [`Snapshot::l1_table`].
     pub stored_l1: TablePlace,
     /// The size of the machine's saved state in bytes; 0 without any.
     pub vm_state_size: u64,
-    /// How long the machine had been running, in nanoseconds.
+    /// The time for which the machine had been running, in nanoseconds.
     pub vm_clock_nsec: u64,
-    /// When it was taken, in seconds since 1970 (UTC).
+    /// The time at which it was taken, in seconds since 1970 (UTC).
     pub date_sec: u32,
     /// The part of a second in nanoseconds.
     pub date_nsec: u32,
     /// The disk's size at that time in bytes.
     pub disk_size: u64,
-    /// How many instructions the machine had executed, where that was counted.
+    /// The number of instructions that the machine had executed, where that was counted.
     pub icount: Option<u64>,
-    /// How much extra data is stored, in bytes; what is absent has a default.
+    /// The number of bytes of extra data that are stored; missing fields have a default.
     pub extra_data_size: u32,
     /// Extra data that this version doesn't know, to be kept when the table is rewritten.
     pub unknown_extra_data: Vec<u8>,
 }
 
 impl Snapshot {
-    /// The snapshot's L1 table.
+    /// Returns the snapshot's L1 table.
     ///
     /// # Errors
-    /// It is bigger than QEMU accepts, or not at the start of a cluster.
+    /// Returns an error if it is bigger than QEMU accepts, or not at the start of a cluster.
     pub fn l1_table(&self, geometry: Geometry) -> Result<TablePlace> {
         let place = self.stored_l1;
         if place.entries > MAX_L1_BYTES / ENTRY_SIZE {
@@ -71,13 +71,13 @@ impl Snapshot {
         Ok(place)
     }
 
-    /// Whether its entry has all that an image of that version asks for: version 3 wants the size of the
-    /// machine's state in 64 bits and that of the disk.
+    /// Returns true if its entry has all fields that an image of that version asks for. Version 3 wants the
+    /// size of the machine's state in 64 bits and that of the disk.
     pub fn is_complete(&self, version: Version) -> bool {
         version == Version::V2 || self.extra_data_size >= LEAST_EXTRA_DATA
     }
 
-    /// Its entry in the table, with the padding and all known extra data.
+    /// Encodes its entry in the table, with the padding and all known extra data.
     pub fn entry(&self) -> Vec<u8> {
         let short = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         let extra_data_size = KNOWN_EXTRA_DATA + self.unknown_extra_data.len();
@@ -93,7 +93,7 @@ impl Snapshot {
         bytes.extend(self.date_sec.to_be_bytes());
         bytes.extend(self.date_nsec.to_be_bytes());
         bytes.extend(self.vm_clock_nsec.to_be_bytes());
-        // What doesn't fit is in the extra data alone.
+        // A number that doesn't fit is in the extra data alone.
         bytes.extend(u32::try_from(self.vm_state_size).unwrap_or(0).to_be_bytes());
         bytes.extend(
             u32::try_from(extra_data_size)
@@ -118,14 +118,14 @@ pub struct SnapshotTable {
     pub snapshots: Vec<Snapshot>,
     /// The table's length in bytes.
     pub length: u64,
-    /// How many snapshots the header counts whose entries the file's end cuts off.
+    /// The number of snapshots that the header counts and whose entries the file's end cuts off.
     pub missing: u32,
 }
 
 /// Reads an image's internal snapshots.
 ///
 /// # Errors
-/// As [`SnapshotTable::read`].
+/// Returns an error as [`SnapshotTable::read`] does.
 pub fn read_snapshots(storage: &dyn Storage, header: &Header) -> Result<Vec<Snapshot>> {
     SnapshotTable::read(storage, header).map(|table| table.snapshots)
 }
@@ -134,7 +134,8 @@ impl SnapshotTable {
     /// Reads the snapshot table.
     ///
     /// # Errors
-    /// The system's error; a table that isn't completely inside the file or is beyond QEMU's limits.
+    /// Returns the system's error. Returns an error if the table isn't completely inside the file or is
+    /// beyond QEMU's limits.
     pub fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let table = Self::read_what_is_there(storage, header)?;
         if table.missing > 0 {
@@ -152,7 +153,7 @@ impl SnapshotTable {
     /// Reads those entries of the snapshot table that are completely inside the file.
     ///
     /// # Errors
-    /// The system's error; a table beyond QEMU's limits.
+    /// Returns the system's error, or an error if the table is beyond QEMU's limits.
     pub fn read_what_is_there(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let start = header.snapshots_offset();
         let file = storage.len()?;
@@ -175,8 +176,8 @@ impl SnapshotTable {
     }
 }
 
-/// Reads the entry at `host`; gives its length without the padding as well. `None` when a file of so many
-/// bytes doesn't have all of it.
+/// Reads the entry at `host`; returns its length without the padding as well. Returns `None` when a file of
+/// so many bytes doesn't have all of it.
 fn read_entry(
     storage: &dyn Storage,
     host: HostOffset,
@@ -205,7 +206,7 @@ fn read_entry(
         )));
     }
     let extra_length = usize::try_from(extra_data_size).unwrap_or(usize::MAX);
-    // At most 1 KiB and twice 64 KiB.
+    // These are at most 1 KiB and twice 64 KiB.
     let mut rest = vec![0; extra_length + id_length + name_length];
     if storage.read_padded_at(host.0 + FIXED_LENGTH as u64, &mut rest, file)? < rest.len() {
         return Ok(None);
@@ -236,7 +237,7 @@ fn read_entry(
     Ok(Some((snapshot, (FIXED_LENGTH + rest.len()) as u64)))
 }
 
-/// What a program in C would take for the string: all up to the first zero.
+/// Returns the string as a program in C would take it: all up to the first zero.
 fn c_string(bytes: &[u8]) -> Vec<u8> {
     let end = bytes.iter().position(|byte| *byte == 0);
     bytes
@@ -252,7 +253,7 @@ mod tests {
 
     const TABLE: usize = 4096;
 
-    /// A version 3 header with clusters of 4 KiB that says that there are `count` snapshots, and
+    /// Makes a version 3 header with clusters of 4 KiB that says that there are `count` snapshots, and
     /// `entries` as the table.
     fn image(count: u32, entries: &[u8]) -> MemoryStorage {
         let mut bytes = vec![0; TABLE];
@@ -275,7 +276,7 @@ mod tests {
         SnapshotTable::read(&storage, &Header::read(&storage).unwrap())
     }
 
-    /// The fixed part of an entry, with an id and a name of one byte each.
+    /// Makes the fixed part of an entry, with an id and a name of one byte each.
     fn fixed(extra: u32) -> Vec<u8> {
         let mut entry = vec![0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 2, 0, 1, 0, 1];
         entry.extend([0, 0, 0, 9, 0, 0, 0, 8]);
@@ -312,7 +313,7 @@ mod tests {
         assert_eq!((new.vm_state_size, new.disk_size), (1 << 40, 1 << 30));
         assert_eq!(new.icount, Some(12));
         assert_eq!(new.unknown_extra_data, b"??");
-        // The old one has nothing of what version 3 asks for; written anew it has, and says the same.
+        // The old one has none of the fields that version 3 asks for; written anew it has, and says the same.
         assert!(!old.is_complete(Version::V3) && old.is_complete(Version::V2));
         assert!(new.is_complete(Version::V3));
         let entries = [old.entry(), new.entry()].concat();

@@ -1,7 +1,7 @@
-//! From one cluster to a compressed one, as small as `qemu-img` makes it and in less time.
+//! Compression of one cluster, as small as `qemu-img` makes it and in less time.
 //!
-//! What can read the result is the format's promise, not ours: a raw deflate stream may look back
-//! 4 KiB and no further, since readers keep no more; a zstd cluster is one frame.
+//! The format bounds the readers of the result. A raw deflate stream may look back 4 KiB and no further,
+//! since readers keep no more; a zstd cluster is one frame.
 //!
 //! Encoders are kept for each thread: making one costs as much as compressing a small cluster.
 
@@ -25,11 +25,11 @@ thread_local! {
     static ZSTD: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Compresses `cluster` into `out`, whose contents are replaced, and says whether that made it
-/// smaller. If not, `out` is of no use.
+/// Compresses `cluster` into `out`, whose contents are replaced, and returns true if that made it smaller. If
+/// not, `out` is of no use.
 ///
 /// # Errors
-/// The encoder's, which no data can cause.
+/// Returns the encoder's error, which no data can cause.
 pub fn compress(kind: CompressionType, cluster: &[u8], out: &mut Vec<u8>) -> Result<bool> {
     match kind {
         CompressionType::Zlib => {
@@ -49,7 +49,7 @@ pub fn compress(kind: CompressionType, cluster: &[u8], out: &mut Vec<u8>) -> Res
 }
 
 fn zstd(encoder: &mut Compressor<'_>, cluster: &[u8], out: &mut Vec<u8>) -> bool {
-    // Room for less than the cluster. With the context made, nothing but too little room can fail.
+    // There is room for less than the cluster. With the context made, nothing but too little room can fail.
     out.resize(cluster.len().saturating_sub(1), 0);
     match encoder.compress_to_buffer(cluster, out.as_mut_slice()) {
         Ok(length) => {
@@ -67,7 +67,7 @@ mod tests {
 
     const KINDS: [CompressionType; 2] = [CompressionType::Zlib, CompressionType::Zstd];
 
-    /// Text-like data: bytes that repeat at distances up to far beyond 4 KiB.
+    /// Makes text-like data: bytes that repeat at distances up to far beyond 4 KiB.
     fn cluster(length: usize) -> Vec<u8> {
         let mut state = 1u32;
         let mut word = || {

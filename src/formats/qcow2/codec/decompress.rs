@@ -1,4 +1,4 @@
-//! Compressed clusters: from a run of bytes to one cluster, and no further.
+//! Decompression of a run of bytes to one cluster, and no further.
 //!
 //! A compressed cluster is a raw deflate stream, or one or more zstd frames, that yields exactly one
 //! cluster. Its length is only known in sectors, so bytes behind the stream are no error; they may
@@ -6,9 +6,9 @@
 //! costs nothing, and one that yields less is damaged.
 //!
 //! A zstd frame says how far back it may refer, up to gigabytes, and decoding it as a stream takes
-//! that much memory. So it isn't: since the whole frame is there and the cluster is all that it may
-//! yield, every frame is decoded in one go straight into the cluster, which needs no other memory,
-//! whatever it says.
+//! that much memory. So it isn't decoded as one. The whole frame is there and the cluster is all
+//! that it may yield. So every frame is decoded in one go straight into the cluster, which needs no
+//! other memory, whatever the frame says.
 //!
 //! Decoders are kept for each thread: making one costs more than decoding a cluster.
 
@@ -25,7 +25,7 @@ thread_local! {
     static UNZSTD: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Why a compressed cluster could not be decoded.
+/// The reason why a compressed cluster could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError(String);
 
@@ -38,7 +38,7 @@ impl std::fmt::Display for DecodeError {
 /// Decodes `input` until `cluster` is full.
 ///
 /// # Errors
-/// The stream is damaged, or ends before.
+/// Returns an error if the stream is damaged, or ends before.
 pub fn decompress(
     kind: CompressionType,
     input: &[u8],
@@ -186,7 +186,8 @@ mod tests {
         assert!(decompress(CompressionType::Zstd, &stream, &mut out).is_err());
     }
 
-    /// A frame that refers back as far as 2 to the `window`, with one block that isn't compressed.
+    /// Makes a frame that refers back as far as 2 to the `window`, with one block that isn't
+    /// compressed.
     fn frame(window: u8, data: &[u8]) -> Vec<u8> {
         let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, (window - 10) << 3];
         let block = 1 | u32::try_from(data.len()).unwrap() << 3;
@@ -212,7 +213,7 @@ mod tests {
             decompress(CompressionType::Zstd, &stream, &mut out).unwrap();
             assert!(out == cluster);
         }
-        // In MiB; other tests run meanwhile. As a stream, the last frame would take 2048.
+        // Sizes are in MiB; other tests run meanwhile. As a stream, the last frame would take 2048.
         assert!(peak() - before < 1024, "{} MiB", peak() - before);
     }
 }

@@ -1,7 +1,6 @@
 //! Compressed clusters: one cluster of the guest's data to a stream of bytes, and back.
 //!
-//! A cluster is compressed alone, so that it can be read alone. Both directions know nothing of tables
-//! and files.
+//! A cluster is compressed alone, so that it can be read alone. Neither direction knows tables or files.
 //!
 //! - [`mod@decompress`]: untrusted streams, in bounded memory;
 //! - [`mod@compress`]: streams that every reader takes;

@@ -10,7 +10,7 @@ use crate::units::HostOffset;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BitmapTableEntry(pub u64);
 
-/// What an entry of a bitmap's table means.
+/// The meaning of an entry of a bitmap's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BitmapTarget {
     /// All of its bits are the same.
@@ -20,15 +20,15 @@ pub enum BitmapTarget {
 }
 
 impl BitmapTableEntry {
-    /// The entry that leads to a cluster of bits.
+    /// Makes the entry that leads to a cluster of bits.
     pub fn to_cluster(host: HostOffset) -> Self {
         Self(host.0 & OFFSET_MASK)
     }
 
-    /// What the entry means.
+    /// Decodes the entry.
     ///
     /// # Errors
-    /// Reserved bits, or an offset that is not cluster-aligned.
+    /// Returns an error if reserved bits are set, or if the offset is not cluster-aligned.
     pub fn target(self, geometry: Geometry) -> Result<BitmapTarget, EntryError> {
         let host = HostOffset(self.0 & OFFSET_MASK);
         let ones = self.0 & 1 != 0;

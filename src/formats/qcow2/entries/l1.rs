@@ -1,4 +1,4 @@
-//! Entries of the L1 table: where the L2 tables are.
+//! Entries of the L1 table, which lead to the L2 tables.
 
 use super::{COPIED, EntryError, OFFSET_MASK, with_copied};
 use crate::formats::qcow2::geometry::Geometry;
@@ -8,14 +8,14 @@ use crate::units::HostOffset;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct L1Entry(pub u64);
 
-/// What an L1 entry means.
+/// The meaning of an L1 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L1Target {
     /// No cluster of the range is stored.
     Unallocated,
-    /// The L2 table's place, and whether the entry claims a refcount of exactly 1.
+    /// The L2 table's place, and the entry's claim of a refcount of exactly 1.
     Table {
-        /// Where the L2 table is.
+        /// The place of the L2 table.
         host: HostOffset,
         /// The COPIED flag.
         copied: bool,
@@ -23,36 +23,37 @@ pub enum L1Target {
 }
 
 impl L1Entry {
-    /// An entry that leads to an L2 table with a refcount of 1.
+    /// Makes an entry that leads to an L2 table with a refcount of 1.
     pub fn to_table(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
     }
 
-    /// Where the entry leads, aligned or not, whatever else is wrong with it; 0 for nowhere.
+    /// Returns the place where the entry leads, aligned or not, whatever else is wrong with it; 0
+    /// for nowhere.
     pub fn host(self) -> HostOffset {
         HostOffset(self.0 & OFFSET_MASK)
     }
 
-    /// Whether the COPIED flag is set.
+    /// Returns true if the COPIED flag is set.
     pub fn is_copied(self) -> bool {
         self.0 & COPIED != 0
     }
 
-    /// Whether bits are set that the specification reserves.
+    /// Returns true if bits are set that the specification reserves.
     pub fn has_reserved_bits(self) -> bool {
         self.0 & !(OFFSET_MASK | COPIED) != 0
     }
 
-    /// The entry with the COPIED flag set or cleared.
+    /// Returns the entry with the COPIED flag set or cleared.
     #[must_use]
     pub fn with_copied(self, copied: bool) -> Self {
         Self(with_copied(self.0, copied))
     }
 
-    /// What the entry means.
+    /// Decodes the entry.
     ///
     /// # Errors
-    /// Reserved bits, or an offset that is not cluster-aligned.
+    /// Returns an error if reserved bits are set, or if the offset is not cluster-aligned.
     pub fn target(self, geometry: Geometry) -> Result<L1Target, EntryError> {
         if self.0 & !(OFFSET_MASK | COPIED) != 0 {
             return Err(EntryError::Reserved);

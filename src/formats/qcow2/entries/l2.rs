@@ -1,4 +1,4 @@
-//! Entries of L2 tables: where clusters of data are, compressed ones too.
+//! Entries of L2 tables, which lead to clusters of data, compressed ones too.
 
 use super::{COPIED, EntryError, OFFSET_MASK, with_copied};
 use crate::formats::qcow2::geometry::Geometry;
@@ -15,7 +15,7 @@ const COMPRESSED_SECTOR: u64 = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct L2Entry(pub u64);
 
-/// What an L2 entry means.
+/// The meaning of an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L2Target {
     /// Nothing is stored here.
@@ -27,7 +27,7 @@ pub enum L2Target {
     },
     /// The cluster's data.
     Data {
-        /// Where the cluster is.
+        /// The place of the cluster.
         host: HostOffset,
         /// The COPIED flag.
         copied: bool,
@@ -36,35 +36,35 @@ pub enum L2Target {
     Compressed(CompressedRange),
 }
 
-/// Where a compressed cluster's bytes are. They start at any byte; their length is only known in
-/// sectors of 512 bytes, so the range may hold some bytes too many at its end.
+/// The bytes of a compressed cluster. They start at any byte. Their length is only known in sectors of 512
+/// bytes, so the range may hold some bytes too many at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompressedRange {
     /// The first byte.
     pub host: HostOffset,
-    /// How many bytes belong to the range, up to the end of its last sector.
+    /// The number of bytes of the range, up to the end of its last sector.
     pub length: u64,
 }
 
 impl L2Entry {
-    /// An entry for a cluster that reads as zeroes and has no place (standard entries of version 3).
+    /// Makes an entry for a cluster that reads as zeroes and has no place (standard entries of version 3).
     pub fn to_zeroes() -> Self {
         Self(ZERO)
     }
 
-    /// An entry that leads to a data cluster with a refcount of 1.
+    /// Makes an entry that leads to a data cluster with a refcount of 1.
     pub fn to_data(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
     }
 
-    /// An entry that reads as zeroes (version 3 only); a cluster with a refcount of 1 may be kept.
+    /// Makes an entry that reads as zeroes (version 3 only); a cluster with a refcount of 1 may be kept.
     pub fn to_zero(kept: Option<HostOffset>) -> Self {
         Self(kept.map_or(ZERO, |host| host.0 | COPIED | ZERO))
     }
 
-    /// An entry that leads to a compressed cluster of `length` bytes, at least 1 and less than a
-    /// cluster; the counterpart of what [`target`](Self::target) reads. It never has the COPIED flag.
-    /// `None` when the offset has more bits than there is room for.
+    /// Makes an entry that leads to a compressed cluster of `length` bytes, at least 1 and less than a
+    /// cluster; the counterpart of [`target`](Self::target). It never has the COPIED flag. Returns `None`
+    /// when the offset has more bits than there is room for.
     pub fn to_compressed(geometry: Geometry, host: HostOffset, length: u64) -> Option<Self> {
         let x = compressed_offset_bits(geometry);
         let last = host.0.checked_add(length.checked_sub(1)?)?;
@@ -73,10 +73,11 @@ impl L2Entry {
         fits.then_some(Self(COMPRESSED | more_sectors << x | host.0))
     }
 
-    /// What the entry means; `zero_flag` says whether the image's version has zero clusters.
+    /// Decodes the entry; `zero_flag` says that the image's version has zero clusters.
     ///
     /// # Errors
-    /// Reserved bits, an offset that is not cluster-aligned, a zero flag in version 2.
+    /// Returns an error if reserved bits are set, if the offset is not cluster-aligned, or if a zero flag is
+    /// set in version 2.
     pub fn target(self, geometry: Geometry, zero_flag: bool) -> Result<L2Target, EntryError> {
         if self.0 & COMPRESSED != 0 {
             return Ok(L2Target::Compressed(self.compressed(geometry)));
@@ -89,7 +90,7 @@ impl L2Entry {
             return Err(EntryError::Unaligned(host));
         }
         let copied = self.0 & COPIED != 0;
-        // Of subclusters their bitmap alone says which read as zeroes.
+        // Subclusters that read as zeroes are marked in their bitmap alone.
         if self.0 & ZERO != 0 && !geometry.has_subclusters() {
             if !zero_flag {
                 return Err(EntryError::ZeroFlagInVersion2);
@@ -104,11 +105,11 @@ impl L2Entry {
         Ok(L2Target::Data { host, copied })
     }
 
-    /// As [`target`](Self::target), in an image with an external data file: there offset 0 is a place
-    /// like any other, and it is the COPIED flag that tells an entry that leads there.
+    /// Decodes the entry as [`target`](Self::target) does, in an image with an external data file. There
+    /// offset 0 is a place like any other, and the COPIED flag tells an entry that leads there.
     ///
     /// # Errors
-    /// As [`target`](Self::target).
+    /// Returns an error as [`target`](Self::target) does.
     pub fn target_in_data_file(
         self,
         geometry: Geometry,
@@ -154,30 +155,30 @@ impl L2Entry {
         if zero { L2Lead::Zero } else { L2Lead::Nothing }
     }
 
-    /// Whether bits are set that the specification reserves; for entries that aren't compressed.
+    /// Returns true if bits are set that the specification reserves; for entries that aren't compressed.
     pub fn has_reserved_bits(self) -> bool {
         self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0
     }
 
-    /// The entry with the COPIED flag set or cleared.
+    /// Returns the entry with the COPIED flag set or cleared.
     #[must_use]
     pub fn with_copied(self, copied: bool) -> Self {
         Self(with_copied(self.0, copied))
     }
 
-    /// An entry for a cluster that reads as zeroes and isn't kept; with subclusters it is their
-    /// bitmap that says so.
+    /// Makes an entry for a cluster that reads as zeroes and isn't kept; with subclusters it is their bitmap
+    /// that says so.
     pub fn zero(geometry: Geometry) -> Self {
         Self(if geometry.has_subclusters() { 0 } else { ZERO })
     }
 
-    /// Whether the COPIED flag is set; a compressed cluster must never have it.
+    /// Returns true if the COPIED flag is set; a compressed cluster must never have it.
     pub fn is_copied(self) -> bool {
         self.0 & COPIED != 0
     }
 }
 
-/// Where an L2 entry leads; see [`L2Entry::lead`].
+/// The place where an L2 entry leads; see [`L2Entry::lead`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L2Lead {
     /// Nowhere.
@@ -186,18 +187,18 @@ pub enum L2Lead {
     Zero,
     /// To a cluster.
     Stored {
-        /// Where it is, aligned or not.
+        /// The offset at which it starts, aligned or not.
         host: HostOffset,
         /// The COPIED flag.
         copied: bool,
-        /// Whether the cluster is only kept, and reads as zeroes.
+        /// True if the cluster is only kept, and reads as zeroes.
         zero: bool,
     },
     /// To a compressed cluster.
     Compressed(CompressedRange),
 }
 
-/// The specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8): bits 0 to x−1
+/// Returns the specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8): bits 0 to x−1
 /// are the offset, bits x to 61 the number of sectors beyond the first one.
 fn compressed_offset_bits(geometry: Geometry) -> u32 {
     62 - (geometry.cluster_bits() - 8)
@@ -236,7 +237,7 @@ mod tests {
 
     #[test]
     fn compressed_descriptors_split_by_cluster_size() {
-        // 64 KiB clusters: 8 bits of sector count, 54 bits of offset.
+        // 64 KiB clusters have 8 bits of sector count, 54 bits of offset.
         let range = L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123).target(geometry(16), true);
         assert_eq!(
             range,
@@ -245,7 +246,7 @@ mod tests {
                 length: 4 * 512 - 0x123
             }))
         );
-        // 512-byte clusters: 1 bit of sector count, 61 bits of offset.
+        // 512-byte clusters have 1 bit of sector count, 61 bits of offset.
         let range = L2Entry(0x4000_0000_0000_0000 | 1 << 61 | 0x201).target(geometry(9), true);
         assert_eq!(
             range,
@@ -274,11 +275,11 @@ mod tests {
                 }
             }
         }
-        // 2 MiB clusters: 49 bits of offset.
+        // 2 MiB clusters have 49 bits of offset.
         let at = |host| L2Entry::to_compressed(geometry(21), HostOffset(host), 2);
         assert!(at((1 << 49) - 2).is_some());
         assert!(at((1 << 49) - 1).is_none());
-        // A literal one: 64 KiB clusters, 4 sectors from 0x50123 on.
+        // This is a literal one: 64 KiB clusters, 4 sectors from 0x50123 on.
         assert_eq!(
             L2Entry::to_compressed(geometry(16), HostOffset(0x5_0123), 3 * 512),
             Some(L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123))

@@ -1,9 +1,9 @@
-//! L2 tables as a whole: where in a table an entry is, with its bitmap where it has one.
+//! L2 tables as a whole: the entries and, where they have some, their bitmaps.
 
 use super::{L2Entry, OFFSET_MASK, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 
-/// An L2 table's place for one cluster.
+/// The entry of an L2 table for one cluster, with its bitmap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct L2Slot {
     /// The entry.
@@ -13,7 +13,7 @@ pub struct L2Slot {
 }
 
 impl L2Slot {
-    /// The place of a cluster of which nothing is stored.
+    /// Makes the slot of a cluster of which nothing is stored.
     pub fn unallocated(geometry: Geometry) -> Self {
         let bitmap = geometry.has_subclusters();
         Self {
@@ -22,7 +22,7 @@ impl L2Slot {
         }
     }
 
-    /// The place of a cluster without subclusters.
+    /// Makes the slot of a cluster without subclusters.
     pub fn of_entry(entry: L2Entry) -> Self {
         Self {
             entry,
@@ -30,7 +30,7 @@ impl L2Slot {
         }
     }
 
-    /// The place of a cluster with subclusters.
+    /// Makes the slot of a cluster with subclusters.
     pub fn with_bitmap(entry: L2Entry, bitmap: SubclusterBitmap) -> Self {
         Self {
             entry,
@@ -47,7 +47,7 @@ pub struct L2Table {
 }
 
 impl L2Table {
-    /// The table of these 64-bit words.
+    /// Makes the table of these 64-bit words.
     pub fn new(words: Vec<u64>, geometry: Geometry) -> Self {
         Self {
             words: words.into(),
@@ -55,7 +55,7 @@ impl L2Table {
         }
     }
 
-    /// Entry `index`; `None` beyond the table.
+    /// Returns entry `index`; `None` beyond the table.
     pub fn get(&self, index: usize) -> Option<L2Slot> {
         if self.extended {
             let entry = self.words.get(2 * index..)?.first_chunk::<2>()?;
@@ -68,8 +68,8 @@ impl L2Table {
         Some(L2Slot::of_entry(L2Entry(*word)))
     }
 
-    /// How many entries behind `index`, of at most so many, are the same but for an offset that grows
-    /// by `step` with each. Entries of 16 bytes never are.
+    /// Returns the number of entries behind `index`, of at most so many, that are the same but for an offset
+    /// that grows by `step` with each. Entries of 16 bytes never are.
     pub fn repeats(&self, index: usize, step: u64, most: u64) -> u64 {
         let Some([first, behind @ ..]) = self.words.get(index..).filter(|_| !self.extended) else {
             return 0;
@@ -85,8 +85,8 @@ impl L2Table {
     }
 }
 
-/// Stores entry `index` of an L2 table, with its bitmap where entries have 16 bytes. `None`, and
-/// nothing stored, beyond the table.
+/// Stores entry `index` of an L2 table, with its bitmap where entries have 16 bytes. Returns `None`, and
+/// stores nothing, beyond the table.
 pub fn set_l2(
     table: &mut [u8],
     geometry: Geometry,

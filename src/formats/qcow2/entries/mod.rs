@@ -1,11 +1,12 @@
 //! The bits of table entries: the only place that masks.
 //!
-//! An entry as read from a file is a newtype over `u64`; it turns into an enum that says what it
-//! means, and can't be used in any other way. Bits that the specification reserves must be zero:
-//! an entry that sets one was written by a future version or by chance, and neither may be guessed.
+//! An entry as read from a file is a newtype over `u64`. It is decoded into an enum, and can't be
+//! used in any other way. Bits that the specification reserves must be zero: an entry that sets one
+//! was written by a future version or by chance, and neither may be guessed.
 //!
-//! One room for each kind of table: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`], [`l2_table`]),
-//! refcounts ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). Here is what they have in common.
+//! One file for each kind of table: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`],
+//! [`l2_table`]), refcounts ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). Here are the
+//! parts that they have in common.
 
 mod bitmaps;
 mod l1;
@@ -25,10 +26,11 @@ use crate::units::HostOffset;
 
 /// Bits 9 to 55: a host offset, in L1, standard L2 and refcount table entries.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// Bit 63: the refcount of what the entry leads to is exactly 1 (the specification's COPIED flag).
+/// Bit 63: the refcount of the cluster that the entry leads to is exactly 1 (the specification's
+/// COPIED flag).
 const COPIED: u64 = 1 << 63;
 
-/// Why an entry is not valid.
+/// The reason why an entry is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryError {
     /// Bits are set that the specification reserves.
@@ -53,7 +55,7 @@ impl std::fmt::Display for EntryError {
     }
 }
 
-/// An L1 or L2 entry with the COPIED flag set or cleared.
+/// Returns an L1 or L2 entry with the COPIED flag set or cleared.
 fn with_copied(entry: u64, copied: bool) -> u64 {
     if copied {
         entry | COPIED
@@ -62,7 +64,7 @@ fn with_copied(entry: u64, copied: bool) -> u64 {
     }
 }
 
-/// Clusters of `1 << bits` bytes, for the tests of entries.
+/// Makes a geometry of clusters of `1 << bits` bytes, for the tests of entries.
 #[cfg(test)]
 fn geometry(bits: u32) -> super::geometry::Geometry {
     super::geometry::Geometry::new(bits, false, 4).unwrap()

@@ -12,15 +12,15 @@ const REFCOUNT_RESERVED: u64 = 0x1ff;
 pub struct RefcountTableEntry(pub u64);
 
 impl RefcountTableEntry {
-    /// An entry that leads to a refcount block.
+    /// Makes an entry that leads to a refcount block.
     pub fn to_block(host: HostOffset) -> Self {
         Self(host.0)
     }
 
-    /// Where the refcount block is; `None` when all refcounts it would hold are 0.
+    /// Returns the place of the refcount block; `None` when all refcounts it would hold are 0.
     ///
     /// # Errors
-    /// Reserved bits, or an offset that is not cluster-aligned.
+    /// Returns an error if reserved bits are set, or if the offset is not cluster-aligned.
     pub fn block(self, geometry: Geometry) -> Result<Option<HostOffset>, EntryError> {
         if self.has_reserved_bits() {
             return Err(EntryError::Reserved);
@@ -32,20 +32,21 @@ impl RefcountTableEntry {
         Ok((host.0 != 0).then_some(host))
     }
 
-    /// Where the entry leads, aligned or not, whatever else is wrong with it; 0 for nowhere.
+    /// Returns the place where the entry leads, aligned or not, whatever else is wrong with it; 0
+    /// for nowhere.
     pub fn host(self) -> HostOffset {
         HostOffset(self.0 & !REFCOUNT_RESERVED)
     }
 
-    /// Whether bits are set that the specification reserves.
+    /// Returns true if bits are set that the specification reserves.
     pub fn has_reserved_bits(self) -> bool {
         self.0 & REFCOUNT_RESERVED != 0
     }
 }
 
 /// Reads refcount `index` out of a refcount block with entries of `bits` bits (1 to 64, a power of
-/// two). Entries narrower than a byte fill it from the least significant bit. `None` beyond the
-/// block.
+/// two). Entries narrower than a byte fill it from the least significant bit. Returns `None` beyond
+/// the block.
 pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
     if bits < 8 {
         let per_byte = usize::try_from(8 / bits).ok()?;
@@ -63,8 +64,8 @@ pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
     )
 }
 
-/// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. `None`, and
-/// nothing stored, beyond the block or where the value needs more bits.
+/// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. Returns `None`,
+/// and stores nothing, beyond the block or where the value needs more bits.
 pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Option<()> {
     if value.checked_shr(bits).is_some_and(|excess| excess != 0) {
         return None;
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(starts(16, 0, 0x1234), Some(vec![0x12, 0x34]));
         assert_eq!(stored(32, 1, 7), Some([255, 255, 255, 255, 0, 0, 0, 7]));
         assert_eq!(stored(64, 0, 1 << 63), Some([128, 0, 0, 0, 0, 0, 0, 0]));
-        // Too wide, or beyond the block.
+        // The value is too wide, or the index beyond the block.
         assert_eq!(stored(1, 0, 2), None);
         assert_eq!(stored(16, 0, 65_536), None);
         assert_eq!(stored(16, 4, 0), None);

@@ -1,18 +1,18 @@
-//! Bitmaps of extended L2 entries: which of a cluster's 32 subclusters are stored.
+//! Bitmaps of extended L2 entries, which tell a cluster's 32 subclusters apart.
 
 use super::EntryError;
 
-/// How many subclusters an extended L2 entry's cluster has.
+/// The number of subclusters in the cluster of an extended L2 entry.
 pub const SUBCLUSTERS: u32 = 32;
 
-/// The second half of an extended L2 entry: what is stored of each of the cluster's 32 subclusters.
+/// The second half of an extended L2 entry, the state of each of the cluster's 32 subclusters.
 ///
-/// Bit n (0 to 31) is set when subcluster n is stored, bit 32 + n when it reads as zeroes; neither
-/// when it is not stored here, never both.
+/// Bit n (0 to 31) is set when subcluster n is stored, bit 32 + n when it reads as zeroes. Neither
+/// is set when it is not stored here, and never both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SubclusterBitmap(pub u64);
 
-/// How one subcluster is stored.
+/// The way in which one subcluster is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subcluster {
     /// Not in this image.
@@ -29,10 +29,10 @@ impl SubclusterBitmap {
     /// All subclusters read as zeroes.
     pub const ALL_ZERO: Self = Self(0xffff_ffff_0000_0000);
 
-    /// How subcluster `number` (0 to 31) is stored.
+    /// Returns the way in which subcluster `number` (0 to 31) is stored.
     ///
     /// # Errors
-    /// Both of its bits are set.
+    /// Returns an error if both of its bits are set.
     pub fn get(self, number: u32) -> Result<Subcluster, EntryError> {
         match (self.0 >> number & 1, self.0 >> (SUBCLUSTERS + number) & 1) {
             (0, 0) => Ok(Subcluster::Unallocated),
@@ -42,23 +42,23 @@ impl SubclusterBitmap {
         }
     }
 
-    /// Whether a subcluster is said to be stored and to read as zeroes at once.
+    /// Returns true if a subcluster is said to be stored and to read as zeroes at once.
     pub fn contradicts_itself(self) -> bool {
         self.0 >> SUBCLUSTERS & self.0 != 0
     }
 
-    /// Whether a subcluster is stored.
+    /// Returns true if a subcluster is stored.
     pub fn has_data(self) -> bool {
         self.0 & Self::ALL_DATA.0 != 0
     }
 
-    /// The bitmap with zeroes where something was stored.
+    /// Returns the bitmap with zeroes where something was stored.
     #[must_use]
     pub fn without_data(self) -> Self {
         Self((self.0 | self.0 << SUBCLUSTERS) & Self::ALL_ZERO.0)
     }
 
-    /// The bitmap with subcluster `number` (0 to 31) stored in that way.
+    /// Returns the bitmap with subcluster `number` (0 to 31) stored in that way.
     #[must_use]
     pub fn with(self, number: u32, state: Subcluster) -> Self {
         let cleared = self.0 & !(1 << number | 1 << (SUBCLUSTERS + number));

@@ -1,4 +1,4 @@
-//! Blocks: what they hold, where they end, and how they are written.
+//! Blocks: their contents, their ends, and the ways in which they are written.
 
 use super::huffman::{self, Code};
 use super::matches::Match;
@@ -19,9 +19,9 @@ const LONGEST_LENGTH_CODE: usize = 7;
 
 /// The shortest match that the format has.
 const SHORTEST: u16 = 3;
-/// How many literals and matches a block has at the most.
+/// The number of literals and matches that a block has at the most.
 const MOST_TOKENS: usize = 1 << 16;
-/// How many bytes a stored block has at the most.
+/// The number of bytes that a stored block has at the most.
 const MOST_STORED: usize = 65535;
 
 /// A literal, or a match.
@@ -33,7 +33,7 @@ struct Token {
     distance: u16,
 }
 
-/// What a block holds.
+/// The contents of a block.
 #[derive(Debug)]
 pub(super) struct Block {
     tokens: Vec<Token>,
@@ -83,13 +83,13 @@ impl Block {
         self.tokens.push(Token { value, distance });
     }
 
-    /// Whether there is no room for a literal and a match more.
+    /// Returns true if there is no room for a literal and a match more.
     pub(super) fn is_full(&self) -> bool {
         self.tokens.len() + 512 > MOST_TOKENS
     }
 
-    /// Writes the block in the shortest way; `data` is what its tokens stand for. `false`, and
-    /// nothing of use written, when there is no room.
+    /// Writes the block in the shortest way; `data` is the bytes that its tokens stand for. Returns
+    /// `false`, and writes nothing of use, when there is no room.
     pub(super) fn write(&mut self, data: &[u8], last: bool, output: &mut Output<'_>) -> bool {
         if let Some(count) = self.symbols.get_mut(END) {
             *count = 1;
@@ -173,13 +173,13 @@ impl Block {
     }
 }
 
-/// Codes made for one block, and how they are written.
+/// Codes made for one block, and their encoding.
 struct OwnCodes {
     symbols: [u8; SYMBOLS],
     distances: [u8; DISTANCES],
     symbol_count: usize,
     distance_count: usize,
-    /// The lengths of all codes in the symbols for that: symbol, extra bits, how many of those.
+    /// The lengths of all codes in the symbols for that: symbol, extra bits, number of those.
     written: Vec<(u8, u8, u8)>,
     lengths: [u8; LENGTH_SYMBOLS],
     length_count: usize,
@@ -251,7 +251,7 @@ impl OwnCodes {
     }
 }
 
-/// The lengths of codes, with runs of the same length put together.
+/// Returns the lengths of codes, with runs of the same length put together.
 fn run_lengths(lengths: &[u8]) -> Vec<(u8, u8, u8)> {
     let mut written = Vec::with_capacity(lengths.len());
     for run in lengths.chunk_by(|one, other| one == other) {
@@ -278,7 +278,7 @@ fn run_lengths(lengths: &[u8]) -> Vec<(u8, u8, u8)> {
     written
 }
 
-/// The lengths of the codes that every decoder knows.
+/// Returns the lengths of the codes that every decoder knows.
 fn fixed_lengths() -> ([u8; SYMBOLS], [u8; DISTANCES]) {
     let mut symbols = [8; SYMBOLS];
     for (symbol, length) in symbols.iter_mut().enumerate() {
@@ -291,8 +291,8 @@ fn fixed_lengths() -> ([u8; SYMBOLS], [u8; DISTANCES]) {
     (symbols, [5; DISTANCES])
 }
 
-/// The fixed codes. There are two lengths' symbols more in that code than in ours, the last ones of
-/// their length, so that those of 9 bits begin two codes of 8 bits later.
+/// Returns the fixed codes. There are two lengths' symbols more in that code than in ours, the last
+/// ones of their length, so that those of 9 bits begin two codes of 8 bits later.
 fn fixed_codes(lengths: &[u8; SYMBOLS]) -> [Code; SYMBOLS] {
     let mut with_all = [8; SYMBOLS + 2];
     for (all, length) in with_all.iter_mut().zip(lengths) {
@@ -307,7 +307,7 @@ fn fixed_codes(lengths: &[u8; SYMBOLS]) -> [Code; SYMBOLS] {
 }
 
 fn stored_bits(length: usize) -> u64 {
-    // Each part: 3 bits and at most 7 to the next byte, two lengths.
+    // Each part has 3 bits and at most 7 to the next byte, and two lengths.
     let parts = length.div_ceil(MOST_STORED).max(1) as u64;
     length as u64 * 8 + parts * (3 + 7 + 32)
 }
@@ -324,7 +324,7 @@ fn write_stored(data: &[u8], last: bool, output: &mut Output<'_>) {
     }
 }
 
-/// Which symbol stands for a length or distance, and what is added to it.
+/// The symbol that stands for a length or distance, and the bits that are added to it.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     symbol: usize,
@@ -364,8 +364,8 @@ fn distance_extra(symbol: u8) -> u8 {
     (symbol / 2).saturating_sub(1)
 }
 
-/// Both kinds of symbols are made alike: the highest bit and so many behind it are the symbol, the
-/// rest is added to it.
+/// Makes a symbol of either kind: the highest bit and so many behind it are the symbol, the rest is
+/// added to it.
 #[inline(always)]
 fn slot(value: u16, behind: u32) -> Slot {
     if value >> (behind + 1) == 0 {
@@ -383,8 +383,8 @@ fn slot(value: u16, behind: u32) -> Slot {
     }
 }
 
-/// Finds out where the kind of data changes: counts literals and matches of a few kinds in the block
-/// so far and in the last few hundred, and compares.
+/// The search for the place where the kind of data changes. Counts literals and matches of a few
+/// kinds in the block so far and in the last few hundred, and compares.
 #[derive(Debug, Default)]
 pub(super) struct Split {
     so_far: [u32; KINDS],
@@ -395,7 +395,7 @@ pub(super) struct Split {
 
 /// Literals by three of their bits, short and long matches.
 const KINDS: usize = 10;
-/// How many literals and matches are compared with those before.
+/// The number of literals and matches that are compared with those before.
 const ENOUGH_LATELY: u32 = 512;
 /// Blocks are at least this long, in bytes: a block's codes take space too.
 const SHORTEST_BLOCK: usize = 5000;
@@ -420,7 +420,8 @@ impl Split {
         self.count_lately += 1;
     }
 
-    /// Whether the block should end here, with `length` bytes in it and `left` bytes behind it.
+    /// Returns true if the block should end here, with `length` bytes in it and `left` bytes behind
+    /// it.
     #[inline(always)]
     pub(super) fn is_due(&mut self, length: usize, left: usize) -> bool {
         if self.count_lately < ENOUGH_LATELY || length < SHORTEST_BLOCK || left < SHORTEST_BLOCK {
@@ -440,7 +441,7 @@ impl Split {
                 })
                 .sum();
             let so_far = u64::from(self.count_so_far);
-            // The longer the block is, the less it takes.
+            // The longer the block is, the smaller a difference ends it.
             let bonus = length as u64 / 4096 * so_far;
             if difference + bonus >= u64::from(self.count_lately) * so_far * 200 / 512 {
                 return true;

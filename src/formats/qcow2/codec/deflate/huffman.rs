@@ -1,9 +1,10 @@
 //! Huffman codes of limited length.
 
-/// How often each symbol is used, to the length of its code in bits, at most `limit`; 0 for symbols
-/// that aren't used. At least two symbols get a code, since not every decoder takes fewer.
+/// Makes of the number of times that each symbol is used the length of its code in bits, at most
+/// `limit`; 0 for symbols that aren't used. At least two symbols get a code, since not every
+/// decoder takes fewer.
 pub(super) fn lengths<const N: usize>(counts: &[u32; N], limit: usize) -> [u8; N] {
-    // The rarest first; symbols that are used equally often in their order.
+    // The rarest come first; symbols that are used equally often keep their order.
     let mut used: Vec<(u32, usize)> = counts
         .iter()
         .enumerate()
@@ -32,13 +33,14 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], limit: usize) -> [u8; N
     lengths
 }
 
-/// The most that a code without limit can have: counts are below 2^32, and grow like Fibonacci's
-/// numbers at worst.
+/// The most bits that a code without limit can have: counts are below 2^32, and grow like
+/// Fibonacci's numbers at worst.
 const DEEPEST: usize = 48;
 
-/// How many symbols have a code of each length when there is no limit.
+/// Returns the number of symbols that have a code of each length when there is no limit.
 fn depths(used: &[(u32, usize)]) -> [usize; DEEPEST] {
-    // Two queues: the symbols, and the nodes made of the two rarest so far, which come out sorted.
+    // There are two queues: the symbols, and the nodes made of the two rarest so far, which come
+    // out sorted.
     let mut nodes: Vec<u32> = Vec::with_capacity(used.len());
     let mut parents = vec![0usize; used.len() * 2];
     let (mut leaf, mut node) = (0, 0);
@@ -90,7 +92,7 @@ fn shorten(with_length: &mut [usize; DEEPEST], limit: usize) {
     };
     *longest += longer.iter().sum::<usize>();
     longer.fill(0);
-    // In units of the longest code's share of all bit strings.
+    // Shares are in units of the longest code's share of all bit strings.
     let share = |length: usize| 1usize << (limit - length);
     let taken = |shorter: &[usize], longest: usize| {
         let shares = shorter.iter().enumerate();
@@ -124,7 +126,7 @@ pub(super) struct Code {
     pub(super) length: u8,
 }
 
-/// The codes that follow from their lengths, as the format has it.
+/// Makes the codes that follow from their lengths, as the format has it.
 pub(super) fn codes<const N: usize>(lengths: &[u8; N]) -> [Code; N] {
     let mut codes = [Code::default(); N];
     let mut next = 0u16;
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn codes_count_up_within_a_length() {
-        // The example of RFC 1951, section 3.2.2.
+        // This is the example of RFC 1951, section 3.2.2.
         let codes = codes(&[3, 3, 3, 3, 3, 2, 4, 4]);
         let written = |code: &Code| code.bits.reverse_bits() >> (16 - code.length);
         let expected = [2, 3, 4, 5, 6, 0, 14, 15];

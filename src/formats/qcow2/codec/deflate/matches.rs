@@ -1,13 +1,12 @@
-//! What of the last 4 KiB comes again: hash chains.
+//! The search for bytes of the last 4 KiB that come again, by hash chains.
 //!
-//! Every position is entered under the hash of its first four bytes. The last position of each hash is
-//! kept, and for each position in the window the one before it with the same hash. Matches of three
-//! bytes, which the format has too, aren't sought: they would save 1.4 % for a fifth more time.
-//! Positions are kept modulo 2^16: in a window of 2^12 that is enough, and what is
-//! older than the window shows by its distance. So the tables take 40 KiB, which stay in a core's
-//! nearest caches.
+//! Every position is entered under the hash of its first four bytes. The last position of each hash is kept,
+//! and for each position in the window the one before it with the same hash. Matches of three bytes, which
+//! the format has too, aren't sought: they would save 1.4 % for a fifth more time. Positions are kept modulo
+//! 2^16: in a window of 2^12 that is enough, and a position that is older than the window shows by its
+//! distance. So the tables take 40 KiB, which stay in a core's nearest caches.
 
-/// How far back a match may lie, in bytes.
+/// The largest distance of a match, in bytes.
 pub(super) const WINDOW: usize = 1 << 12;
 /// The shortest match that is sought.
 const SHORTEST: usize = 4;
@@ -19,13 +18,13 @@ const HASHES: usize = 1 << 14;
 /// Bytes that are the same as those `distance` before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Match {
-    /// How many; 0 when there are none.
+    /// The number of bytes; 0 when there are none.
     pub(super) length: usize,
-    /// How far back.
+    /// The distance in bytes.
     pub(super) distance: usize,
 }
 
-/// Where things were seen.
+/// The positions of hashes.
 #[derive(Debug)]
 pub(super) struct Matches {
     last: Box<[u16; HASHES]>,
@@ -33,7 +32,7 @@ pub(super) struct Matches {
 }
 
 impl Matches {
-    /// Nothing seen.
+    /// Makes tables without any position.
     pub(super) fn new() -> Self {
         Self {
             last: Box::new([0; HASHES]),
@@ -41,7 +40,7 @@ impl Matches {
         }
     }
 
-    /// Forgets everything, so that what is found depends on nothing but the data.
+    /// Forgets everything, so that matches depend on nothing but the data.
     pub(super) fn clear(&mut self) {
         self.last.fill(0);
         self.before.fill(0);
@@ -55,7 +54,7 @@ impl Matches {
         }
     }
 
-    /// Enters a position, and gives the last one with the same hash.
+    /// Enters a position, and returns the last one with the same hash.
     #[inline(always)]
     fn link(&mut self, here: u32, position: usize) -> u16 {
         let mut last = 0;
@@ -85,19 +84,19 @@ impl Matches {
         };
         let mut candidate = self.link(here, position);
         let most = LONGEST.min(data.len() - position);
-        // What a match must be longer than; a search for longer ones looks at where they would end.
+        // A match must be longer than this; a search for longer ones looks at where they would end.
         let mut length = least.max(SHORTEST - 1);
         let mut end = four(data, position + length - 3).unwrap_or(here);
         let mut nearer = 0;
         for _ in 0..depth {
             let distance = back(position, candidate);
-            // Not in the window any more, or what was there before it began.
+            // The position isn't in the window any more, or the entry is from before it began.
             if distance <= nearer || distance > WINDOW || distance > position {
                 break;
             }
             nearer = distance;
             let start = position - distance;
-            // Where a longer match would have to end first: there most candidates differ.
+            // Compares the end of a longer match first: there most candidates differ.
             if four(data, start + length - 3) == Some(end) && four(data, start) == Some(here) {
                 let found = common(data, start, position, most);
                 if found > length {
@@ -119,7 +118,7 @@ impl Matches {
     }
 }
 
-/// How far before `position` the one is that was entered as `entered`; 65536 for none.
+/// Returns the distance from `position` back to the one that was entered as `entered`; 65536 for none.
 #[inline(always)]
 fn back(position: usize, entered: u16) -> usize {
     let distance = low_16(position).wrapping_sub(entered);
@@ -130,7 +129,8 @@ fn back(position: usize, entered: u16) -> usize {
     }
 }
 
-/// How many bytes at `one` and `other` are the same, at most `most`; `one` is the earlier place.
+/// Returns the number of bytes at `one` and `other` that are the same, at most `most`; `one` is the earlier
+/// place.
 #[inline(always)]
 fn common(data: &[u8], one: usize, other: usize, most: usize) -> usize {
     let mut length = SHORTEST;

@@ -1,15 +1,14 @@
 //! An encoder for raw deflate (RFC 1951) that looks back 4 KiB, for one cluster at a time.
 //!
-//! Why one of our own: qcow2's readers keep a window of 4 KiB, and the encoders that there are were
-//! made for 32 KiB. In so small a window everything fits into a core's first-level cache, and with the
-//! whole cluster at hand there is no window to move and no state to keep. On a disk full of programs
-//! and texts the result is 1 to 1.6 % larger than zlib's at its default level, in a third of its time:
-//! a search as shallow as ours is paid for by blocks that end where the data changes. And it is safe
-//! code throughout.
+//! qcow2's readers keep a window of 4 KiB, and the encoders that there are were made for 32 KiB. So this one
+//! is our own. In so small a window everything fits into a core's first-level cache, and with the whole
+//! cluster at hand there is no window to move and no state to keep. On a disk full of programs and texts the
+//! result is 1 to 1.6 % larger than zlib's at its default level, in a third of its time: a search as shallow
+//! as ours is paid for by blocks that end where the data changes. And it is safe code throughout.
 //!
-//! How: matches are sought in hash chains ([`mod@matches`]) and taken lazily, that is when the next byte
-//! has none that is clearly better. Where the kind of data changes a new block begins ([`blocks`]),
-//! with codes of its own ([`huffman`]) where that is shorter than the codes that every decoder knows.
+//! Matches are sought in hash chains ([`mod@matches`]) and taken lazily, that is when the next byte has none
+//! that is clearly better. Where the kind of data changes a new block begins ([`blocks`]), with codes of its
+//! own ([`huffman`]) where that is shorter than the codes that every decoder knows.
 //!
 //! The same data always gives the same stream.
 
@@ -22,13 +21,13 @@ use self::blocks::{Block, Split};
 use self::matches::{Match, Matches};
 use self::output::Output;
 
-/// How many candidates are looked at for a match.
+/// The number of candidates that are looked at for a match.
 const DEPTH: usize = 4;
-/// And for one a byte later that would have to be better.
+/// The same number for a match a byte later that would have to be better.
 const LAZY_DEPTH: usize = 2;
 /// A match this long is taken without looking for a better one, in bytes.
 const ENOUGH: usize = 32;
-/// After so many searches in a row that found nothing, a byte more is passed over after each.
+/// The number of searches in a row without a match after which a byte more is passed over after each.
 const PATIENCE: usize = 128;
 /// The most bytes that are passed over after a search.
 const MOST_PASSED: usize = 8;
@@ -50,10 +49,10 @@ impl Default for Deflate {
 }
 
 impl Deflate {
-    /// Compresses `data` into `out`, whose contents are replaced, as far as that makes it smaller.
-    /// Gives whether it did; if not, `out` is of no use.
+    /// Compresses `data` into `out`, whose contents are replaced, as far as that makes it smaller. Returns
+    /// true if it did; if not, `out` is of no use.
     pub fn compress(&mut self, data: &[u8], out: &mut Vec<u8>) -> bool {
-        // Room for less than the data, and what the output wants beyond the end.
+        // There is room for less than the data, and for the bytes that the output wants beyond the end.
         out.resize(data.len() + 7, 0);
         let mut output = Output::new(out);
         self.matches.clear();
@@ -76,7 +75,7 @@ impl Deflate {
         length < data.len()
     }
 
-    /// Collects a block from `start` on and gives its end.
+    /// Collects a block from `start` on and returns its end.
     fn collect(&mut self, data: &[u8], start: usize) -> usize {
         self.block.clear();
         let mut split = Split::default();
@@ -85,7 +84,7 @@ impl Deflate {
         while position < data.len() {
             let mut found = self.matches.find(data, position, 0, DEPTH, ENOUGH);
             if found.length == 0 {
-                // What is compressed or encrypted already would cost the most, and for nothing.
+                // Data that is compressed or encrypted already would cost the most, and for nothing.
                 missed += 1;
                 let passed = (missed / PATIENCE).min(MOST_PASSED);
                 for _ in 0..(1 + passed).min(data.len() - position) {
@@ -128,8 +127,8 @@ impl Deflate {
     }
 }
 
-/// Whether a match that begins a byte later is worth the literal that goes before it. Twice as far
-/// away costs a bit; a byte more is worth more than that.
+/// Returns true if a match that begins a byte later is worth the literal that goes before it. Twice the
+/// distance costs a bit; a byte more is worth more than that.
 #[inline(always)]
 fn is_better(next: Match, found: Match) -> bool {
     if next.length == 0 {

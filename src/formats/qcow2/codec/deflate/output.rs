@@ -1,17 +1,17 @@
-//! Bits into bytes, the first bit lowest.
+//! Bits packed into bytes, the first bit lowest.
 
-/// Where a stream is written, and how far.
+/// The buffer of a stream, and its end so far.
 #[derive(Debug)]
 pub(super) struct Output<'a> {
     bytes: &'a mut [u8],
     position: usize,
     pending: u64,
-    /// How many bits are pending: less than 8 after [`flush`](Self::flush).
+    /// The number of bits that are pending: less than 8 after [`flush`](Self::flush).
     count: u32,
 }
 
 impl<'a> Output<'a> {
-    /// An empty stream with room for `bytes`, of which the last 8 can't be used.
+    /// Makes an empty stream with room for `bytes`, of which the last 8 can't be used.
     pub(super) fn new(bytes: &'a mut [u8]) -> Self {
         Self {
             bytes,
@@ -21,7 +21,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Whether there is room for so many bits more.
+    /// Returns true if there is room for so many bits more.
     pub(super) fn has_room_for(&self, bits: u64) -> bool {
         let whole = (bits + u64::from(self.count)).div_ceil(8);
         self.position as u64 + whole + 8 <= self.bytes.len() as u64
@@ -63,7 +63,7 @@ impl<'a> Output<'a> {
         self.position = end;
     }
 
-    /// How many bytes there are, once aligned.
+    /// Returns the number of bytes, once aligned.
     pub(super) fn len(&self) -> usize {
         self.position
     }

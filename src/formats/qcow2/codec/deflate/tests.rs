@@ -37,14 +37,14 @@ impl Noise {
         (0..length).map(|_| self.next().to_le_bytes()[1]).collect()
     }
 
-    /// Bytes of which small ones are far more frequent: codes of very different lengths.
+    /// Makes bytes of which small ones are far more frequent: codes of very different lengths.
     fn skewed(&mut self, length: usize) -> Vec<u8> {
         (0..length)
             .map(|_| u8::try_from(self.next().trailing_zeros() * 8 % 256).unwrap())
             .collect()
     }
 
-    /// Pieces of what was there before, of any length from any distance, and noise between.
+    /// Makes copies of earlier bytes, of any length from any distance, and noise between.
     fn copies(&mut self, length: usize) -> Vec<u8> {
         let mut data = self.bytes(16);
         while data.len() < length {
@@ -92,7 +92,7 @@ fn all_kinds_of_data_come_back() {
             } else {
                 assert!(length < 512, "{length} bytes get no smaller");
             }
-            // What was compressed before makes no difference.
+            // Data that was compressed before makes no difference.
             assert!(compressed(&mut Deflate::default(), &data) == stream);
         }
     }
