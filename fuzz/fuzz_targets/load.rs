@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use cowhide::formats::FORMATS;
-use cowhide::formats::driver::{Load, StatedOptions};
+use cowhide::formats::driver::Load;
 use cowhide::formats::info::ImageInfo;
+use cowhide::options::Values;
 use cowhide::storage::{MemoryStorage, Operation, Storage};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         let mut info = ImageInfo::new(String::new(), format.name(), file.size(), None);
         let _ = file.describe(&mut info);
         let _ = file.other_files();
-        let _ = file.accept(&StatedOptions::default());
+        let _ = file.accept(&Values::default());
         let _ = file.snapshots().map(|snapshots| snapshots.list());
         let _ = file.bitmaps().map(|bitmaps| bitmaps.list());
         let _ = (

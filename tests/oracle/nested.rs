@@ -5,7 +5,7 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use crate::common::{same_contents, write_disk};
-use crate::matrix::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

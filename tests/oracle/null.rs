@@ -5,7 +5,7 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use crate::common::{Ran, write_disk};
-use crate::matrix::{ours, qemu_img};
+use crate::tools::{ours, qemu_img};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

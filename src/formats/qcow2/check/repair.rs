@@ -5,7 +5,7 @@
 //! repeated:
 //!
 //! 1. Entries that lead nowhere sensible become zero clusters, and a snapshot table that lacks something is
-//! written anew ([`snapshot_table`]).
+//!    written anew ([`snapshot_table`]).
 //! 2. Refcounts that are too low are raised.
 //! 3. When all of that is on stable storage, those that are too high are lowered.
 //! 4. The COPIED flags follow.

@@ -7,13 +7,13 @@
 //! consistent: at worst some clusters are counted that nothing refers to.
 //!
 //! 1. Refcount blocks, then the table entries that lead to new ones. Counts have only risen since the last
-//! commit.
+//!    commit.
 //!    *Flush*: this also puts all data that was written to new clusters on stable storage.
 //! 2. L2 tables, in place or in new clusters; where L1 entries have changed too, *flush*, then those.
-//! *Flush*: from here on nothing stored refers to clusters that were replaced.
+//!    *Flush*: from here on nothing stored refers to clusters that were replaced.
 //! 3. Only now the counts of replaced clusters fall, so only now they can be handed out again; holes are made
-//! in clusters that a discard left. These counts are stored with the next commit, or before: it makes no
-//! difference.
+//!    in clusters that a discard left. These counts are stored with the next commit, or before: it makes no
+//!    difference.
 //!
 //! Images with lazy refcounts leave out step 1 (but not when the refcount table changes). Their dirty
 //! bit is set, and flushed, before the first refcount changes, and cleared by [`Metadata::close`].
