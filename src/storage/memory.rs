@@ -344,6 +344,9 @@ impl Storage for MemoryStorage {
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         let state = self.lock();
+        if position(offset)? >= state.data.len() {
+            return Ok(None);
+        }
         let start = position(offset)? / PAGE;
         let mut pages = state
             .data
@@ -452,5 +455,9 @@ mod tests {
             Some(page + 7..2 * page)
         );
         assert_eq!(storage.next_data(2 * page).unwrap(), None);
+        // Beyond the end there is no data, though there is some in the same page.
+        let storage = MemoryStorage::new(vec![1; 100]);
+        assert_eq!(storage.next_data(99).unwrap(), Some(99..100));
+        assert_eq!(storage.next_data(100).unwrap(), None);
     }
 }

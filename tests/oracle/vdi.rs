@@ -414,6 +414,37 @@ fn cut_files() {
         );
         assert!(to_raw(folder, ours, 1).is_none(), "{length}");
     }
+    // All blocks of a static image have their places, be the file long enough or not.
+    let create = [
+        "create",
+        "-q",
+        "-f",
+        "vdi",
+        "-o",
+        "static=on",
+        "fixed.vdi",
+        "2M",
+    ];
+    qemu_img(folder, &create).ok();
+    let whole = fs::read(folder.join("fixed.vdi")).unwrap();
+    for length in [DATA + 5, DATA + MIB, whole.len() - 1] {
+        fs::write(folder.join("x.vdi"), &whole[..length]).unwrap();
+        let file = fs::File::options().write(true).open(folder.join("x.vdi"));
+        // With a hole at its end, too.
+        for punched in [false, true] {
+            if punched {
+                let file = file.as_ref().unwrap();
+                file.set_len(DATA as u64).unwrap();
+                file.set_len(length as u64).unwrap();
+            }
+            assert_eq!(
+                ours(folder, &["check", "x.vdi"]).status,
+                Some(2),
+                "{length}"
+            );
+            assert!(to_raw(folder, ours, 1).is_none(), "{length}");
+        }
+    }
     fs::write(folder.join("x.vdi"), &bytes[..MAP + 8]).unwrap();
     assert_eq!(ours(folder, &["check", "x.vdi"]).status, Some(1));
     assert!(to_raw(folder, ours, 1).is_none());

@@ -8,7 +8,7 @@ use crate::formats::image::check_range;
 use crate::formats::status::{Holes, Status};
 use crate::formats::{Extent, ExtentKind, Image};
 use crate::storage::Storage;
-use crate::units::{GuestOffset, HostOffset};
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// How many blocks are looked up for one extent, at most.
 const MOST_BLOCKS: u64 = 1 << 16;
@@ -83,14 +83,20 @@ impl<T: BlockTable> Image for BlockImage<T> {
             Block::Zero => (ExtentKind::Zero { kept: None }, length),
             Block::At(host) if self.is_fixed => {
                 let (is_hole, left) = self.holes.at(self.storage.as_ref(), host.0)?;
+                let stored = self.storage.len()?.saturating_sub(host.0);
+                let stored = stored / SECTOR_SIZE * SECTOR_SIZE;
                 let kept = Some(host);
-                let kind = if is_hole {
-                    ExtentKind::Zero { kept }
-                } else {
-                    ExtentKind::Data(host)
-                };
                 // In whole sectors: a hole inside of one isn't worth an extent.
-                (kind, length.min(left.next_multiple_of(512)))
+                let sectors = |length: u64| length.next_multiple_of(SECTOR_SIZE);
+                match is_hole {
+                    // What the file has lost isn't zero, and is an error to whoever reads it.
+                    _ if stored == 0 => (ExtentKind::Data(host), length),
+                    true => (
+                        ExtentKind::Zero { kept },
+                        length.min(sectors(left.min(stored))),
+                    ),
+                    false => (ExtentKind::Data(host), length.min(sectors(left))),
+                }
             }
             Block::At(host) => (ExtentKind::Data(host), length),
         };
