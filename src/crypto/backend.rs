@@ -1,10 +1,8 @@
-//! Which implementation of the sector cipher does the work.
+//! The implementations of the sector cipher, and the choice among them.
 //!
-//! The choice is made once, when the program starts, and carried about as a
-//! plain value; the loops never ask the processor again. A user can take the
-//! choice over by name (`COWHIDE_CIPHER`), for a measurement or to rule out a
-//! suspect, and is told apart whether a name is unknown or merely not to be
-//! had on this machine.
+//! The choice is made once, when the program starts, and carried about as a plain value; the loops never ask
+//! the processor again. A user can take the choice over by name (`COWHIDE_CIPHER`), for a measurement or to
+//! rule out a suspect. The error tells an unknown name from one that this machine can't run.
 //!
 //! The processor is asked through the `cpufeatures` crate, but for VAES on 256
 //! bits: that crate (0.3) takes it that VAES comes with 512-bit registers, and
@@ -42,7 +40,7 @@ impl Backend {
         Self::Vaes512,
     ];
 
-    /// The fastest backend that this machine has.
+    /// Returns the fastest backend that this machine has.
     ///
     /// This is a fixed order of preference, taken from measurements, and not
     /// a race at start-up, whose result would depend on what else the machine
@@ -56,7 +54,7 @@ impl Backend {
             .unwrap_or(Self::Portable)
     }
 
-    /// The backends that this machine has, the slowest first.
+    /// Returns the backends that this machine has, the slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         Self::ALL
@@ -65,7 +63,7 @@ impl Backend {
             .collect()
     }
 
-    /// Whether this machine can run the backend.
+    /// Returns true if this machine can run the backend.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
@@ -81,13 +79,12 @@ impl Backend {
         }
     }
 
-    /// The backend of that name, or the best for `auto`.
+    /// Returns the backend of that name, or the best for `auto`.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unknown`] if there is no such name, and
-    /// [`BackendError::Unavailable`] if there is but this machine can't run
-    /// it.
+    /// Returns [`BackendError::Unknown`] if there is no such name, and [`BackendError::Unavailable`] if there
+    /// is but this machine can't run it.
     pub fn from_name(name: &str) -> Result<Self, BackendError> {
         if name == "auto" {
             return Ok(Self::detect());
@@ -103,7 +100,7 @@ impl Backend {
         }
     }
 
-    /// The name by which a user asks for it.
+    /// Returns the name by which a user asks for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -115,7 +112,7 @@ impl Backend {
         }
     }
 
-    /// What it is, in a line.
+    /// Returns its description, in a line.
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
@@ -129,9 +126,8 @@ impl Backend {
         }
     }
 
-    /// The symbol of the kernel that encrypts, by which a debugger or profiler
-    /// finds it in any build. The backends that are the `aes` crate's code
-    /// have none: the compiler inlines it as it sees fit.
+    /// Returns the symbol of the kernel that encrypts, by which a debugger or profiler finds it in any build.
+    /// The backends that are the `aes` crate's code have none: the compiler inlines it as it sees fit.
     #[must_use]
     pub const fn symbol(self) -> Option<&'static str> {
         match self {
@@ -142,8 +138,8 @@ impl Backend {
         }
     }
 
-    /// The processor features that it needs, by the names that Linux and
-    /// compilers use, each with whether this machine has it.
+    /// Returns the processor features that it needs, by the names that Linux and compilers use. With each is
+    /// true if this machine has it.
     #[must_use]
     pub fn features(self) -> Vec<(&'static str, bool)> {
         #[cfg(target_arch = "x86_64")]
@@ -173,7 +169,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Why there is no backend for a name.
+/// The reason why there is no backend for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendError {
     /// No backend has that name.
@@ -214,7 +210,7 @@ impl Error for BackendError {}
 /// The environment variable that forces a cipher backend.
 pub const BACKEND_VARIABLE: &str = "COWHIDE_CIPHER";
 
-/// The backend to use: the best that this machine has, unless [`BACKEND_VARIABLE`] names another.
+/// Returns the backend to use: the best that this machine has, unless [`BACKEND_VARIABLE`] names another.
 ///
 /// # Errors
 /// Returns an error if the variable names a backend that doesn't exist or that this machine doesn't have.

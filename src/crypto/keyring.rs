@@ -7,13 +7,13 @@ use zeroize::Zeroizing;
 use super::Secret;
 use crate::error::{Error, Result};
 
-/// The most that is taken of a key, in bytes; keys of type `user` are shorter.
+/// The length of the longest key that is taken, in bytes; keys of type `user` are shorter.
 const MOST: usize = 64 << 10;
 
 /// Reads the key with that serial number.
 ///
 /// # Errors
-/// The kernel's: no such key, no permission, no keyrings at all.
+/// Returns the kernel's error if there is no such key, no permission, or no keyrings at all.
 pub fn from_keyring(serial: i32) -> Result<Secret> {
     let refused =
         |reason: &str| Error::invalid(format!("Unable to read serial key {serial:08x}: {reason}"));
@@ -27,7 +27,7 @@ pub fn from_keyring(serial: i32) -> Result<Secret> {
     Ok(Secret::new(key.to_vec()))
 }
 
-/// The system's words for an error of the keyring's.
+/// Returns the system's words for an error of the keyring's.
 fn reason(error: KeyError) -> String {
     let errno = match error {
         KeyError::MissingFileOrDirectory => Errno::NOENT,

@@ -1,15 +1,15 @@
-//! Where keys are in memory, and where they are not.
+//! The places of keys in memory.
 //!
-//! Their owners are in boxes that are wiped when they go. Two more things can keep a key: a swap device that its
-//! page is written to, and the stack. There the compiler puts what it runs out of registers for: a kernel's
-//! round keys, the first of which is the key itself, and what is made there to be moved into a box. Which
-//! it is changes with every build. So whatever had to do with a key runs in a frame of its own, and the
-//! stack below it is wiped afterwards.
+//! Their owners are in boxes that are wiped when they go. Two more things can keep a key: a swap device that
+//! its page is written to, and the stack. On the stack the compiler puts values for which it has no registers
+//! left. These are a kernel's round keys, the first of which is the key itself, and values that are made
+//! there to be moved into a box. They change with every build. So every function that has to do with a key
+//! runs in a frame of its own, and the stack below it is wiped afterwards.
 
 use std::hint::black_box;
 
-/// More of the stack than a cipher uses, in bytes: kernels use 20 KiB where they aren't optimised. Wiping it takes
-/// less than a microsecond, and a cipher is called for whole clusters.
+/// A length that is more of the stack than a cipher uses, in bytes: kernels use 20 KiB where they aren't
+/// optimised. Wiping it takes less than a microsecond, and a cipher is called for whole clusters.
 const STACK_TO_WIPE: usize = 24 << 10;
 
 /// Wipes the part of the stack that functions called before have used.
@@ -33,7 +33,7 @@ pub(super) fn keep_out_of_swap<T: ?Sized>(key: &T) {
 mod tests {
     use super::*;
 
-    /// How much of this process's memory is locked, in KiB.
+    /// Returns the amount of this process's memory that is locked, in KiB.
     fn locked() -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));

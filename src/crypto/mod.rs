@@ -1,9 +1,10 @@
 //! Ciphers and secrets. The room knows no image and no file.
 //!
 //! * [`SectorCipher`] is a cipher of disks, of 512-byte sectors by their numbers; `aes_cbc` is the first;
-//! * [`Backend`] says which implementation does the work, and finds the best;
-//! * [`Secret`] is a password, [`Secrets`] are those of a command line, [`Passwords`] says where others come
-//!   from; `keyring` and `sealed` are where secrets come from and how they come encrypted.
+//! * [`Backend`] is the implementation that does the work, and finds the best;
+//! * [`Secret`] is a password, [`Secrets`] are those of a command line, [`Passwords`] is the source of
+//!   others;
+//! * `keyring` reads secrets that the kernel keeps, and `sealed` opens secrets that come encrypted.
 //!
 //! Invariants: a run is a whole number of sectors; keys never leave the room, are never printed, and are
 //! wiped when their owner goes; no implementation branches or indexes on secrets.
@@ -29,7 +30,7 @@ pub use secrets::Secrets;
 pub use sector::SECTOR_SIZE;
 pub use sector_cipher::SectorCipher;
 
-/// The best that the AES unit did on registers only.
+/// The best speed of the AES unit on registers only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
     /// Bytes of AES-128 blocks, in billions a second.

@@ -1,9 +1,9 @@
 //! A secret that came encrypted with another secret.
 //!
-//! Management layers hand out passwords this way, so that what is on a command line or in a file is
-//! of no use without a master key that they gave separately. The scheme is QEMU's: AES-256 in CBC
-//! mode under the 32 bytes of the master key, filled up to whole blocks as PKCS#7 has it. A wrong
-//! master key shows only in a wrong filling, so 1 in 256 passes for right.
+//! Management layers hand out passwords this way, so that the text on a command line or in a file
+//! is of no use without a master key that they gave separately. The scheme is QEMU's: AES-256 in
+//! CBC mode under the 32 bytes of the master key, padded to whole blocks as PKCS#7 has it. A wrong
+//! master key shows only in wrong padding, so 1 in 256 passes for right.
 
 use aes::Aes256;
 use cbc::cipher::{BlockModeDecrypt as _, KeyIvInit as _};
@@ -17,8 +17,9 @@ impl Secret {
     /// Decrypts `payload` with this secret as the key.
     ///
     /// # Errors
-    /// The key isn't 32 bytes long, the initialisation vector not 16, the payload no whole number of
-    /// blocks; what comes out isn't filled up as it must be.
+    /// Returns an error if the key isn't 32 bytes long, the initialisation vector isn't 16, or the
+    /// payload is no whole number of blocks. Returns an error if the padding of the plaintext is
+    /// wrong.
     pub fn unseal(&self, iv: &[u8], payload: &Secret) -> Result<Secret> {
         let key: &[u8; 32] = self
             .bytes()

@@ -19,7 +19,8 @@ impl Secret {
     /// Takes over the bytes of a password. The first call makes the process one that isn't dumped.
     pub fn new(bytes: Vec<u8>) -> Self {
         static NEVER_DUMPED: Once = Once::new();
-        // What can't be had isn't missed: the password is needed all the same.
+        // The protection is done without where it can't be had: the password is needed all the
+        // same.
         NEVER_DUMPED.call_once(|| {
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         });
@@ -27,12 +28,12 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Tells if it can be a password in QEMU: that takes UTF-8, in which a zero is the end.
+    /// Returns true if it can be a password in QEMU: that takes UTF-8, in which a zero is the end.
     pub fn is_text(&self) -> bool {
         std::str::from_utf8(&self.0).is_ok() && !self.0.contains(&0)
     }
 
-    /// The bytes of the password.
+    /// Returns the bytes of the password.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

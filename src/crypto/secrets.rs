@@ -1,7 +1,6 @@
 //! The secrets of a command line, by the ids by which its other options name them.
 //!
-//! Only how they are kept is known here. How one is defined, with its files and encodings, is the command
-//! line's.
+//! Only their keeping is this file's matter. Defining one, with files and encodings, is the command line's.
 
 use std::collections::HashMap;
 
@@ -18,12 +17,12 @@ impl Secrets {
         self.0.insert(id, secret);
     }
 
-    /// Tells if there is a secret of that id.
+    /// Returns true if there is a secret of that id.
     pub fn contains(&self, id: &str) -> bool {
         self.0.contains_key(id)
     }
 
-    /// The secret of that id, as a password.
+    /// Returns the secret of that id, as a password.
     ///
     /// # Errors
     /// Returns an error if there is none, or it is no text.
@@ -37,7 +36,7 @@ impl Secrets {
         Ok(secret)
     }
 
-    /// The secret of that id, as a key.
+    /// Returns the secret of that id, as a key.
     ///
     /// # Errors
     /// Returns an error if there is none.

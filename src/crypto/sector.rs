@@ -21,7 +21,7 @@ pub(super) type Sector = [u8; SECTOR_SIZE];
 /// [`InOutBuf`]: aes::cipher::InOutBuf
 pub(super) type SectorRun<'inp, 'out> = aes::cipher::InOutBuf<'inp, 'out, Sector>;
 
-/// The initialisation vector of a sector: its number, little-endian.
+/// Makes the initialisation vector of a sector: its number, little-endian.
 pub(super) fn iv(sector: u64) -> [u8; BLOCK_SIZE] {
     let mut iv = [0; BLOCK_SIZE];
     iv[..8].copy_from_slice(&sector.to_le_bytes());

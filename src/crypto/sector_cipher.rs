@@ -1,8 +1,8 @@
 //! Ciphers of disks: each sector of 512 bytes by itself, under one key, by its number.
 //!
-//! A call is for a run of sectors, as long as the caller has them, so that it costs nothing that the
-//! cipher is only known when the program runs. A cipher knows numbers; which number a sector has is
-//! the encryption format's to say.
+//! A call is for a run of sectors, as long as the caller has them, so that it costs nothing that the cipher
+//! is only known when the program runs. A cipher is given numbers; the encryption format says which number a
+//! sector has.
 
 use std::fmt::Debug;
 
@@ -16,7 +16,7 @@ pub trait SectorCipher: Debug + Send + Sync {
     /// Panics if `data` isn't a whole number of sectors.
     fn encrypt(&self, first_sector: u64, data: &mut [u8]);
 
-    /// Decrypts what [`encrypt`](Self::encrypt) has encrypted.
+    /// Decrypts data that [`encrypt`](Self::encrypt) has encrypted.
     ///
     /// # Panics
     ///

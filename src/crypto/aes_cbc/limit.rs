@@ -1,8 +1,8 @@
 //! The register-only limit of the AES unit, for reports and benchmarks.
 //!
-//! A cipher's speed says little by itself: it's the share of what the
-//! hardware could do that tells whether there's anything left to gain. See
-//! `x86/limit.rs` for how it is measured.
+//! A cipher's speed says little by itself: only its share of the hardware's
+//! limit tells whether there's anything left to gain. See `x86/limit.rs` for
+//! how it is measured.
 
 use crate::crypto::{Backend, Limit};
 
@@ -10,8 +10,8 @@ use crate::crypto::{Backend, Limit};
 /// as the best of `repetitions` of some tens of microseconds each for every
 /// number of registers.
 ///
-/// There is `None` for a backend that isn't built on AES instructions of our
-/// own choosing (`soft` and `portable`), and for one that the machine lacks.
+/// Returns `None` for a backend that isn't built on AES instructions of our own
+/// choosing (`soft` and `portable`), and for one that the machine lacks.
 #[must_use]
 pub fn register_limit(backend: Backend, repetitions: usize) -> Option<Limit> {
     match backend {

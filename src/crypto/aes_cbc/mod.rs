@@ -4,24 +4,23 @@
 //! CBC chain of its own, of 32 blocks, whose initialisation vector is the
 //! 64-bit little-endian number of the sector followed by eight zero bytes.
 //!
-//! CBC encryption is serial inside a sector: a block can't start before the
-//! one in front of it is done, and an AES unit that could begin two blocks
-//! every cycle idles for some forty cycles on each. Sectors however do not
-//! depend on each other. So every backend in here does the same thing, each
-//! with its own machinery: it keeps as many sectors in flight as the machine
-//! has room for, one *lane* a sector, and walks all lanes down their chains
-//! in step. Decryption needs no such trick, since all its inputs are known in
-//! advance; it only needs wide batches.
+//! CBC encryption is serial inside a sector: a block can't start before the one
+//! in front of it is done. An AES unit that could begin two blocks every cycle
+//! idles for some forty cycles on each. Sectors however do not depend on each
+//! other. So every backend in here does the same thing, each with its own
+//! machinery. It keeps as many sectors in flight as the machine has room for,
+//! one *lane* a sector, and walks all lanes down their chains in step.
+//! Decryption needs no such trick, since all its inputs are known in advance;
+//! it only needs wide batches.
 //!
 //! * [`AesCbc`] owns the expanded key in the form that the chosen backend
 //!   wants, checks that it's given whole sectors, and hands the run on. Lengths
 //!   are checked here alone, so everything behind it can count in sectors;
 //! * `portable` and `soft` are safe Rust over the `aes` crate;
 //! * `x86` has the hand-written kernels, the only `unsafe` code of the room,
-//!   and the register-only loops that say how fast the AES unit can possibly
-//!   go;
-//! * [`mod@reference`] is the plain construction with the `cbc` crate, which all
-//!   others are tested against and measured by.
+//!   and the register-only loops that measure the AES unit's limit;
+//! * [`mod@reference`] is the plain construction with the `cbc` crate, with
+//!   which all others are compared in tests and benchmarks.
 
 #![expect(
     clippy::panic,
@@ -74,8 +73,9 @@ impl AesCbc {
     ///
     /// # Panics
     ///
-    /// If this machine doesn't have `backend`; those that [`Backend::detect`],
-    /// [`Backend::available`] and [`Backend::from_name`] give out, it has.
+    /// Panics if this machine doesn't have `backend`. It has those that
+    /// [`Backend::detect`], [`Backend::available`] and [`Backend::from_name`]
+    /// return.
     #[must_use]
     pub fn new(key: &[u8; 16], backend: Backend) -> Self {
         let keyed = match backend {
@@ -96,7 +96,7 @@ impl AesCbc {
         Self { backend, keyed }
     }
 
-    /// The backend that does the work.
+    /// Returns the backend that does the work.
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.backend
@@ -107,7 +107,7 @@ impl AesCbc {
     ///
     /// # Panics
     ///
-    /// If `data` isn't a whole number of sectors.
+    /// Panics if `data` isn't a whole number of sectors.
     pub fn encrypt(&self, first_sector: u64, data: &mut [u8]) {
         self.encrypt_run(first_sector, in_place(data));
         wipe_stack();
@@ -118,27 +118,29 @@ impl AesCbc {
     ///
     /// # Panics
     ///
-    /// If `data` isn't a whole number of sectors.
+    /// Panics if `data` isn't a whole number of sectors.
     pub fn decrypt(&self, first_sector: u64, data: &mut [u8]) {
         self.decrypt_run(first_sector, in_place(data));
         wipe_stack();
     }
 
-    /// As [`encrypt`](Self::encrypt), from one buffer to another.
+    /// Encrypts as [`encrypt`](Self::encrypt) does, from one buffer to another.
     ///
     /// # Panics
     ///
-    /// If `src` isn't a whole number of sectors, or `dst` isn't as long.
+    /// Panics if `src` isn't a whole number of sectors, or if `dst` isn't as
+    /// long.
     pub fn encrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
         self.encrypt_run(first_sector, between(src, dst));
         wipe_stack();
     }
 
-    /// As [`decrypt`](Self::decrypt), from one buffer to another.
+    /// Decrypts as [`decrypt`](Self::decrypt) does, from one buffer to another.
     ///
     /// # Panics
     ///
-    /// If `src` isn't a whole number of sectors, or `dst` isn't as long.
+    /// Panics if `src` isn't a whole number of sectors, or if `dst` isn't as
+    /// long.
     pub fn decrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
         self.decrypt_run(first_sector, between(src, dst));
         wipe_stack();
@@ -195,14 +197,14 @@ impl fmt::Debug for AesCbc {
     }
 }
 
-/// The run that `data` is, in place.
+/// Makes a run of `data`, in place.
 fn in_place(data: &mut [u8]) -> SectorRun<'_, '_> {
     let (sectors, rest) = data.as_chunks_mut::<SECTOR_SIZE>();
     assert!(rest.is_empty(), "the data is not a whole number of sectors");
     SectorRun::from(sectors)
 }
 
-/// The run from `src` to `dst`.
+/// Makes a run from `src` to `dst`.
 fn between<'inp, 'out>(src: &'inp [u8], dst: &'out mut [u8]) -> SectorRun<'inp, 'out> {
     let (src, rest) = src.as_chunks::<SECTOR_SIZE>();
     let (dst, dst_rest) = dst.as_chunks_mut::<SECTOR_SIZE>();

@@ -1,11 +1,10 @@
 //! The sector cipher in safe Rust, over the RustCrypto `aes` crate.
 //!
-//! The crate picks its implementation when the program runs: AES instructions
-//! on x86 and ARMv8, a constant-time software cipher elsewhere. Its closure
-//! interface (`encrypt_with_backend`) tells how many independent blocks that
-//! implementation likes to have at once, and lets us keep that many sectors
-//! in flight without knowing which one it is. This is the backend of every
-//! machine for which there is no kernel of our own, ARMv8 among them.
+//! The crate picks its implementation when the program runs: AES instructions on x86 and ARMv8, a
+//! constant-time software cipher elsewhere. Its closure interface (`encrypt_with_backend`) tells
+//! how many independent blocks that implementation handles best at once. It lets us keep that many
+//! sectors in flight without knowing which one it is. This is the backend of every machine for
+//! which there is no kernel of our own, ARMv8 among them.
 //!
 //! The price of safety here is that blocks are gathered into an array at
 //! every step and scattered again; it costs a few copies of 16 bytes a block,
@@ -65,8 +64,7 @@ impl Portable {
     }
 }
 
-/// The encryption of a run, to be called with whatever implementation `aes`
-/// found.
+/// The encryption of a run, to be called with the implementation that `aes` found.
 struct EncryptRun<'inp, 'out> {
     first_sector: u64,
     run: SectorRun<'inp, 'out>,
@@ -102,8 +100,8 @@ impl BlockCipherEncClosure for EncryptRun<'_, '_> {
                     }
                 }
                 if 2 * count > width {
-                    // Lanes past the last sector compute on leftovers, which
-                    // is cheaper than single blocks as long as most are used.
+                    // Lanes past the last sector compute on leftovers, which is cheaper than single
+                    // blocks as long as most are used.
                     backend.encrypt_par_blocks_inplace(&mut state);
                 } else {
                     backend.encrypt_tail_blocks_inplace(&mut state[..count]);

@@ -1,9 +1,9 @@
 //! The scheme as one would write it down first: a `cbc` encryptor a sector.
 //!
-//! It's here for two uses. Tests hold every backend against it, because it is
-//! too plain to be wrong in the same way as a kernel; and benchmarks divide by
-//! it, because it's what a program gets that takes the RustCrypto crates as
-//! they come. Production code doesn't call it.
+//! It has two uses. Tests compare every backend with it, because it is too
+//! plain to be wrong in the same way as a kernel. Benchmarks divide by it,
+//! because a program that takes the RustCrypto crates as they come gets this.
+//! Production code doesn't call it.
 
 use aes::Aes128;
 use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};

@@ -8,9 +8,9 @@
 //! The implementation is *fixslicing*, a form of bitslicing: four blocks are
 //! spread over eight 64-bit words, a word a bit position, and the S-box is a
 //! circuit of ands and xors. There are no tables and no branches on data, so
-//! its time doesn't depend on key or text. A call takes four blocks whether
-//! or not there are four to take, so sectors are fed in as lanes for
-//! encryption and whole sectors for decryption, to keep it full.
+//! its time doesn't depend on key or text. A call takes four blocks even where
+//! there are fewer. To keep it full, encryption takes sectors as lanes, and
+//! decryption takes whole sectors.
 
 #![expect(
     clippy::indexing_slicing,

@@ -1,11 +1,10 @@
 //! AES-NI: one block a register, up to twelve sectors in flight.
 //!
-//! The AES unit starts two instructions a cycle and takes four cycles for
-//! each, so eight chains keep it just busy, and twelve leave it slack; together
-//! with a round key and a block on its way that fills the 16 registers. Keys
-//! come from memory, one load for all chains' use of it, from whichever of
-//! the two copies is out of the way of the stores (see
-//! [`RoundKeys`]).
+//! The AES unit starts two instructions a cycle and takes four cycles for each,
+//! so eight chains keep it just busy, and twelve leave it slack. Together with
+//! a round key and a block on its way that fills the 16 registers. Keys come
+//! from memory, one load for all chains' use of it. They come from the one of
+//! the two copies that is out of the way of the stores (see [`RoundKeys`]).
 //!
 //! Decryption takes eight blocks of a sector at a time. They are independent,
 //! and so are the next eight, which overlap with them by themselves.
@@ -38,7 +37,7 @@ pub(in crate::crypto) struct AesNi {
 }
 
 impl AesNi {
-    /// Whether the processor has what the kernels need.
+    /// Returns true if the processor has the instructions of the kernels.
     pub(in crate::crypto) fn available() -> bool {
         has_aes::get()
     }

@@ -22,15 +22,14 @@ pub(super) const ROUND_KEYS: usize = 11;
 
 /// Both schedules of one key.
 ///
-/// Kernels with 16 registers take each round key from memory when it's due,
-/// and here a peculiarity of processors matters: to find a store that a load
+/// Kernels with 16 registers take each round key from memory when it's due.
+/// Here a peculiarity of processors matters: to find a store that a load
 /// depends on, they look at the low 12 bits of the addresses alone. Encryption
-/// stores to many sectors at a time, all at the same place in a 512-byte
-/// row, and so a schedule would, in a third of the steps, seem to lie where
-/// something has just been stored; that was seen to cost up to four tenths of
-/// the speed. So there are two copies of it, in the two halves of an aligned
-/// row, and [`clear_of`](Self::clear_of) picks the one on the other side of
-/// the stores.
+/// stores to many sectors at a time, all at the same place in a 512-byte row.
+/// So a schedule would, in a third of the steps, seem to lie where something
+/// has just been stored, which was seen to cost up to four tenths of the speed.
+/// So there are two copies of it, in the two halves of an aligned row, and
+/// [`clear_of`](Self::clear_of) picks the one on the other side of the stores.
 #[repr(C, align(512))]
 pub(super) struct RoundKeys {
     /// For `AESENC`, in the order of use, twice, in 256 bytes each.
@@ -72,13 +71,14 @@ impl RoundKeys {
         keys
     }
 
-    /// The round keys for `AESENC`.
+    /// Returns the round keys for `AESENC`.
     pub(super) fn enc(&self) -> &[__m128i; ROUND_KEYS] {
         self.clear_of(0)
     }
 
-    /// The round keys for `AESENC`, from a place that stores to `address`, and
-    /// to addresses a little below and multiples of 512 away, don't disturb.
+    /// Returns the round keys for `AESENC`, from a place that stores to
+    /// `address`, and to addresses a little below and multiples of 512 away,
+    /// don't disturb.
     #[inline(always)]
     pub(super) fn clear_of(&self, address: usize) -> &[__m128i; ROUND_KEYS] {
         // In the upper half of a row the lower copy is clear, and the reverse.
@@ -98,7 +98,7 @@ impl Drop for RoundKeys {
     }
 }
 
-/// The round key that follows `key`.
+/// Makes the round key that follows `key`.
 #[target_feature(enable = "aes,sse2")]
 fn next<const RCON: i32>(key: __m128i) -> __m128i {
     let assist = _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<RCON>(key));

@@ -1,11 +1,11 @@
-//! How fast the AES unit can go at best: rounds on registers and nothing else.
+//! The limit of the AES unit: rounds on registers and nothing else.
 //!
 //! These loops run AES-128's ten rounds on as many independent blocks as it
 //! takes, each block's result being its next input, with all data and keys in
-//! registers: no loads, no stores, no chains, no xors. What a kernel reaches of
-//! that is what's left of the hardware's limit after all the rest of its work.
+//! registers: no loads, no stores, no chains, no xors. A kernel's share of that
+//! is what all the rest of its work leaves of the hardware's limit.
 //!
-//! How many registers it takes to saturate the unit depends on the
+//! The number of registers that it takes to saturate the unit depends on the
 //! processor, so several numbers are tried, and the best counts.
 
 use core::arch::x86_64::{
@@ -26,15 +26,15 @@ const STEPS: usize = 1000;
 
 macro_rules! limit {
     ($name:ident, $backend:ty, $features:literal, $vector:ty, $set:ident, $enc:ident, $last:ident) => {
-        /// The limit at this width, or `None` if the processor lacks it.
+        /// Measures the limit at this width; `None` if the processor lacks it.
         pub(in crate::crypto) fn $name(repetitions: usize) -> Option<Limit> {
-            /// Ten rounds for each of `N` registers, `STEPS` times over.
+            /// Does ten rounds for each of `N` registers, `STEPS` times over.
             #[target_feature(enable = $features)]
             #[inline(never)]
             fn rounds<const N: usize>(keys: [$vector; 2], mut state: [$vector; N]) -> [$vector; N] {
                 for _ in 0..STEPS {
-                    // Two keys by turns, as eleven would not fit 16 registers.
-                    // Which keys they are is all the same to the AES unit.
+                    // There are two keys by turns, as eleven would not fit 16
+                    // registers. The AES unit takes the same time for any key.
                     for round in 0..9 {
                         for state in &mut state {
                             *state = $enc(*state, keys[round % 2]);

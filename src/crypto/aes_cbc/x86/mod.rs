@@ -2,8 +2,8 @@
 //!
 //! Each of the three has a file of its own, and a type that can only be made
 //! on a machine with the instructions: its constructor asks the processor.
-//! That makes the methods safe to call, and confines `unsafe` to the files
-//! of this folder.
+//! So the methods are safe to call, and `unsafe` is confined to the files of
+//! this folder.
 //!
 //! The kernels themselves are functions with plain, unmangled names
 //! (`cowhide_aes128_cbc_encrypt_vaes512` and so on) that are never inlined, so

@@ -1,11 +1,11 @@
 //! VAES on 256 bits: two sectors in a register, up to 24 in flight.
 //!
 //! A `ymm` register holds one block each of two neighbouring sectors, and is
-//! called a group here. Twelve groups, a round key and a block on its way
-//! fill the 16 registers of AVX2. As with AES-NI, keys come from memory,
-//! from whichever of the two copies is out of the way of the stores (see
-//! [`RoundKeys`]); that made 22 GB/s out of
-//! 13 where the heap had put the keys unluckily.
+//! called a group here. Twelve groups, a round key and a block on its way fill
+//! the 16 registers of AVX2. As with AES-NI, keys come from memory, from the
+//! one of the two copies that is out of the way of the stores (see
+//! [`RoundKeys`]). That made 22 GB/s out of 13 where the heap had put the keys
+//! unluckily.
 //!
 //! Blocks go in and out 16 bytes at a time. At this width it costs little,
 //! and to transpose wider rows, as the 512-bit kernel does, would need
@@ -44,7 +44,7 @@ pub(in crate::crypto) struct Vaes256 {
 }
 
 impl Vaes256 {
-    /// Whether the processor has what the kernels need.
+    /// Returns true if the processor has the instructions of the kernels.
     pub(in crate::crypto) fn available() -> bool {
         is_x86_feature_detected!("aes")
             && is_x86_feature_detected!("vaes")
@@ -148,7 +148,7 @@ unsafe fn encrypt_batch<const N: usize>(
     }
 }
 
-/// Where the groups of a batch are: all but the last one after the other, and
+/// The places of a batch's groups: all but the last one after the other, and
 /// the last anywhere.
 struct Place {
     src: *const u8,
@@ -240,7 +240,7 @@ fn cowhide_aes128_cbc_decrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: 
                     _mm_loadu_si128(src.cast()),
                 );
                 for (i, state) in state.iter_mut().enumerate() {
-                    // The ciphertext from one block earlier on.
+                    // The chain is the ciphertext from one block earlier on.
                     let chain = match i {
                         0 => first,
                         _ => _mm256_loadu_si256(src.byte_add(32 * i - BLOCK_SIZE)),

@@ -1,12 +1,11 @@
 //! VAES on 512 bits: four sectors in a register, up to 60 in flight.
 //!
 //! A `zmm` register holds one block each of four neighbouring sectors, its
-//! *lanes*, and is called a group here. The AES unit starts two instructions
-//! a cycle and takes four cycles for each, so eight groups are the least that
-//! keeps it busy; more give it slack. What is hard at this width isn't AES
-//! but feeding it: a group wants one block from each of four places 512 bytes
-//! apart, and blocks are 16 bytes. What was measured on Zen 5 shaped the
-//! encryption kernel:
+//! *lanes*, and is called a group here. The AES unit starts two instructions a
+//! cycle and takes four cycles for each, so eight groups are the least that
+//! keeps it busy; more give it slack. AES isn't hard at this width, but feeding
+//! it is: a group wants one block from each of four places 512 bytes apart, and
+//! blocks are 16 bytes. Measurements on Zen 5 shaped the encryption kernel:
 //!
 //! * Inserting and extracting blocks one by one takes a third of the time.
 //!   So loads and stores are 64 bytes wide, four blocks of one sector, and a
@@ -68,7 +67,7 @@ pub(in crate::crypto) struct Vaes512 {
 }
 
 impl Vaes512 {
-    /// Whether the processor has what the kernels need.
+    /// Returns true if the processor has the instructions of the kernels.
     pub(in crate::crypto) fn available() -> bool {
         has_vaes512::get()
     }
@@ -106,7 +105,7 @@ fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
         return;
     }
     let groups = sectors.div_ceil(LANES);
-    // Where the last group isn't whole, it's given four sectors of our own.
+    // A last group that isn't whole is given four sectors of our own.
     let whole = LANES * (groups - 1);
     let tail = sectors - whole;
     let mut copy = MaybeUninit::<[Sector; LANES]>::uninit();
@@ -172,7 +171,7 @@ fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
     }
 }
 
-/// Where the same bytes are in the source and in the destination.
+/// The place of the same bytes in the source and in the destination.
 #[derive(Clone, Copy)]
 struct Place {
     src: *const u8,
@@ -197,15 +196,15 @@ struct Work {
     first: Place,
     /// The last group of the run.
     last: Place,
-    /// How many batches.
+    /// The number of batches.
     batches: usize,
-    /// Whether the last group of the last batch is the run's last.
+    /// True if the last group of the last batch is the run's last.
     ends_run: bool,
 }
 
 impl Work {
-    /// The place of a chunk, counted through all batches of `N` groups, of
-    /// the first and of the last group of its batch.
+    /// Returns the place of a chunk, counted through all batches of `N` groups,
+    /// of the first and of the last group of its batch.
     #[inline(always)]
     fn chunk<const N: usize>(&self, chunk: usize) -> [Place; 2] {
         let (batch, in_sector) = (chunk / CHUNKS, chunk % CHUNKS * CHUNK);
@@ -219,7 +218,7 @@ impl Work {
     }
 }
 
-/// Group `i` of `N`, given the first and the last.
+/// Returns group `i` of `N`, given the first and the last.
 #[inline(always)]
 fn group<const N: usize>([first, last]: [Place; 2], i: usize) -> Place {
     if i == N - 1 {
@@ -237,9 +236,9 @@ const AHEAD: usize = 4;
 /// Columns that the last row can stick out by.
 const SLACK: usize = COLUMNS;
 
-/// Where the blocks of two chunks wait, a row for each group: the plaintext,
-/// later overwritten by its ciphertext, of the chunk that runs, and that of
-/// the chunk before or after it.
+/// The blocks of two chunks, a row for each group: the plaintext, later
+/// overwritten by its ciphertext, of the chunk that runs, and that of the chunk
+/// before or after it.
 #[repr(align(512))]
 struct Stage(MaybeUninit<[[__m512i; MAX_GROUPS * COLUMNS + SLACK]; 2]>);
 
@@ -297,7 +296,7 @@ unsafe fn encrypt_batches<const N: usize>(keys: &[__m512i; ROUND_KEYS], work: &W
     }
 }
 
-/// What the steps of a chunk work on.
+/// The places that the steps of a chunk work on.
 struct Steps {
     /// The stage of this chunk.
     this: *mut __m512i,
@@ -306,9 +305,9 @@ struct Steps {
     /// The stage of the chunk after, in the same half as the one before; a
     /// group's row is only loaded after it was stored.
     after: *mut __m512i,
-    /// Where the chunk before is to be stored.
+    /// The place where the chunk before is to be stored.
     store: Option<[Place; 2]>,
-    /// Where the chunk after is to be loaded from.
+    /// The place where the chunk after is to be loaded from.
     load: [Place; 2],
 }
 
@@ -317,7 +316,7 @@ impl Steps {
     ///
     /// # Safety
     ///
-    /// As for [`encrypt_batches`], which is the only caller.
+    /// The contract is that of [`encrypt_batches`], which is the only caller.
     #[target_feature(enable = "avx512f,vaes")]
     #[inline]
     unsafe fn run<const N: usize>(&self, keys: &[__m512i; ROUND_KEYS], state: &mut [__m512i; N]) {
@@ -332,10 +331,9 @@ impl Steps {
 
     /// Takes `N` groups one block further, and does the transpositions that
     /// fall to step `K` between the rounds.
-    ///
     /// # Safety
     ///
-    /// As for [`run`](Self::run).
+    /// The contract is that of [`run`](Self::run).
     #[target_feature(enable = "avx512f,vaes")]
     #[inline]
     unsafe fn step<const N: usize, const K: usize>(
@@ -343,8 +341,8 @@ impl Steps {
         keys: &[__m512i; ROUND_KEYS],
         state: &mut [__m512i; N],
     ) {
-        // Written out and not a loop, because the place of the jobs has to be
-        // known when this is compiled.
+        // The rounds are written out and not a loop, because the place of the
+        // jobs has to be known when this is compiled.
         macro_rules! rounds {
             ($($round:literal)*) => {$(
                 for state in state.iter_mut() {
@@ -357,7 +355,7 @@ impl Steps {
         for (i, state) in state.iter_mut().enumerate() {
             // SAFETY: `this` has a row for each group, with four blocks each.
             let plain = unsafe { *self.this.add(i * COLUMNS + K) };
-            // The chain's xor and the first round key's in one.
+            // The chain's xor and the first round key's go in as one.
             *state = _mm512_ternarylogic_epi64::<0x96>(*state, plain, keys[0]);
         }
         rounds!(1 2 3 4 5 6 7 8 9);
@@ -376,7 +374,7 @@ impl Steps {
     ///
     /// # Safety
     ///
-    /// As for [`run`](Self::run).
+    /// The contract is that of [`run`](Self::run).
     #[target_feature(enable = "avx512f,vaes")]
     #[inline]
     unsafe fn job<const N: usize, const K: usize, const ROUND: usize>(&self) {
@@ -419,11 +417,13 @@ unsafe fn load_rows(src: *const u8, stage: *mut __m512i) {
     }
 }
 
-/// The reverse of [`load_rows`].
+/// Unstages four blocks and stores them as a chunk: the reverse of
+/// [`load_rows`].
 ///
 /// # Safety
 ///
-/// As for [`load_rows`], with `dst` writable and `stage` written.
+/// The contract is that of [`load_rows`], with `dst` writable and `stage`
+/// written.
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn store_rows(stage: *const __m512i, dst: *mut u8) {
@@ -452,14 +452,15 @@ fn transpose(rows: [__m512i; 4]) -> [__m512i; 4] {
     ]
 }
 
-/// The initialisation vectors of `N` groups.
+/// Makes the initialisation vectors of `N` groups.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn first_states<const N: usize>(first_sector: u64) -> [__m512i; N] {
     let lanes = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
     from_fn(|i| {
         let number = first_sector.wrapping_add((LANES * i) as u64);
-        // Only the even 64-bit words: the other half of a vector is zero.
+        // Only the even 64-bit words are set: the other half of a vector is
+        // zero.
         let numbers = _mm512_maskz_set1_epi64(0b0101_0101, number.cast_signed());
         _mm512_add_epi64(numbers, lanes)
     })
@@ -478,7 +479,7 @@ fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
     let (src, dst) = run.into_raw();
     for i in 0..sectors {
         let number = first_sector.wrapping_add(i as u64);
-        // In the last lane, from where it's shifted to the first.
+        // The vector is in the last lane, from where it's shifted to the first.
         let iv = _mm512_maskz_set1_epi64(0b0100_0000, number.cast_signed());
         // SAFETY: sector `i` of the run is readable at `src` and writable at
         // `dst`, and all of it is read before any is written.
