@@ -1,22 +1,18 @@
-//! The options of a new image, and the check that they go together.
+//! The options of a new image, as data.
+//!
+//! [`create_check`](super::create_check) tells if they go together. It needs the header, which is made of the
+//! options.
 
 use std::ops::RangeInclusive;
 
-use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
-use super::header::encode;
 use super::header::{CompressionType, EncryptionMethod, Version};
-use crate::error::{Error, Result};
-use crate::formats::Preallocation;
 pub use crate::formats::driver::Backing;
-use crate::formats::encryption::Cipher;
 
 /// The cluster sizes that can be asked for, in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
 /// The words for a disk for which the L1 table, or the file system, has no room.
 pub const TOO_LARGE: &str =
     "The image size is too large for file format 'qcow2' (try using a larger cluster size)";
-/// The smallest clusters that have subclusters, in bytes.
-const LEAST_EXTENDED: u64 = 16384;
 
 /// The options of a new image.
 #[derive(Debug, Clone)]
@@ -64,106 +60,8 @@ impl CreateOptions {
         }
     }
 
-    /// Checks the options and returns the geometry that they give; nothing is written.
-    ///
-    /// # Errors
-    /// Returns an error if options are out of range or exclude each other, worded as `qemu-img`
-    /// words it.
-    pub fn check(&self) -> Result<Geometry> {
-        let version_3 = self.version == Version::V3;
-        let needs_version_3 = |what: &str, above: &str| {
-            Err(Error::invalid(format!(
-                "{what} compatibility level 1.1 {above} above (use version=v3 or greater)"
-            )))
-        };
-        let refuse = |why: &str| Err(Error::invalid(why));
-        if self.extended_l2 && !version_3 {
-            return needs_version_3("Extended L2 entries are only supported with", "and");
-        }
-        if !self.cluster_size.is_power_of_two() || !CLUSTER_SIZES.contains(&self.cluster_size) {
-            return refuse("Cluster size must be a power of two between 512 and 2048k");
-        }
-        if self.extended_l2 && self.cluster_size < LEAST_EXTENDED {
-            return Err(Error::invalid(format!(
-                "Extended L2 entries are only supported with cluster sizes of at least \
-                 {LEAST_EXTENDED} bytes"
-            )));
-        }
-        if self.lazy_refcounts && !version_3 {
-            return needs_version_3("Lazy refcounts only supported with", "and");
-        }
-        if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
-            return refuse("Refcount width must be a power of two and may not exceed 64 bits");
-        }
-        if self.refcount_bits != 16 && !version_3 {
-            return needs_version_3("Different refcount widths than 16 bits require", "or");
-        }
-        self.check_data_file()?;
-        if self.data_file.is_some() && !version_3 {
-            return needs_version_3("External data files are only supported with", "and");
-        }
-        if self.compression != CompressionType::Zlib && !version_3 {
-            return needs_version_3("Non-zlib compression type is only supported with", "and");
-        }
-        encode::check_room(self)?;
-        let cluster_bits = self.cluster_size.trailing_zeros();
-        let refcount_order = self.refcount_bits.trailing_zeros();
-        let geometry = Geometry::new(cluster_bits, self.extended_l2, refcount_order)
-            .ok_or_else(|| Error::invalid("the cluster size is out of range"))?;
-        if geometry.l1_entries(self.size) > MAX_L1_BYTES / ENTRY_SIZE {
-            return Err(Error::invalid(TOO_LARGE));
-        }
-        Ok(geometry)
-    }
-
-    fn check_data_file(&self) -> Result<()> {
-        let refuse = |why: &str| Err(Error::invalid(why));
-        if !self.data_file_raw {
-            return Ok(());
-        }
-        if self.data_file.is_none() {
-            return refuse("data-file-raw requires data-file");
-        }
-        if self.backing.is_some() {
-            return refuse("Backing file and data-file-raw cannot be used at the same time");
-        }
-        if self.encryption != EncryptionMethod::None {
-            return refuse("data-file-raw and encryption cannot be used at the same time");
-        }
-        Ok(())
-    }
-
-    /// Checks that so much of the space can be taken beforehand.
-    ///
-    /// # Errors
-    /// Returns an error if there is a backing file, since a cluster that has its place would hide
-    /// it, unless subclusters say that nothing is stored there yet.
-    pub fn check_preallocation(&self, preallocation: Preallocation) -> Result<()> {
-        if preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
-            return Err(Error::invalid(
-                "Backing file and preallocation can only be used at the same time if extended_l2 \
-                 is on",
-            ));
-        }
-        Ok(())
-    }
-
     /// Returns the name of the backing file as it is stored; empty when there is none.
     pub(super) fn backing_name(&self) -> &[u8] {
         self.backing.as_ref().map_or(&[], |backing| &backing.name)
-    }
-
-    /// Checks that there is a cipher exactly when the options ask for one that this version has.
-    ///
-    /// # Errors
-    /// Returns an error if the cipher is missing, or if the options don't ask for it.
-    pub(super) fn check_cipher(&self, cipher: Option<&Cipher>) -> Result<()> {
-        match (self.encryption, cipher) {
-            (EncryptionMethod::None, None) | (EncryptionMethod::Aes, Some(_)) => Ok(()),
-            (EncryptionMethod::Aes | EncryptionMethod::Luks, None) => Err(super::missing_secret()),
-            (EncryptionMethod::None | EncryptionMethod::Luks, Some(_)) => Err(Error::unsupported(
-                "this version can encrypt with 'aes' only",
-            )),
-        }
     }
 }

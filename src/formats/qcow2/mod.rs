@@ -14,7 +14,7 @@
 //! - [`snapshots`], [`bitmaps`]: the other structures that an image may hold;
 //! - [`codec`]: one compressed cluster, read and made;
 //! - [`read`]: the guest's data, out of an image open for reading;
-//! - [`create_options`]: the options of a new image;
+//! - [`create_options`]: the options of a new image, which `create_check` checks;
 //! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
 //! - [`write`](mod@write): an image in use, written anywhere;
 //! - [`mod@check`]: the check of refcounts against references, and repairs.
@@ -26,6 +26,7 @@
 pub mod bitmaps;
 pub mod check;
 pub mod codec;
+mod create_check;
 pub mod create_options;
 mod driver;
 #[cfg(test)]
