@@ -129,7 +129,7 @@ unsafe fn encrypt_batch<const N: usize>(
     // SAFETY: this function's own contract; where the last group isn't whole,
     // it's given two sectors of our own instead.
     unsafe {
-        let mut place = Place {
+        let mut place = GroupPlaces {
             src: src.cast(),
             dst: dst.cast(),
             last_src: src.add(whole).cast(),
@@ -150,7 +150,7 @@ unsafe fn encrypt_batch<const N: usize>(
 
 /// The places of a batch's groups: all but the last one after the other, and
 /// the last anywhere.
-struct Place {
+struct GroupPlaces {
     src: *const u8,
     dst: *mut u8,
     last_src: *const u8,
@@ -165,7 +165,7 @@ struct Place {
 /// `last_src` and `last_dst`; each pair is the same memory or disjoint.
 #[target_feature(enable = "avx2,vaes")]
 #[inline(never)]
-unsafe fn encrypt_groups<const N: usize>(keys: &RoundKeys, first_sector: u64, place: &Place) {
+unsafe fn encrypt_groups<const N: usize>(keys: &RoundKeys, first_sector: u64, place: &GroupPlaces) {
     let mut state: [__m256i; N] = from_fn(|i| {
         let low = first_sector.wrapping_add((LANES * i) as u64);
         let high = low.wrapping_add(1);

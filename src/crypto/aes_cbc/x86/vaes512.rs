@@ -111,7 +111,7 @@ fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
     let mut copy = MaybeUninit::<[Sector; LANES]>::uninit();
     // SAFETY: the last group starts inside the run, and has `tail` sectors.
     let (tail_src, tail_dst) = unsafe { (src.add(whole), dst.add(whole)) };
-    let mut last = Place {
+    let mut last = ChunkPlace {
         src: tail_src.cast(),
         dst: tail_dst.cast(),
     };
@@ -119,15 +119,15 @@ fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
         let copy: *mut Sector = copy.write([[0; SECTOR_SIZE]; LANES]).as_mut_ptr();
         // SAFETY: `tail` sectors fit in the copy, and are the source's last.
         unsafe { tail_src.copy_to_nonoverlapping(copy, tail) };
-        last = Place {
+        last = ChunkPlace {
             src: copy.cast(),
             dst: copy.cast(),
         };
     }
     let [larger, smaller] = even_batches(groups, BEST_GROUPS, MAX_GROUPS);
-    let mut work = Work {
+    let mut work = BatchRun {
         first_sector,
-        first: Place {
+        first: ChunkPlace {
             src: src.cast(),
             dst: dst.cast(),
         },
@@ -173,12 +173,12 @@ fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
 
 /// The place of the same bytes in the source and in the destination.
 #[derive(Clone, Copy)]
-struct Place {
+struct ChunkPlace {
     src: *const u8,
     dst: *mut u8,
 }
 
-impl Place {
+impl ChunkPlace {
     #[inline(always)]
     fn add(self, bytes: usize) -> Self {
         Self {
@@ -189,24 +189,24 @@ impl Place {
 }
 
 /// A number of batches of one size.
-struct Work {
+struct BatchRun {
     /// The number of the first sector.
     first_sector: u64,
     /// The first group; all others follow, except perhaps the run's last.
-    first: Place,
+    first: ChunkPlace,
     /// The last group of the run.
-    last: Place,
+    last: ChunkPlace,
     /// The number of batches.
     batches: usize,
     /// True if the last group of the last batch is the run's last.
     ends_run: bool,
 }
 
-impl Work {
+impl BatchRun {
     /// Returns the place of a chunk, counted through all batches of `N` groups,
     /// of the first and of the last group of its batch.
     #[inline(always)]
-    fn chunk<const N: usize>(&self, chunk: usize) -> [Place; 2] {
+    fn chunk<const N: usize>(&self, chunk: usize) -> [ChunkPlace; 2] {
         let (batch, in_sector) = (chunk / CHUNKS, chunk % CHUNKS * CHUNK);
         let first = self.first.add(batch * N * GROUP_SIZE + in_sector);
         let last = if self.ends_run && batch == self.batches - 1 {
@@ -220,7 +220,7 @@ impl Work {
 
 /// Returns group `i` of `N`, given the first and the last.
 #[inline(always)]
-fn group<const N: usize>([first, last]: [Place; 2], i: usize) -> Place {
+fn group<const N: usize>([first, last]: [ChunkPlace; 2], i: usize) -> ChunkPlace {
     if i == N - 1 {
         last
     } else {
@@ -251,7 +251,7 @@ struct Stage(MaybeUninit<[[__m512i; MAX_GROUPS * COLUMNS + SLACK]; 2]>);
 /// and destination be the same memory or disjoint.
 #[target_feature(enable = "avx512f,vaes")]
 #[inline(never)]
-unsafe fn encrypt_batches<const N: usize>(keys: &[__m512i; ROUND_KEYS], work: &Work) {
+unsafe fn encrypt_batches<const N: usize>(keys: &[__m512i; ROUND_KEYS], work: &BatchRun) {
     const { assert!(N <= MAX_GROUPS) };
     let mut stage = Stage(MaybeUninit::uninit());
     let halves: *mut [__m512i; MAX_GROUPS * COLUMNS + SLACK] = stage.0.as_mut_ptr().cast();
@@ -306,9 +306,9 @@ struct Steps {
     /// group's row is only loaded after it was stored.
     after: *mut __m512i,
     /// The place where the chunk before is to be stored.
-    store: Option<[Place; 2]>,
+    store: Option<[ChunkPlace; 2]>,
     /// The place where the chunk after is to be loaded from.
-    load: [Place; 2],
+    load: [ChunkPlace; 2],
 }
 
 impl Steps {

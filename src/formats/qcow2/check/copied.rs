@@ -3,7 +3,7 @@
 //! The flag says that a refcount is exactly 1, so that a writer needn't look. Where it is missing, a writer
 //! copies without need; where it is wrongly set, a writer overwrites data that a snapshot still needs.
 
-use super::finding::{Finding, Place};
+use super::finding::{EntryPlace, Finding};
 use super::rebuild::Rebuilt;
 use super::repair::Work;
 use super::walk::{L2Place, Walk, Walked};
@@ -72,7 +72,7 @@ impl Work<'_> {
                 continue;
             }
             let finding = Finding::Copied {
-                place: Place::L1 { index },
+                place: EntryPlace::L1 { index },
                 entry: entry.0,
                 refcount,
                 times: 1,
@@ -120,7 +120,7 @@ impl Work<'_> {
             }
             let within = index.saturating_mul(geometry.cluster_size());
             let finding = Finding::Copied {
-                place: Place::L2 {
+                place: EntryPlace::L2 {
                     table: place.host,
                     index,
                     guest: start.map(|start| GuestOffset(start.0.saturating_add(within))),

@@ -43,7 +43,7 @@ pub enum Finding {
     /// A table entry that can't be right.
     BadEntry {
         /// Its place.
-        place: Place,
+        place: EntryPlace,
         /// The entry as stored.
         entry: u64,
         /// The fault.
@@ -54,7 +54,7 @@ pub enum Finding {
     /// A COPIED flag that doesn't agree with the refcount.
     Copied {
         /// The entry's place.
-        place: Place,
+        place: EntryPlace,
         /// The entry as stored.
         entry: u64,
         /// The refcount of the cluster that it leads to.
@@ -80,7 +80,7 @@ pub enum Finding {
 
 /// The place of a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum EntryPlace {
     /// In the active L1 table.
     L1 {
         /// Its index.
@@ -107,7 +107,7 @@ pub enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for EntryPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::L1 { index } => write!(f, "L1 entry {index}"),
@@ -333,7 +333,7 @@ impl fmt::Display for Finding {
         } = self
         {
             match (place, region.cut_off()) {
-                (Place::RefcountTable { index }, _) => {
+                (EntryPlace::RefcountTable { index }, _) => {
                     return write!(f, "ERROR refcount block {index} is outside image");
                 }
                 (_, Some(words)) => {

@@ -24,7 +24,7 @@ mod repair;
 mod snapshot_table;
 mod walk;
 
-pub use finding::{Event, Finding, Place, Problem, Region};
+pub use finding::{EntryPlace, Event, Finding, Problem, Region};
 pub use repair::{repair, repair_dirty};
 
 use crate::error::Result;

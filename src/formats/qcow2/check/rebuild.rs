@@ -40,7 +40,7 @@ impl Rebuilt {
 }
 
 /// The plan: the places of everything new.
-struct Plan<'a> {
+struct RebuildPlan<'a> {
     walk: &'a Walk<'a>,
     rebuilt: Rebuilt,
     /// The clusters of refcount blocks, by the blocks' indexes in the table.
@@ -66,7 +66,7 @@ impl Walk<'_> {
         for cluster in &walked.refcount_clusters {
             *rebuilt.old.entry(*cluster).or_default() += 1;
         }
-        let mut plan = Plan {
+        let mut plan = RebuildPlan {
             walk: self,
             rebuilt,
             blocks: BTreeMap::new(),
@@ -81,7 +81,7 @@ impl Walk<'_> {
     }
 }
 
-impl Plan<'_> {
+impl RebuildPlan<'_> {
     /// Finds places until every used cluster, those of the new structures too, has a refcount.
     fn make(&mut self) -> Result<()> {
         let per_block = self.walk.geometry.refcount_block_entries();

@@ -20,14 +20,14 @@ const PAGE: usize = 64;
 /// The number of parts in which the counts beyond the first are kept, so that threads seldom meet.
 const SHARDS: usize = 64;
 
-type Page = Box<[AtomicU64; PAGE]>;
+type BitPage = Box<[AtomicU64; PAGE]>;
 type Counts = Box<[u16; WORD_BITS]>;
 
 /// The counts of a file's clusters.
 #[derive(Debug)]
 pub struct References {
     clusters: u64,
-    pages: Box<[OnceLock<Page>]>,
+    pages: Box<[OnceLock<BitPage>]>,
     any_more: AtomicBool,
     more: Box<[Mutex<HashMap<u64, Counts>>]>,
     /// The part of counts beyond the first that doesn't fit 16 bits.

@@ -18,7 +18,7 @@
 //! [`rebuild`]: mod@super::rebuild
 //! [`snapshot_table`]: mod@super::snapshot_table
 
-use super::finding::{Event, Finding, Place, Problem};
+use super::finding::{EntryPlace, Event, Finding, Problem};
 use super::rebuild::Rebuilt;
 use super::walk::{Walk, Walked};
 use crate::error::{Error, Result};
@@ -350,7 +350,7 @@ impl Finding {
         matches!(
             self,
             Self::BadEntry {
-                place: Place::RefcountTable { .. },
+                place: EntryPlace::RefcountTable { .. },
                 ..
             } | Self::RefcountTable { .. }
         )

@@ -15,11 +15,11 @@ use crate::units::SECTOR_SIZE;
 /// An extension in a header: its place, or the way in which it gets one.
 #[derive(Debug)]
 pub(in crate::formats::qcow2) struct Room {
-    place: Place,
+    place: ExtensionPlace,
 }
 
 #[derive(Debug)]
-enum Place {
+enum ExtensionPlace {
     /// It is there; its data starts here.
     There(u64),
     /// It can be put here; then the backing file's name moves from one place to the other.
@@ -54,7 +54,7 @@ impl Room {
         for extension in header.extensions() {
             if extension.kind == kind && extension.data.len() == length {
                 return Ok(Self {
-                    place: Place::There(at + 8),
+                    place: ExtensionPlace::There(at + 8),
                 });
             }
             at += 8 + extension.data.len().next_multiple_of(8) as u64;
@@ -79,7 +79,7 @@ impl Room {
             return Err(no_room());
         }
         Ok(Self {
-            place: Place::Here { at, name },
+            place: ExtensionPlace::Here { at, name },
         })
     }
 
@@ -96,11 +96,11 @@ impl Room {
         flush: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
         let (at, name) = match &self.place {
-            Place::There(at) => {
+            ExtensionPlace::There(at) => {
                 storage.write_at(*at, data)?;
                 return flush();
             }
-            Place::Here { at, name } => (*at, name),
+            ExtensionPlace::Here { at, name } => (*at, name),
         };
         if let Some((name, to)) = name {
             storage.write_at(*to, name)?;
@@ -187,7 +187,8 @@ mod tests {
                 }
                 let new = Header::read(&storage).unwrap();
                 assert_eq!(new.extension(KIND), Some(&[7; 24][..]));
-                let Place::There(at) = Room::find(&storage, &new, KIND, 24).unwrap().place else {
+                let ExtensionPlace::There(at) = Room::find(&storage, &new, KIND, 24).unwrap().place
+                else {
                     panic!("it isn't found");
                 };
                 assert_eq!(

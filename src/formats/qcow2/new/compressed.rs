@@ -20,8 +20,8 @@ use std::cell::RefCell;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use super::compressed_refcounts::Counts;
-use super::layout::{Layout, Metadata};
+use super::compressed_refcounts::PendingRefcounts;
+use super::layout::{Layout, MetadataWrites};
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::runs;
 use crate::error::{Error, Result};
@@ -44,7 +44,7 @@ pub(super) struct CompressedLayout {
 struct Space {
     geometry: Geometry,
     layout: Layout,
-    counts: Counts,
+    counts: PendingRefcounts,
     /// The end of the last compressed cluster, if there is room behind it in its host cluster.
     tail: Option<HostOffset>,
     /// Room that nothing will use any more, from its start to the end of its host cluster.
@@ -83,7 +83,7 @@ impl CompressedLayout {
         image.wipe()?;
         let geometry = image.geometry;
         let layout = Layout::new(geometry, image.options.size)?;
-        let mut counts = Counts::new(geometry);
+        let mut counts = PendingRefcounts::new(geometry);
         counts.add(HostOffset(0), layout.next().0)?;
         let space = Space {
             geometry,
@@ -175,7 +175,7 @@ impl Space {
     }
 
     /// Gives the refcount blocks that are final their places, behind `written`.
-    fn place_blocks(&mut self, written: &mut Metadata) -> Result<()> {
+    fn place_blocks(&mut self, written: &mut MetadataWrites) -> Result<()> {
         loop {
             let end = self.counts.first_end();
             if self.layout.next() < end {
@@ -332,7 +332,7 @@ impl ImageLayout for CompressedLayout {
         }
         space.abandon_tail();
         clear(image, &space.gaps)?;
-        let counts = mem::replace(&mut space.counts, Counts::new(image.geometry));
+        let counts = mem::replace(&mut space.counts, PendingRefcounts::new(image.geometry));
         let refcounts = counts.finish(space.layout.next(), storage)?;
         space.layout.write_l1(storage)?;
         Ok(TablePlaces {

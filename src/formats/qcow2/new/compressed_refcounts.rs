@@ -17,7 +17,7 @@ use crate::units::HostOffset;
 
 /// The refcounts so far.
 #[derive(Debug)]
-pub(super) struct Counts {
+pub(super) struct PendingRefcounts {
     geometry: Geometry,
     /// The places of the blocks that are final.
     placed: Vec<HostOffset>,
@@ -25,7 +25,7 @@ pub(super) struct Counts {
     pending: VecDeque<Vec<u8>>,
 }
 
-impl Counts {
+impl PendingRefcounts {
     /// Makes counts of a file of which nothing is used yet.
     pub(super) fn new(geometry: Geometry) -> Self {
         Self {
@@ -174,7 +174,7 @@ mod tests {
             let geometry = Geometry::new(9, false, order).unwrap();
             let entries = geometry.refcount_block_entries();
             let storage = MemoryStorage::new(Vec::new());
-            let mut counts = Counts::new(geometry);
+            let mut counts = PendingRefcounts::new(geometry);
             let mut expected = Vec::new();
             let mut next = 0;
             while next < 3 * entries + 7 {

@@ -15,7 +15,7 @@ use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
 /// Metadata that is complete, and where it goes; see [`Reservation`](crate::formats::Reservation).
-pub(super) type Metadata = Vec<(HostOffset, Vec<u8>)>;
+pub(super) type MetadataWrites = Vec<(HostOffset, Vec<u8>)>;
 
 /// An L2 table that isn't complete.
 #[derive(Debug)]
@@ -134,8 +134,8 @@ impl Layout {
     }
 
     /// Takes the tables of which all clusters lie before `end`, as there will be no more entries for those.
-    pub(super) fn take_complete(&mut self, end: GuestOffset) -> Metadata {
-        let mut complete = Metadata::new();
+    pub(super) fn take_complete(&mut self, end: GuestOffset) -> MetadataWrites {
+        let mut complete = MetadataWrites::new();
         while let Some(table) = self.filling.pop_front() {
             if self.geometry.guest_start_of_l1(table.l1_index + 1) > end {
                 self.filling.push_front(table);
@@ -147,7 +147,7 @@ impl Layout {
     }
 
     /// Takes the tables that aren't complete, where there is nothing more to come.
-    pub(super) fn take_rest(&mut self) -> Metadata {
+    pub(super) fn take_rest(&mut self) -> MetadataWrites {
         self.take_complete(GuestOffset(u64::MAX))
     }
 

@@ -26,7 +26,7 @@ use crate::units::HostOffset;
 
 /// The bitmaps that are enabled, and the parts of the disk that were written.
 #[derive(Debug)]
-pub(super) struct Bitmaps {
+pub(super) struct EnabledBitmaps {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     size: u64,
@@ -38,7 +38,7 @@ pub(super) struct Bitmaps {
 
 /// A cluster of bits that changes.
 #[derive(Debug)]
-struct Change<'a> {
+struct ChangedBits<'a> {
     bitmap: &'a Bitmap,
     /// Its index in the bitmap's table.
     index: u64,
@@ -47,7 +47,7 @@ struct Change<'a> {
     host: HostOffset,
 }
 
-impl Bitmaps {
+impl EnabledBitmaps {
     /// Reads the directory, and enters it and the bitmaps' tables into `map`.
     /// # Errors
     /// Returns the system's error, or an error if a directory or table can't be right.
@@ -155,7 +155,7 @@ impl Bitmaps {
         &self,
         bitmap: &'a Bitmap,
         metadata: &mut Metadata,
-        changes: &mut Vec<Change<'a>>,
+        changes: &mut Vec<ChangedBits<'a>>,
     ) -> Result<()> {
         let table = bitmap.read_table(self.storage.as_ref())?;
         let span = self.span(bitmap);
@@ -180,7 +180,7 @@ impl Bitmaps {
                         }
                     }
                 };
-                changes.push(Change {
+                changes.push(ChangedBits {
                     bitmap,
                     index,
                     old,
@@ -192,8 +192,8 @@ impl Bitmaps {
     }
 
     /// Writes the bits of a cluster, and the entry that leads to them.
-    fn write(&self, change: &Change<'_>) -> Result<()> {
-        let Change {
+    fn write(&self, change: &ChangedBits<'_>) -> Result<()> {
+        let ChangedBits {
             bitmap,
             index,
             old,

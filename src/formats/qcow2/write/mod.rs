@@ -15,7 +15,7 @@
 //! the lock again, the L2 entries are made to lead there. So an entry never leads to data that
 //! isn't written yet.
 //!
-//! - Two calls that change the same cluster wait for each other (`State::busy`): they may be about
+//! - Two calls that change the same cluster wait for each other (`LockedState::busy`): they may be about
 //!   different sectors of it, and each would copy the rest as it was before the other.
 //! - A thread that reads or writes clusters holds the gate open; storing the metadata, after which freed
 //!   clusters may be handed out again, needs it shut. So nobody is reading or writing a cluster while it
@@ -52,7 +52,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 pub use copy_bitmaps::copy_bitmaps;
 pub use open::OpenOptions;
 
-use self::bitmaps::Bitmaps;
+use self::bitmaps::EnabledBitmaps;
 use self::metadata::Metadata;
 use self::plan::Piece;
 use super::entries::L2Slot;
@@ -79,20 +79,20 @@ pub struct WritableQcow2 {
     /// The least length of the file in bytes.
     length: AtomicU64,
     gate: RwLock<()>,
-    state: Mutex<State>,
+    state: Mutex<LockedState>,
     /// Told when a cluster isn't busy any more.
     idle: Condvar,
 }
 
 /// The state under the lock.
-struct State {
+struct LockedState {
     metadata: Metadata,
-    bitmaps: Bitmaps,
+    bitmaps: EnabledBitmaps,
     /// The guest clusters that are being written.
     busy: Vec<Range<u64>>,
 }
 
-impl State {
+impl LockedState {
     /// Notes that a part of the disk is about to be changed.
     fn will_change(&mut self, part: &Range<u64>) -> Result<()> {
         self.metadata.usable()?;
@@ -111,7 +111,7 @@ impl State {
 }
 
 impl WritableQcow2 {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LockedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,7 +135,7 @@ impl WritableQcow2 {
     }
 
     /// Takes the lock, as soon as nobody is writing to the clusters of a part of the disk.
-    fn lock_when_idle(&self, range: &Range<u64>) -> MutexGuard<'_, State> {
+    fn lock_when_idle(&self, range: &Range<u64>) -> MutexGuard<'_, LockedState> {
         let clusters = self.guest_clusters(range);
         let overlaps = |busy: &Range<u64>| busy.start < clusters.end && clusters.start < busy.end;
         self.idle

@@ -14,11 +14,11 @@ use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
 use super::super::{missing_secret, repair_dirty};
-use super::bitmaps::Bitmaps;
+use super::bitmaps::EnabledBitmaps;
 use super::metadata::{Metadata, MetadataParts};
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
-use super::{State, WritableQcow2};
+use super::{LockedState, WritableQcow2};
 use crate::error::{Error, Result};
 use crate::formats::Image;
 use crate::formats::encryption::Cipher;
@@ -113,14 +113,14 @@ pub(super) fn open_state(
     data: Option<Arc<dyn Storage>>,
     header: &Header,
     flush: bool,
-) -> Result<(State, u64)> {
+) -> Result<(LockedState, u64)> {
     let geometry = header.geometry();
     let length = storage.len()?;
     let mut map = MetadataMap::default();
     let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
     let refcounts = Refcounts::open(Arc::clone(storage), header, &mut map)?;
     map_snapshots(storage.as_ref(), header, &mut map)?;
-    let bitmaps = Bitmaps::open(Arc::clone(storage), header, &mut map)?;
+    let bitmaps = EnabledBitmaps::open(Arc::clone(storage), header, &mut map)?;
     let known = |is_known: bool, bit| if is_known { bit } else { 0 };
     let kept = header.autoclear()
         & (known(
@@ -146,7 +146,7 @@ pub(super) fn open_state(
         refcounts,
         map,
     };
-    let state = State {
+    let state = LockedState {
         metadata: Metadata::new(parts),
         bitmaps,
         busy: Vec::new(),

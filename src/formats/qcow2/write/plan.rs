@@ -35,7 +35,7 @@ pub(super) struct Piece {
 
 /// A cluster as it is now, seen by a writer.
 #[derive(Debug)]
-struct Found {
+struct FoundCluster {
     /// The part of the disk that is asked for.
     wanted: Range<u64>,
     slot: L2Slot,
@@ -116,7 +116,7 @@ fn find(
     clusters: &ClusterReader,
     wanted: Range<u64>,
     owns_table: bool,
-) -> Result<Found> {
+) -> Result<FoundCluster> {
     let guest = GuestOffset(wanted.start);
     let slot = metadata.slot(guest)?;
     let target = clusters.target(slot.entry, guest)?;
@@ -130,7 +130,7 @@ fn find(
         }
         _ => None,
     };
-    Ok(Found {
+    Ok(FoundCluster {
         wanted,
         slot,
         target,
@@ -143,7 +143,7 @@ fn place(
     metadata: &mut Metadata,
     clusters: &ClusterReader,
     geometry: Geometry,
-    found: &[Found],
+    found: &[FoundCluster],
     spare: &mut Range<u64>,
     pieces: &mut Vec<Piece>,
 ) -> Result<()> {
@@ -181,7 +181,11 @@ fn place(
 }
 
 /// Returns the part that is written to a cluster without subclusters, and its new entry.
-fn whole(geometry: Geometry, cluster: &Found, host: HostOffset) -> (Range<u64>, Option<L2Slot>) {
+fn whole(
+    geometry: Geometry,
+    cluster: &FoundCluster,
+    host: HostOffset,
+) -> (Range<u64>, Option<L2Slot>) {
     let wanted = cluster.wanted.clone();
     if cluster.owned.is_some() && matches!(cluster.target, L2Target::Data { .. }) {
         return (wanted, None);
@@ -195,7 +199,7 @@ fn whole(geometry: Geometry, cluster: &Found, host: HostOffset) -> (Range<u64>, 
 fn with_subclusters(
     clusters: &ClusterReader,
     geometry: Geometry,
-    cluster: &Found,
+    cluster: &FoundCluster,
     bitmap: SubclusterBitmap,
     host: HostOffset,
 ) -> Result<(Range<u64>, Option<L2Slot>)> {

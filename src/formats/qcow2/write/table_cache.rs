@@ -17,7 +17,7 @@ const LEAST_TABLES: usize = 4;
 
 /// One table.
 #[derive(Debug)]
-struct Table {
+struct CachedTable {
     host: HostOffset,
     bytes: Vec<u8>,
     /// The bytes that differ from what is stored.
@@ -28,7 +28,7 @@ struct Table {
 /// Tables by their index in the table above them.
 #[derive(Debug)]
 pub(super) struct TableCache {
-    tables: HashMap<u64, Table>,
+    tables: HashMap<u64, CachedTable>,
     clock: u64,
     most: usize,
     changed: usize,
@@ -72,7 +72,7 @@ impl TableCache {
     pub(super) fn insert(&mut self, index: u64, host: HostOffset, bytes: Vec<u8>) {
         self.make_room();
         self.clock += 1;
-        let table = Table {
+        let table = CachedTable {
             host,
             bytes,
             changed: None,
@@ -88,7 +88,7 @@ impl TableCache {
         self.change(index, 0..length);
     }
 
-    fn replace(&mut self, index: u64, table: Table) {
+    fn replace(&mut self, index: u64, table: CachedTable) {
         if let Some(old) = self.tables.insert(index, table)
             && old.changed.is_some()
         {

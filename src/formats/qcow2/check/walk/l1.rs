@@ -7,7 +7,7 @@
 
 use super::places::Walk;
 use crate::error::Result;
-use crate::formats::qcow2::check::finding::{Finding, Place, Problem};
+use crate::formats::qcow2::check::finding::{EntryPlace, Finding, Problem};
 use crate::formats::qcow2::entries::{EntryError, L1Entry};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;
@@ -49,7 +49,7 @@ struct Span {
 
 /// Bytes that all belong to the same L1 tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
+struct TablePiece {
     start: u64,
     end: u64,
     active: bool,
@@ -57,7 +57,7 @@ struct Piece {
 }
 
 /// Cuts overlapping spans into pieces.
-fn pieces(spans: &[Span]) -> Vec<Piece> {
+fn pieces(spans: &[Span]) -> Vec<TablePiece> {
     let mut edges: Vec<(u64, i64, i64)> = Vec::with_capacity(spans.len() * 2);
     for span in spans {
         let active = i64::from(span.active);
@@ -69,7 +69,7 @@ fn pieces(spans: &[Span]) -> Vec<Piece> {
     let (mut start, mut times, mut active) = (0, 0i64, 0);
     for (at, change, change_of_active) in edges {
         if at > start && times > 0 {
-            pieces.push(Piece {
+            pieces.push(TablePiece {
                 start,
                 end: at,
                 active: active > 0,
@@ -151,7 +151,7 @@ impl Walk<'_> {
 
     fn l1_piece(
         &self,
-        piece: Piece,
+        piece: TablePiece,
         active: HostOffset,
         places: &mut Vec<L2Place>,
         found: &mut dyn FnMut(Finding),
@@ -171,9 +171,9 @@ impl Walk<'_> {
                     let host = HostOffset(at + index * ENTRY_SIZE);
                     let place = if piece.active {
                         let index = (host.0 - active.0) / ENTRY_SIZE;
-                        Place::L1 { index }
+                        EntryPlace::L1 { index }
                     } else {
-                        Place::SnapshotL1 { host }
+                        EntryPlace::SnapshotL1 { host }
                     };
                     self.l1_entry(L1Entry(entry), place, piece.times, places, found)?;
                 }
@@ -186,7 +186,7 @@ impl Walk<'_> {
     fn l1_entry(
         &self,
         entry: L1Entry,
-        place: Place,
+        place: EntryPlace,
         times: u64,
         places: &mut Vec<L2Place>,
         found: &mut dyn FnMut(Finding),
@@ -217,7 +217,7 @@ impl Walk<'_> {
             ));
         }
         let l1_index = match place {
-            Place::L1 { index } => u32::try_from(index).ok(),
+            EntryPlace::L1 { index } => u32::try_from(index).ok(),
             _ => None,
         };
         if l1_index.is_some() {
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn overlapping_tables_are_read_once() {
         let span = |start, end, active| Span { start, end, active };
-        let piece = |start, end, active, times| Piece {
+        let piece = |start, end, active, times| TablePiece {
             start,
             end,
             active,

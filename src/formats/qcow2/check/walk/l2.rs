@@ -3,7 +3,7 @@
 use super::l1::L2Place;
 use super::places::Walk;
 use crate::error::Result;
-use crate::formats::qcow2::check::finding::{Finding, Place, Problem};
+use crate::formats::qcow2::check::finding::{EntryPlace, Finding, Problem};
 use crate::formats::qcow2::check::references::{ReferenceRun, WORD};
 use crate::formats::qcow2::entries::{EntryError, L2Entry, L2Lead, SubclusterBitmap};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -94,8 +94,8 @@ impl Table<'_> {
     }
 
     #[cold]
-    fn place(&self, index: u64) -> Place {
-        Place::L2 {
+    fn place(&self, index: u64) -> EntryPlace {
+        EntryPlace::L2 {
             table: self.place.host,
             index,
             guest: self.guest_offset(index),

@@ -22,7 +22,7 @@ pub use l1::L2Place;
 pub use places::Walk;
 
 use self::l2::ZeroInstead;
-use super::finding::{Finding, Place, Problem};
+use super::finding::{EntryPlace, Finding, Problem};
 use crate::error::Result;
 use crate::formats::check::CheckReport;
 use crate::formats::qcow2::entries::EntryError;
@@ -169,7 +169,7 @@ impl Walk<'_> {
             if let Some(problem) = problem {
                 walked.rebuild = true;
                 found(Finding::BadEntry {
-                    place: Place::RefcountTable { index },
+                    place: EntryPlace::RefcountTable { index },
                     entry: entry.0,
                     problem,
                     times: 1,

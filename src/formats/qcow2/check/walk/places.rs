@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::formats::qcow2::check::finding::{Finding, Place, Region};
+use crate::formats::qcow2::check::finding::{EntryPlace, Finding, Region};
 use crate::formats::qcow2::check::refcounts::StoredRefcounts;
 use crate::formats::qcow2::check::references::References;
 use crate::formats::qcow2::geometry::Geometry;
@@ -153,13 +153,13 @@ impl<'a> Walk<'a> {
         &self,
         copied: bool,
         host: HostOffset,
-        place: Place,
+        place: EntryPlace,
         entry: u64,
         times: u64,
         found: &mut dyn FnMut(Finding),
     ) -> Result<()> {
         let cluster = self.geometry.host_cluster(host);
-        let is_l1 = matches!(place, Place::L1 { .. });
+        let is_l1 = matches!(place, EntryPlace::L1 { .. });
         let one = if is_l1 {
             self.stored.is_one(cluster)
         } else {

@@ -2,7 +2,7 @@
 
 use super::huffman::{self, Code};
 use super::matches::Match;
-use super::output::Output;
+use super::output::BitWriter;
 
 /// Literals, the end of the block, and the lengths of matches.
 const SYMBOLS: usize = 286;
@@ -35,13 +35,13 @@ struct Token {
 
 /// The contents of a block.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct BlockTokens {
     tokens: Vec<Token>,
     symbols: [u32; SYMBOLS],
     distances: [u32; DISTANCES],
 }
 
-impl Default for Block {
+impl Default for BlockTokens {
     fn default() -> Self {
         Self {
             tokens: Vec::with_capacity(MOST_TOKENS),
@@ -51,7 +51,7 @@ impl Default for Block {
     }
 }
 
-impl Block {
+impl BlockTokens {
     pub(super) fn clear(&mut self) {
         self.tokens.clear();
         self.symbols = [0; SYMBOLS];
@@ -90,7 +90,7 @@ impl Block {
 
     /// Writes the block in the shortest way; `data` is the bytes that its tokens stand for. Returns
     /// `false`, and writes nothing of use, when there is no room.
-    pub(super) fn write(&mut self, data: &[u8], last: bool, output: &mut Output<'_>) -> bool {
+    pub(super) fn write(&mut self, data: &[u8], last: bool, output: &mut BitWriter<'_>) -> bool {
         if let Some(count) = self.symbols.get_mut(END) {
             *count = 1;
         }
@@ -148,7 +148,7 @@ impl Block {
         &self,
         symbols: &[Code; SYMBOLS],
         distances: &[Code; DISTANCES],
-        output: &mut Output<'_>,
+        output: &mut BitWriter<'_>,
     ) {
         let code = |codes: &[Code], symbol: usize| codes.get(symbol).copied().unwrap_or_default();
         for token in &self.tokens {
@@ -231,7 +231,7 @@ impl OwnCodes {
         }
     }
 
-    fn write(&self, output: &mut Output<'_>) {
+    fn write(&self, output: &mut BitWriter<'_>) {
         output.add((self.symbol_count - END - 1) as u64, 5);
         output.add((self.distance_count - 1) as u64, 5);
         output.add((self.length_count - 4) as u64, 4);
@@ -312,7 +312,7 @@ fn stored_bits(length: usize) -> u64 {
     length as u64 * 8 + parts * (3 + 7 + 32)
 }
 
-fn write_stored(data: &[u8], last: bool, output: &mut Output<'_>) {
+fn write_stored(data: &[u8], last: bool, output: &mut BitWriter<'_>) {
     let mut parts = data.chunks(MOST_STORED).peekable();
     while let Some(part) = parts.next() {
         output.add(u64::from(last && parts.peek().is_none()), 3);

@@ -17,9 +17,9 @@ mod huffman;
 mod matches;
 mod output;
 
-use self::blocks::{Block, Split};
+use self::blocks::{BlockTokens, Split};
 use self::matches::{Match, Matches};
-use self::output::Output;
+use self::output::BitWriter;
 
 /// The number of candidates that are looked at for a match.
 const DEPTH: usize = 4;
@@ -36,14 +36,14 @@ const MOST_PASSED: usize = 8;
 #[derive(Debug)]
 pub struct Deflate {
     matches: Matches,
-    block: Block,
+    block: BlockTokens,
 }
 
 impl Default for Deflate {
     fn default() -> Self {
         Self {
             matches: Matches::new(),
-            block: Block::default(),
+            block: BlockTokens::default(),
         }
     }
 }
@@ -54,7 +54,7 @@ impl Deflate {
     pub fn compress(&mut self, data: &[u8], out: &mut Vec<u8>) -> bool {
         // There is room for less than the data, and for the bytes that the output wants beyond the end.
         out.resize(data.len() + 7, 0);
-        let mut output = Output::new(out);
+        let mut output = BitWriter::new(out);
         self.matches.clear();
         let mut start = 0;
         loop {

@@ -2,7 +2,7 @@
 
 /// The buffer of a stream, and its end so far.
 #[derive(Debug)]
-pub(super) struct Output<'a> {
+pub(super) struct BitWriter<'a> {
     bytes: &'a mut [u8],
     position: usize,
     pending: u64,
@@ -10,7 +10,7 @@ pub(super) struct Output<'a> {
     count: u32,
 }
 
-impl<'a> Output<'a> {
+impl<'a> BitWriter<'a> {
     /// Makes an empty stream with room for `bytes`, of which the last 8 can't be used.
     pub(super) fn new(bytes: &'a mut [u8]) -> Self {
         Self {
