@@ -29,7 +29,7 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
     source.names = operands::names(&args.common);
     // No password is needed; with one, it is looked whether it can be right.
     let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
-    if given || source.secret.is_some() {
+    if given || source.has_password() {
         let quiet = args.common.quiet;
         let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
         commands::plausible::run(&source, &passwords)?;

@@ -151,6 +151,11 @@ impl Node<'_> {
         Ok(Some(format!("{PREFIX}{text}")))
     }
 
+    /// Returns true if the caller, or an option, has a password for the image.
+    pub fn has_password(&self) -> bool {
+        self.secret.is_some() || self.options.has("encrypt.key-secret")
+    }
+
     /// Takes the name of a driver for the format, where one is stated. That of a protocol means the bytes in it as
     /// they are.
     ///

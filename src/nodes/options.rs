@@ -38,6 +38,14 @@ impl NodeOptions {
         }
     }
 
+    /// Returns true if an option of this name is given.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Taken(values) => values.text(name).is_some(),
+            Self::Unread(tree) => tree.has(name),
+        }
+    }
+
     /// The options of an image that is of this format.
     ///
     /// # Errors
