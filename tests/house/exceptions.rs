@@ -54,10 +54,6 @@ pub const CIRCLES: Exceptions = &[
         "runs and the room reserved for them",
     ),
     (
-        "formats/qcow2/create_options.rs <-> formats/qcow2/header/encode.rs",
-        "the options and the header made of them",
-    ),
-    (
         "formats/qcow2/entries/mod.rs <-> formats/qcow2/entries/subclusters.rs",
         "a cluster and its subclusters",
     ),
@@ -78,27 +74,15 @@ pub const CIRCLES: Exceptions = &[
 /// Names that more than one type has.
 pub const TYPES: Exceptions = &[
     ("Bitmaps", PUBLIC),
-    ("Block", PRIVATE),
-    ("Change", PRIVATE),
     ("Contents", PUBLIC),
-    ("Counts", PRIVATE),
-    ("Found", PRIVATE),
     ("Given", PRIVATE),
     ("Header", PRIVATE),
     ("Kind", PUBLIC),
-    ("Metadata", PRIVATE),
     ("Opened", PUBLIC),
-    ("Output", PRIVATE),
-    ("Page", PRIVATE),
-    ("Piece", PRIVATE),
-    ("Place", PUBLIC),
     ("Plan", PUBLIC),
     ("Room", PRIVATE),
     ("Run", PUBLIC),
-    ("State", PRIVATE),
-    ("Table", PRIVATE),
     ("Window", PRIVATE),
-    ("Work", PRIVATE),
 ];
 
 /// Files of more lines than a reader takes in.
