@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 
-/// What sort of failure this is, for code that has to choose what to do about it.
+/// The sort of a failure, for code that has to choose what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -100,7 +100,7 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// What sort of failure this is.
+    /// The sort of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
@@ -160,7 +160,7 @@ pub fn printable_bytes(name: &[u8]) -> Vec<u8> {
     shown
 }
 
-/// Whether a character does nothing but say in which direction text runs, or ends a line.
+/// Returns true if a character does nothing but say in which direction text runs, or ends a line.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -168,7 +168,7 @@ pub fn human_size(bytes: u64) -> String {
     format!("{} {name}", three_digits(value))
 }
 
-/// What C prints for `%0.3g`, for values from 0 to 1000.
+/// Formats as C does with `%0.3g`, for values from 0 to 1000.
 fn three_digits(value: f64) -> String {
     let decimals = if value == 0.0 || value >= 99.95 {
         0

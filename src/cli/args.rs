@@ -26,7 +26,7 @@ pub struct Cli {
     /// Trace events; there are none, so it has no effect
     #[arg(short = 'T', long, value_name = "TRACE")]
     pub(super) trace: Vec<String>,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -71,7 +71,7 @@ pub struct CommonArgs {
     pub untrusted: bool,
 }
 
-/// How a password is given without an object.
+/// The ways to give a password without an object.
 #[derive(Debug, Args)]
 pub struct PasswordArgs {
     /// Take the password from FILE ("-": standard input), less one newline at its end; for every encrypted
@@ -363,7 +363,7 @@ impl ConvertArgs {
 }
 
 impl ImageArgs {
-    /// Whether others keep from the image, where its own options said `stated`.
+    /// Gives if others keep from the image, where its own options said `stated`.
     pub(super) fn sharing(&self, stated: Sharing) -> Sharing {
         if self.force_share {
             stated.max(Sharing::Forced)

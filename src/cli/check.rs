@@ -95,7 +95,7 @@ impl Findings {
     }
 }
 
-/// What `-r` asks to repair.
+/// Reads what `-r` asks to repair.
 pub(super) fn repair(what: &str) -> Result<Repair, Failure> {
     match what {
         "leaks" => Ok(Repair::Leaks),

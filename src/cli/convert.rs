@@ -166,7 +166,7 @@ fn plan_target<'a>(
     Ok((target, is_backed))
 }
 
-/// Of what `--align` says that the target's length is to be a multiple.
+/// The number of bytes of which the target's length is to be a multiple, by `--align`.
 fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, Failure> {
     let Some(text) = &args.align else {
         return Ok(None);
@@ -183,7 +183,7 @@ fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, 
     align.map(Some).ok_or_else(|| error().into())
 }
 
-/// What `-l` names.
+/// Reads the name of a snapshot that `-l` gives.
 pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
     if !text.as_bytes().starts_with(b"snapshot.") {
         return Ok(SnapshotName::Either(text.as_bytes().to_vec()));
@@ -313,7 +313,7 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-/// How many threads `-m` asks for.
+/// The number of threads that `-m` asks for.
 pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Failure> {
     let workers = list::parse_integer(text)
         .ok_or_else(|| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
@@ -342,5 +342,5 @@ pub(super) fn sparse_size(text: &str) -> Result<Option<NonZeroUsize>, Failure> {
     Ok(NonZeroUsize::new(size))
 }
 
-/// What `-S` accepts at the most, in bytes.
+/// The most that `-S` accepts, in bytes.
 const LARGEST_SPARSE: usize = 16 << 20;

@@ -73,7 +73,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How big the backing file's disk is in bytes; `None` without one, or if it isn't looked at.
+/// The size of the backing file's disk in bytes; `None` without one, or if it isn't looked at.
 fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Option<u64>> {
     if options.name("backing_file").is_none() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What is refused while the options are still being read.
+//! Refusals while the options are still being read.
 //!
 //! `qemu-img` makes objects and looks at most values as soon as it comes to them. So a value that makes no
 //! sense is refused even where the same option follows with a better one, whatever is wrong further right
@@ -31,7 +31,7 @@ impl From<Mistake> for Stop {
     }
 }
 
-/// What comes of the options as they are read.
+/// The state of the options as they are read.
 #[derive(Default)]
 pub(super) struct Reading {
     /// The objects.
@@ -56,7 +56,7 @@ impl Reading {
         }
     }
 
-    /// Whether help was asked for.
+    /// Help was asked for.
     fn look(&mut self, subcommand: &str, option: &str, value: &OsStr) -> Result<bool, Failure> {
         // These may be or hold names, which need not be text.
         match (subcommand, option) {

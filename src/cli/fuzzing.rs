@@ -27,7 +27,7 @@ use crate::options::Values;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
-/// What `info` prints of a file, for people and as JSON.
+/// Prints as `info` does what a file is, for people and as JSON.
 pub fn info(path: &Path, format: Option<Format>) {
     let source = Node::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
     match commands::info::run(&source, source.name.clone(), &|| {}) {

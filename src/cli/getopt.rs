@@ -18,10 +18,10 @@ use clap::{Arg, Command};
 /// The heading in help of options that `qemu-img` doesn't have.
 pub(super) const OWN: &str = "Only in cowhide";
 
-/// What is said of a subcommand that there isn't.
+/// The complaint about a subcommand that there isn't.
 pub(super) const NOT_FOUND: &str = "Command not found";
 
-/// What a command line asks for.
+/// The wish of a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// Help on the program, or on a subcommand.
@@ -37,7 +37,7 @@ pub(super) enum Call {
 pub(super) struct Mistake {
     /// The subcommand whose options they were.
     pub(super) subcommand: Option<String>,
-    /// What is wrong.
+    /// The mistake.
     pub(super) message: String,
 }
 
@@ -122,7 +122,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     Ok(Call::Run(run, Some(name.to_owned())))
 }
 
-/// Whether a word is an option, or several: it starts with `-` and isn't that alone.
+/// Returns true if a word is an option, or several: it starts with `-` and isn't that alone.
 fn is_option(word: &OsStr) -> bool {
     word.as_bytes().starts_with(b"-") && word.len() > 1
 }
@@ -172,7 +172,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Whether a word is an operand although it starts with `-`, where the definition says that
+    /// Returns true if a word is an operand although it starts with `-`, where the definition says that
     /// operands may be negative numbers (`resize x -10M`).
     fn is_negative_number(&self, word: &OsStr) -> bool {
         self.negative_numbers && word.as_bytes().get(1).is_some_and(u8::is_ascii_digit)

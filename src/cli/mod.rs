@@ -1,9 +1,9 @@
 //! The command line: from arguments to a typed plan, and from a report to text.
 //!
-//! Arguments are first brought into one form ([`getopt`]), then parsed ([`args`], by clap, as data
-//! only) and interpreted after, in a file for each subcommand, with what they share in [`operands`]. Nothing in this room opens an image. Errors go to standard error
-//! as one line with the program's name in front; on success standard error stays empty, since
-//! callers take anything there for a failure.
+//! Arguments are first brought into one form ([`getopt`]), then parsed by clap, as data only ([`args`]). They
+//! are interpreted in a file for each subcommand; what subcommands have in common is in [`operands`]. Nothing in
+//! this room opens an image. Errors go to standard error as one line with the program's name in front. On success
+//! standard error stays empty, since callers take anything there for a failure.
 
 mod args;
 mod check;
@@ -247,7 +247,7 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// What it means that standard output can't be written to.
+/// Makes a failure of a standard output that can't be written to.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn writing(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {

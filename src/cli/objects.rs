@@ -31,7 +31,7 @@ const OTHER_KINDS: [&str; 8] = [
     "tls-creds-x509",
 ];
 
-/// How much of a file with a password there is room for from the start, in bytes.
+/// The room for a file with a password from the start, in bytes.
 const MOST_AT_ONCE: usize = 1 << 20;
 
 /// Reads a definition that was given with `--object`, which may refer to `secrets`, and adds the secret to
@@ -108,7 +108,7 @@ fn define(secrets: &Secrets, tree: &mut Tree) -> Result<(String, Secret)> {
     }
 }
 
-/// What there is to say of objects, or of the kind that is asked about.
+/// The help on objects, or on the kind that is asked about.
 fn help(definition: &str) -> String {
     let kind = definition.split(',').next().unwrap_or_default();
     let text = match kind {
@@ -187,7 +187,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How a secret's bytes are written, and what encrypts them.
+/// The form in which a secret's bytes are written, and what encrypts them.
 struct Envelope {
     base64: bool,
     key: Option<String>,

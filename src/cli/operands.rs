@@ -1,4 +1,4 @@
-//! What the subcommands' operands and options mean, as far as they have it in common.
+//! The meaning of operands and options, as far as subcommands have it in common.
 
 use std::ffi::{OsStr, OsString};
 
@@ -15,7 +15,7 @@ use crate::options::{Values, list, spec};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
-/// How a report is printed.
+/// The form of a report.
 #[derive(PartialEq, Eq)]
 pub(super) enum Output {
     /// Text for people.
@@ -63,7 +63,7 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
 /// Says that names found inside images are followed, whatever they are.
 pub(super) const FOLLOW: Names = Names::Follow(warn_with_help);
 
-/// Whether names found inside images are followed, as the options say.
+/// Gives if names found inside images are followed, as the options say.
 pub(super) fn names(args: &CommonArgs) -> Names {
     if args.untrusted {
         Names::Refuse
@@ -119,7 +119,7 @@ pub(super) fn source<'a>(
     Ok((source, shown))
 }
 
-/// Whether one of the lists given with `-o` asks for help. It is printed then: what options the format
+/// Prints help and returns true if one of the lists given with `-o` asks for it: what options the format
 /// has, and with a name its file.
 pub(super) fn helped(
     format: &str,
@@ -274,7 +274,7 @@ pub(super) fn existing_target<'a>(
 /// The format of an image that will be written to, of which nobody stated it. That it is raw can only
 /// be guessed, and the user is warned.
 fn found_format(source: &Node<'_>) -> Result<Format, Failure> {
-    let format = source.open_file(Purpose::Probe)?.format;
+    let format = source.find_format()?;
     warn_of_guess(source, format);
     Ok(format)
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result, printable};
 /// The most that is read of a password file, in bytes. A key is 16; this is for passphrases.
 const MOST: u64 = 64 << 10;
 
-/// Where passwords come from, as the options say.
+/// The source of passwords, as the options say.
 pub struct PasswordSource {
     origin: Origin,
     quiet: bool,
@@ -33,7 +33,7 @@ pub struct PasswordSource {
     typed_for_writing: OnceCell<Secret>,
 }
 
-/// Where a password comes from. Files are open before any image is, so that a name like `/dev/fd/3` can't
+/// The source of a password. Files are open before any image is, so that a name like `/dev/fd/3` can't
 /// mean one of those, but read only when the password is needed.
 enum Origin {
     File(PathBuf, File),
@@ -42,7 +42,7 @@ enum Origin {
 }
 
 impl Origin {
-    /// What messages call it.
+    /// Its name in messages.
     fn name(&self) -> String {
         match self {
             Self::File(path, _) => format!("password file '{}'", path.display()),
@@ -199,7 +199,7 @@ impl Passwords for PasswordSource {
     }
 }
 
-/// What is in the cell, put there by `get` when it is empty.
+/// Gets the contents of the cell, put there by `get` when it is empty.
 fn kept(cell: &OnceCell<Secret>, get: impl FnOnce() -> Result<Secret>) -> Result<&Secret> {
     if let Some(secret) = cell.get() {
         return Ok(secret);

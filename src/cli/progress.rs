@@ -1,4 +1,4 @@
-//! How a conversion goes: `-p` on standard output, SIGUSR1 on standard error, and warnings of what
+//! The progress of a conversion: `-p` on standard output, SIGUSR1 on standard error, and warnings of what
 //! was salvaged.
 //!
 //! The lines are `qemu-img`'s, which programs parse: with `-p` a percentage followed by a carriage
@@ -17,7 +17,7 @@ use crate::units::GuestOffset;
 /// Prints how far a conversion is.
 pub(super) struct Progress {
     shown: bool,
-    /// Whether standard output is for something else.
+    /// Standard output is for something else.
     on_stderr: bool,
     /// Set by SIGUSR1: say it once.
     asked: Arc<AtomicBool>,

@@ -3,7 +3,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// What clap found wrong, in one line without the program's name in front.
+/// Describes a mistake that clap found, in one line without the program's name in front.
 pub fn describe(error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),

@@ -31,7 +31,7 @@ pub(super) struct Base {
     format: Format,
     /// The size of its disk in bytes.
     pub(super) size: u64,
-    /// Whether it can be read without a key, and all of it may be.
+    /// It can be read without a key, and all of it may be.
     is_readable: bool,
 }
 
@@ -146,7 +146,7 @@ fn open_layer(
 /// The size of the backing file's disk in bytes, and its format; as [`find`].
 ///
 /// # Errors
-/// As there.
+/// Returns an error as [`find`] does.
 pub fn size_and_format(
     image: &Path,
     backing: &Backing,

@@ -99,7 +99,7 @@ impl Taken {
     /// Adds the bitmaps to a target that is written.
     ///
     /// # Errors
-    /// What keeps them from being stored.
+    /// Returns an error if they can't be stored.
     pub(super) fn copy(&self, target: &Target<'_>, written: &Written) -> Result<()> {
         let copy = || {
             let opening = Opening::new(Access::ReadWrite, target.cache);

@@ -7,14 +7,14 @@ use crate::formats::check::{CheckEvent, CheckReport, Repair};
 use crate::formats::driver::Load;
 use crate::nodes::Node;
 
-/// What a check says.
+/// The outcome of a check.
 #[derive(Debug)]
 pub enum Outcome {
     /// The image was checked.
     Checked {
         /// The image's format.
         format: Format,
-        /// What was found, in numbers; after a repair that changed something, what a second check
+        /// The findings in numbers; after a repair that changed something, what a second check
         /// found, with what was repaired.
         report: CheckReport,
     },

@@ -10,7 +10,7 @@ use crate::nodes::Node;
 /// The checksum of the image's contents, as the raw image would have it that `convert` makes of it.
 ///
 /// # Errors
-/// What keeps the image from being read; that one of its files changed its length meanwhile.
+/// Returns an error if the image can't be read, or if one of its files changed its length meanwhile.
 pub fn run(
     source: &Node<'_>,
     algorithm: Algorithm,

@@ -10,7 +10,7 @@ use crate::nodes::{Disk, Node};
 pub struct Opened {
     image: Disk,
     sandbox: bool,
-    /// What messages call it.
+    /// Its name in messages.
     name: String,
 }
 
@@ -74,7 +74,7 @@ mod tests {
         }
     }
 
-    /// What was the same when it was read need not be what is there now.
+    /// Files that were the same when they were read may be others now.
     #[test]
     fn a_file_that_grows_or_shrinks_is_no_match() {
         let folder = tempfile::tempdir().unwrap();

@@ -33,23 +33,23 @@ impl Sources {
     }
 }
 
-/// What is converted into what.
+/// A conversion.
 pub struct Plan<'a> {
     /// The images to read.
     pub sources: Sources,
     /// The image to make.
     pub target: Target<'a>,
-    /// How the work is done.
+    /// The way in which the work is done.
     pub settings: Settings,
-    /// Whether the target is read back and compared with the source.
+    /// The target is read back and compared with the source.
     pub verify: bool,
     /// The checksum of the contents that is wanted.
     pub checksum: Option<Algorithm>,
-    /// Whether the source's persistent bitmaps are copied, too.
+    /// Says if the source's persistent bitmaps are copied, too.
     pub bitmaps: Bitmaps,
 }
 
-/// What becomes of the source's persistent bitmaps.
+/// The treatment of the source's persistent bitmaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bitmaps {
     /// They aren't copied.
@@ -60,7 +60,7 @@ pub enum Bitmaps {
     Consistent,
 }
 
-/// What was converted.
+/// The result of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// The size of the disk in bytes.
@@ -74,7 +74,7 @@ pub struct Converted {
 /// Converts. When it succeeds, the target holds exactly what the sources hold.
 ///
 /// # Errors
-/// What keeps a source from being read or the target from being written; that a file of a source
+/// Returns an error if a source can't be read or the target can't be written, or if a file of a source
 /// changed its length meanwhile; a difference, where that is looked for. No new file is left then.
 pub fn run(
     plan: &Plan<'_>,
@@ -165,7 +165,7 @@ pub fn run(
     })
 }
 
-/// What a source stores itself: what it has from its backing file the target has from its own, and so has
+/// The part of a disk that a source stores itself: what it has from its backing file the target has from its own, and so has
 /// what is in the same cluster as something that the source stores. Only a compressed cluster is all the
 /// source's.
 fn only_stored(
@@ -186,7 +186,7 @@ fn only_stored(
     })
 }
 
-/// Whether anything can be left to a backing file. `qemu-img` asks how a source is stored in pieces of a
+/// Returns true if anything can be left to a backing file. `qemu-img` asks how a source is stored in pieces of a
 /// part of its tables, and what is to be compressed is left in whole clusters of a piece: from an image of
 /// small clusters none is.
 fn leaves_something(source: &Disk, target: &Target<'_>, new: &dyn NewImage) -> bool {

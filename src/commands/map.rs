@@ -11,22 +11,22 @@ use crate::formats::{Image as _, Status};
 use crate::nodes::{ChainImage, Disk, Node};
 use crate::units::GuestOffset;
 
-/// What is to be mapped.
+/// The part of a disk to be mapped.
 pub struct Plan<'a> {
     /// The image.
     pub source: Node<'a>,
-    /// Where to start, in bytes.
+    /// Its start in bytes.
     pub start: u64,
-    /// How many bytes of the disk to look at; all that follow without it.
+    /// Its length in bytes; without it, it reaches to the end.
     pub length: Option<u64>,
 }
 
 /// A run of the disk that is stored in one way and in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Where it starts on the disk.
+    /// Its start on the disk.
     pub start: GuestOffset,
-    /// How it is stored; its length is 0 only where there was nothing to be mapped at all.
+    /// The way in which it is stored; its length is 0 only where there was nothing to be mapped at all.
     pub status: Status,
 }
 
@@ -91,12 +91,12 @@ impl Map {
         file.map(|file| Path::new(file.location()))
     }
 
-    /// Whether the run that was handed out last is the last one.
+    /// Returns true if the run that was handed out last is the last one.
     pub fn is_done(&self) -> bool {
         self.ahead.is_none()
     }
 
-    /// How the disk is stored at the position, which moves on.
+    /// Asks how the disk is stored at the position, which moves on.
     fn step(&mut self) -> Result<Option<Run>> {
         if self.position >= self.end {
             return Ok(None);

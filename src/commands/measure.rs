@@ -10,11 +10,11 @@ use crate::nodes::{Disk, Node};
 use crate::options::Values;
 use crate::units::SECTOR_SIZE;
 
-/// What a new image is to hold.
+/// The contents of the new image.
 pub enum Contents<'a> {
     /// Nothing, on a disk of so many bytes.
     Empty(u64),
-    /// What this image holds.
+    /// Those of this image.
     Of(Box<Node<'a>>),
 }
 
@@ -22,7 +22,7 @@ pub enum Contents<'a> {
 pub enum Opened {
     /// An empty disk.
     Empty(u64),
-    /// What is to be converted.
+    /// The image to be converted.
     Source(Disk),
 }
 

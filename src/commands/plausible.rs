@@ -10,7 +10,7 @@ use crate::nodes::{Disk, Node};
 /// Tells `passwords` of each image of the chain that decrypts to noise.
 ///
 /// # Errors
-/// What `passwords` makes of it.
+/// Returns an error if `passwords` makes one of it.
 pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<()> {
     for (depth, layer) in opened.layers.iter().enumerate() {
         let encryption = layer.image.encryption();

@@ -31,7 +31,7 @@ use crate::convert::MOST_WORKERS;
 use crate::crypto::{BACKEND_VARIABLE, Backend, chosen_backend};
 use crate::error::{Error, Result};
 
-/// What the measurements' buffers and files come to at the very most, in bytes.
+/// The most that the measurements' buffers and files come to, in bytes.
 pub const MOST_MEMORY: usize = 200 << 20;
 
 /// The most threads that can be asked for; each has a buffer of its own.
@@ -47,13 +47,13 @@ pub const BUSY: f64 = 0.15;
 /// the sweep needs more for as many rounds.
 const CIPHERS_SHARE: f64 = 0.35;
 
-/// What is to be measured.
+/// The measurements to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// About how long it may take in all. Every figure is measured a few times even when that
     /// takes longer.
     pub budget: Duration,
-    /// How many threads "all threads" are; as many as the machine runs at once when not given.
+    /// The number of threads that "all threads" are; as many as the machine runs at once when not given.
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -87,7 +87,7 @@ impl Plan {
     }
 }
 
-/// What was found. Speeds are in GB/s, which are 10^9 bytes a second.
+/// The results. Speeds are in GB/s, which are 10^9 bytes a second.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
@@ -95,7 +95,7 @@ pub struct Report {
     pub cpu: Cpu,
     /// The backend that encrypts and decrypts images.
     pub backend: Chosen,
-    /// How it was measured.
+    /// The way of measuring.
     pub measurement: Measurement,
     /// Every backend that this machine has, the slowest first.
     pub ciphers: Vec<CipherSpeed>,
@@ -103,10 +103,10 @@ pub struct Report {
     pub cbc_crate: CbcCrateSpeed,
     /// Whole conversions, for every cluster size that there is.
     pub cluster_sizes: Vec<ClusterSpeed>,
-    /// How many times as long a conversion takes with AES as without: the median over all pairs of
+    /// The time of a conversion with AES as a multiple of that without: the median over all pairs of
     /// conversions, of every cluster size.
     pub aes_takes_times: f64,
-    /// What the user could do to make it faster.
+    /// Advice to make it faster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -114,13 +114,13 @@ pub struct Report {
 /// The processor.
 #[derive(Debug, Serialize)]
 pub struct Cpu {
-    /// What it calls itself, or what the virtual machine was told to call it.
+    /// The name that it gives itself, or what the virtual machine was told to call it.
     pub model: String,
-    /// How many threads it runs for us at once.
+    /// The number of threads that it runs for us at once.
     pub threads: usize,
-    /// What matters to the ciphers.
+    /// The features that matter to the ciphers.
     pub features: Vec<Feature>,
-    /// Whether it says that it is a virtual machine's (x86 only; others don't tell).
+    /// It says that it is a virtual machine's (x86 only; others don't tell).
     pub virtualised: bool,
 }
 
@@ -129,7 +129,7 @@ pub struct Cpu {
 pub struct Feature {
     /// Its name, as Linux and compilers know it.
     pub name: &'static str,
-    /// Whether it is there.
+    /// It is there.
     pub present: bool,
 }
 
@@ -138,7 +138,7 @@ pub struct Feature {
 pub struct Chosen {
     /// Its name.
     pub name: &'static str,
-    /// What it is.
+    /// Its description.
     pub description: &'static str,
     /// Why it is used and no other.
     pub reason: String,
@@ -147,23 +147,23 @@ pub struct Chosen {
     pub symbol: Option<&'static str>,
 }
 
-/// How it was measured.
+/// The way of measuring.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Measurement {
-    /// How many threads "all threads" were.
+    /// The number of threads that "all threads" were.
     pub threads: usize,
-    /// What each thread ran the ciphers on, in bytes.
+    /// The length of each thread's buffer for the ciphers, in bytes.
     pub buffer_bytes: usize,
-    /// How often each speed of a cipher was measured.
+    /// The number of measurements of each speed of a cipher.
     pub cipher_rounds: u32,
     /// The disk that was converted, in bytes.
     pub data_bytes: u64,
-    /// How many threads converted it.
+    /// The number of threads that converted it.
     pub conversion_threads: usize,
-    /// How often each conversion was done.
+    /// The number of times that each conversion was done.
     pub conversion_rounds: u32,
-    /// How far apart measurements of the same thing were: the width of their middle half as a share
+    /// The spread of measurements of the same thing: the width of their middle half as a share
     /// of the median. Above [`BUSY`] the machine was doing something else as well.
     pub spread: f64,
 }
@@ -182,15 +182,15 @@ pub struct CipherSpeed {
     pub encrypt_all_threads: f64,
     /// Decrypting on all threads together.
     pub decrypt_all_threads: f64,
-    /// What the AES unit does at best with this backend's instructions, on one thread.
+    /// The most that the AES unit does with this backend's instructions, on one thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// How much of that encrypting on one thread reaches, from 0 to 1.
+    /// The share of that which encrypting on one thread reaches, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_of_limit: Option<f64>,
-    /// How many times as fast as the `cbc` crate it encrypts, on one thread.
+    /// The speed of encrypting as a multiple of the `cbc` crate's, on one thread.
     pub times_cbc_crate_encrypt: f64,
-    /// How many times as fast as the `cbc` crate it decrypts, on one thread.
+    /// The speed of decrypting as a multiple of the `cbc` crate's, on one thread.
     pub times_cbc_crate_decrypt: f64,
 }
 
@@ -204,7 +204,7 @@ pub struct CbcCrateSpeed {
     pub decrypt_one_thread: f64,
 }
 
-/// What a cluster size makes of a conversion from raw to qcow2.
+/// The effect of a cluster size on a conversion from raw to qcow2.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ClusterSpeed {
@@ -216,7 +216,7 @@ pub struct ClusterSpeed {
     pub aes: f64,
     /// The length of the image's file.
     pub file_bytes: u64,
-    /// What of that isn't the disk's data.
+    /// The part of that which isn't the disk's data.
     pub metadata_bytes: u64,
 }
 

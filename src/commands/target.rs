@@ -1,6 +1,6 @@
 //! The image that a command writes: made anew, or an existing one that is written over.
 //!
-//! What can be refused (options, a missing password, a target that is also a source) is refused
+//! Whatever can be refused (options, a missing password, a target that is also a source) is refused
 //! before any file is touched.
 
 use std::ffi::OsStr;
@@ -27,7 +27,7 @@ use crate::storage::{
 pub struct Target<'a> {
     /// The file.
     pub path: PathBuf,
-    /// What messages call it.
+    /// Its name in messages.
     pub name: String,
     /// The format, or the driver of what holds a raw image.
     pub driver: Driver,
@@ -35,20 +35,20 @@ pub struct Target<'a> {
     pub options: Values,
     /// The password where an option named one, or why it can't be had.
     pub secret: Result<Option<&'a Secret>>,
-    /// Of what a raw file's length is to be a multiple, in bytes.
+    /// The number of bytes of which a raw file's length is to be a multiple.
     pub align: Option<NonZeroU64>,
     /// Its data is compressed.
     pub compressed: bool,
-    /// What the backing file that the options name is opened for; where for nothing, nothing is known of it.
+    /// The purpose for which the backing file is opened that the options name; without one nothing is known of it.
     pub backing_purpose: Option<Purpose>,
-    /// How the file is written, and whether it is on stable storage when the command succeeds.
+    /// The way in which the file is written. It says if the file is on stable storage when the command succeeds.
     pub cache: CacheMode,
     /// The image that exists and is written over; `None` makes a new one.
     pub existing: Option<Existing<'a>>,
-    /// Whether files are opened that an existing image names, and how the name of a new one's backing file
+    /// Says if files are opened that an existing image names, and how the name of a new one's backing file
     /// is read.
     pub names: Names,
-    /// Whether files are opened that a new image's backing file names.
+    /// Says if files are opened that a new image's backing file names.
     pub names_below: Names,
 }
 
@@ -65,7 +65,7 @@ pub struct Existing<'a> {
     pub guarded: bool,
 }
 
-/// What [`Target::make`] and [`Target::open_over`] give: the image to write, and the file that is undone unless kept.
+/// The result of [`Target::make`] and [`Target::open_over`]: the image to write, and the file that is undone unless kept.
 pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
     /// The size in bytes of what the image is over; 0 where that is nothing.
@@ -87,7 +87,7 @@ impl OpenTarget {
     /// As [`Written::keep`].
     ///
     /// # Errors
-    /// As there.
+    /// Returns an error as [`Written::keep`] does.
     pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
         self.written().keep(target)
     }

@@ -93,7 +93,7 @@ impl<'a> Node<'a> {
     /// As [`Node::backing`], with nothing in front of the message.
     ///
     /// # Errors
-    /// As there.
+    /// Returns an error as [`backing`](Self::backing) does.
     pub(crate) fn named_below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let Some(stored) = image.backing() else {
             return Ok(None);

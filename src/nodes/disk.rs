@@ -1,4 +1,4 @@
-//! What opening an image gives: its files, the images of its chain, and its data.
+//! The results of opening an image: its files, the images of its chain, and its data.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub struct Loaded {
     pub file: Arc<dyn Storage>,
     /// The part of the file that the image is in; most often all of it.
     pub storage: Arc<dyn Storage>,
-    /// Where in the file that part starts, in bytes.
+    /// The start of that part in the file, in bytes.
     pub start: u64,
     /// The format that was stated or found.
     pub format: Format,
@@ -35,13 +35,13 @@ impl Loaded {
 
 /// An image of a chain, open.
 pub struct ChainImage {
-    /// What the user, or the image above it, calls it.
+    /// Its name, as the user or the image above it has it.
     pub name: String,
     /// Its format.
     pub format: Format,
     /// Its header.
     pub image: Box<dyn ImageFile>,
-    /// Where a raw image starts in its file, in bytes.
+    /// The start of a raw image in its file, in bytes.
     pub start: u64,
     /// The part of the file that was named that it is in; most often all of it.
     pub storage: Arc<dyn Storage>,
@@ -62,7 +62,7 @@ pub struct Disk {
     pub image: Arc<Chain>,
     /// The images of the chain, top first.
     pub layers: Vec<ChainImage>,
-    /// How long each of [`files`](Self::files) was when it was opened, in bytes; nothing where others
+    /// The length of each of [`files`](Self::files) when it was opened, in bytes; nothing where others
     /// may write to them.
     pub(super) lengths: Vec<u64>,
 }

@@ -1,4 +1,4 @@
-//! How an image is named: a file name, `json:{…}`, or with `--image-opts` an option string.
+//! Names of images: a file name, `json:{…}`, or with `--image-opts` an option string.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result, printable};
 /// Is told what is to be known although nothing is wrong: a line, and lines that help with it.
 pub type Warn = fn(&str, &str);
 
-/// Whether files are opened whose names are found inside an image.
+/// The policy for files whose names are found inside an image.
 #[derive(Debug, Clone, Copy)]
 pub enum Names {
     /// They are: backing files, external data files. Mistakes of no matter in trees of options are told.

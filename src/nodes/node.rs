@@ -27,7 +27,7 @@ pub struct Node<'a> {
     pub inside: Option<Box<Node<'a>>>,
     /// The options by which reports name it, where no driver is stated, so that they lack the one that is found.
     pub guessed: Option<serde_json::Map<String, serde_json::Value>>,
-    /// What messages call it.
+    /// Its name in messages.
     pub name: String,
     /// The format, where it was stated; else it is probed.
     pub format: Option<Format>,
@@ -37,20 +37,20 @@ pub struct Node<'a> {
     pub secrets: Option<&'a Secrets>,
     /// The password, where the caller has it.
     pub secret: Option<&'a Secret>,
-    /// How the file is read.
+    /// The way in which the file is read.
     pub cache: CacheMode,
-    /// Whether others may write the image while it is read.
+    /// Says if others may write the image while it is read.
     pub sharing: Sharing,
-    /// Whether what can't be read is given up, and the rest is read all the same.
+    /// Parts that can't be read are given up, and the rest is read all the same.
     pub salvage: bool,
     /// All of its files is read, also the parts that the file system calls holes.
     pub ignores_holes: bool,
-    /// Whether an option said that it is only read.
+    /// An option said that it is only read.
     pub is_read_only: bool,
-    /// Whether the program gives up, for good, what a command that only looks at the image doesn't
+    /// The program gives up, for good, what a command that only looks at the image doesn't
     /// need once all files are open. For programs that do nothing else.
     pub sandbox: bool,
-    /// Whether files are opened that the image names.
+    /// Says if files are opened that the image names.
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
     pub snapshot: Option<SnapshotName>,
@@ -58,18 +58,18 @@ pub struct Node<'a> {
     pub protocol: Option<Protocol>,
     /// The options of that protocol.
     pub protocol_options: Values,
-    /// What part of the file the image is in: a window, and maybe a window of that.
+    /// The part of the file that the image is in: a window, and maybe a window of that.
     pub windows: Vec<WindowRange>,
     /// The raw nodes that options put between the file and the image, from the file on. Only reports show
     /// them: their windows are among [`windows`](Self::windows).
     pub between: Vec<RawNode>,
-    /// Whether options named the file's own node, without any format.
+    /// Options named the file's own node, without any format.
     pub is_bare: bool,
     /// Other files that hold parts of the image, by the roles that options call them by, where options named them.
     pub others: Vec<(&'static str, PathBuf)>,
     /// The same, open already and maybe without a name.
     pub other_handles: Vec<Arc<dyn Reopen>>,
-    /// What is below the image.
+    /// The image below.
     pub below: BackingNode<'a>,
     /// The file is to be read in a way that goes past the system's cache, and no option says that it may.
     pub needs_direct: bool,
@@ -82,13 +82,13 @@ pub struct Node<'a> {
 /// A raw node that holds an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawNode {
-    /// What reports call it.
+    /// Its name in reports.
     pub name: String,
-    /// What part of the node below it is in it; nothing for all of that.
+    /// The part of the node below that is in it; nothing for all of that.
     pub window: Option<WindowRange>,
 }
 
-/// What is below an image.
+/// The image below another.
 #[derive(Clone, Default)]
 pub enum BackingNode<'a> {
     /// The backing file that the image names, if any.

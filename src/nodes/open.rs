@@ -16,11 +16,11 @@ use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreig
 use crate::options::Values;
 use crate::storage::{Access, Opening, Purpose, Sharing, Storage, Window, WindowRange, list};
 
-/// How many bytes the tables of a chain that are kept may take in memory. How many images there are doesn't matter:
+/// The most memory that the tables of a chain may take, in bytes. The number of images doesn't matter:
 /// each costs a descriptor, of which the system has only so many, and its table.
 const MOST_TABLE_BYTES: u64 = 1 << 30;
 
-/// How many of the images that lead to one that can't be opened are named, at either end of the chain.
+/// The number of images named, at either end of the chain that leads to one that can't be opened.
 pub(crate) const NAMED_IMAGES: usize = 4;
 
 impl Node<'_> {
@@ -31,6 +31,17 @@ impl Node<'_> {
     pub fn open_file(&self, purpose: Purpose) -> Result<Loaded> {
         self.open_below(purpose)
             .map_err(|error| self.could_not_open(error))
+    }
+
+    /// Returns the format that was stated, or else the one that the file has.
+    ///
+    /// # Errors
+    /// Returns an error as [`open_file`](Self::open_file) does.
+    pub fn find_format(&self) -> Result<Format> {
+        match self.format {
+            Some(format) => Ok(format),
+            None => Ok(self.open_file(Purpose::Probe)?.format),
+        }
     }
 
     /// As [`Node::open_file`], with nothing in front of the message.
@@ -132,7 +143,7 @@ impl Node<'_> {
         Ok(format)
     }
 
-    /// How its files are opened.
+    /// The way in which its files are opened.
     fn opening(&self, purpose: Purpose) -> Opening {
         Opening {
             access: purpose.access(),
@@ -414,7 +425,7 @@ pub(crate) fn refuse_loop<'f>(
     Ok(())
 }
 
-/// What is said of a chain that leads back into itself.
+/// The error for a chain that leads back into itself.
 pub fn infinite_loop(name: &str) -> Error {
     Error::invalid(format!(
         "Backing file '{}' creates an infinite loop.",

@@ -1,4 +1,4 @@
-//! What a tree of options says of an image: QEMU's block devices, as far as images in files have them.
+//! From a tree of options to a node: QEMU's block devices, as far as images in files have them.
 //!
 //! An image is a format's node with the node of its storage below it, `driver=raw` over
 //! `file.driver=file`; a raw node may stand between, as a window of a larger file. Options that only
@@ -140,7 +140,7 @@ fn other_file(
     Ok(Some((role, file.path)))
 }
 
-/// What holds an image: a file, or a part of one.
+/// The holder of an image: a file, or a part of one, or another image.
 struct Holder<'a> {
     path: PathBuf,
     filename: String,
@@ -151,7 +151,7 @@ struct Holder<'a> {
     protocol: Protocol,
     /// The options of that protocol.
     options: Values,
-    /// Whether it is the file itself.
+    /// It is the file itself.
     direct: bool,
     shown: serde_json::Value,
     /// The image whose disk it is, where that is none of a protocol.
@@ -298,7 +298,7 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     })
 }
 
-/// What the options say of the backing file.
+/// Reads the node of the backing file.
 fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<BackingNode<'a>> {
     let reference = tree.take("backing");
     if reference == Some(Value::Null) {
@@ -338,19 +338,19 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Backin
     })
 }
 
-/// What counts of the options that every node has.
+/// The options of every node, as far as they count.
 #[derive(Clone, Copy)]
 struct Common {
     sharing: Sharing,
     is_read_only: bool,
-    /// Whether the system's cache is gone past, which says nothing of how it is read here.
+    /// The system's cache is gone past, which says nothing of how it is read here.
     is_direct: bool,
-    /// Whether a way of reading is asked for that QEMU has only past that cache.
+    /// A way of reading is asked for that QEMU has only past that cache.
     is_native: bool,
 }
 
 impl Common {
-    /// What holds for an image of which `below` holds for its file.
+    /// The same for an image whose file has `below`.
     fn over(self, below: Self) -> Self {
         Self {
             sharing: self.sharing.max(below.sharing),

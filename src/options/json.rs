@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The start of an image's name that is a tree of options.
 pub const PREFIX: &str = "json:";
 
-/// How deep objects and lists may be nested; QEMU's limit.
+/// The greatest depth of objects and lists; QEMU's limit.
 const DEEPEST: usize = 1024;
 
 /// A document as it is written.
@@ -44,7 +44,7 @@ fn mistake(what: &str) -> Error {
     Error::invalid(format!("JSON parse error, {what}"))
 }
 
-/// What is still to be read.
+/// The part that is still to be read.
 struct Reader<'t> {
     rest: &'t str,
 }

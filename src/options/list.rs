@@ -13,9 +13,9 @@ use crate::units::SizeError;
 /// One option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
-    /// What is set.
+    /// The name.
     pub key: String,
-    /// What it is set to.
+    /// The value.
     pub value: OsString,
     /// The element as it was written, where it was a key alone.
     pub short: Option<String>,
@@ -28,7 +28,7 @@ impl KeyValue {
         text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())
     }
 
-    /// What QEMU says of a key alone, where it would rather have it written out.
+    /// QEMU's words on a key alone, where it would rather have it written out.
     pub fn deprecation(&self) -> Option<String> {
         let short = self.short.as_deref()?;
         let (key, value) = (&self.key, self.value.display());
@@ -70,7 +70,7 @@ pub fn parse(text: impl AsRef<OsStr>, implied: Option<&str>) -> Vec<KeyValue> {
         .collect()
 }
 
-/// Whether an option string of `-o` is well-formed: not empty, and without a comma at either end
+/// Returns true if an option string of `-o` is well-formed: not empty, and without a comma at either end
 /// that separates nothing.
 pub fn is_valid_list(text: impl AsRef<OsStr>) -> bool {
     let text = text.as_ref().as_bytes();
@@ -119,7 +119,7 @@ fn parse_digits(text: &str) -> Option<(bool, Result<u64, ParseIntError>)> {
     Some((is_negative, u64::from_str_radix(digits, base)))
 }
 
-/// What is wrong with an option that is no size.
+/// The error for an option that is no size.
 pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
     match error {
         SizeError::Malformed => Error::invalid(format!(
@@ -143,7 +143,7 @@ pub fn is_identifier(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
-/// Whether an option string asks for the list of options.
+/// Returns true if an option string asks for the list of options.
 pub fn asks_for_help(text: impl AsRef<OsStr>) -> bool {
     split_at_single_commas(text.as_ref())
         .iter()

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-/// How an option's value is written.
+/// The form of an option's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Any bytes.
@@ -24,11 +24,11 @@ pub enum Kind {
 pub struct OptionSpec {
     /// Its name.
     pub name: &'static str,
-    /// How its value is written.
+    /// The form of its value.
     pub kind: Kind,
     /// The value that the line `Formatting '…'` has when none is given.
     pub default: Option<&'static str>,
-    /// What help says of it.
+    /// Its line in help.
     pub help: &'static str,
 }
 

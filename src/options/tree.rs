@@ -12,7 +12,7 @@ use super::list;
 use crate::error::{Error, Result};
 use crate::units::parse_size;
 
-/// What is said of JSON that isn't an object.
+/// The complaint about JSON that isn't an object.
 pub const NO_OBJECT: &str = "Invalid JSON object given";
 
 /// A tree of options, flat.
@@ -71,7 +71,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether there is an option of that name, or any below it.
+    /// Returns true if there is an option of that name, or any below it.
     pub fn has(&self, key: &str) -> bool {
         self.0.iter().any(|(known, _)| {
             let rest = known.strip_prefix(key);
@@ -188,7 +188,7 @@ impl Tree {
         self.0.iter().map(|(key, _)| key.clone()).collect()
     }
 
-    /// Whether nothing is left.
+    /// Returns true if nothing is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -22,7 +22,7 @@ struct Given {
     key: String,
     /// The value in one form: a switch is `on` or `off`, a number has decimal digits.
     value: OsString,
-    /// How `Formatting '…'` prints it.
+    /// The form in which `Formatting '…'` prints it.
     shown: OsString,
 }
 

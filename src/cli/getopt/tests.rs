@@ -179,7 +179,7 @@ fn numbers_below_zero_are_operands_where_the_definition_says_so() {
     );
 }
 
-/// What clap makes of the one form is what was meant.
+/// Clap reads the one form as it was meant.
 #[test]
 fn clap_reads_the_one_form() {
     use clap::FromArgMatches as _;

@@ -30,7 +30,7 @@ pub fn human(info: &ImageInfo) -> Result<String> {
     Ok(text)
 }
 
-/// What there is to say of an image itself.
+/// Renders the report of an image itself.
 fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     // Writing to a string can't fail, here and below.
     let _ = writeln!(text, "image: {}", printable(&info.filename));
@@ -69,7 +69,7 @@ fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     Ok(())
 }
 
-/// What an image is made of, below the node at `path`: a file, which is told of in its own words, or
+/// Renders the parts of an image, below the node at `path`: a file, which is told of in its own words, or
 /// another image.
 fn children(text: &mut String, info: &ImageInfo, path: &str) -> Result<()> {
     for child in &info.children {

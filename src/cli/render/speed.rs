@@ -7,7 +7,7 @@ use crate::crypto::Backend;
 use crate::error::printable;
 use crate::units::human_size;
 
-/// How wide the bar of a cipher can get, and each of the two of a cluster size.
+/// The greatest width of a cipher's bar, and each of the two of a cluster size.
 const CIPHER_BAR: usize = 25;
 const CLUSTER_BAR: usize = 21;
 
@@ -85,7 +85,7 @@ fn machine(text: &mut String, report: &Report) {
     }
 }
 
-/// Whether the AES unit works for us, and how hard.
+/// Says if the AES unit works for us, and how hard.
 fn aes_unit(report: &Report) -> String {
     let name = report.backend.name;
     let used = report.ciphers.iter().find(|cipher| cipher.name == name);
@@ -241,7 +241,7 @@ fn clusters(text: &mut String, report: &Report) {
     );
 }
 
-/// How much longer a conversion takes with AES, in percent.
+/// The time that AES adds to a conversion, in percent.
 fn longer(size: &ClusterSpeed) -> Option<f64> {
     (size.aes > 0.0).then(|| (size.plain / size.aes - 1.0) * 100.0)
 }

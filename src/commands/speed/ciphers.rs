@@ -1,4 +1,4 @@
-//! How fast the ciphers are by themselves: no file, no table, one buffer that stays in a core's
+//! The speed of the ciphers by themselves: no file, no table, one buffer that stays in a core's
 //! second-level cache.
 //!
 //! On all threads, every thread has a buffer and a part of the same window of time. It opens when
@@ -18,7 +18,7 @@ use crate::crypto::reference::Reference;
 use crate::crypto::{AesCbc, Backend};
 use crate::error::{Error, Result};
 
-/// What a thread works on, in bytes: half of a small second-level cache, and half of what a
+/// The length of a thread's buffer in bytes: half of a small second-level cache, and half of what a
 /// conversion encrypts at a time.
 pub const BUFFER_SIZE: usize = 256 << 10;
 
@@ -30,16 +30,16 @@ const LONGEST: Duration = Duration::from_millis(2);
 const SHORTEST: Duration = Duration::from_micros(300);
 /// Into how many rounds a small budget is cut.
 const WANTED_ROUNDS: u32 = 5;
-/// How long it takes a waiting thread to notice that there is a window, amply.
+/// An ample time for a waiting thread to notice that there is a window.
 const NOTICE: Duration = Duration::from_micros(20);
 /// Each of these is some tens of microseconds; the best of them counts in its round.
 const LIMIT_REPETITIONS: usize = 3;
 /// Neither the ciphers nor the measurements need much.
 const STACK_SIZE: usize = 256 << 10;
 
-/// What was measured.
+/// The results.
 pub struct Speeds {
-    /// How many threads "all threads" were.
+    /// The number of threads that "all threads" were.
     pub threads: usize,
     pub backends: Vec<CipherSpeed>,
     pub cbc_crate: CbcCrateSpeed,
@@ -148,7 +148,7 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
     })
 }
 
-/// How many threads there can be at once, with this one, up to `wanted`: a limit on processes counts threads.
+/// The number of threads that there can be at once, with this one, up to `wanted`: a limit on processes counts threads.
 fn startable(wanted: usize) -> usize {
     let gate = Mutex::new(());
     thread::scope(|scope| {
@@ -170,7 +170,7 @@ struct Window {
     end: Instant,
 }
 
-/// How many GB/s all of `buffers` get through `work` together, each on a thread of its own.
+/// The GB/s that all of `buffers` get through `work` together, each on a thread of its own.
 fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let Some((own, others)) = buffers.split_first_mut() else {
         return 0.0;
@@ -233,7 +233,7 @@ fn wait_for(window: Window) -> bool {
     }
 }
 
-/// How many GB/s this thread gets through, counted from the window's start even when it comes late.
+/// The GB/s that this thread gets through, counted from the window's start even when it comes late.
 fn speed_within(window: Window, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let mut passes = 0.0;
     loop {

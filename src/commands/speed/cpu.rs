@@ -1,4 +1,4 @@
-//! What processor this is, and what it lets us use.
+//! The processor, and its features that can be used.
 //!
 //! Features are asked of the processor itself, as the ciphers do; the model's name and whether it
 //! is a virtual machine's come from Linux's `/proc/cpuinfo`. Where that can't be read, the model is

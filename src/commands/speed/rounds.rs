@@ -38,7 +38,7 @@ impl Samples {
         rounded(self.quartile(2))
     }
 
-    /// How far apart the measurements are: the width of their middle half, as a share of the
+    /// The spread of the measurements: the width of their middle half, as a share of the
     /// median. On an idle machine it is a few hundredths.
     pub fn spread(&self) -> f64 {
         let width = self.quartile(3) - self.quartile(1);

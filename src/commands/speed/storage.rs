@@ -20,11 +20,11 @@ use crate::convert::Buffer;
 use crate::error::{Error, Result};
 use crate::storage::{Access, CacheMode, Opening, Storage, list};
 
-/// How many requests are under way at once.
+/// The numbers of requests that are under way at once.
 const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
-/// How long the requests are, in bytes.
+/// The lengths of the requests in bytes.
 const LENGTHS: [usize; 2] = [4 << 10, 1 << 20];
-/// How much of a storage is read and written at the most, in bytes.
+/// The most of a storage that is read and written, in bytes.
 const MOST_SPAN: u64 = 256 << 20;
 /// The part of the time in which a new file is filled.
 const FILLING: u32 = 4;
@@ -39,7 +39,7 @@ pub struct StorageReport {
     pub path: String,
     /// The page cache was bypassed.
     pub bypasses_cache: bool,
-    /// How many bytes of it were read and written.
+    /// The number of bytes of it that were read and written.
     pub span: u64,
     /// The figures.
     pub requests: Vec<RequestSpeed>,
@@ -53,13 +53,13 @@ pub struct RequestSpeed {
     pub operation: &'static str,
     /// The length of a request in bytes.
     pub length: usize,
-    /// How many were under way at once.
+    /// The number that were under way at once.
     pub in_flight: usize,
-    /// How many were done in a second.
+    /// The number that were done in a second.
     pub per_second: f64,
-    /// How much was read or written in a second, in 10^6 bytes.
+    /// The amount read or written in a second, in 10^6 bytes.
     pub megabytes_per_second: f64,
-    /// How long one took, in milliseconds: the median.
+    /// The time that one took, in milliseconds: the median.
     pub median_milliseconds: f64,
     /// The longest that one took.
     pub longest_milliseconds: f64,
@@ -156,7 +156,7 @@ struct Cell<'a> {
     file: &'a dyn Storage,
     operation: RequestKind,
     length: usize,
-    /// How many requests the span has room for.
+    /// The number of requests that the span has room for.
     slots: u64,
     each: Duration,
 }

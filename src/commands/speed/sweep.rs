@@ -1,4 +1,4 @@
-//! What cluster size and encryption make of a whole conversion.
+//! The effect of cluster size and encryption on a whole conversion.
 //!
 //! A disk of noise, which nothing can skip or shrink, is converted from raw to qcow2 by the real
 //! engine, from a file in memory into a file in memory: everything that `convert` does but for the
@@ -25,13 +25,13 @@ use crate::storage::{Storage, list};
 pub const MOST_DATA: usize = 64 << 20;
 /// The least: two of the largest clusters.
 const LEAST_DATA: usize = 4 << 20;
-/// How much is converted for a second of the budget, which gives a handful of rounds on a machine
+/// The number of bytes converted for a second of the budget, which gives a handful of rounds on a machine
 /// that converts two or three GB/s, and all there is for the default budget.
 const DATA_PER_SECOND: f64 = (17 << 20) as f64;
 /// The unit in which the noise is written and the disk measured out: the largest cluster.
 const PIECE: usize = 2 << 20;
 
-/// What was measured.
+/// The results.
 pub struct Sweep {
     pub cluster_sizes: Vec<ClusterSpeed>,
     pub data_bytes: u64,
@@ -106,7 +106,7 @@ pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Swe
     })
 }
 
-/// How much to convert, in whole pieces.
+/// The number of bytes to convert, in whole pieces.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
