@@ -15,8 +15,8 @@ pub(super) type Sector = [u8; SECTOR_SIZE];
 /// A run of whole sectors to be ciphered in place or from buffer to buffer.
 ///
 /// Its two halves have the same length and are either the very same memory or
-/// do not overlap at all, which the safe constructors of [`InOutBuf`]
-/// guarantee and the x86 kernels rely on.
+/// do not overlap at all. The safe constructors of [`InOutBuf`] guarantee that,
+/// and the x86 kernels rely on it.
 ///
 /// [`InOutBuf`]: aes::cipher::InOutBuf
 pub(super) type SectorRun<'inp, 'out> = aes::cipher::InOutBuf<'inp, 'out, Sector>;

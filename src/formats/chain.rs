@@ -101,8 +101,8 @@ impl Chain {
 ///
 /// `qemu-img` doesn't ask where exactly the backing file of a bigger image ends. Parts that aren't stored
 /// count as zero if they start beyond that end, so the answer depends on where its questions start. They
-/// start behind parts that are stored in another way, where a part of the tables ends that it looks at as
-/// one, and where the target's backing file ends.
+/// start behind parts that are stored in another way, and where the target's backing file ends. They also
+/// start where a part of the tables ends that it looks at as one.
 pub struct TopOnly {
     chain: Arc<Chain>,
     /// The chain that is read.

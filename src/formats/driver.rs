@@ -76,8 +76,8 @@ pub trait FormatDriver: Sync {
     /// Checks the description of a new image. Nothing is written, and no file is made.
     ///
     /// # Errors
-    /// Returns an error if the options are out of range or exclude each other, or if the format can't have such a
-    /// disk, worded as `qemu-img` words it.
+    /// Returns an error if the options are out of range or exclude each other, or if the format can't have
+    /// such a disk. The wording is `qemu-img`'s.
     fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
         let _ = new;
         Err(Error::unsupported(format!(

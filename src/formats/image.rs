@@ -91,7 +91,7 @@ pub trait Image: Send + Sync {
 
 /// A disk image in use, open for reading and writing.
 ///
-/// All methods work from several threads at once, but two calls that write, zero or discard must not overlap
+/// All methods work from several threads at once. But two calls that write, zero or discard must not overlap
 /// on the disk, nor may a read overlap with one of those. The result of such a read, and the winner of two
 /// such writes, are undefined.
 ///

@@ -49,8 +49,8 @@ impl Status {
     }
 }
 
-/// The holes of a storage. The last answer is kept, since to find where data ends some file systems look at
-/// every page of it, and callers ask for one piece after the other.
+/// The holes of a storage. The last answer is kept, since callers ask for one piece after the other. To find
+/// where data ends some file systems look at every page of it.
 #[derive(Debug, Default)]
 pub(super) struct Holes {
     last: Mutex<Range<u64>>,

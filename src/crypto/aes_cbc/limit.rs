@@ -6,8 +6,8 @@
 
 use crate::crypto::{Backend, Limit};
 
-/// Measures the limit of the instructions that `backend` uses, on this thread,
-/// as the best of `repetitions` of some tens of microseconds each for every
+/// Measures the limit of the instructions that `backend` uses, on this thread.
+/// It is the best of `repetitions` of some tens of microseconds each, for every
 /// number of registers.
 ///
 /// Returns `None` for a backend that isn't built on AES instructions of our own

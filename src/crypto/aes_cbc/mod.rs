@@ -1,8 +1,8 @@
 //! AES-128-CBC over 512-byte sectors, many at a time.
 //!
-//! This is the cipher of legacy encrypted qcow2 images. Every sector is a
-//! CBC chain of its own, of 32 blocks, whose initialisation vector is the
-//! 64-bit little-endian number of the sector followed by eight zero bytes.
+//! This is the cipher of legacy encrypted qcow2 images. Every sector is a CBC
+//! chain of its own, of 32 blocks. Its initialisation vector is the 64-bit
+//! little-endian number of the sector followed by eight zero bytes.
 //!
 //! CBC encryption is serial inside a sector: a block can't start before the one
 //! in front of it is done. An AES unit that could begin two blocks every cycle

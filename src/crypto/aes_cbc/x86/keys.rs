@@ -27,8 +27,8 @@ pub(super) const ROUND_KEYS: usize = 11;
 /// depends on, they look at the low 12 bits of the addresses alone. Encryption
 /// stores to many sectors at a time, all at the same place in a 512-byte row.
 /// So a schedule would, in a third of the steps, seem to lie where something
-/// has just been stored, which was seen to cost up to four tenths of the speed.
-/// So there are two copies of it, in the two halves of an aligned row, and
+/// has just been stored. That was seen to cost up to four tenths of the speed.
+/// So there are two copies of it, in the two halves of an aligned row.
 /// [`clear_of`](Self::clear_of) picks the one on the other side of the stores.
 #[repr(C, align(512))]
 pub(super) struct RoundKeys {

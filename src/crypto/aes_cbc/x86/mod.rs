@@ -6,9 +6,9 @@
 //! this folder.
 //!
 //! The kernels themselves are functions with plain, unmangled names
-//! (`cowhide_aes128_cbc_encrypt_vaes512` and so on) that are never inlined, so
-//! that `perf annotate` and a debugger's breakpoint find them by name in a
-//! release build.
+//! (`cowhide_aes128_cbc_encrypt_vaes512` and so on) that are never inlined. So
+//! `perf annotate` and a debugger's breakpoint find them by name in a release
+//! build.
 
 #![expect(
     unsafe_code,

@@ -27,10 +27,10 @@
 //! Decryption is simple in comparison: a sector is eight registers, all
 //! independent, and one sector's successor overlaps with it by itself.
 //!
-//! Invariant: in a batch of `n` sectors, only the `n` sectors at `src` are
-//! read and the `n` at `dst` written, and every block of a sector is read
-//! before it is written, so the two may be the same memory. A last group with
-//! fewer than four sectors works on a copy.
+//! Invariant: in a batch of `n` sectors, only the `n` sectors at `src` are read
+//! and the `n` at `dst` written. Every block of a sector is read before it is
+//! written, so the two may be the same memory. A last group with fewer than
+//! four sectors works on a copy.
 
 use core::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128,

@@ -1,8 +1,8 @@
 //! The check of refcounts against the references to clusters.
 //!
 //! One walk counts the references to each cluster of the file. Then the counts are compared with the
-//! refcounts that the image stores. A refcount that is too low is a corruption (a writer would hand out a
-//! cluster in use), one that is too high a leak (space is wasted, nothing else).
+//! refcounts that the image stores. A refcount that is too low is a corruption: a writer would hand out a
+//! cluster in use. One that is too high is a leak: space is wasted, nothing else.
 //!
 //! - [`finding`]: the findings, and their wording;
 //! - [`references`]: the counts, in little memory;

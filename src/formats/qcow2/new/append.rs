@@ -7,9 +7,8 @@
 //! - The header cluster and the L1 table have fixed places, since their sizes follow from the disk's size and
 //!   the options. Data clusters follow in guest order. The L2 tables that a chunk of data begins stand right
 //!   before it, so that a chunk is one write and its tables another, even with the smallest clusters.
-//! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks
-//!   follow from the number of clusters alone and are generated at the end, and every L1 and L2
-//!   entry has the COPIED flag.
+//! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks follow from
+//!   the number of clusters alone and are generated at the end. Every L1 and L2 entry has the COPIED flag.
 //! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
 //!   whole there, and the old header is wiped first.
 //! - With a backing file, a cluster that reads as zeroes has to say so: by a zero cluster, by bits for its

@@ -72,8 +72,8 @@ impl Qcow2Image {
     /// Opens the image that `header` was read from.
     ///
     /// # Errors
-    /// Returns an error if there is a cipher and the image isn't encrypted, or the other way round, if the same
-    /// holds of an external data file, or if an L1 table can't be read.
+    /// Returns an error if there is a cipher and the image isn't encrypted, or the other way round. Returns
+    /// an error if the same holds of an external data file, or if an L1 table can't be read.
     pub fn open_with(
         storage: Arc<dyn Storage>,
         header: &Header,
@@ -122,8 +122,8 @@ impl Qcow2Image {
     }
 
     /// Returns the number of bytes behind the cluster of `offset`, and before `end` or in its cluster, that
-    /// are stored in the same way in the simplest of cases: the entries differ in nothing but the step from
-    /// cluster to cluster. To find that out takes a fraction of looking at each.
+    /// are stored in the same way. Only the simplest case counts: the entries differ in nothing but the step
+    /// from cluster to cluster. To find that out takes a fraction of looking at each.
     fn repeated(&self, table: &L2Table, offset: GuestOffset, kind: ExtentKind, end: u64) -> u64 {
         let cluster = self.geometry.cluster_size();
         let step = match kind {

@@ -23,14 +23,14 @@
 //!
 //! # Invariants
 //!
-//! - A cluster is written in place only if its entry says that the image alone uses it, its refcount is 1,
-//!   and the same holds for the L2 table. Everything else, such as clusters that a snapshot shares, is
+//! - A cluster is written in place only if its entry says that the image alone uses it and its refcount is 1.
+//!   The same must hold for the L2 table. Everything else, such as clusters that a snapshot shares, is
 //!   copied.
 //! - Data is never written to a cluster that holds metadata, nor is one handed out.
 //! - Nothing is done in a destructor: an image that isn't closed is as after a power cut.
 //!
 //! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount blocks,
-//! the map of metadata, and the buffers of each call (at most 2 MiB and two clusters).
+//! and the map of metadata. Each call has buffers of at most 2 MiB and two clusters.
 
 mod bitmaps;
 mod compressed;

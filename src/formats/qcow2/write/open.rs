@@ -56,8 +56,8 @@ impl WritableQcow2 {
     /// Opens for writing the image that `header` was read from.
     ///
     /// # Errors
-    /// Returns an error if the image is damaged or marked as such, if it has features that this version can't
-    /// write, or if the options aren't for this image. Returns the system's error.
+    /// Returns an error if the image is damaged or marked as such, or if it has features that this version
+    /// can't write. Returns an error if the options aren't for this image, or the system's error.
     pub fn open(storage: Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<Self> {
         let OpenOptions {
             cipher,

@@ -7,8 +7,8 @@
 //! cluster any more.
 //!
 //! A new block takes the first cluster of those that it counts, and counts itself. When the refcount table is
-//! full, a larger one is made behind the last cluster that the old one can count, with the blocks for that
-//! place in front of it. New blocks must be stored before the table's entries that lead to them, and a new
+//! full, a larger one is made behind the last cluster that the old one can count. The blocks for that place
+//! stand in front of it. New blocks must be stored before the table's entries that lead to them, and a new
 //! table before the header that leads to it: [`Refcounts::store`] sees to that.
 
 use std::collections::BTreeSet;

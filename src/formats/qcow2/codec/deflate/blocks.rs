@@ -291,8 +291,8 @@ fn fixed_lengths() -> ([u8; SYMBOLS], [u8; DISTANCES]) {
     (symbols, [5; DISTANCES])
 }
 
-/// Returns the fixed codes. There are two lengths' symbols more in that code than in ours, the last
-/// ones of their length, so that those of 9 bits begin two codes of 8 bits later.
+/// Returns the fixed codes. That code has two more symbols for lengths than ours, the last ones of
+/// their length. So those of 9 bits begin two codes of 8 bits later.
 fn fixed_codes(lengths: &[u8; SYMBOLS]) -> [Code; SYMBOLS] {
     let mut with_all = [8; SYMBOLS + 2];
     for (all, length) in with_all.iter_mut().zip(lengths) {
