@@ -23,14 +23,14 @@ pub struct Plan<'a> {
 
 /// A run of the disk that is stored in one way and in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct MapRun {
     /// Its start on the disk.
     pub start: GuestOffset,
     /// The way in which it is stored; its length is 0 only where there was nothing to be mapped at all.
     pub status: Status,
 }
 
-impl Run {
+impl MapRun {
     /// Adds the run behind this one, if both are stored in one way and in one piece.
     fn join(&mut self, next: &Self) -> bool {
         let length = self.status.length;
@@ -53,7 +53,7 @@ pub struct Map {
     position: u64,
     end: u64,
     /// The first run that hasn't been handed out.
-    ahead: Option<Run>,
+    ahead: Option<MapRun>,
 }
 
 /// Opens the image.
@@ -75,7 +75,7 @@ pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
     };
     // A range without a byte is reported as a run without one.
     if map.position >= map.end {
-        map.ahead = Some(Run {
+        map.ahead = Some(MapRun {
             start: GuestOffset(map.position),
             status: Status::default(),
         });
@@ -85,7 +85,7 @@ pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
 
 impl Map {
     /// The file that a run with an offset is in, as it was named.
-    pub fn file(&self, run: &Run) -> Option<&Path> {
+    pub fn file(&self, run: &MapRun) -> Option<&Path> {
         let layer = self.source.layers.get(run.status.depth);
         let file = layer.and_then(ChainImage::data_file);
         file.map(|file| Path::new(file.location()))
@@ -97,7 +97,7 @@ impl Map {
     }
 
     /// Asks how the disk is stored at the position, which moves on.
-    fn step(&mut self) -> Result<Option<Run>> {
+    fn step(&mut self) -> Result<Option<MapRun>> {
         if self.position >= self.end {
             return Ok(None);
         }
@@ -114,10 +114,10 @@ impl Map {
         let start_in_file = layer.map_or(0, |layer| layer.start);
         status.offset = status.offset.and_then(|host| host.after(start_in_file));
         self.position += status.length;
-        Ok(Some(Run { start, status }))
+        Ok(Some(MapRun { start, status }))
     }
 
-    fn joined(&mut self) -> Result<Option<Run>> {
+    fn joined(&mut self) -> Result<Option<MapRun>> {
         let first = match self.ahead.take() {
             Some(run) => Some(run),
             None => self.step()?,
@@ -136,7 +136,7 @@ impl Map {
 }
 
 impl Iterator for Map {
-    type Item = Result<Run>;
+    type Item = Result<MapRun>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.joined().transpose()

@@ -81,7 +81,6 @@ pub const TYPES: Exceptions = &[
     ("Opened", PUBLIC),
     ("Plan", PUBLIC),
     ("Room", PRIVATE),
-    ("Run", PUBLIC),
     ("Window", PRIVATE),
 ];
 

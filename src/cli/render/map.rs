@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::commands::map::Run;
+use crate::commands::map::MapRun;
 
 /// The table's heading.
 pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
@@ -17,7 +17,7 @@ pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
 }
 
 /// A line of the table. Only what is stored and isn't zero has one.
-pub fn human(out: &mut impl Write, run: &Run, file: Option<&Path>) -> io::Result<()> {
+pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
 
     let host = run.status.offset.map_or(0, |host| host.0);
@@ -34,7 +34,7 @@ pub fn human(out: &mut impl Write, run: &Run, file: Option<&Path>) -> io::Result
 }
 
 /// A run, without what goes before it (`[` or `,` and a new line).
-pub fn json(out: &mut impl Write, run: &Run) -> io::Result<()> {
+pub fn json(out: &mut impl Write, run: &MapRun) -> io::Result<()> {
     let status = &run.status;
     write!(
         out,
