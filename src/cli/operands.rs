@@ -203,12 +203,11 @@ pub(super) fn target<'a>(
     secrets: &'a Secrets,
     cache: CacheMode,
 ) -> crate::error::Result<Target<'a>> {
-    let secret = options.text("encrypt.key-secret");
     Ok(Target {
         path: file_name::new_file(operand)?,
         name: operand.to_string_lossy().into_owned(),
         driver,
-        secret: secret.map(|id| secrets.get(id)).transpose(),
+        secrets,
         options,
         backing_purpose: Some(Purpose::Read),
         align: None,
@@ -255,7 +254,7 @@ pub(super) fn existing_target<'a>(
             _ => Driver::Format(format),
         },
         options: Values::default(),
-        secret: Ok(None),
+        secrets,
         backing_purpose: Some(Purpose::Read),
         align: None,
         compressed: false,

@@ -14,8 +14,7 @@ use std::sync::Arc;
 
 use super::{Passwords, Purpose};
 use crate::error::Result;
-use crate::formats::driver::Load;
-use crate::formats::qcow2::Backing;
+use crate::formats::driver::{Backing, Load};
 use crate::formats::{Chain, Format};
 use crate::nodes::{NAMED_IMAGES, Names, Node, refuse_loop};
 use crate::storage::Storage;

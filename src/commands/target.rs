@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use super::{Driver, Passwords, Purpose, Sharing, backing, backing::Base};
-use crate::crypto::Secret;
+use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::{Backing, Load, NewDisk, NewParts, Plan, WriteParts};
 use crate::formats::{
@@ -33,8 +33,8 @@ pub struct Target<'a> {
     pub driver: Driver,
     /// The options of a new image.
     pub options: Values,
-    /// The password where an option named one, or why it can't be had.
-    pub secret: Result<Option<&'a Secret>>,
+    /// The secrets that the options may name.
+    pub secrets: &'a Secrets,
     /// The number of bytes of which a raw file's length is to be a multiple.
     pub align: Option<NonZeroU64>,
     /// Its data is compressed.
@@ -158,10 +158,9 @@ impl Target<'_> {
 
     /// The password that an option named, or else the one that `passwords` has.
     fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
-        match &self.secret {
-            Ok(Some(secret)) => Ok(*secret),
-            Ok(None) => passwords.for_writing(&self.name),
-            Err(error) => Err(Error::invalid(error.to_string())),
+        match self.options.text("encrypt.key-secret") {
+            Some(id) => self.secrets.get(id),
+            None => passwords.for_writing(&self.name),
         }
     }
 

@@ -50,13 +50,8 @@ impl<'a> Node<'a> {
             BackingNode::Stored => return self.backing(image),
             BackingNode::Nothing => return Ok(None),
             BackingNode::Given(given) => Self {
-                cache: self.cache,
                 sharing: self.sharing.below().max(given.sharing),
-                salvage: self.salvage,
-                ignores_holes: self.ignores_holes,
-                names: self.names,
-                warn: self.warn,
-                ..given.as_ref().clone()
+                ..given.as_ref().clone().opened_like(self)
             },
             BackingNode::StoredWith(given) => {
                 let stored = self.backing(image)?.ok_or_else(|| {
@@ -68,13 +63,8 @@ impl<'a> Node<'a> {
                     path: stored.path,
                     name: stored.name,
                     format: given.format.or(stored.format),
-                    cache: stored.cache,
                     sharing: stored.sharing.max(given.sharing),
-                    salvage: stored.salvage,
-                    ignores_holes: stored.ignores_holes,
-                    names: stored.names,
-                    warn: self.warn,
-                    ..given.as_ref().clone()
+                    ..given.as_ref().clone().opened_like(self)
                 }
             }
         };
@@ -103,14 +93,8 @@ impl<'a> Node<'a> {
             .names
             .backing_file(&self.path, stored.name, format.as_deref())?;
         Ok(Some(Self {
-            cache: self.cache,
             sharing: self.sharing.below(),
-            salvage: self.salvage,
-            ignores_holes: self.ignores_holes,
-            sandbox: self.sandbox,
-            names: self.names,
-            warn: self.warn,
-            ..below
+            ..below.opened_like(self)
         }))
     }
 }

@@ -137,6 +137,20 @@ impl Node<'_> {
         }
     }
 
+    /// The same node, opened as `other` is, but for who else may use it.
+    #[must_use]
+    pub(super) fn opened_like(self, other: &Node<'_>) -> Self {
+        Self {
+            cache: other.cache,
+            salvage: other.salvage,
+            ignores_holes: other.ignores_holes,
+            sandbox: other.sandbox,
+            names: other.names,
+            warn: other.warn,
+            ..self
+        }
+    }
+
     /// The name by which reports show an image that turned out to be of this format, where that isn't clear from
     /// its options.
     ///

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use super::disk::{ChainImage, Disk, Loaded};
 use super::node::{BackingNode, Node};
+use super::options::unsupported_option;
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Load, Parts};
+use crate::formats::encryption::missing_secret;
 use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreign};
 use crate::options::Values;
 use crate::storage::{Access, Opening, Purpose, Sharing, Storage, Window, WindowRange, list};
@@ -97,15 +99,10 @@ impl Node<'_> {
             return Err(only_read());
         }
         let outer = Node {
-            cache: self.cache,
             sharing: self.sharing.max(outer.sharing),
-            salvage: self.salvage,
-            ignores_holes: self.ignores_holes,
-            names: self.names,
-            warn: self.warn,
             // It is told of by the name of what is inside.
             name: String::new(),
-            ..outer.clone()
+            ..outer.clone().opened_like(self)
         };
         let opened = outer.open(Purpose::Read, &NoPasswords)?;
         let format = opened
@@ -128,17 +125,12 @@ impl Node<'_> {
         if capabilities.transparent && self.is_named_foreign {
             foreign::refuse_named(storage)?;
         }
-        let unsupported = |option: &str| {
-            Err(Error::invalid(format!(
-                "Block format '{format}' does not support the option '{option}'"
-            )))
-        };
         let mut others = self.others.iter();
         if let Some((role, _)) = others.find(|(role, _)| !format.roles().contains(role)) {
-            return unsupported(role);
+            return Err(unsupported_option(format, role));
         }
         if !capabilities.backing && !matches!(self.below, BackingNode::Stored) {
-            return unsupported("backing");
+            return Err(unsupported_option(format, "backing"));
         }
         Ok(format)
     }
@@ -180,7 +172,7 @@ impl Node<'_> {
             layers,
             lengths: Vec::new(),
         };
-        // What others may write may grow.
+        // Files that others may write may grow.
         if self.sharing < Sharing::Forced {
             let lengths: Result<_> = opened.files().into_iter().map(Storage::len).collect();
             opened.lengths = lengths?;
@@ -363,14 +355,6 @@ impl Passwords for NoPasswords {
     fn implausible(&self, _image: &str, _newline: bool) -> Result<()> {
         Ok(())
     }
-}
-
-/// The error for an encrypted image without a password.
-fn missing_secret() -> Error {
-    Error::new(
-        ErrorKind::MissingSecret,
-        "Parameter 'encrypt.key-secret' is required for cipher",
-    )
 }
 
 /// Puts the image's name in front of why it could not be opened.

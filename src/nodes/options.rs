@@ -23,21 +23,6 @@ impl Default for NodeOptions {
 }
 
 impl NodeOptions {
-    /// Has a format take its options out of a tree, in which nothing may be left.
-    ///
-    /// # Errors
-    /// Returns an error if a value can't be, or names an option that the format doesn't know.
-    pub fn take(format: Format, mut tree: Tree) -> Result<Self> {
-        let values = Values::of_tree(&[format.open_options()], &mut tree)?;
-        format.check_options(&values)?;
-        match tree.first() {
-            None => Ok(Self::Taken(values)),
-            Some((key, _)) => Err(Error::invalid(format!(
-                "Block format '{format}' does not support the option '{key}'"
-            ))),
-        }
-    }
-
     /// Returns true if an option of this name is given.
     pub fn has(&self, name: &str) -> bool {
         match self {
@@ -49,16 +34,33 @@ impl NodeOptions {
     /// The options of an image that is of this format.
     ///
     /// # Errors
-    /// Returns an error as [`take`](Self::take) does.
+    /// Returns an error if a value can't be, or names an option that the format doesn't know.
     pub fn of(&self, format: Format) -> Result<Values> {
         match self {
             Self::Taken(values) => Ok(values.clone()),
-            Self::Unread(tree) => match Self::take(format, tree.clone())? {
-                Self::Taken(values) => Ok(values),
-                Self::Unread(_) => Ok(Values::default()),
-            },
+            Self::Unread(tree) => take_options(format, tree.clone()),
         }
     }
+}
+
+/// Has a format take its options out of a tree, in which nothing may be left.
+///
+/// # Errors
+/// Returns an error if a value can't be, or names an option that the format doesn't know.
+pub(super) fn take_options(format: Format, mut tree: Tree) -> Result<Values> {
+    let values = Values::of_tree(&[format.open_options()], &mut tree)?;
+    format.check_options(&values)?;
+    match tree.first() {
+        None => Ok(values),
+        Some((key, _)) => Err(unsupported_option(format, key)),
+    }
+}
+
+/// The error for an option that a format doesn't know.
+pub(super) fn unsupported_option(format: Format, option: &str) -> Error {
+    Error::invalid(format!(
+        "Block format '{format}' does not support the option '{option}'"
+    ))
 }
 
 /// The format that has options of these names: the one that a file has to be of, if it is of any.

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 
 use super::names::Warn;
 use super::node::{BackingNode, Node, RawNode};
-use super::options::{NodeOptions, format_with};
+use super::options::{NodeOptions, format_with, take_options};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format};
@@ -96,7 +96,7 @@ pub(super) fn image<'a>(
         }
     }
     source.options = match format {
-        Some(format) => NodeOptions::take(format, tree)?,
+        Some(format) => NodeOptions::Taken(take_options(format, tree)?),
         None => NodeOptions::Unread(tree),
     };
     let shown = if options.is_empty() && file.direct {
@@ -187,7 +187,7 @@ fn storage<'a>(
                     options.insert((*key).into(), value.to_json());
                 }
             }
-            let values = NodeOptions::take(format, tree)?.of(format)?;
+            let values = take_options(format, tree)?;
             let window = format.window(&values);
             below.windows.extend(window);
             let is_plain = options.is_empty() && below.direct;
@@ -366,7 +366,7 @@ impl Common {
 }
 
 /// Reads the options that every node has. None but those that count changes what is read or written.
-/// BackingNode another node, what is discarded is let go unless an option says otherwise.
+/// Below another node, what is discarded is let go unless an option says otherwise.
 fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
     if let Some(name) = tree.take_text("node-name")
         && !list::is_identifier(&name)

@@ -4,7 +4,6 @@
 pub type Exceptions = &'static [(&'static str, &'static str)];
 
 const SPEED: &str = "`speed` measures what formats are made of";
-const NODES: &str = "becomes a part of `nodes`, where drivers take their options themselves";
 const SHARED: &str = "a file that calls its parts also has what they share";
 const PRIVATE: &str = "at most one of them is seen outside of its file";
 const PUBLIC: &str = "still to be told apart by better names";
@@ -15,7 +14,6 @@ pub const NAMES_OF_FORMATS: Exceptions = &[
     ("cli/fuzzing.rs", "the image that fuzzed command lines make"),
     ("cli/getopt.rs", "an example in a comment"),
     ("cli/render/speed.rs", SPEED),
-    ("commands/backing.rs", NODES),
     ("commands/speed.rs", SPEED),
     ("commands/speed/sweep.rs", SPEED),
 ];

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use legacy_aes::LegacyAes;
 
 use crate::crypto::{Secret, SectorCipher};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The encryption formats that are known by name.
@@ -113,4 +113,12 @@ impl Cipher {
         };
         byte / SECTOR_SIZE
     }
+}
+
+/// Returns the error for an encrypted image without a password.
+pub fn missing_secret() -> Error {
+    Error::new(
+        ErrorKind::MissingSecret,
+        "Parameter 'encrypt.key-secret' is required for cipher",
+    )
 }

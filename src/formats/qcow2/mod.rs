@@ -56,7 +56,8 @@ pub use read::{Qcow2Image, ReadOptions};
 pub use write::WritableQcow2;
 
 use crate::crypto::Secret;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+pub use crate::formats::encryption::missing_secret;
 use crate::formats::encryption::{Cipher, EncryptedHeader as _, LegacyAes};
 
 /// Makes the cipher for reading an image's data: none when it isn't encrypted.
@@ -75,12 +76,4 @@ pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option
             "the image is encrypted with 'luks', which this version doesn't support",
         )),
     }
-}
-
-/// Returns the error for an encrypted image without a password.
-pub fn missing_secret() -> Error {
-    Error::new(
-        ErrorKind::MissingSecret,
-        "Parameter 'encrypt.key-secret' is required for cipher",
-    )
 }
