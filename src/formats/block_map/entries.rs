@@ -13,9 +13,9 @@ use crate::storage::Storage;
 const ENTRY_LENGTH: u64 = 4;
 /// The length of a page in bytes.
 const PAGE_LENGTH: u64 = 64 << 10;
-/// How many entries a page has.
+/// The number of entries of a page.
 const PAGE_ENTRIES: u64 = PAGE_LENGTH / ENTRY_LENGTH;
-/// How many pages that haven't changed are kept.
+/// The number of pages that are kept although they haven't changed.
 const MOST_CLEAN: usize = 64;
 
 /// A table of 32-bit little-endian entries.

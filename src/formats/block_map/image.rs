@@ -10,7 +10,7 @@ use crate::formats::{Extent, ExtentKind, Image};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// How many blocks are looked up for one extent, at most.
+/// The most blocks that are looked up for one extent.
 const MOST_BLOCKS: u64 = 1 << 16;
 
 /// A disk of blocks open for reading.
@@ -89,7 +89,7 @@ impl<T: BlockTable> Image for BlockImage<T> {
                 // In whole sectors: a hole inside of one isn't worth an extent.
                 let sectors = |length: u64| length.next_multiple_of(SECTOR_SIZE);
                 match is_hole {
-                    // What the file has lost isn't zero, and is an error to whoever reads it.
+                    // A part that the file has lost isn't zero, and is an error to whoever reads it.
                     _ if stored == 0 => (ExtentKind::Data(host), length),
                     true => (
                         ExtentKind::Zero { kept },

@@ -12,7 +12,7 @@ mod write;
 pub use entries::{EntryTable, Fresh};
 pub use image::BlockImage;
 pub use new::{NewBlockTable, NewBlocks};
-pub use write::{BlockAllocator, WritableBlocks};
+pub use write::{BlockAllocator, WritableBlocks, make_zero};
 
 use crate::error::Result;
 use crate::units::HostOffset;

@@ -16,7 +16,7 @@ use crate::formats::{Extent, Image, Plain, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// How much of the disk is filled with zeroes at a time, in bytes.
+/// The length of the zeroes that are written at a time, in bytes.
 const FILLED_AT_ONCE: usize = 1 << 20;
 
 /// A table that hands out room.
@@ -33,6 +33,25 @@ pub trait BlockAllocator: BlockTable {
     /// # Errors
     /// Returns the system's error.
     fn commit(&self) -> Result<()>;
+}
+
+/// Makes a part of a file zero: by a hole, or by writing where there can be none.
+///
+/// # Errors
+/// Returns the system's error.
+pub fn make_zero(file: &dyn Storage, range: Range<u64>) -> Result<()> {
+    if file.punch(range.clone())? {
+        return Ok(());
+    }
+    let zeroes = vec![0; FILLED_AT_ONCE];
+    let mut start = range.start;
+    while start < range.end {
+        let length = (range.end - start).min(FILLED_AT_ONCE as u64);
+        let part = zeroes.get(..usize::try_from(length).unwrap_or(FILLED_AT_ONCE));
+        file.write_at(start, part.unwrap_or(&zeroes))?;
+        start += length;
+    }
+    Ok(())
 }
 
 /// A disk of blocks open for reading and writing.
@@ -92,22 +111,6 @@ impl<T: BlockAllocator> WritableBlocks<T> {
             return Err(Error::invalid(
                 "the image is closed, or couldn't be stored before",
             ));
-        }
-        Ok(())
-    }
-
-    /// Makes a part of the file zero.
-    fn clear(&self, range: Range<u64>) -> Result<()> {
-        if self.storage().punch(range.clone())? {
-            return Ok(());
-        }
-        let zeroes = vec![0; FILLED_AT_ONCE];
-        let mut start = range.start;
-        while start < range.end {
-            let length = (range.end - start).min(FILLED_AT_ONCE as u64);
-            let part = zeroes.get(..usize::try_from(length).unwrap_or(FILLED_AT_ONCE));
-            self.storage().write_at(start, part.unwrap_or(&zeroes))?;
-            start += length;
         }
         Ok(())
     }
@@ -206,7 +209,7 @@ impl<T: BlockAllocator> WritableImage for WritableBlocks<T> {
         while start < end {
             let (block, length) = self.image.run_at(GuestOffset(start), end - start)?;
             if let Block::At(host) = block {
-                self.clear(host.0..host.0.saturating_add(length))?;
+                make_zero(self.storage(), host.0..host.0.saturating_add(length))?;
             }
             start += length;
         }

@@ -5,14 +5,14 @@ use super::map::{BlockMap, Entry, Indexes};
 use crate::error::Result;
 use crate::formats::check::CheckEvent;
 
-/// What a check counted.
+/// The counts of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Count {
-    /// How many entries are wrong, and places of tables.
+    /// The number of wrong entries, and of wrong places of tables.
     pub(super) corruptions: u64,
     /// The header counts other than so many blocks. That misleads nobody who doesn't go by it.
     pub(super) is_miscounted: bool,
-    /// How many blocks are stored.
+    /// The number of blocks that are stored.
     pub(super) allocated: u32,
 }
 

@@ -19,7 +19,7 @@ pub(super) const BLOCK_SIZE: u64 = 1 << 20;
 const MOST_BLOCKS: u32 = 0x1fff_ff80;
 /// The longest disk that QEMU accepts, in bytes.
 pub(super) const LONGEST: u64 = MOST_BLOCKS as u64 * BLOCK_SIZE;
-/// How long the header is, in bytes.
+/// The length of the header in bytes.
 pub(super) const LENGTH: usize = 512;
 /// Version 1.1.
 const VERSION: u32 = 0x0001_0001;
@@ -28,7 +28,7 @@ const TEXT: &[u8] = b"<<< QEMU VM Virtual Disk Image >>>\n";
 /// The length that the header says it has, from its length on.
 const STATED_LENGTH: u32 = 0x180;
 
-/// How a disk's blocks are stored.
+/// The way in which a disk's blocks are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A block gets its place when it is written.
@@ -47,9 +47,9 @@ pub(super) struct Header {
     pub(super) data_offset: u64,
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
-    /// How many entries the block map has.
+    /// The number of entries of the block map.
     pub(super) blocks: u32,
-    /// How many blocks the header says are stored.
+    /// The number of blocks that are stored, as the header has it.
     pub(super) allocated: u32,
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::header::{BLOCK_SIZE, Header, Kind};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, EntryTable, Fresh, NewBlockTable,
+    Block, BlockAllocator, BlockTable, EntryTable, Fresh, NewBlockTable, make_zero,
 };
 use crate::storage::Storage;
 use crate::units::HostOffset;
@@ -29,7 +29,7 @@ struct Room {
     used: Indexes,
     /// The index to be tried next.
     next: u32,
-    /// How many blocks are stored.
+    /// The number of blocks that are stored.
     count: u32,
 }
 
@@ -97,7 +97,7 @@ impl BlockMap {
         &self.header
     }
 
-    /// How long the file is, in bytes.
+    /// The length of the file in bytes.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -166,9 +166,8 @@ impl BlockMap {
     fn clear(&self, host: HostOffset) -> Result<()> {
         let (length, end) = (self.file.len()?, host.0 + BLOCK_SIZE);
         let is_clean = length <= host.0 && self.file.starts_as_zeroes();
-        if !is_clean && !self.file.punch(host.0..end)? {
-            let zeroes = vec![0; usize::try_from(BLOCK_SIZE).unwrap_or_default()];
-            self.file.write_at(host.0, &zeroes)?;
+        if !is_clean {
+            make_zero(self.file.as_ref(), host.0..end)?;
         }
         if self.file.len()? < end {
             self.file.set_len(end)?;
