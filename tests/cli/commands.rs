@@ -12,14 +12,14 @@ use crate::common::{
 };
 
 /// A folder with the real disk image as `disk1.img` and a password in `pw`.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(real_disk(), folder.path().join("disk1.img")).unwrap();
     fs::write(folder.path().join("pw"), "correct horse\n").unwrap();
     folder
 }
 
-fn names(folder: &Path) -> Vec<String> {
+pub(super) fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -7,24 +7,8 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{COWHIDE, Noise, cowhide, has_unnamed_files, real_disk, until_it_said};
-
-/// A folder with the real disk image as `disk1.img` and a password in `pw`.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::copy(real_disk(), folder.path().join("disk1.img")).unwrap();
-    fs::write(folder.path().join("pw"), "correct horse\n").unwrap();
-    folder
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
+use crate::commands::{folder, names};
+use crate::common::{COWHIDE, Noise, cowhide, has_unnamed_files, until_it_said};
 
 /// Starts a conversion that takes a quarter of a minute, and waits until some of it is done, of which it tells
 /// for each 2 MiB.
