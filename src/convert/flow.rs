@@ -22,7 +22,7 @@ use crate::formats::Reservation;
 pub(super) const MOST_IN_FLIGHT: usize = 64 << 20;
 /// The wait from which on all of it is used; half of it where requests wait less.
 const LONG_WAIT: Duration = Duration::from_millis(10);
-/// How much memory they take while requests don't wait.
+/// The memory that they take while requests don't wait.
 const MOST_WHILE_NARROW: usize = 32 << 20;
 
 /// A chunk that is ready to be written: where, in which buffer, and how much of that.
@@ -126,7 +126,7 @@ impl Flow {
         (self.threads() + self.threads).min(self.most_buffers())
     }
 
-    /// How many buffers there may be at the most, with waits like those now. New memory takes as long as a copy,
+    /// The most buffers that there may be, with waits like those now. New memory takes as long as a copy,
     /// and half of it is enough for several GB a second where requests wait for a few milliseconds.
     fn most_buffers(&self) -> usize {
         if self.reads.waits(LONG_WAIT) || self.writes.waits(LONG_WAIT) {

@@ -67,12 +67,12 @@ pub trait StorageDriver: Debug + Sync {
     }
 }
 
-/// How a storage is opened, whatever its protocol.
+/// The way in which a storage is opened, whatever its protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening {
     /// Reading only, or writing too.
     pub access: Access,
-    /// How it is cached.
+    /// The way in which it is cached.
     pub cache: CacheMode,
     /// Everything is taken for data; see [`Storage::ignore_holes`].
     pub ignores_holes: bool,
@@ -109,7 +109,7 @@ pub struct NewStorage<'a> {
     pub path: &'a Path,
     /// The options of what is made.
     pub options: &'a Values,
-    /// How it is cached.
+    /// The way in which it is cached.
     pub cache: CacheMode,
     /// Asked before anything is changed, it can refuse what is there (because it is also a source, say).
     pub refuse: &'a Refuse<'a>,

@@ -91,7 +91,7 @@ impl StorageDriver for Null {
     }
 }
 
-/// How long each request takes.
+/// The time that each request takes.
 fn latency(options: &Values) -> Result<Duration> {
     let nanoseconds = options.number(LATENCY).unwrap_or(0);
     if i64::try_from(nanoseconds).is_err() {
