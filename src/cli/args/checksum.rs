@@ -1,0 +1,37 @@
+//! The arguments of `checksum`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
+
+/// `checksum`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct ChecksumArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    #[command(flatten)]
+    pub(in crate::cli) password: PasswordArgs,
+    #[command(flatten)]
+    pub(in crate::cli) plausible: PlausibleArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(in crate::cli) image_opts: bool,
+    /// sha256 or blake3
+    #[arg(long, value_name = "NAME", default_value = "sha256")]
+    pub(in crate::cli) algorithm: String,
+    /// Show progress, on standard error
+    #[arg(short, long)]
+    pub(in crate::cli) progress: bool,
+    /// Cache mode of the image
+    #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
+    pub(in crate::cli) cache: String,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(in crate::cli) operands: Vec<OsString>,
+}

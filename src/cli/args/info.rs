@@ -1,0 +1,28 @@
+//! The arguments of `info`.
+
+use clap::Args;
+
+use super::shared::{CommonArgs, ImageArgs, PasswordArgs, PlausibleArgs};
+
+/// `info`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    #[command(flatten)]
+    pub(in crate::cli) password: PasswordArgs,
+    #[command(flatten)]
+    pub(in crate::cli) plausible: PlausibleArgs,
+    #[command(flatten)]
+    pub(in crate::cli) image: ImageArgs,
+    /// Show the backing file too, and its backing file, and so on
+    #[arg(short, long)]
+    pub(in crate::cli) backing_chain: bool,
+    /// Show the block limits; there are none here, so it has no effect
+    #[arg(long)]
+    pub(in crate::cli) limits: bool,
+    /// Cache mode of the image
+    #[arg(short = 't', long, value_name = "CACHE", default_value = "writeback")]
+    pub(in crate::cli) cache: String,
+}

@@ -1,0 +1,23 @@
+//! The arguments of `map`.
+
+use clap::Args;
+
+use super::shared::{CommonArgs, ImageArgs, PasswordArgs};
+
+/// `map`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct MapArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    #[command(flatten)]
+    pub(in crate::cli) password: PasswordArgs,
+    #[command(flatten)]
+    pub(in crate::cli) image: ImageArgs,
+    /// Where on the disk to start (suffixes k M G T P E)
+    #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true)]
+    pub(in crate::cli) start_offset: Option<String>,
+    /// How much of the disk to look at
+    #[arg(short = 'l', long, value_name = "LENGTH", allow_hyphen_values = true)]
+    pub(in crate::cli) max_length: Option<String>,
+}

@@ -1,0 +1,71 @@
+//! The command line as data: what can be written, and nothing about what it means.
+//!
+//! Names and short options are `qemu-img`'s, of its versions before and after 10.1. Positional
+//! arguments are never required here, so that a missing one is reported in that tool's words by the
+//! code that interprets them. One file for each subcommand; [`shared`] has what several of them take.
+
+mod check;
+mod checksum;
+mod compare;
+mod convert;
+mod create;
+mod info;
+mod map;
+mod measure;
+mod shared;
+mod speed;
+
+use clap::{Parser, Subcommand};
+
+pub use self::check::CheckArgs;
+pub use self::checksum::ChecksumArgs;
+pub use self::compare::CompareArgs;
+pub use self::convert::ConvertArgs;
+pub use self::create::CreateArgs;
+pub use self::info::InfoArgs;
+pub use self::map::MapArgs;
+pub use self::measure::MeasureArgs;
+pub use self::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
+pub use self::speed::SpeedArgs;
+
+/// A memory-safe, faster qemu-img.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cowhide",
+    version,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    arg_required_else_help = false,
+    propagate_version = false
+)]
+pub struct Cli {
+    /// Trace events; there are none, so it has no effect
+    #[arg(short = 'T', long, value_name = "TRACE")]
+    pub(in crate::cli) trace: Vec<String>,
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a new, empty disk image
+    Create(CreateArgs),
+    /// Copy a disk image into a new one of another format
+    Convert(Box<ConvertArgs>),
+    /// Print the checksum of what an image holds
+    Checksum(ChecksumArgs),
+    /// Show what an image's header says
+    Info(InfoArgs),
+    /// Check an image's consistency
+    Check(CheckArgs),
+    /// Find out whether two images have the same contents
+    Compare(CompareArgs),
+    /// Show how and where the disk's contents are stored
+    Map(MapArgs),
+    /// Tell how big the file of a new image will be
+    Measure(MeasureArgs),
+    /// Measure the ciphers and what encryption costs on this machine
+    Speed(SpeedArgs),
+}

@@ -1,0 +1,89 @@
+//! Options that several subcommands have.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::getopt::OWN;
+use crate::commands::Sharing;
+
+/// Options that every subcommand has.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Define a secret: secret,id=ID,file=PATH (or data=TEXT, which other users can see)
+    #[arg(long, value_name = "OBJDEF", allow_hyphen_values = true)]
+    pub object: Vec<OsString>,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Keep the right to open files and to use the network while an image is looked at
+    #[arg(long, help_heading = OWN)]
+    pub no_sandbox: bool,
+    /// Open no file whose name is found inside an image (backing files, external data files)
+    #[arg(long)]
+    pub untrusted: bool,
+}
+
+/// The ways to give a password without an object.
+#[derive(Debug, Args)]
+pub struct PasswordArgs {
+    /// Take the password from FILE ("-": standard input), less one newline at its end; for every encrypted
+    /// image of this command that has no key-secret
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true, help_heading = OWN)]
+    pub password_file: Option<PathBuf>,
+    /// Take the password from the open file descriptor N
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "password_file",
+        help_heading = OWN
+    )]
+    pub password_fd: Option<i32>,
+}
+
+/// Help against wrong passwords.
+#[derive(Debug, Args)]
+pub struct PlausibleArgs {
+    /// Fail when an image of legacy AES decrypts to noise, as with a wrong password it does; without
+    /// this option, at a terminal, that is a warning
+    #[arg(long, help_heading = OWN)]
+    pub require_plausible: bool,
+}
+
+/// One image to look at, and how to report on it.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Format of the image; without it, it is found out
+    #[arg(
+        short,
+        long,
+        value_name = "FMT",
+        alias = "source-format",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long, alias = "source-image-opts")]
+    pub(in crate::cli) image_opts: bool,
+    /// Open the image even while another process writes it; what is seen may be inconsistent
+    #[arg(short = 'U', long)]
+    pub(in crate::cli) force_share: bool,
+    /// human or json
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(in crate::cli) output: String,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(in crate::cli) operands: Vec<OsString>,
+}
+
+impl ImageArgs {
+    /// Gives if others keep from the image, where its own options said `stated`.
+    pub(in crate::cli) fn sharing(&self, stated: Sharing) -> Sharing {
+        if self.force_share {
+            stated.max(Sharing::Forced)
+        } else {
+            stated
+        }
+    }
+}

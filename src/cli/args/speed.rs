@@ -1,0 +1,33 @@
+//! The arguments of `speed`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `speed`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct SpeedArgs {
+    /// About how long to measure, in seconds
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "6",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) seconds: f64,
+    /// Measure a storage instead: how long requests take, and how many a second there are with 1, 4, 16
+    /// and 64 in flight. In a folder a file without a name is written and read; a file or device is read
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    pub(in crate::cli) storage: Option<PathBuf>,
+    /// How many threads to use for "all threads"; without it, as many as the machine runs at once
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(in crate::cli) threads: Option<usize>,
+    /// human or json
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(in crate::cli) output: String,
+    /// There are none; for the message
+    #[arg(hide = true)]
+    pub(in crate::cli) operands: Vec<OsString>,
+}
