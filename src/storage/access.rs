@@ -26,6 +26,8 @@ pub enum Purpose {
     Read,
     /// Copying it, so that it must stay what it is.
     Copy,
+    /// Writing over what it holds: a plain file keeps its length.
+    Overwrite,
     /// Changing it where it is, its length too.
     Change,
 }
@@ -35,7 +37,7 @@ impl Purpose {
     pub fn access(self) -> Access {
         match self {
             Self::Probe | Self::Inspect | Self::Read | Self::Copy => Access::Read,
-            Self::Change => Access::ReadWrite,
+            Self::Overwrite | Self::Change => Access::ReadWrite,
         }
     }
 
@@ -48,7 +50,7 @@ impl Purpose {
             Self::Probe => None,
             Self::Inspect => Some(Claim::READ_METADATA),
             Self::Read | Self::Copy => Some(Claim::READ),
-            Self::Change => Some(Claim::WRITE),
+            Self::Overwrite | Self::Change => Some(Claim::WRITE),
         })
     }
 
@@ -61,6 +63,7 @@ impl Purpose {
             Self::Probe | Self::Inspect => None,
             Self::Read => Some(Claim::READ_SHARED),
             Self::Copy => Some(Claim::READ),
+            Self::Overwrite => Some(Claim::WRITE_SHARED),
             Self::Change => Some(Claim::RESIZE_SHARED),
         })
     }
@@ -74,7 +77,7 @@ impl Purpose {
             Self::Probe | Self::Inspect => None,
             Self::Read => Some(Claim::READ_LENGTH),
             Self::Copy => Some(Claim::READ),
-            Self::Change => Some(Claim::WRITE),
+            Self::Overwrite | Self::Change => Some(Claim::WRITE),
         })
     }
 
@@ -88,7 +91,7 @@ impl Purpose {
             (Sharing::Agreed, purpose) => Ok(claim(purpose)),
             (Sharing::Forced, Self::Probe | Self::Inspect) => Ok(None),
             (Sharing::Forced, Self::Read | Self::Copy) => Ok(Some(Claim::READ_SHARED)),
-            (Sharing::Forced, Self::Change) => Err(Error::invalid(
+            (Sharing::Forced, Self::Overwrite | Self::Change) => Err(Error::invalid(
                 "force-share=on can only be used with read-only images",
             )),
         }

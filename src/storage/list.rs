@@ -10,15 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::driver::{NewStorage, Opening, StorageDriver, Unfinished};
-use super::{CacheMode, FileStorage, Storage, UnfinishedFile, avoids_copies, file_driver, null};
+use super::{CacheMode, FileStorage, Storage, UnfinishedFile, avoids_copies, file, null};
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Values};
 
 /// Every protocol, in the order of help.
 pub const PROTOCOLS: &[Protocol] = &[
     Protocol::FILE,
-    Protocol(&file_driver::HOST_CDROM),
-    Protocol(&file_driver::HOST_DEVICE),
+    Protocol(&file::driver::HOST_CDROM),
+    Protocol(&file::driver::HOST_DEVICE),
     Protocol(&null::Null),
 ];
 
@@ -28,7 +28,7 @@ pub struct Protocol(&'static dyn StorageDriver);
 
 impl Protocol {
     /// Regular files: what a name means that says nothing else, if there is no device of that name.
-    pub const FILE: Self = Self(&file_driver::File);
+    pub const FILE: Self = Self(&file::driver::File);
 
     /// The protocol of that name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -98,7 +98,7 @@ pub fn open(
 /// # Errors
 /// Returns the system's error as `Could not open 'path': …`, or an error if it is something else.
 pub fn open_path(path: &Path, opening: Opening) -> Result<Arc<dyn Storage>> {
-    Ok(file_driver::opened(
+    Ok(file::driver::opened(
         FileStorage::open(path, opening.access, opening.cache)?,
         opening,
     ))

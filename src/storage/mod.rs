@@ -9,44 +9,29 @@
 //! back, so that no error is lost in a destructor.
 
 mod access;
-mod beneath;
 mod cache;
-mod create_options;
 pub mod driver;
 mod file;
-mod file_driver;
 mod filter;
-mod folder_entry;
-mod gate;
-mod holder;
 mod identity;
-mod inherited;
-mod interrupt;
 pub mod list;
-mod locks;
 mod memory;
 mod null;
-mod optional;
 mod parallel;
-mod share;
-mod unfinished;
 mod window;
 
 pub use access::{Access, Purpose, Sharing};
 pub use cache::CacheMode;
-pub use create_options::{DEVICE_OPTIONS, FILE_OPTIONS, avoids_copies, check_preallocation};
-pub use driver::{NewStorage, Opening, Reopen, StorageDriver, Unfinished};
-pub use file::{DIRECT_ALIGNMENT, FileStorage};
+pub use driver::{NewStorage, Opening, Refuse, Reopen, StorageDriver, Unfinished};
+pub use file::{
+    Claim, DEVICE_OPTIONS, DIRECT_ALIGNMENT, FILE_OPTIONS, FileStorage, NotShared, UnfinishedFile,
+    avoids_copies, check_name, check_preallocation, tell_by,
+};
 pub use filter::Filter;
 pub use identity::Identity;
-pub use inherited::check_name;
-pub use interrupt::tell_by;
 pub use list::{PROTOCOLS, Protocol};
-pub use locks::Claim;
 pub use memory::{Change, Fault, MemoryStorage, Operation, ShortRead, Slowness};
 pub use parallel::{Pace, Pieces};
-pub use share::NotShared;
-pub use unfinished::UnfinishedFile;
 pub use window::{Window, WindowRange};
 
 use std::ffi::OsStr;

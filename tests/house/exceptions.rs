@@ -10,7 +10,6 @@ const PUBLIC: &str = "still to be told apart by better names";
 
 /// Files that name formats where none is to be named.
 pub const NAMES_OF_FORMATS: Exceptions = &[
-    ("cli/args.rs", "an example in the help of an option"),
     ("cli/fuzzing.rs", "the image that fuzzed command lines make"),
     ("cli/getopt.rs", "an example in a comment"),
     ("cli/render/speed.rs", SPEED),
@@ -56,15 +55,15 @@ pub const CIRCLES: Exceptions = &[
         "a cluster and its subclusters",
     ),
     (
-        "storage/driver.rs <-> storage/unfinished.rs",
+        "storage/driver.rs <-> storage/file/unfinished.rs",
         "a driver makes files, and files know their driver",
     ),
     (
-        "storage/file_driver.rs <-> storage/list.rs",
+        "storage/file/driver.rs <-> storage/list.rs",
         "the list of protocols, and a driver that looks another one up",
     ),
     (
-        "storage/interrupt.rs <-> storage/unfinished.rs",
+        "storage/file/interrupt.rs <-> storage/file/unfinished.rs",
         "unfinished files go when the program is interrupted",
     ),
 ];

@@ -48,7 +48,7 @@ pub struct ConvertArgs {
     /// Encrypt the target; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(in crate::cli) encrypt: Option<String>,
-    /// Compress the target's data (qcow2; -o compression_type says how)
+    /// Compress the target's data, where its format can (-o compression_type says how)
     #[arg(short, long)]
     pub(in crate::cli) compress: bool,
     /// Show progress
@@ -133,7 +133,7 @@ pub struct ConvertArgs {
     /// Open the source even while another process writes it; what is seen may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
-    /// Copy the persistent bitmaps too, from a qcow2 image to a qcow2 image
+    /// Copy the persistent bitmaps too, between formats that have them
     #[arg(long)]
     pub(in crate::cli) bitmaps: bool,
     /// Leave out bitmaps that are inconsistent, with a warning (with --bitmaps)

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC};
 use rustix::io::Errno;
 
-use super::identity::FileIdentity;
+use crate::storage::identity::FileIdentity;
 
 /// How many links the system follows at the most.
 const MOST_LINKS: usize = 40;

@@ -23,7 +23,7 @@ pub struct NotShared {
 
 impl NotShared {
     /// The refusal of a storage that has no blocks to share.
-    pub(super) fn unsupported() -> Self {
+    pub(in crate::storage) fn unsupported() -> Self {
         Self {
             ever: true,
             why: Error::unsupported("blocks are shared between files only"),

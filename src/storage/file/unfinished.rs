@@ -22,14 +22,15 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::driver::{Opening, Reopen, Unfinished};
-use super::file::{open_again, opening_flags};
-use super::file_driver::opened;
+use super::driver::opened;
+use super::file_storage::{open_again, opening_flags};
 use super::folder_entry::FolderEntry;
-use super::identity::FileIdentity;
 use super::interrupt::{registry, undo_on_signals};
-use super::{Access, CacheMode, Claim, FileStorage, Storage};
+use super::{Claim, FileStorage};
 use crate::error::{Error, Result, os_reason, printable};
+use crate::storage::driver::{Opening, Reopen, Unfinished};
+use crate::storage::identity::FileIdentity;
+use crate::storage::{Access, CacheMode, Storage};
 
 /// How many bytes of a file are copied at once where the system doesn't copy them itself.
 const COPIED_AT_ONCE: usize = 1 << 20;
@@ -242,7 +243,7 @@ impl UnfinishedFile {
     }
 
     /// Asks the file system to write blocks where they are instead of copying them.
-    pub(super) fn avoid_copies(&self) {
+    pub(in crate::storage) fn avoid_copies(&self) {
         if let Some(storage) = &self.storage {
             storage.avoid_copies();
         }

@@ -8,10 +8,11 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::driver::{NewStorage, Opening, Stipulations, StorageDriver, Unfinished};
-use super::{DEVICE_OPTIONS, FILE_OPTIONS, FileStorage, Storage, check_name, list};
+use super::{DEVICE_OPTIONS, FILE_OPTIONS, FileStorage, check_name};
 use crate::error::{Error, Result, printable};
 use crate::options::{Kind, OptionSpec, Values};
+use crate::storage::driver::{NewStorage, Opening, Stipulations, StorageDriver, Unfinished};
+use crate::storage::{Storage, list};
 
 /// The options of a file or device that exists. Those that say how fast something is done have no effect.
 const OPEN_OPTIONS: &[OptionSpec] = &[
@@ -25,17 +26,17 @@ const OPEN_OPTIONS: &[OptionSpec] = &[
 
 /// Regular files.
 #[derive(Debug)]
-pub(super) struct File;
+pub(in crate::storage) struct File;
 
 /// Devices of one of the two names.
 #[derive(Debug)]
-pub(super) struct Device(&'static str);
+pub(in crate::storage) struct Device(&'static str);
 
 /// Block devices.
-pub(super) const HOST_DEVICE: Device = Device("host_device");
+pub(in crate::storage) const HOST_DEVICE: Device = Device("host_device");
 
 /// Drives of optical discs, which are block devices.
-pub(super) const HOST_CDROM: Device = Device("host_cdrom");
+pub(in crate::storage) const HOST_CDROM: Device = Device("host_cdrom");
 
 impl StorageDriver for File {
     fn name(&self) -> &'static str {
@@ -156,7 +157,7 @@ fn is_device(path: &Path) -> std::io::Result<bool> {
 }
 
 /// A file that was opened, as it was to be.
-pub(super) fn opened(file: FileStorage, opening: Opening) -> Arc<dyn Storage> {
+pub(in crate::storage) fn opened(file: FileStorage, opening: Opening) -> Arc<dyn Storage> {
     if opening.ignores_holes {
         file.ignore_holes();
     }

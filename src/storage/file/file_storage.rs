@@ -17,11 +17,12 @@ use rustix::fs::{Advice, FallocateFlags, IFlags, MemfdFlags, Mode, OFlags, SeekF
 use rustix::io::Errno;
 
 use super::gate::GATE;
-use super::identity::{FileIdentity, Identity};
 use super::interrupt::fail_beyond_the_limit;
 use super::share::{NotShared, may_share, share};
-use super::{Access, CacheMode, Claim, Descriptor, Storage, beneath, optional};
+use super::{Claim, beneath, optional};
 use crate::error::{Error, Result};
+use crate::storage::identity::{FileIdentity, Identity};
+use crate::storage::{Access, CacheMode, Descriptor, Storage};
 
 /// The bytes of which offsets, lengths and memory addresses must be multiples to bypass the page cache: the
 /// largest logical block and the page size of the machines that there are.

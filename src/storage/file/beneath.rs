@@ -7,7 +7,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::identity::FileIdentity;
+use crate::storage::identity::FileIdentity;
 
 /// How many loop devices over each other are looked through.
 const DEEPEST: usize = 8;
