@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use cowhide::convert::{self, Settings};
 use cowhide::crypto::Secret;
-use cowhide::formats::encryption::{EncryptedHeader as _, LegacyAes};
-use cowhide::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2};
+use cowhide::formats::encryption::{EncryptedHeader as _, EncryptionFormat, LegacyAes};
+use cowhide::formats::qcow2::{CreateOptions, NewQcow2};
 use cowhide::formats::raw::NewRaw;
 use cowhide::formats::{self, Format, Preallocation};
 use cowhide::storage::{Access, CacheMode, FileStorage, Storage};
@@ -45,7 +45,7 @@ fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
     let mut options = CreateOptions::new(source.size());
     options.cluster_size = cluster_size;
     let cipher = encrypted.then(|| {
-        options.encryption = EncryptionMethod::Aes;
+        options.encryption = Some(EncryptionFormat::Aes);
         LegacyAes.unlock(&secret()).unwrap()
     });
     let target = NewQcow2::create(storage(target), options, cipher, false).unwrap();

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use cowhide::crypto::Secret;
-use cowhide::formats::encryption::{EncryptedHeader as _, LegacyAes};
-use cowhide::formats::qcow2::{EncryptionMethod, Header, Qcow2Image, Version, check, features};
+use cowhide::formats::encryption::{EncryptedHeader as _, EncryptionFormat, LegacyAes};
+use cowhide::formats::qcow2::{Header, Qcow2Image, Version, check, features};
 use cowhide::formats::{ExtentKind, Image};
 use cowhide::storage::MemoryStorage;
 use cowhide::units::{GuestOffset, HostOffset};
@@ -58,7 +58,7 @@ fn version_2_with_the_smallest_clusters() {
     assert_eq!(header.version(), Version::V2);
     assert_eq!(header.geometry().cluster_size(), 512);
     assert_eq!(header.size(), 102_400);
-    assert_eq!(header.encryption(), EncryptionMethod::None);
+    assert_eq!(header.encryption(), None);
     let image = Qcow2Image::open(storage, header, None).unwrap();
     let expected = disk(102_400, &[(0x1000, 1024, 0x5a), (0x18e00, 512, 0xa5)]);
     assert!(contents(&image) == expected);
@@ -121,7 +121,7 @@ fn legacy_aes_decrypts_to_the_pattern_and_encrypts_to_the_same_bytes() {
         0x72,
     ];
     let (storage, header) = header(AES);
-    assert_eq!(header.encryption(), EncryptionMethod::Aes);
+    assert_eq!(header.encryption(), Some(EncryptionFormat::Aes));
     let cipher = || LegacyAes.unlock(&Secret::new(PASSWORD.to_vec())).unwrap();
     let image = Qcow2Image::open(storage, header, Some(cipher())).unwrap();
     assert!(contents(&image) == disk(65536, &[(0x400, 1024, 0x33)]));

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use cowhide::convert::{self, Settings};
 use cowhide::crypto::Backend;
-use cowhide::formats::encryption::{Cipher, LegacyAes};
+use cowhide::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::copy_bitmaps;
 use cowhide::formats::qcow2::{
-    Backing, CheckReport, CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, Repair,
-    check, features, repair,
+    Backing, CheckReport, CreateOptions, Header, NewQcow2, Qcow2Image, Repair, check, features,
+    repair,
 };
 use cowhide::formats::raw::RawImage;
 use cowhide::formats::{Image as _, NewImage, Preallocation, WritableImage as _};
@@ -259,8 +259,8 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
             }
             let storage = Arc::new(storage);
             let encryption = match name {
-                "encrypted" => EncryptionMethod::Aes,
-                _ => EncryptionMethod::None,
+                "encrypted" => Some(EncryptionFormat::Aes),
+                _ => None,
             };
             let options = CreateOptions {
                 cluster_size: 1024,

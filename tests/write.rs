@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
-use cowhide::formats::encryption::LegacyAes;
-use cowhide::formats::qcow2::{
-    CreateOptions, EncryptionMethod, Header, NewFiles, NewQcow2, Version, features,
-};
+use cowhide::formats::encryption::{EncryptionFormat, LegacyAes};
+use cowhide::formats::qcow2::{CreateOptions, Header, NewFiles, NewQcow2, Version, features};
 use cowhide::formats::{Image as _, NewImage, WritableImage as _};
 use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
@@ -25,7 +23,7 @@ use power_cut::{KEY, Log, Logged, Subject, assert_clean, lossy_cut};
 /// An empty image.
 fn image(options: CreateOptions) -> Subject {
     let storage = Arc::new(MemoryStorage::default());
-    let encrypted = options.encryption == EncryptionMethod::Aes;
+    let encrypted = options.encryption == Some(EncryptionFormat::Aes);
     let cipher = encrypted.then(|| LegacyAes::with_key(KEY, Backend::detect()));
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
     NewQcow2::create(target, options, cipher, true)
@@ -127,7 +125,7 @@ fn the_refcount_table_grows() {
 fn encrypted() {
     for (seed, cluster_size) in [(40, 512), (41, 4096)] {
         let options = CreateOptions {
-            encryption: EncryptionMethod::Aes,
+            encryption: Some(EncryptionFormat::Aes),
             ..options(cluster_size, 1 << 19)
         };
         image(options).work_and_cut(seed, 40, 100);
@@ -176,7 +174,7 @@ fn bitmaps() {
         ..options(4096, 1 << 19)
     };
     let encrypted = CreateOptions {
-        encryption: EncryptionMethod::Aes,
+        encryption: Some(EncryptionFormat::Aes),
         ..options(512, 1 << 17)
     };
     let raw = CreateOptions {
@@ -211,7 +209,7 @@ fn snapshots() {
         ..options(512, 1 << 17)
     };
     let encrypted = CreateOptions {
-        encryption: EncryptionMethod::Aes,
+        encryption: Some(EncryptionFormat::Aes),
         version: Version::V2,
         ..options(4096, 1 << 18)
     };
@@ -248,7 +246,7 @@ fn several_threads_share_clusters() {
     const THREADS: usize = 4;
     const CLUSTER: usize = 16384;
     const CLUSTERS: usize = 48;
-    for (encryption, seed) in [(EncryptionMethod::None, 1), (EncryptionMethod::Aes, 2)] {
+    for (encryption, seed) in [(None, 1), (Some(EncryptionFormat::Aes), 2)] {
         let subject = image(CreateOptions {
             encryption,
             ..options(CLUSTER as u64, (CLUSTERS * CLUSTER) as u64)

@@ -4,6 +4,7 @@ use super::{Passwords, Purpose};
 use crate::error::Result;
 use crate::formats::ImageFile;
 use crate::formats::driver::{Load, Parts};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::plausible::starts_with_noise;
 use crate::nodes::{Disk, Node};
 
@@ -14,7 +15,7 @@ use crate::nodes::{Disk, Node};
 pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<()> {
     for (depth, layer) in opened.layers.iter().enumerate() {
         let encryption = layer.image.encryption();
-        let is_unchecked = encryption.is_some_and(|found| found.accepts_any_password);
+        let is_unchecked = encryption.is_some_and(EncryptionFormat::accepts_any_password);
         let image = opened.image.layer(depth).filter(|_| is_unchecked);
         // What can't be read is reported when it is needed.
         if image.is_some_and(|image| starts_with_noise(image).unwrap_or(false)) {
@@ -34,7 +35,7 @@ pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     let opened = source.open_file(Purpose::Inspect)?;
     let image = opened.load(Load::Use)?;
     let encryption = image.encryption();
-    if !encryption.is_some_and(|found| found.accepts_any_password)
+    if !encryption.is_some_and(EncryptionFormat::accepts_any_password)
         || image.other_files().is_ok_and(|files| !files.is_empty())
     {
         return Ok(());

@@ -13,6 +13,7 @@ use super::{Driver, Passwords, Purpose, Sharing, backing, backing::Base};
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::{Backing, Load, NewDisk, NewParts, Plan, WriteParts};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{
     Format, GuardedStart, Image, ImageFile, NewImage, OverOptions, smaller_than_input,
 };
@@ -219,7 +220,7 @@ impl Target<'_> {
         let below = base.into_iter().flat_map(Base::files);
         let sources: Vec<&dyn Storage> = sources.iter().copied().chain(below).collect();
         let encryption = plan.encryption();
-        if encryption.is_some_and(|encryption| encryption.accepts_any_password) {
+        if encryption.is_some_and(EncryptionFormat::accepts_any_password) {
             passwords.legacy_aes_is_used();
         }
         let secret = encryption.map(|_| self.secret(passwords)).transpose()?;

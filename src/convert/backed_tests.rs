@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::crypto::Backend;
-use crate::formats::encryption::{Cipher, LegacyAes};
+use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 
 use crate::formats::qcow2::{
-    Backing, CreateOptions, EncryptionMethod, Header, NewFiles, NewQcow2, Qcow2Image, ReadOptions,
-    Version,
+    Backing, CreateOptions, Header, NewFiles, NewQcow2, Qcow2Image, ReadOptions, Version,
 };
 use crate::formats::raw::RawImage;
 use crate::formats::{Chain, Extent, ExtentKind, Preallocation};
@@ -150,7 +149,7 @@ fn kinds() -> Vec<(CreateOptions, Made)> {
             ..plain(cluster_size)
         };
         let encrypted = CreateOptions {
-            encryption: EncryptionMethod::Aes,
+            encryption: Some(EncryptionFormat::Aes),
             ..plain(cluster_size)
         };
         let external = CreateOptions {
@@ -215,7 +214,7 @@ fn copied(
         ..options
     };
     let is_external = options.data_file.is_some();
-    let key = (options.encryption == EncryptionMethod::Aes).then(cipher);
+    let key = (options.encryption == Some(EncryptionFormat::Aes)).then(cipher);
     let files = NewFiles {
         image: Arc::<MemoryStorage>::clone(&file),
         data: is_external.then(|| Arc::<MemoryStorage>::clone(&data) as _),
@@ -230,7 +229,7 @@ fn copied(
     let header = Header::read(file.as_ref()).unwrap();
     assert_eq!(header.backing_file(), Some(&b"backing"[..]));
     let options = ReadOptions {
-        cipher: (header.encryption() == EncryptionMethod::Aes).then(cipher),
+        cipher: (header.encryption() == Some(EncryptionFormat::Aes)).then(cipher),
         data: is_external.then_some(data as _),
         salvage: false,
     };

@@ -13,10 +13,8 @@ use std::sync::Arc;
 use super::*;
 use crate::crypto::Backend;
 use crate::formats::Preallocation;
-use crate::formats::encryption::{Cipher, LegacyAes};
-use crate::formats::qcow2::{
-    CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, Version, check,
-};
+use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
+use crate::formats::qcow2::{CreateOptions, Header, NewQcow2, Qcow2Image, Version, check};
 use crate::formats::raw::{NewRaw, RawImage};
 use crate::storage::{Fault, MemoryStorage, Operation, Storage};
 
@@ -54,13 +52,13 @@ fn to_qcow2(
     options: CreateOptions,
     settings: Settings,
 ) -> Result<()> {
-    let encrypted = options.encryption == EncryptionMethod::Aes;
+    let encrypted = options.encryption == Some(EncryptionFormat::Aes);
     let source = RawImage::open(source)?;
     let target = NewQcow2::create(target, options, encrypted.then(cipher), true)?;
     copy(&source, &target, settings, &())
 }
 
-fn options(disk: &[u8], cluster_size: u64, encryption: EncryptionMethod) -> CreateOptions {
+fn options(disk: &[u8], cluster_size: u64, encryption: Option<EncryptionFormat>) -> CreateOptions {
     CreateOptions {
         cluster_size,
         encryption,
@@ -72,7 +70,7 @@ fn options(disk: &[u8], cluster_size: u64, encryption: EncryptionMethod) -> Crea
 fn any_number_of_workers_writes_the_same_image_and_it_reads_back() {
     let disk = disk((5 << 20) + 1536);
     for cluster_size in [512, 4096, 65536, 2 << 20] {
-        for encryption in [EncryptionMethod::None, EncryptionMethod::Aes] {
+        for encryption in [None, Some(EncryptionFormat::Aes)] {
             let mut first = None;
             for count in [1, 2, 3, 16] {
                 let source = Arc::new(MemoryStorage::new(disk.clone()));
@@ -94,7 +92,7 @@ fn any_number_of_workers_writes_the_same_image_and_it_reads_back() {
             })
             .unwrap();
             assert_eq!(report.image_end_offset, image.len().unwrap());
-            let key = (encryption == EncryptionMethod::Aes).then(cipher);
+            let key = (encryption == Some(EncryptionFormat::Aes)).then(cipher);
             let back = Qcow2Image::open(image, header, key).unwrap();
             let raw = Arc::new(MemoryStorage::default());
             let target = NewRaw::create(
@@ -112,7 +110,7 @@ fn any_number_of_workers_writes_the_same_image_and_it_reads_back() {
 #[test]
 fn every_single_fault_is_one_error_and_never_a_finished_image() {
     let disk = disk(3 << 20);
-    let options = options(&disk, 4096, EncryptionMethod::Aes);
+    let options = options(&disk, 4096, Some(EncryptionFormat::Aes));
     let whole = Arc::new(MemoryStorage::default());
     let source = Arc::new(MemoryStorage::new(disk.clone()));
     to_qcow2(
@@ -192,7 +190,7 @@ fn a_device_with_old_contents_holds_exactly_the_disk() {
         for copy_offload in [false, true] {
             let source = Arc::new(MemoryStorage::new(disk.clone()));
             let device = Arc::new(MemoryStorage::new(vec![0xaa; 8 << 20]).as_device());
-            let options = options(&disk, cluster_size, EncryptionMethod::None);
+            let options = options(&disk, cluster_size, None);
             let settings = Settings {
                 copy_offload,
                 ..workers(2)
@@ -223,7 +221,7 @@ fn a_failed_conversion_onto_a_device_leaves_no_old_image_behind() {
     };
     let device = Arc::new(MemoryStorage::new(old).as_device().with_fault(fault));
     let source = Arc::new(MemoryStorage::new(disk.clone()));
-    let options = options(&disk, 4096, EncryptionMethod::None);
+    let options = options(&disk, 4096, None);
     assert!(to_qcow2(source, Arc::clone(&device), options, workers(2)).is_err());
     assert_eq!(device.contents()[..8], [0; 8]);
 }

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::bitmaps::Bitmaps;
 use super::check::Check;
+use super::encryption::EncryptionFormat;
 use super::image::{Image, WritableImage};
 use super::info::ImageInfo;
 use super::new_image::NewImage;
@@ -140,8 +141,8 @@ pub trait ImageFile: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns the encryption of the disk, `None` where there is none.
-    fn encryption(&self) -> Option<EncryptionRef> {
+    /// Returns the format by which the disk is encrypted, `None` where it isn't.
+    fn encryption(&self) -> Option<EncryptionFormat> {
         None
     }
 
@@ -161,7 +162,6 @@ pub trait ImageFile: Send + Sync {
 
     /// Adds to a report all that doesn't follow from [`size`](Self::size), [`backing`](Self::backing) and the
     /// other methods.
-    /// methods.
     ///
     /// # Errors
     /// Returns an error if tables that the report lists can't be read.
@@ -251,17 +251,6 @@ pub struct FileRef<'a> {
     pub role: &'static str,
     /// Its name, where the header has it.
     pub name: Option<&'a [u8]>,
-}
-
-/// The encryption of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EncryptionRef {
-    /// The encryption format's name.
-    pub format: &'static str,
-    /// True if reading the disk takes a password.
-    pub takes_password: bool,
-    /// True if the disk reads as noise with a wrong password, and nothing else tells that it is wrong.
-    pub accepts_any_password: bool,
 }
 
 /// Something to be known of an image: a line, and lines that help with it.
@@ -358,8 +347,8 @@ pub trait Plan: Send + Sync {
         Vec::new()
     }
 
-    /// Returns the encryption that the disk will have.
-    fn encryption(&self) -> Option<EncryptionRef> {
+    /// Returns the format by which the disk will be encrypted.
+    fn encryption(&self) -> Option<EncryptionFormat> {
         None
     }
 

@@ -302,10 +302,10 @@ impl Node<'_> {
         let Some(encryption) = image.encryption() else {
             return Ok(None);
         };
-        if encryption.accepts_any_password {
+        if encryption.accepts_any_password() {
             passwords.legacy_aes_is_used();
         }
-        if !encryption.takes_password {
+        if !encryption.takes_password() {
             return Ok(None);
         }
         let named = options.text("encrypt.key-secret");

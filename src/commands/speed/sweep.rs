@@ -15,9 +15,9 @@ use super::rounds::{self, Samples};
 use crate::convert::{self, Settings};
 use crate::crypto::Backend;
 use crate::error::{Error, Result};
-use crate::formats::encryption::{Cipher, LegacyAes};
+use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 use crate::formats::qcow2::create_options::CLUSTER_SIZES;
-use crate::formats::qcow2::{CreateOptions, EncryptionMethod, NewQcow2};
+use crate::formats::qcow2::{CreateOptions, NewQcow2};
 use crate::formats::raw::RawImage;
 use crate::storage::{Storage, list};
 
@@ -147,10 +147,7 @@ fn convert(
     let file = list::file_in_memory("cowhide-speed-target")?;
     let options = CreateOptions {
         cluster_size,
-        encryption: match cipher {
-            Some(_) => EncryptionMethod::Aes,
-            None => EncryptionMethod::None,
-        },
+        encryption: cipher.as_ref().map(|_| EncryptionFormat::Aes),
         ..CreateOptions::new(size)
     };
     let start = Instant::now();

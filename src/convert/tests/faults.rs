@@ -2,6 +2,7 @@
 //! whole and right; never a wrong one. And every read that ends early, since somebody cuts the source off.
 
 use super::*;
+use crate::formats::encryption::EncryptionFormat;
 use crate::storage::ShortRead;
 
 /// The kinds of images that are made.
@@ -21,8 +22,8 @@ impl ImageKind {
 
     fn options(self, size: u64) -> CreateOptions {
         let encryption = match self {
-            Self::Encrypted => EncryptionMethod::Aes,
-            _ => EncryptionMethod::None,
+            Self::Encrypted => Some(EncryptionFormat::Aes),
+            _ => None,
         };
         CreateOptions {
             cluster_size: 4096,

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::convert::compare::{Side, first_difference};
 use crate::convert::{Algorithm, checksum, copy_and_hash};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{Extent, ExtentKind};
 
 fn raw(bytes: Vec<u8>) -> RawImage {
@@ -22,7 +23,7 @@ fn sides<'a>(one: &'a dyn Image, other: &'a dyn Image) -> [Side<'a>; 2] {
 
 fn encrypted(disk: &[u8]) -> Qcow2Image {
     let target = Arc::new(MemoryStorage::default());
-    let options = options(disk, 4096, EncryptionMethod::Aes);
+    let options = options(disk, 4096, Some(EncryptionFormat::Aes));
     let source = Arc::new(MemoryStorage::new(disk.to_vec()));
     to_qcow2(source, Arc::clone(&target), options, workers(2)).unwrap();
     let header = Header::read(target.as_ref()).unwrap();
@@ -72,7 +73,7 @@ fn a_checksum_is_that_of_the_raw_bytes_with_and_without_copying() {
                 let read = checksum(&stored, algorithm, count(workers), &()).unwrap();
                 assert_eq!(read.to_string(), expected);
                 for cluster_size in [512, 2 << 20] {
-                    let encryption = EncryptionMethod::Aes;
+                    let encryption = Some(EncryptionFormat::Aes);
                     let options = options(&disk, cluster_size, encryption);
                     let target = Arc::<MemoryStorage>::default();
                     let key = Some(cipher());

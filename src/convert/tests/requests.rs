@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::formats::Extent;
+use crate::formats::encryption::EncryptionFormat;
 use crate::storage::NotShared;
 
 /// Memory behind a network: every read and write takes a while, any number of them at once.
@@ -92,7 +93,7 @@ fn convert(source: &Arc<Slow>, target: &Arc<Slow>, size: usize, settings: Settin
 fn the_number_of_requests_in_flight_does_not_show_in_the_result() {
     let disk = disk((9 << 20) + 512);
     for cluster_size in [512, 65536, 2 << 20] {
-        for encryption in [EncryptionMethod::None, EncryptionMethod::Aes] {
+        for encryption in [None, Some(EncryptionFormat::Aes)] {
             let mut first = None;
             for requests in [1, 2, 16, 256] {
                 let source = Arc::new(MemoryStorage::new(disk.clone()));

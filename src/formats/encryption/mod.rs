@@ -31,6 +31,16 @@ impl EncryptionFormat {
             Self::Luks => "luks",
         }
     }
+
+    /// Returns true if this version can read a disk with the password.
+    pub fn takes_password(self) -> bool {
+        self == Self::Aes
+    }
+
+    /// Returns true if the disk reads as noise with a wrong password, and nothing else tells that it is wrong.
+    pub fn accepts_any_password(self) -> bool {
+        self == Self::Aes
+    }
 }
 
 /// The encryption of a new image.

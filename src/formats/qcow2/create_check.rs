@@ -4,10 +4,10 @@
 
 use super::create_options::{CLUSTER_SIZES, CreateOptions, TOO_LARGE};
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
-use super::header::{CompressionType, EncryptionMethod, Version, encode};
+use super::header::{CompressionType, Version, encode};
 use crate::error::{Error, Result};
 use crate::formats::Preallocation;
-use crate::formats::encryption::Cipher;
+use crate::formats::encryption::{Cipher, EncryptionFormat};
 
 /// The smallest clusters that have subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
@@ -76,7 +76,7 @@ impl CreateOptions {
         if self.backing.is_some() {
             return refuse("Backing file and data-file-raw cannot be used at the same time");
         }
-        if self.encryption != EncryptionMethod::None {
+        if self.encryption.is_some() {
             return refuse("data-file-raw and encryption cannot be used at the same time");
         }
         Ok(())
@@ -103,9 +103,9 @@ impl CreateOptions {
     /// Returns an error if the cipher is missing, or if the options don't ask for it.
     pub(super) fn check_cipher(&self, cipher: Option<&Cipher>) -> Result<()> {
         match (self.encryption, cipher) {
-            (EncryptionMethod::None, None) | (EncryptionMethod::Aes, Some(_)) => Ok(()),
-            (EncryptionMethod::Aes | EncryptionMethod::Luks, None) => Err(super::missing_secret()),
-            (EncryptionMethod::None | EncryptionMethod::Luks, Some(_)) => Err(Error::unsupported(
+            (None, None) | (Some(EncryptionFormat::Aes), Some(_)) => Ok(()),
+            (Some(_), None) => Err(super::missing_secret()),
+            (None | Some(EncryptionFormat::Luks), Some(_)) => Err(Error::unsupported(
                 "this version can encrypt with 'aes' only",
             )),
         }

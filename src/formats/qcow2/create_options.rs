@@ -3,9 +3,10 @@
 //! [`create_check`](super::create_check) tells if they go together. It needs the header, which is made of the
 //! options.
 
+use crate::formats::encryption::EncryptionFormat;
 use std::ops::RangeInclusive;
 
-use super::header::{CompressionType, EncryptionMethod, Version};
+use super::header::{CompressionType, Version};
 pub use crate::formats::driver::Backing;
 
 /// The cluster sizes that can be asked for, in bytes.
@@ -31,7 +32,7 @@ pub struct CreateOptions {
     /// only).
     pub compression: CompressionType,
     /// The method by which the guest's data is encrypted.
-    pub encryption: EncryptionMethod,
+    pub encryption: Option<EncryptionFormat>,
     /// True if L2 entries tell subclusters apart (version 3, clusters of 16 KiB and more).
     pub extended_l2: bool,
     /// The backing file, from which everything is read that the image doesn't store.
@@ -52,7 +53,7 @@ impl CreateOptions {
             lazy_refcounts: false,
             refcount_bits: 16,
             compression: CompressionType::Zlib,
-            encryption: EncryptionMethod::None,
+            encryption: None,
             extended_l2: false,
             backing: None,
             data_file: None,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::read::tables::read_table;
 use super::write::OpenOptions;
-use super::{CreateOptions, EncryptionMethod, Header, NewQcow2, Qcow2Image, WritableQcow2};
+use super::{CreateOptions, Header, NewQcow2, Qcow2Image, WritableQcow2};
 use crate::crypto::{AesCbc, Backend};
-use crate::formats::encryption::{Cipher, Numbering};
+use crate::formats::encryption::{Cipher, EncryptionFormat, Numbering};
 use crate::formats::qcow2::header::TablePlace;
 use crate::formats::{Image as _, NewImage as _, WritableImage as _};
 use crate::storage::{MemoryStorage, Storage as _};
@@ -39,7 +39,7 @@ fn image(numbering: Numbering) -> Arc<MemoryStorage> {
     let storage = Arc::new(MemoryStorage::default());
     let options = CreateOptions {
         cluster_size: CLUSTER as u64,
-        encryption: EncryptionMethod::Aes,
+        encryption: Some(EncryptionFormat::Aes),
         ..CreateOptions::new(8 * CLUSTER as u64)
     };
     let cipher = Some(cipher(numbering));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bitmaps::read_bitmaps;
 use super::geometry::ENTRY_SIZE;
-use super::header::{EncryptionMethod, Header, Version, until_zero};
+use super::header::{Header, Version, until_zero};
 use super::header::{extensions, features};
 use super::info::Qcow2Info;
 use super::read::{Qcow2Image, ReadOptions};
@@ -14,9 +14,8 @@ use super::{check, reading_cipher, repair};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
-use crate::formats::driver::{
-    BackingRef, EncryptionRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts,
-};
+use crate::formats::driver::{BackingRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{SnapshotInfo, SnapshotName, Snapshots, not_found};
 use crate::formats::{Image, WritableImage};
@@ -85,8 +84,8 @@ impl ImageFile for Qcow2File {
         }])
     }
 
-    fn encryption(&self) -> Option<EncryptionRef> {
-        self.header.encryption().reference()
+    fn encryption(&self) -> Option<EncryptionFormat> {
+        self.header.encryption()
     }
 
     fn accept(&self, options: &Values) -> Result<()> {
@@ -99,15 +98,16 @@ impl ImageFile for Qcow2File {
                  ({cluster})"
             )));
         }
-        let method = self.header.encryption();
-        match options.text("encrypt.format") {
-            Some(stated) if method == EncryptionMethod::None => Err(Error::invalid(format!(
+        match (options.text("encrypt.format"), self.header.encryption()) {
+            (Some(stated), None) => Err(Error::invalid(format!(
                 "No encryption in image header, but options specified format '{stated}'"
             ))),
-            Some(stated) if stated != method.name() => Err(Error::invalid(format!(
-                "Header reported '{}' encryption format but options specify '{stated}'",
-                method.name()
-            ))),
+            (Some(stated), Some(format)) if stated != format.name() => {
+                Err(Error::invalid(format!(
+                    "Header reported '{}' encryption format but options specify '{stated}'",
+                    format.name()
+                )))
+            }
             _ => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::header::{EncryptionMethod, Header, Version, until_zero};
+use super::header::{Header, Version, until_zero};
 use super::header::{extensions, features};
 use super::snapshots::Snapshot;
 use crate::formats::bitmaps::BitmapInfo;
@@ -54,7 +54,6 @@ impl Qcow2Info {
     pub(super) fn of(header: &Header, bitmaps: Vec<BitmapInfo>) -> Self {
         let v3 = header.version() == Version::V3;
         let data_file = header.has_incompatible(features::DATA_FILE);
-        let encryption = header.encryption();
         let name = header
             .extension(extensions::DATA_FILE)
             .filter(|_| data_file);
@@ -64,8 +63,8 @@ impl Qcow2Info {
             lazy_refcounts: v3.then(|| header.has_compatible(features::LAZY_REFCOUNTS)),
             bitmaps,
             refcount_bits: header.geometry().refcount_bits(),
-            encrypt: (encryption != EncryptionMethod::None).then(|| EncryptInfo {
-                format: encryption.name(),
+            encrypt: header.encryption().map(|format| EncryptInfo {
+                format: format.name(),
             }),
             data_file: name
                 .map(until_zero)

@@ -48,9 +48,7 @@ pub use check::{CheckReport, Repair, check, repair, repair_dirty};
 pub use create_options::{Backing, CreateOptions};
 pub use driver::Qcow2;
 pub use geometry::Geometry;
-pub use header::{
-    CompressionType, EncryptionMethod, Header, Version, extensions, features, until_zero,
-};
+pub use header::{CompressionType, Header, Version, extensions, features, until_zero};
 pub use new::{NewFiles, NewQcow2};
 pub use read::{Qcow2Image, ReadOptions};
 pub use write::WritableQcow2;
@@ -58,7 +56,7 @@ pub use write::WritableQcow2;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
 pub use crate::formats::encryption::missing_secret;
-use crate::formats::encryption::{Cipher, EncryptedHeader as _, LegacyAes};
+use crate::formats::encryption::{Cipher, EncryptedHeader as _, EncryptionFormat, LegacyAes};
 
 /// Makes the cipher for reading an image's data: none when it isn't encrypted.
 ///
@@ -67,12 +65,12 @@ use crate::formats::encryption::{Cipher, EncryptedHeader as _, LegacyAes};
 /// that this version doesn't have.
 pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<Cipher>> {
     match header.encryption() {
-        EncryptionMethod::None => Ok(None),
-        EncryptionMethod::Aes => match secret {
+        None => Ok(None),
+        Some(EncryptionFormat::Aes) => match secret {
             Some(secret) => LegacyAes.unlock(secret).map(Some),
             None => Err(missing_secret()),
         },
-        EncryptionMethod::Luks => Err(Error::unsupported(
+        Some(EncryptionFormat::Luks) => Err(Error::unsupported(
             "the image is encrypted with 'luks', which this version doesn't support",
         )),
     }

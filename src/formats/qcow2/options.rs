@@ -5,9 +5,10 @@
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::create_options::CreateOptions;
-use super::header::{CompressionType, EncryptionMethod, Version};
+use super::header::{CompressionType, Version};
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{Preallocation, foreign};
 use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
@@ -251,15 +252,15 @@ fn alias_of_encryption(values: &Values) -> Option<&str> {
     Some(given).filter(|given| *given != "off")
 }
 
-fn encryption(values: &Values) -> Result<EncryptionMethod> {
+fn encryption(values: &Values) -> Result<Option<EncryptionFormat>> {
     match (values.text("encrypt.format"), alias_of_encryption(values)) {
-        (Some("aes" | "qcow"), _) | (None, Some("on")) => Ok(EncryptionMethod::Aes),
-        (Some("luks"), _) => Ok(EncryptionMethod::Luks),
+        (Some("aes" | "qcow"), _) | (None, Some("on")) => Ok(Some(EncryptionFormat::Aes)),
+        (Some("luks"), _) => Ok(Some(EncryptionFormat::Luks)),
         (Some(other), _) | (None, Some(other)) => Err(not_accepted("format", other)),
         (None, None) if values.text("encrypt.key-secret").is_some() => {
             Err(Error::invalid("Parameter 'encrypt.format' is missing"))
         }
-        (None, None) => Ok(EncryptionMethod::None),
+        (None, None) => Ok(None),
     }
 }
 

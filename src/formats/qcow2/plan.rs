@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use super::create_options::CreateOptions;
-use super::header::{EncryptionMethod, Version};
+use super::header::Version;
 use super::options;
 use super::{NewFiles, NewQcow2, missing_secret};
 use crate::error::{Error, Result};
-use crate::formats::driver::{EncryptionRef, NewDisk, NewParts, Plan};
-use crate::formats::encryption::{EncryptedHeader as _, LegacyAes};
+use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::encryption::{EncryptedHeader as _, EncryptionFormat, LegacyAes};
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 
@@ -45,7 +45,7 @@ impl Qcow2Plan {
         if new.compressed {
             NewQcow2::check_compression(&options)?;
         }
-        if options.encryption == EncryptionMethod::Luks {
+        if options.encryption == Some(EncryptionFormat::Luks) {
             return Err(Error::unsupported(
                 "encrypt.format=luks is not supported by this version",
             ));
@@ -82,8 +82,8 @@ impl Plan for Qcow2Plan {
         self.options.data_file.as_deref().into_iter().collect()
     }
 
-    fn encryption(&self) -> Option<EncryptionRef> {
-        self.options.encryption.reference()
+    fn encryption(&self) -> Option<EncryptionFormat> {
+        self.options.encryption
     }
 
     fn has_bitmaps(&self) -> bool {
@@ -99,8 +99,8 @@ impl Plan for Qcow2Plan {
         } = parts;
         let options = self.options.clone();
         let cipher = match options.encryption {
-            EncryptionMethod::None => None,
-            _ => Some(LegacyAes.unlock(secret.ok_or_else(missing_secret)?)?),
+            None => None,
+            Some(_) => Some(LegacyAes.unlock(secret.ok_or_else(missing_secret)?)?),
         };
         let files = NewFiles {
             image: file,

@@ -6,7 +6,7 @@ use super::extensions::Extension;
 use super::features;
 use super::places::{BitmapsPlace, ByteRange, TablePlace};
 use crate::error::{Error, Result};
-use crate::formats::driver::EncryptionRef;
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::qcow2::geometry::Geometry;
 use crate::units::HostOffset;
 
@@ -25,38 +25,6 @@ impl Version {
         match self {
             Self::V2 => "0.10",
             Self::V3 => "1.1",
-        }
-    }
-}
-
-/// The method by which the guest's data is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EncryptionMethod {
-    /// Not at all.
-    None,
-    /// AES-128-CBC with the password as key ("legacy AES").
-    Aes,
-    /// LUKS1 header inside the image.
-    Luks,
-}
-
-impl EncryptionMethod {
-    /// Returns the method as the rest of the program sees it.
-    pub(crate) fn reference(self) -> Option<EncryptionRef> {
-        let is_aes = self == Self::Aes;
-        (self != Self::None).then(|| EncryptionRef {
-            format: self.name(),
-            takes_password: is_aes,
-            accepts_any_password: is_aes,
-        })
-    }
-
-    /// Returns the name that `qemu-img` uses.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Aes => "aes",
-            Self::Luks => "luks",
         }
     }
 }
@@ -86,7 +54,7 @@ pub struct Header {
     pub(super) version: Version,
     pub(super) geometry: Geometry,
     pub(super) size: u64,
-    pub(super) encryption: EncryptionMethod,
+    pub(super) encryption: Option<EncryptionFormat>,
     pub(super) l1: TablePlace,
     pub(super) refcount_table: TablePlace,
     pub(super) snapshots: u32,
@@ -117,8 +85,8 @@ impl Header {
         self.size
     }
 
-    /// Returns the method by which the guest's data is encrypted.
-    pub fn encryption(&self) -> EncryptionMethod {
+    /// Returns the format by which the guest's data is encrypted, `None` where it isn't.
+    pub fn encryption(&self) -> Option<EncryptionFormat> {
         self.encryption
     }
 

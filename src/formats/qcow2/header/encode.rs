@@ -3,8 +3,9 @@
 use super::extensions;
 use super::features;
 use super::fields::{MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH};
-use super::{CompressionType, EncryptionMethod, TablePlace, Version};
+use super::{CompressionType, TablePlace, Version};
 use crate::error::{Error, Result, printable};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::storage::Storage;
@@ -36,9 +37,9 @@ pub(in crate::formats::qcow2) fn bytes(
     let table_bytes = refcount_table.entries * ENTRY_SIZE;
     let table_clusters = u32::try_from(table_bytes / geometry.cluster_size()).map_err(too_big)?;
     let crypt_method: u32 = match options.encryption {
-        EncryptionMethod::None => 0,
-        EncryptionMethod::Aes => 1,
-        EncryptionMethod::Luks => 2,
+        None => 0,
+        Some(EncryptionFormat::Aes) => 1,
+        Some(EncryptionFormat::Luks) => 2,
     };
     let version: u32 = match options.version {
         Version::V2 => 2,

@@ -3,12 +3,13 @@
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
-use super::checked::{CompressionType, EncryptionMethod, Header, Version, find, until_zero};
+use super::checked::{CompressionType, Header, Version, find, until_zero};
 use super::extensions;
 use super::features;
 use super::fields::{MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_MIN_LENGTH};
 use super::places::{BitmapsPlace, ByteRange, TablePlace};
 use crate::error::{Error, Result};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::qcow2::geometry::{
     ENTRY_SIZE, Geometry, MAX_CLUSTER_BITS, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES,
     MIN_CLUSTER_BITS,
@@ -193,11 +194,11 @@ impl RawHeader {
         })
     }
 
-    fn check_encryption(&self) -> Result<EncryptionMethod> {
+    fn check_encryption(&self) -> Result<Option<EncryptionFormat>> {
         match self.crypt_method {
-            0 => Ok(EncryptionMethod::None),
-            1 => Ok(EncryptionMethod::Aes),
-            LUKS => Ok(EncryptionMethod::Luks),
+            0 => Ok(None),
+            1 => Ok(Some(EncryptionFormat::Aes)),
+            LUKS => Ok(Some(EncryptionFormat::Luks)),
             other => Err(Error::unsupported(format!(
                 "Unsupported encryption method {other}"
             ))),

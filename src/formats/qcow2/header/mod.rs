@@ -20,7 +20,7 @@ mod fixed;
 mod places;
 pub(super) mod room;
 
-pub use checked::{CompressionType, EncryptionMethod, Header, Version, until_zero};
+pub use checked::{CompressionType, Header, Version, until_zero};
 pub(super) use places::MAX_BITMAPS;
 pub use places::{BitmapsPlace, ByteRange, TablePlace};
 

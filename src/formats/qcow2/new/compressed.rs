@@ -29,7 +29,7 @@ use crate::formats::qcow2::codec::compress;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
-use crate::formats::qcow2::header::{EncryptionMethod, Version};
+use crate::formats::qcow2::header::Version;
 use crate::formats::reservation::{add_metadata, not_packed};
 use crate::formats::{Packed, PackedPart, Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
@@ -62,7 +62,7 @@ thread_local! {
 /// Returns an error if the options ask for encryption or for an external data file: compressed clusters are never
 /// encrypted, and have no place in an external data file.
 pub(super) fn check_options(options: &CreateOptions) -> Result<()> {
-    let other = if options.encryption != EncryptionMethod::None {
+    let other = if options.encryption.is_some() {
         "encryption"
     } else if options.data_file.is_some() {
         "an external data file are"

@@ -21,8 +21,8 @@ use self::preallocated::Preallocated;
 use self::tables::Tables;
 use super::entries::L2Table;
 use super::geometry::Geometry;
+use super::header::Header;
 use super::header::features;
-use super::header::{EncryptionMethod, Header};
 use crate::error::{Error, Result};
 use crate::formats::encryption::Cipher;
 use crate::formats::status::Holes;
@@ -90,7 +90,7 @@ impl Qcow2Image {
                 Some(_) => "'data-file' can only be set for images with an external data file",
             }));
         }
-        if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
+        if cipher.is_some() != header.encryption().is_some() {
             return Err(super::missing_secret());
         }
         let data = data.unwrap_or_else(|| Arc::clone(&storage));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use super::super::entries::{L1Entry, L1Target};
 use super::super::geometry::{ENTRY_SIZE, Geometry};
-use super::super::header::{EncryptionMethod, Header, TablePlace, Version};
+use super::super::header::{Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
 use super::super::{missing_secret, repair_dirty};
 use super::bitmaps::EnabledBitmaps;
@@ -21,7 +21,7 @@ use super::refcounts::Refcounts;
 use super::{LockedState, WritableQcow2};
 use crate::error::{Error, Result};
 use crate::formats::Image;
-use crate::formats::encryption::Cipher;
+use crate::formats::encryption::{Cipher, EncryptionFormat};
 use crate::formats::qcow2::header::features;
 use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::read::cluster::ClusterReader;
@@ -66,7 +66,7 @@ impl WritableQcow2 {
             flush,
         } = options;
         refuse_unsupported(header)?;
-        if cipher.is_some() != (header.encryption() != EncryptionMethod::None) {
+        if cipher.is_some() != header.encryption().is_some() {
             return Err(missing_secret());
         }
         if data.is_some() != header.has_incompatible(features::DATA_FILE) {
@@ -161,7 +161,7 @@ pub(super) fn refuse_unsupported(header: &Header) -> Result<()> {
         ));
     }
     for (present, what) in [(
-        header.encryption() == EncryptionMethod::Luks,
+        header.encryption() == Some(EncryptionFormat::Luks),
         "is encrypted with 'luks'",
     )] {
         if present {
