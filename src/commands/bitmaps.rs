@@ -4,15 +4,13 @@
 //! when everything else of the target is written, since what was written there isn't a change that
 //! they are about.
 
-use std::sync::Arc;
-
 use super::target::{Target, Written};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::PersistentBitmap;
-use crate::formats::driver::Plan;
+use crate::formats::driver::{Load, Plan};
 use crate::formats::{Image as _, smaller_than_input};
-use crate::nodes::{Disk, could_not_open};
-use crate::storage::{Access, Opening, Storage, list};
+use crate::nodes::{Disk, Loaded, could_not_open};
+use crate::storage::Purpose;
 
 /// The bitmaps of a source.
 pub(super) struct Taken {
@@ -67,11 +65,12 @@ impl Taken {
                 false => Err(no_support()),
             };
         }
-        let opening = Opening::new(Access::Read, target.cache);
-        let file = open(target, opening)?;
-        let image = target
-            .load(file)
-            .map_err(|error| could_not_open(&target.name, error))?;
+        let Some(existing) = target.existing_node() else {
+            return Ok(());
+        };
+        let load = |opened: Loaded| opened.load(Load::Use);
+        let image = existing.open_below(Purpose::Probe).and_then(load);
+        let image = image.map_err(|error| could_not_open(&target.name, error))?;
         let bitmaps = image.bitmaps().ok_or_else(no_support)?;
         let size = image.size();
         if size < self.size {
@@ -102,13 +101,8 @@ impl Taken {
     /// Returns an error if they can't be stored.
     pub(super) fn copy(&self, target: &Target<'_>, written: &Written) -> Result<()> {
         let copy = || {
-            let opening = Opening::new(Access::ReadWrite, target.cache);
-            let file = match written.handle() {
-                Some(handle) => handle.reopen(opening)?,
-                None => open(target, opening)?,
-            };
-            target.lock(file.as_ref())?;
-            let image = target.load(file)?;
+            let node = target.node(written);
+            let image = node.open_below(Purpose::Overwrite)?.load(Load::Use)?;
             let bitmaps = image
                 .bitmaps()
                 .ok_or_else(|| Error::unsupported("the target has no bitmaps"))?;
@@ -118,10 +112,4 @@ impl Taken {
             error.context(format!("copying the bitmaps to '{}'", target.name))
         })
     }
-}
-
-/// Opens the file of a target that exists.
-fn open(target: &Target<'_>, opening: Opening) -> Result<Arc<dyn Storage>> {
-    let (protocol, options) = target.protocol();
-    list::open(protocol, &target.path, options, opening)
 }

@@ -7,21 +7,30 @@
 //! - [`node`]: the data; [`options`]: those of its options that are the format's;
 //! - [`image_name`], [`parse`]: what a user, or an image, calls an image; [`file_name`]: names of files;
 //! - [`names`]: whether names found inside images are followed; [`backing`]: the node below another;
-//! - [`open`]: files and disks of nodes; [`disk`]: what that gives.
+//! - [`open`]: files and disks of nodes; [`disk`]: what that gives;
+//! - [`write`]: images that are changed where they are; [`create`]: the files of new ones;
+//! - [`info`]: reports on images and what holds them.
 
 pub mod backing;
+pub mod create;
 pub mod disk;
 pub mod file_name;
 pub mod image_name;
+pub mod info;
 pub mod names;
 pub mod node;
 pub mod open;
 pub mod options;
 pub mod parse;
+pub mod write;
 
+pub use create::{NewFile, NewImageFiles};
 pub use disk::{ChainImage, Disk, Loaded};
+pub use info::Inspected;
 pub use names::{Names, Warn};
 pub use node::{BackingNode, Node, RawNode};
 pub use open::infinite_loop;
-pub(crate) use open::{NAMED_IMAGES, could_not_open, inside, only_read, refuse_loop};
+pub(crate) use open::{NAMED_IMAGES, could_not_open, refuse_loop};
 pub use options::NodeOptions;
+pub(crate) use write::refuse_same;
+pub use write::{WritableFile, WriteAccess};

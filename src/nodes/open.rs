@@ -16,7 +16,9 @@ use crate::formats::driver::{Load, Parts};
 use crate::formats::encryption::missing_secret;
 use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreign};
 use crate::options::Values;
-use crate::storage::{Access, Opening, Purpose, Sharing, Storage, Window, WindowRange, list};
+use crate::storage::{
+    Access, Opening, Purpose, Refuse, Sharing, Storage, Window, WindowRange, list,
+};
 
 /// The most memory that the tables of a chain may take, in bytes. The number of images doesn't matter:
 /// each costs a descriptor, of which the system has only so many, and its table.
@@ -48,6 +50,11 @@ impl Node<'_> {
 
     /// As [`Node::open_file`], with nothing in front of the message.
     pub(crate) fn open_below(&self, purpose: Purpose) -> Result<Loaded> {
+        self.open_unless(purpose, &|_| Ok(()))
+    }
+
+    /// As [`open_below`](Self::open_below), unless the file is refused before it is locked.
+    pub(super) fn open_unless(&self, purpose: Purpose, refuse: &Refuse<'_>) -> Result<Loaded> {
         if self.path.as_os_str().is_empty() {
             return Err(Error::invalid(
                 "The 'file' block driver requires a file name",
@@ -77,6 +84,7 @@ impl Node<'_> {
         if self.is_read_only && purpose.access() != Access::Read {
             return Err(Error::invalid("Block node is read-only"));
         }
+        refuse(file.as_ref())?;
         let claim = match format.capabilities().transparent {
             true => purpose.claim_of_plain(self.sharing)?,
             false => purpose.claim(self.sharing)?,
@@ -334,7 +342,7 @@ impl Node<'_> {
 }
 
 /// The error for an image inside of another one that would be written.
-pub(crate) fn only_read() -> Error {
+fn only_read() -> Error {
     Error::unsupported("an image inside of an image is only read by this version")
 }
 

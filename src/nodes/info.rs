@@ -1,0 +1,136 @@
+//! The report on an image, and on what holds it: the node of its file, raw nodes between, an image around it.
+
+use std::sync::Arc;
+
+use super::disk::Loaded;
+use super::file_name;
+use super::node::Node;
+use super::open::{self, inside};
+use crate::error::{Error, Result};
+use crate::formats::driver::Load;
+use crate::formats::info::{ImageInfo, Specific};
+use crate::formats::{Format, ImageFile};
+use crate::storage::{Protocol, Purpose, Storage};
+use crate::units::SECTOR_SIZE;
+
+/// An image whose file is open and whose header is read. That much is read before privileges are given up, since
+/// it says what else is to be opened.
+pub struct Inspected {
+    /// The same of the image that holds this one.
+    outer: Option<Box<Self>>,
+    /// Its file, and its format.
+    pub opened: Loaded,
+    /// Its header.
+    pub image: Box<dyn ImageFile>,
+}
+
+impl Inspected {
+    /// Opens the file, and no other.
+    ///
+    /// # Errors
+    /// Returns an error, as `Could not open 'name': …`, if it can't be opened or its header is invalid.
+    pub fn open(source: &Node<'_>) -> Result<Self> {
+        let outer = source.inside.as_deref().map(|outer| {
+            // It is told of by the name of what is inside.
+            let outer = Node {
+                name: String::new(),
+                ..outer.clone()
+            };
+            Self::open(&outer).map_err(could_not_open(source))
+        });
+        let outer = outer.transpose()?;
+        let opened = source.open_file(Purpose::Inspect)?;
+        let image = opened.load(Load::Use).map_err(could_not_open(source))?;
+        source
+            .accept(image.as_ref(), &opened.options)
+            .map_err(could_not_open(source))?;
+        Ok(Self {
+            outer: outer.map(Box::new),
+            opened,
+            image,
+        })
+    }
+
+    /// Returns true if the image has internal snapshots.
+    pub fn has_snapshots(&self) -> bool {
+        let snapshots = self.image.snapshots();
+        snapshots.is_some_and(|snapshots| snapshots.count() > 0)
+    }
+
+    /// Reports all that the image's header, and the files that hold it, say.
+    ///
+    /// # Errors
+    /// Returns an error if tables that the report lists can't be read, or the system's error.
+    pub fn describe(&self, source: &Node<'_>) -> Result<ImageInfo> {
+        let outer = match (&self.outer, &source.inside) {
+            (Some(found), Some(outer)) => Some(found.describe(outer)?),
+            _ => None,
+        };
+        let cluster_size = outer.as_ref().and_then(|outer| outer.cluster_size);
+        let mut info = describe_file(&self.opened, source, outer)?;
+        if source.is_bare {
+            return Ok(info);
+        }
+        info.virtual_size = self.image.size();
+        if self.opened.format.capabilities().transparent {
+            info.cluster_size = cluster_size;
+        }
+        info.encrypted = self.image.encryption().map(|_| true);
+        if let Some(backing) = self.image.backing() {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            info.backing_filename = Some(text(backing.name));
+            info.backing_filename_format = backing.format.map(text);
+            let full = file_name::beside(&source.path, backing.name);
+            info.full_backing_filename = Some(full.to_string_lossy().into_owned());
+        }
+        self.image
+            .describe(&mut info)
+            .map_err(could_not_open(source))?;
+        Ok(info)
+    }
+}
+
+fn could_not_open(source: &Node<'_>) -> impl Fn(Error) -> Error {
+    move |error| open::could_not_open(&source.name, error)
+}
+
+/// The report of what is known of any image. `outer` is that of the image which holds it.
+fn describe_file(
+    opened: &Loaded,
+    source: &Node<'_>,
+    outer: Option<ImageInfo>,
+) -> Result<ImageInfo> {
+    let file = opened.file.as_ref();
+    let length = file.len()?.next_multiple_of(SECTOR_SIZE);
+    let actual_size = file.allocated()?;
+    let mut below = match outer {
+        Some(outer) => outer,
+        None => {
+            let path = source.path.to_string_lossy().into_owned();
+            let mut below = ImageInfo::new(path, file.driver(), length, actual_size);
+            let protocol = Protocol::from_name(file.driver());
+            let specific = protocol.and_then(|protocol| protocol.specific());
+            below.format_specific = specific.map(Specific::nothing);
+            below.dirty_flag = specific.map(|_| false);
+            below
+        }
+    };
+    let dirty_flag = below.dirty_flag;
+    if source.is_bare {
+        return Ok(below);
+    }
+    let mut storage: Arc<dyn Storage> = Arc::clone(&opened.file);
+    for node in &source.between {
+        storage = inside(storage, node.window.as_slice())?;
+        let length = storage.len()?.next_multiple_of(SECTOR_SIZE);
+        let mut raw = ImageInfo::new(node.name.clone(), Format::RAW.name(), length, actual_size);
+        raw.dirty_flag = dirty_flag;
+        raw.cluster_size = below.cluster_size;
+        below = raw.over(below);
+    }
+    let name = source.name.clone();
+    let length = opened.storage.len()?.next_multiple_of(SECTOR_SIZE);
+    let mut info = ImageInfo::new(name, opened.format.name(), length, actual_size);
+    info.dirty_flag = dirty_flag;
+    Ok(info.over(below))
+}

@@ -1,0 +1,139 @@
+//! An image that exists, open to be changed.
+//!
+//! Its file is open and locked, and its header is read. All that the format may need to write is there: the
+//! external data file, the password, and the backing file, which is only read. No table is read yet, and
+//! nothing is written.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::node::Node;
+use super::open::could_not_open;
+use crate::crypto::Passwords;
+use crate::error::{Error, Result, printable};
+use crate::formats::driver::{Load, WriteParts};
+use crate::formats::{Format, GuardedStart, Image, ImageFile};
+use crate::storage::{Purpose, Refuse, Storage};
+
+/// The way in which an image is opened to be changed.
+pub struct WriteAccess<'r> {
+    /// What is changed: [`Purpose::Change`] or [`Purpose::Overwrite`].
+    pub purpose: Purpose,
+    /// True if flushes reach the storage.
+    pub flush: bool,
+    /// True if a raw image must not begin with the mark of another format. One whose format is probed never may.
+    pub guarded: bool,
+    /// True if the backing file is opened, from which parts of clusters are copied.
+    pub opens_backing: bool,
+    /// Asked of each file before it is locked: it can refuse one that is used for something else.
+    pub refuse: &'r Refuse<'r>,
+}
+
+/// An image that may be changed.
+pub struct WritableFile<'a> {
+    /// The file that was named.
+    pub file: Arc<dyn Storage>,
+    /// The format that was stated or found.
+    pub format: Format,
+    /// The image file, its header read.
+    pub image: Box<dyn ImageFile>,
+    /// All that it takes to open the disk for writing.
+    pub parts: WriteParts<'a>,
+}
+
+impl Node<'_> {
+    /// Opens the image to be changed, and what writing takes beside its file.
+    ///
+    /// # Errors
+    /// Returns an error, as `Could not open 'name': …`, if a file can't be opened, is refused or is locked, if
+    /// the header is invalid, or if there is no password.
+    pub fn open_to_write<'s>(
+        &'s self,
+        access: &WriteAccess<'_>,
+        passwords: &'s dyn Passwords,
+    ) -> Result<WritableFile<'s>> {
+        self.open_parts(access, passwords)
+            .map_err(|error| could_not_open(&self.name, error))
+    }
+
+    fn open_parts<'s>(
+        &'s self,
+        access: &WriteAccess<'_>,
+        passwords: &'s dyn Passwords,
+    ) -> Result<WritableFile<'s>> {
+        let mut opened = self.open_unless(access.purpose, access.refuse)?;
+        let is_probed = self.format.is_none() && opened.format.capabilities().transparent;
+        if access.guarded || is_probed {
+            opened.storage = Arc::new(GuardedStart(opened.storage));
+        }
+        let image = opened.load(Load::Use)?;
+        let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
+        let data = self.data_file(image.as_ref(), access.purpose)?;
+        if let Some(data) = &data {
+            (access.refuse)(data.as_ref())?;
+        }
+        let backing = match access.opens_backing {
+            true => self.read_below(image.as_ref(), opened.file.as_ref(), passwords)?,
+            false => None,
+        };
+        Ok(WritableFile {
+            file: opened.file,
+            format: opened.format,
+            image,
+            parts: WriteParts {
+                files: data.into_iter().collect(),
+                backing,
+                secret,
+                flush: access.flush,
+            },
+        })
+    }
+
+    /// Opens what is below, for reading; none of it may be the file that is written.
+    fn read_below(
+        &self,
+        image: &dyn ImageFile,
+        file: &dyn Storage,
+        passwords: &dyn Passwords,
+    ) -> Result<Option<Arc<dyn Image>>> {
+        let below = self.below(image)?;
+        if below.is_some() != image.backing().is_some() {
+            return Err(Error::unsupported(
+                "giving an image that is written a backing file, or taking it away, is not supported \
+                 by this version",
+            ));
+        }
+        let Some(below) = below else {
+            return Ok(None);
+        };
+        let below = below
+            .open(Purpose::Read, passwords)
+            .map_err(|error| error.context("Could not open backing file"))?;
+        refuse_same(&self.path, file, &below.files())?;
+        Ok(Some(below.image))
+    }
+}
+
+/// Refuses a file that would be written, if it is one of `others`. It is called `path`.
+///
+/// # Errors
+/// Returns an error, in QEMU's words, if it is, or the system's error.
+pub(crate) fn refuse_same(path: &Path, file: &dyn Storage, others: &[&dyn Storage]) -> Result<()> {
+    let identity = file.identity()?;
+    for other in others {
+        if other.identity()?.overlaps(&identity) {
+            return Err(same_file(path, Path::new(other.location())));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the error for an image that would be written over a file that is used for something else.
+pub(crate) fn same_file(path: &Path, other: &Path) -> Error {
+    // QEMU takes a lock that it holds itself for another's. Its words are what clients know.
+    Error::invalid(format!(
+        "Failed to get \"write\" lock: '{}' and '{}' are the same file",
+        printable(&other.to_string_lossy()),
+        printable(&path.to_string_lossy())
+    ))
+}
