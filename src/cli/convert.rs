@@ -13,7 +13,7 @@ use super::operands::{self, cache, existing_target, source, target, target_optio
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, print, print_bytes, warn};
-use crate::commands::convert::{Bitmaps, Sources};
+use crate::commands::convert::{BitmapCopies, Sources};
 use crate::commands::{self, Driver, Sharing, Target};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::crypto::Secrets;
@@ -31,9 +31,9 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
     check_existing(args)?;
     let bitmaps = match (args.bitmaps, args.skip_broken_bitmaps) {
-        (false, false) => Bitmaps::Leave,
-        (true, false) => Bitmaps::All,
-        (true, true) => Bitmaps::Consistent,
+        (false, false) => BitmapCopies::Leave,
+        (true, false) => BitmapCopies::All,
+        (true, true) => BitmapCopies::Consistent,
         (false, true) => {
             return Err(anyhow!("Use of --skip-broken-bitmaps requires --bitmaps").into());
         }
@@ -53,7 +53,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let converted = || -> Result<_, Failure> {
         let sources = open_sources(args, from, source_cache, secrets, &passwords)?;
         let (target, is_backed) = plan_target(args, to, from.len(), secrets)?;
-        let plan = commands::convert::Plan {
+        let plan = commands::convert::Conversion {
             sources,
             target,
             settings: Settings {

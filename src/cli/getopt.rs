@@ -114,7 +114,7 @@ pub(super) fn normalise<E: From<Mistake>>(
                 subcommand: Some(name.to_owned()),
                 message,
             })?;
-            run.extend(found.iter().map(Given::canonical));
+            run.extend(found.iter().map(GivenOption::canonical));
         }
     }
     run.push("--".into());
@@ -128,12 +128,12 @@ fn is_option(word: &OsStr) -> bool {
 }
 
 /// An option that was given, and with what value.
-struct Given<'a> {
+struct GivenOption<'a> {
     option: &'a Arg,
     value: Option<OsString>,
 }
 
-impl Given<'_> {
+impl GivenOption<'_> {
     fn id(&self) -> &str {
         self.option.get_id().as_str()
     }
@@ -183,7 +183,7 @@ impl<'a> Grammar<'a> {
         &self,
         word: &OsStr,
         rest: &mut impl Iterator<Item = &'w OsString>,
-        found: &mut Vec<Given<'a>>,
+        found: &mut Vec<GivenOption<'a>>,
     ) -> Result<(), String> {
         match word.as_bytes().strip_prefix(b"--") {
             Some(long) => {
@@ -198,7 +198,7 @@ impl<'a> Grammar<'a> {
         &self,
         word: &[u8],
         rest: &mut impl Iterator<Item = &'w OsString>,
-    ) -> Result<Given<'a>, String> {
+    ) -> Result<GivenOption<'a>, String> {
         let (name, attached) = match word.iter().position(|byte| *byte == b'=') {
             Some(at) => (
                 word.get(..at).unwrap_or_default(),
@@ -217,7 +217,7 @@ impl<'a> Grammar<'a> {
                     .clone(),
             ),
         };
-        Ok(Given { option, value })
+        Ok(GivenOption { option, value })
     }
 
     /// The option of which `name` is the name, or the beginning of only its names.
@@ -258,7 +258,7 @@ impl<'a> Grammar<'a> {
         &self,
         letters: &[u8],
         rest: &mut impl Iterator<Item = &'w OsString>,
-        found: &mut Vec<Given<'a>>,
+        found: &mut Vec<GivenOption<'a>>,
     ) -> Result<(), String> {
         for (position, letter) in letters.iter().enumerate() {
             let Some(option) = self
@@ -269,7 +269,7 @@ impl<'a> Grammar<'a> {
                 return Err(format!("invalid option -- '{}'", letter.escape_ascii()));
             };
             if !takes_value(option) {
-                found.push(Given {
+                found.push(GivenOption {
                     option,
                     value: None,
                 });
@@ -284,7 +284,7 @@ impl<'a> Grammar<'a> {
             } else {
                 OsString::from_vec(attached.to_vec())
             };
-            found.push(Given {
+            found.push(GivenOption {
                 option,
                 value: Some(value),
             });

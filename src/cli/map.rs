@@ -32,7 +32,7 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
     source.names = operands::names(&args.common);
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox;
-    let plan = map::Plan {
+    let plan = map::MapPlan {
         source,
         start: start.unwrap_or(0),
         length,

@@ -10,7 +10,7 @@ use super::operands::{self, Output, output, source};
 use super::password::PasswordSource;
 use super::{Done, Failure, complain_of, print};
 use crate::commands::Driver;
-use crate::commands::measure::{self, Contents};
+use crate::commands::measure::{self, MeasuredDisk};
 use crate::crypto::Secrets;
 use crate::formats::driver::{Measured, no_measure};
 use crate::formats::{Format, foreign};
@@ -39,7 +39,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
     }
     let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
     let contents = match (operand, size) {
-        (None, Some(size)) => Contents::Empty(size),
+        (None, Some(size)) => MeasuredDisk::Empty(size),
         (Some(operand), None) => {
             let format = args.image.format.as_deref();
             let (mut source, _) = source(operand, format, args.image.image_opts, secrets)?;
@@ -47,7 +47,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
             source.snapshot = snapshot;
             source.sharing = args.image.sharing(source.sharing);
             source.sandbox = !args.common.no_sandbox;
-            Contents::Of(Box::new(source))
+            MeasuredDisk::Of(Box::new(source))
         }
         (None, None) => {
             return Err(anyhow!("Either --size N or one filename must be specified.").into());

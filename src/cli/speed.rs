@@ -15,7 +15,7 @@ pub(super) fn run(args: &SpeedArgs) -> Done {
         let unexpected = unexpected.to_string_lossy();
         return Err(Failure::Usage(format!("Unexpected argument: {unexpected}")));
     }
-    let plan = commands::speed::Plan::new(args.seconds, args.threads)?;
+    let plan = commands::speed::SpeedPlan::new(args.seconds, args.threads)?;
     if let Some(path) = &args.storage {
         let report = commands::speed::run_storage(path, plan.budget)?;
         let text = match output {

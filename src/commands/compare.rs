@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::nodes::{Disk, Node};
 
 /// An image that is open to be compared.
-pub struct Opened {
+pub struct OpenSide {
     image: Disk,
     sandbox: bool,
     /// Its name in messages.
@@ -18,8 +18,8 @@ pub struct Opened {
 ///
 /// # Errors
 /// As [`Node::open`].
-pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<Opened> {
-    Ok(Opened {
+pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<OpenSide> {
+    Ok(OpenSide {
         image: source.open(Purpose::Read, passwords)?,
         sandbox: source.sandbox,
         name: source.name,
@@ -28,7 +28,7 @@ pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<Opened> {
 
 /// Compares. With `strict`, sizes, and how the contents are stored, count as well. What goes wrong is in
 /// the outcome; so is that a file changed its length meanwhile, where nothing else tells the images apart.
-pub fn run(images: &[Opened; 2], strict: bool, observer: &dyn Observer) -> Comparison {
+pub fn run(images: &[OpenSide; 2], strict: bool, observer: &dyn Observer) -> Comparison {
     if images.iter().all(|opened| opened.sandbox) {
         sandbox::enter();
     }

@@ -34,7 +34,7 @@ impl Sources {
 }
 
 /// A conversion.
-pub struct Plan<'a> {
+pub struct Conversion<'a> {
     /// The images to read.
     pub sources: Sources,
     /// The image to make.
@@ -46,12 +46,12 @@ pub struct Plan<'a> {
     /// The checksum of the contents that is wanted.
     pub checksum: Option<Algorithm>,
     /// Says if the source's persistent bitmaps are copied, too.
-    pub bitmaps: Bitmaps,
+    pub bitmaps: BitmapCopies,
 }
 
 /// The treatment of the source's persistent bitmaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bitmaps {
+pub enum BitmapCopies {
     /// They aren't copied.
     Leave,
     /// All are copied; that one is inconsistent is an error.
@@ -77,11 +77,11 @@ pub struct Converted {
 /// Returns an error if a source can't be read or the target can't be written, or if a file of a source
 /// changed its length meanwhile; a difference, where that is looked for. No new file is left then.
 pub fn run(
-    plan: &Plan<'_>,
+    plan: &Conversion<'_>,
     passwords: &dyn Passwords,
     observer: &dyn Observer,
 ) -> Result<Converted> {
-    let Plan {
+    let Conversion {
         sources,
         target,
         settings,
@@ -94,8 +94,8 @@ pub fn run(
     }
     let Sources(opened) = sources;
     let taken = match (plan.bitmaps, opened.as_slice()) {
-        (Bitmaps::Leave, _) => None,
-        (wanted, [only]) => Some(bitmaps::find(only, wanted == Bitmaps::Consistent)?),
+        (BitmapCopies::Leave, _) => None,
+        (wanted, [only]) => Some(bitmaps::find(only, wanted == BitmapCopies::Consistent)?),
         _ => {
             return Err(Error::invalid(
                 "Copying bitmaps only possible with single source",

@@ -12,7 +12,7 @@ use crate::nodes::{ChainImage, Disk, Node};
 use crate::units::GuestOffset;
 
 /// The part of a disk to be mapped.
-pub struct Plan<'a> {
+pub struct MapPlan<'a> {
     /// The image.
     pub source: Node<'a>,
     /// Its start in bytes.
@@ -60,7 +60,7 @@ pub struct Map {
 ///
 /// # Errors
 /// As [`Node::open`].
-pub fn open(plan: &Plan<'_>, passwords: &dyn Passwords) -> Result<Map> {
+pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
     let source = plan.source.open(Purpose::Read, passwords)?;
     sandbox::all_is_open(&plan.source);
     let end = match plan.length {

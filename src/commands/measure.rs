@@ -11,7 +11,7 @@ use crate::options::Values;
 use crate::units::SECTOR_SIZE;
 
 /// The contents of the new image.
-pub enum Contents<'a> {
+pub enum MeasuredDisk<'a> {
     /// Nothing, on a disk of so many bytes.
     Empty(u64),
     /// Those of this image.
@@ -19,25 +19,25 @@ pub enum Contents<'a> {
 }
 
 /// An opened source, or the size of a disk that is empty.
-pub enum Opened {
+pub enum OpenDisk {
     /// An empty disk.
     Empty(u64),
     /// The image to be converted.
     Source(Disk),
 }
 
-impl Contents<'_> {
+impl MeasuredDisk<'_> {
     /// Opens the source, where there is one.
     ///
     /// # Errors
     /// As [`Node::open`].
-    pub fn open(&self, passwords: &dyn Passwords) -> Result<Opened> {
+    pub fn open(&self, passwords: &dyn Passwords) -> Result<OpenDisk> {
         match self {
-            Self::Empty(size) => Ok(Opened::Empty(*size)),
+            Self::Empty(size) => Ok(OpenDisk::Empty(*size)),
             Self::Of(source) => {
                 let opened = source.open(Purpose::Read, passwords)?;
                 sandbox::all_is_open(source);
-                Ok(Opened::Source(opened))
+                Ok(OpenDisk::Source(opened))
             }
         }
     }
@@ -47,10 +47,10 @@ impl Contents<'_> {
 ///
 /// # Errors
 /// Returns an error as [`FormatDriver::measure`](crate::formats::FormatDriver::measure) does.
-pub fn run(contents: &Opened, format: Format, options: &Values) -> Result<Measured> {
+pub fn run(contents: &OpenDisk, format: Format, options: &Values) -> Result<Measured> {
     let (size, source) = match contents {
-        Opened::Empty(size) => (size.next_multiple_of(SECTOR_SIZE), None),
-        Opened::Source(source) => (source.image.size(), Some(source)),
+        OpenDisk::Empty(size) => (size.next_multiple_of(SECTOR_SIZE), None),
+        OpenDisk::Source(source) => (source.image.size(), Some(source)),
     };
     let top = source.and_then(|source| source.layers.first());
     let contents = driver::Contents {

@@ -49,7 +49,7 @@ const CIPHERS_SHARE: f64 = 0.35;
 
 /// The measurements to be done.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct SpeedPlan {
     /// About how long it may take in all. Every figure is measured a few times even when that
     /// takes longer.
     pub budget: Duration,
@@ -57,8 +57,8 @@ pub struct Plan {
     pub threads: Option<NonZeroUsize>,
 }
 
-impl Plan {
-    /// A plan for `seconds` in all and that many threads.
+impl SpeedPlan {
+    /// Makes a plan for `seconds` in all and that many threads.
     ///
     /// # Errors
     /// A number that is out of range.
@@ -224,7 +224,7 @@ pub struct ClusterSpeed {
 ///
 /// # Errors
 /// [`BACKEND_VARIABLE`] names a backend that can't be had; the system has no memory for us.
-pub fn run(plan: Plan) -> Result<Report> {
+pub fn run(plan: SpeedPlan) -> Result<Report> {
     let backend = chosen_backend()?;
     let available = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = plan

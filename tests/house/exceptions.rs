@@ -5,8 +5,6 @@ pub type Exceptions = &'static [(&'static str, &'static str)];
 
 const SPEED: &str = "`speed` measures what formats are made of";
 const SHARED: &str = "a file that calls its parts also has what they share";
-const PRIVATE: &str = "at most one of them is seen outside of its file";
-const PUBLIC: &str = "still to be told apart by better names";
 
 /// Files that name formats where none is to be named.
 pub const NAMES_OF_FORMATS: Exceptions = &[
@@ -69,17 +67,7 @@ pub const CIRCLES: Exceptions = &[
 ];
 
 /// Names that more than one type has.
-pub const TYPES: Exceptions = &[
-    ("Bitmaps", PUBLIC),
-    ("Contents", PUBLIC),
-    ("Given", PRIVATE),
-    ("Header", PRIVATE),
-    ("Kind", PUBLIC),
-    ("Opened", PUBLIC),
-    ("Plan", PUBLIC),
-    ("Room", PRIVATE),
-    ("Window", PRIVATE),
-];
+pub const TYPES: Exceptions = &[];
 
 /// Files of more lines than a reader takes in.
 pub const LONG: Exceptions = &[];

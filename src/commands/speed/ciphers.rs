@@ -165,7 +165,7 @@ fn startable(wanted: usize) -> usize {
 
 /// A stretch of time that all threads of a measurement work in.
 #[derive(Clone, Copy)]
-struct Window {
+struct TimeWindow {
     start: Instant,
     end: Instant,
 }
@@ -211,7 +211,7 @@ fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sy
             thread::yield_now();
         }
         let start = Instant::now() + NOTICE;
-        let window = Window {
+        let window = TimeWindow {
             start,
             end: start + time,
         };
@@ -223,7 +223,7 @@ fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sy
 }
 
 /// Waits until the window is open, without going to sleep; `false` when it is over already.
-fn wait_for(window: Window) -> bool {
+fn wait_for(window: TimeWindow) -> bool {
     loop {
         let now = Instant::now();
         if now >= window.start {
@@ -234,7 +234,7 @@ fn wait_for(window: Window) -> bool {
 }
 
 /// The GB/s that this thread gets through, counted from the window's start even when it comes late.
-fn speed_within(window: Window, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
+fn speed_within(window: TimeWindow, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let mut passes = 0.0;
     loop {
         work(buffer);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::check::{self, Count};
-use super::header::{BLOCK_SIZE, Header, Kind};
+use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use super::map::BlockMap;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
@@ -16,16 +16,16 @@ use crate::storage::Storage;
 /// A VDI file.
 pub(super) struct VdiFile {
     file: Arc<dyn Storage>,
-    header: Header,
+    header: VdiHeader,
 }
 
 impl VdiFile {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns an error as [`Header::read`] does.
+    /// Returns an error as [`VdiHeader::read`] does.
     pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
-        let header = Header::read(file.as_ref())?;
+        let header = VdiHeader::read(file.as_ref())?;
         Ok(Self { file, header })
     }
 
@@ -34,7 +34,7 @@ impl VdiFile {
     }
 
     fn image(&self, map: BlockMap) -> BlockImage<BlockMap> {
-        let is_fixed = self.header.kind == Kind::Static;
+        let is_fixed = self.header.kind == ImageType::Static;
         BlockImage::new(map, Arc::clone(&self.file), is_fixed)
     }
 }

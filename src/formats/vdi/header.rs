@@ -30,7 +30,7 @@ const STATED_LENGTH: u32 = 0x180;
 
 /// The way in which a disk's blocks are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ImageType {
     /// A block gets its place when it is written.
     Dynamic,
     /// All blocks have theirs beforehand.
@@ -39,8 +39,8 @@ pub(super) enum Kind {
 
 /// A checked header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
+pub(super) struct VdiHeader {
+    pub(super) kind: ImageType,
     /// Where the block map starts, in bytes.
     pub(super) map_offset: u64,
     /// Where the first block starts, in bytes.
@@ -72,7 +72,7 @@ mod at {
     pub(super) const UUID_OF_PARENT: usize = 440;
 }
 
-impl Header {
+impl VdiHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
@@ -147,8 +147,8 @@ impl Header {
             return unsupported(format!("{extra} bytes of extra data before each block"));
         }
         let kind = match number(at::KIND) {
-            1 => Kind::Dynamic,
-            2 => Kind::Static,
+            1 => ImageType::Dynamic,
+            2 => ImageType::Static,
             3 => return unsupported("undo images depend on another image".into()),
             4 => return unsupported("differencing images depend on another image".into()),
             other => return unsupported(format!("image type {other}")),
@@ -175,7 +175,7 @@ impl Header {
     }
 
     /// The header of a new disk of `size` bytes.
-    pub(super) fn new(size: u64, kind: Kind) -> Self {
+    pub(super) fn new(size: u64, kind: ImageType) -> Self {
         let blocks = u32::try_from(size.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX);
         let map_length = (u64::from(blocks) * 4).next_multiple_of(SECTOR_SIZE);
         Self {
@@ -185,8 +185,8 @@ impl Header {
             size,
             blocks,
             allocated: match kind {
-                Kind::Dynamic => 0,
-                Kind::Static => blocks,
+                ImageType::Dynamic => 0,
+                ImageType::Static => blocks,
             },
         }
     }
@@ -201,8 +201,8 @@ impl Header {
         };
         let offset = |offset: u64| u32::try_from(offset).unwrap_or(u32::MAX).to_le_bytes();
         let kind: u32 = match self.kind {
-            Kind::Dynamic => 1,
-            Kind::Static => 2,
+            ImageType::Dynamic => 1,
+            ImageType::Static => 2,
         };
         put(0, TEXT);
         put(SIGNATURE_AT, &SIGNATURE.to_le_bytes());
@@ -237,19 +237,20 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for (size, kind) in [
-            (0, Kind::Dynamic),
-            (5 << 20, Kind::Static),
-            (LONGEST, Kind::Dynamic),
+            (0, ImageType::Dynamic),
+            (5 << 20, ImageType::Static),
+            (LONGEST, ImageType::Dynamic),
         ] {
-            let header = Header::new(size, kind);
-            assert_eq!(Header::parse(&header.encode()).unwrap(), header);
+            let header = VdiHeader::new(size, kind);
+            assert_eq!(VdiHeader::parse(&header.encode()).unwrap(), header);
         }
     }
 
     #[test]
     fn each_image_has_uuids_of_its_own() {
-        let uuids =
-            || Header::new(1 << 20, Kind::Dynamic).encode()[at::UUID..at::UUID + 32].to_vec();
+        let uuids = || {
+            VdiHeader::new(1 << 20, ImageType::Dynamic).encode()[at::UUID..at::UUID + 32].to_vec()
+        };
         let (one, two) = (uuids(), uuids());
         assert_ne!(one, two);
         assert_ne!(one[..16], one[16..]);
@@ -286,14 +287,14 @@ mod tests {
             (at::UUID_OF_PARENT, 1, "non-NULL parent UUID"),
         ];
         for (at, value, message) in cases {
-            let mut bytes = Header::new(3 << 20, Kind::Dynamic).encode();
+            let mut bytes = VdiHeader::new(3 << 20, ImageType::Dynamic).encode();
             bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            let text = Header::parse(&bytes).unwrap_err().to_string();
+            let text = VdiHeader::parse(&bytes).unwrap_err().to_string();
             assert!(text.contains(message), "{text}");
         }
-        let mut bytes = Header::new(3 << 20, Kind::Dynamic).encode();
+        let mut bytes = VdiHeader::new(3 << 20, ImageType::Dynamic).encode();
         bytes[at::DISK_SIZE..at::DISK_SIZE + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-        let text = Header::parse(&bytes).unwrap_err().to_string();
+        let text = VdiHeader::parse(&bytes).unwrap_err().to_string();
         assert!(text.contains("max supported is 0x1fffff8000000"), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::header::{BLOCK_SIZE, Header, Kind};
+use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, EntryTable, Fresh, NewBlockTable, make_zero,
@@ -18,7 +18,7 @@ const DISCARDED: u32 = 0xffff_fffe;
 /// The block map of an image.
 pub(super) struct BlockMap {
     file: Arc<dyn Storage>,
-    header: Header,
+    header: VdiHeader,
     entries: EntryTable,
     room: Mutex<Room>,
 }
@@ -65,7 +65,7 @@ pub(super) enum Entry {
 
 impl BlockMap {
     /// The map of the image in `file`.
-    pub(super) fn stored(file: Arc<dyn Storage>, header: Header) -> Self {
+    pub(super) fn stored(file: Arc<dyn Storage>, header: VdiHeader) -> Self {
         let blocks = header.blocks.into();
         let entries = EntryTable::stored(Arc::clone(&file), header.map_offset, blocks);
         Self {
@@ -77,10 +77,10 @@ impl BlockMap {
     }
 
     /// The map of a new image.
-    pub(super) fn new(file: Arc<dyn Storage>, header: Header) -> Self {
+    pub(super) fn new(file: Arc<dyn Storage>, header: VdiHeader) -> Self {
         let fresh = match header.kind {
-            Kind::Dynamic => Fresh::Same(NEVER),
-            Kind::Static => Fresh::Identity,
+            ImageType::Dynamic => Fresh::Same(NEVER),
+            ImageType::Static => Fresh::Identity,
         };
         let blocks = header.blocks.into();
         let entries = EntryTable::fresh(Arc::clone(&file), header.map_offset, blocks, fresh);
@@ -93,7 +93,7 @@ impl BlockMap {
     }
 
     /// The header.
-    pub(super) fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &VdiHeader {
         &self.header
     }
 
@@ -211,7 +211,7 @@ impl BlockAllocator for BlockMap {
     fn commit(&self) -> Result<()> {
         self.entries.store()?;
         let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        Header::write_allocated(self.file.as_ref(), room.count)
+        VdiHeader::write_allocated(self.file.as_ref(), room.count)
     }
 }
 
@@ -226,8 +226,8 @@ impl NewBlockTable for BlockMap {
     fn finish(&self, flush: bool) -> Result<()> {
         let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let allocated = match self.header.kind {
-            Kind::Dynamic => room.count,
-            Kind::Static => self.header.blocks,
+            ImageType::Dynamic => room.count,
+            ImageType::Static => self.header.blocks,
         };
         let end = self.host(allocated).0;
         if self.file.starts_as_zeroes() {
@@ -238,7 +238,7 @@ impl NewBlockTable for BlockMap {
         let padding = self.header.data_offset.saturating_sub(map_end);
         let padding = vec![0; usize::try_from(padding).unwrap_or_default()];
         self.file.write_at(map_end, &padding)?;
-        let header = Header {
+        let header = VdiHeader {
             allocated,
             ..self.header
         };

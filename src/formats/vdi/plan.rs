@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::header::{Header, Kind, LONGEST};
+use super::header::{ImageType, LONGEST, VdiHeader};
 use super::map::BlockMap;
 use crate::error::{Error, Result};
 use crate::formats::NewImage;
@@ -12,7 +12,7 @@ use crate::units::SECTOR_SIZE;
 
 /// A new image.
 pub(super) struct VdiPlan {
-    header: Header,
+    header: VdiHeader,
 }
 
 impl VdiPlan {
@@ -29,11 +29,11 @@ impl VdiPlan {
             )));
         }
         let kind = match new.options.switch("static") {
-            Some(true) => Kind::Static,
-            _ => Kind::Dynamic,
+            Some(true) => ImageType::Static,
+            _ => ImageType::Dynamic,
         };
         Ok(Self {
-            header: Header::new(size, kind),
+            header: VdiHeader::new(size, kind),
         })
     }
 }
@@ -45,7 +45,7 @@ impl Plan for VdiPlan {
             parts.file.write_at(0, &[0; super::header::LENGTH])?;
         }
         let map = BlockMap::new(Arc::clone(&parts.file), self.header);
-        let is_fixed = self.header.kind == Kind::Static;
+        let is_fixed = self.header.kind == ImageType::Static;
         let image = NewBlocks::new(map, parts.file, is_fixed, parts.flush);
         Ok(Box::new(image))
     }

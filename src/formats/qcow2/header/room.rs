@@ -1,4 +1,4 @@
-//! Room for one more extension in the header of an image in use.
+//! ExtensionRoom for one more extension in the header of an image in use.
 //!
 //! Extensions end with an end mark, behind which the backing file's name may stand. A new one goes where the
 //! end mark is. The steps are such that the header is valid after each of them, wherever a power cut comes in
@@ -14,7 +14,7 @@ use crate::units::SECTOR_SIZE;
 
 /// An extension in a header: its place, or the way in which it gets one.
 #[derive(Debug)]
-pub(in crate::formats::qcow2) struct Room {
+pub(in crate::formats::qcow2) struct ExtensionRoom {
     place: ExtensionPlace,
 }
 
@@ -29,7 +29,7 @@ enum ExtensionPlace {
     },
 }
 
-impl Room {
+impl ExtensionRoom {
     /// Looks for an extension whose data are `length` bytes, or for room for it, in a version 3 header.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ mod tests {
                 let before = header(filler, name);
                 let storage = MemoryStorage::new(before.clone()).recording();
                 let old = Header::read(&storage).unwrap();
-                let room = match Room::find(&storage, &old, KIND, 24) {
+                let room = match ExtensionRoom::find(&storage, &old, KIND, 24) {
                     Ok(room) => room,
                     Err(error) => {
                         let long = filler > 352 && name.len() == 200;
@@ -187,7 +187,8 @@ mod tests {
                 }
                 let new = Header::read(&storage).unwrap();
                 assert_eq!(new.extension(KIND), Some(&[7; 24][..]));
-                let ExtensionPlace::There(at) = Room::find(&storage, &new, KIND, 24).unwrap().place
+                let ExtensionPlace::There(at) =
+                    ExtensionRoom::find(&storage, &new, KIND, 24).unwrap().place
                 else {
                     panic!("it isn't found");
                 };

@@ -16,7 +16,7 @@ use super::open::{open_state, refuse_unsupported};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
 use crate::formats::qcow2::header::fields;
-use crate::formats::qcow2::header::room::Room;
+use crate::formats::qcow2::header::room::ExtensionRoom;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -65,7 +65,7 @@ pub fn copy_bitmaps(
         ));
     }
     let kind = extensions::BITMAPS;
-    let room = Room::find(storage.as_ref(), header, kind, 24)?;
+    let room = ExtensionRoom::find(storage.as_ref(), header, kind, 24)?;
     let (state, autoclear) = open_state(storage, None, header, flush)?;
     let mut metadata = state.metadata;
     for (bitmap, copied) in all.iter_mut().skip(first).zip(copied) {
