@@ -13,15 +13,16 @@ mod convert;
 mod create;
 mod descriptor;
 mod early_checks;
+mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod getopt;
 mod help;
-
 mod info;
 mod internal_error;
 mod map;
 mod measure;
+mod messages;
 mod objects;
 mod operands;
 mod password;
@@ -32,57 +33,20 @@ mod speed;
 mod standard_output;
 mod usage;
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
-use anyhow::anyhow;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use self::internal_error::guard;
 
 use self::args::{Cli, Command};
 use self::early_checks::{Reading, Stop};
+use self::failure::{Done, FAILED, Failure};
 use self::getopt::Call;
-use self::standard_output::stdout;
-use crate::error::printable;
+use self::messages::{called, complain, complain_of, program, warn, warn_of_short, warn_with_help};
+use self::standard_output::{print, print_bytes, stdout, writing};
 use crate::options::list;
-
-/// The exit status of every failure, but for the verdicts of `check` and `compare`.
-const FAILED: u8 = 1;
-
-/// By what name the program was called; the prefix of its messages.
-static PROGRAM: OnceLock<String> = OnceLock::new();
-/// The same with the folder that it was called in, as getopt and hints have it.
-static CALLED: OnceLock<String> = OnceLock::new();
-
-fn program() -> &'static str {
-    PROGRAM.get().map_or("cowhide", String::as_str)
-}
-
-fn called() -> &'static str {
-    CALLED.get().map_or(program(), String::as_str)
-}
-
-/// Why a subcommand ended without doing its work.
-enum Failure {
-    /// It was called wrongly; help is hinted at.
-    Usage(String),
-    /// Anything else.
-    Error(anyhow::Error),
-    /// Who reads our output has seen enough of it, which is no failure.
-    OutputClosed,
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Error(error.into())
-    }
-}
-
-type Done = Result<ExitCode, Failure>;
 
 /// Runs the program with the given arguments (the first is its name) and returns its exit status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -91,11 +55,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
-    let name = arguments.first().map(Path::new).and_then(Path::file_name);
-    if let Some(called) = arguments.first() {
-        let _ = CALLED.set(called.to_string_lossy().into_owned());
+    if let Some(name) = arguments.first() {
+        messages::called_by(name);
     }
-    let _ = PROGRAM.set(name.map_or("cowhide".into(), |name| name.to_string_lossy().into_owned()));
     crate::storage::tell_by(|line| complain(&format!("{}: {line}", program())));
     let mut definition = Cli::command();
     definition.build();
@@ -182,79 +144,4 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
         }
     }
     ExitCode::from(FAILED)
-}
-
-/// Prints an error, and the lines that help with it where there are any.
-fn complain_of(error: &anyhow::Error) {
-    complain(&format!("{}: {error:#}", program()));
-    let known = error.downcast_ref::<crate::error::Error>();
-    if let Some(hint) = known.and_then(crate::error::Error::hint) {
-        hint.lines().for_each(complain);
-    }
-}
-
-/// Prints a line on standard error; when that fails, there is nobody left to tell. Messages are full of
-/// names, and whatever is in those, it stays one line.
-fn complain(line: &str) {
-    // In one piece, so that no line of another process gets into it.
-    let line = printable(line) + "\n";
-    #[cfg(not(test))]
-    let _ = io::stderr().lock().write_all(line.as_bytes());
-    // Only what is printed so is kept by the harness of the tests, of which some warn thousands of times.
-    #[cfg(test)]
-    #[expect(clippy::print_stderr, reason = "see above")]
-    {
-        eprint!("{line}");
-    }
-}
-
-/// Prints a warning and lines that help with it; what is in them stays in its line.
-fn warn_with_help(text: &str, help: &str) {
-    warn(text);
-    help.lines().for_each(complain);
-}
-
-/// Prints a warning; callers do so only where a person reads it, or where `qemu-img` has the same one.
-fn warn(text: &str) {
-    complain(&format!("{}: warning: {text}", program()));
-}
-
-/// Warns of keys without a value in a list of options, as QEMU does wherever such a list names something
-/// that exists.
-fn warn_of_short(list: &OsStr, implied: Option<&str>) {
-    for option in list::parse(list, implied) {
-        if let Some(text) = option.deprecation() {
-            let (text, help) = text.split_once('\n').unwrap_or((&text, ""));
-            warn_with_help(text, help);
-        }
-    }
-}
-
-/// Prints text on standard output at once.
-fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
-}
-
-/// As [`fn@print`], for what need not be UTF-8. A reader who went away leaves the command its own status.
-fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let printed = stdout().and_then(|mut out| out.write_all(bytes).and_then(|()| out.flush()));
-    match printed.map_err(writing) {
-        Err(Failure::OutputClosed) => Ok(()),
-        printed => printed,
-    }
-}
-
-/// Makes a failure of a standard output that can't be written to.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn writing(error: io::Error) -> Failure {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Failure::OutputClosed;
-    }
-    Failure::Error(anyhow!(
-        "writing to standard output: {}",
-        crate::error::os_reason(&error)
-    ))
 }

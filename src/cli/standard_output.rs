@@ -4,10 +4,13 @@
 //! `/dev/null` in its place, so that no image gets its number; from then on it looks like one whose caller wants no
 //! report. So it is looked at before. Real `qemu-img` loses its report and exits with 0.
 
-use std::io::{self, StdoutLock};
+use std::io::{self, StdoutLock, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::anyhow;
 use rustix::io::{Errno, fcntl_getfd};
+
+use super::failure::Failure;
 
 static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -29,4 +32,33 @@ pub(super) fn stdout() -> io::Result<StdoutLock<'static>> {
         return Err(Errno::BADF.into());
     }
     Ok(io::stdout().lock())
+}
+
+/// Prints text on standard output at once.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`fn@print`], for what need not be UTF-8. A reader who went away leaves the command its own status.
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let printed = stdout().and_then(|mut out| out.write_all(bytes).and_then(|()| out.flush()));
+    match printed.map_err(writing) {
+        Err(Failure::OutputClosed) => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Makes a failure of a standard output that can't be written to.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn writing(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::OutputClosed;
+    }
+    Failure::Error(anyhow!(
+        "writing to standard output: {}",
+        crate::error::os_reason(&error)
+    ))
 }

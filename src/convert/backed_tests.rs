@@ -12,9 +12,9 @@ use crate::formats::qcow2::{
     Backing, CreateOptions, Header, NewFiles, NewQcow2, Qcow2Image, ReadOptions, Version,
 };
 use crate::formats::raw::RawImage;
-use crate::formats::{Chain, Extent, ExtentKind, Preallocation};
+use crate::formats::{Chain, Extent, ExtentKind, Preallocation, Run};
 use crate::storage::MemoryStorage;
-use crate::units::HostOffset;
+use crate::units::{GuestOffset, HostOffset};
 
 /// The disk's size in bytes, which is no multiple of most cluster sizes.
 const SIZE: usize = (3 << 20) + 1536;

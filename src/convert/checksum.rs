@@ -6,8 +6,9 @@ use super::buffer::Buffer;
 use super::chunks::Chunk;
 use super::digest::{Algorithm, Digest};
 use super::parallel_read::{ReadStep, parallel_read};
+use super::reading::read_chunk;
 use super::sequential::SequentialStage;
-use super::{Observer, read_chunk};
+use super::settings::Observer;
 use crate::error::{Error, Result};
 use crate::formats::Image;
 

@@ -4,17 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::buffer::Buffer;
-use super::chunks::{Chunk, Chunks, Wanted};
+use super::chunks::{BLOCK_SIZE, Chunk, Chunks, REQUEST_SIZE, Wanted};
 use super::digest::{Algorithm, Digest};
 use super::flow::{Flow, NextStep, Ready};
 use super::place::Placement;
 use super::processors::Processors;
+use super::reading::read_runs;
+use super::runs::lengths;
 use super::sequential::{SequentialStage, Unreadable, salvage};
 use super::settings::{Observer, Reflink, Settings, Throttle};
 use super::share::BlockSharing;
 use super::window::Watch;
 use super::workers::{self, Workers};
-use super::{BLOCK_SIZE, REQUEST_SIZE, lengths, read_runs};
 use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Reservation};
 

@@ -30,6 +30,8 @@ mod ordering;
 mod parallel_read;
 mod place;
 mod processors;
+mod reading;
+mod runs;
 mod sequential;
 mod settings;
 mod share;
@@ -42,20 +44,9 @@ pub use checksum::checksum;
 pub use digest::{Algorithm, Digest};
 pub use settings::{MOST_WORKERS, Observer, Reflink, Settings};
 
-use self::chunks::Chunk;
 use self::job::CopyJob;
-use crate::error::{Error, Result};
-use crate::formats::{Image, NewImage, Run};
-use crate::units::GuestOffset;
-
-/// How much of the disk is looked at, and given room, at a time, in bytes, unless a cluster is larger. It
-/// decides where things go in a target, so it never changes. Big enough that a system call's cost doesn't
-/// count, small enough to stay in a core's second-level cache.
-const BLOCK_SIZE: usize = 256 << 10;
-
-/// How much of the disk is read or written at a time where requests wait, in bytes, unless a block is
-/// larger: what network file systems send at once.
-const REQUEST_SIZE: usize = 1 << 20;
+use crate::error::Result;
+use crate::formats::{Image, NewImage};
 
 /// Copies everything from `source` into `target` and finishes `target`.
 ///
@@ -98,58 +89,6 @@ pub fn copy_and_hash(
     let total = job.total();
     observer.progress(total, total);
     Ok(digest)
-}
-
-fn lengths(runs: &[Run]) -> u64 {
-    runs.iter().map(|run| run.len() as u64).sum()
-}
-
-/// Fills `buffer` with the chunk's data, and with zeroes where it has none.
-fn read_chunk(source: &dyn Image, chunk: &Chunk, buffer: &mut [u8]) -> Result<()> {
-    read_runs(chunk, buffer, |guest, part| source.read_at(guest, part))
-}
-
-/// As [`read_chunk`], where `read` reads a run of data.
-fn read_runs(
-    chunk: &Chunk,
-    buffer: &mut [u8],
-    mut read: impl FnMut(GuestOffset, &mut [u8]) -> Result<()>,
-) -> Result<()> {
-    let mut end = 0;
-    for run in &chunk.data {
-        zero_fill(buffer, end..run.start);
-        let guest = GuestOffset(chunk.guest.0 + run.start as u64);
-        let part = buffer
-            .get_mut(run.clone())
-            .ok_or_else(|| Error::invalid("data beyond its chunk"))?;
-        read(guest, part).map_err(|error| reading(guest, error))?;
-        end = run.end;
-    }
-    zero_fill(buffer, end..buffer.len());
-    Ok(())
-}
-
-fn reading(guest: GuestOffset, error: Error) -> Error {
-    error.context(format!("error while reading at byte {}", guest.0))
-}
-
-/// The parts of `runs` that lie within another part.
-fn within(runs: &[Run], part: &Run) -> Vec<Run> {
-    let cut = |run: &Run| run.start.max(part.start)..run.end.min(part.end);
-    runs.iter().map(cut).filter(|run| !run.is_empty()).collect()
-}
-
-/// Cuts `runs` to a part, in bytes from its start.
-fn cut_to(runs: &[Run], part: &Run) -> Vec<Run> {
-    let runs = within(runs, part).into_iter();
-    runs.map(|run| run.start - part.start..run.end - part.start)
-        .collect()
-}
-
-fn zero_fill(buffer: &mut [u8], range: Run) {
-    if let Some(part) = buffer.get_mut(range) {
-        part.fill(0);
-    }
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::buffer::Buffer;
+use super::chunks::{BLOCK_SIZE, REQUEST_SIZE};
 use super::chunks::{Chunk, Chunks, Wanted};
 use super::flow::MOST_IN_FLIGHT;
+use super::settings::Settings;
 use super::window::{RequestWindow, Watch};
 use super::workers::{self, Job, Workers};
-use super::{BLOCK_SIZE, REQUEST_SIZE, Settings};
 use crate::error::{Error, Result};
 use crate::formats::Image;
 

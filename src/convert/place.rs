@@ -8,7 +8,8 @@ use std::num::NonZeroUsize;
 
 use super::chunks::{Chunk, gaps};
 use super::ordering::ChunkOrder;
-use super::{cut_to, within, zero};
+use super::runs::{cut_to, within};
+use super::zero;
 use crate::error::{Error, Result};
 use crate::formats::{NewImage, Packed, PackedPart, Reservation, Run};
 use crate::units::GuestOffset;

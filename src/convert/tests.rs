@@ -11,12 +11,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::*;
+use crate::convert::chunks::{BLOCK_SIZE, REQUEST_SIZE};
+use crate::convert::runs::lengths;
 use crate::crypto::Backend;
-use crate::formats::Preallocation;
+use crate::error::Error;
 use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 use crate::formats::qcow2::{CreateOptions, Header, NewQcow2, Qcow2Image, Version, check};
 use crate::formats::raw::{NewRaw, RawImage};
+use crate::formats::{Preallocation, Run};
 use crate::storage::{Fault, MemoryStorage, Operation, Storage};
+use crate::units::GuestOffset;
 
 fn workers(count: usize) -> Settings {
     Settings {

@@ -23,27 +23,9 @@ pub const OF_FORMATS: Exceptions = &[];
 
 /// Pairs of files that use each other.
 pub const CIRCLES: Exceptions = &[
-    ("cli/check.rs <-> cli/mod.rs", SHARED),
-    ("cli/checksum.rs <-> cli/mod.rs", SHARED),
-    ("cli/compare.rs <-> cli/mod.rs", SHARED),
-    ("cli/convert.rs <-> cli/mod.rs", SHARED),
-    ("cli/create.rs <-> cli/mod.rs", SHARED),
-    ("cli/early_checks.rs <-> cli/mod.rs", SHARED),
-    ("cli/info.rs <-> cli/mod.rs", SHARED),
-    ("cli/internal_error.rs <-> cli/mod.rs", SHARED),
-    ("cli/map.rs <-> cli/mod.rs", SHARED),
-    ("cli/measure.rs <-> cli/mod.rs", SHARED),
-    ("cli/mod.rs <-> cli/speed.rs", SHARED),
     ("commands/speed.rs <-> commands/speed/ciphers.rs", SHARED),
     ("commands/speed.rs <-> commands/speed/cpu.rs", SHARED),
     ("commands/speed.rs <-> commands/speed/sweep.rs", SHARED),
-    ("convert/checksum.rs <-> convert/mod.rs", SHARED),
-    ("convert/chunks.rs <-> convert/mod.rs", SHARED),
-    (
-        "convert/compare/mod.rs <-> convert/compare/strict.rs",
-        SHARED,
-    ),
-    ("convert/job.rs <-> convert/mod.rs", SHARED),
     (
         "formats/new_image.rs <-> formats/reservation.rs",
         "runs and the room reserved for them",

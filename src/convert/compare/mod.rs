@@ -8,6 +8,7 @@
 //! Chunks are handed out in guest order, only the first difference is kept, and a worker stops no sooner than
 //! at a chunk behind that.
 
+mod difference;
 mod reached;
 mod strict;
 
@@ -15,6 +16,9 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+pub use self::difference::{Difference, Side};
+
+use self::difference::no_status;
 use self::reached::Reached;
 use super::Observer;
 use super::buffer::Buffer;
@@ -24,15 +28,6 @@ use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image};
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
-/// One of the two disks.
-#[derive(Clone, Copy)]
-pub struct Side<'a> {
-    /// The disk.
-    pub image: &'a dyn Image,
-    /// The name that messages call it by.
-    pub name: &'a str,
-}
-
 /// The outcome of comparing two disks.
 #[derive(Debug)]
 pub struct Comparison {
@@ -40,23 +35,6 @@ pub struct Comparison {
     pub longer: bool,
     /// The first difference that was found.
     pub finding: Difference,
-}
-
-/// The first difference between two disks.
-#[derive(Debug)]
-pub enum Difference {
-    /// Nothing: the contents are the same.
-    Same,
-    /// The disks have not the same size, and that alone was to count.
-    Size,
-    /// From here on the disks are not stored in the same way, and that was to count.
-    Status(GuestOffset),
-    /// The sector here hasn't the same contents.
-    Content(GuestOffset),
-    /// How a disk is stored can't be told.
-    NoStatus(Error),
-    /// A disk can't be read.
-    NoData(Error),
 }
 
 /// Compares two disks; with `strict` their sizes and how they are stored count as well.
@@ -323,11 +301,6 @@ impl CompareJob<'_> {
         }
         None
     }
-}
-
-fn no_status(side: Side<'_>, error: Error) -> Difference {
-    let what = format!("Sector allocation test failed for {}", side.name);
-    Difference::NoStatus(error.context(what))
 }
 
 /// Where the first sector starts that differs.

@@ -5,7 +5,7 @@
 //! disk's end. How long the steps are depends on how the formats' drivers look things up, and since the
 //! last question's answer depends on that, so do they here ([`status_in_step`](crate::formats::Image::status_in_step)).
 
-use super::{Difference, Side, no_status};
+use super::difference::{Difference, Side, no_status};
 use crate::formats::Status;
 use crate::units::GuestOffset;
 

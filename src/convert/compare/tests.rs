@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::convert::BLOCK_SIZE;
+use crate::convert::chunks::BLOCK_SIZE;
 use crate::formats::raw::RawImage;
 use crate::storage::MemoryStorage;
 

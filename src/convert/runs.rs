@@ -1,0 +1,28 @@
+//! Arithmetic of runs: the lengths of many, and their parts.
+
+use crate::formats::Run;
+
+/// Returns the number of bytes in all of `runs`.
+pub(super) fn lengths(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| run.len() as u64).sum()
+}
+
+/// Returns the parts of `runs` that lie within another part.
+pub(super) fn within(runs: &[Run], part: &Run) -> Vec<Run> {
+    let cut = |run: &Run| run.start.max(part.start)..run.end.min(part.end);
+    runs.iter().map(cut).filter(|run| !run.is_empty()).collect()
+}
+
+/// Cuts `runs` to a part, in bytes from its start.
+pub(super) fn cut_to(runs: &[Run], part: &Run) -> Vec<Run> {
+    let runs = within(runs, part).into_iter();
+    runs.map(|run| run.start - part.start..run.end - part.start)
+        .collect()
+}
+
+/// Fills a part of a buffer with zeroes.
+pub(super) fn zero_fill(buffer: &mut [u8], range: Run) {
+    if let Some(part) = buffer.get_mut(range) {
+        part.fill(0);
+    }
+}
