@@ -1,4 +1,4 @@
-//! `check`: findings as they come, a report, and a verdict as exit status.
+//! The subcommand `check`: findings as they come, a report, and a verdict as exit status.
 
 use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write as _};
 use std::process::ExitCode;
@@ -59,15 +59,15 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
         printed?;
         return Ok(ExitCode::SUCCESS);
     };
-    // What is wrong with the image matters more than that it couldn't be printed.
+    // The verdict on the image matters more than that it couldn't be printed.
     if let Err(Failure::Error(error)) = printed {
         complain_of(&error);
     }
     Ok(ExitCode::from(verdict))
 }
 
-/// Prints findings on standard error. A badly damaged image has hundreds of thousands of them: only for a
-/// person each is printed at once.
+/// The printer of findings on standard error. A badly damaged image has hundreds of thousands of them, so
+/// each is printed at once only for a person.
 struct Findings {
     out: BufWriter<Stderr>,
     at_once: bool,
@@ -83,7 +83,7 @@ impl Findings {
     }
 
     fn print(&mut self, event: &CheckEvent<'_>) {
-        // When that fails, there is nobody left to tell.
+        // When that fails, no one is left to tell.
         let _ = writeln!(self.out, "{}", printable(&event.to_string()));
         if self.at_once {
             self.flush();
@@ -95,7 +95,10 @@ impl Findings {
     }
 }
 
-/// Reads what `-r` asks to repair.
+/// Parses the value of `-r`.
+///
+/// # Errors
+/// Returns a mistake in the use of the program if it is neither `leaks` nor `all`.
 pub(super) fn repair(what: &str) -> Result<Repair, Failure> {
     match what {
         "leaks" => Ok(Repair::Leaks),

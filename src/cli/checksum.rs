@@ -1,5 +1,7 @@
-//! `checksum`, and the line that it prints: the one of `sha256sum` and `b3sum`, which their option
-//! `--check` reads. (It fits the file itself where that is raw.)
+//! The subcommand `checksum`, and the line that it prints.
+//!
+//! The line is the one of `sha256sum` and `b3sum`, which their option `--check` reads. For a raw image it is
+//! the checksum of the file itself.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -34,7 +36,11 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The algorithm of that name.
+/// Returns the algorithm of that name.
+///
+/// # Errors
+/// Returns a mistake in the use of the program, with the names of all algorithms, if there is none of that
+/// name.
 pub(super) fn algorithm(name: &str) -> Result<Algorithm, Failure> {
     Algorithm::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Algorithm::ALL.into_iter().map(Algorithm::name).collect();
@@ -45,8 +51,8 @@ pub(super) fn algorithm(name: &str) -> Result<Algorithm, Failure> {
     })
 }
 
-/// `DIGITS  NAME`. A name that would break the line is escaped, which a backslash in front of the line
-/// says.
+/// Formats the line `DIGITS  NAME`. A name that would break the line is escaped, and the line then begins
+/// with a backslash.
 pub(super) fn checksum_line(digest: &Digest, name: &OsStr) -> Vec<u8> {
     let mut escaped = Vec::new();
     for byte in name.as_bytes() {

@@ -1,4 +1,4 @@
-//! `compare`: the verdict, in words and as exit status.
+//! The subcommand `compare`: the verdict, in words and as exit status.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::crypto::Secrets;
 /// Exit statuses, as `qemu-img` documents them.
 const DIFFERENT: u8 = 1;
 pub(super) const NOT_OPENED: u8 = 2;
-/// The verdict couldn't be printed. Only a difference gives 1.
+/// The status where the verdict couldn't be printed: 1 says that the images differ.
 const NOT_PRINTED: u8 = 2;
 const NO_STATUS: u8 = 3;
 const NO_DATA: u8 = 4;
@@ -94,7 +94,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
     }
 }
 
-/// Fails with a status of its own.
+/// Reports an error and ends with `status`.
 fn failed(status: u8, failure: Failure) -> Done {
     let Failure::Error(error) = failure else {
         return Err(failure);

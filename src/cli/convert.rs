@@ -1,4 +1,4 @@
-//! `convert`: its many options, and which of them can't be had together.
+//! The subcommand `convert`: its many options, and which of them can't be had together.
 
 use std::ffi::{OsStr, OsString};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -84,7 +84,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens what is to be converted.
+/// Opens the images to be converted.
 fn open_sources(
     args: &ConvertArgs,
     from: &[OsString],
@@ -114,8 +114,8 @@ fn open_sources(
     Ok(opened)
 }
 
-/// The image to write, and whether it has a backing file that is left to supply what the source has from
-/// its own.
+/// Describes the image to write. Returns true beside it if it has a backing file, which is left to supply
+/// what the source has from its own.
 fn plan_target<'a>(
     args: &ConvertArgs,
     to: &OsStr,
@@ -166,7 +166,7 @@ fn plan_target<'a>(
     Ok((target, is_backed))
 }
 
-/// The number of bytes of which the target's length is to be a multiple, by `--align`.
+/// Parses `--align`: the number of bytes of which the target's length is to be a multiple.
 fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, Failure> {
     let Some(text) = &args.align else {
         return Ok(None);
@@ -183,7 +183,7 @@ fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, 
     align.map(Some).ok_or_else(|| error().into())
 }
 
-/// Reads the name of a snapshot that `-l` gives.
+/// Parses `-l`, the name of a snapshot.
 pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
     if !text.as_bytes().starts_with(b"snapshot.") {
         return Ok(SnapshotName::Either(text.as_bytes().to_vec()));
@@ -203,7 +203,7 @@ pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
     Ok(SnapshotName::Both { id, name })
 }
 
-/// Takes over what is said of the target's backing file; whether it is to have one.
+/// Takes over what is said of the target's backing file. Returns true if the target is to have one.
 fn set_backing(
     args: &ConvertArgs,
     sources: usize,
@@ -243,8 +243,7 @@ fn several_sources() -> Failure {
     .into()
 }
 
-/// Refuses what can't be compressed, in `qemu-img`'s words. Whether the options make sense isn't looked at
-/// yet.
+/// Refuses what can't be compressed, in `qemu-img`'s words. The values of the options are checked later.
 fn check_compression(format: Format, options: &Values) -> Result<(), Failure> {
     if !format.capabilities().compresses {
         return Err(no_compression());
@@ -313,7 +312,7 @@ fn settings(args: &ConvertArgs) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-/// The number of threads that `-m` asks for.
+/// Parses `-m`, the number of threads.
 pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Failure> {
     let workers = list::parse_integer(text)
         .ok_or_else(|| anyhow!("Invalid number of coroutines specified: '{text}'."))?;
@@ -326,7 +325,7 @@ pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Failure> {
         })
 }
 
-/// The shortest run of zeroes that `-S` leaves out, in bytes; `None` if it is to be written.
+/// Parses `-S`: the shortest run of zeroes that is left out, in bytes; `None` if all are written.
 pub(super) fn sparse_size(text: &str) -> Result<Option<NonZeroUsize>, Failure> {
     let size = operands::size(text, "buffer size for sparse output")?;
     let size = usize::try_from(size)
@@ -342,5 +341,5 @@ pub(super) fn sparse_size(text: &str) -> Result<Option<NonZeroUsize>, Failure> {
     Ok(NonZeroUsize::new(size))
 }
 
-/// The most that `-S` accepts, in bytes.
+/// The largest value that `-S` accepts, in bytes.
 const LARGEST_SPARSE: usize = 16 << 20;

@@ -1,4 +1,4 @@
-//! `create`: options, the line that says what is made, and the command.
+//! The subcommand `create`: options, the line that says what is made, and the command.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         }
     };
     options.set_size(size);
-    // The image is made whatever becomes of the line.
+    // The image is made even if the line can't be printed.
     let printed = if args.common.quiet {
         Ok(())
     } else {
@@ -73,7 +73,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The size of the backing file's disk in bytes; `None` without one, or if it isn't looked at.
+/// Returns the size of the backing file's disk in bytes; `None` without one, or if it isn't looked at.
 fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Option<u64>> {
     if options.name("backing_file").is_none() {
         return Ok(None);
@@ -96,7 +96,7 @@ fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Op
     let image = file_name::file(image)?;
     let below = operands::names(&args.common);
     let found = commands::backing::size_and_format(&image, &backing, operands::FOLLOW, below);
-    // The second line is one that clients of qemu-img know.
+    // Clients of qemu-img know the second line.
     let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {
         Some(_) => Ok(Some(size)),

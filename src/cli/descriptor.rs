@@ -1,12 +1,13 @@
 //! Taking over a file descriptor that the caller left open and named by its number.
 //!
 //! The number means what was open when the program began. A descriptor that wasn't open then gets its number
-//! with the next file that the program opens, which may be the disk. So it is taken before any
-//! file is opened. Opening `/dev/fd/N` instead would read files from their start, not from where they stand,
-//! and can't open sockets.
+//! with the next file that the program opens, which may be the disk. So it is taken before any file is
+//! opened. Opening `/dev/fd/N` instead would read files from their start, not from where they stand, and
+//! can't open sockets.
 //!
-//! A number can't be duplicated as such without trusting that it is open, which safe Rust has no way to
-//! say. The kernel checks it where descriptors are sent to another process; here the other process is this one.
+//! Safe Rust has no way to duplicate a descriptor by its number, since it would have to trust that it is
+//! open. The kernel checks that where descriptors are sent to another process; here the other process is this
+//! one.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -19,15 +20,15 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// Duplicates the descriptor `number`, which shares the place in the file with the caller's. To be called before
-/// the program opens files of its own.
+/// Duplicates the descriptor `number`, which shares its position in the file with the caller's. The program
+/// calls it before it opens files of its own.
 ///
 /// # Errors
-/// Returns `EBADF` if nothing is open there, or nothing that can be read; and other errors of the system if it has
-/// no room for more descriptors.
+/// Returns `EBADF` if nothing is open there, or nothing that can be read. Returns the system's error if it
+/// has no room for more descriptors.
 pub(super) fn take(number: i32) -> io::Result<File> {
     let (sender, receiver) = UnixStream::pair()?;
-    // A number that was free goes to one of these.
+    // The sockets may have got the number, if it was free.
     if [sender.as_raw_fd(), receiver.as_raw_fd()].contains(&number) {
         return Err(Errno::BADF.into());
     }
@@ -50,7 +51,7 @@ pub(super) fn take(number: i32) -> io::Result<File> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    // The message comes without it where no more descriptors can be open.
+    // The kernel leaves the descriptor out of the message where no more can be open.
     let taken = taken.ok_or(Errno::MFILE)?;
     let flags = fcntl_getfl(&taken)?;
     if flags.contains(OFlags::PATH) || flags.intersection(OFlags::RWMODE) == OFlags::WRONLY {

@@ -1,9 +1,9 @@
 //! Refusals while the options are still being read.
 //!
 //! `qemu-img` makes objects and looks at most values as soon as it comes to them. So a value that makes no
-//! sense is refused even where the same option follows with a better one, whatever is wrong further right
-//! isn't reported, and `--object help` ends the program. Each value is read by the same functions
-//! by which the subcommand reads it again, as something typed.
+//! sense is refused even where the same option follows with a better one. A mistake further right isn't
+//! reported, and `--object help` ends the program. Each value is parsed by the same functions by which the
+//! subcommand parses it again.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,13 +15,13 @@ use super::{Failure, check, convert, objects, operands, print, warn_of_short};
 use crate::crypto::Secrets;
 use crate::options::list;
 
-/// Why the reading of options ended early.
+/// The reason for which the reading of options ended early.
 pub(super) enum Stop {
-    /// They break the grammar.
+    /// A mistake in the grammar.
     Mistake(Mistake),
-    /// Help was asked for and printed.
+    /// A question for help, which has been answered.
     Helped,
-    /// A value makes no sense, or an object can't be made; of which subcommand, and of which option.
+    /// A value that makes no sense, or an object that can't be made; the subcommand; and the option.
     Refused(Failure, String, String),
 }
 
@@ -34,15 +34,16 @@ impl From<Mistake> for Stop {
 /// The state of the options as they are read.
 #[derive(Default)]
 pub(super) struct Reading {
-    /// The objects.
+    /// The secrets defined so far.
     pub(super) secrets: Secrets,
 }
 
 impl Reading {
-    /// Looks at an option of a subcommand; both by their names in the definition.
+    /// Checks the value of an option of a subcommand. Both names are those of the definition.
     ///
     /// # Errors
-    /// It is refused, or was a question for help, which has been answered.
+    /// Returns [`Stop::Refused`] if the value is refused, and [`Stop::Helped`] if it asks for help, which is
+    /// then printed.
     pub(super) fn option(
         &mut self,
         subcommand: &str,
@@ -56,9 +57,9 @@ impl Reading {
         }
     }
 
-    /// Help was asked for.
+    /// Checks a value. Returns true if it asked for help, which is then printed.
     fn look(&mut self, subcommand: &str, option: &str, value: &OsStr) -> Result<bool, Failure> {
-        // These may be or hold names, which need not be text.
+        // The values of these need not be text: they may be or hold names.
         match (subcommand, option) {
             (_, "object") => {
                 let help = objects::add(&mut self.secrets, value)?;
@@ -78,7 +79,7 @@ impl Reading {
             }
             _ => {}
         }
-        // The rest is refused when all are parsed, unless it is text.
+        // The others have to be text, which is checked when all options are parsed.
         let Some(value) = value.to_str() else {
             return Ok(false);
         };

@@ -7,11 +7,11 @@ pub(super) const FAILED: u8 = 1;
 
 /// The reason for which a subcommand ended without doing its work.
 pub(super) enum Failure {
-    /// It was called wrongly; help is hinted at.
+    /// A mistake in the use of the program; the message is followed by a hint at help.
     Usage(String),
-    /// Anything else.
+    /// Any other error.
     Error(anyhow::Error),
-    /// Who reads our output has seen enough of it, which is no failure.
+    /// The reader of standard output has closed it, having seen enough; that is no failure.
     OutputClosed,
 }
 

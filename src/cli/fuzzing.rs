@@ -1,8 +1,8 @@
-//! Doors into this room for the fuzz targets in `fuzz/`, which push strangers' bytes through them: images
-//! as far as `info` prints them, command lines, option strings, and names of images.
+//! Entry points for the fuzz targets in `fuzz/`, which feed them untrusted bytes.
 //!
-//! Each door takes whatever comes and asserts what must hold of it. Only tests and builds for fuzzing
-//! (cargo-fuzz sets `fuzzing`) have them. Nothing here opens a file but the image that is looked at.
+//! They take images as far as `info` prints them, command lines, option strings, and names of images. Each
+//! accepts any input and asserts what must hold of it. Only tests and builds for fuzzing (cargo-fuzz sets
+//! `fuzzing`) have them. Nothing here opens a file but the image that is looked at.
 #![expect(
     clippy::unwrap_used,
     reason = "a panic is how a fuzz target says what it found"
@@ -27,7 +27,7 @@ use crate::options::Values;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
-/// Prints as `info` does what a file is, for people and as JSON.
+/// Prints a file's report as `info` does, for people and as JSON.
 pub fn info(path: &Path, format: Option<Format>) {
     let source = Node::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
     match commands::info::run(&source, source.name.clone(), &|| {}) {
@@ -42,7 +42,7 @@ pub fn info(path: &Path, format: Option<Format>) {
     }
 }
 
-/// A command line, its words separated by blanks.
+/// Reads a command line, its words separated by blanks.
 pub fn command_line(bytes: &[u8]) {
     static DEFINITION: OnceLock<clap::Command> = OnceLock::new();
     let definition = DEFINITION.get_or_init(|| {
@@ -70,7 +70,7 @@ pub fn command_line(bytes: &[u8]) {
     }
 }
 
-/// One text as everything that option strings are: `-o` of each format, `--object`, a size.
+/// Reads one text as each kind of option string: `-o` of each format, `--object`, a size.
 pub fn option_string(text: &str) {
     let list = [text.into()];
     for format in FORMATS.iter().copied() {
@@ -99,7 +99,7 @@ pub fn option_string(text: &str) {
         }
     }
     let _ = (list::asks_for_help(text), list::is_valid_list(text));
-    // What makes `key=value` elements out of a text can be undone.
+    // Elements `key=value` can be written as a text again.
     for option in list::parse(text, Some("first")) {
         let (key, value) = (option.key.clone(), option.text());
         let written = format!("{key}={}", value.replace(',', ",,"));
@@ -117,14 +117,14 @@ pub fn option_string(text: &str) {
         assert_eq!(parse_size(&size.to_string()), Ok(size));
         assert!(!human_size(size).is_empty());
     }
-    // Neither files nor the kernel's keys.
+    // Objects that would read files or the kernel's keys are left out.
     if !text.contains("file") && !text.contains("keyring") {
         let _ = objects::add(&mut Secrets::default(), text.as_ref());
     }
 }
 
-/// A text as the name of an image, plain and with `--image-opts`; what `info` shows of it names the same
-/// image again.
+/// Reads a text as the name of an image, plain and with `--image-opts`. The name that `info` shows of it
+/// names the same image again.
 pub fn image_name(text: &str) {
     let secrets = objects::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
     for format in [None, Some("raw"), Some("qcow2"), Some("x")] {
@@ -141,7 +141,7 @@ pub fn image_name(text: &str) {
 }
 
 fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
-    // A plain file's name may look like anything.
+    // The name of a plain file can be any text.
     if !shown.starts_with("json:") || source.path == Path::new(shown) {
         return;
     }
@@ -158,7 +158,7 @@ fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
     let (again, shown_again) =
         image_name::by_name(OsStr::new(shown), None, secrets, warn_with_help).unwrap();
     assert_eq!(again.path, source.path, "{shown}");
-    // Where no driver is stated, the window is one only if the image turns out to have windows.
+    // The window counts only if the image turns out to have windows, where no driver is stated.
     let windows = |source: &Node<'_>| {
         let formats = source
             .format
@@ -182,7 +182,7 @@ fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
 mod tests {
     use super::*;
 
-    /// The fuzz targets' seeds, and what a few thousand changes make of them.
+    /// Calls `look` with `rounds` texts, each a fuzz target's seed with a few changes.
     fn each_mutant(seeds: &[&str], rounds: usize, look: impl Fn(&str)) {
         const PIECES: [&str; 24] = [
             ",",

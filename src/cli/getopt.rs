@@ -1,14 +1,15 @@
 //! The grammar of `getopt_long`, in front of clap.
 //!
-//! Scripts rely on what GNU's parser accepts: options after operands, short options glued to each
-//! other and to their values (`-pfqcow2`), unique beginnings of long names, values that start with
-//! `-`. clap accepts some of that and in its own way, so [`normalise`] brings every command line
-//! into one form that leaves clap nothing to guess: all options first, each by its full name and
-//! with its value attached, then `--`, then the operands. Which options there are is asked of
-//! clap's own definition; nothing is written twice. Mistakes are worded as getopt words them.
+//! Scripts rely on what GNU's parser accepts: options after operands, and short options glued to each other
+//! and to their values (`-pfqcow2`). It also accepts unique beginnings of long names, and values that start
+//! with `-`. clap accepts some of that and in its own way.
 //!
-//! Options that only this program has (those under [`OWN`]) never make a prefix ambiguous, so that
-//! what was unique in a script stays so.
+//! So [`normalise`] brings every command line into one form that leaves clap nothing to guess. First come all
+//! options, each by its full name and with its value attached, then `--`, then the operands. The options are
+//! those of clap's own definition; nothing is written twice. Mistakes are worded as getopt words them.
+//!
+//! Options that only this program has (those under [`OWN`]) never make a prefix ambiguous: what was unique in
+//! a script stays so.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -18,36 +19,36 @@ use clap::{Arg, Command};
 /// The heading in help of options that `qemu-img` doesn't have.
 pub(super) const OWN: &str = "Only in cowhide";
 
-/// The complaint about a subcommand that there isn't.
+/// The message for an unknown subcommand.
 pub(super) const NOT_FOUND: &str = "Command not found";
 
-/// The wish of a command line.
+/// The request that a command line makes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// Help on the program, or on a subcommand.
     Help(Option<String>),
     /// The version.
     Version,
-    /// These arguments, in the one form, for that subcommand (or without one).
+    /// A run with these arguments, in the one form, of that subcommand (or without one).
     Run(Vec<OsString>, Option<String>),
 }
 
 /// A command line that breaks the grammar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
-    /// The subcommand whose options they were.
+    /// The subcommand, where there was one before the mistake.
     pub(super) subcommand: Option<String>,
-    /// The mistake.
+    /// The message.
     pub(super) message: String,
 }
 
-/// Brings a command line (the first argument is the program's name) into the one form. `program` is
-/// built, so that it has clap's own options too ([`Command::build`]). `seen` is told each value as it is
-/// come to, by the names of subcommand and option in the definition.
+/// Brings a command line (the first argument is the program's name) into the one form. `program` is built, so
+/// that it has clap's own options too ([`Command::build`]). `seen` is called with each value in turn, and the
+/// names that subcommand and option have in the definition.
 ///
 /// # Errors
-/// An unknown subcommand; an unknown or ambiguous option; one without its value or with a value too
-/// many; what `seen` refuses.
+/// Returns a [`Mistake`] if the subcommand or an option is unknown, if an option is ambiguous, or if it lacks
+/// its value or has one too many. Returns what `seen` returns if it refuses a value.
 pub(super) fn normalise<E: From<Mistake>>(
     program: &Command,
     arguments: &[OsString],
@@ -60,7 +61,7 @@ pub(super) fn normalise<E: From<Mistake>>(
         subcommand: None,
         message,
     };
-    // Options before the subcommand end at the first word that is none.
+    // The options before the subcommand end at the first word that is no option.
     let name = loop {
         let Some(word) = words.next() else {
             return Ok(Call::Run(run, None));
@@ -101,7 +102,7 @@ pub(super) fn normalise<E: From<Mistake>>(
         } else {
             let mut found = Vec::new();
             let outcome = grammar.read(word, &mut words, &mut found);
-            // What stands before a mistake in the same word counts: `-hz` is a call for help.
+            // Options before a mistake in the same word count: `-hz` is a call for help.
             if found.iter().any(|option| option.id() == "help") {
                 return Ok(Call::Help(Some(name.to_owned())));
             }
@@ -127,7 +128,7 @@ fn is_option(word: &OsStr) -> bool {
     word.as_bytes().starts_with(b"-") && word.len() > 1
 }
 
-/// An option that was given, and with what value.
+/// An option that was given, and its value.
 struct GivenOption<'a> {
     option: &'a Arg,
     value: Option<OsString>,
@@ -138,7 +139,7 @@ impl GivenOption<'_> {
         self.option.get_id().as_str()
     }
 
-    /// The option as one word that can be read in one way only.
+    /// Formats the option as one word that can be read in one way only.
     fn canonical(&self) -> OsString {
         let mut word = match (self.option.get_long(), self.option.get_short()) {
             (Some(long), _) => OsString::from(format!("--{long}")),
@@ -172,13 +173,13 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Returns true if a word is an operand although it starts with `-`, where the definition says that
-    /// operands may be negative numbers (`resize x -10M`).
+    /// Returns true if a word is an operand although it starts with `-`. The definition says where operands
+    /// may be negative numbers (`resize x -10M`).
     fn is_negative_number(&self, word: &OsStr) -> bool {
         self.negative_numbers && word.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
     }
 
-    /// Reads one word, and the next where that is a value, into `found`.
+    /// Reads one word into `found`, and the next word too where that is its value.
     fn read<'w>(
         &self,
         word: &OsStr,
@@ -220,7 +221,7 @@ impl<'a> Grammar<'a> {
         Ok(GivenOption { option, value })
     }
 
-    /// The option of which `name` is the name, or the beginning of only its names.
+    /// Finds the option of which `name` is a name, or the beginning of one that no other option shares.
     fn find_long(&self, name: &[u8], word: &str) -> Result<(&'a Arg, &'a str), String> {
         let mut fitting: Vec<(&Arg, &str)> = Vec::new();
         for option in &self.options {
@@ -228,7 +229,7 @@ impl<'a> Grammar<'a> {
                 if full.as_bytes() == name {
                     return Ok((option, full));
                 }
-                // Several names of one option are one choice.
+                // Several names of one option make nothing ambiguous.
                 let listed = fitting.last().is_some_and(|(last, _)| last == option);
                 if full.as_bytes().starts_with(name) && !listed {
                     fitting.push((option, full));

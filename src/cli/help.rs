@@ -1,11 +1,11 @@
 //! `--help` and `--version`.
 //!
-//! Scripts look into both for what a `qemu-img` can do: for a line of a subcommand that has an option in
-//! it (`info … -U`, `bitmap … filename bitmap`), for the one line `Supported formats: …` or the
-//! list below `Supported image formats:`, for a
-//! version number in the first line. The pages of QEMU before and after 10.1 differ and each broke
-//! some of them; this one has what all look for. It is made from the options' definition, so it
-//! promises nothing that isn't there.
+//! Scripts look into both for what a `qemu-img` can do. Some look for a subcommand's line that has an option
+//! in it (`info … -U`, `bitmap … filename bitmap`). Some look for the one line `Supported formats: …`, or for
+//! the list below `Supported image formats:`. Others look for a version number in the first line.
+//!
+//! The pages of QEMU before and after 10.1 differ, and each broke some scripts; this one has what all look
+//! for. It is made from the options' definition, so it promises nothing that isn't there.
 
 use std::fmt::Write as _;
 
@@ -14,10 +14,11 @@ use clap::{Arg, Command};
 use crate::formats::FORMATS;
 use crate::storage::PROTOCOLS;
 
-/// The `qemu-img` whose behaviour this version has, for scripts that compare versions.
+/// The version of `qemu-img` whose behaviour this version has, for scripts that compare versions.
 const COMPATIBLE_WITH: &str = "10.0.2";
 
-/// The line that `--version` prints. Called by that tool's name, it names its version first.
+/// Returns the line that `--version` prints. It names `qemu-img`'s version first if the program is called by
+/// that name.
 pub(super) fn version(program: &str) -> String {
     let own = env!("CARGO_PKG_VERSION");
     if program.starts_with("qemu-img") {
@@ -27,7 +28,7 @@ pub(super) fn version(program: &str) -> String {
     }
 }
 
-/// The page on the whole program. `definition` is built.
+/// Returns the page on the whole program. `definition` is built.
 pub(super) fn page(definition: &Command, program: &str) -> String {
     let mut text = version(program);
     let about = definition.get_about().map(ToString::to_string);
@@ -52,7 +53,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     let mut formats: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
-    // The older line has formats only, the newer list what else `-f` and `-O` take, too.
+    // The older line has formats only; the newer list also has the protocols that `-f` and `-O` take.
     let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
     formats.extend(protocols.map(|protocol| protocol.name()));
     formats.sort_unstable();
@@ -64,7 +65,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     text
 }
 
-/// The page on one subcommand. `definition` is built.
+/// Returns the page on one subcommand. `definition` is built.
 pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> String {
     let Some(command) = definition.find_subcommand(name) else {
         return page(definition, program);
@@ -77,7 +78,7 @@ pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> Str
         .to_string()
 }
 
-/// A subcommand's options and operands, on one line.
+/// Formats a subcommand's options and operands, on one line.
 fn syntax(command: &Command) -> String {
     let mut line = command.get_name().to_owned();
     let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";

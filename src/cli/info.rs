@@ -1,4 +1,4 @@
-//! `info`: one image, one report; or a chain of them.
+//! The subcommand `info`: one image, one report; or a chain of them.
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox;
     source.names = operands::names(&args.common);
-    // No password is needed; with one, it is looked whether it can be right.
+    // No password is needed; one that is given is checked.
     let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
     if given || source.has_password() {
         let quiet = args.common.quiet;

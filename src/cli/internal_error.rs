@@ -1,9 +1,8 @@
-//! A mistake of ours that was noticed in time: one line instead of a panic's many, a status of its
-//! own, and no unfinished file.
+//! Internal errors: one line instead of a panic's many, a status of its own, and no unfinished file.
 //!
-//! A panic unwinds as it always does, which removes what is unfinished and ends other workers; here
-//! it only gets another message, and at the end another exit status. When one panic makes more (a
-//! worker's makes that of the thread that waits for it), the first says all there is to say.
+//! A panic unwinds as it always does, which removes what is unfinished and ends other workers. Only its
+//! message and, at the end, the exit status are others. One panic may make more: a worker's makes that of the
+//! thread that waits for it. So only the first is reported.
 
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
@@ -11,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{complain, program};
 
-/// The exit status, which is BSD's for "internal software error" and no other of ours.
+/// The exit status: BSD's for "internal software error", which no other outcome here has.
 const INTERNAL_ERROR: u8 = 70;
 
-/// Runs the program; what panics in it, in whatever thread, is reported as an internal error.
+/// Runs the program. A panic in it, in whatever thread, is reported as an internal error.
 pub fn guard(run: impl FnOnce() -> ExitCode) -> ExitCode {
     let told = AtomicBool::new(false);
     panic::set_hook(Box::new(move |info| {
@@ -22,7 +21,7 @@ pub fn guard(run: impl FnOnce() -> ExitCode) -> ExitCode {
             complain(&describe(info));
         }
     }));
-    // Nothing that was unwound is used again.
+    // No value that was unwound is used again.
     let done = panic::catch_unwind(AssertUnwindSafe(run));
     done.unwrap_or(ExitCode::from(INTERNAL_ERROR))
 }

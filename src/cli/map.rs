@@ -1,4 +1,4 @@
-//! `map`: runs are printed as they are found.
+//! The subcommand `map`: runs are printed as they are found.
 
 use std::io::{self, BufWriter, Write as _};
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
         Output::Human => print_human(map, &mut out),
         Output::Json => print_json(map, &mut out),
     };
-    // What was found before an error is worth as much as without it.
+    // The runs before an error are printed as well.
     let flushed = out.flush().map_err(writing);
     printed.and(flushed)?;
     Ok(ExitCode::SUCCESS)

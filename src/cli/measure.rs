@@ -1,4 +1,4 @@
-//! `measure`: of what, for which new image, and two or three numbers.
+//! The subcommand `measure`: the contents, the new image, and two or three numbers.
 
 use std::process::ExitCode;
 
@@ -66,7 +66,7 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The format of the new image, and its options.
+/// Returns the format of the new image, and its options.
 fn target(args: &MeasureArgs) -> Result<(Format, Values), Failure> {
     let name = args.target_format.as_str();
     if foreign::UNMEASURED.contains(&name) {

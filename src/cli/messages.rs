@@ -9,7 +9,7 @@ use crate::options::list;
 
 /// The name by which the program was called, the prefix of its messages.
 static PROGRAM: OnceLock<String> = OnceLock::new();
-/// The same with the folder that it was called in, as getopt and hints have it.
+/// The same with the folder by which it was called, as getopt and hints have it.
 static CALLED: OnceLock<String> = OnceLock::new();
 
 pub(super) fn program() -> &'static str {
@@ -28,7 +28,7 @@ pub(super) fn called_by(name: &OsStr) {
     }
 }
 
-/// Prints an error, and the lines that help with it where there are any.
+/// Prints an error, and the lines of its hint, if it has one.
 pub(super) fn complain_of(error: &anyhow::Error) {
     complain(&format!("{}: {error:#}", program()));
     let known = error.downcast_ref::<crate::error::Error>();
@@ -37,14 +37,14 @@ pub(super) fn complain_of(error: &anyhow::Error) {
     }
 }
 
-/// Prints a line on standard error; when that fails, there is nobody left to tell. Messages are full of
-/// names, and whatever is in those, it stays one line.
+/// Prints a line on standard error. It stays one line whatever is in the names that it holds. An error while
+/// printing is ignored, since no one is left to tell.
 pub(super) fn complain(line: &str) {
-    // In one piece, so that no line of another process gets into it.
+    // The line is written in one piece, so that no line of another process gets into it.
     let line = printable(line) + "\n";
     #[cfg(not(test))]
     let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), line.as_bytes());
-    // Only what is printed so is kept by the harness of the tests, of which some warn thousands of times.
+    // The harness of the tests keeps only what is printed this way, and some tests warn thousands of times.
     #[cfg(test)]
     #[expect(clippy::print_stderr, reason = "see above")]
     {
@@ -52,19 +52,19 @@ pub(super) fn complain(line: &str) {
     }
 }
 
-/// Prints a warning and lines that help with it; what is in them stays in its line.
+/// Prints a warning and the lines of its help. The text of the warning stays one line.
 pub(super) fn warn_with_help(text: &str, help: &str) {
     warn(text);
     help.lines().for_each(complain);
 }
 
-/// Prints a warning; callers do so only where a person reads it, or where `qemu-img` has the same one.
+/// Prints a warning. Callers do so only where a person reads it, or where `qemu-img` has the same one.
 pub(super) fn warn(text: &str) {
     complain(&format!("{}: warning: {text}", program()));
 }
 
-/// Warns of keys without a value in a list of options, as QEMU does wherever such a list names something
-/// that exists.
+/// Warns of keys without a value in a list of options. QEMU does so wherever such a list names something that
+/// exists.
 pub(super) fn warn_of_short(list: &OsStr, implied: Option<&str>) {
     for option in list::parse(list, implied) {
         if let Some(text) = option.deprecation() {

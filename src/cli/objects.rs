@@ -1,7 +1,7 @@
 //! `--object`: passwords that other options refer to by their id.
 //!
-//! A secret's data is on the command line or in a file, as it is or in base64, and may be encrypted
-//! with another secret; or the kernel keeps it (`secret_keyring`). Messages never show any of it.
+//! A secret's data is on the command line or in a file, as it is or in base64, and may be encrypted with
+//! another secret. Of a `secret_keyring`, the kernel has the data. Messages never show any of it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::crypto::{self, Secret, Secrets};
 use crate::error::{Error, Result, os_reason};
 use crate::options::{Tree, Value, list};
 
-/// QEMU's other objects that a `qemu-img` accepts: of no use to images in files.
+/// QEMU's other objects that `qemu-img` accepts, which are of no use to images in files.
 const OTHER_KINDS: [&str; 8] = [
     "authz-list",
     "authz-list-file",
@@ -31,15 +31,15 @@ const OTHER_KINDS: [&str; 8] = [
     "tls-creds-x509",
 ];
 
-/// The room for a file with a password from the start, in bytes.
+/// The capacity, in bytes, of the buffer for a password file from the start.
 const MOST_AT_ONCE: usize = 1 << 20;
 
 /// Reads a definition that was given with `--object`, which may refer to `secrets`, and adds the secret to
-/// those. Gives the text of help where that is what it asks for.
+/// those. Returns the text of help if the definition asks for it.
 ///
 /// # Errors
-/// Returns an error for anything but a well-formed secret, for a file that can't be read, and for a key that
-/// isn't there or doesn't fit.
+/// Returns an error if the definition is malformed, if a file can't be read, or if a key is missing or
+/// doesn't fit.
 pub(super) fn add(secrets: &mut Secrets, definition: &OsStr) -> Result<Option<String>> {
     let text = definition.to_str().filter(|text| text.starts_with('{'));
     let mut tree = if let Some(json) = text {
@@ -55,7 +55,7 @@ pub(super) fn add(secrets: &mut Secrets, definition: &OsStr) -> Result<Option<St
     Ok(None)
 }
 
-/// The secrets that several definitions make.
+/// Returns the secrets that several definitions make.
 #[cfg(any(test, fuzzing))]
 pub(super) fn parse(definitions: &[String]) -> Result<Secrets> {
     let mut secrets = Secrets::default();
@@ -97,7 +97,7 @@ fn define(secrets: &Secrets, tree: &mut Tree) -> Result<(String, Secret)> {
                 envelope.open(secrets, crypto::from_keyring(serial)?)?,
             ))
         }
-        // Only programs that run a guest have these.
+        // QEMU has these only in programs that run a guest.
         "iothread" => Err(Error::invalid(format!("invalid object type: {kind}"))),
         other if OTHER_KINDS.contains(&other) => Err(Error::unsupported(format!(
             "objects of type '{other}' are not supported by this version"
@@ -108,7 +108,7 @@ fn define(secrets: &Secrets, tree: &mut Tree) -> Result<(String, Secret)> {
     }
 }
 
-/// The help on objects, or on the kind that is asked about.
+/// Returns the help on objects, or on the kind that is asked about.
 fn help(definition: &str) -> String {
     let kind = definition.split(',').next().unwrap_or_default();
     let text = match kind {
@@ -137,7 +137,7 @@ fn help(definition: &str) -> String {
     text.join("\n  ") + "\n"
 }
 
-/// A `secret` as written.
+/// The options of a `secret` as written.
 struct Definition {
     data: Option<Zeroizing<Vec<u8>>>,
     file: Option<OsString>,
@@ -158,7 +158,7 @@ impl Definition {
     fn load(self, secrets: &Secrets) -> Result<Secret> {
         let loaded = match (self.data, self.file) {
             (Some(mut data), None) => Secret::new(mem::take(&mut *data)),
-            // A newline at the file's end is part of the password, as QEMU has it.
+            // A newline at the file's end is part of the password, as in QEMU.
             (None, Some(file)) => Secret::new(read(file.as_ref()).map_err(|error| {
                 let (file, reason) = (file.display(), os_reason(&error));
                 Error::invalid(format!(
@@ -176,18 +176,18 @@ impl Definition {
     }
 }
 
-/// The bytes of a file with a password.
+/// Reads a file with a password.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     readable_file::warn(path, &file);
-    // Room for all of it from the start: a buffer that grew would leave copies behind.
+    // All of it has room from the start: a buffer that grew would leave copies behind.
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(length.min(MOST_AT_ONCE) + 64);
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The form in which a secret's bytes are written, and what encrypts them.
+/// The encoding of a secret's bytes, and the key that encrypts them.
 struct Envelope {
     base64: bool,
     key: Option<String>,
@@ -195,7 +195,10 @@ struct Envelope {
 }
 
 impl Envelope {
-    /// Takes the rest of a secret's options; nothing may be left then.
+    /// Takes the rest of a secret's options.
+    ///
+    /// # Errors
+    /// Returns an error if one of them is malformed, or if an option is left over.
     fn take(tree: &mut Tree) -> Result<Self> {
         let base64 = match take_text(tree, "format")?.as_deref() {
             None | Some("raw") => false,
@@ -213,7 +216,8 @@ impl Envelope {
         };
         match tree.first() {
             None => Ok(envelope),
-            // What has no value of its own may be the end of a password with a comma in it.
+            // A word without a value may be the end of a password with a comma in it, which no message may
+            // show.
             Some((_, Value::Text(text))) if text == "on" || text == "off" => Err(Error::invalid(
                 "an option of the secret is unexpected (a comma in a value is written twice)",
             )),
@@ -244,8 +248,8 @@ impl Envelope {
     }
 }
 
-/// Reads base64, whatever its lines. What isn't whole is refused: QEMU drops its last few bytes, and a
-/// password that nobody meant is the rest, or none.
+/// Decodes base64 with any line breaks. Text that ends within a group is refused. QEMU drops the last few
+/// bytes there, and is left with a password that nobody meant, or with none.
 fn decode(text: &[u8]) -> Result<Secret> {
     let text: Zeroizing<Vec<u8>> =
         Zeroizing::new(text.iter().copied().filter(|byte| *byte != b'\n').collect());
@@ -262,13 +266,16 @@ fn decode(text: &[u8]) -> Result<Secret> {
     ))
 }
 
-/// Takes out an option that is text; bytes that are none become text that means nothing.
+/// Takes out an option that is text. Bytes that are no UTF-8 become text that matches nothing.
 fn take_text(tree: &mut Tree, key: &str) -> Result<Option<String>> {
     let text = tree.take_string(key)?.map(OsString::into_string);
     Ok(text.map(|text| text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())))
 }
 
-/// The serial number of a key: text or a JSON number.
+/// Takes out the serial number of a key: text or a JSON number.
+///
+/// # Errors
+/// Returns an error if it is neither, or doesn't fit in 32 bits.
 fn take_serial(tree: &mut Tree) -> Result<Option<i32>> {
     let number = match tree.take("serial") {
         None => return Ok(None),

@@ -1,4 +1,4 @@
-//! The meaning of operands and options, as far as subcommands have it in common.
+//! The meaning of the operands and options that several subcommands have.
 
 use std::ffi::{OsStr, OsString};
 
@@ -24,7 +24,7 @@ pub(super) enum Output {
     Json,
 }
 
-/// The form that `--output` names.
+/// Returns the form that `--output` names.
 pub(super) fn output(value: &str) -> Result<Output, Failure> {
     match value {
         "human" => Ok(Output::Human),
@@ -35,12 +35,12 @@ pub(super) fn output(value: &str) -> Result<Output, Failure> {
     }
 }
 
-/// The cache mode that an option names.
+/// Returns the cache mode that an option names.
 pub(super) fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
     CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
 }
 
-/// The only operand.
+/// Returns the only operand.
 pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
     match operands {
         [operand] => Ok(operand),
@@ -48,7 +48,7 @@ pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
     }
 }
 
-/// A size in bytes that an option or operand gives; `what` is what messages call it.
+/// Parses a size in bytes that an option or operand gives. Messages call it `what`.
 pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
     let most = i64::MAX.cast_unsigned();
     match parse_size(text) {
@@ -60,10 +60,10 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
     }
 }
 
-/// Says that names found inside images are followed, whatever they are.
+/// The setting by which all names found inside images are followed.
 pub(super) const FOLLOW: Names = Names::Follow(warn_with_help);
 
-/// Gives if names found inside images are followed, as the options say.
+/// Returns the setting for names found inside images: they aren't followed with `--untrusted`.
 pub(super) fn names(args: &CommonArgs) -> Names {
     if args.untrusted {
         Names::Refuse
@@ -72,7 +72,7 @@ pub(super) fn names(args: &CommonArgs) -> Names {
     }
 }
 
-/// The format of that name.
+/// Returns the format of that name.
 ///
 /// # Errors
 /// Returns an error if this version has none.
@@ -80,7 +80,7 @@ pub(super) fn format(name: &str) -> crate::error::Result<Format> {
     Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
 }
 
-/// The format or driver of that name, for an image that is written.
+/// Returns the format or driver of that name, for an image that is written.
 ///
 /// # Errors
 /// Returns an error if this version has none.
@@ -88,8 +88,8 @@ pub(super) fn driver(name: &str) -> crate::error::Result<Driver> {
     Driver::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
 }
 
-/// An existing image from an option string, and the name by which `info` shows it. Short forms in it are
-/// warned of.
+/// Reads the option string of an existing image. Returns the image, and the name by which `info` shows it.
+/// Warns of short forms in it.
 ///
 /// # Errors
 /// Returns the errors of [`image_name::by_options`].
@@ -101,7 +101,7 @@ pub(super) fn by_options<'a>(
     image_name::by_options(text, secrets, warn_with_help)
 }
 
-/// The image that an operand names, and how `info` shows its name.
+/// Returns the image that an operand names, and the name by which `info` shows it.
 pub(super) fn source<'a>(
     operand: &OsStr,
     format: Option<&str>,
@@ -119,8 +119,8 @@ pub(super) fn source<'a>(
     Ok((source, shown))
 }
 
-/// Prints help and returns true if one of the lists given with `-o` asks for it: what options the format
-/// has, and with a name its file.
+/// Prints help and returns true if one of the lists given with `-o` asks for it. Help lists the options that
+/// the format has and, with a name, those that its file has.
 pub(super) fn helped(
     format: &str,
     name: Option<&OsStr>,
@@ -135,7 +135,8 @@ pub(super) fn helped(
     Ok(true)
 }
 
-/// The text that `-o help` prints. Without a file's name `qemu-img` leaves out the options of the file.
+/// Returns the text that `-o help` prints. `qemu-img` leaves out the options of the file without a file's
+/// name.
 pub(super) fn help(driver: Driver, has_name: bool) -> String {
     let [own, of_file] = driver.create_options();
     if has_name {
@@ -150,7 +151,7 @@ pub(super) fn help(driver: Driver, has_name: bool) -> String {
     )
 }
 
-/// Reads the lists given with `-o`.
+/// Parses the lists given with `-o`.
 pub(super) fn target_options(
     driver: Driver,
     lists: &[OsString],
@@ -195,7 +196,7 @@ pub(super) fn set_backing(
     Ok(())
 }
 
-/// The new image that the options describe.
+/// Describes the new image of the options.
 pub(super) fn target<'a>(
     operand: &OsStr,
     driver: Driver,
@@ -219,7 +220,7 @@ pub(super) fn target<'a>(
     })
 }
 
-/// An existing image that is written over, named as sources are.
+/// Describes an existing image that is written over, named as sources are.
 pub(super) fn existing_target<'a>(
     operand: &OsStr,
     format_name: &str,
@@ -270,8 +271,8 @@ pub(super) fn existing_target<'a>(
     })
 }
 
-/// The format of an image that will be written to, of which nobody stated it. That it is raw can only
-/// be guessed, and the user is warned.
+/// Finds the format of an image that will be written to, where none was stated. The result raw can only be
+/// guessed, so the user is warned.
 fn found_format(source: &Node<'_>) -> Result<Format, Failure> {
     let format = source.find_format()?;
     warn_of_guess(source, format);

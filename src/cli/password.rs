@@ -1,8 +1,8 @@
 //! Passwords that no `--object` gave: from a file, from an open descriptor, or typed by a person.
 //!
-//! A person is asked only where both standard input and standard error are a terminal; a script
-//! gets an error at once that says which options give a password. A new password is asked for
-//! twice, since nothing in a legacy AES image could ever tell that it was mistyped.
+//! A person is asked only where both standard input and standard error are a terminal. A script gets an error
+//! at once, which says what options give a password. A new password is asked for twice, since nothing in a
+//! legacy AES image could ever tell that it was mistyped.
 
 use std::cell::{Cell, OnceCell};
 use std::fs::File;
@@ -18,7 +18,7 @@ use super::{descriptor, readable_file};
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 
-/// The most that is read of a password file, in bytes. A key is 16; this is for passphrases.
+/// The most that is read of a password file, in bytes. A key has 16; this has room for passphrases.
 const MOST: u64 = 64 << 10;
 
 /// The source of passwords, as the options say.
@@ -33,8 +33,8 @@ pub struct PasswordSource {
     typed_for_writing: OnceCell<Secret>,
 }
 
-/// The source of a password. Files are open before any image is, so that a name like `/dev/fd/3` can't
-/// mean one of those, but read only when the password is needed.
+/// The place that a password is read from. Files are opened before any image is, so that a name like
+/// `/dev/fd/3` can't mean an image's file. They are read only when the password is needed.
 enum Origin {
     File(PathBuf, File),
     Descriptor(i32, File),
@@ -42,7 +42,7 @@ enum Origin {
 }
 
 impl Origin {
-    /// Its name in messages.
+    /// Returns its name for messages.
     fn name(&self) -> String {
         match self {
             Self::File(path, _) => format!("password file '{}'", path.display()),
@@ -53,10 +53,10 @@ impl Origin {
 }
 
 impl PasswordSource {
-    /// As [`new`](Self::new), where `args` say what follows from a password that is probably wrong.
+    /// Does the same as [`new`](Self::new). `help` says what follows from a password that is probably wrong.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Returns the errors of [`new`](Self::new).
     pub fn with_help(args: &PasswordArgs, quiet: bool, help: &PlausibleArgs) -> Result<Self> {
         Ok(Self {
             plausible: help.require_plausible,
@@ -64,7 +64,8 @@ impl PasswordSource {
         })
     }
 
-    /// The source that the options name; the terminal without any. To be called before any image is opened.
+    /// Returns the source that the options name; the terminal without any. Callers do so before any image is
+    /// opened.
     ///
     /// # Errors
     /// Returns the system's error if the file can't be opened, or the descriptor isn't open for reading.
@@ -112,7 +113,7 @@ impl PasswordSource {
         }
     }
 
-    /// The password that a file holds; `doing` says what is being done, for messages.
+    /// Reads the password that a file holds. `doing` names the operation, for messages.
     fn read_file(&self, file: &File, doing: impl FnOnce() -> String) -> Result<Secret> {
         let read = read_line(Patient(file));
         let (secret, newline) = read.map_err(|error| Error::io(doing(), error))?;
@@ -153,7 +154,7 @@ impl Passwords for PasswordSource {
             }
             Ok(first)
         })?;
-        // QEMU could never be given it, so no other program would open the image.
+        // QEMU could never be given it: no other program would open the image.
         if !secret.is_text() {
             let origin = self.origin.name();
             return Err(Error::invalid(format!(
@@ -191,7 +192,7 @@ impl Passwords for PasswordSource {
 
     fn with_newline(&self) -> Option<Secret> {
         let given = self.given.get().filter(|_| self.ended_with_newline.get())?;
-        // Room for all of it from the start: a buffer that grew would leave a copy behind.
+        // All of it has room from the start: a buffer that grew would leave a copy behind.
         let mut bytes = Vec::with_capacity(given.bytes().len() + 1);
         bytes.extend_from_slice(given.bytes());
         bytes.push(b'\n');
@@ -199,7 +200,7 @@ impl Passwords for PasswordSource {
     }
 }
 
-/// Gets the contents of the cell, put there by `get` when it is empty.
+/// Returns the contents of the cell; `get` supplies them the first time.
 fn kept(cell: &OnceCell<Secret>, get: impl FnOnce() -> Result<Secret>) -> Result<&Secret> {
     if let Some(secret) = cell.get() {
         return Ok(secret);
@@ -226,7 +227,7 @@ fn prompt(text: &str) -> Result<Secret> {
 /// Opens a file with a password; `-` is standard input.
 fn open(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
-        // Not through the standard library's buffer, which nobody would wipe.
+        // The standard library's buffer is avoided: nobody would wipe it.
         return io::stdin().as_fd().try_clone_to_owned().map(File::from);
     }
     File::open(path)
@@ -240,8 +241,7 @@ fn reading_descriptor(number: i32) -> String {
     format!("reading the password from descriptor {number}")
 }
 
-/// A file that is waited for, where its reads would return at once: whoever left a descriptor open chose
-/// how it is read, and may have chosen not to wait.
+/// A file whose reads wait for data even if its descriptor is non-blocking, as the caller may have left it.
 struct Patient<'a>(&'a File);
 
 impl Read for Patient<'_> {
@@ -257,9 +257,9 @@ impl Read for Patient<'_> {
     }
 }
 
-/// All that there is, less one newline at the end, and if there was one.
+/// Reads all bytes, less one newline at the end. Returns true beside them if there was one.
 fn read_line(from: impl Read) -> io::Result<(Secret, bool)> {
-    // Room for all of it from the start: a buffer that grew would leave copies behind.
+    // All of it has room from the start: a buffer that grew would leave copies behind.
     let room = usize::try_from(MOST).unwrap_or(0) + 64;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     from.take(MOST + 1).read_to_end(&mut bytes)?;

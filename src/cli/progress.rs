@@ -1,8 +1,9 @@
-//! The progress of a conversion: `-p` on standard output, SIGUSR1 on standard error, and warnings of what
-//! was salvaged.
+//! The progress of a conversion: `-p` on standard output, SIGUSR1 on standard error, and warnings of what was
+//! salvaged.
 //!
-//! The lines are `qemu-img`'s, which programs parse: with `-p` a percentage followed by a carriage
-//! return, printed at the start, whenever it has grown by one per cent (`compare`: two), and at the end.
+//! The lines are `qemu-img`'s, which programs parse. With `-p` they are a percentage followed by a carriage
+//! return. It is printed at the start, whenever it has grown by one per cent (`compare`: two), and at the
+//! end.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,23 +15,23 @@ use crate::convert::Observer;
 use crate::error::Error;
 use crate::units::GuestOffset;
 
-/// Prints how far a conversion is.
+/// The printer of a conversion's progress.
 pub(super) struct Progress {
     shown: bool,
-    /// Standard output is for something else.
+    /// True if standard output is for something else.
     on_stderr: bool,
-    /// Set by SIGUSR1: say it once.
+    /// The flag that SIGUSR1 sets: the progress is printed once.
     asked: Arc<AtomicBool>,
     last: Mutex<Option<f64>>,
-    /// By how much it must have grown to be shown again, in per cent.
+    /// The least growth after which the percentage is printed again, in per cent.
     step: f64,
 }
 
 impl Progress {
-    /// With `shown`, prints as it goes; else only when asked by SIGUSR1.
+    /// Returns a printer. It prints all progress if `shown`, else only when asked by SIGUSR1.
     pub(super) fn new(shown: bool) -> Self {
         let asked = Arc::new(AtomicBool::new(false));
-        // Without a handler the signal would end the program; if there can be none, so be it.
+        // The signal would end the program without a handler. An error leaves it at that.
         drop(signal_hook::flag::register(SIGUSR1, Arc::clone(&asked)));
         Self {
             shown,
@@ -41,12 +42,12 @@ impl Progress {
         }
     }
 
-    /// The same, shown whenever it has grown by two per cent.
+    /// Makes it print whenever the percentage has grown by two.
     pub(super) fn in_larger_steps(self) -> Self {
         Self { step: 2.0, ..self }
     }
 
-    /// The same, shown on standard error.
+    /// Makes it print on standard error.
     pub(super) fn beside_output(self) -> Self {
         Self {
             on_stderr: true,
@@ -54,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// Shows that nothing is done yet.
+    /// Prints zero per cent.
     pub(super) fn begin(&self) {
         self.progress(0, 1);
     }
@@ -66,7 +67,7 @@ impl Progress {
         }
     }
 
-    /// A reader of the progress that is gone doesn't change what becomes of the job.
+    /// Prints a text. Errors are ignored: the job goes on without a reader of its progress.
     fn show(&self, text: &str) {
         if self.on_stderr {
             drop(io::stderr().lock().write_all(text.as_bytes()));
@@ -90,10 +91,10 @@ impl Observer for Progress {
             done as f64 * 100.0 / total as f64
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // The end is told once more when it is the end; of nothing, once is enough.
+        // The end is reported once more when it is reached; for an empty disk, once is enough.
         let ended = done >= total && total > 0;
         let due = last.is_none_or(|last| percent >= last + self.step) || ended;
-        // Workers may report out of order; what is shown only grows.
+        // Workers may report out of order; the percentage that is shown only grows.
         if due && last.is_none_or(|last| percent >= last) {
             *last = Some(percent);
             if self.shown {

@@ -1,15 +1,15 @@
-//! The warning that a file with a password can be read by others.
+//! The warning that others can read a file with a password.
 //!
-//! Such a file is named in two ways, by `--password-file` and by the `file=` of a secret, and is the same risk
-//! in both.
+//! Such a file is named in two ways, by `--password-file` and by the `file=` of a secret. The risk is the
+//! same.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Warns, at a terminal, of a file with a password that others may read. What comes through a pipe or an
-/// open descriptor is of the moment, and its permissions say nothing.
+/// Warns, at a terminal, of a file with a password that others may read. The permissions of a pipe or an open
+/// descriptor say nothing, since its contents are gone after one reading.
 pub(super) fn warn(path: &Path, file: &File) {
     const OTHERS: u32 = 0o044;
     let is_readable = file

@@ -1,4 +1,4 @@
-//! `speed`: what the ciphers and conversions of this machine do.
+//! The subcommand `speed`: the rates of the ciphers and of conversions on this machine.
 
 use std::process::ExitCode;
 

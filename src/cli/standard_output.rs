@@ -1,8 +1,8 @@
-//! Standard output, and that it can be closed from the start (`>&-`).
+//! Standard output, which may be closed from the start (`>&-`).
 //!
 //! A report that nobody can get is a failure. When standard output is closed, Rust's start-up code opens
-//! `/dev/null` in its place, so that no image gets its number; from then on it looks like one whose caller wants no
-//! report. So it is looked at before. Real `qemu-img` loses its report and exits with 0.
+//! `/dev/null` in its place, so that no image gets its number. From then on it can't be told from one whose
+//! caller wants no report. So it is looked at before. Real `qemu-img` loses its report and exits with 0.
 
 use std::io::{self, StdoutLock, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,8 @@ use super::failure::Failure;
 static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 ctor::declarative::ctor! {
-    /// Runs before `main` and before the standard library's start; so it uses nothing of that library's.
+    /// Notes if standard output is closed. It runs before `main` and before the standard library's start, so
+    /// it uses nothing of that library's.
     #[ctor(unsafe)]
     fn look() {
         let is_closed = fcntl_getfd(rustix::stdio::stdout()) == Err(Errno::BADF);
@@ -23,7 +24,7 @@ ctor::declarative::ctor! {
     }
 }
 
-/// Standard output, to print on.
+/// Locks standard output, to print on.
 ///
 /// # Errors
 /// Returns `EBADF` if it was closed when the program began.
@@ -39,7 +40,8 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
-/// As [`fn@print`], for what need not be UTF-8. A reader who went away leaves the command its own status.
+/// Does the same as [`fn@print`] for bytes that need not be UTF-8. The command keeps its own status if the
+/// reader went away.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if bytes.is_empty() {
         return Ok(());
@@ -51,7 +53,7 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Makes a failure of a standard output that can't be written to.
+/// Turns an error of writing to standard output into a failure.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn writing(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {

@@ -1,5 +1,5 @@
-//! Mistakes on the command line that clap finds: values that make no sense, options that exclude
-//! each other. What breaks the grammar was found before, by [`super::getopt`].
+//! Mistakes on the command line that clap finds: values that make no sense, and options that exclude each
+//! other. Mistakes in the grammar were found before, by [`super::getopt`].
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -27,7 +27,7 @@ pub fn describe(error: &clap::Error) -> String {
     }
 }
 
-/// The line that says where help is.
+/// Returns the line that names the option for help.
 pub fn hint(program: &str, subcommand: Option<&str>) -> String {
     match subcommand {
         Some(subcommand) => format!("Try '{program} {subcommand} --help' for more info"),

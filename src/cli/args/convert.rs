@@ -69,7 +69,7 @@ pub struct ConvertArgs {
     /// Write out of order; always done here, since the result is the same
     #[arg(short = 'W', long)]
     pub(in crate::cli) oob_writes: bool,
-    /// How many threads work on it, 1 to 16 (default: one for each processor)
+    /// Number of threads, 1 to 16 (default: one for each processor)
     #[arg(short = 'm', long, value_name = "N", allow_hyphen_values = true)]
     pub(in crate::cli) parallel: Option<String>,
     /// Cache mode of the target: none, writeback, writethrough, directsync, unsafe, or auto: none where
@@ -162,7 +162,7 @@ pub struct ConvertArgs {
 }
 
 impl ConvertArgs {
-    /// The format of the target, where its options don't tell.
+    /// Returns the name of the target's format: that of `-O`, or `raw`.
     pub(in crate::cli) fn target_format(&self) -> &str {
         self.target_format.as_deref().unwrap_or("raw")
     }

@@ -14,10 +14,10 @@ pub struct MapArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) image: ImageArgs,
-    /// Where on the disk to start (suffixes k M G T P E)
+    /// Start of the part to look at, an offset on the disk (suffixes k M G T P E)
     #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true)]
     pub(in crate::cli) start_offset: Option<String>,
-    /// How much of the disk to look at
+    /// Length of the part to look at
     #[arg(short = 'l', long, value_name = "LENGTH", allow_hyphen_values = true)]
     pub(in crate::cli) max_length: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! The command line as data: what can be written, and nothing about what it means.
 //!
-//! Names and short options are `qemu-img`'s, of its versions before and after 10.1. Positional
-//! arguments are never required here, so that a missing one is reported in that tool's words by the
-//! code that interprets them. One file for each subcommand; [`shared`] has what several of them take.
+//! Names and short options are `qemu-img`'s, of its versions before and after 10.1. Positional arguments are
+//! never required here: the code that interprets them reports a missing one in `qemu-img`'s words. Each
+//! subcommand has a file; [`shared`] has what several of them take.
 
 mod check;
 mod checksum;

@@ -25,7 +25,7 @@ pub struct CommonArgs {
     pub untrusted: bool,
 }
 
-/// The ways to give a password without an object.
+/// The two ways to give a password without a secret object.
 #[derive(Debug, Args)]
 pub struct PasswordArgs {
     /// Take the password from FILE ("-": standard input), less one newline at its end; for every encrypted
@@ -42,11 +42,11 @@ pub struct PasswordArgs {
     pub password_fd: Option<i32>,
 }
 
-/// Help against wrong passwords.
+/// The option against wrong passwords.
 #[derive(Debug, Args)]
 pub struct PlausibleArgs {
-    /// Fail when an image of legacy AES decrypts to noise, as with a wrong password it does; without
-    /// this option, at a terminal, that is a warning
+    /// Fail when an image of legacy AES decrypts to noise, as with a wrong password it does. Without this
+    /// option, at a terminal, that is a warning
     #[arg(long, help_heading = OWN)]
     pub require_plausible: bool,
 }
@@ -78,7 +78,7 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Gives if others keep from the image, where its own options said `stated`.
+    /// Returns what the image is opened with: forced sharing with `-U`, else what its own options `stated`.
     pub(in crate::cli) fn sharing(&self, stated: Sharing) -> Sharing {
         if self.force_share {
             stated.max(Sharing::Forced)

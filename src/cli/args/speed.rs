@@ -21,7 +21,7 @@ pub struct SpeedArgs {
     /// and 64 in flight. In a folder a file without a name is written and read; a file or device is read
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub(in crate::cli) storage: Option<PathBuf>,
-    /// How many threads to use for "all threads"; without it, as many as the machine runs at once
+    /// Number of threads meant by "all threads"; without it, as many as the machine runs at once
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(in crate::cli) threads: Option<usize>,
     /// human or json

@@ -13,7 +13,7 @@ fn normalised(program: &Command, words: &[OsString]) -> Result<Call, Mistake> {
     normalise(program, words, |_, _, _| Ok(()))
 }
 
-/// The one form of a command line that is written with blanks; `''` is an empty word.
+/// Normalises a command line that is written with blanks; `''` is an empty word.
 fn form(line: &str) -> Result<String, String> {
     let words: Vec<OsString> = format!("cowhide {line}")
         .split_whitespace()
@@ -179,7 +179,7 @@ fn numbers_below_zero_are_operands_where_the_definition_says_so() {
     );
 }
 
-/// Clap reads the one form as it was meant.
+/// Checks that clap reads the one form as it was meant.
 #[test]
 fn clap_reads_the_one_form() {
     use clap::FromArgMatches as _;
@@ -243,8 +243,8 @@ fn shown(letter: Option<char>, names: &[&str]) -> String {
     }
 }
 
-/// The classic algorithm: words are rotated in place as the scan goes on, so that the operands seen
-/// so far always stand in one piece before the word that is scanned.
+/// The classic algorithm. It rotates words in place as the scan goes on. So the operands seen so far always
+/// stand in one piece before the word that is scanned.
 fn model(mut words: Vec<String>) -> Result<(Vec<String>, Vec<String>), ()> {
     let mut given = Vec::new();
     let (mut first, mut next) = (0, 0);

@@ -1,4 +1,4 @@
-//! `check` for people and as JSON.
+//! The report of `check`, for people and as JSON.
 
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ fn is_zero(number: &u64) -> bool {
 /// Renders a report as JSON.
 ///
 /// # Errors
-/// As [`qemu_json::render`].
+/// Returns the errors of [`qemu_json::render`].
 pub fn json(filename: &str, format: Format, report: &CheckReport) -> Result<String> {
     qemu_json::render(&Json {
         image_end_offset: report.image_end_offset,

@@ -1,4 +1,4 @@
-//! `info` for people.
+//! The report of `info`, for people.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::units::human_size;
 /// Renders the reports of a chain, with a blank line between them.
 ///
 /// # Errors
-/// As [`qemu_json::ordered`].
+/// Returns the errors of [`qemu_json::ordered`].
 pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
     let texts: Result<Vec<String>> = infos.iter().map(human).collect();
     Ok(texts?.join("\n"))
@@ -22,7 +22,7 @@ pub fn human_list(infos: &[ImageInfo]) -> Result<String> {
 /// Renders a report as `qemu-img info` prints it.
 ///
 /// # Errors
-/// As [`qemu_json::ordered`].
+/// Returns the errors of [`qemu_json::ordered`].
 pub fn human(info: &ImageInfo) -> Result<String> {
     let mut text = String::new();
     node(&mut text, info)?;
@@ -69,7 +69,7 @@ fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     Ok(())
 }
 
-/// Renders the parts of an image, below the node at `path`: a file, which is told of in its own words, or
+/// Renders the parts of an image, below the node at `path`. A part is a file, which has a form of its own, or
 /// another image.
 fn children(text: &mut String, info: &ImageInfo, path: &str) -> Result<()> {
     for child in &info.children {
@@ -90,7 +90,7 @@ fn children(text: &mut String, info: &ImageInfo, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// A file that holds an image.
+/// Renders a file that holds an image.
 fn file(info: &ImageInfo) -> String {
     let length = info.virtual_size;
     let mut text = format!(
@@ -108,7 +108,7 @@ fn disk_size(text: &mut String, size: Option<u64>) {
     let _ = writeln!(text, "disk size: {size}");
 }
 
-/// Fields one to a line, with blanks for the dashes of their names; items of lists by number.
+/// Renders fields one to a line, with blanks for the dashes of their names, and the items of lists by number.
 fn fields(text: &mut String, value: &Value, depth: usize) {
     match value {
         Value::Object(map) => {

@@ -1,4 +1,4 @@
-//! `map` for people and as JSON, written as it is found.
+//! The report of `map`, for people and as JSON, written run by run.
 //!
 //! The JSON is laid out by hand, one run on a line, as `qemu-img` has always printed it.
 
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::commands::map::MapRun;
 
-/// The table's heading.
+/// Writes the table's heading.
 pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
@@ -16,13 +16,13 @@ pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
     )
 }
 
-/// A line of the table. Only what is stored and isn't zero has one.
+/// Writes a run's line of the table. Only runs that are stored and aren't zero have one.
 pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
 
     let host = run.status.offset.map_or(0, |host| host.0);
     for number in [run.start.0, run.status.length, host] {
-        // As C prints `%#-16lx`: zero has no prefix.
+        // The form is that of C's `%#-16lx`: zero has no prefix.
         match number {
             0 => write!(out, "{:<16}", 0)?,
             _ => write!(out, "{number:<#16x}")?,
@@ -33,7 +33,7 @@ pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Res
     out.write_all(b"\n")
 }
 
-/// A run, without what goes before it (`[` or `,` and a new line).
+/// Writes a run, without what goes before it (`[` or `,` and a new line).
 pub fn json(out: &mut impl Write, run: &MapRun) -> io::Result<()> {
     let status = &run.status;
     write!(

@@ -9,7 +9,7 @@ use crate::error::printable;
 use crate::formats::snapshots::SnapshotInfo;
 use crate::units::human_size;
 
-/// Renders the list as `qemu-img` prints it, with times in the system's time zone; nothing at all
+/// Renders the list as `qemu-img` prints it, with times in the system's time zone. Returns an empty text
 /// without snapshots.
 pub fn list(snapshots: &[SnapshotInfo]) -> String {
     let mut text = String::new();
@@ -39,12 +39,12 @@ pub fn list(snapshots: &[SnapshotInfo]) -> String {
     text
 }
 
-/// Reads what the dates need from files, so that [`list`] needs none any more.
+/// Reads the files that the dates need, so that [`list`] needs none any more.
 pub fn prepare() {
     drop(TimeZone::system());
 }
 
-/// Text with blanks up to a width in bytes, which is how the original counts.
+/// Pads a text with blanks to a width in bytes, as `qemu-img` counts.
 fn padded(mut text: String, width: usize) -> String {
     let blanks = width.saturating_sub(text.len());
     text.extend(std::iter::repeat_n(' ', blanks));
@@ -61,7 +61,7 @@ fn date(seconds: u32, zone: &TimeZone) -> String {
     }
 }
 
-/// Hours, minutes, seconds and thousandths.
+/// Formats hours, minutes, seconds and thousandths.
 fn clock(seconds: u64, nanoseconds: u64) -> String {
     format!(
         "{:04}:{:02}:{:02}.{:03}",

@@ -1,4 +1,4 @@
-//! `speed` for people: what is used and why, then two tables with bars, 100 columns wide.
+//! The report of `speed`, for people: what is used and why, then two tables with bars, 100 columns wide.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::crypto::Backend;
 use crate::error::printable;
 use crate::units::human_size;
 
-/// The greatest width of a cipher's bar, and each of the two of a cluster size.
+/// The greatest width of a cipher's bar, and of each of the two bars of a cluster size.
 const CIPHER_BAR: usize = 25;
 const CLUSTER_BAR: usize = 21;
 
@@ -85,7 +85,7 @@ fn machine(text: &mut String, report: &Report) {
     }
 }
 
-/// Says if the AES unit works for us, and how hard.
+/// Says if the backend uses the AES unit, and how much of its limit.
 fn aes_unit(report: &Report) -> String {
     let name = report.backend.name;
     let used = report.ciphers.iter().find(|cipher| cipher.name == name);
@@ -101,7 +101,7 @@ fn aes_unit(report: &Report) -> String {
     }
 }
 
-/// A name and its text, broken where the line would get too long.
+/// Writes a name and its text, broken where the line would get too long.
 fn field(text: &mut String, name: &str, value: &str) {
     let mut line = format!("{name:<10}");
     let mut has_words = false;
@@ -241,7 +241,7 @@ fn clusters(text: &mut String, report: &Report) {
     );
 }
 
-/// The time that AES adds to a conversion, in percent.
+/// Returns the time that AES adds to a conversion, in per cent.
 fn longer(size: &ClusterSpeed) -> Option<f64> {
     (size.aes > 0.0).then(|| (size.plain / size.aes - 1.0) * 100.0)
 }
@@ -254,7 +254,7 @@ fn share(part: u64, whole: u64) -> String {
     format!("{:.2} %", part as f64 * 100.0 / whole as f64)
 }
 
-/// Three digits or so: more would be noise.
+/// Formats a figure with about three digits: more would be noise.
 fn number(figure: f64) -> String {
     match figure {
         _ if figure >= 99.95 => format!("{figure:.0}"),
@@ -271,7 +271,7 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A bar of at most `width` characters, to an eighth of one.
+/// Draws a bar of at most `width` characters, to an eighth of one.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,4 +1,4 @@
-//! `speed --storage` for people: a table.
+//! The report of `speed --storage`, for people: a table.
 
 use std::fmt::Write as _;
 
