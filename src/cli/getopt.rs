@@ -47,8 +47,8 @@ pub(super) struct Mistake {
 /// names that subcommand and option have in the definition.
 ///
 /// # Errors
-/// Returns a [`Mistake`] if the subcommand or an option is unknown, if an option is ambiguous, or if it lacks
-/// its value or has one too many. Returns what `seen` returns if it refuses a value.
+/// Returns a [`Mistake`] if the subcommand or an option is unknown, or if an option is ambiguous, has no
+/// value, or has one too many. Returns what `seen` returns if it refuses a value.
 pub(super) fn normalise<E: From<Mistake>>(
     program: &Command,
     arguments: &[OsString],

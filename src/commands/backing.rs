@@ -1,12 +1,12 @@
 //! The backing file that a new image is to have.
 //!
-//! Its name is stored as it was given, and is relative to the new image. It is looked at before the
-//! image is made: it must be there and of the format that was stated, the image must not replace it,
-//! and how big its disk is says where the new image reads as zeroes by itself. The same holds for what
-//! it is itself over: an image above a chain that ends nowhere, or in itself, could never be opened.
+//! Its name is stored as it was given, and is relative to the new image. The file is opened before the image
+//! is made. It must be there and of the format that was stated, and the image must not replace it. The size
+//! of its disk says where the new image reads as zeroes by itself. The same holds for its own backing files:
+//! an image above a chain that ends nowhere, or in itself, could never be opened.
 //!
-//! Only headers are read for that, so nobody is asked for a key. All files stay open, and closed to
-//! writers where that was asked for, as long as the [`Base`] lives: what is converted over them relies on
+//! Only headers are read for that, so nobody is asked for a key. All files stay open as long as the [`Base`]
+//! lives, and closed to writers where that was asked for. The contents that are converted over them rely on
 //! what they hold now.
 
 use std::path::Path;
@@ -30,20 +30,20 @@ pub(super) struct Base {
     format: Format,
     /// The size of its disk in bytes.
     pub(super) size: u64,
-    /// It can be read without a key, and all of it may be.
+    /// True if it can be read without a key, and all names in it may be followed.
     is_readable: bool,
 }
 
 impl Base {
-    /// Every file of it.
+    /// Returns every file of it.
     pub(super) fn files(&self) -> impl Iterator<Item = &dyn Storage> {
         self.layers.iter().chain(&self.data).map(AsRef::as_ref)
     }
 
-    /// The disk, where reading it takes no key.
+    /// Opens the disk. Returns `None` if reading it takes a key.
     ///
     /// # Errors
-    /// As [`Node::open`].
+    /// Returns the errors of [`Node::open`].
     pub(super) fn open(&self, passwords: &dyn Passwords) -> Result<Option<Arc<Chain>>> {
         if !self.is_readable {
             return Ok(None);
@@ -53,12 +53,12 @@ impl Base {
     }
 }
 
-/// Looks at the backing file that the new image at `image` is to have, whose name is read by `names`, and
-/// at what is below it, as far as `below` lets names be followed. Others may write them when they are only
-/// probed: that is how a running machine's disk gets an overlay.
+/// Opens the backing file that the new image at `image` is to have, and all below it. `names` says how its
+/// name is read, and `below` says if the names inside it are followed. Others may write the files that are
+/// only probed: a running machine's disk gets an overlay that way.
 ///
 /// # Errors
-/// One can't be opened, isn't of the format that was stated, or is there twice.
+/// Returns an error if one of them can't be opened, isn't of the format that was stated, or is there twice.
 pub(super) fn find(
     image: &Path,
     backing: &Backing,
@@ -82,7 +82,7 @@ pub(super) fn find(
         let depth = base.layers.len();
         let opened = open_layer(&source, purpose, &base.layers);
         let (below, layer) = opened.map_err(|error| {
-            // Of a long chain some of it says enough.
+            // Only so many files of a long chain are named in the message.
             (0..depth.min(2 * NAMED_IMAGES)).fold(error, |error, _| {
                 error.context("Could not open backing file")
             })
@@ -110,7 +110,7 @@ struct BaseImage {
     is_readable: bool,
 }
 
-/// Opens one image of the chain; gives what is below it too. `above` are the files that led to it.
+/// Opens one image of the chain. Returns the node below it too. `above` are the files that led to it.
 fn open_layer(
     source: &Node<'static>,
     purpose: Purpose,
@@ -130,7 +130,7 @@ fn open_layer(
     if opened.format.capabilities().transparent {
         return Ok((None, layer));
     }
-    // What the user named may be used; what that names in turn is left alone.
+    // The file that the user named may be opened; the names that it holds aren't followed.
     if matches!(source.names, Names::Refuse) {
         layer.is_readable = false;
         return Ok((None, layer));
@@ -142,10 +142,10 @@ fn open_layer(
     Ok((source.below(image.as_ref())?, layer))
 }
 
-/// The size of the backing file's disk in bytes, and its format; as [`find`].
+/// Returns the size of the backing file's disk in bytes, and its format.
 ///
 /// # Errors
-/// Returns an error as [`find`] does.
+/// Returns the errors of [`find`].
 pub fn size_and_format(
     image: &Path,
     backing: &Backing,

@@ -1,8 +1,7 @@
 //! The bitmaps that a conversion takes along.
 //!
-//! Whatever keeps them from being copied is found before the target is made or written to. They are added
-//! when everything else of the target is written, since what was written there isn't a change that
-//! they are about.
+//! An error that keeps them from being copied is found before the target is made or written to. They are
+//! added when everything else of the target is written, since writing that isn't a change that they record.
 
 use super::target::{Target, Written};
 use crate::error::{Error, Result, printable};
@@ -31,7 +30,7 @@ pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<Taken> {
         .ok_or_else(|| Error::unsupported("Source lacks bitmap support"))?;
     let (broken, copied): (Vec<PersistentBitmap>, _) =
         bitmaps.list()?.into_iter().partition(|one| one.in_use);
-    // The last one first, as qemu-img goes about it.
+    // The last comes first, as in qemu-img.
     let skipped: Vec<String> = broken.iter().rev().map(name).collect();
     if let (Some(first), false) = (skipped.first(), skip_broken) {
         let message = format!("Cannot copy inconsistent bitmap '{first}'");
@@ -50,11 +49,11 @@ fn name(bitmap: &PersistentBitmap) -> String {
 }
 
 impl Taken {
-    /// Refuses a target that can't have these bitmaps; `plan` is that of a new one.
+    /// Refuses a target that can't have these bitmaps. `plan` is that of a new target.
     ///
     /// # Errors
-    /// Returns an error if its format or version has none, or if an existing one has one of that name or isn't of
-    /// that size.
+    /// Returns an error if its format or version has no bitmaps. Returns an error if an existing target has a
+    /// bitmap of one of the names, or another size.
     pub(super) fn check_target(&self, target: &Target<'_>, plan: Option<&dyn Plan>) -> Result<()> {
         let format = target.format();
         let no_support =

@@ -1,4 +1,4 @@
-//! `check`: is the image consistent in itself? And if not, with `-r`, is made so.
+//! The subcommand `check`: the consistency of an image, and with `-r` its repair.
 
 use super::{Purpose, sandbox};
 use crate::error::{Error, Result};
@@ -10,22 +10,22 @@ use crate::nodes::Node;
 /// The outcome of a check.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The image was checked.
+    /// The report of a check.
     Checked {
         /// The image's format.
         format: Format,
-        /// The findings in numbers; after a repair that changed something, what a second check
-        /// found, with what was repaired.
+        /// The findings in numbers. After a repair that changed something, they are those of a second check,
+        /// with the numbers of what was repaired.
         report: CheckReport,
     },
-    /// The format has nothing that could be checked.
+    /// The answer of a format that has nothing to check.
     NoCheck,
 }
 
-/// Checks an image, and repairs what is to be repaired; `on_event` is told of everything that is wrong.
+/// Checks an image, and repairs what is to be repaired. `on_event` is called with each finding.
 ///
 /// # Errors
-/// The image can't be opened, or the check can't be completed (`Check failed: …`).
+/// Returns an error if the image can't be opened, or if the check can't be completed (`Check failed: …`).
 pub fn run(
     source: &Node<'_>,
     what: Option<Repair>,

@@ -1,4 +1,4 @@
-//! `checksum`: of what an image holds, whatever its format.
+//! The subcommand `checksum`: of what an image holds, whatever its format.
 
 use std::num::NonZeroUsize;
 
@@ -7,7 +7,7 @@ use crate::convert::{self, Algorithm, Digest, Observer};
 use crate::error::Result;
 use crate::nodes::Node;
 
-/// The checksum of the image's contents, as the raw image would have it that `convert` makes of it.
+/// Computes the checksum of the image's contents, which is that of the raw image that `convert` makes of it.
 ///
 /// # Errors
 /// Returns an error if the image can't be read, or if one of its files changed its length meanwhile.

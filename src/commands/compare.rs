@@ -1,4 +1,4 @@
-//! `compare`: have two images the same contents?
+//! The subcommand `compare`: the first difference between the contents of two images.
 
 use super::{Passwords, Purpose, sandbox};
 use crate::convert::compare::{self, Comparison, Difference, Side};
@@ -17,7 +17,7 @@ pub struct OpenSide {
 /// Opens one of the images.
 ///
 /// # Errors
-/// As [`Node::open`].
+/// Returns the errors of [`Node::open`].
 pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<OpenSide> {
     Ok(OpenSide {
         image: source.open(Purpose::Read, passwords)?,
@@ -26,8 +26,8 @@ pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<OpenSide> {
     })
 }
 
-/// Compares. With `strict`, sizes, and how the contents are stored, count as well. What goes wrong is in
-/// the outcome; so is that a file changed its length meanwhile, where nothing else tells the images apart.
+/// Compares two images. With `strict`, sizes, and how the contents are stored, count as well. Errors are part
+/// of the outcome. One is that a file changed its length meanwhile, where no difference was found.
 pub fn run(images: &[OpenSide; 2], strict: bool, observer: &dyn Observer) -> Comparison {
     if images.iter().all(|opened| opened.sandbox) {
         sandbox::enter();
@@ -74,7 +74,7 @@ mod tests {
         }
     }
 
-    /// Files that were the same when they were read may be others now.
+    /// Checks that images whose contents were the same don't match if a file changed its length meanwhile.
     #[test]
     fn a_file_that_grows_or_shrinks_is_no_match() {
         let folder = tempfile::tempdir().unwrap();

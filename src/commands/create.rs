@@ -1,7 +1,7 @@
-//! `create`: a new image with nothing in it.
+//! The subcommand `create`: a new image with nothing in it.
 //!
-//! Sizes come from the command line and may be anything that fits in 64 bits: those that no disk has are
-//! refused before a file is made.
+//! Sizes come from the command line and may be any number of 64 bits. Those that no disk has are refused
+//! before a file is made.
 
 use super::{Passwords, Target};
 use crate::convert::{self, Settings};
@@ -14,7 +14,7 @@ use crate::formats::ZeroImage;
 /// Returns an error if anything keeps it from being created; no new file is left then.
 pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<()> {
     let create = || {
-        // What the options say is looked at before what they name.
+        // The options are checked before the files that they name.
         target.plan(size, None)?;
         let base = target.base()?;
         let plan = target.plan(size, base.as_ref())?;
@@ -24,8 +24,8 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
             open.image.finish()?;
             return open.keep(target);
         }
-        // A new image is a copy of nothing. Where space is preallocated so that it must be written
-        // (in full, or encrypted), the engine does that.
+        // A new image is a copy of nothing. The engine also writes the space that is preallocated in full, or
+        // encrypted.
         let settings = Settings {
             leave_unallocated: true,
             ..Settings::default()
@@ -36,7 +36,7 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
     create().map_err(|error: Error| too_large(error, target).context(&target.name))
 }
 
-/// The error where the file system has no files of that size.
+/// Returns the error for a file system that has no files of that size.
 fn too_large(error: Error, target: &Target<'_>) -> Error {
     if error.io_kind() != Some(std::io::ErrorKind::FileTooLarge) {
         return error;

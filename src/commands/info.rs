@@ -1,9 +1,9 @@
-//! `info`: what an image's header says.
+//! The subcommand `info`: the contents of an image's header.
 //!
-//! Only the file that the user named is opened: names found inside it (backing file, data file) are
-//! shown, and not followed unless the whole chain is asked for. No password is needed, and nothing
-//! but the header and the lists of snapshots and bitmaps is read, so that it is cheap for any image.
-//! The report has the field names of QEMU's `ImageInfo`, which scripts know.
+//! Only the file that the user named is opened. The names found inside it (backing file, data file) are
+//! shown, and only followed if the whole chain is asked for. No password is needed. Only the header and the
+//! lists of snapshots and bitmaps are read, so that it is cheap for any image. The report has the field names
+//! of QEMU's `ImageInfo`, which scripts know.
 
 use super::sandbox;
 use crate::error::{Result, printable};
@@ -12,12 +12,13 @@ use crate::formats::info::ImageInfo;
 use crate::nodes::{Inspected, Node, file_name, infinite_loop};
 use crate::storage::Identity;
 
-/// Looks at an image and at those below it, top first; `shown` is what the report calls the first.
-/// `prepare` is called when there are snapshots, while files can still be opened: whoever shows their
-/// dates needs the time zone.
+/// Looks at an image and at those below it, top first. `shown` is the name of the first in the report.
+/// `prepare` is called when there are snapshots, while files can still be opened: their dates need the time
+/// zone.
 ///
 /// # Errors
-/// One of them can't be opened, or its header is invalid; a chain that leads back into itself.
+/// Returns an error if an image can't be opened, if its header is invalid, or if the chain leads back into
+/// itself.
 pub fn chain(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec<ImageInfo>> {
     let mut images = Vec::new();
     let mut seen: Vec<Identity> = Vec::new();
@@ -44,13 +45,13 @@ pub fn chain(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec
     Ok(infos)
 }
 
-/// The image below another. What is wrong with its name is said of that name.
+/// Returns the node of the image below another. An error in its name is reported of that name.
 fn below<'a>(source: &Node<'a>, image: &dyn ImageFile) -> Result<Option<Node<'a>>> {
     source.named_below(image).map_err(|error| {
         let name = image.backing().map_or(&[][..], |backing| backing.name);
         let name = file_name::beside(&source.path, name);
         let name = name.to_string_lossy();
-        // Of a tree of options that is said already.
+        // The errors of an option tree name it already.
         if name.starts_with("json:") {
             return error;
         }
@@ -58,10 +59,10 @@ fn below<'a>(source: &Node<'a>, image: &dyn ImageFile) -> Result<Option<Node<'a>
     })
 }
 
-/// Looks at an image; `shown` and `prepare` are as of [`chain`].
+/// Looks at an image; `shown` and `prepare` are those of [`chain`].
 ///
 /// # Errors
-/// It can't be opened, or its header is invalid.
+/// Returns an error if it can't be opened, or if its header is invalid.
 pub fn run(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<ImageInfo> {
     let found = Inspected::open(source)?;
     if found.has_snapshots() {

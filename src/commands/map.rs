@@ -1,7 +1,7 @@
-//! `map`: how the disk is stored, run by run.
+//! The subcommand `map`: how the disk is stored, run by run.
 //!
-//! Runs are found one after the other and handed out as soon as the next one differs, so that an image
-//! with any number of them takes no memory.
+//! Runs are found one after the other, and handed out as soon as the next one differs. So an image with any
+//! number of them takes no memory.
 
 use std::path::Path;
 
@@ -26,12 +26,12 @@ pub struct MapPlan<'a> {
 pub struct MapRun {
     /// Its start on the disk.
     pub start: GuestOffset,
-    /// The way in which it is stored; its length is 0 only where there was nothing to be mapped at all.
+    /// The way in which it is stored. Its length is 0 only where there was nothing to be mapped at all.
     pub status: Status,
 }
 
 impl MapRun {
-    /// Adds the run behind this one, if both are stored in one way and in one piece.
+    /// Adds the next run to this one and returns true, if both are stored in one way and in one piece.
     fn join(&mut self, next: &Self) -> bool {
         let length = self.status.length;
         let expected = Status {
@@ -59,7 +59,7 @@ pub struct Map {
 /// Opens the image.
 ///
 /// # Errors
-/// As [`Node::open`].
+/// Returns the errors of [`Node::open`].
 pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
     let source = plan.source.open(Purpose::Read, passwords)?;
     sandbox::all_is_open(&plan.source);
@@ -84,7 +84,7 @@ pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
 }
 
 impl Map {
-    /// The file that a run with an offset is in, as it was named.
+    /// Returns the file that a run with an offset is in, as it was named.
     pub fn file(&self, run: &MapRun) -> Option<&Path> {
         let layer = self.source.layers.get(run.status.depth);
         let file = layer.and_then(ChainImage::data_file);
@@ -96,7 +96,7 @@ impl Map {
         self.ahead.is_none()
     }
 
-    /// Asks how the disk is stored at the position, which moves on.
+    /// Asks how the disk is stored at the position, and moves the position behind that run.
     fn step(&mut self) -> Result<Option<MapRun>> {
         if self.position >= self.end {
             return Ok(None);
@@ -105,11 +105,11 @@ impl Map {
         let limit = self.end - self.position;
         let status = self.source.image.status_at(start, limit);
         let mut status = status.map_err(|error| {
-            // Nothing comes after an error.
+            // Nothing follows an error.
             self.position = self.end;
             error.context("Could not read file metadata")
         })?;
-        // Where it is in the file, which the image may only be a part of.
+        // The offset is one in the file, of which the image may be a part.
         let layer = self.source.layers.get(status.depth);
         let start_in_file = layer.map_or(0, |layer| layer.start);
         status.offset = status.offset.and_then(|host| host.after(start_in_file));

@@ -1,6 +1,6 @@
-//! `measure`: how big the file of a new image will be, before there is one.
+//! The subcommand `measure`: the size that the file of a new image will have, before there is one.
 //!
-//! Of the image that would be converted only the metadata is read.
+//! Only the metadata is read of the image that would be converted.
 
 use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
@@ -12,9 +12,9 @@ use crate::units::SECTOR_SIZE;
 
 /// The contents of the new image.
 pub enum MeasuredDisk<'a> {
-    /// Nothing, on a disk of so many bytes.
+    /// An empty disk of so many bytes.
     Empty(u64),
-    /// Those of this image.
+    /// The contents of this image.
     Of(Box<Node<'a>>),
 }
 
@@ -30,7 +30,7 @@ impl MeasuredDisk<'_> {
     /// Opens the source, where there is one.
     ///
     /// # Errors
-    /// As [`Node::open`].
+    /// Returns the errors of [`Node::open`].
     pub fn open(&self, passwords: &dyn Passwords) -> Result<OpenDisk> {
         match self {
             Self::Empty(size) => Ok(OpenDisk::Empty(*size)),
@@ -46,7 +46,7 @@ impl MeasuredDisk<'_> {
 /// Measures a new image of that format with these options.
 ///
 /// # Errors
-/// Returns an error as [`FormatDriver::measure`](crate::formats::FormatDriver::measure) does.
+/// Returns the errors of [`FormatDriver::measure`](crate::formats::FormatDriver::measure).
 pub fn run(contents: &OpenDisk, format: Format, options: &Values) -> Result<Measured> {
     let (size, source) = match contents {
         OpenDisk::Empty(size) => (size.next_multiple_of(SECTOR_SIZE), None),

@@ -1,8 +1,8 @@
 //! The subcommands: from typed options to what was done or found.
 //!
-//! One file each. Nothing here prints or reads the command line: the options come typed, the result is a
-//! report that [`crate::cli`] renders, and passwords come from whoever implements [`Passwords`]. Images come as
-//! nodes ([`crate::nodes`]), and no format is named.
+//! Each has a file. Nothing here prints or reads the command line: the options come typed, and the result is
+//! a report that [`crate::cli`] renders. Passwords come from the caller's [`Passwords`], and images come as
+//! nodes ([`crate::nodes`]). No format is named.
 
 pub mod backing;
 mod bitmaps;

@@ -1,4 +1,4 @@
-//! Help against a wrong password, where the image itself can't tell: a look at what comes out.
+//! A check against wrong passwords, where the image itself can't tell: the decrypted start is looked at.
 
 use super::{Passwords, Purpose};
 use crate::error::Result;
@@ -8,16 +8,16 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::formats::plausible::starts_with_noise;
 use crate::nodes::{Disk, Node};
 
-/// Tells `passwords` of each image of the chain that decrypts to noise.
+/// Reports each image of the chain that decrypts to noise to `passwords`.
 ///
 /// # Errors
-/// Returns an error if `passwords` makes one of it.
+/// Returns the error that `passwords` makes of it.
 pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<()> {
     for (depth, layer) in opened.layers.iter().enumerate() {
         let encryption = layer.image.encryption();
         let is_unchecked = encryption.is_some_and(EncryptionFormat::accepts_any_password);
         let image = opened.image.layer(depth).filter(|_| is_unchecked);
-        // What can't be read is reported when it is needed.
+        // Errors of reading are reported when the data is needed.
         if image.is_some_and(|image| starts_with_noise(image).unwrap_or(false)) {
             let newline = is_with_newline(layer.image.as_ref(), passwords);
             passwords.implausible(&layer.name, newline)?;
@@ -26,11 +26,12 @@ pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<
     Ok(())
 }
 
-/// Tells `passwords` when an image decrypts to noise, and opens nothing but its file to find out. Nothing
-/// is done for images that aren't encrypted so.
+/// Reports an image that decrypts to noise to `passwords`. It opens only the image's file for that, and does
+/// nothing for images without such encryption.
 ///
 /// # Errors
-/// The image can't be opened; there is no password; what `passwords` makes of noise.
+/// Returns an error if the image can't be opened, or if there is no password. Returns the error that
+/// `passwords` makes of noise.
 pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     let opened = source.open_file(Purpose::Inspect)?;
     let image = opened.load(Load::Use)?;
@@ -51,7 +52,7 @@ pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if an image that decrypts to noise doesn't with the newline that ended the password's file. Those
+/// Returns true if the image doesn't decrypt to noise with the newline that ended the password's file. Images
 /// with a data file aren't looked into.
 fn is_with_newline(image: &dyn ImageFile, passwords: &dyn Passwords) -> bool {
     let Some(secret) = passwords.with_newline() else {
@@ -64,6 +65,6 @@ fn is_with_newline(image: &dyn ImageFile, passwords: &dyn Passwords) -> bool {
     let noise = image
         .open(parts)
         .and_then(|disk| starts_with_noise(disk.as_ref()));
-    // What can't be read says nothing.
+    // An error of reading says nothing of the password.
     noise.is_ok_and(|noise| !noise)
 }

@@ -1,28 +1,28 @@
 //! A protocol as the format of a target: the bytes of a disk, in what holds them.
 //!
-//! To QEMU protocols are drivers below its formats, and without a format the bytes are as they are in a raw image.
+//! QEMU has protocols as drivers below its formats. Without a format the bytes are those of a raw image.
 
 use crate::formats::Format;
 use crate::options::OptionSpec;
 use crate::storage::{Protocol, list};
 
-/// Names the kind of a new image: a format, or the driver of what holds it.
+/// The kind of a new image: a format, or the protocol that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     /// An image of this format, in a file or device.
     Format(Format),
-    /// A raw image, in what this driver holds.
+    /// A raw image, held by this protocol.
     Protocol(Protocol),
 }
 
 impl Driver {
-    /// The driver of that name, if this version has it for new images.
+    /// Returns the driver of that name, if this version has it for new images.
     pub fn from_name(name: &str) -> Option<Self> {
         let protocol = || Protocol::from_name(name).map(Self::Protocol);
         Format::from_name(name).map(Self::Format).or_else(protocol)
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Format(format) => format.name(),
@@ -30,7 +30,7 @@ impl Driver {
         }
     }
 
-    /// The format of the image: what is named by what holds it is raw.
+    /// Returns the format of the image, which is raw if a protocol was named.
     pub fn format(self) -> Format {
         match self {
             Self::Format(format) => format,
@@ -38,7 +38,7 @@ impl Driver {
         }
     }
 
-    /// The driver of what holds the image, where that was named.
+    /// Returns the protocol that holds the image, where it was named.
     pub fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Format(_) => None,
@@ -46,7 +46,7 @@ impl Driver {
         }
     }
 
-    /// The options of a new image: the format's, then those of its file.
+    /// Returns the options of a new image: the format's, then those of its file.
     pub fn create_options(self) -> [&'static [OptionSpec]; 2] {
         match self {
             Self::Format(format) => [format.create_options(), list::create_options(None)],

@@ -1,17 +1,18 @@
-//! Giving up what a command that only looks at an image doesn't need, before it looks closely.
+//! Giving up rights that looking at an image doesn't need, before it is looked at closely.
 //!
-//! Images come from strangers. Once everything that was named is open, reading it needs no more files,
-//! no network and no other programs; so the kernel is told to refuse those, and a mistake in the
-//! code that reads tables and headers could do no more than print nonsense. Two parts of the kernel
-//! do that, either without the other: seccomp allows a list of system calls and no other (on the
-//! processors that its crate knows), and Landlock takes away all files, ports and signals.
+//! Images may be malicious. Once everything that was named is open, reading it needs no more files, no
+//! network and no other programs. So the kernel is told to refuse those. A mistake in the code that parses
+//! tables and headers could then do no more than print nonsense.
 //!
-//! A call that isn't on the list fails as it does in a kernel that doesn't have it, rather than end
-//! the program: the C library and Rust's have another way for most calls that are new, and where
-//! there is none, the error is reported like any other. It reaches nothing either way.
+//! Two parts of the kernel do that, either without the other. Seccomp allows a list of system calls and no
+//! other (on the processors that its crate knows). Landlock takes away all files, ports and signals.
 //!
-//! Nothing here fails. Where the kernel has none of this, or is forbidden to (containers), the
-//! command does its work without.
+//! A call that isn't on the list fails as it does in a kernel that doesn't have it; it doesn't end the
+//! program. The C library and Rust's have another way for most calls that are new. Where there is none, the
+//! error is reported like any other. The call has no effect either way.
+//!
+//! Nothing here fails. Where the kernel has none of this, or forbids it (in containers), the command does its
+//! work without.
 
 use crate::nodes::Node;
 use std::collections::BTreeMap;
@@ -26,9 +27,9 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
-/// System calls that are allowed whatever their arguments: what reading from open files, printing,
-/// memory, threads and the end of the program need. Not longer than needed: the kernel tries the
-/// whole list for every call that there is when it takes it, which costs 3 µs for each entry.
+/// System calls that are allowed whatever their arguments. Reading from open files, printing, memory, threads
+/// and the end of the program need them. The list is as short as can be. The kernel tries all of it for every
+/// call that exists when it takes the filter, which costs 3 µs for each entry.
 const ALLOWED: &[c_long] = &[
     // Files that are open already.
     libc::SYS_read,
@@ -54,7 +55,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
-    // What handles signals.
+    // The handling of signals.
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -63,35 +64,34 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_clock_gettime,
     libc::SYS_getrusage,
     libc::SYS_getrandom,
-    // The end, where the dynamic linker may tell its statistics (LD_DEBUG).
+    // The end, where the dynamic linker may print its statistics (LD_DEBUG).
     libc::SYS_getpid,
     libc::SYS_writev,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
 
-/// To be called when all files of `node` are open and nothing but looking at them is left to do: the program gives up
-/// the rest, where the node says so.
+/// Gives up the rights that looking at `node` doesn't need, if the node says so. Callers do so when all its
+/// files are open and nothing but looking at them is left to do.
 pub(super) fn all_is_open(node: &Node<'_>) {
     if node.sandbox {
         enter();
     }
 }
 
-/// Gives up everything that reading from what is open doesn't need, for the whole program and for
-/// good. To be called when all files are open and before other threads are made (Landlock doesn't
-/// reach those that there are).
+/// Gives up all rights that reading from open files doesn't need, for the whole program and for good. Callers
+/// do so when all files are open and before they start other threads, since Landlock doesn't reach existing
+/// ones.
 pub(super) fn enter() {
-    // In this order, since the calls that Landlock needs aren't on the list.
+    // Landlock comes first, since the calls that it needs aren't on seccomp's list.
     let _ = forbid_files();
     if let Ok(filter) = filter() {
         let _ = seccompiler::apply_filter_all_threads(&filter);
     }
 }
 
-/// No file can be opened, made or removed by this thread and those that it makes, no port of TCP
-/// used, and no other program be sent signals; as far as this kernel's Landlock goes, which the
-/// result says.
+/// Forbids this thread, and those that it starts, to open, make or remove files. Ports of TCP, and signals to
+/// other programs, are forbidden as well. The result says how much of that the kernel's Landlock does.
 fn forbid_files() -> Result<RulesetStatus, RulesetError> {
     let newest = ABI::V6;
     let restricted = Ruleset::default()
@@ -104,20 +104,20 @@ fn forbid_files() -> Result<RulesetStatus, RulesetError> {
     Ok(restricted.ruleset)
 }
 
-/// The system calls that stay, as a program for the kernel.
+/// Compiles the filter of system calls for the kernel.
 fn filter() -> Result<BpfProgram, BackendError> {
     let number = |value: i32| value.cast_unsigned();
-    // Of another type in other C libraries.
+    // The number has another type in other C libraries.
     let request = |value| u32::try_from(value).unwrap_or_default();
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     rules.extend([
-        // Memory, but not for code.
+        // Memory, unless it can be executed.
         (libc::SYS_mmap, no_code(2)?),
         (libc::SYS_mprotect, no_code(2)?),
         // Debug builds look at a descriptor before they close it.
         (libc::SYS_fcntl, only(1, number(libc::F_GETFD))?),
-        // Whether it is a terminal, but nothing that types into it.
+        // The question if a descriptor is a terminal, but no request that types into it.
         (libc::SYS_ioctl, only(1, request(libc::TCGETS))?),
     ]);
     SeccompFilter::new(
@@ -129,12 +129,12 @@ fn filter() -> Result<BpfProgram, BackendError> {
     .try_into()
 }
 
-/// The rule that an argument has this value.
+/// Returns the rule that an argument has this value.
 fn only(argument: u8, value: u32) -> Result<Vec<SeccompRule>, BackendError> {
     Ok(vec![rule(argument, SeccompCmpOp::Eq, value.into())?])
 }
 
-/// The rule that memory can't be executed.
+/// Returns the rule that memory can't be executed.
 fn no_code(argument: u8) -> Result<Vec<SeccompRule>, BackendError> {
     let mask = u64::from(libc::PROT_EXEC.cast_unsigned());
     Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(mask), 0)?])
@@ -157,7 +157,8 @@ mod tests {
 
     use super::*;
 
-    /// The sandbox is for a whole process and for good, so a test starts itself once more.
+    /// The variable that tells the test to enter the sandbox. The sandbox is for a whole process and for
+    /// good, so the test starts itself once more.
     const INSIDE: &str = "COWHIDE_TEST_INSIDE_SANDBOX";
 
     #[test]
@@ -180,7 +181,7 @@ mod tests {
         let program = std::env::current_exe().unwrap();
         let mut open = File::open(&program).unwrap();
         enter();
-        // Refused:
+        // These are refused.
         let denied = File::open(&program).unwrap_err();
         assert_eq!(denied.kind(), ErrorKind::Unsupported, "{denied}");
         assert!(File::create("made-in-a-sandbox").is_err());
@@ -189,7 +190,7 @@ mod tests {
         assert!(UdpSocket::bind("127.0.0.1:0").is_err());
         assert!(UnixListener::bind("made-in-a-sandbox").is_err());
         assert!(Command::new(&program).spawn().is_err());
-        // Left:
+        // These are still allowed.
         let mut buf = vec![0; 1 << 20];
         assert!(open.read(&mut buf).unwrap() > 0);
         let thread = std::thread::Builder::new().name("inside".into());
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn landlock_alone_forbids_files_too() {
-        // It is for one thread.
+        // Landlock's part is for one thread.
         let thread = std::thread::spawn(|| {
             let enforced = forbid_files().unwrap() != RulesetStatus::NotEnforced;
             (enforced, File::open("/proc/self/status").map(drop))

@@ -1,16 +1,15 @@
-//! `speed`: what the processor's AES unit does for us, and what encryption costs.
+//! The subcommand `speed`: what the processor's AES unit does for us, and what encryption costs.
 //!
-//! Four questions, each with its own file: what processor is this and what does it let us use
-//! ([`cpu`]); how fast is every cipher backend, next to the plain `cbc` crate and to what the AES
-//! unit could do at best ([`ciphers`]); what does that make of a whole conversion, for every
-//! cluster size ([`sweep`]).
+//! Each question has a file. [`cpu`] says what the processor is and what can be used of it. [`ciphers`] says
+//! how fast every cipher backend is, next to the plain `cbc` crate and to the AES unit's limit. [`sweep`]
+//! says what that means for a whole conversion, for every cluster size.
 //!
-//! The machines that this runs on are shared, and change their clock as they like. So nothing is
-//! measured in one go: everything is measured in turn, in many short rounds ([`rounds`]), and the
-//! median counts. A ratio is the median of the ratios within each round, whose two sides saw the
-//! same weather; it may differ a little from the ratio of the medians.
+//! The machines that this runs on are shared, and change their clock rate at any time. So nothing is measured
+//! in one go: everything is measured in turn, in many short rounds ([`rounds`]), and the median counts. A
+//! ratio is the median of the ratios within each round, whose two sides had the same conditions. It may
+//! differ a little from the ratio of the medians.
 //!
-//! Memory: below [`MOST_MEMORY`], whatever the machine.
+//! The memory stays below [`MOST_MEMORY`], whatever the machine.
 
 mod ciphers;
 mod cpu;
@@ -31,29 +30,29 @@ use crate::convert::MOST_WORKERS;
 use crate::crypto::{BACKEND_VARIABLE, Backend, chosen_backend};
 use crate::error::{Error, Result};
 
-/// The most that the measurements' buffers and files come to, in bytes.
+/// The limit on the length of the measurements' buffers and files together, in bytes.
 pub const MOST_MEMORY: usize = 200 << 20;
 
 /// The most threads that can be asked for; each has a buffer of its own.
 pub const MOST_THREADS: usize = 512;
 
-/// The longest that it can be asked to take: an hour.
+/// The longest budget that can be asked for, in seconds: an hour.
 pub const MOST_SECONDS: f64 = 3600.0;
 
-/// Above this spread, figures say more about the rest of the machine's work than about ours.
+/// The spread above which figures say more about the machine's other work than about ours.
 pub const BUSY: f64 = 0.15;
 
-/// The part of the time that the ciphers get. A conversion takes longer than a run of a cipher, so
-/// the sweep needs more for as many rounds.
+/// The part of the time that the ciphers get. A conversion takes longer than a run of a cipher, so the sweep
+/// needs more for as many rounds.
 const CIPHERS_SHARE: f64 = 0.35;
 
 /// The measurements to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct SpeedPlan {
-    /// About how long it may take in all. Every figure is measured a few times even when that
-    /// takes longer.
+    /// The time that it may take in all, about. Every figure is measured a few times even when that takes
+    /// longer.
     pub budget: Duration,
-    /// The number of threads that "all threads" are; as many as the machine runs at once when not given.
+    /// The number of threads meant by "all threads"; without it, as many as the machine runs at once.
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -61,7 +60,7 @@ impl SpeedPlan {
     /// Makes a plan for `seconds` in all and that many threads.
     ///
     /// # Errors
-    /// A number that is out of range.
+    /// Returns an error if a number is out of range.
     pub fn new(seconds: f64, threads: Option<usize>) -> Result<Self> {
         if !(seconds > 0.0 && seconds <= MOST_SECONDS) {
             return Err(Error::invalid(format!(
@@ -106,7 +105,7 @@ pub struct Report {
     /// The time of a conversion with AES as a multiple of that without: the median over all pairs of
     /// conversions, of every cluster size.
     pub aes_takes_times: f64,
-    /// Advice to make it faster.
+    /// Advice that would make it faster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -114,13 +113,13 @@ pub struct Report {
 /// The processor.
 #[derive(Debug, Serialize)]
 pub struct Cpu {
-    /// The name that it gives itself, or what the virtual machine was told to call it.
+    /// The name that it gives itself, or that the virtual machine was told to give it.
     pub model: String,
     /// The number of threads that it runs for us at once.
     pub threads: usize,
     /// The features that matter to the ciphers.
     pub features: Vec<Feature>,
-    /// It says that it is a virtual machine's (x86 only; others don't tell).
+    /// True if it says that it is a virtual machine's (x86 only; others don't tell).
     pub virtualised: bool,
 }
 
@@ -129,7 +128,7 @@ pub struct Cpu {
 pub struct Feature {
     /// Its name, as Linux and compilers know it.
     pub name: &'static str,
-    /// It is there.
+    /// True if the processor has it.
     pub present: bool,
 }
 
@@ -140,7 +139,7 @@ pub struct Chosen {
     pub name: &'static str,
     /// Its description.
     pub description: &'static str,
-    /// Why it is used and no other.
+    /// The reason for which it is used and no other.
     pub reason: String,
     /// The kernel that encrypts, by its name in the program, for backends that have one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,12 +162,12 @@ pub struct Measurement {
     pub conversion_threads: usize,
     /// The number of times that each conversion was done.
     pub conversion_rounds: u32,
-    /// The spread of measurements of the same thing: the width of their middle half as a share
-    /// of the median. Above [`BUSY`] the machine was doing something else as well.
+    /// The spread of measurements of the same thing: the width of their middle half as a share of the median.
+    /// Above [`BUSY`] the machine was doing something else as well.
     pub spread: f64,
 }
 
-/// A backend's speed.
+/// The speed of a backend.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CipherSpeed {
@@ -182,10 +181,10 @@ pub struct CipherSpeed {
     pub encrypt_all_threads: f64,
     /// Decrypting on all threads together.
     pub decrypt_all_threads: f64,
-    /// The most that the AES unit does with this backend's instructions, on one thread.
+    /// The limit of the AES unit with this backend's instructions, on one thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// The share of that which encrypting on one thread reaches, from 0 to 1.
+    /// The share of the limit that encrypting on one thread reaches, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_of_limit: Option<f64>,
     /// The speed of encrypting as a multiple of the `cbc` crate's, on one thread.
@@ -220,10 +219,11 @@ pub struct ClusterSpeed {
     pub metadata_bytes: u64,
 }
 
-/// Measures.
+/// Measures the ciphers and the conversions.
 ///
 /// # Errors
-/// [`BACKEND_VARIABLE`] names a backend that can't be had; the system has no memory for us.
+/// Returns an error if [`BACKEND_VARIABLE`] names a backend that can't be had, or if the system has no memory
+/// for it.
 pub fn run(plan: SpeedPlan) -> Result<Report> {
     let backend = chosen_backend()?;
     let available = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -265,7 +265,7 @@ pub fn run(plan: SpeedPlan) -> Result<Report> {
     })
 }
 
-/// Why `backend` is used, with `forced` being what the environment says.
+/// Returns the reason for which `backend` is used. `forced` is the environment's choice.
 fn reason(backend: Backend, forced: Option<&str>) -> String {
     if let Some(name) = forced
         && name != "auto"
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_most_threads_keep_within_the_memory() {
-        // The ciphers' buffers are gone before the sweep begins.
+        // The ciphers' buffers are freed before the sweep begins.
         const { assert!(MOST_THREADS * ciphers::BUFFER_SIZE <= MOST_MEMORY) };
         let conversion = 2 * sweep::MOST_DATA + (MOST_WORKERS << 21) + (16 << 20);
         assert!(conversion <= MOST_MEMORY);

@@ -1,7 +1,6 @@
 //! The image that a command writes: made anew, or an existing one that is written over.
 //!
-//! Whatever can be refused (options, a missing password, a target that is also a source) is refused
-//! before any file is touched.
+//! Options, a missing password, and a target that is also a source are refused before any file is touched.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -25,7 +24,7 @@ pub struct Target<'a> {
     pub path: PathBuf,
     /// Its name in messages.
     pub name: String,
-    /// The format, or the driver of what holds a raw image.
+    /// The format, or the protocol that holds a raw image.
     pub driver: Driver,
     /// The options of a new image.
     pub options: Values,
@@ -33,16 +32,17 @@ pub struct Target<'a> {
     pub secrets: &'a Secrets,
     /// The number of bytes of which a raw file's length is to be a multiple.
     pub align: Option<NonZeroU64>,
-    /// Its data is compressed.
+    /// True if its data is compressed.
     pub compressed: bool,
-    /// The purpose for which the backing file is opened that the options name; without one nothing is known of it.
+    /// The purpose for which the backing file that the options name is opened; without one it isn't looked
+    /// at.
     pub backing_purpose: Option<Purpose>,
     /// The way in which the file is written. It says if the file is on stable storage when the command succeeds.
     pub cache: CacheMode,
     /// The image that exists and is written over; `None` makes a new one.
     pub existing: Option<Existing<'a>>,
-    /// Says if files are opened that an existing image names, and how the name of a new one's backing file
-    /// is read.
+    /// Says if files are opened that an existing image names, and how the name of a new one's backing file is
+    /// read.
     pub names: Names,
     /// Says if files are opened that a new image's backing file names.
     pub names_below: Names,
@@ -53,25 +53,26 @@ pub struct Target<'a> {
 pub struct Existing<'a> {
     /// The image, with a format that was stated or found.
     pub source: Node<'a>,
-    /// The caller's word that it reads as zeroes.
+    /// True if the caller says that it reads as zeroes.
     pub is_zero: bool,
-    /// Parts that the source doesn't store itself are left as they are.
+    /// True if parts that the source doesn't store itself are left as they are.
     pub leaves_parts: bool,
-    /// Its format was found and not stated, so that its start must stay raw.
+    /// True if its format was found and not stated, so that its start must stay raw.
     pub guarded: bool,
 }
 
-/// The result of [`Target::make`] and [`Target::open_over`]: the image to write, and the file that is undone unless kept.
+/// The result of [`Target::make`] and [`Target::open_over`]: the image to write, and its new files, which are
+/// removed unless kept.
 pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
-    /// The size in bytes of what the image is over; 0 where that is nothing.
+    /// The size in bytes of the disk below the image; 0 without one.
     pub(super) below: u64,
     is_encrypted: bool,
     files: NewImageFiles,
 }
 
 impl OpenTarget {
-    /// Everything is written: closes the image, so that it can be opened to be read.
+    /// Closes the image, once everything is written, so that it can be opened to be read.
     pub(super) fn written(self) -> Written {
         Written {
             is_encrypted: self.is_encrypted,
@@ -79,26 +80,26 @@ impl OpenTarget {
         }
     }
 
-    /// As [`Written::keep`].
+    /// Does the same as [`Written::keep`].
     ///
     /// # Errors
-    /// Returns an error as [`Written::keep`] does.
+    /// Returns the errors of [`Written::keep`].
     pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
         self.written().keep(target)
     }
 }
 
-/// A target that is whole, and still undone unless kept.
+/// A target that is whole; its new files are still removed unless kept.
 pub(super) struct Written {
     is_encrypted: bool,
     files: NewImageFiles,
 }
 
 impl Written {
-    /// The image is finished: its files stay, and with a cache mode that flushes so do their names.
+    /// Keeps the files of the finished image. With a cache mode that flushes, their names are flushed too.
     ///
     /// # Errors
-    /// As [`NewImageFiles::keep`].
+    /// Returns the errors of [`NewImageFiles::keep`].
     pub(super) fn keep(self, target: &Target<'_>) -> Result<()> {
         self.files.keep(target.cache.flushes())
     }
@@ -121,7 +122,7 @@ impl Target<'_> {
         Ok(source)
     }
 
-    /// Returns the node of the image, once it is written. Nobody has its password.
+    /// Returns the node of the image, once it is written, without a password.
     pub(super) fn node(&self, written: &Written) -> Node<'_> {
         if let Some(node) = self.existing_node() {
             return node;
@@ -141,7 +142,7 @@ impl Target<'_> {
         Some(self.existing_source(existing))
     }
 
-    /// The password that an option named, or else the one that `passwords` has.
+    /// Returns the password that an option named, or else the one that `passwords` has.
     fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
         match self.options.text("encrypt.key-secret") {
             Some(id) => self.secrets.get(id),
@@ -149,10 +150,10 @@ impl Target<'_> {
         }
     }
 
-    /// Opens what a new image is to be over, where its options name a backing file and that is looked at.
+    /// Opens the backing file of a new image, where its options name one and it is looked at.
     ///
     /// # Errors
-    /// As [`backing::find`].
+    /// Returns the errors of [`backing::find`].
     pub(super) fn base(&self) -> Result<Option<Base>> {
         if self.existing.is_some() {
             return Ok(None);
@@ -164,11 +165,11 @@ impl Target<'_> {
         backing::find(&self.path, &backing, self.names, self.names_below, purpose).map(Some)
     }
 
-    /// Checks what a new image of `size` bytes is to be; `base` is what [`base`](Self::base) gave. `None` for one
-    /// that exists.
+    /// Plans a new image of `size` bytes; `base` is the result of [`base`](Self::base). Returns `None` for
+    /// one that exists.
     ///
     /// # Errors
-    /// Returns an error as [`FormatDriver::plan`](crate::formats::FormatDriver::plan) does.
+    /// Returns the errors of [`FormatDriver::plan`](crate::formats::FormatDriver::plan).
     pub(super) fn plan(&self, size: u64, base: Option<&Base>) -> Result<Option<Box<dyn Plan>>> {
         if self.existing.is_some() {
             return Ok(None);
@@ -189,11 +190,11 @@ impl Target<'_> {
         plan.map(Some)
     }
 
-    /// Makes the files of a new image, with nothing written to them yet. `sources` are files that they must not be;
-    /// `base` is what [`base`](Self::base) gave.
+    /// Makes the files of a new image, with nothing written to them yet. `sources` are files that they must
+    /// not be; `base` is the result of [`base`](Self::base).
     ///
     /// # Errors
-    /// Returns an error if a password can't be had, or the system's error.
+    /// Returns an error if a password can't be had. Returns the system's error if a file can't be made.
     pub(super) fn make(
         &self,
         plan: &dyn Plan,
@@ -269,7 +270,8 @@ impl Target<'_> {
         })
     }
 
-    /// The image that exists, opened as a target is. What there is to warn of was told when its format was found.
+    /// Returns the existing image's node, opened as a target is. The warnings were given when its format was
+    /// found.
     fn existing_source<'s>(&'s self, existing: &'s Existing<'s>) -> Node<'s> {
         Node {
             format: Some(self.format()),
@@ -281,7 +283,7 @@ impl Target<'_> {
         }
     }
 
-    /// The format.
+    /// Returns the format.
     pub(super) fn format(&self) -> Format {
         self.driver.format()
     }

@@ -1,10 +1,10 @@
-//! The speed of the ciphers by themselves: no file, no table, one buffer that stays in a core's
-//! second-level cache.
+//! The speed of the ciphers by themselves: no file, no table, one buffer that stays in a core's second-level
+//! cache.
 //!
-//! On all threads, every thread has a buffer and a part of the same window of time. It opens when
-//! the last thread stands ready, and what a thread isn't given of it counts against us. They wait
-//! awake: a thread that sleeps is liable to be woken on the core of the one that wakes it, and to
-//! share that core for longer than the window is open.
+//! On all threads, every thread has a buffer, and all work in the same window of time. It opens when the last
+//! thread is ready, and time that a thread isn't given in it lowers the figure. They wait without sleeping. A
+//! thread that sleeps may be woken on the core of the one that wakes it, and share that core for the whole
+//! window.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -22,19 +22,20 @@ use crate::error::{Error, Result};
 /// conversion encrypts at a time.
 pub const BUFFER_SIZE: usize = 256 << 10;
 
-/// Any key is as fast as any other.
+/// The key: any is as fast as any other.
 pub const KEY: &[u8; 16] = b"cowhide, at full";
 
 /// The longest that one measurement takes: many passes over the buffer, and within a time slice.
 const LONGEST: Duration = Duration::from_millis(2);
 const SHORTEST: Duration = Duration::from_micros(300);
-/// Into how many rounds a small budget is cut.
+/// The number of rounds that a small budget is divided into.
 const WANTED_ROUNDS: u32 = 5;
 /// An ample time for a waiting thread to notice that there is a window.
 const NOTICE: Duration = Duration::from_micros(20);
-/// Each of these is some tens of microseconds; the best of them counts in its round.
+/// The number of measurements of the limit in a round, of which the best counts. Each takes some tens of
+/// microseconds.
 const LIMIT_REPETITIONS: usize = 3;
-/// Neither the ciphers nor the measurements need much.
+/// The size of a thread's stack in bytes: neither the ciphers nor the measurements need much.
 const STACK_SIZE: usize = 256 << 10;
 
 /// The results.
@@ -75,7 +76,7 @@ impl Contestant {
         let cipher = &self.cipher;
         let encrypt = |data: &mut [u8]| cipher.encrypt(0, data);
         let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
-        // What a ratio is made of is measured side by side.
+        // The two figures of a ratio are measured side by side.
         self.encrypt_one.push(speed(one, time, &encrypt));
         if let Some(limit) = register_limit(self.backend, LIMIT_REPETITIONS) {
             self.limit.push(limit.gb_per_s);
@@ -95,7 +96,7 @@ impl Contestant {
             encrypt_all_threads: self.encrypt_all.median(),
             decrypt_all_threads: self.decrypt_all.median(),
             limit: has_limit.then_some(limit),
-            // Above 1 it would say that the limit was measured in worse weather, and no more.
+            // A share above 1 would only say that the limit was measured under worse conditions.
             share_of_limit: has_limit.then(|| self.encrypt_one.times(&self.limit).min(1.0)),
             times_cbc_crate_encrypt: self.encrypt_one.times(cbc_encrypt),
             times_cbc_crate_decrypt: self.decrypt_one.times(cbc_decrypt),
@@ -143,12 +144,13 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
             decrypt_one_thread: cbc_decrypt_one.median(),
         },
         rounds,
-        // The plainest of them stands for all.
+        // The plainest measurement stands for all.
         spread: cbc_encrypt_one.spread(),
     })
 }
 
-/// The number of threads that there can be at once, with this one, up to `wanted`: a limit on processes counts threads.
+/// Returns the number of threads that there can be at once, with this one, up to `wanted`: a limit on
+/// processes counts threads.
 fn startable(wanted: usize) -> usize {
     let gate = Mutex::new(());
     thread::scope(|scope| {
@@ -163,14 +165,14 @@ fn startable(wanted: usize) -> usize {
     })
 }
 
-/// A stretch of time that all threads of a measurement work in.
+/// The window of time in which all threads of a measurement work.
 #[derive(Clone, Copy)]
 struct TimeWindow {
     start: Instant,
     end: Instant,
 }
 
-/// The GB/s that all of `buffers` get through `work` together, each on a thread of its own.
+/// Measures the GB/s that all of `buffers` get through `work` together, each on a thread of its own.
 fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let Some((own, others)) = buffers.split_first_mut() else {
         return 0.0;
@@ -195,12 +197,12 @@ fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sy
                             None => thread::yield_now(),
                         }
                     };
-                    // A thread that wasn't let onto a core in time did nothing in that time.
+                    // A thread that got no core in time did nothing in that time.
                     if wait_for(window) {
                         add(speed_within(window, buffer, work));
                     }
                 });
-            // Somebody else may have taken the threads that there were to be had.
+            // Other processes may have taken the threads that the limit leaves.
             if spawned.is_err() {
                 break;
             }
@@ -222,7 +224,7 @@ fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sy
     total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the window is open, without going to sleep; `false` when it is over already.
+/// Waits until the window is open, without going to sleep. Returns false if it is over already.
 fn wait_for(window: TimeWindow) -> bool {
     loop {
         let now = Instant::now();
@@ -233,7 +235,7 @@ fn wait_for(window: TimeWindow) -> bool {
     }
 }
 
-/// The GB/s that this thread gets through, counted from the window's start even when it comes late.
+/// Measures the GB/s that this thread gets through, counted from the window's start even when it comes late.
 fn speed_within(window: TimeWindow, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let mut passes = 0.0;
     loop {

@@ -1,18 +1,18 @@
 //! The processor, and its features that can be used.
 //!
-//! Features are asked of the processor itself, as the ciphers do; the model's name and whether it
-//! is a virtual machine's come from Linux's `/proc/cpuinfo`. Where that can't be read, the model is
-//! unknown and there is no hint, but everything else works.
+//! The processor itself is asked for its features, as the ciphers do. Linux's `/proc/cpuinfo` has the model's
+//! name, and says if it is a virtual machine's. Where that can't be read, the model is unknown and there is
+//! no hint, but everything else works.
 
 use std::fs;
 
 use super::{Cpu, Feature};
 
-/// Looks at the processor; also the hint, where it hides something.
+/// Describes the processor. Returns a hint beside it if the processor hides a feature.
 pub fn look(threads: usize) -> (Cpu, Option<String>) {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let virtualised = has_flag(&info, "hypervisor");
-    // A processor that the system has turned AES off for can't be helped by a virtual machine.
+    // The hint is only for virtual machines: on bare metal it was the system that turned AES off.
     let hides_aes = cfg!(target_arch = "x86_64") && virtualised && !has_flag(&info, "aes");
     let cpu = Cpu {
         model: model(&info),
@@ -29,7 +29,7 @@ fn hidden_aes() -> String {
         .to_owned()
 }
 
-/// The features that the ciphers ask for on this architecture.
+/// Returns the features that the ciphers ask for on this architecture.
 fn features() -> Vec<Feature> {
     macro_rules! features {
         ($is_detected:ident: $($name:tt),*) => {
@@ -44,7 +44,7 @@ fn features() -> Vec<Feature> {
     return Vec::new();
 }
 
-/// The value of a key in `/proc/cpuinfo`, for the first processor that has it.
+/// Returns the value of a key in `/proc/cpuinfo`, for the first processor that has it.
 fn value<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines()
         .filter_map(|line| line.split_once(':'))
@@ -57,7 +57,7 @@ fn has_flag(info: &str, flag: &str) -> bool {
     value(info, "flags").is_some_and(|flags| flags.split_whitespace().any(|have| have == flag))
 }
 
-/// ARM processors have numbers for a name.
+/// Returns the model's name. The name of an ARM processor is made of its numbers.
 fn model(info: &str) -> String {
     let part = || {
         let implementer = value(info, "CPU implementer")?;

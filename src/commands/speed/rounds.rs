@@ -1,21 +1,21 @@
-//! Many short measurements, and the one in the middle.
+//! Many short measurements, and their median.
 //!
-//! A mean would let a single interruption spoil a figure, and a best of many would show what the
-//! machine does when it happens to be left alone. The median is what a user gets.
+//! A single interruption would spoil a mean. A best of many would show what the machine does when it happens
+//! to be left alone. The median is what a user gets.
 
 use std::time::{Duration, Instant};
 
-/// The fewest rounds, so that the median has something to choose from.
+/// The fewest rounds, so that there is a choice of medians.
 const FEWEST: u32 = 3;
 
-/// Calls `round` until the budget is used up, but at least [`FEWEST`] times; returns how often.
+/// Calls `round` until the budget is used up, but at least [`FEWEST`] times. Returns the number of calls.
 pub fn repeat<E>(budget: Duration, mut round: impl FnMut() -> Result<(), E>) -> Result<u32, E> {
     let start = Instant::now();
     let mut done = 0;
     loop {
         round()?;
         done += 1;
-        // Half a round more would be out of the budget just as half a round less is.
+        // The end is rounded to the nearest round: half of one more or less is as far from the budget.
         let next = start.elapsed() + start.elapsed().div_f64(2.0 * f64::from(done));
         if done >= FEWEST && next >= budget {
             return Ok(done);
@@ -23,7 +23,7 @@ pub fn repeat<E>(budget: Duration, mut round: impl FnMut() -> Result<(), E>) -> 
     }
 }
 
-/// One figure's measurements, a round each.
+/// The measurements of one figure, one for each round.
 #[derive(Debug, Default)]
 pub struct Samples(Vec<f64>);
 
@@ -33,13 +33,13 @@ impl Samples {
         self.0.push(sample);
     }
 
-    /// The measurement in the middle; 0 when there is none.
+    /// Returns the median; 0 without measurements.
     pub fn median(&self) -> f64 {
         rounded(self.quartile(2))
     }
 
-    /// The spread of the measurements: the width of their middle half, as a share of the
-    /// median. On an idle machine it is a few hundredths.
+    /// Returns the spread of the measurements: the width of their middle half, as a share of the median. On
+    /// an idle machine it is a few hundredths.
     pub fn spread(&self) -> f64 {
         let width = self.quartile(3) - self.quartile(1);
         rounded(width / self.quartile(2).max(f64::MIN_POSITIVE))
@@ -52,14 +52,14 @@ impl Samples {
         sorted.get(place).copied().unwrap_or_default()
     }
 
-    /// The median of how many times `other` this is, round by round.
+    /// Returns the median of the ratios of this to `other`, round by round.
     pub fn times(&self, other: &Self) -> f64 {
         let ratios = self.0.iter().zip(&other.0).map(|(one, other)| one / other);
         Self(ratios.collect()).median()
     }
 }
 
-/// Four digits, which is more than any of these figures is good for.
+/// Rounds a figure to four digits, which is more than its accuracy.
 fn rounded(figure: f64) -> f64 {
     if figure == 0.0 || !figure.is_finite() {
         return figure;

@@ -1,11 +1,11 @@
-//! The speed of a storage: how long its requests take, and how many there are a second with more of them
-//! under way.
+//! The speed of a storage: how long its requests take, and how many there are a second with more of them in
+//! flight.
 //!
-//! The time of a conversion on slow storage follows from these figures alone, and they differ by a
-//! thousand between a local disk and a network. In a folder a file without a name is written and read, so
-//! that nothing is left of it however the program ends. A file or a device is only read.
+//! These figures alone give the time of a conversion on slow storage. They differ by a factor of a thousand
+//! between a local disk and a network. In a folder a file without a name is written and read, so that nothing
+//! is left of it however the program ends. A file or a device is only read.
 //!
-//! The page cache is bypassed where the file system can; elsewhere what is measured is the cache.
+//! The page cache is bypassed where the file system can; elsewhere the cache is measured.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -20,13 +20,13 @@ use crate::convert::Buffer;
 use crate::error::{Error, Result};
 use crate::storage::{Access, CacheMode, Opening, Storage, list};
 
-/// The numbers of requests that are under way at once.
+/// The numbers of requests that are in flight at once.
 const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
 /// The lengths of the requests in bytes.
 const LENGTHS: [usize; 2] = [4 << 10, 1 << 20];
-/// The most of a storage that is read and written, in bytes.
+/// The longest part of a storage that is read and written, in bytes.
 const MOST_SPAN: u64 = 256 << 20;
-/// The part of the time in which a new file is filled.
+/// The divisor of the budget that gives the time in which a new file is filled.
 const FILLING: u32 = 4;
 /// A thread's stack in bytes.
 const STACK: usize = 128 << 10;
@@ -37,7 +37,7 @@ const STACK: usize = 128 << 10;
 pub struct StorageReport {
     /// The folder, file or device.
     pub path: String,
-    /// The page cache was bypassed.
+    /// True if the page cache was bypassed.
     pub bypasses_cache: bool,
     /// The number of bytes of it that were read and written.
     pub span: u64,
@@ -53,23 +53,23 @@ pub struct RequestSpeed {
     pub operation: &'static str,
     /// The length of a request in bytes.
     pub length: usize,
-    /// The number that were under way at once.
+    /// The number of requests in flight at once.
     pub in_flight: usize,
-    /// The number that were done in a second.
+    /// The number of requests done in a second.
     pub per_second: f64,
     /// The amount read or written in a second, in 10^6 bytes.
     pub megabytes_per_second: f64,
-    /// The time that one took, in milliseconds: the median.
+    /// The median of the times that a request took, in milliseconds.
     pub median_milliseconds: f64,
-    /// The longest that one took.
+    /// The longest time that a request took, in milliseconds.
     pub longest_milliseconds: f64,
 }
 
 /// Measures the storage of `path` for about as long as `budget`.
 ///
 /// # Errors
-/// Returns the system's error if the path can't be opened, or no file made in the folder, or if a request
-/// fails; an error if a file is shorter than a request.
+/// Returns the system's error if the path can't be opened, if no file can be made in the folder, or if a
+/// request fails. Returns an error if a file is shorter than a request.
 pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
     let is_folder = path.is_dir();
     let file = match is_folder {
@@ -120,7 +120,7 @@ pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
     })
 }
 
-/// Writes to a new file for so long, or until it is long enough, and gives its length.
+/// Writes to a new file for the time of `budget`, or until it is long enough. Returns its length in bytes.
 fn fill(file: &dyn Storage, budget: Duration) -> Result<u64> {
     let [_, length] = LENGTHS;
     let mut buffer = Buffer::default();
@@ -136,7 +136,7 @@ fn fill(file: &dyn Storage, budget: Duration) -> Result<u64> {
     Ok(end)
 }
 
-/// Bytes that nothing on the way can make fewer.
+/// Fills `data` with bytes that no layer can compress or share.
 fn noise(data: &mut [u8]) {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for byte in data {
@@ -210,7 +210,7 @@ impl Cell<'_> {
         })
     }
 
-    /// Does requests until the time is up, at least one, and gives how long each took.
+    /// Does requests until the time is up, at least one. Returns the time that each took.
     fn requests(&self, next: &AtomicU64, start: Instant) -> Result<Vec<Duration>> {
         let mut buffer = Buffer::default();
         let data = buffer.get(self.length);
@@ -219,7 +219,7 @@ impl Cell<'_> {
         }
         let mut times = Vec::new();
         while times.is_empty() || start.elapsed() < self.each {
-            // Scattered, so that nothing is read ahead; the multiplier is a prime.
+            // The offsets are scattered, so that nothing is read ahead; the multiplier is a prime.
             let number = next.fetch_add(1, Ordering::Relaxed);
             let slot = number.wrapping_mul(2_654_435_761) % self.slots;
             let offset = slot * self.length as u64;

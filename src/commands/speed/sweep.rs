@@ -1,9 +1,9 @@
 //! The effect of cluster size and encryption on a whole conversion.
 //!
-//! A disk of noise, which nothing can skip or shrink, is converted from raw to qcow2 by the real
-//! engine, from a file in memory into a file in memory: everything that `convert` does but for the
-//! disk's own speed. Every target is a new file, as a user's is, whose pages the system has to find
-//! first; and the image is made as it always is, from its header's cluster to its refcounts.
+//! A disk of noise, which can't be skipped or compressed, is converted from raw to qcow2 by the real engine.
+//! It goes from a file in memory into a file in memory, so that all but the disk's own speed is that of
+//! `convert`. Every target is a new file, as a user's is, whose pages the system has to find first. The image
+//! is made as it always is, from its header's cluster to its refcounts.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::storage::{Storage, list};
 pub const MOST_DATA: usize = 64 << 20;
 /// The least: two of the largest clusters.
 const LEAST_DATA: usize = 4 << 20;
-/// The number of bytes converted for a second of the budget, which gives a handful of rounds on a machine
-/// that converts two or three GB/s, and all there is for the default budget.
+/// The number of bytes converted for a second of the budget. It allows a handful of rounds on a machine that
+/// converts two or three GB/s. The default budget gets the most that there is.
 const DATA_PER_SECOND: f64 = (17 << 20) as f64;
-/// The unit in which the noise is written and the disk measured out: the largest cluster.
+/// The unit in which the noise is written, and of which the disk's size is a multiple: the largest cluster.
 const PIECE: usize = 2 << 20;
 
 /// The results.
@@ -51,7 +51,7 @@ struct Row {
 /// Measures every cluster size, with and without encryption by `backend`.
 ///
 /// # Errors
-/// The system has no memory for the files.
+/// Returns an error if the system has no memory for the files.
 pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Sweep> {
     let data_bytes = data_bytes(budget);
     let settings = Settings {
@@ -73,10 +73,10 @@ pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Swe
         let (seconds, file_bytes) = convert(&source, data_bytes, cluster_size, cipher, settings)?;
         Ok::<_, Error>((data_bytes as f64 / seconds / 1e9, file_bytes))
     };
-    // Once for nothing, so that no row pays for what only happens the first time.
+    // The first conversion isn't counted, so that no row pays for what happens only once.
     convert(PIECE as u64, None)?;
-    // Each pair is done side by side, and there are many: together they say what AES costs much
-    // better than any row does.
+    // The two conversions of a pair are done side by side. There are many pairs: together they say more
+    // precisely what AES costs than any row.
     let mut aes_takes_times = Samples::default();
     let rounds = rounds::repeat(budget, || {
         for row in &mut rows {
@@ -106,7 +106,7 @@ pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Swe
     })
 }
 
-/// The number of bytes to convert, in whole pieces.
+/// Returns the number of bytes to convert, in whole pieces.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -117,7 +117,7 @@ fn data_bytes(budget: Duration) -> u64 {
     (wanted.clamp(LEAST_DATA, MOST_DATA) / PIECE * PIECE) as u64
 }
 
-/// A file of noise.
+/// Makes a file of noise.
 fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
     let file = list::file_in_memory("cowhide-speed-source")?;
     let mut piece = vec![0; PIECE];
@@ -125,7 +125,7 @@ fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
     for offset in (0..bytes).step_by(piece.len()) {
         let (words, _) = piece.as_chunks_mut();
         for word in words {
-            // SplitMix64: no page of it is zero, and none is like another.
+            // The generator is SplitMix64: no page of it is zero, and none is like another.
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -136,7 +136,7 @@ fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
     Ok(file)
 }
 
-/// Converts once; how many seconds it took, and how long the image's file is.
+/// Converts once. Returns the seconds that it took, and the length of the image's file in bytes.
 fn convert(
     source: &RawImage,
     size: u64,
