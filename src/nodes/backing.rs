@@ -11,12 +11,12 @@ use crate::formats::{ImageFile, foreign};
 use crate::options::json;
 
 impl Names {
-    /// The backing file that `name` and `format`, found in the image at `path`, stand for: a relative name
-    /// is relative to the image's folder. Nothing else is said of it.
+    /// Returns the node of the backing file that `name` and `format`, found in the image at `path`, stand
+    /// for. A relative name is relative to the image's folder. The node has no other options.
     ///
     /// # Errors
-    /// Names aren't followed; the name is of a protocol that isn't built, or the format unknown; a
-    /// malformed tree.
+    /// Returns an error if names aren't followed, if the protocol or the format is unknown, or if an option
+    /// tree in the name is malformed.
     pub fn backing_file(
         self,
         path: &Path,
@@ -41,10 +41,11 @@ impl Names {
 }
 
 impl<'a> Node<'a> {
-    /// The image below: what the options say, or the backing file that the header names.
+    /// Returns the node of the image below: the one of the options, or the backing file that the header
+    /// names.
     ///
     /// # Errors
-    /// As [`Node::backing`].
+    /// Returns the errors of [`Node::backing`].
     pub(crate) fn below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let given = match &self.below {
             BackingNode::Stored => return self.backing(image),
@@ -71,19 +72,19 @@ impl<'a> Node<'a> {
         Ok(Some(given))
     }
 
-    /// The backing file, where the image has one.
+    /// Returns the node of the backing file, where the image has one.
     ///
     /// # Errors
-    /// Names aren't followed; a protocol or format that this version doesn't have.
+    /// Returns an error if names aren't followed, or if this version doesn't have the protocol or the format.
     pub fn backing(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let below = self.named_below(image);
         below.map_err(|error| error.context("Could not open backing file"))
     }
 
-    /// As [`Node::backing`], with nothing in front of the message.
+    /// Does the same as [`Node::backing`], with nothing in front of the message.
     ///
     /// # Errors
-    /// Returns an error as [`backing`](Self::backing) does.
+    /// Returns the errors of [`backing`](Self::backing).
     pub(crate) fn named_below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let Some(stored) = image.backing() else {
             return Ok(None);

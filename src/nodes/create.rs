@@ -1,4 +1,4 @@
-//! The files of a new image, undone unless they are kept.
+//! The files of a new image, which are removed unless they are kept.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,7 +17,7 @@ use crate::storage::{CacheMode, NewStorage, Protocol, Reopen, Storage, Unfinishe
 pub struct NewFile<'a> {
     /// Its path.
     pub path: &'a Path,
-    /// The protocol, where it was stated; else it is what the path leads to.
+    /// The protocol, where it was stated; else the path tells it.
     pub protocol: Option<Protocol>,
     /// The options of the image and of its file.
     pub options: &'a Values,
@@ -33,8 +33,8 @@ impl NewFile<'_> {
     /// not be.
     ///
     /// # Errors
-    /// Returns the system's error, an error if a file is one of the sources or two are the same, or an error as
-    /// [`Plan::create`] does.
+    /// Returns an error if a file is one of the sources, or if two are the same. Returns the system's error,
+    /// and the errors of [`Plan::create`].
     pub fn make(
         &self,
         plan: &dyn Plan,
@@ -87,10 +87,10 @@ impl NewImageFiles {
         Self(Vec::new())
     }
 
-    /// Keeps the files. With `durable`, so that their names are on stable storage.
+    /// Keeps the files. With `durable`, their names are on stable storage afterwards.
     ///
     /// # Errors
-    /// Returns an error as [`driver::keep`] does.
+    /// Returns the errors of [`driver::keep`].
     pub fn keep(self, durable: bool) -> Result<()> {
         driver::keep(self.0, durable)
     }

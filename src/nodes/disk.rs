@@ -27,7 +27,7 @@ impl Loaded {
     /// Reads the header.
     ///
     /// # Errors
-    /// Returns an error as [`FormatDriver::load`](crate::formats::FormatDriver::load) does.
+    /// Returns the errors of [`FormatDriver::load`](crate::formats::FormatDriver::load).
     pub fn load(&self, how: Load) -> Result<Box<dyn ImageFile>> {
         self.format.load(Arc::clone(&self.storage), how)
     }
@@ -35,7 +35,7 @@ impl Loaded {
 
 /// An image of a chain, open.
 pub struct ChainImage {
-    /// Its name, as the user or the image above it has it.
+    /// Its name, as the user or the image above it gives it.
     pub name: String,
     /// Its format.
     pub format: Format,
@@ -43,14 +43,14 @@ pub struct ChainImage {
     pub image: Box<dyn ImageFile>,
     /// The start of a raw image in its file, in bytes.
     pub start: u64,
-    /// The part of the file that was named that it is in; most often all of it.
+    /// The part of the named file that it is in; most often all of it.
     pub storage: Arc<dyn Storage>,
-    /// Its files: the one that was named, and its external data file.
+    /// Its files: the named file, and its external data file.
     pub files: Vec<Arc<dyn Storage>>,
 }
 
 impl ChainImage {
-    /// The file that the guest's data is in: the external data file, where there is one.
+    /// Returns the file that the guest's data is in: the external data file, where there is one.
     pub fn data_file(&self) -> Option<&dyn Storage> {
         self.files.last().map(AsRef::as_ref)
     }
@@ -62,23 +62,23 @@ pub struct Disk {
     pub image: Arc<Chain>,
     /// The images of the chain, top first.
     pub layers: Vec<ChainImage>,
-    /// The length of each of [`files`](Self::files) when it was opened, in bytes; nothing where others
-    /// may write to them.
+    /// The length of each of [`files`](Self::files) when it was opened, in bytes. It is empty where others
+    /// may write to the files.
     pub(super) lengths: Vec<u64>,
 }
 
 impl Disk {
-    /// Every file that is read; none of them may be written to meanwhile.
+    /// Returns every file that is read; none of them may be written to meanwhile.
     pub fn files(&self) -> Vec<&dyn Storage> {
         let files = self.layers.iter().flat_map(|layer| &layer.files);
         files.map(AsRef::as_ref).collect()
     }
 
-    /// Makes sure that every file is as long as it was when it was opened: where one isn't, somebody
-    /// wrote to it, and what was read is of two minds.
+    /// Checks that every file is as long as it was when it was opened. One that isn't was written to, so that
+    /// the data read from it may be of different times.
     ///
     /// # Errors
-    /// One of them isn't; the system's error.
+    /// Returns an error if the length of a file has changed, or the system's error.
     pub fn check_lengths(&self) -> Result<()> {
         for (file, before) in self.files().into_iter().zip(&self.lengths) {
             let now = file.len()?;

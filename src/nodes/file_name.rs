@@ -1,8 +1,8 @@
 //! Names of files that may be of another protocol.
 //!
-//! A name whose first `:` stands before its first `/` names a protocol. One that isn't built
-//! is refused by name, so that `nbd:host` never silently becomes a file. A file with such a name is
-//! reached by `./name`.
+//! A name whose first `:` stands before its first `/` names a protocol. A protocol that isn't built is
+//! refused by its name, so that `nbd:host` never silently becomes a file. A file with such a name can be
+//! named `./name`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::storage::{Protocol, check_name};
 
-/// The protocol that a name starts with, and the rest; `None` for a plain file's name.
+/// Splits a name into the protocol that it starts with, and the rest. Returns `None` for a plain file's name.
 fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let separator = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
     match name.split_at_checked(separator)? {
@@ -20,20 +20,21 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// The file that a name stands for.
+/// Returns the path of the file that a name stands for.
 ///
 /// # Errors
-/// The name is of a protocol that isn't built, or of a descriptor that the caller didn't leave open.
+/// Returns an error if the name is of a protocol that isn't built, or of a descriptor that the caller didn't
+/// leave open.
 pub fn file(name: &OsStr) -> Result<PathBuf> {
     let path = path(name)?;
     inherited(&path)?;
     Ok(path)
 }
 
-/// As [`file()`], for a file that is made.
+/// Does the same as [`file()`] for a file that is made.
 ///
 /// # Errors
-/// Returns the errors of that, in the words for a file that can't be made.
+/// Returns the errors of [`file()`], in the words for a file that can't be made.
 pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     let path = path(name)?;
     check_name(&path)
@@ -41,7 +42,7 @@ pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The path that a name means, open or not. The name of a storage without files stands for itself.
+/// Returns the path that a name means, open or not. The name of a storage without files stands for itself.
 ///
 /// # Errors
 /// Returns an error if it is of a protocol that isn't built.
@@ -49,7 +50,7 @@ pub fn path(name: &OsStr) -> Result<PathBuf> {
     match protocol(name.as_bytes()) {
         None => Ok(PathBuf::from(name)),
         Some((b"file", rest)) if protocol(rest).is_some() => {
-            // Written so that it is still a file's name wherever it is read again.
+            // The path is written so that it is still a file's name wherever it is parsed again.
             Ok(OsString::from_vec([b"./", rest].concat()).into())
         }
         Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
@@ -64,13 +65,13 @@ pub fn path(name: &OsStr) -> Result<PathBuf> {
 /// Refuses names of descriptors that the caller didn't leave open.
 ///
 /// # Errors
-/// Returns the system's "No such file or directory" for those, in the words for what can't be opened.
+/// Returns the system's "No such file or directory" for those, in the words for a file that can't be opened.
 pub fn inherited(path: &Path) -> Result<()> {
     check_name(path)
         .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))
 }
 
-/// A name found inside `image` as seen from here: relative to the image's folder, unless it is
+/// Returns the path of a name found inside `image`. It is relative to the image's folder, unless it is
 /// absolute or names a protocol.
 pub fn beside(image: &Path, name: &[u8]) -> PathBuf {
     let name_here = OsStr::from_bytes(name);

@@ -14,11 +14,12 @@ use crate::formats::foreign;
 use crate::options::json::PREFIX;
 use crate::options::{Tree, qemu_json, tree};
 
-/// An existing image from its name and the format that `-f` stated, and the name by which `info`
-/// shows it.
+/// Returns the node of an existing image, from its name and the format that `-f` stated. Returns the name by
+/// which `info` shows it, too.
 ///
 /// # Errors
-/// Returns `Could not open 'name': …` for an unknown format or protocol, or a malformed `json:` name.
+/// Returns `Could not open 'name': …` if the format or the protocol is unknown, or if a `json:` name is
+/// malformed.
 pub fn by_name<'a>(
     name: &OsStr,
     stated: Option<&str>,
@@ -42,8 +43,8 @@ pub fn by_name<'a>(
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
 }
 
-/// The image that a `json:{…}` name found inside another stands for. Whoever wrote that may not choose
-/// among our secrets.
+/// Returns the node of the image that a `json:{…}` name found inside another stands for. The name may not
+/// refer to the user's secrets, since someone else may have written it.
 pub(super) fn found_inside(name: &str, stated: Option<&str>, warn: Warn) -> Result<Node<'static>> {
     static NONE: LazyLock<Secrets> = LazyLock::new(Secrets::default);
     let read = by_json(OsStr::new(name), stated, &NONE, warn);
@@ -80,10 +81,10 @@ fn by_json<'a>(
     finish(parse::image(tree, text, secrets, warn)?)
 }
 
-/// An existing image from an option string, and the name by which `info` shows it.
+/// Returns the node of an existing image from an option string, and the name by which `info` shows it.
 ///
 /// # Errors
-/// Returns `Could not open 'string': …` for unknown or missing options.
+/// Returns `Could not open 'string': …` if options are unknown or missing.
 pub fn by_options<'a>(
     text: &OsStr,
     secrets: &'a Secrets,
@@ -166,7 +167,7 @@ mod tests {
         }
     }
 
-    /// Whatever a name is made of, it is read or refused.
+    /// Checks that any name, whatever it is made of, is read or refused.
     #[test]
     fn no_name_is_too_strange() {
         const PIECES: [&str; 32] = [

@@ -13,10 +13,10 @@ use crate::formats::{Format, ImageFile};
 use crate::storage::{Protocol, Purpose, Storage};
 use crate::units::SECTOR_SIZE;
 
-/// An image whose file is open and whose header is read. That much is read before privileges are given up, since
-/// it says what else is to be opened.
+/// An image whose file is open and whose header is read. That is done before privileges are given up, since
+/// the header names the other files to open.
 pub struct Inspected {
-    /// The same of the image that holds this one.
+    /// The image that holds this one, inspected as well.
     outer: Option<Box<Self>>,
     /// Its file, and its format.
     pub opened: Loaded,
@@ -31,7 +31,7 @@ impl Inspected {
     /// Returns an error, as `Could not open 'name': …`, if it can't be opened or its header is invalid.
     pub fn open(source: &Node<'_>) -> Result<Self> {
         let outer = source.inside.as_deref().map(|outer| {
-            // It is told of by the name of what is inside.
+            // Messages call the outer image by the name of the inner one.
             let outer = Node {
                 name: String::new(),
                 ..outer.clone()
@@ -57,7 +57,7 @@ impl Inspected {
         snapshots.is_some_and(|snapshots| snapshots.count() > 0)
     }
 
-    /// Reports all that the image's header, and the files that hold it, say.
+    /// Reports the contents of the image's header, and of the files that hold it.
     ///
     /// # Errors
     /// Returns an error if tables that the report lists can't be read, or the system's error.
@@ -94,7 +94,7 @@ fn could_not_open(source: &Node<'_>) -> impl Fn(Error) -> Error {
     move |error| open::could_not_open(&source.name, error)
 }
 
-/// The report of what is known of any image. `outer` is that of the image which holds it.
+/// Reports the properties that any image has. `outer` is the report of the image which holds it.
 fn describe_file(
     opened: &Loaded,
     source: &Node<'_>,

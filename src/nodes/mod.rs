@@ -1,13 +1,14 @@
 //! From the names of images to open disks.
 //!
-//! A name, or a tree of options, is parsed into a [`Node`], which is data. Opening one reads a header and settles
-//! the format; opening its disk opens every file of it and of those below. The engine gets disks and opens
-//! none; the formats are told what is theirs of the options and know no names.
+//! A name, or a tree of options, is parsed into a [`Node`], which is data. Opening one reads a header and
+//! settles the format. Opening its disk opens every file of it and of those below. The engine gets disks and
+//! opens none. The formats get the options that are theirs and know no names.
 //!
 //! - [`node`]: the data; [`options`]: those of its options that are the format's;
-//! - [`image_name`], [`parse`]: what a user, or an image, calls an image; [`file_name`]: names of files;
-//! - [`names`]: whether names found inside images are followed; [`backing`]: the node below another;
-//! - [`open`]: files and disks of nodes; [`disk`]: what that gives;
+//! - [`image_name`], [`parse`]: the names that a user, or an image, gives an image; [`file_name`]: names of
+//!   files;
+//! - [`names`]: the policy for names found inside images; [`backing`]: the node below another;
+//! - [`open`]: files and disks of nodes; [`disk`]: the results of that;
 //! - [`write`]: images that are changed where they are; [`create`]: the files of new ones;
 //! - [`info`]: reports on images and what holds them.
 

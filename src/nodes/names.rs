@@ -1,12 +1,12 @@
-//! Names found inside images, and whether they are followed.
+//! Names found inside images, and the policy for them.
 //!
-//! Whoever wrote an image chose the names in it. Following them opens files of this machine with this
-//! user's rights, so whether that is done is the caller's decision, made in one place: [`Names`].
+//! The author of an image chose the names in it. Following them opens files of this machine with this user's
+//! rights. So it is for the caller to decide, and is decided in one place: [`Names`].
 //!
-//! A backing file's name is read as a user's would be, `json:{…}` included, but may name no secret, and
-//! whatever it says the file is only read. An external data file's name is no such name but a path as it
-//! stands, and unlike that of a backing file it isn't relative to the image's folder: QEMU opens both so, and
-//! must find what we made.
+//! A backing file's name is read as a user's would be, `json:{…}` included. But it may name no secret, and
+//! whatever it says, the file is only read. An external data file's name is a path as it stands. It is
+//! relative to the current folder, and not to the image's as that of a backing file is: QEMU opens both so,
+//! and has to find our files.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,23 +15,24 @@ use std::path::PathBuf;
 use super::file_name;
 use crate::error::{Error, Result, printable};
 
-/// Is told what is to be known although nothing is wrong: a line, and lines that help with it.
+/// A receiver of warnings: a line, and lines of help.
 pub type Warn = fn(&str, &str);
 
 /// The policy for files whose names are found inside an image.
 #[derive(Debug, Clone, Copy)]
 pub enum Names {
-    /// They are: backing files, external data files. Mistakes of no matter in trees of options are told.
+    /// Backing files and external data files are opened. Harmless mistakes in trees of options are warned of.
     Follow(Warn),
-    /// They are not; an image that needs one can't be read.
+    /// No such file is opened; an image that needs one can't be read.
     Refuse,
 }
 
 impl Names {
-    /// The external data file that `name`, found in an image, stands for.
+    /// Returns the path of the external data file that `name`, found in an image, stands for.
     ///
     /// # Errors
-    /// Names aren't followed; it is a descriptor's that the caller didn't leave open.
+    /// Returns an error if names aren't followed, or if it is that of a descriptor that the caller didn't
+    /// leave open.
     pub fn data_file(self, name: &[u8]) -> Result<PathBuf> {
         self.check(name, "data file")?;
         let path = PathBuf::from(OsStr::from_bytes(name));
@@ -39,7 +40,7 @@ impl Names {
         Ok(path)
     }
 
-    /// Refuses a name unless names are followed; `what` says what the image uses it for.
+    /// Refuses a name unless names are followed. `what` is the image's use of it, for messages.
     pub(super) fn check(self, name: &[u8], what: &str) -> Result<()> {
         match self {
             Self::Follow(_) => Ok(()),

@@ -1,7 +1,7 @@
 //! An image as it was named: nothing is open.
 //!
-//! A node is plain data. [`open`](super::open) makes files and disks of it, and
-//! [`backing`](super::backing) finds the node below.
+//! A node is plain data. [`open`](super::open) makes files and disks of it, and [`backing`](super::backing)
+//! finds the node below.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ pub struct Node<'a> {
     pub handle: Option<Arc<dyn Reopen>>,
     /// The image whose disk holds this one, in the place of a file.
     pub inside: Option<Box<Node<'a>>>,
-    /// The options by which reports name it, where no driver is stated, so that they lack the one that is found.
+    /// The options by which reports name it, where no driver is stated; the driver that is found is still to
+    /// be added.
     pub guessed: Option<serde_json::Map<String, serde_json::Value>>,
     /// Its name in messages.
     pub name: String,
@@ -41,20 +42,20 @@ pub struct Node<'a> {
     pub cache: CacheMode,
     /// Says if others may write the image while it is read.
     pub sharing: Sharing,
-    /// Parts that can't be read are given up, and the rest is read all the same.
+    /// True if parts that can't be read are given up, and the rest is read all the same.
     pub salvage: bool,
-    /// All of its files is read, also the parts that the file system calls holes.
+    /// True if all of its files is read, also the parts that the file system calls holes.
     pub ignores_holes: bool,
-    /// An option said that it is only read.
+    /// True if an option said that it is only read.
     pub is_read_only: bool,
-    /// The program gives up, for good, what a command that only looks at the image doesn't
-    /// need once all files are open. For programs that do nothing else.
+    /// True if the program gives up rights for good once all files are open, as a command does that only
+    /// looks at the image. It is for programs that do nothing else.
     pub sandbox: bool,
     /// Says if files are opened that the image names.
     pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
     pub snapshot: Option<SnapshotName>,
-    /// The protocol of the file, where it was stated; else it is what its name means.
+    /// The protocol of the file, where it was stated; else its name tells it.
     pub protocol: Option<Protocol>,
     /// The options of that protocol.
     pub protocol_options: Values,
@@ -63,19 +64,21 @@ pub struct Node<'a> {
     /// The raw nodes that options put between the file and the image, from the file on. Only reports show
     /// them: their windows are among [`windows`](Self::windows).
     pub between: Vec<RawNode>,
-    /// Options named the file's own node, without any format.
+    /// True if options named the file's own node, without any format.
     pub is_bare: bool,
-    /// Other files that hold parts of the image, by the roles that options call them by, where options named them.
+    /// Other files that hold parts of the image, where options named them, by the options' names for their
+    /// roles.
     pub others: Vec<(&'static str, PathBuf)>,
     /// The same, open already and maybe without a name.
     pub other_handles: Vec<Arc<dyn Reopen>>,
     /// The image below.
     pub below: BackingNode<'a>,
-    /// The file is to be read in a way that goes past the system's cache, and no option says that it may.
+    /// True if the file is to be read in a way that bypasses the system's cache, and no option allows that.
     pub needs_direct: bool,
-    /// The file's name is that of a format which nothing else tells; see [`is_named`](crate::formats::foreign::is_named).
+    /// True if the file's name is that of a format which can't be told from the contents; see
+    /// [`is_named`](crate::formats::foreign::is_named).
     pub is_named_foreign: bool,
-    /// Told what is to be known of the image although it can be used; a line, and lines that help with it.
+    /// The receiver of warnings about an image that can be used all the same: a line, and lines of help.
     pub warn: fn(&str, &str),
 }
 
@@ -84,7 +87,7 @@ pub struct Node<'a> {
 pub struct RawNode {
     /// Its name in reports.
     pub name: String,
-    /// The part of the node below that is in it; nothing for all of that.
+    /// The part of the node below that is in it; `None` for all of that.
     pub window: Option<WindowRange>,
 }
 
@@ -103,7 +106,7 @@ pub enum BackingNode<'a> {
 }
 
 impl Node<'_> {
-    /// A file with nothing else said about it.
+    /// Returns the node of a file with no other options.
     pub fn plain(path: PathBuf, name: String, format: Option<Format>) -> Self {
         Self {
             path,
@@ -137,7 +140,7 @@ impl Node<'_> {
         }
     }
 
-    /// The same node, opened as `other` is, but for who else may use it.
+    /// Takes over the options of `other` that say how it is opened, but for its sharing.
     #[must_use]
     pub(super) fn opened_like(self, other: &Node<'_>) -> Self {
         Self {
@@ -151,11 +154,11 @@ impl Node<'_> {
         }
     }
 
-    /// The name by which reports show an image that turned out to be of this format, where that isn't clear from
-    /// its options.
+    /// Returns the name by which reports show an image that turned out to be of this format. Returns `None`
+    /// where its options make it clear.
     ///
     /// # Errors
-    /// Returns an error as [`qemu_json::one_line`] does.
+    /// Returns the errors of [`qemu_json::one_line`].
     pub fn shown_as(&self, format: Format) -> Result<Option<String>> {
         let Some(mut options) = self.guessed.clone() else {
             return Ok(None);
@@ -170,11 +173,11 @@ impl Node<'_> {
         self.secret.is_some() || self.options.has("encrypt.key-secret")
     }
 
-    /// Takes the name of a driver for the format, where one is stated. That of a protocol means the bytes in it as
-    /// they are.
+    /// Sets the format from the name of a driver, where one is stated. The name of a protocol stands for the
+    /// raw bytes in it.
     ///
     /// # Errors
-    /// Returns an error if this version doesn't have it.
+    /// Returns an error if this version doesn't have the driver.
     pub fn of_driver(&mut self, name: Option<&str>) -> Result<()> {
         let Some(name) = name else { return Ok(()) };
         self.format = if let Some(protocol) = Protocol::from_name(name) {

@@ -1,8 +1,8 @@
-//! An image that exists: from what the user named to something that can be read.
+//! An image that exists: from its node to a disk that can be read.
 //!
-//! [`Node::open_file`] opens the file that was named and no other, which is all that looking at
-//! metadata takes. [`Node::open`] opens what reading data takes: the external data file and the
-//! chain of backing files too, as far as the policy for names found inside an image allows.
+//! [`Node::open_file`] opens the file that was named and no other, which is all that looking at metadata
+//! takes. [`Node::open`] opens what reading data takes. That includes the external data file and the chain of
+//! backing files, as far as the policy for names found inside an image allows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::storage::{
     Access, Opening, Purpose, Refuse, Sharing, Storage, Window, WindowRange, list,
 };
 
-/// The most memory that the tables of a chain may take, in bytes. The number of images doesn't matter:
-/// each costs a descriptor, of which the system has only so many, and its table.
+/// The most memory that the tables of a chain may take, in bytes. The number of images has no limit of its
+/// own: each costs its table and a descriptor, and the system limits descriptors.
 const MOST_TABLE_BYTES: u64 = 1 << 30;
 
 /// The number of images named, at either end of the chain that leads to one that can't be opened.
@@ -31,7 +31,7 @@ impl Node<'_> {
     /// Opens the file, settles its format, and locks it for that purpose.
     ///
     /// # Errors
-    /// As `Could not open 'name': …`.
+    /// Returns an error as `Could not open 'name': …`.
     pub fn open_file(&self, purpose: Purpose) -> Result<Loaded> {
         self.open_below(purpose)
             .map_err(|error| self.could_not_open(error))
@@ -40,7 +40,7 @@ impl Node<'_> {
     /// Returns the format that was stated, or else the one that the file has.
     ///
     /// # Errors
-    /// Returns an error as [`open_file`](Self::open_file) does.
+    /// Returns the errors of [`open_file`](Self::open_file).
     pub fn find_format(&self) -> Result<Format> {
         match self.format {
             Some(format) => Ok(format),
@@ -48,12 +48,13 @@ impl Node<'_> {
         }
     }
 
-    /// As [`Node::open_file`], with nothing in front of the message.
+    /// Does the same as [`Node::open_file`], with nothing in front of the message.
     pub(crate) fn open_below(&self, purpose: Purpose) -> Result<Loaded> {
         self.open_unless(purpose, &|_| Ok(()))
     }
 
-    /// As [`open_below`](Self::open_below), unless the file is refused before it is locked.
+    /// Does the same as [`open_below`](Self::open_below), unless `refuse` refuses the file before it is
+    /// locked.
     pub(super) fn open_unless(&self, purpose: Purpose, refuse: &Refuse<'_>) -> Result<Loaded> {
         if self.path.as_os_str().is_empty() {
             return Err(Error::invalid(
@@ -101,14 +102,14 @@ impl Node<'_> {
         })
     }
 
-    /// The disk of the image that holds this one. Nobody is asked for its password.
+    /// Opens the disk of the image that holds this one. Nobody is asked for its password.
     fn disk_of(&self, outer: &Self, purpose: Purpose) -> Result<Arc<dyn Storage>> {
         if purpose.access() != Access::Read {
             return Err(only_read());
         }
         let outer = Node {
             sharing: self.sharing.max(outer.sharing),
-            // It is told of by the name of what is inside.
+            // Messages call the outer image by the name of the inner one.
             name: String::new(),
             ..outer.clone().opened_like(self)
         };
@@ -126,7 +127,7 @@ impl Node<'_> {
         )))
     }
 
-    /// Finds the format, which must be able to have what options say.
+    /// Finds the format, which must be one that can have the options.
     fn found(&self, storage: &dyn Storage) -> Result<Format> {
         let format = formats::probe(storage)?;
         let capabilities = format.capabilities();
@@ -143,7 +144,7 @@ impl Node<'_> {
         Ok(format)
     }
 
-    /// The way in which its files are opened.
+    /// Returns the way in which its files are opened.
     fn opening(&self, purpose: Purpose) -> Opening {
         Opening {
             access: purpose.access(),
@@ -152,11 +153,11 @@ impl Node<'_> {
         }
     }
 
-    /// Opens the image and everything below it for reading, asking for passwords where they are
-    /// needed, and locks all of it for that purpose.
+    /// Opens the image and everything below it for reading, and locks all of it for that purpose. Passwords
+    /// are asked for where they are needed.
     ///
     /// # Errors
-    /// As `Could not open 'name': …`.
+    /// Returns an error as `Could not open 'name': …`.
     pub fn open(&self, purpose: Purpose, passwords: &dyn Passwords) -> Result<Disk> {
         let mut layers: Vec<ChainImage> = Vec::new();
         let mut images = Vec::new();
@@ -180,7 +181,7 @@ impl Node<'_> {
             layers,
             lengths: Vec::new(),
         };
-        // Files that others may write may grow.
+        // Files that others may write may grow or shrink.
         if self.sharing < Sharing::Forced {
             let lengths: Result<_> = opened.files().into_iter().map(Storage::len).collect();
             opened.lengths = lengths?;
@@ -188,15 +189,14 @@ impl Node<'_> {
         Ok(opened)
     }
 
-    /// Opens one image of a chain; `above` are those that led to it.
+    /// Opens one image of a chain; `above` are the images over it.
     fn open_layer(
         &self,
         purpose: Purpose,
         passwords: &dyn Passwords,
         above: &[ChainImage],
     ) -> Result<(Arc<dyn Image>, ChainImage, Option<Self>)> {
-        // That an image below could not be opened is said already; the system, or a hint, says which file
-        // it was.
+        // The message of an image below has the words already; the system, or a hint, says which file it was.
         let failed = |error: Error| match above {
             [] => self.could_not_open(error),
             _ if error.io_kind().is_some() || error.kind() == ErrorKind::Locked => error,
@@ -259,10 +259,11 @@ impl Node<'_> {
         image.at_snapshot(name)
     }
 
-    /// The external data file, opened, where the image has one.
+    /// Opens the external data file, where the image has one.
     ///
     /// # Errors
-    /// Names aren't followed; the system's error; others use the file.
+    /// Returns an error if names aren't followed, if others use the file, or if the image takes no such file
+    /// and options name one. Returns the system's error if the file can't be opened.
     pub(crate) fn data_file(
         &self,
         image: &dyn ImageFile,
@@ -296,10 +297,11 @@ impl Node<'_> {
         Ok(Some(file))
     }
 
-    /// The password of the image, where it takes one.
+    /// Returns the password of the image, where it takes one.
     ///
     /// # Errors
-    /// There is none to be had; the image is encrypted in another way than an option said.
+    /// Returns an error if there is none to be had, or if the image is encrypted in another way than an
+    /// option said.
     pub(crate) fn secret_for<'s>(
         &'s self,
         image: &dyn ImageFile,
@@ -324,10 +326,10 @@ impl Node<'_> {
         }
     }
 
-    /// Holds the options of the image's node against its header, and passes on its warnings.
+    /// Checks the options of the image's node against its header, and passes on its warnings.
     ///
     /// # Errors
-    /// Returns an error as [`ImageFile::accept`] does.
+    /// Returns the errors of [`ImageFile::accept`].
     pub(crate) fn accept(&self, image: &dyn ImageFile, options: &Values) -> Result<()> {
         image.accept(options)?;
         for warning in image.warnings() {
@@ -341,12 +343,12 @@ impl Node<'_> {
     }
 }
 
-/// The error for an image inside of another one that would be written.
+/// Returns the error for an image inside of another one that would be written.
 fn only_read() -> Error {
     Error::unsupported("an image inside of an image is only read by this version")
 }
 
-/// For images that nobody is asked for the password of.
+/// The source of no passwords, for images whose password nobody is asked for.
 struct NoPasswords;
 
 impl Passwords for NoPasswords {
@@ -365,28 +367,28 @@ impl Passwords for NoPasswords {
     }
 }
 
-/// Puts the image's name in front of why it could not be opened.
+/// Puts the image's name in front of the reason for which it could not be opened.
 pub(crate) fn could_not_open(name: &str, error: Error) -> Error {
     if name.is_empty() {
         return error;
     }
-    // The file's own name is in the message already where both are the same, but qemu-img repeats
-    // it, and its callers look for the whole.
+    // The file's name may be in the message already. But qemu-img repeats it, and its callers look for the
+    // whole.
     error.context(format!("Could not open '{}'", printable(name)))
 }
 
-/// A part of a file: a window, and windows of that.
+/// Opens a part of a file: a window, and windows of that.
 ///
 /// # Errors
-/// The file has no such part.
+/// Returns an error if the file has no such part.
 pub(crate) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<Arc<dyn Storage>> {
     windows.iter().try_fold(file, |storage, range| {
         Ok(Arc::new(Window::open(storage, *range)?) as Arc<dyn Storage>)
     })
 }
 
-/// The error for an image below `layers`: each of them says that it was its backing file that could not be
-/// opened, but of a long chain only the first and the last of them.
+/// Returns the error for an image below `layers`. It names each of them as one whose backing file could not
+/// be opened; of a long chain it names only the first and the last.
 fn below_these(layers: &[ChainImage], error: Error) -> Error {
     let more = layers.len().saturating_sub(2 * NAMED_IMAGES);
     let last = layers.len() - NAMED_IMAGES.min(layers.len());
@@ -417,7 +419,7 @@ pub(crate) fn refuse_loop<'f>(
     Ok(())
 }
 
-/// The error for a chain that leads back into itself.
+/// Returns the error for a chain that leads back into itself.
 pub fn infinite_loop(name: &str) -> Error {
     Error::invalid(format!(
         "Backing file '{}' creates an infinite loop.",

@@ -1,7 +1,7 @@
 //! The options of an image's node: its format takes them, and the rest is refused.
 //!
-//! Where nobody states a format, it isn't known yet who is to take them. They are kept as they are until the file
-//! has been looked at.
+//! Where nobody states a format, it isn't known yet which format is to take them. They are kept as they are
+//! until the file has been probed.
 
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format};
@@ -31,10 +31,10 @@ impl NodeOptions {
         }
     }
 
-    /// The options of an image that is of this format.
+    /// Returns the options of an image that is of this format.
     ///
     /// # Errors
-    /// Returns an error if a value can't be, or names an option that the format doesn't know.
+    /// Returns an error if a value is invalid, or names an option that the format doesn't know.
     pub fn of(&self, format: Format) -> Result<Values> {
         match self {
             Self::Taken(values) => Ok(values.clone()),
@@ -46,7 +46,7 @@ impl NodeOptions {
 /// Has a format take its options out of a tree, in which nothing may be left.
 ///
 /// # Errors
-/// Returns an error if a value can't be, or names an option that the format doesn't know.
+/// Returns an error if a value is invalid, or if the format doesn't know one of the options.
 pub(super) fn take_options(format: Format, mut tree: Tree) -> Result<Values> {
     let values = Values::of_tree(&[format.open_options()], &mut tree)?;
     format.check_options(&values)?;
@@ -56,14 +56,15 @@ pub(super) fn take_options(format: Format, mut tree: Tree) -> Result<Values> {
     }
 }
 
-/// The error for an option that a format doesn't know.
+/// Returns the error for an option that a format doesn't know.
 pub(super) fn unsupported_option(format: Format, option: &str) -> Error {
     Error::invalid(format!(
         "Block format '{format}' does not support the option '{option}'"
     ))
 }
 
-/// The format that has options of these names: the one that a file has to be of, if it is of any.
+/// Returns the first format that has options of these names: the one that a file has to be of, if it is of
+/// any.
 pub(super) fn format_with(keys: &[&str]) -> Option<Format> {
     let has = |format: &Format, key: &str| {
         let mut specs = format.open_options().iter();

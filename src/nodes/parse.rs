@@ -1,9 +1,9 @@
 //! From a tree of options to a node: QEMU's block devices, as far as images in files have them.
 //!
-//! An image is a format's node with the node of its storage below it, `driver=raw` over
-//! `file.driver=file`; a raw node may stand between, as a window of a larger file. Options that only
-//! say how fast something is done are checked and have no effect. What isn't known is refused, with
-//! the name of the driver that doesn't know it.
+//! An image is a format's node with the node of its storage below it, `driver=raw` over `file.driver=file`. A
+//! raw node may stand between, as a window of a larger file. Options that only say how fast something is done
+//! are checked and have no effect. An unknown option is refused, with the name of the driver that doesn't
+//! know it.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use crate::options::json::PREFIX;
 use crate::options::{Kind, Tree, Value, Values, list, qemu_json};
 use crate::storage::{Protocol, Sharing, WindowRange};
 
-/// An image, and what `info` calls it.
+/// The node of an image, and the name by which `info` shows it.
 pub(super) struct Parsed<'a> {
     pub(super) source: Node<'a>,
-    /// The file's name where that says it all, else `json:{…}`.
+    /// The file's name, where no option adds anything to it, else `json:{…}`.
     pub(super) shown: Shown,
 }
 
@@ -33,10 +33,10 @@ pub(super) enum Shown {
     Json(serde_json::Value),
 }
 
-/// Reads the tree of an image that messages call `name`.
+/// Parses the tree of an image that messages call `name`.
 ///
 /// # Errors
-/// Options that are missing, unknown or malformed; drivers that there aren't.
+/// Returns an error if options are missing, unknown or malformed, or if a driver is unknown.
 pub(super) fn image<'a>(
     mut tree: Tree,
     name: &str,
@@ -102,7 +102,7 @@ pub(super) fn image<'a>(
     let shown = if options.is_empty() && file.direct {
         Shown::Plain(file.filename)
     } else {
-        // Where no driver is stated, the options are all of the one format that the image can have.
+        // The options name the one format that the image can have, where no driver is stated.
         let keys: Vec<&str> = options.keys().map(String::as_str).collect();
         let found = format_with(&keys).filter(|_| !keys.is_empty());
         let found = found.map(|format| format.name().to_owned());
@@ -117,7 +117,7 @@ pub(super) fn image<'a>(
     Ok(Parsed { source, shown })
 }
 
-/// Reads the node of another file that holds a part of the image.
+/// Parses the node of another file that holds a part of the image.
 fn other_file(
     tree: &mut Tree,
     role: &'static str,
@@ -140,7 +140,7 @@ fn other_file(
     Ok(Some((role, file.path)))
 }
 
-/// The holder of an image: a file, or a part of one, or another image.
+/// The storage of an image: a file, or a part of one, or another image's disk.
 struct Holder<'a> {
     path: PathBuf,
     filename: String,
@@ -151,14 +151,14 @@ struct Holder<'a> {
     protocol: Protocol,
     /// The options of that protocol.
     options: Values,
-    /// It is the file itself.
+    /// True if it is the file itself.
     direct: bool,
     shown: serde_json::Value,
-    /// The image whose disk it is, where that is none of a protocol.
+    /// The image whose disk it is, where it isn't of a protocol.
     inside: Option<Box<Node<'a>>>,
 }
 
-/// Reads the node at `key`, which an image's data is in.
+/// Parses the node at `key`, which an image's data is in.
 fn storage<'a>(
     parent: &mut Tree,
     key: &str,
@@ -217,7 +217,7 @@ fn storage<'a>(
     }
 }
 
-/// An image's disk, which holds another image.
+/// Returns an image's disk as the storage of another image.
 fn inside(node: Parsed<'_>) -> Result<Holder<'_>> {
     let Parsed { mut source, shown } = node;
     let shown_path = || json!({"driver": "file", "filename": source.path.to_string_lossy()});
@@ -252,7 +252,7 @@ fn format_name(source: &Node<'_>) -> &'static str {
     source.format.map_or("", |format| format.name())
 }
 
-/// Reads the rest of a protocol's node.
+/// Parses the rest of a protocol's node.
 fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     let mut common = common(&mut tree, true)?;
     let mut shown = Map::new();
@@ -263,7 +263,7 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     }
     let options = Values::of_tree(&[protocol.open_options()], &mut tree)?;
     for spec in protocol.open_options() {
-        // JSON may have a number for a name; it means what it looks like.
+        // JSON may have a number for a name, which stands for its digits.
         if let (Kind::Text, Some(value)) = (spec.kind, shown.get_mut(spec.name)) {
             *value = options.name(spec.name).map(OsStr::to_string_lossy).into();
         }
@@ -298,7 +298,7 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     })
 }
 
-/// Reads the node of the backing file.
+/// Parses the node of the backing file.
 fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<BackingNode<'a>> {
     let reference = tree.take("backing");
     if reference == Some(Value::Null) {
@@ -322,7 +322,7 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Backin
     let names = ["filename", "file.filename", "file.file"];
     let stored = !names.iter().any(|name| tree.has(name));
     if stored {
-        // The name is the image's; the rest is read as of any other.
+        // The name is that of the image's header; the rest is parsed as any other node.
         let driver = tree.get("driver").cloned().and_then(Value::into_text);
         let is_file = driver.is_some_and(|name| Protocol::from_name(&name).is_some());
         let key = if is_file { "filename" } else { "file.filename" };
@@ -338,19 +338,19 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Backin
     })
 }
 
-/// The options of every node, as far as they count.
+/// The options of every node that have an effect.
 #[derive(Clone, Copy)]
 struct Common {
     sharing: Sharing,
     is_read_only: bool,
-    /// The system's cache is gone past, which says nothing of how it is read here.
+    /// True if the system's cache is bypassed. That doesn't say how the file is read here.
     is_direct: bool,
-    /// A way of reading is asked for that QEMU has only past that cache.
+    /// True if the options ask for a way of reading that QEMU has only with the cache bypassed.
     is_native: bool,
 }
 
 impl Common {
-    /// The same for an image whose file has `below`.
+    /// Returns these options for an image whose file has `below`.
     fn over(self, below: Self) -> Self {
         Self {
             sharing: self.sharing.max(below.sharing),
@@ -365,8 +365,8 @@ impl Common {
     }
 }
 
-/// Reads the options that every node has. None but those that count changes what is read or written.
-/// Below another node, what is discarded is let go unless an option says otherwise.
+/// Parses the options that every node has, and returns those that change what is read or written. Discarding
+/// is on below another node, unless an option says otherwise.
 fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
     if let Some(name) = tree.take_text("node-name")
         && !list::is_identifier(&name)
@@ -421,7 +421,7 @@ fn refuse_repeated_names(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// The value of an option that takes one of a few.
+/// Takes an option whose value is one of `values`.
 fn one_of(tree: &mut Tree, key: &str, values: &[&str]) -> Result<Option<String>> {
     match tree.take_text(key) {
         Some(value) if !values.contains(&value.as_str()) => {
@@ -447,10 +447,10 @@ fn is_transparent(format: Format) -> bool {
     format.capabilities().transparent
 }
 
-/// The format of that name.
+/// Returns the format of that name.
 ///
 /// # Errors
-/// There is none that this version has.
+/// Returns an error if this version has none.
 fn known_format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| unknown_driver(name))
 }

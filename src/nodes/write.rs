@@ -17,7 +17,8 @@ use crate::storage::{Purpose, Refuse, Storage};
 
 /// The way in which an image is opened to be changed.
 pub struct WriteAccess<'r> {
-    /// What is changed: [`Purpose::Change`] or [`Purpose::Overwrite`].
+    /// The purpose, which says if the image is changed or overwritten: [`Purpose::Change`] or
+    /// [`Purpose::Overwrite`].
     pub purpose: Purpose,
     /// True if flushes reach the storage.
     pub flush: bool,
@@ -25,7 +26,7 @@ pub struct WriteAccess<'r> {
     pub guarded: bool,
     /// True if the backing file is opened, from which parts of clusters are copied.
     pub opens_backing: bool,
-    /// Asked of each file before it is locked: it can refuse one that is used for something else.
+    /// The check of each file before it is locked: it can refuse one that is used for something else.
     pub refuse: &'r Refuse<'r>,
 }
 
@@ -45,8 +46,8 @@ impl Node<'_> {
     /// Opens the image to be changed, and what writing takes beside its file.
     ///
     /// # Errors
-    /// Returns an error, as `Could not open 'name': …`, if a file can't be opened, is refused or is locked, if
-    /// the header is invalid, or if there is no password.
+    /// Returns an error, as `Could not open 'name': …`, if a file can't be opened, is refused or is locked.
+    /// It does so, too, if the header is invalid, or if there is no password.
     pub fn open_to_write<'s>(
         &'s self,
         access: &WriteAccess<'_>,
@@ -89,7 +90,7 @@ impl Node<'_> {
         })
     }
 
-    /// Opens what is below, for reading; none of it may be the file that is written.
+    /// Opens the image below, for reading; no file of it may be the one that is written.
     fn read_below(
         &self,
         image: &dyn ImageFile,
@@ -130,7 +131,7 @@ pub(crate) fn refuse_same(path: &Path, file: &dyn Storage, others: &[&dyn Storag
 
 /// Returns the error for an image that would be written over a file that is used for something else.
 pub(crate) fn same_file(path: &Path, other: &Path) -> Error {
-    // QEMU takes a lock that it holds itself for another's. Its words are what clients know.
+    // QEMU meets its own lock there and takes it for another's. Clients know its words.
     Error::invalid(format!(
         "Failed to get \"write\" lock: '{}' and '{}' are the same file",
         printable(&other.to_string_lossy()),
