@@ -1,8 +1,8 @@
-//! JSON as QEMU reads it, which is more than the standard has: strings may be in single quotes, so that
-//! a shell needs no more than double quotes around `json:{'driver':'qcow2',…}`.
+//! JSON as QEMU reads it, which is more than the standard has.
 //!
-//! No key may be there twice in an object: two programs that read it could otherwise see different
-//! images in it. Nesting is bounded, and mistakes are worded as QEMU words them.
+//! Strings may be in single quotes, so that a shell needs no more than double quotes around
+//! `json:{'driver':'qcow2',…}`. No key may be there twice in an object: two programs that read it could
+//! otherwise see different images in it. Nesting is bounded, and mistakes are worded as QEMU words them.
 
 use super::Value;
 use crate::error::{Error, Result};
@@ -24,10 +24,10 @@ pub enum Document {
     Map(Vec<(String, Document)>),
 }
 
-/// Reads a document.
+/// Parses a document.
 ///
 /// # Errors
-/// It is no JSON, or more than one value.
+/// Returns an error if the text isn't JSON, or is more than one value.
 pub fn parse(text: &str) -> Result<Document> {
     let mut reader = Reader { rest: text };
     if reader.peek().is_none() {
@@ -44,13 +44,13 @@ fn mistake(what: &str) -> Error {
     Error::invalid(format!("JSON parse error, {what}"))
 }
 
-/// The part that is still to be read.
+/// The part of the text that is still to be read.
 struct Reader<'t> {
     rest: &'t str,
 }
 
 impl<'t> Reader<'t> {
-    /// The next character that isn't blank, which stays.
+    /// Returns the next character that isn't blank, without taking it.
     fn peek(&mut self) -> Option<char> {
         self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
         self.rest.chars().next()
@@ -68,7 +68,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Takes so many bytes, which end with a character.
+    /// Takes the next `length` bytes, which end with a character.
     fn advance(&mut self, length: usize) -> &'t str {
         let (taken, rest) = self
             .rest
@@ -239,7 +239,7 @@ fn stray(c: char) -> Error {
     mistake(&format!("stray '{c}'"))
 }
 
-/// The character that four hexadecimal digits stand for, or two such escapes, and how many bytes it took.
+/// Decodes four hexadecimal digits, or two such escapes. Returns the character, and the number of bytes read.
 fn unicode(text: &str) -> Result<(char, usize)> {
     let unit = |text: &str| {
         let digits = text.get(..4)?;
@@ -265,7 +265,7 @@ fn unicode(text: &str) -> Result<(char, usize)> {
     })
 }
 
-/// The characters behind so many bytes, counted on from where `chars` is.
+/// Moves `chars` on by so many bytes.
 fn skip(mut chars: std::str::CharIndices<'_>, bytes: usize) -> std::str::CharIndices<'_> {
     let end = chars.offset() + bytes;
     while chars.offset() < end && chars.next().is_some() {}

@@ -1,7 +1,7 @@
 //! QEMU's option strings: `key=value,key2=value2`.
 //!
-//! Inside a value two commas stand for one. A key without a value means `=on`, and with a `no` in front
-//! of it `=off`. Values may be names of files, so they are whatever bytes such a name may have.
+//! Two commas stand for one inside a value. A key without a value means `=on`, and with a `no` in front of it
+//! `=off`. Values may be names of files, so they may have any bytes that such a name may have.
 
 use std::ffi::{OsStr, OsString};
 use std::num::ParseIntError;
@@ -17,18 +17,18 @@ pub struct KeyValue {
     pub key: String,
     /// The value.
     pub value: OsString,
-    /// The element as it was written, where it was a key alone.
+    /// The element as it was written, if it was a key alone.
     pub short: Option<String>,
 }
 
 impl KeyValue {
-    /// The value as text; what is none becomes text that means nothing.
+    /// Returns the value as text. Bytes that are no UTF-8 become text that matches nothing.
     pub fn text(self) -> String {
         let text = self.value.into_string();
         text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())
     }
 
-    /// QEMU's words on a key alone, where it would rather have it written out.
+    /// Returns QEMU's warning of a key alone, which is better written out.
     pub fn deprecation(&self) -> Option<String> {
         let short = self.short.as_deref()?;
         let (key, value) = (&self.key, self.value.display());
@@ -38,8 +38,8 @@ impl KeyValue {
     }
 }
 
-/// Splits an option string. `implied` is the key of a first element that is a value alone (as the
-/// `secret` of `secret,id=s`); without it, such an element is a switch that is on.
+/// Splits an option string. `implied` is the key of a first element that is a value alone, as the `secret` of
+/// `secret,id=s`. Such an element is otherwise a switch that is on.
 pub fn parse(text: impl AsRef<OsStr>, implied: Option<&str>) -> Vec<KeyValue> {
     split_at_single_commas(text.as_ref())
         .into_iter()
@@ -78,8 +78,8 @@ pub fn is_valid_list(text: impl AsRef<OsStr>) -> bool {
     !text.is_empty() && !text.starts_with(b",") && commas_at_end.is_multiple_of(2)
 }
 
-/// Reads a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal
-/// digits. What doesn't fit is the nearest that does.
+/// Parses a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal digits. A
+/// number out of range becomes the nearest that isn't.
 pub fn parse_integer(text: &str) -> Option<i64> {
     let (is_negative, digits) = parse_digits(text)?;
     let magnitude = digits.ok().and_then(|digits| i64::try_from(digits).ok());
@@ -87,10 +87,10 @@ pub fn parse_integer(text: &str) -> Option<i64> {
     Some(if is_negative { -magnitude } else { magnitude })
 }
 
-/// As C's `strtoull`: the same digits, and what is below zero counts from 2^64 downwards.
+/// Parses a number as C's `strtoull` does: the same digits, and a negative number counts from 2^64 downwards.
 ///
 /// # Errors
-/// It is no number, or doesn't fit in 64 bits.
+/// Returns an error if it is no number, or doesn't fit in 64 bits.
 pub fn parse_number(text: &str) -> Result<u64, SizeError> {
     let (is_negative, digits) = parse_digits(text).ok_or(SizeError::Malformed)?;
     let magnitude = digits.map_err(|_| SizeError::OutOfRange)?;
@@ -101,7 +101,7 @@ pub fn parse_number(text: &str) -> Result<u64, SizeError> {
     })
 }
 
-/// The sign and the digits of a number as C has them.
+/// Parses the sign and the digits of a number as C has them.
 fn parse_digits(text: &str) -> Option<(bool, Result<u64, ParseIntError>)> {
     let text = text.trim_start();
     let (is_negative, digits) = match text.strip_prefix('-') {
@@ -119,7 +119,7 @@ fn parse_digits(text: &str) -> Option<(bool, Result<u64, ParseIntError>)> {
     Some((is_negative, u64::from_str_radix(digits, base)))
 }
 
-/// The error for an option that is no size.
+/// Returns the error for an option that is no size.
 pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
     match error {
         SizeError::Malformed => Error::invalid(format!(
@@ -135,7 +135,8 @@ pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
     }
 }
 
-/// Tells if a text can be the id of an object or a node: letters, digits, `-`, `.` and `_`, a letter first.
+/// Returns true if a text can be the id of an object or a node: letters, digits, `-`, `.` and `_`, a letter
+/// first.
 pub fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text

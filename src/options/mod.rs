@@ -1,15 +1,15 @@
 //! QEMU's option syntax, as data.
 //!
-//! An option is told in a list (`key=value,key2=value2`), in JSON, or on the command line, and always means
-//! the same. Everything that reads options stands above this room: the command line, the names of images,
-//! and the formats and protocols, which say what each of them knows.
+//! An option is given in a list (`key=value,key2=value2`), in JSON, or on the command line, and always means
+//! the same. The command line, the names of images, the formats and the protocols build on this module.
+//! Formats and protocols say what options each of them has.
 //!
 //! - [`list`]: the list, its doubled commas, and its numbers.
 //! - [`json`]: JSON as QEMU reads it.
 //! - [`tree`]: either of the two as a flat tree of dotted keys, taken out one by one.
 //! - [`value`]: one value of such a tree.
-//! - [`spec`]: which options a driver has, and help.
-//! - [`values`]: options held against their specs.
+//! - [`spec`]: the options that a driver has, and help.
+//! - [`values`]: options checked against their specs.
 //! - [`qemu_json`]: JSON as QEMU prints it, and the order of its keys.
 
 pub mod json;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Renders a report.
 ///
 /// # Errors
-/// The report can't be expressed as JSON, which would be a mistake of ours.
+/// Returns an error if the report can't be expressed as JSON, which would be an internal error.
 pub fn render(report: &impl Serialize) -> Result<String> {
     let mut text = written(report, QemuFormatter::default())?;
     text.push('\n');
@@ -34,7 +34,7 @@ fn written(report: &impl Serialize, formatter: QemuFormatter) -> Result<String> 
 /// Renders a value on one line, as QEMU does in names of images.
 ///
 /// # Errors
-/// As [`render`].
+/// Returns the errors of [`render`].
 pub fn one_line(value: &Value) -> Result<String> {
     let formatter = QemuFormatter {
         one_line: true,
@@ -43,10 +43,10 @@ pub fn one_line(value: &Value) -> Result<String> {
     written(value, formatter)
 }
 
-/// A report as a JSON value whose keys have QEMU's order.
+/// Returns a report as a JSON value whose keys have QEMU's order.
 ///
 /// # Errors
-/// As [`render`].
+/// Returns the errors of [`render`].
 pub fn ordered(report: &impl Serialize) -> Result<Value> {
     serde_json::to_value(report)
         .map(sorted)
@@ -68,7 +68,7 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The bucket of a key in QEMU's dictionaries.
+/// Returns the bucket of a key in QEMU's dictionaries.
 fn bucket(key: &str) -> u32 {
     let length = u32::try_from(key.len()).unwrap_or(u32::MAX);
     let hash = (0u32..).zip(key.bytes()).fold(

@@ -1,8 +1,8 @@
-//! The options of a driver as data: names, how values are written, and what help says of them.
+//! The options of a driver as data: names, the forms of values, and their lines in help.
 //!
-//! Help, the check of names and the line `Formatting '…'` are made from these lists alone. Options that
-//! `qemu-img` has and this version doesn't are in them too, so that they are refused by name and not as a mistake
-//! of the user's.
+//! Help, the check of names and the line `Formatting '…'` are made from these lists alone. They also have
+//! options of `qemu-img` that this version lacks, so that those are refused by name and not as a mistake of
+//! the user's.
 
 use std::fmt::Write as _;
 
@@ -33,7 +33,7 @@ pub struct OptionSpec {
 }
 
 impl OptionSpec {
-    /// An option without a default.
+    /// Returns an option without a default.
     pub const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
         Self {
             name,
@@ -43,7 +43,7 @@ impl OptionSpec {
         }
     }
 
-    /// The same option with a default.
+    /// Returns the same option with a default.
     #[must_use]
     pub const fn with_default(self, default: &'static str) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl OptionSpec {
     }
 }
 
-/// The options of several drivers, in that order; of those with one name the first.
+/// Joins the options of several drivers, in that order. Only the first of those with one name is kept.
 pub fn united(lists: &[&'static [OptionSpec]]) -> Vec<&'static OptionSpec> {
     let mut united: Vec<&OptionSpec> = Vec::new();
     for spec in lists.iter().copied().flatten() {
@@ -64,7 +64,7 @@ pub fn united(lists: &[&'static [OptionSpec]]) -> Vec<&'static OptionSpec> {
     united
 }
 
-/// The lines of `-o help` for these options, by name.
+/// Returns the lines of `-o help` for these options, by name.
 pub fn help_lines(lists: &[&'static [OptionSpec]]) -> String {
     let mut specs = united(lists);
     specs.sort_by_key(|spec| spec.name);

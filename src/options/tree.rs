@@ -1,8 +1,8 @@
-//! Options in a tree: what `--image-opts`, `--object` and `json:` names are all about.
+//! Options in a tree: those of `--image-opts`, of `--object` and of `json:` names.
 //!
-//! QEMU takes the same tree in three spellings: `driver=raw,file.filename=x`, nested JSON, and JSON
-//! with dotted keys. Here all are kept flat, as a list of dotted keys, and taken out one by one; what
-//! remains in the end is what nobody understood, and is refused by name.
+//! QEMU takes the same tree in three spellings: `driver=raw,file.filename=x`, nested JSON, and JSON with
+//! dotted keys. All are kept flat here, as a list of dotted keys, and are taken out one by one. An option
+//! that is left in the end is unknown, and is refused by name.
 
 use std::ffi::{OsStr, OsString};
 
@@ -12,7 +12,7 @@ use super::list;
 use crate::error::{Error, Result};
 use crate::units::parse_size;
 
-/// The complaint about JSON that isn't an object.
+/// The message for JSON that isn't an object.
 pub const NO_OBJECT: &str = "Invalid JSON object given";
 
 /// A tree of options, flat.
@@ -20,8 +20,8 @@ pub const NO_OBJECT: &str = "Invalid JSON object given";
 pub struct Tree(Vec<(String, Value)>);
 
 impl Tree {
-    /// Reads `key=value,key2=value2`; of a key given twice the last one counts. `implied` is the key of
-    /// a first element without one.
+    /// Parses `key=value,key2=value2`. The last value of a repeated key counts. `implied` is the key of a
+    /// first element without one.
     pub fn from_list(text: impl AsRef<OsStr>, implied: &str) -> Self {
         let mut tree = Self::default();
         for option in list::parse(text, Some(implied)) {
@@ -31,10 +31,10 @@ impl Tree {
         tree
     }
 
-    /// Reads a JSON object.
+    /// Parses a JSON object.
     ///
     /// # Errors
-    /// Anything else; a key that is there twice; nesting beyond what any image needs.
+    /// Returns an error if the text isn't a JSON object, if a key is repeated, or if the nesting is too deep.
     pub fn from_json(text: &str) -> Result<Self> {
         let Document::Map(entries) = json::parse(text)? else {
             return Err(Error::invalid(NO_OBJECT));
@@ -79,13 +79,13 @@ impl Tree {
         })
     }
 
-    /// An option, which stays.
+    /// Returns the value of an option, which stays in the tree.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let found = self.0.iter().find(|(known, _)| known == key);
         found.map(|(_, value)| value)
     }
 
-    /// Adds an option that isn't there.
+    /// Adds an option that isn't in the tree.
     pub fn put(&mut self, key: &str, value: &str) {
         self.0.push((key.to_owned(), Value::Text(value.to_owned())));
     }
@@ -96,14 +96,14 @@ impl Tree {
         Some(self.0.remove(at).1)
     }
 
-    /// Takes out an option that is text, or is written as what stands for it.
+    /// Takes out an option as text. A value that isn't text becomes the text that looks like it.
     pub fn take_text(&mut self, key: &str) -> Option<String> {
         let name = self.take_name(key)?.into_string();
         Some(name.unwrap_or_else(|name| name.to_string_lossy().into_owned()))
     }
 
-    /// Takes out an option that is the name of a file. JSON may have other kinds of values where a list has
-    /// text, and they mean what they look like; `null` means nothing.
+    /// Takes out an option that is the name of a file. Other kinds of values, which JSON may have, become the
+    /// text that looks like them. `null` stands for no option.
     pub fn take_name(&mut self, key: &str) -> Option<OsString> {
         Some(match self.take(key)? {
             Value::Null => return None,
@@ -117,7 +117,7 @@ impl Tree {
     /// Takes out an option that must be text even in JSON.
     ///
     /// # Errors
-    /// It is something else.
+    /// Returns an error if it has another kind of value.
     pub fn take_string(&mut self, key: &str) -> Result<Option<OsString>> {
         match self.take(key) {
             None => Ok(None),
@@ -132,7 +132,7 @@ impl Tree {
     /// Takes out an option that is a size, in bytes.
     ///
     /// # Errors
-    /// It is no size.
+    /// Returns an error if it is no size.
     pub fn take_size(&mut self, key: &str) -> Result<Option<u64>> {
         let text = match self.take(key) {
             None | Some(Value::Null) => return Ok(None),
@@ -148,7 +148,7 @@ impl Tree {
     /// Takes out an option that is on or off.
     ///
     /// # Errors
-    /// It is neither.
+    /// Returns an error if it is neither.
     pub fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
         Ok(Some(match self.take(key) {
             None | Some(Value::Null) => return Ok(None),
@@ -165,7 +165,7 @@ impl Tree {
         }))
     }
 
-    /// Takes out everything below a key: `file.filename` becomes `filename` of the tree `file`.
+    /// Takes out all options below a key: `file.filename` becomes `filename` of the tree `file`.
     pub fn take_below(&mut self, key: &str) -> Self {
         let mut below = Self::default();
         self.0.retain_mut(|(known, value)| {
@@ -183,7 +183,7 @@ impl Tree {
         below
     }
 
-    /// The names of all options.
+    /// Returns the names of all options.
     pub fn keys(&self) -> Vec<String> {
         self.0.iter().map(|(key, _)| key.clone()).collect()
     }
@@ -193,7 +193,7 @@ impl Tree {
         self.0.is_empty()
     }
 
-    /// The first option that is left.
+    /// Returns the first option that is left.
     pub fn first(&self) -> Option<(&str, &Value)> {
         self.0.first().map(|(key, value)| (key.as_str(), value))
     }

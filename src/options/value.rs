@@ -1,7 +1,7 @@
 //! One value of an option.
 //!
-//! JSON has kinds of values, and a list has text alone. Which kind an option takes is for its reader to say;
-//! here is kept what was written.
+//! JSON has kinds of values, and a list has text alone. The reader of an option decides which kind it takes;
+//! the value is kept as it was written.
 
 use std::ffi::OsString;
 
@@ -21,7 +21,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// As JSON.
+    /// Returns the value as JSON. Bytes that are no UTF-8 become replacement characters.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
@@ -32,7 +32,7 @@ impl Value {
         }
     }
 
-    /// As text, if it is any; bytes that are none become text that means nothing.
+    /// Returns the value as text, if it is text. Bytes that are no UTF-8 become text that matches nothing.
     pub fn into_text(self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text),

@@ -1,4 +1,4 @@
-//! Options held against their specs: names that are known, and values of the right kind.
+//! Options checked against their specs: names that are known, and values of the right kind.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,7 +9,7 @@ use super::tree::Tree;
 use crate::error::{Error, Result, printable_bytes};
 use crate::units::{SizeError, parse_size};
 
-/// The options that were given to a driver; of an option given twice the last one counts.
+/// The options that were given to a driver. The last value of a repeated option counts.
 #[derive(Debug, Clone, Default)]
 pub struct Values {
     specs: Vec<&'static OptionSpec>,
@@ -44,7 +44,7 @@ impl Values {
         Ok(Self { specs, given })
     }
 
-    /// Takes a driver's options out of the tree of a node; what else there is stays there.
+    /// Takes a driver's options out of the tree of a node; the others stay there.
     ///
     /// # Errors
     /// Returns an error if a value is of the wrong kind.
@@ -75,34 +75,34 @@ impl Values {
         Ok(values)
     }
 
-    /// Returns true if there is an option of that name, given or not.
+    /// Returns true if the specs have an option of that name, given or not.
     pub fn knows(&self, name: &str) -> bool {
         self.specs.iter().any(|spec| spec.name == name)
     }
 
-    /// The value of an option. Bytes that are no text mean nothing; only names may have such, see
-    /// [`name`](Self::name).
+    /// Returns the value of an option. Bytes that are no UTF-8 become text that matches nothing; only names
+    /// may have such, see [`name`](Self::name).
     pub fn text(&self, name: &str) -> Option<&str> {
         self.name(name)
             .map(|value| value.to_str().unwrap_or("\u{fffd}"))
     }
 
-    /// The value of an option that is the name of a file.
+    /// Returns the value of an option that is the name of a file.
     pub fn name(&self, name: &str) -> Option<&OsStr> {
         self.given(name).map(|given| given.value.as_os_str())
     }
 
-    /// The value of a switch.
+    /// Returns the value of a switch.
     pub fn switch(&self, name: &str) -> Option<bool> {
         self.text(name).map(|value| value == "on")
     }
 
-    /// The value of a size or number.
+    /// Returns the value of a size or number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.text(name).and_then(|value| value.parse().ok())
     }
 
-    /// The value as it was written.
+    /// Returns the value as it was written.
     pub fn as_written(&self, name: &str) -> Option<&str> {
         self.given(name)?.shown.to_str()
     }
@@ -122,7 +122,7 @@ impl Values {
         });
     }
 
-    /// The option `size` in bytes. The greatest number there is stands for none.
+    /// Returns the option `size` in bytes. The greatest number of 64 bits stands for none.
     pub fn size(&self) -> Option<u64> {
         self.number("size").filter(|size| *size != u64::MAX)
     }
@@ -135,8 +135,8 @@ impl Values {
         }
     }
 
-    /// The line that `create` prints before it starts: options that were given or have a default, in the order of
-    /// the specs. Names have the bytes that they have.
+    /// Returns the line that `create` prints before it starts: options that were given or have a default, in
+    /// the order of the specs. The bytes of names are kept.
     pub fn formatting_line(&self, filename: &OsStr, driver: &str) -> Vec<u8> {
         let mut line = b"Formatting '".to_vec();
         line.extend(printable_bytes(filename.as_bytes()));
@@ -157,19 +157,19 @@ impl Values {
     }
 }
 
-/// The error for a value that a parameter can't have, as QEMU's visitors word it.
+/// Returns the error for a value that a parameter can't have, as QEMU's visitors word it.
 pub fn not_accepted(parameter: &str, value: &str) -> Error {
     Error::invalid(format!(
         "Parameter '{parameter}' does not accept value '{value}'"
     ))
 }
 
-/// A number as `Formatting '…'` prints it: from 2^63 on, QEMU shows it below zero.
+/// Formats a number as `Formatting '…'` prints it: from 2^63 on, QEMU shows it as a negative one.
 fn signed(number: u64) -> String {
     number.cast_signed().to_string()
 }
 
-/// Reads the value of an option that is a number.
+/// Parses the value of an option that is a number.
 fn number(key: &str, value: &str) -> Result<u64> {
     list::parse_number(value).map_err(|error| match error {
         SizeError::OutOfRange => Error::invalid(format!(
@@ -179,7 +179,7 @@ fn number(key: &str, value: &str) -> Result<u64> {
     })
 }
 
-/// Checks an option's name and kind and brings its value into one form.
+/// Checks an option's name and kind, and brings its value into one form.
 fn normalise(specs: &[&OptionSpec], option: KeyValue) -> Result<Given> {
     let key = option.key.clone();
     let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
