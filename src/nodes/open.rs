@@ -388,7 +388,7 @@ pub(crate) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<
 }
 
 /// Returns the error for an image below `layers`. It names each of them as one whose backing file could not
-/// be opened; of a long chain it names only the first and the last.
+/// be opened. Of a long chain it names only the first and the last.
 fn below_these(layers: &[ChainImage], error: Error) -> Error {
     let more = layers.len().saturating_sub(2 * NAMED_IMAGES);
     let last = layers.len() - NAMED_IMAGES.min(layers.len());
