@@ -1,5 +1,5 @@
-//! Targets with a backing file: what is data, what is zero and what is left must come out as the
-//! source has it, in every kind of image.
+//! Targets with a backing file: data, zeroes, and parts left to the backing file, as the source has them, in
+//! every kind of image.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ fn cipher() -> Cipher {
     LegacyAes::with_key(b"0123456789abcdef", Backend::detect())
 }
 
-/// How an image is made beside its options.
+/// The way in which an image is made, beside its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
     With(Preallocation),
@@ -301,7 +301,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
     }
 }
 
-/// Where requests wait, a chunk is several blocks, in each of which something else is left.
+/// Checks that what is left in each block of a chunk is left. A chunk is several blocks where requests wait.
 #[test]
 fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
     let mut backing = vec![0; (8 << 20) + 1536];

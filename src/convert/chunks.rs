@@ -4,8 +4,8 @@
 //! Chunks without data are only handed out if all are asked for: a disk of terabytes that is one hole costs a
 //! few look-ups.
 //!
-//! For a target with a backing file there are three kinds of parts: data, zeroes, which have to be stored too,
-//! and parts that are left to the backing file, for which nothing is done.
+//! For a target with a backing file there are three kinds of parts. Data is stored, and zeroes have to be
+//! stored too. Nothing is done for parts that are left to the backing file.
 
 use super::runs::cut_to;
 use crate::error::Result;
@@ -29,7 +29,7 @@ const LEAST_CHUNKS: u64 = 16;
 pub(super) struct Chunk {
     /// Its number, from 0, without gaps, in guest order.
     pub(super) number: u64,
-    /// Where it starts on the disk.
+    /// Its start on the disk.
     pub(super) guest: GuestOffset,
     /// Its length in bytes: whole blocks, but for the disk's end.
     pub(super) length: usize,
@@ -81,9 +81,9 @@ fn push(runs: &mut Vec<Run>, run: Run) {
     }
 }
 
-/// Of the parts that are to be left, the whole units. The rest becomes data: a unit is stored as a
-/// whole, so what the backing file has of it has to be copied. The last unit of a chunk of `length`
-/// bytes may end beyond it.
+/// Returns the whole units of the parts that are to be left. The rest becomes data: a unit is stored as a
+/// whole, so what the backing file has of it has to be copied. The last unit of a chunk of `length` bytes may
+/// end beyond it.
 fn leave_whole_units(left: Vec<Run>, unit: usize, length: usize, data: &mut Vec<Run>) -> Vec<Run> {
     let mut whole = Vec::with_capacity(left.len());
     for run in left {
@@ -146,7 +146,7 @@ pub(super) struct Chunks {
     ahead: Ahead,
     size: u64,
     block: usize,
-    /// How many blocks without data are handed out as one chunk, at most.
+    /// The most blocks without data that are handed out as one chunk.
     most_in_row: u64,
     wanted: Wanted,
     salvage: bool,
@@ -182,7 +182,7 @@ impl Chunks {
         self
     }
 
-    /// How many bytes of data all chunks have together.
+    /// Returns the number of bytes of data that all chunks have together.
     pub(super) fn data_bytes(&self, source: &dyn Image) -> Result<u64> {
         if self.wanted == Wanted::Everything {
             return Ok(self.size);
@@ -204,8 +204,8 @@ impl Chunks {
         Ok(bytes)
     }
 
-    /// The next chunk, of up to `most` bytes if those are more than a block, and of no more than a small
-    /// part of the disk, so that there are chunks for everybody.
+    /// Returns the next chunk. It has up to `most` bytes if those are more than a block. But it is no more
+    /// than a small part of the disk, so that there are chunks for every worker.
     pub(super) fn next(&mut self, source: &dyn Image, most: usize) -> Result<Option<Chunk>> {
         if !self.skip(source)? {
             return Ok(None);
@@ -255,7 +255,7 @@ impl Chunks {
         Ok(false)
     }
 
-    /// Where the zeroes end that start at `start`, in whole blocks and not too many of them.
+    /// Returns the end of the zeroes that start at `start`, in whole blocks and not too many of them.
     fn end_of_row(&self, start: u64) -> u64 {
         let is_row = self.position == start && self.ahead.end > start;
         if !is_row || self.ahead.part != Part::Zero || self.most_in_row == 1 {

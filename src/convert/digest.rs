@@ -9,7 +9,7 @@ use sha2::Digest as _;
 
 use crate::units::GuestOffset;
 
-/// How a checksum is computed.
+/// The algorithm of a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// SHA-256, which `sha256sum` checks.

@@ -1,13 +1,13 @@
-//! Who reads, who writes, and in which buffer.
+//! The reads and writes under way, and the buffers between them.
 //!
-//! Threads ask for something to do ([`Flow::next`]): a chunk that is ready is written, or else another one
-//! is read. How many may do either at once is said by a [`RequestWindow`] each, and all that is on its way
-//! from the one to the other is in one of a bounded number of buffers.
+//! Threads ask for something to do ([`Flow::next`]): a chunk that is ready is written, or else another one is
+//! read. Two [`RequestWindow`]s say how many may read and how many may write at once. Data on its way from a
+//! read to a write is in one of a bounded number of buffers.
 //!
-//! A file system lets one thread at a time write to a file through the page cache: the others don't
-//! sleep meanwhile, they spin. Two threads that write 1 GiB burn 0.7 s of system time where one burns
-//! 0.4. So for such targets the window of writes starts with one, who writes all that others bring, while
-//! they go on reading and encrypting in other buffers. Where writes wait, it widens like that of reads.
+//! A file system lets one thread at a time write to a file through the page cache; the others don't sleep
+//! meanwhile, they spin. Two threads that write 1 GiB burn 0.7 s of system time where one burns 0.4. So the
+//! window of writes starts with one for such targets. That thread writes all that others bring, while they go
+//! on reading and encrypting in other buffers. The window of writes widens like that of reads if writes wait.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,8 +17,8 @@ use super::buffer::Buffer;
 use super::window::{RequestTimes, RequestWindow, SHORTEST_WAIT};
 use crate::formats::Reservation;
 
-/// How much memory the buffers take together at the most, in bytes, unless there are more threads at work
-/// than that has room for.
+/// The most memory that the buffers take together, in bytes, unless there are more threads at work than that
+/// has room for.
 pub(super) const MOST_IN_FLIGHT: usize = 64 << 20;
 /// The wait from which on all of it is used; half of it where requests wait less.
 const LONG_WAIT: Duration = Duration::from_millis(10);
@@ -44,15 +44,16 @@ pub(super) enum NextStep {
 pub(super) struct Flow {
     reads: RequestWindow,
     writes: RequestWindow,
-    /// How long a request is where they wait, in bytes.
+    /// The length of a request where requests wait, in bytes.
     request: usize,
-    /// For how long the last chunk, were it as long as a request, kept a processor busy between reading and writing.
+    /// The time for which the last chunk kept a processor busy between reading and writing, scaled to the
+    /// length of a request.
     processing: Mutex<Duration>,
-    /// How many threads there are while requests don't wait.
+    /// The number of threads while requests don't wait.
     threads: usize,
-    /// How many buffers there are then.
+    /// The number of buffers while requests don't wait.
     buffers: usize,
-    /// How many buffers there may be.
+    /// The limit on the number of buffers.
     most_buffers: usize,
     state: Mutex<FlowState>,
     changed: Condvar,
@@ -61,7 +62,7 @@ pub(super) struct Flow {
 #[derive(Default)]
 struct FlowState {
     free: Vec<Buffer>,
-    /// How many buffers there are, free or not.
+    /// The number of buffers, free or not.
     buffers: usize,
     queue: VecDeque<Ready>,
     reading: usize,
@@ -72,8 +73,8 @@ struct FlowState {
 }
 
 impl Flow {
-    /// For requests of at most `request` bytes, and of at most `block` bytes while they don't wait. Each takes so
-    /// much `memory` in bytes, with what its thread needs beside the buffer.
+    /// Returns the flow of requests of at most `request` bytes, and of at most `block` bytes while they don't
+    /// wait. Each takes `memory` bytes, with what its thread needs beside the buffer.
     pub(super) fn new(
         [reads, writes]: [RequestWindow; 2],
         threads: usize,
@@ -101,7 +102,7 @@ impl Flow {
         self.reads.is_wide() || self.writes.is_wide()
     }
 
-    /// How many threads have something to do, where there is more to read.
+    /// Returns the number of threads that have something to do, where there is more to read.
     pub(super) fn threads_to_read(&self) -> usize {
         if self.is_wide() && self.lock().read_all {
             return self.threads;
@@ -109,7 +110,7 @@ impl Flow {
         self.threads()
     }
 
-    /// How many threads the requests that may be under way take.
+    /// Returns the number of threads that the requests take which may be under way.
     fn threads(&self) -> usize {
         if !self.is_wide() {
             return self.threads;
@@ -118,7 +119,7 @@ impl Flow {
         requests.min(self.most_buffers()).max(self.threads)
     }
 
-    /// How many buffers there may be now.
+    /// Returns the number of buffers that there may be now.
     fn buffers(&self) -> usize {
         if !self.is_wide() {
             return self.buffers;
@@ -126,8 +127,8 @@ impl Flow {
         (self.threads() + self.threads).min(self.most_buffers())
     }
 
-    /// The most buffers that there may be, with waits like those now. New memory takes as long as a copy,
-    /// and half of it is enough for several GB a second where requests wait for a few milliseconds.
+    /// Returns the most buffers that there may be, with waits like those now. New memory takes as long as a
+    /// copy. Half of it is enough for several GB a second where requests wait for a few milliseconds.
     fn most_buffers(&self) -> usize {
         if self.reads.waits(LONG_WAIT) || self.writes.waits(LONG_WAIT) {
             self.most_buffers

@@ -19,10 +19,11 @@ use super::workers::{self, Workers};
 use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Reservation};
 
-/// In which steps progress within a long extent is told, in bytes: in those in which `qemu-img` copies it.
+/// The length of the steps in which progress within a long extent is reported, in bytes: `qemu-img` copies in
+/// those.
 const TOLD_AT_ONCE: u64 = 2 << 20;
 
-/// How many blocks of zeroes are stored in one step, at most.
+/// The most blocks of zeroes that are stored in one step.
 const MOST_IN_ROW: u64 = 256;
 
 /// The state that the workers of a copy share.
@@ -35,17 +36,17 @@ pub(super) struct CopyJob<'a> {
     placement: Placement<'a>,
     flow: Flow,
     processors: Processors,
-    /// How many threads there are at the start.
+    /// The number of threads at the start.
     threads: usize,
-    /// How long a chunk is, in bytes.
+    /// The length of a chunk, in bytes.
     block: usize,
-    /// How long it is where requests wait.
+    /// The length of a chunk where requests wait, in bytes.
     request: usize,
     /// Shares blocks instead of copying them, where that may be.
     sharing: Option<BlockSharing<'a>>,
     /// Zeroes come in rows of blocks, without a buffer for them.
     rows: bool,
-    /// For what needs the chunks in order, where there is something.
+    /// The stage that needs the chunks in order, where there is one.
     sequential: Option<SequentialStage<'a>>,
     throttle: Throttle,
     total: u64,
@@ -138,7 +139,7 @@ impl<'a> CopyJob<'a> {
         copied.map(|()| digest)
     }
 
-    /// How long a request is now, in bytes.
+    /// Returns the length of a request now, in bytes.
     fn request_length(&self) -> usize {
         if self.flow.is_wide() {
             self.request
@@ -271,8 +272,8 @@ impl<'a> CopyJob<'a> {
         Ok(Some(reservation))
     }
 
-    /// Stores a row of blocks without data in one step: a terabyte of zeroes over a backing file is a
-    /// matter of metadata, and not worth filling buffers for.
+    /// Stores a row of blocks without data in one step. A terabyte of zeroes over a backing file is a matter
+    /// of metadata, and not worth filling buffers for.
     fn copy_zeroes(&self, row: &Chunk, buffer: &mut Buffer) -> Result<()> {
         let Some(reserved) = self.placement.reserve_zeroes(row)? else {
             return Ok(());

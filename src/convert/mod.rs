@@ -1,23 +1,23 @@
 //! Copying the contents of one disk into a new one; [`mod@compare`] has a room within, as it works alike.
 //!
-//! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in
-//! guest order. Worker threads take chunks ([`job`]), read them (which decrypts), look for zeroes
-//! ([`zero`]), compress, wait until all earlier chunks have reserved room in the target ([`place`],
-//! [`ordering`]), encrypt, and write. Only the reservation is done in order, and it is short; everything that costs time is done by
-//! all workers at once.
+//! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in guest
+//! order. Worker threads take chunks ([`job`]), read them (which decrypts), look for zeroes ([`zero`]), and
+//! compress. They wait until all earlier chunks have reserved room in the target ([`place`], [`ordering`]),
+//! then encrypt and write. Only the reservation is done in order, and it is short; everything that costs time
+//! is done by all workers at once.
 //!
 //! Two things bound them. [`processors`] lets no more work at once than there are processors. [`flow`] says
-//! how many requests are under way: few where storage answers at once, as a page cache does, and many
-//! where it lets them wait ([`window`]). Chunks are longer there, too. Room is reserved in blocks of a
-//! fixed size all the same, so the target is the same for any number of workers, requests and lengths.
+//! how many requests are under way. They are few where storage answers at once, as a page cache does, and
+//! many where requests wait ([`window`]). Chunks are longer there, too. Room is reserved in blocks of a fixed
+//! size all the same. So the target is the same for any number of workers, requests and lengths.
 //!
 //! A checksum of the disk needs the chunks in order too, before they are encrypted ([`sequential`]).
 //!
 //! The first error wins: it stops every worker at its next step and is what the caller gets. The
 //! target is finished only when every chunk has been written.
 //!
-//! Memory: a few chunks' buffers for each request, and no more than 64 MiB of them unless clusters and
-//! workers ask for it, whatever the size of the disk.
+//! The memory, whatever the size of the disk, is that of a few chunks' buffers for each request. It is no
+//! more than 64 MiB unless clusters and workers ask for it.
 
 mod buffer;
 mod checksum;
@@ -61,11 +61,11 @@ pub fn copy(
     copy_and_hash(source, target, settings, None, observer).map(drop)
 }
 
-/// As [`copy`], and gives the checksum of the disk that was copied, where one is wanted. Nothing is
-/// copied within the system then, since every byte has to be seen.
+/// Does the same as [`copy`], and returns the checksum of the disk that was copied, where one is wanted.
+/// Nothing is copied within the system then, since every byte has to be seen.
 ///
 /// # Errors
-/// As [`copy`].
+/// Returns the errors of [`copy`].
 pub fn copy_and_hash(
     source: &dyn Image,
     target: &dyn NewImage,

@@ -1,19 +1,19 @@
 //! The order in which chunks reserve room, and the first error.
 //!
-//! Chunks are processed in any order, but room in the target is reserved in the order of their
-//! numbers. [`ChunkOrder::run`] waits until all earlier chunks have reserved. Since chunks are handed out
-//! in that order too, the worker with the lowest number never waits, and so nobody waits for ever;
-//! an error wakes everybody.
+//! Chunks are processed in any order, but room in the target is reserved in the order of their numbers.
+//! [`ChunkOrder::run`] waits until all earlier chunks have reserved. Chunks are handed out in that order too,
+//! so the worker with the lowest number never waits, and no worker waits for ever. An error wakes all of
+//! them.
 //!
-//! Only the worker that comes next is woken: with 16 workers on two processors, waking all of them for each
-//! chunk took a quarter of the time that compressing takes.
+//! Only the worker that comes next is woken. Waking all of 16 workers on two processors for each chunk took a
+//! quarter of the time that compressing takes.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// In how many groups workers wait. The numbers of those who wait lie close together, so with no more
-/// workers than that each waits alone.
+/// The number of groups in which workers wait. The numbers of those who wait lie close together, so each
+/// waits alone if there are no more workers than groups.
 const GROUPS: usize = 64;
 
 /// The order of the workers; see the module's text.

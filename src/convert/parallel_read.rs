@@ -19,7 +19,7 @@ use super::workers::{self, Job, Workers};
 use crate::error::{Error, Result};
 use crate::formats::Image;
 
-/// How many buffers a worker has.
+/// The number of buffers that a worker has.
 const BUFFERS: usize = 2;
 
 /// The work of a pass on one chunk, for which there are two buffers.

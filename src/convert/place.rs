@@ -1,8 +1,8 @@
 //! Room in the target, handed out in guest order.
 //!
-//! A chunk is as long as its request, and that depends on how the storage answers. What is looked at and
-//! reserved together are blocks of a fixed size, so that neither shows in the target: zeroes are joined with
-//! data within a block only, and the target hears of one block at a time.
+//! A chunk is as long as its request, and that depends on how the storage answers. Blocks of a fixed size are
+//! looked at and reserved together, so that neither shows in the target. Zeroes are joined with data within a
+//! block only, and room is reserved block by block.
 
 use std::num::NonZeroUsize;
 
@@ -129,7 +129,7 @@ impl<'a> Placement<'a> {
         self.target.pack(data, &runs, &zeroes)
     }
 
-    /// As [`reserve`](Self::reserve), for a chunk of so many bytes that was packed.
+    /// Does the same as [`reserve`](Self::reserve) for a chunk of so many bytes that was packed.
     ///
     /// # Errors
     /// Returns the target's error.

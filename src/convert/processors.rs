@@ -1,6 +1,6 @@
-//! How many threads compress, encrypt or look for zeroes at once.
+//! The limit on the threads that compress, encrypt or look for zeroes at once.
 //!
-//! Many threads wait for storage; no more than this work. Threads that share a processor push each
+//! Many threads may wait for storage, but no more than this work. Threads that share a processor push each
 //! other's tables out of its caches: 16 that compress on two processors take a fifth longer than two.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -11,7 +11,7 @@ pub(super) fn read_chunk(source: &dyn Image, chunk: &Chunk, buffer: &mut [u8]) -
     read_runs(chunk, buffer, |guest, part| source.read_at(guest, part))
 }
 
-/// As [`read_chunk`], where `read` reads a run of data.
+/// Does the same as [`read_chunk`], where `read` reads a run of data.
 pub(super) fn read_runs(
     chunk: &Chunk,
     buffer: &mut [u8],

@@ -22,7 +22,7 @@ use crate::units::{GuestOffset, SECTOR_SIZE};
 pub(super) struct Unreadable {
     start: u64,
     end: u64,
-    /// Why its first sector could not be read.
+    /// The error of reading its first sector.
     error: Error,
 }
 

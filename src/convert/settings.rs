@@ -1,4 +1,4 @@
-//! How a copy is done, who watches it, and how fast it may go.
+//! The settings of a copy, its observer, and its rate.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,33 +16,34 @@ pub const MOST_WORKERS: usize = 16;
 /// The shortest run of zeroes that is left out unless another length is asked for, in bytes.
 const DEFAULT_SPARSE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// How a copy is done.
+/// The settings of a copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How many threads work on it at most. No more do than there are processors; those that only wait
-    /// for storage don't count.
+    /// The most threads that work on it. No more do than there are processors; threads that only wait for
+    /// storage don't count.
     pub workers: NonZeroUsize,
-    /// How many reads, and how many writes, are under way at once; `None` goes by how long they wait.
+    /// The number of reads, and of writes, that are under way at once; `None` goes by the time for which they
+    /// wait.
     pub requests: Option<NonZeroUsize>,
     /// The shortest run of zeroes that is left out, in bytes; `None` writes every byte of the disk.
     pub sparse: Option<NonZeroUsize>,
     /// Data is copied within the system where that is possible. It isn't searched for zeroes then.
     pub copy_offload: bool,
-    /// When data that stays as it is shares its blocks with the source's.
+    /// The cases in which data that isn't changed shares its blocks with the source's.
     pub reflink: Reflink,
     /// Parts that the source doesn't store itself are left to the target's backing file, if it has one, which
     /// must then read the same there.
     pub leave_unallocated: bool,
     /// Parts that can't be read are replaced by zeroes, and told to the observer.
     pub salvage: bool,
-    /// How many bytes a second are copied at the most.
+    /// The most bytes that are copied in a second.
     pub rate: Option<u64>,
 }
 
-/// When blocks are shared between source and target instead of being copied.
+/// The cases in which blocks are shared between source and target instead of being copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reflink {
-    /// Where the file system can.
+    /// Blocks are shared where the file system can.
     Auto,
     /// All of them; that one can't be is an error.
     Always,
@@ -63,8 +64,8 @@ impl Reflink {
 }
 
 impl Default for Settings {
-    /// As many workers as the machine runs threads at once, up to 16; runs of 4 KiB of zeroes are
-    /// left out.
+    /// Returns the default settings: as many workers as the machine runs threads at once, up to 16. Runs of 4
+    /// KiB of zeroes are left out.
     fn default() -> Self {
         let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let most = NonZeroUsize::new(MOST_WORKERS).unwrap_or(NonZeroUsize::MIN);
@@ -82,14 +83,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How many threads keep the processors busy.
+    /// Returns the number of threads that keep the processors busy.
     pub(super) fn threads(&self) -> usize {
         let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         self.workers.min(processors).get()
     }
 
-    /// The window for requests that take so much `memory` in bytes, of which `least` may be under way however
-    /// fast the storage is, as so many are worked on at once.
+    /// Returns the window for requests that take `memory` bytes each. Up to `least` of them may be under way
+    /// however fast the storage is, since so many are worked on at once.
     pub(super) fn window(&self, least: usize, memory: usize) -> RequestWindow {
         let most = (MOST_IN_FLIGHT / memory.max(1)).max(1);
         match self.requests {
@@ -99,7 +100,7 @@ impl Settings {
     }
 }
 
-/// Who is told how a copy goes. Called from all workers.
+/// The observer of a copy, called from all workers.
 pub trait Observer: Sync {
     /// Returns true if progress is to be counted in bytes of data, which have to be found first. Else it is the
     /// place on the disk that is reached.

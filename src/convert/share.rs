@@ -1,11 +1,12 @@
 //! Copying without copying: blocks that the target shares with the source, and copying within the system.
 //!
-//! Data that goes into the target as it is, and lies there in whole blocks of the file system, can be shared
-//! instead of being written. It is read all the same, to find the zeroes in it, so that the target has the
-//! same tables; no more than a small part of a chunk is in memory for that, and chunks are long. Where a
-//! cluster is shared as a whole or not at all, the first bytes that aren't zero settle it. If blocks can be
-//! shared is for the file system to say: the first piece is asked for, and if the answer is no for all
-//! there is, nothing more is asked. What isn't shared is copied.
+//! Data that isn't changed in the target, and lies there in whole blocks of the file system, can be shared
+//! instead of written. It is read all the same, to find the zeroes in it, so that the target has the same
+//! tables. No more than a small part of a chunk is in memory for that, and chunks are long. The first bytes
+//! that aren't zero settle it for a cluster that is shared as a whole or not at all.
+//!
+//! The file system decides if blocks can be shared. It is asked for the first piece, and for no more if it
+//! refuses to share any blocks of the two files. Blocks that aren't shared are copied.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -21,15 +22,16 @@ use crate::formats::{Image, NewImage, Plain, PlainPlace, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// How much of the disk is shared at a time, in bytes: so much that what it costs is to look for zeroes.
+/// The length of the disk that is shared at a time, in bytes: so long that looking for zeroes is the main
+/// cost.
 const SHARED_AT_ONCE: usize = 16 << 20;
 /// The same where reads wait, so that there are many of them.
 const SHARED_AT_ONCE_WHILE_WIDE: usize = 4 << 20;
-/// How much of a cluster is read at first to see if it holds anything but zeroes, in bytes.
+/// The length of a cluster's start that is read first to see if it holds anything but zeroes, in bytes.
 const FIRST_LOOK: usize = 4096;
 /// The least unit in which file systems share, in bytes.
 const UNIT: u64 = 4096;
-/// After so many refusals, and nothing but those, no more is asked for.
+/// The number of refusals, with nothing but those, after which no more is asked for.
 const MOST_REFUSALS: u32 = 4;
 /// More refusals than there can be: blocks have been shared.
 const WORKS: u32 = u32::MAX;
@@ -48,7 +50,7 @@ pub(super) struct BlockSharing<'a> {
     /// The unit of which only matters if it is all zeroes, in bytes, where that is much more than a
     /// [`FIRST_LOOK`].
     unit: Option<usize>,
-    /// How often sharing has been refused, or [`WORKS`].
+    /// The number of times that sharing was refused, or [`WORKS`].
     refusals: AtomicU32,
     /// Blocks may be shared, as far as is known without a try.
     asked: AtomicBool,
@@ -102,8 +104,8 @@ impl<'a> BlockSharing<'a> {
         refusals < MOST_REFUSALS || refusals == WORKS || self.reflink == Reflink::Always
     }
 
-    /// How long a chunk should be, in bytes. Where there is nothing to share no longer than others, since what
-    /// is copied in [`copy`](Self::copy) is read twice.
+    /// Returns the length that a chunk should have, in bytes. It is no longer than other chunks where there
+    /// is nothing to share, since data that [`copy`](Self::copy) copies is read twice.
     pub(super) fn length(&self, wide: bool) -> usize {
         if !self.found.load(Ordering::Relaxed) {
             return 0;
@@ -115,8 +117,9 @@ impl<'a> BlockSharing<'a> {
         }
     }
 
-    /// Returns whether a chunk is for [`copy`](Self::copy): it has something that may be shared, or copied within
-    /// the system, or it is longer than `longest`, as a buffer for all of it would be.
+    /// Returns true if a chunk is for [`copy`](Self::copy). Such a chunk has something that may be shared, or
+    /// copied within the system. A chunk longer than `longest` is for it too, as a buffer for all of it would
+    /// be that long.
     ///
     /// # Errors
     /// Returns an error if the source's metadata can't be read.
@@ -222,7 +225,8 @@ impl<'a> BlockSharing<'a> {
         Ok(stored)
     }
 
-    /// As [`stored`](Self::stored), in whole units, of which no more is read than tells if they are zero.
+    /// Does the same as [`stored`](Self::stored) in whole units, of which no more is read than tells if they
+    /// are zero.
     fn stored_units(
         &self,
         chunk: &Chunk,
@@ -376,7 +380,7 @@ impl<'a> BlockSharing<'a> {
         Ok(())
     }
 
-    /// Where a part of a chunk lies in the source.
+    /// Returns the place of a part of a chunk in the source.
     fn plain(&self, chunk: &Chunk, part: Run) -> Result<Plain<'_>> {
         let guest = GuestOffset(chunk.guest.0 + part.start as u64);
         self.source

@@ -1,10 +1,10 @@
-//! How many requests are under way at once.
+//! The number of requests that are under way at once.
 //!
-//! A request to a local file that is in the page cache keeps a processor busy and nothing else; more of
-//! them than processors only get in each other's way, and writers to one file spin for its lock. A request
-//! over a network waits for milliseconds, and only many of them under way at once keep the line and the
-//! processors busy. Which of the two it is shows in each request: in its time on a processor, and in the
-//! time for which its thread slept.
+//! A request to a local file that is in the page cache keeps a processor busy and nothing else. More of them
+//! than processors only get in each other's way, and writers to one file spin for its lock. A request over a
+//! network waits for milliseconds. Only many of them under way at once keep the line and the processors busy.
+//! The times of each request say which of the two it is: the time on a processor, and the time for which its
+//! thread slept.
 //!
 //! Only sleep counts as waiting. A thread that others push off its processor waits too, but more requests
 //! would make that worse.
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use rustix::time::{ClockId, clock_gettime};
 
-/// How many of the latest requests say how many there should be.
+/// The number of the latest requests that say how many there should be.
 const REMEMBERED: usize = 8;
 /// The shortest sleep that counts: to be woken takes tens of microseconds.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_micros(100);
-/// By which part of itself the shortest wait grows with each request.
+/// The part of itself by which the shortest wait grows with each request.
 const FORGOTTEN_PART: u32 = 64;
-/// How often it is looked how busy the processors are.
+/// The interval at which the load of the processors is measured.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// The least time that a request keeps a processor busy.
 const LEAST_WORK: Duration = Duration::from_micros(10);
@@ -48,10 +48,10 @@ struct Latest {
     load: MeasuredLoad,
 }
 
-/// How busy this program keeps the processors.
+/// The load that this program puts on the processors.
 #[derive(Debug, Default)]
 struct MeasuredLoad {
-    /// When it was looked at, and the program's time on processors then.
+    /// The last measurement: when it was, and the program's time on processors then.
     seen: Option<(Instant, Duration)>,
     is_busy: bool,
 }
@@ -117,7 +117,7 @@ impl RequestWindow {
         latest.shortest.is_some_and(|shortest| shortest >= long)
     }
 
-    /// How long a request keeps a processor busy, as far as is known.
+    /// Returns the time for which a request keeps a processor busy, as far as is known.
     pub(super) fn work(&self) -> Option<Duration> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         (latest.count > 0).then(|| mean_work(latest.known()))
@@ -144,12 +144,13 @@ impl RequestWindow {
     }
 }
 
-/// How many requests more than processors are worth having, as far as these ones tell: those that are
-/// started while another one waits, if the processors do nothing but what each asks of them. A quarter of
-/// the requests may not have waited, as one answer out of a cache says nothing about the next.
+/// Returns how many requests more than processors are worth having, as far as these ones tell. Those are the
+/// requests that can be started while another one waits, if the processors do nothing but what each asks of
+/// them. A quarter of the requests may not have waited, since one answer out of a cache says nothing about
+/// the next.
 ///
-/// Where the processors are busy a thread that has been woken waits for one of them too, or for the lock of
-/// a file, and the longer the more threads there are. So no more of a wait counts then than `longest`.
+/// A thread that has been woken also waits for a processor where those are busy, or for the lock of a file.
+/// That takes the longer, the more threads there are. So no more of a wait counts then than `longest`.
 fn worthwhile(
     times: &[RequestTimes],
     elsewhere: Duration,
@@ -183,7 +184,7 @@ fn mean_work(times: &[RequestTimes]) -> Duration {
 }
 
 impl RequestTimes {
-    /// The times of a request of `length` bytes as if it had been one of `request` bytes: with work in
+    /// Returns the times that a request of `length` bytes would have had with `request` bytes: work in
     /// proportion, and a wait as long.
     pub(super) fn scaled(self, length: usize, request: usize) -> Self {
         let nanoseconds = self.work.as_nanos() * request as u128 / length.max(1) as u128;
@@ -197,9 +198,9 @@ impl RequestTimes {
 /// The time that a request took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RequestTimes {
-    /// For how long its thread was on a processor.
+    /// The time for which its thread was on a processor.
     pub(super) work: Duration,
-    /// For how long its thread slept.
+    /// The time for which its thread slept.
     pub(super) wait: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! Worker threads: as many as are wanted and can be had, all at the same work.
 //!
-//! A limit on the address space allows fewer of them. The allocator of the C library sets 64 MiB of it aside for
-//! each thread, which is most of what a thread takes; where that fails, the thread gets no memory at all.
+//! A limit on the address space allows fewer of them. The allocator of the C library sets 64 MiB of it aside
+//! for each thread, which is most of what a thread takes. A thread gets no memory at all if that fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,17 +11,17 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 /// A worker's stack. It holds no buffers; callers limit our address space.
 const STACK_SIZE: usize = 256 << 10;
-/// How much of a limited address space there must be for each thread, in bytes: what is set aside for it, its stack
-/// and its buffers.
+/// The part of a limited address space that each thread needs, in bytes: for what is set aside for it, its
+/// stack and its buffers.
 const ADDRESS_SPACE: u64 = 128 << 20;
 
 /// The workers at one job, each of which takes what is left to do until there is nothing.
 pub(super) struct Workers<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     job: &'env dyn Job,
-    /// How many there are, the calling thread among them.
+    /// The number of workers, the calling thread among them.
     count: AtomicUsize,
-    /// How many there may be.
+    /// The most workers that there may be.
     most: usize,
     /// No more can be had.
     refused: AtomicBool,
@@ -46,7 +46,7 @@ pub(super) fn run(count: usize, job: &dyn Job) {
     run_at_most(most_within(limit.unwrap_or(RLIM_INFINITY)), count, job);
 }
 
-/// How many threads an address space of `limit` bytes has room for.
+/// Returns the number of threads that an address space of `limit` bytes has room for.
 fn most_within(limit: u64) -> usize {
     match limit {
         RLIM_INFINITY => usize::MAX,
@@ -54,7 +54,7 @@ fn most_within(limit: u64) -> usize {
     }
 }
 
-/// As [`run`], with `most` threads, however many are asked for.
+/// Does the same as [`run`], with `most` threads, however many are asked for.
 fn run_at_most(most: usize, count: usize, job: &dyn Job) {
     thread::scope(|scope| {
         let workers = Arc::new(Workers {

@@ -1,10 +1,10 @@
-//! Which parts of a buffer are zero, in units that the target can leave out.
+//! The parts of a buffer that are zero, in units that the target can leave out.
 
 use crate::formats::Run;
 
-/// Of `data`, runs of `buffer`, what isn't zero: in multiples of `unit` (a power of two), sorted,
-/// disjoint, and joined where fewer than `sparse` zeroes lie between. What is outside of `data` is
-/// known to be zero and isn't looked at, nor is it joined to anything, however short it is.
+/// Returns the parts of `data`, runs of `buffer`, that aren't zero. They are multiples of `unit` (a power of
+/// two), sorted, disjoint, and joined where fewer than `sparse` zeroes lie between. What is outside of `data`
+/// is known to be zero and isn't looked at, nor is it joined to anything, however short it is.
 pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize, sparse: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut end_of_last = None;

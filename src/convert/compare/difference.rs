@@ -24,7 +24,7 @@ pub enum Difference {
     Status(GuestOffset),
     /// The sector here hasn't the same contents.
     Content(GuestOffset),
-    /// How a disk is stored can't be told.
+    /// The way in which a disk is stored can't be told.
     NoStatus(Error),
     /// A disk can't be read.
     NoData(Error),

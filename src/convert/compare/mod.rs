@@ -303,7 +303,7 @@ impl CompareJob<'_> {
     }
 }
 
-/// Where the first sector starts that differs.
+/// Returns the start of the first sector that differs.
 fn first_sector(one: &[u8], other: &[u8]) -> Option<usize> {
     if one == other {
         return None;

@@ -1,15 +1,16 @@
-//! Are two disks of the same size stored in the same way?
+//! The question if two disks of the same size are stored in the same way.
 //!
-//! This is `qemu-img`'s idea of it: of every step it is asked whether an image says anything, whether
-//! there are zeroes, data, compressed data, whether there is an offset, and whether the step reaches the
-//! disk's end. How long the steps are depends on how the formats' drivers look things up, and since the
-//! last question's answer depends on that, so do they here ([`status_in_step`](crate::formats::Image::status_in_step)).
+//! The answer is `qemu-img`'s, which asks several things of every step. Does the image store anything? Are
+//! there zeroes, data, compressed data, or an offset? It also asks if the step reaches the disk's end. The
+//! length of the steps depends on how the formats' drivers look things up. The answer to the last question
+//! depends on that length, so the steps here are the same
+//! ([`status_in_step`](crate::formats::Image::status_in_step)).
 
 use super::difference::{Difference, Side, no_status};
 use crate::formats::Status;
 use crate::units::GuestOffset;
 
-/// How much `qemu-img` compares at a time, in bytes.
+/// The length that `qemu-img` compares at a time, in bytes.
 const STEP: u64 = 2 << 20;
 
 /// The first place where they aren't, or where that can't be told.

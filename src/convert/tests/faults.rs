@@ -1,5 +1,6 @@
-//! Every single failure, on the way from every format to every other: an error, or a target that is
-//! whole and right; never a wrong one. And every read that ends early, since somebody cuts the source off.
+//! Every single failure, on the way from every format to every other. The result is an error, or a target
+//! that is whole and right; never a wrong one. Every read also ends early once, as if the source had been cut
+//! off.
 
 use super::*;
 use crate::formats::encryption::EncryptionFormat;
@@ -124,8 +125,8 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
                     _ => "No space left on device",
                 };
                 assert!(message.ends_with(expected), "{message}");
-                // A header that is there means that all was written before, and was flushed: only the
-                // last flush comes after it. (What is raw has no header; its file is removed.)
+                // A header that is there means that all was written and flushed before: only the last flush
+                // comes after it. Raw images have no header; their file is removed.
                 if to != ImageKind::Raw
                     && let Ok(made) = to.contents(target)
                 {

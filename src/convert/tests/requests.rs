@@ -69,7 +69,7 @@ impl crate::storage::Filter for Slow {
         Err(NotShared { ever: true, why })
     }
 
-    /// As a file does, which only one thread at a time can write to through the page cache.
+    /// Returns true, as for a file, which only one thread at a time can write to through the page cache.
     fn writes_serially(&self) -> bool {
         true
     }
