@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::common::{Noise, qemu_io, run, write_disk};
+use crate::common::{Noise, Ran, qemu_io, run, write_disk};
 use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         trial("devices::as_targets_and_sources", devices).with_ignored_flag(!possible),
         trial("devices::thin_ones_stay_thin", thin).with_ignored_flag(!possible),
         trial("devices::of_big_blocks_stay_thin", big_blocks).with_ignored_flag(!has_blocks),
+        trial("devices::of_big_blocks_without_cache", without_cache).with_ignored_flag(!has_blocks),
         trial("devices::over_their_own_source", over_source).with_ignored_flag(!possible),
         trial("devices::that_are_read_only", read_only).with_ignored_flag(!possible),
         trial(
@@ -260,6 +261,90 @@ fn big_blocks() {
         assert!(device[SIZE..] == old[SIZE..]);
         let taken = taken(&file);
         assert!(taken < 1 << 20, "{options}: {taken}");
+    }
+}
+
+/// Goes past the system's cache on both sides, where every request has to be of whole blocks of 4096 bytes: from
+/// each kind of image to kinds whose clusters, tables and compressed data begin and end within such blocks.
+fn without_cache() {
+    const KINDS: [&str; 8] = [
+        "-O raw",
+        "-O qcow2",
+        "-O qcow2 -o cluster_size=512",
+        "-O qcow2 -o extended_l2=on,refcount_bits=1",
+        "-O qcow2 -o preallocation=metadata",
+        "-O qcow2 -c",
+        "-O qcow2 -c -o compression_type=zstd,cluster_size=4k",
+        "-O qcow2 --encrypt aes",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // Whole blocks, since the size of a raw disk on a device is the device's.
+    write_disk(&folder.join("disk.raw"), 3 << 20, 1);
+    fs::write(folder.join("pw"), "correct horse").unwrap();
+    let device = |name: &str, length: usize| {
+        fs::write(folder.join(name), Noise(3).bytes(length)).unwrap();
+        Device::with_blocks(&folder.join(name), 4096).unwrap()
+    };
+    let secret = "--object secret,id=s,file=pw";
+    let image = |kind: &str, device: &Device| {
+        let name = device.name();
+        match kind {
+            _ if kind.contains("raw") => format!("driver=raw,file.filename={name}"),
+            _ if kind.contains("aes") => {
+                format!("driver=qcow2,encrypt.key-secret=s,file.filename={name}")
+            }
+            _ => format!("driver=qcow2,file.filename={name}"),
+        }
+    };
+    let call = |tool: fn(&Path, &[&str]) -> Ran, line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        tool(folder, &words).ok();
+    };
+    let holds_the_disk = |kind: &str, device: &Device| {
+        let image = image(kind, device);
+        let disk = "driver=raw,file.filename=disk.raw";
+        let compare = format!("compare -q {secret} --image-opts {image} {disk}");
+        call(qemu_img, &compare);
+        call(ours, &format!("{compare} -T none"));
+        if !kind.contains("raw") {
+            let check = format!("check -q {secret} --image-opts {image}");
+            call(qemu_img, &check);
+            let check = format!("check -q -T none --image-opts {image}");
+            call(ours, &check);
+        }
+    };
+    let size_of = |kind: &str| {
+        if kind.contains("raw") {
+            3 << 20
+        } else {
+            8 << 20
+        }
+    };
+    for (index, from) in KINDS.iter().enumerate() {
+        let source = device("source", size_of(from));
+        let to_source = format!(
+            "convert --password-file pw -T none -t none -f raw {from} disk.raw {}",
+            source.name()
+        );
+        call(ours, &to_source);
+        holds_the_disk(from, &source);
+        for step in [1, 3, 4] {
+            let to = KINDS[(index + step) % KINDS.len()];
+            let target = device("target", size_of(to));
+            let password = match from.contains("aes") || to.contains("aes") {
+                true => "--password-file pw",
+                false => "",
+            };
+            let format = if from.contains("raw") { "raw" } else { "qcow2" };
+            let convert = format!(
+                "convert {password} -T none -t none -f {format} {to} {} {}",
+                source.name(),
+                target.name()
+            );
+            call(ours, &convert);
+            holds_the_disk(to, &target);
+        }
     }
 }
 
