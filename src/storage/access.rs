@@ -33,7 +33,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// How its files are opened.
+    /// Returns the access for which its files are opened.
     pub fn access(self) -> Access {
         match self {
             Self::Probe | Self::Inspect | Self::Read | Self::Copy => Access::Read,
@@ -54,10 +54,11 @@ impl Purpose {
         })
     }
 
-    /// The claim on a file whose bytes are the disk itself: it is nobody's in particular unless it is copied.
+    /// Returns the claim on a file whose bytes are the disk itself. Others may use such a file too, unless it
+    /// is copied.
     ///
     /// # Errors
-    /// As [`Purpose::claim`].
+    /// Returns the errors of [`Purpose::claim`].
     pub fn claim_of_plain(self, sharing: Sharing) -> Result<Option<Claim>> {
         self.claim_unless(sharing, |purpose| match purpose {
             Self::Probe | Self::Inspect => None,
@@ -68,10 +69,10 @@ impl Purpose {
         })
     }
 
-    /// The claim on an external data file, whose length the image relies on.
+    /// Returns the claim on an external data file, whose length the image relies on.
     ///
     /// # Errors
-    /// As [`Purpose::claim`].
+    /// Returns the errors of [`Purpose::claim`].
     pub fn claim_of_data_file(self, sharing: Sharing) -> Result<Option<Claim>> {
         self.claim_unless(sharing, |purpose| match purpose {
             Self::Probe | Self::Inspect => None,

@@ -1,6 +1,6 @@
 //! QEMU's cache modes: the use of the page cache, and the time by which data must be on stable storage.
 
-/// How a file is read or written; the names are those of `-t` and `-T`, and `auto` is ours.
+/// The way in which a file is read or written. The names are those of `-t` and `-T`, and `auto` is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheMode {
     /// Past the page cache (`O_DIRECT`), flushed at the end.

@@ -132,7 +132,7 @@ pub trait Unfinished: Debug + Send {
     /// The file that is being made, where it is one: all files of an image get their names at once.
     fn as_file(&self) -> Option<&super::UnfinishedFile>;
 
-    /// As [`as_file`](Self::as_file).
+    /// Does the same as [`as_file`](Self::as_file), by value.
     fn into_file(self: Box<Self>) -> Option<super::UnfinishedFile>;
 }
 
@@ -145,9 +145,9 @@ pub trait Reopen: Debug + Send + Sync {
     fn reopen(&self, opening: Opening) -> Result<Arc<dyn Storage>>;
 }
 
-/// Has the storages that make up an image, which is complete, stay: from here on nothing undoes them. New ones get
-/// their names, and if `durable` is set these are put on stable storage. A signal finds all of them finished or
-/// none.
+/// Keeps the storages that make up an image, which is complete: from here on nothing undoes them. New ones
+/// get their names, and if `durable` is set these are put on stable storage. A signal finds all of them
+/// finished or none.
 ///
 /// # Errors
 /// Returns the system's error if a new one can't have its name, or if the medium fails. All are undone then.

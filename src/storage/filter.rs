@@ -1,11 +1,11 @@
 //! Storages in front of other storages.
 //!
-//! A filter changes a few operations of the storage behind it, such as where bytes lie or whether they may be
-//! written, and passes on all others. Which those are is written here once, so that an operation that
-//! [`Storage`] gains can't be forgotten by one of the filters.
+//! A filter changes a few operations of the storage behind it, for example to move bytes or to refuse writes,
+//! and passes on all others. These are listed here once, so that no filter can forget an operation that
+//! [`Storage`] gains.
 //!
-//! [`Filter`] and [`Storage`] have methods of the same names: a filter is used as a [`Storage`], and [`Filter`]
-//! is only named where one is implemented.
+//! [`Filter`] and [`Storage`] have methods of the same names. A filter is used as a [`Storage`], and
+//! [`Filter`] is only named where one is implemented.
 
 use std::ffi::OsStr;
 use std::fmt::Debug;

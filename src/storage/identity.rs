@@ -1,8 +1,8 @@
 //! The identity of a storage, whatever name it goes by.
 //!
 //! Two names can lead to the same bytes: links, a device's second node, a loop device and the file that it is
-//! over. Writing to one changes the other, so a target must be none of the sources under any name, and a chain
-//! of images must not lead back to one of its own.
+//! over. Writing to one changes the other. So a target must be none of the sources under any name. A chain of
+//! images must not lead back to one of its own.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};

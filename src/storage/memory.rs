@@ -31,9 +31,9 @@ pub enum Operation {
 /// number `errno`.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
-    /// Which kind of operation fails.
+    /// The kind of operation that fails.
     pub operation: Operation,
-    /// Which one of them, counted from 1.
+    /// The number of the operation among those of its kind, from 1.
     pub nth: u64,
     /// The system's error number, such as 5 for an I/O error or 28 for a full disk.
     pub errno: i32,
@@ -42,7 +42,7 @@ pub struct Fault {
 /// One read to come that ends early: the `nth` one (from 1) gives at most `bytes` bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct ShortRead {
-    /// Which read, counted from 1.
+    /// The number of the read, from 1.
     pub nth: u64,
     /// The most that it gives; with 0 it is as if the storage ended before.
     pub bytes: usize,
@@ -52,13 +52,13 @@ pub struct ShortRead {
 /// way at once, or so many were once.
 #[derive(Debug, Clone, Copy)]
 pub struct Slowness {
-    /// How many must be under way at once.
+    /// The number of reads that must be under way at once.
     pub until_in_flight: usize,
-    /// How many reads only take a millisecond.
+    /// The number of reads that only take a millisecond.
     pub after: u64,
 }
 
-/// After so long a read gives up waiting for others: a test that would hang fails instead.
+/// The time after which a read gives up waiting for others: a test that would hang fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One change of the storage, in the order in which they were asked for.
@@ -100,7 +100,7 @@ impl Change {
     }
 }
 
-/// How much of the memory is looked at together when holes are sought, as a file system would.
+/// The unit in which the memory is searched for holes, as a file system would.
 const PAGE: usize = 4096;
 
 /// A growable run of bytes in memory.
@@ -198,12 +198,12 @@ impl MemoryStorage {
         self
     }
 
-    /// How many reads have been under way at once at the most.
+    /// Returns the most reads that have been under way at once.
     pub fn most_in_flight(&self) -> usize {
         self.lock().most_in_flight
     }
 
-    /// How many changes have been recorded.
+    /// Returns the number of changes that have been recorded.
     pub fn recorded(&self) -> usize {
         self.lock().record.as_ref().map_or(0, Vec::len)
     }
@@ -218,7 +218,7 @@ impl MemoryStorage {
         self.lock().data.clone()
     }
 
-    /// How many operations of a kind there have been.
+    /// Returns the number of operations of a kind so far.
     pub fn count(&self, operation: Operation) -> u64 {
         self.lock()
             .counts

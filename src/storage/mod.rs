@@ -65,7 +65,7 @@ pub trait Storage: Debug + Send + Sync {
     /// Returns true if there are no bytes at all.
     ///
     /// # Errors
-    /// As [`Storage::len`].
+    /// Returns the errors of [`Storage::len`].
     fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
@@ -106,11 +106,11 @@ pub trait Storage: Debug + Send + Sync {
         length: u64,
     ) -> Result<bool>;
 
-    /// Makes `length` bytes at `offset` share their blocks with those of `source` at `source_offset`, which
+    /// Makes `length` bytes at `offset` share their blocks with those of `source` at `source_offset`. That
     /// takes no space and no copying until either is written to.
     ///
     /// # Errors
-    /// Returns why they aren't shared; then nothing has changed.
+    /// Returns the reason for which they aren't shared; then nothing has changed.
     fn share_from(
         &self,
         offset: u64,
@@ -138,8 +138,8 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
-    /// The storage itself, whatever name it goes by, so that a chain that leads back into itself is found, and a
-    /// target that is also a source.
+    /// Returns the identity of the storage, whatever name it goes by. A chain that leads back into itself is
+    /// found by it, and a target that is also a source.
     ///
     /// # Errors
     /// Returns the system's error if the storage can't be inspected.
@@ -165,11 +165,11 @@ pub trait Storage: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Puts everything that was written on stable storage and asks the system to forget its copies in memory, so
-    /// that the next reader gets what the medium has. The system may not follow.
+    /// Puts all written bytes on stable storage and asks the system to forget its copies in memory. The next
+    /// reader then gets the bytes of the medium. The system may not follow.
     ///
     /// # Errors
-    /// As [`Storage::flush`].
+    /// Returns the errors of [`Storage::flush`].
     fn leave_cache(&self) -> Result<()> {
         self.flush()
     }
@@ -208,8 +208,8 @@ pub trait Storage: Debug + Send + Sync {
     /// Returns the system's error. It is final: the data may be lost, and a second try would hide that.
     fn flush(&self) -> Result<()>;
 
-    /// Returns true if bytes that were never written are known to read as zeroes after [`set_len`] from 0, as
-    /// those of a regular file do and those of a block device don't.
+    /// Returns true if bytes that were never written are known to read as zeroes after [`set_len`] from 0.
+    /// They are in a regular file, and they aren't on a block device.
     ///
     /// [`set_len`]: Storage::set_len
     fn starts_as_zeroes(&self) -> bool {
@@ -231,9 +231,9 @@ pub trait Storage: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Reads out of a storage that was `length` bytes long when somebody looked, and returns how many bytes
-    /// it had for `buf`; bytes beyond its end are zeroes. A storage that became shorter, or read short, is
-    /// so never taken for zeroes.
+    /// Reads out of a storage that was `length` bytes long when it was opened. Returns how many bytes it had
+    /// for `buf`; the bytes beyond its end are zeroes. So zeroes never stand for bytes that a storage lost
+    /// since, or that a short read left out.
     ///
     /// # Errors
     /// Returns the system's error, or an error if the storage ends before `length`.

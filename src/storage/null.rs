@@ -1,8 +1,8 @@
 //! The protocol `null-co`: a size without bytes.
 //!
-//! Writes are dropped, and all of it reads as zeroes, whatever `read-zeroes` says: without it QEMU leaves memory as
-//! it was, which is nobody's to see. It shows how fast everything but the storage is, and with `latency-ns` the
-//! effect of a storage that lets requests wait.
+//! Writes are dropped, and all of it reads as zeroes, whatever `read-zeroes` says. QEMU leaves memory as it
+//! was without that option, and nobody may see that. It shows how fast everything but the storage is, and
+//! with `latency-ns` the effect of a storage that lets requests wait.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::Range;

@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 use super::Storage;
 use crate::error::Result;
 
-/// How much is handed on together, in bytes.
+/// The length of the pieces that are handed on together, in bytes.
 const BATCH: usize = 8 << 20;
 /// The fewest pieces of a batch, and the fewest for which threads are made beforehand.
 const LEAST_PIECES: usize = 8;
-/// How much may be under way at once, in bytes, unless that is less than a piece for each processor.
+/// The limit on the bytes under way at once, unless that is less than a piece for each processor.
 const IN_FLIGHT: usize = 4 << 20;
-/// How much is read with one request, in bytes, unless a piece is larger.
+/// The length that is read with one request, in bytes, unless a piece is larger.
 const REQUEST: usize = 128 << 10;
 /// The most threads that are of use where reads don't wait: beyond, memory is what is waited for.
 const MOST_WORKING: usize = 8;
@@ -34,20 +34,20 @@ const MOST_WAITING: usize = 64;
 /// The stack of a thread, in bytes: reading and looking at a table take little.
 const STACK: usize = 128 << 10;
 
-/// How much memory must be left when another thread is made, in bytes: where a program may have only so much
-/// (RLIMIT_AS), threads are not to take what the work itself needs.
+/// The memory that must be left when another thread is made, in bytes. A program may have only so much
+/// (RLIMIT_AS), and threads must not take what the work itself needs.
 const SPARE: usize = 32 << 20;
 
-/// How long a read of nothing may take, and each byte, before it counts as one that waited. The page cache
-/// takes a tenth of that.
+/// The time that a read of nothing may take, and each byte, before it counts as one that waited. The page
+/// cache takes a tenth of that.
 const PROMPT: Duration = Duration::from_micros(100);
 const PROMPT_BYTE: Duration = Duration::from_nanos(1);
-/// How many more reads must have waited than not, lately, until threads are worth it. A single one
-/// may have lost its processor meanwhile.
+/// The number by which reads that waited must exceed the others, lately, until threads are worth it. A single
+/// read may have lost its processor meanwhile.
 const ENOUGH: u32 = 3;
 const MOST_REMEMBERED: u32 = 6;
 
-/// How reads went lately.
+/// The record of reads that waited lately.
 #[derive(Debug, Default)]
 pub struct Pace {
     waited: AtomicU32,
@@ -104,8 +104,8 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Reads the piece at `place` of each item, calls `make` with it in one of several threads, and then `take` with
-    /// the results in the order of the items.
+    /// Reads the piece at `place` of each item, and calls `make` with it in one of several threads. Calls
+    /// `take` with the results in the order of the items.
     ///
     /// # Errors
     /// Returns the first error of a read or `make` in the order of the items, or of `take`.
@@ -197,7 +197,8 @@ impl<'a> Pieces<'a> {
         done
     }
 
-    /// Which pieces are read with one request: those that lie side by side, and completely in the storage.
+    /// Returns the groups of pieces that are read with one request: those that lie side by side, and
+    /// completely in the storage.
     fn groups(&self, places: impl Iterator<Item = u64>) -> Vec<Range<usize>> {
         let size = self.size as u64;
         let mut groups: Vec<Range<usize>> = Vec::new();
@@ -251,7 +252,8 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// How many threads read requests of so many bytes at the most: where they don't wait, and where they do.
+/// Returns how many threads read requests of at most `longest` bytes: where they don't wait, and where they
+/// do.
 fn threads(longest: usize) -> (usize, usize) {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let working = processors.min(MOST_WORKING);

@@ -10,7 +10,7 @@ use super::{Filter, NotShared, Storage};
 use crate::error::{Error, Result};
 use crate::units::SECTOR_SIZE;
 
-/// Where a window lies, in bytes of the storage below it.
+/// The place of a window, in bytes of the storage below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowRange {
     /// Its first byte.
@@ -65,7 +65,8 @@ impl Window {
         })
     }
 
-    /// How much of `length` bytes from `offset` on is inside the window, and where that is below.
+    /// Returns the place below of the part from `offset` on, and how many of `length` bytes are inside the
+    /// window.
     fn inside(&self, offset: u64, length: usize) -> (u64, usize) {
         let rest = self.size.saturating_sub(offset);
         let length = usize::try_from(rest).map_or(length, |rest| length.min(rest));

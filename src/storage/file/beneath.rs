@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::identity::FileIdentity;
 
-/// How many loop devices over each other are looked through.
+/// The most loop devices over each other that are looked through.
 const DEEPEST: usize = 8;
 
 /// The folder of a block device in `/sys`; `None` for other files.

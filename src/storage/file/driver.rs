@@ -1,6 +1,6 @@
 //! The drivers of files and devices.
 //!
-//! Tools that write disks of real machines say `host_device`, and rely on what the name promises: a device is
+//! Tools that write disks of real machines say `host_device`, and rely on the name's promise. A device is
 //! written or nothing is, and a mistyped name never becomes a file. A driver `file` never writes to a device.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! A file or block device as [`Storage`].
 //!
-//! Only regular files and block devices are accepted: opening a FIFO would wait for ever for a writer, and a
+//! Only regular files and block devices are accepted. Opening a FIFO would wait for ever for a writer, and a
 //! directory or a terminal has no positions. The file is opened without blocking, and its type is looked at
 //! before anything else is done with it. So nobody can exchange it between the check and its use.
 
@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 use crate::storage::identity::{FileIdentity, Identity};
 use crate::storage::{Access, CacheMode, Descriptor, Storage};
 
-/// The bytes of which offsets, lengths and memory addresses must be multiples to bypass the page cache: the
-/// largest logical block and the page size of the machines that there are.
+/// The number of bytes of which offsets, lengths and memory addresses must be multiples to bypass the page
+/// cache. It is the largest logical block and page size of existing machines.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
 /// The most bytes that the system is asked to copy in one call, so that a call ends soon.
@@ -52,8 +52,9 @@ impl FileStorage {
     /// Opens an existing file or block device.
     ///
     /// # Errors
-    /// Returns the system's error as `Could not open 'path': …`. Returns an error if it is neither a regular file
-    /// nor a block device, or if its file system can't bypass the cache where that is asked for.
+    /// Returns the system's error as `Could not open 'path': …`. Returns an error if it is neither a regular
+    /// file nor a block device. Returns an error if the cache is to be bypassed and its file system can't do
+    /// that.
     pub fn open(path: &Path, access: Access, cache: CacheMode) -> Result<Self> {
         let mut opened = Self::open_with(path, opening_flags(access, cache), cache)
             .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
@@ -70,10 +71,11 @@ impl FileStorage {
         metadata.is_ok_and(|metadata| metadata.file_type().is_char_device())
     }
 
-    /// Opens what is there for writing, as the target of something new.
+    /// Opens an existing file or device for writing, as the target of something new.
     ///
     /// # Errors
-    /// As [`FileStorage::open`], worded `Could not create 'path': …`; a pipe can't be given a length.
+    /// Returns the errors of [`FileStorage::open`], worded `Could not create 'path': …`. Returns an error if
+    /// it is a pipe, which can't be given a length.
     pub(super) fn open_existing(path: &Path, cache: CacheMode) -> Result<Self> {
         let opened = Self::open_with(path, opening_flags(Access::ReadWrite, cache), cache)
             .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?;

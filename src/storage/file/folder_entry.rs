@@ -1,4 +1,4 @@
-//! Where a new file is to be: a folder, held open, and a name in it.
+//! The place of a new file: a folder, held open, and a name in it.
 //!
 //! The folder is held because its own name may lead elsewhere by the time the file is whole. Links are
 //! followed here only where they lead to nothing, since the system, which follows all others, doesn't say
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::storage::identity::FileIdentity;
 
-/// How many links the system follows at the most.
+/// The most links that the system follows.
 const MOST_LINKS: usize = 40;
 
 /// The permissions of a new file, of which the umask takes its part.
@@ -34,11 +34,11 @@ pub(super) struct FolderEntry {
 }
 
 impl FolderEntry {
-    /// The place where a new file called `path` would be made: at the end of its links.
+    /// Finds the place where a new file called `path` would be made: at the end of its links.
     ///
     /// # Errors
-    /// Returns the system's error if there is no such folder, if something other than a link is at the
-    /// place, or if there are too many links.
+    /// Returns the system's error if there is no such folder, or if there are too many links. Returns it,
+    /// too, if something other than a link is at the place.
     pub(super) fn of_new(path: &Path) -> io::Result<Self> {
         let mut place = Self::at(None, path)?;
         for _ in 0..=MOST_LINKS {
@@ -114,7 +114,7 @@ impl FolderEntry {
         Ok(rustix::fs::openat(&self.folder, &self.name, flags, PERMISSIONS)?.into())
     }
 
-    /// Gives a file that [`make_unnamed`](Self::make_unnamed) made its name.
+    /// Names a file that [`make_unnamed`](Self::make_unnamed) made.
     ///
     /// # Errors
     /// Returns the system's error, also if something of that name is there.

@@ -1,9 +1,9 @@
 //! The gate that every change of a file passes, until the program is being ended by a signal.
 //!
 //! A target that others still write can't be undone. A write that ends after the file was emptied leaves a
-//! rest in it, and a header that is written then makes that rest look whole. So the thread that undoes first
+//! rest in it. A header that is written then makes that rest look whole. So the thread that undoes first
 //! closes the gate, and then waits for the writes that had passed it. A thread that comes later stops for
-//! good; its write neither happens nor fails, since a failure would be reported as if the medium had one.
+//! good. Its write neither happens nor fails, since a failure would be reported as one of the medium.
 //!
 //! There is one gate for the whole program. Files are undone only on the way to its end, and then nothing is
 //! to be written to any file. Passing it takes two additions to one number for a system call.
@@ -18,7 +18,7 @@ pub(super) static GATE: Gate = Gate::new();
 /// The bit that says that the gate is closed; those below it count the writes under way.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-/// How often the thread that closed the gate looks whether all writes have ended.
+/// The interval at which the thread that closed the gate looks if all writes have ended.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 
 /// A gate for writes; see the module's text.
@@ -52,8 +52,8 @@ impl Gate {
         self.0.fetch_or(CLOSED, Ordering::SeqCst);
     }
 
-    /// Waits, when nothing passes any more, until no write is under way, but at most so long: a write to a
-    /// storage that hangs may never end. Returns `false` if some are still under way.
+    /// Waits, once the gate is closed, until no write is under way, but no longer than `at_most`. A write to
+    /// a storage that hangs may never end. Returns false if some are still under way.
     pub(super) fn wait(&self, at_most: Duration) -> bool {
         let begun = Instant::now();
         while self.0.load(Ordering::SeqCst) != CLOSED {

@@ -1,8 +1,8 @@
-//! Who holds locks on a file.
+//! The process that holds locks on a file.
 //!
-//! Locks that belong to open files have no process in the kernel's list of locks. But what is known of each
-//! descriptor of each process (`/proc/*/fdinfo`) says which locks are on it, to whoever may look at that
-//! process. It is only for a message, so little is spent on it, and not to find anybody is no error.
+//! Locks that belong to open files have no process in the kernel's list of locks. But the entry of each
+//! descriptor of each process (`/proc/*/fdinfo`) has the locks on it, for users that may look at that
+//! process. It is only for a message, so little is spent on it, and not to find a process is no error.
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::printable;
 
-/// How long it is looked.
+/// The longest time that the search takes.
 const LONGEST: Duration = Duration::from_millis(200);
 
 /// A line on another process that holds locks on `file`, if one is found.

@@ -1,9 +1,9 @@
-//! Names of open descriptors (`/dev/fd/3`): they mean what the caller left open, and nothing else.
+//! Names of open descriptors (`/dev/fd/3`), which mean files that the caller left open, and no others.
 //!
 //! A descriptor that the caller didn't leave open gets its number with one of the files that this program
-//! opens. `compare /dev/fd/3 /dev/fd/4` without a 4 would compare an image with itself and find no difference, and
-//! a target would be its own source. The two kinds are told apart by the flag that closes a descriptor
-//! when another program is executed: all of our own have it, and none that was there when we began.
+//! opens. `compare /dev/fd/3 /dev/fd/4` without a 4 would compare an image with itself and find no
+//! difference, and a target would be its own source. The flag that closes a descriptor when another program
+//! is executed tells the two kinds apart. All of our own have it, and none that was there when we began.
 
 use std::fs;
 use std::io;

@@ -1,21 +1,21 @@
-//! Ending by a signal: first what is unfinished is undone, then the program ends as it would have.
+//! Ending by a signal: unfinished files are undone first, then the program ends as it would have.
 //!
 //! A thread of its own waits for the signals, so that even a write that hangs doesn't delay them. It closes
 //! the [`GATE`], waits for the writes that are under way, and undoes every unfinished file. From then on the
 //! list of those is locked: no file can be called finished any more. Further signals change nothing, so that
-//! whoever is impatient leaves no rest either.
+//! an impatient user leaves no rest either.
 //!
 //! No storage that hangs keeps the program from ending. A write that isn't over after [`WRITES_TAKE`] is no
-//! longer waited for; the file is emptied all the same, which most file systems do only after that write.
-//! After [`UNDOING_TAKES`] the program ends whether that is done or not. Only then, or where such a write
-//! comes after the emptying, a file that was there before is left with a rest, and that is said.
+//! longer waited for. The file is emptied all the same, which most file systems do only after that write.
+//! After [`UNDOING_TAKES`] the program ends whether that is done or not. An existing file is left with a rest
+//! only then, or where such a write comes after the emptying. The user is told of it.
 //!
 //! A limit on the length of files makes the system send SIGXFSZ, which ends programs. Caught, it lets the
 //! write fail, and the failure is reported like any other.
 //!
-//! SIGKILL can't be caught. Against it, formats with a header write that header last. An abort, such as the
-//! one for lack of memory, leaves no time either. The thread that aborts would have to wait for another, for
-//! which a handler of signals has no safe means.
+//! SIGKILL can't be caught. Formats with a header write that header last, for that case. An abort, such as
+//! the one for lack of memory, leaves no time either. The thread that aborts would have to wait for another,
+//! for which a handler of signals has no safe means.
 
 use std::fs;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -36,20 +36,21 @@ const ENDING: [i32; 9] = [
     SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR2, SIGVTALRM, SIGXCPU,
 ];
 
-/// How long writes under way are waited for.
+/// The longest time for which writes under way are waited for.
 const WRITES_TAKE: Duration = Duration::from_secs(5);
 
-/// How long the program waits for the undoing of files, with the wait for writes.
+/// The longest time for which the program waits for the undoing of files, with the wait for writes.
 const UNDOING_TAKES: Duration = Duration::from_secs(10);
 
 /// The files to be undone when the program is interrupted.
 static UNFINISHED: Mutex<Vec<Arc<UndoEntry>>> = Mutex::new(Vec::new());
 
-/// Who is told what was undone.
+/// The receiver of reports on what was undone.
 static TOLD: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Has `tell` told, in a line for each file, what became of unfinished files when a signal ended the program.
-/// It is called at most once for each, after all are undone, from another thread. Only the first call counts.
+/// Sets the receiver of a line for each unfinished file that says what became of it when a signal ended the
+/// program. It is called at most once for each, after all are undone, from another thread. Only the first
+/// call counts.
 pub fn tell_by(tell: fn(&str)) {
     let _ = TOLD.set(tell);
 }
@@ -66,14 +67,14 @@ pub(super) fn registry() -> MutexGuard<'static, Vec<Arc<UndoEntry>>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has writes beyond the limit on the length of files fail, instead of the program end. Done once.
+/// Makes writes beyond the limit on the length of files fail, where the program would end. It is done once.
 pub(super) fn fail_beyond_the_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(signal_hook::flag::register(SIGXFSZ, Arc::default())));
 }
 
-/// From now on the signals that would end the program first undo every unfinished file. Done once, by the
-/// first unfinished file; before that the signals are untouched.
+/// Sets up that the signals which would end the program first undo every unfinished file. The first
+/// unfinished file does so, once; before that the signals are untouched.
 pub(super) fn undo_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -101,8 +102,8 @@ pub(super) fn undo_on_signals() {
     });
 }
 
-/// The signals that were ignored when the program started, as the shell does with SIGINT for what runs in the
-/// background, as a set of bits: they stay ignored.
+/// Returns the signals that were ignored when the program started, as a set of bits: they stay ignored. The
+/// shell ignores SIGINT so for programs in the background.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status

@@ -1,11 +1,11 @@
 //! System calls that only make things faster, and the meaning of their failure.
 //!
-//! They copy within the system, make holes, set space aside and give advice. File systems, old kernels and the
-//! profiles of containers refuse them with any error that there is: EPERM for a call that a profile doesn't
-//! know, EIO from a file system in user space, EINVAL for a range that isn't aligned. So none of their errors
-//! counts as the image's. The caller goes the plain way of reading and writing, and if it is the medium
-//! that has failed, that way meets it too and says where. The one answer that counts is that there is no
-//! room, where room was asked for: to find that out was the purpose.
+//! They copy within the system, make holes, set space aside and give advice. File systems, old kernels and
+//! the profiles of containers refuse them with any error that there is. Some examples are EPERM for a call
+//! that a profile doesn't know, EIO from a file system in user space, and EINVAL for a range that isn't
+//! aligned. So none of their errors counts as the image's. The caller reads and writes instead. If it is the
+//! medium that has failed, these fail too, and say where. The one answer that counts is that there is no
+//! room, where room was asked for: the call was made to learn that.
 
 use rustix::io::Errno;
 
@@ -14,7 +14,7 @@ pub(super) fn attempt<T>(call: impl FnMut() -> Result<T, Errno>) -> Option<T> {
     rustix::io::retry_on_intr(call).ok()
 }
 
-/// As [`attempt`], for a call that sets room aside; `false` if it failed.
+/// Does the same as [`attempt`] for a call that sets room aside. Returns false if it failed.
 ///
 /// # Errors
 /// Returns the system's error if it says that there is no room.

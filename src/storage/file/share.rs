@@ -12,7 +12,7 @@ use rustix::ioctl::{Setter, ioctl, opcode};
 
 use crate::error::Error;
 
-/// Why blocks aren't shared. Nothing has changed then.
+/// The reason for which blocks aren't shared. Nothing has changed then.
 #[derive(Debug)]
 pub struct NotShared {
     /// It is no use to ask for other pieces of the two files.

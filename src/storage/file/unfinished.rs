@@ -1,19 +1,20 @@
 //! A file that is being made and must not be mistaken for a finished one.
 //!
-//! [`UnfinishedFile`] opens the target of a create or convert. Until it is [kept](UnfinishedFile::keep), every
-//! way out undoes it: an error drops it, and [`interrupt`](super::interrupt) does for signals.
+//! [`UnfinishedFile`] opens the target of a create or convert. Every way out undoes it until it is
+//! [kept](UnfinishedFile::keep): an error drops it, and [`interrupt`](super::interrupt) undoes it for
+//! signals.
 //!
 //! A new file has no name before it is kept (`O_TMPFILE`, then `linkat`). So no name ever stands for an
 //! unfinished image, and nothing at all is left after SIGKILL or a power cut. A name of its own for the time
-//! being would stay behind then. Where a file system has no such files (NFS, older FUSE and overlayfs), or
-//! `/proc` isn't there to name one later, the file has its name from the beginning, and is removed.
+//! being would stay behind then. Some file systems have no such files (NFS, older FUSE and overlayfs), and
+//! `/proc` may not be there to name one later. The file has its name from the beginning then, and is removed.
 //!
-//! A file that was there before is written where it is, since a lock, a mount or a descriptor may be what it
-//! is known by. Undone it is empty (its old contents were given up when the command started writing) but never
+//! A file that was there before is written where it is, since others may know it by a lock, a mount or a
+//! descriptor. Undone it is empty (its old contents were given up when the command started writing) but never
 //! removed. A block device is left as it is.
 //!
-//! Whatever is done with the file later goes by a descriptor and not by its name, which may be none, such as
-//! that of `/dev/fd/3`, or another file's by then.
+//! All that is done with the file later goes by a descriptor. Its name may be none, such as that of
+//! `/dev/fd/3`, or another file's by then.
 
 use std::fs::File;
 use std::io;
@@ -32,7 +33,7 @@ use crate::storage::driver::{Opening, Reopen, Unfinished};
 use crate::storage::identity::FileIdentity;
 use crate::storage::{Access, CacheMode, Storage};
 
-/// How many bytes of a file are copied at once where the system doesn't copy them itself.
+/// The number of bytes of a file that are copied at once where the system doesn't copy them itself.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
 /// A file to be undone, and how.
@@ -44,20 +45,20 @@ pub(super) struct UndoEntry {
 
 #[derive(Debug)]
 enum Undo {
-    /// Nothing is to be done: the file has no name, and never had one.
+    /// Leaves it to the system: the file has no name, and never had one.
     Unnamed(FolderEntry),
-    /// The file, which is ours, is removed.
+    /// Removes the file, which is ours.
     Remove(FolderEntry),
-    /// The file was there, and is emptied.
+    /// Empties the file, which was there before.
     Empty,
-    /// It is a device.
+    /// Leaves it as it is: it is a device.
     Leave,
 }
 
 /// A file that is open, whatever its name leads to by now. It holds none of QEMU's locks.
 #[derive(Debug)]
 pub(super) struct Handle {
-    /// For opening the file again, and for emptying one that was there.
+    /// A descriptor to open the file again by, and to empty one that was there.
     file: File,
     path: PathBuf,
     identity: FileIdentity,
@@ -124,12 +125,12 @@ pub struct UnfinishedFile {
 }
 
 impl UnfinishedFile {
-    /// Opens `path` for writing from scratch: makes a new file, or empties the regular file that is
-    /// there, or takes the block device as it is. `refuse` is asked before anything is changed and
-    /// can reject an existing file (because it is also a source, say).
+    /// Opens `path` for writing from scratch: makes a new file, or empties an existing regular file, or takes
+    /// the block device as it is. `refuse` is asked before anything is changed and can reject an existing
+    /// file, for example one that is also a source.
     ///
     /// # Errors
-    /// Returns the system's error as `Could not create 'path': …`, or what `refuse` said, or that another
+    /// Returns the system's error as `Could not create 'path': …`, the error of `refuse`, or one that another
     /// process uses the file.
     pub fn create(
         path: &Path,
@@ -249,20 +250,20 @@ impl UnfinishedFile {
         }
     }
 
-    /// As [`Unfinished::take_storage`].
+    /// Does the same as [`Unfinished::take_storage`].
     fn take_file(&mut self) -> Result<FileStorage> {
         self.storage
             .take()
             .ok_or_else(|| Error::invalid("the file is finished already"))
     }
 
-    /// Has the files that make up an image, which is complete, stay: from here on nothing undoes them. New
-    /// ones get their names, and if `flush` is set these are put on stable storage. A signal finds all of the
+    /// Keeps the files that make up an image, which is complete: from here on nothing undoes them. New ones
+    /// get their names, and if `flush` is set these are put on stable storage. A signal finds all of the
     /// files finished or none.
     ///
     /// # Errors
-    /// Returns the system's error if a new file can't have its name, of which there may be a file by now, or
-    /// if the medium fails. All files are undone then.
+    /// Returns the system's error if the medium fails, or if a new file can't have its name. Another file may
+    /// have it by now. All files are undone then.
     pub fn keep(mut files: Vec<Self>, flush: bool) -> Result<()> {
         let mut list = loop {
             let list = registry();
@@ -297,8 +298,8 @@ impl UnfinishedFile {
         Ok(())
     }
 
-    /// Gives all new files without names theirs, those that belong to the first one before it. Returns which one
-    /// can't have it, and why; then none has it.
+    /// Names all new files without names, those that belong to the first one before it. Returns which one
+    /// can't have its name, and why; then none has it.
     fn link_all(files: &[Self]) -> Option<(usize, Error)> {
         for (index, file) in files.iter().enumerate().rev() {
             let Undo::Unnamed(place) = &file.entry.undo else {
@@ -346,7 +347,7 @@ impl UnfinishedFile {
         Ok(copy)
     }
 
-    /// Where the file is made, if it is new.
+    /// Returns the place where the file is made, if it is new.
     fn place(&self) -> Option<&FolderEntry> {
         match &self.entry.undo {
             Undo::Unnamed(place) | Undo::Remove(place) => Some(place),
