@@ -95,8 +95,8 @@ pub(super) fn of_start(start: &[u8]) -> Result<Format> {
 /// images that are encrypted.
 ///
 /// # Errors
-/// Returns an error if anything keeps the image from being read correctly: it isn't of that format, damaged,
-/// encrypted without a password, or uses something that this version doesn't have.
+/// Returns an error if the image isn't of that format, is damaged, or uses something that this version
+/// doesn't have. Returns an error if it is encrypted and no password is given.
 pub fn open(
     storage: Arc<dyn Storage>,
     format: Format,

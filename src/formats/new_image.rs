@@ -39,8 +39,8 @@ impl Preallocation {
 pub struct Backed {
     /// The size of the backing file's disk in bytes; zeroes are read beyond it.
     pub size: u64,
-    /// The unit in which the disk can be left to the backing file, in bytes: a power of two, at least
-    /// the image's [`zero_unit`](NewImage::zero_unit), at most its
+    /// The unit in which the disk can be left to the backing file, in bytes. It is a power of two, at least
+    /// the image's [`zero_unit`](NewImage::zero_unit), and at most its
     /// [`allocation_unit`](NewImage::allocation_unit).
     pub unit: usize,
     /// True if a unit is copied in which the disk or the backing file ends.
@@ -123,8 +123,8 @@ pub trait NewImage: Sync {
     }
 
     /// Finds room for the `runs` of a chunk that hold data (sorted, disjoint, multiples of
-    /// [`zero_unit`](Self::zero_unit)). Without a backing file, all other parts read as zeroes. With one,
-    /// `zeroes` do, and parts in neither list are left to it; no part of a unit that is left in part is in
+    /// [`zero_unit`](Self::zero_unit)). All other parts read as zeroes without a backing file. With one,
+    /// `zeroes` do, and parts in neither list are left to it. No part of a unit that is left in part is in
     /// either list.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
-//! A conversion into an image that exists: its contents are written over, but for those beyond the source's
+//! A conversion into an image that exists. Its contents are written over, but for those beyond the source's
 //! end.
 //!
-//! No room is reserved: each chunk is written as any writer would write it, by the worker that has it. Zeroes
+//! No room is reserved. Each chunk is written as any writer would write it, by the worker that has it. Zeroes
 //! are made when their chunk is reserved, by metadata where that can be. The tables of an image without a
-//! backing file may have no entry that says zero, so there nothing is done for parts that aren't stored.
+//! backing file may have no entry that says zero. So nothing is done there for parts that aren't stored.
 //! Elsewhere zeroes are always entered: if somebody gives the image another backing file later, nothing of
 //! that file shows through.
 
@@ -62,8 +62,8 @@ impl OverImage {
         self.image.zero_unit()
     }
 
-    /// Returns the part of the disk that a run of a chunk is, without the bytes beyond the source's end:
-    /// those are no zeroes of the source's.
+    /// Returns the part of the disk that a run of a chunk is, without the bytes beyond the source's end.
+    /// Those are no zeroes of the source.
     fn range(&self, guest: GuestOffset, run: &Run) -> Range<u64> {
         let at = |within: usize| guest.0.saturating_add(within as u64).min(self.size);
         at(run.start)..at(run.end)

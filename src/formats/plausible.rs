@@ -1,7 +1,7 @@
 //! Noise where a disk should be, the sign of a wrong password.
 //!
-//! Legacy AES can't tell a wrong password from a right one, but the disk can: with a wrong key every sector
-//! that was encrypted is noise. Disks start with boot records, partition tables, LVM's label, LUKS headers or
+//! Legacy AES can't tell a wrong password from a right one, but the disk can. Every sector that was encrypted
+//! is noise with a wrong key. Disks start with boot records, partition tables, LVM's label, LUKS headers or
 //! the superblocks of file systems. All of them have at least a sector of zeroes, text or numbers, and so has
 //! nearly everything else. So it takes no list of signatures, some of which are two bytes long and are found
 //! in noise too.

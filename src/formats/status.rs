@@ -1,8 +1,8 @@
-//! The status of a run of a disk, as `qemu-img map` tells it and `measure` and `compare` go by it.
+//! The status of a run of a disk, which `qemu-img map` prints and `measure` and `compare` rely on.
 //!
-//! An [`Extent`] says where data is; a status says what a reader may expect of it. They differ where the file
-//! below knows more. A cluster may have its place in a qcow2 image while the file has a hole there, so that
-//! it is stored and yet reads as zeroes. And a raw file ends at a byte, not at a sector.
+//! An [`Extent`] says where data is. A status says what a reader may expect of it. They differ where the file
+//! below knows more. A cluster may have its place in a qcow2 image while the file has a hole there. It is
+//! stored then, and yet reads as zeroes. And a raw file ends at a byte, not at a sector.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! A table of 32-bit numbers in a file, read and changed page by page.
 //!
-//! A table is as long as its header says, up to gigabytes, so that no more of it is in memory than a few pages,
+//! A table is as long as its header says, up to gigabytes. So no more of it is in memory than a few pages,
 //! and those that have changed and aren't stored yet.
 
 use std::collections::HashMap;
@@ -184,7 +184,7 @@ impl EntryTable {
     }
 }
 
-/// Where in its page an entry stands, in bytes.
+/// Returns the place of an entry in its page, in bytes.
 fn place(index: u64) -> usize {
     usize::try_from(index % PAGE_ENTRIES * ENTRY_LENGTH).unwrap_or_default()
 }

@@ -44,7 +44,11 @@ impl<T: BlockTable> BlockImage<T> {
         &self.storage
     }
 
-    /// Where the disk's bytes from `offset` on are, and how many bytes are in one piece there, at most `limit`.
+    /// Returns the place of the disk's bytes from `offset` on, and how many bytes are in one piece there, at
+    /// most `limit`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`BlockTable::lookup`].
     pub fn run_at(&self, offset: GuestOffset, limit: u64) -> Result<(Block, u64)> {
         let size = self.table.block_size();
         let within = offset.0 % size;

@@ -1,8 +1,9 @@
-//! Formats that cut a disk into blocks of one size and have one table of where each of them is.
+//! Formats that cut a disk into blocks of one size and have one table of their places.
 //!
-//! VDI is such a format, and so are VHD, VHDX, Parallels, QED and the first qcow, in different ink: a header, the
-//! bits of a table entry, and a place for the table. What follows from the table alone is here: the disk as an
-//! image ([`BlockImage`]), written anywhere ([`WritableBlocks`]) and written for the first time ([`NewBlocks`]).
+//! VDI is such a format, and so are VHD, VHDX, Parallels, QED and the first qcow. They differ in the header,
+//! in the bits of a table entry, and in the place of the table. The parts that follow from the table alone
+//! are here. They are the disk as an image ([`BlockImage`]), written anywhere ([`WritableBlocks`]), and
+//! written for the first time ([`NewBlocks`]).
 
 mod entries;
 mod image;
@@ -17,7 +18,7 @@ pub use write::{BlockAllocator, WritableBlocks, make_zero};
 use crate::error::Result;
 use crate::units::HostOffset;
 
-/// Where a block of the disk is.
+/// The place of a block of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block {
     /// Nowhere: it reads as zeroes.
@@ -34,7 +35,7 @@ pub trait BlockTable: Send + Sync {
     /// The size of a block in bytes, a power of two of at least 512.
     fn block_size(&self) -> u64;
 
-    /// Where a block is.
+    /// Returns the place of a block.
     ///
     /// # Errors
     /// Returns the system's error, or an error if the entry makes no sense.

@@ -1,9 +1,9 @@
 //! A disk of blocks, written anywhere.
 //!
-//! A block that isn't stored yet gets its place at the end of the file, where everything reads as zeroes, so that
+//! A block that isn't stored yet gets its place at the end of the file, where everything reads as zeroes. So
 //! writers of two of its sectors needn't know of each other. The table says so in memory first. It is stored
-//! when the image is flushed: data, then a flush, then the entries that lead to it. So a power cut leaves blocks
-//! that nothing leads to, which is harmless, and no entry that leads to what was never written.
+//! when the image is flushed: data, then a flush, then the entries that lead to it. So a power cut leaves
+//! blocks that nothing leads to, which is harmless, and no entry that leads to what was never written.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -83,7 +83,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         self.image.storage().as_ref()
     }
 
-    /// Where a part of a block is, which gets room if it has none.
+    /// Returns the place of a part of a block, which is allocated if it has none.
     fn room(&self, offset: GuestOffset, limit: u64) -> Result<(HostOffset, u64)> {
         if let (Block::At(host), length) = self.image.run_at(offset, limit)? {
             return Ok((host, length));

@@ -1,6 +1,6 @@
 //! Persistent bitmaps: the parts of the disk that have changed since somebody last looked.
 //!
-//! A header extension leads to a directory, whose entries lead to tables, whose entries lead to clusters of
+//! A header extension leads to a directory, whose entries lead to tables. Their entries lead to clusters of
 //! bits: one bit for each piece of the disk of the bitmap's granularity. All of it counts only while
 //! autoclear bit 0 is set. A program that doesn't know bitmaps clears the bit when it writes, and from then
 //! on they are out of date. The limits are QEMU's.

@@ -85,8 +85,8 @@ impl CreateOptions {
     /// Checks that so much of the space can be taken beforehand.
     ///
     /// # Errors
-    /// Returns an error if there is a backing file, since a cluster that has its place would hide
-    /// it, unless subclusters say that nothing is stored there yet.
+    /// Returns an error if there is a backing file, unless subclusters say that nothing is stored yet. A
+    /// cluster that has its place would hide the backing file otherwise.
     pub fn check_preallocation(&self, preallocation: Preallocation) -> Result<()> {
         if preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
             return Err(Error::invalid(

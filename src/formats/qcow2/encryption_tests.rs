@@ -1,5 +1,6 @@
-//! Sectors that are encrypted by their number in the file, as LUKS inside of qcow2 has them: made, read,
-//! moved within the file, and read again. The cipher is legacy AES's, which by itself counts the disk's.
+//! Sectors that are encrypted by their number in the file, as LUKS inside of qcow2 has them. They are made,
+//! read, moved within the file, and read again. The cipher is legacy AES's, which by itself counts the disk's
+//! sectors.
 
 use std::sync::Arc;
 

@@ -27,8 +27,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Makes the geometry of clusters of 2^`cluster_bits` bytes (9 to 21), L2 entries of 8 bytes (16 if
-    /// `extended_l2`), and refcounts of 2^`refcount_order` bits (0 to 6).
+    /// Makes the geometry of clusters of 2^`cluster_bits` bytes (9 to 21). L2 entries have 8 bytes (16 if
+    /// `extended_l2`), and refcounts have 2^`refcount_order` bits (0 to 6).
     ///
     /// Returns `None` outside of those ranges.
     pub fn new(cluster_bits: u32, extended_l2: bool, refcount_order: u32) -> Option<Self> {
@@ -100,8 +100,9 @@ impl Geometry {
         1 << (self.l2_bits + self.cluster_bits)
     }
 
-    /// Returns the number of guest bytes that are mapped by as much of an L2 table as QEMU looks at together,
-    /// on a disk of `size` bytes: all of it, or 4 KiB where its cache (32 MiB) doesn't hold all tables.
+    /// Returns the number of guest bytes that one slice of an L2 table maps on a disk of `size` bytes. A
+    /// slice is what QEMU looks at together: the whole table, or 4 KiB of it where its cache (32 MiB) doesn't
+    /// hold all tables.
     pub fn qemu_slice_coverage(self, size: u64) -> u64 {
         let tables = self.l1_entries(size).saturating_mul(self.cluster_size());
         if tables <= 32 << 20 {

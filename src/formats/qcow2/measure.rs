@@ -1,7 +1,7 @@
 //! The size of the file of a new image, before there is one.
 //!
-//! The numbers are `qemu-img measure`'s, which are an upper bound: metadata is counted for every cluster of
-//! the disk, L1 and L2 tables rounded up, whatever is stored.
+//! The numbers are `qemu-img measure`'s, which are an upper bound. Metadata is counted for every cluster of
+//! the disk, whatever is stored, and L1 and L2 tables are rounded up.
 
 use super::bitmaps::entry_length;
 use super::create_options::CreateOptions;
@@ -19,8 +19,8 @@ use crate::units::GuestOffset;
 /// fewer names of versions and looks at nothing else.
 ///
 /// # Errors
-/// Returns an error if values are out of range or exclude each other, if the encryption's header isn't
-/// measured, or if the source's metadata can't be read.
+/// Returns an error if values are out of range or exclude each other, or if the encryption's header isn't
+/// measured. Returns an error if the source's metadata can't be read.
 pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
     let defaults = CreateOptions::new(0);
     let mut options = CreateOptions {

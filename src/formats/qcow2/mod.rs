@@ -20,8 +20,8 @@
 //! - [`mod@check`]: the check of refcounts against references, and repairs.
 //!
 //! Encrypted images: each 512-byte sector is encrypted by itself, by a cipher that
-//! [`crate::formats::encryption`] makes. The cipher is told where on the disk and where in the file a sector
-//! is, and uses the one of both that its encryption format asks for.
+//! [`crate::formats::encryption`] makes. The cipher gets a sector's place on the disk and its place in the
+//! file. It uses the one that its encryption format asks for.
 
 pub mod bitmaps;
 pub mod check;
@@ -61,8 +61,8 @@ use crate::formats::encryption::{Cipher, EncryptedHeader as _, EncryptionFormat,
 /// Makes the cipher for reading an image's data: none when it isn't encrypted.
 ///
 /// # Errors
-/// Returns an error if the image is encrypted and no password was given, or if it is encrypted by a method
-/// that this version doesn't have.
+/// Returns an error if the image is encrypted and no password was given, or if this version doesn't have its
+/// encryption method.
 pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<Cipher>> {
     match header.encryption() {
         None => Ok(None),

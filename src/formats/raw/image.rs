@@ -1,8 +1,8 @@
 //! The raw format: the disk's bytes and nothing else.
 //!
 //! A raw file's length need not be a multiple of 512. The disk's size is rounded up, and the missing part of
-//! the last sector reads as zeroes. The length is taken once, when the image is opened: a file that shrinks
-//! while it is read is an error, never a run of zeroes.
+//! the last sector reads as zeroes. The length is taken once, when the image is opened. So a file that
+//! shrinks while it is read is an error, never a run of zeroes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -193,11 +193,11 @@ impl NewRaw {
         })
     }
 
-    /// Writes over an image as [`over`](Self::over) does, but parts that are neither data nor zero stay as
+    /// Writes over an image as [`over`](Self::over) does. But parts that are neither data nor zero stay as
     /// they are, as if they were a backing file's.
     ///
     /// # Errors
-    /// Returns an error as [`over`](Self::over) does.
+    /// Returns the errors of [`over`](Self::over).
     pub fn over_parts(storage: Arc<dyn Storage>, size: u64, flush: bool) -> Result<Self> {
         check_room(storage.as_ref(), size)?;
         Ok(Self {

@@ -1,5 +1,5 @@
-//! The check of a block map: no block is used twice, none is beyond the disk's or the file's end, and the header
-//! counts them right.
+//! The check of a block map. No block may be used twice or be beyond the disk's or the file's end, and the
+//! header must count them right.
 
 use super::map::{BlockMap, Entry, Indexes};
 use crate::error::Result;

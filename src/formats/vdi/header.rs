@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// Where the signature stands, in bytes.
+/// The place of the signature, in bytes.
 pub(super) const SIGNATURE_AT: usize = 64;
 /// The signature.
 pub(super) const SIGNATURE: u32 = 0xbeda_107f;
@@ -41,9 +41,9 @@ pub(super) enum ImageType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VdiHeader {
     pub(super) kind: ImageType,
-    /// Where the block map starts, in bytes.
+    /// The start of the block map, in bytes.
     pub(super) map_offset: u64,
-    /// Where the first block starts, in bytes.
+    /// The start of the first block, in bytes.
     pub(super) data_offset: u64,
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
@@ -53,7 +53,7 @@ pub(super) struct VdiHeader {
     pub(super) allocated: u32,
 }
 
-/// Where fields stand that are read or changed by themselves, in bytes.
+/// The places of fields that are read or changed by themselves, in bytes.
 mod at {
     pub(super) const VERSION: usize = 68;
     pub(super) const HEADER_LENGTH: usize = 72;
@@ -76,8 +76,8 @@ impl VdiHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is wrong or the image can't be read without another one,
-    /// in QEMU's words where it has any.
+    /// Returns the system's error. Returns an error if the header is wrong, or if the image can't be read
+    /// without another one, in QEMU's words where it has any.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         file.read_padded_at(0, &mut bytes, file.len()?)?;

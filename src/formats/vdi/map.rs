@@ -105,7 +105,8 @@ impl BlockMap {
         self.file.len()
     }
 
-    /// Where the part of a block ends that the disk has, if the block is at `index`, in bytes of the file.
+    /// Returns the end of the part of a block that the disk has, in bytes of the file. The block is at
+    /// `index`.
     pub(super) fn stored_end(&self, block: u32, index: u32) -> u64 {
         let rest = self
             .header

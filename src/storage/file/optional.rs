@@ -1,11 +1,11 @@
 //! System calls that only make things faster, and the meaning of their failure.
 //!
 //! They copy within the system, make holes, set space aside and give advice. File systems, old kernels and
-//! the profiles of containers refuse them with any error that there is. Some examples are EPERM for a call
-//! that a profile doesn't know, EIO from a file system in user space, and EINVAL for a range that isn't
-//! aligned. So none of their errors counts as the image's. The caller reads and writes instead. If it is the
-//! medium that has failed, these fail too, and say where. The one answer that counts is that there is no
-//! room, where room was asked for: the call was made to learn that.
+//! the profiles of containers refuse them with any error that there is. A profile that doesn't know a call
+//! says EPERM, a file system in user space EIO. A range that isn't aligned gives EINVAL. So none of their
+//! errors counts as the image's. The caller reads and writes instead. If it is the medium that has failed,
+//! these fail too, and say where. The one answer that counts is that there is no room, where room was asked
+//! for: the call was made to learn that.
 
 use rustix::io::Errno;
 

@@ -198,8 +198,8 @@ pub enum L2Lead {
     Compressed(CompressedRange),
 }
 
-/// Returns the specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8): bits 0 to x−1
-/// are the offset, bits x to 61 the number of sectors beyond the first one.
+/// Returns the specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8). Bits 0 to x−1
+/// are the offset; bits x to 61 are the number of sectors beyond the first one.
 fn compressed_offset_bits(geometry: Geometry) -> u32 {
     62 - (geometry.cluster_bits() - 8)
 }

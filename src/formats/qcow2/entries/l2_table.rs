@@ -68,8 +68,8 @@ impl L2Table {
         Some(L2Slot::of_entry(L2Entry(*word)))
     }
 
-    /// Returns the number of entries behind `index`, of at most so many, that are the same but for an offset
-    /// that grows by `step` with each. Entries of 16 bytes never are.
+    /// Returns the number of entries behind `index`, at most `most`, that are the same but for an offset that
+    /// grows by `step` with each. Entries of 16 bytes never are.
     pub fn repeats(&self, index: usize, step: u64, most: u64) -> u64 {
         let Some([first, behind @ ..]) = self.words.get(index..).filter(|_| !self.extended) else {
             return 0;

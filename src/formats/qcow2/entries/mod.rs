@@ -1,12 +1,11 @@
 //! The bits of table entries: the only place that masks.
 //!
-//! An entry as read from a file is a newtype over `u64`. It is decoded into an enum, and can't be
-//! used in any other way. Bits that the specification reserves must be zero: an entry that sets one
-//! was written by a future version or by chance, and neither may be guessed.
+//! An entry as read from a file is a newtype over `u64`. It is decoded into an enum, and can't be used in any
+//! other way. Bits that the specification reserves must be zero. An entry that sets one was written by a
+//! future version or by chance, and neither may be guessed.
 //!
-//! One file for each kind of table: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`],
-//! [`l2_table`]), refcounts ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). Here are the
-//! parts that they have in common.
+//! Each kind of table has a file: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`], [`l2_table`]), refcounts
+//! ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). The parts that they have in common are here.
 
 mod bitmaps;
 mod l1;
@@ -39,8 +38,8 @@ pub enum EntryError {
     Unaligned(HostOffset),
     /// The zero flag is set in a version 2 image, which has none.
     ZeroFlagInVersion2,
-    /// A subcluster, by its number in the cluster, is said to be stored where nothing is kept, or to
-    /// be stored and to read as zeroes at once.
+    /// A subcluster, by its number in the cluster, is said to be stored in a cluster without data. Or it is
+    /// said to be stored and to read as zeroes at once.
     Subcluster(u32),
 }
 

@@ -1,10 +1,10 @@
 //! Clusters as they are stored, back to the guest's bytes: decrypted, or decompressed.
 //!
 //! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One that the
-//! end cuts through reads as zeroes from there on: QEMU writes such files, as it leaves out trailing zeroes
+//! end cuts through reads as zeroes from there on. QEMU writes such files, as it leaves out trailing zeroes
 //! of the last cluster. It never does so with ciphertext, and missing ciphertext stands for nothing, so in an
 //! encrypted image that is an error too. So is an end inside of a sector, which no program writes: the rest
-//! of that sector was lost, and maybe more. (An external data file may have any length.)
+//! of that sector was lost, and maybe more. An external data file may have any length.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -95,8 +95,8 @@ impl ClusterReader {
         let target = entry
             .target_in_data_file(self.geometry, self.zero_flag)
             .map_err(|why| self.bad_entry(guest, &why))?;
-        // In an external data file every cluster is where the guest has it (the specification's section on
-        // standard cluster descriptors); elsewhere there is somebody else's data.
+        // Every cluster of an external data file is at its guest offset (the specification's section on
+        // standard cluster descriptors). Other bytes there belong to someone else.
         let place = guest.0 - self.geometry.within_cluster(guest.0);
         match target {
             L2Target::Data { host, .. }
@@ -126,9 +126,9 @@ impl ClusterReader {
         ))
     }
 
-    /// Returns the way in which the guest's data is stored from `guest` on, and for how many bytes: to the
-    /// end of the cluster, or of the run of subclusters that are stored in the same way. `slot` is the
-    /// cluster's L2 entry and `length` that of the file in bytes.
+    /// Returns the way in which the guest's data is stored from `guest` on, and for how many bytes. These
+    /// reach to the end of the cluster, or of the run of subclusters that are stored in the same way. `slot`
+    /// is the cluster's L2 entry, and `length` that of the file in bytes.
     ///
     /// # Errors
     /// Returns an error if the entry makes no sense, or leads beyond the end of the file.

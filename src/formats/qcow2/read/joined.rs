@@ -1,10 +1,10 @@
 //! Compressed clusters that stand close together, read with one request.
 //!
-//! A compressed cluster is small, and the next one on the disk usually follows it in the file, or does nearly
-//! so where several threads wrote the image. A read for each would wait for each where reads wait. So many
-//! clusters are read at once with one read of all that lies between the first and the last. It is a matter of
-//! speed only: where that read fails, the clusters are read one by one, so that an error is of the cluster
-//! that can't be read.
+//! A compressed cluster is small, and the next one on the disk usually follows it in the file. It may follow
+//! a little later where several threads wrote the image. A read for each would wait for each where reads
+//! wait. So many clusters are read at once with one read of all that lies between the first and the last. It
+//! is a matter of speed only. The clusters are read one by one where that read fails, so that an error is of
+//! the cluster that can't be read.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -26,10 +26,10 @@ thread_local! {
 }
 
 impl ClusterReader {
-    /// Reads the compressed clusters with which `buf` begins, as long as they stand close together in a file
-    /// of `length` bytes and are whole in `buf`. Returns the number of bytes of `buf` that were read: 0 where
-    /// there are fewer than two clusters, or where they can't be read together. `guest` is the start of a
-    /// cluster, and `table` its L2 table.
+    /// Reads the compressed clusters with which `buf` begins, as long as they are close together in the file
+    /// and whole in `buf`. The file has `length` bytes. Returns the number of bytes of `buf` that were read.
+    /// It is 0 where there are fewer than two clusters, or where they can't be read together. `guest` is the
+    /// start of a cluster, and `table` its L2 table.
     ///
     /// # Errors
     /// Returns an error if a stream is damaged.
@@ -74,8 +74,8 @@ impl ClusterReader {
     }
 }
 
-/// Returns the first of the places that are close together, as ranges of bytes in a file of `length` bytes,
-/// and the range that holds them all.
+/// Returns the first of the places that are close together, as ranges of bytes in a file of `length` bytes.
+/// Returns the range that holds them all, too.
 fn close_together(
     places: impl Iterator<Item = CompressedRange>,
     length: u64,

@@ -106,8 +106,8 @@ impl Qcow2Image {
         })
     }
 
-    /// Returns the same image, as one that is so many images below another: the deeper it is, the fewer
-    /// tables are kept in memory for it.
+    /// Returns the same image as one that is `depth` images below another. Fewer tables are kept in memory
+    /// for it, the deeper it is.
     #[must_use]
     pub fn at_depth(mut self, depth: usize) -> Self {
         self.tables.share_memory(depth);
@@ -143,9 +143,8 @@ impl Qcow2Image {
         table.repeats(self.geometry.l2_index(offset), step, most) * cluster
     }
 
-    /// Returns the extent that [`Image::extent_at`] does, but one of data goes on over the L2 tables that
-    /// follow, as far as the data does in the file. That is one read instead of many where clusters are
-    /// small.
+    /// Returns the extent of [`Image::extent_at`]. One of data goes on over the L2 tables that follow, as far
+    /// as the data is contiguous in the file. That is one read instead of many where clusters are small.
     fn long_extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         let mut extent = self.extent_at(offset, limit)?;
         if !matches!(extent.kind, ExtentKind::Data(_)) {

@@ -36,8 +36,8 @@ impl Preallocated {
         }
     }
 
-    /// Returns true if the image looks like one. The answer only decides how an image is reported on and how
-    /// fast it is read, so where it can't be found out it is no.
+    /// Returns true if the image looks like one, and false if that can't be found out. The answer only
+    /// decides how an image is reported on and how fast it is read.
     pub(super) fn looks_so(&self) -> bool {
         *self.answer.get_or_init(|| self.find_out().unwrap_or(false))
     }

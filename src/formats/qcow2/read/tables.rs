@@ -7,7 +7,7 @@
 //!
 //! A walk through the disk needs one table after the other. Where reads wait, as behind a network, those that
 //! follow are then read at once with the one that is asked for. They are as many as were asked for in order
-//! before, so that jumping around costs nothing, and at most as many as one generation holds.
+//! before, so that random access costs nothing. They are at most as many as one generation holds.
 //!
 //! Every table must lie inside the file: bytes that are missing from a table are not zeroes.
 
@@ -117,10 +117,10 @@ pub struct Tables {
 
 impl Tables {
     /// Reads the active L1 table. With `salvage`, a table that the file's end cuts off is read as far as it
-    /// goes; then it's an error to ask for an entry that isn't there.
+    /// goes. A look-up of a missing entry is an error then.
     ///
     /// # Errors
-    /// Returns an error as [`read_table`] does.
+    /// Returns the errors of [`read_table`].
     pub fn open(storage: Arc<dyn Storage>, header: &Header, salvage: bool) -> Result<Self> {
         let geometry = header.geometry();
         let mut place = header.l1();
@@ -146,7 +146,7 @@ impl Tables {
         })
     }
 
-    /// Keeps fewer tables, as those of an image that is so many images below another: the memory for a chain
+    /// Keeps fewer tables, as for an image that is `depth` images below another. So the memory for a chain
     /// grows with the logarithm of its length.
     pub fn share_memory(&mut self, depth: usize) {
         let most = self.most_tables / (1 + depth / FULL_CACHES);

@@ -1,7 +1,7 @@
 //! Huffman codes of limited length.
 
-/// Makes of the number of times that each symbol is used the length of its code in bits, at most
-/// `limit`; 0 for symbols that aren't used. At least two symbols get a code, since not every
+/// Computes the length of each symbol's code in bits, at most `limit`, from the number of times that it is
+/// used. The length is 0 for symbols that aren't used. At least two symbols get a code, since not every
 /// decoder takes fewer.
 pub(super) fn lengths<const N: usize>(counts: &[u32; N], limit: usize) -> [u8; N] {
     // The rarest come first; symbols that are used equally often keep their order.

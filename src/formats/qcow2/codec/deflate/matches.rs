@@ -3,7 +3,7 @@
 //! Every position is entered under the hash of its first four bytes. The last position of each hash is kept,
 //! and for each position in the window the one before it with the same hash. Matches of three bytes, which
 //! the format has too, aren't sought: they would save 1.4 % for a fifth more time. Positions are kept modulo
-//! 2^16: in a window of 2^12 that is enough, and a position that is older than the window shows by its
+//! 2^16. That is enough in a window of 2^12, and a position that is older than the window shows by its
 //! distance. So the tables take 40 KiB, which stay in a core's nearest caches.
 
 /// The largest distance of a match, in bytes.
@@ -67,8 +67,8 @@ impl Matches {
         last
     }
 
-    /// Enters a position and looks for the longest match there that is longer than `least`, at no
-    /// more than `depth` candidates; one of `enough` bytes ends the search.
+    /// Enters a position and looks for the longest match there that is longer than `least`, at no more than
+    /// `depth` candidates. A match of `enough` bytes ends the search.
     #[inline(always)]
     pub(super) fn find(
         &mut self,
