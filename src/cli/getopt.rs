@@ -173,8 +173,8 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Returns true if a word is an operand although it starts with `-`. The definition says where operands
-    /// may be negative numbers (`resize x -10M`).
+    /// Returns true if a word is an operand although it starts with `-`, where the definition says that
+    /// operands may be negative numbers (`resize x -10M`).
     fn is_negative_number(&self, word: &OsStr) -> bool {
         self.negative_numbers && word.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
     }

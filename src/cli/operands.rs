@@ -119,8 +119,8 @@ pub(super) fn source<'a>(
     Ok((source, shown))
 }
 
-/// Prints help and returns true if one of the lists given with `-o` asks for it. Help lists the options that
-/// the format has and, with a name, those that its file has.
+/// Prints help and returns true if one of the lists given with `-o` asks for it: what options the format
+/// has, and with a name its file.
 pub(super) fn helped(
     format: &str,
     name: Option<&OsStr>,
