@@ -1,14 +1,14 @@
 //! The library's one error: what kind, and a sentence that says what and where.
 //!
-//! The kind is for callers that decide (an exit status, a retry, a hint); the sentence is for
-//! people and for the scripts that search it, so it is worded as `qemu-img` words it where that
-//! tool has the same failure. Sentences never hold a secret. Callers put the place in front with
-//! [`Error::context`], outermost first: `Could not open 'x': Image is not in qcow2 format`.
+//! The kind is for callers that decide (an exit status, a retry, a hint). The sentence is for people and for
+//! the scripts that search it. So it has `qemu-img`'s words where that tool has the same failure. Sentences
+//! never hold a secret. Callers put the place in front with [`Error::context`], outermost first: `Could not
+//! open 'x': Image is not in qcow2 format`.
 
 use std::fmt;
 use std::io;
 
-/// The sort of a failure, for code that has to choose what to do about it.
+/// The sort of a failure, by which code decides what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -39,7 +39,7 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of the given kind.
+    /// Makes an error of the given kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -49,22 +49,22 @@ impl Error {
         }
     }
 
-    /// The image breaks its format's rules.
+    /// Makes the error of an image that breaks its format's rules.
     pub fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, message)
     }
 
-    /// Valid, but not something this version can do.
+    /// Makes the error of a valid image or request that needs something this version doesn't have.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// The request itself can't be carried out.
+    /// Makes the error of a request that can't be carried out.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, message)
     }
 
-    /// A failed system call; `what` says what was being done, and is left out when empty.
+    /// Makes the error of a failed system call. `what` names the operation in the message, and may be empty.
     pub fn io(what: impl Into<String>, source: io::Error) -> Self {
         let reason = os_reason(&source);
         let what = what.into();
@@ -81,31 +81,31 @@ impl Error {
         }
     }
 
-    /// The same error with its place in front: `place: message`.
+    /// Returns the same error with its place in front: `place: message`.
     #[must_use]
     pub fn context(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// The same error with lines that may help, to be shown on their own below the message.
+    /// Returns the same error with a hint, which is printed in lines of its own below the message.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The lines that may help, where there are any.
+    /// Returns the lines of the hint, where there is one.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// The sort of failure.
+    /// Returns the sort of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The system call's own error, where there was one.
+    /// Returns the system call's own error, where there was one.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.source.as_ref().map(io::Error::kind)
     }
@@ -119,14 +119,14 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The message already ends with the system's reason; naming it as a source as well would
-        // print it twice in every chain.
+        // The message ends with the system's reason already. Named as a source as well, it would be printed
+        // twice in every chain.
         None
     }
 }
 
-/// The system's reason alone, as `strerror` words it. Rust appends ` (os error 2)`, which the
-/// scripts that compare messages don't expect.
+/// Returns the system's reason alone, as `strerror` words it. Rust appends ` (os error 2)`, which the scripts
+/// that compare messages don't expect.
 pub fn os_reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {
@@ -135,9 +135,9 @@ pub fn os_reason(error: &io::Error) -> String {
     }
 }
 
-/// A text that others had a say in, safe to show on a terminal: control characters are escaped, so
-/// that it can neither forge lines of the report nor send commands to the terminal; and so are those
-/// that make a terminal show letters in another order.
+/// Returns a text of others so that it is safe to show on a terminal. Control characters are escaped, so that
+/// it can neither forge lines of the report nor send commands to the terminal. Characters that make a
+/// terminal show letters in another order are escaped as well.
 pub fn printable(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for c in name.chars() {
@@ -150,7 +150,7 @@ pub fn printable(name: &str) -> String {
     text
 }
 
-/// As [`printable`], of bytes that need not be text: those that are none stay as they are.
+/// Does the same as [`printable`] for bytes that need not be UTF-8. Bytes that are no UTF-8 stay as they are.
 pub fn printable_bytes(name: &[u8]) -> Vec<u8> {
     let mut shown = Vec::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
@@ -160,7 +160,7 @@ pub fn printable_bytes(name: &[u8]) -> Vec<u8> {
     shown
 }
 
-/// Returns true if a character does nothing but say in which direction text runs, or ends a line.
+/// Returns true if a character only sets the direction of text, or ends a line.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,6 +1,6 @@
 //! Cowhide: a memory-safe, faster `qemu-img`.
 //!
-//! The house has these rooms, and uses only go downwards:
+//! The library has these modules, of which each uses only those below it:
 //!
 //! ```text
 //! main → cli → commands → convert, nodes → formats → storage

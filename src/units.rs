@@ -1,9 +1,9 @@
-//! Sizes and offsets: how people write them, how they are printed, and types that keep apart the
-//! two kinds of offset that a disk image has.
+//! Sizes and offsets: how people write them, how they are printed, and types that keep two kinds of offset
+//! apart.
 //!
-//! A guest offset is a position on the disk that the image stands for; a host offset is a position
-//! in the file that stores it. Both are bytes, both fit a `u64`, and swapping them corrupts data,
-//! so they are types of their own that only meet where an L2 table says which maps to which.
+//! A guest offset is a position on the disk that the image stands for. A host offset is a position in the
+//! file that stores it. Both are bytes, both fit a `u64`, and swapping them corrupts data. So they are types
+//! of their own, which only meet where an L2 table maps the one to the other.
 //!
 //! Sizes are read and printed as `qemu-img` does, since scripts write the one and parse the other.
 
@@ -24,7 +24,7 @@ pub struct GuestOffset(pub u64);
 pub struct HostOffset(pub u64);
 
 impl HostOffset {
-    /// So many bytes further on; `None` beyond 2^64.
+    /// Returns the offset so many bytes further on; `None` beyond 2^64.
     pub fn after(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }
@@ -42,7 +42,7 @@ impl fmt::Display for HostOffset {
     }
 }
 
-/// Why a size could not be read.
+/// The reason for which a size could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeError {
     /// Not a number with at most one of the suffixes.
@@ -51,12 +51,12 @@ pub enum SizeError {
     OutOfRange,
 }
 
-/// Reads a size in bytes: decimal with an optional fraction and one suffix of `b k K M G T P E`
-/// (powers of 1024), or hexadecimal without a suffix. Leading blanks and a `+` are allowed.
+/// Parses a size in bytes. It is decimal with an optional fraction and one suffix of `b k K M G T P E`
+/// (powers of 1024). It may also be hexadecimal, without a suffix. Leading blanks and a `+` are allowed.
 ///
 /// # Errors
-/// [`SizeError::Malformed`] for anything else, among it fractions of a byte, `10KB` and `1e6`;
-/// [`SizeError::OutOfRange`] for a negative number or one that doesn't fit 64 bits.
+/// Returns [`SizeError::OutOfRange`] if it is a negative number or doesn't fit 64 bits. Returns
+/// [`SizeError::Malformed`] if it is anything else, such as a fraction of a byte, `10KB` or `1e6`.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
     let (negative, digits) = match text.strip_prefix('-') {
@@ -64,7 +64,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if negative {
-        // Which of the two is the real tool's, by trial.
+        // The real tool tells the two errors apart so, as trials show.
         let digits = digits.strip_prefix('.').unwrap_or(digits);
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         return Err(if plain {
@@ -132,9 +132,9 @@ fn parse_decimal(text: &str) -> Result<u64, SizeError> {
         .ok_or(SizeError::OutOfRange)
 }
 
-/// `0.fraction × unit`, rounded to the nearest byte; at least 1 for a fraction above zero of a
-/// byte, so that a caller notices it. In floating point, as QEMU does it: sizes that are not exact
-/// come out the same.
+/// Returns `0.fraction × unit`, rounded to the nearest byte. A fraction above zero of a byte is at least 1,
+/// so that a caller notices it. It is computed in floating point, as in QEMU: sizes that are not exact come
+/// out the same.
 fn fraction_of(fraction: &str, unit: u64) -> u64 {
     let fraction: f64 = format!("0.{fraction}").parse().unwrap_or(0.0);
     if unit == 1 {
@@ -150,8 +150,8 @@ fn fraction_of(fraction: &str, unit: u64) -> u64 {
     bytes
 }
 
-/// A size as people read it: three significant digits and a binary unit, such as `1.5 KiB`,
-/// `704 KiB` or `0.977 MiB` (the next unit starts at 1000, so that three digits are enough).
+/// Formats a size as people read it: three significant digits and a binary unit, such as `1.5 KiB`, `704 KiB`
+/// or `0.977 MiB`. The next unit starts at 1000, so that three digits are enough.
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut unit = 0;
