@@ -9,7 +9,7 @@
 //!   files;
 //! - [`names`]: the policy for names found inside images; [`backing`]: the node below another;
 //! - [`open`]: files and disks of nodes; [`disk`]: the results of that;
-//! - [`write`]: images that are changed where they are; [`create`]: the files of new ones;
+//! - [`write`](mod@write): images that are changed where they are; [`create`]: the files of new ones;
 //! - [`info`]: reports on images and what holds them.
 
 pub mod backing;
