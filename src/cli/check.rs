@@ -98,7 +98,7 @@ impl Findings {
 /// Parses the value of `-r`.
 ///
 /// # Errors
-/// Returns a mistake in the use of the program if it is neither `leaks` nor `all`.
+/// Returns [`Failure::Usage`] if it is neither `leaks` nor `all`.
 pub(super) fn repair(what: &str) -> Result<Repair, Failure> {
     match what {
         "leaks" => Ok(Repair::Leaks),

@@ -39,8 +39,7 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
 /// Returns the algorithm of that name.
 ///
 /// # Errors
-/// Returns a mistake in the use of the program, with the names of all algorithms, if there is none of that
-/// name.
+/// Returns [`Failure::Usage`], with the names of all algorithms, if there is none of that name.
 pub(super) fn algorithm(name: &str) -> Result<Algorithm, Failure> {
     Algorithm::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Algorithm::ALL.into_iter().map(Algorithm::name).collect();
