@@ -8,7 +8,7 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::formats::plausible::starts_with_noise;
 use crate::nodes::{Disk, Node};
 
-/// Reports each image of the chain that decrypts to noise to `passwords`.
+/// Tells `passwords` of each image of the chain that decrypts to noise.
 ///
 /// # Errors
 /// Returns the error that `passwords` makes of it.
@@ -26,7 +26,7 @@ pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<
     Ok(())
 }
 
-/// Reports an image that decrypts to noise to `passwords`. It opens only the image's file for that, and does
+/// Tells `passwords` of an image that decrypts to noise. It opens only the image's file for that, and does
 /// nothing for images without such encryption.
 ///
 /// # Errors
