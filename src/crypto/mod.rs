@@ -4,13 +4,17 @@
 //! * [`Backend`] is the implementation that does the work, and finds the best;
 //! * [`Secret`] is a password, [`Secrets`] are those of a command line, [`Passwords`] is the source of
 //!   others;
+//! * [`HashAlgorithm`] is a hash, and [`pbkdf2`] makes a key of a password with one; [`af_split`] spreads a key;
 //! * `keyring` reads secrets that the kernel keeps, and `sealed` opens secrets that come encrypted.
 //!
 //! Invariants: a run is a whole number of sectors; keys never leave the room, are never printed, and are
 //! wiped when their owner goes; no implementation branches or indexes on secrets.
 
 mod aes_cbc;
+mod af_split;
 mod backend;
+mod hash;
+mod kdf;
 mod keyring;
 mod memory;
 mod passwords;
@@ -21,7 +25,10 @@ mod sector;
 mod sector_cipher;
 
 pub use aes_cbc::{AesCbc, limit, reference};
+pub use af_split::{af_merge, af_split};
 pub use backend::{BACKEND_VARIABLE, Backend, BackendError, chosen_backend};
+pub use hash::HashAlgorithm;
+pub use kdf::{iterations_per_second, pbkdf2};
 pub use keyring::from_keyring;
 pub(crate) use memory::wipe_stack;
 pub use passwords::Passwords;
