@@ -4,16 +4,11 @@
 //! the processor again. A user can take the choice over by name (`COWHIDE_CIPHER`), for a measurement or to
 //! rule out a suspect. The error tells an unknown name from one that this machine can't run.
 //!
-//! The processor is asked through the `cpufeatures` crate, but for VAES on 256
-//! bits: that crate (0.3) takes it that VAES comes with 512-bit registers, and
-//! so misses it on Zen 3 and on Alder Lake and its successors. There, and in
-//! reports, the standard library's `is_x86_feature_detected!` is asked.
-
 use core::error::Error;
 use core::fmt;
 
 #[cfg(target_arch = "x86_64")]
-use super::aes_cbc::x86::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
+use super::aes_x86;
 
 /// An implementation of the sector cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,11 +64,11 @@ impl Backend {
         match self {
             Self::Soft | Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::AesNi => AesNi::available(),
+            Self::AesNi => aes_x86::has_aesni(),
             #[cfg(target_arch = "x86_64")]
-            Self::Vaes256 => Vaes256::available(),
+            Self::Vaes256 => aes_x86::has_vaes256(),
             #[cfg(target_arch = "x86_64")]
-            Self::Vaes512 => Vaes512::available(),
+            Self::Vaes512 => aes_x86::has_vaes512(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::AesNi | Self::Vaes256 | Self::Vaes512 => false,
         }
@@ -146,19 +141,26 @@ impl Backend {
         {
             let aes = ("aes", is_x86_feature_detected!("aes"));
             let vaes = ("vaes", is_x86_feature_detected!("vaes"));
+            let pclmul = ("vpclmulqdq", is_x86_feature_detected!("vpclmulqdq"));
+            let avx2 = ("avx2", is_x86_feature_detected!("avx2"));
+            let avx512f = ("avx512f", is_x86_feature_detected!("avx512f"));
             match self {
                 Self::Soft | Self::Portable => vec![],
                 Self::AesNi => vec![aes],
-                Self::Vaes256 => vec![aes, vaes, ("avx2", is_x86_feature_detected!("avx2"))],
-                Self::Vaes512 => vec![aes, vaes, ("avx512f", is_x86_feature_detected!("avx512f"))],
+                Self::Vaes256 => vec![aes, vaes, pclmul, avx2],
+                Self::Vaes512 => vec![aes, vaes, pclmul, avx512f],
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
         match self {
             Self::Soft | Self::Portable => vec![],
             Self::AesNi => vec![("aes", false)],
-            Self::Vaes256 => vec![("aes", false), ("vaes", false), ("avx2", false)],
-            Self::Vaes512 => vec![("aes", false), ("vaes", false), ("avx512f", false)],
+            Self::Vaes256 => ["aes", "vaes", "vpclmulqdq", "avx2"]
+                .map(|name| (name, false))
+                .into(),
+            Self::Vaes512 => ["aes", "vaes", "vpclmulqdq", "avx512f"]
+                .map(|name| (name, false))
+                .into(),
         }
     }
 }

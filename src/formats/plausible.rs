@@ -61,7 +61,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::crypto::{AesCbc, Backend};
+    use crate::crypto::{Backend, KeyedCipher};
     use crate::formats::raw::RawImage;
     use crate::storage::MemoryStorage;
 
@@ -73,8 +73,8 @@ mod tests {
     /// Returns what a wrong key makes of a disk of zeroes (and of any other).
     fn noise(bytes: usize) -> Vec<u8> {
         let mut disk = vec![0; bytes];
-        AesCbc::new(b"right password  ", Backend::detect()).encrypt(0, &mut disk);
-        AesCbc::new(b"wrong password  ", Backend::detect()).decrypt(0, &mut disk);
+        KeyedCipher::aes_cbc(b"right password  ", Backend::detect()).encrypt(0, &mut disk);
+        KeyedCipher::aes_cbc(b"wrong password  ", Backend::detect()).decrypt(0, &mut disk);
         disk
     }
 

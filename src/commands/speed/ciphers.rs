@@ -15,7 +15,7 @@ use super::rounds::{self, Samples};
 use super::{CbcCrateSpeed, CipherSpeed};
 use crate::crypto::limit::register_limit;
 use crate::crypto::reference::Reference;
-use crate::crypto::{AesCbc, Backend};
+use crate::crypto::{Backend, KeyedCipher};
 use crate::error::{Error, Result};
 
 /// The length of a thread's buffer in bytes: half of a small second-level cache, and half of what a
@@ -51,7 +51,7 @@ pub struct Speeds {
 /// A backend and what was measured of it.
 struct Contestant {
     backend: Backend,
-    cipher: AesCbc,
+    cipher: KeyedCipher,
     encrypt_one: Samples,
     decrypt_one: Samples,
     encrypt_all: Samples,
@@ -63,7 +63,7 @@ impl Contestant {
     fn new(backend: Backend) -> Self {
         Self {
             backend,
-            cipher: AesCbc::new(KEY, backend),
+            cipher: KeyedCipher::aes_cbc(KEY, backend),
             encrypt_one: Samples::default(),
             decrypt_one: Samples::default(),
             encrypt_all: Samples::default(),
@@ -78,7 +78,7 @@ impl Contestant {
         let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
         // The two figures of a ratio are measured side by side.
         self.encrypt_one.push(speed(one, time, &encrypt));
-        if let Some(limit) = register_limit(self.backend, LIMIT_REPETITIONS) {
+        if let Some(limit) = register_limit(self.backend, 128, LIMIT_REPETITIONS) {
             self.limit.push(limit.gb_per_s);
         }
         self.decrypt_one.push(speed(one, time, &decrypt));
@@ -115,7 +115,7 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
         .into_iter()
         .map(Contestant::new)
         .collect();
-    let cbc_crate = Reference::new(KEY);
+    let cbc_crate = Reference::cbc(KEY);
     let cbc_encrypt = |data: &mut [u8]| cbc_crate.encrypt(0, data);
     let cbc_decrypt = |data: &mut [u8]| cbc_crate.decrypt(0, data);
     let mut cbc_encrypt_one = Samples::default();

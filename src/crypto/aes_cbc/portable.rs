@@ -15,43 +15,43 @@
     reason = "indices are constants into blocks and sectors, which are arrays"
 )]
 
-use aes::Aes128;
 use aes::cipher::{
-    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockModeDecrypt as _,
-    BlockSizeUser, InnerIvInit as _, KeyInit, ParBlocks, consts::U16, typenum::Unsigned,
+    BlockCipherDecrypt, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt,
+    BlockModeDecrypt as _, BlockSizeUser, InnerIvInit as _, KeyInit, ParBlocks, consts::U16,
+    typenum::Unsigned,
 };
 
-use super::reference::as_blocks;
-use crate::crypto::memory::keep_out_of_swap;
+use crate::crypto::boxed_cipher::boxed;
+use crate::crypto::reference::as_blocks;
+use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SectorRun, iv};
 
 /// The portable backend with its expanded key.
-pub(super) struct Portable {
-    /// Boxed so that moving the owner leaves no copies of the round keys; the
-    /// `zeroize` feature of `aes` wipes them when dropped.
-    cipher: Box<Aes128>,
+pub(super) struct Portable<C> {
+    cipher: Box<C>,
 }
 
-impl Portable {
-    /// Expands `key`.
-    pub(super) fn new(key: &[u8; 16]) -> Self {
-        let mut cipher = Box::new(Aes128::new(&[0; 16].into()));
-        keep_out_of_swap(&*cipher);
-        *cipher = Aes128::new(key.into());
-        Self { cipher }
+impl<C: KeyInit> Portable<C> {
+    /// Expands `key`, of as many bytes as the cipher takes.
+    pub(super) fn new(key: &[u8]) -> Option<Self> {
+        Some(Self {
+            cipher: boxed(key)?,
+        })
     }
+}
 
-    /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(super) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+impl<C> RunCipher for Portable<C>
+where
+    C: BlockCipherEncrypt<BlockSize = U16> + BlockCipherDecrypt<BlockSize = U16> + Send + Sync,
+{
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         self.cipher
             .encrypt_with_backend(EncryptRun { first_sector, run });
     }
 
-    /// Decrypts a run whose first sector has the number `first_sector`.
-    ///
-    /// A sector's blocks are independent here, and the `cbc` crate hands all of them to the cipher
-    /// at once: nothing of ours was as fast.
-    pub(super) fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
+    /// Decrypts a run. A sector's blocks are independent here, and the `cbc` crate hands all of them
+    /// to the cipher at once: nothing of ours was as fast.
+    fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         for i in 0..run.len() {
             let mut sector = run.get(i);

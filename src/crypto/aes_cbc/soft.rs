@@ -17,46 +17,32 @@
     reason = "indices are constants into blocks and sectors, which are arrays"
 )]
 
-use aes_soft::{Aes128, Block, BlockDecrypt, BlockEncrypt, NewBlockCipher, ParBlocks};
-use core::hint::black_box;
+use aes_soft::{Block, ParBlocks};
 
-use crate::crypto::memory::keep_out_of_swap;
+use crate::crypto::boxed_cipher::{BoxedSoft, SOFT_BLOCKS, SoftAes};
+use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SectorRun, iv};
 
-/// Blocks in a call of the batch interface, two of the cipher's own batches.
-const LANES: usize = 8;
-
 /// The software backend with its expanded key.
-pub(super) struct Soft {
-    /// Boxed so that moving the owner leaves no copies of the round keys.
-    cipher: Box<Aes128>,
+pub(super) struct Soft<C: SoftAes> {
+    cipher: BoxedSoft<C>,
 }
 
-impl Drop for Soft {
-    fn drop(&mut self) {
-        // The 0.7 series doesn't know `zeroize`. A schedule of another key
-        // over the old one does as well, as long as the compiler has to
-        // believe that somebody looks at it.
-        *self.cipher = Aes128::new(&[0; 16].into());
-        black_box(&*self.cipher);
+impl<C: SoftAes> Soft<C> {
+    /// Expands `key`, of as many bytes as the cipher takes.
+    pub(super) fn new(key: &[u8]) -> Option<Self> {
+        Some(Self {
+            cipher: BoxedSoft::new(key)?,
+        })
     }
 }
 
-impl Soft {
-    /// Expands `key`.
-    pub(super) fn new(key: &[u8; 16]) -> Self {
-        let mut cipher = Box::new(Aes128::new(&[0; 16].into()));
-        keep_out_of_swap(&*cipher);
-        *cipher = Aes128::new(key.into());
-        Self { cipher }
-    }
-
-    /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(super) fn encrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
+impl<C: SoftAes> RunCipher for Soft<C> {
+    fn encrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         let mut state = ParBlocks::default();
         while !run.is_empty() {
-            let count = run.len().min(LANES);
+            let count = run.len().min(SOFT_BLOCKS);
             let (mut batch, rest) = run.split_at(count);
             run = rest;
             for lane in &mut state[..count] {
@@ -69,9 +55,9 @@ impl Soft {
                     xor(lane, &sector[at.clone()]);
                 }
                 if count == 1 {
-                    self.cipher.encrypt_block(&mut state[0]);
+                    self.cipher.get().encrypt_block(&mut state[0]);
                 } else {
-                    self.cipher.encrypt_par_blocks(&mut state);
+                    self.cipher.get().encrypt_par_blocks(&mut state);
                 }
                 for (lane, sector) in state.iter().zip(batch.get_out()) {
                     sector[at.clone()].copy_from_slice(lane);
@@ -80,22 +66,21 @@ impl Soft {
         }
     }
 
-    /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(super) fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
+    fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         for i in 0..run.len() {
             let mut sector = run.get(i);
             let mut chain = Block::from(iv(number));
             number = number.wrapping_add(1);
-            for batch in 0..SECTOR_BLOCKS / LANES {
-                let start = batch * LANES * BLOCK_SIZE;
+            for batch in 0..SECTOR_BLOCKS / SOFT_BLOCKS {
+                let start = batch * SOFT_BLOCKS * BLOCK_SIZE;
                 let mut cipher = ParBlocks::default();
                 for (j, block) in cipher.iter_mut().enumerate() {
                     let at = start + j * BLOCK_SIZE;
                     block.copy_from_slice(&sector.get_in()[at..at + BLOCK_SIZE]);
                 }
                 let mut plain = cipher;
-                self.cipher.decrypt_par_blocks(&mut plain);
+                self.cipher.get().decrypt_par_blocks(&mut plain);
                 for (j, (block, cipher)) in plain.iter_mut().zip(&cipher).enumerate() {
                     xor(block, &chain);
                     chain = *cipher;

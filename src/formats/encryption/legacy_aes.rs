@@ -8,7 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::{Cipher, EncryptedHeader, Encryption, EncryptionFormat, Numbering};
-use crate::crypto::{AesCbc, Backend, Secret, chosen_backend, wipe_stack};
+use crate::crypto::{Backend, KeyedCipher, Secret, chosen_backend, wipe_stack};
 use crate::error::Result;
 
 /// Legacy AES: AES-128-CBC under the first 16 bytes of the password, filled up with zeroes.
@@ -21,7 +21,10 @@ impl LegacyAes {
     /// # Panics
     /// Panics if this machine doesn't have the backend.
     pub fn with_key(key: &[u8; 16], backend: Backend) -> Cipher {
-        Cipher::new(Arc::new(AesCbc::new(key, backend)), Numbering::Guest)
+        Cipher::new(
+            Arc::new(KeyedCipher::aes_cbc(key, backend)),
+            Numbering::Guest,
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::read::tables::read_table;
 use super::write::OpenOptions;
 use super::{CreateOptions, Header, NewQcow2, Qcow2Image, WritableQcow2};
-use crate::crypto::{AesCbc, Backend};
+use crate::crypto::{Backend, KeyedCipher};
 use crate::formats::encryption::{Cipher, EncryptionFormat, Numbering};
 use crate::formats::qcow2::header::TablePlace;
 use crate::formats::{Image as _, NewImage as _, WritableImage as _};
@@ -21,7 +21,10 @@ const STORED: [usize; 3] = [1, 2, 6];
 const COPIED: u64 = 1 << 63;
 
 fn cipher(numbering: Numbering) -> Cipher {
-    Cipher::new(Arc::new(AesCbc::new(KEY, Backend::detect())), numbering)
+    Cipher::new(
+        Arc::new(KeyedCipher::aes_cbc(KEY, Backend::detect())),
+        numbering,
+    )
 }
 
 /// Makes the disk: each sector of the stored clusters is another.
@@ -79,7 +82,7 @@ fn entries(storage: &MemoryStorage) -> (HostOffset, Vec<u64>) {
 /// Checks the stored sectors against the file's own sector numbers.
 fn assert_host_numbered(storage: &MemoryStorage, disk: &[u8]) {
     let (_, entries) = entries(storage);
-    let kernel = AesCbc::new(KEY, Backend::detect());
+    let kernel = KeyedCipher::aes_cbc(KEY, Backend::detect());
     let file = storage.contents();
     for cluster in STORED {
         let host = entries[cluster] & !COPIED;

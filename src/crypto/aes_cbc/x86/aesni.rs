@@ -23,51 +23,104 @@ use core::arch::x86_64::{
 use core::array::from_fn;
 
 use super::even_batches;
-use super::keys::RoundKeys;
+use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
+use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, Sector, SectorRun};
-
-cpufeatures::new!(has_aes, "aes", "sse2");
 
 /// Sectors in the largest batch.
 const MAX_SECTORS: usize = 12;
 
-/// The backend with its expanded key.
-pub(in crate::crypto) struct AesNi {
-    keys: Box<RoundKeys>,
+/// The backend with its expanded key, of `R` round keys.
+pub(in crate::crypto) struct AesNi<const R: usize> {
+    keys: Box<RoundKeys<R>>,
 }
 
-impl AesNi {
-    /// Returns true if the processor has the instructions of the kernels.
-    pub(in crate::crypto) fn available() -> bool {
-        has_aes::get()
-    }
-
-    /// Expands `key`, if the processor can run the kernels.
-    pub(in crate::crypto) fn new(key: &[u8; 16]) -> Option<Self> {
-        Self::available().then(|| Self {
+impl<const R: usize> AesNi<R> {
+    /// Expands a key of `K` bytes, if the processor can run the kernels.
+    pub(in crate::crypto) fn new<const K: usize>(key: &[u8; K]) -> Option<Self> {
+        aes_x86::has_aesni().then(|| Self {
             // SAFETY: the processor has AES-NI, as was just found.
             keys: unsafe { RoundKeys::expand(key) },
         })
     }
+}
 
-    /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+impl RunCipher for AesNi<AES128> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_aesni(&self.keys, first_sector, run) }
     }
 
-    /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_aesni(&self.keys, first_sector, run) }
     }
 }
 
-/// The encryption kernel.
+impl RunCipher for AesNi<AES256> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        // SAFETY: `new` made `self` only after it had found the features.
+        unsafe { cowhide_aes256_cbc_encrypt_aesni(&self.keys, first_sector, run) }
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        // SAFETY: `new` made `self` only after it had found the features.
+        unsafe { cowhide_aes256_cbc_decrypt_aesni(&self.keys, first_sector, run) }
+    }
+}
+
+/// The encryption kernel of AES-128.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "aes,sse2")]
-fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
+fn cowhide_aes128_cbc_encrypt_aesni(
+    keys: &RoundKeys<AES128>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    encrypt_run(keys, first_sector, run);
+}
+
+/// The decryption kernel of AES-128.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "aes,sse2")]
+fn cowhide_aes128_cbc_decrypt_aesni(
+    keys: &RoundKeys<AES128>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    decrypt_run(keys, first_sector, run);
+}
+
+/// The encryption kernel of AES-256.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "aes,sse2")]
+fn cowhide_aes256_cbc_encrypt_aesni(
+    keys: &RoundKeys<AES256>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    encrypt_run(keys, first_sector, run);
+}
+
+/// The decryption kernel of AES-256.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "aes,sse2")]
+fn cowhide_aes256_cbc_decrypt_aesni(
+    keys: &RoundKeys<AES256>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    decrypt_run(keys, first_sector, run);
+}
+
+/// Encrypts a run whose first sector has the number `first_sector`.
+#[target_feature(enable = "aes,sse2")]
+#[inline]
+fn encrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: SectorRun<'_, '_>) {
     let sectors = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
@@ -77,18 +130,18 @@ fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Se
             unsafe {
                 match size {
                     0 => return,
-                    1 => encrypt_batch::<1>(keys, number, src, dst),
-                    2 => encrypt_batch::<2>(keys, number, src, dst),
-                    3 => encrypt_batch::<3>(keys, number, src, dst),
-                    4 => encrypt_batch::<4>(keys, number, src, dst),
-                    5 => encrypt_batch::<5>(keys, number, src, dst),
-                    6 => encrypt_batch::<6>(keys, number, src, dst),
-                    7 => encrypt_batch::<7>(keys, number, src, dst),
-                    8 => encrypt_batch::<8>(keys, number, src, dst),
-                    9 => encrypt_batch::<9>(keys, number, src, dst),
-                    10 => encrypt_batch::<10>(keys, number, src, dst),
-                    11 => encrypt_batch::<11>(keys, number, src, dst),
-                    _ => encrypt_batch::<MAX_SECTORS>(keys, number, src, dst),
+                    1 => encrypt_batch::<R, 1>(keys, number, src, dst),
+                    2 => encrypt_batch::<R, 2>(keys, number, src, dst),
+                    3 => encrypt_batch::<R, 3>(keys, number, src, dst),
+                    4 => encrypt_batch::<R, 4>(keys, number, src, dst),
+                    5 => encrypt_batch::<R, 5>(keys, number, src, dst),
+                    6 => encrypt_batch::<R, 6>(keys, number, src, dst),
+                    7 => encrypt_batch::<R, 7>(keys, number, src, dst),
+                    8 => encrypt_batch::<R, 8>(keys, number, src, dst),
+                    9 => encrypt_batch::<R, 9>(keys, number, src, dst),
+                    10 => encrypt_batch::<R, 10>(keys, number, src, dst),
+                    11 => encrypt_batch::<R, 11>(keys, number, src, dst),
+                    _ => encrypt_batch::<R, MAX_SECTORS>(keys, number, src, dst),
                 }
                 src = src.add(size);
                 dst = dst.add(size);
@@ -106,8 +159,8 @@ fn cowhide_aes128_cbc_encrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Se
 /// the same or disjoint.
 #[target_feature(enable = "aes,sse2")]
 #[inline]
-unsafe fn encrypt_batch<const N: usize>(
-    keys: &RoundKeys,
+unsafe fn encrypt_batch<const R: usize, const N: usize>(
+    keys: &RoundKeys<R>,
     first_sector: u64,
     src: *const Sector,
     dst: *mut Sector,
@@ -120,13 +173,13 @@ unsafe fn encrypt_batch<const N: usize>(
             let plain = unsafe { _mm_loadu_si128(src.add(i).cast::<__m128i>().add(block)) };
             *state = _mm_xor_si128(*state, _mm_xor_si128(plain, keys[0]));
         }
-        for key in &keys[1..10] {
+        for key in &keys[1..R - 1] {
             for state in &mut state {
                 *state = _mm_aesenc_si128(*state, *key);
             }
         }
         for (i, state) in state.iter_mut().enumerate() {
-            *state = _mm_aesenclast_si128(*state, keys[10]);
+            *state = _mm_aesenclast_si128(*state, keys[R - 1]);
             // SAFETY: block `block` of sector `i` of the destination.
             unsafe { _mm_storeu_si128(dst.add(i).cast::<__m128i>().add(block), *state) };
         }
@@ -143,12 +196,11 @@ fn iv(sector: u64) -> __m128i {
 /// Blocks that are decrypted together.
 const WIDTH: usize = 8;
 
-/// The decryption kernel.
-#[unsafe(no_mangle)]
-#[inline(never)]
+/// Decrypts a run whose first sector has the number `first_sector`.
 #[target_feature(enable = "aes,sse2")]
-fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
-    let keys = &keys.dec;
+#[inline]
+fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: SectorRun<'_, '_>) {
+    let keys = keys.dec();
     let sectors = run.len();
     let (src, dst) = run.into_raw();
     for sector in 0..sectors {
@@ -161,7 +213,7 @@ fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Se
                 let dst = dst.add(sector).cast::<__m128i>().add(part * WIDTH);
                 let mut state: [__m128i; WIDTH] =
                     from_fn(|i| _mm_xor_si128(_mm_loadu_si128(src.add(i)), keys[0]));
-                for key in &keys[1..10] {
+                for key in &keys[1..R - 1] {
                     for state in &mut state {
                         *state = _mm_aesdec_si128(*state, *key);
                     }
@@ -174,7 +226,7 @@ fn cowhide_aes128_cbc_decrypt_aesni(keys: &RoundKeys, first_sector: u64, run: Se
                 });
                 before = _mm_loadu_si128(src.add(WIDTH - 1));
                 for (i, (state, chain)) in state.into_iter().zip(chain).enumerate() {
-                    let plain = _mm_xor_si128(_mm_aesdeclast_si128(state, keys[10]), chain);
+                    let plain = _mm_xor_si128(_mm_aesdeclast_si128(state, keys[R - 1]), chain);
                     _mm_storeu_si128(dst.add(i), plain);
                 }
             }

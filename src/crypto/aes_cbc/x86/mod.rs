@@ -1,9 +1,9 @@
 //! The x86-64 kernels: AES-NI, VAES on 256 bits and VAES on 512 bits.
 //!
-//! Each of the three has a file of its own, and a type that can only be made
-//! on a machine with the instructions: its constructor asks the processor.
-//! So the methods are safe to call, and `unsafe` is confined to the files of
-//! this folder.
+//! Each of the three has a file of its own, and a type that can only be made on
+//! a machine with the instructions: its constructor asks the processor. So the
+//! methods are safe to call, and `unsafe` is confined to the files of this
+//! folder.
 //!
 //! The kernels themselves are functions with plain, unmangled names
 //! (`cowhide_aes128_cbc_encrypt_vaes512` and so on) that are never inlined. So
@@ -16,11 +16,9 @@
     reason = "kernels load and store through pointers; their indices are constants into arrays"
 )]
 
-pub(in crate::crypto) mod aesni;
-mod keys;
-pub(super) mod limit;
-pub(in crate::crypto) mod vaes256;
-pub(in crate::crypto) mod vaes512;
+pub(super) mod aesni;
+pub(super) mod vaes256;
+pub(super) mod vaes512;
 
 /// Splits the vector registers, or *groups*, of an encryption run into
 /// batches that go down their chains together: first some of one size and

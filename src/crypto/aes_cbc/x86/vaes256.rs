@@ -28,7 +28,8 @@ use core::arch::x86_64::{
 use core::array::from_fn;
 
 use super::even_batches;
-use super::keys::RoundKeys;
+use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
+use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SECTOR_SIZE, Sector, SectorRun};
 
 /// Sectors in a group.
@@ -38,45 +39,97 @@ const MAX_GROUPS: usize = 12;
 /// Bytes from a group's first sector to that of the next.
 const GROUP_SIZE: usize = LANES * SECTOR_SIZE;
 
-/// The backend with its expanded key.
-pub(in crate::crypto) struct Vaes256 {
-    keys: Box<RoundKeys>,
+/// The backend with its expanded key, of `R` round keys.
+pub(in crate::crypto) struct Vaes256<const R: usize> {
+    keys: Box<RoundKeys<R>>,
 }
 
-impl Vaes256 {
-    /// Returns true if the processor has the instructions of the kernels.
-    pub(in crate::crypto) fn available() -> bool {
-        is_x86_feature_detected!("aes")
-            && is_x86_feature_detected!("vaes")
-            && is_x86_feature_detected!("avx2")
-    }
-
-    /// Expands `key`, if the processor can run the kernels.
-    pub(in crate::crypto) fn new(key: &[u8; 16]) -> Option<Self> {
-        Self::available().then(|| Self {
+impl<const R: usize> Vaes256<R> {
+    /// Expands a key of `K` bytes, if the processor can run the kernels.
+    pub(in crate::crypto) fn new<const K: usize>(key: &[u8; K]) -> Option<Self> {
+        aes_x86::has_vaes256().then(|| Self {
             // SAFETY: the processor has AES-NI, as was just found.
             keys: unsafe { RoundKeys::expand(key) },
         })
     }
+}
 
-    /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+impl RunCipher for Vaes256<AES128> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_vaes256(&self.keys, first_sector, run) }
     }
 
-    /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_vaes256(&self.keys, first_sector, run) }
     }
 }
 
-/// The encryption kernel.
+impl RunCipher for Vaes256<AES256> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        // SAFETY: `new` made `self` only after it had found the features.
+        unsafe { cowhide_aes256_cbc_encrypt_vaes256(&self.keys, first_sector, run) }
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        // SAFETY: `new` made `self` only after it had found the features.
+        unsafe { cowhide_aes256_cbc_decrypt_vaes256(&self.keys, first_sector, run) }
+    }
+}
+
+/// The encryption kernel of AES-128.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "avx2,vaes")]
-fn cowhide_aes128_cbc_encrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
+fn cowhide_aes128_cbc_encrypt_vaes256(
+    keys: &RoundKeys<AES128>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    encrypt_run(keys, first_sector, run);
+}
+
+/// The decryption kernel of AES-128.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "avx2,vaes")]
+fn cowhide_aes128_cbc_decrypt_vaes256(
+    keys: &RoundKeys<AES128>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    decrypt_run(keys, first_sector, run);
+}
+
+/// The encryption kernel of AES-256.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "avx2,vaes")]
+fn cowhide_aes256_cbc_encrypt_vaes256(
+    keys: &RoundKeys<AES256>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    encrypt_run(keys, first_sector, run);
+}
+
+/// The decryption kernel of AES-256.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "avx2,vaes")]
+fn cowhide_aes256_cbc_decrypt_vaes256(
+    keys: &RoundKeys<AES256>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    decrypt_run(keys, first_sector, run);
+}
+
+/// Encrypts a run whose first sector has the number `first_sector`.
+#[target_feature(enable = "avx2,vaes")]
+#[inline]
+fn encrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: SectorRun<'_, '_>) {
     let mut left = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
@@ -88,18 +141,18 @@ fn cowhide_aes128_cbc_encrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: 
             unsafe {
                 match size {
                     0 => return,
-                    1 => encrypt_batch::<1>(keys, number, src, dst, sectors),
-                    2 => encrypt_batch::<2>(keys, number, src, dst, sectors),
-                    3 => encrypt_batch::<3>(keys, number, src, dst, sectors),
-                    4 => encrypt_batch::<4>(keys, number, src, dst, sectors),
-                    5 => encrypt_batch::<5>(keys, number, src, dst, sectors),
-                    6 => encrypt_batch::<6>(keys, number, src, dst, sectors),
-                    7 => encrypt_batch::<7>(keys, number, src, dst, sectors),
-                    8 => encrypt_batch::<8>(keys, number, src, dst, sectors),
-                    9 => encrypt_batch::<9>(keys, number, src, dst, sectors),
-                    10 => encrypt_batch::<10>(keys, number, src, dst, sectors),
-                    11 => encrypt_batch::<11>(keys, number, src, dst, sectors),
-                    _ => encrypt_batch::<MAX_GROUPS>(keys, number, src, dst, sectors),
+                    1 => encrypt_batch::<R, 1>(keys, number, src, dst, sectors),
+                    2 => encrypt_batch::<R, 2>(keys, number, src, dst, sectors),
+                    3 => encrypt_batch::<R, 3>(keys, number, src, dst, sectors),
+                    4 => encrypt_batch::<R, 4>(keys, number, src, dst, sectors),
+                    5 => encrypt_batch::<R, 5>(keys, number, src, dst, sectors),
+                    6 => encrypt_batch::<R, 6>(keys, number, src, dst, sectors),
+                    7 => encrypt_batch::<R, 7>(keys, number, src, dst, sectors),
+                    8 => encrypt_batch::<R, 8>(keys, number, src, dst, sectors),
+                    9 => encrypt_batch::<R, 9>(keys, number, src, dst, sectors),
+                    10 => encrypt_batch::<R, 10>(keys, number, src, dst, sectors),
+                    11 => encrypt_batch::<R, 11>(keys, number, src, dst, sectors),
+                    _ => encrypt_batch::<R, MAX_GROUPS>(keys, number, src, dst, sectors),
                 }
                 src = src.add(sectors);
                 dst = dst.add(sectors);
@@ -118,8 +171,8 @@ fn cowhide_aes128_cbc_encrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: 
 /// at `dst`, which are the same or disjoint.
 #[target_feature(enable = "avx2,vaes")]
 #[inline]
-unsafe fn encrypt_batch<const N: usize>(
-    keys: &RoundKeys,
+unsafe fn encrypt_batch<const R: usize, const N: usize>(
+    keys: &RoundKeys<R>,
     first_sector: u64,
     src: *const Sector,
     dst: *mut Sector,
@@ -136,13 +189,13 @@ unsafe fn encrypt_batch<const N: usize>(
             last_dst: dst.add(whole).cast(),
         };
         if sectors == whole + LANES {
-            encrypt_groups::<N>(keys, first_sector, &place);
+            encrypt_groups::<R, N>(keys, first_sector, &place);
         } else {
             let mut copy = [[0; SECTOR_SIZE]; LANES];
             copy[0] = src.add(whole).read();
             place.last_dst = copy.as_mut_ptr().cast();
             place.last_src = place.last_dst;
-            encrypt_groups::<N>(keys, first_sector, &place);
+            encrypt_groups::<R, N>(keys, first_sector, &place);
             dst.add(whole).write(copy[0]);
         }
     }
@@ -165,7 +218,11 @@ struct GroupPlaces {
 /// `last_src` and `last_dst`; each pair is the same memory or disjoint.
 #[target_feature(enable = "avx2,vaes")]
 #[inline(never)]
-unsafe fn encrypt_groups<const N: usize>(keys: &RoundKeys, first_sector: u64, place: &GroupPlaces) {
+unsafe fn encrypt_groups<const R: usize, const N: usize>(
+    keys: &RoundKeys<R>,
+    first_sector: u64,
+    place: &GroupPlaces,
+) {
     let mut state: [__m256i; N] = from_fn(|i| {
         let low = first_sector.wrapping_add((LANES * i) as u64);
         let high = low.wrapping_add(1);
@@ -185,13 +242,13 @@ unsafe fn encrypt_groups<const N: usize>(keys: &RoundKeys, first_sector: u64, pl
             let plain = unsafe { _mm256_loadu2_m128i(src.add(SECTOR_SIZE).cast(), src.cast()) };
             *state = _mm256_xor_si256(*state, _mm256_xor_si256(plain, key));
         }
-        for key in &keys[1..10] {
+        for key in &keys[1..R - 1] {
             let key = _mm256_broadcastsi128_si256(*key);
             for state in &mut state {
                 *state = _mm256_aesenc_epi128(*state, key);
             }
         }
-        let key = _mm256_broadcastsi128_si256(keys[10]);
+        let key = _mm256_broadcastsi128_si256(keys[R - 1]);
         for (i, state) in state.iter_mut().enumerate() {
             *state = _mm256_aesenclast_epi128(*state, key);
             let dst = if i == N - 1 {
@@ -208,12 +265,11 @@ unsafe fn encrypt_groups<const N: usize>(keys: &RoundKeys, first_sector: u64, pl
 /// Registers that are decrypted together, half a sector.
 const WIDTH: usize = 8;
 
-/// The decryption kernel.
-#[unsafe(no_mangle)]
-#[inline(never)]
+/// Decrypts a run whose first sector has the number `first_sector`.
 #[target_feature(enable = "avx2,vaes")]
-fn cowhide_aes128_cbc_decrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
-    let keys = &keys.dec;
+#[inline]
+fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: SectorRun<'_, '_>) {
+    let keys = keys.dec();
     let sectors = run.len();
     let (src, dst) = run.into_raw();
     for sector in 0..sectors {
@@ -228,13 +284,13 @@ fn cowhide_aes128_cbc_decrypt_vaes256(keys: &RoundKeys, first_sector: u64, run: 
                 let key = _mm256_broadcastsi128_si256(keys[0]);
                 let mut state: [__m256i; WIDTH] =
                     from_fn(|i| _mm256_xor_si256(_mm256_loadu_si256(src.add(i)), key));
-                for key in &keys[1..10] {
+                for key in &keys[1..R - 1] {
                     let key = _mm256_broadcastsi128_si256(*key);
                     for state in &mut state {
                         *state = _mm256_aesdec_epi128(*state, key);
                     }
                 }
-                let key = _mm256_broadcastsi128_si256(keys[10]);
+                let key = _mm256_broadcastsi128_si256(keys[R - 1]);
                 let first = _mm256_inserti128_si256::<1>(
                     _mm256_castsi128_si256(before),
                     _mm_loadu_si128(src.cast()),

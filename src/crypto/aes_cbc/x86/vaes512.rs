@@ -42,10 +42,9 @@ use core::array::from_fn;
 use core::mem::MaybeUninit;
 
 use super::even_batches;
-use super::keys::{ROUND_KEYS, RoundKeys};
+use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
+use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{SECTOR_SIZE, Sector, SectorRun};
-
-cpufeatures::new!(has_vaes512, "aes", "vaes", "avx512f");
 
 /// Sectors in a group.
 const LANES: usize = 4;
@@ -61,44 +60,98 @@ const CHUNKS: usize = SECTOR_SIZE / CHUNK;
 /// Bytes from a group's first sector to that of the next.
 const GROUP_SIZE: usize = LANES * SECTOR_SIZE;
 
-/// The backend with its expanded key.
-pub(in crate::crypto) struct Vaes512 {
-    keys: Box<RoundKeys>,
+/// The backend with its expanded key, of `R` round keys.
+pub(in crate::crypto) struct Vaes512<const R: usize> {
+    keys: Box<RoundKeys<R>>,
 }
 
-impl Vaes512 {
-    /// Returns true if the processor has the instructions of the kernels.
-    pub(in crate::crypto) fn available() -> bool {
-        has_vaes512::get()
-    }
-
-    /// Expands `key`, if the processor can run the kernels.
-    pub(in crate::crypto) fn new(key: &[u8; 16]) -> Option<Self> {
-        Self::available().then(|| Self {
+impl<const R: usize> Vaes512<R> {
+    /// Expands a key of `K` bytes, if the processor can run the kernels.
+    pub(in crate::crypto) fn new<const K: usize>(key: &[u8; K]) -> Option<Self> {
+        aes_x86::has_vaes512().then(|| Self {
             // SAFETY: the processor has AES-NI, as was just found.
             keys: unsafe { RoundKeys::expand(key) },
         })
     }
+}
 
-    /// Encrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+impl RunCipher for Vaes512<AES128> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_encrypt_vaes512(&self.keys, first_sector, run) }
     }
 
-    /// Decrypts a run whose first sector has the number `first_sector`.
-    pub(in crate::crypto) fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         // SAFETY: `new` made `self` only after it had found the features.
         unsafe { cowhide_aes128_cbc_decrypt_vaes512(&self.keys, first_sector, run) }
     }
 }
 
-/// The encryption kernel.
+impl RunCipher for Vaes512<AES256> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        // SAFETY: `new` made `self` only after it had found the features.
+        unsafe { cowhide_aes256_cbc_encrypt_vaes512(&self.keys, first_sector, run) }
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        // SAFETY: `new` made `self` only after it had found the features.
+        unsafe { cowhide_aes256_cbc_decrypt_vaes512(&self.keys, first_sector, run) }
+    }
+}
+
+/// The encryption kernel of AES-128.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[target_feature(enable = "avx512f,vaes")]
-fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
-    let keys: [__m512i; ROUND_KEYS] = from_fn(|i| _mm512_broadcast_i32x4(keys.enc()[i]));
+fn cowhide_aes128_cbc_encrypt_vaes512(
+    keys: &RoundKeys<AES128>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    encrypt_run(keys, first_sector, run);
+}
+
+/// The decryption kernel of AES-128.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "avx512f,vaes")]
+fn cowhide_aes128_cbc_decrypt_vaes512(
+    keys: &RoundKeys<AES128>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    decrypt_run(keys, first_sector, run);
+}
+
+/// The encryption kernel of AES-256.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "avx512f,vaes")]
+fn cowhide_aes256_cbc_encrypt_vaes512(
+    keys: &RoundKeys<AES256>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    encrypt_run(keys, first_sector, run);
+}
+
+/// The decryption kernel of AES-256.
+#[unsafe(no_mangle)]
+#[inline(never)]
+#[target_feature(enable = "avx512f,vaes")]
+fn cowhide_aes256_cbc_decrypt_vaes512(
+    keys: &RoundKeys<AES256>,
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    decrypt_run(keys, first_sector, run);
+}
+
+/// Encrypts a run whose first sector has the number `first_sector`.
+#[target_feature(enable = "avx512f,vaes")]
+#[inline]
+fn encrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: SectorRun<'_, '_>) {
+    let keys: [__m512i; R] = from_fn(|i| _mm512_broadcast_i32x4(keys.enc()[i]));
     let sectors = run.len();
     let (src, dst) = run.into_raw();
     if sectors == 0 {
@@ -144,21 +197,21 @@ fn cowhide_aes128_cbc_encrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
         // SAFETY: the batches add up to the groups of the run.
         unsafe {
             match size {
-                1 => encrypt_batches::<1>(&keys, &work),
-                2 => encrypt_batches::<2>(&keys, &work),
-                3 => encrypt_batches::<3>(&keys, &work),
-                4 => encrypt_batches::<4>(&keys, &work),
-                5 => encrypt_batches::<5>(&keys, &work),
-                6 => encrypt_batches::<6>(&keys, &work),
-                7 => encrypt_batches::<7>(&keys, &work),
-                8 => encrypt_batches::<8>(&keys, &work),
-                9 => encrypt_batches::<9>(&keys, &work),
-                10 => encrypt_batches::<10>(&keys, &work),
-                11 => encrypt_batches::<11>(&keys, &work),
-                12 => encrypt_batches::<12>(&keys, &work),
-                13 => encrypt_batches::<13>(&keys, &work),
-                14 => encrypt_batches::<14>(&keys, &work),
-                _ => encrypt_batches::<MAX_GROUPS>(&keys, &work),
+                1 => encrypt_batches::<R, 1>(&keys, &work),
+                2 => encrypt_batches::<R, 2>(&keys, &work),
+                3 => encrypt_batches::<R, 3>(&keys, &work),
+                4 => encrypt_batches::<R, 4>(&keys, &work),
+                5 => encrypt_batches::<R, 5>(&keys, &work),
+                6 => encrypt_batches::<R, 6>(&keys, &work),
+                7 => encrypt_batches::<R, 7>(&keys, &work),
+                8 => encrypt_batches::<R, 8>(&keys, &work),
+                9 => encrypt_batches::<R, 9>(&keys, &work),
+                10 => encrypt_batches::<R, 10>(&keys, &work),
+                11 => encrypt_batches::<R, 11>(&keys, &work),
+                12 => encrypt_batches::<R, 12>(&keys, &work),
+                13 => encrypt_batches::<R, 13>(&keys, &work),
+                14 => encrypt_batches::<R, 14>(&keys, &work),
+                _ => encrypt_batches::<R, MAX_GROUPS>(&keys, &work),
             }
         }
         let done = size * batches;
@@ -251,7 +304,7 @@ struct Stage(MaybeUninit<[[__m512i; MAX_GROUPS * COLUMNS + SLACK]; 2]>);
 /// and destination be the same memory or disjoint.
 #[target_feature(enable = "avx512f,vaes")]
 #[inline(never)]
-unsafe fn encrypt_batches<const N: usize>(keys: &[__m512i; ROUND_KEYS], work: &BatchRun) {
+unsafe fn encrypt_batches<const R: usize, const N: usize>(keys: &[__m512i; R], work: &BatchRun) {
     const { assert!(N <= MAX_GROUPS) };
     let mut stage = Stage(MaybeUninit::uninit());
     let halves: *mut [__m512i; MAX_GROUPS * COLUMNS + SLACK] = stage.0.as_mut_ptr().cast();
@@ -286,7 +339,7 @@ unsafe fn encrypt_batches<const N: usize>(keys: &[__m512i; ROUND_KEYS], work: &B
             };
             // The only call, so that it's inlined and the state stays in
             // registers.
-            steps.run::<N>(keys, &mut state);
+            steps.run::<R, N>(keys, &mut state);
             chunk += 1;
         }
         let end = work.chunk::<N>(chunks - 1);
@@ -319,13 +372,17 @@ impl Steps {
     /// The contract is that of [`encrypt_batches`], which is the only caller.
     #[target_feature(enable = "avx512f,vaes")]
     #[inline]
-    unsafe fn run<const N: usize>(&self, keys: &[__m512i; ROUND_KEYS], state: &mut [__m512i; N]) {
+    unsafe fn run<const R: usize, const N: usize>(
+        &self,
+        keys: &[__m512i; R],
+        state: &mut [__m512i; N],
+    ) {
         // SAFETY: this function's own contract.
         unsafe {
-            self.step::<N, 0>(keys, state);
-            self.step::<N, 1>(keys, state);
-            self.step::<N, 2>(keys, state);
-            self.step::<N, 3>(keys, state);
+            self.step::<R, N, 0>(keys, state);
+            self.step::<R, N, 1>(keys, state);
+            self.step::<R, N, 2>(keys, state);
+            self.step::<R, N, 3>(keys, state);
         }
     }
 
@@ -336,9 +393,9 @@ impl Steps {
     /// The contract is that of [`run`](Self::run).
     #[target_feature(enable = "avx512f,vaes")]
     #[inline]
-    unsafe fn step<const N: usize, const K: usize>(
+    unsafe fn step<const R: usize, const N: usize, const K: usize>(
         &self,
-        keys: &[__m512i; ROUND_KEYS],
+        keys: &[__m512i; R],
         state: &mut [__m512i; N],
     ) {
         // The rounds are written out and not a loop, because the place of the
@@ -349,7 +406,7 @@ impl Steps {
                     *state = _mm512_aesenc_epi128(*state, keys[$round]);
                 }
                 // SAFETY: this function's own contract.
-                unsafe { self.job::<N, K, $round>() };
+                unsafe { self.job::<R, N, K, $round>() };
             )*};
         }
         for (i, state) in state.iter_mut().enumerate() {
@@ -359,8 +416,11 @@ impl Steps {
             *state = _mm512_ternarylogic_epi64::<0x96>(*state, plain, keys[0]);
         }
         rounds!(1 2 3 4 5 6 7 8 9);
+        if R > AES128 {
+            rounds!(10 11 12 13);
+        }
         for (i, state) in state.iter_mut().enumerate() {
-            *state = _mm512_aesenclast_epi128(*state, keys[10]);
+            *state = _mm512_aesenclast_epi128(*state, keys[R - 1]);
             // SAFETY: as above.
             unsafe { *self.this.add(i * COLUMNS + K) = *state };
         }
@@ -370,19 +430,20 @@ impl Steps {
     ///
     /// A step has a quarter of the groups to see to, with two jobs for each:
     /// to store the chunk before, then to load the chunk after. They are
-    /// spread evenly over the nine rounds.
+    /// spread evenly over the rounds but the last.
     ///
     /// # Safety
     ///
     /// The contract is that of [`run`](Self::run).
     #[target_feature(enable = "avx512f,vaes")]
     #[inline]
-    unsafe fn job<const N: usize, const K: usize, const ROUND: usize>(&self) {
+    unsafe fn job<const R: usize, const N: usize, const K: usize, const ROUND: usize>(&self) {
         let groups = N.div_ceil(4);
         let jobs = 2 * groups;
-        let job = ((ROUND - 1) * jobs).div_ceil(9);
+        let rounds = R - 2;
+        let job = ((ROUND - 1) * jobs).div_ceil(rounds);
         let i = K * groups + job / 2;
-        if job * 9 >= ROUND * jobs || i >= N {
+        if job * rounds >= ROUND * jobs || i >= N {
             return;
         }
         // SAFETY: `i` is one of the `N` groups. The very last chunk loads itself
@@ -469,12 +530,11 @@ fn first_states<const N: usize>(first_sector: u64) -> [__m512i; N] {
 /// Registers in a sector.
 const REGISTERS: usize = SECTOR_SIZE / size_of::<__m512i>();
 
-/// The decryption kernel.
-#[unsafe(no_mangle)]
-#[inline(never)]
+/// Decrypts a run whose first sector has the number `first_sector`.
 #[target_feature(enable = "avx512f,vaes")]
-fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: SectorRun<'_, '_>) {
-    let keys: [__m512i; ROUND_KEYS] = from_fn(|i| _mm512_broadcast_i32x4(keys.dec[i]));
+#[inline]
+fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: SectorRun<'_, '_>) {
+    let keys: [__m512i; R] = from_fn(|i| _mm512_broadcast_i32x4(keys.dec()[i]));
     let sectors = run.len();
     let (src, dst) = run.into_raw();
     for i in 0..sectors {
@@ -488,7 +548,7 @@ fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
             let dst = dst.add(i).cast::<__m512i>();
             let cipher: [__m512i; REGISTERS] = from_fn(|j| _mm512_loadu_si512(src.add(j)));
             let mut state = cipher.map(|block| _mm512_xor_si512(block, keys[0]));
-            for key in &keys[1..10] {
+            for key in &keys[1..R - 1] {
                 for state in &mut state {
                     *state = _mm512_aesdec_epi128(*state, *key);
                 }
@@ -497,7 +557,7 @@ fn cowhide_aes128_cbc_decrypt_vaes512(keys: &RoundKeys, first_sector: u64, run: 
             for (j, state) in state.iter().enumerate() {
                 // The last round key and the chain's xor go in as one.
                 let chain = _mm512_alignr_epi64::<6>(cipher[j], before);
-                let key = _mm512_xor_si512(chain, keys[10]);
+                let key = _mm512_xor_si512(chain, keys[R - 1]);
                 _mm512_storeu_si512(dst.add(j), _mm512_aesdeclast_epi128(*state, key));
                 before = cipher[j];
             }

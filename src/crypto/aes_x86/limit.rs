@@ -1,7 +1,7 @@
 //! The limit of the AES unit: rounds on registers and nothing else.
 //!
-//! These loops run AES-128's ten rounds on as many independent blocks as it
-//! takes, each block's result being its next input, with all data and keys in
+//! These loops run the ten rounds of AES-128, or the fourteen of AES-256, on as
+//! many independent blocks as it takes, each block's result being its next input, with all data and keys in
 //! registers: no loads, no stores, no chains, no xors. A kernel's share of that
 //! is what all the rest of its work leaves of the hardware's limit.
 //!
@@ -16,7 +16,7 @@ use core::arch::x86_64::{
 use core::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
+use super::{AES128, AES256, has_aesni, has_vaes256, has_vaes512};
 use crate::crypto::Limit;
 
 /// Blocks that a register is taken through in one measurement: some tens of
@@ -25,17 +25,21 @@ use crate::crypto::Limit;
 const STEPS: usize = 1000;
 
 macro_rules! limit {
-    ($name:ident, $backend:ty, $features:literal, $vector:ty, $set:ident, $enc:ident, $last:ident) => {
-        /// Measures the limit at this width; `None` if the processor lacks it.
-        pub(in crate::crypto) fn $name(repetitions: usize) -> Option<Limit> {
-            /// Does ten rounds for each of `N` registers, `STEPS` times over.
+    ($name:ident, $available:ident, $features:literal, $vector:ty, $set:ident, $enc:ident, $last:ident) => {
+        /// Measures the limit at this width with keys of `bits`; `None` if the
+        /// processor lacks it.
+        pub(in crate::crypto) fn $name(bits: usize, repetitions: usize) -> Option<Limit> {
+            /// Does the rounds of `R` round keys for each of `N` registers, `STEPS` times over.
             #[target_feature(enable = $features)]
             #[inline(never)]
-            fn rounds<const N: usize>(keys: [$vector; 2], mut state: [$vector; N]) -> [$vector; N] {
+            fn rounds<const R: usize, const N: usize>(
+                keys: [$vector; 2],
+                mut state: [$vector; N],
+            ) -> [$vector; N] {
                 for _ in 0..STEPS {
-                    // There are two keys by turns, as eleven would not fit 16
+                    // There are two keys by turns, as a schedule would not fit 16
                     // registers. The AES unit takes the same time for any key.
-                    for round in 0..9 {
+                    for round in 1..R - 1 {
                         for state in &mut state {
                             *state = $enc(*state, keys[round % 2]);
                         }
@@ -48,13 +52,13 @@ macro_rules! limit {
             }
 
             #[target_feature(enable = $features)]
-            fn measure<const N: usize>(repetitions: usize, best: &mut Limit) {
+            fn measure<const R: usize, const N: usize>(repetitions: usize, best: &mut Limit) {
                 let mut shortest = Duration::MAX;
                 for _ in 0..repetitions {
                     let keys = black_box([$set(0x0123_4567), $set(0x89ab_cdef_u32.cast_signed())]);
                     let state = black_box([$set(42); N]);
                     let start = Instant::now();
-                    black_box(rounds::<N>(keys, state));
+                    black_box(rounds::<R, N>(keys, state));
                     shortest = shortest.min(start.elapsed());
                 }
                 let bytes = size_of::<[$vector; N]>() * STEPS;
@@ -68,22 +72,27 @@ macro_rules! limit {
             }
 
             #[target_feature(enable = $features)]
-            fn all(repetitions: usize) -> Limit {
+            fn all<const R: usize>(repetitions: usize) -> Limit {
                 let mut best = Limit {
                     gb_per_s: 0.0,
                     registers: 0,
                 };
-                measure::<6>(repetitions, &mut best);
-                measure::<8>(repetitions, &mut best);
-                measure::<10>(repetitions, &mut best);
-                measure::<12>(repetitions, &mut best);
-                measure::<14>(repetitions, &mut best);
+                measure::<R, 6>(repetitions, &mut best);
+                measure::<R, 8>(repetitions, &mut best);
+                measure::<R, 10>(repetitions, &mut best);
+                measure::<R, 12>(repetitions, &mut best);
+                measure::<R, 14>(repetitions, &mut best);
                 best
             }
 
-            <$backend>::available().then(|| {
+            $available().then(|| {
                 // SAFETY: the processor has the features, as was just found.
-                unsafe { all(repetitions) }
+                unsafe {
+                    match bits {
+                        256 => all::<AES256>(repetitions),
+                        _ => all::<AES128>(repetitions),
+                    }
+                }
             })
         }
     };
@@ -91,7 +100,7 @@ macro_rules! limit {
 
 limit!(
     aesni,
-    AesNi,
+    has_aesni,
     "aes,sse2",
     __m128i,
     _mm_set1_epi32,
@@ -100,7 +109,7 @@ limit!(
 );
 limit!(
     vaes256,
-    Vaes256,
+    has_vaes256,
     "avx2,vaes",
     __m256i,
     _mm256_set1_epi32,
@@ -109,7 +118,7 @@ limit!(
 );
 limit!(
     vaes512,
-    Vaes512,
+    has_vaes512,
     "avx512f,vaes",
     __m512i,
     _mm512_set1_epi32,

@@ -1,0 +1,44 @@
+//! The parts that the x86-64 kernels of all modes share: the processor's
+//! features, round keys, and the limit of the AES unit.
+//!
+//! The processor is asked through the `cpufeatures` crate, which remembers the
+//! answer, but for VAES on 256 bits: that crate (0.3) takes it that VAES comes
+//! with 512-bit registers, and so misses it on Zen 3 and on Alder Lake and its
+//! successors. There the standard library is asked.
+//!
+//! A processor with VAES has the carry-less multiplication of the same width
+//! too, which the tweaks of XTS take. So both are asked for together.
+
+#![expect(
+    unsafe_code,
+    clippy::indexing_slicing,
+    reason = "round keys are loaded through pointers; their indices are constants into arrays"
+)]
+
+mod keys;
+pub(super) mod limit;
+
+pub(super) use keys::{AES128, AES256, RoundKeys};
+
+cpufeatures::new!(aesni, "aes", "sse2");
+cpufeatures::new!(vaes512, "aes", "vaes", "vpclmulqdq", "avx512f");
+
+/// Returns true if the processor has the instructions of the AES-NI kernels.
+pub(super) fn has_aesni() -> bool {
+    aesni::get()
+}
+
+/// Returns true if the processor has the instructions of the 256-bit VAES
+/// kernels.
+pub(super) fn has_vaes256() -> bool {
+    is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("vaes")
+        && is_x86_feature_detected!("vpclmulqdq")
+        && is_x86_feature_detected!("avx2")
+}
+
+/// Returns true if the processor has the instructions of the 512-bit VAES
+/// kernels.
+pub(super) fn has_vaes512() -> bool {
+    vaes512::get()
+}

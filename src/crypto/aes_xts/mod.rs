@@ -1,0 +1,92 @@
+//! AES-XTS over 512-byte sectors, many at a time.
+//!
+//! This is the cipher of LUKS unless somebody asks for another. Each block is encrypted by itself, between two
+//! additions of its tweak, so a sector alone has enough blocks to keep the AES unit busy in both directions.
+//! The work beside it is the tweaks: the first of a sector takes an encryption under a second key, and each
+//! further one is twice the one before, in the field of 2^128 elements. Done one after the other, both would
+//! be slower than the unit. So the kernels encrypt the first tweaks of many sectors at once, and make those of
+//! a sector side by side, as multiples of the first.
+//!
+//! `portable` and `soft` are the mode as any block cipher has it, over two series of the `aes` crate; `x86`
+//! has the kernels.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use aes::{Aes128, Aes256};
+
+#[cfg(target_arch = "x86_64")]
+use self::x86::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
+#[cfg(target_arch = "x86_64")]
+use super::aes_x86::{AES128, AES256};
+use super::backend::Backend;
+use super::block_modes::{AnyBlockCipher, Xts};
+use super::boxed_cipher::{BoxedSoft, boxed};
+use super::run_cipher::RunCipher;
+use super::vectors::Vectors;
+
+/// Expands a pair of keys, of 16 or 32 bytes each, for `backend`. Returns `None` if they have another
+/// length, or if this machine doesn't have the backend.
+pub(super) fn new(keys: &[u8], backend: Backend) -> Option<Box<dyn RunCipher>> {
+    if let Ok(keys) = keys.try_into() {
+        return of_128_bits(keys, backend);
+    }
+    of_256_bits(keys.try_into().ok()?, backend)
+}
+
+fn of_128_bits(keys: &[u8; 32], backend: Backend) -> Option<Box<dyn RunCipher>> {
+    let [data, tweaks] = halves(keys)?;
+    Some(match backend {
+        Backend::Soft => soft::<aes_soft::Aes128>(data, tweaks)?,
+        Backend::Portable => plain64(boxed::<Aes128>(data)?, boxed::<Aes128>(tweaks)?),
+        #[cfg(target_arch = "x86_64")]
+        Backend::AesNi => Box::new(AesNi::<AES128>::new::<16>(data, tweaks)?),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Vaes256 => Box::new(Vaes256::<AES128>::new::<16>(data, tweaks)?),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Vaes512 => Box::new(Vaes512::<AES128>::new::<16>(data, tweaks)?),
+        #[cfg(not(target_arch = "x86_64"))]
+        Backend::AesNi | Backend::Vaes256 | Backend::Vaes512 => return None,
+    })
+}
+
+fn of_256_bits(keys: &[u8; 64], backend: Backend) -> Option<Box<dyn RunCipher>> {
+    let [data, tweaks] = halves(keys)?;
+    Some(match backend {
+        Backend::Soft => soft::<aes_soft::Aes256>(data, tweaks)?,
+        Backend::Portable => plain64(boxed::<Aes256>(data)?, boxed::<Aes256>(tweaks)?),
+        #[cfg(target_arch = "x86_64")]
+        Backend::AesNi => Box::new(AesNi::<AES256>::new::<32>(data, tweaks)?),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Vaes256 => Box::new(Vaes256::<AES256>::new::<32>(data, tweaks)?),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Vaes512 => Box::new(Vaes512::<AES256>::new::<32>(data, tweaks)?),
+        #[cfg(not(target_arch = "x86_64"))]
+        Backend::AesNi | Backend::Vaes256 | Backend::Vaes512 => return None,
+    })
+}
+
+/// Splits a pair of keys of `K` bytes each.
+fn halves<const K: usize>(keys: &[u8]) -> Option<[&[u8; K]; 2]> {
+    let (data, tweaks) = keys.split_first_chunk()?;
+    Some([data, tweaks.try_into().ok()?])
+}
+
+fn soft<C: super::boxed_cipher::SoftAes + 'static>(
+    data: &[u8],
+    tweaks: &[u8],
+) -> Option<Box<dyn RunCipher>> {
+    Some(plain64(
+        Box::new(BoxedSoft::<C>::new(data)?),
+        Box::new(BoxedSoft::<C>::new(tweaks)?),
+    ))
+}
+
+/// Makes the mode of two ciphers, with the numbers of sectors as vectors.
+fn plain64(cipher: AnyBlockCipher<16>, tweaks: AnyBlockCipher<16>) -> Box<dyn RunCipher> {
+    Box::new(Xts {
+        cipher,
+        tweaks,
+        vectors: Vectors::Plain64,
+    })
+}

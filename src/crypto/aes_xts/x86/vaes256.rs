@@ -1,0 +1,193 @@
+//! VAES on 256 bits: two blocks of a sector in a register, half a sector in eight.
+//!
+//! Eight registers of text leave few of AVX2's sixteen. Round keys come from memory, one load for eight
+//! instructions, and tweaks wait in memory for their second addition.
+//!
+//! AVX-512 isn't needed, and this is the widest backend that Zen 3 and Intel's processors for desktops can
+//! run.
+//!
+//! Invariant: only the sectors of the run are read and written, and all of a half is read before any of it is
+//! written, so that source and destination may be the same memory.
+
+use core::arch::x86_64::{
+    __m128i, __m256i, _mm256_aesdec_epi128, _mm256_aesdeclast_epi128, _mm256_aesenc_epi128,
+    _mm256_aesenclast_epi128, _mm256_broadcastsi128_si256, _mm256_clmulepi64_epi128,
+    _mm256_loadu_si256, _mm256_set_epi64x, _mm256_set1_epi64x, _mm256_setzero_si256,
+    _mm256_slli_epi64, _mm256_sllv_epi64, _mm256_srli_epi64, _mm256_srlv_epi64,
+    _mm256_storeu_si256, _mm256_unpacklo_epi64, _mm256_xor_si256,
+};
+use core::array::from_fn;
+
+use super::{BATCH, backend};
+use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
+use crate::crypto::run_cipher::RunCipher;
+use crate::crypto::sector::SectorRun;
+
+/// Blocks in a register.
+const LANES: usize = 2;
+/// Registers that are ciphered together, half a sector.
+const WIDTH: usize = 8;
+
+backend!(
+    Vaes256,
+    has_vaes256,
+    "avx2,vaes,vpclmulqdq",
+    cowhide_aes128_xts_encrypt_vaes256,
+    cowhide_aes128_xts_decrypt_vaes256,
+    cowhide_aes256_xts_encrypt_vaes256,
+    cowhide_aes256_xts_decrypt_vaes256
+);
+
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+#[inline]
+fn cipher_run<const R: usize, const ENCRYPT: bool>(
+    data: &[__m128i; R],
+    tweaks: &[__m128i; R],
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    let mut left = run.len();
+    let (mut src, mut dst) = run.into_raw();
+    let mut number = first_sector;
+    let mut first = [_mm256_setzero_si256(); BATCH / LANES];
+    while left > 0 {
+        let count = left.min(BATCH);
+        for (i, part) in first.chunks_exact_mut(WIDTH / 2).enumerate() {
+            let before = i * WIDTH / 2 * LANES;
+            // A short run doesn't wait for tweaks that it has no sectors for.
+            if before < count {
+                let made: [__m256i; WIDTH / 2] =
+                    first_tweaks(tweaks, number.wrapping_add(before as u64));
+                part.copy_from_slice(&made);
+            }
+        }
+        for i in 0..count {
+            // SAFETY: `first` has a tweak for each of `BATCH` sectors; `count` sectors are left at
+            // `src` and `dst`, which are the same or disjoint.
+            unsafe {
+                let tweak = *first.as_ptr().cast::<__m128i>().add(i);
+                let (src, dst) = (src.add(i).cast(), dst.add(i).cast());
+                let tweaks = lane_tweaks(_mm256_broadcastsi128_si256(tweak));
+                half::<R, ENCRYPT>(data, tweaks, src, dst);
+                let tweaks = times::<16, 48>(tweaks);
+                half::<R, ENCRYPT>(data, tweaks, src.add(WIDTH), dst.add(WIDTH));
+            }
+        }
+        // SAFETY: `count` sectors of the run are done.
+        (src, dst) = unsafe { (src.add(count), dst.add(count)) };
+        number = number.wrapping_add(count as u64);
+        left -= count;
+    }
+}
+
+/// Makes the first tweaks of `N * 2` sectors.
+#[target_feature(enable = "avx2,vaes")]
+#[inline]
+fn first_tweaks<const R: usize, const N: usize>(
+    keys: &[__m128i; R],
+    first_sector: u64,
+) -> [__m256i; N] {
+    let key = _mm256_broadcastsi128_si256(keys[0]);
+    let mut state: [__m256i; N] = from_fn(|i| {
+        let low = first_sector.wrapping_add((LANES * i) as u64);
+        let high = low.wrapping_add(1);
+        let numbers = _mm256_set_epi64x(0, high.cast_signed(), 0, low.cast_signed());
+        _mm256_xor_si256(numbers, key)
+    });
+    for key in &keys[1..R - 1] {
+        let key = _mm256_broadcastsi128_si256(*key);
+        for state in &mut state {
+            *state = _mm256_aesenc_epi128(*state, key);
+        }
+    }
+    let key = _mm256_broadcastsi128_si256(keys[R - 1]);
+    state.map(|state| _mm256_aesenclast_epi128(state, key))
+}
+
+/// Encrypts or decrypts half a sector, whose first register has the tweaks `first`.
+///
+/// # Safety
+///
+/// Half a sector must be readable at `src` and writable at `dst`, and the two be the same or disjoint.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+#[inline]
+unsafe fn half<const R: usize, const ENCRYPT: bool>(
+    keys: &[__m128i; R],
+    first: __m256i,
+    src: *const __m256i,
+    dst: *mut __m256i,
+) {
+    let tweaks = [
+        first,
+        times::<2, 62>(first),
+        times::<4, 60>(first),
+        times::<6, 58>(first),
+        times::<8, 56>(first),
+        times::<10, 54>(first),
+        times::<12, 52>(first),
+        times::<14, 50>(first),
+    ];
+    let key = _mm256_broadcastsi128_si256(keys[0]);
+    let mut state: [__m256i; WIDTH] = from_fn(|i| {
+        // SAFETY: register `i` of the half.
+        let text = unsafe { _mm256_loadu_si256(src.add(i)) };
+        _mm256_xor_si256(_mm256_xor_si256(tweaks[i], key), text)
+    });
+    for key in &keys[1..R - 1] {
+        let key = _mm256_broadcastsi128_si256(*key);
+        for state in &mut state {
+            *state = if ENCRYPT {
+                _mm256_aesenc_epi128(*state, key)
+            } else {
+                _mm256_aesdec_epi128(*state, key)
+            };
+        }
+    }
+    let key = _mm256_broadcastsi128_si256(keys[R - 1]);
+    for (i, state) in state.into_iter().enumerate() {
+        // The last round key and the tweak go in as one.
+        let last = _mm256_xor_si256(key, tweaks[i]);
+        let text = if ENCRYPT {
+            _mm256_aesenclast_epi128(state, last)
+        } else {
+            _mm256_aesdeclast_epi128(state, last)
+        };
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_si256(dst.add(i), text) };
+    }
+}
+
+/// Makes the tweaks of a sector's first register of the first tweak, which is in both lanes.
+#[target_feature(enable = "avx2,vpclmulqdq")]
+#[inline]
+fn lane_tweaks(tweak: __m256i) -> __m256i {
+    let shifts = _mm256_set_epi64x(1, 1, 0, 0);
+    let back = _mm256_set_epi64x(63, 63, 64, 64);
+    sum(
+        _mm256_sllv_epi64(tweak, shifts),
+        _mm256_srlv_epi64(tweak, back),
+    )
+}
+
+/// Multiplies by `2^UP`; `DOWN` is 64 less that.
+#[target_feature(enable = "avx2,vpclmulqdq")]
+#[inline]
+fn times<const UP: i32, const DOWN: i32>(tweak: __m256i) -> __m256i {
+    const { assert!(UP + DOWN == 64) };
+    sum(
+        _mm256_slli_epi64::<UP>(tweak),
+        _mm256_srli_epi64::<DOWN>(tweak),
+    )
+}
+
+/// Puts together a product of its 64-bit halves, shifted, and the bits that fell out of them: those of the
+/// lower half go to the upper one, and those of the upper half come back at the bottom, times 0x87.
+#[target_feature(enable = "avx2,vpclmulqdq")]
+#[inline]
+fn sum(shifted: __m256i, fell_out: __m256i) -> __m256i {
+    let polynomial = _mm256_set1_epi64x(0x87);
+    let upper = _mm256_unpacklo_epi64(_mm256_setzero_si256(), fell_out);
+    let lower = _mm256_clmulepi64_epi128::<0x01>(fell_out, polynomial);
+    _mm256_xor_si256(_mm256_xor_si256(shifted, upper), lower)
+}

@@ -1,0 +1,189 @@
+//! VAES on 512 bits: four blocks of a sector in a register, a sector in eight.
+//!
+//! Eight registers are as many as keep the AES unit busy, and 32 hold them with fifteen round keys and half of
+//! the tweaks. A tweak enters twice: into the addition before the first round together with the first round
+//! key, and into the last round, whose key it is added to beforehand. So a block passes through nothing but a
+//! load, an addition, the rounds and a store, and one sector's successor overlaps with it by itself.
+//!
+//! All tweaks of a sector are multiples of its first register of them, by shifts that are known when this is
+//! compiled: no tweak waits for another.
+//!
+//! Invariant: only the sectors of the run are read and written, and all of a sector is read before any of it
+//! is written, so that source and destination may be the same memory.
+
+use core::arch::x86_64::{
+    __m128i, __m512i, _mm512_add_epi64, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128,
+    _mm512_aesenc_epi128, _mm512_aesenclast_epi128, _mm512_broadcast_i32x4,
+    _mm512_clmulepi64_epi128, _mm512_loadu_si512, _mm512_maskz_set1_epi64, _mm512_set_epi64,
+    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_sllv_epi64,
+    _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_storeu_si512, _mm512_ternarylogic_epi64,
+    _mm512_unpacklo_epi64, _mm512_xor_si512,
+};
+use core::array::from_fn;
+
+use super::{BATCH, backend};
+use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
+use crate::crypto::run_cipher::RunCipher;
+use crate::crypto::sector::{SECTOR_SIZE, SectorRun};
+
+/// Blocks in a register.
+const LANES: usize = 4;
+/// Registers in a sector.
+const REGISTERS: usize = SECTOR_SIZE / size_of::<__m512i>();
+
+backend!(
+    Vaes512,
+    has_vaes512,
+    "avx512f,vaes,vpclmulqdq",
+    cowhide_aes128_xts_encrypt_vaes512,
+    cowhide_aes128_xts_decrypt_vaes512,
+    cowhide_aes256_xts_encrypt_vaes512,
+    cowhide_aes256_xts_decrypt_vaes512
+);
+
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`.
+#[target_feature(enable = "avx512f,vaes,vpclmulqdq")]
+#[inline]
+fn cipher_run<const R: usize, const ENCRYPT: bool>(
+    data: &[__m128i; R],
+    tweaks: &[__m128i; R],
+    first_sector: u64,
+    run: SectorRun<'_, '_>,
+) {
+    let keys: [__m512i; R] = from_fn(|i| _mm512_broadcast_i32x4(data[i]));
+    let mut left = run.len();
+    let (mut src, mut dst) = run.into_raw();
+    let mut number = first_sector;
+    let mut first = [_mm512_setzero_si512(); BATCH / LANES];
+    while left > 0 {
+        let count = left.min(BATCH);
+        // A short run doesn't wait for tweaks that it has no sectors for.
+        if count > BATCH / 4 {
+            first = first_tweaks(tweaks, number);
+        } else {
+            let few: [__m512i; BATCH / LANES / 4] = first_tweaks(tweaks, number);
+            first[..few.len()].copy_from_slice(&few);
+        }
+        for i in 0..count {
+            // SAFETY: `first` has a tweak for each of `BATCH` sectors; `count` sectors are left at
+            // `src` and `dst`, which are the same or disjoint.
+            unsafe {
+                let tweak = *first.as_ptr().cast::<__m128i>().add(i);
+                sector::<R, ENCRYPT>(&keys, tweak, src.add(i).cast(), dst.add(i).cast());
+            }
+        }
+        // SAFETY: `count` sectors of the run are done.
+        (src, dst) = unsafe { (src.add(count), dst.add(count)) };
+        number = number.wrapping_add(count as u64);
+        left -= count;
+    }
+}
+
+/// Makes the first tweaks of `N * 4` sectors.
+#[target_feature(enable = "avx512f,vaes")]
+#[inline]
+fn first_tweaks<const R: usize, const N: usize>(
+    keys: &[__m128i; R],
+    first_sector: u64,
+) -> [__m512i; N] {
+    let lanes = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
+    let key = _mm512_broadcast_i32x4(keys[0]);
+    let mut state: [__m512i; N] = from_fn(|i| {
+        let number = first_sector.wrapping_add((LANES * i) as u64);
+        // Only the even 64-bit words are set: the other half of a vector is zero.
+        let numbers = _mm512_maskz_set1_epi64(0b0101_0101, number.cast_signed());
+        _mm512_xor_si512(_mm512_add_epi64(numbers, lanes), key)
+    });
+    for key in &keys[1..R - 1] {
+        let key = _mm512_broadcast_i32x4(*key);
+        for state in &mut state {
+            *state = _mm512_aesenc_epi128(*state, key);
+        }
+    }
+    let key = _mm512_broadcast_i32x4(keys[R - 1]);
+    state.map(|state| _mm512_aesenclast_epi128(state, key))
+}
+
+/// Encrypts or decrypts a sector.
+///
+/// # Safety
+///
+/// A sector must be readable at `src` and writable at `dst`, and the two be the same or disjoint.
+#[target_feature(enable = "avx512f,vaes,vpclmulqdq")]
+#[inline]
+unsafe fn sector<const R: usize, const ENCRYPT: bool>(
+    keys: &[__m512i; R],
+    tweak: __m128i,
+    src: *const __m512i,
+    dst: *mut __m512i,
+) {
+    let tweaks = sector_tweaks(_mm512_broadcast_i32x4(tweak));
+    let mut state: [__m512i; REGISTERS] = from_fn(|i| {
+        // SAFETY: register `i` of the sector.
+        let text = unsafe { _mm512_loadu_si512(src.add(i)) };
+        _mm512_ternarylogic_epi64::<0x96>(text, tweaks[i], keys[0])
+    });
+    for key in &keys[1..R - 1] {
+        for state in &mut state {
+            *state = if ENCRYPT {
+                _mm512_aesenc_epi128(*state, *key)
+            } else {
+                _mm512_aesdec_epi128(*state, *key)
+            };
+        }
+    }
+    for (i, state) in state.into_iter().enumerate() {
+        let last = _mm512_xor_si512(keys[R - 1], tweaks[i]);
+        let text = if ENCRYPT {
+            _mm512_aesenclast_epi128(state, last)
+        } else {
+            _mm512_aesdeclast_epi128(state, last)
+        };
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(dst.add(i), text) };
+    }
+}
+
+/// Makes the tweaks of a sector of its first one, which is in every lane.
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
+fn sector_tweaks(tweak: __m512i) -> [__m512i; REGISTERS] {
+    let shifts = _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0);
+    let back = _mm512_set_epi64(61, 61, 62, 62, 63, 63, 64, 64);
+    let first = sum(
+        _mm512_sllv_epi64(tweak, shifts),
+        _mm512_srlv_epi64(tweak, back),
+    );
+    [
+        first,
+        times::<4, 60>(first),
+        times::<8, 56>(first),
+        times::<12, 52>(first),
+        times::<16, 48>(first),
+        times::<20, 44>(first),
+        times::<24, 40>(first),
+        times::<28, 36>(first),
+    ]
+}
+
+/// Multiplies by `2^UP`; `DOWN` is 64 less that.
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
+fn times<const UP: u32, const DOWN: u32>(tweak: __m512i) -> __m512i {
+    const { assert!(UP + DOWN == 64) };
+    sum(
+        _mm512_slli_epi64::<UP>(tweak),
+        _mm512_srli_epi64::<DOWN>(tweak),
+    )
+}
+
+/// Puts together a product of its 64-bit halves, shifted, and the bits that fell out of them: those of the
+/// lower half go to the upper one, and those of the upper half come back at the bottom, times 0x87.
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
+fn sum(shifted: __m512i, fell_out: __m512i) -> __m512i {
+    let polynomial = _mm512_set1_epi64(0x87);
+    let upper = _mm512_unpacklo_epi64(_mm512_setzero_si512(), fell_out);
+    let lower = _mm512_clmulepi64_epi128::<0x01>(fell_out, polynomial);
+    _mm512_ternarylogic_epi64::<0x96>(shifted, upper, lower)
+}

@@ -1,0 +1,183 @@
+//! Modes of operation over any block cipher, in safe Rust: ECB, CBC, CTR and XTS.
+//!
+//! This is the path of the ciphers that few disks have, such as Serpent and Twofish, and of AES where the
+//! processor has no kernel. Blocks go to the cipher as many at a time as the mode allows: all of a sector's,
+//! but for CBC, which encrypts them one after the other.
+
+use super::boxed_cipher::BlockCipher;
+use super::run_cipher::RunCipher;
+use super::sector::{SECTOR_BLOCKS, SectorRun};
+use super::vectors::Vectors;
+
+/// The number of sectors whose vectors are made together.
+const BATCH: usize = 32;
+
+/// A cipher of blocks of `B` bytes, in a box.
+pub(super) type AnyBlockCipher<const B: usize> = Box<dyn BlockCipher<B>>;
+
+/// Makes the output of each sector its input, and then works on it in place, with its vector, which
+/// `prepare` has changed.
+fn each_sector<const B: usize>(
+    vectors: &Vectors<B>,
+    first_sector: u64,
+    mut run: SectorRun<'_, '_>,
+    prepare: impl Fn(&mut [[u8; B]]),
+    work: impl Fn([u8; B], &mut [[u8; B]]),
+) {
+    let mut number = first_sector;
+    let mut made = [[0; B]; BATCH];
+    while !run.is_empty() {
+        let count = run.len().min(BATCH);
+        let (mut batch, rest) = run.split_at(count);
+        run = rest;
+        let (made, _) = made.split_at_mut(count);
+        vectors.fill(number, made);
+        prepare(made);
+        for (i, vector) in made.iter().enumerate() {
+            let mut sector = batch.get(i);
+            let bytes = *sector.get_in();
+            let out = sector.get_out();
+            *out = bytes;
+            work(*vector, out.as_chunks_mut().0);
+        }
+        number = number.wrapping_add(count as u64);
+    }
+}
+
+/// `block ^= with`.
+fn xor<const B: usize>(block: &mut [u8; B], with: &[u8; B]) {
+    for (byte, with) in block.iter_mut().zip(with) {
+        *byte ^= with;
+    }
+}
+
+/// Every block by itself, whatever the sector.
+pub(super) struct Ecb<const B: usize>(pub(super) AnyBlockCipher<B>);
+
+impl<const B: usize> RunCipher for Ecb<B> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let encrypt = |_, blocks: &mut [[u8; B]]| self.0.encrypt(blocks);
+        each_sector(&Vectors::Plain64, first_sector, run, |_| {}, encrypt);
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let decrypt = |_, blocks: &mut [[u8; B]]| self.0.decrypt(blocks);
+        each_sector(&Vectors::Plain64, first_sector, run, |_| {}, decrypt);
+    }
+}
+
+/// A chain of blocks for each sector.
+pub(super) struct Cbc<const B: usize> {
+    pub(super) cipher: AnyBlockCipher<B>,
+    pub(super) vectors: Vectors<B>,
+}
+
+impl<const B: usize> RunCipher for Cbc<B> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let encrypt = |vector, blocks: &mut [[u8; B]]| {
+            let mut chain = vector;
+            for block in blocks {
+                xor(block, &chain);
+                self.cipher.encrypt(std::slice::from_mut(block));
+                chain = *block;
+            }
+        };
+        each_sector(&self.vectors, first_sector, run, |_| {}, encrypt);
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let decrypt = |vector, blocks: &mut [[u8; B]]| {
+            // Of blocks of eight bytes a sector has more than of any others.
+            let mut secret = [[0; B]; 64];
+            let secret = secret.split_at_mut(blocks.len()).0;
+            secret.copy_from_slice(blocks);
+            self.cipher.decrypt(blocks);
+            let mut chain = vector;
+            for (block, secret) in blocks.iter_mut().zip(secret) {
+                xor(block, &chain);
+                chain = *secret;
+            }
+        };
+        each_sector(&self.vectors, first_sector, run, |_| {}, decrypt);
+    }
+}
+
+/// A stream for each sector: the encrypted numbers from its vector on, which counts as big-endian.
+pub(super) struct Ctr<const B: usize> {
+    pub(super) cipher: AnyBlockCipher<B>,
+    pub(super) vectors: Vectors<B>,
+}
+
+impl<const B: usize> RunCipher for Ctr<B> {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let encrypt = |vector: [u8; B], blocks: &mut [[u8; B]]| {
+            let mut counter = vector;
+            let mut stream = [[0; B]; 64];
+            let stream = stream.split_at_mut(blocks.len()).0;
+            for block in &mut *stream {
+                *block = counter;
+                for byte in counter.iter_mut().rev() {
+                    *byte = byte.wrapping_add(1);
+                    if *byte != 0 {
+                        break;
+                    }
+                }
+            }
+            self.cipher.encrypt(stream);
+            for (block, with) in blocks.iter_mut().zip(stream) {
+                xor(block, with);
+            }
+        };
+        each_sector(&self.vectors, first_sector, run, |_| {}, encrypt);
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        self.encrypt(first_sector, run);
+    }
+}
+
+/// Every block by itself, between two additions of its tweak. A sector's first tweak is its vector encrypted
+/// with a key for that, and each tweak is twice the one before, in the field of 2^128 elements.
+pub(super) struct Xts {
+    pub(super) cipher: AnyBlockCipher<16>,
+    pub(super) tweaks: AnyBlockCipher<16>,
+    pub(super) vectors: Vectors<16>,
+}
+
+impl Xts {
+    fn with_tweaks(
+        &self,
+        first_sector: u64,
+        run: SectorRun<'_, '_>,
+        work: impl Fn(&mut [[u8; 16]]),
+    ) {
+        let between = |tweak, blocks: &mut [[u8; 16]]| {
+            let mut tweaks = [[0; 16]; SECTOR_BLOCKS];
+            let mut next = u128::from_le_bytes(tweak);
+            for tweak in &mut tweaks {
+                *tweak = next.to_le_bytes();
+                next = (next << 1) ^ ((next >> 127) * 0x87);
+            }
+            let add = |blocks: &mut [[u8; 16]]| {
+                for (block, tweak) in blocks.iter_mut().zip(&tweaks) {
+                    xor(block, tweak);
+                }
+            };
+            add(blocks);
+            work(blocks);
+            add(blocks);
+        };
+        let encrypt = |vectors: &mut [[u8; 16]]| self.tweaks.encrypt(vectors);
+        each_sector(&self.vectors, first_sector, run, encrypt, between);
+    }
+}
+
+impl RunCipher for Xts {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        self.with_tweaks(first_sector, run, |blocks| self.cipher.encrypt(blocks));
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        self.with_tweaks(first_sector, run, |blocks| self.cipher.decrypt(blocks));
+    }
+}

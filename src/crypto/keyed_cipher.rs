@@ -1,0 +1,178 @@
+//! Sector ciphers with their keys, as the rest of the program gets them.
+//!
+//! Lengths are checked here alone, and the stack is wiped here, whatever implementation does the work.
+//!
+//! AES in CBC mode and in XTS mode, with keys of 128 and 256 bits, is what disks have, so there are kernels
+//! for what the processor can do. Those number sectors in one way, which LUKS calls `plain64`: a sector's
+//! initialisation vector is its 64-bit little-endian number, followed by eight zero bytes.
+//! [`CipherSpec`](super::CipherSpec) makes ciphers with other vectors of them, and all others.
+
+#![expect(
+    clippy::panic,
+    reason = "documented contracts of the callers in this crate, who pass whole sectors and whole keys"
+)]
+
+use core::fmt;
+
+use super::backend::Backend;
+use super::memory::wipe_stack;
+use super::run_cipher::RunCipher;
+use super::sector::{SECTOR_SIZE, SectorRun};
+use super::sector_cipher::SectorCipher;
+use super::{aes_cbc, aes_xts};
+
+/// A cipher of 512-byte sectors under one key, or under the two keys of XTS.
+///
+/// There is deliberately no `Clone`, and `Debug` tells only the backend.
+pub struct KeyedCipher {
+    name: &'static str,
+    backend: Backend,
+    cipher: Box<dyn RunCipher>,
+}
+
+impl KeyedCipher {
+    /// Expands a key of 16 or 32 bytes for AES-CBC, by `backend`.
+    ///
+    /// The caller's copy of the key is the caller's to wipe.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the key has another length, or if this machine doesn't have `backend`. It has those
+    /// that [`Backend::detect`], [`Backend::available`] and [`Backend::from_name`] return.
+    #[must_use]
+    pub fn aes_cbc(key: &[u8], backend: Backend) -> Self {
+        Self::of_aes("AesCbc", backend, aes_cbc::new(key, backend))
+    }
+
+    /// Expands a pair of keys for AES-XTS, by `backend`: one of 16 or 32 bytes for the data, then one as long
+    /// for the tweaks.
+    ///
+    /// The caller's copy of the keys is the caller's to wipe.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`aes_cbc`](Self::aes_cbc) does.
+    #[must_use]
+    pub fn aes_xts(keys: &[u8], backend: Backend) -> Self {
+        Self::of_aes("AesXts", backend, aes_xts::new(keys, backend))
+    }
+
+    fn of_aes(name: &'static str, backend: Backend, cipher: Option<Box<dyn RunCipher>>) -> Self {
+        let Some(cipher) = cipher else {
+            panic!("no key of AES, or this machine lacks the cipher backend `{backend}`");
+        };
+        Self::new(name, backend, cipher)
+    }
+
+    /// Takes an implementation with its key, which `Debug` calls by a name.
+    pub(super) fn new(name: &'static str, backend: Backend, cipher: Box<dyn RunCipher>) -> Self {
+        Self {
+            name,
+            backend,
+            cipher,
+        }
+    }
+
+    /// Returns the backend that does the work.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Encrypts sectors in place. The first of them has the number
+    /// `first_sector`, and numbers wrap around after [`u64::MAX`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if `data` isn't a whole number of sectors.
+    pub fn encrypt(&self, first_sector: u64, data: &mut [u8]) {
+        self.encrypt_run(first_sector, in_place(data));
+        wipe_stack();
+    }
+
+    /// Decrypts sectors in place. The first of them has the number
+    /// `first_sector`, and numbers wrap around after [`u64::MAX`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if `data` isn't a whole number of sectors.
+    pub fn decrypt(&self, first_sector: u64, data: &mut [u8]) {
+        self.decrypt_run(first_sector, in_place(data));
+        wipe_stack();
+    }
+
+    /// Encrypts as [`encrypt`](Self::encrypt) does, from one buffer to another.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `src` isn't a whole number of sectors, or if `dst` isn't as
+    /// long.
+    pub fn encrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
+        self.encrypt_run(first_sector, between(src, dst));
+        wipe_stack();
+    }
+
+    /// Decrypts as [`decrypt`](Self::decrypt) does, from one buffer to another.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `src` isn't a whole number of sectors, or if `dst` isn't as
+    /// long.
+    pub fn decrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
+        self.decrypt_run(first_sector, between(src, dst));
+        wipe_stack();
+    }
+
+    #[inline(never)]
+    fn encrypt_run(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        self.cipher.encrypt(first_sector, run);
+    }
+
+    #[inline(never)]
+    fn decrypt_run(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        self.cipher.decrypt(first_sector, run);
+    }
+}
+
+impl SectorCipher for KeyedCipher {
+    fn encrypt(&self, first_sector: u64, data: &mut [u8]) {
+        Self::encrypt(self, first_sector, data);
+    }
+
+    fn decrypt(&self, first_sector: u64, data: &mut [u8]) {
+        Self::decrypt(self, first_sector, data);
+    }
+
+    fn encrypt_to(&self, first_sector: u64, src: &[u8], dst: &mut [u8]) {
+        Self::encrypt_to(self, first_sector, src, dst);
+    }
+}
+
+impl fmt::Debug for KeyedCipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(self.name)
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a run of `data`, in place.
+fn in_place(data: &mut [u8]) -> SectorRun<'_, '_> {
+    let (sectors, rest) = data.as_chunks_mut::<SECTOR_SIZE>();
+    assert!(rest.is_empty(), "the data is not a whole number of sectors");
+    SectorRun::from(sectors)
+}
+
+/// Makes a run from `src` to `dst`.
+fn between<'inp, 'out>(src: &'inp [u8], dst: &'out mut [u8]) -> SectorRun<'inp, 'out> {
+    let (src, rest) = src.as_chunks::<SECTOR_SIZE>();
+    let (dst, dst_rest) = dst.as_chunks_mut::<SECTOR_SIZE>();
+    assert!(
+        rest.is_empty() && dst_rest.is_empty(),
+        "the data is not a whole number of sectors"
+    );
+    match SectorRun::new(src, dst) {
+        Ok(run) => run,
+        Err(_) => panic!("the buffers differ in length"),
+    }
+}

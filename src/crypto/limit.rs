@@ -1,0 +1,31 @@
+//! The register-only limit of the AES unit, for reports and benchmarks.
+//!
+//! A cipher's speed says little by itself: only its share of the hardware's
+//! limit tells whether there's anything left to gain. See `aes_x86/limit.rs`
+//! for how it is measured.
+
+use super::{Backend, Limit};
+
+/// Measures the limit of the instructions that `backend` uses, on this thread,
+/// with keys of `bits`: 128 or 256. It is the best of `repetitions` of some tens of microseconds each, for every
+/// number of registers.
+///
+/// Returns `None` for a backend that isn't built on AES instructions of our own
+/// choosing (`soft` and `portable`), and for one that the machine lacks.
+#[must_use]
+pub fn register_limit(backend: Backend, bits: usize, repetitions: usize) -> Option<Limit> {
+    match backend {
+        Backend::Soft | Backend::Portable => None,
+        #[cfg(target_arch = "x86_64")]
+        Backend::AesNi => super::aes_x86::limit::aesni(bits, repetitions),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Vaes256 => super::aes_x86::limit::vaes256(bits, repetitions),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Vaes512 => super::aes_x86::limit::vaes512(bits, repetitions),
+        #[cfg(not(target_arch = "x86_64"))]
+        Backend::AesNi | Backend::Vaes256 | Backend::Vaes512 => {
+            let _ = (bits, repetitions);
+            None
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Initialisation vectors: the numbers of sectors, as ciphers want them.
+//!
+//! Two sectors must not have the same vector under one key, and CBC's should be ones that nobody can
+//! foresee. The first comes from the number, the second from its encryption under a hash of the key.
+
+use super::boxed_cipher::BlockCipher;
+
+/// The making of vectors of `B` bytes, the length of a block, from the numbers of sectors.
+pub(super) enum Vectors<const B: usize> {
+    /// The lower 32 bits of the number, little-endian, then zeroes: `plain`.
+    Plain,
+    /// The number, little-endian, then zeroes: `plain64`.
+    Plain64,
+    /// The same, encrypted: `essiv`.
+    Essiv(Box<dyn BlockCipher<B>>),
+}
+
+impl<const B: usize> Vectors<B> {
+    /// Makes the vectors of sectors, the first of which has the number `first_sector`.
+    pub(super) fn fill(&self, first_sector: u64, vectors: &mut [[u8; B]]) {
+        let mut number = first_sector;
+        for vector in &mut *vectors {
+            let counted = match self {
+                Self::Plain => number & u64::from(u32::MAX),
+                Self::Plain64 | Self::Essiv(_) => number,
+            };
+            *vector = [0; B];
+            for (byte, from) in vector.iter_mut().zip(counted.to_le_bytes()) {
+                *byte = from;
+            }
+            number = number.wrapping_add(1);
+        }
+        if let Self::Essiv(cipher) = self {
+            cipher.encrypt(vectors);
+        }
+    }
+}

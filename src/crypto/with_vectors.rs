@@ -1,0 +1,106 @@
+//! Kernels that make their own vectors, put to use for other vectors.
+//!
+//! A kernel's vector is a sector's number of 64 bits. Vectors of 32 bits are the same, as long as a run
+//! doesn't pass 2^32. In CBC, a vector does no more than being added to a sector's first block: to exchange
+//! it, both vectors are added to that block, before encryption or after decryption.
+
+use super::run_cipher::RunCipher;
+use super::sector::{BLOCK_SIZE, SectorRun, iv};
+use super::vectors::Vectors;
+
+/// A cipher whose vectors are the lower 32 bits of sectors' numbers.
+pub(super) struct ShortNumbers(pub(super) Box<dyn RunCipher>);
+
+impl ShortNumbers {
+    /// Calls `work` with parts of the run in which numbers don't pass 2^32.
+    fn each_part(
+        first_sector: u64,
+        mut run: SectorRun<'_, '_>,
+        work: impl Fn(u64, SectorRun<'_, '_>),
+    ) {
+        let mut number = first_sector & u64::from(u32::MAX);
+        while !run.is_empty() {
+            let left = usize::try_from((1 << 32) - number).unwrap_or(usize::MAX);
+            let count = left.min(run.len());
+            let (part, rest) = run.split_at(count);
+            work(number, part);
+            run = rest;
+            number = 0;
+        }
+    }
+}
+
+impl RunCipher for ShortNumbers {
+    fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let encrypt = |number, part: SectorRun<'_, '_>| self.0.encrypt(number, part);
+        Self::each_part(first_sector, run, encrypt);
+    }
+
+    fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
+        let decrypt = |number, part: SectorRun<'_, '_>| self.0.decrypt(number, part);
+        Self::each_part(first_sector, run, decrypt);
+    }
+}
+
+/// The number of sectors whose vectors are made together: 32 KiB, which stay in the first-level cache.
+const BATCH: usize = 64;
+
+/// A cipher in CBC mode with other vectors.
+pub(super) struct WithVectors {
+    cipher: Box<dyn RunCipher>,
+    vectors: Vectors<BLOCK_SIZE>,
+}
+
+impl WithVectors {
+    /// Gives vectors to a cipher in CBC mode whose own are sectors' numbers.
+    pub(super) fn new(cipher: Box<dyn RunCipher>, vectors: Vectors<BLOCK_SIZE>) -> Self {
+        Self { cipher, vectors }
+    }
+
+    /// Adds both vectors to the first block of every sector of the run's output.
+    fn exchange(&self, first_sector: u64, run: &mut SectorRun<'_, '_>) {
+        let mut made = [[0; BLOCK_SIZE]; BATCH];
+        let (made, _) = made.split_at_mut(run.len());
+        self.vectors.fill(first_sector, made);
+        let mut number = first_sector;
+        for (sector, vector) in run.get_out().iter_mut().zip(made) {
+            let plain = iv(number);
+            for ((byte, one), other) in sector.iter_mut().zip(vector).zip(plain) {
+                *byte ^= *one ^ other;
+            }
+            number = number.wrapping_add(1);
+        }
+    }
+}
+
+impl RunCipher for WithVectors {
+    fn encrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
+        let mut number = first_sector;
+        while !run.is_empty() {
+            let count = run.len().min(BATCH);
+            let (mut batch, rest) = run.split_at(count);
+            run = rest;
+            for i in 0..count {
+                let mut sector = batch.get(i);
+                let bytes = *sector.get_in();
+                *sector.get_out() = bytes;
+            }
+            self.exchange(number, &mut batch);
+            self.cipher
+                .encrypt(number, SectorRun::from(batch.get_out()));
+            number = number.wrapping_add(count as u64);
+        }
+    }
+
+    fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
+        let mut number = first_sector;
+        while !run.is_empty() {
+            let count = run.len().min(BATCH);
+            let (mut batch, rest) = run.split_at(count);
+            run = rest;
+            self.cipher.decrypt(number, batch.reborrow());
+            self.exchange(number, &mut batch);
+            number = number.wrapping_add(count as u64);
+        }
+    }
+}
