@@ -20,7 +20,7 @@ pub enum Kind {
 }
 
 /// One option of a driver.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct OptionSpec {
     /// Its name.
     pub name: &'static str,

@@ -5,6 +5,7 @@
 //! sectors are. The cipher uses the one of both by which its format numbers sectors.
 
 mod legacy_aes;
+pub mod luks;
 
 use std::sync::Arc;
 
@@ -30,11 +31,6 @@ impl EncryptionFormat {
             Self::Aes => "aes",
             Self::Luks => "luks",
         }
-    }
-
-    /// Returns true if this version can read a disk with the password.
-    pub fn takes_password(self) -> bool {
-        self == Self::Aes
     }
 
     /// Returns true if the disk reads as noise with a wrong password, and nothing else tells that it is wrong.

@@ -1,0 +1,103 @@
+//! LUKS, version 1: a header with eight key slots, of which each opens the disk with another password.
+//!
+//! The disk is encrypted with a random master key. A key slot holds the master key under a
+//! password that PBKDF2 stretches. It is split so that all of a slot's 4000 stripes are needed to get it back. A
+//! hash of the master key in the header tells a wrong password from a right one.
+//!
+//! Numbers are big-endian, and offsets are in sectors of 512 bytes from the start of the header. Checks and
+//! their words are QEMU's. The format is that of "LUKS On-Disk Format Specification, version 1.2.3".
+//!
+//! - [`header`]: the fields, and the checks; [`cipher_names`]: the cipher that they name;
+//! - [`unlock`]: from a password to the master key; [`create`]: a new header;
+//! - [`key_slots`]: passwords that come and go;
+//! - [`options`]: the options of a new header; [`report`]: the header as reports have it.
+
+mod cipher_names;
+mod create;
+mod header;
+mod key_slots;
+mod options;
+mod report;
+mod unlock;
+
+use std::sync::Arc;
+
+pub use create::LuksCreation;
+pub use header::FIELDS_LENGTH;
+pub use key_slots::{ENCRYPT_SLOT_OPTIONS, SLOT_OPTIONS, SlotChange};
+pub use options::{ENCRYPT_OPTIONS, LuksOptions, OPTIONS};
+pub use report::LuksInfo;
+
+use self::header::LuksFields;
+use super::{Cipher, EncryptedHeader, EncryptionFormat, Numbering};
+use crate::crypto::{CipherSpec, HashAlgorithm, Secret, chosen_backend};
+use crate::error::Result;
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// The mark at the start of a header of version 1.
+pub const LUKS_MARK: &[u8; 8] = b"LUKS\xba\xbe\0\x01";
+
+/// A header that was read and checked.
+#[derive(Debug, Clone)]
+pub struct LuksHeader {
+    /// The header and its key slots.
+    area: Arc<dyn Storage>,
+    fields: LuksFields,
+    spec: CipherSpec,
+    hash: HashAlgorithm,
+    numbering: Numbering,
+}
+
+impl LuksHeader {
+    /// Reads and checks the header at the start of `area`, which holds its key slots too. The disk's sectors
+    /// are encrypted by the numbers that `numbering` says.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error in QEMU's words if anything is wrong with the header.
+    pub fn read(area: Arc<dyn Storage>, numbering: Numbering) -> Result<Self> {
+        let fields = LuksFields::read(area.as_ref(), false)?;
+        Self::of(area, fields, numbering)
+    }
+
+    /// Reads and checks a header whose disk is in another file, by itself or not.
+    ///
+    /// # Errors
+    /// Returns an error as [`read`](Self::read) does.
+    pub fn read_detached(area: Arc<dyn Storage>, numbering: Numbering) -> Result<Self> {
+        let fields = LuksFields::read(area.as_ref(), true)?;
+        Self::of(area, fields, numbering)
+    }
+
+    fn of(area: Arc<dyn Storage>, fields: LuksFields, numbering: Numbering) -> Result<Self> {
+        let (spec, hash) = cipher_names::parse(&fields)?;
+        Ok(Self {
+            area,
+            fields,
+            spec,
+            hash,
+            numbering,
+        })
+    }
+
+    /// Returns the start of the encrypted disk in bytes, where it is behind the header in one file; 0 where the
+    /// header is detached.
+    pub fn payload_offset(&self) -> u64 {
+        u64::from(self.fields.payload_offset) * SECTOR_SIZE
+    }
+}
+
+impl EncryptedHeader for LuksHeader {
+    fn format(&self) -> EncryptionFormat {
+        EncryptionFormat::Luks
+    }
+
+    fn unlock(&self, secret: &Secret) -> Result<Cipher> {
+        let key = self.master_key(secret)?;
+        let cipher = self.spec.with_key(&key, chosen_backend()?)?;
+        Ok(Cipher::new(Arc::new(cipher), self.numbering))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! From a password to the master key.
+//!
+//! A header names the cost of a guess itself, and a stranger's may name one that takes days. So iterations
+//! are bounded, and what is read of a slot is as long as a key of this version's ciphers makes it.
+
+use zeroize::Zeroizing;
+
+use super::LuksHeader;
+use super::header::KeySlot;
+use crate::crypto::{Secret, af_merge, chosen_backend, pbkdf2};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{SECTOR_LEN, SECTOR_SIZE};
+
+/// The most iterations that are done for a slot or for the master key's hash. It takes minutes.
+const MOST_ITERATIONS: u32 = 1 << 28;
+
+impl LuksHeader {
+    /// Tries the password on every active key slot and returns the master key.
+    ///
+    /// # Errors
+    /// Returns an error if no slot is opened by it, if a slot takes too many iterations, or if the slots can't be
+    /// read.
+    pub(super) fn master_key(&self, secret: &Secret) -> Result<Zeroizing<Vec<u8>>> {
+        for (number, slot) in self.fields.slots.iter().enumerate() {
+            if !slot.is_active {
+                continue;
+            }
+            let key = self.key_of_slot(number, slot, secret)?;
+            if self.is_master_key(&key) {
+                return Ok(key);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            "Invalid password, cannot unlock any keyslot",
+        ))
+    }
+
+    /// Returns true if an active slot holds the master key for a password.
+    ///
+    /// # Errors
+    /// Returns an error as [`master_key`](Self::master_key) does.
+    pub(super) fn opens(&self, number: usize, secret: &Secret) -> Result<bool> {
+        match self.fields.slots.get(number).filter(|slot| slot.is_active) {
+            Some(slot) => Ok(self.is_master_key(&self.key_of_slot(number, slot, secret)?)),
+            None => Ok(false),
+        }
+    }
+
+    /// Returns what a slot holds for a password: the master key if it is the right one.
+    fn key_of_slot(
+        &self,
+        number: usize,
+        slot: &KeySlot,
+        secret: &Secret,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        refuse_endless(&format!("LUKS key slot {number}"), slot.iterations)?;
+        refuse_endless(
+            "the hash of the LUKS master key",
+            self.fields.digest_iterations,
+        )?;
+        let length = self.spec.key_length();
+        let mut key = Zeroizing::new(vec![0; length]);
+        let password = secret.bytes();
+        pbkdf2(self.hash, password, &slot.salt, slot.iterations, &mut key);
+        let cipher = self.spec.with_key(&key, chosen_backend()?)?;
+        let bytes = usize::try_from(self.fields.material_bytes()).unwrap_or(usize::MAX);
+        // The last sector may be a part of one, and the rest of it be anything.
+        let mut material = Zeroizing::new(vec![0; bytes.next_multiple_of(SECTOR_LEN)]);
+        let start = u64::from(slot.material) * SECTOR_SIZE;
+        let read = self.area.read_at(start, &mut material)?;
+        if read < bytes {
+            return Err(Error::corrupt("Unable to read key material: it is cut off"));
+        }
+        cipher.decrypt(0, &mut material);
+        let stripes = material.get(..bytes).unwrap_or_default();
+        Ok(af_merge(self.hash, length, stripes))
+    }
+
+    fn is_master_key(&self, key: &[u8]) -> bool {
+        let mut digest = [0; super::header::DIGEST_LENGTH];
+        let fields = &self.fields;
+        pbkdf2(
+            self.hash,
+            key,
+            &fields.digest_salt,
+            fields.digest_iterations,
+            &mut digest,
+        );
+        digest == fields.digest
+    }
+}
+
+fn refuse_endless(what: &str, iterations: u32) -> Result<()> {
+    if iterations <= MOST_ITERATIONS {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "{what} takes {iterations} iterations of PBKDF2, more than the {MOST_ITERATIONS} that this \
+         version does"
+    )))
+}
