@@ -53,6 +53,7 @@ fn image_with_data_file(options: CreateOptions) -> Subject {
     let new = NewFiles {
         image: storage,
         data: Some(data),
+        encryption_header: Vec::new(),
     };
     NewQcow2::create(new, options, None, true)
         .unwrap()

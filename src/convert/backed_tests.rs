@@ -218,6 +218,7 @@ fn copied(
     let files = NewFiles {
         image: Arc::<MemoryStorage>::clone(&file),
         data: is_external.then(|| Arc::<MemoryStorage>::clone(&data) as _),
+        encryption_header: Vec::new(),
     };
     let target = match made {
         Made::Compressed => NewQcow2::create_compressed(files, options, true),

@@ -315,9 +315,6 @@ impl Node<'_> {
         if encryption.accepts_any_password() {
             passwords.legacy_aes_is_used();
         }
-        if !encryption.takes_password() {
-            return Ok(None);
-        }
         let named = options.text("encrypt.key-secret");
         match (self.secret, named, self.secrets) {
             (Some(secret), ..) => Ok(Some(secret)),

@@ -94,7 +94,7 @@ pub fn disk(base: &Base, bytes: &[u8]) -> Result<Vec<Option<Vec<u8>>>> {
         .then(|| Arc::new(MemoryStorage::new(base.contents.clone())) as Arc<dyn Storage>);
     let secret = (base.kind == "aes").then(|| Secret::new(b"cowhide".to_vec()));
     let options = ReadOptions {
-        cipher: reading_cipher(&header, secret.as_ref())?,
+        cipher: reading_cipher(&storage, &header, secret.as_ref())?,
         data,
         salvage: false,
     };

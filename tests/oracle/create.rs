@@ -302,6 +302,7 @@ fn convert_over_backing(folder: &Path, change: Change, preallocation: Preallocat
     let files = NewFiles {
         image: open("y"),
         data: options.data_file.is_some().then(|| open("data") as _),
+        encryption_header: Vec::new(),
     };
     let target = match preallocation {
         Preallocation::Off => NewQcow2::create(files, options, None, false),

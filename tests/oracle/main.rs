@@ -45,6 +45,7 @@ mod null;
 mod options;
 mod over;
 mod progress;
+mod qcow2_luks;
 mod qemu_io;
 mod random_images;
 mod reports;
@@ -144,6 +145,7 @@ fn main() -> ExitCode {
     trials.extend(warnings::trials());
     trials.extend(write::trials());
     trials.extend(into::trials());
+    trials.extend(qcow2_luks::trials());
     if let Some(missing) = missing {
         println!(
             "left out: {} comparisons with qemu-img {OLDEST} or later ({missing})",

@@ -7,7 +7,7 @@ use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::header::{CompressionType, Version, encode};
 use crate::error::{Error, Result};
 use crate::formats::Preallocation;
-use crate::formats::encryption::{Cipher, EncryptionFormat};
+use crate::formats::encryption::Cipher;
 
 /// The smallest clusters that have subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
@@ -97,17 +97,15 @@ impl CreateOptions {
         Ok(())
     }
 
-    /// Checks that there is a cipher exactly when the options ask for one that this version has.
+    /// Checks that there is a cipher exactly when the options ask for one.
     ///
     /// # Errors
     /// Returns an error if the cipher is missing, or if the options don't ask for it.
     pub(super) fn check_cipher(&self, cipher: Option<&Cipher>) -> Result<()> {
         match (self.encryption, cipher) {
-            (None, None) | (Some(EncryptionFormat::Aes), Some(_)) => Ok(()),
+            (None, None) | (Some(_), Some(_)) => Ok(()),
             (Some(_), None) => Err(super::missing_secret()),
-            (None | Some(EncryptionFormat::Luks), Some(_)) => Err(Error::unsupported(
-                "this version can encrypt with 'aes' only",
-            )),
+            (None, Some(_)) => Err(Error::invalid("a cipher for an image that isn't encrypted")),
         }
     }
 }

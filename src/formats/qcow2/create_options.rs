@@ -3,10 +3,12 @@
 //! [`create_check`](super::create_check) tells if they go together. It needs the header, which is made of the
 //! options.
 
-use crate::formats::encryption::EncryptionFormat;
+use crate::formats::encryption::luks::{LuksCreation, LuksOptions};
+use crate::formats::encryption::{Encryption, EncryptionFormat, LegacyAes, Numbering};
+use crate::units::HostOffset;
 use std::ops::RangeInclusive;
 
-use super::header::{CompressionType, Version};
+use super::header::{ByteRange, CompressionType, Version};
 pub use crate::formats::driver::Backing;
 
 /// The cluster sizes that can be asked for, in bytes.
@@ -33,6 +35,8 @@ pub struct CreateOptions {
     pub compression: CompressionType,
     /// The method by which the guest's data is encrypted.
     pub encryption: Option<EncryptionFormat>,
+    /// The header of LUKS, where that is the format.
+    pub luks: LuksOptions,
     /// True if L2 entries tell subclusters apart (version 3, clusters of 16 KiB and more).
     pub extended_l2: bool,
     /// The backing file, from which everything is read that the image doesn't store.
@@ -54,11 +58,33 @@ impl CreateOptions {
             refcount_bits: 16,
             compression: CompressionType::Zlib,
             encryption: None,
+            luks: LuksOptions::default(),
             extended_l2: false,
             backing: None,
             data_file: None,
             data_file_raw: false,
         }
+    }
+
+    /// Returns the encryption of the new image.
+    pub(super) fn encryption(&self) -> Option<Box<dyn Encryption>> {
+        Some(match self.encryption? {
+            EncryptionFormat::Aes => Box::new(LegacyAes),
+            EncryptionFormat::Luks => Box::new(LuksCreation {
+                options: self.luks,
+                numbering: Numbering::Host,
+                is_detached: false,
+            }),
+        })
+    }
+
+    /// Returns the place of the header of the encryption, where its format has one: right behind the image's own.
+    pub(super) fn encryption_header(&self) -> Option<ByteRange> {
+        let length = self.encryption()?.header_length();
+        (length > 0).then_some(ByteRange {
+            host: HostOffset(self.cluster_size),
+            length,
+        })
     }
 
     /// Returns the name of the backing file as it is stored; empty when there is none.

@@ -10,12 +10,13 @@ use super::info::Qcow2Info;
 use super::read::{Qcow2Image, ReadOptions};
 use super::snapshots::{Snapshot, read_snapshots};
 use super::write::{OpenOptions, WritableQcow2, copy_bitmaps};
-use super::{check, reading_cipher, repair};
+use super::{check, luks_header, reading_cipher, repair};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::{BackingRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts};
 use crate::formats::encryption::EncryptionFormat;
+use crate::formats::encryption::luks::LuksHeader;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{SnapshotInfo, SnapshotName, Snapshots, not_found};
 use crate::formats::{Image, WritableImage};
@@ -29,6 +30,8 @@ pub(super) const DATA_FILE_ROLE: &str = "data-file";
 pub(super) struct Qcow2File {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) header: Header,
+    /// The header of LUKS inside of the image, where it has one.
+    pub(super) luks: Option<LuksHeader>,
 }
 
 impl Qcow2File {
@@ -41,7 +44,15 @@ impl Qcow2File {
             Load::Use => Header::read(storage.as_ref())?,
             Load::Check => Header::read_for_check(storage.as_ref())?,
         };
-        Ok(Self { storage, header })
+        let luks = match how {
+            Load::Use => luks_header(&storage, &header)?,
+            Load::Check => None,
+        };
+        Ok(Self {
+            storage,
+            header,
+            luks,
+        })
     }
 
     /// Refuses an image whose metadata is damaged; mere leaks do no harm.
@@ -137,7 +148,7 @@ impl ImageFile for Qcow2File {
         info.snapshots = Snapshots::list(self)?;
         let bitmaps = Bitmaps::list(self)?;
         let bitmaps = bitmaps.iter().map(PersistentBitmap::info).collect();
-        let specific = Qcow2Info::of(&self.header, bitmaps);
+        let specific = Qcow2Info::of(&self.header, self.luks.as_ref(), bitmaps);
         info.format_specific = Some(Specific::new("qcow2", &specific)?);
         Ok(())
     }
@@ -161,7 +172,7 @@ impl ImageFile for Qcow2File {
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
         let storage = Arc::clone(&self.storage);
         let options = ReadOptions {
-            cipher: reading_cipher(&self.header, parts.secret)?,
+            cipher: reading_cipher(&self.storage, &self.header, parts.secret)?,
             data: parts.files.into_iter().next(),
             salvage: parts.salvage,
         };
@@ -170,7 +181,7 @@ impl ImageFile for Qcow2File {
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
-        let cipher = reading_cipher(&self.header, parts.secret)?;
+        let cipher = reading_cipher(&self.storage, &self.header, parts.secret)?;
         // Refcounts that are only out of date are repaired when the image is opened.
         if !self.header.has_incompatible(features::DIRTY) {
             self.refuse_damaged()?;

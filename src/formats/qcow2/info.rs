@@ -7,6 +7,7 @@ use super::header::{Header, Version, until_zero};
 use super::header::{extensions, features};
 use super::snapshots::Snapshot;
 use crate::formats::bitmaps::BitmapInfo;
+use crate::formats::encryption::luks::{LuksHeader, LuksInfo};
 use crate::formats::snapshots::SnapshotInfo;
 
 /// The fields that only qcow2 images have. Version 2 has no features and leaves those out.
@@ -45,13 +46,16 @@ pub(super) struct Qcow2Info {
 /// The encryption of an image.
 #[derive(Debug, Serialize)]
 struct EncryptInfo {
-    /// The method's name.
+    /// The format's name.
     format: &'static str,
+    /// The header that the format has inside of the image.
+    #[serde(flatten)]
+    luks: Option<LuksInfo>,
 }
 
 impl Qcow2Info {
     /// Returns the fields of an image with that header and these bitmaps.
-    pub(super) fn of(header: &Header, bitmaps: Vec<BitmapInfo>) -> Self {
+    pub(super) fn of(header: &Header, luks: Option<&LuksHeader>, bitmaps: Vec<BitmapInfo>) -> Self {
         let v3 = header.version() == Version::V3;
         let data_file = header.has_incompatible(features::DATA_FILE);
         let name = header
@@ -65,6 +69,7 @@ impl Qcow2Info {
             refcount_bits: header.geometry().refcount_bits(),
             encrypt: header.encryption().map(|format| EncryptInfo {
                 format: format.name(),
+                luks: luks.map(LuksHeader::info),
             }),
             data_file: name
                 .map(until_zero)

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::formats::Image;
 use crate::formats::bitmaps::PersistentBitmap;
 use crate::formats::driver::{Contents, Measured};
+use crate::formats::encryption::luks::LuksOptions;
+use crate::formats::encryption::{EncryptionFormat, missing_secret};
 use crate::options::Values;
 use crate::units::GuestOffset;
 
@@ -19,8 +21,8 @@ use crate::units::GuestOffset;
 /// fewer names of versions and looks at nothing else.
 ///
 /// # Errors
-/// Returns an error if values are out of range or exclude each other, or if the encryption's header isn't
-/// measured. Returns an error if the source's metadata can't be read.
+/// Returns an error if values are out of range or exclude each other, or if an encryption lacks its secret.
+/// Returns an error if the source's metadata can't be read.
 pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
     let defaults = CreateOptions::new(0);
     let mut options = CreateOptions {
@@ -39,9 +41,11 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
         }
     };
     if values.text("encrypt.format") == Some("luks") {
-        return Err(Error::unsupported(
-            "encrypt.format=luks is not measured by this version",
-        ));
+        if values.text("encrypt.key-secret").is_none() {
+            return Err(missing_secret());
+        }
+        options.encryption = Some(EncryptionFormat::Luks);
+        options.luks = LuksOptions::of(values, "encrypt.")?;
     }
     let version = match values.text("compat") {
         None | Some("1.1") => Version::V3,
@@ -82,9 +86,14 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
         }
         _ => None,
     };
+    // The clusters of the encryption's header aren't counted among those that have refcounts, as in QEMU.
+    let header = options.encryption_header().map_or(0, |place| place.length);
+    let header = geometry.clusters(header) * geometry.cluster_size();
+    let measured = measure(geometry, size, data)?;
     Ok(Measured {
         bitmaps,
-        ..measure(geometry, size, data)?
+        required: measured.required.saturating_add(header),
+        fully_allocated: measured.fully_allocated.saturating_add(header),
     })
 }
 

@@ -53,25 +53,69 @@ pub use new::{NewFiles, NewQcow2};
 pub use read::{Qcow2Image, ReadOptions};
 pub use write::WritableQcow2;
 
+use std::sync::Arc;
+
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
+use crate::formats::encryption::luks::{self, LuksHeader};
 pub use crate::formats::encryption::missing_secret;
-use crate::formats::encryption::{Cipher, EncryptedHeader as _, EncryptionFormat, LegacyAes};
+use crate::formats::encryption::{Cipher, EncryptedHeader, EncryptionFormat, LegacyAes, Numbering};
+use crate::storage::{Storage, Window, WindowRange};
 
 /// Makes the cipher for reading an image's data: none when it isn't encrypted.
 ///
 /// # Errors
-/// Returns an error if the image is encrypted and no password was given, or if this version doesn't have its
-/// encryption method.
-pub fn reading_cipher(header: &Header, secret: Option<&Secret>) -> Result<Option<Cipher>> {
-    match header.encryption() {
-        None => Ok(None),
-        Some(EncryptionFormat::Aes) => match secret {
-            Some(secret) => LegacyAes.unlock(secret).map(Some),
-            None => Err(missing_secret()),
-        },
-        Some(EncryptionFormat::Luks) => Err(Error::unsupported(
-            "the image is encrypted with 'luks', which this version doesn't support",
-        )),
+/// Returns an error if the image is encrypted and there is no password, or if that is known to be wrong. Returns
+/// an error if the header of the encryption can't be read.
+pub fn reading_cipher(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    secret: Option<&Secret>,
+) -> Result<Option<Cipher>> {
+    let Some(encrypted) = encrypted_header(storage, header)? else {
+        return Ok(None);
+    };
+    let secret = secret.ok_or_else(missing_secret)?;
+    encrypted.unlock(secret).map(Some)
+}
+
+/// Reads the header of an image's encryption, where it is encrypted.
+///
+/// # Errors
+/// Returns the system's error, or an error in QEMU's words if anything is wrong with it.
+fn encrypted_header(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+) -> Result<Option<Box<dyn EncryptedHeader>>> {
+    Ok(match header.encryption() {
+        None => None,
+        Some(EncryptionFormat::Aes) => Some(Box::new(LegacyAes)),
+        Some(EncryptionFormat::Luks) => luks_header(storage, header)?.map(|luks| {
+            let luks: Box<dyn EncryptedHeader> = Box::new(luks);
+            luks
+        }),
+    })
+}
+
+/// Reads the LUKS header inside of an image, where there is one. What lies outside of its part of the file is
+/// never read.
+///
+/// # Errors
+/// Returns the system's error, or an error in QEMU's words if anything is wrong with it.
+fn luks_header(storage: &Arc<dyn Storage>, header: &Header) -> Result<Option<LuksHeader>> {
+    let Some(place) = header.luks() else {
+        return Ok(None);
+    };
+    if place.length < luks::FIELDS_LENGTH as u64 {
+        return Err(Error::corrupt(
+            "Request for data outside of extension header",
+        ));
     }
+    let length = storage.len()?;
+    let range = WindowRange {
+        offset: place.host.0.min(length),
+        size: Some(place.length.min(length.saturating_sub(place.host.0))),
+    };
+    let area = Arc::new(Window::open(Arc::clone(storage), range)?);
+    LuksHeader::read(area, Numbering::Host).map(Some)
 }

@@ -9,6 +9,7 @@ use super::header::{CompressionType, Version};
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
 use crate::formats::encryption::EncryptionFormat;
+use crate::formats::encryption::luks::{self, LuksOptions};
 use crate::formats::{Preallocation, foreign};
 use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
@@ -30,6 +31,12 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
         Kind::Text,
         "ID of secret providing qcow AES key or LUKS passphrase",
     ),
+    luks::ENCRYPT_OPTIONS[0],
+    luks::ENCRYPT_OPTIONS[1],
+    luks::ENCRYPT_OPTIONS[2],
+    luks::ENCRYPT_OPTIONS[3],
+    luks::ENCRYPT_OPTIONS[4],
+    luks::ENCRYPT_OPTIONS[5],
     OptionSpec::new("cluster_size", Kind::Size, "qcow2 cluster size").with_default("65536"),
     OptionSpec::new("extended_l2", Kind::Switch, "Extended L2 tables").with_default("off"),
     OptionSpec::new(
@@ -213,6 +220,9 @@ impl CreateOptions {
             return Err(not_accepted("backing-fmt", format));
         }
         options.encryption = encryption(values)?;
+        if options.encryption == Some(EncryptionFormat::Luks) {
+            options.luks = LuksOptions::of(values, "encrypt.")?;
+        }
         preallocation(values)?;
         options.lazy_refcounts = values.switch("lazy_refcounts") == Some(true);
         options.compression = match values.text("compression_type") {
@@ -253,11 +263,18 @@ fn alias_of_encryption(values: &Values) -> Option<&str> {
 }
 
 fn encryption(values: &Values) -> Result<Option<EncryptionFormat>> {
+    let luks_only = || {
+        let mut names = luks::ENCRYPT_OPTIONS.iter().map(|spec| spec.name);
+        names.find(|name| values.as_written(name).is_some())
+    };
     match (values.text("encrypt.format"), alias_of_encryption(values)) {
-        (Some("aes" | "qcow"), _) | (None, Some("on")) => Ok(Some(EncryptionFormat::Aes)),
+        (Some("aes" | "qcow"), _) | (None, Some("on")) => match luks_only() {
+            Some(name) => Err(Error::invalid(format!("Parameter '{name}' is unexpected"))),
+            None => Ok(Some(EncryptionFormat::Aes)),
+        },
         (Some("luks"), _) => Ok(Some(EncryptionFormat::Luks)),
         (Some(other), _) | (None, Some(other)) => Err(not_accepted("format", other)),
-        (None, None) if values.text("encrypt.key-secret").is_some() => {
+        (None, None) if values.text("encrypt.key-secret").is_some() || luks_only().is_some() => {
             Err(Error::invalid("Parameter 'encrypt.format' is missing"))
         }
         (None, None) => Ok(None),

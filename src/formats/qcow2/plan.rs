@@ -9,7 +9,7 @@ use super::options;
 use super::{NewFiles, NewQcow2, missing_secret};
 use crate::error::{Error, Result};
 use crate::formats::driver::{NewDisk, NewParts, Plan};
-use crate::formats::encryption::{EncryptedHeader as _, EncryptionFormat, LegacyAes};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 
@@ -44,11 +44,6 @@ impl Qcow2Plan {
         options.check_preallocation(preallocation)?;
         if new.compressed {
             NewQcow2::check_compression(&options)?;
-        }
-        if options.encryption == Some(EncryptionFormat::Luks) {
-            return Err(Error::unsupported(
-                "encrypt.format=luks is not supported by this version",
-            ));
         }
         let preallocation = match preallocation {
             // Every byte of a raw image has its place beforehand.
@@ -98,13 +93,17 @@ impl Plan for Qcow2Plan {
             flush,
         } = parts;
         let options = self.options.clone();
-        let cipher = match options.encryption {
-            None => None,
-            Some(_) => Some(LegacyAes.unlock(secret.ok_or_else(missing_secret)?)?),
+        let (encryption_header, cipher) = match options.encryption() {
+            None => (Vec::new(), None),
+            Some(encryption) => {
+                let (header, cipher) = encryption.create(secret.ok_or_else(missing_secret)?)?;
+                (header, Some(cipher))
+            }
         };
         let files = NewFiles {
             image: file,
             data: files.into_iter().next(),
+            encryption_header,
         };
         let new = match self.preallocation {
             _ if self.compressed => NewQcow2::create_compressed(files, options, flush),

@@ -100,6 +100,10 @@ fn extension_area(options: &CreateOptions) -> Vec<u8> {
     if let Some(name) = &options.data_file {
         extensions::append(&mut area, extensions::DATA_FILE, name);
     }
+    if let Some(place) = options.encryption_header() {
+        let place = [place.host.0.to_be_bytes(), place.length.to_be_bytes()];
+        extensions::append(&mut area, extensions::CRYPTO, place.as_flattened());
+    }
     if options.version == Version::V3 && options.cluster_size > LARGEST_WITHOUT_NAMES {
         let names = features::name_table();
         extensions::append(&mut area, extensions::FEATURE_NAMES, &names);

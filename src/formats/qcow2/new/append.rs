@@ -48,7 +48,7 @@ impl AppendLayout {
     pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         Ok(Self {
-            tables: Mutex::new(Layout::new(image.geometry, image.options.size)?),
+            tables: Mutex::new(Layout::new(image)?),
         })
     }
 

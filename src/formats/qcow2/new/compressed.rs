@@ -82,7 +82,7 @@ impl CompressedLayout {
     pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         let geometry = image.geometry;
-        let layout = Layout::new(geometry, image.options.size)?;
+        let layout = Layout::new(image)?;
         let mut counts = PendingRefcounts::new(geometry);
         counts.add(HostOffset(0), layout.next().0)?;
         let space = Space {

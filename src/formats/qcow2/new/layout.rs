@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::parts::NewQcow2Parts;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
@@ -38,23 +39,25 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Makes the layout of an image of a disk of `size` bytes, with room for the header and the L1 table.
+    /// Makes the layout of an image, with room for the headers and the L1 table.
     ///
     /// # Errors
     /// Returns an error if the L1 table doesn't fit into memory.
-    pub(super) fn new(geometry: Geometry, size: u64) -> Result<Self> {
-        let entries = geometry.l1_entries(size);
+    pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
+        let geometry = image.geometry;
+        let front = image.front_clusters();
+        let entries = geometry.l1_entries(image.options.size);
         let l1_clusters = geometry.clusters(entries * ENTRY_SIZE);
         let l1 = usize::try_from(entries).map_err(|_| Error::invalid("L1 table too large"))?;
         Ok(Self {
             geometry,
-            next: HostOffset((1 + l1_clusters) * geometry.cluster_size()),
+            next: HostOffset((front + l1_clusters) * geometry.cluster_size()),
             l1: vec![L1Entry::default(); l1],
             // A disk of no bytes has no L1 table, and so no place for one.
             l1_host: HostOffset(if entries == 0 {
                 0
             } else {
-                geometry.cluster_size()
+                front * geometry.cluster_size()
             }),
             filling: VecDeque::new(),
         })

@@ -198,6 +198,7 @@ impl NewImage for NewQcow2 {
         if *external && *flush {
             data.flush()?;
         }
+        self.parts.write_encryption_header()?;
         let header = encode::bytes(options, *geometry, tables.l1, tables.refcount_table)?;
         encode::write_last(storage.as_ref(), &header, *flush)
     }

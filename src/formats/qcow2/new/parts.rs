@@ -21,17 +21,27 @@ pub struct NewFiles {
     pub image: Arc<dyn Storage>,
     /// The external data file, there if and only if the options name one.
     pub data: Option<Arc<dyn Storage>>,
+    /// The header of the encryption, where its format has one.
+    pub encryption_header: Vec<u8>,
 }
 
 impl<S: Storage + 'static> From<Arc<S>> for NewFiles {
     fn from(image: Arc<S>) -> Self {
-        Self { image, data: None }
+        Self {
+            image,
+            data: None,
+            encryption_header: Vec::new(),
+        }
     }
 }
 
 impl From<Arc<dyn Storage>> for NewFiles {
     fn from(image: Arc<dyn Storage>) -> Self {
-        Self { image, data: None }
+        Self {
+            image,
+            data: None,
+            encryption_header: Vec::new(),
+        }
     }
 }
 
@@ -97,6 +107,8 @@ pub(super) struct NewQcow2Parts {
     pub(super) options: CreateOptions,
     pub(super) geometry: Geometry,
     pub(super) cipher: Option<Cipher>,
+    /// The header of the encryption, where its format has one.
+    encryption_header: Vec<u8>,
     pub(super) flush: bool,
     /// True if clusters are stored whole, as they are compressed.
     pub(super) compressed: bool,
@@ -120,6 +132,7 @@ impl NewQcow2Parts {
         let NewFiles {
             image: storage,
             data,
+            encryption_header,
         } = files;
         if options.data_file.is_some() != data.is_some() {
             return Err(Error::invalid(
@@ -141,6 +154,7 @@ impl NewQcow2Parts {
             options,
             geometry,
             cipher,
+            encryption_header,
             compressed: false,
             flush,
         })
@@ -155,6 +169,30 @@ impl NewQcow2Parts {
             return Ok(());
         }
         encode::wipe(self.storage.as_ref(), self.geometry)
+    }
+
+    /// Returns the number of clusters in front of the tables: those of the header, and of that of the encryption.
+    pub(super) fn front_clusters(&self) -> u64 {
+        let place = self.options.encryption_header();
+        1 + self
+            .geometry
+            .clusters(place.map_or(0, |place| place.length))
+    }
+
+    /// Writes the header of the encryption, with zeroes behind it where the file doesn't have them.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn write_encryption_header(&self) -> Result<()> {
+        let Some(place) = self.options.encryption_header() else {
+            return Ok(());
+        };
+        let mut header = self.encryption_header.clone();
+        if !self.storage.starts_as_zeroes() {
+            let length = place.length.next_multiple_of(self.geometry.cluster_size());
+            header.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+        }
+        self.storage.write_at(place.host.0, &header)
     }
 
     /// Makes a block device's part for data read as zeroes where that takes no writing. Encrypted data is

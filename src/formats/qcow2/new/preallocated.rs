@@ -86,7 +86,8 @@ impl PreallocatedLayout {
         let l2_tables = geometry.l1_entries(size);
         let clusters = geometry.clusters(size);
         let l1_clusters = geometry.clusters(l2_tables * ENTRY_SIZE);
-        let tables_end = 1 + l1_clusters + l2_tables;
+        let front = image.front_clusters();
+        let tables_end = front + l1_clusters + l2_tables;
         let counted = if image.external {
             tables_end
         } else {
@@ -118,8 +119,8 @@ impl PreallocatedLayout {
         Ok(Self {
             may_share: matches!(preallocation, Preallocation::Off | Preallocation::Metadata),
             starts_as_zeroes: image.options.backing.is_none() && holes_are_zeroes && written,
-            l1: place(u64::from(l2_tables > 0))?,
-            l2: place(1 + l1_clusters)?,
+            l1: place(if l2_tables > 0 { front } else { 0 })?,
+            l2: place(front + l1_clusters)?,
             l2_tables,
             refcounts,
             first,

@@ -6,7 +6,7 @@
 //! overlap each other are found when the map is made.
 //!
 //! In the map: header, active L1 table and L2 tables, refcount table and blocks, snapshot table,
-//! the snapshots' L1 tables, and the bitmaps' directory and tables. (The L2 tables of snapshots aren't:
+//! the snapshots' L1 tables, the bitmaps' directory and tables, and the LUKS header. (The L2 tables of snapshots aren't:
 //! to find them would mean to read all of those. It is the same choice that QEMU makes.)
 
 use std::collections::BTreeMap;
@@ -27,6 +27,7 @@ pub(super) enum Structure {
     InactiveL1,
     BitmapDirectory,
     BitmapTable,
+    LuksHeader,
 }
 
 impl fmt::Display for Structure {
@@ -41,6 +42,7 @@ impl fmt::Display for Structure {
             Self::InactiveL1 => "inactive L1 table",
             Self::BitmapDirectory => "bitmap directory",
             Self::BitmapTable => "bitmap table",
+            Self::LuksHeader => "LUKS header",
         })
     }
 }

@@ -21,7 +21,7 @@ use super::refcounts::Refcounts;
 use super::{LockedState, WritableQcow2};
 use crate::error::{Error, Result};
 use crate::formats::Image;
-use crate::formats::encryption::{Cipher, EncryptionFormat};
+use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::header::features;
 use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::read::cluster::ClusterReader;
@@ -120,6 +120,15 @@ pub(super) fn open_state(
     let l1 = map_tables(storage.as_ref(), header, &mut map, length)?;
     let refcounts = Refcounts::open(Arc::clone(storage), header, &mut map)?;
     map_snapshots(storage.as_ref(), header, &mut map)?;
+    if let Some(luks) = header.luks() {
+        map_bytes(
+            &mut map,
+            geometry,
+            luks.host,
+            luks.length,
+            Structure::LuksHeader,
+        )?;
+    }
     let bitmaps = EnabledBitmaps::open(Arc::clone(storage), header, &mut map)?;
     let known = |is_known: bool, bit| if is_known { bit } else { 0 };
     let kept = header.autoclear()
@@ -159,16 +168,6 @@ pub(super) fn refuse_unsupported(header: &Header) -> Result<()> {
         return Err(Error::corrupt(
             "qcow2: Image is corrupt; cannot be opened read/write",
         ));
-    }
-    for (present, what) in [(
-        header.encryption() == Some(EncryptionFormat::Luks),
-        "is encrypted with 'luks'",
-    )] {
-        if present {
-            return Err(Error::unsupported(format!(
-                "the image {what}, which this version can't write to"
-            )));
-        }
     }
     Ok(())
 }
