@@ -37,7 +37,7 @@ fn features() -> Vec<Feature> {
         };
     }
     #[cfg(target_arch = "x86_64")]
-    return features!(is_x86_feature_detected: "aes", "vaes", "avx2", "avx512f");
+    return features!(is_x86_feature_detected: "aes", "vaes", "vpclmulqdq", "avx2", "avx512f");
     #[cfg(target_arch = "aarch64")]
     return features!(is_aarch64_feature_detected: "aes");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
