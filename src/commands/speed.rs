@@ -100,6 +100,8 @@ pub struct Report {
     pub ciphers: Vec<CipherSpeed>,
     /// The plain `cbc` crate, one sector at a time.
     pub cbc_crate: CbcCrateSpeed,
+    /// XTS, the mode of LUKS, by every backend and with keys of both lengths.
+    pub xts: Vec<XtsSpeed>,
     /// Whole conversions, for every cluster size that there is.
     pub cluster_sizes: Vec<ClusterSpeed>,
     /// The time of a conversion with AES as a multiple of that without: the median over all pairs of
@@ -193,6 +195,28 @@ pub struct CipherSpeed {
     pub times_cbc_crate_decrypt: f64,
 }
 
+/// A backend's speed in XTS mode.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct XtsSpeed {
+    /// The backend.
+    pub name: &'static str,
+    /// The length of each of the two keys, in bits.
+    pub key_bits: usize,
+    /// Encrypting on one thread.
+    pub encrypt_one_thread: f64,
+    /// Decrypting on one thread.
+    pub decrypt_one_thread: f64,
+    /// Encrypting on all threads together.
+    pub encrypt_all_threads: f64,
+    /// The most that the AES unit does with this backend's instructions and such keys, on one thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+    /// The share of that which encrypting on one thread reaches, from 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_of_limit: Option<f64>,
+}
+
 /// The plain `cbc` crate's speed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -259,6 +283,7 @@ pub fn run(plan: SpeedPlan) -> Result<Report> {
         },
         ciphers: ciphers.backends,
         cbc_crate: ciphers.cbc_crate,
+        xts: ciphers.xts,
         cluster_sizes: sweep.cluster_sizes,
         aes_takes_times: sweep.aes_takes_times,
         hint,

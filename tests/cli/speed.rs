@@ -71,6 +71,21 @@ fn everything_is_measured() {
         }
         assert!(cipher["share-of-limit"].as_f64() <= Some(1.0));
     }
+    let xts = report["xts"].as_array().unwrap();
+    assert_eq!(xts.len(), 2 * ciphers.len());
+    for (number, speed) in xts.iter().enumerate() {
+        assert_eq!(speed["name"], ciphers[number / 2]["name"]);
+        assert_eq!(speed["key-bits"], [128, 256][number % 2]);
+        for key in [
+            "encrypt-one-thread",
+            "decrypt-one-thread",
+            "encrypt-all-threads",
+        ] {
+            measured(&speed[key]);
+        }
+        let has_limit = ciphers[number / 2].get("limit").is_some();
+        assert_eq!(speed.get("limit").map(measured).is_some(), has_limit);
+    }
     measured(&report["cbc-crate"]["encrypt-one-thread"]);
     measured(&report["cbc-crate"]["decrypt-one-thread"]);
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::commands::speed::{BUSY, CipherSpeed, ClusterSpeed, Report};
+use crate::commands::speed::{BUSY, CipherSpeed, ClusterSpeed, Report, XtsSpeed};
 use crate::crypto::Backend;
 use crate::error::printable;
 use crate::units::human_size;
@@ -16,6 +16,7 @@ pub fn human(report: &Report) -> String {
     let mut text = String::new();
     machine(&mut text, report);
     ciphers(&mut text, report);
+    xts(&mut text, report);
     clusters(&mut text, report);
     let measurement = &report.measurement;
     // Writing to a string can't fail, here and below.
@@ -188,6 +189,51 @@ fn cipher_row(text: &mut String, cipher: &CipherSpeed, chosen: bool, largest: f6
     );
 }
 
+fn xts(text: &mut String, report: &Report) {
+    let threads = format!("{} thr", report.measurement.threads);
+    let _ = write!(
+        text,
+        "\nAES-XTS of the same, as LUKS has it, GB/s\n\n\
+         {:11}{:>5}{:>18} {:>11} {:>18}\n\
+         {:11}{:>5}{:>9}{:>9} {:>11} {:>9}{:>9}  encrypting, 1 thread\n",
+        "",
+        "key",
+        "encrypting",
+        "decrypting",
+        "AES unit",
+        "",
+        "bits",
+        "1 thr",
+        threads,
+        "1 thr",
+        "limit",
+        "used"
+    );
+    let speeds = report.xts.iter().map(|speed| speed.encrypt_one_thread);
+    let largest = speeds.fold(0.0, f64::max);
+    for speed in &report.xts {
+        xts_row(text, speed, speed.name == report.backend.name, largest);
+    }
+}
+
+fn xts_row(text: &mut String, speed: &XtsSpeed, chosen: bool, largest: f64) {
+    let name = format!("{}{}", speed.name, if chosen { " *" } else { "" });
+    let _ = writeln!(
+        text,
+        "{:11}{:>5}{:>9}{:>9} {:>11} {:>9}{:>9}  {}",
+        name,
+        speed.key_bits,
+        number(speed.encrypt_one_thread),
+        number(speed.encrypt_all_threads),
+        number(speed.decrypt_one_thread),
+        speed.limit.map_or_else(|| "–".to_owned(), number),
+        speed
+            .share_of_limit
+            .map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0)),
+        bar(speed.encrypt_one_thread, largest, CIPHER_BAR)
+    );
+}
+
 fn clusters(text: &mut String, report: &Report) {
     let measurement = &report.measurement;
     let _ = write!(
@@ -333,6 +379,15 @@ mod tests {
                 encrypt_one_thread: 2.0,
                 decrypt_one_thread: 16.0,
             },
+            xts: vec![XtsSpeed {
+                name: "vaes512",
+                key_bits: 256,
+                encrypt_one_thread: 19.0,
+                decrypt_one_thread: 18.0,
+                encrypt_all_threads: 1900.0,
+                limit: Some(25.0),
+                share_of_limit: Some(0.76),
+            }],
             cluster_sizes: vec![ClusterSpeed {
                 cluster_size: 65536,
                 plain: 2.0,
@@ -363,6 +418,7 @@ mod tests {
             "-ex 'break cowhide_aes128_cbc_encrypt_vaes512' -ex run --args cowhide convert …",
             "vaes512 *     20.0     2560   10.0    20.0     2560   1.25    40.0   50 %",
             "50 %  █████████████████████████\n",
+            "vaes512 *    256     19.0     1900        18.0      25.0     76 %  ███",
             "20.0 GB/s on one thread, of the 40.0 that it can do there (50 %)",
             "AES takes 25 % longer (median of all pairs).\nWithout",
             "The machine is busy: half of what should be equal differs by 50 % and more",

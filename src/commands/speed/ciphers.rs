@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::rounds::{self, Samples};
-use super::{CbcCrateSpeed, CipherSpeed};
+use super::{CbcCrateSpeed, CipherSpeed, XtsSpeed};
 use crate::crypto::limit::register_limit;
 use crate::crypto::reference::Reference;
 use crate::crypto::{Backend, KeyedCipher};
@@ -24,6 +24,9 @@ pub const BUFFER_SIZE: usize = 256 << 10;
 
 /// The key: any is as fast as any other.
 pub const KEY: &[u8; 16] = b"cowhide, at full";
+
+/// The two keys of XTS, the first half of them with keys of 128 bits.
+const XTS_KEYS: &[u8; 64] = b"cowhide, at full speed, with two keys of up to 256 bits for XTS.";
 
 /// The longest that one measurement takes: many passes over the buffer, and within a time slice.
 const LONGEST: Duration = Duration::from_millis(2);
@@ -43,6 +46,7 @@ pub struct Speeds {
     /// The number of threads that "all threads" were.
     pub threads: usize,
     pub backends: Vec<CipherSpeed>,
+    pub xts: Vec<XtsSpeed>,
     pub cbc_crate: CbcCrateSpeed,
     pub rounds: u32,
     pub spread: f64,
@@ -104,6 +108,58 @@ impl Contestant {
     }
 }
 
+/// A backend's XTS with keys of one length, and what was measured of it.
+struct XtsContestant {
+    backend: Backend,
+    bits: usize,
+    cipher: KeyedCipher,
+    encrypt_one: Samples,
+    decrypt_one: Samples,
+    encrypt_all: Samples,
+    limit: Samples,
+}
+
+impl XtsContestant {
+    fn new(backend: Backend, bits: usize) -> Self {
+        let (keys, _) = XTS_KEYS.split_at(bits / 4);
+        Self {
+            backend,
+            bits,
+            cipher: KeyedCipher::aes_xts(keys, backend),
+            encrypt_one: Samples::default(),
+            decrypt_one: Samples::default(),
+            encrypt_all: Samples::default(),
+            limit: Samples::default(),
+        }
+    }
+
+    fn round(&mut self, one: &mut [Vec<u8>], all: &mut [Vec<u8>], time: Duration) {
+        let cipher = &self.cipher;
+        let encrypt = |data: &mut [u8]| cipher.encrypt(0, data);
+        let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
+        self.encrypt_one.push(speed(one, time, &encrypt));
+        if let Some(limit) = register_limit(self.backend, self.bits, LIMIT_REPETITIONS) {
+            self.limit.push(limit.gb_per_s);
+        }
+        self.decrypt_one.push(speed(one, time, &decrypt));
+        self.encrypt_all.push(speed(all, time, &encrypt));
+    }
+
+    fn result(&self) -> XtsSpeed {
+        let limit = self.limit.median();
+        let has_limit = limit > 0.0;
+        XtsSpeed {
+            name: self.backend.name(),
+            key_bits: self.bits,
+            encrypt_one_thread: self.encrypt_one.median(),
+            decrypt_one_thread: self.decrypt_one.median(),
+            encrypt_all_threads: self.encrypt_all.median(),
+            limit: has_limit.then_some(limit),
+            share_of_limit: has_limit.then(|| self.encrypt_one.times(&self.limit).min(1.0)),
+        }
+    }
+}
+
 /// Measures every backend that this machine has, on one thread and on `threads`, or on fewer if the system starts
 /// no more.
 ///
@@ -115,6 +171,10 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
         .into_iter()
         .map(Contestant::new)
         .collect();
+    let mut xts: Vec<_> = Backend::available()
+        .into_iter()
+        .flat_map(|backend| [128, 256].map(|bits| XtsContestant::new(backend, bits)))
+        .collect();
     let cbc_crate = Reference::cbc(KEY);
     let cbc_encrypt = |data: &mut [u8]| cbc_crate.encrypt(0, data);
     let cbc_decrypt = |data: &mut [u8]| cbc_crate.decrypt(0, data);
@@ -123,12 +183,15 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
 
     let mut one = vec![vec![0; BUFFER_SIZE]];
     let mut all = vec![vec![0; BUFFER_SIZE]; threads];
-    let measurements = u32::try_from(contestants.len() * 4 + 2).unwrap_or(u32::MAX);
+    let measurements = u32::try_from(contestants.len() * 4 + xts.len() * 3 + 2).unwrap_or(u32::MAX);
     let time = (budget / measurements / WANTED_ROUNDS).clamp(SHORTEST, LONGEST);
     let rounds = rounds::repeat(budget, || {
         cbc_encrypt_one.push(speed(&mut one, time, &cbc_encrypt));
         cbc_decrypt_one.push(speed(&mut one, time, &cbc_decrypt));
         for contestant in &mut contestants {
+            contestant.round(&mut one, &mut all, time);
+        }
+        for contestant in &mut xts {
             contestant.round(&mut one, &mut all, time);
         }
         Ok::<_, Error>(())
@@ -139,6 +202,7 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
             .iter()
             .map(|contestant| contestant.result(&cbc_encrypt_one, &cbc_decrypt_one))
             .collect(),
+        xts: xts.iter().map(XtsContestant::result).collect(),
         cbc_crate: CbcCrateSpeed {
             encrypt_one_thread: cbc_encrypt_one.median(),
             decrypt_one_thread: cbc_decrypt_one.median(),
