@@ -8,6 +8,8 @@
 mod common;
 #[path = "common/power_cut.rs"]
 mod power_cut;
+#[path = "power_loss/snapshots.rs"]
+mod snapshots;
 
 use std::sync::Arc;
 

@@ -184,6 +184,15 @@ pub trait ImageFile: Send + Sync {
         Err(super::snapshots::not_found())
     }
 
+    /// Makes sure that the image's metadata can be changed where it is. An image that was left dirty is
+    /// repaired.
+    ///
+    /// # Errors
+    /// Returns an error if the image is damaged, or marked as such.
+    fn prepare_to_change(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Opens the disk for reading, without its backing file.
     ///
     /// # Errors

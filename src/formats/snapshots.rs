@@ -16,6 +16,40 @@ pub trait Snapshots {
     /// # Errors
     /// Returns an error if the list can't be read or makes no sense.
     fn list(&self) -> Result<Vec<SnapshotInfo>>;
+
+    /// Takes a snapshot of the disk as it is. The image must be [fit for it](super::ImageFile::prepare_to_change),
+    /// and open nowhere else. `flush` says that flushes reach the storage.
+    ///
+    /// # Errors
+    /// Returns an error if the image can't have another one: nothing has changed then. Returns an error if
+    /// metadata is damaged, or the system's error.
+    fn create(&self, new: &NewSnapshot, flush: bool) -> Result<()>;
+
+    /// Makes the disk be what it was when a snapshot was taken. `flush`, and the image, are as for
+    /// [`create`](Self::create).
+    ///
+    /// # Errors
+    /// Returns an error if there is no such snapshot, or if the image can't go back to it: nothing has changed
+    /// then. Returns an error if metadata is damaged, or the system's error.
+    fn apply(&self, name: &SnapshotName, flush: bool) -> Result<()>;
+
+    /// Deletes a snapshot. `flush`, and the image, are as for [`create`](Self::create).
+    ///
+    /// # Errors
+    /// Returns `snapshot not found` if there is no such snapshot: nothing has changed then. Returns an error
+    /// if metadata is damaged, or the system's error.
+    fn delete(&self, name: &SnapshotName, flush: bool) -> Result<()>;
+}
+
+/// A snapshot to be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// Its name, which others may have too.
+    pub name: Vec<u8>,
+    /// The time, in seconds since 1970 (UTC).
+    pub date_sec: u32,
+    /// The part of a second in nanoseconds.
+    pub date_nsec: u32,
 }
 
 /// An internal snapshot. Sizes and counts are signed numbers in QEMU's reports.

@@ -114,7 +114,12 @@ impl Subject {
     }
 
     /// What a reader finds by a header, which may be one of a snapshot.
-    fn read_at(&self, storage: &Arc<MemoryStorage>, header: Header, files: &[Vec<u8>]) -> Vec<u8> {
+    pub fn read_at(
+        &self,
+        storage: &Arc<MemoryStorage>,
+        header: Header,
+        files: &[Vec<u8>],
+    ) -> Vec<u8> {
         let storage = Arc::<MemoryStorage>::clone(storage);
         let data = files.get(1);
         let options = ReadOptions {

@@ -9,8 +9,11 @@ use super::header::{extensions, features};
 use super::info::Qcow2Info;
 use super::read::{Qcow2Image, ReadOptions};
 use super::snapshots::{Snapshot, read_snapshots};
-use super::write::{OpenOptions, WritableQcow2, copy_bitmaps};
-use super::{check, luks_header, reading_cipher, repair};
+use super::write::{
+    OpenOptions, WritableQcow2, apply_snapshot, copy_bitmaps, create_snapshot, delete_snapshot,
+    refuse_corrupt,
+};
+use super::{check, luks_header, reading_cipher, repair, repair_dirty};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
@@ -18,7 +21,7 @@ use crate::formats::driver::{BackingRef, FileRef, ImageFile, Load, Parts, Warnin
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::LuksHeader;
 use crate::formats::info::{ImageInfo, Specific};
-use crate::formats::snapshots::{SnapshotInfo, SnapshotName, Snapshots, not_found};
+use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots, not_found};
 use crate::formats::{Image, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
@@ -169,6 +172,16 @@ impl ImageFile for Qcow2File {
         Ok(())
     }
 
+    fn prepare_to_change(&mut self) -> Result<()> {
+        refuse_corrupt(&self.header)?;
+        if !self.header.has_incompatible(features::DIRTY) {
+            return self.refuse_damaged();
+        }
+        repair_dirty(self.storage.as_ref(), &self.header)?;
+        self.header = Header::read(self.storage.as_ref())?;
+        Ok(())
+    }
+
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
         let storage = Arc::clone(&self.storage);
         let options = ReadOptions {
@@ -249,6 +262,18 @@ impl Snapshots for Qcow2File {
     fn list(&self) -> Result<Vec<SnapshotInfo>> {
         let snapshots = read_snapshots(self.storage.as_ref(), &self.header)?;
         Ok(snapshots.iter().map(Snapshot::info).collect())
+    }
+
+    fn create(&self, new: &NewSnapshot, flush: bool) -> Result<()> {
+        create_snapshot(&self.storage, &self.header, new, flush)
+    }
+
+    fn apply(&self, name: &SnapshotName, flush: bool) -> Result<()> {
+        apply_snapshot(&self.storage, &self.header, name, flush)
+    }
+
+    fn delete(&self, name: &SnapshotName, flush: bool) -> Result<()> {
+        delete_snapshot(&self.storage, &self.header, name, flush)
     }
 }
 

@@ -14,7 +14,7 @@ use super::repair::{Blocks, Work};
 use super::walk::Walk;
 use crate::error::Result;
 use crate::formats::qcow2::header::Header;
-use crate::formats::qcow2::header::fields::SNAPSHOTS_FIELD;
+use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::snapshots::{MAX_TABLE_BYTES, Snapshot, SnapshotTable};
 use crate::units::HostOffset;
 
@@ -52,8 +52,7 @@ impl Work<'_> {
             self.write_behind_the_end(&walk, &entries, !rebuild)?
         };
         let count = u32::try_from(table.snapshots.len()).unwrap_or(u32::MAX);
-        let field = [&count.to_be_bytes()[..], &host.0.to_be_bytes()].concat();
-        self.storage.write_at(SNAPSHOTS_FIELD, &field)?;
+        fields::set_snapshots(self.storage, count, host)?;
         self.storage.flush()?;
         for index in incomplete {
             self.fixed(&Finding::incomplete_snapshot(index));

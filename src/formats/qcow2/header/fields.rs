@@ -8,6 +8,7 @@
 use super::places::TablePlace;
 use crate::error::Result;
 use crate::storage::Storage;
+use crate::units::HostOffset;
 
 /// The first four bytes of every qcow2 image.
 pub(in crate::formats::qcow2) const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -20,10 +21,13 @@ pub(in crate::formats::qcow2) const V3_LENGTH: u32 = 112;
 
 /// The place of the offset of the backing file's name.
 const BACKING_NAME_FIELD: u64 = 8;
+/// The place of the disk's size; behind it are the encryption method, the number of entries of the L1 table,
+/// and the table's offset.
+const SIZE_FIELD: u64 = 24;
 /// The place of the refcount table's offset and, behind it, its number of clusters.
 pub(in crate::formats::qcow2) const REFCOUNT_TABLE_FIELD: u64 = 48;
 /// The place of the number of snapshots and, behind it, their table's offset.
-pub(in crate::formats::qcow2) const SNAPSHOTS_FIELD: u64 = 60;
+const SNAPSHOTS_FIELD: u64 = 60;
 /// The place of the incompatible features.
 pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
 /// The place of the autoclear features.
@@ -40,6 +44,32 @@ pub(in crate::formats::qcow2) fn set_refcount_table(
     let mut fields = place.host.0.to_be_bytes().to_vec();
     fields.extend(clusters.to_be_bytes());
     storage.write_at(REFCOUNT_TABLE_FIELD, &fields)
+}
+
+/// Points the header to another snapshot table, of so many snapshots.
+pub(in crate::formats::qcow2) fn set_snapshots(
+    storage: &dyn Storage,
+    count: u32,
+    table: HostOffset,
+) -> Result<()> {
+    let field = [&count.to_be_bytes()[..], &table.0.to_be_bytes()].concat();
+    storage.write_at(SNAPSHOTS_FIELD, &field)
+}
+
+/// Gives the disk another size, in bytes, and points the header to another L1 table, at once.
+pub(in crate::formats::qcow2) fn set_size_and_l1(
+    storage: &dyn Storage,
+    size: u64,
+    l1: TablePlace,
+) -> Result<()> {
+    let mut encryption = [0; 4];
+    storage.read_exact_at(SIZE_FIELD + 8, &mut encryption, "the header")?;
+    let entries = u32::try_from(l1.entries).unwrap_or(u32::MAX);
+    let mut fields = size.to_be_bytes().to_vec();
+    fields.extend(encryption);
+    fields.extend(entries.to_be_bytes());
+    fields.extend(l1.host.0.to_be_bytes());
+    storage.write_at(SIZE_FIELD, &fields)
 }
 
 /// Sets all incompatible features of a version 3 image.

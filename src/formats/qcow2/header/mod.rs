@@ -21,6 +21,7 @@ mod places;
 pub(super) mod room;
 
 pub use checked::{CompressionType, Header, Version, until_zero};
+pub(super) use fixed::MAX_SNAPSHOTS;
 pub(super) use places::MAX_BITMAPS;
 pub use places::{BitmapsPlace, ByteRange, TablePlace};
 

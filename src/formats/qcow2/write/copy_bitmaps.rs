@@ -12,7 +12,7 @@ use super::super::geometry::ENTRY_SIZE;
 use super::super::header::{BitmapsPlace, MAX_BITMAPS, extensions, features};
 use super::super::header::{Header, TablePlace, Version};
 use super::metadata::Metadata;
-use super::open::{open_state, refuse_unsupported};
+use super::open::{open_state, refuse_corrupt};
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
 use crate::formats::qcow2::header::fields;
@@ -35,7 +35,7 @@ pub fn copy_bitmaps(
     if copied.is_empty() {
         return Ok(());
     }
-    refuse_unsupported(header)?;
+    refuse_corrupt(header)?;
     if header.version() != Version::V3 {
         return Err(Error::unsupported(
             "Cannot store dirty bitmaps in qcow2 v2 files",

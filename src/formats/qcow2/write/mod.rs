@@ -6,6 +6,7 @@
 //!   compressed clusters;
 //! - `bitmaps`: the parts that have been written, for the persistent bitmaps (`dirty_ranges`);
 //!   `copy_bitmaps`: more of those, for which the header has to have room (`header::room`);
+//! - `snapshots`: internal snapshots, taken, gone back to and deleted;
 //! - `open`: the images that may be written, and repairs that come first.
 //!
 //! # Threads
@@ -41,6 +42,7 @@ mod metadata_map;
 mod open;
 mod plan;
 mod refcounts;
+mod snapshots;
 mod table_cache;
 mod zero;
 
@@ -50,7 +52,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use copy_bitmaps::copy_bitmaps;
-pub use open::OpenOptions;
+pub use open::{OpenOptions, refuse_corrupt};
+pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
 
 use self::bitmaps::EnabledBitmaps;
 use self::metadata::Metadata;

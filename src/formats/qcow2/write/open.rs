@@ -65,7 +65,7 @@ impl WritableQcow2 {
             backing,
             flush,
         } = options;
-        refuse_unsupported(header)?;
+        refuse_corrupt(header)?;
         if cipher.is_some() != header.encryption().is_some() {
             return Err(missing_secret());
         }
@@ -163,7 +163,11 @@ pub(super) fn open_state(
     Ok((state, kept))
 }
 
-pub(super) fn refuse_unsupported(header: &Header) -> Result<()> {
+/// Refuses an image that is marked as damaged.
+///
+/// # Errors
+/// Returns an error if it is.
+pub fn refuse_corrupt(header: &Header) -> Result<()> {
     if header.has_incompatible(features::CORRUPT) {
         return Err(Error::corrupt(
             "qcow2: Image is corrupt; cannot be opened read/write",

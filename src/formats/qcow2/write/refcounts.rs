@@ -11,6 +11,9 @@
 //! stand in front of it. New blocks must be stored before the table's entries that lead to them, and a new
 //! table before the header that leads to it: [`Refcounts::store`] sees to that.
 
+mod behind;
+mod many;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;

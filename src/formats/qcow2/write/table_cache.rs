@@ -88,6 +88,17 @@ impl TableCache {
         self.change(index, 0..length);
     }
 
+    /// Writes everything that has changed, and drops all tables: somebody else is about to change them where
+    /// they are stored.
+    ///
+    /// # Errors
+    /// Returns an error as [`write_changed`](Self::write_changed) does.
+    pub(super) fn leave(&mut self, storage: &dyn Storage) -> Result<()> {
+        self.write_changed(storage)?;
+        self.tables.clear();
+        Ok(())
+    }
+
     fn replace(&mut self, index: u64, table: CachedTable) {
         if let Some(old) = self.tables.insert(index, table)
             && old.changed.is_some()

@@ -146,7 +146,7 @@ impl Metadata {
 }
 
 /// Makes a hole. Where the storage can't, the space stays taken until it is used again.
-fn punch_hole(storage: &dyn Storage, hole: Option<Range<u64>>) -> Result<()> {
+pub(super) fn punch_hole(storage: &dyn Storage, hole: Option<Range<u64>>) -> Result<()> {
     if let Some(hole) = hole {
         storage.punch(hole)?;
     }

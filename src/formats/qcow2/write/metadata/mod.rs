@@ -22,6 +22,7 @@
 //! written: every later call fails.
 
 mod commit;
+mod recount;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -327,18 +328,27 @@ impl Metadata {
         host.ok_or_else(|| Error::invalid("the image's file is too big"))
     }
 
+    /// Hands out a run of so many clusters behind all that are counted.
+    fn allocate_behind(&mut self, count: u64) -> Result<Range<u64>> {
+        self.before_counting()?;
+        self.parts.refcounts.take_behind(count, &mut self.parts.map)
+    }
+
     /// Hands out as many clusters as so many bytes take, in one run.
     ///
     /// # Errors
-    /// Returns an error as [`allocate`](Self::allocate) does, or if there is no room for that many in one
-    /// piece.
+    /// Returns an error as [`allocate`](Self::allocate) does.
     pub(super) fn allocate_run(&mut self, bytes: u64) -> Result<HostOffset> {
         let geometry = self.parts.geometry;
         let count = geometry.clusters(bytes).max(1);
         // A run that is too short is followed by something that is in use, or by a refcount block that was
-        // made for the next ones: then the place behind that is tried.
+        // made for the next ones: then the place behind that is tried, and at last the one behind all.
         let mut given_up = Vec::new();
-        let mut run = self.allocate(count)?;
+        let fits = count < geometry.refcount_block_entries();
+        let mut run = match fits {
+            true => self.allocate(count)?,
+            false => self.allocate_behind(count)?,
+        };
         while run.end - run.start < count {
             let more = self.allocate(count - (run.end - run.start))?;
             if more.start == run.end {
@@ -346,9 +356,8 @@ impl Metadata {
             } else {
                 given_up.push(std::mem::replace(&mut run, more));
                 if given_up.len() > MOST_TRIES {
-                    return Err(Error::invalid(format!(
-                        "no room for {count} clusters in one piece; larger clusters help"
-                    )));
+                    let behind = self.allocate_behind(count)?;
+                    given_up.push(std::mem::replace(&mut run, behind));
                 }
             }
         }

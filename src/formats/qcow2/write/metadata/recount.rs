@@ -1,0 +1,78 @@
+//! Changes of the refcounts of many clusters, and of the tables that lead to them.
+//!
+//! While so many counts change, and with them the COPIED flags, no order of writes keeps both in agreement. So
+//! a version 3 image is marked as dirty meanwhile: after a power cut whoever writes to it next puts its counts
+//! and flags right. Version 2 has no such mark. There the order alone has to see to it that a cut leaves
+//! nothing worse than clusters that are counted too high, and flags that don't say what they could.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Metadata;
+use super::commit::punch_hole;
+use crate::error::Result;
+use crate::formats::qcow2::check::references::References;
+use crate::formats::qcow2::entries::L1Entry;
+use crate::formats::qcow2::header::{TablePlace, Version, features, fields};
+
+impl Metadata {
+    /// Returns the active L1 table.
+    pub(in super::super) fn l1(&self) -> &[L1Entry] {
+        &self.parts.l1
+    }
+
+    /// Returns the place of the active L1 table.
+    pub(in super::super) fn l1_place(&self) -> TablePlace {
+        self.parts.l1_place
+    }
+
+    /// Marks the image as dirty, where its version has that, until it is closed. From here on each commit
+    /// stores all refcounts, be they lazy or not.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(in super::super) fn begin_recount(&mut self) -> Result<()> {
+        self.parts.lazy = false;
+        if self.parts.version == Version::V2 {
+            return Ok(());
+        }
+        self.parts.incompatible |= features::DIRTY;
+        fields::set_incompatible(self.parts.storage.as_ref(), self.parts.incompatible)?;
+        self.flush()
+    }
+
+    /// Returns the first cluster that can't be referred to so many times more.
+    ///
+    /// # Errors
+    /// Returns an error as [`Refcounts::first_overflow`](super::Refcounts::first_overflow) does.
+    pub(in super::super) fn first_overflow(
+        &mut self,
+        references: &References,
+    ) -> Result<Option<u64>> {
+        self.parts.refcounts.first_overflow(references)
+    }
+
+    /// Counts references that are about to be there.
+    ///
+    /// # Errors
+    /// Returns an error as [`Refcounts::raise_all`](super::Refcounts::raise_all) does.
+    pub(in super::super) fn raise_all(&mut self, references: &References) -> Result<()> {
+        self.unflushed = true;
+        self.parts.refcounts.raise_all(references)
+    }
+
+    /// Takes away the counts of references that are no longer stored, and makes holes of the clusters that
+    /// nothing refers to any more.
+    ///
+    /// # Errors
+    /// Returns an error as [`Refcounts::lower_all`](super::Refcounts::lower_all) does.
+    pub(in super::super) fn lower_all(&mut self, references: &References) -> Result<()> {
+        self.unflushed = true;
+        let storage = Arc::clone(&self.parts.storage);
+        let size = self.parts.geometry.cluster_size();
+        self.parts.refcounts.lower_all(references, &mut |run| {
+            let hole: Range<u64> = run.start * size..run.end * size;
+            punch_hole(storage.as_ref(), Some(hole))
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! The clusters that an L1 table leads to: its L2 tables, and the clusters that their entries lead to.
+//!
+//! An L2 table to which several entries lead is read once, and counts as often as there are entries. Tables
+//! are read as a check reads them, many at once where storage is slow.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::formats::qcow2::check::references::{ReferenceRun, References};
+use crate::formats::qcow2::entries::{L1Entry, L1Target, L2Entry, L2Lead};
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
+use crate::storage::{Pace, Pieces, Storage};
+use crate::units::HostOffset;
+
+/// The most clusters of a file whose references are counted, as a check has it.
+const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
+
+/// An L2 table, and the number of L1 entries that lead to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CountedL2 {
+    pub(super) host: HostOffset,
+    times: u64,
+}
+
+/// Lists the L2 tables that L1 entries lead to, each once, in the order of the file.
+///
+/// # Errors
+/// Returns an error if an entry is invalid.
+pub(super) fn l2_tables(
+    entries: impl IntoIterator<Item = L1Entry>,
+    geometry: Geometry,
+) -> Result<Vec<CountedL2>> {
+    let mut tables = Vec::new();
+    for entry in entries {
+        match entry.target(geometry) {
+            Ok(L1Target::Unallocated) => {}
+            Ok(L1Target::Table { host, .. }) => tables.push(CountedL2 { host, times: 1 }),
+            Err(why) => {
+                return Err(Error::corrupt(format!(
+                    "L1 entry {:#x} is invalid: {why}",
+                    entry.0
+                )));
+            }
+        }
+    }
+    tables.sort_unstable_by_key(|table| table.host);
+    tables.dedup_by(|next, kept| {
+        let is_same = next.host == kept.host;
+        if is_same {
+            kept.times += next.times;
+        }
+        is_same
+    });
+    Ok(tables)
+}
+
+/// Counts the references of L2 tables, and those to them.
+///
+/// # Errors
+/// Returns the system's error. Returns an error if the file has too many clusters, or if a table or an entry
+/// leads beyond its end.
+pub(super) fn references(
+    storage: &Arc<dyn Storage>,
+    geometry: Geometry,
+    tables: &[CountedL2],
+) -> Result<References> {
+    let length = storage.len()?;
+    // A part of a cluster beyond the end still counts.
+    let clusters = geometry.clusters(length) + 1;
+    if clusters > MOST_CLUSTERS {
+        return Err(Error::unsupported("File too large"));
+    }
+    let references = References::new(clusters);
+    let pace = Pace::default();
+    let size = geometry.cluster_len();
+    Pieces::new(storage.as_ref(), length, size, &pace).each(
+        tables,
+        |table| table.host.0,
+        |table, bytes| {
+            let cluster = geometry.host_cluster(table.host);
+            check_cluster(cluster, clusters)?;
+            references.add(cluster, table.times);
+            let mut run = ReferenceRun::new(&references, table.times);
+            let (words, _) = bytes.as_chunks::<8>();
+            for word in words.iter().step_by(words_per_entry(geometry)) {
+                let entry = L2Entry(u64::from_be_bytes(*word));
+                let (host, length) = match entry.lead(geometry, false) {
+                    L2Lead::Nothing | L2Lead::Zero => continue,
+                    L2Lead::Stored { host, .. } => (host, 1),
+                    L2Lead::Compressed(range) => (range.host, range.length),
+                };
+                let last = HostOffset(host.0.saturating_add(length.max(1) - 1));
+                let last = geometry.host_cluster(last);
+                check_cluster(last, clusters)?;
+                for cluster in geometry.host_cluster(host)..=last {
+                    run.add(cluster);
+                }
+            }
+            run.finish();
+            Ok(())
+        },
+        |()| Ok(()),
+    )?;
+    Ok(references)
+}
+
+/// Returns the number of 8-byte words of an L2 entry.
+pub(super) fn words_per_entry(geometry: Geometry) -> usize {
+    usize::try_from(geometry.l2_entry_size() / ENTRY_SIZE).unwrap_or(1)
+}
+
+fn check_cluster(cluster: u64, clusters: u64) -> Result<()> {
+    if cluster < clusters {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "cluster {cluster} is in use and beyond the end of the file"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    const SIZE: usize = 512;
+
+    fn geometry() -> Geometry {
+        Geometry::new(9, false, 4).unwrap()
+    }
+
+    #[test]
+    fn shared_tables_are_listed_once() {
+        let entries = [0, 1024 | 1 << 63, 512, 1024].map(L1Entry);
+        let tables = l2_tables(entries, geometry()).unwrap();
+        let table = |host, times| CountedL2 {
+            host: HostOffset(host),
+            times,
+        };
+        assert_eq!(tables, [table(512, 1), table(1024, 2)]);
+        l2_tables([L1Entry(513)], geometry()).unwrap_err();
+    }
+
+    #[test]
+    fn every_kind_of_entry_counts() {
+        let mut bytes = vec![0; 8 * SIZE];
+        let compressed = L2Entry::to_compressed(geometry(), HostOffset(4 * 512 + 500), 100);
+        let entries = [
+            L2Entry::to_data(HostOffset(3 * 512)).0,
+            0,
+            compressed.unwrap().0,
+            L2Entry::to_zero(Some(HostOffset(6 * 512))).0,
+            L2Entry::to_zeroes().0,
+        ];
+        for (at, entry) in entries.into_iter().enumerate() {
+            bytes[SIZE + at * 8..][..8].copy_from_slice(&entry.to_be_bytes());
+        }
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(bytes));
+        let tables = l2_tables([L1Entry(512), L1Entry(512)], geometry()).unwrap();
+        let counted = references(&storage, geometry(), &tables).unwrap();
+        let counts: Vec<u64> = (0..9).map(|cluster| counted.get(cluster)).collect();
+        assert_eq!(counts, [0, 2, 0, 2, 2, 2, 2, 0, 0]);
+        // What leads beyond the end isn't counted, so it is an error.
+        let beyond = L2Entry::to_data(HostOffset(9 * 512)).0.to_be_bytes();
+        storage.write_at(512, &beyond).unwrap();
+        references(&storage, geometry(), &tables).unwrap_err();
+        let tables = l2_tables([L1Entry(9 * 512)], geometry()).unwrap();
+        references(&storage, geometry(), &tables).unwrap_err();
+    }
+}
