@@ -29,6 +29,7 @@ mod password;
 mod progress;
 mod readable_file;
 mod render;
+mod snapshot;
 mod speed;
 mod standard_output;
 mod usage;
@@ -112,6 +113,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Compare(args)) => compare::run(&args, secrets),
         Some(Command::Map(args)) => map::run(&args, secrets),
         Some(Command::Measure(args)) => measure::run(&args, secrets),
+        Some(Command::Snapshot(args)) => snapshot::run(&args, secrets),
         Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)

@@ -17,6 +17,7 @@ pub mod measure;
 pub mod plausible;
 mod protocol;
 mod sandbox;
+pub mod snapshot;
 pub mod speed;
 mod target;
 

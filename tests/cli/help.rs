@@ -193,7 +193,7 @@ fn pages_agree() {
         }
     }
     for command in [
-        "check", "compare", "convert", "create", "info", "map", "measure",
+        "check", "compare", "convert", "create", "info", "map", "measure", "snapshot",
     ] {
         assert!(commands.contains(&command), "{command} in {commands:?}");
     }

@@ -52,6 +52,7 @@ mod reports;
 mod seed;
 mod shared_blocks;
 mod signals;
+mod snapshot;
 mod snapshots;
 mod stable;
 mod system_calls;
@@ -136,6 +137,7 @@ fn main() -> ExitCode {
     trials.extend(seed::trials());
     trials.extend(shared_blocks::trials());
     trials.extend(signals::trials());
+    trials.extend(snapshot::trials());
     trials.extend(snapshots::trials());
     trials.extend(stable::trials());
     trials.extend(system_calls::trials());

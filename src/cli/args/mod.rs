@@ -13,6 +13,7 @@ mod info;
 mod map;
 mod measure;
 mod shared;
+mod snapshot;
 mod speed;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,7 @@ pub use self::info::InfoArgs;
 pub use self::map::MapArgs;
 pub use self::measure::MeasureArgs;
 pub use self::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
+pub use self::snapshot::SnapshotArgs;
 pub use self::speed::SpeedArgs;
 
 /// A memory-safe, faster qemu-img.
@@ -66,6 +68,8 @@ pub enum Command {
     Map(MapArgs),
     /// Tell how big the file of a new image will be
     Measure(MeasureArgs),
+    /// List, take, go back to or delete internal snapshots
+    Snapshot(SnapshotArgs),
     /// Measure the ciphers and what encryption costs on this machine
     Speed(SpeedArgs),
 }

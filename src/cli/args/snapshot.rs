@@ -1,0 +1,39 @@
+//! The arguments of `snapshot`.
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, Args};
+
+use super::shared::CommonArgs;
+
+/// `snapshot`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct SnapshotArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(in crate::cli) image_opts: bool,
+    /// Open the image even while another process writes it; only for -l
+    #[arg(short = 'U', long)]
+    pub(in crate::cli) force_share: bool,
+    /// List the snapshots, as without any of these
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(in crate::cli) list: u8,
+    /// Take a snapshot of that name
+    #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    pub(in crate::cli) create: Vec<OsString>,
+    /// Make the disk what it was when the snapshot of that id or name was taken
+    #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    pub(in crate::cli) apply: Vec<OsString>,
+    /// Delete the first snapshot of that name
+    #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    pub(in crate::cli) delete: Vec<OsString>,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(in crate::cli) operands: Vec<OsString>,
+}

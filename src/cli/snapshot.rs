@@ -1,0 +1,52 @@
+//! `snapshot`: a list, or one change.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+
+use super::args::SnapshotArgs;
+use super::operands::{one_operand, source, warn_of_guess};
+use super::{Done, Failure, print, render};
+use crate::commands::Sharing;
+use crate::commands::snapshot::{self, SnapshotRequest};
+use crate::crypto::Secrets;
+
+/// Runs the subcommand.
+pub(super) fn run(args: &SnapshotArgs, secrets: &Secrets) -> Done {
+    let change = change(args)?;
+    let operand = one_operand(&args.operands)?;
+    let format = args.format.as_deref();
+    let (mut source, _) = source(operand, format, args.image_opts, secrets)?;
+    if args.force_share {
+        source.sharing = source.sharing.max(Sharing::Forced);
+    }
+    source.sandbox = !args.common.no_sandbox && change.is_none();
+    let Some(change) = change else {
+        let snapshots = snapshot::list(&source, &render::snapshots::prepare)?;
+        print(&render::snapshots::list(&snapshots))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    snapshot::change(&source, &change, &|format| {
+        if source.format.is_none() {
+            warn_of_guess(&source, format);
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the change that the options ask for; there is none in a call for the list.
+fn change(args: &SnapshotArgs) -> Result<Option<SnapshotRequest>, Failure> {
+    let named = |names: &[OsString], change: fn(Vec<u8>) -> SnapshotRequest| {
+        let names = names.iter().map(|name| change(name.as_bytes().to_vec()));
+        names.collect::<Vec<_>>()
+    };
+    let mut changes = named(&args.create, SnapshotRequest::Create);
+    changes.extend(named(&args.apply, SnapshotRequest::Apply));
+    changes.extend(named(&args.delete, SnapshotRequest::Delete));
+    if changes.len() + usize::from(args.list) > 1 {
+        return Err(Failure::Usage(
+            "Cannot mix '-l', '-a', '-c', '-d'".to_owned(),
+        ));
+    }
+    Ok(changes.pop())
+}

@@ -1,0 +1,119 @@
+//! `snapshot`: the internal snapshots of an image, listed, taken, gone back to and deleted.
+//!
+//! Only the file that was named is opened: its metadata is all that snapshots are about. So no password is
+//! needed, and neither are the files below it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Purpose, sandbox};
+use crate::error::{Error, Result};
+use crate::formats::driver::Load;
+use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots};
+use crate::formats::{Format, ImageFile};
+use crate::nodes::{Loaded, Node, could_not_open};
+
+/// Lists the snapshots of an image. `prepare` is called when there are some, while files can still be opened:
+/// whoever shows their dates needs the time zone.
+///
+/// # Errors
+/// Returns an error if the image can't be opened, or if the list can't be read.
+pub fn list(source: &Node<'_>, prepare: &dyn Fn()) -> Result<Vec<SnapshotInfo>> {
+    let (_, image) = open(source, Purpose::Read)?;
+    let Some(snapshots) = image.snapshots() else {
+        return Ok(Vec::new());
+    };
+    if snapshots.count() > 0 {
+        prepare();
+    }
+    sandbox::all_is_open(source);
+    snapshots
+        .list()
+        .map_err(|error| could_not_open(&source.name, error))
+}
+
+/// A change of an image's snapshots, with the name that the user gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotRequest {
+    /// A snapshot of that name is taken.
+    Create(Vec<u8>),
+    /// The disk becomes what it was when the snapshot of that id or name was taken.
+    Apply(Vec<u8>),
+    /// The first snapshot of that name is deleted. Ids don't count, as they don't in `qemu-img`.
+    Delete(Vec<u8>),
+}
+
+impl SnapshotRequest {
+    /// Returns the verb that messages have, and the name.
+    fn words(&self) -> (&'static str, &[u8]) {
+        match self {
+            Self::Create(name) => ("create", name),
+            Self::Apply(name) => ("apply", name),
+            Self::Delete(name) => ("delete", name),
+        }
+    }
+
+    fn carry_out(&self, snapshots: &dyn Snapshots, flush: bool) -> Result<()> {
+        match self {
+            Self::Create(name) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                let now = now.unwrap_or_default();
+                let new = NewSnapshot {
+                    name: name.clone(),
+                    // The format's field has so many bits.
+                    date_sec: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
+                    date_nsec: now.subsec_nanos(),
+                };
+                snapshots.create(&new, flush)
+            }
+            Self::Apply(name) => snapshots.apply(&SnapshotName::Either(name.clone()), flush),
+            Self::Delete(name) => {
+                let name = SnapshotName::Both {
+                    id: None,
+                    name: Some(name.clone()),
+                };
+                snapshots.delete(&name, flush)
+            }
+        }
+    }
+
+    /// Returns the error for a format that has no snapshots.
+    fn no_snapshots(&self) -> Error {
+        Error::unsupported(match self {
+            Self::Create(_) => "Operation not supported",
+            Self::Apply(_) => "Block driver does not support snapshots",
+            Self::Delete(_) => "snapshot not found",
+        })
+    }
+}
+
+/// Changes the snapshots of an image. `found` is told the image's format before anything else is done.
+///
+/// # Errors
+/// Returns an error if the image can't be opened for writing, or as `Could not create snapshot 'name': …`.
+pub fn change(source: &Node<'_>, change: &SnapshotRequest, found: &dyn Fn(Format)) -> Result<()> {
+    let (opened, mut image) = open(source, Purpose::Change)?;
+    found(opened.format);
+    image
+        .prepare_to_change()
+        .map_err(|error| could_not_open(&source.name, error))?;
+    let done = match image.snapshots() {
+        Some(snapshots) => change.carry_out(snapshots, source.cache.flushes()),
+        None => Err(change.no_snapshots()),
+    };
+    done.map_err(|error| {
+        let (verb, name) = change.words();
+        let name = String::from_utf8_lossy(name);
+        error.context(format!("Could not {verb} snapshot '{name}'"))
+    })
+}
+
+fn open(source: &Node<'_>, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
+    let failed = |error| could_not_open(&source.name, error);
+    let opened = source.open_file(purpose)?;
+    let image = opened.load(Load::Use).map_err(failed)?;
+    source
+        .accept(image.as_ref(), &opened.options)
+        .map_err(failed)?;
+    image.other_files().map_err(failed)?;
+    Ok((opened, image))
+}
