@@ -6,6 +6,8 @@
 //! that it had, or none that counts.
 
 mod common;
+#[path = "power_loss/one_bitmap.rs"]
+mod one_bitmap;
 #[path = "common/power_cut.rs"]
 mod power_cut;
 #[path = "power_loss/snapshots.rs"]

@@ -21,6 +21,37 @@ pub trait Bitmaps {
     /// Returns an error if a name is taken or there is no room, and nothing was written then. Returns an
     /// error if the metadata of either image is damaged, or the system's error.
     fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()>;
+
+    /// Returns the granularity of a new bitmap of which nothing else is said, in bytes.
+    fn default_granularity(&self) -> u64;
+
+    /// Checks whether a bitmap of that name and granularity, a power of two from 512 bytes to 2 GiB, could be
+    /// stored beside those that there are.
+    ///
+    /// # Errors
+    /// Returns the reason if it couldn't, or an error if the list can't be read.
+    fn check_new(&self, name: &[u8], granularity: u64) -> Result<()>;
+
+    /// Stores what has become of the bitmap of a name. The image must be
+    /// [fit for it](super::ImageFile::prepare_to_change), and open nowhere else. `flush` says that flushes
+    /// reach the storage.
+    ///
+    /// # Errors
+    /// Returns an error if there is no room: nothing has changed then. Returns an error if metadata is
+    /// damaged, or the system's error.
+    fn replace(&self, name: &[u8], with: Replacement, flush: bool) -> Result<()>;
+}
+
+/// What becomes of the bitmap of a name.
+pub enum Replacement {
+    /// There is none of that name any more.
+    Nothing,
+    /// It has other flags, and the same bits.
+    Flags(PersistentBitmap),
+    /// It has other bits, and its place in the list.
+    Bits(PersistentBitmap),
+    /// It is another one, and the last one of the list.
+    New(PersistentBitmap),
 }
 
 /// The bits of a bitmap, eight in a byte, the first one in the lowest place.

@@ -242,6 +242,11 @@ pub trait ImageFile: Send + Sync {
     fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         None
     }
+
+    /// Returns the reason why the image can't have persistent bitmaps although its format has them.
+    fn lacks_bitmaps(&self) -> Option<Error> {
+        None
+    }
 }
 
 /// A backing file as a header names it.

@@ -4,6 +4,7 @@
 //! work on `&self` from many threads. Formats are siblings: each knows [`crate::storage`] and
 //! [`crate::crypto`] and nothing of the others; what is common (probing, opening by format) is here.
 
+pub mod bitmap_changes;
 pub mod bitmaps;
 pub mod block_map;
 pub mod check;
@@ -24,6 +25,7 @@ pub mod foreign;
 mod guard;
 mod image;
 mod list;
+mod merged_bits;
 mod new_image;
 mod over;
 mod reservation;
@@ -39,6 +41,7 @@ pub use guard::GuardedStart;
 pub use image::{Image, WritableImage};
 use image::{beyond_end, check_range};
 pub use list::{FORMATS, Format, open, probe};
+pub use merged_bits::{BitsSource, MergedBits};
 pub use new_image::{Backed, NewImage, Preallocation, Run, smaller_than_input};
 pub use over::{OverImage, OverOptions};
 pub use reservation::{Packed, PackedPart, Reservation};

@@ -24,7 +24,7 @@ const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// The largest bitmap in bytes.
 pub(super) const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
 /// The longest name in bytes.
-const MAX_NAME: u16 = 1023;
+pub(super) const MAX_NAME: u16 = 1023;
 /// Granularities are powers of two, from 512 bytes to 2 GiB.
 const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
 /// The only type that there is: a bitmap of the parts that have been written.

@@ -10,12 +10,12 @@ use super::info::Qcow2Info;
 use super::read::{Qcow2Image, ReadOptions};
 use super::snapshots::{Snapshot, read_snapshots};
 use super::write::{
-    OpenOptions, WritableQcow2, apply_snapshot, copy_bitmaps, create_snapshot, delete_snapshot,
-    refuse_corrupt,
+    OpenOptions, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps, create_snapshot,
+    delete_snapshot, refuse_corrupt, replace_bitmap,
 };
 use super::{check, luks_header, reading_cipher, repair, repair_dirty};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bitmaps::{Bitmaps, PersistentBitmap};
+use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::{BackingRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts};
 use crate::formats::encryption::EncryptionFormat;
@@ -224,6 +224,11 @@ impl ImageFile for Qcow2File {
             Version::V3 => Some(self),
         }
     }
+
+    fn lacks_bitmaps(&self) -> Option<Error> {
+        let lacks = self.header.version() == Version::V2;
+        lacks.then(|| Error::unsupported("Cannot store dirty bitmaps in qcow2 v2 files"))
+    }
 }
 
 impl Check for Qcow2File {
@@ -289,5 +294,17 @@ impl Bitmaps for Qcow2File {
 
     fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()> {
         copy_bitmaps(&self.storage, &self.header, copied, flush)
+    }
+
+    fn default_granularity(&self) -> u64 {
+        self.header.geometry().cluster_size().clamp(4096, 65536)
+    }
+
+    fn check_new(&self, name: &[u8], granularity: u64) -> Result<()> {
+        check_new_bitmap(self.storage.as_ref(), &self.header, name, granularity)
+    }
+
+    fn replace(&self, name: &[u8], with: Replacement, flush: bool) -> Result<()> {
+        replace_bitmap(&self.storage, &self.header, name, with, flush)
     }
 }

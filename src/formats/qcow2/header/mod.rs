@@ -22,8 +22,8 @@ pub(super) mod room;
 
 pub use checked::{CompressionType, Header, Version, until_zero};
 pub(super) use fixed::MAX_SNAPSHOTS;
-pub(super) use places::MAX_BITMAPS;
 pub use places::{BitmapsPlace, ByteRange, TablePlace};
+pub(super) use places::{MAX_BITMAPS, MAX_DIRECTORY_BYTES};
 
 use self::fields::{MAGIC, V3_LENGTH};
 use self::fixed::RawHeader;

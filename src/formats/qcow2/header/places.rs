@@ -13,7 +13,7 @@ use crate::units::HostOffset;
 /// The most bitmaps that an image may have.
 pub(in crate::formats::qcow2) const MAX_BITMAPS: u32 = 65_535;
 /// The largest directory in bytes.
-const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
+pub(in crate::formats::qcow2) const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 
 /// A table in the image: its start and its number of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

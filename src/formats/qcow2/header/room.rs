@@ -1,4 +1,4 @@
-//! ExtensionRoom for one more extension in the header of an image in use.
+//! Room for one more extension in the header of an image in use.
 //!
 //! Extensions end with an end mark, behind which the backing file's name may stand. A new one goes where the
 //! end mark is. The steps are such that the header is valid after each of them, wherever a power cut comes in
@@ -20,8 +20,8 @@ pub(in crate::formats::qcow2) struct ExtensionRoom {
 
 #[derive(Debug)]
 enum ExtensionPlace {
-    /// It is there; its data starts here.
-    There(u64),
+    /// It is there: the offset at which its data starts, and their length.
+    There { at: u64, length: u64 },
     /// It can be put here; then the backing file's name moves from one place to the other.
     Here {
         at: u64,
@@ -54,7 +54,10 @@ impl ExtensionRoom {
         for extension in header.extensions() {
             if extension.kind == kind && extension.data.len() == length {
                 return Ok(Self {
-                    place: ExtensionPlace::There(at + 8),
+                    place: ExtensionPlace::There {
+                        at: at + 8,
+                        length: length as u64,
+                    },
                 });
             }
             at += 8 + extension.data.len().next_multiple_of(8) as u64;
@@ -83,6 +86,31 @@ impl ExtensionRoom {
         })
     }
 
+    /// Returns true if the extension is there, and one write to one sector changes its data.
+    pub(in crate::formats::qcow2) fn is_in_one_sector(&self) -> bool {
+        match self.place {
+            ExtensionPlace::There { at, length } => {
+                at / SECTOR_SIZE == (at + length.max(1) - 1) / SECTOR_SIZE
+            }
+            ExtensionPlace::Here { .. } => false,
+        }
+    }
+
+    /// Ends the list of extensions where this one is, which must be the last. Returns `false` if it isn't
+    /// there.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(in crate::formats::qcow2) fn end_here(&self, storage: &dyn Storage) -> Result<bool> {
+        let ExtensionPlace::There { at, length } = self.place else {
+            return Ok(false);
+        };
+        // Zeroes in the place of its type and length, in 8 bytes of one sector, are the end mark.
+        let zeroes = vec![0; 8 + usize::try_from(length).unwrap_or(0)];
+        storage.write_at(at - 8, &zeroes)?;
+        Ok(true)
+    }
+
     /// Stores the extension's data. A program that reads the header meanwhile must not rely on them. Ends
     /// with a flush.
     ///
@@ -96,7 +124,7 @@ impl ExtensionRoom {
         flush: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
         let (at, name) = match &self.place {
-            ExtensionPlace::There(at) => {
+            ExtensionPlace::There { at, .. } => {
                 storage.write_at(*at, data)?;
                 return flush();
             }
@@ -187,15 +215,19 @@ mod tests {
                 }
                 let new = Header::read(&storage).unwrap();
                 assert_eq!(new.extension(KIND), Some(&[7; 24][..]));
-                let ExtensionPlace::There(at) =
-                    ExtensionRoom::find(&storage, &new, KIND, 24).unwrap().place
-                else {
+                let found = ExtensionRoom::find(&storage, &new, KIND, 24).unwrap();
+                let ExtensionPlace::There { at, .. } = found.place else {
                     panic!("it isn't found");
                 };
+                assert_eq!(found.is_in_one_sector(), at % 512 <= 512 - 24);
                 assert_eq!(
                     storage.contents()[usize::try_from(at).unwrap()..][..24],
                     [7; 24]
                 );
+                assert!(found.end_here(&storage).unwrap());
+                let without = Header::read(&storage).unwrap();
+                assert_eq!(without.extensions(), old.extensions());
+                assert_eq!(without.backing_file(), new.backing_file());
             }
         }
     }

@@ -5,7 +5,8 @@
 //! - `plan`: the changes of a write, cluster by cluster; `zero`: zeroes and discards; `compressed`:
 //!   compressed clusters;
 //! - `bitmaps`: the parts that have been written, for the persistent bitmaps (`dirty_ranges`);
-//!   `copy_bitmaps`: more of those, for which the header has to have room (`header::room`);
+//!   `copy_bitmaps`, `replace_bitmap`: more of those, or others, for which the header has to have room
+//!   (`bitmap_directory`, `header::room`);
 //! - `snapshots`: internal snapshots, taken, gone back to and deleted;
 //! - `open`: the images that may be written, and repairs that come first.
 //!
@@ -33,6 +34,7 @@
 //! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount blocks,
 //! and the map of metadata. Each call has buffers of at most 2 MiB and two clusters.
 
+mod bitmap_directory;
 mod bitmaps;
 mod compressed;
 mod copy_bitmaps;
@@ -42,6 +44,7 @@ mod metadata_map;
 mod open;
 mod plan;
 mod refcounts;
+mod replace_bitmap;
 mod snapshots;
 mod table_cache;
 mod zero;
@@ -53,6 +56,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 
 pub use copy_bitmaps::copy_bitmaps;
 pub use open::{OpenOptions, refuse_corrupt};
+pub use replace_bitmap::{check_new_bitmap, replace_bitmap};
 pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
 
 use self::bitmaps::EnabledBitmaps;

@@ -1,0 +1,249 @@
+//! Another directory of bitmaps for an image.
+//!
+//! Bits and tables go to new clusters, and so does the directory, which replaces the old one. The header's
+//! extension for bitmaps changes last. Where its data is in one sector of the header, as nearly always, one
+//! write changes it: after a power cut the image has the old bitmaps or the new ones. Else, and where there is
+//! no extension yet, the autoclear bit is off meanwhile, so that none counts after a cut. That bit goes, too,
+//! when there is no bitmap any more, and then the extension itself.
+
+use std::sync::Arc;
+
+use super::super::bitmaps::{Bitmap, MAX_BITMAP_BYTES};
+use super::super::entries::{BitmapTableEntry, BitmapTarget};
+use super::super::geometry::ENTRY_SIZE;
+use super::super::header::{
+    BitmapsPlace, Header, MAX_BITMAPS, TablePlace, Version, extensions, features, fields,
+};
+use super::metadata::Metadata;
+use super::open::open_state;
+use crate::error::{Error, Result, printable};
+use crate::formats::bitmaps::BitmapBits;
+use crate::formats::qcow2::header::room::ExtensionRoom;
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// The length of the extension's data in bytes.
+const EXTENSION_LENGTH: usize = 24;
+
+/// An image whose bitmaps change.
+pub(super) struct DirectoryChange<'a> {
+    storage: &'a Arc<dyn Storage>,
+    header: &'a Header,
+    /// The place of the extension; none where it isn't written.
+    room: Option<ExtensionRoom>,
+    metadata: Metadata,
+    autoclear: u64,
+}
+
+impl<'a> DirectoryChange<'a> {
+    /// Begins the change of the image that `header` was read from to so many bitmaps. `flush` says that
+    /// flushes reach the storage.
+    ///
+    /// # Errors
+    /// Returns an error if the version has no bitmaps, if there are too many, or if the header has no room:
+    /// nothing was written then. Returns an error if metadata is damaged, or the system's error.
+    pub(super) fn begin(
+        storage: &'a Arc<dyn Storage>,
+        header: &'a Header,
+        count: usize,
+        flush: bool,
+    ) -> Result<Self> {
+        check_count(header, count)?;
+        let kind = extensions::BITMAPS;
+        let find = || ExtensionRoom::find(storage.as_ref(), header, kind, EXTENSION_LENGTH);
+        let room = (count > 0).then(find).transpose()?;
+        let (state, autoclear) = open_state(storage, None, header, flush)?;
+        Ok(Self {
+            storage,
+            header,
+            room,
+            metadata: state.metadata,
+            autoclear,
+        })
+    }
+
+    /// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; returns the table's
+    /// place.
+    ///
+    /// # Errors
+    /// Returns an error if clusters can't be had or bits can't be read, or the system's error.
+    pub(super) fn store_bits(
+        &mut self,
+        bitmap: &Bitmap,
+        bits: &dyn BitmapBits,
+    ) -> Result<TablePlace> {
+        let geometry = self.header.geometry();
+        let (bytes, entries) = lengths(bitmap.granularity, self.header);
+        let mut table = Vec::new();
+        let mut buffer = vec![0; geometry.cluster_len()];
+        for index in 0..entries {
+            let start = index * geometry.cluster_size();
+            let length = bytes.saturating_sub(start).min(geometry.cluster_size());
+            let length = usize::try_from(length).unwrap_or(buffer.len());
+            let (part, rest) = buffer.split_at_mut(length);
+            rest.fill(0);
+            let entry = if bits.read(start, part)? {
+                let host = self.metadata.allocate_cluster()?;
+                self.storage.write_at(host.0, &buffer)?;
+                BitmapTableEntry::to_cluster(host)
+            } else {
+                BitmapTableEntry::default()
+            };
+            table.extend(entry.0.to_be_bytes());
+        }
+        let place = TablePlace {
+            host: self.metadata.allocate_run(entries * ENTRY_SIZE)?,
+            entries,
+        };
+        self.storage.write_at(place.host.0, &table)?;
+        Ok(place)
+    }
+
+    /// Makes these the image's bitmaps, and gives back the clusters of `gone`: bitmaps that are no longer
+    /// among them, or that have other bits now.
+    ///
+    /// # Errors
+    /// Returns an error if metadata is damaged or clusters can't be had, or the system's error.
+    pub(super) fn finish(mut self, all: &[Bitmap], gone: &[Bitmap]) -> Result<()> {
+        let given_back = self.clusters_of(gone)?;
+        match self.room.take() {
+            None => self.clear()?,
+            Some(room) => self.switch(&room, all)?,
+        }
+        let geometry = self.header.geometry();
+        let old = self.header.bitmaps().map(|old| (old.directory, old.length));
+        for (host, bytes) in given_back.into_iter().chain(old) {
+            let first = geometry.host_cluster(host);
+            self.metadata
+                .free(first..first + geometry.clusters(bytes), false)?;
+        }
+        self.metadata.close()
+    }
+
+    /// Lists the clusters of bitmaps, as offsets and lengths in bytes.
+    fn clusters_of(&self, bitmaps: &[Bitmap]) -> Result<Vec<(HostOffset, u64)>> {
+        let geometry = self.header.geometry();
+        let mut clusters = Vec::new();
+        for bitmap in bitmaps {
+            for entry in bitmap.read_table(self.storage.as_ref())? {
+                match entry.target(geometry) {
+                    Ok(BitmapTarget::Uniform(_)) => {}
+                    Ok(BitmapTarget::Stored(host)) => clusters.push((host, 1)),
+                    Err(why) => {
+                        let name = printable(&String::from_utf8_lossy(&bitmap.name));
+                        let what = format!("an entry of the table of bitmap '{name}': {why}");
+                        return Err(Error::corrupt(what));
+                    }
+                }
+            }
+            let bytes = bitmap.table.entries * ENTRY_SIZE;
+            clusters.push((bitmap.table.host, bytes));
+        }
+        Ok(clusters)
+    }
+
+    /// Points the header to a new directory.
+    fn switch(&mut self, room: &ExtensionRoom, all: &[Bitmap]) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let directory: Vec<u8> = all.iter().flat_map(Bitmap::directory_entry).collect();
+        let place = BitmapsPlace {
+            count: u32::try_from(all.len()).unwrap_or(u32::MAX),
+            directory: self.metadata.allocate_run(directory.len() as u64)?,
+            length: directory.len() as u64,
+        };
+        // Refcounts are stored before the tables that refer to what they count.
+        self.metadata.commit()?;
+        storage.write_at(place.directory.0, &directory)?;
+        self.metadata.flush()?;
+        let metadata = &self.metadata;
+        let fill = || {
+            let kind = extensions::BITMAPS;
+            room.fill(storage, kind, &place.bytes(), &|| metadata.flush())
+        };
+        let counts = self.autoclear & features::BITMAPS != 0;
+        if counts && room.is_in_one_sector() {
+            return fill();
+        }
+        let others = self.autoclear & !features::BITMAPS;
+        if counts {
+            fields::set_autoclear(storage, others)?;
+            metadata.flush()?;
+        }
+        fill()?;
+        fields::set_autoclear(storage, others | features::BITMAPS)?;
+        metadata.flush()
+    }
+
+    /// Takes the last bitmaps away.
+    fn clear(&mut self) -> Result<()> {
+        let storage = self.storage.as_ref();
+        fields::set_autoclear(storage, self.autoclear & !features::BITMAPS)?;
+        self.metadata.flush()?;
+        if end_extensions(storage, self.header)? {
+            self.metadata.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the extension away; returns `false` where it has to stay, because others stand behind it.
+fn end_extensions(storage: &dyn Storage, header: &Header) -> Result<bool> {
+    let kinds = header.extensions().iter().map(|extension| extension.kind);
+    if kinds.rev().position(|kind| kind == extensions::BITMAPS) != Some(0) {
+        return Ok(false);
+    }
+    ExtensionRoom::find(storage, header, extensions::BITMAPS, EXTENSION_LENGTH)?.end_here(storage)
+}
+
+/// Checks that an image can have so many bitmaps.
+///
+/// # Errors
+/// Returns an error if it can't.
+pub(super) fn check_count(header: &Header, count: usize) -> Result<()> {
+    if header.version() != Version::V3 {
+        return Err(Error::unsupported(
+            "Cannot store dirty bitmaps in qcow2 v2 files",
+        ));
+    }
+    if u32::try_from(count).is_ok_and(|count| count <= MAX_BITMAPS) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "Maximum number of persistent bitmaps is already reached",
+    ))
+}
+
+/// Checks that the bits of a new bitmap aren't too many.
+///
+/// # Errors
+/// Returns an error if they are.
+pub(super) fn check_length(granularity: u64, header: &Header) -> Result<()> {
+    let (_, entries) = lengths(granularity, header);
+    if entries.saturating_mul(header.geometry().cluster_size()) > MAX_BITMAP_BYTES {
+        return Err(Error::invalid(
+            "Too much space will be occupied by the bitmap. Use larger granularity",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the number of bytes of a bitmap's bits, and the number of its table's entries.
+fn lengths(granularity: u64, header: &Header) -> (u64, u64) {
+    let bytes = header.size().div_ceil(granularity).div_ceil(8);
+    (bytes, header.geometry().clusters(bytes).max(1))
+}
+
+/// Makes a bitmap without a table, which is nowhere yet.
+pub(super) fn without_table(name: &[u8], granularity: u64, auto: bool) -> Bitmap {
+    Bitmap {
+        name: name.to_vec(),
+        granularity,
+        in_use: false,
+        auto,
+        table: TablePlace {
+            host: HostOffset(0),
+            entries: 0,
+        },
+        entry: HostOffset(0),
+    }
+}
