@@ -90,6 +90,9 @@ impl Reading {
             ("check", "repair") => {
                 check::repair(value)?;
             }
+            ("bitmap", "granularity") => {
+                operands::size(value, "granularity")?;
+            }
             ("map", "start_offset") => {
                 operands::size(value, "start offset")?;
             }

@@ -295,8 +295,9 @@ impl<'a> Grammar<'a> {
     }
 }
 
-fn takes_value(option: &Arg) -> bool {
-    option.get_action().takes_values()
+pub(super) fn takes_value(option: &Arg) -> bool {
+    let takes_some = |count: clap::builder::ValueRange| count.takes_values();
+    option.get_action().takes_values() && option.get_num_args().is_none_or(takes_some)
 }
 
 fn is_own(option: &Arg) -> bool {

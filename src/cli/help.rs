@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
+use super::getopt::takes_value;
 use crate::formats::FORMATS;
 use crate::storage::PROTOCOLS;
 
@@ -83,10 +84,8 @@ fn syntax(command: &Command) -> String {
     let mut line = command.get_name().to_owned();
     let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";
     for option in command.get_arguments().filter(shown) {
-        let value = option
-            .get_action()
-            .takes_values()
-            .then(|| option.get_value_names().unwrap_or_default().join(" "));
+        let value =
+            takes_value(option).then(|| option.get_value_names().unwrap_or_default().join(" "));
         let name = match (option.get_short(), option.get_long()) {
             (Some(short), _) => format!("-{short}"),
             (None, Some(long)) => format!("--{long}"),

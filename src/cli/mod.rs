@@ -6,6 +6,7 @@
 //! standard error stays empty, since callers take anything there for a failure.
 
 mod args;
+mod bitmap;
 mod check;
 mod checksum;
 mod compare;
@@ -109,6 +110,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),
+        Some(Command::Bitmap(args)) => bitmap::run(&args, secrets),
         Some(Command::Check(args)) => check::run(&args, secrets),
         Some(Command::Compare(args)) => compare::run(&args, secrets),
         Some(Command::Map(args)) => map::run(&args, secrets),

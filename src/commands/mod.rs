@@ -5,6 +5,7 @@
 //! nodes ([`crate::nodes`]). No format is named.
 
 pub mod backing;
+pub mod bitmap;
 mod bitmaps;
 pub mod check;
 pub mod checksum;

@@ -121,7 +121,9 @@ const MAKE: &[&str] = &[
     "create -f qcow2 out.qcow2 -o nocow=on,lazy_refcounts=on 1M",
     "create -f raw -o nocow=off,preallocation=falloc,extent_size_hint=0 out.raw 1M",
     "convert -O qcow2 -o nocow=on disk.raw out.qcow2",
-    // libvirt, CloudStack, Proxmox
+    // vdsm, libvirt, CloudStack, Proxmox
+    "bitmap --add img.qcow2 b0",
+    "bitmap --add -g 65536 --disable img.qcow2 b0",
     "snapshot -c s1 img.qcow2",
     "snapshot -q -d s snap.qcow2",
     "snapshot -a s snap.qcow2",
@@ -140,7 +142,6 @@ const PENDING: &[(&str, &str)] = &[
         "Unknown file format 'luks'",
     ),
     // vdsm, libvirt, Proxmox
-    ("bitmap --add img.qcow2 b0", "Command not found: bitmap"),
     ("amend -o compat=1.1 img.qcow2", "Command not found: amend"),
     ("resize -f raw disk.raw 10M", "Command not found: resize"),
     ("resize -f qcow2 img.qcow2 10M", "Command not found: resize"),

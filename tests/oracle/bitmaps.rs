@@ -48,7 +48,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// What is set of a bitmap, as qemu-nbd shows it.
-fn bits(folder: &Path, image: &str, bitmap: &str) -> String {
+pub fn bits(folder: &Path, image: &str, bitmap: &str) -> String {
     let socket = folder.join(format!("{image}.{bitmap}.sock"));
     let mut server = Command::new("qemu-nbd")
         .args(["-r", "-f", "qcow2", "-B", bitmap, "-k"])

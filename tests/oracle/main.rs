@@ -14,6 +14,7 @@ mod accelerations;
 mod access;
 mod argv;
 mod backing;
+mod bitmap;
 mod bitmaps;
 mod bytes;
 mod check;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
     trials.extend(access::trials());
     trials.extend(argv::trials());
     trials.extend(backing::trials());
+    trials.extend(bitmap::trials());
     trials.extend(bitmaps::trials());
     trials.extend(bytes::trials());
     trials.extend(check::trials());

@@ -4,6 +4,7 @@
 //! never required here: the code that interprets them reports a missing one in `qemu-img`'s words. Each
 //! subcommand has a file; [`shared`] has what several of them take.
 
+mod bitmap;
 mod check;
 mod checksum;
 mod compare;
@@ -18,6 +19,7 @@ mod speed;
 
 use clap::{Parser, Subcommand};
 
+pub use self::bitmap::BitmapArgs;
 pub use self::check::CheckArgs;
 pub use self::checksum::ChecksumArgs;
 pub use self::compare::CompareArgs;
@@ -60,6 +62,8 @@ pub enum Command {
     Checksum(ChecksumArgs),
     /// Show what an image's header says
     Info(InfoArgs),
+    /// Add, remove, clear, enable, disable or merge persistent bitmaps
+    Bitmap(BitmapArgs),
     /// Check an image's consistency
     Check(CheckArgs),
     /// Find out whether two images have the same contents
