@@ -12,6 +12,7 @@ mod checksum;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod descriptor;
 mod early_checks;
 mod failure;
@@ -108,6 +109,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         None => Err(Failure::Usage("Not enough arguments".into())),
         Some(Command::Create(args)) => create::run(&args, secrets),
         Some(Command::Convert(args)) => convert::run(&args, secrets),
+        Some(Command::Dd(args)) => dd::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),
         Some(Command::Bitmap(args)) => bitmap::run(&args, secrets),

@@ -50,11 +50,43 @@ pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
 
 /// Parses a size in bytes that an option or operand gives. Messages call it `what`.
 pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
-    let most = i64::MAX.cast_unsigned();
-    match parse_size(text) {
-        Ok(size) if size <= most => Ok(size),
+    size_between(text, what, 0, MOST)
+}
+
+/// As [`size`], from `least` to `most`.
+pub(super) fn size_between(text: &str, what: &str, least: u64, most: u64) -> Result<u64, Failure> {
+    between(parse_size(text), text, what, least, most)
+}
+
+/// A whole number that an operand gives, as C reads it: one with a suffix is none.
+pub(super) fn number(text: &str, what: &str) -> Result<u64, Failure> {
+    number_between(text, what, 0, MOST)
+}
+
+/// As [`number`], from `least` to `most`.
+pub(super) fn number_between(
+    text: &str,
+    what: &str,
+    least: u64,
+    most: u64,
+) -> Result<u64, Failure> {
+    between(list::parse_number(text), text, what, least, most)
+}
+
+/// The largest number of an option, unless that says otherwise.
+const MOST: u64 = i64::MAX.cast_unsigned();
+
+fn between(
+    parsed: Result<u64, SizeError>,
+    text: &str,
+    what: &str,
+    least: u64,
+    most: u64,
+) -> Result<u64, Failure> {
+    match parsed {
+        Ok(size) if (least..=most).contains(&size) => Ok(size),
         Ok(_) | Err(SizeError::OutOfRange) => {
-            Err(anyhow!("Invalid {what} specified. Must be between 0 and {most}.").into())
+            Err(anyhow!("Invalid {what} specified. Must be between {least} and {most}.").into())
         }
         Err(SizeError::Malformed) => Err(anyhow!("Invalid {what} specified: '{text}'.").into()),
     }

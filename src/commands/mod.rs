@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod compare;
 pub mod convert;
 pub mod create;
+pub mod dd;
 pub mod info;
 pub mod map;
 pub mod measure;

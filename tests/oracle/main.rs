@@ -24,6 +24,7 @@ mod compressed;
 mod create;
 mod created;
 mod damage;
+mod dd;
 mod descriptors;
 mod devices;
 mod dialects;
@@ -119,6 +120,7 @@ fn main() -> ExitCode {
     trials.extend(create::trials());
     trials.extend(created::trials());
     trials.extend(damage::trials());
+    trials.extend(dd::trials());
     trials.extend(descriptors::trials());
     trials.extend(devices::trials());
     trials.extend(drivers::trials());

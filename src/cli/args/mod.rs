@@ -10,6 +10,7 @@ mod checksum;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod info;
 mod map;
 mod measure;
@@ -25,6 +26,7 @@ pub use self::checksum::ChecksumArgs;
 pub use self::compare::CompareArgs;
 pub use self::convert::ConvertArgs;
 pub use self::create::CreateArgs;
+pub use self::dd::DdArgs;
 pub use self::info::InfoArgs;
 pub use self::map::MapArgs;
 pub use self::measure::MeasureArgs;
@@ -58,6 +60,8 @@ pub enum Command {
     Create(CreateArgs),
     /// Copy a disk image into a new one of another format
     Convert(Box<ConvertArgs>),
+    /// Copy a run of blocks of a disk image into a new one
+    Dd(DdArgs),
     /// Print the checksum of what an image holds
     Checksum(ChecksumArgs),
     /// Show what an image's header says
