@@ -228,6 +228,26 @@ pub trait ImageFile: Send + Sync {
         Ok(Box::new(OverImage::new(image, size, options)?))
     }
 
+    /// Checks if [`set_backing`](Self::set_backing) can do what it is asked for. Nothing is written.
+    ///
+    /// # Errors
+    /// Returns an error as `set_backing` does, unless it is the system's.
+    fn check_backing(&self, backing: Option<&Backing>) -> Result<()> {
+        let _ = backing;
+        Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Makes the header of an image that is open for writing by nobody name another backing file, or none. A
+    /// power cut leaves the old one or the new one. `flush` says if flushes reach the storage.
+    ///
+    /// # Errors
+    /// Returns an error if the format has no backing files, if names are too long, if the header has no room, or
+    /// if a feature of the image doesn't go together with a backing file. Returns the system's error.
+    fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
+        let _ = flush;
+        self.check_backing(backing)
+    }
+
     /// Returns the check of the image's metadata; `None` for formats that have nothing to check.
     fn check(&self) -> Option<&dyn Check> {
         None

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::bitmaps::read_bitmaps;
 use super::geometry::ENTRY_SIZE;
+use super::header::rewrite::{BackingNames, BackingRewrite};
 use super::header::{Header, Version, until_zero};
 use super::header::{extensions, features};
 use super::info::Qcow2Info;
@@ -17,7 +18,9 @@ use super::{check, luks_header, reading_cipher, repair, repair_dirty};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
-use crate::formats::driver::{BackingRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts};
+use crate::formats::driver::{
+    Backing, BackingRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts,
+};
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::LuksHeader;
 use crate::formats::info::{ImageInfo, Specific};
@@ -56,6 +59,24 @@ impl Qcow2File {
             header,
             luks,
         })
+    }
+
+    /// Prepares another backing file, by the header as it is now.
+    fn rewriting(&self, backing: Option<&Backing>) -> Result<BackingRewrite> {
+        let header = Header::read(self.storage.as_ref())?;
+        if header.has_incompatible(features::CORRUPT) {
+            return Err(Error::corrupt(
+                "qcow2: Image is corrupt; cannot be opened read/write",
+            ));
+        }
+        if backing.is_some() && header.has_autoclear(features::DATA_FILE_RAW) {
+            return Err(Error::invalid("Invalid argument"));
+        }
+        let names = backing.map(|backing| BackingNames {
+            file: &backing.name,
+            format: backing.format.as_deref().map(str::as_bytes),
+        });
+        BackingRewrite::plan(self.storage.as_ref(), &header, names)
     }
 
     /// Refuses an image whose metadata is damaged; mere leaks do no harm.
@@ -208,6 +229,16 @@ impl ImageFile for Qcow2File {
         let storage = Arc::clone(&self.storage);
         let image = WritableQcow2::open(storage, &self.header, options)?;
         Ok(Box::new(image))
+    }
+
+    fn check_backing(&self, backing: Option<&Backing>) -> Result<()> {
+        self.rewriting(backing).map(drop)
+    }
+
+    fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
+        let rewriting = self.rewriting(backing)?;
+        let storage = self.storage.as_ref();
+        rewriting.write(storage, &|| if flush { storage.flush() } else { Ok(()) })
     }
 
     fn check(&self) -> Option<&dyn Check> {

@@ -19,7 +19,8 @@ use crate::units::{HostOffset, SECTOR_SIZE};
 /// LUKS, as `crypt_method`.
 const LUKS: u32 = 2;
 pub(in crate::formats::qcow2) const MAX_SNAPSHOTS: u32 = 65_536;
-const MAX_BACKING_FORMAT: usize = 15;
+/// The longest name of a backing file's format, in bytes.
+pub(super) const MAX_BACKING_FORMAT: usize = 15;
 /// 2^63 − 1: sizes are signed 64-bit numbers in QEMU and in every system call.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 

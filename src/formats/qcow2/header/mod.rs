@@ -9,7 +9,7 @@
 //! - `places`: the places that a header names;
 //! - [`extensions`], [`features`]: the extensions behind the fields, and the bits of features;
 //! - `encode`: the header of a new image;
-//! - `fields`, `room`: changes to the header of an image in use.
+//! - `fields`, `room`, `rewrite`: changes to the header of an image in use.
 
 mod checked;
 pub(super) mod encode;
@@ -18,6 +18,7 @@ pub mod features;
 pub(super) mod fields;
 mod fixed;
 mod places;
+pub(super) mod rewrite;
 pub(super) mod room;
 
 pub use checked::{CompressionType, Header, Version, until_zero};

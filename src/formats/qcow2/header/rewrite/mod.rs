@@ -1,0 +1,357 @@
+//! Another backing file, or none, in the header of an image in use.
+//!
+//! The name of the backing file and the name of its format stand in different places of the header cluster, and
+//! what is in front of them moves what is behind. A power cut may tear a write at any sector, and must leave
+//! the old backing file or the new one. So everything that counts is switched by one write of the first sector,
+//! which has the place of the name and the start of the extensions.
+//!
+//! The new header can be made so at once if all that differs behind its first sector is out of the old one's
+//! use. Otherwise a header of the same meaning is made first, which leaves that room alone. It has its
+//! extensions in the first sector, or behind one that makes a reader skip the room, and the names of features
+//! may be missing in it. Clusters of 1 and 2 KiB may have no room for that where both names are long; then the
+//! image stays as it is.
+
+use std::ops::Range;
+
+use super::Header;
+use super::extensions::{self, Extension};
+use super::features;
+use super::fields::{MAX_BACKING_NAME, V2_LENGTH};
+use super::fixed::MAX_BACKING_FORMAT;
+use super::{Version, until_zero};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::units::SECTOR_LEN;
+
+/// The kind of the extension that makes a reader skip what doesn't count.
+const SKIP: u32 = 0x736b_6970;
+
+/// The autoclear features that stay when the image has another backing file.
+const KEPT: u64 = features::BITMAPS | features::DATA_FILE_RAW;
+
+/// The backing file that a header is to name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::formats::qcow2) struct BackingNames<'a> {
+    /// Its name, not empty.
+    pub(in crate::formats::qcow2) file: &'a [u8],
+    /// The name of its format, where that is stored.
+    pub(in crate::formats::qcow2) format: Option<&'a [u8]>,
+}
+
+/// Another backing file for a header, and the steps on the way there.
+pub(in crate::formats::qcow2) struct BackingRewrite {
+    steps: Vec<HeaderBytes>,
+    /// The header cluster as it is.
+    cluster: Vec<u8>,
+}
+
+impl BackingRewrite {
+    /// Finds the steps by which the header in `storage` gets to name another backing file, or none.
+    ///
+    /// # Errors
+    /// Returns an error if a name is too long, or if there is no room; the words are QEMU's. Returns the system's
+    /// error.
+    pub(in crate::formats::qcow2) fn plan(
+        storage: &dyn Storage,
+        header: &Header,
+        backing: Option<BackingNames<'_>>,
+    ) -> Result<Self> {
+        if let Some(names) = backing {
+            let format = names.format.unwrap_or_default();
+            if names.file.len() > MAX_BACKING_NAME as usize || format.len() > MAX_BACKING_FORMAT {
+                return Err(Error::invalid("Invalid argument"));
+            }
+        }
+        let mut cluster = vec![0; header.geometry().cluster_len()];
+        storage.read_padded_at(0, &mut cluster, storage.len()?)?;
+        let old = OldHeader::new(header, &cluster)?;
+        let kept = header.backing_file().map(|file| BackingNames {
+            file,
+            format: header.extension(extensions::BACKING_FORMAT),
+        });
+        let new = old.with(backing, &[], PartPlace::Canonical)?;
+        if new.end() > cluster.len() {
+            return Err(no_room());
+        }
+        let steps = steps(&old, &new, [backing, kept], &cluster)?;
+        Ok(Self { steps, cluster })
+    }
+
+    /// Takes the steps. Ends with a flush.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(in crate::formats::qcow2) fn write(
+        self,
+        storage: &dyn Storage,
+        flush: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let mut file = HeaderCluster {
+            storage,
+            bytes: self.cluster,
+            flush,
+        };
+        for step in &self.steps {
+            file.become_like(step)?;
+        }
+        let end = self.steps.last().map_or(0, HeaderBytes::end);
+        file.wipe_behind(end)
+    }
+}
+
+/// Returns the error for a header cluster that is too small.
+fn no_room() -> Error {
+    Error::new(ErrorKind::Invalid, "No space left in the file header")
+}
+
+/// Returns the headers that `old` becomes one after the other, of which the last is `new`. `meanings` are the
+/// backing files that one in between may name.
+fn steps(
+    old: &OldHeader<'_>,
+    new: &HeaderBytes,
+    meanings: [Option<BackingNames<'_>>; 2],
+    cluster: &[u8],
+) -> Result<Vec<HeaderBytes>> {
+    if new.can_follow(&old.live, cluster) {
+        return Ok(vec![new.clone()]);
+    }
+    let free = old.end().max(new.end()).next_multiple_of(8);
+    let names = &[extensions::FEATURE_NAMES];
+    for meaning in meanings {
+        for (without, place) in [
+            (&names[..], PartPlace::Canonical),
+            (names, PartPlace::NameAt(free)),
+            (&[], PartPlace::SkipTo(free)),
+            (names, PartPlace::SkipTo(free)),
+        ] {
+            let between = old.with(meaning, without, place)?;
+            if between.end() > cluster.len() || !between.can_follow(&old.live, cluster) {
+                continue;
+            }
+            let mut after = cluster.to_vec();
+            between.apply(&mut after);
+            if new.can_follow(&between.live, &after) {
+                return Ok(vec![between, new.clone()]);
+            }
+        }
+    }
+    Err(no_room())
+}
+
+/// The place in the header cluster where a header's parts go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PartPlace {
+    /// One behind the other.
+    Canonical,
+    /// The backing file's name starts at this byte of the cluster.
+    NameAt(usize),
+    /// The extensions start at this byte of the cluster, and the name is behind them.
+    SkipTo(usize),
+}
+
+/// The header as it is in the file.
+struct OldHeader<'a> {
+    /// The fields, up to the start of the extensions.
+    fixed: Vec<u8>,
+    extensions: &'a [Extension],
+    /// The bytes that a reader goes by.
+    live: Vec<Range<usize>>,
+}
+
+impl<'a> OldHeader<'a> {
+    /// Takes the header in `cluster` apart, from which `header` was read.
+    fn new(header: &'a Header, cluster: &[u8]) -> Result<Self> {
+        let damaged = || Error::corrupt("qcow2 header exceeds cluster size");
+        let field = |at: usize, bytes: usize| {
+            let bytes = cluster.get(at..at + bytes).unwrap_or_default();
+            let value = bytes
+                .iter()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte));
+            usize::try_from(value).map_err(|_| damaged())
+        };
+        let length = match header.version() {
+            Version::V2 => V2_LENGTH as usize,
+            Version::V3 => field(100, 4)?,
+        };
+        let mut fixed = cluster.get(..length).ok_or_else(damaged)?.to_vec();
+        if header.version() == Version::V3 {
+            set(&mut fixed, 88, &(header.autoclear() & KEPT).to_be_bytes());
+        }
+        let (name, name_length) = (field(8, 8)?, field(16, 4)?);
+        let stored = header.extensions().iter();
+        let stored = stored.map(|one| 8 + one.data.len().next_multiple_of(8));
+        // The end mark counts, too.
+        let mut end = (length + stored.sum::<usize>() + 8).min(cluster.len());
+        let mut live = Vec::new();
+        if name > 0 {
+            end = end.min(name).max(length);
+            live.push(name..name.saturating_add(name_length).min(cluster.len()));
+        }
+        live.push(0..end);
+        Ok(Self {
+            fixed,
+            extensions: header.extensions(),
+            live,
+        })
+    }
+
+    fn end(&self) -> usize {
+        self.live.iter().map(|range| range.end).max().unwrap_or(0)
+    }
+
+    /// Returns the same header with another backing file, and without extensions of some kinds.
+    fn with(
+        &self,
+        backing: Option<BackingNames<'_>>,
+        without: &[u32],
+        place: PartPlace,
+    ) -> Result<HeaderBytes> {
+        let area = self.extension_area(backing.and_then(|names| names.format), without);
+        let mut bytes = self.fixed.clone();
+        let mut live = Vec::new();
+        if let PartPlace::SkipTo(start) = place {
+            let skipped = start.saturating_sub(bytes.len() + 8).next_multiple_of(8);
+            let length = u32::try_from(skipped).map_err(|_| no_room())?;
+            bytes.extend(SKIP.to_be_bytes());
+            bytes.extend(length.to_be_bytes());
+            live.push(0..bytes.len());
+            bytes.resize(bytes.len() + skipped, 0);
+        }
+        let start = if live.is_empty() { 0 } else { bytes.len() };
+        bytes.extend(area);
+        live.push(start..bytes.len());
+        let name = backing.map_or(&[][..], |names| names.file);
+        if let (PartPlace::NameAt(at), true) = (place, !name.is_empty()) {
+            bytes.resize(at.max(bytes.len()), 0);
+        }
+        let at = if name.is_empty() { 0 } else { bytes.len() };
+        if !name.is_empty() {
+            bytes.extend(name);
+            live.push(at..bytes.len());
+        }
+        set(&mut bytes, 8, &(at as u64).to_be_bytes());
+        let length = u32::try_from(name.len()).map_err(|_| no_room())?;
+        set(&mut bytes, 16, &length.to_be_bytes());
+        Ok(HeaderBytes { bytes, live })
+    }
+
+    /// Encodes the extensions, with another format of the backing file. Its place is where the old one's was,
+    /// or in front.
+    fn extension_area(&self, format: Option<&[u8]>, without: &[u32]) -> Vec<u8> {
+        let mut area = Vec::new();
+        let mut format = format.map(until_zero).filter(|format| !format.is_empty());
+        let has_one = |one: &Extension| one.kind == extensions::BACKING_FORMAT;
+        if let (false, Some(format)) = (self.extensions.iter().any(has_one), format) {
+            extensions::append(&mut area, extensions::BACKING_FORMAT, format);
+        }
+        for extension in self.extensions {
+            match extension.kind {
+                extensions::BACKING_FORMAT => {
+                    if let Some(format) = format.take() {
+                        extensions::append(&mut area, extensions::BACKING_FORMAT, format);
+                    }
+                }
+                SKIP => {}
+                kind if without.contains(&kind) => {}
+                kind => extensions::append(&mut area, kind, &extension.data),
+            }
+        }
+        extensions::append(&mut area, extensions::END, &[]);
+        area
+    }
+}
+
+/// A header as it is to be in the file.
+#[derive(Debug, Clone)]
+struct HeaderBytes {
+    /// The bytes from the start of the cluster on.
+    bytes: Vec<u8>,
+    /// Those of them that a reader goes by.
+    live: Vec<Range<usize>>,
+}
+
+impl HeaderBytes {
+    fn end(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns the live bytes behind the first sector.
+    fn behind(&self) -> impl Iterator<Item = Range<usize>> {
+        let ranges = self.live.iter();
+        ranges
+            .map(|range| range.start.max(SECTOR_LEN)..range.end)
+            .filter(|range| !range.is_empty())
+    }
+
+    /// Returns true if all that has to be written behind the first sector of `cluster` is outside of `live`, the bytes
+    /// that count now.
+    fn can_follow(&self, live: &[Range<usize>], cluster: &[u8]) -> bool {
+        let counts = |at: &usize| live.iter().any(|range| range.contains(at));
+        let differs = |at: &usize| self.bytes.get(*at) != cluster.get(*at);
+        self.behind()
+            .all(|range| !range.into_iter().any(|at| counts(&at) && differs(&at)))
+    }
+
+    /// Makes `cluster` hold this header.
+    fn apply(&self, cluster: &mut [u8]) {
+        let first = 0..SECTOR_LEN.min(cluster.len());
+        for range in self.behind().chain([first]) {
+            for (at, byte) in range
+                .clone()
+                .zip(cluster.get_mut(range).unwrap_or_default())
+            {
+                *byte = self.bytes.get(at).copied().unwrap_or(0);
+            }
+        }
+    }
+}
+
+/// The header cluster of a file.
+struct HeaderCluster<'a> {
+    storage: &'a dyn Storage,
+    /// Its contents.
+    bytes: Vec<u8>,
+    flush: &'a dyn Fn() -> Result<()>,
+}
+
+impl HeaderCluster<'_> {
+    /// Writes a header that [can follow](HeaderBytes::can_follow) the one that is there.
+    fn become_like(&mut self, layout: &HeaderBytes) -> Result<()> {
+        layout.apply(&mut self.bytes);
+        let mut is_written = false;
+        for range in layout.behind() {
+            let bytes = self.bytes.get(range.clone()).unwrap_or_default();
+            self.storage.write_at(range.start as u64, bytes)?;
+            is_written = true;
+        }
+        if is_written {
+            (self.flush)()?;
+        }
+        let first = self.bytes.get(..SECTOR_LEN).unwrap_or_default();
+        self.storage.write_at(0, first)?;
+        (self.flush)()
+    }
+
+    /// Makes zeroes of what earlier headers left behind this one, which ends at `end`.
+    fn wipe_behind(&mut self, end: usize) -> Result<()> {
+        let end = end.max(SECTOR_LEN).min(self.bytes.len());
+        let rest = self.bytes.get(end..).unwrap_or_default();
+        match rest.iter().rposition(|byte| *byte != 0) {
+            None => Ok(()),
+            Some(last) => {
+                self.storage.write_at(end as u64, &vec![0; last + 1])?;
+                (self.flush)()
+            }
+        }
+    }
+}
+
+/// Sets a field of a header.
+fn set(header: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = header.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests;
