@@ -30,6 +30,7 @@ mod operands;
 mod password;
 mod progress;
 mod readable_file;
+mod rebase;
 mod render;
 mod snapshot;
 mod speed;
@@ -110,6 +111,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Create(args)) => create::run(&args, secrets),
         Some(Command::Convert(args)) => convert::run(&args, secrets),
         Some(Command::Dd(args)) => dd::run(&args, secrets),
+        Some(Command::Rebase(args)) => rebase::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),
         Some(Command::Bitmap(args)) => bitmap::run(&args, secrets),

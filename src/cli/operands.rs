@@ -151,6 +151,21 @@ pub(super) fn source<'a>(
     Ok((source, shown))
 }
 
+/// The image that an operand names and that is changed. One whose format isn't stated and that only may be raw
+/// is warned of.
+pub(super) fn source_to_change<'a>(
+    operand: &OsStr,
+    format: Option<&str>,
+    image_opts: bool,
+    secrets: &'a Secrets,
+) -> Result<Node<'a>, Failure> {
+    let (source, _) = source(operand, format, image_opts, secrets)?;
+    if source.format.is_none() {
+        warn_of_guess(&source, source.find_format()?);
+    }
+    Ok(source)
+}
+
 /// Prints help and returns true if one of the lists given with `-o` asks for it: what options the format
 /// has, and with a name its file.
 pub(super) fn helped(

@@ -18,6 +18,7 @@ pub mod map;
 pub mod measure;
 pub mod plausible;
 mod protocol;
+pub mod rebase;
 mod sandbox;
 pub mod snapshot;
 pub mod speed;

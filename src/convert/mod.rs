@@ -1,4 +1,5 @@
-//! Copying the contents of one disk into a new one; [`mod@compare`] has a room within, as it works alike.
+//! Copying the contents of one disk into a new one; [`mod@compare`] has a room within, as it works alike, and
+//! `rebase` compares the chains below an image.
 //!
 //! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in guest
 //! order. Worker threads take chunks ([`job`]), read them (which decrypts), look for zeroes ([`zero`]), and
@@ -30,7 +31,9 @@ mod ordering;
 mod parallel_read;
 mod place;
 mod processors;
+mod reached;
 mod reading;
+mod rebase;
 mod runs;
 mod sequential;
 mod settings;
@@ -42,6 +45,7 @@ mod zero;
 pub(crate) use buffer::Buffer;
 pub use checksum::checksum;
 pub use digest::{Algorithm, Digest};
+pub use rebase::{Rebase, rebase};
 pub use settings::{MOST_WORKERS, Observer, Reflink, Settings};
 
 use self::job::CopyJob;

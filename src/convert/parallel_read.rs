@@ -47,16 +47,32 @@ pub(super) fn parallel_read(
     workers: NonZeroUsize,
     step: &dyn ReadStep,
 ) -> Result<()> {
+    let chunks = Chunks::new(size, BLOCK_SIZE, Wanted::Data, salvage);
+    parallel_read_chunks(disk, chunks, BLOCK_SIZE, workers, step)
+}
+
+/// As [`parallel_read`], for `chunks` whose blocks have `block` bytes.
+///
+/// # Errors
+/// Returns the first error of a step or of finding data.
+pub(super) fn parallel_read_chunks(
+    disk: &dyn Image,
+    chunks: Chunks,
+    block: usize,
+    workers: NonZeroUsize,
+    step: &dyn ReadStep,
+) -> Result<()> {
     let threads = Settings {
         workers,
         ..Settings::default()
     }
     .threads();
-    let most = MOST_IN_FLIGHT / (BUFFERS * REQUEST_SIZE + disk.memory_to_read());
+    let request = REQUEST_SIZE.max(block);
+    let most = MOST_IN_FLIGHT / (BUFFERS * request + disk.memory_to_read());
     let pass = ParallelRead {
         disk,
         step,
-        chunks: Mutex::new(Chunks::new(size, BLOCK_SIZE, Wanted::Data, salvage)),
+        chunks: Mutex::new(chunks),
         reads: RequestWindow::new(threads, most, threads),
         over: AtomicBool::new(false),
         error: Mutex::new(None),

@@ -159,11 +159,21 @@ impl Node<'_> {
     /// # Errors
     /// Returns an error as `Could not open 'name': …`.
     pub fn open(&self, purpose: Purpose, passwords: &dyn Passwords) -> Result<Disk> {
+        self.open_chain(purpose, passwords, false)
+    }
+
+    /// As [`open`](Self::open); `is_below` if it is the backing file of an image that is named in front of the error.
+    pub(super) fn open_chain(
+        &self,
+        purpose: Purpose,
+        passwords: &dyn Passwords,
+        is_below: bool,
+    ) -> Result<Disk> {
         let mut layers: Vec<ChainImage> = Vec::new();
         let mut images = Vec::new();
         let mut next = Some(self.clone());
         while let Some(source) = next {
-            let opened = source.open_layer(purpose, passwords, &layers);
+            let opened = source.open_layer(purpose, passwords, &layers, is_below);
             let (image, layer, below) = match opened {
                 Ok(opened) => opened,
                 Err(error) => return Err(below_these(&layers, error)),
@@ -195,10 +205,11 @@ impl Node<'_> {
         purpose: Purpose,
         passwords: &dyn Passwords,
         above: &[ChainImage],
+        is_below: bool,
     ) -> Result<(Arc<dyn Image>, ChainImage, Option<Self>)> {
         // The message of an image below has the words already; the system, or a hint, says which file it was.
         let failed = |error: Error| match above {
-            [] => self.could_not_open(error),
+            [] if !is_below => self.could_not_open(error),
             _ if error.io_kind().is_some() || error.kind() == ErrorKind::Locked => error,
             _ => self.could_not_open(error),
         };

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::disk::Disk;
 use super::node::Node;
 use super::open::could_not_open;
 use crate::crypto::Passwords;
@@ -40,6 +41,21 @@ pub struct WritableFile<'a> {
     pub image: Box<dyn ImageFile>,
     /// All that it takes to open the disk for writing.
     pub parts: WriteParts<'a>,
+    /// The backing file, where it was opened, as the parts have it.
+    pub below: Option<Disk>,
+    /// The part of the file that the image is in.
+    storage: Arc<dyn Storage>,
+}
+
+impl WritableFile<'_> {
+    /// Reads the header again, after it was changed.
+    ///
+    /// # Errors
+    /// Returns an error as [`Format::load`] does.
+    pub fn reload(&mut self) -> Result<()> {
+        self.image = self.format.load(Arc::clone(&self.storage), Load::Use)?;
+        Ok(())
+    }
 }
 
 impl Node<'_> {
@@ -73,7 +89,7 @@ impl Node<'_> {
         if let Some(data) = &data {
             (access.refuse)(data.as_ref())?;
         }
-        let backing = match access.opens_backing {
+        let below = match access.opens_backing {
             true => self.read_below(image.as_ref(), opened.file.as_ref(), passwords)?,
             false => None,
         };
@@ -83,10 +99,14 @@ impl Node<'_> {
             image,
             parts: WriteParts {
                 files: data.into_iter().collect(),
-                backing,
+                backing: below
+                    .as_ref()
+                    .map(|below| Arc::clone(&below.image) as Arc<dyn Image>),
                 secret,
                 flush: access.flush,
             },
+            below,
+            storage: opened.storage,
         })
     }
 
@@ -96,7 +116,7 @@ impl Node<'_> {
         image: &dyn ImageFile,
         file: &dyn Storage,
         passwords: &dyn Passwords,
-    ) -> Result<Option<Arc<dyn Image>>> {
+    ) -> Result<Option<Disk>> {
         let below = self.below(image)?;
         if below.is_some() != image.backing().is_some() {
             return Err(Error::unsupported(
@@ -108,10 +128,10 @@ impl Node<'_> {
             return Ok(None);
         };
         let below = below
-            .open(Purpose::Read, passwords)
+            .open_chain(Purpose::Read, passwords, true)
             .map_err(|error| error.context("Could not open backing file"))?;
         refuse_same(&self.path, file, &below.files())?;
-        Ok(Some(below.image))
+        Ok(Some(below))
     }
 }
 

@@ -50,6 +50,7 @@ mod progress;
 mod qcow2_luks;
 mod qemu_io;
 mod random_images;
+mod rebase;
 mod reports;
 mod seed;
 mod shared_blocks;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
     trials.extend(measure::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
+    trials.extend(rebase::trials());
     trials.extend(accelerations::trials());
     trials.extend(access::trials());
     trials.extend(argv::trials());

@@ -14,6 +14,7 @@ mod dd;
 mod info;
 mod map;
 mod measure;
+mod rebase;
 mod shared;
 mod snapshot;
 mod speed;
@@ -30,6 +31,7 @@ pub use self::dd::DdArgs;
 pub use self::info::InfoArgs;
 pub use self::map::MapArgs;
 pub use self::measure::MeasureArgs;
+pub use self::rebase::RebaseArgs;
 pub use self::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
 pub use self::snapshot::SnapshotArgs;
 pub use self::speed::SpeedArgs;
@@ -62,6 +64,8 @@ pub enum Command {
     Convert(Box<ConvertArgs>),
     /// Copy a run of blocks of a disk image into a new one
     Dd(DdArgs),
+    /// Give an image another backing file, or none
+    Rebase(RebaseArgs),
     /// Print the checksum of what an image holds
     Checksum(ChecksumArgs),
     /// Show what an image's header says

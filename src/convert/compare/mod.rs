@@ -9,7 +9,6 @@
 //! at a chunk behind that.
 
 mod difference;
-mod reached;
 mod strict;
 
 use std::num::NonZeroUsize;
@@ -19,11 +18,11 @@ use std::sync::{Mutex, PoisonError};
 pub use self::difference::{Difference, Side};
 
 use self::difference::no_status;
-use self::reached::Reached;
 use super::Observer;
 use super::buffer::Buffer;
 use super::chunks::Chunk;
 use super::parallel_read::{ReadStep, parallel_read};
+use super::reached::Reached;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image};
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};

@@ -1,7 +1,7 @@
 //! How far all workers together have come.
 //!
-//! Chunks are done in any order, but who compares wants to be told up to where the disks are the same: a
-//! chunk that is done counts when all before it are.
+//! Chunks are done in any order, but a pass tells up to where all is done: a chunk that is done counts when all
+//! before it are.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

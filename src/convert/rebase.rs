@@ -1,0 +1,254 @@
+//! RebasePass an overlay with what it would lose by having another backing file.
+//!
+//! Only parts that the overlay doesn't store can change. Of these only those are read of which the chains below
+//! don't know already that they read the same: both zero, or both from an image that both chains have at their
+//! bottom. What differs is written into the overlay, in the unit in which that can be left to a backing file. Zeroes
+//! are written as such where the image's version has them.
+//!
+//! The overlay names the old backing file until the caller changes that. So wherever this ends, the disk reads as
+//! before.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffer::Buffer;
+use super::chunks::{BLOCK_SIZE, Chunk, Chunks, Wanted};
+use super::parallel_read::{ReadStep, parallel_read_chunks};
+use super::reached::Reached;
+use super::settings::Observer;
+use crate::error::{Error, Result};
+use crate::formats::{Chain, Extent, ExtentKind, Image, WritableImage};
+use crate::units::{GuestOffset, HostOffset};
+
+/// An overlay that is to have another backing file.
+pub struct Rebase<'a> {
+    /// The overlay.
+    pub overlay: &'a dyn WritableImage,
+    /// Its backing file, and all below that; `None` if it has none.
+    pub old: Option<Arc<Chain>>,
+    /// The one that it is to have.
+    pub new: Option<Arc<Chain>>,
+    /// The number of images at the bottom that both chains have in common.
+    pub common: usize,
+    /// True if data is compressed where it fills whole clusters.
+    pub compressed: bool,
+}
+
+/// Writes into the overlay what it reads differently over the new backing file. The overlay isn't flushed then.
+///
+/// # Errors
+/// Returns the first error of reading or writing.
+pub fn rebase(rebase: &Rebase<'_>, workers: NonZeroUsize, observer: &dyn Observer) -> Result<()> {
+    let size = rebase.overlay.size();
+    let block = BLOCK_SIZE.max(rebase.overlay.allocation_unit());
+    let chunks = Chunks::new(size, block, Wanted::Data, false);
+    let changing = ChangingParts(rebase);
+    let filling = RebasePass {
+        rebase,
+        observer,
+        reached: Reached::default(),
+    };
+    parallel_read_chunks(&changing, chunks, block, workers, &filling)
+}
+
+impl Rebase<'_> {
+    /// Returns the unit in which parts can be left to a backing file, in bytes.
+    fn unit(&self) -> u64 {
+        self.overlay.zero_unit() as u64
+    }
+}
+
+/// The way in which a chain below an overlay stores a part of the disk.
+struct BelowExtent {
+    length: u64,
+    /// Reads as zeroes, and nothing needs to be read to know that.
+    is_zero: bool,
+    /// Stored by one of the images that both chains have in common.
+    is_common: bool,
+}
+
+/// Looks up how a chain stores the disk from `offset` on. Beyond its end there are zeroes.
+fn extent_below(
+    chain: Option<&Chain>,
+    common: usize,
+    offset: GuestOffset,
+    limit: u64,
+) -> Result<BelowExtent> {
+    let stored = chain.map_or(0, |chain| chain.size().saturating_sub(offset.0));
+    let (Some(chain), true) = (chain, stored > 0) else {
+        return Ok(BelowExtent {
+            length: limit,
+            is_zero: true,
+            is_common: false,
+        });
+    };
+    let extent = chain.extent_at(offset, limit.min(stored))?;
+    Ok(BelowExtent {
+        length: extent.length,
+        is_zero: !extent.kind.is_data(),
+        is_common: extent.depth + common >= chain.depth(),
+    })
+}
+
+/// Reads a chain; beyond its end there are zeroes.
+fn read_below(chain: Option<&Chain>, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+    let stored = chain.map_or(0, |chain| chain.size().saturating_sub(offset.0));
+    let stored = usize::try_from(stored).unwrap_or(usize::MAX);
+    let (data, beyond) = buf.split_at_mut(stored.min(buf.len()));
+    beyond.fill(0);
+    match chain {
+        Some(chain) if !data.is_empty() => chain.read_at(offset, data),
+        _ => Ok(()),
+    }
+}
+
+/// The overlay's disk, in which only parts count as data that may read differently over the new backing file. They
+/// are whole units, but for the disk's end.
+struct ChangingParts<'a>(&'a Rebase<'a>);
+
+impl Image for ChangingParts<'_> {
+    fn size(&self) -> u64 {
+        self.0.overlay.size()
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        let Self(rebase) = self;
+        let extent = |length, kind| Extent {
+            start: offset,
+            length,
+            kind,
+            depth: 0,
+        };
+        let (same, changing) = (
+            ExtentKind::Zero { kept: None },
+            ExtentKind::Data(HostOffset(0)),
+        );
+        let own = rebase.overlay.extent_at(offset, limit)?;
+        if !matches!(own.kind, ExtentKind::Unallocated { .. }) {
+            return Ok(extent(own.length, same));
+        }
+        let below = |chain: &Option<Arc<Chain>>| {
+            extent_below(chain.as_deref(), rebase.common, offset, own.length)
+        };
+        let (old, new) = (below(&rebase.old)?, below(&rebase.new)?);
+        let length = own.length.min(old.length).min(new.length);
+        let end = offset.0.saturating_add(length);
+        let unit = rebase.unit();
+        let is_same = (old.is_zero && new.is_zero) || (old.is_common && new.is_common);
+        let whole_end = match end >= self.size() {
+            true => end,
+            false => end / unit * unit,
+        };
+        if is_same && whole_end > offset.0 {
+            return Ok(extent(whole_end - offset.0, same));
+        }
+        let end = end.checked_next_multiple_of(unit).unwrap_or(end);
+        let length = end.saturating_sub(offset.0).min(own.length);
+        Ok(extent(length, changing))
+    }
+
+    fn memory_to_read(&self) -> usize {
+        let chains = [&self.0.old, &self.0.new];
+        let memory = chains.map(|chain| chain.as_ref().map_or(0, |chain| chain.memory_to_read()));
+        memory.into_iter().sum::<usize>() + 2 * self.0.overlay.allocation_unit()
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        read_below(self.0.old.as_deref(), offset, buf)
+    }
+}
+
+/// The pass over these parts.
+struct RebasePass<'a> {
+    rebase: &'a Rebase<'a>,
+    observer: &'a dyn Observer,
+    reached: Reached,
+}
+
+impl ReadStep for RebasePass<'_> {
+    fn step(&self, chunk: &Chunk, [old, new]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
+        let Rebase {
+            old: old_chain,
+            new: new_chain,
+            ..
+        } = self.rebase;
+        for run in &chunk.data {
+            let start = GuestOffset(chunk.guest.0 + run.start as u64);
+            let (old, new) = (old.get(run.len()), new.get(run.len()));
+            let failed = |which: &str, error: Error| {
+                let what = format!("error while reading from {which} backing file at byte {start}");
+                error.context(what)
+            };
+            read_below(old_chain.as_deref(), start, old).map_err(|error| failed("old", error))?;
+            read_below(new_chain.as_deref(), start, new).map_err(|error| failed("new", error))?;
+            self.fill(start, old, new)
+                .map_err(|error| error.context("Error while writing to COW image"))?;
+        }
+        read();
+        let size = self.rebase.overlay.size();
+        let end = chunk.guest.0 + chunk.length as u64;
+        self.reached.done(chunk.number, end, |end| {
+            // The end of all is told when the image names its new backing file.
+            if end < size {
+                self.observer.progress(end, size);
+            }
+        });
+        Ok(true)
+    }
+}
+
+/// The treatment of a unit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    /// Nothing: both backing files have the same there.
+    Leave,
+    /// Zeroes are stored.
+    Zeroes,
+    /// Data is stored.
+    Data,
+}
+
+impl RebasePass<'_> {
+    /// Writes what differs of a run that starts at `start`, where the backing files read as `old` and `new`.
+    fn fill(&self, start: GuestOffset, old: &[u8], new: &[u8]) -> Result<()> {
+        let unit = self.rebase.overlay.zero_unit().max(1);
+        let stores_zeroes = self.rebase.overlay.stores_zeroes();
+        let units = old.chunks(unit).zip(new.chunks(unit));
+        let fills = units.map(|(old, new)| {
+            if old == new {
+                Fill::Leave
+            } else if stores_zeroes && old.iter().all(|byte| *byte == 0) {
+                Fill::Zeroes
+            } else {
+                Fill::Data
+            }
+        });
+        let mut parts: Vec<(Fill, Range<usize>)> = Vec::new();
+        let mut at = 0;
+        for fill in fills {
+            let end = (at + unit).min(old.len());
+            match parts.last_mut() {
+                Some((last, part)) if *last == fill => part.end = end,
+                _ => parts.push((fill, at..end)),
+            }
+            at = end;
+        }
+        for (fill, part) in parts {
+            let offset = GuestOffset(start.0 + part.start as u64);
+            let data = old.get(part).unwrap_or_default();
+            self.write(offset, fill, data)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: GuestOffset, fill: Fill, data: &[u8]) -> Result<()> {
+        let overlay = self.rebase.overlay;
+        match fill {
+            Fill::Leave => Ok(()),
+            Fill::Zeroes => overlay.write_zeroes(offset, data.len() as u64, true),
+            Fill::Data if self.rebase.compressed => overlay.write_compressed(offset, data),
+            Fill::Data => overlay.write_at(offset, data),
+        }
+    }
+}

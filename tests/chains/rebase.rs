@@ -1,0 +1,273 @@
+//! Giving an image another backing file.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cowhide::convert::{Rebase, rebase};
+use cowhide::error::{Error, Result};
+use cowhide::formats::driver::WriteParts;
+use cowhide::formats::{Chain, Extent, Image};
+use cowhide::storage::{Fault, MemoryStorage, Operation};
+use cowhide::units::GuestOffset;
+
+use crate::common::Noise;
+use crate::power_cut::{assert_clean, leftovers};
+use crate::{KINDS, Kind, backing, chain, image, load, read};
+
+/// The sizes of disks, of which none is a whole number of clusters of all kinds.
+const SIZE: u64 = 300 << 10;
+
+/// An image, the backing file that it has, and the one that it is to have.
+struct Subject {
+    bytes: Vec<u8>,
+    old: Option<Arc<Chain>>,
+    new: Option<Arc<Chain>>,
+    common: usize,
+    compressed: bool,
+}
+
+fn subject(kind: Kind, noise: &mut Noise) -> Subject {
+    let sizes = [SIZE, SIZE - 512, 100 << 10, SIZE + 7680, 512];
+    let mut below = |count: u64| {
+        let sizes: Vec<u64> = (0..count).map(|_| sizes[noise.pick(5)]).collect();
+        chain(&sizes, noise)
+    };
+    let (old, new) = (below(2), below(3));
+    let shown = below(1);
+    let old = match noise.below(4) {
+        0 => None,
+        1 => new.as_ref().and_then(|new| new.from_depth(1)).map(Arc::new),
+        _ => old,
+    };
+    let new = match noise.below(5) {
+        0 => None,
+        1 => shown,
+        _ => new,
+    };
+    let over = old
+        .as_ref()
+        .map(|old| ("old", Arc::clone(old) as Arc<dyn Image>));
+    Subject {
+        bytes: image(kind, SIZE, over, noise),
+        old,
+        new,
+        common: 0,
+        compressed: noise.below(3) == 0,
+    }
+}
+
+impl Subject {
+    /// Gives the image its new backing file.
+    fn rebase(&self, storage: &Arc<MemoryStorage>) -> Result<()> {
+        let file = load(storage);
+        let overlay = file.open_writable(WriteParts {
+            backing: self.old.clone().map(|old| old as Arc<dyn Image>),
+            flush: true,
+            ..WriteParts::default()
+        })?;
+        let plan = Rebase {
+            overlay: overlay.as_ref(),
+            old: self.old.clone(),
+            new: self.new.clone(),
+            common: self.common,
+            compressed: self.compressed,
+        };
+        rebase(&plan, NonZeroUsize::new(2).unwrap(), &())?;
+        overlay.close()?;
+        let name = self.new.as_ref().map(|_| backing("new"));
+        file.set_backing(name.as_ref(), true)
+    }
+
+    /// Reads an image over the backing file that it names.
+    fn read(&self, bytes: &[u8]) -> Vec<u8> {
+        let file = load(&Arc::new(MemoryStorage::new(bytes.to_vec())));
+        let below = match file.backing() {
+            Some(found) if found.name == b"old" => self.old.as_ref(),
+            Some(found) => {
+                assert_eq!(
+                    (found.name, found.format),
+                    (&b"new"[..], Some(&b"qcow2"[..]))
+                );
+                self.new.as_ref()
+            }
+            None => None,
+        };
+        read(bytes, below)
+    }
+
+    /// Says if an image names the new backing file.
+    fn is_done(&self, bytes: &[u8]) -> bool {
+        let file = load(&Arc::new(MemoryStorage::new(bytes.to_vec())));
+        let name = file.backing().map(|found| found.name.to_vec());
+        name.as_deref() == self.new.as_ref().map(|_| &b"new"[..])
+    }
+}
+
+#[test]
+fn the_disk_stays_what_it_is() {
+    let mut noise = Noise(1);
+    let mut written = 0;
+    for round in 0..200 {
+        let kind = KINDS[round % KINDS.len()];
+        let subject = subject(kind, &mut noise);
+        let what = format!("round {round}: {kind:?}, compressed {}", subject.compressed);
+        let before = read(&subject.bytes, subject.old.as_ref());
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        subject.rebase(&storage).unwrap();
+        let after = storage.contents();
+        assert!(subject.is_done(&after), "{what}");
+        assert!(subject.read(&after) == before, "{what}");
+        assert_clean(&after, true);
+        written += usize::from(after.len() > subject.bytes.len());
+        // Over what it is over already nothing changes.
+        let again = Subject {
+            bytes: after.clone(),
+            old: subject.new.clone(),
+            ..subject
+        };
+        let storage = Arc::new(MemoryStorage::new(after.clone()));
+        again.rebase(&storage).unwrap();
+        assert!(storage.contents() == after, "{what}: again");
+    }
+    assert!(written > 100, "{written}");
+}
+
+#[test]
+fn a_power_cut_leaves_the_disk_over_one_or_the_other() {
+    let mut noise = Noise(2);
+    let (mut old, mut new) = (0, 0);
+    for round in 0..20 {
+        let kind = KINDS[round % KINDS.len()];
+        let subject = subject(kind, &mut noise);
+        let before = read(&subject.bytes, subject.old.as_ref());
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).recording());
+        subject.rebase(&storage).unwrap();
+        let record = storage.take_record();
+        leftovers(
+            &subject.bytes,
+            &record,
+            &mut noise,
+            60,
+            &mut |left, when| {
+                let what = format!("round {round}, {kind:?}: {when}");
+                assert_clean(left, false);
+                assert!(subject.read(left) == before, "{what}");
+                if subject.is_done(left) {
+                    new += 1;
+                    return;
+                }
+                old += 1;
+                if old % 7 == 0 {
+                    let again = Arc::new(MemoryStorage::new(left.to_vec()));
+                    subject.rebase(&again).unwrap();
+                    assert!(subject.is_done(&again.contents()), "{what}");
+                    assert!(subject.read(&again.contents()) == before, "{what}: again");
+                }
+            },
+        );
+    }
+    assert!(old > 400 && new > 20, "{old} {new}");
+}
+
+#[test]
+fn an_operation_that_fails_loses_nothing() {
+    let mut noise = Noise(3);
+    let mut failed = 0;
+    for round in 0..10 {
+        let kind = KINDS[round % KINDS.len()];
+        let subject = subject(kind, &mut noise);
+        let before = read(&subject.bytes, subject.old.as_ref());
+        for operation in [
+            Operation::Read,
+            Operation::Write,
+            Operation::SetLen,
+            Operation::Flush,
+        ] {
+            for nth in 1.. {
+                let fault = Fault {
+                    operation,
+                    nth,
+                    errno: 5,
+                };
+                let memory = MemoryStorage::new(subject.bytes.clone()).with_fault(fault);
+                let storage = Arc::new(memory);
+                // The header is read by the test.
+                if operation == Operation::Read && nth < 3 {
+                    continue;
+                }
+                let done = subject.rebase(&storage);
+                let was_reached = storage.count(operation) >= nth;
+                let left = storage.contents();
+                let what = format!("round {round}, {kind:?}, {operation:?} {nth}: {done:?}");
+                assert_clean(&left, false);
+                assert!(subject.read(&left) == before, "{what}");
+                match done {
+                    Ok(()) => assert!(subject.is_done(&left), "{what}"),
+                    Err(_) => failed += 1,
+                }
+                if !subject.is_done(&left) {
+                    let again = Arc::new(MemoryStorage::new(left));
+                    subject.rebase(&again).unwrap();
+                    assert!(subject.read(&again.contents()) == before, "{what}: again");
+                }
+                if !was_reached {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(failed > 200, "{failed}");
+}
+
+/// An image that isn't read.
+struct Unread(Arc<dyn Image>);
+
+impl Image for Unread {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        self.0.extent_at(offset, limit)
+    }
+
+    fn read_at(&self, offset: GuestOffset, _buf: &mut [u8]) -> Result<()> {
+        Err(Error::invalid(format!("read at {offset}")))
+    }
+}
+
+/// Images that both chains have at their bottom needn't be read, nor is what the image itself stores.
+#[test]
+fn what_both_have_is_not_read() {
+    let mut noise = Noise(4);
+    let bottom = chain(&[SIZE], &mut noise).unwrap();
+    let unread: Arc<dyn Image> = Arc::new(Unread(bottom.clone()));
+    let old = Arc::new(Chain::new(unread.clone(), Vec::new()));
+    let empty: Arc<dyn Image> = Arc::new(cowhide::formats::ZeroImage { size: SIZE });
+    let new = Arc::new(Chain::new(empty, vec![unread]));
+    for kind in KINDS {
+        let over = Some(("old", bottom.clone() as Arc<dyn Image>));
+        let subject = Subject {
+            bytes: image(kind, SIZE, over, &mut noise),
+            old: Some(old.clone()),
+            new: Some(new.clone()),
+            common: 1,
+            compressed: false,
+        };
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        subject.rebase(&storage).unwrap();
+        let length = storage.contents().len();
+        assert_eq!(length, subject.bytes.len(), "{kind:?}");
+        // Few large clusters may all be stored.
+        if kind.cluster_size > 4096 {
+            continue;
+        }
+        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        let read = Subject {
+            common: 0,
+            ..subject
+        };
+        let refused = read.rebase(&storage).unwrap_err().to_string();
+        assert!(refused.contains("backing file at byte"), "{refused}");
+    }
+}
