@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use anyhow::anyhow;
 
 use super::getopt::Mistake;
-use super::{Failure, check, convert, objects, operands, print, warn_of_short};
+use super::{Failure, bench, check, convert, objects, operands, print, warn_of_short};
 use crate::crypto::Secrets;
 use crate::options::list;
 
@@ -108,9 +108,10 @@ impl Reading {
             ("convert", "parallel") => {
                 convert::workers(value)?;
             }
-            ("convert", "rate") => {
+            ("convert" | "commit", "rate") => {
                 operands::size(value, "rate limit")?;
             }
+            ("bench", option) => bench::check_option(option, value)?,
             _ => {}
         }
         Ok(false)

@@ -7,6 +7,7 @@
 
 mod args;
 mod bitmap;
+mod bench;
 mod check;
 mod checksum;
 mod compare;
@@ -112,6 +113,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args, secrets),
         Some(Command::Dd(args)) => dd::run(&args, secrets),
         Some(Command::Rebase(args)) => rebase::run(&args, secrets),
+        Some(Command::Bench(args)) => bench::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),
         Some(Command::Bitmap(args)) => bitmap::run(&args, secrets),

@@ -6,6 +6,7 @@
 
 pub mod backing;
 pub mod bitmap;
+pub mod bench;
 mod bitmaps;
 pub mod check;
 pub mod checksum;

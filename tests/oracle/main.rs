@@ -15,6 +15,7 @@ mod access;
 mod argv;
 mod backing;
 mod bitmap;
+mod bench;
 mod bitmaps;
 mod bytes;
 mod check;
@@ -113,6 +114,7 @@ fn main() -> ExitCode {
     trials.extend(argv::trials());
     trials.extend(backing::trials());
     trials.extend(bitmap::trials());
+    trials.extend(bench::trials());
     trials.extend(bitmaps::trials());
     trials.extend(bytes::trials());
     trials.extend(check::trials());

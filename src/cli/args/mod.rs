@@ -5,6 +5,7 @@
 //! subcommand has a file; [`shared`] has what several of them take.
 
 mod bitmap;
+mod bench;
 mod check;
 mod checksum;
 mod compare;
@@ -22,6 +23,7 @@ mod speed;
 use clap::{Parser, Subcommand};
 
 pub use self::bitmap::BitmapArgs;
+pub use self::bench::BenchArgs;
 pub use self::check::CheckArgs;
 pub use self::checksum::ChecksumArgs;
 pub use self::compare::CompareArgs;
@@ -66,6 +68,8 @@ pub enum Command {
     Dd(DdArgs),
     /// Give an image another backing file, or none
     Rebase(RebaseArgs),
+    /// Measure how long many requests to an image take
+    Bench(BenchArgs),
     /// Print the checksum of what an image holds
     Checksum(ChecksumArgs),
     /// Show what an image's header says

@@ -2,17 +2,19 @@
 
 mod image;
 mod plan;
+mod write;
 
 use std::sync::Arc;
 
 pub use image::{NewRaw, RawImage, unsupported_preallocation};
 
 use self::plan::RawPlan;
+use self::write::WritableRaw;
 use super::driver::{
     Capabilities, Contents, FormatDriver, ImageFile, Load, Measured, NewDisk, Parts, Plan,
     WriteParts,
 };
-use super::image::Image;
+use super::image::{Image, WritableImage};
 use super::new_image::NewImage;
 use super::over::OverOptions;
 use crate::error::Result;
@@ -99,6 +101,11 @@ impl ImageFile for RawFile {
 
     fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {
         Ok(Arc::new(RawImage::open(Arc::clone(&self.file))?))
+    }
+
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        let file = Arc::clone(&self.file);
+        Ok(Box::new(WritableRaw::open(file, parts.flush)?))
     }
 
     fn write_over(

@@ -1,0 +1,113 @@
+//! The arguments of `bench`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::shared::{CommonArgs, PasswordArgs};
+
+/// `bench`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    #[command(flatten)]
+    pub(in crate::cli) password: PasswordArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(in crate::cli) image_opts: bool,
+    /// How many requests are sent
+    #[arg(
+        short,
+        long,
+        value_name = "COUNT",
+        default_value = "75000",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) count: String,
+    /// How many requests are under way at once
+    #[arg(
+        short,
+        long,
+        value_name = "DEPTH",
+        default_value = "64",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) depth: String,
+    /// The size of a request (suffixes k M G)
+    #[arg(
+        short = 's',
+        long,
+        value_name = "SIZE",
+        default_value = "4096",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) buffer_size: String,
+    /// How far the next request is from the one before [default: the size of a request]
+    #[arg(
+        short = 'S',
+        long,
+        value_name = "SIZE",
+        default_value = "0",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) step_size: String,
+    /// Where the first request is
+    #[arg(
+        short,
+        long,
+        value_name = "OFFSET",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) offset: String,
+    /// Write instead of reading
+    #[arg(short, long)]
+    pub(in crate::cli) write: bool,
+    /// The byte that is written
+    #[arg(
+        long,
+        value_name = "BYTE",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) pattern: String,
+    /// Flush after so many requests (with -w)
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "0",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) flush_interval: String,
+    /// Flush without waiting for the requests that are under way
+    #[arg(long)]
+    pub(in crate::cli) no_drain: bool,
+    /// Cache mode of the image
+    #[arg(
+        short = 't',
+        long,
+        value_name = "CACHE",
+        default_value = "writeback",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) cache: String,
+    /// threads, native or io_uring; requests are made by threads all the same
+    #[arg(short = 'i', long, value_name = "AIO", allow_hyphen_values = true)]
+    pub(in crate::cli) aio: Option<String>,
+    /// The same as -i native
+    #[arg(short, long)]
+    pub(in crate::cli) native: bool,
+    /// Open the image even while another process writes it
+    #[arg(short = 'U', long)]
+    pub(in crate::cli) force_share: bool,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(in crate::cli) operands: Vec<OsString>,
+}

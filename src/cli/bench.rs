@@ -1,0 +1,158 @@
+//! `bench`: its numbers, and the three lines that it prints.
+
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+
+use super::args::BenchArgs;
+use super::operands::{self, number_between, one_operand, size_between, source, source_to_change};
+use super::password::PasswordSource;
+use super::{Done, Failure, print};
+use crate::commands::Sharing;
+use crate::commands::bench::{Measurable, RequestPlan};
+use crate::crypto::Secrets;
+use crate::storage::CacheMode;
+
+/// The largest number of most options: the largest C int.
+const MOST: u64 = i32::MAX.unsigned_abs() as u64;
+
+/// Runs the subcommand.
+pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
+    let plan = plan(args)?;
+    let cache = cache(&args.cache)?;
+    let is_native = args.aio.as_deref().map(is_native).transpose()?;
+    let operand = one_operand(&args.operands)?;
+    if plan.pattern.is_none() && plan.flush_interval > 0 {
+        return Err(anyhow!("--flush-interval is only available in write tests").into());
+    }
+    if plan.flush_interval > 0 && plan.flush_interval < plan.depth {
+        return Err(anyhow!("Flush interval can't be smaller than depth").into());
+    }
+    let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
+    let format = args.format.as_deref();
+    let mut image = match plan.pattern {
+        Some(_) => source_to_change(operand, format, args.image_opts, secrets)?,
+        None => source(operand, format, args.image_opts, secrets)?.0,
+    };
+    image.cache = cache;
+    image.names = operands::names(&args.common);
+    image.needs_direct |= args.native || is_native == Some(true);
+    if args.force_share {
+        image.sharing = image.sharing.max(Sharing::Forced);
+    }
+    let opened = Measurable::open(&image, plan, &passwords)?;
+    print(&lines(&plan))?;
+    let time = opened.run()?;
+    let seconds = time.as_secs_f64();
+    print(&format!("Run completed in {seconds:3.3} seconds.\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The lines that say what is sent.
+fn lines(plan: &RequestPlan) -> String {
+    let RequestPlan {
+        count,
+        depth,
+        size,
+        offset,
+        step,
+        flush_interval,
+        ..
+    } = plan;
+    let kind = match plan.pattern {
+        Some(_) => "write",
+        None => "read",
+    };
+    let mut text = format!(
+        "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel (starting at offset \
+         {offset}, step size {step})\n"
+    );
+    if *flush_interval > 0 {
+        text += &format!("Sending flush every {flush_interval} requests\n");
+    }
+    text
+}
+
+fn plan(args: &BenchArgs) -> Result<RequestPlan, Failure> {
+    let size = buffer_size(&args.buffer_size)?;
+    Ok(RequestPlan {
+        count: count(&args.count)?,
+        depth: depth(&args.depth)?,
+        size: usize::try_from(size)?,
+        offset: operands::size(&args.offset, "offset")?,
+        step: match step_size(&args.step_size)? {
+            0 => size,
+            step => step,
+        },
+        pattern: match (args.write, pattern(&args.pattern)?) {
+            (true, pattern) => Some(pattern),
+            (false, _) => None,
+        },
+        flush_interval: flush_interval(&args.flush_interval)?,
+        drains: !args.no_drain,
+    })
+}
+
+/// Checks the value of one of the options.
+///
+/// # Errors
+/// Returns an error if it makes no sense.
+pub(super) fn check_option(option: &str, value: &str) -> Result<(), Failure> {
+    match option {
+        "count" => count(value).map(drop),
+        "depth" => depth(value).map(drop),
+        "buffer_size" => buffer_size(value).map(drop),
+        "step_size" => step_size(value).map(drop),
+        "offset" => operands::size(value, "offset").map(drop),
+        "pattern" => pattern(value).map(drop),
+        "flush_interval" => flush_interval(value).map(drop),
+        "cache" => cache(value).map(drop),
+        "aio" => is_native(value).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// The number of requests.
+fn count(text: &str) -> Result<u64, Failure> {
+    number_between(text, "request count", 1, MOST)
+}
+
+/// The number of requests under way at once.
+fn depth(text: &str) -> Result<u64, Failure> {
+    number_between(text, "queue depth", 1, MOST)
+}
+
+/// The size of a request in bytes.
+fn buffer_size(text: &str) -> Result<u64, Failure> {
+    size_between(text, "buffer size", 1, MOST)
+}
+
+/// The way from one request to the next in bytes.
+fn step_size(text: &str) -> Result<u64, Failure> {
+    size_between(text, "step size", 0, MOST)
+}
+
+/// The byte that is written.
+fn pattern(text: &str) -> Result<u8, Failure> {
+    let byte = number_between(text, "pattern byte", 0, u8::MAX.into())?;
+    Ok(u8::try_from(byte)?)
+}
+
+/// The number of requests between flushes.
+fn flush_interval(text: &str) -> Result<u64, Failure> {
+    number_between(text, "flush interval", 0, MOST)
+}
+
+/// The cache mode that `-t` names.
+fn cache(name: &str) -> Result<CacheMode, Failure> {
+    CacheMode::from_name(name).ok_or_else(|| anyhow!("Invalid cache mode").into())
+}
+
+/// Returns true for the backend of requests that needs a file past the page cache.
+fn is_native(name: &str) -> Result<bool, Failure> {
+    match name {
+        "native" => Ok(true),
+        "threads" | "io_uring" => Ok(false),
+        _ => Err(anyhow!("Invalid aio option: {name}").into()),
+    }
+}
