@@ -6,8 +6,8 @@
 //! standard error stays empty, since callers take anything there for a failure.
 
 mod args;
-mod bitmap;
 mod bench;
+mod bitmap;
 mod check;
 mod checksum;
 mod compare;

@@ -5,8 +5,8 @@
 //! nodes ([`crate::nodes`]). No format is named.
 
 pub mod backing;
-pub mod bitmap;
 pub mod bench;
+pub mod bitmap;
 mod bitmaps;
 pub mod check;
 pub mod checksum;

@@ -4,8 +4,8 @@
 //! never required here: the code that interprets them reports a missing one in `qemu-img`'s words. Each
 //! subcommand has a file; [`shared`] has what several of them take.
 
-mod bitmap;
 mod bench;
+mod bitmap;
 mod check;
 mod checksum;
 mod compare;
@@ -22,8 +22,8 @@ mod speed;
 
 use clap::{Parser, Subcommand};
 
-pub use self::bitmap::BitmapArgs;
 pub use self::bench::BenchArgs;
+pub use self::bitmap::BitmapArgs;
 pub use self::check::CheckArgs;
 pub use self::checksum::ChecksumArgs;
 pub use self::compare::CompareArgs;
