@@ -137,7 +137,7 @@ impl LuksFields {
             }
         }
         let is_behind = self.payload_offset >= FIRST_MATERIAL;
-        if !is_behind && !(is_detached && self.payload_offset == 0) {
+        if !(is_behind || is_detached && self.payload_offset == 0) {
             return Err(Error::corrupt(
                 "LUKS payload is overlapping with the header",
             ));
