@@ -164,14 +164,18 @@ impl Passwords for PasswordSource {
         Ok(secret)
     }
 
-    fn legacy_aes_is_used(&self) {
+    fn legacy_aes_is_used(&self, is_new: bool) {
         if self.quiet || self.warned.replace(true) || !io::stderr().is_terminal() {
             return;
         }
-        super::warn(
+        let advice = match is_new {
+            true => "; 'luks' does both",
+            false => "",
+        };
+        super::warn(&format!(
             "legacy AES has no key derivation (only the password's first 16 bytes count) and \
-             can't detect a wrong password",
-        );
+             can't detect a wrong password{advice}"
+        ));
     }
 
     fn implausible(&self, image: &str, newline: bool) -> Result<()> {

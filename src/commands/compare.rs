@@ -67,7 +67,7 @@ mod tests {
             self.for_reading(image)
         }
 
-        fn legacy_aes_is_used(&self) {}
+        fn legacy_aes_is_used(&self, _is_new: bool) {}
 
         fn implausible(&self, _: &str, _: bool) -> Result<()> {
             Ok(())

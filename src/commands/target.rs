@@ -206,7 +206,7 @@ impl Target<'_> {
         let sources: Vec<&dyn Storage> = sources.iter().copied().chain(below).collect();
         let encryption = plan.encryption();
         if encryption.is_some_and(EncryptionFormat::accepts_any_password) {
-            passwords.legacy_aes_is_used();
+            passwords.legacy_aes_is_used(true);
         }
         let secret = encryption.map(|_| self.secret(passwords)).transpose()?;
         let file = NewFile {

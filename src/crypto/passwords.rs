@@ -21,8 +21,8 @@ pub trait Passwords {
     fn for_writing(&self, image: &str) -> Result<&Secret>;
 
     /// Hears of every use of legacy AES, wherever the password came from: a person should know what it can't
-    /// do.
-    fn legacy_aes_is_used(&self);
+    /// do, and of a new image (`is_new`) that there is a better way.
+    fn legacy_aes_is_used(&self, is_new: bool);
 
     /// Hears of an image of legacy AES that decrypts to noise, so that its password is probably wrong.
     /// `newline` says that it doesn't with [`with_newline`](Self::with_newline).

@@ -324,7 +324,7 @@ impl Node<'_> {
             return Ok(None);
         };
         if encryption.accepts_any_password() {
-            passwords.legacy_aes_is_used();
+            passwords.legacy_aes_is_used(false);
         }
         let named = options.text("encrypt.key-secret");
         match (self.secret, named, self.secrets) {
@@ -368,7 +368,7 @@ impl Passwords for NoPasswords {
         Err(missing_secret())
     }
 
-    fn legacy_aes_is_used(&self) {}
+    fn legacy_aes_is_used(&self, _is_new: bool) {}
 
     fn implausible(&self, _image: &str, _newline: bool) -> Result<()> {
         Ok(())

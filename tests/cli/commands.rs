@@ -282,6 +282,7 @@ fn at_a_terminal_a_person_is_asked() {
                   driver=qcow2,file.filename=enc1.qcow2,encrypt.key-secret=s other.img";
     let said = type_at(folder, object).exp_eof().unwrap();
     assert_eq!(said.matches("can't detect a wrong password").count(), 1);
+    assert!(!said.contains("luks"), "{said}");
     assert!(same_contents(
         &folder.join("disk1.img"),
         &folder.join("typed.img")

@@ -232,7 +232,7 @@ pub fn type_at(folder: &Path, args: &str) -> PtySession {
 /// AES can't do, and gives what is shown from then on.
 pub fn type_new_password(folder: &Path, password: &str, again: &str) -> String {
     let mut terminal = type_at(folder, SEED);
-    let warning = "can't detect a wrong password";
+    let warning = "can't detect a wrong password; 'luks' does both";
     terminal.exp_string(warning).unwrap();
     let prompt = "New password for 'enc1.qcow2': ";
     terminal.exp_string(prompt).unwrap();
