@@ -72,7 +72,7 @@ impl Reading {
                 }
                 convert::snapshot_name(value)?;
             }
-            ("create" | "measure", "options") | ("convert", "target_options")
+            ("amend" | "create" | "measure", "options") | ("convert", "target_options")
                 if !list::is_valid_list(value) =>
             {
                 return Err(anyhow!("Invalid option list: {}", value.display()).into());

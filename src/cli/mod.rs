@@ -5,6 +5,7 @@
 //! this room opens an image. Errors go to standard error as one line with the program's name in front. On success
 //! standard error stays empty, since callers take anything there for a failure.
 
+mod amend;
 mod args;
 mod bench;
 mod bitmap;
@@ -113,6 +114,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args, secrets),
         Some(Command::Dd(args)) => dd::run(&args, secrets),
         Some(Command::Rebase(args)) => rebase::run(&args, secrets),
+        Some(Command::Amend(args)) => amend::run(&args, secrets),
         Some(Command::Bench(args)) => bench::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),

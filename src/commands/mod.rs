@@ -4,6 +4,7 @@
 //! a report that [`crate::cli`] renders. Passwords come from the caller's [`Passwords`], and images come as
 //! nodes ([`crate::nodes`]). No format is named.
 
+pub mod amend;
 pub mod backing;
 pub mod bench;
 pub mod bitmap;

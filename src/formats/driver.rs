@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::amend::Amend;
 use super::bitmaps::Bitmaps;
 use super::check::Check;
 use super::encryption::EncryptionFormat;
@@ -71,6 +72,11 @@ pub trait FormatDriver: Sync {
 
     /// Returns the options that a new image may be given, in the order in which `Formatting '…'` prints them.
     fn create_options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
+
+    /// Returns the options of an image that exists which can be changed, in the order in which they are looked at.
+    fn amend_options(&self) -> &'static [OptionSpec] {
         &[]
     }
 
@@ -246,6 +252,16 @@ pub trait ImageFile: Send + Sync {
     fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
         let _ = flush;
         self.check_backing(backing)
+    }
+
+    /// Gives the image other options than it was made with.
+    ///
+    /// # Errors
+    /// Returns an error if they can't be changed, or if they are out of range or exclude each other: nothing was
+    /// written then. Returns the system's error.
+    fn amend(&self, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
+        let _ = (parts, amend);
+        Err(Error::unsupported("Operation not supported"))
     }
 
     /// Returns the check of the image's metadata; `None` for formats that have nothing to check.

@@ -17,6 +17,7 @@ pub mod raw;
 pub mod snapshots;
 pub mod vdi;
 
+mod amend;
 mod as_storage;
 mod chain;
 mod concat;
@@ -33,6 +34,7 @@ mod reservation;
 mod status;
 mod zero;
 
+pub use amend::Amend;
 pub use as_storage::ImageStorage;
 pub use chain::{Chain, TopOnly};
 pub use concat::Concatenation;

@@ -12,6 +12,7 @@ mod power_cut;
 
 mod accelerations;
 mod access;
+mod amend;
 mod argv;
 mod backing;
 mod bench;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
     trials.extend(rebase::trials());
     trials.extend(accelerations::trials());
     trials.extend(access::trials());
+    trials.extend(amend::trials());
     trials.extend(argv::trials());
     trials.extend(backing::trials());
     trials.extend(bitmap::trials());

@@ -4,6 +4,7 @@
 //! never required here: the code that interprets them reports a missing one in `qemu-img`'s words. Each
 //! subcommand has a file; [`shared`] has what several of them take.
 
+mod amend;
 mod bench;
 mod bitmap;
 mod check;
@@ -22,6 +23,7 @@ mod speed;
 
 use clap::{Parser, Subcommand};
 
+pub use self::amend::AmendArgs;
 pub use self::bench::BenchArgs;
 pub use self::bitmap::BitmapArgs;
 pub use self::check::CheckArgs;
@@ -60,6 +62,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Change the options of an image that exists
+    Amend(AmendArgs),
     /// Create a new, empty disk image
     Create(CreateArgs),
     /// Copy a disk image into a new one of another format

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::amend::AMEND_OPTIONS;
 use super::file::{DATA_FILE_ROLE, Qcow2File};
 use super::measure::measure_contents;
 use super::options::{CREATE_OPTIONS, OPEN_OPTIONS, check_open_options};
@@ -58,6 +59,10 @@ impl FormatDriver for Qcow2 {
 
     fn create_options(&self) -> &'static [OptionSpec] {
         CREATE_OPTIONS
+    }
+
+    fn amend_options(&self) -> &'static [OptionSpec] {
+        AMEND_OPTIONS
     }
 
     fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {

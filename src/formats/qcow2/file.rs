@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::amend;
 use super::bitmaps::read_bitmaps;
 use super::geometry::ENTRY_SIZE;
 use super::header::rewrite::{BackingNames, BackingRewrite};
@@ -25,7 +26,7 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::LuksHeader;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots, not_found};
-use crate::formats::{Image, WritableImage};
+use crate::formats::{Amend, Image, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
 
@@ -239,6 +240,10 @@ impl ImageFile for Qcow2File {
         let rewriting = self.rewriting(backing)?;
         let storage = self.storage.as_ref();
         rewriting.write(storage, &|| if flush { storage.flush() } else { Ok(()) })
+    }
+
+    fn amend(&self, parts: &WriteParts<'_>, wished: &Amend<'_>) -> Result<()> {
+        amend::amend(self, parts, wished)
     }
 
     fn check(&self) -> Option<&dyn Check> {

@@ -23,6 +23,7 @@
 //! [`crate::formats::encryption`] makes. The cipher gets a sector's place on the disk and its place in the
 //! file. It uses the one that its encryption format asks for.
 
+mod amend;
 pub mod bitmaps;
 pub mod check;
 pub mod codec;

@@ -131,6 +131,11 @@ impl Header {
         self.incompatible
     }
 
+    /// Returns all compatible features, as stored.
+    pub fn compatible(&self) -> u64 {
+        self.compatible
+    }
+
     /// Returns all autoclear features, as stored.
     pub fn autoclear(&self) -> u64 {
         self.autoclear

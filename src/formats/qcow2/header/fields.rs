@@ -30,6 +30,8 @@ pub(in crate::formats::qcow2) const REFCOUNT_TABLE_FIELD: u64 = 48;
 const SNAPSHOTS_FIELD: u64 = 60;
 /// The place of the incompatible features.
 pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
+/// The place of the compatible features.
+const COMPATIBLE_FIELD: u64 = 80;
 /// The place of the autoclear features.
 pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
 /// The longest name of a backing file, in bytes.
@@ -78,6 +80,14 @@ pub(in crate::formats::qcow2) fn set_incompatible(
     features: u64,
 ) -> Result<()> {
     storage.write_at(INCOMPATIBLE_FIELD, &features.to_be_bytes())
+}
+
+/// Sets all compatible features of a version 3 image.
+pub(in crate::formats::qcow2) fn set_compatible(
+    storage: &dyn Storage,
+    features: u64,
+) -> Result<()> {
+    storage.write_at(COMPATIBLE_FIELD, &features.to_be_bytes())
 }
 
 /// Sets all autoclear features of a version 3 image.

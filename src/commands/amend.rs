@@ -1,0 +1,57 @@
+//! `amend`: other options for an image that exists.
+
+use super::{Passwords, Purpose};
+use crate::crypto::Secrets;
+use crate::error::{Error, Result};
+use crate::formats::{Amend, Format};
+use crate::nodes::{Node, WriteAccess};
+use crate::options::Values;
+
+/// A change of an image's options.
+pub struct AmendRequest<'a> {
+    /// The image.
+    pub image: Node<'a>,
+    /// The options that it is to have.
+    pub options: Values,
+    /// The secrets that the options may name.
+    pub secrets: &'a Secrets,
+    /// True if what loses data is wanted all the same.
+    pub force: bool,
+}
+
+/// Refuses a format whose images keep the options that they were made with.
+///
+/// # Errors
+/// Returns an error in `qemu-img`'s words if the format is such.
+pub fn check_format(format: Format) -> Result<()> {
+    if format.amend_options().is_empty() {
+        return Err(Error::unsupported(format!(
+            "Format driver '{format}' does not support option amendment"
+        )));
+    }
+    Ok(())
+}
+
+/// Changes the options.
+///
+/// # Errors
+/// Returns an error if the image can't be opened, if it can't have the options, or if it can't be written.
+pub fn run(request: &AmendRequest<'_>, passwords: &dyn Passwords) -> Result<()> {
+    let access = WriteAccess {
+        purpose: Purpose::Change,
+        flush: request.image.cache.flushes(),
+        guarded: false,
+        opens_backing: false,
+        refuse: &|_| Ok(()),
+    };
+    let open = request.image.open_to_write(&access, passwords)?;
+    check_format(open.format)?;
+    open.image.amend(
+        &open.parts,
+        &Amend {
+            options: &request.options,
+            force: request.force,
+            secret: &|id| request.secrets.get(id),
+        },
+    )
+}

@@ -1,0 +1,207 @@
+//! `amend`: the same options on copies of one image, by both tools.
+
+use std::fs;
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::{Ran, same_contents, write_disk};
+use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("amend::key_slots", key_slots),
+        trial("amend::refusals", refusals),
+        trial("amend::lazy_refcounts", lazy_refcounts),
+    ]
+}
+
+const SECRETS: [&str; 6] = [
+    "--object",
+    "secret,id=s,data=correct horse",
+    "--object",
+    "secret,id=n,data=battery staple",
+    "--object",
+    "secret,id=b,data=wrong",
+];
+
+fn call(tool: Tool, folder: &Path, line: &str) -> Ran {
+    let words: Vec<&str> = line.split_whitespace().chain(SECRETS).collect();
+    tool(folder, &words)
+}
+
+/// Asserts that both tools say the same of an image that each has a copy of, and that a refusal changes nothing.
+fn same_change(folder: &Path, image: &str, change: &str) {
+    let before = fs::read(folder.join(image)).unwrap();
+    let line = |options: &str| {
+        let node = format!("driver=qcow2,file.filename={image}{options}");
+        format!("amend {change} --image-opts {node}")
+    };
+    let line = match image.contains("luks") {
+        true => line(",encrypt.key-secret=s"),
+        false => line(""),
+    };
+    let theirs = call(qemu_img, folder, &line);
+    fs::write(folder.join(image), &before).unwrap();
+    let ours = call(ours, folder, &line);
+    assert_eq!(ours.stdout, theirs.stdout, "{change}");
+    assert_eq!(ours.status, theirs.status, "{change}: {ours:?}");
+    let complaint = theirs.stderr.replace("qemu-img", "cowhide");
+    let complaint = complaint.replace("'cowhide rebase'", "'qemu-img rebase'");
+    assert_eq!(ours.stderr, complaint, "{change}");
+    if ours.status != Some(0) {
+        assert!(fs::read(folder.join(image)).unwrap() == before, "{change}");
+    }
+}
+
+/// Passwords come and go, and both tools open the image with those that stay.
+fn key_slots() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk"), 1 << 20, 44);
+    let luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    let convert = format!("convert -f raw -O qcow2 -o {luks} disk luks");
+    call(ours, folder, &convert).ok();
+    let opens = |secret: &str, expected: i32| {
+        for tool in [ours as Tool, qemu_img as Tool] {
+            let node = format!("driver=qcow2,file.filename=luks,encrypt.key-secret={secret}");
+            let ran = call(
+                tool,
+                folder,
+                &format!("convert --image-opts {node} -O raw back"),
+            );
+            assert_eq!(ran.status, Some(expected), "{secret}: {ran:?}");
+            if expected == 0 {
+                assert!(same_contents(&folder.join("disk"), &folder.join("back")));
+            }
+        }
+    };
+    for (change, second) in [
+        (
+            "-o encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10",
+            0,
+        ),
+        ("-o encrypt.state=inactive,encrypt.old-secret=n", 1),
+        (
+            "-o encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10,encrypt.keyslot=6",
+            0,
+        ),
+        (
+            "-o encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=6",
+            0,
+        ),
+        (
+            "-o encrypt.state=active,encrypt.new-secret=b,encrypt.keyslot=8",
+            0,
+        ),
+        ("-o encrypt.state=inactive,encrypt.old-secret=b", 0),
+        (
+            "-o encrypt.state=inactive,encrypt.old-secret=n,encrypt.keyslot=0",
+            0,
+        ),
+        ("-o encrypt.state=inactive,encrypt.keyslot=5", 0),
+        ("-p -o encrypt.state=inactive,encrypt.keyslot=6", 1),
+        ("-o encrypt.state=inactive,encrypt.keyslot=0", 1),
+        ("-o encrypt.state=inactive,encrypt.old-secret=s", 1),
+        ("-o encrypt.state=active", 1),
+        ("-o encrypt.state=inactive", 1),
+        ("-o encrypt.new-secret=n", 1),
+        ("-o encrypt.state=foo", 1),
+        (
+            "-o encrypt.state=active,encrypt.new-secret=n,encrypt.old-secret=s",
+            1,
+        ),
+        ("-o encrypt.state=inactive,encrypt.new-secret=n", 1),
+        (
+            "-o encrypt.state=inactive,encrypt.keyslot=0,encrypt.iter-time=10",
+            1,
+        ),
+        ("-o encrypt.state=active,encrypt.new-secret=nobody", 1),
+    ] {
+        same_change(folder, "luks", change);
+        opens("s", 0);
+        opens("n", second);
+    }
+    same_change(
+        folder,
+        "luks",
+        "--force -o encrypt.state=inactive,encrypt.keyslot=0",
+    );
+    opens("s", 1);
+    call(qemu_img, folder, "check luks");
+}
+
+fn refusals() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    qemu_img(folder, &["create", "-q", "-f", "qcow2", "x", "1M"]).ok();
+    for change in [
+        "-o encrypt.state=active,encrypt.new-secret=n",
+        "-o cluster_size=4k",
+        "-o encrypt.format=luks",
+        "-o preallocation=full",
+        "-o foo=1",
+        "-o backing_file=y",
+        "-o backing_fmt=raw",
+        "-o compat=9",
+        "-o refcount_bits=7",
+        "-o data_file=y",
+        "-o data_file_raw=on",
+        "-o size=1M",
+        "-o compat=1.1,refcount_bits=16",
+        "-o lazy_refcounts=maybe",
+        "-t foo -o size=1M",
+        "",
+    ] {
+        same_change(folder, "x", change);
+    }
+    let aes = "encrypt.format=aes,encrypt.key-secret=s";
+    call(
+        qemu_img,
+        folder,
+        &format!("create -q -f qcow2 -o {aes} y 1M"),
+    )
+    .ok();
+    let node = "driver=qcow2,file.filename=y,encrypt.key-secret=s";
+    for tool in [ours as Tool, qemu_img as Tool] {
+        let change = "encrypt.state=active,encrypt.new-secret=n";
+        let ran = call(
+            tool,
+            folder,
+            &format!("amend -o {change} --image-opts {node}"),
+        );
+        assert_eq!(ran.status, Some(1));
+        let words = "Only LUKS encryption options can be amended";
+        assert!(ran.stderr.contains(words), "{ran:?}");
+    }
+    for line in [
+        "amend -f qcow2 -o help x",
+        "amend -f raw -o help x",
+        "amend -f raw -o size=2M x",
+        "amend -o size=1M",
+        "amend -o size=1M x y",
+    ] {
+        same_answer(folder, &line.split(' ').collect::<Vec<_>>());
+    }
+}
+
+fn lazy_refcounts() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for compat in ["1.1", "0.10"] {
+        let compat = format!("compat={compat}");
+        let create = ["create", "-q", "-f", "qcow2", "-o", &compat, "x", "1M"];
+        qemu_img(folder, &create).ok();
+        for change in [
+            "-o lazy_refcounts=on",
+            "-o lazy_refcounts=on,size=1M",
+            "-q -o lazy_refcounts=off",
+            "-p -o lazy_refcounts=off",
+        ] {
+            same_change(folder, "x", change);
+            same_answer(folder, &["info", "x"]);
+            same_answer(folder, &["check", "x"]);
+        }
+    }
+}
