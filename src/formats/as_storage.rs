@@ -95,7 +95,7 @@ impl Storage for ImageStorage {
         self.read_only()
     }
 
-    fn reserve(&self, _len: u64) -> Result<bool> {
+    fn reserve(&self, _range: Range<u64>) -> Result<bool> {
         self.read_only()
     }
 

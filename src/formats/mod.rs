@@ -33,6 +33,7 @@ mod over;
 mod reservation;
 mod status;
 mod zero;
+mod zeroes;
 
 pub use amend::Amend;
 pub use as_storage::ImageStorage;

@@ -46,8 +46,8 @@ pub trait Filter: Debug + Send + Sync {
         self.inner().punch(range)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.inner().reserve(len)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        self.inner().reserve(range)
     }
 
     fn copy_from(
@@ -152,8 +152,8 @@ impl<F: Filter> Storage for F {
         Filter::punch(self, range)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        Filter::reserve(self, len)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        Filter::reserve(self, range)
     }
 
     fn copy_from(

@@ -326,13 +326,13 @@ impl Storage for MemoryStorage {
         Ok(true)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
         let mut state = self.lock();
         state.step(Operation::SetLen)?;
         if state.is_device {
             return Ok(false);
         }
-        let len = len.max(state.data.len() as u64);
+        let len = range.end.max(state.data.len() as u64);
         state.data.resize(position(len)?, 0);
         state.record(|| Change::SetLen(len));
         Ok(true)

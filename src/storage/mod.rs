@@ -85,12 +85,13 @@ pub trait Storage: Debug + Send + Sync {
     /// Returns the system's error if the bytes beside whole blocks can't be written.
     fn punch(&self, range: Range<u64>) -> Result<bool>;
 
-    /// Makes sure that later writes up to `len` don't fail for lack of space, and makes the storage
-    /// at least that long. Returns `false` if only writing everything can do that, or tell what is wrong.
+    /// Makes sure that later writes to a range don't fail for lack of space, and makes the storage reach at
+    /// least to the range's end. Bytes that are there keep their contents. Returns `false` if only writing
+    /// everything can do that, or tell what is wrong.
     ///
     /// # Errors
     /// Returns the system's error if there isn't so much room.
-    fn reserve(&self, len: u64) -> Result<bool>;
+    fn reserve(&self, range: Range<u64>) -> Result<bool>;
 
     /// Copies `length` bytes from `source` at `source_offset` to `offset` within the system, which
     /// may share the blocks instead of copying them. Returns `false` if that isn't possible, for whatever

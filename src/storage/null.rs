@@ -150,7 +150,9 @@ impl Storage for NullStorage {
     fn set_len(&self, len: u64) -> Result<()> {
         match len == self.size {
             true => Ok(()),
-            false => self.refuse_beyond(None),
+            false => Err(Error::unsupported(
+                "Image format driver does not support resize",
+            )),
         }
     }
 
@@ -159,8 +161,8 @@ impl Storage for NullStorage {
         Ok(true)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.refuse_beyond(Some(len))?;
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        self.refuse_beyond(Some(range.end))?;
         Ok(true)
     }
 

@@ -1,10 +1,12 @@
 //! Part of a storage, as a storage: `driver=raw,offset=…,size=…`.
 //!
 //! The bytes around the window belong to others, so nothing here reads, writes, punches or grows beyond it,
-//! whatever it is asked.
+//! whatever it is asked. A window whose length wasn't stated reaches to the storage's end, and moves that when it
+//! gets another length.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Filter, NotShared, Storage};
 use crate::error::{Error, Result};
@@ -19,14 +21,16 @@ pub struct WindowRange {
     pub size: Option<u64>,
 }
 
-/// A fixed part of a storage.
+/// A part of a storage.
 #[derive(Debug)]
 pub struct Window {
     inner: Arc<dyn Storage>,
     offset: u64,
-    size: u64,
+    size: AtomicU64,
+    /// True if its length was stated, so that it can't change.
+    is_fixed: bool,
     /// The end of what was stored when it was opened, in bytes of the storage below.
-    stored: u64,
+    stored: AtomicU64,
 }
 
 impl Window {
@@ -36,6 +40,7 @@ impl Window {
     /// Returns an error if it isn't completely inside the storage, or no whole number of sectors long.
     pub fn open(inner: Arc<dyn Storage>, range: WindowRange) -> Result<Self> {
         let WindowRange { offset, size } = range;
+        let is_fixed = size.is_some();
         let stored = inner.len()?;
         let whole = stored.next_multiple_of(SECTOR_SIZE);
         let Some(rest) = whole.checked_sub(offset) else {
@@ -60,26 +65,31 @@ impl Window {
         Ok(Self {
             inner,
             offset,
-            size,
-            stored,
+            size: AtomicU64::new(size),
+            is_fixed,
+            stored: AtomicU64::new(stored),
         })
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
     }
 
     /// Returns the place below of the part from `offset` on, and how many of `length` bytes are inside the
     /// window.
     fn inside(&self, offset: u64, length: usize) -> (u64, usize) {
-        let rest = self.size.saturating_sub(offset);
+        let rest = self.size().saturating_sub(offset);
         let length = usize::try_from(rest).map_or(length, |rest| length.min(rest));
         (self.offset.saturating_add(offset), length)
     }
 
     fn refuse_beyond(&self, end: Option<u64>) -> Result<()> {
-        if end.is_some_and(|end| end <= self.size) {
+        if end.is_some_and(|end| end <= self.size()) {
             return Ok(());
         }
         Err(Error::invalid(format!(
             "a window of {} bytes of a file can't grow",
-            self.size
+            self.size()
         )))
     }
 }
@@ -94,7 +104,7 @@ impl Filter for Window {
         let buf = buf.get_mut(..length).unwrap_or_default();
         let read = self.inner.read_at(below, buf)?;
         let rest = buf.get_mut(read..).unwrap_or_default();
-        if below.saturating_add(read as u64) < self.stored {
+        if below.saturating_add(read as u64) < self.stored.load(Ordering::Relaxed) {
             return Ok(read);
         }
         rest.fill(0);
@@ -108,14 +118,21 @@ impl Filter for Window {
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(self.size)
+        Ok(self.size())
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        if len == self.size {
+        if len == self.size() {
             return Ok(());
         }
-        Err(Error::invalid("Cannot resize fixed-size raw disks"))
+        if self.is_fixed {
+            return Err(Error::invalid("Cannot resize fixed-size raw disks"));
+        }
+        let end = self.offset.saturating_add(len);
+        self.inner.set_len(end)?;
+        self.size.store(len, Ordering::Relaxed);
+        self.stored.store(end, Ordering::Relaxed);
+        Ok(())
     }
 
     fn punch(&self, range: Range<u64>) -> Result<bool> {
@@ -124,9 +141,10 @@ impl Filter for Window {
         self.inner.punch(below(range.start)..below(range.end))
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.refuse_beyond(Some(len))?;
-        Ok(false)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        self.refuse_beyond(Some(range.end))?;
+        let below = |at| self.offset.saturating_add(at);
+        self.inner.reserve(below(range.start)..below(range.end))
     }
 
     fn copy_from(
@@ -156,13 +174,13 @@ impl Filter for Window {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        if offset >= self.size {
+        if offset >= self.size() {
             return Ok(None);
         }
         let below = self.inner.next_data(self.offset.saturating_add(offset))?;
         Ok(below.and_then(|range| {
             let start = range.start.saturating_sub(self.offset).max(offset);
-            let end = range.end.saturating_sub(self.offset).min(self.size);
+            let end = range.end.saturating_sub(self.offset).min(self.size());
             (start < end).then_some(start..end)
         }))
     }
@@ -187,6 +205,22 @@ mod tests {
         let inner = Arc::new(MemoryStorage::new(bytes));
         let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&inner);
         Window::open(storage, WindowRange { offset, size }).map(|window| (inner, window))
+    }
+
+    #[test]
+    fn only_one_without_a_stated_length_gets_another() {
+        let (_, fixed) = window(1000, Some(512)).unwrap();
+        fixed.set_len(512).unwrap();
+        assert!(fixed.set_len(1024).is_err() && fixed.set_len(0).is_err());
+        let (inner, window) = window(1024, None).unwrap();
+        window.set_len(5000).unwrap();
+        assert_eq!((window.len().unwrap(), inner.len().unwrap()), (5000, 6024));
+        window.write_at(4990, &[9; 10]).unwrap();
+        let mut buf = [1; 20];
+        assert_eq!(window.read_at(4985, &mut buf).unwrap(), 15);
+        assert_eq!(buf[..15], [[0; 5], [9; 5], [9; 5]].concat());
+        window.set_len(100).unwrap();
+        assert_eq!((window.len().unwrap(), inner.len().unwrap()), (100, 1124));
     }
 
     #[test]
@@ -232,7 +266,7 @@ mod tests {
         assert!(window.write_at(u64::MAX, &[7]).is_err());
         assert!(window.set_len(511).is_err());
         assert!(window.set_len(513).is_err());
-        assert!(window.reserve(513).is_err());
+        assert!(window.reserve(0..513).is_err());
         assert!(window.punch(0..513).is_err());
         window.set_len(512).unwrap();
         let mut around = [0; 4];

@@ -253,9 +253,9 @@ impl cowhide::storage::Filter for Logged {
         self.memory.punch(range)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.record(Change::SetLen(len.max(self.memory.len()?)));
-        self.memory.reserve(len)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        self.record(Change::SetLen(range.end.max(self.memory.len()?)));
+        self.memory.reserve(range)
     }
 
     fn flush(&self) -> Result<()> {

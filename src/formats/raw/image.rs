@@ -162,7 +162,7 @@ impl NewRaw {
         } else {
             check_room(storage.as_ref(), size)?;
         }
-        let reserved = preallocation == Preallocation::Off || storage.reserve(size)?;
+        let reserved = preallocation == Preallocation::Off || storage.reserve(0..size)?;
         let is_zero = starts_as_zeroes && reserved && preallocation != Preallocation::Full;
         Ok(Self {
             storage,

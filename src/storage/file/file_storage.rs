@@ -328,6 +328,12 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
+        if self.is_device {
+            return match self.len()? == len {
+                true => Ok(()),
+                false => Err(Error::invalid("Cannot resize device files")),
+            };
+        }
         let _pass = GATE.pass();
         rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
             .map_err(|error| Error::io("Could not resize file", error.into()))
@@ -372,12 +378,14 @@ impl Storage for FileStorage {
         Ok(true)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        if len == 0 {
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        let length = range.end.saturating_sub(range.start);
+        if length == 0 {
             return Ok(true);
         }
         let _pass = GATE.pass();
-        let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len);
+        let flags = FallocateFlags::empty();
+        let reserve = || rustix::fs::fallocate(&self.file, flags, range.start, length);
         optional::attempt_for_room(reserve)
             .map_err(|error| self.error("reserving space for", error.into()))
     }

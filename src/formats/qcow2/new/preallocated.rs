@@ -17,7 +17,6 @@
 //! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on the
 //! data. The last table for which there was data is kept, and written when the next one begins.
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
@@ -26,6 +25,7 @@ use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
+use crate::formats::zeroes::write_zeroes;
 use crate::formats::{Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -109,7 +109,7 @@ impl PreallocatedLayout {
             image.clear(first.0..end)?;
         }
         let mut written =
-            !takes_space || image.data.reserve(end)? && preallocation != Preallocation::Full;
+            !takes_space || image.data.reserve(0..end)? && preallocation != Preallocation::Full;
         if geometry.has_subclusters() && !written {
             // The bits say that nothing is stored, so no one will write it later.
             write_zeroes(image.data.as_ref(), first.0..end)?;
@@ -247,19 +247,6 @@ impl PreallocatedLayout {
         }
         Ok(())
     }
-}
-
-/// Writes zeroes, so that their space is taken.
-fn write_zeroes(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
-    let zeroes = vec![0; usize::try_from(WRITE_SIZE.min(range.end - range.start)).unwrap_or(0)];
-    let mut start = range.start;
-    while start < range.end {
-        let length = usize::try_from(range.end - start).unwrap_or(usize::MAX);
-        let part = zeroes.get(..length).unwrap_or(&zeroes);
-        storage.write_at(start, part)?;
-        start += part.len() as u64;
-    }
-    Ok(())
 }
 
 impl ImageLayout for PreallocatedLayout {
