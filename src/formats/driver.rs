@@ -21,6 +21,7 @@ use super::image::{Image, WritableImage};
 use super::info::ImageInfo;
 use super::new_image::NewImage;
 use super::over::{OverImage, OverOptions};
+use super::resize::{Resize, no_resize};
 use super::snapshots::{SnapshotName, Snapshots};
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
@@ -205,6 +206,14 @@ pub trait ImageFile: Send + Sync {
     /// Returns an error if tables can't be read or make no sense, or if the password is missing.
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>>;
 
+    /// Refuses an image whose header says that nobody may write to it.
+    ///
+    /// # Errors
+    /// Returns an error if it does, or if this version can't write such an image.
+    fn check_writable(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Opens the disk for reading and writing. An image that was left dirty is repaired first.
     ///
     /// # Errors
@@ -262,6 +271,16 @@ pub trait ImageFile: Send + Sync {
     fn amend(&self, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
         let _ = (parts, amend);
         Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Gives the disk another size. What it loses is gone, and what is added reads as zeroes.
+    ///
+    /// # Errors
+    /// Returns an error if the format, or the image, can't have that size: then nothing was changed. Returns an
+    /// error if the image is damaged, or the system's error: then the disk has the old size or the new one.
+    fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
+        let _ = (parts, resize);
+        Err(no_resize())
     }
 
     /// Returns the check of the image's metadata; `None` for formats that have nothing to check.

@@ -1,4 +1,4 @@
-//! Zeroes in a part of a storage, written so that their space is taken.
+//! Zeroes in a part of a storage: written, so that their space is taken, or made in whatever way is the cheapest.
 
 use std::ops::Range;
 
@@ -23,4 +23,15 @@ pub(super) fn write_zeroes(storage: &dyn Storage, range: Range<u64>) -> Result<(
         start += part.len() as u64;
     }
     Ok(())
+}
+
+/// Makes a part of a storage read as zeroes: by a hole, or where there can't be one by writing.
+///
+/// # Errors
+/// Returns the system's error.
+pub(super) fn make_zero(storage: &dyn Storage, range: Range<u64>) -> Result<()> {
+    if range.is_empty() || storage.punch(range.clone())? {
+        return Ok(());
+    }
+    write_zeroes(storage, range)
 }

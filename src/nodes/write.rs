@@ -84,6 +84,7 @@ impl Node<'_> {
             opened.storage = Arc::new(GuardedStart(opened.storage));
         }
         let image = opened.load(Load::Use)?;
+        image.check_writable()?;
         let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
         let data = self.data_file(image.as_ref(), access.purpose)?;
         if let Some(data) = &data {

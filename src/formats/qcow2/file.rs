@@ -12,11 +12,11 @@ use super::info::Qcow2Info;
 use super::read::{Qcow2Image, ReadOptions};
 use super::snapshots::{Snapshot, read_snapshots};
 use super::write::{
-    OpenOptions, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps, create_snapshot,
-    delete_snapshot, refuse_corrupt, replace_bitmap,
+    self, OpenOptions, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps,
+    create_snapshot, delete_snapshot, refuse_corrupt, replace_bitmap,
 };
 use super::{check, luks_header, reading_cipher, repair, repair_dirty};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::{
@@ -26,7 +26,7 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::LuksHeader;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots, not_found};
-use crate::formats::{Amend, Image, WritableImage};
+use crate::formats::{Amend, Image, Resize, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
 
@@ -80,18 +80,14 @@ impl Qcow2File {
         BackingRewrite::plan(self.storage.as_ref(), &header, names)
     }
 
-    /// Refuses an image whose metadata is damaged; mere leaks do no harm.
-    fn refuse_damaged(&self) -> Result<()> {
-        match check(self.storage.as_ref(), &self.header, &mut |_| {}) {
-            Ok(report) if report.corruptions > 0 => Err(Error::corrupt(format!(
-                "the image is damaged in {} places; repair it first (check -r all)",
-                report.corruptions
-            ))),
-            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
-            // An image that can't be checked can still be written: every write is checked against the
-            // metadata.
-            _ => Ok(()),
-        }
+    /// Makes what the image is opened with for writing.
+    fn open_options(&self, parts: WriteParts<'_>) -> Result<OpenOptions> {
+        Ok(OpenOptions {
+            cipher: reading_cipher(&self.storage, &self.header, parts.secret)?,
+            data: parts.files.into_iter().next(),
+            backing: parts.backing,
+            flush: parts.flush,
+        })
     }
 }
 
@@ -197,7 +193,7 @@ impl ImageFile for Qcow2File {
     fn prepare_to_change(&mut self) -> Result<()> {
         refuse_corrupt(&self.header)?;
         if !self.header.has_incompatible(features::DIRTY) {
-            return self.refuse_damaged();
+            return write::refuse_damaged(self.storage.as_ref(), &self.header);
         }
         repair_dirty(self.storage.as_ref(), &self.header)?;
         self.header = Header::read(self.storage.as_ref())?;
@@ -215,18 +211,16 @@ impl ImageFile for Qcow2File {
         Ok(Arc::new(image.at_depth(parts.depth)))
     }
 
+    fn check_writable(&self) -> Result<()> {
+        refuse_corrupt(&self.header)
+    }
+
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
-        let cipher = reading_cipher(&self.storage, &self.header, parts.secret)?;
+        let options = self.open_options(parts)?;
         // Refcounts that are only out of date are repaired when the image is opened.
         if !self.header.has_incompatible(features::DIRTY) {
-            self.refuse_damaged()?;
+            write::refuse_damaged(self.storage.as_ref(), &self.header)?;
         }
-        let options = OpenOptions {
-            cipher,
-            data: parts.files.into_iter().next(),
-            backing: parts.backing,
-            flush: parts.flush,
-        };
         let storage = Arc::clone(&self.storage);
         let image = WritableQcow2::open(storage, &self.header, options)?;
         Ok(Box::new(image))
@@ -244,6 +238,11 @@ impl ImageFile for Qcow2File {
 
     fn amend(&self, parts: &WriteParts<'_>, wished: &Amend<'_>) -> Result<()> {
         amend::amend(self, parts, wished)
+    }
+
+    fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
+        let options = self.open_options(parts)?;
+        write::resize_disk(&self.storage, &self.header, options, resize)
     }
 
     fn check(&self) -> Option<&dyn Check> {

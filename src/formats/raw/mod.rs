@@ -2,6 +2,7 @@
 
 mod image;
 mod plan;
+mod resize;
 mod write;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::driver::{
 use super::image::{Image, WritableImage};
 use super::new_image::NewImage;
 use super::over::OverOptions;
+use super::resize::Resize;
 use crate::error::Result;
 use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
@@ -106,6 +108,10 @@ impl ImageFile for RawFile {
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let file = Arc::clone(&self.file);
         Ok(Box::new(WritableRaw::open(file, parts.flush)?))
+    }
+
+    fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
+        resize::resize(self.file.as_ref(), parts.flush, resize)
     }
 
     fn write_over(

@@ -30,6 +30,15 @@ impl L2Slot {
         }
     }
 
+    /// Encodes the entry, and the bitmap where there is one.
+    pub fn bytes(self) -> Vec<u8> {
+        let mut bytes = self.entry.0.to_be_bytes().to_vec();
+        if let Some(bitmap) = self.bitmap {
+            bytes.extend(bitmap.0.to_be_bytes());
+        }
+        bytes
+    }
+
     /// Makes the slot of a cluster with subclusters.
     pub fn with_bitmap(entry: L2Entry, bitmap: SubclusterBitmap) -> Self {
         Self {

@@ -6,7 +6,7 @@
 //! header.)
 
 use super::places::TablePlace;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -21,9 +21,10 @@ pub(in crate::formats::qcow2) const V3_LENGTH: u32 = 112;
 
 /// The place of the offset of the backing file's name.
 const BACKING_NAME_FIELD: u64 = 8;
-/// The place of the disk's size; behind it are the encryption method, the number of entries of the L1 table,
-/// and the table's offset.
+/// The place of the disk's size.
 const SIZE_FIELD: u64 = 24;
+/// The place of the number of the L1 table's entries and, behind it, its offset.
+const L1_FIELD: u64 = 36;
 /// The place of the refcount table's offset and, behind it, its number of clusters.
 pub(in crate::formats::qcow2) const REFCOUNT_TABLE_FIELD: u64 = 48;
 /// The place of the number of snapshots and, behind it, their table's offset.
@@ -72,6 +73,22 @@ pub(in crate::formats::qcow2) fn set_size_and_l1(
     fields.extend(entries.to_be_bytes());
     fields.extend(l1.host.0.to_be_bytes());
     storage.write_at(SIZE_FIELD, &fields)
+}
+
+/// Sets the size of the disk, in bytes.
+pub(in crate::formats::qcow2) fn set_size(storage: &dyn Storage, size: u64) -> Result<()> {
+    storage.write_at(SIZE_FIELD, &size.to_be_bytes())
+}
+
+/// Points the header to another L1 table.
+///
+/// # Errors
+/// Returns an error if the table has more entries than the field holds, or the system's error.
+pub(in crate::formats::qcow2) fn set_l1(storage: &dyn Storage, place: TablePlace) -> Result<()> {
+    let entries = u32::try_from(place.entries).map_err(|_| Error::invalid("L1 table too large"))?;
+    let mut fields = entries.to_be_bytes().to_vec();
+    fields.extend(place.host.0.to_be_bytes());
+    storage.write_at(L1_FIELD, &fields)
 }
 
 /// Sets all incompatible features of a version 3 image.

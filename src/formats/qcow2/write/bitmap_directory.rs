@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::super::bitmaps::{Bitmap, MAX_BITMAP_BYTES};
 use super::super::entries::{BitmapTableEntry, BitmapTarget};
-use super::super::geometry::ENTRY_SIZE;
+use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{
     BitmapsPlace, Header, MAX_BITMAPS, TablePlace, Version, extensions, features, fields,
 };
@@ -72,31 +72,14 @@ impl<'a> DirectoryChange<'a> {
         bitmap: &Bitmap,
         bits: &dyn BitmapBits,
     ) -> Result<TablePlace> {
-        let geometry = self.header.geometry();
-        let (bytes, entries) = lengths(bitmap.granularity, self.header);
-        let mut table = Vec::new();
-        let mut buffer = vec![0; geometry.cluster_len()];
-        for index in 0..entries {
-            let start = index * geometry.cluster_size();
-            let length = bytes.saturating_sub(start).min(geometry.cluster_size());
-            let length = usize::try_from(length).unwrap_or(buffer.len());
-            let (part, rest) = buffer.split_at_mut(length);
-            rest.fill(0);
-            let entry = if bits.read(start, part)? {
-                let host = self.metadata.allocate_cluster()?;
-                self.storage.write_at(host.0, &buffer)?;
-                BitmapTableEntry::to_cluster(host)
-            } else {
-                BitmapTableEntry::default()
-            };
-            table.extend(entry.0.to_be_bytes());
-        }
-        let place = TablePlace {
-            host: self.metadata.allocate_run(entries * ENTRY_SIZE)?,
-            entries,
-        };
-        self.storage.write_at(place.host.0, &table)?;
-        Ok(place)
+        let disk = (self.header.geometry(), self.header.size());
+        store_bits(
+            self.storage.as_ref(),
+            disk,
+            bitmap,
+            bits,
+            &mut self.metadata,
+        )
     }
 
     /// Makes these the image's bitmaps, and gives back the clusters of `gone`: bitmaps that are no longer
@@ -218,8 +201,16 @@ pub(super) fn check_count(header: &Header, count: usize) -> Result<()> {
 /// # Errors
 /// Returns an error if they are.
 pub(super) fn check_length(granularity: u64, header: &Header) -> Result<()> {
-    let (_, entries) = lengths(granularity, header);
-    if entries.saturating_mul(header.geometry().cluster_size()) > MAX_BITMAP_BYTES {
+    check_length_for(granularity, (header.geometry(), header.size()))
+}
+
+/// Checks as [`check_length`] does, for the geometry of an image and a size of its disk in bytes.
+///
+/// # Errors
+/// Returns an error if the bits are too many.
+pub(super) fn check_length_for(granularity: u64, disk: (Geometry, u64)) -> Result<()> {
+    let (_, entries) = lengths(granularity, disk);
+    if entries.saturating_mul(disk.0.cluster_size()) > MAX_BITMAP_BYTES {
         return Err(Error::invalid(
             "Too much space will be occupied by the bitmap. Use larger granularity",
         ));
@@ -228,9 +219,48 @@ pub(super) fn check_length(granularity: u64, header: &Header) -> Result<()> {
 }
 
 /// Returns the number of bytes of a bitmap's bits, and the number of its table's entries.
-fn lengths(granularity: u64, header: &Header) -> (u64, u64) {
-    let bytes = header.size().div_ceil(granularity).div_ceil(8);
-    (bytes, header.geometry().clusters(bytes).max(1))
+fn lengths(granularity: u64, (geometry, size): (Geometry, u64)) -> (u64, u64) {
+    let bytes = size.div_ceil(granularity).div_ceil(8);
+    (bytes, geometry.clusters(bytes).max(1))
+}
+
+/// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; returns the table's
+/// place. `disk` is the geometry of the image and the size of its disk in bytes.
+///
+/// # Errors
+/// Returns an error if the bits can't be read or clusters can't be had, or the system's error.
+pub(super) fn store_bits(
+    storage: &dyn Storage,
+    disk: (Geometry, u64),
+    bitmap: &Bitmap,
+    bits: &dyn BitmapBits,
+    metadata: &mut Metadata,
+) -> Result<TablePlace> {
+    let (geometry, _) = disk;
+    let (bytes, entries) = lengths(bitmap.granularity, disk);
+    let mut table = Vec::new();
+    let mut buffer = vec![0; geometry.cluster_len()];
+    for index in 0..entries {
+        let start = index * geometry.cluster_size();
+        let length = bytes.saturating_sub(start).min(geometry.cluster_size());
+        let length = usize::try_from(length).unwrap_or(buffer.len());
+        let (part, rest) = buffer.split_at_mut(length);
+        rest.fill(0);
+        let entry = if bits.read(start, part)? {
+            let host = metadata.allocate_cluster()?;
+            storage.write_at(host.0, &buffer)?;
+            BitmapTableEntry::to_cluster(host)
+        } else {
+            BitmapTableEntry::default()
+        };
+        table.extend(entry.0.to_be_bytes());
+    }
+    let place = TablePlace {
+        host: metadata.allocate_run(entries * ENTRY_SIZE)?,
+        entries,
+    };
+    storage.write_at(place.host.0, &table)?;
+    Ok(place)
 }
 
 /// Makes a bitmap without a table, which is nowhere yet.

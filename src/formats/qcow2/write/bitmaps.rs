@@ -95,6 +95,11 @@ impl EnabledBitmaps {
         })
     }
 
+    /// Stops noting what changes: the caller stores the bitmaps itself.
+    pub(super) fn set_aside(&mut self) {
+        self.enabled.clear();
+    }
+
     /// Notes that a part of the disk is about to change.
     ///
     /// # Errors

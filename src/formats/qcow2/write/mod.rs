@@ -8,6 +8,7 @@
 //!   `copy_bitmaps`, `replace_bitmap`: more of those, or others, for which the header has to have room
 //!   (`bitmap_directory`, `header::room`);
 //! - `snapshots`: internal snapshots, taken, gone back to and deleted;
+//! - `resize`: another size for the disk;
 //! - `open`: the images that may be written, and repairs that come first.
 //!
 //! # Threads
@@ -45,6 +46,7 @@ mod open;
 mod plan;
 mod refcounts;
 mod replace_bitmap;
+mod resize;
 mod snapshots;
 mod table_cache;
 mod zero;
@@ -55,8 +57,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use copy_bitmaps::copy_bitmaps;
-pub use open::{OpenOptions, refuse_corrupt};
+pub use open::{OpenOptions, refuse_corrupt, refuse_damaged};
 pub use replace_bitmap::{check_new_bitmap, replace_bitmap};
+pub use resize::resize_disk;
 pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
 
 use self::bitmaps::EnabledBitmaps;

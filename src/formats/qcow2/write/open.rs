@@ -13,13 +13,13 @@ use super::super::entries::{L1Entry, L1Target};
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
-use super::super::{missing_secret, repair_dirty};
+use super::super::{check, missing_secret, repair_dirty};
 use super::bitmaps::EnabledBitmaps;
 use super::metadata::{Metadata, MetadataParts};
 use super::metadata_map::{MetadataMap, Structure};
 use super::refcounts::Refcounts;
 use super::{LockedState, WritableQcow2};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::formats::Image;
 use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::header::features;
@@ -174,6 +174,23 @@ pub fn refuse_corrupt(header: &Header) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses an image whose metadata is damaged; mere leaks do no harm.
+///
+/// # Errors
+/// Returns an error if it is, or if it can't be read.
+pub fn refuse_damaged(storage: &dyn Storage, header: &Header) -> Result<()> {
+    match check(storage, header, &mut |_| {}) {
+        Ok(report) if report.corruptions > 0 => Err(Error::corrupt(format!(
+            "the image is damaged in {} places; repair it first (check -r all)",
+            report.corruptions
+        ))),
+        Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+        // An image that can't be checked can still be written: every write is checked against the
+        // metadata.
+        _ => Ok(()),
+    }
 }
 
 /// Reads the L1 table, and enters header, L1 table and L2 tables into `map`.

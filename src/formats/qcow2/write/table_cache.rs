@@ -99,6 +99,14 @@ impl TableCache {
         Ok(())
     }
 
+    /// Drops a table with its changes.
+    pub(super) fn remove(&mut self, index: u64) {
+        let table = self.tables.remove(&index);
+        if table.is_some_and(|table| table.changed.is_some()) {
+            self.changed -= 1;
+        }
+    }
+
     fn replace(&mut self, index: u64, table: CachedTable) {
         if let Some(old) = self.tables.insert(index, table)
             && old.changed.is_some()

@@ -22,6 +22,8 @@
 //! written: every later call fails.
 
 mod commit;
+mod end;
+mod l1;
 mod recount;
 
 use std::collections::BTreeSet;
@@ -328,7 +330,7 @@ impl Metadata {
         host.ok_or_else(|| Error::invalid("the image's file is too big"))
     }
 
-    /// Hands out a run of so many clusters behind all that are counted.
+    /// Hands out a run of so many clusters behind the last one in use.
     fn allocate_behind(&mut self, count: u64) -> Result<Range<u64>> {
         self.before_counting()?;
         self.parts.refcounts.take_behind(count, &mut self.parts.map)
@@ -485,10 +487,7 @@ impl Metadata {
     /// Returns an error as [`own_l2`](Self::own_l2) does.
     pub(super) fn set_slot(&mut self, guest: GuestOffset, slot: L2Slot) -> Result<()> {
         self.own_l2(guest)?;
-        let mut bytes = slot.entry.0.to_be_bytes().to_vec();
-        if let Some(bitmap) = slot.bitmap {
-            bytes.extend(bitmap.0.to_be_bytes());
-        }
+        let bytes = slot.bytes();
         let place = self.place_in_l2(guest);
         let l1_index = self.parts.geometry.l1_index(guest);
         let stored = self.l2.change(l1_index, place);

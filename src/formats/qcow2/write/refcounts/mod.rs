@@ -11,21 +11,21 @@
 //! stand in front of it. New blocks must be stored before the table's entries that lead to them, and a new
 //! table before the header that leads to it: [`Refcounts::store`] sees to that.
 
-mod behind;
+mod end;
 mod many;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::entries::{RefcountTableEntry, refcount_at, set_refcount};
-use super::super::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
-use super::super::header::{Header, TablePlace};
-use super::metadata_map::{MetadataMap, Structure};
-use super::table_cache::TableCache;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at, set_refcount};
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::formats::qcow2::header::fields;
+use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::formats::qcow2::read::tables::read_table;
+use crate::formats::qcow2::write::metadata_map::{MetadataMap, Structure};
+use crate::formats::qcow2::write::table_cache::TableCache;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -37,7 +37,7 @@ const ENTRIES_PER_SECTOR: u64 = SECTOR_SIZE / ENTRY_SIZE;
 
 /// The refcounts of an image in use; see the module's text.
 #[derive(Debug)]
-pub(super) struct Refcounts {
+pub(in crate::formats::qcow2::write) struct Refcounts {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     table: Vec<RefcountTableEntry>,
@@ -59,7 +59,7 @@ impl Refcounts {
     /// # Errors
     /// Returns the system's error. Returns an error if the table is beyond the end of the file, or if entries
     /// are invalid or lead to other metadata.
-    pub(super) fn open(
+    pub(in crate::formats::qcow2::write) fn open(
         storage: Arc<dyn Storage>,
         header: &Header,
         map: &mut MetadataMap,
@@ -153,7 +153,7 @@ impl Refcounts {
     ///
     /// # Errors
     /// Returns an error if the block can't be read.
-    pub(super) fn get(&mut self, cluster: u64) -> Result<u64> {
+    pub(in crate::formats::qcow2::write) fn get(&mut self, cluster: u64) -> Result<u64> {
         let (index, within) = self.split(cluster);
         if !self.load(index)? {
             return Ok(0);
@@ -192,7 +192,7 @@ impl Refcounts {
     ///
     /// # Errors
     /// Returns an error as [`release`](Self::release) does.
-    pub(super) fn raise(&mut self, cluster: u64) -> Result<bool> {
+    pub(in crate::formats::qcow2::write) fn raise(&mut self, cluster: u64) -> Result<bool> {
         let count = self.get(cluster)?;
         if count == 0 {
             return Err(Error::corrupt(format!(
@@ -212,7 +212,7 @@ impl Refcounts {
     ///
     /// # Errors
     /// Returns an error if there was none, since the image is damaged then, or if the block can't be read.
-    pub(super) fn release(&mut self, cluster: u64) -> Result<u64> {
+    pub(in crate::formats::qcow2::write) fn release(&mut self, cluster: u64) -> Result<u64> {
         let left = self.get(cluster)?.checked_sub(1).ok_or_else(|| {
             Error::corrupt(format!(
                 "the refcount of cluster {cluster} is 0 though it was in use"
@@ -231,7 +231,11 @@ impl Refcounts {
     /// # Errors
     /// Returns an error if a free cluster holds metadata, since the image is damaged then, or if a limit of
     /// the format is reached. Returns the system's error.
-    pub(super) fn take(&mut self, most: u64, map: &mut MetadataMap) -> Result<Range<u64>> {
+    pub(in crate::formats::qcow2::write) fn take(
+        &mut self,
+        most: u64,
+        map: &mut MetadataMap,
+    ) -> Result<Range<u64>> {
         let per_block = self.geometry.refcount_block_entries();
         let bits = self.geometry.refcount_bits();
         let mut cluster = self.hint.max(1);
@@ -352,12 +356,12 @@ impl Refcounts {
     }
 
     /// Returns true if the refcount table itself has changed.
-    pub(super) fn table_has_changed(&self) -> bool {
+    pub(in crate::formats::qcow2::write) fn table_has_changed(&self) -> bool {
         self.moved || !self.changed.is_empty()
     }
 
     /// Returns true if anything has changed.
-    pub(super) fn has_changed(&self) -> bool {
+    pub(in crate::formats::qcow2::write) fn has_changed(&self) -> bool {
         self.table_has_changed() || self.blocks.has_changed()
     }
 
@@ -366,7 +370,10 @@ impl Refcounts {
     ///
     /// # Errors
     /// Returns the system's error.
-    pub(super) fn store(&mut self, flush: &dyn Fn() -> Result<()>) -> Result<()> {
+    pub(in crate::formats::qcow2::write) fn store(
+        &mut self,
+        flush: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let storage = Arc::clone(&self.storage);
         let bytes: Vec<u8> = if self.table_has_changed() {
             let entries = self.table.iter();
@@ -408,12 +415,12 @@ impl Refcounts {
     ///
     /// # Errors
     /// Returns the system's error.
-    pub(super) fn write_blocks(&mut self) -> Result<()> {
+    pub(in crate::formats::qcow2::write) fn write_blocks(&mut self) -> Result<()> {
         self.blocks.write_changed(self.storage.as_ref())
     }
 
     /// Takes the clusters of tables that nothing stored leads to any more, after [`store`](Self::store).
-    pub(super) fn take_outgrown(&mut self) -> Vec<Range<u64>> {
+    pub(in crate::formats::qcow2::write) fn take_outgrown(&mut self) -> Vec<Range<u64>> {
         if self.moved {
             return Vec::new();
         }

@@ -1,0 +1,176 @@
+//! Another size for the disk of an image that nobody else has open.
+//!
+//! The header's field for the size is one write of a sector. Before it the disk is what it was, and after it
+//! what it is to be, wherever a power cut comes. All else is done on the side where it can't be seen.
+//!
+//! - A larger disk: the L1 table grows, what its new part would show is made zero, and space is taken
+//!   (`grow`, `preallocate`). Then the size changes.
+//! - A smaller disk: the size changes. Then all that lies behind it is given back, and the file is cut off
+//!   behind the last cluster in use (`crop`).
+//! - Bitmaps have the length that the disk's size asks for, so they are marked as in use meanwhile, and are
+//!   stored anew at the end (`bitmaps`). A power cut leaves them marked, as one does in any image in use.
+//!
+//! What is added to a disk reads as zeroes, whatever lies behind its end: an earlier size may have left data
+//! in the last cluster, or a power cut whole clusters. Internal snapshots keep the sizes that they have.
+
+mod bitmaps;
+mod crop;
+mod grow;
+mod preallocate;
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use self::bitmaps::ResizedBitmaps;
+use super::WritableQcow2;
+use super::open::{OpenOptions, refuse_corrupt, refuse_damaged};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, MAX_L1_BYTES};
+use crate::formats::qcow2::header::{Header, Version, features, fields};
+use crate::formats::qcow2::repair_dirty;
+use crate::formats::{Preallocation, Resize, WritableImage as _};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// Gives the image that `header` was read from, which nobody else may have open, a disk of another size.
+///
+/// # Errors
+/// Returns an error, in QEMU's words, if the size or the way in which space is taken doesn't go with the
+/// image: then nothing was written. Returns an error if metadata is damaged, or the system's error. After
+/// those the disk has the old size or the new one, and its contents up to the smaller of both.
+pub fn resize_disk(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    options: OpenOptions,
+    mut resize: Resize,
+) -> Result<()> {
+    let is_raw = header.has_incompatible(features::DATA_FILE)
+        && header.autoclear() & features::DATA_FILE_RAW != 0;
+    if is_raw && resize.preallocation == Preallocation::Off && resize.size > header.size() {
+        // An external data file that is a raw image of the disk holds every cluster.
+        resize.preallocation = Preallocation::Metadata;
+    }
+    refuse_corrupt(header)?;
+    refuse_impossible(header, &options, resize)?;
+    let bitmaps = ResizedBitmaps::read(storage.as_ref(), header, resize.size)?;
+    let repaired;
+    let header = if header.has_incompatible(features::DIRTY) {
+        repair_dirty(storage.as_ref(), header)?;
+        repaired = Header::read(storage.as_ref())?;
+        &repaired
+    } else {
+        header
+    };
+    let old = header.size();
+    if old == resize.size {
+        return Ok(());
+    }
+    if resize.size < old {
+        // Clusters that are counted too low would be cut off with the rest of the file.
+        refuse_damaged(storage.as_ref(), header)?;
+    }
+    let mut image = WritableQcow2::open(Arc::clone(storage), header, options)?;
+    image.size = old.max(resize.size);
+    // Bits of the parts that change here aren't set: what becomes visible was never written.
+    image.lock().bitmaps.set_aside();
+    let set_size = || {
+        let state = image.lock();
+        bitmaps.mark(storage.as_ref(), &state.metadata)?;
+        fields::set_size(storage.as_ref(), resize.size)?;
+        state.metadata.flush()
+    };
+    let store_bitmaps = || {
+        let _shut = image.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let metadata = &mut image.lock().metadata;
+        bitmaps
+            .store(storage, header, metadata)
+            .map_err(|error| metadata.fail(error))
+    };
+    if resize.size < old {
+        set_size()?;
+        image.crop(resize.size)?;
+        store_bitmaps()?;
+        return image.close_and_cut(resize.size);
+    }
+    if let Err(error) = image.grow(old, resize.preallocation) {
+        // The error that is told is the first one. Where giving the space back fails too, it is kept behind
+        // the disk's end.
+        drop(image.crop(old).and_then(|()| image.close_and_cut(old)));
+        return Err(error);
+    }
+    set_size()?;
+    store_bitmaps()?;
+    image.close()
+}
+
+/// Refuses a size, or a way in which space is taken, that doesn't go with the image.
+fn refuse_impossible(header: &Header, options: &OpenOptions, resize: Resize) -> Result<()> {
+    let Resize {
+        size,
+        preallocation,
+    } = resize;
+    let geometry = header.geometry();
+    if !size.is_multiple_of(SECTOR_SIZE) {
+        return Err(Error::invalid(format!(
+            "The new size must be a multiple of {SECTOR_SIZE}"
+        )));
+    }
+    if header.snapshots() > 0 && header.version() == Version::V2 {
+        return Err(Error::unsupported(
+            "Can't resize a v2 image which has snapshots",
+        ));
+    }
+    if size < header.size() && preallocation != Preallocation::Off {
+        return Err(Error::invalid(
+            "Preallocation can't be used for shrinking an image",
+        ));
+    }
+    if geometry.l1_entries(size) * ENTRY_SIZE > MAX_L1_BYTES {
+        return Err(Error::io(
+            "Failed to grow the L1 table",
+            io::ErrorKind::FileTooLarge.into(),
+        ));
+    }
+    let old = header.size();
+    let takes_space = matches!(preallocation, Preallocation::Falloc | Preallocation::Full);
+    let below = options.backing.as_ref().map_or(0, |backing| backing.size());
+    let first_new = old.next_multiple_of(geometry.cluster_size());
+    if header.version() == Version::V2 && !takes_space && below > old && first_new < size {
+        return Err(Error::unsupported(
+            "Failed to zero out new clusters: Operation not supported",
+        ));
+    }
+    Ok(())
+}
+
+impl WritableQcow2 {
+    /// Closes the image, cuts its file off behind the last cluster in use, and an external data file behind
+    /// a disk of `size` bytes.
+    fn close_and_cut(&self, size: u64) -> Result<()> {
+        let end = {
+            let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let metadata = &mut self.lock().metadata;
+            metadata.drop_empty_blocks()?;
+            metadata.commit()?;
+            metadata.end_of_used()?
+        };
+        self.close()?;
+        let state = self.lock();
+        let metadata = &state.metadata;
+        let files = [
+            Some((metadata.storage(), end)),
+            metadata.data_file().map(|data| (data, size)),
+        ];
+        let mut is_cut = false;
+        for (file, length) in files.into_iter().flatten() {
+            if !file.has_fixed_length() && file.len()? > length {
+                file.set_len(length)?;
+                is_cut = true;
+            }
+        }
+        match is_cut {
+            true => metadata.flush(),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Another length for the file that is a disk.
+
+use super::unsupported_preallocation;
+use crate::error::Result;
+use crate::formats::zeroes::write_zeroes;
+use crate::formats::{Preallocation, Resize};
+use crate::storage::Storage;
+
+/// Gives a file the length of the disk that it is to be. `flush` says that flushes reach the storage.
+///
+/// # Errors
+/// Returns an error if the space can't be taken in that way, or the system's error: then the file has the
+/// length that it had, as far as the system lets it.
+pub(super) fn resize(file: &dyn Storage, flush: bool, resize: Resize) -> Result<()> {
+    let Resize {
+        size,
+        preallocation,
+    } = resize;
+    if preallocation == Preallocation::Metadata {
+        return Err(unsupported_preallocation());
+    }
+    let old = file.len()?;
+    // The length changes first: a power cut leaves the old disk or the new one.
+    file.set_len(size)?;
+    let added = old..size.max(old);
+    let taken = match preallocation {
+        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        Preallocation::Falloc => file
+            .reserve(added.clone())
+            .and_then(|reserved| match reserved {
+                true => Ok(()),
+                false => write_zeroes(file, added),
+            }),
+        Preallocation::Full => write_zeroes(file, added),
+    };
+    if let Err(error) = taken {
+        // The error that is told is the first one.
+        drop(file.set_len(old));
+        return Err(error);
+    }
+    match flush {
+        true => file.flush(),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Fault, MemoryStorage, Operation};
+
+    fn to(size: u64, preallocation: Preallocation) -> Resize {
+        Resize {
+            size,
+            preallocation,
+        }
+    }
+
+    #[test]
+    fn a_file_gets_the_length_and_zeroes() {
+        for preallocation in [
+            Preallocation::Off,
+            Preallocation::Falloc,
+            Preallocation::Full,
+        ] {
+            let file = MemoryStorage::new(vec![7; 1000]);
+            resize(&file, true, to(5000, preallocation)).unwrap();
+            let mut expected = vec![7; 1000];
+            expected.resize(5000, 0);
+            assert_eq!(file.contents(), expected, "{preallocation:?}");
+        }
+        let file = MemoryStorage::new(vec![7; 1000]);
+        resize(&file, true, to(512, Preallocation::Off)).unwrap();
+        assert_eq!(file.contents(), vec![7; 512]);
+        assert!(resize(&file, true, to(1024, Preallocation::Metadata)).is_err());
+        assert_eq!(file.contents(), vec![7; 512]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_filled_keeps_its_length() {
+        let fault = Fault {
+            operation: Operation::Write,
+            nth: 1,
+            errno: 28,
+        };
+        let file = MemoryStorage::new(vec![7; 1000]).with_fault(fault);
+        let error = resize(&file, true, to(5000, Preallocation::Full)).unwrap_err();
+        assert!(
+            error.to_string().ends_with("No space left on device"),
+            "{error}"
+        );
+        assert_eq!(file.contents(), vec![7; 1000]);
+    }
+
+    #[test]
+    fn a_device_keeps_its_length() {
+        let device = MemoryStorage::new(vec![7; 1024]).as_device();
+        resize(&device, true, to(1024, Preallocation::Off)).unwrap();
+        assert!(resize(&device, true, to(512, Preallocation::Off)).is_err());
+        assert_eq!(device.contents(), vec![7; 1024]);
+    }
+}
