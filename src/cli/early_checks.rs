@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use anyhow::anyhow;
 
 use super::getopt::Mistake;
-use super::{Failure, bench, check, convert, objects, operands, print, warn_of_short};
+use super::{Failure, bench, check, convert, objects, operands, print, resize, warn_of_short};
 use crate::crypto::Secrets;
 use crate::options::list;
 
@@ -101,6 +101,9 @@ impl Reading {
             }
             ("measure", "size") => {
                 operands::size(value, "image size")?;
+            }
+            ("resize", "preallocation") => {
+                resize::preallocation(value)?;
             }
             ("convert", "sparse_size") => {
                 convert::sparse_size(value)?;

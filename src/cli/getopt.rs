@@ -94,11 +94,14 @@ pub(super) fn normalise<E: From<Mistake>>(
     run.push(name.into());
     let grammar = Grammar::of(command);
     let mut operands = Vec::new();
+    let mut follows_first = false;
     while let Some(word) = words.next() {
+        let may_be_negative = std::mem::take(&mut follows_first);
         if word == "--" {
             operands.extend(words.by_ref().cloned());
-        } else if !is_option(word) || grammar.is_negative_number(word) {
+        } else if !is_option(word) || (may_be_negative && grammar.is_negative_number(word)) {
             operands.push(word.clone());
+            follows_first = operands.len() == 1;
         } else {
             let mut found = Vec::new();
             let outcome = grammar.read(word, &mut words, &mut found);
@@ -173,8 +176,8 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Returns true if a word is an operand although it starts with `-`, where the definition says that
-    /// operands may be negative numbers (`resize x -10M`).
+    /// Returns true if a word that follows the first operand is the second one although it starts with `-`. The
+    /// definition says where operands may be negative numbers (`resize x -10M`).
     fn is_negative_number(&self, word: &OsStr) -> bool {
         self.negative_numbers && word.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
     }

@@ -34,6 +34,7 @@ mod progress;
 mod readable_file;
 mod rebase;
 mod render;
+mod resize;
 mod snapshot;
 mod speed;
 mod standard_output;
@@ -124,6 +125,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Map(args)) => map::run(&args, secrets),
         Some(Command::Measure(args)) => measure::run(&args, secrets),
         Some(Command::Snapshot(args)) => snapshot::run(&args, secrets),
+        Some(Command::Resize(args)) => resize::run(&args, secrets),
         Some(Command::Speed(args)) => speed::run(&args),
     };
     finish(done, subcommand)

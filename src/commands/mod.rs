@@ -21,6 +21,7 @@ pub mod measure;
 pub mod plausible;
 mod protocol;
 pub mod rebase;
+pub mod resize;
 mod sandbox;
 pub mod snapshot;
 pub mod speed;

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::common::{COWHIDE, Noise, Ran, run, until_it_has, write_disk};
-use crate::tools::{ours, qemu_img};
+use crate::tools::{Tool, ours, qemu_img};
 use crate::trial;
 
 /// How an image is held: what `qemu-io` is called with, and the calls that are compared meanwhile.
@@ -63,11 +63,14 @@ const HELD: &[(&str, &[&str])] = &[
             "info -U --backing-chain above.qcow2",
             "map --image-opts driver=qcow2,file.filename=above.qcow2,backing.driver=qcow2,backing.file.locking=off",
             "create -f qcow2 x.qcow2 1M",
+            "resize x.qcow2 +1M",
+            "resize -f qcow2 --shrink x.qcow2 512",
         ],
     ),
     (
         "-r x.qcow2",
         &[
+            "resize x.qcow2 +1M",
             "info x.qcow2",
             "check x.qcow2",
             "convert x.qcow2 y.raw",
@@ -99,6 +102,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.push(trial("locks::a_raw_image_in_use_survives", raw_in_use));
+    trials.push(trial("locks::a_raw_image_in_use_is_resized", raw_resized));
     trials.push(trial("locks::left_out_of_a_target", unlocked_targets));
     trials.push(trial("locks::a_backing_file_in_use", backing_in_use));
     trials.push(trial("locks::what_a_target_is_over", backed_target));
@@ -184,6 +188,22 @@ fn without_holder(ran: &Ran, holder: Option<u32>) -> String {
     }
     let lines = ran.stderr.lines().filter(|line| !is_holder(line));
     lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// Raw images are nobody's in particular: both tools give one that is in use another length.
+fn raw_resized() {
+    for holder in ["-f raw x.raw", "-r -f raw x.raw"] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        files(folder);
+        let holder = Holder::open(folder, holder);
+        for (tool, length) in [(ours as Tool, "6M"), (qemu_img, "7M")] {
+            let ran = tool(folder, &["resize", "-f", "raw", "x.raw", length]);
+            assert_eq!(ran.ok(), "Image resized.\n");
+        }
+        assert_eq!(fs::metadata(folder.join("x.raw")).unwrap().len(), 7 << 20);
+        drop(holder);
+    }
 }
 
 /// QEMU empties a raw file that another writes, since raw images are nobody's in particular.

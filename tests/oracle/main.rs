@@ -54,6 +54,7 @@ mod qemu_io;
 mod random_images;
 mod rebase;
 mod reports;
+mod resize;
 mod seed;
 mod shared_blocks;
 mod signals;
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
     trials.extend(rebase::trials());
+    trials.extend(resize::trials());
     trials.extend(accelerations::trials());
     trials.extend(access::trials());
     trials.extend(amend::trials());

@@ -17,6 +17,7 @@ mod info;
 mod map;
 mod measure;
 mod rebase;
+mod resize;
 mod shared;
 mod snapshot;
 mod speed;
@@ -36,6 +37,7 @@ pub use self::info::InfoArgs;
 pub use self::map::MapArgs;
 pub use self::measure::MeasureArgs;
 pub use self::rebase::RebaseArgs;
+pub use self::resize::ResizeArgs;
 pub use self::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
 pub use self::snapshot::SnapshotArgs;
 pub use self::speed::SpeedArgs;
@@ -90,6 +92,8 @@ pub enum Command {
     Measure(MeasureArgs),
     /// List, take, go back to or delete internal snapshots
     Snapshot(SnapshotArgs),
+    /// Give the disk of an image another size
+    Resize(ResizeArgs),
     /// Measure the ciphers and what encryption costs on this machine
     Speed(SpeedArgs),
 }

@@ -177,6 +177,15 @@ fn numbers_below_zero_are_operands_where_the_definition_says_so() {
         normalised(&program, &words),
         Ok(Call::Run(expected.to_vec(), Some("resize".into())))
     );
+    for words in [
+        &["x", "resize", "-1M", "a"][..],
+        &["x", "resize", "-q1M", "a"],
+        &["x", "resize", "a", "-q", "-1M"],
+        &["x", "resize", "a", "-1M", "-1M"],
+    ] {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        assert!(normalised(&program, &words).is_err(), "{words:?}");
+    }
 }
 
 /// Checks that clap reads the one form as it was meant.

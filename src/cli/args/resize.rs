@@ -1,0 +1,37 @@
+//! The arguments of `resize`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::shared::{CommonArgs, PasswordArgs};
+
+/// `resize`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct ResizeArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    #[command(flatten)]
+    pub(in crate::cli) password: PasswordArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(in crate::cli) image_opts: bool,
+    /// How the space of a larger disk is taken: off, metadata, falloc or full
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "off",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) preallocation: String,
+    /// Allow the disk to get smaller; what is behind its new end is lost
+    #[arg(long)]
+    pub(in crate::cli) shrink: bool,
+    /// The image, and the disk's size (suffixes k M G T P E); with + or - in front, the difference
+    #[arg(value_name = "FILENAME [+|-]SIZE", allow_negative_numbers = true)]
+    pub(in crate::cli) operands: Vec<OsString>,
+}

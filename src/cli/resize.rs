@@ -1,0 +1,79 @@
+//! `resize`: a size or a difference, and the command.
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+
+use super::args::ResizeArgs;
+use super::failure::{Done, FAILED, Failure};
+use super::messages::{complain, program, warn};
+use super::operands::{self, source, warn_of_guess};
+use super::password::PasswordSource;
+use super::standard_output::print;
+use crate::commands::resize::{self, ResizeOutcome, ResizeWish, WantedSize};
+use crate::crypto::Secrets;
+use crate::formats::Preallocation;
+use crate::options::list::no_size;
+use crate::units::parse_size;
+
+/// Runs the subcommand.
+pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
+    let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
+    let wrong = |message: &str| Err(Failure::Usage(message.into()));
+    let (operand, size) = match args.operands.as_slice() {
+        [operand, size] => (operand, new_size(size)?),
+        [] | [_] => return wrong("Expecting image file name and size"),
+        _ => return wrong("Extra argument(s) in command line"),
+    };
+    let wish = ResizeWish {
+        size,
+        preallocation: preallocation(&args.preallocation)?,
+        may_shrink: args.shrink,
+    };
+    let format = args.format.as_deref();
+    let (mut node, _) = source(operand, format, args.image_opts, secrets)?;
+    node.names = operands::names(&args.common);
+    let outcome = resize::run(&node, &wish, &passwords, &mut |format| {
+        if node.format.is_none() {
+            warn_of_guess(&node, format);
+        }
+    });
+    match outcome? {
+        ResizeOutcome::Resized if args.common.quiet => Ok(ExitCode::SUCCESS),
+        ResizeOutcome::Resized => {
+            print("Image resized.\n")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ResizeOutcome::WouldShrink => {
+            complain(&format!(
+                "{}: Use the --shrink option to perform a shrink operation.",
+                program()
+            ));
+            warn(
+                "Shrinking an image will delete all data beyond the shrunken image's end. Before \
+                 performing such an operation, make sure there is no important data there.",
+            );
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// Reads what `--preallocation` names.
+pub(super) fn preallocation(name: &str) -> Result<Preallocation, Failure> {
+    Preallocation::from_name(name)
+        .ok_or_else(|| anyhow!("Invalid preallocation mode '{name}'").into())
+}
+
+/// Reads a size, or with a sign in front a difference.
+fn new_size(text: &OsStr) -> Result<WantedSize, Failure> {
+    let text = text.to_string_lossy();
+    let (kind, size): (fn(u64) -> WantedSize, &str) =
+        match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(rest), _) => (WantedSize::More, rest),
+            (_, Some(rest)) => (WantedSize::Less, rest),
+            _ => (WantedSize::Exactly, &text),
+        };
+    let size = parse_size(size).map_err(|error| no_size("size", size, error))?;
+    Ok(kind(size))
+}
