@@ -67,7 +67,8 @@ pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
     let failed = |error| could_not_open(&node.name, error);
     let (opened, mut image) = open(node, Purpose::Change)?;
     found(opened.format);
-    image.prepare_to_change().map_err(failed)?;
+    // A walk through all tables would take far longer than the change.
+    image.prepare_to_change(false).map_err(failed)?;
     let source = changes.source.as_ref().map(source_bitmaps).transpose()?;
     let bitmaps = image.bitmaps();
     let mut planned = BitmapChanges::new(&changes.name, image.size(), bitmaps).map_err(failed)?;

@@ -94,7 +94,7 @@ pub fn change(source: &Node<'_>, change: &SnapshotRequest, found: &dyn Fn(Format
     let (opened, mut image) = open(source, Purpose::Change)?;
     found(opened.format);
     image
-        .prepare_to_change()
+        .prepare_to_change(true)
         .map_err(|error| could_not_open(&source.name, error))?;
     let done = match image.snapshots() {
         Some(snapshots) => change.carry_out(snapshots, source.cache.flushes()),

@@ -192,11 +192,12 @@ pub trait ImageFile: Send + Sync {
     }
 
     /// Makes sure that the image's metadata can be changed where it is. An image that was left dirty is
-    /// repaired.
+    /// repaired. Another one is checked if `looks_for_damage`, which takes a walk through all of it.
     ///
     /// # Errors
     /// Returns an error if the image is damaged, or marked as such.
-    fn prepare_to_change(&mut self) -> Result<()> {
+    fn prepare_to_change(&mut self, looks_for_damage: bool) -> Result<()> {
+        let _ = looks_for_damage;
         Ok(())
     }
 

@@ -75,13 +75,16 @@ impl BitmapBits for StoredBits {
                 Error::corrupt(format!("entry {index} of a bitmap's table: {why}"))
             })?;
             match target {
-                BitmapTarget::Uniform(set) => part.fill(if set { 0xff } else { 0 }),
+                BitmapTarget::Uniform(set) => {
+                    part.fill(if set { 0xff } else { 0 });
+                    any |= set;
+                }
                 BitmapTarget::Stored(host) => {
                     let from = host.0.saturating_add(within);
                     self.storage.read_exact_at(from, part, "a bitmap's bits")?;
+                    any |= part.iter().any(|byte| *byte != 0);
                 }
             }
-            any |= part.iter().any(|byte| *byte != 0);
             offset += length as u64;
             rest = after;
         }

@@ -190,13 +190,14 @@ impl ImageFile for Qcow2File {
         Ok(())
     }
 
-    fn prepare_to_change(&mut self) -> Result<()> {
+    fn prepare_to_change(&mut self, looks_for_damage: bool) -> Result<()> {
         refuse_corrupt(&self.header)?;
-        if !self.header.has_incompatible(features::DIRTY) {
-            return write::refuse_damaged(self.storage.as_ref(), &self.header);
+        if self.header.has_incompatible(features::DIRTY) {
+            repair_dirty(self.storage.as_ref(), &self.header)?;
+            self.header = Header::read(self.storage.as_ref())?;
+        } else if looks_for_damage {
+            write::refuse_damaged(self.storage.as_ref(), &self.header)?;
         }
-        repair_dirty(self.storage.as_ref(), &self.header)?;
-        self.header = Header::read(self.storage.as_ref())?;
         Ok(())
     }
 
