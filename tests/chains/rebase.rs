@@ -6,8 +6,9 @@ use std::sync::Arc;
 use cowhide::convert::{Rebase, rebase};
 use cowhide::error::{Error, Result};
 use cowhide::formats::driver::WriteParts;
-use cowhide::formats::{Chain, Extent, Image};
-use cowhide::storage::{Fault, MemoryStorage, Operation};
+use cowhide::formats::raw::RawImage;
+use cowhide::formats::{Chain, Extent, Image, ZeroImage};
+use cowhide::storage::{Fault, MemoryStorage, Operation, Slowness};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
@@ -243,7 +244,7 @@ fn what_both_have_is_not_read() {
     let bottom = chain(&[SIZE], &mut noise).unwrap();
     let unread: Arc<dyn Image> = Arc::new(Unread(bottom.clone()));
     let old = Arc::new(Chain::new(unread.clone(), Vec::new()));
-    let empty: Arc<dyn Image> = Arc::new(cowhide::formats::ZeroImage { size: SIZE });
+    let empty: Arc<dyn Image> = Arc::new(ZeroImage { size: SIZE });
     let new = Arc::new(Chain::new(empty, vec![unread]));
     for kind in KINDS {
         let over = Some(("old", bottom.clone() as Arc<dyn Image>));
@@ -270,4 +271,31 @@ fn what_both_have_is_not_read() {
         let refused = read.rebase(&storage).unwrap_err().to_string();
         assert!(refused.contains("backing file at byte"), "{refused}");
     }
+}
+
+/// Where reads wait, more of them are under way than there are threads that keep processors busy.
+#[test]
+fn many_reads_are_under_way_where_they_wait() {
+    const LARGE: usize = 48 << 20;
+    let mut noise = Noise(5);
+    let slow = Slowness {
+        until_in_flight: 8,
+        after: 24,
+    };
+    let data = Arc::new(MemoryStorage::new(noise.bytes(LARGE)).slow(slow));
+    let raw = RawImage::open(Arc::<MemoryStorage>::clone(&data)).unwrap();
+    let old = Arc::new(Chain::new(Arc::new(raw), Vec::new()));
+    let size = LARGE as u64;
+    let empty: Arc<dyn Image> = Arc::new(ZeroImage { size });
+    let subject = Subject {
+        bytes: image(KINDS[3], size, Some(("old", empty)), &mut noise),
+        old: Some(old),
+        new: None,
+        common: 0,
+        compressed: false,
+    };
+    let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+    subject.rebase(&storage).unwrap();
+    assert!(data.most_in_flight() >= 8, "{}", data.most_in_flight());
+    assert!(subject.is_done(&storage.contents()));
 }
