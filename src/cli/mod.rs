@@ -11,6 +11,7 @@ mod bench;
 mod bitmap;
 mod check;
 mod checksum;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -117,6 +118,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Rebase(args)) => rebase::run(&args, secrets),
         Some(Command::Amend(args)) => amend::run(&args, secrets),
         Some(Command::Bench(args)) => bench::run(&args, secrets),
+        Some(Command::Commit(args)) => commit::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),
         Some(Command::Bitmap(args)) => bitmap::run(&args, secrets),

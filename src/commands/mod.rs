@@ -11,6 +11,7 @@ pub mod bitmap;
 mod bitmaps;
 pub mod check;
 pub mod checksum;
+pub mod commit;
 pub mod compare;
 pub mod convert;
 pub mod create;

@@ -284,6 +284,17 @@ pub trait ImageFile: Send + Sync {
         Err(no_resize())
     }
 
+    /// Makes the image store nothing of its disk, so that all of it is read from the backing file. The disk of the
+    /// backing file must hold the same; it isn't read.
+    ///
+    /// # Errors
+    /// Returns an error if the format has no backing files, or if the image is damaged. Returns the system's error:
+    /// then parts of the disk are still stored.
+    fn make_empty(&self, parts: WriteParts<'_>) -> Result<()> {
+        let _ = parts;
+        Err(Error::unsupported("Operation not supported"))
+    }
+
     /// Returns the check of the image's metadata; `None` for formats that have nothing to check.
     fn check(&self) -> Option<&dyn Check> {
         None

@@ -6,6 +6,7 @@ mod common;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
 
+mod commit;
 mod rebase;
 
 use std::sync::Arc;

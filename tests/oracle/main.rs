@@ -21,6 +21,7 @@ mod bitmaps;
 mod bytes;
 mod check;
 mod checksum;
+mod commit;
 mod compare;
 mod compressed;
 mod create;
@@ -122,6 +123,7 @@ fn main() -> ExitCode {
     trials.extend(bitmaps::trials());
     trials.extend(bytes::trials());
     trials.extend(check::trials());
+    trials.extend(commit::trials());
     trials.extend(compare::trials());
     trials.extend(checksum::trials());
     trials.extend(compressed::trials());

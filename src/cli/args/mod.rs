@@ -9,6 +9,7 @@ mod bench;
 mod bitmap;
 mod check;
 mod checksum;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -29,6 +30,7 @@ pub use self::bench::BenchArgs;
 pub use self::bitmap::BitmapArgs;
 pub use self::check::CheckArgs;
 pub use self::checksum::ChecksumArgs;
+pub use self::commit::CommitArgs;
 pub use self::compare::CompareArgs;
 pub use self::convert::ConvertArgs;
 pub use self::create::CreateArgs;
@@ -74,6 +76,8 @@ pub enum Command {
     Dd(DdArgs),
     /// Give an image another backing file, or none
     Rebase(RebaseArgs),
+    /// Write what an image holds into one that it is over
+    Commit(CommitArgs),
     /// Measure how long many requests to an image take
     Bench(BenchArgs),
     /// Print the checksum of what an image holds

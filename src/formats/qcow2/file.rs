@@ -246,6 +246,11 @@ impl ImageFile for Qcow2File {
         write::resize_disk(&self.storage, &self.header, options, resize)
     }
 
+    fn make_empty(&self, parts: WriteParts<'_>) -> Result<()> {
+        let options = self.open_options(parts)?;
+        write::make_empty(&self.storage, &self.header, options)
+    }
+
     fn check(&self) -> Option<&dyn Check> {
         Some(self)
     }

@@ -8,7 +8,7 @@
 //!   `copy_bitmaps`, `replace_bitmap`: more of those, or others, for which the header has to have room
 //!   (`bitmap_directory`, `header::room`);
 //! - `snapshots`: internal snapshots, taken, gone back to and deleted;
-//! - `resize`: another size for the disk;
+//! - `resize`: another size for the disk, or nothing stored of it;
 //! - `open`: the images that may be written, and repairs that come first.
 //!
 //! # Threads
@@ -59,7 +59,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 pub use copy_bitmaps::copy_bitmaps;
 pub use open::{OpenOptions, refuse_corrupt, refuse_damaged};
 pub use replace_bitmap::{check_new_bitmap, replace_bitmap};
-pub use resize::resize_disk;
+pub use resize::{make_empty, resize_disk};
 pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
 
 use self::bitmaps::EnabledBitmaps;

@@ -7,6 +7,7 @@
 //!   (`grow`, `preallocate`). Then the size changes.
 //! - A smaller disk: the size changes. Then all that lies behind it is given back, and the file is cut off
 //!   behind the last cluster in use (`crop`).
+//! - An image is emptied as a disk of no bytes is cropped, and keeps its size (`empty`).
 //! - Bitmaps have the length that the disk's size asks for, so they are marked as in use meanwhile, and are
 //!   stored anew at the end (`bitmaps`). A power cut leaves them marked, as one does in any image in use.
 //!
@@ -15,11 +16,14 @@
 
 mod bitmaps;
 mod crop;
+mod empty;
 mod grow;
 mod preallocate;
 
 use std::io;
 use std::sync::{Arc, PoisonError};
+
+pub use self::empty::make_empty;
 
 use self::bitmaps::ResizedBitmaps;
 use super::WritableQcow2;

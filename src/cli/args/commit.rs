@@ -1,0 +1,47 @@
+//! The arguments of `commit`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::shared::{CommonArgs, PasswordArgs};
+
+/// `commit`
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct CommitArgs {
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+    #[command(flatten)]
+    pub(in crate::cli) password: PasswordArgs,
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(in crate::cli) image_opts: bool,
+    /// Cache mode of all images
+    #[arg(
+        short = 't',
+        long,
+        value_name = "CACHE",
+        default_value = "writeback",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) cache: String,
+    /// The image of the chain that is committed to, instead of the backing file; implies -d
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub(in crate::cli) base: Option<OsString>,
+    /// Leave the image as it is, instead of emptying it
+    #[arg(short, long)]
+    pub(in crate::cli) drop: bool,
+    /// Copy at most so many bytes a second (suffixes k M G)
+    #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
+    pub(in crate::cli) rate: Option<String>,
+    /// Show progress
+    #[arg(short, long)]
+    pub(in crate::cli) progress: bool,
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    pub(in crate::cli) operands: Vec<OsString>,
+}

@@ -1,0 +1,204 @@
+//! `commit`: what an image holds goes into one that it is over.
+//!
+//! The image that is committed to is the backing file, or one further down. It gets all that the images above it
+//! store, zeroes too, and is on stable storage before the image is emptied. So wherever this ends, the image's disk
+//! is what it was. Images in between aren't changed, and don't read as before if they are used by themselves.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Passwords, Purpose};
+use crate::convert::{self, Observer, Settings};
+use crate::error::{Error, ErrorKind, Result, printable};
+use crate::formats::driver::{Parts, WriteParts};
+use crate::formats::{Chain, Image, OverOptions, Preallocation, Resize, ZeroImage};
+use crate::nodes::{BackingNode, Disk, Node, WritableFile, WriteAccess, file_name, refuse_same};
+use crate::storage::Storage;
+
+/// A commit.
+pub struct CommitPlan<'a> {
+    /// The image.
+    pub image: Node<'a>,
+    /// The name of the image that it goes into, one of those below; `None` for the backing file.
+    pub base: Option<&'a OsStr>,
+    /// True if the image isn't emptied.
+    pub keeps: bool,
+    /// The way in which the work is done.
+    pub settings: Settings,
+}
+
+/// Writes what an image holds into one that it is over, and empties it.
+///
+/// # Errors
+/// Returns an error if an image of the chain can't be opened or read, if the base can't be written, or if it is
+/// smaller and can't grow. The image's disk is what it was then.
+pub fn run(
+    plan: &CommitPlan<'_>,
+    passwords: &dyn Passwords,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let chain = plan.image.open(Purpose::Read, passwords)?;
+    observer.progress(0, 1);
+    let nodes = nodes(&plan.image, &chain)?;
+    let base = base(plan, &chain, &nodes)?;
+    drop(chain);
+    let (above, below) = nodes.split_at(base);
+    let (Some(top), Some(base)) = (above.first(), below.first()) else {
+        return Err(Error::invalid("a commit to an image that isn't there"));
+    };
+    let flush = plan.image.cache.flushes();
+    let to_write = |opens_backing, refuse| WriteAccess {
+        purpose: Purpose::Change,
+        flush,
+        guarded: false,
+        opens_backing,
+        refuse,
+    };
+    let top = top.open_to_write(&to_write(false, &|_| Ok(())), passwords)?;
+    let between = open_between(above, passwords)?;
+    let files = files(&top, between.as_ref());
+    let refuse = |file: &dyn Storage| {
+        let files: Vec<&dyn Storage> = files.iter().map(AsRef::as_ref).collect();
+        refuse_same(&base.path, file, &files)
+    };
+    let base = Node {
+        // The system's error has its name.
+        name: String::new(),
+        ..base.clone()
+    };
+    let mut target = base.open_to_write(&to_write(true, &refuse), passwords)?;
+    let source = source(&top, between.as_ref())?;
+    let failed = |error: Error| error.context("Block job failed");
+    if target.image.size() < source.size() {
+        let resize = Resize {
+            size: source.size(),
+            preallocation: Preallocation::Off,
+        };
+        let resized = target.image.resize(target.parts.clone(), resize);
+        let resized = resized.map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => Error::unsupported("Operation not supported"),
+            _ => error,
+        });
+        resized.and_then(|()| target.reload()).map_err(failed)?;
+    }
+    copy(plan, &source, &target, observer).map_err(failed)?;
+    if let Some(between) = &between {
+        between.check_lengths()?;
+    }
+    if plan.keeps {
+        return Ok(());
+    }
+    empty(&top, target.image.size())
+}
+
+/// Returns the nodes of all images of a chain, from the top on.
+fn nodes<'a>(top: &Node<'a>, chain: &Disk) -> Result<Vec<Node<'a>>> {
+    let mut nodes = vec![top.clone()];
+    for layer in &chain.layers {
+        let below = nodes.last().map(|node| node.below(layer.image.as_ref()));
+        nodes.extend(below.transpose()?.flatten());
+    }
+    Ok(nodes)
+}
+
+/// Returns the number of images above the one that is committed to.
+fn base(plan: &CommitPlan<'_>, chain: &Disk, nodes: &[Node<'_>]) -> Result<usize> {
+    let Some(name) = plan.base else {
+        return match nodes.len() {
+            0 | 1 => Err(Error::invalid("Image does not have a backing file")),
+            _ => Ok(1),
+        };
+    };
+    let above = nodes.iter().zip(&chain.layers);
+    let found = above
+        .zip(nodes.iter().skip(1))
+        .position(|((above, layer), node)| {
+            let stored = layer.image.backing().map(|backing| backing.name);
+            stored == Some(name.as_bytes()) || is_file(&above.path, name, &node.path)
+        });
+    found.map(|index| index + 1).ok_or_else(|| {
+        Error::invalid(format!(
+            "Did not find '{}' in the backing chain of '{}'",
+            printable(&name.to_string_lossy()),
+            printable(&plan.image.name)
+        ))
+    })
+}
+
+/// Returns true if a name, relative to an image's folder, leads to the file at `path`.
+fn is_file(image: &Path, name: &OsStr, path: &Path) -> bool {
+    let named = file_name::beside(image, name.as_bytes());
+    match (fs::canonicalize(named), fs::canonicalize(path)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// Opens the images between the top and the base, of which there may be none.
+fn open_between(above: &[Node<'_>], passwords: &dyn Passwords) -> Result<Option<Disk>> {
+    let mut below = BackingNode::Nothing;
+    for node in above.iter().skip(1).rev() {
+        below = BackingNode::Given(Box::new(Node {
+            below,
+            ..node.clone()
+        }));
+    }
+    match below {
+        BackingNode::Given(node) => node.open(Purpose::Read, passwords).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Returns the files of the images above the base.
+fn files(top: &WritableFile<'_>, between: Option<&Disk>) -> Vec<Arc<dyn Storage>> {
+    let own = std::iter::once(&top.file).chain(&top.parts.files);
+    let layers = between.into_iter().flat_map(|between| &between.layers);
+    let others = layers.flat_map(|layer| &layer.files);
+    own.chain(others).map(Arc::clone).collect()
+}
+
+/// Opens the disk that the images above the base are together. What none of them stores is unallocated in it.
+fn source(top: &WritableFile<'_>, between: Option<&Disk>) -> Result<Chain> {
+    let image = top.image.open(Parts {
+        files: top.parts.files.clone(),
+        secret: top.parts.secret,
+        salvage: false,
+        depth: 0,
+    })?;
+    let below = between.map(|between| Arc::clone(&between.image) as Arc<dyn Image>);
+    Ok(Chain::new(image, below.into_iter().collect()))
+}
+
+/// Writes all that `source` stores into the base, and closes that.
+fn copy(
+    plan: &CommitPlan<'_>,
+    source: &Chain,
+    base: &WritableFile<'_>,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let options = OverOptions {
+        leaves_parts: true,
+        ..OverOptions::default()
+    };
+    let target = base
+        .image
+        .write_over(base.parts.clone(), source.size(), options)?;
+    let settings = Settings {
+        leave_unallocated: true,
+        ..plan.settings
+    };
+    convert::copy(source, target.as_ref(), settings, observer)
+}
+
+/// Empties the image; all that it held is in a disk of `below` bytes now.
+fn empty(top: &WritableFile<'_>, below: u64) -> Result<()> {
+    let parts = WriteParts {
+        // Nothing of it is copied.
+        backing: Some(Arc::new(ZeroImage { size: below })),
+        ..top.parts.clone()
+    };
+    top.image.make_empty(parts)
+}
