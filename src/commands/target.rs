@@ -9,7 +9,7 @@ use super::{Driver, Passwords, Purpose, backing, backing::Base};
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result};
 use crate::formats::driver::{Backing, NewDisk, Plan};
-use crate::formats::encryption::EncryptionFormat;
+use crate::formats::encryption::{EncryptionFormat, key_secret};
 use crate::formats::{Format, NewImage, OverOptions, smaller_than_input};
 use crate::nodes::{
     Names, NewFile, NewImageFiles, Node, WritableFile, WriteAccess, could_not_open, file_name,
@@ -144,7 +144,7 @@ impl Target<'_> {
 
     /// Returns the password that an option named, or else the one that `passwords` has.
     fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
-        match self.options.text("encrypt.key-secret") {
+        match key_secret(&self.options) {
             Some(id) => self.secrets.get(id),
             None => passwords.for_writing(&self.name),
         }

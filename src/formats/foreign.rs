@@ -28,10 +28,7 @@ const FIRST: &[Mark] = &[
 ];
 
 /// The same of formats that are asked last.
-const LAST: &[Mark] = &[
-    ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
-    ("luks", 0, b"LUKS\xba\xbe\0\x01"),
-];
+const LAST: &[Mark] = &[("qcow", 0, b"QFI\xfb\0\0\0\x01")];
 
 type Mark = (&'static str, usize, &'static [u8]);
 

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use super::driver::{FormatDriver, Load, Parts};
 use super::foreign::{self, Turn};
 use super::image::Image;
-use super::{qcow2, raw, vdi};
+use super::{luks, qcow2, raw, vdi};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -17,7 +17,12 @@ use std::sync::Arc;
 
 /// Every format, in the order in which QEMU asks the drivers: of two that are as sure, the first one is
 /// believed.
-pub const FORMATS: &[Format] = &[Format(&vdi::Vdi), Format(&qcow2::Qcow2), Format::RAW];
+pub const FORMATS: &[Format] = &[
+    Format(&vdi::Vdi),
+    Format(&qcow2::Qcow2),
+    Format(&luks::Luks),
+    Format::RAW,
+];
 
 /// The length of the start of a file that tells its format, in bytes.
 const PROBE_LENGTH: usize = 512;
@@ -143,10 +148,9 @@ mod tests {
 
     #[test]
     fn foreign_formats_are_refused_by_name() {
-        let cases: [(&str, &[u8]); 4] = [
+        let cases: [(&str, &[u8]); 3] = [
             ("qcow", b"QFI\xfb\0\0\0\x01"),
             ("vhdx", b"vhdxfile...."),
-            ("luks", b"LUKS\xba\xbe\0\x01"),
             ("vmdk", b"# Disk DescriptorFile\r\nversion=1\r\n"),
         ];
         for (name, bytes) in cases {

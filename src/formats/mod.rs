@@ -11,6 +11,7 @@ pub mod check;
 pub mod driver;
 pub mod encryption;
 pub mod info;
+pub mod luks;
 pub mod plausible;
 pub mod qcow2;
 pub mod raw;

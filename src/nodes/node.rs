@@ -11,6 +11,7 @@ use super::options::NodeOptions;
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result, printable};
 use crate::formats::Format;
+use crate::formats::encryption::KEY_SECRETS;
 use crate::formats::snapshots::SnapshotName;
 use crate::options::json::PREFIX;
 use crate::options::{Values, qemu_json};
@@ -170,7 +171,7 @@ impl Node<'_> {
 
     /// Returns true if the caller, or an option, has a password for the image.
     pub fn has_password(&self) -> bool {
-        self.secret.is_some() || self.options.has("encrypt.key-secret")
+        self.secret.is_some() || KEY_SECRETS.iter().any(|name| self.options.has(name))
     }
 
     /// Sets the format from the name of a driver, where one is stated. The name of a protocol stands for the

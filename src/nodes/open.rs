@@ -13,7 +13,7 @@ use super::options::unsupported_option;
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Load, Parts};
-use crate::formats::encryption::missing_secret;
+use crate::formats::encryption::{key_secret, missing_secret};
 use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreign};
 use crate::options::Values;
 use crate::storage::{
@@ -326,7 +326,7 @@ impl Node<'_> {
         if encryption.accepts_any_password() {
             passwords.legacy_aes_is_used(false);
         }
-        let named = options.text("encrypt.key-secret");
+        let named = key_secret(options);
         match (self.secret, named, self.secrets) {
             (Some(secret), ..) => Ok(Some(secret)),
             (None, Some(id), Some(secrets)) => secrets.get(id).map(Some),

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use cowhide::formats::driver::{Load, Parts};
+use cowhide::formats::driver::Load;
 use cowhide::formats::info::ImageInfo;
 use cowhide::storage::{MemoryStorage, Operation};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
-use crate::{Driver, disk, formats, image};
+use crate::{Driver, disk, formats, image, parts};
 
 /// Looks at a file in every way that doesn't write. Returns true if it could be read.
 fn look(driver: Driver, bytes: Vec<u8>) -> bool {
@@ -24,7 +24,7 @@ fn look(driver: Driver, bytes: Vec<u8>) -> bool {
         if let Some(check) = file.check().filter(|_| file.size() < 1 << 30) {
             let _ = check.check(&mut |event| drop(event.to_string()));
         }
-        let Ok(image) = file.open(Parts::default()) else {
+        let Ok(image) = file.open(parts()) else {
             continue;
         };
         let mut buffer = vec![0; 64 << 10];

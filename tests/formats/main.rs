@@ -13,10 +13,12 @@ mod own;
 mod power;
 mod promises;
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cowhide::convert::{self, Settings};
+use cowhide::crypto::Secret;
 use cowhide::error::Result;
 use cowhide::formats::driver::{Load, NewDisk, NewParts, Parts, WriteParts};
 use cowhide::formats::raw::RawImage;
@@ -62,11 +64,39 @@ fn settings(workers: usize) -> Settings {
     }
 }
 
+/// The password of images that have one.
+static PASSWORD: LazyLock<Secret> = LazyLock::new(|| Secret::new(b"correct horse".to_vec()));
+
+/// The options of a new image: those that make it quick.
+fn quick_options(driver: Driver) -> Result<Values> {
+    let specs = driver.create_options();
+    let quick = specs.iter().find(|spec| spec.name == "iter-time");
+    let list: Option<OsString> = quick.map(|spec| format!("{}=0", spec.name).into());
+    Values::of_lists(&[specs], list.as_slice())
+}
+
+/// What an image is read with.
+fn parts() -> Parts<'static> {
+    Parts {
+        secret: Some(&PASSWORD),
+        ..Parts::default()
+    }
+}
+
+/// What an image is written with.
+fn write_parts() -> WriteParts<'static> {
+    WriteParts {
+        secret: Some(&PASSWORD),
+        flush: true,
+        ..WriteParts::default()
+    }
+}
+
 /// Makes a new image of a disk, if the driver makes new images.
 fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: usize) -> Result<()> {
     let plan = driver.plan(&NewDisk {
         size: disk.len() as u64,
-        options: &Values::of_lists(&[driver.create_options()], &[])?,
+        options: &quick_options(driver)?,
         backing_size: None,
         compressed: false,
         align: None,
@@ -75,7 +105,7 @@ fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: us
     let new = plan.create(NewParts {
         file: Arc::<MemoryStorage>::clone(storage),
         files: Vec::new(),
-        secret: None,
+        secret: Some(&PASSWORD),
         flush: true,
     })?;
     convert::copy(&raw(disk), new.as_ref(), settings(workers), &())
@@ -104,7 +134,7 @@ fn load(driver: Driver, storage: &Arc<MemoryStorage>) -> Result<Box<dyn ImageFil
 /// The disk of an image.
 fn read(driver: Driver, image: &[u8]) -> Result<Vec<u8>> {
     let storage = Arc::new(MemoryStorage::new(image.to_vec()));
-    let image = load(driver, &storage)?.open(Parts::default())?;
+    let image = load(driver, &storage)?.open(parts())?;
     let mut disk = vec![0xee; usize::try_from(image.size()).unwrap()];
     image.read_at(GuestOffset(0), &mut disk)?;
     Ok(disk)
@@ -112,13 +142,9 @@ fn read(driver: Driver, image: &[u8]) -> Result<Vec<u8>> {
 
 /// Copies a disk over an image.
 fn write_over(driver: Driver, storage: &Arc<MemoryStorage>, disk: &[u8]) -> Result<()> {
-    let parts = WriteParts {
-        flush: true,
-        ..WriteParts::default()
-    };
     let size = disk.len() as u64;
     let file = load(driver, storage)?;
-    let target = file.write_over(parts, size, OverOptions::default())?;
+    let target = file.write_over(write_parts(), size, OverOptions::default())?;
     convert::copy(&raw(disk), target.as_ref(), settings(1), &())
 }
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use cowhide::formats::driver::WriteParts;
 use cowhide::storage::{Fault, MemoryStorage, Operation};
 
 use crate::common::Noise;
 use crate::power_cut::leftovers;
-use crate::{Driver, corruptions, create, disk, formats, image, load, read, write_over};
+use crate::{
+    Driver, corruptions, create, disk, formats, image, load, read, write_over, write_parts,
+};
 
 const SECTOR: usize = 512;
 const SIZE: usize = (2 << 20) + 4096;
@@ -36,7 +37,7 @@ fn assert_usable(driver: Driver, image: &[u8], old: &[u8], new: &[u8], when: &st
     let storage = Arc::new(MemoryStorage::new(image.to_vec()));
     if !driver.capabilities().transparent {
         let file = load(driver, &storage).unwrap();
-        let opened = file.open_writable(WriteParts::default());
+        let opened = file.open_writable(write_parts());
         assert!(opened.is_ok(), "{when}: {:?}", opened.err());
     }
 }

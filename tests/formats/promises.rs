@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use cowhide::formats::driver::{Load, WriteParts};
+use cowhide::formats::driver::Load;
 use cowhide::formats::info::ImageInfo;
 use cowhide::storage::{MemoryStorage, Operation};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
-use crate::{corruptions, create, disk, formats, image, load, read, write_over};
+use crate::{corruptions, create, disk, formats, image, load, read, write_over, write_parts};
 
 const MIB: usize = 1 << 20;
 const SIZES: [usize; 6] = [0, 512, 4096, MIB, MIB + 512, 3 * MIB - 512];
@@ -124,7 +124,7 @@ fn writes_are_read_back() {
         };
         let storage = Arc::new(MemoryStorage::new(image));
         let file = load(driver, &storage).unwrap();
-        let Ok(image) = file.open_writable(WriteParts::default()) else {
+        let Ok(image) = file.open_writable(write_parts()) else {
             continue;
         };
         tested += 1;

@@ -147,10 +147,6 @@ const PENDING: &[(&str, &str)] = &[
         "create -f qcow2 --object secret,id=s,file=key -o encrypt.format=luks,encrypt.key-secret=s enc.qcow2 1M",
         "encrypt.format=luks is not supported",
     ),
-    (
-        "create -f luks --object secret,id=s,file=key -o key-secret=s out.luks 1024K",
-        "Unknown file format 'luks'",
-    ),
     // vdsm, libvirt, Proxmox
 ];
 

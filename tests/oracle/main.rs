@@ -41,6 +41,7 @@ mod into;
 mod limits;
 mod locks;
 mod long_chains;
+mod luks;
 mod map;
 mod matrix;
 mod measure;
@@ -158,6 +159,7 @@ fn main() -> ExitCode {
     trials.extend(over::trials());
     trials.extend(traced::trials());
     trials.extend(vdi::trials());
+    trials.extend(luks::trials());
     trials.extend(warnings::trials());
     trials.extend(write::trials());
     trials.extend(into::trials());

@@ -13,6 +13,7 @@ pub use legacy_aes::LegacyAes;
 
 use crate::crypto::{Secret, SectorCipher};
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::Values;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The encryption formats that are known by name.
@@ -127,4 +128,12 @@ pub fn missing_secret() -> Error {
         ErrorKind::MissingSecret,
         "Parameter 'encrypt.key-secret' is required for cipher",
     )
+}
+
+/// The names of the option that names the secret of an image: of those with a header inside, and of `luks`.
+pub const KEY_SECRETS: [&str; 2] = ["encrypt.key-secret", "key-secret"];
+
+/// Returns the id of the secret that options name for an image's key.
+pub fn key_secret(options: &Values) -> Option<&str> {
+    KEY_SECRETS.iter().find_map(|name| options.text(name))
 }

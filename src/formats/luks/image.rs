@@ -1,0 +1,186 @@
+//! The disk in a LUKS file: its bytes one after the other behind the header, encrypted.
+//!
+//! Every sector is stored, so all of the disk is data. A hole in the file is no zeroes but what decrypts to noise:
+//! nobody has written there. So zeroes are written like any other data, and nothing is given back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::encryption::Cipher;
+use crate::formats::image::check_range;
+use crate::formats::{Extent, ExtentKind, Image, WritableImage};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset};
+
+/// The number of bytes that are encrypted and written at a time.
+const AT_ONCE: usize = 256 << 10;
+
+/// The unit in which the disk is written, in bytes: that of most file systems.
+pub(super) const UNIT: usize = 4096;
+
+/// An encrypted disk that starts at `payload` of its file.
+#[derive(Debug)]
+pub(super) struct LuksImage {
+    pub(super) file: Arc<dyn Storage>,
+    pub(super) cipher: Cipher,
+    /// The offset of the disk's first byte in the file.
+    pub(super) payload: u64,
+    /// The size of the disk in bytes, a multiple of 512.
+    pub(super) size: u64,
+    /// The length of the file in bytes, which may end inside the disk's last sector.
+    pub(super) length: u64,
+}
+
+impl LuksImage {
+    fn host(&self, guest: GuestOffset) -> HostOffset {
+        HostOffset(self.payload + guest.0)
+    }
+}
+
+impl Image for LuksImage {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        check_range(self.size, offset, 1)?;
+        Ok(Extent {
+            start: offset,
+            length: (self.size - offset.0).min(limit),
+            kind: ExtentKind::Data(self.host(offset)),
+            depth: 0,
+        })
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        let host = self.host(offset);
+        self.file.read_padded_at(host.0, buf, self.length)?;
+        self.cipher.decrypt(offset, host, buf);
+        Ok(())
+    }
+}
+
+/// The same disk, open for writing.
+#[derive(Debug)]
+pub(super) struct WritableLuks {
+    image: LuksImage,
+    flushes: bool,
+    is_over: AtomicBool,
+}
+
+impl WritableLuks {
+    /// Opens a disk for writing. `flushes` says that flushes reach the storage.
+    pub(super) fn new(image: LuksImage, flushes: bool) -> Self {
+        Self {
+            image,
+            flushes,
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(Error::invalid(
+                "the image is closed, or couldn't be stored before",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Image for WritableLuks {
+    fn size(&self) -> u64 {
+        self.image.size()
+    }
+
+    fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
+        self.image.extent_at(offset, limit)
+    }
+
+    fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        let image = &self.image;
+        check_range(image.size, offset, buf.len())?;
+        let host = image.host(offset);
+        // A write may have made the file longer.
+        let length = image.length.max(image.file.len()?);
+        image.file.read_padded_at(host.0, buf, length)?;
+        image.cipher.decrypt(offset, host, buf);
+        Ok(())
+    }
+}
+
+impl WritableImage for WritableLuks {
+    fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        self.check_usable()?;
+        check_range(self.image.size, offset, data.len())?;
+        let mut buffer = vec![0; data.len().min(AT_ONCE)];
+        let mut guest = offset;
+        for part in data.chunks(AT_ONCE) {
+            let (secret, _) = buffer.split_at_mut(part.len());
+            let host = self.image.host(guest);
+            self.image.cipher.encrypt_to(guest, host, part, secret);
+            self.image.file.write_at(host.0, secret)?;
+            guest = GuestOffset(guest.0 + part.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: GuestOffset, length: u64, _may_unmap: bool) -> Result<()> {
+        let zeroes = vec![0; usize::try_from(length).unwrap_or(AT_ONCE).min(AT_ONCE)];
+        let mut start = offset.0;
+        let end = offset.0.saturating_add(length);
+        while start < end {
+            let part = (end - start).min(AT_ONCE as u64);
+            let part = usize::try_from(part).unwrap_or(AT_ONCE);
+            self.write_at(GuestOffset(start), zeroes.get(..part).unwrap_or(&zeroes))?;
+            start += part as u64;
+        }
+        Ok(())
+    }
+
+    /// Keeps the contents: an attacker would see from a hole what isn't used.
+    fn discard(&self, _offset: GuestOffset, _length: u64) -> Result<()> {
+        self.check_usable()
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.check_usable()?;
+        if self.flushes {
+            let flushed = self.image.file.flush();
+            if flushed.is_err() {
+                self.is_over.store(true, Ordering::Release);
+            }
+            flushed?;
+        }
+        Ok(())
+    }
+
+    fn allocation_unit(&self) -> usize {
+        UNIT
+    }
+
+    fn stores_zeroes(&self) -> bool {
+        false
+    }
+
+    fn writes_serially(&self) -> bool {
+        // Encrypting is part of writing here, and worth several threads.
+        false
+    }
+
+    fn close(&self) -> Result<()> {
+        self.flush()?;
+        self.is_over.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Returns the error for an image without a password.
+pub(super) fn missing_secret() -> Error {
+    Error::new(
+        ErrorKind::MissingSecret,
+        "Parameter 'key-secret' is required for cipher",
+    )
+}

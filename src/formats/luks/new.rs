@@ -1,0 +1,147 @@
+//! A new LUKS image being written.
+//!
+//! Its file starts without a header: nothing takes it for an image before all data is stored. Whatever was there
+//! would decrypt to noise, so the whole disk is written, zeroes too.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::formats::encryption::Cipher;
+use crate::formats::{NewImage, Preallocation, Reservation, Run};
+use crate::storage::Storage;
+use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
+
+use super::image::UNIT;
+
+/// The number of bytes of the header that say what the file is.
+const MARK: usize = 512;
+
+/// A new image.
+pub(super) struct NewLuks {
+    file: Arc<dyn Storage>,
+    cipher: Cipher,
+    /// The header, up to the end of the first key slot's material.
+    header: Vec<u8>,
+    payload: u64,
+    size: u64,
+    flush: bool,
+}
+
+impl NewLuks {
+    /// Makes room in `file` for a header and a disk of `size` bytes behind it, at `payload`.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if a device is smaller.
+    pub(super) fn create(
+        file: Arc<dyn Storage>,
+        (header, cipher): (Vec<u8>, Cipher),
+        payload: u64,
+        size: u64,
+        preallocation: Preallocation,
+        flush: bool,
+    ) -> Result<Self> {
+        let length = payload + size;
+        if file.starts_as_zeroes() {
+            file.set_len(length).map_err(too_large)?;
+        } else {
+            if file.len()? < length {
+                return Err(Error::invalid("Cannot grow device files"));
+            }
+            // It may hold an older image's header, which must lead nobody to what is written meanwhile.
+            file.write_at(0, &[0; MARK])?;
+        }
+        if preallocation == Preallocation::Falloc {
+            file.reserve(length)?;
+        }
+        Ok(Self {
+            file,
+            cipher,
+            header,
+            payload,
+            size,
+            flush,
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
+        if self.flush {
+            self.file.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// Says in QEMU's words that the file system has no files of that size.
+fn too_large(error: Error) -> Error {
+    match error.io_kind() {
+        Some(ErrorKind::FileTooLarge) => Error::invalid("The requested file size is too large"),
+        _ => error,
+    }
+}
+
+impl NewImage for NewLuks {
+    fn allocation_unit(&self) -> usize {
+        UNIT
+    }
+
+    fn zero_unit(&self) -> usize {
+        UNIT
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        false
+    }
+
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        _chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation> {
+        let mut reservation = Reservation::empty(guest);
+        // Only whole sectors are encrypted, and none that the disk doesn't have.
+        let end = self.size.next_multiple_of(SECTOR_SIZE);
+        let left = usize::try_from(end.saturating_sub(guest.0)).unwrap_or(usize::MAX);
+        let mut all: Vec<&Run> = runs.iter().chain(zeroes).collect();
+        all.sort_unstable_by_key(|run| run.start);
+        for run in all {
+            let mut part = Reservation::empty(guest);
+            let run = run.start.min(left)..run.end.min(left);
+            let host = HostOffset(self.payload + guest.0 + run.start as u64);
+            part.pieces.push((run, host));
+            reservation.append(part, 0);
+        }
+        Ok(reservation)
+    }
+
+    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
+        reservation.encrypt(&self.cipher, chunk)
+    }
+
+    fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
+        reservation.write_data(self.file.as_ref(), chunk)
+    }
+
+    fn writes_serially(&self) -> bool {
+        self.file.writes_serially()
+    }
+
+    fn plain_storage(&self) -> Option<&dyn Storage> {
+        None
+    }
+
+    fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        debug_assert!(self.size <= i64::MAX.unsigned_abs());
+        let (mark, rest) = self.header.split_at(MARK.min(self.header.len()));
+        self.file.write_at(MARK as u64, rest)?;
+        self.flush()?;
+        self.file.write_at(0, mark)?;
+        self.flush()
+    }
+}

@@ -1,0 +1,94 @@
+//! A new LUKS image, checked and not made yet.
+
+use super::image::missing_secret;
+use super::new::NewLuks;
+use crate::error::{Error, Result};
+use crate::formats::driver::{Measured, NewDisk, NewParts, Plan};
+use crate::formats::encryption::luks::{LuksCreation, LuksOptions};
+use crate::formats::encryption::{Encryption as _, EncryptionFormat, Numbering};
+use crate::formats::{NewImage, Preallocation};
+use crate::options::Values;
+
+/// A new image.
+pub(super) struct LuksPlan {
+    creation: LuksCreation,
+    size: u64,
+    preallocation: Preallocation,
+}
+
+impl LuksPlan {
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such cipher, or if no file is so long.
+    pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
+        let creation = creation(new.options)?;
+        let length = new.size.checked_add(creation.header_length());
+        if length.is_none_or(|length| i64::try_from(length).is_err()) {
+            return Err(Error::invalid("The requested file size is too large"));
+        }
+        let preallocation = new.options.text("preallocation");
+        Ok(Self {
+            creation,
+            size: new.size,
+            preallocation: preallocation
+                .and_then(Preallocation::from_name)
+                .unwrap_or(Preallocation::Off),
+        })
+    }
+}
+
+/// Reads the options of a header.
+fn creation(values: &Values) -> Result<LuksCreation> {
+    if values.switch("detached-header") == Some(true) {
+        return Err(Error::unsupported(
+            "Parameter 'detached-header' is unexpected",
+        ));
+    }
+    Ok(LuksCreation {
+        options: LuksOptions::of(values, "")?,
+        numbering: Numbering::Guest,
+        is_detached: false,
+    })
+}
+
+/// Returns the size of a file with a disk of `size` bytes, all of which is stored.
+///
+/// # Errors
+/// Returns an error as for a new image, or if there is no secret.
+pub(super) fn measure(values: &Values, size: u64) -> Result<Measured> {
+    if values.text("key-secret").is_none() {
+        return Err(missing_secret());
+    }
+    let length = size.saturating_add(creation(values)?.header_length());
+    Ok(Measured {
+        required: length,
+        fully_allocated: length,
+        bitmaps: None,
+    })
+}
+
+impl Plan for LuksPlan {
+    fn encryption(&self) -> Option<EncryptionFormat> {
+        Some(EncryptionFormat::Luks)
+    }
+
+    /// Returns true unless all of the disk is to be written: what nobody has written reads as noise, as for
+    /// every program that makes such disks.
+    fn is_made_empty(&self) -> bool {
+        self.preallocation != Preallocation::Full
+    }
+
+    fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
+        let secret = parts.secret.ok_or_else(missing_secret)?;
+        let made = self.creation.create(secret)?;
+        Ok(Box::new(NewLuks::create(
+            parts.file,
+            made,
+            self.creation.header_length(),
+            self.size,
+            self.preallocation,
+            parts.flush,
+        )?))
+    }
+}

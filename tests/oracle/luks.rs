@@ -1,0 +1,354 @@
+//! LUKS, as a format of its own: what ours makes, the real tool and cryptsetup open, and the reverse.
+//!
+//! No two headers are the same, since all of a header that matters is random. So images are held against each
+//! other by their disks, and reports by what both tools say of one file.
+
+use std::fs;
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::common::{same_contents, write_disk};
+use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer};
+use crate::trial;
+
+/// The size of disks in bytes, more than a chunk of a conversion and no whole number of them.
+const SIZE: u64 = (3 << 20) + 512;
+
+/// The image as it is opened.
+const IMAGE: &str = "driver=luks,file.filename=x.luks,key-secret=s";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("luks::what_ours_makes_the_real_tool_reads", ours_to_theirs),
+        trial("luks::what_the_real_tool_makes_ours_reads", theirs_to_ours),
+        trial("luks::wrong_passwords", wrong_passwords),
+        trial("luks::options_that_make_no_image", wrong_options),
+        trial("luks::written_over", written_over),
+        trial("luks::damaged_headers", damaged_headers),
+        trial("luks::cut_files", cut_files),
+        trial("luks::sizes_and_measures", sizes),
+        trial("luks::no_plaintext_is_left", no_plaintext),
+    ]
+}
+
+/// Options of a new image, with as few iterations as there can be.
+fn options(more: &str) -> String {
+    let comma = if more.is_empty() { "" } else { "," };
+    format!("key-secret=s,iter-time=0{comma}{more}")
+}
+
+/// Converts `disk.raw` to `x.luks`.
+fn make(tool: Tool, folder: &Path, more: &str) {
+    let options = options(more);
+    let args = [
+        "convert", "--object", SECRET, "-f", "raw", "-O", "luks", "-o", &options,
+    ];
+    tool(folder, &[&args[..], &["disk.raw", "x.luks"]].concat()).ok();
+}
+
+/// Converts `x.luks` to `back.raw`, which must have the contents of `disk.raw`.
+fn reads_back(tool: Tool, folder: &Path, what: &str) {
+    let args = [
+        "convert",
+        "--object",
+        SECRET,
+        "--image-opts",
+        IMAGE,
+        "-O",
+        "raw",
+        "back.raw",
+    ];
+    tool(folder, &args).ok();
+    assert!(
+        same_contents(&folder.join("disk.raw"), &folder.join("back.raw")),
+        "{what}"
+    );
+}
+
+/// Both tools say the same of `x.luks`.
+fn reported_alike(folder: &Path) {
+    for output in ["--output=human", "--output=json"] {
+        same_answer(folder, &["info", output, "x.luks"]);
+        same_answer(
+            folder,
+            &["map", output, "--object", SECRET, "--image-opts", IMAGE],
+        );
+    }
+    same_answer(
+        folder,
+        &["check", "--object", SECRET, "--image-opts", IMAGE],
+    );
+}
+
+fn folder_with_disk() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_disk(&folder.path().join("disk.raw"), SIZE, 5);
+    folder
+}
+
+/// Ciphers, modes and vectors. A key of 24 bytes spreads over no whole number of sectors, at which the real tool
+/// gives up: it isn't among them.
+fn ciphers() -> Vec<String> {
+    let mut all = vec![String::new()];
+    for cipher in ["aes-128", "aes-256"] {
+        for mode in ["xts", "cbc", "ctr", "ecb"] {
+            for vectors in ["plain", "plain64", "essiv"] {
+                all.push(format!(
+                    "cipher-alg={cipher},cipher-mode={mode},ivgen-alg={vectors}"
+                ));
+            }
+        }
+    }
+    for cipher in [
+        "aes-192",
+        "serpent-128",
+        "serpent-192",
+        "serpent-256",
+        "twofish-192",
+    ] {
+        all.push(format!("cipher-alg={cipher}"));
+    }
+    for cipher in ["serpent-256", "twofish-128", "twofish-256"] {
+        for mode in ["cbc", "ctr"] {
+            all.push(format!(
+                "cipher-alg={cipher},cipher-mode={mode},ivgen-alg=essiv"
+            ));
+        }
+    }
+    for mode in ["cbc", "ctr", "ecb"] {
+        all.push(format!("cipher-alg=cast5-128,cipher-mode={mode}"));
+    }
+    for hash in [
+        "md5",
+        "sha1",
+        "sha224",
+        "sha384",
+        "sha512",
+        "ripemd160",
+        "sm3",
+    ] {
+        all.push(format!("hash-alg={hash}"));
+    }
+    all.push("cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5".to_owned());
+    all
+}
+
+fn ours_to_theirs() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    for options in ciphers() {
+        make(ours, folder, &options);
+        reads_back(qemu_img, folder, &options);
+        reads_back(ours, folder, &options);
+        same_answer(folder, &["info", "--output=json", "x.luks"]);
+    }
+    reported_alike(folder);
+}
+
+/// Making an image costs the real tool seconds, so every kind of cipher is there once.
+fn theirs_to_ours() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    for options in [
+        "",
+        "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=plain,hash-alg=sha1",
+        "cipher-mode=cbc,ivgen-alg=essiv,hash-alg=ripemd160",
+        "cipher-alg=serpent-256,cipher-mode=ctr,hash-alg=sha512",
+        "cipher-alg=twofish-128,cipher-mode=xts,ivgen-alg=essiv,ivgen-hash-alg=md5",
+        "cipher-alg=cast5-128,cipher-mode=cbc,hash-alg=md5",
+    ] {
+        make(qemu_img, folder, options);
+        reads_back(ours, folder, options);
+        reported_alike(folder);
+    }
+}
+
+fn wrong_passwords() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    make(ours, folder, "");
+    let args = [
+        "convert",
+        "--object",
+        "secret,id=s,data=wrong",
+        "--image-opts",
+        IMAGE,
+    ];
+    same_answer(folder, &[&args[..], &["-O", "raw", "back.raw"]].concat());
+    assert!(!folder.join("back.raw").exists());
+    let args = [
+        "map",
+        "--object",
+        "secret,id=t,data=x",
+        "--image-opts",
+        IMAGE,
+    ];
+    same_answer(folder, &args);
+}
+
+fn wrong_options() {
+    for more in [
+        "cipher-alg=foo",
+        "cipher-alg=3des",
+        "cipher-mode=foo",
+        "ivgen-alg=foo",
+        "hash-alg=foo",
+        "ivgen-hash-alg=foo",
+        "iter-time=foo",
+        "cipher-alg=cast5-128",
+        "cipher-alg=cast5-128,cipher-mode=cbc,ivgen-alg=essiv",
+        "ivgen-alg=essiv,ivgen-hash-alg=sha1",
+        "cipher-alg=serpent-128,ivgen-alg=essiv,ivgen-hash-alg=sha512",
+        "bogus=1",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let options = format!("key-secret=s,{more}");
+        let args = [
+            "create", "--object", SECRET, "-f", "luks", "-o", &options, "x.luks", "1M",
+        ];
+        let theirs = qemu_img(folder, &args);
+        let _ = fs::remove_file(folder.join("x.luks"));
+        let ours = ours(folder, &args);
+        assert_eq!(ours.status, theirs.status, "{more}: {ours:?}");
+        let complaint = theirs.stderr.replace("qemu-img", "cowhide");
+        assert_eq!(ours.stderr, complaint, "{more}");
+        assert!(!folder.join("x.luks").exists(), "{more}");
+    }
+}
+
+/// Parts of an image that exists are written, by ours and by the real tool's other program.
+fn written_over() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    make(ours, folder, "");
+    write_disk(&folder.join("disk.raw"), SIZE, 6);
+    let args = [
+        "convert",
+        "-n",
+        "--object",
+        SECRET,
+        "--target-image-opts",
+        "-f",
+        "raw",
+    ];
+    ours(folder, &[&args[..], &["disk.raw", IMAGE]].concat()).ok();
+    reads_back(qemu_img, folder, "written over");
+    // A caller's word that it reads as zeroes can't be true, and isn't relied on.
+    fs::write(
+        folder.join("disk.raw"),
+        vec![0; usize::try_from(SIZE).unwrap()],
+    )
+    .unwrap();
+    let args = ["convert", "-n", "--target-is-zero", "--object", SECRET];
+    let more = ["--target-image-opts", "-f", "raw", "disk.raw", IMAGE];
+    ours(folder, &[&args[..], &more].concat()).ok();
+    reads_back(qemu_img, folder, "zeroes");
+}
+
+/// Every field of the header, broken: both refuse it in the same words.
+fn damaged_headers() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    make(ours, folder, "");
+    let good = fs::read(folder.join("x.luks")).unwrap();
+    let long = [b'x'; 40];
+    let cases: &[(usize, &[u8])] = &[
+        (0, b"X"),
+        (7, &[2]),
+        (8, b"des\0"),
+        (8, &long),
+        (40, b"xts\0"),
+        (40, b"xts-\0"),
+        (40, b"foo-plain\0"),
+        (40, b"xts-foo\0"),
+        (40, b"cbc-essiv:\0"),
+        (40, b"cbc-essiv:foo\0"),
+        (40, b"cbc-essiv\0"),
+        (40, &long),
+        (72, b"foo\0"),
+        (72, &long),
+        (104, &[0; 4]),
+        (104, &[0, 0, 0, 1]),
+        (104, &[0x7f, 0, 0, 0]),
+        (108, &[0, 0, 0, 16]),
+        (108, &[0; 4]),
+        (108, &[0xff, 0, 0, 0]),
+        (164, &[0; 4]),
+        (208, &[1]),
+        (212, &[0; 4]),
+        (248, &[0; 4]),
+        (248, &[0, 0, 0, 4]),
+        (248, &[0, 0, 15, 0]),
+        (248, &[0xff, 0, 0, 0]),
+        (252, &[0, 0, 0, 1]),
+        (252, &[0, 0, 15, 161]),
+        (256, &[0; 4]),
+        (296, &[0, 0, 0, 8]),
+        (300, &[0, 0, 0, 1]),
+    ];
+    for (at, bytes) in cases {
+        let mut damaged = good.clone();
+        damaged[*at..*at + bytes.len()].copy_from_slice(bytes);
+        fs::write(folder.join("x.luks"), damaged).unwrap();
+        same_answer(folder, &["info", "-f", "luks", "x.luks"]);
+    }
+}
+
+/// A file that ends too early is refused, and nothing is read from where nothing is.
+fn cut_files() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    make(ours, folder, "");
+    let good = fs::read(folder.join("x.luks")).unwrap();
+    for length in [0, 5, 300, 591, 592, 4096, 100_000, 2_067_968] {
+        fs::write(folder.join("x.luks"), &good[..length]).unwrap();
+        let args = ["convert", "--object", SECRET, "--image-opts", IMAGE];
+        let ran = ours(folder, &[&args[..], &["-O", "raw", "back.raw"]].concat());
+        ran.fails(1, "Could not open");
+        assert!(!folder.join("back.raw").exists(), "{length}");
+    }
+}
+
+fn sizes() {
+    for size in ["0", "1000", "5G"] {
+        let options = options("");
+        let args = [
+            "create", "--object", SECRET, "-f", "luks", "-o", &options, "x.luks", size,
+        ];
+        let made = |tool: Tool| {
+            let folder = tempfile::tempdir().unwrap();
+            let said = tool(folder.path(), &args).ok();
+            let length = fs::metadata(folder.path().join("x.luks")).unwrap().len();
+            (said, length)
+        };
+        let (ours, theirs) = (made(ours), made(qemu_img));
+        assert_eq!(ours, theirs, "{size}");
+    }
+    let options = options("");
+    for size in ["0", "512", "1M", "5G"] {
+        let args = [
+            "measure", "--object", SECRET, "-O", "luks", "-o", &options, "--size", size,
+        ];
+        same_answer(tempfile::tempdir().unwrap().path(), &args);
+    }
+}
+
+/// No block of the disk stands in the file, whatever it is made for.
+fn no_plaintext() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    let disk: Vec<u8> = b"sixteen bytes in".repeat(usize::try_from(SIZE / 16).unwrap());
+    fs::write(folder.join("disk.raw"), disk).unwrap();
+    for options in ["", "preallocation=full", "preallocation=falloc"] {
+        make(ours, folder, options);
+        let file = fs::read(folder.join("x.luks")).unwrap();
+        let mut places = file.windows(16);
+        assert!(
+            !places.any(|place| place == b"sixteen bytes in"),
+            "{options}"
+        );
+        reads_back(qemu_img, folder, options);
+    }
+}
