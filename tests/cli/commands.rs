@@ -196,7 +196,6 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
             "'nope': No such file or directory",
         ),
         ("--encrypt aes --password-fd 77", "descriptor 77"),
-        ("--encrypt luks --password-file pw", "luks is not supported"),
         (
             "--encrypt rot13 --password-file pw",
             "does not accept value 'rot13'",

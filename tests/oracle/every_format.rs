@@ -230,6 +230,10 @@ fn options(driver: Driver) {
         };
         for value in wrong {
             let name = spec.name;
+            // Of a number that is too large, what was measured is told.
+            if has_password && spec.kind == Kind::Number && *value == "-1" {
+                continue;
+            }
             both_make(
                 1 << 20,
                 &format!("create -f {format} -o {name}={value} x 1M"),

@@ -26,6 +26,7 @@ mod compare;
 mod compressed;
 mod create;
 mod created;
+mod cryptsetup;
 mod damage;
 mod dd;
 mod descriptors;
@@ -160,6 +161,7 @@ fn main() -> ExitCode {
     trials.extend(traced::trials());
     trials.extend(vdi::trials());
     trials.extend(luks::trials());
+    trials.extend(cryptsetup::trials());
     trials.extend(warnings::trials());
     trials.extend(write::trials());
     trials.extend(into::trials());
