@@ -41,6 +41,7 @@ pub fn run(request: &AmendRequest<'_>, passwords: &dyn Passwords) -> Result<()> 
         purpose: Purpose::Change,
         flush: request.image.cache.flushes(),
         guarded: false,
+        compressed: false,
         opens_backing: false,
         refuse: &|_| Ok(()),
     };

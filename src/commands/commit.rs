@@ -54,6 +54,7 @@ pub fn run(
         purpose: Purpose::Change,
         flush,
         guarded: false,
+        compressed: false,
         opens_backing,
         refuse,
     };

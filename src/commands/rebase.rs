@@ -59,6 +59,7 @@ pub fn run(
         purpose: Purpose::Change,
         flush,
         guarded: false,
+        compressed: plan.compressed,
         opens_backing: !plan.header_only,
         refuse: &|_| Ok(()),
     };

@@ -54,6 +54,7 @@ pub fn run(
         purpose: Purpose::Change,
         flush: node.cache.flushes(),
         guarded: false,
+        compressed: false,
         opens_backing: true,
         refuse: &|_| Ok(()),
     };

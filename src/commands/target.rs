@@ -243,16 +243,12 @@ impl Target<'_> {
             purpose: Purpose::Overwrite,
             flush: self.cache.flushes(),
             guarded: existing.guarded,
+            compressed: self.compressed,
             opens_backing: true,
             refuse: &|target| refuse_same(&self.path, target, sources),
         };
         let WritableFile { image, parts, .. } = source.open_to_write(&access, passwords)?;
         let failed = |error| could_not_open(&self.name, error);
-        if self.compressed && image.encryption().is_some() {
-            return Err(failed(Error::unsupported(
-                "Compression and encryption not supported at the same time",
-            )));
-        }
         let below = parts.backing.as_ref().map_or(0, |backing| backing.size());
         if image.size() < size {
             return Err(smaller_than_input());

@@ -25,6 +25,8 @@ pub struct WriteAccess<'r> {
     pub flush: bool,
     /// True if a raw image must not begin with the mark of another format. One whose format is probed never may.
     pub guarded: bool,
+    /// True if data will be compressed, which an encrypted image is refused for.
+    pub compressed: bool,
     /// True if the backing file is opened, from which parts of clusters are copied.
     pub opens_backing: bool,
     /// The check of each file before it is locked: it can refuse one that is used for something else.
@@ -84,6 +86,11 @@ impl Node<'_> {
             opened.storage = Arc::new(GuardedStart(opened.storage));
         }
         let image = opened.load(Load::Use)?;
+        if access.compressed && image.encryption().is_some() {
+            return Err(Error::unsupported(
+                "Compression and encryption not supported at the same time",
+            ));
+        }
         image.check_writable()?;
         let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
         let data = self.data_file(image.as_ref(), access.purpose)?;

@@ -47,6 +47,7 @@ impl<'a> Measurable<'a> {
                     purpose: Purpose::Change,
                     flush: node.cache.flushes(),
                     guarded: false,
+                    compressed: false,
                     opens_backing: true,
                     refuse: &|_| Ok(()),
                 };

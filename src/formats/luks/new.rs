@@ -52,7 +52,7 @@ impl NewLuks {
             file.write_at(0, &[0; MARK])?;
         }
         if preallocation == Preallocation::Falloc {
-            file.reserve(length)?;
+            file.reserve(0..length)?;
         }
         Ok(Self {
             file,
