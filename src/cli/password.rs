@@ -17,6 +17,7 @@ use super::args::{PasswordArgs, PlausibleArgs};
 use super::{descriptor, readable_file};
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
+use crate::formats::encryption::EncryptionFormat;
 
 /// The most that is read of a password file, in bytes. A key has 16; this has room for passphrases.
 const MOST: u64 = 64 << 10;
@@ -169,8 +170,8 @@ impl Passwords for PasswordSource {
             return;
         }
         let advice = match is_new {
-            true => "; 'luks' does both",
-            false => "",
+            true => format!("; '{}' does both", EncryptionFormat::Luks.name()),
+            false => String::new(),
         };
         super::warn(&format!(
             "legacy AES has no key derivation (only the password's first 16 bytes count) and \

@@ -3,16 +3,16 @@
 //! Options are looked at in the order in which QEMU looks at them, and all that can be refused is refused before
 //! anything is written.
 
-use super::file::Qcow2File;
-use super::header::{Version, features, fields};
+use super::header::{Header, Version, features, fields};
 use super::write::refuse_corrupt;
 use crate::error::{Error, Result};
 use crate::formats::Amend;
 use crate::formats::driver::WriteParts;
 use crate::formats::encryption::EncryptionFormat;
-use crate::formats::encryption::luks::{ENCRYPT_SLOT_OPTIONS, SlotChange};
+use crate::formats::encryption::luks::{ENCRYPT_SLOT_OPTIONS, LuksHeader, SlotChange};
 use crate::formats::encryption::missing_secret;
 use crate::options::{Kind, OptionSpec};
+use crate::storage::Storage;
 
 /// The options that can be named.
 pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
@@ -47,18 +47,25 @@ pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
+/// An image whose options change.
+pub(super) struct Amended<'a> {
+    pub(super) storage: &'a dyn Storage,
+    pub(super) header: &'a Header,
+    pub(super) luks: Option<&'a LuksHeader>,
+}
+
 /// Gives an image other options.
 ///
 /// # Errors
 /// Returns an error in QEMU's words if an option can't be had, or if this version can't change it: nothing was
 /// written then. Returns the system's error.
-pub(super) fn amend(file: &Qcow2File, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
-    refuse_corrupt(&file.header)?;
+pub(super) fn amend(file: &Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
+    refuse_corrupt(file.header)?;
     check_fixed(file, amend)?;
     let slots = SlotChange::of(amend.options, "encrypt.", amend.secret)?;
     let lazy = lazy_refcounts(file, amend)?;
     if let Some(change) = slots {
-        let luks = match (file.header.encryption(), &file.luks) {
+        let luks = match (file.header.encryption(), file.luks) {
             (Some(EncryptionFormat::Luks), Some(luks)) => luks,
             (None, _) => {
                 return Err(Error::invalid(
@@ -75,15 +82,15 @@ pub(super) fn amend(file: &Qcow2File, parts: &WriteParts<'_>, amend: &Amend<'_>)
         luks.change_slots(change, secret, amend.force)?;
     }
     if let Some(compatible) = lazy {
-        fields::set_compatible(file.storage.as_ref(), compatible)?;
+        fields::set_compatible(file.storage, compatible)?;
         file.storage.flush()?;
     }
     Ok(())
 }
 
 /// Refuses other values of what stays as it is.
-fn check_fixed(file: &Qcow2File, amend: &Amend<'_>) -> Result<()> {
-    let header = &file.header;
+fn check_fixed(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
+    let header = file.header;
     let options = amend.options;
     let version = match options.text("compat") {
         None => header.version(),
@@ -143,8 +150,8 @@ fn check_fixed(file: &Qcow2File, amend: &Amend<'_>) -> Result<()> {
 }
 
 /// Returns the compatible features with lazy refcounts as they are wished for; `None` if they are so already.
-fn lazy_refcounts(file: &Qcow2File, amend: &Amend<'_>) -> Result<Option<u64>> {
-    let header = &file.header;
+fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>) -> Result<Option<u64>> {
+    let header = file.header;
     let Some(lazy) = amend.options.switch("lazy_refcounts") else {
         return Ok(None);
     };

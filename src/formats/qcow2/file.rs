@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::amend;
+use super::amend::{Amended, amend};
 use super::bitmaps::read_bitmaps;
 use super::geometry::ENTRY_SIZE;
 use super::header::rewrite::{BackingNames, BackingRewrite};
@@ -238,7 +238,12 @@ impl ImageFile for Qcow2File {
     }
 
     fn amend(&self, parts: &WriteParts<'_>, wished: &Amend<'_>) -> Result<()> {
-        amend::amend(self, parts, wished)
+        let file = Amended {
+            storage: self.storage.as_ref(),
+            header: &self.header,
+            luks: self.luks.as_ref(),
+        };
+        amend(&file, parts, wished)
     }
 
     fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
