@@ -475,3 +475,23 @@ fn a_long_l1_table_of_small_clusters_has_a_snapshot() {
         assert_eq!(sector, [0; 512]);
     }
 }
+
+#[test]
+fn there_are_at_most_65536_snapshots() {
+    let mut subject = with(with_data(empty(CreateOptions::new(256 << 10))), "one");
+    let header = Header::read(&MemoryStorage::new(subject.bytes.clone())).unwrap();
+    let [snapshot] =
+        &read_snapshots(&MemoryStorage::new(subject.bytes.clone()), &header).unwrap()[..]
+    else {
+        panic!("not one snapshot");
+    };
+    let table = subject.bytes.len().next_multiple_of(65536);
+    subject.bytes.resize(table, 0);
+    subject.bytes.extend(snapshot.entry().repeat(65_536));
+    subject.bytes[60..64].copy_from_slice(&65_536u32.to_be_bytes());
+    subject.bytes[64..72].copy_from_slice(&(table as u64).to_be_bytes());
+    let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).recording());
+    let error = Work::Create.run(&storage).unwrap_err().to_string();
+    assert_eq!(error, "File too large");
+    assert_eq!(storage.recorded(), 0);
+}
