@@ -10,7 +10,7 @@ use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::{apply_snapshot, create_snapshot, delete_snapshot};
 use cowhide::formats::qcow2::{CreateOptions, Header, Repair, Version, check, repair};
 use cowhide::formats::snapshots::{NewSnapshot, SnapshotName};
-use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
+use cowhide::storage::{Fault, MemoryStorage, Operation, Slowness, Storage};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
@@ -494,4 +494,28 @@ fn there_are_at_most_65536_snapshots() {
     let error = Work::Create.run(&storage).unwrap_err().to_string();
     assert_eq!(error, "File too large");
     assert_eq!(storage.recorded(), 0);
+}
+
+#[test]
+fn tables_are_read_together_where_reads_wait() {
+    let options = CreateOptions {
+        cluster_size: 512,
+        ..CreateOptions::new(4 << 20)
+    };
+    let subject = empty(options);
+    let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+    let image = subject.open(&storage);
+    for table in 0..128 {
+        image.write_at(GuestOffset(table << 15), &[1; 512]).unwrap();
+    }
+    image.close().unwrap();
+    // The first reads take a while, which tells that reads wait; the others don't end before 16 are under way.
+    let slow = Slowness {
+        until_in_flight: 16,
+        after: 30,
+    };
+    let storage = Arc::new(MemoryStorage::new(storage.contents()).slow(slow));
+    Work::Create.run(&storage).unwrap();
+    assert!(storage.most_in_flight() >= 16);
+    assert_clean(&storage.contents(), true);
 }
