@@ -25,10 +25,10 @@ use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer, spec};
 use crate::trial;
 
 /// The number of chains of images that are made at random.
-const CHAINS: u64 = 40;
+const CHAINS: u64 = 24;
 
 /// The number of changes of size that are tried with each.
-const CHANGES: u64 = 4;
+const CHANGES: u64 = 3;
 
 pub fn trials() -> Vec<Trial> {
     let random =
@@ -103,7 +103,7 @@ const KINDS: &[(&str, &str, &str)] = &[
 /// The sizes that are tried with each of a disk of 3 MiB.
 const SIZES: &[&[&str]] = &[
     &["3073k"],
-    &["+1G"],
+    &["+200M"],
     &["--shrink", "1M"],
     &["-512", "--shrink"],
     &["--preallocation=metadata", "4100k"],
@@ -231,7 +231,7 @@ fn at_random(seed: u64) {
         let size = match noise.below(3) {
             0 => 512 * (1 + noise.below(top.size / 512)),
             1 => top.size + 512 * noise.below(4000),
-            _ => top.size + (512 << noise.below(22)),
+            _ => top.size + (512 << noise.below(17)),
         };
         let size = size.to_string();
         let modes = ["off", "metadata", "falloc", "full"];

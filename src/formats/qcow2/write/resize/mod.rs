@@ -20,7 +20,6 @@ mod empty;
 mod grow;
 mod preallocate;
 
-use std::io;
 use std::sync::{Arc, PoisonError};
 
 pub use self::empty::make_empty;
@@ -130,9 +129,8 @@ fn refuse_impossible(header: &Header, options: &OpenOptions, resize: Resize) -> 
         ));
     }
     if geometry.l1_entries(size) * ENTRY_SIZE > MAX_L1_BYTES {
-        return Err(Error::io(
-            "Failed to grow the L1 table",
-            io::ErrorKind::FileTooLarge.into(),
+        return Err(Error::invalid(
+            "Failed to grow the L1 table: File too large",
         ));
     }
     let old = header.size();
