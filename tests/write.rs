@@ -483,7 +483,7 @@ fn metadata_is_never_written_over() {
     let leads_to = |host: usize| (host as u64 | 1 << 63).to_be_bytes();
     // What is written where, and what a write to guest offset 0 must say.
     let damages = [
-        (l2, leads_to(4096), "overlaps with active L1 table"),
+        (l2, leads_to(l1), "overlaps with active L1 table"),
         (l2, leads_to(l2), "overlaps with active L2 table"),
         (l2, leads_to(refcounts), "overlaps with refcount block"),
         (l2, leads_to(4096 + 512), "not cluster-aligned"),

@@ -58,6 +58,7 @@ mod random_images;
 mod rebase;
 mod reports;
 mod resize;
+mod same_bytes;
 mod seed;
 mod shared_blocks;
 mod signals;
@@ -150,6 +151,7 @@ fn main() -> ExitCode {
     trials.extend(null::trials());
     trials.extend(options::trials());
     trials.extend(progress::trials());
+    trials.extend(same_bytes::trials());
     trials.extend(seed::trials());
     trials.extend(shared_blocks::trials());
     trials.extend(signals::trials());

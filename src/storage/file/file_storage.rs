@@ -23,6 +23,7 @@ use super::{Claim, beneath, optional};
 use crate::error::{Error, Result};
 use crate::storage::identity::{FileIdentity, Identity};
 use crate::storage::{Access, CacheMode, Descriptor, Storage};
+use crate::units::SECTOR_LEN;
 
 /// The number of bytes of which offsets, lengths and memory addresses must be multiples to bypass the page
 /// cache. It is the largest logical block and page size of existing machines.
@@ -209,6 +210,18 @@ impl FileStorage {
         }
     }
 
+    /// Takes the space of the first block of a file of `length` bytes that holds nothing yet. QEMU does so, and
+    /// finds by reading it which alignment direct access takes: a hole would be read at any.
+    fn allocate_first_block(&self, length: u64) {
+        let block = match usize::try_from(length) {
+            Ok(length) if length < DIRECT_ALIGNMENT => length.min(SECTOR_LEN),
+            _ => DIRECT_ALIGNMENT,
+        };
+        let zeroes = vec![0; block];
+        // Where that fails, the file is as good without.
+        optional::attempt(|| rustix::io::pwrite(&self.file, &zeroes, 0));
+    }
+
     /// Makes a hole; `false` where the system can't or won't.
     fn punch_exactly(&self, range: &Range<u64>) -> bool {
         let _pass = GATE.pass();
@@ -334,9 +347,14 @@ impl Storage for FileStorage {
                 false => Err(Error::invalid("Cannot resize device files")),
             };
         }
+        let was_empty = self.len()? == 0;
         let _pass = GATE.pass();
         rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
-            .map_err(|error| Error::io("Could not resize file", error.into()))
+            .map_err(|error| Error::io("Could not resize file", error.into()))?;
+        if was_empty {
+            self.allocate_first_block(len);
+        }
+        Ok(())
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {

@@ -7,6 +7,7 @@
 //! - The header cluster and the L1 table have fixed places, since their sizes follow from the disk's size and
 //!   the options. Data clusters follow in guest order. The L2 tables that a chunk of data begins stand right
 //!   before it, so that a chunk is one write and its tables another, even with the smallest clusters.
+//! - An image in which nothing was stored in the end is one of [`EmptyLayout`]'s.
 //! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks follow from
 //!   the number of clusters alone and are generated at the end. Every L1 and L2 entry has the COPIED flag.
 //! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
@@ -25,6 +26,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::empty::EmptyLayout;
 use super::layout::Layout;
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::refcounts::RefcountLayout;
@@ -147,6 +149,11 @@ impl ImageLayout for AppendLayout {
 
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
         let mut layout = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if layout.is_empty()
+            && let Some(empty) = EmptyLayout::new(image.geometry, image.options.size)
+        {
+            return empty.write(image.storage.as_ref());
+        }
         for (host, tables) in layout.take_rest() {
             image.storage.write_at(host.0, &tables)?;
         }

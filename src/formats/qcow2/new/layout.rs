@@ -63,6 +63,11 @@ impl Layout {
         })
     }
 
+    /// Returns true if nothing has a place yet but the header and the L1 table.
+    pub(super) fn is_empty(&self) -> bool {
+        self.l1.iter().all(|entry| *entry == L1Entry::default())
+    }
+
     /// Returns the place of the next cluster, which is the end of all that have a place.
     pub(super) fn next(&self) -> HostOffset {
         self.next

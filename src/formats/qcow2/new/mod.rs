@@ -13,6 +13,7 @@
 mod append;
 mod compressed;
 mod compressed_refcounts;
+mod empty;
 mod layout;
 mod parts;
 mod preallocated;
