@@ -149,7 +149,9 @@ impl ImageLayout for AppendLayout {
 
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
         let mut layout = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        // The header of an encryption would stand where the tables of an empty image are.
         if layout.is_empty()
+            && image.front_clusters() == 1
             && let Some(empty) = EmptyLayout::new(image.geometry, image.options.size)
         {
             return empty.write(image.storage.as_ref());
