@@ -62,17 +62,19 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
                 part.copy_from_slice(&made);
             }
         }
+        // SAFETY: `first` has a tweak for each of `BATCH` sectors.
+        let tweak = |i: usize| unsafe { *first.as_ptr().cast::<__m128i>().add(i % BATCH) };
+        let mut base = lane_tweaks(_mm256_broadcastsi128_si256(tweak(0)));
+        let mut tweaks = half_tweaks(base);
         for i in 0..count {
-            // SAFETY: `first` has a tweak for each of `BATCH` sectors; `count` sectors are left at
-            // `src` and `dst`, which are the same or disjoint.
-            unsafe {
-                let tweak = *first.as_ptr().cast::<__m128i>().add(i);
+            let second = times::<16, 48>(base);
+            base = lane_tweaks(_mm256_broadcastsi128_si256(tweak(i + 1)));
+            // SAFETY: `count` sectors are left at `src` and `dst`, which are the same or disjoint.
+            tweaks = unsafe {
                 let (src, dst) = (src.add(i).cast(), dst.add(i).cast());
-                let tweaks = lane_tweaks(_mm256_broadcastsi128_si256(tweak));
-                half::<R, ENCRYPT>(data, tweaks, src, dst);
-                let tweaks = times::<16, 48>(tweaks);
-                half::<R, ENCRYPT>(data, tweaks, src.add(WIDTH), dst.add(WIDTH));
-            }
+                let tweaks = half::<R, ENCRYPT>(data, tweaks, second, src, dst);
+                half::<R, ENCRYPT>(data, tweaks, base, src.add(WIDTH), dst.add(WIDTH))
+            };
         }
         // SAFETY: `count` sectors of the run are done.
         (src, dst) = unsafe { (src.add(count), dst.add(count)) };
@@ -105,7 +107,9 @@ fn first_tweaks<const R: usize, const N: usize>(
     state.map(|state| _mm256_aesenclast_epi128(state, key))
 }
 
-/// Encrypts or decrypts half a sector, whose first register has the tweaks `first`.
+/// Encrypts or decrypts half a sector, and returns the tweaks of the next half, of which `next` is the first
+/// register. They are made between the rounds: done all at once, they would fill the scheduler, and the AES unit
+/// would starve.
 ///
 /// # Safety
 ///
@@ -114,27 +118,19 @@ fn first_tweaks<const R: usize, const N: usize>(
 #[inline]
 unsafe fn half<const R: usize, const ENCRYPT: bool>(
     keys: &[__m128i; R],
-    first: __m256i,
+    tweaks: [__m256i; WIDTH],
+    next: __m256i,
     src: *const __m256i,
     dst: *mut __m256i,
-) {
-    let tweaks = [
-        first,
-        times::<2, 62>(first),
-        times::<4, 60>(first),
-        times::<6, 58>(first),
-        times::<8, 56>(first),
-        times::<10, 54>(first),
-        times::<12, 52>(first),
-        times::<14, 50>(first),
-    ];
+) -> [__m256i; WIDTH] {
     let key = _mm256_broadcastsi128_si256(keys[0]);
     let mut state: [__m256i; WIDTH] = from_fn(|i| {
         // SAFETY: register `i` of the half.
         let text = unsafe { _mm256_loadu_si256(src.add(i)) };
         _mm256_xor_si256(_mm256_xor_si256(tweaks[i], key), text)
     });
-    for key in &keys[1..R - 1] {
+    let mut following = [next; WIDTH];
+    for (round, key) in keys[1..R - 1].iter().enumerate() {
         let key = _mm256_broadcastsi128_si256(*key);
         for state in &mut state {
             *state = if ENCRYPT {
@@ -142,6 +138,9 @@ unsafe fn half<const R: usize, const ENCRYPT: bool>(
             } else {
                 _mm256_aesdec_epi128(*state, key)
             };
+        }
+        if round < WIDTH {
+            following[round] = register(next, round);
         }
     }
     let key = _mm256_broadcastsi128_si256(keys[R - 1]);
@@ -155,6 +154,30 @@ unsafe fn half<const R: usize, const ENCRYPT: bool>(
         };
         // SAFETY: as above.
         unsafe { _mm256_storeu_si256(dst.add(i), text) };
+    }
+    following
+}
+
+/// Makes the tweaks of half a sector of their first register.
+#[target_feature(enable = "avx2,vpclmulqdq")]
+#[inline]
+fn half_tweaks(first: __m256i) -> [__m256i; WIDTH] {
+    from_fn(|i| register(first, i))
+}
+
+/// Makes register `i` of the tweaks of half a sector of their first register.
+#[target_feature(enable = "avx2,vpclmulqdq")]
+#[inline]
+fn register(first: __m256i, i: usize) -> __m256i {
+    match i {
+        0 => first,
+        1 => times::<2, 62>(first),
+        2 => times::<4, 60>(first),
+        3 => times::<6, 58>(first),
+        4 => times::<8, 56>(first),
+        5 => times::<10, 54>(first),
+        6 => times::<12, 52>(first),
+        _ => times::<14, 50>(first),
     }
 }
 

@@ -6,7 +6,7 @@
 //! load, an addition, the rounds and a store, and one sector's successor overlaps with it by itself.
 //!
 //! All tweaks of a sector are multiples of its first register of them, by shifts that are known when this is
-//! compiled: no tweak waits for another.
+//! compiled: no tweak waits for another. They are made between the rounds of the sector before.
 //!
 //! Invariant: only the sectors of the run are read and written, and all of a sector is read before any of it
 //! is written, so that source and destination may be the same memory.
@@ -64,13 +64,16 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
             let few: [__m512i; BATCH / LANES / 4] = first_tweaks(tweaks, number);
             first[..few.len()].copy_from_slice(&few);
         }
+        // SAFETY: `first` has a tweak for each of `BATCH` sectors.
+        let tweak = |i: usize| unsafe { *first.as_ptr().cast::<__m128i>().add(i % BATCH) };
+        let mut tweaks = sector_tweaks(_mm512_broadcast_i32x4(tweak(0)));
         for i in 0..count {
-            // SAFETY: `first` has a tweak for each of `BATCH` sectors; `count` sectors are left at
-            // `src` and `dst`, which are the same or disjoint.
-            unsafe {
-                let tweak = *first.as_ptr().cast::<__m128i>().add(i);
-                sector::<R, ENCRYPT>(&keys, tweak, src.add(i).cast(), dst.add(i).cast());
-            }
+            let next = _mm512_broadcast_i32x4(tweak(i + 1));
+            // SAFETY: `count` sectors are left at `src` and `dst`, which are the same or disjoint.
+            tweaks = unsafe {
+                let (src, dst) = (src.add(i).cast(), dst.add(i).cast());
+                sector::<R, ENCRYPT>(&keys, tweaks, next, src, dst)
+            };
         }
         // SAFETY: `count` sectors of the run are done.
         (src, dst) = unsafe { (src.add(count), dst.add(count)) };
@@ -104,7 +107,9 @@ fn first_tweaks<const R: usize, const N: usize>(
     state.map(|state| _mm512_aesenclast_epi128(state, key))
 }
 
-/// Encrypts or decrypts a sector.
+/// Encrypts or decrypts a sector, and returns the tweaks of the next one, whose first is in every lane of
+/// `next`. They are made between the rounds: done all at once, they would fill the scheduler, and the AES unit
+/// would starve.
 ///
 /// # Safety
 ///
@@ -113,23 +118,28 @@ fn first_tweaks<const R: usize, const N: usize>(
 #[inline]
 unsafe fn sector<const R: usize, const ENCRYPT: bool>(
     keys: &[__m512i; R],
-    tweak: __m128i,
+    tweaks: [__m512i; REGISTERS],
+    next: __m512i,
     src: *const __m512i,
     dst: *mut __m512i,
-) {
-    let tweaks = sector_tweaks(_mm512_broadcast_i32x4(tweak));
+) -> [__m512i; REGISTERS] {
     let mut state: [__m512i; REGISTERS] = from_fn(|i| {
         // SAFETY: register `i` of the sector.
         let text = unsafe { _mm512_loadu_si512(src.add(i)) };
         _mm512_ternarylogic_epi64::<0x96>(text, tweaks[i], keys[0])
     });
-    for key in &keys[1..R - 1] {
+    let first = first_register(next);
+    let mut following = [first; REGISTERS];
+    for (round, key) in keys[1..R - 1].iter().enumerate() {
         for state in &mut state {
             *state = if ENCRYPT {
                 _mm512_aesenc_epi128(*state, *key)
             } else {
                 _mm512_aesdec_epi128(*state, *key)
             };
+        }
+        if round < REGISTERS {
+            following[round] = register(first, round);
         }
     }
     for (i, state) in state.into_iter().enumerate() {
@@ -142,28 +152,43 @@ unsafe fn sector<const R: usize, const ENCRYPT: bool>(
         // SAFETY: as above.
         unsafe { _mm512_storeu_si512(dst.add(i), text) };
     }
+    following
 }
 
 /// Makes the tweaks of a sector of its first one, which is in every lane.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 #[inline]
 fn sector_tweaks(tweak: __m512i) -> [__m512i; REGISTERS] {
+    let first = first_register(tweak);
+    from_fn(|i| register(first, i))
+}
+
+/// Makes the first register of a sector's tweaks of the first one, which is in every lane.
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
+fn first_register(tweak: __m512i) -> __m512i {
     let shifts = _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0);
     let back = _mm512_set_epi64(61, 61, 62, 62, 63, 63, 64, 64);
-    let first = sum(
+    sum(
         _mm512_sllv_epi64(tweak, shifts),
         _mm512_srlv_epi64(tweak, back),
-    );
-    [
-        first,
-        times::<4, 60>(first),
-        times::<8, 56>(first),
-        times::<12, 52>(first),
-        times::<16, 48>(first),
-        times::<20, 44>(first),
-        times::<24, 40>(first),
-        times::<28, 36>(first),
-    ]
+    )
+}
+
+/// Makes register `i` of a sector's tweaks of the first register.
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
+fn register(first: __m512i, i: usize) -> __m512i {
+    match i {
+        0 => first,
+        1 => times::<4, 60>(first),
+        2 => times::<8, 56>(first),
+        3 => times::<12, 52>(first),
+        4 => times::<16, 48>(first),
+        5 => times::<20, 44>(first),
+        6 => times::<24, 40>(first),
+        _ => times::<28, 36>(first),
+    }
 }
 
 /// Multiplies by `2^UP`; `DOWN` is 64 less that.
