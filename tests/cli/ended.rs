@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::commands::{folder, names};
-use crate::common::{COWHIDE, Noise, cowhide, has_unnamed_files, until_it_said};
+use crate::common::{COWHIDE, Noise, copy_program, cowhide, has_unnamed_files, until_it_said};
 
 /// Starts a conversion that takes a quarter of a minute, and waits until some of it is done, of which it tells
 /// for each 2 MiB.
@@ -105,7 +105,7 @@ fn a_limit_on_the_length_of_files_is_reported_also_with_an_existing_target() {
 fn a_directory_that_may_not_be_read_takes_new_images() {
     let folder = folder();
     let folder = folder.path();
-    fs::copy(COWHIDE, folder.join("program")).unwrap();
+    copy_program(&folder.join("program"));
     fs::create_dir(folder.join("drop")).unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(folder.join("drop"), fs::Permissions::from_mode(0o333)).unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{COWHIDE, Noise, cowhide};
+use crate::common::{COWHIDE, Noise, copy_program, cowhide};
 
 /// A line of the status of a process.
 fn status(process: &str, name: &str) -> Option<u64> {
@@ -182,7 +182,7 @@ fn a_process_that_holds_a_password_leaves_no_core() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::copy(COWHIDE, folder.join("program")).unwrap();
+    copy_program(&folder.join("program"));
     fs::write(folder.join("disk.raw"), Noise(1).bytes(4 << 20)).unwrap();
     fs::write(folder.join("pw"), "correct horse").unwrap();
     let secret = "--object secret,id=s,file=pw -O qcow2 -o encrypt.format=aes,encrypt.key-secret=s";

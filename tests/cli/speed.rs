@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{COWHIDE, Ran};
+use crate::common::{COWHIDE, Ran, copy_program};
 use cowhide::crypto::{BACKEND_VARIABLE, Backend};
 use serde_json::Value;
 
@@ -192,7 +192,7 @@ fn without_more_threads_one_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open).unwrap();
-    std::fs::copy(COWHIDE, folder.path().join("program")).unwrap();
+    copy_program(&folder.path().join("program"));
     let mut command = Command::new("bash");
     let script = "ulimit -u 1; exec ./program speed --seconds 0.1 --threads 3 --output=json";
     command.args(["-c", script]).current_dir(folder.path());

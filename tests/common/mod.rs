@@ -81,6 +81,13 @@ pub fn qemu_io<S: AsRef<str>>(folder: &Path, format: &str, image: &str, commands
     assert_eq!(ran.status, Some(0), "{ran:?}");
 }
 
+/// Copies the program. Another process does it: a file that this one has open to write can't be run, nor can it while
+/// a program that another test starts at that moment still has it open.
+pub fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(COWHIDE).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
 /// Runs cowhide; `args` are separated by blanks.
 pub fn cowhide(folder: &Path, args: &str) -> Ran {
     run(folder, COWHIDE, args.split_whitespace())

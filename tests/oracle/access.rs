@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::common::{COWHIDE, Ran, write_disk};
+use crate::common::{Ran, copy_program, write_disk};
 use crate::tools::qemu_img;
 use crate::trial;
 
@@ -127,7 +127,7 @@ fn same(call: &str) {
     let folder = folder.path();
     // Where others may run it.
     let binary = folder.join("cowhide");
-    fs::copy(COWHIDE, &binary).unwrap();
+    copy_program(&binary);
     files(folder);
     let before = lengths(folder);
     let ours = run(folder, &binary, call);
