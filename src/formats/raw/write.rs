@@ -4,9 +4,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::image::RawImage;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN};
@@ -20,6 +21,8 @@ pub(super) struct WritableRaw {
     storage: Arc<dyn Storage>,
     /// True if flushes reach the storage.
     flush: bool,
+    /// True once the image is closed, or couldn't be flushed: nothing is written any more.
+    is_over: AtomicBool,
 }
 
 impl WritableRaw {
@@ -32,7 +35,17 @@ impl WritableRaw {
             image: RawImage::open(Arc::clone(&storage))?,
             storage,
             flush,
+            is_over: AtomicBool::new(false),
         })
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(Error::invalid(
+                "the image is closed, or couldn't be stored before",
+            ));
+        }
+        Ok(())
     }
 
     fn range(&self, offset: GuestOffset, length: u64) -> Result<Range<u64>> {
@@ -72,11 +85,13 @@ impl Image for WritableRaw {
 
 impl WritableImage for WritableRaw {
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        self.check_usable()?;
         self.range(offset, data.len() as u64)?;
         self.storage.write_at(offset.0, data)
     }
 
     fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()> {
+        self.check_usable()?;
         let range = self.range(offset, length)?;
         if may_unmap && self.storage.punch(range.clone())? {
             return Ok(());
@@ -93,15 +108,21 @@ impl WritableImage for WritableRaw {
     }
 
     fn discard(&self, offset: GuestOffset, length: u64) -> Result<()> {
+        self.check_usable()?;
         self.storage.punch(self.range(offset, length)?)?;
         Ok(())
     }
 
     fn flush(&self) -> Result<()> {
-        match self.flush {
+        self.check_usable()?;
+        let flushed = match self.flush {
             true => self.storage.flush(),
             false => Ok(()),
+        };
+        if flushed.is_err() {
+            self.is_over.store(true, Ordering::Release);
         }
+        flushed
     }
 
     fn allocation_unit(&self) -> usize {
@@ -117,7 +138,9 @@ impl WritableImage for WritableRaw {
     }
 
     fn close(&self) -> Result<()> {
-        self.flush()
+        self.flush()?;
+        self.is_over.store(true, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -153,5 +176,6 @@ mod tests {
         assert!(image.write_at(GuestOffset(1536), &[3; 1024]).is_err());
         assert!(image.read_at(GuestOffset(2048), &mut [0; 512]).is_err());
         image.close().unwrap();
+        assert!(image.write_at(GuestOffset(0), &[3; 512]).is_err());
     }
 }
