@@ -170,7 +170,7 @@ impl Passwords for PasswordSource {
             return;
         }
         let advice = match is_new {
-            true => format!("; '{}' does both", EncryptionFormat::Luks.name()),
+            true => format!("; '{}' does both", EncryptionFormat::RECOMMENDED.name()),
             false => String::new(),
         };
         super::warn(&format!(

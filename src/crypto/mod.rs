@@ -6,7 +6,7 @@
 //! * [`Secret`] is a password, [`Secrets`] are those of a command line, [`Passwords`] is the source of
 //!   others;
 //! * [`CipherSpec`] is a cipher as a header describes it: a block cipher, a mode and the making of vectors;
-//! * [`HashAlgorithm`] is a hash, and [`pbkdf2`] makes a key of a password with one; [`af_split`] spreads a key;
+//! * [`HashAlgorithm`] is a hash, and [`pbkdf2`] makes a key of a password with one; [`af_split()`] spreads a key;
 //! * `keyring` reads secrets that the kernel keeps, and `sealed` opens secrets that come encrypted.
 //!
 //! Invariants: a run is a whole number of sectors; keys never leave the room, are never printed, and are

@@ -53,7 +53,7 @@ impl WritableFile<'_> {
     /// Reads the header again, after it was changed.
     ///
     /// # Errors
-    /// Returns an error as [`Format::load`] does.
+    /// Returns an error as [`FormatDriver::load`](crate::formats::FormatDriver::load) does.
     pub fn reload(&mut self) -> Result<()> {
         self.image = self.format.load(Arc::clone(&self.storage), Load::Use)?;
         Ok(())

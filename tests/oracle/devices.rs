@@ -267,6 +267,7 @@ fn big_blocks() {
 /// Goes past the system's cache on both sides, where every request has to be of whole blocks of 4096 bytes: from
 /// each kind of image to kinds whose clusters, tables and compressed data begin and end within such blocks.
 fn without_cache() {
+    const DEVICE: &str = "file.driver=host_device,file.filename";
     const KINDS: [&str; 8] = [
         "-O raw",
         "-O qcow2",
@@ -290,11 +291,11 @@ fn without_cache() {
     let image = |kind: &str, device: &Device| {
         let name = device.name();
         match kind {
-            _ if kind.contains("raw") => format!("driver=raw,file.filename={name}"),
+            _ if kind.contains("raw") => format!("driver=raw,{DEVICE}={name}"),
             _ if kind.contains("aes") => {
-                format!("driver=qcow2,encrypt.key-secret=s,file.filename={name}")
+                format!("driver=qcow2,encrypt.key-secret=s,{DEVICE}={name}")
             }
-            _ => format!("driver=qcow2,file.filename={name}"),
+            _ => format!("driver=qcow2,{DEVICE}={name}"),
         }
     };
     let call = |tool: fn(&Path, &[&str]) -> Ran, line: &str| {

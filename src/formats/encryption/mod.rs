@@ -26,6 +26,9 @@ pub enum EncryptionFormat {
 }
 
 impl EncryptionFormat {
+    /// The format that new images should have.
+    pub const RECOMMENDED: Self = Self::Luks;
+
     /// Returns the name that `qemu-img` uses.
     pub fn name(self) -> &'static str {
         match self {
