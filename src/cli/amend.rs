@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
+
 use super::args::AmendArgs;
-use super::operands::{self, cache, format, one_operand, source_to_change};
+use super::operands::{self, cache, format, source_to_change};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, print};
 use crate::commands;
 use crate::commands::amend::{AmendRequest, check_format};
+use crate::convert::Observer as _;
 use crate::crypto::Secrets;
 use crate::error::Error;
 use crate::formats::Format;
@@ -23,7 +26,10 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
     if let (true, Some(name)) = (asks_for_help, &args.format) {
         return help(format(name)?);
     }
-    let operand = one_operand(&args.operands)?;
+    let [operand] = args.operands.as_slice() else {
+        // Without the hint at the help that other subcommands give.
+        return Err(anyhow!("Expecting one image file name").into());
+    };
     let quiet = args.common.quiet;
     let passwords = PasswordSource::new(&args.password, quiet)?;
     let progress = Progress::new(args.progress && !quiet);
@@ -46,6 +52,7 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
             force: args.force,
         };
         commands::amend::run(&request, &passwords)?;
+        progress.progress(1, 1);
         Ok(ExitCode::SUCCESS)
     };
     let amended = amended();
