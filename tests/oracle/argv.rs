@@ -139,8 +139,6 @@ const MAKE: &[&str] = &[
     "resize -q -f qcow2 over.qcow2 4194304",
     "resize --shrink snap.qcow2 1M",
     "amend -o compat=1.1 img.qcow2",
-    // cinder, nova, libvirt; less time for the password than they give it
-    "create -f qcow2 --object secret,id=s,file=key -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 enc.qcow2 1M",
 ];
 
 /// What doesn't work yet, and the words that it is refused by.
