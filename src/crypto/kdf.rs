@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use nix::sys::resource::{UsageWho, getrusage};
+use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
 use super::hash::{HashAlgorithm, with_type};
@@ -17,8 +17,8 @@ use super::memory::wipe_stack;
 /// The number of iterations that take much longer than starting a thread.
 const WORTH_A_THREAD: u32 = 2000;
 
-/// The time of a measurement that is long enough: the system counts it in milliseconds at the worst.
-const MEASURED: Duration = Duration::from_millis(60);
+/// The time of a measurement that is long enough. The clock counts in nanoseconds.
+const MEASURED: Duration = Duration::from_millis(10);
 
 /// Derives a key as long as `out` from a password, with so many iterations; 0 count as 1.
 pub fn pbkdf2(hash: HashAlgorithm, password: &[u8], salt: &[u8], iterations: u32, out: &mut [u8]) {
@@ -39,7 +39,7 @@ pub fn iterations_per_second(hash: HashAlgorithm, key_length: usize) -> u64 {
         let start = thread_time();
         pbkdf2(hash, b"a password", b"some salt", iterations, &mut block);
         let time = thread_time().saturating_sub(start);
-        let next = iterations.checked_mul(4);
+        let next = iterations.checked_mul(2);
         if let (true, Some(next)) = (time < MEASURED, next) {
             iterations = next;
             continue;
@@ -57,14 +57,10 @@ fn blocks(hash: HashAlgorithm, key_length: usize) -> u128 {
 
 /// Returns the time that this thread has used.
 fn thread_time() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_THREAD) else {
-        return Duration::ZERO;
-    };
-    let of = |time: nix::sys::time::TimeVal| {
-        let micros = time.tv_sec() * 1_000_000 + time.tv_usec();
-        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-    };
-    of(usage.user_time()) + of(usage.system_time())
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(seconds, nanoseconds)
 }
 
 /// Derives a key, in blocks as long as a hash.
