@@ -189,6 +189,10 @@ fn devices() {
 
 /// The space that a file takes, in bytes.
 fn taken(file: &Path) -> u64 {
+    // While the file system finds places for what was written to it, it may count less.
+    fs::File::open(file)
+        .and_then(|file| file.sync_all())
+        .unwrap();
     fs::metadata(file).unwrap().blocks() * 512
 }
 
