@@ -15,7 +15,7 @@ use super::write::{
     self, OpenOptions, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps,
     create_snapshot, delete_snapshot, refuse_corrupt, replace_bitmap,
 };
-use super::{check, luks_header, reading_cipher, repair, repair_dirty};
+use super::{check, cipher_of, luks_header, repair, repaired_header};
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
@@ -65,11 +65,7 @@ impl Qcow2File {
     /// Prepares another backing file, by the header as it is now.
     fn rewriting(&self, backing: Option<&Backing>) -> Result<BackingRewrite> {
         let header = Header::read(self.storage.as_ref())?;
-        if header.has_incompatible(features::CORRUPT) {
-            return Err(Error::corrupt(
-                "qcow2: Image is corrupt; cannot be opened read/write",
-            ));
-        }
+        refuse_corrupt(&header)?;
         if backing.is_some() && header.has_autoclear(features::DATA_FILE_RAW) {
             return Err(Error::invalid("Invalid argument"));
         }
@@ -83,7 +79,7 @@ impl Qcow2File {
     /// Makes what the image is opened with for writing.
     fn open_options(&self, parts: WriteParts<'_>) -> Result<OpenOptions> {
         Ok(OpenOptions {
-            cipher: reading_cipher(&self.storage, &self.header, parts.secret)?,
+            cipher: cipher_of(&self.header, self.luks.as_ref(), parts.secret)?,
             data: parts.files.into_iter().next(),
             backing: parts.backing,
             flush: parts.flush,
@@ -192,19 +188,17 @@ impl ImageFile for Qcow2File {
 
     fn prepare_to_change(&mut self, looks_for_damage: bool) -> Result<()> {
         refuse_corrupt(&self.header)?;
-        if self.header.has_incompatible(features::DIRTY) {
-            repair_dirty(self.storage.as_ref(), &self.header)?;
-            self.header = Header::read(self.storage.as_ref())?;
-        } else if looks_for_damage {
+        if looks_for_damage && !self.header.has_incompatible(features::DIRTY) {
             write::refuse_damaged(self.storage.as_ref(), &self.header)?;
         }
+        self.header = repaired_header(self.storage.as_ref(), &self.header)?.into_owned();
         Ok(())
     }
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
         let storage = Arc::clone(&self.storage);
         let options = ReadOptions {
-            cipher: reading_cipher(&self.storage, &self.header, parts.secret)?,
+            cipher: cipher_of(&self.header, self.luks.as_ref(), parts.secret)?,
             data: parts.files.into_iter().next(),
             salvage: parts.salvage,
         };

@@ -45,7 +45,7 @@ pub mod read;
 pub mod snapshots;
 pub mod write;
 
-pub use check::{CheckReport, Repair, check, repair, repair_dirty};
+pub use check::{CheckReport, Repair, check, repair, repair_dirty, repaired_header};
 pub use create_options::{Backing, CreateOptions};
 pub use driver::Qcow2;
 pub use geometry::Geometry;
@@ -63,39 +63,39 @@ pub use crate::formats::encryption::missing_secret;
 use crate::formats::encryption::{Cipher, EncryptedHeader, EncryptionFormat, LegacyAes, Numbering};
 use crate::storage::{Storage, Window, WindowRange};
 
-/// Makes the cipher for reading an image's data: none when it isn't encrypted.
+/// Makes the cipher of an image's data, of which only the header is read: none when it isn't encrypted.
 ///
 /// # Errors
-/// Returns an error if the image is encrypted and there is no password, or if that is known to be wrong. Returns
-/// an error if the header of the encryption can't be read.
+/// Returns an error as [`LuksHeader::read`] does, if the image is encrypted and there is no password, or if that is
+/// known to be wrong.
 pub fn reading_cipher(
     storage: &Arc<dyn Storage>,
     header: &Header,
     secret: Option<&Secret>,
 ) -> Result<Option<Cipher>> {
-    let Some(encrypted) = encrypted_header(storage, header)? else {
-        return Ok(None);
-    };
-    let secret = secret.ok_or_else(missing_secret)?;
-    encrypted.unlock(secret).map(Some)
+    cipher_of(header, luks_header(storage, header)?.as_ref(), secret)
 }
 
-/// Reads the header of an image's encryption, where it is encrypted.
+/// Makes the cipher of an image's data, whose LUKS header is read where it has one.
 ///
 /// # Errors
-/// Returns the system's error, or an error in QEMU's words if anything is wrong with it.
-fn encrypted_header(
-    storage: &Arc<dyn Storage>,
+/// Returns an error if the image is encrypted and there is no password, or if that is known to be wrong.
+fn cipher_of(
     header: &Header,
-) -> Result<Option<Box<dyn EncryptedHeader>>> {
-    Ok(match header.encryption() {
-        None => None,
-        Some(EncryptionFormat::Aes) => Some(Box::new(LegacyAes)),
-        Some(EncryptionFormat::Luks) => luks_header(storage, header)?.map(|luks| {
-            let luks: Box<dyn EncryptedHeader> = Box::new(luks);
-            luks
-        }),
-    })
+    luks: Option<&LuksHeader>,
+    secret: Option<&Secret>,
+) -> Result<Option<Cipher>> {
+    let encrypted: &dyn EncryptedHeader = match (header.encryption(), luks) {
+        (None, _) => return Ok(None),
+        (Some(EncryptionFormat::Aes), _) => &LegacyAes,
+        (Some(EncryptionFormat::Luks), Some(luks)) => luks,
+        (Some(EncryptionFormat::Luks), None) => {
+            return Err(Error::corrupt("Missing CRYPTO header for crypt method 2"));
+        }
+    };
+    encrypted
+        .unlock(secret.ok_or_else(missing_secret)?)
+        .map(Some)
 }
 
 /// Reads the LUKS header inside of an image, where there is one. What lies outside of its part of the file is

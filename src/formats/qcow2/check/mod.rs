@@ -25,7 +25,7 @@ mod snapshot_table;
 mod walk;
 
 pub use finding::{EntryPlace, Event, Finding, Problem, Region};
-pub use repair::{repair, repair_dirty};
+pub use repair::{repair, repair_dirty, repaired_header};
 
 use crate::error::Result;
 pub use crate::formats::check::{CheckReport, Repair};

@@ -18,6 +18,8 @@
 //! [`rebuild`]: mod@super::rebuild
 //! [`snapshot_table`]: mod@super::snapshot_table
 
+use std::borrow::Cow;
+
 use super::finding::{EntryPlace, Event, Finding, Problem};
 use super::rebuild::Rebuilt;
 use super::walk::{Walk, Walked};
@@ -70,6 +72,18 @@ pub fn repair_dirty(storage: &dyn Storage, header: &Header) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Returns the header of an image that is about to be changed. One that wasn't closed properly is repaired first.
+///
+/// # Errors
+/// Returns an error as [`repair_dirty`] does, or if the header can't be read again.
+pub fn repaired_header<'h>(storage: &dyn Storage, header: &'h Header) -> Result<Cow<'h, Header>> {
+    if !header.has_incompatible(features::DIRTY) {
+        return Ok(Cow::Borrowed(header));
+    }
+    repair_dirty(storage, header)?;
+    Header::read(storage).map(Cow::Owned)
 }
 
 pub(super) struct Work<'a> {

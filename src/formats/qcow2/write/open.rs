@@ -13,7 +13,7 @@ use super::super::entries::{L1Entry, L1Target};
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::{Header, TablePlace, Version};
 use super::super::snapshots::SnapshotTable;
-use super::super::{check, missing_secret, repair_dirty};
+use super::super::{check, missing_secret, repaired_header};
 use super::bitmaps::EnabledBitmaps;
 use super::metadata::{Metadata, MetadataParts};
 use super::metadata_map::{MetadataMap, Structure};
@@ -79,14 +79,7 @@ impl WritableQcow2 {
                 "an image is written together with its backing file",
             ));
         }
-        let repaired;
-        let header = if header.has_incompatible(features::DIRTY) {
-            repair_dirty(storage.as_ref(), header)?;
-            repaired = Header::read(storage.as_ref())?;
-            &repaired
-        } else {
-            header
-        };
+        let header = &*repaired_header(storage.as_ref(), header)?;
         let (state, kept) = open_state(&storage, data.clone(), header, flush)?;
         let data = data.unwrap_or(storage);
         let length = data.len()?;

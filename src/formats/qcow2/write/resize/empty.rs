@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::formats::qcow2::header::{Header, features};
-use crate::formats::qcow2::repair_dirty;
+use crate::formats::qcow2::header::Header;
+use crate::formats::qcow2::repaired_header;
 use crate::formats::qcow2::write::WritableQcow2;
 use crate::formats::qcow2::write::open::{OpenOptions, refuse_corrupt, refuse_damaged};
 use crate::storage::Storage;
@@ -19,14 +19,7 @@ use crate::storage::Storage;
 /// Returns an error if metadata is damaged, or the system's error.
 pub fn make_empty(storage: &Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<()> {
     refuse_corrupt(header)?;
-    let repaired;
-    let header = if header.has_incompatible(features::DIRTY) {
-        repair_dirty(storage.as_ref(), header)?;
-        repaired = Header::read(storage.as_ref())?;
-        &repaired
-    } else {
-        header
-    };
+    let header = &*repaired_header(storage.as_ref(), header)?;
     // Clusters that are counted too low would be cut off with the rest of the file.
     refuse_damaged(storage.as_ref(), header)?;
     let image = WritableQcow2::open(Arc::clone(storage), header, options)?;

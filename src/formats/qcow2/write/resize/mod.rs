@@ -30,7 +30,7 @@ use super::open::{OpenOptions, refuse_corrupt, refuse_damaged};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, MAX_L1_BYTES};
 use crate::formats::qcow2::header::{Header, Version, features, fields};
-use crate::formats::qcow2::repair_dirty;
+use crate::formats::qcow2::repaired_header;
 use crate::formats::{Preallocation, Resize, WritableImage as _};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -56,14 +56,7 @@ pub fn resize_disk(
     refuse_corrupt(header)?;
     refuse_impossible(header, &options, resize)?;
     let bitmaps = ResizedBitmaps::read(storage.as_ref(), header, resize.size)?;
-    let repaired;
-    let header = if header.has_incompatible(features::DIRTY) {
-        repair_dirty(storage.as_ref(), header)?;
-        repaired = Header::read(storage.as_ref())?;
-        &repaired
-    } else {
-        header
-    };
+    let header = &*repaired_header(storage.as_ref(), header)?;
     let old = header.size();
     if old == resize.size {
         return Ok(());
