@@ -1,6 +1,6 @@
 //! `amend`: other options for an image that exists.
 
-use super::{Passwords, Purpose};
+use super::Passwords;
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::{Amend, Format};
@@ -38,12 +38,8 @@ pub fn check_format(format: Format) -> Result<()> {
 /// Returns an error if the image can't be opened, if it can't have the options, or if it can't be written.
 pub fn run(request: &AmendRequest<'_>, passwords: &dyn Passwords) -> Result<()> {
     let access = WriteAccess {
-        purpose: Purpose::Change,
-        flush: request.image.cache.flushes(),
-        guarded: false,
-        compressed: false,
         opens_backing: false,
-        refuse: &|_| Ok(()),
+        ..WriteAccess::to_change(request.image.cache.flushes())
     };
     let open = request.image.open_to_write(&access, passwords)?;
     check_format(open.format)?;

@@ -6,11 +6,10 @@
 
 use super::Purpose;
 use crate::error::Result;
+use crate::formats::Format;
 use crate::formats::bitmap_changes::BitmapChanges;
 use crate::formats::bitmaps::PersistentBitmap;
-use crate::formats::driver::Load;
-use crate::formats::{Format, ImageFile};
-use crate::nodes::{Loaded, Node, could_not_open};
+use crate::nodes::{Node, could_not_open};
 
 /// A change of a bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub struct BitmapRequest<'a> {
 pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
     let node = &changes.image;
     let failed = |error| could_not_open(&node.name, error);
-    let (opened, mut image) = open(node, Purpose::Change)?;
+    let (opened, mut image) = node.open_metadata(Purpose::Change)?;
     found(opened.format);
     // A walk through all tables would take far longer than the change.
     image.prepare_to_change(false).map_err(failed)?;
@@ -96,18 +95,8 @@ pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
 
 /// Reads the list of the bitmaps of the image that has the merged ones, and the size of its disk.
 fn source_bitmaps(node: &Node<'_>) -> Result<(u64, Vec<PersistentBitmap>)> {
-    let (_, image) = open(node, Purpose::Read)?;
+    let (_, image) = node.open_metadata(Purpose::Read)?;
     let bitmaps = image.bitmaps().map(|bitmaps| bitmaps.list()).transpose();
     let bitmaps = bitmaps.map_err(|error| could_not_open(&node.name, error))?;
     Ok((image.size(), bitmaps.unwrap_or_default()))
-}
-
-fn open(node: &Node<'_>, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
-    let failed = |error| could_not_open(&node.name, error);
-    let opened = node.open_file(purpose)?;
-    let image = opened.load(Load::Use).map_err(failed)?;
-    node.accept(image.as_ref(), &opened.options)
-        .map_err(failed)?;
-    image.other_files().map_err(failed)?;
-    Ok((opened, image))
 }

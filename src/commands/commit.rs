@@ -50,15 +50,11 @@ pub fn run(
         return Err(Error::invalid("a commit to an image that isn't there"));
     };
     let flush = plan.image.cache.flushes();
-    let to_write = |opens_backing, refuse| WriteAccess {
-        purpose: Purpose::Change,
-        flush,
-        guarded: false,
-        compressed: false,
-        opens_backing,
-        refuse,
+    let access = WriteAccess {
+        opens_backing: false,
+        ..WriteAccess::to_change(flush)
     };
-    let top = top.open_to_write(&to_write(false, &|_| Ok(())), passwords)?;
+    let top = top.open_to_write(&access, passwords)?;
     let between = open_between(above, passwords)?;
     let files = files(&top, between.as_ref());
     let refuse = |file: &dyn Storage| {
@@ -70,7 +66,11 @@ pub fn run(
         name: String::new(),
         ..base.clone()
     };
-    let mut target = base.open_to_write(&to_write(true, &refuse), passwords)?;
+    let access = WriteAccess {
+        refuse: &refuse,
+        ..WriteAccess::to_change(flush)
+    };
+    let mut target = base.open_to_write(&access, passwords)?;
     let source = source(&top, between.as_ref())?;
     let failed = |error: Error| error.context("Block job failed");
     if target.image.size() < source.size() {

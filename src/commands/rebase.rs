@@ -56,12 +56,9 @@ pub fn run(
     let backing = &plan.backing;
     let flush = node.cache.flushes();
     let access = WriteAccess {
-        purpose: Purpose::Change,
-        flush,
-        guarded: false,
         compressed: plan.compressed,
         opens_backing: !plan.header_only,
-        refuse: &|_| Ok(()),
+        ..WriteAccess::to_change(flush)
     };
     let open = node.open_to_write(&access, passwords)?;
     if let Some(format) = backing.format

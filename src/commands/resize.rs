@@ -1,6 +1,6 @@
 //! `resize`: an image that exists gets a larger disk, or a smaller one.
 
-use super::{Passwords, Purpose};
+use super::Passwords;
 use crate::error::{Error, Result};
 use crate::formats::{Format, Preallocation, Resize};
 use crate::nodes::{Node, WritableFile, WriteAccess};
@@ -50,14 +50,7 @@ pub fn run(
     passwords: &dyn Passwords,
     on_format: &mut dyn FnMut(Format),
 ) -> Result<ResizeOutcome> {
-    let access = WriteAccess {
-        purpose: Purpose::Change,
-        flush: node.cache.flushes(),
-        guarded: false,
-        compressed: false,
-        opens_backing: true,
-        refuse: &|_| Ok(()),
-    };
+    let access = WriteAccess::to_change(node.cache.flushes());
     let WritableFile {
         format,
         image,

@@ -7,10 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Purpose, sandbox};
 use crate::error::{Error, Result};
-use crate::formats::driver::Load;
+use crate::formats::Format;
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots};
-use crate::formats::{Format, ImageFile};
-use crate::nodes::{Loaded, Node, could_not_open};
+use crate::nodes::{Node, could_not_open};
 
 /// Lists the snapshots of an image. `prepare` is called when there are some, while files can still be opened:
 /// whoever shows their dates needs the time zone.
@@ -18,7 +17,7 @@ use crate::nodes::{Loaded, Node, could_not_open};
 /// # Errors
 /// Returns an error if the image can't be opened, or if the list can't be read.
 pub fn list(source: &Node<'_>, prepare: &dyn Fn()) -> Result<Vec<SnapshotInfo>> {
-    let (_, image) = open(source, Purpose::Read)?;
+    let (_, image) = source.open_metadata(Purpose::Read)?;
     let Some(snapshots) = image.snapshots() else {
         return Ok(Vec::new());
     };
@@ -91,7 +90,7 @@ impl SnapshotRequest {
 /// # Errors
 /// Returns an error if the image can't be opened for writing, or as `Could not create snapshot 'name': …`.
 pub fn change(source: &Node<'_>, change: &SnapshotRequest, found: &dyn Fn(Format)) -> Result<()> {
-    let (opened, mut image) = open(source, Purpose::Change)?;
+    let (opened, mut image) = source.open_metadata(Purpose::Change)?;
     found(opened.format);
     image
         .prepare_to_change(true)
@@ -105,15 +104,4 @@ pub fn change(source: &Node<'_>, change: &SnapshotRequest, found: &dyn Fn(Format
         let name = String::from_utf8_lossy(name);
         error.context(format!("Could not {verb} snapshot '{name}'"))
     })
-}
-
-fn open(source: &Node<'_>, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
-    let failed = |error| could_not_open(&source.name, error);
-    let opened = source.open_file(purpose)?;
-    let image = opened.load(Load::Use).map_err(failed)?;
-    source
-        .accept(image.as_ref(), &opened.options)
-        .map_err(failed)?;
-    image.other_files().map_err(failed)?;
-    Ok((opened, image))
 }

@@ -7,7 +7,6 @@ use super::file_name;
 use super::node::Node;
 use super::open::{self, inside};
 use crate::error::{Error, Result};
-use crate::formats::driver::Load;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{Format, ImageFile};
 use crate::storage::{Protocol, Purpose, Storage};
@@ -39,11 +38,7 @@ impl Inspected {
             Self::open(&outer).map_err(could_not_open(source))
         });
         let outer = outer.transpose()?;
-        let opened = source.open_file(Purpose::Inspect)?;
-        let image = opened.load(Load::Use).map_err(could_not_open(source))?;
-        source
-            .accept(image.as_ref(), &opened.options)
-            .map_err(could_not_open(source))?;
+        let (opened, image) = source.open_header(Purpose::Inspect)?;
         Ok(Self {
             outer: outer.map(Box::new),
             opened,

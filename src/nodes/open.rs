@@ -37,6 +37,35 @@ impl Node<'_> {
             .map_err(|error| self.could_not_open(error))
     }
 
+    /// Opens the file, and reads its header. Opens no other file, and asks for no password.
+    ///
+    /// # Errors
+    /// Returns an error as [`open_file`](Self::open_file) does, or if the header is invalid or contradicts the
+    /// options of the image's node.
+    pub fn open_header(&self, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
+        let opened = self.open_file(purpose)?;
+        let load = || {
+            let image = opened.load(Load::Use)?;
+            self.accept(image.as_ref(), &opened.options)?;
+            Ok(image)
+        };
+        let image = load().map_err(|error| self.could_not_open(error))?;
+        Ok((opened, image))
+    }
+
+    /// Opens the file as [`open_header`](Self::open_header) does, of an image whose metadata is all that is
+    /// looked at or changed.
+    ///
+    /// # Errors
+    /// Returns an error as [`open_header`](Self::open_header) does, or if the header contradicts itself about
+    /// other files.
+    pub fn open_metadata(&self, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
+        let (opened, image) = self.open_header(purpose)?;
+        let files = image.other_files().map(drop);
+        files.map_err(|error| self.could_not_open(error))?;
+        Ok((opened, image))
+    }
+
     /// Returns the format that was stated, or else the one that the file has.
     ///
     /// # Errors

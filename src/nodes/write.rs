@@ -33,6 +33,21 @@ pub struct WriteAccess<'r> {
     pub refuse: &'r Refuse<'r>,
 }
 
+impl WriteAccess<'_> {
+    /// Returns the way in which an image is opened whose disk or metadata is changed, over its backing file.
+    /// `flush` says that flushes reach the storage.
+    pub fn to_change(flush: bool) -> Self {
+        Self {
+            purpose: Purpose::Change,
+            flush,
+            guarded: false,
+            compressed: false,
+            opens_backing: true,
+            refuse: &|_| Ok(()),
+        }
+    }
+}
+
 /// An image that may be changed.
 pub struct WritableFile<'a> {
     /// The file that was named.
