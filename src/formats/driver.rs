@@ -238,9 +238,6 @@ pub trait ImageFile: Send + Sync {
         options: OverOptions,
     ) -> Result<Box<dyn NewImage>> {
         let image = self.open_writable(parts)?;
-        if options.compressed {
-            image.check_compression()?;
-        }
         Ok(Box::new(OverImage::new(image, size, options)?))
     }
 

@@ -27,6 +27,7 @@ mod extent;
 pub mod foreign;
 mod guard;
 mod image;
+mod in_place;
 mod list;
 mod merged_bits;
 mod new_image;

@@ -39,8 +39,11 @@ impl OverImage {
     /// Writes a disk of `size` bytes over the start of `image`.
     ///
     /// # Errors
-    /// Returns an error if the image is smaller.
+    /// Returns an error if the image is smaller, or if it takes no compressed data and is to.
     pub fn new(image: Box<dyn WritableImage>, size: u64, options: OverOptions) -> Result<Self> {
+        if options.compressed {
+            image.check_compression()?;
+        }
         if image.size() < size {
             return Err(smaller_than_input());
         }

@@ -9,8 +9,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Block, BlockImage, BlockTable};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::image::check_range;
+use crate::formats::in_place::closed;
 use crate::formats::status::Status;
 use crate::formats::{Extent, Image, Plain, WritableImage};
 use crate::storage::Storage;
@@ -108,9 +109,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
     fn usable(&self) -> Result<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.is_over {
-            return Err(Error::invalid(
-                "the image is closed, or couldn't be stored before",
-            ));
+            return Err(closed());
         }
         Ok(())
     }

@@ -85,9 +85,6 @@ impl ImageFile for LuksFile {
         options: OverOptions,
     ) -> Result<Box<dyn NewImage>> {
         let image = self.open_writable(parts)?;
-        if options.compressed {
-            image.check_compression()?;
-        }
         let options = OverOptions {
             is_zero: false,
             ..options

@@ -4,11 +4,11 @@
 //! nobody has written there. So zeroes are written like any other data, and nothing is given back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::encryption::Cipher;
 use crate::formats::image::check_range;
+use crate::formats::in_place::InPlaceStorage;
 use crate::formats::{Extent, ExtentKind, Image, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
@@ -36,6 +36,15 @@ impl LuksImage {
     fn host(&self, guest: GuestOffset) -> HostOffset {
         HostOffset(self.payload + guest.0)
     }
+
+    /// Reads as [`read_at`](Image::read_at) does, of a file that is as long as `length` by now.
+    fn read_to(&self, offset: GuestOffset, buf: &mut [u8], length: u64) -> Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        let host = self.host(offset);
+        self.file.read_padded_at(host.0, buf, length)?;
+        self.cipher.decrypt(offset, host, buf);
+        Ok(())
+    }
 }
 
 impl Image for LuksImage {
@@ -54,11 +63,7 @@ impl Image for LuksImage {
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        check_range(self.size, offset, buf.len())?;
-        let host = self.host(offset);
-        self.file.read_padded_at(host.0, buf, self.length)?;
-        self.cipher.decrypt(offset, host, buf);
-        Ok(())
+        self.read_to(offset, buf, self.length)
     }
 }
 
@@ -66,27 +71,16 @@ impl Image for LuksImage {
 #[derive(Debug)]
 pub(super) struct WritableLuks {
     image: LuksImage,
-    flushes: bool,
-    is_over: AtomicBool,
+    file: InPlaceStorage,
 }
 
 impl WritableLuks {
     /// Opens a disk for writing. `flushes` says that flushes reach the storage.
     pub(super) fn new(image: LuksImage, flushes: bool) -> Self {
         Self {
+            file: InPlaceStorage::new(Arc::clone(&image.file), flushes),
             image,
-            flushes,
-            is_over: AtomicBool::new(false),
         }
-    }
-
-    fn check_usable(&self) -> Result<()> {
-        if self.is_over.load(Ordering::Acquire) {
-            return Err(Error::invalid(
-                "the image is closed, or couldn't be stored before",
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -100,20 +94,15 @@ impl Image for WritableLuks {
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        let image = &self.image;
-        check_range(image.size, offset, buf.len())?;
-        let host = image.host(offset);
         // A write may have made the file longer.
-        let length = image.length.max(image.file.len()?);
-        image.file.read_padded_at(host.0, buf, length)?;
-        image.cipher.decrypt(offset, host, buf);
-        Ok(())
+        let length = self.image.length.max(self.file.get().len()?);
+        self.image.read_to(offset, buf, length)
     }
 }
 
 impl WritableImage for WritableLuks {
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
-        self.check_usable()?;
+        let file = self.file.usable()?;
         check_range(self.image.size, offset, data.len())?;
         let mut buffer = vec![0; data.len().min(AT_ONCE)];
         let mut guest = offset;
@@ -121,7 +110,7 @@ impl WritableImage for WritableLuks {
             let (secret, _) = buffer.split_at_mut(part.len());
             let host = self.image.host(guest);
             self.image.cipher.encrypt_to(guest, host, part, secret);
-            self.image.file.write_at(host.0, secret)?;
+            file.write_at(host.0, secret)?;
             guest = GuestOffset(guest.0 + part.len() as u64);
         }
         Ok(())
@@ -142,19 +131,11 @@ impl WritableImage for WritableLuks {
 
     /// Keeps the contents: an attacker would see from a hole what isn't used.
     fn discard(&self, _offset: GuestOffset, _length: u64) -> Result<()> {
-        self.check_usable()
+        self.file.usable().map(drop)
     }
 
     fn flush(&self) -> Result<()> {
-        self.check_usable()?;
-        if self.flushes {
-            let flushed = self.image.file.flush();
-            if flushed.is_err() {
-                self.is_over.store(true, Ordering::Release);
-            }
-            flushed?;
-        }
-        Ok(())
+        self.file.flush()
     }
 
     fn allocation_unit(&self) -> usize {
@@ -171,9 +152,7 @@ impl WritableImage for WritableLuks {
     }
 
     fn close(&self) -> Result<()> {
-        self.flush()?;
-        self.is_over.store(true, Ordering::Release);
-        Ok(())
+        self.file.close()
     }
 }
 

@@ -4,10 +4,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::image::RawImage;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::formats::in_place::InPlaceStorage;
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN};
@@ -18,11 +18,7 @@ const ZEROES: usize = 64 << 10;
 /// A raw image open for reading and writing.
 pub(super) struct WritableRaw {
     image: RawImage,
-    storage: Arc<dyn Storage>,
-    /// True if flushes reach the storage.
-    flush: bool,
-    /// True once the image is closed, or couldn't be flushed: nothing is written any more.
-    is_over: AtomicBool,
+    storage: InPlaceStorage,
 }
 
 impl WritableRaw {
@@ -33,19 +29,8 @@ impl WritableRaw {
     pub(super) fn open(storage: Arc<dyn Storage>, flush: bool) -> Result<Self> {
         Ok(Self {
             image: RawImage::open(Arc::clone(&storage))?,
-            storage,
-            flush,
-            is_over: AtomicBool::new(false),
+            storage: InPlaceStorage::new(storage, flush),
         })
-    }
-
-    fn check_usable(&self) -> Result<()> {
-        if self.is_over.load(Ordering::Acquire) {
-            return Err(Error::invalid(
-                "the image is closed, or couldn't be stored before",
-            ));
-        }
-        Ok(())
     }
 
     fn range(&self, offset: GuestOffset, length: u64) -> Result<Range<u64>> {
@@ -77,23 +62,23 @@ impl Image for WritableRaw {
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         // A write may have made the last sector whole.
         self.range(offset, buf.len() as u64)?;
-        let length = self.storage.len()?;
-        self.storage.read_padded_at(offset.0, buf, length)?;
+        let storage = self.storage.get();
+        storage.read_padded_at(offset.0, buf, storage.len()?)?;
         Ok(())
     }
 }
 
 impl WritableImage for WritableRaw {
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
-        self.check_usable()?;
+        let storage = self.storage.usable()?;
         self.range(offset, data.len() as u64)?;
-        self.storage.write_at(offset.0, data)
+        storage.write_at(offset.0, data)
     }
 
     fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()> {
-        self.check_usable()?;
+        let storage = self.storage.usable()?;
         let range = self.range(offset, length)?;
-        if may_unmap && self.storage.punch(range.clone())? {
+        if may_unmap && storage.punch(range.clone())? {
             return Ok(());
         }
         let zeroes = [0; ZEROES];
@@ -101,28 +86,20 @@ impl WritableImage for WritableRaw {
         while at < range.end {
             let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
             let part = zeroes.get(..left).unwrap_or(&zeroes);
-            self.storage.write_at(at, part)?;
+            storage.write_at(at, part)?;
             at += part.len() as u64;
         }
         Ok(())
     }
 
     fn discard(&self, offset: GuestOffset, length: u64) -> Result<()> {
-        self.check_usable()?;
-        self.storage.punch(self.range(offset, length)?)?;
+        let storage = self.storage.usable()?;
+        storage.punch(self.range(offset, length)?)?;
         Ok(())
     }
 
     fn flush(&self) -> Result<()> {
-        self.check_usable()?;
-        let flushed = match self.flush {
-            true => self.storage.flush(),
-            false => Ok(()),
-        };
-        if flushed.is_err() {
-            self.is_over.store(true, Ordering::Release);
-        }
-        flushed
+        self.storage.flush()
     }
 
     fn allocation_unit(&self) -> usize {
@@ -134,13 +111,11 @@ impl WritableImage for WritableRaw {
     }
 
     fn writes_serially(&self) -> bool {
-        self.storage.writes_serially()
+        self.storage.get().writes_serially()
     }
 
     fn close(&self) -> Result<()> {
-        self.flush()?;
-        self.is_over.store(true, Ordering::Release);
-        Ok(())
+        self.storage.close()
     }
 }
 
