@@ -23,7 +23,7 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
         return Err(Failure::Usage("Must specify options (-o)".into()));
     }
     let asks_for_help = args.options.iter().any(list::asks_for_help);
-    if let (true, Some(name)) = (asks_for_help, &args.format) {
+    if let (true, Some(name)) = (asks_for_help, &args.named.format) {
         return help(format(name)?);
     }
     let [operand] = args.operands.as_slice() else {
@@ -35,9 +35,9 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
     let progress = Progress::new(args.progress && !quiet);
     progress.begin();
     let amended = || -> Done {
-        let cache = cache(&args.cache, "Invalid cache option")?;
-        let stated = args.format.as_deref();
-        let mut image = source_to_change(operand, stated, args.image_opts, secrets)?;
+        let cache = cache(&args.written.cache, "Invalid cache option")?;
+        let stated = args.named.format.as_deref();
+        let mut image = source_to_change(operand, stated, args.named.image_opts, secrets)?;
         image.cache = cache;
         image.names = operands::names(&args.common);
         let found = image.find_format()?;

@@ -19,7 +19,7 @@ const MOST: u64 = i32::MAX.unsigned_abs() as u64;
 /// Runs the subcommand.
 pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
     let plan = plan(args)?;
-    let cache = cache(&args.cache)?;
+    let cache = cache(&args.written.cache)?;
     let is_native = args.aio.as_deref().map(is_native).transpose()?;
     let operand = one_operand(&args.operands)?;
     if plan.pattern.is_none() && plan.flush_interval > 0 {
@@ -29,10 +29,10 @@ pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
         return Err(anyhow!("Flush interval can't be smaller than depth").into());
     }
     let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
-    let format = args.format.as_deref();
+    let format = args.named.format.as_deref();
     let mut image = match plan.pattern {
-        Some(_) => source_to_change(operand, format, args.image_opts, secrets)?,
-        None => source(operand, format, args.image_opts, secrets)?.0,
+        Some(_) => source_to_change(operand, format, args.named.image_opts, secrets)?,
+        None => source(operand, format, args.named.image_opts, secrets)?.0,
     };
     image.cache = cache;
     image.names = operands::names(&args.common);

@@ -19,8 +19,8 @@ pub(super) fn run(args: &BitmapArgs, secrets: &Secrets) -> Done {
     };
     let granularity = args.granularity.as_deref();
     let granularity = granularity.map(|text| size(text, "granularity"));
-    let format = args.format.as_deref();
-    let (image, _) = source(operand, format, args.image_opts, secrets)?;
+    let format = args.named.format.as_deref();
+    let (image, _) = source(operand, format, args.named.image_opts, secrets)?;
     let merged = args.source_file.as_deref().map(|operand| {
         let (mut merged, _) = source(operand, args.source_format.as_deref(), false, secrets)?;
         merged.names = operands::names(&args.common);

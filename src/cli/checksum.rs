@@ -21,8 +21,8 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     let algorithm = algorithm(&args.algorithm)?;
     let operand = one_operand(&args.operands)?;
     let cache = cache(&args.cache, "Invalid source cache option")?;
-    let format = args.format.as_deref();
-    let (mut source, _) = source(operand, format, args.image_opts, secrets)?;
+    let format = args.named.format.as_deref();
+    let (mut source, _) = source(operand, format, args.named.image_opts, secrets)?;
     source.cache = cache;
     source.names = operands::names(&args.common);
     source.sandbox = !args.common.no_sandbox;

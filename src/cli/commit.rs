@@ -24,8 +24,8 @@ pub(super) fn run(args: &CommitArgs, secrets: &Secrets) -> Done {
     let quiet = args.common.quiet;
     let passwords = PasswordSource::new(&args.password, quiet)?;
     let cache = cache(&args.cache, "Invalid cache option")?;
-    let format = args.format.as_deref();
-    let mut image = source_to_change(operand, format, args.image_opts, secrets)?;
+    let format = args.named.format.as_deref();
+    let mut image = source_to_change(operand, format, args.named.image_opts, secrets)?;
     image.cache = cache;
     image.names = operands::names(&args.common);
     let plan = CommitPlan {

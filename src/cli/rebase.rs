@@ -25,10 +25,10 @@ pub(super) fn run(args: &RebaseArgs, secrets: &Secrets) -> Done {
     let progress = Progress::new(args.progress && !quiet);
     progress.begin();
     let rebased = || -> Result<(), Failure> {
-        let image_cache = cache(&args.cache, "Invalid cache option")?;
+        let image_cache = cache(&args.written.cache, "Invalid cache option")?;
         let backing_cache = cache(&args.backing_cache, "Invalid source cache option")?;
-        let format = args.format.as_deref();
-        let mut image = source_to_change(operand, format, args.image_opts, secrets)?;
+        let format = args.named.format.as_deref();
+        let mut image = source_to_change(operand, format, args.named.image_opts, secrets)?;
         image.cache = image_cache;
         image.names = operands::names(&args.common);
         let plan = RebasePlan {

@@ -31,8 +31,8 @@ pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
         preallocation: preallocation(&args.preallocation)?,
         may_shrink: args.shrink,
     };
-    let format = args.format.as_deref();
-    let (mut node, _) = source(operand, format, args.image_opts, secrets)?;
+    let format = args.named.format.as_deref();
+    let (mut node, _) = source(operand, format, args.named.image_opts, secrets)?;
     node.names = operands::names(&args.common);
     let outcome = resize::run(&node, &wish, &passwords, &mut |format| {
         if node.format.is_none() {

@@ -15,8 +15,8 @@ use crate::crypto::Secrets;
 pub(super) fn run(args: &SnapshotArgs, secrets: &Secrets) -> Done {
     let change = change(args)?;
     let operand = one_operand(&args.operands)?;
-    let format = args.format.as_deref();
-    let (mut source, _) = source(operand, format, args.image_opts, secrets)?;
+    let format = args.named.format.as_deref();
+    let (mut source, _) = source(operand, format, args.named.image_opts, secrets)?;
     if args.force_share {
         source.sharing = source.sharing.max(Sharing::Forced);
     }

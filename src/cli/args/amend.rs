@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, WrittenArgs};
 
 /// `amend`
 #[derive(Debug, Args)]
@@ -14,12 +14,8 @@ pub struct AmendArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// Options to change, k=v,k2=v2 ("-o help" lists them)
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
     pub(in crate::cli) options: Vec<OsString>,
@@ -29,15 +25,8 @@ pub struct AmendArgs {
     /// Show progress
     #[arg(short, long)]
     pub(in crate::cli) progress: bool,
-    /// Cache mode of the image
-    #[arg(
-        short = 't',
-        long,
-        value_name = "CACHE",
-        default_value = "writeback",
-        allow_hyphen_values = true
-    )]
-    pub(in crate::cli) cache: String,
+    #[command(flatten)]
+    pub(in crate::cli) written: WrittenArgs,
     /// The image
     #[arg(value_name = "FILENAME")]
     pub(in crate::cli) operands: Vec<OsString>,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, WrittenArgs};
 
 /// `bench`
 #[derive(Debug, Args)]
@@ -14,12 +14,8 @@ pub struct BenchArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// How many requests are sent
     #[arg(
         short,
@@ -89,15 +85,8 @@ pub struct BenchArgs {
     /// Flush without waiting for the requests that are under way
     #[arg(long)]
     pub(in crate::cli) no_drain: bool,
-    /// Cache mode of the image
-    #[arg(
-        short = 't',
-        long,
-        value_name = "CACHE",
-        default_value = "writeback",
-        allow_hyphen_values = true
-    )]
-    pub(in crate::cli) cache: String,
+    #[command(flatten)]
+    pub(in crate::cli) written: WrittenArgs,
     /// threads, native or io_uring; requests are made by threads all the same
     #[arg(short = 'i', long, value_name = "AIO", allow_hyphen_values = true)]
     pub(in crate::cli) aio: Option<String>,

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use super::shared::CommonArgs;
+use super::shared::{CommonArgs, NamedArgs};
 use crate::commands::bitmap::BitmapChange;
 
 /// `bitmap`
@@ -18,12 +18,8 @@ pub struct BitmapArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) changes: ChangeArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// The number of bytes that a bit of a bitmap that is added stands for (suffixes k M G)
     #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) granularity: Option<String>,

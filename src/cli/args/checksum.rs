@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, PlausibleArgs};
 
 /// `checksum`
 #[derive(Debug, Args)]
@@ -16,12 +16,8 @@ pub struct ChecksumArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) plausible: PlausibleArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// sha256 or blake3
     #[arg(long, value_name = "NAME", default_value = "sha256")]
     pub(in crate::cli) algorithm: String,

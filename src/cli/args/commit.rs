@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs};
 
 /// `commit`
 #[derive(Debug, Args)]
@@ -14,12 +14,8 @@ pub struct CommitArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// Cache mode of all images
     #[arg(
         short = 't',

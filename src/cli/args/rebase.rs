@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, WrittenArgs};
 
 /// `rebase`
 #[derive(Debug, Args)]
@@ -14,12 +14,8 @@ pub struct RebaseArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// The new backing file, relative to the image; "" for none
     #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
     pub(in crate::cli) backing: Option<OsString>,
@@ -35,15 +31,8 @@ pub struct RebaseArgs {
     /// Show progress
     #[arg(short, long)]
     pub(in crate::cli) progress: bool,
-    /// Cache mode of the image
-    #[arg(
-        short = 't',
-        long,
-        value_name = "CACHE",
-        default_value = "writeback",
-        allow_hyphen_values = true
-    )]
-    pub(in crate::cli) cache: String,
+    #[command(flatten)]
+    pub(in crate::cli) written: WrittenArgs,
     /// Cache mode of the new backing file
     #[arg(
         short = 'T',

@@ -51,6 +51,31 @@ pub struct PlausibleArgs {
     pub require_plausible: bool,
 }
 
+/// The options by which an image is named.
+#[derive(Debug, Args)]
+pub struct NamedArgs {
+    /// Format of the image; without it, it is found out
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
+    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
+    #[arg(long)]
+    pub(in crate::cli) image_opts: bool,
+}
+
+/// The way in which an image is written.
+#[derive(Debug, Args)]
+pub struct WrittenArgs {
+    /// Cache mode of the image
+    #[arg(
+        short = 't',
+        long,
+        value_name = "CACHE",
+        default_value = "writeback",
+        allow_hyphen_values = true
+    )]
+    pub(in crate::cli) cache: String,
+}
+
 /// One image to look at, and how to report on it.
 #[derive(Debug, Args)]
 pub struct ImageArgs {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Args};
 
-use super::shared::CommonArgs;
+use super::shared::{CommonArgs, NamedArgs};
 
 /// `snapshot`
 #[derive(Debug, Args)]
@@ -12,12 +12,8 @@ use super::shared::CommonArgs;
 pub struct SnapshotArgs {
     #[command(flatten)]
     pub(in crate::cli) common: CommonArgs,
-    /// Format of the image; without it, it is found out
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    pub(in crate::cli) format: Option<String>,
-    /// FILENAME is an option string (driver=…,file.filename=…), not a file name
-    #[arg(long)]
-    pub(in crate::cli) image_opts: bool,
+    #[command(flatten)]
+    pub(in crate::cli) named: NamedArgs,
     /// Open the image even while another process writes it; only for -l
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
