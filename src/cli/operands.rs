@@ -53,7 +53,7 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
     size_between(text, what, 0, MOST)
 }
 
-/// As [`size`], from `least` to `most`.
+/// Parses a size as [`size`] does, from `least` to `most`.
 pub(super) fn size_between(text: &str, what: &str, least: u64, most: u64) -> Result<u64, Failure> {
     between(parse_size(text), text, what, least, most)
 }
@@ -63,7 +63,7 @@ pub(super) fn number(text: &str, what: &str) -> Result<u64, Failure> {
     number_between(text, what, 0, MOST)
 }
 
-/// As [`number`], from `least` to `most`.
+/// Parses a number as [`number`] does, from `least` to `most`.
 pub(super) fn number_between(
     text: &str,
     what: &str,

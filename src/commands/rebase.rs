@@ -32,7 +32,7 @@ pub struct NewBacking<'a> {
 pub struct RebasePlan<'a> {
     /// The image.
     pub image: Node<'a>,
-    /// What it is to be over.
+    /// The backing file that it is to have.
     pub backing: NewBacking<'a>,
     /// True if only the header changes, whatever the disk holds then.
     pub header_only: bool,

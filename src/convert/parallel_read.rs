@@ -51,7 +51,7 @@ pub(super) fn parallel_read(
     parallel_read_chunks(disk, chunks, BLOCK_SIZE, workers, step)
 }
 
-/// As [`parallel_read`], for `chunks` whose blocks have `block` bytes.
+/// Reads as [`parallel_read`] does, for `chunks` whose blocks have `block` bytes.
 ///
 /// # Errors
 /// Returns the first error of a step or of finding data.

@@ -42,7 +42,7 @@ pub trait Bitmaps {
     fn replace(&self, name: &[u8], with: Replacement, flush: bool) -> Result<()>;
 }
 
-/// What becomes of the bitmap of a name.
+/// The change of the bitmap of a name.
 pub enum Replacement {
     /// There is none of that name any more.
     Nothing,

@@ -191,7 +191,8 @@ impl Node<'_> {
         self.open_chain(purpose, passwords, false)
     }
 
-    /// As [`open`](Self::open); `is_below` if it is the backing file of an image that is named in front of the error.
+    /// Opens the image as [`open`](Self::open) does. `is_below` says that it is the backing file of an image that is
+    /// named in front of the error.
     pub(super) fn open_chain(
         &self,
         purpose: Purpose,

@@ -16,7 +16,7 @@ pub struct BenchArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) named: NamedArgs,
-    /// How many requests are sent
+    /// Number of requests that are sent
     #[arg(
         short,
         long,
@@ -25,7 +25,7 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) count: String,
-    /// How many requests are under way at once
+    /// Number of requests that are under way at once
     #[arg(
         short,
         long,
@@ -43,7 +43,7 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) buffer_size: String,
-    /// How far the next request is from the one before [default: the size of a request]
+    /// Distance from one request to the next [default: the size of a request]
     #[arg(
         short = 'S',
         long,
@@ -53,7 +53,7 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) step_size: String,
-    /// Where the first request is
+    /// Offset of the first request
     #[arg(
         short,
         long,

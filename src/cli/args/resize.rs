@@ -16,7 +16,7 @@ pub struct ResizeArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) named: NamedArgs,
-    /// How the space of a larger disk is taken: off, metadata, falloc or full
+    /// The taking of space for a larger disk: off, metadata, falloc or full
     #[arg(
         long,
         value_name = "MODE",

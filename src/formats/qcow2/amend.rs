@@ -4,6 +4,10 @@
 //! anything is written.
 
 use super::header::{Header, Version, features, fields};
+use super::options::{
+    BACKING_FILE, BACKING_FMT, COMPAT, DATA_FILE, DATA_FILE_RAW, LAZY_REFCOUNTS, REFCOUNT_BITS,
+    SIZE,
+};
 use super::write::refuse_corrupt;
 use crate::error::{Error, Result};
 use crate::formats::Amend;
@@ -11,7 +15,7 @@ use crate::formats::driver::WriteParts;
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::{ENCRYPT_SLOT_OPTIONS, LuksHeader, SlotChange};
 use crate::formats::encryption::missing_secret;
-use crate::options::{Kind, OptionSpec};
+use crate::options::OptionSpec;
 use crate::storage::Storage;
 
 /// The options that can be named.
@@ -21,30 +25,14 @@ pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
     ENCRYPT_SLOT_OPTIONS[2],
     ENCRYPT_SLOT_OPTIONS[3],
     ENCRYPT_SLOT_OPTIONS[4],
-    OptionSpec::new("size", Kind::Size, "Virtual disk size"),
-    OptionSpec::new(
-        "compat",
-        Kind::Text,
-        "Compatibility level (v2 [0.10] or v3 [1.1])",
-    ),
-    OptionSpec::new("backing_file", Kind::Text, "File name of a base image"),
-    OptionSpec::new("backing_fmt", Kind::Text, "Image format of the base image"),
-    OptionSpec::new(
-        "data_file",
-        Kind::Text,
-        "File name of an external data file",
-    ),
-    OptionSpec::new(
-        "data_file_raw",
-        Kind::Switch,
-        "The external data file must stay valid as a raw image",
-    ),
-    OptionSpec::new("lazy_refcounts", Kind::Switch, "Postpone refcount updates"),
-    OptionSpec::new(
-        "refcount_bits",
-        Kind::Number,
-        "Width of a reference count entry in bits",
-    ),
+    SIZE,
+    COMPAT,
+    BACKING_FILE,
+    BACKING_FMT,
+    DATA_FILE,
+    DATA_FILE_RAW,
+    LAZY_REFCOUNTS,
+    REFCOUNT_BITS,
 ];
 
 /// An image whose options change.

@@ -14,6 +14,35 @@ use crate::formats::{Preallocation, foreign};
 use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
 
+// Those that a new image may be given, and one that exists too.
+pub(super) const SIZE: OptionSpec = OptionSpec::new("size", Kind::Size, "Virtual disk size");
+pub(super) const COMPAT: OptionSpec = OptionSpec::new(
+    "compat",
+    Kind::Text,
+    "Compatibility level (v2 [0.10] or v3 [1.1])",
+);
+pub(super) const BACKING_FILE: OptionSpec =
+    OptionSpec::new("backing_file", Kind::Text, "File name of a base image");
+pub(super) const BACKING_FMT: OptionSpec =
+    OptionSpec::new("backing_fmt", Kind::Text, "Image format of the base image");
+pub(super) const DATA_FILE: OptionSpec = OptionSpec::new(
+    "data_file",
+    Kind::Text,
+    "File name of an external data file",
+);
+pub(super) const DATA_FILE_RAW: OptionSpec = OptionSpec::new(
+    "data_file_raw",
+    Kind::Switch,
+    "The external data file must stay valid as a raw image",
+);
+pub(super) const LAZY_REFCOUNTS: OptionSpec =
+    OptionSpec::new("lazy_refcounts", Kind::Switch, "Postpone refcount updates");
+pub(super) const REFCOUNT_BITS: OptionSpec = OptionSpec::new(
+    "refcount_bits",
+    Kind::Number,
+    "Width of a reference count entry in bits",
+);
+
 /// The options of a new image.
 pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
     OptionSpec::new(
@@ -50,32 +79,14 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
         "Compression method used for image cluster compression",
     )
     .with_default("zlib"),
-    OptionSpec::new("size", Kind::Size, "Virtual disk size"),
-    OptionSpec::new(
-        "compat",
-        Kind::Text,
-        "Compatibility level (v2 [0.10] or v3 [1.1])",
-    ),
-    OptionSpec::new("backing_file", Kind::Text, "File name of a base image"),
-    OptionSpec::new("backing_fmt", Kind::Text, "Image format of the base image"),
-    OptionSpec::new(
-        "data_file",
-        Kind::Text,
-        "File name of an external data file",
-    ),
-    OptionSpec::new(
-        "data_file_raw",
-        Kind::Switch,
-        "The external data file must stay valid as a raw image",
-    ),
-    OptionSpec::new("lazy_refcounts", Kind::Switch, "Postpone refcount updates")
-        .with_default("off"),
-    OptionSpec::new(
-        "refcount_bits",
-        Kind::Number,
-        "Width of a reference count entry in bits",
-    )
-    .with_default("16"),
+    SIZE,
+    COMPAT,
+    BACKING_FILE,
+    BACKING_FMT,
+    DATA_FILE,
+    DATA_FILE_RAW,
+    LAZY_REFCOUNTS.with_default("off"),
+    REFCOUNT_BITS.with_default("16"),
 ];
 
 /// The options of a node. Most set how much memory tables may take, and which overlaps writers look out for.
