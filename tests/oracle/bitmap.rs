@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 
 use crate::bitmaps::bits;
 use crate::common::{Noise, qemu_io};
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, assert_clean, ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -44,13 +44,6 @@ fn names(folder: &Path, image: &str) -> Vec<String> {
     bitmaps
         .map(|bitmap| bitmap["name"].as_str().unwrap().to_owned())
         .collect()
-}
-
-fn assert_clean(folder: &Path, image: &str) {
-    for tool in [ours as Tool, qemu_img] {
-        let text = tool(folder, &["check", image]).ok();
-        assert!(text.starts_with("No errors were found"), "{image}: {text}");
-    }
 }
 
 fn the_same_changes(options: &str) {

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 
 use crate::common::{Ran, qemu_io, same_contents, write_disk};
 use crate::rebase::{copy, scribble, theirs, words};
-use crate::tools::{SECRET, Tool, ours, qemu_img};
+use crate::tools::{SECRET, Tool, ours, qemu_img, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -311,19 +311,7 @@ fn encrypted() {
     let rest = ["-b", "mid", "-F", "qcow2", "secret", "3M"];
     qemu_img(folder, &[&create[..], &rest].concat()).ok();
     let spec = "driver=qcow2,file.filename=secret,encrypt.key-secret=s";
-    let raw = |name: &str| {
-        let args = [
-            "convert",
-            "--object",
-            SECRET,
-            "--image-opts",
-            spec,
-            "-O",
-            "raw",
-            name,
-        ];
-        qemu_img(folder, &args).ok();
-    };
+    let raw = |name: &str| to_raw(qemu_img, folder, spec, name);
     let write = ["-c", "write -P 5 100k 300k", "--image-opts", spec];
     let args = [&["--object", SECRET][..], &write].concat();
     let written = crate::common::run(folder, "qemu-io", args);

@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, Ran, qemu_io, same_contents, write_disk};
-use crate::tools::{SECRET, Tool, ours, qemu_img};
+use crate::tools::{SECRET, Tool, ours, qemu_img, to_raw};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -406,19 +406,7 @@ fn encrypted() {
     ];
     qemu_img(folder, &create).ok();
     let spec = "driver=qcow2,file.filename=secret,encrypt.key-secret=s";
-    let raw = |name: &str| {
-        let args = [
-            "convert",
-            "--object",
-            SECRET,
-            "--image-opts",
-            spec,
-            "-O",
-            "raw",
-            name,
-        ];
-        qemu_img(folder, &args).ok();
-    };
+    let raw = |name: &str| to_raw(qemu_img, folder, spec, name);
     raw("before");
     let refused = [
         "rebase",

@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, qemu_io, run};
-use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer};
+use crate::tools::{SECRET, Tool, assert_clean, ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -78,13 +78,6 @@ fn disks(folder: &Path, image: &str) -> Vec<Vec<u8>> {
         disks.push(read(&["-l", &format!("snapshot.id={id}")]));
     }
     disks
-}
-
-fn assert_clean(folder: &Path, image: &str) {
-    for tool in [ours as Tool, qemu_img] {
-        let text = tool(folder, &["check", image]).ok();
-        assert!(text.starts_with("No errors were found"), "{image}: {text}");
-    }
 }
 
 /// Asserts that images agree in everything but where it is.

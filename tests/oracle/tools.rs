@@ -36,6 +36,14 @@ pub fn to_raw(tool: Tool, folder: &Path, image: &str, raw: &str) {
     tool(folder, &[&args[..], &["-O", "raw", raw]].concat()).ok();
 }
 
+/// Asserts that both tools find an image clean.
+pub fn assert_clean(folder: &Path, image: &str) {
+    for tool in [ours as Tool, qemu_img] {
+        let text = tool(folder, &["check", image]).ok();
+        assert!(text.starts_with("No errors were found"), "{image}: {text}");
+    }
+}
+
 /// Asserts that both tools say the same of a clean image, in both forms.
 pub fn checks_agree(folder: &Path, image: &str) {
     for output in ["--output=human", "--output=json"] {
