@@ -1,4 +1,4 @@
-//! RebasePass an overlay with what it would lose by having another backing file.
+//! The filling of an overlay with what it would lose by having another backing file.
 //!
 //! Only parts that the overlay doesn't store can change. Of these only those are read of which the chains below
 //! don't know already that they read the same: both zero, or both from an image that both chains have at their
