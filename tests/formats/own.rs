@@ -134,7 +134,7 @@ impl NewBlockTable for Map {
     fn place(&self, block: u64) -> Result<HostOffset> {
         match self.lookup(block)? {
             Block::At(host) => Ok(host),
-            Block::Zero => self.allocate(block),
+            _ => self.allocate(block),
         }
     }
 

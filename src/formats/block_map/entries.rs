@@ -1,11 +1,8 @@
 //! A table of 32-bit numbers in a file, read and changed page by page.
-//!
-//! A table is as long as its header says, up to gigabytes. So no more of it is in memory than a few pages,
-//! and those that have changed and aren't stored yet.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::pages::Pages;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -15,13 +12,10 @@ const ENTRY_LENGTH: u64 = 4;
 const PAGE_LENGTH: u64 = 64 << 10;
 /// The number of entries of a page.
 const PAGE_ENTRIES: u64 = PAGE_LENGTH / ENTRY_LENGTH;
-/// The number of pages that are kept although they haven't changed.
-const MOST_CLEAN: usize = 64;
 
 /// A table of 32-bit little-endian entries.
 #[derive(Debug)]
 pub struct EntryTable {
-    storage: Arc<dyn Storage>,
     start: u64,
     count: u64,
     /// The value of entries that were never stored, in a table that is new.
@@ -38,26 +32,14 @@ pub enum Fresh {
     Identity,
 }
 
-#[derive(Debug, Default)]
-struct Pages {
-    loaded: HashMap<u64, Page>,
-}
-
-#[derive(Debug)]
-struct Page {
-    bytes: Vec<u8>,
-    changed: bool,
-}
-
 impl EntryTable {
     /// The table of `count` entries at `start`, in bytes from the start of the file.
     pub fn stored(storage: Arc<dyn Storage>, start: u64, count: u64) -> Self {
         Self {
-            storage,
             start,
             count,
             fresh: None,
-            pages: Mutex::default(),
+            pages: Mutex::new(Pages::new(storage)),
         }
     }
 
@@ -79,8 +61,9 @@ impl EntryTable {
     /// # Errors
     /// Returns an error if there is none of that index, or if it can't be read.
     pub fn get(&self, index: u64) -> Result<u32> {
+        let (start, length) = self.page(index)?;
         let mut pages = self.lock();
-        let bytes = &self.page(&mut pages, index)?.bytes;
+        let bytes = pages.get_or(start, length, self.fresh_page(start).as_deref())?;
         let at = place(index);
         let entry = bytes
             .get(at..at + 4)
@@ -95,13 +78,14 @@ impl EntryTable {
     /// # Errors
     /// Returns an error as [`get`](Self::get) does.
     pub fn set(&self, index: u64, value: u32) -> Result<()> {
+        let (start, length) = self.page(index)?;
         let mut pages = self.lock();
-        let page = self.page(&mut pages, index)?;
+        pages.get_or(start, length, self.fresh_page(start).as_deref())?;
+        let bytes = pages.change(start, length)?;
         let at = place(index);
-        let entry = page.bytes.get_mut(at..at + 4);
+        let entry = bytes.get_mut(at..at + 4);
         let entry = entry.ok_or_else(|| self.beyond(index))?;
         entry.copy_from_slice(&value.to_le_bytes());
-        page.changed = true;
         Ok(())
     }
 
@@ -110,16 +94,7 @@ impl EntryTable {
     /// # Errors
     /// Returns the system's error.
     pub fn store(&self) -> Result<()> {
-        let mut pages = self.lock();
-        let mut changed: Vec<_> = pages.loaded.iter_mut().collect();
-        changed.retain(|(_, page)| page.changed);
-        changed.sort_by_key(|(number, _)| **number);
-        for (number, page) in changed {
-            self.storage
-                .write_at(self.start + number * PAGE_LENGTH, &page.bytes)?;
-            page.changed = false;
-        }
-        Ok(())
+        self.lock().store()
     }
 
     /// Stores every page of a new table.
@@ -128,48 +103,38 @@ impl EntryTable {
     /// Returns the system's error.
     pub fn store_all(&self) -> Result<()> {
         for index in (0..self.count).step_by(usize::try_from(PAGE_ENTRIES).unwrap_or(1)) {
+            let (start, length) = self.page(index)?;
             let mut pages = self.lock();
-            let page = self.page(&mut pages, index)?;
-            let at = self.start + index * ENTRY_LENGTH;
-            self.storage.write_at(at, &page.bytes)?;
-            page.changed = false;
+            pages.get_or(start, length, self.fresh_page(start).as_deref())?;
+            pages.change(start, length)?;
+            pages.store()?;
         }
         Ok(())
     }
 
-    /// The page that holds an entry.
-    fn page<'p>(&self, pages: &'p mut MutexGuard<'_, Pages>, index: u64) -> Result<&'p mut Page> {
+    /// Returns the start and the length of the page that holds an entry, in bytes of the file.
+    fn page(&self, index: u64) -> Result<(u64, usize)> {
         if index >= self.count {
             return Err(self.beyond(index));
         }
-        let number = index / PAGE_ENTRIES;
-        let loaded = &mut pages.loaded;
-        if !loaded.contains_key(&number) {
-            if loaded.len() >= MOST_CLEAN {
-                loaded.retain(|_, page| page.changed);
-            }
-            let entries = (self.count - number * PAGE_ENTRIES).min(PAGE_ENTRIES);
-            let length = usize::try_from(entries * ENTRY_LENGTH).unwrap_or_default();
-            let bytes = match self.fresh {
-                Some(Fresh::Same(value)) => value.to_le_bytes().repeat(length / 4),
-                Some(Fresh::Identity) => (number * PAGE_ENTRIES..)
-                    .take(length / 4)
-                    .flat_map(|index| u32::try_from(index).unwrap_or(u32::MAX).to_le_bytes())
-                    .collect(),
-                None => {
-                    let mut bytes = vec![0; length];
-                    let at = self.start + number * PAGE_LENGTH;
-                    self.storage
-                        .read_exact_at(at, &mut bytes, "the block map")?;
-                    bytes
-                }
-            };
-            let changed = false;
-            loaded.insert(number, Page { bytes, changed });
-        }
-        loaded
-            .get_mut(&number)
-            .ok_or_else(|| Error::invalid("a page of the block map is lost"))
+        let first = index / PAGE_ENTRIES * PAGE_ENTRIES;
+        let entries = (self.count - first).min(PAGE_ENTRIES);
+        let length = usize::try_from(entries * ENTRY_LENGTH).unwrap_or_default();
+        Ok((self.start + first * ENTRY_LENGTH, length))
+    }
+
+    /// Returns what makes the page at `start` of a new table.
+    fn fresh_page(&self, start: u64) -> Option<Box<dyn Fn() -> Vec<u8>>> {
+        let fresh = self.fresh?;
+        let first = (start - self.start) / ENTRY_LENGTH;
+        let entries = usize::try_from((self.count - first).min(PAGE_ENTRIES)).unwrap_or_default();
+        Some(Box::new(move || match fresh {
+            Fresh::Same(value) => value.to_le_bytes().repeat(entries),
+            Fresh::Identity => (first..)
+                .take(entries)
+                .flat_map(|index| u32::try_from(index).unwrap_or(u32::MAX).to_le_bytes())
+                .collect(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Pages> {

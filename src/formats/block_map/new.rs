@@ -1,13 +1,17 @@
 //! A disk of blocks, written for the first time.
 //!
 //! Blocks get their places in guest order, one behind the other. Of a block that holds some data only that is
-//! written, where the rest reads as zeroes by itself.
+//! written, where the rest reads as zeroes by itself. Over a backing file, blocks of zeroes are entered as such, or
+//! are data where the table has no word for them.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::BlockTable;
-use crate::error::Result;
-use crate::formats::{NewImage, Reservation, Run};
+use super::{Block, BlockTable};
+use crate::error::{Error, Result};
+use crate::formats::encryption::Cipher;
+use crate::formats::reservation::not_packed;
+use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -16,11 +20,30 @@ const ZERO_UNIT: u64 = 4096;
 
 /// The table of a disk that is new.
 pub trait NewBlockTable: BlockTable {
-    /// Gives a block its place: that which it has, or else the next one.
+    /// Gives a block its place: that which it has, or else the next one. A block that isn't one
+    /// [unit](BlockTable::unit) has to read as zeroes there.
     ///
     /// # Errors
     /// Returns an error if the format has no room for it.
     fn place(&self, block: u64) -> Result<HostOffset>;
+
+    /// Compresses a block into `packed`, whose contents are replaced. Returns true if that made it smaller.
+    ///
+    /// # Errors
+    /// Returns the encoder's error, or an error if the format has no compressed blocks.
+    fn pack(&self, block: &[u8], packed: &mut Vec<u8>) -> Result<bool> {
+        let _ = (block, packed);
+        Err(not_packed())
+    }
+
+    /// Gives a compressed block of `length` bytes the next place.
+    ///
+    /// # Errors
+    /// Returns an error as [`place`](Self::place) and [`pack`](Self::pack) do.
+    fn place_packed(&self, block: u64, length: u64) -> Result<HostOffset> {
+        let _ = (block, length);
+        Err(not_packed())
+    }
 
     /// Writes the table, and last of all the header, after which the image is whole. `flush` waits for stable storage
     /// before and after it.
@@ -39,6 +62,15 @@ pub struct NewBlocks<T> {
     is_zero: bool,
     /// The same of blocks alone: an absent one is zero, whatever the medium holds.
     leaves_out: bool,
+    /// The size of the backing file's disk in bytes, where there is one.
+    backing_size: Option<u64>,
+    cipher: Option<Cipher>,
+    packs: bool,
+}
+
+thread_local! {
+    /// One compressed block.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<T: NewBlockTable> NewBlocks<T> {
@@ -51,45 +83,58 @@ impl<T: NewBlockTable> NewBlocks<T> {
             flush,
             is_zero,
             leaves_out: is_zero || !is_fixed,
+            backing_size: None,
+            cipher: None,
+            packs: false,
         }
     }
 
+    /// Makes it a disk over a backing file of so many bytes, where there is one.
+    #[must_use]
+    pub fn with_backing(self, backing_size: Option<u64>) -> Self {
+        Self {
+            backing_size,
+            ..self
+        }
+    }
+
+    /// Makes it an encrypted disk, where there is a cipher.
+    #[must_use]
+    pub fn with_cipher(self, cipher: Option<Cipher>) -> Self {
+        Self { cipher, ..self }
+    }
+
+    /// Makes it a disk whose blocks are compressed, if `packs`.
+    #[must_use]
+    pub fn packing(self, packs: bool) -> Self {
+        Self { packs, ..self }
+    }
+
+    /// Returns true if the rest of a block that isn't written reads as zeroes.
+    fn leaves_holes(&self) -> bool {
+        self.is_zero && self.cipher.is_none()
+    }
+
+    /// Returns the unit of a block's data that is written as one.
     fn unit(&self) -> u64 {
-        if self.is_zero {
-            ZERO_UNIT.min(self.table.block_size())
+        if self.leaves_holes() {
+            ZERO_UNIT.min(self.table.unit())
         } else {
-            self.table.block_size()
+            self.table.unit()
         }
     }
-}
 
-impl<T: NewBlockTable> NewImage for NewBlocks<T> {
-    fn allocation_unit(&self) -> usize {
-        usize::try_from(self.table.block_size()).unwrap_or(usize::MAX)
-    }
-
-    fn zero_unit(&self) -> usize {
-        usize::try_from(self.unit().min(ZERO_UNIT)).unwrap_or(usize::MAX)
-    }
-
-    fn table_unit(&self) -> usize {
-        self.allocation_unit()
-    }
-
-    fn starts_as_zeroes(&self) -> bool {
-        self.leaves_out
-    }
-
-    fn reserve(
+    /// Gives the blocks of runs their places, and adds those of their data to the reservation.
+    fn place_data(
         &self,
-        guest: GuestOffset,
+        reservation: &mut Reservation,
         chunk: usize,
         runs: &[Run],
-        _zeroes: &[Run],
-    ) -> Result<Reservation> {
+        is_written: bool,
+    ) -> Result<()> {
+        let guest = reservation.guest;
         let size = self.table.block_size();
         let unit = self.unit();
-        let mut reservation = Reservation::empty(guest);
         for run in runs {
             let end = guest.0 + run.end as u64;
             let mut start = guest.0 + run.start as u64;
@@ -100,6 +145,10 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
                 // On a device the whole block is written.
                 let from = start / unit * unit;
                 let to = end.next_multiple_of(unit).min(first + size);
+                start = to;
+                if !is_written {
+                    continue;
+                }
                 let within = |at: u64| usize::try_from(at.saturating_sub(guest.0)).unwrap_or(chunk);
                 let piece = within(from)..within(to).min(chunk);
                 let room = HostOffset(host + (from - first));
@@ -109,14 +158,164 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
                     part.pieces.push((piece, room));
                     reservation.append(part, 0);
                 }
-                start = to;
             }
         }
+        Ok(())
+    }
+
+    /// Enters zeroes over a backing file, or gives their blocks places that read as zeroes.
+    fn place_zeroes(
+        &self,
+        reservation: &mut Reservation,
+        chunk: usize,
+        zeroes: &[Run],
+    ) -> Result<()> {
+        if self.backing_size.is_none() {
+            return Ok(());
+        }
+        if !self.table.stores_zeroes() {
+            return self.place_data(reservation, chunk, zeroes, false);
+        }
+        let size = self.table.block_size();
+        for run in zeroes {
+            let first = (reservation.guest.0 + run.start as u64) / size;
+            let end = (reservation.guest.0 + run.end as u64).div_ceil(size);
+            for block in first..end {
+                if self.table.lookup(block)? == Block::Absent {
+                    self.table.set_zero(block)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: NewBlockTable> NewImage for NewBlocks<T> {
+    fn allocation_unit(&self) -> usize {
+        usize::try_from(self.table.unit()).unwrap_or(usize::MAX)
+    }
+
+    fn zero_unit(&self) -> usize {
+        match self.packs || self.cipher.is_some() {
+            true => self.allocation_unit(),
+            false => usize::try_from(self.unit().min(ZERO_UNIT)).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn table_unit(&self) -> usize {
+        self.allocation_unit()
+    }
+
+    fn starts_as_zeroes(&self) -> bool {
+        self.leaves_out && self.backing_size.is_none()
+    }
+
+    fn backed(&self) -> Option<Backed> {
+        self.backing_size.map(|size| Backed {
+            size,
+            unit: self.allocation_unit(),
+            copies_ends: self.packs,
+        })
+    }
+
+    fn memory_to_write(&self) -> usize {
+        match self.packs {
+            true => 2 * self.allocation_unit(),
+            false => 0,
+        }
+    }
+
+    fn packs(&self) -> bool {
+        self.packs
+    }
+
+    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+        let size = self.allocation_unit();
+        let zeroes_are_data = self.backing_size.is_some() && !self.table.stores_zeroes();
+        let mut starts: Vec<usize> = runs
+            .iter()
+            .flat_map(|run| run.clone().step_by(size))
+            .collect();
+        if zeroes_are_data {
+            starts.extend(zeroes.iter().flat_map(|run| run.clone().step_by(size)));
+            starts.sort_unstable();
+        }
+        let mut parts = Vec::with_capacity(starts.len());
+        // Packed blocks are never longer than they were, so they never reach the next one.
+        let mut end = 0;
+        SCRATCH.with_borrow_mut(|scratch| {
+            for start in starts {
+                let block = chunk
+                    .get(start..start + size)
+                    .ok_or_else(|| Error::invalid("a run isn't whole blocks"))?;
+                let compressed = self.table.pack(block, scratch)?;
+                let length = if compressed {
+                    let to = chunk.get_mut(end..end + scratch.len()).unwrap_or_default();
+                    to.copy_from_slice(scratch);
+                    scratch.len()
+                } else {
+                    chunk.copy_within(start..start + size, end);
+                    size
+                };
+                parts.push(PackedPart {
+                    start,
+                    stored: end..end + length,
+                    compressed,
+                });
+                end += length;
+            }
+            Ok(Packed {
+                parts,
+                zeroes: match zeroes_are_data {
+                    true => Vec::new(),
+                    false => zeroes.to_vec(),
+                },
+            })
+        })
+    }
+
+    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+        let mut reservation = Reservation::empty(guest);
+        for part in &packed.parts {
+            let block = (guest.0 + part.start as u64) / self.table.block_size();
+            let host = match part.compressed {
+                true => self.table.place_packed(block, part.stored.len() as u64)?,
+                false => self.table.place(block)?,
+            };
+            let mut piece = Reservation::empty(guest);
+            piece.pieces.push((part.stored.clone(), host));
+            reservation.append(piece, 0);
+        }
+        self.place_zeroes(&mut reservation, 0, &packed.zeroes)?;
         Ok(reservation)
     }
 
-    fn encode(&self, _reservation: &Reservation, _chunk: &mut [u8]) -> Result<()> {
-        Ok(())
+    fn reserve(
+        &self,
+        guest: GuestOffset,
+        chunk: usize,
+        runs: &[Run],
+        zeroes: &[Run],
+    ) -> Result<Reservation> {
+        let mut reservation = Reservation::empty(guest);
+        let has_zero_data = self.backing_size.is_some() && !self.table.stores_zeroes();
+        if has_zero_data && !self.leaves_holes() {
+            // Zeroes have to be written there, or what an encryption makes of them.
+            let mut all = [runs, zeroes].concat();
+            all.sort_unstable_by_key(|run| run.start);
+            self.place_data(&mut reservation, chunk, &all, true)?;
+            return Ok(reservation);
+        }
+        self.place_data(&mut reservation, chunk, runs, true)?;
+        self.place_zeroes(&mut reservation, chunk, zeroes)?;
+        Ok(reservation)
+    }
+
+    fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
+        match &self.cipher {
+            Some(cipher) => reservation.encrypt(cipher, chunk),
+            None => Ok(()),
+        }
     }
 
     fn write(&self, reservation: &Reservation, chunk: &[u8]) -> Result<()> {
@@ -128,7 +327,8 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        Some(self.storage.as_ref())
+        let is_plain = self.cipher.is_none() && !self.packs;
+        is_plain.then_some(self.storage.as_ref())
     }
 
     fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {

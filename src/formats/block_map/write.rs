@@ -1,29 +1,36 @@
 //! A disk of blocks, written anywhere.
 //!
-//! A block that isn't stored yet gets its place at the end of the file, where everything reads as zeroes. So
-//! writers of two of its sectors needn't know of each other. The table says so in memory first. It is stored
-//! when the image is flushed: data, then a flush, then the entries that lead to it. So a power cut leaves
-//! blocks that nothing leads to, which is harmless, and no entry that leads to what was never written.
+//! A block that isn't stored yet gets its place at the end of the file, where everything reads as zeroes. The table
+//! says so in memory first. It is stored when the image is flushed: data, then a flush, then the entries that lead
+//! to it. So a power cut leaves blocks that nothing leads to, which is harmless, and no entry that leads to what was
+//! never written.
+//!
+//! Where a block reads as anything but zeroes before it has a place, be it the backing file's or compressed data,
+//! the rest of it is copied with the first write. That, and a change of the table, is done by one thread at a time
+//! (the gate is shut). Whoever reads or writes in place holds the gate open, so nobody sees a block half copied.
 
+use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Block, BlockImage, BlockTable};
 use crate::error::Result;
 use crate::formats::image::check_range;
 use crate::formats::in_place::closed;
 use crate::formats::status::Status;
-use crate::formats::{Extent, Image, Plain, WritableImage};
+use crate::formats::{Extent, Image, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
 /// The length of the zeroes that are written at a time, in bytes.
 const FILLED_AT_ONCE: usize = 1 << 20;
+/// The most data that is written to new blocks at a time, in bytes, unless a block is larger.
+const NEW_AT_ONCE: usize = 2 << 20;
 
 /// A table that hands out room.
 pub trait BlockAllocator: BlockTable {
-    /// Hands out room for a block that isn't stored, behind everything that is. It reads as zeroes. Nothing is
-    /// stored before [`commit`](Self::commit).
+    /// Hands out room for a block that isn't stored, or is compressed, behind everything that is. It reads as
+    /// zeroes. Nothing is stored before [`commit`](Self::commit).
     ///
     /// # Errors
     /// Returns the system's error, or an error if the format has no more room.
@@ -34,6 +41,19 @@ pub trait BlockAllocator: BlockTable {
     /// # Errors
     /// Returns the system's error.
     fn commit(&self) -> Result<()>;
+
+    /// Returns true if so much of the table has changed that it should be stored.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
+    /// Marks the image as closed, after everything else is stored.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes a part of a file zero: by a hole, or by writing where there can be none.
@@ -58,8 +78,9 @@ pub fn make_zero(file: &dyn Storage, range: Range<u64>) -> Result<()> {
 /// A disk of blocks open for reading and writing.
 pub struct WritableBlocks<T> {
     image: BlockImage<T>,
+    backing: Option<Arc<dyn Image>>,
     flushes: bool,
-    state: Mutex<State>,
+    gate: RwLock<State>,
 }
 
 #[derive(Debug, Default)]
@@ -70,52 +91,262 @@ struct State {
     is_over: bool,
 }
 
+thread_local! {
+    /// Data that is put together, or encrypted, before it is written.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl<T: BlockAllocator> WritableBlocks<T> {
     /// The disk of `image`, written. `flushes` says that flushes reach the storage.
     pub fn new(image: BlockImage<T>, flushes: bool) -> Self {
         Self {
             image,
+            backing: None,
             flushes,
-            state: Mutex::default(),
+            gate: RwLock::default(),
         }
+    }
+
+    /// Makes it a disk over a backing file, where there is one.
+    #[must_use]
+    pub fn with_backing(self, backing: Option<Arc<dyn Image>>) -> Self {
+        Self { backing, ..self }
     }
 
     fn storage(&self) -> &dyn Storage {
         self.image.storage().as_ref()
     }
 
-    /// Returns the place of a part of a block, which is allocated if it has none.
-    fn room(&self, offset: GuestOffset, limit: u64) -> Result<(HostOffset, u64)> {
-        if let (Block::At(host), length) = self.image.run_at(offset, limit)? {
-            return Ok((host, length));
-        }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = self.image.table();
-        let size = table.block_size();
-        let block = offset.0 / size;
-        let within = offset.0 % size;
-        // Another one may have been faster.
-        let host = match table.lookup(block)? {
-            Block::At(host) => host,
-            Block::Zero => {
-                let host = table.allocate(block)?;
-                state.is_changed = true;
-                host
-            }
-        };
-        Ok((HostOffset(host.0 + within), limit.min(size - within)))
+    fn block_size(&self) -> u64 {
+        self.image.table().block_size()
     }
 
-    fn usable(&self) -> Result<()> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn open_gate(&self) -> RwLockReadGuard<'_, State> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shut_gate(&self) -> RwLockWriteGuard<'_, State> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if a block that isn't stored in one piece may read as anything but zeroes.
+    fn shows_through(&self, block: Block) -> bool {
+        match block {
+            Block::Zero | Block::At(_) => false,
+            Block::Absent => self.backing.is_some(),
+            Block::Packed { .. } => true,
+        }
+    }
+
+    /// Reads the disk from guest byte `start` on, which is in such a block. Behind the ends of the backing file and
+    /// of the disk there are zeroes.
+    fn read_old(&self, old: Block, start: u64, buf: &mut [u8]) -> Result<()> {
+        let backing = self.backing.as_deref();
+        let stored = match (old, backing) {
+            (Block::Packed { .. }, _) => self.size(),
+            (Block::Absent, Some(backing)) => backing.size().min(self.size()),
+            _ => 0,
+        };
+        let stored = relative(stored, start).min(buf.len());
+        let (data, missing) = buf.split_at_mut(stored);
+        missing.fill(0);
+        match (old, backing) {
+            _ if data.is_empty() => Ok(()),
+            (Block::Absent, Some(backing)) => backing.read_at(GuestOffset(start), data),
+            _ => self.image.read_at(GuestOffset(start), data),
+        }
+    }
+
+    /// Writes data to its place.
+    fn write_to(&self, offset: GuestOffset, host: HostOffset, data: &[u8]) -> Result<()> {
+        let Some(cipher) = self.image.cipher() else {
+            return self.storage().write_at(host.0, data);
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(data.len(), 0);
+            cipher.encrypt_to(offset, host, data, scratch);
+            self.storage().write_at(host.0, scratch)
+        })
+    }
+
+    /// Writes data to blocks that have a place, and returns how much of it that was.
+    fn write_in_place(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
+        let state = self.open_gate();
         if state.is_over {
             return Err(closed());
+        }
+        let (block, length) = self.image.run_at(offset, data.len() as u64)?;
+        let Block::At(host) = block else {
+            return Ok(0);
+        };
+        let part = data.get(..relative(length, 0)).unwrap_or(data);
+        self.write_to(offset, host, part)?;
+        Ok(part.len())
+    }
+
+    /// Gives the first blocks of data a place. Returns how much of the data was written, which is none where it may
+    /// as well be written with the gate open.
+    fn write_new(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
+        let mut state = self.shut_gate();
+        if state.is_over {
+            return Err(closed());
+        }
+        let table = self.image.table();
+        if table.is_crowded() {
+            self.store(&mut state)?;
+        }
+        let size = self.block_size();
+        let old = table.lookup(offset.0 / size)?;
+        if matches!(old, Block::At(_)) {
+            // Another one was faster.
+            return Ok(0);
+        }
+        state.is_changed = true;
+        if self.shows_through(old) || self.image.cipher().is_some() {
+            let written = self.replace(offset, data);
+            // An entry may lead to what isn't there, and must never be stored.
+            state.is_over |= written.is_err();
+            return written;
+        }
+        let length = data.len().min(NEW_AT_ONCE) as u64;
+        let mut block = offset.0 / size;
+        table.allocate(block)?;
+        while (block + 1) * size < offset.0 + length {
+            block += 1;
+            let old = table.lookup(block)?;
+            if matches!(old, Block::At(_)) || self.shows_through(old) {
+                break;
+            }
+            table.allocate(block)?;
+        }
+        Ok(0)
+    }
+
+    /// Gives the first blocks of data that aren't stored a place, writes the data there, and with it what they read
+    /// as before and behind it. Returns how much of the data that was.
+    fn replace(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
+        let size = self.block_size();
+        let table = self.image.table();
+        let first = offset.0 / size;
+        let most = (NEW_AT_ONCE as u64).max(size) / size;
+        let data_end = offset.0 + data.len() as u64;
+        let mut block = first;
+        let mut whole = Vec::new();
+        let mut places: Vec<(HostOffset, Range<u64>)> = Vec::new();
+        while block * size < data_end && block - first < most {
+            let old = table.lookup(block)?;
+            if matches!(old, Block::At(_)) {
+                break;
+            }
+            let guest = block * size..(block + 1) * size;
+            let covered = guest.start.max(offset.0)..guest.end.min(data_end);
+            let from = whole.len();
+            whole.resize(from + relative(size, 0), 0);
+            let room = whole.get_mut(from..).unwrap_or_default();
+            let (head, rest) = room.split_at_mut(relative(covered.start, guest.start));
+            let (middle, tail) = rest.split_at_mut(relative(covered.end, covered.start));
+            self.read_old(old, guest.start, head)?;
+            let part = data.get(relative(covered.start, offset.0)..);
+            let part = part.and_then(|rest| rest.get(..middle.len()));
+            middle.copy_from_slice(part.unwrap_or_default());
+            self.read_old(old, covered.end, tail)?;
+            let host = table.allocate(block)?;
+            match places.last_mut() {
+                Some((start, run)) if start.0 + (run.end - run.start) == host.0 => {
+                    run.end = guest.end;
+                }
+                _ => places.push((host, guest)),
+            }
+            block += 1;
+        }
+        for (host, guest) in places {
+            let within = |at: u64| relative(at, first * size);
+            let part = whole.get(within(guest.start)..within(guest.end));
+            self.write_to(GuestOffset(guest.start), host, part.unwrap_or_default())?;
+        }
+        Ok(relative((block * size).min(data_end), offset.0))
+    }
+
+    /// Makes zero what isn't stored in one piece, from a block on, and returns how much of it was done.
+    fn zero_new(&self, range: Range<u64>) -> Result<u64> {
+        let size = self.block_size();
+        let table = self.image.table();
+        let (block, length) = self
+            .image
+            .run_at(GuestOffset(range.start), range.end - range.start)?;
+        let end = range.start + length;
+        let block_end = (range.start / size + 1) * size;
+        let mut end_of_data = range.start.saturating_add(NEW_AT_ONCE as u64).min(end);
+        match block {
+            Block::Zero | Block::At(_) => return Ok(length),
+            Block::Packed { .. } => {}
+            Block::Absent if table.stores_zeroes() => {
+                // Behind the disk's end there is nothing that a block could be missing.
+                let is_whole = block_end <= end || end == self.size();
+                if range.start.is_multiple_of(size) && is_whole {
+                    let whole_end = match end == self.size() {
+                        true => end,
+                        false => end / size * size,
+                    };
+                    return self.enter_zeroes(range.start..whole_end);
+                }
+                end_of_data = block_end.min(end);
+                if range.start >= self.backing_size().unwrap_or(0) {
+                    return Ok(end_of_data - range.start);
+                }
+            }
+            Block::Absent => {
+                let below = self.backing_size().unwrap_or(0);
+                if range.start >= below {
+                    return Ok(length);
+                }
+                end_of_data = end_of_data.min(below);
+            }
+        }
+        let part = vec![0; relative(end_of_data, range.start)];
+        self.write_data(GuestOffset(range.start), &part)?;
+        Ok(part.len() as u64)
+    }
+
+    /// Makes entries of whole blocks say zero.
+    fn enter_zeroes(&self, range: Range<u64>) -> Result<u64> {
+        let mut state = self.shut_gate();
+        if state.is_over {
+            return Err(closed());
+        }
+        let size = self.block_size();
+        let table = self.image.table();
+        let mut start = range.start;
+        while start < range.end && !table.is_crowded() {
+            if table.lookup(start / size)? == Block::Absent {
+                state.is_changed = true;
+                let entered = table.set_zero(start / size);
+                state.is_over |= entered.is_err();
+                entered?;
+            }
+            start += size;
+        }
+        if table.is_crowded() {
+            self.store(&mut state)?;
+        }
+        Ok(start.min(range.end) - range.start)
+    }
+
+    fn write_data(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        let mut offset = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let mut written = self.write_in_place(offset, rest)?;
+            if written == 0 {
+                written = self.write_new(offset, rest)?;
+            }
+            offset.0 += written as u64;
+            rest = rest.get(written..).unwrap_or_default();
         }
         Ok(())
     }
 
-    fn store(&self) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn store(&self, state: &mut State) -> Result<()> {
         let flush = || match self.flushes {
             true => self.storage().flush(),
             false => Ok(()),
@@ -133,6 +364,16 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         state.is_changed &= stored.is_err();
         stored
     }
+
+    fn check(&self, offset: GuestOffset, length: u64) -> Result<()> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        check_range(self.size(), offset, length)
+    }
+}
+
+/// Returns `offset − start`; 0 if it is before that.
+fn relative(offset: u64, start: u64) -> usize {
+    usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX)
 }
 
 impl<T: BlockAllocator> Image for WritableBlocks<T> {
@@ -152,18 +393,33 @@ impl<T: BlockAllocator> Image for WritableBlocks<T> {
         self.image.plain_storage()
     }
 
-    fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
-        self.image.plain_at(offset, limit)
-    }
-
+    /// Reads the blocks that this image holds, and the others from the backing file.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        self.image.read_at(offset, buf)
+        self.check(offset, buf.len() as u64)?;
+        let _gate = self.open_gate();
+        if self.backing.is_none() {
+            return self.image.read_at(offset, buf);
+        }
+        let mut offset = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (block, length) = self.image.run_at(offset, rest.len() as u64)?;
+            let length = relative(length, 0).min(rest.len());
+            let (part, after) = rest.split_at_mut(length);
+            match block {
+                Block::Absent => self.read_old(block, offset.0, part)?,
+                _ => self.image.read_at(offset, part)?,
+            }
+            offset.0 += length as u64;
+            rest = after;
+        }
+        Ok(())
     }
 }
 
 impl<T: BlockAllocator> WritableImage for WritableBlocks<T> {
     fn allocation_unit(&self) -> usize {
-        usize::try_from(self.image.table().block_size()).unwrap_or(usize::MAX)
+        relative(self.image.table().unit(), 0)
     }
 
     fn zero_unit(&self) -> usize {
@@ -171,68 +427,77 @@ impl<T: BlockAllocator> WritableImage for WritableBlocks<T> {
     }
 
     fn stores_zeroes(&self) -> bool {
-        false
+        self.image.table().stores_zeroes()
     }
 
+    fn backing_size(&self) -> Option<u64> {
+        self.backing.as_ref().map(|backing| backing.size())
+    }
+
+    /// Returns false for an encrypted disk: to encrypt is a part of writing here, and worth several threads.
     fn writes_serially(&self) -> bool {
-        self.storage().writes_serially()
+        self.image.cipher().is_none() && self.storage().writes_serially()
     }
 
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
-        self.usable()?;
-        check_range(self.size(), offset, data.len())?;
-        let mut offset = offset;
-        let mut rest = data;
-        while !rest.is_empty() {
-            let (host, length) = self.room(offset, rest.len() as u64)?;
-            let length = usize::try_from(length)
-                .unwrap_or(usize::MAX)
-                .min(rest.len());
-            let (part, after) = rest.split_at(length);
-            self.storage().write_at(host.0, part)?;
-            offset = GuestOffset(offset.0 + length as u64);
-            rest = after;
+        self.check(offset, data.len() as u64)?;
+        if self.open_gate().is_over {
+            return Err(closed());
         }
-        Ok(())
+        self.write_data(offset, data)
     }
 
     fn write_zeroes(&self, offset: GuestOffset, length: u64, _may_unmap: bool) -> Result<()> {
-        self.usable()?;
-        check_range(
-            self.size(),
-            offset,
-            usize::try_from(length).unwrap_or(usize::MAX),
-        )?;
+        self.check(offset, length)?;
         let end = offset.0 + length;
         let mut start = offset.0;
         while start < end {
-            let (block, length) = self.image.run_at(GuestOffset(start), end - start)?;
-            if let Block::At(host) = block {
-                make_zero(self.storage(), host.0..host.0.saturating_add(length))?;
+            let state = self.open_gate();
+            if state.is_over {
+                return Err(closed());
             }
-            start += length;
+            let (block, length) = self.image.run_at(GuestOffset(start), end - start)?;
+            let zeroed = match block {
+                Block::At(host) if self.image.cipher().is_none() => {
+                    make_zero(self.storage(), host.0..host.0.saturating_add(length))?;
+                    length
+                }
+                Block::At(_) => {
+                    drop(state);
+                    let part = vec![0; relative(length, 0).min(FILLED_AT_ONCE)];
+                    self.write_data(GuestOffset(start), &part)?;
+                    part.len() as u64
+                }
+                _ => {
+                    drop(state);
+                    self.zero_new(start..end)?
+                }
+            };
+            start += zeroed;
         }
         Ok(())
     }
 
-    /// Nothing is given back: the table has no word for it that other programs keep.
+    /// Nothing is given back: the tables have no word for it that other programs keep.
     fn discard(&self, offset: GuestOffset, length: u64) -> Result<()> {
-        check_range(
-            self.size(),
-            offset,
-            usize::try_from(length).unwrap_or(usize::MAX),
-        )
+        self.check(offset, length)
     }
 
     fn flush(&self) -> Result<()> {
-        self.usable()?;
-        self.store()
+        let mut state = self.shut_gate();
+        if state.is_over {
+            return Err(closed());
+        }
+        self.store(&mut state)
     }
 
     fn close(&self) -> Result<()> {
-        self.flush()?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shut_gate();
+        if state.is_over {
+            return Err(closed());
+        }
+        self.store(&mut state)?;
         state.is_over = true;
-        Ok(())
+        self.image.table().close()
     }
 }

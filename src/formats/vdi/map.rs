@@ -220,7 +220,7 @@ impl NewBlockTable for BlockMap {
     fn place(&self, block: u64) -> Result<HostOffset> {
         match self.lookup(block)? {
             Block::At(host) => Ok(host),
-            Block::Zero => self.take(block),
+            _ => self.take(block),
         }
     }
 

@@ -1,0 +1,116 @@
+//! Room at the end of a file, for blocks and tables.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::make_zero;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+/// The length of the pieces in which a block is copied, in bytes.
+const COPIED_AT_ONCE: u64 = 1 << 20;
+
+/// The room behind all that a file holds.
+#[derive(Debug)]
+pub struct RoomAtEnd {
+    file: Arc<dyn Storage>,
+    next: Mutex<u64>,
+}
+
+impl RoomAtEnd {
+    /// Makes the room from `next` on, in bytes of the file.
+    pub fn new(file: Arc<dyn Storage>, next: u64) -> Self {
+        Self {
+            file,
+            next: Mutex::new(next),
+        }
+    }
+
+    /// Returns the offset from which on nothing was handed out.
+    pub fn next(&self) -> u64 {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands out `length` bytes at a multiple of `alignment`. Nothing is done with the file.
+    ///
+    /// # Errors
+    /// Returns an error if no file is so long.
+    pub fn take(&self, length: u64, alignment: u64) -> Result<u64> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let (start, end) = place(*next, length, alignment)?;
+        *next = end;
+        Ok(start)
+    }
+
+    /// Hands out `length` bytes at a multiple of `alignment`, which read as zeroes.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if no file is so long.
+    pub fn take_zeroed(&self, length: u64, alignment: u64) -> Result<u64> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let (start, end) = place(*next, length, alignment)?;
+        let is_clean = self.file.len()? <= start && self.file.starts_as_zeroes();
+        if !is_clean {
+            make_zero(self.file.as_ref(), start..end)?;
+        }
+        if self.file.len()? < end {
+            self.file.set_len(end)?;
+        }
+        *next = end;
+        Ok(start)
+    }
+}
+
+fn place(next: u64, length: u64, alignment: u64) -> Result<(u64, u64)> {
+    let start = next.checked_next_multiple_of(alignment);
+    let end = start.and_then(|start| start.checked_add(length));
+    // No system has longer files.
+    match (start, end.filter(|end| i64::try_from(*end).is_ok())) {
+        (Some(start), Some(end)) => Ok((start, end)),
+        _ => Err(Error::invalid("the image's file is too big")),
+    }
+}
+
+/// Copies a block within a file, as far as the file has it.
+///
+/// # Errors
+/// Returns the system's error.
+pub fn copy_block(file: &dyn Storage, from: u64, to: u64, length: u64) -> Result<()> {
+    let end = file.len()?.min(from.saturating_add(length));
+    let mut start = from;
+    while start < end {
+        let piece = usize::try_from((end - start).min(COPIED_AT_ONCE)).unwrap_or_default();
+        let mut bytes = vec![0; piece];
+        file.read_exact_at(start, &mut bytes, "a block of the disk")?;
+        file.write_at(to + (start - from), &bytes)?;
+        start += piece as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn what_is_handed_out_is_zero_and_aligned() {
+        for device in [false, true] {
+            let storage = MemoryStorage::new(vec![7; 3000]);
+            let storage = Arc::new(match device {
+                true => storage.as_device(),
+                false => storage,
+            });
+            let file: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+            let room = RoomAtEnd::new(file, 600);
+            assert_eq!(room.take_zeroed(512, 512).unwrap(), 1024);
+            assert_eq!(room.take(10, 4).unwrap(), 1536);
+            assert_eq!(room.next(), 1546);
+            let bytes = storage.contents();
+            assert!(bytes[1024..1536].iter().all(|byte| *byte == 0));
+            assert_eq!((bytes[1023], bytes[1536]), (7, 7));
+            assert!(room.take(u64::MAX, 512).is_err());
+            assert!(device || room.take_zeroed(4096, 4096).unwrap() == 4096);
+            assert!(device || storage.contents().len() == 8192);
+        }
+    }
+}

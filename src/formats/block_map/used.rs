@@ -1,0 +1,50 @@
+//! A set of clusters of a file: those that are in use.
+
+use std::collections::HashMap;
+
+/// The number of clusters that one part of the set is about.
+const PART: u64 = 64 * 512;
+
+/// A set of clusters, by their numbers. It takes memory for the parts of the file that have any.
+#[derive(Debug, Default)]
+pub struct ClusterSet {
+    parts: HashMap<u64, Vec<u64>>,
+    count: u64,
+}
+
+impl ClusterSet {
+    /// Adds a cluster; returns false if it is there already.
+    pub fn insert(&mut self, cluster: u64) -> bool {
+        let part = self.parts.entry(cluster / PART);
+        let words = part.or_insert_with(|| vec![0; 512]);
+        let bit = 1 << (cluster % 64);
+        let place = usize::try_from(cluster % PART / 64).unwrap_or_default();
+        let is_new = words.get_mut(place).is_some_and(|word| {
+            let is_new = *word & bit == 0;
+            *word |= bit;
+            is_new
+        });
+        self.count += u64::from(is_new);
+        is_new
+    }
+
+    /// Returns the number of clusters.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cluster_is_new_once() {
+        let mut set = ClusterSet::default();
+        let clusters = [0, 1, 63, 64, PART - 1, PART, u64::MAX, 1 << 40];
+        for cluster in clusters {
+            assert!(set.insert(cluster) && !set.insert(cluster));
+        }
+        assert_eq!(set.count(), 8);
+    }
+}
