@@ -8,6 +8,7 @@ pub mod bitmap_changes;
 pub mod bitmaps;
 pub mod block_map;
 pub mod check;
+pub mod codec;
 pub mod driver;
 pub mod encryption;
 pub mod info;

@@ -12,7 +12,6 @@
 //! - [`entries`]: the only place that knows the bits of table entries;
 //! - [`header`]: untrusted bytes into a checked [`Header`];
 //! - [`snapshots`], [`bitmaps`]: the other structures that an image may hold;
-//! - [`codec`]: one compressed cluster, read and made;
 //! - [`read`]: the guest's data, out of an image open for reading;
 //! - [`create_options`]: the options of a new image, which `create_check` checks;
 //! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
@@ -26,7 +25,6 @@
 mod amend;
 pub mod bitmaps;
 pub mod check;
-pub mod codec;
 mod create_check;
 pub mod create_options;
 mod driver;

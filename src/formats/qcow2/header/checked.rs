@@ -6,6 +6,7 @@ use super::extensions::Extension;
 use super::features;
 use super::places::{BitmapsPlace, ByteRange, TablePlace};
 use crate::error::{Error, Result};
+use crate::formats::codec::Codec;
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::qcow2::geometry::Geometry;
 use crate::units::HostOffset;
@@ -44,6 +45,14 @@ impl CompressionType {
         match self {
             Self::Zlib => "zlib",
             Self::Zstd => "zstd",
+        }
+    }
+
+    /// Returns the kind of stream that a compressed cluster is.
+    pub fn codec(self) -> Codec {
+        match self {
+            Self::Zlib => Codec::Deflate,
+            Self::Zstd => Codec::Zstd,
         }
     }
 }

@@ -25,7 +25,7 @@ use super::layout::{Layout, MetadataWrites};
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::runs;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::codec::compress;
+use crate::formats::codec::compress;
 use crate::formats::qcow2::create_options::CreateOptions;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
@@ -219,7 +219,9 @@ impl ImageLayout for CompressedLayout {
                 let cluster = chunk
                     .get(start..start + size)
                     .ok_or_else(|| Error::invalid("a run isn't whole clusters"))?;
-                let compressed = compress(image.options.compression, cluster, scratch)?;
+                let codec = image.options.compression.codec();
+                let most = cluster.len().saturating_sub(1);
+                let compressed = compress(codec, cluster, most, scratch)?;
                 let length = if compressed {
                     let to = chunk.get_mut(end..end + scratch.len()).unwrap_or_default();
                     to.copy_from_slice(scratch);
@@ -466,8 +468,8 @@ mod tests {
         for part in [first, third] {
             let mut cluster = [0; 512];
             let stored = &chunk[part.stored.clone()];
-            let kind = image.parts.options.compression;
-            crate::formats::qcow2::codec::decompress(kind, stored, &mut cluster).unwrap();
+            let codec = image.parts.options.compression.codec();
+            crate::formats::codec::decompress(codec, stored, &mut cluster).unwrap();
             assert_eq!(cluster, [7; 512]);
         }
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::formats::ExtentKind;
+use crate::formats::codec;
 use crate::formats::encryption::Cipher;
-use crate::formats::qcow2::codec;
 use crate::formats::qcow2::entries::{
     EntryError, L2Entry, L2Slot, L2Target, SUBCLUSTERS, Subcluster, SubclusterBitmap,
 };
@@ -272,7 +272,7 @@ impl ClusterReader {
             let what = format!("the compressed cluster of guest offset {guest}");
             self.data.read_exact_at(range.host.0, stored, &what)?;
             let decode = |cluster: &mut [u8]| {
-                codec::decompress(self.compression, stored, cluster)
+                codec::decompress(self.compression.codec(), stored, cluster)
                     .map_err(|why| self.bad_entry(guest, &why))
             };
             if buf.len() == self.geometry.cluster_len() {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::cluster::ClusterReader;
 use crate::error::Result;
-use crate::formats::qcow2::codec;
+use crate::formats::codec;
 use crate::formats::qcow2::entries::{CompressedRange, L2Table, L2Target};
 use crate::units::{GuestOffset, HostOffset};
 
@@ -65,8 +65,12 @@ impl ClusterReader {
             for (range, cluster) in ranges.iter().zip(clusters) {
                 let within = |at: u64| usize::try_from(at - span.start).unwrap_or(usize::MAX);
                 let stream = buffer.get(within(range.start)..within(range.end));
-                codec::decompress(self.compression(), stream.unwrap_or_default(), cluster)
-                    .map_err(|why| self.bad_entry(GuestOffset(guest.0 + done as u64), &why))?;
+                codec::decompress(
+                    self.compression().codec(),
+                    stream.unwrap_or_default(),
+                    cluster,
+                )
+                .map_err(|why| self.bad_entry(GuestOffset(guest.0 + done as u64), &why))?;
                 done += cluster.len();
             }
             Ok(done)

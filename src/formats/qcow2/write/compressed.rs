@@ -13,7 +13,7 @@ use super::metadata::Metadata;
 use super::{WritableQcow2, relative};
 use crate::error::{Error, Result};
 use crate::formats::WritableImage as _;
-use crate::formats::qcow2::codec::compress;
+use crate::formats::codec::compress;
 use crate::units::{GuestOffset, HostOffset};
 
 thread_local! {
@@ -79,7 +79,8 @@ impl WritableQcow2 {
             } else {
                 data
             };
-            if !compress(self.clusters.compression(), data, packed)? {
+            let codec = self.clusters.compression().codec();
+            if !compress(codec, data, data.len().saturating_sub(1), packed)? {
                 return Ok(false);
             }
             self.write_packed(range, packed)?;

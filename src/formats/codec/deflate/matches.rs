@@ -1,13 +1,12 @@
-//! The search for bytes of the last 4 KiB that come again, by hash chains.
+//! The search for bytes of a window that come again, by hash chains.
 //!
 //! Every position is entered under the hash of its first four bytes. The last position of each hash is kept,
 //! and for each position in the window the one before it with the same hash. Matches of three bytes, which
 //! the format has too, aren't sought: they would save 1.4 % for a fifth more time. Positions are kept modulo
-//! 2^16. That is enough in a window of 2^12, and a position that is older than the window shows by its
-//! distance. So the tables take 40 KiB, which stay in a core's nearest caches.
+//! 2^16. That is enough in a window of at most 2^15, and a position that is older than the window mostly shows
+//! by its distance. Where it doesn't, the bytes there are compared as any others. With a window of 4 KiB the
+//! tables take 40 KiB, which stay in a core's nearest caches.
 
-/// The largest distance of a match, in bytes.
-pub(super) const WINDOW: usize = 1 << 12;
 /// The shortest match that is sought.
 const SHORTEST: usize = 4;
 /// The longest match that the format has.
@@ -24,14 +23,15 @@ pub(super) struct Match {
     pub(super) distance: usize,
 }
 
-/// The positions of hashes.
+/// The positions of hashes. `WINDOW` is the largest distance of a match in bytes, a power of two of at most
+/// 2^15.
 #[derive(Debug)]
-pub(super) struct Matches {
+pub(super) struct Matches<const WINDOW: usize> {
     last: Box<[u16; HASHES]>,
     before: Box<[u16; WINDOW]>,
 }
 
-impl Matches {
+impl<const WINDOW: usize> Matches<WINDOW> {
     /// Makes tables without any position.
     pub(super) fn new() -> Self {
         Self {

@@ -61,15 +61,19 @@ impl Noise {
     }
 }
 
-fn compressed(encoder: &mut Deflate, data: &[u8]) -> Option<Vec<u8>> {
+/// The smaller of the two windows, which QEMU's readers of qcow2 keep.
+type Small = Deflate<{ 1 << 12 }>;
+
+fn compressed<const WINDOW: usize>(encoder: &mut Deflate<WINDOW>, data: &[u8]) -> Option<Vec<u8>> {
     let mut out = vec![7; 3];
-    encoder.compress(data, &mut out).then_some(out)
+    let smaller = encoder.compress(data, data.len() - 1, &mut out);
+    smaller.then_some(out)
 }
 
 #[test]
 fn all_kinds_of_data_come_back() {
     let mut noise = Noise(1);
-    let mut encoder = Deflate::default();
+    let mut encoder = Small::default();
     for length in [1, 2, 3, 4, 5, 100, 512, 4096, 65_536, 300_000] {
         let mut mixed = noise.copies(length / 3);
         mixed.extend(noise.bytes(length / 3));
@@ -93,14 +97,14 @@ fn all_kinds_of_data_come_back() {
                 assert!(length < 512, "{length} bytes get no smaller");
             }
             // Data that was compressed before makes no difference.
-            assert!(compressed(&mut Deflate::default(), &data) == stream);
+            assert!(compressed(&mut Small::default(), &data) == stream);
         }
     }
 }
 
 #[test]
 fn noise_does_not_get_smaller() {
-    let mut encoder = Deflate::default();
+    let mut encoder = Small::default();
     for length in [1, 512, 65_536, 200_000] {
         let data = Noise(2).bytes(length);
         assert_eq!(compressed(&mut encoder, &data), None);
@@ -112,7 +116,7 @@ fn noise_beside_something_else_is_stored_as_it_is() {
     let mut data = Noise(3).bytes(150_000);
     data.extend([0; 20_000]);
     data.extend(Noise(4).bytes(30_000));
-    let stream = compressed(&mut Deflate::default(), &data).unwrap();
+    let stream = compressed(&mut Small::default(), &data).unwrap();
     assert!(stream.len() < 180_000 + 500, "{}", stream.len());
     assert!(inflate(&stream, data.len()) == data);
 }
@@ -122,10 +126,33 @@ fn matches_reach_back_over_the_whole_window_and_no_further() {
     for (distance, is_found) in [(4095, true), (4096, true), (4097, false)] {
         let mut data = Noise(5).bytes(distance);
         data.extend_from_within(..200);
-        let stream = compressed(&mut Deflate::default(), &data);
+        let stream = compressed(&mut Small::default(), &data);
         assert_eq!(stream.is_some(), is_found, "{distance}");
         if let Some(stream) = stream {
             assert!(inflate(&stream, data.len()) == data);
+        }
+    }
+}
+
+#[test]
+fn the_large_window_reaches_back_32_kib() {
+    for (distance, is_found) in [
+        (4097, true),
+        (32_767, true),
+        (32_768, true),
+        (32_769, false),
+    ] {
+        let mut data = Noise(5).bytes(distance);
+        data.extend_from_within(..200);
+        let mut encoder = Deflate::<{ 1 << 15 }>::default();
+        let stream = compressed(&mut encoder, &data);
+        assert_eq!(stream.is_some(), is_found, "{distance}");
+        if let Some(stream) = stream {
+            let mut back = vec![0; data.len()];
+            let mut inflate = Decompress::new(false);
+            let status = inflate.decompress(&stream, &mut back, FlushDecompress::Finish);
+            assert_eq!(status.unwrap(), Status::StreamEnd);
+            assert!(back == data);
         }
     }
 }
@@ -154,6 +181,6 @@ fn even_what_suits_a_deep_search_is_about_as_small_as_with_zlib() {
             .unwrap();
         out.len()
     };
-    let ours = compressed(&mut Deflate::default(), &text).unwrap().len();
+    let ours = compressed(&mut Small::default(), &text).unwrap().len();
     assert!(ours * 100 <= theirs * 107, "{ours} against {theirs}");
 }

@@ -1,9 +1,10 @@
-//! An encoder for raw deflate (RFC 1951) that looks back 4 KiB, for one cluster at a time.
+//! An encoder for raw deflate (RFC 1951), for one block of a disk at a time.
 //!
-//! qcow2's readers keep a window of 4 KiB, and the encoders that there are were made for 32 KiB. So this one
-//! is our own. Everything fits into a core's first-level cache with so small a window. The whole cluster is
-//! at hand, so there is no window to move and no state to keep. Its result is 1 to 1.6 % larger than that of
-//! zlib at its default level, in a third of its time. That was measured on a disk full of programs and texts.
+//! Readers of some formats keep a window of 4 KiB, and the encoders that there are were made for 32 KiB. So
+//! this one is our own, for a window of either size. Everything fits into a core's first-level cache with the
+//! small one. The whole block is at hand, so there is no window to move and no state to keep. Its result is 1
+//! to 1.6 % larger than that of zlib at its default level, in a third of its time. That was measured with 4
+//! KiB on a disk full of programs and texts.
 //! Blocks that end where the data changes make up for a search as shallow as ours. All of it is safe code.
 //!
 //! Matches are sought in hash chains ([`mod@matches`]) and taken lazily, that is when the next byte has none
@@ -32,14 +33,15 @@ const PATIENCE: usize = 128;
 /// The most bytes that are passed over after a search.
 const MOST_PASSED: usize = 8;
 
-/// An encoder; making one takes longer than using it again.
+/// An encoder; making one takes longer than using it again. `WINDOW` is how far it looks back in bytes, a power
+/// of two of at most 2^15.
 #[derive(Debug)]
-pub struct Deflate {
-    matches: Matches,
+pub struct Deflate<const WINDOW: usize> {
+    matches: Matches<WINDOW>,
     block: BlockTokens,
 }
 
-impl Default for Deflate {
+impl<const WINDOW: usize> Default for Deflate<WINDOW> {
     fn default() -> Self {
         Self {
             matches: Matches::new(),
@@ -48,12 +50,12 @@ impl Default for Deflate {
     }
 }
 
-impl Deflate {
-    /// Compresses `data` into `out`, whose contents are replaced, as far as that makes it smaller. Returns
-    /// true if it did; if not, `out` is of no use.
-    pub fn compress(&mut self, data: &[u8], out: &mut Vec<u8>) -> bool {
-        // There is room for less than the data, and for the bytes that the output wants beyond the end.
-        out.resize(data.len() + 7, 0);
+impl<const WINDOW: usize> Deflate<WINDOW> {
+    /// Compresses `data` into at most `most` bytes of `out`, whose contents are replaced. Returns true if they
+    /// were enough; if not, `out` is of no use.
+    pub fn compress(&mut self, data: &[u8], most: usize, out: &mut Vec<u8>) -> bool {
+        // The output wants some bytes beyond the end.
+        out.resize(most + 8, 0);
         let mut output = BitWriter::new(out);
         self.matches.clear();
         let mut start = 0;
@@ -72,7 +74,7 @@ impl Deflate {
         output.align();
         let length = output.len();
         out.truncate(length);
-        length < data.len()
+        length <= most
     }
 
     /// Collects a block from `start` on and returns its end.
