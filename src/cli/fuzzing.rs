@@ -83,6 +83,8 @@ pub fn option_string(text: &str) {
                 size,
                 options: &options,
                 backing_size: None,
+                base: None,
+                path: Path::new("image"),
                 compressed: false,
                 align: None,
                 path_of: crate::nodes::file_name::path,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{Passwords, Purpose};
 use crate::error::Result;
-use crate::formats::driver::{Backing, Load};
+use crate::formats::driver::{Backing, BaseFacts, Load};
 use crate::formats::{Chain, Format};
 use crate::nodes::{NAMED_IMAGES, Names, Node, refuse_loop};
 use crate::storage::Storage;
@@ -24,12 +24,14 @@ pub(super) struct Base {
     source: Node<'static>,
     /// The image files, top first.
     layers: Vec<Arc<dyn Storage>>,
-    /// The external data files.
+    /// The other files that hold parts of them.
     data: Vec<Arc<dyn Storage>>,
     /// Its format.
     format: Format,
     /// The size of its disk in bytes.
     pub(super) size: u64,
+    /// The id of its contents.
+    content_id: Option<u64>,
     /// True if it can be read without a key, and all names in it may be followed.
     is_readable: bool,
 }
@@ -38,6 +40,14 @@ impl Base {
     /// Returns every file of it.
     pub(super) fn files(&self) -> impl Iterator<Item = &dyn Storage> {
         self.layers.iter().chain(&self.data).map(AsRef::as_ref)
+    }
+
+    /// Returns what some formats keep of it in the image above.
+    pub(super) fn facts(&self) -> BaseFacts {
+        BaseFacts {
+            format: self.format.name(),
+            content_id: self.content_id,
+        }
     }
 
     /// Opens the disk. Returns `None` if reading it takes a key.
@@ -75,6 +85,7 @@ pub(super) fn find(
         data: Vec::new(),
         format: top.format,
         size: top.size,
+        content_id: top.content_id,
         is_readable: true,
     };
     base.add(top);
@@ -104,9 +115,10 @@ impl Base {
 /// An image of the chain.
 struct BaseImage {
     file: Arc<dyn Storage>,
-    data: Option<Arc<dyn Storage>>,
+    data: Vec<Arc<dyn Storage>>,
     format: Format,
     size: u64,
+    content_id: Option<u64>,
     is_readable: bool,
 }
 
@@ -120,13 +132,15 @@ fn open_layer(
     refuse_loop(&source.name, opened.file.as_ref(), above)?;
     let mut layer = BaseImage {
         file: Arc::clone(&opened.file),
-        data: None,
+        data: Vec::new(),
         format: opened.format,
         size: 0,
+        content_id: None,
         is_readable: true,
     };
     let image = opened.load(Load::Use)?;
     layer.size = image.size();
+    layer.content_id = image.content_id();
     if opened.format.capabilities().transparent {
         return Ok((None, layer));
     }
@@ -137,7 +151,7 @@ fn open_layer(
     }
     layer.is_readable = image.encryption().is_none();
     if purpose != Purpose::Probe {
-        layer.data = source.data_file(image.as_ref(), purpose)?;
+        layer.data = source.other_files(image.as_ref(), purpose)?;
     }
     Ok((source.below(image.as_ref())?, layer))
 }

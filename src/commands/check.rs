@@ -3,7 +3,7 @@
 use super::{Purpose, sandbox};
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::formats::check::{CheckEvent, CheckReport, Repair};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::Load;
 use crate::nodes::Node;
 
@@ -31,18 +31,23 @@ pub fn run(
     what: Option<Repair>,
     on_event: &mut dyn FnMut(&CheckEvent<'_>),
 ) -> Result<Outcome> {
-    let opened = source.open_file(match what {
+    let purpose = match what {
         Some(_) => Purpose::Change,
         None => Purpose::Read,
-    })?;
+    };
+    let opened = source.open_file(purpose)?;
     let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
-    let image = opened.load(Load::Check).map_err(could_not_open)?;
-    let check = image.check();
-    let Some(check) = check.filter(|check| what.is_none() || check.repairs()) else {
+    let mut image = opened.load(Load::Check).map_err(could_not_open)?;
+    let can_check = |check: &dyn Check| what.is_none() || check.repairs();
+    if !image.check().is_some_and(can_check) {
+        return Ok(Outcome::NoCheck);
+    }
+    let attached = source.attach(image.as_mut(), purpose);
+    attached.map_err(could_not_open)?;
+    sandbox::all_is_open(source);
+    let Some(check) = image.check() else {
         return Ok(Outcome::NoCheck);
     };
-    sandbox::all_is_open(source);
-    image.other_files().map_err(could_not_open)?;
     source
         .accept(image.as_ref(), &opened.options)
         .map_err(could_not_open)?;

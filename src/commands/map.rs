@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
-use crate::formats::{Image as _, Status};
-use crate::nodes::{ChainImage, Disk, Node};
+use crate::formats::{Image as _, PlainPlace, Status};
+use crate::nodes::{Disk, Node};
 use crate::units::GuestOffset;
 
 /// The part of a disk to be mapped.
@@ -28,6 +28,9 @@ pub struct MapRun {
     pub start: GuestOffset,
     /// The way in which it is stored. Its length is 0 only where there was nothing to be mapped at all.
     pub status: Status,
+    /// The file of its image that it has its offset in, by its place among them; `None` for the last one, which
+    /// is the only one with data in most formats.
+    file: Option<usize>,
 }
 
 impl MapRun {
@@ -39,7 +42,7 @@ impl MapRun {
             offset: self.status.offset.and_then(|host| host.after(length)),
             ..self.status
         };
-        let joined = next.status == expected;
+        let joined = next.status == expected && next.file == self.file;
         if joined {
             self.status.length += next.status.length;
         }
@@ -78,6 +81,7 @@ pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
         map.ahead = Some(MapRun {
             start: GuestOffset(map.position),
             status: Status::default(),
+            file: None,
         });
     }
     Ok(map)
@@ -86,9 +90,26 @@ pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
 impl Map {
     /// Returns the file that a run with an offset is in, as it was named.
     pub fn file(&self, run: &MapRun) -> Option<&Path> {
-        let layer = self.source.layers.get(run.status.depth);
-        let file = layer.and_then(ChainImage::data_file);
+        let layer = self.source.layers.get(run.status.depth)?;
+        let file = match run.file {
+            Some(index) => layer.files.get(index).map(AsRef::as_ref),
+            None => layer.data_file(),
+        };
         file.map(|file| Path::new(file.location()))
+    }
+
+    /// Finds the file that a run with an offset is in, where the image has several.
+    fn find_file(&self, start: GuestOffset, status: &Status) -> Result<Option<usize>> {
+        let layer = self.source.layers.get(status.depth);
+        let Some(layer) = layer.filter(|layer| layer.files.len() > 2) else {
+            return Ok(None);
+        };
+        let plain = self.source.image.plain_at(start, status.length)?;
+        let PlainPlace::At(storage, _) = plain.place else {
+            return Ok(None);
+        };
+        let mut files = layer.files.iter();
+        Ok(files.position(|file| file.location() == storage.location()))
     }
 
     /// Returns true if the run that was handed out last is the last one.
@@ -114,7 +135,15 @@ impl Map {
         let start_in_file = layer.map_or(0, |layer| layer.start);
         status.offset = status.offset.and_then(|host| host.after(start_in_file));
         self.position += status.length;
-        Ok(Some(MapRun { start, status }))
+        let file = match status.offset {
+            Some(_) => self.find_file(start, &status)?,
+            None => None,
+        };
+        Ok(Some(MapRun {
+            start,
+            status,
+            file,
+        }))
     }
 
     fn joined(&mut self) -> Result<Option<MapRun>> {

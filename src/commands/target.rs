@@ -183,6 +183,8 @@ impl Target<'_> {
             size,
             options: &self.options,
             backing_size: base.map(|base| base.size),
+            base: base.map(Base::facts),
+            path: &self.path,
             compressed: self.compressed,
             align: self.align,
             path_of: file_name::file,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Extent, Image, Plain, check_range};
+use super::{Extent, Image, Plain, Status, check_range};
 use crate::error::Result;
 use crate::units::GuestOffset;
 
@@ -56,6 +56,14 @@ impl Image for Concatenation {
             return Err(super::beyond_end(self.size, offset, 1));
         };
         image.plain_at(GuestOffset(offset.0 - start), limit)
+    }
+
+    fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
+        check_range(self.size, offset, 1)?;
+        let Some((start, image)) = self.part_at(offset) else {
+            return Err(super::beyond_end(self.size, offset, 1));
+        };
+        image.status_at(GuestOffset(offset.0 - start), limit)
     }
 
     fn memory_to_read(&self) -> usize {

@@ -5,10 +5,11 @@
 //! [`ImageFile::open`]. That is which names may be followed, which password, which lock, and when privileges
 //! are given up. Reports, checks and lists of snapshots end with the first step. They never open the disk.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -146,6 +147,33 @@ pub trait ImageFile: Send + Sync {
     /// Returns an error if the header contradicts itself about them.
     fn other_files(&self) -> Result<Vec<FileRef<'_>>> {
         Ok(Vec::new())
+    }
+
+    /// Returns true if the [other files](Self::other_files) have headers too. Then reports and checks take them
+    /// as well.
+    fn has_headers_elsewhere(&self) -> bool {
+        false
+    }
+
+    /// Reads the headers of the [other files](Self::other_files), which are given in that order. It is called
+    /// once, before anything else is asked of the image that its own header doesn't say.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if a header is wrong or contradicts the image's own.
+    fn attach(&mut self, files: &[Arc<dyn Storage>]) -> Result<()> {
+        let _ = files;
+        Ok(())
+    }
+
+    /// Returns the id that the disk's contents have, which every change gives another one; `None` in formats
+    /// without such ids.
+    fn content_id(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns the [id](Self::content_id) that the backing file's contents must have, where the header says so.
+    fn backing_content_id(&self) -> Option<u64> {
+        None
     }
 
     /// Returns the format by which the disk is encrypted, `None` where it isn't.
@@ -323,12 +351,23 @@ pub struct BackingRef<'a> {
 }
 
 /// Another file that holds a part of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRef<'a> {
-    /// The name by which options call it, such as `data-file`.
-    pub role: &'static str,
+    /// The name by which options and reports call it, such as `data-file`.
+    pub role: Cow<'static, str>,
     /// Its name, where the header has it.
     pub name: Option<&'a [u8]>,
+    /// The way in which that is read.
+    pub rule: NameRule,
+}
+
+/// The way in which the name of another file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameRule {
+    /// As a path as it stands, relative to the current folder.
+    AsItStands,
+    /// As the name of a file in the image's folder or in one below that. No other file is opened.
+    Beside,
 }
 
 /// Something to be known of an image: a line, and lines that help with it.
@@ -374,12 +413,25 @@ pub struct NewDisk<'a> {
     pub options: &'a Values,
     /// The size of the backing file's disk in bytes, where it was looked at.
     pub backing_size: Option<u64>,
+    /// The other facts of the backing file, where it was looked at.
+    pub base: Option<BaseFacts>,
+    /// The path at which the image will be. Names of other files are made of it.
+    pub path: &'a Path,
     /// True if data will be compressed.
     pub compressed: bool,
     /// The number of bytes of which the length of a transparent image's file has to be a multiple.
     pub align: Option<NonZeroU64>,
     /// Makes a path of the name of another file.
     pub path_of: fn(&OsStr) -> Result<PathBuf>,
+}
+
+/// The facts of a backing file that some formats keep in the image above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseFacts {
+    /// The name of its format.
+    pub format: &'static str,
+    /// The id of its contents.
+    pub content_id: Option<u64>,
 }
 
 /// The backing file of a new image.

@@ -1,5 +1,7 @@
 //! The report of an image: plain data with the field names of QEMU's `ImageInfo`, which scripts know.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -76,7 +78,7 @@ impl ImageInfo {
     #[must_use]
     pub fn over(mut self, below: Self) -> Self {
         self.children.push(ChildInfo {
-            name: "file",
+            name: "file".into(),
             info: below,
         });
         self
@@ -87,7 +89,7 @@ impl ImageInfo {
 #[derive(Debug, Serialize)]
 pub struct ChildInfo {
     /// Its role.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The node.
     pub info: ImageInfo,
 }

@@ -45,7 +45,7 @@ pub struct ChainImage {
     pub start: u64,
     /// The part of the named file that it is in; most often all of it.
     pub storage: Arc<dyn Storage>,
-    /// Its files: the named file, and its external data file.
+    /// Its files: the named file, and then the other files that hold parts of the image.
     pub files: Vec<Arc<dyn Storage>>,
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::disk::Loaded;
 use super::file_name;
+use super::names::Names;
 use super::node::Node;
 use super::open::{self, inside};
 use crate::error::{Error, Result};
-use crate::formats::info::{ImageInfo, Specific};
+use crate::formats::info::{ChildInfo, ImageInfo, Specific};
 use crate::formats::{Format, ImageFile};
 use crate::storage::{Protocol, Purpose, Storage};
 use crate::units::SECTOR_SIZE;
@@ -21,10 +22,12 @@ pub struct Inspected {
     pub opened: Loaded,
     /// Its header.
     pub image: Box<dyn ImageFile>,
+    /// The other files whose headers were read as well.
+    others: Vec<Arc<dyn Storage>>,
 }
 
 impl Inspected {
-    /// Opens the file, and no other.
+    /// Opens the file. Opens other files only if they have headers too, and names are followed.
     ///
     /// # Errors
     /// Returns an error, as `Could not open 'name': …`, if it can't be opened or its header is invalid.
@@ -38,11 +41,19 @@ impl Inspected {
             Self::open(&outer).map_err(could_not_open(source))
         });
         let outer = outer.transpose()?;
-        let (opened, image) = source.open_header(Purpose::Inspect)?;
+        let (opened, mut image) = source.open_header(Purpose::Inspect)?;
+        let others = match source.names {
+            Names::Follow(_) if image.has_headers_elsewhere() => {
+                let others = source.attach(image.as_mut(), Purpose::Inspect);
+                others.map_err(could_not_open(source))?
+            }
+            _ => Vec::new(),
+        };
         Ok(Self {
             outer: outer.map(Box::new),
             opened,
             image,
+            others,
         })
     }
 
@@ -66,6 +77,7 @@ impl Inspected {
         if source.is_bare {
             return Ok(info);
         }
+        self.add_others(&mut info)?;
         info.virtual_size = self.image.size();
         if self.opened.format.capabilities().transparent {
             info.cluster_size = cluster_size;
@@ -82,6 +94,25 @@ impl Inspected {
             .describe(&mut info)
             .map_err(could_not_open(source))?;
         Ok(info)
+    }
+}
+
+impl Inspected {
+    /// Adds the other files to a report, the last one first.
+    fn add_others(&self, info: &mut ImageInfo) -> Result<()> {
+        let roles = self.image.other_files()?;
+        for (file, role) in self.others.iter().zip(&roles) {
+            let name = file.location().to_string_lossy().into_owned();
+            let length = file.len()?.next_multiple_of(SECTOR_SIZE);
+            let size = file.allocated()?;
+            info.actual_size = info.actual_size.zip(size).map(|(all, size)| all + size);
+            let child = ChildInfo {
+                name: role.role.clone().into_owned().into(),
+                info: ImageInfo::new(name, file.driver(), length, size),
+            };
+            info.children.insert(0, child);
+        }
+        Ok(())
     }
 }
 

@@ -6,14 +6,16 @@
 //! A backing file's name is read as a user's would be, `json:{…}` included. But it may name no secret, and
 //! whatever it says, the file is only read. An external data file's name is a path as it stands. It is
 //! relative to the current folder, and not to the image's as that of a backing file is: QEMU opens both so,
-//! and has to find our files.
+//! and has to find our files. The name of an extent is relative to the image's folder, and leads out of it
+//! nowhere: a stranger's descriptor could have any file of the host read as a disk.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use super::file_name;
 use crate::error::{Error, Result, printable};
+use crate::formats::driver::{FileRef, NameRule};
 
 /// A receiver of warnings: a line, and lines of help.
 pub type Warn = fn(&str, &str);
@@ -28,14 +30,33 @@ pub enum Names {
 }
 
 impl Names {
-    /// Returns the path of the external data file that `name`, found in an image, stands for.
+    /// Returns the path of another file that the image at `image` names.
     ///
     /// # Errors
-    /// Returns an error if names aren't followed, or if it is that of a descriptor that the caller didn't
-    /// leave open.
-    pub fn data_file(self, name: &[u8]) -> Result<PathBuf> {
-        self.check(name, "data file")?;
-        let path = PathBuf::from(OsStr::from_bytes(name));
+    /// Returns an error if names aren't followed, if it is that of a descriptor that the caller didn't leave
+    /// open, or if it leads out of the image's folder where it mustn't. Returns an error if there is no name.
+    pub fn other_file(self, image: &Path, file: &FileRef<'_>) -> Result<PathBuf> {
+        let required = || Error::invalid(format!("'{}' is required for this image", file.role));
+        let name = file.name.ok_or_else(required)?;
+        let path = Path::new(OsStr::from_bytes(name));
+        let path = match file.rule {
+            NameRule::AsItStands => {
+                self.check(name, "data file")?;
+                path.to_owned()
+            }
+            NameRule::Beside => {
+                self.check(name, "file")?;
+                let mut parts = path.components();
+                let is_inside = parts.all(|part| matches!(part, Component::Normal(_)));
+                if !is_inside {
+                    return Err(Error::invalid(format!(
+                        "the image names '{}', which is not in its own folder",
+                        printable(&path.to_string_lossy())
+                    )));
+                }
+                image.parent().unwrap_or(Path::new("")).join(path)
+            }
+        };
         file_name::inherited(&path)?;
         Ok(path)
     }
@@ -61,10 +82,38 @@ mod tests {
 
     #[test]
     fn data_files_are_paths_as_they_stand() {
-        for name in ["a/b", "file:c", "json:{}"] {
-            let path = FOLLOW.data_file(name.as_bytes()).unwrap();
-            assert_eq!(path, PathBuf::from(name));
+        for name in ["a/b", "file:c", "json:{}", "/a", "../a"] {
+            let path = FOLLOW.other_file(Path::new("x/y"), &file(name, NameRule::AsItStands));
+            assert_eq!(path.unwrap(), PathBuf::from(name));
         }
-        assert!(Names::Refuse.data_file(b"a").is_err());
+    }
+
+    #[test]
+    fn extents_are_in_the_folder_of_their_image() {
+        let at =
+            |image: &str, name| FOLLOW.other_file(Path::new(image), &file(name, NameRule::Beside));
+        assert_eq!(at("x/y", "a").unwrap(), PathBuf::from("x/a"));
+        assert_eq!(at("/x/y", "a/b").unwrap(), PathBuf::from("/x/a/b"));
+        assert_eq!(at("y", "json:{}").unwrap(), PathBuf::from("json:{}"));
+        for name in ["/etc/passwd", "../a", "a/../../b"] {
+            let message = at("x/y", name).unwrap_err().to_string();
+            assert!(message.contains("not in its own folder"), "{message}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_followed_where_none_is_to_be() {
+        for rule in [NameRule::AsItStands, NameRule::Beside] {
+            let refused = Names::Refuse.other_file(Path::new("x"), &file("a", rule));
+            assert!(refused.unwrap_err().to_string().contains("--untrusted"));
+        }
+    }
+
+    fn file(name: &str, rule: NameRule) -> FileRef<'_> {
+        FileRef {
+            role: "part".into(),
+            name: Some(name.as_bytes()),
+            rule,
+        }
     }
 }

@@ -4,7 +4,6 @@
 //! takes. [`Node::open`] opens what reading data takes. That includes the external data file and the chain of
 //! backing files, as far as the policy for names found inside an image allows.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::{ChainImage, Disk, Loaded};
@@ -60,10 +59,28 @@ impl Node<'_> {
     /// Returns an error as [`open_header`](Self::open_header) does, or if the header contradicts itself about
     /// other files.
     pub fn open_metadata(&self, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
-        let (opened, image) = self.open_header(purpose)?;
-        let files = image.other_files().map(drop);
-        files.map_err(|error| self.could_not_open(error))?;
+        let (opened, mut image) = self.open_header(purpose)?;
+        let attached = self.attach(image.as_mut(), purpose);
+        attached.map_err(|error| self.could_not_open(error))?;
         Ok((opened, image))
+    }
+
+    /// Opens the other files of an image whose headers are in them too, and has it read those. Of any other image
+    /// it is only checked if the header contradicts itself about them.
+    ///
+    /// # Errors
+    /// Returns the errors of [`other_files`](Self::other_files) and of [`ImageFile::attach`].
+    pub(crate) fn attach(
+        &self,
+        image: &mut dyn ImageFile,
+        purpose: Purpose,
+    ) -> Result<Vec<Arc<dyn Storage>>> {
+        if !image.has_headers_elsewhere() {
+            return image.other_files().map(|_| Vec::new());
+        }
+        let files = self.other_files(image, purpose)?;
+        image.attach(&files)?;
+        Ok(files)
     }
 
     /// Returns the format that was stated, or else the one that the file has.
@@ -249,13 +266,15 @@ impl Node<'_> {
         let tables_above = above.iter().map(|layer| layer.image.table_memory());
         let tables_above = tables_above.sum::<u64>();
         let parts = || {
-            let image = opened.load(Load::Use)?;
+            let mut image = opened.load(Load::Use)?;
             let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
-            let data = self.data_file(image.as_ref(), purpose)?;
+            let others = self.other_files(image.as_ref(), purpose)?;
+            image.attach(&others)?;
             let below = self.below(image.as_ref())?;
-            Ok((image, secret, data, below))
+            Ok((image, secret, others, below))
         };
-        let (mut image, secret, data, below) = parts().map_err(failed)?;
+        let (mut image, secret, others, below) = parts().map_err(failed)?;
+        check_content(above, image.as_ref(), &self.name)?;
         self.go_to_snapshot(opened.format, image.as_mut())?;
         let tables = tables_above.saturating_add(image.table_memory());
         if tables > MOST_TABLE_BYTES {
@@ -264,9 +283,8 @@ impl Node<'_> {
                 MOST_TABLE_BYTES >> 20
             )));
         }
-        let files = data.iter().map(Arc::clone);
         let disk = image.open(Parts {
-            files: files.collect(),
+            files: others.clone(),
             secret,
             salvage: self.salvage,
             depth: above.len(),
@@ -281,7 +299,7 @@ impl Node<'_> {
                 false => 0,
             },
             storage: opened.storage,
-            files: [opened.file].into_iter().chain(data).collect(),
+            files: [opened.file].into_iter().chain(others).collect(),
         };
         Ok((disk, layer, below))
     }
@@ -300,42 +318,42 @@ impl Node<'_> {
         image.at_snapshot(name)
     }
 
-    /// Opens the external data file, where the image has one.
+    /// Opens the other files that hold parts of the image, in the order of [`ImageFile::other_files`].
     ///
     /// # Errors
-    /// Returns an error if names aren't followed, if others use the file, or if the image takes no such file
-    /// and options name one. Returns the system's error if the file can't be opened.
-    pub(crate) fn data_file(
+    /// Returns an error if names aren't followed, if others use a file, or if the image takes no such file
+    /// and options name one. Returns the system's error if a file can't be opened.
+    pub(crate) fn other_files(
         &self,
         image: &dyn ImageFile,
         purpose: Purpose,
-    ) -> Result<Option<Arc<dyn Storage>>> {
-        let files = image.other_files()?;
-        let Some(stored) = files.first() else {
-            return match self.others.first() {
-                None => Ok(None),
-                Some((role, _)) => Err(Error::invalid(format!(
-                    "'{role}' can only be set for images with an external data file"
-                ))),
-            };
-        };
-        let role = stored.role;
-        let opening = self.opening(purpose);
-        let open = |path: &Path| list::open_path(path, opening);
-        let mut others = self.others.iter();
-        let named = others.find(|(other, _)| *other == role);
-        let file = match (self.other_handles.first(), named) {
-            (Some(handle), _) => handle.reopen(opening)?,
-            (None, Some((_, path))) => open(path)?,
-            (None, None) => {
-                let required = || Error::invalid(format!("'{role}' is required for this image"));
-                open(&self.names.data_file(stored.name.ok_or_else(required)?)?)?
-            }
-        };
-        if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
-            file.claim(claim)?;
+    ) -> Result<Vec<Arc<dyn Storage>>> {
+        let stored = image.other_files()?;
+        let is_taken = |role: &str| stored.iter().any(|stored| stored.role == role);
+        if let Some((role, _)) = self.others.iter().find(|(role, _)| !is_taken(role)) {
+            return Err(Error::invalid(format!(
+                "'{role}' can only be set for images with an external data file"
+            )));
         }
-        Ok(Some(file))
+        let opening = self.opening(purpose);
+        let mut files: Vec<Arc<dyn Storage>> = Vec::with_capacity(stored.len());
+        for (index, stored) in stored.iter().enumerate() {
+            let mut others = self.others.iter();
+            let named = others.find(|(role, _)| *role == stored.role);
+            let file = match (self.other_handles.get(index), named) {
+                (Some(handle), _) => handle.reopen(opening)?,
+                (None, Some((_, path))) => list::open_path(path, opening)?,
+                (None, None) => {
+                    let path = self.names.other_file(&self.path, stored)?;
+                    list::open_path(&path, opening)?
+                }
+            };
+            if let Some(claim) = purpose.claim_of_data_file(self.sharing)? {
+                file.claim(claim)?;
+            }
+            files.push(file);
+        }
+        Ok(files)
     }
 
     /// Returns the password of the image, where it takes one.
@@ -378,6 +396,21 @@ impl Node<'_> {
 
     fn could_not_open(&self, error: Error) -> Error {
         could_not_open(&self.name, error)
+    }
+}
+
+/// Refuses an image below others whose contents aren't those that the image above was made for.
+fn check_content(above: &[ChainImage], below: &dyn ImageFile, name: &str) -> Result<()> {
+    let expected = above
+        .last()
+        .and_then(|layer| layer.image.backing_content_id());
+    match (expected, below.content_id()) {
+        (Some(expected), Some(found)) if expected != found => Err(Error::corrupt(format!(
+            "the backing file '{}' has changed since the image above it was made: its content id is \
+             {found:08x}, not {expected:08x}",
+            printable(name)
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -100,17 +100,23 @@ impl Node<'_> {
         if access.guarded || is_probed {
             opened.storage = Arc::new(GuardedStart(opened.storage));
         }
-        let image = opened.load(Load::Use)?;
+        let mut image = opened.load(Load::Use)?;
         if access.compressed && image.encryption().is_some() {
             return Err(Error::unsupported(
                 "Compression and encryption not supported at the same time",
             ));
         }
-        image.check_writable()?;
+        if !image.has_headers_elsewhere() {
+            image.check_writable()?;
+        }
         let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
-        let data = self.data_file(image.as_ref(), access.purpose)?;
-        if let Some(data) = &data {
-            (access.refuse)(data.as_ref())?;
+        let files = self.other_files(image.as_ref(), access.purpose)?;
+        for file in &files {
+            (access.refuse)(file.as_ref())?;
+        }
+        image.attach(&files)?;
+        if image.has_headers_elsewhere() {
+            image.check_writable()?;
         }
         let below = match access.opens_backing {
             true => self.read_below(image.as_ref(), opened.file.as_ref(), passwords)?,
@@ -121,7 +127,7 @@ impl Node<'_> {
             format: opened.format,
             image,
             parts: WriteParts {
-                files: data.into_iter().collect(),
+                files,
                 backing: below
                     .as_ref()
                     .map(|below| Arc::clone(&below.image) as Arc<dyn Image>),

@@ -15,6 +15,7 @@ mod promises;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use cowhide::convert::{self, Settings};
@@ -98,6 +99,8 @@ fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: us
         size: disk.len() as u64,
         options: &quick_options(driver)?,
         backing_size: None,
+        base: None,
+        path: Path::new("image"),
         compressed: false,
         align: None,
         path_of: |name| Ok(name.into()),

@@ -69,6 +69,8 @@ fn plan(driver: Driver, size: u64, options: &str) -> Result<Box<dyn Plan>> {
         size,
         options: &Values::of_lists(&[driver.create_options()], &lists)?,
         backing_size: None,
+        base: None,
+        path: Path::new("image"),
         compressed: false,
         align: None,
         path_of: |name| Ok(name.into()),

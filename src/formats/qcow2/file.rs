@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
 use crate::formats::driver::{
-    Backing, BackingRef, FileRef, ImageFile, Load, Parts, Warning, WriteParts,
+    Backing, BackingRef, FileRef, ImageFile, Load, NameRule, Parts, Warning, WriteParts,
 };
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::LuksHeader;
@@ -107,8 +107,9 @@ impl ImageFile for Qcow2File {
         }
         let name = self.header.extension(extensions::DATA_FILE);
         Ok(vec![FileRef {
-            role: DATA_FILE_ROLE,
+            role: DATA_FILE_ROLE.into(),
             name: name.map(until_zero),
+            rule: NameRule::AsItStands,
         }])
     }
 
