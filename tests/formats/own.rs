@@ -88,8 +88,8 @@ impl Map {
     fn new(file: &Arc<dyn Storage>, size: u64, is_new: bool) -> Self {
         let (file, table, blocks) = (Arc::clone(file), Arc::clone(file), size.div_ceil(BLOCK));
         let entries = match is_new {
-            true => EntryTable::fresh(table, MAP, blocks, Fresh::Same(0)),
-            false => EntryTable::stored(table, MAP, blocks),
+            true => EntryTable::fresh(table, EntryForm::Little32, MAP, blocks, Fresh::Same(0)),
+            false => EntryTable::stored(table, EntryForm::Little32, MAP, blocks),
         };
         Self {
             file,
@@ -111,7 +111,7 @@ impl BlockTable for Map {
     fn lookup(&self, block: u64) -> Result<Block> {
         Ok(match self.entries.get(block)? {
             0 => Block::Zero,
-            place => Block::At(HostOffset(u64::from(place) * BLOCK)),
+            place => Block::At(HostOffset(place * BLOCK)),
         })
     }
 }
@@ -120,8 +120,7 @@ impl BlockAllocator for Map {
     fn allocate(&self, block: u64) -> Result<HostOffset> {
         let host = self.file.len()?.next_multiple_of(BLOCK);
         self.file.set_len(host + BLOCK)?;
-        let place = u32::try_from(host / BLOCK).map_err(|_| Error::invalid("no room"))?;
-        self.entries.set(block, place)?;
+        self.entries.set(block, host / BLOCK)?;
         Ok(HostOffset(host))
     }
 

@@ -1,21 +1,66 @@
-//! A table of 32-bit numbers in a file, read and changed page by page.
+//! A table of numbers of 32 or 64 bits in a file, read and changed page by page.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use byteorder::{BigEndian, ByteOrder as _, LittleEndian};
 
 use super::pages::Pages;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// The length of an entry in bytes.
-const ENTRY_LENGTH: u64 = 4;
 /// The length of a page in bytes.
 const PAGE_LENGTH: u64 = 64 << 10;
-/// The number of entries of a page.
-const PAGE_ENTRIES: u64 = PAGE_LENGTH / ENTRY_LENGTH;
 
-/// A table of 32-bit little-endian entries.
-#[derive(Debug)]
+/// The form in which a number is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryForm {
+    /// 32 bits, the least significant byte first.
+    Little32,
+    /// 32 bits, the most significant byte first.
+    Big32,
+    /// 64 bits, the least significant byte first.
+    Little64,
+    /// 64 bits, the most significant byte first.
+    Big64,
+}
+
+impl EntryForm {
+    /// The length of an entry in bytes.
+    pub fn length(self) -> u64 {
+        match self {
+            Self::Little32 | Self::Big32 => 4,
+            Self::Little64 | Self::Big64 => 8,
+        }
+    }
+
+    /// The number of entries of a page.
+    fn page_entries(self) -> u64 {
+        PAGE_LENGTH / self.length()
+    }
+
+    /// Returns the number that is stored in as many bytes as an entry has.
+    fn number(self, bytes: &[u8]) -> u64 {
+        match self {
+            Self::Little32 | Self::Little64 => LittleEndian::read_uint(bytes, bytes.len()),
+            Self::Big32 | Self::Big64 => BigEndian::read_uint(bytes, bytes.len()),
+        }
+    }
+
+    /// Stores a number in as many bytes as an entry has.
+    fn put(self, bytes: &mut [u8], number: u64) {
+        let big = number.to_be_bytes();
+        let first = big.len() - bytes.len().min(big.len());
+        bytes.copy_from_slice(big.get(first..).unwrap_or_default());
+        if matches!(self, Self::Little32 | Self::Little64) {
+            bytes.reverse();
+        }
+    }
+}
+
+/// A table of entries of one form.
 pub struct EntryTable {
+    form: EntryForm,
     start: u64,
     count: u64,
     /// The value of entries that were never stored, in a table that is new.
@@ -24,18 +69,30 @@ pub struct EntryTable {
 }
 
 /// The entries of a new table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fresh {
     /// All the same.
-    Same(u32),
+    Same(u64),
     /// Each is its index.
     Identity,
+    /// Each follows from its index.
+    Computed(Box<dyn Fn(u64) -> u64 + Send + Sync>),
+}
+
+impl Fresh {
+    fn entry(&self, index: u64) -> u64 {
+        match self {
+            Self::Same(value) => *value,
+            Self::Identity => index,
+            Self::Computed(of) => of(index),
+        }
+    }
 }
 
 impl EntryTable {
     /// The table of `count` entries at `start`, in bytes from the start of the file.
-    pub fn stored(storage: Arc<dyn Storage>, start: u64, count: u64) -> Self {
+    pub fn stored(storage: Arc<dyn Storage>, form: EntryForm, start: u64, count: u64) -> Self {
         Self {
+            form,
             start,
             count,
             fresh: None,
@@ -44,10 +101,16 @@ impl EntryTable {
     }
 
     /// The same of a new file.
-    pub fn fresh(storage: Arc<dyn Storage>, start: u64, count: u64, fresh: Fresh) -> Self {
+    pub fn fresh(
+        storage: Arc<dyn Storage>,
+        form: EntryForm,
+        start: u64,
+        count: u64,
+        fresh: Fresh,
+    ) -> Self {
         Self {
             fresh: Some(fresh),
-            ..Self::stored(storage, start, count)
+            ..Self::stored(storage, form, start, count)
         }
     }
 
@@ -60,32 +123,28 @@ impl EntryTable {
     ///
     /// # Errors
     /// Returns an error if there is none of that index, or if it can't be read.
-    pub fn get(&self, index: u64) -> Result<u32> {
+    pub fn get(&self, index: u64) -> Result<u64> {
         let (start, length) = self.page(index)?;
         let mut pages = self.lock();
         let bytes = pages.get_or(start, length, self.fresh_page(start).as_deref())?;
-        let at = place(index);
-        let entry = bytes
-            .get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok());
+        let entry = bytes.get(self.place(index));
         entry
-            .map(u32::from_le_bytes)
+            .map(|bytes| self.form.number(bytes))
             .ok_or_else(|| self.beyond(index))
     }
 
-    /// Changes an entry in memory.
+    /// Changes an entry in memory. Of a number that is longer than an entry, the upper bits are lost.
     ///
     /// # Errors
     /// Returns an error as [`get`](Self::get) does.
-    pub fn set(&self, index: u64, value: u32) -> Result<()> {
+    pub fn set(&self, index: u64, value: u64) -> Result<()> {
         let (start, length) = self.page(index)?;
         let mut pages = self.lock();
         pages.get_or(start, length, self.fresh_page(start).as_deref())?;
         let bytes = pages.change(start, length)?;
-        let at = place(index);
-        let entry = bytes.get_mut(at..at + 4);
+        let entry = bytes.get_mut(self.place(index));
         let entry = entry.ok_or_else(|| self.beyond(index))?;
-        entry.copy_from_slice(&value.to_le_bytes());
+        self.form.put(entry, value);
         Ok(())
     }
 
@@ -102,7 +161,8 @@ impl EntryTable {
     /// # Errors
     /// Returns the system's error.
     pub fn store_all(&self) -> Result<()> {
-        for index in (0..self.count).step_by(usize::try_from(PAGE_ENTRIES).unwrap_or(1)) {
+        let step = usize::try_from(self.form.page_entries()).unwrap_or(1);
+        for index in (0..self.count).step_by(step) {
             let (start, length) = self.page(index)?;
             let mut pages = self.lock();
             pages.get_or(start, length, self.fresh_page(start).as_deref())?;
@@ -117,24 +177,34 @@ impl EntryTable {
         if index >= self.count {
             return Err(self.beyond(index));
         }
-        let first = index / PAGE_ENTRIES * PAGE_ENTRIES;
-        let entries = (self.count - first).min(PAGE_ENTRIES);
-        let length = usize::try_from(entries * ENTRY_LENGTH).unwrap_or_default();
-        Ok((self.start + first * ENTRY_LENGTH, length))
+        let step = self.form.page_entries();
+        let first = index / step * step;
+        let entries = (self.count - first).min(step);
+        let length = usize::try_from(entries * self.form.length()).unwrap_or_default();
+        Ok((self.start + first * self.form.length(), length))
     }
 
     /// Returns what makes the page at `start` of a new table.
-    fn fresh_page(&self, start: u64) -> Option<Box<dyn Fn() -> Vec<u8>>> {
-        let fresh = self.fresh?;
-        let first = (start - self.start) / ENTRY_LENGTH;
-        let entries = usize::try_from((self.count - first).min(PAGE_ENTRIES)).unwrap_or_default();
-        Some(Box::new(move || match fresh {
-            Fresh::Same(value) => value.to_le_bytes().repeat(entries),
-            Fresh::Identity => (first..)
-                .take(entries)
-                .flat_map(|index| u32::try_from(index).unwrap_or(u32::MAX).to_le_bytes())
-                .collect(),
+    fn fresh_page(&self, start: u64) -> Option<Box<dyn Fn() -> Vec<u8> + '_>> {
+        let fresh = self.fresh.as_ref()?;
+        let first = (start - self.start) / self.form.length();
+        let entries = (self.count - first).min(self.form.page_entries());
+        Some(Box::new(move || {
+            let width = usize::try_from(self.form.length()).unwrap_or_default();
+            let length = usize::try_from(entries).unwrap_or_default() * width;
+            let mut bytes = vec![0; length];
+            for (index, entry) in (first..).zip(bytes.chunks_exact_mut(width)) {
+                self.form.put(entry, fresh.entry(index));
+            }
+            bytes
         }))
+    }
+
+    /// Returns the place of an entry in its page, in bytes.
+    fn place(&self, index: u64) -> Range<usize> {
+        let start = index % self.form.page_entries() * self.form.length();
+        let place = |at: u64| usize::try_from(at).unwrap_or_default();
+        place(start)..place(start + self.form.length())
     }
 
     fn lock(&self) -> MutexGuard<'_, Pages> {
@@ -149,54 +219,85 @@ impl EntryTable {
     }
 }
 
-/// Returns the place of an entry in its page, in bytes.
-fn place(index: u64) -> usize {
-    usize::try_from(index % PAGE_ENTRIES * ENTRY_LENGTH).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::MemoryStorage;
 
-    fn entry(index: u64) -> u32 {
-        u32::try_from(index).unwrap()
-    }
+    const FORMS: [EntryForm; 4] = [
+        EntryForm::Little32,
+        EntryForm::Big32,
+        EntryForm::Little64,
+        EntryForm::Big64,
+    ];
 
     #[test]
     fn entries_are_changed_in_memory_and_stored_together() {
-        let bytes: Vec<u8> = (0..3 * PAGE_ENTRIES)
-            .flat_map(|at| entry(at).to_le_bytes())
-            .collect();
-        let storage = Arc::new(MemoryStorage::new([vec![9; 512], bytes].concat()));
-        let file: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
-        let table = EntryTable::stored(file, 512, 3 * PAGE_ENTRIES - 1);
-        assert_eq!(
-            table.get(PAGE_ENTRIES + 7).unwrap(),
-            entry(PAGE_ENTRIES + 7)
-        );
-        table.set(PAGE_ENTRIES + 7, 5).unwrap();
-        table.set(0, 6).unwrap();
-        assert_eq!(table.get(PAGE_ENTRIES + 7).unwrap(), 5);
-        let before = storage.contents();
-        assert_eq!(before[512..516], [0; 4]);
-        table.store().unwrap();
-        let after = storage.contents();
-        assert_eq!(after[512..516], 6u32.to_le_bytes());
-        let changed = before
-            .iter()
-            .zip(&after)
-            .filter(|(before, after)| before != after);
-        assert_eq!(changed.count(), 3);
-        let last = 3 * PAGE_ENTRIES - 2;
-        assert_eq!(table.get(last).unwrap(), entry(last));
-        assert!(table.get(last + 1).is_err());
+        for form in FORMS {
+            let width = usize::try_from(form.length()).unwrap();
+            let stored = |number: u64| match form {
+                EntryForm::Little32 | EntryForm::Little64 => number.to_le_bytes()[..width].to_vec(),
+                EntryForm::Big32 | EntryForm::Big64 => number.to_be_bytes()[8 - width..].to_vec(),
+            };
+            let page = form.page_entries();
+            let bytes: Vec<u8> = (0..3 * page).flat_map(stored).collect();
+            let storage = Arc::new(MemoryStorage::new([vec![9; 512], bytes].concat()));
+            let file: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+            let table = EntryTable::stored(file, form, 512, 3 * page - 1);
+            assert_eq!(table.get(page + 7).unwrap(), page + 7);
+            table.set(page + 7, 5).unwrap();
+            table.set(0, 6).unwrap();
+            assert_eq!(table.get(page + 7).unwrap(), 5);
+            let before = storage.contents();
+            assert_eq!(before[512..512 + width], stored(0));
+            table.store().unwrap();
+            let after = storage.contents();
+            assert_eq!(after[512..512 + width], stored(6));
+            let start = 512 + usize::try_from(page + 7).unwrap() * width;
+            assert_eq!(after[start..start + width], stored(5));
+            let mut expected = before;
+            expected[512..512 + width].copy_from_slice(&stored(6));
+            expected[start..start + width].copy_from_slice(&stored(5));
+            assert!(after == expected);
+            let last = 3 * page - 2;
+            assert_eq!(table.get(last).unwrap(), last);
+            assert!(table.get(last + 1).is_err());
+        }
+    }
+
+    #[test]
+    fn new_tables_are_stored_as_a_whole() {
+        for form in FORMS {
+            let width = usize::try_from(form.length()).unwrap();
+            let count = form.page_entries() + 3;
+            let double = Fresh::Computed(Box::new(|index| index * 2));
+            for (fresh, times, more) in [
+                (Fresh::Same(7), 0, 7),
+                (Fresh::Identity, 1, 0),
+                (double, 2, 0),
+            ] {
+                let storage = Arc::new(MemoryStorage::default());
+                let file: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+                let table = EntryTable::fresh(file, form, 0, count, fresh);
+                table.set(1, 77).unwrap();
+                table.store_all().unwrap();
+                assert_eq!(
+                    storage.contents().len(),
+                    usize::try_from(count).unwrap() * width
+                );
+                let table = EntryTable::stored(storage, form, 0, count);
+                for index in (0..count).filter(|index| *index != 1) {
+                    assert_eq!(table.get(index).unwrap(), index * times + more);
+                }
+                assert_eq!(table.get(1).unwrap(), 77);
+            }
+        }
     }
 
     #[test]
     fn a_table_that_is_cut_off_is_an_error() {
         let storage = Arc::new(MemoryStorage::new(vec![0; 600]));
-        let table = EntryTable::stored(storage, 512, 100);
+        let table = EntryTable::stored(storage, EntryForm::Little32, 512, 100);
         assert!(table.get(0).is_err());
     }
 }

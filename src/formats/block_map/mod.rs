@@ -19,7 +19,7 @@ mod two_level;
 mod used;
 mod write;
 
-pub use entries::{EntryTable, Fresh};
+pub use entries::{EntryForm, EntryTable, Fresh};
 pub use image::BlockImage;
 pub use new::{NewBlockTable, NewBlocks};
 pub use room::{RoomAtEnd, copy_block};

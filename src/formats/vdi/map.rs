@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, EntryTable, Fresh, NewBlockTable, make_zero,
+    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
 };
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
 /// The entry of a block that was never stored.
-const NEVER: u32 = 0xffff_ffff;
+const NEVER: u64 = 0xffff_ffff;
 /// The entry of a block that was given back.
-const DISCARDED: u32 = 0xffff_fffe;
+const DISCARDED: u64 = 0xffff_fffe;
 
 /// The block map of an image.
 pub(super) struct BlockMap {
@@ -67,7 +67,12 @@ impl BlockMap {
     /// The map of the image in `file`.
     pub(super) fn stored(file: Arc<dyn Storage>, header: VdiHeader) -> Self {
         let blocks = header.blocks.into();
-        let entries = EntryTable::stored(Arc::clone(&file), header.map_offset, blocks);
+        let entries = EntryTable::stored(
+            Arc::clone(&file),
+            EntryForm::Little32,
+            header.map_offset,
+            blocks,
+        );
         Self {
             file,
             header,
@@ -83,7 +88,13 @@ impl BlockMap {
             ImageType::Static => Fresh::Identity,
         };
         let blocks = header.blocks.into();
-        let entries = EntryTable::fresh(Arc::clone(&file), header.map_offset, blocks, fresh);
+        let entries = EntryTable::fresh(
+            Arc::clone(&file),
+            EntryForm::Little32,
+            header.map_offset,
+            blocks,
+            fresh,
+        );
         Self {
             file,
             header,
@@ -120,9 +131,17 @@ impl BlockMap {
     /// # Errors
     /// Returns an error as [`EntryTable::get`] does.
     pub(super) fn entry(&self, block: u32) -> Result<Entry> {
-        Ok(match self.entries.get(block.into())? {
-            NEVER | DISCARDED => Entry::Zero,
-            index => Entry::At(index),
+        Ok(match self.indexed(block.into())? {
+            None => Entry::Zero,
+            Some(index) => Entry::At(index),
+        })
+    }
+
+    /// An entry; `None` if the block reads as zeroes.
+    fn indexed(&self, block: u64) -> Result<Option<u32>> {
+        Ok(match self.entries.get(block)? {
+            NEVER | DISCARDED => None,
+            index => Some(u32::try_from(index).unwrap_or(u32::MAX)),
         })
     }
 
@@ -156,7 +175,7 @@ impl BlockMap {
             room.next = index + 1;
             if room.used.insert(index) {
                 room.count += 1;
-                self.entries.set(block, index)?;
+                self.entries.set(block, index.into())?;
                 return Ok(self.host(index));
             }
         }
@@ -187,14 +206,16 @@ impl BlockTable for BlockMap {
     }
 
     fn lookup(&self, block: u64) -> Result<Block> {
-        match self.entries.get(block)? {
-            NEVER | DISCARDED => Ok(Block::Zero),
-            index if index < self.header.blocks => Ok(Block::At(self.host(index))),
-            index => Err(Error::corrupt(format!(
+        let Some(index) = self.indexed(block)? else {
+            return Ok(Block::Zero);
+        };
+        if index >= self.header.blocks {
+            return Err(Error::corrupt(format!(
                 "block {block} of the disk has index {index}, and there are {} blocks",
                 self.header.blocks
-            ))),
+            )));
         }
+        Ok(Block::At(self.host(index)))
     }
 }
 
