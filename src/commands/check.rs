@@ -45,12 +45,12 @@ pub fn run(
     let attached = source.attach(image.as_mut(), purpose);
     attached.map_err(could_not_open)?;
     sandbox::all_is_open(source);
+    source
+        .accept(image.as_mut(), &opened.options)
+        .map_err(could_not_open)?;
     let Some(check) = image.check() else {
         return Ok(Outcome::NoCheck);
     };
-    source
-        .accept(image.as_ref(), &opened.options)
-        .map_err(could_not_open)?;
     let report = match what {
         None => check.check(on_event),
         Some(what) => check.repair(what, on_event),

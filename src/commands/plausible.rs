@@ -34,14 +34,14 @@ pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<
 /// `passwords` makes of noise.
 pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     let opened = source.open_file(Purpose::Inspect)?;
-    let image = opened.load(Load::Use)?;
+    let mut image = opened.load(Load::Use)?;
     let encryption = image.encryption();
     if !encryption.is_some_and(EncryptionFormat::accepts_any_password)
         || image.other_files().is_ok_and(|files| !files.is_empty())
     {
         return Ok(());
     }
-    let secret = source.secret_for(image.as_ref(), &opened.options, passwords)?;
+    let secret = source.secret_for(image.as_mut(), &opened.options, passwords)?;
     let disk = image.open(Parts {
         secret,
         ..Parts::default()

@@ -181,11 +181,12 @@ pub trait ImageFile: Send + Sync {
         None
     }
 
-    /// Checks the options of the image's node against its header.
+    /// Checks the options of the image's node against its header, and follows those that say how the header is
+    /// read.
     ///
     /// # Errors
     /// Returns an error if they contradict each other.
-    fn accept(&self, options: &Values) -> Result<()> {
+    fn accept(&mut self, options: &Values) -> Result<()> {
         let _ = options;
         Ok(())
     }

@@ -44,8 +44,8 @@ impl Node<'_> {
     pub fn open_header(&self, purpose: Purpose) -> Result<(Loaded, Box<dyn ImageFile>)> {
         let opened = self.open_file(purpose)?;
         let load = || {
-            let image = opened.load(Load::Use)?;
-            self.accept(image.as_ref(), &opened.options)?;
+            let mut image = opened.load(Load::Use)?;
+            self.accept(image.as_mut(), &opened.options)?;
             Ok(image)
         };
         let image = load().map_err(|error| self.could_not_open(error))?;
@@ -267,7 +267,7 @@ impl Node<'_> {
         let tables_above = tables_above.sum::<u64>();
         let parts = || {
             let mut image = opened.load(Load::Use)?;
-            let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
+            let secret = self.secret_for(image.as_mut(), &opened.options, passwords)?;
             let others = self.other_files(image.as_ref(), purpose)?;
             image.attach(&others)?;
             let below = self.below(image.as_ref())?;
@@ -363,7 +363,7 @@ impl Node<'_> {
     /// option said.
     pub(crate) fn secret_for<'s>(
         &'s self,
-        image: &dyn ImageFile,
+        image: &mut dyn ImageFile,
         options: &Values,
         passwords: &'s dyn Passwords,
     ) -> Result<Option<&'s Secret>> {
@@ -386,7 +386,7 @@ impl Node<'_> {
     ///
     /// # Errors
     /// Returns the errors of [`ImageFile::accept`].
-    pub(crate) fn accept(&self, image: &dyn ImageFile, options: &Values) -> Result<()> {
+    pub(crate) fn accept(&self, image: &mut dyn ImageFile, options: &Values) -> Result<()> {
         image.accept(options)?;
         for warning in image.warnings() {
             (self.warn)(warning.text, warning.hint);

@@ -109,7 +109,7 @@ impl Node<'_> {
         if !image.has_headers_elsewhere() {
             image.check_writable()?;
         }
-        let secret = self.secret_for(image.as_ref(), &opened.options, passwords)?;
+        let secret = self.secret_for(image.as_mut(), &opened.options, passwords)?;
         let files = self.other_files(image.as_ref(), access.purpose)?;
         for file in &files {
             (access.refuse)(file.as_ref())?;

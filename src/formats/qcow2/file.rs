@@ -117,7 +117,7 @@ impl ImageFile for Qcow2File {
         self.header.encryption()
     }
 
-    fn accept(&self, options: &Values) -> Result<()> {
+    fn accept(&mut self, options: &Values) -> Result<()> {
         let cluster = self.header.geometry().cluster_size();
         if let Some(size) = options.number("l2-cache-entry-size")
             && (!size.is_power_of_two() || size < 512 || size > cluster)
