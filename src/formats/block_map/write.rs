@@ -36,6 +36,15 @@ pub trait BlockAllocator: BlockTable {
     /// Returns the system's error, or an error if the format has no more room.
     fn allocate(&self, block: u64) -> Result<HostOffset>;
 
+    /// Prepares blocks that are stored for a write to them. It is called before each write, by any thread.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    fn before_write(&self, blocks: Range<u64>) -> Result<()> {
+        let _ = blocks;
+        Ok(())
+    }
+
     /// Stores what was handed out. The data is on stable storage already.
     ///
     /// # Errors
@@ -157,6 +166,13 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         }
     }
 
+    /// Prepares the blocks of a part of the disk, which are stored, for a write.
+    fn prepare(&self, offset: GuestOffset, length: u64) -> Result<()> {
+        let size = self.block_size();
+        let blocks = offset.0 / size..(offset.0 + length).div_ceil(size);
+        self.image.table().before_write(blocks)
+    }
+
     /// Writes data to its place.
     fn write_to(&self, offset: GuestOffset, host: HostOffset, data: &[u8]) -> Result<()> {
         let Some(cipher) = self.image.cipher() else {
@@ -180,6 +196,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
             return Ok(0);
         };
         let part = data.get(..relative(length, 0)).unwrap_or(data);
+        self.prepare(offset, part.len() as u64)?;
         self.write_to(offset, host, part)?;
         Ok(part.len())
     }
@@ -459,6 +476,7 @@ impl<T: BlockAllocator> WritableImage for WritableBlocks<T> {
             let (block, length) = self.image.run_at(GuestOffset(start), end - start)?;
             let zeroed = match block {
                 Block::At(host) if self.image.cipher().is_none() => {
+                    self.prepare(GuestOffset(start), length)?;
                     make_zero(self.storage(), host.0..host.0.saturating_add(length))?;
                     length
                 }
