@@ -25,7 +25,7 @@ use super::over::{OverImage, OverOptions};
 use super::resize::{Resize, no_resize};
 use super::snapshots::{SnapshotName, Snapshots};
 use crate::crypto::Secret;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::options::{OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
 
@@ -534,6 +534,13 @@ pub struct Measured {
     /// The number of bytes that the source's bitmaps take beside, where they can be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bitmaps: Option<u64>,
+}
+
+/// Returns the error for an image of which QEMU's drivers give no more than a reason of the system's. The file's name
+/// stands in front of that once more.
+pub fn without_text(file: &dyn Storage, reason: &str) -> Error {
+    let name = printable(&file.location().to_string_lossy());
+    Error::unsupported(reason).context(format!("Could not open '{name}'"))
 }
 
 /// Returns the error for a driver that doesn't measure.

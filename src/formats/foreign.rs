@@ -21,7 +21,6 @@ const FIRST: &[Mark] = &[
     ("vmdk", 0, b"KDMV"),
     ("vmdk", 0, b"COWD"),
     ("vhdx", 0, b"vhdxfile"),
-    ("vpc", 0, b"conectix"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
@@ -93,7 +92,7 @@ fn is_vmdk_descriptor(start: &[u8]) -> bool {
 }
 
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 8] = [
+pub const UNMEASURED: [&str; 7] = [
     "file",
     "host_device",
     "parallels",
@@ -101,7 +100,6 @@ pub const UNMEASURED: [&str; 8] = [
     "qed",
     "vhdx",
     "vmdk",
-    "vpc",
 ];
 
 /// The names that a backing file's format may have: those of all drivers of QEMU's block devices.

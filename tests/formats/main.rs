@@ -68,12 +68,18 @@ fn settings(workers: usize) -> Settings {
 /// The password of images that have one.
 static PASSWORD: LazyLock<Secret> = LazyLock::new(|| Secret::new(b"correct horse".to_vec()));
 
-/// The options of a new image: those that make it quick.
-fn quick_options(driver: Driver) -> Result<Values> {
+/// The options of a new image: those that make it quick, and of just the size that is asked for.
+fn test_options(driver: Driver) -> Result<Values> {
     let specs = driver.create_options();
-    let quick = specs.iter().find(|spec| spec.name == "iter-time");
-    let list: Option<OsString> = quick.map(|spec| format!("{}=0", spec.name).into());
-    Values::of_lists(&[specs], list.as_slice())
+    let wanted = [("iter-time", "0"), ("force_size", "on")];
+    let known = wanted.iter().filter(|(name, _)| {
+        let mut specs = specs.iter();
+        specs.any(|spec| spec.name == *name)
+    });
+    let lists: Vec<OsString> = known
+        .map(|(name, value)| format!("{name}={value}").into())
+        .collect();
+    Values::of_lists(&[specs], &lists)
 }
 
 /// What an image is read with.
@@ -97,7 +103,7 @@ fn write_parts() -> WriteParts<'static> {
 fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: usize) -> Result<()> {
     let plan = driver.plan(&NewDisk {
         size: disk.len() as u64,
-        options: &quick_options(driver)?,
+        options: &test_options(driver)?,
         backing_size: None,
         base: None,
         path: Path::new("image"),

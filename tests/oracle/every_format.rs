@@ -24,6 +24,11 @@ use crate::trial;
 /// Sizes of disks, odd ones and one of no bytes among them.
 const SIZES: [u64; 6] = [0, 1, 513, (1 << 20) + 1, 3 << 20, (5 << 20) + 1536];
 
+/// The length of a cylinder of small disks in bytes, of which one format has whole ones only.
+const CYLINDER: u64 = 4 * 17 * 512;
+/// A size of disks that every format has, not in whole clusters.
+const EXACT: u64 = 91 * CYLINDER;
+
 /// A format as the checks see it.
 type Driver = &'static dyn FormatDriver;
 
@@ -382,7 +387,8 @@ fn over_what_exists(driver: Driver) {
     let can_be = load(driver, &folder.join("image"))
         .write_over(WriteParts::default(), size, OverOptions::default())
         .is_ok();
-    fs::write(folder.join("noise.raw"), vec![0xa5; 6 << 20]).unwrap();
+    let noise = usize::try_from(180 * CYLINDER).unwrap();
+    fs::write(folder.join("noise.raw"), vec![0xa5; noise]).unwrap();
     for options in ["", "-S 0", "-m 8 -W", "-m 1"] {
         let noise = format!("convert -f raw -O {format} noise.raw noise");
         let fresh = format!("create -q -f {format} fresh {}", 6 << 20);
@@ -526,7 +532,7 @@ fn measure(driver: Driver) {
 /// Ways of reading: a checksum, with damage passed over, and of an image that isn't trusted.
 fn reading(driver: Driver) {
     let format = driver.name();
-    let Some(folder) = folder_with_image(driver, (3 << 20) + 512, "") else {
+    let Some(folder) = folder_with_image(driver, EXACT, "") else {
         return;
     };
     let folder = folder.path();

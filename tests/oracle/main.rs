@@ -70,6 +70,7 @@ mod timed;
 mod tools;
 mod traced;
 mod vdi;
+mod vpc;
 mod warnings;
 mod write;
 
@@ -162,6 +163,7 @@ fn main() -> ExitCode {
     trials.extend(over::trials());
     trials.extend(traced::trials());
     trials.extend(vdi::trials());
+    trials.extend(vpc::trials());
     trials.extend(luks::trials());
     trials.extend(cryptsetup::trials());
     trials.extend(warnings::trials());

@@ -1,0 +1,213 @@
+//! A VPC file whose footer has been read.
+//!
+//! The mark of a dynamic image is at the start of the file, where a fixed one has the first bytes of its disk. A
+//! guest can write the mark there. So a file that ends with the footer of a fixed disk, and is long enough for it,
+//! is fixed whatever it starts with.
+
+use std::sync::Arc;
+
+use super::fixed::FixedDisk;
+use super::footer::{self, DiskKind, LONGEST, SizeRule, VhdFooter};
+use super::header::DynamicDisk;
+use super::table::VhdTable;
+use crate::error::{Error, Result};
+use crate::formats::block_map::{BlockImage, WritableBlocks};
+use crate::formats::driver::{ImageFile, Parts, Warning, WriteParts, without_text};
+use crate::formats::info::ImageInfo;
+use crate::formats::{Image, WritableImage};
+use crate::options::Values;
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// A VPC file.
+pub(super) struct VpcFile {
+    file: Arc<dyn Storage>,
+    footer: VhdFooter,
+    /// The place of the footer at the file's end, in bytes.
+    footer_at: u64,
+    is_fixed: bool,
+    /// The copy at the start of the file is damaged, and the footer at its end was taken.
+    is_from_end: bool,
+    rule: SizeRule,
+    layout: Layout,
+}
+
+/// The way from the disk to the file.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    /// The disk is the start of the file, and has so many bytes.
+    Fixed(u64),
+    /// The header leads there.
+    Dynamic(DynamicDisk),
+}
+
+impl VpcFile {
+    /// Reads the footer, and the header, of the image in `file`.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error if the image is damaged or can't be read without another one, in
+    /// QEMU's words where it has any.
+    pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
+        let length = file.len()?;
+        // Old versions of Virtual PC left out the last byte.
+        let footer_at = length
+            .next_multiple_of(SECTOR_SIZE)
+            .saturating_sub(footer::LENGTH as u64);
+        let read = |at: u64| {
+            let mut bytes = [0; footer::LENGTH];
+            file.read_padded_at(at, &mut bytes, length)?;
+            Ok(VhdFooter::parse(&bytes))
+        };
+        if length == 0 {
+            return Err(Error::corrupt("File too small for a VHD header"));
+        }
+        let (at_start, at_end) = (read(0)?, read(footer_at)?);
+        let is_kind = |footer: &VhdFooter, kinds: &[DiskKind]| kinds.contains(&footer.kind());
+        let fits = |footer: &VhdFooter| {
+            let is_fixed = is_kind(footer, &[DiskKind::Fixed]) && footer.data_offset() == u64::MAX;
+            is_fixed && footer.size(SizeRule::OfCreator) <= footer_at
+        };
+        let (footer, is_fixed, is_from_end) = match (at_start, at_end) {
+            (_, Some(Ok(footer))) if fits(&footer) => (footer, true, false),
+            (Some(Ok(footer)), _) => (footer, false, false),
+            (Some(Err(_)), Some(Ok(footer)))
+                if is_kind(&footer, &[DiskKind::Dynamic, DiskKind::Differencing]) =>
+            {
+                (footer, false, true)
+            }
+            (Some(Err(error)), _) => return Err(error),
+            (None, Some(Ok(footer))) if is_kind(&footer, &[DiskKind::Fixed]) => {
+                (footer, true, false)
+            }
+            (None, Some(Err(error))) => return Err(error),
+            (None, _) => return Err(Error::corrupt("invalid VPC image")),
+        };
+        if !is_fixed && is_kind(&footer, &[DiskKind::Differencing]) {
+            return Err(Error::unsupported(
+                "the image is a differencing disk, which is read together with its parent only",
+            ));
+        }
+        let layout = layout(file.as_ref(), &footer, is_fixed, SizeRule::default())?;
+        Ok(Self {
+            file,
+            footer,
+            footer_at,
+            is_fixed,
+            is_from_end,
+            rule: SizeRule::default(),
+            layout,
+        })
+    }
+
+    fn table(&self, disk: DynamicDisk, flushes: bool) -> VhdTable {
+        VhdTable::stored(Arc::clone(&self.file), disk, self.footer, flushes)
+    }
+
+    fn fixed(&self, size: u64) -> BlockImage<FixedDisk> {
+        let file = Arc::clone(&self.file);
+        let disk = FixedDisk::new(Arc::clone(&file), self.footer, size, self.footer_at);
+        BlockImage::new(disk, file, true)
+    }
+
+    fn dynamic(&self, table: VhdTable) -> BlockImage<VhdTable> {
+        BlockImage::new(table, Arc::clone(&self.file), false)
+    }
+}
+
+/// Reads the rest of the metadata; the rule says which size of the footer's counts.
+fn layout(
+    file: &dyn Storage,
+    footer: &VhdFooter,
+    is_fixed: bool,
+    rule: SizeRule,
+) -> Result<Layout> {
+    let size = footer.size(rule);
+    if size > LONGEST {
+        return Err(without_text(file, "File too large"));
+    }
+    Ok(match is_fixed {
+        true => Layout::Fixed(size),
+        false => Layout::Dynamic(DynamicDisk::read(file, footer.data_offset(), size)?),
+    })
+}
+
+impl ImageFile for VpcFile {
+    fn size(&self) -> u64 {
+        match self.layout {
+            Layout::Fixed(size) => size,
+            Layout::Dynamic(disk) => disk.size,
+        }
+    }
+
+    fn accept(&mut self, options: &Values) -> Result<()> {
+        self.rule = SizeRule::of(options)?;
+        self.layout = layout(self.file.as_ref(), &self.footer, self.is_fixed, self.rule)?;
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        if self.is_from_end {
+            warnings.push(Warning {
+                text: "the footer's copy at the start of the image is damaged; the footer at its end is used",
+                hint: "",
+            });
+        }
+        if self.rule == SizeRule::OfCreator && self.footer.loses_end() {
+            warnings.push(Warning {
+                text: "the geometry of the image is smaller than its size, and what lies behind it isn't read",
+                hint: "force_size_calc=current_size reads all of it",
+            });
+        }
+        warnings
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        if let Layout::Dynamic(disk) = self.layout {
+            info.cluster_size = Some(disk.block_size);
+        }
+        Ok(())
+    }
+
+    fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        Ok(match self.layout {
+            Layout::Fixed(size) => Arc::new(self.fixed(size)),
+            Layout::Dynamic(disk) => {
+                let table = self.table(disk, false);
+                if !parts.salvage {
+                    table.look_for_end()?;
+                }
+                Arc::new(self.dynamic(table))
+            }
+        })
+    }
+
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        let disk = match self.layout {
+            Layout::Fixed(size) => {
+                return Ok(Box::new(WritableBlocks::new(self.fixed(size), parts.flush)));
+            }
+            Layout::Dynamic(disk) => disk,
+        };
+        let table = self.table(disk, parts.flush);
+        table.look_for_end()?;
+        let damaged = table.look_for_room()?;
+        if damaged > 0 {
+            return Err(Error::corrupt(format!(
+                "the image is damaged in {damaged} places, and what is written into it might never be found \
+                 again"
+            )));
+        }
+        if self.is_from_end {
+            // The footer at the end gives way to new blocks.
+            self.file.write_at(0, self.footer.bytes())?;
+            if parts.flush {
+                self.file.flush()?;
+            }
+        }
+        Ok(Box::new(WritableBlocks::new(
+            self.dynamic(table),
+            parts.flush,
+        )))
+    }
+}

@@ -1,0 +1,283 @@
+//! The footer: 512 bytes that describe the disk, at the end of the file, and of a dynamic image at its start too.
+//!
+//! It is kept as it was read. Fields that this program has no use for stay as their writer left them.
+
+use byteorder::{BigEndian, ByteOrder as _};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::geometry::Chs;
+use crate::error::{Error, Result};
+use crate::options::Values;
+use crate::units::SECTOR_SIZE;
+
+/// The mark at the start of a footer.
+pub(super) const MARK: &[u8] = b"conectix";
+/// The length of a footer in bytes.
+pub(super) const LENGTH: usize = 512;
+/// The longest disk, in bytes: 2040 GiB.
+pub(super) const LONGEST: u64 = 0xff00_0000 * SECTOR_SIZE;
+/// The second of Unix time from which footers count: the start of 2000.
+const EPOCH: i64 = 946_684_800;
+
+/// The option that says which of the two sizes in a footer counts.
+pub(super) const SIZE_RULE: &str = "force_size_calc";
+
+/// The places of fields, in bytes.
+mod at {
+    pub(super) const FEATURES: usize = 8;
+    pub(super) const VERSION: usize = 12;
+    pub(super) const DATA_OFFSET: usize = 16;
+    pub(super) const TIME: usize = 24;
+    pub(super) const CREATOR: usize = 28;
+    pub(super) const CREATOR_VERSION: usize = 32;
+    pub(super) const CREATOR_SYSTEM: usize = 36;
+    pub(super) const ORIGINAL_SIZE: usize = 40;
+    pub(super) const CURRENT_SIZE: usize = 48;
+    pub(super) const GEOMETRY: usize = 56;
+    pub(super) const KIND: usize = 60;
+    pub(super) const CHECKSUM: usize = 64;
+    pub(super) const UUID: usize = 68;
+}
+
+/// The way in which a disk is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DiskKind {
+    /// The disk is there as it is.
+    Fixed,
+    /// A block gets its place when it is written.
+    Dynamic,
+    /// The same, and what isn't stored is in another image.
+    Differencing,
+    /// The footer says something else.
+    Other,
+}
+
+/// The field that the size of the disk is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum SizeRule {
+    /// The one that the creator goes by.
+    #[default]
+    OfCreator,
+    /// The geometry.
+    Geometry,
+    /// The size in bytes.
+    CurrentSize,
+}
+
+impl SizeRule {
+    /// Returns the rule that options of a node state.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such rule.
+    pub(super) fn of(options: &Values) -> Result<Self> {
+        match options.text(SIZE_RULE) {
+            None => Ok(Self::OfCreator),
+            Some("chs") => Ok(Self::Geometry),
+            Some("current_size") => Ok(Self::CurrentSize),
+            Some(other) => Err(Error::invalid(format!(
+                "Invalid size calculation mode: '{other}'"
+            ))),
+        }
+    }
+}
+
+/// A footer whose checksum is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VhdFooter {
+    bytes: [u8; LENGTH],
+}
+
+impl VhdFooter {
+    /// Reads a footer; `None` if its mark isn't there.
+    ///
+    /// # Errors
+    /// Returns an error if its checksum is wrong.
+    pub(super) fn parse(bytes: &[u8; LENGTH]) -> Option<Result<Self>> {
+        if !bytes.starts_with(MARK) {
+            return None;
+        }
+        let stored = BigEndian::read_u32(field(bytes, at::CHECKSUM));
+        Some(match stored == checksum(bytes, at::CHECKSUM) {
+            true => Ok(Self { bytes: *bytes }),
+            false => Err(Error::corrupt("Incorrect header checksum")),
+        })
+    }
+
+    /// The footer of a new disk of `size` bytes, with a geometry. One of exactly this size is marked as such.
+    pub(super) fn new(size: u64, geometry: Chs, kind: DiskKind, is_exact: bool) -> Self {
+        let mut bytes = [0; LENGTH];
+        let mut put = |at: usize, field: &[u8]| {
+            if let Some(place) = bytes.get_mut(at..at + field.len()) {
+                place.copy_from_slice(field);
+            }
+        };
+        let (data_offset, kind) = match kind {
+            DiskKind::Fixed => (u64::MAX, 2u32),
+            _ => (LENGTH as u64, 3),
+        };
+        let time = Timestamp::now().as_second().saturating_sub(EPOCH);
+        put(0, MARK);
+        put(at::FEATURES, &2u32.to_be_bytes());
+        put(at::VERSION, &0x0001_0000u32.to_be_bytes());
+        put(at::DATA_OFFSET, &data_offset.to_be_bytes());
+        put(
+            at::TIME,
+            &u32::try_from(time).unwrap_or_default().to_be_bytes(),
+        );
+        // By its creator's name others know which of the two sizes counts.
+        put(at::CREATOR, if is_exact { b"qem2" } else { b"qemu" });
+        put(at::CREATOR_VERSION, &0x0005_0003u32.to_be_bytes());
+        put(at::CREATOR_SYSTEM, b"Wi2k");
+        put(at::ORIGINAL_SIZE, &size.to_be_bytes());
+        put(at::CURRENT_SIZE, &size.to_be_bytes());
+        put(at::GEOMETRY, &geometry.cylinders.to_be_bytes());
+        put(at::GEOMETRY + 2, &[geometry.heads, geometry.sectors]);
+        put(at::KIND, &kind.to_be_bytes());
+        put(at::UUID, Uuid::new_v4().as_bytes());
+        let sum = checksum(&bytes, at::CHECKSUM);
+        if let Some(place) = bytes.get_mut(at::CHECKSUM..at::CHECKSUM + 4) {
+            place.copy_from_slice(&sum.to_be_bytes());
+        }
+        Self { bytes }
+    }
+
+    /// The bytes of the footer.
+    pub(super) fn bytes(&self) -> &[u8; LENGTH] {
+        &self.bytes
+    }
+
+    /// The kind of the disk.
+    pub(super) fn kind(&self) -> DiskKind {
+        match BigEndian::read_u32(field(&self.bytes, at::KIND)) {
+            2 => DiskKind::Fixed,
+            3 => DiskKind::Dynamic,
+            4 => DiskKind::Differencing,
+            _ => DiskKind::Other,
+        }
+    }
+
+    /// The place of the header of a dynamic disk, in bytes. A fixed disk has none, which is said by all ones.
+    pub(super) fn data_offset(&self) -> u64 {
+        BigEndian::read_u64(field(&self.bytes, at::DATA_OFFSET))
+    }
+
+    /// The size in bytes, in whole sectors.
+    fn current_size(&self) -> u64 {
+        let size = BigEndian::read_u64(field(&self.bytes, at::CURRENT_SIZE));
+        size / SECTOR_SIZE * SECTOR_SIZE
+    }
+
+    fn geometry(&self) -> Chs {
+        let bytes = field(&self.bytes, at::GEOMETRY);
+        let small = |at: usize| bytes.get(at).copied().unwrap_or_default();
+        Chs {
+            cylinders: BigEndian::read_u16(bytes),
+            heads: small(2),
+            sectors: small(3),
+        }
+    }
+
+    /// Returns true if the creator of the image goes by the geometry. Only Virtual PC does, and QEMU where it wasn't
+    /// told otherwise.
+    fn is_by_geometry(&self) -> bool {
+        let creator = field(&self.bytes, at::CREATOR);
+        let goes_by = creator.starts_with(b"vpc ") || creator.starts_with(b"qemu");
+        goes_by && !self.geometry().is_greatest()
+    }
+
+    /// Returns the size of the disk in bytes, a multiple of 512.
+    pub(super) fn size(&self, rule: SizeRule) -> u64 {
+        let by_geometry = match rule {
+            SizeRule::OfCreator => self.is_by_geometry(),
+            SizeRule::Geometry => !self.geometry().is_greatest(),
+            SizeRule::CurrentSize => false,
+        };
+        match by_geometry {
+            true => self.geometry().bytes(),
+            false => self.current_size(),
+        }
+    }
+
+    /// Returns true if the creator goes by the geometry and the size in bytes is larger. Then the end of the disk may
+    /// hold data, of which nobody would be told.
+    pub(super) fn loses_end(&self) -> bool {
+        self.is_by_geometry() && self.current_size() > self.geometry().bytes()
+    }
+}
+
+/// Returns the part of a structure from a field on.
+pub(super) fn field(bytes: &[u8], at: usize) -> &[u8] {
+    bytes.get(at..).unwrap_or_default()
+}
+
+/// Returns the checksum of a structure: the ones' complement of the sum of its bytes, but for the four at `at`, which
+/// hold it.
+pub(super) fn checksum(bytes: &[u8], at: usize) -> u32 {
+    let bytes = bytes.iter().enumerate();
+    let counted = bytes.filter(|(place, _)| !(at..at + 4).contains(place));
+    !counted.map(|(_, byte)| u32::from(*byte)).sum::<u32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(at: usize, value: &[u8]) -> VhdFooter {
+        let geometry = Chs::at_least(10 << 11);
+        let footer = VhdFooter::new(geometry.bytes(), geometry, DiskKind::Dynamic, false);
+        let mut bytes = *footer.bytes();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        let sum = checksum(&bytes, at::CHECKSUM);
+        bytes[at::CHECKSUM..at::CHECKSUM + 4].copy_from_slice(&sum.to_be_bytes());
+        VhdFooter::parse(&bytes).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_creator_decides_which_size_counts() {
+        let by_geometry = Chs::at_least(10 << 11).bytes();
+        let larger = (20u64 << 20).to_be_bytes();
+        for (creator, expected) in [
+            (b"vpc ", by_geometry),
+            (b"qemu", by_geometry),
+            (b"qem2", 20 << 20),
+            (b"win ", 20 << 20),
+            (b"vbox", 20 << 20),
+            (b"d2v\0", 20 << 20),
+        ] {
+            let mut footer = changed(at::CURRENT_SIZE, &larger);
+            footer.bytes[at::CREATOR..at::CREATOR + 4].copy_from_slice(creator);
+            assert_eq!(footer.size(SizeRule::OfCreator), expected, "{creator:?}");
+            assert_eq!(footer.size(SizeRule::Geometry), by_geometry);
+            assert_eq!(footer.size(SizeRule::CurrentSize), 20 << 20);
+            assert_eq!(footer.loses_end(), expected == by_geometry);
+        }
+        let greatest = changed(at::GEOMETRY, &[0xff, 0xff, 16, 255]);
+        assert_eq!(greatest.size(SizeRule::OfCreator), by_geometry);
+        assert_eq!(
+            changed(at::CURRENT_SIZE, &[0; 8]).size(SizeRule::CurrentSize),
+            0
+        );
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_noticed() {
+        let footer = changed(at::UUID, b"0123456789abcdef");
+        assert_eq!(footer.kind(), DiskKind::Dynamic);
+        let mut bytes = *footer.bytes();
+        bytes[100] ^= 1;
+        let error = VhdFooter::parse(&bytes).unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "Incorrect header checksum");
+        assert!(VhdFooter::parse(&[0; LENGTH]).is_none());
+    }
+
+    #[test]
+    fn each_disk_has_an_identifier_of_its_own() {
+        let geometry = Chs::greatest();
+        let footer = || VhdFooter::new(1 << 20, geometry, DiskKind::Fixed, true);
+        let uuid = |footer: &VhdFooter| footer.bytes[at::UUID..at::UUID + 16].to_vec();
+        assert_ne!(uuid(&footer()), uuid(&footer()));
+        assert_eq!(footer().size(SizeRule::OfCreator), 1 << 20);
+        assert_eq!(footer().data_offset(), u64::MAX);
+    }
+}

@@ -1,0 +1,89 @@
+//! VPC, or VHD: the disk images of Virtual PC and Hyper-V, as far as `qemu-img` has them, dynamic and fixed.
+//!
+//! A footer of 512 bytes describes the disk. A fixed image is the disk with a footer behind it. A dynamic one
+//! starts with a copy of the footer, which leads to a header, and that to a table of blocks. Before each block's
+//! data stands a bitmap of its sectors. All numbers are big-endian. The footer states the size twice, in bytes and
+//! as a geometry, and its creator decides which of them counts.
+
+mod file;
+mod fixed;
+mod footer;
+mod geometry;
+mod header;
+mod plan;
+mod table;
+
+use std::sync::Arc;
+
+use self::file::VpcFile;
+use self::footer::{MARK, SIZE_RULE, SizeRule};
+use self::plan::VpcPlan;
+use crate::error::Result;
+use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load, NewDisk, Plan};
+use crate::options::{Kind, OptionSpec, Values};
+use crate::storage::Storage;
+
+/// The options of a new image.
+const CREATE_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("size", Kind::Size, "Virtual disk size"),
+    OptionSpec::new(
+        "subformat",
+        Kind::Text,
+        "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
+    ),
+    OptionSpec::new(
+        "force_size",
+        Kind::Switch,
+        "Force disk size calculation to use the actual size specified, rather than using the nearest \
+         CHS-based calculation",
+    ),
+];
+
+/// The options of a node.
+const OPEN_OPTIONS: &[OptionSpec] = &[OptionSpec::new(
+    SIZE_RULE,
+    Kind::Text,
+    "Force disk size calculation to use either CHS geometry, or use the disk current_size specified in \
+     the VHD footer. {chs, current_size}",
+)];
+
+/// The format VPC.
+pub struct Vpc;
+
+impl FormatDriver for Vpc {
+    fn name(&self) -> &'static str {
+        "vpc"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn probe(&self, start: &[u8]) -> u8 {
+        if start.starts_with(MARK) { 100 } else { 0 }
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        OPEN_OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [&'static str] {
+        &[SIZE_RULE]
+    }
+
+    fn check_options(&self, options: &Values) -> Result<()> {
+        SizeRule::of(options).map(drop)
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        CREATE_OPTIONS
+    }
+
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        Ok(Box::new(VpcPlan::new(new)?))
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(VpcFile::load(file)?))
+    }
+}

@@ -1,0 +1,317 @@
+//! The table of a dynamic image's blocks: for each the sector at which its bitmap starts, before its data.
+//!
+//! Readers of other programs want a footer at the file's end. So where the file grows, a footer is at its new end,
+//! on stable storage, before the old one is written over. It grows by many blocks at once, and gives back what is
+//! left over when the entries are stored.
+//!
+//! The bitmaps say which sectors were written. In a dynamic image they are read by nobody who takes unset bits for
+//! zeroes, since that is what those sectors hold; they are kept right for those who do.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::footer::{self, VhdFooter};
+use super::header::{DynamicDisk, truncated};
+use crate::error::{Error, Result};
+use crate::formats::block_map::{
+    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
+};
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The entry of a block that isn't stored.
+const ABSENT: u64 = 0xffff_ffff;
+/// The length of a footer in bytes.
+const FOOTER: u64 = footer::LENGTH as u64;
+/// The unit in which a block is written, in bytes: what isn't written reads as zeroes.
+const UNIT: u64 = 64 << 10;
+/// The number of blocks by which a file grows at a time.
+const BLOCKS_AT_ONCE: u64 = 32;
+
+/// The table of an image.
+pub(super) struct VhdTable {
+    file: Arc<dyn Storage>,
+    disk: DynamicDisk,
+    footer: VhdFooter,
+    entries: EntryTable,
+    flushes: bool,
+    room: Mutex<Room>,
+}
+
+/// The room behind the last block.
+#[derive(Debug, Default)]
+struct Room {
+    /// The end of the last block, in bytes.
+    next: u64,
+    /// The number of blocks without a place.
+    absent: u64,
+    /// True if the file is longer than it has to be.
+    is_grown: bool,
+    /// The blocks whose bitmaps are known to have all bits set.
+    all_set: HashSet<u64>,
+}
+
+impl VhdTable {
+    /// The table of the image in `file`. `flushes` says that flushes reach the storage.
+    pub(super) fn stored(
+        file: Arc<dyn Storage>,
+        disk: DynamicDisk,
+        footer: VhdFooter,
+        flushes: bool,
+    ) -> Self {
+        let entries = EntryTable::stored(
+            Arc::clone(&file),
+            EntryForm::Big32,
+            disk.table_offset,
+            disk.blocks(),
+        );
+        Self {
+            file,
+            disk,
+            footer,
+            entries,
+            flushes,
+            room: Mutex::default(),
+        }
+    }
+
+    /// The table of a new image.
+    pub(super) fn new(file: Arc<dyn Storage>, disk: DynamicDisk, footer: VhdFooter) -> Self {
+        let entries = EntryTable::fresh(
+            Arc::clone(&file),
+            EntryForm::Big32,
+            disk.table_offset,
+            disk.blocks(),
+            Fresh::Same(ABSENT),
+        );
+        let room = Room {
+            next: disk.table_end(),
+            absent: disk.blocks(),
+            ..Room::default()
+        };
+        Self {
+            file,
+            disk,
+            footer,
+            entries,
+            flushes: false,
+            room: Mutex::new(room),
+        }
+    }
+
+    /// The bitmap and the data of a block, in bytes of the file; `None` if it isn't stored.
+    fn stored_at(&self, block: u64) -> Result<Option<Range<u64>>> {
+        Ok(match self.entries.get(block)? {
+            ABSENT => None,
+            sector => Some(self.from(sector * SECTOR_SIZE)),
+        })
+    }
+
+    /// The bitmap and the data of a block that starts there, in bytes.
+    fn from(&self, start: u64) -> Range<u64> {
+        start..start + self.disk.bitmap_length() + self.disk.block_size
+    }
+
+    /// Makes sure that all blocks end within the file.
+    ///
+    /// # Errors
+    /// Returns an error, in QEMU's words, if one doesn't, or if the table can't be read.
+    pub(super) fn look_for_end(&self) -> Result<()> {
+        let length = self.file.len()?.next_multiple_of(SECTOR_SIZE);
+        for block in 0..self.disk.blocks() {
+            if self
+                .stored_at(block)?
+                .is_some_and(|place| place.end > length)
+            {
+                return Err(truncated());
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the room behind the last block. Returns the number of blocks that lie where something else is.
+    ///
+    /// # Errors
+    /// Returns an error if the table can't be read.
+    pub(super) fn look_for_room(&self) -> Result<u64> {
+        let mut starts = Vec::new();
+        let mut damaged = 0;
+        let blocks = self.disk.blocks();
+        for block in 0..blocks {
+            if let Some(place) = self.stored_at(block)? {
+                damaged += u64::from(self.disk.holds_metadata(&place));
+                starts.push(u32::try_from(place.start / SECTOR_SIZE).unwrap_or(u32::MAX));
+            }
+        }
+        starts.sort_unstable();
+        let step = self.from(0).end / SECTOR_SIZE;
+        let pairs = starts.iter().zip(starts.iter().skip(1));
+        let overlap = |(one, other): &(&u32, &u32)| u64::from(**one) + step > u64::from(**other);
+        damaged += pairs.filter(overlap).count() as u64;
+        let last = starts.last().copied();
+        let last = last.map_or(0, |last| self.from(u64::from(last) * SECTOR_SIZE).end);
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        *room = Room {
+            next: last.max(self.disk.table_end()),
+            absent: blocks - starts.len() as u64,
+            ..Room::default()
+        };
+        Ok(damaged)
+    }
+
+    /// Makes the file reach behind `end`, with a footer at its end.
+    fn grow(&self, room: &mut Room, end: u64) -> Result<()> {
+        let length = self.file.len()?.next_multiple_of(SECTOR_SIZE);
+        if end + FOOTER <= length {
+            return Ok(());
+        }
+        let blocks = room.absent.clamp(1, BLOCKS_AT_ONCE);
+        let reach = room.next + blocks * self.from(0).end;
+        room.is_grown = true;
+        self.file.set_len(reach + FOOTER)?;
+        self.file.write_at(reach, self.footer.bytes())?;
+        self.flush()
+    }
+
+    fn flush(&self) -> Result<()> {
+        match self.flushes {
+            true => self.file.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Sets all bits of the bitmap that starts there.
+    fn set_bits(&self, start: u64) -> Result<()> {
+        let length = usize::try_from(self.disk.bitmap_length()).unwrap_or_default();
+        self.file.write_at(start, &vec![0xff; length])
+    }
+
+    /// Gives a block the room behind the last one.
+    fn take(&self, room: &mut Room, block: u64) -> Result<HostOffset> {
+        let place = self.from(room.next);
+        self.set_bits(place.start)?;
+        let sector = place.start / SECTOR_SIZE;
+        if sector >= ABSENT {
+            return Err(Error::invalid(
+                "the file would be larger than the format has it",
+            ));
+        }
+        self.entries.set(block, sector)?;
+        room.next = place.end;
+        room.absent = room.absent.saturating_sub(1);
+        room.all_set.insert(block);
+        Ok(HostOffset(place.start + self.disk.bitmap_length()))
+    }
+}
+
+impl BlockTable for VhdTable {
+    fn size(&self) -> u64 {
+        self.disk.size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.disk.block_size
+    }
+
+    fn unit(&self) -> u64 {
+        self.disk.block_size.min(UNIT)
+    }
+
+    fn lookup(&self, block: u64) -> Result<Block> {
+        let Some(place) = self.stored_at(block)? else {
+            return Ok(Block::Zero);
+        };
+        if self.disk.holds_metadata(&place) {
+            return Err(Error::corrupt(format!(
+                "block {block} of the disk lies at {:#x}, where the headers or the table are",
+                place.start
+            )));
+        }
+        Ok(Block::At(HostOffset(
+            place.start + self.disk.bitmap_length(),
+        )))
+    }
+}
+
+impl BlockAllocator for VhdTable {
+    fn allocate(&self, block: u64) -> Result<HostOffset> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.from(room.next);
+        let length = self.file.len()?;
+        self.grow(&mut room, place.end)?;
+        // An old footer, and whatever stands before it.
+        let left_over = place.start..place.end.min(length);
+        if !left_over.is_empty() {
+            make_zero(self.file.as_ref(), left_over)?;
+        }
+        self.take(&mut room, block)
+    }
+
+    fn before_write(&self, blocks: Range<u64>) -> Result<()> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        for block in blocks {
+            if room.all_set.contains(&block) {
+                continue;
+            }
+            let Some(place) = self.stored_at(block)? else {
+                continue;
+            };
+            let length = usize::try_from(self.disk.bitmap_length()).unwrap_or_default();
+            let mut bitmap = vec![0; length];
+            self.file
+                .read_exact_at(place.start, &mut bitmap, "the bitmap of a block")?;
+            if bitmap.iter().any(|byte| *byte != 0xff) {
+                self.set_bits(place.start)?;
+            }
+            room.all_set.insert(block);
+        }
+        Ok(())
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.entries.store()?;
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if room.is_grown {
+            // The footer first, so that there is one wherever the file ends.
+            self.file.write_at(room.next, self.footer.bytes())?;
+            self.flush()?;
+            self.file.set_len(room.next + FOOTER)?;
+            room.is_grown = false;
+        }
+        Ok(())
+    }
+}
+
+impl NewBlockTable for VhdTable {
+    fn place(&self, block: u64) -> Result<HostOffset> {
+        if let Block::At(host) = self.lookup(block)? {
+            return Ok(host);
+        }
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.file.starts_as_zeroes() {
+            make_zero(self.file.as_ref(), self.from(room.next))?;
+        }
+        self.take(&mut room, block)
+    }
+
+    fn finish(&self, flush: bool) -> Result<()> {
+        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.file.starts_as_zeroes() {
+            self.file.set_len(room.next)?;
+        }
+        self.entries.store_all()?;
+        let padding = self.disk.table_end() - self.disk.blocks_end();
+        let padding = vec![0xff; usize::try_from(padding).unwrap_or_default()];
+        self.file.write_at(self.disk.blocks_end(), &padding)?;
+        self.file.write_at(room.next, self.footer.bytes())?;
+        self.file.write_at(FOOTER, &self.disk.encode())?;
+        let flush = || match flush {
+            true => self.file.flush(),
+            false => Ok(()),
+        };
+        flush()?;
+        self.file.write_at(0, self.footer.bytes())?;
+        flush()
+    }
+}
