@@ -29,12 +29,12 @@ pub(super) struct VpcFile {
     /// The copy at the start of the file is damaged, and the footer at its end was taken.
     is_from_end: bool,
     rule: SizeRule,
-    layout: Layout,
+    layout: VpcLayout,
 }
 
 /// The way from the disk to the file.
 #[derive(Debug, Clone, Copy)]
-enum Layout {
+enum VpcLayout {
     /// The disk is the start of the file, and has so many bytes.
     Fixed(u64),
     /// The header leads there.
@@ -120,22 +120,22 @@ fn layout(
     footer: &VhdFooter,
     is_fixed: bool,
     rule: SizeRule,
-) -> Result<Layout> {
+) -> Result<VpcLayout> {
     let size = footer.size(rule);
     if size > LONGEST {
         return Err(without_text(file, "File too large"));
     }
     Ok(match is_fixed {
-        true => Layout::Fixed(size),
-        false => Layout::Dynamic(DynamicDisk::read(file, footer.data_offset(), size)?),
+        true => VpcLayout::Fixed(size),
+        false => VpcLayout::Dynamic(DynamicDisk::read(file, footer.data_offset(), size)?),
     })
 }
 
 impl ImageFile for VpcFile {
     fn size(&self) -> u64 {
         match self.layout {
-            Layout::Fixed(size) => size,
-            Layout::Dynamic(disk) => disk.size,
+            VpcLayout::Fixed(size) => size,
+            VpcLayout::Dynamic(disk) => disk.size,
         }
     }
 
@@ -163,7 +163,7 @@ impl ImageFile for VpcFile {
     }
 
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
-        if let Layout::Dynamic(disk) = self.layout {
+        if let VpcLayout::Dynamic(disk) = self.layout {
             info.cluster_size = Some(disk.block_size);
         }
         Ok(())
@@ -171,8 +171,8 @@ impl ImageFile for VpcFile {
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
         Ok(match self.layout {
-            Layout::Fixed(size) => Arc::new(self.fixed(size)),
-            Layout::Dynamic(disk) => {
+            VpcLayout::Fixed(size) => Arc::new(self.fixed(size)),
+            VpcLayout::Dynamic(disk) => {
                 let table = self.table(disk, false);
                 if !parts.salvage {
                     table.look_for_end()?;
@@ -184,10 +184,10 @@ impl ImageFile for VpcFile {
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let disk = match self.layout {
-            Layout::Fixed(size) => {
+            VpcLayout::Fixed(size) => {
                 return Ok(Box::new(WritableBlocks::new(self.fixed(size), parts.flush)));
             }
-            Layout::Dynamic(disk) => disk,
+            VpcLayout::Dynamic(disk) => disk,
         };
         let table = self.table(disk, parts.flush);
         table.look_for_end()?;

@@ -36,12 +36,12 @@ pub(super) struct VhdTable {
     footer: VhdFooter,
     entries: EntryTable,
     flushes: bool,
-    room: Mutex<Room>,
+    room: Mutex<VhdRoom>,
 }
 
 /// The room behind the last block.
 #[derive(Debug, Default)]
-struct Room {
+struct VhdRoom {
     /// The end of the last block, in bytes.
     next: u64,
     /// The number of blocks without a place.
@@ -85,10 +85,10 @@ impl VhdTable {
             disk.blocks(),
             Fresh::Same(ABSENT),
         );
-        let room = Room {
+        let room = VhdRoom {
             next: disk.table_end(),
             absent: disk.blocks(),
-            ..Room::default()
+            ..VhdRoom::default()
         };
         Self {
             file,
@@ -152,16 +152,16 @@ impl VhdTable {
         let last = starts.last().copied();
         let last = last.map_or(0, |last| self.from(u64::from(last) * SECTOR_SIZE).end);
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        *room = Room {
+        *room = VhdRoom {
             next: last.max(self.disk.table_end()),
             absent: blocks - starts.len() as u64,
-            ..Room::default()
+            ..VhdRoom::default()
         };
         Ok(damaged)
     }
 
     /// Makes the file reach behind `end`, with a footer at its end.
-    fn grow(&self, room: &mut Room, end: u64) -> Result<()> {
+    fn grow(&self, room: &mut VhdRoom, end: u64) -> Result<()> {
         let length = self.file.len()?.next_multiple_of(SECTOR_SIZE);
         if end + FOOTER <= length {
             return Ok(());
@@ -188,7 +188,7 @@ impl VhdTable {
     }
 
     /// Gives a block the room behind the last one.
-    fn take(&self, room: &mut Room, block: u64) -> Result<HostOffset> {
+    fn take(&self, room: &mut VhdRoom, block: u64) -> Result<HostOffset> {
         let place = self.from(room.next);
         self.set_bits(place.start)?;
         let sector = place.start / SECTOR_SIZE;
