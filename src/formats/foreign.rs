@@ -20,7 +20,6 @@ const FIRST: &[Mark] = &[
     ("qed", 0, b"QED\0"),
     ("vmdk", 0, b"KDMV"),
     ("vmdk", 0, b"COWD"),
-    ("vhdx", 0, b"vhdxfile"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
@@ -92,13 +91,12 @@ fn is_vmdk_descriptor(start: &[u8]) -> bool {
 }
 
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 7] = [
+pub const UNMEASURED: [&str; 6] = [
     "file",
     "host_device",
     "parallels",
     "qcow",
     "qed",
-    "vhdx",
     "vmdk",
 ];
 

@@ -18,6 +18,7 @@ pub mod qcow2;
 pub mod raw;
 pub mod snapshots;
 pub mod vdi;
+pub mod vhdx;
 pub mod vpc;
 
 mod amend;

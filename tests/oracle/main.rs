@@ -70,6 +70,8 @@ mod timed;
 mod tools;
 mod traced;
 mod vdi;
+mod vhdx;
+mod vhdx_logs;
 mod vpc;
 mod warnings;
 mod write;
@@ -163,6 +165,8 @@ fn main() -> ExitCode {
     trials.extend(over::trials());
     trials.extend(traced::trials());
     trials.extend(vdi::trials());
+    trials.extend(vhdx::trials());
+    trials.extend(vhdx_logs::trials());
     trials.extend(vpc::trials());
     trials.extend(luks::trials());
     trials.extend(cryptsetup::trials());

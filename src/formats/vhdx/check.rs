@@ -1,0 +1,97 @@
+//! The check of the table of blocks. No block may be used twice, lie in the metadata, or end beyond the file's end.
+
+use std::ops::Range;
+
+use super::layout::HEADERS_END;
+use super::regions::overlap;
+use super::table::{BlockState, Places, VhdxTable};
+use crate::error::Result;
+use crate::formats::check::CheckEvent;
+
+/// What a check finds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct TableState {
+    /// The number of entries that are wrong.
+    pub(super) corruptions: u64,
+    /// The first finding of a block that isn't in the file, or lies in the metadata.
+    pub(super) misplaced: Option<String>,
+    /// The end of the last block, in bytes; 0 without any.
+    pub(super) end: u64,
+}
+
+/// Looks at every entry, and says what is wrong, in QEMU's words where it has any. `length` is that of the file, in
+/// bytes; `log` is the part that the log has.
+///
+/// # Errors
+/// Returns an error if the table can't be read.
+pub(super) fn look_at(
+    table: &VhdxTable,
+    places: &Places,
+    log: &Range<u64>,
+    length: u64,
+    on_event: &mut dyn FnMut(&CheckEvent<'_>),
+) -> Result<TableState> {
+    let regions = [
+        0..HEADERS_END,
+        log.clone(),
+        places.regions.blocks.clone(),
+        places.regions.metadata.clone(),
+    ];
+    let mut found = TableState::default();
+    let mut stored = Vec::new();
+    let mut misplaced = None;
+    let mut wrong = |text: &str| {
+        found.corruptions += 1;
+        on_event(&text);
+    };
+    for block in 0..places.blocks() {
+        let start = match table.state(block)? {
+            BlockState::Zero => continue,
+            BlockState::At(start) => start,
+            BlockState::Invalid(state) => {
+                // QEMU finds nothing wrong, and can't read the block.
+                wrong(&format!(
+                    "ERROR: VHDX BAT entry {} has state {state}",
+                    places.index(block)
+                ));
+                continue;
+            }
+        };
+        let end = places.stored_end(block, start);
+        let entry = places.index(block);
+        let beyond = |what: &str, place: u64| {
+            format!(
+                "VHDX BAT entry {entry} {what} offset {place} points after end of file ({length}). Image has \
+                 probably been truncated."
+            )
+        };
+        let mut misplace = |text: String| {
+            wrong(&text);
+            misplaced.get_or_insert(text);
+        };
+        if start >= length {
+            misplace(beyond("start", start));
+        } else if end > length {
+            misplace(beyond("end", end.saturating_sub(1)));
+        }
+        let other = regions
+            .iter()
+            .find(|region| start < region.end && region.start < end);
+        if let Some(other) = other {
+            misplace(overlap(&(start..end), other).to_string());
+        }
+        stored.push((start, end, entry));
+    }
+    stored.sort_unstable();
+    for (one, other) in stored.iter().zip(stored.iter().skip(1)) {
+        if one.1 > other.0 {
+            wrong(&format!(
+                "ERROR: VHDX BAT entries {} and {} lead to one block",
+                one.2, other.2
+            ));
+        }
+    }
+    found.end = stored.last().map_or(0, |(_, end, _)| *end);
+    found.misplaced = misplaced;
+    Ok(found)
+}

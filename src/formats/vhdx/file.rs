@@ -1,0 +1,198 @@
+//! A VHDX file whose headers and metadata have been read.
+//!
+//! Where its log has to be replayed, they are read as they will be then.
+
+use std::sync::Arc;
+
+use super::check::{self, TableState};
+use super::header::VhdxHeader;
+use super::log::{LogChange, PendingLog};
+use super::metadata::DiskMetadata;
+use super::regions::Regions;
+use super::replayed::ReplayedFile;
+use super::table::{Places, VhdxTable};
+use crate::error::{Error, Result};
+use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::driver::{ImageFile, Parts, WriteParts, without_text};
+use crate::formats::info::ImageInfo;
+use crate::formats::{Image, WritableImage};
+use crate::storage::Storage;
+
+/// The most entries that are looked at before an image is read. Longer tables are believed until a block is read.
+const MOST_LOOKED_AT: u64 = 1 << 20;
+
+/// A VHDX file.
+pub(super) struct VhdxFile {
+    /// The file as it is.
+    stored: Arc<dyn Storage>,
+    /// The file with its log replayed.
+    file: Arc<dyn Storage>,
+    header: VhdxHeader,
+    places: Places,
+    /// The log has to be replayed.
+    is_dirty: bool,
+}
+
+impl VhdxFile {
+    /// Reads the headers and the metadata of the image in `stored`.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error if the image is damaged or can't be read without another one, in
+    /// QEMU's words where it has any.
+    pub(super) fn load(stored: Arc<dyn Storage>) -> Result<Self> {
+        let mut header = VhdxHeader::read(stored.as_ref())?;
+        let mut file = Arc::clone(&stored);
+        let pending = PendingLog::read(stored.as_ref(), &header)?;
+        let is_dirty = pending.is_some();
+        if let Some(log) = pending {
+            file = Arc::new(ReplayedFile::new(file, log));
+            header = VhdxHeader::read(file.as_ref())?;
+        }
+        let regions = Regions::read(file.as_ref(), &header)?;
+        let disk = DiskMetadata::read(file.as_ref(), &regions)?;
+        let places = Places {
+            disk,
+            regions,
+            log_end: header.log_offset().saturating_add(header.log_length()),
+        };
+        let room = places.regions.blocks.end - places.regions.blocks.start;
+        if places.table_length() > room {
+            return Err(without_text(stored.as_ref(), "Invalid argument"));
+        }
+        Ok(Self {
+            stored,
+            file,
+            header,
+            places,
+            is_dirty,
+        })
+    }
+
+    fn table(&self, flushes: bool) -> VhdxTable {
+        VhdxTable::stored(
+            Arc::clone(&self.file),
+            self.places.clone(),
+            self.header.clone(),
+            flushes,
+        )
+    }
+
+    fn image(&self, table: VhdxTable) -> BlockImage<VhdxTable> {
+        let is_fixed = self.places.disk.is_fixed;
+        BlockImage::new(table, Arc::clone(&self.file), is_fixed)
+    }
+
+    fn look_at(
+        &self,
+        table: &VhdxTable,
+        on_event: &mut dyn FnMut(&CheckEvent<'_>),
+    ) -> Result<TableState> {
+        let log = self.header.log_offset()..self.places.log_end;
+        check::look_at(table, &self.places, &log, self.file.len()?, on_event)
+    }
+
+    /// Does in the file what its log says, and ends the log.
+    ///
+    /// # Errors
+    /// Returns the system's error; then the log is still there.
+    fn replay(&self, flush: bool) -> Result<()> {
+        let file = self.stored.as_ref();
+        let header = VhdxHeader::read(file)?;
+        let Some(log) = PendingLog::read(file, &header)? else {
+            return Ok(());
+        };
+        if file.len()? < log.length {
+            file.set_len(log.length)?;
+        }
+        for change in log.changes {
+            let end = change.end();
+            match change {
+                LogChange::Data { offset, bytes } => file.write_at(offset, &bytes)?,
+                LogChange::Zero { offset, .. } => make_zero(file, offset..end)?,
+            }
+        }
+        if flush {
+            file.flush()?;
+        }
+        VhdxHeader::read(file)?.end_log(file, flush)
+    }
+}
+
+impl ImageFile for VhdxFile {
+    fn size(&self) -> u64 {
+        self.places.disk.size
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        info.cluster_size = Some(self.places.disk.block_size);
+        Ok(())
+    }
+
+    fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        let table = self.table(false);
+        if !parts.salvage && self.places.entries() <= MOST_LOOKED_AT {
+            let found = self.look_at(&table, &mut |_| {})?;
+            if let Some(text) = found.misplaced {
+                return Err(Error::corrupt(text));
+            }
+        }
+        Ok(Arc::new(self.image(table)))
+    }
+
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        if self.is_dirty {
+            self.replay(parts.flush)?;
+            return Self::load(Arc::clone(&self.stored))?.open_writable(parts);
+        }
+        let table = self.table(parts.flush);
+        let found = self.look_at(&table, &mut |_| {})?;
+        if found.corruptions > 0 {
+            return Err(Error::corrupt(format!(
+                "the image is damaged in {} places, and what is written into it might never be found again",
+                found.corruptions
+            )));
+        }
+        let regions = &self.places.regions;
+        let used = [
+            found.end,
+            self.places.log_end,
+            regions.blocks.end,
+            regions.metadata.end,
+        ];
+        let used = used.into_iter().max().unwrap_or(0);
+        let length = match self.file.has_fixed_length() {
+            true => 0,
+            false => self.file.len()?,
+        };
+        table.start_room(used.max(length));
+        Ok(Box::new(WritableBlocks::new(
+            self.image(table),
+            parts.flush,
+        )))
+    }
+
+    fn check(&self) -> Option<&dyn Check> {
+        Some(self)
+    }
+}
+
+impl Check for VhdxFile {
+    fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        let found = self.look_at(&self.table(false), on_event)?;
+        Ok(CheckReport {
+            corruptions: found.corruptions,
+            ..CheckReport::default()
+        })
+    }
+
+    fn repair(&self, _: Repair, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        self.replay(true)?;
+        let replayed = Self::load(Arc::clone(&self.stored))?;
+        let report = Check::check(&replayed, on_event)?;
+        Ok(CheckReport {
+            corruptions_fixed: self.is_dirty.into(),
+            ..report
+        })
+    }
+}

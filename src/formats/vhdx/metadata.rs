@@ -1,0 +1,182 @@
+//! The metadata: a table of items that describe the disk.
+
+use byteorder::{ByteOrder as _, LittleEndian};
+use uuid::{Uuid, uuid};
+
+use super::layout::MIB;
+use super::regions::Regions;
+use crate::error::{Error, Result};
+use crate::formats::driver::without_text;
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// The longest disk, in bytes.
+pub(super) const LONGEST: u64 = 64 << 40;
+/// The longest block, in bytes.
+pub(super) const LONGEST_BLOCK: u64 = 256 * MIB;
+/// The length of the table in bytes. Items are behind it.
+const TABLE_LENGTH: usize = 64 << 10;
+/// The mark at the start of the table.
+const MARK: &[u8] = b"metadata";
+/// The most entries that the table has.
+const MOST_ENTRIES: u16 = 2047;
+/// The length of an entry, and of what stands before the first one, in bytes.
+const ENTRY: usize = 32;
+/// The size of the physical sectors of new disks, in bytes.
+const NEW_PHYSICAL_SECTOR: u32 = 512;
+
+const FILE_PARAMETERS: Uuid = uuid!("caa16737-fa36-4d43-b3b6-33f0aa44e76b");
+const DISK_SIZE: Uuid = uuid!("2fa54224-cd1b-4876-b211-5dbed83bf4b8");
+const DISK_ID: Uuid = uuid!("beca12ab-b2e6-4523-93ef-c309e000c746");
+const LOGICAL_SECTOR: Uuid = uuid!("8141bf1d-a96f-4709-ba47-f233a8faab5f");
+const PHYSICAL_SECTOR: Uuid = uuid!("cda348c7-445d-4471-9cc9-e9885251c556");
+const PARENT: Uuid = uuid!("a8d35f2d-b30b-454d-abf7-d3d84834ab0c");
+
+/// The flag of an item without which a disk can't be read.
+const IS_REQUIRED: u32 = 4;
+/// The flag of an item that belongs to the disk, and not to the file.
+const IS_OF_DISK: u32 = 2;
+
+/// A disk as the metadata describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DiskMetadata {
+    /// The size of the disk in bytes, a multiple of 512.
+    pub(super) size: u64,
+    /// The size of a block in bytes: a power of two from 1 to 256 MiB.
+    pub(super) block_size: u64,
+    /// True if all blocks have a place beforehand.
+    pub(super) is_fixed: bool,
+}
+
+impl DiskMetadata {
+    /// Reads the metadata.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the metadata is wrong or
+    /// the image can't be read without another one.
+    pub(super) fn read(file: &dyn Storage, regions: &Regions) -> Result<Self> {
+        let region = &regions.metadata;
+        let invalid = || without_text(file, "Invalid argument");
+        let unsupported = || without_text(file, "Operation not supported");
+        let length = file.len()?;
+        let mut table = vec![0; TABLE_LENGTH];
+        file.read_padded_at(region.start, &mut table, length)?;
+        let count = LittleEndian::read_u16(table.get(10..).unwrap_or_default());
+        if !table.starts_with(MARK) || count > MOST_ENTRIES {
+            return Err(invalid());
+        }
+        let entries = table.chunks_exact(ENTRY).skip(1);
+        let mut places: [Option<u64>; 5] = [None; 5];
+        let mut has_parent = false;
+        for entry in entries.take(count.into()) {
+            let (id, rest) = entry.split_at(16);
+            let number = |at: usize| LittleEndian::read_u32(rest.get(at..).unwrap_or_default());
+            let id = <[u8; 16]>::try_from(id).map(Uuid::from_bytes_le);
+            let index = match id {
+                Ok(FILE_PARAMETERS) => 0,
+                Ok(DISK_SIZE) => 1,
+                Ok(DISK_ID) => 2,
+                Ok(LOGICAL_SECTOR) => 3,
+                Ok(PHYSICAL_SECTOR) => 4,
+                Ok(PARENT) => {
+                    has_parent = true;
+                    continue;
+                }
+                _ if number(8) & IS_REQUIRED != 0 => return Err(unsupported()),
+                _ => continue,
+            };
+            let Some(place) = places.get_mut(index).filter(|place| place.is_none()) else {
+                return Err(invalid());
+            };
+            let (offset, length) = (u64::from(number(0)), u64::from(number(4)));
+            // The longest of these items has 16 bytes.
+            let end = offset + length.max(16);
+            if offset < TABLE_LENGTH as u64 || end > region.end - region.start {
+                return Err(invalid());
+            }
+            *place = Some(region.start + offset);
+        }
+        if has_parent {
+            return Err(needs_parent());
+        }
+        let [
+            Some(parameters),
+            Some(size),
+            Some(_),
+            Some(logical),
+            Some(_),
+        ] = places
+        else {
+            return Err(unsupported());
+        };
+        let item = |at: u64| {
+            let mut item = [0; 8];
+            file.read_padded_at(at, &mut item, length)?;
+            Ok(LittleEndian::read_u64(&item))
+        };
+        let parameters = item(parameters)?;
+        let (block_size, flags) = (parameters & 0xffff_ffff, parameters >> 32);
+        let is_block_size = block_size.is_power_of_two() && block_size >= MIB;
+        if !is_block_size || block_size > LONGEST_BLOCK {
+            return Err(invalid());
+        }
+        if flags & 2 != 0 {
+            // The one that it has isn't named.
+            return Err(invalid());
+        }
+        let size = item(size)?;
+        if size > LONGEST {
+            return Err(invalid());
+        }
+        if item(logical)? & 0xffff_ffff != SECTOR_SIZE {
+            return Err(unsupported());
+        }
+        Ok(Self {
+            size: size / SECTOR_SIZE * SECTOR_SIZE,
+            block_size,
+            is_fixed: flags & 1 != 0,
+        })
+    }
+
+    /// The bytes of the metadata, for a disk that nobody has seen before: its identifier is random.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let parameters = self.block_size | u64::from(self.is_fixed) << 32;
+        let sector = |size: u32| size.to_le_bytes().to_vec();
+        let logical = u32::try_from(SECTOR_SIZE).unwrap_or_default();
+        let of_disk = IS_REQUIRED | IS_OF_DISK;
+        let items = [
+            (
+                FILE_PARAMETERS,
+                parameters.to_le_bytes().to_vec(),
+                IS_REQUIRED,
+            ),
+            (DISK_SIZE, self.size.to_le_bytes().to_vec(), of_disk),
+            (DISK_ID, Uuid::new_v4().to_bytes_le().to_vec(), of_disk),
+            (LOGICAL_SECTOR, sector(logical), of_disk),
+            (PHYSICAL_SECTOR, sector(NEW_PHYSICAL_SECTOR), of_disk),
+        ];
+        let mut table = MARK.to_vec();
+        table.extend([0, 0, 5, 0]);
+        table.resize(ENTRY, 0);
+        let mut data: Vec<u8> = Vec::new();
+        for (id, item, flags) in &items {
+            let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
+            table.extend(id.to_bytes_le());
+            table.extend(number(TABLE_LENGTH + data.len()));
+            table.extend(number(item.len()));
+            table.extend(flags.to_le_bytes());
+            table.extend([0; 4]);
+            data.extend(item);
+        }
+        table.resize(TABLE_LENGTH, 0);
+        table.extend(data);
+        table
+    }
+}
+
+/// Returns the error for a disk whose blocks are in another image.
+fn needs_parent() -> Error {
+    Error::unsupported(
+        "the image is a differencing disk, which is read together with its parent only",
+    )
+}

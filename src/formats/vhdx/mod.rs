@@ -1,0 +1,87 @@
+//! VHDX: the disk images of Hyper-V, as far as `qemu-img` has them, dynamic and fixed.
+//!
+//! The first MiB of a file has an identifier, two headers and two copies of a table of regions, of which one leads
+//! to the metadata of the disk and one to the table of blocks. All numbers are little-endian, and all structures have
+//! checksums. Changes of tables go through a log, which is replayed if a writer left it behind: in memory where the
+//! image is read, in the file where it is written. Images that depend on a parent image are refused.
+//!
+//! This program writes no log. An entry of the table of blocks changes as a whole, within a sector, and is written
+//! after its block is on stable storage. So a power cut leaves the old entry or the new one.
+
+mod check;
+mod checksum;
+mod file;
+mod header;
+mod layout;
+mod log;
+mod metadata;
+mod plan;
+mod regions;
+mod replayed;
+mod table;
+
+use std::sync::Arc;
+
+use self::file::VhdxFile;
+use self::header::IDENTIFIER;
+use self::plan::VhdxPlan;
+use crate::error::Result;
+use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load, NewDisk, Plan};
+use crate::options::{Kind, OptionSpec};
+use crate::storage::Storage;
+
+/// The options of a new image.
+const CREATE_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("size", Kind::Size, "Virtual disk size; max of 64TB."),
+    OptionSpec::new("log_size", Kind::Size, "Log size; min 1MB.").with_default("1048576"),
+    OptionSpec::new(
+        "block_size",
+        Kind::Size,
+        "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.",
+    )
+    .with_default("0"),
+    OptionSpec::new(
+        "subformat",
+        Kind::Text,
+        "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.",
+    ),
+    OptionSpec::new(
+        "block_state_zero",
+        Kind::Switch,
+        "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to 'off' \
+         when using 'qemu-img convert' with subformat=dynamic.",
+    ),
+];
+
+/// The format VHDX.
+pub struct Vhdx;
+
+impl FormatDriver for Vhdx {
+    fn name(&self) -> &'static str {
+        "vhdx"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn probe(&self, start: &[u8]) -> u8 {
+        if start.starts_with(IDENTIFIER) {
+            100
+        } else {
+            0
+        }
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        CREATE_OPTIONS
+    }
+
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        Ok(Box::new(VhdxPlan::new(new)?))
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(VhdxFile::load(file)?))
+    }
+}

@@ -1,0 +1,319 @@
+//! The table of blocks: for each its state, and its place in MiB.
+//!
+//! After every so many entries of blocks stands one of a bitmap, which only images with a parent have. Older versions
+//! of QEMU left anything there, so it isn't looked at.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::header::VhdxHeader;
+use super::layout::{HEADERS_END, MIB};
+use super::metadata::DiskMetadata;
+use super::regions::Regions;
+use crate::error::{Error, Result};
+use crate::formats::block_map::{
+    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
+};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// The number of sectors of a bitmap block: one of 1 MiB has so many bits.
+const BITMAP_SECTORS: u64 = 1 << 23;
+/// The length of an entry in bytes.
+const ENTRY_LENGTH: u64 = 8;
+/// The unit in which a block is written, in bytes: what isn't written reads as zeroes.
+const UNIT: u64 = 64 << 10;
+/// The states of blocks: zero, present, and present in part.
+pub(super) const ZERO: u64 = 2;
+const PRESENT: u64 = 6;
+
+/// The places of blocks and of everything else.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    pub(super) disk: DiskMetadata,
+    pub(super) regions: Regions,
+    /// The end of the log, in bytes.
+    pub(super) log_end: u64,
+}
+
+impl Places {
+    /// The number of blocks.
+    pub(super) fn blocks(&self) -> u64 {
+        self.disk.size.div_ceil(self.disk.block_size)
+    }
+
+    /// The number of blocks between two entries of bitmaps.
+    fn ratio(&self) -> u64 {
+        BITMAP_SECTORS * crate::units::SECTOR_SIZE / self.disk.block_size
+    }
+
+    /// The number of entries of the table.
+    pub(super) fn entries(&self) -> u64 {
+        self.blocks() + self.blocks().saturating_sub(1) / self.ratio()
+    }
+
+    /// The length of the table in bytes.
+    pub(super) fn table_length(&self) -> u64 {
+        self.entries() * ENTRY_LENGTH
+    }
+
+    /// The length of the table of a new image, in bytes. QEMU wants room in that of a disk of no blocks, as if 32 bits
+    /// of them were needed.
+    pub(super) fn new_table_length(&self) -> u64 {
+        match self.blocks() {
+            0 => u64::from(u32::MAX) / self.ratio() * ENTRY_LENGTH,
+            _ => self.table_length(),
+        }
+    }
+
+    /// The index of a block's entry.
+    pub(super) fn index(&self, block: u64) -> u64 {
+        block + block / self.ratio()
+    }
+
+    /// Returns true if the entry of that index is of a bitmap.
+    fn is_bitmap(&self, index: u64) -> bool {
+        index % (self.ratio() + 1) == self.ratio()
+    }
+
+    /// The end of the part of a block that the disk has. The block is stored at `host`.
+    pub(super) fn stored_end(&self, block: u64, host: u64) -> u64 {
+        let start = block * self.disk.block_size;
+        let rest = self.disk.size.saturating_sub(start);
+        host.saturating_add(rest.min(self.disk.block_size))
+    }
+}
+
+/// The table of an image.
+pub(super) struct VhdxTable {
+    file: Arc<dyn Storage>,
+    places: Places,
+    entries: EntryTable,
+    flushes: bool,
+    room: Mutex<BlockRoom>,
+}
+
+/// What a writer knows.
+struct BlockRoom {
+    header: VhdxHeader,
+    /// True once the header says that the file has changed.
+    is_marked: bool,
+    /// The end of the last block, in bytes.
+    next: u64,
+}
+
+/// An entry as it says where its block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BlockState {
+    /// The block reads as zeroes.
+    Zero,
+    /// Its place in bytes.
+    At(u64),
+    /// The state makes no sense without a parent.
+    Invalid(u64),
+}
+
+impl VhdxTable {
+    /// The table of the image in `file`. `flushes` says that flushes reach the storage.
+    pub(super) fn stored(
+        file: Arc<dyn Storage>,
+        places: Places,
+        header: VhdxHeader,
+        flushes: bool,
+    ) -> Self {
+        let entries = EntryTable::stored(
+            Arc::clone(&file),
+            EntryForm::Little64,
+            places.regions.blocks.start,
+            places.entries(),
+        );
+        Self::with_entries(file, places, header, entries, flushes)
+    }
+
+    /// The table of a new image, whose blocks start at `data_offset`. Blocks of a dynamic image have this state at
+    /// first; those of a fixed one have their places.
+    pub(super) fn new(
+        file: Arc<dyn Storage>,
+        places: Places,
+        header: VhdxHeader,
+        data_offset: u64,
+        state: u64,
+    ) -> Self {
+        let ratio = places.ratio();
+        let disk = places.disk;
+        let pattern = places.clone();
+        let fresh = Fresh::Computed(Box::new(move |index| {
+            if pattern.is_bitmap(index) {
+                return 0;
+            }
+            match disk.is_fixed {
+                true => data_offset + (index - index / (ratio + 1)) * disk.block_size + PRESENT,
+                false => state,
+            }
+        }));
+        let entries = EntryTable::fresh(
+            Arc::clone(&file),
+            EntryForm::Little64,
+            places.regions.blocks.start,
+            places.entries(),
+            fresh,
+        );
+        let table = Self::with_entries(file, places, header, entries, false);
+        table.lock().next = data_offset;
+        table
+    }
+
+    fn with_entries(
+        file: Arc<dyn Storage>,
+        places: Places,
+        header: VhdxHeader,
+        entries: EntryTable,
+        flushes: bool,
+    ) -> Self {
+        let room = BlockRoom {
+            header,
+            is_marked: false,
+            next: 0,
+        };
+        Self {
+            file,
+            places,
+            entries,
+            flushes,
+            room: Mutex::new(room),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BlockRoom> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry, whatever it says.
+    ///
+    /// # Errors
+    /// Returns an error as [`EntryTable::get`] does.
+    pub(super) fn state(&self, block: u64) -> Result<BlockState> {
+        let entry = self.entries.get(self.places.index(block))?;
+        Ok(match entry & 7 {
+            // Not there, undefined, zero, unmapped, and unmapped in an earlier draft.
+            0 | 1 | 2 | 3 | 5 => BlockState::Zero,
+            PRESENT => BlockState::At(entry / MIB * MIB),
+            other => BlockState::Invalid(other),
+        })
+    }
+
+    /// Sets the place from which new blocks are put, behind all else, in bytes.
+    pub(super) fn start_room(&self, end: u64) {
+        self.lock().next = end.next_multiple_of(MIB);
+    }
+
+    /// Says in the header, once, that the file has changed.
+    fn mark(&self, room: &mut BlockRoom) -> Result<()> {
+        if !room.is_marked {
+            room.header.mark_changed(self.file.as_ref(), self.flushes)?;
+            room.is_marked = true;
+        }
+        Ok(())
+    }
+
+    fn take(&self, room: &mut BlockRoom, block: u64) -> Result<HostOffset> {
+        let host = room.next;
+        self.entries.set(self.places.index(block), host | PRESENT)?;
+        room.next = host + self.places.disk.block_size;
+        Ok(HostOffset(host))
+    }
+}
+
+impl BlockTable for VhdxTable {
+    fn size(&self) -> u64 {
+        self.places.disk.size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.places.disk.block_size
+    }
+
+    fn unit(&self) -> u64 {
+        UNIT
+    }
+
+    fn lookup(&self, block: u64) -> Result<Block> {
+        match self.state(block)? {
+            BlockState::Zero => Ok(Block::Zero),
+            BlockState::At(host) if host >= HEADERS_END => Ok(Block::At(HostOffset(host))),
+            BlockState::At(host) => Err(Error::corrupt(format!(
+                "block {block} of the disk lies at {host:#x}, where the headers are"
+            ))),
+            BlockState::Invalid(state) => Err(Error::corrupt(format!(
+                "block {block} of the disk has the state {state}, which no image without a parent has"
+            ))),
+        }
+    }
+}
+
+impl BlockAllocator for VhdxTable {
+    fn allocate(&self, block: u64) -> Result<HostOffset> {
+        let mut room = self.lock();
+        self.mark(&mut room)?;
+        let (start, end) = (room.next, room.next + self.places.disk.block_size);
+        let length = self.file.len()?;
+        if length > start {
+            make_zero(self.file.as_ref(), start..length.min(end))?;
+        }
+        if length < end {
+            self.file.set_len(end)?;
+        }
+        self.take(&mut room, block)
+    }
+
+    fn before_write(&self, _blocks: Range<u64>) -> Result<()> {
+        self.mark(&mut self.lock())
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.entries.store()
+    }
+}
+
+impl NewBlockTable for VhdxTable {
+    fn place(&self, block: u64) -> Result<HostOffset> {
+        match self.lookup(block)? {
+            Block::At(host) => Ok(host),
+            _ => {
+                let mut room = self.lock();
+                let (start, end) = (room.next, room.next + self.places.disk.block_size);
+                if !self.file.starts_as_zeroes() {
+                    make_zero(self.file.as_ref(), start..end)?;
+                }
+                self.take(&mut room, block)
+            }
+        }
+    }
+
+    fn finish(&self, flush: bool) -> Result<()> {
+        let mut room = self.lock();
+        let file = self.file.as_ref();
+        let end = match self.places.disk.is_fixed {
+            true => room.next + self.places.disk.size,
+            false => room.next,
+        };
+        if file.starts_as_zeroes() {
+            file.set_len(end)?;
+        }
+        self.entries.store_all()?;
+        let metadata = self.places.disk.encode();
+        file.write_at(self.places.regions.metadata.start, &metadata)?;
+        let regions = self.places.regions.encode();
+        for offset in super::regions::OFFSETS {
+            file.write_at(offset, &regions)?;
+        }
+        let flushed = || match flush {
+            true => file.flush(),
+            false => Ok(()),
+        };
+        room.header.mark_changed(file, false)?;
+        flushed()?;
+        file.write_at(0, &super::header::identifier())?;
+        flushed()
+    }
+}
