@@ -58,3 +58,11 @@ truncate -s 5120 vdi
 make_vdi vdi-static on 4k
 qemu-io -f vdi -c 'write -q -P 0xda 512 1k' vdi-static
 truncate -s 5120 vdi-static
+
+# Blocks have 4 KiB instead of 2 MiB, which the table has room for: 9 of them make the smallest disk, 34 KiB.
+rm -f vpc vpc-fixed
+qemu-img create -q -f vpc vpc 34k
+printf '\0\0\0\011\0\0\020\0' | dd of=vpc bs=1 seek=540 conv=notrunc status=none
+qemu-io -f vpc -c 'write -q -P 0xda 8k 5k' vpc
+qemu-img create -q -f vpc -o subformat=fixed,force_size=on vpc-fixed 4k
+qemu-io -f vpc -c 'write -q -P 0xda 512 1k' vpc-fixed
