@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use zlib_rs::adler32::adler32;
 use zstd::bulk::Compressor;
 
-use super::Codec;
 use super::deflate::Deflate;
+use super::kind::Codec;
 use crate::error::{Error, Result};
 
 /// The first bytes of a zlib stream: deflate with a window of 32 KiB, at the usual level.

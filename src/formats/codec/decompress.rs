@@ -19,7 +19,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use zstd::bulk::Decompressor;
 use zstd::zstd_safe::find_frame_compressed_size;
 
-use super::Codec;
+use super::kind::Codec;
 
 thread_local! {
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));

@@ -10,17 +10,8 @@
 mod compress;
 mod decompress;
 mod deflate;
+mod kind;
 
 pub use compress::{compress, stored_length, write_stored};
 pub use decompress::{DecodeError, decompress, decompress_whole};
-
-/// A kind of stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Codec {
-    /// Raw deflate (RFC 1951), which looks back 4 KiB and no further.
-    Deflate,
-    /// Deflate with a header and a checksum (RFC 1950), which looks back 32 KiB.
-    Zlib,
-    /// One or more frames of Zstandard.
-    Zstd,
-}
+pub use kind::Codec;
