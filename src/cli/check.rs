@@ -10,7 +10,6 @@ use crate::commands;
 use crate::commands::check::Outcome;
 use crate::crypto::Secrets;
 use crate::error::printable;
-use crate::formats::Format;
 use crate::formats::check::{CheckEvent, Repair};
 
 /// Exit statuses, as `qemu-img` documents them.
@@ -36,15 +35,18 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     let mut findings = Findings::new();
     let outcome = commands::check::run(&source, repair, &mut |event| findings.print(event));
     findings.flush();
-    let Outcome::Checked { format, report } = outcome? else {
-        if repair.is_some() && source.format.is_none() {
-            warn_of_guess(&source, Format::RAW);
+    let (format, report) = match outcome? {
+        Outcome::Checked { format, report } => (format, report),
+        Outcome::NoCheck { format } => {
+            if repair.is_some() && source.format.is_none() {
+                warn_of_guess(&source, format);
+            }
+            complain(&format!(
+                "{}: This image format does not support checks",
+                program()
+            ));
+            return Ok(ExitCode::from(NO_CHECK));
         }
-        complain(&format!(
-            "{}: This image format does not support checks",
-            program()
-        ));
-        return Ok(ExitCode::from(NO_CHECK));
     };
     let printed = match output {
         _ if args.common.quiet => Ok(()),

@@ -18,8 +18,11 @@ pub enum Outcome {
         /// with the numbers of what was repaired.
         report: CheckReport,
     },
-    /// The answer of a format that has nothing to check.
-    NoCheck,
+    /// The answer of a format that has nothing to check, or can't repair anything.
+    NoCheck {
+        /// The image's format.
+        format: Format,
+    },
 }
 
 /// Checks an image, and repairs what is to be repaired. `on_event` is called with each finding.
@@ -40,7 +43,9 @@ pub fn run(
     let mut image = opened.load(Load::Check).map_err(could_not_open)?;
     let can_check = |check: &dyn Check| what.is_none() || check.repairs();
     if !image.check().is_some_and(can_check) {
-        return Ok(Outcome::NoCheck);
+        return Ok(Outcome::NoCheck {
+            format: opened.format,
+        });
     }
     let attached = source.attach(image.as_mut(), purpose);
     attached.map_err(could_not_open)?;
@@ -49,7 +54,9 @@ pub fn run(
         .accept(image.as_mut(), &opened.options)
         .map_err(could_not_open)?;
     let Some(check) = image.check() else {
-        return Ok(Outcome::NoCheck);
+        return Ok(Outcome::NoCheck {
+            format: opened.format,
+        });
     };
     let report = match what {
         None => check.check(on_event),
