@@ -89,6 +89,14 @@ pub fn run(
     if let Some(between) = &between {
         between.check_lengths()?;
     }
+    if between.is_none() && top.image.backing_content_id().is_some() {
+        // The base has other contents, over which the top's disk is what it was.
+        target.reload().map_err(failed)?;
+        if let Some(id) = target.image.content_id() {
+            let changed = top.image.set_backing_content_id(id, flush);
+            changed.map_err(failed)?;
+        }
+    }
     if plan.keeps {
         return Ok(());
     }
@@ -194,12 +202,16 @@ fn copy(
     convert::copy(source, target.as_ref(), settings, observer)
 }
 
-/// Empties the image; all that it held is in a disk of `below` bytes now.
+/// Empties the image; all that it held is in a disk of `below` bytes now. An image that can't be emptied keeps it, as
+/// with `qemu-img`.
 fn empty(top: &WritableFile<'_>, below: u64) -> Result<()> {
     let parts = WriteParts {
         // Nothing of it is copied.
         backing: Some(Arc::new(ZeroImage { size: below })),
         ..top.parts.clone()
     };
-    top.image.make_empty(parts)
+    match top.image.make_empty(parts) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        done => done,
+    }
 }

@@ -176,6 +176,17 @@ pub trait ImageFile: Send + Sync {
         None
     }
 
+    /// Makes the header of an image that is open for writing by nobody say that the backing file's contents have this
+    /// [id](Self::content_id). It is for contents that have changed and still fit. `flush` says if flushes reach the
+    /// storage.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the header has no room for the id.
+    fn set_backing_content_id(&self, id: u64, flush: bool) -> Result<()> {
+        let _ = (id, flush);
+        Ok(())
+    }
+
     /// Returns the format by which the disk is encrypted, `None` where it isn't.
     fn encryption(&self) -> Option<EncryptionFormat> {
         None

@@ -18,8 +18,6 @@ pub(super) enum Turn {
 /// The name, the offset in bytes, and the mark of formats that are asked first.
 const FIRST: &[Mark] = &[
     ("qed", 0, b"QED\0"),
-    ("vmdk", 0, b"KDMV"),
-    ("vmdk", 0, b"COWD"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
@@ -49,11 +47,6 @@ pub(super) fn refuse(start: &[u8], turn: Turn) -> Result<()> {
              (-f raw reads it as it is)"
         )));
     }
-    if turn == Turn::First && is_vmdk_descriptor(start) {
-        return Err(Error::unsupported(
-            "the image looks like a 'vmdk' descriptor, a format that this version doesn't support",
-        ));
-    }
     Ok(())
 }
 
@@ -81,23 +74,13 @@ pub fn refuse_named(file: &dyn Storage) -> Result<()> {
     })
 }
 
-/// Returns true for a VMDK descriptor. It is text: comments and blank lines, then `version=1`, `2` or `3`.
-fn is_vmdk_descriptor(start: &[u8]) -> bool {
-    start
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .find(|line| !line.starts_with(b"#") && !line.iter().all(|byte| *byte == b' '))
-        .is_some_and(|line| matches!(line, b"version=1" | b"version=2" | b"version=3"))
-}
-
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 6] = [
+pub const UNMEASURED: [&str; 5] = [
     "file",
     "host_device",
     "parallels",
     "qcow",
     "qed",
-    "vmdk",
 ];
 
 /// The names that a backing file's format may have: those of all drivers of QEMU's block devices.

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use super::driver::{FormatDriver, Load, Parts};
 use super::foreign::{self, Turn};
 use super::image::Image;
-use super::{luks, qcow2, raw, vdi, vhdx, vpc};
+use super::{luks, qcow2, raw, vdi, vhdx, vmdk, vpc};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 /// believed.
 pub const FORMATS: &[Format] = &[
     Format(&vpc::Vpc),
+    Format(&vmdk::Vmdk),
     Format(&vhdx::Vhdx),
     Format(&vdi::Vdi),
     Format(&qcow2::Qcow2),
@@ -150,10 +151,7 @@ mod tests {
 
     #[test]
     fn foreign_formats_are_refused_by_name() {
-        let cases: [(&str, &[u8]); 2] = [
-            ("qcow", b"QFI\xfb\0\0\0\x01"),
-            ("vmdk", b"# Disk DescriptorFile\r\nversion=1\r\n"),
-        ];
+        let cases: [(&str, &[u8]); 1] = [("qcow", b"QFI\xfb\0\0\0\x01")];
         for (name, bytes) in cases {
             let message = probe_bytes(bytes).unwrap_err().to_string();
             assert!(message.contains(&format!("'{name}'")), "{message}");

@@ -19,6 +19,7 @@ pub mod raw;
 pub mod snapshots;
 pub mod vdi;
 pub mod vhdx;
+pub mod vmdk;
 pub mod vpc;
 
 mod amend;

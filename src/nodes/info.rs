@@ -106,9 +106,12 @@ impl Inspected {
             let length = file.len()?.next_multiple_of(SECTOR_SIZE);
             let size = file.allocated()?;
             info.actual_size = info.actual_size.zip(size).map(|(all, size)| all + size);
+            let mut below = ImageInfo::new(name, file.driver(), length, size);
+            let specific = Protocol::from_name(file.driver()).and_then(|found| found.specific());
+            below.format_specific = specific.map(Specific::nothing);
             let child = ChildInfo {
                 name: role.role.clone().into_owned().into(),
-                info: ImageInfo::new(name, file.driver(), length, size),
+                info: below,
             };
             info.children.insert(0, child);
         }

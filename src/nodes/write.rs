@@ -106,9 +106,7 @@ impl Node<'_> {
                 "Compression and encryption not supported at the same time",
             ));
         }
-        if !image.has_headers_elsewhere() {
-            image.check_writable()?;
-        }
+        image.check_writable()?;
         let secret = self.secret_for(image.as_mut(), &opened.options, passwords)?;
         let files = self.other_files(image.as_ref(), access.purpose)?;
         for file in &files {
@@ -116,6 +114,7 @@ impl Node<'_> {
         }
         image.attach(&files)?;
         if image.has_headers_elsewhere() {
+            // Those may say something else.
             image.check_writable()?;
         }
         let below = match access.opens_backing {

@@ -133,7 +133,11 @@ fn both_make(disk: u64, line: &str) -> Option<[tempfile::TempDir; 2]> {
             ran.stderr.replace("qemu-img", "cowhide"),
         )
     });
-    assert_eq!(ours, theirs, "{line}");
+    let is_too_large = ours.2.contains("too large for file format");
+    // Of a size that its tables can't have, the real tool makes files with other tables.
+    if !(is_too_large && ours.0 == Some(1) && theirs.0 == Some(0)) {
+        assert_eq!(ours, theirs, "{line}");
+    }
     let made = folders[0].path().join("x").exists();
     assert!(ours.0 == Some(0) || !made, "{line}: something is left");
     (ours.0 == Some(0)).then_some(folders)
@@ -146,8 +150,14 @@ fn make(tool: Tool, folder: &Path, driver: Driver, more: &str, image: &str) {
     done(tool, folder, &line);
 }
 
+/// Returns true if the real tool can read a new image of its own. Of no bytes it makes some that it can't.
+fn is_readable_by_theirs(folder: &Path, driver: Driver, image: &str) -> bool {
+    let line = format!("info -f {} {image}", driver.name());
+    qemu_img(folder, &words(&line)).status == Some(0)
+}
+
 /// A folder with `disk.raw` and an image of it by the real tool, `image`; `None` if there are no new images of
-/// that format.
+/// that format, or none of that size which the real tool can read.
 fn folder_with_image(driver: Driver, size: u64, options: &str) -> Option<tempfile::TempDir> {
     plan(driver, size, options).ok()?;
     let folder = tempfile::tempdir().unwrap();
@@ -156,8 +166,16 @@ fn folder_with_image(driver: Driver, size: u64, options: &str) -> Option<tempfil
         "" => String::new(),
         list => format!("-o {list}"),
     };
-    make(qemu_img, folder.path(), driver, &options, "image");
-    Some(folder)
+    let line = format!(
+        "convert -q -f raw -O {} {options} disk.raw image",
+        driver.name()
+    );
+    let made = qemu_img(folder.path(), &words(&line));
+    // A conversion opens what it has made.
+    if size > 0 {
+        made.ok();
+    }
+    is_readable_by_theirs(folder.path(), driver, "image").then_some(folder)
 }
 
 /// Asserts that an image holds the disk, both by what we read and by what the real tool does, and that the real
@@ -302,6 +320,10 @@ fn creation(driver: Driver) {
                 panic!("{line}: both fail");
             };
             let [ours, theirs] = folders.each_ref().map(|folder| folder.path());
+            if !is_readable_by_theirs(theirs, driver, "x") {
+                assert_eq!(size, "0", "{line}");
+                continue;
+            }
             let length = |folder: &Path| fs::metadata(folder.join("x")).unwrap().len();
             // Some of the real tool's drivers leave a cluster short at the end.
             let full = length(theirs).next_multiple_of(cluster_size(driver, &theirs.join("x")));
@@ -326,7 +348,7 @@ fn creation(driver: Driver) {
 fn conversion(driver: Driver) {
     for size in SIZES {
         let Some(folder) = folder_with_image(driver, size, "") else {
-            return;
+            continue;
         };
         let folder = folder.path();
         make(ours, folder, driver, "", "ours");
@@ -469,7 +491,7 @@ fn check(driver: Driver) {
     let format = driver.name();
     for size in [0, (3 << 20) + 512] {
         let Some(folder) = folder_with_image(driver, size, "") else {
-            return;
+            continue;
         };
         let folder = folder.path();
         make(ours, folder, driver, "", "ours");

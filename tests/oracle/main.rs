@@ -73,6 +73,7 @@ mod vdi;
 mod vhdx;
 mod vhdx_logs;
 mod vpc;
+mod vmdk;
 mod warnings;
 mod write;
 
@@ -168,6 +169,7 @@ fn main() -> ExitCode {
     trials.extend(vhdx::trials());
     trials.extend(vhdx_logs::trials());
     trials.extend(vpc::trials());
+    trials.extend(vmdk::trials());
     trials.extend(luks::trials());
     trials.extend(cryptsetup::trials());
     trials.extend(warnings::trials());

@@ -1,0 +1,499 @@
+//! A VMDK image whose descriptor has been read, and the headers of its extents.
+//!
+//! The descriptor is in the first extent's file, which is the only one then, or a file of its own that names
+//! those of the extents.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::check;
+use super::descriptor::{self, DiskDescriptor, ExtentAccess, ExtentLine, ExtentType};
+use super::esx_headers::{COWD_MARK, read_cowd, read_se_sparse};
+use super::flat::FlatBlocks;
+use super::grains::{EntryKind, GrainLayout, GrainMap};
+use super::info::{ExtentInfo, VmdkInfo};
+use super::sparse_header::{self, SparseHeader};
+use super::write::{ContentId, WritableVmdk};
+use crate::error::{Error, Result, printable};
+use crate::formats::block_map::{BlockImage, WritableBlocks};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::driver::{BackingRef, FileRef, ImageFile, NameRule, Parts, WriteParts};
+use crate::formats::info::{ImageInfo, Specific};
+use crate::formats::{Concatenation, DiskPart, Image, WritableImage, ZeroImage};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// The place of an embedded descriptor where the header has none, in sectors.
+const DESCRIPTOR_AT: u64 = 1;
+const DESCRIPTOR_LENGTH: u64 = 20;
+
+/// A VMDK image.
+pub(super) struct VmdkFile {
+    file: Arc<dyn Storage>,
+    pub(super) descriptor: DiskDescriptor,
+    /// The place of the descriptor's text in bytes, and the room for it.
+    pub(super) text: (u64, u64),
+    /// True if the descriptor is in the file of the only extent.
+    is_embedded: bool,
+    /// The extents, in the order of the disk.
+    pub(super) extents: Vec<DiskExtent>,
+}
+
+/// An extent, once its header has been read.
+pub(super) struct DiskExtent {
+    /// The size in bytes.
+    pub(super) size: u64,
+    pub(super) kind: ExtentType,
+    pub(super) access: ExtentAccess,
+    /// The start of a flat extent in its file, in bytes.
+    pub(super) offset: u64,
+    /// The version in the header of a sparse one; 0 for others.
+    pub(super) version: u32,
+    /// The tables of an extent that has grains.
+    pub(super) layout: Option<GrainLayout>,
+    /// The file, where there is one and it is open.
+    pub(super) file: Option<Arc<dyn Storage>>,
+}
+
+impl VmdkFile {
+    /// Reads the descriptor in `file`, and the header of an extent that is there too.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if either is wrong, in QEMU's words where it has any.
+    pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
+        let length = file.len()?;
+        let mut start = [0; sparse_header::LENGTH];
+        file.read_padded_at(0, &mut start, length)?;
+        if SparseHeader::parse(&start).is_some() {
+            return Self::load_embedded(file);
+        }
+        if start.starts_with(COWD_MARK) {
+            return Err(Error::unsupported(
+                "the file is an extent of an image whose descriptor is another file",
+            ));
+        }
+        if length > descriptor::LONGEST {
+            return Err(Error::corrupt("VMDK description file too big"));
+        }
+        let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
+        file.read_exact_at(0, &mut text, "the descriptor")?;
+        let descriptor = DiskDescriptor::parse(&text)?;
+        descriptor.check_separate()?;
+        let size = descriptor
+            .sectors()
+            .and_then(|sectors| sectors.checked_mul(SECTOR_SIZE));
+        if size.is_none_or(|size| i64::try_from(size).is_err()) {
+            return Err(Error::corrupt("the disk of the image is too large"));
+        }
+        let extents = descriptor.extents.iter().map(DiskExtent::of_line);
+        Ok(Self {
+            extents: extents.collect(),
+            file,
+            descriptor,
+            text: (0, length),
+            is_embedded: false,
+        })
+    }
+
+    fn load_embedded(file: Arc<dyn Storage>) -> Result<Self> {
+        let header = SparseHeader::read(file.as_ref())?;
+        let (start, sectors) = match (header.descriptor, header.descriptor_length) {
+            (0, _) | (_, 0) => (DESCRIPTOR_AT, DESCRIPTOR_LENGTH),
+            place => place,
+        };
+        let place = start
+            .checked_mul(SECTOR_SIZE)
+            .zip(sectors.checked_mul(SECTOR_SIZE));
+        let Some((start, room)) = place.filter(|(_, room)| *room <= descriptor::LONGEST) else {
+            return Err(Error::corrupt("VMDK description file too big"));
+        };
+        let mut text = vec![0; usize::try_from(room).unwrap_or(0)];
+        file.read_padded_at(start, &mut text, file.len()?)?;
+        let descriptor = DiskDescriptor::parse(&text)?;
+        let lines = descriptor.sectors();
+        if header.capacity == 0 && lines.is_some_and(|sectors| sectors > 0) {
+            return Err(Error::unsupported(format!(
+                "Unsupported image type '{}'",
+                printable(&descriptor.create_type)
+            )));
+        }
+        let access = descriptor.extents.first().map(|line| line.access);
+        let extent = DiskExtent {
+            size: header.size(),
+            kind: ExtentType::Sparse,
+            access: access.unwrap_or(ExtentAccess::ReadWrite),
+            offset: 0,
+            version: header.version,
+            layout: Some(header.layout()),
+            file: Some(Arc::clone(&file)),
+        };
+        Ok(Self {
+            file,
+            descriptor,
+            text: (start, room),
+            is_embedded: true,
+            extents: vec![extent],
+        })
+    }
+
+    /// Returns the extents with the images of their parts of the disk, for reading.
+    fn images(&self, files: &[Arc<dyn Storage>]) -> Result<Vec<Arc<dyn Image>>> {
+        let mut files = files.iter();
+        let images = self.extents.iter().map(|extent| {
+            let file = match extent.has_file() {
+                false => None,
+                true if self.is_embedded => Some(&self.file),
+                true => files.next(),
+            };
+            extent.image(file)
+        });
+        images.collect()
+    }
+
+    /// Returns the tables of each extent that has grains.
+    ///
+    /// # Errors
+    /// Returns an error if a directory can't be read.
+    pub(super) fn grain_maps(&self) -> Result<Vec<GrainMap>> {
+        let extents = self.extents.iter();
+        let maps = extents.filter_map(|extent| {
+            let file = Arc::clone(extent.file.as_ref()?);
+            Some(GrainMap::open(file, extent.layout?))
+        });
+        maps.collect()
+    }
+}
+
+impl DiskExtent {
+    /// The extent of a line, whose file isn't open.
+    fn of_line(line: &ExtentLine) -> Self {
+        Self {
+            size: line.sectors.saturating_mul(SECTOR_SIZE),
+            kind: line.kind,
+            access: line.access,
+            offset: line.offset.saturating_mul(SECTOR_SIZE),
+            version: 0,
+            layout: None,
+            file: None,
+        }
+    }
+
+    pub(super) fn has_file(&self) -> bool {
+        self.kind != ExtentType::Zero
+    }
+
+    /// Reads the header of the extent in `file`.
+    fn attach(&mut self, file: &Arc<dyn Storage>) -> Result<()> {
+        // A stranger's descriptor must not have a device read.
+        if file.has_fixed_length() {
+            return Err(Error::invalid("an extent must be a regular file"));
+        }
+        self.file = Some(Arc::clone(file));
+        let layout = match self.kind {
+            ExtentType::Sparse => {
+                let header = SparseHeader::read(file.as_ref())?;
+                self.version = header.version;
+                header.layout()
+            }
+            ExtentType::VmfsSparse => read_cowd(file.as_ref())?,
+            ExtentType::SeSparse => read_se_sparse(file.as_ref())?,
+            ExtentType::Flat | ExtentType::Vmfs | ExtentType::Zero => return Ok(()),
+        };
+        // The header may have whole grains where the descriptor has the disk's end.
+        let whole = self.size.checked_next_multiple_of(layout.grain);
+        if layout.size != self.size && Some(layout.size) != whole {
+            return Err(Error::corrupt(format!(
+                "the extent has {} sectors, and the descriptor says {}",
+                layout.size / SECTOR_SIZE,
+                self.size / SECTOR_SIZE
+            )));
+        }
+        self.layout = Some(GrainLayout {
+            size: self.size,
+            ..layout
+        });
+        Ok(())
+    }
+
+    fn image(&self, file: Option<&Arc<dyn Storage>>) -> Result<Arc<dyn Image>> {
+        let Some(file) = file else {
+            return Ok(Arc::new(ZeroImage { size: self.size }));
+        };
+        if self.access == ExtentAccess::None {
+            return Err(Error::unsupported(
+                "the descriptor says that an extent must not be read (NOACCESS)",
+            ));
+        }
+        let file = Arc::clone(file);
+        Ok(match self.layout {
+            Some(layout) => {
+                let map = GrainMap::open(Arc::clone(&file), layout)?;
+                Arc::new(BlockImage::new(map, file, false))
+            }
+            None => {
+                let blocks = FlatBlocks::open(file, self.offset, self.size)?;
+                Arc::new(blocks.image())
+            }
+        })
+    }
+
+    /// Returns the length of a grain in bytes, where there are grains.
+    fn grain(&self) -> Option<u64> {
+        self.layout.map(|layout| layout.grain)
+    }
+
+    fn describe(&self, is_embedded: bool) -> ExtentInfo {
+        let file = self.file.as_ref();
+        let name = file.map(|file| file.location().to_string_lossy().into_owned());
+        let is_compressed = self.layout.is_some_and(|layout| layout.is_compressed());
+        ExtentInfo {
+            compressed: is_compressed.then_some(true),
+            virtual_size: self.size,
+            filename: name.unwrap_or_default(),
+            cluster_size: self.grain(),
+            format: if is_embedded { "" } else { self.kind.name() },
+        }
+    }
+}
+
+impl ImageFile for VmdkFile {
+    fn size(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.size).sum()
+    }
+
+    fn backing(&self) -> Option<BackingRef<'_>> {
+        let name = self.descriptor.parent.as_deref()?;
+        Some(BackingRef {
+            name,
+            format: Some(b"vmdk"),
+        })
+    }
+
+    fn content_id(&self) -> Option<u64> {
+        Some(self.descriptor.cid.into())
+    }
+
+    fn backing_content_id(&self) -> Option<u64> {
+        self.descriptor.parent.as_ref()?;
+        Some(self.descriptor.parent_cid.into())
+    }
+
+    fn set_backing_content_id(&self, id: u64, flush: bool) -> Result<()> {
+        let (start, room) = self.text;
+        let mut text = vec![0; usize::try_from(room).unwrap_or(0)];
+        self.file
+            .read_padded_at(start, &mut text, self.file.len()?)?;
+        let place = descriptor::place_of_id(&text, "parentCID").ok_or_else(descriptor::invalid)?;
+        let digits = format!("{id:0width$x}", width = place.len());
+        if digits.len() == place.len() {
+            // Nothing else of the text moves, and a power cut leaves one of the two ids.
+            self.file
+                .write_at(start + place.start as u64, digits.as_bytes())?;
+        } else {
+            let end = text
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(text.len());
+            text.truncate(end);
+            text.splice(place, digits.into_bytes());
+            if self.is_embedded && text.len() as u64 > room {
+                return Err(Error::unsupported("the descriptor has no room for the id"));
+            }
+            self.file.write_at(start, &text)?;
+        }
+        match flush {
+            true => self.file.flush(),
+            false => Ok(()),
+        }
+    }
+
+    fn other_files(&self) -> Result<Vec<FileRef<'_>>> {
+        if self.is_embedded {
+            return Ok(Vec::new());
+        }
+        let lines = self.descriptor.extents.iter();
+        let lines = lines.filter(|line| line.kind != ExtentType::Zero);
+        let files = lines.enumerate().map(|(index, line)| FileRef {
+            role: Cow::Owned(format!("extents.{index}")),
+            name: Some(&line.name),
+            rule: NameRule::Beside,
+        });
+        Ok(files.collect())
+    }
+
+    fn has_headers_elsewhere(&self) -> bool {
+        !self.is_embedded
+    }
+
+    fn attach(&mut self, files: &[Arc<dyn Storage>]) -> Result<()> {
+        if self.is_embedded {
+            return Ok(());
+        }
+        let extents = self.extents.iter_mut().filter(|extent| extent.has_file());
+        for (extent, file) in extents.zip(files) {
+            extent.attach(file).map_err(|error| {
+                let name = file.location().to_string_lossy();
+                error.context(format!("Could not open '{}'", printable(&name)))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        let mut grains = self.extents.iter().map(DiskExtent::grain);
+        let first = grains.next().flatten();
+        info.cluster_size = first.filter(|_| grains.all(|grain| grain == first));
+        let extents = self.extents.iter();
+        let data = VmdkInfo {
+            cid: self.descriptor.cid,
+            parent_cid: self.descriptor.parent_cid,
+            create_type: self.descriptor.create_type.clone(),
+            extents: extents
+                .map(|extent| extent.describe(self.is_embedded))
+                .collect(),
+        };
+        info.format_specific = Some(Specific::new("vmdk", &data)?);
+        Ok(())
+    }
+
+    fn table_memory(&self) -> u64 {
+        let layouts = self.extents.iter().filter_map(|extent| extent.layout);
+        layouts
+            .map(|layout| layout.tables().saturating_mul(8))
+            .sum()
+    }
+
+    fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        let images = self.images(&parts.files)?;
+        if let [image] = images.as_slice() {
+            return Ok(Arc::clone(image));
+        }
+        let all = Concatenation::new(images);
+        Ok(Arc::new(all.ok_or_else(|| {
+            Error::corrupt("the disk of the image is too large")
+        })?))
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        for extent in &self.extents {
+            extent.check_writable()?;
+        }
+        Ok(())
+    }
+
+    fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        self.refuse_damage()?;
+        let id = ContentId::find(Arc::clone(&self.file), self.text, parts.flush)?;
+        let mut start = 0;
+        let mut extents: Vec<Box<dyn WritableImage>> = Vec::with_capacity(self.extents.len());
+        for extent in &self.extents {
+            let backing = parts.backing.as_ref();
+            let backing = backing.map(|backing| part_of(backing, start, extent.size));
+            extents.push(extent.writable(backing.transpose()?, parts.flush)?);
+            start += extent.size;
+        }
+        Ok(Box::new(WritableVmdk::new(extents, id)))
+    }
+
+    fn check(&self) -> Option<&dyn Check> {
+        Some(self)
+    }
+}
+
+/// Returns the part of a backing file's disk that an extent covers.
+fn part_of(backing: &Arc<dyn Image>, start: u64, size: u64) -> Result<Arc<dyn Image>> {
+    if start == 0 && size >= backing.size() {
+        return Ok(Arc::clone(backing));
+    }
+    let start = start.min(backing.size());
+    let length = size.min(backing.size() - start);
+    let part = DiskPart::new(Arc::clone(backing), start, length)?;
+    Ok(Arc::new(part))
+}
+
+impl VmdkFile {
+    /// Refuses an image with tables that lead to places which are other data's.
+    fn refuse_damage(&self) -> Result<()> {
+        let mut corruptions = 0;
+        for map in self.grain_maps()? {
+            corruptions += check::count(&map, &mut |_| {})?;
+        }
+        if corruptions > 0 {
+            return Err(Error::corrupt(format!(
+                "the image is damaged in {corruptions} places, and what is written into it might never be \
+                 found again"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl DiskExtent {
+    /// Opens the extent for writing.
+    fn writable(
+        &self,
+        backing: Option<Arc<dyn Image>>,
+        flush: bool,
+    ) -> Result<Box<dyn WritableImage>> {
+        let file = self.file.as_ref().map(Arc::clone);
+        let file = file.ok_or_else(|| Error::invalid("an extent's file isn't open"))?;
+        Ok(match self.layout {
+            Some(layout) => {
+                let map = GrainMap::open(Arc::clone(&file), layout)?;
+                map.look_for_room(flush)?;
+                let image = BlockImage::new(map, file, false);
+                Box::new(WritableBlocks::new(image, flush).with_backing(backing))
+            }
+            None => {
+                let blocks = FlatBlocks::open(file, self.offset, self.size)?;
+                Box::new(WritableBlocks::new(blocks.image(), flush))
+            }
+        })
+    }
+
+    /// Refuses an extent that nobody may write, or that this version can't.
+    fn check_writable(&self) -> Result<()> {
+        if self.access != ExtentAccess::ReadWrite {
+            return Err(Error::unsupported(
+                "the descriptor says that an extent is only read (RDONLY)",
+            ));
+        }
+        let Some(layout) = self.layout else {
+            return Ok(());
+        };
+        if matches!(layout.kind, EntryKind::SeSparse { .. }) {
+            return Err(Error::unsupported(
+                "No write support for seSparse images available",
+            ));
+        }
+        if layout.is_compressed() {
+            return Err(Error::unsupported(
+                "a streamOptimized image is written once, from its start to its end",
+            ));
+        }
+        if self.version >= 3 {
+            return Err(Error::unsupported("VMDK version 3 must be read only"));
+        }
+        Ok(())
+    }
+}
+
+impl Check for VmdkFile {
+    fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        for map in self.grain_maps()? {
+            report.corruptions += check::count(&map, on_event)?;
+        }
+        Ok(report)
+    }
+
+    fn repairs(&self) -> bool {
+        false
+    }
+
+    fn repair(&self, _: Repair, _: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        Err(Error::unsupported(
+            "This image format does not support checks",
+        ))
+    }
+}

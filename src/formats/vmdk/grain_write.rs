@@ -1,0 +1,165 @@
+//! The tables of an extent that is written where it is.
+//!
+//! A grain gets its place at the end of the file. Its entry stands in two tables where there are two directories,
+//! and both are stored as a whole. A table that isn't there yet is made: QEMU writes the header over instead. The
+//! order is that of [`BlockAllocator`]: data, then tables, then the directories that lead to new ones.
+
+use super::grains::{Grain, GrainMap, GrainTable, TableState, read_directory};
+use crate::error::{Error, Result};
+use crate::formats::block_map::{BlockAllocator, make_zero};
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The number of changed tables above which they are stored.
+const MOST_CHANGED: usize = 4096;
+/// The most bytes of a file that entries can name.
+const MOST_BYTES: u64 = SECTOR_SIZE << 32;
+
+impl GrainMap {
+    /// Gets ready to hand out room behind everything that is there. `flushes` says that flushes reach the storage.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the second directory can't be read.
+    pub(super) fn look_for_room(&self, flushes: bool) -> Result<()> {
+        let length = self.file.len()?;
+        let mut state = self.lock();
+        state.flushes = flushes;
+        state.end = length.next_multiple_of(self.layout.grain);
+        if let Some(start) = self.layout.second_directory {
+            state.second = read_directory(self.file.as_ref(), &self.layout, start, length)?;
+        }
+        Ok(())
+    }
+
+    /// Hands out a range at the end, which reads as zeroes.
+    fn take(&self, state: &mut TableState, length: u64) -> Result<u64> {
+        let start = state.end;
+        let end = start + length;
+        if end > MOST_BYTES {
+            return Err(Error::unsupported(
+                "an extent of a VMDK image has at most 2 TiB",
+            ));
+        }
+        let stored = self.file.len()?;
+        if stored > start || !self.file.starts_as_zeroes() {
+            make_zero(self.file.as_ref(), start..end)?;
+        }
+        if stored < end {
+            self.file.set_len(end)?;
+        }
+        state.end = end.next_multiple_of(self.layout.grain);
+        Ok(start)
+    }
+
+    /// Makes sure that the tables of that number are there.
+    fn make_table(&self, state: &mut TableState, table: u64) -> Result<()> {
+        let index = usize::try_from(table).unwrap_or(usize::MAX);
+        let length = self.layout.table_length();
+        if state.directory.get(index) == Some(&0) {
+            let place = self.take(state, length)?;
+            let bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            let is_changed = true;
+            state.changed += 1;
+            state.loaded.insert(table, GrainTable { bytes, is_changed });
+            if let Some(entry) = state.directory.get_mut(index) {
+                *entry = place;
+            }
+            state.has_new_tables = true;
+        }
+        if state.second.get(index) == Some(&0) {
+            let place = self.take(state, length)?;
+            if let Some(entry) = state.second.get_mut(index) {
+                *entry = place;
+            }
+            state.has_new_tables = true;
+        }
+        Ok(())
+    }
+
+    /// Changes an entry in memory.
+    fn set_entry(&self, state: &mut TableState, grain: u64, entry: u32) -> Result<()> {
+        let table = grain / self.layout.entries;
+        self.make_table(state, table)?;
+        let lost = || Error::invalid(format!("grain {grain} has no entry"));
+        let found = self.table(state, table)?.ok_or_else(lost)?;
+        let at = usize::try_from(grain % self.layout.entries * 4).unwrap_or(usize::MAX);
+        let place = found
+            .bytes
+            .get_mut(at..)
+            .and_then(|rest| rest.first_chunk_mut());
+        *place.ok_or_else(lost)? = entry.to_le_bytes();
+        let was_changed = std::mem::replace(&mut found.is_changed, true);
+        state.changed += usize::from(!was_changed);
+        Ok(())
+    }
+
+    /// Makes a grain which isn't stored read as zeroes, whatever the backing file holds.
+    ///
+    /// # Errors
+    /// Returns an error if its table can't be read, or if there is no room for one.
+    pub(super) fn enter_zero(&self, grain: u64) -> Result<()> {
+        self.set_entry(&mut self.lock(), grain, 1)
+    }
+
+    fn store_directory(&self, start: u64, places: &[u64]) -> Result<()> {
+        let sectors = places.iter().map(|place| place / SECTOR_SIZE);
+        let bytes: Vec<u8> = sectors
+            .flat_map(|sector| u32::try_from(sector).unwrap_or(0).to_le_bytes())
+            .collect();
+        self.file.write_at(start, &bytes)
+    }
+
+    /// Stores all that has changed.
+    fn store(&self, state: &mut TableState) -> Result<()> {
+        let mut changed: Vec<_> = state.loaded.iter_mut().collect();
+        changed.retain(|(_, table)| table.is_changed);
+        changed.sort_by_key(|(number, _)| **number);
+        for (number, table) in &mut changed {
+            let index = usize::try_from(**number).unwrap_or(usize::MAX);
+            let places = [state.directory.get(index), state.second.get(index)];
+            for place in places.into_iter().flatten() {
+                self.file.write_at(*place, &table.bytes)?;
+            }
+        }
+        if state.has_new_tables {
+            if state.flushes {
+                self.file.flush()?;
+            }
+            self.store_directory(self.layout.directory, &state.directory)?;
+            if let Some(start) = self.layout.second_directory {
+                self.store_directory(start, &state.second)?;
+            }
+        }
+        if let Some(place) = self.layout.next_free {
+            let sector = u32::try_from(state.end / SECTOR_SIZE).unwrap_or(u32::MAX);
+            self.file.write_at(place, &sector.to_le_bytes())?;
+        }
+        for (_, table) in &mut changed {
+            table.is_changed = false;
+        }
+        state.has_new_tables = false;
+        state.changed = 0;
+        Ok(())
+    }
+}
+
+impl BlockAllocator for GrainMap {
+    fn allocate(&self, block: u64) -> Result<HostOffset> {
+        let mut state = self.lock();
+        self.make_table(&mut state, block / self.layout.entries)?;
+        let place = self.take(&mut state, self.layout.grain)?;
+        let sector = u32::try_from(place / SECTOR_SIZE)
+            .map_err(|_| Error::unsupported("an extent of a VMDK image has at most 2 TiB"))?;
+        debug_assert!(!matches!(self.entry(&mut state, block), Ok(Grain::At(_))));
+        self.set_entry(&mut state, block, sector)?;
+        Ok(HostOffset(place))
+    }
+
+    fn commit(&self) -> Result<()> {
+        let mut state = self.lock();
+        self.store(&mut state)
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.lock().changed >= MOST_CHANGED
+    }
+}

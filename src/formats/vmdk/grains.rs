@@ -1,0 +1,379 @@
+//! The tables of a sparse extent: a grain directory, whose entries lead to grain tables, whose entries lead to
+//! grains.
+//!
+//! Three forms of extents have such tables. They differ in the size of an entry and in the way in which it says
+//! where. The directory is read as a whole when the image is opened, since it is small. Of the tables no more is
+//! in memory than those that were used lately, and those that have changed and aren't stored yet.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use byteorder::{ByteOrder as _, LittleEndian};
+
+use crate::error::{Error, Result};
+use crate::formats::block_map::{Block, BlockTable};
+use crate::formats::codec::{self, Codec};
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The number of tables that are kept although they haven't changed: 2 MiB of 512 entries each.
+const MOST_CLEAN: usize = 1024;
+/// The length of a marker in front of a compressed grain, in bytes: where the grain is on the disk, and the
+/// length of the stream.
+pub(super) const MARKER_LENGTH: usize = 12;
+/// The number of bytes that a compressed grain may be longer than the grain itself: QEMU takes twice as many.
+const MOST_LONGER: u64 = 4096;
+
+/// The places of the tables of an extent, and the kind of their entries. Offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GrainLayout {
+    /// The size of the extent's part of the disk in bytes, a multiple of 512.
+    pub(super) size: u64,
+    /// The length of a grain in bytes, a multiple of 512.
+    pub(super) grain: u64,
+    /// The number of entries of a grain table.
+    pub(super) entries: u64,
+    /// The place of the grain directory.
+    pub(super) directory: u64,
+    /// The place of the second grain directory, which has tables of its own that say the same.
+    pub(super) second_directory: Option<u64>,
+    pub(super) kind: EntryKind,
+    /// The place of a field of the header that has the first free sector, where there is one.
+    pub(super) next_free: Option<u64>,
+}
+
+/// The kind of the entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    /// Sectors, in 32 bits.
+    Sectors {
+        /// 1 is a grain of zeroes.
+        has_zero: bool,
+        is_compressed: bool,
+        /// There is a marker in front of each grain.
+        has_markers: bool,
+    },
+    /// Indexes in 64 bits, of tables and of grains that start there.
+    SeSparse { tables: u64, grains: u64 },
+}
+
+impl GrainLayout {
+    /// Returns the number of grain tables.
+    pub(super) fn tables(&self) -> u64 {
+        self.size.div_ceil(self.grain.saturating_mul(self.entries))
+    }
+
+    /// Returns the number of grains.
+    pub(super) fn grains(&self) -> u64 {
+        self.size.div_ceil(self.grain)
+    }
+
+    /// Returns the length of an entry in bytes.
+    pub(super) fn entry_length(&self) -> u64 {
+        match self.kind {
+            EntryKind::Sectors { .. } => 4,
+            EntryKind::SeSparse { .. } => 8,
+        }
+    }
+
+    /// Returns the length of a grain table in bytes.
+    pub(super) fn table_length(&self) -> u64 {
+        self.entries * self.entry_length()
+    }
+
+    /// Returns true if grains are compressed.
+    pub(super) fn is_compressed(&self) -> bool {
+        matches!(
+            self.kind,
+            EntryKind::Sectors {
+                is_compressed: true,
+                ..
+            }
+        )
+    }
+}
+
+/// The tables of an extent.
+pub(super) struct GrainMap {
+    pub(super) file: Arc<dyn Storage>,
+    pub(super) layout: GrainLayout,
+    /// The length of the file when it was opened, in bytes.
+    length: u64,
+    pub(super) state: Mutex<TableState>,
+}
+
+/// The directory and the tables as far as they are in memory.
+#[derive(Debug, Default)]
+pub(super) struct TableState {
+    /// The place of each table in bytes of the file; 0 where there is none.
+    pub(super) directory: Vec<u64>,
+    /// The tables that were used, by their number.
+    pub(super) loaded: HashMap<u64, GrainTable>,
+    /// The same of the second directory, where there is one and the extent is written.
+    pub(super) second: Vec<u64>,
+    /// True if a table was added to the directories.
+    pub(super) has_new_tables: bool,
+    /// The number of tables that have changed and aren't stored.
+    pub(super) changed: usize,
+    /// The place for the next grain in bytes, where the extent is written.
+    pub(super) end: u64,
+    /// True if flushes reach the storage.
+    pub(super) flushes: bool,
+}
+
+/// A grain table in memory.
+#[derive(Debug)]
+pub(super) struct GrainTable {
+    pub(super) bytes: Vec<u8>,
+    pub(super) is_changed: bool,
+}
+
+/// An entry of a grain table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grain {
+    /// Not stored here.
+    Absent,
+    /// Reads as zeroes.
+    Zero,
+    /// In the file from this offset on, in bytes.
+    At(u64),
+}
+
+impl GrainMap {
+    /// Reads the grain directory of the extent in `file`.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the directory isn't inside of the file or makes no sense.
+    pub(super) fn open(file: Arc<dyn Storage>, layout: GrainLayout) -> Result<Self> {
+        let length = file.len()?;
+        let directory = read_directory(file.as_ref(), &layout, layout.directory, length)?;
+        Ok(Self {
+            file,
+            layout,
+            length,
+            state: Mutex::new(TableState {
+                directory,
+                ..TableState::default()
+            }),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, TableState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the length of the file in bytes: when it was opened, or with what was written since.
+    pub(super) fn file_length(&self, state: &TableState) -> u64 {
+        self.length.max(state.end)
+    }
+
+    /// Returns the entry of a grain, however wrong a place it says.
+    ///
+    /// # Errors
+    /// Returns an error if its table can't be read, or if the entry is of no kind that there is.
+    pub(super) fn entry(&self, state: &mut TableState, grain: u64) -> Result<Grain> {
+        let table = grain / self.layout.entries;
+        let Some(table) = self.table(state, table)? else {
+            return Ok(Grain::Absent);
+        };
+        let at = usize::try_from(grain % self.layout.entries).unwrap_or(usize::MAX);
+        let lost = || Error::invalid("a grain table is too short");
+        match self.layout.kind {
+            EntryKind::Sectors { has_zero, .. } => {
+                let (entries, _) = table.bytes.as_chunks::<4>();
+                let entry = u32::from_le_bytes(*entries.get(at).ok_or_else(lost)?);
+                Ok(match entry {
+                    0 => Grain::Absent,
+                    1 if has_zero => Grain::Zero,
+                    sector => Grain::At(u64::from(sector) * SECTOR_SIZE),
+                })
+            }
+            EntryKind::SeSparse { grains, .. } => {
+                let (entries, _) = table.bytes.as_chunks::<8>();
+                let entry = u64::from_le_bytes(*entries.get(at).ok_or_else(lost)?);
+                se_sparse_grain(entry, grains, self.layout.grain).ok_or_else(|| {
+                    Error::corrupt(format!("grain {grain} of the disk has entry {entry:#x}"))
+                })
+            }
+        }
+    }
+
+    /// Returns the grain table of that number; `None` where there is none.
+    pub(super) fn table<'s>(
+        &self,
+        state: &'s mut TableState,
+        table: u64,
+    ) -> Result<Option<&'s mut GrainTable>> {
+        let index = usize::try_from(table).unwrap_or(usize::MAX);
+        let Some(place) = state.directory.get(index).copied() else {
+            return Err(Error::invalid(format!("there is no grain table {table}")));
+        };
+        if !state.loaded.contains_key(&table) {
+            if place == 0 {
+                return Ok(None);
+            }
+            let length = self.layout.table_length();
+            if place.saturating_add(length) > self.file_length(state) {
+                return Err(Error::corrupt(format!(
+                    "grain table {table} at offset {place:#x} is beyond the end of the file"
+                )));
+            }
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            self.file
+                .read_exact_at(place, &mut bytes, "a grain table")?;
+            if state.loaded.len() >= MOST_CLEAN {
+                state.loaded.retain(|_, table| table.is_changed);
+            }
+            let is_changed = false;
+            state.loaded.insert(table, GrainTable { bytes, is_changed });
+        }
+        Ok(state.loaded.get_mut(&table))
+    }
+
+    /// Returns the most bytes that a compressed grain at `host` has: up to the next one, where that is known.
+    fn packed_length(&self, state: &mut TableState, grain: u64, host: u64) -> Result<u64> {
+        let most = (2 * self.layout.grain + MOST_LONGER).min(self.file_length(state) - host);
+        let is_last = (grain + 1).is_multiple_of(self.layout.entries);
+        if is_last || grain + 1 >= self.layout.grains() {
+            return Ok(most);
+        }
+        Ok(match self.entry(state, grain + 1)? {
+            Grain::At(next) if next > host => most.min(next - host),
+            _ => most,
+        })
+    }
+}
+
+impl BlockTable for GrainMap {
+    fn size(&self) -> u64 {
+        self.layout.size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.layout.grain
+    }
+
+    fn lookup(&self, block: u64) -> Result<Block> {
+        let mut state = self.lock();
+        let host = match self.entry(&mut state, block)? {
+            Grain::Absent => return Ok(Block::Absent),
+            Grain::Zero => return Ok(Block::Zero),
+            Grain::At(host) => host,
+        };
+        // The header is in the first sector, whatever else there is.
+        if host < SECTOR_SIZE || host >= self.file_length(&state) {
+            return Err(Error::corrupt(format!(
+                "grain {block} of the disk is at offset {host:#x}, where the file has none"
+            )));
+        }
+        if !self.layout.is_compressed() {
+            return Ok(Block::At(HostOffset(host)));
+        }
+        let length = self.packed_length(&mut state, block, host)?;
+        Ok(Block::Packed {
+            host: HostOffset(host),
+            length,
+        })
+    }
+
+    fn stores_zeroes(&self) -> bool {
+        matches!(self.layout.kind, EntryKind::Sectors { has_zero: true, .. })
+    }
+
+    fn set_zero(&self, block: u64) -> Result<()> {
+        self.enter_zero(block)
+    }
+
+    fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
+        let EntryKind::Sectors { has_markers, .. } = self.layout.kind else {
+            return Err(Error::invalid("the extent has no compressed grains"));
+        };
+        let stream = match has_markers {
+            true => stream_of(packed)?,
+            false => packed,
+        };
+        let produced = codec::decompress_whole(Codec::Zlib, stream, block)
+            .map_err(|why| Error::corrupt(format!("a compressed grain is damaged: {why}")))?;
+        // The disk's last grain may be cut off where the disk ends.
+        let last = self.layout.size % self.layout.grain;
+        let rest = block.get_mut(produced..).unwrap_or_default();
+        if !rest.is_empty() && produced as u64 != last {
+            return Err(Error::corrupt(format!(
+                "a compressed grain has only {produced} bytes"
+            )));
+        }
+        rest.fill(0);
+        Ok(())
+    }
+}
+
+/// Returns the stream behind a marker.
+fn stream_of(packed: &[u8]) -> Result<&[u8]> {
+    let short = || Error::corrupt("a compressed grain is cut off");
+    let (marker, rest) = packed.split_at_checked(MARKER_LENGTH).ok_or_else(short)?;
+    let length = LittleEndian::read_u32(marker.get(8..).unwrap_or_default());
+    let length = usize::try_from(length).ok().filter(|length| *length > 0);
+    rest.get(..length.ok_or_else(short)?).ok_or_else(short)
+}
+
+/// Returns the meaning of an entry of an SEsparse table: its highest four bits are the kind, and the index of the
+/// grain is cut in two.
+fn se_sparse_grain(entry: u64, grains: u64, length: u64) -> Option<Grain> {
+    match entry >> 60 {
+        0 if entry == 0 => Some(Grain::Absent),
+        1 | 2 => Some(Grain::Zero),
+        3 => {
+            let index = (entry & 0xffff_ffff_ffff) << 12 | entry >> 48 & 0xfff;
+            let offset = index.checked_mul(length)?;
+            Some(Grain::At(grains.checked_add(offset)?))
+        }
+        _ => None,
+    }
+}
+
+/// Reads a grain directory: the place of each table in bytes.
+///
+/// # Errors
+/// Returns the system's error, or an error if the directory isn't inside of the file or makes no sense.
+pub(super) fn read_directory(
+    file: &dyn Storage,
+    layout: &GrainLayout,
+    start: u64,
+    length: u64,
+) -> Result<Vec<u64>> {
+    let tables = layout.tables();
+    let bytes = tables.saturating_mul(layout.entry_length());
+    // Memory is taken for what is there alone.
+    if start.saturating_add(bytes) > length {
+        return Err(Error::corrupt(format!(
+            "the grain directory at offset {start:#x} ({bytes} bytes) is cut off by the end of the file"
+        )));
+    }
+    let mut stored = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    file.read_exact_at(start, &mut stored, "the grain directory")?;
+    Ok(match layout.kind {
+        EntryKind::Sectors { .. } => {
+            let (entries, _) = stored.as_chunks::<4>();
+            let sectors = entries.iter().map(|entry| u32::from_le_bytes(*entry));
+            sectors
+                .map(|sector| u64::from(sector) * SECTOR_SIZE)
+                .collect()
+        }
+        EntryKind::SeSparse { tables, .. } => {
+            let (entries, _) = stored.as_chunks::<8>();
+            let entries = entries.iter().map(|entry| u64::from_le_bytes(*entry));
+            let places: Result<_> = entries
+                .map(|entry| match (entry >> 32, entry & 0xffff_ffff) {
+                    _ if entry == 0 => Ok(0),
+                    (0x1000_0000, index) => {
+                        Ok(tables.saturating_add(index * layout.table_length()))
+                    }
+                    _ => Err(Error::corrupt(format!(
+                        "an entry of the grain directory is {entry:#x}"
+                    ))),
+                })
+                .collect();
+            places?
+        }
+    })
+}
