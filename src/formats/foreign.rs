@@ -17,7 +17,6 @@ pub(super) enum Turn {
 
 /// The name, the offset in bytes, and the mark of formats that are asked first.
 const FIRST: &[Mark] = &[
-    ("qed", 0, b"QED\0"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
@@ -75,12 +74,11 @@ pub fn refuse_named(file: &dyn Storage) -> Result<()> {
 }
 
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 5] = [
+pub const UNMEASURED: [&str; 4] = [
     "file",
     "host_device",
     "parallels",
     "qcow",
-    "qed",
 ];
 
 /// The names that a backing file's format may have: those of all drivers of QEMU's block devices.

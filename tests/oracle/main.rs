@@ -53,6 +53,7 @@ mod options;
 mod over;
 mod progress;
 mod qcow2_luks;
+mod qed;
 mod qemu_io;
 mod random_images;
 mod rebase;
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
     trials.extend(map::trials());
     trials.extend(matrix::trials());
     trials.extend(measure::trials());
+    trials.extend(qed::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());
     trials.extend(rebase::trials());

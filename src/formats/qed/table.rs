@@ -1,0 +1,178 @@
+//! The tables of an image: for each cluster of the disk its place in the file.
+
+use std::sync::Arc;
+
+use super::header::QedHeader;
+use crate::error::{Error, Result};
+use crate::formats::block_map::{
+    Block, BlockAllocator, BlockTable, NewBlockTable, RoomAtEnd, TwoLevelTable,
+};
+use crate::storage::Storage;
+use crate::units::HostOffset;
+
+/// The entry of a cluster that isn't stored.
+pub(super) const ABSENT: u64 = 0;
+/// The entry of a cluster of zeroes.
+pub(super) const ZERO: u64 = 1;
+
+/// The tables of an image.
+pub(super) struct QedTable {
+    file: Arc<dyn Storage>,
+    header: QedHeader,
+    tables: TwoLevelTable,
+    room: RoomAtEnd,
+    /// True if flushes reach the storage.
+    flushes: bool,
+}
+
+impl QedTable {
+    /// Makes the tables of the image in `file`.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn stored(file: Arc<dyn Storage>, header: QedHeader, flushes: bool) -> Result<Self> {
+        let end = file.len()?;
+        Ok(Self::with_end(file, header, flushes, end))
+    }
+
+    /// Makes the tables of a new image: the L1 table stands right behind the header, and reads as zeroes.
+    pub(super) fn fresh(file: Arc<dyn Storage>, header: QedHeader) -> Self {
+        let end = header.l1_offset + header.table_length();
+        Self::with_end(file, header, false, end)
+    }
+
+    fn with_end(file: Arc<dyn Storage>, header: QedHeader, flushes: bool, end: u64) -> Self {
+        Self {
+            tables: TwoLevelTable::new(Arc::clone(&file), header.shape()),
+            room: RoomAtEnd::new(Arc::clone(&file), end),
+            file,
+            header,
+            flushes,
+        }
+    }
+
+    /// Returns the header.
+    pub(super) fn header(&self) -> &QedHeader {
+        &self.header
+    }
+
+    /// Returns the tables as they are stored.
+    pub(super) fn tables(&self) -> &TwoLevelTable {
+        &self.tables
+    }
+
+    /// Returns the end of the file as far as it was handed out, in bytes.
+    pub(super) fn end(&self) -> u64 {
+        self.room.next()
+    }
+
+    /// Hands out a cluster that reads as zeroes.
+    ///
+    /// # Errors
+    /// Returns an error as [`RoomAtEnd::take_zeroed`] does.
+    pub(super) fn take_cluster(&self) -> Result<u64> {
+        let size = self.header.cluster_size;
+        self.room.take_zeroed(size, size)
+    }
+
+    /// Gives the block an L2 table, unless it has one.
+    fn add_table(&self, block: u64) -> Result<()> {
+        if self.tables.has_table(block)? {
+            return Ok(());
+        }
+        let length = self.header.table_length();
+        let offset = self.room.take_zeroed(length, self.header.cluster_size)?;
+        self.tables.add_table(block, offset);
+        Ok(())
+    }
+}
+
+impl BlockTable for QedTable {
+    fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.header.cluster_size
+    }
+
+    fn lookup(&self, block: u64) -> Result<Block> {
+        match self.tables.get(block)? {
+            ABSENT => Ok(Block::Absent),
+            ZERO => Ok(Block::Zero),
+            offset if self.header.is_cluster_offset(offset, self.end()) => {
+                Ok(Block::At(HostOffset(offset)))
+            }
+            offset => Err(Error::corrupt(format!(
+                "cluster {block} of the disk is at offset {offset:#x}, where none can be"
+            ))),
+        }
+    }
+
+    fn stores_zeroes(&self) -> bool {
+        true
+    }
+
+    fn set_zero(&self, block: u64) -> Result<()> {
+        self.add_table(block)?;
+        self.tables.set(block, ZERO)
+    }
+
+    /// QEMU looks at all that one L2 table maps.
+    fn status_step(&self) -> u64 {
+        let entries = self.header.table_entries();
+        entries.saturating_mul(self.header.cluster_size)
+    }
+}
+
+impl BlockAllocator for QedTable {
+    fn allocate(&self, block: u64) -> Result<HostOffset> {
+        let cluster = self.take_cluster()?;
+        self.add_table(block)?;
+        self.tables.set(block, cluster)?;
+        Ok(HostOffset(cluster))
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.tables.store(self.flushes)
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.tables.is_crowded()
+    }
+}
+
+impl NewBlockTable for QedTable {
+    fn place(&self, block: u64) -> Result<HostOffset> {
+        if let Block::At(host) = self.lookup(block)? {
+            return Ok(host);
+        }
+        if self.tables.is_crowded() {
+            self.tables.store_l2()?;
+        }
+        let size = self.header.cluster_size;
+        let cluster = self.room.take(size, size)?;
+        self.add_table(block)?;
+        self.tables.set(block, cluster)?;
+        Ok(HostOffset(cluster))
+    }
+
+    fn finish(&self, flush: bool) -> Result<()> {
+        let file = self.file.as_ref();
+        if file.starts_as_zeroes() {
+            file.set_len(self.end())?;
+        }
+        self.tables.store(false)?;
+        if let Some(name) = &self.header.backing {
+            file.write_at(self.header.backing_offset.into(), name)?;
+        }
+        let flush = || match flush {
+            true => file.flush(),
+            false => Ok(()),
+        };
+        flush()?;
+        // All in one sector, of which a power cut leaves the old bytes or the new ones.
+        file.write_at(0, &self.header.encode())?;
+        flush()
+    }
+}
