@@ -17,8 +17,6 @@ pub(super) enum Turn {
 
 /// The name, the offset in bytes, and the mark of formats that are asked first.
 const FIRST: &[Mark] = &[
-    ("parallels", 0, b"WithoutFreeSpace"),
-    ("parallels", 0, b"WithouFreSpacExt"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
 ];
 
@@ -74,12 +72,7 @@ pub fn refuse_named(file: &dyn Storage) -> Result<()> {
 }
 
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 4] = [
-    "file",
-    "host_device",
-    "parallels",
-    "qcow",
-];
+pub const UNMEASURED: [&str; 3] = ["file", "host_device", "qcow"];
 
 /// The names that a backing file's format may have: those of all drivers of QEMU's block devices.
 pub const QEMU_DRIVERS: [&str; 42] = [

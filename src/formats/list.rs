@@ -9,7 +9,7 @@ use std::ops::Deref;
 use super::driver::{FormatDriver, Load, Parts};
 use super::foreign::{self, Turn};
 use super::image::Image;
-use super::{luks, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
+use super::{luks, parallels, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -18,6 +18,7 @@ use std::sync::Arc;
 /// Every format, in the order in which QEMU asks the drivers: of two that are as sure, the first one is
 /// believed.
 pub const FORMATS: &[Format] = &[
+    Format(&parallels::Parallels),
     Format(&qed::Qed),
     Format(&vpc::Vpc),
     Format(&vmdk::Vmdk),

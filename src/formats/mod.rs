@@ -13,6 +13,7 @@ pub mod driver;
 pub mod encryption;
 pub mod info;
 pub mod luks;
+pub mod parallels;
 pub mod plausible;
 pub mod qcow2;
 pub mod qed;

@@ -256,12 +256,12 @@ fn options(driver: Driver) {
         "create -f FORMAT x",
         "create -f FORMAT x 1bogus",
         "create -f FORMAT x 99E",
-        "create -f FORMAT x 7E",
         "create -f FORMAT -o size=1M x 2M",
         "convert -O FORMAT -o bogus=1 disk.raw x",
     ] {
         both_make(1 << 20, &line.replace("FORMAT", format));
     }
+    too_large(format);
     for spec in driver.create_options() {
         let wrong: &[&str] = match spec.kind {
             Kind::Text => continue,
@@ -280,6 +280,25 @@ fn options(driver: Driver) {
             );
         }
     }
+}
+
+/// A disk that is too large for anything. Of some formats the real tool makes a file that it doesn't open.
+fn too_large(format: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!("create -f {format} x 7E");
+    let theirs = qemu_img(folder.path(), &words(&line));
+    let name = format.split(' ').next().unwrap_or_default();
+    let is_broken = theirs.status == Some(0) && {
+        let info = qemu_img(folder.path(), &["info", "-f", name, "x"]);
+        info.status != Some(0)
+    };
+    if !is_broken {
+        both_make(1 << 20, &line);
+        return;
+    }
+    fs::remove_file(folder.path().join("x")).unwrap();
+    assert_eq!(ours(folder.path(), &words(&line)).status, Some(1), "{line}");
+    assert!(!folder.path().join("x").exists());
 }
 
 /// Asserts that help of options says the same, but for options that the driver hasn't got.
@@ -317,7 +336,9 @@ fn creation(driver: Driver) {
             };
             let line = format!("create -f {format} {options} x {size}");
             let Some(folders) = both_make(512, &line) else {
-                panic!("{line}: both fail");
+                // Not every format has disks of nothing.
+                assert!(size == "0", "{line}: both fail");
+                continue;
             };
             let [ours, theirs] = folders.each_ref().map(|folder| folder.path());
             if !is_readable_by_theirs(theirs, driver, "x") {

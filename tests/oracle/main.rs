@@ -51,6 +51,7 @@ mod nested;
 mod null;
 mod options;
 mod over;
+mod parallels;
 mod progress;
 mod qcow2_luks;
 mod qed;
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
     trials.extend(map::trials());
     trials.extend(matrix::trials());
     trials.extend(measure::trials());
+    trials.extend(parallels::trials());
     trials.extend(qed::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());

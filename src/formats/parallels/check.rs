@@ -1,0 +1,179 @@
+//! The check of the table, and its repair.
+//!
+//! No cluster may be used twice, lie where the table is, or be beyond the end of the file. QEMU's check aborts at
+//! the last of these. A cluster that the end of the file cuts off is lost in part only, so it isn't forgotten.
+
+use super::header::ParallelsHeader;
+use super::table::AllocationTable;
+use crate::error::Result;
+use crate::formats::block_map::{BlockAllocator as _, ClusterSet, copy_block};
+use crate::formats::check::{CheckEvent, CheckReport};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// The words that findings begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said {
+    /// Those of a corruption.
+    pub(super) corruption: &'static str,
+    /// Those of a leak.
+    pub(super) leak: &'static str,
+}
+
+impl Said {
+    /// The words of a check.
+    pub(super) const ERRORS: Self = Self {
+        corruption: "ERROR",
+        leak: "ERROR",
+    };
+    /// The words of a repair.
+    pub(super) const REPAIRS: Self = Self {
+        corruption: "Repairing",
+        leak: "Repairing",
+    };
+}
+
+/// The findings of a walk through the table.
+#[derive(Debug, Default)]
+pub(super) struct BatFindings {
+    /// The counts.
+    pub(super) report: CheckReport,
+    /// The clusters of the disk whose entries lead to no place in the file.
+    pub(super) outside: Vec<u64>,
+    /// The clusters of the disk that are where another one is.
+    pub(super) shared: Vec<u64>,
+    /// The start of the clusters, where the header says another one, in bytes.
+    pub(super) data_offset: Option<u64>,
+    /// The clusters of the disk that the end of the file cuts off.
+    cut: u64,
+}
+
+impl BatFindings {
+    /// Returns the number of findings because of which nothing may be written: all but that the image was in use.
+    pub(super) fn damages(&self) -> u64 {
+        let count = self.outside.len() + self.shared.len();
+        count as u64 + self.cut + u64::from(self.data_offset.is_some())
+    }
+}
+
+/// Looks at every entry, and says what is wrong in QEMU's words, which begin as `words` says.
+///
+/// # Errors
+/// Returns an error if the table can't be read.
+pub(super) fn walk(
+    table: &AllocationTable,
+    file: &dyn Storage,
+    words: Said,
+    on_event: &mut dyn FnMut(&CheckEvent<'_>),
+) -> Result<BatFindings> {
+    let said = words.corruption;
+    let header = table.header();
+    let length = file.len()?;
+    let mut found = BatFindings::default();
+    if header.is_in_use {
+        on_event(&format!("{said} image was not closed correctly"));
+        found.report.corruptions += 1;
+    }
+    let (start, is_stated) = header.data_offset(length);
+    if !is_stated {
+        on_event(&format!("{said} data_off field has incorrect value"));
+        found.report.corruptions += 1;
+        found.data_offset = Some(start);
+    }
+    let size = header.cluster_size;
+    let mut used = ClusterSet::default();
+    let mut end = start;
+    if header.extension != 0 {
+        // Nobody but the extension knows which clusters are its own.
+        end = length;
+        occupy(&mut used, header, header.extension);
+    }
+    let mut last = None;
+    for block in 0..u64::from(header.entries) {
+        let host = table.stated(block)?;
+        if host == 0 {
+            last = None;
+            continue;
+        }
+        let report = &mut found.report;
+        let rest = header.size.saturating_sub(block * size).min(size);
+        if host < start || host >= length {
+            on_event(&format!("{said} cluster {block} is outside image"));
+            report.corruptions += 1;
+            found.outside.push(block);
+            continue;
+        }
+        report.allocated_clusters += 1;
+        let is_next = last.is_none_or(|last: u64| last + size == host);
+        report.fragmented_clusters += u64::from(!is_next);
+        last = Some(host);
+        end = end.max(host + size);
+        if host + rest > length {
+            // QEMU takes it for one that is outside.
+            on_event(&format!(
+                "ERROR cluster {block} is cut off by the end of the file"
+            ));
+            report.corruptions += 1;
+            found.cut += 1;
+        }
+        if !occupy(&mut used, header, host) {
+            on_event(&format!("{said} duplicate offset in BAT entry {block}"));
+            report.corruptions += 1;
+            found.shared.push(block);
+        }
+    }
+    let report = &mut found.report;
+    report.total_clusters = header.entries.into();
+    report.image_end_offset = end;
+    let length = length.next_multiple_of(SECTOR_SIZE);
+    if length > end {
+        let leaked = length - end;
+        on_event(&format!(
+            "{} space leaked at the end of the image {leaked}",
+            words.leak
+        ));
+        report.leaks = leaked.div_ceil(size);
+    }
+    Ok(found)
+}
+
+/// Notes that a cluster of the file is used. Returns false if a part of it was used already.
+fn occupy(used: &mut ClusterSet, header: &ParallelsHeader, host: u64) -> bool {
+    let unit = header.entry_unit();
+    let first = host / unit;
+    let mut is_new = true;
+    for place in first..first.saturating_add(header.cluster_size / unit) {
+        is_new &= used.insert(place);
+    }
+    is_new
+}
+
+/// Repairs what was found: entries that lead nowhere say so, clusters with two owners are copied, the header says
+/// where clusters start. Everything is on stable storage afterwards.
+///
+/// # Errors
+/// Returns the system's error.
+pub(super) fn repair(
+    table: &AllocationTable,
+    file: &dyn Storage,
+    found: &BatFindings,
+) -> Result<u64> {
+    let header = table.header();
+    for block in &found.outside {
+        table.forget(*block)?;
+    }
+    for block in &found.shared {
+        let from = table.stated(*block)?;
+        let to = table.take_cluster()?;
+        copy_block(file, from, to, header.cluster_size)?;
+        // The copies first, so that an entry never leads to one that isn't there.
+        file.flush()?;
+        table.refer(*block, to)?;
+    }
+    table.commit()?;
+    if let Some(offset) = found.data_offset {
+        ParallelsHeader::write_data_offset(file, offset)?;
+    }
+    file.flush()?;
+    Ok(found.damages() - found.cut)
+}

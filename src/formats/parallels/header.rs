@@ -1,0 +1,268 @@
+//! The header: 64 bytes, behind which the table starts.
+
+use byteorder::{ByteOrder as _, LittleEndian};
+
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// The first bytes of the form in which places are counted in sectors.
+const OLD_MARK: &[u8; 16] = b"WithoutFreeSpace";
+/// The first bytes of the form in which places are counted in clusters.
+const MARK: &[u8; 16] = b"WithouFreSpacExt";
+/// The length of the header in bytes.
+pub(super) const LENGTH: usize = 64;
+/// The only version.
+const VERSION: u32 = 2;
+/// The word by which an image says that it is in use.
+const IN_USE: u32 = 0x746f_6e59;
+/// The most entries of a table that QEMU reads.
+pub(super) const MOST_ENTRIES: u64 = i32::MAX as u64 / 4;
+/// The first bytes of a format extension.
+const EXTENSION_MARK: u64 = 0xab23_4cef_23dc_ea87;
+
+/// The places of fields in bytes.
+mod at {
+    pub(super) const VERSION: usize = 16;
+    pub(super) const HEADS: usize = 20;
+    pub(super) const CYLINDERS: usize = 24;
+    pub(super) const TRACKS: usize = 28;
+    pub(super) const ENTRIES: usize = 32;
+    pub(super) const SECTORS: usize = 36;
+    pub(super) const IN_USE: usize = 44;
+    pub(super) const DATA_OFFSET: usize = 48;
+    pub(super) const EXTENSION: usize = 56;
+}
+
+/// A checked header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ParallelsHeader {
+    /// True if places are counted in sectors.
+    pub(super) is_old: bool,
+    /// The size of a cluster in bytes, a multiple of 512.
+    pub(super) cluster_size: u64,
+    /// The number of entries of the table.
+    pub(super) entries: u32,
+    /// The size of the disk in bytes, a multiple of 512.
+    pub(super) size: u64,
+    /// True if the image says that it is in use.
+    pub(super) is_in_use: bool,
+    /// The start of the clusters in bytes, as the header has it.
+    pub(super) stated_data_offset: u64,
+    /// The start of the format extension in bytes; 0 if there is none.
+    pub(super) extension: u64,
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, LittleEndian::read_u32)
+}
+
+fn long_number(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).map_or(0, LittleEndian::read_u64)
+}
+
+/// Returns true if a file starts as one of this format does.
+pub(super) fn is_header(start: &[u8]) -> bool {
+    let has_mark = start.starts_with(MARK) || start.starts_with(OLD_MARK);
+    has_mark && number(start, at::VERSION) == VERSION
+}
+
+impl ParallelsHeader {
+    /// Reads the header of the image in `file`.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the header is wrong, in QEMU's words where it has any.
+    pub(super) fn read(file: &dyn Storage) -> Result<Self> {
+        let mut bytes = [0; LENGTH];
+        file.read_padded_at(0, &mut bytes, file.len()?)?;
+        let header = Self::parse(&bytes)?;
+        if header.extension != 0 {
+            let mut mark = [0; 8];
+            file.read_exact_at(header.extension, &mut mark, "the format extension")?;
+            let mark = u64::from_le_bytes(mark);
+            if mark != EXTENSION_MARK {
+                return Err(Error::corrupt(format!(
+                    "Wrong parallels Format Extension magic: {mark:#x}, expected: {EXTENSION_MARK:#x}"
+                )));
+            }
+        }
+        Ok(header)
+    }
+
+    fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
+        let wrong = |what: &str| Err(Error::corrupt(what));
+        if !is_header(bytes) {
+            return wrong("Image not in Parallels format");
+        }
+        let is_old = bytes.starts_with(OLD_MARK);
+        let tracks = number(bytes, at::TRACKS);
+        if tracks == 0 {
+            return wrong("Invalid image: Zero sectors per track");
+        }
+        if tracks > i32::MAX.unsigned_abs() / 513 {
+            return wrong("Invalid image: Too big cluster");
+        }
+        let entries = number(bytes, at::ENTRIES);
+        if u64::from(entries) > MOST_ENTRIES {
+            return wrong("Catalog too large");
+        }
+        let sectors = long_number(bytes, at::SECTORS);
+        let sectors = if is_old {
+            sectors & 0xffff_ffff
+        } else {
+            sectors
+        };
+        let size = sectors.checked_mul(SECTOR_SIZE);
+        let Some(size) = size.filter(|size| i64::try_from(*size).is_ok()) else {
+            return wrong("File too large");
+        };
+        let extension = long_number(bytes, at::EXTENSION);
+        if extension >= 1 << 54 {
+            return wrong("Invalid image: Too big offset");
+        }
+        let header = Self {
+            is_old,
+            cluster_size: u64::from(tracks) * SECTOR_SIZE,
+            entries,
+            size,
+            is_in_use: number(bytes, at::IN_USE) == IN_USE,
+            stated_data_offset: u64::from(number(bytes, at::DATA_OFFSET)) * SECTOR_SIZE,
+            extension: extension * SECTOR_SIZE,
+        };
+        if header.clusters() > entries.into() {
+            // QEMU reads zeroes there.
+            return Err(Error::corrupt(format!(
+                "the table has {entries} entries, and the disk has {} clusters",
+                header.clusters()
+            )));
+        }
+        Ok(header)
+    }
+
+    /// Makes the header of a new disk of `size` bytes, in clusters of `cluster_size` bytes.
+    pub(super) fn new(size: u64, cluster_size: u64) -> Self {
+        let entries = u32::try_from(size.div_ceil(cluster_size)).unwrap_or(u32::MAX);
+        let table_end = LENGTH as u64 + u64::from(entries) * 4;
+        Self {
+            is_old: false,
+            cluster_size,
+            entries,
+            size,
+            is_in_use: false,
+            stated_data_offset: table_end.next_multiple_of(cluster_size),
+            extension: 0,
+        }
+    }
+
+    /// Returns the header's bytes.
+    pub(super) fn encode(&self) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
+        let mut put = |at: usize, field: &[u8]| {
+            let to = bytes.get_mut(at..at + field.len()).unwrap_or_default();
+            to.copy_from_slice(field);
+        };
+        put(0, if self.is_old { OLD_MARK } else { MARK });
+        put(at::VERSION, &VERSION.to_le_bytes());
+        put(at::HEADS, &16u32.to_le_bytes());
+        let sectors = self.size / SECTOR_SIZE;
+        put(at::CYLINDERS, &short(sectors / 16 / 32));
+        put(at::TRACKS, &short(self.cluster_size / SECTOR_SIZE));
+        put(at::ENTRIES, &self.entries.to_le_bytes());
+        put(at::SECTORS, &sectors.to_le_bytes());
+        put(
+            at::DATA_OFFSET,
+            &short(self.stated_data_offset / SECTOR_SIZE),
+        );
+        bytes
+    }
+
+    /// Returns the number of clusters of the disk.
+    pub(super) fn clusters(&self) -> u64 {
+        self.size.div_ceil(self.cluster_size)
+    }
+
+    /// Returns the end of the table in bytes.
+    pub(super) fn table_end(&self) -> u64 {
+        LENGTH as u64 + u64::from(self.entries) * 4
+    }
+
+    /// Returns the least start of the clusters in bytes.
+    fn least_data_offset(&self) -> u64 {
+        let end = self.table_end();
+        match self.is_old {
+            true => end.next_multiple_of(SECTOR_SIZE),
+            false => end.next_multiple_of(self.cluster_size),
+        }
+    }
+
+    /// Returns the start of the clusters in bytes, in a file of `length` bytes, and true if that is what the header
+    /// says.
+    pub(super) fn data_offset(&self, length: u64) -> (u64, bool) {
+        let least = self.least_data_offset();
+        let stated = self.stated_data_offset;
+        if stated == 0 && self.is_old {
+            return (least, true);
+        }
+        let length = length.next_multiple_of(SECTOR_SIZE);
+        let end = self.table_end().next_multiple_of(SECTOR_SIZE);
+        if stated < end || stated > length {
+            return (least, false);
+        }
+        (stated, true)
+    }
+
+    /// Returns the length in bytes of what entries count.
+    pub(super) fn entry_unit(&self) -> u64 {
+        match self.is_old {
+            true => SECTOR_SIZE,
+            false => self.cluster_size,
+        }
+    }
+
+    /// Says in the header in `file` that the image is in use, or that it isn't.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn write_in_use(file: &dyn Storage, is_in_use: bool) -> Result<()> {
+        let word = if is_in_use { IN_USE } else { 0 };
+        file.write_at(at::IN_USE as u64, &word.to_le_bytes())
+    }
+
+    /// Changes where the header in `file` says that clusters start, in bytes.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn write_data_offset(file: &dyn Storage, offset: u64) -> Result<()> {
+        let sectors = u32::try_from(offset / SECTOR_SIZE).unwrap_or_default();
+        file.write_at(at::DATA_OFFSET as u64, &sectors.to_le_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (size, cluster_size) in [(0, 1 << 20), (512, 1024), (5 << 30, 3072)] {
+            let header = ParallelsHeader::new(size, cluster_size);
+            assert_eq!(ParallelsHeader::parse(&header.encode()).unwrap(), header);
+            assert_eq!(
+                header.data_offset(1 << 40),
+                (header.stated_data_offset, true)
+            );
+        }
+    }
+
+    #[test]
+    fn the_older_form_counts_sectors_in_32_bits() {
+        let mut bytes = ParallelsHeader::new(1 << 20, 1 << 16).encode();
+        bytes[..16].copy_from_slice(OLD_MARK);
+        bytes[at::SECTORS + 4] = 7;
+        bytes[at::DATA_OFFSET..at::DATA_OFFSET + 4].fill(0);
+        let header = ParallelsHeader::parse(&bytes).unwrap();
+        assert_eq!((header.size, header.entry_unit()), (1 << 20, 512));
+        assert_eq!(header.data_offset(1 << 20), (512, true));
+    }
+}

@@ -1,0 +1,60 @@
+//! Parallels: the disks of Parallels Desktop and Virtuozzo, as far as they are one file.
+//!
+//! A header of 64 bytes is followed by the block allocation table (BAT), a number for each cluster: 0 for one that
+//! isn't stored, or its place. All numbers are little-endian. Two marks tell two forms apart: in the older one
+//! places are counted in sectors, in the newer one in clusters. An image in use says so.
+//!
+//! A format extension holds dirty bitmaps and the like. It is kept. As a write would make bitmaps wrong that nobody
+//! updates, images that have one are only read.
+
+mod check;
+mod file;
+mod header;
+mod plan;
+mod table;
+
+use std::sync::Arc;
+
+use self::file::ParallelsFile;
+use self::header::is_header;
+use self::plan::ParallelsPlan;
+use crate::error::Result;
+use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load, NewDisk, Plan};
+use crate::options::{Kind, OptionSpec};
+use crate::storage::Storage;
+
+/// The options of a new image.
+const CREATE_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("size", Kind::Size, "Virtual disk size"),
+    OptionSpec::new("cluster_size", Kind::Size, "Parallels image cluster size")
+        .with_default("1048576"),
+];
+
+/// The format Parallels.
+pub struct Parallels;
+
+impl FormatDriver for Parallels {
+    fn name(&self) -> &'static str {
+        "parallels"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn probe(&self, start: &[u8]) -> u8 {
+        if is_header(start) { 100 } else { 0 }
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        CREATE_OPTIONS
+    }
+
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        Ok(Box::new(ParallelsPlan::new(new)?))
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(ParallelsFile::load(file)?))
+    }
+}

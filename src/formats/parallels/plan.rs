@@ -1,0 +1,61 @@
+//! A new Parallels image, checked and not made yet.
+
+use std::sync::Arc;
+
+use super::header::{MOST_ENTRIES, ParallelsHeader};
+use super::table::AllocationTable;
+use crate::error::{Error, Result};
+use crate::formats::NewImage;
+use crate::formats::block_map::{NewBlocks, make_zero};
+use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::units::SECTOR_SIZE;
+
+/// The cluster size where none is asked for, in bytes.
+const CLUSTER_SIZE: u64 = 1 << 20;
+/// The size that no cluster has, nor a larger one, in bytes.
+const TOO_LARGE: u64 = 1 << 31;
+
+/// A new image.
+pub(super) struct ParallelsPlan {
+    header: ParallelsHeader,
+}
+
+impl ParallelsPlan {
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// Returns an error if the cluster size is out of range, or if the table has no room for the disk.
+    pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
+        let asked = new.options.number("cluster_size").unwrap_or(CLUSTER_SIZE);
+        let cluster_size = asked.checked_next_multiple_of(SECTOR_SIZE);
+        let cluster_size = cluster_size.filter(|size| *size < TOO_LARGE);
+        let cluster_size =
+            cluster_size.ok_or_else(|| Error::invalid("Cluster size is too large"))?;
+        let size = new.size.checked_next_multiple_of(SECTOR_SIZE);
+        let size = size.filter(|size| {
+            let clusters = size.checked_div(cluster_size);
+            clusters.is_some_and(|clusters| clusters < MOST_ENTRIES)
+        });
+        let size =
+            size.ok_or_else(|| Error::invalid("Image size is too large for this cluster size"))?;
+        Ok(Self {
+            header: ParallelsHeader::new(size, cluster_size),
+        })
+    }
+}
+
+impl Plan for ParallelsPlan {
+    fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
+        let file = &parts.file;
+        let end = self.header.stated_data_offset;
+        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        if !file.starts_as_zeroes() {
+            make_zero(file.as_ref(), 0..end)?;
+        } else if file.len()? < end {
+            file.set_len(end)?;
+        }
+        let table = AllocationTable::fresh(Arc::clone(file), self.header);
+        let image = NewBlocks::new(table, parts.file, false, parts.flush);
+        Ok(Box::new(image))
+    }
+}

@@ -1,0 +1,204 @@
+//! The block allocation table of an image.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::header::{LENGTH, ParallelsHeader};
+use crate::error::{Error, Result};
+use crate::formats::block_map::{
+    Block, BlockAllocator, BlockTable, EntryTable, NewBlockTable, RoomAtEnd,
+};
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The entry of a cluster that isn't stored.
+const ABSENT: u32 = 0;
+
+/// The table of an image.
+pub(super) struct AllocationTable {
+    file: Arc<dyn Storage>,
+    header: ParallelsHeader,
+    entries: EntryTable,
+    room: RoomAtEnd,
+    /// True if flushes reach the storage.
+    flushes: bool,
+    /// True if the header says that the image is in use.
+    is_in_use: AtomicBool,
+}
+
+impl AllocationTable {
+    /// Makes the table of the image in `file`. New clusters go behind all that is there, or from `end` on where
+    /// that is given.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn stored(
+        file: Arc<dyn Storage>,
+        header: ParallelsHeader,
+        flushes: bool,
+        end: Option<u64>,
+    ) -> Result<Self> {
+        if let Some(end) = end {
+            return Ok(Self::with_end(file, header, flushes, end));
+        }
+        let length = file.len()?;
+        let (start, _) = header.data_offset(length);
+        let clusters = length.saturating_sub(start).div_ceil(header.cluster_size);
+        let end = start.saturating_add(clusters.saturating_mul(header.cluster_size));
+        Ok(Self::with_end(file, header, flushes, end))
+    }
+
+    /// Makes the table of a new image, which reads as zeroes.
+    pub(super) fn fresh(file: Arc<dyn Storage>, header: ParallelsHeader) -> Self {
+        let end = header.stated_data_offset;
+        Self::with_end(file, header, false, end)
+    }
+
+    fn with_end(file: Arc<dyn Storage>, header: ParallelsHeader, flushes: bool, end: u64) -> Self {
+        let start = LENGTH as u64;
+        Self {
+            entries: EntryTable::stored(Arc::clone(&file), start, header.entries.into()),
+            room: RoomAtEnd::new(Arc::clone(&file), end),
+            file,
+            header,
+            flushes,
+            is_in_use: AtomicBool::new(header.is_in_use),
+        }
+    }
+
+    fn flush(&self) -> Result<()> {
+        match self.flushes {
+            true => self.file.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the header.
+    pub(super) fn header(&self) -> &ParallelsHeader {
+        &self.header
+    }
+
+    /// Returns the place that an entry states in bytes, be it a possible one or not; 0 for none.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn stated(&self, block: u64) -> Result<u64> {
+        Ok(u64::from(self.entries.get(block)?) * self.header.entry_unit())
+    }
+
+    /// Makes an entry say that its cluster isn't stored.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn forget(&self, block: u64) -> Result<()> {
+        self.entries.set(block, ABSENT)
+    }
+
+    /// Makes an entry lead to a cluster.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if entries have no number for the place.
+    pub(super) fn refer(&self, block: u64, host: u64) -> Result<()> {
+        let unit = self.header.entry_unit();
+        let entry = u32::try_from(host / unit).ok();
+        let entry = entry.filter(|_| host.is_multiple_of(unit));
+        let entry = entry.ok_or_else(|| Error::invalid("the image's file is too big"))?;
+        self.entries.set(block, entry)
+    }
+
+    /// Hands out a cluster that reads as zeroes.
+    ///
+    /// # Errors
+    /// Returns an error as [`RoomAtEnd::take_zeroed`] does.
+    pub(super) fn take_cluster(&self) -> Result<u64> {
+        let size = self.header.cluster_size;
+        self.room.take_zeroed(size, self.header.entry_unit())
+    }
+}
+
+impl BlockTable for AllocationTable {
+    fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.header.cluster_size
+    }
+
+    fn lookup(&self, block: u64) -> Result<Block> {
+        match self.stated(block)? {
+            0 => Ok(Block::Absent),
+            host if host >= self.header.table_end() => Ok(Block::At(HostOffset(host))),
+            host => Err(Error::corrupt(format!(
+                "cluster {block} of the disk is at offset {host:#x}, where the table is"
+            ))),
+        }
+    }
+
+    /// QEMU looks at all clusters that follow each other.
+    fn status_step(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+impl BlockAllocator for AllocationTable {
+    fn allocate(&self, block: u64) -> Result<HostOffset> {
+        // A power cut may leave the file longer than it has to be, which is what the mark tells.
+        if !self.is_in_use.swap(true, Ordering::AcqRel) {
+            ParallelsHeader::write_in_use(self.file.as_ref(), true)?;
+            self.flush()?;
+        }
+        let host = self.take_cluster()?;
+        self.refer(block, host)?;
+        Ok(HostOffset(host))
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.entries.store()
+    }
+
+    fn close(&self) -> Result<()> {
+        if !self.is_in_use.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let end = self.room.next();
+        if self.header.is_in_use && self.file.len()? > end {
+            // Whoever had it in use before had taken more than was used.
+            self.file.set_len(end)?;
+        }
+        self.flush()?;
+        ParallelsHeader::write_in_use(self.file.as_ref(), false)?;
+        self.flush()
+    }
+}
+
+impl NewBlockTable for AllocationTable {
+    fn place(&self, block: u64) -> Result<HostOffset> {
+        if let Block::At(host) = self.lookup(block)? {
+            return Ok(host);
+        }
+        let size = self.header.cluster_size;
+        let host = match self.unit() == size || self.file.starts_as_zeroes() {
+            true => self.room.take(size, SECTOR_SIZE)?,
+            // It is written piece by piece.
+            false => self.take_cluster()?,
+        };
+        self.refer(block, host)?;
+        Ok(HostOffset(host))
+    }
+
+    fn finish(&self, flush: bool) -> Result<()> {
+        let file = self.file.as_ref();
+        if file.starts_as_zeroes() {
+            file.set_len(self.room.next())?;
+        }
+        self.entries.store()?;
+        let flush = || match flush {
+            true => file.flush(),
+            false => Ok(()),
+        };
+        flush()?;
+        file.write_at(0, &self.header.encode())?;
+        flush()
+    }
+}
