@@ -6,39 +6,23 @@
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// The order in which drivers that are as sure are asked. A file may have two marks, one of them further on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Those that QEMU asks before all formats that have a driver here.
-    First,
-    /// Those that it asks after them.
-    Last,
-}
-
-/// The name, the offset in bytes, and the mark of formats that are asked first.
-const FIRST: &[Mark] = &[
+/// The name, the offset in bytes, and the mark of each, which QEMU looks for before those of most that have a driver.
+const MARKS: &[Mark] = &[
     ("bochs", 0, b"Bochs Virtual HD Image"),
 ];
 
-/// The same of formats that are asked last.
-const LAST: &[Mark] = &[("qcow", 0, b"QFI\xfb\0\0\0\x01")];
-
 type Mark = (&'static str, usize, &'static [u8]);
 
-/// Refuses a file that starts with the mark of a foreign format, of those that are asked at this turn.
+/// Refuses a file that starts with the mark of a foreign format.
 ///
 /// # Errors
 /// Returns an error that names the format.
-pub(super) fn refuse(start: &[u8], turn: Turn) -> Result<()> {
-    let marks = match turn {
-        Turn::First => FIRST,
-        Turn::Last => LAST,
-    };
+pub(super) fn refuse(start: &[u8]) -> Result<()> {
     let is_marked = |(_, offset, mark): &&Mark| {
         let rest = start.get(*offset..);
         rest.is_some_and(|rest| rest.starts_with(mark))
     };
-    if let Some((name, ..)) = marks.iter().find(is_marked) {
+    if let Some((name, ..)) = MARKS.iter().find(is_marked) {
         return Err(Error::unsupported(format!(
             "the image looks like '{name}', a format that this version doesn't support \
              (-f raw reads it as it is)"
@@ -72,7 +56,7 @@ pub fn refuse_named(file: &dyn Storage) -> Result<()> {
 }
 
 /// Drivers that new images may be of and that have no measure.
-pub const UNMEASURED: [&str; 3] = ["file", "host_device", "qcow"];
+pub const UNMEASURED: [&str; 2] = ["file", "host_device"];
 
 /// The names that a backing file's format may have: those of all drivers of QEMU's block devices.
 pub const QEMU_DRIVERS: [&str; 42] = [

@@ -7,9 +7,9 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::driver::{FormatDriver, Load, Parts};
-use super::foreign::{self, Turn};
+use super::foreign;
 use super::image::Image;
-use super::{luks, parallels, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
+use super::{luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -24,6 +24,7 @@ pub const FORMATS: &[Format] = &[
     Format(&vmdk::Vmdk),
     Format(&vhdx::Vhdx),
     Format(&vdi::Vdi),
+    Format(&qcow::Qcow),
     Format(&qcow2::Qcow2),
     Format(&luks::Luks),
     Format::RAW,
@@ -90,15 +91,11 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
 
 /// Tells the format as [`probe`] does, from a file's first bytes.
 pub(super) fn of_start(start: &[u8]) -> Result<Format> {
-    foreign::refuse(start, Turn::First)?;
+    foreign::refuse(start)?;
     let scored = FORMATS.iter().map(|format| (format.probe(start), *format));
     // Of equals the first one counts.
     let surest = scored.rev().max_by_key(|(score, _)| *score);
-    let format = surest.map_or(Format::RAW, |(_, format)| format);
-    if format == Format::RAW {
-        foreign::refuse(start, Turn::Last)?;
-    }
-    Ok(format)
+    Ok(surest.map_or(Format::RAW, |(_, format)| format))
 }
 
 /// Opens an image for reading, without its backing file and without other files. `secret` is the password, for
@@ -153,7 +150,7 @@ mod tests {
 
     #[test]
     fn foreign_formats_are_refused_by_name() {
-        let cases: [(&str, &[u8]); 1] = [("qcow", b"QFI\xfb\0\0\0\x01")];
+        let cases: [(&str, &[u8]); 1] = [("bochs", b"Bochs Virtual HD Image\0")];
         for (name, bytes) in cases {
             let message = probe_bytes(bytes).unwrap_err().to_string();
             assert!(message.contains(&format!("'{name}'")), "{message}");

@@ -15,6 +15,7 @@ pub mod info;
 pub mod luks;
 pub mod parallels;
 pub mod plausible;
+pub mod qcow;
 pub mod qcow2;
 pub mod qed;
 pub mod raw;

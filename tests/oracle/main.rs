@@ -53,6 +53,7 @@ mod options;
 mod over;
 mod parallels;
 mod progress;
+mod qcow;
 mod qcow2_luks;
 mod qed;
 mod qemu_io;
@@ -119,6 +120,7 @@ fn main() -> ExitCode {
     trials.extend(matrix::trials());
     trials.extend(measure::trials());
     trials.extend(parallels::trials());
+    trials.extend(qcow::trials());
     trials.extend(qed::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());

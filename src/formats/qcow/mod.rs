@@ -1,0 +1,76 @@
+//! The first version of qcow, kept for the images that there are.
+//!
+//! A header leads to a table of two levels, which has an entry for each cluster: none, an offset, or where a
+//! compressed cluster is. All numbers are big-endian. There are no refcounts, no snapshots and no zero clusters. A
+//! backing file may be named, without its format. The data may be encrypted by the oldest of qcow2's methods.
+
+mod file;
+mod header;
+mod options;
+mod plan;
+mod sound;
+mod table;
+
+use std::sync::Arc;
+
+use self::file::QcowFile;
+use self::header::{MAGIC, VERSION};
+use self::options::CREATE_OPTIONS;
+use self::plan::QcowPlan;
+use crate::error::Result;
+use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load, NewDisk, Plan};
+use crate::options::{Kind, OptionSpec};
+use crate::storage::Storage;
+
+/// The options of a node.
+const OPEN_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("encrypt.format", Kind::Text, "The encryption, 'aes'"),
+    OptionSpec::new("encrypt.key-secret", Kind::Text, "ID of the secret"),
+];
+
+/// The format qcow.
+pub struct Qcow;
+
+impl FormatDriver for Qcow {
+    fn name(&self) -> &'static str {
+        "qcow"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            compresses: true,
+            backing: true,
+            ..Capabilities::default()
+        }
+    }
+
+    fn probe(&self, start: &[u8]) -> u8 {
+        let version = start.get(4..8).and_then(|bytes| bytes.try_into().ok());
+        let is_first = version.is_some_and(|bytes| u32::from_be_bytes(bytes) == VERSION);
+        if is_first && start.starts_with(MAGIC) {
+            100
+        } else {
+            0
+        }
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        OPEN_OPTIONS
+    }
+
+    fn shown_options(&self) -> &'static [&'static str] {
+        &["encrypt.key-secret"]
+    }
+
+    fn create_options(&self) -> &'static [OptionSpec] {
+        CREATE_OPTIONS
+    }
+
+    fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
+        Ok(Box::new(QcowPlan::new(new)?))
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(QcowFile::load(file)?))
+    }
+}
