@@ -66,3 +66,37 @@ printf '\0\0\0\011\0\0\020\0' | dd of=vpc bs=1 seek=540 conv=notrunc status=none
 qemu-io -f vpc -c 'write -q -P 0xda 8k 5k' vpc
 qemu-img create -q -f vpc -o subformat=fixed,force_size=on vpc-fixed 4k
 qemu-io -f vpc -c 'write -q -P 0xda 512 1k' vpc-fixed
+# QED's smallest tables that QEMU opens have two clusters; the last cluster of the disk is short.
+make_qed() {
+    rm -f "$1"
+    qemu-img create -q -f qed -o "cluster_size=4k,table_size=2$3" "$1" "$2"
+    qemu-io -f qed -c 'write -q -P 0xda 512 1k' -c 'write -q -z 8k 4k' "$1"
+}
+truncate -s 32k base
+make_qed qed 33280 ""
+make_qed qed-backing 32k ,backing_file=base,backing_fmt=raw
+# The mark of an image that has to be checked.
+printf '\007' | dd of=qed-backing bs=1 seek=16 conv=notrunc status=none
+
+rm -f qcow qcow-zlib qcow-backing qcow-aes
+qemu-img create -q -f qcow qcow 33280
+qemu-io -f qcow -c 'write -q -P 0xda 512 1k' qcow
+seq 600 >text
+truncate -s 8k text
+# It ends with an error, and the image is whole.
+qemu-img convert -c -f raw -O qcow text qcow-zlib || true
+rm text
+qemu-img create -q -f qcow -o backing_file=base,backing_fmt=raw qcow-backing 32k
+rm base
+qemu-img create -q -f qcow --object "$secret" \
+    -o encrypt.format=aes,encrypt.key-secret=s qcow-aes 32k
+qemu-io --object "$secret" --image-opts driver=qcow,file.filename=qcow-aes,encrypt.key-secret=s \
+    -c 'write -q -P 0xda 512 1k'
+
+rm -f parallels parallels-old
+qemu-img create -q -f parallels -o cluster_size=1k parallels 32256
+qemu-io -f parallels -c 'write -q -P 0xda 512 1k' -c 'write -q -P 0xad 31k 512' parallels
+# The older form, which counts sectors, in use.
+cp parallels parallels-old
+printf 'WithoutFreeSpace' | dd of=parallels-old bs=1 conv=notrunc status=none
+printf 'Yont' | dd of=parallels-old bs=1 seek=44 conv=notrunc status=none
