@@ -20,7 +20,7 @@ use std::time::Duration;
 use cowhide::convert::{self, Settings};
 use cowhide::crypto::Secret;
 use cowhide::formats::encryption::{EncryptedHeader as _, EncryptionFormat, LegacyAes};
-use cowhide::formats::qcow2::{CreateOptions, NewQcow2};
+use cowhide::formats::qcow2::{NewQcow2, NewQcow2Options};
 use cowhide::formats::raw::NewRaw;
 use cowhide::formats::{self, Format, Preallocation};
 use cowhide::storage::{Access, CacheMode, FileStorage, Storage};
@@ -42,7 +42,7 @@ fn secret() -> Secret {
 /// Converts to a qcow2 image in an empty file.
 fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
     let source = formats::open(storage(source), Format::RAW, None).unwrap();
-    let mut options = CreateOptions::new(source.size());
+    let mut options = NewQcow2Options::new(source.size());
     options.cluster_size = cluster_size;
     let cipher = encrypted.then(|| {
         options.encryption = Some(EncryptionFormat::Aes);

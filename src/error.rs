@@ -26,6 +26,20 @@ pub enum ErrorKind {
     Locked,
 }
 
+impl ErrorKind {
+    /// Returns its name in reports for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Corrupt => "corrupt",
+            Self::Unsupported => "unsupported",
+            Self::Invalid => "invalid",
+            Self::MissingSecret => "missing-secret",
+            Self::Locked => "locked",
+        }
+    }
+}
+
 /// A failure: its [`ErrorKind`] and one line of text, and rarely more lines with a hint.
 #[derive(Debug)]
 pub struct Error {
@@ -93,6 +107,15 @@ impl Error {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Returns the same error with a hint, where there is one to give.
+    #[must_use]
+    pub fn with_hints(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.with_hint(hint),
+            None => self,
+        }
     }
 
     /// Returns the lines of the hint, where there is one.

@@ -21,7 +21,7 @@ use cowhide::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::copy_bitmaps;
 use cowhide::formats::qcow2::{
-    Backing, CheckReport, CreateOptions, Header, NewQcow2, Qcow2Image, Repair, check, features,
+    Backing, CheckReport, Header, NewQcow2, NewQcow2Options, Qcow2Image, Repair, check, features,
     repair,
 };
 use cowhide::formats::raw::RawImage;
@@ -104,10 +104,10 @@ fn cipher() -> Cipher {
 fn used(cluster_size: u64, refcount_bits: u64, size: u64) -> Vec<u8> {
     let storage = Arc::new(MemoryStorage::default());
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         cluster_size,
         refcount_bits,
-        ..CreateOptions::new(size)
+        ..NewQcow2Options::new(size)
     };
     let new = NewQcow2::create(target, options, None, true).unwrap();
     new.finish().unwrap();
@@ -220,7 +220,7 @@ fn whatever_is_wrong_a_repair_that_was_cut_off_loses_nothing() {
 }
 
 /// Makes an image of the source in a storage.
-type Make<'a> = &'a dyn Fn(Arc<dyn Storage>, CreateOptions) -> Box<dyn NewImage>;
+type Make<'a> = &'a dyn Fn(Arc<dyn Storage>, NewQcow2Options) -> Box<dyn NewImage>;
 
 #[test]
 fn a_new_image_that_was_cut_off_is_none_or_whole() {
@@ -266,10 +266,10 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
                 "encrypted" => Some(EncryptionFormat::Aes),
                 _ => None,
             };
-            let options = CreateOptions {
+            let options = NewQcow2Options {
                 cluster_size: 1024,
                 encryption,
-                ..CreateOptions::new(disk.len() as u64)
+                ..NewQcow2Options::new(disk.len() as u64)
             };
             let target = make(Arc::<MemoryStorage>::clone(&storage), options);
             // It has begun; what was there may be there until this is on the disk.
@@ -312,7 +312,7 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
 }
 
 /// An image of these options, in which nothing has been written.
-fn empty(options: CreateOptions) -> Subject {
+fn empty(options: NewQcow2Options) -> Subject {
     let storage = Arc::new(MemoryStorage::default());
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
     let new = NewQcow2::create(target, options, None, true).unwrap();
@@ -339,7 +339,7 @@ fn move_extensions(bytes: &mut Vec<u8>) {
     bytes[8..16].copy_from_slice(&moved.to_be_bytes());
     let bitmaps = with_bitmaps(Subject {
         bytes: bytes.clone(),
-        ..empty(CreateOptions::new(512))
+        ..empty(NewQcow2Options::new(512))
     });
     let kind = 0x2385_2875u32.to_be_bytes();
     let header = bitmaps.bytes[..4096].windows(4);
@@ -359,7 +359,7 @@ fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
         (4096, false, true),
         (4096, true, false),
     ] {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             cluster_size,
             lazy_refcounts,
             backing: Some(Backing {
@@ -367,7 +367,7 @@ fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
                 format: None,
                 size: 512,
             }),
-            ..CreateOptions::new(1 << 18)
+            ..NewQcow2Options::new(1 << 18)
         };
         let below = Arc::new(MemoryStorage::new(vec![7; 512]));
         let mut subject = Subject {
@@ -446,11 +446,11 @@ fn the_repair_of_a_dirty_image_that_was_cut_off_is_done_again() {
     let mut noise = Noise(5);
     let mut repaired = 0;
     for (cluster_size, extended_l2) in [(512, false), (4096, false), (16384, true)] {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             cluster_size,
             extended_l2,
             lazy_refcounts: true,
-            ..CreateOptions::new(1 << 18)
+            ..NewQcow2Options::new(1 << 18)
         };
         let subject = with_snapshot(with_bitmaps(empty(options)));
         let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));

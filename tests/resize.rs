@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use cowhide::error::Result;
 use cowhide::formats::encryption::EncryptionFormat;
-use cowhide::formats::qcow2::write::{OpenOptions, resize_disk};
+use cowhide::formats::qcow2::write::{Qcow2WriteParts, resize_disk};
 use cowhide::formats::qcow2::{
-    Backing, CreateOptions, Header, NewFiles, NewQcow2, Version, features,
+    Backing, Header, NewFiles, NewQcow2, NewQcow2Options, Version, features,
 };
 use cowhide::formats::raw::RawImage;
 use cowhide::formats::{NewImage as _, Preallocation, Resize, WritableImage as _};
@@ -144,7 +144,7 @@ impl Kind {
             let image = RawImage::open(Arc::new(MemoryStorage::new(bytes))).unwrap();
             Arc::new(image) as _
         });
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             cluster_size: self.cluster_size,
             version: if self.old { Version::V2 } else { Version::V3 },
             extended_l2: self.extended_l2,
@@ -158,7 +158,7 @@ impl Kind {
                 format: None,
                 size: self.backing,
             }),
-            ..CreateOptions::new(SIZE)
+            ..NewQcow2Options::new(SIZE)
         };
         let mut subject = Subject {
             bytes: Vec::new(),
@@ -264,11 +264,11 @@ fn run(
     wanted: Resize,
 ) -> Result<()> {
     let header = Header::read(storage.as_ref())?;
-    let options = OpenOptions {
+    let options = Qcow2WriteParts {
         cipher: subject.cipher(),
         data,
         backing: subject.backing.clone(),
-        ..OpenOptions::default()
+        ..Qcow2WriteParts::default()
     };
     resize_disk(&storage, &header, options, wanted)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
 use cowhide::formats::encryption::{EncryptionFormat, LegacyAes};
-use cowhide::formats::qcow2::{CreateOptions, Header, NewFiles, NewQcow2, Version, features};
+use cowhide::formats::qcow2::{Header, NewFiles, NewQcow2, NewQcow2Options, Version, features};
 use cowhide::formats::{Image as _, NewImage, WritableImage as _};
 use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
@@ -21,7 +21,7 @@ use power_cut::kept::{Kept, with_bitmaps, with_data, with_snapshot};
 use power_cut::{KEY, Log, Logged, Subject, assert_clean, lossy_cut};
 
 /// An empty image.
-fn image(options: CreateOptions) -> Subject {
+fn image(options: NewQcow2Options) -> Subject {
     let storage = Arc::new(MemoryStorage::default());
     let encrypted = options.encryption == Some(EncryptionFormat::Aes);
     let cipher = encrypted.then(|| LegacyAes::with_key(KEY, Backend::detect()));
@@ -41,12 +41,12 @@ fn image(options: CreateOptions) -> Subject {
 }
 
 /// An empty image whose data is in another file.
-fn image_with_data_file(options: CreateOptions) -> Subject {
+fn image_with_data_file(options: NewQcow2Options) -> Subject {
     let files = [(); 2].map(|()| Arc::new(MemoryStorage::default()));
     let [storage, data]: [Arc<dyn Storage>; 2] =
         [0, 1].map(|file| Arc::<MemoryStorage>::clone(&files[file]) as _);
     let raw = options.data_file_raw;
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         data_file: Some(b"data".to_vec()),
         ..options
     };
@@ -69,10 +69,10 @@ fn image_with_data_file(options: CreateOptions) -> Subject {
     }
 }
 
-fn options(cluster_size: u64, size: u64) -> CreateOptions {
-    CreateOptions {
+fn options(cluster_size: u64, size: u64) -> NewQcow2Options {
+    NewQcow2Options {
         cluster_size,
-        ..CreateOptions::new(size)
+        ..NewQcow2Options::new(size)
     }
 }
 
@@ -86,7 +86,7 @@ fn the_smallest_clusters() {
 #[test]
 fn clusters_of_4_kib_in_every_version() {
     for (seed, version) in [(10, Version::V2), (11, Version::V3)] {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             version,
             ..options(4096, (1 << 20) + 512)
         };
@@ -102,7 +102,7 @@ fn clusters_of_64_kib() {
 #[test]
 fn every_width_of_refcounts() {
     for (seed, refcount_bits) in (30..).zip([1, 2, 4, 8, 32, 64]) {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             refcount_bits,
             ..options(512, 1 << 18)
         };
@@ -113,7 +113,7 @@ fn every_width_of_refcounts() {
 #[test]
 fn the_refcount_table_grows() {
     // A block counts 64 clusters of 512 bytes, and a table of one cluster has 64 blocks: 2 MiB.
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         refcount_bits: 64,
         ..options(512, 6 << 20)
     };
@@ -125,7 +125,7 @@ fn the_refcount_table_grows() {
 #[test]
 fn encrypted() {
     for (seed, cluster_size) in [(40, 512), (41, 4096)] {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             encryption: Some(EncryptionFormat::Aes),
             ..options(cluster_size, 1 << 19)
         };
@@ -136,7 +136,7 @@ fn encrypted() {
 #[test]
 fn lazy_refcounts() {
     for seed in 50..52 {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             lazy_refcounts: true,
             ..options(512, 1 << 18)
         };
@@ -149,7 +149,7 @@ fn lazy_refcounts() {
 fn external_data_files() {
     for (seed, data_file_raw) in [(70, false), (71, true)] {
         for (cluster_size, extended_l2) in [(512, false), (4096, false), (16384, true)] {
-            let options = CreateOptions {
+            let options = NewQcow2Options {
                 data_file_raw,
                 extended_l2,
                 ..options(cluster_size, cluster_size * 300 + 512)
@@ -162,23 +162,23 @@ fn external_data_files() {
 /// Bitmaps of every kind stay true, whatever else the image has.
 #[test]
 fn bitmaps() {
-    let lazy = |options| CreateOptions {
+    let lazy = |options| NewQcow2Options {
         lazy_refcounts: true,
         ..options
     };
-    let extended = CreateOptions {
+    let extended = NewQcow2Options {
         extended_l2: true,
         ..options(16384, 1 << 20)
     };
-    let narrow = CreateOptions {
+    let narrow = NewQcow2Options {
         refcount_bits: 1,
         ..options(4096, 1 << 19)
     };
-    let encrypted = CreateOptions {
+    let encrypted = NewQcow2Options {
         encryption: Some(EncryptionFormat::Aes),
         ..options(512, 1 << 17)
     };
-    let raw = CreateOptions {
+    let raw = NewQcow2Options {
         data_file_raw: true,
         ..lazy(options(4096, (1 << 19) + 512))
     };
@@ -201,15 +201,15 @@ fn bitmaps() {
 /// An internal snapshot stays as it is, and bitmaps beside it stay true.
 #[test]
 fn snapshots() {
-    let extended = CreateOptions {
+    let extended = NewQcow2Options {
         extended_l2: true,
         ..options(16384, 1 << 20)
     };
-    let lazy = CreateOptions {
+    let lazy = NewQcow2Options {
         lazy_refcounts: true,
         ..options(512, 1 << 17)
     };
-    let encrypted = CreateOptions {
+    let encrypted = NewQcow2Options {
         encryption: Some(EncryptionFormat::Aes),
         version: Version::V2,
         ..options(4096, 1 << 18)
@@ -248,7 +248,7 @@ fn several_threads_share_clusters() {
     const CLUSTER: usize = 16384;
     const CLUSTERS: usize = 48;
     for (encryption, seed) in [(None, 1), (Some(EncryptionFormat::Aes), 2)] {
-        let subject = image(CreateOptions {
+        let subject = image(NewQcow2Options {
             encryption,
             ..options(CLUSTER as u64, (CLUSTERS * CLUSTER) as u64)
         });
@@ -321,12 +321,12 @@ fn several_threads_are_cut_off() {
     /// How many neighbouring sectors are one thread's; clusters are no multiples of that.
     const OWN: usize = 3;
     const THREADS: usize = 2;
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         lazy_refcounts: true,
         ..options(4096, (SECTORS * 512) as u64)
     };
     let lazy = image(options.clone());
-    let extended = image(CreateOptions {
+    let extended = image(NewQcow2Options {
         cluster_size: 16384,
         extended_l2: true,
         lazy_refcounts: false,

@@ -32,7 +32,7 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
     };
     let quiet = args.common.quiet;
     let passwords = PasswordSource::new(&args.password, quiet)?;
-    let progress = Progress::new(args.progress && !quiet);
+    let progress = Progress::new(&args.progress, quiet)?;
     progress.begin();
     let amended = || -> Done {
         let cache = cache(&args.written.cache, "Invalid cache option")?;

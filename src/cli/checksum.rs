@@ -28,7 +28,7 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     source.sandbox = !args.common.no_sandbox;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
-    let progress = Progress::new(args.progress && !quiet).beside_output();
+    let progress = Progress::new(&args.progress, quiet)?.beside_output();
     let workers = Settings::default().workers;
     let digest = commands::checksum::run(&source, algorithm, workers, &passwords, &progress)?;
     progress.end();

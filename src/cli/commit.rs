@@ -34,7 +34,7 @@ pub(super) fn run(args: &CommitArgs, secrets: &Secrets) -> Done {
         keeps: args.drop || args.base.is_some(),
         settings,
     };
-    let progress = Progress::new(args.progress && !quiet);
+    let progress = Progress::new(&args.progress, quiet)?;
     let committed =
         || -> Result<(), Failure> { Ok(commands::commit::run(&plan, &passwords, &progress)?) };
     let committed = committed();

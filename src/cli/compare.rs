@@ -28,7 +28,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
         Ok(passwords) => passwords,
         Err(error) => return failed(NOT_OPENED, error.into()),
     };
-    let progress = Progress::new(args.progress && !args.common.quiet).in_larger_steps();
+    let progress = Progress::new(&args.progress, args.common.quiet)?.in_larger_steps();
     let open = || -> Result<_, Failure> {
         let cache = cache(&args.cache, "Invalid source cache option")?;
         let open = |operand, format: &Option<String>| -> Result<_, Failure> {

@@ -12,7 +12,7 @@ use super::checksum::{algorithm, checksum_line};
 use super::operands::{self, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, complain_of, print, print_bytes, warn};
+use super::{Done, Failure, complain_of, print, print_bytes, render, warn};
 use crate::commands::convert::{BitmapCopies, Sources};
 use crate::commands::{self, Driver, Sharing, Target};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
@@ -48,12 +48,11 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
-    let progress = Progress::new(args.progress && !quiet);
-    progress.begin();
-    let converted = || -> Result<_, Failure> {
+    let progress = Progress::new(&args.progress, quiet)?;
+    let open = || -> Result<_, Failure> {
         let sources = open_sources(args, from, source_cache, secrets, &passwords)?;
         let (target, is_backed) = plan_target(args, to, from.len(), secrets)?;
-        let plan = commands::convert::Conversion {
+        Ok(commands::convert::Conversion {
             sources,
             target,
             settings: Settings {
@@ -63,10 +62,16 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
             verify: args.verify,
             checksum,
             bitmaps,
-        };
-        Ok(commands::convert::run(&plan, &passwords, &progress)?)
+        })
     };
-    let converted = converted();
+    if args.plan {
+        let forecast = commands::forecast::run(&open()?)?;
+        print(&render::forecast::human(&forecast))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    progress.begin();
+    let converted = || Ok(commands::convert::run(&open()?, &passwords, &progress)?);
+    let converted: Result<_, Failure> = converted();
     progress.end();
     let converted = converted?;
     for name in &converted.skipped_bitmaps {
@@ -78,9 +83,10 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
             "Verified: the target holds the same {size} bytes as the source.\n"
         ))?;
     }
-    if let Some(digest) = converted.digest {
-        print_bytes(&checksum_line(&digest, to))?;
+    if let Some(digest) = &converted.digest {
+        print_bytes(&checksum_line(digest, to))?;
     }
+    progress.converted(&converted);
     Ok(ExitCode::SUCCESS)
 }
 

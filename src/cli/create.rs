@@ -1,7 +1,9 @@
 //! The subcommand `create`: options, the line that says what is made, and the command.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -9,10 +11,11 @@ use anyhow::anyhow;
 use super::args::CreateArgs;
 use super::operands::{self, target, target_options};
 use super::password::PasswordSource;
-use super::{Done, Failure, print_bytes};
+use super::{Done, Failure, print_bytes, warn};
 use crate::commands::{self, Purpose};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::formats::driver::Backing;
 use crate::nodes::file_name;
 use crate::options::Values;
@@ -22,7 +25,8 @@ use crate::storage::{CacheMode, list};
 pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
     let name = args.operands.first();
-    if operands::helped(&args.format, name.map(OsString::as_os_str), &args.options)? {
+    let format_name = args.format.as_deref().unwrap_or("raw");
+    if operands::helped(format_name, name.map(OsString::as_os_str), &args.options)? {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(operand) = name else {
@@ -37,7 +41,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     }
     let name = operand.to_string_lossy();
     let with_name = |error: Error| error.context(&name);
-    let driver = operands::driver(&args.format).map_err(with_name)?;
+    let driver = operands::driver(format_name).map_err(with_name)?;
     let path = file_name::new_file(operand).map_err(with_name)?;
     list::check_creates(driver.protocol(), &path).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
@@ -56,6 +60,9 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         }
     };
     options.set_size(size);
+    if args.format.is_none() && !args.common.quiet {
+        tell_of_name(operand);
+    }
     // The image is made even if the line can't be printed.
     let printed = if args.common.quiet {
         Ok(())
@@ -71,6 +78,20 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     commands::create::run(&target, size, &passwords)?;
     printed?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells a person that a raw image gets a name that is another format's.
+fn tell_of_name(operand: &OsStr) {
+    let ending = Path::new(operand).extension().and_then(OsStr::to_str);
+    let format = ending.and_then(Format::from_name);
+    if let Some(format) = format.filter(|format| *format != Format::RAW)
+        && io::stderr().is_terminal()
+    {
+        warn(&format!(
+            "'{}' becomes a raw image, since no format was given; '-f {format}' makes a {format} image",
+            operand.display()
+        ));
+    }
 }
 
 /// Returns the size of the backing file's disk in bytes; `None` without one, or if it isn't looked at.

@@ -20,13 +20,27 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// Duplicates the descriptor `number`, which shares its position in the file with the caller's. The program
-/// calls it before it opens files of its own.
+/// Duplicates the descriptor `number`, to read. It shares its position in the file with the caller's. The program
+/// calls this before it opens files of its own.
 ///
 /// # Errors
 /// Returns `EBADF` if nothing is open there, or nothing that can be read. Returns the system's error if it
 /// has no room for more descriptors.
 pub(super) fn take(number: i32) -> io::Result<File> {
+    take_but(number, OFlags::WRONLY)
+}
+
+/// Duplicates the descriptor `number`, to write, as [`take`] does.
+///
+/// # Errors
+/// Returns `EBADF` if nothing is open there, or nothing that can be written. Returns the system's error as `take`
+/// does.
+pub(super) fn take_to_write(number: i32) -> io::Result<File> {
+    take_but(number, OFlags::RDONLY)
+}
+
+/// Duplicates a descriptor, unless it is open in the mode `refused`.
+fn take_but(number: i32, refused: OFlags) -> io::Result<File> {
     let (sender, receiver) = UnixStream::pair()?;
     // The sockets may have got the number, if it was free.
     if [sender.as_raw_fd(), receiver.as_raw_fd()].contains(&number) {
@@ -54,7 +68,7 @@ pub(super) fn take(number: i32) -> io::Result<File> {
     // The kernel leaves the descriptor out of the message where no more can be open.
     let taken = taken.ok_or(Errno::MFILE)?;
     let flags = fcntl_getfl(&taken)?;
-    if flags.contains(OFlags::PATH) || flags.intersection(OFlags::RWMODE) == OFlags::WRONLY {
+    if flags.contains(OFlags::PATH) || flags.intersection(OFlags::RWMODE) == refused {
         return Err(Errno::BADF.into());
     }
     Ok(taken.into())
@@ -90,6 +104,19 @@ mod tests {
         writer.write_all(b"pipe").unwrap();
         drop(writer);
         assert_eq!(read(reader.as_raw_fd()).unwrap(), "pipe");
+    }
+
+    #[test]
+    fn pipes_are_written_to_at_their_ends() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut taken = take_to_write(writer.as_raw_fd()).unwrap();
+        drop(writer);
+        taken.write_all(b"line").unwrap();
+        drop(taken);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "line");
+        assert!(take_to_write(reader.as_raw_fd()).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use anyhow::anyhow;
 
 use super::getopt::Mistake;
-use super::{Failure, bench, check, convert, objects, operands, print, resize, warn_of_short};
+use super::{Failure, bench, check, convert, map, objects, operands, print, resize, warn_of_short};
 use crate::crypto::Secrets;
 use crate::options::list;
 
@@ -84,12 +84,16 @@ impl Reading {
             return Ok(false);
         };
         match (subcommand, option) {
+            ("map", "output") => {
+                map::output(value)?;
+            }
             (_, "output") => {
                 operands::output(value)?;
             }
             ("check", "repair") => {
                 check::repair(value)?;
             }
+            ("create" | "convert", "encrypt") => operands::encryption(value)?,
             ("bitmap", "granularity") => {
                 operands::size(value, "granularity")?;
             }

@@ -65,7 +65,7 @@ pub fn command_line(bytes: &[u8]) {
                 Err(error) => assert!(!usage::describe(&error).is_empty()),
             }
         }
-        Ok(Call::Help(_) | Call::Version) => {}
+        Ok(Call::Help(_) | Call::LongHelp(_) | Call::Version) => {}
         Err(mistake) => assert!(!mistake.message.is_empty()),
     }
 }

@@ -16,6 +16,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use clap::{Arg, Command};
 
+use crate::options::similar;
+
 /// The heading in help of options that `qemu-img` doesn't have.
 pub(super) const OWN: &str = "Only in cowhide";
 
@@ -27,6 +29,8 @@ pub(super) const NOT_FOUND: &str = "Command not found";
 pub(super) enum Call {
     /// Help on the program, or on a subcommand.
     Help(Option<String>),
+    /// Help on a subcommand, with examples.
+    LongHelp(String),
     /// The version.
     Version,
     /// A run with these arguments, in the one form, of that subcommand (or without one).
@@ -40,6 +44,33 @@ pub(super) struct Mistake {
     pub(super) subcommand: Option<String>,
     /// The message.
     pub(super) message: String,
+    /// A line that may help with it.
+    pub(super) help: Option<String>,
+}
+
+/// A mistake in one word.
+struct Wrong {
+    message: String,
+    /// A line that may help.
+    help: Option<String>,
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        let help = None;
+        Self { message, help }
+    }
+}
+
+impl Wrong {
+    fn in_subcommand(self, name: Option<&str>) -> Mistake {
+        let Self { message, help } = self;
+        Mistake {
+            subcommand: name.map(str::to_owned),
+            message,
+            help,
+        }
+    }
 }
 
 /// Brings a command line (the first argument is the program's name) into the one form. `program` is built, so
@@ -57,10 +88,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     let mut words = arguments.iter();
     let mut run: Vec<OsString> = words.next().into_iter().cloned().collect();
     let globals = Grammar::of(program);
-    let globally = |message| Mistake {
-        subcommand: None,
-        message,
-    };
+    let globally = |wrong: Wrong| wrong.in_subcommand(None);
     // The options before the subcommand end at the first word that is no option.
     let name = loop {
         let Some(word) = words.next() else {
@@ -88,7 +116,10 @@ pub(super) fn normalise<E: From<Mistake>>(
     };
     let Some(command) = name.to_str().and_then(|name| program.find_subcommand(name)) else {
         let name = name.to_string_lossy();
-        return Err(globally(format!("{NOT_FOUND}: {name}")).into());
+        let known = program.get_subcommands().map(Command::get_name);
+        let help = similar::question(&name, known);
+        let message = format!("{NOT_FOUND}: {name}");
+        return Err(globally(Wrong { message, help }).into());
     };
     let name = command.get_name();
     run.push(name.into());
@@ -107,17 +138,18 @@ pub(super) fn normalise<E: From<Mistake>>(
             let outcome = grammar.read(word, &mut words, &mut found);
             // Options before a mistake in the same word count: `-hz` is a call for help.
             if found.iter().any(|option| option.id() == "help") {
-                return Ok(Call::Help(Some(name.to_owned())));
+                let is_long = word.as_bytes().starts_with(b"--");
+                return Ok(match is_long {
+                    true => Call::LongHelp(name.to_owned()),
+                    false => Call::Help(Some(name.to_owned())),
+                });
             }
             for option in &found {
                 if let Some(value) = &option.value {
                     seen(name, option.id(), value)?;
                 }
             }
-            outcome.map_err(|message| Mistake {
-                subcommand: Some(name.to_owned()),
-                message,
-            })?;
+            outcome.map_err(|wrong| wrong.in_subcommand(Some(name)))?;
             run.extend(found.iter().map(GivenOption::canonical));
         }
     }
@@ -188,7 +220,7 @@ impl<'a> Grammar<'a> {
         word: &OsStr,
         rest: &mut impl Iterator<Item = &'w OsString>,
         found: &mut Vec<GivenOption<'a>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Wrong> {
         match word.as_bytes().strip_prefix(b"--") {
             Some(long) => {
                 found.push(self.read_long(long, rest)?);
@@ -202,7 +234,7 @@ impl<'a> Grammar<'a> {
         &self,
         word: &[u8],
         rest: &mut impl Iterator<Item = &'w OsString>,
-    ) -> Result<GivenOption<'a>, String> {
+    ) -> Result<GivenOption<'a>, Wrong> {
         let (name, attached) = match word.iter().position(|byte| *byte == b'=') {
             Some(at) => (
                 word.get(..at).unwrap_or_default(),
@@ -212,7 +244,10 @@ impl<'a> Grammar<'a> {
         };
         let (option, full) = self.find_long(name, &String::from_utf8_lossy(word))?;
         let value = match (takes_value(option), attached) {
-            (false, Some(_)) => return Err(format!("option '--{full}' doesn't allow an argument")),
+            (false, Some(value)) if may_take_value(option) => Some(value),
+            (false, Some(_)) => {
+                return Err(format!("option '--{full}' doesn't allow an argument").into());
+            }
             (false, None) => None,
             (true, Some(value)) => Some(value),
             (true, None) => Some(
@@ -225,7 +260,7 @@ impl<'a> Grammar<'a> {
     }
 
     /// Finds the option of which `name` is a name, or the beginning of one that no other option shares.
-    fn find_long(&self, name: &[u8], word: &str) -> Result<(&'a Arg, &'a str), String> {
+    fn find_long(&self, name: &[u8], word: &str) -> Result<(&'a Arg, &'a str), Wrong> {
         let mut fitting: Vec<(&Arg, &str)> = Vec::new();
         for option in &self.options {
             for full in long_names(option) {
@@ -243,7 +278,7 @@ impl<'a> Grammar<'a> {
             fitting.retain(|(option, _)| !is_own(option));
         }
         match fitting.as_slice() {
-            [] => Err(format!("unrecognized option '--{word}'")),
+            [] => Err(self.unknown(&String::from_utf8_lossy(name), word)),
             [only] => Ok(*only),
             several => {
                 let names: Vec<String> = several
@@ -253,8 +288,18 @@ impl<'a> Grammar<'a> {
                 Err(format!(
                     "option '--{word}' is ambiguous; possibilities: {}",
                     names.join(" ")
-                ))
+                )
+                .into())
             }
+        }
+    }
+
+    /// Returns the mistake of an option that there isn't.
+    fn unknown(&self, name: &str, word: &str) -> Wrong {
+        let known = self.options.iter().flat_map(|option| long_names(option));
+        Wrong {
+            message: format!("unrecognized option '--{word}'"),
+            help: similar::question(name, known),
         }
     }
 
@@ -263,14 +308,21 @@ impl<'a> Grammar<'a> {
         letters: &[u8],
         rest: &mut impl Iterator<Item = &'w OsString>,
         found: &mut Vec<GivenOption<'a>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Wrong> {
         for (position, letter) in letters.iter().enumerate() {
             let Some(option) = self
                 .options
                 .iter()
                 .find(|option| short_names(option).any(|name| name == char::from(*letter)))
             else {
-                return Err(format!("invalid option -- '{}'", letter.escape_ascii()));
+                let word = String::from_utf8_lossy(letters);
+                let is_number = position == 0 && letter.is_ascii_digit();
+                return Err(Wrong {
+                    message: format!("invalid option -- '{}'", letter.escape_ascii()),
+                    help: is_number.then(|| {
+                        format!("'-{word}' was read as options; write '-- -{word}' for an operand")
+                    }),
+                });
             };
             if !takes_value(option) {
                 found.push(GivenOption {
@@ -298,21 +350,27 @@ impl<'a> Grammar<'a> {
     }
 }
 
+/// Returns true if an option always has a value.
 pub(super) fn takes_value(option: &Arg) -> bool {
-    let takes_some = |count: clap::builder::ValueRange| count.takes_values();
+    let takes_some = |count: clap::builder::ValueRange| count.min_values() > 0;
     option.get_action().takes_values() && option.get_num_args().is_none_or(takes_some)
 }
 
-fn is_own(option: &Arg) -> bool {
+/// Returns true if the long name of an option may have a value attached.
+fn may_take_value(option: &Arg) -> bool {
+    option.get_action().takes_values()
+}
+
+pub(super) fn is_own(option: &Arg) -> bool {
     option.get_help_heading() == Some(OWN)
 }
 
-fn long_names(option: &Arg) -> impl Iterator<Item = &str> {
+pub(super) fn long_names(option: &Arg) -> impl Iterator<Item = &str> {
     let aliases = option.get_all_aliases().unwrap_or_default();
     option.get_long().into_iter().chain(aliases)
 }
 
-fn short_names(option: &Arg) -> impl Iterator<Item = char> {
+pub(super) fn short_names(option: &Arg) -> impl Iterator<Item = char> {
     let aliases = option.get_all_short_aliases().unwrap_or_default();
     option.get_short().into_iter().chain(aliases)
 }

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
+use super::examples;
 use super::getopt::takes_value;
 use crate::formats::FORMATS;
 use crate::storage::PROTOCOLS;
@@ -37,7 +38,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     let _ = writeln!(text, "{}", about.unwrap_or_default());
     let _ = writeln!(
         text,
-        "\nUsage: {program} [-h | -V] [-T TRACE] COMMAND ...\n"
+        "\nUsage: {program} [-h | -V] [-T TRACE] [--error-format FORM] COMMAND ...\n"
     );
     let _ = writeln!(
         text,
@@ -79,8 +80,23 @@ pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> Str
         .to_string()
 }
 
+/// Returns the same page with examples at its end.
+pub(super) fn with_examples(definition: &Command, name: &str, program: &str) -> String {
+    let mut text = subcommand(definition, name, program);
+    text.push_str("\nExamples:\n");
+    for example in examples::of(name) {
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "  # {}\n  {program} {}",
+            example.purpose, example.arguments
+        );
+    }
+    text
+}
+
 /// Formats a subcommand's options and operands, on one line.
-fn syntax(command: &Command) -> String {
+pub(super) fn syntax(command: &Command) -> String {
     let mut line = command.get_name().to_owned();
     let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_id() != "help";
     for option in command.get_arguments().filter(shown) {

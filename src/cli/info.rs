@@ -41,7 +41,13 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
             render::snapshots::prepare();
         }
     };
-    let text = if args.backing_chain {
+    let text = if args.explain {
+        let statements = commands::info::explain(&source)?;
+        match output {
+            Output::Human => render::explanation::human(&statements),
+            Output::Json => qemu_json::render(&statements)?,
+        }
+    } else if args.backing_chain {
         let infos = commands::info::chain(&source, shown, &prepare)?;
         match output {
             Output::Human => render::info::human_list(&infos)?,

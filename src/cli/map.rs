@@ -1,16 +1,44 @@
 //! The subcommand `map`: runs are printed as they are found.
 
-use std::io::{self, BufWriter, Write as _};
+use std::ffi::OsStr;
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 
 use super::args::MapArgs;
-use super::operands::{self, Output, one_operand, output, size, source};
+use super::operands::{self, one_operand, size, source};
 use super::password::PasswordSource;
+use super::render::picture::{self, Picture, Terminal};
 use super::{Done, Failure, render, stdout, writing};
 use crate::commands::map::{self, Map};
 use crate::crypto::Secrets;
+use crate::error::printable;
+
+/// The form of the report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum MapOutput {
+    /// A table of what is stored.
+    Human,
+    /// QEMU's JSON.
+    Json,
+    /// A picture in characters.
+    Picture,
+    /// A drawing.
+    Svg,
+}
+
+/// Returns the form that `--output` names.
+pub(super) fn output(value: &str) -> Result<MapOutput, Failure> {
+    Ok(match value {
+        "picture" => MapOutput::Picture,
+        "svg" => MapOutput::Svg,
+        value => match operands::output(value)? {
+            operands::Output::Human => MapOutput::Human,
+            operands::Output::Json => MapOutput::Json,
+        },
+    })
+}
 
 /// Runs the subcommand.
 pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
@@ -40,8 +68,9 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
     let map = map::open(&plan, &passwords)?;
     let mut out = BufWriter::new(stdout().map_err(writing)?);
     let printed = match output {
-        Output::Human => print_human(map, &mut out),
-        Output::Json => print_json(map, &mut out),
+        MapOutput::Human => print_human(map, &mut out),
+        MapOutput::Json => print_json(map, &mut out),
+        MapOutput::Picture | MapOutput::Svg => draw(map, operand, output, &mut out),
     };
     // The runs before an error are printed as well.
     let flushed = out.flush().map_err(writing);
@@ -63,6 +92,55 @@ fn print_human(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The number of rows of a picture, and of the cells in a row of a drawing.
+const ROWS: usize = 8;
+const COLUMNS: usize = 128;
+
+/// Draws the picture of an image.
+fn draw(
+    mut map: Map,
+    name: &OsStr,
+    output: MapOutput,
+    out: &mut impl io::Write,
+) -> Result<(), Failure> {
+    let terminal = terminal();
+    let cells = match output {
+        MapOutput::Svg => ROWS * COLUMNS,
+        _ => ROWS * terminal.width,
+    };
+    let name = printable(&name.to_string_lossy());
+    let mut picture = Picture::new(name, map.range(), map.file_length()?, cells);
+    for hole in map.holes()? {
+        picture.add_hole(hole);
+    }
+    while let Some(run) = map.next().transpose()? {
+        picture.add(&run);
+    }
+    picture.finish();
+    let text = match output {
+        MapOutput::Svg => picture::svg(&picture),
+        _ => picture::terminal(&picture, terminal),
+    };
+    out.write_all(text.as_bytes()).map_err(writing)
+}
+
+/// Returns what standard output can show: colours on a terminal, unless `NO_COLOR` forbids them.
+fn terminal() -> Terminal {
+    let width = rustix::termios::tcgetwinsize(io::stdout());
+    let width = width.ok().map(|size| usize::from(size.ws_col));
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    // In the order in which the C library asks.
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"];
+    let locale = locale.into_iter().find(|name| is_set(name));
+    let locale = locale.and_then(|name| std::env::var(name).ok());
+    let locale = locale.unwrap_or_default().to_uppercase();
+    Terminal {
+        width: width.filter(|width| *width > 0).unwrap_or(80),
+        colours: io::stdout().is_terminal() && !is_set("NO_COLOR"),
+        unicode: locale.contains("UTF-8") || locale.contains("UTF8"),
+    }
 }
 
 fn print_json(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {

@@ -1,10 +1,17 @@
-//! Lines on standard error: errors, and warnings, with the program's name in front.
+//! Lines on standard error: errors, and warnings, with the program's name in front; or, with
+//! `--error-format=json`, an object for each.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::printable;
+use serde_json::json;
+
+#[cfg(not(test))]
+use super::progress::beside;
+use crate::error::{Error, printable};
 use crate::options::list;
 
 /// The name by which the program was called, the prefix of its messages.
@@ -28,22 +35,72 @@ pub(super) fn called_by(name: &OsStr) {
     }
 }
 
+/// True if errors and warnings are printed as JSON.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Notes the form of errors and warnings that the options before the subcommand ask for. That comes before all else,
+/// since options can be wrong.
+pub(super) fn set_form(arguments: &[OsString]) {
+    let mut options = arguments.iter().skip(1);
+    while let Some(option) = options
+        .next()
+        .filter(|word| word.as_bytes().starts_with(b"-"))
+    {
+        let is_json = option == "--error-format=json"
+            || (option == "--error-format" && options.next().is_some_and(|form| form == "json"));
+        if is_json {
+            AS_JSON.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn is_json() -> bool {
+    AS_JSON.load(Ordering::Relaxed)
+}
+
 /// Prints an error, and the lines of its hint, if it has one.
 pub(super) fn complain_of(error: &anyhow::Error) {
-    complain(&format!("{}: {error:#}", program()));
-    let known = error.downcast_ref::<crate::error::Error>();
-    if let Some(hint) = known.and_then(crate::error::Error::hint) {
-        hint.lines().for_each(complain);
+    let known = error.downcast_ref::<Error>();
+    let hint = known.and_then(Error::hint);
+    if is_json() {
+        let kind = known.map_or("other", |error| error.kind().name());
+        return print_object("error", kind, &format!("{error:#}"), hint);
     }
+    complain(&format!("{}: {error:#}", program()));
+    hint.into_iter().flat_map(str::lines).for_each(complain);
+}
+
+/// Prints that the program was misused. `prefix` goes in front of the message, and the lines of `hint` follow it.
+pub(super) fn complain_of_misuse(prefix: &str, message: &str, hint: &str) {
+    if is_json() {
+        return print_object("error", "usage", message, Some(hint));
+    }
+    complain(&format!("{prefix}: {message}"));
+    hint.lines().for_each(complain);
+}
+
+/// Prints an error or a warning as an object on one line.
+fn print_object(what: &str, kind: &str, message: &str, hint: Option<&str>) {
+    let hint: Vec<&str> = hint.into_iter().flat_map(str::lines).collect();
+    print_line(&json!({ what: { "kind": kind, "message": message, "hint": hint } }).to_string());
 }
 
 /// Prints a line on standard error. It stays one line whatever is in the names that it holds. An error while
 /// printing is ignored, since no one is left to tell.
 pub(super) fn complain(line: &str) {
+    print_line(&printable(line));
+}
+
+fn print_line(line: &str) {
     // The line is written in one piece, so that no line of another process gets into it.
-    let line = printable(line) + "\n";
+    let line = format!("{line}\n");
     #[cfg(not(test))]
-    let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), line.as_bytes());
+    beside(|| {
+        drop(std::io::Write::write_all(
+            &mut std::io::stderr().lock(),
+            line.as_bytes(),
+        ))
+    });
     // The harness of the tests keeps only what is printed this way, and some tests warn thousands of times.
     #[cfg(test)]
     #[expect(clippy::print_stderr, reason = "see above")]
@@ -54,12 +111,18 @@ pub(super) fn complain(line: &str) {
 
 /// Prints a warning and the lines of its help. The text of the warning stays one line.
 pub(super) fn warn_with_help(text: &str, help: &str) {
+    if is_json() {
+        return print_object("warning", "warning", text, Some(help));
+    }
     warn(text);
     help.lines().for_each(complain);
 }
 
 /// Prints a warning. Callers do so only where a person reads it, or where `qemu-img` has the same one.
 pub(super) fn warn(text: &str) {
+    if is_json() {
+        return print_object("warning", "warning", text, None);
+    }
     complain(&format!("{}: warning: {text}", program()));
 }
 

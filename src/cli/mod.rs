@@ -13,11 +13,13 @@ mod check;
 mod checksum;
 mod commit;
 mod compare;
+mod completions;
 mod convert;
 mod create;
 mod dd;
 mod descriptor;
 mod early_checks;
+mod examples;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -25,6 +27,7 @@ mod getopt;
 mod help;
 mod info;
 mod internal_error;
+mod man;
 mod map;
 mod measure;
 mod messages;
@@ -52,7 +55,9 @@ use self::args::{Cli, Command};
 use self::early_checks::{Reading, Stop};
 use self::failure::{Done, FAILED, Failure};
 use self::getopt::Call;
-use self::messages::{called, complain, complain_of, program, warn, warn_of_short, warn_with_help};
+use self::messages::{
+    called, complain, complain_of, complain_of_misuse, program, warn, warn_of_short, warn_with_help,
+};
 use self::standard_output::{print, print_bytes, stdout, writing};
 use crate::options::list;
 
@@ -66,7 +71,11 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some(name) = arguments.first() {
         messages::called_by(name);
     }
+    messages::set_form(&arguments);
     crate::storage::tell_by(|line| complain(&format!("{}: {line}", program())));
+    if let Some(status) = completions::answer(&arguments) {
+        return status;
+    }
     let mut definition = Cli::command();
     definition.build();
     let mut reading = Reading::default();
@@ -83,12 +92,17 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             };
             return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
         }
+        Ok(Call::LongHelp(name)) => {
+            let text = help::with_examples(&definition, &name, program());
+            return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
+        }
         Ok(Call::Version) => {
             let version = help::version(program());
             return finish(print(&version).map(|()| ExitCode::SUCCESS), None);
         }
         Err(Stop::Mistake(mistake)) => {
-            return misused(mistake.subcommand.as_deref(), &mistake.message);
+            let help = mistake.help.as_deref();
+            return misused(mistake.subcommand.as_deref(), &mistake.message, help);
         }
         Err(Stop::Helped) => return ExitCode::SUCCESS,
         Err(Stop::Refused(failure, subcommand, option)) => {
@@ -104,7 +118,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return misused(subcommand, &usage::describe(&error)),
+        Err(error) => return misused(subcommand, &usage::describe(&error), None),
     };
     // The list of the trace events, of which there are none.
     if cli.trace.iter().any(list::asks_for_help) {
@@ -120,6 +134,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Bench(args)) => bench::run(&args, secrets),
         Some(Command::Commit(args)) => commit::run(&args, secrets),
         Some(Command::Checksum(args)) => checksum::run(&args, secrets),
+        Some(Command::Completions(args)) => completions::run(&args, secrets),
+        Some(Command::Man(args)) => man::run(&args, secrets),
         Some(Command::Info(args)) => info::run(&args, secrets),
         Some(Command::Bitmap(args)) => bitmap::run(&args, secrets),
         Some(Command::Check(args)) => check::run(&args, secrets),
@@ -133,17 +149,20 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     finish(done, subcommand)
 }
 
-/// A command line that breaks the grammar: the message is prefixed as getopt prefixes it.
-fn misused(subcommand: Option<&str>, message: &str) -> ExitCode {
-    match subcommand {
-        Some(subcommand) => complain(&format!("{} {subcommand}: {message}", called())),
+/// A command line that breaks the grammar: the message is prefixed as getopt prefixes it. `help` is a line
+/// that follows it.
+fn misused(subcommand: Option<&str>, message: &str, help: Option<&str>) -> ExitCode {
+    let prefix = match subcommand {
+        Some(subcommand) => format!("{} {subcommand}", called()),
         // Not getopt's words.
-        None if message.starts_with(getopt::NOT_FOUND) => {
-            complain(&format!("{}: {message}", program()));
-        }
-        None => complain(&format!("{}: {message}", called())),
+        None if message.starts_with(getopt::NOT_FOUND) => program().to_owned(),
+        None => called().to_owned(),
+    };
+    let mut hint = usage::hint(called(), subcommand);
+    if let Some(help) = help {
+        hint = format!("{help}\n{hint}");
     }
-    complain(&usage::hint(called(), subcommand));
+    complain_of_misuse(&prefix, message, &hint);
     ExitCode::from(FAILED)
 }
 
@@ -155,8 +174,7 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
             complain_of(&error);
         }
         Err(Failure::Usage(message)) => {
-            complain(&format!("{}: {message}", program()));
-            complain(&usage::hint(called(), subcommand));
+            complain_of_misuse(program(), &message, &usage::hint(called(), subcommand));
         }
     }
     ExitCode::from(FAILED)

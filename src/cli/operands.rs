@@ -1,6 +1,7 @@
 //! The meaning of the operands and options that several subcommands have.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 
 use anyhow::anyhow;
 
@@ -9,9 +10,10 @@ use super::{Failure, complain, print, warn_of_short, warn_with_help};
 use crate::commands::{Driver, Existing, Purpose, Sharing, Target};
 use crate::crypto::Secrets;
 use crate::error::Error;
-use crate::formats::Format;
+use crate::formats::encryption::EncryptionFormat;
+use crate::formats::{FORMATS, Format};
 use crate::nodes::{Names, Node, file_name, image_name};
-use crate::options::{Values, list, spec};
+use crate::options::{Values, list, similar, spec};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
@@ -55,7 +57,12 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
 
 /// Parses a size as [`size`] does, from `least` to `most`.
 pub(super) fn size_between(text: &str, what: &str, least: u64, most: u64) -> Result<u64, Failure> {
-    between(parse_size(text), text, what, least, most)
+    let is_number = text.starts_with(|first: char| first.is_ascii_digit());
+    // Such as that of `10GB`.
+    let suffixes = is_number.then_some(
+        "A size is a number of bytes, or has one of the suffixes k, M, G, T, P and E (powers of 1024).",
+    );
+    between(parse_size(text), text, what, least..=most, suffixes)
 }
 
 /// A whole number that an operand gives, as C reads it: one with a suffix is none.
@@ -70,25 +77,30 @@ pub(super) fn number_between(
     least: u64,
     most: u64,
 ) -> Result<u64, Failure> {
-    between(list::parse_number(text), text, what, least, most)
+    between(list::parse_number(text), text, what, least..=most, None)
 }
 
 /// The largest number of an option, unless that says otherwise.
 const MOST: u64 = i64::MAX.cast_unsigned();
 
+/// Takes a number that is in range. `help` is what to say of one that is none.
 fn between(
     parsed: Result<u64, SizeError>,
     text: &str,
     what: &str,
-    least: u64,
-    most: u64,
+    range: RangeInclusive<u64>,
+    help: Option<&str>,
 ) -> Result<u64, Failure> {
+    let (least, most) = (range.start(), range.end());
     match parsed {
-        Ok(size) if (least..=most).contains(&size) => Ok(size),
+        Ok(size) if range.contains(&size) => Ok(size),
         Ok(_) | Err(SizeError::OutOfRange) => {
             Err(anyhow!("Invalid {what} specified. Must be between {least} and {most}.").into())
         }
-        Err(SizeError::Malformed) => Err(anyhow!("Invalid {what} specified: '{text}'.").into()),
+        Err(SizeError::Malformed) => {
+            let error = Error::invalid(format!("Invalid {what} specified: '{text}'."));
+            Err(error.with_hints(help.map(str::to_owned)).into())
+        }
     }
 }
 
@@ -109,7 +121,7 @@ pub(super) fn names(args: &CommonArgs) -> Names {
 /// # Errors
 /// Returns an error if this version has none.
 pub(super) fn format(name: &str) -> crate::error::Result<Format> {
-    Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
+    Format::from_name(name).ok_or_else(|| unknown_format(name))
 }
 
 /// Returns the format or driver of that name, for an image that is written.
@@ -117,7 +129,29 @@ pub(super) fn format(name: &str) -> crate::error::Result<Format> {
 /// # Errors
 /// Returns an error if this version has none.
 pub(super) fn driver(name: &str) -> crate::error::Result<Driver> {
-    Driver::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
+    Driver::from_name(name).ok_or_else(|| unknown_format(name))
+}
+
+fn unknown_format(name: &str) -> Error {
+    let known = FORMATS.iter().map(|format| format.name());
+    let unknown = Error::invalid(format!("Unknown file format '{name}'"));
+    unknown.with_hints(similar::question(name, known))
+}
+
+/// Checks the name of a format by which a new image is to be encrypted.
+///
+/// # Errors
+/// Returns an error if there is none of that name, such as where the name of an image stands in its place.
+pub(super) fn encryption(name: &str) -> Result<(), Failure> {
+    let formats = EncryptionFormat::ALL.map(EncryptionFormat::name);
+    if formats.contains(&name) {
+        return Ok(());
+    }
+    let known = formats.join(" and ");
+    Err(
+        anyhow!("--encrypt does not accept value '{name}': the formats of encryption are {known}")
+            .into(),
+    )
 }
 
 /// Reads the option string of an existing image. Returns the image, and the name by which `info` shows it.

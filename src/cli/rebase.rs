@@ -22,7 +22,7 @@ pub(super) fn run(args: &RebaseArgs, secrets: &Secrets) -> Done {
     }
     let quiet = args.common.quiet;
     let passwords = PasswordSource::new(&args.password, quiet)?;
-    let progress = Progress::new(args.progress && !quiet);
+    let progress = Progress::new(&args.progress, quiet)?;
     progress.begin();
     let rebased = || -> Result<(), Failure> {
         let image_cache = cache(&args.written.cache, "Invalid cache option")?;

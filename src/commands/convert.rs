@@ -7,8 +7,9 @@ use super::backing::Base;
 use super::target::Written;
 use super::{Passwords, Purpose, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
-use crate::convert::{self, Algorithm, Digest, Observer, Settings};
+use crate::convert::{self, Algorithm, CopiedBytes, Digest, Observer, Settings};
 use crate::error::{Error, Result};
+use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{Chain, Concatenation, Image, NewImage, TopOnly};
 use crate::nodes::{Disk, Node, could_not_open};
 use crate::storage::Storage;
@@ -30,6 +31,11 @@ impl Sources {
             plausible::look_at_start(source, passwords)?;
         }
         Ok(Self(opened))
+    }
+
+    /// Returns the images.
+    pub(super) fn disks(&self) -> &[Disk] {
+        &self.0
     }
 }
 
@@ -65,6 +71,12 @@ pub enum BitmapCopies {
 pub struct Converted {
     /// The size of the disk in bytes.
     pub size: u64,
+    /// The bytes that were moved.
+    pub bytes: CopiedBytes,
+    /// True if what the target doesn't store is left to a backing file. Else it reads as zeroes.
+    pub is_backed: bool,
+    /// The format by which the source that is read first is encrypted, and that by which the target is.
+    pub encryption: [Option<EncryptionFormat>; 2],
     /// The checksum of its contents, where one was wanted.
     pub digest: Option<Digest>,
     /// The names of bitmaps that were left out.
@@ -136,7 +148,11 @@ pub fn run(
     };
     let open = open.map_err(failed)?;
     let new = open.image.as_ref();
-    let digest = match opened.as_slice() {
+    let is_backed = new.backed().is_some();
+    let layers = opened.iter().flat_map(|source| &source.layers);
+    let read_encryption = layers.filter_map(|layer| layer.image.encryption()).next();
+    let encryption = [read_encryption, open.encryption];
+    let copied = match opened.as_slice() {
         [only] if settings.leave_unallocated && leaves_something(only, target, new) => {
             let image = only_stored(only, target, base.as_ref(), open.below, passwords)?;
             convert::copy_and_hash(&image, new, *settings, plan.checksum, observer)?
@@ -160,7 +176,10 @@ pub fn run(
     written.keep(target)?;
     Ok(Converted {
         size: image.size(),
-        digest,
+        bytes: copied.bytes,
+        is_backed,
+        encryption,
+        digest: copied.digest,
         skipped_bitmaps: taken.map_or_else(Vec::new, |taken| taken.skipped),
     })
 }
@@ -230,7 +249,7 @@ fn verify(
 }
 
 /// The disks of all sources as one.
-fn join(sources: &[Disk]) -> Result<Arc<dyn Image>> {
+pub(super) fn join(sources: &[Disk]) -> Result<Arc<dyn Image>> {
     let images = sources
         .iter()
         .map(|source| Arc::<Chain>::clone(&source.image) as Arc<dyn Image>);

@@ -8,9 +8,12 @@
 use super::sandbox;
 use crate::error::{Result, printable};
 use crate::formats::ImageFile;
+use crate::formats::encryption::EncryptionFormat;
+use crate::formats::explanation::Statement;
 use crate::formats::info::ImageInfo;
 use crate::nodes::{Inspected, Node, file_name, infinite_loop};
 use crate::storage::Identity;
+use crate::units::human_size;
 
 /// Looks at an image and at those below it, top first. `shown` is the name of the first in the report.
 /// `prepare` is called when there are snapshots, while files can still be opened: their dates need the time
@@ -43,6 +46,39 @@ pub fn chain(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec
         first.filename = source.shown_as(found.opened.format)?.unwrap_or(shown);
     }
     Ok(infos)
+}
+
+/// Puts an image's header into words; no other file is looked at.
+///
+/// # Errors
+/// Returns an error as [`run`] does.
+pub fn explain(source: &Node<'_>) -> Result<Vec<Statement>> {
+    let found = Inspected::open(source)?;
+    sandbox::all_is_open(source);
+    let image = found.image.as_ref();
+    let size = image.size();
+    let mut all = vec![
+        Statement::new("format", format!("{}.", found.opened.format)),
+        Statement::new("disk", format!("{} ({size} bytes).", human_size(size))),
+    ];
+    if let Some(backing) = image.backing() {
+        let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));
+        let name = text(backing.name);
+        let format = match backing.format {
+            Some(format) => format!("of the format {}", text(format)),
+            None => "of a format that isn't stated, which a guest may be able to choose".to_owned(),
+        };
+        let text =
+            format!("'{name}', {format}. All that this image doesn't store is read from it.");
+        all.push(Statement::new("backing file", text));
+    }
+    let worth = image.encryption().map(EncryptionFormat::worth);
+    all.push(Statement::new(
+        "encryption",
+        worth.unwrap_or("None: whoever has the file reads the disk."),
+    ));
+    all.extend(image.explain());
+    Ok(all)
 }
 
 /// Returns the node of the image below another. An error in its name is reported of that name.

@@ -3,12 +3,14 @@
 //! Runs are found one after the other, and handed out as soon as the next one differs. So an image with any
 //! number of them takes no memory.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
 use crate::formats::{Image as _, PlainPlace, Status};
 use crate::nodes::{Disk, Node};
+use crate::storage::Storage;
 use crate::units::GuestOffset;
 
 /// The part of a disk to be mapped.
@@ -110,6 +112,44 @@ impl Map {
         };
         let mut files = layer.files.iter();
         Ok(files.position(|file| file.location() == storage.location()))
+    }
+
+    /// Returns the part of the disk that is mapped, in bytes.
+    pub fn range(&self) -> Range<u64> {
+        self.position.min(self.end)..self.end
+    }
+
+    /// Returns the length in bytes of the file that the image's data is in.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub fn file_length(&self) -> Result<u64> {
+        self.data_file().map_or(Ok(0), Storage::len)
+    }
+
+    /// Returns the holes of that file.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub fn holes(&self) -> Result<Vec<Range<u64>>> {
+        let mut holes = Vec::new();
+        let Some(file) = self.data_file() else {
+            return Ok(holes);
+        };
+        let end = file.len()?;
+        let mut at = 0;
+        while at < end {
+            let data = file.next_data(at)?.unwrap_or(end..end);
+            if data.start > at {
+                holes.push(at..data.start.min(end));
+            }
+            at = data.end.max(at + 1);
+        }
+        Ok(holes)
+    }
+
+    fn data_file(&self) -> Option<&dyn Storage> {
+        self.source.layers.first()?.data_file()
     }
 
     /// Returns true if the run that was handed out last is the last one.

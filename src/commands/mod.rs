@@ -16,6 +16,7 @@ pub mod compare;
 pub mod convert;
 pub mod create;
 pub mod dd;
+pub mod forecast;
 pub mod info;
 pub mod map;
 pub mod measure;

@@ -67,7 +67,8 @@ pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
     /// The size in bytes of the disk below the image; 0 without one.
     pub(super) below: u64,
-    is_encrypted: bool,
+    /// The format by which it is encrypted.
+    pub(super) encryption: Option<EncryptionFormat>,
     files: NewImageFiles,
 }
 
@@ -75,7 +76,7 @@ impl OpenTarget {
     /// Closes the image, once everything is written, so that it can be opened to be read.
     pub(super) fn written(self) -> Written {
         Written {
-            is_encrypted: self.is_encrypted,
+            is_encrypted: self.encryption.is_some(),
             files: self.files,
         }
     }
@@ -221,7 +222,7 @@ impl Target<'_> {
         Ok(OpenTarget {
             image,
             below: base.map_or(0, |base| base.size),
-            is_encrypted: encryption.is_some(),
+            encryption,
             files,
         })
     }
@@ -263,7 +264,7 @@ impl Target<'_> {
         Ok(OpenTarget {
             image: image.write_over(parts, size, options).map_err(failed)?,
             below,
-            is_encrypted: image.encryption().is_some(),
+            encryption: image.encryption(),
             files: NewImageFiles::none(),
         })
     }

@@ -9,7 +9,7 @@ use crate::crypto::Backend;
 use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 
 use crate::formats::qcow2::{
-    Backing, CreateOptions, Header, NewFiles, NewQcow2, Qcow2Image, ReadOptions, Version,
+    Backing, Header, NewFiles, NewQcow2, NewQcow2Options, Qcow2Image, ReadOptions, Version,
 };
 use crate::formats::raw::RawImage;
 use crate::formats::{Chain, Extent, ExtentKind, Preallocation, Run};
@@ -137,22 +137,22 @@ enum Made {
 }
 
 /// Kinds of images: everything that has a way of its own to store data or zeroes.
-fn kinds() -> Vec<(CreateOptions, Made)> {
-    let plain = |cluster_size| CreateOptions {
+fn kinds() -> Vec<(NewQcow2Options, Made)> {
+    let plain = |cluster_size| NewQcow2Options {
         cluster_size,
-        ..CreateOptions::new(SIZE as u64)
+        ..NewQcow2Options::new(SIZE as u64)
     };
     let mut kinds = Vec::new();
     for cluster_size in [512, 4096, 65536, 2 << 20] {
-        let version_2 = CreateOptions {
+        let version_2 = NewQcow2Options {
             version: Version::V2,
             ..plain(cluster_size)
         };
-        let encrypted = CreateOptions {
+        let encrypted = NewQcow2Options {
             encryption: Some(EncryptionFormat::Aes),
             ..plain(cluster_size)
         };
-        let external = CreateOptions {
+        let external = NewQcow2Options {
             data_file: Some(b"data".to_vec()),
             ..plain(cluster_size)
         };
@@ -163,7 +163,7 @@ fn kinds() -> Vec<(CreateOptions, Made)> {
                 kinds.push((options.clone(), Made::Compressed));
             }
             if cluster_size >= 16384 && options.version == Version::V3 {
-                let extended = CreateOptions {
+                let extended = NewQcow2Options {
                     extended_l2: true,
                     ..options
                 };
@@ -184,7 +184,7 @@ fn kinds() -> Vec<(CreateOptions, Made)> {
 }
 
 /// The unit in which an image is left to its backing file, in bytes.
-fn unit_of((options, made): &(CreateOptions, Made)) -> usize {
+fn unit_of((options, made): &(NewQcow2Options, Made)) -> usize {
     let geometry = options.check().unwrap();
     match made {
         Made::With(_) => geometry.subcluster_len(),
@@ -196,7 +196,7 @@ fn unit_of((options, made): &(CreateOptions, Made)) -> usize {
 fn copied(
     source: &Mosaic,
     backing: &[u8],
-    (options, made): (CreateOptions, Made),
+    (options, made): (NewQcow2Options, Made),
     settings: Settings,
     device: bool,
 ) -> Chain {
@@ -205,7 +205,7 @@ fn copied(
         Arc::new(if device { storage.as_device() } else { storage })
     };
     let (file, data) = (new(), new());
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         backing: Some(Backing {
             name: b"backing".to_vec(),
             format: Some("raw".to_owned()),
@@ -353,7 +353,7 @@ fn beyond_the_end_of_the_backing_file_zeroes_need_not_be_stored() {
     source.bytes[..4096].fill(7);
     source.pieces.insert(0, (4096, DATA));
     let off = Made::With(Preallocation::Off);
-    let kind = (CreateOptions::new(SIZE as u64), off);
+    let kind = (NewQcow2Options::new(SIZE as u64), off);
     for (size, zero_until) in [
         (0, 65536),
         (4096, 65536),

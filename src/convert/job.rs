@@ -14,6 +14,7 @@ use super::runs::lengths;
 use super::sequential::{SequentialStage, Unreadable, salvage};
 use super::settings::{Observer, Reflink, Settings, Throttle};
 use super::share::BlockSharing;
+use super::tally::{CopiedBytes, Tally};
 use super::window::Watch;
 use super::workers::{self, Workers};
 use crate::error::{Error, Result};
@@ -51,6 +52,7 @@ pub(super) struct CopyJob<'a> {
     throttle: Throttle,
     total: u64,
     done: AtomicU64,
+    tally: Arc<Tally>,
 }
 
 impl<'a> CopyJob<'a> {
@@ -85,8 +87,9 @@ impl<'a> CopyJob<'a> {
         } else {
             source.size()
         };
+        let tally = Arc::<Tally>::default();
         let sharing = match (&sequential, settings.reflink) {
-            (None, _) => BlockSharing::new(source, target, settings)?,
+            (None, _) => BlockSharing::new(source, target, settings, Arc::clone(&tally))?,
             (Some(_), Reflink::Always) => {
                 return Err(Error::invalid(
                     "every byte has to be read for a checksum or to salvage what can be, so blocks \
@@ -117,12 +120,18 @@ impl<'a> CopyJob<'a> {
             throttle: Throttle::new(settings.rate),
             total,
             done: AtomicU64::new(0),
+            tally,
         })
     }
 
     /// The end up to which progress is counted, in bytes.
     pub(super) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// Returns the bytes that were moved so far.
+    pub(super) fn bytes(&self) -> CopiedBytes {
+        self.tally.bytes()
     }
 
     /// Copies everything. The target isn't finished then.
@@ -173,6 +182,7 @@ impl<'a> CopyJob<'a> {
         let watch = Watch::start();
         let data = ready.buffer.get(ready.length);
         self.target.write(&ready.reservation, data)?;
+        self.tally.written.add(ready.reservation.bytes());
         self.flow.written(ready.buffer, ready.length, watch.times());
         Ok(())
     }
@@ -211,6 +221,7 @@ impl<'a> CopyJob<'a> {
             _ => lengths(&chunk.data),
         };
         self.throttle.wait_for(bytes);
+        self.tally.read.add(lengths(&chunk.data));
         let watch = Watch::start();
         if self.rows && chunk.data.is_empty() {
             self.copy_zeroes(chunk, &mut buffer)?;
@@ -258,9 +269,12 @@ impl<'a> CopyJob<'a> {
         let watch = Watch::start();
         let reservation = if self.target.packs() {
             let packed = self.processors.run(|| self.placement.pack(chunk, data))?;
+            let unit = self.target.allocation_unit() as u64;
+            self.tally.stored.add(packed.parts.len() as u64 * unit);
             self.placement.reserve_packed(chunk, data.len(), &packed)?
         } else {
             let runs = self.processors.run(|| self.placement.stored(chunk, data));
+            self.tally.stored.add(lengths(&runs));
             self.placement.reserve(chunk, data.len(), &runs)?
         };
         let Some(reservation) = reservation else {

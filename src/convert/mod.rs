@@ -38,6 +38,7 @@ mod runs;
 mod sequential;
 mod settings;
 mod share;
+mod tally;
 mod window;
 mod workers;
 mod zero;
@@ -47,6 +48,7 @@ pub use checksum::checksum;
 pub use digest::{Algorithm, Digest};
 pub use rebase::{Rebase, rebase};
 pub use settings::{MOST_WORKERS, Observer, Reflink, Settings};
+pub use tally::CopiedBytes;
 
 use self::job::CopyJob;
 use crate::error::Result;
@@ -65,6 +67,15 @@ pub fn copy(
     copy_and_hash(source, target, settings, None, observer).map(drop)
 }
 
+/// The result of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// The bytes that were moved.
+    pub bytes: CopiedBytes,
+    /// The checksum of the disk, where one was wanted.
+    pub digest: Option<Digest>,
+}
+
 /// Does the same as [`copy`], and returns the checksum of the disk that was copied, where one is wanted.
 /// Nothing is copied within the system then, since every byte has to be seen.
 ///
@@ -76,7 +87,7 @@ pub fn copy_and_hash(
     mut settings: Settings,
     algorithm: Option<Algorithm>,
     observer: &dyn Observer,
-) -> Result<Option<Digest>> {
+) -> Result<Copied> {
     settings.copy_offload &= algorithm.is_none();
     // Parts that a target leaves to its backing file aren't read.
     let hashed = algorithm.filter(|_| target.backed().is_none());
@@ -92,7 +103,10 @@ pub fn copy_and_hash(
     target.finish()?;
     let total = job.total();
     observer.progress(total, total);
-    Ok(digest)
+    Ok(Copied {
+        bytes: job.bytes(),
+        digest,
+    })
 }
 
 #[cfg(test)]

@@ -8,14 +8,16 @@
 //! The file system decides if blocks can be shared. It is asked for the first piece, and for no more if it
 //! refuses to share any blocks of the two files. Blocks that aren't shared are copied.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::buffer::Buffer;
 use super::chunks::Chunk;
 use super::place::Placement;
 use super::reading::{read_chunk, reading};
-use super::runs::within;
+use super::runs::{lengths, within};
 use super::settings::{Reflink, Settings};
+use super::tally::Tally;
 use super::zero::is_zero;
 use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Plain, PlainPlace, Run};
@@ -56,6 +58,7 @@ pub(super) struct BlockSharing<'a> {
     asked: AtomicBool,
     /// The last chunk that was looked at had something to share.
     found: AtomicBool,
+    tally: Arc<Tally>,
 }
 
 impl<'a> BlockSharing<'a> {
@@ -67,6 +70,7 @@ impl<'a> BlockSharing<'a> {
         source: &'a dyn Image,
         target: &'a dyn NewImage,
         settings: Settings,
+        tally: Arc<Tally>,
     ) -> Result<Option<Self>> {
         let may_share = settings.reflink != Reflink::Never && target.may_share();
         let to = target.plain_storage().filter(|_| !target.packs());
@@ -95,6 +99,7 @@ impl<'a> BlockSharing<'a> {
             refusals: AtomicU32::new(if may_share { 0 } else { MOST_REFUSALS }),
             asked: AtomicBool::new(false),
             found: AtomicBool::new(false),
+            tally,
         }))
     }
 
@@ -185,6 +190,7 @@ impl<'a> BlockSharing<'a> {
         let Some(reservation) = placement.reserve(chunk, length, &runs)? else {
             return Ok(());
         };
+        self.tally.stored.add(lengths(&runs));
         for (run, host) in &reservation.pieces {
             // Behind the disk's end there is nothing to copy, only the rest of a cluster.
             let run_end = run.end.min(chunk.length);
@@ -282,13 +288,17 @@ impl<'a> BlockSharing<'a> {
         request: usize,
     ) -> Result<()> {
         let mut copy = |part: &Run, to| self.read_and_write(chunk, part, to, buffer, request);
+        let mut copy_all = |part: &Run| {
+            self.tally.written.add(part.len() as u64);
+            copy(part, to)
+        };
         let (from, host) = match plain.place {
             PlainPlace::At(from, host) => (from, host),
             PlainPlace::Zeroes if self.skips_zeroes => return Ok(()),
-            PlainPlace::Zeroes => return copy(part, to),
+            PlainPlace::Zeroes => return copy_all(part),
             PlainPlace::Nowhere => {
                 self.must_share(chunk, part, "it isn't stored as it is")?;
-                return copy(part, to);
+                return copy_all(part);
             }
         };
         let shared = self.share(chunk, part, (from, host), to)?;
@@ -297,6 +307,7 @@ impl<'a> BlockSharing<'a> {
             self.must_share(chunk, rest, "it isn't whole blocks")?;
             let skipped = (rest.start - part.start) as u64;
             let length = rest.len() as u64;
+            self.tally.written.add(length);
             let (to, from_offset) = (to + skipped, host.0 + skipped);
             if !self.copy_offload || !self.to.copy_from(to, from, from_offset, length)? {
                 copy(rest, to)?;
@@ -333,6 +344,7 @@ impl<'a> BlockSharing<'a> {
         match self.to.share_from(first, from, from_offset, length) {
             Ok(()) => {
                 self.refusals.store(WORKS, Ordering::Relaxed);
+                self.tally.shared.add(length);
                 let start = part.start + usize::try_from(skipped).unwrap_or(usize::MAX);
                 Ok(start..start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)))
             }

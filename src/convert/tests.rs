@@ -16,7 +16,7 @@ use crate::convert::runs::lengths;
 use crate::crypto::Backend;
 use crate::error::Error;
 use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
-use crate::formats::qcow2::{CreateOptions, Header, NewQcow2, Qcow2Image, Version, check};
+use crate::formats::qcow2::{Header, NewQcow2, NewQcow2Options, Qcow2Image, Version, check};
 use crate::formats::raw::{NewRaw, RawImage};
 use crate::formats::{Preallocation, Run};
 use crate::storage::{Fault, MemoryStorage, Operation, Storage};
@@ -53,7 +53,7 @@ fn cipher() -> Cipher {
 fn to_qcow2(
     source: Arc<MemoryStorage>,
     target: Arc<MemoryStorage>,
-    options: CreateOptions,
+    options: NewQcow2Options,
     settings: Settings,
 ) -> Result<()> {
     let encrypted = options.encryption == Some(EncryptionFormat::Aes);
@@ -62,11 +62,15 @@ fn to_qcow2(
     copy(&source, &target, settings, &())
 }
 
-fn options(disk: &[u8], cluster_size: u64, encryption: Option<EncryptionFormat>) -> CreateOptions {
-    CreateOptions {
+fn options(
+    disk: &[u8],
+    cluster_size: u64,
+    encryption: Option<EncryptionFormat>,
+) -> NewQcow2Options {
+    NewQcow2Options {
         cluster_size,
         encryption,
-        ..CreateOptions::new(disk.len() as u64)
+        ..NewQcow2Options::new(disk.len() as u64)
     }
 }
 

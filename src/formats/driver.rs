@@ -18,6 +18,7 @@ use super::amend::Amend;
 use super::bitmaps::Bitmaps;
 use super::check::Check;
 use super::encryption::EncryptionFormat;
+use super::explanation::Statement;
 use super::image::{Image, WritableImage};
 use super::info::ImageInfo;
 use super::new_image::NewImage;
@@ -215,6 +216,11 @@ pub trait ImageFile: Send + Sync {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         let _ = info;
         Ok(())
+    }
+
+    /// Puts the header into words, as far as that says more than a report.
+    fn explain(&self) -> Vec<Statement> {
+        Vec::new()
     }
 
     /// Returns the number of bytes of memory that tables take while the image is open.

@@ -11,6 +11,7 @@ pub mod check;
 pub mod codec;
 pub mod driver;
 pub mod encryption;
+pub mod explanation;
 pub mod info;
 pub mod luks;
 pub mod parallels;

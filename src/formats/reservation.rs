@@ -67,6 +67,11 @@ impl Reservation {
         }
     }
 
+    /// Returns the number of bytes of data that it is for.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|(run, _)| run.len() as u64).sum()
+    }
+
     /// Encrypts the pieces of `chunk` in place.
     ///
     /// # Errors

@@ -10,11 +10,13 @@
 //! - [`value`]: one value of such a tree.
 //! - [`spec`]: the options that a driver has, and help.
 //! - [`values`]: options checked against their specs.
+//! - [`similar`]: the name that was meant by one that isn't known.
 //! - [`qemu_json`]: JSON as QEMU prints it, and the order of its keys.
 
 pub mod json;
 pub mod list;
 pub mod qemu_json;
+pub mod similar;
 pub mod spec;
 pub mod tree;
 pub mod value;

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::list::{self, KeyValue};
+use super::similar;
 use super::spec::{Kind, OptionSpec, united};
 use super::tree::Tree;
 use crate::error::{Error, Result, printable_bytes};
@@ -183,7 +184,9 @@ fn number(key: &str, value: &str) -> Result<u64> {
 fn normalise(specs: &[&OptionSpec], option: KeyValue) -> Result<Given> {
     let key = option.key.clone();
     let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
-        return Err(Error::invalid(format!("Invalid parameter '{key}'")));
+        let unknown = Error::invalid(format!("Invalid parameter '{key}'"));
+        let known = specs.iter().map(|spec| spec.name);
+        return Err(unknown.with_hints(similar::question(&key, known)));
     };
     if spec.kind == Kind::Text {
         return Ok(Given {

@@ -18,6 +18,16 @@ pub enum CacheMode {
 }
 
 impl CacheMode {
+    /// The names of all modes.
+    pub const NAMES: [&str; 6] = [
+        "none",
+        "writeback",
+        "writethrough",
+        "directsync",
+        "unsafe",
+        "auto",
+    ];
+
     /// The mode of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {

@@ -12,7 +12,7 @@ mod rebase;
 use std::sync::Arc;
 
 use cowhide::formats::driver::{Backing, Load, Parts, WriteParts};
-use cowhide::formats::qcow2::{CreateOptions, NewQcow2, Qcow2, Version};
+use cowhide::formats::qcow2::{NewQcow2, NewQcow2Options, Qcow2, Version};
 use cowhide::formats::{Chain, FormatDriver as _, Image, ImageFile, NewImage as _};
 use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
@@ -57,12 +57,12 @@ fn image(
     noise: &mut Noise,
 ) -> Vec<u8> {
     let storage = Arc::new(MemoryStorage::default());
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         version: kind.version,
         cluster_size: kind.cluster_size,
         extended_l2: kind.extended_l2,
         backing: below.as_ref().map(|(name, _)| backing(name)),
-        ..CreateOptions::new(size)
+        ..NewQcow2Options::new(size)
     };
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
     let new = NewQcow2::create(target, options, None, true).unwrap();

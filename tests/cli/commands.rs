@@ -515,7 +515,7 @@ fn help_and_version_have_what_scripts_look_for() {
     for subcommand in ["create", "convert", "info", "check", "speed"] {
         let usage = cowhide(folder, &format!("{subcommand} --help")).ok();
         assert!(usage.contains(&format!("Usage: cowhide {subcommand} ")));
-        assert_eq!(usage, cowhide(folder, &format!("{subcommand} x -h")).ok());
+        assert!(usage.starts_with(&cowhide(folder, &format!("{subcommand} x -h")).ok()));
     }
 }
 

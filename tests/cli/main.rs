@@ -5,11 +5,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod at_a_terminal;
 mod commands;
+mod completions;
 mod descriptors;
 mod ended;
+mod for_programs;
 mod help;
+mod manual;
+mod mistakes;
 mod names_inside;
+mod pictures;
 mod readable_secrets;
 mod sandbox;
 mod speed;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use cowhide::crypto::Backend;
 use cowhide::error::{ErrorKind, Result};
 use cowhide::formats::encryption::{Cipher, LegacyAes};
-use cowhide::formats::qcow2::write::OpenOptions;
+use cowhide::formats::qcow2::write::Qcow2WriteParts;
 use cowhide::formats::qcow2::{self, Header, Qcow2Image, ReadOptions, WritableQcow2, features};
 use cowhide::formats::{Chain, Image, WritableImage};
 use cowhide::storage::{Change, MemoryStorage, Storage};
@@ -87,11 +87,11 @@ impl Subject {
     ) -> WritableQcow2 {
         let storage: Arc<dyn Storage> = Arc::<S>::clone(storage);
         let header = Header::read(storage.as_ref()).unwrap();
-        let options = OpenOptions {
+        let options = Qcow2WriteParts {
             cipher: self.cipher(),
             data,
             backing: self.backing.clone(),
-            ..OpenOptions::default()
+            ..Qcow2WriteParts::default()
         };
         WritableQcow2::open(storage, &header, options).unwrap()
     }

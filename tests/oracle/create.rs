@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cowhide::convert::{self, Settings};
-use cowhide::formats::qcow2::{Backing, CreateOptions, NewFiles, NewQcow2, Version};
+use cowhide::formats::qcow2::{Backing, NewFiles, NewQcow2, NewQcow2Options, Version};
 use cowhide::formats::raw::RawImage;
 use cowhide::formats::{Image as _, Preallocation};
 use cowhide::storage::{Access, CacheMode, FileStorage, Storage as _};
@@ -57,7 +57,7 @@ const DIFFERENT: &[&str] =
     &["extended_l2=on,preallocation=falloc,encryption=on,encrypt.key-secret=s"];
 
 /// Changes the defaults.
-type Change = fn(&mut CreateOptions);
+type Change = fn(&mut NewQcow2Options);
 
 /// The same with a backing file: the oracle's options, and ours.
 const BACKED: &[(&str, Change, Preallocation)] = &[
@@ -292,7 +292,7 @@ fn convert_over_backing(folder: &Path, change: Change, preallocation: Preallocat
         Arc::new(FileStorage::open(&path, Access::ReadWrite, CacheMode::Unsafe).unwrap())
     };
     let source = RawImage::open(open("disk.raw")).unwrap();
-    let mut options = CreateOptions::new(source.size());
+    let mut options = NewQcow2Options::new(source.size());
     change(&mut options);
     options.backing = Some(Backing {
         name: b"below".to_vec(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cowhide::error::Result;
 use cowhide::formats::bitmap_changes::BitmapChanges;
 use cowhide::formats::driver::Load;
-use cowhide::formats::qcow2::{CreateOptions, Header, Version};
+use cowhide::formats::qcow2::{Header, NewQcow2Options, Version};
 use cowhide::formats::{Format, ImageFile};
 use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
 
@@ -116,11 +116,11 @@ fn expected(before: &Listed, size: u64, (name, steps): Work) -> Listed {
 
 /// An image with a snapshot and four bitmaps, one of which somebody left in use.
 fn subject(cluster_size: u64, lazy_refcounts: bool, refcount_bits: u64) -> Subject {
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         cluster_size,
         lazy_refcounts,
         refcount_bits,
-        ..CreateOptions::new(1 << 18)
+        ..NewQcow2Options::new(1 << 18)
     };
     with_bitmaps(with_snapshot(empty(options)))
 }
@@ -212,7 +212,7 @@ fn a_failure_leaves_the_old_bitmaps_or_the_new_ones() {
 #[test]
 fn the_first_bitmap_comes_and_the_last_one_goes() {
     let mut noise = Noise(22);
-    let without = with_snapshot(empty(CreateOptions::new(1 << 18)));
+    let without = with_snapshot(empty(NewQcow2Options::new(1 << 18)));
     let mut subject = Subject {
         bytes: without.bytes.clone(),
         ..without
@@ -244,16 +244,16 @@ fn the_first_bitmap_comes_and_the_last_one_goes() {
 }
 
 fn without_bitmaps() -> Vec<u8> {
-    empty(CreateOptions::new(1 << 18)).bytes
+    empty(NewQcow2Options::new(1 << 18)).bytes
 }
 
 #[test]
 fn what_is_refused_changes_no_bitmap() {
-    let old = empty(CreateOptions {
+    let old = empty(NewQcow2Options {
         version: Version::V2,
-        ..CreateOptions::new(1 << 18)
+        ..NewQcow2Options::new(1 << 18)
     });
-    let huge = empty(CreateOptions::new(1 << 46));
+    let huge = empty(NewQcow2Options::new(1 << 46));
     let long: &'static str = Box::leak("n".repeat(1024).into_boxed_str());
     let [with_some, ..] = subjects();
     let refused: [(&Subject, Work, &str); 11] = [

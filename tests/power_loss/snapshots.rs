@@ -8,7 +8,7 @@ use cowhide::formats::WritableImage as _;
 use cowhide::formats::qcow2::check::Event;
 use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::{apply_snapshot, create_snapshot, delete_snapshot};
-use cowhide::formats::qcow2::{CreateOptions, Header, Repair, Version, check, repair};
+use cowhide::formats::qcow2::{Header, NewQcow2Options, Repair, Version, check, repair};
 use cowhide::formats::snapshots::{NewSnapshot, SnapshotName};
 use cowhide::storage::{Fault, MemoryStorage, Operation, Slowness, Storage};
 use cowhide::units::GuestOffset;
@@ -113,7 +113,7 @@ fn with(subject: Subject, name: &str) -> Subject {
 }
 
 /// An image with two snapshots and a disk that is like neither.
-fn with_two(options: CreateOptions, noise: &mut Noise) -> Subject {
+fn with_two(options: NewQcow2Options, noise: &mut Noise) -> Subject {
     let subject = with(written(with_data(empty(options)), noise), "one");
     let subject = with(written(subject, noise), "two");
     let subject = written(subject, noise);
@@ -165,29 +165,29 @@ fn old_or_new(subject: &Subject, left: &[u8], states: [&State; 2], when: &str) -
 }
 
 /// Kinds of images, of 256 KiB.
-fn kinds() -> Vec<CreateOptions> {
-    let new = |cluster_size, refcount_bits| CreateOptions {
+fn kinds() -> Vec<NewQcow2Options> {
+    let new = |cluster_size, refcount_bits| NewQcow2Options {
         cluster_size,
         refcount_bits,
-        ..CreateOptions::new(256 << 10)
+        ..NewQcow2Options::new(256 << 10)
     };
     vec![
         new(512, 16),
         new(4096, 2),
         new(512, 64),
-        CreateOptions {
+        NewQcow2Options {
             lazy_refcounts: true,
             ..new(1024, 8)
         },
-        CreateOptions {
+        NewQcow2Options {
             extended_l2: true,
             ..new(16 << 10, 16)
         },
-        CreateOptions {
+        NewQcow2Options {
             version: Version::V2,
             ..new(512, 16)
         },
-        CreateOptions {
+        NewQcow2Options {
             version: Version::V2,
             ..new(4096, 16)
         },
@@ -195,8 +195,8 @@ fn kinds() -> Vec<CreateOptions> {
 }
 
 /// As [`kinds`], whose refcounts have room for another snapshot.
-fn roomy_kinds() -> Vec<CreateOptions> {
-    let kinds = kinds().into_iter().map(|options| CreateOptions {
+fn roomy_kinds() -> Vec<NewQcow2Options> {
+    let kinds = kinds().into_iter().map(|options| NewQcow2Options {
         refcount_bits: options.refcount_bits.max(4),
         ..options
     });
@@ -358,9 +358,9 @@ fn snapshots_in_any_order_agree_with_a_model() {
 fn what_is_refused_changes_nothing() {
     let mut noise = Noise(14);
     let full = |bits| {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             refcount_bits: bits,
-            ..CreateOptions::new(256 << 10)
+            ..NewQcow2Options::new(256 << 10)
         };
         with_data(empty(options))
     };
@@ -399,7 +399,7 @@ fn what_is_refused_changes_nothing() {
 /// than a name when going back.
 #[test]
 fn ids_and_names_are_told_apart() {
-    let mut subject = with_data(empty(CreateOptions::new(256 << 10)));
+    let mut subject = with_data(empty(NewQcow2Options::new(256 << 10)));
     for name in ["same", "same", "1", "other"] {
         subject = with(subject, name);
     }
@@ -425,7 +425,7 @@ fn ids_and_names_are_told_apart() {
 /// Encrypted images: no key is needed.
 #[test]
 fn snapshots_of_an_encrypted_image_keep_its_data() {
-    let mut subject = empty(CreateOptions::new(256 << 10));
+    let mut subject = empty(NewQcow2Options::new(256 << 10));
     subject.bytes[35] = 1;
     subject.encrypted = true;
     let subject = with_data(subject);
@@ -452,10 +452,10 @@ fn snapshots_of_an_encrypted_image_keep_its_data() {
 #[test]
 fn a_long_l1_table_of_small_clusters_has_a_snapshot() {
     for (refcount_bits, size) in [(16, 1 << 30), (64, 1 << 29)] {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             cluster_size: 512,
             refcount_bits,
-            ..CreateOptions::new(size)
+            ..NewQcow2Options::new(size)
         };
         let subject = with_data(empty(options));
         let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
@@ -478,7 +478,7 @@ fn a_long_l1_table_of_small_clusters_has_a_snapshot() {
 
 #[test]
 fn there_are_at_most_65536_snapshots() {
-    let mut subject = with(with_data(empty(CreateOptions::new(256 << 10))), "one");
+    let mut subject = with(with_data(empty(NewQcow2Options::new(256 << 10))), "one");
     let header = Header::read(&MemoryStorage::new(subject.bytes.clone())).unwrap();
     let [snapshot] =
         &read_snapshots(&MemoryStorage::new(subject.bytes.clone()), &header).unwrap()[..]
@@ -498,9 +498,9 @@ fn there_are_at_most_65536_snapshots() {
 
 #[test]
 fn tables_are_read_together_where_reads_wait() {
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         cluster_size: 512,
-        ..CreateOptions::new(4 << 20)
+        ..NewQcow2Options::new(4 << 20)
     };
     let subject = empty(options);
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));

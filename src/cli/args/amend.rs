@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, NamedArgs, PasswordArgs, WrittenArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, ProgressArgs, WrittenArgs};
 
 /// `amend`
 #[derive(Debug, Args)]
@@ -22,9 +22,8 @@ pub struct AmendArgs {
     /// Do what loses data, such as erasing the last password
     #[arg(long)]
     pub(in crate::cli) force: bool,
-    /// Show progress
-    #[arg(short, long)]
-    pub(in crate::cli) progress: bool,
+    #[command(flatten)]
+    pub(in crate::cli) progress: ProgressArgs,
     #[command(flatten)]
     pub(in crate::cli) written: WrittenArgs,
     /// The image

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, NamedArgs, PasswordArgs, PlausibleArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, PlausibleArgs, ProgressArgs};
 
 /// `checksum`
 #[derive(Debug, Args)]
@@ -21,9 +21,8 @@ pub struct ChecksumArgs {
     /// sha256 or blake3
     #[arg(long, value_name = "NAME", default_value = "sha256")]
     pub(in crate::cli) algorithm: String,
-    /// Show progress, on standard error
-    #[arg(short, long)]
-    pub(in crate::cli) progress: bool,
+    #[command(flatten)]
+    pub(in crate::cli) progress: ProgressArgs,
     /// Cache mode of the image
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(in crate::cli) cache: String,

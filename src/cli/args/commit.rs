@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, NamedArgs, PasswordArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, ProgressArgs};
 
 /// `commit`
 #[derive(Debug, Args)]
@@ -34,9 +34,8 @@ pub struct CommitArgs {
     /// Copy at most so many bytes a second (suffixes k M G)
     #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
     pub(in crate::cli) rate: Option<String>,
-    /// Show progress
-    #[arg(short, long)]
-    pub(in crate::cli) progress: bool,
+    #[command(flatten)]
+    pub(in crate::cli) progress: ProgressArgs,
     /// The image
     #[arg(value_name = "FILENAME")]
     pub(in crate::cli) operands: Vec<OsString>,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs};
+use super::shared::{CommonArgs, PasswordArgs, ProgressArgs};
 
 /// `compare`
 #[derive(Debug, Args)]
@@ -42,9 +42,8 @@ pub struct CompareArgs {
     /// Open the images even while another process writes them; what is seen may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
-    /// Show progress
-    #[arg(short, long)]
-    pub(in crate::cli) progress: bool,
+    #[command(flatten)]
+    pub(in crate::cli) progress: ProgressArgs,
     /// The images
     #[arg(value_name = "FILENAME1 FILENAME2")]
     pub(in crate::cli) operands: Vec<OsString>,

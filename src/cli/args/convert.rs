@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
+use super::shared::{CommonArgs, PasswordArgs, PlausibleArgs, ProgressArgs};
 use crate::cli::getopt::OWN;
 
 /// `convert`
@@ -51,9 +51,8 @@ pub struct ConvertArgs {
     /// Compress the target's data, where its format can (-o compression_type says how)
     #[arg(short, long)]
     pub(in crate::cli) compress: bool,
-    /// Show progress
-    #[arg(short, long)]
-    pub(in crate::cli) progress: bool,
+    #[command(flatten)]
+    pub(in crate::cli) progress: ProgressArgs,
     /// Shortest run of zeroes that is left out (default 4k); 0 writes everything
     #[arg(short = 'S', long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) sparse_size: Option<String>,
@@ -148,6 +147,9 @@ pub struct ConvertArgs {
     /// Make a raw target as long as the next multiple of SIZE (suffixes k M G), as some clouds demand
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = OWN)]
     pub(in crate::cli) align: Option<String>,
+    /// Tell what would be done, and do nothing
+    #[arg(long, help_heading = OWN)]
+    pub(in crate::cli) plan: bool,
     /// Read the target back when it is written and compare it with the source
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) verify: bool,

@@ -15,15 +15,9 @@ pub struct CreateArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
-    /// Format of the new image
-    #[arg(
-        short,
-        long,
-        value_name = "FMT",
-        default_value = "raw",
-        allow_hyphen_values = true
-    )]
-    pub(in crate::cli) format: String,
+    /// Format of the new image [default: raw]
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(in crate::cli) format: Option<String>,
     /// Options of the format, k=v,k2=v2 ("-o help" lists them)
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
     pub(in crate::cli) options: Vec<OsString>,

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::shared::{CommonArgs, ImageArgs, PasswordArgs, PlausibleArgs};
+use crate::cli::getopt::OWN;
 
 /// `info`
 #[derive(Debug, Args)]
@@ -22,6 +23,9 @@ pub struct InfoArgs {
     /// Show the block limits; there are none here, so it has no effect
     #[arg(long)]
     pub(in crate::cli) limits: bool,
+    /// Tell in words what the header says, and what follows from it
+    #[arg(long, help_heading = OWN)]
+    pub(in crate::cli) explain: bool,
     /// Cache mode of the image
     #[arg(short = 't', long, value_name = "CACHE", default_value = "writeback")]
     pub(in crate::cli) cache: String,

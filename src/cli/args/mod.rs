@@ -11,10 +11,12 @@ mod check;
 mod checksum;
 mod commit;
 mod compare;
+mod completions;
 mod convert;
 mod create;
 mod dd;
 mod info;
+mod man;
 mod map;
 mod measure;
 mod rebase;
@@ -25,6 +27,8 @@ mod speed;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::getopt::OWN;
+
 pub use self::amend::AmendArgs;
 pub use self::bench::BenchArgs;
 pub use self::bitmap::BitmapArgs;
@@ -32,15 +36,17 @@ pub use self::check::CheckArgs;
 pub use self::checksum::ChecksumArgs;
 pub use self::commit::CommitArgs;
 pub use self::compare::CompareArgs;
+pub use self::completions::CompletionsArgs;
 pub use self::convert::ConvertArgs;
 pub use self::create::CreateArgs;
 pub use self::dd::DdArgs;
 pub use self::info::InfoArgs;
+pub use self::man::ManArgs;
 pub use self::map::MapArgs;
 pub use self::measure::MeasureArgs;
 pub use self::rebase::RebaseArgs;
 pub use self::resize::ResizeArgs;
-pub use self::shared::{CommonArgs, PasswordArgs, PlausibleArgs};
+pub use self::shared::{CommonArgs, PasswordArgs, PlausibleArgs, ProgressArgs};
 pub use self::snapshot::SnapshotArgs;
 pub use self::speed::SpeedArgs;
 
@@ -58,6 +64,9 @@ pub struct Cli {
     /// Trace events; there are none, so it has no effect
     #[arg(short = 'T', long, value_name = "TRACE")]
     pub(in crate::cli) trace: Vec<String>,
+    /// Print errors and warnings as text, or as json: an object on each line
+    #[arg(long, value_name = "FORM", default_value = "text", value_parser = ["text", "json"], help_heading = OWN)]
+    pub(in crate::cli) error_format: String,
     /// The subcommand.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -100,4 +109,8 @@ pub enum Command {
     Resize(ResizeArgs),
     /// Measure the ciphers and what encryption costs on this machine
     Speed(SpeedArgs),
+    /// Print a script with which a shell completes command lines
+    Completions(CompletionsArgs),
+    /// Write the manual's pages into a folder
+    Man(ManArgs),
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, NamedArgs, PasswordArgs, WrittenArgs};
+use super::shared::{CommonArgs, NamedArgs, PasswordArgs, ProgressArgs, WrittenArgs};
 
 /// `rebase`
 #[derive(Debug, Args)]
@@ -28,9 +28,8 @@ pub struct RebaseArgs {
     /// Compress data that is written into the image
     #[arg(short, long)]
     pub(in crate::cli) compress: bool,
-    /// Show progress
-    #[arg(short, long)]
-    pub(in crate::cli) progress: bool,
+    #[command(flatten)]
+    pub(in crate::cli) progress: ProgressArgs,
     #[command(flatten)]
     pub(in crate::cli) written: WrittenArgs,
     /// Cache mode of the new backing file

@@ -42,6 +42,22 @@ pub struct PasswordArgs {
     pub password_fd: Option<i32>,
 }
 
+/// The option that shows progress.
+#[derive(Debug, Args)]
+pub struct ProgressArgs {
+    /// Show progress: a percentage as qemu-img does, or with "=json" lines of JSON on standard error ("=json:N": on
+    /// descriptor N)
+    #[arg(
+        short,
+        long,
+        value_name = "FORM",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "lines"
+    )]
+    pub(in crate::cli) progress: Option<String>,
+}
+
 /// The option against wrong passwords.
 #[derive(Debug, Args)]
 pub struct PlausibleArgs {
@@ -94,7 +110,7 @@ pub struct ImageArgs {
     /// Open the image even while another process writes it; what is seen may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
-    /// human or json
+    /// human or json (map: also picture or svg)
     #[arg(long, value_name = "FORM", default_value = "human")]
     pub(in crate::cli) output: String,
     /// The image

@@ -43,6 +43,14 @@ fn every_spelling_comes_to_one_form() {
             "info x --output=json -f qcow2",
             "cowhide info --output=json --format=qcow2 -- x",
         ),
+        (
+            "convert --progress=json -p a b",
+            "cowhide convert --progress=json --progress -- a b",
+        ),
+        (
+            "convert -pq a b",
+            "cowhide convert --progress --quiet -- a b",
+        ),
         ("info --outp json x", "cowhide info --output=json -- x"),
         (
             "convert -pqfqcow2 -O raw a -n b",

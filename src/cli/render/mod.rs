@@ -1,8 +1,12 @@
 //! Reports as text for people, and the forms that they have as JSON.
 
 pub mod check;
+pub mod explanation;
+pub mod forecast;
 pub mod info;
 pub mod map;
+pub mod picture;
 pub mod snapshots;
 pub mod speed;
 pub mod storage;
+pub mod summary;

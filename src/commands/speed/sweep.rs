@@ -17,7 +17,7 @@ use crate::crypto::Backend;
 use crate::error::{Error, Result};
 use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 use crate::formats::qcow2::create_options::CLUSTER_SIZES;
-use crate::formats::qcow2::{CreateOptions, NewQcow2};
+use crate::formats::qcow2::{NewQcow2, NewQcow2Options};
 use crate::formats::raw::RawImage;
 use crate::storage::{Storage, list};
 
@@ -145,10 +145,10 @@ fn convert(
     settings: Settings,
 ) -> Result<(f64, u64)> {
     let file = list::file_in_memory("cowhide-speed-target")?;
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         cluster_size,
         encryption: cipher.as_ref().map(|_| EncryptionFormat::Aes),
-        ..CreateOptions::new(size)
+        ..NewQcow2Options::new(size)
     };
     let start = Instant::now();
     let target = NewQcow2::create(Arc::clone(&file), options, cipher, false)?;
@@ -175,7 +175,7 @@ mod tests {
         let size = LEAST_DATA as u64;
         let source = RawImage::open(noise(size).unwrap()).unwrap();
         let file = list::file_in_memory("target").unwrap();
-        let target = NewQcow2::create(Arc::clone(&file), CreateOptions::new(size), None, false);
+        let target = NewQcow2::create(Arc::clone(&file), NewQcow2Options::new(size), None, false);
         convert::copy(&source, &target.unwrap(), Settings::default(), &()).unwrap();
         let header = Header::read(file.as_ref()).unwrap();
         let image = Qcow2Image::open(file, header, None).unwrap();

@@ -19,7 +19,7 @@ fn compressible_disk(size: usize) -> Vec<u8> {
     disk
 }
 
-fn convert(disk: &[u8], target: Arc<MemoryStorage>, options: CreateOptions, count: usize) {
+fn convert(disk: &[u8], target: Arc<MemoryStorage>, options: NewQcow2Options, count: usize) {
     let source = RawImage::open(Arc::new(MemoryStorage::new(disk.to_vec()))).unwrap();
     let target = NewQcow2::create_compressed(target, options, true).unwrap();
     copy(&source, &target, workers(count), &()).unwrap();
@@ -46,10 +46,10 @@ fn any_number_of_workers_compresses_to_the_same_image() {
     for cluster_size in [512, 4096, 65536, 2 << 20] {
         for compression in [CompressionType::Zlib, CompressionType::Zstd] {
             let what = format!("{cluster_size} {compression:?}");
-            let options = CreateOptions {
+            let options = NewQcow2Options {
                 cluster_size,
                 compression,
-                ..CreateOptions::new(disk.len() as u64)
+                ..NewQcow2Options::new(disk.len() as u64)
             };
             let mut first = None;
             for count in [1, 2, 5] {
@@ -69,10 +69,10 @@ fn refcounts_of_any_width_are_right() {
     let disk = compressible_disk(1 << 20);
     for refcount_bits in [1, 2, 4, 8, 32, 64] {
         for cluster_size in [512, 16384] {
-            let options = CreateOptions {
+            let options = NewQcow2Options {
                 cluster_size,
                 refcount_bits,
-                ..CreateOptions::new(disk.len() as u64)
+                ..NewQcow2Options::new(disk.len() as u64)
             };
             let target = Arc::new(MemoryStorage::default());
             convert(&disk, Arc::clone(&target), options, 2);
@@ -88,9 +88,9 @@ fn a_device_keeps_nothing_of_what_it_held() {
     let device = Arc::new(MemoryStorage::new(vec![0xa5; 8 << 20]).as_device());
     let file = Arc::new(MemoryStorage::default());
     for target in [&device, &file] {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             cluster_size: 4096,
-            ..CreateOptions::new(disk.len() as u64)
+            ..NewQcow2Options::new(disk.len() as u64)
         };
         convert(&disk, Arc::clone(target), options, 2);
     }
@@ -106,7 +106,7 @@ fn every_write_that_fails_is_an_error() {
     let disk = compressible_disk(200_000);
     let total = {
         let target = Arc::new(MemoryStorage::default());
-        convert(&disk, Arc::clone(&target), CreateOptions::new(200_000), 2);
+        convert(&disk, Arc::clone(&target), NewQcow2Options::new(200_000), 2);
         target.count(Operation::Write)
     };
     for nth in 1..=total {
@@ -118,7 +118,7 @@ fn every_write_that_fails_is_an_error() {
         let source = RawImage::open(Arc::new(MemoryStorage::new(disk.clone()))).unwrap();
         let storage = Arc::new(MemoryStorage::default().with_fault(fault));
         let target =
-            NewQcow2::create_compressed(storage, CreateOptions::new(200_000), true).unwrap();
+            NewQcow2::create_compressed(storage, NewQcow2Options::new(200_000), true).unwrap();
         let error = copy(&source, &target, workers(2), &()).unwrap_err();
         assert!(error.to_string().contains("No space left"), "{error}");
     }

@@ -21,15 +21,15 @@ impl ImageKind {
         (self == Self::Encrypted).then(cipher)
     }
 
-    fn options(self, size: u64) -> CreateOptions {
+    fn options(self, size: u64) -> NewQcow2Options {
         let encryption = match self {
             Self::Encrypted => Some(EncryptionFormat::Aes),
             _ => None,
         };
-        CreateOptions {
+        NewQcow2Options {
             cluster_size: 4096,
             encryption,
-            ..CreateOptions::new(size)
+            ..NewQcow2Options::new(size)
         }
     }
 

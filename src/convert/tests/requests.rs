@@ -84,7 +84,7 @@ fn in_flight(requests: usize) -> Settings {
 
 fn convert(source: &Arc<Slow>, target: &Arc<Slow>, size: usize, settings: Settings) -> Result<()> {
     let source = RawImage::open(Arc::<Slow>::clone(source))?;
-    let options = CreateOptions::new(size as u64);
+    let options = NewQcow2Options::new(size as u64);
     let target = NewQcow2::create(Arc::<Slow>::clone(target), options, None, true)?;
     copy(&source, &target, settings, &())
 }
@@ -166,7 +166,7 @@ fn fewer_are_in_flight_where_each_takes_much_memory() {
     let disk = disk(16 << 20);
     let slow = Slow::new(MemoryStorage::new(disk.clone()), 1);
     let source = Hungry(RawImage::open(Arc::<Slow>::clone(&slow)).unwrap());
-    let options = CreateOptions::new(disk.len() as u64);
+    let options = NewQcow2Options::new(disk.len() as u64);
     let target = NewQcow2::create(Arc::new(MemoryStorage::default()), options, None, true);
     copy(&source, &target.unwrap(), in_flight(40), &()).unwrap();
     assert!(

@@ -91,7 +91,7 @@ fn what_cannot_be_shared_is_copied_in_short_pieces() {
         read_of_rest: AtomicUsize::new(0),
     };
     let storage = Arc::new(Sharer::default());
-    let options = CreateOptions::new(disk.len() as u64);
+    let options = NewQcow2Options::new(disk.len() as u64);
     let target = NewQcow2::create(Arc::<Sharer>::clone(&storage), options, None, true).unwrap();
     copy(&source, &target, workers(2), &()).unwrap();
     assert!(storage.shared.load(Ordering::Relaxed) > 8 << 20);

@@ -29,11 +29,31 @@ impl EncryptionFormat {
     /// The format that new images should have.
     pub const RECOMMENDED: Self = Self::Luks;
 
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Aes, Self::Luks];
+
     /// Returns the name that `qemu-img` uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Aes => "aes",
             Self::Luks => "luks",
+        }
+    }
+
+    /// Returns what it does, and what it is worth, in words.
+    pub fn worth(self) -> &'static str {
+        match self {
+            Self::Aes => {
+                "Legacy AES: AES-128-CBC on sectors of 512 bytes, with an IV from the guest sector number. The first \
+                 16 bytes of the password are the key: there is no key derivation, so a password that can be \
+                 guessed is guessed fast. Sectors that begin with the same 16 bytes can be told from others, and \
+                 nothing detects a wrong password or changed data. Use LUKS for new images."
+            }
+            Self::Luks => {
+                "LUKS, version 1: a random master key encrypts the sectors. Up to eight passwords open it, each \
+                 through PBKDF2, which makes guessing slow, and can be changed or erased. A wrong password is \
+                 detected; changed data isn't."
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The order of the checks is QEMU's, so that of several mistakes the same one is reported.
 
-use super::create_options::{CLUSTER_SIZES, CreateOptions, TOO_LARGE};
+use super::create_options::{CLUSTER_SIZES, NewQcow2Options, TOO_LARGE};
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::header::{CompressionType, Version, encode};
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::formats::encryption::Cipher;
 /// The smallest clusters that have subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
 
-impl CreateOptions {
+impl NewQcow2Options {
     /// Checks the options and returns the geometry that they give; nothing is written.
     ///
     /// # Errors

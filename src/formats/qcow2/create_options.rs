@@ -19,7 +19,7 @@ pub const TOO_LARGE: &str =
 
 /// The options of a new image.
 #[derive(Debug, Clone)]
-pub struct CreateOptions {
+pub struct NewQcow2Options {
     /// The size of the virtual disk in bytes; rounded up to a multiple of 512.
     pub size: u64,
     /// The format's version.
@@ -47,7 +47,7 @@ pub struct CreateOptions {
     pub data_file_raw: bool,
 }
 
-impl CreateOptions {
+impl NewQcow2Options {
     /// Makes the options of a version 3 image with QEMU's defaults: 64 KiB clusters, not encrypted.
     pub fn new(size: u64) -> Self {
         Self {

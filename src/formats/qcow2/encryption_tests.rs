@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::read::tables::read_table;
-use super::write::OpenOptions;
-use super::{CreateOptions, Header, NewQcow2, Qcow2Image, WritableQcow2};
+use super::write::Qcow2WriteParts;
+use super::{Header, NewQcow2, NewQcow2Options, Qcow2Image, WritableQcow2};
 use crate::crypto::{Backend, KeyedCipher};
 use crate::formats::encryption::{Cipher, EncryptionFormat, Numbering};
 use crate::formats::qcow2::header::TablePlace;
@@ -41,10 +41,10 @@ fn disk() -> Vec<u8> {
 /// Makes a new image of the disk.
 fn image(numbering: Numbering) -> Arc<MemoryStorage> {
     let storage = Arc::new(MemoryStorage::default());
-    let options = CreateOptions {
+    let options = NewQcow2Options {
         cluster_size: CLUSTER as u64,
         encryption: Some(EncryptionFormat::Aes),
-        ..CreateOptions::new(8 * CLUSTER as u64)
+        ..NewQcow2Options::new(8 * CLUSTER as u64)
     };
     let cipher = Some(cipher(numbering));
     let new = NewQcow2::create(Arc::<MemoryStorage>::clone(&storage), options, cipher, true);
@@ -113,9 +113,9 @@ fn what_moves_in_the_file_is_encrypted_by_its_new_place() {
         storage.write_at(at, &entry.to_be_bytes()).unwrap();
     }
     let header = Header::read(storage.as_ref()).unwrap();
-    let options = OpenOptions {
+    let options = Qcow2WriteParts {
         cipher: Some(cipher(Numbering::Host)),
-        ..OpenOptions::default()
+        ..Qcow2WriteParts::default()
     };
     let shared = Arc::<MemoryStorage>::clone(&storage);
     let writable = WritableQcow2::open(shared, &header, options).unwrap();

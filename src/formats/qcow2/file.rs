@@ -12,10 +12,10 @@ use super::info::Qcow2Info;
 use super::read::{Qcow2Image, ReadOptions};
 use super::snapshots::{Snapshot, read_snapshots};
 use super::write::{
-    self, OpenOptions, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps,
+    self, Qcow2WriteParts, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps,
     create_snapshot, delete_snapshot, refuse_corrupt, replace_bitmap,
 };
-use super::{check, cipher_of, luks_header, repair, repaired_header};
+use super::{check, cipher_of, explain, luks_header, repair, repaired_header};
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
@@ -24,6 +24,7 @@ use crate::formats::driver::{
 };
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::LuksHeader;
+use crate::formats::explanation::Statement;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots, not_found};
 use crate::formats::{Amend, Image, Resize, WritableImage};
@@ -77,8 +78,8 @@ impl Qcow2File {
     }
 
     /// Makes what the image is opened with for writing.
-    fn open_options(&self, parts: WriteParts<'_>) -> Result<OpenOptions> {
-        Ok(OpenOptions {
+    fn open_options(&self, parts: WriteParts<'_>) -> Result<Qcow2WriteParts> {
+        Ok(Qcow2WriteParts {
             cipher: cipher_of(&self.header, self.luks.as_ref(), parts.secret)?,
             data: parts.files.into_iter().next(),
             backing: parts.backing,
@@ -169,6 +170,10 @@ impl ImageFile for Qcow2File {
         let specific = Qcow2Info::of(&self.header, self.luks.as_ref(), bitmaps);
         info.format_specific = Some(Specific::new("qcow2", &specific)?);
         Ok(())
+    }
+
+    fn explain(&self) -> Vec<Statement> {
+        explain::statements(&self.header)
     }
 
     fn table_memory(&self) -> u64 {

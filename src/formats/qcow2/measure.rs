@@ -4,7 +4,7 @@
 //! the disk, whatever is stored, and L1 and L2 tables are rounded up.
 
 use super::bitmaps::entry_length;
-use super::create_options::CreateOptions;
+use super::create_options::NewQcow2Options;
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
 use super::header::Version;
 use super::new::refcounts::refcount_clusters;
@@ -24,8 +24,8 @@ use crate::units::GuestOffset;
 /// Returns an error if values are out of range or exclude each other, or if an encryption lacks its secret.
 /// Returns an error if the source's metadata can't be read.
 pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
-    let defaults = CreateOptions::new(0);
-    let mut options = CreateOptions {
+    let defaults = NewQcow2Options::new(0);
+    let mut options = NewQcow2Options {
         cluster_size: values
             .number("cluster_size")
             .unwrap_or(defaults.cluster_size),

@@ -31,6 +31,7 @@ mod driver;
 #[cfg(test)]
 mod encryption_tests;
 pub mod entries;
+mod explain;
 mod file;
 pub mod geometry;
 pub mod header;
@@ -44,7 +45,7 @@ pub mod snapshots;
 pub mod write;
 
 pub use check::{CheckReport, Repair, check, repair, repair_dirty, repaired_header};
-pub use create_options::{Backing, CreateOptions};
+pub use create_options::{Backing, NewQcow2Options};
 pub use driver::Qcow2;
 pub use geometry::Geometry;
 pub use header::{CompressionType, Header, Version, extensions, features, until_zero};

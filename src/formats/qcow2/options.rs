@@ -4,7 +4,7 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::create_options::CreateOptions;
+use super::create_options::NewQcow2Options;
 use super::header::{CompressionType, Version};
 use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
@@ -205,7 +205,7 @@ fn check_overlap_checks(values: &Values) -> Result<()> {
     }
 }
 
-impl CreateOptions {
+impl NewQcow2Options {
     /// Reads the options of a new image, but for its size.
     ///
     /// # Errors
@@ -306,8 +306,8 @@ mod tests {
         values_of(&[list.into()])
     }
 
-    fn options(list: &str) -> Result<CreateOptions> {
-        CreateOptions::of(&values(list)?)
+    fn options(list: &str) -> Result<NewQcow2Options> {
+        NewQcow2Options::of(&values(list)?)
     }
 
     fn line(values: &Values) -> String {
@@ -318,7 +318,7 @@ mod tests {
     fn names_have_any_bytes() {
         let list = OsStr::from_bytes(b"data_file=\xff,,\x1b").to_owned();
         let values = values_of(&[list]).unwrap();
-        let typed = CreateOptions::of(&values).unwrap();
+        let typed = NewQcow2Options::of(&values).unwrap();
         assert_eq!(typed.data_file.unwrap(), b"\xff,\x1b");
         let line = values.formatting_line(OsStr::from_bytes(b"\xfe\x1b"), "qcow2");
         assert!(line.starts_with(b"Formatting '\xfe\\u{1b}', fmt=qcow2 "));
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn the_last_of_repeated_options_counts() {
         let values = values_of(&["cluster_size=512".into(), "cluster_size=4k".into()]).unwrap();
-        assert_eq!(CreateOptions::of(&values).unwrap().cluster_size, 4096);
+        assert_eq!(NewQcow2Options::of(&values).unwrap().cluster_size, 4096);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-use super::create_options::CreateOptions;
+use super::create_options::NewQcow2Options;
 use super::header::Version;
 use super::options;
 use super::{NewFiles, NewQcow2, missing_secret};
@@ -18,7 +18,7 @@ const LONGEST: u64 = i64::MAX.cast_unsigned() - ((1 << 30) - 1);
 
 /// A new image with these options.
 pub(super) struct Qcow2Plan {
-    options: CreateOptions,
+    options: NewQcow2Options,
     preallocation: Preallocation,
     compressed: bool,
 }
@@ -29,7 +29,7 @@ impl Qcow2Plan {
     /// # Errors
     /// Returns an error if they are out of range or exclude each other.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
-        let mut options = CreateOptions::of(new.options)?;
+        let mut options = NewQcow2Options::of(new.options)?;
         let preallocation = options::preallocation(new.options)?;
         options.size = whole_sectors(new.size)?;
         if let Some(name) = &options.data_file {

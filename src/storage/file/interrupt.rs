@@ -55,6 +55,17 @@ pub fn tell_by(tell: fn(&str)) {
     let _ = TOLD.set(tell);
 }
 
+/// Called before any such line.
+static BEFORE: OnceLock<fn()> = OnceLock::new();
+
+/// Sets what is done when a signal ends the program, once files are undone and before anything is told. It is
+/// called from another thread. Only the first call counts. From then on the signals are waited for, whether or
+/// not there are unfinished files.
+pub fn before_interrupt(action: fn()) {
+    let _ = BEFORE.set(action);
+    undo_on_signals();
+}
+
 fn tell(line: &str) {
     if let Some(tell) = TOLD.get() {
         tell(line);
@@ -147,5 +158,8 @@ fn undo_all() {
         .collect();
     // Held to the end, so that no file can be called finished any more.
     std::mem::forget(unfinished);
+    if let Some(action) = BEFORE.get() {
+        action();
+    }
     lines.iter().for_each(|line| tell(line));
 }

@@ -6,7 +6,7 @@ use super::fields::{MAGIC, MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH};
 use super::{CompressionType, TablePlace, Version};
 use crate::error::{Error, Result, printable};
 use crate::formats::encryption::EncryptionFormat;
-use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -19,7 +19,7 @@ const LARGEST_WITHOUT_NAMES: u64 = 4096;
 /// # Errors
 /// Returns an error if a table is too big for its field.
 pub(in crate::formats::qcow2) fn bytes(
-    options: &CreateOptions,
+    options: &NewQcow2Options,
     geometry: Geometry,
     l1: HostOffset,
     refcount_table: TablePlace,
@@ -91,7 +91,7 @@ fn fixed_length(version: Version) -> u32 {
 
 /// Encodes the header extensions, in QEMU's order. Version 2 has them too, but for those that go
 /// with features. Names of features are a courtesy for which small clusters have no room to spare.
-fn extension_area(options: &CreateOptions) -> Vec<u8> {
+fn extension_area(options: &NewQcow2Options) -> Vec<u8> {
     let mut area = Vec::new();
     let format = options.backing.as_ref().and_then(|it| it.format.as_deref());
     if let Some(format) = format {
@@ -117,7 +117,7 @@ fn extension_area(options: &CreateOptions) -> Vec<u8> {
 /// # Errors
 /// Returns an error if it doesn't, or if the backing file's name is longer than the format allows;
 /// worded as `qemu-img` words it.
-pub(in crate::formats::qcow2) fn check_room(options: &CreateOptions) -> Result<()> {
+pub(in crate::formats::qcow2) fn check_room(options: &NewQcow2Options) -> Result<()> {
     let without_name =
         u64::from(fixed_length(options.version)) + extension_area(options).len() as u64;
     let name = options.backing_name();
@@ -178,8 +178,8 @@ mod tests {
     use super::*;
     use crate::formats::qcow2::Backing;
 
-    fn options(cluster_size: u64, version: Version, name: usize) -> CreateOptions {
-        CreateOptions {
+    fn options(cluster_size: u64, version: Version, name: usize) -> NewQcow2Options {
+        NewQcow2Options {
             cluster_size,
             version,
             backing: Some(Backing {
@@ -187,11 +187,11 @@ mod tests {
                 format: Some("raw".to_owned()),
                 size: 0,
             }),
-            ..CreateOptions::new(1 << 20)
+            ..NewQcow2Options::new(1 << 20)
         }
     }
 
-    fn header(options: &CreateOptions) -> Vec<u8> {
+    fn header(options: &NewQcow2Options) -> Vec<u8> {
         let geometry = options.check().unwrap();
         let refcount_table = TablePlace {
             host: HostOffset(0),
@@ -214,18 +214,18 @@ mod tests {
             assert_eq!(bytes[8..16], (name as u64).to_be_bytes());
             assert_eq!(bytes[16..20], [0, 0, 0, 5]);
         }
-        let without = header(&CreateOptions::new(1 << 20));
+        let without = header(&NewQcow2Options::new(1 << 20));
         assert_eq!(without[8..20], [0; 12]);
     }
 
     #[test]
     fn a_data_file_has_its_extension_and_bits() {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             data_file: Some(b"data".to_vec()),
             data_file_raw: true,
             extended_l2: true,
             cluster_size: 16384,
-            ..CreateOptions::new(1 << 20)
+            ..NewQcow2Options::new(1 << 20)
         };
         let bytes = header(&options);
         assert_eq!(bytes[72..80], [0, 0, 0, 0, 0, 0, 0, 0b1_0100]);
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn everything_has_to_fit_into_the_cluster() {
-        let error = |options: CreateOptions| options.check().unwrap_err().to_string();
+        let error = |options: NewQcow2Options| options.check().unwrap_err().to_string();
         assert_eq!(header(&options(512, Version::V3, 376)).len(), 512);
         let message = error(options(512, Version::V3, 377));
         assert!(message.ends_with("n' with format 'raw': No space left on device"));
@@ -246,10 +246,10 @@ mod tests {
         );
         let message = error(options(65536, Version::V3, 1024));
         assert!(message.ends_with("n' with format 'raw': Invalid argument"));
-        let long = CreateOptions {
+        let long = NewQcow2Options {
             data_file: Some(vec![b'd'; 385]),
             cluster_size: 512,
-            ..CreateOptions::new(1 << 20)
+            ..NewQcow2Options::new(1 << 20)
         };
         assert_eq!(
             error(long),

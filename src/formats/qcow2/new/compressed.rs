@@ -26,7 +26,7 @@ use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::codec::compress;
-use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Version;
@@ -61,7 +61,7 @@ thread_local! {
 /// # Errors
 /// Returns an error if the options ask for encryption or for an external data file: compressed clusters are never
 /// encrypted, and have no place in an external data file.
-pub(super) fn check_options(options: &CreateOptions) -> Result<()> {
+pub(super) fn check_options(options: &NewQcow2Options) -> Result<()> {
     let other = if options.encryption.is_some() {
         "encryption"
     } else if options.data_file.is_some() {
@@ -360,10 +360,10 @@ mod tests {
     /// An image with clusters of 512 bytes and refcounts of so many bits; its L2 table goes to 1024, and
     /// the first data behind it.
     fn image(refcount_bits: u64) -> Image {
-        let options = CreateOptions {
+        let options = NewQcow2Options {
             cluster_size: 512,
             refcount_bits,
-            ..CreateOptions::new(32 << 10)
+            ..NewQcow2Options::new(32 << 10)
         };
         let storage = Arc::new(MemoryStorage::default());
         let parts = NewQcow2Parts::new(storage.into(), options, None, false).unwrap();

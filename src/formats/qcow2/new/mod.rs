@@ -26,7 +26,7 @@ use self::append::AppendLayout;
 use self::compressed::CompressedLayout;
 use self::parts::{ImageLayout, NewQcow2Parts};
 use self::preallocated::PreallocatedLayout;
-use super::create_options::CreateOptions;
+use super::create_options::NewQcow2Options;
 use super::header::encode;
 use crate::error::Result;
 use crate::formats::encryption::Cipher;
@@ -46,11 +46,11 @@ impl NewQcow2 {
     /// storage, in the order that a power cut can't hurt.
     ///
     /// # Errors
-    /// Returns the error of [`CreateOptions::check`], or the system's. Returns an error if files or a cipher
+    /// Returns the error of [`NewQcow2Options::check`], or the system's. Returns an error if files or a cipher
     /// don't go with the options, or if a device for the data is smaller than the disk.
     pub fn create(
         files: impl Into<NewFiles>,
-        options: CreateOptions,
+        options: NewQcow2Options,
         cipher: Option<Cipher>,
         flush: bool,
     ) -> Result<Self> {
@@ -66,7 +66,7 @@ impl NewQcow2 {
     /// Returns an error as [`create`](Self::create) does, or if there isn't so much space.
     pub fn create_preallocated(
         files: impl Into<NewFiles>,
-        options: CreateOptions,
+        options: NewQcow2Options,
         cipher: Option<Cipher>,
         preallocation: Preallocation,
         flush: bool,
@@ -83,7 +83,7 @@ impl NewQcow2 {
     /// Returns an error as [`create`](Self::create) and [`check_compression`](Self::check_compression) do.
     pub fn create_compressed(
         files: impl Into<NewFiles>,
-        options: CreateOptions,
+        options: NewQcow2Options,
         flush: bool,
     ) -> Result<Self> {
         options.check()?;
@@ -99,7 +99,7 @@ impl NewQcow2 {
     /// # Errors
     /// Returns an error if the options ask for encryption or for an external data file: compressed clusters are
     /// never encrypted, and have no place in an external data file.
-    pub fn check_compression(options: &CreateOptions) -> Result<()> {
+    pub fn check_compression(options: &NewQcow2Options) -> Result<()> {
         compressed::check_options(options)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::encryption::Cipher;
-use crate::formats::qcow2::create_options::CreateOptions;
+use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::{TablePlace, encode};
 use crate::formats::reservation::not_packed;
@@ -104,7 +104,7 @@ pub(super) struct NewQcow2Parts {
     /// The file of the guest's data: the image's own file, or its external data file.
     pub(super) data: Arc<dyn Storage>,
     pub(super) external: bool,
-    pub(super) options: CreateOptions,
+    pub(super) options: NewQcow2Options,
     pub(super) geometry: Geometry,
     pub(super) cipher: Option<Cipher>,
     /// The header of the encryption, where its format has one.
@@ -121,11 +121,11 @@ impl NewQcow2Parts {
     /// options name one, and is made as long as the disk. The image's own file is left as it is.
     ///
     /// # Errors
-    /// Returns the error of [`CreateOptions::check`], or the system's. Returns an error if data is to be
+    /// Returns the error of [`NewQcow2Options::check`], or the system's. Returns an error if data is to be
     /// encrypted by another method than legacy AES, or if a device for the data is smaller than the disk.
     pub(super) fn new(
         files: NewFiles,
-        options: CreateOptions,
+        options: NewQcow2Options,
         cipher: Option<Cipher>,
         flush: bool,
     ) -> Result<Self> {

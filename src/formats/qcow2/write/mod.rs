@@ -57,7 +57,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use copy_bitmaps::copy_bitmaps;
-pub use open::{OpenOptions, refuse_corrupt, refuse_damaged};
+pub use open::{Qcow2WriteParts, refuse_corrupt, refuse_damaged};
 pub use replace_bitmap::{check_new_bitmap, replace_bitmap};
 pub use resize::{make_empty, resize_disk};
 pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};

@@ -30,7 +30,7 @@ use crate::storage::Storage;
 use crate::units::HostOffset;
 
 /// The parts that an image is opened with.
-pub struct OpenOptions {
+pub struct Qcow2WriteParts {
     /// The cipher for its data; there when the image is encrypted, and only then.
     pub cipher: Option<Cipher>,
     /// Its external data file; there when it has one, and only then.
@@ -41,7 +41,7 @@ pub struct OpenOptions {
     pub flush: bool,
 }
 
-impl Default for OpenOptions {
+impl Default for Qcow2WriteParts {
     fn default() -> Self {
         Self {
             cipher: None,
@@ -58,8 +58,12 @@ impl WritableQcow2 {
     /// # Errors
     /// Returns an error if the image is damaged or marked as such, or if it has features that this version
     /// can't write. Returns an error if the options aren't for this image, or the system's error.
-    pub fn open(storage: Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<Self> {
-        let OpenOptions {
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        header: &Header,
+        options: Qcow2WriteParts,
+    ) -> Result<Self> {
+        let Qcow2WriteParts {
             cipher,
             data,
             backing,

@@ -10,14 +10,18 @@ use crate::error::Result;
 use crate::formats::qcow2::header::Header;
 use crate::formats::qcow2::repaired_header;
 use crate::formats::qcow2::write::WritableQcow2;
-use crate::formats::qcow2::write::open::{OpenOptions, refuse_corrupt, refuse_damaged};
+use crate::formats::qcow2::write::open::{Qcow2WriteParts, refuse_corrupt, refuse_damaged};
 use crate::storage::Storage;
 
 /// Makes the image that `header` was read from, which nobody else may have open, store nothing of its disk.
 ///
 /// # Errors
 /// Returns an error if metadata is damaged, or the system's error.
-pub fn make_empty(storage: &Arc<dyn Storage>, header: &Header, options: OpenOptions) -> Result<()> {
+pub fn make_empty(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    options: Qcow2WriteParts,
+) -> Result<()> {
     refuse_corrupt(header)?;
     let header = &*repaired_header(storage.as_ref(), header)?;
     // Clusters that are counted too low would be cut off with the rest of the file.

@@ -26,7 +26,7 @@ pub use self::empty::make_empty;
 
 use self::bitmaps::ResizedBitmaps;
 use super::WritableQcow2;
-use super::open::{OpenOptions, refuse_corrupt, refuse_damaged};
+use super::open::{Qcow2WriteParts, refuse_corrupt, refuse_damaged};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, MAX_L1_BYTES};
 use crate::formats::qcow2::header::{Header, Version, features, fields};
@@ -44,7 +44,7 @@ use crate::units::SECTOR_SIZE;
 pub fn resize_disk(
     storage: &Arc<dyn Storage>,
     header: &Header,
-    options: OpenOptions,
+    options: Qcow2WriteParts,
     mut resize: Resize,
 ) -> Result<()> {
     let is_raw = header.has_incompatible(features::DATA_FILE)
@@ -100,7 +100,7 @@ pub fn resize_disk(
 }
 
 /// Refuses a size, or a way in which space is taken, that doesn't go with the image.
-fn refuse_impossible(header: &Header, options: &OpenOptions, resize: Resize) -> Result<()> {
+fn refuse_impossible(header: &Header, options: &Qcow2WriteParts, resize: Resize) -> Result<()> {
     let Resize {
         size,
         preallocation,

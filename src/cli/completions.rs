@@ -1,0 +1,231 @@
+//! `completions`: what a shell loads so that it completes command lines; and the completing itself.
+//!
+//! The shell asks this program, by the environment variable [`VARIABLE`], each time it has something to complete.
+//! So formats, and the options that each of them has, are those of this program and written nowhere else. What a value
+//! completes to follows from its name in the definition ([`with_completers`]).
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use clap::builder::ValueHint;
+use clap::{Arg, Command, CommandFactory as _};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
+
+use super::args::{Cli, CompletionsArgs};
+use super::failure::FAILED;
+use super::getopt::{long_names, short_names};
+use super::{Done, Failure, complain, print_bytes, program};
+use crate::commands::Driver;
+use crate::convert::Algorithm;
+use crate::crypto::Secrets;
+use crate::formats::FORMATS;
+use crate::formats::encryption::EncryptionFormat;
+use crate::options::{Kind, OptionSpec};
+use crate::storage::{CacheMode, PROTOCOLS};
+
+/// The environment variable by which a shell asks for completions.
+const VARIABLE: &str = "COWHIDE_COMPLETE";
+
+/// The shells for which there are scripts.
+const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
+
+/// Runs the subcommand.
+pub(super) fn run(args: &CompletionsArgs, _secrets: &Secrets) -> Done {
+    let expected = || Failure::Usage(format!("Expecting one shell: {}", SHELLS.join(", ")));
+    let [shell] = args.operands.as_slice() else {
+        return Err(expected());
+    };
+    let shell = shell.to_str().filter(|shell| SHELLS.contains(shell));
+    let shells = Shells::builtins();
+    let shell = shell.and_then(|shell| shells.completer(shell));
+    let shell = shell.ok_or_else(expected)?;
+    let mut script = Vec::new();
+    let name = program();
+    shell.write_registration(VARIABLE, name, name, name, &mut script)?;
+    print_bytes(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers a shell that asks for completions. `None` if none does.
+pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
+    std::env::var_os(VARIABLE)?;
+    let words = arguments.to_vec();
+    let definition = move || with_completers(Cli::command(), &words);
+    let asked = CompleteEnv::with_factory(definition).var(VARIABLE);
+    let folder = std::env::current_dir().ok();
+    match asked.try_complete(arguments.iter(), folder.as_deref()) {
+        Ok(_) => Some(ExitCode::SUCCESS),
+        Err(error) => {
+            complain(&format!("{}: {}", program(), error.to_string().trim_end()));
+            Some(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// Adds to each value of a definition what it completes to. `words` are those of the command line.
+fn with_completers(definition: Command, words: &[OsString]) -> Command {
+    definition.mut_subcommands(|command: Command| {
+        let format = format_of_options(&command, words);
+        command.mut_args(|arg| completed(arg, &format))
+    })
+}
+
+/// Adds to an option or operand what its value completes to.
+fn completed(arg: Arg, format: &str) -> Arg {
+    let name = arg.get_value_names().and_then(|names| names.first());
+    let name = name.map(|name| name.as_str().to_owned());
+    match name.as_deref() {
+        Some("FMT" | "SRC_FMT") => arg.add(one_of(format_names())),
+        Some("OPTS") => {
+            let specs = Driver::from_name(format).map(|driver| driver.create_options());
+            let specs: Vec<_> = specs.into_iter().flatten().flatten().copied().collect();
+            arg.add(ArgValueCompleter::new(move |current: &OsStr| {
+                options(&specs, current)
+            }))
+        }
+        Some("CACHE") => arg.add(one_of(CacheMode::NAMES)),
+        Some("FORM") if arg.get_id() == "output" => arg.add(one_of(["human", "json"])),
+        Some("FORM") => arg.add(one_of(["json"])),
+        Some("FORMAT") => arg.add(one_of(EncryptionFormat::ALL.map(EncryptionFormat::name))),
+        Some("NAME") => arg.add(one_of(Algorithm::ALL.map(Algorithm::name))),
+        Some("MODE") => arg.add(one_of(["off", "metadata", "falloc", "full"])),
+        Some("WHEN") => arg.add(one_of(["auto", "always", "never"])),
+        Some("WHAT") => arg.add(one_of(["leaks", "all"])),
+        Some("SHELL") => arg.add(one_of(SHELLS)),
+        Some("DIRECTORY") => arg.value_hint(ValueHint::DirPath),
+        Some("FILE" | "PATH" | "SRC_FILENAME") => arg.value_hint(ValueHint::AnyPath),
+        _ if arg.is_positional() => arg.value_hint(ValueHint::AnyPath),
+        _ => arg,
+    }
+}
+
+/// Returns the names that `-f` and `-O` take.
+fn format_names() -> Vec<&'static str> {
+    let formats = FORMATS.iter().map(|format| format.name());
+    let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
+    formats
+        .chain(protocols.map(|protocol| protocol.name()))
+        .collect()
+}
+
+/// Completes to names of a list.
+fn one_of(names: impl Into<Vec<&'static str>>) -> ArgValueCompleter {
+    let names = names.into();
+    ArgValueCompleter::new(move |current: &OsStr| {
+        let current = current.to_string_lossy();
+        let names = names.iter().filter(|name| name.starts_with(&*current));
+        names.map(CompletionCandidate::new).collect::<Vec<_>>()
+    })
+}
+
+/// Completes the last option of a list: its name, or the value of a switch.
+fn options(specs: &[OptionSpec], current: &OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let (before, last) = match current.rfind(',') {
+        Some(comma) => current.split_at(comma + 1),
+        None => ("", &*current),
+    };
+    if let Some((key, value)) = last.split_once('=') {
+        let is_switch = |spec: &&OptionSpec| spec.name == key && spec.kind == Kind::Switch;
+        let values = specs.iter().find(is_switch).map(|_| ["on", "off"]);
+        let fitting = values.into_iter().flatten();
+        let fitting = fitting.filter(|known| known.starts_with(value));
+        return fitting
+            .map(|known| CompletionCandidate::new(format!("{before}{key}={known}")))
+            .collect();
+    }
+    let fitting = specs.iter().filter(|spec| spec.name.starts_with(last));
+    fitting
+        .map(|spec| {
+            let candidate = CompletionCandidate::new(format!("{before}{}=", spec.name));
+            candidate.help(Some(spec.help.into()))
+        })
+        .collect()
+}
+
+/// Returns the format that the options of a command line are of: that which `-O` names where a subcommand has it,
+/// or else that of `-f`.
+fn format_of_options(command: &Command, words: &[OsString]) -> String {
+    let options: Vec<&Arg> = command
+        .get_arguments()
+        .filter(|arg| !arg.is_positional())
+        .collect();
+    let by_letter = |letter| {
+        let mut options = options.iter();
+        options.find(|option| short_names(option).any(|name| name == letter))
+    };
+    let Some(option) = by_letter('O').or_else(|| by_letter('f')) else {
+        return "raw".to_owned();
+    };
+    let mut found = None;
+    let mut words = words.iter().map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        for name in short_names(option).map(|name| format!("-{name}")) {
+            match word.strip_prefix(&*name) {
+                Some("") => found = words.next().map(|value| value.into_owned()),
+                Some(value) if !word.starts_with("--") => found = Some(value.to_owned()),
+                _ => continue,
+            }
+            break;
+        }
+        for name in long_names(option).map(|name| format!("--{name}")) {
+            match word.strip_prefix(&*name) {
+                Some("") => found = words.next().map(|value| value.into_owned()),
+                Some(rest) => {
+                    found = rest.strip_prefix('=').map(str::to_owned).or(found.take());
+                }
+                None => {}
+            }
+        }
+    }
+    found.unwrap_or_else(|| "raw".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The completions of the last of the words that are separated by blanks.
+    fn completed(line: &str) -> Vec<String> {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let mut definition = with_completers(Cli::command(), &words);
+        let last = words.len() - 1;
+        let found = clap_complete::engine::complete(&mut definition, words, last, None);
+        let mut names: Vec<String> = found
+            .unwrap()
+            .iter()
+            .map(|candidate| candidate.get_value().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn subcommands_options_and_formats_are_completed() {
+        assert_eq!(completed("cowhide conv"), ["convert"]);
+        assert_eq!(completed("cowhide convert --target-f"), ["--target-format"]);
+        assert_eq!(completed("cowhide convert -O qco"), ["qcow2"]);
+        assert_eq!(completed("cowhide info --output=j"), ["--output=json"]);
+    }
+
+    #[test]
+    fn options_of_the_format_that_is_named_are_completed() {
+        assert_eq!(
+            completed("cowhide create -f qcow2 -o clus"),
+            ["cluster_size="]
+        );
+        assert_eq!(
+            completed("cowhide convert -O qcow2 -o compat=1.1,lazy_refcounts=o"),
+            [
+                "compat=1.1,lazy_refcounts=off",
+                "compat=1.1,lazy_refcounts=on"
+            ]
+        );
+        assert_eq!(
+            completed("cowhide convert --target-format=vdi -o s"),
+            ["size=", "static="]
+        );
+        assert!(completed("cowhide create -f raw -o clus").is_empty());
+    }
+}

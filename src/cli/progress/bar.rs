@@ -1,0 +1,117 @@
+//! A bar on the terminal while long work goes on, in one line of standard error.
+//!
+//! It appears by itself, since whoever sits at a terminal wants to know how long it takes. It appears after half a
+//! second, and is gone when the work is done. Whatever else is printed meanwhile goes above it: messages are
+//! printed [`beside`] it. A signal that ends the program removes it too.
+
+use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The time for which work must have gone on before a bar is worth showing.
+const LONG: Duration = Duration::from_millis(500);
+
+/// The number of times that the bar is drawn in a second, at the most.
+const DRAWN_PER_SECOND: u8 = 10;
+
+/// The parts of the line. The bar takes what the others leave of the terminal's width.
+const LINE: &str =
+    "{percent:>3}% [{wide_bar}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+
+/// The same on a terminal that is less wide than [`WIDE`].
+const SHORT_LINE: &str = "{percent:>3}% [{wide_bar}] {eta} left";
+
+/// The width from which on a terminal has room for all parts, in characters.
+const WIDE: u16 = 76;
+
+/// The bar that is on the terminal.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// The progress of a job, shown as a bar.
+pub(super) struct Bar {
+    /// The time of the first report: before it, passwords were asked for.
+    started: OnceLock<Instant>,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl Bar {
+    /// Starts a job. `None` if nobody sits at a terminal that can go back in a line.
+    pub(super) fn start() -> Option<Self> {
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        (io::stderr().is_terminal() && !is_dumb).then(|| Self {
+            started: OnceLock::new(),
+            bar: OnceLock::new(),
+        })
+    }
+
+    /// Returns the time since the first report.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.get_or_init(Instant::now).elapsed()
+    }
+
+    /// Shows how much is done. Workers may report out of order; what is shown only grows.
+    pub(super) fn progress(&self, done: u64, total: u64) {
+        let elapsed = self.elapsed();
+        if self.bar.get().is_none() && elapsed < LONG {
+            return;
+        }
+        let bar = self.bar.get_or_init(|| show(total, elapsed));
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+        }
+        if done > bar.position() {
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        remove();
+    }
+}
+
+/// Puts a bar on the terminal.
+fn show(total: u64, elapsed: Duration) -> ProgressBar {
+    // A signal must not leave half a line to the shell.
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| crate::storage::before_interrupt(remove));
+    let target = ProgressDrawTarget::stderr_with_hz(DRAWN_PER_SECOND);
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_elapsed(elapsed);
+    if let Ok(style) = ProgressStyle::with_template(line()) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    *shown() = Some(bar.clone());
+    bar
+}
+
+/// Returns the line that the terminal has room for. One that doesn't say how wide it is counts as wide.
+fn line() -> &'static str {
+    let width = rustix::termios::tcgetwinsize(io::stderr());
+    match width.map(|size| size.ws_col) {
+        Ok(width) if (1..WIDE).contains(&width) => SHORT_LINE,
+        _ => LINE,
+    }
+}
+
+/// Removes the bar from the terminal, if there is one.
+pub(super) fn remove() {
+    if let Some(bar) = shown().take() {
+        bar.finish_and_clear();
+    }
+}
+
+/// Prints something else on standard error, above the bar, if there is one.
+#[cfg_attr(test, expect(dead_code, reason = "tests print in another way"))]
+pub(in crate::cli) fn beside(print: impl FnOnce()) {
+    match &*shown() {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
+}
+
+fn shown() -> MutexGuard<'static, Option<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,64 @@
+//! Progress for programs: lines of JSON.
+//!
+//! Each line is an object. `{"done":BYTES,"total":BYTES}` tells of progress, at most ten times a second, and
+//! once more at the end. `convert` ends with one that has its summary ([`render::summary`]).
+//!
+//! [`render::summary`]: crate::cli::render::summary
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// The least time between two lines of progress.
+const STEP: Duration = Duration::from_millis(100);
+
+/// The printer of such lines.
+pub(super) struct JsonLines {
+    /// The descriptor to which they go; `None` is standard error.
+    to: Option<File>,
+    /// The time of the first report: before it, passwords were asked for.
+    started: OnceLock<Instant>,
+    last: Mutex<Option<(Duration, u64)>>,
+}
+
+impl JsonLines {
+    /// Starts a job whose lines go to `to`, or to standard error.
+    pub(super) fn start(to: Option<File>) -> Self {
+        Self {
+            to,
+            started: OnceLock::new(),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Returns the time since the first report.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.get_or_init(Instant::now).elapsed()
+    }
+
+    /// Prints a line if it is time for one, or at the end. Workers may report out of order; what is told only grows.
+    pub(super) fn progress(&self, done: u64, total: u64) {
+        let now = self.elapsed();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = match *last {
+            None => true,
+            Some((at, before)) => done > before && (done >= total || now >= at + STEP),
+        };
+        if is_due {
+            *last = Some((now, done));
+            self.print(&json!({ "done": done, "total": total }));
+        }
+    }
+
+    /// Prints a line. Errors are ignored: the job goes on without a reader of its progress.
+    pub(super) fn print(&self, line: &Value) {
+        let line = format!("{line}\n");
+        drop(match &self.to {
+            Some(file) => (&*file).write_all(line.as_bytes()),
+            None => io::stderr().lock().write_all(line.as_bytes()),
+        });
+    }
+}

@@ -1,0 +1,259 @@
+//! The cells of a picture, and how many bytes of each kind they stand for.
+
+use std::ops::Range;
+
+use crate::commands::map::MapRun;
+use crate::units::human_size;
+
+/// The way in which bytes are stored, as far as pictures tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CellKind {
+    /// Data of the guest's, as it is.
+    Data,
+    /// Compressed data.
+    Compressed,
+    /// Data that a backing file holds.
+    Backing,
+    /// Zeroes that the image knows of.
+    Zero,
+    /// Nothing is stored, and reads as zeroes.
+    Nothing,
+    /// Bytes of the file that hold no data of the guest's as it is: tables, compressed data, or nothing that is used.
+    Other,
+    /// A hole of the file.
+    Hole,
+}
+
+impl CellKind {
+    const ALL: [Self; 7] = [
+        Self::Data,
+        Self::Compressed,
+        Self::Backing,
+        Self::Zero,
+        Self::Nothing,
+        Self::Other,
+        Self::Hole,
+    ];
+
+    /// The kinds of bytes that are stored, which a cell shows first.
+    const STORED: [Self; 4] = [Self::Data, Self::Compressed, Self::Backing, Self::Other];
+
+    /// Returns the kind of a run of the disk.
+    fn of(run: &MapRun) -> Self {
+        let status = &run.status;
+        match () {
+            () if status.data && !status.zero && status.depth > 0 => Self::Backing,
+            () if status.compressed => Self::Compressed,
+            () if status.data && !status.zero => Self::Data,
+            () if status.present => Self::Zero,
+            () => Self::Nothing,
+        }
+    }
+
+    /// Returns its name in the legend.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Compressed => "compressed",
+            Self::Backing => "in a backing file",
+            Self::Zero => "zeroes",
+            Self::Nothing => "not stored",
+            Self::Other => "tables and other",
+            Self::Hole => "holes",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A cell: the number of bytes of each kind.
+type PartBytes = [u64; CellKind::ALL.len()];
+
+/// A row of cells that stands for a range of bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Strip {
+    length: u64,
+    cells: Vec<PartBytes>,
+}
+
+impl Strip {
+    /// Returns a strip of so many cells, or of fewer where a cell would be less than `least` bytes.
+    fn new(length: u64, cells: usize, least: u64) -> Self {
+        let most = usize::try_from(length.div_ceil(least.max(1))).unwrap_or(usize::MAX);
+        Self {
+            length,
+            cells: vec![PartBytes::default(); cells.min(most)],
+        }
+    }
+
+    /// Returns the bytes for which a cell stands.
+    pub(super) fn part(&self, cell: usize) -> Range<u64> {
+        let count = self.cells.len().max(1) as u128;
+        let bound = |cell: usize| {
+            let bound = u128::from(self.length) * cell as u128 / count;
+            u64::try_from(bound).unwrap_or(u64::MAX)
+        };
+        bound(cell)..bound(cell + 1)
+    }
+
+    /// Adds a range of bytes of one kind.
+    fn add(&mut self, range: Range<u64>, kind: CellKind) {
+        let end = range.end.min(self.length);
+        let count = self.cells.len() as u128;
+        let first = u128::from(range.start) * count / u128::from(self.length.max(1));
+        let mut cell = usize::try_from(first).unwrap_or(usize::MAX);
+        let mut at = range.start;
+        while at < end {
+            let part = self.part(cell);
+            let Some(bytes) = self.cells.get_mut(cell) else {
+                return;
+            };
+            let next = part.end.min(end);
+            if let Some(bytes) = bytes.get_mut(kind.index()) {
+                *bytes += next.saturating_sub(at);
+            }
+            at = next.max(at);
+            cell += 1;
+        }
+    }
+
+    /// Returns what each cell shows, and whether that is half of it or more.
+    pub(super) fn shown(&self) -> impl Iterator<Item = (CellKind, bool)> {
+        self.cells.iter().map(|cell| {
+            let bytes = |kind: &CellKind| cell.get(kind.index()).copied().unwrap_or(0);
+            let most = |kinds: &[CellKind]| {
+                let kinds = kinds.iter().rev().copied();
+                kinds.max_by_key(bytes).filter(|kind| bytes(kind) > 0)
+            };
+            let kind = most(&CellKind::STORED).or_else(|| most(&CellKind::ALL));
+            let kind = kind.unwrap_or(CellKind::Nothing);
+            let all: u64 = cell.iter().sum();
+            (kind, bytes(&kind) * 2 >= all)
+        })
+    }
+
+    /// Returns the number of bytes of a kind.
+    fn bytes(&self, kind: CellKind) -> u64 {
+        let of_cell = |cell: &PartBytes| cell.get(kind.index()).copied().unwrap_or(0);
+        self.cells.iter().map(of_cell).sum()
+    }
+}
+
+/// The picture of an image.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    pub(super) name: String,
+    /// The part of the disk that is shown starts here, in bytes.
+    start: u64,
+    disk: Strip,
+    file: Strip,
+    /// The number of runs of data in the file.
+    runs: u64,
+    /// The number of those that don't follow the one before in the file.
+    jumps: u64,
+    /// The end in the file of the last one.
+    last: Option<u64>,
+}
+
+/// The least number of bytes for which a cell stands.
+const LEAST: u64 = 512;
+
+impl Picture {
+    /// Returns the picture of an image of that name, without anything in it: the part of its disk, and its file of
+    /// `file` bytes, each in at most so many cells.
+    pub fn new(name: String, disk: Range<u64>, file: u64, cells: usize) -> Self {
+        Self {
+            name,
+            start: disk.start,
+            disk: Strip::new(disk.end.saturating_sub(disk.start), cells, LEAST),
+            file: Strip::new(file, cells, LEAST),
+            runs: 0,
+            jumps: 0,
+            last: None,
+        }
+    }
+
+    /// Adds a run of the disk. The file is only drawn of an image that is in one.
+    pub fn add(&mut self, run: &MapRun) {
+        let status = &run.status;
+        let kind = CellKind::of(run);
+        let start = run.start.0.saturating_sub(self.start);
+        self.disk
+            .add(start..start.saturating_add(status.length), kind);
+        let Some(host) = status.offset.filter(|_| kind == CellKind::Data && run.file.is_none()) else {
+            return;
+        };
+        self.runs += 1;
+        self.jumps += u64::from(self.last.is_some_and(|last| last != host.0));
+        let end = host.0.saturating_add(status.length);
+        self.last = Some(end);
+        self.file.add(host.0..end, CellKind::Data);
+    }
+
+    /// Adds a range of the file that is a hole.
+    pub fn add_hole(&mut self, hole: Range<u64>) {
+        self.file.add(hole, CellKind::Hole);
+    }
+
+    /// Makes the rest of the file what it must be. A hole in which data has its place is counted as a hole.
+    pub fn finish(&mut self) {
+        for cell in 0..self.file.cells.len() {
+            let part = self.file.part(cell);
+            let length = part.end - part.start;
+            let Some(bytes) = self.file.cells.get_mut(cell) else {
+                continue;
+            };
+            let mut rest = length;
+            for kind in [CellKind::Hole, CellKind::Data] {
+                if let Some(bytes) = bytes.get_mut(kind.index()) {
+                    *bytes = rest.min(*bytes);
+                    rest -= *bytes;
+                }
+            }
+            if let Some(other) = bytes.get_mut(CellKind::Other.index()) {
+                *other = rest;
+            }
+        }
+    }
+
+    /// Returns the heading of each strip.
+    pub(super) fn headings(&self) -> [String; 2] {
+        let cell = |strip: &Strip| human_size(strip.length / strip.cells.len().max(1) as u64);
+        let runs = match (self.runs, self.jumps) {
+            (0, _) => String::new(),
+            (1, _) => ", data in one piece".to_owned(),
+            (runs, jumps) => format!(", data in {runs} pieces with {jumps} jumps"),
+        };
+        let start = match self.start {
+            0 => String::new(),
+            start => format!(" from byte {start} on"),
+        };
+        [
+            format!(
+                "disk: {}{start}, {} a cell",
+                human_size(self.disk.length),
+                cell(&self.disk)
+            ),
+            format!(
+                "file: {}, {} a cell{runs}",
+                human_size(self.file.length),
+                cell(&self.file)
+            ),
+        ]
+    }
+
+    /// Returns the strips.
+    pub(super) fn strips(&self) -> [&Strip; 2] {
+        [&self.disk, &self.file]
+    }
+
+    /// Returns the kinds that are in a strip, and how many bytes of each.
+    pub(super) fn legend(strip: &Strip) -> impl Iterator<Item = (CellKind, u64)> {
+        let kinds = CellKind::ALL.into_iter();
+        kinds
+            .map(|kind| (kind, strip.bytes(kind)))
+            .filter(|(_, bytes)| *bytes > 0)
+    }
+}

@@ -1,0 +1,78 @@
+//! A picture in characters.
+
+use std::fmt::Write as _;
+
+use super::model::{CellKind, Picture, Strip};
+use crate::units::human_size;
+
+/// What the terminal can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// Its width in characters.
+    pub width: usize,
+    /// True if it shows colours and they are wanted.
+    pub colours: bool,
+    /// True if it shows more than ASCII.
+    pub unicode: bool,
+}
+
+/// Renders a picture, each strip below its heading and above its legend.
+pub fn terminal(picture: &Picture, terminal: Terminal) -> String {
+    let mut text = format!("{}\n", picture.name);
+    for (strip, heading) in picture.strips().into_iter().zip(picture.headings()) {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "\n{heading}");
+        draw(&mut text, strip, terminal);
+        let mut length = 0;
+        for (kind, bytes) in Picture::legend(strip) {
+            let part = format!("{} {}", kind.name(), human_size(bytes));
+            // The character, a blank, and three between two entries.
+            let wide = part.chars().count() + 5;
+            if length > 0 && length + wide > terminal.width {
+                text.push('\n');
+                length = 0;
+            }
+            push(&mut text, kind, true, terminal);
+            let _ = write!(text, " {part}   ");
+            length += wide;
+        }
+        let kept = text.trim_end().len();
+        text.truncate(kept);
+        text.push('\n');
+    }
+    text
+}
+
+fn draw(text: &mut String, strip: &Strip, terminal: Terminal) {
+    for (at, (kind, is_most)) in strip.shown().enumerate() {
+        if at > 0 && at % terminal.width.max(1) == 0 {
+            text.push('\n');
+        }
+        push(text, kind, is_most, terminal);
+    }
+    text.push('\n');
+}
+
+/// Adds a cell's character.
+fn push(text: &mut String, kind: CellKind, is_most: bool, terminal: Terminal) {
+    let (unicode, ascii, colour) = match (kind, is_most) {
+        (CellKind::Data, true) => ('█', '#', 34),
+        (CellKind::Data, false) => ('▄', '+', 34),
+        (CellKind::Compressed, true) => ('▓', 'C', 35),
+        (CellKind::Compressed, false) => ('▒', 'c', 35),
+        (CellKind::Backing, true) => ('▓', 'B', 33),
+        (CellKind::Backing, false) => ('▒', 'b', 33),
+        (CellKind::Other, true) => ('▒', 'T', 32),
+        (CellKind::Other, false) => ('░', 't', 32),
+        (CellKind::Zero, _) => ('0', '0', 90),
+        (CellKind::Nothing, _) => ('·', '.', 90),
+        (CellKind::Hole, _) => ('·', '.', 90),
+    };
+    let character = if terminal.unicode { unicode } else { ascii };
+    if terminal.colours {
+        // Writing to a string can't fail.
+        let _ = write!(text, "\x1b[{colour}m{character}\x1b[0m");
+    } else {
+        text.push(character);
+    }
+}

@@ -1,0 +1,108 @@
+use super::{Picture, Terminal, svg, terminal};
+use crate::commands::map::MapRun;
+use crate::formats::Status;
+use crate::units::{GuestOffset, HostOffset};
+
+const PLAIN: Terminal = Terminal {
+    width: 16,
+    colours: false,
+    unicode: false,
+};
+
+fn run(start: u64, length: u64, status: Status) -> MapRun {
+    MapRun {
+        start: GuestOffset(start),
+        status: Status { length, ..status },
+        file: None,
+    }
+}
+
+fn data(start: u64, length: u64, host: u64) -> MapRun {
+    let status = Status {
+        present: true,
+        data: true,
+        offset: Some(HostOffset(host)),
+        ..Status::default()
+    };
+    run(start, length, status)
+}
+
+/// An image of 32 KiB in a file of 16 KiB: data, compressed data, zeroes, data of a backing file, and nothing.
+fn picture() -> Picture {
+    let mut picture = Picture::new("a<b>.qcow2".into(), 0..32 << 10, 16 << 10, 32);
+    let compressed = Status {
+        present: true,
+        data: true,
+        compressed: true,
+        ..Status::default()
+    };
+    let zero = Status {
+        present: true,
+        zero: true,
+        ..Status::default()
+    };
+    let backing = Status {
+        present: true,
+        data: true,
+        depth: 1,
+        offset: Some(HostOffset(0)),
+        ..Status::default()
+    };
+    let nothing = Status {
+        zero: true,
+        ..Status::default()
+    };
+    for run in [
+        data(0, 4 << 10, 4 << 10),
+        data(4 << 10, 2 << 10, 12 << 10),
+        run(6 << 10, 4 << 10, compressed),
+        run(10 << 10, 4 << 10, zero),
+        run(14 << 10, 4 << 10, backing),
+        run(18 << 10, 14 << 10, nothing),
+    ] {
+        picture.add(&run);
+    }
+    picture.add_hole(15 << 10..16 << 10);
+    picture.finish();
+    picture
+}
+
+#[test]
+fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
+    assert_eq!(
+        terminal(&picture(), PLAIN),
+        "a<b>.qcow2\n\
+         \n\
+         disk: 32 KiB, 1 KiB a cell, \n"
+    );
+}
+
+#[test]
+fn a_little_data_is_seen_among_nothing() {
+    let mut picture = Picture::new("x".into(), 0..1 << 30, 0, 16);
+    picture.add(&run(0, 1 << 29, Status::default()));
+    picture.add(&data(1 << 29, 512, 0));
+    picture.add(&run((1 << 29) + 512, (1 << 29) - 512, Status::default()));
+    picture.finish();
+    let text = terminal(&picture, PLAIN);
+    assert!(text.contains("\n........+.......\n"), "{text}");
+}
+
+#[test]
+fn a_drawing_is_xml_whatever_the_name() {
+    let text = svg(&picture());
+    assert!(text.contains("a&lt;b&gt;.qcow2"), "{text}");
+    assert_eq!(text.matches("<rect").count(), text.matches("fill=").count());
+    assert_eq!(
+        text.matches("<title>").count(),
+        text.matches("</title></rect>").count()
+    );
+}
+
+#[test]
+fn nothing_at_all_has_a_picture_too() {
+    let mut picture = Picture::new("x".into(), 0..0, 0, 16);
+    picture.finish();
+    assert!(terminal(&picture, PLAIN).starts_with("x\n"));
+    assert!(svg(&picture).ends_with("</svg>\n"));
+}

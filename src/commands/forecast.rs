@@ -1,0 +1,125 @@
+//! What a conversion would do, without doing it: nothing is written, and no file is made.
+//!
+//! Only metadata is read. Zeroes that the source stores as data are found by reading them, so as much may be left out
+//! as `read` says, and the new file may be smaller than `required`.
+
+use super::convert::{Conversion, join};
+use crate::crypto::{Backend, chosen_backend};
+use crate::error::{Error, Result};
+use crate::formats::driver::{Contents, Measured};
+use crate::formats::encryption::EncryptionFormat;
+use crate::formats::{Image, ImageFile};
+use crate::nodes::Disk;
+use crate::units::GuestOffset;
+
+/// What a conversion would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forecast {
+    /// The name, the format and the encryption of each source.
+    pub sources: Vec<Named>,
+    /// The same of the target.
+    pub target: Named,
+    /// True if the target exists and is written over.
+    pub exists: bool,
+    /// The size of the disk in bytes.
+    pub size: u64,
+    /// The bytes of the disk that the sources store, all of which are read.
+    pub read: u64,
+    /// The size of the new file, in bytes, where the format can tell it.
+    pub measured: Option<Measured>,
+    /// The number of threads that work.
+    pub threads: usize,
+    /// The implementation of the cipher, where there is encryption.
+    pub backend: Option<Backend>,
+}
+
+/// An image of a conversion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// The name of its format.
+    pub format: &'static str,
+    /// The format by which it is encrypted.
+    pub encryption: Option<EncryptionFormat>,
+}
+
+/// Tells what a conversion would do.
+///
+/// # Errors
+/// Returns an error as the conversion would before it writes, or if the sources' metadata can't be read.
+pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
+    let opened = plan.sources.disks();
+    let joined = join(opened)?;
+    let image = joined.as_ref();
+    let target = &plan.target;
+    target.plan(image.size(), None)?;
+    let base = target.base()?;
+    let new = target.plan(image.size(), base.as_ref())?;
+    let sources: Vec<Named> = opened.iter().filter_map(named).collect();
+    let target_named = Named {
+        name: target.name.clone(),
+        format: target.driver.name(),
+        encryption: new.as_ref().and_then(|new| new.encryption()),
+    };
+    let only = match opened {
+        [only] => only.layers.first().map(|layer| layer.image.as_ref()),
+        _ => None,
+    };
+    let contents = Contents {
+        size: image.size(),
+        image: Some(image),
+        bitmaps: only.and_then(ImageFile::bitmaps),
+    };
+    let measured = match new {
+        Some(_) => known(target.format().measure(&target.options, &contents))?,
+        None => None,
+    };
+    let of_sources = sources.iter().any(|image| image.encryption.is_some());
+    let is_encrypted = of_sources || target_named.encryption.is_some();
+    let backend = is_encrypted.then(chosen_backend).transpose()?;
+    Ok(Forecast {
+        exists: target.existing.is_some(),
+        size: image.size(),
+        read: stored(image)?,
+        measured,
+        threads: plan.settings.workers.get(),
+        backend,
+        sources,
+        target: target_named,
+    })
+}
+
+fn named(source: &Disk) -> Option<Named> {
+    let top = source.layers.first()?;
+    Some(Named {
+        name: top.name.clone(),
+        format: top.format.name(),
+        encryption: top.image.encryption(),
+    })
+}
+
+/// Returns nothing for a format that doesn't measure.
+fn known(measured: Result<Measured>) -> Result<Option<Measured>> {
+    match measured {
+        Err(error) if error.kind() == crate::error::ErrorKind::Unsupported => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Returns the number of bytes of a disk that are stored as data.
+fn stored(image: &dyn Image) -> Result<u64> {
+    let mut bytes = 0;
+    let mut position = 0;
+    while position < image.size() {
+        let extent = image.extent_at(GuestOffset(position), image.size() - position)?;
+        if extent.length == 0 {
+            return Err(Error::corrupt("an extent without a byte"));
+        }
+        if extent.kind.is_data() {
+            bytes += extent.length;
+        }
+        position += extent.length;
+    }
+    Ok(bytes)
+}

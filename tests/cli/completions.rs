@@ -1,0 +1,84 @@
+//! Completions, in the shells that load them.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{COWHIDE, Ran, cowhide};
+
+/// Runs a script in a shell that finds the program by its name.
+fn in_shell(folder: &Path, shell: &[&str], script: &str) -> Ran {
+    let [program, options @ ..] = shell else {
+        panic!("no shell");
+    };
+    let bin = Path::new(COWHIDE).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let ran = Command::new(program)
+        .args(options)
+        .args(["-c", script])
+        .current_dir(folder)
+        .env("PATH", path)
+        .env("HOME", folder)
+        .output();
+    ran.unwrap_or_else(|error| panic!("{program}: {error}"))
+        .into()
+}
+
+/// What is completed, in the form of each shell: the words before the cursor, and what must come of them.
+const COMPLETED: [(&[&str], &str); 4] = [
+    (&["conv"], "convert"),
+    (&["convert", "-O", "qco"], "qcow2"),
+    (&["create", "-f", "qcow2", "-o", "clus"], "cluster_size="),
+    (&["info", "--output", "js"], "json"),
+];
+
+#[test]
+fn bash_completes_subcommands_formats_and_options() {
+    let folder = tempfile::tempdir().unwrap();
+    for (words, expected) in COMPLETED {
+        let script = format!(
+            "source <(cowhide completions bash) || exit 1
+             COMP_WORDS=(cowhide {words}); COMP_CWORD={count}; COMP_TYPE=9
+             _clap_complete_cowhide cowhide '{last}' ''
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            words = words.join(" "),
+            count = words.len(),
+            last = words.last().unwrap(),
+        );
+        let said = in_shell(folder.path(), &["bash", "--norc"], &script);
+        assert_eq!(said.stdout.trim(), expected, "{words:?}: {said:?}");
+    }
+}
+
+#[test]
+fn zsh_and_fish_load_their_scripts() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let zsh = "autoload -Uz compinit && compinit -u && source <(cowhide completions zsh) && \
+               print -r -- ${_comps[cowhide]}";
+    let said = in_shell(folder, &["zsh", "-f"], zsh);
+    assert!(said.stdout.contains("cowhide"), "{said:?}");
+    for (words, expected) in COMPLETED {
+        let line = words.join(" ");
+        let script = format!("cowhide completions fish | source; complete -C 'cowhide {line}'");
+        let said = in_shell(folder, &["fish", "--no-config"], &script);
+        let found = said
+            .stdout
+            .lines()
+            .filter_map(|line| line.split('\t').next());
+        assert_eq!(found.collect::<Vec<_>>(), [expected], "{words:?}: {said:?}");
+    }
+}
+
+#[test]
+fn other_shells_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in ["completions", "completions tcsh", "completions bash zsh"] {
+        let ran = cowhide(folder.path(), args);
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        assert!(
+            ran.stderr
+                .starts_with("cowhide: Expecting one shell: bash, zsh, fish\n"),
+            "{ran:?}"
+        );
+    }
+}

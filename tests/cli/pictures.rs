@@ -1,0 +1,112 @@
+//! The picture that `map` draws of an image.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{COWHIDE, cowhide, run, type_at};
+
+/// An image of 16 MiB with 64 KiB clusters: data in the first eighth, zeroes that are known, and nothing.
+fn image(folder: &Path) {
+    let mut disk = vec![0; 16 << 20];
+    disk[..2 << 20].fill(7);
+    fs::write(folder.join("disk.img"), disk).unwrap();
+    cowhide(folder, "convert -f raw -O qcow2 disk.img x.qcow2").ok();
+}
+
+#[test]
+fn a_picture_is_plain_text_where_nobody_sits_at_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    let text = cowhide(folder, "map --output=picture x.qcow2").ok();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("x.qcow2"));
+    assert!(text.contains("\ndisk: 16 MiB, 25.6 KiB a cell\n"), "{text}");
+    // One eighth of eight rows.
+    assert!(
+        text.contains(&format!("\n{}\n{}\n", "#".repeat(80), ".".repeat(80))),
+        "{text}"
+    );
+    assert!(
+        text.contains("# data 2 MiB   . not stored 14 MiB\n"),
+        "{text}"
+    );
+    assert!(text.contains(", data in one piece\n"), "{text}");
+    assert!(text.contains("T tables and other"), "{text}");
+    assert!(text.is_ascii(), "{text}");
+    let unicode = [
+        "LC_ALL=C.UTF-8",
+        COWHIDE,
+        "map",
+        "--output=picture",
+        "x.qcow2",
+    ];
+    assert!(run(folder, "env", unicode).ok().contains('█'));
+}
+
+#[test]
+fn a_terminal_shows_colours_unless_they_are_unwanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    let shown = type_at(folder, "map --output=picture x.qcow2")
+        .exp_eof()
+        .unwrap();
+    assert!(shown.contains("\u{1b}[34m"), "{shown}");
+    let plain = [
+        "-c",
+        &format!("NO_COLOR=1 exec {COWHIDE} map --output=picture x.qcow2"),
+    ]
+    .map(str::to_owned);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(plain).current_dir(folder);
+    let shown = rexpect::session::spawn_command(shell, Some(20_000))
+        .unwrap()
+        .exp_eof()
+        .unwrap();
+    assert!(
+        !shown.contains('\u{1b}') && shown.contains("disk: 16 MiB"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_drawing_is_one_svg() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    fs::rename(folder.join("x.qcow2"), folder.join("a<&b")).unwrap();
+    let text = cowhide(folder, "map --output=svg a<&b").ok();
+    assert!(
+        text.starts_with("<svg xmlns=") && text.ends_with("</svg>\n"),
+        "{text}"
+    );
+    assert!(text.contains("a&lt;&amp;b"), "{text}");
+    for element in ["rect", "text", "title"] {
+        let opened = text.matches(&format!("<{element}")).count();
+        let closed = text.matches(&format!("</{element}>")).count();
+        let start = format!("<{element}");
+        let empty = text.split(&start).skip(1);
+        let empty = empty
+            .filter(|rest| rest.split('>').next().unwrap().ends_with('/'))
+            .count();
+        assert!(opened > 0 && opened == closed + empty, "{element}: {text}");
+    }
+}
+
+#[test]
+fn a_part_of_the_disk_can_be_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    let text = cowhide(folder, "map --output=picture -s 1M -l 2M x.qcow2").ok();
+    assert!(text.contains("disk: 2 MiB from byte 1048576 on"), "{text}");
+    let wrong = cowhide(folder, "map --output=drawing x.qcow2");
+    assert_eq!(wrong.status, Some(1));
+    assert!(
+        wrong
+            .stderr
+            .contains("--output expects 'human' or 'json' not 'drawing'"),
+        "{wrong:?}"
+    );
+}
