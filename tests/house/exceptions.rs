@@ -8,6 +8,10 @@ const SHARED: &str = "a file that calls its parts also has what they share";
 
 /// Files that name formats where none is to be named.
 pub const NAMES_OF_FORMATS: Exceptions = &[
+    (
+        "cli/examples.rs",
+        "examples name the formats that people use",
+    ),
     ("cli/fuzzing.rs", "the image that fuzzed command lines make"),
     ("cli/getopt.rs", "an example in a comment"),
     ("cli/render/speed.rs", SPEED),

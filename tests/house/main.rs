@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
     &["convert", "nodes"],
     &["server"],
     &["commands"],
-    &["cli"],
+    &["cli", "library"],
 ];
 
 /// The rooms that know no format by its name.

@@ -1,0 +1,74 @@
+//! Checks of an image's metadata, and repairs.
+
+use std::path::Path;
+
+use super::open::OpenOptions;
+use crate::commands::check::{Outcome, run};
+use crate::error::Result;
+use crate::formats::check::Repair;
+
+/// The findings of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckSummary {
+    /// The number of errors that are left.
+    pub corruptions: u64,
+    /// The number of clusters that are counted as used, are not, and are left so.
+    pub leaks: u64,
+    /// The number of errors that were repaired.
+    pub corruptions_fixed: u64,
+    /// The number of leaked clusters that were given back.
+    pub leaks_fixed: u64,
+    /// A line for each finding.
+    pub findings: Vec<String>,
+}
+
+impl CheckSummary {
+    /// Returns true if nothing is wrong with the image, now at least.
+    pub fn is_clean(&self) -> bool {
+        self.corruptions == 0 && self.leaks == 0
+    }
+}
+
+impl OpenOptions {
+    /// Checks the metadata of an image; its data is not read. `None` if its format has nothing to check.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("disk.qcow2");
+    /// cowhide::CreateOptions::new("qcow2", 1 << 30).create(&path)?;
+    /// let summary = cowhide::OpenOptions::new().format("qcow2").check(&path)?;
+    /// assert!(summary.is_some_and(|summary| summary.is_clean()));
+    /// # Ok::<(), cowhide::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if the image can't be opened, or is damaged so that it can't be checked.
+    pub fn check(&self, path: impl AsRef<Path>) -> Result<Option<CheckSummary>> {
+        self.look(path.as_ref(), None)
+    }
+
+    /// Checks an image as [`check`](Self::check) does, and repairs all that can be.
+    ///
+    /// # Errors
+    /// Returns an error as `check` does, or if a repair can't be written.
+    pub fn repair(&self, path: impl AsRef<Path>) -> Result<Option<CheckSummary>> {
+        self.look(path.as_ref(), Some(Repair::All))
+    }
+
+    fn look(&self, path: &Path, repair: Option<Repair>) -> Result<Option<CheckSummary>> {
+        let node = self.node(path)?;
+        let mut findings = Vec::new();
+        let outcome = run(&node, repair, &mut |event| findings.push(event.to_string()))?;
+        let Outcome::Checked { report, .. } = outcome else {
+            return Ok(None);
+        };
+        Ok(Some(CheckSummary {
+            corruptions: report.corruptions,
+            leaks: report.leaks,
+            corruptions_fixed: report.corruptions_fixed,
+            leaks_fixed: report.leaks_fixed,
+            findings,
+        }))
+    }
+}

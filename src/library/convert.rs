@@ -1,0 +1,205 @@
+//! Conversions.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use super::create::target;
+use super::open::OpenOptions;
+use super::password::GivenPassword;
+use crate::commands::convert::{BitmapCopies, Conversion, Sources, run};
+use crate::convert::{MOST_WORKERS, Observer, Settings};
+use crate::crypto::{Passwords, Secret, Secrets};
+use crate::error::{Error, Result};
+
+/// A receiver of progress: the bytes that are done, and all of them.
+type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
+
+/// The options of a conversion: how the source is opened, and what the target is to be.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let disk = folder.path().join("disk.img");
+/// # std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
+/// # let encrypted = folder.path().join("disk.qcow2");
+/// let summary = cowhide::ConvertOptions::new("qcow2")
+///     .source(cowhide::OpenOptions::new().format("raw"))
+///     .option("encrypt.format", "aes")
+///     .password("correct horse")
+///     .convert(&disk, &encrypted)?;
+/// assert_eq!(summary.size, 1 << 20);
+/// # Ok::<(), cowhide::Error>(())
+/// ```
+pub struct ConvertOptions<'a> {
+    source: OpenOptions,
+    format: String,
+    options: Vec<(String, OsString)>,
+    password: GivenPassword,
+    is_compressed: bool,
+    verifies: bool,
+    threads: Option<NonZeroUsize>,
+    on_progress: Option<Box<OnProgress<'a>>>,
+}
+
+/// The result of a conversion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConvertSummary {
+    /// The size of the disk in bytes.
+    pub size: u64,
+    /// The bytes of the disk that the source stores and that were read.
+    pub read: u64,
+    /// The bytes of the disk that the target stores.
+    pub stored: u64,
+    /// The bytes that were written for them. They are fewer where data is compressed or shared.
+    pub written: u64,
+    /// The bytes whose blocks the target shares with the source.
+    pub shared: u64,
+}
+
+impl<'a> ConvertOptions<'a> {
+    /// Returns the options of a conversion into an image of that format.
+    pub fn new(format: impl Into<String>) -> Self {
+        Self {
+            source: OpenOptions::new(),
+            format: format.into(),
+            options: Vec::new(),
+            password: GivenPassword::default(),
+            is_compressed: false,
+            verifies: false,
+            threads: None,
+            on_progress: None,
+        }
+    }
+
+    /// Sets how the source is opened.
+    #[must_use]
+    pub fn source(mut self, options: OpenOptions) -> Self {
+        self.source = options;
+        self
+    }
+
+    /// Sets an option of the target's format, as `qemu-img convert -o` names it.
+    #[must_use]
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the password of a target that is encrypted.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
+        self.password = GivenPassword(Some(Secret::new(password.into())));
+        self
+    }
+
+    /// Compresses the target's data, where its format can.
+    #[must_use]
+    pub fn compressed(mut self) -> Self {
+        self.is_compressed = true;
+        self
+    }
+
+    /// Reads the target back when it is written, and compares it with the source.
+    #[must_use]
+    pub fn verified(mut self) -> Self {
+        self.verifies = true;
+        self
+    }
+
+    /// Sets the number of threads that work, at most 16. Without it there is one for each processor.
+    #[must_use]
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets who is told of progress, in bytes of the disk. It is called from several threads.
+    #[must_use]
+    pub fn on_progress(mut self, observer: impl Fn(u64, u64) + Sync + 'a) -> Self {
+        self.on_progress = Some(Box::new(observer));
+        self
+    }
+
+    /// Converts the image `source` into a new one, `target`. A file of that name is replaced once the new one is whole.
+    /// A signal that ends the process removes what is unfinished; the process's handlers are set for that.
+    ///
+    /// # Errors
+    /// Returns an error if the source can't be read or the target can't be written. No new file is left then.
+    pub fn convert(
+        &self,
+        source: impl AsRef<Path>,
+        target_path: impl AsRef<Path>,
+    ) -> Result<ConvertSummary> {
+        let mut settings = Settings::default();
+        if let Some(threads) = self.threads {
+            if threads.get() > MOST_WORKERS {
+                let message = format!("there can be at most {MOST_WORKERS} threads");
+                return Err(Error::invalid(message));
+            }
+            settings.workers = threads;
+        }
+        let secrets = Secrets::default();
+        let node = self.source.node(source.as_ref())?;
+        let mut target = target(target_path.as_ref(), &self.format, &self.options, &secrets)?;
+        target.compressed = self.is_compressed;
+        if self.is_compressed && !target.driver.format().capabilities().compresses {
+            return Err(Error::unsupported(
+                "Compression not supported for this file format",
+            ));
+        }
+        let plan = Conversion {
+            sources: Sources::open(&[node], self.source.given_password())?,
+            target,
+            settings,
+            verify: self.verifies,
+            checksum: None,
+            bitmaps: BitmapCopies::Leave,
+        };
+        let both = BothPasswords {
+            source: self.source.given_password(),
+            target: &self.password,
+        };
+        let converted = run(&plan, &both, &Told(self.on_progress.as_deref()))?;
+        let bytes = converted.bytes;
+        Ok(ConvertSummary {
+            size: converted.size,
+            read: bytes.read,
+            stored: bytes.stored,
+            written: bytes.written,
+            shared: bytes.shared,
+        })
+    }
+}
+
+/// The passwords of a source and of a target.
+struct BothPasswords<'a> {
+    source: &'a GivenPassword,
+    target: &'a GivenPassword,
+}
+
+impl Passwords for BothPasswords<'_> {
+    fn for_reading(&self, image: &str) -> Result<&Secret> {
+        self.source.for_reading(image)
+    }
+
+    fn for_writing(&self, image: &str) -> Result<&Secret> {
+        self.target.for_writing(image)
+    }
+
+    fn legacy_aes_is_used(&self, _is_new: bool) {}
+
+    fn implausible(&self, _image: &str, _newline: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Told<'a>(Option<&'a OnProgress<'a>>);
+
+impl Observer for Told<'_> {
+    fn progress(&self, done: u64, total: u64) {
+        if let Some(tell) = self.0 {
+            tell(done, total);
+        }
+    }
+}

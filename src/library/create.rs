@@ -1,0 +1,105 @@
+//! New images.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::image::new_file;
+use super::open::format_named;
+use super::password::GivenPassword;
+use crate::commands::{self, Driver, Purpose, Target};
+use crate::crypto::{Secret, Secrets};
+use crate::error::{Error, Result};
+use crate::nodes::Names;
+use crate::options::Values;
+use crate::storage::CacheMode;
+
+/// The options of a new image.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("disk.qcow2");
+/// cowhide::CreateOptions::new("qcow2", 10 << 30)
+///     .option("cluster_size", "128k")
+///     .option("encrypt.format", "luks")
+///     .option("encrypt.iter-time", "10")
+///     .password("correct horse")
+///     .create(&path)?;
+/// # Ok::<(), cowhide::Error>(())
+/// ```
+pub struct CreateOptions {
+    format: String,
+    size: u64,
+    options: Vec<(String, OsString)>,
+    password: GivenPassword,
+}
+
+impl CreateOptions {
+    /// Returns the options of an image of that format, for a disk of `size` bytes.
+    pub fn new(format: impl Into<String>, size: u64) -> Self {
+        Self {
+            format: format.into(),
+            size,
+            options: Vec::new(),
+            password: GivenPassword::default(),
+        }
+    }
+
+    /// Sets an option of the format, as `qemu-img create -o` names it.
+    #[must_use]
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the password, for an image that is encrypted.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
+        self.password = GivenPassword(Some(Secret::new(password.into())));
+        self
+    }
+
+    /// Creates the image. A file of that name is replaced.
+    ///
+    /// # Errors
+    /// Returns an error if the options make no sense, or the system's error. No new file is left then.
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<()> {
+        let secrets = Secrets::default();
+        let target = target(path.as_ref(), &self.format, &self.options, &secrets)?;
+        commands::create::run(&target, self.size, &self.password)
+    }
+}
+
+/// Describes a new image.
+pub(super) fn target<'a>(
+    path: &Path,
+    format: &str,
+    options: &[(String, OsString)],
+    secrets: &'a Secrets,
+) -> Result<Target<'a>> {
+    let driver = Driver::Format(format_named(format)?);
+    let lists = options.iter().map(|(name, value)| {
+        let text = value.to_str().ok_or_else(|| {
+            Error::invalid(format!("the value of the option '{name}' is not UTF-8"))
+        })?;
+        // In a list, a comma in a value is doubled.
+        Ok(OsString::from(format!(
+            "{name}={}",
+            text.replace(',', ",,")
+        )))
+    });
+    let lists = lists.collect::<Result<Vec<_>>>()?;
+    Ok(Target {
+        path: new_file(path)?,
+        name: path.to_string_lossy().into_owned(),
+        driver,
+        options: Values::of_lists(&driver.create_options(), &lists)?,
+        secrets,
+        align: None,
+        compressed: false,
+        backing_purpose: Some(Purpose::Read),
+        cache: CacheMode::Writeback,
+        existing: None,
+        names: Names::Follow(|_, _| ()),
+        names_below: Names::Follow(|_, _| ()),
+    })
+}

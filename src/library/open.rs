@@ -1,0 +1,101 @@
+//! How an image is opened.
+
+use std::path::Path;
+
+use super::image::{DiskImage, WritableDisk};
+use super::password::GivenPassword;
+use crate::crypto::Secret;
+use crate::error::{Error, Result};
+use crate::formats::Format;
+use crate::nodes::{Names, Node, WriteAccess};
+use crate::storage::Purpose;
+
+/// The options with which an image is opened.
+///
+/// ```no_run
+/// let image = cowhide::OpenOptions::new()
+///     .format("qcow2")
+///     .password("correct horse")
+///     .open("disk.qcow2")?;
+/// println!("{} bytes", image.size());
+/// # Ok::<(), cowhide::Error>(())
+/// ```
+#[derive(Default)]
+pub struct OpenOptions {
+    format: Option<String>,
+    password: GivenPassword,
+    refuses_names: bool,
+}
+
+impl OpenOptions {
+    /// Returns options that leave everything to the image: its format is probed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the format, by the name that `qemu-img` has for it. State it wherever it is known: a guest that writes to
+    /// the start of a raw disk can make it look like any other format.
+    #[must_use]
+    pub fn format(mut self, name: impl Into<String>) -> Self {
+        self.format = Some(name.into());
+        self
+    }
+
+    /// Sets the password of every encrypted image that is opened. It is kept out of swap and of core dumps, and is
+    /// erased at the end.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
+        self.password = GivenPassword(Some(Secret::new(password.into())));
+        self
+    }
+
+    /// Opens no file whose name is found inside the image: no backing file and no data file. That is for images from
+    /// strangers, whose authors could otherwise name any file of this machine.
+    #[must_use]
+    pub fn untrusted(mut self) -> Self {
+        self.refuses_names = true;
+        self
+    }
+
+    /// Opens an image, and all that it is over, to read.
+    ///
+    /// # Errors
+    /// Returns an error if a file can't be opened, is damaged, is of another format or is locked by another process,
+    /// or if there is no password ([`ErrorKind::MissingSecret`](crate::ErrorKind::MissingSecret)).
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<DiskImage> {
+        let node = self.node(path.as_ref())?;
+        let disk = node.open(Purpose::Read, &self.password)?;
+        DiskImage::new(disk)
+    }
+
+    /// Opens an image to read and write. No other process may have it open.
+    ///
+    /// # Errors
+    /// Returns an error as [`open`](Self::open) does, or if images of the format can't be written.
+    pub fn open_to_write(&self, path: impl AsRef<Path>) -> Result<WritableDisk> {
+        let node = self.node(path.as_ref())?;
+        let opened = node.open_to_write(&WriteAccess::to_change(true), &self.password)?;
+        WritableDisk::new(opened)
+    }
+
+    /// Returns the password.
+    pub(super) fn given_password(&self) -> &GivenPassword {
+        &self.password
+    }
+
+    /// Returns the image's node.
+    pub(super) fn node(&self, path: &Path) -> Result<Node<'_>> {
+        let format = self.format.as_deref().map(format_named).transpose()?;
+        let name = path.to_string_lossy().into_owned();
+        let mut node = Node::plain(path.to_owned(), name, format);
+        if self.refuses_names {
+            node.names = Names::Refuse;
+        }
+        Ok(node)
+    }
+}
+
+/// Returns the format of a name.
+pub(super) fn format_named(name: &str) -> Result<Format> {
+    Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
+}
