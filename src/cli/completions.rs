@@ -21,6 +21,7 @@ use crate::convert::Algorithm;
 use crate::crypto::Secrets;
 use crate::formats::FORMATS;
 use crate::formats::encryption::EncryptionFormat;
+use crate::options::spec::united;
 use crate::options::{Kind, OptionSpec};
 use crate::storage::{CacheMode, PROTOCOLS};
 
@@ -79,7 +80,7 @@ fn completed(arg: Arg, format: &str) -> Arg {
         Some("FMT" | "SRC_FMT") => arg.add(one_of(format_names())),
         Some("OPTS") => {
             let specs = Driver::from_name(format).map(|driver| driver.create_options());
-            let specs: Vec<_> = specs.into_iter().flatten().flatten().copied().collect();
+            let specs = specs.map(|lists| united(&lists)).unwrap_or_default();
             arg.add(ArgValueCompleter::new(move |current: &OsStr| {
                 options(&specs, current)
             }))
@@ -120,14 +121,14 @@ fn one_of(names: impl Into<Vec<&'static str>>) -> ArgValueCompleter {
 }
 
 /// Completes the last option of a list: its name, or the value of a switch.
-fn options(specs: &[OptionSpec], current: &OsStr) -> Vec<CompletionCandidate> {
+fn options(specs: &[&OptionSpec], current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
     let (before, last) = match current.rfind(',') {
         Some(comma) => current.split_at(comma + 1),
         None => ("", &*current),
     };
     if let Some((key, value)) = last.split_once('=') {
-        let is_switch = |spec: &&OptionSpec| spec.name == key && spec.kind == Kind::Switch;
+        let is_switch = |spec: &&&OptionSpec| spec.name == key && spec.kind == Kind::Switch;
         let values = specs.iter().find(is_switch).map(|_| ["on", "off"]);
         let fitting = values.into_iter().flatten();
         let fitting = fitting.filter(|known| known.starts_with(value));

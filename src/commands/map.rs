@@ -32,7 +32,7 @@ pub struct MapRun {
     pub status: Status,
     /// The file of its image that it has its offset in, by its place among them; `None` for the last one, which
     /// is the only one with data in most formats.
-    file: Option<usize>,
+    pub file: Option<usize>,
 }
 
 impl MapRun {

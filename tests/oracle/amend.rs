@@ -14,6 +14,9 @@ pub fn trials() -> Vec<Trial> {
         trial("amend::key_slots", key_slots),
         trial("amend::refusals", refusals),
         trial("amend::lazy_refcounts", lazy_refcounts),
+        trial("amend::newer_and_larger", newer_and_larger),
+        trial("amend::data_files", data_files),
+        trial("amend::refcounts", refcounts),
     ]
 }
 
@@ -202,6 +205,121 @@ fn lazy_refcounts() {
             same_change(folder, "x", change);
             same_answer(folder, &["info", "x"]);
             same_answer(folder, &["check", "x"]);
+        }
+    }
+}
+
+/// An image of version 2 becomes one of version 3, and another size, with all that is in it.
+fn newer_and_larger() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk"), 1 << 20, 45);
+    let convert = |options: &str| {
+        let line = format!("convert -f raw -O qcow2 -o compat=0.10{options} disk x");
+        call(qemu_img, folder, &line).ok();
+    };
+    let rebased = "-u -f qcow2 -b disk -F raw x";
+    for options in ["", ",cluster_size=512", ",cluster_size=4k"] {
+        for (prepare, change) in [
+            ("", "-o compat=1.1"),
+            ("snapshot -c before x", "-o compat=v3,lazy_refcounts=on"),
+            ("rebase", "-o compat=1.1,size=2M"),
+            ("", "-o size=2M"),
+            ("", "-o size=512K"),
+            ("snapshot -c before x", "-o size=512K"),
+            ("", "-p -o lazy_refcounts=on"),
+        ] {
+            convert(options);
+            match prepare {
+                "" => {}
+                "rebase" => drop(call(qemu_img, folder, &format!("rebase {rebased}"))),
+                line => drop(call(qemu_img, folder, line)),
+            }
+            // The smallest clusters have no room there for the names of features.
+            if !(options.contains("512") && prepare == "rebase") {
+                same_change(folder, "x", change);
+            }
+            same_answer(folder, &["info", "x"]);
+            same_answer(folder, &["check", "x"]);
+            same_answer(folder, &["map", "--output=json", "x"]);
+            same_answer(
+                folder,
+                &["compare", "-f", "qcow2", "-F", "raw", "x", "disk"],
+            );
+        }
+    }
+}
+
+/// Another external data file, and one that is no raw image any more.
+fn data_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk"), 1 << 20, 46);
+    let convert = "convert -f raw -O qcow2 -o data_file=data,data_file_raw=on disk x";
+    call(qemu_img, folder, convert).ok();
+    fs::copy(folder.join("data"), folder.join("other")).unwrap();
+    for change in [
+        "-o data_file_raw=on",
+        "-o data_file=other",
+        "-o data_file_raw=off",
+        "-o data_file_raw=on",
+        "-o data_file=a-name-that-is-quite-a-bit-longer-than-the-others",
+    ] {
+        same_change(folder, "x", change);
+        same_answer(folder, &["info", "x"]);
+    }
+    fs::rename(
+        folder.join("other"),
+        folder.join("a-name-that-is-quite-a-bit-longer-than-the-others"),
+    )
+    .unwrap();
+    same_answer(
+        folder,
+        &["compare", "-f", "qcow2", "-F", "raw", "x", "disk"],
+    );
+}
+
+/// Refcounts of every width, from every width, with clusters that a snapshot shares.
+fn refcounts() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk"), 3 << 20, 47);
+    for options in ["compat=1.1", "compat=1.1,cluster_size=512", "compat=0.10"] {
+        for snapshot in [false, true] {
+            let convert = format!("convert -f raw -O qcow2 -o {options} disk x");
+            call(qemu_img, folder, &convert).ok();
+            if snapshot {
+                call(qemu_img, folder, "snapshot -c before x").ok();
+            }
+            for change in [
+                "-o refcount_bits=64",
+                "-o compat=1.1,refcount_bits=64",
+                "-p -o refcount_bits=2",
+                "-o refcount_bits=1",
+                "-o refcount_bits=32,lazy_refcounts=on",
+                "-o refcount_bits=8",
+                "-o refcount_bits=16",
+            ] {
+                // Its places of clusters differ, and so does what it says of one that has too many references.
+                let is_refused = snapshot && change.contains("=1") && !change.contains("=16");
+                match is_refused {
+                    false if !change.contains("-p") => same_change(folder, "x", change),
+                    _ => {
+                        let ran = call(ours, folder, &format!("amend {change} -f qcow2 x"));
+                        assert_eq!(ran.status, Some(i32::from(is_refused)), "{change}: {ran:?}");
+                    }
+                }
+                same_answer(folder, &["info", "x"]);
+                let check = qemu_img(folder, &["check", "-f", "qcow2", "x"]);
+                assert!(
+                    check.ok().contains("No errors were found"),
+                    "{options} {change}"
+                );
+                same_answer(
+                    folder,
+                    &["compare", "-f", "qcow2", "-F", "raw", "x", "disk"],
+                );
+            }
         }
     }
 }

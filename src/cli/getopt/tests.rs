@@ -78,7 +78,7 @@ fn every_spelling_comes_to_one_form() {
         ("-- info x", "cowhide info -- x"),
         ("create -qh", "Help(Some(\"create\"))"),
         ("create -hz", "Help(Some(\"create\"))"),
-        ("create x --hel -z", "Help(Some(\"create\"))"),
+        ("create x --hel -z", "LongHelp(\"create\")"),
         ("--help", "Help(None)"),
         ("-hz", "Help(None)"),
         ("-V", "Version"),

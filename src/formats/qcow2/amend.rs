@@ -3,18 +3,24 @@
 //! Options are looked at in the order in which QEMU looks at them, and all that can be refused is refused before
 //! anything is written.
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+
+use super::check::{change_refcount_width, repaired_header};
+use super::header::rewrite::{HeaderContents, HeaderRewrite};
 use super::header::{Header, Version, features, fields};
 use super::options::{
     BACKING_FILE, BACKING_FMT, COMPAT, DATA_FILE, DATA_FILE_RAW, LAZY_REFCOUNTS, REFCOUNT_BITS,
     SIZE,
 };
-use super::write::refuse_corrupt;
+use super::snapshots::read_snapshots;
+use super::write::{Qcow2WriteParts, refuse_corrupt, resize_disk};
 use crate::error::{Error, Result};
-use crate::formats::Amend;
 use crate::formats::driver::WriteParts;
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::encryption::luks::{ENCRYPT_SLOT_OPTIONS, LuksHeader, SlotChange};
 use crate::formats::encryption::missing_secret;
+use crate::formats::{Amend, Preallocation, Resize};
 use crate::options::OptionSpec;
 use crate::storage::Storage;
 
@@ -37,21 +43,59 @@ pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
 
 /// An image whose options change.
 pub(super) struct Amended<'a> {
-    pub(super) storage: &'a dyn Storage,
+    pub(super) storage: &'a Arc<dyn Storage>,
     pub(super) header: &'a Header,
     pub(super) luks: Option<&'a LuksHeader>,
+    /// The parts with which its disk is opened for writing, where the disk changes.
+    pub(super) writing: Qcow2WriteParts,
 }
 
-/// Gives an image other options.
+impl Amended<'_> {
+    fn flush(&self) -> Result<()> {
+        match self.writing.flush {
+            true => self.storage.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the header other contents.
+    fn rewrite(&self, change: impl FnOnce(&mut HeaderContents) -> Result<()>) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let header = Header::read(storage)?;
+        HeaderRewrite::plan(storage, &header, change)?.write(storage, &|| self.flush())
+    }
+}
+
+/// Gives an image other options. Each of them is changed so that a power cut leaves the old value or the new one.
 ///
 /// # Errors
 /// Returns an error in QEMU's words if an option can't be had, or if this version can't change it: nothing was
 /// written then. Returns the system's error.
-pub(super) fn amend(file: &Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
+pub(super) fn amend(file: Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
     refuse_corrupt(file.header)?;
-    check_fixed(file, amend)?;
+    let upgrades = upgrades(file.header, amend)?;
+    check_values(&file, amend, upgrades)?;
     let slots = SlotChange::of(amend.options, "encrypt.", amend.secret)?;
-    let lazy = lazy_refcounts(file, amend)?;
+    let lazy = lazy_refcounts(&file, amend, upgrades)?;
+    if upgrades {
+        let snapshots = read_snapshots(file.storage.as_ref(), file.header)?;
+        if !snapshots.iter().all(|one| one.is_complete(Version::V3)) {
+            return Err(Error::unsupported(
+                "the image has snapshots of a program before 2010, which this version doesn't upgrade",
+            ));
+        }
+        // Only in the smallest clusters there may be no room for names.
+        let upgraded = file.rewrite(|contents| {
+            contents.upgrade(true);
+            Ok(())
+        });
+        if upgraded.is_err() {
+            file.rewrite(|contents| {
+                contents.upgrade(false);
+                Ok(())
+            })?;
+        }
+    }
     if let Some(change) = slots {
         let luks = match (file.header.encryption(), file.luks) {
             (Some(EncryptionFormat::Luks), Some(luks)) => luks,
@@ -69,18 +113,47 @@ pub(super) fn amend(file: &Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_
         let secret = parts.secret.ok_or_else(missing_secret)?;
         luks.change_slots(change, secret, amend.force)?;
     }
-    if let Some(compatible) = lazy {
-        fields::set_compatible(file.storage, compatible)?;
-        file.storage.flush()?;
+    let bits = amend.options.number("refcount_bits");
+    let bits = bits.and_then(|bits| u32::try_from(bits).ok());
+    if let Some(bits) = bits.filter(|bits| *bits != file.header.geometry().refcount_bits()) {
+        let header = Header::read(file.storage.as_ref())?;
+        let header = repaired_header(file.storage.as_ref(), &header)?;
+        change_refcount_width(file.storage.as_ref(), &header, bits)?;
     }
-    Ok(())
+    if amend.options.switch("data_file_raw") == Some(false) {
+        let raw = features::DATA_FILE_RAW;
+        if file.header.has_autoclear(raw) {
+            fields::set_autoclear(file.storage.as_ref(), file.header.autoclear() & !raw)?;
+            file.flush()?;
+        }
+    }
+    if let Some(name) = amend.options.name("data_file") {
+        file.rewrite(|contents| {
+            contents.set_data_file(name.as_bytes());
+            Ok(())
+        })?;
+    }
+    if let Some(compatible) = lazy {
+        fields::set_compatible(file.storage.as_ref(), compatible)?;
+        file.flush()?;
+    }
+    match amend.options.number("size") {
+        Some(size) if size != file.header.size() => resize_disk(
+            file.storage,
+            &Header::read(file.storage.as_ref())?,
+            file.writing,
+            Resize {
+                size,
+                preallocation: Preallocation::Off,
+            },
+        ),
+        _ => Ok(()),
+    }
 }
 
-/// Refuses other values of what stays as it is.
-fn check_fixed(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
-    let header = file.header;
-    let options = amend.options;
-    let version = match options.text("compat") {
+/// Returns true if the image is to be made one of version 3.
+fn upgrades(header: &Header, amend: &Amend<'_>) -> Result<bool> {
+    let version = match amend.options.text("compat") {
         None => header.version(),
         Some("0.10" | "v2") => Version::V2,
         Some("1.1" | "v3") => Version::V3,
@@ -90,6 +163,24 @@ fn check_fixed(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
             )));
         }
     };
+    Ok(match (header.version(), version) {
+        (Version::V2, Version::V3) => true,
+        (Version::V3, Version::V2) => return Err(stays("compat")),
+        _ => false,
+    })
+}
+
+/// Returns the error for an option that this version can't change.
+fn stays(option: &str) -> Error {
+    Error::unsupported(format!(
+        "this version doesn't change '{option}' of an image"
+    ))
+}
+
+/// Refuses values that can't be had.
+fn check_values(file: &Amended<'_>, amend: &Amend<'_>, upgrades: bool) -> Result<()> {
+    let header = file.header;
+    let options = amend.options;
     if options.name("backing_file").is_some() || options.text("backing_fmt").is_some() {
         return Err(Error::invalid("Cannot amend the backing file")
             .with_hint("You can use 'qemu-img rebase' instead."));
@@ -112,38 +203,23 @@ fn check_fixed(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
             "data-file-raw cannot be set on existing images",
         ));
     }
-    let same_bits = bits.is_none_or(|bits| bits == u64::from(header.geometry().refcount_bits()));
-    let same_size = options
-        .number("size")
-        .is_none_or(|size| size == header.size());
-    for (stays, option) in [
-        (version == header.version(), "compat"),
-        (same_bits, "refcount_bits"),
-        (options.name("data_file").is_none(), "data_file"),
-        (
-            options
-                .switch("data_file_raw")
-                .is_none_or(|raw| raw == is_raw),
-            "data_file_raw",
-        ),
-        (same_size, "size"),
-    ] {
-        if !stays {
-            return Err(Error::unsupported(format!(
-                "this version doesn't change '{option}' of an image"
-            )));
-        }
+    let is_old = header.version() == Version::V2 && !upgrades;
+    if is_old && bits.is_some_and(|bits| bits != 16) {
+        return Err(Error::invalid(
+            "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or \
+             greater)",
+        ));
     }
     Ok(())
 }
 
 /// Returns the compatible features with lazy refcounts as they are wished for; `None` if they are so already.
-fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>) -> Result<Option<u64>> {
+fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>, upgrades: bool) -> Result<Option<u64>> {
     let header = file.header;
     let Some(lazy) = amend.options.switch("lazy_refcounts") else {
         return Ok(None);
     };
-    if lazy && header.version() == Version::V2 {
+    if lazy && header.version() == Version::V2 && !upgrades {
         return Err(Error::invalid(
             "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or \
              greater)",

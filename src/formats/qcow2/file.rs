@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::amend::{Amended, amend};
 use super::bitmaps::read_bitmaps;
 use super::geometry::ENTRY_SIZE;
-use super::header::rewrite::{BackingNames, BackingRewrite};
+use super::header::rewrite::{BackingNames, HeaderRewrite};
 use super::header::{Header, Version, until_zero};
 use super::header::{extensions, features};
 use super::info::Qcow2Info;
@@ -64,7 +64,7 @@ impl Qcow2File {
     }
 
     /// Prepares another backing file, by the header as it is now.
-    fn rewriting(&self, backing: Option<&Backing>) -> Result<BackingRewrite> {
+    fn rewriting(&self, backing: Option<&Backing>) -> Result<HeaderRewrite> {
         let header = Header::read(self.storage.as_ref())?;
         refuse_corrupt(&header)?;
         if backing.is_some() && header.has_autoclear(features::DATA_FILE_RAW) {
@@ -74,7 +74,9 @@ impl Qcow2File {
             file: &backing.name,
             format: backing.format.as_deref().map(str::as_bytes),
         });
-        BackingRewrite::plan(self.storage.as_ref(), &header, names)
+        HeaderRewrite::plan(self.storage.as_ref(), &header, |contents| {
+            contents.set_backing(names)
+        })
     }
 
     /// Makes what the image is opened with for writing.
@@ -239,11 +241,12 @@ impl ImageFile for Qcow2File {
 
     fn amend(&self, parts: &WriteParts<'_>, wished: &Amend<'_>) -> Result<()> {
         let file = Amended {
-            storage: self.storage.as_ref(),
+            storage: &self.storage,
             header: &self.header,
             luks: self.luks.as_ref(),
+            writing: self.open_options(parts.clone())?,
         };
-        amend(&file, parts, wished)
+        amend(file, parts, wished)
     }
 
     fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {

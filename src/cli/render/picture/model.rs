@@ -182,7 +182,10 @@ impl Picture {
         let start = run.start.0.saturating_sub(self.start);
         self.disk
             .add(start..start.saturating_add(status.length), kind);
-        let Some(host) = status.offset.filter(|_| kind == CellKind::Data && run.file.is_none()) else {
+        let Some(host) = status
+            .offset
+            .filter(|_| kind == CellKind::Data && run.file.is_none())
+        else {
             return;
         };
         self.runs += 1;
@@ -224,6 +227,7 @@ impl Picture {
         let runs = match (self.runs, self.jumps) {
             (0, _) => String::new(),
             (1, _) => ", data in one piece".to_owned(),
+            (runs, 1) => format!(", data in {runs} pieces with one jump"),
             (runs, jumps) => format!(", data in {runs} pieces with {jumps} jumps"),
         };
         let start = match self.start {

@@ -29,6 +29,7 @@ pub fn terminal(picture: &Picture, terminal: Terminal) -> String {
             // The character, a blank, and three between two entries.
             let wide = part.chars().count() + 5;
             if length > 0 && length + wide > terminal.width {
+                text.truncate(text.trim_end().len());
                 text.push('\n');
                 length = 0;
             }

@@ -73,7 +73,21 @@ fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
         terminal(&picture(), PLAIN),
         "a<b>.qcow2\n\
          \n\
-         disk: 32 KiB, 1 KiB a cell, \n"
+         disk: 32 KiB, 1 KiB a cell\n\
+         ######CCCC0000BB\n\
+         BB..............\n\
+         # data 6 KiB\n\
+         C compressed 4 KiB\n\
+         B in a backing file 4 KiB\n\
+         0 zeroes 4 KiB\n\
+         . not stored 14 KiB\n\
+         \n\
+         file: 16 KiB, 512 B a cell, data in 2 pieces with one jump\n\
+         TTTTTTTT########\n\
+         TTTTTTTT####TT..\n\
+         # data 6 KiB\n\
+         T tables and other 9 KiB\n\
+         . holes 1 KiB\n"
     );
 }
 

@@ -10,7 +10,8 @@
 //! - [`walk`]: everything that refers to a cluster;
 //! - [`compare`]: the counts against the refcounts;
 //! - [`mod@repair`], [`mod@rebuild`], [`copied`]: the repairs, in an order that survives a power cut;
-//! - [`snapshot_table`]: the same for a snapshot table.
+//! - [`snapshot_table`]: the same for a snapshot table;
+//! - [`width`]: refcounts of another width.
 //!
 //! [`check`] itself writes nothing.
 
@@ -23,9 +24,11 @@ pub(super) mod references;
 mod repair;
 mod snapshot_table;
 mod walk;
+mod width;
 
 pub use finding::{EntryPlace, Event, Finding, Problem, Region};
 pub use repair::{repair, repair_dirty, repaired_header};
+pub use width::change_refcount_width;
 
 use crate::error::Result;
 pub use crate::formats::check::{CheckReport, Repair};

@@ -13,8 +13,8 @@ use super::references::WORD;
 use super::walk::{Walk, Walked};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::set_refcount;
-use crate::formats::qcow2::geometry::{ENTRY_SIZE, MAX_REFCOUNT_TABLE_BYTES};
-use crate::formats::qcow2::header::fields::REFCOUNT_TABLE_FIELD;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
+use crate::formats::qcow2::header::fields;
 use crate::units::HostOffset;
 
 /// The clusters that a rebuild freed and took.
@@ -42,6 +42,8 @@ impl Rebuilt {
 /// The plan: the places of everything new.
 struct RebuildPlan<'a> {
     walk: &'a Walk<'a>,
+    /// The sizes of the new structures.
+    geometry: Geometry,
     rebuilt: Rebuilt,
     /// The clusters of refcount blocks, by the blocks' indexes in the table.
     blocks: BTreeMap<u64, u64>,
@@ -62,12 +64,22 @@ impl Walk<'_> {
     /// Returns the system's error, or an error if the image is so big that its refcount table would
     /// be beyond QEMU's limit.
     pub fn rebuild(&self, walked: &Walked) -> Result<Rebuilt> {
+        self.rebuild_as(walked, self.geometry)
+    }
+
+    /// Does the same as [`rebuild`](Self::rebuild), with refcounts as wide as they are in `geometry`. All counts must
+    /// fit.
+    ///
+    /// # Errors
+    /// Returns an error as `rebuild` does.
+    pub fn rebuild_as(&self, walked: &Walked, geometry: Geometry) -> Result<Rebuilt> {
         let mut rebuilt = Rebuilt::default();
         for cluster in &walked.refcount_clusters {
             *rebuilt.old.entry(*cluster).or_default() += 1;
         }
         let mut plan = RebuildPlan {
             walk: self,
+            geometry,
             rebuilt,
             blocks: BTreeMap::new(),
             needed: BTreeSet::new(),
@@ -84,7 +96,7 @@ impl Walk<'_> {
 impl RebuildPlan<'_> {
     /// Finds places until every used cluster, those of the new structures too, has a refcount.
     fn make(&mut self) -> Result<()> {
-        let per_block = self.walk.geometry.refcount_block_entries();
+        let per_block = self.geometry.refcount_block_entries();
         for word in self.walk.references.words() {
             if self.walk.references.bits(word) != 0 {
                 self.needed.insert(word * WORD / per_block);
@@ -108,7 +120,7 @@ impl RebuildPlan<'_> {
                     "the refcount table would be larger than QEMU accepts",
                 ));
             }
-            let clusters = self.walk.geometry.clusters(bytes);
+            let clusters = self.geometry.clusters(bytes);
             if clusters <= self.table.1 {
                 return Ok(());
             }
@@ -148,7 +160,7 @@ impl RebuildPlan<'_> {
     }
 
     fn take(&mut self, start: u64, count: u64) {
-        let per_block = self.walk.geometry.refcount_block_entries();
+        let per_block = self.geometry.refcount_block_entries();
         for cluster in start..start + count {
             self.rebuilt.new.insert(cluster);
             self.needed.insert(cluster / per_block);
@@ -157,7 +169,7 @@ impl RebuildPlan<'_> {
 
     fn write(&self) -> Result<()> {
         let storage = self.walk.storage;
-        let geometry = self.walk.geometry;
+        let geometry = self.geometry;
         let place = |cluster| {
             let host = geometry.host_offset(cluster);
             host.ok_or_else(|| Error::unsupported("the file would be too large"))
@@ -180,14 +192,17 @@ impl RebuildPlan<'_> {
         storage.flush()?;
         let clusters = u32::try_from(self.table.1)
             .map_err(|_| Error::unsupported("the refcount table would be too large"))?;
-        let mut field = host.0.to_be_bytes().to_vec();
-        field.extend(clusters.to_be_bytes());
-        storage.write_at(REFCOUNT_TABLE_FIELD, &field)?;
+        if geometry == self.walk.geometry {
+            fields::set_refcount_table(storage, host, clusters)?;
+        } else {
+            let order = geometry.refcount_bits().trailing_zeros();
+            fields::set_refcounts(storage, host, clusters, order)?;
+        }
         storage.flush()
     }
 
     fn block(&self, index: u64) -> Vec<u8> {
-        let geometry = self.walk.geometry;
+        let geometry = self.geometry;
         let per_block = geometry.refcount_block_entries();
         let most = geometry.max_refcount();
         let mut block = vec![0; geometry.cluster_len()];

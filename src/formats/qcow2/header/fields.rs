@@ -35,17 +35,38 @@ pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
 const COMPATIBLE_FIELD: u64 = 80;
 /// The place of the autoclear features.
 pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
+/// The place of the width of refcounts.
+const REFCOUNT_ORDER_FIELD: u64 = 96;
 /// The longest name of a backing file, in bytes.
 pub(in crate::formats::qcow2) const MAX_BACKING_NAME: u32 = 1023;
 
 /// Points the header to another refcount table, of so many clusters.
 pub(in crate::formats::qcow2) fn set_refcount_table(
     storage: &dyn Storage,
-    place: TablePlace,
+    host: HostOffset,
     clusters: u32,
 ) -> Result<()> {
-    let mut fields = place.host.0.to_be_bytes().to_vec();
+    let mut fields = host.0.to_be_bytes().to_vec();
     fields.extend(clusters.to_be_bytes());
+    storage.write_at(REFCOUNT_TABLE_FIELD, &fields)
+}
+
+/// Points the header of a version 3 image to another refcount table, of so many clusters, whose refcounts are
+/// 2^`order` bits wide. All of it is in one sector, and is written at once.
+pub(in crate::formats::qcow2) fn set_refcounts(
+    storage: &dyn Storage,
+    host: HostOffset,
+    clusters: u32,
+    order: u32,
+) -> Result<()> {
+    let mut fields = [0; (REFCOUNT_ORDER_FIELD + 4 - REFCOUNT_TABLE_FIELD) as usize];
+    storage.read_exact_at(REFCOUNT_TABLE_FIELD, &mut fields, "the header")?;
+    let (table, rest) = fields.split_at_mut(12);
+    let (start, end) = table.split_at_mut(8);
+    start.copy_from_slice(&host.0.to_be_bytes());
+    end.copy_from_slice(&clusters.to_be_bytes());
+    let (_, width) = rest.split_at_mut(rest.len() - 4);
+    width.copy_from_slice(&order.to_be_bytes());
     storage.write_at(REFCOUNT_TABLE_FIELD, &fields)
 }
 

@@ -1,9 +1,9 @@
-//! Another backing file, or none, in the header of an image in use.
+//! Another header for an image in use: another backing file, another version, another data file.
 //!
 //! The name of the backing file and the name of its format stand in different places of the header cluster, and
 //! what is in front of them moves what is behind. A power cut may tear a write at any sector, and must leave
-//! the old backing file or the new one. So everything that counts is switched by one write of the first sector,
-//! which has the place of the name and the start of the extensions.
+//! the old header or the new one. So everything that counts is switched by one write of the first sector, which
+//! has the fields, the place of the name and the start of the extensions.
 //!
 //! The new header can be made so at once if all that differs behind its first sector is out of the old one's
 //! use. Otherwise a header of the same meaning is made first, which leaves that room alone. It has its
@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::Header;
 use super::extensions::{self, Extension};
 use super::features;
-use super::fields::{MAX_BACKING_NAME, V2_LENGTH};
+use super::fields::{MAX_BACKING_NAME, V2_LENGTH, V3_LENGTH};
 use super::fixed::MAX_BACKING_FORMAT;
 use super::{Version, until_zero};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,42 +38,93 @@ pub(in crate::formats::qcow2) struct BackingNames<'a> {
     pub(in crate::formats::qcow2) format: Option<&'a [u8]>,
 }
 
-/// Another backing file for a header, and the steps on the way there.
-pub(in crate::formats::qcow2) struct BackingRewrite {
+/// The contents of a header.
+#[derive(Debug, Clone)]
+pub(in crate::formats::qcow2) struct HeaderContents {
+    /// The fields, up to the start of the extensions.
+    fixed: Vec<u8>,
+    extensions: Vec<Extension>,
+    /// The name of the backing file; empty without one.
+    backing: Vec<u8>,
+}
+
+impl HeaderContents {
+    /// Names another backing file, or none. The format's extension stays where it is, or comes first.
+    ///
+    /// # Errors
+    /// Returns an error, in QEMU's words, if a name is too long.
+    pub(in crate::formats::qcow2) fn set_backing(
+        &mut self,
+        backing: Option<BackingNames<'_>>,
+    ) -> Result<()> {
+        let name = backing.map_or(&[][..], |names| names.file);
+        let format = backing.and_then(|names| names.format).unwrap_or_default();
+        if name.len() > MAX_BACKING_NAME as usize || format.len() > MAX_BACKING_FORMAT {
+            return Err(Error::invalid("Invalid argument"));
+        }
+        self.backing = name.to_vec();
+        self.set_extension(extensions::BACKING_FORMAT, until_zero(format), 0);
+        Ok(())
+    }
+
+    /// Names another external data file.
+    pub(in crate::formats::qcow2) fn set_data_file(&mut self, name: &[u8]) {
+        let end = self.extensions.len();
+        self.set_extension(extensions::DATA_FILE, name, end);
+    }
+
+    /// Makes the header of version 2 one of version 3, without any features. It has their names if `with_names`.
+    pub(in crate::formats::qcow2) fn upgrade(&mut self, with_names: bool) {
+        self.fixed.resize(V3_LENGTH as usize, 0);
+        set(&mut self.fixed, 4, &3u32.to_be_bytes());
+        // Refcounts of version 2 are 16 bits wide.
+        set(&mut self.fixed, 96, &4u32.to_be_bytes());
+        set(&mut self.fixed, 100, &V3_LENGTH.to_be_bytes());
+        if with_names {
+            let end = self.extensions.len();
+            self.set_extension(extensions::FEATURE_NAMES, &features::name_table(), end);
+        }
+    }
+
+    /// Sets the data of an extension where it is, or else at `place` in the list. There is none without data.
+    fn set_extension(&mut self, kind: u32, data: &[u8], place: usize) {
+        let there = self.extensions.iter().position(|one| one.kind == kind);
+        self.extensions.retain(|one| one.kind != kind);
+        if !data.is_empty() {
+            let place = there.unwrap_or(place).min(self.extensions.len());
+            let data = data.to_vec();
+            self.extensions.insert(place, Extension { kind, data });
+        }
+    }
+}
+
+/// Another header for an image, and the steps on the way there.
+pub(in crate::formats::qcow2) struct HeaderRewrite {
     steps: Vec<HeaderBytes>,
     /// The header cluster as it is.
     cluster: Vec<u8>,
 }
 
-impl BackingRewrite {
-    /// Finds the steps by which the header in `storage` gets to name another backing file, or none.
+impl HeaderRewrite {
+    /// Finds the steps by which the header in `storage` gets other contents.
     ///
     /// # Errors
-    /// Returns an error if a name is too long, or if there is no room; the words are QEMU's. Returns the system's
-    /// error.
+    /// Returns an error, in QEMU's words, if there is no room, or what `change` returns. Returns the system's error.
     pub(in crate::formats::qcow2) fn plan(
         storage: &dyn Storage,
         header: &Header,
-        backing: Option<BackingNames<'_>>,
+        change: impl FnOnce(&mut HeaderContents) -> Result<()>,
     ) -> Result<Self> {
-        if let Some(names) = backing {
-            let format = names.format.unwrap_or_default();
-            if names.file.len() > MAX_BACKING_NAME as usize || format.len() > MAX_BACKING_FORMAT {
-                return Err(Error::invalid("Invalid argument"));
-            }
-        }
         let mut cluster = vec![0; header.geometry().cluster_len()];
         storage.read_padded_at(0, &mut cluster, storage.len()?)?;
         let old = OldHeader::new(header, &cluster)?;
-        let kept = header.backing_file().map(|file| BackingNames {
-            file,
-            format: header.extension(extensions::BACKING_FORMAT),
-        });
-        let new = old.with(backing, &[], PartPlace::Canonical)?;
+        let mut contents = old.contents.clone();
+        change(&mut contents)?;
+        let new = HeaderBytes::of(&contents, &[], PartPlace::Canonical)?;
         if new.end() > cluster.len() {
             return Err(no_room());
         }
-        let steps = steps(&old, &new, [backing, kept], &cluster)?;
+        let steps = steps(&old, &new, [&contents, &old.contents], &cluster)?;
         Ok(Self { steps, cluster })
     }
 
@@ -105,11 +156,11 @@ fn no_room() -> Error {
 }
 
 /// Returns the headers that `old` becomes one after the other, of which the last is `new`. `meanings` are the
-/// backing files that one in between may name.
+/// contents that one in between may have.
 fn steps(
-    old: &OldHeader<'_>,
+    old: &OldHeader,
     new: &HeaderBytes,
-    meanings: [Option<BackingNames<'_>>; 2],
+    meanings: [&HeaderContents; 2],
     cluster: &[u8],
 ) -> Result<Vec<HeaderBytes>> {
     if new.can_follow(&old.live, cluster) {
@@ -124,7 +175,7 @@ fn steps(
             (&[], PartPlace::SkipTo(free)),
             (names, PartPlace::SkipTo(free)),
         ] {
-            let between = old.with(meaning, without, place)?;
+            let between = HeaderBytes::of(meaning, without, place)?;
             if between.end() > cluster.len() || !between.can_follow(&old.live, cluster) {
                 continue;
             }
@@ -150,17 +201,15 @@ enum PartPlace {
 }
 
 /// The header as it is in the file.
-struct OldHeader<'a> {
-    /// The fields, up to the start of the extensions.
-    fixed: Vec<u8>,
-    extensions: &'a [Extension],
+struct OldHeader {
+    contents: HeaderContents,
     /// The bytes that a reader goes by.
     live: Vec<Range<usize>>,
 }
 
-impl<'a> OldHeader<'a> {
+impl OldHeader {
     /// Takes the header in `cluster` apart, from which `header` was read.
-    fn new(header: &'a Header, cluster: &[u8]) -> Result<Self> {
+    fn new(header: &Header, cluster: &[u8]) -> Result<Self> {
         let damaged = || Error::corrupt("qcow2 header exceeds cluster size");
         let field = |at: usize, bytes: usize| {
             let bytes = cluster.get(at..at + bytes).unwrap_or_default();
@@ -189,75 +238,17 @@ impl<'a> OldHeader<'a> {
         }
         live.push(0..end);
         Ok(Self {
-            fixed,
-            extensions: header.extensions(),
+            contents: HeaderContents {
+                fixed,
+                extensions: header.extensions().to_vec(),
+                backing: header.backing_file().unwrap_or_default().to_vec(),
+            },
             live,
         })
     }
 
     fn end(&self) -> usize {
         self.live.iter().map(|range| range.end).max().unwrap_or(0)
-    }
-
-    /// Returns the same header with another backing file, and without extensions of some kinds.
-    fn with(
-        &self,
-        backing: Option<BackingNames<'_>>,
-        without: &[u32],
-        place: PartPlace,
-    ) -> Result<HeaderBytes> {
-        let area = self.extension_area(backing.and_then(|names| names.format), without);
-        let mut bytes = self.fixed.clone();
-        let mut live = Vec::new();
-        if let PartPlace::SkipTo(start) = place {
-            let skipped = start.saturating_sub(bytes.len() + 8).next_multiple_of(8);
-            let length = u32::try_from(skipped).map_err(|_| no_room())?;
-            bytes.extend(SKIP.to_be_bytes());
-            bytes.extend(length.to_be_bytes());
-            live.push(0..bytes.len());
-            bytes.resize(bytes.len() + skipped, 0);
-        }
-        let start = if live.is_empty() { 0 } else { bytes.len() };
-        bytes.extend(area);
-        live.push(start..bytes.len());
-        let name = backing.map_or(&[][..], |names| names.file);
-        if let (PartPlace::NameAt(at), true) = (place, !name.is_empty()) {
-            bytes.resize(at.max(bytes.len()), 0);
-        }
-        let at = if name.is_empty() { 0 } else { bytes.len() };
-        if !name.is_empty() {
-            bytes.extend(name);
-            live.push(at..bytes.len());
-        }
-        set(&mut bytes, 8, &(at as u64).to_be_bytes());
-        let length = u32::try_from(name.len()).map_err(|_| no_room())?;
-        set(&mut bytes, 16, &length.to_be_bytes());
-        Ok(HeaderBytes { bytes, live })
-    }
-
-    /// Encodes the extensions, with another format of the backing file. Its place is where the old one's was,
-    /// or in front.
-    fn extension_area(&self, format: Option<&[u8]>, without: &[u32]) -> Vec<u8> {
-        let mut area = Vec::new();
-        let mut format = format.map(until_zero).filter(|format| !format.is_empty());
-        let has_one = |one: &Extension| one.kind == extensions::BACKING_FORMAT;
-        if let (false, Some(format)) = (self.extensions.iter().any(has_one), format) {
-            extensions::append(&mut area, extensions::BACKING_FORMAT, format);
-        }
-        for extension in self.extensions {
-            match extension.kind {
-                extensions::BACKING_FORMAT => {
-                    if let Some(format) = format.take() {
-                        extensions::append(&mut area, extensions::BACKING_FORMAT, format);
-                    }
-                }
-                SKIP => {}
-                kind if without.contains(&kind) => {}
-                kind => extensions::append(&mut area, kind, &extension.data),
-            }
-        }
-        extensions::append(&mut area, extensions::END, &[]);
-        area
     }
 }
 
@@ -271,6 +262,42 @@ struct HeaderBytes {
 }
 
 impl HeaderBytes {
+    /// Encodes a header, without extensions of some kinds.
+    fn of(contents: &HeaderContents, without: &[u32], place: PartPlace) -> Result<Self> {
+        let mut area = Vec::new();
+        let kept = contents.extensions.iter();
+        for extension in kept.filter(|one| one.kind != SKIP && !without.contains(&one.kind)) {
+            extensions::append(&mut area, extension.kind, &extension.data);
+        }
+        extensions::append(&mut area, extensions::END, &[]);
+        let mut bytes = contents.fixed.clone();
+        let mut live = Vec::new();
+        if let PartPlace::SkipTo(start) = place {
+            let skipped = start.saturating_sub(bytes.len() + 8).next_multiple_of(8);
+            let length = u32::try_from(skipped).map_err(|_| no_room())?;
+            bytes.extend(SKIP.to_be_bytes());
+            bytes.extend(length.to_be_bytes());
+            live.push(0..bytes.len());
+            bytes.resize(bytes.len() + skipped, 0);
+        }
+        let start = if live.is_empty() { 0 } else { bytes.len() };
+        bytes.extend(area);
+        live.push(start..bytes.len());
+        let name = &contents.backing;
+        if let (PartPlace::NameAt(at), false) = (place, name.is_empty()) {
+            bytes.resize(at.max(bytes.len()), 0);
+        }
+        let at = if name.is_empty() { 0 } else { bytes.len() };
+        if !name.is_empty() {
+            bytes.extend(name);
+            live.push(at..bytes.len());
+        }
+        set(&mut bytes, 8, &(at as u64).to_be_bytes());
+        let length = u32::try_from(name.len()).map_err(|_| no_room())?;
+        set(&mut bytes, 16, &length.to_be_bytes());
+        Ok(Self { bytes, live })
+    }
+
     fn end(&self) -> usize {
         self.bytes.len()
     }

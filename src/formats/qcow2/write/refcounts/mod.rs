@@ -393,7 +393,7 @@ impl Refcounts {
             };
             let clusters = u32::try_from(clusters.end - clusters.start)
                 .map_err(|_| Error::invalid("refcount table too large"))?;
-            fields::set_refcount_table(storage.as_ref(), place, clusters)?;
+            fields::set_refcount_table(storage.as_ref(), place.host, clusters)?;
         } else if !self.changed.is_empty() {
             flush()?;
             for sector in &self.changed {
