@@ -15,9 +15,18 @@ pub fn qemu_img(folder: &Path, args: &[&str]) -> Ran {
     run(folder, "qemu-img", args)
 }
 
-/// Runs the program under test.
+/// Runs the program under test. The lines that help after a mistake, which the real tool doesn't have, are left out;
+/// `tests/cli/mistakes.rs` looks at them.
 pub fn ours(folder: &Path, args: &[&str]) -> Ran {
-    run(folder, COWHIDE, args)
+    let mut ran = run(folder, COWHIDE, args);
+    let helps = |line: &&str| {
+        line.starts_with("Did you mean '")
+            || line.starts_with("A size is a number of bytes")
+            || line.contains("was read as options; write '-- ")
+    };
+    let kept = ran.stderr.split_inclusive('\n').filter(|line| !helps(line));
+    ran.stderr = kept.collect();
+    ran
 }
 
 /// Asserts that both tools print the same, end with the same status and, but for their names, complain
