@@ -7,9 +7,7 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 /// The name, the offset in bytes, and the mark of each, which QEMU looks for before those of most that have a driver.
-const MARKS: &[Mark] = &[
-    ("bochs", 0, b"Bochs Virtual HD Image"),
-];
+const MARKS: &[Mark] = &[("bochs", 0, b"Bochs Virtual HD Image")];
 
 type Mark = (&'static str, usize, &'static [u8]);
 

@@ -75,8 +75,8 @@ mod traced;
 mod vdi;
 mod vhdx;
 mod vhdx_logs;
-mod vpc;
 mod vmdk;
+mod vpc;
 mod warnings;
 mod write;
 

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::header::{LENGTH, ParallelsHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, EntryTable, NewBlockTable, RoomAtEnd,
+    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, NewBlockTable, RoomAtEnd,
 };
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
 /// The entry of a cluster that isn't stored.
-const ABSENT: u32 = 0;
+const ABSENT: u64 = 0;
 
 /// The table of an image.
 pub(super) struct AllocationTable {
@@ -57,7 +57,12 @@ impl AllocationTable {
     fn with_end(file: Arc<dyn Storage>, header: ParallelsHeader, flushes: bool, end: u64) -> Self {
         let start = LENGTH as u64;
         Self {
-            entries: EntryTable::stored(Arc::clone(&file), start, header.entries.into()),
+            entries: EntryTable::stored(
+                Arc::clone(&file),
+                EntryForm::Little32,
+                start,
+                header.entries.into(),
+            ),
             room: RoomAtEnd::new(Arc::clone(&file), end),
             file,
             header,
@@ -83,7 +88,7 @@ impl AllocationTable {
     /// # Errors
     /// Returns the system's error.
     pub(super) fn stated(&self, block: u64) -> Result<u64> {
-        Ok(u64::from(self.entries.get(block)?) * self.header.entry_unit())
+        Ok(self.entries.get(block)? * self.header.entry_unit())
     }
 
     /// Makes an entry say that its cluster isn't stored.
@@ -103,7 +108,7 @@ impl AllocationTable {
         let entry = u32::try_from(host / unit).ok();
         let entry = entry.filter(|_| host.is_multiple_of(unit));
         let entry = entry.ok_or_else(|| Error::invalid("the image's file is too big"))?;
-        self.entries.set(block, entry)
+        self.entries.set(block, entry.into())
     }
 
     /// Hands out a cluster that reads as zeroes.

@@ -65,7 +65,7 @@ impl ImageFile for QcowFile {
         self.header.encryption()
     }
 
-    fn accept(&self, options: &Values) -> Result<()> {
+    fn accept(&mut self, options: &Values) -> Result<()> {
         match (options.text("encrypt.format"), self.header.encryption()) {
             (Some(stated), None) => Err(Error::invalid(format!(
                 "No encryption in image header, but options specified format '{stated}'"

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::sparse_header::{self, SparseHeader, flag};
 use crate::error::{Error, Result};
-use crate::formats::block_map::{Block, BlockTable, EntryTable, Fresh, NewBlockTable, NewBlocks};
+use crate::formats::block_map::{
+    Block, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, NewBlocks,
+};
 use crate::formats::zeroes::write_zeroes;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -89,6 +91,7 @@ impl NewGrains {
         }
         let entries = EntryTable::fresh(
             Arc::clone(&file),
+            EntryForm::Little32,
             first_table(&header, header.directory) * SECTOR_SIZE,
             header.tables() * u64::from(GRAIN_ENTRIES),
             Fresh::Same(0),
@@ -168,7 +171,7 @@ impl BlockTable for NewGrains {
         Ok(match self.entries.get(block)? {
             0 if self.backing_size.is_some() => Block::Absent,
             0 | 1 => Block::Zero,
-            sector => Block::At(HostOffset(u64::from(sector) * SECTOR_SIZE)),
+            sector => Block::At(HostOffset(sector * SECTOR_SIZE)),
         })
     }
 
@@ -189,7 +192,7 @@ impl NewBlockTable for NewGrains {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let sector = u32::try_from(*next)
             .map_err(|_| Error::unsupported("an extent of a VMDK image has at most 2 TiB"))?;
-        self.entries.set(block, sector)?;
+        self.entries.set(block, sector.into())?;
         *next += GRAIN;
         Ok(HostOffset(u64::from(sector) * SECTOR_SIZE))
     }

@@ -35,8 +35,6 @@ pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
 const COMPATIBLE_FIELD: u64 = 80;
 /// The place of the autoclear features.
 pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
-/// The place of the width of refcounts.
-const REFCOUNT_ORDER_FIELD: u64 = 96;
 /// The longest name of a backing file, in bytes.
 pub(in crate::formats::qcow2) const MAX_BACKING_NAME: u32 = 1023;
 
@@ -59,7 +57,8 @@ pub(in crate::formats::qcow2) fn set_refcounts(
     clusters: u32,
     order: u32,
 ) -> Result<()> {
-    let mut fields = [0; (REFCOUNT_ORDER_FIELD + 4 - REFCOUNT_TABLE_FIELD) as usize];
+    // Up to and with the width, which is at byte 96.
+    let mut fields = [0; 52];
     storage.read_exact_at(REFCOUNT_TABLE_FIELD, &mut fields, "the header")?;
     let (table, rest) = fields.split_at_mut(12);
     let (start, end) = table.split_at_mut(8);
