@@ -1,33 +1,10 @@
-//! Formats of QEMU's that this version knows by name and mark only.
+//! Formats of QEMU's that this version knows by name only.
 //!
-//! Reading such a file as raw would hand out its metadata as the disk's contents, so it is refused by name.
-//! The marks are those that QEMU's drivers look for. A format leaves this list when it gets a driver.
+//! Reading such a file as raw would hand out its metadata as the disk's contents, so it is refused by name. A format
+//! leaves this file when it gets a driver.
 
 use crate::error::{Error, Result};
 use crate::storage::Storage;
-
-/// The name, the offset in bytes, and the mark of each, which QEMU looks for before those of most that have a driver.
-const MARKS: &[Mark] = &[("bochs", 0, b"Bochs Virtual HD Image")];
-
-type Mark = (&'static str, usize, &'static [u8]);
-
-/// Refuses a file that starts with the mark of a foreign format.
-///
-/// # Errors
-/// Returns an error that names the format.
-pub(super) fn refuse(start: &[u8]) -> Result<()> {
-    let is_marked = |(_, offset, mark): &&Mark| {
-        let rest = start.get(*offset..);
-        rest.is_some_and(|rest| rest.starts_with(mark))
-    };
-    if let Some((name, ..)) = MARKS.iter().find(is_marked) {
-        return Err(Error::unsupported(format!(
-            "the image looks like '{name}', a format that this version doesn't support \
-             (-f raw reads it as it is)"
-        )));
-    }
-    Ok(())
-}
 
 /// Returns true if a file's name alone makes it one of a foreign format, as far as its contents don't tell.
 pub fn is_named(name: &[u8]) -> bool {

@@ -28,7 +28,7 @@ impl Filter for GuardedStart {
             for (to, from) in start.iter_mut().skip(from).zip(data) {
                 *to = *from;
             }
-            if list::of_start(&start).ok() != Some(Format::RAW) {
+            if list::of_start(&start) != Format::RAW {
                 return Err(Error::invalid(format!(
                     "error while writing at byte {offset}: Operation not permitted"
                 )));

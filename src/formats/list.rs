@@ -7,9 +7,8 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::driver::{FormatDriver, Load, Parts};
-use super::foreign;
 use super::image::Image;
-use super::{luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
+use super::{bochs, cloop, luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -20,6 +19,8 @@ use std::sync::Arc;
 pub const FORMATS: &[Format] = &[
     Format(&parallels::Parallels),
     Format(&qed::Qed),
+    Format(&bochs::Bochs),
+    Format(&cloop::Cloop),
     Format(&vpc::Vpc),
     Format(&vmdk::Vmdk),
     Format(&vhdx::Vhdx),
@@ -81,21 +82,20 @@ impl fmt::Display for Format {
 /// host reads it.
 ///
 /// # Errors
-/// Returns the system's error, or an error that names a format that is known and not supported.
+/// Returns the system's error.
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let mut start = [0; PROBE_LENGTH];
     // A file that has more bytes than it gives must not be taken for another format's.
     let length = storage.read_padded_at(0, &mut start, storage.len()?)?;
-    of_start(start.get(..length).unwrap_or_default())
+    Ok(of_start(start.get(..length).unwrap_or_default()))
 }
 
 /// Tells the format as [`probe`] does, from a file's first bytes.
-pub(super) fn of_start(start: &[u8]) -> Result<Format> {
-    foreign::refuse(start)?;
+pub(super) fn of_start(start: &[u8]) -> Format {
     let scored = FORMATS.iter().map(|format| (format.probe(start), *format));
     // Of equals the first one counts.
     let surest = scored.rev().max_by_key(|(score, _)| *score);
-    Ok(surest.map_or(Format::RAW, |(_, format)| format))
+    surest.map_or(Format::RAW, |(_, format)| format)
 }
 
 /// Opens an image for reading, without its backing file and without other files. `secret` is the password, for
@@ -145,15 +145,6 @@ mod tests {
             assert_eq!(Format::from_name(format.name()), Some(*format));
             let same = FORMATS.iter().filter(|other| *other == format);
             assert_eq!(same.count(), 1, "{format}");
-        }
-    }
-
-    #[test]
-    fn foreign_formats_are_refused_by_name() {
-        let cases: [(&str, &[u8]); 1] = [("bochs", b"Bochs Virtual HD Image\0")];
-        for (name, bytes) in cases {
-            let message = probe_bytes(bytes).unwrap_err().to_string();
-            assert!(message.contains(&format!("'{name}'")), "{message}");
         }
     }
 }

@@ -1,0 +1,117 @@
+//! The header: three texts that name the kind of image, and its sizes.
+
+use byteorder::{ByteOrder as _, LittleEndian};
+
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::units::SECTOR_SIZE;
+
+/// The length of the part of the header that is read, in bytes.
+const LENGTH: usize = 96;
+/// The texts at the start of the file, each filled up with zeroes, and their places in bytes.
+const TEXTS: [(usize, usize, &[u8]); 3] = [
+    (0, 32, b"Bochs Virtual HD Image"),
+    (32, 16, b"Redolog"),
+    (48, 16, b"Growing"),
+];
+/// The older version, whose size is in another place.
+const VERSION_1: u32 = 0x0001_0000;
+/// The newer version.
+const VERSION_2: u32 = 0x0002_0000;
+/// The most entries of a catalog that QEMU reads.
+const MOST_ENTRIES: u32 = 0x10_0000;
+/// The largest extent, in bytes.
+const LARGEST_EXTENT: u32 = 8 << 20;
+
+/// A checked header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BochsHeader {
+    /// The size of the disk in bytes, a multiple of 512.
+    pub(super) size: u64,
+    /// The start of the catalog in bytes.
+    pub(super) catalog: u64,
+    /// The number of its entries.
+    pub(super) entries: u64,
+    /// The size of an extent in bytes: a power of two of at least 512.
+    pub(super) extent_size: u64,
+    /// The length of an extent's bitmap in the file, in bytes.
+    pub(super) bitmap_length: u64,
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, LittleEndian::read_u32)
+}
+
+/// Returns true if a file starts as one of this format does.
+pub(super) fn has_mark(start: &[u8]) -> bool {
+    let is_text = |(at, room, text): &(usize, usize, &[u8])| {
+        let field = start.get(*at..*at + *room).unwrap_or_default();
+        let end = field.iter().position(|byte| *byte == 0);
+        field.get(..end.unwrap_or(field.len())) == Some(*text)
+    };
+    TEXTS.iter().all(is_text) && matches!(number(start, 64), VERSION_1 | VERSION_2)
+}
+
+impl BochsHeader {
+    /// Reads the header of the image in `file`.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the header is wrong, in QEMU's words where it has any.
+    pub(super) fn read(file: &dyn Storage) -> Result<Self> {
+        let mut bytes = [0; LENGTH];
+        file.read_padded_at(0, &mut bytes, file.len()?)?;
+        Self::parse(&bytes)
+    }
+
+    fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
+        let wrong = |what: String| Err(Error::corrupt(what));
+        if !has_mark(bytes) {
+            return wrong("Image not in Bochs format".into());
+        }
+        let size_at = if number(bytes, 64) == VERSION_1 {
+            84
+        } else {
+            88
+        };
+        let size = bytes
+            .get(size_at..size_at + 8)
+            .map_or(0, LittleEndian::read_u64);
+        let size = size / SECTOR_SIZE * SECTOR_SIZE;
+        let [header, entries, bitmap, extent] = [68, 72, 76, 80].map(|at| number(bytes, at));
+        if entries > MOST_ENTRIES {
+            return wrong("Catalog size is too large".into());
+        }
+        if u64::from(extent) < SECTOR_SIZE {
+            return wrong("Extent size must be at least 512".into());
+        }
+        if !extent.is_power_of_two() {
+            return wrong(format!("Extent size {extent} is not a power of two"));
+        }
+        if extent > LARGEST_EXTENT {
+            return wrong(format!("Extent size {extent} is too large"));
+        }
+        let extent_size = u64::from(extent);
+        if u64::from(entries) < size.div_ceil(extent_size) {
+            return wrong("Catalog size is too small for this disk size".into());
+        }
+        if u64::from(bitmap) < (extent_size / SECTOR_SIZE).div_ceil(8) {
+            // QEMU reads other bytes in its place.
+            return wrong(format!(
+                "{bitmap} bytes are too few for the bitmap of an extent"
+            ));
+        }
+        Ok(Self {
+            size,
+            catalog: header.into(),
+            entries: entries.into(),
+            extent_size,
+            bitmap_length: u64::from(bitmap).next_multiple_of(SECTOR_SIZE),
+        })
+    }
+
+    /// Returns the start of an extent's bitmap in bytes, by the extent's index in the file.
+    pub(super) fn bitmap_offset(&self, index: u64) -> u64 {
+        let start = self.catalog + 4 * self.entries;
+        start + index * (self.bitmap_length + self.extent_size)
+    }
+}

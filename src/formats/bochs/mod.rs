@@ -1,0 +1,63 @@
+//! Bochs: growing disks of the emulator of that name, to read.
+//!
+//! A header of 512 bytes is followed by a catalog, which has an index for each extent of the disk. An extent that is
+//! stored has a bitmap of its sectors in front: those without a bit read as zeroes. All numbers are little-endian.
+
+mod header;
+mod table;
+
+use std::sync::Arc;
+
+use self::header::{BochsHeader, has_mark};
+use self::table::Catalog;
+use crate::error::Result;
+use crate::formats::block_map::BlockImage;
+use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load, Parts};
+use crate::formats::info::ImageInfo;
+use crate::formats::{Image, OpaqueImage};
+use crate::storage::Storage;
+
+/// The format Bochs.
+pub struct Bochs;
+
+impl FormatDriver for Bochs {
+    fn name(&self) -> &'static str {
+        "bochs"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn probe(&self, start: &[u8]) -> u8 {
+        if has_mark(start) { 100 } else { 0 }
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
+        let header = BochsHeader::read(file.as_ref())?;
+        Ok(Box::new(BochsFile { file, header }))
+    }
+}
+
+/// A Bochs file whose header has been read.
+struct BochsFile {
+    file: Arc<dyn Storage>,
+    header: BochsHeader,
+}
+
+impl ImageFile for BochsFile {
+    fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        info.dirty_flag = None;
+        Ok(())
+    }
+
+    fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        let catalog = Catalog::new(Arc::clone(&self.file), self.header);
+        let image = BlockImage::new(catalog, Arc::clone(&self.file), false);
+        Ok(Arc::new(OpaqueImage::new(image)))
+    }
+}
