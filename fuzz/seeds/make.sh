@@ -100,3 +100,37 @@ qemu-io -f parallels -c 'write -q -P 0xda 512 1k' -c 'write -q -P 0xad 31k 512' 
 cp parallels parallels-old
 printf 'WithoutFreeSpace' | dd of=parallels-old bs=1 conv=notrunc status=none
 printf 'Yont' | dd of=parallels-old bs=1 seek=44 conv=notrunc status=none
+# The smallest there can be, with grains of one sector: qemu-img makes none below 64 KiB. Grain 0 is data, grain 1
+# absent, grain 2 zero, and grain 3 data. The stream has its tables at the end.
+put() {
+    printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+make_vmdk() {
+    rm -f "$1"
+    truncate -s "$3" "$1"
+    put "$1" 0 "KDMV$2"
+    put "$1" 12 '\010\0\0\0\0\0\0\0\001\0\0\0\0\0\0\0\001\0\0\0\0\0\0\0\001\0\0\0\0\0\0\0\010\0\0\0'
+    put "$1" 64 '\004\0\0\0\0\0\0\0\0\n \r\n'
+    put "$1" 512 '# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="'"$4"'"\nRW 8 SPARSE "x"\n'
+}
+make_vmdk vmdk '\002\0\0\0\005\0\0\0' 3072 monolithicSparse
+put vmdk 56 '\002\0\0\0\0\0\0\0'
+put vmdk 1024 '\003\0\0\0'
+put vmdk 1536 '\004\0\0\0\0\0\0\0\001\0\0\0\005\0\0\0'
+# Not by qemu-io, which writes over all that is behind the descriptor.
+head -c 512 /dev/zero | tr '\0' '\332' | dd of=vmdk bs=512 seek=4 conv=notrunc status=none
+head -c 512 /dev/zero | tr '\0' '\255' | dd of=vmdk bs=512 seek=5 conv=notrunc status=none
+make_vmdk vmdk-stream '\003\0\0\0\001\0\003\0' 6656 streamOptimized
+put vmdk-stream 77 '\001'
+put vmdk-stream 2048 '\0\0\0\0\0\0\0\0\016\0\0\0\170\234\273\165\153\024\214\144\0\0\365\214\264\020'
+put vmdk-stream 2560 '\001\0\0\0\0\0\0\0\0\0\0\0\001'
+put vmdk-stream 3072 '\004\0\0\0'
+put vmdk-stream 3584 '\001\0\0\0\0\0\0\0\0\0\0\0\002'
+put vmdk-stream 4096 '\006\0\0\0'
+put vmdk-stream 4608 '\001\0\0\0\0\0\0\0\0\0\0\0\003'
+dd if=vmdk-stream of=vmdk-stream bs=512 seek=10 count=1 conv=notrunc status=none
+put vmdk-stream 56 '\377\377\377\377\377\377\377\377'
+put vmdk-stream 5176 '\010\0\0\0\0\0\0\0'
+truncate -s 6144 vmdk-stream
+rm -f vmdk-extents
+put vmdk-extents 0 '# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 8 FLAT "a" 0\nRDONLY 8 ZERO\nRW 8 VMFS "b"\n'

@@ -67,6 +67,20 @@ pub trait FormatDriver: Sync {
         &[]
     }
 
+    /// Returns the names by which options call lists of such files: `NAME.0`, `NAME.1` and so on.
+    fn list_roles(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Returns true if options may call another file so.
+    fn has_role(&self, role: &str) -> bool {
+        let is_in = |list: &&str| {
+            role.strip_prefix(list)
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.roles().contains(&role) || self.list_roles().iter().any(is_in)
+    }
+
     /// Returns the part of its file that the disk is in, where options name one.
     fn window(&self, options: &Values) -> Option<WindowRange> {
         let _ = options;

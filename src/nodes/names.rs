@@ -50,8 +50,9 @@ impl Names {
                 let is_inside = parts.all(|part| matches!(part, Component::Normal(_)));
                 if !is_inside {
                     return Err(Error::invalid(format!(
-                        "the image names '{}', which is not in its own folder",
-                        printable(&path.to_string_lossy())
+                        "the image names '{}', which is not in its own folder (the option {}.filename can name it)",
+                        printable(&path.to_string_lossy()),
+                        file.role
                     )));
                 }
                 image.parent().unwrap_or(Path::new("")).join(path)

@@ -69,7 +69,7 @@ pub struct Node<'a> {
     pub is_bare: bool,
     /// Other files that hold parts of the image, where options named them, by the options' names for their
     /// roles.
-    pub others: Vec<(&'static str, PathBuf)>,
+    pub others: Vec<(String, PathBuf)>,
     /// The same, open already and maybe without a name.
     pub other_handles: Vec<Arc<dyn Reopen>>,
     /// The image below.

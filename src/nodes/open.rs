@@ -181,7 +181,7 @@ impl Node<'_> {
             foreign::refuse_named(storage)?;
         }
         let mut others = self.others.iter();
-        if let Some((role, _)) = others.find(|(role, _)| !format.roles().contains(role)) {
+        if let Some((role, _)) = others.find(|(role, _)| !format.has_role(role)) {
             return Err(unsupported_option(format, role));
         }
         if !capabilities.backing && !matches!(self.below, BackingNode::Stored) {

@@ -85,6 +85,14 @@ pub(super) fn image<'a>(
             .others
             .extend(other_file(&mut tree, role, secrets, warn)?);
     }
+    for list in known.iter().flat_map(|format| format.list_roles()) {
+        let roles = (0..).map(|number| format!("{list}.{number}"));
+        for role in roles.take_while(|role| tree.has(role)).collect::<Vec<_>>() {
+            source
+                .others
+                .extend(other_file(&mut tree, &role, secrets, warn)?);
+        }
+    }
     if known.iter().any(|format| format.capabilities().backing) {
         source.below = below(&mut tree, secrets, warn)?;
     }
@@ -120,10 +128,10 @@ pub(super) fn image<'a>(
 /// Parses the node of another file that holds a part of the image.
 fn other_file(
     tree: &mut Tree,
-    role: &'static str,
+    role: &str,
     secrets: &Secrets,
     warn: Warn,
-) -> Result<Option<(&'static str, PathBuf)>> {
+) -> Result<Option<(String, PathBuf)>> {
     if tree.get(role) == Some(&Value::Null) {
         tree.take(role);
         return Ok(None);
@@ -137,7 +145,7 @@ fn other_file(
             "a data file that is part of a file is not supported by this version",
         ));
     }
-    Ok(Some((role, file.path)))
+    Ok(Some((role.to_owned(), file.path)))
 }
 
 /// The storage of an image: a file, or a part of one, or another image's disk.

@@ -62,6 +62,33 @@ fn images(name: &[u8; 4]) -> Vec<(&'static str, Vec<u8>)> {
             with(seed("all"), &[(0x1418, name), (0x140f, b"\x01")]),
         ),
         (
+            "extent",
+            [
+                b"version=1\nCID=1\nparentCID=ffffffff\ncreateType=vmfs\nRW 1 VMFS \"",
+                &name[..],
+                b"\"\n",
+            ]
+            .concat(),
+        ),
+        (
+            "kind",
+            [
+                b"version=1\nCID=1\nparentCID=ffffffff\ncreateType=",
+                &name[..],
+                b"\nRW 1 ZERO\n",
+            ]
+            .concat(),
+        ),
+        (
+            "parent",
+            [
+                b"version=1\nCID=1\nparentCID=2\nparentFileNameHint=\"",
+                &name[..],
+                b"\"\ncreateType=vmfs\nRW 1 ZERO\n",
+            ]
+            .concat(),
+        ),
+        (
             "feature",
             with(seed("lazy"), &[(0x48, unknown), (0x70, &feature)]),
         ),

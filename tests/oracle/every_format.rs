@@ -528,7 +528,11 @@ fn check(driver: Driver) {
                 ("check -r all --output=json", repairs),
             ] {
                 let line = format!("{line} -f {format} {image}");
-                same(folder, &line);
+                // The real tool repairs fewer formats.
+                let theirs = qemu_img(folder, &words(&line));
+                if !(is_there && line.contains("-r ") && theirs.status == Some(63)) {
+                    same(folder, &line);
+                }
                 let status = if is_there { 0 } else { 63 };
                 let Ran { status: found, .. } = ours(folder, &words(&line));
                 assert_eq!(found, Some(status), "{line}");

@@ -42,6 +42,7 @@ pub fn trials() -> Vec<Trial> {
         trial("vmdk::names_that_are_not_followed", not_followed),
         trial("vmdk::damaged_tables", damaged_tables),
         trial("vmdk::tables_that_are_missing", missing_tables),
+        trial("vmdk::repairs", repairs),
         trial("vmdk::extents_of_esx", extents_of_esx),
         trial("vmdk::se_sparse", se_sparse),
     ]
@@ -186,7 +187,6 @@ fn reports() {
                 "measure -O qcow2 x.vmdk",
                 "check x.vmdk",
                 "check --output=json x.vmdk",
-                "check -r all x.vmdk",
                 "snapshot -l x.vmdk",
             ] {
                 same(folder, line);
@@ -611,6 +611,19 @@ fn not_followed() {
             ours(folder, &words(line)).fails(1, "which is not in its own folder");
         }
     }
+    // Who names the file himself may have any.
+    let node = "driver=vmdk,file.filename=sub/x.vmdk,extents.0.filename=a.bin";
+    for node in [node.to_owned(), node.replace("driver=vmdk,", "")] {
+        let args = ["convert", "-O", "raw", "--image-opts", &node, "y.raw"];
+        ours(folder, &args).ok();
+        assert_eq!(fs::read(folder.join("y.raw")).unwrap(), [7; 512]);
+    }
+    let args = [
+        "info",
+        "--image-opts",
+        "driver=vmdk,file.filename=sub/x.vmdk,extents.1.filename=a.bin",
+    ];
+    ours(folder, &args).fails(1, "extents.1");
     fs::write(folder.join("x.vmdk"), format!("{HEAD}{LINES}")).unwrap();
     ours(folder, &words("convert --untrusted -O raw x.vmdk y.raw")).fails(1, "--untrusted");
     let text = done(ours, folder, "info --untrusted x.vmdk");
@@ -659,6 +672,49 @@ fn damaged_tables() {
     fs::write(folder.join("x.vmdk"), &wrong).unwrap();
     let ran = ours(folder, &words("convert -f vmdk -O raw x.vmdk y.raw"));
     ran.fails(1, "where the file has none");
+}
+
+/// What the first tables have lost is taken from the second ones. The real tool repairs nothing.
+fn repairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk.raw"), 40 << 20, 1);
+    done(qemu_img, folder, "convert -f raw -O vmdk disk.raw x.vmdk");
+    let bytes = fs::read(folder.join("x.vmdk")).unwrap();
+    let directory = number(&bytes, 56) as usize * 512;
+    let first = number(&bytes, directory) as usize * 512;
+    let second = number(&bytes, 48) as usize * 512 + 512;
+    let lost = 0x00ff_ffffu32.to_le_bytes();
+    let stored = (0..512)
+        .find(|index| number(&bytes, first + 4 * index) != 0)
+        .unwrap();
+    // An entry, all of a table, and an entry of which there is no other.
+    for (at, both) in [
+        (first + 4 * stored, false),
+        (directory + 4, false),
+        (first + 4 * stored, true),
+    ] {
+        let mut wrong = bytes.clone();
+        put(&mut wrong, at, &lost);
+        if both {
+            put(&mut wrong, second + 4 * stored, &lost);
+        }
+        fs::write(folder.join("x.vmdk"), &wrong).unwrap();
+        assert_eq!(ours(folder, &["check", "x.vmdk"]).status, Some(2));
+        assert_eq!(
+            ours(folder, &words("check -r leaks x.vmdk")).status,
+            Some(2)
+        );
+        assert!(fs::read(folder.join("x.vmdk")).unwrap() == wrong);
+        let ran = ours(folder, &words("check -r all x.vmdk"));
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        assert!(ran.stdout.contains("1 corruptions"), "{ran:?}");
+        done(qemu_img, folder, "check x.vmdk");
+        done(ours, folder, "check x.vmdk");
+        if !both {
+            assert_reads(folder, "x.vmdk", &folder.join("disk.raw"));
+        }
+    }
 }
 
 /// The real tool writes the header over where a table is missing.

@@ -4,27 +4,44 @@
 
 use std::ops::Range;
 
-use super::grains::{Grain, GrainMap, read_directory};
+use super::grains::{Grain, GrainMap, TableState, read_directory};
 use crate::error::Result;
 use crate::formats::check::CheckEvent;
 use crate::units::SECTOR_SIZE;
 
-/// Looks at every entry, and says what is wrong. Returns the number of findings.
+/// The findings of a check.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    /// The number of wrong entries, and of wrong places of tables.
+    pub(super) corruptions: u64,
+    /// The numbers of the tables beyond the end of the file.
+    pub(super) lost_tables: Vec<u64>,
+    /// The numbers of the grains beyond the end of the file.
+    pub(super) lost_grains: Vec<u64>,
+}
+
+/// Looks at every entry, and says what is wrong.
 ///
 /// # Errors
 /// Returns an error if a directory or a table can't be read.
-pub(super) fn count(map: &GrainMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<u64> {
-    let mut corruptions = 0;
-    let mut wrong = |text: String| {
-        corruptions += 1;
+pub(super) fn find(map: &GrainMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<Damage> {
+    let mut found = Damage::default();
+    let mut wrong = |corruptions: &mut u64, text: String| {
+        *corruptions += 1;
         on_event(&text);
     };
     let layout = map.layout;
     let mut state = map.lock();
     let end = map.file_length(&state);
-    let taken = TakenPlaces::of(map, &state.directory)?;
+    let taken = TakenPlaces::of(map, &state)?;
     let mut used = Vec::new();
     for table in 0..layout.tables() {
+        if !is_table_inside(map, &state, table) {
+            let text = format!("ERROR: grain table {table} is beyond the end of the file");
+            wrong(&mut found.corruptions, text);
+            found.lost_tables.push(table);
+            continue;
+        }
         if map.table(&mut state, table)?.is_none() {
             continue;
         }
@@ -34,61 +51,75 @@ pub(super) fn count(map: &GrainMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -
                 continue;
             };
             let sector = grain * (layout.grain / SECTOR_SIZE);
-            let needed = match layout.is_compressed() {
-                true => 1,
-                false => (layout.size - grain * layout.grain).min(layout.grain),
-            };
-            if host.saturating_add(needed) > end {
-                wrong(format!(
-                    "ERROR: cluster offset for sector {sector} points after EOF"
-                ));
-            } else if taken.overlap(host..host + needed) {
-                wrong(format!(
+            let place = host..host.saturating_add(map.stored_length(grain));
+            if place.end > end {
+                let text = format!("ERROR: cluster offset for sector {sector} points after EOF");
+                wrong(&mut found.corruptions, text);
+                found.lost_grains.push(grain);
+            } else if taken.overlap(&place) {
+                let text = format!(
                     "ERROR: the grain of sector {sector} lies over the header or the tables"
-                ));
+                );
+                wrong(&mut found.corruptions, text);
             } else {
                 used.push(host);
             }
         }
     }
     if taken.overlap_each_other() {
-        wrong("ERROR: the header and the tables lie over each other".into());
+        let text = "ERROR: the header and the tables lie over each other".to_owned();
+        wrong(&mut found.corruptions, text);
     }
     used.sort_unstable();
-    let length = match layout.is_compressed() {
-        true => 1,
-        false => layout.grain,
-    };
+    let length = map.stored_length(0);
     for pair in used.windows(2) {
         if let [one, other] = pair
             && other - one < length
         {
-            wrong(format!(
-                "ERROR: the grain at offset {other:#x} is used by more than one sector"
-            ));
+            let text =
+                format!("ERROR: the grain at offset {other:#x} is used by more than one sector");
+            wrong(&mut found.corruptions, text);
         }
     }
-    Ok(corruptions)
+    Ok(found)
+}
+
+/// Returns true if a table has no place, or one inside of the file.
+fn is_table_inside(map: &GrainMap, state: &TableState, table: u64) -> bool {
+    let index = usize::try_from(table).unwrap_or(usize::MAX);
+    let place = state.directory.get(index).copied().unwrap_or(0);
+    place == 0 || place.saturating_add(map.layout.table_length()) <= map.file_length(state)
 }
 
 /// The places of the header, the directories and the tables, in bytes.
-struct TakenPlaces(Vec<Range<u64>>);
+pub(super) struct TakenPlaces(Vec<Range<u64>>);
 
 impl TakenPlaces {
-    fn of(map: &GrainMap, directory: &[u64]) -> Result<Self> {
+    /// Finds the places in the file of `map`.
+    ///
+    /// # Errors
+    /// Returns an error if the second directory can't be read.
+    pub(super) fn of(map: &GrainMap, state: &TableState) -> Result<Self> {
         let layout = map.layout;
+        let end = map.file_length(state);
         let length = layout.tables() * layout.entry_length();
         let table = |start: &u64| *start..start.saturating_add(layout.table_length());
         let whole = |start: u64| start..start.saturating_add(length);
         let mut places = vec![0..SECTOR_SIZE, whole(layout.directory)];
-        places.extend(directory.iter().filter(|start| **start > 0).map(table));
+        places.extend(
+            state
+                .directory
+                .iter()
+                .filter(|start| **start > 0)
+                .map(table),
+        );
         if let Some(start) = layout.second_directory {
-            let end = map.file.len()?;
-            let second = read_directory(map.file.as_ref(), &layout, start, end)?;
+            let second = read_directory(map.file.as_ref(), &layout, start, map.file.len()?)?;
             places.push(whole(start));
             places.extend(second.iter().filter(|start| **start > 0).map(table));
         }
-        places.retain(|place| !place.is_empty());
+        // What is beyond the end lies over nothing.
+        places.retain(|place| !place.is_empty() && place.end <= end);
         places.sort_by_key(|place| place.start);
         Ok(Self(places))
     }
@@ -98,7 +129,8 @@ impl TakenPlaces {
         pairs.any(|pair| matches!(pair, [one, other] if one.end > other.start))
     }
 
-    fn overlap(&self, range: Range<u64>) -> bool {
+    /// Returns true if one of the places has bytes of a range.
+    pub(super) fn overlap(&self, range: &Range<u64>) -> bool {
         // The places don't overlap each other, so that the last one which starts before the range's end tells.
         let next = self.0.partition_point(|place| place.start < range.end);
         let last = next.checked_sub(1).and_then(|last| self.0.get(last));

@@ -12,6 +12,7 @@ use super::esx_headers::{COWD_MARK, read_cowd, read_se_sparse};
 use super::flat::FlatBlocks;
 use super::grains::{EntryKind, GrainLayout, GrainMap};
 use super::info::{ExtentInfo, VmdkInfo};
+use super::repair;
 use super::sparse_header::{self, SparseHeader};
 use super::write::{ContentId, WritableVmdk};
 use crate::error::{Error, Result, printable};
@@ -416,7 +417,7 @@ impl VmdkFile {
     fn refuse_damage(&self) -> Result<()> {
         let mut corruptions = 0;
         for map in self.grain_maps()? {
-            corruptions += check::count(&map, &mut |_| {})?;
+            corruptions += check::find(&map, &mut |_| {})?.corruptions;
         }
         if corruptions > 0 {
             return Err(Error::corrupt(format!(
@@ -482,18 +483,29 @@ impl Check for VmdkFile {
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         for map in self.grain_maps()? {
-            report.corruptions += check::count(&map, on_event)?;
+            report.corruptions += check::find(&map, on_event)?.corruptions;
         }
         Ok(report)
     }
 
-    fn repairs(&self) -> bool {
-        false
-    }
-
-    fn repair(&self, _: Repair, _: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
-        Err(Error::unsupported(
-            "This image format does not support checks",
-        ))
+    fn repair(
+        &self,
+        what: Repair,
+        on_event: &mut dyn FnMut(&CheckEvent<'_>),
+    ) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        for map in self.grain_maps()? {
+            let found = check::find(&map, on_event)?;
+            let fixed = match what {
+                Repair::Leaks => 0,
+                Repair::All => repair::repair(&map, &found, on_event)?,
+            };
+            report.corruptions_fixed += fixed;
+            report.corruptions += match fixed {
+                0 => found.corruptions,
+                _ => repair::left_over(&map)?,
+            };
+        }
+        Ok(report)
     }
 }

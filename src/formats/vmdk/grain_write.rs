@@ -46,6 +46,7 @@ impl GrainMap {
         if stored < end {
             self.file.set_len(end)?;
         }
+        state.handed_out = end;
         state.end = end.next_multiple_of(self.layout.grain);
         Ok(start)
     }
@@ -75,8 +76,32 @@ impl GrainMap {
         Ok(())
     }
 
+    /// Gives a table other bytes, and a place at the end.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if there is no room.
+    pub(super) fn replace_table(
+        &self,
+        state: &mut TableState,
+        table: u64,
+        bytes: Vec<u8>,
+    ) -> Result<()> {
+        let index = usize::try_from(table).unwrap_or(usize::MAX);
+        if let Some(place) = state.directory.get_mut(index) {
+            *place = 0;
+        }
+        self.make_table(state, table)?;
+        if let Some(made) = state.loaded.get_mut(&table) {
+            made.bytes = bytes;
+        }
+        Ok(())
+    }
+
     /// Changes an entry in memory.
-    fn set_entry(&self, state: &mut TableState, grain: u64, entry: u32) -> Result<()> {
+    ///
+    /// # Errors
+    /// Returns an error if its table can't be read, or if there is no room for one.
+    pub(super) fn set_entry(&self, state: &mut TableState, grain: u64, entry: u32) -> Result<()> {
         let table = grain / self.layout.entries;
         self.make_table(state, table)?;
         let lost = || Error::invalid(format!("grain {grain} has no entry"));

@@ -117,6 +117,8 @@ pub(super) struct TableState {
     pub(super) changed: usize,
     /// The place for the next grain in bytes, where the extent is written.
     pub(super) end: u64,
+    /// The end in bytes of what was handed out; 0 if nothing was.
+    pub(super) handed_out: u64,
     /// True if flushes reach the storage.
     pub(super) flushes: bool,
 }
@@ -164,7 +166,7 @@ impl GrainMap {
 
     /// Returns the length of the file in bytes: when it was opened, or with what was written since.
     pub(super) fn file_length(&self, state: &TableState) -> u64 {
-        self.length.max(state.end)
+        self.length.max(state.handed_out)
     }
 
     /// Returns the entry of a grain, however wrong a place it says.
@@ -228,6 +230,18 @@ impl GrainMap {
             state.loaded.insert(table, GrainTable { bytes, is_changed });
         }
         Ok(state.loaded.get_mut(&table))
+    }
+
+    /// Returns the least number of bytes that the file must have for a grain which is stored: all of it, or of the
+    /// disk's last one what the disk has. A compressed one has any number.
+    pub(super) fn stored_length(&self, grain: u64) -> u64 {
+        match self.layout.is_compressed() {
+            true => 1,
+            false => {
+                let rest = self.layout.size.saturating_sub(grain * self.layout.grain);
+                rest.min(self.layout.grain)
+            }
+        }
     }
 
     /// Returns the most bytes that a compressed grain at `host` has: up to the next one, where that is known.

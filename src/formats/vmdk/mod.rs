@@ -6,7 +6,7 @@
 //!
 //! - [`descriptor`]: the text; [`sparse_header`], [`esx_headers`]: the headers of extents with grains;
 //! - [`grains`]: their tables; [`flat`]: the other extents;
-//! - [`file`]: the image, read; [`mod@check`]: its check;
+//! - [`file`]: the image, read; [`mod@check`]: its check; [`repair`]: what that finds, repaired;
 //! - [`write`](mod@write), [`grain_write`]: the image, written where it is;
 //! - [`options`], [`plan`]: a new image, checked; [`text`]: its descriptor;
 //! - [`new_sparse`], [`new_stream`]: its extents, [`new_extents`]: several of them.
@@ -24,6 +24,7 @@ mod new_sparse;
 mod new_stream;
 mod options;
 mod plan;
+mod repair;
 mod sparse_header;
 mod text;
 mod write;
@@ -61,6 +62,10 @@ impl FormatDriver for Vmdk {
         } else {
             0
         }
+    }
+
+    fn list_roles(&self) -> &'static [&'static str] {
+        &["extents"]
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
