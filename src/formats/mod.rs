@@ -43,6 +43,7 @@ mod merged_bits;
 mod new_image;
 mod opaque;
 mod over;
+mod parent_name;
 mod reservation;
 mod resize;
 mod status;

@@ -33,6 +33,7 @@ mod damage;
 mod dd;
 mod descriptors;
 mod devices;
+mod differencing;
 mod dialects;
 mod drivers;
 mod errors;
@@ -150,6 +151,7 @@ fn main() -> ExitCode {
     trials.extend(dd::trials());
     trials.extend(descriptors::trials());
     trials.extend(devices::trials());
+    trials.extend(differencing::trials());
     trials.extend(drivers::trials());
     trials.extend(dialects::trials());
     trials.extend(errors::trials());

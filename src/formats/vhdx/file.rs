@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::check::{self, TableState};
+use super::differencing::{PartialDisk, VhdxParent};
 use super::header::VhdxHeader;
 use super::log::{LogChange, PendingLog};
 use super::metadata::DiskMetadata;
@@ -14,9 +15,9 @@ use super::table::{Places, VhdxTable};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
-use crate::formats::driver::{ImageFile, Parts, WriteParts, without_text};
+use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts, without_text};
 use crate::formats::info::ImageInfo;
-use crate::formats::{Image, WritableImage};
+use crate::formats::{Image, WritableImage, parent_name};
 use crate::storage::Storage;
 
 /// The most entries that are looked at before an image is read. Longer tables are believed until a block is read.
@@ -32,6 +33,8 @@ pub(super) struct VhdxFile {
     places: Places,
     /// The log has to be replayed.
     is_dirty: bool,
+    /// The image that has what a differencing one doesn't.
+    parent: Option<VhdxParent>,
 }
 
 impl VhdxFile {
@@ -60,7 +63,11 @@ impl VhdxFile {
         if places.table_length() > room {
             return Err(without_text(stored.as_ref(), "Invalid argument"));
         }
+        let parent = disk
+            .locator
+            .map(|(start, length)| VhdxParent::read(file.as_ref(), start, length));
         Ok(Self {
+            parent: parent.transpose()?,
             stored,
             file,
             header,
@@ -137,10 +144,42 @@ impl ImageFile for VhdxFile {
                 return Err(Error::corrupt(text));
             }
         }
-        Ok(Arc::new(self.image(table)))
+        Ok(match self.parent {
+            None => Arc::new(self.image(table)),
+            Some(_) => {
+                let disk = PartialDisk::new(table);
+                Arc::new(BlockImage::new(disk, Arc::clone(&self.file), false))
+            }
+        })
+    }
+
+    fn backing(&self) -> Option<BackingRef<'_>> {
+        self.parent.as_ref().map(|parent| BackingRef {
+            name: &parent.name,
+            format: Some(b"vhdx"),
+        })
+    }
+
+    fn content_id(&self) -> Option<u64> {
+        Some(parent_name::content_id(self.header.data_id()))
+    }
+
+    fn backing_content_id(&self) -> Option<u64> {
+        let parent = self.parent.as_ref()?;
+        Some(parent_name::content_id(parent.id))
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.parent {
+            None => Ok(()),
+            Some(_) => Err(Error::unsupported(
+                "the image is a differencing disk, which this version only reads",
+            )),
+        }
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        self.check_writable()?;
         if self.is_dirty {
             self.replay(parts.flush)?;
             return Self::load(Arc::clone(&self.stored))?.open_writable(parts);

@@ -137,6 +137,12 @@ impl VhdxHeader {
         self.number(at::LOG_LENGTH).into()
     }
 
+    /// The identifier that the disk's contents have, which every writer changes.
+    pub(super) fn data_id(&self) -> [u8; 16] {
+        let id = self.bytes.get(at::DATA_WRITE..at::DATA_WRITE + 16);
+        id.and_then(|id| id.try_into().ok()).unwrap_or_default()
+    }
+
     /// The identifier of the log's entries that count; `None` if none does.
     pub(super) fn log_id(&self) -> Option<[u8; 16]> {
         let id = self.bytes.get(at::LOG_ID..at::LOG_ID + 16)?;

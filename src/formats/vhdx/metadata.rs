@@ -5,7 +5,7 @@ use uuid::{Uuid, uuid};
 
 use super::layout::MIB;
 use super::regions::Regions;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::driver::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -46,14 +46,15 @@ pub(super) struct DiskMetadata {
     pub(super) block_size: u64,
     /// True if all blocks have a place beforehand.
     pub(super) is_fixed: bool,
+    /// The start and the length in bytes of what names the parent, if there is one.
+    pub(super) locator: Option<(u64, u64)>,
 }
 
 impl DiskMetadata {
     /// Reads the metadata.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the metadata is wrong or
-    /// the image can't be read without another one.
+    /// Returns the system's error, or an error in QEMU's words if the metadata is wrong.
     pub(super) fn read(file: &dyn Storage, regions: &Regions) -> Result<Self> {
         let region = &regions.metadata;
         let invalid = || without_text(file, "Invalid argument");
@@ -67,7 +68,7 @@ impl DiskMetadata {
         }
         let entries = table.chunks_exact(ENTRY).skip(1);
         let mut places: [Option<u64>; 5] = [None; 5];
-        let mut has_parent = false;
+        let mut locator = None;
         for entry in entries.take(count.into()) {
             let (id, rest) = entry.split_at(16);
             let number = |at: usize| LittleEndian::read_u32(rest.get(at..).unwrap_or_default());
@@ -79,7 +80,7 @@ impl DiskMetadata {
                 Ok(LOGICAL_SECTOR) => 3,
                 Ok(PHYSICAL_SECTOR) => 4,
                 Ok(PARENT) => {
-                    has_parent = true;
+                    locator = Some((region.start + u64::from(number(0)), number(4).into()));
                     continue;
                 }
                 _ if number(8) & IS_REQUIRED != 0 => return Err(unsupported()),
@@ -95,9 +96,6 @@ impl DiskMetadata {
                 return Err(invalid());
             }
             *place = Some(region.start + offset);
-        }
-        if has_parent {
-            return Err(needs_parent());
         }
         let [
             Some(parameters),
@@ -120,8 +118,7 @@ impl DiskMetadata {
         if !is_block_size || block_size > LONGEST_BLOCK {
             return Err(invalid());
         }
-        if flags & 2 != 0 {
-            // The one that it has isn't named.
+        if (flags & 2 != 0) != locator.is_some() {
             return Err(invalid());
         }
         let size = item(size)?;
@@ -135,6 +132,7 @@ impl DiskMetadata {
             size: size / SECTOR_SIZE * SECTOR_SIZE,
             block_size,
             is_fixed: flags & 1 != 0,
+            locator,
         })
     }
 
@@ -172,11 +170,4 @@ impl DiskMetadata {
         table.extend(data);
         table
     }
-}
-
-/// Returns the error for a disk whose blocks are in another image.
-fn needs_parent() -> Error {
-    Error::unsupported(
-        "the image is a differencing disk, which is read together with its parent only",
-    )
 }

@@ -3,13 +3,15 @@
 //! The first MiB of a file has an identifier, two headers and two copies of a table of regions, of which one leads
 //! to the metadata of the disk and one to the table of blocks. All numbers are little-endian, and all structures have
 //! checksums. Changes of tables go through a log, which is replayed if a writer left it behind: in memory where the
-//! image is read, in the file where it is written. Images that depend on a parent image are refused.
+//! image is read, in the file where it is written. What a differencing image doesn't hold is its parent's, which it
+//! names as Windows does. Such an image is only read.
 //!
 //! This program writes no log. An entry of the table of blocks changes as a whole, within a sector, and is written
 //! after its block is on stable storage. So a power cut leaves the old entry or the new one.
 
 mod check;
 mod checksum;
+mod differencing;
 mod file;
 mod header;
 mod layout;

@@ -71,6 +71,7 @@ impl VhdxPlan {
             size,
             block_size,
             is_fixed,
+            locator: None,
         };
         let mut places = Places {
             disk,

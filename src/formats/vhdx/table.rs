@@ -26,6 +26,7 @@ const UNIT: u64 = 64 << 10;
 /// The states of blocks: zero, present, and present in part.
 pub(super) const ZERO: u64 = 2;
 const PRESENT: u64 = 6;
+pub(super) const PARTIAL: u64 = 7;
 
 /// The places of blocks and of everything else.
 #[derive(Debug, Clone)]
@@ -47,9 +48,12 @@ impl Places {
         BITMAP_SECTORS * crate::units::SECTOR_SIZE / self.disk.block_size
     }
 
-    /// The number of entries of the table.
+    /// The number of entries of the table. Of an image with a parent, the last blocks have a bitmap, too.
     pub(super) fn entries(&self) -> u64 {
-        self.blocks() + self.blocks().saturating_sub(1) / self.ratio()
+        match self.disk.locator {
+            None => self.blocks() + self.blocks().saturating_sub(1) / self.ratio(),
+            Some(_) => self.blocks().div_ceil(self.ratio()) * (self.ratio() + 1),
+        }
     }
 
     /// The length of the table in bytes.
@@ -198,8 +202,37 @@ impl VhdxTable {
             // Not there, undefined, zero, unmapped, and unmapped in an earlier draft.
             0 | 1 | 2 | 3 | 5 => BlockState::Zero,
             PRESENT => BlockState::At(entry / MIB * MIB),
+            PARTIAL if self.places.disk.locator.is_some() => BlockState::At(entry / MIB * MIB),
             other => BlockState::Invalid(other),
         })
+    }
+
+    /// The state of a block as a number.
+    ///
+    /// # Errors
+    /// Returns an error as [`EntryTable::get`] does.
+    pub(super) fn raw_state(&self, block: u64) -> Result<u64> {
+        Ok(self.entries.get(self.places.index(block))? & 7)
+    }
+
+    /// Reads the bits of a block's sectors.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the block has no bitmap.
+    pub(super) fn bits(&self, block: u64) -> Result<Vec<u8>> {
+        let ratio = self.places.ratio();
+        let entry = self.entries.get(block / ratio * (ratio + 1) + ratio)?;
+        if entry & 7 != PRESENT {
+            return Err(Error::corrupt(format!(
+                "block {block} of the disk is stored in part, and nothing says in which"
+            )));
+        }
+        let length = self.places.disk.block_size / crate::units::SECTOR_SIZE / 8;
+        let mut bits = vec![0; usize::try_from(length).unwrap_or_default()];
+        let start = (entry / MIB * MIB).saturating_add(block % ratio * length);
+        self.file
+            .read_exact_at(start, &mut bits, "the bitmap of a block")?;
+        Ok(bits)
     }
 
     /// Sets the place from which new blocks are put, behind all else, in bytes.

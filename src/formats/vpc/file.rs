@@ -6,18 +6,22 @@
 
 use std::sync::Arc;
 
+use super::differencing::{DifferencingDisk, VhdParent};
 use super::fixed::FixedDisk;
 use super::footer::{self, DiskKind, LONGEST, SizeRule, VhdFooter};
 use super::header::DynamicDisk;
 use super::table::VhdTable;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
-use crate::formats::driver::{ImageFile, Parts, Warning, WriteParts, without_text};
+use crate::formats::driver::{BackingRef, ImageFile, Parts, Warning, WriteParts, without_text};
 use crate::formats::info::ImageInfo;
-use crate::formats::{Image, WritableImage};
+use crate::formats::{Image, WritableImage, parent_name};
 use crate::options::Values;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
+
+/// The most entries that are looked at before an image is read. Longer tables are believed until a block is read.
+const MOST_LOOKED_AT: u64 = 1 << 22;
 
 /// A VPC file.
 pub(super) struct VpcFile {
@@ -30,6 +34,8 @@ pub(super) struct VpcFile {
     is_from_end: bool,
     rule: SizeRule,
     layout: VpcLayout,
+    /// The image that has what a differencing one doesn't.
+    parent: Option<VhdParent>,
 }
 
 /// The way from the disk to the file.
@@ -82,13 +88,14 @@ impl VpcFile {
             (None, Some(Err(error))) => return Err(error),
             (None, _) => return Err(Error::corrupt("invalid VPC image")),
         };
-        if !is_fixed && is_kind(&footer, &[DiskKind::Differencing]) {
-            return Err(Error::unsupported(
-                "the image is a differencing disk, which is read together with its parent only",
-            ));
-        }
         let layout = layout(file.as_ref(), &footer, is_fixed, SizeRule::default())?;
+        let is_differencing = !is_fixed && is_kind(&footer, &[DiskKind::Differencing]);
+        let parent = match is_differencing {
+            true => Some(VhdParent::read(file.as_ref(), footer.data_offset())?),
+            false => None,
+        };
         Ok(Self {
+            parent,
             file,
             footer,
             footer_at,
@@ -139,6 +146,31 @@ impl ImageFile for VpcFile {
         }
     }
 
+    fn backing(&self) -> Option<BackingRef<'_>> {
+        self.parent.as_ref().map(|parent| BackingRef {
+            name: &parent.name,
+            format: Some(b"vpc"),
+        })
+    }
+
+    fn content_id(&self) -> Option<u64> {
+        Some(parent_name::content_id(self.footer.id()))
+    }
+
+    fn backing_content_id(&self) -> Option<u64> {
+        let parent = self.parent.as_ref()?;
+        Some(parent_name::content_id(parent.id))
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.parent {
+            None => Ok(()),
+            Some(_) => Err(Error::unsupported(
+                "the image is a differencing disk, which this version only reads",
+            )),
+        }
+    }
+
     fn accept(&mut self, options: &Values) -> Result<()> {
         self.rule = SizeRule::of(options)?;
         self.layout = layout(self.file.as_ref(), &self.footer, self.is_fixed, self.rule)?;
@@ -174,15 +206,23 @@ impl ImageFile for VpcFile {
             VpcLayout::Fixed(size) => Arc::new(self.fixed(size)),
             VpcLayout::Dynamic(disk) => {
                 let table = self.table(disk, false);
-                if !parts.salvage {
+                if !parts.salvage && disk.blocks() <= MOST_LOOKED_AT {
                     table.look_for_end()?;
                 }
-                Arc::new(self.dynamic(table))
+                let file = Arc::clone(&self.file);
+                match self.parent {
+                    None => Arc::new(self.dynamic(table)),
+                    Some(_) => {
+                        let disk = DifferencingDisk::new(table, disk, Arc::clone(&file));
+                        Arc::new(BlockImage::new(disk, file, false))
+                    }
+                }
             }
         })
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        self.check_writable()?;
         let disk = match self.layout {
             VpcLayout::Fixed(size) => {
                 return Ok(Box::new(WritableBlocks::new(self.fixed(size), parts.flush)));

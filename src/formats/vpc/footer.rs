@@ -157,6 +157,12 @@ impl VhdFooter {
         }
     }
 
+    /// The identifier of the disk.
+    pub(super) fn id(&self) -> [u8; 16] {
+        let id = self.bytes.get(at::UUID..at::UUID + 16);
+        id.and_then(|id| id.try_into().ok()).unwrap_or_default()
+    }
+
     /// The place of the header of a dynamic disk, in bytes. A fixed disk has none, which is said by all ones.
     pub(super) fn data_offset(&self) -> u64 {
         BigEndian::read_u64(field(&self.bytes, at::DATA_OFFSET))

@@ -4,7 +4,10 @@
 //! starts with a copy of the footer, which leads to a header, and that to a table of blocks. Before each block's
 //! data stands a bitmap of its sectors. All numbers are big-endian. The footer states the size twice, in bytes and
 //! as a geometry, and its creator decides which of them counts.
+//!
+//! What a differencing image doesn't hold is its parent's, which it names as Windows does.
 
+mod differencing;
 mod file;
 mod fixed;
 mod footer;

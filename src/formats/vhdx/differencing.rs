@@ -1,0 +1,147 @@
+//! The disk of a differencing image, read: what it holds itself, sector by sector.
+//!
+//! Of a block that is stored in part, a bitmap says which sectors are. All others are the parent's, and so are blocks
+//! that aren't there. Such an image isn't written by this version.
+
+use std::sync::{Mutex, PoisonError};
+
+use byteorder::{ByteOrder as _, LittleEndian};
+use uuid::{Uuid, uuid};
+
+use super::table::{PARTIAL, VhdxTable};
+use crate::error::{Error, Result};
+use crate::formats::block_map::{Block, BlockTable};
+use crate::formats::driver::without_text;
+use crate::formats::parent_name;
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The kind of a locator that leads to another VHDX.
+const KIND: Uuid = uuid!("b04aefb7-d19e-4a81-b789-25b8e9445913");
+/// The places of the number of entries and of the first entry, and the length of an entry, in bytes.
+const COUNT: usize = 18;
+const FIRST: usize = 20;
+const ENTRY: usize = 12;
+/// The longest locator that is read, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// The parent that the metadata names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct VhdxParent {
+    /// Its name, relative to the image.
+    pub(super) name: Vec<u8>,
+    /// The identifier that its contents have.
+    pub(super) id: [u8; 16],
+}
+
+impl VhdxParent {
+    /// Reads the locator of `length` bytes at `offset`.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if it makes no sense, or if no name can be followed here.
+    pub(super) fn read(file: &dyn Storage, offset: u64, length: u64) -> Result<Self> {
+        let invalid = || without_text(file, "Invalid argument");
+        let length = usize::try_from(length.min(LONGEST)).unwrap_or_default();
+        let mut bytes = vec![0; length];
+        file.read_exact_at(offset, &mut bytes, "the locator of the parent")?;
+        if bytes.get(..16) != Some(&KIND.to_bytes_le()[..]) {
+            return Err(without_text(file, "Operation not supported"));
+        }
+        let count = bytes.get(COUNT..FIRST).ok_or_else(invalid)?;
+        let count = LittleEndian::read_u16(count);
+        let entries = bytes.get(FIRST..).unwrap_or_default().chunks_exact(ENTRY);
+        let (mut id, mut name) = (None, None);
+        for entry in entries.take(count.into()) {
+            let (places, lengths) = entry.split_at(8);
+            let part = |at: usize| {
+                let start = LittleEndian::read_u32(places.get(at * 4..)?);
+                let start = usize::try_from(start).ok()?;
+                let length = usize::from(LittleEndian::read_u16(lengths.get(at * 2..)?));
+                bytes.get(start..start.checked_add(length)?)
+            };
+            let (Some(key), Some(value)) = (part(0), part(1)) else {
+                return Err(invalid());
+            };
+            match text(key).as_deref() {
+                Some("parent_linkage") => {
+                    let stated = text(value).and_then(|value| Uuid::try_parse(&value).ok());
+                    id = stated.map(|id| id.to_bytes_le());
+                }
+                Some("relative_path") => name = parent_name::relative_of_bytes(value),
+                _ => {}
+            }
+        }
+        let id = id.ok_or_else(invalid)?;
+        let name = name.ok_or_else(|| {
+            Error::unsupported(
+                "the image is a differencing disk, and its parent has no name that is relative to the image",
+            )
+        })?;
+        Ok(Self { name, id })
+    }
+}
+
+/// Returns a text in UTF-16.
+fn text(bytes: &[u8]) -> Option<String> {
+    let units = bytes.chunks_exact(2).map(LittleEndian::read_u16);
+    char::decode_utf16(units).collect::<Result<_, _>>().ok()
+}
+
+/// The disk of a differencing image.
+pub(super) struct PartialDisk {
+    table: VhdxTable,
+    /// The block whose bits were read last, and the bits.
+    last: Mutex<Option<(u64, Vec<u8>)>>,
+}
+
+impl PartialDisk {
+    /// The disk whose blocks `table` has.
+    pub(super) fn new(table: VhdxTable) -> Self {
+        Self {
+            table,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Returns true if a sector of a block that is stored in part is.
+    fn is_stored(&self, block: u64, sector: u64) -> Result<bool> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.as_ref().is_some_and(|(of, _)| *of == block);
+        if !known {
+            *last = Some((block, self.table.bits(block)?));
+        }
+        let bits = last.as_ref().map(|(_, bits)| bits);
+        let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
+        let byte = bits.and_then(|bits| bits.get(place));
+        // The least significant bit is that of the first sector.
+        Ok(byte.is_some_and(|byte| byte & (1 << (sector % 8)) != 0))
+    }
+}
+
+impl BlockTable for PartialDisk {
+    fn size(&self) -> u64 {
+        self.table.size()
+    }
+
+    /// Returns the size of a sector: each may be the image's or its parent's.
+    fn block_size(&self) -> u64 {
+        SECTOR_SIZE
+    }
+
+    fn status_step(&self) -> u64 {
+        self.table.block_size()
+    }
+
+    fn lookup(&self, sector: u64) -> Result<Block> {
+        let sectors = self.table.block_size() / SECTOR_SIZE;
+        let (block, within) = (sector / sectors, sector % sectors);
+        let state = self.table.raw_state(block)?;
+        if state == 0 || (state == PARTIAL && !self.is_stored(block, within)?) {
+            return Ok(Block::Absent);
+        }
+        Ok(match self.table.lookup(block)? {
+            Block::At(host) => Block::At(HostOffset(host.0 + within * SECTOR_SIZE)),
+            other => other,
+        })
+    }
+}

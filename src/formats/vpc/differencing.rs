@@ -1,0 +1,144 @@
+//! The disk of a differencing image, read: what it holds itself, sector by sector.
+//!
+//! Of a block that is stored the bitmap says which sectors are. All others are the parent's. Such an image isn't
+//! written by this version.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use byteorder::{BigEndian, ByteOrder as _};
+
+use super::footer::field;
+use super::header::{self, DynamicDisk};
+use super::table::VhdTable;
+use crate::error::{Error, Result};
+use crate::formats::block_map::{Block, BlockTable};
+use crate::formats::parent_name;
+use crate::storage::Storage;
+use crate::units::{HostOffset, SECTOR_SIZE};
+
+/// The places of fields of the header, in bytes.
+mod at {
+    pub(super) const PARENT_ID: usize = 40;
+    pub(super) const PARENT_NAME: usize = 64;
+    pub(super) const PARENT_NAME_END: usize = 576;
+    pub(super) const LOCATORS_END: usize = 768;
+}
+
+/// The length of a locator in bytes.
+const LOCATOR: usize = 24;
+/// The code of a locator that has a relative name in UTF-16, the lowest byte first.
+const RELATIVE: &[u8] = b"W2ru";
+/// The longest name that is read, in bytes.
+const LONGEST_NAME: u32 = 64 << 10;
+
+/// The parent that a header names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct VhdParent {
+    /// Its name, relative to the image.
+    pub(super) name: Vec<u8>,
+    /// The identifier that its footer has.
+    pub(super) id: [u8; 16],
+}
+
+impl VhdParent {
+    /// Reads what the header at `offset` says of the parent.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if no name can be followed here.
+    pub(super) fn read(file: &dyn Storage, offset: u64) -> Result<Self> {
+        let length = file.len()?;
+        let mut bytes = [0; header::LENGTH];
+        file.read_padded_at(offset, &mut bytes, length)?;
+        let locators = bytes
+            .get(at::PARENT_NAME_END..at::LOCATORS_END)
+            .unwrap_or_default();
+        let mut name = None;
+        for locator in locators.chunks_exact(LOCATOR) {
+            let name_length = BigEndian::read_u32(field(locator, 8));
+            if name.is_none() && locator.starts_with(RELATIVE) && name_length <= LONGEST_NAME {
+                let mut bytes = vec![0; usize::try_from(name_length).unwrap_or_default()];
+                let place = BigEndian::read_u64(field(locator, 16));
+                file.read_padded_at(place, &mut bytes, length)?;
+                name = parent_name::relative_of_bytes(&bytes);
+            }
+        }
+        let stated = bytes
+            .get(at::PARENT_NAME..at::PARENT_NAME_END)
+            .unwrap_or_default();
+        let stated = stated.chunks_exact(2).map(BigEndian::read_u16);
+        let name = name.or_else(|| parent_name::relative(stated.take_while(|unit| *unit != 0)));
+        let name = name.ok_or_else(|| {
+            Error::unsupported(
+                "the image is a differencing disk, and its parent has no name that is relative to the image",
+            )
+        })?;
+        let id = bytes.get(at::PARENT_ID..at::PARENT_ID + 16);
+        let id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
+        Ok(Self { name, id })
+    }
+}
+
+/// The disk of a differencing image.
+pub(super) struct DifferencingDisk {
+    table: VhdTable,
+    disk: DynamicDisk,
+    file: Arc<dyn Storage>,
+    /// The block whose bitmap was read last, and the bitmap.
+    last: Mutex<Option<(u64, Vec<u8>)>>,
+}
+
+impl DifferencingDisk {
+    /// The disk whose blocks `table` has.
+    pub(super) fn new(table: VhdTable, disk: DynamicDisk, file: Arc<dyn Storage>) -> Self {
+        Self {
+            table,
+            disk,
+            file,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Returns true if a sector of a block is stored. The block's data starts at `host`.
+    fn is_stored(&self, block: u64, sector: u64, host: HostOffset) -> Result<bool> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.as_ref().is_some_and(|(of, _)| *of == block);
+        if !known {
+            let length = self.disk.bitmap_length();
+            let mut bitmap = vec![0; usize::try_from(length).unwrap_or_default()];
+            self.file
+                .read_exact_at(host.0 - length, &mut bitmap, "the bitmap of a block")?;
+            *last = Some((block, bitmap));
+        }
+        let bitmap = last.as_ref().map(|(_, bitmap)| bitmap);
+        let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
+        let byte = bitmap.and_then(|bitmap| bitmap.get(place));
+        // The most significant bit is that of the first sector.
+        Ok(byte.is_some_and(|byte| byte & (0x80 >> (sector % 8)) != 0))
+    }
+}
+
+impl BlockTable for DifferencingDisk {
+    fn size(&self) -> u64 {
+        self.disk.size
+    }
+
+    /// Returns the size of a sector: each may be the image's or its parent's.
+    fn block_size(&self) -> u64 {
+        SECTOR_SIZE
+    }
+
+    fn status_step(&self) -> u64 {
+        self.disk.block_size
+    }
+
+    fn lookup(&self, sector: u64) -> Result<Block> {
+        let sectors = self.disk.block_size / SECTOR_SIZE;
+        let (block, within) = (sector / sectors, sector % sectors);
+        Ok(match self.table.lookup(block)? {
+            Block::At(host) if self.is_stored(block, within, host)? => {
+                Block::At(HostOffset(host.0 + within * SECTOR_SIZE))
+            }
+            _ => Block::Absent,
+        })
+    }
+}
