@@ -11,7 +11,7 @@ use crate::common::Noise;
 use crate::{Driver, disk, formats, image, parts};
 
 /// Looks at a file in every way that doesn't write. Returns true if it could be read.
-fn look(driver: Driver, bytes: Vec<u8>) -> bool {
+pub fn look(driver: Driver, bytes: Vec<u8>) -> bool {
     let storage = Arc::new(MemoryStorage::new(bytes));
     let mut is_readable = false;
     for how in [Load::Use, Load::Check] {

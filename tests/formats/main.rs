@@ -12,6 +12,7 @@ mod damage;
 mod own;
 mod power;
 mod promises;
+mod sealed;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
