@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cowhide::formats::FORMATS;
 use cowhide::formats::driver::Load;
 use cowhide::formats::info::ImageInfo;
 use cowhide::storage::{MemoryStorage, Operation};
@@ -43,6 +44,23 @@ fn an_image_is_taken_for_what_it_is() {
         // What is nothing in particular is no format's but that of files that may hold anything.
         let anything = driver.capabilities().transparent;
         assert_eq!(driver.probe(&[0; 512]) > 0, anything, "{}", driver.name());
+    }
+}
+
+/// What a device held before is read in no image that is made there.
+#[test]
+fn nothing_old_of_a_device_shows() {
+    for format in FORMATS {
+        let driver = &**format;
+        let disk = disk(MIB + 512, 9);
+        if image(driver, &disk).is_none() {
+            continue;
+        }
+        let storage = Arc::new(MemoryStorage::new(vec![0xee; 24 * MIB]).as_device());
+        create(driver, &disk, &storage, 1).unwrap();
+        let found = read(driver, &storage.contents()).unwrap();
+        // The disk of some formats is as long as the device.
+        assert!(found[..disk.len()] == disk, "{}", driver.name());
     }
 }
 

@@ -63,8 +63,17 @@ impl VpcPlan {
 impl Plan for VpcPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = parts.file;
+        let is_device = !file.starts_as_zeroes();
+        let needed = self.size + footer::LENGTH as u64;
+        if is_device && self.kind == DiskKind::Fixed && file.len()? != needed {
+            // Its footer is looked for at the end.
+            return Err(Error::invalid(format!(
+                "a fixed image of this size fills a device of {needed} bytes, and this one has {}",
+                file.len()?
+            )));
+        }
         // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
-        if !file.starts_as_zeroes() {
+        if is_device {
             file.write_at(0, &[0; footer::LENGTH])?;
         }
         if self.kind == DiskKind::Dynamic {
@@ -72,18 +81,76 @@ impl Plan for VpcPlan {
             let table = VhdTable::new(Arc::clone(&file), disk, self.footer);
             return Ok(Box::new(NewBlocks::new(table, file, false, parts.flush)));
         }
-        if !file.starts_as_zeroes() {
-            let (length, needed) = (file.len()?, self.size + footer::LENGTH as u64);
-            // Its footer is looked for at the end.
-            if length != needed {
-                return Err(Error::invalid(format!(
-                    "a fixed image of this size fills a device of {needed} bytes, and this one has {length}"
-                )));
-            }
+        if is_device {
             // The source ends before the disk where its size was rounded up.
             make_zero(file.as_ref(), self.wanted.min(self.size)..needed)?;
         }
         let disk = FixedDisk::new(Arc::clone(&file), self.footer, self.size, self.size);
         Ok(Box::new(NewBlocks::new(disk, file, true, parts.flush)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::driver::{ImageFile as _, Parts};
+    use crate::formats::vpc::file::VpcFile;
+    use crate::options::Values;
+    use crate::storage::{MemoryStorage, Storage};
+    use crate::units::GuestOffset;
+
+    /// Makes an empty image on a device that is full of something else.
+    fn on_device(subformat: &str, device: usize, size: u64) -> (Arc<MemoryStorage>, Result<()>) {
+        let storage = Arc::new(MemoryStorage::new(vec![0xee; device]).as_device());
+        let mut options = Values::default();
+        options.set("subformat", subformat);
+        let plan = VpcPlan::new(&NewDisk {
+            size,
+            options: &options,
+            backing_size: None,
+            base: None,
+            path: std::path::Path::new("image"),
+            compressed: false,
+            align: None,
+            path_of: |name| Ok(name.into()),
+        });
+        let made = plan.unwrap().create(NewParts {
+            file: Arc::<MemoryStorage>::clone(&storage),
+            files: Vec::new(),
+            secret: None,
+            flush: true,
+        });
+        let made = made.and_then(|image| {
+            let room = image.reserve(GuestOffset(0), 512, &[0..512], &[])?;
+            image.write(&room, &[1; 512])?;
+            image.finish()
+        });
+        (storage, made)
+    }
+
+    #[test]
+    fn nothing_old_of_a_device_shows() {
+        // One cylinder of a geometry, of which the source has a sector.
+        let size = 34816;
+        for (subformat, length) in [("fixed", size + 512), ("dynamic", 3 << 20)] {
+            let (storage, made) = on_device(subformat, length, 512);
+            made.unwrap();
+            let file: Arc<dyn Storage> = storage;
+            let image = VpcFile::load(file).unwrap().open(Parts::default()).unwrap();
+            let mut disk = vec![0xaa; size];
+            image.read_at(GuestOffset(0), &mut disk).unwrap();
+            assert!(disk[..512].iter().all(|byte| *byte == 1), "{subformat}");
+            // A fixed disk is written as a whole by those who copy, zeroes too, up to the source's end.
+            assert!(disk[512..].iter().all(|byte| *byte == 0), "{subformat}");
+        }
+    }
+
+    #[test]
+    fn a_device_of_another_length_is_left_as_it_is() {
+        for length in [34816, 34816 + 513, 1 << 20] {
+            let (storage, made) = on_device("fixed", length, 512);
+            assert!(made.unwrap_err().to_string().contains("of 35328 bytes"));
+            assert!(storage.contents() == vec![0xee; length]);
+        }
     }
 }
