@@ -134,6 +134,7 @@ fn plan_target<'a>(
         false => operands::driver(args.target_format())?,
     };
     if !args.no_create {
+        driver.check_creates()?;
         let path = file_name::path(to)?;
         protocols::check_creates(driver.protocol(), &path)?;
     }

@@ -42,6 +42,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let name = operand.to_string_lossy();
     let with_name = |error: Error| error.context(&name);
     let driver = operands::driver(format_name).map_err(with_name)?;
+    driver.check_creates().map_err(with_name)?;
     let path = file_name::new_file(operand).map_err(with_name)?;
     list::check_creates(driver.protocol(), &path).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();

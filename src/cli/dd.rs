@@ -53,6 +53,7 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
     }
     let name = output.to_string_lossy();
     let failed = |error: Error| cant_create(&name, error);
+    driver.check_creates()?;
     protocols::check_creates(driver.protocol(), &path).map_err(failed)?;
     let options = Values::of_lists(&driver.create_options(), &[]).map_err(failed)?;
     let to = target(output, driver, options, secrets, CacheMode::Writeback).map_err(failed)?;

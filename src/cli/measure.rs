@@ -73,7 +73,9 @@ fn target(args: &MeasureArgs) -> Result<(Format, Values), Failure> {
         return Err(no_measure(name).into());
     }
     let format = operands::format(name)?;
-    let specs = Driver::from(format).create_options();
+    let driver = Driver::from(format);
+    driver.check_creates()?;
+    let specs = driver.create_options();
     let options = Values::of_lists(&specs, &args.options).map_err(|error| {
         complain_of(&error.into());
         anyhow!("Invalid options for file format '{format}'")

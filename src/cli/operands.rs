@@ -211,6 +211,7 @@ pub(super) fn helped(
         return Ok(false);
     }
     let driver = driver(format)?;
+    driver.check_creates()?;
     name.map(file_name::file).transpose()?;
     print(&help(driver, name.is_some()))?;
     Ok(true)

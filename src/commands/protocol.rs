@@ -2,7 +2,9 @@
 //!
 //! QEMU has protocols as drivers below its formats. Without a format the bytes are those of a raw image.
 
+use crate::error::Result;
 use crate::formats::Format;
+use crate::formats::driver::no_creation;
 use crate::options::OptionSpec;
 use crate::storage::{Protocol, list};
 
@@ -16,6 +18,19 @@ pub enum Driver {
 }
 
 impl Driver {
+    /// Refuses a format of which there are no new images: it has no options for them, not even a size.
+    ///
+    /// # Errors
+    /// Returns an error that names the format.
+    pub fn check_creates(self) -> Result<()> {
+        match self {
+            Self::Format(format) if format.create_options().is_empty() => {
+                Err(no_creation(format.name()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the driver of that name, if this version has it for new images.
     pub fn from_name(name: &str) -> Option<Self> {
         let protocol = || Protocol::from_name(name).map(Self::Protocol);

@@ -104,10 +104,7 @@ pub trait FormatDriver: Sync {
     /// such a disk. The wording is `qemu-img`'s.
     fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {
         let _ = new;
-        Err(Error::unsupported(format!(
-            "Format driver '{}' does not support image creation",
-            self.name()
-        )))
+        Err(no_creation(self.name()))
     }
 
     /// Returns the size that the file of a new image will have.
@@ -572,6 +569,13 @@ pub struct Measured {
 pub fn without_text(file: &dyn Storage, reason: &str) -> Error {
     let name = printable(&file.location().to_string_lossy());
     Error::unsupported(reason).context(format!("Could not open '{name}'"))
+}
+
+/// Returns the error for a driver that makes no new images.
+pub fn no_creation(driver: &str) -> Error {
+    Error::unsupported(format!(
+        "Format driver '{driver}' does not support image creation"
+    ))
 }
 
 /// Returns the error for a driver that doesn't measure.

@@ -125,7 +125,7 @@ fn wrong_headers() {
         fs::write(folder.join("x"), wrong).unwrap();
         same_answer(folder, &words("info -f cloop x"));
     }
-    for length in [0, 100, 131] {
+    for length in [0, 100] {
         fs::write(folder.join("x"), &bytes[..length]).unwrap();
         same_answer(folder, &words("info -f cloop x"));
     }

@@ -235,6 +235,9 @@ fn is_mapped(folder: &Path, driver: Driver, image: &str) -> bool {
 /// Help, and mistakes in every option.
 fn options(driver: Driver) {
     let format = driver.name();
+    if driver.create_options().is_empty() {
+        return no_options(format);
+    }
     for line in [
         "create -f FORMAT -o help",
         "create -f FORMAT -o help x",
@@ -280,6 +283,29 @@ fn options(driver: Driver) {
             );
         }
     }
+}
+
+/// A format without new images has no help of their options.
+fn no_options(format: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    write_disk(&folder.path().join("disk.raw"), 512, 3);
+    for line in [
+        "create -f FORMAT -o help",
+        "create -f FORMAT -o help x",
+        "create -f FORMAT x",
+        "create -f FORMAT x 1bogus",
+        "create -f FORMAT -o bogus=1 x 1M",
+        "convert -O FORMAT -o help",
+        "convert -O FORMAT -o help disk.raw x",
+        "convert -O FORMAT nofile x",
+        "convert -O FORMAT disk.raw x",
+        "dd -O FORMAT if=disk.raw of=x",
+        "measure -O FORMAT disk.raw",
+        "amend -f FORMAT -o help disk.raw",
+    ] {
+        same(folder.path(), &line.replace("FORMAT", format));
+    }
+    assert!(!folder.path().join("x").exists());
 }
 
 /// A disk that is too large for anything. Of some formats the real tool makes a file that it doesn't open.
