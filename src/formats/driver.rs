@@ -43,6 +43,13 @@ pub trait FormatDriver: Sync {
     /// that is shorter.
     fn probe(&self, start: &[u8]) -> u8;
 
+    /// Returns true if a file's name, as it was given, makes the file one of this format as far as its contents tell
+    /// no other.
+    fn is_named(&self, name: &[u8]) -> bool {
+        let _ = name;
+        false
+    }
+
     /// Returns the options that a node of this format may be given.
     fn open_options(&self) -> &'static [OptionSpec] {
         &[]

@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 use super::driver::{FormatDriver, Load, Parts};
 use super::image::Image;
-use super::{bochs, cloop, luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
+use super::{bochs, cloop, dmg, luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
 use crate::crypto::Secret;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub const FORMATS: &[Format] = &[
     Format(&parallels::Parallels),
     Format(&qed::Qed),
+    Format(&dmg::Dmg),
     Format(&bochs::Bochs),
     Format(&cloop::Cloop),
     Format(&vpc::Vpc),
@@ -96,6 +97,11 @@ pub(super) fn of_start(start: &[u8]) -> Format {
     // Of equals the first one counts.
     let surest = scored.rev().max_by_key(|(score, _)| *score);
     surest.map_or(Format::RAW, |(_, format)| format)
+}
+
+/// Returns the format that a file's name stands for, where its contents tell none.
+pub fn named(name: &[u8]) -> Option<Format> {
+    FORMATS.iter().copied().find(|format| format.is_named(name))
 }
 
 /// Opens an image for reading, without its backing file and without other files. `secret` is the password, for

@@ -7,7 +7,7 @@ use super::image_name;
 use super::names::Names;
 use super::node::{BackingNode, Node};
 use crate::error::{Error, Result};
-use crate::formats::{ImageFile, foreign};
+use crate::formats::{self, ImageFile};
 use crate::options::json;
 
 impl Names {
@@ -34,7 +34,7 @@ impl Names {
         let mut source = Node::plain(path, shown, None);
         source.of_driver(format)?;
         if format.is_none() {
-            source.is_named_foreign = foreign::is_named(name);
+            source.named = formats::named(name);
         }
         Ok(source)
     }

@@ -10,7 +10,7 @@ use super::node::Node;
 use super::parse::{self, Parsed, Shown};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result, printable};
-use crate::formats::foreign;
+use crate::formats;
 use crate::options::json::PREFIX;
 use crate::options::{Tree, qemu_json, tree};
 
@@ -36,7 +36,7 @@ pub fn by_name<'a>(
         let mut source = Node::plain(path, text.clone(), None);
         source.of_driver(stated)?;
         if stated.is_none() {
-            source.is_named_foreign = foreign::is_named(name.as_bytes());
+            source.named = formats::named(name.as_bytes());
         }
         Ok((source, shown))
     };

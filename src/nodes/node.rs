@@ -76,9 +76,9 @@ pub struct Node<'a> {
     pub below: BackingNode<'a>,
     /// True if the file is to be read in a way that bypasses the system's cache, and no option allows that.
     pub needs_direct: bool,
-    /// True if the file's name is that of a format which can't be told from the contents; see
-    /// [`is_named`](crate::formats::foreign::is_named).
-    pub is_named_foreign: bool,
+    /// The format that the file's name stands for, where the contents tell none; see
+    /// [`named`](crate::formats::named).
+    pub named: Option<Format>,
     /// The receiver of warnings about an image that can be used all the same: a line, and lines of help.
     pub warn: fn(&str, &str),
 }
@@ -136,7 +136,7 @@ impl Node<'_> {
             other_handles: Vec::new(),
             below: BackingNode::Stored,
             needs_direct: false,
-            is_named_foreign: false,
+            named: None,
             warn: |_, _| (),
         }
     }

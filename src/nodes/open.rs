@@ -13,7 +13,7 @@ use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Load, Parts};
 use crate::formats::encryption::{key_secret, missing_secret};
-use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage, foreign};
+use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage};
 use crate::options::Values;
 use crate::storage::{
     Access, Opening, Purpose, Refuse, Sharing, Storage, Window, WindowRange, list,
@@ -175,11 +175,13 @@ impl Node<'_> {
 
     /// Finds the format, which must be one that can have the options.
     fn found(&self, storage: &dyn Storage) -> Result<Format> {
-        let format = formats::probe(storage)?;
+        let found = formats::probe(storage)?;
+        let format = match self.named {
+            // An empty file is nothing but raw.
+            Some(named) if found.capabilities().transparent && !storage.is_empty()? => named,
+            _ => found,
+        };
         let capabilities = format.capabilities();
-        if capabilities.transparent && self.is_named_foreign {
-            foreign::refuse_named(storage)?;
-        }
         let mut others = self.others.iter();
         if let Some((role, _)) = others.find(|(role, _)| !format.has_role(role)) {
             return Err(unsupported_option(format, role));

@@ -35,6 +35,7 @@ mod descriptors;
 mod devices;
 mod differencing;
 mod dialects;
+mod dmg;
 mod drivers;
 mod errors;
 mod every_format;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
     trials.extend(qcow::trials());
     trials.extend(bochs::trials());
     trials.extend(cloop::trials());
+    trials.extend(dmg::trials());
     trials.extend(qed::trials());
     trials.extend(qemu_io::trials());
     trials.extend(reports::trials());

@@ -1,0 +1,103 @@
+//! dmg: disk images of macOS (UDIF), to read.
+//!
+//! The last 512 bytes of the file lead to tables of chunks, in a property list or in a resource fork. A chunk is a run
+//! of sectors that is zero, stored as it is, or compressed, each in its own way. All numbers are big-endian. Nothing
+//! at the start of the file tells the format, so its name has to.
+
+mod adc;
+mod image;
+mod property_list;
+mod tables;
+mod trailer;
+
+use std::sync::Arc;
+
+use self::image::DmgImage;
+use self::tables::{DmgChunk, read_chunks};
+use self::trailer::Trailer;
+use super::driver::{Capabilities, FormatDriver, ImageFile, Load, Parts, Warning};
+use super::info::ImageInfo;
+use super::{Image, OpaqueImage};
+use crate::error::Result;
+use crate::storage::Storage;
+
+/// The end of the names of such files.
+const SUFFIX: &[u8] = b".dmg";
+
+/// The format dmg.
+pub struct Dmg;
+
+impl FormatDriver for Dmg {
+    fn name(&self) -> &'static str {
+        "dmg"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn probe(&self, _start: &[u8]) -> u8 {
+        0
+    }
+
+    fn is_named(&self, name: &[u8]) -> bool {
+        name.len() > SUFFIX.len() && name.ends_with(SUFFIX)
+    }
+
+    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
+        let trailer = Trailer::read(file.as_ref())?;
+        let chunks = Arc::new(read_chunks(file.as_ref(), &trailer)?);
+        Ok(Box::new(DmgFile {
+            file,
+            size: trailer.size,
+            chunks,
+        }))
+    }
+}
+
+/// A dmg file whose tables have been read.
+struct DmgFile {
+    file: Arc<dyn Storage>,
+    size: u64,
+    chunks: Arc<Vec<DmgChunk>>,
+}
+
+impl DmgFile {
+    /// Returns true if the tables have every sector of the disk.
+    fn is_covered(&self) -> bool {
+        let mut end = 0;
+        for chunk in self.chunks.iter() {
+            if chunk.start > end {
+                return false;
+            }
+            end = end.max(chunk.start.saturating_add(chunk.length));
+        }
+        end >= self.size
+    }
+}
+
+impl ImageFile for DmgFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        if self.is_covered() {
+            return Vec::new();
+        }
+        vec![Warning {
+            text: "parts of the disk are in none of the image's tables, and read as zeroes",
+            hint: "",
+        }]
+    }
+
+    fn describe(&self, info: &mut ImageInfo) -> Result<()> {
+        info.dirty_flag = None;
+        Ok(())
+    }
+
+    fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {
+        let image = DmgImage::new(Arc::clone(&self.file), self.size, Arc::clone(&self.chunks));
+        Ok(Arc::new(OpaqueImage::new(image)))
+    }
+}

@@ -1,0 +1,314 @@
+//! Disk images of macOS: made here by hand, of every kind of chunk.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use libtest_mimic::Trial;
+
+use crate::common::Noise;
+use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::trial;
+
+const ZERO: u32 = 0;
+const RAW: u32 = 1;
+const IGNORE: u32 = 2;
+const ADC: u32 = 0x8000_0004;
+const ZLIB: u32 = 0x8000_0005;
+const BZIP2: u32 = 0x8000_0006;
+const LZMA: u32 = 0x8000_0008;
+const COMMENT: u32 = 0x7fff_fffe;
+const END: u32 = 0xffff_ffff;
+/// 1 KiB of the letter `b`, as bzip2 has it.
+const BZIP2_OF_B: &str = "QlpoOTFBWSZTWcFSjTsAAARBAMAAEAAACCAAMMwFU2piKDxdyRThQkMFSjTs";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("dmg::disks_are_read", disks),
+        trial("dmg::chunks_that_the_real_tool_lacks", more_chunks),
+        trial("dmg::resource_forks", resource_forks),
+        trial("dmg::names", names),
+        trial("dmg::trailers", trailers),
+        trial("dmg::wrong_tables", wrong_tables),
+        trial("dmg::refusals", refusals),
+    ]
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// A chunk: its kind, its first sector in its table, the number of sectors, and what is stored.
+type Chunk = (u32, u64, u64, Vec<u8>);
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A table whose chunks are stored one behind the other, behind what `data` holds already.
+fn table(first: u64, chunks: &[Chunk], data: &mut Vec<u8>) -> Vec<u8> {
+    let mut table = b"mish\0\0\0\x01".to_vec();
+    table.extend(first.to_be_bytes());
+    table.extend(0u64.to_be_bytes());
+    table.extend(0u64.to_be_bytes());
+    table.resize(200, 0);
+    table.extend(u32::try_from(chunks.len()).unwrap().to_be_bytes());
+    for (kind, sector, sectors, stored) in chunks {
+        table.extend(kind.to_be_bytes());
+        table.extend([0; 4]);
+        for number in [*sector, *sectors, data.len() as u64, stored.len() as u64] {
+            table.extend(number.to_be_bytes());
+        }
+        data.extend(stored);
+    }
+    table
+}
+
+/// The trailer of an image of so many sectors.
+fn trailer(sectors: u64, fork: (usize, usize), list: (usize, usize)) -> Vec<u8> {
+    let mut trailer = vec![0; 512];
+    trailer[..4].copy_from_slice(b"koly");
+    trailer[7] = 4;
+    trailer[10] = 2;
+    let mut put =
+        |at: usize, number: u64| trailer[at..at + 8].copy_from_slice(&number.to_be_bytes());
+    put(40, fork.0 as u64);
+    put(48, fork.1 as u64);
+    put(216, list.0 as u64);
+    put(224, list.1 as u64);
+    put(492, sectors);
+    trailer
+}
+
+/// An image whose tables are in a property list.
+fn image(sectors: u64, tables: &[(u64, Vec<Chunk>)]) -> Vec<u8> {
+    let mut data = Vec::new();
+    let tables: Vec<Vec<u8>> = tables
+        .iter()
+        .map(|(first, chunks)| table(*first, chunks, &mut data))
+        .collect();
+    let mut list = "<plist><dict><key>resource-fork</key><dict><key>blkx</key><array>".to_owned();
+    for table in tables {
+        let text = STANDARD.encode(table);
+        let (one, two) = text.split_at(text.len() / 2);
+        list += &format!("<dict><key>Data</key><data>\n\t\t{one}\n\t\t{two}\n</data></dict>");
+    }
+    list += "</array></dict></dict></plist>\n";
+    let start = data.len();
+    data.extend(list.bytes());
+    data.extend(trailer(sectors, (0, 0), (start, list.len())));
+    data
+}
+
+/// A disk and an image of it, in two tables.
+fn simple() -> (Vec<u8>, Vec<u8>) {
+    let mut disk = Noise(9).bytes(40 * 512);
+    disk[8 * 512..16 * 512].fill(0);
+    disk[20 * 512..24 * 512].fill(0);
+    disk[24 * 512..30 * 512].fill(7);
+    let part = |from: usize, to: usize| disk[from * 512..to * 512].to_vec();
+    let one = vec![
+        (RAW, 0, 8, part(0, 8)),
+        (COMMENT, 0, 0, vec![]),
+        (ZERO, 8, 8, vec![]),
+        (ZLIB, 16, 4, zlib(&part(16, 20))),
+        (END, 20, 0, vec![]),
+    ];
+    let two = vec![
+        (IGNORE, 0, 4, vec![]),
+        (ZLIB, 4, 6, zlib(&part(24, 30))),
+        (ZLIB, 10, 10, zlib(&part(30, 40))),
+        (END, 20, 0, vec![]),
+    ];
+    let bytes = image(40, &[(0, one), (20, two)]);
+    (disk, bytes)
+}
+
+fn to_raw(tool: Tool, folder: &Path) -> Option<Vec<u8>> {
+    let _ = fs::remove_file(folder.join("back.raw"));
+    tool(folder, &words("convert -f dmg -O raw x.dmg back.raw"));
+    fs::read(folder.join("back.raw")).ok()
+}
+
+fn folder_with(bytes: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.dmg"), bytes).unwrap();
+    folder
+}
+
+fn disks() {
+    let (disk, bytes) = simple();
+    let folder = folder_with(&bytes);
+    let folder = folder.path();
+    for line in [
+        "info x.dmg",
+        "info --output=json x.dmg",
+        "map --output=json x.dmg",
+        "map x.dmg",
+        "check x.dmg",
+        "measure -O qcow2 x.dmg",
+    ] {
+        same_answer(folder, &words(line));
+    }
+    for tool in [ours as Tool, qemu_img] {
+        assert!(to_raw(tool, folder).unwrap() == disk);
+    }
+    for workers in ["1", "8"] {
+        let line = format!("convert -m {workers} -O qcow2 x.dmg y.qcow2");
+        ours(folder, &words(&line)).ok();
+        let said = qemu_img(folder, &words("compare -f dmg -F qcow2 x.dmg y.qcow2")).ok();
+        assert_eq!(said, "Images are identical.\n");
+    }
+}
+
+/// The real tool warns of these, and fails when they are read.
+fn more_chunks() {
+    let bzip2 = STANDARD.decode(BZIP2_OF_B).unwrap();
+    let adc = [vec![0x80, b'a'], [0x7f, 0, 0].repeat(21)].concat();
+    let chunks = vec![(ADC, 0, 2, adc), (BZIP2, 2, 2, bzip2)];
+    let folder = folder_with(&image(4, &[(0, chunks)]));
+    let found = to_raw(ours, folder.path()).unwrap();
+    assert!(found[..1024].iter().all(|byte| *byte == b'a'));
+    assert!(found[1024..].iter().all(|byte| *byte == b'b'));
+    let chunks = vec![(RAW, 0, 1, vec![5; 512]), (LZMA, 1, 1, vec![0; 100])];
+    let folder = folder_with(&image(2, &[(0, chunks)]));
+    let said = ours(folder.path(), &words("convert -O raw x.dmg back.raw"));
+    said.fails(
+        1,
+        "compressed in a way (80000008) that this version doesn't read",
+    );
+}
+
+fn resource_forks() {
+    let disk = Noise(4).bytes(4096);
+    let mut data = Vec::new();
+    let table = table(0, &[(ZLIB, 0, 8, zlib(&disk))], &mut data);
+    let mut fork = 256u32.to_be_bytes().to_vec();
+    fork.extend([0; 4]);
+    fork.extend(u32::try_from(table.len() + 4).unwrap().to_be_bytes());
+    fork.resize(256, 0);
+    fork.extend(u32::try_from(table.len()).unwrap().to_be_bytes());
+    fork.extend(table);
+    fork.extend([9; 50]);
+    let start = data.len();
+    data.extend(&fork);
+    data.extend(trailer(8, (start, fork.len()), (0, 0)));
+    let folder = folder_with(&data);
+    for tool in [ours as Tool, qemu_img] {
+        assert!(to_raw(tool, folder.path()).unwrap() == disk);
+    }
+    // Lengths that lead out of it.
+    for (at, number) in [(0, 4000), (8, 0), (8, 4000), (256, 0), (256, 4000)] {
+        let mut wrong = data.clone();
+        wrong[start + at..start + at + 4].copy_from_slice(&u32::to_be_bytes(number));
+        fs::write(folder.path().join("x.dmg"), wrong).unwrap();
+        for tool in [ours as Tool, qemu_img] {
+            let said = tool(folder.path(), &words("info x.dmg"));
+            assert_eq!(said.status, Some(1), "{at} {number}");
+        }
+    }
+}
+
+/// The name tells the format, unless the contents tell another one.
+fn names() {
+    let (_, bytes) = simple();
+    let folder = folder_with(&bytes);
+    let folder = folder.path();
+    for name in ["y.img", "x.DMG", "y.dmg.bin", ".dmg"] {
+        fs::write(folder.join(name), &bytes).unwrap();
+        same_answer(folder, &["info", name]);
+    }
+    same_answer(folder, &["info", "./.dmg"]);
+    qemu_img(folder, &words("create -q -f qcow2 z.dmg 1M")).ok();
+    same_answer(folder, &words("info z.dmg"));
+    for line in [
+        "create -q -f qcow2 -b x.dmg -F dmg over.qcow2",
+        "create -q -f qcow2 -b x.dmg over.qcow2",
+    ] {
+        same_answer(folder, &words(line));
+    }
+    same_answer(folder, &words("info --backing-chain over.qcow2"));
+}
+
+fn trailers() {
+    let (disk, bytes) = simple();
+    let folder = folder_with(&bytes);
+    let folder = folder.path();
+    for more in [200, 300, 600] {
+        let mut longer = bytes.clone();
+        longer.resize(bytes.len() + more, 1);
+        fs::write(folder.join("x.dmg"), longer).unwrap();
+        same_answer(folder, &words("info x.dmg"));
+        let found = to_raw(ours, folder);
+        assert!(found == to_raw(qemu_img, folder));
+        assert!(found.is_none_or(|found| found == disk));
+    }
+    for length in [0, 511, 512, bytes.len() - 512] {
+        fs::write(folder.join("x.dmg"), &bytes[..length]).unwrap();
+        same_answer(folder, &words("info x.dmg"));
+    }
+    // One of several files.
+    let mut part = bytes.clone();
+    let at = part.len() - 512 + 63;
+    part[at] = 2;
+    fs::write(folder.join("x.dmg"), part).unwrap();
+    ours(folder, &words("info x.dmg")).fails(1, "the image is in 2 files");
+}
+
+/// The real tool crashes at some of these, and hands out what was in its memory at others.
+fn wrong_tables() {
+    let raw = |sector, bytes: usize| (RAW, sector, 2, vec![5; bytes]);
+    let short = zlib(&[5; 1000]);
+    for chunks in [
+        vec![raw(0, 1000)],
+        vec![(ZLIB, 0, 2, short)],
+        vec![(ZLIB, 0, 2, vec![0xff; 100])],
+        vec![],
+    ] {
+        let folder = folder_with(&image(2, &[(0, chunks)]));
+        assert!(to_raw(ours, folder.path()).is_none());
+    }
+    // Not in order: the real tool fails.
+    let folder = folder_with(&image(4, &[(0, vec![raw(2, 1024), raw(0, 1024)])]));
+    assert_eq!(to_raw(ours, folder.path()).unwrap(), [5; 2048]);
+    // A hole, and an end before the disk's.
+    let folder = folder_with(&image(8, &[(0, vec![raw(0, 1024), raw(4, 1024)])]));
+    let said = ours(folder.path(), &words("convert -O raw x.dmg back.raw"));
+    assert!(
+        said.status == Some(0) && said.stderr.contains("read as zeroes"),
+        "{said:?}"
+    );
+    let expected = [[5; 1024], [0; 1024], [5; 1024], [0; 1024]].concat();
+    assert_eq!(fs::read(folder.path().join("back.raw")).unwrap(), expected);
+    // Too long.
+    let folder = folder_with(&image(2, &[(0, vec![(ZLIB, 0, 200_000, vec![5; 1024])])]));
+    let message = "sector count 200000 for chunk 0 is larger than max (131072)";
+    ours(folder.path(), &words("info x.dmg")).fails(1, message);
+}
+
+fn refusals() {
+    let (_, bytes) = simple();
+    let folder = folder_with(&bytes);
+    let folder = folder.path();
+    for line in [
+        "create -f dmg y 1M",
+        "measure -O dmg --size 1M",
+        "convert -O dmg x.dmg y",
+    ] {
+        same_answer(folder, &words(line));
+    }
+    fs::write(folder.join("disk.raw"), [5; 512]).unwrap();
+    for line in [
+        "convert -n -f raw -O dmg disk.raw x.dmg",
+        "resize -f dmg x.dmg 1M",
+    ] {
+        assert_eq!(ours(folder, &words(line)).status, Some(1), "{line}");
+        assert!(fs::read(folder.join("x.dmg")).unwrap() == bytes);
+    }
+}
