@@ -104,6 +104,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use library::check::CheckSummary;
 pub use library::convert::{ConvertOptions, ConvertSummary};
 pub use library::create::CreateOptions;
-pub use library::extents::{DiskExtent, DiskExtents, ExtentState};
+pub use library::extents::{ExtentState, ImageExtent, ImageExtents};
 pub use library::image::{DiskBitmap, DiskImage, DiskSnapshot, WritableDisk};
 pub use library::open::OpenOptions;

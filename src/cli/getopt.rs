@@ -358,7 +358,8 @@ pub(super) fn takes_value(option: &Arg) -> bool {
 
 /// Returns true if the long name of an option may have a value attached.
 fn may_take_value(option: &Arg) -> bool {
-    option.get_action().takes_values()
+    let takes_any = |count: clap::builder::ValueRange| count.takes_values();
+    option.get_action().takes_values() && option.get_num_args().is_none_or(takes_any)
 }
 
 pub(super) fn is_own(option: &Arg) -> bool {

@@ -38,7 +38,8 @@ pub fn check_format(format: Format) -> Result<()> {
 /// Returns an error if the image can't be opened, if it can't have the options, or if it can't be written.
 pub fn run(request: &AmendRequest<'_>, passwords: &dyn Passwords) -> Result<()> {
     let access = WriteAccess {
-        opens_backing: false,
+        // Another size has to do with what is below, and nothing else has.
+        opens_backing: request.options.number("size").is_some(),
         ..WriteAccess::to_change(request.image.cache.flushes())
     };
     let open = request.image.open_to_write(&access, passwords)?;

@@ -7,7 +7,7 @@ use crate::units::GuestOffset;
 /// A run of a disk that is stored in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DiskExtent {
+pub struct ImageExtent {
     /// The offset on the disk at which it starts, in bytes.
     pub start: u64,
     /// Its length in bytes, above 0.
@@ -34,7 +34,7 @@ pub enum ExtentState {
     Unallocated,
 }
 
-impl DiskExtent {
+impl ImageExtent {
     pub(super) fn new(start: u64, status: &Status) -> Self {
         let state = match () {
             () if status.compressed => ExtentState::Compressed,
@@ -53,13 +53,13 @@ impl DiskExtent {
 }
 
 /// The extents of a disk, in the order of the disk. It ends after an error.
-pub struct DiskExtents<'a> {
+pub struct ImageExtents<'a> {
     pub(super) image: &'a Chain,
     pub(super) position: u64,
 }
 
-impl Iterator for DiskExtents<'_> {
-    type Item = Result<DiskExtent>;
+impl Iterator for ImageExtents<'_> {
+    type Item = Result<ImageExtent>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let left = self.image.size().checked_sub(self.position)?;
@@ -72,6 +72,6 @@ impl Iterator for DiskExtents<'_> {
             Ok(status) => start.saturating_add(status.length.max(1)),
             Err(_) => self.image.size(),
         };
-        Some(status.map(|status| DiskExtent::new(start, &status)))
+        Some(status.map(|status| ImageExtent::new(start, &status)))
     }
 }

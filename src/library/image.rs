@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::extents::DiskExtents;
+use super::extents::ImageExtents;
 use crate::error::{Error, Result};
 use crate::formats::{Image, WritableImage};
 use crate::nodes::{Disk, WritableFile};
@@ -124,8 +124,8 @@ impl DiskImage {
     }
 
     /// Returns the extents of the disk.
-    pub fn extents(&self) -> DiskExtents<'_> {
-        DiskExtents {
+    pub fn extents(&self) -> ImageExtents<'_> {
+        ImageExtents {
             image: &self.disk.image,
             position: 0,
         }
