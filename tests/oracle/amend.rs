@@ -227,7 +227,6 @@ fn newer_and_larger() {
             ("", "-o size=2M"),
             ("", "-o size=512K"),
             ("snapshot -c before x", "-o size=512K"),
-            ("", "-p -o lazy_refcounts=on"),
         ] {
             convert(options);
             match prepare {
