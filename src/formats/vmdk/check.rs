@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::grains::{Grain, GrainMap, TableState, read_directory};
+use super::grains::{Grain, GrainMap, GrainTableState, read_directory};
 use crate::error::Result;
 use crate::formats::check::CheckEvent;
 use crate::units::SECTOR_SIZE;
@@ -85,7 +85,7 @@ pub(super) fn find(map: &GrainMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) ->
 }
 
 /// Returns true if a table has no place, or one inside of the file.
-fn is_table_inside(map: &GrainMap, state: &TableState, table: u64) -> bool {
+fn is_table_inside(map: &GrainMap, state: &GrainTableState, table: u64) -> bool {
     let index = usize::try_from(table).unwrap_or(usize::MAX);
     let place = state.directory.get(index).copied().unwrap_or(0);
     place == 0 || place.saturating_add(map.layout.table_length()) <= map.file_length(state)
@@ -99,7 +99,7 @@ impl TakenPlaces {
     ///
     /// # Errors
     /// Returns an error if the second directory can't be read.
-    pub(super) fn of(map: &GrainMap, state: &TableState) -> Result<Self> {
+    pub(super) fn of(map: &GrainMap, state: &GrainTableState) -> Result<Self> {
         let layout = map.layout;
         let end = map.file_length(state);
         let length = layout.tables() * layout.entry_length();

@@ -4,7 +4,7 @@
 //! and both are stored as a whole. A table that isn't there yet is made: QEMU writes the header over instead. The
 //! order is that of [`BlockAllocator`]: data, then tables, then the directories that lead to new ones.
 
-use super::grains::{Grain, GrainMap, GrainTable, TableState, read_directory};
+use super::grains::{Grain, GrainMap, GrainTable, GrainTableState, read_directory};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockAllocator, make_zero};
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -31,7 +31,7 @@ impl GrainMap {
     }
 
     /// Hands out a range at the end, which reads as zeroes.
-    fn take(&self, state: &mut TableState, length: u64) -> Result<u64> {
+    fn take(&self, state: &mut GrainTableState, length: u64) -> Result<u64> {
         let start = state.end;
         let end = start + length;
         if end > MOST_BYTES {
@@ -52,7 +52,7 @@ impl GrainMap {
     }
 
     /// Makes sure that the tables of that number are there.
-    fn make_table(&self, state: &mut TableState, table: u64) -> Result<()> {
+    fn make_table(&self, state: &mut GrainTableState, table: u64) -> Result<()> {
         let index = usize::try_from(table).unwrap_or(usize::MAX);
         let length = self.layout.table_length();
         if state.directory.get(index) == Some(&0) {
@@ -82,7 +82,7 @@ impl GrainMap {
     /// Returns the system's error, or an error if there is no room.
     pub(super) fn replace_table(
         &self,
-        state: &mut TableState,
+        state: &mut GrainTableState,
         table: u64,
         bytes: Vec<u8>,
     ) -> Result<()> {
@@ -101,7 +101,12 @@ impl GrainMap {
     ///
     /// # Errors
     /// Returns an error if its table can't be read, or if there is no room for one.
-    pub(super) fn set_entry(&self, state: &mut TableState, grain: u64, entry: u32) -> Result<()> {
+    pub(super) fn set_entry(
+        &self,
+        state: &mut GrainTableState,
+        grain: u64,
+        entry: u32,
+    ) -> Result<()> {
         let table = grain / self.layout.entries;
         self.make_table(state, table)?;
         let lost = || Error::invalid(format!("grain {grain} has no entry"));
@@ -134,7 +139,7 @@ impl GrainMap {
     }
 
     /// Stores all that has changed.
-    fn store(&self, state: &mut TableState) -> Result<()> {
+    fn store(&self, state: &mut GrainTableState) -> Result<()> {
         let mut changed: Vec<_> = state.loaded.iter_mut().collect();
         changed.retain(|(_, table)| table.is_changed);
         changed.sort_by_key(|(number, _)| **number);

@@ -99,12 +99,12 @@ pub(super) struct GrainMap {
     pub(super) layout: GrainLayout,
     /// The length of the file when it was opened, in bytes.
     length: u64,
-    pub(super) state: Mutex<TableState>,
+    pub(super) state: Mutex<GrainTableState>,
 }
 
 /// The directory and the tables as far as they are in memory.
 #[derive(Debug, Default)]
-pub(super) struct TableState {
+pub(super) struct GrainTableState {
     /// The place of each table in bytes of the file; 0 where there is none.
     pub(super) directory: Vec<u64>,
     /// The tables that were used, by their number.
@@ -153,19 +153,19 @@ impl GrainMap {
             file,
             layout,
             length,
-            state: Mutex::new(TableState {
+            state: Mutex::new(GrainTableState {
                 directory,
-                ..TableState::default()
+                ..GrainTableState::default()
             }),
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, TableState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, GrainTableState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the length of the file in bytes: when it was opened, or with what was written since.
-    pub(super) fn file_length(&self, state: &TableState) -> u64 {
+    pub(super) fn file_length(&self, state: &GrainTableState) -> u64 {
         self.length.max(state.handed_out)
     }
 
@@ -173,7 +173,7 @@ impl GrainMap {
     ///
     /// # Errors
     /// Returns an error if its table can't be read, or if the entry is of no kind that there is.
-    pub(super) fn entry(&self, state: &mut TableState, grain: u64) -> Result<Grain> {
+    pub(super) fn entry(&self, state: &mut GrainTableState, grain: u64) -> Result<Grain> {
         let table = grain / self.layout.entries;
         let Some(table) = self.table(state, table)? else {
             return Ok(Grain::Absent);
@@ -203,7 +203,7 @@ impl GrainMap {
     /// Returns the grain table of that number; `None` where there is none.
     pub(super) fn table<'s>(
         &self,
-        state: &'s mut TableState,
+        state: &'s mut GrainTableState,
         table: u64,
     ) -> Result<Option<&'s mut GrainTable>> {
         let index = usize::try_from(table).unwrap_or(usize::MAX);
@@ -245,7 +245,7 @@ impl GrainMap {
     }
 
     /// Returns the most bytes that a compressed grain at `host` has: up to the next one, where that is known.
-    fn packed_length(&self, state: &mut TableState, grain: u64, host: u64) -> Result<u64> {
+    fn packed_length(&self, state: &mut GrainTableState, grain: u64, host: u64) -> Result<u64> {
         let most = (2 * self.layout.grain + MOST_LONGER).min(self.file_length(state) - host);
         let is_last = (grain + 1).is_multiple_of(self.layout.entries);
         if is_last || grain + 1 >= self.layout.grains() {

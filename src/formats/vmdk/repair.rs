@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use byteorder::{ByteOrder as _, LittleEndian};
 
 use super::check::{self, Damage, TakenPlaces};
-use super::grains::{EntryKind, Grain, GrainMap, TableState};
+use super::grains::{EntryKind, Grain, GrainMap, GrainTableState};
 use crate::error::{Error, Result};
 use crate::formats::block_map::BlockAllocator as _;
 use crate::formats::check::CheckEvent;
@@ -81,7 +81,7 @@ pub(super) fn left_over(map: &GrainMap) -> Result<u64> {
 }
 
 /// Returns the bytes of the second table of that number, where there is one in the file.
-fn second_table(map: &GrainMap, state: &TableState, index: usize) -> Result<Option<Vec<u8>>> {
+fn second_table(map: &GrainMap, state: &GrainTableState, index: usize) -> Result<Option<Vec<u8>>> {
     let place = state.second.get(index).copied().unwrap_or(0);
     let length = map.layout.table_length();
     if place == 0 || place.saturating_add(length) > map.file_length(state) {
@@ -93,7 +93,7 @@ fn second_table(map: &GrainMap, state: &TableState, index: usize) -> Result<Opti
 }
 
 /// Returns the place of a grain by its second table, in bytes of the file.
-fn second_entry(map: &GrainMap, state: &TableState, grain: u64) -> Result<Option<u64>> {
+fn second_entry(map: &GrainMap, state: &GrainTableState, grain: u64) -> Result<Option<u64>> {
     let index = usize::try_from(grain / map.layout.entries).unwrap_or(usize::MAX);
     let Some(bytes) = second_table(map, state, index)? else {
         return Ok(None);
