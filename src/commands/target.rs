@@ -160,7 +160,10 @@ impl Target<'_> {
             return Ok(None);
         }
         let backing = Backing::of(&self.options)?;
-        let (Some(backing), Some(purpose)) = (backing, self.backing_purpose) else {
+        // Some formats can't do without a look at it.
+        let keeps_id = self.format().capabilities().keeps_backing_id;
+        let purpose = self.backing_purpose.or(keeps_id.then_some(Purpose::Probe));
+        let (Some(backing), Some(purpose)) = (backing, purpose) else {
             return Ok(None);
         };
         backing::find(&self.path, &backing, self.names, self.names_below, purpose).map(Some)

@@ -139,6 +139,9 @@ pub struct Capabilities {
     pub compresses: bool,
     /// True if an image can have a backing file.
     pub backing: bool,
+    /// True if an image with a backing file keeps [the id of that one's contents](ImageFile::content_id), so that it
+    /// has to be looked at when the image is made.
+    pub keeps_backing_id: bool,
 }
 
 /// The purpose for which a file is loaded.

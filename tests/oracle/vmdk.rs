@@ -34,6 +34,10 @@ pub fn trials() -> Vec<Trial> {
         trial("vmdk::written_over", written_over),
         trial("vmdk::written_in_place_by_both", written_in_place),
         trial("vmdk::parents", parents),
+        trial(
+            "vmdk::parents_that_are_not_there",
+            parents_that_are_not_there,
+        ),
         trial("vmdk::commit", commit),
         trial("vmdk::streams", streams),
         trial("vmdk::wrong_headers", wrong_headers),
@@ -388,6 +392,28 @@ fn parents() {
             refused.fails(1, "has changed since the image above it was made");
             assert!(!folder.join("x.raw").exists());
         }
+    }
+}
+
+/// A parent is looked at even where that isn't asked for: its id is kept.
+fn parents_that_are_not_there() {
+    for line in [
+        "create -f vmdk -u -b base.vmdk -F vmdk x.vmdk 2M",
+        "create -f vmdk -u -b missing.vmdk -F vmdk x.vmdk 2M",
+    ] {
+        let [mine, theirs] = [ours as Tool, qemu_img].map(|tool| {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            done(qemu_img, folder, "create -q -f vmdk base.vmdk 1M");
+            let ran = tool(folder, &words(line));
+            let is_read = qemu_img(folder, &words("convert -O raw x.vmdk y.raw")).status == Some(0);
+            (
+                ran.status,
+                ran.stderr.replace("qemu-img", "cowhide"),
+                is_read,
+            )
+        });
+        assert_eq!(mine, theirs, "{line}");
     }
 }
 

@@ -50,6 +50,7 @@ impl FormatDriver for Vmdk {
         Capabilities {
             backing: true,
             compresses: true,
+            keeps_backing_id: true,
             ..Capabilities::default()
         }
     }
