@@ -40,9 +40,14 @@ pub fn run(
     passwords: &dyn Passwords,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let chain = plan.image.open(Purpose::Read, passwords)?;
+    // A commit that was cut off has left the base with other contents, and is done again.
+    let image = Node {
+        takes_any_content: true,
+        ..plan.image.clone()
+    };
+    let chain = image.open(Purpose::Read, passwords)?;
     observer.progress(0, 1);
-    let nodes = nodes(&plan.image, &chain)?;
+    let nodes = nodes(&image, &chain)?;
     let base = base(plan, &chain, &nodes)?;
     drop(chain);
     let (above, below) = nodes.split_at(base);
@@ -85,17 +90,16 @@ pub fn run(
         });
         resized.and_then(|()| target.reload()).map_err(failed)?;
     }
-    copy(plan, &source, &target, observer).map_err(failed)?;
+    let copied = copy(plan, &source, &target, observer);
+    if between.is_none() {
+        // The base has other contents, be they all or some, over which the top's disk is what it was.
+        let adopted = adopt(&top, &mut target, flush);
+        copied.and(adopted).map_err(failed)?;
+    } else {
+        copied.map_err(failed)?;
+    }
     if let Some(between) = &between {
         between.check_lengths()?;
-    }
-    if between.is_none() && top.image.backing_content_id().is_some() {
-        // The base has other contents, over which the top's disk is what it was.
-        target.reload().map_err(failed)?;
-        if let Some(id) = target.image.content_id() {
-            let changed = top.image.set_backing_content_id(id, flush);
-            changed.map_err(failed)?;
-        }
     }
     if plan.keeps {
         return Ok(());
@@ -200,6 +204,18 @@ fn copy(
         ..plan.settings
     };
     convert::copy(source, target.as_ref(), settings, observer)
+}
+
+/// Has the top know the base by the id that the base's contents have now, where it keeps one.
+fn adopt(top: &WritableFile<'_>, base: &mut WritableFile<'_>, flush: bool) -> Result<()> {
+    if top.image.backing_content_id().is_none() {
+        return Ok(());
+    }
+    base.reload()?;
+    match base.image.content_id() {
+        Some(id) => top.image.set_backing_content_id(id, flush),
+        None => Ok(()),
+    }
 }
 
 /// Empties the image; all that it held is in a disk of `below` bytes now. An image that can't be emptied keeps it, as

@@ -47,6 +47,8 @@ pub struct Node<'a> {
     pub salvage: bool,
     /// True if all of its files is read, also the parts that the file system calls holes.
     pub ignores_holes: bool,
+    /// True if backing files are read whose contents have another id than the images above were made for.
+    pub takes_any_content: bool,
     /// True if an option said that it is only read.
     pub is_read_only: bool,
     /// True if the program gives up rights for good once all files are open, as a command does that only
@@ -123,6 +125,7 @@ impl Node<'_> {
             sharing: Sharing::Agreed,
             salvage: false,
             ignores_holes: false,
+            takes_any_content: false,
             is_read_only: false,
             sandbox: false,
             names: Names::Follow(|_, _| ()),
@@ -148,6 +151,7 @@ impl Node<'_> {
             cache: other.cache,
             salvage: other.salvage,
             ignores_holes: other.ignores_holes,
+            takes_any_content: other.takes_any_content,
             sandbox: other.sandbox,
             names: other.names,
             warn: other.warn,

@@ -276,7 +276,9 @@ impl Node<'_> {
             Ok((image, secret, others, below))
         };
         let (mut image, secret, others, below) = parts().map_err(failed)?;
-        check_content(above, image.as_ref(), &self.name)?;
+        if !self.takes_any_content {
+            check_content(above, image.as_ref(), &self.name)?;
+        }
         self.go_to_snapshot(opened.format, image.as_mut())?;
         let tables = tables_above.saturating_add(image.table_memory());
         if tables > MOST_TABLE_BYTES {

@@ -439,6 +439,11 @@ fn commit() {
     // The image above is still one, and knows the base's new id; after the real tool's commit it doesn't.
     assert_reads(folder, "top.vmdk", &folder.join("disk.raw"));
     same(folder, "check base.vmdk");
+    // A commit that was cut off before the image above knew the new id is done again.
+    qemu_io(folder, "vmdk", "base.vmdk", &["write -q -P 5 64k 64k"]);
+    ours(folder, &words("convert -O raw top.vmdk x.raw")).fails(1, "has changed since");
+    done(ours, folder, "commit top.vmdk");
+    assert_reads(folder, "top.vmdk", &folder.join("disk.raw"));
 }
 
 /// Our streams have VMware's layout, and the real tool reads it; ours reads both.
