@@ -206,7 +206,7 @@ mod tests {
     fn subcommands_options_and_formats_are_completed() {
         assert_eq!(completed("cowhide conv"), ["convert"]);
         assert_eq!(completed("cowhide convert --target-f"), ["--target-format"]);
-        assert_eq!(completed("cowhide convert -O qco"), ["qcow2"]);
+        assert_eq!(completed("cowhide convert -O qco"), ["qcow", "qcow2"]);
         assert_eq!(completed("cowhide info --output=j"), ["--output=json"]);
     }
 

@@ -26,7 +26,7 @@ fn in_shell(folder: &Path, shell: &[&str], script: &str) -> Ran {
 /// What is completed, in the form of each shell: the words before the cursor, and what must come of them.
 const COMPLETED: [(&[&str], &str); 4] = [
     (&["conv"], "convert"),
-    (&["convert", "-O", "qco"], "qcow2"),
+    (&["convert", "-O", "vmd"], "vmdk"),
     (&["create", "-f", "qcow2", "-o", "clus"], "cluster_size="),
     (&["info", "--output", "js"], "json"),
 ];

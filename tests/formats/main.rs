@@ -9,6 +9,7 @@ mod common;
 mod power_cut;
 
 mod damage;
+mod overlays;
 mod own;
 mod power;
 mod promises;
@@ -100,18 +101,24 @@ fn write_parts() -> WriteParts<'static> {
     }
 }
 
-/// Makes a new image of a disk, if the driver makes new images.
-fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: usize) -> Result<()> {
-    let plan = driver.plan(&NewDisk {
-        size: disk.len() as u64,
-        options: &test_options(driver)?,
-        backing_size: None,
+/// A new image as it is wished for.
+fn new_disk(size: u64, options: &Values, backing_size: Option<u64>) -> NewDisk<'_> {
+    NewDisk {
+        size,
+        options,
+        backing_size,
         base: None,
         path: Path::new("image"),
         compressed: false,
         align: None,
         path_of: |name| Ok(name.into()),
-    })?;
+    }
+}
+
+/// Makes a new image of a disk, if the driver makes new images.
+fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: usize) -> Result<()> {
+    let options = test_options(driver)?;
+    let plan = driver.plan(&new_disk(disk.len() as u64, &options, None))?;
     let new = plan.create(NewParts {
         file: Arc::<MemoryStorage>::clone(storage),
         files: Vec::new(),
