@@ -100,6 +100,9 @@ impl Inspected {
 impl Inspected {
     /// Adds the other files to a report, the last one first.
     fn add_others(&self, info: &mut ImageInfo) -> Result<()> {
+        if self.others.is_empty() {
+            return Ok(());
+        }
         let roles = self.image.other_files()?;
         for (file, role) in self.others.iter().zip(&roles) {
             let name = file.location().to_string_lossy().into_owned();

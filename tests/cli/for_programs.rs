@@ -78,10 +78,10 @@ fn errors_and_warnings_are_objects_where_they_are_asked_for() {
     for (args, kind, message, hint) in [
         ("info missing", "io", "Could not open 'missing'", ""),
         (
-            "create -f qcow3 x 1M",
+            "create -f vhdxx x 1M",
             "invalid",
-            "Unknown file format 'qcow3'",
-            "Did you mean 'qcow2'?",
+            "Unknown file format 'vhdxx'",
+            "Did you mean 'vhdx'?",
         ),
         (
             "convrt a b",

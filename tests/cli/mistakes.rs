@@ -25,12 +25,12 @@ fn a_mistake_is_answered_in_three_lines_at_most() {
              Try 'cowhide convert --help' for more info\n",
         ),
         (
-            "create -f qcow3 x 1M",
-            "cowhide: x: Unknown file format 'qcow3'\nDid you mean 'qcow2'?\n",
+            "create -f vhdxx x 1M",
+            "cowhide: x: Unknown file format 'vhdxx'\nDid you mean 'vhdx'?\n",
         ),
         (
-            "convert -O qcow3 disk.img y",
-            "cowhide: Unknown file format 'qcow3'\nDid you mean 'qcow2'?\n",
+            "convert -O vhdxx disk.img y",
+            "cowhide: Unknown file format 'vhdxx'\nDid you mean 'vhdx'?\n",
         ),
         (
             "create -f qcow2 -o clustersize=64k x 1M",

@@ -83,7 +83,14 @@ fn images(name: &[u8; 4]) -> Vec<(&'static str, Vec<u8>)> {
             "parent",
             [
                 b"version=1\nCID=1\nparentCID=2\nparentFileNameHint=\"",
-                &name[..],
+                // These would end it, or the text.
+                &name.map(|byte| {
+                    if b"\"\n\0".contains(&byte) {
+                        b'x'
+                    } else {
+                        byte
+                    }
+                })[..],
                 b"\"\ncreateType=vmfs\nRW 1 ZERO\n",
             ]
             .concat(),

@@ -25,13 +25,14 @@ fn overlay(driver: Driver) -> Option<Vec<u8>> {
     let options = Values::of_lists(&[driver.create_options()], &lists).ok()?;
     let plan = driver.plan(&new_disk(SIZE as u64, &options, Some(SIZE as u64)));
     let storage = Arc::new(MemoryStorage::default());
+    // VMDK stores what its backing file's contents are called, which there is no file for here.
     let new = plan.ok()?.create(NewParts {
         file: Arc::<MemoryStorage>::clone(&storage),
         files: Vec::new(),
         secret: None,
         flush: true,
     });
-    new.unwrap().finish().unwrap();
+    new.ok()?.finish().unwrap();
     Some(storage.contents())
 }
 

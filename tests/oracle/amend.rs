@@ -282,8 +282,8 @@ fn data_files() {
 fn refcounts() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    write_disk(&folder.join("disk"), 3 << 20, 47);
-    for options in ["compat=1.1", "compat=1.1,cluster_size=512", "compat=0.10"] {
+    write_disk(&folder.join("disk"), 1 << 20, 47);
+    for options in ["compat=1.1,cluster_size=4k", "compat=0.10"] {
         for snapshot in [false, true] {
             let convert = format!("convert -f raw -O qcow2 -o {options} disk x");
             call(qemu_img, folder, &convert).ok();
@@ -297,7 +297,6 @@ fn refcounts() {
                 "-o refcount_bits=1",
                 "-o refcount_bits=32,lazy_refcounts=on",
                 "-o refcount_bits=8",
-                "-o refcount_bits=16",
             ] {
                 // Its places of clusters differ, and so does what it says of one that has too many references.
                 let is_refused = snapshot && change == "-o refcount_bits=1";
@@ -308,7 +307,6 @@ fn refcounts() {
                         assert_eq!(ran.status, Some(i32::from(is_refused)), "{change}: {ran:?}");
                     }
                 }
-                same_answer(folder, &["info", "x"]);
                 let check = qemu_img(folder, &["check", "-f", "qcow2", "x"]);
                 assert!(
                     check.ok().contains("No errors were found"),
