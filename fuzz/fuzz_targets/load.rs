@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
     for format in FORMATS {
         let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
-        let Ok(file) = format.load(storage, Load::Use) else {
+        let Ok(mut file) = format.load(storage, Load::Use) else {
             continue;
         };
         assert!(file.size().is_multiple_of(512));

@@ -1,7 +1,7 @@
 //! The progress of long work, and what came of it.
 //!
 //! With `-p` it is told in [`lines`] on standard output, as `qemu-img` does. With `--progress=json` it is told
-//! in lines of [`json`]. Else a person at a terminal sees a [`bar`], unless `-q` forbids it. SIGUSR1 asks for one
+//! in lines of [`mod@json`]. Else a person at a terminal sees a [`bar`], unless `-q` forbids it. SIGUSR1 asks for one
 //! line on standard error where there are none.
 
 mod bar;

@@ -6,7 +6,7 @@
 //!
 //! - [`descriptor`]: the text; [`sparse_header`], [`esx_headers`]: the headers of extents with grains;
 //! - [`grains`]: their tables; [`flat`]: the other extents;
-//! - [`file`]: the image, read; [`mod@check`]: its check; [`repair`]: what that finds, repaired;
+//! - [`mod@file`]: the image, read; [`mod@check`]: its check; [`repair`]: what that finds, repaired;
 //! - [`write`](mod@write), [`grain_write`]: the image, written where it is;
 //! - [`options`], [`plan`]: a new image, checked; [`text`]: its descriptor;
 //! - [`new_sparse`], [`new_stream`]: its extents, [`new_extents`]: several of them.

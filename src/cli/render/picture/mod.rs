@@ -4,8 +4,8 @@
 //! none are stored, what else it is. So one sector in a gigabyte of nothing is still seen.
 //!
 //! - [`model`]: the cells;
-//! - [`terminal`]: as characters, with colours where they are wanted;
-//! - [`svg`]: as a drawing for browsers.
+//! - [`mod@terminal`]: as characters, with colours where they are wanted;
+//! - [`mod@svg`]: as a drawing for browsers.
 
 mod model;
 mod svg;
