@@ -298,6 +298,10 @@ fn refcounts() {
                 "-o refcount_bits=32,lazy_refcounts=on",
                 "-o refcount_bits=8",
             ] {
+                // One of the old version is none any more after the second change.
+                if options == "compat=0.10" && (change.contains("=8") || change.contains("=32")) {
+                    continue;
+                }
                 // Its places of clusters differ, and so does what it says of one that has too many references.
                 let is_refused = snapshot && change == "-o refcount_bits=1";
                 match is_refused {
