@@ -227,6 +227,7 @@ impl Picture {
         let runs = match (self.runs, self.jumps) {
             (0, _) => String::new(),
             (1, _) => ", data in one piece".to_owned(),
+            (runs, 0) => format!(", data in {runs} pieces one behind the other"),
             (runs, 1) => format!(", data in {runs} pieces with one jump"),
             (runs, jumps) => format!(", data in {runs} pieces with {jumps} jumps"),
         };
