@@ -188,6 +188,18 @@ pub trait NewImage: Sync {
     fn finish(&self) -> Result<()>;
 }
 
+/// Writes the header of an image, at the start of its file, once everything else is written. With `flush`, all of that
+/// is on stable storage before the header is, and the header is in the end. So a power cut can't leave a header without
+/// what it leads to.
+///
+/// # Errors
+/// Returns the system's error.
+pub(super) fn write_header_last(file: &dyn Storage, header: &[u8], flush: bool) -> Result<()> {
+    file.flush_if(flush)?;
+    file.write_at(0, header)?;
+    file.flush_if(flush)
+}
+
 /// Returns the error for an image that exists and is too small for the disk that is to be written over it.
 pub fn smaller_than_input() -> Error {
     Error::invalid("output file is smaller than input file")

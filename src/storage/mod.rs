@@ -209,6 +209,17 @@ pub trait Storage: Debug + Send + Sync {
     /// Returns the system's error. It is final: the data may be lost, and a second try would hide that.
     fn flush(&self) -> Result<()>;
 
+    /// Does the same as [`flush`](Self::flush) if it `is_wanted`.
+    ///
+    /// # Errors
+    /// Returns an error as [`flush`](Self::flush) does.
+    fn flush_if(&self, is_wanted: bool) -> Result<()> {
+        match is_wanted {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
     /// Returns true if bytes that were never written are known to read as zeroes after [`set_len`] from 0.
     /// They are in a regular file, and they aren't on a block device.
     ///

@@ -179,9 +179,7 @@ impl TwoLevelTable {
         if tables.new.is_empty() {
             return Ok(());
         }
-        if flush {
-            self.storage.flush()?;
-        }
+        self.storage.flush_if(flush)?;
         let new = tables.new.clone();
         let (start, count) = (self.shape.l1_offset, self.shape.l1_entries);
         for (number, offset) in new {

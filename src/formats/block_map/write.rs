@@ -364,10 +364,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
     }
 
     fn store(&self, state: &mut State) -> Result<()> {
-        let flush = || match self.flushes {
-            true => self.storage().flush(),
-            false => Ok(()),
-        };
+        let flush = || self.storage().flush_if(self.flushes);
         let store = || {
             flush()?;
             if state.is_changed {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::formats::encryption::Cipher;
+use crate::formats::new_image::write_header_last;
 use crate::formats::{NewImage, Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -62,13 +63,6 @@ impl NewLuks {
             size,
             flush,
         })
-    }
-
-    fn flush(&self) -> Result<()> {
-        if self.flush {
-            self.file.flush()?;
-        }
-        Ok(())
     }
 }
 
@@ -140,8 +134,6 @@ impl NewImage for NewLuks {
         debug_assert!(self.size <= i64::MAX.unsigned_abs());
         let (mark, rest) = self.header.split_at(MARK.min(self.header.len()));
         self.file.write_at(MARK as u64, rest)?;
-        self.flush()?;
-        self.file.write_at(0, mark)?;
-        self.flush()
+        write_header_last(self.file.as_ref(), mark, self.flush)
     }
 }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, EntryForm, EntryTable, NewBlockTable, RoomAtEnd,
 };
+use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -72,10 +73,7 @@ impl AllocationTable {
     }
 
     fn flush(&self) -> Result<()> {
-        match self.flushes {
-            true => self.file.flush(),
-            false => Ok(()),
-        }
+        self.file.flush_if(self.flushes)
     }
 
     /// Returns the header.
@@ -198,12 +196,6 @@ impl NewBlockTable for AllocationTable {
             file.set_len(self.room.next())?;
         }
         self.entries.store()?;
-        let flush = || match flush {
-            true => file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
-        file.write_at(0, &self.header.encode())?;
-        flush()
+        write_header_last(file, &self.header.encode(), flush)
     }
 }

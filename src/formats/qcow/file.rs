@@ -103,10 +103,7 @@ impl ImageFile for QcowFile {
     }
 
     fn make_empty(&self, parts: WriteParts<'_>) -> Result<()> {
-        let flush = || match parts.flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        };
+        let flush = || self.file.flush_if(parts.flush);
         let l1_end = self.header.l1_end();
         make_zero(self.file.as_ref(), self.header.l1_offset..l1_end)?;
         // Nothing may lead to what is cut off.

@@ -8,6 +8,7 @@ use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, NewBlockTable, RoomAtEnd, TwoLevelTable,
 };
 use crate::formats::codec::{Codec, compress, decompress};
+use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -196,13 +197,7 @@ impl NewBlockTable for QcowTable {
         if !name.is_empty() {
             file.write_at(LENGTH as u64, name)?;
         }
-        let flush = || match flush {
-            true => file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
         // All in one sector, of which a power cut leaves the old bytes or the new ones.
-        file.write_at(0, fields)?;
-        flush()
+        write_header_last(file, fields, flush)
     }
 }

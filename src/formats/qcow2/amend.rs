@@ -52,10 +52,7 @@ pub(super) struct Amended<'a> {
 
 impl Amended<'_> {
     fn flush(&self) -> Result<()> {
-        match self.writing.flush {
-            true => self.storage.flush(),
-            false => Ok(()),
-        }
+        self.storage.flush_if(self.writing.flush)
     }
 
     /// Gives the header other contents.

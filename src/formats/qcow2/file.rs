@@ -236,7 +236,7 @@ impl ImageFile for Qcow2File {
     fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
         let rewriting = self.rewriting(backing)?;
         let storage = self.storage.as_ref();
-        rewriting.write(storage, &|| if flush { storage.flush() } else { Ok(()) })
+        rewriting.write(storage, &|| storage.flush_if(flush))
     }
 
     fn amend(&self, parts: &WriteParts<'_>, wished: &Amend<'_>) -> Result<()> {

@@ -45,16 +45,12 @@ pub(super) fn with_backing(header: &QedHeader, backing: Option<&Backing>) -> Res
 /// # Errors
 /// Returns the system's error.
 pub(super) fn write(file: &dyn Storage, header: &QedHeader, flush: bool) -> Result<()> {
-    let flush = || match flush {
-        true => file.flush(),
-        false => Ok(()),
-    };
     if let Some(name) = &header.backing {
         file.write_at(header.backing_offset.into(), name)?;
-        flush()?;
+        file.flush_if(flush)?;
     }
     file.write_at(0, &header.encode())?;
-    flush()
+    file.flush_if(flush)
 }
 
 /// Returns the header of an image that is going to be written, if it differs: without the mark of one that has to

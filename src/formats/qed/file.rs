@@ -151,9 +151,7 @@ impl ImageFile for QedFile {
         }
         self.make_ready(parts.flush)?;
         self.clear_end()?;
-        if parts.flush {
-            self.file.flush()?;
-        }
+        self.file.flush_if(parts.flush)?;
         let header = QedHeader::read(self.file.as_ref())?;
         let header = QedHeader { size, ..header };
         change::write(self.file.as_ref(), &header, parts.flush)

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, NewBlockTable, RoomAtEnd, TwoLevelTable,
 };
+use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -166,13 +167,7 @@ impl NewBlockTable for QedTable {
         if let Some(name) = &self.header.backing {
             file.write_at(self.header.backing_offset.into(), name)?;
         }
-        let flush = || match flush {
-            true => file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
         // All in one sector, of which a power cut leaves the old bytes or the new ones.
-        file.write_at(0, &self.header.encode())?;
-        flush()
+        write_header_last(file, &self.header.encode(), flush)
     }
 }

@@ -312,10 +312,7 @@ impl NewImage for NewRaw {
     }
 
     fn finish(&self) -> Result<()> {
-        if self.flush {
-            self.storage.flush()?;
-        }
-        Ok(())
+        self.storage.flush_if(self.flush)
     }
 }
 

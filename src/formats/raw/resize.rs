@@ -38,10 +38,7 @@ pub(super) fn resize(file: &dyn Storage, flush: bool, resize: Resize) -> Result<
         drop(file.set_len(old));
         return Err(error);
     }
-    match flush {
-        true => file.flush(),
-        false => Ok(()),
-    }
+    file.flush_if(flush)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
 };
+use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -264,12 +265,6 @@ impl NewBlockTable for BlockMap {
             allocated,
             ..self.header
         };
-        let flush = || match flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
-        self.file.write_at(0, &header.encode())?;
-        flush()
+        write_header_last(self.file.as_ref(), &header.encode(), flush)
     }
 }

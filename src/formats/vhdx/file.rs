@@ -119,9 +119,7 @@ impl VhdxFile {
                 LogChange::Zero { offset, .. } => make_zero(file, offset..end)?,
             }
         }
-        if flush {
-            file.flush()?;
-        }
+        file.flush_if(flush)?;
         VhdxHeader::read(file)?.end_log(file, flush)
     }
 }

@@ -165,9 +165,7 @@ impl VhdxHeader {
     fn write_both(&mut self, file: &dyn Storage, flush: bool) -> Result<()> {
         for _ in OFFSETS {
             self.write(file)?;
-            if flush {
-                file.flush()?;
-            }
+            file.flush_if(flush)?;
         }
         Ok(())
     }

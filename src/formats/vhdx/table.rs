@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
 };
+use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -340,13 +341,7 @@ impl NewBlockTable for VhdxTable {
         for offset in super::regions::OFFSETS {
             file.write_at(offset, &regions)?;
         }
-        let flushed = || match flush {
-            true => file.flush(),
-            false => Ok(()),
-        };
         room.header.mark_changed(file, false)?;
-        flushed()?;
-        file.write_at(0, &super::header::identifier())?;
-        flushed()
+        write_header_last(file, &super::header::identifier(), flush)
     }
 }

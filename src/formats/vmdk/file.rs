@@ -302,10 +302,7 @@ impl ImageFile for VmdkFile {
             }
             self.file.write_at(start, &text)?;
         }
-        match flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        }
+        self.file.flush_if(flush)
     }
 
     fn other_files(&self) -> Result<Vec<FileRef<'_>>> {

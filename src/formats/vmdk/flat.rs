@@ -101,9 +101,6 @@ impl NewBlockTable for FlatBlocks {
         if self.file.starts_as_zeroes() {
             self.file.set_len(self.size)?;
         }
-        match flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        }
+        self.file.flush_if(flush)
     }
 }

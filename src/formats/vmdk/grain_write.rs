@@ -151,9 +151,7 @@ impl GrainMap {
             }
         }
         if state.has_new_tables {
-            if state.flushes {
-                self.file.flush()?;
-            }
+            self.file.flush_if(state.flushes)?;
             self.store_directory(self.layout.directory, &state.directory)?;
             if let Some(start) = self.layout.second_directory {
                 self.store_directory(start, &state.second)?;

@@ -188,9 +188,6 @@ impl NewImage for NewExtents {
             image.finish()?;
         }
         self.file.write_at(0, &self.text)?;
-        match self.flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        }
+        self.file.flush_if(self.flush)
     }
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, NewBlocks,
 };
+use crate::formats::new_image::write_header_last;
 use crate::formats::zeroes::write_zeroes;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -212,12 +213,6 @@ impl NewBlockTable for NewGrains {
         self.write_directory(self.header.second_directory)?;
         self.copy_tables()?;
         self.file.write_at(DESCRIPTOR * SECTOR_SIZE, &self.text)?;
-        let flush = || match flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
-        self.file.write_at(0, &self.header.encode())?;
-        flush()
+        write_header_last(self.file.as_ref(), &self.header.encode(), flush)
     }
 }

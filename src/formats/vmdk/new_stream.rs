@@ -22,6 +22,7 @@ use super::new_sparse::{DESCRIPTOR, DESCRIPTOR_LENGTH, GRAIN, GRAIN_ENTRIES, MOS
 use super::sparse_header::{self, AT_END, DEFLATE, SparseHeader, flag};
 use crate::error::{Error, Result};
 use crate::formats::codec::{Codec, compress, stored_length, write_stored};
+use crate::formats::new_image::write_header_last;
 use crate::formats::reservation::not_packed;
 use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
 use crate::storage::Storage;
@@ -423,13 +424,7 @@ impl NewImage for NewStream {
         self.file.set_len(start * SECTOR_SIZE + end.len() as u64)?;
         self.file.write_at(start * SECTOR_SIZE, &end)?;
         self.file.write_at(DESCRIPTOR * SECTOR_SIZE, &self.text)?;
-        let flush = || match self.flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
-        self.file.write_at(0, &self.header.encode())?;
         debug_assert_eq!(self.header.encode().len(), sparse_header::LENGTH);
-        flush()
+        write_header_last(self.file.as_ref(), &self.header.encode(), self.flush)
     }
 }

@@ -76,9 +76,7 @@ impl ContentId {
             }
         };
         self.file.write_at(self.place, &new)?;
-        if self.flushes {
-            self.file.flush()?;
-        }
+        self.file.flush_if(self.flushes)?;
         *is_changed = true;
         Ok(())
     }

@@ -241,9 +241,7 @@ impl ImageFile for VpcFile {
         if self.is_from_end {
             // The footer at the end gives way to new blocks.
             self.file.write_at(0, self.footer.bytes())?;
-            if parts.flush {
-                self.file.flush()?;
-            }
+            self.file.flush_if(parts.flush)?;
         }
         Ok(Box::new(WritableBlocks::new(
             self.dynamic(table),

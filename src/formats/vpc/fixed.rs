@@ -77,12 +77,8 @@ impl NewBlockTable for FixedDisk {
         if self.file.starts_as_zeroes() {
             self.file.set_len(self.size)?;
         }
-        let flush = || match flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
+        self.file.flush_if(flush)?;
         self.file.write_at(self.size, self.footer.bytes())?;
-        flush()
+        self.file.flush_if(flush)
     }
 }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
 };
+use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -175,10 +176,7 @@ impl VhdTable {
     }
 
     fn flush(&self) -> Result<()> {
-        match self.flushes {
-            true => self.file.flush(),
-            false => Ok(()),
-        }
+        self.file.flush_if(self.flushes)
     }
 
     /// Sets all bits of the bitmap that starts there.
@@ -306,12 +304,6 @@ impl NewBlockTable for VhdTable {
         self.file.write_at(self.disk.blocks_end(), &padding)?;
         self.file.write_at(room.next, self.footer.bytes())?;
         self.file.write_at(FOOTER, &self.disk.encode())?;
-        let flush = || match flush {
-            true => self.file.flush(),
-            false => Ok(()),
-        };
-        flush()?;
-        self.file.write_at(0, self.footer.bytes())?;
-        flush()
+        write_header_last(self.file.as_ref(), self.footer.bytes(), flush)
     }
 }

@@ -152,27 +152,6 @@ pub(in crate::formats::qcow2) fn wipe(storage: &dyn Storage, geometry: Geometry)
     storage.flush()
 }
 
-/// Writes the header of an image of which everything else is written. With `flush`, all of that is
-/// on stable storage before the header is, and the header is in the end. So a power cut can't leave
-/// a header without the tables that it points to.
-///
-/// # Errors
-/// Returns the system's error.
-pub(in crate::formats::qcow2) fn write_last(
-    storage: &dyn Storage,
-    header: &[u8],
-    flush: bool,
-) -> Result<()> {
-    if flush {
-        storage.flush()?;
-    }
-    storage.write_at(0, header)?;
-    if flush {
-        storage.flush()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,7 @@ use super::create_options::NewQcow2Options;
 use super::header::encode;
 use crate::error::Result;
 use crate::formats::encryption::Cipher;
+use crate::formats::new_image::write_header_last;
 use crate::formats::{Backed, NewImage, Packed, Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -201,6 +202,6 @@ impl NewImage for NewQcow2 {
         }
         self.parts.write_encryption_header()?;
         let header = encode::bytes(options, *geometry, tables.l1, tables.refcount_table)?;
-        encode::write_last(storage.as_ref(), &header, *flush)
+        write_header_last(storage.as_ref(), &header, *flush)
     }
 }

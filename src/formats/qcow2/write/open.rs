@@ -135,9 +135,7 @@ pub(super) fn open_state(
         ) | known(header.bitmaps().is_some(), features::BITMAPS));
     if header.autoclear() != kept {
         fields::set_autoclear(storage.as_ref(), kept)?;
-        if flush {
-            storage.flush()?;
-        }
+        storage.flush_if(flush)?;
     }
     let parts = MetadataParts {
         storage: Arc::clone(storage),

@@ -88,5 +88,5 @@ fn stored(change: &mut DirectoryChange<'_>, new: &PersistentBitmap) -> Result<Bi
 fn set_flags(storage: &dyn Storage, bitmap: &Bitmap, flush: bool) -> Result<()> {
     let (at, flags) = bitmap.flags(bitmap.in_use);
     storage.write_at(at, &flags)?;
-    if flush { storage.flush() } else { Ok(()) }
+    storage.flush_if(flush)
 }
