@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The check of a format.
 pub trait Check {
@@ -37,6 +37,19 @@ pub enum Repair {
     Leaks,
     /// Everything.
     All,
+}
+
+/// Refuses to write an image in which a check finds so many `errors`.
+///
+/// # Errors
+/// Returns an error if there are any.
+pub(super) fn refuse_damaged(errors: u64) -> Result<()> {
+    if errors == 0 {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "the image is damaged in {errors} places, and what is written into it might never be found again"
+    )))
 }
 
 /// A line that a check says.

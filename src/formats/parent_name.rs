@@ -5,6 +5,8 @@
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
+use crate::error::{Error, Result};
+
 /// Returns the name of a file beside an image, for this system, that a name of Windows in UTF-16 stands for. Returns
 /// `None` if it isn't relative, or is no text.
 pub fn relative(name: impl IntoIterator<Item = u16>) -> Option<Vec<u8>> {
@@ -21,6 +23,26 @@ pub fn relative(name: impl IntoIterator<Item = u16>) -> Option<Vec<u8>> {
 pub fn relative_of_bytes(name: &[u8]) -> Option<Vec<u8>> {
     let units = name.chunks_exact(2);
     relative(units.filter_map(|unit| Some(u16::from_le_bytes(unit.try_into().ok()?))))
+}
+
+/// Refuses to write an image that `has_parent`.
+///
+/// # Errors
+/// Returns an error if it has one.
+pub fn refuse_child(has_parent: bool) -> Result<()> {
+    match has_parent {
+        false => Ok(()),
+        true => Err(Error::unsupported(
+            "the image is a differencing disk, which this version only reads",
+        )),
+    }
+}
+
+/// Returns the error for a parent whose name can't be followed here.
+pub fn not_relative() -> Error {
+    Error::unsupported(
+        "the image is a differencing disk, and its parent has no name that is relative to the image",
+    )
 }
 
 /// Returns an id of contents of 64 bits, made of one of 128.

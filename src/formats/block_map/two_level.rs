@@ -1,4 +1,4 @@
-//! LoadedTables of 64-bit numbers in two levels: the first one says where those of the second are, if they are at all.
+//! Tables of 64-bit numbers in two levels: the first one says where those of the second are, if they are at all.
 //!
 //! New tables of the second level aren't in the first one before they are stored, so that a power cut never leaves
 //! an entry that leads to something else.
@@ -44,7 +44,7 @@ impl TableShape {
     }
 }
 
-/// LoadedTables in two levels.
+/// Tables in two levels.
 #[derive(Debug)]
 pub struct TwoLevelTable {
     storage: Arc<dyn Storage>,

@@ -8,7 +8,7 @@ use super::table::AllocationTable;
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
-use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::{Image, WritableImage};
@@ -70,12 +70,7 @@ impl ImageFile for ParallelsFile {
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         self.check_writable()?;
         let found = self.walk(Said::ERRORS, &mut |_| {})?;
-        if found.damages() > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {} places, and what is written into it might never be found again",
-                found.damages()
-            )));
-        }
+        refuse_damaged(found.damages())?;
         let end = found.report.image_end_offset;
         let table = self.table(parts.flush, self.header.is_in_use.then_some(end))?;
         Ok(Box::new(WritableBlocks::new(

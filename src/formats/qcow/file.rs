@@ -8,6 +8,7 @@ use super::table::QcowTable;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
+use crate::formats::check::refuse_damaged;
 use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::encryption::{
     Cipher, EncryptedHeader as _, EncryptionFormat, LegacyAes, missing_secret,
@@ -92,12 +93,7 @@ impl ImageFile for QcowFile {
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let image = self.image(parts.secret, parts.flush)?;
         let wrong = sound::wrong_entries(image.table(), self.file.len()?)?;
-        if wrong > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {wrong} places, and what is written into it might never be \
-                 found again"
-            )));
-        }
+        refuse_damaged(wrong)?;
         let image = WritableBlocks::new(image, parts.flush);
         Ok(Box::new(image.with_backing(parts.backing)))
     }

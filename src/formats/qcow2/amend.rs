@@ -57,9 +57,31 @@ impl Amended<'_> {
 
     /// Gives the header other contents.
     fn rewrite(&self, change: impl FnOnce(&mut HeaderContents) -> Result<()>) -> Result<()> {
+        self.write(self.plan(change)?)
+    }
+
+    fn plan(
+        &self,
+        change: impl FnOnce(&mut HeaderContents) -> Result<()>,
+    ) -> Result<HeaderRewrite> {
         let storage = self.storage.as_ref();
-        let header = Header::read(storage)?;
-        HeaderRewrite::plan(storage, &header, change)?.write(storage, &|| self.flush())
+        HeaderRewrite::plan(storage, &Header::read(storage)?, change)
+    }
+
+    fn write(&self, plan: HeaderRewrite) -> Result<()> {
+        plan.write(self.storage.as_ref(), &|| self.flush())
+    }
+
+    /// Makes the image one of version 3.
+    fn upgrade(&self) -> Result<()> {
+        let plan = |with_names| {
+            self.plan(|contents| {
+                contents.upgrade(with_names);
+                Ok(())
+            })
+        };
+        // Only in the smallest clusters there may be no room for names.
+        self.write(plan(true).or_else(|_| plan(false))?)
     }
 }
 
@@ -81,17 +103,7 @@ pub(super) fn amend(file: Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_>
                 "the image has snapshots of a program before 2010, which this version doesn't upgrade",
             ));
         }
-        // Only in the smallest clusters there may be no room for names.
-        let upgraded = file.rewrite(|contents| {
-            contents.upgrade(true);
-            Ok(())
-        });
-        if upgraded.is_err() {
-            file.rewrite(|contents| {
-                contents.upgrade(false);
-                Ok(())
-            })?;
-        }
+        file.upgrade()?;
     }
     if let Some(change) = slots {
         let luks = match (file.header.encryption(), file.luks) {

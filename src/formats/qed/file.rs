@@ -8,7 +8,7 @@ use super::header::{QedHeader, longest_disk};
 use super::table::QedTable;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{Block, BlockImage, BlockTable as _, WritableBlocks, make_zero};
-use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{Backing, BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::{Image, Preallocation, Resize, WritableImage};
@@ -41,14 +41,7 @@ impl QedFile {
 
     /// Refuses an image whose tables are damaged, and clears the marks of one that isn't.
     fn make_ready(&self, flush: bool) -> Result<()> {
-        let found = self.walk(&mut |_| {})?;
-        let corruptions = found.report.corruptions;
-        if corruptions > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {corruptions} places, and what is written into it might never be \
-                 found again"
-            )));
-        }
+        refuse_damaged(self.walk(&mut |_| {})?.report.corruptions)?;
         match change::for_writing(&self.header) {
             Some(header) => change::write(self.file.as_ref(), &header, flush),
             None => Ok(()),

@@ -7,7 +7,7 @@ use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use super::map::BlockMap;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
-use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::{Image, WritableImage};
@@ -57,13 +57,7 @@ impl ImageFile for VdiFile {
         let map = self.map();
         // A wrong count is no damage: room is found without it, and a power cut may leave one.
         let found = check::count(&map, &mut |_| {})?;
-        if found.corruptions > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {} places, and what is written into it might never be found \
-                 again",
-                found.corruptions
-            )));
-        }
+        refuse_damaged(found.corruptions)?;
         map.look_for_room()?;
         Ok(Box::new(WritableBlocks::new(self.image(map), parts.flush)))
     }

@@ -9,7 +9,7 @@ use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::{Uuid, uuid};
 
 use super::table::{PARTIAL, VhdxTable};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::block_map::{Block, BlockTable};
 use crate::formats::driver::without_text;
 use crate::formats::parent_name;
@@ -72,11 +72,7 @@ impl VhdxParent {
             }
         }
         let id = id.ok_or_else(invalid)?;
-        let name = name.ok_or_else(|| {
-            Error::unsupported(
-                "the image is a differencing disk, and its parent has no name that is relative to the image",
-            )
-        })?;
+        let name = name.ok_or_else(parent_name::not_relative)?;
         Ok(Self { name, id })
     }
 }

@@ -14,7 +14,7 @@ use super::replayed::ReplayedFile;
 use super::table::{Places, VhdxTable};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
-use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts, without_text};
 use crate::formats::info::ImageInfo;
 use crate::formats::{Image, WritableImage, parent_name};
@@ -168,12 +168,7 @@ impl ImageFile for VhdxFile {
     }
 
     fn check_writable(&self) -> Result<()> {
-        match self.parent {
-            None => Ok(()),
-            Some(_) => Err(Error::unsupported(
-                "the image is a differencing disk, which this version only reads",
-            )),
-        }
+        parent_name::refuse_child(self.parent.is_some())
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
@@ -184,12 +179,7 @@ impl ImageFile for VhdxFile {
         }
         let table = self.table(parts.flush);
         let found = self.look_at(&table, &mut |_| {})?;
-        if found.corruptions > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {} places, and what is written into it might never be found again",
-                found.corruptions
-            )));
-        }
+        refuse_damaged(found.corruptions)?;
         let regions = &self.places.regions;
         let used = [
             found.end,

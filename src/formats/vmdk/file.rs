@@ -17,7 +17,7 @@ use super::sparse_header::{self, SparseHeader};
 use super::write::{ContentId, WritableVmdk};
 use crate::error::{Error, Result, printable};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
-use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
+use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{BackingRef, FileRef, ImageFile, NameRule, Parts, WriteParts};
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{Concatenation, DiskPart, Image, WritableImage, ZeroImage};
@@ -416,13 +416,7 @@ impl VmdkFile {
         for map in self.grain_maps()? {
             corruptions += check::find(&map, &mut |_| {})?.corruptions;
         }
-        if corruptions > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {corruptions} places, and what is written into it might never be \
-                 found again"
-            )));
-        }
-        Ok(())
+        refuse_damaged(corruptions)
     }
 }
 

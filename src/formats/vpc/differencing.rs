@@ -10,7 +10,7 @@ use byteorder::{BigEndian, ByteOrder as _};
 use super::footer::field;
 use super::header::{self, DynamicDisk};
 use super::table::VhdTable;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::block_map::{Block, BlockTable};
 use crate::formats::parent_name;
 use crate::storage::Storage;
@@ -67,11 +67,7 @@ impl VhdParent {
             .unwrap_or_default();
         let stated = stated.chunks_exact(2).map(BigEndian::read_u16);
         let name = name.or_else(|| parent_name::relative(stated.take_while(|unit| *unit != 0)));
-        let name = name.ok_or_else(|| {
-            Error::unsupported(
-                "the image is a differencing disk, and its parent has no name that is relative to the image",
-            )
-        })?;
+        let name = name.ok_or_else(parent_name::not_relative)?;
         let id = bytes.get(at::PARENT_ID..at::PARENT_ID + 16);
         let id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
         Ok(Self { name, id })

@@ -13,6 +13,7 @@ use super::header::DynamicDisk;
 use super::table::VhdTable;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
+use crate::formats::check::refuse_damaged;
 use crate::formats::driver::{BackingRef, ImageFile, Parts, Warning, WriteParts, without_text};
 use crate::formats::info::ImageInfo;
 use crate::formats::{Image, WritableImage, parent_name};
@@ -163,12 +164,7 @@ impl ImageFile for VpcFile {
     }
 
     fn check_writable(&self) -> Result<()> {
-        match self.parent {
-            None => Ok(()),
-            Some(_) => Err(Error::unsupported(
-                "the image is a differencing disk, which this version only reads",
-            )),
-        }
+        parent_name::refuse_child(self.parent.is_some())
     }
 
     fn accept(&mut self, options: &Values) -> Result<()> {
@@ -231,13 +227,7 @@ impl ImageFile for VpcFile {
         };
         let table = self.table(disk, parts.flush);
         table.look_for_end()?;
-        let damaged = table.look_for_room()?;
-        if damaged > 0 {
-            return Err(Error::corrupt(format!(
-                "the image is damaged in {damaged} places, and what is written into it might never be found \
-                 again"
-            )));
-        }
+        refuse_damaged(table.look_for_room()?)?;
         if self.is_from_end {
             // The footer at the end gives way to new blocks.
             self.file.write_at(0, self.footer.bytes())?;
