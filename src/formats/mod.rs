@@ -44,6 +44,7 @@ mod merged_bits;
 mod new_image;
 mod opaque;
 mod over;
+mod packing;
 mod parent_name;
 mod reservation;
 mod resize;

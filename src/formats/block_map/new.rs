@@ -4,14 +4,14 @@
 //! written, where the rest reads as zeroes by itself. Over a backing file, blocks of zeroes are entered as such, or
 //! are data where the table has no word for them.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{Block, BlockTable};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::encryption::Cipher;
+use crate::formats::packing::pack_units;
 use crate::formats::reservation::not_packed;
-use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
+use crate::formats::{Backed, NewImage, Packed, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -66,11 +66,6 @@ pub struct NewBlocks<T> {
     backing_size: Option<u64>,
     cipher: Option<Cipher>,
     packs: bool,
-}
-
-thread_local! {
-    /// One compressed block.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<T: NewBlockTable> NewBlocks<T> {
@@ -240,37 +235,15 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
             starts.extend(zeroes.iter().flat_map(|run| run.clone().step_by(size)));
             starts.sort_unstable();
         }
-        let mut parts = Vec::with_capacity(starts.len());
-        // Packed blocks are never longer than they were, so they never reach the next one.
-        let mut end = 0;
-        SCRATCH.with_borrow_mut(|scratch| {
-            for start in starts {
-                let block = chunk
-                    .get(start..start + size)
-                    .ok_or_else(|| Error::invalid("a run isn't whole blocks"))?;
-                let compressed = self.table.pack(block, scratch)?;
-                let length = if compressed {
-                    let to = chunk.get_mut(end..end + scratch.len()).unwrap_or_default();
-                    to.copy_from_slice(scratch);
-                    scratch.len()
-                } else {
-                    chunk.copy_within(start..start + size, end);
-                    size
-                };
-                parts.push(PackedPart {
-                    start,
-                    stored: end..end + length,
-                    compressed,
-                });
-                end += length;
-            }
-            Ok(Packed {
-                parts,
-                zeroes: match zeroes_are_data {
-                    true => Vec::new(),
-                    false => zeroes.to_vec(),
-                },
-            })
+        let parts = pack_units(chunk, size, starts.into_iter(), |_, block, packed| {
+            self.table.pack(block, packed)
+        })?;
+        Ok(Packed {
+            parts,
+            zeroes: match zeroes_are_data {
+                true => Vec::new(),
+                false => zeroes.to_vec(),
+            },
         })
     }
 

@@ -23,8 +23,9 @@ use super::sparse_header::{self, AT_END, DEFLATE, SparseHeader, flag};
 use crate::error::{Error, Result};
 use crate::formats::codec::{Codec, compress, stored_length, write_stored};
 use crate::formats::new_image::write_header_last;
+use crate::formats::packing::pack_units;
 use crate::formats::reservation::not_packed;
-use crate::formats::{Backed, NewImage, Packed, PackedPart, Reservation, Run};
+use crate::formats::{Backed, NewImage, Packed, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
@@ -194,6 +195,11 @@ fn marker(sectors: u64, kind: u32) -> [u8; SECTOR_LEN] {
     bytes
 }
 
+thread_local! {
+    /// The stream of a grain that is stored as it is.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
+}
+
 /// Returns the marker of a grain.
 fn grain_marker(sector: u64, stream: usize) -> [u8; MARKER_LENGTH] {
     let mut bytes = [0; MARKER_LENGTH];
@@ -202,10 +208,6 @@ fn grain_marker(sector: u64, stream: usize) -> [u8; MARKER_LENGTH] {
         LittleEndian::write_u32(field, u32::try_from(stream).unwrap_or(u32::MAX));
     }
     bytes
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
 }
 
 fn foreign() -> Error {
@@ -258,40 +260,21 @@ impl NewImage for NewStream {
             starts.extend(grains(zeroes));
             starts.sort_unstable();
         }
-        let mut parts = Vec::with_capacity(chunk.len() / GRAIN_LENGTH);
-        let mut end = 0;
-        SCRATCH.with_borrow_mut(|scratch| {
-            for start in starts {
-                let grain = chunk.get(start..start + GRAIN_LENGTH).ok_or_else(foreign)?;
-                let compressed = compress(Codec::Zlib, grain, MOST_STREAM, scratch)?;
-                let length = if compressed {
-                    let marker = grain_marker(start as u64 / SECTOR_SIZE, scratch.len());
-                    let used = MARKER_LENGTH + scratch.len();
-                    let length = used.next_multiple_of(SECTOR_LEN);
-                    let to = chunk.get_mut(end..end + length).ok_or_else(foreign)?;
-                    let (head, rest) = to.split_at_mut(MARKER_LENGTH);
-                    head.copy_from_slice(&marker);
-                    let (stream, padding) = rest.split_at_mut(scratch.len());
-                    stream.copy_from_slice(scratch);
-                    padding.fill(0);
-                    length
-                } else {
-                    chunk.copy_within(start..start + GRAIN_LENGTH, end);
-                    GRAIN_LENGTH
-                };
-                parts.push(PackedPart {
-                    start,
-                    stored: end..end + length,
-                    compressed,
-                });
-                end += length;
+        let starts = starts.into_iter();
+        let parts = pack_units(chunk, GRAIN_LENGTH, starts, |start, grain, packed| {
+            let compressed = compress(Codec::Zlib, grain, MOST_STREAM, packed)?;
+            if compressed {
+                let marker = grain_marker(start as u64 / SECTOR_SIZE, packed.len());
+                packed.splice(..0, marker);
+                packed.resize(packed.len().next_multiple_of(SECTOR_LEN), 0);
             }
-            let zeroes = match self.stores_zeroes() {
-                true => zeroes.to_vec(),
-                false => Vec::new(),
-            };
-            Ok(Packed { parts, zeroes })
-        })
+            Ok(compressed)
+        })?;
+        let zeroes = match self.stores_zeroes() {
+            true => zeroes.to_vec(),
+            false => Vec::new(),
+        };
+        Ok(Packed { parts, zeroes })
     }
 
     fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {

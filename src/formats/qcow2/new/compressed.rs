@@ -16,7 +16,6 @@
 //!
 //! Such an image is never encrypted: compressed clusters aren't, so they would be readable by everybody.
 
-use std::cell::RefCell;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
@@ -26,12 +25,13 @@ use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::codec::compress;
+use crate::formats::packing::pack_units;
 use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Version;
 use crate::formats::reservation::{add_metadata, not_packed};
-use crate::formats::{Packed, PackedPart, Reservation, Run};
+use crate::formats::{Packed, Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
 /// Compressed clusters byte behind byte, in the order in which their data comes.
@@ -49,11 +49,6 @@ struct Space {
     tail: Option<HostOffset>,
     /// Room that nothing will use any more, from its start to the end of its host cluster.
     gaps: Vec<HostOffset>,
-}
-
-thread_local! {
-    /// One compressed cluster.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Refuses options that can't be had together with compression.
@@ -211,36 +206,14 @@ impl ImageLayout for CompressedLayout {
         } else {
             (runs, zeroes)
         };
-        let mut parts = Vec::with_capacity(chunk.len() / size);
-        // Packed clusters are never longer than they were, so they never reach the next one.
-        let mut end = 0;
-        SCRATCH.with_borrow_mut(|scratch| {
-            for start in runs.iter().flat_map(|run| run.clone().step_by(size)) {
-                let cluster = chunk
-                    .get(start..start + size)
-                    .ok_or_else(|| Error::invalid("a run isn't whole clusters"))?;
-                let codec = image.options.compression.codec();
-                let most = cluster.len().saturating_sub(1);
-                let compressed = compress(codec, cluster, most, scratch)?;
-                let length = if compressed {
-                    let to = chunk.get_mut(end..end + scratch.len()).unwrap_or_default();
-                    to.copy_from_slice(scratch);
-                    scratch.len()
-                } else {
-                    chunk.copy_within(start..start + size, end);
-                    size
-                };
-                parts.push(PackedPart {
-                    start,
-                    stored: end..end + length,
-                    compressed,
-                });
-                end += length;
-            }
-            Ok(Packed {
-                parts,
-                zeroes: zeroes.to_vec(),
-            })
+        let codec = image.options.compression.codec();
+        let starts = runs.iter().flat_map(|run| run.clone().step_by(size));
+        let parts = pack_units(chunk, size, starts, |_, cluster, packed| {
+            compress(codec, cluster, cluster.len().saturating_sub(1), packed)
+        })?;
+        Ok(Packed {
+            parts,
+            zeroes: zeroes.to_vec(),
         })
     }
 
@@ -349,6 +322,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::formats::PackedPart;
     use crate::storage::MemoryStorage;
 
     /// An image that is being written.
