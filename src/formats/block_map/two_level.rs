@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pages::Pages;
+use super::room::RoomAtEnd;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -143,6 +144,18 @@ impl TwoLevelTable {
         let mut tables = self.lock();
         tables.new.insert(number, offset);
         tables.last = Some((number, offset));
+    }
+
+    /// Gives a block a table out of `room`, at a multiple of `alignment`, unless it has one.
+    ///
+    /// # Errors
+    /// Returns an error as [`l2_offset`](Self::l2_offset) and [`RoomAtEnd::take_zeroed`] do.
+    pub fn ensure_table(&self, block: u64, room: &RoomAtEnd, alignment: u64) -> Result<()> {
+        if !self.has_table(block)? {
+            let offset = room.take_zeroed(self.shape.l2_length(), alignment)?;
+            self.add_table(block, offset);
+        }
+        Ok(())
     }
 
     /// Changes an L1 entry in memory.

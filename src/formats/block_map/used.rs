@@ -1,4 +1,4 @@
-//! A set of clusters of a file: those that are in use.
+//! A set of clusters, or blocks, of a file: those that are in use.
 
 use std::collections::HashMap;
 

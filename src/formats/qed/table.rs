@@ -78,13 +78,8 @@ impl QedTable {
 
     /// Gives the block an L2 table, unless it has one.
     fn add_table(&self, block: u64) -> Result<()> {
-        if self.tables.has_table(block)? {
-            return Ok(());
-        }
-        let length = self.header.table_length();
-        let offset = self.room.take_zeroed(length, self.header.cluster_size)?;
-        self.tables.add_table(block, offset);
-        Ok(())
+        self.tables
+            .ensure_table(block, &self.room, self.header.cluster_size)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The check of a block map. No block may be used twice or be beyond the disk's or the file's end, and the
 //! header must count them right.
 
-use super::map::{BlockMap, Entry, Indexes};
+use super::map::{BlockMap, Entry};
 use crate::error::Result;
+use crate::formats::block_map::ClusterSet;
 use crate::formats::check::CheckEvent;
 
 /// The counts of a check.
@@ -23,7 +24,7 @@ pub(super) struct Count {
 pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<Count> {
     let header = map.header();
     let end = map.file_length()?;
-    let mut used = Indexes::default();
+    let mut used = ClusterSet::default();
     let mut found = Count::default();
     let mut wrong = |corruptions: &mut u64, text: String| {
         *corruptions += 1;
@@ -49,7 +50,7 @@ pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -
             let text = format!("ERROR: block index {block} points after the end of the file");
             wrong(&mut found.corruptions, text);
         }
-        if !used.insert(index) {
+        if !used.insert(index.into()) {
             let text = format!("ERROR: block index {index} also used by {index}");
             wrong(&mut found.corruptions, text);
         }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
+    Block, BlockAllocator, BlockTable, ClusterSet, EntryForm, EntryTable, Fresh, NewBlockTable,
+    make_zero,
 };
 use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
@@ -27,32 +28,11 @@ pub(super) struct BlockMap {
 /// The indexes that are in use.
 #[derive(Debug, Default)]
 struct Room {
-    used: Indexes,
+    used: ClusterSet,
     /// The index to be tried next.
     next: u32,
     /// The number of blocks that are stored.
     count: u32,
-}
-
-/// A set of indexes.
-#[derive(Debug, Default)]
-pub(super) struct Indexes(Vec<u64>);
-
-impl Indexes {
-    /// Adds an index; `false` if it is there already.
-    pub(super) fn insert(&mut self, index: u32) -> bool {
-        let place = index as usize / 64;
-        if self.0.len() <= place {
-            self.0.resize(place + 1, 0);
-        }
-        let bit = 1 << (index % 64);
-        let word = self.0.get_mut(place);
-        word.is_some_and(|word| {
-            let is_new = *word & bit == 0;
-            *word |= bit;
-            is_new
-        })
-    }
 }
 
 /// An entry of the map.
@@ -155,7 +135,7 @@ impl BlockMap {
         let mut room = Room::default();
         for block in 0..self.header.blocks {
             if let Entry::At(index) = self.entry(block)? {
-                room.used.insert(index);
+                room.used.insert(index.into());
                 room.next = room.next.max(index.saturating_add(1));
                 room.count += 1;
             }
@@ -174,7 +154,7 @@ impl BlockMap {
         for _ in 0..self.header.blocks {
             let index = room.next % self.header.blocks;
             room.next = index + 1;
-            if room.used.insert(index) {
+            if room.used.insert(index.into()) {
                 room.count += 1;
                 self.entries.set(block, index.into())?;
                 return Ok(self.host(index));
