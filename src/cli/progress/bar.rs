@@ -6,7 +6,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -31,8 +31,6 @@ static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// The progress of a job, shown as a bar.
 pub(super) struct Bar {
-    /// The time of the first report: before it, passwords were asked for.
-    started: OnceLock<Instant>,
     bar: OnceLock<ProgressBar>,
 }
 
@@ -41,19 +39,12 @@ impl Bar {
     pub(super) fn start() -> Option<Self> {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         (io::stderr().is_terminal() && !is_dumb).then(|| Self {
-            started: OnceLock::new(),
             bar: OnceLock::new(),
         })
     }
 
-    /// Returns the time since the first report.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.get_or_init(Instant::now).elapsed()
-    }
-
-    /// Shows how much is done. Workers may report out of order; what is shown only grows.
-    pub(super) fn progress(&self, done: u64, total: u64) {
-        let elapsed = self.elapsed();
+    /// Shows how much is done, so long after the first report. Workers may report out of order; what is shown only grows.
+    pub(super) fn progress(&self, elapsed: Duration, done: u64, total: u64) {
         if self.bar.get().is_none() && elapsed < LONG {
             return;
         }

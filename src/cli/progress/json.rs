@@ -7,8 +7,8 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -19,8 +19,6 @@ const STEP: Duration = Duration::from_millis(100);
 pub(super) struct JsonLines {
     /// The descriptor to which they go; `None` is standard error.
     to: Option<File>,
-    /// The time of the first report: before it, passwords were asked for.
-    started: OnceLock<Instant>,
     last: Mutex<Option<(Duration, u64)>>,
 }
 
@@ -29,19 +27,12 @@ impl JsonLines {
     pub(super) fn start(to: Option<File>) -> Self {
         Self {
             to,
-            started: OnceLock::new(),
             last: Mutex::new(None),
         }
     }
 
-    /// Returns the time since the first report.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.get_or_init(Instant::now).elapsed()
-    }
-
-    /// Prints a line if it is time for one, or at the end. Workers may report out of order; what is told only grows.
-    pub(super) fn progress(&self, done: u64, total: u64) {
-        let now = self.elapsed();
+    /// Prints a line, so long after the first report, if it is time for one, or at the end. Workers may report out of order; what is told only grows.
+    pub(super) fn progress(&self, now: Duration, done: u64, total: u64) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = match *last {
             None => true,

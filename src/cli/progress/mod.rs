@@ -8,8 +8,9 @@ mod bar;
 mod json;
 mod lines;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGUSR1;
 
@@ -30,6 +31,8 @@ use crate::units::GuestOffset;
 /// The printer of a job's progress.
 pub(super) struct Progress {
     form: Form,
+    /// The time of the first report: before it, passwords were asked for.
+    started: OnceLock<Instant>,
     /// The flag that SIGUSR1 sets: the progress is printed once.
     asked: Arc<AtomicBool>,
 }
@@ -56,7 +59,11 @@ impl Progress {
         let asked = Arc::new(AtomicBool::new(false));
         // The signal would end the program without a handler. An error leaves it at that.
         drop(signal_hook::flag::register(SIGUSR1, Arc::clone(&asked)));
-        Ok(Self { form, asked })
+        Ok(Self {
+            form,
+            started: OnceLock::new(),
+            asked,
+        })
     }
 
     /// Makes it print whenever the percentage has grown by two.
@@ -91,17 +98,20 @@ impl Progress {
         }
     }
 
+    /// Returns the time since the first report.
+    fn elapsed(&self) -> Duration {
+        self.started.get_or_init(Instant::now).elapsed()
+    }
+
     /// Tells a person at the terminal, or a program, what came of a conversion.
     pub(super) fn converted(self, converted: &Converted) {
+        let elapsed = self.elapsed();
         match self.form {
             Form::Bar(bar) => {
-                let elapsed = bar.elapsed();
                 drop(bar);
                 complain(&summary::human(converted, elapsed));
             }
-            Form::Json(lines) => {
-                lines.print(&summary::json(converted, lines.elapsed()));
-            }
+            Form::Json(lines) => lines.print(&summary::json(converted, elapsed)),
             Form::Nothing | Form::Lines(_) => {}
         }
     }
@@ -135,8 +145,8 @@ impl Observer for Progress {
         match &self.form {
             Form::Nothing => {}
             Form::Lines(lines) => return lines.progress(done, total),
-            Form::Json(lines) => lines.progress(done, total),
-            Form::Bar(bar) => bar.progress(done, total),
+            Form::Json(lines) => lines.progress(self.elapsed(), done, total),
+            Form::Bar(bar) => bar.progress(self.elapsed(), done, total),
         }
         if self.asked.swap(false, Ordering::Relaxed) {
             complain(&lines::line(lines::percent(done, total)));
