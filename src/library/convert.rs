@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use super::create::target;
+use super::create::NewImageOptions;
 use super::open::OpenOptions;
-use super::password::GivenPassword;
+use super::password::GivenPasswords;
 use crate::commands::convert::{BitmapCopies, Conversion, Sources, run};
 use crate::convert::{MOST_WORKERS, Observer, Settings};
-use crate::crypto::{Passwords, Secret, Secrets};
+use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result};
 
 /// A receiver of progress: the bytes that are done, and all of them.
@@ -32,9 +32,7 @@ type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 /// ```
 pub struct ConvertOptions<'a> {
     source: OpenOptions,
-    format: String,
-    options: Vec<(String, OsString)>,
-    password: GivenPassword,
+    new: NewImageOptions,
     is_compressed: bool,
     verifies: bool,
     threads: Option<NonZeroUsize>,
@@ -62,9 +60,7 @@ impl<'a> ConvertOptions<'a> {
     pub fn new(format: impl Into<String>) -> Self {
         Self {
             source: OpenOptions::new(),
-            format: format.into(),
-            options: Vec::new(),
-            password: GivenPassword::default(),
+            new: NewImageOptions::new(format.into()),
             is_compressed: false,
             verifies: false,
             threads: None,
@@ -82,14 +78,14 @@ impl<'a> ConvertOptions<'a> {
     /// Sets an option of the target's format, as `qemu-img convert -o` names it.
     #[must_use]
     pub fn option(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
-        self.options.push((name.into(), value.into()));
+        self.new.options.push((name.into(), value.into()));
         self
     }
 
     /// Sets the password of a target that is encrypted.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
-        self.password = GivenPassword(Some(Secret::new(password.into())));
+        self.new.password = Some(Secret::new(password.into()));
         self
     }
 
@@ -141,26 +137,26 @@ impl<'a> ConvertOptions<'a> {
         }
         let secrets = Secrets::default();
         let node = self.source.node(source.as_ref())?;
-        let mut target = target(target_path.as_ref(), &self.format, &self.options, &secrets)?;
+        let mut target = self.new.target(target_path.as_ref(), &secrets)?;
         target.compressed = self.is_compressed;
         if self.is_compressed && !target.driver.format().capabilities().compresses {
             return Err(Error::unsupported(
                 "Compression not supported for this file format",
             ));
         }
+        let passwords = GivenPasswords {
+            writing: self.new.password.as_ref(),
+            ..self.source.passwords()
+        };
         let plan = Conversion {
-            sources: Sources::open(&[node], self.source.given_password())?,
+            sources: Sources::open(&[node], &passwords)?,
             target,
             settings,
             verify: self.verifies,
             checksum: None,
             bitmaps: BitmapCopies::Leave,
         };
-        let both = BothPasswords {
-            source: self.source.given_password(),
-            target: &self.password,
-        };
-        let converted = run(&plan, &both, &Told(self.on_progress.as_deref()))?;
+        let converted = run(&plan, &passwords, &Told(self.on_progress.as_deref()))?;
         let bytes = converted.bytes;
         Ok(ConvertSummary {
             size: converted.size,
@@ -169,28 +165,6 @@ impl<'a> ConvertOptions<'a> {
             written: bytes.written,
             shared: bytes.shared,
         })
-    }
-}
-
-/// The passwords of a source and of a target.
-struct BothPasswords<'a> {
-    source: &'a GivenPassword,
-    target: &'a GivenPassword,
-}
-
-impl Passwords for BothPasswords<'_> {
-    fn for_reading(&self, image: &str) -> Result<&Secret> {
-        self.source.for_reading(image)
-    }
-
-    fn for_writing(&self, image: &str) -> Result<&Secret> {
-        self.target.for_writing(image)
-    }
-
-    fn legacy_aes_is_used(&self, _is_new: bool) {}
-
-    fn implausible(&self, _image: &str, _newline: bool) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::image::new_file;
 use super::open::format_named;
-use super::password::GivenPassword;
+use super::password::GivenPasswords;
 use crate::commands::{self, Driver, Purpose, Target};
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result};
@@ -27,34 +27,30 @@ use crate::storage::CacheMode;
 /// # Ok::<(), cowhide::Error>(())
 /// ```
 pub struct CreateOptions {
-    format: String,
     size: u64,
-    options: Vec<(String, OsString)>,
-    password: GivenPassword,
+    new: NewImageOptions,
 }
 
 impl CreateOptions {
     /// Returns the options of an image of that format, for a disk of `size` bytes.
     pub fn new(format: impl Into<String>, size: u64) -> Self {
         Self {
-            format: format.into(),
             size,
-            options: Vec::new(),
-            password: GivenPassword::default(),
+            new: NewImageOptions::new(format.into()),
         }
     }
 
     /// Sets an option of the format, as `qemu-img create -o` names it.
     #[must_use]
     pub fn option(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
-        self.options.push((name.into(), value.into()));
+        self.new.options.push((name.into(), value.into()));
         self
     }
 
     /// Sets the password, for an image that is encrypted.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
-        self.password = GivenPassword(Some(Secret::new(password.into())));
+        self.new.password = Some(Secret::new(password.into()));
         self
     }
 
@@ -64,42 +60,58 @@ impl CreateOptions {
     /// Returns an error if the options make no sense, or the system's error. No new file is left then.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<()> {
         let secrets = Secrets::default();
-        let target = target(path.as_ref(), &self.format, &self.options, &secrets)?;
-        commands::create::run(&target, self.size, &self.password)
+        let target = self.new.target(path.as_ref(), &secrets)?;
+        let passwords = GivenPasswords {
+            reading: None,
+            writing: self.new.password.as_ref(),
+        };
+        commands::create::run(&target, self.size, &passwords)
     }
 }
 
-/// Describes a new image.
-pub(super) fn target<'a>(
-    path: &Path,
-    format: &str,
-    options: &[(String, OsString)],
-    secrets: &'a Secrets,
-) -> Result<Target<'a>> {
-    let driver = Driver::Format(format_named(format)?);
-    let lists = options.iter().map(|(name, value)| {
-        let text = value.to_str().ok_or_else(|| {
-            Error::invalid(format!("the value of the option '{name}' is not UTF-8"))
-        })?;
-        // In a list, a comma in a value is doubled.
-        Ok(OsString::from(format!(
-            "{name}={}",
-            text.replace(',', ",,")
-        )))
-    });
-    let lists = lists.collect::<Result<Vec<_>>>()?;
-    Ok(Target {
-        path: new_file(path)?,
-        name: path.to_string_lossy().into_owned(),
-        driver,
-        options: Values::of_lists(&driver.create_options(), &lists)?,
-        secrets,
-        align: None,
-        compressed: false,
-        backing_purpose: Some(Purpose::Read),
-        cache: CacheMode::Writeback,
-        existing: None,
-        names: Names::Follow(|_, _| ()),
-        names_below: Names::Follow(|_, _| ()),
-    })
+/// The format of a new image, its options, and its password.
+pub(super) struct NewImageOptions {
+    format: String,
+    pub(super) options: Vec<(String, OsString)>,
+    pub(super) password: Option<Secret>,
+}
+
+impl NewImageOptions {
+    pub(super) fn new(format: String) -> Self {
+        Self {
+            format,
+            options: Vec::new(),
+            password: None,
+        }
+    }
+
+    /// Describes the image.
+    pub(super) fn target<'a>(&self, path: &Path, secrets: &'a Secrets) -> Result<Target<'a>> {
+        let driver = Driver::Format(format_named(&self.format)?);
+        let lists = self.options.iter().map(|(name, value)| {
+            let text = value.to_str().ok_or_else(|| {
+                Error::invalid(format!("the value of the option '{name}' is not UTF-8"))
+            })?;
+            // In a list, a comma in a value is doubled.
+            Ok(OsString::from(format!(
+                "{name}={}",
+                text.replace(',', ",,")
+            )))
+        });
+        let lists = lists.collect::<Result<Vec<_>>>()?;
+        Ok(Target {
+            path: new_file(path)?,
+            name: path.to_string_lossy().into_owned(),
+            driver,
+            options: Values::of_lists(&driver.create_options(), &lists)?,
+            secrets,
+            align: None,
+            compressed: false,
+            backing_purpose: Some(Purpose::Read),
+            cache: CacheMode::Writeback,
+            existing: None,
+            names: Names::Follow(|_, _| ()),
+            names_below: Names::Follow(|_, _| ()),
+        })
+    }
 }

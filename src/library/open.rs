@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::image::{DiskImage, WritableDisk};
-use super::password::GivenPassword;
+use super::password::GivenPasswords;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
 use crate::formats::Format;
@@ -23,7 +23,7 @@ use crate::storage::Purpose;
 #[derive(Default)]
 pub struct OpenOptions {
     format: Option<String>,
-    password: GivenPassword,
+    password: Option<Secret>,
     refuses_names: bool,
 }
 
@@ -45,7 +45,7 @@ impl OpenOptions {
     /// erased at the end.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
-        self.password = GivenPassword(Some(Secret::new(password.into())));
+        self.password = Some(Secret::new(password.into()));
         self
     }
 
@@ -64,7 +64,7 @@ impl OpenOptions {
     /// or if there is no password ([`ErrorKind::MissingSecret`](crate::ErrorKind::MissingSecret)).
     pub fn open(&self, path: impl AsRef<Path>) -> Result<DiskImage> {
         let node = self.node(path.as_ref())?;
-        let disk = node.open(Purpose::Read, &self.password)?;
+        let disk = node.open(Purpose::Read, &self.passwords())?;
         DiskImage::new(disk)
     }
 
@@ -74,13 +74,17 @@ impl OpenOptions {
     /// Returns an error as [`open`](Self::open) does, or if images of the format can't be written.
     pub fn open_to_write(&self, path: impl AsRef<Path>) -> Result<WritableDisk> {
         let node = self.node(path.as_ref())?;
-        let opened = node.open_to_write(&WriteAccess::to_change(true), &self.password)?;
+        let passwords = self.passwords();
+        let opened = node.open_to_write(&WriteAccess::to_change(true), &passwords)?;
         WritableDisk::new(opened)
     }
 
-    /// Returns the password.
-    pub(super) fn given_password(&self) -> &GivenPassword {
-        &self.password
+    /// Returns the password, for images that are opened.
+    pub(super) fn passwords(&self) -> GivenPasswords<'_> {
+        GivenPasswords {
+            reading: self.password.as_ref(),
+            writing: None,
+        }
     }
 
     /// Returns the image's node.

@@ -1,28 +1,22 @@
-//! The password of a caller who gives it beforehand, or gives none.
+//! The passwords of a caller who gives them beforehand, or gives none.
 
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The password that options have, for every encrypted image that they open.
+/// The passwords that options have: that of every encrypted image that is opened, and that of a new one.
 #[derive(Default)]
-pub(super) struct GivenPassword(pub(super) Option<Secret>);
-
-impl GivenPassword {
-    fn get(&self, image: &str) -> Result<&Secret> {
-        self.0.as_ref().ok_or_else(|| {
-            let message = format!("'{image}' is encrypted, and no password was given");
-            Error::new(ErrorKind::MissingSecret, message)
-        })
-    }
+pub(super) struct GivenPasswords<'a> {
+    pub(super) reading: Option<&'a Secret>,
+    pub(super) writing: Option<&'a Secret>,
 }
 
-impl Passwords for GivenPassword {
+impl Passwords for GivenPasswords<'_> {
     fn for_reading(&self, image: &str) -> Result<&Secret> {
-        self.get(image)
+        self.reading.ok_or_else(|| missing(image))
     }
 
     fn for_writing(&self, image: &str) -> Result<&Secret> {
-        self.get(image)
+        self.writing.ok_or_else(|| missing(image))
     }
 
     fn legacy_aes_is_used(&self, _is_new: bool) {}
@@ -30,4 +24,9 @@ impl Passwords for GivenPassword {
     fn implausible(&self, _image: &str, _newline: bool) -> Result<()> {
         Ok(())
     }
+}
+
+fn missing(image: &str) -> Error {
+    let message = format!("'{image}' is encrypted, and no password was given");
+    Error::new(ErrorKind::MissingSecret, message)
 }
