@@ -14,16 +14,15 @@ use clap_complete::env::{CompleteEnv, Shells};
 
 use super::args::{Cli, CompletionsArgs};
 use super::failure::FAILED;
-use super::getopt::{long_names, short_names};
+use super::getopt::{self, Mistake, short_names};
 use super::{Done, Failure, complain, print_bytes, program};
 use crate::commands::Driver;
 use crate::convert::Algorithm;
 use crate::crypto::Secrets;
-use crate::formats::FORMATS;
 use crate::formats::encryption::EncryptionFormat;
 use crate::options::spec::united;
 use crate::options::{Kind, OptionSpec};
-use crate::storage::{CacheMode, PROTOCOLS};
+use crate::storage::CacheMode;
 
 /// The environment variable by which a shell asks for completions.
 const VARIABLE: &str = "COWHIDE_COMPLETE";
@@ -51,7 +50,9 @@ pub(super) fn run(args: &CompletionsArgs, _secrets: &Secrets) -> Done {
 /// Answers a shell that asks for completions. `None` if none does.
 pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
     std::env::var_os(VARIABLE)?;
-    let words = arguments.to_vec();
+    // The command line follows what the shell's script says itself.
+    let words = arguments.iter().skip_while(|word| *word != "--");
+    let words: Vec<OsString> = words.skip(1).cloned().collect();
     let definition = move || with_completers(Cli::command(), &words);
     let asked = CompleteEnv::with_factory(definition).var(VARIABLE);
     let folder = std::env::current_dir().ok();
@@ -66,10 +67,8 @@ pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
 
 /// Adds to each value of a definition what it completes to. `words` are those of the command line.
 fn with_completers(definition: Command, words: &[OsString]) -> Command {
-    definition.mut_subcommands(|command: Command| {
-        let format = format_of_options(&command, words);
-        command.mut_args(|arg| completed(arg, &format))
-    })
+    let format = format_of_options(words);
+    definition.mut_subcommands(|command: Command| command.mut_args(|arg| completed(arg, &format)))
 }
 
 /// Adds to an option or operand what its value completes to.
@@ -77,7 +76,7 @@ fn completed(arg: Arg, format: &str) -> Arg {
     let name = arg.get_value_names().and_then(|names| names.first());
     let name = name.map(|name| name.as_str().to_owned());
     match name.as_deref() {
-        Some("FMT" | "SRC_FMT") => arg.add(one_of(format_names())),
+        Some("FMT" | "SRC_FMT") => arg.add(one_of(Driver::names().collect::<Vec<_>>())),
         Some("OPTS") => {
             let specs = Driver::from_name(format).map(|driver| driver.create_options());
             let specs = specs.map(|lists| united(&lists)).unwrap_or_default();
@@ -99,15 +98,6 @@ fn completed(arg: Arg, format: &str) -> Arg {
         _ if arg.is_positional() => arg.value_hint(ValueHint::AnyPath),
         _ => arg,
     }
-}
-
-/// Returns the names that `-f` and `-O` take.
-fn format_names() -> Vec<&'static str> {
-    let formats = FORMATS.iter().map(|format| format.name());
-    let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
-    formats
-        .chain(protocols.map(|protocol| protocol.name()))
-        .collect()
 }
 
 /// Completes to names of a list.
@@ -146,41 +136,27 @@ fn options(specs: &[&OptionSpec], current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// Returns the format that the options of a command line are of: that which `-O` names where a subcommand has it,
-/// or else that of `-f`.
-fn format_of_options(command: &Command, words: &[OsString]) -> String {
-    let options: Vec<&Arg> = command
-        .get_arguments()
-        .filter(|arg| !arg.is_positional())
-        .collect();
-    let by_letter = |letter| {
-        let mut options = options.iter();
-        options.find(|option| short_names(option).any(|name| name == letter))
-    };
-    let Some(option) = by_letter('O').or_else(|| by_letter('f')) else {
-        return "raw".to_owned();
-    };
-    let mut found = None;
-    let mut words = words.iter().map(|word| word.to_string_lossy());
-    while let Some(word) = words.next() {
-        for name in short_names(option).map(|name| format!("-{name}")) {
-            match word.strip_prefix(&*name) {
-                Some("") => found = words.next().map(|value| value.into_owned()),
-                Some(value) if !word.starts_with("--") => found = Some(value.to_owned()),
-                _ => continue,
-            }
-            break;
+/// or else that of `-f`. A mistake in the line ends the search.
+fn format_of_options(words: &[OsString]) -> String {
+    let mut definition = Cli::command();
+    definition.build();
+    let mut format = "raw".to_owned();
+    let seen = |subcommand: &str, option: &str, value: &OsStr| {
+        let command = definition.find_subcommand(subcommand);
+        let by_letter = |letter| {
+            let mut options = command?.get_arguments();
+            options.find(|option| short_names(option).any(|name| name == letter))
+        };
+        if by_letter('O')
+            .or_else(|| by_letter('f'))
+            .is_some_and(|arg| arg.get_id() == option)
+        {
+            format = value.to_string_lossy().into_owned();
         }
-        for name in long_names(option).map(|name| format!("--{name}")) {
-            match word.strip_prefix(&*name) {
-                Some("") => found = words.next().map(|value| value.into_owned()),
-                Some(rest) => {
-                    found = rest.strip_prefix('=').map(str::to_owned).or(found.take());
-                }
-                None => {}
-            }
-        }
-    }
-    found.unwrap_or_else(|| "raw".to_owned())
+        Ok::<(), Mistake>(())
+    };
+    let _ = getopt::normalise(&definition, words, seen);
+    format
 }
 
 #[cfg(test)]

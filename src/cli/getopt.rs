@@ -366,7 +366,7 @@ pub(super) fn is_own(option: &Arg) -> bool {
     option.get_help_heading() == Some(OWN)
 }
 
-pub(super) fn long_names(option: &Arg) -> impl Iterator<Item = &str> {
+fn long_names(option: &Arg) -> impl Iterator<Item = &str> {
     let aliases = option.get_all_aliases().unwrap_or_default();
     option.get_long().into_iter().chain(aliases)
 }

@@ -13,8 +13,8 @@ use clap::{Arg, Command};
 
 use super::examples;
 use super::getopt::takes_value;
+use crate::commands::Driver;
 use crate::formats::FORMATS;
-use crate::storage::PROTOCOLS;
 
 /// The version of `qemu-img` whose behaviour this version has, for scripts that compare versions.
 const COMPATIBLE_WITH: &str = "10.0.2";
@@ -56,13 +56,12 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
     // The older line has formats only; the newer list also has the protocols that `-f` and `-O` take.
-    let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
-    formats.extend(protocols.map(|protocol| protocol.name()));
-    formats.sort_unstable();
+    let mut drivers: Vec<&str> = Driver::names().collect();
+    drivers.sort_unstable();
     let _ = writeln!(
         text,
         "\nSupported image formats:\n\n  {}",
-        formats.join(" ")
+        drivers.join(" ")
     );
     text
 }

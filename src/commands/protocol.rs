@@ -3,10 +3,10 @@
 //! QEMU has protocols as drivers below its formats. Without a format the bytes are those of a raw image.
 
 use crate::error::Result;
-use crate::formats::Format;
 use crate::formats::driver::no_creation;
+use crate::formats::{FORMATS, Format};
 use crate::options::OptionSpec;
-use crate::storage::{Protocol, list};
+use crate::storage::{PROTOCOLS, Protocol, list};
 
 /// The kind of a new image: a format, or the protocol that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,13 @@ impl Driver {
     pub fn from_name(name: &str) -> Option<Self> {
         let protocol = || Protocol::from_name(name).map(Self::Protocol);
         Format::from_name(name).map(Self::Format).or_else(protocol)
+    }
+
+    /// Returns the names of all drivers: those of the formats, and of the protocols that hold new images.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
+        let formats = FORMATS.iter().map(|format| format.name());
+        formats.chain(protocols.map(|protocol| protocol.name()))
     }
 
     /// Returns its name.
