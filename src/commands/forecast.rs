@@ -1,4 +1,4 @@
-//! What a conversion would do, without doing it: nothing is written, and no file is made.
+//! The forecast of a conversion. Nothing is written, and no file is made.
 //!
 //! Only metadata is read. Zeroes that the source stores as data are found by reading them, so as much may be left out
 //! as `read` says, and the new file may be smaller than `required`.
@@ -12,7 +12,7 @@ use crate::formats::{Image, ImageFile};
 use crate::nodes::Disk;
 use crate::units::GuestOffset;
 
-/// What a conversion would do.
+/// The work that a conversion would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forecast {
     /// The name, the format and the encryption of each source.

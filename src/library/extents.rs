@@ -1,4 +1,4 @@
-//! How a disk is stored, run by run.
+//! The ways in which a disk is stored, run by run.
 
 use crate::error::Result;
 use crate::formats::{Chain, Image as _, Status};

@@ -1,4 +1,4 @@
-//! How an image is opened.
+//! The options with which an image is opened.
 
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, same_contents};
-use crate::tools::{Tool, ours, qemu_img};
+use crate::tools::{Tool, ours, qemu_img, words};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -16,10 +16,6 @@ pub fn trials() -> Vec<Trial> {
         trial("bench::mistakes", mistakes),
         trial("bench::flushes", flushes),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 /// The answer of a tool, with the time taken out.

@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::Noise;
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same_answer, words};
 use crate::trial;
 
 /// The size of an extent in bytes.
@@ -21,10 +21,6 @@ pub fn trials() -> Vec<Trial> {
         trial("bochs::refusals", refusals),
         trial("bochs::cut_files", cut_files),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 fn put(bytes: &mut [u8], at: usize, number: u32) {

@@ -9,7 +9,7 @@ use flate2::write::ZlibEncoder;
 use libtest_mimic::Trial;
 
 use crate::common::Noise;
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same_answer, words};
 use crate::trial;
 
 const SCRIPT: &[u8] =
@@ -21,10 +21,6 @@ pub fn trials() -> Vec<Trial> {
         trial("cloop::wrong_headers", wrong_headers),
         trial("cloop::damaged_blocks", damaged_blocks),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 fn zlib(bytes: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, qemu_io, run, write_disk};
-use crate::tools::{SECRET, ours, qemu_img, same_answer, spec};
+use crate::tools::{SECRET, ours, qemu_img, same_answer, spec, words};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -20,10 +20,6 @@ pub fn trials() -> Vec<Trial> {
         trial("compare::damaged_images", damaged),
         trial("compare::mistakes", mistakes),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 /// Both orders, strictly and not.

@@ -11,7 +11,7 @@ use flate2::write::ZlibEncoder;
 use libtest_mimic::Trial;
 
 use crate::common::Noise;
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same_answer, words};
 use crate::trial;
 
 const ZERO: u32 = 0;
@@ -36,10 +36,6 @@ pub fn trials() -> Vec<Trial> {
         trial("dmg::wrong_tables", wrong_tables),
         trial("dmg::refusals", refusals),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 /// A chunk: its kind, its first sector in its table, the number of sectors, and what is stored.

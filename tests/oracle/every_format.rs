@@ -18,7 +18,7 @@ use cowhide::storage::MemoryStorage;
 use libtest_mimic::Trial;
 
 use crate::common::{Ran, run, same_contents, write_disk};
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
 /// Sizes of disks, odd ones and one of no bytes among them.
@@ -104,18 +104,9 @@ fn cluster_size(driver: Driver, image: &Path) -> u64 {
     info.cluster_size.unwrap_or(1)
 }
 
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
-}
-
 /// Runs a tool, which must succeed.
 fn done(tool: Tool, folder: &Path, line: &str) -> String {
     tool(folder, &words(line)).ok()
-}
-
-/// Runs both tools on the same files, which they leave as they are.
-fn same(folder: &Path, line: &str) {
-    same_answer(folder, &words(line));
 }
 
 /// Runs both tools in folders of their own that hold the same, where each makes the file `x`. Returns both

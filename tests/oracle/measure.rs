@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, write_disk};
-use crate::tools::{SECRET, ours, qemu_img, same_answer, spec};
+use crate::tools::{SECRET, ours, qemu_img, same_answer, spec, words};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -18,10 +18,6 @@ pub fn trials() -> Vec<Trial> {
         trial("measure::what_we_make_fits", fits),
         trial("measure::mistakes", mistakes),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 /// Both forms.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::common::{Noise, same_contents, write_disk};
-use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec, words};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -31,10 +31,6 @@ pub fn trials() -> Vec<Trial> {
             preallocated_conversions,
         ),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 /// A disk of 3 MB with holes, zeroes and noise.

@@ -9,7 +9,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
 /// Where fields of the header stand, in bytes.
@@ -37,15 +37,6 @@ pub fn trials() -> Vec<Trial> {
         trial("parallels::leaks", leaks),
         trial("parallels::extensions", extensions),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
-}
-
-/// Runs both tools on the same files, which they leave as they are.
-fn same(folder: &Path, line: &str) {
-    same_answer(folder, &words(line));
 }
 
 fn number(bytes: &[u8], at: usize) -> u32 {

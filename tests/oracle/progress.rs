@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Noise, Ran, until_it_has, write_disk};
-use crate::tools::{Tool, ours, qemu_img};
+use crate::tools::{Tool, ours, qemu_img, words};
 use crate::trial;
 
 /// Calls that say the same to the byte, on both outputs.
@@ -69,10 +69,6 @@ pub fn trials() -> Vec<Trial> {
         sigusr1_beside_lines,
     ));
     trials
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 fn same(call: &str) {

@@ -3,12 +3,13 @@
 //! Where QEMU reads zeroes in the place of what a damaged image has lost, ours doesn't: each such case says so.
 
 use std::fs;
-use std::path::Path;
 
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer, spec, to_raw};
+use crate::tools::{
+    SECRET, Tool, assert_reads_as, ours, qemu_img, same, same_answer, spec, to_raw, words,
+};
 use crate::trial;
 
 /// Where fields of the header stand, in bytes.
@@ -36,15 +37,6 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
-}
-
-/// Runs both tools on the same files, which they leave as they are.
-fn same(folder: &Path, line: &str) {
-    same_answer(folder, &words(line));
-}
-
 fn number(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())
 }
@@ -55,17 +47,6 @@ fn put(bytes: &mut [u8], at: usize, number: u64) {
 
 fn put_short(bytes: &mut [u8], at: usize, number: u32) {
     bytes[at..at + 4].copy_from_slice(&number.to_be_bytes());
-}
-
-/// Asserts that both tools read the same, and that it is `disk`.
-fn assert_reads_as(folder: &Path, image: &str, disk: &str) {
-    for (tool, name) in [(ours as Tool, "ours.back"), (qemu_img, "theirs.back")] {
-        tool(folder, &["convert", "-O", "raw", image, name]).ok();
-        assert!(
-            same_contents(&folder.join(disk), &folder.join(name)),
-            "{image}: {name}"
-        );
-    }
 }
 
 fn new_images() {

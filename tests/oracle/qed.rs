@@ -3,12 +3,11 @@
 //! Where QEMU believes a damaged image, or forgets data to make one whole, ours doesn't: each such case says so.
 
 use std::fs;
-use std::path::Path;
 
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, assert_reads_as, ours, qemu_img, same, words};
 use crate::trial;
 
 /// Where fields of the header stand, in bytes.
@@ -41,15 +40,6 @@ pub fn trials() -> Vec<Trial> {
         trial("qed::an_image_that_has_to_be_checked", need_check),
         trial("qed::cut_files", cut_files),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
-}
-
-/// Runs both tools on the same files, which they leave as they are.
-fn same(folder: &Path, line: &str) {
-    same_answer(folder, &words(line));
 }
 
 fn number(bytes: &[u8], at: usize) -> u64 {
@@ -85,17 +75,6 @@ fn both(prepare: &[&str], line: &str) -> [tempfile::TempDir; 2] {
     });
     assert_eq!(said[0], said[1], "{line}");
     folders
-}
-
-/// Asserts that both tools read the same, and that it is `disk.raw`.
-fn assert_reads_as(folder: &Path, image: &str, disk: &str) {
-    for (tool, name) in [(ours as Tool, "ours.back"), (qemu_img, "theirs.back")] {
-        tool(folder, &["convert", "-O", "raw", image, name]).ok();
-        assert!(
-            same_contents(&folder.join(disk), &folder.join(name)),
-            "{image}: {name}"
-        );
-    }
 }
 
 fn options() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{COWHIDE, Ran, run};
+use crate::common::{COWHIDE, Ran, run, same_contents};
 
 /// The secret of encrypted images, as an object.
 pub const SECRET: &str = "secret,id=s,data=correct horse battery";
@@ -37,6 +37,27 @@ pub fn same_answer(folder: &Path, args: &[&str]) {
     assert_eq!(ours.status, theirs.status, "{args:?}: {ours:?}");
     let complaint = theirs.stderr.replace("qemu-img", "cowhide");
     assert_eq!(ours.stderr, complaint, "{args:?}");
+}
+
+/// The words of a line that is written with blanks.
+pub fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// Asserts that both tools give the same answer to a line, on the same files, which they leave as they are.
+pub fn same(folder: &Path, line: &str) {
+    same_answer(folder, &words(line));
+}
+
+/// Asserts that both tools read an image as the raw file `disk`.
+pub fn assert_reads_as(folder: &Path, image: &str, disk: &str) {
+    for (tool, name) in [(ours as Tool, "ours.back"), (qemu_img, "theirs.back")] {
+        tool(folder, &["convert", "-O", "raw", image, name]).ok();
+        assert!(
+            same_contents(&folder.join(disk), &folder.join(name)),
+            "{image}: {name}"
+        );
+    }
 }
 
 /// Converts an image, named by its options, to a raw file.

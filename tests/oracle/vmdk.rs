@@ -10,7 +10,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
 const MIB: usize = 1 << 20;
@@ -60,16 +60,8 @@ fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
-}
-
 fn done(tool: Tool, folder: &Path, line: &str) -> String {
     tool(folder, &words(line)).ok()
-}
-
-fn same(folder: &Path, line: &str) {
-    same_answer(folder, &words(line));
 }
 
 /// The files of a folder and their bytes, with each id of contents made the same.

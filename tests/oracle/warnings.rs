@@ -6,7 +6,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::write_disk;
-use crate::tools::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer, words};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -16,10 +16,6 @@ pub fn trials() -> Vec<Trial> {
         trial("warnings::protocols_found_inside", protocols),
         trial("warnings::devices_of_no_size", devices),
     ]
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 /// Bitmaps of an image that a program changed that doesn't know them. The oracle ends its warning without

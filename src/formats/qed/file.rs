@@ -137,7 +137,7 @@ impl ImageFile for QedFile {
         }
         let below = parts.backing.map_or(0, |backing| backing.size());
         if size > self.header.size && below > self.header.size {
-            // What is added would read as the backing file does.
+            // Added space would read as the backing file does.
             return Err(Error::unsupported(
                 "Block driver does not support requested flags",
             ));

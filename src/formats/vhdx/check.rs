@@ -8,7 +8,7 @@ use super::table::{BlockState, Places, VhdxTable};
 use crate::error::Result;
 use crate::formats::check::CheckEvent;
 
-/// What a check finds.
+/// The findings of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct TableState {
     /// The number of entries that are wrong.

@@ -63,7 +63,7 @@ impl LogChange {
     }
 }
 
-/// What the log says is to be done.
+/// A change that the log says is to be made.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PendingLog {
     /// The changes in their order.
@@ -125,7 +125,7 @@ impl PendingLog {
             .collect();
         let end = changes.iter().map(LogChange::end).max().unwrap_or(0);
         let length = file_length.max(end).max(last.unwrap_or(0));
-        // What was on stable storage when the entry was written is gone.
+        // The file has lost data that was on stable storage when the entry was written.
         if flushed.unwrap_or(0) > file_length || length > MOST_END {
             return Err(not_replayable(file));
         }

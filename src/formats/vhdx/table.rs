@@ -98,7 +98,7 @@ pub(super) struct VhdxTable {
     room: Mutex<BlockRoom>,
 }
 
-/// What a writer knows.
+/// The state of a writer.
 struct BlockRoom {
     header: VhdxHeader,
     /// True once the header says that the file has changed.

@@ -118,7 +118,7 @@ impl TakenPlaces {
             places.push(whole(start));
             places.extend(second.iter().filter(|start| **start > 0).map(table));
         }
-        // What is beyond the end lies over nothing.
+        // A grain beyond the end lies over nothing.
         places.retain(|place| !place.is_empty() && place.end <= end);
         places.sort_by_key(|place| place.start);
         Ok(Self(places))

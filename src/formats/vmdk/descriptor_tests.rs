@@ -29,7 +29,7 @@ fn a_descriptor_of_qemu_is_read() {
     assert_eq!(first.name, b"a.b-f001.vmdk");
     assert_eq!((second.sectors, second.offset), (10, 128));
     found.check_separate().unwrap();
-    // What follows a NUL isn't read.
+    // Bytes behind a NUL aren't read.
     assert_eq!(parsed(&format!("{TEXT}\0\nRW 1 FLAT \"c\" 0\n")), found);
 }
 

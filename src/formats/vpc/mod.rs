@@ -5,7 +5,7 @@
 //! data stands a bitmap of its sectors. All numbers are big-endian. The footer states the size twice, in bytes and
 //! as a geometry, and its creator decides which of them counts.
 //!
-//! What a differencing image doesn't hold is its parent's, which it names as Windows does.
+//! The parent of a differencing image has the sectors that this one doesn't hold. It is named as Windows names files.
 
 mod differencing;
 mod file;

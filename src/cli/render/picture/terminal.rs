@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::model::{CellKind, Picture, Strip};
 use crate::units::human_size;
 
-/// What the terminal can show.
+/// The abilities of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terminal {
     /// Its width in characters.
