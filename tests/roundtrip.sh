@@ -1,12 +1,16 @@
 #!/bin/sh
-# The main job on a real image: encrypt, check, decrypt, compare. Builds cowhide first.
-# Usage: tests/roundtrip.sh [DISK]          (default: tests/data/disk1.img)
+# The main job on a real image: encrypt, check, decrypt, compare. Builds cowhide first, or takes the program that
+# COWHIDE names.
+# Usage: [COWHIDE=PROGRAM] tests/roundtrip.sh [DISK]          (default: tests/data/disk1.img)
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 disk=${1:-$here/tests/data/disk1.img}
-echo "build    cowhide (this takes minutes the first time)"
-cargo build --release --manifest-path "$here/Cargo.toml"
-cowhide=${CARGO_TARGET_DIR:-$here/target}/release/cowhide
+cowhide=${COWHIDE:-}
+if [ -z "$cowhide" ]; then
+    echo "build    cowhide (this takes minutes the first time)"
+    cargo build --release --manifest-path "$here/Cargo.toml"
+    cowhide=${CARGO_TARGET_DIR:-$here/target}/release/cowhide
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 printf 'correct horse battery\n' > "$work/password"
