@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use super::chunks::{Chunk, gaps};
 use super::ordering::ChunkOrder;
 use super::runs::{cut_to, within};
-use super::zero;
+use super::zero::{self, ZeroUnits};
 use crate::error::{Error, Result};
 use crate::formats::{NewImage, Packed, PackedPart, Reservation, Run};
 use crate::units::GuestOffset;
@@ -73,20 +73,34 @@ impl<'a> Placement<'a> {
             Some(sparse) if self.target.starts_as_zeroes() || self.is_backed => sparse,
             _ => return told,
         };
-        // A finer search than the target's own only where that was asked for and the target isn't one
-        // that writes whole clusters.
-        let (unit, least) = match self.target.zero_unit() {
+        // As in qemu-img: data is kept in aligned units of the asked length, whatever the clusters. A finer search
+        // than the target's own only where that was asked for and the target isn't one that writes whole clusters.
+        let asked = (1 << sparse.ilog2()).min(self.block);
+        let units = match self.target.zero_unit() {
             // However short a run of zeroes is, to pack it costs more than a gap.
-            unit if self.target.packs() => (unit, unit),
-            unit if unit <= FINEST_UNIT => (unit.min(1 << sparse.ilog2()), sparse.get()),
-            unit => (unit, sparse.get()),
+            unit if self.target.packs() => ZeroUnits {
+                target: unit,
+                kept: unit,
+                least: unit,
+            },
+            unit => {
+                let target = match unit <= FINEST_UNIT {
+                    true => unit.min(asked),
+                    false => unit,
+                };
+                ZeroUnits {
+                    target,
+                    kept: asked.max(target),
+                    least: sparse.get(),
+                }
+            }
         };
         let mut runs = Vec::new();
         for block in self.blocks(buffer.len()) {
             // One part after the other: zeroes before and after what is left must not be joined.
             for part in within(&told, &block) {
                 let data = within(&chunk.data, &part);
-                runs.extend(zero::data_runs(buffer, &data, unit, least));
+                runs.extend(zero::data_runs(buffer, &data, units));
             }
         }
         runs

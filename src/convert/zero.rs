@@ -2,23 +2,38 @@
 
 use crate::formats::Run;
 
-/// Returns the parts of `data`, runs of `buffer`, that aren't zero. They are multiples of `unit` (a power of
-/// two), sorted, disjoint, and joined where fewer than `sparse` zeroes lie between. What is outside of `data`
-/// is known to be zero and isn't looked at, nor is it joined to anything, however short it is.
-pub(super) fn data_runs(buffer: &[u8], data: &[Run], unit: usize, sparse: usize) -> Vec<Run> {
+/// The lengths by which zeroes are left out, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ZeroUnits {
+    /// The unit in which the target can leave them out, a power of two.
+    pub(super) target: usize,
+    /// The aligned unit that is kept as a whole if any of it is data: a power of two, at least that of the target.
+    pub(super) kept: usize,
+    /// The shortest run that is left out.
+    pub(super) least: usize,
+}
+
+/// Returns the parts of `data`, runs of `buffer`, that aren't zero. They are made of `units`, sorted, disjoint, and
+/// joined where too few zeroes lie between. What is outside of `data` is known to be zero and isn't looked at, nor is
+/// it joined to anything, however short it is.
+pub(super) fn data_runs(buffer: &[u8], data: &[Run], units: ZeroUnits) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut end_of_last = None;
     for range in data {
         // Zeroes that were read may be joined to what is before them; a hole of the source stays one.
         let mut may_join = end_of_last == Some(range.start);
         end_of_last = Some(range.end);
-        let mut start = range.start / unit * unit;
-        while start < range.end {
-            let end = (start + unit).min(buffer.len());
+        let mut start = range.start / units.target * units.target;
+        let range_end = range.end.next_multiple_of(units.target).min(buffer.len());
+        while start < range_end {
+            let end = (start / units.kept + 1) * units.kept;
+            let end = end.min(range_end);
             if buffer.get(start..end).is_some_and(|part| !is_zero(part)) {
                 match runs.last_mut() {
                     // Two ranges may share a unit; a short run of zeroes isn't worth a gap.
-                    Some(last) if last.end >= start || (may_join && start - last.end < sparse) => {
+                    Some(last)
+                        if last.end >= start || (may_join && start - last.end < units.least) =>
+                    {
                         last.end = end;
                     }
                     _ => runs.push(start..end),
@@ -68,7 +83,12 @@ mod tests {
         buffer[1535] = 1;
         buffer[2048] = 1;
         let whole = 0..buffer.len();
-        let runs = |data: &[Run], unit| data_runs(&buffer, data, unit, unit);
+        let units = |target, kept, least| ZeroUnits {
+            target,
+            kept,
+            least,
+        };
+        let runs = |data: &[Run], unit| data_runs(&buffer, data, units(unit, unit, unit));
         assert_eq!(
             runs(std::slice::from_ref(&whole), 512),
             [512..1536, 2048..2560]
@@ -78,11 +98,18 @@ mod tests {
         assert!(runs(&[3000..4096], 512).is_empty());
         assert!(runs(&[], 512).is_empty());
         let all = std::slice::from_ref(&whole);
-        assert_eq!(data_runs(&buffer, all, 512, 1024), [512..2560]);
+        assert_eq!(data_runs(&buffer, all, units(512, 512, 1024)), [512..2560]);
+        let wide = data_runs(&buffer, all, units(512, 1024, 1024));
+        assert_eq!(wide, vec![0..3072]);
+        let two = data_runs(&buffer, all, units(512, 2048, 2048));
+        assert_eq!(two, vec![0..4096]);
+        // A unit that is kept ends with what was read.
+        let part = data_runs(&buffer, &[512..1536], units(512, 4096, 4096));
+        assert_eq!(part, [512..1536]);
         // Between two ranges is a hole that nobody read.
-        let apart = data_runs(&buffer, &[0..1536, 2048..2560], 512, 1 << 20);
+        let apart = data_runs(&buffer, &[0..1536, 2048..2560], units(512, 512, 1 << 20));
         assert_eq!(apart, [512..1536, 2048..2560]);
-        let touching = data_runs(&buffer, &[0..1700, 1700..2560], 512, 1 << 20);
+        let touching = data_runs(&buffer, &[0..1700, 1700..2560], units(512, 512, 1 << 20));
         assert_eq!(touching, [512..2560]);
     }
 }
