@@ -69,24 +69,28 @@ pub fn name_table() -> Vec<u8> {
     table
 }
 
-/// Names the unknown bits among `incompatible`, from the image's own table where it has them.
+/// Names the unknown bits among `incompatible`, from the image's own table where it has them. As in QEMU an entry
+/// without a name ends the table, and a last one that is cut short still names its bit.
 pub fn describe_unknown(incompatible: u64, table: &[u8]) -> Option<String> {
     let mut unknown = incompatible & !KNOWN_INCOMPATIBLE;
     if unknown == 0 {
         return None;
     }
     let mut text = String::new();
-    for entry in table.chunks_exact(ENTRY_LENGTH) {
+    for entry in table.chunks(ENTRY_LENGTH) {
         let [kind, bit, name @ ..] = entry else {
-            continue;
+            break;
         };
+        let end = name.iter().position(|byte| *byte == 0);
+        let name = name.get(..end.unwrap_or(NAME_LENGTH)).unwrap_or(name);
+        if name.is_empty() {
+            break;
+        }
         let mask = 1u64.checked_shl(u32::from(*bit)).unwrap_or(0);
         if *kind != FeatureKind::Incompatible as u8 || unknown & mask == 0 {
             continue;
         }
         unknown &= !mask;
-        let end = name.iter().position(|byte| *byte == 0);
-        let name = name.get(..end.unwrap_or(NAME_LENGTH)).unwrap_or(name);
         if !text.is_empty() {
             text.push_str(", ");
         }
@@ -120,5 +124,19 @@ mod tests {
             describe_unknown(1 << 7 | 1 << 63 | 1, &table).unwrap(),
             "time travel\\u{1b}[2J, Unknown incompatible feature: 8000000000000000"
         );
+        let first = 8 * 48;
+        let unnamed = "Unknown incompatible feature: 80";
+        for (length, named) in [
+            (47, "time travel\\u{1b}[2J"),
+            (6, "time"),
+            (3, "t"),
+            (2, unnamed),
+            (1, unnamed),
+        ] {
+            let cut = &table[..first + length];
+            assert_eq!(describe_unknown(1 << 7, cut).unwrap(), named, "{length}");
+        }
+        table[first - 48 + 2] = 0;
+        assert_eq!(describe_unknown(1 << 7, &table).unwrap(), unnamed);
     }
 }

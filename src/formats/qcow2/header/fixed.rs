@@ -273,7 +273,12 @@ impl RawHeader {
         if !geometry.is_aligned(host) || host.0 > MAX_SIZE {
             return Err(Error::corrupt("Active L1 table offset invalid"));
         }
-        if entries < geometry.l1_entries(self.size) {
+        let needed = geometry.l1_entries(self.size);
+        // QEMU counts them as an `int`.
+        if needed > i32::MAX.cast_unsigned().into() {
+            return Err(Error::corrupt("Image is too big"));
+        }
+        if entries < needed {
             return Err(Error::corrupt("L1 table is too small"));
         }
         Ok(TablePlace { host, entries })
