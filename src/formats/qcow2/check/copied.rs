@@ -14,9 +14,16 @@ use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;
 use crate::units::{GuestOffset, HostOffset};
 
+/// A flag of the L1 table that was wrong.
+struct L1Flag {
+    index: u64,
+    finding: Finding,
+    mended: bool,
+}
+
 impl Work<'_> {
-    /// Sets and clears the flags of the active L1 table and its L2 tables. With [`Repair::Leaks`]
-    /// only if all refcounts are right; else they are findings like others.
+    /// Looks at the flags of the active L1 table and its L2 tables. With [`Repair::All`] those that are wrong are
+    /// mended; with [`Repair::Leaks`] only if all refcounts are right; else they are findings like others.
     pub(super) fn copied_flags(
         &mut self,
         walk: &Walk<'_>,
@@ -24,33 +31,52 @@ impl Work<'_> {
         rebuilt: &Rebuilt,
     ) -> Result<()> {
         let repair = match self.what {
-            Repair::All => true,
-            Repair::Leaks => self.report.corruptions == 0 && self.report.leaks == 0,
+            Some(Repair::All) => true,
+            Some(Repair::Leaks) => self.report.corruptions == 0 && self.report.leaks == 0,
+            None => false,
         };
-        self.l1_flags(walk, walked.active_l1, repair, rebuilt)?;
+        // They are told as QEMU tells them: that of an L1 entry comes before those of its table.
+        let of_l1 = self.l1_flags(walk, walked.active_l1, repair, rebuilt)?;
+        let mut of_l1 = of_l1.into_iter().peekable();
+        let active = walked.l2_tables.iter().filter(|place| place.active > 0);
+        let mut tables: Vec<L2Place> = active.copied().collect();
+        tables.sort_unstable_by_key(|place| place.l1_index);
         let mut buffer = vec![0; walk.geometry.cluster_len()];
-        for place in walked.l2_tables.iter().filter(|place| place.active > 0) {
+        for place in tables {
+            let before = |flag: &L1Flag| Some(flag.index) <= place.l1_index.map(u64::from);
+            while let Some(flag) = of_l1.next_if(before) {
+                self.tell(&flag);
+            }
             let may_write = repair && walk.is_only_l2(walked, place.host, rebuilt);
-            self.l2_flags(walk, *place, may_write, rebuilt, &mut buffer)?;
+            self.l2_flags(walk, place, may_write, rebuilt, &mut buffer)?;
         }
+        of_l1.for_each(|flag| self.tell(&flag));
         Ok(())
     }
 
+    fn tell(&mut self, flag: &L1Flag) {
+        if flag.mended {
+            self.fixed(&flag.finding);
+        } else {
+            self.left(&flag.finding);
+        }
+    }
+
     fn l1_flags(
-        &mut self,
+        &self,
         walk: &Walk<'_>,
         l1: TablePlace,
         repair: bool,
         rebuilt: &Rebuilt,
-    ) -> Result<()> {
+    ) -> Result<Vec<L1Flag>> {
         let bytes = l1.entries * ENTRY_SIZE;
         // A table that isn't in the file wasn't counted, so the bytes in its place are something else's.
         if !walk.is_inside(l1.host, bytes) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let bytes = bytes.min(walk.length.saturating_sub(l1.host.0));
         if bytes == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let first = walk.geometry.host_cluster(l1.host);
         let clusters = first..first + walk.geometry.clusters(bytes);
@@ -60,6 +86,7 @@ impl Work<'_> {
         self.storage
             .read_padded_at(l1.host.0, &mut table, walk.length)?;
         let mut changed = Changed::default();
+        let mut flags = Vec::new();
         let (entries, _) = table.as_chunks_mut::<8>();
         for (index, slot) in (0u64..).zip(entries) {
             let entry = L1Entry(u64::from_be_bytes(*slot));
@@ -80,12 +107,15 @@ impl Work<'_> {
             if may_write {
                 *slot = entry.with_copied(refcount == 1).0.to_be_bytes();
                 changed.note(index);
-                self.fixed(&finding);
-            } else {
-                self.left(&finding);
             }
+            flags.push(L1Flag {
+                index,
+                finding,
+                mended: may_write,
+            });
         }
-        changed.write(self, l1.host, &table)
+        changed.write(self, l1.host, &table)?;
+        Ok(flags)
     }
 
     fn l2_flags(

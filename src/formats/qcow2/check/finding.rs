@@ -107,6 +107,16 @@ pub enum EntryPlace {
     },
 }
 
+impl EntryPlace {
+    /// Returns the entry's index in its table; that of a snapshot's L1 entry is its position in the file.
+    fn index(self) -> u64 {
+        match self {
+            Self::L1 { index } | Self::L2 { index, .. } | Self::RefcountTable { index } => index,
+            Self::SnapshotL1 { host } => host.0,
+        }
+    }
+}
+
 impl fmt::Display for EntryPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -169,7 +179,7 @@ pub enum Problem {
     /// A cluster that is only kept and reads as zeroes is not cluster-aligned.
     UnalignedZero(HostOffset),
     /// A compressed cluster has the COPIED flag.
-    CompressedCopied,
+    CompressedCopied(HostOffset),
     /// A compressed cluster in an image whose data is in another file.
     CompressedWithDataFile,
     /// A cluster of an external data file isn't where the guest has it.
@@ -177,43 +187,11 @@ pub enum Problem {
     /// A compressed cluster has subclusters.
     CompressedSubclusters,
     /// Subclusters are stored and read as zeroes at once.
-    Subclusters,
+    Subclusters(HostOffset),
     /// Subclusters are stored where there is no cluster.
     SubclustersWithoutCluster,
     /// A refcount block that so many things refer to.
     SharedBlock(u64),
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bits(error) => error.fmt(f),
-            Self::BeyondTheEnd(region) => {
-                let length = region.file;
-                write!(f, "it leads beyond the end of the file ({length} bytes)")
-            }
-            Self::UnalignedZero(host) => {
-                write!(f, "preallocated offset {host} is not cluster-aligned")
-            }
-            Self::CompressedCopied => {
-                f.write_str("a compressed cluster must not have the COPIED flag")
-            }
-            Self::CompressedWithDataFile => {
-                f.write_str("a compressed cluster in an image with a data file")
-            }
-            Self::ElsewhereInDataFile => {
-                f.write_str("it leads to another place of the data file than the guest's own")
-            }
-            Self::CompressedSubclusters => f.write_str("a compressed cluster has subclusters"),
-            Self::Subclusters => f.write_str("the bits of its subclusters contradict each other"),
-            Self::SubclustersWithoutCluster => {
-                f.write_str("subclusters are stored, but no cluster is")
-            }
-            Self::SharedBlock(references) => {
-                write!(f, "the refcount block is referred to {references} times")
-            }
-        }
-    }
 }
 
 impl Finding {
@@ -247,6 +225,16 @@ impl Finding {
         *sum = sum.saturating_add(self.times());
     }
 
+    /// Adds the finding to the numbers of a report, as one that is repaired.
+    pub(super) fn count_as_fixed(&self, report: &mut CheckReport) {
+        let sum = if self.is_leak() {
+            &mut report.leaks_fixed
+        } else {
+            &mut report.corruptions_fixed
+        };
+        *sum = sum.saturating_add(self.times());
+    }
+
     /// Returns true for a mere leak.
     pub fn is_leak(&self) -> bool {
         matches!(self, Self::Leak { .. })
@@ -265,107 +253,190 @@ impl Finding {
         }
     }
 
-    /// Writes the finding without the word in front that says what becomes of it.
-    fn body(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the finding as a line, in QEMU's words where QEMU has a line for it: its tests and scripts know them.
+    /// `repairing` says that it is being repaired.
+    fn line(&self, f: &mut fmt::Formatter<'_>, repairing: bool) -> fmt::Result {
+        let error = if repairing { "Repairing" } else { "ERROR" };
         match self {
             Self::Leak {
                 cluster,
                 refcount,
                 references,
+            } => {
+                let leaked = if repairing { error } else { "Leaked" };
+                refcounts(f, leaked, *cluster, *refcount, *references)
             }
-            | Self::RefcountTooLow {
+            Self::RefcountTooLow {
                 cluster,
                 refcount,
                 references,
-            } => write!(
-                f,
-                "cluster {cluster} refcount={refcount} reference={references}"
-            ),
+            } => refcounts(f, error, *cluster, *refcount, *references),
             Self::TooManyReferences {
                 cluster,
                 references,
                 most,
             } => write!(
                 f,
-                "cluster {cluster}: {references} references, but refcounts end at {most}"
+                "{error} cluster {cluster}: {references} references, but refcounts end at {most}"
             ),
             Self::BadEntry {
                 place,
                 entry,
                 problem,
-                times,
-            } => {
-                write!(f, "{place} ({entry:#x}): {problem}")?;
-                shared(f, *times)
-            }
+                ..
+            } => bad_entry(f, error, *place, *entry, *problem),
             Self::Copied {
                 place,
                 entry,
                 refcount,
-                times,
-            } => {
-                write!(f, "OFLAG_COPIED {place} ({entry:#x}) refcount={refcount}")?;
-                shared(f, *times)
-            }
+                ..
+            } => match place {
+                EntryPlace::L1 { index } => write!(
+                    f,
+                    "{error} OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={refcount}"
+                ),
+                _ => write!(
+                    f,
+                    "{error} OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={refcount}"
+                ),
+            },
             Self::RefcountTable { host, bytes } => write!(
                 f,
-                "refcount table at {host} ({bytes} bytes) is beyond the end of the file"
+                "{error}: {CUT_OFF}: offset {:#x} size {bytes:#x}",
+                host.0
             ),
-            Self::Structure { what, .. } => f.write_str(what),
+            Self::Structure { what, .. } if what.starts_with(CUT_OFF) => {
+                write!(f, "{error}: {what}")
+            }
+            Self::Structure { what, .. } => write!(f, "{error} {what}"),
         }
     }
 }
 
-fn shared(f: &mut fmt::Formatter<'_>, times: u64) -> fmt::Result {
-    if times > 1 {
-        write!(f, " (counted {times} times: tables share it)")?;
+fn refcounts(
+    f: &mut fmt::Formatter<'_>,
+    word: &str,
+    cluster: u64,
+    refcount: u64,
+    references: u64,
+) -> fmt::Result {
+    write!(
+        f,
+        "{word} cluster {cluster} refcount={refcount} reference={references}"
+    )
+}
+
+/// Writes the line for an entry; where QEMU has none, it names the place and the fault.
+fn bad_entry(
+    f: &mut fmt::Formatter<'_>,
+    error: &str,
+    place: EntryPlace,
+    entry: u64,
+    problem: Problem,
+) -> fmt::Result {
+    match (place, problem) {
+        (EntryPlace::RefcountTable { index }, Problem::Bits(EntryError::Reserved)) => {
+            write!(
+                f,
+                "{error} refcount table entry {index} has reserved bits set"
+            )
+        }
+        (EntryPlace::RefcountTable { index }, Problem::Bits(EntryError::Unaligned(_))) => write!(
+            f,
+            "{error} refcount block {index} is not cluster aligned; refcount table entry corrupted"
+        ),
+        (EntryPlace::RefcountTable { index }, Problem::BeyondTheEnd(_)) => {
+            write!(f, "{error} refcount block {index} is outside image")
+        }
+        (_, Problem::SharedBlock(references)) => {
+            write!(
+                f,
+                "{error} refcount block {} refcount={references}",
+                place.index()
+            )
+        }
+        (EntryPlace::L2 { .. }, Problem::Bits(EntryError::Reserved)) => {
+            write!(
+                f,
+                "{error} found l2 entry with reserved bits set: {entry:x}"
+            )
+        }
+        (_, Problem::Bits(EntryError::Reserved)) => {
+            write!(
+                f,
+                "{error} found L1 entry with reserved bits set: {entry:x}"
+            )
+        }
+        (EntryPlace::L2 { .. }, Problem::Bits(EntryError::Unaligned(host))) => write!(
+            f,
+            "{error} offset={:x}: Data cluster is not properly aligned; L2 entry corrupted.",
+            host.0
+        ),
+        (_, Problem::Bits(EntryError::Unaligned(host))) => write!(
+            f,
+            "{error} l2_offset={:x}: Table is not cluster aligned; L1 entry corrupted",
+            host.0
+        ),
+        (_, Problem::Bits(fault)) => write!(f, "{error} {place} ({entry:#x}): {fault}"),
+        (_, Problem::UnalignedZero(host)) => write!(
+            f,
+            "{error} offset={:x}: Preallocated cluster is not properly aligned; L2 entry corrupted.",
+            host.0
+        ),
+        (_, Problem::CompressedCopied(host)) => write!(
+            f,
+            "{error}: coffset={:#x}: copied flag must never be set for compressed clusters",
+            host.0
+        ),
+        (_, Problem::CompressedWithDataFile) => write!(
+            f,
+            "{error} compressed cluster {} with data file, entry={entry:#x}",
+            place.index()
+        ),
+        (_, Problem::CompressedSubclusters) => write!(
+            f,
+            "{error} compressed cluster {} with non-zero subcluster allocation bitmap, entry={entry:#x}",
+            place.index()
+        ),
+        (_, Problem::Subclusters(host)) => write!(
+            f,
+            "{error} offset={:x}: Allocated cluster has corrupted subcluster allocation bitmap",
+            host.0
+        ),
+        (_, Problem::SubclustersWithoutCluster) => write!(
+            f,
+            "{error}: Unallocated cluster has non-zero subcluster allocation map"
+        ),
+        (_, Problem::BeyondTheEnd(region)) => match region.cut_off() {
+            Some(words) => write!(f, "{error}: {words}"),
+            None => write!(
+                f,
+                "{error} {place} ({entry:#x}): it leads beyond the end of the file ({} bytes)",
+                region.file
+            ),
+        },
+        (_, Problem::ElsewhereInDataFile) => write!(
+            f,
+            "{error} {place} ({entry:#x}): it leads to another place of the data file than the guest's own"
+        ),
     }
-    Ok(())
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Self::BadEntry {
-            place,
-            problem: Problem::BeyondTheEnd(region),
-            times,
-            ..
-        } = self
-        {
-            match (place, region.cut_off()) {
-                (EntryPlace::RefcountTable { index }, _) => {
-                    return write!(f, "ERROR refcount block {index} is outside image");
-                }
-                (_, Some(words)) => {
-                    write!(f, "ERROR: {words} ({place})")?;
-                    return shared(f, *times);
-                }
-                _ => {}
-            }
-        }
-        f.write_str(match self {
-            Self::Leak { .. } => "Leaked ",
-            Self::Structure { what, .. } if what.starts_with(CUT_OFF) => "ERROR: ",
-            Self::RefcountTable { host, bytes } => {
-                let host = host.0;
-                return write!(
-                    f,
-                    "ERROR: {CUT_OFF}: offset {host:#x} size {bytes:#x} (refcount table)"
-                );
-            }
-            _ => "ERROR ",
-        })?;
-        self.body(f)
+        self.line(f, false)
     }
 }
 
 /// A line that a check or a repair says while it works.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
-    /// Something is wrong, and is left as it is.
+    /// Something is wrong; a repair says so once more when it comes to it, or leaves it.
     Found(&'a Finding),
     /// Something is wrong, and is being repaired.
     Repairing(&'a Finding),
+    /// The refcount structures would have to be made anew, which isn't wanted.
+    NeedRebuild,
     /// The refcount structures are being made anew.
     Rebuilding,
 }
@@ -373,11 +444,9 @@ pub enum Event<'a> {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Found(finding) => finding.fmt(f),
-            Self::Repairing(finding) => {
-                f.write_str("Repairing ")?;
-                finding.body(f)
-            }
+            Self::Found(finding) => finding.line(f, false),
+            Self::Repairing(finding) => finding.line(f, true),
+            Self::NeedRebuild => f.write_str("ERROR need to rebuild refcount structures"),
             Self::Rebuilding => f.write_str("Rebuilding refcount structure"),
         }
     }

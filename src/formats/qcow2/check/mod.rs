@@ -34,7 +34,7 @@ use crate::error::Result;
 pub use crate::formats::check::{CheckReport, Repair};
 use crate::formats::qcow2::header::Header;
 use crate::storage::Storage;
-use walk::Walk;
+use repair::Work;
 
 /// Checks an image and reports each finding as it is found.
 ///
@@ -46,22 +46,7 @@ pub fn check(
     header: &Header,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<CheckReport> {
-    let walk = Walk::open(storage, header, false)?;
-    let mut found = CheckReport::default();
-    let mut walked = walk.run(header, &mut |finding| {
-        finding.count_in(&mut found);
-        on_event(Event::Found(&finding));
-    })?;
-    let compared = walk.compare(&mut |finding| {
-        finding.count_in(&mut found);
-        on_event(Event::Found(&finding));
-        Ok(())
-    })?;
-    let report = &mut walked.report;
-    report.corruptions = found.corruptions;
-    report.leaks = found.leaks;
-    report.image_end_offset = compared.image_end(header.geometry());
-    Ok(walked.report)
+    Work::new(storage, header, None, on_event).run()
 }
 
 #[cfg(test)]

@@ -32,6 +32,12 @@ impl Rebuilt {
         !self.new.is_empty()
     }
 
+    /// Returns the clusters that only the old structures used, with the number of references to them.
+    pub fn freed(&self) -> impl Iterator<Item = (u64, u64)> {
+        let old = self.old.iter().map(|(cluster, count)| (*cluster, *count));
+        old.filter(|(cluster, _)| !self.new.contains(cluster))
+    }
+
     /// Returns the references to a cluster after the change; `before` is their number before it.
     pub fn references(&self, cluster: u64, before: u64) -> u64 {
         let old = self.old.get(&cluster).copied().unwrap_or(0);

@@ -46,15 +46,7 @@ pub fn repair(
     what: Repair,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<CheckReport> {
-    let mut work = Work {
-        storage,
-        header: header.clone(),
-        what,
-        report: CheckReport::default(),
-        on_event,
-    };
-    work.run()?;
-    Ok(work.report)
+    Work::new(storage, header, Some(what), on_event).run()
 }
 
 /// Makes an image that wasn't closed properly fit for writing: its refcounts are made to agree with the
@@ -89,70 +81,99 @@ pub fn repaired_header<'h>(storage: &dyn Storage, header: &'h Header) -> Result<
 pub(super) struct Work<'a> {
     pub(super) storage: &'a dyn Storage,
     pub(super) header: Header,
-    pub(super) what: Repair,
+    /// The findings that are repaired, if any are.
+    pub(super) what: Option<Repair>,
     pub(super) report: CheckReport,
     pub(super) on_event: &'a mut dyn FnMut(Event<'_>),
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        storage: &'a dyn Storage,
+        header: &Header,
+        what: Option<Repair>,
+        on_event: &'a mut dyn FnMut(Event<'_>),
+    ) -> Self {
+        Self {
+            storage,
+            header: header.clone(),
+            what,
+            report: CheckReport::default(),
+            on_event,
+        }
+    }
+
+    /// Checks, and repairs.
+    pub(super) fn run(mut self) -> Result<CheckReport> {
+        self.work()?;
+        Ok(self.report)
+    }
+
     pub(super) fn left(&mut self, finding: &Finding) {
         finding.count_in(&mut self.report);
         (self.on_event)(Event::Found(finding));
     }
 
     pub(super) fn fixed(&mut self, finding: &Finding) {
-        let sum = if finding.is_leak() {
-            &mut self.report.leaks_fixed
-        } else {
-            &mut self.report.corruptions_fixed
-        };
-        *sum = sum.saturating_add(finding.times());
+        finding.count_as_fixed(&mut self.report);
         (self.on_event)(Event::Repairing(finding));
     }
 
-    fn run(&mut self) -> Result<()> {
-        self.clear_unknown_autoclear()?;
-        if self.what == Repair::All {
+    fn found(&mut self, finding: &Finding) {
+        (self.on_event)(Event::Found(finding));
+    }
+
+    fn work(&mut self) -> Result<()> {
+        if self.what.is_some() {
+            self.clear_unknown_autoclear()?;
+        }
+        if self.what == Some(Repair::All) {
             self.zero_entries()?;
             self.snapshot_table()?;
         }
         let header = self.header.clone();
-        let walk = Walk::open(self.storage, &header, true)?;
-        let mut findings = Vec::new();
-        let walked = walk.run(&header, &mut |finding| findings.push(finding))?;
-        let compared = walk.compare(&mut |_| Ok(()))?;
-        let rebuild = walked.rebuild || compared.rebuild;
-        let refusal = match self.what {
-            Repair::Leaks => Some("need to rebuild refcount structures ('-r all' does that)"),
-            Repair::All if walked.unfollowed => Some(
-                "need to rebuild refcount structures, but what the missing part of a table leads to \
-                 would count as free",
-            ),
-            Repair::All => None,
-        };
-        if let (true, Some(refusal)) = (rebuild, refusal) {
-            for finding in &findings {
-                self.left(finding);
+        let walk = Walk::open(self.storage, &header, self.what.is_some())?;
+        let mut found = CheckReport::default();
+        let mut of_refcounts = 0u64;
+        let walked = walk.run(&header, &mut |finding| {
+            self.found(&finding);
+            if finding.is_of_refcount_structures() {
+                of_refcounts = of_refcounts.saturating_add(finding.times());
+            } else {
+                finding.count_in(&mut found);
             }
-            return Err(Error::corrupt(refusal));
-        }
-        let report = CheckReport {
+        })?;
+        let mut differ = CheckReport::default();
+        let compared = walk.compare(&mut |finding| {
+            self.found(&finding);
+            finding.count_in(&mut differ);
+            Ok(())
+        })?;
+        self.report = CheckReport {
+            corruptions: found.corruptions,
+            leaks: found.leaks,
             leaks_fixed: self.report.leaks_fixed,
             corruptions_fixed: self.report.corruptions_fixed,
             image_end_offset: compared.image_end(walk.geometry),
             ..walked.report
         };
-        self.report = report;
-        for finding in &findings {
-            if rebuild && finding.is_of_refcount_structures() {
-                self.fixed(finding);
-            } else {
-                self.left(finding);
+        let rebuild = walked.rebuild || compared.rebuild;
+        let Some(what) = self.what else {
+            self.count_corruptions(of_refcounts);
+            self.count_corruptions(differ.corruptions);
+            self.report.leaks = self.report.leaks.saturating_add(differ.leaks);
+            if walk.flags_differ() {
+                self.copied_flags(&walk, &walked, &Rebuilt::default())?;
             }
-        }
+            return Ok(());
+        };
         let rebuilt = if rebuild {
+            self.may_rebuild(what, &walked)?;
+            self.report.corruptions_fixed =
+                self.report.corruptions_fixed.saturating_add(of_refcounts);
             self.rebuild(&walk, &walked)?
         } else {
+            self.count_corruptions(of_refcounts);
             self.refcounts(&walk, walked.unfollowed)?;
             Rebuilt::default()
         };
@@ -164,17 +185,45 @@ impl Work<'_> {
         Ok(())
     }
 
+    fn count_corruptions(&mut self, count: u64) {
+        self.report.corruptions = self.report.corruptions.saturating_add(count);
+    }
+
+    /// Returns an error if refcount structures would have to be made anew and can't be, or aren't to be.
+    fn may_rebuild(&mut self, what: Repair, walked: &Walked) -> Result<()> {
+        if what == Repair::Leaks {
+            (self.on_event)(Event::NeedRebuild);
+            return Err(Error::corrupt("Input/output error"));
+        }
+        if walked.unfollowed {
+            return Err(Error::corrupt(
+                "need to rebuild refcount structures, but what the missing part of a table leads to \
+                 would count as free",
+            ));
+        }
+        Ok(())
+    }
+
     fn rebuild(&mut self, walk: &Walk<'_>, walked: &Walked) -> Result<Rebuilt> {
+        (self.on_event)(Event::Rebuilding);
+        let rebuilt = walk.rebuild(walked)?;
         walk.compare(&mut |finding| {
             if matches!(finding, Finding::TooManyReferences { .. }) {
-                self.left(&finding);
+                finding.count_in(&mut self.report);
             } else {
-                self.fixed(&finding);
+                finding.count_as_fixed(&mut self.report);
             }
             Ok(())
         })?;
-        (self.on_event)(Event::Rebuilding);
-        walk.rebuild(walked)
+        // The old structures are free now.
+        for (cluster, references) in rebuilt.freed() {
+            (self.on_event)(Event::Repairing(&Finding::Leak {
+                cluster,
+                refcount: references,
+                references: 0,
+            }));
+        }
+        Ok(rebuilt)
     }
 
     /// Repairs refcounts one by one: first those that are too low, then, where all references are known,
@@ -196,7 +245,7 @@ impl Work<'_> {
                         cluster,
                         references,
                         ..
-                    } if self.what == Repair::All => blocks.set(cluster, references)?,
+                    } if self.what == Some(Repair::All) => blocks.set(cluster, references)?,
                     _ => {
                         self.left(&finding);
                         return Ok(());
@@ -331,7 +380,12 @@ impl Walk<'_> {
     }
 
     /// Returns the refcount that a cluster has when the refcounts have been repaired.
-    pub(super) fn will_be(&self, cluster: u64, what: Repair, rebuilt: &Rebuilt) -> Result<u64> {
+    pub(super) fn will_be(
+        &self,
+        cluster: u64,
+        what: Option<Repair>,
+        rebuilt: &Rebuilt,
+    ) -> Result<u64> {
         // Beyond the file's end nothing is counted, and no refcount is changed but by making all anew.
         if cluster > self.clusters {
             return if rebuilt.is_done() {
@@ -343,8 +397,9 @@ impl Walk<'_> {
         let references = rebuilt.references(cluster, self.references.get(cluster));
         let references = references.min(self.geometry.max_refcount());
         match what {
-            Repair::All => Ok(references),
-            Repair::Leaks => Ok(self.stored.get(cluster)?.min(references)),
+            Some(Repair::All) => Ok(references),
+            Some(Repair::Leaks) => Ok(self.stored.get(cluster)?.min(references)),
+            None => self.stored.get(cluster),
         }
     }
 }

@@ -102,11 +102,10 @@ impl Walk<'_> {
             let starts_inside = place.host.0 < self.length;
             if !self.is_inside(place.host, bytes) || !starts_inside {
                 let host = place.host;
-                let table = format!("L1 table at {host} ({bytes} bytes)");
-                let what = match self.missing(host, bytes).cut_off() {
-                    Some(words) => format!("{words} ({table})"),
-                    None => format!("{table} is beyond the file's end"),
-                };
+                let words = self.missing(host, bytes).cut_off();
+                let what = words.unwrap_or_else(|| {
+                    format!("L1 table at {host} ({bytes} bytes) is beyond the end of the file")
+                });
                 found(Finding::Structure { what, times: 1 });
                 cut_off = true;
             }
@@ -221,7 +220,8 @@ impl Walk<'_> {
             _ => None,
         };
         if l1_index.is_some() {
-            self.copied(entry.is_copied(), host, place, entry.0, 1, found)?;
+            let one = self.stored.is_one(self.geometry.host_cluster(host));
+            self.note_copied(entry.is_copied(), one);
         }
         if inside {
             places.push(L2Place {

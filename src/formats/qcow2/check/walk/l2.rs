@@ -130,7 +130,10 @@ impl Table<'_> {
                     self.bad(index, entry, Problem::Bits(EntryError::Reserved));
                 }
                 self.stored(index, entry, bitmap, host, zero);
-                self.copied(index, entry, host, copied)?;
+                if self.place.active > 0 {
+                    let one = self.is_one(self.walk.geometry.host_cluster(host));
+                    self.walk.note_copied(copied, one);
+                }
             }
             L2Lead::Zero | L2Lead::Nothing => {
                 if entry.has_reserved_bits() {
@@ -153,20 +156,6 @@ impl Table<'_> {
         self.ones.1 >> (cluster % WORD) & 1 != 0 || self.walk.data_file
     }
 
-    fn copied(&mut self, index: u64, entry: L2Entry, host: HostOffset, copied: bool) -> Result<()> {
-        let cluster = self.walk.geometry.host_cluster(host);
-        if self.place.active == 0 || copied == self.is_one(cluster) {
-            return Ok(());
-        }
-        let place = self.place(index);
-        let times = u64::from(self.place.active);
-        let findings = &mut self.walked.findings;
-        self.walk
-            .copied(copied, host, place, entry.0, times, &mut |finding| {
-                findings.push(finding);
-            })
-    }
-
     fn stored(
         &mut self,
         index: u64,
@@ -177,7 +166,7 @@ impl Table<'_> {
     ) {
         let walk = self.walk;
         if bitmap.is_some_and(SubclusterBitmap::contradicts_itself) {
-            self.bad(index, entry, Problem::Subclusters);
+            self.bad(index, entry, Problem::Subclusters(host));
         }
         let aligned = walk.geometry.is_aligned(host);
         if !aligned {
@@ -230,7 +219,7 @@ impl Table<'_> {
         length: u64,
     ) {
         if entry.is_copied() {
-            self.bad(index, entry, Problem::CompressedCopied);
+            self.bad(index, entry, Problem::CompressedCopied(host));
         }
         if self.walk.data_file {
             self.bad(index, entry, Problem::CompressedWithDataFile);

@@ -4,10 +4,11 @@
 //! is it in the file, and does its refcount go with its COPIED flag?
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::formats::qcow2::check::finding::{EntryPlace, Finding, Region};
+use crate::formats::qcow2::check::finding::{Finding, Region};
 use crate::formats::qcow2::check::refcounts::StoredRefcounts;
 use crate::formats::qcow2::check::references::References;
 use crate::formats::qcow2::geometry::Geometry;
@@ -30,9 +31,11 @@ pub struct Walk<'a> {
     pub(in crate::formats::qcow2::check) clusters: u64,
     pub(in crate::formats::qcow2::check) references: References,
     pub(in crate::formats::qcow2::check) stored: StoredRefcounts<'a>,
-    /// True if the image is going to be repaired: then COPIED flags are left for later, when the
-    /// refcounts are right.
+    /// True if the image is going to be repaired.
     pub(in crate::formats::qcow2::check) repairing: bool,
+    /// True if a COPIED flag doesn't agree with its refcount. Those flags are looked for when the refcounts have been
+    /// told, and repaired.
+    flags_differ: AtomicBool,
     /// Runs of clusters beyond the file's end that must not come into use, since something leads
     /// there. They are noted for a repair.
     avoided: Mutex<Vec<Range<u64>>>,
@@ -60,6 +63,7 @@ impl<'a> Walk<'a> {
             references: References::new(clusters + 1),
             stored: StoredRefcounts::read(storage, header, length)?,
             repairing,
+            flags_differ: AtomicBool::new(false),
             avoided: Mutex::default(),
         })
     }
@@ -90,11 +94,10 @@ impl<'a> Walk<'a> {
             self.count(host, bytes, 1);
             return true;
         }
-        let what = format!("{what} at {host} ({bytes} bytes)");
-        let what = match self.missing(host, bytes).cut_off() {
-            Some(words) => format!("{words} ({what})"),
-            None => format!("{what} is beyond the end of the file"),
-        };
+        let cut_off = self.missing(host, bytes).cut_off();
+        let what = cut_off.unwrap_or_else(|| {
+            format!("{what} at {host} ({bytes} bytes) is beyond the end of the file")
+        });
         found(Finding::Structure { what, times: 1 });
         false
     }
@@ -143,38 +146,15 @@ impl<'a> Walk<'a> {
         runs
     }
 
-    /// Returns true if a cluster's refcount is exactly 1, as far as COPIED flags are concerned.
-    pub(in crate::formats::qcow2::check) fn is_one(&self, cluster: u64) -> bool {
-        self.data_file || self.stored.is_one(cluster)
+    /// Notes a COPIED flag that doesn't agree with its refcount, which is exactly 1 or isn't.
+    pub(super) fn note_copied(&self, copied: bool, one: bool) {
+        if copied != one {
+            self.flags_differ.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// Checks a COPIED flag against the refcount of the cluster that the entry leads to.
-    pub(in crate::formats::qcow2::check) fn copied(
-        &self,
-        copied: bool,
-        host: HostOffset,
-        place: EntryPlace,
-        entry: u64,
-        times: u64,
-        found: &mut dyn FnMut(Finding),
-    ) -> Result<()> {
-        let cluster = self.geometry.host_cluster(host);
-        let is_l1 = matches!(place, EntryPlace::L1 { .. });
-        let one = if is_l1 {
-            self.stored.is_one(cluster)
-        } else {
-            self.is_one(cluster)
-        };
-        if self.repairing || copied == one {
-            return Ok(());
-        }
-        let refcount = if one { 1 } else { self.stored.get(cluster)? };
-        found(Finding::Copied {
-            place,
-            entry,
-            refcount,
-            times,
-        });
-        Ok(())
+    /// Returns true if a COPIED flag didn't agree with its refcount.
+    pub(in crate::formats::qcow2::check) fn flags_differ(&self) -> bool {
+        self.flags_differ.load(Ordering::Relaxed)
     }
 }
