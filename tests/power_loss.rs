@@ -12,6 +12,8 @@ mod one_bitmap;
 mod power_cut;
 #[path = "power_loss/snapshots.rs"]
 mod snapshots;
+#[path = "power_loss/zero_flags.rs"]
+mod zero_flags;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
-use crate::common::{Ran, same_contents, write_disk};
+use crate::common::{Ran, qemu_io, same_contents, write_disk};
 use crate::tools::{Tool, ours, qemu_img, same_answer};
 use crate::trial;
 
@@ -15,6 +15,8 @@ pub fn trials() -> Vec<Trial> {
         trial("amend::refusals", refusals),
         trial("amend::lazy_refcounts", lazy_refcounts),
         trial("amend::newer_and_larger", newer_and_larger),
+        trial("amend::older", older),
+        trial("amend::too_new", too_new),
         trial("amend::data_files", data_files),
         trial("amend::refcounts", refcounts),
     ]
@@ -247,6 +249,100 @@ fn newer_and_larger() {
             );
         }
     }
+}
+
+/// An image of version 3 becomes one of version 2, which has no zero flags, and the disk and the snapshots stay.
+fn older() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk"), 1 << 20, 48);
+    let cluster_sizes = ["512", "4k", "64k"];
+    let backings = ["", " -b disk -F raw"];
+    for (cluster_size, backing) in cluster_sizes.iter().flat_map(|c| backings.map(|b| (c, b))) {
+        for (snapshot, change) in [
+            (false, "-o compat=0.10"),
+            (true, "-o compat=v2"),
+            (false, "-o compat=0.10,size=2M,lazy_refcounts=off"),
+        ] {
+            let options = format!("cluster_size={cluster_size},lazy_refcounts=on");
+            let create = format!("create -q -f qcow2 -o {options}{backing} x 1M");
+            call(qemu_img, folder, &create).ok();
+            // Plain zero clusters, kept ones, and after the snapshot kept ones that it shares.
+            qemu_io(
+                folder,
+                "qcow2",
+                "x",
+                &["write -P 3 0 300k", "write -z 64k 64k", "write -z 512k 64k"],
+            );
+            if snapshot {
+                call(qemu_img, folder, "snapshot -c before x").ok();
+                qemu_io(
+                    folder,
+                    "qcow2",
+                    "x",
+                    &["write -z 128k 64k", "write -P 4 64k 32k"],
+                );
+            }
+            let read = |what: &str| {
+                let line = format!("convert -f qcow2 -O raw {what} x back");
+                call(qemu_img, folder, &line).ok();
+                fs::read(folder.join("back")).unwrap()
+            };
+            let layers = ["", "-l before"];
+            let layers = &layers[..1 + usize::from(snapshot)];
+            let before: Vec<Vec<u8>> = layers.iter().map(|layer| read(layer)).collect();
+            let what = format!("{options}{backing} {change}");
+            same_change(folder, "x", change);
+            for (layer, before) in layers.iter().zip(before) {
+                let mut now = read(layer);
+                now.truncate(before.len());
+                assert!(now == before, "{what} {layer}");
+            }
+            for line in ["info x", "check x", "map --output=json x"] {
+                // The clusters of zeroes needn't be in the same places.
+                if line.starts_with("map") && !backing.is_empty() {
+                    continue;
+                }
+                same_answer(folder, &line.split(' ').collect::<Vec<_>>());
+            }
+            let check = call(qemu_img, folder, "check x").ok();
+            assert!(check.starts_with("No errors were found"), "{what}: {check}");
+        }
+    }
+}
+
+/// An image that version 2 can't say stays as it is.
+fn too_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for options in [
+        "refcount_bits=32",
+        "data_file=data",
+        "extended_l2=on",
+        "compression_type=zstd",
+    ] {
+        let create = format!("create -q -f qcow2 -o {options} x 1M");
+        call(qemu_img, folder, &create).ok();
+        match options {
+            // QEMU makes it one that nobody can read where there is compressed data.
+            "compression_type=zstd" => {
+                let before = fs::read(folder.join("x")).unwrap();
+                let ran = call(ours, folder, "amend -o compat=0.10 x");
+                assert_eq!(ran.status, Some(1), "{ran:?}");
+                let words = "Cannot downgrade an image with zstd compression";
+                assert!(ran.stderr.contains(words), "{ran:?}");
+                assert!(fs::read(folder.join("x")).unwrap() == before);
+            }
+            _ => same_change(folder, "x", "-o compat=0.10"),
+        }
+    }
+    call(qemu_img, folder, "create -q -f qcow2 x 1M").ok();
+    same_change(folder, "x", "-o compat=0.10,lazy_refcounts=on");
+    same_change(folder, "x", "-o compat=0.10,refcount_bits=32");
+    call(qemu_img, folder, "snapshot -c before x").ok();
+    call(qemu_img, folder, "resize -q x 2M").ok();
+    same_change(folder, "x", "-o compat=0.10");
+    same_answer(folder, &["info", "x"]);
 }
 
 /// Another external data file, and one that is no raw image any more.

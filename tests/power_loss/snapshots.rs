@@ -57,13 +57,13 @@ fn named(name: &str) -> NewSnapshot {
 
 /// What an image holds: the disk, and each snapshot with its id, name and disk.
 #[derive(PartialEq, Eq)]
-struct State {
+pub struct State {
     disk: Vec<u8>,
     snapshots: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>,
 }
 
 impl State {
-    fn of(subject: &Subject, bytes: &[u8]) -> Self {
+    pub fn of(subject: &Subject, bytes: &[u8]) -> Self {
         let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
         let header = Header::read(storage.as_ref()).unwrap();
         let files = [bytes.to_vec()];
@@ -101,7 +101,8 @@ fn written(subject: Subject, noise: &mut Noise) -> Subject {
     }
 }
 
-fn with(subject: Subject, name: &str) -> Subject {
+/// Takes a snapshot.
+pub fn with(subject: Subject, name: &str) -> Subject {
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
     let header = Header::read(storage.as_ref()).unwrap();

@@ -13,8 +13,10 @@ use super::options::{
     BACKING_FILE, BACKING_FMT, COMPAT, DATA_FILE, DATA_FILE_RAW, LAZY_REFCOUNTS, REFCOUNT_BITS,
     SIZE,
 };
-use super::snapshots::read_snapshots;
-use super::write::{Qcow2WriteParts, refuse_corrupt, resize_disk};
+use super::snapshots::{Snapshot, read_snapshots};
+use super::write::{
+    Qcow2WriteParts, keeps_zero_flags, refuse_corrupt, remove_zero_flags, resize_disk,
+};
 use crate::error::{Error, Result};
 use crate::formats::driver::WriteParts;
 use crate::formats::encryption::EncryptionFormat;
@@ -83,6 +85,18 @@ impl Amended<'_> {
         // Only in the smallest clusters there may be no room for names.
         self.write(plan(true).or_else(|_| plan(false))?)
     }
+
+    /// Makes the image one of version 2, without its zero flags.
+    fn downgrade(&self) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let header = Header::read(storage)?;
+        let header = repaired_header(storage, &header)?;
+        remove_zero_flags(self.storage, &header, self.writing.flush)?;
+        self.rewrite(|contents| {
+            contents.downgrade();
+            Ok(())
+        })
+    }
 }
 
 /// Gives an image other options. Each of them is changed so that a power cut leaves the old value or the new one.
@@ -90,12 +104,21 @@ impl Amended<'_> {
 /// # Errors
 /// Returns an error in QEMU's words if an option can't be had, or if this version can't change it: nothing was
 /// written then. Returns the system's error.
-pub(super) fn amend(file: Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
+pub(super) fn amend(
+    mut file: Amended<'_>,
+    parts: &WriteParts<'_>,
+    amend: &Amend<'_>,
+) -> Result<()> {
     refuse_corrupt(file.header)?;
-    let upgrades = upgrades(file.header, amend)?;
-    check_values(&file, amend, upgrades)?;
+    let version = version(file.header, amend)?;
+    let upgrades = version > file.header.version();
+    let downgrades = version < file.header.version();
+    check_values(&file, amend, version)?;
+    if downgrades {
+        check_downgrade(&file, amend)?;
+    }
     let slots = SlotChange::of(amend.options, "encrypt.", amend.secret)?;
-    let lazy = lazy_refcounts(&file, amend, upgrades)?;
+    let lazy = lazy_refcounts(&file, amend, version)?;
     if upgrades {
         let snapshots = read_snapshots(file.storage.as_ref(), file.header)?;
         if !snapshots.iter().all(|one| one.is_complete(Version::V3)) {
@@ -146,48 +169,86 @@ pub(super) fn amend(file: Amended<'_>, parts: &WriteParts<'_>, amend: &Amend<'_>
         fields::set_compatible(file.storage.as_ref(), compatible)?;
         file.flush()?;
     }
-    match amend.options.number("size") {
-        Some(size) if size != file.header.size() => resize_disk(
+    if let Some(size) = amend.options.number("size")
+        && size != file.header.size()
+    {
+        let rest = Qcow2WriteParts {
+            flush: file.writing.flush,
+            ..Qcow2WriteParts::default()
+        };
+        resize_disk(
             file.storage,
             &Header::read(file.storage.as_ref())?,
-            file.writing,
+            std::mem::replace(&mut file.writing, rest),
             Resize {
                 size,
                 preallocation: Preallocation::Off,
             },
-        ),
-        _ => Ok(()),
+        )?;
+    }
+    // Last, as in QEMU: what stands in the way may just have been changed.
+    if downgrades {
+        file.downgrade()?;
+    }
+    Ok(())
+}
+
+/// Returns the version that the image is to have.
+fn version(header: &Header, amend: &Amend<'_>) -> Result<Version> {
+    match amend.options.text("compat") {
+        None => Ok(header.version()),
+        Some("0.10" | "v2") => Ok(Version::V2),
+        Some("1.1" | "v3") => Ok(Version::V3),
+        Some(other) => Err(Error::invalid(format!(
+            "Unknown compatibility level {other}"
+        ))),
     }
 }
 
-/// Returns true if the image is to be made one of version 3.
-fn upgrades(header: &Header, amend: &Amend<'_>) -> Result<bool> {
-    let version = match amend.options.text("compat") {
-        None => header.version(),
-        Some("0.10" | "v2") => Version::V2,
-        Some("1.1" | "v3") => Version::V3,
-        Some(other) => {
-            return Err(Error::invalid(format!(
-                "Unknown compatibility level {other}"
-            )));
-        }
-    };
-    Ok(match (header.version(), version) {
-        (Version::V2, Version::V3) => true,
-        (Version::V3, Version::V2) => return Err(stays("compat")),
-        _ => false,
-    })
-}
-
-/// Returns the error for an option that this version can't change.
-fn stays(option: &str) -> Error {
-    Error::unsupported(format!(
-        "this version doesn't change '{option}' of an image"
-    ))
+/// Refuses to make an image one of version 2 that holds what it can't say.
+fn check_downgrade(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
+    let header = file.header;
+    let bits = amend.options.number("refcount_bits");
+    let bits = bits.unwrap_or_else(|| header.geometry().refcount_bits().into());
+    if bits != 16 {
+        return Err(Error::invalid("compat=0.10 requires refcount_bits=16"));
+    }
+    let unsupported = |why: String| Err(Error::unsupported(why));
+    if header.has_incompatible(features::DATA_FILE) {
+        return unsupported("Cannot downgrade an image with a data file".into());
+    }
+    let others = header.incompatible() & !(features::DIRTY | features::COMPRESSION);
+    if others != 0 {
+        return unsupported(format!(
+            "Cannot downgrade an image with incompatible features {others:#x} set"
+        ));
+    }
+    // QEMU goes on, and nothing can read the clusters, or trust the bitmaps, that it leaves.
+    if header.has_incompatible(features::COMPRESSION) {
+        return unsupported("Cannot downgrade an image with zstd compression".into());
+    }
+    if header.bitmaps().is_some() {
+        return Err(Error::unsupported("Cannot downgrade an image with bitmaps")
+            .with_hint("They can be removed with 'bitmap --remove'."));
+    }
+    let size = amend.options.number("size").unwrap_or(header.size());
+    let fits = |one: &Snapshot| u32::try_from(one.vm_state_size).is_ok() && one.disk_size == size;
+    if !read_snapshots(file.storage.as_ref(), header)?
+        .iter()
+        .all(fits)
+    {
+        return unsupported("Internal snapshots prevent downgrade of image".into());
+    }
+    if keeps_zero_flags(file.storage, header)? {
+        return unsupported(
+            "Cannot downgrade an encrypted image that has zero clusters over a backing file".into(),
+        );
+    }
+    Ok(())
 }
 
 /// Refuses values that can't be had.
-fn check_values(file: &Amended<'_>, amend: &Amend<'_>, upgrades: bool) -> Result<()> {
+fn check_values(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Result<()> {
     let header = file.header;
     let options = amend.options;
     if options.name("backing_file").is_some() || options.text("backing_fmt").is_some() {
@@ -212,8 +273,7 @@ fn check_values(file: &Amended<'_>, amend: &Amend<'_>, upgrades: bool) -> Result
             "data-file-raw cannot be set on existing images",
         ));
     }
-    let is_old = header.version() == Version::V2 && !upgrades;
-    if is_old && bits.is_some_and(|bits| bits != 16) {
+    if version == Version::V2 && bits.is_some_and(|bits| bits != 16) {
         return Err(Error::invalid(
             "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or \
              greater)",
@@ -223,12 +283,12 @@ fn check_values(file: &Amended<'_>, amend: &Amend<'_>, upgrades: bool) -> Result
 }
 
 /// Returns the compatible features with lazy refcounts as they are wished for; `None` if they are so already.
-fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>, upgrades: bool) -> Result<Option<u64>> {
+fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Result<Option<u64>> {
     let header = file.header;
     let Some(lazy) = amend.options.switch("lazy_refcounts") else {
         return Ok(None);
     };
-    if lazy && header.version() == Version::V2 && !upgrades {
+    if lazy && version == Version::V2 {
         return Err(Error::invalid(
             "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or \
              greater)",

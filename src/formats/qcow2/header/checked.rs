@@ -12,7 +12,7 @@ use crate::formats::qcow2::geometry::Geometry;
 use crate::units::HostOffset;
 
 /// The format's version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// Version 2, `compat=0.10`.
     V2,

@@ -8,6 +8,7 @@
 //!   `copy_bitmaps`, `replace_bitmap`: more of those, or others, for which the header has to have room
 //!   (`bitmap_directory`, `header::room`);
 //! - `snapshots`: internal snapshots, taken, gone back to and deleted;
+//! - `zero_flags`: an image that has none of them, for version 2;
 //! - `resize`: another size for the disk, or nothing stored of it;
 //! - `open`: the images that may be written, and repairs that come first.
 //!
@@ -50,6 +51,7 @@ mod resize;
 mod snapshots;
 mod table_cache;
 mod zero;
+mod zero_flags;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -61,6 +63,7 @@ pub use open::{Qcow2WriteParts, refuse_corrupt, refuse_damaged};
 pub use replace_bitmap::{check_new_bitmap, replace_bitmap};
 pub use resize::{make_empty, resize_disk};
 pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
+pub use zero_flags::{keeps_zero_flags, remove_zero_flags};
 
 use self::bitmaps::EnabledBitmaps;
 use self::metadata::Metadata;

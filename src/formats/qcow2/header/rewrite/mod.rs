@@ -86,6 +86,13 @@ impl HeaderContents {
         }
     }
 
+    /// Makes the header of version 3 one of version 2. Its features must all be gone.
+    pub(in crate::formats::qcow2) fn downgrade(&mut self) {
+        self.fixed.truncate(V2_LENGTH as usize);
+        set(&mut self.fixed, 4, &2u32.to_be_bytes());
+        self.set_extension(extensions::FEATURE_NAMES, &[], 0);
+    }
+
     /// Sets the data of an extension where it is, or else at `place` in the list. There is none without data.
     fn set_extension(&mut self, kind: u32, data: &[u8], place: usize) {
         let there = self.extensions.iter().position(|one| one.kind == kind);

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use super::Metadata;
 use super::commit::punch_hole;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::qcow2::check::references::References;
 use crate::formats::qcow2::entries::L1Entry;
 use crate::formats::qcow2::header::{TablePlace, Version, features, fields};
+use crate::units::HostOffset;
 
 impl Metadata {
     /// Returns the active L1 table.
@@ -39,6 +40,32 @@ impl Metadata {
         self.parts.incompatible |= features::DIRTY;
         fields::set_incompatible(self.parts.storage.as_ref(), self.parts.incompatible)?;
         self.flush()
+    }
+
+    /// Returns the refcount of a cluster.
+    ///
+    /// # Errors
+    /// Returns an error if its refcount block can't be read.
+    pub(in super::super) fn refcount(&mut self, host: HostOffset) -> Result<u64> {
+        let cluster = self.parts.geometry.host_cluster(host);
+        self.parts.refcounts.get(cluster)
+    }
+
+    /// Counts so many references more to a cluster in use.
+    ///
+    /// # Errors
+    /// Returns an error if that is more than its refcount can be, or if its refcount block can't be read.
+    pub(in super::super) fn raise(&mut self, host: HostOffset, times: u64) -> Result<()> {
+        let cluster = self.parts.geometry.host_cluster(host);
+        self.unflushed = true;
+        for _ in 0..times {
+            if !self.parts.refcounts.raise(cluster)? {
+                return Err(Error::invalid(format!(
+                    "cluster {cluster} would be in use more often than its refcount can say"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the first cluster that can't be referred to so many times more.

@@ -26,6 +26,8 @@
 mod flags;
 mod walk;
 
+pub(super) use walk::{CountedL2, l2_tables};
+
 use std::sync::Arc;
 
 use super::super::check::refcounts::StoredRefcounts;
@@ -82,7 +84,7 @@ pub fn create_snapshot(
         unknown_extra_data: Vec::new(),
     });
     check_length(&table)?;
-    let tables = walk::l2_tables(active.iter().copied(), change.geometry)?;
+    let tables = l2_tables(active.iter().copied(), change.geometry)?;
     let added = walk::references(storage, change.geometry, &tables)?;
     change.refuse_overflow(&added)?;
 
@@ -142,7 +144,7 @@ pub fn apply_snapshot(
             (same != Some(entry.host())).then_some(*entry)
         };
         let others = these.iter().enumerate().filter_map(is_other);
-        walk::l2_tables(others, geometry)
+        l2_tables(others, geometry)
     };
     let tables = other(&then, &now)?;
     let added = walk::references(storage, geometry, &tables)?;
@@ -183,7 +185,7 @@ pub fn delete_snapshot(
     let geometry = header.geometry();
     let old = snapshot.l1_table(geometry)?;
     let l1 = read_table(storage.as_ref(), old, "the snapshot's L1 table")?;
-    let tables = walk::l2_tables(l1.into_iter().map(L1Entry), geometry)?;
+    let tables = l2_tables(l1.into_iter().map(L1Entry), geometry)?;
     let removed = walk::references(storage, geometry, &tables)?;
     let mut change = SnapshotChange::open(storage, header, flush)?;
 
@@ -286,7 +288,7 @@ impl<'a> SnapshotChange<'a> {
         let stored = StoredRefcounts::read(storage, &header, storage.len()?)?;
         let is_one = |cluster| stored.is_one(cluster);
         let l1 = self.metadata.l1();
-        let mut tables = walk::l2_tables(l1.iter().copied(), self.geometry)?;
+        let mut tables = l2_tables(l1.iter().copied(), self.geometry)?;
         // What a shared table leads to is shared.
         tables.retain(|table| is_one(self.geometry.host_cluster(table.host)));
         flags::set_l2_flags(storage, self.geometry, &tables, &is_one)?;

@@ -17,16 +17,16 @@ const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
 
 /// An L2 table, and the number of L1 entries that lead to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CountedL2 {
-    pub(super) host: HostOffset,
-    times: u64,
+pub(in super::super) struct CountedL2 {
+    pub(in super::super) host: HostOffset,
+    pub(in super::super) times: u64,
 }
 
 /// Lists the L2 tables that L1 entries lead to, each once, in the order of the file.
 ///
 /// # Errors
 /// Returns an error if an entry is invalid.
-pub(super) fn l2_tables(
+pub(in super::super) fn l2_tables(
     entries: impl IntoIterator<Item = L1Entry>,
     geometry: Geometry,
 ) -> Result<Vec<CountedL2>> {
