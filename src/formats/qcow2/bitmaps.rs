@@ -5,8 +5,8 @@
 //! autoclear bit 0 is set. A program that doesn't know bitmaps clears the bit when it writes, and from then
 //! on they are out of date. The limits are QEMU's.
 
-use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -16,7 +16,7 @@ use super::header::{Header, TablePlace};
 use super::read::tables::read_table;
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
-use crate::storage::Storage;
+use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
 /// The most entries of a bitmap's table.
@@ -37,7 +37,11 @@ const FLAGS_AT: u64 = 12;
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
 
-/// The bits of a bitmap as they are stored, whatever the clusters that they are stored in.
+/// The most bytes of bits that are read ahead, where clusters are smaller than that.
+const AHEAD_BYTES: usize = 2 << 20;
+
+/// The bits of a bitmap as they are stored, whatever the clusters that they are stored in. Bits are asked for front to
+/// back, so some clusters are read ahead, many at once where storage is slow.
 #[derive(Debug)]
 struct StoredBits {
     storage: Arc<dyn Storage>,
@@ -45,9 +49,51 @@ struct StoredBits {
     bitmap: Bitmap,
     /// The bitmap's table, once bits have been asked for.
     table: OnceLock<Vec<BitmapTableEntry>>,
+    pace: Pace,
+    /// Clusters that were read ahead, by their indexes in the table.
+    ahead: Mutex<BTreeMap<u64, Vec<u8>>>,
 }
 
 impl StoredBits {
+    /// Copies the bits from byte `within` on of the cluster that an entry of the table leads to.
+    fn copy(&self, index: u64, host: HostOffset, within: u64, part: &mut [u8]) -> Result<()> {
+        let length = self.storage.len()?;
+        let is_whole = |host: HostOffset| {
+            let end = host.0.checked_add(self.geometry.cluster_size());
+            end.is_some_and(|end| end <= length)
+        };
+        // The file may end inside of a cluster, behind its last bits.
+        if !is_whole(host) {
+            let from = host.0.saturating_add(within);
+            return self.storage.read_exact_at(from, part, "a bitmap's bits");
+        }
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ahead.contains_key(&index) {
+            ahead.clear();
+            let next = (index..).zip(self.table()?.iter().skip(position(index)));
+            let next = next.filter_map(|(index, entry)| match entry.target(self.geometry) {
+                Ok(BitmapTarget::Stored(host)) if is_whole(host) => Some((index, host)),
+                _ => None,
+            });
+            let size = self.geometry.cluster_len();
+            let next: Vec<_> = next.take((AHEAD_BYTES / size).max(1)).collect();
+            Pieces::new(self.storage.as_ref(), length, size, &self.pace).each(
+                &next,
+                |(_, host)| host.0,
+                |(index, _), bytes| Ok((*index, bytes.to_vec())),
+                |(index, bytes)| {
+                    ahead.insert(index, bytes);
+                    Ok(())
+                },
+            )?;
+        }
+        let cluster = ahead.get(&index).map(Vec::as_slice).unwrap_or_default();
+        let start = position(within);
+        let bits = cluster.get(start..start.saturating_add(part.len()));
+        part.copy_from_slice(bits.ok_or_else(|| Error::corrupt("a bitmap's bits are cut off"))?);
+        Ok(())
+    }
+
     fn table(&self) -> Result<&[BitmapTableEntry]> {
         if let Some(table) = self.table.get() {
             return Ok(table);
@@ -55,6 +101,10 @@ impl StoredBits {
         let table = self.bitmap.read_table(self.storage.as_ref())?;
         Ok(self.table.get_or_init(|| table))
     }
+}
+
+fn position(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 impl BitmapBits for StoredBits {
@@ -80,8 +130,7 @@ impl BitmapBits for StoredBits {
                     any |= set;
                 }
                 BitmapTarget::Stored(host) => {
-                    let from = host.0.saturating_add(within);
-                    self.storage.read_exact_at(from, part, "a bitmap's bits")?;
+                    self.copy(index, host, within, part)?;
                     any |= part.iter().any(|byte| *byte != 0);
                 }
             }
@@ -122,6 +171,8 @@ impl Bitmap {
                 geometry,
                 bitmap: self.clone(),
                 table: OnceLock::new(),
+                pace: Pace::default(),
+                ahead: Mutex::default(),
             }),
         }
     }
@@ -300,7 +351,7 @@ fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitm
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::MemoryStorage;
+    use crate::storage::{MemoryStorage, Slowness};
 
     /// Makes a version 3 image with clusters of 4 KiB and a disk of 1 MiB, whose bitmap directory at 4096 is
     /// `directory`.
@@ -393,5 +444,51 @@ mod tests {
         read(&storage).unwrap_err();
         storage.write_at(4096 + 15, &[1]).unwrap();
         assert!(read(&storage).unwrap()[0].in_use);
+    }
+
+    #[test]
+    fn bits_are_read_together_where_reads_wait() {
+        // 64 clusters of bits, none beside another, and the last one cut short behind its bits.
+        let (geometry, clusters) = (Geometry::new(12, false, 4).unwrap(), 64u64);
+        let host = |index: u64| 8192 + index * 8192;
+        let mut bytes = vec![0; usize::try_from(host(clusters - 1)).unwrap()];
+        for index in 0..clusters {
+            let at = 4096 + usize::try_from(index * 8).unwrap();
+            bytes[at..at + 8].copy_from_slice(&host(index).to_be_bytes());
+        }
+        for index in 0..clusters - 1 {
+            let at = usize::try_from(host(index)).unwrap();
+            bytes[at..at + 4096].fill(u8::try_from(index + 1).unwrap());
+        }
+        bytes.extend([64; 1000]);
+        let slow = Slowness {
+            until_in_flight: 16,
+            after: 10,
+        };
+        let storage = Arc::new(MemoryStorage::new(bytes).slow(slow));
+        let bitmap = Bitmap {
+            name: b"b".to_vec(),
+            granularity: 512,
+            in_use: false,
+            auto: true,
+            table: TablePlace {
+                host: HostOffset(4096),
+                entries: clusters,
+            },
+            entry: HostOffset(0),
+        };
+        let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
+        let bits = bitmap.persistent(&target, geometry).bits;
+        let mut buffer = [0; 1000];
+        for offset in (0..clusters * 4096 - 3096).step_by(1000) {
+            let length = (clusters * 4096 - 3096 - offset).min(1000);
+            let part = &mut buffer[..usize::try_from(length).unwrap()];
+            assert!(bits.read(offset, part).unwrap());
+            let expected = |at: u64| u8::try_from((offset + at) / 4096 + 1).unwrap();
+            assert!((0..).zip(&*part).all(|(at, byte)| *byte == expected(at)));
+        }
+        assert!(storage.most_in_flight() >= 16);
+        let mut beyond = [0; 2000];
+        bits.read(clusters * 4096 - 4096, &mut beyond).unwrap_err();
     }
 }

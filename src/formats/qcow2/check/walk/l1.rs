@@ -12,10 +12,11 @@ use crate::formats::qcow2::entries::{EntryError, L1Entry};
 use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;
 use crate::formats::qcow2::read::tables::decode;
+use crate::storage::{Pace, Pieces};
 use crate::units::HostOffset;
 
 /// The length of the pieces in which an L1 table is read, in bytes.
-const PIECE: u64 = 1 << 20;
+const PIECE: usize = 64 << 10;
 
 /// An L2 table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,11 +135,7 @@ impl Walk<'_> {
                 piece.times,
             );
         }
-        let mut places = Vec::new();
-        for piece in pieces(&spans) {
-            self.l1_piece(piece, active.host, &mut places, found)?;
-        }
-        let l2_tables = merged(places);
+        let l2_tables = merged(self.l1_pieces(&pieces(&spans), active.host, found)?);
         cut_off |= l2_tables.iter().any(|table| !self.is_whole(table.host));
         Ok(L1Walked { l2_tables, cut_off })
     }
@@ -148,38 +145,45 @@ impl Walk<'_> {
         l2_table.0.saturating_add(self.geometry.cluster_size()) <= self.length
     }
 
-    fn l1_piece(
+    /// Reads the entries of pieces, many pieces at once where storage is slow.
+    fn l1_pieces(
         &self,
-        piece: TablePiece,
+        pieces: &[TablePiece],
         active: HostOffset,
-        places: &mut Vec<L2Place>,
         found: &mut dyn FnMut(Finding),
-    ) -> Result<()> {
-        let end = piece.end.min(self.length);
-        let mut at = piece.start;
-        let mut buffer = Vec::new();
-        while at < end {
-            let length = PIECE.min(end - at);
-            // A table that is cut short by the file's end goes on with zeroes.
-            let bytes = length.next_multiple_of(ENTRY_SIZE);
-            buffer.clear();
-            buffer.resize(usize::try_from(bytes).unwrap_or(0), 0);
-            self.storage.read_padded_at(at, &mut buffer, self.length)?;
-            for (index, entry) in (0u64..).zip(decode(&buffer)) {
-                if entry != 0 {
-                    let host = HostOffset(at + index * ENTRY_SIZE);
+    ) -> Result<Vec<L2Place>> {
+        let mut places = Vec::new();
+        let parts = |piece: &TablePiece| {
+            let (piece, end) = (*piece, piece.end.min(self.length));
+            (piece.start..end)
+                .step_by(PIECE)
+                .map(move |at| (piece, at..end.min(at + PIECE as u64)))
+        };
+        let parts: Vec<_> = pieces.iter().flat_map(parts).collect();
+        let pace = Pace::default();
+        // A table that is cut short by the file's end goes on with zeroes.
+        Pieces::new(self.storage, self.length, PIECE, &pace).each(
+            &parts,
+            |(_, range)| range.start,
+            |(piece, range), bytes| {
+                let entries = (range.start..range.end).step_by(8).map(HostOffset);
+                let entries = entries.zip(decode(bytes)).filter(|(_, entry)| *entry != 0);
+                Ok((*piece, entries.collect::<Vec<_>>()))
+            },
+            |(piece, entries)| {
+                for (host, entry) in entries {
                     let place = if piece.active {
                         let index = (host.0 - active.0) / ENTRY_SIZE;
                         EntryPlace::L1 { index }
                     } else {
                         EntryPlace::SnapshotL1 { host }
                     };
-                    self.l1_entry(L1Entry(entry), place, piece.times, places, found)?;
+                    self.l1_entry(L1Entry(entry), place, piece.times, &mut places, found)?;
                 }
-            }
-            at += length;
-        }
-        Ok(())
+                Ok(())
+            },
+        )?;
+        Ok(places)
     }
 
     fn l1_entry(
