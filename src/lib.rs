@@ -101,6 +101,7 @@ pub mod storage;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Result};
+pub use library::bitmaps::{BitmapRanges, DiskBitmapChange};
 pub use library::check::CheckSummary;
 pub use library::convert::{ConvertOptions, ConvertSummary};
 pub use library::create::CreateOptions;

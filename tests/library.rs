@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cowhide::{
-    ConvertOptions, CreateOptions, DiskImage, Error, ErrorKind, ExtentState, OpenOptions,
+    ConvertOptions, CreateOptions, DiskBitmapChange, DiskImage, Error, ErrorKind, ExtentState,
+    OpenOptions,
 };
 
 /// The size of the disk of these tests, in bytes.
@@ -163,4 +164,79 @@ fn mistakes_are_errors_that_can_be_matched_and_leave_nothing() {
     let error = refused(compressed.convert(folder.join("disk.img"), &path));
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+}
+
+#[test]
+fn snapshots_are_taken_read_gone_back_to_and_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("x.qcow2");
+    CreateOptions::new("qcow2", SIZE).create(&image).unwrap();
+    let options = || OpenOptions::new().format("qcow2");
+    let write = |byte: u8| {
+        let disk = options().open_to_write(&image).unwrap();
+        disk.write_at(1 << 20, &[byte; 4096]).unwrap();
+        disk.close().unwrap();
+    };
+    let first_byte = |options: OpenOptions| {
+        let mut byte = [0];
+        let disk = options.open(&image).unwrap();
+        disk.read_at(1 << 20, &mut byte).unwrap();
+        byte[0]
+    };
+    write(1);
+    options().take_snapshot(&image, "one").unwrap();
+    write(2);
+    assert_eq!(first_byte(options()), 2);
+    assert_eq!(first_byte(options().snapshot("one")), 1);
+    refused(options().snapshot("two").open(&image));
+    options().apply_snapshot(&image, "one").unwrap();
+    assert_eq!(first_byte(options()), 1);
+    options().delete_snapshot(&image, "one").unwrap();
+    assert!(options().open(&image).unwrap().snapshots().is_empty());
+    let error = refused(options().delete_snapshot(&image, "one"));
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(options().check(&image).unwrap().unwrap().is_clean());
+}
+
+#[test]
+fn bitmaps_tell_what_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("x.qcow2");
+    // 70 bits and a part of one.
+    let size = 70 * 512 + 100 * 512;
+    CreateOptions::new("qcow2", size).create(&image).unwrap();
+    let options = OpenOptions::new().format("qcow2");
+    let change = |name: &str, changes: &[DiskBitmapChange]| {
+        options.change_bitmap(&image, name, changes).unwrap();
+    };
+    let ranges = |name: &str| {
+        let disk = options.open(&image).unwrap();
+        let ranges = disk.bitmap_ranges(name).unwrap();
+        ranges.collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    change("fine", &[DiskBitmapChange::Add(Some(512))]);
+    change("coarse", &[DiskBitmapChange::Add(Some(1 << 16))]);
+    assert_eq!(ranges("fine"), []);
+    let disk = options.open_to_write(&image).unwrap();
+    for (offset, length) in [(0, 512), (1024, 512), (4096, 9 * 512), (size - 512, 512)] {
+        disk.write_at(offset, &vec![7; length]).unwrap();
+    }
+    disk.close().unwrap();
+    let expected = [0..512, 1024..1536, 4096..4096 + 9 * 512, size - 512..size];
+    assert_eq!(ranges("fine"), expected);
+    assert_eq!(ranges("coarse"), [0..size]);
+    change(
+        "fine",
+        &[DiskBitmapChange::Clear, DiskBitmapChange::Disable],
+    );
+    assert_eq!(ranges("fine"), []);
+    change("fine", &[DiskBitmapChange::Merge("coarse".into())]);
+    assert_eq!(ranges("fine"), [0..size]);
+    change("fine", &[DiskBitmapChange::Remove]);
+    let names: Vec<_> = options.open(&image).unwrap().bitmaps().to_vec();
+    assert_eq!(names.len(), 1);
+    assert_eq!((&*names[0].name, names[0].granularity), ("coarse", 1 << 16));
+    refused(options.open(&image).unwrap().bitmap_ranges("fine"));
+    let again = options.change_bitmap(&image, "coarse", &[DiskBitmapChange::Add(None)]);
+    assert_eq!(refused(again).kind(), ErrorKind::Invalid);
 }

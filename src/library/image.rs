@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::extents::ImageExtents;
 use crate::error::{Error, Result};
+use crate::formats::bitmaps::PersistentBitmap;
 use crate::formats::{Image, WritableImage};
 use crate::nodes::{Disk, WritableFile};
 use crate::units::{GuestOffset, SECTOR_SIZE};
@@ -25,6 +26,7 @@ pub struct DiskImage {
     disk: Disk,
     snapshots: Vec<DiskSnapshot>,
     bitmaps: Vec<DiskBitmap>,
+    pub(super) stored_bitmaps: Vec<PersistentBitmap>,
 }
 
 /// An internal snapshot.
@@ -65,16 +67,15 @@ impl DiskImage {
         });
         let bitmaps = top.and_then(|image| image.bitmaps());
         let bitmaps = bitmaps.map(|bitmaps| bitmaps.list()).transpose()?;
-        let bitmaps = bitmaps
-            .unwrap_or_default()
-            .into_iter()
-            .map(|bitmap| DiskBitmap {
-                name: String::from_utf8_lossy(&bitmap.name).into_owned(),
-                granularity: bitmap.granularity,
-            });
+        let stored_bitmaps = bitmaps.unwrap_or_default();
+        let bitmaps = stored_bitmaps.iter().map(|bitmap| DiskBitmap {
+            name: String::from_utf8_lossy(&bitmap.name).into_owned(),
+            granularity: bitmap.granularity,
+        });
         Ok(Self {
             snapshots: snapshots.collect(),
             bitmaps: bitmaps.collect(),
+            stored_bitmaps,
             disk,
         })
     }

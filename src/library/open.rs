@@ -7,6 +7,7 @@ use super::password::GivenPasswords;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
 use crate::formats::Format;
+use crate::formats::snapshots::SnapshotName;
 use crate::nodes::{Names, Node, WriteAccess};
 use crate::storage::Purpose;
 
@@ -25,6 +26,7 @@ pub struct OpenOptions {
     format: Option<String>,
     password: Option<Secret>,
     refuses_names: bool,
+    pub(super) snapshot: Option<SnapshotName>,
 }
 
 impl OpenOptions {
@@ -95,6 +97,7 @@ impl OpenOptions {
         if self.refuses_names {
             node.names = Names::Refuse;
         }
+        node.snapshot.clone_from(&self.snapshot);
         Ok(node)
     }
 }
