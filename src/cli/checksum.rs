@@ -3,21 +3,26 @@
 //! The line is the one of `sha256sum` and `b3sum`, which their option `--check` reads. For a raw image it is
 //! the checksum of the file itself.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::args::ChecksumArgs;
-use super::operands::{self, cache, one_operand, source};
+use super::operands::{self, Output, cache, one_operand, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, print_bytes};
+use super::{Done, Failure, print, print_bytes};
 use crate::commands;
 use crate::convert::{Algorithm, Digest, Settings};
 use crate::crypto::Secrets;
+use crate::options::qemu_json;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
+    let output = operands::output(&args.output.output)?;
     let algorithm = algorithm(&args.algorithm)?;
     let operand = one_operand(&args.operands)?;
     let cache = cache(&args.cache, "Invalid source cache option")?;
@@ -32,8 +37,24 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     let workers = Settings::default().workers;
     let digest = commands::checksum::run(&source, algorithm, workers, &passwords, &progress)?;
     progress.end();
-    print_bytes(&checksum_line(&digest, operand))?;
+    match output {
+        Output::Human => print_bytes(&checksum_line(&digest, operand))?,
+        Output::Json => print(&qemu_json::render(&ChecksumReport {
+            filename: operand.to_string_lossy(),
+            algorithm: algorithm.name(),
+            digest: digest.to_string(),
+        })?)?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The checksum of a disk, as a report.
+#[derive(Serialize)]
+struct ChecksumReport<'a> {
+    filename: Cow<'a, str>,
+    algorithm: &'static str,
+    /// In hexadecimal digits.
+    digest: String,
 }
 
 /// Returns the algorithm of that name.

@@ -1,5 +1,7 @@
 //! The subcommand `create`: options, the line that says what is made, and the command.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,23 +9,25 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use serde::Serialize;
 
 use super::args::CreateArgs;
-use super::operands::{self, target, target_options};
+use super::operands::{self, Output, target, target_options};
 use super::password::PasswordSource;
-use super::{Done, Failure, print_bytes, warn};
+use super::{Done, Failure, print, print_bytes, warn};
 use crate::commands::{self, Purpose};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::formats::driver::Backing;
 use crate::nodes::file_name;
-use crate::options::Values;
+use crate::options::{Values, qemu_json};
 use crate::storage::{CacheMode, list};
 
 /// Runs the subcommand.
 pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
+    let output = operands::output(&args.output.output)?;
     let name = args.operands.first();
     let format_name = args.format.as_deref().unwrap_or("raw");
     if operands::helped(format_name, name.map(OsString::as_os_str), &args.options)? {
@@ -65,12 +69,23 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         tell_of_name(operand);
     }
     // The image is made even if the line can't be printed.
-    let printed = if args.common.quiet {
-        Ok(())
-    } else {
-        let mut line = options.formatting_line(operand, driver.name());
-        line.push(b'\n');
-        print_bytes(&line)
+    let printed = match output {
+        _ if args.common.quiet => Ok(()),
+        Output::Human => {
+            let mut line = options.formatting_line(operand, driver.name());
+            line.push(b'\n');
+            print_bytes(&line)
+        }
+        Output::Json => print(&qemu_json::render(&CreateReport {
+            filename: name.clone(),
+            format: driver.name(),
+            virtual_size: size,
+            options: options
+                .shown()
+                .filter(|(name, _)| *name != "size")
+                .map(|(name, value)| (name.to_owned(), value.to_string_lossy()))
+                .collect(),
+        })?),
     };
     let mut target =
         target(operand, driver, options, secrets, CacheMode::Writeback).map_err(with_name)?;
@@ -79,6 +94,18 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     commands::create::run(&target, size, &passwords)?;
     printed?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The new image, as a report.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct CreateReport<'a> {
+    filename: Cow<'a, str>,
+    format: &'static str,
+    /// In bytes.
+    virtual_size: u64,
+    /// Those that were given or have a default, as `Formatting '…'` shows them.
+    options: BTreeMap<String, Cow<'a, str>>,
 }
 
 /// Tells a person that a raw image gets a name that is another format's.

@@ -142,19 +142,25 @@ impl Values {
         let mut line = b"Formatting '".to_vec();
         line.extend(printable_bytes(filename.as_bytes()));
         line.extend(format!("', fmt={driver}").into_bytes());
-        for OptionSpec { name, default, .. } in &self.specs {
-            let given = self.given(name).map(|given| given.shown.as_os_str());
-            if let Some(value) = given.or(default.map(OsStr::new)) {
-                line.extend(format!(" {name}=").into_bytes());
-                for byte in value.as_bytes() {
-                    line.push(*byte);
-                    if *byte == b',' {
-                        line.push(b',');
-                    }
+        for (name, value) in self.shown() {
+            line.extend(format!(" {name}=").into_bytes());
+            for byte in value.as_bytes() {
+                line.push(*byte);
+                if *byte == b',' {
+                    line.push(b',');
                 }
             }
         }
         line
+    }
+
+    /// Returns the options that were given or have a default, in the order of the specs, with their values as they are
+    /// shown.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.specs.iter().filter_map(|spec| {
+            let given = self.given(spec.name).map(|given| given.shown.as_os_str());
+            Some((spec.name, given.or(spec.default.map(OsStr::new))?))
+        })
     }
 }
 

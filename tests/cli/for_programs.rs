@@ -25,6 +25,38 @@ fn shell(folder: &Path, command: &str) -> Ran {
 }
 
 #[test]
+fn new_images_and_checksums_are_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let options = "-o cluster_size=4k,lazy_refcounts=on";
+    let create = format!("create -f qcow2 {options} --output=json x.qcow2 1M");
+    let created: Value = serde_json::from_str(&cowhide(folder, &create).ok()).unwrap();
+    assert_eq!(created["filename"], "x.qcow2");
+    assert_eq!(created["format"], "qcow2");
+    assert_eq!(created["virtual-size"], 1 << 20);
+    assert_eq!(created["options"]["cluster_size"], "4096");
+    assert_eq!(created["options"]["lazy_refcounts"], "on");
+    let quiet = cowhide(folder, &create.replace("--output", "-q --output"));
+    assert_eq!(quiet.ok(), "");
+    let line = cowhide(folder, "checksum x.qcow2").ok();
+    let summed = cowhide(folder, "checksum --output=json x.qcow2").ok();
+    let summed: Value = serde_json::from_str(&summed).unwrap();
+    let digest = summed["digest"].as_str().unwrap();
+    assert_eq!(line, format!("{digest}  x.qcow2\n"));
+    assert_eq!(summed["algorithm"], "sha256");
+    assert_eq!(summed["filename"], "x.qcow2");
+    for command in [
+        "create --output=xml x.qcow2 1M",
+        "checksum --output=xml x.qcow2",
+    ] {
+        let ran = cowhide(folder, command);
+        assert_eq!(ran.status, Some(1), "{ran:?}");
+        let words = "--output expects 'human' or 'json' not 'xml'";
+        assert!(ran.stderr.contains(words), "{ran:?}");
+    }
+}
+
+#[test]
 fn progress_and_the_summary_are_lines_of_json() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

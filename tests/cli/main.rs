@@ -9,6 +9,7 @@ mod at_a_terminal;
 mod commands;
 mod completions;
 mod descriptors;
+mod documents;
 mod ended;
 mod for_programs;
 mod help;

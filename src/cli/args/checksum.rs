@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, NamedArgs, PasswordArgs, PlausibleArgs, ProgressArgs};
+use super::shared::{CommonArgs, NamedArgs, OutputArgs, PasswordArgs, PlausibleArgs, ProgressArgs};
 
 /// `checksum`
 #[derive(Debug, Args)]
@@ -23,6 +23,8 @@ pub struct ChecksumArgs {
     pub(in crate::cli) algorithm: String,
     #[command(flatten)]
     pub(in crate::cli) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(in crate::cli) output: OutputArgs,
     /// Cache mode of the image
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(in crate::cli) cache: String,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs};
+use super::shared::{CommonArgs, OutputArgs, PasswordArgs};
 use crate::cli::getopt::OWN;
 
 /// `create`
@@ -44,6 +44,8 @@ pub struct CreateArgs {
     /// Encrypt the image; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(in crate::cli) encrypt: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: OutputArgs,
     /// The new file, and the disk's size (suffixes k M G T P E)
     #[arg(value_name = "FILENAME [SIZE]", allow_hyphen_values = false)]
     pub(in crate::cli) operands: Vec<OsString>,

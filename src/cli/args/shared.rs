@@ -58,6 +58,14 @@ pub struct ProgressArgs {
     pub(in crate::cli) progress: Option<String>,
 }
 
+/// The form of a report that qemu-img has as text only.
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// human or json
+    #[arg(long, value_name = "FORM", default_value = "human", help_heading = OWN)]
+    pub(in crate::cli) output: String,
+}
+
 /// The option against wrong passwords.
 #[derive(Debug, Args)]
 pub struct PlausibleArgs {
