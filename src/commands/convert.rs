@@ -184,9 +184,9 @@ pub fn run(
     })
 }
 
-/// The part of a disk that a source stores itself: what it has from its backing file the target has from its own, and so has
-/// what is in the same cluster as something that the source stores. Only a compressed cluster is all the
-/// source's.
+/// Returns the part of a disk that a source stores itself. What it has from its backing file the target has from its
+/// own. That goes for what is in the same cluster as something that the source stores, too, unless the cluster is
+/// compressed.
 fn only_stored(
     source: &Disk,
     target: &Target<'_>,
@@ -206,8 +206,8 @@ fn only_stored(
 }
 
 /// Returns true if anything can be left to a backing file. `qemu-img` asks how a source is stored in pieces of a
-/// part of its tables, and what is to be compressed is left in whole clusters of a piece: from an image of
-/// small clusters none is.
+/// part of its tables, and leaves what is to be compressed in whole clusters of a piece. From an image of small
+/// clusters none is left.
 fn leaves_something(source: &Disk, target: &Target<'_>, new: &dyn NewImage) -> bool {
     let step = source.image.layer(0).map(Image::status_step);
     !target.compressed || step.is_some_and(|step| step >= new.allocation_unit() as u64)

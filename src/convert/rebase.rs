@@ -1,8 +1,7 @@
 //! The filling of an overlay with what it would lose by having another backing file.
 //!
-//! Only parts that the overlay doesn't store can change. Of these only those are read of which the chains below
-//! don't know already that they read the same: both zero, or both from an image that both chains have at their
-//! bottom. What differs is written into the overlay, in the unit in which that can be left to a backing file. Zeroes
+//! Only parts that the overlay doesn't store can change. Of these some are known to read the same, and aren't read:
+//! where both chains are zero, or have the same image at their bottom. What differs is written into the overlay, in the unit in which that can be left to a backing file. Zeroes
 //! are written as such where the image's version has them.
 //!
 //! The overlay names the old backing file until the caller changes that. So wherever this ends, the disk reads as

@@ -1,7 +1,7 @@
 //! A sector cipher as a header or an option describes it: a block cipher, a mode, and the making of vectors.
 //!
 //! Of AES in CBC and XTS mode, kernels do the work whatever the vectors are. Vectors of 32 bits are those of
-//! 64 bits in runs that don't pass 2^32; vectors that are encrypted are exchanged for those that kernels make,
+//! 64 bits in runs that don't pass 2^32. Vectors that are encrypted are exchanged for those that kernels make,
 //! in each sector's first block. All else goes to the modes over any block cipher.
 
 use aes::{Aes128, Aes192, Aes256};

@@ -20,7 +20,7 @@ pub trait Passwords {
     /// Returns an error that says how one is given if there is none to be had.
     fn for_writing(&self, image: &str) -> Result<&Secret>;
 
-    /// Hears of every use of legacy AES, wherever the password came from: a person should know what it can't
+    /// Hears of every use of legacy AES, wherever the password came from. A person should know what it can't
     /// do, and of a new image (`is_new`) that there is a better way.
     fn legacy_aes_is_used(&self, is_new: bool);
 

@@ -1,7 +1,7 @@
 //! A secret that came encrypted with another secret.
 //!
-//! Management layers hand out passwords this way, so that the text on a command line or in a file
-//! is of no use without a master key that they gave separately. The scheme is QEMU's: AES-256 in
+//! Management layers hand out passwords this way: the text on a command line or in a file is of no use without a
+//! master key that they gave separately. The scheme is QEMU's: AES-256 in
 //! CBC mode under the 32 bytes of the master key, padded to whole blocks as PKCS#7 has it. A wrong
 //! master key shows only in wrong padding, so 1 in 256 passes for right.
 

@@ -1,7 +1,7 @@
 //! Passwords: bytes that are wiped when they are dropped, and never copied, shown or compared.
 //!
 //! From the first one on the process leaves no core dump and can't be looked into by others of the
-//! same user: a crash must not write a key to a disk, where it may stay for years.
+//! same user. A crash must not write a key to a disk, where it may stay for years.
 
 use std::sync::Once;
 

@@ -1,8 +1,8 @@
 //! Changes of one bitmap, one after the other, before anything is stored.
 //!
 //! All changes of one call are made here first, and the outcome is stored once. So a change that is refused
-//! leaves the image as it was, whatever came before it, and a bitmap that is added, filled and disabled never
-//! lacks the half of that. Bits aren't read here: a bitmap's bits are those of others, put together.
+//! leaves the image as it was, whatever came before it. A bitmap that is added, filled and disabled never lacks
+//! half of that. Bits aren't read here: a bitmap's bits are those of others, put together.
 
 use std::sync::Arc;
 

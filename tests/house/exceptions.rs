@@ -4,7 +4,6 @@
 pub type Exceptions = &'static [(&'static str, &'static str)];
 
 const SPEED: &str = "`speed` measures what formats are made of";
-const SHARED: &str = "a file that calls its parts also has what they share";
 
 /// Files that name formats where none is to be named.
 pub const NAMES_OF_FORMATS: Exceptions = &[
@@ -27,9 +26,6 @@ pub const OF_FORMATS: Exceptions = &[];
 
 /// Pairs of files that use each other.
 pub const CIRCLES: Exceptions = &[
-    ("commands/speed.rs <-> commands/speed/ciphers.rs", SHARED),
-    ("commands/speed.rs <-> commands/speed/cpu.rs", SHARED),
-    ("commands/speed.rs <-> commands/speed/sweep.rs", SHARED),
     (
         "formats/new_image.rs <-> formats/reservation.rs",
         "runs and the room reserved for them",

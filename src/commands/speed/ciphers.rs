@@ -11,8 +11,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::report::{CbcCrateSpeed, CipherSpeed, XtsSpeed};
 use super::rounds::{self, Samples};
-use super::{CbcCrateSpeed, CipherSpeed, XtsSpeed};
 use crate::crypto::limit::register_limit;
 use crate::crypto::reference::Reference;
 use crate::crypto::{Backend, KeyedCipher};

@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use super::{Cpu, Feature};
+use super::report::{Cpu, Feature};
 
 /// Describes the processor. Returns a hint beside it if the processor hides a feature.
 pub fn look(threads: usize) -> (Cpu, Option<String>) {

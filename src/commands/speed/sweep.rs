@@ -9,8 +9,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ClusterSpeed;
 use super::ciphers::KEY;
+use super::report::ClusterSpeed;
 use super::rounds::{self, Samples};
 use crate::convert::{self, Settings};
 use crate::crypto::Backend;

@@ -7,7 +7,7 @@
 //! which there is no kernel of our own, ARMv8 among them.
 //!
 //! The price of safety here is that blocks are gathered into an array at
-//! every step and scattered again; it costs a few copies of 16 bytes a block,
+//! every step and scattered again. It costs a few copies of 16 bytes a block,
 //! little beside the cipher.
 
 #![expect(

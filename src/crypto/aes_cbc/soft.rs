@@ -1,7 +1,7 @@
 //! AES in constant-time software, even where the processor has instructions.
 //!
 //! `aes` 0.9 can only be forced to software when it is compiled, for the
-//! whole program; its 0.7 series has a cargo feature for it, `force-soft`,
+//! whole program. Its 0.7 series has a cargo feature for it, `force-soft`,
 //! and Cargo builds the two series side by side. So this backend can be
 //! chosen, measured and tested on any machine while the program runs.
 //!

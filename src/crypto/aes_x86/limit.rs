@@ -1,9 +1,8 @@
 //! The limit of the AES unit: rounds on registers and nothing else.
 //!
-//! These loops run the ten rounds of AES-128, or the fourteen of AES-256, on as
-//! many independent blocks as it takes, each block's result being its next input, with all data and keys in
-//! registers: no loads, no stores, no chains, no xors. A kernel's share of that
-//! is what all the rest of its work leaves of the hardware's limit.
+//! These loops run the ten rounds of AES-128, or the fourteen of AES-256, on as many independent blocks as it
+//! takes. Each block's result is its next input, and all data and keys are in registers: no loads, no stores, no
+//! chains, no xors. A kernel's share of that is what all the rest of its work leaves of the hardware's limit.
 //!
 //! The number of registers that it takes to saturate the unit depends on the
 //! processor, so several numbers are tried, and the best counts.

@@ -2,9 +2,9 @@
 //! features, round keys, and the limit of the AES unit.
 //!
 //! The processor is asked through the `cpufeatures` crate, which remembers the
-//! answer, but for VAES on 256 bits: that crate (0.3) takes it that VAES comes
-//! with 512-bit registers, and so misses it on Zen 3 and on Alder Lake and its
-//! successors. There the standard library is asked.
+//! answer. For VAES on 256 bits the standard library is asked: the crate (0.3)
+//! takes it that VAES comes with 512-bit registers, and so misses it on Zen 3
+//! and on Alder Lake and its successors.
 //!
 //! A processor with VAES has the carry-less multiplication of the same width
 //! too, which the tweaks of XTS take. So both are asked for together.

@@ -2,8 +2,8 @@
 //!
 //! This is the cipher of LUKS unless somebody asks for another. Each block is encrypted by itself, between two
 //! additions of its tweak, so a sector alone has enough blocks to keep the AES unit busy in both directions.
-//! The work beside it is the tweaks: the first of a sector takes an encryption under a second key, and each
-//! further one is twice the one before, in the field of 2^128 elements. Done one after the other, both would
+//! The work beside it is the tweaks. The first of a sector takes an encryption under a second key. Each further
+//! one is twice the one before, in the field of 2^128 elements. Done one after the other, both would
 //! be slower than the unit. So the kernels encrypt the first tweaks of many sectors at once, and make those of
 //! a sector side by side, as multiples of the first.
 //!

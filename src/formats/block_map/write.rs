@@ -5,8 +5,8 @@
 //! to it. So a power cut leaves blocks that nothing leads to, which is harmless, and no entry that leads to what was
 //! never written.
 //!
-//! Where a block reads as anything but zeroes before it has a place, be it the backing file's or compressed data,
-//! the rest of it is copied with the first write. That, and a change of the table, is done by one thread at a time
+//! A block may read as a backing file's or as compressed data before it has a place. Then the rest of it is copied
+//! with the first write. That, and a change of the table, is done by one thread at a time
 //! (the gate is shut). Whoever reads or writes in place holds the gate open, so nobody sees a block half copied.
 
 use std::cell::RefCell;

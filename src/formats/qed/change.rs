@@ -53,8 +53,8 @@ pub(super) fn write(file: &dyn Storage, header: &QedHeader, flush: bool) -> Resu
     file.flush_if(flush)
 }
 
-/// Returns the header of an image that is going to be written, if it differs: without the mark of one that has to
-/// be checked, which it was, and without features that a writer doesn't know.
+/// Returns the header of an image that is going to be written, if it differs. It has no mark of one that has
+/// to be checked, which it was, and no features that a writer doesn't know.
 pub(super) fn for_writing(header: &QedHeader) -> Option<QedHeader> {
     let changed = QedHeader {
         features: header.features & !features::NEED_CHECK,

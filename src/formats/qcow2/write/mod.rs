@@ -15,7 +15,7 @@
 //! # Threads
 //!
 //! The tables are under one lock. Data is read, copied, encrypted and written outside it, in three
-//! steps: under the lock clusters are found or handed out; then the data goes there; then, under
+//! steps. Under the lock clusters are found or handed out. Then the data goes there. Then, under
 //! the lock again, the L2 entries are made to lead there. So an entry never leads to data that
 //! isn't written yet.
 //!

@@ -2,9 +2,9 @@
 //!
 //! # The order of writes
 //!
-//! Changes are collected in memory and stored together by [`Metadata::commit`]. Whatever is cut off
-//! in between (and whichever of the writes between two flushes reach the disk), the file is
-//! consistent: at worst some clusters are counted that nothing refers to.
+//! Changes are collected in memory and stored together by [`Metadata::commit`]. The file is
+//! consistent wherever that is cut off, and whichever of the writes between two flushes reach the disk. At worst
+//! some clusters are counted that nothing refers to.
 //!
 //! 1. Refcount blocks, then the table entries that lead to new ones. Counts have only risen since the last
 //!    commit.
@@ -344,7 +344,7 @@ impl Metadata {
         let geometry = self.parts.geometry;
         let count = geometry.clusters(bytes).max(1);
         // A run that is too short is followed by something that is in use, or by a refcount block that was
-        // made for the next ones: then the place behind that is tried, and at last the one behind all.
+        // made for the next ones. Then the place behind that is tried, and at last the one behind all.
         let mut given_up = Vec::new();
         let fits = count < geometry.refcount_block_entries();
         let mut run = match fits {

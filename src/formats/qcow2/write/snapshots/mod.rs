@@ -1,8 +1,8 @@
 //! Internal snapshots: taken, gone back to, and deleted.
 //!
 //! A snapshot is an L1 table of its own, and a reference more to everything that it leads to. Each of the
-//! three operations comes into force by one write to one sector of the header: the place of another snapshot
-//! table, or the disk's size and the place of another L1 table. Before it, nothing that is stored is lost by
+//! three operations comes into force by one write to one sector of the header. That has the place of another
+//! snapshot table, or the disk's size and the place of another L1 table. Before it, nothing that is stored is lost by
 //! what is done; after it, nothing that is stored needs what is given back. In order:
 //!
 //! 1. Whatever can be refused is refused; nothing has been written then.
