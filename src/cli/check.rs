@@ -7,10 +7,10 @@ use super::args::CheckArgs;
 use super::operands::{Output, cache, one_operand, output, source, warn_of_guess};
 use super::{Done, Failure, complain, complain_of, print, program, render};
 use crate::commands;
-use crate::commands::check::Outcome;
+use crate::commands::check::{CheckLine, Outcome};
 use crate::crypto::Secrets;
 use crate::error::printable;
-use crate::formats::check::{CheckEvent, Repair};
+use crate::formats::check::Repair;
 
 /// Exit statuses, as `qemu-img` documents them.
 const CORRUPTIONS: u8 = 2;
@@ -33,7 +33,7 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     source.sharing = args.image.sharing(source.sharing);
     source.sandbox = !args.common.no_sandbox && repair.is_none();
     let mut findings = Findings::new();
-    let outcome = commands::check::run(&source, repair, &mut |event| findings.print(event));
+    let outcome = commands::check::run(&source, repair, &mut |finding| findings.print(finding));
     findings.flush();
     let (format, report) = match outcome? {
         Outcome::Checked { format, report } => (format, report),
@@ -84,9 +84,14 @@ impl Findings {
         }
     }
 
-    fn print(&mut self, event: &CheckEvent<'_>) {
+    fn print(&mut self, finding: &CheckLine<'_>) {
+        let text = finding.text.to_string();
+        let text = match finding.is_complaint {
+            true => format!("{}: {text}", program()),
+            false => text,
+        };
         // When that fails, no one is left to tell.
-        let _ = writeln!(self.out, "{}", printable(&event.to_string()));
+        let _ = writeln!(self.out, "{}", printable(&text));
         if self.at_once {
             self.flush();
         }

@@ -25,14 +25,22 @@ pub enum Outcome {
     },
 }
 
-/// Checks an image, and repairs what is to be repaired. `on_event` is called with each finding.
+/// A finding as a line, when it is found.
+pub struct CheckLine<'a> {
+    /// The text of it.
+    pub text: &'a CheckEvent<'a>,
+    /// True if `qemu-img` has its name in front of the text.
+    pub is_complaint: bool,
+}
+
+/// Checks an image, and repairs what is to be repaired. `on_line` is called with each finding.
 ///
 /// # Errors
 /// Returns an error if the image can't be opened, or if the check can't be completed (`Check failed: …`).
 pub fn run(
     source: &Node<'_>,
     what: Option<Repair>,
-    on_event: &mut dyn FnMut(&CheckEvent<'_>),
+    on_line: &mut dyn FnMut(&CheckLine<'_>),
 ) -> Result<Outcome> {
     let purpose = match what {
         Some(_) => Purpose::Change,
@@ -58,9 +66,11 @@ pub fn run(
             format: opened.format,
         });
     };
+    let is_complaint = check.complains();
+    let mut on_event = |text: &CheckEvent<'_>| on_line(&CheckLine { text, is_complaint });
     let report = match what {
-        None => check.check(on_event),
-        Some(what) => check.repair(what, on_event),
+        None => check.check(&mut on_event),
+        Some(what) => check.repair(what, &mut on_event),
     };
     let report = report.map_err(|error| error.context("Check failed"))?;
     Ok(Outcome::Checked {

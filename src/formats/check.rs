@@ -13,6 +13,11 @@ pub trait Check {
     /// be said of the clusters that they would refer to.
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport>;
 
+    /// Returns true if findings are complaints, in front of which QEMU has the program's name.
+    fn complains(&self) -> bool {
+        false
+    }
+
     /// Returns true if anything can be repaired.
     fn repairs(&self) -> bool {
         true

@@ -59,7 +59,9 @@ impl OpenOptions {
     fn look(&self, path: &Path, repair: Option<Repair>) -> Result<Option<CheckSummary>> {
         let node = self.node(path)?;
         let mut findings = Vec::new();
-        let outcome = run(&node, repair, &mut |event| findings.push(event.to_string()))?;
+        let outcome = run(&node, repair, &mut |line| {
+            findings.push(line.text.to_string())
+        })?;
         let Outcome::Checked { report, .. } = outcome else {
             return Ok(None);
         };

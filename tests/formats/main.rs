@@ -13,6 +13,7 @@ mod overlays;
 mod own;
 mod power;
 mod promises;
+mod repairs;
 mod sealed;
 
 use std::ffi::OsString;

@@ -9,7 +9,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::tools::{ours, qemu_img, same_answer};
+use crate::tools::{assert_clean, ours, qemu_img, same_answer};
 use crate::trial;
 
 /// Where fields of the header stand, in bytes.
@@ -34,6 +34,8 @@ pub fn trials() -> Vec<Trial> {
         trial("vdi::wrong_headers", wrong_headers),
         trial("vdi::images_that_need_another_one", needs_another_one),
         trial("vdi::damaged_maps", damaged_maps),
+        trial("vdi::repairs", repairs),
+        trial("vdi::gaps_are_closed", gaps),
         trial("vdi::discarded_blocks", discarded),
         trial("vdi::a_wrong_count_leads_to_no_block_in_use", wrong_count),
         trial("vdi::tables_that_overlap", overlapping),
@@ -234,7 +236,6 @@ fn damaged_maps() {
         if is_told_by_qemu {
             same_answer(folder, &check);
             same_answer(folder, &[&check[..], &["--output=json"]].concat());
-            same_answer(folder, &[&check[..], &["-r", "all"]].concat());
         }
         assert_eq!(ours(folder, &check).status, Some(2), "{entry:#x}");
         // Only where a block has two places is there anything to read.
@@ -248,6 +249,92 @@ fn damaged_maps() {
             fs::read(folder.join("x.vdi")).unwrap() == wrong,
             "{entry:#x}"
         );
+    }
+}
+
+/// The real tool repairs nothing of this format. What ours leaves it finds clean, with the data of all blocks that
+/// the file has.
+fn repairs() {
+    let (folder, bytes) = folder_with_image();
+    let folder = folder.path();
+    let repair = ["check", "-r", "all", "x.vdi"];
+    let first: Vec<u8> = bytes[DATA + MIB..].to_vec();
+    let third: Vec<u8> = bytes[DATA..DATA + MIB].to_vec();
+    let zeroes = vec![0; MIB];
+    for (entry, count, length, expected, fixed) in [
+        // Beyond the file, beyond the blocks.
+        (4, 3, bytes.len(), &zeroes, 1),
+        (0xffff_fffd, 2, bytes.len(), &zeroes, 1),
+        // The block that block 2 has: both have its data.
+        (0, 3, bytes.len(), &third, 1),
+        (0, 7, bytes.len(), &third, 2),
+        // Nothing is wrong but the count.
+        (u32::MAX, 1, bytes.len(), &zeroes, 1),
+        // The end of block 0 isn't in the file.
+        (u32::MAX, 2, bytes.len() - 4096, &zeroes, 1),
+    ] {
+        let mut wrong = bytes[..length].to_vec();
+        put(&mut wrong, MAP + 4, entry);
+        put(&mut wrong, ALLOCATED, count);
+        fs::write(folder.join("x.vdi"), &wrong).unwrap();
+        let said = ours(folder, &["check", "-r", "leaks", "x.vdi"]);
+        assert_eq!(said.status, Some(2), "{entry:#x}: {said:?}");
+        assert!(fs::read(folder.join("x.vdi")).unwrap() == wrong);
+        let said = ours(folder, &repair);
+        assert_eq!(said.status, Some(0), "{entry:#x}: {said:?}");
+        let said = said.stdout;
+        let count = format!("0 leaked clusters\n    {fixed} corruptions\n");
+        assert!(said.contains(&count), "{entry:#x}: {said}");
+        assert_clean(folder, "x.vdi");
+        let disk = to_raw(folder, qemu_img, 0).unwrap();
+        assert!(disk[..65536] == first[..65536], "{entry:#x}");
+        assert!(disk[MIB..2 * MIB] == **expected, "{entry:#x}");
+        assert!(disk[2 * MIB..3 * MIB] == third, "{entry:#x}");
+        // The real tool writes no block over another one now.
+        qemu_io(folder, "vdi", "x.vdi", &["write -q -P 3 4M 1M"]);
+        assert_clean(folder, "x.vdi");
+        assert!(to_raw(folder, qemu_img, 0).unwrap()[..4 * MIB] == disk[..4 * MIB]);
+    }
+    // Where tables lie over each other, nobody knows what is right.
+    let mut overlapping = bytes;
+    put(&mut overlapping, DATA_OFFSET, 512);
+    fs::write(folder.join("x.vdi"), &overlapping).unwrap();
+    assert_eq!(ours(folder, &repair).status, Some(2));
+    assert!(fs::read(folder.join("x.vdi")).unwrap() == overlapping);
+}
+
+/// The real tool takes the count of blocks for the next place that is free.
+fn gaps() {
+    let (folder, bytes) = folder_with_image();
+    let folder = folder.path();
+    for (entry, count, behind, leaks) in [
+        // Block 0 is behind two places that nothing uses.
+        (3, 2, MIB, 3),
+        // A power cut left a block behind all others.
+        (1, 2, MIB, 1),
+        (1, 2, 512, 1),
+    ] {
+        let mut image = bytes.clone();
+        image.resize(bytes.len() + 2 * MIB * usize::from(entry == 3) + behind, 8);
+        image.copy_within(DATA + MIB..DATA + 2 * MIB, DATA + entry * MIB);
+        put(&mut image, MAP, u32::try_from(entry).unwrap());
+        put(&mut image, ALLOCATED, count);
+        for what in ["leaks", "all"] {
+            fs::write(folder.join("x.vdi"), &image).unwrap();
+            let before = to_raw(folder, ours, 0).unwrap();
+            let said = ours(folder, &["check", "-r", what, "x.vdi"]).ok();
+            assert!(said.contains(&format!("{leaks} leaked clusters")), "{said}");
+            assert_clean(folder, "x.vdi");
+            assert_eq!(
+                fs::metadata(folder.join("x.vdi")).unwrap().len() as usize,
+                bytes.len()
+            );
+            assert!(to_raw(folder, qemu_img, 0).unwrap() == before);
+            qemu_io(folder, "vdi", "x.vdi", &["write -q -P 3 4M 1M"]);
+            assert!(to_raw(folder, ours, 0).unwrap()[..4 * MIB] == before[..4 * MIB]);
+            let said = ours(folder, &["check", "-r", what, "x.vdi"]).ok();
+            assert_eq!(said, "No errors were found on the image.\n");
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::map::{BlockMap, Entry};
 use crate::error::Result;
 use crate::formats::block_map::ClusterSet;
-use crate::formats::check::CheckEvent;
+use crate::formats::check::{CheckEvent, CheckReport};
 
 /// The counts of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,13 +17,23 @@ pub(super) struct Count {
     pub(super) allocated: u32,
 }
 
+impl Count {
+    /// Returns the counts as a report.
+    pub(super) fn report(&self) -> CheckReport {
+        CheckReport {
+            corruptions: self.corruptions + u64::from(self.is_miscounted),
+            ..CheckReport::default()
+        }
+    }
+}
+
 /// Looks at every entry, and says what is wrong in QEMU's words.
 ///
 /// # Errors
 /// Returns an error if the map can't be read.
 pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<Count> {
     let header = map.header();
-    let end = map.file_length()?;
+    let end = map.file().len()?;
     let mut used = ClusterSet::default();
     let mut found = Count::default();
     let mut wrong = |corruptions: &mut u64, text: String| {

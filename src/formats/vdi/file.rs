@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::check::{self, Count};
+use super::check;
 use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use super::map::BlockMap;
-use crate::error::{Error, Result};
+use super::repair::RepairCount;
+use crate::error::Result;
 use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{ImageFile, Parts, WriteParts};
@@ -69,24 +70,25 @@ impl ImageFile for VdiFile {
 
 impl Check for VdiFile {
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
-        let Count {
-            corruptions,
-            is_miscounted,
-            ..
-        } = check::count(&self.map(), on_event)?;
+        Ok(check::count(&self.map(), on_event)?.report())
+    }
+
+    fn repair(
+        &self,
+        what: Repair,
+        on_event: &mut dyn FnMut(&CheckEvent<'_>),
+    ) -> Result<CheckReport> {
+        let map = self.map();
+        let found = check::count(&map, on_event)?;
+        let fixed = map.repair(what, &found, on_event)?;
+        if fixed == RepairCount::default() {
+            return Ok(found.report());
+        }
+        let again = Self::load(Arc::clone(&self.file))?;
         Ok(CheckReport {
-            corruptions: corruptions + u64::from(is_miscounted),
-            ..CheckReport::default()
+            corruptions_fixed: fixed.corruptions,
+            leaks_fixed: fixed.leaks,
+            ..Check::check(&again, on_event)?
         })
-    }
-
-    fn repairs(&self) -> bool {
-        false
-    }
-
-    fn repair(&self, _: Repair, _: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
-        Err(Error::unsupported(
-            "This image format does not support checks",
-        ))
     }
 }

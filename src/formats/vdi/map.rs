@@ -1,6 +1,6 @@
 //! The block map: for each block of the disk its index among those that are stored.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use crate::error::{Error, Result};
@@ -89,12 +89,9 @@ impl BlockMap {
         &self.header
     }
 
-    /// The length of the file in bytes.
-    ///
-    /// # Errors
-    /// Returns the system's error.
-    pub(super) fn file_length(&self) -> Result<u64> {
-        self.file.len()
+    /// The image's file.
+    pub(super) fn file(&self) -> &dyn Storage {
+        self.file.as_ref()
     }
 
     /// Returns the end of the part of a block that the disk has, in bytes of the file. The block is at
@@ -126,12 +123,13 @@ impl BlockMap {
         })
     }
 
-    /// Finds the indexes that are free, the first of them behind the highest that is used. The header's count isn't
-    /// one to go by: where it is wrong it leads to a block that is in use.
+    /// Finds the indexes that are free, the first of them behind the highest that is used, and returns the number of
+    /// blocks that are stored. The header's count isn't one to go by: where it is wrong it leads to a block that is in
+    /// use.
     ///
     /// # Errors
     /// Returns an error if the map can't be read.
-    pub(super) fn look_for_room(&self) -> Result<()> {
+    pub(super) fn look_for_room(&self) -> Result<u32> {
         let mut room = Room::default();
         for block in 0..self.header.blocks {
             if let Entry::At(index) = self.entry(block)? {
@@ -140,17 +138,23 @@ impl BlockMap {
                 room.count += 1;
             }
         }
-        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
-        Ok(())
+        let count = room.count;
+        *self.lock() = room;
+        Ok(count)
     }
 
-    fn host(&self, index: u32) -> HostOffset {
+    /// The place of the block at `index`.
+    pub(super) fn host(&self, index: u32) -> HostOffset {
         HostOffset(self.header.data_offset + u64::from(index) * BLOCK_SIZE)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives a block an index that is free: there are as many as blocks.
-    fn take(&self, block: u64) -> Result<HostOffset> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn take(&self, block: u64) -> Result<HostOffset> {
+        let mut room = self.lock();
         for _ in 0..self.header.blocks {
             let index = room.next % self.header.blocks;
             room.next = index + 1;
@@ -161,6 +165,32 @@ impl BlockMap {
             }
         }
         Err(Error::corrupt("every block of the image is in use"))
+    }
+
+    /// Makes the next index that is given to a block the first one that is free.
+    pub(super) fn take_from_start(&self) {
+        self.lock().next = 0;
+    }
+
+    /// Makes an entry say that its block isn't stored.
+    pub(super) fn forget(&self, block: u32) -> Result<()> {
+        self.entries.set(block.into(), NEVER)
+    }
+
+    /// Stores the entries that have changed.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn store_entries(&self) -> Result<()> {
+        self.entries.store()
+    }
+
+    /// Stores the number of blocks that are stored.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn store_count(&self, count: u32) -> Result<()> {
+        VdiHeader::write_allocated(self.file.as_ref(), count)
     }
 
     /// Makes the place of a block read as zeroes: something may be left there.
@@ -212,9 +242,9 @@ impl BlockAllocator for BlockMap {
     }
 
     fn commit(&self) -> Result<()> {
-        self.entries.store()?;
-        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        VdiHeader::write_allocated(self.file.as_ref(), room.count)
+        // QEMU writes the next block where the count says, so that it must not be too low.
+        self.store_count(self.lock().count)?;
+        self.store_entries()
     }
 }
 
@@ -227,7 +257,7 @@ impl NewBlockTable for BlockMap {
     }
 
     fn finish(&self, flush: bool) -> Result<()> {
-        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = self.lock();
         let allocated = match self.header.kind {
             ImageType::Dynamic => room.count,
             ImageType::Static => self.header.blocks,

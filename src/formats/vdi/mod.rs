@@ -9,6 +9,7 @@ mod file;
 mod header;
 mod map;
 mod plan;
+mod repair;
 
 use std::sync::Arc;
 

@@ -205,6 +205,10 @@ impl ImageFile for VhdxFile {
 }
 
 impl Check for VhdxFile {
+    fn complains(&self) -> bool {
+        true
+    }
+
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
         let found = self.look_at(&self.table(false), on_event)?;
         Ok(CheckReport {
