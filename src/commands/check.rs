@@ -51,6 +51,8 @@ pub fn run(
     let mut image = opened.load(Load::Check).map_err(could_not_open)?;
     let can_check = |check: &dyn Check| what.is_none() || check.repairs();
     if !image.check().is_some_and(can_check) {
+        sandbox::all_is_open(source);
+        image.refuse_truncated().map_err(could_not_open)?;
         return Ok(Outcome::NoCheck {
             format: opened.format,
         });

@@ -3,7 +3,7 @@
 //! QEMU has protocols as drivers below its formats. Without a format the bytes are those of a raw image.
 
 use crate::error::Result;
-use crate::formats::driver::no_creation;
+use crate::formats::no_creation;
 use crate::formats::{FORMATS, Format};
 use crate::options::OptionSpec;
 use crate::storage::{PROTOCOLS, Protocol, list};

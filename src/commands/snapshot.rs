@@ -18,16 +18,17 @@ use crate::nodes::{Node, could_not_open};
 /// Returns an error if the image can't be opened, or if the list can't be read.
 pub fn list(source: &Node<'_>, prepare: &dyn Fn()) -> Result<Vec<SnapshotInfo>> {
     let (_, image) = source.open_metadata(Purpose::Read)?;
+    let failed = |error| could_not_open(&source.name, error);
     let Some(snapshots) = image.snapshots() else {
+        sandbox::all_is_open(source);
+        image.refuse_truncated().map_err(failed)?;
         return Ok(Vec::new());
     };
     if snapshots.count() > 0 {
         prepare();
     }
     sandbox::all_is_open(source);
-    snapshots
-        .list()
-        .map_err(|error| could_not_open(&source.name, error))
+    snapshots.list().map_err(failed)
 }
 
 /// A change of an image's snapshots, with the name that the user gave.

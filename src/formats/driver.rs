@@ -23,10 +23,11 @@ use super::image::{Image, WritableImage};
 use super::info::ImageInfo;
 use super::new_image::NewImage;
 use super::over::{OverImage, OverOptions};
+use super::refusals::{no_creation, no_measure};
 use super::resize::{Resize, no_resize};
 use super::snapshots::{SnapshotName, Snapshots};
 use crate::crypto::Secret;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
 
@@ -227,6 +228,15 @@ pub trait ImageFile: Send + Sync {
     /// Returns what a user should know of the image although it can be used.
     fn warnings(&self) -> Vec<Warning> {
         Vec::new()
+    }
+
+    /// Refuses an image whose tables lead beyond the end of its file, where `qemu-img` does that whenever it opens one.
+    /// [`open`](Self::open) does it as well, unless what is left is salvaged.
+    ///
+    /// # Errors
+    /// Returns an error if they do, or the system's error.
+    fn refuse_truncated(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Adds to a report all that doesn't follow from [`size`](Self::size), [`backing`](Self::backing) and the
@@ -572,25 +582,4 @@ pub struct Measured {
     /// The number of bytes that the source's bitmaps take beside, where they can be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bitmaps: Option<u64>,
-}
-
-/// Returns the error for an image of which QEMU's drivers give no more than a reason of the system's. The file's name
-/// stands in front of that once more.
-pub fn without_text(file: &dyn Storage, reason: &str) -> Error {
-    let name = printable(&file.location().to_string_lossy());
-    Error::unsupported(reason).context(format!("Could not open '{name}'"))
-}
-
-/// Returns the error for a driver that makes no new images.
-pub fn no_creation(driver: &str) -> Error {
-    Error::unsupported(format!(
-        "Format driver '{driver}' does not support image creation"
-    ))
-}
-
-/// Returns the error for a driver that doesn't measure.
-pub fn no_measure(driver: &str) -> Error {
-    Error::unsupported(format!(
-        "Block driver '{driver}' does not support size measurement"
-    ))
 }

@@ -90,9 +90,11 @@ impl Inspected {
             let full = file_name::beside(&source.path, backing.name);
             info.full_backing_filename = Some(full.to_string_lossy().into_owned());
         }
-        self.image
-            .describe(&mut info)
-            .map_err(could_not_open(source))?;
+        let image = self.image.as_ref();
+        let described = image
+            .refuse_truncated()
+            .and_then(|()| image.describe(&mut info));
+        described.map_err(could_not_open(source))?;
         Ok(info)
     }
 }

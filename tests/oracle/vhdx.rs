@@ -587,7 +587,7 @@ fn cut_files() {
     let folder = folder.path();
     fs::write(folder.join("disk.raw"), vec![5; 4 * MIB]).unwrap();
     for length in [bytes.len() - 4096, bytes.len() - MIB, DATA + 512] {
-        fs::write(folder.join("x.vhdx"), &bytes[..length]).unwrap();
+        same_report(folder, &bytes[..length], "cut");
         same_answer(folder, &["check", "x.vhdx"]);
         to_raw(folder, ours, "x.vhdx", 1);
         ours(folder, &OVER).fails(1, "the image is damaged");
@@ -608,32 +608,40 @@ fn cut_files() {
 fn bitmaps() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // A fixed one has the same table, and the real tool reads all of its 5 GiB each time.
-    for options in ["block_size=1M"] {
-        let raw = fs::File::create(folder.join("disk.raw")).unwrap();
-        raw.set_len(5 << 30).unwrap();
-        for at in [0u64, 4095 << 20, 4096 << 20] {
-            let bytes = [u8::try_from(at >> 24 & 0x7f).unwrap() + 1; 5000];
-            std::os::unix::fs::FileExt::write_all_at(&raw, &bytes, at + 500).unwrap();
-        }
-        let args = [
-            "convert", "-f", "raw", "-O", "vhdx", "-o", options, "disk.raw",
-        ];
-        ours(folder, &[&args[..], &["x.vhdx"]].concat()).ok();
+    let raw = fs::File::create(folder.join("disk.raw")).unwrap();
+    raw.set_len(5 << 30).unwrap();
+    let mut places = vec![(0u64, 1u8), (4095 << 20, 2), (4096 << 20, 3)];
+    let write = |(at, byte): (u64, u8)| {
+        std::os::unix::fs::FileExt::write_all_at(&raw, &[byte; 5000], at + 500).unwrap();
+    };
+    // The real tool takes all blocks for data: what it reads is asked for by places.
+    let same_disk = |places: &[(u64, u8)]| {
+        let reads = places.iter().map(|(at, byte)| {
+            let [before, after] = [*at, at + 5500].map(|at| format!("read -q -P 0 {at} 500"));
+            let stored = format!("read -q -P {byte} {} 5000", at + 500);
+            [before, stored, after]
+        });
+        let reads: Vec<_> = reads.flatten().collect();
+        qemu_io(folder, "vhdx", "x.vhdx", &reads);
         let compare = ["compare", "-f", "raw", "-F", "vhdx", "disk.raw", "x.vhdx"];
-        qemu_img(folder, &compare).ok();
-        let file = fs::File::options()
-            .write(true)
-            .open(folder.join("x.vhdx"))
-            .unwrap();
-        let entry = (TABLE + 8 * 4096) as u64;
-        std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 8], entry).unwrap();
         ours(folder, &compare).ok();
-        same_answer(folder, &["check", "x.vhdx"]);
-        std::os::unix::fs::FileExt::write_all_at(&raw, &[77; 5000], 4097 << 20).unwrap();
-        ours(folder, &OVER).ok();
-        qemu_img(folder, &compare).ok();
-    }
+    };
+    places.iter().for_each(|place| write(*place));
+    let options = "block_size=1M";
+    let args = [
+        "convert", "-f", "raw", "-O", "vhdx", "-o", options, "disk.raw", "x.vhdx",
+    ];
+    ours(folder, &args).ok();
+    same_disk(&places);
+    let file = fs::File::options().write(true).open(folder.join("x.vhdx"));
+    let entry = (TABLE + 8 * 4096) as u64;
+    std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &[0xff; 8], entry).unwrap();
+    same_disk(&places);
+    same_answer(folder, &["check", "x.vhdx"]);
+    places.push((4097 << 20, 77));
+    write((4097 << 20, 77));
+    ours(folder, &OVER).ok();
+    same_disk(&places);
 }
 
 /// The real tool tells of no blocks.

@@ -530,7 +530,11 @@ fn cut_files() {
     for length in [bytes.len() - 4096, bytes.len() - 2 * MIB, 4096, 1600] {
         fs::write(folder.join("x.vhd"), &bytes[..length]).unwrap();
         for line in [
-            &["map", "x.vhd"][..],
+            &["info", "x.vhd"][..],
+            &["info", "--output=json", "x.vhd"],
+            &["check", "x.vhd"],
+            &["snapshot", "-l", "x.vhd"],
+            &["map", "x.vhd"],
             &["convert", "-O", "raw", "x.vhd", "back.raw"],
             &["compare", "x.vhd", "x.vhd"],
         ] {

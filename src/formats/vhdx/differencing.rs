@@ -11,8 +11,8 @@ use uuid::{Uuid, uuid};
 use super::table::{PARTIAL, VhdxTable};
 use crate::error::Result;
 use crate::formats::block_map::{Block, BlockTable};
-use crate::formats::driver::without_text;
 use crate::formats::parent_name;
+use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 

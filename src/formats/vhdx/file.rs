@@ -15,8 +15,9 @@ use super::table::{Places, VhdxTable};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
-use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts, without_text};
+use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
+use crate::formats::refusals::without_text;
 use crate::formats::{Image, WritableImage, parent_name};
 use crate::storage::Storage;
 
@@ -129,19 +130,27 @@ impl ImageFile for VhdxFile {
         self.places.disk.size
     }
 
+    fn refuse_truncated(&self) -> Result<()> {
+        if self.places.entries() > MOST_LOOKED_AT {
+            return Ok(());
+        }
+        let found = self.look_at(&self.table(false), &mut |_| {})?;
+        match found.misplaced {
+            Some(text) => Err(Error::corrupt(text)),
+            None => Ok(()),
+        }
+    }
+
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.cluster_size = Some(self.places.disk.block_size);
         Ok(())
     }
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {
-        let table = self.table(false);
-        if !parts.salvage && self.places.entries() <= MOST_LOOKED_AT {
-            let found = self.look_at(&table, &mut |_| {})?;
-            if let Some(text) = found.misplaced {
-                return Err(Error::corrupt(text));
-            }
+        if !parts.salvage {
+            self.refuse_truncated()?;
         }
+        let table = self.table(false);
         Ok(match self.parent {
             None => Arc::new(self.image(table)),
             Some(_) => {

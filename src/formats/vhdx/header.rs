@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::checksum::{is_right, seal};
 use super::layout::MIB;
 use crate::error::{Error, Result};
-use crate::formats::driver::without_text;
+use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_LEN;
 

@@ -6,7 +6,7 @@ use uuid::{Uuid, uuid};
 use super::layout::MIB;
 use super::regions::Regions;
 use crate::error::Result;
-use crate::formats::driver::without_text;
+use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 

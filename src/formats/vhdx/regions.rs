@@ -9,7 +9,7 @@ use super::checksum::{is_right, seal};
 use super::header::VhdxHeader;
 use super::layout::{HEADERS_END, MIB};
 use crate::error::{Error, Result};
-use crate::formats::driver::without_text;
+use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 
 /// The starts of the tables, in bytes.

@@ -14,8 +14,9 @@ use super::table::VhdTable;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::refuse_damaged;
-use crate::formats::driver::{BackingRef, ImageFile, Parts, Warning, WriteParts, without_text};
+use crate::formats::driver::{BackingRef, ImageFile, Parts, Warning, WriteParts};
 use crate::formats::info::ImageInfo;
+use crate::formats::refusals::without_text;
 use crate::formats::{Image, WritableImage, parent_name};
 use crate::options::Values;
 use crate::storage::Storage;
@@ -190,6 +191,15 @@ impl ImageFile for VpcFile {
         warnings
     }
 
+    fn refuse_truncated(&self) -> Result<()> {
+        match self.layout {
+            VpcLayout::Dynamic(disk) if disk.blocks() <= MOST_LOOKED_AT => {
+                self.table(disk, false).look_for_end()
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         if let VpcLayout::Dynamic(disk) = self.layout {
             info.cluster_size = Some(disk.block_size);
@@ -201,10 +211,10 @@ impl ImageFile for VpcFile {
         Ok(match self.layout {
             VpcLayout::Fixed(size) => Arc::new(self.fixed(size)),
             VpcLayout::Dynamic(disk) => {
-                let table = self.table(disk, false);
-                if !parts.salvage && disk.blocks() <= MOST_LOOKED_AT {
-                    table.look_for_end()?;
+                if !parts.salvage {
+                    self.refuse_truncated()?;
                 }
+                let table = self.table(disk, false);
                 let file = Arc::clone(&self.file);
                 match self.parent {
                     None => Arc::new(self.dynamic(table)),
