@@ -9,6 +9,7 @@ mod common;
 mod power_cut;
 
 mod damage;
+mod extents;
 mod overlays;
 mod own;
 mod power;

@@ -489,7 +489,43 @@ fn streams() {
             Some(1)
         );
     }
-    ours(folder, &words("convert -n -f raw -O vmdk disk.raw x.vmdk")).fails(1, "written once");
+    let over = words("convert -n -f raw -O vmdk disk.raw x.vmdk");
+    let refused = "Could not write to allocated cluster for streamOptimized";
+    ours(folder, &over).fails(1, refused);
+    // One without grains is made anew, with what its descriptor says.
+    for maker in [ours as Tool, qemu_img] {
+        let options =
+            "subformat=streamOptimized,zeroed_grain=on,toolsversion=7,adapter_type=lsilogic";
+        done(
+            maker,
+            folder,
+            &format!("create -q -f vmdk -o {options} x.vmdk 71M"),
+        );
+        let before = done(qemu_img, folder, "info x.vmdk");
+        done(ours, folder, over.join(" ").as_str());
+        disk_of(folder, 71 << 20);
+        assert_reads(folder, "x.vmdk", &folder.join("disk.raw"));
+        same(folder, "check x.vmdk");
+        let after = fs::read(folder.join("x.vmdk")).unwrap();
+        assert_eq!((number(&after, 4), number(&after, 8)), (3, 0x30005));
+        let text = String::from_utf8_lossy(&after[512..2048]).into_owned();
+        assert!(text.contains("ddb.toolsVersion = \"7\"") && text.contains("lsilogic"));
+        assert_ne!(
+            before,
+            done(qemu_img, folder, "info x.vmdk"),
+            "the id of the contents"
+        );
+        ours(folder, &over).fails(1, refused);
+        disk_of(folder, size as u64);
+    }
+}
+
+/// Makes `disk.raw` end there again.
+fn disk_of(folder: &Path, size: u64) {
+    let disk = fs::OpenOptions::new()
+        .write(true)
+        .open(folder.join("disk.raw"));
+    disk.unwrap().set_len(size).unwrap();
 }
 
 fn wrong_headers() {
@@ -497,7 +533,8 @@ fn wrong_headers() {
     let folder = folder.path();
     done(qemu_img, folder, "create -q -f vmdk x.vmdk 10M");
     let bytes = fs::read(folder.join("x.vmdk")).unwrap();
-    let cases: [(usize, &[u8]); 9] = [
+    let cases: [(usize, &[u8]); 10] = [
+        (16, &[0xff, 0xff, 0xff, 0x7f]),
         (4, &[4, 0, 0, 0]),
         (20, &[0; 8]),
         (20, &[0, 0, 0x40, 0, 0, 0, 0, 0]),

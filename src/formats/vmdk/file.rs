@@ -20,7 +20,9 @@ use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{BackingRef, FileRef, ImageFile, NameRule, Parts, WriteParts};
 use crate::formats::info::{ImageInfo, Specific};
-use crate::formats::{Concatenation, DiskPart, Image, WritableImage, ZeroImage};
+use crate::formats::{
+    Concatenation, DiskPart, Image, NewImage, OverImage, OverOptions, WritableImage, ZeroImage,
+};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -30,12 +32,12 @@ const DESCRIPTOR_LENGTH: u64 = 20;
 
 /// A VMDK image.
 pub(super) struct VmdkFile {
-    file: Arc<dyn Storage>,
+    pub(super) file: Arc<dyn Storage>,
     pub(super) descriptor: DiskDescriptor,
     /// The place of the descriptor's text in bytes, and the room for it.
     pub(super) text: (u64, u64),
     /// True if the descriptor is in the file of the only extent.
-    is_embedded: bool,
+    pub(super) is_embedded: bool,
     /// The extents, in the order of the disk.
     pub(super) extents: Vec<DiskExtent>,
 }
@@ -151,6 +153,11 @@ impl VmdkFile {
         images.collect()
     }
 
+    /// Returns the size of the disk in bytes.
+    pub(super) fn size_of_disk(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.size).sum()
+    }
+
     /// Returns the tables of each extent that has grains.
     ///
     /// # Errors
@@ -238,6 +245,10 @@ impl DiskExtent {
         })
     }
 
+    pub(super) fn is_compressed(&self) -> bool {
+        self.layout.is_some_and(|layout| layout.is_compressed())
+    }
+
     /// Returns the length of a grain in bytes, where there are grains.
     fn grain(&self) -> Option<u64> {
         self.layout.map(|layout| layout.grain)
@@ -246,9 +257,8 @@ impl DiskExtent {
     fn describe(&self, is_embedded: bool) -> ExtentInfo {
         let file = self.file.as_ref();
         let name = file.map(|file| file.location().to_string_lossy().into_owned());
-        let is_compressed = self.layout.is_some_and(|layout| layout.is_compressed());
         ExtentInfo {
-            compressed: is_compressed.then_some(true),
+            compressed: self.is_compressed().then_some(true),
             virtual_size: self.size,
             filename: name.unwrap_or_default(),
             cluster_size: self.grain(),
@@ -259,7 +269,7 @@ impl DiskExtent {
 
 impl ImageFile for VmdkFile {
     fn size(&self) -> u64 {
-        self.extents.iter().map(|extent| extent.size).sum()
+        self.size_of_disk()
     }
 
     fn backing(&self) -> Option<BackingRef<'_>> {
@@ -380,6 +390,11 @@ impl ImageFile for VmdkFile {
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        if self.extents.iter().any(DiskExtent::is_compressed) {
+            return Err(Error::unsupported(
+                "a streamOptimized image is written once, from its start to its end",
+            ));
+        }
         self.refuse_damage()?;
         let id = ContentId::find(Arc::clone(&self.file), self.text, parts.flush)?;
         let mut start = 0;
@@ -391,6 +406,19 @@ impl ImageFile for VmdkFile {
             start += extent.size;
         }
         Ok(Box::new(WritableVmdk::new(extents, id)))
+    }
+
+    fn write_over(
+        &self,
+        parts: WriteParts<'_>,
+        size: u64,
+        options: OverOptions,
+    ) -> Result<Box<dyn NewImage>> {
+        if self.stream().is_some() {
+            return self.write_stream(parts.flush);
+        }
+        let image = self.open_writable(parts)?;
+        Ok(Box::new(OverImage::new(image, size, options)?))
     }
 
     fn check(&self) -> Option<&dyn Check> {
@@ -459,9 +487,7 @@ impl DiskExtent {
             ));
         }
         if layout.is_compressed() {
-            return Err(Error::unsupported(
-                "a streamOptimized image is written once, from its start to its end",
-            ));
+            return self.refuse_written(layout);
         }
         if self.version >= 3 {
             return Err(Error::unsupported("VMDK version 3 must be read only"));

@@ -160,12 +160,6 @@ impl SparseHeader {
                 self.version
             )));
         }
-        let ends = start.get(at::LINE_ENDS..at::LINE_ENDS + LINE_ENDS.len());
-        if self.flags & flag::LINE_ENDS != 0 && ends != Some(&LINE_ENDS[..]) {
-            return Err(Error::corrupt(
-                "the image was damaged by a transfer that changes the ends of lines",
-            ));
-        }
         if self.grain_entries > MOST_GRAIN_ENTRIES {
             return Err(Error::corrupt("L2 table size too big"));
         }
@@ -176,11 +170,11 @@ impl SparseHeader {
         if !self.grain.checked_mul(SECTOR_SIZE).is_some_and(is_grain) {
             return Err(Error::corrupt("Invalid granularity, image may be corrupt"));
         }
-        if self.capacity > i64::MAX.unsigned_abs() / SECTOR_SIZE {
-            return Err(Error::corrupt("the disk of the image is too large"));
-        }
         if self.tables() > MOST_TABLES {
             return Err(Error::corrupt("L1 size too big"));
+        }
+        if self.capacity > i64::MAX.unsigned_abs() / SECTOR_SIZE {
+            return Err(Error::corrupt("the disk of the image is too large"));
         }
         // A stream has its tables at the end, so nothing but its grains tells if it is whole.
         let least = self.overhead.saturating_mul(SECTOR_SIZE);
@@ -195,6 +189,13 @@ impl SparseHeader {
                 "unsupported method {} of compression",
                 self.compression
             )));
+        }
+        // QEMU doesn't look at them.
+        let ends = start.get(at::LINE_ENDS..at::LINE_ENDS + LINE_ENDS.len());
+        if self.flags & flag::LINE_ENDS != 0 && ends != Some(&LINE_ENDS[..]) {
+            return Err(Error::corrupt(
+                "the image was damaged by a transfer that changes the ends of lines",
+            ));
         }
         Ok(())
     }
