@@ -116,19 +116,16 @@ fn assert_reads(folder: &Path, image: &str, expected: &Path) {
 
 fn new_images() {
     for subformat in &SUBFORMATS[..4] {
-        for size in ["1", "1000", "1M", "10M", "130M"] {
-            for more in [
-                "",
-                ",adapter_type=lsilogic",
-                ",compat6=on",
-                ",hwversion=99x,toolsversion=7",
-            ] {
-                let line =
-                    format!("create -q -f vmdk -o subformat={subformat}{more} a.b.vmdk {size}");
-                let folders = both(&line);
-                let [ours, theirs] = folders.each_ref().map(|folder| files(folder.path()));
-                assert!(ours.len() == theirs.len() && ours == theirs, "{line}");
-            }
+        for (size, more) in [
+            ("1", ""),
+            ("1000", ",hwversion=99x,toolsversion=7"),
+            ("10M", ",adapter_type=lsilogic"),
+            ("130M", ",compat6=on"),
+        ] {
+            let line = format!("create -q -f vmdk -o subformat={subformat}{more} a.b.vmdk {size}");
+            let folders = both(&line);
+            let [ours, theirs] = folders.each_ref().map(|folder| files(folder.path()));
+            assert!(ours.len() == theirs.len() && ours == theirs, "{line}");
         }
     }
     let folders = both("create -q -f vmdk -o zeroed_grain=on x 70M");
@@ -138,7 +135,8 @@ fn new_images() {
 
 fn both_directions() {
     for subformat in SUBFORMATS {
-        for size in [512, 5000, MIB + 512, 5 * MIB + 1536, 70 * MIB] {
+        // Tables have 32 MiB.
+        for size in [512, 5000, MIB + 512, 33 * MIB] {
             let folder = tempfile::tempdir().unwrap();
             let folder = folder.path();
             write_disk(&folder.join("disk.raw"), size as u64, size as u64);
@@ -147,16 +145,13 @@ fn both_directions() {
                 .open(folder.join("disk.raw"))
                 .unwrap();
             disk.set_len(size.next_multiple_of(512) as u64).unwrap();
-            for (tool, more) in [
-                (ours as Tool, ""),
-                (ours, "-m 1 -W"),
-                (ours, "-S 0"),
-                (qemu_img, ""),
-            ] {
+            let ways = [(ours as Tool, ""), (qemu_img, ""), (ours, "-S 0 -m 1 -W")];
+            let few = if size > 5 * MIB { 1 } else { ways.len() };
+            for (tool, more) in &ways[..few] {
                 let line = format!(
                     "convert {more} -f raw -O vmdk -o subformat={subformat} disk.raw x.vmdk"
                 );
-                done(tool, folder, &line);
+                done(*tool, folder, &line);
                 assert_reads(folder, "x.vmdk", &folder.join("disk.raw"));
                 same(folder, "compare -f vmdk -F raw x.vmdk disk.raw");
                 same(folder, "check -f vmdk x.vmdk");
@@ -200,7 +195,7 @@ fn reports() {
 
 /// Pieces of 2 GiB, with data on both sides of the cut.
 fn large_disks() {
-    for subformat in SUBFORMATS {
+    for subformat in &SUBFORMATS[2..] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let disk = fs::File::create(folder.join("disk.raw")).unwrap();
