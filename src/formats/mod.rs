@@ -33,6 +33,7 @@ mod amend;
 mod as_storage;
 mod chain;
 mod concat;
+mod dirty_ranges;
 mod disk_part;
 mod extent;
 pub mod foreign;

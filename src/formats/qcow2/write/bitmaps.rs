@@ -17,10 +17,10 @@ use super::super::bitmaps::{Bitmap, read_bitmaps};
 use super::super::entries::{BitmapTableEntry, BitmapTarget, set_bitmap_bits};
 use super::super::geometry::{ENTRY_SIZE, Geometry};
 use super::super::header::Header;
-use super::dirty_ranges::DirtyRanges;
 use super::metadata::Metadata;
 use super::metadata_map::{MetadataMap, Structure};
 use crate::error::{Error, Result, printable};
+use crate::formats::dirty_ranges::DirtyRanges;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 

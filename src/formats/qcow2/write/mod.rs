@@ -4,7 +4,7 @@
 //! - `refcounts`: the free clusters; `metadata_map`: the clusters that must never be written over;
 //! - `plan`: the changes of a write, cluster by cluster; `zero`: zeroes and discards; `compressed`:
 //!   compressed clusters;
-//! - `bitmaps`: the parts that have been written, for the persistent bitmaps (`dirty_ranges`);
+//! - `bitmaps`: the parts that have been written, for the persistent bitmaps;
 //!   `copy_bitmaps`, `replace_bitmap`: more of those, or others, for which the header has to have room
 //!   (`bitmap_directory`, `header::room`);
 //! - `snapshots`: internal snapshots, taken, gone back to and deleted;
@@ -40,7 +40,6 @@ mod bitmap_directory;
 mod bitmaps;
 mod compressed;
 mod copy_bitmaps;
-mod dirty_ranges;
 mod metadata;
 mod metadata_map;
 mod open;

@@ -11,7 +11,7 @@ const MOST_PARTS: usize = 1 << 16;
 
 /// The parts that have been written; see the module's text.
 #[derive(Debug)]
-pub(super) struct DirtyRanges {
+pub(in crate::formats) struct DirtyRanges {
     /// The unit, in bytes, at multiples of which parts start and end; a power of two.
     unit: u64,
     /// Disjoint, and not neighbours: start → end.
@@ -21,7 +21,7 @@ pub(super) struct DirtyRanges {
 impl DirtyRanges {
     /// Makes a list of no parts, which nobody asks about in finer steps than `unit`, a power of
     /// two.
-    pub(super) fn new(unit: u64) -> Self {
+    pub(in crate::formats) fn new(unit: u64) -> Self {
         Self {
             unit,
             parts: BTreeMap::new(),
@@ -29,7 +29,7 @@ impl DirtyRanges {
     }
 
     /// Adds a part.
-    pub(super) fn add(&mut self, part: &Range<u64>) {
+    pub(in crate::formats) fn add(&mut self, part: &Range<u64>) {
         self.insert(part);
         while self.parts.len() > MOST_PARTS {
             self.unit = self.unit.saturating_mul(2);
@@ -58,7 +58,10 @@ impl DirtyRanges {
     }
 
     /// Returns all parts that are at least in part within `range`, in order, cut to it.
-    pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+    pub(in crate::formats) fn within(
+        &self,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Range<u64>> + '_ {
         let before = self.parts.range(..range.start).next_back();
         let others = self.parts.range(range.start..range.end.max(range.start));
         let cut =
