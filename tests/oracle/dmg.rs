@@ -20,11 +20,18 @@ const IGNORE: u32 = 2;
 const ADC: u32 = 0x8000_0004;
 const ZLIB: u32 = 0x8000_0005;
 const BZIP2: u32 = 0x8000_0006;
+const LZFSE: u32 = 0x8000_0007;
 const LZMA: u32 = 0x8000_0008;
 const COMMENT: u32 = 0x7fff_fffe;
 const END: u32 = 0xffff_ffff;
 /// 1 KiB of the letter `b`, as bzip2 has it.
 const BZIP2_OF_B: &str = "QlpoOTFBWSZTWcFSjTsAAARBAMAAEAAACCAAMMwFU2piKDxdyRThQkMFSjTs";
+
+/// 1 KiB of the letter `c`, as xz has it, and the same for a decoder of 1536 MiB.
+const XZ_OF_C: &str = "/Td6WFoAAATm1rRGAgAhAQwAAACPmEGc4AP/AAtdADHv+7/+o7De4HIAAADZHpWrGjfPkwABJ4AIAAAALnmurbHEZ/sCAAAAAARZWg==";
+const LARGE_XZ_OF_C: &str = "/Td6WFoAAATm1rRGAgAhASUAAAA7eHtB4AP/AAtdADHv+7/+o7De4HIAAADZHpWrGjfPkwABJ4AIAAAALnmurbHEZ/sCAAAAAARZWg==";
+/// 1 KiB of the letter `d`, as LZFSE has it.
+const LZFSE_OF_D: &str = "YnZ4bgAEAAAWAAAAaAFk8P/w//D/8LjiZGQGAAAAAAAAAGJ2eCQ=";
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -165,20 +172,43 @@ fn disks() {
 
 /// The real tool warns of these, and fails when they are read.
 fn more_chunks() {
-    let bzip2 = STANDARD.decode(BZIP2_OF_B).unwrap();
+    let stored = |text: &str| STANDARD.decode(text).unwrap();
     let adc = [vec![0x80, b'a'], [0x7f, 0, 0].repeat(21)].concat();
-    let chunks = vec![(ADC, 0, 2, adc), (BZIP2, 2, 2, bzip2)];
-    let folder = folder_with(&image(4, &[(0, chunks)]));
+    let chunks = vec![
+        (ADC, 0, 2, adc),
+        (BZIP2, 2, 2, stored(BZIP2_OF_B)),
+        (LZMA, 4, 2, stored(XZ_OF_C)),
+        (LZFSE, 6, 2, stored(LZFSE_OF_D)),
+    ];
+    let folder = folder_with(&image(8, &[(0, chunks)]));
     let found = to_raw(ours, folder.path()).unwrap();
-    assert!(found[..1024].iter().all(|byte| *byte == b'a'));
-    assert!(found[1024..].iter().all(|byte| *byte == b'b'));
-    let chunks = vec![(RAW, 0, 1, vec![5; 512]), (LZMA, 1, 1, vec![0; 100])];
-    let folder = folder_with(&image(2, &[(0, chunks)]));
-    let said = ours(folder.path(), &words("convert -O raw x.dmg back.raw"));
-    said.fails(
-        1,
-        "compressed in a way (80000008) that this version doesn't read",
+    assert_eq!(
+        found,
+        [[b'a'; 1024], [b'b'; 1024], [b'c'; 1024], [b'd'; 1024]].concat()
     );
+    let mut damaged = stored(LZFSE_OF_D);
+    damaged[5] = 0;
+    let long = |text: &str| (stored(text), 3);
+    let right = |bytes: Vec<u8>| (bytes, 2);
+    for (kind, (stored, sectors), message) in [
+        (LZMA, long(XZ_OF_C), "doesn't yield the 1536 bytes"),
+        (
+            LZMA,
+            right(stored(LARGE_XZ_OF_C)),
+            "doesn't yield the 1024 bytes",
+        ),
+        (LZMA, right(vec![0; 100]), "doesn't yield the 1024 bytes"),
+        (LZFSE, long(LZFSE_OF_D), "doesn't yield the 1536 bytes"),
+        (LZFSE, right(damaged), "doesn't yield the 1024 bytes"),
+        (
+            0x8000_0009,
+            right(vec![0; 100]),
+            "compressed in a way (80000009) that this version doesn't read",
+        ),
+    ] {
+        let folder = folder_with(&image(sectors, &[(0, vec![(kind, 0, sectors, stored)])]));
+        ours(folder.path(), &words("convert -O raw x.dmg back.raw")).fails(1, message);
+    }
 }
 
 fn resource_forks() {

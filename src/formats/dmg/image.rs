@@ -3,10 +3,11 @@
 //! Chunks are longer than what is asked for at a time. So those that were decoded last are kept.
 
 use std::collections::VecDeque;
-use std::io::Read as _;
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::adc;
+use super::lzfse;
 use super::tables::{ChunkKind, DmgChunk};
 use crate::error::{Error, Result};
 use crate::formats::codec::{Codec, decompress_whole};
@@ -18,6 +19,10 @@ use crate::units::{GuestOffset, HostOffset};
 const MOST_KEPT: usize = 8;
 /// The number of their bytes, but for the last one.
 const MOST_KEPT_BYTES: usize = 64 << 20;
+
+/// The most memory that an xz decoder may take, in KiB. A chunk is no longer than 64 MiB, so that a larger dictionary
+/// would be of no use.
+const MOST_XZ_MEMORY: u32 = 66 << 10;
 
 /// A disk open for reading.
 pub(super) struct DmgImage {
@@ -88,10 +93,14 @@ impl DmgImage {
                 yielded.is_ok_and(|yielded| yielded == bytes.len())
             }
             ChunkKind::Bzip2 => {
-                // The room for one byte more tells a stream that yields too much.
-                let mut decoder = bzip2::read::MultiBzDecoder::new(stored.as_slice());
-                decoder.read_exact(&mut bytes).is_ok()
-                    && decoder.read(&mut [0]).is_ok_and(|more| more == 0)
+                let decoder = bzip2::read::MultiBzDecoder::new(stored.as_slice());
+                fills(decoder, &mut bytes)
+            }
+            ChunkKind::Lzfse => lzfse::decode(&stored, &mut bytes).is_some(),
+            ChunkKind::Xz => {
+                let decoder =
+                    lzma_rust2::XzReader::new_mem_limit(stored.as_slice(), true, MOST_XZ_MEMORY);
+                fills(decoder, &mut bytes)
             }
             ChunkKind::Unknown(kind) => {
                 return Err(Error::unsupported(format!(
@@ -108,6 +117,12 @@ impl DmgImage {
         }
         Ok(bytes)
     }
+}
+
+/// Reads what a decoder yields into a buffer. Returns true if that is just as long.
+fn fills(mut decoder: impl Read, bytes: &mut [u8]) -> bool {
+    // The room for one byte more tells a stream that yields too much.
+    decoder.read_exact(bytes).is_ok() && decoder.read(&mut [0]).is_ok_and(|more| more == 0)
 }
 
 impl Image for DmgImage {

@@ -6,6 +6,7 @@
 
 mod adc;
 mod image;
+mod lzfse;
 mod property_list;
 mod tables;
 mod trailer;

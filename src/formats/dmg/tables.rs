@@ -34,6 +34,10 @@ pub(super) enum ChunkKind {
     Zlib,
     /// As a bzip2 stream.
     Bzip2,
+    /// As an LZFSE stream.
+    Lzfse,
+    /// As an xz stream.
+    Xz,
     /// In a way that this version doesn't know, of that number.
     Unknown(u32),
 }
@@ -124,6 +128,8 @@ fn add_table(table: &[u8], trailer: &Trailer, chunks: &mut Vec<DmgChunk>) -> Res
             0x8000_0004 => ChunkKind::Adc,
             0x8000_0005 => ChunkKind::Zlib,
             0x8000_0006 => ChunkKind::Bzip2,
+            0x8000_0007 => ChunkKind::Lzfse,
+            0x8000_0008 => ChunkKind::Xz,
             other => ChunkKind::Unknown(other),
         };
         let [sector, sectors, offset, stored] = [8, 16, 24, 32].map(|at| long(entry, at));

@@ -3,6 +3,7 @@
 use byteorder::{BigEndian, ByteOrder as _};
 
 use crate::error::{Error, Result};
+use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -41,7 +42,7 @@ impl Trailer {
         let mut bytes = [0; LENGTH];
         file.read_exact_at(last, &mut bytes, "the trailer")?;
         if bytes.starts_with(MARK) {
-            return Self::parse(&bytes, last);
+            return Self::parse(&bytes, last, file);
         }
         let first = length.next_multiple_of(SECTOR_SIZE).saturating_sub(1023);
         let mut window = vec![0; 2 * LENGTH];
@@ -51,10 +52,10 @@ impl Trailer {
         let start = found.map(|place| first + place as u64);
         let start = start.ok_or_else(not_found)?;
         file.read_exact_at(start, &mut bytes, "the trailer")?;
-        Self::parse(&bytes, start)
+        Self::parse(&bytes, start, file)
     }
 
-    fn parse(bytes: &[u8; LENGTH], start: u64) -> Result<Self> {
+    fn parse(bytes: &[u8; LENGTH], start: u64, file: &dyn Storage) -> Result<Self> {
         let number = |at: usize| BigEndian::read_u64(bytes.get(at..).unwrap_or_default());
         let segments = BigEndian::read_u32(bytes.get(60..).unwrap_or_default());
         if segments > 1 {
@@ -74,7 +75,7 @@ impl Trailer {
         let is_within =
             |(place, length): (u64, u64)| place.checked_add(length).is_some_and(|end| end <= start);
         if trailer.data > start || !is_within(trailer.resources) || !is_within(trailer.list) {
-            return Err(Error::corrupt("Invalid argument"));
+            return Err(without_text(file, "Invalid argument"));
         }
         Ok(trailer)
     }

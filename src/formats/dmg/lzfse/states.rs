@@ -1,0 +1,100 @@
+//! The tables of a finite state entropy coder: for each state a symbol, and the bits that lead to the next state.
+
+use super::bits::BitsFromEnd;
+
+/// A state: what it stands for, and where the next one is.
+#[derive(Debug, Clone, Copy)]
+struct CoderState {
+    /// The number of bits that lead to the next state.
+    bits: u32,
+    /// The number of the next state, if those bits are zero.
+    next: u32,
+    /// The symbol, or the least of the numbers that a symbol stands for.
+    base: u32,
+    /// The number of bits that follow, and are added to that.
+    more: u32,
+}
+
+/// A coder, and the state that it is in.
+pub(super) struct Coder<'t> {
+    states: &'t StateTable,
+    state: u32,
+}
+
+/// The states of a coder.
+pub(super) struct StateTable(Vec<CoderState>);
+
+impl StateTable {
+    /// Makes the table of `count` states, a power of two, from how many of them each symbol has. `meaning` returns the
+    /// least number that a symbol stands for, and the number of bits that follow. Returns `None` if the symbols have
+    /// more states than there are.
+    pub(super) fn new(
+        count: usize,
+        frequencies: &[u16],
+        meaning: impl Fn(u32) -> (u32, u32),
+    ) -> Option<Self> {
+        let mut states = Vec::with_capacity(count);
+        for (symbol, frequency) in (0..).zip(frequencies) {
+            let frequency = usize::from(*frequency);
+            if frequency == 0 {
+                continue;
+            }
+            if states.len() + frequency > count {
+                return None;
+            }
+            let (base, more) = meaning(symbol);
+            // So many bits that the symbol's states cover all states.
+            let bits = frequency.leading_zeros() - count.leading_zeros();
+            let longer = ((2 * count) >> bits) - frequency;
+            for number in 0..frequency {
+                let (bits, next) = match number.checked_sub(longer) {
+                    None => (bits, ((frequency + number) << bits) - count),
+                    Some(number) => (bits - 1, number << (bits - 1)),
+                };
+                let next = u32::try_from(next).ok()?;
+                states.push(CoderState {
+                    bits,
+                    next,
+                    base,
+                    more,
+                });
+            }
+        }
+        Some(Self(states))
+    }
+}
+
+impl<'t> Coder<'t> {
+    /// Puts a coder into a state.
+    pub(super) fn new(states: &'t StateTable, state: u32) -> Self {
+        Self { states, state }
+    }
+
+    /// Returns the next number. Returns `None` if there are no more bits, or no such state.
+    pub(super) fn next(&mut self, bits: &mut BitsFromEnd<'_>) -> Option<u32> {
+        let state = self.states.0.get(usize::try_from(self.state).ok()?)?;
+        let taken = bits.take(state.bits + state.more)?;
+        self.state = state.next + (taken >> state.more);
+        Some(state.base + (taken & ((1 << state.more) - 1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_leads_to_states_that_there_are() {
+        for frequencies in [&[8u16][..], &[1, 7], &[3, 0, 4, 1], &[1; 8], &[5, 3]] {
+            let table = StateTable::new(8, frequencies, |symbol| (symbol, 0)).unwrap();
+            assert_eq!(table.0.len(), 8);
+            for state in &table.0 {
+                assert!(state.next + (1 << state.bits) <= 8, "{state:?}");
+            }
+        }
+        assert!(StateTable::new(8, &[5, 4], |symbol| (symbol, 0)).is_none());
+        let few = StateTable::new(8, &[2], |symbol| (symbol, 0)).unwrap();
+        let mut bits = BitsFromEnd::new(&[0xff; 8], 0).unwrap();
+        assert_eq!(Coder::new(&few, 2).next(&mut bits), None);
+    }
+}
