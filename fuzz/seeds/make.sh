@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes those images of `image` that come from qemu-img and qemu-io 10.0.2: consistent ones of all kinds,
 # as small as they can be. (plain, compressed, extended, snapshot and bitmap are made by hand, and so are
-# bochs, cloop, dmg and dmg-lzfse, which the tools only read; snapshot and bitmap are damaged.) The password of the
-# encrypted ones is "cowhide"; the data file is named "data", the backing file "base", and neither is here.
+# bochs, cloop, dmg, dmg-lzfse and parallels-extension, which the tools only read; snapshot and bitmap are
+# damaged.) The password of the encrypted ones is "cowhide"; the data file is named "data", the backing file
+# "base", and neither is here.
 #
 # What has subclusters can't be below 80 KiB, since its clusters have 16 KiB each: header, refcount
 # table, refcount block, L1 table and L2 table need one each.

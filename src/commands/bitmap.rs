@@ -96,7 +96,10 @@ pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
 /// Reads the list of the bitmaps of the image that has the merged ones, and the size of its disk.
 fn source_bitmaps(node: &Node<'_>) -> Result<(u64, Vec<PersistentBitmap>)> {
     let (_, image) = node.open_metadata(Purpose::Read)?;
-    let bitmaps = image.bitmaps().map(|bitmaps| bitmaps.list()).transpose();
+    let bitmaps = image
+        .bitmaps()
+        .map(|bitmaps| bitmaps.to_merge())
+        .transpose();
     let bitmaps = bitmaps.map_err(|error| could_not_open(&node.name, error))?;
     Ok((image.size(), bitmaps.unwrap_or_default()))
 }

@@ -14,6 +14,14 @@ pub trait Bitmaps {
     /// Returns an error if the list can't be read or makes no sense.
     fn list(&self) -> Result<Vec<PersistentBitmap>>;
 
+    /// Reads the list of bitmaps whose bits can be merged into those of other images.
+    ///
+    /// # Errors
+    /// Returns an error as [`list`](Self::list) does.
+    fn to_merge(&self) -> Result<Vec<PersistentBitmap>> {
+        self.list()
+    }
+
     /// Adds copies of another image's bitmaps to the image, which nobody else may have open. `flush` says that
     /// flushes reach the storage.
     ///

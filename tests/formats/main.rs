@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/parallels.rs"]
+mod parallels_extension;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
 
@@ -12,6 +14,7 @@ mod damage;
 mod extents;
 mod overlays;
 mod own;
+mod own_bitmaps;
 mod power;
 mod promises;
 mod repairs;

@@ -7,6 +7,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/parallels.rs"]
+mod parallels_extension;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
 

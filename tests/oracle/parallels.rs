@@ -8,7 +8,12 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 
+use crate::bitmaps::bits;
 use crate::common::{qemu_io, same_contents, write_disk};
+use crate::parallels_extension::{
+    self as parallels, EXTENSION, GRANULARITY, NAME, TABLE as TABLE_OF_BITS, bitmap, extension,
+    seal,
+};
 use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
@@ -19,7 +24,6 @@ const ENTRIES: usize = 32;
 const SECTORS: usize = 36;
 const IN_USE: usize = 44;
 const DATA_OFFSET: usize = 48;
-const EXTENSION: usize = 56;
 const TABLE: usize = 64;
 /// The word of an image in use.
 const MARK: u32 = 0x746f_6e59;
@@ -36,6 +40,8 @@ pub fn trials() -> Vec<Trial> {
         trial("parallels::damaged_tables", damaged_tables),
         trial("parallels::leaks", leaks),
         trial("parallels::extensions", extensions),
+        trial("parallels::extensions_are_kept_true", written_extensions),
+        trial("parallels::wrong_extensions", wrong_extensions),
     ]
 }
 
@@ -391,27 +397,146 @@ fn leaks() {
     }
 }
 
-/// The real tool gives the clusters of an extension away.
+/// A folder with `x`, of which the bits of a dirty bitmap are in the last cluster but one, and the extension is in the
+/// last, and its bytes. Bits 0 and 8 are set, and one beyond the disk.
+fn folder_with_extension() -> (tempfile::TempDir, Vec<u8>) {
+    let (folder, mut bytes) = folder_with_image();
+    let place = bytes.len() as u64 / 512;
+    let mut bits = vec![0; MIB];
+    bits[..2].fill(1);
+    bits[12] = 1;
+    bytes.extend(bits);
+    let features = bitmap(6 << 20, &[place]);
+    parallels::add(&mut bytes, &extension(&features, MIB));
+    fs::write(folder.path().join("x"), &bytes).unwrap();
+    (folder, bytes)
+}
+
+/// The bits of the dirty bitmap of `x`, as a tool merges them into another image's.
+fn bits_of_x(folder: &Path, tool: Tool) -> String {
+    let image = "merged.qcow2";
+    qemu_img(folder, &words(&format!("create -q -f qcow2 {image} 6M"))).ok();
+    let add = format!("bitmap --add -g {GRANULARITY} {image} b");
+    qemu_img(folder, &words(&add)).ok();
+    let merge = format!("bitmap --merge {NAME} -b x -F parallels {image} b");
+    tool(folder, &words(&merge)).ok();
+    bits(folder, image, "b")
+}
+
+/// The real tool counts an extension as a leak, and gives its clusters away when it writes.
 fn extensions() {
-    let (folder, bytes) = folder_with_image();
+    let (folder, bytes) = folder_with_extension();
     let folder = folder.path();
-    let mut extended = bytes.clone();
-    let place = bytes.len();
-    extended.resize(place + MIB, 0);
-    extended[place..place + 8].copy_from_slice(&0xab23_4cef_23dc_ea87_u64.to_le_bytes());
-    put(
-        &mut extended,
-        EXTENSION,
-        u32::try_from(place / 512).unwrap(),
-    );
-    fs::write(folder.join("x"), &extended).unwrap();
-    qemu_img(folder, &words("convert -f parallels -O raw x theirs.raw"));
-    for line in ["info x", "check x", "check -r all x", "check -r leaks x"] {
+    for line in [
+        "info x",
+        "info --output=json x",
+        "map x",
+        "measure -O qcow2 x",
+    ] {
+        same(folder, line);
+    }
+    for line in ["check x", "check -r all x", "check -r leaks x"] {
         ours(folder, &words(line)).ok();
     }
-    ours(folder, &words("convert -f parallels -O raw x back.raw")).ok();
-    fs::write(folder.join("disk.raw"), vec![5; MIB]).unwrap();
-    let over = "convert -n -f raw -O parallels disk.raw x";
-    ours(folder, &words(over)).fails(1, "the image has a format extension");
-    assert!(fs::read(folder.join("x")).unwrap() == extended);
+    assert!(fs::read(folder.join("x")).unwrap() == bytes);
+    let said = ours(folder, &words("info --explain x")).ok();
+    assert!(said.contains(NAME), "{said}");
+    assert_eq!(bits_of_x(folder, ours), bits_of_x(folder, qemu_img));
+    // A bitmap isn't copied with the disk.
+    ours(folder, &words("convert --bitmaps -O qcow2 x x.qcow2")).ok();
+    same(folder, "info x.qcow2");
+    let said = qemu_img(folder, &words("info x.qcow2")).ok();
+    assert!(!said.contains("bitmap"), "{said}");
+}
+
+/// Bits are set for what is written, in clusters of bits that there are and in new ones.
+fn written_extensions() {
+    let (folder, bytes) = folder_with_extension();
+    let folder = folder.path();
+    let end = bytes.len() - MIB;
+    for table in [None, Some(0u64), Some(1)] {
+        let mut image = bytes.clone();
+        if let Some(entry) = table {
+            image[end + TABLE_OF_BITS..][..8].copy_from_slice(&entry.to_le_bytes());
+            seal(&mut image[end..]);
+        }
+        fs::write(folder.join("x"), &image).unwrap();
+        let before = bits_of_x(folder, qemu_img);
+        let mut disk = vec![0; 5 * MIB];
+        disk[2 * MIB..2 * MIB + 70_000].fill(3);
+        fs::write(folder.join("disk.raw"), &disk).unwrap();
+        ours(folder, &words("convert -n -f raw -O parallels disk.raw x")).ok();
+        let after = bits_of_x(folder, qemu_img);
+        assert_eq!(after, bits_of_x(folder, ours));
+        assert_eq!(after == before, table == Some(1), "{before} {after}");
+        disk.resize(6 * MIB, 0);
+        fs::write(folder.join("expected.raw"), &disk).unwrap();
+        assert_reads_as(folder, "x", "expected.raw");
+        ours(folder, &words("check x")).ok();
+    }
+    // Nothing was written, so nothing changes.
+    fs::write(folder.join("x"), &bytes).unwrap();
+    fs::write(folder.join("disk.raw"), []).unwrap();
+    ours(folder, &words("convert -n -f raw -O parallels disk.raw x")).ok();
+    assert!(fs::read(folder.join("x")).unwrap() == bytes);
+}
+
+/// A change of an extension.
+type Change = fn(&mut [u8]);
+
+fn wrong_extensions() {
+    let (folder, bytes) = folder_with_extension();
+    let folder = folder.path();
+    let end = bytes.len() - MIB;
+    let changes: [(&str, Change); 9] = [
+        ("the mark", |it| it[0] = 0),
+        ("a feature's mark", |it| it[24] ^= 1),
+        ("a feature's flags", |it| it[32] = 1),
+        ("a feature longer than the cluster", |it| it[42] = 0x7f),
+        ("a feature too short", |it| it[40] = 31),
+        ("a table longer than the feature", |it| it[40] = 32),
+        ("the size of the disk", |it| it[48] ^= 1),
+        ("a table too long", |it| {
+            it[40] = 48;
+            it[76] = 2;
+        }),
+        ("bits beyond the end", |it| it[TABLE_OF_BITS + 4] = 9),
+    ];
+    for (what, change) in changes {
+        let mut wrong = bytes.clone();
+        change(&mut wrong[end..]);
+        seal(&mut wrong[end..]);
+        same_refusal(folder, &wrong, what);
+    }
+    let mut wrong = bytes.clone();
+    wrong[end + 500] ^= 1;
+    same_refusal(folder, &wrong, "the checksum");
+    let mut wrong = bytes;
+    put(&mut wrong, EXTENSION, 0x7fff_0000);
+    fs::write(folder.join("x"), &wrong).unwrap();
+    same(folder, "info x");
+}
+
+/// Both tools refuse such an image, and ours drops the extension where it is asked to repair.
+fn same_refusal(folder: &Path, image: &[u8], what: &str) {
+    fs::write(folder.join("x"), image).unwrap();
+    let said = ours(folder, &words("info x"));
+    let theirs = qemu_img(folder, &words("info x"));
+    let (said, theirs) = (said.stderr, theirs.stderr.replace("qemu-img", "cowhide"));
+    // Bits that aren't in the file are zero for the real tool.
+    let is_believed = what == "bits beyond the end";
+    assert_eq!(theirs.is_empty(), is_believed, "{what}: {theirs}");
+    assert!(is_believed || said == theirs, "{what}: {said} {theirs}");
+    let over = words("convert -n -f raw -O parallels expected.raw x");
+    fs::write(folder.join("expected.raw"), [5; 512]).unwrap();
+    assert_eq!(ours(folder, &over).status, Some(1), "{what}");
+    for line in ["check x", "check -r leaks x"] {
+        assert_eq!(ours(folder, &words(line)).status, Some(1), "{what}");
+    }
+    assert!(fs::read(folder.join("x")).unwrap() == image, "{what}");
+    let repaired = ours(folder, &words("check -r all x"));
+    assert_eq!(repaired.status, Some(0), "{what}: {repaired:?}");
+    for line in ["info x", "check x"] {
+        same(folder, line);
+    }
 }

@@ -3,6 +3,7 @@
 //! No cluster may be used twice, lie where the table is, or be beyond the end of the file. QEMU's check aborts at
 //! the last of these. A cluster that the end of the file cuts off is lost in part only, so it isn't forgotten.
 
+use super::extension::FormatExtension;
 use super::header::ParallelsHeader;
 use super::table::AllocationTable;
 use crate::error::Result;
@@ -62,6 +63,7 @@ impl BatFindings {
 /// Returns an error if the table can't be read.
 pub(super) fn walk(
     table: &AllocationTable,
+    extension: Option<&FormatExtension>,
     file: &dyn Storage,
     words: Said,
     on_event: &mut dyn FnMut(&CheckEvent<'_>),
@@ -83,10 +85,11 @@ pub(super) fn walk(
     let size = header.cluster_size;
     let mut used = ClusterSet::default();
     let mut end = start;
-    if header.extension != 0 {
-        // Nobody but the extension knows which clusters are its own.
-        end = length;
-        occupy(&mut used, header, header.extension);
+    if let Some(extension) = extension {
+        for place in std::iter::once(header.extension).chain(extension.clusters()) {
+            occupy(&mut used, header, place);
+            end = end.max(place + size);
+        }
     }
     let mut last = None;
     for block in 0..u64::from(header.entries) {

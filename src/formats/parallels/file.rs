@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::check::{self, BatFindings, Said};
+use super::dirty_bits::{DirtyBits, KeptExtension, WithExtension};
+use super::extension::FormatExtension;
 use super::header::ParallelsHeader;
 use super::table::AllocationTable;
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
-use crate::formats::driver::{ImageFile, Parts, WriteParts};
+use crate::formats::driver::{ImageFile, Load, Parts, WriteParts};
+use crate::formats::explanation::Statement;
 use crate::formats::info::ImageInfo;
 use crate::formats::{Image, WritableImage};
 use crate::storage::Storage;
@@ -18,16 +21,30 @@ use crate::storage::Storage;
 pub(super) struct ParallelsFile {
     file: Arc<dyn Storage>,
     header: ParallelsHeader,
+    extension: Option<FormatExtension>,
+    /// The reason why an extension that there is couldn't be read.
+    broken_extension: Option<Error>,
 }
 
 impl ParallelsFile {
-    /// Reads the header of the image in `file`.
+    /// Reads the header of the image in `file`, and its extension.
     ///
     /// # Errors
-    /// Returns an error as [`ParallelsHeader::read`] does.
-    pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
+    /// Returns an error as [`ParallelsHeader::read`] does. Returns one as [`FormatExtension::read`] does, unless that is
+    /// to be checked.
+    pub(super) fn load(file: Arc<dyn Storage>, how: Load) -> Result<Self> {
         let header = ParallelsHeader::read(file.as_ref())?;
-        Ok(Self { file, header })
+        let (extension, broken_extension) = match FormatExtension::read(file.as_ref(), &header) {
+            Ok(extension) => (extension, None),
+            Err(error) if how == Load::Check => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            file,
+            header,
+            extension,
+            broken_extension,
+        })
     }
 
     /// Returns the table, with new clusters behind all that the file has, or from `end` on.
@@ -40,7 +57,9 @@ impl ParallelsFile {
     }
 
     fn walk(&self, said: Said, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<BatFindings> {
-        check::walk(&self.table(true, None)?, self.file.as_ref(), said, on_event)
+        let table = self.table(true, None)?;
+        let extension = self.extension.as_ref();
+        check::walk(&table, extension, self.file.as_ref(), said, on_event)
     }
 }
 
@@ -58,25 +77,31 @@ impl ImageFile for ParallelsFile {
         Ok(Arc::new(self.image(self.table(false, None)?)))
     }
 
-    fn check_writable(&self) -> Result<()> {
-        if self.header.extension == 0 {
-            return Ok(());
+    fn explain(&self) -> Vec<Statement> {
+        let bitmaps = self.extension.iter().flat_map(|found| &found.bitmaps);
+        let names: Vec<_> = bitmaps.map(|bitmap| bitmap.name.as_str()).collect();
+        if names.is_empty() {
+            return Vec::new();
         }
-        Err(Error::unsupported(
-            "the image has a format extension, such as dirty bitmaps, which would be wrong after a write",
-        ))
+        let text = format!(
+            "{}. By them a backup knows what has changed; they are kept true when the disk is written.",
+            names.join(", ")
+        );
+        vec![Statement::new("dirty bitmaps", text)]
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
-        self.check_writable()?;
         let found = self.walk(Said::ERRORS, &mut |_| {})?;
         refuse_damaged(found.damages())?;
         let end = found.report.image_end_offset;
         let table = self.table(parts.flush, self.header.is_in_use.then_some(end))?;
-        Ok(Box::new(WritableBlocks::new(
-            self.image(table),
-            parts.flush,
-        )))
+        let image = WritableBlocks::new(self.image(table), parts.flush);
+        let Some(extension) = self.extension.clone() else {
+            return Ok(Box::new(image));
+        };
+        let file = Arc::clone(&self.file);
+        let kept = KeptExtension::new(file, self.header, extension, parts.flush);
+        Ok(Box::new(WithExtension::new(image, kept)))
     }
 
     fn check(&self) -> Option<&dyn Check> {
@@ -88,15 +113,16 @@ impl ImageFile for ParallelsFile {
     }
 }
 
-/// Bitmaps are in the extension, which isn't read.
+/// Bitmaps of the extension aren't copied to other images, as QEMU doesn't copy them. They can be merged into others.
 impl Bitmaps for ParallelsFile {
     fn list(&self) -> Result<Vec<PersistentBitmap>> {
-        match self.header.extension {
-            0 => Ok(Vec::new()),
-            _ => Err(Error::unsupported(
-                "this version doesn't read the bitmaps of such images",
-            )),
-        }
+        Ok(Vec::new())
+    }
+
+    fn to_merge(&self) -> Result<Vec<PersistentBitmap>> {
+        let bitmaps = self.extension.iter().flat_map(|found| &found.bitmaps);
+        let bitmap = |found| DirtyBits::bitmap(&self.file, &self.header, found);
+        Ok(bitmaps.map(bitmap).collect())
     }
 
     fn add(&self, copied: &[PersistentBitmap], _flush: bool) -> Result<()> {
@@ -121,6 +147,9 @@ impl Bitmaps for ParallelsFile {
 
 impl Check for ParallelsFile {
     fn check(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<CheckReport> {
+        if let Some(error) = &self.broken_extension {
+            return Err(Error::corrupt(error.to_string()));
+        }
         Ok(self.walk(Said::ERRORS, on_event)?.report)
     }
 
@@ -136,16 +165,26 @@ impl Check for ParallelsFile {
                 ..Said::REPAIRS
             },
         };
-        let found = self.walk(said, on_event)?;
         let file = self.file.as_ref();
         let mut fixed = CheckReport::default();
+        if let Some(error) = &self.broken_extension {
+            if what == Repair::Leaks {
+                return Err(Error::corrupt(error.to_string()));
+            }
+            // Nobody can say which clusters it had.
+            on_event(&format!("Repairing format extension is dropped: {error}"));
+            ParallelsHeader::write_extension(file, 0)?;
+            file.flush()?;
+            fixed.corruptions_fixed = 1;
+        }
+        let found = self.walk(said, on_event)?;
         if found.report.leaks > 0 {
             file.set_len(found.report.image_end_offset)?;
             fixed.leaks_fixed = found.report.leaks;
         }
         if what == Repair::All && found.report.corruptions > 0 {
             let table = self.table(true, None)?;
-            fixed.corruptions_fixed = check::repair(&table, file, &found)?;
+            fixed.corruptions_fixed += check::repair(&table, file, &found)?;
             if self.header.is_in_use {
                 ParallelsHeader::write_in_use(file, false)?;
                 fixed.corruptions_fixed += 1;
@@ -155,7 +194,7 @@ impl Check for ParallelsFile {
             return Ok(found.report);
         }
         file.flush()?;
-        let again = Self::load(Arc::clone(&self.file))?;
+        let again = Self::load(Arc::clone(&self.file), Load::Check)?;
         Ok(CheckReport {
             leaks_fixed: fixed.leaks_fixed,
             corruptions_fixed: fixed.corruptions_fixed,

@@ -18,8 +18,6 @@ const VERSION: u32 = 2;
 const IN_USE: u32 = 0x746f_6e59;
 /// The most entries of a table that QEMU reads.
 pub(super) const MOST_ENTRIES: u64 = i32::MAX as u64 / 4;
-/// The first bytes of a format extension.
-const EXTENSION_MARK: u64 = 0xab23_4cef_23dc_ea87;
 
 /// The places of fields in bytes.
 mod at {
@@ -75,18 +73,7 @@ impl ParallelsHeader {
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         file.read_padded_at(0, &mut bytes, file.len()?)?;
-        let header = Self::parse(&bytes)?;
-        if header.extension != 0 {
-            let mut mark = [0; 8];
-            file.read_exact_at(header.extension, &mut mark, "the format extension")?;
-            let mark = u64::from_le_bytes(mark);
-            if mark != EXTENSION_MARK {
-                return Err(Error::corrupt(format!(
-                    "Wrong parallels Format Extension magic: {mark:#x}, expected: {EXTENSION_MARK:#x}"
-                )));
-            }
-        }
-        Ok(header)
+        Self::parse(&bytes)
     }
 
     fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
@@ -227,6 +214,15 @@ impl ParallelsHeader {
     pub(super) fn write_in_use(file: &dyn Storage, is_in_use: bool) -> Result<()> {
         let word = if is_in_use { IN_USE } else { 0 };
         file.write_at(at::IN_USE as u64, &word.to_le_bytes())
+    }
+
+    /// Changes where the header in `file` says that the format extension is, in bytes; 0 for none.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn write_extension(file: &dyn Storage, offset: u64) -> Result<()> {
+        let sectors = offset / SECTOR_SIZE;
+        file.write_at(at::EXTENSION as u64, &sectors.to_le_bytes())
     }
 
     /// Changes where the header in `file` says that clusters start, in bytes.

@@ -4,10 +4,12 @@
 //! isn't stored, or its place. All numbers are little-endian. Two marks tell two forms apart: in the older one
 //! places are counted in sectors, in the newer one in clusters. An image in use says so.
 //!
-//! A format extension holds dirty bitmaps and the like. It is kept. As a write would make bitmaps wrong that nobody
-//! updates, images that have one are only read.
+//! A format extension holds dirty bitmaps ([`extension`]), which are kept true when the disk is written
+//! ([`dirty_bits`]).
 
 mod check;
+mod dirty_bits;
+mod extension;
 mod file;
 mod header;
 mod plan;
@@ -54,7 +56,7 @@ impl FormatDriver for Parallels {
         Ok(Box::new(ParallelsPlan::new(new)?))
     }
 
-    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
-        Ok(Box::new(ParallelsFile::load(file)?))
+    fn load(&self, file: Arc<dyn Storage>, how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(ParallelsFile::load(file, how)?))
     }
 }
