@@ -57,6 +57,7 @@ mod names;
 mod nested;
 mod null;
 mod options;
+mod other_readers;
 mod over;
 mod parallels;
 mod progress;
@@ -183,6 +184,7 @@ fn main() -> ExitCode {
     trials.extend(sparse_size::trials());
     trials.extend(stable::trials());
     trials.extend(system_calls::trials());
+    trials.extend(other_readers::trials());
     trials.extend(over::trials());
     trials.extend(traced::trials());
     trials.extend(vdi::trials());
