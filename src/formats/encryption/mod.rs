@@ -4,6 +4,8 @@
 //! format gives a [`Cipher`]. An image format tells the cipher where on the disk and where in the file its
 //! sectors are. The cipher uses the one of both by which its format numbers sectors.
 
+mod cipher_names;
+mod key_material;
 mod legacy_aes;
 pub mod luks;
 

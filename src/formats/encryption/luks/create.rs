@@ -8,12 +8,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::header::{
-    DIGEST_LENGTH, FIRST_MATERIAL, KeySlot, LuksFields, SALT_LENGTH, SLOTS, STRIPES,
-};
+use super::header::{DIGEST_LENGTH, FIRST_MATERIAL, KeySlot, LuksFields, SALT_LENGTH, SLOTS};
 use super::options::LuksOptions;
 use crate::crypto::{Secret, af_split, chosen_backend, iterations_per_second, pbkdf2};
 use crate::error::{Error, Result};
+use crate::formats::encryption::key_material::STRIPES;
 use crate::formats::encryption::{Cipher, Encryption, EncryptionFormat, Numbering};
 use crate::units::{SECTOR_LEN, SECTOR_SIZE};
 

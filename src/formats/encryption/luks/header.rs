@@ -5,14 +5,12 @@ use std::io::Read as _;
 use byteorder::{BigEndian, ReadBytesExt as _};
 
 use crate::error::{Error, Result};
+use crate::formats::encryption::key_material::STRIPES;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
 /// The number of key slots.
 pub(super) const SLOTS: usize = 8;
-
-/// The number of stripes that a key is split into. The field may say another number, and nothing does.
-pub(super) const STRIPES: u32 = 4000;
 
 /// The length of the fields in bytes.
 pub const FIELDS_LENGTH: usize = 592;

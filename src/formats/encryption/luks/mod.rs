@@ -7,12 +7,11 @@
 //! Numbers are big-endian, and offsets are in sectors of 512 bytes from the start of the header. Checks and
 //! their words are QEMU's. The format is that of "LUKS On-Disk Format Specification, version 1.2.3".
 //!
-//! - [`header`]: the fields, and the checks; [`cipher_names`]: the cipher that they name;
+//! - [`header`]: the fields, and the checks;
 //! - [`unlock`]: from a password to the master key; [`create`]: a new header;
 //! - [`key_slots`]: passwords that come and go;
 //! - [`options`]: the options of a new header; [`report`]: the header as reports have it.
 
-mod cipher_names;
 mod create;
 mod header;
 mod key_slots;
@@ -29,6 +28,7 @@ pub use options::{ENCRYPT_OPTIONS, LuksOptions, OPTIONS};
 pub use report::LuksInfo;
 
 use self::header::LuksFields;
+use super::cipher_names::{NamedCipher, hash_of};
 use super::{Cipher, EncryptedHeader, EncryptionFormat, Numbering};
 use crate::crypto::{CipherSpec, HashAlgorithm, Secret, chosen_backend};
 use crate::error::Result;
@@ -70,7 +70,10 @@ impl LuksHeader {
     }
 
     fn of(area: Arc<dyn Storage>, fields: LuksFields, numbering: Numbering) -> Result<Self> {
-        let (spec, hash) = cipher_names::parse(&fields)?;
+        let key_length = u64::from(fields.key_length);
+        let cipher = NamedCipher::parse(&fields.cipher_name, &fields.cipher_mode, key_length)?;
+        let hash = hash_of(&fields.hash)?;
+        let spec = cipher.spec()?;
         Ok(Self {
             area,
             fields,

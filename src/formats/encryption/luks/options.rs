@@ -1,8 +1,8 @@
 //! The options of a new header.
 
-use super::cipher_names::mode_text;
 use crate::crypto::{CipherAlgorithm, CipherMode, CipherSpec, HashAlgorithm, IvGenerator};
 use crate::error::{Error, Result};
+use crate::formats::encryption::cipher_names::mode_text;
 use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
 

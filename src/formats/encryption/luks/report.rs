@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::LuksHeader;
 use super::header::KeySlot;
 use crate::crypto::IvGenerator;
+use crate::formats::encryption::key_material::STRIPES;
 use crate::units::SECTOR_SIZE;
 
 /// A LUKS header, with the names of QEMU's `QCryptoBlockInfoLUKS`.
@@ -63,7 +64,7 @@ impl SlotInfo {
             active: slot.is_active,
             iters: slot.is_active.then_some(slot.iterations),
             key_offset: u64::from(slot.material) * SECTOR_SIZE,
-            stripes: slot.is_active.then_some(super::header::STRIPES),
+            stripes: slot.is_active.then_some(STRIPES),
         }
     }
 }

@@ -1,18 +1,13 @@
 //! From a password to the master key.
-//!
-//! A header names the cost of a guess itself, and a stranger's may name one that takes days. So iterations
-//! are bounded, and what is read of a slot is as long as a key of this version's ciphers makes it.
 
 use zeroize::Zeroizing;
 
 use super::LuksHeader;
 use super::header::KeySlot;
-use crate::crypto::{Secret, af_merge, chosen_backend, pbkdf2};
+use crate::crypto::{Secret, chosen_backend, pbkdf2};
 use crate::error::{Error, ErrorKind, Result};
-use crate::units::{SECTOR_LEN, SECTOR_SIZE};
-
-/// The most iterations that are done for a slot or for the master key's hash. It takes minutes.
-const MOST_ITERATIONS: u32 = 1 << 28;
+use crate::formats::encryption::key_material::{read_key, refuse_endless};
+use crate::units::SECTOR_SIZE;
 
 impl LuksHeader {
     /// Tries the password on every active key slot and returns the master key.
@@ -64,17 +59,8 @@ impl LuksHeader {
         let password = secret.bytes();
         pbkdf2(self.hash, password, &slot.salt, slot.iterations, &mut key);
         let cipher = self.spec.with_key(&key, chosen_backend()?)?;
-        let bytes = usize::try_from(self.fields.material_bytes()).unwrap_or(usize::MAX);
-        // The last sector may be a part of one, and the rest of it be anything.
-        let mut material = Zeroizing::new(vec![0; bytes.next_multiple_of(SECTOR_LEN)]);
         let start = u64::from(slot.material) * SECTOR_SIZE;
-        let read = self.area.read_at(start, &mut material)?;
-        if read < bytes {
-            return Err(Error::corrupt("Unable to read key material: it is cut off"));
-        }
-        cipher.decrypt(0, &mut material);
-        let stripes = material.get(..bytes).unwrap_or_default();
-        Ok(af_merge(self.hash, length, stripes))
+        read_key(self.area.as_ref(), start, &cipher, self.hash, length)
     }
 
     fn is_master_key(&self, key: &[u8]) -> bool {
@@ -89,14 +75,4 @@ impl LuksHeader {
         );
         digest == fields.digest
     }
-}
-
-fn refuse_endless(what: &str, iterations: u32) -> Result<()> {
-    if iterations <= MOST_ITERATIONS {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "{what} takes {iterations} iterations of PBKDF2, more than the {MOST_ITERATIONS} that this \
-         version does"
-    )))
 }
