@@ -6,41 +6,57 @@
 
 use super::boxed_cipher::BlockCipher;
 use super::run_cipher::RunCipher;
-use super::sector::{SECTOR_BLOCKS, SectorRun};
+use super::sector::{SECTOR_BLOCKS, SectorLength, SectorRun};
 use super::vectors::Vectors;
 
-/// The number of sectors whose vectors are made together.
+/// The number of sectors of 512 bytes that are worked on together.
 const BATCH: usize = 32;
+
+/// The number of blocks that are worked on together in modes that need a copy of them.
+const PART: usize = 64;
 
 /// A cipher of blocks of `B` bytes, in a box.
 pub(super) type AnyBlockCipher<const B: usize> = Box<dyn BlockCipher<B>>;
 
-/// Makes the output of each sector its input, and then works on it in place, with its vector, which
-/// `prepare` has changed.
-fn each_sector<const B: usize>(
-    vectors: &Vectors<B>,
-    first_sector: u64,
-    mut run: SectorRun<'_, '_>,
-    prepare: impl Fn(&mut [[u8; B]]),
-    work: impl Fn([u8; B], &mut [[u8; B]]),
-) {
-    let mut number = first_sector;
-    let mut made = [[0; B]; BATCH];
-    while !run.is_empty() {
-        let count = run.len().min(BATCH);
-        let (mut batch, rest) = run.split_at(count);
-        run = rest;
-        let (made, _) = made.split_at_mut(count);
-        vectors.fill(number, made);
-        prepare(made);
-        for (i, vector) in made.iter().enumerate() {
-            let mut sector = batch.get(i);
-            let bytes = *sector.get_in();
-            let out = sector.get_out();
-            *out = bytes;
-            work(*vector, out.as_chunks_mut().0);
+/// The vectors of a cipher's sectors.
+pub(super) struct SectorVectors<const B: usize> {
+    /// The making of them.
+    pub(super) vectors: Vectors<B>,
+    /// The length that one of them is for. Numbers count sectors of 512 bytes all the same, and a run is a
+    /// whole number of what has this length.
+    pub(super) length: SectorLength,
+}
+
+impl<const B: usize> SectorVectors<B> {
+    /// Makes the output of each sector its input, and then works on it in place, with its vector, which
+    /// `prepare` has changed.
+    fn each_sector(
+        &self,
+        first_sector: u64,
+        mut run: SectorRun<'_, '_>,
+        prepare: impl Fn(&mut [[u8; B]]),
+        work: impl Fn([u8; B], &mut [[u8; B]]),
+    ) {
+        let sectors = self.length.sectors();
+        let mut number = first_sector;
+        let mut made = [[0; B]; BATCH];
+        while !run.is_empty() {
+            let count = run.len().min(BATCH);
+            let (mut batch, rest) = run.split_at(count);
+            run = rest;
+            let (made, _) = made.split_at_mut(count.div_ceil(sectors));
+            self.vectors.fill(number, sectors, made);
+            prepare(made);
+            for i in 0..count {
+                let mut sector = batch.get(i);
+                let bytes = *sector.get_in();
+                *sector.get_out() = bytes;
+            }
+            for (vector, sector) in made.iter().zip(batch.get_out().chunks_mut(sectors)) {
+                work(*vector, sector.as_flattened_mut().as_chunks_mut().0);
+            }
+            number = number.wrapping_add(count as u64);
         }
-        number = number.wrapping_add(count as u64);
     }
 }
 
@@ -54,22 +70,30 @@ fn xor<const B: usize>(block: &mut [u8; B], with: &[u8; B]) {
 /// Every block by itself, whatever the sector.
 pub(super) struct Ecb<const B: usize>(pub(super) AnyBlockCipher<B>);
 
+impl<const B: usize> Ecb<B> {
+    /// Has no use for the vectors, which are made all the same: nobody should have this mode.
+    const VECTORS: SectorVectors<B> = SectorVectors {
+        vectors: Vectors::Plain64,
+        length: SectorLength::SHORTEST,
+    };
+}
+
 impl<const B: usize> RunCipher for Ecb<B> {
     fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         let encrypt = |_, blocks: &mut [[u8; B]]| self.0.encrypt(blocks);
-        each_sector(&Vectors::Plain64, first_sector, run, |_| {}, encrypt);
+        Self::VECTORS.each_sector(first_sector, run, |_| {}, encrypt);
     }
 
     fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         let decrypt = |_, blocks: &mut [[u8; B]]| self.0.decrypt(blocks);
-        each_sector(&Vectors::Plain64, first_sector, run, |_| {}, decrypt);
+        Self::VECTORS.each_sector(first_sector, run, |_| {}, decrypt);
     }
 }
 
 /// A chain of blocks for each sector.
 pub(super) struct Cbc<const B: usize> {
     pub(super) cipher: AnyBlockCipher<B>,
-    pub(super) vectors: Vectors<B>,
+    pub(super) vectors: SectorVectors<B>,
 }
 
 impl<const B: usize> RunCipher for Cbc<B> {
@@ -82,53 +106,56 @@ impl<const B: usize> RunCipher for Cbc<B> {
                 chain = *block;
             }
         };
-        each_sector(&self.vectors, first_sector, run, |_| {}, encrypt);
+        self.vectors.each_sector(first_sector, run, |_| {}, encrypt);
     }
 
     fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         let decrypt = |vector, blocks: &mut [[u8; B]]| {
-            // Of blocks of eight bytes a sector has more than of any others.
-            let mut secret = [[0; B]; 64];
-            let secret = secret.split_at_mut(blocks.len()).0;
-            secret.copy_from_slice(blocks);
-            self.cipher.decrypt(blocks);
+            let mut secret = [[0; B]; PART];
             let mut chain = vector;
-            for (block, secret) in blocks.iter_mut().zip(secret) {
-                xor(block, &chain);
-                chain = *secret;
+            for blocks in blocks.chunks_mut(PART) {
+                let secret = secret.split_at_mut(blocks.len()).0;
+                secret.copy_from_slice(blocks);
+                self.cipher.decrypt(blocks);
+                for (block, secret) in blocks.iter_mut().zip(secret) {
+                    xor(block, &chain);
+                    chain = *secret;
+                }
             }
         };
-        each_sector(&self.vectors, first_sector, run, |_| {}, decrypt);
+        self.vectors.each_sector(first_sector, run, |_| {}, decrypt);
     }
 }
 
 /// A stream for each sector: the encrypted numbers from its vector on, which counts as big-endian.
 pub(super) struct Ctr<const B: usize> {
     pub(super) cipher: AnyBlockCipher<B>,
-    pub(super) vectors: Vectors<B>,
+    pub(super) vectors: SectorVectors<B>,
 }
 
 impl<const B: usize> RunCipher for Ctr<B> {
     fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
         let encrypt = |vector: [u8; B], blocks: &mut [[u8; B]]| {
             let mut counter = vector;
-            let mut stream = [[0; B]; 64];
-            let stream = stream.split_at_mut(blocks.len()).0;
-            for block in &mut *stream {
-                *block = counter;
-                for byte in counter.iter_mut().rev() {
-                    *byte = byte.wrapping_add(1);
-                    if *byte != 0 {
-                        break;
+            let mut stream = [[0; B]; PART];
+            for blocks in blocks.chunks_mut(PART) {
+                let stream = stream.split_at_mut(blocks.len()).0;
+                for block in &mut *stream {
+                    *block = counter;
+                    for byte in counter.iter_mut().rev() {
+                        *byte = byte.wrapping_add(1);
+                        if *byte != 0 {
+                            break;
+                        }
                     }
                 }
-            }
-            self.cipher.encrypt(stream);
-            for (block, with) in blocks.iter_mut().zip(stream) {
-                xor(block, with);
+                self.cipher.encrypt(stream);
+                for (block, with) in blocks.iter_mut().zip(stream) {
+                    xor(block, with);
+                }
             }
         };
-        each_sector(&self.vectors, first_sector, run, |_| {}, encrypt);
+        self.vectors.each_sector(first_sector, run, |_| {}, encrypt);
     }
 
     fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
@@ -141,7 +168,7 @@ impl<const B: usize> RunCipher for Ctr<B> {
 pub(super) struct Xts {
     pub(super) cipher: AnyBlockCipher<16>,
     pub(super) tweaks: AnyBlockCipher<16>,
-    pub(super) vectors: Vectors<16>,
+    pub(super) vectors: SectorVectors<16>,
 }
 
 impl Xts {
@@ -154,21 +181,24 @@ impl Xts {
         let between = |tweak, blocks: &mut [[u8; 16]]| {
             let mut tweaks = [[0; 16]; SECTOR_BLOCKS];
             let mut next = u128::from_le_bytes(tweak);
-            for tweak in &mut tweaks {
-                *tweak = next.to_le_bytes();
-                next = (next << 1) ^ ((next >> 127) * 0x87);
-            }
-            let add = |blocks: &mut [[u8; 16]]| {
-                for (block, tweak) in blocks.iter_mut().zip(&tweaks) {
-                    xor(block, tweak);
+            for blocks in blocks.chunks_mut(SECTOR_BLOCKS) {
+                for tweak in &mut tweaks {
+                    *tweak = next.to_le_bytes();
+                    next = (next << 1) ^ ((next >> 127) * 0x87);
                 }
-            };
-            add(blocks);
-            work(blocks);
-            add(blocks);
+                let add = |blocks: &mut [[u8; 16]]| {
+                    for (block, tweak) in blocks.iter_mut().zip(&tweaks) {
+                        xor(block, tweak);
+                    }
+                };
+                add(blocks);
+                work(blocks);
+                add(blocks);
+            }
         };
         let encrypt = |vectors: &mut [[u8; 16]]| self.tweaks.encrypt(vectors);
-        each_sector(&self.vectors, first_sector, run, encrypt, between);
+        self.vectors
+            .each_sector(first_sector, run, encrypt, between);
     }
 }
 

@@ -7,12 +7,13 @@
 use aes::{Aes128, Aes192, Aes256};
 
 use super::backend::Backend;
-use super::block_modes::{AnyBlockCipher, Cbc, Ctr, Ecb, Xts};
+use super::block_modes::{AnyBlockCipher, Cbc, Ctr, Ecb, SectorVectors, Xts};
 use super::boxed_cipher::{BoxedSoft, boxed};
 use super::hash::HashAlgorithm;
 use super::keyed_cipher::KeyedCipher;
 use super::memory::wipe_stack;
 use super::run_cipher::RunCipher;
+use super::sector::SectorLength;
 use super::vectors::Vectors;
 use super::with_vectors::{ShortNumbers, WithVectors};
 use super::{aes_cbc, aes_xts};
@@ -224,8 +225,22 @@ impl CipherSpec {
     /// # Errors
     /// Returns an error as [`check`](Self::check) does, or if the key isn't as long as it has to be.
     pub fn with_key(&self, key: &[u8], backend: Backend) -> Result<KeyedCipher> {
+        self.of_length(SectorLength::SHORTEST, key, backend)
+    }
+
+    /// Expands a key as [`with_key`](Self::with_key) does, for sectors of some length. They are numbered by their
+    /// first 512 bytes, so runs are whole numbers of them.
+    ///
+    /// # Errors
+    /// Returns an error as [`with_key`](Self::with_key) does.
+    pub fn of_length(
+        &self,
+        length: SectorLength,
+        key: &[u8],
+        backend: Backend,
+    ) -> Result<KeyedCipher> {
         self.check()?;
-        let cipher = self.expanded(key, backend)?;
+        let cipher = self.expanded(length, key, backend)?;
         wipe_stack();
         let cipher = cipher.ok_or_else(|| {
             let (length, wanted) = (key.len(), self.key_length());
@@ -236,12 +251,17 @@ impl CipherSpec {
 
     /// Expands a key in a stack frame of its own, which is wiped afterwards.
     #[inline(never)]
-    fn expanded(&self, key: &[u8], backend: Backend) -> Result<Option<Box<dyn RunCipher>>> {
+    fn expanded(
+        &self,
+        length: SectorLength,
+        key: &[u8],
+        backend: Backend,
+    ) -> Result<Option<Box<dyn RunCipher>>> {
         if key.len() != self.key_length() {
             return Ok(None);
         }
         if self.algorithm == CipherAlgorithm::Cast5 {
-            return Ok(self.of_short_blocks(key));
+            return Ok(self.of_short_blocks(length, key));
         }
         let kernel = match (self.algorithm, self.mode, self.vectors) {
             (CipherAlgorithm::Aes128 | CipherAlgorithm::Aes256, CipherMode::Cbc, _) => {
@@ -254,6 +274,7 @@ impl CipherSpec {
             ) => aes_xts::new(key, backend),
             _ => None,
         };
+        let kernel = kernel.filter(|_| length == SectorLength::SHORTEST);
         let vectors = self.vectors(key, backend)?;
         if let Some(kernel) = kernel {
             return Ok(Some(match vectors {
@@ -262,6 +283,7 @@ impl CipherSpec {
                 Vectors::Essiv(_) => Box::new(WithVectors::new(kernel, vectors)),
             }));
         }
+        let vectors = SectorVectors { vectors, length };
         let (first, second) = key.split_at(self.algorithm.key_length());
         let Some(cipher) = self.algorithm.keyed(first, backend) else {
             return Ok(None);
@@ -297,13 +319,14 @@ impl CipherSpec {
     }
 
     /// Makes a cipher of blocks of eight bytes, which has neither XTS nor encrypted vectors.
-    fn of_short_blocks(&self, key: &[u8]) -> Option<Box<dyn RunCipher>> {
+    fn of_short_blocks(&self, length: SectorLength, key: &[u8]) -> Option<Box<dyn RunCipher>> {
         let cipher: AnyBlockCipher<8> = boxed::<cast5::Cast5>(key)?;
         let vectors = match self.vectors {
             IvGenerator::Plain => Vectors::Plain,
             IvGenerator::Plain64 => Vectors::Plain64,
             IvGenerator::Essiv(_) => return None,
         };
+        let vectors = SectorVectors { vectors, length };
         Some(match self.mode {
             CipherMode::Ecb => Box::new(Ecb(cipher)),
             CipherMode::Cbc => Box::new(Cbc { cipher, vectors }),
@@ -387,6 +410,44 @@ mod tests {
         }
     }
 
+    /// A long sector starts as the short one of its number, and goes on otherwise.
+    #[test]
+    fn long_sectors_have_one_vector() {
+        let data = &data()[..64 * SECTOR_SIZE];
+        let vectors = [
+            IvGenerator::Plain64,
+            IvGenerator::Essiv(HashAlgorithm::Sha256),
+        ];
+        for spec in specs() {
+            if !vectors.contains(&spec.vectors) {
+                continue;
+            }
+            let key = key(spec.key_length());
+            let of_length = |bytes| {
+                let length = SectorLength::of_bytes(bytes).unwrap();
+                spec.of_length(length, &key, Backend::detect()).unwrap()
+            };
+            let mut short = data.to_vec();
+            of_length(512).encrypt(8, &mut short);
+            for bytes in [1024, 2048, 4096] {
+                let cipher = of_length(bytes);
+                let mut long = data.to_vec();
+                cipher.encrypt(8, &mut long);
+                let sectors = usize::try_from(bytes).unwrap() / SECTOR_SIZE;
+                for (i, (long, short)) in long.chunks(512).zip(short.chunks(512)).enumerate() {
+                    let is_start = i % sectors == 0 || spec.mode == CipherMode::Ecb;
+                    assert_eq!(long == short, is_start, "{spec:?}, {bytes}, {i}");
+                }
+                let mut one = data[8 * SECTOR_SIZE..16 * SECTOR_SIZE].to_vec();
+                cipher.encrypt(16, &mut one);
+                assert!(one == long[8 * SECTOR_SIZE..16 * SECTOR_SIZE], "{spec:?}");
+                cipher.decrypt(8, &mut long);
+                assert!(long == data, "{spec:?}, {bytes}");
+            }
+        }
+        assert_eq!(SectorLength::of_bytes(8192), None);
+    }
+
     #[test]
     fn kernels_agree_with_the_modes_of_any_cipher() {
         let first = u64::from(u32::MAX) - 60;
@@ -397,7 +458,10 @@ mod tests {
             let key = key(spec.key_length());
             let (one, two) = key.split_at(spec.algorithm.key_length());
             let plain = |part| spec.algorithm.keyed(part, Backend::Portable).unwrap();
-            let vectors = spec.vectors(&key, Backend::Portable).unwrap();
+            let vectors = SectorVectors {
+                vectors: spec.vectors(&key, Backend::Portable).unwrap(),
+                length: SectorLength::SHORTEST,
+            };
             let mode: Box<dyn RunCipher> = match spec.mode {
                 CipherMode::Cbc => Box::new(Cbc {
                     cipher: plain(one),

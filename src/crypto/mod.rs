@@ -6,7 +6,8 @@
 //! * [`Secret`] is a password, [`Secrets`] are those of a command line, [`Passwords`] is the source of
 //!   others;
 //! * [`CipherSpec`] is a cipher as a header describes it: a block cipher, a mode and the making of vectors;
-//! * [`HashAlgorithm`] is a hash, and [`pbkdf2`] makes a key of a password with one; [`af_split()`] spreads a key;
+//! * [`HashAlgorithm`] is a hash, and [`pbkdf2`] makes a key of a password with one, as [`argon2()`] does
+//!   with much memory; [`af_split()`] spreads a key;
 //! * `keyring` reads secrets that the kernel keeps, and `sealed` opens secrets that come encrypted.
 //!
 //! Invariants: a run is a whole number of sectors; keys never leave the room, are never printed, and are
@@ -17,6 +18,7 @@ mod aes_cbc;
 mod aes_x86;
 mod aes_xts;
 mod af_split;
+mod argon2;
 mod backend;
 mod block_modes;
 mod boxed_cipher;
@@ -39,6 +41,7 @@ mod vectors;
 mod with_vectors;
 
 pub use af_split::{af_merge, af_split};
+pub use argon2::{Argon2Cost, argon2};
 pub use backend::{BACKEND_VARIABLE, Backend, BackendError, chosen_backend};
 pub use cipher_spec::{CipherAlgorithm, CipherMode, CipherSpec, IvGenerator};
 pub use hash::HashAlgorithm;
@@ -49,7 +52,7 @@ pub(crate) use memory::wipe_stack;
 pub use passwords::Passwords;
 pub use secret::Secret;
 pub use secrets::Secrets;
-pub use sector::SECTOR_SIZE;
+pub use sector::{SECTOR_SIZE, SectorLength};
 pub use sector_cipher::SectorCipher;
 
 /// The best speed of the AES unit on registers only.

@@ -16,8 +16,9 @@ pub(super) enum Vectors<const B: usize> {
 }
 
 impl<const B: usize> Vectors<B> {
-    /// Makes the vectors of sectors, the first of which has the number `first_sector`.
-    pub(super) fn fill(&self, first_sector: u64, vectors: &mut [[u8; B]]) {
+    /// Makes the vectors of sectors, the first of which has the number `first_sector`, and each further one a
+    /// number that is higher by `step`.
+    pub(super) fn fill(&self, first_sector: u64, step: usize, vectors: &mut [[u8; B]]) {
         let mut number = first_sector;
         for vector in &mut *vectors {
             let counted = match self {
@@ -28,7 +29,7 @@ impl<const B: usize> Vectors<B> {
             for (byte, from) in vector.iter_mut().zip(counted.to_le_bytes()) {
                 *byte = from;
             }
-            number = number.wrapping_add(1);
+            number = number.wrapping_add(step as u64);
         }
         if let Self::Essiv(cipher) = self {
             cipher.encrypt(vectors);

@@ -61,7 +61,7 @@ impl WithVectors {
     fn exchange(&self, first_sector: u64, run: &mut SectorRun<'_, '_>) {
         let mut made = [[0; BLOCK_SIZE]; BATCH];
         let (made, _) = made.split_at_mut(run.len());
-        self.vectors.fill(first_sector, made);
+        self.vectors.fill(first_sector, 1, made);
         let mut number = first_sector;
         for (sector, vector) in run.get_out().iter_mut().zip(made) {
             let plain = iv(number);

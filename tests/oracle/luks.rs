@@ -256,7 +256,7 @@ fn damaged_headers() {
     let long = [b'x'; 40];
     let cases: &[(usize, &[u8])] = &[
         (0, b"X"),
-        (7, &[2]),
+        (7, &[3]),
         (8, b"des\0"),
         (8, &long),
         (40, b"xts\0"),

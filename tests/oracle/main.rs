@@ -50,6 +50,7 @@ mod limits;
 mod locks;
 mod long_chains;
 mod luks;
+mod luks2;
 mod map;
 mod matrix;
 mod measure;
@@ -193,6 +194,7 @@ fn main() -> ExitCode {
     trials.extend(vpc::trials());
     trials.extend(vmdk::trials());
     trials.extend(luks::trials());
+    trials.extend(luks2::trials());
     trials.extend(cryptsetup::trials());
     trials.extend(warnings::trials());
     trials.extend(write::trials());

@@ -20,9 +20,10 @@ use self::x86::{aesni::AesNi, vaes256::Vaes256, vaes512::Vaes512};
 #[cfg(target_arch = "x86_64")]
 use super::aes_x86::{AES128, AES256};
 use super::backend::Backend;
-use super::block_modes::{AnyBlockCipher, Xts};
+use super::block_modes::{AnyBlockCipher, SectorVectors, Xts};
 use super::boxed_cipher::{BoxedSoft, boxed};
 use super::run_cipher::RunCipher;
+use super::sector::SectorLength;
 use super::vectors::Vectors;
 
 /// Expands a pair of keys, of 16 or 32 bytes each, for `backend`. Returns `None` if they have another
@@ -87,6 +88,9 @@ fn plain64(cipher: AnyBlockCipher<16>, tweaks: AnyBlockCipher<16>) -> Box<dyn Ru
     Box::new(Xts {
         cipher,
         tweaks,
-        vectors: Vectors::Plain64,
+        vectors: SectorVectors {
+            vectors: Vectors::Plain64,
+            length: SectorLength::SHORTEST,
+        },
     })
 }

@@ -77,6 +77,15 @@ impl<'a> NamedCipher<'a> {
     }
 }
 
+/// Returns the cipher of a text such as `aes-xts-plain64`. `key_length` is in bytes, of both keys where there are two.
+///
+/// # Errors
+/// Returns an error in QEMU's words if there is no such cipher, or none in this version.
+pub(super) fn spec_of(text: &str, key_length: u64) -> Result<CipherSpec> {
+    let (family, mode) = text.split_once('-').unwrap_or((text, ""));
+    NamedCipher::parse(family, mode, key_length)?.spec()
+}
+
 /// Returns the text that stands for a mode and the making of vectors.
 pub(super) fn mode_text(spec: &CipherSpec) -> String {
     let (mode, vectors) = (spec.mode.name(), spec.vectors.name());

@@ -8,6 +8,7 @@ mod cipher_names;
 mod key_material;
 mod legacy_aes;
 pub mod luks;
+pub mod luks2;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 pub enum EncryptionFormat {
     /// AES-128-CBC with the password as key.
     Aes,
-    /// LUKS, version 1.
+    /// LUKS.
     Luks,
 }
 
@@ -52,8 +53,8 @@ impl EncryptionFormat {
                  nothing detects a wrong password or changed data. Use LUKS for new images."
             }
             Self::Luks => {
-                "LUKS, version 1: a random master key encrypts the sectors. Up to eight passwords open it, each \
-                 through PBKDF2, which makes guessing slow, and can be changed or erased. A wrong password is \
+                "LUKS: a random master key encrypts the sectors. Several passwords open it, each through PBKDF2 or \
+                 Argon2, which make guessing slow, and can be changed or erased. A wrong password is \
                  detected; changed data isn't."
             }
         }
@@ -106,12 +107,24 @@ pub enum Numbering {
 pub struct Cipher {
     sectors: Arc<dyn SectorCipher>,
     numbering: Numbering,
+    /// The number of the first sector.
+    first: u64,
 }
 
 impl Cipher {
     /// Makes a cipher of a cipher of sectors and the number that it uses.
     pub fn new(sectors: Arc<dyn SectorCipher>, numbering: Numbering) -> Self {
-        Self { sectors, numbering }
+        Self {
+            sectors,
+            numbering,
+            first: 0,
+        }
+    }
+
+    /// Returns the same cipher of a disk whose first sector has another number than 0.
+    #[must_use]
+    pub fn numbered_from(self, first: u64) -> Self {
+        Self { first, ..self }
     }
 
     /// Encrypts whole sectors in place, which stand for `guest` and go to `host`.
@@ -143,7 +156,7 @@ impl Cipher {
             Numbering::Guest => guest.0,
             Numbering::Host => host.0,
         };
-        byte / SECTOR_SIZE
+        self.first.wrapping_add(byte / SECTOR_SIZE)
     }
 }
 

@@ -26,8 +26,10 @@ pub(super) struct LuksImage {
     pub(super) cipher: Cipher,
     /// The offset of the disk's first byte in the file.
     pub(super) payload: u64,
-    /// The size of the disk in bytes, a multiple of 512.
+    /// The size of the disk in bytes, a multiple of `unit`.
     pub(super) size: u64,
+    /// The length of a sector, which is encrypted as one, in bytes.
+    pub(super) unit: u64,
     /// The length of the file in bytes, which may end inside the disk's last sector.
     pub(super) length: u64,
 }
@@ -40,6 +42,22 @@ impl LuksImage {
     /// Reads as [`read_at`](Image::read_at) does, of a file that is as long as `length` by now.
     fn read_to(&self, offset: GuestOffset, buf: &mut [u8], length: u64) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
+        let before = offset.0 % self.unit;
+        let whole = (before + buf.len() as u64).next_multiple_of(self.unit);
+        if before == 0 && whole == buf.len() as u64 {
+            return self.read_sectors(offset, buf, length);
+        }
+        // Of sectors at both ends only a part is wanted.
+        let mut sectors = vec![0; usize::try_from(whole).unwrap_or(usize::MAX)];
+        self.read_sectors(GuestOffset(offset.0 - before), &mut sectors, length)?;
+        let wanted = usize::try_from(before).unwrap_or(usize::MAX);
+        let wanted = sectors.get(wanted..).unwrap_or_default();
+        buf.copy_from_slice(wanted.get(..buf.len()).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Reads as [`read_to`](Self::read_to) does, whole sectors of the disk.
+    fn read_sectors(&self, offset: GuestOffset, buf: &mut [u8], length: u64) -> Result<()> {
         let host = self.host(offset);
         self.file.read_padded_at(host.0, buf, length)?;
         self.cipher.decrypt(offset, host, buf);

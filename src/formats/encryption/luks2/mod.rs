@@ -1,0 +1,130 @@
+//! LUKS, version 2, which is read and not written.
+//!
+//! As in version 1, a random key encrypts the disk, and slots hold it under passwords. All of it but a few fields is
+//! described by a JSON text, which is there twice. What is new: passwords are stretched by Argon2, which takes memory;
+//! sectors may have up to 4096 bytes; the disk may have any size and place. The format is that of "LUKS2 On-Disk Format
+//! Specification, version 1.1".
+//!
+//! - [`binary_header`]: the two headers and their checksums; [`metadata`]: the text, and the checks;
+//! - [`unlock`]: from a password to the disk's key; [`report`]: the header as reports have it.
+
+mod binary_header;
+mod metadata;
+mod report;
+mod unlock;
+
+use std::sync::Arc;
+
+pub use report::Luks2Info;
+
+use self::binary_header::{BothHeaders, Luks2Fields};
+use self::metadata::Luks2Metadata;
+use super::cipher_names::spec_of;
+use super::{Cipher, EncryptedHeader, EncryptionFormat, Numbering};
+use crate::crypto::{CipherSpec, Secret, SectorLength, chosen_backend};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+/// A header that was read and checked.
+#[derive(Debug, Clone)]
+pub struct Luks2Header {
+    /// The headers and key slots.
+    area: Arc<dyn Storage>,
+    fields: Luks2Fields,
+    metadata: Luks2Metadata,
+    /// True if only one of the two headers is whole.
+    one_is_damaged: bool,
+    is_detached: bool,
+    /// The disk's cipher; `None` if no key slot tells the length of its key.
+    spec: Option<CipherSpec>,
+    sector_length: SectorLength,
+    /// The size of the disk in bytes; `None` if it goes to the end of its file.
+    size: Option<u64>,
+}
+
+impl Luks2Header {
+    /// Reads and checks the header at the start of `area`, which holds its key slots too. Returns `None` if there
+    /// is none of this version. The disk of a detached header is in another file.
+    ///
+    /// # Errors
+    /// Returns the system's error, or an error if the header is damaged or uses what this version doesn't have.
+    pub fn read(area: Arc<dyn Storage>, is_detached: bool) -> Result<Option<Self>> {
+        let Some(both) = binary_header::read(area.as_ref())? else {
+            return Ok(None);
+        };
+        let BothHeaders {
+            newer: fields,
+            one_is_damaged,
+        } = both;
+        let metadata = Luks2Metadata::parse(&fields.text, fields.length, is_detached)?;
+        let segment = &metadata.segment;
+        let slot = metadata.slots.values().next();
+        let spec = slot.map(|slot| spec_of(&segment.encryption, u64::from(slot.key_size)));
+        let spec = spec.transpose()?;
+        Ok(Some(Self {
+            spec,
+            sector_length: segment.sector_length()?,
+            size: segment.size()?,
+            area,
+            one_is_damaged,
+            is_detached,
+            fields,
+            metadata,
+        }))
+    }
+
+    /// Returns the start of the encrypted disk in its file, in bytes.
+    pub fn payload_offset(&self) -> u64 {
+        self.metadata.segment.offset.0
+    }
+
+    /// Returns the size of the disk in bytes in a file of `length` bytes.
+    ///
+    /// # Errors
+    /// Returns an error if the file ends before the disk does, or inside of a sector.
+    pub fn size(&self, length: u64) -> Result<u64> {
+        let room = length.checked_sub(self.payload_offset());
+        let Some(room) = room.filter(|room| self.size.is_none_or(|size| size <= *room)) else {
+            return Err(Error::corrupt("LUKS2 disk is cut off"));
+        };
+        let size = self.size.unwrap_or(room);
+        let unit = self.sector_length.bytes();
+        if !size.is_multiple_of(unit) {
+            return Err(Error::corrupt(format!(
+                "LUKS2 disk of {size} bytes isn't a whole number of sectors of {unit}"
+            )));
+        }
+        Ok(size)
+    }
+
+    /// Returns the length of sectors, in which the disk is encrypted.
+    pub fn sector_length(&self) -> SectorLength {
+        self.sector_length
+    }
+
+    /// Returns true if only one of the header's two copies is whole.
+    pub fn is_half_damaged(&self) -> bool {
+        self.one_is_damaged
+    }
+}
+
+impl EncryptedHeader for Luks2Header {
+    fn format(&self) -> EncryptionFormat {
+        EncryptionFormat::Luks
+    }
+
+    fn unlock(&self, secret: &Secret) -> Result<Cipher> {
+        let Some(spec) = self.spec else {
+            return Err(Error::invalid(
+                "LUKS2 disk has no key slot: nothing opens it",
+            ));
+        };
+        let key = self.disk_key(secret)?;
+        let cipher = spec.of_length(self.sector_length, &key, chosen_backend()?)?;
+        let first = self.metadata.segment.first_number();
+        Ok(Cipher::new(Arc::new(cipher), Numbering::Guest).numbered_from(first))
+    }
+}
+
+#[cfg(test)]
+mod tests;
