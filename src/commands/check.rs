@@ -49,6 +49,8 @@ pub fn run(
     let opened = source.open_file(purpose)?;
     let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
     let mut image = opened.load(Load::Check).map_err(could_not_open)?;
+    let attached = source.attach(image.as_mut(), purpose);
+    attached.map_err(could_not_open)?;
     let can_check = |check: &dyn Check| what.is_none() || check.repairs();
     if !image.check().is_some_and(can_check) {
         sandbox::all_is_open(source);
@@ -57,8 +59,6 @@ pub fn run(
             format: opened.format,
         });
     }
-    let attached = source.attach(image.as_mut(), purpose);
-    attached.map_err(could_not_open)?;
     sandbox::all_is_open(source);
     source
         .accept(image.as_mut(), &opened.options)

@@ -1,7 +1,7 @@
 //! A check against wrong passwords, where the image itself can't tell: the decrypted start is looked at.
 
 use super::{Passwords, Purpose};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::ImageFile;
 use crate::formats::driver::{Load, Parts};
 use crate::formats::encryption::EncryptionFormat;
@@ -34,7 +34,8 @@ pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<
 /// `passwords` makes of noise.
 pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     let opened = source.open_file(Purpose::Inspect)?;
-    let mut image = opened.load(Load::Use)?;
+    let could_not_open = |error: Error| error.context(format!("Could not open '{}'", source.name));
+    let mut image = opened.load(Load::Use).map_err(could_not_open)?;
     let encryption = image.encryption();
     if !encryption.is_some_and(EncryptionFormat::accepts_any_password)
         || image.other_files().is_ok_and(|files| !files.is_empty())

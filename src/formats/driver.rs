@@ -143,6 +143,8 @@ pub struct Capabilities {
     /// True if an image with a backing file keeps [the id of that one's contents](ImageFile::content_id), so that it
     /// has to be looked at when the image is made.
     pub keeps_backing_id: bool,
+    /// The [role](FormatDriver::roles) of a file that has the header, where options name one.
+    pub header_role: Option<&'static str>,
 }
 
 /// The purpose for which a file is loaded.
@@ -152,6 +154,8 @@ pub enum Load {
     Use,
     /// To check it: damage that a check reports is no error.
     Check,
+    /// To use it, with a header that is [in another file](Capabilities::header_role).
+    Headless,
 }
 
 /// A file that is of a format, with its header read.

@@ -21,6 +21,8 @@ pub struct Loaded {
     pub format: Format,
     /// The options of the image's node.
     pub options: Values,
+    /// True if options name another file that has the header.
+    pub is_headless: bool,
 }
 
 impl Loaded {
@@ -29,6 +31,11 @@ impl Loaded {
     /// # Errors
     /// Returns the errors of [`FormatDriver::load`](crate::formats::FormatDriver::load).
     pub fn load(&self, how: Load) -> Result<Box<dyn ImageFile>> {
+        let how = if self.is_headless {
+            Load::Headless
+        } else {
+            how
+        };
         self.format.load(Arc::clone(&self.storage), how)
     }
 }

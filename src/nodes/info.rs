@@ -42,12 +42,14 @@ impl Inspected {
         });
         let outer = outer.transpose()?;
         let (opened, mut image) = source.open_header(Purpose::Inspect)?;
-        let others = match source.names {
-            Names::Follow(_) if image.has_headers_elsewhere() => {
+        // A header elsewhere was named by options, and by no image.
+        let may_open = opened.is_headless || matches!(source.names, Names::Follow(_));
+        let others = match may_open && image.has_headers_elsewhere() {
+            true => {
                 let others = source.attach(image.as_mut(), Purpose::Inspect);
                 others.map_err(could_not_open(source))?
             }
-            _ => Vec::new(),
+            false => Vec::new(),
         };
         Ok(Self {
             outer: outer.map(Box::new),

@@ -139,7 +139,10 @@ impl Node<'_> {
         if let Some(claim) = claim {
             file.claim(claim)?;
         }
+        let header = format.capabilities().header_role;
+        let is_headless = self.others.iter().any(|(role, _)| Some(&**role) == header);
         Ok(Loaded {
+            is_headless,
             file,
             storage,
             start,

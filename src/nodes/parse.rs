@@ -80,24 +80,31 @@ pub(super) fn image<'a>(
         ..Node::plain(file.path, name.to_owned(), format)
     };
     let known: Vec<Format> = format.map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
+    let mut options = Map::new();
     for role in known.iter().flat_map(|format| format.roles()).copied() {
-        source
-            .others
-            .extend(other_file(&mut tree, role, secrets, warn)?);
+        if let Some((role, path, shown)) = other_file(&mut tree, role, secrets, warn)? {
+            if known
+                .iter()
+                .any(|format| format.shown_options().contains(&&*role))
+            {
+                options.insert(role.clone(), shown);
+            }
+            source.others.push((role, path));
+        }
     }
     for list in known.iter().flat_map(|format| format.list_roles()) {
         let roles = (0..).map(|number| format!("{list}.{number}"));
         for role in roles.take_while(|role| tree.has(role)).collect::<Vec<_>>() {
+            let file = other_file(&mut tree, &role, secrets, warn)?;
             source
                 .others
-                .extend(other_file(&mut tree, &role, secrets, warn)?);
+                .extend(file.map(|(role, path, _)| (role, path)));
         }
     }
     if known.iter().any(|format| format.capabilities().backing) {
         source.below = below(&mut tree, secrets, warn)?;
     }
     let shown = known.iter().flat_map(|format| format.shown_options());
-    let mut options = Map::new();
     for key in shown.copied() {
         if let Some(value) = tree.get(key) {
             options.insert(key.into(), value.to_json());
@@ -125,13 +132,14 @@ pub(super) fn image<'a>(
     Ok(Parsed { source, shown })
 }
 
-/// Parses the node of another file that holds a part of the image.
+/// Parses the node of another file that holds a part of the image. Returns its role, its path, and the node as reports
+/// show it.
 fn other_file(
     tree: &mut Tree,
     role: &str,
     secrets: &Secrets,
     warn: Warn,
-) -> Result<Option<(String, PathBuf)>> {
+) -> Result<Option<(String, PathBuf, serde_json::Value)>> {
     if tree.get(role) == Some(&Value::Null) {
         tree.take(role);
         return Ok(None);
@@ -145,7 +153,7 @@ fn other_file(
             "a data file that is part of a file is not supported by this version",
         ));
     }
-    Ok(Some((role.to_owned(), file.path)))
+    Ok(Some((role.to_owned(), file.path, file.shown)))
 }
 
 /// The storage of an image: a file, or a part of one, or another image's disk.

@@ -9,7 +9,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{same_contents, write_disk};
-use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer};
+use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer, to_raw, words};
 use crate::trial;
 
 /// The size of disks in bytes, more than a chunk of a conversion and no whole number of them.
@@ -29,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         trial("luks::cut_files", cut_files),
         trial("luks::sizes_and_measures", sizes),
         trial("luks::no_plaintext_is_left", no_plaintext),
+        trial("luks::detached_headers", detached_headers),
     ]
 }
 
@@ -351,4 +352,64 @@ fn no_plaintext() {
         );
         reads_back(qemu_img, folder, options);
     }
+}
+
+/// A header in a file of its own, which only ours makes: `qemu-img` 10.0 has the option and refuses it.
+fn detached_headers() {
+    let folder = folder_with_disk();
+    let folder = folder.path();
+    let args = ["create", "-q", "--object", SECRET, "-f", "luks", "-o"];
+    let options = options("detached-header=true,preallocation=full");
+    ours(folder, &[&args[..], &[&options, "header", "1G"]].concat()).ok();
+    let length = fs::metadata(folder.join("header")).unwrap().len();
+    assert_eq!(length, 2_068_480);
+    let image = "driver=luks,file.filename=payload,header.filename=header,key-secret=s";
+    let file = fs::File::create(folder.join("payload")).unwrap();
+    for (make, seed) in [(ours as Tool, 5), (qemu_img, 6)] {
+        write_disk(&folder.join("disk.raw"), SIZE, seed);
+        file.set_len(SIZE).unwrap();
+        let args = [
+            "convert",
+            "-n",
+            "--object",
+            SECRET,
+            "-f",
+            "raw",
+            "--target-image-opts",
+        ];
+        make(folder, &[&args[..], &["disk.raw", image]].concat()).ok();
+        for read in [ours as Tool, qemu_img] {
+            to_raw(read, folder, image, "back.raw");
+            assert!(same_contents(
+                &folder.join("disk.raw"),
+                &folder.join("back.raw")
+            ));
+        }
+    }
+    let same = |line: &str| {
+        let line: Vec<&str> = words(line)
+            .into_iter()
+            .chain(["--object", SECRET])
+            .collect();
+        same_answer(folder, &line);
+    };
+    for file in [
+        image,
+        "driver=luks,file.filename=header,header.filename=payload,key-secret=s",
+        "driver=luks,file.filename=payload,header.filename=nothing,key-secret=s",
+        "driver=luks,file.filename=header,key-secret=s",
+        "driver=luks,file.filename=header,header.filename=header,key-secret=s",
+        "driver=raw,file.filename=payload,header.filename=header",
+    ] {
+        for report in ["info", "info --output=json", "map --output=json", "check"] {
+            same(&format!("{report} --image-opts {file}"));
+        }
+    }
+    // A header has no room for a disk.
+    let args = [
+        "convert", "--object", SECRET, "-f", "raw", "-O", "luks", "-o", &options,
+    ];
+    let ran = ours(folder, &[&args[..], &["disk.raw", "x.luks"]].concat());
+    ran.fails(1, "A detached LUKS header holds no disk");
+    assert!(!folder.join("x.luks").exists());
 }

@@ -28,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
     only_with_cryptsetup(vec![
         trial("luks2::its_containers_open_here", its_containers),
         trial("luks2::converted_from_version_1", converted),
+        trial("luks2::detached_header", detached),
         trial("luks2::passwords_that_came_and_went", passwords),
         trial("luks2::either_header_is_enough", headers),
         trial("luks2::refused", refused),
@@ -166,6 +167,20 @@ fn converted() {
     qemu_img(folder, &words(&format!("{line} {IMAGE}"))).ok();
     cryptsetup(folder, "convert -q --disable-locks --type luks2 x.luks").ok();
     holds_disk(folder, IMAGE, "converted");
+}
+
+fn detached() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::copy(folder.join("disk.raw"), folder.join("payload")).unwrap();
+    let line =
+        "reencrypt --encrypt -q --disable-locks --type luks2 --sector-size 4096 --header header";
+    let line = format!("{line} {PBKDF2} --key-file key payload");
+    cryptsetup(folder, &line).ok();
+    let image = "driver=luks,file.filename=payload,header.filename=header,key-secret=s";
+    holds_disk(folder, image, "detached");
+    let info = with_passwords(folder, &format!("info --untrusted --image-opts {image}")).ok();
+    assert!(info.contains("detached header: true"), "{info}");
 }
 
 fn passwords() {

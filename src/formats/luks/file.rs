@@ -1,11 +1,11 @@
-//! A LUKS file whose header has been read.
+//! A LUKS file whose header has been read: that at its start, or a detached one from another file.
 
 use std::sync::Arc;
 
 use super::image::{LuksImage, WritableLuks, missing_secret};
 use crate::crypto::{Secret, SectorLength};
 use crate::error::{Error, Result};
-use crate::formats::driver::{ImageFile, Parts, Warning, WriteParts};
+use crate::formats::driver::{FileRef, ImageFile, NameRule, Parts, Warning, WriteParts};
 use crate::formats::encryption::luks::{LUKS_MARK, LuksHeader};
 use crate::formats::encryption::luks2::Luks2Header;
 use crate::formats::encryption::{EncryptedHeader, EncryptionFormat, Numbering};
@@ -15,6 +15,9 @@ use crate::formats::{Image, NewImage, OverImage, OverOptions, WritableImage};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
+/// The name by which options call the file of a detached header.
+pub(super) const HEADER_ROLE: &str = "header";
+
 /// A header of either version.
 enum EitherHeader {
     One(LuksHeader),
@@ -22,20 +25,25 @@ enum EitherHeader {
 }
 
 impl EitherHeader {
-    /// Reads the header in `file`. The second version has another copy, so it may be there without a mark at the
-    /// start.
+    /// Reads the header in `file`, which may be that of a disk in another file. The second version has another copy, so
+    /// it may be there without a mark at the start.
     ///
     /// # Errors
     /// Returns an error as [`LuksHeader::read`] and [`Luks2Header::read`] do.
-    fn read(file: &Arc<dyn Storage>) -> Result<Self> {
+    fn read(file: &Arc<dyn Storage>, is_detached: bool) -> Result<Self> {
         let mut mark = [0; LUKS_MARK.len()];
         file.read_at(0, &mut mark)?;
         if mark != *LUKS_MARK
-            && let Some(header) = Luks2Header::read(Arc::clone(file), false)?
+            && let Some(header) = Luks2Header::read(Arc::clone(file), is_detached)?
         {
             return Ok(Self::Two(header));
         }
-        LuksHeader::read(Arc::clone(file), Numbering::Guest).map(Self::One)
+        let file = Arc::clone(file);
+        let read = match is_detached {
+            true => LuksHeader::read_detached,
+            false => LuksHeader::read,
+        };
+        read(file, Numbering::Guest).map(Self::One)
     }
 
     fn get(&self) -> &dyn EncryptedHeader {
@@ -76,7 +84,10 @@ impl EitherHeader {
 /// A LUKS file.
 pub(super) struct LuksFile {
     file: Arc<dyn Storage>,
-    header: EitherHeader,
+    /// The header; `None` before the file that has it was attached.
+    header: Option<EitherHeader>,
+    /// True if the header is in a file of its own.
+    is_detached: bool,
     /// The length of the file in bytes.
     length: u64,
     /// The size of the disk in bytes.
@@ -89,25 +100,47 @@ impl LuksFile {
     /// # Errors
     /// Returns an error as [`LuksHeader::read`] does, or if the file ends before the disk does.
     pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
-        let header = EitherHeader::read(&file)?;
+        let header = EitherHeader::read(&file, false)?;
         let length = file.len()?;
         Ok(Self {
             size: header.size(length)?,
             file,
-            header,
+            header: Some(header),
+            is_detached: false,
             length,
         })
     }
 
+    /// Takes a file whose header is in another one.
+    ///
+    /// # Errors
+    /// Returns the system's error.
+    pub(super) fn headless(file: Arc<dyn Storage>) -> Result<Self> {
+        let length = file.len()?;
+        Ok(Self {
+            file,
+            header: None,
+            is_detached: true,
+            length,
+            size: length.next_multiple_of(SECTOR_SIZE),
+        })
+    }
+
+    fn header(&self) -> Result<&EitherHeader> {
+        let missing = || Error::invalid("the detached header of a LUKS image wasn't read");
+        self.header.as_ref().ok_or_else(missing)
+    }
+
     fn image(&self, secret: Option<&Secret>) -> Result<LuksImage> {
+        let header = self.header()?;
         let secret = secret.ok_or_else(missing_secret)?;
         Ok(LuksImage {
             file: Arc::clone(&self.file),
-            cipher: self.header.get().unlock(secret)?,
-            payload: self.header.payload_offset(),
+            cipher: header.get().unlock(secret)?,
+            payload: header.payload_offset(),
             size: self.size,
             length: self.length,
-            unit: self.header.sector_length().bytes(),
+            unit: header.sector_length().bytes(),
         })
     }
 }
@@ -117,12 +150,36 @@ impl ImageFile for LuksFile {
         self.size
     }
 
+    fn other_files(&self) -> Result<Vec<FileRef<'_>>> {
+        let header = FileRef {
+            role: HEADER_ROLE.into(),
+            name: None,
+            rule: NameRule::AsItStands,
+        };
+        let mut files = vec![header];
+        files.retain(|_| self.is_detached);
+        Ok(files)
+    }
+
+    fn has_headers_elsewhere(&self) -> bool {
+        self.is_detached
+    }
+
+    fn attach(&mut self, files: &[Arc<dyn Storage>]) -> Result<()> {
+        if let [file] = files {
+            let header = EitherHeader::read(file, true)?;
+            self.size = header.size(self.length)?;
+            self.header = Some(header);
+        }
+        Ok(())
+    }
+
     fn encryption(&self) -> Option<EncryptionFormat> {
         Some(EncryptionFormat::Luks)
     }
 
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
-        info.format_specific = Some(match &self.header {
+        info.format_specific = Some(match self.header()? {
             EitherHeader::One(header) => Specific::new("luks", &header.info())?,
             EitherHeader::Two(header) => Specific::new("luks", &header.info())?,
         });
@@ -131,18 +188,19 @@ impl ImageFile for LuksFile {
 
     fn explain(&self) -> Vec<Statement> {
         match &self.header {
-            EitherHeader::One(_) => vec![Statement::new("LUKS version", "1.")],
-            EitherHeader::Two(header) => header.explain(),
+            Some(EitherHeader::One(_)) => vec![Statement::new("LUKS version", "1.")],
+            Some(EitherHeader::Two(header)) => header.explain(),
+            None => Vec::new(),
         }
     }
 
     fn warnings(&self) -> Vec<Warning> {
         match &self.header {
-            EitherHeader::Two(header) if header.is_half_damaged() => vec![Warning {
+            Some(EitherHeader::Two(header)) if header.is_half_damaged() => vec![Warning {
                 text: "One of the two LUKS2 headers is damaged, and the other is used",
                 hint: "'cryptsetup repair' makes it whole.",
             }],
-            EitherHeader::One(_) | EitherHeader::Two(_) => Vec::new(),
+            Some(EitherHeader::One(_) | EitherHeader::Two(_)) | None => Vec::new(),
         }
     }
 
@@ -152,8 +210,8 @@ impl ImageFile for LuksFile {
 
     fn check_writable(&self) -> Result<()> {
         match self.header {
-            EitherHeader::One(_) => Ok(()),
-            EitherHeader::Two(_) => Err(Error::unsupported("LUKS2 is read and not written")),
+            Some(EitherHeader::One(_)) | None => Ok(()),
+            Some(EitherHeader::Two(_)) => Err(Error::unsupported("LUKS2 is read and not written")),
         }
     }
 

@@ -1,7 +1,8 @@
 //! LUKS: an encrypted disk behind a header that has its key, in a file or on a device of its own.
 //!
 //! The header is that of `formats::encryption::luks`, which other formats have inside. Here it stands at the
-//! file's start, and says where the disk starts. Sectors are numbered by their place on the disk.
+//! file's start, and says where the disk starts. Sectors are numbered by their place on the disk. The header may also
+//! be detached: then it is in a file of its own, and options name both.
 
 mod file;
 mod image;
@@ -10,7 +11,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use self::file::LuksFile;
+use self::file::{HEADER_ROLE, LuksFile};
 use self::plan::LuksPlan;
 use crate::error::Result;
 use crate::formats::driver::{
@@ -57,7 +58,10 @@ impl FormatDriver for Luks {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        Capabilities {
+            header_role: Some(HEADER_ROLE),
+            ..Capabilities::default()
+        }
     }
 
     fn probe(&self, start: &[u8]) -> u8 {
@@ -69,7 +73,11 @@ impl FormatDriver for Luks {
     }
 
     fn shown_options(&self) -> &'static [&'static str] {
-        &["key-secret"]
+        &["key-secret", HEADER_ROLE]
+    }
+
+    fn roles(&self) -> &'static [&'static str] {
+        &[HEADER_ROLE]
     }
 
     fn create_options(&self) -> &'static [OptionSpec] {
@@ -84,7 +92,10 @@ impl FormatDriver for Luks {
         plan::measure(options, contents.size)
     }
 
-    fn load(&self, file: Arc<dyn Storage>, _how: Load) -> Result<Box<dyn ImageFile>> {
-        Ok(Box::new(LuksFile::load(file)?))
+    fn load(&self, file: Arc<dyn Storage>, how: Load) -> Result<Box<dyn ImageFile>> {
+        Ok(Box::new(match how {
+            Load::Use | Load::Check => LuksFile::load(file)?,
+            Load::Headless => LuksFile::headless(file)?,
+        }))
     }
 }

@@ -25,12 +25,14 @@ pub(super) struct NewLuks {
     /// The header, up to the end of the first key slot's material.
     header: Vec<u8>,
     payload: u64,
-    size: u64,
+    /// The size of the disk in bytes; `None` if the header is detached from it.
+    size: Option<u64>,
     flush: bool,
 }
 
 impl NewLuks {
-    /// Makes room in `file` for a header and a disk of `size` bytes behind it, at `payload`.
+    /// Makes room in `file` for a header and a disk of `size` bytes behind it, at `payload`; for the header alone if
+    /// there is no size.
     ///
     /// # Errors
     /// Returns the system's error, or an error if a device is smaller.
@@ -38,11 +40,11 @@ impl NewLuks {
         file: Arc<dyn Storage>,
         (header, cipher): (Vec<u8>, Cipher),
         payload: u64,
-        size: u64,
+        size: Option<u64>,
         preallocation: Preallocation,
         flush: bool,
     ) -> Result<Self> {
-        let length = payload + size;
+        let length = payload + size.unwrap_or(0);
         if file.starts_as_zeroes() {
             file.set_len(length).map_err(too_large)?;
         } else {
@@ -96,7 +98,12 @@ impl NewImage for NewLuks {
     ) -> Result<Reservation> {
         let mut reservation = Reservation::empty(guest);
         // Only whole sectors are encrypted, and none that the disk doesn't have.
-        let end = self.size.next_multiple_of(SECTOR_SIZE);
+        let Some(size) = self.size else {
+            return Err(Error::invalid(
+                "A detached LUKS header holds no disk: create it, and convert into the file that it is for with -n",
+            ));
+        };
+        let end = size.next_multiple_of(SECTOR_SIZE);
         let left = usize::try_from(end.saturating_sub(guest.0)).unwrap_or(usize::MAX);
         let mut all: Vec<&Run> = runs.iter().chain(zeroes).collect();
         all.sort_unstable_by_key(|run| run.start);
@@ -131,7 +138,6 @@ impl NewImage for NewLuks {
     }
 
     fn finish(&self) -> Result<()> {
-        debug_assert!(self.size <= i64::MAX.unsigned_abs());
         let (mark, rest) = self.header.split_at(MARK.min(self.header.len()));
         self.file.write_at(MARK as u64, rest)?;
         write_header_last(self.file.as_ref(), mark, self.flush)

@@ -23,14 +23,15 @@ impl LuksPlan {
     /// Returns an error if there is no such cipher, or if no file is so long.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let creation = creation(new.options)?;
-        let length = new.size.checked_add(creation.header_length());
+        let size = stored(&creation, new.size);
+        let length = size.checked_add(creation.header_length());
         if length.is_none_or(|length| i64::try_from(length).is_err()) {
             return Err(Error::invalid("The requested file size is too large"));
         }
         let preallocation = new.options.text("preallocation");
         Ok(Self {
             creation,
-            size: new.size,
+            size,
             preallocation: preallocation
                 .and_then(Preallocation::from_name)
                 .unwrap_or(Preallocation::Off),
@@ -38,17 +39,20 @@ impl LuksPlan {
     }
 }
 
+/// Returns the number of bytes of a disk that are in the file of its header.
+fn stored(creation: &LuksCreation, size: u64) -> u64 {
+    match creation.is_detached {
+        true => 0,
+        false => size,
+    }
+}
+
 /// Reads the options of a header.
 fn creation(values: &Values) -> Result<LuksCreation> {
-    if values.switch("detached-header") == Some(true) {
-        return Err(Error::unsupported(
-            "Parameter 'detached-header' is unexpected",
-        ));
-    }
     Ok(LuksCreation {
         options: LuksOptions::of(values, "")?,
         numbering: Numbering::Guest,
-        is_detached: false,
+        is_detached: values.switch("detached-header") == Some(true),
     })
 }
 
@@ -60,7 +64,8 @@ pub(super) fn measure(values: &Values, size: u64) -> Result<Measured> {
     if values.text("key-secret").is_none() {
         return Err(missing_secret());
     }
-    let length = size.saturating_add(creation(values)?.header_length());
+    let creation = creation(values)?;
+    let length = stored(&creation, size).saturating_add(creation.header_length());
     Ok(Measured {
         required: length,
         fully_allocated: length,
@@ -76,7 +81,7 @@ impl Plan for LuksPlan {
     /// Returns true unless all of the disk is to be written: what nobody has written reads as noise, as for
     /// every program that makes such disks.
     fn is_made_empty(&self) -> bool {
-        self.preallocation != Preallocation::Full
+        self.preallocation != Preallocation::Full || self.creation.is_detached
     }
 
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
@@ -86,7 +91,7 @@ impl Plan for LuksPlan {
             parts.file,
             made,
             self.creation.header_length(),
-            self.size,
+            (!self.creation.is_detached).then_some(self.size),
             self.preallocation,
             parts.flush,
         )?))

@@ -49,11 +49,11 @@ impl Qcow2File {
     /// Returns the system's error, or an error if the header is wrong, worded as QEMU words it.
     pub(super) fn load(storage: Arc<dyn Storage>, how: Load) -> Result<Self> {
         let header = match how {
-            Load::Use => Header::read(storage.as_ref())?,
+            Load::Use | Load::Headless => Header::read(storage.as_ref())?,
             Load::Check => Header::read_for_check(storage.as_ref())?,
         };
         let luks = match how {
-            Load::Use => luks_header(&storage, &header)?,
+            Load::Use | Load::Headless => luks_header(&storage, &header)?,
             Load::Check => None,
         };
         Ok(Self {
