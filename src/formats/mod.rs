@@ -50,6 +50,7 @@ mod parent_name;
 mod refusals;
 mod reservation;
 mod resize;
+mod resize_file;
 mod status;
 mod zero;
 mod zeroes;

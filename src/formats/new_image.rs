@@ -34,6 +34,11 @@ impl Preallocation {
     }
 }
 
+/// Returns the error for [`Preallocation::Metadata`] of a file that has no metadata.
+pub fn unsupported_preallocation() -> Error {
+    Error::invalid("Unsupported preallocation mode: metadata")
+}
+
 /// The backing file of a new image, which is read where the image stores nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backed {

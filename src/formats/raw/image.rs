@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
+use crate::formats::new_image::unsupported_preallocation;
 use crate::formats::status::{Holes, Status};
 use crate::formats::{
     Backed, Extent, ExtentKind, Image, NewImage, Preallocation, Reservation, Run, check_range,
@@ -210,11 +211,6 @@ impl NewRaw {
             flush,
         })
     }
-}
-
-/// Returns the error for `preallocation=metadata`.
-pub fn unsupported_preallocation() -> Error {
-    Error::invalid("Unsupported preallocation mode: metadata")
 }
 
 /// Refuses a storage that is too small. A disk has whole sectors: the missing part of a file's last one is

@@ -2,12 +2,11 @@
 
 mod image;
 mod plan;
-mod resize;
 mod write;
 
 use std::sync::Arc;
 
-pub use image::{NewRaw, RawImage, unsupported_preallocation};
+pub use image::{NewRaw, RawImage};
 
 use self::plan::RawPlan;
 use self::write::WritableRaw;
@@ -19,6 +18,7 @@ use super::image::{Image, WritableImage};
 use super::new_image::NewImage;
 use super::over::OverOptions;
 use super::resize::Resize;
+use super::resize_file::resize_file;
 use crate::error::Result;
 use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
@@ -111,7 +111,7 @@ impl ImageFile for RawFile {
     }
 
     fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
-        resize::resize(self.file.as_ref(), parts.flush, resize)
+        resize_file(self.file.as_ref(), 0, parts.flush, resize)
     }
 
     fn write_over(

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU64;
 
-use super::{NewRaw, unsupported_preallocation};
+use super::NewRaw;
 use crate::error::{Error, Result};
 use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::new_image::unsupported_preallocation;
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 

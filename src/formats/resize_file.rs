@@ -1,17 +1,23 @@
-//! Another length for the file that is a disk.
+//! Another length for a file that has all of a disk, whatever is in front of it.
 
-use super::unsupported_preallocation;
+use super::new_image::{Preallocation, unsupported_preallocation};
+use super::resize::Resize;
+use super::zeroes::write_zeroes;
 use crate::error::Result;
-use crate::formats::zeroes::write_zeroes;
-use crate::formats::{Preallocation, Resize};
 use crate::storage::Storage;
 
-/// Gives a file the length of the disk that it is to be. `flush` says that flushes reach the storage.
+/// Gives a file the length of the disk that it is to have, which starts at `start` of it, in bytes. `flush` says that
+/// flushes reach the storage.
 ///
 /// # Errors
 /// Returns an error if the space can't be taken in that way, or the system's error: then the file has the
 /// length that it had, as far as the system lets it.
-pub(super) fn resize(file: &dyn Storage, flush: bool, resize: Resize) -> Result<()> {
+pub(super) fn resize_file(
+    file: &dyn Storage,
+    start: u64,
+    flush: bool,
+    resize: Resize,
+) -> Result<()> {
     let Resize {
         size,
         preallocation,
@@ -19,6 +25,7 @@ pub(super) fn resize(file: &dyn Storage, flush: bool, resize: Resize) -> Result<
     if preallocation == Preallocation::Metadata {
         return Err(unsupported_preallocation());
     }
+    let size = size.saturating_add(start);
     let old = file.len()?;
     // The length changes first: a power cut leaves the old disk or the new one.
     file.set_len(size)?;
@@ -61,15 +68,15 @@ mod tests {
             Preallocation::Full,
         ] {
             let file = MemoryStorage::new(vec![7; 1000]);
-            resize(&file, true, to(5000, preallocation)).unwrap();
+            resize_file(&file, 0, true, to(5000, preallocation)).unwrap();
             let mut expected = vec![7; 1000];
             expected.resize(5000, 0);
             assert_eq!(file.contents(), expected, "{preallocation:?}");
         }
         let file = MemoryStorage::new(vec![7; 1000]);
-        resize(&file, true, to(512, Preallocation::Off)).unwrap();
+        resize_file(&file, 0, true, to(512, Preallocation::Off)).unwrap();
         assert_eq!(file.contents(), vec![7; 512]);
-        assert!(resize(&file, true, to(1024, Preallocation::Metadata)).is_err());
+        assert!(resize_file(&file, 0, true, to(1024, Preallocation::Metadata)).is_err());
         assert_eq!(file.contents(), vec![7; 512]);
     }
 
@@ -81,7 +88,7 @@ mod tests {
             errno: 28,
         };
         let file = MemoryStorage::new(vec![7; 1000]).with_fault(fault);
-        let error = resize(&file, true, to(5000, Preallocation::Full)).unwrap_err();
+        let error = resize_file(&file, 0, true, to(5000, Preallocation::Full)).unwrap_err();
         assert!(
             error.to_string().ends_with("No space left on device"),
             "{error}"
@@ -92,8 +99,8 @@ mod tests {
     #[test]
     fn a_device_keeps_its_length() {
         let device = MemoryStorage::new(vec![7; 1024]).as_device();
-        resize(&device, true, to(1024, Preallocation::Off)).unwrap();
-        assert!(resize(&device, true, to(512, Preallocation::Off)).is_err());
+        resize_file(&device, 0, true, to(1024, Preallocation::Off)).unwrap();
+        assert!(resize_file(&device, 0, true, to(512, Preallocation::Off)).is_err());
         assert_eq!(device.contents(), vec![7; 1024]);
     }
 }
