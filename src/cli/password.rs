@@ -122,18 +122,18 @@ impl PasswordSource {
         not_empty(secret)
     }
 
-    fn at_terminal(&self) -> Result<()> {
+    fn at_terminal(&self, option: &str) -> Result<()> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(missing());
+            return Err(missing(option));
         }
         Ok(())
     }
 }
 
 impl Passwords for PasswordSource {
-    fn for_reading(&self, image: &str) -> Result<&Secret> {
+    fn for_reading(&self, image: &str, option: &str) -> Result<&Secret> {
         let secret = self.get(&self.typed_for_reading, || {
-            self.at_terminal()?;
+            self.at_terminal(option)?;
             prompt(&format!("Password for '{}': ", printable(image)))
         })?;
         if !secret.is_text() && !self.quiet && io::stderr().is_terminal() {
@@ -145,9 +145,9 @@ impl Passwords for PasswordSource {
         Ok(secret)
     }
 
-    fn for_writing(&self, image: &str) -> Result<&Secret> {
+    fn for_writing(&self, image: &str, option: &str) -> Result<&Secret> {
         let secret = self.get(&self.typed_for_writing, || {
-            self.at_terminal()?;
+            self.at_terminal(option)?;
             let first = prompt(&format!("New password for '{}': ", printable(image)))?;
             let second = prompt("The same again: ")?;
             if first.bytes() != second.bytes() {
@@ -214,12 +214,13 @@ fn kept(cell: &OnceCell<Secret>, get: impl FnOnce() -> Result<Secret>) -> Result
     Ok(cell.get_or_init(|| secret))
 }
 
-fn missing() -> Error {
+fn missing(option: &str) -> Error {
     Error::new(
         ErrorKind::MissingSecret,
-        "Parameter 'encrypt.key-secret' is required for cipher (give the password with \
-         --password-file FILE, --password-fd N, or --object secret,id=ID,file=FILE and \
-         encrypt.key-secret=ID)",
+        format!(
+            "Parameter '{option}' is required for cipher (give the password with --password-file FILE, \
+             --password-fd N, or --object secret,id=ID,file=FILE and {option}=ID)"
+        ),
     )
 }
 

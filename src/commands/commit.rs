@@ -14,9 +14,10 @@ use super::{Passwords, Purpose};
 use crate::convert::{self, Observer, Settings};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Parts, WriteParts};
-use crate::formats::{Chain, Image, OverOptions, Preallocation, Resize, ZeroImage};
+use crate::formats::{Chain, ExtentKind, Image, OverOptions, Preallocation, Resize, ZeroImage};
 use crate::nodes::{BackingNode, Disk, Node, WritableFile, WriteAccess, file_name, refuse_same};
 use crate::storage::Storage;
+use crate::units::GuestOffset;
 
 /// A commit.
 pub struct CommitPlan<'a> {
@@ -88,7 +89,11 @@ pub fn run(
             ErrorKind::Unsupported => Error::unsupported("Operation not supported"),
             _ => error,
         });
-        resized.and_then(|()| target.reload()).map_err(failed)?;
+        let old = target.image.size();
+        let zeroed = resized
+            .and_then(|()| target.reload())
+            .and_then(|()| write_zeroes_from(old, &target));
+        zeroed.map_err(failed)?;
     }
     let copied = copy(plan, &source, &target, observer);
     if between.is_none() {
@@ -183,6 +188,24 @@ fn source(top: &WritableFile<'_>, between: Option<&Disk>) -> Result<Chain> {
     })?;
     let below = between.map(|between| Arc::clone(&between.image) as Arc<dyn Image>);
     Ok(Chain::new(image, below.into_iter().collect()))
+}
+
+/// Writes zeroes over all that a disk has got beyond its `old` size in bytes and that doesn't read as zeroes: data that
+/// isn't written.
+fn write_zeroes_from(old: u64, target: &WritableFile<'_>) -> Result<()> {
+    if target.image.encryption().is_none() {
+        return Ok(());
+    }
+    let disk = target.image.open_writable(target.parts.clone())?;
+    let mut start = GuestOffset(old);
+    while start.0 < disk.size() {
+        let extent = disk.extent_at(start, disk.size() - start.0)?;
+        if let ExtentKind::Data(_) = extent.kind {
+            disk.write_zeroes(start, extent.length, false)?;
+        }
+        start = GuestOffset(start.0 + extent.length);
+    }
+    disk.close()
 }
 
 /// Writes all that `source` stores into the base, and closes that.

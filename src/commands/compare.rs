@@ -59,12 +59,12 @@ mod tests {
     struct NoPasswords;
 
     impl Passwords for NoPasswords {
-        fn for_reading(&self, _: &str) -> Result<&Secret> {
+        fn for_reading(&self, _: &str, _: &str) -> Result<&Secret> {
             Err(Error::invalid("there are none"))
         }
 
-        fn for_writing(&self, image: &str) -> Result<&Secret> {
-            self.for_reading(image)
+        fn for_writing(&self, image: &str, option: &str) -> Result<&Secret> {
+            self.for_reading(image, option)
         }
 
         fn legacy_aes_is_used(&self, _is_new: bool) {}

@@ -9,7 +9,7 @@ use super::{Driver, Passwords, Purpose, backing, backing::Base};
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result};
 use crate::formats::driver::{Backing, NewDisk, Plan};
-use crate::formats::encryption::{EncryptionFormat, key_secret};
+use crate::formats::encryption::{EncryptionFormat, key_secret, key_secret_option};
 use crate::formats::{Format, NewImage, OverOptions, smaller_than_input};
 use crate::nodes::{
     Names, NewFile, NewImageFiles, Node, WritableFile, WriteAccess, could_not_open, file_name,
@@ -147,7 +147,7 @@ impl Target<'_> {
     fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
         match key_secret(&self.options) {
             Some(id) => self.secrets.get(id),
-            None => passwords.for_writing(&self.name),
+            None => passwords.for_writing(&self.name, key_secret_option(&self.options)),
         }
     }
 

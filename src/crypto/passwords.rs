@@ -8,17 +8,17 @@ use crate::error::Result;
 
 /// The source of passwords that no option named: a file, a descriptor, or a person.
 pub trait Passwords {
-    /// Returns the password of an encrypted image that is to be read.
+    /// Returns the password of an encrypted image that is to be read. An error names the `option` that would give it.
     ///
     /// # Errors
     /// Returns an error that says how one is given if there is none to be had.
-    fn for_reading(&self, image: &str) -> Result<&Secret>;
+    fn for_reading(&self, image: &str, option: &str) -> Result<&Secret>;
 
-    /// Returns the password of an encrypted image that is to be made.
+    /// Returns the password of an encrypted image that is to be made. An error names the `option` that would give it.
     ///
     /// # Errors
     /// Returns an error that says how one is given if there is none to be had.
-    fn for_writing(&self, image: &str) -> Result<&Secret>;
+    fn for_writing(&self, image: &str, option: &str) -> Result<&Secret>;
 
     /// Hears of every use of legacy AES, wherever the password came from. A person should know what it can't
     /// do, and of a new image (`is_new`) that there is a better way.

@@ -352,7 +352,7 @@ pub trait ImageFile: Send + Sync {
         Err(Error::unsupported("Operation not supported"))
     }
 
-    /// Gives the disk another size. What it loses is gone, and what is added reads as zeroes.
+    /// Gives the disk another size. What it loses is gone. What is added reads as zeroes, or is data that isn't written.
     ///
     /// # Errors
     /// Returns an error if the format, or the image, can't have that size: then nothing was changed. Returns an

@@ -11,11 +11,11 @@ pub(super) struct GivenPasswords<'a> {
 }
 
 impl Passwords for GivenPasswords<'_> {
-    fn for_reading(&self, image: &str) -> Result<&Secret> {
+    fn for_reading(&self, image: &str, _option: &str) -> Result<&Secret> {
         self.reading.ok_or_else(|| missing(image))
     }
 
-    fn for_writing(&self, image: &str) -> Result<&Secret> {
+    fn for_writing(&self, image: &str, _option: &str) -> Result<&Secret> {
         self.writing.ok_or_else(|| missing(image))
     }
 

@@ -12,7 +12,7 @@ use super::options::unsupported_option;
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Load, Parts};
-use crate::formats::encryption::{key_secret, missing_secret};
+use crate::formats::encryption::{key_secret, key_secret_option, missing_option};
 use crate::formats::{self, Chain, Format, Image, ImageFile, ImageStorage};
 use crate::options::Values;
 use crate::storage::{
@@ -385,7 +385,9 @@ impl Node<'_> {
         match (self.secret, named, self.secrets) {
             (Some(secret), ..) => Ok(Some(secret)),
             (None, Some(id), Some(secrets)) => secrets.get(id).map(Some),
-            _ => passwords.for_reading(&self.name).map(Some),
+            _ => passwords
+                .for_reading(&self.name, key_secret_option(options))
+                .map(Some),
         }
     }
 
@@ -430,12 +432,12 @@ fn only_read() -> Error {
 struct NoPasswords;
 
 impl Passwords for NoPasswords {
-    fn for_reading(&self, _image: &str) -> Result<&Secret> {
-        Err(missing_secret())
+    fn for_reading(&self, _image: &str, option: &str) -> Result<&Secret> {
+        Err(missing_option(option))
     }
 
-    fn for_writing(&self, _image: &str) -> Result<&Secret> {
-        Err(missing_secret())
+    fn for_writing(&self, _image: &str, option: &str) -> Result<&Secret> {
+        Err(missing_option(option))
     }
 
     fn legacy_aes_is_used(&self, _is_new: bool) {}

@@ -18,7 +18,8 @@ pub enum NodeOptions {
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self::Taken(Values::default())
+        // Whatever format takes them knows which it has.
+        Self::Unread(Tree::default())
     }
 }
 

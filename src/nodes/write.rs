@@ -62,6 +62,8 @@ pub struct WritableFile<'a> {
     pub below: Option<Disk>,
     /// The part of the file that the image is in.
     storage: Arc<dyn Storage>,
+    /// True if the header is in the first of the other files.
+    is_headless: bool,
 }
 
 impl WritableFile<'_> {
@@ -70,7 +72,14 @@ impl WritableFile<'_> {
     /// # Errors
     /// Returns an error as [`FormatDriver::load`](crate::formats::FormatDriver::load) does.
     pub fn reload(&mut self) -> Result<()> {
-        self.image = self.format.load(Arc::clone(&self.storage), Load::Use)?;
+        let how = match self.is_headless {
+            true => Load::Headless,
+            false => Load::Use,
+        };
+        self.image = self.format.load(Arc::clone(&self.storage), how)?;
+        if self.is_headless {
+            self.image.attach(&self.parts.files)?;
+        }
         Ok(())
     }
 }
@@ -134,6 +143,7 @@ impl Node<'_> {
                 flush: access.flush,
             },
             below,
+            is_headless: opened.is_headless,
             storage: opened.storage,
         })
     }

@@ -160,16 +160,31 @@ impl Cipher {
     }
 }
 
-/// Returns the error for an encrypted image without a password.
+/// Returns the error for an encrypted image without a password, in a format with encryption inside.
 pub fn missing_secret() -> Error {
+    missing_option(ENCRYPT_KEY_SECRET)
+}
+
+/// Returns the error for an encrypted image without a password, which an option would give.
+pub fn missing_option(option: &str) -> Error {
     Error::new(
         ErrorKind::MissingSecret,
-        "Parameter 'encrypt.key-secret' is required for cipher",
+        format!("Parameter '{option}' is required for cipher"),
     )
 }
 
+/// The name of the option in formats with encryption inside.
+const ENCRYPT_KEY_SECRET: &str = "encrypt.key-secret";
+
 /// The names of the option that names the secret of an image: of those with a header inside, and of `luks`.
-pub const KEY_SECRETS: [&str; 2] = ["encrypt.key-secret", "key-secret"];
+pub const KEY_SECRETS: [&str; 2] = [ENCRYPT_KEY_SECRET, "key-secret"];
+
+/// Returns the name of the option that gives a secret to an image with such options.
+pub fn key_secret_option(options: &Values) -> &'static str {
+    let mut names = KEY_SECRETS.into_iter();
+    let known = names.find(|name| options.knows(name));
+    known.unwrap_or(ENCRYPT_KEY_SECRET)
+}
 
 /// Returns the id of the secret that options name for an image's key.
 pub fn key_secret(options: &Values) -> Option<&str> {

@@ -6,12 +6,13 @@ use super::image::{LuksImage, WritableLuks, missing_secret};
 use crate::crypto::{Secret, SectorLength};
 use crate::error::{Error, Result};
 use crate::formats::driver::{FileRef, ImageFile, NameRule, Parts, Warning, WriteParts};
-use crate::formats::encryption::luks::{LUKS_MARK, LuksHeader};
+use crate::formats::encryption::luks::{LUKS_MARK, LuksHeader, SlotChange};
 use crate::formats::encryption::luks2::Luks2Header;
 use crate::formats::encryption::{EncryptedHeader, EncryptionFormat, Numbering};
 use crate::formats::explanation::Statement;
 use crate::formats::info::{ImageInfo, Specific};
-use crate::formats::{Image, NewImage, OverImage, OverOptions, WritableImage};
+use crate::formats::resize_file::resize_file;
+use crate::formats::{Amend, Image, NewImage, OverImage, OverOptions, Resize, WritableImage};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -219,6 +220,25 @@ impl ImageFile for LuksFile {
         self.check_writable()?;
         let image = self.image(parts.secret)?;
         Ok(Box::new(WritableLuks::new(image, parts.flush)))
+    }
+
+    fn amend(&self, parts: &WriteParts<'_>, amend: &Amend<'_>) -> Result<()> {
+        self.check_writable()?;
+        let EitherHeader::One(header) = self.header()? else {
+            return Ok(());
+        };
+        let Some(change) = SlotChange::of(amend.options, "", amend.secret)? else {
+            return Ok(());
+        };
+        let secret = parts.secret.ok_or_else(missing_secret)?;
+        header.change_slots(change, secret, amend.force)
+    }
+
+    /// Changes the length of the file. What is added isn't written, and decrypts to noise.
+    fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
+        self.check_writable()?;
+        let start = self.header()?.payload_offset();
+        resize_file(self.file.as_ref(), start, parts.flush, resize)
     }
 
     /// Writes zeroes too, whatever the caller promises: what nobody has written decrypts to noise.

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::formats::encryption::Cipher;
+use crate::error::{Error, Result};
+use crate::formats::encryption::{Cipher, missing_option};
 use crate::formats::image::check_range;
 use crate::formats::in_place::InPlaceStorage;
 use crate::formats::{Extent, ExtentKind, Image, WritableImage};
@@ -174,10 +174,10 @@ impl WritableImage for WritableLuks {
     }
 }
 
+/// The name of the option that gives the secret of an image.
+pub(super) const KEY_SECRET: &str = "key-secret";
+
 /// Returns the error for an image without a password.
 pub(super) fn missing_secret() -> Error {
-    Error::new(
-        ErrorKind::MissingSecret,
-        "Parameter 'key-secret' is required for cipher",
-    )
+    missing_option(KEY_SECRET)
 }

@@ -12,18 +12,19 @@ mod plan;
 use std::sync::Arc;
 
 use self::file::{HEADER_ROLE, LuksFile};
+use self::image::KEY_SECRET;
 use self::plan::LuksPlan;
 use crate::error::Result;
 use crate::formats::driver::{
     Capabilities, Contents, FormatDriver, ImageFile, Load, Measured, NewDisk, Plan,
 };
-use crate::formats::encryption::luks::{LUKS_MARK, OPTIONS};
+use crate::formats::encryption::luks::{LUKS_MARK, OPTIONS, SLOT_OPTIONS};
 use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::Storage;
 
 /// The options of a node.
 const OPEN_OPTIONS: &[OptionSpec] = &[OptionSpec::new(
-    "key-secret",
+    KEY_SECRET,
     Kind::Text,
     "ID of the secret with the password",
 )];
@@ -32,7 +33,7 @@ const OPEN_OPTIONS: &[OptionSpec] = &[OptionSpec::new(
 const CREATE_OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("size", Kind::Size, "Virtual disk size"),
     OptionSpec::new(
-        "key-secret",
+        KEY_SECRET,
         Kind::Text,
         "ID of the secret that provides the keyslot passphrase",
     ),
@@ -73,7 +74,7 @@ impl FormatDriver for Luks {
     }
 
     fn shown_options(&self) -> &'static [&'static str] {
-        &["key-secret", HEADER_ROLE]
+        &[KEY_SECRET, HEADER_ROLE]
     }
 
     fn roles(&self) -> &'static [&'static str] {
@@ -82,6 +83,10 @@ impl FormatDriver for Luks {
 
     fn create_options(&self) -> &'static [OptionSpec] {
         CREATE_OPTIONS
+    }
+
+    fn amend_options(&self) -> &'static [OptionSpec] {
+        &SLOT_OPTIONS
     }
 
     fn plan(&self, new: &NewDisk<'_>) -> Result<Box<dyn Plan>> {

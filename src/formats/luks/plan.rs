@@ -1,6 +1,6 @@
 //! A new LUKS image, checked and not made yet.
 
-use super::image::missing_secret;
+use super::image::{KEY_SECRET, missing_secret};
 use super::new::NewLuks;
 use crate::error::{Error, Result};
 use crate::formats::driver::{Measured, NewDisk, NewParts, Plan};
@@ -61,7 +61,7 @@ fn creation(values: &Values) -> Result<LuksCreation> {
 /// # Errors
 /// Returns an error as for a new image, or if there is no secret.
 pub(super) fn measure(values: &Values, size: u64) -> Result<Measured> {
-    if values.text("key-secret").is_none() {
+    if values.text(KEY_SECRET).is_none() {
         return Err(missing_secret());
     }
     let creation = creation(values)?;
