@@ -48,6 +48,11 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let source_cache = cache(&args.source_cache, "Invalid source cache option")?;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
+    let own = args.target_password.given();
+    let own = own
+        .map(|own| PasswordSource::new(&own, quiet))
+        .transpose()?;
+    let target_passwords = own.as_ref().unwrap_or(&passwords);
     let progress = Progress::new(&args.progress, quiet)?;
     let open = || -> Result<_, Failure> {
         let sources = open_sources(args, from, source_cache, secrets, &passwords)?;
@@ -70,7 +75,13 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     progress.begin();
-    let converted = || Ok(commands::convert::run(&open()?, &passwords, &progress)?);
+    let converted = || {
+        Ok(commands::convert::run(
+            &open()?,
+            target_passwords,
+            &progress,
+        )?)
+    };
     let converted: Result<_, Failure> = converted();
     progress.end();
     let converted = converted?;

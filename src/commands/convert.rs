@@ -83,7 +83,8 @@ pub struct Converted {
     pub skipped_bitmaps: Vec<String>,
 }
 
-/// Converts. When it succeeds, the target holds exactly what the sources hold.
+/// Converts. When it succeeds, the target holds exactly what the sources hold. `passwords` are those of the target and
+/// of the images below it.
 ///
 /// # Errors
 /// Returns an error if a source can't be read or the target can't be written, or if a file of a source

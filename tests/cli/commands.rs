@@ -222,6 +222,28 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
     }
 }
 
+/// From one password to another, for a new image and for one that exists.
+#[test]
+fn a_target_has_a_password_of_its_own() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::write(folder.join("new"), "battery staple\n").unwrap();
+    let run = |args: &str| cowhide(folder, args).ok();
+    run("convert --encrypt aes --password-file pw -O qcow2 disk1.img aes.qcow2");
+    let luks = "--encrypt luks -o encrypt.iter-time=1";
+    let two = "convert --password-file pw --target-password-file new --verify -q";
+    run(&format!("{two} {luks} -O qcow2 aes.qcow2 luks.qcow2"));
+    run(&format!("{two} -n -O qcow2 aes.qcow2 luks.qcow2"));
+    run("compare -q --password-file new disk1.img luks.qcow2");
+    cowhide(folder, "map --password-file pw luks.qcow2").fails(1, "Invalid password");
+    let both = format!("{two} --target-password-fd 3 {luks} -O qcow2 aes.qcow2 x.qcow2");
+    let ran = cowhide(folder, &both);
+    let wanted = "'--target-password-file' can't be used with '--target-password-fd";
+    assert!(ran.stderr.contains(wanted), "{ran:?}");
+    let nope = "convert --target-password-file nope -O qcow2 disk1.img x.qcow2";
+    cowhide(folder, nope).fails(1, "reading the password from 'nope'");
+}
+
 /// QEMU takes text as a password, and no other: an image with another one would open nowhere else.
 #[test]
 fn passwords_that_are_no_text_only_open_images() {

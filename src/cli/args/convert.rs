@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs, PlausibleArgs, ProgressArgs};
+use super::shared::{CommonArgs, PasswordArgs, PlausibleArgs, ProgressArgs, TargetPasswordArgs};
 use crate::cli::getopt::OWN;
 
 /// `convert`
@@ -15,6 +15,8 @@ pub struct ConvertArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
+    #[command(flatten)]
+    pub(in crate::cli) target_password: TargetPasswordArgs,
     /// Format of the source; without it, it is found out
     #[arg(
         short = 'f',

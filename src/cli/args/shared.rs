@@ -42,6 +42,34 @@ pub struct PasswordArgs {
     pub password_fd: Option<i32>,
 }
 
+/// The same two ways for an image that is written, where it has another password than those that are read.
+#[derive(Debug, Args)]
+pub struct TargetPasswordArgs {
+    /// Take the target's password from FILE, less one newline at its end; without this option it is that of
+    /// --password-file or --password-fd
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true, help_heading = OWN)]
+    target_password_file: Option<PathBuf>,
+    /// Take the target's password from the open file descriptor N
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "target_password_file",
+        help_heading = OWN
+    )]
+    target_password_fd: Option<i32>,
+}
+
+impl TargetPasswordArgs {
+    /// Returns the options as those of one password; `None` if none is given.
+    pub fn given(&self) -> Option<PasswordArgs> {
+        let args = PasswordArgs {
+            password_file: self.target_password_file.clone(),
+            password_fd: self.target_password_fd,
+        };
+        (args.password_file.is_some() || args.password_fd.is_some()).then_some(args)
+    }
+}
+
 /// The option that shows progress.
 #[derive(Debug, Args)]
 pub struct ProgressArgs {
