@@ -8,7 +8,6 @@ use crate::formats::driver::{self, Measured};
 use crate::formats::{Format, Image};
 use crate::nodes::{Disk, Node};
 use crate::options::Values;
-use crate::units::SECTOR_SIZE;
 
 /// The contents of the new image.
 pub enum MeasuredDisk<'a> {
@@ -49,7 +48,7 @@ impl MeasuredDisk<'_> {
 /// Returns the errors of [`FormatDriver::measure`](crate::formats::FormatDriver::measure).
 pub fn run(contents: &OpenDisk, format: Format, options: &Values) -> Result<Measured> {
     let (size, source) = match contents {
-        OpenDisk::Empty(size) => (size.next_multiple_of(SECTOR_SIZE), None),
+        OpenDisk::Empty(size) => (*size, None),
         OpenDisk::Source(source) => (source.image.size(), Some(source)),
     };
     let top = source.and_then(|source| source.layers.first());

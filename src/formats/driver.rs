@@ -567,7 +567,7 @@ pub struct NewParts<'a> {
 
 /// The contents that a new image that is measured will have.
 pub struct Contents<'a> {
-    /// The size of the disk in bytes.
+    /// The size of the disk in bytes, which need not be whole sectors.
     pub size: u64,
     /// The disk, where there is more to it than zeroes.
     pub image: Option<&'a dyn Image>,

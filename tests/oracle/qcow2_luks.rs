@@ -12,14 +12,21 @@ use crate::tools::{Tool, ours, qemu_img, same_answer};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        trial("qcow2_luks::both_ways", both_ways),
+    let layouts = LAYOUTS.into_iter().map(|options| {
+        trial(format!("qcow2_luks::layout[{options}]"), move || {
+            layout(options);
+        })
+    });
+    let others = vec![
+        trial("qcow2_luks::ciphers", ciphers),
+        trial("qcow2_luks::what_the_real_tool_makes", theirs),
         trial("qcow2_luks::in_use", in_use),
         trial("qcow2_luks::damaged_headers", damaged_headers),
         trial("qcow2_luks::nothing_in_the_clear", nothing_in_the_clear),
         trial("qcow2_luks::options", options),
         trial("qcow2_luks::measure", measure),
-    ]
+    ];
+    layouts.chain(others).collect()
 }
 
 const SECRETS: [&str; 4] = [
@@ -51,55 +58,72 @@ fn to_raw(tool: Tool, folder: &Path, name: &str, to: &str) {
     tool(folder, &words(&line)).ok();
 }
 
-/// Every cipher that both have, with the layouts in which clusters get their places.
-fn both_ways() {
+/// The layouts in which clusters get their places, by which they are encrypted.
+const LAYOUTS: [&str; 7] = [
+    "cluster_size=512",
+    "cluster_size=2M",
+    "extended_l2=on",
+    "compat=0.10",
+    "preallocation=metadata",
+    "preallocation=full",
+    "data_file=data",
+];
+
+fn folder_with_disk() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    write_disk(&folder.join("disk"), 1_000_448, 41);
-    let options = [
-        "",
-        "encrypt.cipher-alg=aes-128",
-        "encrypt.cipher-alg=aes-192",
-        "encrypt.cipher-mode=cbc",
-        "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv",
-        "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=plain,encrypt.hash-alg=sha1",
-        "encrypt.cipher-mode=ctr,encrypt.hash-alg=sha512",
-        "encrypt.cipher-mode=ecb",
-        "encrypt.cipher-alg=serpent-256",
-        "encrypt.cipher-alg=twofish-128,encrypt.cipher-mode=cbc",
-        "encrypt.cipher-alg=cast5-128,encrypt.cipher-mode=cbc,encrypt.hash-alg=ripemd160",
-        "cluster_size=512",
-        "cluster_size=2M",
-        "extended_l2=on",
-        "compat=0.10",
-        "preallocation=metadata",
-        "preallocation=full",
-        "data_file=data",
-    ];
-    for (index, options) in options.into_iter().enumerate() {
-        let ways = [(ours as Tool, qemu_img as Tool), (qemu_img, ours)];
-        // Each tool reads its own images: of most options one way says enough, and the next has the other.
-        let ways = match options.is_empty() {
-            true => &ways[..],
-            false => &ways[index % 2..=index % 2],
-        };
-        for (make, read) in ways {
-            convert(*make, folder, options, "disk", "image");
-            to_raw(*read, folder, "image", "back");
-            let (disk, back) = (folder.join("disk"), folder.join("back"));
-            assert!(same_contents(&disk, &back), "{options}");
-            for report in ["info image", "info --output=json image"] {
-                let report: Vec<&str> = report.split(' ').collect();
-                same_answer(folder, &report);
-            }
-            let image = image("image");
-            for report in ["check", "map"] {
-                let line = format!("{report} --output=json --image-opts {image}");
-                same_answer(folder, &words(&line));
-            }
-            let _ = fs::remove_file(folder.join("data"));
-        }
+    write_disk(&folder.path().join("disk"), 600_064, 41);
+    folder
+}
+
+/// Makes an image with one tool that the other reads.
+fn goes_over(make: Tool, read: Tool, folder: &Path, options: &str) {
+    convert(make, folder, options, "disk", "image");
+    to_raw(read, folder, "image", "back");
+    let (disk, back) = (folder.join("disk"), folder.join("back"));
+    assert!(same_contents(&disk, &back), "{options}");
+}
+
+fn reported_alike(folder: &Path) {
+    same_answer(folder, &["info", "image"]);
+    same_answer(folder, &["info", "--output=json", "image"]);
+    let image = image("image");
+    for report in ["check", "map"] {
+        let line = format!("{report} --output=json --image-opts {image}");
+        same_answer(folder, &words(&line));
     }
+}
+
+fn layout(options: &str) {
+    let folder = folder_with_disk();
+    goes_over(ours, qemu_img, folder.path(), options);
+    to_raw(ours, folder.path(), "image", "back");
+    let (disk, back) = (folder.path().join("disk"), folder.path().join("back"));
+    assert!(same_contents(&disk, &back));
+    reported_alike(folder.path());
+}
+
+/// One cipher of each kind: `luks.rs` has them all.
+fn ciphers() {
+    let folder = folder_with_disk();
+    for options in [
+        "",
+        "encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv",
+        "encrypt.cipher-mode=ctr,encrypt.hash-alg=sha512",
+        "encrypt.cipher-alg=serpent-256",
+        "encrypt.cipher-alg=cast5-128,encrypt.cipher-mode=cbc,encrypt.hash-alg=ripemd160",
+    ] {
+        goes_over(ours, qemu_img, folder.path(), options);
+        same_answer(folder.path(), &["info", "image"]);
+    }
+    reported_alike(folder.path());
+}
+
+/// Making an image costs the real tool seconds, so there is one.
+fn theirs() {
+    let folder = folder_with_disk();
+    let options = "data_file=data,extended_l2=on";
+    goes_over(qemu_img, ours, folder.path(), options);
+    reported_alike(folder.path());
 }
 
 /// Images in use: written into, with snapshots, with a wrong password and with none.
@@ -157,8 +181,11 @@ fn damaged_headers() {
         let file = fs::File::options().write(true).open(folder.join("image"));
         file.unwrap().write_all_at(new, at as u64).unwrap();
         same_answer(folder, &["info", "image"]);
-        let map = format!("map --image-opts {}", image("image"));
-        same_answer(folder, &words(&map));
+        // A header that is refused is refused whatever it is for.
+        if ours(folder, &["info", "image"]).status == Some(0) {
+            let map = format!("map --image-opts {}", image("image"));
+            same_answer(folder, &words(&map));
+        }
     };
     for (field, new) in [
         (0, &b"KULS"[..]),
@@ -290,8 +317,7 @@ fn measure() {
     let folder = folder.path();
     for options in [
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=512",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,encrypt.cipher-alg=aes-128",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=512,encrypt.cipher-alg=aes-128",
     ] {
         let line = format!("measure -O qcow2 -o {options} --size 100M");
         same_answer(folder, &words(&line));

@@ -15,7 +15,7 @@ use crate::formats::driver::{Contents, Measured};
 use crate::formats::encryption::luks::LuksOptions;
 use crate::formats::encryption::{EncryptionFormat, missing_secret};
 use crate::options::Values;
-use crate::units::GuestOffset;
+use crate::units::{GuestOffset, SECTOR_SIZE};
 
 /// Measures a new image as the options have it. They are read as `qemu-img measure` reads them, which knows
 /// fewer names of versions and looks at nothing else.
@@ -71,7 +71,7 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
     let size = size.and_then(|size| size.checked_next_multiple_of(geometry.cluster_size()));
     measure(geometry, size.unwrap_or(0), 0)?;
 
-    let size = contents.size;
+    let size = contents.size.next_multiple_of(SECTOR_SIZE);
     let is_backed = values.text("backing_file").is_some();
     let data = match contents.image {
         _ if allocated => all(geometry, size),

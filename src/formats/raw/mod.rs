@@ -22,6 +22,7 @@ use super::resize_file::resize_file;
 use crate::error::Result;
 use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
+use crate::units::SECTOR_SIZE;
 
 /// The options of a new image. The way in which its space is taken is the
 /// protocol's matter.
@@ -77,9 +78,10 @@ impl FormatDriver for Raw {
     }
 
     fn measure(&self, _options: &Values, contents: &Contents<'_>) -> Result<Measured> {
+        let length = contents.size.next_multiple_of(SECTOR_SIZE);
         Ok(Measured {
-            required: contents.size,
-            fully_allocated: contents.size,
+            required: length,
+            fully_allocated: length,
             bitmaps: None,
         })
     }
