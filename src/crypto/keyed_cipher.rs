@@ -17,7 +17,7 @@ use core::fmt;
 use super::backend::Backend;
 use super::memory::wipe_stack;
 use super::run_cipher::RunCipher;
-use super::sector::{SECTOR_SIZE, SectorRun};
+use super::sector::{SECTOR_SIZE, SectorLength, SectorRun};
 use super::sector_cipher::SectorCipher;
 use super::{aes_cbc, aes_xts};
 
@@ -54,7 +54,11 @@ impl KeyedCipher {
     /// Panics as [`aes_cbc`](Self::aes_cbc) does.
     #[must_use]
     pub fn aes_xts(keys: &[u8], backend: Backend) -> Self {
-        Self::of_aes("AesXts", backend, aes_xts::new(keys, backend))
+        Self::of_aes(
+            "AesXts",
+            backend,
+            aes_xts::new(keys, SectorLength::SHORTEST, backend),
+        )
     }
 
     fn of_aes(name: &'static str, backend: Backend, cipher: Option<Box<dyn RunCipher>>) -> Self {

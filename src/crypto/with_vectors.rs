@@ -5,15 +5,21 @@
 //! it, both vectors are added to that block, before encryption or after decryption.
 
 use super::run_cipher::RunCipher;
-use super::sector::{BLOCK_SIZE, SectorRun, iv};
+use super::sector::{BLOCK_SIZE, SectorLength, SectorRun, iv};
 use super::vectors::Vectors;
 
 /// A cipher whose vectors are the lower 32 bits of sectors' numbers.
-pub(super) struct ShortNumbers(pub(super) Box<dyn RunCipher>);
+pub(super) struct ShortNumbers {
+    /// The cipher, whose vectors have 64 bits.
+    pub(super) cipher: Box<dyn RunCipher>,
+    /// The length of its sectors.
+    pub(super) length: SectorLength,
+}
 
 impl ShortNumbers {
-    /// Calls `work` with parts of the run in which numbers don't pass 2^32.
+    /// Calls `work` with parts of the run, of whole sectors, in which numbers don't pass 2^32.
     fn each_part(
+        &self,
         first_sector: u64,
         mut run: SectorRun<'_, '_>,
         work: impl Fn(u64, SectorRun<'_, '_>),
@@ -21,24 +27,25 @@ impl ShortNumbers {
         let mut number = first_sector & u64::from(u32::MAX);
         while !run.is_empty() {
             let left = usize::try_from((1 << 32) - number).unwrap_or(usize::MAX);
-            let count = left.min(run.len());
+            let left = left.div_ceil(self.length.sectors());
+            let count = left.saturating_mul(self.length.sectors()).min(run.len());
             let (part, rest) = run.split_at(count);
             work(number, part);
             run = rest;
-            number = 0;
+            number = (number + count as u64) & u64::from(u32::MAX);
         }
     }
 }
 
 impl RunCipher for ShortNumbers {
     fn encrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
-        let encrypt = |number, part: SectorRun<'_, '_>| self.0.encrypt(number, part);
-        Self::each_part(first_sector, run, encrypt);
+        let encrypt = |number, part: SectorRun<'_, '_>| self.cipher.encrypt(number, part);
+        self.each_part(first_sector, run, encrypt);
     }
 
     fn decrypt(&self, first_sector: u64, run: SectorRun<'_, '_>) {
-        let decrypt = |number, part: SectorRun<'_, '_>| self.0.decrypt(number, part);
-        Self::each_part(first_sector, run, decrypt);
+        let decrypt = |number, part: SectorRun<'_, '_>| self.cipher.decrypt(number, part);
+        self.each_part(first_sector, run, decrypt);
     }
 }
 

@@ -26,42 +26,54 @@ use super::run_cipher::RunCipher;
 use super::sector::SectorLength;
 use super::vectors::Vectors;
 
-/// Expands a pair of keys, of 16 or 32 bytes each, for `backend`. Returns `None` if they have another
+/// Expands a pair of keys, of 16 or 32 bytes each, for sectors of a length and `backend`. Returns `None` if they have another
 /// length, or if this machine doesn't have the backend.
-pub(super) fn new(keys: &[u8], backend: Backend) -> Option<Box<dyn RunCipher>> {
+pub(super) fn new(
+    keys: &[u8],
+    length: SectorLength,
+    backend: Backend,
+) -> Option<Box<dyn RunCipher>> {
     if let Ok(keys) = keys.try_into() {
-        return of_128_bits(keys, backend);
+        return of_128_bits(keys, length, backend);
     }
-    of_256_bits(keys.try_into().ok()?, backend)
+    of_256_bits(keys.try_into().ok()?, length, backend)
 }
 
-fn of_128_bits(keys: &[u8; 32], backend: Backend) -> Option<Box<dyn RunCipher>> {
+fn of_128_bits(
+    keys: &[u8; 32],
+    length: SectorLength,
+    backend: Backend,
+) -> Option<Box<dyn RunCipher>> {
     let [data, tweaks] = halves(keys)?;
     Some(match backend {
-        Backend::Soft => soft::<aes_soft::Aes128>(data, tweaks)?,
-        Backend::Portable => plain64(boxed::<Aes128>(data)?, boxed::<Aes128>(tweaks)?),
+        Backend::Soft => soft::<aes_soft::Aes128>(data, tweaks, length)?,
+        Backend::Portable => plain64(boxed::<Aes128>(data)?, boxed::<Aes128>(tweaks)?, length),
         #[cfg(target_arch = "x86_64")]
-        Backend::AesNi => Box::new(AesNi::<AES128>::new::<16>(data, tweaks)?),
+        Backend::AesNi => Box::new(AesNi::<AES128>::new::<16>(data, tweaks, length)?),
         #[cfg(target_arch = "x86_64")]
-        Backend::Vaes256 => Box::new(Vaes256::<AES128>::new::<16>(data, tweaks)?),
+        Backend::Vaes256 => Box::new(Vaes256::<AES128>::new::<16>(data, tweaks, length)?),
         #[cfg(target_arch = "x86_64")]
-        Backend::Vaes512 => Box::new(Vaes512::<AES128>::new::<16>(data, tweaks)?),
+        Backend::Vaes512 => Box::new(Vaes512::<AES128>::new::<16>(data, tweaks, length)?),
         #[cfg(not(target_arch = "x86_64"))]
         Backend::AesNi | Backend::Vaes256 | Backend::Vaes512 => return None,
     })
 }
 
-fn of_256_bits(keys: &[u8; 64], backend: Backend) -> Option<Box<dyn RunCipher>> {
+fn of_256_bits(
+    keys: &[u8; 64],
+    length: SectorLength,
+    backend: Backend,
+) -> Option<Box<dyn RunCipher>> {
     let [data, tweaks] = halves(keys)?;
     Some(match backend {
-        Backend::Soft => soft::<aes_soft::Aes256>(data, tweaks)?,
-        Backend::Portable => plain64(boxed::<Aes256>(data)?, boxed::<Aes256>(tweaks)?),
+        Backend::Soft => soft::<aes_soft::Aes256>(data, tweaks, length)?,
+        Backend::Portable => plain64(boxed::<Aes256>(data)?, boxed::<Aes256>(tweaks)?, length),
         #[cfg(target_arch = "x86_64")]
-        Backend::AesNi => Box::new(AesNi::<AES256>::new::<32>(data, tweaks)?),
+        Backend::AesNi => Box::new(AesNi::<AES256>::new::<32>(data, tweaks, length)?),
         #[cfg(target_arch = "x86_64")]
-        Backend::Vaes256 => Box::new(Vaes256::<AES256>::new::<32>(data, tweaks)?),
+        Backend::Vaes256 => Box::new(Vaes256::<AES256>::new::<32>(data, tweaks, length)?),
         #[cfg(target_arch = "x86_64")]
-        Backend::Vaes512 => Box::new(Vaes512::<AES256>::new::<32>(data, tweaks)?),
+        Backend::Vaes512 => Box::new(Vaes512::<AES256>::new::<32>(data, tweaks, length)?),
         #[cfg(not(target_arch = "x86_64"))]
         Backend::AesNi | Backend::Vaes256 | Backend::Vaes512 => return None,
     })
@@ -76,21 +88,27 @@ fn halves<const K: usize>(keys: &[u8]) -> Option<[&[u8; K]; 2]> {
 fn soft<C: super::boxed_cipher::SoftAes + 'static>(
     data: &[u8],
     tweaks: &[u8],
+    length: SectorLength,
 ) -> Option<Box<dyn RunCipher>> {
     Some(plain64(
         Box::new(BoxedSoft::<C>::new(data)?),
         Box::new(BoxedSoft::<C>::new(tweaks)?),
+        length,
     ))
 }
 
 /// Makes the mode of two ciphers, with the numbers of sectors as vectors.
-fn plain64(cipher: AnyBlockCipher<16>, tweaks: AnyBlockCipher<16>) -> Box<dyn RunCipher> {
+fn plain64(
+    cipher: AnyBlockCipher<16>,
+    tweaks: AnyBlockCipher<16>,
+    length: SectorLength,
+) -> Box<dyn RunCipher> {
     Box::new(Xts {
         cipher,
         tweaks,
         vectors: SectorVectors {
             vectors: Vectors::Plain64,
-            length: SectorLength::SHORTEST,
+            length,
         },
     })
 }

@@ -1,7 +1,7 @@
 //! AES-NI: one block a register, eight blocks of a sector in flight.
 //!
 //! Round keys come from memory, one load for eight blocks' use of it. Tweaks are doubled one after the other,
-//! four instructions each, which wait for one another while the AES unit works on the blocks before.
+//! between the rounds of the blocks before, and wait in memory: eight blocks leave few of the sixteen registers.
 //!
 //! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines with the instructions can run it,
 //! and valgrind.
@@ -16,10 +16,10 @@ use core::arch::x86_64::{
 };
 use core::array::from_fn;
 
-use super::{BATCH, backend};
+use super::{BATCH, backend, in_step, spread};
 use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
-use crate::crypto::sector::{SECTOR_BLOCKS, SectorRun};
+use crate::crypto::sector::{SECTOR_BLOCKS, SectorLength, SectorRun};
 
 /// Blocks that are ciphered together.
 const WIDTH: usize = 8;
@@ -34,37 +34,48 @@ backend!(
     cowhide_aes256_xts_decrypt_aesni
 );
 
-/// Encrypts or decrypts a run whose first sector has the number `first_sector`.
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`. `parts` sectors of it count as one,
+/// and it is a whole number of these.
 #[target_feature(enable = "aes,sse2")]
 #[inline]
 fn cipher_run<const R: usize, const ENCRYPT: bool>(
     data: &[__m128i; R],
     tweaks: &[__m128i; R],
+    parts: usize,
     first_sector: u64,
     run: SectorRun<'_, '_>,
 ) {
     let mut left = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
+    let step = parts as u64;
     let mut first = [_mm_setzero_si128(); BATCH];
     while left > 0 {
         let count = left.min(BATCH);
         for (i, part) in first.chunks_exact_mut(WIDTH).enumerate() {
             // A short run doesn't wait for tweaks that it has no sectors for.
             if i * WIDTH < count {
-                let made = first_tweaks(tweaks, number.wrapping_add((i * WIDTH) as u64));
+                let before = step * (i * WIDTH) as u64;
+                let made = first_tweaks(tweaks, number.wrapping_add(before), step);
                 part.copy_from_slice(&made);
             }
         }
-        for (i, tweak) in first[..count].iter().enumerate() {
-            let mut tweak = *tweak;
+        if parts > 1 {
+            spread(&mut first, parts);
+        }
+        let mut made = doubled(first[0]);
+        for i in 0..count {
             for part in 0..SECTOR_BLOCKS / WIDTH {
+                let next = match part + 1 < SECTOR_BLOCKS / WIDTH {
+                    true => double(made[WIDTH - 1]),
+                    false => first[(i + 1) % BATCH],
+                };
                 // SAFETY: `count` sectors are left at `src` and `dst`, which are the same or disjoint;
                 // part `part` of sector `i` of them.
                 unsafe {
                     let src = src.add(i).cast::<__m128i>().add(part * WIDTH);
                     let dst = dst.add(i).cast::<__m128i>().add(part * WIDTH);
-                    tweak = blocks::<R, ENCRYPT>(data, tweak, src, dst);
+                    made = blocks::<R, ENCRYPT>(data, &made, next, src, dst);
                 }
             }
         }
@@ -75,12 +86,16 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     }
 }
 
-/// Makes the first tweaks of sectors.
+/// Makes the first tweaks of sectors, whose numbers are `step` apart.
 #[target_feature(enable = "aes,sse2")]
 #[inline]
-fn first_tweaks<const R: usize>(keys: &[__m128i; R], first_sector: u64) -> [__m128i; WIDTH] {
+fn first_tweaks<const R: usize>(
+    keys: &[__m128i; R],
+    first_sector: u64,
+    step: u64,
+) -> [__m128i; WIDTH] {
     let mut state: [__m128i; WIDTH] = from_fn(|i| {
-        let number = first_sector.wrapping_add(i as u64);
+        let number = first_sector.wrapping_add(step * i as u64);
         _mm_xor_si128(_mm_set_epi64x(0, number.cast_signed()), keys[0])
     });
     for key in &keys[1..R - 1] {
@@ -91,8 +106,8 @@ fn first_tweaks<const R: usize>(keys: &[__m128i; R], first_sector: u64) -> [__m1
     state.map(|state| _mm_aesenclast_si128(state, keys[R - 1]))
 }
 
-/// Encrypts or decrypts blocks, the first of which has the tweak `first`, and returns the one that follows
-/// their last.
+/// Encrypts or decrypts blocks, and returns the tweaks of the blocks that follow, the first of which is `next`. They are
+/// made between the rounds: each waits for the one before it, and so would the AES unit at the start of the next blocks.
 ///
 /// # Safety
 ///
@@ -101,28 +116,29 @@ fn first_tweaks<const R: usize>(keys: &[__m128i; R], first_sector: u64) -> [__m1
 #[inline]
 unsafe fn blocks<const R: usize, const ENCRYPT: bool>(
     keys: &[__m128i; R],
-    first: __m128i,
+    tweaks: &[__m128i; WIDTH],
+    mut next: __m128i,
     src: *const __m128i,
     dst: *mut __m128i,
-) -> __m128i {
-    let mut next = first;
-    let tweaks: [__m128i; WIDTH] = from_fn(|_| {
-        let tweak = next;
-        next = double(tweak);
-        tweak
-    });
+) -> [__m128i; WIDTH] {
     let mut state: [__m128i; WIDTH] = from_fn(|i| {
         // SAFETY: block `i`.
         let text = unsafe { _mm_loadu_si128(src.add(i)) };
         _mm_xor_si128(_mm_xor_si128(text, keys[0]), tweaks[i])
     });
-    for key in &keys[1..R - 1] {
+    let mut following = [next; WIDTH];
+    for (round, key) in keys[1..R - 1].iter().enumerate() {
         for state in &mut state {
             *state = if ENCRYPT {
                 _mm_aesenc_si128(*state, *key)
             } else {
                 _mm_aesdec_si128(*state, *key)
             };
+        }
+        in_step!(xmm_reg, state);
+        if round < WIDTH {
+            following[round] = next;
+            next = double(next);
         }
     }
     for (i, state) in state.into_iter().enumerate() {
@@ -136,7 +152,19 @@ unsafe fn blocks<const R: usize, const ENCRYPT: bool>(
         // SAFETY: as above.
         unsafe { _mm_storeu_si128(dst.add(i), text) };
     }
-    next
+    following
+}
+
+/// Makes the tweaks of blocks of their first one.
+#[target_feature(enable = "sse2")]
+#[inline]
+fn doubled(first: __m128i) -> [__m128i; WIDTH] {
+    let mut next = first;
+    from_fn(|_| {
+        let tweak = next;
+        next = double(tweak);
+        tweak
+    })
 }
 
 /// Doubles a tweak.

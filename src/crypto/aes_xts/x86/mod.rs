@@ -9,6 +9,8 @@
 //! the left, with the bits that fall out added again, times 0x87. Only AES-NI, which has no wide
 //! multiplication, doubles them one after the other.
 //!
+//! A longer sector is a few of 512 bytes, of which the first tweaks are multiples of one another, too.
+//!
 //! Like those of CBC, the kernels have plain, unmangled names (`cowhide_aes256_xts_encrypt_vaes512` and so
 //! on), by which `perf annotate` and a debugger find them.
 
@@ -22,8 +24,60 @@ pub(super) mod aesni;
 pub(super) mod vaes256;
 pub(super) mod vaes512;
 
+use core::arch::x86_64::{__m128i, _mm_slli_epi64, _mm_slli_si128, _mm_srli_si128, _mm_xor_si128};
+
 /// The number of sectors whose first tweaks are made together.
 const BATCH: usize = 32;
+
+/// Turns the first tweaks of long sectors into those of their `parts` sectors of 512 bytes each.
+#[target_feature(enable = "sse2")]
+#[inline]
+fn spread(first: &mut [__m128i; BATCH], parts: usize) {
+    for long in (0..BATCH / parts).rev() {
+        let mut tweak = first[long];
+        for part in &mut first[long * parts..(long + 1) * parts] {
+            *part = tweak;
+            tweak = times_2_to_the_32(tweak);
+        }
+    }
+}
+
+/// Multiplies a tweak by 2^32, the product of a sector's blocks.
+#[target_feature(enable = "sse2")]
+#[inline]
+fn times_2_to_the_32(tweak: __m128i) -> __m128i {
+    // The upper word falls out, and comes back at the bottom, times 0x87.
+    let out = _mm_srli_si128::<12>(tweak);
+    let sum = _mm_xor_si128(out, _mm_slli_epi64::<1>(out));
+    let sum = _mm_xor_si128(sum, _mm_slli_epi64::<2>(out));
+    let sum = _mm_xor_si128(sum, _mm_slli_epi64::<7>(out));
+    _mm_xor_si128(_mm_slli_si128::<4>(tweak), sum)
+}
+
+/// Has eight registers come as far as this before any of them goes on. A compiler sees no reason to take eight blocks
+/// through a round before it takes one of them through the next, and with a few registers less does otherwise: then they
+/// wait for one another, and the AES unit for them.
+macro_rules! in_step {
+    ($class:ident, $state:ident) => {{
+        let [a, b, c, d, e, f, g, h] = &mut $state;
+        // SAFETY: it is no instruction, only a place where all of them have to be in registers.
+        unsafe {
+            core::arch::asm!(
+                "/* {} {} {} {} {} {} {} {} */",
+                inout($class) * a,
+                inout($class) * b,
+                inout($class) * c,
+                inout($class) * d,
+                inout($class) * e,
+                inout($class) * f,
+                inout($class) * g,
+                inout($class) * h,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }};
+}
+use in_step;
 
 /// Makes a backend's type, and its four kernels of the functions `encrypt_run` and `decrypt_run`.
 macro_rules! backend {
@@ -35,19 +89,24 @@ macro_rules! backend {
         pub(in crate::crypto) struct $backend<const R: usize> {
             data: Box<RoundKeys<R>>,
             tweaks: Box<RoundKeys<R>>,
+            /// The number of sectors of 512 bytes that count as one.
+            parts: usize,
         }
 
         impl<const R: usize> $backend<R> {
-            /// Expands two keys of `K` bytes, if the processor can run the kernels.
+            /// Expands two keys of `K` bytes, if the processor can run the kernels. Runs are whole numbers of
+            /// sectors of that length.
             pub(in crate::crypto) fn new<const K: usize>(
                 data: &[u8; K],
                 tweaks: &[u8; K],
+                length: SectorLength,
             ) -> Option<Self> {
                 aes_x86::$available().then(|| Self {
                     // SAFETY: the processor has AES-NI, as was just found.
                     data: unsafe { RoundKeys::expand(data) },
                     // SAFETY: as above.
                     tweaks: unsafe { RoundKeys::expand(tweaks) },
+                    parts: length.sectors(),
                 })
             }
         }
@@ -81,7 +140,8 @@ macro_rules! backend {
         #[inline(never)]
         #[target_feature(enable = $features)]
         fn $encrypt128(keys: &$backend<AES128>, first_sector: u64, run: SectorRun<'_, '_>) {
-            cipher_run::<AES128, true>(keys.data.enc(), keys.tweaks.enc(), first_sector, run);
+            let (data, tweaks) = (keys.data.enc(), keys.tweaks.enc());
+            cipher_run::<AES128, true>(data, tweaks, keys.parts, first_sector, run);
         }
 
         /// The decryption kernel of AES-128.
@@ -89,7 +149,8 @@ macro_rules! backend {
         #[inline(never)]
         #[target_feature(enable = $features)]
         fn $decrypt128(keys: &$backend<AES128>, first_sector: u64, run: SectorRun<'_, '_>) {
-            cipher_run::<AES128, false>(keys.data.dec(), keys.tweaks.enc(), first_sector, run);
+            let (data, tweaks) = (keys.data.dec(), keys.tweaks.enc());
+            cipher_run::<AES128, false>(data, tweaks, keys.parts, first_sector, run);
         }
 
         /// The encryption kernel of AES-256.
@@ -97,7 +158,8 @@ macro_rules! backend {
         #[inline(never)]
         #[target_feature(enable = $features)]
         fn $encrypt256(keys: &$backend<AES256>, first_sector: u64, run: SectorRun<'_, '_>) {
-            cipher_run::<AES256, true>(keys.data.enc(), keys.tweaks.enc(), first_sector, run);
+            let (data, tweaks) = (keys.data.enc(), keys.tweaks.enc());
+            cipher_run::<AES256, true>(data, tweaks, keys.parts, first_sector, run);
         }
 
         /// The decryption kernel of AES-256.
@@ -105,7 +167,8 @@ macro_rules! backend {
         #[inline(never)]
         #[target_feature(enable = $features)]
         fn $decrypt256(keys: &$backend<AES256>, first_sector: u64, run: SectorRun<'_, '_>) {
-            cipher_run::<AES256, false>(keys.data.dec(), keys.tweaks.enc(), first_sector, run);
+            let (data, tweaks) = (keys.data.dec(), keys.tweaks.enc());
+            cipher_run::<AES256, false>(data, tweaks, keys.parts, first_sector, run);
         }
     };
 }

@@ -18,10 +18,10 @@ use core::arch::x86_64::{
 };
 use core::array::from_fn;
 
-use super::{BATCH, backend};
+use super::{BATCH, backend, in_step, spread};
 use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
-use crate::crypto::sector::SectorRun;
+use crate::crypto::sector::{SectorLength, SectorRun};
 
 /// Blocks in a register.
 const LANES: usize = 2;
@@ -38,18 +38,21 @@ backend!(
     cowhide_aes256_xts_decrypt_vaes256
 );
 
-/// Encrypts or decrypts a run whose first sector has the number `first_sector`.
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`. `parts` sectors of it count as one,
+/// and it is a whole number of these.
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
 #[inline]
 fn cipher_run<const R: usize, const ENCRYPT: bool>(
     data: &[__m128i; R],
     tweaks: &[__m128i; R],
+    parts: usize,
     first_sector: u64,
     run: SectorRun<'_, '_>,
 ) {
     let mut left = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
+    let step = parts as u64;
     let mut first = [_mm256_setzero_si256(); BATCH / LANES];
     while left > 0 {
         let count = left.min(BATCH);
@@ -58,9 +61,13 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
             // A short run doesn't wait for tweaks that it has no sectors for.
             if before < count {
                 let made: [__m256i; WIDTH / 2] =
-                    first_tweaks(tweaks, number.wrapping_add(before as u64));
+                    first_tweaks(tweaks, number.wrapping_add(step * before as u64), step);
                 part.copy_from_slice(&made);
             }
+        }
+        if parts > 1 {
+            // SAFETY: `first` is `BATCH` tweaks, one after the other.
+            spread(unsafe { &mut *first.as_mut_ptr().cast() }, parts);
         }
         // SAFETY: `first` has a tweak for each of `BATCH` sectors.
         let tweak = |i: usize| unsafe { *first.as_ptr().cast::<__m128i>().add(i % BATCH) };
@@ -83,17 +90,18 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     }
 }
 
-/// Makes the first tweaks of `N * 2` sectors.
+/// Makes the first tweaks of `N * 2` sectors, whose numbers are `step` apart.
 #[target_feature(enable = "avx2,vaes")]
 #[inline]
 fn first_tweaks<const R: usize, const N: usize>(
     keys: &[__m128i; R],
     first_sector: u64,
+    step: u64,
 ) -> [__m256i; N] {
     let key = _mm256_broadcastsi128_si256(keys[0]);
     let mut state: [__m256i; N] = from_fn(|i| {
-        let low = first_sector.wrapping_add((LANES * i) as u64);
-        let high = low.wrapping_add(1);
+        let low = first_sector.wrapping_add(step * (LANES * i) as u64);
+        let high = low.wrapping_add(step);
         let numbers = _mm256_set_epi64x(0, high.cast_signed(), 0, low.cast_signed());
         _mm256_xor_si256(numbers, key)
     });
@@ -139,6 +147,7 @@ unsafe fn half<const R: usize, const ENCRYPT: bool>(
                 _mm256_aesdec_epi128(*state, key)
             };
         }
+        in_step!(ymm_reg, state);
         if round < WIDTH {
             following[round] = register(next, round);
         }

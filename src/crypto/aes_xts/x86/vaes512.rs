@@ -21,10 +21,10 @@ use core::arch::x86_64::{
 };
 use core::array::from_fn;
 
-use super::{BATCH, backend};
+use super::{BATCH, backend, in_step, spread};
 use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
-use crate::crypto::sector::{SECTOR_SIZE, SectorRun};
+use crate::crypto::sector::{SECTOR_SIZE, SectorLength, SectorRun};
 
 /// Blocks in a register.
 const LANES: usize = 4;
@@ -41,12 +41,14 @@ backend!(
     cowhide_aes256_xts_decrypt_vaes512
 );
 
-/// Encrypts or decrypts a run whose first sector has the number `first_sector`.
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`. `parts` sectors of it count as one,
+/// and it is a whole number of these.
 #[target_feature(enable = "avx512f,vaes,vpclmulqdq")]
 #[inline]
 fn cipher_run<const R: usize, const ENCRYPT: bool>(
     data: &[__m128i; R],
     tweaks: &[__m128i; R],
+    parts: usize,
     first_sector: u64,
     run: SectorRun<'_, '_>,
 ) {
@@ -54,15 +56,20 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     let mut left = run.len();
     let (mut src, mut dst) = run.into_raw();
     let mut number = first_sector;
+    let step = parts as u64;
     let mut first = [_mm512_setzero_si512(); BATCH / LANES];
     while left > 0 {
         let count = left.min(BATCH);
         // A short run doesn't wait for tweaks that it has no sectors for.
         if count > BATCH / 4 {
-            first = first_tweaks(tweaks, number);
+            first = first_tweaks(tweaks, number, step);
         } else {
-            let few: [__m512i; BATCH / LANES / 4] = first_tweaks(tweaks, number);
+            let few: [__m512i; BATCH / LANES / 4] = first_tweaks(tweaks, number, step);
             first[..few.len()].copy_from_slice(&few);
+        }
+        if parts > 1 {
+            // SAFETY: `first` is `BATCH` tweaks, one after the other.
+            spread(unsafe { &mut *first.as_mut_ptr().cast() }, parts);
         }
         // SAFETY: `first` has a tweak for each of `BATCH` sectors.
         let tweak = |i: usize| unsafe { *first.as_ptr().cast::<__m128i>().add(i % BATCH) };
@@ -82,17 +89,19 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     }
 }
 
-/// Makes the first tweaks of `N * 4` sectors.
+/// Makes the first tweaks of `N * 4` sectors, whose numbers are `step` apart.
 #[target_feature(enable = "avx512f,vaes")]
 #[inline]
 fn first_tweaks<const R: usize, const N: usize>(
     keys: &[__m128i; R],
     first_sector: u64,
+    step: u64,
 ) -> [__m512i; N] {
-    let lanes = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
+    let lane = |lane| step.wrapping_mul(lane).cast_signed();
+    let lanes = _mm512_set_epi64(0, lane(3), 0, lane(2), 0, lane(1), 0, 0);
     let key = _mm512_broadcast_i32x4(keys[0]);
     let mut state: [__m512i; N] = from_fn(|i| {
-        let number = first_sector.wrapping_add((LANES * i) as u64);
+        let number = first_sector.wrapping_add(step * (LANES * i) as u64);
         // Only the even 64-bit words are set: the other half of a vector is zero.
         let numbers = _mm512_maskz_set1_epi64(0b0101_0101, number.cast_signed());
         _mm512_xor_si512(_mm512_add_epi64(numbers, lanes), key)
@@ -138,6 +147,7 @@ unsafe fn sector<const R: usize, const ENCRYPT: bool>(
                 _mm512_aesdec_epi128(*state, *key)
             };
         }
+        in_step!(zmm_reg, state);
         if round < REGISTERS {
             following[round] = register(first, round);
         }
