@@ -4,13 +4,17 @@
 //! faster, which takes criterion's statistics and its memory of the last time. Short runs matter as
 //! much as long ones: 8 sectors are a cluster of 4 KiB, 128 one of the default size, 512 what a
 //! second-level cache holds with room to spare.
+//!
+//! At the end stand, in turns with ours, OpenSSL's AES-256-XTS of 512 bytes and cryptsetup's PBKDF2, where they are
+//! installed.
 
 use std::hint::black_box;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use cowhide::crypto::limit::register_limit;
 use cowhide::crypto::reference::Reference;
-use cowhide::crypto::{Backend, KeyedCipher, SECTOR_SIZE};
+use cowhide::crypto::{Backend, HashAlgorithm, KeyedCipher, SECTOR_SIZE, iterations_per_second};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 
@@ -46,6 +50,78 @@ fn share_of_limit(backend: Backend, bits: usize, cipher: &KeyedCipher) {
         let share = best / limit;
         println!("xts-{bits} {backend}: {best:.1} of {limit:.1} GB/s, {share:.2}");
     }
+}
+
+/// Encrypts for about so many milliseconds and returns the speed in GB/s, of runs of 512 sectors.
+fn xts_speed(cipher: &KeyedCipher, milliseconds: u128) -> f64 {
+    let mut data = vec![0; 512 * SECTOR_SIZE];
+    let mut bytes = 0;
+    let start = Instant::now();
+    while start.elapsed().as_millis() < milliseconds {
+        cipher.encrypt(0, black_box(&mut data));
+        bytes += data.len();
+    }
+    bytes as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// Runs a program and returns the first number that `find` makes of a line; `None` where there is no such program.
+fn figure(program: &str, args: &str, find: impl Fn(&str) -> Option<f64>) -> Option<f64> {
+    let mut command = Command::new(program);
+    command
+        .args(args.split(' '))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let output = command.output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.lines().find_map(find)
+}
+
+/// Prints the median of ours, of theirs, and of the ratios of rounds.
+fn beside(what: &str, ours: impl Fn() -> f64, theirs: impl Fn() -> Option<f64>) {
+    const ROUNDS: usize = 5;
+    let rounds: Option<Vec<(f64, f64)>> = (0..ROUNDS).map(|_| Some((ours(), theirs()?))).collect();
+    let Some(rounds) = rounds else {
+        println!("{what}: there is nothing to compare with");
+        return;
+    };
+    let median = |figure: fn(&(f64, f64)) -> f64| {
+        let mut all: Vec<f64> = rounds.iter().map(figure).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(ROUNDS / 2).copied().unwrap_or(0.0)
+    };
+    let (one, two) = (median(|round| round.0), median(|round| round.1));
+    let ratio = median(|round| round.0 / round.1);
+    println!("{what}: {one:.3} and {two:.3}, ratio {ratio:.2}");
+}
+
+/// Compares with what else encrypts disks on this machine.
+fn others() {
+    let keys: Vec<u8> = (0..64).collect();
+    let cipher = KeyedCipher::aes_xts(&keys, Backend::detect());
+    let openssl = || {
+        let args = "speed -mr -evp aes-256-xts -bytes 512 -seconds 1";
+        let speed = figure("openssl", args, |line| {
+            line.strip_prefix("+F:")?.rsplit(':').next()?.parse().ok()
+        });
+        speed.map(|bytes| bytes / 1e9)
+    };
+    beside(
+        "AES-256-XTS in GB/s, ours and OpenSSL's of 512 bytes",
+        || xts_speed(&cipher, 1000),
+        openssl,
+    );
+    let cryptsetup = || {
+        let args = "benchmark --pbkdf pbkdf2 --hash sha256";
+        figure("cryptsetup", args, |line| {
+            let rest = line.strip_prefix("PBKDF2-sha256")?;
+            rest.split_whitespace().next()?.parse().ok()
+        })
+    };
+    beside(
+        "PBKDF2-SHA256 in iterations a second, ours and cryptsetup's",
+        || iterations_per_second(HashAlgorithm::Sha256, 32) as f64,
+        cryptsetup,
+    );
 }
 
 fn main() {
@@ -97,6 +173,8 @@ fn main() {
             share_of_limit(backend, bits, &KeyedCipher::aes_xts(keys, backend));
         }
     }
+
+    others();
 
     criterion.final_summary();
 }

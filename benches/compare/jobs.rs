@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use crate::common::disks;
 use crate::common::race::{Contender, Place};
-use crate::common::tools::{self, Tool, to_qcow2, to_raw};
+use crate::common::tools::{self, Tool, to_luks, to_qcow2, to_raw};
 
 /// The name of the third contender.
 pub const CP: &str = "cp";
@@ -14,10 +14,16 @@ pub const LARGE_CLUSTERS: &str = "256 MiB raw → qcow2, 64 KiB clusters";
 /// Its counterpart.
 pub const SMALL_CLUSTERS: &str = "256 MiB raw → qcow2, 512-byte clusters";
 
+/// The job that the row of LUKS is compared with.
+pub const LEGACY: &str = "raw → qcow2, AES";
+/// Its counterpart.
+pub const LUKS: &str = "raw → qcow2, LUKS";
+
 /// Files in the folder of a race.
 const RAW: &str = "disk.raw";
 const PLAIN: &str = "plain.qcow2";
 const ENCRYPTED: &str = "encrypted.qcow2";
+const LUKS_IMAGE: &str = "luks.qcow2";
 const SMALL: &str = "small.raw";
 const SPARSE: &str = "sparse.raw";
 const SPARSE_SIZE: u64 = 8 << 40;
@@ -103,9 +109,13 @@ pub fn all() -> Vec<Job> {
     let qcow2 = Some(NEW_QCOW2);
     let raw = Some(NEW_RAW);
     vec![
-        Job::new("raw → qcow2, AES", &new(RAW, CLUSTER, true), qcow2).beside_copy_of(RAW),
+        Job::new(LEGACY, &new(RAW, CLUSTER, true), qcow2).beside_copy_of(RAW),
         Job::new("qcow2, AES → raw", &to_raw(ENCRYPTED, NEW_RAW, true), raw)
             .beside_copy_of(ENCRYPTED)
+            .expecting(RAW),
+        Job::new(LUKS, &to_luks(RAW, NEW_QCOW2), qcow2).beside_copy_of(RAW),
+        Job::new("qcow2, LUKS → raw", &to_raw(LUKS_IMAGE, NEW_RAW, true), raw)
+            .beside_copy_of(LUKS_IMAGE)
             .expecting(RAW),
         Job::new("raw → qcow2", &new(RAW, CLUSTER, false), qcow2).beside_copy_of(RAW),
         Job::new("qcow2 → raw", &to_raw(PLAIN, NEW_RAW, false), raw)
@@ -198,6 +208,10 @@ pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
             .run(place)
             .context("making a source")?;
     }
+    Tool::Cowhide
+        .contender(&to_luks(RAW, LUKS_IMAGE), None)
+        .run(place)
+        .context("making a source")?;
     Ok(())
 }
 

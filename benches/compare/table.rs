@@ -6,7 +6,7 @@ use super::{FileSystem, Outcome, Report, Runs};
 use crate::common::measure::Cost;
 use crate::common::numbers::{self, duration, mebibytes, median, three_digits};
 use crate::common::tools::Tool;
-use crate::jobs::{CP, LARGE_CLUSTERS, SMALL_CLUSTERS};
+use crate::jobs::{CP, LARGE_CLUSTERS, LEGACY, LUKS, SMALL_CLUSTERS};
 
 /// What stands in the place of the figures of a program that failed.
 pub const FAILED: &str = "failed";
@@ -28,7 +28,7 @@ pub fn render(report: &Report) -> String {
             numbers::size(report.options.size)
         );
         times(&mut text, outcomes);
-        small_clusters(&mut text, outcomes);
+        comparisons(&mut text, outcomes);
         costs(&mut text, outcomes);
     }
     let rounds = report.options.rounds;
@@ -68,21 +68,31 @@ fn times(text: &mut String, outcomes: &[Outcome]) {
     text.push('\n');
 }
 
-/// What small clusters cost us, in a sentence.
-fn small_clusters(text: &mut String, outcomes: &[Outcome]) {
-    for tool in [Tool::Cowhide, Tool::QemuImg] {
-        let costs = |job| {
-            let outcome = outcomes.iter().find(|outcome| outcome.job == job)?;
-            outcome.runs_of(tool.name())?.costs.as_ref().ok()
-        };
-        if let (Some(small), Some(large)) = (costs(SMALL_CLUSTERS), costs(LARGE_CLUSTERS)) {
-            let wall = |costs: &[Cost]| median_of(costs, |cost| cost.wall);
-            let times = three_digits(wall(small) / wall(large));
-            let _ = writeln!(
-                text,
-                "512-byte clusters take {} {times} times as long as 64 KiB clusters.\n",
-                tool.name()
-            );
+/// What small clusters cost, and LUKS beside legacy AES, in a sentence each.
+fn comparisons(text: &mut String, outcomes: &[Outcome]) {
+    for (job, other, words) in [
+        (
+            SMALL_CLUSTERS,
+            LARGE_CLUSTERS,
+            ["512-byte clusters take", "64 KiB clusters"],
+        ),
+        (LUKS, LEGACY, ["LUKS takes", "legacy AES"]),
+    ] {
+        for tool in [Tool::Cowhide, Tool::QemuImg] {
+            let costs = |job| {
+                let outcome = outcomes.iter().find(|outcome| outcome.job == job)?;
+                outcome.runs_of(tool.name())?.costs.as_ref().ok()
+            };
+            if let (Some(one), Some(two)) = (costs(job), costs(other)) {
+                let wall = |costs: &[Cost]| median_of(costs, |cost| cost.wall);
+                let times = three_digits(wall(one) / wall(two));
+                let [one, two] = words;
+                let _ = writeln!(
+                    text,
+                    "{one} {} {times} times as long as {two}.\n",
+                    tool.name()
+                );
+            }
         }
     }
 }
