@@ -32,11 +32,17 @@ impl L2Slot {
 
     /// Encodes the entry, and the bitmap where there is one.
     pub fn bytes(self) -> Vec<u8> {
-        let mut bytes = self.entry.0.to_be_bytes().to_vec();
+        let mut bytes = Vec::with_capacity(16);
+        self.append_to(&mut bytes);
+        bytes
+    }
+
+    /// Appends the slot as it is stored.
+    pub fn append_to(self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.entry.0.to_be_bytes());
         if let Some(bitmap) = self.bitmap {
             bytes.extend(bitmap.0.to_be_bytes());
         }
-        bytes
     }
 
     /// Makes the slot of a cluster with subclusters.

@@ -1,5 +1,7 @@
 //! Entries of the refcount table, and refcounts of every width.
 
+use std::ops::Range;
+
 use super::EntryError;
 use crate::formats::qcow2::geometry::Geometry;
 use crate::units::HostOffset;
@@ -67,23 +69,56 @@ pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
 /// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. Returns `None`,
 /// and stores nothing, beyond the block or where the value needs more bits.
 pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Option<()> {
+    if bits >= 8 {
+        return set_refcounts(block, bits, index..index.checked_add(1)?, value);
+    }
+    if value >> bits != 0 {
+        return None;
+    }
+    let per_byte = usize::try_from(8 / bits).ok()?;
+    let byte = block.get_mut(index / per_byte)?;
+    let shift = bits * u32::try_from(index % per_byte).ok()?;
+    let mask = ((1u8 << bits) - 1) << shift;
+    *byte = *byte & !mask | u8::try_from(value).ok()? << shift;
+    Some(())
+}
+
+/// Stores the same value in all refcounts of a range. Returns `None` as [`set_refcount`] does; where some of them
+/// are beyond the block, others may be stored.
+pub fn set_refcounts(block: &mut [u8], bits: u32, range: Range<usize>, value: u64) -> Option<()> {
+    if bits < 8 {
+        return range
+            .into_iter()
+            .try_for_each(|index| set_refcount(block, bits, index, value));
+    }
     if value.checked_shr(bits).is_some_and(|excess| excess != 0) {
         return None;
     }
-    if bits < 8 {
-        let per_byte = usize::try_from(8 / bits).ok()?;
-        let byte = block.get_mut(index / per_byte)?;
-        let shift = bits * u32::try_from(index % per_byte).ok()?;
-        let mask = ((1u8 << bits) - 1) << shift;
-        *byte = *byte & !mask | u8::try_from(value).ok()? << shift;
-        return Some(());
-    }
     let width = usize::try_from(bits / 8).ok()?;
-    let start = index.checked_mul(width)?;
-    let place = block.get_mut(start..start.checked_add(width)?)?;
     let bytes = value.to_be_bytes();
-    place.copy_from_slice(bytes.get(bytes.len() - width..)?);
+    let bytes = bytes.get(bytes.len() - width..)?;
+    let range = range.start.checked_mul(width)?..range.end.checked_mul(width)?;
+    for place in block.get_mut(range)?.chunks_exact_mut(width) {
+        place.copy_from_slice(bytes);
+    }
     Some(())
+}
+
+/// Returns the number of refcounts of a range, from its start on, that are 0 and are followed by none that isn't.
+pub fn count_zeroes(block: &[u8], bits: u32, range: Range<usize>) -> usize {
+    let is_zero = |index: &usize| refcount_at(block, bits, *index) == Some(0);
+    let mut next = range.start;
+    let width = usize::try_from(bits / 8).unwrap_or(0);
+    if width > 0 {
+        // Many at once, as long as all of them are 0.
+        let start = next.saturating_mul(width);
+        let end = range.end.saturating_mul(width);
+        let bytes = block.get(start..end).unwrap_or_default();
+        let (groups, _) = bytes.as_chunks::<64>();
+        let zeroes = groups.iter().take_while(|group| **group == [0; 64]);
+        next += zeroes.count() * 64 / width;
+    }
+    next - range.start + (next..range.end).take_while(is_zero).count()
 }
 
 #[cfg(test)]
@@ -127,5 +162,26 @@ mod tests {
         assert_eq!(stored(16, 0, 65_536), None);
         assert_eq!(stored(16, 4, 0), None);
         assert_eq!(stored(1, 64, 0), None);
+    }
+
+    #[test]
+    fn many_refcounts_are_stored_and_counted_in_every_width() {
+        for bits in [1, 2, 4, 8, 16, 32, 64] {
+            let count = 8192 / usize::try_from(bits).unwrap();
+            for (start, end) in [(0, count), (3, 3), (5, 77), (count - 1, count)] {
+                let mut block = [0; 1024];
+                set_refcounts(&mut block, bits, start..end, 1).unwrap();
+                for index in 0..count {
+                    let expected = u64::from((start..end).contains(&index));
+                    assert_eq!(refcount_at(&block, bits, index), Some(expected));
+                }
+                let zeroes = if start < end { start } else { count };
+                assert_eq!(count_zeroes(&block, bits, 0..count), zeroes);
+                assert_eq!(count_zeroes(&block, bits, end..count), count - end);
+            }
+            let mut block = [0; 1024];
+            let last = count - 1..count + 1;
+            assert_eq!(set_refcounts(&mut block, bits, last, 1), None);
+        }
     }
 }

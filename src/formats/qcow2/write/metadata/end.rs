@@ -48,7 +48,10 @@ impl Metadata {
             return Ok(());
         }
         self.own_l2(guest)?;
-        let bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.bytes()).collect();
+        let mut bytes = Vec::with_capacity(slots.len() * 16);
+        for slot in slots {
+            slot.append_to(&mut bytes);
+        }
         let start = self.place_in_l2(guest).start;
         let l1_index = self.parts.geometry.l1_index(guest);
         let stored = self.l2.change(l1_index, start..start + bytes.len());

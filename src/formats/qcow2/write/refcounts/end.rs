@@ -61,9 +61,7 @@ impl Refcounts {
             map.insert(cluster..cluster + 1, Structure::RefcountBlock)?;
             self.place_block(index, cluster)?;
         }
-        for cluster in run.start..blocks.end {
-            self.set(cluster, 1)?;
-        }
+        self.set_all(run.start..blocks.end, 1)?;
         Ok(run)
     }
 

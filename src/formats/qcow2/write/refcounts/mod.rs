@@ -19,7 +19,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at, set_refcount};
+use crate::formats::qcow2::entries::{
+    RefcountTableEntry, count_zeroes, refcount_at, set_refcounts,
+};
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::formats::qcow2::header::fields;
 use crate::formats::qcow2::header::{Header, TablePlace};
@@ -166,25 +168,44 @@ impl Refcounts {
     }
 
     fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
-        let (index, within) = self.split(cluster);
+        self.set_all(cluster..cluster + 1, value)
+    }
+
+    /// Gives clusters of which each is counted by some block the same refcount. To change a block in one go costs
+    /// a fraction of entering cluster by cluster, and is much of what taking the space of a huge disk costs.
+    fn set_all(&mut self, clusters: Range<u64>, value: u64) -> Result<()> {
         let bits = self.geometry.refcount_bits();
-        if !self.load(index)? {
-            let why = format!("no refcount block for cluster {cluster}");
-            return Err(Error::corrupt(why));
-        }
-        // These bytes hold the refcount.
         let width = usize::try_from(bits).unwrap_or(64);
-        let start = within.saturating_mul(width) / 8;
-        let range = start..start + (width / 8).max(1);
-        let place = self.blocks.change(index, range);
-        let within = if width < 8 { within % (8 / width) } else { 0 };
-        place
-            .and_then(|bytes| set_refcount(bytes, bits, within, value))
-            .ok_or_else(|| {
-                Error::invalid(format!(
-                    "the refcount of cluster {cluster} would be {value}, more than {bits} bits hold"
-                ))
-            })
+        let mut start = clusters.start;
+        while start < clusters.end {
+            let (index, within) = self.split(start);
+            let end = self.end_of_block(start).min(clusters.end);
+            if !self.load(index)? {
+                let why = format!("no refcount block for cluster {start}");
+                return Err(Error::corrupt(why));
+            }
+            let count = usize::try_from(end - start).unwrap_or(usize::MAX);
+            // These bytes hold the refcounts.
+            let first = within.saturating_mul(width) / 8;
+            let last = within.saturating_add(count).saturating_mul(width);
+            let place = self.blocks.change(index, first..last.div_ceil(8));
+            let within = if width < 8 { within % (8 / width) } else { 0 };
+            place
+                .and_then(|bytes| set_refcounts(bytes, bits, within..within + count, value))
+                .ok_or_else(|| {
+                    Error::invalid(format!(
+                        "the refcount of cluster {start} would be {value}, more than {bits} bits hold"
+                    ))
+                })?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of the first cluster behind those that the block of `cluster` counts.
+    fn end_of_block(&self, cluster: u64) -> u64 {
+        let (index, _) = self.split(cluster);
+        (index + 1).saturating_mul(self.geometry.refcount_block_entries())
     }
 
     /// Counts one reference more to a cluster that is in use; returns `false` where that is more than a
@@ -252,21 +273,17 @@ impl Refcounts {
                 let is_free = |within| refcount_at(block, bits, within) == Some(0);
                 if let Some(first) = (within..limit).find(|within| is_free(*within)) {
                     let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
-                    let count = (first..limit)
-                        .take(most)
-                        .take_while(|at| is_free(*at))
-                        .count();
+                    let end = limit.min(first.saturating_add(most));
+                    let count = count_zeroes(block, bits, first..end);
                     let start = index * per_block + first as u64;
                     break start..start + count as u64;
                 }
-                cluster = (index + 1) * per_block;
+                cluster = self.end_of_block(cluster);
             }
         };
         self.check_place(&run)?;
         map.refuse(&run)?;
-        for cluster in run.clone() {
-            self.set(cluster, 1)?;
-        }
+        self.set_all(run.clone(), 1)?;
         self.hint = run.end;
         Ok(run)
     }
@@ -349,10 +366,7 @@ impl Refcounts {
         for block in 0..blocks {
             self.place_block(old_entries + block, first + block)?;
         }
-        for cluster in first..table.end {
-            self.set(cluster, 1)?;
-        }
-        Ok(())
+        self.set_all(first..table.end, 1)
     }
 
     /// Returns true if the refcount table itself has changed.
