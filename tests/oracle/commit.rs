@@ -138,6 +138,8 @@ fn chains() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         make(folder, "", sizes);
+        // Each option with one of the chains, and of the others those in which sizes count.
+        let is_first = sizes == [2048; 4];
         for (call, changed, is_emptied) in [
             ("commit top", &["top", "mid"][..], true),
             ("commit -d top", &["mid"], false),
@@ -156,6 +158,9 @@ fn chains() {
                 true,
             ),
         ] {
+            if !is_first && !matches!(call, "commit top" | "commit -b base top") {
+                continue;
+            }
             // Images that others were committed past don't read as before.
             let committed = *changed.last().unwrap();
             let images: Vec<_> = match committed {
@@ -186,13 +191,11 @@ fn kinds() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         make(folder, options, [1000, 3000, 1500, 2500]);
-        for (call, changed, is_emptied) in [
-            ("commit top", &["top", "mid"][..], true),
-            ("commit -d top", &["mid"], false),
-        ] {
-            same(call, both(folder, call, ALL, changed));
-            disk_stays(folder, call, is_emptied);
-        }
+        same(
+            "commit top",
+            both(folder, "commit top", ALL, &["top", "mid"]),
+        );
+        disk_stays(folder, "commit top", true);
         // Of any kind as what is committed to.
         theirs(folder, "create -q -f qcow2 -b top -F qcow2 over 2700K");
         scribble(folder, "qcow2", "over", 2700 << 10, 9);

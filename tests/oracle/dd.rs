@@ -10,7 +10,7 @@ use crate::tools::{SECRET, Tool, ours, qemu_img, to_raw};
 use crate::trial;
 
 /// The length of the source, which is no whole sector.
-const LENGTH: u64 = 200_001;
+const LENGTH: u64 = 20_001;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -52,26 +52,26 @@ fn counts() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write_disk(&folder.join("a.raw"), LENGTH, 5);
-    fs::write(folder.join("noise.raw"), Noise(3).bytes(200_001)).unwrap();
+    fs::write(folder.join("noise.raw"), Noise(3).bytes(20_001)).unwrap();
     for of in ["a.raw", "noise.raw"] {
         for blocks in [
             "",
-            "bs=64k count=2 skip=1",
+            "bs=4k count=2 skip=1",
             "count=1 skip=1",
             "count=1 skip=2",
             "count=0",
             "skip=0",
-            "skip=390",
-            "skip=391",
-            "skip=392",
+            "skip=39",
+            "skip=40",
+            "skip=41",
             "bs=1000",
             "bs=1000 count=3",
             "bs=1000 count=3 skip=1",
-            "bs=1000 skip=200",
-            "bs=1000 skip=201",
+            "bs=1000 skip=20",
+            "bs=1000 skip=21",
             "bs=777 skip=5",
             "bs=777 skip=5 count=20",
-            "bs=4k skip=17 count=19",
+            "bs=2k skip=3 count=5",
             "bs=1 skip=511 count=3000",
             "bs=1M",
             "bs=2147483647",
