@@ -78,6 +78,7 @@ mod snapshot;
 mod snapshots;
 mod sparse_size;
 mod stable;
+mod stopped;
 mod system_calls;
 mod timed;
 mod tools;
@@ -184,6 +185,7 @@ fn main() -> ExitCode {
     trials.extend(snapshots::trials());
     trials.extend(sparse_size::trials());
     trials.extend(stable::trials());
+    trials.extend(stopped::trials());
     trials.extend(system_calls::trials());
     trials.extend(other_readers::trials());
     trials.extend(over::trials());

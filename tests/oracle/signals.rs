@@ -66,7 +66,7 @@ fn trace(folder: &Path, options: &str, expressions: &[&str]) -> (Ran, String) {
 }
 
 /// How often the thread that does it most makes each call.
-fn counts(trace: &str) -> Vec<(&'static str, usize)> {
+pub fn counts(trace: &str) -> Vec<(&'static str, usize)> {
     let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
     for line in trace.lines() {
         let mut words = line.split_whitespace();
