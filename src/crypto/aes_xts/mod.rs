@@ -44,7 +44,7 @@ fn of_128_bits(
     length: SectorLength,
     backend: Backend,
 ) -> Option<Box<dyn RunCipher>> {
-    let [data, tweaks] = halves(keys)?;
+    let [data, tweaks] = halves::<16>(keys)?;
     Some(match backend {
         Backend::Soft => soft::<aes_soft::Aes128>(data, tweaks, length)?,
         Backend::Portable => plain64(boxed::<Aes128>(data)?, boxed::<Aes128>(tweaks)?, length),
@@ -64,7 +64,7 @@ fn of_256_bits(
     length: SectorLength,
     backend: Backend,
 ) -> Option<Box<dyn RunCipher>> {
-    let [data, tweaks] = halves(keys)?;
+    let [data, tweaks] = halves::<32>(keys)?;
     Some(match backend {
         Backend::Soft => soft::<aes_soft::Aes256>(data, tweaks, length)?,
         Backend::Portable => plain64(boxed::<Aes256>(data)?, boxed::<Aes256>(tweaks)?, length),
