@@ -38,8 +38,8 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
         let cache = cache(&args.written.cache, "Invalid cache option")?;
         let stated = args.named.format.as_deref();
         let mut image = source_to_change(operand, stated, args.named.image_opts, secrets)?;
-        image.cache = cache;
-        image.names = operands::names(&args.common);
+        image.policy.cache = cache;
+        image.policy.names = operands::names(&args.common);
         let found = image.find_format()?;
         if asks_for_help {
             return help(found);

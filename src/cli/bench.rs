@@ -34,8 +34,8 @@ pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
         Some(_) => source_to_change(operand, format, args.named.image_opts, secrets)?,
         None => source(operand, format, args.named.image_opts, secrets)?.0,
     };
-    image.cache = cache;
-    image.names = operands::names(&args.common);
+    image.policy.cache = cache;
+    image.policy.names = operands::names(&args.common);
     image.needs_direct |= args.native || is_native == Some(true);
     if args.force_share {
         image.sharing = image.sharing.max(Sharing::Forced);

@@ -23,7 +23,7 @@ pub(super) fn run(args: &BitmapArgs, secrets: &Secrets) -> Done {
     let (image, _) = source(operand, format, args.named.image_opts, secrets)?;
     let merged = args.source_file.as_deref().map(|operand| {
         let (mut merged, _) = source(operand, args.source_format.as_deref(), false, secrets)?;
-        merged.names = operands::names(&args.common);
+        merged.policy.names = operands::names(&args.common);
         Ok::<_, Failure>(merged)
     });
     let changes = BitmapRequest {

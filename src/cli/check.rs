@@ -29,9 +29,9 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
         args.image.image_opts,
         secrets,
     )?;
-    source.cache = cache;
+    source.policy.cache = cache;
     source.sharing = args.image.sharing(source.sharing);
-    source.sandbox = !args.common.no_sandbox && repair.is_none();
+    source.policy.sandbox = !args.common.no_sandbox && repair.is_none();
     let mut findings = Findings::new();
     let outcome = commands::check::run(&source, repair, &mut |finding| findings.print(finding));
     findings.flush();

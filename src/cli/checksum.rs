@@ -28,9 +28,9 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
     let cache = cache(&args.cache, "Invalid source cache option")?;
     let format = args.named.format.as_deref();
     let (mut source, _) = source(operand, format, args.named.image_opts, secrets)?;
-    source.cache = cache;
-    source.names = operands::names(&args.common);
-    source.sandbox = !args.common.no_sandbox;
+    source.policy.cache = cache;
+    source.policy.names = operands::names(&args.common);
+    source.policy.sandbox = !args.common.no_sandbox;
     let quiet = args.common.quiet;
     let passwords = PasswordSource::with_help(&args.password, quiet, &args.plausible)?;
     let progress = Progress::new(&args.progress, quiet)?.beside_output();

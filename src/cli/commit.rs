@@ -26,8 +26,8 @@ pub(super) fn run(args: &CommitArgs, secrets: &Secrets) -> Done {
     let cache = cache(&args.cache, "Invalid cache option")?;
     let format = args.named.format.as_deref();
     let mut image = source_to_change(operand, format, args.named.image_opts, secrets)?;
-    image.cache = cache;
-    image.names = operands::names(&args.common);
+    image.policy.cache = cache;
+    image.policy.names = operands::names(&args.common);
     let plan = CommitPlan {
         image,
         base: args.base.as_deref(),

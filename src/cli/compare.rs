@@ -33,9 +33,9 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
         let cache = cache(&args.cache, "Invalid source cache option")?;
         let open = |operand, format: &Option<String>| -> Result<_, Failure> {
             let (mut source, _) = source(operand, format.as_deref(), args.image_opts, secrets)?;
-            source.cache = cache;
-            source.names = operands::names(&args.common);
-            source.sandbox = !args.common.no_sandbox;
+            source.policy.cache = cache;
+            source.policy.names = operands::names(&args.common);
+            source.policy.sandbox = !args.common.no_sandbox;
             if args.force_share {
                 source.sharing = source.sharing.max(Sharing::Forced);
             }

@@ -113,13 +113,13 @@ fn open_sources(
     let sources = from.iter().map(|name| {
         let format = args.source_format.as_deref();
         let (mut source, _) = source(name, format, args.image_opts, secrets)?;
-        source.cache = cache;
-        source.salvage = args.salvage;
-        source.ignores_holes = args.ignore_holes;
+        source.policy.cache = cache;
+        source.policy.salvage = args.salvage;
+        source.policy.ignores_holes = args.ignore_holes;
         if args.force_share {
             source.sharing = source.sharing.max(Sharing::Forced);
         }
-        source.names = operands::names(&args.common);
+        source.policy.names = operands::names(&args.common);
         source.snapshot = snapshot.clone().filter(|_| from.len() == 1);
         Ok(source)
     });

@@ -34,7 +34,7 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
     };
     let passwords = PasswordSource::with_help(&args.password, args.common.quiet, &args.plausible)?;
     let (mut from, _) = source(input, args.format.as_deref(), args.image_opts, secrets)?;
-    from.names = operands::names(&args.common);
+    from.policy.names = operands::names(&args.common);
     if args.force_share {
         from.sharing = from.sharing.max(Sharing::Forced);
     }

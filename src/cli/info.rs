@@ -23,10 +23,10 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
         args.image.image_opts,
         secrets,
     )?;
-    source.cache = cache;
+    source.policy.cache = cache;
     source.sharing = args.image.sharing(source.sharing);
-    source.sandbox = !args.common.no_sandbox;
-    source.names = operands::names(&args.common);
+    source.policy.sandbox = !args.common.no_sandbox;
+    source.policy.names = operands::names(&args.common);
     // No password is needed; one that is given is checked.
     let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
     if given || source.has_password() {

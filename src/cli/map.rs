@@ -57,9 +57,9 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
         args.image.image_opts,
         secrets,
     )?;
-    source.names = operands::names(&args.common);
+    source.policy.names = operands::names(&args.common);
     source.sharing = args.image.sharing(source.sharing);
-    source.sandbox = !args.common.no_sandbox;
+    source.policy.sandbox = !args.common.no_sandbox;
     let plan = map::MapPlan {
         source,
         start: start.unwrap_or(0),

@@ -44,10 +44,10 @@ pub(super) fn run(args: &MeasureArgs, secrets: &Secrets) -> Done {
         (Some(operand), None) => {
             let format = args.image.format.as_deref();
             let (mut source, _) = source(operand, format, args.image.image_opts, secrets)?;
-            source.names = operands::names(&args.common);
+            source.policy.names = operands::names(&args.common);
             source.snapshot = snapshot;
             source.sharing = args.image.sharing(source.sharing);
-            source.sandbox = !args.common.no_sandbox;
+            source.policy.sandbox = !args.common.no_sandbox;
             MeasuredDisk::Of(Box::new(source))
         }
         (None, None) => {

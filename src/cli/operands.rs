@@ -181,7 +181,7 @@ pub(super) fn source<'a>(
     } else {
         by_options(operand, secrets)?
     };
-    source.warn = warn_with_help;
+    source.policy.warn = warn_with_help;
     Ok((source, shown))
 }
 

@@ -29,8 +29,8 @@ pub(super) fn run(args: &RebaseArgs, secrets: &Secrets) -> Done {
         let backing_cache = cache(&args.backing_cache, "Invalid source cache option")?;
         let format = args.named.format.as_deref();
         let mut image = source_to_change(operand, format, args.named.image_opts, secrets)?;
-        image.cache = image_cache;
-        image.names = operands::names(&args.common);
+        image.policy.cache = image_cache;
+        image.policy.names = operands::names(&args.common);
         let plan = RebasePlan {
             image,
             backing: NewBacking {

@@ -33,7 +33,7 @@ pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
     };
     let format = args.named.format.as_deref();
     let (mut node, _) = source(operand, format, args.named.image_opts, secrets)?;
-    node.names = operands::names(&args.common);
+    node.policy.names = operands::names(&args.common);
     let outcome = resize::run(&node, &wish, &passwords, &mut |format| {
         if node.format.is_none() {
             warn_of_guess(&node, format);

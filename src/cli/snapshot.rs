@@ -20,7 +20,7 @@ pub(super) fn run(args: &SnapshotArgs, secrets: &Secrets) -> Done {
     if args.force_share {
         source.sharing = source.sharing.max(Sharing::Forced);
     }
-    source.sandbox = !args.common.no_sandbox && change.is_none();
+    source.policy.sandbox = !args.common.no_sandbox && change.is_none();
     let Some(change) = change else {
         let snapshots = snapshot::list(&source, &render::snapshots::prepare)?;
         print(&render::snapshots::list(&snapshots))?;

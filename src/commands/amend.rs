@@ -40,7 +40,7 @@ pub fn run(request: &AmendRequest<'_>, passwords: &dyn Passwords) -> Result<()> 
     let access = WriteAccess {
         // Another size has to do with what is below, and nothing else has.
         opens_backing: request.options.number("size").is_some(),
-        ..WriteAccess::to_change(request.image.cache.flushes())
+        ..WriteAccess::to_change(request.image.policy.cache.flushes())
     };
     let open = request.image.open_to_write(&access, passwords)?;
     check_format(open.format)?;

@@ -77,7 +77,7 @@ pub(super) fn find(
     purpose: Purpose,
 ) -> Result<Base> {
     let mut source = names.backing_file(image, &backing.name, backing.format.as_deref())?;
-    source.names = below;
+    source.policy.names = below;
     let (mut next, top) = open_layer(&source, purpose, &[])?;
     let mut base = Base {
         source,
@@ -145,7 +145,7 @@ fn open_layer(
         return Ok((None, layer));
     }
     // The file that the user named may be opened; the names that it holds aren't followed.
-    if matches!(source.names, Names::Refuse) {
+    if matches!(source.policy.names, Names::Refuse) {
         layer.is_readable = false;
         return Ok((None, layer));
     }

@@ -86,7 +86,7 @@ pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
             error.context(format!("Operation {word} on bitmap {name} failed"))
         })?;
     }
-    let stored = planned.store(node.cache.flushes());
+    let stored = planned.store(node.policy.cache.flushes());
     stored.map_err(|error| {
         let name = String::from_utf8_lossy(&changes.name);
         error.context(format!("Bitmap {name} of '{}'", node.name))

@@ -15,7 +15,9 @@ use crate::convert::{self, Observer, Settings};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Parts, WriteParts};
 use crate::formats::{Chain, ExtentKind, Image, OverOptions, Preallocation, Resize, ZeroImage};
-use crate::nodes::{BackingNode, Disk, Node, WritableFile, WriteAccess, file_name, refuse_same};
+use crate::nodes::{
+    BackingNode, Disk, Node, Policy, WritableFile, WriteAccess, file_name, refuse_same,
+};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
@@ -43,7 +45,10 @@ pub fn run(
 ) -> Result<()> {
     // A commit that was cut off has left the base with other contents, and is done again.
     let image = Node {
-        takes_any_content: true,
+        policy: Policy {
+            takes_any_content: true,
+            ..plan.image.policy
+        },
         ..plan.image.clone()
     };
     let chain = image.open(Purpose::Read, passwords)?;
@@ -55,7 +60,7 @@ pub fn run(
     let (Some(top), Some(base)) = (above.first(), below.first()) else {
         return Err(Error::invalid("a commit to an image that isn't there"));
     };
-    let flush = plan.image.cache.flushes();
+    let flush = plan.image.policy.cache.flushes();
     let access = WriteAccess {
         opens_backing: false,
         ..WriteAccess::to_change(flush)

@@ -21,7 +21,7 @@ pub struct OpenSide {
 pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<OpenSide> {
     Ok(OpenSide {
         image: source.open(Purpose::Read, passwords)?,
-        sandbox: source.sandbox,
+        sandbox: source.policy.sandbox,
         name: source.name,
     })
 }

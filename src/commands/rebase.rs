@@ -13,7 +13,7 @@ use super::{Driver, Passwords, Purpose, Sharing};
 use crate::convert::{self, Observer, Rebase};
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::Backing;
-use crate::nodes::{ChainImage, Disk, Names, Node, WritableFile, WriteAccess, refuse_same};
+use crate::nodes::{ChainImage, Disk, Names, Node, Policy, WritableFile, WriteAccess, refuse_same};
 use crate::storage::CacheMode;
 
 /// A backing file as `-b` and `-F` give it.
@@ -54,7 +54,7 @@ pub fn run(
 ) -> Result<()> {
     let node = &plan.image;
     let backing = &plan.backing;
-    let flush = node.cache.flushes();
+    let flush = node.policy.cache.flushes();
     let access = WriteAccess {
         compressed: plan.compressed,
         opens_backing: !plan.header_only,
@@ -109,15 +109,18 @@ fn open_new(
     let (node, backing) = (&plan.image, &plan.backing);
     let opened = || {
         // What the user named is opened; what that names is found inside of it.
-        let follow = Names::Follow(node.warn);
+        let follow = Names::Follow(node.policy.warn);
         let found = follow.backing_file(&node.path, backing.name.as_bytes(), backing.format)?;
         let new = Node {
             // It is told of by what stands in front.
             name: String::new(),
-            cache: backing.cache,
             sharing: backing.sharing,
-            names: node.names,
-            warn: node.warn,
+            policy: Policy {
+                cache: backing.cache,
+                names: node.policy.names,
+                warn: node.policy.warn,
+                ..found.policy
+            },
             ..found
         };
         let new = new.open(Purpose::Read, passwords)?;

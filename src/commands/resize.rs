@@ -50,7 +50,7 @@ pub fn run(
     passwords: &dyn Passwords,
     on_format: &mut dyn FnMut(Format),
 ) -> Result<ResizeOutcome> {
-    let access = WriteAccess::to_change(node.cache.flushes());
+    let access = WriteAccess::to_change(node.policy.cache.flushes());
     let WritableFile {
         format,
         image,

@@ -74,7 +74,7 @@ const ALLOWED: &[c_long] = &[
 /// Gives up the rights that looking at `node` doesn't need, if the node says so. Callers do so when all its
 /// files are open and nothing but looking at them is left to do.
 pub(super) fn all_is_open(node: &Node<'_>) {
-    if node.sandbox {
+    if node.policy.sandbox {
         enter();
     }
 }

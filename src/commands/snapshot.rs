@@ -97,7 +97,7 @@ pub fn change(source: &Node<'_>, change: &SnapshotRequest, found: &dyn Fn(Format
         .prepare_to_change(true)
         .map_err(|error| could_not_open(&source.name, error))?;
     let done = match image.snapshots() {
-        Some(snapshots) => change.carry_out(snapshots, source.cache.flushes()),
+        Some(snapshots) => change.carry_out(snapshots, source.policy.cache.flushes()),
         None => Err(change.no_snapshots()),
     };
     done.map_err(|error| {

@@ -12,8 +12,8 @@ use crate::formats::driver::{Backing, NewDisk, Plan};
 use crate::formats::encryption::{EncryptionFormat, key_secret, key_secret_option};
 use crate::formats::{Format, NewImage, OverOptions, smaller_than_input};
 use crate::nodes::{
-    Names, NewFile, NewImageFiles, Node, WritableFile, WriteAccess, could_not_open, file_name,
-    refuse_same,
+    Names, NewFile, NewImageFiles, Node, Policy, WritableFile, WriteAccess, could_not_open,
+    file_name, refuse_same,
 };
 use crate::options::Values;
 use crate::storage::{CacheMode, Storage, check_preallocation};
@@ -132,8 +132,8 @@ impl Target<'_> {
         let mut source = Node::plain(self.path.clone(), self.name.clone(), format);
         source.handle = written.files.handle();
         source.other_handles = written.files.other_handles();
-        source.cache = self.cache;
-        source.names = self.names;
+        source.policy.cache = self.cache;
+        source.policy.names = self.names;
         source
     }
 
@@ -278,9 +278,12 @@ impl Target<'_> {
         Node {
             format: Some(self.format()),
             protocol: existing.source.protocol.or(self.driver.protocol()),
-            cache: self.cache,
-            names: self.names,
-            warn: |_, _| (),
+            policy: Policy {
+                cache: self.cache,
+                names: self.names,
+                warn: |_, _| (),
+                ..existing.source.policy
+            },
             ..existing.source.clone()
         }
     }

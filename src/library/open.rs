@@ -95,7 +95,7 @@ impl OpenOptions {
         let name = path.to_string_lossy().into_owned();
         let mut node = Node::plain(path.to_owned(), name, format);
         if self.refuses_names {
-            node.names = Names::Refuse;
+            node.policy.names = Names::Refuse;
         }
         node.snapshot.clone_from(&self.snapshot);
         Ok(node)

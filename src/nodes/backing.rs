@@ -52,7 +52,8 @@ impl<'a> Node<'a> {
             BackingNode::Nothing => return Ok(None),
             BackingNode::Given(given) => Self {
                 sharing: self.sharing.below().max(given.sharing),
-                ..given.as_ref().clone().opened_like(self)
+                policy: self.policy,
+                ..given.as_ref().clone()
             },
             BackingNode::StoredWith(given) => {
                 let stored = self.backing(image)?.ok_or_else(|| {
@@ -65,7 +66,8 @@ impl<'a> Node<'a> {
                     name: stored.name,
                     format: given.format.or(stored.format),
                     sharing: stored.sharing.max(given.sharing),
-                    ..given.as_ref().clone().opened_like(self)
+                    policy: self.policy,
+                    ..given.as_ref().clone()
                 }
             }
         };
@@ -91,11 +93,13 @@ impl<'a> Node<'a> {
         };
         let format = stored.format.map(String::from_utf8_lossy);
         let below = self
+            .policy
             .names
             .backing_file(&self.path, stored.name, format.as_deref())?;
         Ok(Some(Self {
             sharing: self.sharing.below(),
-            ..below.opened_like(self)
+            policy: self.policy,
+            ..below
         }))
     }
 }

@@ -43,7 +43,7 @@ impl Inspected {
         let outer = outer.transpose()?;
         let (opened, mut image) = source.open_header(Purpose::Inspect)?;
         // A header elsewhere was named by options, and by no image.
-        let may_open = opened.is_headless || matches!(source.names, Names::Follow(_));
+        let may_open = opened.is_headless || matches!(source.policy.names, Names::Follow(_));
         let others = match may_open && image.has_headers_elsewhere() {
             true => {
                 let others = source.attach(image.as_mut(), Purpose::Inspect);

@@ -29,7 +29,7 @@ pub use create::{NewFile, NewImageFiles};
 pub use disk::{ChainImage, Disk, Loaded};
 pub use info::Inspected;
 pub use names::{Names, Warn};
-pub use node::{BackingNode, Node, RawNode};
+pub use node::{BackingNode, Node, Policy, RawNode};
 pub use open::infinite_loop;
 pub(crate) use open::{NAMED_IMAGES, could_not_open, refuse_loop};
 pub use options::NodeOptions;

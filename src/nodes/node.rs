@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::names::Names;
+use super::names::{Names, Warn};
 use super::options::NodeOptions;
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result, printable};
@@ -16,6 +16,40 @@ use crate::formats::snapshots::SnapshotName;
 use crate::options::json::PREFIX;
 use crate::options::{Values, qemu_json};
 use crate::storage::{CacheMode, Protocol, Reopen, Sharing, WindowRange};
+
+/// The way in which an image is opened, with all that is below it.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// The way in which files are read.
+    pub cache: CacheMode,
+    /// True if parts that can't be read are given up, and the rest is read all the same.
+    pub salvage: bool,
+    /// True if all of a file is read, also the parts that the file system calls holes.
+    pub ignores_holes: bool,
+    /// True if backing files are read whose contents have another id than the images above were made for.
+    pub takes_any_content: bool,
+    /// True if the program gives up rights for good once all files are open, as a command does that only
+    /// looks at the image. It is for programs that do nothing else.
+    pub sandbox: bool,
+    /// Says if files are opened that an image names.
+    pub names: Names,
+    /// The receiver of warnings about an image that can be used all the same.
+    pub warn: Warn,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            cache: CacheMode::Writeback,
+            salvage: false,
+            ignores_holes: false,
+            takes_any_content: false,
+            sandbox: false,
+            names: Names::Follow(|_, _| ()),
+            warn: |_, _| (),
+        }
+    }
+}
 
 /// An image that exists, as the user named it.
 #[derive(Clone)]
@@ -39,23 +73,12 @@ pub struct Node<'a> {
     pub secrets: Option<&'a Secrets>,
     /// The password, where the caller has it.
     pub secret: Option<&'a Secret>,
-    /// The way in which the file is read.
-    pub cache: CacheMode,
     /// Says if others may write the image while it is read.
     pub sharing: Sharing,
-    /// True if parts that can't be read are given up, and the rest is read all the same.
-    pub salvage: bool,
-    /// True if all of its files is read, also the parts that the file system calls holes.
-    pub ignores_holes: bool,
-    /// True if backing files are read whose contents have another id than the images above were made for.
-    pub takes_any_content: bool,
+    /// The way in which it is opened, with all that is below.
+    pub policy: Policy,
     /// True if an option said that it is only read.
     pub is_read_only: bool,
-    /// True if the program gives up rights for good once all files are open, as a command does that only
-    /// looks at the image. It is for programs that do nothing else.
-    pub sandbox: bool,
-    /// Says if files are opened that the image names.
-    pub names: Names,
     /// The internal snapshot that is read instead of what the image holds now.
     pub snapshot: Option<SnapshotName>,
     /// The protocol of the file, where it was stated; else its name tells it.
@@ -81,8 +104,6 @@ pub struct Node<'a> {
     /// The format that the file's name stands for, where the contents tell none; see
     /// [`named`](crate::formats::named).
     pub named: Option<Format>,
-    /// The receiver of warnings about an image that can be used all the same: a line, and lines of help.
-    pub warn: fn(&str, &str),
 }
 
 /// A raw node that holds an image.
@@ -121,14 +142,9 @@ impl Node<'_> {
             options: NodeOptions::default(),
             secrets: None,
             secret: None,
-            cache: CacheMode::Writeback,
             sharing: Sharing::Agreed,
-            salvage: false,
-            ignores_holes: false,
-            takes_any_content: false,
+            policy: Policy::default(),
             is_read_only: false,
-            sandbox: false,
-            names: Names::Follow(|_, _| ()),
             snapshot: None,
             protocol: None,
             protocol_options: Values::default(),
@@ -140,22 +156,6 @@ impl Node<'_> {
             below: BackingNode::Stored,
             needs_direct: false,
             named: None,
-            warn: |_, _| (),
-        }
-    }
-
-    /// Takes over the options of `other` that say how it is opened, but for its sharing.
-    #[must_use]
-    pub(super) fn opened_like(self, other: &Node<'_>) -> Self {
-        Self {
-            cache: other.cache,
-            salvage: other.salvage,
-            ignores_holes: other.ignores_holes,
-            takes_any_content: other.takes_any_content,
-            sandbox: other.sandbox,
-            names: other.names,
-            warn: other.warn,
-            ..self
         }
     }
 

@@ -107,7 +107,7 @@ impl Node<'_> {
                 "The 'file' block driver requires a file name",
             ));
         }
-        if self.needs_direct && !self.cache.is_direct() {
+        if self.needs_direct && !self.policy.cache.is_direct() {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not specified.",
             ));
@@ -160,7 +160,8 @@ impl Node<'_> {
             sharing: self.sharing.max(outer.sharing),
             // Messages call the outer image by the name of the inner one.
             name: String::new(),
-            ..outer.clone().opened_like(self)
+            policy: self.policy,
+            ..outer.clone()
         };
         let opened = outer.open(Purpose::Read, &NoPasswords)?;
         let format = opened
@@ -199,8 +200,8 @@ impl Node<'_> {
     fn opening(&self, purpose: Purpose) -> Opening {
         Opening {
             access: purpose.access(),
-            cache: self.cache,
-            ignores_holes: self.ignores_holes,
+            cache: self.policy.cache,
+            ignores_holes: self.policy.ignores_holes,
         }
     }
 
@@ -279,7 +280,7 @@ impl Node<'_> {
             Ok((image, secret, others, below))
         };
         let (mut image, secret, others, below) = parts().map_err(failed)?;
-        if !self.takes_any_content {
+        if !self.policy.takes_any_content {
             check_content(above, image.as_ref(), &self.name)?;
         }
         self.go_to_snapshot(opened.format, image.as_mut())?;
@@ -293,7 +294,7 @@ impl Node<'_> {
         let disk = image.open(Parts {
             files: others.clone(),
             secret,
-            salvage: self.salvage,
+            salvage: self.policy.salvage,
             depth: above.len(),
         });
         let disk = disk.map_err(failed)?;
@@ -351,7 +352,7 @@ impl Node<'_> {
                 (Some(handle), _) => handle.reopen(opening)?,
                 (None, Some((_, path))) => list::open_path(path, opening)?,
                 (None, None) => {
-                    let path = self.names.other_file(&self.path, stored)?;
+                    let path = self.policy.names.other_file(&self.path, stored)?;
                     list::open_path(&path, opening)?
                 }
             };
@@ -398,7 +399,7 @@ impl Node<'_> {
     pub(crate) fn accept(&self, image: &mut dyn ImageFile, options: &Values) -> Result<()> {
         image.accept(options)?;
         for warning in image.warnings() {
-            (self.warn)(warning.text, warning.hint);
+            (self.policy.warn)(warning.text, warning.hint);
         }
         Ok(())
     }

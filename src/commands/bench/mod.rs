@@ -43,7 +43,7 @@ impl<'a> Measurable<'a> {
         let open = match plan.pattern {
             None => Opened::Reading(node.open(Purpose::Read, passwords)?),
             Some(_) => {
-                let access = WriteAccess::to_change(node.cache.flushes());
+                let access = WriteAccess::to_change(node.policy.cache.flushes());
                 let file = node.open_to_write(&access, passwords)?;
                 Opened::Writing {
                     image: file.image.open_writable(file.parts.clone())?,
