@@ -100,7 +100,7 @@ fn key_slots_of(folder: &Path, image: &str, without: &str) {
         };
         same_change(folder, image, &change);
     };
-    for (change, second) in [
+    let changes = [
         (
             "-o encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10",
             0,
@@ -141,7 +141,10 @@ fn key_slots_of(folder: &Path, image: &str, without: &str) {
             1,
         ),
         ("-o encrypt.state=active,encrypt.new-secret=nobody", 1),
-    ] {
+    ];
+    // The same code does the rest for both, and the real tool takes seconds for a new password.
+    let count = if without.is_empty() { changes.len() } else { 2 };
+    for (change, second) in changes.into_iter().take(count) {
         let before = fs::read(folder.join(image)).unwrap();
         same_change(change);
         if fs::read(folder.join(image)).unwrap() != before {

@@ -302,8 +302,7 @@ fn options() {
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=cast5-128",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,\
          encrypt.ivgen-hash-alg=sha1",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,encrypt.hash-alg=sha224",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=0",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=0,encrypt.hash-alg=sha224",
     ] {
         let line = format!("create -f qcow2 -o {options} image 1M");
         same_answer(folder, &words(&line));
@@ -311,15 +310,11 @@ fn options() {
     same_answer(folder, &["create", "-f", "qcow2", "-o", "help", "x"]);
 }
 
-/// The header's clusters count.
+/// The header's clusters count. The real tool stretches a password for that, so there is one size.
 fn measure() {
     let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    for options in [
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=512,encrypt.cipher-alg=aes-128",
-    ] {
-        let line = format!("measure -O qcow2 -o {options} --size 100M");
-        same_answer(folder, &words(&line));
-    }
+    let options =
+        "encrypt.format=luks,encrypt.key-secret=s,cluster_size=512,encrypt.cipher-alg=aes-128";
+    let line = format!("measure -O qcow2 -o {options} --size 100M");
+    same_answer(folder.path(), &words(&line));
 }
