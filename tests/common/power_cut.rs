@@ -21,7 +21,7 @@ use cowhide::formats::encryption::{Cipher, LegacyAes};
 use cowhide::formats::qcow2::write::Qcow2WriteParts;
 use cowhide::formats::qcow2::{self, Header, Qcow2Image, ReadOptions, WritableQcow2, features};
 use cowhide::formats::{Chain, Image, WritableImage};
-use cowhide::storage::{Change, MemoryStorage, Storage};
+use cowhide::storage::{Change, Fault, MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
@@ -368,6 +368,36 @@ pub fn assert_clean(bytes: &[u8], closed: bool) -> Option<Vec<u8>> {
     assert_eq!(report.corruptions, 0, "{findings:#?}");
     assert!(!closed || report.leaks == 0, "{findings:#?}");
     None
+}
+
+/// Lets every read, write and flush of some work fail once, as on a full disk. `left` looks at what that leaves. The
+/// work must fail, unless it was a read: tables that are read together are read again one by one.
+pub fn with_each_failure(
+    bytes: &[u8],
+    run: &dyn Fn(&Arc<MemoryStorage>) -> Result<()>,
+    left: &mut dyn FnMut(&[u8], &str),
+) {
+    let whole = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    run(&whole).unwrap();
+    for operation in [Operation::Read, Operation::Write, Operation::Flush] {
+        for nth in 1..=whole.count(operation) {
+            let fault = Fault {
+                operation,
+                nth,
+                errno: 28,
+            };
+            let storage = Arc::new(MemoryStorage::new(bytes.to_vec()).with_fault(fault));
+            let when = format!("{fault:?}");
+            match run(&storage) {
+                Ok(()) => assert_eq!(operation, Operation::Read, "{when}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("No space left"), "{when}: {error}");
+                }
+            }
+            left(&storage.contents(), &when);
+        }
+    }
 }
 
 /// Makes everything that a power cut may leave of changes to a file: all up to one of them; that one torn

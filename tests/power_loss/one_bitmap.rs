@@ -8,12 +8,12 @@ use cowhide::formats::bitmap_changes::BitmapChanges;
 use cowhide::formats::driver::Load;
 use cowhide::formats::qcow2::{Header, NewQcow2Options, Version};
 use cowhide::formats::{Format, ImageFile};
-use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
+use cowhide::storage::{MemoryStorage, Storage};
 
 use crate::common::Noise;
 use crate::empty;
 use crate::power_cut::kept::{Kept, bitmaps, with_bitmaps, with_snapshot};
-use crate::power_cut::{Subject, assert_clean, leftovers};
+use crate::power_cut::{Subject, assert_clean, leftovers, with_each_failure};
 
 /// A change of a bitmap.
 #[derive(Debug, Clone, Copy)]
@@ -188,22 +188,11 @@ fn a_failure_leaves_the_old_bitmaps_or_the_new_ones() {
             let whole = Arc::new(MemoryStorage::new(subject.bytes.clone()));
             run(&whole, work).unwrap();
             let new = listed(&whole.contents());
-            for operation in [Operation::Read, Operation::Write, Operation::Flush] {
-                for nth in 1..=whole.count(operation) {
-                    let fault = Fault {
-                        operation,
-                        nth,
-                        errno: 28,
-                    };
-                    let storage = MemoryStorage::new(subject.bytes.clone()).with_fault(fault);
-                    let storage = Arc::new(storage);
-                    let when = format!("{work:?}: {fault:?}");
-                    let error = run(&storage, work).unwrap_err().to_string();
-                    assert!(error.contains("No space left on device"), "{when}: {error}");
-                    let left = storage.contents();
-                    seen[usize::from(old_or_new(&subject, &left, [&old, &new], &when))] += 1;
-                }
-            }
+            let work_on = |storage: &Arc<MemoryStorage>| run(storage, work);
+            with_each_failure(&subject.bytes, &work_on, &mut |left, when| {
+                let when = format!("{work:?}: {when}");
+                seen[usize::from(old_or_new(&subject, left, [&old, &new], &when))] += 1;
+            });
         }
     }
     assert!(seen.iter().all(|count| *count > 100), "{seen:?}");

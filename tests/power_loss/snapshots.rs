@@ -10,13 +10,13 @@ use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::{apply_snapshot, create_snapshot, delete_snapshot};
 use cowhide::formats::qcow2::{Header, NewQcow2Options, Repair, Version, check, repair};
 use cowhide::formats::snapshots::{NewSnapshot, SnapshotName};
-use cowhide::storage::{Fault, MemoryStorage, Operation, Slowness, Storage};
+use cowhide::storage::{MemoryStorage, Slowness, Storage};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
 use crate::empty;
 use crate::power_cut::kept::{with_bitmaps, with_data};
-use crate::power_cut::{Subject, assert_clean, leftovers};
+use crate::power_cut::{Subject, assert_clean, leftovers, with_each_failure};
 
 /// An operation on the snapshots of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,29 +263,11 @@ fn a_failure_leaves_snapshots_as_they_were_or_as_they_are_to_be() {
             let whole = Arc::new(MemoryStorage::new(subject.bytes.clone()));
             work.run(&whole).unwrap();
             let new = State::of(&subject, &whole.contents());
-            for operation in [Operation::Read, Operation::Write, Operation::Flush] {
-                for nth in 1..=whole.count(operation) {
-                    let fault = Fault {
-                        operation,
-                        nth,
-                        errno: 28,
-                    };
-                    let storage = MemoryStorage::new(subject.bytes.clone()).with_fault(fault);
-                    let storage = Arc::new(storage);
-                    let when = format!("{work:?}, {options:?}: {fault:?}");
-                    match work.run(&storage) {
-                        // Tables that are read together are read again one by one.
-                        Ok(()) => assert_eq!(operation, Operation::Read, "{when}"),
-                        Err(error) => {
-                            let error = error.to_string();
-                            assert!(error.contains("No space left"), "{when}: {error}");
-                        }
-                    }
-                    let left = storage.contents();
-                    let is_new = old_or_new(&subject, &left, [&old, &new], &when);
-                    seen[usize::from(is_new)] += 1;
-                }
-            }
+            let work_on = |storage: &Arc<MemoryStorage>| work.run(storage);
+            with_each_failure(&subject.bytes, &work_on, &mut |left, when| {
+                let when = format!("{work:?}, {options:?}: {when}");
+                seen[usize::from(old_or_new(&subject, left, [&old, &new], &when))] += 1;
+            });
         }
     }
     assert!(seen.iter().all(|count| *count > 100), "{seen:?}");

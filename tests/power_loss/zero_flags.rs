@@ -9,13 +9,13 @@ use cowhide::formats::qcow2::snapshots::read_snapshots;
 use cowhide::formats::qcow2::write::remove_zero_flags;
 use cowhide::formats::qcow2::{Backing, Header, NewQcow2Options};
 use cowhide::formats::raw::RawImage;
-use cowhide::storage::{Fault, MemoryStorage, Operation, Storage};
+use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
 use crate::empty;
 use crate::power_cut::kept::with_data;
-use crate::power_cut::{Subject, assert_clean, leftovers};
+use crate::power_cut::{Subject, assert_clean, leftovers, with_each_failure};
 use crate::snapshots::{State, with};
 
 fn run(storage: &Arc<MemoryStorage>) -> Result<()> {
@@ -131,28 +131,8 @@ fn a_failure_changes_nothing_that_is_read() {
     let mut noise = Noise(32);
     for subject in subjects(&mut noise) {
         let before = State::of(&subject, &subject.bytes);
-        let whole = Arc::new(MemoryStorage::new(subject.bytes.clone()));
-        run(&whole).unwrap();
-        for operation in [Operation::Read, Operation::Write, Operation::Flush] {
-            for nth in 1..=whole.count(operation) {
-                let fault = Fault {
-                    operation,
-                    nth,
-                    errno: 28,
-                };
-                let storage = MemoryStorage::new(subject.bytes.clone()).with_fault(fault);
-                let storage = Arc::new(storage);
-                let when = format!("{fault:?}");
-                match run(&storage) {
-                    // Tables that are read together are read again one by one.
-                    Ok(()) => assert_eq!(operation, Operation::Read, "{when}"),
-                    Err(error) => {
-                        let error = error.to_string();
-                        assert!(error.contains("No space left"), "{when}: {error}");
-                    }
-                }
-                assert_kept(&subject, &storage.contents(), &before, &when);
-            }
-        }
+        with_each_failure(&subject.bytes, &run, &mut |left, when| {
+            assert_kept(&subject, left, &before, when);
+        });
     }
 }
