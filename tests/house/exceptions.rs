@@ -14,7 +14,7 @@ pub const NAMES_OF_FORMATS: Exceptions = &[
     ("cli/fuzzing.rs", "the image that fuzzed command lines make"),
     ("cli/getopt.rs", "an example in a comment"),
     ("cli/render/speed.rs", SPEED),
-    ("commands/speed.rs", SPEED),
+    ("commands/speed/report.rs", SPEED),
     ("commands/speed/sweep.rs", SPEED),
 ];
 
