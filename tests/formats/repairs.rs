@@ -31,7 +31,7 @@ fn number(bytes: &[u8], at: usize) -> usize {
 /// Damages an image whose first blocks hold data.
 type Damage = fn(&mut Vec<u8>);
 
-const DAMAGES: [(&str, &str, Damage); 7] = [
+const DAMAGES: [(&str, &str, Damage); 8] = [
     ("vdi", "two blocks with one place", |image| {
         image.copy_within(VDI_MAP..VDI_MAP + 4, VDI_MAP + 4);
     }),
@@ -46,6 +46,10 @@ const DAMAGES: [(&str, &str, Damage); 7] = [
     }),
     ("parallels", "a cluster beyond the end", |image| {
         image[PARALLELS_TABLE..PARALLELS_TABLE + 4].fill(0x77);
+    }),
+    ("parallels", "a cluster before the first one", |image| {
+        // Clusters start a cluster later, the header says.
+        image[48..52].copy_from_slice(&4096u32.to_le_bytes());
     }),
     ("qed", "two clusters with one place", |image| {
         let table = number(image, number(image, 40));
@@ -75,6 +79,9 @@ fn a_repair_may_be_cut_off() {
         assert_eq!(report.corruptions, 0, "{name}, {what}");
         assert!(report.corruptions_fixed + report.leaks_fixed > 0, "{what}");
         let expected = read(driver, &storage.contents()).unwrap();
+        if let Ok(before) = read(driver, &damaged) {
+            assert!(before == expected, "{name}, {what}: data is lost");
+        }
         let record = storage.take_record();
         leftovers(&damaged, &record, &mut Noise(22), 20, &mut |left, when| {
             let when = format!("{name}, {what}: {when}");

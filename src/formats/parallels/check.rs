@@ -1,7 +1,8 @@
 //! The check of the table, and its repair.
 //!
 //! No cluster may be used twice, lie where the table is, or be beyond the end of the file. QEMU's check aborts at
-//! the last of these. A cluster that the end of the file cuts off is lost in part only, so it isn't forgotten.
+//! the last of these, and its repair forgets a cluster that lies before the start that the header states, which ours
+//! copies. A cluster that the end of the file cuts off is lost in part only, so it isn't forgotten.
 
 use super::extension::FormatExtension;
 use super::header::ParallelsHeader;
@@ -41,7 +42,7 @@ pub(super) struct BatFindings {
     pub(super) report: CheckReport,
     /// The clusters of the disk whose entries lead to no place in the file.
     pub(super) outside: Vec<u64>,
-    /// The clusters of the disk that are where another one is.
+    /// The clusters of the disk that are where another one is, or before the start of clusters.
     pub(super) shared: Vec<u64>,
     /// The start of the clusters, where the header says another one, in bytes.
     pub(super) data_offset: Option<u64>,
@@ -103,7 +104,13 @@ pub(super) fn walk(
         if host < start || host >= length {
             on_event(&format!("{said} cluster {block} is outside image"));
             report.corruptions += 1;
-            found.outside.push(block);
+            // What can be read is kept: the start may be what is wrong.
+            let is_readable = host >= header.table_end() && host < length;
+            let list = match is_readable {
+                true => &mut found.shared,
+                false => &mut found.outside,
+            };
+            list.push(block);
             continue;
         }
         report.allocated_clusters += 1;
