@@ -63,7 +63,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ),
     (
         "lazy",
-        "lazy_refcounts=on,cluster_size=1k",
+        "lazy_refcounts=on,cluster_size=4k",
         "write -P 3 700k 2M",
     ),
     (
@@ -73,7 +73,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ),
     (
         "64_bits",
-        "refcount_bits=64,cluster_size=512",
+        "refcount_bits=64,cluster_size=4k",
         "write -P 3 700k 2M",
     ),
     (

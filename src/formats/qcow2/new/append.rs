@@ -7,7 +7,7 @@
 //! - The header cluster and the L1 table have fixed places, since their sizes follow from the disk's size and
 //!   the options. Data clusters follow in guest order. The L2 tables that a chunk of data begins stand right
 //!   before it, so that a chunk is one write and its tables another, even with the smallest clusters.
-//! - An image in which nothing was stored in the end is one of [`EmptyLayout`]'s.
+//! - An image in which nothing was stored in the end is to the byte as `qemu-img create` makes it.
 //! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks follow from
 //!   the number of clusters alone and are generated at the end. Every L1 and L2 entry has the COPIED flag.
 //! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
@@ -26,14 +26,16 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::empty::EmptyLayout;
 use super::layout::Layout;
+use super::order::ClusterOrder;
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::refcounts::RefcountLayout;
 use super::runs;
 use crate::error::Result;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
+use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::Version;
+use crate::formats::zeroes::write_zeroes;
 use crate::formats::{Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
@@ -114,6 +116,24 @@ impl AppendLayout {
     }
 }
 
+/// Writes the tables of an image in which nothing is stored. The file ends with the last entry of the L1 table, or with
+/// a refcount block.
+fn write_empty(image: &NewQcow2Parts) -> Result<TablePlaces> {
+    let l1_bytes = image.geometry.l1_entries(image.options.size) * ENTRY_SIZE;
+    let mut order = ClusterOrder::new(image.geometry, image.front_clusters())?;
+    let l1 = match image.geometry.clusters(l1_bytes) {
+        // A disk of no bytes has no L1 table, and so no place for one.
+        0 => 0,
+        clusters => order.take(clusters)? * image.geometry.cluster_size(),
+    };
+    order.write(image.storage.as_ref())?;
+    write_zeroes(image.storage.as_ref(), l1..l1 + l1_bytes)?;
+    Ok(TablePlaces {
+        l1: HostOffset(l1),
+        refcount_table: order.refcount_table(),
+    })
+}
+
 impl ImageLayout for AppendLayout {
     fn reserve(
         &self,
@@ -150,11 +170,8 @@ impl ImageLayout for AppendLayout {
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
         let mut layout = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         // The header of an encryption would stand where the tables of an empty image are.
-        if layout.is_empty()
-            && image.front_clusters() == 1
-            && let Some(empty) = EmptyLayout::new(image.geometry, image.options.size)
-        {
-            return empty.write(image.storage.as_ref());
+        if layout.is_empty() && image.front_clusters() == 1 {
+            return write_empty(image);
         }
         for (host, tables) in layout.take_rest() {
             image.storage.write_at(host.0, &tables)?;

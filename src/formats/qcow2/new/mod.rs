@@ -8,14 +8,16 @@
 //! - [`preallocated`]: a place for each cluster beforehand;
 //! - [`mod@compressed`]: compressed clusters, byte behind byte;
 //! - `layout`, `runs`, `refcounts`, `compressed_refcounts`: L1 and L2 tables, parts of chunks, and refcounts, for
-//!   the layouts.
+//!   the layouts;
+//! - `order`, `places`: the order in which QEMU hands out clusters, and the places that follow from it.
 
 mod append;
 mod compressed;
 mod compressed_refcounts;
-mod empty;
 mod layout;
+mod order;
 mod parts;
+mod places;
 mod preallocated;
 pub(super) mod refcounts;
 mod runs;

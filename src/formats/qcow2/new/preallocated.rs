@@ -1,13 +1,15 @@
-//! A new image whose every cluster has its place beforehand (`preallocation=…`).
+//! A new image whose every cluster has its place beforehand (`preallocation=…`), where `qemu-img` puts it.
 //!
 //! ```text
-//! header | L1 table | L2 tables | refcount blocks | refcount table | data, in guest order
+//! metadata:      header | tables as of an empty image | L2 table, its data, L2 table, its data, …
+//! falloc, full:  header | an L2 table | … | refcount blocks and table | data | L2 tables
 //! ```
 //!
-//! Nothing depends on the data, so all tables are generated from numbers and written in long runs. The data
-//! stands in one piece behind them: guest offset plus a constant is host offset. In an external data file
-//! that constant is 0. An image whose external data file is to be a raw image at all times is one of these,
-//! whatever was asked for.
+//! Nothing depends on the data, so all tables are generated from numbers. Of space that isn't taken each L2 table
+//! stands before the data that it leads to, with refcount blocks between them where [`ClusterOrder`] puts these. Space
+//! that is taken is in one piece, and so is that of a disk with so many L2 tables that a place for each would take too
+//! much memory. In an external data file guest and host offsets are the same. An image whose external data file is to
+//! be a raw image at all times is one of these, whatever was asked for.
 //!
 //! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
 //! a hole would decrypt to noise, so then, and with [`Preallocation::Full`], every cluster has to be
@@ -17,31 +19,40 @@
 //! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on the
 //! data. The last table for which there was data is kept, and written when the next one begins.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::order::ClusterOrder;
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
-use super::refcounts::RefcountLayout;
+use super::places::NumberedPlaces;
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
-use crate::formats::qcow2::geometry::ENTRY_SIZE;
+use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::formats::zeroes::write_zeroes;
 use crate::formats::{Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The length of the pieces in which tables are written, in bytes: at least a cluster, and a multiple of all.
-const WRITE_SIZE: u64 = 2 << 20;
+/// The most bytes of tables that are written at once: at least a cluster.
+const MOST_WRITTEN: u64 = 2 << 20;
+
+/// The most L2 tables that have data between them.
+const MOST_APART: u64 = 1 << 20;
+
+/// The most bytes of data, and of the part of an L2 table, for which QEMU hands out a run at once.
+const MOST_DATA: u64 = i32::MAX as u64;
+const MOST_ENTRIES: u64 = 64 << 10;
 
 /// A preallocated qcow2 image being written.
 pub(super) struct PreallocatedLayout {
     starts_as_zeroes: bool,
     may_share: bool,
+    order: ClusterOrder,
     l1: HostOffset,
-    l2: HostOffset,
+    l2: NumberedPlaces,
     l2_tables: u64,
-    refcounts: RefcountLayout,
-    first: HostOffset,
+    data: NumberedPlaces,
     subclusters: Mutex<Subclusters>,
 }
 
@@ -70,6 +81,26 @@ fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
     Ok(())
 }
 
+/// Hands out the guest clusters that one L2 table maps.
+fn take_data(
+    order: &mut ClusterOrder,
+    data: &mut NumberedPlaces,
+    geometry: Geometry,
+    clusters: Range<u64>,
+) -> Result<()> {
+    let entry = geometry.cluster_size() / geometry.l2_entries();
+    let slice = geometry.l2_entries().min(MOST_ENTRIES / entry);
+    let most = MOST_DATA / geometry.cluster_size();
+    let mut start = clusters.start;
+    while start < clusters.end {
+        let in_slice = slice - start % slice;
+        let count = (clusters.end - start).min(in_slice).min(most);
+        data.push(start, order.take(count)?);
+        start += count;
+    }
+    Ok(())
+}
+
 impl PreallocatedLayout {
     /// Takes the image's space as `preallocation` says.
     ///
@@ -77,93 +108,98 @@ impl PreallocatedLayout {
     /// Returns an error if there isn't so much space.
     pub(super) fn new(image: &mut NewQcow2Parts, preallocation: Preallocation) -> Result<Self> {
         let (geometry, size) = (image.geometry, image.options.size);
-        let place = |cluster| {
-            let host = geometry
-                .host_offset(cluster)
-                .filter(|host| host.0 < 1 << 56);
-            host.ok_or_else(|| Error::invalid("the image's file is too big"))
-        };
         let l2_tables = geometry.l1_entries(size);
         let clusters = geometry.clusters(size);
-        let l1_clusters = geometry.clusters(l2_tables * ENTRY_SIZE);
-        let front = image.front_clusters();
-        let tables_end = front + l1_clusters + l2_tables;
-        let counted = if image.external {
-            tables_end
-        } else {
-            tables_end + clusters
-        };
-        let refcounts = RefcountLayout::new(geometry, counted, place(tables_end)?)?;
-        let metadata_end = place(tables_end + refcounts.block_count + refcounts.table_clusters)?;
-        let (first, end) = if image.external {
-            make_room(image.storage.as_ref(), metadata_end.0)?;
-            (HostOffset(0), size.next_multiple_of(SECTOR_SIZE))
-        } else {
-            let end = place(geometry.host_cluster(metadata_end) + clusters)?.0;
-            make_room(image.storage.as_ref(), end)?;
-            (metadata_end, end)
-        };
-        image.wipe()?;
         let takes_space = !matches!(preallocation, Preallocation::Off | Preallocation::Metadata);
+        let mut order = ClusterOrder::new(geometry, image.front_clusters())?;
+        let l1 = match geometry.clusters(l2_tables * ENTRY_SIZE) {
+            // A disk of no bytes has no L1 table, and so no place for one.
+            0 => 0,
+            l1_clusters => order.take(l1_clusters)?,
+        };
+        let (mut l2, mut data) = (NumberedPlaces::default(), NumberedPlaces::default());
+        if !image.external && (takes_space || l2_tables > MOST_APART) {
+            data.push(0, order.take_counted(clusters, l2_tables)?);
+            for number in 0..l2_tables {
+                l2.push(number, order.take(1)?);
+            }
+        } else {
+            for number in 0..l2_tables {
+                l2.push(number, order.take(1)?);
+                let first = number * geometry.l2_entries();
+                let end = clusters.min(first + geometry.l2_entries());
+                match image.external {
+                    true => data.push(first, first),
+                    false => take_data(&mut order, &mut data, geometry, first..end)?,
+                }
+            }
+        }
+        let end_of = |cluster| geometry.host_offset(cluster).map_or(u64::MAX, |end| end.0);
+        let metadata_end = end_of(order.end());
+        let (first, end) = if image.external {
+            (0, size.next_multiple_of(SECTOR_SIZE))
+        } else {
+            (end_of(data.find(0).0), metadata_end)
+        };
+        // The file ends with the last subcluster of the disk, if no table is behind that.
+        let beyond = end_of(clusters) - size.next_multiple_of(geometry.subcluster_len() as u64);
+        let is_last = clusters > 0 && data.find(clusters - 1).0 + 1 == order.end();
+        let length = match is_last && !image.external && !takes_space {
+            true => metadata_end - beyond,
+            false => metadata_end,
+        };
+        make_room(image.storage.as_ref(), length)?;
+        image.wipe()?;
         if !takes_space {
-            image.clear(first.0..end)?;
+            image.clear(first..end)?;
         }
         let mut written =
             !takes_space || image.data.reserve(0..end)? && preallocation != Preallocation::Full;
         if geometry.has_subclusters() && !written {
             // The bits say that nothing is stored, so no one will write it later.
-            write_zeroes(image.data.as_ref(), first.0..end)?;
+            write_zeroes(image.data.as_ref(), first..end)?;
             written = true;
         }
         let holes_are_zeroes = geometry.has_subclusters() || image.leaves_holes();
         Ok(Self {
             may_share: matches!(preallocation, Preallocation::Off | Preallocation::Metadata),
             starts_as_zeroes: image.options.backing.is_none() && holes_are_zeroes && written,
-            l1: place(if l2_tables > 0 { front } else { 0 })?,
-            l2: place(front + l1_clusters)?,
+            order,
+            l1: HostOffset(end_of(l1)),
+            l2,
             l2_tables,
-            refcounts,
-            first,
+            data,
             subclusters: Mutex::default(),
         })
     }
 
-    /// Writes `count` entries of 8 bytes at `host`, made by `entry` from their numbers, and zeroes
-    /// to the end of the last cluster.
-    fn write_entries(
-        image: &NewQcow2Parts,
-        host: HostOffset,
-        count: u64,
-        entry: impl Fn(u64) -> u64,
-    ) -> Result<()> {
-        let per_write = WRITE_SIZE / ENTRY_SIZE;
-        let mut buffer = Vec::new();
-        let mut first = 0;
-        while first < count {
-            let end = count.min(first + per_write);
-            buffer.clear();
-            for number in first..end {
-                buffer.extend(entry(number).to_be_bytes());
-            }
-            let whole = buffer.len().next_multiple_of(image.geometry.cluster_len());
-            buffer.resize(whole, 0);
-            image
-                .storage
-                .write_at(host.0 + first * ENTRY_SIZE, &buffer)?;
-            first = end;
-        }
-        Ok(())
-    }
-
     /// Returns the entry that leads to a guest cluster's data.
     fn entry(&self, image: &NewQcow2Parts, cluster: u64) -> L2Entry {
-        let guest = cluster * image.geometry.cluster_size();
-        L2Entry::to_data(HostOffset(self.first.0 + guest))
+        let (host, _) = self.data.find(cluster);
+        L2Entry::to_data(HostOffset(host * image.geometry.cluster_size()))
     }
 
     /// Returns the place of an L2 table.
     fn table_host(&self, image: &NewQcow2Parts, number: u64) -> HostOffset {
-        HostOffset(self.l2.0 + number * image.geometry.cluster_size())
+        HostOffset(self.l2.find(number).0 * image.geometry.cluster_size())
+    }
+
+    /// Appends the L2 table of clusters that are stored.
+    fn append_table(&self, image: &NewQcow2Parts, number: u64, buffer: &mut Vec<u8>) {
+        let end = buffer.len() + image.geometry.cluster_len();
+        let mut cluster = number * image.geometry.l2_entries();
+        let behind = image.geometry.clusters(image.options.size);
+        let behind = behind.min(cluster + image.geometry.l2_entries());
+        while cluster < behind {
+            let (host, count) = self.data.find(cluster);
+            let count = count.min(behind - cluster);
+            for host in host..host + count {
+                let entry = L2Entry::to_data(HostOffset(host * image.geometry.cluster_size()));
+                buffer.extend(entry.0.to_be_bytes());
+            }
+            cluster += count;
+        }
+        buffer.resize(end, 0);
     }
 
     /// Makes an L2 table of clusters that have their places, with nothing stored there.
@@ -219,13 +255,29 @@ impl PreallocatedLayout {
         Ok(complete)
     }
 
+    /// Writes the L2 tables, those that follow each other in one go.
+    fn write_plain_tables(&self, image: &NewQcow2Parts) -> Result<()> {
+        let mut buffer = Vec::new();
+        let mut number = 0;
+        while number < self.l2_tables {
+            let host = self.table_host(image, number);
+            let (_, count) = self.l2.find(number);
+            let most = MOST_WRITTEN / image.geometry.cluster_size();
+            let end = number + count.min(most).min(self.l2_tables - number);
+            buffer.clear();
+            for number in number..end {
+                self.append_table(image, number, &mut buffer);
+            }
+            image.storage.write_at(host.0, &buffer)?;
+            number = end;
+        }
+        Ok(())
+    }
+
     /// Writes the L2 tables that were not handed out.
     fn write_l2_tables(&self, image: &NewQcow2Parts) -> Result<()> {
         if !image.geometry.has_subclusters() {
-            let clusters = image.geometry.clusters(image.options.size);
-            return Self::write_entries(image, self.l2, clusters, |number| {
-                self.entry(image, number).0
-            });
+            return self.write_plain_tables(image);
         }
         let mut subclusters = self
             .subclusters
@@ -272,12 +324,9 @@ impl ImageLayout for PreallocatedLayout {
         } else {
             None
         };
-        let place = |run: &Run| {
-            let host = HostOffset(self.first.0 + guest.0 + run.start as u64);
-            (run.clone(), host)
-        };
         let written = if image.leaves_holes() { runs } else { &data };
-        let mut pieces = written.iter().map(place).collect();
+        let places = |run| self.data.cut(image.geometry, guest, run);
+        let mut pieces = written.iter().flat_map(places).collect();
         image.cut(guest, &mut pieces);
         Ok(Reservation {
             guest,
@@ -288,14 +337,17 @@ impl ImageLayout for PreallocatedLayout {
 
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
         self.write_l2_tables(image)?;
-        Self::write_entries(image, self.l1, self.l2_tables, |number| {
-            L1Entry::to_table(self.table_host(image, number)).0
-        })?;
-        self.refcounts
-            .write(image.storage.as_ref(), image.geometry)?;
+        let entries = (0..self.l2_tables).map(|number| {
+            L1Entry::to_table(self.table_host(image, number))
+                .0
+                .to_be_bytes()
+        });
+        let l1: Vec<u8> = entries.flatten().collect();
+        image.storage.write_at(self.l1.0, &l1)?;
+        self.order.write(image.storage.as_ref())?;
         Ok(TablePlaces {
             l1: self.l1,
-            refcount_table: self.refcounts.table_place(image.geometry),
+            refcount_table: self.order.refcount_table(),
         })
     }
 }
