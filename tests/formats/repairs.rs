@@ -8,7 +8,7 @@ use cowhide::storage::MemoryStorage;
 
 use crate::common::Noise;
 use crate::power_cut::leftovers;
-use crate::{Driver, disk, formats, image, read};
+use crate::{Driver, disk, formats, image, read, write_parts};
 
 const SIZE: usize = (2 << 20) + 4096;
 /// The start of VDI's block map and of Parallels' table, in bytes.
@@ -93,4 +93,20 @@ fn a_repair_may_be_cut_off() {
             );
         });
     }
+}
+
+/// Nothing is repaired in a table that is the header at the same time, and nothing written by it.
+#[test]
+fn a_table_over_the_header_is_left_alone() {
+    let mut formats = formats().into_iter();
+    let driver = formats.find(|driver| driver.name() == "qed").unwrap();
+    let mut damaged = image(driver, &disk(SIZE, 23)).unwrap();
+    // The header has no clusters, and the L1 table is at the start of the file.
+    damaged[12..16].fill(0);
+    damaged[40..48].fill(0);
+    let storage = Arc::new(MemoryStorage::new(damaged.clone()));
+    assert_eq!(repair(driver, &storage).corruptions, 1);
+    let file = driver.load(Arc::<MemoryStorage>::clone(&storage), Load::Use);
+    assert!(file.unwrap().open_writable(write_parts()).is_err());
+    assert!(storage.contents() == damaged);
 }

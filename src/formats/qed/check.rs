@@ -63,6 +63,11 @@ pub(super) fn walk(
         found: TableFindings::default(),
         on_event,
     };
+    if walk.header_is_table() {
+        walk.corruption("the L1 table lies over the header");
+        walk.found.report.total_clusters = header.clusters();
+        return Ok(walk.found);
+    }
     walk.use_clusters(0, header.header_size, "the header");
     walk.use_clusters(header.l1_offset, header.table_size, "the L1 table");
     for number in 0..header.table_entries() {
@@ -75,6 +80,12 @@ pub(super) fn walk(
 }
 
 impl TableWalk<'_> {
+    /// Returns true if the L1 table is where the header is, so that each entry stored would be a change of that. A
+    /// header may say that it has no clusters.
+    fn header_is_table(&self) -> bool {
+        self.header.l1_offset < self.header.cluster_size * self.header.header_size.max(1)
+    }
+
     fn corruption(&mut self, text: &str) {
         self.found.report.corruptions += 1;
         (self.on_event)(&format!("ERROR: {text}"));
