@@ -80,14 +80,18 @@ impl ClusterOrder {
     }
 
     /// Hands out a run of `data` clusters, which may be 0, with refcounts for these and `more` clusters. Returns its
-    /// start.
+    /// start. QEMU counts the refcounts that there are already once more; with `is_tight` they aren't.
     ///
     /// # Errors
     /// Returns an error as [`take`](Self::take) does.
-    pub(super) fn take_counted(&mut self, data: u64, more: u64) -> Result<u64> {
+    pub(super) fn take_counted(&mut self, data: u64, more: u64, is_tight: bool) -> Result<u64> {
         let start = self.end();
+        let twice = match is_tight {
+            true => self.blocks.len() as u64 + self.table.end - self.table.start,
+            false => 0,
+        };
         self.stale.push((self.table.start, self.blocks.clone()));
-        let (blocks, table) = self.refcounts_of(start + data + more);
+        let (blocks, table) = self.refcounts_of(start + data + more - twice);
         let mut next = start;
         for index in self.blocks.len() as u64..blocks {
             self.blocks.insert(index, next);
@@ -375,11 +379,31 @@ mod tests {
     fn space_that_is_taken_has_its_refcounts_in_front() {
         let mut order = order(9, 4, 5);
         // The disk has 9 MiB.
-        assert_eq!(order.take_counted(18_432, 288).unwrap(), 83);
+        assert_eq!(order.take_counted(18_432, 288, false).unwrap(), 83);
         assert_eq!(order.blocks[&73], 80);
         assert_eq!(order.table, 81..83);
         assert_eq!(order.take(1).unwrap(), 1);
         assert_eq!(order.take(1).unwrap(), 18_515);
+    }
+
+    #[test]
+    fn a_tight_image_has_no_more_than_its_parts() {
+        let small = || order(9, 4, 1);
+        // As many clusters of data that its last block is full, and one more.
+        for (data, blocks) in [(1503, 6), (1504, 7)] {
+            let mut order = small();
+            order.take_counted(data, 24, true).unwrap();
+            for _ in 0..24 {
+                order.take(1).unwrap();
+            }
+            // Those of the header, the L1 table and the refcount table are three more.
+            assert_eq!(order.end(), 3 + data + 24 + blocks);
+            assert_eq!(order.blocks.len() as u64, blocks);
+            assert!(order.end() <= blocks * 256);
+        }
+        let mut order = small();
+        order.take_counted(1503, 24, false).unwrap();
+        assert_eq!(order.blocks.len(), 7);
     }
 
     #[test]

@@ -6,12 +6,12 @@ use crate::units::{GuestOffset, HostOffset};
 
 /// The places of all things from number 0 on, as runs in which numbers and clusters of the file both rise by one.
 #[derive(Debug, Default)]
-pub(super) struct NumberedPlaces {
+pub(super) struct PlacedRuns {
     /// The number and the cluster with which each run begins.
     runs: Vec<(u64, u64)>,
 }
 
-impl NumberedPlaces {
+impl PlacedRuns {
     /// Adds things from `number` on, which follow those that are there; the first is at `cluster`.
     pub(super) fn push(&mut self, number: u64, cluster: u64) {
         let follows = |(first, start): &(u64, u64)| start + (number - first) == cluster;
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn runs_are_joined_found_and_cut() {
-        let mut places = NumberedPlaces::default();
+        let mut places = PlacedRuns::default();
         places.push(0, 5);
         places.push(2, 7);
         places.push(4, 20);

@@ -7,8 +7,8 @@
 //!
 //! Nothing depends on the data, so all tables are generated from numbers. Of space that isn't taken each L2 table
 //! stands before the data that it leads to, with refcount blocks between them where [`ClusterOrder`] puts these. Space
-//! that is taken is in one piece, and so is that of a disk with so many L2 tables that a place for each would take too
-//! much memory. In an external data file guest and host offsets are the same. An image whose external data file is to
+//! that is taken is in one piece, and so is that on a device, and that of a disk with so many L2 tables that a place for
+//! each would take too much memory. In an external data file guest and host offsets are the same. An image whose external data file is to
 //! be a raw image at all times is one of these, whatever was asked for.
 //!
 //! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
@@ -24,7 +24,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::order::ClusterOrder;
 use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
-use super::places::NumberedPlaces;
+use super::places::PlacedRuns;
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{self, L1Entry, L2Entry, SubclusterBitmap};
@@ -50,9 +50,9 @@ pub(super) struct PreallocatedLayout {
     may_share: bool,
     order: ClusterOrder,
     l1: HostOffset,
-    l2: NumberedPlaces,
+    l2: PlacedRuns,
     l2_tables: u64,
-    data: NumberedPlaces,
+    data: PlacedRuns,
     subclusters: Mutex<Subclusters>,
 }
 
@@ -84,7 +84,7 @@ fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
 /// Hands out the guest clusters that one L2 table maps.
 fn take_data(
     order: &mut ClusterOrder,
-    data: &mut NumberedPlaces,
+    data: &mut PlacedRuns,
     geometry: Geometry,
     clusters: Range<u64>,
 ) -> Result<()> {
@@ -117,9 +117,11 @@ impl PreallocatedLayout {
             0 => 0,
             l1_clusters => order.take(l1_clusters)?,
         };
-        let (mut l2, mut data) = (NumberedPlaces::default(), NumberedPlaces::default());
-        if !image.external && (takes_space || l2_tables > MOST_APART) {
-            data.push(0, order.take_counted(clusters, l2_tables)?);
+        let (mut l2, mut data) = (PlacedRuns::default(), PlacedRuns::default());
+        // A device is often as long as `measure` says, and has no room for tables that were outgrown.
+        let is_tight = !image.storage.starts_as_zeroes() && clusters > 0;
+        if !image.external && (takes_space || is_tight || l2_tables > MOST_APART) {
+            data.push(0, order.take_counted(clusters, l2_tables, is_tight)?);
             for number in 0..l2_tables {
                 l2.push(number, order.take(1)?);
             }
