@@ -76,8 +76,19 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some(status) = completions::answer(&arguments) {
         return status;
     }
-    let mut definition = Cli::command();
-    definition.build();
+    let all = || {
+        let mut all = Cli::command();
+        all.build();
+        all
+    };
+    let first = arguments.get(1).and_then(|word| word.to_str());
+    let definition = match first.and_then(Cli::of_one_subcommand) {
+        Some(mut definition) => {
+            definition.build();
+            definition
+        }
+        None => all(),
+    };
     let mut reading = Reading::default();
     let read = getopt::normalise(&definition, &arguments, |subcommand, option, value| {
         reading.option(subcommand, option, value)
@@ -87,13 +98,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Call::Run(arguments, subcommand)) => (arguments, subcommand),
         Ok(Call::Help(subcommand)) => {
             let text = match subcommand {
-                None => help::page(&definition, program()),
-                Some(name) => help::subcommand(&definition, &name, program()),
+                None => help::page(&all(), program()),
+                Some(name) => help::subcommand(&all(), &name, program()),
             };
             return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
         }
         Ok(Call::LongHelp(name)) => {
-            let text = help::with_examples(&definition, &name, program());
+            let text = help::with_examples(&all(), &name, program());
             return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
         }
         Ok(Call::Version) => {
@@ -121,7 +132,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return misused(subcommand, &usage::describe(&error), None),
     };
     // The list of the trace events, of which there are none.
-    if cli.trace.iter().any(list::asks_for_help) {
+    if cli.globals.trace.iter().any(list::asks_for_help) {
         return ExitCode::SUCCESS;
     }
     let done = match cli.command {

@@ -25,7 +25,7 @@ mod shared;
 mod snapshot;
 mod speed;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::cli::getopt::OWN;
 
@@ -61,15 +61,71 @@ pub use self::speed::SpeedArgs;
     propagate_version = false
 )]
 pub struct Cli {
+    /// The options before the subcommand.
+    #[command(flatten)]
+    pub globals: GlobalArgs,
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The options before the subcommand.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
     /// Trace events; there are none, so it has no effect
     #[arg(short = 'T', long, value_name = "TRACE")]
     pub(in crate::cli) trace: Vec<String>,
     /// Print errors and warnings as text, or as json: an object on each line
     #[arg(long, value_name = "FORM", default_value = "text", value_parser = ["text", "json"], help_heading = OWN)]
     pub(in crate::cli) error_format: String,
-    /// The subcommand.
-    #[command(subcommand)]
-    pub command: Option<Command>,
+}
+
+impl Cli {
+    /// Returns the definition of command lines of one subcommand: to make that of all takes longer than `info` does
+    /// otherwise. It parses as the whole one does, and has nothing for help. `None` if there is no such subcommand.
+    pub(in crate::cli) fn of_one_subcommand(name: &str) -> Option<clap::Command> {
+        let program = clap::Command::new("cowhide")
+            .disable_help_subcommand(true)
+            .args_override_self(true);
+        Some(GlobalArgs::augment_args(program).subcommand(Command::definition(name)?))
+    }
+}
+
+/// Returns the definition of the subcommand of a name, of those that are listed.
+macro_rules! definition {
+    ($name:expr, $($known:literal => $args:ty),* $(,)?) => {
+        match $name {
+            $($known => Some(<$args>::augment_args(clap::Command::new($known))),)*
+            _ => None,
+        }
+    };
+}
+
+impl Command {
+    fn definition(name: &str) -> Option<clap::Command> {
+        definition!(
+            name,
+            "amend" => AmendArgs,
+            "create" => CreateArgs,
+            "convert" => ConvertArgs,
+            "dd" => DdArgs,
+            "rebase" => RebaseArgs,
+            "commit" => CommitArgs,
+            "bench" => BenchArgs,
+            "checksum" => ChecksumArgs,
+            "info" => InfoArgs,
+            "bitmap" => BitmapArgs,
+            "check" => CheckArgs,
+            "compare" => CompareArgs,
+            "map" => MapArgs,
+            "measure" => MeasureArgs,
+            "snapshot" => SnapshotArgs,
+            "resize" => ResizeArgs,
+            "speed" => SpeedArgs,
+            "completions" => CompletionsArgs,
+            "man" => ManArgs,
+        )
+    }
 }
 
 /// The subcommands.
@@ -113,4 +169,29 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Write the manual's pages into a folder
     Man(ManArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn one_subcommand_is_defined_as_among_all() {
+        let all = Cli::command();
+        for whole in all.get_subcommands() {
+            let name = whole.get_name();
+            let one = Cli::of_one_subcommand(name).unwrap();
+            let arguments = |command: &clap::Command| {
+                let all = command.get_arguments();
+                all.map(|argument| format!("{argument:?}"))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(arguments(&one), arguments(&all));
+            let one = one.find_subcommand(name).unwrap();
+            assert_eq!(arguments(one), arguments(whole), "{name}");
+        }
+        assert!(Cli::of_one_subcommand("convrt").is_none());
+    }
 }
