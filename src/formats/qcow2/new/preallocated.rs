@@ -40,9 +40,8 @@ const MOST_WRITTEN: u64 = 2 << 20;
 /// The most L2 tables that have data between them.
 const MOST_APART: u64 = 1 << 20;
 
-/// The most bytes of data, and of the part of an L2 table, for which QEMU hands out a run at once.
+/// The most bytes of data for which QEMU hands out a run at once.
 const MOST_DATA: u64 = i32::MAX as u64;
-const MOST_ENTRIES: u64 = 64 << 10;
 
 /// A preallocated qcow2 image being written.
 pub(super) struct PreallocatedLayout {
@@ -88,13 +87,10 @@ fn take_data(
     geometry: Geometry,
     clusters: Range<u64>,
 ) -> Result<()> {
-    let entry = geometry.cluster_size() / geometry.l2_entries();
-    let slice = geometry.l2_entries().min(MOST_ENTRIES / entry);
     let most = MOST_DATA / geometry.cluster_size();
     let mut start = clusters.start;
     while start < clusters.end {
-        let in_slice = slice - start % slice;
-        let count = (clusters.end - start).min(in_slice).min(most);
+        let count = (clusters.end - start).min(most);
         data.push(start, order.take(count)?);
         start += count;
     }
