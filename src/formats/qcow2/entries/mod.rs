@@ -18,7 +18,9 @@ pub use bitmaps::{BitmapTableEntry, BitmapTarget, set_bitmap_bits};
 pub use l1::{L1Entry, L1Target};
 pub use l2::{CompressedRange, L2Entry, L2Lead, L2Target};
 pub use l2_table::{L2Slot, L2Table, set_l2};
-pub use refcounts::{RefcountTableEntry, count_zeroes, refcount_at, set_refcount, set_refcounts};
+pub use refcounts::{
+    RefcountTableEntry, count_zeroes, first_zero, refcount_at, set_refcount, set_refcounts,
+};
 pub use subclusters::{SUBCLUSTERS, Subcluster, SubclusterBitmap};
 
 use crate::units::HostOffset;

@@ -66,6 +66,22 @@ pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
     )
 }
 
+/// Returns the index of the first refcount from `from` on that is 0. Returns `None` if there is none in the block.
+pub fn first_zero(block: &[u8], bits: u32, from: usize) -> Option<usize> {
+    // Of the usual width a large image has millions before a free cluster.
+    if bits == 16 {
+        let (entries, _) = block.as_chunks::<2>();
+        let zero = entries
+            .get(from..)?
+            .iter()
+            .position(|entry| *entry == [0; 2]);
+        return Some(from + zero?);
+    }
+    let all = (from..).map_while(|index| Some((index, refcount_at(block, bits, index)?)));
+    let mut zeroes = all.filter(|(_, refcount)| *refcount == 0);
+    zeroes.next().map(|(index, _)| index)
+}
+
 /// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. Returns `None`,
 /// and stores nothing, beyond the block or where the value needs more bits.
 pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Option<()> {
@@ -178,6 +194,13 @@ mod tests {
                 let zeroes = if start < end { start } else { count };
                 assert_eq!(count_zeroes(&block, bits, 0..count), zeroes);
                 assert_eq!(count_zeroes(&block, bits, end..count), count - end);
+                let free = if start == 0 { end } else { 0 };
+                assert_eq!(first_zero(&block, bits, 0), (free < count).then_some(free));
+                assert_eq!(
+                    first_zero(&block, bits, start),
+                    (end < count).then_some(end)
+                );
+                assert_eq!(first_zero(&block, bits, count), None);
             }
             let mut block = [0; 1024];
             let last = count - 1..count + 1;

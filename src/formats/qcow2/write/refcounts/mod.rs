@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries::{
-    RefcountTableEntry, count_zeroes, refcount_at, set_refcounts,
+    RefcountTableEntry, count_zeroes, first_zero, refcount_at, set_refcounts,
 };
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
 use crate::formats::qcow2::header::fields;
@@ -270,8 +270,7 @@ impl Refcounts {
             } else {
                 let block = self.blocks.get(index).unwrap_or_default();
                 let limit = usize::try_from(per_block).unwrap_or(usize::MAX);
-                let is_free = |within| refcount_at(block, bits, within) == Some(0);
-                if let Some(first) = (within..limit).find(|within| is_free(*within)) {
+                if let Some(first) = first_zero(block, bits, within) {
                     let most = usize::try_from(most.max(1)).unwrap_or(usize::MAX);
                     let end = limit.min(first.saturating_add(most));
                     let count = count_zeroes(block, bits, first..end);
