@@ -20,7 +20,7 @@ use libtest_mimic::Trial;
 use crate::common::{Noise, Ran, run, same_contents};
 use crate::power_cut::kept::{self, Bits};
 use crate::random_images::{Made, header, make_chain, make_image};
-use crate::tools::{Tool, ours, qemu_img, same_answer};
+use crate::tools::{Tool, is_finding, ours, qemu_img, same_answer};
 use crate::trial;
 
 /// How many images are made.
@@ -184,9 +184,7 @@ fn write_over(folder: &Path, noise: &mut Noise, chain: &[Made]) {
 
 /// What is said, but for the findings of the repair of a dirty image.
 fn without_repairs(text: &str) -> String {
-    const REPAIRS: [&str; 4] = ["Leaked", "ERROR", "Rebuilding", "Repairing"];
-    let repairs = |line: &str| REPAIRS.iter().any(|start| line.starts_with(start));
-    let said = text.lines().filter(|line| !repairs(line));
+    let said = text.lines().filter(|line| !is_finding(line));
     said.fold(String::new(), |text, line| text + line + "\n")
 }
 

@@ -21,7 +21,7 @@ use crate::common::{Ran, qemu_io, run, same_contents};
 use crate::devices::Device;
 use crate::features::{bitmaps, noise};
 use crate::random_images::{header, make_chain};
-use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer, spec};
+use crate::tools::{SECRET, Tool, is_finding, ours, qemu_img, same_answer, spec};
 use crate::trial;
 
 /// The number of chains of images that are made at random.
@@ -143,11 +143,7 @@ fn assert_same_words(ours: &Ran, theirs: &Ran, what: &str) {
         let complaint = ran.stderr.replace("qemu-img", "cowhide");
         let lines = complaint.lines();
         // The repair of a dirty image is told of by the real tool alone.
-        let lines = lines.filter(|line| {
-            !["Repairing", "Leaked", "ERROR", "Rebuilding"]
-                .iter()
-                .any(|word| line.starts_with(word))
-        });
+        let lines = lines.filter(|line| !is_finding(line));
         lines.map(|line| format!("{line}\n")).collect::<String>()
     };
     assert_eq!(words(ours), words(theirs), "{what}");

@@ -11,6 +11,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Ran, run, write_disk};
+use crate::tools::complaints;
 use crate::trial;
 
 /// Whether strace is there and may trace.
@@ -218,8 +219,7 @@ fn sweep(work: &Work) {
                 failures += 1;
                 if !effect.contains("KILL") {
                     assert!(matches!(ran.status, Some(1..=3)), "{when}: {ran:?}");
-                    let complaints = ran.stderr.lines().filter(|line| !line.starts_with("Re"));
-                    assert_eq!(complaints.count(), 1, "{when}: {ran:?}");
+                    assert_eq!(complaints(&ran).len(), 1, "{when}: {ran:?}");
                     // Whose file a name is can't be known where the system doesn't tell.
                     let left = fs::metadata(folder.join("x")).is_ok_and(|meta| meta.len() > 0);
                     assert!(!left || !work.before.is_empty(), "{when}: left behind");

@@ -39,6 +39,18 @@ pub fn same_answer(folder: &Path, args: &[&str]) {
     assert_eq!(ours.stderr, complaint, "{args:?}");
 }
 
+/// Whether a line of standard error is a finding of a check, or a repair.
+pub fn is_finding(line: &str) -> bool {
+    const FINDINGS: [&str; 4] = ["ERROR", "Leaked", "Rebuilding", "Repairing"];
+    FINDINGS.iter().any(|start| line.starts_with(start))
+}
+
+/// The other lines of standard error.
+pub fn complaints(ran: &Ran) -> Vec<&str> {
+    let lines = ran.stderr.lines();
+    lines.filter(|line| !is_finding(line)).collect()
+}
+
 /// The words of a line that is written with blanks.
 pub fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
