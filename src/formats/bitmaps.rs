@@ -72,6 +72,29 @@ pub trait BitmapBits: Send + Sync {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool>;
 }
 
+/// Reads bytes of bits that are kept in clusters: calls `read` for each cluster that they touch, with its number, the
+/// first byte in it, and the part of `buf` that it has.
+///
+/// # Errors
+/// Returns the error of `read`.
+pub(super) fn by_clusters(
+    cluster_size: u64,
+    offset: u64,
+    buf: &mut [u8],
+    mut read: impl FnMut(u64, u64, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    let (mut offset, mut rest) = (offset, buf);
+    while !rest.is_empty() {
+        let within = offset % cluster_size;
+        let length = usize::try_from(cluster_size - within).unwrap_or(usize::MAX);
+        let (part, after) = rest.split_at_mut(length.min(rest.len()));
+        read(offset / cluster_size, within, part)?;
+        offset += part.len() as u64;
+        rest = after;
+    }
+    Ok(())
+}
+
 /// A persistent bitmap.
 #[derive(Clone)]
 pub struct PersistentBitmap {

@@ -108,8 +108,8 @@ fn set_bits(byte: u8) -> impl Iterator<Item = u64> {
     (0..8).filter(move |bit| byte >> bit & 1 != 0)
 }
 
-/// Sets a range of bits.
-fn mark(buf: &mut [u8], bits: Range<u64>) {
+/// Sets a range of bits, as far as they are in `buf`.
+pub(super) fn mark(buf: &mut [u8], bits: Range<u64>) {
     let mut bit = bits.start;
     while bit < bits.end {
         let Some(byte) = usize::try_from(bit / 8).ok().and_then(|at| buf.get_mut(at)) else {

@@ -10,8 +10,9 @@ use super::extension::{BitsCluster, DirtyBitmap, FormatExtension};
 use super::header::ParallelsHeader;
 use super::table::AllocationTable;
 use crate::error::Result;
-use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
+use crate::formats::bitmaps::{BitmapBits, PersistentBitmap, by_clusters};
 use crate::formats::dirty_ranges::DirtyRanges;
+use crate::formats::merged_bits::mark;
 use crate::formats::status::Status;
 use crate::formats::{Extent, Image, WritableImage};
 use crate::storage::Storage;
@@ -50,13 +51,8 @@ impl DirtyBits {
 
 impl BitmapBits for DirtyBits {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
-        let mut start = offset;
-        let mut rest = &mut *buf;
-        while !rest.is_empty() {
-            let within = start % self.cluster_size;
-            let length = usize::try_from(self.cluster_size - within).unwrap_or(usize::MAX);
-            let (part, after) = rest.split_at_mut(length.min(rest.len()));
-            let index = usize::try_from(start / self.cluster_size).unwrap_or(usize::MAX);
+        by_clusters(self.cluster_size, offset, buf, |index, within, part| {
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
             match self.clusters.get(index) {
                 None | Some(BitsCluster::Clear) => part.fill(0),
                 Some(BitsCluster::Set) => part.fill(0xff),
@@ -65,9 +61,8 @@ impl BitmapBits for DirtyBits {
                         .read_exact_at(place + within, part, "the bits of a dirty bitmap")?;
                 }
             }
-            start += part.len() as u64;
-            rest = after;
-        }
+            Ok(())
+        })?;
         // Beyond the end of the disk nothing is set.
         for (byte, at) in buf.iter_mut().zip(offset..) {
             let left = self.count.saturating_sub(at.saturating_mul(8));
@@ -174,12 +169,7 @@ impl KeptExtension {
         for part in parts {
             let first = (part.start - start) / bitmap.granularity;
             let end = (part.end - start).div_ceil(bitmap.granularity);
-            for bit in first..end {
-                let at = usize::try_from(bit / 8).unwrap_or(usize::MAX);
-                if let Some(byte) = bits.get_mut(at) {
-                    *byte |= 1 << (bit % 8);
-                }
-            }
+            mark(&mut bits, first..end);
         }
         file.write_at(place, &bits)?;
         Ok((cluster != BitsCluster::At(place)).then_some(place))

@@ -15,7 +15,7 @@ use super::geometry::Geometry;
 use super::header::{Header, TablePlace};
 use super::read::tables::read_table;
 use crate::error::{Error, Result, printable};
-use crate::formats::bitmaps::{BitmapBits, PersistentBitmap};
+use crate::formats::bitmaps::{BitmapBits, PersistentBitmap, by_clusters};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
@@ -57,41 +57,48 @@ struct StoredBits {
 impl StoredBits {
     /// Copies the bits from byte `within` on of the cluster that an entry of the table leads to.
     fn copy(&self, index: u64, host: HostOffset, within: u64, part: &mut [u8]) -> Result<()> {
-        let length = self.storage.len()?;
-        let is_whole = |host: HostOffset| {
-            let end = host.0.checked_add(self.geometry.cluster_size());
-            end.is_some_and(|end| end <= length)
-        };
-        // The file may end inside of a cluster, behind its last bits.
-        if !is_whole(host) {
-            let from = host.0.saturating_add(within);
-            return self.storage.read_exact_at(from, part, "a bitmap's bits");
-        }
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         if !ahead.contains_key(&index) {
-            ahead.clear();
-            let next = (index..).zip(self.table()?.iter().skip(position(index)));
-            let next = next.filter_map(|(index, entry)| match entry.target(self.geometry) {
-                Ok(BitmapTarget::Stored(host)) if is_whole(host) => Some((index, host)),
-                _ => None,
-            });
-            let size = self.geometry.cluster_len();
-            let next: Vec<_> = next.take((AHEAD_BYTES / size).max(1)).collect();
-            Pieces::new(self.storage.as_ref(), length, size, &self.pace).each(
-                &next,
-                |(_, host)| host.0,
-                |(index, _), bytes| Ok((*index, bytes.to_vec())),
-                |(index, bytes)| {
-                    ahead.insert(index, bytes);
-                    Ok(())
-                },
-            )?;
+            *ahead = self.read_ahead(index)?;
         }
-        let cluster = ahead.get(&index).map(Vec::as_slice).unwrap_or_default();
+        let Some(cluster) = ahead.get(&index) else {
+            // The file may end inside of a cluster, behind its last bits.
+            let from = host.0.saturating_add(within);
+            return self.storage.read_exact_at(from, part, "a bitmap's bits");
+        };
         let start = position(within);
         let bits = cluster.get(start..start.saturating_add(part.len()));
         part.copy_from_slice(bits.ok_or_else(|| Error::corrupt("a bitmap's bits are cut off"))?);
         Ok(())
+    }
+
+    /// Reads the next clusters of bits from an entry of the table on, up to one that isn't whole in the file.
+    fn read_ahead(&self, index: u64) -> Result<BTreeMap<u64, Vec<u8>>> {
+        let length = self.storage.len()?;
+        let size = self.geometry.cluster_len();
+        let next = (index..).zip(self.table()?.iter().skip(position(index)));
+        let next = next.filter_map(|(index, entry)| match entry.target(self.geometry) {
+            Ok(BitmapTarget::Stored(host)) => Some((index, host)),
+            _ => None,
+        });
+        let next: Vec<_> = next
+            .take((AHEAD_BYTES / size).max(1))
+            .take_while(|(_, host)| {
+                let end = host.0.checked_add(self.geometry.cluster_size());
+                end.is_some_and(|end| end <= length)
+            })
+            .collect();
+        let mut ahead = BTreeMap::new();
+        Pieces::new(self.storage.as_ref(), length, size, &self.pace).each(
+            &next,
+            |(_, host)| host.0,
+            |(index, _), bytes| Ok((*index, bytes.to_vec())),
+            |(index, bytes)| {
+                ahead.insert(index, bytes);
+                Ok(())
+            },
+        )?;
+        Ok(ahead)
     }
 
     fn table(&self) -> Result<&[BitmapTableEntry]> {
@@ -110,33 +117,29 @@ fn position(number: u64) -> usize {
 impl BitmapBits for StoredBits {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         let table = self.table()?;
-        let mut offset = offset;
-        let mut rest = buf;
         let mut any = false;
-        while !rest.is_empty() {
-            let within = self.geometry.within_cluster(offset);
-            let left = self.geometry.cluster_size() - within;
-            let length = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-            let (part, after) = rest.split_at_mut(length);
-            let index = offset / self.geometry.cluster_size();
-            let entry = usize::try_from(index).ok().and_then(|at| table.get(at));
-            let entry = entry.copied().unwrap_or_default();
-            let target = entry.target(self.geometry).map_err(|why| {
-                Error::corrupt(format!("entry {index} of a bitmap's table: {why}"))
-            })?;
-            match target {
-                BitmapTarget::Uniform(set) => {
-                    part.fill(if set { 0xff } else { 0 });
-                    any |= set;
+        by_clusters(
+            self.geometry.cluster_size(),
+            offset,
+            buf,
+            |index, within, part| {
+                let entry = table.get(position(index)).copied().unwrap_or_default();
+                let target = entry.target(self.geometry).map_err(|why| {
+                    Error::corrupt(format!("entry {index} of a bitmap's table: {why}"))
+                })?;
+                match target {
+                    BitmapTarget::Uniform(set) => {
+                        part.fill(if set { 0xff } else { 0 });
+                        any |= set;
+                    }
+                    BitmapTarget::Stored(host) => {
+                        self.copy(index, host, within, part)?;
+                        any |= part.iter().any(|byte| *byte != 0);
+                    }
                 }
-                BitmapTarget::Stored(host) => {
-                    self.copy(index, host, within, part)?;
-                    any |= part.iter().any(|byte| *byte != 0);
-                }
-            }
-            offset += length as u64;
-            rest = after;
-        }
+                Ok(())
+            },
+        )?;
         Ok(any)
     }
 }
