@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::refcounts::table_too_big;
+use super::refcounts::{refcount_clusters, table_too_big};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_BYTES};
@@ -91,7 +91,7 @@ impl ClusterOrder {
             false => 0,
         };
         self.stale.push((self.table.start, self.blocks.clone()));
-        let (blocks, table) = self.refcounts_of(start + data + more - twice);
+        let (blocks, table) = refcount_clusters(self.geometry, start + data + more - twice);
         let mut next = start;
         for index in self.blocks.len() as u64..blocks {
             self.blocks.insert(index, next);
@@ -255,7 +255,7 @@ impl ClusterOrder {
         let per_block = self.geometry.refcount_block_entries();
         let used = (cluster + 1).max(new).div_ceil(per_block);
         let start = used * per_block;
-        let (blocks, _) = self.refcounts_of(start);
+        let (blocks, _) = refcount_clusters(self.geometry, start);
         let clusters = self.table_clusters(blocks + blocks.div_ceil(2));
         self.mark(new..new + 1);
         self.stale.push((self.table.start, self.blocks.clone()));
@@ -270,21 +270,6 @@ impl ClusterOrder {
         self.mark(start..self.table.end);
         self.outgrown.push(old);
         Ok(())
-    }
-
-    /// Returns the numbers of blocks and of clusters of a table that count so many clusters and themselves.
-    fn refcounts_of(&self, clusters: u64) -> (u64, u64) {
-        let (mut blocks, mut table) = (0, 0);
-        // Both grow far more slowly than their sum does: this ends after a few rounds.
-        loop {
-            let all = clusters + blocks + table;
-            let more = all.div_ceil(self.geometry.refcount_block_entries());
-            let larger = self.table_clusters(more);
-            if (blocks, table) == (more, larger) {
-                return (blocks, table);
-            }
-            (blocks, table) = (more, larger);
-        }
     }
 
     fn table_clusters(&self, entries: u64) -> u64 {

@@ -7,9 +7,9 @@
 //!
 //! Nothing depends on the data, so all tables are generated from numbers. Of space that isn't taken each L2 table
 //! stands before the data that it leads to, with refcount blocks between them where [`ClusterOrder`] puts these. Space
-//! that is taken is in one piece, and so is that on a device, and that of a disk with so many L2 tables that a place for
-//! each would take too much memory. In an external data file guest and host offsets are the same. An image whose external data file is to
-//! be a raw image at all times is one of these, whatever was asked for.
+//! that is taken is in one piece. So is that on a device, and that of a disk with so many L2 tables that a place for
+//! each would take too much memory. In an external data file guest and host offsets are the same. An image whose
+//! external data file is to be a raw image at all times is one of these, whatever was asked for.
 //!
 //! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
 //! a hole would decrypt to noise, so then, and with [`Preallocation::Full`], every cluster has to be
