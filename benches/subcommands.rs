@@ -38,7 +38,7 @@ struct Options {
     /// Only rows whose name has this in it
     #[arg(long, default_value = "")]
     only: String,
-    /// What cargo passes; ignored
+    /// Ignored; cargo passes it
     #[arg(long, hide = true)]
     bench: bool,
 }

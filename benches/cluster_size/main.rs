@@ -56,7 +56,7 @@ struct Options {
     /// Measure nothing, make the page from what --json wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "speed_json", "size", "rounds"])]
     from: Option<PathBuf>,
-    /// What cargo passes; ignored
+    /// Ignored; cargo passes it
     #[arg(long, hide = true)]
     bench: bool,
 }

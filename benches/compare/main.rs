@@ -49,7 +49,7 @@ struct Options {
     /// Write every single figure to FILE (relative to the package's root)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What cargo passes; ignored
+    /// Ignored; cargo passes it
     #[arg(long, hide = true)]
     #[serde(skip)]
     bench: bool,

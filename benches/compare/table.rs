@@ -68,7 +68,7 @@ fn times(text: &mut String, outcomes: &[Outcome]) {
     text.push('\n');
 }
 
-/// What small clusters cost, and LUKS beside legacy AES, in a sentence each.
+/// Tells the cost of small clusters, and of LUKS beside legacy AES, in a sentence each.
 fn comparisons(text: &mut String, outcomes: &[Outcome]) {
     for (job, other, words) in [
         (

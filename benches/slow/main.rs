@@ -53,7 +53,7 @@ struct Options {
     /// Size of the disk that is converted on XFS and btrfs
     #[arg(long, default_value = "1G", value_parser = numbers::parse_size)]
     shared_size: u64,
-    /// What cargo passes; ignored
+    /// Ignored; cargo passes it
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -1,4 +1,4 @@
-//! What a power cut leaves of a repair: the next repair does the rest, and no data is lost on the way.
+//! Repairs that a power cut stops: the next repair does the rest, and no data is lost on the way.
 
 use std::sync::Arc;
 

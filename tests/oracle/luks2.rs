@@ -250,7 +250,7 @@ fn headers() {
     ran.fails(1, "LUKS2 header is damaged: its checksum is wrong");
 }
 
-/// What isn't read is refused by name, and nothing is written.
+/// Containers that aren't read are refused by name, and nothing is written.
 fn refused() {
     let folder = folder();
     let folder = folder.path();

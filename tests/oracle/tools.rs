@@ -39,7 +39,7 @@ pub fn same_answer(folder: &Path, args: &[&str]) {
     assert_eq!(ours.stderr, complaint, "{args:?}");
 }
 
-/// Whether a line of standard error is a finding of a check, or a repair.
+/// Returns true for a line of standard error that is a finding of a check, or a repair.
 pub fn is_finding(line: &str) -> bool {
     const FINDINGS: [&str; 4] = ["ERROR", "Leaked", "Rebuilding", "Repairing"];
     FINDINGS.iter().any(|start| line.starts_with(start))

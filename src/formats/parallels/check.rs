@@ -104,7 +104,7 @@ pub(super) fn walk(
         if host < start || host >= length {
             on_event(&format!("{said} cluster {block} is outside image"));
             report.corruptions += 1;
-            // What can be read is kept: the start may be what is wrong.
+            // A cluster that can be read is kept: the start may be what is wrong.
             let is_readable = host >= header.table_end() && host < length;
             let list = match is_readable {
                 true => &mut found.shared,

@@ -5,8 +5,8 @@
 //! it move there, and the file ends after the last one. QEMU, which takes the header's count for the next place that
 //! is free, would write over a block of an image with such gaps.
 //!
-//! What an entry leads to is on stable storage before the entry is, and an entry before what it led to goes away. The
-//! count in the header is never less than the blocks that are stored.
+//! A block is on stable storage before the entry that leads to it, and an entry before the block that it led to goes
+//! away. The count in the header is never less than the blocks that are stored.
 
 use super::check::Count;
 use super::header::{BLOCK_SIZE, ImageType};

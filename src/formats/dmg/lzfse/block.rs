@@ -111,7 +111,7 @@ fn distance(symbol: u32) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    /// What a symbol stands for begins where the one before ends.
+    /// Each symbol stands for numbers that begin where those of the one before end.
     #[test]
     fn symbols_cover_all_numbers() {
         let kinds: [(Meaning, u32, u32); 3] = [

@@ -39,7 +39,7 @@ impl<'a> DecodedBytes<'a> {
             return None;
         }
         while self.done < end {
-            // What was added repeats with the same distance, so that each step may take all of it.
+            // The added bytes repeat with the same distance, so that each step may take all of them.
             let step = (end - self.done).min(self.done - from);
             self.bytes.copy_within(from..from + step, self.done);
             self.done += step;

@@ -52,7 +52,7 @@ fn long() -> Vec<u8> {
 const LONG: &[u8] = include_bytes!("../../../../tests/data/lzfse/long.lzfse");
 const SHORT: &[u8] = include_bytes!("../../../../tests/data/lzfse/short.lzfse");
 
-/// What Apple's own encoder made.
+/// Streams that Apple's own encoder made.
 #[test]
 fn streams_of_the_reference_are_decoded() {
     let samples: [(&[u8], Vec<u8>); 5] = [

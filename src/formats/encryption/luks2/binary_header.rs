@@ -113,12 +113,8 @@ impl Luks2Fields {
             Ok(length) => length,
             Err(error) => return Ok(Some(Err(error))),
         };
-        let mut text = vec![
-            0;
-            usize::try_from(length)
-                .unwrap_or(0)
-                .saturating_sub(FIELDS_LENGTH)
-        ];
+        let text_length = usize::try_from(length).unwrap_or(0);
+        let mut text = vec![0; text_length.saturating_sub(FIELDS_LENGTH)];
         if area.read_at(at + FIELDS_LENGTH as u64, &mut text)? < text.len() {
             return Ok(Some(Err(cut_off())));
         }
@@ -167,10 +163,8 @@ impl Luks2Fields {
 /// Returns the length of the header at `at`, in bytes.
 fn length(fields: &[u8; FIELDS_LENGTH], at: u64) -> Result<u64> {
     let number = |at: usize| {
-        let bytes = fields.get(at..at + 8).unwrap_or_default();
-        bytes
-            .iter()
-            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        let bytes = fields.get(at..).and_then(<[u8]>::first_chunk);
+        bytes.copied().map_or(0, u64::from_be_bytes)
     };
     let (length, offset) = (number(8), number(256));
     if !length.is_power_of_two() || !(LENGTHS[0]..=LENGTHS[1]).contains(&length) {

@@ -89,7 +89,7 @@ fn read(bytes: Vec<u8>) -> Result<Option<Luks2Header>> {
     Luks2Header::read(Arc::new(MemoryStorage::new(bytes)), false)
 }
 
-/// What is said of a text.
+/// Returns the message about a text.
 fn said(text: &str) -> String {
     let both = container(&header(text, 0, 5), &header(text, LENGTH, 5));
     match read(both) {
