@@ -156,6 +156,7 @@ fn try_repairing(format: Format, bytes: &[u8], seed: u8) {
 
 fuzz_target!(|bytes: &[u8]| {
     let seed = bytes.last().copied().unwrap_or(0);
+    let bytes = &cowhide_fuzz::image(bytes);
     for format in FORMATS {
         // That format has targets of its own.
         if format.capabilities().transparent || format.name() == "qcow2" {

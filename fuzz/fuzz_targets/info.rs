@@ -30,9 +30,10 @@ fn scratch() -> &'static (File, PathBuf) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    let bytes = cowhide_fuzz::image(bytes);
     let (file, path) = scratch();
     file.set_len(0).expect("a scratch file");
-    file.write_all_at(bytes, 0).expect("a scratch file");
+    file.write_all_at(&bytes, 0).expect("a scratch file");
     fuzzing::info(path, None);
     fuzzing::info(path, Format::from_name("qcow2"));
     let mut after = vec![0; bytes.len()];

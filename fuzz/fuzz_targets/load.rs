@@ -11,7 +11,7 @@ use cowhide::storage::{MemoryStorage, Operation, Storage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let memory = Arc::new(MemoryStorage::new(cowhide_fuzz::image(bytes)));
     for format in FORMATS {
         let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
         let Ok(mut file) = format.load(storage, Load::Use) else {

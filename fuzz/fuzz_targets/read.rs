@@ -36,7 +36,7 @@ fn read(memory: &Arc<MemoryStorage>, format: Format) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let memory = Arc::new(MemoryStorage::new(cowhide_fuzz::image(bytes)));
     for format in FORMATS {
         read(&memory, *format);
     }

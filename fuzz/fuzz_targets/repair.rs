@@ -29,14 +29,14 @@ fn contents(storage: Arc<dyn Storage>) -> Option<Vec<Option<Vec<u8>>>> {
 fuzz_target!(|bytes: &[u8]| {
     let odd = bytes.last().is_some_and(|last| last & 1 != 0);
     let what = if odd { Repair::Leaks } else { Repair::All };
-    let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let storage = Arc::new(MemoryStorage::new(cowhide_fuzz::image(bytes)));
     let Ok(header) = Header::read_for_check(storage.as_ref()) else {
         return;
     };
     if header.l1().entries > MOST_L1_ENTRIES {
         return;
     }
-    let before = contents(Arc::new(MemoryStorage::new(bytes.to_vec())));
+    let before = contents(Arc::new(MemoryStorage::new(cowhide_fuzz::image(bytes))));
     let repaired = repair(storage.as_ref(), &header, what, &mut |_| {});
     let header = Header::read_for_check(storage.as_ref()).expect("the header is still valid");
     let again = check(storage.as_ref(), &header, &mut |_| {});

@@ -135,3 +135,13 @@ put vmdk-stream 5176 '\010\0\0\0\0\0\0\0'
 truncate -s 6144 vmdk-stream
 rm -f vmdk-extents
 put vmdk-extents 0 '# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 8 FLAT "a" 0\nRDONLY 8 ZERO\nRW 8 VMFS "b"\n'
+
+# Those of megabytes, of which a few sectors hold anything.
+qemu-img create -q -f vhdx -o block_size=1M,log_size=1M whole 2M
+qemu-io -f vhdx -c 'write -q -P 0xda 512 1k' whole
+../sectors.py whole vhdx
+# The key material is left out: nobody asks for the password.
+qemu-img create -q -f luks --object "$secret" -o key-secret=s,iter-time=10 whole 4k
+dd if=/dev/zero of=whole bs=4096 seek=1 count=504 conv=notrunc status=none
+../sectors.py whole luks
+rm whole
