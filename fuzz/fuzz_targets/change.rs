@@ -62,7 +62,9 @@ fn load(format: Format, storage: &Arc<SmallDevice>, how: Load) -> Option<Box<dyn
 
 /// The start of the disk, where it can be read.
 fn contents(format: Format, storage: &Arc<SmallDevice>) -> Option<Vec<Option<Vec<u8>>>> {
-    let image = load(format, storage, Load::Use)?.open(Parts::default()).ok()?;
+    let image = load(format, storage, Load::Use)?
+        .open(Parts::default())
+        .ok()?;
     let pieces = (0..(image.size() / PIECE as u64).min(PIECES)).map(|index| {
         let mut piece = vec![0; PIECE];
         let read = image.read_at(GuestOffset(index * PIECE as u64), &mut piece);
