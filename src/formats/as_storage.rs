@@ -1,7 +1,7 @@
 //! The disk of an image as a storage, for an image inside of it.
 //!
-//! A format inside a format needs no code in either. The outer image is opened as any image is, and the
-//! driver of the inner one sees its disk as a run of bytes. It is only read.
+//! This makes a format inside another one work without code for it in either format. The outer image is opened like
+//! any other image. The driver of the inner image sees the outer disk as a read-only file.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,17 +13,18 @@ use crate::error::{Error, Result};
 use crate::storage::{Identity, Storage};
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// An image's disk as a storage.
+/// The disk of an image, as a read-only storage.
 pub struct ImageStorage {
     image: Arc<dyn Image>,
-    /// The files that the image is made of.
+    /// The files that hold the image.
     files: Vec<Arc<dyn Storage>>,
     name: OsString,
     format: &'static str,
 }
 
 impl ImageStorage {
-    /// Makes a storage of the disk of `image`, which is made of these files and which messages call `name`.
+    /// Returns the disk of `image` as a storage. `files` are the files that hold the image; `name` is its name in
+    /// messages.
     pub fn new(
         image: Arc<dyn Image>,
         files: Vec<Arc<dyn Storage>>,
@@ -45,7 +46,7 @@ impl ImageStorage {
         )))
     }
 
-    /// Reads whole sectors, of which `buf` is a part that starts `skipped` bytes after `start`.
+    /// Reads the sectors from byte `start` on, and copies the part that begins `skipped` bytes later to `buf`.
     fn read_part(&self, start: u64, skipped: usize, buf: &mut [u8]) -> Result<()> {
         let sector = usize::try_from(SECTOR_SIZE).unwrap_or(1);
         let mut sectors = vec![0; (skipped + buf.len()).next_multiple_of(sector)];

@@ -1,8 +1,8 @@
-//! Changes of one bitmap, one after the other, before anything is stored.
+//! The changes of one bitmap by one command, collected before any of them is stored.
 //!
-//! All changes of one call are made here first, and the outcome is stored once. So a change that is refused
-//! leaves the image as it was, whatever came before it. A bitmap that is added, filled and disabled never lacks
-//! half of that. Bits aren't read here: a bitmap's bits are those of others, put together.
+//! All changes of one call are made in memory first, and the outcome is stored once. If a later change is refused,
+//! the image stays as it was. A bitmap is never stored half changed. The bits themselves aren't read here: the new
+//! bitmap refers to the bits of the bitmaps that are merged into it.
 
 use std::sync::Arc;
 
@@ -11,38 +11,38 @@ use super::driver::ImageFile;
 use super::merged_bits::{BitsSource, MergedBits};
 use crate::error::{Error, Result, printable};
 
-/// The least and the largest granularity, in bytes.
+/// The smallest and the largest granularity, in bytes.
 const GRANULARITIES: std::ops::RangeInclusive<u64> = 512..=1 << 31;
 
-/// The changes of the bitmap of one name.
+/// The changes of the bitmap with one name.
 pub struct BitmapChanges<'a> {
     name: Vec<u8>,
     /// The size of the disk in bytes.
     size: u64,
     bitmaps: Option<&'a dyn Bitmaps>,
-    /// The bitmaps of the image as they are stored.
+    /// The bitmaps that the image stores.
     stored: Vec<PersistentBitmap>,
     now: Option<ChangedBitmap>,
 }
 
-/// The bitmap as it has become.
+/// The bitmap after the changes.
 #[derive(Clone)]
 struct ChangedBitmap {
     /// The bitmap; its bits are in `sources`.
     bitmap: PersistentBitmap,
     sources: Vec<BitsSource>,
-    /// True if it isn't the one that is stored by its name.
+    /// True if it replaces the stored bitmap of its name, or if there was none.
     is_new: bool,
-    /// True if its bits are other ones.
+    /// True if its bits differ from the stored ones.
     has_other_bits: bool,
 }
 
 impl<'a> BitmapChanges<'a> {
-    /// Makes no change yet to the bitmap of that name; `bitmaps` are those of an image of `size` bytes, `None`
-    /// where it can have none.
+    /// Starts with the bitmap called `name` as it is stored. `bitmaps` are those of the image, or `None` if it can't
+    /// have bitmaps. `size` is the size of its disk in bytes.
     ///
     /// # Errors
-    /// Returns an error if the list can't be read.
+    /// Returns an error if the list of bitmaps can't be read.
     pub fn new(name: &[u8], size: u64, bitmaps: Option<&'a dyn Bitmaps>) -> Result<Self> {
         let stored = bitmaps.map_or(Ok(Vec::new()), Bitmaps::list)?;
         let now = stored.iter().find(|bitmap| bitmap.name == name);
@@ -61,11 +61,12 @@ impl<'a> BitmapChanges<'a> {
         })
     }
 
-    /// Adds a bitmap without a bit, which is enabled. The granularity is in bytes; 0 is the image's own.
+    /// Adds an empty, enabled bitmap. `granularity` is in bytes; 0 selects the image's default. `place` is the
+    /// image's name in messages.
     ///
     /// # Errors
-    /// Returns an error if there is one of that name, if the granularity or the name isn't one, or if there
-    /// is no room. Returns an error if the image can have none; `place` is the name that messages have for it.
+    /// Returns an error if the name is empty, too long or taken, if the granularity is invalid, or if the image has
+    /// no space for the bitmap or can't have bitmaps.
     pub fn add(&mut self, granularity: u64, place: &str, image: &dyn ImageFile) -> Result<()> {
         if self.name.is_empty() {
             return Err(Error::invalid("Bitmap name cannot be empty"));
@@ -112,16 +113,16 @@ impl<'a> BitmapChanges<'a> {
         Ok(())
     }
 
-    /// Removes the bitmap, which may be inconsistent.
+    /// Removes the bitmap. It may be inconsistent.
     ///
     /// # Errors
-    /// Returns an error if there is none.
+    /// Returns an error if there is no such bitmap.
     pub fn remove(&mut self) -> Result<()> {
         let removed = self.now.take();
         removed.map(drop).ok_or_else(|| not_found(&self.name))
     }
 
-    /// Takes all bits away.
+    /// Clears all bits.
     ///
     /// # Errors
     /// Returns an error if there is no such bitmap, or if it is inconsistent.
@@ -132,7 +133,7 @@ impl<'a> BitmapChanges<'a> {
         Ok(())
     }
 
-    /// Lets QEMU keep the bitmap up to date from when it opens the image, or not.
+    /// Sets the flag `auto`, by which QEMU updates the bitmap from the time it opens the image.
     ///
     /// # Errors
     /// Returns an error if there is no such bitmap, or if it is inconsistent.
@@ -141,12 +142,11 @@ impl<'a> BitmapChanges<'a> {
         Ok(())
     }
 
-    /// Adds the bits of another bitmap: of the same image, or of one whose disk has so many bytes and which
-    /// has these bitmaps.
+    /// Sets the bits that are set in the bitmap called `source`. That is a bitmap of the same image, or of `other`:
+    /// the size in bytes of another disk, and its bitmaps.
     ///
     /// # Errors
-    /// Returns an error if either bitmap isn't there or is inconsistent, or if the disks are of different
-    /// sizes.
+    /// Returns an error if either bitmap is missing or inconsistent, or if the disks differ in size.
     pub fn merge(
         &mut self,
         source: &[u8],
@@ -155,7 +155,7 @@ impl<'a> BitmapChanges<'a> {
         let size = self.size;
         self.usable()?;
         let (source_size, bitmaps) = match other {
-            // It has these bits.
+            // The bitmap has its own bits already.
             None if source == self.name => return Ok(()),
             None => (size, &self.stored),
             Some((size, bitmaps)) => (*size, bitmaps),
@@ -178,7 +178,7 @@ impl<'a> BitmapChanges<'a> {
         Ok(())
     }
 
-    /// Stores the outcome, where anything has changed. `flush` says that flushes reach the storage.
+    /// Stores the outcome if anything changed. With `flush`, the changes are flushed to stable storage.
     ///
     /// # Errors
     /// Returns an error as [`Bitmaps::replace`] does.
@@ -211,7 +211,7 @@ impl<'a> BitmapChanges<'a> {
         bitmaps.replace(&self.name, with, flush)
     }
 
-    /// Returns the bitmap, whose bits can be relied on.
+    /// Returns the bitmap if it is consistent.
     fn usable(&mut self) -> Result<&mut ChangedBitmap> {
         let now = self.now.as_mut().ok_or_else(|| not_found(&self.name))?;
         if now.bitmap.in_use {

@@ -1,4 +1,4 @@
-//! Persistent bitmaps, whatever the format: the parts of a disk that changed since somebody last looked.
+//! The interface of persistent bitmaps, which record the parts of a disk that changed since a backup.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use crate::error::Result;
 
 /// The persistent bitmaps of an image.
 pub trait Bitmaps {
-    /// Reads the list. Bits are read when they are asked for.
+    /// Reads the list. The bits are read later, with [`BitmapBits::read`].
     ///
     /// # Errors
-    /// Returns an error if the list can't be read or makes no sense.
+    /// Returns an error if the list can't be read or is invalid.
     fn list(&self) -> Result<Vec<PersistentBitmap>>;
 
-    /// Reads the list of bitmaps whose bits can be merged into those of other images.
+    /// Reads the list of the bitmaps whose bits can be merged into those of other images.
     ///
     /// # Errors
     /// Returns an error as [`list`](Self::list) does.
@@ -22,58 +22,58 @@ pub trait Bitmaps {
         self.list()
     }
 
-    /// Adds copies of another image's bitmaps to the image, which nobody else may have open. `flush` says that
-    /// flushes reach the storage.
+    /// Adds copies of another image's bitmaps to the image, which must not be open elsewhere. With `flush`, the
+    /// changes are flushed to stable storage.
     ///
     /// # Errors
-    /// Returns an error if a name is taken or there is no room, and nothing was written then. Returns an
-    /// error if the metadata of either image is damaged, or the system's error.
+    /// Returns an error if a name is taken or if there is no space; nothing is written then. Returns an error if the
+    /// metadata of either image is damaged, or the system's error.
     fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()>;
 
-    /// Returns the granularity of a new bitmap of which nothing else is said, in bytes.
+    /// Returns the granularity of a new bitmap for which the user gives none, in bytes.
     fn default_granularity(&self) -> u64;
 
-    /// Checks whether a bitmap of that name and granularity, a power of two from 512 bytes to 2 GiB, could be
-    /// stored beside those that there are.
+    /// Checks that a new bitmap with this name and granularity could be stored beside the existing ones. The
+    /// granularity is a power of two from 512 bytes to 2 GiB.
     ///
     /// # Errors
-    /// Returns the reason if it couldn't, or an error if the list can't be read.
+    /// Returns the reason if the bitmap can't be stored, or an error if the list can't be read.
     fn check_new(&self, name: &[u8], granularity: u64) -> Result<()>;
 
-    /// Stores what has become of the bitmap of a name. The image must be
-    /// [fit for it](super::ImageFile::prepare_to_change), and open nowhere else. `flush` says that flushes
-    /// reach the storage.
+    /// Stores the outcome of changes of the bitmap called `name`. The image must be
+    /// [prepared](super::ImageFile::prepare_to_change), and must not be open elsewhere. With `flush`, the changes are
+    /// flushed to stable storage.
     ///
     /// # Errors
-    /// Returns an error if there is no room: nothing has changed then. Returns an error if metadata is
-    /// damaged, or the system's error.
+    /// Returns an error if there is no space; nothing has changed then. Returns an error if the metadata is damaged,
+    /// or the system's error.
     fn replace(&self, name: &[u8], with: Replacement, flush: bool) -> Result<()>;
 }
 
-/// The change of the bitmap of a name.
+/// The outcome of changes of the bitmap with one name.
 pub enum Replacement {
-    /// There is none of that name any more.
+    /// The bitmap is removed.
     Nothing,
-    /// It has other flags, and the same bits.
+    /// The bitmap has other flags and the same bits.
     Flags(PersistentBitmap),
-    /// It has other bits, and its place in the list.
+    /// The bitmap has other bits and keeps its position in the list.
     Bits(PersistentBitmap),
-    /// It is another one, and the last one of the list.
+    /// The bitmap is new. It goes to the end of the list, and any other of its name is removed.
     New(PersistentBitmap),
 }
 
-/// The bits of a bitmap, eight in a byte, the first one in the lowest place.
+/// The bits of a bitmap: eight in a byte, the first one in the least significant bit.
 pub trait BitmapBits: Send + Sync {
-    /// Reads bytes of bits from byte `offset` on and returns `false` if none is set. Beyond the bitmap's end
-    /// there are none.
+    /// Reads bytes of bits from byte `offset` on, and returns `false` if none is set. Bits beyond the bitmap's end
+    /// read as 0.
     ///
     /// # Errors
-    /// Returns an error if the bits can't be read or found.
+    /// Returns an error if the bits, or the tables that lead to them, can't be read.
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<bool>;
 }
 
-/// Reads bytes of bits that are kept in clusters: calls `read` for each cluster that they touch, with its number, the
-/// first byte in it, and the part of `buf` that it has.
+/// Reads bytes of bits that are stored in clusters. Calls `read` for each cluster in the range, with its index, the
+/// first byte in it, and the part of `buf` for it.
 ///
 /// # Errors
 /// Returns the error of `read`.
@@ -100,18 +100,19 @@ pub(super) fn by_clusters(
 pub struct PersistentBitmap {
     /// Its name.
     pub name: Vec<u8>,
-    /// The number of bytes of the disk that one bit stands for: a power of two from 512 bytes to 2 GiB.
+    /// The number of bytes of the disk that one bit covers: a power of two from 512 bytes to 2 GiB.
     pub granularity: u64,
-    /// True if a program had it in use and didn't store it, so that the bits are out of date.
+    /// True if a program opened the bitmap for updates and didn't store it afterwards, so that the bits are out of
+    /// date.
     pub in_use: bool,
-    /// True if QEMU keeps it up to date from when it opens the image.
+    /// True if QEMU updates the bitmap from the time it opens the image.
     pub auto: bool,
     /// Its bits.
     pub bits: Arc<dyn BitmapBits>,
 }
 
 impl PersistentBitmap {
-    /// Returns the bitmap as reports have it.
+    /// Returns the bitmap in the form that reports have.
     pub fn info(&self) -> BitmapInfo {
         let flags = [(self.in_use, "in-use"), (self.auto, "auto")];
         BitmapInfo {
@@ -132,6 +133,6 @@ pub struct BitmapInfo {
     pub flags: Vec<&'static str>,
     /// Its name.
     pub name: String,
-    /// The number of bytes of the disk that one bit stands for.
+    /// The number of bytes of the disk that one bit covers.
     pub granularity: u64,
 }

@@ -1,8 +1,8 @@
-//! An image with the images below it: its backing file, that one's, and so on.
+//! A backing chain: an image, its backing file, the backing file of that, and so on.
 //!
-//! Parts that an image doesn't store are read from the next one below; parts that the last one doesn't store
-//! read as zeroes. A backing file may be smaller than the image above it: everything beyond its end reads as
-//! zeroes, as if it were stored there. It may be bigger: its tail isn't seen.
+//! Parts that an image doesn't store are read from the next image below it. Parts that no image stores read as
+//! zeroes. If a backing file is smaller than the image above it, the rest reads as zeroes, whatever the
+//! images further below store. If it is larger, the rest of it isn't visible.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// An image and its backing files, top first.
+/// An image and its backing files, the topmost image first.
 pub struct Chain {
     top: Arc<dyn Image>,
     below: Vec<Arc<dyn Image>>,
 }
 
 impl Chain {
-    /// Makes a chain of `top` and the images `below` it, the nearest first.
+    /// Returns a chain of `top` and the images `below` it, the nearest first.
     pub fn new(top: Arc<dyn Image>, below: Vec<Arc<dyn Image>>) -> Self {
         Self { top, below }
     }
 
-    /// Returns the image at `depth`: 0 is the top.
+    /// Returns the image at `depth`; 0 is the topmost image.
     pub fn layer(&self, depth: usize) -> Option<&dyn Image> {
         match depth.checked_sub(1) {
             None => Some(self.top.as_ref()),
@@ -36,7 +36,7 @@ impl Chain {
         1 + self.below.len()
     }
 
-    /// Returns the part of this chain from `depth` on; `None` beyond the last image.
+    /// Returns the part of this chain from `depth` on, or `None` beyond the last image.
     pub fn from_depth(&self, depth: usize) -> Option<Self> {
         let Some(below) = depth.checked_sub(1) else {
             return Some(Self::new(Arc::clone(&self.top), self.below.clone()));
@@ -45,8 +45,8 @@ impl Chain {
         Some(Self::new(Arc::clone(top), below.to_vec()))
     }
 
-    /// Returns the answer of the topmost image that says anything; `ask` asks one of them, for so many bytes
-    /// at most.
+    /// Returns the status from the topmost image in which the part is present. `ask` returns one image's status, for
+    /// at most as many bytes as its second argument says.
     fn status(
         &self,
         offset: GuestOffset,
@@ -55,8 +55,7 @@ impl Chain {
     ) -> Result<Status> {
         let mut status = ask(self.top.as_ref(), limit)?;
         for (depth, image) in (1..).zip(&self.below) {
-            // Beyond a backing file's end the disk reads as zeroes, because the image above says nothing of
-            // it: it is that one's.
+            // Zeroes beyond the end of a backing file are attributed to the image above it.
             if status.present || offset.0 >= image.size() {
                 break;
             }
@@ -69,8 +68,8 @@ impl Chain {
         Ok(status)
     }
 
-    /// Returns the extent that [`Image::extent_at`] does, but as seen by the topmost `layers` images alone:
-    /// parts that none of them stores are [`ExtentKind::Unallocated`].
+    /// Returns the extent that [`Image::extent_at`] returns for a chain of the topmost `layers` images alone. Parts
+    /// that none of them stores are [`ExtentKind::Unallocated`].
     ///
     /// # Errors
     /// Returns an error as [`Image::extent_at`] does.
@@ -85,7 +84,7 @@ impl Chain {
                 extent.depth = depth;
                 break;
             }
-            // A backing file that ends before ends the extent.
+            // The extent ends at the backing file's end at the latest.
             extent = Extent {
                 depth,
                 ..image.extent_at(offset, extent.length)?
@@ -95,25 +94,24 @@ impl Chain {
     }
 }
 
-/// A chain of which only the topmost image counts as storing anything, for a copy that leaves the rest to the
-/// target's backing file. Where there is nothing below the topmost image, there is nothing to leave: parts
-/// that it doesn't store are zero.
+/// A chain of which only the topmost image counts as storing data. It is the source of a copy that leaves the rest to
+/// the target's backing file. If the topmost image has no backing file, there is nothing to leave: parts that it
+/// doesn't store are zero.
 ///
-/// `qemu-img` doesn't ask where exactly the backing file of a bigger image ends. Parts that aren't stored
-/// count as zero if they start beyond that end, so the answer depends on where its questions start. They
-/// start behind parts that are stored in another way, and where the target's backing file ends. They also
-/// start where a part of the tables ends that it looks at as one.
+/// `qemu-img` doesn't compute the exact end of a backing file that is smaller than the image. It takes unallocated
+/// parts for zero if they start beyond that end. The result depends on the offsets of its queries, and so this type
+/// reproduces them. A query starts after a part that is stored in another way, at the end of the target's backing
+/// file, and at the end of a part of the tables that QEMU looks up at once.
 pub struct TopOnly {
     chain: Arc<Chain>,
-    /// The chain that is read.
+    /// The chain from which the data is read.
     reads: Arc<Chain>,
-    /// The size of the target's backing file in bytes; 0 where it has none.
+    /// The size of the target's backing file in bytes, or 0 without one.
     below_target: u64,
 }
 
 impl TopOnly {
-    /// Makes one of `chain`, which is read as it is, for a target whose backing file has `below_target`
-    /// bytes.
+    /// Returns `chain`, which is read as it is, for a target whose backing file has `below_target` bytes.
     pub fn new(chain: Arc<Chain>, below_target: u64) -> Self {
         let reads = Arc::clone(&chain);
         Self {
@@ -123,8 +121,7 @@ impl TopOnly {
         }
     }
 
-    /// Makes one of `chain`, read as if its topmost image were over `base`, which is the target's backing
-    /// file.
+    /// Returns `chain`, read as if `base`, the target's backing file, were the backing file of its topmost image.
     pub fn over(chain: Arc<Chain>, base: Arc<Chain>) -> Self {
         let below_target = base.size();
         let reads = Arc::new(Chain::new(Arc::clone(&chain.top), vec![base]));
@@ -188,7 +185,7 @@ impl Image for Chain {
         self.status(offset, limit, |image, limit| image.status_at(offset, limit))
     }
 
-    /// An image that isn't asked doesn't make the step shorter.
+    /// Limits the step only by the images that are asked.
     fn status_in_step(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
         self.status(offset, limit, |image, limit| {
             image.status_in_step(offset, limit)
@@ -196,7 +193,7 @@ impl Image for Chain {
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        // With more than one image, a host offset alone doesn't say in which file it is.
+        // With more than one image, a host offset alone doesn't identify the file.
         if self.below.is_empty() {
             self.top.plain_storage()
         } else {

@@ -1,4 +1,4 @@
-//! Several disks, one after the other, as one.
+//! Several disks in a row, presented as one disk.
 
 use std::sync::Arc;
 
@@ -6,16 +6,15 @@ use super::{Extent, Image, Plain, Status, check_range};
 use crate::error::Result;
 use crate::units::GuestOffset;
 
-/// Disks one after the other.
+/// Disks in a row.
 pub struct Concatenation {
-    /// The offset at which each disk starts, and the disk.
+    /// The guest offset at which each disk starts, and the disk.
     parts: Vec<(u64, Arc<dyn Image>)>,
     size: u64,
 }
 
 impl Concatenation {
-    /// Puts the disks together in that order. Returns `None` when together they are larger than
-    /// 2^63 − 1 bytes.
+    /// Concatenates the disks in this order. Returns `None` if the sum of their sizes is over 2^63 − 1 bytes.
     pub fn new(images: Vec<Arc<dyn Image>>) -> Option<Self> {
         let mut parts = Vec::with_capacity(images.len());
         let mut size = 0u64;
@@ -26,7 +25,7 @@ impl Concatenation {
         (size <= i64::MAX.cast_unsigned()).then_some(Self { parts, size })
     }
 
-    /// Returns the disk that holds `offset`, and the offset at which it starts.
+    /// Returns the disk that holds `offset`, and the guest offset at which it starts.
     fn part_at(&self, offset: GuestOffset) -> Option<&(u64, Arc<dyn Image>)> {
         let next = self.parts.partition_point(|(start, _)| *start <= offset.0);
         self.parts.get(next.checked_sub(1)?)

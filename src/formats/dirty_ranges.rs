@@ -1,26 +1,25 @@
-//! The parts of the disk that have been written, in bounded memory.
+//! The written ranges of a disk, kept in bounded memory.
 //!
-//! They are kept for bitmaps, which may mark more than was written, and never less. So neighbours
-//! are joined, and when there are too many parts all of them are taken more coarsely.
+//! They serve to update bitmaps, in which a bit may be set for an unchanged part, but never missing for a changed
+//! one. So adjacent ranges are joined, and if there are too many the granularity of all of them is doubled.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The number of parts that are told apart at the most.
+/// The largest number of separate ranges.
 const MOST_PARTS: usize = 1 << 16;
 
-/// The parts that have been written; see the module's text.
+/// The written ranges of a disk; see the module's documentation.
 #[derive(Debug)]
 pub(in crate::formats) struct DirtyRanges {
-    /// The unit, in bytes, at multiples of which parts start and end; a power of two.
+    /// The granularity in bytes, a power of two. Ranges start and end at multiples of it.
     unit: u64,
-    /// Disjoint, and not neighbours: start → end.
+    /// The start and the end of each range. The ranges are disjoint and not adjacent.
     parts: BTreeMap<u64, u64>,
 }
 
 impl DirtyRanges {
-    /// Makes a list of no parts, which nobody asks about in finer steps than `unit`, a power of
-    /// two.
+    /// Returns an empty list. `unit` is the smallest granularity of its users in bytes, a power of two.
     pub(in crate::formats) fn new(unit: u64) -> Self {
         Self {
             unit,
@@ -28,7 +27,7 @@ impl DirtyRanges {
         }
     }
 
-    /// Adds a part.
+    /// Adds a range.
     pub(in crate::formats) fn add(&mut self, part: &Range<u64>) {
         self.insert(part);
         while self.parts.len() > MOST_PARTS {
@@ -57,7 +56,7 @@ impl DirtyRanges {
         self.parts.insert(start, end);
     }
 
-    /// Returns all parts that are at least in part within `range`, in order, cut to it.
+    /// Returns the ranges that overlap `range`, in order, clipped to it.
     pub(in crate::formats) fn within(
         &self,
         range: Range<u64>,
@@ -103,7 +102,7 @@ mod tests {
         for number in 0..1 + MOST_PARTS as u64 {
             written.add(&(number * 64..number * 64 + 1));
         }
-        // Units of 64 bytes leave no gap.
+        // With a granularity of 64 bytes the ranges have no gap.
         assert_eq!(all(&written), [0..(1 + MOST_PARTS as u64) * 64]);
     }
 }

@@ -1,8 +1,8 @@
-//! A part of a disk, as a disk of its own.
+//! A part of a disk, presented as a disk.
 //!
-//! It starts and ends at any byte, since `dd` counts in blocks of any size, while disks are read in sectors. A
-//! part that starts at a sector is read as the disk itself is. Any other needs two sectors of the disk for each
-//! of its own. Bytes between its end and the end of its last sector read as zeroes.
+//! `dd` counts in blocks of any size, so that a part may start and end at any byte, whereas disks are read in
+//! sectors. A part that starts at a sector boundary is read like the disk itself. For any other part, each of its
+//! sectors takes two sectors of the disk. Bytes between the part's end and the end of its last sector read as zeroes.
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ use crate::units::{GuestOffset, SECTOR_LEN, SECTOR_SIZE};
 /// A part of a disk.
 pub struct DiskPart {
     image: Arc<dyn Image>,
-    /// The offset at which it starts, in bytes.
+    /// The offset of its first byte on the disk.
     start: u64,
     /// Its length in bytes.
     length: u64,
 }
 
 impl DiskPart {
-    /// Makes one of `length` bytes from the byte `start` on.
+    /// Returns the part of `length` bytes from byte `start` on.
     ///
     /// # Errors
-    /// Returns an error if the disk ends before that.
+    /// Returns an error if the part goes beyond the disk's end.
     pub fn new(image: Arc<dyn Image>, start: u64, length: u64) -> Result<Self> {
         let end = start.checked_add(length);
         if end.is_none_or(|end| end > image.size()) {
@@ -36,7 +36,7 @@ impl DiskPart {
         })
     }
 
-    /// Returns the number of bytes of the part's sectors that are sectors of the disk, too.
+    /// Returns the number of bytes in sectors of the part that are also sectors of the disk.
     fn shared_sectors(&self) -> u64 {
         match self.start.is_multiple_of(SECTOR_SIZE) {
             true => self.length / SECTOR_SIZE * SECTOR_SIZE,
@@ -44,7 +44,7 @@ impl DiskPart {
         }
     }
 
-    /// Reads the disk from any byte on.
+    /// Reads from the disk, starting at any byte.
     fn read_bytes(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         let within = usize::try_from(at % SECTOR_SIZE).unwrap_or(0);
         let (before, rest) = match within {
@@ -60,7 +60,7 @@ impl DiskPart {
         self.read_in_sector(at.saturating_add(sectors.len() as u64), after)
     }
 
-    /// Reads bytes that lie in one sector.
+    /// Reads bytes that lie in one sector of the disk.
     fn read_in_sector(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         if buf.is_empty() {
             return Ok(());
@@ -82,7 +82,7 @@ impl Image for DiskPart {
         self.length.next_multiple_of(SECTOR_SIZE)
     }
 
-    /// A sector of the part that isn't zero as a whole counts as data.
+    /// Reports a sector of the part as data unless all of it is zero.
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         check_range(self.size(), offset, 1)?;
         let shared = self.shared_sectors();
@@ -159,7 +159,7 @@ mod tests {
     const ZEROES: u64 = 4096;
     const DATA: usize = 2048;
 
-    /// A disk that is [`ZEROES`] bytes of zeroes, then [`DATA`] bytes of data, then zeroes again.
+    /// Returns a disk of [`ZEROES`] bytes of zeroes, [`DATA`] bytes of data and again zeroes.
     fn disk() -> (Arc<dyn Image>, Vec<u8>) {
         let bytes: Vec<u8> = (1..=250).cycle().take(DATA).collect();
         let raw = RawImage::open(Arc::new(MemoryStorage::new(bytes.clone()))).unwrap();
@@ -169,8 +169,8 @@ mod tests {
         (Arc::new(disk), [&hole[..], &bytes, &hole].concat())
     }
 
-    /// Every part reads as those bytes of the disk, its extents say so, and nothing but whole sectors of zeroes
-    /// is called zero.
+    /// Every part reads as the bytes of the disk. Its extents agree with them, and only whole sectors of zeroes are
+    /// reported as zero.
     #[test]
     fn a_part_of_any_start_and_end_reads_as_the_disk() {
         let (disk, bytes) = disk();

@@ -1,13 +1,13 @@
-//! An image's header in words, for people who want to know what they have.
+//! The explanation of an image's header in sentences, for users.
 
 use serde::Serialize;
 
-/// A statement on one thing in a header.
+/// The explanation of one item of a header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Statement {
-    /// The thing: a field, a feature bit, a table.
+    /// The item: a field, a feature bit, a table.
     pub subject: String,
-    /// A sentence or a few: its value, and what follows from it.
+    /// One or more sentences: the item's value, and its consequences.
     pub text: String,
 }
 

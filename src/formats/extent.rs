@@ -1,7 +1,7 @@
-//! Runs of a disk, and how each is stored.
+//! Runs of a disk, with the way in which each is stored.
 //!
-//! Copying, comparing and mapping have one question in common: from here on, for how long is the disk stored
-//! in one way, and in which? An extent is the answer.
+//! Copying, comparing and mapping all need to know how the disk is stored from an offset on, and for how many bytes.
+//! An extent has both.
 
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
@@ -9,43 +9,42 @@ use crate::units::{GuestOffset, HostOffset};
 /// A run of the virtual disk that is stored in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// The offset on the virtual disk at which it starts.
+    /// Its guest offset.
     pub start: GuestOffset,
-    /// Its length in bytes, above 0.
+    /// Its length in bytes, greater than 0.
     pub length: u64,
     /// The way in which it is stored.
     pub kind: ExtentKind,
-    /// The image of a backing chain that says so: 0 for the image itself, 1 for its backing file, and so on.
+    /// The image of a backing chain that stores it: 0 for the image itself, 1 for its backing file, and so on.
     pub depth: usize,
 }
 
 /// The way in which a run of the virtual disk is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentKind {
-    /// Bytes in the file, in one piece from this offset on (possibly encrypted).
+    /// Contiguous bytes in the file from this offset on, possibly encrypted.
     Data(HostOffset),
     /// Bytes in the file that have to be decoded, such as a compressed cluster.
     Encoded,
-    /// Reads as zeroes, and nothing needs to be read to know that.
+    /// Zeroes, without any data to read.
     Zero {
-        /// The offset at which the file has room for it all the same.
+        /// The host offset of space that is allocated nevertheless.
         kept: Option<HostOffset>,
     },
-    /// Not stored in this image at all; without a backing file it reads as zeroes.
+    /// Not stored in this image. Reads as zeroes without a backing file.
     Unallocated {
-        /// The offset at which the file has room for it all the same.
+        /// The host offset of space that is allocated nevertheless.
         kept: Option<HostOffset>,
     },
 }
 
 impl ExtentKind {
-    /// Returns true if something is stored that may be anything but zeroes.
+    /// Returns true if data is stored that isn't known to be zero.
     pub fn is_data(self) -> bool {
         matches!(self, Self::Data(_) | Self::Encoded)
     }
 
-    /// Returns the offset at which the file has room for it. Encoded data has more than one offset and gives
-    /// `None`.
+    /// Returns the host offset of the allocated space. Returns `None` for encoded data, which has more than one.
     pub fn host(self) -> Option<HostOffset> {
         match self {
             Self::Data(host) => Some(host),
@@ -54,7 +53,7 @@ impl ExtentKind {
         }
     }
 
-    /// Returns the same kind, so many bytes further on.
+    /// Returns the kind of the part of the extent that starts `bytes` bytes later.
     #[must_use]
     pub fn after(self, bytes: u64) -> Self {
         let further = |host: HostOffset| HostOffset(host.0.saturating_add(bytes));
@@ -71,22 +70,22 @@ impl ExtentKind {
     }
 }
 
-/// A run of the virtual disk, and the place where it lies byte by byte as the guest sees it.
+/// A run of the virtual disk, and the place in a storage that holds its bytes as the guest sees them.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<'a> {
-    /// Its length in bytes, above 0.
+    /// Its length in bytes, greater than 0.
     pub length: u64,
-    /// The place where it lies.
+    /// The place of its bytes.
     pub place: PlainPlace<'a>,
 }
 
-/// The place where a run of the virtual disk lies.
+/// The place of the bytes of a run of the virtual disk.
 #[derive(Debug, Clone, Copy)]
 pub enum PlainPlace<'a> {
     /// In this storage from this offset on.
     At(&'a dyn Storage, HostOffset),
-    /// Nowhere, as it is zeroes.
+    /// In no storage, since the run is zero.
     Zeroes,
-    /// Nowhere, as it is encoded or encrypted.
+    /// In no storage, since the data is encoded or encrypted.
     Nowhere,
 }

@@ -1,9 +1,9 @@
-//! Names of QEMU's drivers, of which this version has some.
+//! The names of QEMU's block drivers, only some of which this version has.
 
-/// Drivers that new images may be of and that have no measure.
+/// The drivers that can create images and can't measure them.
 pub const UNMEASURED: [&str; 2] = ["file", "host_device"];
 
-/// The names that a backing file's format may have: those of all drivers of QEMU's block devices.
+/// The names that are valid as a backing file's format: those of all of QEMU's block drivers.
 pub const QEMU_DRIVERS: [&str; 42] = [
     "blkdebug",
     "blklogwrites",

@@ -1,8 +1,8 @@
-//! The start of a disk whose format nobody stated.
+//! The protection of the first sector of a disk whose raw format was only probed.
 //!
-//! An image that was only *found* to be raw is taken for another format the next time if its start
-//! looks like that format's header. A guest that writes such a header could so choose files of the
-//! host to be read. As QEMU does, such a write is refused.
+//! If the format of such an image isn't given, it is probed again the next time. A guest could write another format's
+//! header to the first sector, and that header could name a backing file on the host to be read. Like QEMU, this
+//! storage refuses such a write.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::storage::{Filter, NotShared, Storage};
 use crate::units::SECTOR_SIZE;
 
-/// A storage whose first sector stays one that probing takes for raw.
+/// A storage that refuses writes after which its first sector no longer probes as raw.
 #[derive(Debug)]
 pub struct GuardedStart(pub Arc<dyn Storage>);
 
@@ -37,7 +37,7 @@ impl Filter for GuardedStart {
         self.0.write_at(offset, data)
     }
 
-    /// Copies anything but the start: bytes that are copied within the system can't be looked at.
+    /// Copies to any part but the first sector, since the contents of a copy within the system aren't visible here.
     fn copy_from(
         &self,
         offset: u64,
@@ -51,7 +51,7 @@ impl Filter for GuardedStart {
         self.0.copy_from(offset, source, source_offset, length)
     }
 
-    /// Shares anything but the start, for the same reason.
+    /// Shares any part but the first sector, for the same reason as [`copy_from`](Self::copy_from).
     fn share_from(
         &self,
         offset: u64,
@@ -79,7 +79,7 @@ mod tests {
         let refused = guarded.write_at(0, header).unwrap_err().to_string();
         assert!(refused.ends_with("at byte 0: Operation not permitted"));
         guarded.write_at(512, header).unwrap();
-        // Writing piece by piece is no way around it.
+        // Writing the header in two parts is refused, too.
         guarded.write_at(4, &header[4..]).unwrap();
         assert!(guarded.write_at(0, &header[..4]).is_err());
         assert!(guarded.write_at(0, b"# comment\nversion=1\n").is_err());

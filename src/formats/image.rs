@@ -1,7 +1,8 @@
-//! A disk that can be read, and one that can be written.
+//! The interfaces of a disk that can be read, and of one that can be written in place.
 //!
-//! Both traits work on `&self` from many threads, since the engine keeps many requests in flight. They say
-//! nothing of files: a chain of images, several in a row and a disk of zeroes are images as well.
+//! All methods of both traits take `&self` and work from several threads at once, since the engine has many requests
+//! in flight. The traits don't assume a file: a backing chain, a concatenation of disks and a disk of zeroes
+//! implement them as well.
 
 use super::extent::{Extent, ExtentKind, Plain, PlainPlace};
 use super::status::Status;
@@ -14,13 +15,13 @@ pub trait Image: Send + Sync {
     /// Returns the size of the virtual disk in bytes, a multiple of 512.
     fn size(&self) -> u64;
 
-    /// Returns the extent that holds `offset`, starting there and at most `limit` bytes long.
+    /// Returns the extent that starts at `offset`, with a length of at most `limit` bytes.
     ///
     /// # Errors
-    /// Returns an error if metadata can't be read or makes no sense, or if `offset` is beyond the disk's end.
+    /// Returns an error if metadata can't be read or is invalid, or if `offset` is beyond the disk's end.
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent>;
 
-    /// Returns the status of the disk from `offset` on, for at most `limit` bytes, as far as this image says.
+    /// Returns the status of at most `limit` bytes of the disk from `offset` on, in this image alone.
     ///
     /// # Errors
     /// Returns an error as [`extent_at`](Self::extent_at) does.
@@ -29,14 +30,14 @@ pub trait Image: Send + Sync {
         Ok(Status::of(&extent, self.plain_storage().is_some()))
     }
 
-    /// Returns the [status](Self::status_at) for no more than `qemu-img` looks up together.
+    /// Returns the [status](Self::status_at) of no more bytes than `qemu-img` looks up at once.
     ///
     /// # Errors
     /// Returns an error as [`extent_at`](Self::extent_at) does.
     fn status_in_step(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
         let limit = match self.status_step() {
             u64::MAX => limit,
-            // QEMU's formats that look things up do so with a C int.
+            // QEMU's formats with tables look up at most as many bytes as fit into a C int.
             step => limit
                 .min(step - offset.0 % step.max(1))
                 .min(i32::MAX.unsigned_abs().into()),
@@ -44,20 +45,20 @@ pub trait Image: Send + Sync {
         self.status_at(offset, limit)
     }
 
-    /// Returns the length in bytes of the pieces in which `qemu-img` asks how this image is stored. It
-    /// matters only to callers that have to come to the same conclusions.
+    /// Returns the length in bytes of the pieces for which `qemu-img` queries this image's status. It matters only to
+    /// callers that have to produce the same output.
     fn status_step(&self) -> u64 {
         u64::MAX
     }
 
-    /// Returns the storage in which [`ExtentKind::Data`] is found as the guest sees it, byte by byte. Returns
-    /// `None` when it is encrypted or there is no such storage.
+    /// Returns the storage that holds the bytes of [`ExtentKind::Data`] as the guest sees them. Returns `None` if
+    /// they are encrypted, or if there isn't one such storage.
     fn plain_storage(&self) -> Option<&dyn Storage> {
         None
     }
 
-    /// Returns the place where the disk's bytes from `offset` on lie as the guest sees them, in one piece of
-    /// at most `limit` bytes.
+    /// Returns the place of the disk's bytes from `offset` on as the guest sees them. It is contiguous, and at most
+    /// `limit` bytes long.
     ///
     /// # Errors
     /// Returns an error as [`extent_at`](Self::extent_at) does.
@@ -74,91 +75,88 @@ pub trait Image: Send + Sync {
         })
     }
 
-    /// Returns the number of bytes of memory that a thread takes beside its buffer, at the most, while it
-    /// reads the disk.
+    /// Returns the largest number of bytes of memory that a thread needs to read the disk, in addition to its buffer.
     fn memory_to_read(&self) -> usize {
         0
     }
 
-    /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of
-    /// 512, and the range lies inside the disk.
+    /// Reads from the virtual disk, decrypted. `offset` and the length of `buf` are multiples of 512, and the range
+    /// is within the disk.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if metadata or data is missing from the file, or if there
-    /// is no key.
+    /// Returns the system's error. Returns an error if the file lacks metadata or data, or if the key is missing.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
 }
 
 /// A disk image in use, open for reading and writing.
 ///
-/// All methods work from several threads at once. But two calls that write, zero or discard must not overlap
-/// on the disk, nor may a read overlap with one of those. The result of such a read, and the winner of two
-/// such writes, are undefined.
+/// All methods work from several threads at once. But a call that writes, zeroes or discards must not overlap with
+/// another such call or with a read on the disk. The result of such a read, and the order of such writes, are
+/// undefined.
 ///
-/// Data may be read back as soon as it is written. It is on stable storage after [`flush`](Self::flush); a
-/// power cut before leaves of each sector the old contents or the new, and the image consistent.
+/// Written data can be read at once. It is on stable storage after [`flush`](Self::flush). After a power cut before
+/// that, each sector has its old or its new contents, and the image is consistent.
 pub trait WritableImage: Image {
-    /// Writes to the virtual disk. `offset` and the length of `data` are multiples of 512, and the
-    /// range lies inside the disk.
+    /// Writes to the virtual disk. `offset` and the length of `data` are multiples of 512, and the range is within
+    /// the disk.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if a limit of the format is reached, or if metadata is
-    /// damaged, after which nothing more is written.
+    /// Returns the system's error. Returns an error if a limit of the format is reached. Returns an error if metadata
+    /// is damaged; nothing more is written then.
     fn write_at(&self, offset: GuestOffset, data: &[u8]) -> Result<()>;
 
-    /// Makes a range, in multiples of 512, read as zeroes, whatever a backing file holds. `may_unmap` says
-    /// that the space that it takes may be given back.
+    /// Makes a range read as zeroes, whatever a backing file holds. `offset` and `length` are multiples of 512. If
+    /// `may_unmap`, the space of the range may be freed.
     ///
     /// # Errors
     /// Returns an error as [`write_at`](Self::write_at) does.
     fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()>;
 
-    /// Declares the contents of a range, in multiples of 512, to be of no use any more. Space that is given
-    /// back reads as zeroes; all else keeps its contents.
+    /// Discards the contents of a range. `offset` and `length` are multiples of 512. Freed space reads as zeroes; the
+    /// rest keeps its contents.
     ///
     /// # Errors
     /// Returns an error as [`write_at`](Self::write_at) does.
     fn discard(&self, offset: GuestOffset, length: u64) -> Result<()>;
 
-    /// Puts everything written so far on stable storage.
+    /// Flushes everything written so far to stable storage.
     ///
     /// # Errors
     /// Returns the system's error. It is final: nothing can be written afterwards.
     fn flush(&self) -> Result<()>;
 
-    /// Returns the unit in which space is handed out, in bytes: a power of two.
+    /// Returns the unit of allocation in bytes, a power of two.
     fn allocation_unit(&self) -> usize;
 
-    /// Returns the unit that the tables can mark as zero, in bytes: a power of two, at most the [allocation
-    /// unit](Self::allocation_unit).
+    /// Returns the smallest unit that a table entry can mark as zero, in bytes. It is a power of two, at most the
+    /// [allocation unit](Self::allocation_unit).
     fn zero_unit(&self) -> usize {
         self.allocation_unit()
     }
 
-    /// Returns true if the tables can mark a unit as zero whatever a backing file holds.
+    /// Returns true if a table entry can mark a unit as zero whatever a backing file holds.
     fn stores_zeroes(&self) -> bool;
 
-    /// Returns the size of the backing file's disk in bytes, where there is one.
+    /// Returns the size of the backing file's disk in bytes, if there is one.
     fn backing_size(&self) -> Option<u64> {
         None
     }
 
-    /// Returns true if only one thread at a time gets anything written, with nothing else to do meanwhile; see
-    /// [`Storage::writes_serially`].
+    /// Returns true if writes by several threads aren't faster than by one; see [`Storage::writes_serially`].
     fn writes_serially(&self) -> bool;
 
-    /// Refuses an image that can't have compressed data.
+    /// Refuses an image that doesn't support compressed data.
     ///
     /// # Errors
-    /// Returns an error if compression doesn't go together with another feature of the image, which it names.
+    /// Returns an error if another feature of the image, which it names, excludes compression.
     fn check_compression(&self) -> Result<()> {
         Err(Error::unsupported(
             "Compression not supported for this file format",
         ))
     }
 
-    /// Writes as [`write_at`](Self::write_at) does, with compression where a whole unit is written and gets
-    /// smaller by that.
+    /// Writes as [`write_at`](Self::write_at) does, and compresses each unit that is written as a whole and gets
+    /// smaller.
     ///
     /// # Errors
     /// Returns an error as [`write_at`](Self::write_at) and [`check_compression`](Self::check_compression) do.
@@ -167,15 +165,15 @@ pub trait WritableImage: Image {
         self.check_compression()
     }
 
-    /// Flushes and closes the image: nothing can be written afterwards. An image that isn't closed
-    /// is as after a power cut.
+    /// Flushes and closes the image. Nothing can be written afterwards. An image that isn't closed is in the state
+    /// after a power cut.
     ///
     /// # Errors
     /// Returns an error as [`flush`](Self::flush) does.
     fn close(&self) -> Result<()>;
 }
 
-/// Refuses offsets that a caller must not pass; see [`Image::read_at`].
+/// Refuses a range that goes beyond the disk's end; see [`Image::read_at`].
 pub(super) fn check_range(size: u64, offset: GuestOffset, length: usize) -> Result<()> {
     let end = offset.0.checked_add(length as u64);
     if end.is_none_or(|end| end > size) {

@@ -1,7 +1,7 @@
-//! The storage of an image that is written where it is, without tables.
+//! The storage of an image that is written in place and has no tables.
 //!
-//! Once it is closed, or couldn't be flushed, nothing more is written: after such a failure nobody knows what is
-//! stored.
+//! Nothing more is written once the image is closed, or once a flush has failed: what is on stable storage is unknown
+//! after such a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// A storage that is written until it is closed.
+/// A storage that can be written until it is closed.
 #[derive(Debug)]
 pub(super) struct InPlaceStorage {
     storage: Arc<dyn Storage>,
-    /// True if flushes reach the storage.
+    /// True if flushes reach stable storage.
     flushes: bool,
-    /// True once it is closed, or couldn't be flushed.
+    /// True once it is closed, or a flush has failed.
     is_over: AtomicBool,
 }
 
 impl InPlaceStorage {
-    /// Takes a storage that is open for writing. `flushes` says that flushes reach it.
+    /// Takes a storage that is open for writing. `flushes` says if flushes reach stable storage.
     pub(super) fn new(storage: Arc<dyn Storage>, flushes: bool) -> Self {
         Self {
             storage,
@@ -29,15 +29,15 @@ impl InPlaceStorage {
         }
     }
 
-    /// Returns the storage, to read.
+    /// Returns the storage for reading.
     pub(super) fn get(&self) -> &dyn Storage {
         self.storage.as_ref()
     }
 
-    /// Returns the storage, to write.
+    /// Returns the storage for writing.
     ///
     /// # Errors
-    /// Returns an error if it is closed, or couldn't be flushed.
+    /// Returns an error if it is closed, or if a flush has failed.
     pub(super) fn usable(&self) -> Result<&dyn Storage> {
         if self.is_over.load(Ordering::Acquire) {
             return Err(closed());
@@ -45,7 +45,7 @@ impl InPlaceStorage {
         Ok(self.get())
     }
 
-    /// Flushes what was written.
+    /// Flushes the writes so far.
     ///
     /// # Errors
     /// Returns an error as [`usable`](Self::usable) does, or the system's.
@@ -61,7 +61,7 @@ impl InPlaceStorage {
         flushed
     }
 
-    /// Flushes what was written, and ends the writing.
+    /// Flushes the writes so far, and refuses any later write.
     ///
     /// # Errors
     /// Returns an error as [`flush`](Self::flush) does.
@@ -72,7 +72,7 @@ impl InPlaceStorage {
     }
 }
 
-/// Returns the error for an image that nothing more is written to.
+/// Returns the error for a write to an image that is closed.
 pub(super) fn closed() -> Error {
     Error::invalid("the image is closed, or couldn't be stored before")
 }

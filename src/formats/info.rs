@@ -1,4 +1,4 @@
-//! The report of an image: plain data with the field names of QEMU's `ImageInfo`, which scripts know.
+//! The report on an image: plain data with the field names of QEMU's `ImageInfo`, on which scripts rely.
 
 use std::borrow::Cow;
 
@@ -12,45 +12,45 @@ use crate::error::{Error, Result};
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
-    /// The node that the image is made of: its file.
+    /// The nodes below the image, of which there is one: its file.
     pub children: Vec<ChildInfo>,
-    /// Its internal snapshots; absent without any.
+    /// Its internal snapshots; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotInfo>,
-    /// The size of the virtual disk in bytes (of a file: its length in whole sectors).
+    /// The size of the virtual disk in bytes, or a file's length, rounded up to whole sectors.
     pub virtual_size: u64,
-    /// The name that the user gave it.
+    /// The name as the user gave it.
     pub filename: String,
     /// The cluster size in bytes, for formats that have clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<u64>,
     /// The format's name, or the protocol's.
     pub format: &'static str,
-    /// The number of bytes that it takes on its medium, where that is known.
+    /// The number of bytes allocated on the medium, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
     /// The fields that only this format has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<Specific>,
-    /// The backing file's name as stored.
+    /// The backing file's name as the header stores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename: Option<String>,
-    /// The backing file's name as seen from here.
+    /// The backing file's name relative to the current folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub full_backing_filename: Option<String>,
-    /// The backing file's format as stored.
+    /// The backing file's format as the header stores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
-    /// `true` when the data is encrypted, else absent.
+    /// `true` if the data is encrypted, else absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
-    /// `true` when the image was not closed properly; absent where its format doesn't keep that.
+    /// `true` if the image was not closed properly; absent if the format doesn't record that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dirty_flag: Option<bool>,
 }
 
 impl ImageInfo {
-    /// Makes a report of the facts that any image or file has; the rest is left out until it is filled in.
+    /// Returns a report with the facts that any image or file has. The other fields are absent until they are set.
     pub fn new(
         filename: String,
         format: &'static str,
@@ -74,7 +74,7 @@ impl ImageInfo {
         }
     }
 
-    /// Returns the same report, of an image made of `below`.
+    /// Returns the same report, with `below` as the file of the image.
     #[must_use]
     pub fn over(mut self, below: Self) -> Self {
         self.children.push(ChildInfo {
@@ -94,10 +94,10 @@ pub struct ChildInfo {
     pub info: ImageInfo,
 }
 
-/// The fields that only one format, or one protocol, has.
+/// The fields that only one format or one protocol has.
 #[derive(Debug, Serialize)]
 pub struct Specific {
-    /// The name by which QEMU's reports call their kind.
+    /// The name of the set of fields in QEMU's reports.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The fields.
@@ -105,17 +105,17 @@ pub struct Specific {
 }
 
 impl Specific {
-    /// Makes the fields of `data`.
+    /// Returns the fields of `data`.
     ///
     /// # Errors
-    /// Returns an error if `data` can't be expressed as JSON.
+    /// Returns an error if `data` can't be represented as JSON.
     pub fn new(kind: &'static str, data: &impl Serialize) -> Result<Self> {
         let data = serde_json::to_value(data)
             .map_err(|error| Error::invalid(format!("rendering JSON: {error}")))?;
         Ok(Self { kind, data })
     }
 
-    /// Makes a kind without fields.
+    /// Returns a set without fields.
     pub fn nothing(kind: &'static str) -> Self {
         Self {
             kind,

@@ -1,7 +1,7 @@
-//! The formats that there are.
+//! The list of formats.
 //!
-//! The list is fixed when the program is built: nothing fills it at run time, and tests walk it. A new format
-//! is a folder beside this file and a line in [`FORMATS`].
+//! It is a constant, so that tests can walk it and nothing registers formats at run time. A new format is a folder
+//! beside this file and a line in [`FORMATS`].
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,8 +14,7 @@ use crate::error::Result;
 use crate::storage::Storage;
 use std::sync::Arc;
 
-/// Every format, in the order in which QEMU asks the drivers: of two that are as sure, the first one is
-/// believed.
+/// Every format, in the order of QEMU's drivers: of two formats with the same score, the first one wins.
 pub const FORMATS: &[Format] = &[
     Format(&parallels::Parallels),
     Format(&qed::Qed),
@@ -32,16 +31,15 @@ pub const FORMATS: &[Format] = &[
     Format::RAW,
 ];
 
-/// The length of the start of a file that tells its format, in bytes.
+/// The number of bytes at the start of a file that are used for probing.
 const PROBE_LENGTH: usize = 512;
 
-/// A format. Two are the same if their names are.
+/// A format. Two formats are equal if their names are.
 #[derive(Clone, Copy)]
 pub struct Format(&'static dyn FormatDriver);
 
 impl Format {
-    /// The bytes of the disk one after the other: the format that `qemu-img` takes and makes where nothing
-    /// says otherwise.
+    /// The raw format, in which the file is the disk: `qemu-img`'s default for input and output.
     pub const RAW: Self = Self(&raw::Raw);
 
     /// Returns the format of that name.
@@ -78,38 +76,38 @@ impl fmt::Display for Format {
     }
 }
 
-/// Tells a file's format from its first bytes; a file without a mark is raw. Probing decides only for images
-/// whose format nobody stated. A guest that writes at the start of a raw disk could otherwise choose how the
-/// host reads it.
+/// Probes the format of a file from its first bytes. A file that no driver recognises is raw. Probing is used only
+/// for images whose format isn't given, since a guest can write a header to the start of a raw disk, and so choose
+/// how the host reads it.
 ///
 /// # Errors
 /// Returns the system's error.
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let mut start = [0; PROBE_LENGTH];
-    // A file that has more bytes than it gives must not be taken for another format's.
+    // A short read must not make a file look like another format.
     let length = storage.read_padded_at(0, &mut start, storage.len()?)?;
     Ok(of_start(start.get(..length).unwrap_or_default()))
 }
 
-/// Tells the format as [`probe`] does, from a file's first bytes.
+/// Probes the format as [`probe`] does, from a file's first bytes.
 pub(super) fn of_start(start: &[u8]) -> Format {
     let scored = FORMATS.iter().map(|format| (format.probe(start), *format));
-    // Of equals the first one counts.
+    // `max_by_key` returns the last of equal elements; reversed, that is the first format.
     let surest = scored.rev().max_by_key(|(score, _)| *score);
     surest.map_or(Format::RAW, |(_, format)| format)
 }
 
-/// Returns the format that a file's name stands for, where its contents tell none.
+/// Returns the format that a file's name indicates, for contents that no driver recognises.
 pub fn named(name: &[u8]) -> Option<Format> {
     FORMATS.iter().copied().find(|format| format.is_named(name))
 }
 
-/// Opens an image for reading, without its backing file and without other files. `secret` is the password, for
-/// images that are encrypted.
+/// Opens an image for reading, without its backing file and without other files. `secret` is the password of an
+/// encrypted image.
 ///
 /// # Errors
-/// Returns an error if the image isn't of that format, is damaged, or uses something that this version
-/// doesn't have. Returns an error if it is encrypted and no password is given.
+/// Returns an error if the image isn't of that format, is damaged, or uses a feature that isn't supported. Returns an
+/// error if it is encrypted and no password is given.
 pub fn open(
     storage: Arc<dyn Storage>,
     format: Format,

@@ -1,8 +1,8 @@
-//! The bits of several bitmaps in one, each of its own granularity.
+//! The union of several bitmaps, each with its own granularity.
 //!
-//! A bit of the result is set if any part of what it stands for is marked in any of the sources. So a finer
-//! source marks at least what it marks, and a coarser one all that its bit stands for. Bits are made when they
-//! are asked for; nothing of the whole is kept.
+//! A bit of the result is set if a set bit of any source covers a part of the same range of the disk. So the result
+//! may mark more than a finer source, and marks everything that a coarser source does. The bits are computed when
+//! they are read; the result is never in memory as a whole.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use std::sync::Arc;
 use super::bitmaps::BitmapBits;
 use crate::error::Result;
 
-/// The number of bytes that are read of a source at once.
+/// The number of bytes that are read from a source at once.
 const STEP: u64 = 64 << 10;
 
 /// A source and its granularity in bytes, a power of two.
 pub type BitsSource = (Arc<dyn BitmapBits>, u64);
 
-/// The bits of bitmaps of one disk, in one; see the module's text.
+/// The union of bitmaps of one disk; see the module's documentation.
 pub struct MergedBits {
-    /// The number of bytes of the disk that a bit stands for, a power of two.
+    /// The number of bytes of the disk that a bit covers, a power of two.
     granularity: u64,
     /// The number of bits.
     count: u64,
@@ -26,8 +26,8 @@ pub struct MergedBits {
 }
 
 impl MergedBits {
-    /// Makes the bits of that granularity, a power of two, for a disk of `size` bytes. There are none set
-    /// without sources.
+    /// Returns the union of `sources` with this granularity in bytes, a power of two, for a disk of `size` bytes.
+    /// Without sources no bit is set.
     pub fn new(size: u64, granularity: u64, sources: Vec<BitsSource>) -> Self {
         Self {
             granularity,
@@ -36,14 +36,15 @@ impl MergedBits {
         }
     }
 
-    /// Adds the bits of a source to those in `buf`, of which the first one is number `first`.
+    /// Sets those bits of `buf` that a source sets. The first bit in `buf` has the index `first`.
     fn add(&self, source: &BitsSource, first: u64, buf: &mut [u8]) -> Result<()> {
         let (bits, granularity) = source;
         if *granularity == self.granularity {
             return self.add_same(bits.as_ref(), first, buf);
         }
         let end = self.count.min(first.saturating_add(buf.len() as u64 * 8));
-        // Bits of the source, of which each stands for `coarser` of ours, or `finer` for one of ours.
+        // A bit of the source covers `coarser` bits of the result, or a bit of the result covers `finer` bits of the
+        // source.
         let coarser = (granularity / self.granularity).max(1);
         let finer = (self.granularity / granularity.max(&1)).max(1);
         let wanted =
@@ -74,7 +75,7 @@ impl MergedBits {
         Ok(())
     }
 
-    /// Adds the bits of a source of the same granularity.
+    /// Sets the bits of a source that has the same granularity.
     fn add_same(&self, bits: &dyn BitmapBits, first: u64, buf: &mut [u8]) -> Result<()> {
         let mut part = vec![0; buf.len()];
         if !bits.read(first / 8, &mut part)? {
@@ -103,12 +104,12 @@ impl BitmapBits for MergedBits {
     }
 }
 
-/// Returns the numbers of the bits that are set in a byte.
+/// Returns the positions of the bits that are set in a byte.
 fn set_bits(byte: u8) -> impl Iterator<Item = u64> {
     (0..8).filter(move |bit| byte >> bit & 1 != 0)
 }
 
-/// Sets a range of bits, as far as they are in `buf`.
+/// Sets a range of bits, as far as `buf` has them.
 pub(super) fn mark(buf: &mut [u8], bits: Range<u64>) {
     let mut bit = bits.start;
     while bit < bits.end {
@@ -129,7 +130,7 @@ pub(super) fn mark(buf: &mut [u8], bits: Range<u64>) {
 mod tests {
     use super::*;
 
-    /// Bits in memory.
+    /// The bits of a bitmap in memory.
     struct Stored(Vec<u8>);
 
     impl BitmapBits for Stored {
@@ -142,7 +143,7 @@ mod tests {
         }
     }
 
-    /// The bits of a disk that are set, of a bitmap merged out of others.
+    /// Returns the indices of the bits that are set in the union of bitmaps.
     fn merged(size: u64, granularity: u64, sources: &[(u64, &[u64])]) -> Vec<u64> {
         let sources = sources.iter().map(|(granularity, set)| {
             let mut bytes = vec![0; usize::try_from(size / granularity / 8 + 1).unwrap()];
@@ -151,7 +152,7 @@ mod tests {
         });
         let bits = MergedBits::new(size, granularity, sources.collect());
         let mut set = Vec::new();
-        // In pieces that don't fit the sources'.
+        // The pieces aren't aligned to those of the sources.
         for offset in (0..size / granularity / 8 + 1).step_by(3) {
             let mut buf = [0xee; 3];
             let any = bits.read(offset, &mut buf).unwrap();

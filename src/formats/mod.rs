@@ -1,8 +1,8 @@
-//! Image formats: the disk image as all other rooms see it.
+//! Image formats: the disk image as all other modules see it.
 //!
-//! An [`Image`] is a disk that can be read; a [`NewImage`] is one being written front to back. Both
-//! work on `&self` from many threads. Formats are siblings: each knows [`crate::storage`] and
-//! [`crate::crypto`] and nothing of the others; what is common (probing, opening by format) is here.
+//! An [`Image`] is a disk that can be read; a [`NewImage`] is one that is written front to back. Both work on `&self`
+//! from many threads. Formats are independent of each other: each depends on [`crate::storage`] and [`crate::crypto`]
+//! and on no other format. Their common parts, such as probing and opening, are here.
 
 pub mod bitmap_changes;
 pub mod bitmaps;

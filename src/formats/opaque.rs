@@ -1,6 +1,7 @@
-//! An image of a format of which QEMU tells nothing but its size: all of the disk counts as data, wherever it is.
+//! An image of a format for which QEMU reports nothing but its size: all of the disk counts as data at an unknown
+//! place.
 //!
-//! Reports and counts go by that, and scripts know them. Whoever copies or compares the disk is told what there is.
+//! Reports and counts follow QEMU, since scripts rely on them. Copying and comparing use the real extents.
 
 use std::sync::Arc;
 
@@ -9,11 +10,11 @@ use crate::error::Result;
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// An image whose reports say nothing of where its data is.
+/// An image whose status doesn't say where its data is.
 pub struct OpaqueImage(Arc<dyn Image>);
 
 impl OpaqueImage {
-    /// Makes one of an image.
+    /// Wraps an image.
     pub fn new(image: impl Image + 'static) -> Self {
         Self(Arc::new(image))
     }

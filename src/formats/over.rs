@@ -1,11 +1,10 @@
-//! A conversion into an image that exists. Its contents are written over, but for those beyond the source's
-//! end.
+//! A conversion into an existing image. It overwrites the image's contents, except for those beyond the end of the
+//! source.
 //!
-//! No room is reserved. Each chunk is written as any writer would write it, by the worker that has it. Zeroes
-//! are made when their chunk is reserved, by metadata where that can be. The tables of an image without a
-//! backing file may have no entry that says zero. So nothing is done there for parts that aren't stored.
-//! Elsewhere zeroes are always entered: if somebody gives the image another backing file later, nothing of
-//! that file shows through.
+//! No space is reserved: each chunk is written by its worker like any other write. Zeroes are made when their chunk
+//! is reserved, with metadata if possible. If the image has no backing file and its version has no table entry for
+//! zero, unallocated parts stay as they are. Otherwise zeroes are always entered in the tables, so that they also
+//! hide the data of a backing file that the image may get later.
 
 use std::ops::Range;
 
@@ -17,29 +16,29 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
-/// An image in use that a disk is copied into.
+/// An existing image to which a disk is copied.
 pub struct OverImage {
     image: Box<dyn WritableImage>,
     size: u64,
     options: OverOptions,
 }
 
-/// The way in which an image in use is written over.
+/// The options of a conversion into an existing image.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OverOptions {
-    /// True if the caller promises that it reads as zeroes already.
+    /// True if the caller guarantees that the image reads as zeroes.
     pub is_zero: bool,
     /// True if data is compressed.
     pub compressed: bool,
-    /// True if parts may be left as they are, be they only parts of clusters.
+    /// True if parts may be left unchanged that are smaller than a cluster.
     pub leaves_parts: bool,
 }
 
 impl OverImage {
-    /// Writes a disk of `size` bytes over the start of `image`.
+    /// Prepares to write a disk of `size` bytes to the start of `image`.
     ///
     /// # Errors
-    /// Returns an error if the image is smaller, or if it takes no compressed data and is to.
+    /// Returns an error if the image is smaller, or if data is to be compressed and the image doesn't support that.
     pub fn new(image: Box<dyn WritableImage>, size: u64, options: OverOptions) -> Result<Self> {
         if options.compressed {
             image.check_compression()?;
@@ -54,7 +53,7 @@ impl OverImage {
         })
     }
 
-    /// Returns the unit in which the image is written. Compressed clusters are written as a whole.
+    /// Returns the unit of writing in bytes. Compressed clusters are written as a whole.
     fn unit(&self) -> usize {
         if self.options.leaves_parts && !self.options.compressed {
             return SECTOR_LEN;
@@ -65,14 +64,14 @@ impl OverImage {
         self.image.zero_unit()
     }
 
-    /// Returns the part of the disk that a run of a chunk is, without the bytes beyond the source's end.
-    /// Those are no zeroes of the source.
+    /// Returns the range of the disk of a run of a chunk, without the bytes beyond the source's end, which must stay
+    /// as they are.
     fn range(&self, guest: GuestOffset, run: &Run) -> Range<u64> {
         let at = |within: usize| guest.0.saturating_add(within as u64).min(self.size);
         at(run.start)..at(run.end)
     }
 
-    /// Makes a part of the disk zero, and has the image say so where its version can.
+    /// Makes a range of the disk zero, with table entries if the image's version has them.
     fn zero(&self, range: Range<u64>) -> Result<()> {
         let mut start = range.start;
         if self.image.stores_zeroes() && start < range.end {
@@ -105,8 +104,8 @@ impl NewImage for OverImage {
         self.unit()
     }
 
-    /// Returns the room for clusters that are put together, and to compress one a cluster and about as much
-    /// for the encoder.
+    /// Returns the size of a buffer for a cluster. With compression that is a cluster for assembling one, and about
+    /// two for the encoder.
     fn memory_to_write(&self) -> usize {
         let clusters = if self.options.compressed { 3 } else { 1 };
         clusters * self.image.allocation_unit()
@@ -116,8 +115,8 @@ impl NewImage for OverImage {
         self.options.is_zero
     }
 
-    /// Returns the image's present contents as its backing file: parts that aren't data are zeroed unless
-    /// they are left.
+    /// Returns the image's present contents as its backing file. Parts that aren't data are zeroed unless they are
+    /// left.
     fn backed(&self) -> Option<Backed> {
         (!self.options.is_zero).then_some(Backed {
             size: self.size,
@@ -175,7 +174,7 @@ impl NewImage for OverImage {
     }
 
     fn writes_serially(&self) -> bool {
-        // Encrypting and compressing are part of writing here, and worth several threads.
+        // Encrypting and compressing are part of the write here, and gain from several threads.
         !self.options.compressed && self.image.writes_serially()
     }
 

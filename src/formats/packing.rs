@@ -1,5 +1,5 @@
-//! Packing of a chunk's units where they are: compressed ones move together, so that no second buffer of a chunk's
-//! length is needed.
+//! Compression of the units of a chunk in place. The compressed units are moved together, so that no second buffer of
+//! the chunk's length is needed.
 
 use std::cell::RefCell;
 
@@ -7,16 +7,16 @@ use super::reservation::PackedPart;
 use crate::error::{Error, Result};
 
 thread_local! {
-    /// One unit's compressed bytes.
+    /// The compressed bytes of one unit.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Packs the units of `size` bytes that start at `starts`, from the lowest on, in bytes of `chunk`. `pack` puts what is
-/// to be stored of a unit, no more than its length, into the vector, and returns true; or it returns false, and the
-/// unit is stored as it is.
+/// Compresses the units of `size` bytes that start at `starts`, in ascending order, in place in `chunk`. `pack`
+/// writes the stored bytes of a unit, at most `size`, to the vector and returns true. It returns false if the unit is
+/// to be stored uncompressed.
 ///
 /// # Errors
-/// Returns an error if a unit isn't whole, or what `pack` returns.
+/// Returns an error if a unit isn't whole, or the error of `pack`.
 pub(super) fn pack_units(
     chunk: &mut [u8],
     size: usize,
@@ -25,7 +25,7 @@ pub(super) fn pack_units(
 ) -> Result<Vec<PackedPart>> {
     let partial = || Error::invalid("a run isn't whole units");
     let mut parts = Vec::with_capacity(chunk.len() / size.max(1));
-    // Packed units are never longer than they were, so they never reach the next one.
+    // A compressed unit is never longer than before, so that it doesn't overlap the next one.
     let mut end = 0;
     SCRATCH.with_borrow_mut(|scratch| {
         for start in starts {

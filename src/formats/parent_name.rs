@@ -1,31 +1,31 @@
-//! The names of parents, as programs of Windows write them into images.
+//! The names of parent disks, as Windows programs store them in images.
 //!
-//! They are in UTF-16, with backslashes between folders. Only those that are relative to the image's folder mean
-//! anything elsewhere: what `C:` or a share was, nobody can tell.
+//! They are in UTF-16, with backslashes between folders. Only names that are relative to the image's folder have a
+//! meaning on another system: `C:` or a network share don't exist there.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
 use crate::error::{Error, Result};
 
-/// Returns the name of a file beside an image, for this system, that a name of Windows in UTF-16 stands for. Returns
-/// `None` if it isn't relative, or is no text.
+/// Returns the name of a file beside an image in this system's form, from a Windows name in UTF-16. Returns `None` if
+/// the name isn't relative or isn't valid UTF-16.
 pub fn relative(name: impl IntoIterator<Item = u16>) -> Option<Vec<u8>> {
     let name: Result<String, _> = char::decode_utf16(name).collect();
     let name = name.ok()?;
     let name = name.trim_end_matches('\0').replace('\\', "/");
     let name = name.trim_start_matches("./");
-    // A drive, a share, or a folder of this system's.
+    // Refuses a drive, a share or an absolute path.
     let is_relative = !name.is_empty() && !name.starts_with('/') && !name.contains([':', '\0']);
     is_relative.then(|| name.as_bytes().to_vec())
 }
 
-/// Returns the same of a name whose numbers are stored with the lowest byte first.
+/// Returns the same for a name in UTF-16LE.
 pub fn relative_of_bytes(name: &[u8]) -> Option<Vec<u8>> {
     let units = name.chunks_exact(2);
     relative(units.filter_map(|unit| Some(u16::from_le_bytes(unit.try_into().ok()?))))
 }
 
-/// Refuses to write an image that `has_parent`.
+/// Refuses to write to an image if it `has_parent`.
 ///
 /// # Errors
 /// Returns an error if it has one.
@@ -38,17 +38,17 @@ pub fn refuse_child(has_parent: bool) -> Result<()> {
     }
 }
 
-/// Returns the error for a parent whose name can't be followed here.
+/// Returns the error for a parent whose name isn't relative.
 pub fn not_relative() -> Error {
     Error::unsupported(
         "the image is a differencing disk, and its parent has no name that is relative to the image",
     )
 }
 
-/// Returns an id of contents of 64 bits, made of one of 128.
+/// Returns a content id of 64 bits for an id of 128 bits.
 pub fn content_id(id: [u8; 16]) -> u64 {
     let (low, high) = id.split_at(8);
-    // Both halves count, since one of them may be the same in many images.
+    // Both halves are used, since one of them may be the same in many images.
     LittleEndian::read_u64(low) ^ LittleEndian::read_u64(high).rotate_left(1)
 }
 

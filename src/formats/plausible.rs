@@ -1,27 +1,25 @@
-//! Noise where a disk should be, the sign of a wrong password.
+//! The detection of a wrong password by noise at the start of the disk.
 //!
-//! Legacy AES can't tell a wrong password from a right one, but the disk can. Every sector that was encrypted
-//! is noise with a wrong key. Disks start with boot records, partition tables, LVM's label, LUKS headers or
-//! the superblocks of file systems. All of them have at least a sector of zeroes, text or numbers, and so has
-//! nearly everything else. So it takes no list of signatures, some of which are two bytes long and are found
-//! in noise too.
+//! Legacy AES stores nothing that identifies a wrong password, but the disk does: every encrypted sector is noise
+//! after decryption with a wrong key. Disks start with boot records, partition tables, LVM labels, LUKS headers or
+//! superblocks of file systems. All of these, and nearly everything else, have at least one sector of zeroes, text or
+//! numbers. So no list of signatures is needed. Some signatures have only two bytes, and would be found in noise too.
 //!
-//! A sector of noise has 221 different bytes on the average, with a standard deviation of 4.5; fewer
-//! than [`LEAST_DIFFERENT`] are never seen.
+//! A sector of noise has 221 different bytes on average, with a standard deviation of 4.5. Fewer than
+//! [`LEAST_DIFFERENT`] don't occur in practice.
 
 use super::{ExtentKind, Image};
 use crate::error::Result;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// The length of the part of the disk that is looked at, in bytes from its start: superblocks are found up to
-/// 64 KiB.
+/// The length of the part of the disk that is examined, in bytes from its start. Superblocks are found up to 64 KiB.
 const START: u64 = 128 << 10;
 
-/// The number of different bytes that a sector of noise has at the least.
+/// The smallest number of different bytes in a sector of noise.
 const LEAST_DIFFERENT: usize = 180;
 
-/// Returns true if something is stored of the image's start and all of it is noise. Compressed data is never
-/// encrypted and doesn't count.
+/// Returns true if a part of the image's start is stored and all stored parts of it are noise. Compressed data is
+/// never encrypted and doesn't count.
 ///
 /// # Errors
 /// Returns an error if the start can't be read.
@@ -70,7 +68,7 @@ mod tests {
         starts_with_noise(&disk).unwrap()
     }
 
-    /// Returns what a wrong key makes of a disk of zeroes (and of any other).
+    /// Returns a disk of zeroes that was encrypted with one key and decrypted with another.
     fn noise(bytes: usize) -> Vec<u8> {
         let mut disk = vec![0; bytes];
         KeyedCipher::aes_cbc(b"right password  ", Backend::detect()).encrypt(0, &mut disk);
@@ -82,7 +80,7 @@ mod tests {
     fn a_wrong_key_is_seen_and_one_sector_of_a_disk_is_enough() {
         assert!(is_noise_at_the_start(noise(4 << 20)));
         assert!(is_noise_at_the_start(noise(512)));
-        // The offset, and the signature: the sector around it is as disks have it there.
+        // Each signature at its offset, on an otherwise empty sector as on a real disk.
         for (at, signature) in [
             (510, &b"\x55\xaa"[..]),
             (512, b"EFI PART"),
@@ -110,7 +108,7 @@ mod tests {
     fn nothing_stored_is_no_noise() {
         assert!(!is_noise_at_the_start(vec![0; 1 << 20]));
         assert!(!is_noise_at_the_start(Vec::new()));
-        // The first that is stored lies beyond what is looked at.
+        // The first stored sector is beyond the examined part.
         let mut disk = vec![0; 1 << 20];
         disk.extend(noise(4096));
         assert!(!is_noise_at_the_start(disk));

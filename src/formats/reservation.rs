@@ -1,4 +1,4 @@
-//! Room for one chunk's data in a new image, and how the data gets there.
+//! The space reserved for a chunk's data in a new image, and the writing of that data.
 
 use super::Run;
 use super::encryption::Cipher;
@@ -6,40 +6,40 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// A chunk's data after [`NewImage::pack`](super::NewImage::pack): the bytes that are stored, in guest order.
+/// A chunk's data after [`NewImage::pack`](super::NewImage::pack): the stored bytes, in guest order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    /// Each allocation unit that is stored.
+    /// The allocation units that are stored.
     pub parts: Vec<PackedPart>,
-    /// The parts of the rest that read as zeroes, for an image with a backing file: whole units, in bytes
-    /// from the chunk's start.
+    /// The other parts that read as zeroes, for an image with a backing file: whole units, in bytes from the chunk's
+    /// start.
     pub zeroes: Vec<Run>,
 }
 
-/// One allocation unit's data after packing.
+/// The data of one allocation unit after compression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedPart {
-    /// Its place in the chunk before packing, in bytes from the chunk's start.
+    /// The unit's start in the chunk before compression, in bytes from the chunk's start.
     pub start: usize,
-    /// Its place in the chunk's buffer now, as it is to be stored.
+    /// The range of the unit's stored bytes in the chunk's buffer.
     pub stored: Run,
-    /// True if it is compressed; otherwise it couldn't be made smaller and is as it was.
+    /// True if it is compressed. Otherwise compression wouldn't make it smaller, and it is stored unchanged.
     pub compressed: bool,
 }
 
-/// The room that [`NewImage::reserve`](super::NewImage::reserve) hands out.
+/// The space that [`NewImage::reserve`](super::NewImage::reserve) reserved for a chunk.
 #[derive(Debug)]
 pub struct Reservation {
-    /// The chunk's place on the virtual disk.
+    /// The chunk's guest offset.
     pub guest: GuestOffset,
-    /// The runs of the chunk's buffer, and the offset in the file to which each is written.
+    /// The runs of the chunk's buffer, and the host offset to which each is written.
     pub pieces: Vec<(Run, HostOffset)>,
-    /// Metadata that became complete with this reservation, and where it goes.
+    /// The metadata that became complete with this reservation, and its host offset.
     pub metadata: Vec<(HostOffset, Vec<u8>)>,
 }
 
 impl Reservation {
-    /// Makes room for nothing, in a chunk at `guest`.
+    /// Returns a reservation of no space for the chunk at `guest`.
     pub fn empty(guest: GuestOffset) -> Self {
         Self {
             guest,
@@ -48,8 +48,8 @@ impl Reservation {
         }
     }
 
-    /// Adds the room for a later part of the chunk, whose pieces start `start` bytes further on in the
-    /// chunk's buffer than they say. A run that is one in the buffer and in the file is one piece.
+    /// Appends the reservation of a later part of the chunk, which begins `start` bytes after the chunk's start.
+    /// Joins runs that are contiguous both in the buffer and in the file.
     pub fn append(&mut self, part: Self, start: usize) {
         for (run, host) in part.pieces {
             let run = run.start + start..run.end + start;
@@ -67,7 +67,7 @@ impl Reservation {
         }
     }
 
-    /// Returns the number of bytes of data that it is for.
+    /// Returns the number of bytes of data in the reservation.
     pub fn bytes(&self) -> u64 {
         self.pieces.iter().map(|(run, _)| run.len() as u64).sum()
     }
@@ -108,7 +108,7 @@ impl Reservation {
     }
 }
 
-/// Adds a run of metadata, to the last one where that ends at its place.
+/// Appends metadata, and joins it with the last run if it directly follows that in the file.
 pub(super) fn add_metadata(
     metadata: &mut Vec<(HostOffset, Vec<u8>)>,
     host: HostOffset,
@@ -120,7 +120,7 @@ pub(super) fn add_metadata(
     }
 }
 
-/// Returns the error for data that is to be stored in the other of the two ways.
+/// Returns the error for an image that gets compressed data and doesn't compress, or the reverse.
 pub(super) fn not_packed() -> Error {
     Error::invalid("data is packed for images that compress, and for no other")
 }

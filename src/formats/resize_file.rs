@@ -1,4 +1,4 @@
-//! Another length for a file that has all of a disk, whatever is in front of it.
+//! The resizing of a file that holds a whole disk after a header of any length.
 
 use super::new_image::{Preallocation, unsupported_preallocation};
 use super::resize::Resize;
@@ -6,12 +6,12 @@ use super::zeroes::write_zeroes;
 use crate::error::Result;
 use crate::storage::Storage;
 
-/// Gives a file the length of the disk that it is to have, which starts at `start` of it, in bytes. `flush` says that
-/// flushes reach the storage.
+/// Sets the length of a file for the new size of its disk, which starts at byte `start` of the file. With `flush`,
+/// the file is flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if the space can't be taken in that way, or the system's error: then the file has the
-/// length that it had, as far as the system lets it.
+/// Returns an error if the space can't be preallocated as requested, or the system's error. The file gets its old
+/// length back then, if the system allows that.
 pub(super) fn resize_file(
     file: &dyn Storage,
     start: u64,
@@ -27,7 +27,7 @@ pub(super) fn resize_file(
     }
     let size = size.saturating_add(start);
     let old = file.len()?;
-    // The length changes first: a power cut leaves the old disk or the new one.
+    // The length changes first, so that a power cut leaves the disk with its old or its new size.
     file.set_len(size)?;
     let added = old..size.max(old);
     let taken = match preallocation {
@@ -41,7 +41,7 @@ pub(super) fn resize_file(
         Preallocation::Full => write_zeroes(file, added),
     };
     if let Err(error) = taken {
-        // The error that is told is the first one.
+        // The first error is the one to report.
         drop(file.set_len(old));
         return Err(error);
     }

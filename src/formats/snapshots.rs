@@ -1,6 +1,6 @@
-//! Internal snapshots, whatever the format.
+//! The interface of internal snapshots, for all formats.
 //!
-//! Ids and names are bytes that some program chose; nothing says that they are text.
+//! Ids and names are bytes chosen by the program that took the snapshot, and not necessarily text.
 
 use serde::Serialize;
 
@@ -8,51 +8,50 @@ use crate::error::{Error, Result};
 
 /// The internal snapshots of an image.
 pub trait Snapshots {
-    /// Returns the number of snapshots, as the header has it.
+    /// Returns the number of snapshots according to the header.
     fn count(&self) -> u32;
 
     /// Reads the list.
     ///
     /// # Errors
-    /// Returns an error if the list can't be read or makes no sense.
+    /// Returns an error if the list can't be read or is invalid.
     fn list(&self) -> Result<Vec<SnapshotInfo>>;
 
-    /// Takes a snapshot of the disk as it is. The image must be [fit for it](super::ImageFile::prepare_to_change),
-    /// and open nowhere else. `flush` says that flushes reach the storage.
+    /// Takes a snapshot of the disk. The image must be [prepared](super::ImageFile::prepare_to_change), and must not
+    /// be open elsewhere. With `flush`, the changes are flushed to stable storage.
     ///
     /// # Errors
-    /// Returns an error if the image can't have another one: nothing has changed then. Returns an error if
+    /// Returns an error if the image can't have another snapshot; nothing has changed then. Returns an error if the
     /// metadata is damaged, or the system's error.
     fn create(&self, new: &NewSnapshot, flush: bool) -> Result<()>;
 
-    /// Makes the disk be what it was when a snapshot was taken. `flush`, and the image, are as for
-    /// [`create`](Self::create).
+    /// Reverts the disk to a snapshot. `flush` and the conditions on the image are as for [`create`](Self::create).
     ///
     /// # Errors
-    /// Returns an error if there is no such snapshot, or if the image can't go back to it: nothing has changed
-    /// then. Returns an error if metadata is damaged, or the system's error.
+    /// Returns an error if there is no such snapshot, or if the image can't revert to it; nothing has changed then.
+    /// Returns an error if the metadata is damaged, or the system's error.
     fn apply(&self, name: &SnapshotName, flush: bool) -> Result<()>;
 
-    /// Deletes a snapshot. `flush`, and the image, are as for [`create`](Self::create).
+    /// Deletes a snapshot. `flush` and the conditions on the image are as for [`create`](Self::create).
     ///
     /// # Errors
-    /// Returns `snapshot not found` if there is no such snapshot: nothing has changed then. Returns an error
-    /// if metadata is damaged, or the system's error.
+    /// Returns `snapshot not found` if there is no such snapshot; nothing has changed then. Returns an error if the
+    /// metadata is damaged, or the system's error.
     fn delete(&self, name: &SnapshotName, flush: bool) -> Result<()>;
 }
 
 /// A snapshot to be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSnapshot {
-    /// Its name, which others may have too.
+    /// Its name, which need not be unique.
     pub name: Vec<u8>,
-    /// The time, in seconds since 1970 (UTC).
+    /// The time in seconds since 1970 (UTC).
     pub date_sec: u32,
-    /// The part of a second in nanoseconds.
+    /// The nanoseconds within the second.
     pub date_nsec: u32,
 }
 
-/// An internal snapshot. Sizes and counts are signed numbers in QEMU's reports.
+/// An internal snapshot in a report. Sizes and counts are signed numbers in QEMU's reports.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SnapshotInfo {
@@ -60,27 +59,27 @@ pub struct SnapshotInfo {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// The size of the machine's saved state in bytes.
+    /// The size of the saved VM state in bytes.
     pub vm_state_size: i64,
-    /// The time at which it was taken, in seconds since 1970 (UTC).
+    /// The time at which the snapshot was taken, in seconds since 1970 (UTC).
     pub date_sec: u32,
-    /// The part of a second in nanoseconds.
+    /// The nanoseconds within the second.
     pub date_nsec: u32,
-    /// The time for which the machine had been running, in seconds.
+    /// The time for which the guest had been running, in seconds.
     pub vm_clock_sec: u64,
-    /// The part of a second in nanoseconds.
+    /// The nanoseconds within the second.
     pub vm_clock_nsec: u64,
-    /// The number of instructions that the machine had executed, where that was counted.
+    /// The number of instructions that the guest had executed, if it was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icount: Option<i64>,
 }
 
-/// The name by which a user calls an internal snapshot.
+/// The name with which a user refers to an internal snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotName {
-    /// By its id, or if none has it by its name.
+    /// The id of a snapshot, or its name if no snapshot has such an id.
     Either(Vec<u8>),
-    /// By the given ones of id and name, both where both are.
+    /// The id, the name, or both. A snapshot must match all that are given.
     Both {
         /// The id.
         id: Option<Vec<u8>>,
@@ -90,7 +89,7 @@ pub enum SnapshotName {
 }
 
 impl SnapshotName {
-    /// Returns the index of the snapshot of that name among those with these ids and names.
+    /// Returns the index of the named snapshot among those with these ids and names.
     pub fn find<'s>(
         &self,
         snapshots: impl Iterator<Item = (&'s [u8], &'s [u8])> + Clone,
@@ -110,7 +109,7 @@ impl SnapshotName {
     }
 }
 
-/// Returns the error for a snapshot that isn't there.
+/// Returns the error for a snapshot that doesn't exist.
 pub fn not_found() -> Error {
     Error::invalid("Failed to load snapshot: Can't find snapshot")
 }

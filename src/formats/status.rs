@@ -1,8 +1,8 @@
-//! The status of a run of a disk, which `qemu-img map` prints and `measure` and `compare` rely on.
+//! The status of a run of a disk, which `qemu-img map` prints and on which `measure` and `compare` rely.
 //!
-//! An [`Extent`] says where data is. A status says what a reader may expect of it. They differ where the file
-//! below knows more. A cluster may have its place in a qcow2 image while the file has a hole there. It is
-//! stored then, and yet reads as zeroes. And a raw file ends at a byte, not at a sector.
+//! An [`Extent`] says where the tables place the data. A status says what a reader may expect of it. They differ if
+//! the file has holes: a cluster that a qcow2 image has allocated reads as zeroes if the file has a hole there. Also,
+//! a raw file may end within a sector.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -12,29 +12,27 @@ use crate::error::Result;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The way in which a run of a disk is stored. More than one of `zero` and `data` may hold, and neither needs
-/// to.
+/// The way in which a run of a disk is stored. Each of `zero` and `data` may be true or false, independently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
-    /// The length of the run in bytes; above 0 where an image says so.
+    /// The length of the run in bytes, greater than 0 if an image returns it.
     pub length: u64,
-    /// The image of a chain that says so: 0 for the image itself, 1 for its backing file, and so on.
+    /// The image of a backing chain that stores it: 0 for the image itself, 1 for its backing file, and so on.
     pub depth: usize,
-    /// True if that image says anything of it, rather than leaving it to those below.
+    /// True if that image determines its contents, rather than an image below it.
     pub present: bool,
     /// True if it is known to read as zeroes.
     pub zero: bool,
     /// True if bytes are stored for it.
     pub data: bool,
-    /// True if these are compressed.
+    /// True if the stored bytes are compressed.
     pub compressed: bool,
-    /// The offset at which the file has room for it, unless the bytes there aren't those that the guest sees.
+    /// The host offset of its space, unless the bytes there differ from those that the guest sees.
     pub offset: Option<HostOffset>,
 }
 
 impl Status {
-    /// Returns the status that an extent alone gives; `plain` tells whether data is stored as the guest sees
-    /// it.
+    /// Returns the status according to an extent alone. `plain` says if data is stored as the guest sees it.
     pub fn of(extent: &Extent, plain: bool) -> Self {
         let kind = extent.kind;
         Self {
@@ -49,16 +47,16 @@ impl Status {
     }
 }
 
-/// The holes of a storage. The last answer is kept, since callers ask for one piece after the other. To find
-/// where data ends some file systems look at every page of it.
+/// The data ranges of a storage. The last one found is cached, since callers query one piece after the other, and
+/// some file systems read every page of a range to find its end.
 #[derive(Debug, Default)]
 pub(super) struct Holes {
     last: Mutex<Range<u64>>,
 }
 
 impl Holes {
-    /// Returns the run of data that holds `offset`, or else the next one; empty and at the end of all offsets
-    /// when there is none.
+    /// Returns the range of data that holds `offset`, or else the next one. Returns an empty range at `u64::MAX` if
+    /// there is none.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -70,8 +68,8 @@ impl Holes {
         Ok(last.clone())
     }
 
-    /// Returns true if there is a hole at `offset`, and the number of bytes that it or the data there goes
-    /// on.
+    /// Returns true if there is a hole at `offset`, and the number of bytes up to the end of that hole or of the
+    /// data.
     ///
     /// # Errors
     /// Returns the system's error.

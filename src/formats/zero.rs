@@ -5,10 +5,10 @@ use super::image::{Image, check_range};
 use crate::error::Result;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// A disk that is all zeroes: the source of a new image.
+/// A disk of zeroes, the source of a new image's contents.
 #[derive(Debug, Clone, Copy)]
 pub struct ZeroImage {
-    /// The size of the disk in bytes.
+    /// The size of the disk in bytes, not necessarily a multiple of 512.
     pub size: u64,
 }
 

@@ -1,14 +1,14 @@
-//! Zeroes in a part of a storage: written, so that their space is taken, or made in whatever way is the cheapest.
+//! Zeroing of a part of a storage: by writing, which allocates the space, or in the cheapest way.
 
 use std::ops::Range;
 
 use crate::error::Result;
 use crate::storage::Storage;
 
-/// The most that is written at once, in bytes.
+/// The largest number of bytes that is written at once.
 const WRITE_SIZE: u64 = 2 << 20;
 
-/// Writes zeroes, so that their space is taken.
+/// Writes zeroes, which allocates the space.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -25,7 +25,7 @@ pub(super) fn write_zeroes(storage: &dyn Storage, range: Range<u64>) -> Result<(
     Ok(())
 }
 
-/// Makes a part of a storage read as zeroes: by a hole, or where there can't be one by writing.
+/// Makes a part of a storage read as zeroes: with a hole if possible, else by writing.
 ///
 /// # Errors
 /// Returns the system's error.
