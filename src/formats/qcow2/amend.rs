@@ -1,7 +1,7 @@
-//! `amend`: other options for an image in use.
+//! The amendment of an existing image's options.
 //!
-//! Options are looked at in the order in which QEMU looks at them, and all that can be refused is refused before
-//! anything is written.
+//! Options are checked in QEMU's order, so that of several errors the same one is reported. Everything that can be
+//! refused is refused before anything is written.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::formats::{Amend, Preallocation, Resize};
 use crate::options::OptionSpec;
 use crate::storage::Storage;
 
-/// The options that can be named.
+/// The options that `amend` accepts.
 pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
     ENCRYPT_SLOT_OPTIONS[0],
     ENCRYPT_SLOT_OPTIONS[1],
@@ -43,12 +43,12 @@ pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
     REFCOUNT_BITS,
 ];
 
-/// An image whose options change.
+/// An image to be amended.
 pub(super) struct Amended<'a> {
     pub(super) storage: &'a Arc<dyn Storage>,
     pub(super) header: &'a Header,
     pub(super) luks: Option<&'a LuksHeader>,
-    /// The parts with which its disk is opened for writing, where the disk changes.
+    /// The inputs for opening the disk for writing, if a change needs that.
     pub(super) writing: Qcow2WriteParts,
 }
 
@@ -57,7 +57,7 @@ impl Amended<'_> {
         self.storage.flush_if(self.writing.flush)
     }
 
-    /// Gives the header other contents.
+    /// Changes the contents of the header.
     fn rewrite(&self, change: impl FnOnce(&mut HeaderContents) -> Result<()>) -> Result<()> {
         self.write(self.plan(change)?)
     }
@@ -74,7 +74,7 @@ impl Amended<'_> {
         plan.write(self.storage.as_ref(), &|| self.flush())
     }
 
-    /// Makes the image one of version 3.
+    /// Converts the image to version 3.
     fn upgrade(&self) -> Result<()> {
         let plan = |with_names| {
             self.plan(|contents| {
@@ -82,11 +82,12 @@ impl Amended<'_> {
                 Ok(())
             })
         };
-        // Only in the smallest clusters there may be no room for names.
+        // In clusters of 512 bytes there may be no space for the feature names.
         self.write(plan(true).or_else(|_| plan(false))?)
     }
 
-    /// Makes the image one of version 2, without its zero flags.
+    /// Converts the image to version 2. Zero clusters become allocated clusters first, since version 2 has no zero
+    /// flag.
     fn downgrade(&self) -> Result<()> {
         let storage = self.storage.as_ref();
         let header = Header::read(storage)?;
@@ -99,11 +100,11 @@ impl Amended<'_> {
     }
 }
 
-/// Gives an image other options. Each of them is changed so that a power cut leaves the old value or the new one.
+/// Amends the options of an image. After a power cut each option has its old or its new value.
 ///
 /// # Errors
-/// Returns an error in QEMU's words if an option can't be had, or if this version can't change it: nothing was
-/// written then. Returns the system's error.
+/// Returns an error, in QEMU's words, if an option can't have the requested value, or if this version can't change
+/// it; nothing was written then. Returns the system's error.
 pub(super) fn amend(
     mut file: Amended<'_>,
     parts: &WriteParts<'_>,
@@ -186,14 +187,14 @@ pub(super) fn amend(
             },
         )?;
     }
-    // Last, as in QEMU: what stands in the way may just have been changed.
+    // The downgrade comes last, as in QEMU, since earlier changes may remove what it refuses.
     if downgrades {
         file.downgrade()?;
     }
     Ok(())
 }
 
-/// Returns the version that the image is to have.
+/// Returns the version that the image gets.
 fn version(header: &Header, amend: &Amend<'_>) -> Result<Version> {
     match amend.options.text("compat") {
         None => Ok(header.version()),
@@ -205,7 +206,7 @@ fn version(header: &Header, amend: &Amend<'_>) -> Result<Version> {
     }
 }
 
-/// Refuses to make an image one of version 2 that holds what it can't say.
+/// Refuses to convert an image to version 2 if it has a feature of version 3.
 fn check_downgrade(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
     let header = file.header;
     let bits = amend.options.number("refcount_bits");
@@ -223,7 +224,7 @@ fn check_downgrade(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
             "Cannot downgrade an image with incompatible features {others:#x} set"
         ));
     }
-    // QEMU goes on, and nothing can read the clusters, or trust the bitmaps, that it leaves.
+    // QEMU converts such an image, after which its compressed clusters can't be read or its bitmaps are outdated.
     if header.has_incompatible(features::COMPRESSION) {
         return unsupported("Cannot downgrade an image with zstd compression".into());
     }
@@ -247,7 +248,7 @@ fn check_downgrade(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Refuses values that can't be had.
+/// Refuses values that the image can't have.
 fn check_values(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Result<()> {
     let header = file.header;
     let options = amend.options;
@@ -282,7 +283,7 @@ fn check_values(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Resu
     Ok(())
 }
 
-/// Returns the compatible features with lazy refcounts as they are wished for; `None` if they are so already.
+/// Returns the compatible features with lazy refcounts set as requested, or `None` if nothing changes.
 fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Result<Option<u64>> {
     let header = file.header;
     let Some(lazy) = amend.options.switch("lazy_refcounts") else {
@@ -297,7 +298,7 @@ fn lazy_refcounts(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Re
     if lazy == header.has_compatible(features::LAZY_REFCOUNTS) {
         return Ok(None);
     }
-    // Refcounts of an image that was left dirty would never be put right.
+    // Without the feature, the outdated refcounts of an image that was left dirty would never be repaired.
     if header.has_incompatible(features::DIRTY) {
         return Err(Error::invalid(
             "the image was not closed, and its refcounts are out of date; repair it first (check -r all)",

@@ -1,9 +1,9 @@
-//! Persistent bitmaps: the parts of the disk that have changed since somebody last looked.
+//! Persistent bitmaps, as the image stores them.
 //!
-//! A header extension leads to a directory, whose entries lead to tables. Their entries lead to clusters of
-//! bits: one bit for each piece of the disk of the bitmap's granularity. All of it counts only while
-//! autoclear bit 0 is set. A program that doesn't know bitmaps clears the bit when it writes, and from then
-//! on they are out of date. The limits are QEMU's.
+//! A header extension points to the bitmap directory, whose entries point to bitmap tables. Their entries point to
+//! clusters of bits. A bit covers as many bytes of the disk as the bitmap's granularity says. All of this is valid
+//! only while autoclear bit 0 is set. A program that doesn't know bitmaps clears that bit when it writes, and the
+//! bitmaps are outdated from then on. The limits are QEMU's.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,50 +19,50 @@ use crate::formats::bitmaps::{BitmapBits, PersistentBitmap, by_clusters};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// The most entries of a bitmap's table.
+/// The largest number of entries in a bitmap table.
 const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// The largest bitmap in bytes.
 pub(super) const MAX_BITMAP_BYTES: u64 = 0x2000_0000;
 /// The longest name in bytes.
 pub(super) const MAX_NAME: u16 = 1023;
-/// Granularities are powers of two, from 512 bytes to 2 GiB.
+/// The granularity as a power of two: 512 bytes to 2 GiB.
 const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
-/// The only type that there is: a bitmap of the parts that have been written.
+/// The only bitmap type that the specification defines: dirty tracking.
 const DIRTY_TRACKING: u8 = 1;
 /// The length of a directory entry without its name, in bytes.
 const FIXED_LENGTH: usize = 24;
-/// The offset of the flags in it, in bytes.
+/// The offset of the flags in a directory entry, in bytes.
 const FLAGS_AT: u64 = 12;
 
 const IN_USE: u32 = 1 << 0;
 const AUTO: u32 = 1 << 1;
 
-/// The most bytes of bits that are read ahead, where clusters are smaller than that.
+/// The number of bytes of bits to read ahead, if clusters are smaller than that.
 const AHEAD_BYTES: usize = 2 << 20;
 
-/// The bits of a bitmap as they are stored, whatever the clusters that they are stored in. Bits are asked for front to
-/// back, so some clusters are read ahead, many at once where storage is slow.
+/// The bits of a stored bitmap. Bits are read front to back, so some clusters are read ahead: many in one batch if
+/// the storage is slow.
 #[derive(Debug)]
 struct StoredBits {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     bitmap: Bitmap,
-    /// The bitmap's table, once bits have been asked for.
+    /// The bitmap table, once bits have been read.
     table: OnceLock<Vec<BitmapTableEntry>>,
     pace: Pace,
-    /// Clusters that were read ahead, by their indexes in the table.
+    /// The clusters that were read ahead, by their indexes in the table.
     ahead: Mutex<BTreeMap<u64, Vec<u8>>>,
 }
 
 impl StoredBits {
-    /// Copies the bits from byte `within` on of the cluster that an entry of the table leads to.
+    /// Copies bits from the cluster at `host`, whose table entry is `index`, from byte `within` of the cluster on.
     fn copy(&self, index: u64, host: HostOffset, within: u64, part: &mut [u8]) -> Result<()> {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         if !ahead.contains_key(&index) {
             *ahead = self.read_ahead(index)?;
         }
         let Some(cluster) = ahead.get(&index) else {
-            // The file may end inside of a cluster, behind its last bits.
+            // The file may end inside a cluster, after its last bits.
             let from = host.0.saturating_add(within);
             return self.storage.read_exact_at(from, part, "a bitmap's bits");
         };
@@ -72,7 +72,7 @@ impl StoredBits {
         Ok(())
     }
 
-    /// Reads the next clusters of bits from an entry of the table on, up to one that isn't whole in the file.
+    /// Reads clusters of bits from table entry `index` on, up to one that isn't complete in the file.
     fn read_ahead(&self, index: u64) -> Result<BTreeMap<u64, Vec<u8>>> {
         let length = self.storage.len()?;
         let size = self.geometry.cluster_len();
@@ -144,25 +144,25 @@ impl BitmapBits for StoredBits {
     }
 }
 
-/// One persistent bitmap.
+/// A persistent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bitmap {
     /// Its name.
     pub name: Vec<u8>,
-    /// The number of bytes of the disk that one bit stands for: a power of two from 512 bytes to 2 GiB.
+    /// The number of bytes of the disk that one bit covers: a power of two from 512 bytes to 2 GiB.
     pub granularity: u64,
-    /// True if a program had it in use and didn't store it: its bits are out of date.
+    /// The `in_use` flag: a program didn't store the bitmap after its last change, so that the bits are outdated.
     pub in_use: bool,
-    /// True if QEMU keeps it up to date from when it opens the image.
+    /// The `auto` flag: QEMU updates the bitmap from the time it opens the image.
     pub auto: bool,
-    /// Its table.
+    /// The place of the bitmap table.
     pub table: TablePlace,
-    /// The offset at which its entry in the directory starts.
+    /// The host offset of its directory entry.
     pub entry: HostOffset,
 }
 
 impl Bitmap {
-    /// Returns the bitmap of the image in `storage` as other images may take it.
+    /// Returns the bitmap of the image in `storage` in the form that all formats share.
     pub fn persistent(&self, storage: &Arc<dyn Storage>, geometry: Geometry) -> PersistentBitmap {
         PersistentBitmap {
             name: self.name.clone(),
@@ -180,15 +180,15 @@ impl Bitmap {
         }
     }
 
-    /// Returns the offset of its flags, which are inside one sector, and the bytes that mark it as in use or
-    /// not.
+    /// Returns the host offset of the entry's flags, which are within one sector, and their bytes with the given
+    /// `in_use` flag.
     pub(super) fn flags(&self, in_use: bool) -> (u64, [u8; 4]) {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
         let flags = bit(in_use, IN_USE) | bit(self.auto, AUTO);
         (self.entry.0.saturating_add(FLAGS_AT), flags.to_be_bytes())
     }
 
-    /// Encodes its directory entry, with the padding.
+    /// Encodes the directory entry, with the padding.
     pub(super) fn directory_entry(&self) -> Vec<u8> {
         let (_, flags) = self.flags(self.in_use);
         let entries = u32::try_from(self.table.entries).unwrap_or(u32::MAX);
@@ -217,10 +217,10 @@ impl Bitmap {
     }
 }
 
-/// Reads the bitmap directory; empty for an image without bitmaps or with some that are out of date.
+/// Reads the bitmap directory. Returns an empty list if the image has no bitmaps or if they are outdated.
 ///
 /// # Errors
-/// Returns the system's error. Returns an error if the directory isn't completely inside the file, or if QEMU
+/// Returns the system's error. Returns an error if a part of the directory is beyond the end of the file, or if QEMU
 /// refuses it.
 pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap>> {
     let Some(place) = header.bitmaps() else {
@@ -268,7 +268,7 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
     Ok(bitmaps)
 }
 
-/// Returns the number of bytes in the directory of a bitmap with a name of so many bytes.
+/// Returns the length in bytes of the directory entry of a bitmap with a name of `name` bytes.
 pub(super) fn entry_length(name: usize) -> u64 {
     (FIXED_LENGTH + name).next_multiple_of(8) as u64
 }
@@ -277,7 +277,7 @@ fn broken() -> Error {
     Error::corrupt("Broken bitmap directory")
 }
 
-/// Reads a directory entry; returns its length with the padding as well.
+/// Parses a directory entry. Also returns its length, with the padding.
 fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitmap, usize)> {
     let cut_off = |_| broken();
     let r = &mut bytes.get(..FIXED_LENGTH).ok_or_else(broken)?;
@@ -312,8 +312,8 @@ fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitm
         && kind == DIRTY_TRACKING
         && bitmap_bytes <= MAX_BITMAP_BYTES
         && (in_use || u128::from(header.size()) <= covered);
-    // QEMU reads the bits of bitmaps that aren't in use, and a table of another length is no table of
-    // theirs. One in use may be from before the disk was resized.
+    // QEMU reads the bits of bitmaps that aren't in use, and requires a table of the right length. A bitmap in use
+    // may be older than a resize of the disk.
     let fits = in_use || {
         let granules = header
             .size()
@@ -356,8 +356,7 @@ mod tests {
     use super::*;
     use crate::storage::{MemoryStorage, Slowness};
 
-    /// Makes a version 3 image with clusters of 4 KiB and a disk of 1 MiB, whose bitmap directory at 4096 is
-    /// `directory`.
+    /// Returns a version 3 image with clusters of 4 KiB and a disk of 1 MiB. Its bitmap directory is at 4096.
     fn image(count: u32, directory: &[u8]) -> MemoryStorage {
         let mut bytes = vec![0; 4096];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -400,7 +399,7 @@ mod tests {
                 entry: HostOffset(4096),
             }]
         );
-        // Without the autoclear bit they don't count.
+        // Without the autoclear bit the bitmaps are ignored.
         let storage = image(1, &ENTRY);
         storage.write_at(95, &[0]).unwrap();
         assert_eq!(read(&storage).unwrap(), []);
@@ -424,7 +423,7 @@ mod tests {
         ] {
             let mut entry = ENTRY;
             entry[at] = value;
-            // A table far away is found out when it is read; all else here.
+            // A table offset beyond the file is detected when the table is read; all other errors are detected here.
             assert_eq!(read(&image(1, &entry)).is_err(), at != 0, "{at}");
         }
         read(&image(2, &ENTRY)).unwrap_err();
@@ -438,7 +437,7 @@ mod tests {
     #[test]
     fn a_bitmap_too_short_for_the_disk_must_be_in_use() {
         let mut entry = ENTRY;
-        // One cluster of bits for 512 bytes each covers 16 MiB.
+        // One cluster of bits with a granularity of 512 bytes covers 16 MiB.
         entry[17] = 9;
         let storage = image(1, &entry);
         read(&storage).unwrap();
@@ -451,7 +450,7 @@ mod tests {
 
     #[test]
     fn bits_are_read_together_where_reads_wait() {
-        // 64 clusters of bits, none beside another, and the last one cut short behind its bits.
+        // There are 64 clusters of bits, none adjacent to another. The file ends in the last one, after its bits.
         let (geometry, clusters) = (Geometry::new(12, false, 4).unwrap(), 64u64);
         let host = |index: u64| 8192 + index * 8192;
         let mut bytes = vec![0; usize::try_from(host(clusters - 1)).unwrap()];

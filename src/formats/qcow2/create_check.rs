@@ -1,6 +1,6 @@
-//! The check that the options of a new image go together.
+//! The check of a new image's options.
 //!
-//! The order of the checks is QEMU's, so that of several mistakes the same one is reported.
+//! The order of the checks is QEMU's, so that of several errors the same one is reported.
 
 use super::create_options::{CLUSTER_SIZES, NewQcow2Options, TOO_LARGE};
 use super::geometry::{ENTRY_SIZE, Geometry, MAX_L1_BYTES};
@@ -9,15 +9,14 @@ use crate::error::{Error, Result};
 use crate::formats::Preallocation;
 use crate::formats::encryption::Cipher;
 
-/// The smallest clusters that have subclusters, in bytes.
+/// The smallest cluster size with subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
 
 impl NewQcow2Options {
-    /// Checks the options and returns the geometry that they give; nothing is written.
+    /// Checks the options and returns their geometry. Writes nothing.
     ///
     /// # Errors
-    /// Returns an error if options are out of range or exclude each other, worded as `qemu-img`
-    /// words it.
+    /// Returns an error, in `qemu-img`'s words, if options are out of range or exclude each other.
     pub fn check(&self) -> Result<Geometry> {
         let version_3 = self.version == Version::V3;
         let needs_version_3 = |what: &str, above: &str| {
@@ -82,11 +81,11 @@ impl NewQcow2Options {
         Ok(())
     }
 
-    /// Checks that so much of the space can be taken beforehand.
+    /// Checks that the image can have this preallocation.
     ///
     /// # Errors
-    /// Returns an error if there is a backing file, unless subclusters say that nothing is stored yet. A
-    /// cluster that has its place would hide the backing file otherwise.
+    /// Returns an error if there is a backing file and the image has no subclusters. A preallocated cluster would
+    /// hide the backing file, unless its subclusters are unallocated.
     pub fn check_preallocation(&self, preallocation: Preallocation) -> Result<()> {
         if preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
             return Err(Error::invalid(
@@ -97,10 +96,10 @@ impl NewQcow2Options {
         Ok(())
     }
 
-    /// Checks that there is a cipher exactly when the options ask for one.
+    /// Checks that there is a cipher if the options require one, and none otherwise.
     ///
     /// # Errors
-    /// Returns an error if the cipher is missing, or if the options don't ask for it.
+    /// Returns an error if the cipher is missing, or if the options don't require it.
     pub(super) fn check_cipher(&self, cipher: Option<&Cipher>) -> Result<()> {
         match (self.encryption, cipher) {
             (None, None) | (Some(_), Some(_)) => Ok(()),

@@ -1,7 +1,7 @@
 //! The options of a new image, as data.
 //!
-//! [`create_check`](super::create_check) tells if they go together. It needs the header, which is made of the
-//! options.
+//! [`create_check`](super::create_check) checks if they are compatible. It needs the header, which is derived from
+//! the options.
 
 use crate::formats::encryption::luks::{LuksCreation, LuksOptions};
 use crate::formats::encryption::{Encryption, EncryptionFormat, LegacyAes, Numbering};
@@ -11,44 +11,43 @@ use std::ops::RangeInclusive;
 use super::header::{ByteRange, CompressionType, Version};
 pub use crate::formats::driver::Backing;
 
-/// The cluster sizes that can be asked for, in bytes.
+/// The allowed cluster sizes in bytes.
 pub const CLUSTER_SIZES: RangeInclusive<u64> = 512..=2 << 20;
-/// The words for a disk for which the L1 table, or the file system, has no room.
+/// The message for a disk that is too large for the L1 table or for the file system.
 pub const TOO_LARGE: &str =
     "The image size is too large for file format 'qcow2' (try using a larger cluster size)";
 
 /// The options of a new image.
 #[derive(Debug, Clone)]
 pub struct NewQcow2Options {
-    /// The size of the virtual disk in bytes; rounded up to a multiple of 512.
+    /// The size of the virtual disk in bytes, which is rounded up to a multiple of 512.
     pub size: u64,
     /// The format's version.
     pub version: Version,
-    /// The cluster size in bytes: a power of two of [`CLUSTER_SIZES`].
+    /// The cluster size in bytes: a power of two in [`CLUSTER_SIZES`].
     pub cluster_size: u64,
-    /// True if refcounts may be updated late (version 3 only).
+    /// True if refcounts may be updated lazily (version 3 only).
     pub lazy_refcounts: bool,
     /// The width of a refcount: 1, 2, 4, … 64 bits (version 2: only 16).
     pub refcount_bits: u64,
-    /// The method by which compressed clusters will be compressed (anything but zlib: version 3
-    /// only).
+    /// The compression type of compressed clusters (only zlib in version 2).
     pub compression: CompressionType,
-    /// The method by which the guest's data is encrypted.
+    /// The encryption format of the guest's data.
     pub encryption: Option<EncryptionFormat>,
-    /// The header of LUKS, where that is the format.
+    /// The options of the LUKS header, for that encryption format.
     pub luks: LuksOptions,
-    /// True if L2 entries tell subclusters apart (version 3, clusters of 16 KiB and more).
+    /// True for extended L2 entries with subclusters (version 3, clusters of at least 16 KiB).
     pub extended_l2: bool,
-    /// The backing file, from which everything is read that the image doesn't store.
+    /// The backing file, from which unallocated clusters are read.
     pub backing: Option<Backing>,
-    /// The name of the file that holds the guest's data, as it is stored (version 3 only).
+    /// The name of the external data file in the header (version 3 only).
     pub data_file: Option<Vec<u8>>,
-    /// True if that file is a raw image of the disk at all times.
+    /// True if the external data file must be a raw image of the disk at all times.
     pub data_file_raw: bool,
 }
 
 impl NewQcow2Options {
-    /// Makes the options of a version 3 image with QEMU's defaults: 64 KiB clusters, not encrypted.
+    /// Returns the options of a version 3 image with QEMU's defaults: clusters of 64 KiB, no encryption.
     pub fn new(size: u64) -> Self {
         Self {
             size,
@@ -78,7 +77,7 @@ impl NewQcow2Options {
         })
     }
 
-    /// Returns the place of the header of the encryption, where its format has one: right behind the image's own.
+    /// Returns the place of the encryption header, which follows the image's header cluster, if its format has one.
     pub(super) fn encryption_header(&self) -> Option<ByteRange> {
         let length = self.encryption()?.header_length();
         (length > 0).then_some(ByteRange {
@@ -87,7 +86,7 @@ impl NewQcow2Options {
         })
     }
 
-    /// Returns the name of the backing file as it is stored; empty when there is none.
+    /// Returns the name of the backing file in the header, or an empty name without one.
     pub(super) fn backing_name(&self) -> &[u8] {
         self.backing.as_ref().map_or(&[], |backing| &backing.name)
     }

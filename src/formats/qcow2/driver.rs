@@ -1,4 +1,4 @@
-//! The driver of the format qcow2.
+//! The driver of qcow2: its name, its options and its capabilities.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl FormatDriver for Qcow2 {
         }
     }
 
-    /// Scores the magic number with a version of 2 or more: 1 is the older format `qcow`.
+    /// Scores the magic number with a version of at least 2. Version 1 is the format `qcow`.
     fn probe(&self, start: &[u8]) -> u8 {
         let version = start.get(4..8).and_then(|bytes| bytes.try_into().ok());
         let is_new = version.is_some_and(|bytes| u32::from_be_bytes(bytes) >= 2);

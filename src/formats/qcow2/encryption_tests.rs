@@ -1,6 +1,5 @@
-//! Sectors that are encrypted by their number in the file, as LUKS inside of qcow2 has them. They are made,
-//! read, moved within the file, and read again. The cipher is legacy AES's, which by itself counts the disk's
-//! sectors.
+//! Tests of sectors that are encrypted by their host sector number, as with LUKS in qcow2. Sectors are written, read,
+//! moved within the file, and read again. The cipher is that of legacy AES, which itself uses guest sector numbers.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::units::{GuestOffset, HostOffset};
 
 const KEY: &[u8; 16] = b"0123456789abcdef";
 const CLUSTER: usize = 4096;
-/// Clusters of the disk that hold data; the gaps between them make the places in the file differ.
+/// The clusters of the disk that hold data. With the gaps, their host offsets differ from their guest offsets.
 const STORED: [usize; 3] = [1, 2, 6];
 const COPIED: u64 = 1 << 63;
 
@@ -27,7 +26,7 @@ fn cipher(numbering: Numbering) -> Cipher {
     )
 }
 
-/// Makes the disk: each sector of the stored clusters is another.
+/// Returns the disk, on which each sector of the stored clusters has different contents.
 fn disk() -> Vec<u8> {
     let mut disk = vec![0; 8 * CLUSTER];
     for cluster in STORED {
@@ -38,7 +37,7 @@ fn disk() -> Vec<u8> {
     disk
 }
 
-/// Makes a new image of the disk.
+/// Returns a new image of the disk.
 fn image(numbering: Numbering) -> Arc<MemoryStorage> {
     let storage = Arc::new(MemoryStorage::default());
     let options = NewQcow2Options {
@@ -60,7 +59,7 @@ fn image(numbering: Numbering) -> Arc<MemoryStorage> {
     storage
 }
 
-/// Reads the disk.
+/// Reads the disk of the image.
 fn contents(storage: &Arc<MemoryStorage>, numbering: Numbering) -> Vec<u8> {
     let header = Header::read(storage.as_ref()).unwrap();
     let storage = Arc::<MemoryStorage>::clone(storage);
@@ -70,7 +69,7 @@ fn contents(storage: &Arc<MemoryStorage>, numbering: Numbering) -> Vec<u8> {
     disk
 }
 
-/// Returns the place of the L2 table, and its entries.
+/// Returns the host offset and the entries of the L2 table.
 fn entries(storage: &MemoryStorage) -> (HostOffset, Vec<u64>) {
     let header = Header::read(storage).unwrap();
     let l1 = read_table(storage, header.l1(), "L1").unwrap();
@@ -79,7 +78,7 @@ fn entries(storage: &MemoryStorage) -> (HostOffset, Vec<u64>) {
     (host, read_table(storage, place, "L2").unwrap())
 }
 
-/// Checks the stored sectors against the file's own sector numbers.
+/// Compares the stored sectors with the disk's, encrypted by host sector numbers.
 fn assert_host_numbered(storage: &MemoryStorage, disk: &[u8]) {
     let (_, entries) = entries(storage);
     let kernel = KeyedCipher::aes_cbc(KEY, Backend::detect());
@@ -105,7 +104,7 @@ fn sectors_can_be_numbered_by_their_place_in_the_file() {
 #[test]
 fn what_moves_in_the_file_is_encrypted_by_its_new_place() {
     let storage = image(Numbering::Host);
-    // Without the flag a cluster isn't the image's alone, so a write takes it elsewhere.
+    // Without the COPIED flag the cluster may be shared, so that a write copies it.
     let (table, before) = entries(&storage);
     for cluster in STORED {
         let entry = before[cluster] & !COPIED;
@@ -120,7 +119,7 @@ fn what_moves_in_the_file_is_encrypted_by_its_new_place() {
     let shared = Arc::<MemoryStorage>::clone(&storage);
     let writable = WritableQcow2::open(shared, &header, options).unwrap();
     let mut disk = disk();
-    // A write ends and starts in the middle of two clusters, and another is in the middle of one.
+    // One write ends and starts in the middle of two clusters, the other is in the middle of one.
     for (start, length) in [(CLUSTER + 1024, CLUSTER), (6 * CLUSTER + 512, 1024)] {
         disk[start..start + length].fill(0xee);
         let data = &disk[start..start + length];

@@ -1,4 +1,4 @@
-//! The header of a qcow2 image in words: every field and every feature bit, and what the tables cost.
+//! The explanation of a qcow2 header: every field and feature bit, and the size of the tables.
 
 use super::geometry::ENTRY_SIZE;
 use super::header::features::{
@@ -8,7 +8,7 @@ use super::header::{Header, Version, extensions};
 use crate::formats::explanation::Statement;
 use crate::units::human_size;
 
-/// A feature bit, its name, and what it means that it is set.
+/// A feature bit, its name, and the meaning of the bit being set.
 type KnownFeature = (u64, &'static str, &'static str);
 
 const INCOMPATIBLE: &[KnownFeature] = &[
@@ -58,7 +58,7 @@ const AUTOCLEAR: &[KnownFeature] = &[
     ),
 ];
 
-/// Puts a header into words.
+/// Returns the explanation of a header.
 pub(super) fn statements(header: &Header) -> Vec<Statement> {
     let mut all = vec![Statement::new("version", version(header))];
     all.push(Statement::new("header extensions", extension_names(header)));
@@ -122,7 +122,7 @@ fn extension_names(header: &Header) -> String {
     names.join(", ") + "."
 }
 
-/// States each feature bit that is set.
+/// Explains each feature bit that is set.
 fn features(kind: &str, bits: u64, known: &[KnownFeature]) -> Vec<Statement> {
     let subject = format!("{kind} features");
     if bits == 0 {

@@ -31,22 +31,22 @@ use crate::formats::{Amend, Image, Resize, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
 
-/// The name by which options call the external data file.
+/// The name of the external data file in options.
 pub(super) const DATA_FILE_ROLE: &str = "data-file";
 
-/// A qcow2 file, its header read and checked.
+/// A qcow2 file whose header has been read and checked.
 pub(super) struct Qcow2File {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) header: Header,
-    /// The header of LUKS inside of the image, where it has one.
+    /// The LUKS header inside the image, if it has one.
     pub(super) luks: Option<LuksHeader>,
 }
 
 impl Qcow2File {
-    /// Reads the header of the image in `storage`. An image that is checked may have lost its refcount table.
+    /// Reads the header of the image in `storage`. [`Load::Check`] accepts an image without a refcount table.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is wrong, worded as QEMU words it.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the header is invalid.
     pub(super) fn load(storage: Arc<dyn Storage>, how: Load) -> Result<Self> {
         let header = match how {
             Load::Use | Load::Headless => Header::read(storage.as_ref())?,
@@ -63,7 +63,7 @@ impl Qcow2File {
         })
     }
 
-    /// Prepares another backing file, by the header as it is now.
+    /// Plans the change of the backing file in the present header.
     fn rewriting(&self, backing: Option<&Backing>) -> Result<HeaderRewrite> {
         let header = Header::read(self.storage.as_ref())?;
         refuse_corrupt(&header)?;
@@ -79,7 +79,7 @@ impl Qcow2File {
         })
     }
 
-    /// Makes what the image is opened with for writing.
+    /// Returns the inputs for opening the disk for writing.
     fn open_options(&self, parts: WriteParts<'_>) -> Result<Qcow2WriteParts> {
         Ok(Qcow2WriteParts {
             cipher: cipher_of(&self.header, self.luks.as_ref(), parts.secret)?,
@@ -220,7 +220,7 @@ impl ImageFile for Qcow2File {
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let options = self.open_options(parts)?;
-        // Refcounts that are only out of date are repaired when the image is opened.
+        // A dirty image is repaired when it is opened, so only others are refused for wrong refcounts.
         if !self.header.has_incompatible(features::DIRTY) {
             write::refuse_damaged(self.storage.as_ref(), &self.header)?;
         }
@@ -297,7 +297,7 @@ impl Check for Qcow2File {
         if repaired.leaks_fixed == 0 && repaired.corruptions_fixed == 0 {
             return Ok(repaired);
         }
-        // The repair may have moved the tables that the header leads to.
+        // The repair may have moved the tables to which the header refers.
         let again = Self::load(Arc::clone(&self.storage), Load::Check)?;
         let again = Check::check(&again, on_event)?;
         Ok(CheckReport {

@@ -1,8 +1,8 @@
-//! The arithmetic of clusters on guest and host offsets: the only place that shifts.
+//! The arithmetic of clusters with guest and host offsets. No other module shifts offsets.
 //!
-//! With clusters of 2^n bytes, an L2 table is one cluster of 8-byte entries, so it maps 2^(n-3) clusters. A
-//! refcount block is one cluster too, of entries of 1 to 64 bits. All results are checked or can't overflow
-//! for disks below 2^63 bytes, which [`Geometry::new`]'s callers ensure.
+//! With clusters of 2^n bytes, an L2 table is one cluster of 8-byte entries, so that it maps 2^(n-3) clusters. A
+//! refcount block is also one cluster, with entries of 1 to 64 bits. All results are checked or can't overflow for
+//! disks below 2^63 bytes, which the callers of [`Geometry::new`] ensure.
 
 use super::entries::SUBCLUSTERS;
 use crate::units::{GuestOffset, HostOffset};
@@ -18,7 +18,7 @@ pub const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// The size of an L1, standard L2 or refcount table entry in bytes.
 pub const ENTRY_SIZE: u64 = 8;
 
-/// The sizes that follow from cluster size, L2 entry size and refcount width.
+/// The sizes that follow from the cluster size, the L2 entry size and the refcount width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     cluster_bits: u32,
@@ -27,10 +27,10 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Makes the geometry of clusters of 2^`cluster_bits` bytes (9 to 21). L2 entries have 8 bytes (16 if
-    /// `extended_l2`), and refcounts have 2^`refcount_order` bits (0 to 6).
+    /// Returns the geometry with clusters of 2^`cluster_bits` bytes (9 to 21). L2 entries have 8 bytes, or 16 if
+    /// `extended_l2`. Refcounts have 2^`refcount_order` bits (0 to 6).
     ///
-    /// Returns `None` outside of those ranges.
+    /// Returns `None` outside these ranges.
     pub fn new(cluster_bits: u32, extended_l2: bool, refcount_order: u32) -> Option<Self> {
         if !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&cluster_bits) || refcount_order > 6 {
             return None;
@@ -43,7 +43,7 @@ impl Geometry {
         })
     }
 
-    /// Returns the cluster size as a power of two.
+    /// Returns the binary logarithm of the cluster size in bytes.
     pub fn cluster_bits(self) -> u32 {
         self.cluster_bits
     }
@@ -58,13 +58,12 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// Returns true if L2 entries have 16 bytes and a bitmap of subclusters.
+    /// Returns true if L2 entries have 16 bytes, with a subcluster bitmap.
     pub fn has_subclusters(self) -> bool {
         self.l2_bits + 4 == self.cluster_bits
     }
 
-    /// Returns the unit in which an L2 entry maps, in bytes: a subcluster where there are some, or else a
-    /// cluster.
+    /// Returns the unit that an L2 entry maps, in bytes: a subcluster with extended L2 entries, else a cluster.
     pub fn subcluster_size(self) -> u64 {
         if self.has_subclusters() {
             self.cluster_size() / u64::from(SUBCLUSTERS)
@@ -78,10 +77,10 @@ impl Geometry {
         usize::try_from(self.subcluster_size()).unwrap_or(usize::MAX)
     }
 
-    /// Returns the number within its cluster of the subcluster that holds an offset; 0 without subclusters.
+    /// Returns the index within its cluster of the subcluster at a guest offset, or 0 without subclusters.
     pub fn subcluster_index(self, offset: GuestOffset) -> u32 {
         let index = self.within_cluster(offset.0) / self.subcluster_size();
-        // The index is below 32: it fits.
+        // The index is below 32, so the conversion can't fail.
         u32::try_from(index).unwrap_or(0)
     }
 
@@ -100,9 +99,8 @@ impl Geometry {
         1 << (self.l2_bits + self.cluster_bits)
     }
 
-    /// Returns the number of guest bytes that one slice of an L2 table maps on a disk of `size` bytes. A
-    /// slice is what QEMU looks at together: the whole table, or 4 KiB of it where its cache (32 MiB) doesn't
-    /// hold all tables.
+    /// Returns the number of guest bytes that one slice of an L2 table maps on a disk of `size` bytes. A slice is the
+    /// unit in which QEMU caches L2 tables: the whole table if its cache of 32 MiB holds all tables, else 4 KiB.
     pub fn qemu_slice_coverage(self, size: u64) -> u64 {
         let tables = self.l1_entries(size).saturating_mul(self.cluster_size());
         if tables <= 32 << 20 {
@@ -122,7 +120,7 @@ impl Geometry {
         u64::MAX >> (64 - self.refcount_bits())
     }
 
-    /// Returns the number of clusters that one refcount block counts.
+    /// Returns the number of refcounts in one refcount block.
     pub fn refcount_block_entries(self) -> u64 {
         1 << (self.cluster_bits + 3 - self.refcount_order)
     }
@@ -132,33 +130,33 @@ impl Geometry {
         size.div_ceil(self.l2_coverage())
     }
 
-    /// Returns the number of clusters that `bytes` take.
+    /// Returns the number of clusters for `bytes` bytes.
     pub fn clusters(self, bytes: u64) -> u64 {
         bytes.div_ceil(self.cluster_size())
     }
 
-    /// Returns the number of the guest cluster that holds an offset.
+    /// Returns the index of the guest cluster at an offset.
     pub fn guest_cluster(self, offset: GuestOffset) -> u64 {
         offset.0 >> self.cluster_bits
     }
 
-    /// Returns the index into the L1 table for a guest offset.
+    /// Returns the index in the L1 table for a guest offset.
     pub fn l1_index(self, offset: GuestOffset) -> u64 {
         offset.0 >> (self.l2_bits + self.cluster_bits)
     }
 
-    /// Returns the index into its L2 table for a guest offset.
+    /// Returns the index in its L2 table for a guest offset.
     pub fn l2_index(self, offset: GuestOffset) -> usize {
         self.l2_index_of_cluster(self.guest_cluster(offset))
     }
 
-    /// Returns the index into its L2 table for a guest cluster's number.
+    /// Returns the index in its L2 table for the guest cluster with index `cluster`.
     pub fn l2_index_of_cluster(self, cluster: u64) -> usize {
-        // A table has at most 2^18 entries: the index fits.
+        // A table has at most 2^18 entries, so the conversion can't fail.
         usize::try_from(cluster & (self.l2_entries() - 1)).unwrap_or(0)
     }
 
-    /// Returns the first guest offset that L1 entry `l1_index` maps; saturating.
+    /// Returns the first guest offset that L1 entry `l1_index` maps, or `u64::MAX` on overflow.
     pub fn guest_start_of_l1(self, l1_index: u64) -> GuestOffset {
         GuestOffset(l1_index.saturating_mul(self.l2_coverage()))
     }
@@ -168,17 +166,17 @@ impl Geometry {
         offset & (self.cluster_size() - 1)
     }
 
-    /// Returns true if a host offset is at the start of a cluster.
+    /// Returns true if a host offset is cluster-aligned.
     pub fn is_aligned(self, offset: HostOffset) -> bool {
         self.within_cluster(offset.0) == 0
     }
 
-    /// Returns the number of the host cluster that holds an offset.
+    /// Returns the index of the host cluster at an offset.
     pub fn host_cluster(self, offset: HostOffset) -> u64 {
         offset.0 >> self.cluster_bits
     }
 
-    /// Returns the offset at which host cluster `number` starts; `None` beyond 2^64.
+    /// Returns the host offset of host cluster `number`, or `None` from 2^64 on.
     pub fn host_offset(self, number: u64) -> Option<HostOffset> {
         number.checked_mul(self.cluster_size()).map(HostOffset)
     }

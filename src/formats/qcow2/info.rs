@@ -1,5 +1,4 @@
-//! The part of `info`'s report that only qcow2 images have, with the field names of QEMU's
-//! `ImageInfoSpecificQCow2`.
+//! The part of a report that only qcow2 images have, with the field names of QEMU's `ImageInfoSpecificQCow2`.
 
 use serde::Serialize;
 
@@ -10,21 +9,21 @@ use crate::formats::bitmaps::BitmapInfo;
 use crate::formats::encryption::luks::{LuksHeader, LuksInfo};
 use crate::formats::snapshots::SnapshotInfo;
 
-/// The fields that only qcow2 images have. Version 2 has no features and leaves those out.
+/// The fields that only qcow2 images have. Version 2 has no features, so their fields are absent.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Qcow2Info {
-    /// The oldest QEMU that reads the image.
+    /// The oldest QEMU version that reads the image.
     compat: &'static str,
-    /// The method by which compressed clusters are compressed.
+    /// The compression type of compressed clusters.
     compression_type: &'static str,
-    /// True if refcounts may be updated late.
+    /// True if refcounts may be updated lazily.
     #[serde(skip_serializing_if = "Option::is_none")]
     lazy_refcounts: Option<bool>,
-    /// The persistent bitmaps; absent without any.
+    /// The persistent bitmaps; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bitmaps: Vec<BitmapInfo>,
-    /// The width of a refcount.
+    /// The refcount width in bits.
     refcount_bits: u32,
     /// The encryption of the data.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,10 +31,10 @@ pub(super) struct Qcow2Info {
     /// The name of the external data file.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_file: Option<String>,
-    /// True if the external data file can be read as a raw image.
+    /// True if the external data file is a raw image of the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_file_raw: Option<bool>,
-    /// True if the metadata is known to be damaged.
+    /// True if the image is marked as corrupt.
     #[serde(skip_serializing_if = "Option::is_none")]
     corrupt: Option<bool>,
     /// True if L2 entries have subclusters.
@@ -48,13 +47,13 @@ pub(super) struct Qcow2Info {
 struct EncryptInfo {
     /// The format's name.
     format: &'static str,
-    /// The header that the format has inside of the image.
+    /// The LUKS header inside the image, for that format.
     #[serde(flatten)]
     luks: Option<LuksInfo>,
 }
 
 impl Qcow2Info {
-    /// Returns the fields of an image with that header and these bitmaps.
+    /// Returns the fields for an image with this header, LUKS header and bitmaps.
     pub(super) fn of(header: &Header, luks: Option<&LuksHeader>, bitmaps: Vec<BitmapInfo>) -> Self {
         let v3 = header.version() == Version::V3;
         let data_file = header.has_incompatible(features::DATA_FILE);
@@ -82,10 +81,10 @@ impl Qcow2Info {
 }
 
 impl Snapshot {
-    /// Returns the snapshot as reports have it.
+    /// Returns the snapshot in the form that reports have.
     pub(super) fn info(&self) -> SnapshotInfo {
         const SECOND: u64 = 1_000_000_000;
-        // QEMU's reports have room for so much of a number and a name.
+        // QEMU's reports truncate ids and names to these lengths.
         let text = |bytes: &[u8], most: usize| {
             String::from_utf8_lossy(bytes.get(..most).unwrap_or(bytes)).into_owned()
         };

@@ -1,7 +1,7 @@
-//! The size of the file of a new image, before there is one.
+//! The size of a new image's file, computed before the image is made.
 //!
-//! The numbers are `qemu-img measure`'s, which are an upper bound. Metadata is counted for every cluster of
-//! the disk, whatever is stored, and L1 and L2 tables are rounded up.
+//! The numbers are those of `qemu-img measure`, which are an upper bound. Metadata is counted for every cluster of
+//! the disk, even for unallocated ones, and L1 and L2 tables are rounded up.
 
 use super::bitmaps::entry_length;
 use super::create_options::NewQcow2Options;
@@ -17,11 +17,11 @@ use crate::formats::encryption::{EncryptionFormat, missing_secret};
 use crate::options::Values;
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// Measures a new image as the options have it. They are read as `qemu-img measure` reads them, which knows
-/// fewer names of versions and looks at nothing else.
+/// Measures a new image with the given options. They are interpreted as by `qemu-img measure`, which knows fewer
+/// names of versions and ignores some options.
 ///
 /// # Errors
-/// Returns an error if values are out of range or exclude each other, or if an encryption lacks its secret.
+/// Returns an error if a value is out of range, if options exclude each other, or if an encryption lacks its secret.
 /// Returns an error if the source's metadata can't be read.
 pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
     let defaults = NewQcow2Options::new(0);
@@ -66,7 +66,7 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
              (use compat=1.1 or greater)",
         ));
     }
-    // A size that is too large is refused although the source's, or that of --size, counts.
+    // A value of `size` that is too large is refused, although the source or `--size` determines the size.
     let size = values.number("size");
     let size = size.and_then(|size| size.checked_next_multiple_of(geometry.cluster_size()));
     measure(geometry, size.unwrap_or(0), 0)?;
@@ -76,7 +76,7 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
     let data = match contents.image {
         _ if allocated => all(geometry, size),
         None => 0,
-        // Clusters that the backing file has in common with the source aren't known.
+        // It is unknown which clusters the backing file has in common with the source.
         Some(_) if is_backed => all(geometry, size),
         Some(image) => stored(image, geometry)?,
     };
@@ -86,7 +86,7 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
         }
         _ => None,
     };
-    // The clusters of the encryption's header aren't counted among those that have refcounts, as in QEMU.
+    // As in QEMU, the clusters of the encryption header aren't counted in the refcounts.
     let header = options.encryption_header().map_or(0, |place| place.length);
     let header = geometry.clusters(header) * geometry.cluster_size();
     let measured = measure(geometry, size, data)?;
@@ -97,14 +97,14 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
     })
 }
 
-/// Returns the length of a disk in whole clusters, in bytes.
+/// Returns the size of a disk in bytes, rounded up to whole clusters.
 fn all(geometry: Geometry, size: u64) -> u64 {
     geometry
         .clusters(size)
         .saturating_mul(geometry.cluster_size())
 }
 
-/// Returns the number of bytes of the clusters in which anything is stored that isn't known to be zero.
+/// Returns the number of bytes of the clusters with data that isn't known to be zero.
 fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
     let cluster = geometry.cluster_size();
     let size = image.size();
@@ -117,17 +117,17 @@ fn stored(image: &dyn Image, geometry: Geometry) -> Result<u64> {
             position = end;
             continue;
         }
-        // The rest of the last cluster doesn't matter any more.
+        // The rest of the last cluster makes no difference.
         clusters += end.div_ceil(cluster) - position / cluster;
         position = end.next_multiple_of(cluster);
     }
     Ok(clusters * cluster)
 }
 
-/// Measures an image of a disk of `size` bytes of which `data` bytes, in whole clusters, are stored.
+/// Measures an image with a disk of `size` bytes, of which `data` bytes, in whole clusters, are allocated.
 ///
 /// # Errors
-/// Returns an error if the format can't have a disk of that size with that geometry.
+/// Returns an error if the format doesn't support a disk of that size with that geometry.
 fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
     let clusters = geometry.clusters(size);
     let l2_tables = geometry.l1_entries(size);
@@ -152,7 +152,7 @@ fn measure(geometry: Geometry, size: u64, data: u64) -> Result<Measured> {
     sizes().ok_or_else(|| Error::invalid("the image's file is too big"))
 }
 
-/// Returns the number of bytes that bitmaps of a disk of `size` bytes take: the bits, their tables, and the
+/// Returns the number of bytes for the bitmaps of a disk of `size` bytes: their bits, their tables, and the
 /// directory.
 fn measure_bitmaps(geometry: Geometry, size: u64, bitmaps: &[PersistentBitmap]) -> u64 {
     let mut clusters = 0;

@@ -1,26 +1,25 @@
 //! qcow2: QEMU's copy-on-write format, versions 2 and 3.
 //!
-//! An image is a file cut into clusters. A header names three tables. The L1 table's entries lead to L2
-//! tables, whose entries lead to the clusters that hold the guest's data. The refcount table's entries lead
-//! to refcount blocks that count the uses of each cluster. The third is the snapshot table. All numbers are
-//! big-endian. The rules are those of QEMU's specification `docs/interop/qcow2`, which the comments here call
-//! "the specification".
+//! An image is a file divided into clusters. The header refers to three tables. L1 entries point to L2 tables, whose
+//! entries point to the clusters with the guest's data. The entries of the refcount table point to refcount blocks,
+//! which count the references to each cluster. The third table lists the snapshots. All numbers are big-endian. The
+//! rules are those of QEMU's specification `docs/interop/qcow2`, which the comments here call "the specification".
 //!
-//! From bytes to data, in the order in which to read the files:
+//! The files, in the order in which to read them:
 //!
-//! - [`geometry`]: the only place that turns offsets into indices and back;
-//! - [`entries`]: the only place that knows the bits of table entries;
-//! - [`header`]: untrusted bytes into a checked [`Header`];
-//! - [`snapshots`], [`bitmaps`]: the other structures that an image may hold;
-//! - [`read`]: the guest's data, out of an image open for reading;
+//! - [`geometry`]: the conversion between offsets and indices;
+//! - [`entries`]: the encoding of table entries;
+//! - [`header`]: the parsing of untrusted bytes into a checked [`Header`];
+//! - [`snapshots`], [`bitmaps`]: the optional structures of an image;
+//! - [`read`]: reading the guest's data from an image;
 //! - [`create_options`]: the options of a new image, which `create_check` checks;
-//! - [`new`]: a new image, laid out front to back as its data comes, preallocated, or compressed;
-//! - [`write`](mod@write): an image in use, written anywhere;
-//! - [`mod@check`]: the check of refcounts against references, and repairs.
+//! - [`new`]: the layout and writing of a new image, which may be preallocated or compressed;
+//! - [`write`](mod@write): writing to an existing image;
+//! - [`mod@check`]: the consistency check, and repairs.
 //!
-//! Encrypted images: each 512-byte sector is encrypted by itself, by a cipher that
-//! [`crate::formats::encryption`] makes. The cipher gets a sector's place on the disk and its place in the
-//! file. It uses the one that its encryption format asks for.
+//! In encrypted images each sector of 512 bytes is encrypted by itself, with a cipher from
+//! [`crate::formats::encryption`]. The cipher gets the sector's guest offset and host offset, and uses the one that
+//! the encryption format requires.
 
 mod amend;
 pub mod bitmaps;
@@ -62,11 +61,11 @@ pub use crate::formats::encryption::missing_secret;
 use crate::formats::encryption::{Cipher, EncryptedHeader, EncryptionFormat, LegacyAes, Numbering};
 use crate::storage::{Storage, Window, WindowRange};
 
-/// Makes the cipher of an image's data, of which only the header is read: none when it isn't encrypted.
+/// Returns the cipher of an image's data, or `None` if it isn't encrypted. `header` is the image's header.
 ///
 /// # Errors
-/// Returns an error as [`LuksHeader::read`] does, if the image is encrypted and there is no password, or if that is
-/// known to be wrong.
+/// Returns an error as [`LuksHeader::read`] does. Returns an error if the image is encrypted and the password is
+/// missing or known to be wrong.
 pub fn reading_cipher(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -75,10 +74,10 @@ pub fn reading_cipher(
     cipher_of(header, luks_header(storage, header)?.as_ref(), secret)
 }
 
-/// Makes the cipher of an image's data, whose LUKS header is read where it has one.
+/// Returns the cipher of an image's data, with the LUKS header if the image has one.
 ///
 /// # Errors
-/// Returns an error if the image is encrypted and there is no password, or if that is known to be wrong.
+/// Returns an error if the image is encrypted and the password is missing or known to be wrong.
 fn cipher_of(
     header: &Header,
     luks: Option<&LuksHeader>,
@@ -97,11 +96,10 @@ fn cipher_of(
         .map(Some)
 }
 
-/// Reads the LUKS header inside of an image, where there is one. What lies outside of its part of the file is
-/// never read.
+/// Reads the LUKS header inside an image, if there is one. Never reads outside its range of the file.
 ///
 /// # Errors
-/// Returns the system's error, or an error in QEMU's words if anything is wrong with it.
+/// Returns the system's error. Returns an error, in QEMU's words, if the LUKS header is invalid.
 fn luks_header(storage: &Arc<dyn Storage>, header: &Header) -> Result<Option<LuksHeader>> {
     let Some(place) = header.luks() else {
         return Ok(None);

@@ -1,6 +1,6 @@
-//! The options of new qcow2 images as data, and their meaning.
+//! The options of qcow2 images as data, and their interpretation.
 //!
-//! They are looked at in the order in which QEMU does, so that of several mistakes the same one is reported.
+//! They are checked in QEMU's order, so that of several errors the same one is reported.
 
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -14,7 +14,7 @@ use crate::formats::{Preallocation, foreign};
 use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
 
-// Those that a new image may be given, and one that exists too.
+// These options apply to new images and to amendments.
 pub(super) const SIZE: OptionSpec = OptionSpec::new("size", Kind::Size, "Virtual disk size");
 pub(super) const COMPAT: OptionSpec = OptionSpec::new(
     "compat",
@@ -89,8 +89,8 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
     REFCOUNT_BITS.with_default("16"),
 ];
 
-/// The options of a node. Most set how much memory tables may take, and which overlaps writers look out for.
-/// They have no effect here, and are checked as QEMU checks them: a mistake in them is a mistake in a script.
+/// The options of a node. Most set the memory for caches of tables, or the checks for overlapping writes. They have
+/// no effect here, but are checked as QEMU checks them, so that errors in scripts are reported.
 pub(super) const OPEN_OPTIONS: &[OptionSpec] = &[
     // These have no effect here.
     OptionSpec::new("discard-no-unref", Kind::Switch, "No effect"),
@@ -146,13 +146,13 @@ pub(super) const OPEN_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
-/// The sets of metadata that writes can be checked against.
+/// The sets of metadata structures against which QEMU can check writes.
 const OVERLAP_TEMPLATES: [&str; 4] = ["none", "constant", "cached", "all"];
 
-/// Checks the options of a node, as far as that takes no image.
+/// Checks the options of a node as far as that is possible without an image.
 ///
 /// # Errors
-/// Returns an error if values make no sense, or not together.
+/// Returns an error if a value is invalid, or if options exclude each other.
 pub(super) fn check_open_options(values: &Values) -> Result<()> {
     check_cache_sizes(values)?;
     check_overlap_checks(values)?;
@@ -206,10 +206,10 @@ fn check_overlap_checks(values: &Values) -> Result<()> {
 }
 
 impl NewQcow2Options {
-    /// Reads the options of a new image, but for its size.
+    /// Reads the options of a new image except for its size.
     ///
     /// # Errors
-    /// Returns an error if values are out of range or exclude each other, worded as `qemu-img` words it.
+    /// Returns an error, in `qemu-img`'s words, if a value is out of range or if options exclude each other.
     pub fn of(values: &Values) -> Result<Self> {
         let mut options = Self::new(0);
         if values.text("encrypt.format").is_some() && alias_of_encryption(values).is_some() {
@@ -253,10 +253,10 @@ impl NewQcow2Options {
     }
 }
 
-/// Reads the part of a new image's space that is taken beforehand.
+/// Reads the preallocation mode of a new image.
 ///
 /// # Errors
-/// Returns an error if there is no such mode.
+/// Returns an error if there is no mode with that name.
 pub(super) fn preallocation(values: &Values) -> Result<Preallocation> {
     match values.text("preallocation") {
         None => Ok(Preallocation::Off),
@@ -266,8 +266,8 @@ pub(super) fn preallocation(values: &Values) -> Result<Preallocation> {
     }
 }
 
-/// Returns the value of `encryption` as it was written: only `on` and `off` have a meaning, whatever else a
-/// switch may be.
+/// Returns the value of `encryption` as the user wrote it, unless it is `off`. QEMU accepts only `on` and `off` here,
+/// unlike for other switches.
 fn alias_of_encryption(values: &Values) -> Option<&str> {
     let given = values.as_written("encryption")?;
     Some(given).filter(|given| *given != "off")

@@ -1,4 +1,4 @@
-//! A new qcow2 image, checked and not made yet.
+//! The plan of a new qcow2 image, whose options have been checked.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -13,10 +13,10 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 
-/// The longest disk that QEMU allows, in bytes: the largest signed offset, less one GiB for its rounding up.
+/// The largest disk size that QEMU allows, in bytes: 2^63 − 1, less 1 GiB for rounding up.
 const LONGEST: u64 = i64::MAX.cast_unsigned() - ((1 << 30) - 1);
 
-/// A new image with these options.
+/// The plan of a new image.
 pub(super) struct Qcow2Plan {
     options: NewQcow2Options,
     preallocation: Preallocation,
@@ -27,13 +27,13 @@ impl Qcow2Plan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if they are out of range or exclude each other.
+    /// Returns an error if an option is out of range, or if options exclude each other.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let mut options = NewQcow2Options::of(new.options)?;
         let preallocation = options::preallocation(new.options)?;
         options.size = whole_sectors(new.size)?;
         if let Some(name) = &options.data_file {
-            // The name is stored without the protocol, which no reader would understand.
+            // The header stores the name without a protocol prefix, which readers wouldn't understand.
             let path = (new.path_of)(OsStr::from_bytes(name))?;
             options.data_file = Some(path.into_os_string().into_vec());
         }
@@ -46,7 +46,7 @@ impl Qcow2Plan {
             NewQcow2::check_compression(&options)?;
         }
         let preallocation = match preallocation {
-            // Every byte of a raw image has its place beforehand.
+            // Every byte of a raw image has a fixed place.
             Preallocation::Off if options.data_file_raw => Preallocation::Metadata,
             other => other,
         };
@@ -58,7 +58,7 @@ impl Qcow2Plan {
     }
 }
 
-/// Rounds the size of a disk up to whole sectors.
+/// Rounds the size of a disk in bytes up to whole sectors.
 fn whole_sectors(size: u64) -> Result<u64> {
     let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
     match rounded.filter(|size| i64::try_from(*size).is_ok()) {

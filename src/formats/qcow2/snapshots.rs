@@ -1,13 +1,12 @@
-//! The snapshot table: the image at earlier times.
+//! The snapshot table.
 //!
-//! Each internal snapshot is an L1 table of its own, with a name, a number, and the state of the machine that
-//! QEMU saved. The table is a list of entries of different lengths, each aligned to 8 bytes, that has to be
-//! read from the start. The limits are QEMU's: 65536 snapshots, 1024 bytes of extra data each, 64 MiB
-//! altogether. The table must lie inside the file, so it can't ask for more memory than the file's length
-//! justifies.
+//! Each internal snapshot is an L1 table of its own, with a name, an id, and the VM state that QEMU saved. The
+//! snapshot table is a list of entries of variable length, each aligned to 8 bytes, so it must be read from the
+//! start. The limits are QEMU's: 65536 snapshots, 1024 bytes of extra data each, and 64 MiB for the table. The table
+//! must be inside the file, so that its memory is limited by the file's length.
 //!
-//! The place of a snapshot's L1 table is checked when it is asked for ([`Snapshot::l1_table`]): one damaged
-//! snapshot keeps nobody from listing the others.
+//! The place of a snapshot's L1 table is checked only when it is used ([`Snapshot::l1_table`]), so that a damaged
+//! snapshot doesn't prevent listing the others.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -21,45 +20,45 @@ use crate::units::HostOffset;
 const FIXED_LENGTH: usize = 40;
 /// The largest table that QEMU accepts, in bytes.
 pub const MAX_TABLE_BYTES: u64 = 64 << 20;
-/// The most extra data of one snapshot that QEMU accepts, in bytes.
+/// The largest extra data of a snapshot that QEMU accepts, in bytes.
 pub const MAX_EXTRA_DATA: u32 = 1024;
-/// The extra data that version 3 asks for, in bytes: size of the machine's state, size of the disk.
+/// The extra data that version 3 requires, in bytes: VM state size, disk size.
 const LEAST_EXTRA_DATA: u32 = 16;
-/// Extra data that has a meaning: size of the machine's state, size of the disk, instruction count.
+/// The length of the known extra data in bytes: VM state size, disk size, instruction count.
 const KNOWN_EXTRA_DATA: usize = 24;
 
-/// One internal snapshot.
+/// An internal snapshot, as an entry of the table stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its number, as text, unique in the image.
+    /// Its id, as text, unique in the image.
     pub id: Vec<u8>,
-    /// Its name; several may have the same.
+    /// Its name, not necessarily unique.
     pub name: Vec<u8>,
-    /// The place of its L1 table, as stored; see [`Snapshot::l1_table`].
+    /// The place of its L1 table, unchecked; see [`Snapshot::l1_table`].
     pub stored_l1: TablePlace,
-    /// The size of the machine's saved state in bytes; 0 without any.
+    /// The size of the saved VM state in bytes, or 0 without one.
     pub vm_state_size: u64,
-    /// The time for which the machine had been running, in nanoseconds.
+    /// The time for which the guest had been running, in nanoseconds.
     pub vm_clock_nsec: u64,
     /// The time at which it was taken, in seconds since 1970 (UTC).
     pub date_sec: u32,
-    /// The part of a second in nanoseconds.
+    /// The nanoseconds within the second.
     pub date_nsec: u32,
-    /// The disk's size at that time in bytes.
+    /// The size of the disk at that time, in bytes.
     pub disk_size: u64,
-    /// The number of instructions that the machine had executed, where that was counted.
+    /// The number of instructions that the guest had executed, if it was recorded.
     pub icount: Option<u64>,
-    /// The number of bytes of extra data that are stored; missing fields have a default.
+    /// The length of the stored extra data in bytes. Missing fields have defaults.
     pub extra_data_size: u32,
-    /// Extra data that this version doesn't know, to be kept when the table is rewritten.
+    /// Extra data with an unknown meaning, which is kept when the table is rewritten.
     pub unknown_extra_data: Vec<u8>,
 }
 
 impl Snapshot {
-    /// Returns the snapshot's L1 table.
+    /// Returns the place of the snapshot's L1 table.
     ///
     /// # Errors
-    /// Returns an error if it is bigger than QEMU accepts, or not at the start of a cluster.
+    /// Returns an error if the table is larger than QEMU accepts, or isn't cluster-aligned.
     pub fn l1_table(&self, geometry: Geometry) -> Result<TablePlace> {
         let place = self.stored_l1;
         if place.entries > MAX_L1_BYTES / ENTRY_SIZE {
@@ -71,13 +70,13 @@ impl Snapshot {
         Ok(place)
     }
 
-    /// Returns true if its entry has all fields that an image of that version asks for. Version 3 wants the
-    /// size of the machine's state in 64 bits and that of the disk.
+    /// Returns true if the entry has all fields that the specification requires for the version. Version 3 requires
+    /// the 64-bit VM state size and the disk size.
     pub fn is_complete(&self, version: Version) -> bool {
         version == Version::V2 || self.extra_data_size >= LEAST_EXTRA_DATA
     }
 
-    /// Encodes its entry in the table, with the padding and all known extra data.
+    /// Encodes the entry, with the padding and all known extra data.
     pub fn entry(&self) -> Vec<u8> {
         let short = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         let extra_data_size = KNOWN_EXTRA_DATA + self.unknown_extra_data.len();
@@ -93,7 +92,7 @@ impl Snapshot {
         bytes.extend(self.date_sec.to_be_bytes());
         bytes.extend(self.date_nsec.to_be_bytes());
         bytes.extend(self.vm_clock_nsec.to_be_bytes());
-        // A number that doesn't fit is in the extra data alone.
+        // A size that doesn't fit into 32 bits is stored only in the extra data.
         bytes.extend(u32::try_from(self.vm_state_size).unwrap_or(0).to_be_bytes());
         bytes.extend(
             u32::try_from(extra_data_size)
@@ -114,11 +113,11 @@ impl Snapshot {
 /// The snapshot table as read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotTable {
-    /// The snapshots, in the order in which they were taken.
+    /// The snapshots in the order of the table.
     pub snapshots: Vec<Snapshot>,
     /// The table's length in bytes.
     pub length: u64,
-    /// The number of snapshots that the header counts and whose entries the file's end cuts off.
+    /// The number of snapshots whose entries are beyond the end of the file.
     pub missing: u32,
 }
 
@@ -134,8 +133,8 @@ impl SnapshotTable {
     /// Reads the snapshot table.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if the table isn't completely inside the file or is
-    /// beyond QEMU's limits.
+    /// Returns the system's error. Returns an error if the table isn't completely inside the file or exceeds QEMU's
+    /// limits.
     pub fn read(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let table = Self::read_what_is_there(storage, header)?;
         if table.missing > 0 {
@@ -150,16 +149,16 @@ impl SnapshotTable {
         Ok(table)
     }
 
-    /// Reads those entries of the snapshot table that are completely inside the file.
+    /// Reads the entries of the snapshot table that are completely inside the file.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the table is beyond QEMU's limits.
+    /// Returns the system's error. Returns an error if the table exceeds QEMU's limits.
     pub fn read_what_is_there(storage: &dyn Storage, header: &Header) -> Result<Self> {
         let start = header.snapshots_offset();
         let file = storage.len()?;
         let mut table = Self::default();
         for index in 0..header.snapshots() {
-            // Entries are aligned in the file; the table starts at a cluster.
+            // Entries are aligned relative to the file, and the table starts at a cluster.
             let at = table.length.next_multiple_of(8);
             let host = HostOffset(start.0.saturating_add(at));
             let Some((snapshot, length)) = read_entry(storage, host, index, header, file)? else {
@@ -176,8 +175,8 @@ impl SnapshotTable {
     }
 }
 
-/// Reads the entry at `host`; returns its length without the padding as well. Returns `None` when a file of
-/// so many bytes doesn't have all of it.
+/// Reads the entry at `host`. Also returns its length in bytes, without the padding. Returns `None` if it isn't
+/// completely inside the file, which has `file` bytes.
 fn read_entry(
     storage: &dyn Storage,
     host: HostOffset,
@@ -206,7 +205,7 @@ fn read_entry(
         )));
     }
     let extra_length = usize::try_from(extra_data_size).unwrap_or(usize::MAX);
-    // These are at most 1 KiB and twice 64 KiB.
+    // The lengths are at most 1 KiB and twice 64 KiB.
     let mut rest = vec![0; extra_length + id_length + name_length];
     if storage.read_padded_at(host.0 + FIXED_LENGTH as u64, &mut rest, file)? < rest.len() {
         return Ok(None);
@@ -237,7 +236,7 @@ fn read_entry(
     Ok(Some((snapshot, (FIXED_LENGTH + rest.len()) as u64)))
 }
 
-/// Returns the string as a program in C would take it: all up to the first zero.
+/// Returns the bytes before the first zero byte, as a C program would read the string.
 fn c_string(bytes: &[u8]) -> Vec<u8> {
     let end = bytes.iter().position(|byte| *byte == 0);
     bytes
@@ -253,8 +252,8 @@ mod tests {
 
     const TABLE: usize = 4096;
 
-    /// Makes a version 3 header with clusters of 4 KiB that says that there are `count` snapshots, and
-    /// `entries` as the table.
+    /// Returns a version 3 image with clusters of 4 KiB, whose header has `count` snapshots and whose snapshot table
+    /// is `entries`.
     fn image(count: u32, entries: &[u8]) -> MemoryStorage {
         let mut bytes = vec![0; TABLE];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -276,7 +275,7 @@ mod tests {
         SnapshotTable::read(&storage, &Header::read(&storage).unwrap())
     }
 
-    /// Makes the fixed part of an entry, with an id and a name of one byte each.
+    /// Returns the fixed part of an entry, with an id and a name of one byte each.
     fn fixed(extra: u32) -> Vec<u8> {
         let mut entry = vec![0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 2, 0, 1, 0, 1];
         entry.extend([0, 0, 0, 9, 0, 0, 0, 8]);
@@ -313,7 +312,7 @@ mod tests {
         assert_eq!((new.vm_state_size, new.disk_size), (1 << 40, 1 << 30));
         assert_eq!(new.icount, Some(12));
         assert_eq!(new.unknown_extra_data, b"??");
-        // The old one has none of the fields that version 3 asks for; written anew it has, and says the same.
+        // The old entry lacks the fields that version 3 requires. Encoding it adds them with the same values.
         assert!(!old.is_complete(Version::V3) && old.is_complete(Version::V2));
         assert!(new.is_complete(Version::V3));
         let entries = [old.entry(), new.entry()].concat();
@@ -334,7 +333,7 @@ mod tests {
         entry.resize(4000, 0);
         let extra = read(1, &entry).unwrap_err().to_string();
         assert_eq!(extra, "Too much extra metadata in snapshot table entry 0");
-        // A table that would be 65536 entries long ends where the file does.
+        // A table of 65536 entries would be longer than the file.
         let mut entry = fixed(0);
         entry.extend(b"1a");
         read(65_536, &entry).unwrap_err();

@@ -1,7 +1,7 @@
-//! The counted references, compared with the stored refcounts.
+//! The comparison of the stored refcounts with the counted references.
 //!
-//! 64 clusters are compared at a time. Where the bits of both agree and no count is above 1, which
-//! is so for nearly all of nearly every image, nothing else needs to be looked at.
+//! 64 clusters are compared at a time. If the bits of both agree and no count is above 1, there is nothing else to
+//! do. That is the case for nearly all clusters of nearly every image.
 
 use super::finding::Finding;
 use super::references::WORD;
@@ -14,8 +14,7 @@ use crate::formats::qcow2::geometry::Geometry;
 pub struct Compared {
     /// The last cluster with a refcount or a reference.
     pub highest: u64,
-    /// True if a cluster that something refers to has no refcount at all, so that the refcount
-    /// structures can't be trusted.
+    /// True if a cluster is referenced and has no refcount, so that the refcount structures must be rebuilt.
     pub rebuild: bool,
 }
 
@@ -28,10 +27,10 @@ impl Compared {
 }
 
 impl Walk<'_> {
-    /// Compares all clusters, in order; differences go to `differs`.
+    /// Compares all clusters in ascending order. Calls `differs` with each difference.
     ///
     /// # Errors
-    /// Returns the system's error, or that of `differs`.
+    /// Returns the system's error, or the error of `differs`.
     pub fn compare(&self, differs: &mut dyn FnMut(Finding) -> Result<()>) -> Result<Compared> {
         let mut compared = Compared::default();
         let beyond = self.references.get(self.clusters) != 0;

@@ -1,7 +1,8 @@
-//! COPIED flags made to agree with the refcounts.
+//! The repair of COPIED flags that disagree with the refcounts.
 //!
-//! The flag says that a refcount is exactly 1, so that a writer needn't look. Where it is missing, a writer
-//! copies without need; where it is wrongly set, a writer overwrites data that a snapshot still needs.
+//! The flag says that the cluster's refcount is exactly 1, so that a writer needn't read the refcount. If it is
+//! missing, a writer copies the cluster without need. If it is set by mistake, a writer overwrites data that a
+//! snapshot still uses.
 
 use super::finding::{EntryPlace, Finding};
 use super::rebuild::Rebuilt;
@@ -14,7 +15,7 @@ use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::TablePlace;
 use crate::units::{GuestOffset, HostOffset};
 
-/// A flag of the L1 table that was wrong.
+/// An incorrect flag in an L1 entry.
 struct L1Flag {
     index: u64,
     finding: Finding,
@@ -22,8 +23,8 @@ struct L1Flag {
 }
 
 impl Work<'_> {
-    /// Looks at the flags of the active L1 table and its L2 tables. With [`Repair::All`] those that are wrong are
-    /// mended; with [`Repair::Leaks`] only if all refcounts are right; else they are findings like others.
+    /// Checks the flags of the active L1 table and of its L2 tables. [`Repair::All`] repairs incorrect flags.
+    /// [`Repair::Leaks`] does so only if all refcounts are correct. Otherwise they are reported like other findings.
     pub(super) fn copied_flags(
         &mut self,
         walk: &Walk<'_>,
@@ -35,7 +36,7 @@ impl Work<'_> {
             Some(Repair::Leaks) => self.report.corruptions == 0 && self.report.leaks == 0,
             None => false,
         };
-        // They are told as QEMU tells them: that of an L1 entry comes before those of its table.
+        // The findings are in QEMU's order: the finding for an L1 entry is followed by those for its L2 table.
         let of_l1 = self.l1_flags(walk, walked.active_l1, repair, rebuilt)?;
         let mut of_l1 = of_l1.into_iter().peekable();
         let active = walked.l2_tables.iter().filter(|place| place.active > 0);
@@ -70,7 +71,7 @@ impl Work<'_> {
         rebuilt: &Rebuilt,
     ) -> Result<Vec<L1Flag>> {
         let bytes = l1.entries * ENTRY_SIZE;
-        // A table that isn't in the file wasn't counted, so the bytes in its place are something else's.
+        // A table that isn't in the file wasn't counted, so the bytes at its offset belong to something else.
         if !walk.is_inside(l1.host, bytes) {
             return Ok(Vec::new());
         }
@@ -171,7 +172,7 @@ impl Work<'_> {
     }
 }
 
-/// The words of a table that have changed.
+/// The range of table entries that have changed.
 #[derive(Default)]
 struct Changed(Option<(u64, u64)>);
 
@@ -181,7 +182,7 @@ impl Changed {
         self.0 = Some((first, word));
     }
 
-    /// Writes from the first to the last of them.
+    /// Writes the table from the first to the last changed entry.
     fn write(&self, work: &Work<'_>, host: HostOffset, table: &[u8]) -> Result<()> {
         let Some((first, last)) = self.0 else {
             return Ok(());

@@ -1,7 +1,7 @@
-//! The findings of a check, and their wording.
+//! The findings of a check, and their text.
 //!
-//! A finding names the place in the file and the fault there. It is made of numbers and turned into
-//! words only when somebody wants to read it, since a damaged image may have millions.
+//! A finding identifies the fault and its place in the file. It consists of numbers, and is formatted only when it is
+//! printed, since a damaged image may have millions.
 
 use std::fmt;
 
@@ -10,37 +10,37 @@ use crate::formats::qcow2::entries::EntryError;
 use crate::formats::qcow2::snapshots::SnapshotTable;
 use crate::units::{GuestOffset, HostOffset};
 
-/// One thing that is wrong with an image.
+/// One inconsistency of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// A refcount is higher than the number of references: space is wasted.
+    /// A refcount is higher than the number of references: the space is wasted.
     Leak {
-        /// The cluster's number in the file.
+        /// The cluster's index in the file.
         cluster: u64,
-        /// The refcount that the image stores.
+        /// The stored refcount.
         refcount: u64,
-        /// The number of references to it.
+        /// The number of references to the cluster.
         references: u64,
     },
     /// A refcount is lower than the number of references.
     RefcountTooLow {
-        /// The cluster's number in the file.
+        /// The cluster's index in the file.
         cluster: u64,
-        /// The refcount that the image stores.
+        /// The stored refcount.
         refcount: u64,
-        /// The number of references to it.
+        /// The number of references to the cluster.
         references: u64,
     },
-    /// More references than a refcount of this image can count.
+    /// A cluster has more references than a refcount of this image can count.
     TooManyReferences {
-        /// The cluster's number in the file.
+        /// The cluster's index in the file.
         cluster: u64,
-        /// The number of references to it.
+        /// The number of references to the cluster.
         references: u64,
-        /// The highest refcount.
+        /// The highest refcount that the image can store.
         most: u64,
     },
-    /// A table entry that can't be right.
+    /// A table entry is invalid.
     BadEntry {
         /// Its place.
         place: EntryPlace,
@@ -51,29 +51,29 @@ pub enum Finding {
         /// The number of tables that share it.
         times: u64,
     },
-    /// A COPIED flag that doesn't agree with the refcount.
+    /// A COPIED flag disagrees with the refcount.
     Copied {
         /// The entry's place.
         place: EntryPlace,
         /// The entry as stored.
         entry: u64,
-        /// The refcount of the cluster that it leads to.
+        /// The refcount of the cluster that it refers to.
         refcount: u64,
-        /// The number of times that the active L1 table leads to the entry.
+        /// The number of entries of the active L1 table through which the entry is reached.
         times: u64,
     },
-    /// The refcount table isn't where the header says.
+    /// The refcount table isn't at the place that the header gives.
     RefcountTable {
-        /// The place that the header names.
+        /// The host offset according to the header.
         host: HostOffset,
         /// Its length in bytes.
         bytes: u64,
     },
-    /// Something other than an entry that can't be right; the text says what and why.
+    /// A structure other than an entry is invalid; the text says which, and why.
     Structure {
         /// The text.
         what: String,
-        /// The number of times that it counts.
+        /// The number of corruptions that it counts as.
         times: u64,
     },
 }
@@ -88,16 +88,16 @@ pub enum EntryPlace {
     },
     /// In the L1 table of a snapshot.
     SnapshotL1 {
-        /// The entry's own position in the file.
+        /// The host offset of the entry itself.
         host: HostOffset,
     },
     /// In an L2 table.
     L2 {
-        /// The offset at which the table starts.
+        /// The host offset of the table.
         table: HostOffset,
         /// Its index.
         index: u64,
-        /// The part of the active disk that it maps; `None` in tables that only snapshots use.
+        /// The guest offset that it maps, or `None` in tables that only snapshots use.
         guest: Option<GuestOffset>,
     },
     /// In the refcount table.
@@ -108,7 +108,7 @@ pub enum EntryPlace {
 }
 
 impl EntryPlace {
-    /// Returns the entry's index in its table; that of a snapshot's L1 entry is its position in the file.
+    /// Returns the entry's index in its table, or the host offset of a snapshot's L1 entry.
     fn index(self) -> u64 {
         match self {
             Self::L1 { index } | Self::L2 { index, .. } | Self::RefcountTable { index } => index,
@@ -138,25 +138,25 @@ impl fmt::Display for EntryPlace {
     }
 }
 
-/// QEMU's words for a file that is cut off, which scripts look for.
+/// QEMU's message for a truncated file, which scripts search for.
 const CUT_OFF: &str =
     "counting reference for region exceeding the end of the file by one cluster or more";
 
-/// A part of the file that something leads to and that isn't all there.
+/// A referenced part of the file that isn't completely in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
-    /// The offset at which it starts.
+    /// Its host offset.
     pub host: HostOffset,
     /// Its length in bytes.
     pub bytes: u64,
     /// The length of the file in bytes.
     pub file: u64,
-    /// The length of a cluster in bytes.
+    /// The cluster size in bytes.
     pub cluster: u64,
 }
 
 impl Region {
-    /// Returns the words for it, where as much as a cluster is missing.
+    /// Returns the message for the region if at least a cluster of it is missing.
     pub(super) fn cut_off(self) -> Option<String> {
         let end = self.host.0.saturating_add(self.bytes);
         let missing = end.saturating_sub(self.file);
@@ -172,30 +172,30 @@ impl Region {
 /// The fault of a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
-    /// Its bits are wrong.
+    /// It has invalid bits.
     Bits(EntryError),
-    /// It leads beyond the end of the file.
+    /// It refers to a cluster beyond the end of the file.
     BeyondTheEnd(Region),
-    /// A cluster that is only kept and reads as zeroes is not cluster-aligned.
+    /// The preallocated cluster of an entry with the zero flag isn't cluster-aligned.
     UnalignedZero(HostOffset),
     /// A compressed cluster has the COPIED flag.
     CompressedCopied(HostOffset),
     /// A compressed cluster in an image whose data is in another file.
     CompressedWithDataFile,
-    /// A cluster of an external data file isn't where the guest has it.
+    /// A data cluster's offset in an external data file differs from its guest offset.
     ElsewhereInDataFile,
     /// A compressed cluster has subclusters.
     CompressedSubclusters,
-    /// Subclusters are stored and read as zeroes at once.
+    /// A subcluster is marked both as allocated and as reading as zeroes.
     Subclusters(HostOffset),
-    /// Subclusters are stored where there is no cluster.
+    /// A subcluster is marked as allocated in an unallocated cluster.
     SubclustersWithoutCluster,
-    /// A refcount block that so many things refer to.
+    /// A refcount block has this number of references.
     SharedBlock(u64),
 }
 
 impl Finding {
-    /// Makes the finding for a snapshot's entry that lacks data that the image's version asks for.
+    /// Returns the finding for a snapshot table entry that lacks extra data that version 3 requires.
     pub(super) fn incomplete_snapshot(index: usize) -> Self {
         Self::Structure {
             what: format!("snapshot table entry {index} is incomplete"),
@@ -203,7 +203,7 @@ impl Finding {
         }
     }
 
-    /// Makes the finding for entries of the snapshot table that the file doesn't have.
+    /// Returns the finding for snapshot table entries that are beyond the end of the file.
     pub(super) fn missing_snapshots(table: &SnapshotTable) -> Self {
         let (count, first) = (table.missing, table.snapshots.len());
         Self::Structure {
@@ -215,7 +215,7 @@ impl Finding {
         }
     }
 
-    /// Adds the finding to the numbers of a report.
+    /// Adds the finding to the counts of a report.
     pub(super) fn count_in(&self, report: &mut CheckReport) {
         let sum = if self.is_leak() {
             &mut report.leaks
@@ -225,7 +225,7 @@ impl Finding {
         *sum = sum.saturating_add(self.times());
     }
 
-    /// Adds the finding to the numbers of a report, as one that is repaired.
+    /// Adds the finding to the counts of a report as repaired.
     pub(super) fn count_as_fixed(&self, report: &mut CheckReport) {
         let sum = if self.is_leak() {
             &mut report.leaks_fixed
@@ -235,12 +235,12 @@ impl Finding {
         *sum = sum.saturating_add(self.times());
     }
 
-    /// Returns true for a mere leak.
+    /// Returns true if the finding is a leak.
     pub fn is_leak(&self) -> bool {
         matches!(self, Self::Leak { .. })
     }
 
-    /// Returns the number that it adds to the leaks or corruptions.
+    /// Returns the number of leaks or corruptions that it counts as.
     pub fn times(&self) -> u64 {
         match self {
             Self::Leak { .. } | Self::RefcountTooLow { .. } | Self::RefcountTable { .. } => 1,
@@ -253,8 +253,8 @@ impl Finding {
         }
     }
 
-    /// Writes the finding as a line, in QEMU's words where QEMU has a line for it: its tests and scripts know them.
-    /// `repairing` says that it is being repaired.
+    /// Writes the finding as a line, in QEMU's words where QEMU has a message for it, since its tests and scripts
+    /// rely on them. `repairing` is true if the finding is being repaired.
     fn line(&self, f: &mut fmt::Formatter<'_>, repairing: bool) -> fmt::Result {
         let error = if repairing { "Repairing" } else { "ERROR" };
         match self {
@@ -326,7 +326,7 @@ fn refcounts(
     )
 }
 
-/// Writes the line for an entry; where QEMU has none, it names the place and the fault.
+/// Writes the line for an invalid entry, with the place and the fault if QEMU has no message for it.
 fn bad_entry(
     f: &mut fmt::Formatter<'_>,
     error: &str,
@@ -428,16 +428,16 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A line that a check or a repair says while it works.
+/// A line of output of a check or a repair in progress.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
-    /// Something is wrong; a repair says so once more when it comes to it, or leaves it.
+    /// A finding. A repair reports it again when it repairs it.
     Found(&'a Finding),
-    /// Something is wrong, and is being repaired.
+    /// A finding that is being repaired.
     Repairing(&'a Finding),
-    /// The refcount structures would have to be made anew, which isn't wanted.
+    /// The refcount structures would have to be rebuilt, which [`Repair::Leaks`] doesn't do.
     NeedRebuild,
-    /// The refcount structures are being made anew.
+    /// The refcount structures are being rebuilt.
     Rebuilding,
 }
 

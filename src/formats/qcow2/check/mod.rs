@@ -1,17 +1,17 @@
-//! The check of refcounts against the references to clusters.
+//! The consistency check of the refcounts, and its repairs.
 //!
-//! One walk counts the references to each cluster of the file. Then the counts are compared with the
-//! refcounts that the image stores. A refcount that is too low is a corruption: a writer would hand out a
-//! cluster in use. One that is too high is a leak: space is wasted, nothing else.
+//! One walk counts the references to each cluster of the file. The counts are then compared with the stored
+//! refcounts. A refcount that is too low is a corruption: a writer would allocate a cluster that is in use. A
+//! refcount that is too high is a leak: it only wastes space.
 //!
-//! - [`finding`]: the findings, and their wording;
-//! - [`references`]: the counts, in little memory;
+//! - [`finding`]: the findings, and their text;
+//! - [`references`]: the counts of references, in little memory;
 //! - [`refcounts`]: the refcounts that the image stores;
-//! - [`walk`]: everything that refers to a cluster;
-//! - [`compare`]: the counts against the refcounts;
+//! - [`walk`]: the walk over everything that refers to a cluster;
+//! - [`compare`]: the comparison of the counts with the refcounts;
 //! - [`mod@repair`], [`mod@rebuild`], [`copied`]: the repairs, in an order that survives a power cut;
-//! - [`snapshot_table`]: the same for a snapshot table;
-//! - [`width`]: refcounts of another width.
+//! - [`snapshot_table`]: the repair of the snapshot table;
+//! - [`width`]: the change of the refcount width.
 //!
 //! [`check`] itself writes nothing.
 
@@ -39,8 +39,8 @@ use repair::Work;
 /// Checks an image and reports each finding as it is found.
 ///
 /// # Errors
-/// Returns the system's error. Returns an error if structures can't be read at all, so that nothing can be
-/// said of the clusters that they would refer to.
+/// Returns the system's error. Returns an error if a structure can't be read, so that the references in it are
+/// unknown.
 pub fn check(
     storage: &dyn Storage,
     header: &Header,

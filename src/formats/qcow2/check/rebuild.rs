@@ -1,10 +1,9 @@
-//! New refcount structures from nothing but the references.
+//! The rebuild of the refcount structures from the references.
 //!
-//! They are made when the old ones can't be trusted: refcount blocks that are missing, shared, or
-//! in impossible places. The new table and its blocks go to clusters that nothing refers to; the
-//! old structures' own clusters are left alone. When all of it is on stable storage, the header is
-//! switched in one write that no power cut can tear. From then on the old structures are free. So
-//! until the last write the image is what it was.
+//! It is needed if the old structures can't be repaired: refcount blocks that are missing, shared, or at invalid
+//! offsets. The new table and its blocks go to unreferenced clusters; those of the old structures aren't overwritten.
+//! When the new structures are on stable storage, one write within a sector changes the header. No power cut can tear
+//! it, so the image is unchanged up to that write. The clusters of the old structures are free afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,64 +16,64 @@ use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_B
 use crate::formats::qcow2::header::fields;
 use crate::units::HostOffset;
 
-/// The clusters that a rebuild freed and took.
+/// The clusters that a rebuild freed and allocated.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
-    /// Clusters of the old structures, with the number of references that went with them.
+    /// The clusters of the old structures, with the number of references from them.
     old: BTreeMap<u64, u64>,
     /// Clusters of the new structures.
     new: BTreeSet<u64>,
 }
 
 impl Rebuilt {
-    /// Returns true if anything was made anew.
+    /// Returns true if the structures were rebuilt.
     pub fn is_done(&self) -> bool {
         !self.new.is_empty()
     }
 
-    /// Returns the clusters that only the old structures used, with the number of references to them.
+    /// Returns the clusters of the old structures that the new ones don't use, with the number of references from the
+    /// old ones.
     pub fn freed(&self) -> impl Iterator<Item = (u64, u64)> {
         let old = self.old.iter().map(|(cluster, count)| (*cluster, *count));
         old.filter(|(cluster, _)| !self.new.contains(cluster))
     }
 
-    /// Returns the references to a cluster after the change; `before` is their number before it.
+    /// Returns the number of references to a cluster after the rebuild; `before` is the number before it.
     pub fn references(&self, cluster: u64, before: u64) -> u64 {
         let old = self.old.get(&cluster).copied().unwrap_or(0);
         before.saturating_sub(old) + u64::from(self.new.contains(&cluster))
     }
 }
 
-/// The plan: the places of everything new.
+/// The plan of a rebuild: the clusters of the new structures.
 struct RebuildPlan<'a> {
     walk: &'a Walk<'a>,
-    /// The sizes of the new structures.
+    /// The geometry of the new structures.
     geometry: Geometry,
     rebuilt: Rebuilt,
     /// The clusters of refcount blocks, by the blocks' indexes in the table.
     blocks: BTreeMap<u64, u64>,
-    /// Blocks that are needed, all but those in `blocks` still to come.
+    /// The indexes of the blocks that are needed. Those not in `blocks` have no cluster yet.
     needed: BTreeSet<u64>,
     /// The first cluster of the refcount table, and the number of its clusters.
     table: (u64, u64),
-    /// The first cluster that may be free.
+    /// The first cluster that may be unreferenced.
     next: u64,
-    /// Clusters beyond the file's end that are not to be used.
+    /// Ranges of clusters beyond the file's end that must not be used.
     avoided: Vec<Range<u64>>,
 }
 
 impl Walk<'_> {
-    /// Makes new refcount structures and switches to them.
+    /// Builds new refcount structures and makes the header refer to them.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the image is so big that its refcount table would
-    /// be beyond QEMU's limit.
+    /// Returns the system's error. Returns an error if the refcount table would exceed QEMU's limit.
     pub fn rebuild(&self, walked: &Walked) -> Result<Rebuilt> {
         self.rebuild_as(walked, self.geometry)
     }
 
-    /// Does the same as [`rebuild`](Self::rebuild), with refcounts as wide as they are in `geometry`. All counts must
-    /// fit.
+    /// Does the same as [`rebuild`](Self::rebuild), with the refcount width of `geometry`. All refcounts must fit
+    /// into that width.
     ///
     /// # Errors
     /// Returns an error as `rebuild` does.
@@ -100,7 +99,7 @@ impl Walk<'_> {
 }
 
 impl RebuildPlan<'_> {
-    /// Finds places until every used cluster, those of the new structures too, has a refcount.
+    /// Allocates clusters until every used cluster, including those of the new structures, has a refcount.
     fn make(&mut self) -> Result<()> {
         let per_block = self.geometry.refcount_block_entries();
         for word in self.walk.references.words() {
@@ -130,7 +129,7 @@ impl RebuildPlan<'_> {
             if clusters <= self.table.1 {
                 return Ok(());
             }
-            // The former place was too small; it is free again.
+            // The table outgrew its former clusters; they are free again.
             for cluster in self.table.0..self.table.0 + self.table.1 {
                 self.rebuilt.new.remove(&cluster);
             }
@@ -139,7 +138,7 @@ impl RebuildPlan<'_> {
         }
     }
 
-    /// Finds so many clusters in a row that nothing refers to.
+    /// Finds `count` contiguous clusters that aren't referenced. Returns the first one.
     fn find(&mut self, count: u64) -> u64 {
         let mut start = self.next;
         let mut cluster = start;
@@ -217,7 +216,7 @@ impl RebuildPlan<'_> {
             let before = self.walk.references.get(cluster);
             let references = self.rebuilt.references(cluster, before).min(most);
             let within = usize::try_from(cluster - first).unwrap_or(usize::MAX);
-            // The index is inside the block, and the count at most what it can hold.
+            // The index is within the block, and the refcount fits into its width.
             let _ = set_refcount(&mut block, geometry.refcount_bits(), within, references);
         };
         for word in first / WORD..(first + per_block) / WORD {

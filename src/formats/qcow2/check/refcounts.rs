@@ -1,8 +1,8 @@
-//! The refcounts that the image stores, reduced to two bits for each cluster.
+//! The stored refcounts, reduced to two bits for each cluster.
 //!
-//! Nearly all refcounts are 0 or 1. So each refcount block is read once and kept as bits that mark those that
-//! are exactly 1 and, where there are any, those that are more. The numbers themselves are read again when
-//! they are asked for. A block that the table names many times is kept once.
+//! Nearly all refcounts are 0 or 1. So each refcount block is read once, and kept as one bit for each refcount that
+//! is exactly 1 and, if there are any, one for each that is higher. The higher refcounts are read again when they are
+//! needed. A block to which several table entries refer is kept once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,12 +16,12 @@ use crate::formats::qcow2::read::tables::decode;
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// The part of a refcount block that is kept.
+/// The summary of a refcount block.
 #[derive(Debug, Default)]
 struct Summary {
-    /// Refcounts that are exactly 1; empty when none is.
+    /// A bit for each refcount that is exactly 1; empty if there is none.
     ones: Vec<u64>,
-    /// Refcounts above 1; empty when there are none.
+    /// A bit for each refcount above 1; empty if there is none.
     more: Vec<u64>,
 }
 
@@ -33,22 +33,21 @@ pub struct StoredRefcounts<'a> {
     /// The file's length in bytes.
     length: u64,
     table: Vec<RefcountTableEntry>,
-    /// The index of a block's summary, by its index in the table; none where there is no block that can be
-    /// read.
+    /// For each entry of the table, the index of its block's summary, or `None` if there is no readable block.
     which: Vec<Option<u32>>,
     summaries: Vec<Summary>,
     last: Mutex<Option<(HostOffset, Vec<u8>)>>,
 }
 
 impl<'a> StoredRefcounts<'a> {
-    /// Reads the refcount table, and the blocks that count a file of `length` bytes.
+    /// Reads the refcount table, and the blocks with the refcounts of a file of `length` bytes.
     ///
     /// # Errors
     /// Returns the system's error.
     pub fn read(storage: &'a dyn Storage, header: &Header, length: u64) -> Result<Self> {
         let geometry = header.geometry();
         let table = read_refcount_table(storage, header, length)?;
-        // Beyond the file's end only clusters that something refers to could be counted: at most one.
+        // Beyond the file's end, at most one cluster can be referenced.
         let blocks = (geometry.clusters(length) + 1).div_ceil(geometry.refcount_block_entries());
         let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
         let mut hosts = Vec::new();
@@ -70,8 +69,7 @@ impl<'a> StoredRefcounts<'a> {
         }
         drop(numbers);
         let mut summaries = Vec::new();
-        // Bytes of a block that the file doesn't have are zeroes: QEMU writes the last one only as far as it
-        // is used.
+        // QEMU may end the file inside the last block, after its last used entry. The rest of it reads as zeroes.
         let pace = Pace::default();
         Pieces::new(storage, length, geometry.cluster_len(), &pace).each(
             &hosts,
@@ -98,7 +96,7 @@ impl<'a> StoredRefcounts<'a> {
         &self.table
     }
 
-    /// Returns true if there is a block, among those that count the file, that has the refcount of a cluster.
+    /// Returns true if one of the blocks that were read has the refcount of a cluster.
     pub fn has_block(&self, cluster: u64) -> bool {
         let block = usize::try_from(cluster / self.geometry.refcount_block_entries());
         block.is_ok_and(|block| self.which.get(block).is_some_and(Option::is_some))
@@ -160,15 +158,14 @@ impl<'a> StoredRefcounts<'a> {
     }
 }
 
-/// Reads the refcount table; bytes of it that the file doesn't have are zeroes, which says that nothing is
-/// counted.
+/// Reads the refcount table. The part beyond the file's end reads as zeroes, which are entries without a block.
 fn read_refcount_table(
     storage: &dyn Storage,
     header: &Header,
     file: u64,
 ) -> Result<Vec<RefcountTableEntry>> {
     let place = header.refcount_table();
-    // The header's check has limited it to 8 MiB.
+    // The check of the header limits the table to 8 MiB.
     let length = usize::try_from(place.entries * ENTRY_SIZE).map_err(|_| too_many())?;
     let mut table = vec![0; length];
     storage.read_padded_at(place.host.0, &mut table, file)?;
@@ -184,7 +181,7 @@ fn summary(block: &[u8], bits: u32) -> Summary {
     if block.iter().all(|byte| *byte == 0) {
         return summary;
     }
-    // 64 refcounts have as many bytes as 8 × their width.
+    // 64 refcounts take 8 × their width in bytes.
     for (word, chunk) in block.chunks(bits as usize * 8).enumerate() {
         let (ones, more) = if bits == 16 {
             summary_of_16(chunk)
@@ -213,7 +210,7 @@ fn summary_of(chunk: &[u8], bits: u32) -> (u64, u64) {
     (ones, more)
 }
 
-/// Summarizes refcounts of the usual width, where most chunks are all ones or all zeroes.
+/// Summarizes refcounts of the default width, of which most chunks are all 1 or all 0.
 fn summary_of_16(chunk: &[u8]) -> (u64, u64) {
     let (refcounts, _) = chunk.as_chunks();
     if refcounts.len() == 64 {

@@ -1,12 +1,12 @@
 //! The number of references to each cluster of the file.
 //!
-//! Nearly every cluster of nearly every image is referred to once. So there is one bit for each
-//! cluster that says "at least once", which makes 2 MiB for a disk of 1 TiB. Counts beyond the
-//! first are kept only where there are any, 64 clusters together. Memory is taken where something
-//! is referred to and nowhere else: a huge but empty file costs next to nothing.
+//! Nearly every used cluster is referenced once. So one bit for each cluster records that it is referenced at least
+//! once, which takes 2 MiB for a disk of 1 TiB. Counts beyond the first reference are stored only where there are
+//! any, for 64 clusters at a time. Memory is allocated only for referenced parts of the file, so that a huge, empty
+//! file takes nearly none.
 //!
-//! Many threads count at once. Bits are set 64 at a time, since an L2 table's clusters mostly stand
-//! in a row; see [`ReferenceRun`].
+//! Many threads count at once. Bits are set 64 at a time, since the clusters of an L2 table are mostly contiguous;
+//! see [`ReferenceRun`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,27 +15,27 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 /// The number of clusters in one word of bits.
 pub const WORD: u64 = WORD_BITS as u64;
 const WORD_BITS: usize = 64;
-/// The number of words that are taken together.
+/// The number of words that are allocated together.
 const PAGE: usize = 64;
-/// The number of parts in which the counts beyond the first are kept, so that threads seldom meet.
+/// The number of parts of the map of higher counts. Each has its own lock, so that threads rarely wait.
 const SHARDS: usize = 64;
 
 type BitPage = Box<[AtomicU64; PAGE]>;
 type Counts = Box<[u16; WORD_BITS]>;
 
-/// The counts of a file's clusters.
+/// The number of references to each cluster of a file.
 #[derive(Debug)]
 pub struct References {
     clusters: u64,
     pages: Box<[OnceLock<BitPage>]>,
     any_more: AtomicBool,
     more: Box<[Mutex<HashMap<u64, Counts>>]>,
-    /// The part of counts beyond the first that doesn't fit 16 bits.
+    /// The counts that don't fit into 16 bits, less the part that does.
     most: Mutex<HashMap<u64, u64>>,
 }
 
 impl References {
-    /// Makes counts for a file of so many clusters, all 0. The caller has limited them to 2^31.
+    /// Returns counts of 0 for `clusters` clusters, which the caller has limited to 2^31.
     pub fn new(clusters: u64) -> Self {
         let pages = clusters.div_ceil(WORD * PAGE as u64);
         Self {
@@ -53,8 +53,8 @@ impl References {
         Some((page, within))
     }
 
-    /// Counts `times` more references to each cluster whose bit is set in `mask`, of the 64
-    /// clusters from `word` × 64 on. Clusters beyond the file are not counted.
+    /// Adds `times` references to each cluster whose bit is set in `mask`, among the 64 clusters from `word` × 64 on.
+    /// Ignores clusters beyond the file.
     pub fn add_word(&self, word: u64, mask: u64, times: u64) {
         let Some((page, within)) = Self::place(word) else {
             return;
@@ -91,22 +91,21 @@ impl References {
         }
     }
 
-    /// Counts `times` more references to one cluster.
+    /// Adds `times` references to one cluster.
     pub fn add(&self, cluster: u64, times: u64) {
         if times > 0 && cluster < self.clusters {
             self.add_word(cluster / WORD, 1 << (cluster % WORD), times);
         }
     }
 
-    /// Returns a bit for each of the 64 clusters from `word` × 64 on, set if it is referred to at
-    /// all.
+    /// Returns a bit for each of the 64 clusters from `word` × 64 on, which is set if the cluster is referenced.
     pub fn bits(&self, word: u64) -> u64 {
         Self::place(word)
             .and_then(|(page, within)| self.pages.get(page)?.get()?.get(within))
             .map_or(0, |bits| bits.load(Ordering::Relaxed))
     }
 
-    /// Returns true if one of the 64 clusters from `word` × 64 on is referred to more than once.
+    /// Returns true if one of the 64 clusters from `word` × 64 on is referenced more than once.
     pub fn is_shared(&self, word: u64) -> bool {
         self.any_more.load(Ordering::Relaxed)
             && self
@@ -135,7 +134,7 @@ impl References {
         (1 + u64::from(more)).saturating_add(most)
     }
 
-    /// Returns the words that may have a bit set, ascending.
+    /// Returns the words that may have a bit set, in ascending order.
     pub fn words(&self) -> impl Iterator<Item = u64> {
         (0u64..)
             .zip(&self.pages)
@@ -153,7 +152,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts clusters one after the other, and adds them up 64 at a time.
+/// Counts references to single clusters in any order, and adds them to the counts 64 clusters at a time.
 pub struct ReferenceRun<'a> {
     references: &'a References,
     times: u64,
@@ -162,7 +161,7 @@ pub struct ReferenceRun<'a> {
 }
 
 impl<'a> ReferenceRun<'a> {
-    /// Makes a run whose every cluster is referred to `times` times.
+    /// Starts a run in which every cluster is referenced `times` times.
     pub fn new(references: &'a References, times: u64) -> Self {
         Self {
             references,
@@ -172,7 +171,7 @@ impl<'a> ReferenceRun<'a> {
         }
     }
 
-    /// Counts one cluster.
+    /// Counts a reference to one cluster.
     #[inline]
     pub fn add(&mut self, cluster: u64) {
         let bit = 1 << (cluster % WORD);
@@ -185,7 +184,7 @@ impl<'a> ReferenceRun<'a> {
         }
     }
 
-    /// Adds up the rest.
+    /// Adds the rest to the counts.
     pub fn finish(&mut self) {
         if self.mask != 0 && self.times != 0 {
             self.references.add_word(self.word, self.mask, self.times);

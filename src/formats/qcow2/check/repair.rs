@@ -1,19 +1,18 @@
-//! Findings, then fixes.
+//! The check itself, and the repair of its findings.
 //!
-//! The walk of a check counts the references; a repair makes the stored refcounts and the COPIED flags agree
-//! with them. Its order leaves the image no worse than it was whenever the power fails, so that it can be
-//! repeated:
+//! A repair makes the stored refcounts and the COPIED flags agree with the counted references. Its order ensures that
+//! a power cut never leaves the image worse than before, so that it can be repeated:
 //!
-//! 1. Entries that lead nowhere sensible become zero clusters, and a snapshot table that lacks something is
-//!    written anew ([`snapshot_table`]).
+//! 1. Entries at invalid offsets that read as zeroes become plain zero clusters. An incomplete snapshot table is
+//!    rewritten ([`snapshot_table`]).
 //! 2. Refcounts that are too low are raised.
-//! 3. When all of that is on stable storage, those that are too high are lowered.
-//! 4. The COPIED flags follow.
-//! 5. When nothing is wrong any more, the header's dirty and corrupt bits are cleared.
+//! 3. When all of that is on stable storage, refcounts that are too high are lowered.
+//! 4. The COPIED flags are corrected.
+//! 5. If no error is left, the header's dirty and corrupt bits are cleared.
 //!
-//! Where the refcount structures themselves can't be trusted, they are made anew; see [`rebuild`]. Everything
-//! else is said and left: nobody can know to which of two owners a cluster belongs. Tables that overlap with
-//! something else are never written to.
+//! If the refcount structures can't be repaired, they are rebuilt; see [`rebuild`]. Everything else is reported and
+//! left unchanged: if two owners share a cluster, nothing says which is the right one. Tables that overlap with
+//! another structure are never written to.
 //!
 //! [`rebuild`]: mod@super::rebuild
 //! [`snapshot_table`]: mod@super::snapshot_table
@@ -34,12 +33,12 @@ use crate::units::HostOffset;
 
 /// Checks an image and repairs it.
 ///
-/// The report is of findings that were not repaired, and of those that were; an image that was changed ought
-/// to be checked again.
+/// The report has the remaining findings and the numbers of repaired ones. The caller should check an image that was
+/// changed again.
 ///
 /// # Errors
-/// Returns an error as [`check`](super::check()) does, or the system's error on writing. With
-/// [`Repair::Leaks`], returns an error if refcount structures have to be made anew.
+/// Returns an error as [`check`](super::check()) does, or the system's error if a write fails. With
+/// [`Repair::Leaks`], returns an error if the refcount structures have to be rebuilt.
 pub fn repair(
     storage: &dyn Storage,
     header: &Header,
@@ -49,12 +48,12 @@ pub fn repair(
     Work::new(storage, header, Some(what), on_event).run()
 }
 
-/// Makes an image that wasn't closed properly fit for writing: its refcounts are made to agree with the
-/// references, and its dirty bit is cleared.
+/// Repairs an image that wasn't closed properly, so that it can be written to: corrects its refcounts and clears its
+/// dirty bit.
 ///
 /// # Errors
-/// Returns an error as [`repair`] does. Returns an error if there is damage that can't be repaired, which
-/// leaves the dirty bit as it is.
+/// Returns an error as [`repair`] does. Returns an error if unrepairable damage is left; the dirty bit stays set
+/// then.
 pub fn repair_dirty(storage: &dyn Storage, header: &Header) -> Result<()> {
     let report = repair(storage, header, Repair::All, &mut |_| {})?;
     if report.corruptions != 0 {
@@ -66,7 +65,7 @@ pub fn repair_dirty(storage: &dyn Storage, header: &Header) -> Result<()> {
     Ok(())
 }
 
-/// Returns the header of an image that is about to be changed. One that wasn't closed properly is repaired first.
+/// Returns the header of an image that is about to be changed. Repairs the image first if it wasn't closed properly.
 ///
 /// # Errors
 /// Returns an error as [`repair_dirty`] does, or if the header can't be read again.
@@ -81,7 +80,7 @@ pub fn repaired_header<'h>(storage: &dyn Storage, header: &'h Header) -> Result<
 pub(super) struct Work<'a> {
     pub(super) storage: &'a dyn Storage,
     pub(super) header: Header,
-    /// The findings that are repaired, if any are.
+    /// The findings to repair, or `None` for a check.
     pub(super) what: Option<Repair>,
     pub(super) report: CheckReport,
     pub(super) on_event: &'a mut dyn FnMut(Event<'_>),
@@ -103,7 +102,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Checks, and repairs.
+    /// Checks the image and makes the repairs.
     pub(super) fn run(mut self) -> Result<CheckReport> {
         self.work()?;
         Ok(self.report)
@@ -189,7 +188,7 @@ impl<'a> Work<'a> {
         self.report.corruptions = self.report.corruptions.saturating_add(count);
     }
 
-    /// Returns an error if refcount structures would have to be made anew and can't be, or aren't to be.
+    /// Returns an error if the refcount structures have to be rebuilt and can't be, or must not be.
     fn may_rebuild(&mut self, what: Repair, walked: &Walked) -> Result<()> {
         if what == Repair::Leaks {
             (self.on_event)(Event::NeedRebuild);
@@ -215,7 +214,7 @@ impl<'a> Work<'a> {
             }
             Ok(())
         })?;
-        // The old structures are free now.
+        // The clusters of the old structures are free now.
         for (cluster, references) in rebuilt.freed() {
             (self.on_event)(Event::Repairing(&Finding::Leak {
                 cluster,
@@ -226,8 +225,8 @@ impl<'a> Work<'a> {
         Ok(rebuilt)
     }
 
-    /// Repairs refcounts one by one: first those that are too low, then, where all references are known,
-    /// those that are too high.
+    /// Repairs refcounts one by one: first those that are too low, then those that are too high. The latter are
+    /// repaired only if all references are known.
     fn refcounts(&mut self, walk: &Walk<'_>, unfollowed: bool) -> Result<()> {
         for leaks in [false, true] {
             let mut blocks = Blocks::new(walk);
@@ -260,7 +259,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Makes plain zero clusters of those that are only kept, but in an impossible place.
+    /// Replaces entries with the zero flag and an invalid offset by plain zero clusters.
     fn zero_entries(&mut self) -> Result<()> {
         let header = self.header.clone();
         let walk = Walk::open(self.storage, &header, true)?;
@@ -274,7 +273,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let geometry = walk.geometry;
-        // Entries and findings were noted side by side.
+        // The walk records the entries and their findings in the same order.
         for (entry, finding) in walked.zero_instead.iter().zip(&findings) {
             if !walk.is_only_l2(&walked, entry.table, &Rebuilt::default()) {
                 continue;
@@ -290,7 +289,7 @@ impl<'a> Work<'a> {
         self.storage.flush()
     }
 
-    /// Clears bits of features that this version doesn't know, as every writer has to.
+    /// Clears the autoclear bits that this version doesn't know, as the specification requires of every writer.
     fn clear_unknown_autoclear(&self) -> Result<()> {
         let known = features::BITMAPS | features::DATA_FILE_RAW;
         if self.header.version() == Version::V3 {
@@ -319,7 +318,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Refcount blocks, changed one after the other.
+/// The refcount blocks, of which one at a time is changed in memory.
 pub(super) struct Blocks<'a> {
     walk: &'a Walk<'a>,
     current: Option<(HostOffset, Vec<u8>)>,
@@ -333,7 +332,7 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Changes a refcount, which is stored no later than by [`write`](Self::write).
+    /// Changes a refcount. It is stored by [`write`](Self::write) or before.
     pub(super) fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
         let geometry = self.walk.geometry;
         let per_block = geometry.refcount_block_entries();
@@ -368,7 +367,7 @@ impl<'a> Blocks<'a> {
 }
 
 impl Walk<'_> {
-    /// Returns true if a cluster holds an L2 table and nothing else, so that it may be changed.
+    /// Returns true if a cluster holds an L2 table and nothing else, so that it can be written to.
     pub(super) fn is_only_l2(&self, walked: &Walked, table: HostOffset, rebuilt: &Rebuilt) -> bool {
         let found = walked
             .l2_tables
@@ -379,14 +378,14 @@ impl Walk<'_> {
         self.geometry.is_aligned(table) && times.is_some_and(|place| place.times == references)
     }
 
-    /// Returns the refcount that a cluster has when the refcounts have been repaired.
+    /// Returns the refcount of a cluster after the repair of the refcounts.
     pub(super) fn will_be(
         &self,
         cluster: u64,
         what: Option<Repair>,
         rebuilt: &Rebuilt,
     ) -> Result<u64> {
-        // Beyond the file's end nothing is counted, and no refcount is changed but by making all anew.
+        // Clusters beyond the file's end aren't counted, and only a rebuild changes their refcounts.
         if cluster > self.clusters {
             return if rebuilt.is_done() {
                 Ok(0)

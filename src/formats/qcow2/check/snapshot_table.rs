@@ -1,13 +1,13 @@
-//! The repair of a snapshot table that says too little, or whose header counts too much.
+//! The repair of a snapshot table that is incomplete or truncated.
 //!
-//! Version 3 asks for extra data that entries from version 2 may lack; QEMU writes such a table anew, and so
-//! does this. The new table goes behind the end of the file, where nothing can be. Its refcounts are set
-//! before the header leads to it, in one write that no power cut can tear. The old one's clusters are leaks,
-//! which the rest of the repair finds. Where no refcount block counts the new clusters the rest of the repair
+//! Version 3 requires extra data that entries from version 2 may lack. Like QEMU, the repair writes a new table. It
+//! goes beyond the end of the file, where nothing can be. Its refcounts are set before the header refers to it. One
+//! write within a sector, which no power cut can tear, changes the header. The clusters of the old table are leaks
+//! then, which the rest of the repair frees. If no refcount block covers the new clusters, the rest of the repair
 //! makes one.
 //!
-//! Entries that the file's end cuts off are only dropped when every cluster in use is referred to without
-//! them. Otherwise the clusters that they led to may still be there, and somebody may want to look for them.
+//! Entries beyond the file's end are dropped only if every used cluster is referenced without them. Otherwise the
+//! clusters of these snapshots may still be in the file, and a user may want to recover them.
 
 use super::finding::Finding;
 use super::repair::{Blocks, Work};
@@ -19,7 +19,7 @@ use crate::formats::qcow2::snapshots::{MAX_TABLE_BYTES, Snapshot, SnapshotTable}
 use crate::units::HostOffset;
 
 impl Work<'_> {
-    /// Writes the snapshot table anew where it has to be; the header is then another.
+    /// Rewrites the snapshot table if it needs a repair. The header changes with it.
     pub(super) fn snapshot_table(&mut self) -> Result<()> {
         let table = SnapshotTable::read_what_is_there(self.storage, &self.header)?;
         let incomplete: Vec<usize> = (0..)
@@ -64,8 +64,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes a structure to clusters behind the end of the file to which nothing leads. They are counted
-    /// where there are blocks for that, unless those are to be made anew.
+    /// Writes a structure to unreferenced clusters beyond the end of the file. If `counts`, sets their refcounts
+    /// where there are refcount blocks for them.
     fn write_behind_the_end(
         &self,
         walk: &Walk<'_>,
@@ -74,7 +74,7 @@ impl Work<'_> {
     ) -> Result<HostOffset> {
         let geometry = walk.geometry;
         let count = geometry.clusters(bytes.len() as u64);
-        // A cluster that the file's end cuts through counts as a whole one.
+        // The cluster in which the file ends is skipped as a whole.
         let mut start = walk.clusters + 1;
         for run in walk.avoided() {
             if run.start < start + count {

@@ -1,10 +1,10 @@
-//! Check and repair on images made of literal bytes, with every storage operation failing once.
+//! Tests of check and repair on images made of literal bytes, in which every storage operation fails once.
 
 use super::*;
 use crate::storage::{Fault, MemoryStorage, Operation};
 
-/// Makes an empty version 3 image with clusters of 2 MiB and refcounts of 1 bit, whose refcount table of 8
-/// MiB is full of `entry`.
+/// Returns an empty version 3 image with clusters of 2 MiB and refcounts of 1 bit. All entries of its refcount table
+/// of 8 MiB are `entry`.
 fn huge_table(entry: u64) -> MemoryStorage {
     let cluster = 2 << 20;
     let mut bytes = vec![0; 6 * cluster];
@@ -31,7 +31,7 @@ fn repaired(storage: &MemoryStorage, what: Repair) -> Result<CheckReport> {
 
 #[test]
 fn a_table_that_names_one_block_a_million_times_ends() {
-    // Counted out, it would be 2^44 refcounts: a day and more.
+    // These are 2^44 refcounts, which would take over a day one by one.
     assert!(checked(&huge_table(5 * (2 << 20))).corruptions > 1_000_000);
 }
 
@@ -42,8 +42,8 @@ fn a_block_beyond_the_file_is_a_finding_and_not_a_failure() {
 
 #[test]
 fn l1_entries_that_share_one_l2_table_are_walked_once() {
-    // 2^22 entries of an L1 table of 32 MiB, which ends where the file does, all lead to one full L2
-    // table: counted out, it would be 2^40 references.
+    // An L1 table of 32 MiB ends where the file does. Its 2^22 entries all refer to one full L2 table, which makes
+    // 2^40 references.
     let cluster = 2 << 20;
     let mut bytes = huge_table(0).contents();
     bytes.truncate(cluster);
@@ -63,8 +63,8 @@ fn l1_entries_that_share_one_l2_table_are_walked_once() {
 
 const CLUSTER: usize = 512;
 
-/// Makes a version 3 image with clusters of 512 bytes: header, refcount table, refcount block, L1 table, L2
-/// table, and two clusters of data. It is consistent but for `damage`.
+/// Returns a version 3 image with clusters of 512 bytes: header, refcount table, refcount block, L1 table, L2 table,
+/// and two data clusters. It is consistent except for `damage`.
 fn small(damage: impl FnOnce(&mut [u8])) -> MemoryStorage {
     let mut bytes = vec![0; 7 * CLUSTER];
     bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -74,7 +74,7 @@ fn small(damage: impl FnOnce(&mut [u8])) -> MemoryStorage {
     bytes[40..48].copy_from_slice(&0x600u64.to_be_bytes());
     bytes[48..56].copy_from_slice(&0x200u64.to_be_bytes());
     bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
-    // The image is dirty, so that a repair has a bit to clear.
+    // The image is dirty, so that there is a bit for the repair to clear.
     bytes[79] = 1;
     bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
     bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
@@ -92,8 +92,8 @@ fn small(damage: impl FnOnce(&mut [u8])) -> MemoryStorage {
 
 type Damage = (&'static str, fn(&mut [u8]), u64, u64);
 
-/// Makes the second data cluster a snapshot table with so many entries, of which the first has `extra` bytes
-/// of extra data and an empty L1 table.
+/// Turns the second data cluster into a snapshot table with `count` entries, of which the first has `extra` bytes of
+/// extra data and an empty L1 table.
 fn snapshots(bytes: &mut [u8], count: u8, extra: u8) {
     bytes[0x808..0x810].fill(0);
     bytes[63] = count;
@@ -105,7 +105,7 @@ fn snapshots(bytes: &mut [u8], count: u8, extra: u8) {
     bytes[0xc28 + usize::from(extra)..][..2].copy_from_slice(b"1a");
 }
 
-/// The name, the damage, and the corruptions and leaks that it makes.
+/// The name, the damage, and the numbers of corruptions and leaks in it.
 const REPAIRABLE: [Damage; 13] = [
     ("nothing", |_| {}, 0, 0),
     ("leak", |bytes| bytes[0x808..0x810].fill(0), 0, 1),
@@ -131,7 +131,7 @@ const REPAIRABLE: [Damage; 13] = [
         "a snapshot too many",
         |bytes| {
             snapshots(bytes, 2, 24);
-            // The second one would have a name of 64 KiB.
+            // The second entry would have a name of 64 KiB.
             bytes[0xc56..0xc58].fill(0xff);
         },
         1,
@@ -139,7 +139,7 @@ const REPAIRABLE: [Damage; 13] = [
     ),
 ];
 
-/// Returns the clusters that the L2 table leads to.
+/// Returns the contents of the clusters to which the L2 table refers.
 fn guest_data(bytes: &[u8]) -> Vec<&[u8]> {
     let entries = bytes[0x800..0x810].chunks(8);
     let hosts = entries
@@ -193,7 +193,7 @@ fn a_snapshot_table_is_repaired_only_as_far_as_nothing_is_lost() {
     let report = repaired(&storage, Repair::All).unwrap();
     assert_eq!((report.corruptions_fixed, report.leaks_fixed), (1, 1));
     assert_eq!(names(&storage), [b"a"]);
-    // A table of which nothing is there: what looks leaked may be the snapshots'.
+    // Nothing of the table is in the file, so that apparent leaks may belong to the snapshots.
     let storage = small(|bytes| {
         snapshots(bytes, 1, 24);
         bytes[0xc0e] = 0xff;
@@ -226,7 +226,7 @@ fn leaks_alone_are_repaired_alone() {
 
 #[test]
 fn what_cannot_be_repaired_is_left() {
-    // Clusters of data beyond the end of the file.
+    // These data clusters are beyond the end of the file.
     for (at, value) in [(0x805, 1), (0x801, 1)] {
         let storage = small(|bytes| bytes[at] = value);
         let entry = storage.contents()[0x800..0x808].to_vec();
@@ -245,7 +245,7 @@ fn what_cannot_be_repaired_is_left() {
 
 #[test]
 fn what_a_cut_off_table_may_lead_to_is_not_freed() {
-    // An L1 table in the file's last cluster, which goes on beyond its end: the entry that is there counts.
+    // An L1 table in the file's last cluster continues beyond its end. The entry inside the file counts.
     let long_table = |bytes: &mut [u8]| {
         bytes.copy_within(0x600..0x800, 0xc00);
         bytes[0x808..0x810].fill(0);
@@ -256,7 +256,7 @@ fn what_a_cut_off_table_may_lead_to_is_not_freed() {
     let report = checked(&small(long_table));
     assert_eq!((report.corruptions, report.leaks), (1, 0));
     assert_eq!(report.allocated_clusters, 1);
-    // One that isn't there at all may have led to everything that looks leaked.
+    // A table that isn't in the file at all may have referred to every apparent leak.
     let storage = small(|bytes| bytes[44] = 1);
     let before = storage.contents();
     for what in [Repair::Leaks, Repair::All] {
@@ -265,7 +265,7 @@ fn what_a_cut_off_table_may_lead_to_is_not_freed() {
         assert!(report.leaks > 0, "{what:?}");
         assert_eq!(storage.contents(), before, "{what:?}");
     }
-    // Nor are refcounts made anew that would know nothing of it.
+    // A rebuild of the refcounts, which would lose these references, is refused.
     let storage = small(|bytes| {
         long_table(bytes);
         bytes[0x200..0x208].fill(0);
@@ -277,11 +277,11 @@ fn what_a_cut_off_table_may_lead_to_is_not_freed() {
 
 #[test]
 fn tables_whose_end_is_missing_are_findings() {
-    // The L1 table starts where the file ends.
+    // The L1 table would start at the end of the file.
     let mut bytes = small(|_| {}).contents();
     bytes.truncate(0x600);
     assert_eq!(checked(&MemoryStorage::new(bytes)).corruptions, 1);
-    // The L2 table, now last in the file, has lost some bytes of its end.
+    // The L2 table, now at the end of the file, is truncated.
     let mut bytes = small(|bytes| {
         bytes.copy_within(0x800..0xa00, 0xc00);
         bytes[0x606] = 0xc;
@@ -294,7 +294,7 @@ fn tables_whose_end_is_missing_are_findings() {
 
 #[test]
 fn a_structure_without_a_byte_is_nowhere() {
-    // No snapshots, and an offset far away.
+    // There are no snapshots, and the table's offset is beyond the file.
     assert_eq!(checked(&small(|bytes| bytes[66] = 1)).corruptions, 0);
 }
 
@@ -321,7 +321,7 @@ fn every_operation_may_fail_and_the_repair_can_be_repeated() {
                 let before = storage.contents();
                 let done = repaired(&storage, Repair::All).is_ok();
                 let again = MemoryStorage::new(storage.contents());
-                // The data is there, and reached, whatever happened.
+                // The data is unchanged and reachable after any failure.
                 let after = again.contents();
                 assert!(guest_data(&before) == guest_data(&after), "{name}");
                 assert_eq!(before[0x601..0x608], after[0x601..0x608]);

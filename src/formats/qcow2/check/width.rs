@@ -1,7 +1,7 @@
-//! Refcounts of another width.
+//! The change of the refcount width.
 //!
-//! New refcount structures are made from the references, as a repair makes them, and the header is switched to them and
-//! to their width by one write. So a power cut leaves the old ones or the new ones, and at most leaked clusters.
+//! New refcount structures are built from the references, as in a repair. One write then makes the header refer to
+//! them, with their width. So a power cut leaves the old or the new structures, and at most leaked clusters.
 
 use super::references::WORD;
 use super::walk::Walk;
@@ -10,11 +10,11 @@ use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Header;
 use crate::storage::Storage;
 
-/// Gives an image refcounts of `bits` bits: a power of two, at most 64. Leaked clusters are given back on the way.
+/// Changes the refcount width to `bits`, a power of two of at most 64. Leaked clusters are freed by that.
 ///
 /// # Errors
-/// Returns an error, in QEMU's words, if a cluster has more references than such a refcount counts, or an error if the
-/// image is damaged. Nothing was written then. Returns the system's error.
+/// Returns an error, in QEMU's words, if a cluster has more references than the new refcounts can count. Returns an
+/// error if the image is damaged. Nothing was written in both cases. Returns the system's error.
 pub fn change_refcount_width(storage: &dyn Storage, header: &Header, bits: u32) -> Result<()> {
     let old = header.geometry();
     let order = bits.trailing_zeros();

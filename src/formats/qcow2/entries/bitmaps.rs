@@ -1,4 +1,4 @@
-//! Tables of persistent bitmaps, and the bits that they lead to.
+//! Entries of bitmap tables, and the bits in the clusters that they refer to.
 
 use std::ops::Range;
 
@@ -6,26 +6,26 @@ use super::{EntryError, OFFSET_MASK};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::units::HostOffset;
 
-/// An entry of a bitmap's table as stored.
+/// A bitmap table entry as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BitmapTableEntry(pub u64);
 
-/// The meaning of an entry of a bitmap's table.
+/// The meaning of a bitmap table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BitmapTarget {
-    /// All of its bits are the same.
+    /// All bits have the same value.
     Uniform(bool),
-    /// The cluster that holds the bits.
+    /// The host offset of the cluster of bits.
     Stored(HostOffset),
 }
 
 impl BitmapTableEntry {
-    /// Makes the entry that leads to a cluster of bits.
+    /// Returns the entry that refers to a cluster of bits.
     pub fn to_cluster(host: HostOffset) -> Self {
         Self(host.0 & OFFSET_MASK)
     }
 
-    /// Decodes the entry.
+    /// Decodes the entry ("Bitmap table" in the specification).
     ///
     /// # Errors
     /// Returns an error if reserved bits are set, or if the offset is not cluster-aligned.
@@ -46,7 +46,7 @@ impl BitmapTableEntry {
     }
 }
 
-/// Sets a range of bits in a cluster of a bitmap, as far as it has them. The first bit is the least
+/// Sets a range of bits in a cluster of a bitmap, as far as they are in `bytes`. The first bit is the least
 /// significant one of the first byte.
 pub fn set_bitmap_bits(bytes: &mut [u8], bits: Range<u64>) {
     let first = usize::try_from(bits.start / 8).unwrap_or(usize::MAX);

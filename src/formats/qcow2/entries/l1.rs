@@ -1,4 +1,4 @@
-//! Entries of the L1 table, which lead to the L2 tables.
+//! Entries of L1 tables, which refer to L2 tables.
 
 use super::{COPIED, EntryError, OFFSET_MASK, with_copied};
 use crate::formats::qcow2::geometry::Geometry;
@@ -11,25 +11,24 @@ pub struct L1Entry(pub u64);
 /// The meaning of an L1 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L1Target {
-    /// No cluster of the range is stored.
+    /// No cluster of the range is allocated.
     Unallocated,
-    /// The L2 table's place, and the entry's claim of a refcount of exactly 1.
+    /// An L2 table.
     Table {
-        /// The place of the L2 table.
+        /// The host offset of the L2 table.
         host: HostOffset,
-        /// The COPIED flag.
+        /// The COPIED flag: the refcount of the L2 table is exactly 1.
         copied: bool,
     },
 }
 
 impl L1Entry {
-    /// Makes an entry that leads to an L2 table with a refcount of 1.
+    /// Returns the entry for an L2 table with a refcount of 1.
     pub fn to_table(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
     }
 
-    /// Returns the place where the entry leads, aligned or not, whatever else is wrong with it; 0
-    /// for nowhere.
+    /// Returns the host offset in the entry, aligned or not, without checking the other bits. 0 is no offset.
     pub fn host(self) -> HostOffset {
         HostOffset(self.0 & OFFSET_MASK)
     }
@@ -50,7 +49,7 @@ impl L1Entry {
         Self(with_copied(self.0, copied))
     }
 
-    /// Decodes the entry.
+    /// Decodes the entry ("L1 table entry" in the specification).
     ///
     /// # Errors
     /// Returns an error if reserved bits are set, or if the offset is not cluster-aligned.

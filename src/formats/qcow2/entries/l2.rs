@@ -1,4 +1,4 @@
-//! Entries of L2 tables, which lead to clusters of data, compressed ones too.
+//! Entries of L2 tables, which refer to data clusters and compressed clusters.
 
 use super::{COPIED, EntryError, OFFSET_MASK, with_copied};
 use crate::formats::qcow2::geometry::Geometry;
@@ -8,7 +8,7 @@ use crate::units::HostOffset;
 const COMPRESSED: u64 = 1 << 62;
 /// Bit 0 of a standard L2 entry, version 3: the cluster reads as zeroes.
 const ZERO: u64 = 1;
-/// The unit in which a compressed cluster's length is given, in bytes.
+/// The unit of a compressed cluster's length, in bytes.
 const COMPRESSED_SECTOR: u64 = 512;
 
 /// A standard (8-byte) L2 table entry as stored.
@@ -18,53 +18,54 @@ pub struct L2Entry(pub u64);
 /// The meaning of an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L2Target {
-    /// Nothing is stored here.
+    /// The cluster isn't allocated.
     Unallocated,
-    /// Reads as zeroes; a cluster may be kept for it all the same.
+    /// Reads as zeroes. A cluster may be allocated nevertheless.
     Zero {
-        /// The cluster that is kept, and the COPIED flag.
+        /// The host offset of the preallocated cluster, and the COPIED flag.
         kept: Option<(HostOffset, bool)>,
     },
-    /// The cluster's data.
+    /// A data cluster.
     Data {
-        /// The place of the cluster.
+        /// The host offset of the cluster.
         host: HostOffset,
         /// The COPIED flag.
         copied: bool,
     },
-    /// The cluster's data, compressed.
+    /// A compressed cluster.
     Compressed(CompressedRange),
 }
 
-/// The bytes of a compressed cluster. They start at any byte. Their length is only known in sectors of 512
-/// bytes, so the range may hold some bytes too many at its end.
+/// The bytes of a compressed cluster. They may start at any byte. Their length is stored in sectors of 512 bytes, so
+/// that the range may extend beyond the end of the compressed data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompressedRange {
-    /// The first byte.
+    /// The host offset of the first byte.
     pub host: HostOffset,
-    /// The number of bytes of the range, up to the end of its last sector.
+    /// The length of the range in bytes, up to the end of its last sector.
     pub length: u64,
 }
 
 impl L2Entry {
-    /// Makes an entry for a cluster that reads as zeroes and has no place (standard entries of version 3).
+    /// Returns the standard entry of a cluster that reads as zeroes and isn't allocated (version 3 only).
     pub fn to_zeroes() -> Self {
         Self(ZERO)
     }
 
-    /// Makes an entry that leads to a data cluster with a refcount of 1.
+    /// Returns the entry of a data cluster with a refcount of 1.
     pub fn to_data(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
     }
 
-    /// Makes an entry that reads as zeroes (version 3 only); a cluster with a refcount of 1 may be kept.
+    /// Returns the entry of a cluster that reads as zeroes (version 3 only). `kept` is an allocated cluster with a
+    /// refcount of 1.
     pub fn to_zero(kept: Option<HostOffset>) -> Self {
         Self(kept.map_or(ZERO, |host| host.0 | COPIED | ZERO))
     }
 
-    /// Makes an entry that leads to a compressed cluster of `length` bytes, at least 1 and less than a
-    /// cluster; the counterpart of [`target`](Self::target). It never has the COPIED flag. Returns `None`
-    /// when the offset has more bits than there is room for.
+    /// Returns the entry of a compressed cluster of `length` bytes, at least 1 and less than the cluster size. It is
+    /// the inverse of [`target`](Self::target). The COPIED flag is never set. Returns `None` if the offset doesn't
+    /// fit into its bits.
     pub fn to_compressed(geometry: Geometry, host: HostOffset, length: u64) -> Option<Self> {
         let x = compressed_offset_bits(geometry);
         let last = host.0.checked_add(length.checked_sub(1)?)?;
@@ -73,7 +74,7 @@ impl L2Entry {
         fits.then_some(Self(COMPRESSED | more_sectors << x | host.0))
     }
 
-    /// Decodes the entry; `zero_flag` says that the image's version has zero clusters.
+    /// Decodes the entry. `zero_flag` is true if the image's version has zero clusters.
     ///
     /// # Errors
     /// Returns an error if reserved bits are set, if the offset is not cluster-aligned, or if a zero flag is
@@ -90,7 +91,7 @@ impl L2Entry {
             return Err(EntryError::Unaligned(host));
         }
         let copied = self.0 & COPIED != 0;
-        // Subclusters that read as zeroes are marked in their bitmap alone.
+        // With extended L2 entries, zeroes are recorded only in the bitmap.
         if self.0 & ZERO != 0 && !geometry.has_subclusters() {
             if !zero_flag {
                 return Err(EntryError::ZeroFlagInVersion2);
@@ -105,8 +106,8 @@ impl L2Entry {
         Ok(L2Target::Data { host, copied })
     }
 
-    /// Decodes the entry as [`target`](Self::target) does, in an image with an external data file. There
-    /// offset 0 is a place like any other, and the COPIED flag tells an entry that leads there.
+    /// Decodes the entry as [`target`](Self::target) does, in an image with an external data file. In that file 0 is
+    /// a valid offset, and the COPIED flag marks an allocated cluster there.
     ///
     /// # Errors
     /// Returns an error as [`target`](Self::target) does.
@@ -139,9 +140,8 @@ impl L2Entry {
         }
     }
 
-    /// Reads the entry without checking it, as `check` has to: reserved bits are ignored and offsets needn't
-    /// be aligned. `data_file` says that clusters of data are in another file, where offset 0 is a place like
-    /// any other.
+    /// Decodes the entry without checking it, as `check` needs it: reserved bits are ignored and offsets may be
+    /// unaligned. `data_file` is true if data clusters are in an external data file, where 0 is a valid offset.
     pub fn lead(self, geometry: Geometry, data_file: bool) -> L2Lead {
         if self.0 & COMPRESSED != 0 {
             return L2Lead::Compressed(self.compressed(geometry));
@@ -155,7 +155,7 @@ impl L2Entry {
         if zero { L2Lead::Zero } else { L2Lead::Nothing }
     }
 
-    /// Returns true if bits are set that the specification reserves; for entries that aren't compressed.
+    /// Returns true if bits are set that the specification reserves. Must not be called for compressed clusters.
     pub fn has_reserved_bits(self) -> bool {
         self.0 & !(OFFSET_MASK | COPIED | ZERO) != 0
     }
@@ -166,8 +166,8 @@ impl L2Entry {
         Self(with_copied(self.0, copied))
     }
 
-    /// Makes an entry for a cluster that reads as zeroes and isn't kept; with subclusters it is their bitmap
-    /// that says so.
+    /// Returns the entry of a cluster that reads as zeroes and isn't allocated. With extended L2 entries, the bitmap
+    /// marks the zeroes.
     pub fn zero(geometry: Geometry) -> Self {
         Self(if geometry.has_subclusters() { 0 } else { ZERO })
     }
@@ -178,28 +178,28 @@ impl L2Entry {
     }
 }
 
-/// The place where an L2 entry leads; see [`L2Entry::lead`].
+/// The cluster that an L2 entry refers to; see [`L2Entry::lead`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L2Lead {
-    /// Nowhere.
+    /// None: the cluster isn't allocated.
     Nothing,
-    /// Nowhere: the cluster reads as zeroes.
+    /// None: the cluster reads as zeroes.
     Zero,
-    /// To a cluster.
+    /// A cluster.
     Stored {
-        /// The offset at which it starts, aligned or not.
+        /// Its host offset, aligned or not.
         host: HostOffset,
         /// The COPIED flag.
         copied: bool,
-        /// True if the cluster is only kept, and reads as zeroes.
+        /// True if the cluster is allocated but reads as zeroes.
         zero: bool,
     },
-    /// To a compressed cluster.
+    /// A compressed cluster.
     Compressed(CompressedRange),
 }
 
-/// Returns the specification's x of a compressed cluster descriptor, 62 − (cluster_bits − 8). Bits 0 to x−1
-/// are the offset; bits x to 61 are the number of sectors beyond the first one.
+/// Returns x of the specification's "Compressed Clusters Descriptor": 62 − (cluster_bits − 8). Bits 0 to x−1 are the
+/// offset, and bits x to 61 are the number of additional sectors of 512 bytes.
 fn compressed_offset_bits(geometry: Geometry) -> u32 {
     62 - (geometry.cluster_bits() - 8)
 }
@@ -279,7 +279,7 @@ mod tests {
         let at = |host| L2Entry::to_compressed(geometry(21), HostOffset(host), 2);
         assert!(at((1 << 49) - 2).is_some());
         assert!(at((1 << 49) - 1).is_none());
-        // This is a literal one: 64 KiB clusters, 4 sectors from 0x50123 on.
+        // The literal entry is 4 sectors from 0x50123 on, with clusters of 64 KiB.
         assert_eq!(
             L2Entry::to_compressed(geometry(16), HostOffset(0x5_0123), 3 * 512),
             Some(L2Entry(0x4000_0000_0000_0000 | 3 << 54 | 0x5_0123))

@@ -1,19 +1,19 @@
-//! L2 tables as a whole: the entries and, where they have some, their bitmaps.
+//! L2 tables as a whole: the entries and, with extended L2 entries, their bitmaps.
 
 use super::{L2Entry, OFFSET_MASK, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 
-/// The entry of an L2 table for one cluster, with its bitmap.
+/// The L2 entry of one cluster, with its subcluster bitmap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct L2Slot {
     /// The entry.
     pub entry: L2Entry,
-    /// The bitmap of subclusters, where entries have 16 bytes.
+    /// The subcluster bitmap, if entries have 16 bytes.
     pub bitmap: Option<SubclusterBitmap>,
 }
 
 impl L2Slot {
-    /// Makes the slot of a cluster of which nothing is stored.
+    /// Returns the slot of an unallocated cluster.
     pub fn unallocated(geometry: Geometry) -> Self {
         let bitmap = geometry.has_subclusters();
         Self {
@@ -22,7 +22,7 @@ impl L2Slot {
         }
     }
 
-    /// Makes the slot of a cluster without subclusters.
+    /// Returns the slot of a cluster without subclusters.
     pub fn of_entry(entry: L2Entry) -> Self {
         Self {
             entry,
@@ -30,14 +30,14 @@ impl L2Slot {
         }
     }
 
-    /// Encodes the entry, and the bitmap where there is one.
+    /// Encodes the entry, and the bitmap if there is one.
     pub fn bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16);
         self.append_to(&mut bytes);
         bytes
     }
 
-    /// Appends the slot as it is stored.
+    /// Appends the encoded slot.
     pub fn append_to(self, bytes: &mut Vec<u8>) {
         bytes.extend(self.entry.0.to_be_bytes());
         if let Some(bitmap) = self.bitmap {
@@ -45,7 +45,7 @@ impl L2Slot {
         }
     }
 
-    /// Makes the slot of a cluster with subclusters.
+    /// Returns the slot of a cluster with subclusters.
     pub fn with_bitmap(entry: L2Entry, bitmap: SubclusterBitmap) -> Self {
         Self {
             entry,
@@ -54,7 +54,7 @@ impl L2Slot {
     }
 }
 
-/// An L2 table as stored: entries of 8 bytes, or of 16 with subclusters.
+/// An L2 table as stored: entries of 8 bytes, or extended entries of 16 bytes.
 #[derive(Debug, Clone)]
 pub struct L2Table {
     words: Box<[u64]>,
@@ -62,7 +62,7 @@ pub struct L2Table {
 }
 
 impl L2Table {
-    /// Makes the table of these 64-bit words.
+    /// Returns the table of these 64-bit words.
     pub fn new(words: Vec<u64>, geometry: Geometry) -> Self {
         Self {
             words: words.into(),
@@ -83,8 +83,8 @@ impl L2Table {
         Some(L2Slot::of_entry(L2Entry(*word)))
     }
 
-    /// Returns the number of entries behind `index`, at most `most`, that are the same but for an offset that
-    /// grows by `step` with each. Entries of 16 bytes never are.
+    /// Returns the number of entries after `index`, at most `most`, that are equal to it except for an offset that
+    /// grows by `step` with each. Returns 0 for extended entries.
     pub fn repeats(&self, index: usize, step: u64, most: u64) -> u64 {
         let Some([first, behind @ ..]) = self.words.get(index..).filter(|_| !self.extended) else {
             return 0;
@@ -93,15 +93,15 @@ impl L2Table {
         let mut expected = *first;
         let same = behind.iter().take(most).take_while(|word| {
             expected = expected.wrapping_add(step);
-            // Flags stay: an offset that grows into them is none.
+            // An offset that overflows into the flags ends the run.
             **word == expected && (expected ^ first) & !OFFSET_MASK == 0
         });
         same.count() as u64
     }
 }
 
-/// Stores entry `index` of an L2 table, with its bitmap where entries have 16 bytes. Returns `None`, and
-/// stores nothing, beyond the table.
+/// Stores entry `index` of an L2 table, with its bitmap for extended entries. Returns `None`, and stores nothing, if
+/// the index is beyond the table.
 pub fn set_l2(
     table: &mut [u8],
     geometry: Geometry,

@@ -1,11 +1,11 @@
-//! The bits of table entries: the only place that masks.
+//! The encoding of table entries. No other module masks their bits.
 //!
-//! An entry as read from a file is a newtype over `u64`. It is decoded into an enum, and can't be used in any
-//! other way. Bits that the specification reserves must be zero. An entry that sets one was written by a
-//! future version or by chance, and neither may be guessed.
+//! An entry as read from a file is a newtype over `u64`, which must be decoded into an enum to be used. Bits that the
+//! specification reserves must be zero. An entry in which one is set is damaged or from a future version, and its
+//! meaning is unknown.
 //!
-//! Each kind of table has a file: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`], [`l2_table`]), refcounts
-//! ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). The parts that they have in common are here.
+//! There is a file for each kind of table: L1 ([`mod@l1`]), L2 ([`mod@l2`], [`subclusters`], [`l2_table`]), refcounts
+//! ([`refcounts`]) and persistent bitmaps ([`bitmaps`]). This file has their common parts.
 
 mod bitmaps;
 mod l1;
@@ -27,21 +27,20 @@ use crate::units::HostOffset;
 
 /// Bits 9 to 55: a host offset, in L1, standard L2 and refcount table entries.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// Bit 63: the refcount of the cluster that the entry leads to is exactly 1 (the specification's
-/// COPIED flag).
+/// Bit 63, the specification's COPIED flag: the refcount of the cluster is exactly 1.
 const COPIED: u64 = 1 << 63;
 
-/// The reason why an entry is not valid.
+/// The reason why an entry is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryError {
     /// Bits are set that the specification reserves.
     Reserved,
-    /// The offset is not at the start of a cluster.
+    /// The offset isn't cluster-aligned.
     Unaligned(HostOffset),
-    /// The zero flag is set in a version 2 image, which has none.
+    /// The zero flag is set in a version 2 image, which has no such flag.
     ZeroFlagInVersion2,
-    /// A subcluster, by its number in the cluster, is said to be stored in a cluster without data. Or it is
-    /// said to be stored and to read as zeroes at once.
+    /// The subcluster with this index is marked as allocated in an unallocated cluster, or as both allocated and
+    /// reading as zeroes.
     Subcluster(u32),
 }
 
@@ -65,7 +64,7 @@ fn with_copied(entry: u64, copied: bool) -> u64 {
     }
 }
 
-/// Makes a geometry of clusters of `1 << bits` bytes, for the tests of entries.
+/// Returns a geometry with clusters of `1 << bits` bytes, for the tests of entries.
 #[cfg(test)]
 fn geometry(bits: u32) -> super::geometry::Geometry {
     super::geometry::Geometry::new(bits, false, 4).unwrap()

@@ -1,4 +1,4 @@
-//! Entries of the refcount table, and refcounts of every width.
+//! Entries of the refcount table, and refcounts of all widths.
 
 use std::ops::Range;
 
@@ -14,12 +14,12 @@ const REFCOUNT_RESERVED: u64 = 0x1ff;
 pub struct RefcountTableEntry(pub u64);
 
 impl RefcountTableEntry {
-    /// Makes an entry that leads to a refcount block.
+    /// Returns the entry that refers to a refcount block.
     pub fn to_block(host: HostOffset) -> Self {
         Self(host.0)
     }
 
-    /// Returns the place of the refcount block; `None` when all refcounts it would hold are 0.
+    /// Returns the host offset of the refcount block, or `None` if there is none, so that all of its refcounts are 0.
     ///
     /// # Errors
     /// Returns an error if reserved bits are set, or if the offset is not cluster-aligned.
@@ -34,8 +34,7 @@ impl RefcountTableEntry {
         Ok((host.0 != 0).then_some(host))
     }
 
-    /// Returns the place where the entry leads, aligned or not, whatever else is wrong with it; 0
-    /// for nowhere.
+    /// Returns the host offset in the entry, aligned or not, without checking the other bits. 0 is no offset.
     pub fn host(self) -> HostOffset {
         HostOffset(self.0 & !REFCOUNT_RESERVED)
     }
@@ -46,9 +45,8 @@ impl RefcountTableEntry {
     }
 }
 
-/// Reads refcount `index` out of a refcount block with entries of `bits` bits (1 to 64, a power of
-/// two). Entries narrower than a byte fill it from the least significant bit. Returns `None` beyond
-/// the block.
+/// Returns refcount `index` of a refcount block with entries of `bits` bits (1 to 64, a power of two). Entries
+/// narrower than a byte start at its least significant bit. Returns `None` if the index is beyond the block.
 pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
     if bits < 8 {
         let per_byte = usize::try_from(8 / bits).ok()?;
@@ -66,9 +64,9 @@ pub fn refcount_at(block: &[u8], bits: u32, index: usize) -> Option<u64> {
     )
 }
 
-/// Returns the index of the first refcount from `from` on that is 0. Returns `None` if there is none in the block.
+/// Returns the index of the first refcount of 0 from `from` on, or `None` if the block has none.
 pub fn first_zero(block: &[u8], bits: u32, from: usize) -> Option<usize> {
-    // Of the usual width a large image has millions before a free cluster.
+    // A large image has millions of refcounts before the first free cluster, so the default width has a fast path.
     if bits == 16 {
         let (entries, _) = block.as_chunks::<2>();
         let zero = entries
@@ -82,8 +80,8 @@ pub fn first_zero(block: &[u8], bits: u32, from: usize) -> Option<usize> {
     zeroes.next().map(|(index, _)| index)
 }
 
-/// Stores refcount `index` in a refcount block; the counterpart of [`refcount_at`]. Returns `None`,
-/// and stores nothing, beyond the block or where the value needs more bits.
+/// Stores refcount `index` in a refcount block; the inverse of [`refcount_at`]. Returns `None`, and stores nothing,
+/// if the index is beyond the block or if the value needs more bits.
 pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Option<()> {
     if bits >= 8 {
         return set_refcounts(block, bits, index..index.checked_add(1)?, value);
@@ -99,8 +97,8 @@ pub fn set_refcount(block: &mut [u8], bits: u32, index: usize, value: u64) -> Op
     Some(())
 }
 
-/// Stores the same value in all refcounts of a range. Returns `None` as [`set_refcount`] does; where some of them
-/// are beyond the block, others may be stored.
+/// Stores the same value in all refcounts of a range. Returns `None` as [`set_refcount`] does. If a part of the range
+/// is beyond the block, the refcounts before may have been stored.
 pub fn set_refcounts(block: &mut [u8], bits: u32, range: Range<usize>, value: u64) -> Option<()> {
     if bits < 8 {
         return range
@@ -120,13 +118,13 @@ pub fn set_refcounts(block: &mut [u8], bits: u32, range: Range<usize>, value: u6
     Some(())
 }
 
-/// Returns the number of refcounts of a range, from its start on, that are 0 and are followed by none that isn't.
+/// Returns the number of consecutive refcounts of 0 at the start of a range.
 pub fn count_zeroes(block: &[u8], bits: u32, range: Range<usize>) -> usize {
     let is_zero = |index: &usize| refcount_at(block, bits, *index) == Some(0);
     let mut next = range.start;
     let width = usize::try_from(bits / 8).unwrap_or(0);
     if width > 0 {
-        // Many at once, as long as all of them are 0.
+        // This skips 64 bytes at a time, as long as all of them are 0.
         let start = next.saturating_mul(width);
         let end = range.end.saturating_mul(width);
         let bytes = block.get(start..end).unwrap_or_default();
@@ -173,7 +171,7 @@ mod tests {
         assert_eq!(starts(16, 0, 0x1234), Some(vec![0x12, 0x34]));
         assert_eq!(stored(32, 1, 7), Some([255, 255, 255, 255, 0, 0, 0, 7]));
         assert_eq!(stored(64, 0, 1 << 63), Some([128, 0, 0, 0, 0, 0, 0, 0]));
-        // The value is too wide, or the index beyond the block.
+        // The value needs more bits, or the index is beyond the block.
         assert_eq!(stored(1, 0, 2), None);
         assert_eq!(stored(16, 0, 65_536), None);
         assert_eq!(stored(16, 4, 0), None);

@@ -1,35 +1,35 @@
-//! Bitmaps of extended L2 entries, which tell a cluster's 32 subclusters apart.
+//! Subcluster bitmaps of extended L2 entries, with the state of a cluster's 32 subclusters.
 
 use super::EntryError;
 
-/// The number of subclusters in the cluster of an extended L2 entry.
+/// The number of subclusters in a cluster with an extended L2 entry.
 pub const SUBCLUSTERS: u32 = 32;
 
-/// The second half of an extended L2 entry, the state of each of the cluster's 32 subclusters.
+/// The second half of an extended L2 entry: the state of each of the cluster's 32 subclusters.
 ///
-/// Bit n (0 to 31) is set when subcluster n is stored, bit 32 + n when it reads as zeroes. Neither
-/// is set when it is not stored here, and never both.
+/// Bit n (0 to 31) is set if subcluster n is allocated, and bit 32 + n if it reads as zeroes. If neither is set, it
+/// is unallocated. It is invalid to set both ("Extended L2 Entries" in the specification).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SubclusterBitmap(pub u64);
 
 /// The way in which one subcluster is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subcluster {
-    /// Not in this image.
+    /// Not allocated in this image.
     Unallocated,
-    /// It reads as zeroes.
+    /// Reads as zeroes.
     Zero,
-    /// In the cluster that the entry leads to.
+    /// Allocated in the cluster that the entry refers to.
     Data,
 }
 
 impl SubclusterBitmap {
-    /// All subclusters are stored.
+    /// All subclusters are allocated.
     pub const ALL_DATA: Self = Self(0x0000_0000_ffff_ffff);
     /// All subclusters read as zeroes.
     pub const ALL_ZERO: Self = Self(0xffff_ffff_0000_0000);
 
-    /// Returns the way in which subcluster `number` (0 to 31) is stored.
+    /// Returns the state of subcluster `number` (0 to 31).
     ///
     /// # Errors
     /// Returns an error if both of its bits are set.
@@ -42,23 +42,23 @@ impl SubclusterBitmap {
         }
     }
 
-    /// Returns true if a subcluster is said to be stored and to read as zeroes at once.
+    /// Returns true if a subcluster is marked as both allocated and reading as zeroes.
     pub fn contradicts_itself(self) -> bool {
         self.0 >> SUBCLUSTERS & self.0 != 0
     }
 
-    /// Returns true if a subcluster is stored.
+    /// Returns true if a subcluster is allocated.
     pub fn has_data(self) -> bool {
         self.0 & Self::ALL_DATA.0 != 0
     }
 
-    /// Returns the bitmap with zeroes where something was stored.
+    /// Returns the bitmap with all allocated subclusters changed to zeroes.
     #[must_use]
     pub fn without_data(self) -> Self {
         Self((self.0 | self.0 << SUBCLUSTERS) & Self::ALL_ZERO.0)
     }
 
-    /// Returns the bitmap with subcluster `number` (0 to 31) stored in that way.
+    /// Returns the bitmap with the state of subcluster `number` (0 to 31) changed.
     #[must_use]
     pub fn with(self, number: u32, state: Subcluster) -> Self {
         let cleared = self.0 & !(1 << number | 1 << (SUBCLUSTERS + number));

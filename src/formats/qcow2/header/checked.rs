@@ -1,6 +1,6 @@
-//! The checked header: all that the rest of the format knows of the first cluster of an image.
+//! The checked header, from which the rest of the format takes all facts about an image.
 //!
-//! Its fields are set by `fixed`, after the checks, and by nobody else.
+//! Only `fixed` sets its fields, after it has checked them.
 
 use super::extensions::Extension;
 use super::features;
@@ -21,7 +21,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// Returns the oldest QEMU version that reads it, which is how `qemu-img` names the format's versions.
+    /// Returns the oldest QEMU version that reads this version, which is `qemu-img`'s name for it.
     pub fn compat(self) -> &'static str {
         match self {
             Self::V2 => "0.10",
@@ -30,10 +30,10 @@ impl Version {
     }
 }
 
-/// The method by which compressed clusters are compressed.
+/// The compression type of compressed clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompressionType {
-    /// Raw deflate.
+    /// Deflate without a zlib header.
     Zlib,
     /// Zstandard.
     Zstd,
@@ -48,7 +48,7 @@ impl CompressionType {
         }
     }
 
-    /// Returns the kind of stream that a compressed cluster is.
+    /// Returns the codec of a compressed cluster.
     pub fn codec(self) -> Codec {
         match self {
             Self::Zlib => Codec::Deflate,
@@ -84,7 +84,7 @@ impl Header {
         self.version
     }
 
-    /// Returns the sizes that follow from cluster size and refcount width.
+    /// Returns the sizes that follow from the cluster size, the L2 entry size and the refcount width.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -94,12 +94,12 @@ impl Header {
         self.size
     }
 
-    /// Returns the format by which the guest's data is encrypted, `None` where it isn't.
+    /// Returns the encryption format of the guest's data, or `None` if it isn't encrypted.
     pub fn encryption(&self) -> Option<EncryptionFormat> {
         self.encryption
     }
 
-    /// Returns the method by which compressed clusters are compressed.
+    /// Returns the compression type of compressed clusters.
     pub fn compression(&self) -> CompressionType {
         self.compression
     }
@@ -119,33 +119,33 @@ impl Header {
         self.snapshots
     }
 
-    /// Returns the start of the snapshot table. Its length is known when it has been read, see
+    /// Returns the host offset of the snapshot table. Its length is known only after it has been read; see
     /// [`SnapshotTable`](crate::formats::qcow2::snapshots::SnapshotTable).
     pub fn snapshots_offset(&self) -> HostOffset {
         self.snapshots_offset
     }
 
-    /// Returns the place of the bitmap directory; `None` without bitmaps, or when they are out of date.
+    /// Returns the place of the bitmap directory, or `None` if there are no bitmaps or they are outdated.
     pub fn bitmaps(&self) -> Option<BitmapsPlace> {
         self.bitmaps
     }
 
-    /// Returns the place of the LUKS header, for images that have one.
+    /// Returns the place of the LUKS header, if the image has one.
     pub fn luks(&self) -> Option<ByteRange> {
         self.luks
     }
 
-    /// Returns all incompatible features, as stored.
+    /// Returns the incompatible features as stored.
     pub fn incompatible(&self) -> u64 {
         self.incompatible
     }
 
-    /// Returns all compatible features, as stored.
+    /// Returns the compatible features as stored.
     pub fn compatible(&self) -> u64 {
         self.compatible
     }
 
-    /// Returns all autoclear features, as stored.
+    /// Returns the autoclear features as stored.
     pub fn autoclear(&self) -> u64 {
         self.autoclear
     }
@@ -170,8 +170,8 @@ impl Header {
         self.autoclear != 0
     }
 
-    /// Rejects a raw-data-file bit without a data file. As in QEMU, such a header can be shown, and the
-    /// image can't be opened.
+    /// Rejects the raw-data-file bit without a data file. As in QEMU, such a header can be reported, but the image
+    /// can't be opened.
     ///
     /// # Errors
     /// Returns `data-file-raw requires a data file` if the bit is set and there is no data file.
@@ -184,31 +184,31 @@ impl Header {
         Ok(())
     }
 
-    /// Returns the header as it was when a snapshot with that L1 table was taken. The disk's size stays what
-    /// it is now, as QEMU has it.
+    /// Returns the header with the L1 table of a snapshot as the active one. The disk keeps its present size, as in
+    /// QEMU.
     #[must_use]
     pub fn with_l1(mut self, l1: TablePlace) -> Self {
         self.l1 = l1;
         self
     }
 
-    /// Returns the name of the backing file, as stored.
+    /// Returns the name of the backing file as stored.
     pub fn backing_file(&self) -> Option<&[u8]> {
         self.backing_file.as_deref()
     }
 
-    /// Returns all header extensions, as they stand one behind the other.
+    /// Returns all header extensions in their stored order.
     pub fn extensions(&self) -> &[Extension] {
         &self.extensions
     }
 
-    /// Returns the data of the last header extension of a kind.
+    /// Returns the data of the last header extension of a type.
     pub fn extension(&self, kind: u32) -> Option<&[u8]> {
         find(&self.extensions, kind)
     }
 }
 
-/// Returns the data of the last extension of a kind: of several, QEMU goes by that.
+/// Returns the data of the last extension of a type, which is the one that QEMU uses.
 pub(super) fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
     extensions
         .iter()
@@ -216,7 +216,7 @@ pub(super) fn find(extensions: &[Extension], kind: u32) -> Option<&[u8]> {
         .map(|extension| extension.data.as_slice())
 }
 
-/// Cuts a name at the first zero as QEMU does: some programs fill it up with zeroes.
+/// Returns the name up to its first zero byte, as QEMU reads it, since some programs pad names with zeroes.
 pub fn until_zero(name: &[u8]) -> &[u8] {
     name.split(|byte| *byte == 0).next().unwrap_or_default()
 }

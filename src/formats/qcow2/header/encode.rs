@@ -1,4 +1,4 @@
-//! The header of a new image, and the rule that it comes last.
+//! The encoding of the header of a new image, and the check that it fits into its cluster.
 
 use super::extensions;
 use super::features;
@@ -11,13 +11,13 @@ use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The largest cluster size for which the names of features are left out of the header, in bytes.
+/// The largest cluster size for which the header has no feature name table, in bytes.
 const LARGEST_WITHOUT_NAMES: u64 = 4096;
 
-/// Encodes the header, field by field as the specification lists them.
+/// Encodes the header, with its fields in the order of the specification.
 ///
 /// # Errors
-/// Returns an error if a table is too big for its field.
+/// Returns an error if the size of a table doesn't fit into its field.
 pub(in crate::formats::qcow2) fn bytes(
     options: &NewQcow2Options,
     geometry: Geometry,
@@ -89,8 +89,8 @@ fn fixed_length(version: Version) -> u32 {
     }
 }
 
-/// Encodes the header extensions, in QEMU's order. Version 2 has them too, but for those that go
-/// with features. Names of features are a courtesy for which small clusters have no room to spare.
+/// Encodes the header extensions in QEMU's order. Version 2 has all but those that belong to features. The feature
+/// name table is optional, and is left out if clusters are small.
 fn extension_area(options: &NewQcow2Options) -> Vec<u8> {
     let mut area = Vec::new();
     let format = options.backing.as_ref().and_then(|it| it.format.as_deref());
@@ -112,11 +112,11 @@ fn extension_area(options: &NewQcow2Options) -> Vec<u8> {
     area
 }
 
-/// Checks that all of the header fits into its cluster; nothing is written.
+/// Checks that the header fits into its cluster. Writes nothing.
 ///
 /// # Errors
-/// Returns an error if it doesn't, or if the backing file's name is longer than the format allows;
-/// worded as `qemu-img` words it.
+/// Returns an error, in `qemu-img`'s words, if it doesn't, or if the backing file's name is longer than the format
+/// allows.
 pub(in crate::formats::qcow2) fn check_room(options: &NewQcow2Options) -> Result<()> {
     let without_name =
         u64::from(fixed_length(options.version)) + extension_area(options).len() as u64;
@@ -142,8 +142,8 @@ pub(in crate::formats::qcow2) fn check_room(options: &NewQcow2Options) -> Result
     })
 }
 
-/// Wipes the header of the image that was on a device before, which must not outlive the clusters
-/// that it points to.
+/// Overwrites the header of an earlier image on a device, which must not remain when the clusters that it refers to
+/// are overwritten.
 ///
 /// # Errors
 /// Returns the system's error.

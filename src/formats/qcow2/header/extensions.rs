@@ -1,42 +1,42 @@
-//! Header extensions: type, length and data behind the header's fixed part, each padded to a
-//! multiple of 8 bytes, until one of type 0 or the end of the header cluster.
+//! Header extensions: type, length and data after the header's fixed part, each padded to a multiple of 8 bytes. An
+//! extension of type 0, or the end of the header cluster, ends the list.
 //!
-//! Unknown extensions are kept, since a program may only drop those that it knows.
+//! Unknown extensions are kept, since a writer must not remove extensions that it doesn't know.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
 use crate::error::{Error, Result};
 
-/// The end of the extensions.
+/// The end of the list.
 pub const END: u32 = 0;
 /// The name of the backing file's format.
 pub const BACKING_FORMAT: u32 = 0xe279_2aca;
-/// Names of feature bits; see [`super::features`].
+/// The feature name table; see [`super::features`].
 pub const FEATURE_NAMES: u32 = 0x6803_f857;
-/// The place of the LUKS header.
+/// The place of the LUKS header ("Full disk encryption header pointer").
 pub const CRYPTO: u32 = 0x0537_be77;
 /// The place of the bitmap directory; see [`crate::formats::qcow2::bitmaps`].
 pub const BITMAPS: u32 = 0x2385_2875;
 /// The name of the external data file.
 pub const DATA_FILE: u32 = 0x4441_5441;
 
-/// One header extension.
+/// A header extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
-    /// Its type; the constants of this module name those that are known.
+    /// Its type. The constants of this module are the known types.
     pub kind: u32,
     /// Its data, without padding.
     pub data: Vec<u8>,
 }
 
-/// Reads the extensions out of the bytes between the header's fixed part and the end of its cluster
-/// or the backing file's name.
+/// Parses the extensions in the bytes between the header's fixed part and the backing file's name or the end of the
+/// cluster.
 ///
 /// # Errors
 /// Returns an error if an extension is longer than the rest of the bytes.
 pub fn parse(mut bytes: &[u8]) -> Result<Vec<Extension>> {
     let mut extensions = Vec::new();
-    // Bytes that the end cuts off read as zeroes, and zeroes end the list.
+    // A truncated type or length counts as zeroes, which end the list.
     while let (Ok(kind), Ok(length)) =
         (bytes.read_u32::<BigEndian>(), bytes.read_u32::<BigEndian>())
     {
@@ -57,7 +57,7 @@ pub fn parse(mut bytes: &[u8]) -> Result<Vec<Extension>> {
     Ok(extensions)
 }
 
-/// Appends an extension to a header, padded as the specification asks.
+/// Appends an extension to a header, with the padding that the specification requires.
 pub fn append(header: &mut Vec<u8>, kind: u32, data: &[u8]) {
     header.extend(kind.to_be_bytes());
     header.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());

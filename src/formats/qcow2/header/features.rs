@@ -1,35 +1,35 @@
-//! Feature bits of version 3 headers, and the table by which an image names them.
+//! The feature bits of version 3 headers, and the feature name table.
 //!
-//! Incompatible features must be understood to read the image at all, compatible ones may be
-//! ignored, autoclear ones are cleared by a writer that doesn't know them. An image carries names
-//! for its bits, so that a program that meets an unknown one can still say what it lacks.
+//! A reader must know all incompatible features that are set. It may ignore compatible ones. A writer must clear
+//! autoclear bits that it doesn't know. An image stores names for its bits, so that a program can name an unknown
+//! feature.
 
 use std::fmt::Write as _;
 
 use crate::error::printable;
 
-/// Incompatible bit 0: refcounts may be out of date, since the image wasn't closed.
+/// Incompatible bit 0: the image wasn't closed, so refcounts may be outdated.
 pub const DIRTY: u64 = 1 << 0;
-/// Incompatible bit 1: metadata is damaged; the image must not be written to.
+/// Incompatible bit 1: metadata is damaged, so the image must not be written to.
 pub const CORRUPT: u64 = 1 << 1;
-/// Incompatible bit 2: the guest's data is in another file.
+/// Incompatible bit 2: the guest's data is in an external data file.
 pub const DATA_FILE: u64 = 1 << 2;
-/// Incompatible bit 3: the header names a compression type other than deflate.
+/// Incompatible bit 3: the compression type isn't deflate.
 pub const COMPRESSION: u64 = 1 << 3;
-/// Incompatible bit 4: L2 entries have 16 bytes and subclusters.
+/// Incompatible bit 4: L2 entries have 16 bytes, with subclusters.
 pub const EXTENDED_L2: u64 = 1 << 4;
 /// Every incompatible bit that the specification defines.
 pub const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 
-/// Compatible bit 0: refcounts are updated late, and the dirty bit says so.
+/// Compatible bit 0: refcounts are updated lazily, while the dirty bit is set.
 pub const LAZY_REFCOUNTS: u64 = 1 << 0;
 
-/// Autoclear bit 0: the bitmaps agree with the data.
+/// Autoclear bit 0: the bitmaps are consistent with the data.
 pub const BITMAPS: u64 = 1 << 0;
-/// Autoclear bit 1: the external data file can be read as a raw image.
+/// Autoclear bit 1: the external data file is a raw image of the disk.
 pub const DATA_FILE_RAW: u64 = 1 << 1;
 
-/// The header's bit field that a name belongs to, as the feature name table codes it.
+/// The type of a feature, as the feature name table encodes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FeatureKind {
@@ -41,7 +41,7 @@ pub enum FeatureKind {
     Autoclear = 2,
 }
 
-/// The names that new images carry: kind, bit number, name.
+/// The feature names in new images: type, bit number, name.
 pub const NAMES: [(FeatureKind, u8, &str); 8] = [
     (FeatureKind::Incompatible, 0, "dirty bit"),
     (FeatureKind::Incompatible, 1, "corrupt bit"),
@@ -53,11 +53,11 @@ pub const NAMES: [(FeatureKind, u8, &str); 8] = [
     (FeatureKind::Autoclear, 1, "raw external data"),
 ];
 
-/// The length of one entry of the feature name table: kind, bit number, name padded with zeroes.
+/// The length of an entry of the feature name table in bytes: type, bit number, zero-padded name.
 const ENTRY_LENGTH: usize = 48;
 const NAME_LENGTH: usize = 46;
 
-/// Makes the feature name table of a new image (the data of its header extension).
+/// Returns the feature name table of a new image, as the data of its header extension.
 pub fn name_table() -> Vec<u8> {
     let mut table = Vec::with_capacity(NAMES.len() * ENTRY_LENGTH);
     for (kind, bit, name) in NAMES {
@@ -69,8 +69,8 @@ pub fn name_table() -> Vec<u8> {
     table
 }
 
-/// Names the unknown bits among `incompatible`, from the image's own table where it has them. As in QEMU an entry
-/// without a name ends the table, and a last one that is cut short still names its bit.
+/// Describes the unknown bits in `incompatible`, with names from the image's own table if it has them. As in QEMU, an
+/// entry without a name ends the table, and a truncated last entry is still used.
 pub fn describe_unknown(incompatible: u64, table: &[u8]) -> Option<String> {
     let mut unknown = incompatible & !KNOWN_INCOMPATIBLE;
     if unknown == 0 {

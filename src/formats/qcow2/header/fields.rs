@@ -1,44 +1,43 @@
-//! The places of the header's fields, and changes to single ones in an image in use.
+//! The offsets of the header's fields, and updates of single fields of an existing image.
 //!
-//! Only single fields are written, where they stand. Everything else of the header cluster stays
-//! byte for byte as it was, header extensions that nobody knows among them. Each field lies inside
-//! one sector, so a power cut leaves the old value or the new one. (`room` adds an extension to the
-//! header.)
+//! An update writes only its field. The rest of the header cluster, including unknown header extensions, stays
+//! unchanged. Each field is within one sector, so that a power cut leaves the old or the new value. (`room` adds a
+//! header extension.)
 
 use super::places::TablePlace;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The first four bytes of every qcow2 image.
+/// The magic number of qcow2: `QFI\xfb`.
 pub(in crate::formats::qcow2) const MAGIC: [u8; 4] = *b"QFI\xfb";
-/// The length of a version 2 header, and the least of any, in bytes.
+/// The length of a version 2 header in bytes, which is the shortest header.
 pub(in crate::formats::qcow2) const V2_LENGTH: u32 = 72;
-/// The least length of a version 3 header in bytes.
+/// The smallest length of a version 3 header in bytes.
 pub(in crate::formats::qcow2) const V3_MIN_LENGTH: u32 = 104;
-/// The length of a version 3 header with the compression type, as written today.
+/// The length of a version 3 header with the compression type in bytes, as QEMU writes it.
 pub(in crate::formats::qcow2) const V3_LENGTH: u32 = 112;
 
-/// The place of the offset of the backing file's name.
+/// The offset of `backing_file_offset`.
 const BACKING_NAME_FIELD: u64 = 8;
-/// The place of the disk's size.
+/// The offset of `size`.
 const SIZE_FIELD: u64 = 24;
-/// The place of the number of the L1 table's entries and, behind it, its offset.
+/// The offset of `l1_size`, which `l1_table_offset` follows.
 const L1_FIELD: u64 = 36;
-/// The place of the refcount table's offset and, behind it, its number of clusters.
+/// The offset of `refcount_table_offset`, which `refcount_table_clusters` follows.
 pub(in crate::formats::qcow2) const REFCOUNT_TABLE_FIELD: u64 = 48;
-/// The place of the number of snapshots and, behind it, their table's offset.
+/// The offset of `nb_snapshots`, which `snapshots_offset` follows.
 const SNAPSHOTS_FIELD: u64 = 60;
-/// The place of the incompatible features.
+/// The offset of `incompatible_features`.
 pub(in crate::formats::qcow2) const INCOMPATIBLE_FIELD: u64 = 72;
-/// The place of the compatible features.
+/// The offset of `compatible_features`.
 const COMPATIBLE_FIELD: u64 = 80;
-/// The place of the autoclear features.
+/// The offset of `autoclear_features`.
 pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
 /// The longest name of a backing file, in bytes.
 pub(in crate::formats::qcow2) const MAX_BACKING_NAME: u32 = 1023;
 
-/// Points the header to another refcount table, of so many clusters.
+/// Stores the place of the refcount table: its host offset and its length in clusters.
 pub(in crate::formats::qcow2) fn set_refcount_table(
     storage: &dyn Storage,
     host: HostOffset,
@@ -49,15 +48,15 @@ pub(in crate::formats::qcow2) fn set_refcount_table(
     storage.write_at(REFCOUNT_TABLE_FIELD, &fields)
 }
 
-/// Points the header of a version 3 image to another refcount table, of so many clusters, whose refcounts are
-/// 2^`order` bits wide. All of it is in one sector, and is written at once.
+/// Stores the place of the refcount table and the refcount order of a version 3 image: refcounts have 2^`order` bits.
+/// All of these fields are in one sector, and are written at once.
 pub(in crate::formats::qcow2) fn set_refcounts(
     storage: &dyn Storage,
     host: HostOffset,
     clusters: u32,
     order: u32,
 ) -> Result<()> {
-    // Up to and with the width, which is at byte 96.
+    // The bytes include `refcount_order` at byte 96.
     let mut fields = [0; 52];
     storage.read_exact_at(REFCOUNT_TABLE_FIELD, &mut fields, "the header")?;
     let (table, rest) = fields.split_at_mut(12);
@@ -69,7 +68,7 @@ pub(in crate::formats::qcow2) fn set_refcounts(
     storage.write_at(REFCOUNT_TABLE_FIELD, &fields)
 }
 
-/// Points the header to another snapshot table, of so many snapshots.
+/// Stores the number of snapshots and the host offset of the snapshot table.
 pub(in crate::formats::qcow2) fn set_snapshots(
     storage: &dyn Storage,
     count: u32,
@@ -79,7 +78,7 @@ pub(in crate::formats::qcow2) fn set_snapshots(
     storage.write_at(SNAPSHOTS_FIELD, &field)
 }
 
-/// Gives the disk another size, in bytes, and points the header to another L1 table, at once.
+/// Stores the size of the disk in bytes and the place of the L1 table in one write.
 pub(in crate::formats::qcow2) fn set_size_and_l1(
     storage: &dyn Storage,
     size: u64,
@@ -95,12 +94,12 @@ pub(in crate::formats::qcow2) fn set_size_and_l1(
     storage.write_at(SIZE_FIELD, &fields)
 }
 
-/// Sets the size of the disk, in bytes.
+/// Stores the size of the disk in bytes.
 pub(in crate::formats::qcow2) fn set_size(storage: &dyn Storage, size: u64) -> Result<()> {
     storage.write_at(SIZE_FIELD, &size.to_be_bytes())
 }
 
-/// Points the header to another L1 table.
+/// Stores the place of the L1 table.
 ///
 /// # Errors
 /// Returns an error if the table has more entries than the field holds, or the system's error.
@@ -111,7 +110,7 @@ pub(in crate::formats::qcow2) fn set_l1(storage: &dyn Storage, place: TablePlace
     storage.write_at(L1_FIELD, &fields)
 }
 
-/// Sets all incompatible features of a version 3 image.
+/// Stores the incompatible features of a version 3 image.
 pub(in crate::formats::qcow2) fn set_incompatible(
     storage: &dyn Storage,
     features: u64,
@@ -119,7 +118,7 @@ pub(in crate::formats::qcow2) fn set_incompatible(
     storage.write_at(INCOMPATIBLE_FIELD, &features.to_be_bytes())
 }
 
-/// Sets all compatible features of a version 3 image.
+/// Stores the compatible features of a version 3 image.
 pub(in crate::formats::qcow2) fn set_compatible(
     storage: &dyn Storage,
     features: u64,
@@ -127,12 +126,12 @@ pub(in crate::formats::qcow2) fn set_compatible(
     storage.write_at(COMPATIBLE_FIELD, &features.to_be_bytes())
 }
 
-/// Sets all autoclear features of a version 3 image.
+/// Stores the autoclear features of a version 3 image.
 pub(in crate::formats::qcow2) fn set_autoclear(storage: &dyn Storage, features: u64) -> Result<()> {
     storage.write_at(AUTOCLEAR_FIELD, &features.to_be_bytes())
 }
 
-/// Sets the offset in the header cluster at which the backing file's name starts.
+/// Stores the offset of the backing file's name in the header cluster, in bytes.
 pub(in crate::formats::qcow2) fn set_backing_name_offset(
     storage: &dyn Storage,
     offset: u64,

@@ -1,5 +1,4 @@
-//! The fixed part of the header: its fields as they are stored, and the conditions that each must
-//! meet.
+//! The fixed part of the header: its fields as stored, and the check of each.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -16,12 +15,12 @@ use crate::formats::qcow2::geometry::{
 };
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// LUKS, as `crypt_method`.
+/// LUKS, as a value of `crypt_method`.
 const LUKS: u32 = 2;
 pub(in crate::formats::qcow2) const MAX_SNAPSHOTS: u32 = 65_536;
 /// The longest name of a backing file's format, in bytes.
 pub(super) const MAX_BACKING_FORMAT: usize = 15;
-/// 2^63 − 1: sizes are signed 64-bit numbers in QEMU and in every system call.
+/// 2^63 − 1 bytes: QEMU and system calls have signed 64-bit sizes.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 
 /// The header's fields as stored, unchecked.
@@ -40,7 +39,7 @@ pub(super) struct RawHeader {
     refcount_table_clusters: u32,
     nb_snapshots: u32,
     snapshots_offset: u64,
-    // These are of version 3; version 2 has the values that the specification gives for it.
+    // Version 3 has the following fields; for version 2 the specification defines their values.
     incompatible: u64,
     compatible: u64,
     autoclear: u64,
@@ -92,7 +91,7 @@ impl RawHeader {
 }
 
 impl RawHeader {
-    /// Checks the conditions that must hold before the rest of the header cluster can be read.
+    /// Checks the fields on which reading the rest of the header cluster depends.
     pub(super) fn check_fixed_part(&self) -> Result<Geometry> {
         if self.magic != MAGIC {
             return Err(Error::corrupt("Image is not in qcow2 format"));
@@ -146,8 +145,7 @@ impl RawHeader {
         let extensions_start = index(u64::from(self.header_length)).min(extensions_end);
         let area = cluster.get(extensions_start..extensions_end);
         let extensions = extensions::parse(area.unwrap_or_default());
-        // A feature's name is worth having even if the next extension is damaged, since the feature
-        // may be what explains the damage.
+        // An unknown feature is named even if a later extension is damaged, since the feature may be the cause.
         let names = extensions
             .iter()
             .flatten()
@@ -206,7 +204,7 @@ impl RawHeader {
         }
     }
 
-    /// Returns the place of the LUKS header.
+    /// Checks and returns the place of the LUKS header.
     fn check_luks(&self, geometry: Geometry, data: Option<&[u8]>) -> Result<Option<ByteRange>> {
         let Some(data) = data else {
             if self.crypt_method == LUKS {
@@ -260,7 +258,7 @@ impl RawHeader {
         if self.size > MAX_SIZE {
             return Err(Error::corrupt("Image is too big"));
         }
-        // QEMU counts a disk in whole sectors and leaves out a last one that isn't whole.
+        // QEMU counts whole sectors, and ignores a last partial one.
         Ok(self.size / SECTOR_SIZE * SECTOR_SIZE)
     }
 
@@ -274,7 +272,7 @@ impl RawHeader {
             return Err(Error::corrupt("Active L1 table offset invalid"));
         }
         let needed = geometry.l1_entries(self.size);
-        // QEMU counts them as an `int`.
+        // QEMU stores the number of entries in an `int`.
         if needed > i32::MAX.cast_unsigned().into() {
             return Err(Error::corrupt("Image is too big"));
         }
@@ -327,7 +325,7 @@ impl RawHeader {
     }
 }
 
-/// Makes an index into the header cluster; a number that doesn't fit is beyond its end.
+/// Returns a header field as an index into the cluster; values that don't fit are beyond its end.
 fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }

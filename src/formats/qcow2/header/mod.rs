@@ -1,15 +1,15 @@
-//! The way from the first bytes of a file to a [`Header`] that can be trusted, and back.
+//! Reading a header from untrusted bytes into a checked [`Header`], and writing it.
 //!
-//! `RawHeader` has the fields of the file; [`Header`] has those that have been checked, and nothing else of
-//! this crate is built from a raw one. The order of checks and the limits are QEMU's, so that both programs
-//! accept the same images and refuse the others for the same reason. Tables are checked against the file's
-//! length where they are read: showing a header needs nothing but the header.
+//! `RawHeader` has the fields as stored. [`Header`] has only checked values, and nothing else is derived from a
+//! `RawHeader`. The order of the checks and the limits are QEMU's, so that both programs accept the same images and
+//! refuse others for the same reason. Tables are compared with the file's length when they are read, so that a report
+//! needs only the header.
 //!
-//! - `fixed`: the fields as stored, and the checks; `checked`: the checked header;
-//! - `places`: the places that a header names;
-//! - [`extensions`], [`features`]: the extensions behind the fields, and the bits of features;
+//! - `fixed`: the fields as stored, and their checks; `checked`: the checked header;
+//! - `places`: the places of tables that the header stores;
+//! - [`extensions`], [`features`]: the header extensions, and the feature bits;
 //! - `encode`: the header of a new image;
-//! - `fields`, `room`, `rewrite`: changes to the header of an image in use.
+//! - `fields`, `room`, `rewrite`: changes of the header of an existing image.
 
 mod checked;
 pub(super) mod encode;
@@ -35,7 +35,7 @@ impl Header {
     /// Reads and checks the header of the image in `storage`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if anything is wrong with the header, worded as QEMU words it.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the header is invalid.
     pub fn read(storage: &dyn Storage) -> Result<Self> {
         let header = Self::read_for_check(storage)?;
         if header.refcount_table.entries == 0 {
@@ -46,8 +46,8 @@ impl Header {
         Ok(header)
     }
 
-    /// Reads the header as [`Header::read`] does, of an image that may have lost its refcount table, which a
-    /// repair makes anew.
+    /// Reads the header as [`Header::read`] does, but accepts an image without a refcount table, which a repair
+    /// rebuilds.
     ///
     /// # Errors
     /// Returns an error as [`Header::read`] does.

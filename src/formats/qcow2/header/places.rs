@@ -1,7 +1,7 @@
-//! Places that the header names: tables, runs of bytes, and the directory of bitmaps.
+//! The places that the header stores: tables, byte ranges, and the bitmap directory.
 //!
-//! The checked header, the reader of bitmaps and the readers of tables use them, and none of those has to
-//! know another for it.
+//! The checked header, the reader of bitmaps and the readers of tables share these types, so that they don't depend
+//! on each other.
 
 use byteorder::{BigEndian, ReadBytesExt as _};
 
@@ -10,43 +10,43 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::units::HostOffset;
 
-/// The most bitmaps that an image may have.
+/// The largest number of bitmaps in an image.
 pub(in crate::formats::qcow2) const MAX_BITMAPS: u32 = 65_535;
-/// The largest directory in bytes.
+/// The largest bitmap directory in bytes.
 pub(in crate::formats::qcow2) const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 
-/// A table in the image: its start and its number of entries.
+/// The place of a table in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TablePlace {
-    /// The offset at which it starts.
+    /// Its host offset.
     pub host: HostOffset,
-    /// The number of its entries, of 8 bytes each.
+    /// The number of its entries of 8 bytes.
     pub entries: u64,
 }
 
-/// A run of bytes in the image.
+/// A range of bytes of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteRange {
-    /// The offset at which it starts.
+    /// Its host offset.
     pub host: HostOffset,
     /// Its length in bytes.
     pub length: u64,
 }
 
-/// The contents of the header extension for bitmaps: their number, and the place of their directory.
+/// The contents of the bitmaps extension: the number of bitmaps, and the place of their directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BitmapsPlace {
     /// The number of bitmaps.
     pub count: u32,
-    /// The offset at which the directory starts.
+    /// The host offset of the directory.
     pub directory: HostOffset,
     /// The directory's length in bytes.
     pub length: u64,
 }
 
 impl BitmapsPlace {
-    /// Reads the header extension's data; `autoclear` are the header's autoclear bits. Returns `None` when
-    /// the bitmaps are out of date.
+    /// Parses the data of the bitmaps extension. `autoclear` are the header's autoclear bits. Returns `None` if the
+    /// bitmaps are outdated.
     ///
     /// # Errors
     /// Returns an error, in QEMU's words, if QEMU refuses the extension.
@@ -94,7 +94,7 @@ impl BitmapsPlace {
         }))
     }
 
-    /// Encodes the header extension's data.
+    /// Encodes the data of the bitmaps extension.
     pub(in crate::formats::qcow2) fn bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         let (count, rest) = bytes.split_at_mut(8);

@@ -1,9 +1,9 @@
-//! Room for one more extension in the header of an image in use.
+//! The insertion of a header extension into the header of an existing image.
 //!
-//! Extensions end with an end mark, behind which the backing file's name may stand. A new one goes where the
-//! end mark is. The steps are such that the header is valid after each of them, wherever a power cut comes in
-//! between. The name is copied to where it isn't in the way, then the header is pointed there. Everything
-//! behind the sector of the end mark is written first, and then that sector, which makes it count.
+//! An end mark ends the list of extensions, and the backing file's name may follow it. A new extension replaces the
+//! end mark. The header is valid after every step, so that a power cut may come at any time. First the name is copied
+//! out of the way, and the header is made to refer to the copy. Then everything after the sector of the end mark is
+//! written, and at last that sector, which makes the extension part of the list.
 
 use super::Header;
 use super::extensions;
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// An extension in a header: its place, or the way in which it gets one.
+/// An extension of a header that is present or can be inserted.
 #[derive(Debug)]
 pub(in crate::formats::qcow2) struct ExtensionRoom {
     place: ExtensionPlace,
@@ -20,9 +20,9 @@ pub(in crate::formats::qcow2) struct ExtensionRoom {
 
 #[derive(Debug)]
 enum ExtensionPlace {
-    /// It is there: the offset at which its data starts, and their length.
+    /// It is present: the offset of its data in the cluster and their length, in bytes.
     There { at: u64, length: u64 },
-    /// It can be put here; then the backing file's name moves from one place to the other.
+    /// It can be inserted at `at`, after the backing file's name has been moved.
     Here {
         at: u64,
         name: Option<(Vec<u8>, u64)>,
@@ -30,10 +30,10 @@ enum ExtensionPlace {
 }
 
 impl ExtensionRoom {
-    /// Looks for an extension whose data are `length` bytes, or for room for it, in a version 3 header.
+    /// Finds an extension with `length` bytes of data in a version 3 header, or the space for it.
     ///
     /// # Errors
-    /// Returns an error if there is no room, or if the header can't be read.
+    /// Returns an error if there is no space, or if the header can't be read.
     pub(in crate::formats::qcow2) fn find(
         storage: &dyn Storage,
         header: &Header,
@@ -86,7 +86,7 @@ impl ExtensionRoom {
         })
     }
 
-    /// Returns true if the extension is there, and one write to one sector changes its data.
+    /// Returns true if the extension is present and its data is within one sector.
     pub(in crate::formats::qcow2) fn is_in_one_sector(&self) -> bool {
         match self.place {
             ExtensionPlace::There { at, length } => {
@@ -96,8 +96,7 @@ impl ExtensionRoom {
         }
     }
 
-    /// Ends the list of extensions where this one is, which must be the last. Returns `false` if it isn't
-    /// there.
+    /// Removes the extension, which must be the last, by writing the end mark. Returns `false` if it isn't present.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -105,14 +104,14 @@ impl ExtensionRoom {
         let ExtensionPlace::There { at, length } = self.place else {
             return Ok(false);
         };
-        // Zeroes in the place of its type and length, in 8 bytes of one sector, are the end mark.
+        // A type and length of zero, in 8 bytes of one sector, are the end mark.
         let zeroes = vec![0; 8 + usize::try_from(length).unwrap_or(0)];
         storage.write_at(at - 8, &zeroes)?;
         Ok(true)
     }
 
-    /// Stores the extension's data. A program that reads the header meanwhile must not rely on them. Ends
-    /// with a flush.
+    /// Stores the extension's data. A program that reads the header meanwhile must not rely on the data. Ends with a
+    /// flush.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -158,7 +157,7 @@ mod tests {
 
     const KIND: u32 = 0x6d6f_6f21;
 
-    /// Makes a header with so many bytes of an unknown extension, and a backing file's name behind it.
+    /// Returns a header with `filler` bytes in an unknown extension, followed by a backing file's name.
     fn header(filler: usize, name: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 1024];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -184,7 +183,8 @@ mod tests {
 
     #[test]
     fn the_header_is_valid_at_every_step() {
-        // The end mark at every place around a sector's end, with a name that fits in between or not.
+        // The end mark is at every position around a sector boundary. The name fits in front of the new extension's
+        // end or not.
         for filler in 320..460 {
             for name in [&b""[..], b"b", &[b'n'; 200]] {
                 let before = header(filler, name);
@@ -202,7 +202,7 @@ mod tests {
                     .unwrap();
                 let mut bytes = before;
                 for change in storage.take_record() {
-                    // Writes are torn at sectors.
+                    // Writes are torn at sector boundaries.
                     if let Change::Write(offset, data) = &change {
                         assert_eq!(offset / 512, (offset + data.len() as u64 - 1) / 512);
                     }

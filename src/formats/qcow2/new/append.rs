@@ -1,27 +1,26 @@
-//! Clusters of a new image one behind the other, front to back from its known final size.
+//! The layout of a new image whose clusters are appended in guest order.
 //!
 //! ```text
 //! header | L1 table | L2 tables, data … L2 tables, data … | refcount blocks | refcount table
 //! ```
 //!
-//! - The header cluster and the L1 table have fixed places, since their sizes follow from the disk's size and
-//!   the options. Data clusters follow in guest order. The L2 tables that a chunk of data begins stand right
-//!   before it, so that a chunk is one write and its tables another, even with the smallest clusters.
-//! - An image in which nothing was stored in the end is to the byte as `qemu-img create` makes it.
-//! - In a new image everything is used exactly once. All refcounts are 1, so the refcount blocks follow from
+//! - The header cluster and the L1 table have fixed places, since their sizes follow from the disk's size and the
+//!   options. Data clusters follow in guest order. The L2 tables that a chunk of data begins directly precede it. So
+//!   each chunk takes one write for its data and one for its tables, even with the smallest clusters.
+//! - An image in which no cluster is allocated has the same bytes as one made by `qemu-img create`.
+//! - In a new image every cluster is used exactly once. All refcounts are 1, so that the refcount blocks follow from
 //!   the number of clusters alone and are generated at the end. Every L1 and L2 entry has the COPIED flag.
-//! - On a block device nothing reads as zeroes by itself: clusters and refcount blocks are written
-//!   whole there, and the old header is wiped first.
-//! - With a backing file, a cluster that reads as zeroes has to say so: by a zero cluster, by bits for its
-//!   subclusters, or in version 2 by zeroes that are written. A cluster without an entry is left to the
-//!   backing file.
-//! - In an external data file a cluster's host offset is its guest offset. Only the metadata is in the
-//!   image's own file then, and only that is counted.
-//! - The header is written last, after all that it points to. Where the caller wants the image on stable
-//!   storage, a flush goes before it. Until then the file starts with zeroes and no program takes it for a
-//!   qcow2 image, however the conversion was ended.
+//! - A block device doesn't read as zeroes initially, so that clusters and refcount blocks are written as a whole
+//!   there. The old header is overwritten first.
+//! - With a backing file, a cluster of zeroes needs a zero cluster, bits for its subclusters, or, in version 2,
+//!   zeroes that are written. An unallocated cluster is read from the backing file.
+//! - In an external data file a cluster's host offset is its guest offset. The image's own file has only the metadata
+//!   then, and only the metadata has refcounts.
+//! - The header is written last, after everything that it refers to. If the image is to be on stable storage, a flush
+//!   precedes it. Until then the file starts with zeroes, so that no program takes it for a qcow2 image if the
+//!   conversion is interrupted.
 //!
-//! Memory: the L1 table (at most 32 MiB, and that for disks of petabytes), the L2 tables of a chunk, and the
+//! The memory in use is the L1 table (at most 32 MiB, for disks of petabytes), the L2 tables of a chunk, and the
 //! contents of reservations.
 
 use std::sync::{Mutex, PoisonError};
@@ -39,16 +38,16 @@ use crate::formats::zeroes::write_zeroes;
 use crate::formats::{Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
-/// Clusters in the order in which their data comes.
+/// The layout in which clusters are in the order of their data.
 pub(super) struct AppendLayout {
     tables: Mutex<Layout>,
 }
 
 impl AppendLayout {
-    /// Begins the layout of an image, whose old header is overwritten.
+    /// Starts the layout of an image. Overwrites an old header.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the disk takes too large tables.
+    /// Returns the system's error. Returns an error if the tables for the disk are too large.
     pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         Ok(Self {
@@ -56,8 +55,8 @@ impl AppendLayout {
         })
     }
 
-    /// Sets the L2 entries of a chunk, of which `data` and `zeroes` are whole units, and makes the
-    /// clusters that have data the pieces of the reservation.
+    /// Sets the L2 entries of a chunk, of which `data` and `zeroes` are whole units. Adds the clusters with data as
+    /// pieces to the reservation.
     fn map(
         image: &NewQcow2Parts,
         layout: &mut Layout,
@@ -116,13 +115,12 @@ impl AppendLayout {
     }
 }
 
-/// Writes the tables of an image in which nothing is stored. The file ends with the last entry of the L1 table, or with
-/// a refcount block.
+/// Writes the tables of an image without data. The file ends with the last L1 entry or with a refcount block.
 fn write_empty(image: &NewQcow2Parts) -> Result<TablePlaces> {
     let l1_bytes = image.geometry.l1_entries(image.options.size) * ENTRY_SIZE;
     let mut order = ClusterOrder::new(image.geometry, image.front_clusters())?;
     let l1 = match image.geometry.clusters(l1_bytes) {
-        // A disk of no bytes has no L1 table, and so no place for one.
+        // A disk of 0 bytes has no L1 table, and so no place for it.
         0 => 0,
         clusters => order.take(clusters)? * image.geometry.cluster_size(),
     };
@@ -145,7 +143,7 @@ impl ImageLayout for AppendLayout {
     ) -> Result<Reservation> {
         let everything;
         let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
-            // Without zero clusters, zeroes are data.
+            // Version 2 has no zero clusters, so zeroes are stored as data.
             everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
@@ -169,7 +167,7 @@ impl ImageLayout for AppendLayout {
 
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
         let mut layout = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        // The header of an encryption would stand where the tables of an empty image are.
+        // The encryption header would overlap with the tables of an empty image.
         if layout.is_empty() && image.front_clusters() == 1 {
             return write_empty(image);
         }

@@ -1,20 +1,21 @@
-//! A new image with compressed clusters, laid out front to back.
+//! The layout of a new image with compressed clusters.
 //!
 //! ```text
 //! header | L1 table | L2 tables, compressed clusters, refcount blocks … | refcount blocks | table
 //! ```
 //!
-//! - Workers compress a chunk's clusters before it has room ([`NewImage::pack`](crate::formats::NewImage::pack)), since only then its stored
-//!   size is known. Room is handed out in guest order, so the image is the same for any number of workers.
-//! - Compressed clusters stand byte behind byte, from one host cluster into the next. Where something else
-//!   got that next host cluster, the rest of the last one still takes clusters that fit.
-//! - A host cluster's refcount is the number of compressed clusters that touch it. Where refcounts are so
-//!   narrow that they can't count one more, the next compressed cluster starts in a new one.
-//! - A cluster that doesn't get smaller is stored as it is.
-//! - L2 tables, refcount blocks that are final, and the refcount table stand on whole clusters. The
-//!   refcounts come behind the compressed clusters, so the last sector of each is inside of the file.
+//! - Worker threads compress a chunk's clusters before they have space
+//!   ([`NewImage::pack`](crate::formats::NewImage::pack)), since their stored size isn't known earlier. Space is
+//!   allocated in guest order, so the image is the same for any number of threads.
+//! - Each compressed cluster starts at the byte after the one before, and may extend into the next host cluster. If
+//!   that host cluster is allocated already, the rest of the last one is still used for clusters that fit into it.
+//! - The refcount of a host cluster is the number of compressed clusters in it. If that number reaches the highest
+//!   refcount of the image, the next compressed cluster starts in a new host cluster.
+//! - A cluster that doesn't get smaller is stored uncompressed.
+//! - L2 tables, completed refcount blocks and the refcount table are cluster-aligned. Refcount blocks follow the
+//!   compressed clusters, so that the last sector of every compressed cluster is inside the file.
 //!
-//! Such an image is never encrypted: compressed clusters aren't, so they would be readable by everybody.
+//! Such an image is never encrypted, since compressed clusters are stored unencrypted.
 
 use std::mem;
 use std::sync::{Mutex, PoisonError};
@@ -34,28 +35,28 @@ use crate::formats::reservation::{add_metadata, not_packed};
 use crate::formats::{Packed, Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
-/// Compressed clusters byte behind byte, in the order in which their data comes.
+/// The layout in which compressed clusters are contiguous, in the order of their data.
 pub(super) struct CompressedLayout {
     space: Mutex<Space>,
 }
 
-/// The space that has been handed out.
+/// The allocated space.
 #[derive(Debug)]
 struct Space {
     geometry: Geometry,
     layout: Layout,
     counts: PendingRefcounts,
-    /// The end of the last compressed cluster, if there is room behind it in its host cluster.
+    /// The end of the last compressed cluster, if its host cluster has unused bytes after it.
     tail: Option<HostOffset>,
-    /// Room that nothing will use any more, from its start to the end of its host cluster.
+    /// Unused ranges that stay unused: each from its start to the end of its host cluster.
     gaps: Vec<HostOffset>,
 }
 
-/// Refuses options that can't be had together with compression.
+/// Refuses options that exclude compression.
 ///
 /// # Errors
-/// Returns an error if the options ask for encryption or for an external data file: compressed clusters are never
-/// encrypted, and have no place in an external data file.
+/// Returns an error if the options require encryption or an external data file. Compressed clusters are never
+/// encrypted, and can't be in an external data file.
 pub(super) fn check_options(options: &NewQcow2Options) -> Result<()> {
     let other = if options.encryption.is_some() {
         "encryption"
@@ -70,10 +71,10 @@ pub(super) fn check_options(options: &NewQcow2Options) -> Result<()> {
 }
 
 impl CompressedLayout {
-    /// Begins the layout of an image, whose old header is overwritten.
+    /// Starts the layout of an image. Overwrites an old header.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the disk takes too large tables.
+    /// Returns the system's error. Returns an error if the tables for the disk are too large.
     pub(super) fn new(image: &NewQcow2Parts) -> Result<Self> {
         image.wipe()?;
         let geometry = image.geometry;
@@ -93,7 +94,7 @@ impl CompressedLayout {
     }
 }
 
-/// Returns the subclusters in the extended L2 entry of the cluster at `start` of a chunk.
+/// Returns the subcluster bitmap for the cluster at `start` of a chunk.
 fn bitmap(geometry: Geometry, start: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
     if !geometry.has_subclusters() {
         return SubclusterBitmap::default();
@@ -101,7 +102,7 @@ fn bitmap(geometry: Geometry, start: usize, data: &[Run], zeroes: &[Run]) -> Sub
     runs::bitmap(start, geometry.subcluster_len(), data, zeroes)
 }
 
-/// On a device, overwrites the old contents of `gaps`.
+/// Overwrites the old contents of `gaps` on a device.
 fn clear(image: &NewQcow2Parts, gaps: &[HostOffset]) -> Result<()> {
     if image.storage.starts_as_zeroes() {
         return Ok(());
@@ -115,20 +116,20 @@ fn clear(image: &NewQcow2Parts, gaps: &[HostOffset]) -> Result<()> {
 }
 
 impl Space {
-    /// Hands out room for whole clusters.
+    /// Allocates whole clusters for `bytes` bytes.
     fn place_clusters(&mut self, bytes: u64) -> Result<HostOffset> {
         let host = self.layout.allocate(bytes)?;
         self.counts.add(host, bytes)?;
         Ok(host)
     }
 
-    /// Hands out room for the L2 tables of these clusters, where they have none.
+    /// Allocates the L2 tables for these clusters, where they don't exist.
     fn place_tables(&mut self, clusters: impl IntoIterator<Item = GuestOffset>) -> Result<()> {
         let (host, bytes) = self.layout.place_tables(clusters)?;
         self.counts.add(host, bytes)
     }
 
-    /// Hands out room for a compressed cluster of `length` bytes.
+    /// Allocates space for a compressed cluster of `length` bytes.
     fn place_compressed(&mut self, length: u64) -> Result<HostOffset> {
         let size = self.geometry.cluster_size();
         let start = match self.tail {
@@ -158,7 +159,7 @@ impl Space {
         Ok(start)
     }
 
-    /// Returns true if nothing follows the host cluster that the tail is in.
+    /// Returns true if the host cluster of the tail is the last allocated one.
     fn tail_is_last(&self) -> bool {
         let next = self.geometry.host_cluster(self.layout.next());
         self.tail
@@ -169,7 +170,7 @@ impl Space {
         self.gaps.extend(self.tail.take());
     }
 
-    /// Gives the refcount blocks that are final their places, behind `written`.
+    /// Allocates clusters for the refcount blocks that are complete, and adds them to `written`.
     fn place_blocks(&mut self, written: &mut MetadataWrites) -> Result<()> {
         loop {
             let end = self.counts.first_end();
@@ -200,7 +201,7 @@ impl ImageLayout for CompressedLayout {
         let size = image.geometry.cluster_len();
         let everything;
         let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
-            // Without zero clusters, zeroes are data.
+            // Version 2 has no zero clusters, so zeroes are stored as data.
             everything = runs::union(runs, zeroes);
             (everything.as_slice(), [].as_slice())
         } else {
@@ -244,7 +245,7 @@ impl ImageLayout for CompressedLayout {
                 let host = space.place_compressed(length)?;
                 let entry = L2Entry::to_compressed(image.geometry, host, length);
                 let too_big = || Error::invalid("the image's file is too big");
-                // Compressed clusters have no subclusters.
+                // Compressed clusters have no subclusters, so the bitmap is empty.
                 (
                     host,
                     entry.ok_or_else(too_big)?,
@@ -331,8 +332,8 @@ mod tests {
         layout: CompressedLayout,
     }
 
-    /// An image with clusters of 512 bytes and refcounts of so many bits; its L2 table goes to 1024, and
-    /// the first data behind it.
+    /// Returns an image with clusters of 512 bytes and refcounts of `refcount_bits` bits. Its L2 table is at 1024,
+    /// and the data follows.
     fn image(refcount_bits: u64) -> Image {
         let options = NewQcow2Options {
             cluster_size: 512,
@@ -345,7 +346,7 @@ mod tests {
         Image { parts, layout }
     }
 
-    /// Returns the places of clusters of these sizes; 512 is one that isn't compressed.
+    /// Returns the places of clusters of these sizes in bytes; 512 is an uncompressed one.
     fn places(image: &Image, sizes: &[usize]) -> Vec<(Run, u64)> {
         let mut end = 0;
         let parts = sizes.iter().enumerate().map(|(number, &size)| {
@@ -383,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_cluster_takes_what_fits() {
-        // Sizes: 100 bytes, a cluster behind, then 412 that just fit, and one that needs a new cluster.
+        // The sizes are 100 bytes, a cluster after it, then 412 that just fit, and one that needs a new cluster.
         let pieces = places(&image(16), &[100, 512, 412, 1, 512, 511, 2]);
         let expected = [
             (0..100, 1536),
@@ -408,7 +409,7 @@ mod tests {
         ];
         assert_eq!(places(&one, &[10, 10, 500, 80]), expected);
         let two = image(2);
-        // The third fills the first cluster's count and straddles into the second.
+        // The third cluster fills the first host cluster's refcount and extends into the second.
         let expected = [(0..530, 1536), (530..541, 2066)];
         let mut pieces = places(&two, &[10, 10, 510, 11]);
         assert_eq!(pieces.remove(0), (0..541, 1536));

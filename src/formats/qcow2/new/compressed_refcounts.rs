@@ -1,9 +1,9 @@
-//! The refcounts of a new image whose clusters are used more than once.
+//! The refcounts of a new image whose host clusters may have several references.
 //!
-//! Compressed clusters share host clusters, and every one that touches a host cluster counts there. Space is
-//! handed out front to back. So a refcount block is final as soon as every cluster that it counts lies before
-//! the place of the next cluster. Then it is given a place itself, in the midst of the data, and forgotten.
-//! So memory holds the last block or two and the table of the others' places, whatever the size of the image.
+//! Compressed clusters share host clusters, and each is one reference to every host cluster that it overlaps. Space
+//! is allocated in ascending order. So a refcount block is complete as soon as the next free cluster is after all
+//! that it covers. It is then stored between the data and freed. Memory holds only the last block or two and the
+//! offsets of the others, whatever the size of the image.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -15,18 +15,18 @@ use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry, MAX_REFCOUNT_TABLE_B
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The refcounts so far.
+/// The refcounts of the clusters that are allocated so far.
 #[derive(Debug)]
 pub(super) struct PendingRefcounts {
     geometry: Geometry,
-    /// The places of the blocks that are final.
+    /// The host offsets of the completed blocks.
     placed: Vec<HostOffset>,
-    /// The blocks behind them, as they will be stored.
+    /// The contents of the blocks after them.
     pending: VecDeque<Vec<u8>>,
 }
 
 impl PendingRefcounts {
-    /// Makes counts of a file of which nothing is used yet.
+    /// Returns refcounts of a file in which nothing is allocated.
     pub(super) fn new(geometry: Geometry) -> Self {
         Self {
             geometry,
@@ -35,11 +35,10 @@ impl PendingRefcounts {
         }
     }
 
-    /// Counts one use more of every cluster that the `length` bytes from `host` on touch.
+    /// Adds a reference to every cluster that the `length` bytes from `host` on overlap.
     ///
     /// # Errors
-    /// Returns an error if the count would be more than a refcount can be, or if it counts in a block that is
-    /// final.
+    /// Returns an error if a refcount would exceed the highest one, or if it is in a completed block.
     pub(super) fn add(&mut self, host: HostOffset, length: u64) -> Result<()> {
         for cluster in self.clusters(host, length) {
             let (block, index) = self
@@ -61,7 +60,7 @@ impl PendingRefcounts {
         Ok(())
     }
 
-    /// Returns true if the cluster that holds `host` can't be counted once more.
+    /// Returns true if the cluster at `host` has the highest possible refcount.
     pub(super) fn is_full(&self, host: HostOffset) -> bool {
         let bits = self.geometry.refcount_bits();
         let more = self
@@ -69,11 +68,11 @@ impl PendingRefcounts {
             .and_then(|(block, index)| {
                 entries::refcount_at(self.pending.get(block)?, bits, index)?.checked_add(1)
             });
-        // Shifting all 64 bits out is `None`: everything fits into those.
+        // `checked_shr` returns `None` for refcounts of 64 bits, into which every number fits.
         more.is_none_or(|more| more.checked_shr(bits).is_some_and(|excess| excess > 0))
     }
 
-    /// Returns the end of the clusters that the first block counts that isn't final.
+    /// Returns the host offset of the end of the clusters that the first incomplete block covers.
     pub(super) fn first_end(&self) -> HostOffset {
         let blocks = self.placed.len() as u64 + 1;
         let end = self
@@ -82,18 +81,18 @@ impl PendingRefcounts {
         end.unwrap_or(HostOffset(u64::MAX))
     }
 
-    /// Hands out the first block, which is final and goes to `host`, which has been counted.
+    /// Returns the first block, which is complete, and records that it is stored at `host`. That cluster has its
+    /// reference already.
     pub(super) fn place_first(&mut self, host: HostOffset) -> Vec<u8> {
         self.placed.push(host);
         let empty = || vec![0; self.geometry.cluster_len()];
         self.pending.pop_front().unwrap_or_else(empty)
     }
 
-    /// Writes the blocks that aren't final and the table at `end`, the end of all others, when everything
-    /// else has its place.
+    /// Writes the incomplete blocks and the refcount table at `end`, after everything else.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the table would be larger than the format allows.
+    /// Returns the system's error. Returns an error if the table would be larger than the format allows.
     pub(super) fn finish(
         mut self,
         end: HostOffset,
@@ -103,7 +102,7 @@ impl PendingRefcounts {
         let placed = self.placed.len() as u64;
         let used = self.geometry.host_cluster(end);
         let (mut blocks, mut table_clusters) = (0, 0);
-        // Both grow with the total, far more slowly than it does: this ends after a few rounds.
+        // Both sizes grow far more slowly than the total, so the loop ends after a few rounds.
         let total = loop {
             let total = used + blocks + table_clusters;
             let all = total.div_ceil(self.geometry.refcount_block_entries());
@@ -131,7 +130,7 @@ impl PendingRefcounts {
             .iter()
             .flat_map(|host| host.0.to_be_bytes())
             .collect();
-        // The rest of the table is written too, so that the file ends with a whole cluster.
+        // The table is padded, so that the file ends with a whole cluster.
         let length = table_clusters * size;
         table.resize(usize::try_from(length).unwrap_or(table.len()), 0);
         storage.write_at(host.0, &table)?;
@@ -152,7 +151,7 @@ impl PendingRefcounts {
         self.geometry.host_cluster(host)..=self.geometry.host_cluster(last)
     }
 
-    /// Returns the index of the pending block in which a cluster is counted, and its index there.
+    /// Returns the index of the pending block with a cluster's refcount, and the index in that block.
     fn place(&self, cluster: u64) -> Option<(usize, usize)> {
         let entries = self.geometry.refcount_block_entries();
         let block = (cluster / entries).checked_sub(self.placed.len() as u64)?;

@@ -1,9 +1,8 @@
-//! The place of the next cluster of a new image, and the tables that are not complete yet.
+//! The allocation of clusters in a new image, and the L2 tables that aren't complete yet.
 //!
-//! Space is handed out front to back and never given back, from behind the header and the L1 table on. An L2
-//! table gets its place before the first data that it describes, so that a reader who goes front to back
-//! knows the owner of each cluster. It is written when it is complete: when there are entries for clusters
-//! behind all that it describes.
+//! Space after the headers and the L1 table is allocated in ascending order and never freed. An L2 table is allocated
+//! before the first data that it maps, so that a reader that goes front to back knows the owner of each cluster. It
+//! is written when it is complete: when entries for guest clusters beyond its range are set.
 
 use std::collections::VecDeque;
 
@@ -15,31 +14,31 @@ use crate::formats::reservation::add_metadata;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// Metadata that is complete, and where it goes; see [`Reservation`](crate::formats::Reservation).
+/// Completed metadata and its host offsets; see [`Reservation`](crate::formats::Reservation).
 pub(super) type MetadataWrites = Vec<(HostOffset, Vec<u8>)>;
 
-/// An L2 table that isn't complete.
+/// An incomplete L2 table.
 #[derive(Debug)]
 struct Filling {
     l1_index: u64,
     host: HostOffset,
-    /// Its entries as they will be stored.
+    /// The encoded entries.
     entries: Vec<u8>,
 }
 
-/// The layout of a new image, as far as it is known.
+/// The layout of a new image so far.
 #[derive(Debug)]
 pub(super) struct Layout {
     geometry: Geometry,
     next: HostOffset,
     l1: Vec<L1Entry>,
     l1_host: HostOffset,
-    /// The L2 tables that have a place and aren't complete, in guest order.
+    /// The L2 tables that are allocated and incomplete, in guest order.
     filling: VecDeque<Filling>,
 }
 
 impl Layout {
-    /// Makes the layout of an image, with room for the headers and the L1 table.
+    /// Returns the layout of an image in which the headers and the L1 table are allocated.
     ///
     /// # Errors
     /// Returns an error if the L1 table doesn't fit into memory.
@@ -53,7 +52,7 @@ impl Layout {
             geometry,
             next: HostOffset((front + l1_clusters) * geometry.cluster_size()),
             l1: vec![L1Entry::default(); l1],
-            // A disk of no bytes has no L1 table, and so no place for one.
+            // A disk of 0 bytes has no L1 table, and so no place for it.
             l1_host: HostOffset(if entries == 0 {
                 0
             } else {
@@ -63,36 +62,36 @@ impl Layout {
         })
     }
 
-    /// Returns true if nothing has a place yet but the header and the L1 table.
+    /// Returns true if nothing is allocated except for the headers and the L1 table.
     pub(super) fn is_empty(&self) -> bool {
         self.l1.iter().all(|entry| *entry == L1Entry::default())
     }
 
-    /// Returns the place of the next cluster, which is the end of all that have a place.
+    /// Returns the host offset of the next cluster, which is the end of the allocated space.
     pub(super) fn next(&self) -> HostOffset {
         self.next
     }
 
-    /// Returns the place of the L1 table.
+    /// Returns the host offset of the L1 table.
     pub(super) fn l1_host(&self) -> HostOffset {
         self.l1_host
     }
 
-    /// Takes the next `bytes`, a multiple of the cluster size.
+    /// Allocates `bytes` bytes, a multiple of the cluster size.
     ///
     /// # Errors
     /// Returns an error if the file would be larger than the format allows.
     pub(super) fn allocate(&mut self, bytes: u64) -> Result<HostOffset> {
         let start = self.next;
         let end = start.0.checked_add(bytes);
-        // 2^56 is the limit of an L2 entry's offset.
+        // The offset in an L2 entry is limited to 2^56.
         let end = end.filter(|end| *end < 1 << 56);
         self.next = HostOffset(end.ok_or_else(|| Error::invalid("the image's file is too big"))?);
         Ok(start)
     }
 
-    /// Gives the L2 tables of guest clusters a place, where they have none. Clusters must come in guest
-    /// order. Returns the start of the tables that are new, and their length in bytes.
+    /// Allocates L2 tables for guest clusters that have none. The clusters must be in guest order. Returns the host
+    /// offset of the new tables, and their length in bytes.
     ///
     /// # Errors
     /// Returns an error if the file would be too large, or if a cluster is beyond the disk's end.
@@ -121,11 +120,11 @@ impl Layout {
         Ok((start, self.next.0 - start.0))
     }
 
-    /// Sets the L2 entry of a guest cluster whose table has a place, with the bitmap of its subclusters;
-    /// without extended entries the bitmap isn't stored.
+    /// Sets the L2 entry of a guest cluster whose table is allocated. The subcluster bitmap is stored only in
+    /// extended L2 entries.
     ///
     /// # Errors
-    /// Returns an error if the table has no place, or is complete.
+    /// Returns an error if the table isn't allocated, or is already complete.
     pub(super) fn set_entry(
         &mut self,
         guest: GuestOffset,
@@ -141,7 +140,7 @@ impl Layout {
             .ok_or_else(|| Error::invalid("L2 index out of range"))
     }
 
-    /// Takes the tables of which all clusters lie before `end`, as there will be no more entries for those.
+    /// Returns the tables whose guest clusters are all before `end`, since no more entries will be set in them.
     pub(super) fn take_complete(&mut self, end: GuestOffset) -> MetadataWrites {
         let mut complete = MetadataWrites::new();
         while let Some(table) = self.filling.pop_front() {
@@ -154,7 +153,7 @@ impl Layout {
         complete
     }
 
-    /// Takes the tables that aren't complete, where there is nothing more to come.
+    /// Returns all other tables at the end of the image.
     pub(super) fn take_rest(&mut self) -> MetadataWrites {
         self.take_complete(GuestOffset(u64::MAX))
     }

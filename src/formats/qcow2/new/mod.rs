@@ -1,15 +1,15 @@
-//! A new image: the parts that follow from its options alone, and three layouts.
+//! A new image: its parts that follow from the options alone, and three layouts.
 //!
-//! A layout reserves room and finishes the tables; everything else is the same for all and stands here:
-//! encryption, writing, and the header that comes last.
+//! A layout allocates space and completes the tables. The rest is the same for all layouts and is here: encryption,
+//! writing, and the header, which is written last.
 //!
 //! - `parts`: the files, the options and the cipher, and the interface of a layout;
-//! - [`append`]: clusters in the order in which their data comes;
-//! - [`preallocated`]: a place for each cluster beforehand;
-//! - [`mod@compressed`]: compressed clusters, byte behind byte;
-//! - `layout`, `runs`, `refcounts`, `compressed_refcounts`: L1 and L2 tables, parts of chunks, and refcounts, for
-//!   the layouts;
-//! - `order`, `places`: the order in which QEMU hands out clusters, and the places that follow from it.
+//! - [`append`]: the layout with clusters in the order of their data;
+//! - [`preallocated`]: the layout in which each cluster is allocated beforehand;
+//! - [`mod@compressed`]: the layout with contiguous compressed clusters;
+//! - `layout`, `runs`, `refcounts`, `compressed_refcounts`: the tables, parts of chunks, and refcounts, for the
+//!   layouts;
+//! - `order`, `places`: QEMU's order of allocation, and the places that follow from it.
 
 mod append;
 mod compressed;
@@ -37,20 +37,20 @@ use crate::formats::{Backed, NewImage, Packed, Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// A qcow2 image being written.
+/// A qcow2 image that is being written for the first time.
 pub struct NewQcow2 {
     parts: NewQcow2Parts,
     layout: Box<dyn ImageLayout>,
 }
 
 impl NewQcow2 {
-    /// Starts a new image whose clusters come in the order of their data. `cipher` encrypts the data where the
-    /// options say that it is encrypted. `flush` says that [`NewImage::finish`] puts everything on stable
-    /// storage, in the order that a power cut can't hurt.
+    /// Starts a new image whose clusters are in the order of their data. `cipher` encrypts the data if the options
+    /// require it. If `flush`, [`NewImage::finish`] flushes everything to stable storage, in an order that survives a
+    /// power cut.
     ///
     /// # Errors
-    /// Returns the error of [`NewQcow2Options::check`], or the system's. Returns an error if files or a cipher
-    /// don't go with the options, or if a device for the data is smaller than the disk.
+    /// Returns the error of [`NewQcow2Options::check`], or the system's. Returns an error if the files or the cipher
+    /// don't match the options, or if a device for the data is smaller than the disk.
     pub fn create(
         files: impl Into<NewFiles>,
         options: NewQcow2Options,
@@ -62,11 +62,11 @@ impl NewQcow2 {
         Ok(Self { parts, layout })
     }
 
-    /// Starts a new image as [`create`](Self::create) does, with all of the space taken as `preallocation`
-    /// says.
+    /// Starts a new image as [`create`](Self::create) does, with all of its space preallocated according to
+    /// `preallocation`.
     ///
     /// # Errors
-    /// Returns an error as [`create`](Self::create) does, or if there isn't so much space.
+    /// Returns an error as [`create`](Self::create) does, or if there isn't enough space.
     pub fn create_preallocated(
         files: impl Into<NewFiles>,
         options: NewQcow2Options,
@@ -80,7 +80,7 @@ impl NewQcow2 {
         Ok(Self { parts, layout })
     }
 
-    /// Starts a new image as [`create`](Self::create) does, with clusters compressed as the options say.
+    /// Starts a new image as [`create`](Self::create) does, with compressed clusters.
     ///
     /// # Errors
     /// Returns an error as [`create`](Self::create) and [`check_compression`](Self::check_compression) do.
@@ -97,11 +97,11 @@ impl NewQcow2 {
         Ok(Self { parts, layout })
     }
 
-    /// Refuses options that can't be had together with compression.
+    /// Refuses options that exclude compression.
     ///
     /// # Errors
-    /// Returns an error if the options ask for encryption or for an external data file: compressed clusters are
-    /// never encrypted, and have no place in an external data file.
+    /// Returns an error if the options require encryption or an external data file. Compressed clusters are never
+    /// encrypted, and can't be in an external data file.
     pub fn check_compression(options: &NewQcow2Options) -> Result<()> {
         compressed::check_options(options)
     }
@@ -132,7 +132,7 @@ impl NewImage for NewQcow2 {
         self.parts.compressed
     }
 
-    /// Returns the room for a compressed cluster, and about as much for the encoder.
+    /// Returns the size of a buffer for a compressed cluster, and about the same for the encoder.
     fn memory_to_write(&self) -> usize {
         if self.parts.compressed {
             2 * self.parts.geometry.cluster_len()
@@ -187,7 +187,7 @@ impl NewImage for NewQcow2 {
         reservation.write_metadata(self.parts.storage.as_ref())
     }
 
-    /// Writes the header after all that it points to.
+    /// Writes the header last, after everything that it refers to.
     fn finish(&self) -> Result<()> {
         let NewQcow2Parts {
             storage,

@@ -1,19 +1,20 @@
-//! The clusters of a new image in the order in which QEMU hands them out, so that the image is the same to the byte.
+//! The allocation of clusters of a new image in QEMU's order, so that the image has the same bytes.
 //!
-//! That order isn't described anywhere. These rules were found by looking at images of many sizes, and hold for all
-//! cluster sizes and refcount widths that were tried:
+//! That order isn't documented. These rules were derived from images of many sizes, and hold for all cluster sizes
+//! and refcount widths that were tried:
 //!
-//! - The header comes first, then the refcount table, of one cluster, and the first refcount block. Clusters are
-//!   handed out front to back, each run in one piece.
-//! - A refcount block gets its place when the first of the clusters that it counts is handed out: behind the run that
-//!   needs it. If yet another block counts that place, it goes before.
-//! - If the table has no entry for a block, a larger one is made: where the clusters begin that the next block
-//!   counts, behind the blocks that count it. It has half as many entries again as there are blocks then. The old one
-//!   is free, and stays so.
-//! - Space that is really taken has all of its refcounts beforehand: blocks, table and data follow each other, and
-//!   the old table is the first to be handed out afterwards.
+//! - The header comes first, then the refcount table of one cluster, and the first refcount block. Clusters are
+//!   allocated in ascending order, each run contiguously.
+//! - A refcount block is allocated when the first of the clusters that it covers is allocated: after the run that
+//!   needs it. If the block's own cluster is covered by another new block, that one is allocated before it.
+//! - If the table has no entry for a block, a larger table is allocated. It goes to the first cluster that the next
+//!   block covers, after the blocks that cover it. It has entries for half as many blocks again as there are then.
+//!   The old table is freed, and not reused by that.
+//! - With preallocation, all refcount blocks are allocated before the data: blocks, table and data follow each other.
+//!   The clusters of the old table are the first to be allocated afterwards.
 //!
-//! Only places are known here; the number of runs in use stays small, so an image of any size is laid out at once.
+//! This type records only places. The number of runs in use stays small, so that an image of any size is laid out at
+//! once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,26 +27,26 @@ use crate::formats::qcow2::header::TablePlace;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The clusters of a new image that have been handed out.
+/// The allocated clusters of a new image.
 #[derive(Debug)]
 pub(super) struct ClusterOrder {
     geometry: Geometry,
     /// The clusters of the refcount table.
     table: Range<u64>,
-    /// The clusters of the refcount blocks, by their index in the table.
+    /// The clusters of the refcount blocks, by their indexes in the table.
     blocks: BTreeMap<u64, u64>,
-    /// The runs that aren't handed out: those in use, and tables that were outgrown. They are disjoint: start → end.
+    /// The start and the end of each run that isn't free: those in use, and former tables. The runs are disjoint.
     taken: BTreeMap<u64, u64>,
-    /// The tables that were outgrown, and aren't counted.
+    /// The former refcount tables, whose clusters have no references.
     outgrown: Vec<Range<u64>>,
-    /// The entries that those have, which stay in the file: their first cluster, and the places of blocks.
+    /// The contents of the former tables, which stay in the file: their first cluster, and the clusters of blocks.
     stale: Vec<(u64, BTreeMap<u64, u64>)>,
-    /// The cluster from which on a free one is looked for.
+    /// The cluster at which the search for a free one starts.
     next: u64,
 }
 
 impl ClusterOrder {
-    /// Hands out the first `front` clusters, those of the header and what stands behind it, and makes the refcounts.
+    /// Allocates the first `front` clusters, for the headers, and the refcount structures.
     ///
     /// # Errors
     /// Returns an error as [`take`](Self::take) does.
@@ -63,7 +64,7 @@ impl ClusterOrder {
         Ok(order)
     }
 
-    /// Hands out a run of so many clusters (above 0), and returns its start.
+    /// Allocates a run of `count` clusters (at least 1), and returns its first cluster.
     ///
     /// # Errors
     /// Returns an error if the file or the refcount table would be larger than the format allows.
@@ -79,8 +80,8 @@ impl ClusterOrder {
         }
     }
 
-    /// Hands out a run of `data` clusters, which may be 0, with refcounts for these and `more` clusters. Returns its
-    /// start. QEMU counts the refcounts that there are already once more; with `is_tight` they aren't.
+    /// Allocates a run of `data` clusters (possibly 0), with refcount blocks for these and `more` clusters. Returns
+    /// its first cluster. QEMU counts the existing refcount clusters twice; with `is_tight` they are counted once.
     ///
     /// # Errors
     /// Returns an error as [`take`](Self::take) does.
@@ -107,7 +108,7 @@ impl ClusterOrder {
         Ok(first)
     }
 
-    /// Returns the number of clusters of the file.
+    /// Returns the length of the file in clusters.
     pub(super) fn end(&self) -> u64 {
         self.taken.last_key_value().map_or(0, |(_, end)| *end)
     }
@@ -121,7 +122,7 @@ impl ClusterOrder {
         }
     }
 
-    /// Writes the refcount table and its blocks. To be called last: tables that were outgrown are written too, where
+    /// Writes the refcount table and its blocks. Must be called last, since former tables are also written where
     /// nothing else is.
     ///
     /// # Errors
@@ -156,7 +157,7 @@ impl ClusterOrder {
         storage.write_at(self.table.start * size, &table)
     }
 
-    /// Returns the bytes of a table up to the end of the cluster that has its last entry.
+    /// Returns the encoded table, up to the end of the cluster with its last entry.
     fn table_bytes(&self, blocks: &BTreeMap<u64, u64>) -> Result<Vec<u8>> {
         let entries = blocks.last_key_value().map_or(0, |(index, _)| index + 1);
         let clusters = usize::try_from(self.table_clusters(entries));
@@ -172,7 +173,8 @@ impl ClusterOrder {
         Ok(table)
     }
 
-    /// Makes a refcount block that counts the clusters of some runs once; `first` is the first that it counts.
+    /// Returns a refcount block with refcounts of 1 for the clusters of some runs; `first` is the first cluster that
+    /// it covers.
     fn block(&self, counted: &[Range<u64>], first: u64) -> Vec<u8> {
         let mut block = vec![0; self.geometry.cluster_len()];
         let within = |cluster: u64| usize::try_from(cluster - first).unwrap_or(usize::MAX);
@@ -183,7 +185,7 @@ impl ClusterOrder {
         block
     }
 
-    /// Returns the clusters of a range that are in use.
+    /// Returns the runs of clusters of a range that are in use.
     fn counted(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let before = self.taken.range(..=range.start).next_back();
         let within = self.taken.range(range.start + 1..range.end);
@@ -202,7 +204,7 @@ impl ClusterOrder {
         runs
     }
 
-    /// Returns the start of the first free run of so many clusters.
+    /// Returns the first cluster of the first free run of `count` clusters.
     fn find(&self, count: u64) -> u64 {
         let mut start = self.next;
         let around = self.taken.range(..=start).next_back();
@@ -217,8 +219,8 @@ impl ClusterOrder {
         start
     }
 
-    /// Counts the clusters of a run. Returns `false` if a block was missing: it has its place now, or has come closer
-    /// to one, and the run has to be looked for again.
+    /// Checks that the clusters of a run have refcount blocks. Returns `false` if a block was missing. A block or a
+    /// table has been allocated then, and the caller must search for the run again.
     fn count(&mut self, run: Range<u64>) -> Result<bool> {
         let per_block = self.geometry.refcount_block_entries();
         for index in run.start / per_block..run.end.div_ceil(per_block) {
@@ -232,7 +234,7 @@ impl ClusterOrder {
         Ok(true)
     }
 
-    /// Finds a place for the block that counts `cluster`.
+    /// Allocates the block that covers `cluster`.
     fn add_block(&mut self, index: u64, cluster: u64) -> Result<()> {
         let new = self.find(1);
         self.check_end(new + 1)?;
@@ -250,7 +252,7 @@ impl ClusterOrder {
         Ok(())
     }
 
-    /// Makes a larger table, with an entry for the block at `new`, which counts `cluster`.
+    /// Allocates a larger table, with an entry for the block at `new`, which covers `cluster`.
     fn grow_table(&mut self, index: u64, cluster: u64, new: u64) -> Result<()> {
         let per_block = self.geometry.refcount_block_entries();
         let used = (cluster + 1).max(new).div_ceil(per_block);
@@ -284,7 +286,7 @@ impl ClusterOrder {
     }
 
     fn check_end(&self, end: u64) -> Result<()> {
-        // 2^56 is the limit of an L2 entry's offset.
+        // The offset in an L2 entry is limited to 2^56.
         match self.geometry.host_offset(end) {
             Some(end) if end.0 < 1 << 56 => Ok(()),
             _ => Err(Error::invalid("the image's file is too big")),
@@ -306,7 +308,7 @@ impl ClusterOrder {
         }
     }
 
-    /// Makes a part of a run in use free again.
+    /// Frees a part of a run in use.
     fn unmark(&mut self, part: &Range<u64>) {
         let around = self.taken.range(..=part.start).next_back();
         if let Some((start, end)) = around.map(|(start, end)| (*start, *end)) {
@@ -374,14 +376,14 @@ mod tests {
     #[test]
     fn a_tight_image_has_no_more_than_its_parts() {
         let small = || order(9, 4, 1);
-        // As many clusters of data that its last block is full, and one more.
+        // The clusters of data fill the last block exactly, or exceed it by one.
         for (data, blocks) in [(1503, 6), (1504, 7)] {
             let mut order = small();
             order.take_counted(data, 24, true).unwrap();
             for _ in 0..24 {
                 order.take(1).unwrap();
             }
-            // Those of the header, the L1 table and the refcount table are three more.
+            // The header, the L1 table and the refcount table are three more.
             assert_eq!(order.end(), 3 + data + 24 + blocks);
             assert_eq!(order.blocks.len() as u64, blocks);
             assert!(order.end() <= blocks * 256);

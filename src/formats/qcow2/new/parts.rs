@@ -1,5 +1,5 @@
-//! The parts that every new image has, however its clusters are laid out: its files, its options and its
-//! cipher. The interface of a layout is here too.
+//! The parts that every new image has, whatever its layout: its files, its options and its cipher. The interface of a
+//! layout is here, too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 pub struct NewFiles {
     /// The image's own file.
     pub image: Arc<dyn Storage>,
-    /// The external data file, there if and only if the options name one.
+    /// The external data file, if and only if the options name one.
     pub data: Option<Arc<dyn Storage>>,
-    /// The header of the encryption, where its format has one.
+    /// The encryption header, if the format has one.
     pub encryption_header: Vec<u8>,
 }
 
@@ -45,17 +45,17 @@ impl From<Arc<dyn Storage>> for NewFiles {
     }
 }
 
-/// The tables of a new image that its header names.
+/// The places of a new image's tables, for its header.
 pub(super) struct TablePlaces {
     pub(super) l1: HostOffset,
     pub(super) refcount_table: TablePlace,
 }
 
-/// The layout of a new image: the places of clusters and tables. The methods are as those of
-/// [`NewImage`](crate::formats::NewImage) by the same names.
+/// The layout of a new image: the places of clusters and tables. The methods correspond to those of
+/// [`NewImage`](crate::formats::NewImage) with the same names.
 pub(super) trait ImageLayout: Send + Sync {
     fn starts_as_zeroes(&self, image: &NewQcow2Parts) -> bool {
-        // A cluster that is never allocated reads as zeroes, whatever the file holds.
+        // An unallocated cluster reads as zeroes, whatever the file holds.
         image.options.backing.is_none()
     }
 
@@ -91,38 +91,38 @@ pub(super) trait ImageLayout: Send + Sync {
         zeroes: &[Run],
     ) -> Result<Reservation>;
 
-    /// Writes the tables that remain, and the refcounts.
+    /// Writes the remaining tables and the refcounts.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if a table is too big for its field.
+    /// Returns the system's error. Returns an error if the size of a table doesn't fit into its field.
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces>;
 }
 
 /// The parts of a new image.
 pub(super) struct NewQcow2Parts {
     pub(super) storage: Arc<dyn Storage>,
-    /// The file of the guest's data: the image's own file, or its external data file.
+    /// The file with the guest's data: the image's own file or its external data file.
     pub(super) data: Arc<dyn Storage>,
     pub(super) external: bool,
     pub(super) options: NewQcow2Options,
     pub(super) geometry: Geometry,
     pub(super) cipher: Option<Cipher>,
-    /// The header of the encryption, where its format has one.
+    /// The encryption header, if the format has one.
     encryption_header: Vec<u8>,
     pub(super) flush: bool,
-    /// True if clusters are stored whole, as they are compressed.
+    /// True if clusters are written as a whole because they are compressed.
     pub(super) compressed: bool,
-    /// True if parts of `data` that are never written read as zeroes.
+    /// True if unwritten parts of `data` read as zeroes.
     pub(super) clean: bool,
 }
 
 impl NewQcow2Parts {
-    /// Checks that the parts go together. `data` is the external data file, there if and only if the
-    /// options name one, and is made as long as the disk. The image's own file is left as it is.
+    /// Checks that the files and the cipher match the options. Sets the length of an external data file to the size
+    /// of the disk, and leaves the image's own file unchanged.
     ///
     /// # Errors
-    /// Returns the error of [`NewQcow2Options::check`], or the system's. Returns an error if data is to be
-    /// encrypted by another method than legacy AES, or if a device for the data is smaller than the disk.
+    /// Returns the error of [`NewQcow2Options::check`], or the system's. Returns an error if there is a cipher
+    /// without encryption or the reverse, or if a device for the data is smaller than the disk.
     pub(super) fn new(
         files: NewFiles,
         options: NewQcow2Options,
@@ -160,7 +160,7 @@ impl NewQcow2Parts {
         })
     }
 
-    /// Overwrites the header of the image that was on a block device.
+    /// Overwrites the header of an earlier image on a block device.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -171,7 +171,7 @@ impl NewQcow2Parts {
         encode::wipe(self.storage.as_ref(), self.geometry)
     }
 
-    /// Returns the number of clusters in front of the tables: those of the header, and of that of the encryption.
+    /// Returns the number of clusters in front of the tables: those of the header and of the encryption header.
     pub(super) fn front_clusters(&self) -> u64 {
         let place = self.options.encryption_header();
         1 + self
@@ -179,7 +179,7 @@ impl NewQcow2Parts {
             .clusters(place.map_or(0, |place| place.length))
     }
 
-    /// Writes the header of the encryption, with zeroes behind it where the file doesn't have them.
+    /// Writes the encryption header, padded with zeroes if the file doesn't read as zeroes.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -195,11 +195,11 @@ impl NewQcow2Parts {
         self.storage.write_at(place.host.0, &header)
     }
 
-    /// Makes a block device's part for data read as zeroes where that takes no writing. Encrypted data is
-    /// written anyway.
+    /// Makes the range of a block device for data read as zeroes if that takes no writing. Does nothing for encrypted
+    /// data, which is written as a whole.
     ///
     /// # Errors
-    /// Returns the system's error if the ends of the part can't be written.
+    /// Returns the system's error if the ends of the range can't be written.
     pub(super) fn clear(&mut self, range: Range<u64>) -> Result<()> {
         if self.cipher.is_none() && !self.clean && !range.is_empty() {
             self.clean = self.data.punch(range)?;
@@ -207,13 +207,13 @@ impl NewQcow2Parts {
         Ok(())
     }
 
-    /// Returns true if only the data of a stored cluster has to be written. Otherwise all of it is
-    /// ciphertext, or has to be written to read as zeroes.
+    /// Returns true if zeroes in an allocated cluster needn't be written. Otherwise the cluster is encrypted,
+    /// compressed, or doesn't read as zeroes.
     pub(super) fn leaves_holes(&self) -> bool {
         self.cipher.is_none() && self.clean && !self.compressed
     }
 
-    /// Returns the unit in which L2 entries map, in bytes, for buffers.
+    /// Returns the unit that an L2 entry maps, in bytes, for buffers.
     pub(super) fn unit(&self) -> usize {
         if self.compressed {
             self.geometry.cluster_len()
@@ -222,7 +222,7 @@ impl NewQcow2Parts {
         }
     }
 
-    /// Returns the size in bytes of the pieces in which zeroes are worth finding.
+    /// Returns the unit in which zeroes are detected, in bytes.
     pub(super) fn zero_unit(&self) -> usize {
         if self.leaves_holes() {
             self.unit().min(4096)
@@ -231,7 +231,7 @@ impl NewQcow2Parts {
         }
     }
 
-    /// Returns the backing file under the new image.
+    /// Returns the backing file of the new image.
     pub(super) fn backed(&self) -> Option<Backed> {
         let backing = self.options.backing.as_ref()?;
         Some(Backed {
@@ -241,7 +241,7 @@ impl NewQcow2Parts {
         })
     }
 
-    /// Cuts the pieces of a chunk at `guest` at the disk's end where nothing may be behind that.
+    /// Truncates the pieces of a chunk at `guest` at the disk's end if the data is in an external data file.
     pub(super) fn cut(&self, guest: GuestOffset, pieces: &mut Vec<(Run, HostOffset)>) {
         if self.external {
             let left = self.options.size.next_multiple_of(SECTOR_SIZE) - guest.0;
@@ -249,13 +249,13 @@ impl NewQcow2Parts {
         }
     }
 
-    /// Returns the storage to which chunks can be copied as they are.
+    /// Returns the storage to which chunks can be copied unchanged.
     pub(super) fn plain_storage(&self) -> Option<&dyn Storage> {
         self.leaves_holes().then_some(self.data.as_ref())
     }
 }
 
-/// Makes an external data file as long as the disk, reading as zeroes where that is possible.
+/// Sets the length of an external data file to the size of the disk. Makes the file read as zeroes if possible.
 fn prepare_data_file(data: &dyn Storage, size: u64) -> Result<()> {
     let size = size.next_multiple_of(SECTOR_SIZE);
     if data.starts_as_zeroes() {

@@ -1,18 +1,18 @@
-//! The clusters of things that are numbered: guest clusters, or L2 tables.
+//! The clusters of a numbered sequence of guest clusters or L2 tables.
 
 use crate::formats::Run;
 use crate::formats::qcow2::geometry::Geometry;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The places of all things from number 0 on, as runs in which numbers and clusters of the file both rise by one.
+/// The clusters of all items from number 0 on, as runs in which both the number and the cluster grow by one.
 #[derive(Debug, Default)]
 pub(super) struct PlacedRuns {
-    /// The number and the cluster with which each run begins.
+    /// The number and the cluster of the first item of each run.
     runs: Vec<(u64, u64)>,
 }
 
 impl PlacedRuns {
-    /// Adds things from `number` on, which follow those that are there; the first is at `cluster`.
+    /// Adds the items from `number` on, which follow the present ones. The first is at `cluster`.
     pub(super) fn push(&mut self, number: u64, cluster: u64) {
         let follows = |(first, start): &(u64, u64)| start + (number - first) == cluster;
         if !self.runs.last().is_some_and(follows) {
@@ -20,7 +20,7 @@ impl PlacedRuns {
         }
     }
 
-    /// Returns the cluster of a thing, and the number of those from there on that are in the same run.
+    /// Returns the cluster of an item, and the number of items from it to the end of its run.
     pub(super) fn find(&self, number: u64) -> (u64, u64) {
         let behind = self.runs.partition_point(|(first, _)| *first <= number);
         let run = behind.checked_sub(1).and_then(|run| self.runs.get(run));
@@ -29,7 +29,7 @@ impl PlacedRuns {
         (start + (number - first), end - number)
     }
 
-    /// Cuts a part of a chunk that starts at `guest` into pieces that are whole in the file.
+    /// Splits a part of a chunk at `guest` into pieces that are contiguous in the file.
     pub(super) fn cut(
         &self,
         geometry: Geometry,

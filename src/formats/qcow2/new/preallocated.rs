@@ -1,23 +1,24 @@
-//! A new image whose every cluster has its place beforehand (`preallocation=…`), where `qemu-img` puts it.
+//! The layout of a new image in which every cluster is allocated beforehand (`preallocation=…`), at `qemu-img`'s
+//! places.
 //!
 //! ```text
 //! metadata:      header | tables as of an empty image | L2 table, its data, L2 table, its data, …
 //! falloc, full:  header | an L2 table | … | refcount blocks and table | data | L2 tables
 //! ```
 //!
-//! Nothing depends on the data, so all tables are generated from numbers. Of space that isn't taken each L2 table
-//! stands before the data that it leads to, with refcount blocks between them where [`ClusterOrder`] puts these. Space
-//! that is taken is in one piece. So is that on a device, and that of a disk with so many L2 tables that a place for
-//! each would take too much memory. In an external data file guest and host offsets are the same. An image whose
-//! external data file is to be a raw image at all times is one of these, whatever was asked for.
+//! The tables don't depend on the data, so they are generated from the places. With `metadata`, each L2 table
+//! precedes the data that it maps, and refcount blocks are between them according to [`ClusterOrder`]. With `falloc`
+//! and `full`, the data is contiguous. It is also contiguous on a device, and for a disk with so many L2 tables that
+//! recording the place of each would take too much memory. In an external data file, host offsets equal guest
+//! offsets. An image whose external data file must be a raw image has this layout with any `preallocation`.
 //!
-//! A cluster that was never written reads as zeroes, as the file has a hole there. With encryption
-//! a hole would decrypt to noise, so then, and with [`Preallocation::Full`], every cluster has to be
-//! written: [`NewImage::starts_as_zeroes`](crate::formats::NewImage::starts_as_zeroes) says so.
+//! A cluster that is never written reads as zeroes, since the file has a hole there. Decryption would turn a hole
+//! into noise. So with encryption, and with [`Preallocation::Full`], every cluster has to be written, and
+//! [`NewImage::starts_as_zeroes`](crate::formats::NewImage::starts_as_zeroes) returns false.
 //!
-//! With subclusters a cluster has its place, and yet nothing is stored there until the bits of its
-//! subclusters say so. So a backing file shows through, holes do no harm, and the tables do depend on the
-//! data. The last table for which there was data is kept, and written when the next one begins.
+//! With subclusters, a cluster is allocated, but its subclusters are unallocated until they are written. So a backing
+//! file is visible through it, holes are never read, and the tables depend on the data. The table with the latest
+//! data is kept in memory, and written when the next one begins.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -34,16 +35,16 @@ use crate::formats::{Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The most bytes of tables that are written at once: at least a cluster.
+/// The largest number of bytes of tables that are written at once, though at least a cluster.
 const MOST_WRITTEN: u64 = 2 << 20;
 
-/// The most L2 tables that have data between them.
+/// The largest number of L2 tables that are placed between the data.
 const MOST_APART: u64 = 1 << 20;
 
-/// The most bytes of data for which QEMU hands out a run at once.
+/// The largest number of bytes of data that QEMU allocates as one run.
 const MOST_DATA: u64 = i32::MAX as u64;
 
-/// A preallocated qcow2 image being written.
+/// The layout of a preallocated image.
 pub(super) struct PreallocatedLayout {
     starts_as_zeroes: bool,
     may_share: bool,
@@ -55,16 +56,16 @@ pub(super) struct PreallocatedLayout {
     subclusters: Mutex<Subclusters>,
 }
 
-/// The L2 tables that depend on the data.
+/// The L2 tables with subclusters, which depend on the data.
 #[derive(Debug, Default)]
 struct Subclusters {
-    /// The one that is being filled: its number, and its bytes.
+    /// The number and the bytes of the table that is being filled.
     filling: Option<(u64, Vec<u8>)>,
-    /// The numbers of those that are complete and were handed out, in order.
+    /// The numbers of the completed tables, which are already in a reservation, in order.
     done: Vec<u64>,
 }
 
-/// Makes a file so long; a block device is that or isn't.
+/// Sets the length of a file. For a block device, checks that it is long enough.
 ///
 /// # Errors
 /// Returns the system's error, or an error if a device is too small.
@@ -80,7 +81,7 @@ fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
     Ok(())
 }
 
-/// Hands out the guest clusters that one L2 table maps.
+/// Allocates the guest clusters that one L2 table maps.
 fn take_data(
     order: &mut ClusterOrder,
     data: &mut PlacedRuns,
@@ -98,10 +99,10 @@ fn take_data(
 }
 
 impl PreallocatedLayout {
-    /// Takes the image's space as `preallocation` says.
+    /// Preallocates the image's space according to `preallocation`.
     ///
     /// # Errors
-    /// Returns an error if there isn't so much space.
+    /// Returns an error if there isn't enough space.
     pub(super) fn new(image: &mut NewQcow2Parts, preallocation: Preallocation) -> Result<Self> {
         let (geometry, size) = (image.geometry, image.options.size);
         let l2_tables = geometry.l1_entries(size);
@@ -109,12 +110,12 @@ impl PreallocatedLayout {
         let takes_space = !matches!(preallocation, Preallocation::Off | Preallocation::Metadata);
         let mut order = ClusterOrder::new(geometry, image.front_clusters())?;
         let l1 = match geometry.clusters(l2_tables * ENTRY_SIZE) {
-            // A disk of no bytes has no L1 table, and so no place for one.
+            // A disk of 0 bytes has no L1 table, and so no place for it.
             0 => 0,
             l1_clusters => order.take(l1_clusters)?,
         };
         let (mut l2, mut data) = (PlacedRuns::default(), PlacedRuns::default());
-        // A device is often as long as `measure` says, and has no room for tables that were outgrown.
+        // A device is often exactly as large as `measure` says, with no space for former refcount tables.
         let is_tight = !image.storage.starts_as_zeroes() && clusters > 0;
         if !image.external && (takes_space || is_tight || l2_tables > MOST_APART) {
             data.push(0, order.take_counted(clusters, l2_tables, is_tight)?);
@@ -139,7 +140,7 @@ impl PreallocatedLayout {
         } else {
             (end_of(data.find(0).0), metadata_end)
         };
-        // The file ends with the last subcluster of the disk, if no table is behind that.
+        // The file ends with the last subcluster of the disk, unless a table follows it.
         let beyond = end_of(clusters) - size.next_multiple_of(geometry.subcluster_len() as u64);
         let is_last = clusters > 0 && data.find(clusters - 1).0 + 1 == order.end();
         let length = match is_last && !image.external && !takes_space {
@@ -154,7 +155,7 @@ impl PreallocatedLayout {
         let mut written =
             !takes_space || image.data.reserve(0..end)? && preallocation != Preallocation::Full;
         if geometry.has_subclusters() && !written {
-            // The bits say that nothing is stored, so no one will write it later.
+            // The subclusters are unallocated, so that the zeroes won't be written later.
             write_zeroes(image.data.as_ref(), first..end)?;
             written = true;
         }
@@ -171,18 +172,18 @@ impl PreallocatedLayout {
         })
     }
 
-    /// Returns the entry that leads to a guest cluster's data.
+    /// Returns the L2 entry of a guest cluster.
     fn entry(&self, image: &NewQcow2Parts, cluster: u64) -> L2Entry {
         let (host, _) = self.data.find(cluster);
         L2Entry::to_data(HostOffset(host * image.geometry.cluster_size()))
     }
 
-    /// Returns the place of an L2 table.
+    /// Returns the host offset of an L2 table.
     fn table_host(&self, image: &NewQcow2Parts, number: u64) -> HostOffset {
         HostOffset(self.l2.find(number).0 * image.geometry.cluster_size())
     }
 
-    /// Appends the L2 table of clusters that are stored.
+    /// Appends an L2 table whose clusters are all data.
     fn append_table(&self, image: &NewQcow2Parts, number: u64, buffer: &mut Vec<u8>) {
         let end = buffer.len() + image.geometry.cluster_len();
         let mut cluster = number * image.geometry.l2_entries();
@@ -200,7 +201,7 @@ impl PreallocatedLayout {
         buffer.resize(end, 0);
     }
 
-    /// Makes an L2 table of clusters that have their places, with nothing stored there.
+    /// Returns an L2 table whose clusters are allocated and whose subclusters are all unallocated.
     fn table_of_nothing(&self, image: &NewQcow2Parts, number: u64) -> Vec<u8> {
         let mut table = vec![0; image.geometry.cluster_len()];
         let first = number * image.geometry.l2_entries();
@@ -214,8 +215,8 @@ impl PreallocatedLayout {
         table
     }
 
-    /// Sets the bits of a chunk's subclusters, of which `data` and `zeroes` are whole. Returns the
-    /// table that is complete, as the chunk needs another one.
+    /// Sets the bits for a chunk's subclusters, of which `data` and `zeroes` are multiples. Returns the table before
+    /// if the chunk begins another one, since that table is complete.
     fn map(
         &self,
         image: &NewQcow2Parts,
@@ -253,7 +254,7 @@ impl PreallocatedLayout {
         Ok(complete)
     }
 
-    /// Writes the L2 tables, those that follow each other in one go.
+    /// Writes the L2 tables without subclusters, contiguous ones at once.
     fn write_plain_tables(&self, image: &NewQcow2Parts) -> Result<()> {
         let mut buffer = Vec::new();
         let mut number = 0;
@@ -272,7 +273,7 @@ impl PreallocatedLayout {
         Ok(())
     }
 
-    /// Writes the L2 tables that were not handed out.
+    /// Writes the L2 tables that weren't part of a reservation.
     fn write_l2_tables(&self, image: &NewQcow2Parts) -> Result<()> {
         if !image.geometry.has_subclusters() {
             return self.write_plain_tables(image);

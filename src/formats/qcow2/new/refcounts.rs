@@ -1,8 +1,8 @@
-//! The refcounts of a new image: all of them are 1, in whatever width.
+//! The refcount structures of a new image in which all refcounts are 1.
 //!
-//! Every cluster of a new image is used exactly once. So the refcount blocks follow from the number of
-//! clusters alone, and are written in long runs once that number is known. Blocks and table are clusters
-//! themselves and counted like all others.
+//! Every cluster of such an image has exactly one reference. So the refcount blocks follow from the number of
+//! clusters alone, and are written in long runs once that number is known. The blocks and the table are clusters with
+//! refcounts themselves.
 
 use crate::error::{Error, Result};
 use crate::formats::qcow2::entries;
@@ -17,21 +17,21 @@ const WRITE_SIZE: usize = 1 << 20;
 /// The places of the refcount blocks and the refcount table of a new image.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RefcountLayout {
-    /// The place of the first block.
+    /// The host offset of the first block.
     pub(super) blocks: HostOffset,
     /// The number of blocks.
     pub(super) block_count: u64,
-    /// The place of the table, behind the last block.
+    /// The host offset of the table, which follows the last block.
     pub(super) table: HostOffset,
-    /// The number of clusters of the table.
+    /// The length of the table in clusters.
     pub(super) table_clusters: u64,
-    /// The number of clusters that the file has in the end.
+    /// The length of the file in clusters.
     pub(super) total: u64,
 }
 
 impl RefcountLayout {
-    /// Lays out an image of `others` clusters beside these, with the blocks at `at`, the table behind them,
-    /// and all of them counted too.
+    /// Lays out the refcount structures of an image with `others` other clusters. The blocks start at `at`, and the
+    /// table follows them.
     ///
     /// # Errors
     /// Returns an error if the table would be larger than the format allows.
@@ -50,7 +50,7 @@ impl RefcountLayout {
         })
     }
 
-    /// Returns the table's place, as the header has it.
+    /// Returns the place of the table for the header.
     pub(super) fn table_place(&self, geometry: Geometry) -> TablePlace {
         TablePlace {
             host: self.table,
@@ -58,7 +58,7 @@ impl RefcountLayout {
         }
     }
 
-    /// Writes blocks and table.
+    /// Writes the blocks and the table.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -85,7 +85,7 @@ impl RefcountLayout {
             storage.write_at(offset, &rest)?;
             offset += rest.len() as u64;
         }
-        // The bytes behind the last refcount are zero in a new file, and anything on a device.
+        // Bytes after the last refcount are zero in a new file, but undefined on a device.
         let rest = self.table.0 - offset;
         if rest > 0 && !storage.starts_as_zeroes() {
             storage.write_at(offset, &vec![0; usize::try_from(rest).unwrap_or(0)])?;
@@ -95,14 +95,14 @@ impl RefcountLayout {
             let host = self.blocks.0 + block * geometry.cluster_size();
             table.extend(host.to_be_bytes());
         }
-        // The rest of the table is written too, so that the file ends with a whole cluster.
+        // The table is padded, so that the file ends with a whole cluster.
         let length = self.table_clusters * geometry.cluster_size();
         table.resize(usize::try_from(length).unwrap_or(table.len()), 0);
         storage.write_at(self.table.0, &table)
     }
 }
 
-/// Returns the error for more clusters than the refcount table may lead to.
+/// Returns the error for more clusters than a refcount table can refer to.
 pub(super) fn table_too_big() -> Error {
     Error::invalid(
         "the image's file is too big for its cluster size: its refcount table would be larger \
@@ -110,11 +110,11 @@ pub(super) fn table_too_big() -> Error {
     )
 }
 
-/// Returns the number of refcount blocks, and of clusters of a refcount table, that an image takes that has
-/// `others` beside them. They count themselves.
+/// Returns the number of refcount blocks, and of clusters of the refcount table, for an image with `others` other
+/// clusters. These clusters need refcounts, too.
 pub(in crate::formats::qcow2) fn refcount_clusters(geometry: Geometry, others: u64) -> (u64, u64) {
     let (mut block_count, mut table_clusters) = (0, 0);
-    // Both grow with the total, far more slowly than it does: this ends after a few rounds.
+    // Both sizes grow far more slowly than the total, so the loop ends after a few rounds.
     loop {
         let total = others + block_count + table_clusters;
         let blocks = total.div_ceil(geometry.refcount_block_entries());
@@ -126,10 +126,10 @@ pub(in crate::formats::qcow2) fn refcount_clusters(geometry: Geometry, others: u
     }
 }
 
-/// The number of refcounts in the pattern that is repeated: whole bytes in every width.
+/// The number of refcounts in the repeated pattern, which has whole bytes with every refcount width.
 const GROUP: usize = 64;
 
-/// Encodes `count` refcounts of 1, at most [`GROUP`], up to the end of their last byte.
+/// Encodes `count` refcounts of 1, at most [`GROUP`], padded to a whole byte.
 fn ones(bits: u32, count: usize) -> Vec<u8> {
     let mut block = vec![0; GROUP * 8];
     for index in 0..count {
@@ -149,7 +149,7 @@ mod tests {
     fn every_cluster_is_counted_once_and_no_other_in_any_width() {
         for order in 0..=6 {
             for others in [1, 63, 64, 65, 3000] {
-                // On a device, bytes behind the last refcount have to be cleared.
+                // Bytes after the last refcount have to be zeroed on a device.
                 let device = MemoryStorage::new(vec![0xaa; 8 << 20]).as_device();
                 let geometry = Geometry::new(9, false, order).unwrap();
                 let at = HostOffset(others * 512);
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Lays out refcounts behind everything else, `used` bytes long.
+    /// Lays out the refcount structures after everything else, which has `used` bytes.
     fn behind(geometry: Geometry, used: u64) -> Result<RefcountLayout> {
         let used = HostOffset(used);
         RefcountLayout::new(geometry, geometry.host_cluster(used), used)
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(layout.block_count, 1);
         assert_eq!(layout.table, HostOffset(4 << 16));
         assert_eq!(layout.total, 5);
-        // The clusters are one short of what a block counts: the block and the table need a second one.
+        // The clusters are one fewer than a block covers, so that the block and the table need a second block.
         let layout = behind(geometry, 32767 << 16).unwrap();
         assert_eq!((layout.block_count, layout.total), (2, 32770));
         // Clusters of 512 bytes have blocks of 256 refcounts and tables of 64 entries.

@@ -1,10 +1,10 @@
-//! Arithmetic on the runs of a chunk: sorted, disjoint ranges of bytes.
+//! Operations on the runs of a chunk: sorted, disjoint ranges of bytes.
 
 use crate::formats::Run;
 use crate::formats::qcow2::entries::{SUBCLUSTERS, Subcluster, SubclusterBitmap};
 use crate::units::HostOffset;
 
-/// Widens runs to whole units and joins them where they touch; the last unit ends with the chunk.
+/// Widens runs to whole units, and joins them where they touch. The last unit ends with the chunk.
 pub(super) fn widen(runs: &[Run], unit: usize, chunk: usize) -> Vec<Run> {
     let mut widened: Vec<Run> = Vec::with_capacity(runs.len());
     for run in runs {
@@ -18,21 +18,21 @@ pub(super) fn widen(runs: &[Run], unit: usize, chunk: usize) -> Vec<Run> {
     widened
 }
 
-/// Returns the parts that are in either of two lists.
+/// Returns the union of two lists of runs.
 pub(super) fn union(one: &[Run], other: &[Run]) -> Vec<Run> {
     let mut all = [one, other].concat();
     all.sort_unstable_by_key(|run| run.start);
     widen(&all, 1, usize::MAX)
 }
 
-/// Returns true if any run has a part of `range`.
+/// Returns true if any run overlaps `range`.
 pub(super) fn overlap(runs: &[Run], range: &Run) -> bool {
     let first = runs.partition_point(|run| run.end <= range.start);
     runs.get(first).is_some_and(|run| run.start < range.end)
 }
 
-/// Returns the bitmap of an extended L2 entry for the cluster at `start`, whose subclusters are `unit` bytes
-/// long. A subcluster is stored where there is data, and zero where there are zeroes and nothing but that.
+/// Returns the subcluster bitmap for the cluster at `start`, whose subclusters have `unit` bytes. A subcluster with
+/// any data is allocated. One with only zeroes reads as zeroes.
 pub(super) fn bitmap(start: usize, unit: usize, data: &[Run], zeroes: &[Run]) -> SubclusterBitmap {
     let mut bitmap = SubclusterBitmap::default();
     for (number, start) in (0..SUBCLUSTERS).zip((start..).step_by(unit)) {
@@ -46,7 +46,7 @@ pub(super) fn bitmap(start: usize, unit: usize, data: &[Run], zeroes: &[Run]) ->
     bitmap
 }
 
-/// Cuts off the parts of `pieces` that lie beyond the first `limit` bytes of the chunk.
+/// Removes the parts of `pieces` beyond the first `limit` bytes of the chunk.
 pub(super) fn cut(pieces: &mut Vec<(Run, HostOffset)>, limit: usize) {
     pieces.retain(|(run, _)| run.start < limit);
     for (run, _) in pieces {
@@ -54,8 +54,7 @@ pub(super) fn cut(pieces: &mut Vec<(Run, HostOffset)>, limit: usize) {
     }
 }
 
-/// Returns the parts of `pieces` (runs and their places in the file) that lie in `runs`, each of which lies
-/// in one of the pieces.
+/// Returns the parts of `pieces` (runs and their host offsets) that are in `runs`. Each run is inside one piece.
 pub(super) fn narrow(pieces: &[(Run, HostOffset)], runs: &[Run]) -> Vec<(Run, HostOffset)> {
     let mut pieces = pieces.iter();
     let mut piece = pieces.next();

@@ -1,10 +1,10 @@
-//! Clusters as they are stored, back to the guest's bytes: decrypted, or decompressed.
+//! Conversion of stored clusters to the guest's data: decryption and decompression.
 //!
-//! A data cluster that starts at or beyond the end of the file is missing, and that is an error. One that the
-//! end cuts through reads as zeroes from there on. QEMU writes such files, as it leaves out trailing zeroes
-//! of the last cluster. It never does so with ciphertext, and missing ciphertext stands for nothing, so in an
-//! encrypted image that is an error too. So is an end inside of a sector, which no program writes: the rest
-//! of that sector was lost, and maybe more. An external data file may have any length.
+//! A data cluster that starts at or beyond the end of the file is missing, which is an error. If the file ends inside
+//! a data cluster, the rest of it reads as zeroes, since QEMU may leave out trailing zeroes of the last cluster. In
+//! an encrypted image a truncated cluster is an error: QEMU always writes the whole ciphertext, and missing
+//! ciphertext has no meaning. An end inside a sector is an error as well, since no program writes such a file. An
+//! external data file may have any length.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::formats::qcow2::header::{CompressionType, Header, Version};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The files and the cipher that it takes to read a cluster, once its place is known.
+/// The files and the cipher for reading a cluster at a known place.
 pub(in crate::formats::qcow2) struct ClusterReader {
-    /// The file of the guest's data: the image's own file, or its external data file.
+    /// The file with the guest's data: the image's own file or its external data file.
     data: Arc<dyn Storage>,
     external: bool,
     geometry: Geometry,
@@ -34,7 +34,7 @@ pub(in crate::formats::qcow2) struct ClusterReader {
 }
 
 impl ClusterReader {
-    /// Makes a reader for the image that `header` was read from; `cipher` decrypts its data.
+    /// Returns a reader for the image with this header. `cipher` decrypts its data.
     pub(in crate::formats::qcow2) fn new(
         data: Arc<dyn Storage>,
         header: &Header,
@@ -60,17 +60,17 @@ impl ClusterReader {
         self.cipher.as_ref()
     }
 
-    /// Returns the method by which clusters are compressed.
+    /// Returns the compression type of compressed clusters.
     pub(in crate::formats::qcow2) fn compression(&self) -> CompressionType {
         self.compression
     }
 
-    /// Returns the file of the guest's data.
+    /// Returns the file with the guest's data.
     pub(in crate::formats::qcow2) fn storage(&self) -> &dyn Storage {
         self.data.as_ref()
     }
 
-    /// Returns the storage in which data is found as the guest sees it; `None` when it is encrypted.
+    /// Returns the file that holds the data as the guest sees it, or `None` if the data is encrypted.
     pub(in crate::formats::qcow2) fn plain_storage(&self) -> Option<&dyn Storage> {
         match self.cipher {
             Some(_) => None,
@@ -81,7 +81,7 @@ impl ClusterReader {
     /// Decodes an L2 entry.
     ///
     /// # Errors
-    /// Returns an error if the entry makes no sense.
+    /// Returns an error if the entry is invalid.
     pub(in crate::formats::qcow2) fn target(
         &self,
         entry: L2Entry,
@@ -95,8 +95,8 @@ impl ClusterReader {
         let target = entry
             .target_in_data_file(self.geometry, self.zero_flag)
             .map_err(|why| self.bad_entry(guest, &why))?;
-        // Every cluster of an external data file is at its guest offset (the specification's section on
-        // standard cluster descriptors). Other bytes there belong to someone else.
+        // Every cluster of an external data file is at its guest offset ("Standard Cluster Descriptor" in the
+        // specification). Data at another offset belongs to another cluster.
         let place = guest.0 - self.geometry.within_cluster(guest.0);
         match target {
             L2Target::Data { host, .. }
@@ -113,7 +113,7 @@ impl ClusterReader {
         }
     }
 
-    /// Returns the error for the L2 entry of a guest offset.
+    /// Returns the error for an invalid L2 entry of a guest offset.
     pub(in crate::formats::qcow2) fn bad_entry(
         &self,
         guest: GuestOffset,
@@ -126,12 +126,12 @@ impl ClusterReader {
         ))
     }
 
-    /// Returns the way in which the guest's data is stored from `guest` on, and for how many bytes. These
-    /// reach to the end of the cluster, or of the run of subclusters that are stored in the same way. `slot`
-    /// is the cluster's L2 entry, and `length` that of the file in bytes.
+    /// Returns the way in which the guest's data is stored from `guest` on, and the number of bytes up to the end of
+    /// the cluster or of the subclusters in the same state. `slot` is the cluster's L2 entry, and `length` is the
+    /// length of the file in bytes.
     ///
     /// # Errors
-    /// Returns an error if the entry makes no sense, or leads beyond the end of the file.
+    /// Returns an error if the entry is invalid, or refers to a cluster beyond the end of the file.
     pub(in crate::formats::qcow2) fn part(
         &self,
         slot: L2Slot,
@@ -164,7 +164,7 @@ impl ClusterReader {
         }
     }
 
-    /// Returns what [`part`](Self::part) does, for a cluster with subclusters.
+    /// Returns the result of [`part`](Self::part) for a cluster with subclusters.
     fn subclusters(
         &self,
         target: L2Target,
@@ -217,12 +217,11 @@ impl ClusterReader {
         Err(self.bad_entry(guest, &why))
     }
 
-    /// Reads whole sectors of the data at `host`, which stand for `guest`, out of a file of `length`
-    /// bytes.
+    /// Reads whole sectors of the data at `host`, whose guest offset is `guest`. `length` is the length of the file
+    /// in bytes.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if the file has become shorter, or if ciphertext is
-    /// missing.
+    /// Returns the system's error. Returns an error if the file has become shorter, or if ciphertext is missing.
     pub(in crate::formats::qcow2) fn read_data(
         &self,
         guest: GuestOffset,
@@ -249,11 +248,11 @@ impl ClusterReader {
         Ok(())
     }
 
-    /// Reads from the compressed cluster that holds `guest`, to its end at most, out of a file of
-    /// `length` bytes. Compressed clusters are never encrypted, whatever the image's method.
+    /// Reads from the compressed cluster at `guest`, up to its end at most. `length` is the length of the file in
+    /// bytes. Compressed clusters are never encrypted.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the stream is damaged.
+    /// Returns the system's error. Returns an error if the compressed data is damaged.
     pub(in crate::formats::qcow2) fn read_compressed(
         &self,
         slot: L2Slot,
@@ -266,7 +265,7 @@ impl ClusterReader {
         };
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { stored, cluster } = scratch;
-            // The last sector of the range may reach beyond the end of the file.
+            // The last sector of the range may extend beyond the end of the file.
             let most = range.length.min(length.saturating_sub(range.host.0));
             stored.resize(usize::try_from(most).unwrap_or(0), 0);
             let what = format!("the compressed cluster of guest offset {guest}");
@@ -289,7 +288,7 @@ impl ClusterReader {
     }
 }
 
-/// Buffers for compressed clusters, kept for each thread.
+/// The buffers for compressed clusters, one set for each thread.
 #[derive(Default)]
 struct Scratch {
     stored: Vec<u8>,

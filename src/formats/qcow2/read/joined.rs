@@ -1,10 +1,9 @@
-//! Compressed clusters that stand close together, read with one request.
+//! Reading of several adjacent compressed clusters with one request.
 //!
-//! A compressed cluster is small, and the next one on the disk usually follows it in the file. It may follow
-//! a little later where several threads wrote the image. A read for each would wait for each where reads
-//! wait. So many clusters are read at once with one read of all that lies between the first and the last. It
-//! is a matter of speed only. The clusters are read one by one where that read fails, so that an error is of
-//! the cluster that can't be read.
+//! A compressed cluster is small, and the next one on the disk usually follows it in the file, or follows soon after
+//! if several threads wrote the image. On storage with a high latency, one read for each would be slow. So one read
+//! covers many clusters and the bytes between them. If that read fails, the clusters are read one by one, so that an
+//! error is that of the unreadable cluster.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,24 +14,24 @@ use crate::formats::codec;
 use crate::formats::qcow2::entries::{CompressedRange, L2Table, L2Target};
 use crate::units::{GuestOffset, HostOffset};
 
-/// The most that is read at once, in bytes.
+/// The largest number of bytes that is read at once.
 const MOST: u64 = 2 << 20;
-/// The number of bytes that aren't wanted and may be read beside as many that are.
+/// The number of bytes between clusters that may be read in excess of the clusters' own bytes.
 const UNWANTED: u64 = 64 << 10;
 
 thread_local! {
-    /// The bytes that were read, kept for each thread.
+    /// The bytes of a read, in a buffer for each thread.
     static BUFFER: RefCell<Vec<u8>> = RefCell::default();
 }
 
 impl ClusterReader {
-    /// Reads the compressed clusters with which `buf` begins, as long as they are close together in the file
-    /// and whole in `buf`. The file has `length` bytes. Returns the number of bytes of `buf` that were read.
-    /// It is 0 where there are fewer than two clusters, or where they can't be read together. `guest` is the
-    /// start of a cluster, and `table` its L2 table.
+    /// Reads the compressed clusters at the start of `buf`, as long as they are close together in the file and
+    /// complete in `buf`. `guest` is the start of a cluster, `table` its L2 table, and `length` the length of the
+    /// file in bytes. Returns the number of bytes read. That is 0 if there are fewer than two such clusters, or if
+    /// the read fails.
     ///
     /// # Errors
-    /// Returns an error if a stream is damaged.
+    /// Returns an error if the compressed data is damaged.
     pub(super) fn read_joined(
         &self,
         table: &L2Table,
@@ -78,8 +77,8 @@ impl ClusterReader {
     }
 }
 
-/// Returns the first of the places that are close together, as ranges of bytes in a file of `length` bytes.
-/// Returns the range that holds them all, too.
+/// Returns the first places that are close together, as byte ranges in a file of `length` bytes, and the range that
+/// covers them all.
 fn close_together(
     places: impl Iterator<Item = CompressedRange>,
     length: u64,
@@ -92,7 +91,7 @@ fn close_together(
         length: bytes,
     } in places
     {
-        // The last sector may reach beyond the end of the file.
+        // The last sector may extend beyond the end of the file.
         let range = start..start.saturating_add(bytes).min(length);
         let wider = match ranges.is_empty() {
             true => range.clone(),
@@ -123,7 +122,7 @@ mod tests {
     const CLUSTER: usize = 4096;
     const CLUSTERS: u8 = 40;
 
-    /// Makes an image of so many compressed clusters of 4 KiB, one behind the other in `order`, and its disk.
+    /// Returns an image of compressed clusters of 4 KiB whose order in the file is `order`, and its disk.
     fn image(order: impl Iterator<Item = u8>) -> (MemoryStorage, Vec<u8>) {
         let cluster_of = |number: u8| -> Vec<u8> {
             let bytes = (0u8..251).cycle().take(CLUSTER);
@@ -160,20 +159,20 @@ mod tests {
         (MemoryStorage::new(bytes), disk)
     }
 
-    /// Reads all of the disk at once; returns the number of reads of the file that it took.
+    /// Reads the whole disk at once. Also returns the number of reads of the file.
     fn read_all(storage: MemoryStorage) -> Result<(Vec<u8>, u64)> {
         let storage = Arc::new(storage);
         let header = Header::read_for_check(storage.as_ref())?;
         let image = Qcow2Image::open(Arc::<MemoryStorage>::clone(&storage), header, None)?;
         let mut buffer = vec![0; usize::from(CLUSTERS) * CLUSTER];
-        // The L2 table is read before.
+        // This reads the L2 table into the cache.
         image.read_at(GuestOffset(0), &mut buffer[..512])?;
         let before = storage.count(Operation::Read);
         image.read_at(GuestOffset(0), &mut buffer)?;
         Ok((buffer, storage.count(Operation::Read) - before))
     }
 
-    /// Returns the number of reads before [`read_all`] counts.
+    /// Returns the number of reads before those that [`read_all`] counts.
     fn reads_before() -> u64 {
         let storage = Arc::new(image(0..CLUSTERS).0);
         let header = Header::read_for_check(storage.as_ref()).unwrap();
@@ -199,7 +198,7 @@ mod tests {
             nth,
             errno: 5,
         };
-        // The first cluster by itself, and the others together.
+        // The first cluster is read by itself, and then the others together.
         assert!(read_all(storage.with_fault(fault)).unwrap() == (disk, 3));
         let (storage, disk) = image(0..CLUSTERS);
         let short = ShortRead { nth, bytes: 100 };
@@ -236,7 +235,7 @@ mod tests {
         assert_eq!(joined(&three, end), (3, 1000..1536));
         let backwards = [(1500, 36), (1010, 526), (1000, 24)];
         assert_eq!(joined(&backwards, end), (3, 1000..1536));
-        // The last sector isn't all there.
+        // The file ends inside the last sector.
         assert_eq!(joined(&three, 1520), (3, 1000..1520));
     }
 

@@ -1,13 +1,13 @@
-//! The guest's data, out of an image open for reading.
+//! Reading the guest's data from an image.
 //!
-//! Opening for reading changes nothing: a dirty image is read as it is, since its L1 and L2 tables are right
-//! whatever its refcounts are. An image that this version can't read correctly is refused, by name and with
-//! its place, and never handed out as zeroes or ciphertext.
+//! Opening for reading changes nothing. A dirty image is read without a repair, since outdated refcounts don't affect
+//! its L1 and L2 tables. An image that this version can't read correctly is refused with the reason, and never read
+//! as zeroes or ciphertext.
 //!
-//! - [`tables`]: L1 and L2 tables as read from a file, with a bounded cache;
-//! - [`cluster`]: a cluster's bytes as the guest has them, decrypted or decompressed;
-//! - [`joined`]: compressed clusters that stand close together, read with one request;
-//! - [`mod@preallocated`]: the guess that the file has holes where the tables say data.
+//! - [`tables`]: reading L1 and L2 tables, with a bounded cache;
+//! - [`cluster`]: conversion of stored clusters to the guest's data;
+//! - [`joined`]: reading several adjacent compressed clusters with one request;
+//! - [`mod@preallocated`]: the heuristic for files with holes in allocated clusters.
 
 pub(super) mod cluster;
 mod joined;
@@ -37,27 +37,26 @@ pub struct Qcow2Image {
     size: u64,
     tables: Tables,
     preallocated: Preallocated,
-    /// The holes of the file that holds the data.
+    /// The data ranges of the file with the guest's data.
     holes: Holes,
-    /// The length of the file that holds the data when it was opened, in bytes.
+    /// The length of the file with the guest's data at the time of opening, in bytes.
     length: u64,
 }
 
-/// The parts that an image is opened with for reading.
+/// The inputs with which an image is opened for reading.
 #[derive(Default)]
 pub struct ReadOptions {
-    /// The cipher for its data; there when the image is encrypted, and only then.
+    /// The cipher of its data, if and only if the image is encrypted.
     pub cipher: Option<Cipher>,
-    /// Its external data file; there when it has one, and only then.
+    /// The external data file, if and only if the image has one.
     pub data: Option<Arc<dyn Storage>>,
-    /// True if an L1 table that the file's end cuts off is no error before somebody asks for its missing
-    /// entries.
+    /// True if a truncated L1 table is an error only when a missing entry is needed.
     pub salvage: bool,
 }
 
 impl Qcow2Image {
-    /// Opens the image that `header` was read from, which has no external data file. `cipher`
-    /// decrypts its data; `None` when the image isn't encrypted.
+    /// Opens the image with this header, which has no external data file. `cipher` decrypts its data; it is `None` if
+    /// the image isn't encrypted.
     ///
     /// # Errors
     /// Returns an error as [`open_with`](Self::open_with) does.
@@ -69,11 +68,11 @@ impl Qcow2Image {
         Self::open_with(storage, &header, options)
     }
 
-    /// Opens the image that `header` was read from.
+    /// Opens the image with this header.
     ///
     /// # Errors
-    /// Returns an error if there is a cipher and the image isn't encrypted, or the other way round. Returns
-    /// an error if the same holds of an external data file, or if an L1 table can't be read.
+    /// Returns an error if there is a cipher and the image isn't encrypted, or the reverse. Returns an error if the
+    /// same applies to the external data file, or if the L1 table can't be read.
     pub fn open_with(
         storage: Arc<dyn Storage>,
         header: &Header,
@@ -106,24 +105,24 @@ impl Qcow2Image {
         })
     }
 
-    /// Returns the same image as one that is `depth` images below another. Fewer tables are kept in memory
-    /// for it, the deeper it is.
+    /// Returns the same image as a backing file `depth` images below another. The deeper it is, the fewer tables its
+    /// cache holds.
     #[must_use]
     pub fn at_depth(mut self, depth: usize) -> Self {
         self.tables.share_memory(depth);
         self
     }
 
-    /// Returns the way in which the guest's data is stored from `guest` on, and for how many bytes.
+    /// Returns the way in which the guest's data is stored from `guest` on, and the number of bytes up to a change.
     fn part(&self, table: &L2Table, guest: GuestOffset) -> Result<(ExtentKind, u64)> {
         let slot = table.get(self.geometry.l2_index(guest));
         let slot = slot.ok_or_else(|| self.clusters.bad_entry(guest, &"beyond the L2 table"))?;
         self.clusters.part(slot, guest, self.length)
     }
 
-    /// Returns the number of bytes behind the cluster of `offset`, and before `end` or in its cluster, that
-    /// are stored in the same way. Only the simplest case counts: the entries differ in nothing but the step
-    /// from cluster to cluster. To find that out takes a fraction of looking at each.
+    /// Returns the number of bytes after the cluster of `offset` that are stored in the same way, up to `end` or the
+    /// end of its cluster. It covers only entries that are equal except for the step between clusters, which is much
+    /// faster than decoding each.
     fn repeated(&self, table: &L2Table, offset: GuestOffset, kind: ExtentKind, end: u64) -> u64 {
         let cluster = self.geometry.cluster_size();
         let step = match kind {
@@ -133,7 +132,7 @@ impl Qcow2Image {
         let start = offset.0 - self.geometry.within_cluster(offset.0);
         let wanted = end.saturating_sub(start + 1) / cluster;
         let most = match kind {
-            // No cluster may start beyond the end of the file.
+            // Every cluster must start inside the file.
             ExtentKind::Data(host) => {
                 let host = host.0 - self.geometry.within_cluster(host.0);
                 wanted.min(self.length.saturating_sub(host + 1) / cluster)
@@ -143,8 +142,8 @@ impl Qcow2Image {
         table.repeats(self.geometry.l2_index(offset), step, most) * cluster
     }
 
-    /// Returns the extent of [`Image::extent_at`]. One of data goes on over the L2 tables that follow, as far
-    /// as the data is contiguous in the file. That is one read instead of many where clusters are small.
+    /// Returns the extent of [`Image::extent_at`], extended over the following L2 tables as long as the data is
+    /// contiguous in the file. With small clusters this makes one read of many.
     fn long_extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         let mut extent = self.extent_at(offset, limit)?;
         if !matches!(extent.kind, ExtentKind::Data(_)) {
@@ -161,7 +160,7 @@ impl Qcow2Image {
         Ok(extent)
     }
 
-    /// Reads as [`ClusterReader::read_joined`] does, from anywhere in a compressed cluster.
+    /// Reads as [`ClusterReader::read_joined`] does, if `guest` is the start of a cluster and `buf` is long enough.
     fn read_joined(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<usize> {
         if self.geometry.within_cluster(guest.0) != 0 || buf.len() < 2 * self.geometry.cluster_len()
         {
@@ -173,8 +172,7 @@ impl Qcow2Image {
         }
     }
 
-    /// Returns the length of an extent without an L2 table, in bytes: it goes on over all following tables
-    /// that are missing.
+    /// Returns the length in bytes of an extent without an L2 table. It extends over all following missing tables.
     fn unallocated(&self, offset: GuestOffset, end: u64) -> Result<u64> {
         let mut l1_index = self.geometry.l1_index(offset) + 1;
         loop {
@@ -212,9 +210,9 @@ impl Image for Qcow2Image {
         let next_table = self.geometry.l1_index(offset) + 1;
         let end_here = end.min(self.geometry.guest_start_of_l1(next_table).0);
         length += self.repeated(&table, offset, kind, end_here);
-        // A compressed cluster is decoded on its own.
+        // A compressed cluster is an extent of its own.
         while kind != ExtentKind::Encoded && offset.0 + length < end_here {
-            // An entry that is in error ends the extent; a caller that reads it is told.
+            // An invalid entry ends the extent, and is reported when it is read.
             match self.part(&table, GuestOffset(offset.0 + length)) {
                 Ok((next, more)) if next == kind.after(length) => length += more,
                 _ => break,
@@ -233,8 +231,8 @@ impl Image for Qcow2Image {
             status.zero = is_hole;
             status.length = status.length.min(length);
         }
-        // Offset 0 is a place in an external data file, but QEMU takes it for none where a whole cluster
-        // reads as zeroes.
+        // QEMU reports no offset for a zero cluster at host offset 0, although that is valid in an external data
+        // file.
         let cluster = self.geometry.cluster_size();
         if status.zero
             && !status.data
@@ -255,7 +253,7 @@ impl Image for Qcow2Image {
         self.clusters.plain_storage()
     }
 
-    /// Returns the room for a compressed cluster, before and after.
+    /// Returns the size of the buffers for a compressed cluster and its decompressed data.
     fn memory_to_read(&self) -> usize {
         2 * self.clusters.geometry().cluster_len()
     }

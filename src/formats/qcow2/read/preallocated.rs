@@ -1,8 +1,8 @@
-//! The guess that an image's clusters have their places while its file has holes there.
+//! The heuristic for images whose clusters are allocated while the file has holes there.
 //!
-//! Nothing in the header says so (see [`Preallocation::Metadata`](crate::formats::Preallocation)), but then
-//! far more clusters are in use than the file occupies on its medium. Only in such an image is it worth
-//! asking the file, cluster by cluster, about holes.
+//! The header doesn't record preallocation (see [`Preallocation::Metadata`](crate::formats::Preallocation)). But in a
+//! preallocated image far more clusters are in use than the file occupies on its medium. Only in such an image are
+//! the file's holes queried for each cluster.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,10 +13,10 @@ use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::storage::{Pace, Pieces, Storage};
 
-/// The most refcount blocks that are looked at together. It begins with one, since mostly that is enough.
+/// The largest number of refcount blocks that are read at once. The first batch is one block, which is mostly enough.
 const MOST_AT_ONCE: usize = 64;
 
-/// The guess, made once.
+/// The result of the heuristic, computed once.
 #[derive(Debug)]
 pub(super) struct Preallocated {
     storage: Arc<dyn Storage>,
@@ -26,7 +26,7 @@ pub(super) struct Preallocated {
 }
 
 impl Preallocated {
-    /// Makes one for the image in `storage`.
+    /// Returns the heuristic for the image in `storage`.
     pub(super) fn new(storage: Arc<dyn Storage>, header: &Header) -> Self {
         Self {
             storage,
@@ -36,8 +36,8 @@ impl Preallocated {
         }
     }
 
-    /// Returns true if the image looks like one, and false if that can't be found out. The answer only
-    /// decides how an image is reported on and how fast it is read.
+    /// Returns true if the image looks preallocated, and false if that is unknown. The result affects only reports
+    /// and the speed of reading.
     pub(super) fn looks_so(&self) -> bool {
         *self.answer.get_or_init(|| self.find_out().unwrap_or(false))
     }
@@ -47,7 +47,7 @@ impl Preallocated {
             return Ok(false);
         };
         let occupied = occupied / self.geometry.cluster_size();
-        // A tenth more than the file occupies, since file systems and caches are not exact.
+        // The threshold is a tenth above the occupied space, since file systems and caches report it inexactly.
         let threshold = (occupied.saturating_mul(10) / 9).max(occupied + 2);
         self.more_clusters_in_use_than(threshold - 1)
     }
@@ -84,7 +84,7 @@ impl Preallocated {
                     Ok(())
                 },
             );
-            // Blocks behind the one that is enough don't matter, not even if they can't be read.
+            // An error in a later block is irrelevant if the count is high enough.
             if in_use > limit {
                 return Ok(true);
             }
@@ -95,7 +95,7 @@ impl Preallocated {
         Ok(false)
     }
 
-    /// Returns the number of the first `count` refcounts of a block that aren't 0.
+    /// Returns the number of non-zero refcounts among the first `count` of a block.
     fn in_use(&self, block: &[u8], count: u64) -> u64 {
         let bits = self.geometry.refcount_bits();
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -112,7 +112,7 @@ mod tests {
     const CLUSTER: usize = 512;
     const BLOCKS: usize = 40;
 
-    /// Makes an image with so many refcount blocks, each of which counts three clusters in use.
+    /// Returns an image whose refcount blocks each have three clusters in use.
     fn image() -> MemoryStorage {
         let per_block = CLUSTER / 2;
         let mut bytes = vec![0; BLOCKS * per_block * CLUSTER];
@@ -123,7 +123,7 @@ mod tests {
         bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
         bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
         for block in 0..BLOCKS {
-            // The blocks stand apart from each other, so that each is read by itself.
+            // The blocks aren't adjacent, so that each takes a read of its own.
             let host = (2 + 2 * block) * CLUSTER;
             let entry = CLUSTER + block * 8;
             bytes[entry..entry + 8].copy_from_slice(&(host as u64).to_be_bytes());
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn blocks_are_read_together_where_reads_wait() {
         let before = of(image()).0.count(Operation::Read);
-        // The table, batches of 1, 2, 4 and 8, and then 16 at once.
+        // The reads are the table, batches of 1, 2, 4 and 8 blocks, and then 16 at once.
         let slowness = Slowness {
             until_in_flight: 16,
             after: before + 1 + 15,

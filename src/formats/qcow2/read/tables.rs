@@ -1,15 +1,15 @@
-//! L1 and L2 tables as read from a file.
+//! Reading L1 and L2 tables from a file.
 //!
-//! The L1 table is read whole when the image is opened (at most 32 MiB). L2 tables are read when needed and
-//! kept in a cache of bounded size with two generations. A table that is used is moved into the young one.
-//! When that is full it becomes the old one, and the old one is dropped. That is nearly least-recently-used,
-//! in constant time and without a list.
+//! The L1 table is read as a whole when the image is opened (at most 32 MiB). L2 tables are read on demand and kept
+//! in a bounded cache with two generations. A table in use moves to the young generation. When that is full, it
+//! becomes the old one, and the former old one is dropped. This approximates least-recently-used in constant time and
+//! without a list.
 //!
-//! A walk through the disk needs one table after the other. Where reads wait, as behind a network, those that
-//! follow are then read at once with the one that is asked for. They are as many as were asked for in order
-//! before, so that random access costs nothing. They are at most as many as one generation holds.
+//! A sequential read of the disk needs one table after the other. On storage with a high latency, the following
+//! tables are read ahead together with the requested one. Their number is that of the tables that were requested in
+//! order before, so that random access causes no extra reads. It is limited by the size of one generation.
 //!
-//! Every table must lie inside the file: bytes that are missing from a table are not zeroes.
+//! Every table must be inside the file: missing bytes of a table don't count as zeroes.
 
 use std::collections::HashMap;
 use std::mem;
@@ -23,19 +23,18 @@ use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// The number of bytes of L2 tables that one generation of the cache may hold, though never fewer than
-/// [`LEAST_TABLES`].
+/// The number of bytes of L2 tables in one generation of the cache, though it holds at least [`LEAST_TABLES`].
 const GENERATION_BYTES: usize = 4 << 20;
 const LEAST_TABLES: usize = 2;
-/// The number of images of a chain that may each keep as many tables as one alone; those below keep fewer.
+/// The number of images of a backing chain that each have a cache of full size. Images below have smaller ones.
 const FULL_CACHES: usize = 16;
-/// The number of L1 entries without a table that may lie between two tables that still are in order.
+/// The largest number of L1 entries without a table between two tables that still count as in order.
 const MOST_GAP: u64 = 4096;
 
-/// Reads a table of 8-byte entries; `what` names it in errors.
+/// Reads a table of 8-byte entries. `what` is the name of the table in errors.
 ///
 /// # Errors
-/// Returns the system's error, or an error if the table isn't completely inside the file.
+/// Returns the system's error. Returns an error if the table isn't completely inside the file.
 pub fn read_table(storage: &dyn Storage, place: TablePlace, what: &str) -> Result<Vec<u64>> {
     let length = storage.len()?;
     let bytes = place.entries * ENTRY_SIZE;
@@ -82,17 +81,17 @@ impl Generations {
     }
 }
 
-/// The tables that have been read in the order of the disk.
+/// The state of sequential access to tables.
 #[derive(Debug)]
 struct InOrder {
-    /// The tables that were read last, by their L1 indexes.
+    /// The range of L1 indexes of the tables that were read last.
     last: RangeInclusive<u64>,
     /// The number of tables that have been read in order.
     count: usize,
 }
 
 impl Default for InOrder {
-    /// Starts at the beginning of the disk, where walks begin.
+    /// Starts at the beginning of the disk, where sequential reads begin.
     fn default() -> Self {
         Self {
             last: RangeInclusive::new(0, 0),
@@ -101,13 +100,13 @@ impl Default for InOrder {
     }
 }
 
-/// The way from a guest offset to its L2 table.
+/// The lookup of L2 tables by guest offset.
 #[derive(Debug)]
 pub struct Tables {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     l1: Vec<L1Entry>,
-    /// The number of L1 entries that there ought to be.
+    /// The number of L1 entries according to the header.
     l1_entries: u64,
     cache: Mutex<Generations>,
     most_tables: usize,
@@ -116,8 +115,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Reads the active L1 table. With `salvage`, a table that the file's end cuts off is read as far as it
-    /// goes. A look-up of a missing entry is an error then.
+    /// Reads the active L1 table. With `salvage`, a truncated table is read up to the end of the file. A lookup of a
+    /// missing entry is an error then.
     ///
     /// # Errors
     /// Returns the errors of [`read_table`].
@@ -128,7 +127,7 @@ impl Tables {
         if salvage {
             let left = storage.len()?.saturating_sub(place.host.0);
             place.entries = place.entries.min(left / ENTRY_SIZE);
-            // An empty table may be anywhere.
+            // An empty table may have any offset.
             if place.entries == 0 {
                 place.host = HostOffset(0);
             }
@@ -146,15 +145,15 @@ impl Tables {
         })
     }
 
-    /// Keeps fewer tables, as for an image that is `depth` images below another. So the memory for a chain
-    /// grows with the logarithm of its length.
+    /// Reduces the cache for an image that is `depth` images below another, so that the memory for a backing chain
+    /// grows only with the logarithm of its length.
     pub fn share_memory(&mut self, depth: usize) {
         let most = self.most_tables / (1 + depth / FULL_CACHES);
         self.most_tables = most.max(LEAST_TABLES);
     }
 
-    /// Returns the place of the L2 table of L1 entry `l1_index`. Returns `None` when no cluster of it is
-    /// stored, as beyond the table of a snapshot that was taken when the disk was smaller.
+    /// Returns the host offset of the L2 table of L1 entry `l1_index`. Returns `None` if none of its clusters is
+    /// allocated. That includes indexes beyond the L1 table of a snapshot of a smaller disk.
     ///
     /// # Errors
     /// Returns an error if the entry is invalid.
@@ -179,7 +178,7 @@ impl Tables {
     /// Returns the L2 table of L1 entry `l1_index`.
     ///
     /// # Errors
-    /// Returns an error as [`l2_place`](Self::l2_place) does, or the system's, or an error if the table is
+    /// Returns an error as [`l2_place`](Self::l2_place) does, or the system's. Returns an error if the table is
     /// beyond the end of the file.
     pub fn l2(&self, l1_index: u64) -> Result<Option<Arc<L2Table>>> {
         let Some(host) = self.l2_place(l1_index)? else {
@@ -192,7 +191,7 @@ impl Tables {
         if let Some(table) = cached(&self.cache) {
             return Ok(Some(table));
         }
-        // Read without the lock; that two threads may read the same table does no harm.
+        // The table is read without the lock. It is harmless if two threads read the same table.
         let ahead = self.ahead(l1_index);
         if !ahead.is_empty()
             && let Some(table) = self.read_ahead((l1_index, host), ahead)
@@ -212,13 +211,12 @@ impl Tables {
         Ok(Some(table))
     }
 
-    /// Returns the tables that are to be read with the one of `l1_index`, which isn't in the cache: those
-    /// that follow, with their places. There are none where reads don't wait, or where tables aren't asked
-    /// for in order.
+    /// Returns the indexes and host offsets of the following tables that are to be read with that of `l1_index`,
+    /// which isn't in the cache. There are none if storage is fast, or if tables aren't requested in order.
     fn ahead(&self, l1_index: u64) -> Vec<(u64, HostOffset)> {
         let mut in_order = self.in_order.lock().unwrap_or_else(PoisonError::into_inner);
         if in_order.count > 0 && in_order.last.contains(&l1_index) {
-            // Another thread is reading it, or many others have been read since.
+            // Another thread is reading it, or it has been dropped from the cache since.
             return Vec::new();
         }
         let before = *in_order.last.end();
@@ -228,7 +226,7 @@ impl Tables {
         in_order.count = if follows { in_order.count + 1 } else { 1 };
         let mut ahead = Vec::new();
         if follows && self.pace.waits() {
-            // All of them, with the one that is asked for, are no more than a generation holds.
+            // Together with the requested table, they fit into one generation.
             let most = in_order.count.min(self.most_tables.saturating_sub(1));
             let following = l1_index.saturating_add(1)..=l1_index.saturating_add(MOST_GAP);
             let following = following.filter_map(|index| Some((index, self.stored(index)?)));
@@ -240,13 +238,13 @@ impl Tables {
         ahead
     }
 
-    /// Returns what [`l2_place`](Self::l2_place) does, where nothing is wrong with the entry.
+    /// Returns the result of [`l2_place`](Self::l2_place), or `None` for an invalid entry.
     fn stored(&self, l1_index: u64) -> Option<HostOffset> {
         self.l2_place(l1_index).ok().flatten()
     }
 
-    /// Reads a table and those `ahead` into the cache. Returns `None` where the first can't be read, which a
-    /// read of its own will tell. Others that can't be read are left for callers that ask for them.
+    /// Reads a table and those in `ahead` into the cache. Returns `None` if the first can't be read; the caller's own
+    /// read returns the error. Other errors are ignored until these tables are requested.
     fn read_ahead(
         &self,
         first: (u64, HostOffset),
@@ -255,12 +253,12 @@ impl Tables {
         let length = self.storage.len().ok()?;
         let size = self.geometry.cluster_size();
         ahead.insert(0, first);
-        // A table that reaches beyond the end is an error, and not zeroes.
+        // A table that extends beyond the end of the file is an error, and doesn't read as zeroes.
         ahead.retain(|(_, host)| host.0.checked_add(size).is_some_and(|end| end <= length));
         let mut tables = Vec::with_capacity(ahead.len());
         let storage = self.storage.as_ref();
         let pieces = Pieces::new(storage, length, self.geometry.cluster_len(), &self.pace);
-        // An error ends it: tables before it have been read.
+        // An error ends the loop; the tables before it have been read.
         let _ = pieces.each(
             &ahead,
             |(_, host)| host.0,
@@ -291,8 +289,8 @@ mod tests {
     const CLUSTER: u64 = 64 << 10;
     const TABLES: u64 = 40;
 
-    /// Makes an image whose L1 table leads to so many L2 tables, with an empty entry before each. The first
-    /// entry of each table is its number.
+    /// Returns an image with [`TABLES`] L2 tables, and an empty L1 entry before each. The first entry of each table
+    /// is its number.
     fn image() -> MemoryStorage {
         let mut bytes = vec![0; usize::try_from((2 + 2 * TABLES) * CLUSTER).unwrap()];
         bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
@@ -319,14 +317,14 @@ mod tests {
         (storage, tables)
     }
 
-    /// Returns the number of a table; its L1 index is odd.
+    /// Returns the number in a table. The L1 index of the table is odd.
     fn number(tables: &Tables, table: u64) -> Result<u64> {
         assert!(tables.l2(2 * table)?.is_none());
         let found = tables.l2(2 * table + 1)?.unwrap();
         Ok((found.get(0).unwrap().entry.0 >> 16) - 1)
     }
 
-    /// Makes reads wait: a millisecond, and then for others.
+    /// Returns a delay of reads: a millisecond, and then until others are in flight.
     fn slow(until_in_flight: usize, after: u64) -> Slowness {
         Slowness {
             until_in_flight,
@@ -337,7 +335,8 @@ mod tests {
     #[test]
     fn tables_that_follow_are_read_together_where_reads_wait() {
         let before = opened(image()).0.count(Operation::Read);
-        // Three tables by themselves, then batches of 5, 10 and 20, of which the last must be under way at once.
+        // The first three tables are read one by one, then batches of 5, 10 and 20, of which the last are in flight
+        // at once.
         let (storage, tables) = opened(image().slow(slow(20, before + 18)));
         for table in 0..TABLES {
             assert_eq!(number(&tables, table).unwrap(), table);
@@ -350,7 +349,7 @@ mod tests {
     fn none_is_read_that_isnt_asked_for_where_reads_dont_wait() {
         let (storage, tables) = opened(image());
         let before = storage.count(Operation::Read);
-        // These are fewer than it takes to find that reads wait.
+        // These are too few to detect that reads are slow.
         for table in 0..3 {
             number(&tables, table).unwrap();
         }
@@ -381,7 +380,7 @@ mod tests {
             let (_, tables) = opened(storage);
             let read: Vec<_> = (0..TABLES).map(|table| number(&tables, table)).collect();
             let failed = read.iter().filter(|result| result.is_err()).count();
-            // A table that was read ahead is read again.
+            // A table that failed in a batch is read again.
             assert!(failed <= 1, "{nth}: {read:?}");
             for (table, number) in (0..).zip(read) {
                 assert!(number.is_err() || number.unwrap() == table);

@@ -1,10 +1,10 @@
-//! Another directory of bitmaps for an image.
+//! The replacement of an image's bitmap directory.
 //!
-//! Bits and tables go to new clusters, and so does the directory, which replaces the old one. The header's
-//! extension for bitmaps changes last. Where its data is in one sector of the header, as nearly always, one
-//! write changes it: after a power cut the image has the old bitmaps or the new ones. Else, and where there is
-//! no extension yet, the autoclear bit is off meanwhile, so that none counts after a cut. That bit goes, too,
-//! when there is no bitmap any more, and then the extension itself.
+//! Bits, bitmap tables and the directory are written to new clusters. The bitmaps extension of the header changes
+//! last. If its data is within one sector, as nearly always, one write changes it: after a power cut the image has
+//! the old or the new bitmaps. Otherwise, or if the extension doesn't exist yet, the autoclear bit is cleared
+//! meanwhile, so that no bitmap is valid after a power cut. Removing the last bitmap clears that bit, and then
+//! removes the extension.
 
 use std::sync::Arc;
 
@@ -25,23 +25,23 @@ use crate::units::HostOffset;
 /// The length of the extension's data in bytes.
 const EXTENSION_LENGTH: usize = 24;
 
-/// An image whose bitmaps change.
+/// An image whose bitmap directory is replaced.
 pub(super) struct DirectoryChange<'a> {
     storage: &'a Arc<dyn Storage>,
     header: &'a Header,
-    /// The place of the extension; none where it isn't written.
+    /// The place of the bitmaps extension, or `None` if the last bitmap is removed.
     room: Option<ExtensionRoom>,
     metadata: Metadata,
     autoclear: u64,
 }
 
 impl<'a> DirectoryChange<'a> {
-    /// Begins the change of the image that `header` was read from to so many bitmaps. `flush` says that
-    /// flushes reach the storage.
+    /// Begins a change of the image with this header, after which it has `count` bitmaps. With `flush`, the changes
+    /// are flushed to stable storage.
     ///
     /// # Errors
-    /// Returns an error if the version has no bitmaps, if there are too many, or if the header has no room:
-    /// nothing was written then. Returns an error if metadata is damaged, or the system's error.
+    /// Returns an error if the version has no bitmaps, if there are too many, or if the header has no space; nothing
+    /// was written then. Returns an error if metadata is damaged, or the system's error.
     pub(super) fn begin(
         storage: &'a Arc<dyn Storage>,
         header: &'a Header,
@@ -62,11 +62,11 @@ impl<'a> DirectoryChange<'a> {
         })
     }
 
-    /// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; returns the table's
-    /// place.
+    /// Writes the bits and the table of a bitmap to new clusters, to which nothing refers yet. Returns the place of
+    /// the table.
     ///
     /// # Errors
-    /// Returns an error if clusters can't be had or bits can't be read, or the system's error.
+    /// Returns an error if clusters can't be allocated or bits can't be read, or the system's error.
     pub(super) fn store_bits(
         &mut self,
         bitmap: &Bitmap,
@@ -82,11 +82,11 @@ impl<'a> DirectoryChange<'a> {
         )
     }
 
-    /// Makes these the image's bitmaps, and gives back the clusters of `gone`: bitmaps that are no longer
-    /// among them, or that have other bits now.
+    /// Makes `all` the image's bitmaps, and frees the clusters of `gone`: bitmaps that are removed or have other bits
+    /// now.
     ///
     /// # Errors
-    /// Returns an error if metadata is damaged or clusters can't be had, or the system's error.
+    /// Returns an error if metadata is damaged or clusters can't be allocated, or the system's error.
     pub(super) fn finish(mut self, all: &[Bitmap], gone: &[Bitmap]) -> Result<()> {
         let given_back = self.clusters_of(gone)?;
         match self.room.take() {
@@ -103,7 +103,7 @@ impl<'a> DirectoryChange<'a> {
         self.metadata.close()
     }
 
-    /// Lists the clusters of bitmaps, as offsets and lengths in bytes.
+    /// Returns the clusters of bitmaps, as host offsets and lengths in bytes.
     fn clusters_of(&self, bitmaps: &[Bitmap]) -> Result<Vec<(HostOffset, u64)>> {
         let geometry = self.header.geometry();
         let mut clusters = Vec::new();
@@ -125,7 +125,7 @@ impl<'a> DirectoryChange<'a> {
         Ok(clusters)
     }
 
-    /// Points the header to a new directory.
+    /// Makes the header refer to a new directory.
     fn switch(&mut self, room: &ExtensionRoom, all: &[Bitmap]) -> Result<()> {
         let storage = self.storage.as_ref();
         let directory: Vec<u8> = all.iter().flat_map(Bitmap::directory_entry).collect();
@@ -134,7 +134,7 @@ impl<'a> DirectoryChange<'a> {
             directory: self.metadata.allocate_run(directory.len() as u64)?,
             length: directory.len() as u64,
         };
-        // Refcounts are stored before the tables that refer to what they count.
+        // Refcounts are stored before any reference to their clusters.
         self.metadata.commit()?;
         storage.write_at(place.directory.0, &directory)?;
         self.metadata.flush()?;
@@ -157,7 +157,7 @@ impl<'a> DirectoryChange<'a> {
         metadata.flush()
     }
 
-    /// Takes the last bitmaps away.
+    /// Removes the last bitmaps.
     fn clear(&mut self) -> Result<()> {
         let storage = self.storage.as_ref();
         fields::set_autoclear(storage, self.autoclear & !features::BITMAPS)?;
@@ -169,7 +169,7 @@ impl<'a> DirectoryChange<'a> {
     }
 }
 
-/// Takes the extension away; returns `false` where it has to stay, because others stand behind it.
+/// Removes the extension. Returns `false` if other extensions follow it, so that it must stay.
 fn end_extensions(storage: &dyn Storage, header: &Header) -> Result<bool> {
     let kinds = header.extensions().iter().map(|extension| extension.kind);
     if kinds.rev().position(|kind| kind == extensions::BITMAPS) != Some(0) {
@@ -178,10 +178,10 @@ fn end_extensions(storage: &dyn Storage, header: &Header) -> Result<bool> {
     ExtensionRoom::find(storage, header, extensions::BITMAPS, EXTENSION_LENGTH)?.end_here(storage)
 }
 
-/// Checks that an image can have so many bitmaps.
+/// Checks that an image can have `count` bitmaps.
 ///
 /// # Errors
-/// Returns an error if it can't.
+/// Returns an error if the version has no bitmaps, or if there are too many.
 pub(super) fn check_count(header: &Header, count: usize) -> Result<()> {
     if header.version() != Version::V3 {
         return Err(Error::unsupported(
@@ -196,18 +196,18 @@ pub(super) fn check_count(header: &Header, count: usize) -> Result<()> {
     ))
 }
 
-/// Checks that the bits of a new bitmap aren't too many.
+/// Checks that a new bitmap of this granularity isn't too large.
 ///
 /// # Errors
-/// Returns an error if they are.
+/// Returns an error if it is.
 pub(super) fn check_length(granularity: u64, header: &Header) -> Result<()> {
     check_length_for(granularity, (header.geometry(), header.size()))
 }
 
-/// Checks as [`check_length`] does, for the geometry of an image and a size of its disk in bytes.
+/// Checks as [`check_length`] does, for a geometry and a size of the disk in bytes.
 ///
 /// # Errors
-/// Returns an error if the bits are too many.
+/// Returns an error if the bitmap is too large.
 pub(super) fn check_length_for(granularity: u64, disk: (Geometry, u64)) -> Result<()> {
     let (_, entries) = lengths(granularity, disk);
     if entries.saturating_mul(disk.0.cluster_size()) > MAX_BITMAP_BYTES {
@@ -218,17 +218,17 @@ pub(super) fn check_length_for(granularity: u64, disk: (Geometry, u64)) -> Resul
     Ok(())
 }
 
-/// Returns the number of bytes of a bitmap's bits, and the number of its table's entries.
+/// Returns the length of a bitmap's bits in bytes, and the number of entries of its table.
 fn lengths(granularity: u64, (geometry, size): (Geometry, u64)) -> (u64, u64) {
     let bytes = size.div_ceil(granularity).div_ceil(8);
     (bytes, geometry.clusters(bytes).max(1))
 }
 
-/// Writes a bitmap's bits and its table to new clusters, which nothing leads to yet; returns the table's
-/// place. `disk` is the geometry of the image and the size of its disk in bytes.
+/// Writes the bits and the table of a bitmap to new clusters, to which nothing refers yet. Returns the place of the
+/// table. `disk` is the geometry of the image and the size of its disk in bytes.
 ///
 /// # Errors
-/// Returns an error if the bits can't be read or clusters can't be had, or the system's error.
+/// Returns an error if the bits can't be read or clusters can't be allocated, or the system's error.
 pub(super) fn store_bits(
     storage: &dyn Storage,
     disk: (Geometry, u64),
@@ -263,7 +263,7 @@ pub(super) fn store_bits(
     Ok(place)
 }
 
-/// Makes a bitmap without a table, which is nowhere yet.
+/// Returns a bitmap whose table isn't stored yet.
 pub(super) fn without_table(name: &[u8], granularity: u64, auto: bool) -> Bitmap {
     Bitmap {
         name: name.to_vec(),

@@ -1,14 +1,13 @@
-//! Keeping the bitmaps of an image in use true.
+//! The update of the enabled bitmaps of an image that is written to.
 //!
-//! A bitmap that is enabled (`auto`) says of every part of the disk that is written, zeroed or discarded that
-//! it has changed. Changed parts are noted in memory; the bits are stored when the image is closed. Meanwhile
-//! the bitmaps are marked as in use, on stable storage before anything else is written. A program that finds
-//! that mark in an image that nobody has open knows that the bits are out of date. Bitmaps that aren't
-//! enabled, and those that somebody else left in use, stay as they are.
+//! An enabled bitmap (flag `auto`) records every part of the disk that is written, zeroed or discarded. The changed
+//! ranges are kept in memory, and the bits are stored when the image is closed. Before the first change, the bitmaps
+//! are marked as in use on stable storage. A program that finds that mark in an image that isn't open knows that the
+//! bits are outdated. Bitmaps that are disabled, or that another program left in use, aren't updated.
 //!
-//! The order when the image is closed: all of the guest's changes; the refcounts of clusters for
-//! bits; the bits and the tables that lead to them; *flush*; the marks are taken away; *flush*. While
-//! a bitmap is marked nobody looks at its bits, so they are written in place.
+//! Closing the image writes in this order: all of the guest's changes; the refcounts of clusters for bits; the bits
+//! and the bitmap tables; *flush*; the bitmaps without the mark; *flush*. The bits of a marked bitmap are invalid, so
+//! they are overwritten in place.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,34 +23,34 @@ use crate::formats::dirty_ranges::DirtyRanges;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The bitmaps that are enabled, and the parts of the disk that were written.
+/// The enabled bitmaps, and the written ranges of the disk.
 #[derive(Debug)]
 pub(super) struct EnabledBitmaps {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     size: u64,
     enabled: Vec<Bitmap>,
-    /// True if they are marked as in use.
+    /// True if the bitmaps are marked as in use.
     in_use: bool,
     written: DirtyRanges,
 }
 
-/// A cluster of bits that changes.
+/// A cluster of bits to be changed.
 #[derive(Debug)]
 struct ChangedBits<'a> {
     bitmap: &'a Bitmap,
-    /// Its index in the bitmap's table.
+    /// Its index in the bitmap table.
     index: u64,
     old: BitmapTarget,
-    /// The offset at which the bits go.
+    /// The host offset for the new bits.
     host: HostOffset,
 }
 
 impl EnabledBitmaps {
-    /// Reads the directory, and enters it and the bitmaps' tables into `map`.
+    /// Reads the directory, and adds it and the bitmap tables to `map`.
+    ///
     /// # Errors
-    /// Returns the system's error, or an error if a directory or table can't be right.
-    /// A directory or table that can't be right; the system's error.
+    /// Returns the system's error. Returns an error if the directory or a table is invalid.
     pub(super) fn open(
         storage: Arc<dyn Storage>,
         header: &Header,
@@ -95,15 +94,15 @@ impl EnabledBitmaps {
         })
     }
 
-    /// Stops noting what changes: the caller stores the bitmaps itself.
+    /// Stops recording changes, since the caller stores the bitmaps itself.
     pub(super) fn set_aside(&mut self) {
         self.enabled.clear();
     }
 
-    /// Notes that a part of the disk is about to change.
+    /// Records that a part of the disk is about to change.
     ///
     /// # Errors
-    /// Returns the system's error: then the part must not change.
+    /// Returns the system's error; the part must not change then.
     pub(super) fn will_change(&mut self, metadata: &Metadata, part: &Range<u64>) -> Result<()> {
         if self.enabled.is_empty() {
             return Ok(());
@@ -124,11 +123,11 @@ impl EnabledBitmaps {
         })
     }
 
-    /// Stores the bits; everything else must have been stored.
+    /// Stores the bits. Everything else must have been stored before.
     ///
     /// # Errors
-    /// Returns an error if metadata is damaged or clusters can't be had, or the system's error. Then the
-    /// bitmaps stay marked.
+    /// Returns an error if metadata is damaged or clusters can't be allocated, or the system's error. The bitmaps
+    /// stay marked then.
     pub(super) fn store(&mut self, metadata: &mut Metadata) -> Result<()> {
         if !self.in_use {
             return Ok(());
@@ -137,7 +136,7 @@ impl EnabledBitmaps {
         for bitmap in &self.enabled {
             self.place(bitmap, metadata, &mut changes)?;
         }
-        // Refcounts are stored before the tables that refer to what they count.
+        // Refcounts are stored before any reference to their clusters.
         metadata.commit()?;
         for change in &changes {
             self.write(change)?;
@@ -149,13 +148,13 @@ impl EnabledBitmaps {
         Ok(())
     }
 
-    /// Returns the number of bytes of the disk that a cluster of a bitmap's bits is about.
+    /// Returns the number of bytes of the disk that a cluster of a bitmap's bits covers.
     fn span(&self, bitmap: &Bitmap) -> u64 {
         let bits = self.geometry.cluster_size() * 8;
         bits.saturating_mul(bitmap.granularity)
     }
 
-    /// Finds room for a bitmap's new bits.
+    /// Allocates space for a bitmap's new bits.
     fn place<'a>(
         &self,
         bitmap: &'a Bitmap,
@@ -196,7 +195,7 @@ impl EnabledBitmaps {
         Ok(())
     }
 
-    /// Writes the bits of a cluster, and the entry that leads to them.
+    /// Writes a cluster of bits, and the table entry that refers to it.
     fn write(&self, change: &ChangedBits<'_>) -> Result<()> {
         let ChangedBits {
             bitmap,

@@ -1,8 +1,8 @@
-//! Compressed clusters in an image in use.
+//! Writing compressed clusters to an existing image.
 //!
-//! They are written one behind the other, also into the rest of a cluster that holds others, whose refcount
-//! rises with each. A cluster that doesn't get smaller is written as any other. An encrypted image never has
-//! any: compressed clusters aren't encrypted, so anybody could read them.
+//! Each follows the one before, and may start in the rest of a host cluster whose refcount it then increments. A
+//! cluster that doesn't get smaller is written uncompressed. An encrypted image has no compressed clusters, since
+//! these are stored unencrypted.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,12 +17,12 @@ use crate::formats::codec::compress;
 use crate::units::{GuestOffset, HostOffset};
 
 thread_local! {
-    /// A cluster that ends with the disk, and one that is compressed.
+    /// A buffer for the cluster in which the disk ends, and one for the compressed data.
     static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 impl WritableQcow2 {
-    /// Refuses an image that can't have compressed clusters.
+    /// Refuses an image that doesn't support compressed clusters.
     ///
     /// # Errors
     /// Returns an error if it is encrypted, or if its data is in an external data file.
@@ -39,8 +39,8 @@ impl WritableQcow2 {
         )))
     }
 
-    /// Writes as [`write_at`](crate::formats::WritableImage::write_at) does, with compressed clusters where a
-    /// whole one is written and gets smaller by that.
+    /// Writes as [`write_at`](crate::formats::WritableImage::write_at) does, and compresses each cluster that is
+    /// written as a whole and gets smaller.
     ///
     /// # Errors
     /// Returns an error as [`write_at`](crate::formats::WritableImage::write_at) and
@@ -68,7 +68,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Writes a whole cluster. Returns `false`, and writes nothing, where it doesn't get smaller.
+    /// Writes a whole cluster compressed. Returns `false`, and writes nothing, if it doesn't get smaller.
     fn write_cluster_compressed(&self, range: Range<u64>, data: &[u8]) -> Result<bool> {
         SCRATCH.with_borrow_mut(|(whole, packed)| {
             let data = if data.len() < self.geometry.cluster_len() {
@@ -88,7 +88,7 @@ impl WritableQcow2 {
         })
     }
 
-    /// Writes a compressed cluster, in the three steps of any other.
+    /// Writes a compressed cluster, in the same three steps as any other write.
     fn write_packed(&self, range: Range<u64>, packed: &[u8]) -> Result<()> {
         let _gate = self.enter()?;
         let clusters = self.guest_clusters(&range);
@@ -116,7 +116,7 @@ impl WritableQcow2 {
             Err(error) => {
                 let last = HostOffset(host.0 + length - 1);
                 let used = self.geometry.host_cluster(host)..self.geometry.host_cluster(last) + 1;
-                // A cluster that can't be given back is a leak, and the first error is the one to tell.
+                // A cluster that can't be freed is a leak, and the first error is the one to report.
                 drop(metadata.free(used, false));
                 Err(error)
             }
@@ -125,7 +125,7 @@ impl WritableQcow2 {
         self.idle.notify_all();
         done
     }
-    /// Makes the L2 entry of a cluster lead to a compressed one, and frees the cluster that it led to.
+    /// Sets the L2 entry of a cluster to a compressed one, and frees the old cluster.
     fn refer_packed(
         &self,
         metadata: &mut Metadata,
@@ -135,7 +135,7 @@ impl WritableQcow2 {
         let guest = GuestOffset(range.start);
         let old = metadata.slot(guest)?;
         let old = self.clusters.target(old.entry, guest)?;
-        // Compressed clusters have no subclusters.
+        // Compressed clusters have no subclusters, so the bitmap is empty.
         let bitmap = self.geometry.has_subclusters();
         let bitmap = bitmap.then(SubclusterBitmap::default);
         metadata.set_slot(guest, L2Slot { entry, bitmap })?;

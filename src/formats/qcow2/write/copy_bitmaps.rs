@@ -1,4 +1,4 @@
-//! More bitmaps in an image that has some or none: copies of another image's.
+//! The copying of another image's bitmaps to an image.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::PersistentBitmap;
 use crate::storage::Storage;
 
-/// Adds bitmaps of another image to the image that `header` was read from, which nobody else may have open.
-/// `flush` says that flushes reach the storage.
+/// Adds copies of another image's bitmaps to the image with this header, which must not be open elsewhere. With
+/// `flush`, the changes are flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if a name is taken, if the version has no bitmaps, or if the header has no room: then
-/// nothing was written. Returns an error if metadata of either image is damaged, or the system's error.
+/// Returns an error if a name is taken, if the version has no bitmaps, or if the header has no space; nothing was
+/// written then. Returns an error if metadata of either image is damaged, or the system's error.
 pub fn copy_bitmaps(
     storage: &Arc<dyn Storage>,
     header: &Header,

@@ -1,13 +1,12 @@
-//! The clusters of the file that hold metadata, so that nothing else is ever written there.
+//! The map of the clusters that hold metadata, which protects them from being overwritten.
 //!
-//! In a healthy image no cluster in use is handed out, and no L2 entry leads to metadata. In a damaged one,
-//! either may happen, and a write there could take every other cluster of the image with it. So every write
-//! of data is checked against this map first, and so is every cluster that is handed out. Structures that
-//! overlap each other are found when the map is made.
+//! In a consistent image no cluster in use is allocated again, and no L2 entry refers to metadata. Either may happen
+//! in a damaged image, where a write could destroy all of it. So every write of data, and every allocated cluster, is
+//! checked against this map first. Structures that overlap each other are detected when the map is built.
 //!
-//! In the map: header, active L1 table and L2 tables, refcount table and blocks, snapshot table,
-//! the snapshots' L1 tables, the bitmaps' directory and tables, and the LUKS header. (The L2 tables of snapshots aren't:
-//! to find them would mean to read all of those. It is the same choice that QEMU makes.)
+//! The map has the header, the active L1 table and its L2 tables, the refcount table and blocks, the snapshot table,
+//! the snapshots' L1 tables, the bitmap directory and tables, and the LUKS header. As in QEMU, it lacks the L2 tables
+//! of snapshots, since finding them would take reading all of the snapshots' L1 tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,10 +46,10 @@ impl fmt::Display for Structure {
     }
 }
 
-/// The map, in clusters of the file.
+/// The map, with the indexes of clusters of the file.
 #[derive(Debug, Default)]
 pub(super) struct MetadataMap {
-    /// The structures, which are disjoint: first cluster → their number, and kind.
+    /// The first cluster of each structure, with its number of clusters and its kind. The structures are disjoint.
     structures: BTreeMap<u64, (u64, Structure)>,
 }
 
@@ -58,7 +57,7 @@ impl MetadataMap {
     /// Adds a structure.
     ///
     /// # Errors
-    /// Returns an error if another one is there already: the image is damaged.
+    /// Returns an error if the clusters overlap with another structure, since the image is damaged then.
     pub(super) fn insert(&mut self, clusters: Range<u64>, kind: Structure) -> Result<()> {
         if let Some(other) = self.find(&clusters) {
             let first = clusters.start;
@@ -73,12 +72,12 @@ impl MetadataMap {
         Ok(())
     }
 
-    /// Takes out the structure that starts at a cluster.
+    /// Removes the structure that starts at a cluster.
     pub(super) fn remove(&mut self, first: u64) {
         self.structures.remove(&first);
     }
 
-    /// Returns a structure that is in any of the clusters.
+    /// Returns a structure that overlaps with the clusters.
     pub(super) fn find(&self, clusters: &Range<u64>) -> Option<Structure> {
         let (first, (count, kind)) = self.structures.range(..clusters.end).next_back()?;
         (first + count > clusters.start && clusters.start < clusters.end).then_some(*kind)
@@ -87,7 +86,7 @@ impl MetadataMap {
     /// Refuses to write to clusters that hold metadata.
     ///
     /// # Errors
-    /// Returns an error if they do: the image is damaged.
+    /// Returns an error if they do, since the image is damaged then.
     pub(super) fn refuse(&self, clusters: &Range<u64>) -> Result<()> {
         match self.find(clusters) {
             None => Ok(()),

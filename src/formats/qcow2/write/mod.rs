@@ -1,40 +1,36 @@
-//! A qcow2 image in use: written anywhere, by several threads, in an order that a power cut can't hurt.
+//! A qcow2 image that is written to in place, by several threads, in an order that survives a power cut.
 //!
-//! - [`metadata`]: the tables, and the order in which changes of them are stored;
-//! - `refcounts`: the free clusters; `metadata_map`: the clusters that must never be written over;
-//! - `plan`: the changes of a write, cluster by cluster; `zero`: zeroes and discards; `compressed`:
-//!   compressed clusters;
-//! - `bitmaps`: the parts that have been written, for the persistent bitmaps;
-//!   `copy_bitmaps`, `replace_bitmap`: more of those, or others, for which the header has to have room
+//! - [`metadata`]: the tables, and the order in which their changes are stored;
+//! - `refcounts`: the allocation of clusters; `metadata_map`: the clusters that must never be overwritten;
+//! - `plan`: the clusters for a write; `zero`: zeroes and discards; `compressed`: compressed clusters;
+//! - `bitmaps`: the update of the enabled persistent bitmaps;
+//! - `copy_bitmaps`, `replace_bitmap`: changes of the list of bitmaps, for which the header needs an extension
 //!   (`bitmap_directory`, `header::room`);
-//! - `snapshots`: internal snapshots, taken, gone back to and deleted;
-//! - `zero_flags`: an image that has none of them, for version 2;
-//! - `resize`: another size for the disk, or nothing stored of it;
-//! - `open`: the images that may be written, and repairs that come first.
+//! - `snapshots`: taking, applying and deleting internal snapshots;
+//! - `zero_flags`: the removal of zero flags, for version 2;
+//! - `resize`: resizing the disk, and emptying an image;
+//! - `open`: the checks and repairs before an image may be written to.
 //!
 //! # Threads
 //!
-//! The tables are under one lock. Data is read, copied, encrypted and written outside it, in three
-//! steps. Under the lock clusters are found or handed out. Then the data goes there. Then, under
-//! the lock again, the L2 entries are made to lead there. So an entry never leads to data that
-//! isn't written yet.
+//! The tables are protected by a lock. Data is read, copied, encrypted and written without it. A write takes three
+//! steps. First, clusters are found or allocated under the lock. Then the data is written there. Finally, the L2
+//! entries are set under the lock. So an entry never refers to data that isn't written yet.
 //!
-//! - Two calls that change the same cluster wait for each other (`LockedState::busy`): they may be about
-//!   different sectors of it, and each would copy the rest as it was before the other.
-//! - A thread that reads or writes clusters holds the gate open; storing the metadata, after which freed
-//!   clusters may be handed out again, needs it shut. So nobody is reading or writing a cluster while it
-//!   changes hands.
+//! - Two calls that change the same cluster wait for each other (`LockedState::busy`). They may write different
+//!   sectors of it, and each would copy the other sectors in their old state.
+//! - A thread that reads or writes clusters holds the gate for reading. Storing the metadata needs it for writing,
+//!   since freed clusters may be allocated again afterwards. So no thread accesses a cluster while that happens.
 //!
 //! # Invariants
 //!
-//! - A cluster is written in place only if its entry says that the image alone uses it and its refcount is 1.
-//!   The same must hold for the L2 table. Everything else, such as clusters that a snapshot shares, is
-//!   copied.
-//! - Data is never written to a cluster that holds metadata, nor is one handed out.
-//! - Nothing is done in a destructor: an image that isn't closed is as after a power cut.
+//! - A cluster is written in place only if its entry has the COPIED flag and its refcount is 1. The same must hold
+//!   for the L2 table. Any other cluster, such as one that a snapshot shares, is copied.
+//! - Data is never written to a cluster that holds metadata, and such a cluster is never allocated.
+//! - Destructors do nothing: an image that isn't closed is in the state after a power cut.
 //!
-//! Memory: the L1 and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and refcount blocks,
-//! and the map of metadata. Each call has buffers of at most 2 MiB and two clusters.
+//! The memory in use is the L1 table and the refcount table (at most 32 and 8 MiB), a few MiB of L2 tables and
+//! refcount blocks, and the map of metadata. Each call has buffers of at most 2 MiB and two clusters.
 
 mod bitmap_directory;
 mod bitmaps;
@@ -74,10 +70,10 @@ use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The length of the part of the disk that is written in one step, in bytes, unless a cluster is larger.
+/// The largest number of bytes of the disk that are written in one step, though at least a cluster.
 const STEP: u64 = 2 << 20;
 
-/// A qcow2 image open for reading and writing; see the module's text.
+/// A qcow2 image open for reading and writing; see the module's documentation.
 pub struct WritableQcow2 {
     clusters: ClusterReader,
     geometry: Geometry,
@@ -85,18 +81,18 @@ pub struct WritableQcow2 {
     zero_flag: bool,
     /// True if the guest's data is in an external data file.
     is_external: bool,
-    /// True if an external data file is a raw image of the disk.
+    /// True if the external data file must be a raw image of the disk.
     is_raw: bool,
     backing: Option<Arc<dyn Image>>,
-    /// The least length of the file in bytes.
+    /// A lower limit of the file's length in bytes.
     length: AtomicU64,
     gate: RwLock<()>,
     state: Mutex<LockedState>,
-    /// Told when a cluster isn't busy any more.
+    /// Notified when clusters are no longer busy.
     idle: Condvar,
 }
 
-/// The state under the lock.
+/// The state that the lock protects.
 struct LockedState {
     metadata: Metadata,
     bitmaps: EnabledBitmaps,
@@ -105,7 +101,7 @@ struct LockedState {
 }
 
 impl LockedState {
-    /// Notes that a part of the disk is about to be changed.
+    /// Records that a part of the disk is about to change.
     fn will_change(&mut self, part: &Range<u64>) -> Result<()> {
         self.metadata.usable()?;
         self.bitmaps.will_change(&self.metadata, part)?;
@@ -127,7 +123,7 @@ impl WritableQcow2 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the gate for one step of work, after storing metadata if that is due.
+    /// Acquires the gate for one step of work. Stores the metadata first if that is due.
     fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
         loop {
             let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +142,7 @@ impl WritableQcow2 {
         }
     }
 
-    /// Takes the lock, as soon as nobody is writing to the clusters of a part of the disk.
+    /// Acquires the lock as soon as no thread is writing to the clusters of a part of the disk.
     fn lock_when_idle(&self, range: &Range<u64>) -> MutexGuard<'_, LockedState> {
         let clusters = self.guest_clusters(range);
         let overlaps = |busy: &Range<u64>| busy.start < clusters.end && clusters.start < busy.end;
@@ -161,8 +157,8 @@ impl WritableQcow2 {
         first..self.geometry.guest_cluster(last) + 1
     }
 
-    /// Returns the end of the step that starts at `start`: at most at `end`, and never beyond the part that
-    /// one L2 table maps.
+    /// Returns the end of the step that starts at `start`, at most `end`. A step never extends over more than one L2
+    /// table.
     fn step_end(&self, start: u64, end: u64, most: u64) -> u64 {
         let table = self.geometry.l1_index(GuestOffset(start)) + 1;
         let table_end = self.geometry.guest_start_of_l1(table).0;
@@ -171,7 +167,7 @@ impl WritableQcow2 {
         end.min(table_end).min(step.saturating_add(most))
     }
 
-    /// Checks a caller's range and returns it as bytes of the disk.
+    /// Checks a caller's range, and returns it as a range of bytes of the disk.
     fn check(&self, offset: GuestOffset, length: u64) -> Result<Range<u64>> {
         let bytes = usize::try_from(length).map_err(|_| Error::invalid("range too long"))?;
         check_range(self.size, offset, bytes)?;
@@ -216,8 +212,7 @@ impl WritableQcow2 {
         done
     }
 
-    /// Writes the pieces of a plan, those that touch each other in one go. `data` is the caller's data, from
-    /// guest byte `start` on.
+    /// Writes the pieces of a plan, contiguous ones at once. `data` is the caller's data, from guest byte `start` on.
     fn write_pieces(&self, pieces: &[Piece], start: u64, data: &[u8]) -> Result<()> {
         let touches = |one: &Piece, other: &Piece| {
             let length = one.guest.end - one.guest.start;
@@ -272,7 +267,7 @@ impl WritableQcow2 {
         })
     }
 
-    /// Reads within the cluster of an L2 entry, from guest byte `start` on.
+    /// Reads from the cluster of an L2 entry, from guest byte `start` on.
     fn read_slot(&self, slot: L2Slot, start: u64, buf: &mut [u8]) -> Result<()> {
         let length = self.length.load(Ordering::Relaxed);
         let mut start = start;
@@ -308,8 +303,8 @@ impl WritableQcow2 {
         }
     }
 
-    /// Reads clusters that aren't stored here. Beyond the end of the backing file, and beyond the end of the
-    /// disk (in its last cluster), there are zeroes.
+    /// Reads unallocated clusters. Zeroes are read beyond the end of the backing file, and in the last cluster beyond
+    /// the end of the disk.
     fn read_backing(&self, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let size = self.backing.as_ref().map_or(0, |backing| backing.size());
         let stored = relative(size.min(self.size).saturating_sub(guest.0), 0).min(buf.len());
@@ -321,7 +316,7 @@ impl WritableQcow2 {
         }
     }
 
-    /// Returns the way in which the disk is stored from `guest` on, for how many bytes (at most up to `end`),
+    /// Returns the way in which the disk is stored from `guest` on, the number of bytes up to a change or to `end`,
     /// and the L2 entry of the first cluster.
     fn run_at(&self, guest: GuestOffset, end: u64) -> Result<(ExtentKind, u64, L2Slot)> {
         let mut state = self.lock();
@@ -337,7 +332,7 @@ impl WritableQcow2 {
         while kind != ExtentKind::Encoded && guest.0 + length < end {
             let next = GuestOffset(guest.0 + length);
             let slot = metadata.slot(next)?;
-            // An entry that is in error ends the extent; a caller that reads it is told.
+            // An invalid entry ends the extent, and is reported when it is read.
             match self.clusters.part(slot, next, file) {
                 Ok((next, more)) if next == kind.after(length) => length += more,
                 _ => break,
@@ -364,7 +359,7 @@ impl Image for WritableQcow2 {
         })
     }
 
-    /// Reads the clusters that this image holds, and the others from the backing file.
+    /// Reads allocated clusters from this image, and the others from the backing file.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let range = self.check(offset, buf.len() as u64)?;
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
@@ -401,7 +396,7 @@ impl WritableImage for WritableQcow2 {
         self.backing.as_ref().map(|backing| backing.size())
     }
 
-    /// Returns false for an encrypted image: to encrypt is a part of writing here, and worth several threads.
+    /// Returns false for an encrypted image, since encrypting is part of the write and gains from several threads.
     fn writes_serially(&self) -> bool {
         self.clusters.cipher().is_none() && self.clusters.storage().writes_serially()
     }
@@ -449,12 +444,12 @@ impl WritableImage for WritableQcow2 {
     }
 }
 
-/// Returns `offset − start`, for offsets that are at most a buffer's size apart.
+/// Returns `offset − start`, for offsets that differ by at most a buffer's length.
 fn relative(offset: u64, start: u64) -> usize {
     usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX)
 }
 
 thread_local! {
-    /// Data that is put together before it is written, kept for each thread.
+    /// A buffer for assembling the data of a write, one for each thread.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

@@ -1,10 +1,9 @@
-//! The images that may be written, and the repairs that come before anything else.
+//! The checks and repairs before an image may be written to.
 //!
-//! A damaged image is refused before a byte is written: one whose corrupt bit is set; tables beyond the end
-//! of the file; entries that make no sense in the L1 or refcount table; two structures in one place. An image
-//! that wasn't closed has its refcounts repaired. Then the autoclear features go that this version doesn't
-//! maintain, so that nobody takes them for what they were. An external data file that is a raw image stays
-//! one, and bitmaps stay true.
+//! A damaged image is refused before anything is written. That is an image with the corrupt bit, with tables beyond
+//! the end of the file, with invalid entries in the L1 or refcount table, or with overlapping structures. The
+//! refcounts of an image that wasn't closed are repaired. Then the autoclear bits that this version doesn't maintain
+//! are cleared. A raw external data file is kept raw, and bitmaps are updated, so their bits stay.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -29,15 +28,15 @@ use crate::formats::qcow2::read::tables::read_table;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The parts that an image is opened with.
+/// The inputs with which an image is opened for writing.
 pub struct Qcow2WriteParts {
-    /// The cipher for its data; there when the image is encrypted, and only then.
+    /// The cipher of its data, if and only if the image is encrypted.
     pub cipher: Option<Cipher>,
-    /// Its external data file; there when it has one, and only then.
+    /// The external data file, if and only if the image has one.
     pub data: Option<Arc<dyn Storage>>,
-    /// The disk of its backing file; there when it has one, and only then.
+    /// The disk of its backing file, if and only if the image has one.
     pub backing: Option<Arc<dyn Image>>,
-    /// True if flushes reach the storage. Without, a power cut may leave anything.
+    /// True if flushes reach stable storage. Otherwise a power cut may leave the image damaged.
     pub flush: bool,
 }
 
@@ -53,11 +52,11 @@ impl Default for Qcow2WriteParts {
 }
 
 impl WritableQcow2 {
-    /// Opens for writing the image that `header` was read from.
+    /// Opens the image with this header for writing.
     ///
     /// # Errors
-    /// Returns an error if the image is damaged or marked as such, or if it has features that this version
-    /// can't write. Returns an error if the options aren't for this image, or the system's error.
+    /// Returns an error if the image is damaged or marked as corrupt, or if it has features that this version can't
+    /// write. Returns an error if the options don't match the image, or the system's error.
     pub fn open(
         storage: Arc<dyn Storage>,
         header: &Header,
@@ -103,8 +102,8 @@ impl WritableQcow2 {
     }
 }
 
-/// Reads the metadata of an image that may be written, and clears the autoclear bits that aren't kept;
-/// returns the others too.
+/// Reads the metadata of an image that may be written to, and clears the autoclear bits that this version doesn't
+/// maintain. Also returns the other bits.
 pub(super) fn open_state(
     storage: &Arc<dyn Storage>,
     data: Option<Arc<dyn Storage>>,
@@ -158,7 +157,7 @@ pub(super) fn open_state(
     Ok((state, kept))
 }
 
-/// Refuses an image that is marked as damaged.
+/// Refuses an image that is marked as corrupt.
 ///
 /// # Errors
 /// Returns an error if it is.
@@ -171,7 +170,7 @@ pub fn refuse_corrupt(header: &Header) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an image whose metadata is damaged; mere leaks do no harm.
+/// Refuses an image with damaged metadata. Leaks are accepted, since they do no harm.
 ///
 /// # Errors
 /// Returns an error if it is, or if it can't be read.
@@ -182,13 +181,13 @@ pub fn refuse_damaged(storage: &dyn Storage, header: &Header) -> Result<()> {
             report.corruptions
         ))),
         Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
-        // An image that can't be checked can still be written: every write is checked against the
+        // An image that can't be checked can still be written to, since every write is checked against the map of
         // metadata.
         _ => Ok(()),
     }
 }
 
-/// Reads the L1 table, and enters header, L1 table and L2 tables into `map`.
+/// Reads the L1 table, and adds the header, the L1 table and the L2 tables to `map`.
 fn map_tables(
     storage: &dyn Storage,
     header: &Header,
@@ -240,7 +239,7 @@ fn map_bytes(
     map.insert(first..first + geometry.clusters(bytes), kind)
 }
 
-/// Enters the snapshot table and the snapshots' L1 tables into `map`.
+/// Adds the snapshot table and the snapshots' L1 tables to `map`.
 fn map_snapshots(storage: &dyn Storage, header: &Header, map: &mut MetadataMap) -> Result<()> {
     if header.snapshots() == 0 {
         return Ok(());

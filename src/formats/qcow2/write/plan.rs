@@ -1,11 +1,10 @@
-//! The changes that a write to part of the disk makes, cluster by cluster.
+//! The plan of a write: the changes that it makes in each cluster.
 //!
-//! A cluster that is stored, and used by the image alone, is written where it is. Otherwise the data goes to
-//! a new cluster, or to one that is kept without being read (a zero cluster's). With it goes every part that
-//! the write doesn't cover and a reader would miss: the rest of the cluster, as it reads now. With
-//! subclusters that is the rest of the first and the last one, and in a new cluster all that the old one
-//! held. Either way it is one run of bytes for each cluster. Clusters that follow each other on the disk are
-//! handed out in one run of the file as far as that has room.
+//! A cluster that is allocated and not shared is written in place. Otherwise the data goes to a new cluster, or to
+//! the preallocated one of a zero cluster. A new cluster also needs the data that the write doesn't cover. Without
+//! subclusters that is the rest of the cluster. With subclusters it is the rest of the first and the last subcluster,
+//! and all data of the old cluster. So each cluster gets one contiguous run of bytes. Consecutive guest clusters are
+//! allocated as one run of the file as far as possible.
 
 use std::ops::Range;
 
@@ -18,36 +17,36 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::read::cluster::ClusterReader;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The data that is written to one cluster.
+/// The data to be written to one cluster.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// The part of the disk that is written: the caller's part, and those that have to be copied with it.
+    /// The part of the disk that is written: the caller's part, and the data to be copied.
     pub(super) guest: Range<u64>,
-    /// The place of its first byte.
+    /// The host offset of its first byte.
     pub(super) host: HostOffset,
-    /// The L2 entry now.
+    /// The present L2 entry.
     pub(super) old: L2Slot,
-    /// The L2 entry as soon as the data is stored, where it changes.
+    /// The L2 entry after the data is stored, if it changes.
     pub(super) new: Option<L2Slot>,
-    /// The cluster of the file that was handed out for it.
+    /// The host cluster that was allocated for it.
     fresh: Option<u64>,
 }
 
-/// A cluster as it is now, seen by a writer.
+/// The present state of a cluster to be written to.
 #[derive(Debug)]
 struct FoundCluster {
-    /// The part of the disk that is asked for.
+    /// The part of the cluster that the caller writes.
     wanted: Range<u64>,
     slot: L2Slot,
     target: L2Target,
-    /// The cluster of the file that may be written as it is.
+    /// The host offset of the cluster, if it may be written in place.
     owned: Option<HostOffset>,
 }
 
-/// Plans a write to `range`, which one L2 table maps, and hands out the clusters for it.
+/// Plans a write to `range`, which is in one L2 table, and allocates the clusters for it.
 ///
 /// # Errors
-/// Returns an error if metadata is damaged or clusters can't be had. Then none are handed out.
+/// Returns an error if metadata is damaged, or if clusters can't be allocated. All clusters are freed again then.
 pub(super) fn plan(
     metadata: &mut Metadata,
     clusters: &ClusterReader,
@@ -75,21 +74,21 @@ pub(super) fn plan(
     );
     if let Err(error) = planned {
         abandon(metadata, &pieces);
-        // A cluster that can't be given back is a leak, and the first error is the one to tell.
+        // A cluster that can't be freed is a leak, and the first error is the one to report.
         drop(metadata.free(spare, false));
         return Err(error);
     }
     Ok(pieces)
 }
 
-/// Gives back the clusters of a plan that isn't carried out.
+/// Frees the clusters of a plan that isn't carried out.
 pub(super) fn abandon(metadata: &mut Metadata, pieces: &[Piece]) {
     for cluster in pieces.iter().filter_map(|piece| piece.fresh) {
         drop(metadata.free(cluster..cluster + 1, false));
     }
 }
 
-/// Makes the L2 entries lead to the data that is now stored, and frees the clusters that they led to.
+/// Sets the L2 entries for the written data, and frees the clusters of the old entries.
 ///
 /// # Errors
 /// Returns an error as [`Metadata::set_slot`] does.
@@ -138,7 +137,7 @@ fn find(
     })
 }
 
-/// Gives each cluster its place.
+/// Assigns a host offset to each cluster.
 fn place(
     metadata: &mut Metadata,
     clusters: &ClusterReader,
@@ -180,7 +179,7 @@ fn place(
     Ok(())
 }
 
-/// Returns the part that is written to a cluster without subclusters, and its new entry.
+/// Returns the range to be written to a cluster without subclusters, and its new entry.
 fn whole(
     geometry: Geometry,
     cluster: &FoundCluster,
@@ -195,7 +194,7 @@ fn whole(
     (start..start + geometry.cluster_size(), Some(slot))
 }
 
-/// Returns the part that is written to a cluster with subclusters, and its new entry.
+/// Returns the range to be written to a cluster with subclusters, and its new entry.
 fn with_subclusters(
     clusters: &ClusterReader,
     geometry: Geometry,
@@ -232,7 +231,7 @@ fn with_subclusters(
     let (lowest, highest) = if cluster.owned.is_some() {
         (first, last)
     } else {
-        // Everything that the old cluster holds comes along.
+        // All data of the old cluster is copied.
         let mut held = (0..SUBCLUSTERS).filter(|number| is_data(*number));
         let lowest = held.next().unwrap_or(first);
         let highest = held.next_back().unwrap_or(lowest);

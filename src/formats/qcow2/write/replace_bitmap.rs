@@ -1,7 +1,7 @@
-//! One bitmap of an image in use: added, removed, given other bits or other flags.
+//! The change of one bitmap of an image: it is added, removed, or gets other bits or flags.
 //!
-//! Flags stand in the directory, within one sector, and change where they are. Everything else takes another
-//! directory, in which the bitmaps that stay keep their tables and bits.
+//! The flags are in the directory, within one sector, and are overwritten in place. Any other change takes a new
+//! directory, in which the other bitmaps keep their tables and bits.
 
 use std::sync::Arc;
 
@@ -13,11 +13,10 @@ use crate::error::{Error, Result};
 use crate::formats::bitmaps::{PersistentBitmap, Replacement};
 use crate::storage::Storage;
 
-/// Checks whether the image that `header` was read from could have another bitmap of that name and
-/// granularity.
+/// Checks that the image with this header could have another bitmap with this name and granularity in bytes.
 ///
 /// # Errors
-/// Returns the reason if it couldn't, or an error if the directory can't be read.
+/// Returns the reason if it can't, or an error if the directory can't be read.
 pub fn check_new_bitmap(
     storage: &dyn Storage,
     header: &Header,
@@ -39,12 +38,12 @@ pub fn check_new_bitmap(
     Ok(())
 }
 
-/// Stores what has become of the bitmap of a name, in the image that `header` was read from, which nobody else
-/// may have open. `flush` says that flushes reach the storage.
+/// Stores the outcome of changes of the bitmap called `name`, in the image with this header, which must not be open
+/// elsewhere. With `flush`, the changes are flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if the header has no room: nothing was written then. Returns an error if metadata is
-/// damaged, or the system's error.
+/// Returns an error if the header has no space; nothing was written then. Returns an error if metadata is damaged, or
+/// the system's error.
 pub fn replace_bitmap(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -84,7 +83,7 @@ fn stored(change: &mut DirectoryChange<'_>, new: &PersistentBitmap) -> Result<Bi
     Ok(bitmap)
 }
 
-/// Writes the flags of a bitmap where they stand.
+/// Overwrites the flags of a bitmap in place.
 fn set_flags(storage: &dyn Storage, bitmap: &Bitmap, flush: bool) -> Result<()> {
     let (at, flags) = bitmap.flags(bitmap.in_use);
     storage.write_at(at, &flags)?;

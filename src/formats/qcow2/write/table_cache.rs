@@ -1,8 +1,8 @@
-//! Tables of one cluster each, kept in memory as they are stored, with their changes.
+//! A write-back cache of tables of one cluster each.
 //!
-//! The cache knows no order of writes: its owner says when changed tables are written. Only unchanged tables
-//! are dropped to make room, so the cache can grow beyond its limit while tables are changed;
-//! [`TableCache::is_crowded`] says when it is time to write.
+//! The cache doesn't order writes: its owner determines when changed tables are written. Only unchanged tables are
+//! evicted, so the cache can exceed its limit while tables are changed. [`TableCache::is_crowded`] tells when to
+//! write them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,21 +11,21 @@ use crate::error::Result;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The number of bytes of tables that a cache holds, though never fewer than [`LEAST_TABLES`].
+/// The number of bytes of tables in a cache, though it holds at least [`LEAST_TABLES`].
 const CACHE_BYTES: usize = 2 << 20;
 const LEAST_TABLES: usize = 4;
 
-/// One table.
+/// A table in the cache.
 #[derive(Debug)]
 struct CachedTable {
     host: HostOffset,
     bytes: Vec<u8>,
-    /// The bytes that differ from what is stored.
+    /// The range of bytes that differs from the stored table.
     changed: Option<Range<usize>>,
     used: u64,
 }
 
-/// Tables by their index in the table above them.
+/// Tables of one kind, by their index in the L1 table or the refcount table.
 #[derive(Debug)]
 pub(super) struct TableCache {
     tables: HashMap<u64, CachedTable>,
@@ -35,7 +35,7 @@ pub(super) struct TableCache {
 }
 
 impl TableCache {
-    /// Makes a cache for tables of so many bytes.
+    /// Returns an empty cache for tables of `table_bytes` bytes.
     pub(super) fn new(table_bytes: usize) -> Self {
         Self {
             tables: HashMap::new(),
@@ -45,7 +45,7 @@ impl TableCache {
         }
     }
 
-    /// Returns the bytes of a table, where it is in the cache.
+    /// Returns the bytes of a table, or `None` if it isn't in the cache.
     pub(super) fn get(&mut self, index: u64) -> Option<&[u8]> {
         self.clock += 1;
         let table = self.tables.get_mut(&index)?;
@@ -53,8 +53,8 @@ impl TableCache {
         Some(&table.bytes)
     }
 
-    /// Returns some bytes of a table, to be changed. Returns `None` where the table isn't in the cache, or
-    /// ends before.
+    /// Returns a range of bytes of a table in order to change them. Returns `None` if the table isn't in the cache,
+    /// or if the range is beyond its end.
     pub(super) fn change(&mut self, index: u64, range: Range<usize>) -> Option<&mut [u8]> {
         let table = self.tables.get_mut(&index)?;
         let bytes = table.bytes.get_mut(range.clone())?;
@@ -68,7 +68,7 @@ impl TableCache {
         Some(bytes)
     }
 
-    /// Takes in a table as it was read.
+    /// Adds a table with its stored contents.
     pub(super) fn insert(&mut self, index: u64, host: HostOffset, bytes: Vec<u8>) {
         self.make_room();
         self.clock += 1;
@@ -81,15 +81,14 @@ impl TableCache {
         self.replace(index, table);
     }
 
-    /// Takes in a table that isn't stored at `host` yet: all of it counts as changed.
+    /// Adds a table that isn't stored at `host` yet, so that all of it counts as changed.
     pub(super) fn insert_new(&mut self, index: u64, host: HostOffset, bytes: Vec<u8>) {
         let length = bytes.len();
         self.insert(index, host, bytes);
         self.change(index, 0..length);
     }
 
-    /// Writes everything that has changed, and drops all tables: somebody else is about to change them where
-    /// they are stored.
+    /// Writes all changes, and removes all tables, before another writer changes them in the file.
     ///
     /// # Errors
     /// Returns an error as [`write_changed`](Self::write_changed) does.
@@ -99,7 +98,7 @@ impl TableCache {
         Ok(())
     }
 
-    /// Drops a table with its changes.
+    /// Removes a table without writing its changes.
     pub(super) fn remove(&mut self, index: u64) {
         let table = self.tables.remove(&index);
         if table.is_some_and(|table| table.changed.is_some()) {
@@ -115,7 +114,7 @@ impl TableCache {
         }
     }
 
-    /// Drops the older half of the unchanged tables when the cache is full.
+    /// Evicts the older half of the unchanged tables if the cache is full.
     fn make_room(&mut self) {
         if self.tables.len() < self.most {
             return;
@@ -130,20 +129,20 @@ impl TableCache {
             .retain(|_, table| table.changed.is_some() || table.used > median);
     }
 
-    /// Returns true if anything has changed.
+    /// Returns true if any table has changed.
     pub(super) fn has_changed(&self) -> bool {
         self.changed > 0
     }
 
-    /// Returns true if half of the tables that the cache may hold, or more, have changed.
+    /// Returns true if at least half as many tables have changed as the cache may hold.
     pub(super) fn is_crowded(&self) -> bool {
         self.changed * 2 >= self.most
     }
 
-    /// Writes everything that has changed, in whole sectors, in the order of the file.
+    /// Writes all changed parts, in whole sectors and in ascending order of host offsets.
     ///
     /// # Errors
-    /// Returns the system's error; then some tables may have been written.
+    /// Returns the system's error. Some tables may have been written then.
     pub(super) fn write_changed(&mut self, storage: &dyn Storage) -> Result<()> {
         let changed = self.tables.values_mut();
         let mut changed: Vec<_> = changed.filter(|table| table.changed.is_some()).collect();

@@ -1,11 +1,11 @@
-//! Zeroes and discards: changes of L2 entries, without data where that is possible.
+//! Zeroing and discarding, by changes of L2 entries where possible.
 //!
-//! Version 3 images have zero clusters, and zero subclusters. In a version 2 image only a cluster that isn't
-//! stored reads as zeroes, and only without a backing file; elsewhere zeroes are written there. Zeroes are
-//! also written where they cover a cluster (or subcluster) in part, unless it reads as zeroes anyway.
+//! Version 3 has zero clusters and zero subclusters. In version 2 only an unallocated cluster without a backing file
+//! reads as zeroes; otherwise zeroes are written. Zeroes are also written to a part of a cluster or subcluster,
+//! unless it reads as zeroes already.
 //!
-//! In an external data file nothing is freed by the image's metadata: there zeroes are holes, which give
-//! the space back, and keep a raw one true.
+//! Clusters of an external data file can't be freed by metadata. Holes are punched there instead, which frees the
+//! space and keeps a raw file consistent.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ use crate::units::GuestOffset;
 impl WritableQcow2 {
     /// Makes a part of the disk read as zeroes.
     pub(super) fn zero_range(&self, range: Range<u64>, may_unmap: bool) -> Result<()> {
-        // For bitmaps all of it changes, even parts that read as zeroes already.
+        // Bitmaps record the whole range, even parts that read as zeroes already.
         self.lock().will_change(&range)?;
         let mut start = range.start;
         while start < range.end {
@@ -30,8 +30,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Returns `range` in whole units of `unit` bytes; behind the disk's end there is nothing that a unit
-    /// could be missing.
+    /// Returns the whole units of `unit` bytes within `range`. The last unit of the disk may be incomplete.
     fn whole_units(&self, range: &Range<u64>, unit: u64) -> Range<u64> {
         let start = range.start.next_multiple_of(unit);
         let end = if range.end == self.size {
@@ -52,7 +51,7 @@ impl WritableQcow2 {
         let mut rest = Vec::new();
         let mut is_hole = None;
         self.change_clusters(&inner, |metadata, part| {
-            // The hole is made once, and under the lock, so that nobody is writing there.
+            // The hole is punched once and under the lock, so that no thread is writing to the range.
             let is_hole = match is_hole {
                 Some(is_hole) => is_hole,
                 None => *is_hole.insert(
@@ -61,7 +60,7 @@ impl WritableQcow2 {
                         && self.clusters.storage().punch(inner.clone())?,
                 ),
             };
-            // An external data file that is raw holds every byte of the disk, and has to go on to.
+            // A raw external data file must have the zeroes itself.
             let holds_bytes = self.is_raw && !is_hole;
             if self.zero_flag && !holds_bytes {
                 let units =
@@ -83,8 +82,8 @@ impl WritableQcow2 {
             .try_for_each(|part| self.write_zero_data(part))
     }
 
-    /// Calls `change` for each cluster's part of a step, under the lock. `change` returns the offset at which
-    /// to go on: the part's end or, where it has changed more clusters than one, beyond that.
+    /// Calls `change` with the part of each cluster in a step, under the lock. `change` returns the guest offset at
+    /// which to continue: the end of the part, or beyond it if it has changed several clusters.
     fn change_clusters(
         &self,
         range: &Range<u64>,
@@ -103,7 +102,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Makes whole units of one cluster zero by its L2 entry; returns `false` when only data can do that.
+    /// Zeroes whole units of a cluster in its L2 entry. Returns `false` if zeroes have to be written instead.
     fn zero_cluster(
         &self,
         metadata: &mut Metadata,
@@ -174,7 +173,7 @@ impl WritableQcow2 {
         Ok(true)
     }
 
-    /// Gives a cluster another L2 entry, and frees the cluster that the old one led to.
+    /// Sets the L2 entry of a cluster, and frees the cluster of the old entry.
     fn replace(
         &self,
         metadata: &mut Metadata,
@@ -187,7 +186,7 @@ impl WritableQcow2 {
         metadata.free_target(target, punch)
     }
 
-    /// Writes zeroes where a part of the disk doesn't read as zeroes yet.
+    /// Writes zeroes to those parts of a range that don't read as zeroes yet.
     fn write_zero_data(&self, range: Range<u64>) -> Result<()> {
         let mut start = range.start;
         while start < range.end {
@@ -207,14 +206,14 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Gives back the clusters that lie in a part of the disk as a whole.
+    /// Frees the clusters that are completely inside a range.
     pub(super) fn discard_range(&self, range: Range<u64>) -> Result<()> {
         if self.is_raw || (!self.zero_flag && self.backing.is_some()) {
-            // A cluster that isn't stored would show the backing file's data there, or be in the external
-            // data file all the same.
+            // An unallocated cluster would show the backing file's data, or would remain in the raw external data
+            // file.
             return Ok(());
         }
-        // For bitmaps all of it has changed, whatever is given back.
+        // Bitmaps record the whole range, even parts that aren't freed.
         self.lock().will_change(&range)?;
         let range = self.whole_units(&range, self.geometry.cluster_size());
         let mut start = range.start;

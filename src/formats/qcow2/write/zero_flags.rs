@@ -1,15 +1,15 @@
-//! An image without zero flags, which version 2 doesn't know.
+//! The removal of zero flags, which version 2 doesn't have.
 //!
-//! The flags of all L2 tables go, those of snapshots' tables too. A cluster that is only kept, and that nothing but
-//! its table refers to, stays and is zeroed. Others become nothing where no backing file would show, and new clusters
-//! of zeroes where one would. Some tables at a time, in this order:
+//! The flags are removed from all L2 tables, including those of snapshots. A zero cluster with a host cluster to
+//! which only its table refers becomes a data cluster, which is zeroed. Any other becomes unallocated, or a new
+//! cluster of zeroes if a backing file would be visible. A few tables are changed at a time, in this order:
 //!
-//! 1. New clusters get their refcounts, and zeroes. *Flush*.
-//! 2. The tables are written where they stand. *Flush*.
-//! 3. Clusters that they led to lose their references.
+//! 1. New clusters get their refcounts and zeroes. *Flush*.
+//! 2. The tables are written in place. *Flush*.
+//! 3. The references of the old entries are subtracted.
 //!
-//! The disk reads the same at each point, and a torn table is as right as a whole one. Meanwhile the image is marked as
-//! dirty, so that a power cut leaves no more than leaks, which the next writer puts right.
+//! The disk reads the same at each point, and a torn table is valid as well. The image is marked as dirty meanwhile,
+//! so that a power cut leaves at most leaks, which the next writer repairs.
 
 use std::sync::Arc;
 
@@ -26,24 +26,24 @@ use crate::formats::zeroes::{make_zero, write_zeroes};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// The most bytes of tables that are changed at once.
+/// The largest number of bytes of tables that are changed at once.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Returns true if the image has zero flags that [`remove_zero_flags`] can't remove: it can't encrypt the zeroes that
-/// would have to hide a backing file.
+/// Returns true if [`remove_zero_flags`] can't remove the zero flags of the image: it can't write encrypted zeroes,
+/// which would have to hide a backing file.
 ///
 /// # Errors
-/// Returns an error if tables are damaged, or the system's error.
+/// Returns an error if a table is damaged, or the system's error.
 pub fn keeps_zero_flags(storage: &Arc<dyn Storage>, header: &Header) -> Result<bool> {
     let needs_zeroes = header.backing_file().is_some() && header.encryption().is_some();
     Ok(needs_zeroes && !flagged_tables(storage, header)?.is_empty())
 }
 
-/// Removes the zero flags of the image that `header` was read from, which nobody else may have open. `flush` says that
-/// flushes reach the storage.
+/// Removes the zero flags of the image with this header, which must not be open elsewhere. With `flush`, the changes
+/// are flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if the image is damaged: nothing was written then. Returns the system's error.
+/// Returns an error if the image is damaged; nothing was written then. Returns the system's error.
 pub fn remove_zero_flags(storage: &Arc<dyn Storage>, header: &Header, flush: bool) -> Result<()> {
     let geometry = header.geometry();
     let tables = flagged_tables(storage, header)?;
@@ -108,7 +108,7 @@ fn is_zero(word: [u8; 8], geometry: Geometry) -> bool {
     )
 }
 
-/// An image whose zero flags go.
+/// An image whose zero flags are being removed.
 struct FlagChange<'a> {
     storage: &'a Arc<dyn Storage>,
     geometry: Geometry,
@@ -118,7 +118,7 @@ struct FlagChange<'a> {
 }
 
 impl FlagChange<'_> {
-    /// Changes some tables.
+    /// Removes the flags of some tables.
     fn change(&mut self, tables: &[CountedL2]) -> Result<()> {
         let mut changed = Vec::with_capacity(tables.len());
         let mut freed = Vec::new();
@@ -152,8 +152,8 @@ impl FlagChange<'_> {
         Ok(())
     }
 
-    /// Returns an entry of the same meaning without a flag. `times` L1 entries lead to its table. Clusters that lose
-    /// as many references go to `freed`.
+    /// Returns an equivalent entry without the flag. `times` is the number of L1 entries that refer to its table.
+    /// Adds clusters that lose that many references to `freed`.
     fn without_flag(
         &mut self,
         entry: L2Entry,
@@ -167,7 +167,7 @@ impl FlagChange<'_> {
                     entry.0
                 )));
             }
-            // Zeroes of an encrypted image would have to be encrypted.
+            // In an encrypted image the zeroes would have to be encrypted.
             if !self.is_encrypted && self.metadata.refcount(host)? == times {
                 self.zero(host)?;
                 return Ok(L2Entry::to_data(host).with_copied(times == 1));
@@ -183,7 +183,7 @@ impl FlagChange<'_> {
         Ok(L2Entry::to_data(host).with_copied(times == 1))
     }
 
-    /// Zeroes a cluster, which is inside of the file then.
+    /// Zeroes a cluster. The file is extended if it doesn't have the whole cluster.
     fn zero(&self, host: HostOffset) -> Result<()> {
         let end = host.0.saturating_add(self.geometry.cluster_size());
         let storage = self.storage.as_ref();

@@ -1,4 +1,4 @@
-//! Persistent bitmaps: directory, tables, and the clusters of bits.
+//! The references of persistent bitmaps: the directory, the bitmap tables, and the clusters of bits.
 
 use super::places::Walk;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::formats::qcow2::geometry::ENTRY_SIZE;
 use crate::formats::qcow2::header::Header;
 
 impl Walk<'_> {
-    /// Counts the bitmaps' clusters, if the image has bitmaps that are up to date.
+    /// Counts the clusters of the bitmaps, unless they are outdated.
     ///
     /// # Errors
     /// Returns the system's error, or an error if the directory can't be read.

@@ -1,9 +1,9 @@
-//! The walk from the L1 tables, the active one and those of the snapshots, to the L2 tables.
+//! The walk from the active L1 table, and those of the snapshots, to the L2 tables.
 //!
-//! Snapshots share L2 tables. A hostile image may have thousands of L1 tables that overlap, or one whose
-//! every entry leads to the same L2 table. So no part of the file is read twice: where L1 tables overlap, the
-//! bytes are read once and count as often as there are tables. Each L2 table is listed once, with the number
-//! of references to it. The work is bounded by the length of the file.
+//! Snapshots share L2 tables. A malicious image may have thousands of overlapping L1 tables, or one whose entries all
+//! refer to the same L2 table. So no part of the file is read twice: overlapping bytes of L1 tables are read once,
+//! and counted as often as there are tables. Each L2 table is listed once, with the number of references to it. The
+//! time is thus limited by the length of the file.
 
 use super::places::Walk;
 use crate::error::Result;
@@ -21,26 +21,26 @@ const PIECE: usize = 64 << 10;
 /// An L2 table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct L2Place {
-    /// The offset at which it starts, aligned or not.
+    /// Its host offset, aligned or not.
     pub host: HostOffset,
-    /// The first L1 entry that leads to it; none when only snapshots do.
+    /// The first active L1 entry that refers to it, or `None` if only snapshots do.
     pub l1_index: Option<u32>,
-    /// The number of entries of the active L1 table that lead to it.
+    /// The number of entries of the active L1 table that refer to it.
     pub active: u32,
-    /// The number of entries of all L1 tables that lead to it.
+    /// The number of entries of all L1 tables that refer to it.
     pub times: u64,
 }
 
-/// The L2 tables to which the L1 tables lead.
+/// The L2 tables that the L1 tables refer to.
 #[derive(Debug)]
 pub struct L1Walked {
-    /// The L2 tables, each once, by their place in the file.
+    /// The L2 tables, each once, sorted by host offset.
     pub l2_tables: Vec<L2Place>,
-    /// True if a part of a table, or of one that it leads to, isn't in the file.
+    /// True if a part of an L1 or L2 table isn't in the file.
     pub cut_off: bool,
 }
 
-/// Bytes that belong to L1 tables.
+/// A range of bytes of an L1 table.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     start: u64,
@@ -48,7 +48,7 @@ struct Span {
     active: bool,
 }
 
-/// Bytes that all belong to the same L1 tables.
+/// A range of bytes that belong to the same set of L1 tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TablePiece {
     start: u64,
@@ -57,7 +57,7 @@ struct TablePiece {
     times: u64,
 }
 
-/// Cuts overlapping spans into pieces.
+/// Divides overlapping spans into disjoint pieces.
 fn pieces(spans: &[Span]) -> Vec<TablePiece> {
     let mut edges: Vec<(u64, i64, i64)> = Vec::with_capacity(spans.len() * 2);
     for span in spans {
@@ -85,8 +85,8 @@ fn pieces(spans: &[Span]) -> Vec<TablePiece> {
 }
 
 impl Walk<'_> {
-    /// Counts the L1 tables and lists the L2 tables that they lead to, by their place in the file. If the
-    /// file's end cuts through a table, the part inside the file counts and is followed.
+    /// Counts the L1 tables, and lists the L2 tables that they refer to, sorted by host offset. If the file ends
+    /// inside a table, its part inside the file is counted and followed.
     pub(super) fn l1_tables(
         &self,
         active: TablePlace,
@@ -119,7 +119,7 @@ impl Walk<'_> {
                 });
             }
         }
-        // Whole clusters are counted; only the entries are read.
+        // Whole clusters are counted, but only the entries are read.
         let cluster_size = self.geometry.cluster_size();
         let clusters: Vec<_> = spans
             .iter()
@@ -140,12 +140,12 @@ impl Walk<'_> {
         Ok(L1Walked { l2_tables, cut_off })
     }
 
-    /// Returns true if all of an L2 table is in the file. No program leaves out the end of one.
+    /// Returns true if all of an L2 table is in the file, since every program writes L2 tables as a whole.
     fn is_whole(&self, l2_table: HostOffset) -> bool {
         l2_table.0.saturating_add(self.geometry.cluster_size()) <= self.length
     }
 
-    /// Reads the entries of pieces, many pieces at once where storage is slow.
+    /// Reads the entries of pieces, many at once if the storage is slow.
     fn l1_pieces(
         &self,
         pieces: &[TablePiece],
@@ -161,7 +161,7 @@ impl Walk<'_> {
         };
         let parts: Vec<_> = pieces.iter().flat_map(parts).collect();
         let pace = Pace::default();
-        // A table that is cut short by the file's end goes on with zeroes.
+        // The part of a table beyond the file's end reads as zeroes.
         Pieces::new(self.storage, self.length, PIECE, &pace).each(
             &parts,
             |(_, range)| range.start,
@@ -203,7 +203,7 @@ impl Walk<'_> {
             });
         };
         let host = entry.host();
-        // A flag alone leads nowhere and means nothing.
+        // An entry without an offset is unallocated, but its flag is an error.
         if entry.has_reserved_bits() || host.0 == 0 {
             bad(Problem::Bits(EntryError::Reserved));
         }

@@ -1,4 +1,4 @@
-//! One L2 table: the clusters that its entries refer to, and their faults.
+//! The check of one L2 table: the clusters that its entries refer to, and invalid entries.
 
 use super::l1::L2Place;
 use super::places::Walk;
@@ -8,47 +8,47 @@ use crate::formats::qcow2::check::references::{ReferenceRun, WORD};
 use crate::formats::qcow2::entries::{EntryError, L2Entry, L2Lead, SubclusterBitmap};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The numbers and findings that one table adds to the report.
+/// The counts and findings that one table adds to the report.
 #[derive(Debug, Default)]
 pub struct L2Walked {
-    /// The number of clusters that are stored, in any way.
+    /// The number of allocated clusters, including compressed ones.
     pub allocated: u64,
-    /// The number of them that don't stand right behind the one before.
+    /// The number of allocated clusters that don't directly follow the one before.
     pub fragmented: u64,
-    /// The number of them that are compressed.
+    /// The number of compressed clusters.
     pub compressed: u64,
-    /// The faults.
+    /// The invalid entries and other findings.
     pub findings: Vec<Finding>,
-    /// Entries of clusters that are only kept but in an impossible place: they can be made plain
-    /// zero clusters without a loss. They are noted for a repair.
+    /// The entries with the zero flag and an invalid host offset. A repair can replace them by plain zero clusters
+    /// without loss.
     pub zero_instead: Vec<ZeroInstead>,
 }
 
-/// An L2 entry to be replaced by one that reads as zeroes.
+/// An L2 entry to be replaced by a plain zero cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct ZeroInstead {
     /// The L2 table.
     pub table: HostOffset,
     /// The index in it.
     pub index: u64,
-    /// The subclusters, where there are some.
+    /// The subcluster bitmap, with extended L2 entries.
     pub bitmap: Option<SubclusterBitmap>,
 }
 
-/// The facts about the table that its entries are checked with.
+/// The state of the check of one table.
 struct Table<'a> {
     walk: &'a Walk<'a>,
     place: L2Place,
     guest: Option<GuestOffset>,
     run: ReferenceRun<'a>,
     expected: Option<HostOffset>,
-    /// The 64 clusters last asked for, and a bit for each that is set if its refcount is exactly 1.
+    /// The index of the last queried word of 64 clusters, and its bits: set for each refcount that is exactly 1.
     ones: (u64, u64),
     walked: L2Walked,
 }
 
 impl Walk<'_> {
-    /// Walks the L2 table at `place`, whose bytes are `bytes`. Its own cluster has been counted.
+    /// Checks the L2 table at `place`, whose bytes are `bytes`. Its own cluster is already counted.
     pub(super) fn l2_table(&self, place: L2Place, bytes: &[u8]) -> Result<L2Walked> {
         let l1_index = place.l1_index.map(u64::from);
         let mut table = Table {
@@ -85,7 +85,7 @@ impl Walk<'_> {
 }
 
 impl Table<'_> {
-    /// Returns the part of the active disk that an entry maps.
+    /// Returns the guest offset that an entry of the active disk maps.
     fn guest_offset(&self, index: u64) -> Option<GuestOffset> {
         let cluster_size = self.walk.geometry.cluster_size();
         let within = index.saturating_mul(cluster_size);
@@ -238,7 +238,7 @@ impl Table<'_> {
                 self.run.add(cluster);
             }
         }
-        // The last sector may be cut short, or hold nothing that belongs to the cluster.
+        // The file may end inside the last sector, which may also hold bytes of other clusters.
         let end = host.0.saturating_add(length);
         if !inside || end >= self.walk.length.saturating_add(SECTOR_SIZE) {
             let region = self.walk.missing(host, length);

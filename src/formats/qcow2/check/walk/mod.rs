@@ -1,16 +1,16 @@
-//! Everything in an image that refers to a cluster, counted.
+//! The walk over everything in an image that refers to a cluster.
 //!
-//! These are the header, L1 tables, L2 tables, the clusters of L2 entries, the snapshot table, refcount
-//! structures, the LUKS header, and bitmaps. On the way every entry is checked. References count as QEMU
-//! counts them, so that both programs come to the same numbers. An entry with reserved bits, or one that
-//! isn't aligned, is wrong and yet refers to where it leads. One that leads beyond the end of the file by a
-//! cluster or more refers to nothing.
+//! References come from the header, the L1 tables, the L2 tables, the snapshot table, the refcount structures, the
+//! LUKS header and bitmaps. The walk checks each entry, and counts its reference as QEMU does, so that both programs
+//! report the same numbers. An entry with reserved bits or an unaligned offset is invalid, and still counts as a
+//! reference to that offset. An entry that refers to a region beyond the end of the file by a cluster or more isn't
+//! counted.
 //!
-//! Data isn't read, so an encrypted image needs no password.
+//! The walk doesn't read data, so an encrypted image needs no password.
 //!
-//! - `places`: the file, its counts, and the conditions for every place in it;
-//! - `l1`, `l2`: the tables that lead to the guest's data;
-//! - `snapshots`, `bitmaps`: the other structures that an image may hold.
+//! - `places`: the state of the walk, and the checks of a region of the file;
+//! - `l1`, `l2`: the tables that refer to the guest's data;
+//! - `snapshots`, `bitmaps`: the optional structures of an image.
 
 mod bitmaps;
 mod l1;
@@ -39,24 +39,24 @@ pub struct Walked {
     pub report: CheckReport,
     /// The active L1 table.
     pub active_l1: TablePlace,
-    /// The L2 tables, by their place in the file.
+    /// The L2 tables, sorted by host offset.
     pub l2_tables: Vec<L2Place>,
-    /// L2 entries that are to be replaced.
+    /// The L2 entries that a repair replaces.
     pub zero_instead: Vec<ZeroInstead>,
-    /// True if the refcount structures are so damaged that they have to be made anew.
+    /// True if the refcount structures have to be rebuilt.
     pub rebuild: bool,
-    /// The clusters of the refcount table and its blocks, as often as they are referred to.
+    /// The clusters of the refcount table and its blocks, once for each reference.
     pub refcount_clusters: Vec<u64>,
-    /// True if there is an L1 table that could not be followed, all or in part. The clusters that it leads to
-    /// look leaked, and may be all that there is of the guest's data.
+    /// True if an L1 table, or a part of one, couldn't be followed. The clusters that it refers to look leaked, and
+    /// may be all of the guest's data.
     pub unfollowed: bool,
 }
 
 impl Walk<'_> {
-    /// Counts everything.
+    /// Counts all references.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if a snapshot table or a bitmap directory can't be read.
+    /// Returns the system's error. Returns an error if the snapshot table or the bitmap directory can't be read.
     pub fn run(&self, header: &Header, found: &mut dyn FnMut(Finding)) -> Result<Walked> {
         let mut walked = Walked {
             report: CheckReport {
@@ -160,7 +160,7 @@ impl Walk<'_> {
                 walked.refcount_clusters.push(cluster);
                 let references = self.references.get(cluster);
                 walked.rebuild |= references != 1;
-                // A count that is more than a refcount can be is found when the counts are compared.
+                // A count above the highest refcount is found when the counts are compared.
                 let counted = references.min(self.geometry.max_refcount());
                 (counted != 1).then_some(Problem::SharedBlock(references))
             } else {

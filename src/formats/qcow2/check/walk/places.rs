@@ -1,7 +1,7 @@
-//! The file under check: its places, counted, and compared with its end.
+//! The state of the walk: the file, its counts, and the checks of a region of the file.
 //!
-//! Each part of the walk counts into the same references, and asks the same questions of a place:
-//! is it in the file, and does its refcount go with its COPIED flag?
+//! All parts of the walk add to the same counts. They all check if a region is inside the file, and if its refcount
+//! agrees with its COPIED flag.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +16,14 @@ use crate::formats::qcow2::header::{Header, features};
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// QEMU's limit for the number of clusters that it checks.
+/// QEMU's limit for the number of clusters in a file to be checked.
 const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
 
 /// The state of the walk.
 pub struct Walk<'a> {
     pub(in crate::formats::qcow2::check) storage: &'a dyn Storage,
     pub(in crate::formats::qcow2::check) geometry: Geometry,
-    /// True if clusters of data are in another file.
+    /// True if the data clusters are in an external data file.
     pub(in crate::formats::qcow2::check) data_file: bool,
     /// The file's length in bytes.
     pub(in crate::formats::qcow2::check) length: u64,
@@ -33,16 +33,15 @@ pub struct Walk<'a> {
     pub(in crate::formats::qcow2::check) stored: StoredRefcounts<'a>,
     /// True if the image is going to be repaired.
     pub(in crate::formats::qcow2::check) repairing: bool,
-    /// True if a COPIED flag doesn't agree with its refcount. Those flags are looked for when the refcounts have been
-    /// told, and repaired.
+    /// True if a COPIED flag disagrees with its refcount. Such flags are listed after the refcounts have been
+    /// reported and repaired.
     flags_differ: AtomicBool,
-    /// Runs of clusters beyond the file's end that must not come into use, since something leads
-    /// there. They are noted for a repair.
+    /// Ranges of clusters beyond the file's end that are referenced, and so must not be allocated by a repair.
     avoided: Mutex<Vec<Range<u64>>>,
 }
 
 impl<'a> Walk<'a> {
-    /// Opens the image.
+    /// Opens the image for a walk.
     ///
     /// # Errors
     /// Returns the system's error, or an error if the file has more clusters than QEMU checks.
@@ -59,7 +58,7 @@ impl<'a> Walk<'a> {
             data_file: header.has_incompatible(features::DATA_FILE),
             length,
             clusters,
-            // A part of a cluster beyond the end still counts.
+            // The cluster in which the file ends counts as well.
             references: References::new(clusters + 1),
             stored: StoredRefcounts::read(storage, header, length)?,
             repairing,
@@ -68,7 +67,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Counts references to every cluster that `bytes` bytes from `host` on touch.
+    /// Adds `times` references to every cluster that overlaps with the `bytes` bytes from `host` on.
     pub(in crate::formats::qcow2::check) fn count(&self, host: HostOffset, bytes: u64, times: u64) {
         let Some(last) = bytes.checked_sub(1) else {
             return;
@@ -81,7 +80,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Counts a structure, or finds that it is beyond the file's end.
+    /// Counts a structure. Reports it instead, and returns false, if it is beyond the file's end.
     pub(super) fn region(
         &self,
         what: &str,
@@ -89,7 +88,7 @@ impl<'a> Walk<'a> {
         bytes: u64,
         found: &mut dyn FnMut(Finding),
     ) -> bool {
-        // A structure without a byte is nowhere, whatever its offset says.
+        // An empty structure has no place, whatever its offset.
         if bytes == 0 || self.is_inside(host, bytes) {
             self.count(host, bytes, 1);
             return true;
@@ -102,7 +101,7 @@ impl<'a> Walk<'a> {
         false
     }
 
-    /// Returns a part of the file, for a finding that it isn't all there.
+    /// Returns the region for a finding that it isn't completely in the file.
     pub(in crate::formats::qcow2::check) fn missing(&self, host: HostOffset, bytes: u64) -> Region {
         Region {
             host,
@@ -112,9 +111,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Returns true if bytes that something leads to are inside the file, or less than a cluster
-    /// beyond its end: its last cluster may be cut short. Otherwise nothing new may come there: it
-    /// would be taken for the missing part.
+    /// Returns true if a referenced region is inside the file or ends less than a cluster beyond its end, since the
+    /// file may end inside a cluster. Otherwise its clusters are recorded as avoided: data written there would be
+    /// taken for the missing region.
     pub(in crate::formats::qcow2::check) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
         let end = host.0.saturating_add(bytes);
         let limit = self.length.saturating_add(self.geometry.cluster_size());
@@ -130,8 +129,7 @@ impl<'a> Walk<'a> {
         false
     }
 
-    /// Returns the runs of clusters beyond the file's end to which something leads, in order, none
-    /// touching another.
+    /// Returns the ranges of clusters beyond the file's end that are referenced, in order, joined where they touch.
     pub(in crate::formats::qcow2::check) fn avoided(&self) -> Vec<Range<u64>> {
         let mut runs =
             std::mem::take(&mut *self.avoided.lock().unwrap_or_else(PoisonError::into_inner));
@@ -146,14 +144,14 @@ impl<'a> Walk<'a> {
         runs
     }
 
-    /// Notes a COPIED flag that doesn't agree with its refcount, which is exactly 1 or isn't.
+    /// Records a COPIED flag that disagrees with its refcount. `one` is true if the refcount is exactly 1.
     pub(super) fn note_copied(&self, copied: bool, one: bool) {
         if copied != one {
             self.flags_differ.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Returns true if a COPIED flag didn't agree with its refcount.
+    /// Returns true if a COPIED flag disagreed with its refcount.
     pub(in crate::formats::qcow2::check) fn flags_differ(&self) -> bool {
         self.flags_differ.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The snapshot table: the faults of its entries, and the L1 tables to which they lead.
+//! The references of the snapshot table, its invalid entries, and the snapshots' L1 tables.
 
 use super::places::Walk;
 use crate::formats::qcow2::check::finding::Finding;
@@ -6,7 +6,7 @@ use crate::formats::qcow2::header::{Header, TablePlace};
 use crate::formats::qcow2::snapshots::SnapshotTable;
 
 impl Walk<'_> {
-    /// Checks the snapshots, and returns the L1 tables that can be followed.
+    /// Checks the snapshots, and returns the L1 tables that are at valid places.
     pub(super) fn snapshots(
         &self,
         header: &Header,

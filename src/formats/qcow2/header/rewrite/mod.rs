@@ -1,15 +1,15 @@
-//! Another header for an image in use: another backing file, another version, another data file.
+//! Changes of the header of an existing image: its backing file, its version, its data file.
 //!
-//! The name of the backing file and the name of its format stand in different places of the header cluster, and
-//! what is in front of them moves what is behind. A power cut may tear a write at any sector, and must leave
-//! the old header or the new one. So everything that counts is switched by one write of the first sector, which
-//! has the fields, the place of the name and the start of the extensions.
+//! The backing file's name and format are at different places of the header cluster, and their lengths shift what
+//! follows. A power cut may tear a write at any sector boundary, and must leave the old or the new header. So
+//! everything is switched by one write of the first sector, which has the fields, the offset of the name, and the
+//! first extensions.
 //!
-//! The new header can be made so at once if all that differs behind its first sector is out of the old one's
-//! use. Otherwise a header of the same meaning is made first, which leaves that room alone. It has its
-//! extensions in the first sector, or behind one that makes a reader skip the room, and the names of features
-//! may be missing in it. Clusters of 1 and 2 KiB may have no room for that where both names are long; then the
-//! image stays as it is.
+//! The new header can be written directly if everything that changes after its first sector is in bytes that the old
+//! header doesn't use. Otherwise an equivalent intermediate header is written first that leaves these bytes unused.
+//! Its extensions are in the first sector, or after an extension that makes a reader skip the bytes. It may lack the
+//! feature names. Clusters of 1 and 2 KiB may have no space for it if both names are long; the image stays unchanged
+//! then.
 
 use std::ops::Range;
 
@@ -23,33 +23,33 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_LEN;
 
-/// The kind of the extension that makes a reader skip what doesn't count.
+/// The type of the extension that makes a reader skip unused bytes.
 const SKIP: u32 = 0x736b_6970;
 
-/// The autoclear features that stay when the image has another backing file.
+/// The autoclear features that stay valid if the backing file changes.
 const KEPT: u64 = features::BITMAPS | features::DATA_FILE_RAW;
 
-/// The backing file that a header is to name.
+/// The names of a backing file for the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::formats::qcow2) struct BackingNames<'a> {
     /// Its name, not empty.
     pub(in crate::formats::qcow2) file: &'a [u8],
-    /// The name of its format, where that is stored.
+    /// The name of its format, if it is to be stored.
     pub(in crate::formats::qcow2) format: Option<&'a [u8]>,
 }
 
 /// The contents of a header.
 #[derive(Debug, Clone)]
 pub(in crate::formats::qcow2) struct HeaderContents {
-    /// The fields, up to the start of the extensions.
+    /// The fixed fields, before the extensions.
     fixed: Vec<u8>,
     extensions: Vec<Extension>,
-    /// The name of the backing file; empty without one.
+    /// The name of the backing file, or empty without one.
     backing: Vec<u8>,
 }
 
 impl HeaderContents {
-    /// Names another backing file, or none. The format's extension stays where it is, or comes first.
+    /// Sets or removes the backing file. The extension with its format keeps its position, or comes first.
     ///
     /// # Errors
     /// Returns an error, in QEMU's words, if a name is too long.
@@ -67,17 +67,18 @@ impl HeaderContents {
         Ok(())
     }
 
-    /// Names another external data file.
+    /// Sets the name of the external data file.
     pub(in crate::formats::qcow2) fn set_data_file(&mut self, name: &[u8]) {
         let end = self.extensions.len();
         self.set_extension(extensions::DATA_FILE, name, end);
     }
 
-    /// Makes the header of version 2 one of version 3, without any features. It has their names if `with_names`.
+    /// Converts the header from version 2 to version 3, without features. Adds the feature name table if
+    /// `with_names`.
     pub(in crate::formats::qcow2) fn upgrade(&mut self, with_names: bool) {
         self.fixed.resize(V3_LENGTH as usize, 0);
         set(&mut self.fixed, 4, &3u32.to_be_bytes());
-        // Refcounts of version 2 are 16 bits wide.
+        // Refcounts in version 2 have 16 bits.
         set(&mut self.fixed, 96, &4u32.to_be_bytes());
         set(&mut self.fixed, 100, &V3_LENGTH.to_be_bytes());
         if with_names {
@@ -86,14 +87,15 @@ impl HeaderContents {
         }
     }
 
-    /// Makes the header of version 3 one of version 2. Its features must all be gone.
+    /// Converts the header from version 3 to version 2. It must not have any features left.
     pub(in crate::formats::qcow2) fn downgrade(&mut self) {
         self.fixed.truncate(V2_LENGTH as usize);
         set(&mut self.fixed, 4, &2u32.to_be_bytes());
         self.set_extension(extensions::FEATURE_NAMES, &[], 0);
     }
 
-    /// Sets the data of an extension where it is, or else at `place` in the list. There is none without data.
+    /// Sets the data of an extension, at its present position or else at `place` in the list. Removes it if `data` is
+    /// empty.
     fn set_extension(&mut self, kind: u32, data: &[u8], place: usize) {
         let there = self.extensions.iter().position(|one| one.kind == kind);
         self.extensions.retain(|one| one.kind != kind);
@@ -105,18 +107,18 @@ impl HeaderContents {
     }
 }
 
-/// Another header for an image, and the steps on the way there.
+/// The new header of an image, and the intermediate headers.
 pub(in crate::formats::qcow2) struct HeaderRewrite {
     steps: Vec<HeaderBytes>,
-    /// The header cluster as it is.
+    /// The present bytes of the header cluster.
     cluster: Vec<u8>,
 }
 
 impl HeaderRewrite {
-    /// Finds the steps by which the header in `storage` gets other contents.
+    /// Plans the headers through which the header in `storage` gets its new contents.
     ///
     /// # Errors
-    /// Returns an error, in QEMU's words, if there is no room, or what `change` returns. Returns the system's error.
+    /// Returns an error, in QEMU's words, if there is no space, or the error of `change`. Returns the system's error.
     pub(in crate::formats::qcow2) fn plan(
         storage: &dyn Storage,
         header: &Header,
@@ -135,7 +137,7 @@ impl HeaderRewrite {
         Ok(Self { steps, cluster })
     }
 
-    /// Takes the steps. Ends with a flush.
+    /// Writes the headers in order. Ends with a flush.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -162,8 +164,8 @@ fn no_room() -> Error {
     Error::new(ErrorKind::Invalid, "No space left in the file header")
 }
 
-/// Returns the headers that `old` becomes one after the other, of which the last is `new`. `meanings` are the
-/// contents that one in between may have.
+/// Returns the headers to be written in order, of which the last is `new`. `meanings` are the contents that an
+/// intermediate header may have.
 fn steps(
     old: &OldHeader,
     new: &HeaderBytes,
@@ -196,26 +198,26 @@ fn steps(
     Err(no_room())
 }
 
-/// The place in the header cluster where a header's parts go.
+/// The placement of a header's parts in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartPlace {
-    /// One behind the other.
+    /// Each part directly follows the one before.
     Canonical,
     /// The backing file's name starts at this byte of the cluster.
     NameAt(usize),
-    /// The extensions start at this byte of the cluster, and the name is behind them.
+    /// The extensions start at this byte of the cluster, and the name follows them.
     SkipTo(usize),
 }
 
-/// The header as it is in the file.
+/// The present header of the file.
 struct OldHeader {
     contents: HeaderContents,
-    /// The bytes that a reader goes by.
+    /// The ranges of bytes that a reader uses.
     live: Vec<Range<usize>>,
 }
 
 impl OldHeader {
-    /// Takes the header in `cluster` apart, from which `header` was read.
+    /// Splits the header in `cluster`, from which `header` was read, into its parts.
     fn new(header: &Header, cluster: &[u8]) -> Result<Self> {
         let damaged = || Error::corrupt("qcow2 header exceeds cluster size");
         let field = |at: usize, bytes: usize| {
@@ -236,7 +238,7 @@ impl OldHeader {
         let (name, name_length) = (field(8, 8)?, field(16, 4)?);
         let stored = header.extensions().iter();
         let stored = stored.map(|one| 8 + one.data.len().next_multiple_of(8));
-        // The end mark counts, too.
+        // The end mark is one of the bytes that are read.
         let mut end = (length + stored.sum::<usize>() + 8).min(cluster.len());
         let mut live = Vec::new();
         if name > 0 {
@@ -259,17 +261,17 @@ impl OldHeader {
     }
 }
 
-/// A header as it is to be in the file.
+/// An encoded header.
 #[derive(Debug, Clone)]
 struct HeaderBytes {
     /// The bytes from the start of the cluster on.
     bytes: Vec<u8>,
-    /// Those of them that a reader goes by.
+    /// The ranges of bytes that a reader uses.
     live: Vec<Range<usize>>,
 }
 
 impl HeaderBytes {
-    /// Encodes a header, without extensions of some kinds.
+    /// Encodes a header without the extensions of some types.
     fn of(contents: &HeaderContents, without: &[u32], place: PartPlace) -> Result<Self> {
         let mut area = Vec::new();
         let kept = contents.extensions.iter();
@@ -309,7 +311,7 @@ impl HeaderBytes {
         self.bytes.len()
     }
 
-    /// Returns the live bytes behind the first sector.
+    /// Returns the used ranges after the first sector.
     fn behind(&self) -> impl Iterator<Item = Range<usize>> {
         let ranges = self.live.iter();
         ranges
@@ -317,8 +319,8 @@ impl HeaderBytes {
             .filter(|range| !range.is_empty())
     }
 
-    /// Returns true if all that has to be written behind the first sector of `cluster` is outside of `live`, the bytes
-    /// that count now.
+    /// Returns true if no byte that changes in `cluster` after the first sector is in `live`, the ranges that a
+    /// reader uses now.
     fn can_follow(&self, live: &[Range<usize>], cluster: &[u8]) -> bool {
         let counts = |at: &usize| live.iter().any(|range| range.contains(at));
         let differs = |at: &usize| self.bytes.get(*at) != cluster.get(*at);
@@ -326,7 +328,7 @@ impl HeaderBytes {
             .all(|range| !range.into_iter().any(|at| counts(&at) && differs(&at)))
     }
 
-    /// Makes `cluster` hold this header.
+    /// Writes this header into `cluster`.
     fn apply(&self, cluster: &mut [u8]) {
         let first = 0..SECTOR_LEN.min(cluster.len());
         for range in self.behind().chain([first]) {
@@ -349,7 +351,7 @@ struct HeaderCluster<'a> {
 }
 
 impl HeaderCluster<'_> {
-    /// Writes a header that [can follow](HeaderBytes::can_follow) the one that is there.
+    /// Writes a header that [can follow](HeaderBytes::can_follow) the present one.
     fn become_like(&mut self, layout: &HeaderBytes) -> Result<()> {
         layout.apply(&mut self.bytes);
         let mut is_written = false;
@@ -366,7 +368,7 @@ impl HeaderCluster<'_> {
         (self.flush)()
     }
 
-    /// Makes zeroes of what earlier headers left behind this one, which ends at `end`.
+    /// Zeroes the bytes after the header, which ends at `end`, that earlier headers left there.
     fn wipe_behind(&mut self, end: usize) -> Result<()> {
         let end = end.max(SECTOR_LEN).min(self.bytes.len());
         let rest = self.bytes.get(end..).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Every pair of backing files in headers of every size, with the power cut wherever that can be.
+//! Tests of changes between all pairs of backing files in headers of many sizes, with a power cut at every point.
 
 use super::*;
 use crate::storage::{Change, MemoryStorage};
 
 const KIND: u32 = 0x6d6f_6f21;
 
-/// Makes the header name another backing file.
+/// Changes the backing file in the header.
 fn set_backing(
     storage: &MemoryStorage,
     header: &Header,
@@ -15,15 +15,14 @@ fn set_backing(
     plan.write(storage, &|| storage.flush())
 }
 
-/// A backing file in tests: the length of its name, and its format.
+/// A backing file of the tests: the length of its name, and its format.
 type Named = Option<(usize, &'static str)>;
 
 fn name(named: Named, letter: u8) -> Option<(Vec<u8>, &'static str)> {
     named.map(|(length, format)| (vec![letter; length], format))
 }
 
-/// Makes a header of version 3 with so many bytes of an unknown extension, with the names of features, and with
-/// a backing file.
+/// Returns a version 3 header with `filler` bytes in an unknown extension, `names` feature names, and a backing file.
 fn header(cluster_bits: u32, filler: usize, names: usize, backing: Named) -> Vec<u8> {
     let cluster = 1usize << cluster_bits;
     let mut bytes = vec![0; 104];
@@ -33,7 +32,7 @@ fn header(cluster_bits: u32, filler: usize, names: usize, backing: Named) -> Vec
     bytes[36..40].copy_from_slice(&1u32.to_be_bytes());
     bytes[48..56].copy_from_slice(&(cluster as u64).to_be_bytes());
     bytes[56..60].copy_from_slice(&1u32.to_be_bytes());
-    // One bit that is known, and one that isn't.
+    // One of the bits is known, the other isn't.
     bytes[88..96].copy_from_slice(&0x8001u64.to_be_bytes());
     bytes[96..100].copy_from_slice(&4u32.to_be_bytes());
     bytes[100..104].copy_from_slice(&104u32.to_be_bytes());
@@ -59,7 +58,7 @@ fn header(cluster_bits: u32, filler: usize, names: usize, backing: Named) -> Vec
     bytes
 }
 
-/// The backing file that a header names, and its format.
+/// Returns the backing file and its format in a header.
 fn named(header: &Header) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     let format = header.extension(extensions::BACKING_FORMAT);
     (
@@ -68,7 +67,7 @@ fn named(header: &Header) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     )
 }
 
-/// Calls `look` with everything that a power cut may leave of the changes.
+/// Calls `look` with every state that a power cut may leave during the changes.
 fn cut(before: &[u8], record: &[Change], look: &mut dyn FnMut(&[u8])) {
     let mut bytes = before.to_vec();
     let groups = record.split(|change| matches!(change, Change::Flush));
@@ -98,7 +97,7 @@ fn cut(before: &[u8], record: &[Change], look: &mut dyn FnMut(&[u8])) {
     }
 }
 
-/// The backing files between which tests change.
+/// The backing files of the tests.
 const BACKINGS: [Named; 11] = [
     None,
     Some((1, "raw")),
@@ -113,8 +112,8 @@ const BACKINGS: [Named; 11] = [
     Some((1023, "longer-than-8")),
 ];
 
-/// Changes the backing file. Returns `None` where there is no room in the cluster, `Some(false)` where there is none
-/// to do it safely.
+/// Changes the backing file. Returns `None` if it doesn't fit into the cluster, and `Some(false)` if there is no
+/// space for a safe change.
 fn change(bits: u32, filler: usize, names: usize, from: Named, to: Named) -> Option<bool> {
     let before = header(bits, filler, names, from);
     let Ok(old) = Header::read(&MemoryStorage::new(before.clone())) else {
@@ -157,7 +156,7 @@ fn change(bits: u32, filler: usize, names: usize, from: Named, to: Named) -> Opt
     let after = Header::read(&storage).unwrap();
     assert_eq!(named(&after), is, "{what}");
     assert_eq!(after.autoclear(), 1);
-    // What is left is what a header has that was made so.
+    // The result is the same as a header made with the new backing file.
     let mut expected = header(bits, filler, names, to);
     let letter = |byte: &mut u8| {
         if *byte == b'o' {
@@ -198,7 +197,7 @@ fn a_power_cut_leaves_the_old_or_the_new_backing_file() {
         }
     }
     assert!(done > 2500, "{done}");
-    // Only in small clusters, where both names are long, or what has to be kept is.
+    // A change is refused only in small clusters, if both names or the extensions to keep are long.
     let length = |named: &Named| named.map_or(0, |(length, _)| length);
     for (bits, filler, from, to) in &refused {
         let what = format!("{bits} {filler} {from:?} {to:?}");
@@ -209,7 +208,7 @@ fn a_power_cut_leaves_the_old_or_the_new_backing_file() {
     assert!(refused.len() < 200, "{}", refused.len());
 }
 
-/// The header is as before, or names the one or the other, and the file can be changed again.
+/// After a failure the header has the old or the new backing file, and the change can be repeated.
 #[test]
 fn a_write_that_fails_leaves_one_of_both() {
     use crate::storage::{Fault, Operation};
@@ -252,7 +251,7 @@ fn a_power_cut_leaves_one_version_or_the_other() {
         for backing in BACKINGS {
             for filler in [0, 100, 300] {
                 let mut before = header(bits, filler, 0, backing);
-                // Of version 2: its fields end where the others begin.
+                // The header is converted to version 2: its fields end where the extensions begin.
                 before[4..8].copy_from_slice(&2u32.to_be_bytes());
                 let rest = before.split_off(104);
                 before.truncate(72);

@@ -1,4 +1,4 @@
-//! Storing the changes, in the order that the text of [`super`] has.
+//! Storing changed metadata, in the order that the documentation of [`super`] gives.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
 impl Metadata {
-    /// Puts everything on stable storage, in the order that a power cut can't hurt. No other thread
-    /// may be reading or writing clusters meanwhile.
+    /// Writes all changes to stable storage, in an order that survives a power cut. No other thread may read or write
+    /// clusters meanwhile.
     ///
     /// # Errors
-    /// Returns the system's error; see the module's text for the state that it leaves.
+    /// Returns the system's error; see the module's documentation for the state after it.
     pub(in super::super) fn commit(&mut self) -> Result<()> {
         self.usable()?;
         self.try_commit().map_err(|error| self.fail_for_good(error))
@@ -31,8 +31,7 @@ impl Metadata {
             self.parts.refcounts.has_changed()
         };
         if counts {
-            // The storage of data and the flushing are borrowed apart from the tables that are
-            // stored.
+            // These fields are copied, since `refcounts` is borrowed mutably below.
             let (data, flush) = (self.parts.data.clone(), self.parts.flush);
             let flush = || match (&data, flush) {
                 (_, false) => Ok(()),
@@ -55,7 +54,7 @@ impl Metadata {
         self.let_go(storage.as_ref())
     }
 
-    /// Completes the file's last sector: compressed clusters are read in whole sectors.
+    /// Extends the file to a whole sector, since compressed clusters are read in sectors.
     fn complete_last_sector(&mut self, storage: &dyn Storage) -> Result<()> {
         let end = std::mem::take(&mut self.compressed_end).next_multiple_of(SECTOR_SIZE);
         if end == 0 {
@@ -82,7 +81,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Lowers the refcounts of freed clusters. Step 3: nothing stored refers to them.
+    /// Decrements the refcounts of freed clusters (step 3). No stored reference to them is left.
     fn let_go(&mut self, storage: &dyn Storage) -> Result<()> {
         let mut freed = std::mem::take(&mut self.freed);
         for clusters in self.parts.refcounts.take_outgrown() {
@@ -120,7 +119,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Commits, stores all refcounts, and says in the header that the image was closed.
+    /// Commits, stores all refcounts, and clears the dirty bit in the header.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -145,7 +144,7 @@ impl Metadata {
     }
 }
 
-/// Makes a hole. Where the storage can't, the space stays taken until it is used again.
+/// Punches a hole. If the storage doesn't support that, the space stays allocated in the file until it is reused.
 pub(super) fn punch_hole(storage: &dyn Storage, hole: Option<Range<u64>>) -> Result<()> {
     if let Some(hole) = hole {
         storage.punch(hole)?;

@@ -1,4 +1,4 @@
-//! The end of the file of an image whose disk gets another size.
+//! The end of the file of an image whose disk is resized.
 
 use std::ops::Range;
 
@@ -14,13 +14,13 @@ impl Metadata {
         self.parts.storage.as_ref()
     }
 
-    /// Returns the external data file, where there is one.
+    /// Returns the external data file, if there is one.
     pub(in super::super) fn data_file(&self) -> Option<&dyn Storage> {
         self.parts.data.as_deref()
     }
 
-    /// Hands out no cluster before the end of the file until one is let go of. Nothing was ever written there. A
-    /// device ends where it does, so there any free cluster is handed out.
+    /// Makes later allocations start at the end of the file, where nothing was written before, until a cluster is
+    /// freed. On a device, whose length is fixed, any free cluster may be allocated.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -34,8 +34,8 @@ impl Metadata {
         Ok(())
     }
 
-    /// Gives clusters that follow each other on the disk from `guest` on, and that one L2 table maps, other
-    /// entries. The clusters that the old ones led to aren't freed by that.
+    /// Sets the L2 entries of consecutive guest clusters from `guest` on, all of which are in one L2 table. Doesn't
+    /// free the clusters of the old entries.
     ///
     /// # Errors
     /// Returns an error as [`own_l2`](Self::own_l2) does.
@@ -61,7 +61,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Frees clusters that held one structure, such as a table, which nothing stored leads to any more.
+    /// Frees the clusters of a structure, such as a table, to which no stored reference is left.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -70,7 +70,7 @@ impl Metadata {
         self.free(clusters, true)
     }
 
-    /// Takes away refcount blocks that count nothing, as [`Refcounts::drop_empty_blocks`] does.
+    /// Removes refcount blocks in which all refcounts are 0, as [`Refcounts::drop_empty_blocks`] does.
     ///
     /// # Errors
     /// Returns an error as that does.
@@ -82,7 +82,7 @@ impl Metadata {
         self.parts.refcounts.drop_empty_blocks(map)
     }
 
-    /// Returns the offset at which the last cluster in use ends.
+    /// Returns the host offset of the end of the last cluster in use.
     ///
     /// # Errors
     /// Returns an error if a refcount block can't be read.

@@ -1,8 +1,8 @@
-//! The L1 table as a whole: a longer one for a larger disk, and L2 tables that a smaller disk loses.
+//! The L1 table as a whole: its growth for a larger disk, and the removal of L2 tables for a smaller one.
 //!
-//! A longer table stays where it is as long as its last cluster has room. Otherwise it is written to new
-//! clusters, and the header leads there in one write of a sector. The disk's size is another field, which the
-//! caller changes later: a table may have more entries than the disk needs, and never fewer.
+//! A table stays in place while its last cluster has space for more entries. Otherwise it is written to new clusters,
+//! and one write within a sector makes the header refer to them. The caller changes the disk's size afterwards, which
+//! is a separate field: a table may have more entries than the disk needs, but never fewer.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ impl Metadata {
         self.parts.l1.len() as u64
     }
 
-    /// Gives the L1 table at least so many entries, on stable storage.
+    /// Extends the L1 table to at least `entries` entries, on stable storage.
     ///
     /// # Errors
-    /// Returns an error if there is no room for the table, or the system's error.
+    /// Returns an error if there is no space for the table, or the system's error.
     pub(in super::super) fn grow_l1(&mut self, entries: u64) -> Result<()> {
         if entries <= self.l1_entries() {
             return Ok(());
@@ -33,7 +33,7 @@ impl Metadata {
             true => self.parts.l1_place.host,
             false => self.allocate_run(entries * ENTRY_SIZE)?,
         };
-        // The refcounts of a new place are stored before the header leads there.
+        // The refcounts of the new clusters are stored before the header refers to them.
         self.commit()?;
         let place = TablePlace {
             host: place,
@@ -43,7 +43,7 @@ impl Metadata {
             .map_err(|error| self.fail_for_good(error))
     }
 
-    /// Returns true if the clusters of the L1 table have room for so many entries, and hold nothing else.
+    /// Returns true if `entries` entries fit into the clusters of the L1 table, and these hold nothing else.
     fn room_behind_l1(&mut self, entries: u64) -> Result<bool> {
         let geometry = self.parts.geometry;
         let old = geometry.clusters(self.l1_entries() * ENTRY_SIZE);
@@ -54,7 +54,7 @@ impl Metadata {
         Ok(self.parts.refcounts.get(first + old - 1)? == 1)
     }
 
-    /// Writes the L1 table with empty entries at its end, and points the header to it.
+    /// Writes the L1 table to `place`, padded with empty entries, and makes the header refer to it.
     fn store_l1(&mut self, place: TablePlace) -> Result<()> {
         let storage = Arc::clone(&self.parts.storage);
         let geometry = self.parts.geometry;
@@ -87,7 +87,7 @@ impl Metadata {
         map.insert(first..first + clusters, Structure::ActiveL1)
     }
 
-    /// Returns the L2 table of an L1 entry, `None` where there is none.
+    /// Returns the L2 table of an L1 entry, or `None` if the entry is unallocated.
     ///
     /// # Errors
     /// Returns an error if the table can't be read.
@@ -99,7 +99,7 @@ impl Metadata {
         Ok(Some(L2Table::new(words, self.parts.geometry)))
     }
 
-    /// Takes the L2 table of an L1 entry away. The clusters that it leads to aren't freed by that.
+    /// Removes the L2 table of an L1 entry. Doesn't free the clusters that the table refers to.
     ///
     /// # Errors
     /// Returns an error if the entry is invalid, or the system's error.

@@ -1,25 +1,22 @@
-//! The metadata of an image in use: the tables, their changes, and the order in which changes reach the file.
+//! The metadata of an image that is written to: its tables, their changes, and the order in which changes are stored.
 //!
 //! # The order of writes
 //!
-//! Changes are collected in memory and stored together by [`Metadata::commit`]. The file is
-//! consistent wherever that is cut off, and whichever of the writes between two flushes reach the disk. At worst
-//! some clusters are counted that nothing refers to.
+//! Changes are collected in memory and stored together by [`Metadata::commit`]. The file stays consistent if that is
+//! interrupted at any point, whichever of the writes between two flushes reach the disk. In the worst case some
+//! refcounts are too high, which are leaks.
 //!
-//! 1. Refcount blocks, then the table entries that lead to new ones. Counts have only risen since the last
-//!    commit.
-//!    *Flush*: this also puts all data that was written to new clusters on stable storage.
-//! 2. L2 tables, in place or in new clusters; where L1 entries have changed too, *flush*, then those.
-//!    *Flush*: from here on nothing stored refers to clusters that were replaced.
-//! 3. Only now the counts of replaced clusters fall, so only now they can be handed out again; holes are made
-//!    in clusters that a discard left. These counts are stored with the next commit, or before: it makes no
-//!    difference.
+//! 1. Refcount blocks, and then the table entries that refer to new blocks. Since the last commit refcounts have only
+//!    been incremented. *Flush*: this also puts all data in new clusters on stable storage.
+//! 2. L2 tables, in place or in new clusters. If L1 entries have changed, *flush*, and then those. *Flush*: from here
+//!    on no stored entry refers to a replaced cluster.
+//! 3. Now the refcounts of replaced clusters are decremented, so that they can be allocated again. Discarded clusters
+//!    become holes. These refcounts are stored with the next commit or before, since they may be stored at any time.
 //!
-//! Images with lazy refcounts leave out step 1 (but not when the refcount table changes). Their dirty
-//! bit is set, and flushed, before the first refcount changes, and cleared by [`Metadata::close`].
+//! Images with lazy refcounts omit step 1, unless the refcount table changes. Their dirty bit is set, and flushed,
+//! before the first refcount changes. [`Metadata::close`] clears it.
 //!
-//! After an error in the middle of this it isn't known what reached the file, so nothing more is
-//! written: every later call fails.
+//! If a commit fails, the contents of the file are unknown. So nothing more is written: every later call fails.
 
 mod commit;
 mod end;
@@ -45,28 +42,28 @@ use crate::formats::qcow2::read::tables::decode;
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The number of runs of clusters that may wait for their counts to fall before a commit is due.
+/// The number of freed runs of clusters that makes a commit due.
 const MOST_FREED: usize = 16 << 10;
 
-/// The number of runs of clusters that are looked at and too short before the search is given up.
+/// The number of runs that are too short after which the search for a run is ended.
 const MOST_TRIES: usize = 4096;
 
 /// The number of L1 entries in a sector.
 const ENTRIES_PER_SECTOR: usize = 64;
 
-/// Clusters that are one reference short as soon as that is stored.
+/// Freed clusters, whose refcounts are decremented by the next commit.
 #[derive(Debug)]
 struct Freed {
     clusters: Range<u64>,
-    /// True if a hole is made where nothing refers to them any more.
+    /// True if a hole is punched when the refcounts become 0.
     punch: bool,
 }
 
-/// The parts that opening an image found; see [`super::open`].
+/// The state of an opened image; see [`super::open`].
 #[derive(Debug)]
 pub(super) struct MetadataParts {
     pub(super) storage: Arc<dyn Storage>,
-    /// The external data file, where there is one.
+    /// The external data file, if there is one.
     pub(super) data: Option<Arc<dyn Storage>>,
     pub(super) geometry: Geometry,
     pub(super) version: Version,
@@ -91,21 +88,21 @@ impl MetadataParts {
     }
 }
 
-/// The metadata of an image in use; see the module's text.
+/// The metadata of an image that is written to; see the module's documentation.
 #[derive(Debug)]
 pub(super) struct Metadata {
     parts: MetadataParts,
     l2: TableCache,
-    /// Sectors of the L1 table that differ from what is stored.
+    /// The sectors of the L1 table that differ from the stored ones.
     l1_changed: BTreeSet<usize>,
     freed: Vec<Freed>,
-    /// The end of the last compressed cluster, if there is room behind it in its cluster of the file.
+    /// The end of the last compressed cluster, if its host cluster has unused bytes after it.
     tail: Option<HostOffset>,
-    /// The end of the compressed cluster that lies furthest in the file.
+    /// The highest end of a compressed cluster in the file.
     compressed_end: u64,
-    /// True if the file may hold writes that were not flushed.
+    /// True if the file may have writes that weren't flushed.
     unflushed: bool,
-    /// The reason why nothing more may be written.
+    /// The reason why nothing more may be written, after an error.
     broken: Option<String>,
 }
 
@@ -124,10 +121,10 @@ impl Metadata {
         }
     }
 
-    /// Refuses to go on after an error that left the file in a state that isn't known.
+    /// Refuses any further work after an error that left the file in an unknown state.
     ///
     /// # Errors
-    /// Returns an error if there was one.
+    /// Returns an error if there was such an error.
     pub(super) fn usable(&self) -> Result<()> {
         match &self.broken {
             None => Ok(()),
@@ -135,8 +132,8 @@ impl Metadata {
         }
     }
 
-    /// Marks the image after an error in the metadata. Where it is damaged, no more is written, and the
-    /// header of a version 3 image says so, so that no other program writes either.
+    /// Handles an error in the metadata. If the image is damaged, nothing more is written. A version 3 image is
+    /// marked as corrupt, so that no other program writes to it either.
     pub(super) fn fail(&mut self, error: Error) -> Error {
         if self.broken.is_some() || error.kind() != ErrorKind::Corrupt {
             return error;
@@ -146,7 +143,7 @@ impl Metadata {
             self.parts.incompatible |= features::CORRUPT;
             let storage = self.parts.storage.as_ref();
             let marked = fields::set_incompatible(storage, self.parts.incompatible);
-            // The error that is told is the first one.
+            // The first error is the one to report.
             drop(marked.and_then(|()| self.flush()));
         }
         error.context("qcow2: Marking image as corrupt")
@@ -156,7 +153,8 @@ impl Metadata {
         self.broken = Some(format!("the image can't be written to any more: {error}"));
     }
 
-    /// Does what [`fail`](Self::fail) does, for an error after which it isn't known what the file holds.
+    /// Handles an error as [`fail`](Self::fail) does, and also refuses further writes, since the contents of the file
+    /// are unknown.
     pub(super) fn fail_for_good(&mut self, error: Error) -> Error {
         let error = self.fail(error);
         if self.broken.is_none() {
@@ -165,7 +163,7 @@ impl Metadata {
         error
     }
 
-    /// Puts all writes on stable storage, where that is wanted.
+    /// Flushes all writes to stable storage, if flushes are wanted.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -173,7 +171,7 @@ impl Metadata {
         self.parts.flush()
     }
 
-    /// Notes that data was or will be written.
+    /// Records that data was written or is about to be.
     pub(super) fn will_write(&mut self) {
         self.unflushed = true;
     }
@@ -195,7 +193,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Loads an L2 table into the cache; returns `false` when there is none.
+    /// Loads an L2 table into the cache. Returns `false` if the L1 entry is unallocated.
     fn load_l2(&mut self, l1_index: u64) -> Result<bool> {
         if self.l2.get(l1_index).is_some() {
             return Ok(true);
@@ -212,7 +210,7 @@ impl Metadata {
         Ok(true)
     }
 
-    /// Returns the bytes in its L2 table at which the entry of a guest offset stands.
+    /// Returns the range of bytes of a guest offset's entry in its L2 table.
     fn place_in_l2(&self, guest: GuestOffset) -> Range<usize> {
         let geometry = self.parts.geometry;
         let size = geometry.cluster_size() / geometry.l2_entries();
@@ -237,8 +235,8 @@ impl Metadata {
         slot.ok_or_else(|| Error::invalid("L2 index out of range"))
     }
 
-    /// Returns the end of the run of L1 entries without L2 tables that holds `guest`, as a guest offset, at
-    /// most `end`; `guest` itself where there is a table.
+    /// Returns the guest offset of the end of the run of unallocated L1 entries at `guest`, but at most `end`.
+    /// Returns `guest` itself if there is an L2 table.
     pub(super) fn end_of_gap(&self, guest: GuestOffset, end: u64) -> Result<u64> {
         let geometry = self.parts.geometry;
         let mut l1_index = geometry.l1_index(guest);
@@ -250,12 +248,12 @@ impl Metadata {
         Ok(reached)
     }
 
-    /// Returns true if the image alone uses a cluster, so that it may be written where it is. The flag of its
-    /// entry is believed only when the refcount agrees: the other way round costs a copy, this way it would
-    /// cost a snapshot.
+    /// Returns true if only this image refers to a cluster, so that it may be written in place. The COPIED flag is
+    /// trusted only if the refcount agrees. A wrongly cleared flag costs a copy, but a wrongly set one would destroy
+    /// a snapshot.
     ///
     /// # Errors
-    /// Returns an error if the refcount is 0, since the image is damaged then, or if a block can't be read.
+    /// Returns an error if the refcount is 0, since the image is damaged then, or if its block can't be read.
     fn is_owned(&mut self, host: HostOffset, copied: bool) -> Result<bool> {
         let cluster = self.parts.geometry.host_cluster(host);
         match self.parts.refcounts.get(cluster)? {
@@ -266,8 +264,8 @@ impl Metadata {
         }
     }
 
-    /// Answers as [`is_owned`](Self::is_owned) does, for a cluster of data. In an external data file that is
-    /// never somebody else's, nor counted.
+    /// Returns the result of [`is_owned`](Self::is_owned) for a data cluster. Clusters of an external data file are
+    /// never shared, and have no refcounts.
     ///
     /// # Errors
     /// Returns an error as [`is_owned`](Self::is_owned) does, or if the cluster holds metadata.
@@ -280,15 +278,15 @@ impl Metadata {
         self.is_owned(host, copied)
     }
 
-    /// Returns the place where the data of a guest cluster must be, in images where that is given: in an
-    /// external data file, at the same offset.
+    /// Returns the host offset that the data of a guest cluster must have, if it is fixed: in an external data file
+    /// it equals the guest offset.
     pub(super) fn given_place(&self, guest: GuestOffset) -> Option<HostOffset> {
         let within = self.parts.geometry.within_cluster(guest.0);
         let place = HostOffset(guest.0 - within);
         self.parts.data.is_some().then_some(place)
     }
 
-    /// Returns true if the image alone uses the L2 table of a guest offset, or if there is none.
+    /// Returns true if only this image refers to the L2 table of a guest offset, or if there is none.
     ///
     /// # Errors
     /// Returns an error as [`is_owned`](Self::is_owned) does.
@@ -299,7 +297,7 @@ impl Metadata {
         }
     }
 
-    /// Sets the dirty bit before refcounts change for the first time, where they are lazy.
+    /// Sets the dirty bit before the first change of refcounts, if they are lazy.
     fn before_counting(&mut self) -> Result<()> {
         let parts = &mut self.parts;
         if !parts.lazy || parts.incompatible & features::DIRTY != 0 {
@@ -311,7 +309,7 @@ impl Metadata {
             .map_err(|error| self.fail_for_good(error))
     }
 
-    /// Hands out free clusters, at most `most` and at least one, in one run.
+    /// Allocates a run of at most `most` and at least one cluster.
     ///
     /// # Errors
     /// Returns an error as [`Refcounts::take`] does.
@@ -320,7 +318,7 @@ impl Metadata {
         self.parts.refcounts.take(most, &mut self.parts.map)
     }
 
-    /// Hands out one free cluster.
+    /// Allocates a cluster.
     ///
     /// # Errors
     /// Returns an error as [`allocate`](Self::allocate) does.
@@ -330,21 +328,21 @@ impl Metadata {
         host.ok_or_else(|| Error::invalid("the image's file is too big"))
     }
 
-    /// Hands out a run of so many clusters behind the last one in use.
+    /// Allocates a run of `count` clusters after the last cluster in use.
     fn allocate_behind(&mut self, count: u64) -> Result<Range<u64>> {
         self.before_counting()?;
         self.parts.refcounts.take_behind(count, &mut self.parts.map)
     }
 
-    /// Hands out as many clusters as so many bytes take, in one run.
+    /// Allocates a contiguous run of clusters for `bytes` bytes.
     ///
     /// # Errors
     /// Returns an error as [`allocate`](Self::allocate) does.
     pub(super) fn allocate_run(&mut self, bytes: u64) -> Result<HostOffset> {
         let geometry = self.parts.geometry;
         let count = geometry.clusters(bytes).max(1);
-        // A run that is too short is followed by something that is in use, or by a refcount block that was
-        // made for the next ones. Then the place behind that is tried, and at last the one behind all.
+        // A run that is too short ends at a cluster in use, or at a new refcount block for the following clusters. So
+        // the search continues after it, and finally after the last cluster in use.
         let mut given_up = Vec::new();
         let fits = count < geometry.refcount_block_entries();
         let mut run = match fits {
@@ -370,8 +368,8 @@ impl Metadata {
         host.ok_or_else(|| Error::invalid("the image's file is too big"))
     }
 
-    /// Finds room for a compressed cluster of `length` bytes, which is less than a cluster: behind the last
-    /// one if it fits there, or if the next cluster of the file is free.
+    /// Allocates space for a compressed cluster of `length` bytes, which is less than a cluster. It directly follows
+    /// the last one if it fits there, or if the next host cluster is free.
     ///
     /// # Errors
     /// Returns an error as [`allocate`](Self::allocate) does.
@@ -404,15 +402,16 @@ impl Metadata {
         Ok(host)
     }
 
-    /// Returns true if a cluster that something refers to is referred to once.
+    /// Returns true if a referenced cluster has exactly one reference.
     ///
     /// # Errors
-    /// Returns an error if the refcount is 0, or if a block can't be read.
+    /// Returns an error if the refcount is 0, or if its block can't be read.
     pub(super) fn owns(&mut self, host: HostOffset) -> Result<bool> {
         self.is_owned(host, true)
     }
 
-    /// Counts one reference less to clusters, once that is right; see the module's text.
+    /// Records that clusters lose a reference. Their refcounts are decremented by a commit; see the module's
+    /// documentation.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -427,7 +426,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Frees the cluster, or the compressed range, that an L2 entry leads to.
+    /// Frees the cluster, or the compressed range, that an L2 entry refers to.
     ///
     /// # Errors
     /// Returns an error as [`free`](Self::free) does.
@@ -448,11 +447,11 @@ impl Metadata {
         self.free(first..self.parts.geometry.host_cluster(last) + 1, punch)
     }
 
-    /// Makes the L2 table of a guest offset if there is none, copies it if it isn't the image's alone, and
-    /// loads it into the cache.
+    /// Loads the L2 table of a guest offset into the cache, so that it can be changed. Allocates it if there is none,
+    /// and copies it if it is shared.
     ///
     /// # Errors
-    /// Returns an error if tables can't be read, or if a cluster can't be had.
+    /// Returns an error if a table can't be read, or if a cluster can't be allocated.
     pub(super) fn own_l2(&mut self, guest: GuestOffset) -> Result<()> {
         let geometry = self.parts.geometry;
         let l1_index = geometry.l1_index(guest);
@@ -481,7 +480,7 @@ impl Metadata {
         self.set_l1_entry(l1_index, L1Entry::to_table(host))
     }
 
-    /// Changes the entry of a guest offset. The cluster that it led to isn't freed by that.
+    /// Sets the L2 entry of a guest offset. Doesn't free the cluster of the old entry.
     ///
     /// # Errors
     /// Returns an error as [`own_l2`](Self::own_l2) does.
@@ -498,10 +497,10 @@ impl Metadata {
         Ok(())
     }
 
-    /// Makes zero clusters of those of `range` that have an empty entry, up to the first that has another
-    /// one, and returns the guest offset where that is. `range` is in whole clusters, or ends with the disk,
-    /// and one L2 table maps it. To fill a table in one go costs a fraction of entering cluster by cluster,
-    /// and is nearly all that a huge empty image costs.
+    /// Makes clusters from `range.start` on zero clusters, up to the first whose entry isn't empty. Returns the guest
+    /// offset of that cluster. `range` consists of whole clusters or ends with the disk, and is in one L2 table.
+    /// Filling a table at once is much faster than setting single entries, and takes most of the time for a huge
+    /// empty image.
     ///
     /// # Errors
     /// Returns an error as [`own_l2`](Self::own_l2) does.
@@ -540,7 +539,7 @@ impl Metadata {
         Ok(range.end.min(range.start.saturating_add(bytes)))
     }
 
-    /// Returns true if so much has changed that it should be stored.
+    /// Returns true if there are so many changes that a commit is due.
     pub(super) fn is_crowded(&self) -> bool {
         self.l2.is_crowded() || self.freed.len() >= MOST_FREED
     }

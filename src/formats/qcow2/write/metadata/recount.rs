@@ -1,9 +1,9 @@
-//! Changes of the refcounts of many clusters, and of the tables that lead to them.
+//! Changes of the refcounts of many clusters, and of the COPIED flags that depend on them.
 //!
-//! While so many counts change, and with them the COPIED flags, no order of writes keeps both in agreement. So
-//! a version 3 image is marked as dirty meanwhile: after a power cut whoever writes to it next puts its counts
-//! and flags right. Version 2 has no such mark. There the order alone has to see to it that a cut leaves
-//! nothing worse than clusters that are counted too high, and flags that don't say what they could.
+//! If so many refcounts and flags change, no order of writes keeps them consistent all the time. So a version 3 image
+//! is marked as dirty meanwhile: after a power cut, the next writer repairs its refcounts and flags. Version 2 has no
+//! dirty bit. There the order of writes ensures that a power cut leaves nothing worse than refcounts that are too
+//! high and missing COPIED flags.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ impl Metadata {
         self.parts.l1_place
     }
 
-    /// Marks the image as dirty, where its version has that, until it is closed. From here on each commit
-    /// stores all refcounts, be they lazy or not.
+    /// Marks the image as dirty until it is closed, if its version has the dirty bit. From here on each commit stores
+    /// all refcounts, even if they are lazy.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -51,10 +51,10 @@ impl Metadata {
         self.parts.refcounts.get(cluster)
     }
 
-    /// Counts so many references more to a cluster in use.
+    /// Adds `times` references to a cluster in use.
     ///
     /// # Errors
-    /// Returns an error if that is more than its refcount can be, or if its refcount block can't be read.
+    /// Returns an error if the refcount would exceed the highest one, or if its block can't be read.
     pub(in super::super) fn raise(&mut self, host: HostOffset, times: u64) -> Result<()> {
         let cluster = self.parts.geometry.host_cluster(host);
         self.unflushed = true;
@@ -68,7 +68,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Returns the first cluster that can't be referred to so many times more.
+    /// Returns the first cluster whose refcount can't grow by its number of references.
     ///
     /// # Errors
     /// Returns an error as [`Refcounts::first_overflow`](super::Refcounts::first_overflow) does.
@@ -79,7 +79,7 @@ impl Metadata {
         self.parts.refcounts.first_overflow(references)
     }
 
-    /// Counts references that are about to be there.
+    /// Adds references that are about to be stored.
     ///
     /// # Errors
     /// Returns an error as [`Refcounts::raise_all`](super::Refcounts::raise_all) does.
@@ -88,8 +88,7 @@ impl Metadata {
         self.parts.refcounts.raise_all(references)
     }
 
-    /// Takes away the counts of references that are no longer stored, and makes holes of the clusters that
-    /// nothing refers to any more.
+    /// Subtracts references that are no longer stored, and punches holes for the clusters whose refcount becomes 0.
     ///
     /// # Errors
     /// Returns an error as [`Refcounts::lower_all`](super::Refcounts::lower_all) does.

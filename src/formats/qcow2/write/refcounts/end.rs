@@ -1,12 +1,12 @@
-//! The end of the clusters in use, for an image whose file grows or shrinks with its disk.
+//! Allocation and freeing at the end of the clusters in use, for an image whose file grows or shrinks with its disk.
 //!
-//! A block that counts nothing but itself is of no use, and yet it keeps the file as long as it is. So a file is
-//! only cut off behind the last cluster in use after such blocks are gone. The table's entries go first, on
-//! stable storage, and then the blocks.
+//! A refcount block in which only its own cluster has a refcount is useless, but prevents the file from being
+//! truncated. So such blocks are removed before the file is truncated after the last cluster in use. The table
+//! entries are cleared first, on stable storage, and then the blocks are freed.
 //!
-//! A run of clusters that is longer than a block counts is handed out behind that cluster, too. Blocks mostly
-//! take the first cluster of those that they count, and would cut such a run into pieces. So those that it
-//! needs stand behind it.
+//! A run of more clusters than a block covers is allocated after the last cluster in use. New refcount blocks would
+//! normally take the first cluster that they cover, and so divide the run. The blocks for such a run follow it
+//! instead.
 
 use std::ops::Range;
 
@@ -16,12 +16,12 @@ use crate::formats::qcow2::entries::{RefcountTableEntry, refcount_at};
 use crate::formats::qcow2::write::metadata_map::{MetadataMap, Structure};
 
 impl Refcounts {
-    /// Hands out no cluster before this one until another is let go of.
+    /// Makes later allocations start at this cluster, until another cluster is freed.
     pub(in super::super) fn skip_to(&mut self, cluster: u64) {
         self.hint = self.hint.max(cluster);
     }
 
-    /// Hands out a run of so many clusters behind the last one in use, each with a refcount of 1 from now on.
+    /// Allocates a run of `count` clusters after the last one in use, with refcounts of 1.
     ///
     /// # Errors
     /// Returns an error as [`take`](Self::take) does.
@@ -52,7 +52,7 @@ impl Refcounts {
             if end.div_ceil(per_block) <= self.table.len() as u64 {
                 break (start..start + count, missing);
             }
-            // The larger table is in use, so the next try is behind it.
+            // The larger table is in use now, so the next attempt starts after it.
             self.grow(map)?;
         };
         let blocks = run.end..run.end + missing.len() as u64;
@@ -65,11 +65,11 @@ impl Refcounts {
         Ok(run)
     }
 
-    /// Takes blocks out of the table that count nothing in use but at most themselves, all but the first.
-    /// They are stored with the next changes.
+    /// Removes all blocks except for the first in which no refcount is set, or only that of the block's own cluster.
+    /// The table is stored with the next changes.
     ///
     /// # Errors
-    /// Returns an error if a block can't be read, or is counted wrongly.
+    /// Returns an error if a block can't be read, or if a block has a wrong refcount.
     pub(in super::super) fn drop_empty_blocks(&mut self, map: &mut MetadataMap) -> Result<()> {
         for index in 1..self.table.len() as u64 {
             let Some(host) = self.block_host(index)? else {
@@ -91,14 +91,14 @@ impl Refcounts {
             if counted_by == index {
                 map.remove(cluster);
             } else {
-                // Its count falls when nothing stored leads to it any more.
+                // Its refcount is decremented when no stored entry refers to it any more.
                 self.outgrown.push(cluster..cluster + 1);
             }
         }
         Ok(())
     }
 
-    /// Returns the first and the last cluster in use that a block counts, which may be the same.
+    /// Returns the first and the last cluster with a refcount in a block, once if they are the same, or none.
     fn used_in_block(&mut self, index: u64) -> Result<Vec<u64>> {
         if !self.load(index)? {
             return Ok(Vec::new());
@@ -115,7 +115,7 @@ impl Refcounts {
         Ok(first.into_iter().chain(last).map(number).collect())
     }
 
-    /// Returns the number of clusters up to the last one in use.
+    /// Returns the number of clusters up to and including the last one in use.
     ///
     /// # Errors
     /// Returns an error if a block can't be read.

@@ -1,12 +1,12 @@
-//! The refcounts of many clusters, changed at once.
+//! Changes of the refcounts of many clusters at once.
 //!
-//! A new internal snapshot refers to every cluster that the disk refers to. To look each of them up would cost
-//! more than all else together, and would wait for one block after the other where storage is slow. So the
-//! references are counted first ([`References`]). Then each refcount block is read, changed and written in one
-//! go, several of them at a time, and 64 clusters together.
+//! A new internal snapshot adds a reference to every cluster of the disk. Changing each refcount separately would
+//! take most of the time, and on slow storage would wait for one block after the other. So the references are counted
+//! first ([`References`]). Then each refcount block is read, changed and written as a whole, several blocks at a time
+//! and 64 clusters at a time.
 //!
-//! Counts may rise at any time. They may fall as soon as nothing stored refers to the clusters; see the text
-//! of [`super`]. Blocks are changed where they are stored: the cache is empty meanwhile.
+//! Refcounts may be incremented at any time. They may be decremented as soon as no stored reference is left; see the
+//! documentation of [`super`]. The blocks are changed in the file, so the cache must be empty meanwhile.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::formats::qcow2::entries::{refcount_at, set_refcount};
 use crate::storage::{Pace, Pieces};
 use crate::units::HostOffset;
 
-/// A refcount block that counts clusters with references.
+/// A refcount block with the refcounts of referenced clusters.
 struct CountedBlock {
     host: HostOffset,
-    /// The first word of its clusters, as [`References`] has them.
+    /// The first word of its clusters in [`References`].
     word: u64,
 }
 
 impl Refcounts {
-    /// Returns the first cluster whose refcount can't rise by the number of its references.
+    /// Returns the first cluster whose refcount can't grow by its number of references.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if a cluster that is referred to isn't counted at all.
+    /// Returns the system's error. Returns an error if a referenced cluster has no refcount block.
     pub(in super::super) fn first_overflow(
         &mut self,
         references: &References,
@@ -51,10 +51,11 @@ impl Refcounts {
         Ok(first)
     }
 
-    /// Counts the references, each of which is one more.
+    /// Adds the references to the refcounts.
     ///
     /// # Errors
-    /// Returns an error as [`first_overflow`](Self::first_overflow) does, or if a count is too high.
+    /// Returns an error as [`first_overflow`](Self::first_overflow) does, or if a refcount would exceed the highest
+    /// one.
     pub(in super::super) fn raise_all(&mut self, references: &References) -> Result<()> {
         self.each_block(
             references,
@@ -64,12 +65,12 @@ impl Refcounts {
         )
     }
 
-    /// Counts the references, each of which is one less, and tells `free` the runs of clusters that nothing
-    /// refers to any more, in the order of the file.
+    /// Subtracts the references from the refcounts. Calls `free` with the runs of clusters whose refcount becomes 0,
+    /// in ascending order.
     ///
     /// # Errors
-    /// Returns an error as [`first_overflow`](Self::first_overflow) does, or if a count is too low: the image
-    /// is damaged. Returns the error of `free`.
+    /// Returns an error as [`first_overflow`](Self::first_overflow) does. Returns an error if a refcount is too low,
+    /// since the image is damaged then. Returns the error of `free`.
     pub(in super::super) fn lower_all(
         &mut self,
         references: &References,
@@ -107,9 +108,9 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Asks `count` what becomes of the refcount of each cluster that is referred to, given the cluster, its
-    /// refcount and its references. Tells `take` the runs of clusters that were noted or freed, block after
-    /// block. Blocks are written if `writes`.
+    /// Calls `count` with each referenced cluster, its refcount and its number of references, to get its new
+    /// refcount. Calls `take` with the runs of clusters that were noted or freed, block after block. Writes the
+    /// blocks if `writes`.
     fn each_block(
         &mut self,
         references: &References,
@@ -121,7 +122,7 @@ impl Refcounts {
         self.blocks.leave(storage.as_ref())?;
         let blocks = self.counted_blocks(references)?;
         let bits = self.geometry.refcount_bits();
-        // 64 refcounts have as many bytes as 8 times their width.
+        // 64 refcounts take 8 × their width in bytes.
         let step = usize::try_from(bits).unwrap_or(64) * 8;
         let change = |block: &CountedBlock, bytes: &[u8]| {
             let mut bytes = bytes.to_vec();
@@ -179,7 +180,7 @@ impl Refcounts {
         )
     }
 
-    /// Lists the blocks that count the clusters that are referred to.
+    /// Returns the blocks with the refcounts of referenced clusters.
     fn counted_blocks(&self, references: &References) -> Result<Vec<CountedBlock>> {
         let words_per_block = self.geometry.refcount_block_entries() / WORD;
         let mut blocks: Vec<CountedBlock> = Vec::new();
@@ -205,15 +206,15 @@ impl Refcounts {
     }
 }
 
-/// The outcome for the refcount of one cluster.
+/// The new state of a cluster's refcount.
 enum Counted {
-    /// It stays.
+    /// It is unchanged.
     Kept,
-    /// It stays, and the caller is told of the cluster.
+    /// It is unchanged, and the cluster is reported to the caller.
     Noted(u64),
-    /// It is this now.
+    /// It has this new value.
     Now(u64),
-    /// It is 0 now, and the caller is told of the cluster.
+    /// It becomes 0, and the cluster is reported to the caller.
     Freed(u64),
 }
 

@@ -1,15 +1,14 @@
-//! The refcounts of an image in use, and the search for free clusters.
+//! The refcounts of an image that is written to, and the allocation of clusters.
 //!
-//! A cluster is free when its refcount is 0; where there is no refcount block, all are. The counts are
-//! changed in memory. To store a changed block is right at any time: of the two errors that a stored refcount
-//! can have, only a count that is too low is harmful. So counts rise here as soon as a cluster is handed out,
-//! long before anything stored refers to it. The owner lets them fall only when nothing stored refers to the
-//! cluster any more.
+//! A cluster is free if its refcount is 0, or if there is no refcount block for it. Refcounts are changed in memory.
+//! A changed block may be stored at any time, since a refcount that is too high is harmless and only one that is too
+//! low isn't. So a refcount is incremented as soon as the cluster is allocated, long before any stored reference to
+//! it. The owner decrements it only when no stored reference is left.
 //!
-//! A new block takes the first cluster of those that it counts, and counts itself. When the refcount table is
-//! full, a larger one is made behind the last cluster that the old one can count. The blocks for that place
-//! stand in front of it. New blocks must be stored before the table's entries that lead to them, and a new
-//! table before the header that leads to it: [`Refcounts::store`] sees to that.
+//! A new block takes the first cluster that it covers, and covers itself. When the refcount table is full, a larger
+//! one is made after the last cluster that the old one covers, and the blocks for these clusters precede it. New
+//! blocks must be stored before the table entries that refer to them, and a new table before the header refers to it.
+//! [`Refcounts::store`] ensures that.
 
 mod end;
 mod many;
@@ -31,36 +30,37 @@ use crate::formats::qcow2::write::table_cache::TableCache;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The first offset that no L2 entry can hold.
+/// The limit of a host offset in an L2 entry: 2^56.
 const FILE_LIMIT: u64 = 1 << 56;
 
 /// The number of entries in a sector of the refcount table.
 const ENTRIES_PER_SECTOR: u64 = SECTOR_SIZE / ENTRY_SIZE;
 
-/// The refcounts of an image in use; see the module's text.
+/// The refcounts of an image that is written to; see the module's documentation.
 #[derive(Debug)]
 pub(in crate::formats::qcow2::write) struct Refcounts {
     storage: Arc<dyn Storage>,
     geometry: Geometry,
     table: Vec<RefcountTableEntry>,
     table_host: HostOffset,
-    /// Sectors of the table that differ from what is stored.
+    /// The sectors of the table that differ from the stored ones.
     changed: BTreeSet<u64>,
-    /// True if the table has a new place that the header doesn't know of yet.
+    /// True if the table has moved, and the header still refers to the old one.
     moved: bool,
-    /// Clusters of tables that the new one replaces.
+    /// The clusters of tables that were replaced.
     outgrown: Vec<Range<u64>>,
     blocks: TableCache,
-    /// No cluster before this one is free, but for those that were let go of lately.
+    /// The cluster at which the search for free clusters starts. Only clusters that were freed recently are before
+    /// it.
     hint: u64,
 }
 
 impl Refcounts {
-    /// Reads the refcount table, and enters it and its blocks into `map`.
+    /// Reads the refcount table, and adds it and its blocks to `map`.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if the table is beyond the end of the file, or if entries
-    /// are invalid or lead to other metadata.
+    /// Returns the system's error. Returns an error if the table is beyond the end of the file, or if an entry is
+    /// invalid or refers to other metadata.
     pub(in crate::formats::qcow2::write) fn open(
         storage: Arc<dyn Storage>,
         header: &Header,
@@ -122,7 +122,7 @@ impl Refcounts {
         (cluster / per_block, within)
     }
 
-    /// Loads a block into the cache; returns `false` when there is none.
+    /// Loads a block into the cache. Returns `false` if there is none.
     fn load(&mut self, index: u64) -> Result<bool> {
         if self.blocks.get(index).is_some() {
             return Ok(true);
@@ -131,7 +131,7 @@ impl Refcounts {
             return Ok(false);
         };
         self.make_room()?;
-        // QEMU writes the last block of a file only as far as it is used.
+        // QEMU may end the file inside the last block, after its last used entry.
         let mut block = vec![0; self.geometry.cluster_len()];
         let length = self.storage.len()?;
         if self.storage.read_padded_at(host.0, &mut block, length)? == 0 {
@@ -143,7 +143,7 @@ impl Refcounts {
         Ok(true)
     }
 
-    /// Writes blocks when the cache is full. They may be stored at any time; see the module's text.
+    /// Writes changed blocks if the cache is full. They may be stored at any time; see the module's documentation.
     fn make_room(&mut self) -> Result<()> {
         if self.blocks.is_crowded() {
             self.blocks.write_changed(self.storage.as_ref())?;
@@ -171,8 +171,8 @@ impl Refcounts {
         self.set_all(cluster..cluster + 1, value)
     }
 
-    /// Gives clusters of which each is counted by some block the same refcount. To change a block in one go costs
-    /// a fraction of entering cluster by cluster, and is much of what taking the space of a huge disk costs.
+    /// Sets the refcounts of clusters, all of which have blocks, to the same value. Changing a block at once is much
+    /// faster than setting single refcounts, and takes much of the time for preallocating a huge disk.
     fn set_all(&mut self, clusters: Range<u64>, value: u64) -> Result<()> {
         let bits = self.geometry.refcount_bits();
         let width = usize::try_from(bits).unwrap_or(64);
@@ -185,7 +185,7 @@ impl Refcounts {
                 return Err(Error::corrupt(why));
             }
             let count = usize::try_from(end - start).unwrap_or(usize::MAX);
-            // These bytes hold the refcounts.
+            // This is the range of bytes with the refcounts.
             let first = within.saturating_mul(width) / 8;
             let last = within.saturating_add(count).saturating_mul(width);
             let place = self.blocks.change(index, first..last.div_ceil(8));
@@ -202,14 +202,13 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Returns the number of the first cluster behind those that the block of `cluster` counts.
+    /// Returns the first cluster after those that the block of `cluster` covers.
     fn end_of_block(&self, cluster: u64) -> u64 {
         let (index, _) = self.split(cluster);
         (index + 1).saturating_mul(self.geometry.refcount_block_entries())
     }
 
-    /// Counts one reference more to a cluster that is in use; returns `false` where that is more than a
-    /// refcount can be.
+    /// Adds a reference to a cluster in use. Returns `false` if its refcount is already the highest possible one.
     ///
     /// # Errors
     /// Returns an error as [`release`](Self::release) does.
@@ -229,7 +228,7 @@ impl Refcounts {
         Ok(true)
     }
 
-    /// Counts one reference less to a cluster, and returns how many are left.
+    /// Removes a reference to a cluster, and returns the number of those that are left.
     ///
     /// # Errors
     /// Returns an error if there was none, since the image is damaged then, or if the block can't be read.
@@ -246,12 +245,11 @@ impl Refcounts {
         Ok(left)
     }
 
-    /// Hands out a run of free clusters, at most `most` (above 0) and at least one, each with a refcount of 1
-    /// from now on.
+    /// Allocates a run of at most `most` (above 0) and at least one cluster, with refcounts of 1.
     ///
     /// # Errors
-    /// Returns an error if a free cluster holds metadata, since the image is damaged then, or if a limit of
-    /// the format is reached. Returns the system's error.
+    /// Returns an error if a free cluster holds metadata, since the image is damaged then. Returns an error if a
+    /// limit of the format is reached, or the system's error.
     pub(in crate::formats::qcow2::write) fn take(
         &mut self,
         most: u64,
@@ -295,7 +293,7 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Adds a block for clusters of which none is counted yet, at `cluster`, which is one of them.
+    /// Adds a block for clusters without refcounts. The block is at `cluster`, which is one of them.
     fn add_block(&mut self, index: u64, cluster: u64, map: &mut MetadataMap) -> Result<()> {
         self.check_place(&(cluster..cluster + 1))?;
         map.insert(cluster..cluster + 1, Structure::RefcountBlock)?;
@@ -318,14 +316,14 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Makes a larger table, behind the clusters that the old one can count: first the blocks that count both
-    /// of them, then the table.
+    /// Makes a larger table after the clusters that the old one covers. The new blocks, which cover both, precede the
+    /// table.
     fn grow(&mut self, map: &mut MetadataMap) -> Result<()> {
         let per_block = self.geometry.refcount_block_entries();
         let old_entries = self.table.len() as u64;
         let first = old_entries * per_block;
         let per_cluster = self.geometry.cluster_size() / ENTRY_SIZE;
-        // The table grows by half at least, so that growing costs little in the long run.
+        // The table grows by at least half, so that the total cost of growing is linear.
         let mut entries = (old_entries + old_entries / 2 + 1).next_multiple_of(per_cluster);
         let mut blocks = 0;
         let table_clusters = loop {
@@ -378,8 +376,8 @@ impl Refcounts {
         self.table_has_changed() || self.blocks.has_changed()
     }
 
-    /// Stores the changes: the blocks, then the table, then the header, each after `flush` has put the one
-    /// before on stable storage. Ends with a flush.
+    /// Stores the changes: the blocks, then the table, then the header. Calls `flush` between these steps and at the
+    /// end.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -396,7 +394,7 @@ impl Refcounts {
         };
         self.blocks.write_changed(storage.as_ref())?;
         if self.moved {
-            // Nothing leads to the new table yet, so it needn't wait for its blocks.
+            // Nothing refers to the new table yet, so that it may be written before its blocks are flushed.
             storage.write_at(self.table_host.0, &bytes)?;
             flush()?;
             let clusters = self.table_clusters();
@@ -424,7 +422,7 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Stores changed blocks without waiting for anything.
+    /// Writes changed blocks without a flush.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -432,7 +430,7 @@ impl Refcounts {
         self.blocks.write_changed(self.storage.as_ref())
     }
 
-    /// Takes the clusters of tables that nothing stored leads to any more, after [`store`](Self::store).
+    /// Returns the clusters of replaced tables to which no stored reference is left, after [`store`](Self::store).
     pub(in crate::formats::qcow2::write) fn take_outgrown(&mut self) -> Vec<Range<u64>> {
         if self.moved {
             return Vec::new();

@@ -1,8 +1,8 @@
-//! The bitmaps of a disk whose size changes.
+//! The bitmaps of a disk that is resized.
 //!
-//! Bits of the part that both sizes have stay; the others are clear. All of it is stored anew: bits, tables and
-//! a directory, to which the header's extension then leads. The extension has the offset in eight bytes of one
-//! sector, and nothing else of it changes, so the image has the old directory or the new one.
+//! Bits for the part that both sizes have are kept, and the others are cleared. Bits, tables and a directory are
+//! written to new clusters, and the bitmaps extension then refers to them. Only the offset in the extension changes,
+//! which is 8 bytes within one sector. So the image has the old or the new directory.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use crate::formats::qcow2::write::bitmap_directory::{check_length_for, store_bit
 use crate::formats::qcow2::write::metadata::Metadata;
 use crate::storage::Storage;
 
-/// The bitmaps of a disk, and the size that it is about to have.
+/// The bitmaps of a disk, and its old and new size.
 pub(super) struct ResizedBitmaps {
     bitmaps: Vec<Bitmap>,
     place: Option<BitmapsPlace>,
     geometry: Geometry,
-    /// The size of the disk until now, in bytes.
+    /// The old size of the disk in bytes.
     old: u64,
-    /// The size that it is to have, in bytes.
+    /// The new size of the disk in bytes.
     new: u64,
 }
 
-/// The bits of a bitmap up to a number of them; the others are clear.
+/// The first `count` bits of a bitmap; the others read as 0.
 struct FirstBits<'a> {
     bits: &'a dyn BitmapBits,
     count: u64,
@@ -48,11 +48,11 @@ impl BitmapBits for FirstBits<'_> {
 }
 
 impl ResizedBitmaps {
-    /// Reads the directory of the image that `header` was read from.
+    /// Reads the bitmap directory of the image with this header. `new` is the new size of the disk in bytes.
     ///
     /// # Errors
-    /// Returns an error if bitmaps are out of date, or would be too large. Returns an error if the directory
-    /// can't be read or makes no sense.
+    /// Returns an error if bitmaps are inconsistent, or would be too large. Returns an error if the directory can't
+    /// be read or is invalid.
     pub(super) fn read(storage: &dyn Storage, header: &Header, new: u64) -> Result<Self> {
         let bitmaps = read_bitmaps(storage, header)?;
         if let Some(bitmap) = bitmaps.iter().find(|bitmap| bitmap.in_use) {
@@ -78,7 +78,7 @@ impl ResizedBitmaps {
         })
     }
 
-    /// Marks them as in use, so that nobody takes them for bitmaps of another size.
+    /// Marks the bitmaps as in use, so that no program uses them with another size.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -93,11 +93,11 @@ impl ResizedBitmaps {
         metadata.flush()
     }
 
-    /// Stores them for the new size, and takes the marks away.
+    /// Stores the bitmaps for the new size, without the mark.
     ///
     /// # Errors
-    /// Returns an error if there is no room, if metadata is damaged, or the system's error. Then they stay
-    /// marked.
+    /// Returns an error if there is no space, if metadata is damaged, or the system's error. The bitmaps stay marked
+    /// then.
     pub(super) fn store(
         &self,
         storage: &Arc<dyn Storage>,
@@ -132,14 +132,14 @@ impl ResizedBitmaps {
         storage.write_at(place.directory.0, &directory)?;
         let kind = extensions::BITMAPS;
         let room = ExtensionRoom::find(storage.as_ref(), header, kind, place.bytes().len())?;
-        // The refcounts, and with them all that was written, are stored before the header leads there.
+        // The commit stores the refcounts, and flushes all that was written, before the header refers to it.
         metadata.commit()?;
         room.fill(storage.as_ref(), kind, &place.bytes(), &|| metadata.flush())?;
         self.free_old(storage.as_ref(), old, metadata)?;
         metadata.commit()
     }
 
-    /// Gives back the old directory, tables and bits, to which nothing leads any more.
+    /// Frees the old directory, tables and bits, to which nothing refers any more.
     fn free_old(
         &self,
         storage: &dyn Storage,

@@ -1,8 +1,8 @@
-//! Giving back what a disk stores behind its end.
+//! Freeing the clusters beyond the end of a disk.
 //!
-//! L2 tables that lie behind the end as a whole go, and of the one that the end cuts through those entries that
-//! do. The clusters that they lead to are let go of when nothing stored leads to them. The last cluster stays
-//! as it is, with whatever it holds behind the disk's end.
+//! L2 tables that are completely beyond the end are removed, as are the entries beyond the end in the table that
+//! covers it. Their clusters are freed when no stored reference is left. The cluster in which the disk ends stays
+//! unchanged, with any data beyond the disk's end.
 
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -14,7 +14,7 @@ use crate::formats::qcow2::write::metadata::Metadata;
 use crate::units::GuestOffset;
 
 impl WritableQcow2 {
-    /// Gives back all clusters of a disk of `size` bytes that lie behind its end, and stores that.
+    /// Frees all clusters beyond the end of a disk of `size` bytes, and commits that.
     ///
     /// # Errors
     /// Returns an error if metadata is damaged, or the system's error.
@@ -42,7 +42,7 @@ impl WritableQcow2 {
         metadata.commit()
     }
 
-    /// Gives back the clusters from `range.start` on that one L2 table maps; `range` ends with the table.
+    /// Frees the clusters of one L2 table from `range.start` on; `range` ends with the table.
     fn crop_table(&self, metadata: &mut Metadata, range: Range<u64>) -> Result<()> {
         let first = GuestOffset(range.start);
         let l1_index = self.geometry.l1_index(first);

@@ -1,8 +1,9 @@
-//! Emptying an image whose backing file holds all of its disk.
+//! Emptying an image whose backing file has the contents of its whole disk.
 //!
-//! Its tables and clusters are given back as those behind the end of a disk that gets smaller, and the file is cut
-//! off. Each part of the disk reads the same from the image and from its backing file, so a power cut does no harm.
-//! Bits of bitmaps aren't set: what the disk holds doesn't change. Internal snapshots keep what they share.
+//! Its tables and clusters are freed like those beyond the end of a disk that shrinks, and the file is truncated.
+//! Each part of the disk reads the same from the image and from its backing file, so that a power cut does no harm.
+//! Bits of bitmaps aren't set, since the disk's contents don't change. Internal snapshots keep the clusters that they
+//! share.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::formats::qcow2::write::WritableQcow2;
 use crate::formats::qcow2::write::open::{Qcow2WriteParts, refuse_corrupt, refuse_damaged};
 use crate::storage::Storage;
 
-/// Makes the image that `header` was read from, which nobody else may have open, store nothing of its disk.
+/// Removes all data of the disk from the image with this header, which must not be open elsewhere.
 ///
 /// # Errors
 /// Returns an error if metadata is damaged, or the system's error.
@@ -24,13 +25,13 @@ pub fn make_empty(
 ) -> Result<()> {
     refuse_corrupt(header)?;
     let header = &*repaired_header(storage.as_ref(), header)?;
-    // Clusters that are counted too low would be cut off with the rest of the file.
+    // A cluster with a refcount that is too low could be truncated with the rest of the file.
     refuse_damaged(storage.as_ref(), header)?;
     let image = WritableQcow2::open(Arc::clone(storage), header, options)?;
     image.lock().bitmaps.set_aside();
     image.crop(0)?;
     if image.is_external {
-        // What can't be given back stays, and isn't read any more.
+        // If the hole can't be punched, the data stays in the file and isn't read any more.
         image.clusters.storage().punch(0..image.size)?;
     }
     let size = image.size;

@@ -1,8 +1,8 @@
-//! The new part of a larger disk, before the size says that it is there.
+//! Preparing the added part of a larger disk before the size in the header changes.
 //!
-//! All of it reads as zeroes in the end. Mostly nothing has to be done for that: what isn't stored reads as
-//! zeroes. There are two exceptions. A backing file that is longer than the disk was would show through, so that
-//! the new part becomes zero clusters. And the last cluster may hold data behind the disk's old end.
+//! The added part must read as zeroes, as unallocated clusters do. There are two exceptions. If the backing file is
+//! longer than the old disk, its data would become visible, so the added part becomes zero clusters. Also, the last
+//! cluster may have data beyond the disk's old end.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -14,11 +14,11 @@ use crate::formats::{Image as _, Preallocation, WritableImage as _};
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
 impl WritableQcow2 {
-    /// Makes the part of the disk from `old` on, its size until now, ready to be seen, and stores that.
+    /// Prepares the disk from `old` on, its old size in bytes, for the new size, and commits that.
     ///
     /// # Errors
-    /// Returns an error if there isn't so much room, if metadata is damaged, or the system's error. Then part
-    /// of it may be stored, behind the end that the disk still has.
+    /// Returns an error if there isn't enough space, if metadata is damaged, or the system's error. Some of the
+    /// changes may be stored then, beyond the end that the disk still has.
     pub(super) fn grow(&self, old: u64, preallocation: Preallocation) -> Result<()> {
         self.grow_data_file(old, preallocation)?;
         let entries = self.geometry.l1_entries(self.size);
@@ -29,7 +29,7 @@ impl WritableQcow2 {
             state.metadata.grow_l1(entries)?;
         }
         self.crop(old)?;
-        // As in QEMU, clusters of an external data file are zero clusters whatever is there.
+        // As in QEMU, clusters of an external data file become zero clusters, whatever the file holds.
         let takes_space = !self.is_external
             && matches!(preallocation, Preallocation::Falloc | Preallocation::Full);
         let shows = self.backing_size().is_some_and(|size| size > old);
@@ -45,12 +45,12 @@ impl WritableQcow2 {
             (true, false) => self.zero_range(old..self.size, false)?,
             (true, true) => self.zero_range(old..cluster_end, false)?,
         }
-        // The lengths of files are on stable storage before the size of the disk is.
+        // The lengths of the files are on stable storage before the size of the disk is.
         self.lock().metadata.will_write();
         self.flush()
     }
 
-    /// Writes zeroes over data that the last cluster holds behind the disk's old end.
+    /// Overwrites data that the last cluster has beyond the disk's old end with zeroes.
     fn zero_rest_of_cluster(&self, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
@@ -64,8 +64,8 @@ impl WritableQcow2 {
         self.write_step(range, &stored)
     }
 
-    /// Makes an external data file as long as the disk will be. What it has behind the disk's old end becomes
-    /// zero where clusters are about to lead there.
+    /// Extends an external data file to the new size of the disk. Zeroes its contents beyond the disk's old end if
+    /// clusters will refer to them.
     fn grow_data_file(&self, old: u64, preallocation: Preallocation) -> Result<()> {
         if !self.is_external {
             return Ok(());

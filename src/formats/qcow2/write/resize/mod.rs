@@ -1,18 +1,18 @@
-//! Another size for the disk of an image that nobody else has open.
+//! Resizing the disk of an image that isn't open elsewhere.
 //!
-//! The header's field for the size is one write of a sector. Before it the disk is what it was, and after it
-//! what it is to be, wherever a power cut comes. All else is done on the side where it can't be seen.
+//! One write within a sector changes the size in the header. A power cut before it leaves the old disk, and one after
+//! it the new disk. All other changes are made beyond the smaller end, where they aren't visible.
 //!
-//! - A larger disk: the L1 table grows, what its new part would show is made zero, and space is taken
+//! - For a larger disk, the L1 table grows, data that would become visible is zeroed, and space is preallocated
 //!   (`grow`, `preallocate`). Then the size changes.
-//! - A smaller disk: the size changes. Then all that lies behind it is given back, and the file is cut off
-//!   behind the last cluster in use (`crop`).
-//! - An image is emptied as a disk of no bytes is cropped, and keeps its size (`empty`).
-//! - Bitmaps have the length that the disk's size asks for, so they are marked as in use meanwhile, and are
-//!   stored anew at the end (`bitmaps`). A power cut leaves them marked, as one does in any image in use.
+//! - For a smaller disk, the size changes first. Then everything beyond it is freed, and the file is truncated after
+//!   the last cluster in use (`crop`).
+//! - Emptying an image frees everything, and keeps the size (`empty`).
+//! - The length of bitmaps depends on the disk's size. So they are marked as in use meanwhile, and stored again at
+//!   the end (`bitmaps`). A power cut leaves them marked, as in any image in use.
 //!
-//! What is added to a disk reads as zeroes, whatever lies behind its end: an earlier size may have left data
-//! in the last cluster, or a power cut whole clusters. Internal snapshots keep the sizes that they have.
+//! The added part reads as zeroes, although there may be data beyond the old end: in the last cluster from an earlier
+//! size, or in whole clusters after a power cut. Internal snapshots keep their sizes.
 
 mod bitmaps;
 mod crop;
@@ -35,12 +35,12 @@ use crate::formats::{Preallocation, Resize, WritableImage as _};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// Gives the image that `header` was read from, which nobody else may have open, a disk of another size.
+/// Resizes the disk of the image with this header, which must not be open elsewhere.
 ///
 /// # Errors
-/// Returns an error, in QEMU's words, if the size or the way in which space is taken doesn't go with the
-/// image: then nothing was written. Returns an error if metadata is damaged, or the system's error. After
-/// those the disk has the old size or the new one, and its contents up to the smaller of both.
+/// Returns an error, in QEMU's words, if the image can't have the size or the preallocation; nothing was written
+/// then. Returns an error if metadata is damaged, or the system's error. The disk then has the old or the new size,
+/// and its contents up to the smaller of both.
 pub fn resize_disk(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -50,7 +50,7 @@ pub fn resize_disk(
     let is_raw = header.has_incompatible(features::DATA_FILE)
         && header.autoclear() & features::DATA_FILE_RAW != 0;
     if is_raw && resize.preallocation == Preallocation::Off && resize.size > header.size() {
-        // An external data file that is a raw image of the disk holds every cluster.
+        // A raw external data file has every cluster of the disk.
         resize.preallocation = Preallocation::Metadata;
     }
     refuse_corrupt(header)?;
@@ -62,12 +62,12 @@ pub fn resize_disk(
         return Ok(());
     }
     if resize.size < old {
-        // Clusters that are counted too low would be cut off with the rest of the file.
+        // A cluster with a refcount that is too low could be truncated with the rest of the file.
         refuse_damaged(storage.as_ref(), header)?;
     }
     let mut image = WritableQcow2::open(Arc::clone(storage), header, options)?;
     image.size = old.max(resize.size);
-    // Bits of the parts that change here aren't set: what becomes visible was never written.
+    // Bits aren't set for these changes, since the added part was never written by the guest.
     image.lock().bitmaps.set_aside();
     let set_size = || {
         let state = image.lock();
@@ -89,8 +89,8 @@ pub fn resize_disk(
         return image.close_and_cut(resize.size);
     }
     if let Err(error) = image.grow(old, resize.preallocation) {
-        // The error that is told is the first one. Where giving the space back fails too, it is kept behind
-        // the disk's end.
+        // The first error is the one to report. If the space can't be freed either, it stays allocated beyond the
+        // disk's end.
         drop(image.crop(old).and_then(|()| image.close_and_cut(old)));
         return Err(error);
     }
@@ -99,7 +99,7 @@ pub fn resize_disk(
     image.close()
 }
 
-/// Refuses a size, or a way in which space is taken, that doesn't go with the image.
+/// Refuses a size or a preallocation that the image can't have.
 fn refuse_impossible(header: &Header, options: &Qcow2WriteParts, resize: Resize) -> Result<()> {
     let Resize {
         size,
@@ -139,8 +139,8 @@ fn refuse_impossible(header: &Header, options: &Qcow2WriteParts, resize: Resize)
 }
 
 impl WritableQcow2 {
-    /// Closes the image, cuts its file off behind the last cluster in use, and an external data file behind
-    /// a disk of `size` bytes.
+    /// Closes the image, truncates its file after the last cluster in use, and truncates an external data file to the
+    /// `size` of the disk in bytes.
     fn close_and_cut(&self, size: u64) -> Result<()> {
         let end = {
             let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,12 @@
-//! Space for the new part of a larger disk, taken before there is data for it.
+//! Preallocation for the added part of a larger disk.
 //!
-//! Clusters are handed out behind the end of the file, where nothing has been written yet, so that they read as
-//! zeroes. That doesn't hold for a device, which is made zero there, nor for ciphertext: zeroes decrypt to
-//! noise. So an encrypted cluster that isn't written is a zero cluster that keeps its place. In a version 2
-//! image, which has no such clusters, it is written.
+//! Clusters are allocated beyond the end of the file, where nothing has been written, so that they read as zeroes. A
+//! device is zeroed there instead. In an encrypted image zeroes would decrypt to noise. So a preallocated cluster
+//! there is a zero cluster with an allocated host cluster. In version 2, which has no zero clusters, encrypted zeroes
+//! are written.
 //!
-//! With subclusters a cluster has its place, and its subclusters are stored as they were before: not at all.
-//! Where a backing file would show through, they count as stored if the space for them is taken.
+//! With subclusters, a cluster is allocated, and its subclusters stay unallocated. If a backing file would be visible
+//! there and the preallocation takes space, the subclusters are allocated as well.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -19,21 +19,21 @@ use crate::formats::qcow2::write::{STEP, WritableQcow2, relative};
 use crate::formats::zeroes::{make_zero, write_zeroes};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The way in which the clusters of a larger disk get their places.
+/// The parameters for allocating the clusters of a larger disk.
 struct GrownPlaces {
     preallocation: Preallocation,
-    /// The start of the first cluster that is new as a whole, in bytes of the disk.
+    /// The guest offset of the first cluster that is completely new.
     new_clusters: u64,
-    /// True if subclusters of new clusters count as stored.
+    /// True if the subclusters of new clusters are allocated.
     stores_subclusters: bool,
 }
 
 impl WritableQcow2 {
-    /// Gives the clusters of the disk from `old` on, its size until now, their places. `shows` says that a
-    /// backing file has data there.
+    /// Preallocates the clusters of the disk from `old` on, its old size in bytes. `shows` is true if the backing
+    /// file has data there.
     ///
     /// # Errors
-    /// Returns an error if there isn't so much room, if metadata is damaged, or the system's error.
+    /// Returns an error if there isn't enough space, if metadata is damaged, or the system's error.
     pub(super) fn preallocate(
         &self,
         old: u64,
@@ -67,7 +67,7 @@ impl WritableQcow2 {
         if has_subclusters || old >= cluster_end {
             return Ok(());
         }
-        // The last cluster gets a place with the data that it has until now.
+        // The last cluster of the old disk is allocated with its present data.
         let slot = self.lock().metadata.slot(GuestOffset(old))?;
         match has_place(self.clusters.target(slot.entry, GuestOffset(old))?) {
             true => Ok(()),
@@ -75,7 +75,7 @@ impl WritableQcow2 {
         }
     }
 
-    /// Writes zeroes as any data.
+    /// Writes zeroes like any other data.
     fn write_all_zeroes(&self, range: Range<u64>) -> Result<()> {
         let zeroes = vec![0; relative(STEP.max(self.geometry.cluster_size()), 0)];
         let mut start = range.start;
@@ -88,7 +88,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Gives clusters that one L2 table maps their places.
+    /// Preallocates clusters that are in one L2 table.
     fn preallocate_step(&self, range: Range<u64>, places: &GrownPlaces) -> Result<()> {
         let _gate = self.enter()?;
         let mut state = self.lock();
@@ -119,7 +119,7 @@ impl WritableQcow2 {
         Ok(())
     }
 
-    /// Returns the entries of the clusters from `range.start` on, up to the first one that has a place.
+    /// Returns the entries of the clusters from `range.start` on, up to the first one that is allocated.
     fn without_place(&self, table: Option<&L2Table>, range: Range<u64>) -> Result<Vec<L2Slot>> {
         let empty = L2Slot::unallocated(self.geometry);
         let mut slots = Vec::new();
@@ -136,7 +136,7 @@ impl WritableQcow2 {
         Ok(slots)
     }
 
-    /// Takes a run of clusters for guest clusters, at most `most`: returns its start and their number.
+    /// Allocates at most `most` clusters for consecutive guest clusters. Returns their host offset and their number.
     fn take_clusters(
         &self,
         metadata: &mut Metadata,
@@ -144,7 +144,7 @@ impl WritableQcow2 {
         most: u64,
         places: &GrownPlaces,
     ) -> Result<(HostOffset, u64)> {
-        // An external data file has its length, and its space, already.
+        // An external data file has its full length and its space already.
         if let Some(host) = metadata.given_place(guest) {
             return Ok((host, most));
         }
@@ -161,14 +161,14 @@ impl WritableQcow2 {
         match taken {
             Ok(host) => Ok((host, run.end - run.start)),
             Err(error) => {
-                // A cluster that can't be given back is a leak, and the first error is the one to tell.
+                // A cluster that can't be freed is a leak, and the first error is the one to report.
                 drop(metadata.free(run, false));
                 Err(error)
             }
         }
     }
 
-    /// Makes a part of the file, behind all that was stored there, read as zeroes.
+    /// Makes a range of the file, after everything stored so far, read as zeroes.
     fn take_space(&self, range: Range<u64>, preallocation: Preallocation) -> Result<()> {
         let storage = self.clusters.storage();
         let is_fixed = storage.has_fixed_length();
@@ -191,7 +191,7 @@ impl WritableQcow2 {
         }
     }
 
-    /// Returns the entry of a cluster that gets a place; `slot` is the one that it has.
+    /// Returns the new entry of a cluster that is allocated at `host`; `slot` is its present one.
     fn slot_with_place(
         &self,
         slot: L2Slot,
@@ -216,7 +216,7 @@ impl WritableQcow2 {
     }
 }
 
-/// Returns true if a cluster has a place in the file, for data or kept for it.
+/// Returns true if a host cluster is allocated, for data or for a zero cluster.
 fn has_place(target: L2Target) -> bool {
     !matches!(
         target,

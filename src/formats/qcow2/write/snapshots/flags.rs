@@ -1,8 +1,8 @@
-//! The COPIED flags of the active tables, when the refcounts of many clusters have changed.
+//! The COPIED flags of the active tables after the refcounts of many clusters have changed.
 //!
-//! A flag that says too little costs a copy; one that says too much costs a snapshot. So flags are cleared
-//! before something else refers to the clusters, and set when the refcounts are on stable storage. Entries are
-//! changed where they stand, several L2 tables at a time.
+//! A missing flag costs a copy, but a wrongly set one would destroy a snapshot. So flags are cleared before another
+//! reference to the clusters is stored, and set after the refcounts are on stable storage. Entries are changed in
+//! place, several L2 tables at a time.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use super::walk::{CountedL2, words_per_entry};
 /// The number of L1 entries in a sector.
 const ENTRIES_PER_SECTOR: usize = 64;
 
-/// Makes the flags of L2 tables say whether `is_one` holds for the cluster, by its number.
+/// Sets the flags of the entries in L2 tables according to `is_one`, which says if a cluster's refcount is 1.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -65,8 +65,8 @@ pub(super) fn set_l2_flags(
     )
 }
 
-/// Makes the flags of an L1 table say whether `is_one` holds for the L2 table's cluster, by its number. `l1`
-/// is the table as it is stored at `host`.
+/// Sets the flags of the entries in an L1 table according to `is_one`, which says if a cluster's refcount is 1. `l1`
+/// is the table as stored at `host`.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -150,7 +150,7 @@ mod tests {
                 let mut bytes = vec![0; 2 << 14];
                 for (at, entry) in entries.into_iter().enumerate() {
                     bytes[(1 << 14) + at * step..][..8].copy_from_slice(&entry.0.to_be_bytes());
-                    // A bitmap isn't taken for an entry.
+                    // The sign bit of a subcluster bitmap isn't a COPIED flag.
                     bytes[(1 << 14) + (at + 1) * step - 8] |= 0x80 * u8::from(extended);
                 }
                 bytes

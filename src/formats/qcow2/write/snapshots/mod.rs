@@ -1,27 +1,26 @@
-//! Internal snapshots: taken, gone back to, and deleted.
+//! Taking, applying and deleting internal snapshots.
 //!
-//! A snapshot is an L1 table of its own, and a reference more to everything that it leads to. Each of the
-//! three operations comes into force by one write to one sector of the header. That has the place of another
-//! snapshot table, or the disk's size and the place of another L1 table. Before it, nothing that is stored is lost by
-//! what is done; after it, nothing that is stored needs what is given back. In order:
+//! A snapshot is an L1 table of its own, and adds a reference to every cluster that the table refers to. Each of the
+//! three operations takes effect by one write within a sector of the header. It changes the place of the snapshot
+//! table, or the size of the disk and the place of the L1 table. Before that write, everything that the old header
+//! refers to is kept; after it, only clusters that the new header doesn't refer to are freed. The order is:
 //!
-//! 1. Whatever can be refused is refused; nothing has been written then.
-//! 2. New tables go to new clusters, to which nothing leads.
+//! 1. Everything that can be refused is refused. Nothing has been written then.
+//! 2. New tables are written to new clusters, to which nothing refers.
 //! 3. The image is marked as dirty (version 3).
-//! 4. Refcounts rise, and COPIED flags are cleared. Neither waits for the other: as long as nothing else
-//!    refers to the clusters, a flag too many and a count too high do no harm. *Flush*.
+//! 4. Refcounts are incremented, and COPIED flags are cleared, in any order. Until another reference to the clusters
+//!    is stored, a wrongly set flag and a refcount that is too high do no harm. *Flush*.
 //! 5. The header changes. *Flush*.
-//! 6. Refcounts fall, and clusters that nothing refers to become holes. *Flush*: from here on a refcount of 1
-//!    can be relied on.
+//! 6. Refcounts are decremented, and clusters without references become holes. *Flush*: from here on a refcount of 1
+//!    is reliable.
 //! 7. COPIED flags are set. *Flush*.
-//! 8. The mark goes.
+//! 8. The dirty bit is cleared.
 //!
-//! A power cut before step 5 leaves the image as it was, later one as it is to be. What is wrong then are
-//! refcounts that are too high and flags that aren't set; in version 3 they are put right when the image is
-//! opened for writing.
+//! A power cut before step 5 leaves the old state, a later one the new state. Some refcounts may be too high then,
+//! and some flags missing. In version 3 they are repaired when the image is opened for writing.
 //!
-//! Memory: two L1 tables, at most 32 MiB each, a bit or two for each cluster of the file, and the tables that
-//! are read at once. [`walk`] finds the references, [`flags`] changes the flags.
+//! The memory in use is two L1 tables of at most 32 MiB each, one or two bits for each cluster of the file, and the
+//! tables that are read at once. [`walk`] finds the references, [`flags`] changes the flags.
 
 mod flags;
 mod walk;
@@ -44,16 +43,15 @@ use crate::formats::snapshots::{NewSnapshot, SnapshotName};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The longest name of a new snapshot in bytes; QEMU cuts off what is beyond.
+/// The longest name of a new snapshot in bytes; QEMU truncates longer ones.
 const MAX_NAME: usize = 255;
 
-/// Takes a snapshot of the image that `header` was read from, which nobody else may have open. `flush` says
-/// that flushes reach the storage.
+/// Takes a snapshot of the image with this header, which must not be open elsewhere. With `flush`, the changes are
+/// flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if the image has an external data file or too many snapshots, or if clusters would be
-/// referred to more often than their refcounts can say: nothing was written then. Returns an error if
-/// metadata is damaged, or the system's error.
+/// Returns an error if the image has an external data file or too many snapshots, or if a refcount would exceed the
+/// highest one; nothing was written then. Returns an error if metadata is damaged, or the system's error.
 pub fn create_snapshot(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -104,13 +102,13 @@ pub fn create_snapshot(
     change.metadata.close()
 }
 
-/// Makes the disk be what it was when a snapshot was taken, its size too. The snapshot stays. The image that
-/// `header` was read from must not be open elsewhere. `flush` says that flushes reach the storage.
+/// Reverts the disk to a snapshot, including its size. The snapshot is kept. The image with this header must not be
+/// open elsewhere. With `flush`, the changes are flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if there is no such snapshot, if the image has bitmaps or an external data file, if its
-/// version can't change its size, or if clusters would be referred to more often than their refcounts can
-/// say: nothing was written then. Returns an error if metadata is damaged, or the system's error.
+/// Returns an error if there is no such snapshot, if the image has bitmaps or an external data file, if its version
+/// can't change its size, or if a refcount would exceed the highest one; nothing was written then. Returns an error
+/// if metadata is damaged, or the system's error.
 pub fn apply_snapshot(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -137,7 +135,7 @@ pub fn apply_snapshot(
     then.resize(entries, L1Entry::default());
     let mut change = SnapshotChange::open(storage, header, flush)?;
     let now = change.metadata.l1().to_vec();
-    // An L2 table that both lead to at the same place is referred to as often afterwards.
+    // An L2 table to which both refer at the same index keeps its number of references.
     let other = |these: &[L1Entry], those: &[L1Entry]| {
         let is_other = |(index, entry): (usize, &L1Entry)| {
             let same = those.get(index).map(|entry| entry.host());
@@ -162,16 +160,16 @@ pub fn apply_snapshot(
     change.metadata.lower_all(&removed)?;
     let old = change.metadata.l1_place();
     change.free(old.host, old.entries * ENTRY_SIZE)?;
-    // Each cluster of the disk is one of the snapshot, too: no flag is to be set.
+    // Every cluster of the disk is shared with the snapshot, so no flag has to be set.
     change.metadata.close()
 }
 
-/// Deletes a snapshot of the image that `header` was read from, which nobody else may have open. `flush` says
-/// that flushes reach the storage.
+/// Deletes a snapshot of the image with this header, which must not be open elsewhere. With `flush`, the changes are
+/// flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if there is no such snapshot, or if the image has an external data file: nothing was
-/// written then. Returns an error if metadata is damaged, or the system's error.
+/// Returns an error if there is no such snapshot, or if the image has an external data file; nothing was written
+/// then. Returns an error if metadata is damaged, or the system's error.
 pub fn delete_snapshot(
     storage: &Arc<dyn Storage>,
     header: &Header,
@@ -199,7 +197,7 @@ pub fn delete_snapshot(
     change.metadata.close()
 }
 
-/// An image whose snapshots change.
+/// An image whose snapshots are changed.
 struct SnapshotChange<'a> {
     storage: &'a Arc<dyn Storage>,
     header: &'a Header,
@@ -218,7 +216,7 @@ impl<'a> SnapshotChange<'a> {
         })
     }
 
-    /// Refuses references that the refcounts can't count.
+    /// Refuses references that would make a refcount exceed the highest one.
     fn refuse_overflow(&mut self, added: &References) -> Result<()> {
         let Some(cluster) = self.metadata.first_overflow(added)? else {
             return Ok(());
@@ -230,7 +228,7 @@ impl<'a> SnapshotChange<'a> {
         )))
     }
 
-    /// Writes an L1 table to new clusters, without flags.
+    /// Writes an L1 table without COPIED flags to new clusters.
     fn write_l1(&mut self, l1: &[L1Entry]) -> Result<TablePlace> {
         let entries = l1.iter().map(|entry| entry.with_copied(false));
         let bytes: Vec<u8> = entries.flat_map(|entry| entry.0.to_be_bytes()).collect();
@@ -240,13 +238,13 @@ impl<'a> SnapshotChange<'a> {
         })
     }
 
-    /// Writes a snapshot table to new clusters; one without snapshots is nowhere.
+    /// Writes a snapshot table to new clusters. Returns offset 0 for a table without entries.
     fn write_table(&mut self, table: &[Snapshot]) -> Result<HostOffset> {
         let bytes: Vec<u8> = table.iter().flat_map(Snapshot::entry).collect();
         self.write_new(&bytes)
     }
 
-    /// Writes bytes to new clusters, which nothing leads to yet; 0 is where no bytes are.
+    /// Writes bytes to new clusters, to which nothing refers yet. Returns offset 0 if there are no bytes.
     fn write_new(&mut self, bytes: &[u8]) -> Result<HostOffset> {
         if bytes.is_empty() {
             return Ok(HostOffset(0));
@@ -256,8 +254,8 @@ impl<'a> SnapshotChange<'a> {
         Ok(host)
     }
 
-    /// Points the header to another snapshot table, when all that was written is on stable storage, and
-    /// gives back the old one.
+    /// Makes the header refer to a new snapshot table, after everything else is on stable storage, and frees the old
+    /// one.
     fn switch_table(&mut self, table: &[Snapshot], place: HostOffset) -> Result<()> {
         let old = SnapshotTable::read(self.storage.as_ref(), self.header)?;
         let count = u32::try_from(table.len()).map_err(|_| too_large())?;
@@ -267,7 +265,7 @@ impl<'a> SnapshotChange<'a> {
         self.free(self.header.snapshots_offset(), old.length)
     }
 
-    /// Gives back the clusters of a table that nothing leads to any more.
+    /// Frees the clusters of a table to which nothing refers any more.
     fn free(&mut self, host: HostOffset, bytes: u64) -> Result<()> {
         let first = self.geometry.host_cluster(host);
         let end = first + self.geometry.clusters(bytes);
@@ -277,19 +275,19 @@ impl<'a> SnapshotChange<'a> {
         Ok(())
     }
 
-    /// Sets the COPIED flags of everything that only the disk refers to.
+    /// Sets the COPIED flags of all clusters to which only the active tables refer.
     fn set_flags(&mut self) -> Result<()> {
-        // The first commit lets clusters go, the second one stores the counts.
+        // The first commit frees clusters, the second one stores their refcounts.
         self.metadata.commit()?;
         self.metadata.commit()?;
         let storage = self.storage.as_ref();
-        // The refcount table may have moved.
+        // The commits may have moved the refcount table.
         let header = Header::read(storage)?;
         let stored = StoredRefcounts::read(storage, &header, storage.len()?)?;
         let is_one = |cluster| stored.is_one(cluster);
         let l1 = self.metadata.l1();
         let mut tables = l2_tables(l1.iter().copied(), self.geometry)?;
-        // What a shared table leads to is shared.
+        // All clusters of a shared table are shared, too.
         tables.retain(|table| is_one(self.geometry.host_cluster(table.host)));
         flags::set_l2_flags(storage, self.geometry, &tables, &is_one)?;
         let host = self.metadata.l1_place().host;
@@ -298,8 +296,8 @@ impl<'a> SnapshotChange<'a> {
     }
 }
 
-/// Returns the disk's size in bytes when a snapshot was taken, and the number of L1 entries for that and for
-/// all that the snapshot has.
+/// Returns the size of the disk in bytes when the snapshot was taken, and the number of L1 entries that the size and
+/// the snapshot's table need.
 fn size_and_entries(snapshot: &Snapshot, header: &Header) -> Result<(u64, usize)> {
     let size = snapshot.disk_size;
     if size != header.size() && header.version() == Version::V2 {
@@ -325,7 +323,7 @@ fn find(name: &SnapshotName, table: &[Snapshot]) -> Option<usize> {
     name.find(table.iter().map(|one| (&*one.id, &*one.name)))
 }
 
-/// Returns a number for a new snapshot, above those that there are.
+/// Returns the id of a new snapshot, which is above the present ones.
 fn next_id(table: &[Snapshot]) -> u64 {
     let number = |id: &[u8]| {
         let digits = id.iter().take_while(|byte| byte.is_ascii_digit());

@@ -1,7 +1,7 @@
-//! The clusters that an L1 table leads to: its L2 tables, and the clusters that their entries lead to.
+//! The clusters that an L1 table refers to: its L2 tables, and the clusters of their entries.
 //!
-//! An L2 table to which several entries lead is read once, and counts as often as there are entries. Tables
-//! are read as a check reads them, many at once where storage is slow.
+//! An L2 table to which several entries refer is read once, and counted as often as there are entries. As in a check,
+//! many tables are read at once if the storage is slow.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
 use crate::storage::{Pace, Pieces, Storage};
 use crate::units::HostOffset;
 
-/// The most clusters of a file whose references are counted, as a check has it.
+/// The largest number of clusters of a file whose references are counted, as in a check.
 const MOST_CLUSTERS: u64 = i32::MAX.cast_unsigned() as u64;
 
-/// An L2 table, and the number of L1 entries that lead to it.
+/// An L2 table, and the number of L1 entries that refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct CountedL2 {
     pub(in super::super) host: HostOffset,
     pub(in super::super) times: u64,
 }
 
-/// Lists the L2 tables that L1 entries lead to, each once, in the order of the file.
+/// Returns the L2 tables that L1 entries refer to, each once, sorted by host offset.
 ///
 /// # Errors
 /// Returns an error if an entry is invalid.
@@ -54,18 +54,18 @@ pub(in super::super) fn l2_tables(
     Ok(tables)
 }
 
-/// Counts the references of L2 tables, and those to them.
+/// Counts the references to L2 tables, and those from their entries.
 ///
 /// # Errors
-/// Returns the system's error. Returns an error if the file has too many clusters, or if a table or an entry
-/// leads beyond its end.
+/// Returns the system's error. Returns an error if the file has too many clusters, or if a table or a cluster is
+/// beyond its end.
 pub(super) fn references(
     storage: &Arc<dyn Storage>,
     geometry: Geometry,
     tables: &[CountedL2],
 ) -> Result<References> {
     let length = storage.len()?;
-    // A part of a cluster beyond the end still counts.
+    // The cluster in which the file ends counts as well.
     let clusters = geometry.clusters(length) + 1;
     if clusters > MOST_CLUSTERS {
         return Err(Error::unsupported("File too large"));
@@ -160,7 +160,7 @@ mod tests {
         let counted = references(&storage, geometry(), &tables).unwrap();
         let counts: Vec<u64> = (0..9).map(|cluster| counted.get(cluster)).collect();
         assert_eq!(counts, [0, 2, 0, 2, 2, 2, 2, 0, 0]);
-        // What leads beyond the end isn't counted, so it is an error.
+        // A cluster beyond the end can't be counted, so it is an error.
         let beyond = L2Entry::to_data(HostOffset(9 * 512)).0.to_be_bytes();
         storage.write_at(512, &beyond).unwrap();
         references(&storage, geometry(), &tables).unwrap_err();
