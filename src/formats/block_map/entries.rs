@@ -1,4 +1,5 @@
-//! A table of numbers of 32 or 64 bits in a file, read and changed page by page.
+//! A table of numbers of 32 or 64 bits in a file, which is read and changed page by page, since it may have
+//! gigabytes.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +13,21 @@ use crate::storage::Storage;
 /// The length of a page in bytes.
 const PAGE_LENGTH: u64 = 64 << 10;
 
-/// The form in which a number is stored.
+/// The encoding of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryForm {
-    /// 32 bits, the least significant byte first.
+    /// 32 bits, little-endian.
     Little32,
-    /// 32 bits, the most significant byte first.
+    /// 32 bits, big-endian.
     Big32,
-    /// 64 bits, the least significant byte first.
+    /// 64 bits, little-endian.
     Little64,
-    /// 64 bits, the most significant byte first.
+    /// 64 bits, big-endian.
     Big64,
 }
 
 impl EntryForm {
-    /// The length of an entry in bytes.
+    /// Returns the length of an entry in bytes.
     pub fn length(self) -> u64 {
         match self {
             Self::Little32 | Self::Big32 => 4,
@@ -34,12 +35,12 @@ impl EntryForm {
         }
     }
 
-    /// The number of entries of a page.
+    /// Returns the number of entries in a page.
     fn page_entries(self) -> u64 {
         PAGE_LENGTH / self.length()
     }
 
-    /// Returns the number that is stored in as many bytes as an entry has.
+    /// Decodes the number in the bytes of an entry.
     fn number(self, bytes: &[u8]) -> u64 {
         match self {
             Self::Little32 | Self::Little64 => LittleEndian::read_uint(bytes, bytes.len()),
@@ -47,7 +48,7 @@ impl EntryForm {
         }
     }
 
-    /// Stores a number in as many bytes as an entry has.
+    /// Encodes a number into the bytes of an entry.
     fn put(self, bytes: &mut [u8], number: u64) {
         let big = number.to_be_bytes();
         let first = big.len() - bytes.len().min(big.len());
@@ -58,23 +59,23 @@ impl EntryForm {
     }
 }
 
-/// A table of entries of one form.
+/// A table of entries with the same encoding.
 pub struct EntryTable {
     form: EntryForm,
     start: u64,
     count: u64,
-    /// The value of entries that were never stored, in a table that is new.
+    /// The initial entries, if the table is new.
     fresh: Option<Fresh>,
     pages: Mutex<Pages>,
 }
 
-/// The entries of a new table.
+/// The initial entries of a new table.
 pub enum Fresh {
-    /// All the same.
+    /// All entries are the same.
     Same(u64),
-    /// Each is its index.
+    /// Each entry is its index.
     Identity,
-    /// Each follows from its index.
+    /// Each entry is a function of its index.
     Computed(Box<dyn Fn(u64) -> u64 + Send + Sync>),
 }
 
@@ -89,7 +90,7 @@ impl Fresh {
 }
 
 impl EntryTable {
-    /// The table of `count` entries at `start`, in bytes from the start of the file.
+    /// Returns the existing table of `count` entries at `start`, in bytes from the start of the file.
     pub fn stored(storage: Arc<dyn Storage>, form: EntryForm, start: u64, count: u64) -> Self {
         Self {
             form,
@@ -100,7 +101,7 @@ impl EntryTable {
         }
     }
 
-    /// The same of a new file.
+    /// Returns a new table of `count` entries at `start`, with initial entries that aren't stored yet.
     pub fn fresh(
         storage: Arc<dyn Storage>,
         form: EntryForm,
@@ -114,15 +115,15 @@ impl EntryTable {
         }
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// An entry.
+    /// Returns an entry.
     ///
     /// # Errors
-    /// Returns an error if there is none of that index, or if it can't be read.
+    /// Returns an error if the index is beyond the table, or if the entry can't be read.
     pub fn get(&self, index: u64) -> Result<u64> {
         let (start, length) = self.page(index)?;
         let mut pages = self.lock();
@@ -133,7 +134,7 @@ impl EntryTable {
             .ok_or_else(|| self.beyond(index))
     }
 
-    /// Changes an entry in memory. Of a number that is longer than an entry, the upper bits are lost.
+    /// Changes an entry in memory. The upper bits of a number that is longer than an entry are lost.
     ///
     /// # Errors
     /// Returns an error as [`get`](Self::get) does.
@@ -148,7 +149,7 @@ impl EntryTable {
         Ok(())
     }
 
-    /// Stores the pages that have changed.
+    /// Writes the pages that have changed.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -156,7 +157,7 @@ impl EntryTable {
         self.lock().store()
     }
 
-    /// Stores every page of a new table.
+    /// Writes all pages of a new table.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -172,7 +173,7 @@ impl EntryTable {
         Ok(())
     }
 
-    /// Returns the start and the length of the page that holds an entry, in bytes of the file.
+    /// Returns the offset in the file and the length of the page with an entry, in bytes.
     fn page(&self, index: u64) -> Result<(u64, usize)> {
         if index >= self.count {
             return Err(self.beyond(index));
@@ -184,7 +185,7 @@ impl EntryTable {
         Ok((self.start + first * self.form.length(), length))
     }
 
-    /// Returns what makes the page at `start` of a new table.
+    /// Returns the function that makes the page at `start` of a new table, or `None` if the table isn't new.
     fn fresh_page(&self, start: u64) -> Option<Box<dyn Fn() -> Vec<u8> + '_>> {
         let fresh = self.fresh.as_ref()?;
         let first = (start - self.start) / self.form.length();
@@ -200,7 +201,7 @@ impl EntryTable {
         }))
     }
 
-    /// Returns the place of an entry in its page, in bytes.
+    /// Returns the range of an entry in its page, in bytes.
     fn place(&self, index: u64) -> Range<usize> {
         let start = index % self.form.page_entries() * self.form.length();
         let place = |at: u64| usize::try_from(at).unwrap_or_default();

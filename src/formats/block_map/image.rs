@@ -1,6 +1,6 @@
-//! A disk of blocks, read.
+//! Reading a disk of blocks.
 //!
-//! The backing file isn't read here: what is left to it is said to be so, and the chain of images reads it.
+//! The backing file isn't read here: unallocated blocks are reported as such, and the backing chain reads them.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use crate::formats::{Extent, ExtentKind, Image};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The most blocks that are looked up for one extent.
+/// The largest number of blocks that are looked up for one extent.
 const MOST_BLOCKS: u64 = 1 << 16;
 
 /// A disk of blocks open for reading.
 pub struct BlockImage<T> {
     table: T,
     storage: Arc<dyn Storage>,
-    /// Every block has its place beforehand, so that the file's holes say what is zero.
+    /// True if every block is allocated, so that the file's holes show which parts are zero.
     is_fixed: bool,
     holes: Holes,
     cipher: Option<Cipher>,
 }
 
 impl<T: BlockTable> BlockImage<T> {
-    /// The disk whose blocks `table` places in `storage`. One that is fixed has all blocks stored, and the file may
-    /// have holes there.
+    /// Returns the disk whose blocks `table` maps to `storage`. If `is_fixed`, all blocks are allocated, and the file
+    /// may have holes in them.
     pub fn new(table: T, storage: Arc<dyn Storage>, is_fixed: bool) -> Self {
         Self {
             table,
@@ -40,29 +40,29 @@ impl<T: BlockTable> BlockImage<T> {
         }
     }
 
-    /// Makes it a disk whose blocks are encrypted, where there is a cipher. Compressed blocks aren't.
+    /// Sets the cipher of the blocks, if there is one. Compressed blocks aren't encrypted.
     #[must_use]
     pub fn with_cipher(self, cipher: Option<Cipher>) -> Self {
         Self { cipher, ..self }
     }
 
-    /// The table.
+    /// Returns the table.
     pub fn table(&self) -> &T {
         &self.table
     }
 
-    /// The file.
+    /// Returns the file.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
 
-    /// The cipher of the blocks.
+    /// Returns the cipher of the blocks.
     pub(super) fn cipher(&self) -> Option<&Cipher> {
         self.cipher.as_ref()
     }
 
-    /// Returns the place of the disk's bytes from `offset` on, and how many bytes are in one piece there, at
-    /// most `limit`. Of a compressed block that is the whole block's place.
+    /// Returns the place of the disk's bytes from `offset` on, and the number of bytes that are contiguous there, at
+    /// most `limit`. For a compressed block the place is that of the whole block.
     ///
     /// # Errors
     /// Returns the errors of [`BlockTable::lookup`].
@@ -79,7 +79,7 @@ impl<T: BlockTable> BlockImage<T> {
             let Some(expected) = start.after(length) else {
                 break;
             };
-            // An entry that is in error ends the run; whoever goes on there is told.
+            // An invalid entry ends the run, and is reported when it is read.
             match self.table.lookup(block) {
                 Ok(next) if next == expected => {}
                 _ => break,
@@ -90,10 +90,10 @@ impl<T: BlockTable> BlockImage<T> {
         Ok((start, length.min(limit)))
     }
 
-    /// Reads a part of a compressed block from guest byte `offset` on.
+    /// Reads a part of a compressed block, from guest byte `offset` on.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the block doesn't decompress.
+    /// Returns the system's error. Returns an error if the block can't be decompressed.
     fn read_packed(
         &self,
         offset: GuestOffset,
@@ -105,7 +105,7 @@ impl<T: BlockTable> BlockImage<T> {
         let too_long = || Error::corrupt("a compressed block is too long");
         let block = usize::try_from(size).map_err(|_| too_long())?;
         let length = usize::try_from(length).map_err(|_| too_long())?;
-        // No encoder makes a block much longer than it was.
+        // No encoder expands a block by more than that.
         if length > 2 * block + 4096 {
             return Err(too_long());
         }
@@ -129,7 +129,7 @@ impl<T: BlockTable> BlockImage<T> {
 }
 
 thread_local! {
-    /// A compressed block, and what it decompresses to.
+    /// The buffers for a compressed block and for its decompressed data.
     static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
@@ -150,10 +150,10 @@ impl<T: BlockTable> Image for BlockImage<T> {
                 let stored = self.storage.len()?.saturating_sub(host.0);
                 let stored = stored / SECTOR_SIZE * SECTOR_SIZE;
                 let kept = Some(host);
-                // In whole sectors: a hole inside of one isn't worth an extent.
+                // The lengths are rounded up to sectors, since smaller holes aren't reported.
                 let sectors = |length: u64| length.next_multiple_of(SECTOR_SIZE);
                 match is_hole {
-                    // A part that the file has lost isn't zero, and is an error to whoever reads it.
+                    // A part beyond the end of the file isn't zero, but an error when it is read.
                     _ if stored == 0 => (ExtentKind::Data(host), length),
                     true => (
                         ExtentKind::Zero { kept },
@@ -181,7 +181,7 @@ impl<T: BlockTable> Image for BlockImage<T> {
         })
     }
 
-    /// Block by block, as most of QEMU's drivers of such formats do.
+    /// Returns the length of a block, as for most of QEMU's drivers of such formats.
     fn status_step(&self) -> u64 {
         self.table.status_step()
     }

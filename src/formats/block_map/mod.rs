@@ -1,12 +1,11 @@
-//! Formats that cut a disk into blocks of one size and have tables of their places.
+//! Formats that divide a disk into blocks of one size and map them with tables.
 //!
-//! VDI is such a format, and so are VHD, VHDX, Parallels, QED and the first qcow. They differ in the header,
-//! in the bits of a table entry, and in the place of the table. The parts that follow from the table alone
-//! are here. They are the disk as an image ([`BlockImage`]), written anywhere ([`WritableBlocks`]), and
-//! written for the first time ([`NewBlocks`]).
+//! VDI, VHD, VHDX, Parallels, QED and qcow version 1 are such formats. They differ in the header, in the encoding of
+//! a table entry, and in the place of the table. The parts that depend only on the table are here: reading
+//! ([`BlockImage`]), writing in place ([`WritableBlocks`]), and writing a new image ([`NewBlocks`]).
 //!
-//! A table may leave a block to the backing file, and it may have compressed blocks. What a block reads as that
-//! isn't stored in one piece is found out in one place, [`BlockImage`].
+//! A table may leave a block to the backing file, and may have compressed blocks. Only [`BlockImage`] determines the
+//! contents of a block that isn't stored contiguously.
 
 mod entries;
 mod image;
@@ -33,23 +32,23 @@ use crate::units::HostOffset;
 /// The place of a block of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block {
-    /// Nowhere: it reads as zeroes.
+    /// Not allocated: it reads as zeroes.
     Zero,
-    /// Nowhere: it reads as in the backing file, and as zeroes where there is none.
+    /// Not allocated: it reads from the backing file, or as zeroes without one.
     Absent,
-    /// In the file from this offset on.
+    /// In the file, at this offset.
     At(HostOffset),
     /// In the file, compressed.
     Packed {
-        /// The offset at which the compressed bytes start.
+        /// The host offset of the compressed bytes.
         host: HostOffset,
-        /// The number of compressed bytes, or more than that.
+        /// The number of compressed bytes, or an upper bound of it.
         length: u64,
     },
 }
 
 impl Block {
-    /// Returns the place of what follows so many bytes further on, if it is stored in one piece with this.
+    /// Returns the place of the bytes that are `bytes` bytes later, if they are contiguous with these.
     fn after(self, bytes: u64) -> Option<Self> {
         match self {
             Self::Zero | Self::Absent => Some(self),
@@ -59,16 +58,15 @@ impl Block {
     }
 }
 
-/// The table of a disk's blocks.
+/// The table that maps a disk's blocks.
 pub trait BlockTable: Send + Sync {
-    /// The size of the disk in bytes, a multiple of 512.
+    /// Returns the size of the disk in bytes, a multiple of 512.
     fn size(&self) -> u64;
 
-    /// The size of a block in bytes, a multiple of 512.
+    /// Returns the size of a block in bytes, a multiple of 512.
     fn block_size(&self) -> u64;
 
-    /// Returns the size in bytes of the pieces in which blocks are written: the largest power of two that is a
-    /// part of them.
+    /// Returns the unit of writing in bytes: the largest power of two that divides the block size.
     fn unit(&self) -> u64 {
         1 << self.block_size().trailing_zeros().min(62)
     }
@@ -76,32 +74,32 @@ pub trait BlockTable: Send + Sync {
     /// Returns the place of a block.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the entry makes no sense.
+    /// Returns the system's error. Returns an error if the entry is invalid.
     fn lookup(&self, block: u64) -> Result<Block>;
 
-    /// Returns true if entries can say that a block is zero whatever the backing file holds.
+    /// Returns true if an entry can mark a block as zero whatever the backing file holds.
     fn stores_zeroes(&self) -> bool {
         false
     }
 
-    /// Makes an entry say, in memory, that a block which isn't stored is zero.
+    /// Marks a block that isn't allocated as zero, in memory.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if entries can't say that.
+    /// Returns the system's error. Returns an error if the format has no such entries.
     fn set_zero(&self, block: u64) -> Result<()> {
         let _ = block;
         Err(Error::invalid("the format has no zero blocks"))
     }
 
-    /// Returns the length in bytes of the pieces in which `qemu-img` asks where blocks are.
+    /// Returns the length in bytes of the pieces for which `qemu-img` queries the status.
     fn status_step(&self) -> u64 {
         self.block_size()
     }
 
-    /// Decompresses the bytes of a [`Block::Packed`] to the whole block.
+    /// Decompresses a whole block from the bytes of a [`Block::Packed`].
     ///
     /// # Errors
-    /// Returns an error if they don't yield exactly that.
+    /// Returns an error if they don't decompress to exactly one block.
     fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
         let _ = (packed, block);
         Err(Error::invalid("the format has no compressed blocks"))

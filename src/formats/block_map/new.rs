@@ -1,8 +1,8 @@
-//! A disk of blocks, written for the first time.
+//! Writing a new disk of blocks.
 //!
-//! Blocks get their places in guest order, one behind the other. Of a block that holds some data only that is
-//! written, where the rest reads as zeroes by itself. Over a backing file, blocks of zeroes are entered as such, or
-//! are data where the table has no word for them.
+//! Blocks are allocated in guest order, each after the one before. Within an allocated block only data is written if
+//! the rest reads as zeroes initially. Over a backing file, blocks of zeroes are marked as zero, or are written as
+//! data if the table has no such entries.
 
 use std::sync::Arc;
 
@@ -15,28 +15,28 @@ use crate::formats::{Backed, NewImage, Packed, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The unit in which zeroes are left out of a block, in bytes: what file systems store at the least.
+/// The unit in which zeroes are left out of a block, in bytes: the block size of most file systems.
 const ZERO_UNIT: u64 = 4096;
 
-/// The table of a disk that is new.
+/// The table of a new disk.
 pub trait NewBlockTable: BlockTable {
-    /// Gives a block its place: that which it has, or else the next one. A block that isn't one
-    /// [unit](BlockTable::unit) has to read as zeroes there.
+    /// Allocates a block, unless it is allocated already, and returns its host offset. A block that is larger than
+    /// one [unit](BlockTable::unit) must read as zeroes there.
     ///
     /// # Errors
-    /// Returns an error if the format has no room for it.
+    /// Returns an error if a limit of the format is reached.
     fn place(&self, block: u64) -> Result<HostOffset>;
 
-    /// Compresses a block into `packed`, whose contents are replaced. Returns true if that made it smaller.
+    /// Compresses a block into `packed`, replacing its contents. Returns true if that made it smaller.
     ///
     /// # Errors
-    /// Returns the encoder's error, or an error if the format has no compressed blocks.
+    /// Returns the encoder's error. Returns an error if the format has no compressed blocks.
     fn pack(&self, block: &[u8], packed: &mut Vec<u8>) -> Result<bool> {
         let _ = (block, packed);
         Err(not_packed())
     }
 
-    /// Gives a compressed block of `length` bytes the next place.
+    /// Allocates `length` bytes for a compressed block.
     ///
     /// # Errors
     /// Returns an error as [`place`](Self::place) and [`pack`](Self::pack) do.
@@ -45,31 +45,31 @@ pub trait NewBlockTable: BlockTable {
         Err(not_packed())
     }
 
-    /// Writes the table, and last of all the header, after which the image is whole. `flush` waits for stable storage
-    /// before and after it.
+    /// Writes the table and, last, the header, which completes the image. With `flush`, flushes to stable storage
+    /// before and after the header.
     ///
     /// # Errors
     /// Returns the system's error.
     fn finish(&self, flush: bool) -> Result<()>;
 }
 
-/// A disk of blocks being written.
+/// A disk of blocks that is written for the first time.
 pub struct NewBlocks<T> {
     table: T,
     storage: Arc<dyn Storage>,
     flush: bool,
-    /// Blocks that are left out, and the rest of those that aren't, read as zeroes.
+    /// True if blocks that are left out, and the unwritten rest of other blocks, read as zeroes.
     is_zero: bool,
-    /// The same of blocks alone: an absent one is zero, whatever the medium holds.
+    /// True if blocks that are left out read as zeroes, whatever the medium holds.
     leaves_out: bool,
-    /// The size of the backing file's disk in bytes, where there is one.
+    /// The size of the backing file's disk in bytes, if there is one.
     backing_size: Option<u64>,
     cipher: Option<Cipher>,
     packs: bool,
 }
 
 impl<T: NewBlockTable> NewBlocks<T> {
-    /// A new disk in `storage`. One that is fixed has all blocks stored.
+    /// Returns a new disk in `storage`. If `is_fixed`, all blocks are allocated.
     pub fn new(table: T, storage: Arc<dyn Storage>, is_fixed: bool, flush: bool) -> Self {
         let is_zero = storage.starts_as_zeroes();
         Self {
@@ -84,7 +84,7 @@ impl<T: NewBlockTable> NewBlocks<T> {
         }
     }
 
-    /// Makes it a disk over a backing file of so many bytes, where there is one.
+    /// Sets the size of the backing file's disk in bytes, if there is one.
     #[must_use]
     pub fn with_backing(self, backing_size: Option<u64>) -> Self {
         Self {
@@ -93,24 +93,24 @@ impl<T: NewBlockTable> NewBlocks<T> {
         }
     }
 
-    /// Makes it an encrypted disk, where there is a cipher.
+    /// Sets the cipher, if there is one.
     #[must_use]
     pub fn with_cipher(self, cipher: Option<Cipher>) -> Self {
         Self { cipher, ..self }
     }
 
-    /// Makes it a disk whose blocks are compressed, if `packs`.
+    /// Sets whether blocks are compressed.
     #[must_use]
     pub fn packing(self, packs: bool) -> Self {
         Self { packs, ..self }
     }
 
-    /// Returns true if the rest of a block that isn't written reads as zeroes.
+    /// Returns true if the unwritten rest of a block reads as zeroes.
     fn leaves_holes(&self) -> bool {
         self.is_zero && self.cipher.is_none()
     }
 
-    /// Returns the unit of a block's data that is written as one.
+    /// Returns the unit in which a block's data is written, in bytes.
     fn unit(&self) -> u64 {
         if self.leaves_holes() {
             ZERO_UNIT.min(self.table.unit())
@@ -119,7 +119,7 @@ impl<T: NewBlockTable> NewBlocks<T> {
         }
     }
 
-    /// Gives the blocks of runs their places, and adds those of their data to the reservation.
+    /// Allocates the blocks of runs, and adds the pieces of their data to the reservation if `is_written`.
     fn place_data(
         &self,
         reservation: &mut Reservation,
@@ -158,7 +158,7 @@ impl<T: NewBlockTable> NewBlocks<T> {
         Ok(())
     }
 
-    /// Enters zeroes over a backing file, or gives their blocks places that read as zeroes.
+    /// Marks zeroes over a backing file in the table, or allocates blocks for them that read as zeroes.
     fn place_zeroes(
         &self,
         reservation: &mut Reservation,
@@ -273,7 +273,7 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
         let mut reservation = Reservation::empty(guest);
         let has_zero_data = self.backing_size.is_some() && !self.table.stores_zeroes();
         if has_zero_data && !self.leaves_holes() {
-            // Zeroes have to be written there, or what an encryption makes of them.
+            // Zeroes, encrypted if necessary, have to be written to these blocks.
             let mut all = [runs, zeroes].concat();
             all.sort_unstable_by_key(|run| run.start);
             self.place_data(&mut reservation, chunk, &all, true)?;

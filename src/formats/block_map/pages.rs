@@ -1,6 +1,6 @@
-//! Parts of a file's tables in memory, page by page.
+//! A page cache for the tables of a file.
 //!
-//! Tables are as long as headers say, up to gigabytes. So no more of them is in memory than a few pages, and those
+//! The header determines the length of tables, which may be gigabytes. So only a few pages are in memory, and those
 //! that have changed and aren't stored yet.
 
 use std::collections::HashMap;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// The number of pages that are kept although they haven't changed.
+/// The number of unchanged pages in the cache.
 const MOST_CLEAN: usize = 64;
 
-/// Pages of tables, by their places in the file.
+/// The pages in memory, by their offsets in the file.
 #[derive(Debug)]
 pub(super) struct Pages {
     storage: Arc<dyn Storage>,
@@ -27,7 +27,7 @@ struct Page {
 }
 
 impl Pages {
-    /// Makes an empty set of pages of a file.
+    /// Returns an empty cache for a file.
     pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
         Self {
             storage,
@@ -36,16 +36,16 @@ impl Pages {
         }
     }
 
-    /// Returns the page of `length` bytes at `start`, in bytes of the file.
+    /// Returns the page of `length` bytes at `start`, in bytes from the start of the file.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the file ends before.
+    /// Returns the system's error. Returns an error if the file ends before the page does.
     pub(super) fn get(&mut self, start: u64, length: usize) -> Result<&[u8]> {
         self.get_or(start, length, None)
     }
 
-    /// Returns a page as [`get`](Self::get) does. If it isn't in memory, `fresh` makes its bytes, or without that
-    /// they are read.
+    /// Returns a page as [`get`](Self::get) does. If the page isn't in memory, its contents are those of `fresh`, or
+    /// are read from the file without it.
     ///
     /// # Errors
     /// Returns an error as [`get`](Self::get) does.
@@ -75,7 +75,7 @@ impl Pages {
         page.map(|page| &*page.bytes).ok_or_else(lost)
     }
 
-    /// Returns a page as [`get`](Self::get) does, to change it.
+    /// Returns a page as [`get`](Self::get) does, in order to change it.
     ///
     /// # Errors
     /// Returns an error as [`get`](Self::get) does.
@@ -92,7 +92,7 @@ impl Pages {
         self.changed
     }
 
-    /// Stores the pages that have changed.
+    /// Writes the pages that have changed.
     ///
     /// # Errors
     /// Returns the system's error.

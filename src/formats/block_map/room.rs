@@ -1,4 +1,4 @@
-//! Room at the end of a file, for blocks and tables.
+//! The allocation of space at the end of a file, for blocks and tables.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use crate::storage::Storage;
 /// The length of the pieces in which a block is copied, in bytes.
 const COPIED_AT_ONCE: u64 = 1 << 20;
 
-/// The room behind all that a file holds.
+/// The space after everything that a file holds.
 #[derive(Debug)]
 pub struct RoomAtEnd {
     file: Arc<dyn Storage>,
@@ -17,7 +17,7 @@ pub struct RoomAtEnd {
 }
 
 impl RoomAtEnd {
-    /// Makes the room from `next` on, in bytes of the file.
+    /// Returns the space from `next` on, in bytes from the start of the file.
     pub fn new(file: Arc<dyn Storage>, next: u64) -> Self {
         Self {
             file,
@@ -25,15 +25,15 @@ impl RoomAtEnd {
         }
     }
 
-    /// Returns the offset from which on nothing was handed out.
+    /// Returns the end of the allocated space, in bytes from the start of the file.
     pub fn next(&self) -> u64 {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands out `length` bytes at a multiple of `alignment`. Nothing is done with the file.
+    /// Allocates `length` bytes at a multiple of `alignment`. Doesn't access the file.
     ///
     /// # Errors
-    /// Returns an error if no file is so long.
+    /// Returns an error if the end would exceed 2^63 − 1 bytes.
     pub fn take(&self, length: u64, alignment: u64) -> Result<u64> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let (start, end) = place(*next, length, alignment)?;
@@ -41,10 +41,10 @@ impl RoomAtEnd {
         Ok(start)
     }
 
-    /// Hands out `length` bytes at a multiple of `alignment`, which read as zeroes.
+    /// Allocates `length` bytes at a multiple of `alignment`, and makes them read as zeroes.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if no file is so long.
+    /// Returns the system's error. Returns an error if the end would exceed 2^63 − 1 bytes.
     pub fn take_zeroed(&self, length: u64, alignment: u64) -> Result<u64> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let (start, end) = place(*next, length, alignment)?;
@@ -63,14 +63,14 @@ impl RoomAtEnd {
 fn place(next: u64, length: u64, alignment: u64) -> Result<(u64, u64)> {
     let start = next.checked_next_multiple_of(alignment);
     let end = start.and_then(|start| start.checked_add(length));
-    // No system has longer files.
+    // File offsets are signed 64-bit numbers in system calls.
     match (start, end.filter(|end| i64::try_from(*end).is_ok())) {
         (Some(start), Some(end)) => Ok((start, end)),
         _ => Err(Error::invalid("the image's file is too big")),
     }
 }
 
-/// Copies a block within a file, as far as the file has it.
+/// Copies a block within a file. A part beyond the end of the file isn't copied.
 ///
 /// # Errors
 /// Returns the system's error.

@@ -1,4 +1,4 @@
-//! A table in memory, with blocks of every kind.
+//! Tests with a table in memory and blocks of all kinds.
 
 use std::sync::{Arc, Mutex};
 
@@ -41,7 +41,7 @@ impl BlockTable for Toy {
         Ok(())
     }
 
-    /// A compressed block is a byte that all of it is.
+    /// Decompresses a block, whose bytes all have the value of its compressed byte.
     fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
         block.fill(packed[0]);
         Ok(())
@@ -88,7 +88,8 @@ impl NewBlockTable for Toy {
     }
 }
 
-/// A disk of which block 0 is stored, 1 is zero, 2 is compressed, and the others are left to the backing file.
+/// Returns a disk in which block 0 is allocated, 1 is zero, 2 is compressed, and the others are left to the backing
+/// file.
 fn toy(stores_zeroes: bool) -> (Toy, Arc<MemoryStorage>) {
     let file = Arc::new(MemoryStorage::new([vec![1; BLOCK], vec![2]].concat()));
     let packed = Block::Packed {
@@ -116,13 +117,13 @@ fn image(table: Toy, file: &Arc<MemoryStorage>) -> BlockImage<Toy> {
     BlockImage::new(table, Arc::<MemoryStorage>::clone(file), false)
 }
 
-/// A backing file that ends in block 4.
+/// Returns a backing file that ends in block 4.
 fn backing() -> Arc<dyn Image> {
     let bytes = vec![9; 4 * BLOCK + 1024];
     Arc::new(RawImage::open(Arc::new(MemoryStorage::new(bytes))).unwrap())
 }
 
-/// The disk over its backing file.
+/// Returns the contents of the disk over its backing file.
 fn model() -> Vec<u8> {
     let mut model = [[1; BLOCK], [0; BLOCK], [2; BLOCK], [9; BLOCK], [9; BLOCK]].concat();
     model.resize(SIZE, 0);

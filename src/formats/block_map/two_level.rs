@@ -1,7 +1,7 @@
-//! Tables of 64-bit numbers in two levels: the first one says where those of the second are, if they are at all.
+//! Tables of 64-bit entries in two levels: an L1 table whose entries are the offsets of L2 tables.
 //!
-//! New tables of the second level aren't in the first one before they are stored, so that a power cut never leaves
-//! an entry that leads to something else.
+//! A new L2 table is stored before the L1 entry that refers to it, so that a power cut never leaves an entry that
+//! refers to something else.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,21 +15,21 @@ use crate::storage::Storage;
 const ENTRY_LENGTH: u64 = 8;
 /// The length of a page in bytes.
 const PAGE_LENGTH: u64 = 64 << 10;
-/// The number of changed pages that are worth a flush.
+/// The number of changed pages that makes a flush due.
 const MOST_CHANGED: usize = 256;
 
-/// The place and the form of tables in two levels.
+/// The places and the encoding of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableShape {
-    /// True if numbers have their highest byte first.
+    /// True if entries are big-endian.
     pub is_big_endian: bool,
-    /// The start of the L1 table, in bytes of the file.
+    /// The offset of the L1 table in the file, in bytes.
     pub l1_offset: u64,
     /// The number of entries of the L1 table.
     pub l1_entries: u64,
     /// The number of entries of an L2 table.
     pub l2_entries: u64,
-    /// The number of bytes of which the offset of each L2 table is a multiple.
+    /// The required alignment of L2 tables, in bytes.
     pub l2_alignment: u64,
 }
 
@@ -56,14 +56,14 @@ pub struct TwoLevelTable {
 #[derive(Debug)]
 struct LoadedTables {
     pages: Pages,
-    /// The L2 tables that the stored L1 table doesn't lead to yet, by their numbers.
+    /// The offsets of L2 tables to which the stored L1 table doesn't refer yet, by their L1 indexes.
     new: BTreeMap<u64, u64>,
-    /// The number and the offset of the L2 table that was looked up last.
+    /// The L1 index and the offset of the L2 table that was looked up last.
     last: Option<(u64, u64)>,
 }
 
 impl TwoLevelTable {
-    /// Makes the tables in a file.
+    /// Returns the tables of a file.
     pub fn new(storage: Arc<dyn Storage>, shape: TableShape) -> Self {
         let tables = LoadedTables {
             pages: Pages::new(Arc::clone(&storage)),
@@ -82,18 +82,18 @@ impl TwoLevelTable {
         &self.shape
     }
 
-    /// Returns the offset of an L2 table, as far as there is one, by the number of its L1 entry.
+    /// Returns the offset of the L2 table of an L1 entry, or `None` if there is none.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the entry leads to no place for a table.
+    /// Returns the system's error. Returns an error if there can't be a table at that offset.
     pub fn l2_offset(&self, number: u64) -> Result<Option<u64>> {
         self.find(&mut self.lock(), number)
     }
 
-    /// Returns an L1 entry, whatever it says.
+    /// Returns an L1 entry without checking it.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if there is no such entry.
+    /// Returns the system's error. Returns an error if there is no such entry.
     pub fn l1_entry(&self, number: u64) -> Result<u64> {
         let mut tables = self.lock();
         if let Some(offset) = tables.new.get(&number) {
@@ -102,7 +102,7 @@ impl TwoLevelTable {
         self.read_l1(&mut tables, number)
     }
 
-    /// Returns the entry of a block; 0 where it has no table.
+    /// Returns the L2 entry of a block, or 0 if it has no L2 table.
     ///
     /// # Errors
     /// Returns an error as [`l2_offset`](Self::l2_offset) does.
@@ -117,10 +117,10 @@ impl TwoLevelTable {
         }
     }
 
-    /// Changes the entry of a block in memory.
+    /// Changes the L2 entry of a block in memory.
     ///
     /// # Errors
-    /// Returns an error as [`l2_offset`](Self::l2_offset) does, or if the block has no table.
+    /// Returns an error as [`l2_offset`](Self::l2_offset) does, or if the block has no L2 table.
     pub fn set(&self, block: u64, entry: u64) -> Result<()> {
         let mut tables = self.lock();
         let table = self.find(&mut tables, block / self.shape.l2_entries)?;
@@ -129,7 +129,7 @@ impl TwoLevelTable {
         self.write(&mut tables, table, self.shape.l2_entries, index, entry)
     }
 
-    /// Returns true if a block has a table.
+    /// Returns true if a block has an L2 table.
     ///
     /// # Errors
     /// Returns an error as [`l2_offset`](Self::l2_offset) does.
@@ -138,7 +138,7 @@ impl TwoLevelTable {
         Ok(found.is_some())
     }
 
-    /// Gives a block a table at `offset`, where the file reads as zeroes for its length.
+    /// Sets the offset of a block's L2 table. The file must read as zeroes there.
     pub fn add_table(&self, block: u64, offset: u64) {
         let number = block / self.shape.l2_entries;
         let mut tables = self.lock();
@@ -146,7 +146,7 @@ impl TwoLevelTable {
         tables.last = Some((number, offset));
     }
 
-    /// Gives a block a table out of `room`, at a multiple of `alignment`, unless it has one.
+    /// Allocates an L2 table for a block from `room`, at a multiple of `alignment`, unless it has one.
     ///
     /// # Errors
     /// Returns an error as [`l2_offset`](Self::l2_offset) and [`RoomAtEnd::take_zeroed`] do.
@@ -161,7 +161,7 @@ impl TwoLevelTable {
     /// Changes an L1 entry in memory.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if there is no such entry.
+    /// Returns the system's error. Returns an error if there is no such entry.
     pub fn set_l1(&self, number: u64, entry: u64) -> Result<()> {
         let mut tables = self.lock();
         tables.last = None;
@@ -169,12 +169,12 @@ impl TwoLevelTable {
         self.write(&mut tables, start, count, number, entry)
     }
 
-    /// Returns true if so much has changed that it should be stored.
+    /// Returns true if there are so many changes that a flush is due.
     pub fn is_crowded(&self) -> bool {
         self.lock().pages.changed() >= MOST_CHANGED
     }
 
-    /// Stores what has changed in the L2 tables.
+    /// Writes the changes in the L2 tables.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -182,7 +182,7 @@ impl TwoLevelTable {
         self.lock().pages.store()
     }
 
-    /// Stores what has changed: the L2 tables and, where some are new, after a flush the L1 table.
+    /// Writes the changes: the L2 tables and, after a flush, the L1 entries of new ones.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -220,7 +220,7 @@ impl TwoLevelTable {
         Ok(Some(offset))
     }
 
-    /// Refuses the offset of an L2 table that can't be one.
+    /// Refuses an offset at which there can't be an L2 table.
     fn checked(&self, number: u64, offset: u64) -> Result<u64> {
         let end = offset.checked_add(self.shape.l2_length());
         let length = self.storage.len()?;
@@ -240,7 +240,7 @@ impl TwoLevelTable {
         self.read(tables, start, count, number)
     }
 
-    /// Reads an entry of the table of `count` entries at `start`.
+    /// Reads an entry of the table with `count` entries at `start`.
     fn read(&self, tables: &mut LoadedTables, start: u64, count: u64, index: u64) -> Result<u64> {
         let (page, length, within) = place(start, count, index).ok_or_else(beyond)?;
         let bytes = tables.pages.get(page, length)?.get(within..within + 8);
@@ -275,8 +275,8 @@ impl TwoLevelTable {
     }
 }
 
-/// Returns the start and the length of the page that holds an entry, in bytes of the file, and the entry's place
-/// in it.
+/// Returns the offset in the file and the length of the page with an entry, in bytes, and the entry's offset in the
+/// page.
 fn place(start: u64, count: u64, index: u64) -> Option<(u64, usize, usize)> {
     if index >= count {
         return None;

@@ -1,11 +1,11 @@
-//! A set of clusters, or blocks, of a file: those that are in use.
+//! A set of clusters or blocks of a file, to find those that are referenced twice.
 
 use std::collections::HashMap;
 
-/// The number of clusters that one part of the set is about.
+/// The number of clusters in one part of the set.
 const PART: u64 = 64 * 512;
 
-/// A set of clusters, by their numbers. It takes memory for the parts of the file that have any.
+/// A set of clusters, by their indexes. It takes memory only for parts of the file with any.
 #[derive(Debug, Default)]
 pub struct ClusterSet {
     parts: HashMap<u64, Vec<u64>>,
@@ -13,7 +13,7 @@ pub struct ClusterSet {
 }
 
 impl ClusterSet {
-    /// Adds a cluster; returns false if it is there already.
+    /// Adds a cluster. Returns false if it is in the set already.
     pub fn insert(&mut self, cluster: u64) -> bool {
         let part = self.parts.entry(cluster / PART);
         let words = part.or_insert_with(|| vec![0; 512]);
@@ -28,7 +28,7 @@ impl ClusterSet {
         is_new
     }
 
-    /// Returns the number of clusters.
+    /// Returns the number of clusters in the set.
     pub fn count(&self) -> u64 {
         self.count
     }

@@ -1,13 +1,12 @@
-//! A disk of blocks, written anywhere.
+//! Writing to a disk of blocks in place.
 //!
-//! A block that isn't stored yet gets its place at the end of the file, where everything reads as zeroes. The table
-//! says so in memory first. It is stored when the image is flushed: data, then a flush, then the entries that lead
-//! to it. So a power cut leaves blocks that nothing leads to, which is harmless, and no entry that leads to what was
-//! never written.
+//! A new block is allocated at the end of the file, where everything reads as zeroes. Its entry is first set in
+//! memory. A flush of the image writes the data, flushes it, and then writes the entries. So a power cut may leave
+//! blocks without a reference, which is harmless, but never an entry that refers to unwritten data.
 //!
-//! A block may read as a backing file's or as compressed data before it has a place. Then the rest of it is copied
-//! with the first write. That, and a change of the table, is done by one thread at a time
-//! (the gate is shut). Whoever reads or writes in place holds the gate open, so nobody sees a block half copied.
+//! A block that isn't allocated may read from a backing file, and a compressed one has data. The rest of it is copied
+//! with the first write. One thread at a time does that and changes the table, while it holds the gate for writing.
+//! Other reads and writes hold the gate for reading, so that no thread sees a partly copied block.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,21 +21,21 @@ use crate::formats::{Extent, Image, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The length of the zeroes that are written at a time, in bytes.
+/// The number of zero bytes that are written at once.
 const FILLED_AT_ONCE: usize = 1 << 20;
-/// The most data that is written to new blocks at a time, in bytes, unless a block is larger.
+/// The largest number of bytes of data that are written to new blocks at once, though at least a block.
 const NEW_AT_ONCE: usize = 2 << 20;
 
-/// A table that hands out room.
+/// A table that allocates blocks.
 pub trait BlockAllocator: BlockTable {
-    /// Hands out room for a block that isn't stored, or is compressed, behind everything that is. It reads as
-    /// zeroes. Nothing is stored before [`commit`](Self::commit).
+    /// Allocates a block that isn't allocated or is compressed, at the end of the file. It reads as zeroes there. The
+    /// entry isn't stored before [`commit`](Self::commit).
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the format has no more room.
+    /// Returns the system's error. Returns an error if a limit of the format is reached.
     fn allocate(&self, block: u64) -> Result<HostOffset>;
 
-    /// Prepares blocks that are stored for a write to them. It is called before each write, by any thread.
+    /// Prepares allocated blocks for a write to them. It is called before each write, from any thread.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -45,13 +44,13 @@ pub trait BlockAllocator: BlockTable {
         Ok(())
     }
 
-    /// Stores what was handed out. The data is on stable storage already.
+    /// Stores the changes of the table. The data is already on stable storage.
     ///
     /// # Errors
     /// Returns the system's error.
     fn commit(&self) -> Result<()>;
 
-    /// Returns true if so much of the table has changed that it should be stored.
+    /// Returns true if the table has so many changes that a flush is due.
     fn is_crowded(&self) -> bool {
         false
     }
@@ -65,7 +64,7 @@ pub trait BlockAllocator: BlockTable {
     }
 }
 
-/// Makes a part of a file zero: by a hole, or by writing where there can be none.
+/// Makes a range of a file read as zeroes: with a hole if possible, else by writing.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -94,19 +93,19 @@ pub struct WritableBlocks<T> {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Entries were handed out that aren't stored.
+    /// True if the table has changes that aren't stored.
     is_changed: bool,
-    /// Nothing can be written any more.
+    /// True if nothing can be written any more.
     is_over: bool,
 }
 
 thread_local! {
-    /// Data that is put together, or encrypted, before it is written.
+    /// A buffer for assembling or encrypting data.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<T: BlockAllocator> WritableBlocks<T> {
-    /// The disk of `image`, written. `flushes` says that flushes reach the storage.
+    /// Returns `image`, open for writing. `flushes` says if flushes reach stable storage.
     pub fn new(image: BlockImage<T>, flushes: bool) -> Self {
         Self {
             image,
@@ -116,7 +115,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         }
     }
 
-    /// Makes it a disk over a backing file, where there is one.
+    /// Sets the backing file, if there is one.
     #[must_use]
     pub fn with_backing(self, backing: Option<Arc<dyn Image>>) -> Self {
         Self { backing, ..self }
@@ -138,7 +137,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if a block that isn't stored in one piece may read as anything but zeroes.
+    /// Returns true if a block that isn't stored contiguously may read as anything but zeroes.
     fn shows_through(&self, block: Block) -> bool {
         match block {
             Block::Zero | Block::At(_) => false,
@@ -147,8 +146,8 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         }
     }
 
-    /// Reads the disk from guest byte `start` on, which is in such a block. Behind the ends of the backing file and
-    /// of the disk there are zeroes.
+    /// Reads the disk from guest byte `start` on, in such a block. Zeroes are read beyond the ends of the backing
+    /// file and of the disk.
     fn read_old(&self, old: Block, start: u64, buf: &mut [u8]) -> Result<()> {
         let backing = self.backing.as_deref();
         let stored = match (old, backing) {
@@ -166,14 +165,14 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         }
     }
 
-    /// Prepares the blocks of a part of the disk, which are stored, for a write.
+    /// Prepares the allocated blocks of a range of the disk for a write.
     fn prepare(&self, offset: GuestOffset, length: u64) -> Result<()> {
         let size = self.block_size();
         let blocks = offset.0 / size..(offset.0 + length).div_ceil(size);
         self.image.table().before_write(blocks)
     }
 
-    /// Writes data to its place.
+    /// Writes data to a host offset, encrypted if necessary.
     fn write_to(&self, offset: GuestOffset, host: HostOffset, data: &[u8]) -> Result<()> {
         let Some(cipher) = self.image.cipher() else {
             return self.storage().write_at(host.0, data);
@@ -185,7 +184,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         })
     }
 
-    /// Writes data to blocks that have a place, and returns how much of it that was.
+    /// Writes data to allocated blocks, and returns the number of bytes that were written.
     fn write_in_place(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
         let state = self.open_gate();
         if state.is_over {
@@ -201,8 +200,8 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         Ok(part.len())
     }
 
-    /// Gives the first blocks of data a place. Returns how much of the data was written, which is none where it may
-    /// as well be written with the gate open.
+    /// Allocates the first blocks of data and writes them. Returns the number of bytes that were written, or 0 if the
+    /// blocks are allocated already.
     fn write_new(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
         let mut state = self.shut_gate();
         if state.is_over {
@@ -215,13 +214,13 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         let size = self.block_size();
         let old = table.lookup(offset.0 / size)?;
         if matches!(old, Block::At(_)) {
-            // Another one was faster.
+            // Another thread has allocated the block meanwhile.
             return Ok(0);
         }
         state.is_changed = true;
         if self.shows_through(old) || self.image.cipher().is_some() {
             let written = self.replace(offset, data);
-            // An entry may lead to what isn't there, and must never be stored.
+            // The entry may refer to unwritten data, so it must never be stored.
             state.is_over |= written.is_err();
             return written;
         }
@@ -239,8 +238,8 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         Ok(0)
     }
 
-    /// Gives the first blocks of data that aren't stored a place, writes the data there, and with it what they read
-    /// as before and behind it. Returns how much of the data that was.
+    /// Allocates the first blocks of data that aren't allocated, and writes them as a whole, with the rest of their
+    /// old contents. Returns the number of bytes of `data` that were written.
     fn replace(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
         let size = self.block_size();
         let table = self.image.table();
@@ -284,7 +283,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         Ok(relative((block * size).min(data_end), offset.0))
     }
 
-    /// Makes zero what isn't stored in one piece, from a block on, and returns how much of it was done.
+    /// Zeroes the start of a range if it isn't stored contiguously, and returns the number of bytes that were zeroed.
     fn zero_new(&self, range: Range<u64>) -> Result<u64> {
         let size = self.block_size();
         let table = self.image.table();
@@ -298,7 +297,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
             Block::Zero | Block::At(_) => return Ok(length),
             Block::Packed { .. } => {}
             Block::Absent if table.stores_zeroes() => {
-                // Behind the disk's end there is nothing that a block could be missing.
+                // The last block of the disk may be incomplete.
                 let is_whole = block_end <= end || end == self.size();
                 if range.start.is_multiple_of(size) && is_whole {
                     let whole_end = match end == self.size() {
@@ -325,7 +324,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         Ok(part.len() as u64)
     }
 
-    /// Makes entries of whole blocks say zero.
+    /// Marks whole blocks as zero in the table.
     fn enter_zeroes(&self, range: Range<u64>) -> Result<u64> {
         let mut state = self.shut_gate();
         if state.is_over {
@@ -385,7 +384,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
     }
 }
 
-/// Returns `offset − start`; 0 if it is before that.
+/// Returns `offset − start`, or 0 if that is negative.
 fn relative(offset: u64, start: u64) -> usize {
     usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX)
 }
@@ -407,7 +406,7 @@ impl<T: BlockAllocator> Image for WritableBlocks<T> {
         self.image.plain_storage()
     }
 
-    /// Reads the blocks that this image holds, and the others from the backing file.
+    /// Reads allocated blocks from this image, and the others from the backing file.
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         self.check(offset, buf.len() as u64)?;
         let _gate = self.open_gate();
@@ -448,7 +447,7 @@ impl<T: BlockAllocator> WritableImage for WritableBlocks<T> {
         self.backing.as_ref().map(|backing| backing.size())
     }
 
-    /// Returns false for an encrypted disk: to encrypt is a part of writing here, and worth several threads.
+    /// Returns false for an encrypted disk, since encrypting is part of the write and gains from several threads.
     fn writes_serially(&self) -> bool {
         self.image.cipher().is_none() && self.storage().writes_serially()
     }
@@ -493,7 +492,7 @@ impl<T: BlockAllocator> WritableImage for WritableBlocks<T> {
         Ok(())
     }
 
-    /// Nothing is given back: the tables have no word for it that other programs keep.
+    /// Keeps the contents: the tables have no entry for a freed block that other programs accept.
     fn discard(&self, offset: GuestOffset, length: u64) -> Result<()> {
         self.check(offset, length)
     }
