@@ -1,9 +1,9 @@
-//! Ciphers by the names that LUKS headers have for them: texts, and the length of the key.
+//! The conversion between ciphers and their names in LUKS headers.
 
 use crate::crypto::{CipherAlgorithm, CipherMode, CipherSpec, HashAlgorithm, IvGenerator};
 use crate::error::{Error, Result, printable};
 
-/// A cipher whose names are known, but for the making of vectors.
+/// A cipher whose names are known, and whose IV generator isn't checked yet.
 pub(super) struct NamedCipher<'a> {
     algorithm: CipherAlgorithm,
     mode: CipherMode,
@@ -12,11 +12,11 @@ pub(super) struct NamedCipher<'a> {
 }
 
 impl<'a> NamedCipher<'a> {
-    /// Reads the name of a family and a text such as `xts-plain64` or `cbc-essiv:sha256`. `key_length` is in bytes,
-    /// of both keys where there are two.
+    /// Parses a cipher name such as `aes` and a mode such as `xts-plain64` or `cbc-essiv:sha256`. `key_length` is in
+    /// bytes; for XTS it is the length of both keys together.
     ///
     /// # Errors
-    /// Returns an error in QEMU's words if there is no such cipher, or none in this version.
+    /// Returns an error, in QEMU's words, if there is no such cipher, or if this version doesn't have it.
     pub(super) fn parse(family: &str, mode: &'a str, key_length: u64) -> Result<Self> {
         let (mode_name, vectors) = mode.split_once('-').ok_or_else(|| {
             Error::corrupt(format!(
@@ -56,7 +56,7 @@ impl<'a> NamedCipher<'a> {
     /// Returns the cipher.
     ///
     /// # Errors
-    /// Returns an error in QEMU's words if nothing makes such vectors, or if they don't fit the cipher.
+    /// Returns an error, in QEMU's words, if there is no such IV generator, or if it doesn't fit the cipher.
     pub(super) fn spec(&self) -> Result<CipherSpec> {
         let vectors = match (self.vectors, self.vectors_hash) {
             ("plain", _) => IvGenerator::Plain,
@@ -77,16 +77,17 @@ impl<'a> NamedCipher<'a> {
     }
 }
 
-/// Returns the cipher of a text such as `aes-xts-plain64`. `key_length` is in bytes, of both keys where there are two.
+/// Returns the cipher of a name such as `aes-xts-plain64`. `key_length` is in bytes; for XTS it is the length of both
+/// keys together.
 ///
 /// # Errors
-/// Returns an error in QEMU's words if there is no such cipher, or none in this version.
+/// Returns an error, in QEMU's words, if there is no such cipher, or if this version doesn't have it.
 pub(super) fn spec_of(text: &str, key_length: u64) -> Result<CipherSpec> {
     let (family, mode) = text.split_once('-').unwrap_or((text, ""));
     NamedCipher::parse(family, mode, key_length)?.spec()
 }
 
-/// Returns the text that stands for a mode and the making of vectors.
+/// Returns the name of a mode and an IV generator in a header.
 pub(super) fn mode_text(spec: &CipherSpec) -> String {
     let (mode, vectors) = (spec.mode.name(), spec.vectors.name());
     match spec.vectors {
@@ -95,10 +96,10 @@ pub(super) fn mode_text(spec: &CipherSpec) -> String {
     }
 }
 
-/// Returns the hash of that name.
+/// Returns the hash with this name.
 ///
 /// # Errors
-/// Returns an error in QEMU's words if there is none in this version.
+/// Returns an error, in QEMU's words, if this version doesn't have it.
 pub(super) fn hash_of(name: &str) -> Result<HashAlgorithm> {
     HashAlgorithm::from_name(name).ok_or_else(|| unknown("Hash algorithm", name))
 }

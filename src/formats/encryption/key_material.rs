@@ -1,7 +1,7 @@
-//! Key material: a key as a LUKS header keeps it for a password, spread over stripes and encrypted.
+//! The key material of a LUKS key slot: a key that is split into stripes and encrypted with a password.
 //!
-//! A header names the cost of a guess itself, and a stranger's may name one that takes days or all memory. So costs are
-//! bounded, and no more is read of a slot than a key of this version's ciphers takes.
+//! The header determines the cost of trying a password, and a malicious one may demand days or all memory. So the
+//! costs are limited, and no more is read of a slot than a key of this version's ciphers takes.
 
 use zeroize::Zeroizing;
 
@@ -10,16 +10,16 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_LEN;
 
-/// The number of stripes that a key is split into. Headers may say another number, and nothing does.
+/// The number of stripes of a key. Headers could have another number, but none does.
 pub(super) const STRIPES: u32 = 4000;
 
-/// The most iterations of PBKDF2 that are done for a slot or for the hash of a key. It takes minutes.
+/// The largest number of PBKDF2 iterations for a key slot or for the digest of a key. They take minutes.
 const MOST_ITERATIONS: u32 = 1 << 28;
 
 /// Refuses a number of PBKDF2 iterations that would take too long.
 ///
 /// # Errors
-/// Returns an error that says how many there are, and how many there may be.
+/// Returns an error with the number of iterations and the limit if the number is over it.
 pub(super) fn refuse_endless(what: &str, iterations: u32) -> Result<()> {
     if iterations <= MOST_ITERATIONS {
         return Ok(());
@@ -30,11 +30,11 @@ pub(super) fn refuse_endless(what: &str, iterations: u32) -> Result<()> {
     )))
 }
 
-/// Reads the stripes of a key of `length` bytes that start at `start`, in bytes, and decrypts them by a password's
-/// cipher. Any password gives a key.
+/// Reads the stripes of a key of `length` bytes at byte `start`, decrypts them with a cipher derived from a password,
+/// and merges them. A wrong password gives a wrong key.
 ///
 /// # Errors
-/// Returns the system's error, or an error if the stripes are cut off.
+/// Returns the system's error. Returns an error if the stripes are beyond the end of the file.
 pub(super) fn read_key(
     area: &dyn Storage,
     start: u64,
@@ -43,7 +43,7 @@ pub(super) fn read_key(
     length: usize,
 ) -> Result<Zeroizing<Vec<u8>>> {
     let bytes = length.saturating_mul(STRIPES as usize);
-    // The last sector may be a part of one, and the rest of it be anything.
+    // The stripes may end within a sector, whose rest is undefined.
     let mut material = Zeroizing::new(vec![0; bytes.next_multiple_of(SECTOR_LEN)]);
     let read = area.read_at(start, &mut material)?;
     if read < bytes {

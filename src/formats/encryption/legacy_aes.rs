@@ -1,7 +1,7 @@
-//! The oldest encryption of qcow2, which QEMU calls `aes`.
+//! The oldest encryption format of qcow2, which QEMU calls `aes`.
 //!
-//! It has no header and no key derivation: the password is the key. So nothing can tell a wrong password, and
-//! a disk that is read with one is noise. Sectors are encrypted by their numbers on the disk.
+//! It has no header and no key derivation: the password is the key. So a wrong password can't be detected, and gives
+//! a disk of noise. Sectors are encrypted by their guest sector numbers.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use super::{Cipher, EncryptedHeader, Encryption, EncryptionFormat, Numbering};
 use crate::crypto::{Backend, KeyedCipher, Secret, chosen_backend, wipe_stack};
 use crate::error::Result;
 
-/// Legacy AES: AES-128-CBC under the first 16 bytes of the password, filled up with zeroes.
+/// Legacy AES: AES-128-CBC with the first 16 bytes of the password as key, padded with zeroes.
 #[derive(Debug, Clone, Copy)]
 pub struct LegacyAes;
 
 impl LegacyAes {
-    /// Makes the cipher of a key, by a backend that this machine has.
+    /// Returns the cipher for a key, on a backend that this machine must have.
     ///
     /// # Panics
     /// Panics if this machine doesn't have the backend.
@@ -47,7 +47,7 @@ impl EncryptedHeader for LegacyAes {
         EncryptionFormat::Aes
     }
 
-    /// Makes a cipher of any password.
+    /// Returns a cipher for any password.
     fn unlock(&self, secret: &Secret) -> Result<Cipher> {
         let backend = chosen_backend()?;
         let cipher = expanded(secret, backend);
@@ -56,7 +56,7 @@ impl EncryptedHeader for LegacyAes {
     }
 }
 
-/// Makes the cipher in a stack frame of its own, which is wiped afterwards.
+/// Derives the cipher in a stack frame of its own, which is overwritten afterwards.
 #[inline(never)]
 fn expanded(secret: &Secret, backend: Backend) -> Cipher {
     let mut key = Zeroizing::new([0; 16]);

@@ -1,8 +1,8 @@
-//! Encryption formats: the making of a disk's cipher from a password and a header.
+//! Encryption formats: the derivation of a disk's cipher from a password and a header.
 //!
-//! Image formats share them: qcow2 has LUKS inside, and a LUKS header is a format by itself. An encryption
-//! format gives a [`Cipher`]. An image format tells the cipher where on the disk and where in the file its
-//! sectors are. The cipher uses the one of both by which its format numbers sectors.
+//! Image formats share them: qcow2 may contain a LUKS header, and LUKS is an image format itself. An encryption
+//! format returns a [`Cipher`]. The image format passes the guest offset and the host offset of sectors to the
+//! cipher, which uses the one that the encryption format requires.
 
 mod cipher_names;
 mod key_material;
@@ -19,20 +19,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::options::Values;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The encryption formats that are known by name.
+/// The encryption formats, by QEMU's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncryptionFormat {
-    /// AES-128-CBC with the password as key.
+    /// AES-128-CBC with the password as the key.
     Aes,
     /// LUKS.
     Luks,
 }
 
 impl EncryptionFormat {
-    /// The format that new images should have.
+    /// The recommended format for new images.
     pub const RECOMMENDED: Self = Self::Luks;
 
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 2] = [Self::Aes, Self::Luks];
 
     /// Returns the name that `qemu-img` uses.
@@ -43,7 +43,7 @@ impl EncryptionFormat {
         }
     }
 
-    /// Returns what it does, and what it is worth, in words.
+    /// Returns a description of the format and its security.
     pub fn worth(self) -> &'static str {
         match self {
             Self::Aes => {
@@ -60,7 +60,7 @@ impl EncryptionFormat {
         }
     }
 
-    /// Returns true if the disk reads as noise with a wrong password, and nothing else tells that it is wrong.
+    /// Returns true if a wrong password can only be recognised by the noise that it gives.
     pub fn accepts_any_password(self) -> bool {
         self == Self::Aes
     }
@@ -71,34 +71,34 @@ pub trait Encryption: Sync {
     /// Returns the format.
     fn format(&self) -> EncryptionFormat;
 
-    /// Returns the length of its header in bytes, for which a new image leaves room; 0 where there is none.
+    /// Returns the length of its header in bytes, for which a new image reserves space, or 0 without one.
     fn header_length(&self) -> u64;
 
-    /// Makes a header, and the cipher that it stands for.
+    /// Returns a new header, and the cipher of the disk.
     ///
     /// # Errors
-    /// Returns an error if this machine doesn't have the cipher that was asked for.
+    /// Returns an error if this machine doesn't have the requested cipher.
     fn create(&self, secret: &Secret) -> Result<(Vec<u8>, Cipher)>;
 }
 
-/// The encryption of an image that exists, its header read and checked, and not opened.
+/// The encryption of an existing image, whose header has been read and checked.
 pub trait EncryptedHeader: Send + Sync {
     /// Returns the format.
     fn format(&self) -> EncryptionFormat;
 
-    /// Makes the cipher that the password stands for.
+    /// Returns the cipher that the password unlocks.
     ///
     /// # Errors
     /// Returns an error if the password is known to be wrong, or if this machine doesn't have the cipher.
     fn unlock(&self, secret: &Secret) -> Result<Cipher>;
 }
 
-/// The number by which a sector is encrypted.
+/// The sector numbers with which sectors are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Numbering {
-    /// Its number on the disk that the image stands for, as in legacy AES.
+    /// The guest sector number, as in legacy AES.
     Guest,
-    /// Its number in the file that holds it, as in LUKS inside of qcow2.
+    /// The host sector number, as in LUKS inside qcow2.
     Host,
 }
 
@@ -107,12 +107,12 @@ pub enum Numbering {
 pub struct Cipher {
     sectors: Arc<dyn SectorCipher>,
     numbering: Numbering,
-    /// The number of the first sector.
+    /// The number of the disk's first sector.
     first: u64,
 }
 
 impl Cipher {
-    /// Makes a cipher of a cipher of sectors and the number that it uses.
+    /// Returns the cipher that encrypts with `sectors`, by these sector numbers.
     pub fn new(sectors: Arc<dyn SectorCipher>, numbering: Numbering) -> Self {
         Self {
             sectors,
@@ -121,13 +121,13 @@ impl Cipher {
         }
     }
 
-    /// Returns the same cipher of a disk whose first sector has another number than 0.
+    /// Returns the same cipher for a disk whose first sector has another number than 0.
     #[must_use]
     pub fn numbered_from(self, first: u64) -> Self {
         Self { first, ..self }
     }
 
-    /// Encrypts whole sectors in place, which stand for `guest` and go to `host`.
+    /// Encrypts whole sectors in place. Their guest offset is `guest`, and they will be written to `host`.
     ///
     /// # Panics
     /// Panics if `data` isn't a whole number of sectors.
@@ -143,7 +143,7 @@ impl Cipher {
         self.sectors.encrypt_to(self.number(guest, host), src, dst);
     }
 
-    /// Decrypts whole sectors in place, which stand for `guest` and were read at `host`.
+    /// Decrypts whole sectors in place. Their guest offset is `guest`, and they were read from `host`.
     ///
     /// # Panics
     /// Panics if `data` isn't a whole number of sectors.
@@ -160,12 +160,12 @@ impl Cipher {
     }
 }
 
-/// Returns the error for an encrypted image without a password, in a format with encryption inside.
+/// Returns the error for an encrypted image without a password, in a format with inner encryption.
 pub fn missing_secret() -> Error {
     missing_option(ENCRYPT_KEY_SECRET)
 }
 
-/// Returns the error for an encrypted image without a password, which an option would give.
+/// Returns the error for an encrypted image without a password; `option` is the option for it.
 pub fn missing_option(option: &str) -> Error {
     Error::new(
         ErrorKind::MissingSecret,
@@ -173,20 +173,20 @@ pub fn missing_option(option: &str) -> Error {
     )
 }
 
-/// The name of the option in formats with encryption inside.
+/// The name of the option for the secret, in formats with inner encryption.
 const ENCRYPT_KEY_SECRET: &str = "encrypt.key-secret";
 
-/// The names of the option that names the secret of an image: of those with a header inside, and of `luks`.
+/// The names of the option for the secret: in formats with inner encryption, and in `luks`.
 pub const KEY_SECRETS: [&str; 2] = [ENCRYPT_KEY_SECRET, "key-secret"];
 
-/// Returns the name of the option that gives a secret to an image with such options.
+/// Returns the name of the option for the secret, among those of an image's options.
 pub fn key_secret_option(options: &Values) -> &'static str {
     let mut names = KEY_SECRETS.into_iter();
     let known = names.find(|name| options.knows(name));
     known.unwrap_or(ENCRYPT_KEY_SECRET)
 }
 
-/// Returns the id of the secret that options name for an image's key.
+/// Returns the id of the secret in an image's options.
 pub fn key_secret(options: &Values) -> Option<&str> {
     KEY_SECRETS.iter().find_map(|name| options.text(name))
 }

@@ -1,7 +1,7 @@
-//! A new header, with one password in its first key slot.
+//! The creation of a header with a password in its first key slot.
 //!
-//! The places of all slots are those of QEMU and cryptsetup: from the second page on, each at whole pages. The
-//! number of iterations is measured, so that a guess takes as long as the options say on this machine.
+//! The slots are at the same places as in QEMU and cryptsetup: from byte 4096 on, each at a multiple of 4096. The
+//! number of iterations is measured, so that trying a password takes the requested time on this machine.
 
 use std::sync::Arc;
 
@@ -16,23 +16,23 @@ use crate::formats::encryption::key_material::STRIPES;
 use crate::formats::encryption::{Cipher, Encryption, EncryptionFormat, Numbering};
 use crate::units::{SECTOR_LEN, SECTOR_SIZE};
 
-/// The number of sectors of which places of key material are multiples.
+/// The alignment of key material in sectors of 512 bytes.
 const PAGE_SECTORS: u64 = 8;
 
-/// The least number of iterations.
+/// The smallest number of iterations.
 const LEAST_ITERATIONS: u64 = 1000;
 
-/// The part of the time for a password that the hash of the master key takes, as a divisor.
+/// The divisor by which the digest of the master key takes less time than a key slot.
 const DIGEST_SHARE: u64 = 8;
 
-/// A LUKS header that is to be made.
+/// The parameters of a new LUKS header.
 #[derive(Debug, Clone, Copy)]
 pub struct LuksCreation {
     /// Its options.
     pub options: LuksOptions,
-    /// The numbers by which the disk's sectors are encrypted.
+    /// The sector numbers with which the disk is encrypted.
     pub numbering: Numbering,
-    /// True if the disk is in another file than the header.
+    /// True if the header is detached: in another file than the disk.
     pub is_detached: bool,
 }
 
@@ -41,7 +41,7 @@ impl LuksCreation {
         self.options.spec.key_length() as u64
     }
 
-    /// Returns the number of sectors from one slot's key material to the next.
+    /// Returns the distance between the key material of two slots, in sectors of 512 bytes.
     fn slot_sectors(&self) -> u64 {
         let bytes = self.key_length() * u64::from(STRIPES);
         bytes.div_ceil(SECTOR_SIZE).next_multiple_of(PAGE_SECTORS)
@@ -108,17 +108,17 @@ impl Encryption for LuksCreation {
     }
 }
 
-/// Makes a key slot, not active yet, whose key material is at a sector.
+/// Returns a key slot that isn't active yet, with its key material at sector `material`.
 ///
 /// # Errors
-/// Returns an error if the system has no random bytes, or if the slot would take too many iterations.
+/// Returns an error if the system has no random bytes, or if the slot would need too many iterations.
 pub(super) fn new_slot(options: &LuksOptions, material: u32) -> Result<KeySlot> {
     slot_at_rate(options, material, iterations_per_second(options.hash, 1))
 }
 
-/// Makes a key slot as [`new_slot`] does, where so many iterations for an output of one block take a second.
+/// Returns a key slot as [`new_slot`] does. `rate` is the number of iterations per second for one block of the hash.
 fn slot_at_rate(options: &LuksOptions, material: u32, rate: u64) -> Result<KeySlot> {
-    // Each block of the key takes all iterations.
+    // Each block of the derived key takes all iterations.
     let blocks = options.spec.key_length().div_ceil(options.hash.length()) as u64;
     let mut slot = KeySlot {
         iterations: iterations(rate / blocks, options.iter_time)?,
@@ -129,7 +129,7 @@ fn slot_at_rate(options: &LuksOptions, material: u32, rate: u64) -> Result<KeySl
     Ok(slot)
 }
 
-/// Returns the key material of a slot: the master key, split and encrypted under the stretched password.
+/// Returns the key material of a slot: the master key, split and encrypted with the key derived from the password.
 pub(super) fn key_material(
     options: &LuksOptions,
     slot: &KeySlot,
@@ -149,7 +149,7 @@ pub(super) fn key_material(
     let mut material = vec![0; length];
     fill_with_noise(&mut material)?;
     af_split(options.hash, key, &mut material);
-    // A part of a sector at the end is encrypted as the start of a whole one.
+    // A partial last sector is encrypted as the start of a whole one.
     material.resize(length.next_multiple_of(SECTOR_LEN), 0);
     let cipher = options.spec.with_key(&stretched, chosen_backend()?)?;
     cipher.encrypt(0, &mut material);
@@ -157,7 +157,7 @@ pub(super) fn key_material(
     Ok(material)
 }
 
-/// Returns the number of iterations that take so many milliseconds, where `rate` take a second.
+/// Returns the number of iterations that take `time` milliseconds at `rate` iterations per second.
 fn iterations(rate: u64, time: u64) -> Result<u32> {
     let count = u128::from(rate) * u128::from(time) / 1000;
     let count = count.max(u128::from(LEAST_ITERATIONS));
@@ -165,7 +165,7 @@ fn iterations(rate: u64, time: u64) -> Result<u32> {
         .map_err(|_| Error::invalid(format!("PBKDF iterations {count} larger than {}", u32::MAX)))
 }
 
-/// Fills a buffer with the system's random bytes.
+/// Fills a buffer with random bytes of the system.
 pub(super) fn fill_with_noise(buffer: &mut [u8]) -> Result<()> {
     getrandom::fill(buffer)
         .map_err(|error| Error::unsupported(format!("the system has no random bytes: {error}")))

@@ -15,13 +15,13 @@ pub(super) const SLOTS: usize = 8;
 /// The length of the fields in bytes.
 pub const FIELDS_LENGTH: usize = 592;
 
-/// The length of a slot's fields in bytes, which are the last of the header's.
+/// The length of a slot's fields in bytes. They are at the end of the header.
 const SLOT_LENGTH: usize = 48;
 
-/// The first sector that key material may be in: the fields have a page to themselves.
+/// The first sector that key material may be in, since the fields have the first 4096 bytes.
 pub(super) const FIRST_MATERIAL: u32 = 8;
 
-/// The lengths of salts and of the master key's hash in bytes.
+/// The lengths of salts and of the master key's digest in bytes.
 pub(super) const SALT_LENGTH: usize = 32;
 pub(super) const DIGEST_LENGTH: usize = 20;
 
@@ -29,19 +29,19 @@ const MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
 const ENABLED: u32 = 0x00ac_71f3;
 const DISABLED: u32 = 0x0000_dead;
 
-/// A key slot, as stored.
+/// A key slot as stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct KeySlot {
-    /// True if a password opens it.
+    /// True if the slot is in use.
     pub(super) is_active: bool,
     /// The number of PBKDF2 iterations.
     pub(super) iterations: u32,
     pub(super) salt: [u8; SALT_LENGTH],
-    /// The start of its key material, in sectors.
+    /// The offset of its key material, in sectors of 512 bytes.
     pub(super) material: u32,
 }
 
-/// The fields of a key slot of which nothing has to be known once they are checked.
+/// The fields of a key slot that are needed only for the checks.
 #[derive(Debug, Clone, Copy, Default)]
 struct SlotState {
     state: u32,
@@ -55,7 +55,7 @@ pub(super) struct LuksFields {
     pub(super) cipher_name: String,
     pub(super) cipher_mode: String,
     pub(super) hash: String,
-    /// The start of the encrypted disk, in sectors; 0 if the header is detached from it.
+    /// The offset of the encrypted disk, in sectors of 512 bytes, or 0 for a detached header.
     pub(super) payload_offset: u32,
     /// The length of the master key in bytes.
     pub(super) key_length: u32,
@@ -67,10 +67,10 @@ pub(super) struct LuksFields {
 }
 
 impl LuksFields {
-    /// Reads and checks the fields at the start of `area`. A detached header is of a disk in another file.
+    /// Reads and checks the fields at the start of `area`. The disk of a detached header is in another file.
     ///
     /// # Errors
-    /// Returns the system's error, or an error in QEMU's words if a field is wrong.
+    /// Returns the system's error. Returns an error, in QEMU's words, if a field is invalid.
     pub(super) fn read(area: &dyn Storage, is_detached: bool) -> Result<Self> {
         let mut bytes = [0; FIELDS_LENGTH];
         let length = area.read_at(0, &mut bytes)?;
@@ -84,7 +84,7 @@ impl LuksFields {
         Ok(fields.into_checked())
     }
 
-    /// Reads the fields and the states and stripes of the slots; texts have their zero bytes still.
+    /// Parses the fields, and the states and stripes of the slots. Texts still have their zero bytes.
     fn parse(bytes: &mut &[u8]) -> std::io::Result<(Self, [SlotState; SLOTS])> {
         *bytes = bytes.get(MAGIC.len()..).unwrap_or_default();
         let version = bytes.read_u16::<BigEndian>()?;
@@ -179,7 +179,7 @@ impl LuksFields {
         Ok(())
     }
 
-    /// Cuts the texts at the zero bytes that end them.
+    /// Removes the terminating zero bytes from the texts.
     fn into_checked(mut self) -> Self {
         for text in [
             &mut self.cipher_name,
@@ -192,7 +192,7 @@ impl LuksFields {
         self
     }
 
-    /// Returns the length of a slot's key material in sectors.
+    /// Returns the length of a slot's key material in sectors of 512 bytes.
     pub(super) fn material_sectors(&self) -> u64 {
         self.material_bytes().div_ceil(SECTOR_SIZE)
     }
@@ -228,13 +228,13 @@ impl LuksFields {
     }
 }
 
-/// Returns the place of a slot's state in the header, and the bytes that say it.
+/// Returns the offset of a slot's state in the header, and the bytes of the state.
 pub(super) fn slot_state(number: usize, is_active: bool) -> (u64, [u8; 4]) {
     let state = if is_active { ENABLED } else { DISABLED };
     (slot_start(number), state.to_be_bytes())
 }
 
-/// Returns the place of a slot's other fields in the header, and their bytes.
+/// Returns the offset of a slot's other fields in the header, and their bytes.
 pub(super) fn slot_fields(number: usize, slot: &KeySlot) -> (u64, Vec<u8>) {
     let mut bytes = Vec::with_capacity(SLOT_LENGTH);
     bytes.extend(slot.iterations.to_be_bytes());
@@ -248,7 +248,7 @@ fn slot_start(number: usize) -> u64 {
     (FIELDS_LENGTH - (SLOTS - number) * SLOT_LENGTH) as u64
 }
 
-/// Returns a text with the first zero byte, where it has one.
+/// Returns a text up to its first zero byte, and including it.
 fn text(field: &[u8]) -> String {
     let mut parts = field.split_inclusive(|byte| *byte == 0);
     String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned()
@@ -260,7 +260,7 @@ fn array<const N: usize>(rest: &mut &[u8]) -> std::io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Appends a text, filled up with zeroes.
+/// Appends a text that is padded with zeroes.
 fn extend_padded(bytes: &mut Vec<u8>, text: &str, length: usize) {
     let end = bytes.len() + length;
     bytes.extend(text.bytes().take(length - 1));

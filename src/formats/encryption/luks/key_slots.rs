@@ -1,9 +1,8 @@
-//! Passwords that come and go: changes of the key slots of a header in use.
+//! Adding and erasing passwords: changes of the key slots of an existing header.
 //!
-//! A slot counts as soon as four bytes of it say so. A new one has its key material and its other fields on
-//! stable storage before that; one that is erased loses those four bytes first. So a power cut leaves a header
-//! in which each slot opens with a password or with none. Whoever opened the disk before still can, unless
-//! the slot was erased.
+//! A slot is active if its state says so, which has four bytes. A new slot's key material and other fields are on
+//! stable storage before its state changes. An erased slot's state changes first. So a power cut leaves a header in
+//! which each slot is either valid or inactive. A password opens the disk as before unless its slot was erased.
 
 use super::LuksHeader;
 use super::create::{fill_with_noise, key_material, new_slot};
@@ -15,7 +14,7 @@ use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
 use crate::units::SECTOR_SIZE;
 
-/// The number of times that key material is written over. A disk may keep some of it all the same.
+/// The number of times that key material is overwritten. The medium may still keep copies of it.
 const OVERWRITES: usize = 40;
 
 macro_rules! slot_options {
@@ -50,38 +49,40 @@ macro_rules! slot_options {
     };
 }
 
-/// The options of a change, as the format `luks` calls them.
+/// The options of a key slot change for the format `luks`.
 pub const SLOT_OPTIONS: [OptionSpec; 5] = slot_options!("");
 
-/// The options of a change, as formats with a header inside call them.
+/// The options of a key slot change for formats with an inner LUKS header.
 pub const ENCRYPT_SLOT_OPTIONS: [OptionSpec; 5] = slot_options!("encrypt.");
 
 /// A change of key slots.
 #[derive(Clone, Copy)]
 pub enum SlotChange<'a> {
-    /// Another password opens the disk.
+    /// Adds a password.
     Activate {
-        /// The password.
+        /// The new password.
         new: &'a Secret,
-        /// The slot; the first that is free if none is given.
+        /// The slot, or `None` for the first free one.
         slot: Option<u64>,
-        /// The time that stretching the password takes, in milliseconds.
+        /// The time for deriving a key from the password, in milliseconds.
         iter_time: Option<u64>,
     },
-    /// Slots open nothing any more: one, or all that a password opens.
+    /// Erases one slot, or all slots of a password.
     Erase {
         /// The slot.
         slot: Option<u64>,
-        /// The password.
+        /// The password whose slots are erased.
         old: Option<&'a Secret>,
     },
 }
 
 impl<'a> SlotChange<'a> {
-    /// Reads the options whose names begin with `prefix`; `None` if there are none. Secrets are named by ids.
+    /// Reads the options whose names begin with `prefix`. Returns `None` if there are none. `secret` returns the
+    /// secret with an id.
     ///
     /// # Errors
-    /// Returns an error in QEMU's words if options are missing, exclude each other, or name no secret.
+    /// Returns an error, in QEMU's words, if options are missing or exclude each other, or if there is no such
+    /// secret.
     pub fn of(
         values: &Values,
         prefix: &str,
@@ -131,11 +132,11 @@ impl<'a> SlotChange<'a> {
 }
 
 impl LuksHeader {
-    /// Changes key slots of a header that `secret` opens. With `force` a slot in use may be written over, and
-    /// the last may be erased, with which the disk's data is lost.
+    /// Changes key slots of a header that `secret` unlocks. With `force`, a slot in use may be overwritten, and the
+    /// last slot may be erased, which loses the disk's data.
     ///
     /// # Errors
-    /// Returns an error in QEMU's words if the change is refused, or the system's error.
+    /// Returns an error, in QEMU's words, if the change is refused, or the system's error.
     pub fn change_slots(&self, change: SlotChange<'_>, secret: &Secret, force: bool) -> Result<()> {
         match change {
             SlotChange::Activate {
@@ -187,7 +188,7 @@ impl LuksHeader {
             .map_or(0, |slot| slot.material);
         let slot = new_slot(&options, place)?;
         let material = key_material(&options, &slot, &key, new)?;
-        // Nobody may take the new material for that of an old password.
+        // The slot is inactive while it has the new material and the old fields.
         self.set_state(number, false)?;
         self.area.flush()?;
         let start = u64::from(slot.material) * SECTOR_SIZE;

@@ -1,16 +1,16 @@
-//! LUKS, version 1: a header with eight key slots, of which each opens the disk with another password.
+//! LUKS version 1: a header with eight key slots, each of which unlocks the disk with another password.
 //!
-//! The disk is encrypted with a random master key. A key slot holds the master key under a
-//! password that PBKDF2 stretches. It is split so that all of a slot's 4000 stripes are needed to get it back. A
-//! hash of the master key in the header tells a wrong password from a right one.
+//! The disk is encrypted with a random master key. A key slot has the master key, encrypted with a key that PBKDF2
+//! derives from a password. It is split so that all of the slot's 4000 stripes are needed to recover it. A digest of
+//! the master key in the header identifies a wrong password.
 //!
-//! Numbers are big-endian, and offsets are in sectors of 512 bytes from the start of the header. Checks and
-//! their words are QEMU's. The format is that of "LUKS On-Disk Format Specification, version 1.2.3".
+//! Numbers are big-endian, and offsets are in sectors of 512 bytes from the start of the header. The checks and their
+//! messages are QEMU's. The format is that of "LUKS On-Disk Format Specification, version 1.2.3".
 //!
 //! - [`header`]: the fields, and the checks;
-//! - [`unlock`]: from a password to the master key; [`create`]: a new header;
-//! - [`key_slots`]: passwords that come and go;
-//! - [`options`]: the options of a new header; [`report`]: the header as reports have it.
+//! - [`unlock`]: recovering the master key with a password; [`create`]: a new header;
+//! - [`key_slots`]: adding and erasing passwords;
+//! - [`options`]: the options of a new header; [`report`]: the header in reports.
 
 mod create;
 mod header;
@@ -35,13 +35,13 @@ use crate::error::Result;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The mark at the start of a header of version 1.
+/// The first bytes of a header of version 1: the magic number and the version.
 pub const LUKS_MARK: &[u8; 8] = b"LUKS\xba\xbe\0\x01";
 
-/// A header that was read and checked.
+/// A header that has been read and checked.
 #[derive(Debug, Clone)]
 pub struct LuksHeader {
-    /// The header and its key slots.
+    /// The storage with the header and its key slots.
     area: Arc<dyn Storage>,
     fields: LuksFields,
     spec: CipherSpec,
@@ -50,17 +50,17 @@ pub struct LuksHeader {
 }
 
 impl LuksHeader {
-    /// Reads and checks the header at the start of `area`, which holds its key slots too. The disk's sectors
-    /// are encrypted by the numbers that `numbering` says.
+    /// Reads and checks the header at the start of `area`, which also has the key slots. `numbering` says which
+    /// sector numbers the disk is encrypted with.
     ///
     /// # Errors
-    /// Returns the system's error, or an error in QEMU's words if anything is wrong with the header.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the header is invalid.
     pub fn read(area: Arc<dyn Storage>, numbering: Numbering) -> Result<Self> {
         let fields = LuksFields::read(area.as_ref(), false)?;
         Self::of(area, fields, numbering)
     }
 
-    /// Reads and checks a header whose disk is in another file, by itself or not.
+    /// Reads and checks a detached header, whose disk is in another file.
     ///
     /// # Errors
     /// Returns an error as [`read`](Self::read) does.
@@ -83,8 +83,7 @@ impl LuksHeader {
         })
     }
 
-    /// Returns the start of the encrypted disk in bytes, where it is behind the header in one file; 0 where the
-    /// header is detached.
+    /// Returns the offset of the encrypted disk in bytes, or 0 for a detached header.
     pub fn payload_offset(&self) -> u64 {
         u64::from(self.fields.payload_offset) * SECTOR_SIZE
     }

@@ -6,13 +6,13 @@ use crate::formats::encryption::cipher_names::mode_text;
 use crate::options::values::not_accepted;
 use crate::options::{Kind, OptionSpec, Values};
 
-/// The time that stretching a password takes by default, in milliseconds.
+/// The default time for deriving a key from a password, in milliseconds.
 const ITER_TIME: u64 = 2000;
 
-/// The block ciphers that QEMU knows by name and LUKS, or this version, doesn't have.
+/// The block ciphers that QEMU knows by name, and that LUKS or this version doesn't have.
 const OTHER_CIPHERS: [&str; 3] = ["des", "3des", "sm4"];
 
-/// Makes the options, which a format calls by names that begin in some way. That of the secret is the format's.
+/// Defines the options, with a prefix of their names. The option for the secret is defined by the format.
 macro_rules! luks_options {
     ($prefix:literal) => {
         [
@@ -50,20 +50,20 @@ macro_rules! luks_options {
     };
 }
 
-/// The options, as the format `luks` calls them.
+/// The options for the format `luks`.
 pub const OPTIONS: [OptionSpec; 6] = luks_options!("");
 
-/// The options, as formats with a header inside call them.
+/// The options for formats with an inner LUKS header.
 pub const ENCRYPT_OPTIONS: [OptionSpec; 6] = luks_options!("encrypt.");
 
-/// A new header as it is wished for.
+/// The options of a new header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LuksOptions {
     pub(super) spec: CipherSpec,
-    /// The hash that was given for vectors, also where they have none.
+    /// The hash that was given for the IV generator, even if that has none.
     pub(super) vectors_hash: Option<HashAlgorithm>,
     pub(super) hash: HashAlgorithm,
-    /// The time that stretching a password takes, in milliseconds.
+    /// The time for deriving a key from a password, in milliseconds.
     pub(super) iter_time: u64,
 }
 
@@ -83,10 +83,10 @@ impl Default for LuksOptions {
 }
 
 impl LuksOptions {
-    /// Reads those options whose names begin with `prefix`.
+    /// Reads the options whose names begin with `prefix`.
     ///
     /// # Errors
-    /// Returns an error in QEMU's words if there is no such cipher, or none in this version.
+    /// Returns an error, in QEMU's words, if there is no such cipher, or if this version doesn't have it.
     pub fn of(values: &Values, prefix: &str) -> Result<Self> {
         let mut options = Self::default();
         let text = |name: &str| values.text(&format!("{prefix}{name}"));
@@ -131,11 +131,11 @@ impl LuksOptions {
         Ok(options)
     }
 
-    /// Returns the text that stands for the mode and the making of vectors in a header.
+    /// Returns the name of the mode and the IV generator in the header.
     pub(super) fn mode_text(&self) -> String {
         match (self.spec.vectors, self.vectors_hash) {
             (IvGenerator::Essiv(_), _) | (_, None) => mode_text(&self.spec),
-            // It is of no use there, and QEMU writes it.
+            // The IV generator ignores the hash, but QEMU writes it.
             (_, Some(hash)) => format!("{}:{}", mode_text(&self.spec), hash.name()),
         }
     }

@@ -1,4 +1,4 @@
-//! The header as reports have it.
+//! The header in reports.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::crypto::IvGenerator;
 use crate::formats::encryption::key_material::STRIPES;
 use crate::units::SECTOR_SIZE;
 
-/// A LUKS header, with the names of QEMU's `QCryptoBlockInfoLUKS`.
+/// A LUKS header, with the field names of QEMU's `QCryptoBlockInfoLUKS`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LuksInfo {
@@ -38,7 +38,7 @@ struct SlotInfo {
 }
 
 impl LuksHeader {
-    /// Returns the header as reports have it.
+    /// Returns the header in the form that reports have.
     pub fn info(&self) -> LuksInfo {
         LuksInfo {
             ivgen_alg: self.spec.vectors.name(),

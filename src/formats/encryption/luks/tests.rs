@@ -1,4 +1,5 @@
-//! Headers in memory: what is made opens, and a change of key slots that is cut off loses no password.
+//! Tests with headers in memory: a new header can be unlocked, and an interrupted change of key slots loses no
+//! password.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ fn secret(text: &str) -> Secret {
     Secret::new(text.as_bytes().to_vec())
 }
 
-/// Makes a header with as few iterations as there may be.
+/// Returns the parameters of a header with the smallest number of iterations.
 fn creation(algorithm: CipherAlgorithm, mode: CipherMode) -> LuksCreation {
     let mut options = LuksOptions::default();
     options.spec.algorithm = algorithm;
@@ -39,7 +40,7 @@ fn encrypted(cipher: &Cipher) -> Vec<u8> {
 fn what_is_made_opens_with_its_password_alone() {
     for (algorithm, mode) in [
         (CipherAlgorithm::Aes256, CipherMode::Xts),
-        // Of a key of 24 bytes the material ends within a sector.
+        // The key material of a key of 24 bytes ends within a sector.
         (CipherAlgorithm::Aes192, CipherMode::Cbc),
         (CipherAlgorithm::Cast5, CipherMode::Ctr),
     ] {
@@ -68,8 +69,8 @@ fn a_header_is_encoded_as_it_was_read() {
     assert_eq!(fields.encode(), bytes[..FIELDS_LENGTH]);
 }
 
-/// Applies the changes of a record up to each point, and of those behind the last flush also each one by
-/// itself, as if it alone had reached the disk.
+/// Calls `check` with the state after each change of a record. For the changes after the last flush, it is also
+/// called as if only that change had reached the disk.
 fn cut_off(before: &[u8], record: &[Change], check: &mut dyn FnMut(&[u8], bool)) {
     let mut stable = before.to_vec();
     let mut pending: Vec<&Change> = Vec::new();
@@ -129,7 +130,7 @@ fn passwords_come_and_go_whatever_is_cut_off() {
         old: Some(&new),
     };
     let (mut record, with_old) = changed(&with_both, erase);
-    // The rounds in which the key material is written over are all alike.
+    // The rounds in which the key material is overwritten are all alike.
     record.truncate(8);
     cut_off(&with_both, &record, &mut |bytes, _| {
         assert!(opens(bytes, "old"))

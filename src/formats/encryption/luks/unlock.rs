@@ -1,4 +1,4 @@
-//! From a password to the master key.
+//! Recovering the master key with a password.
 
 use zeroize::Zeroizing;
 
@@ -10,11 +10,11 @@ use crate::formats::encryption::key_material::{read_key, refuse_endless};
 use crate::units::SECTOR_SIZE;
 
 impl LuksHeader {
-    /// Tries the password on every active key slot and returns the master key.
+    /// Tries the password with every active key slot, and returns the master key.
     ///
     /// # Errors
-    /// Returns an error if no slot is opened by it, if a slot takes too many iterations, or if the slots can't be
-    /// read.
+    /// Returns an error if the password is wrong for all slots, if a slot has too many iterations, or if the slots
+    /// can't be read.
     pub(super) fn master_key(&self, secret: &Secret) -> Result<Zeroizing<Vec<u8>>> {
         for (number, slot) in self.fields.slots.iter().enumerate() {
             if !slot.is_active {
@@ -31,7 +31,7 @@ impl LuksHeader {
         ))
     }
 
-    /// Returns true if an active slot holds the master key for a password.
+    /// Returns true if the password unlocks an active slot.
     ///
     /// # Errors
     /// Returns an error as [`master_key`](Self::master_key) does.
@@ -42,7 +42,7 @@ impl LuksHeader {
         }
     }
 
-    /// Returns what a slot holds for a password: the master key if it is the right one.
+    /// Returns the key that a slot gives for a password: the master key if the password is right.
     fn key_of_slot(
         &self,
         number: usize,

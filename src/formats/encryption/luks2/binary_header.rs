@@ -1,8 +1,9 @@
-//! The binary header, of which there are two, each with the same JSON text behind it.
+//! The binary header, which exists in two copies, each followed by a copy of the JSON text.
 //!
-//! A writer changes one after the other, so a power cut leaves at least one whole. A checksum tells which, and of two
-//! that are whole the one with the higher sequence number is the newer. The second one lies right behind the first,
-//! whose length is one of nine; where the first is lost, it is looked for at each of them.
+//! A writer changes one copy after the other, so that a power cut leaves at least one intact. A checksum identifies a
+//! damaged one. If both are intact, the one with the higher sequence number is newer. The second copy directly
+//! follows the first, whose length is one of nine. If the first is damaged, the second is searched for at each of
+//! these lengths.
 
 use std::io::Read as _;
 
@@ -12,25 +13,25 @@ use crate::crypto::HashAlgorithm;
 use crate::error::{Error, Result, printable};
 use crate::storage::Storage;
 
-/// The marks of the two headers.
+/// The magic numbers of the two copies.
 const FIRST_MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
 const SECOND_MAGIC: [u8; 6] = *b"SKUL\xba\xbe";
 
-/// The length of the fields in bytes, with those that are for later versions.
+/// The length of the fields in bytes, including reserved ones.
 const FIELDS_LENGTH: usize = 4096;
 
-/// The lengths of a header with its text, in bytes: these and the powers of two in between.
+/// The smallest and the largest length of a header with its text, in bytes. Lengths are powers of two.
 const LENGTHS: [u64; 2] = [16 << 10, 4 << 20];
 
-/// The place of the checksum, which counts as zeroes in what it is of.
+/// The range of the checksum in the header, which counts as zeroes when the checksum is computed.
 const CHECKSUM: std::ops::Range<usize> = 448..512;
 
-/// A header whose checksum is right.
+/// A header with a correct checksum.
 #[derive(Debug, Clone)]
 pub(super) struct Luks2Fields {
-    /// The length of each of the two headers with its text, in bytes.
+    /// The length of one copy with its text, in bytes.
     pub(super) length: u64,
-    /// The number of changes.
+    /// The sequence number, which every change increments.
     pub(super) sequence: u64,
     pub(super) label: String,
     pub(super) subsystem: String,
@@ -39,18 +40,18 @@ pub(super) struct Luks2Fields {
     pub(super) text: Vec<u8>,
 }
 
-/// The header that counts.
+/// The valid header of the two.
 #[derive(Debug, Clone)]
 pub(super) struct BothHeaders {
     pub(super) newer: Luks2Fields,
-    /// True if only one of the two is whole.
+    /// True if only one of the two copies is intact.
     pub(super) one_is_damaged: bool,
 }
 
-/// Reads both headers; `None` if neither has its mark and this version.
+/// Reads both copies. Returns `None` if neither has the magic number and version 2.
 ///
 /// # Errors
-/// Returns the system's error, or an error if both are damaged.
+/// Returns the system's error. Returns an error if both copies are damaged.
 pub(super) fn read(area: &dyn Storage) -> Result<Option<BothHeaders>> {
     let first = Luks2Fields::read(area, 0)?;
     let second = match &first {
@@ -93,8 +94,8 @@ pub(super) fn read(area: &dyn Storage) -> Result<Option<BothHeaders>> {
 }
 
 impl Luks2Fields {
-    /// Reads and checks the header at `at`, in bytes. Returns `None` if it doesn't have the mark and the version, and
-    /// the error of one that is damaged in the value.
+    /// Reads and checks the header at byte `at`. Returns `None` if it doesn't have the magic number and version 2.
+    /// Returns an inner error if it is damaged.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -121,7 +122,7 @@ impl Luks2Fields {
         Ok(Some(Self::parse(fields, &text)))
     }
 
-    /// Reads the fields and the text of a header whose length is right.
+    /// Parses the fields and the text of a header with a valid length.
     fn parse(mut fields: [u8; FIELDS_LENGTH], text: &[u8]) -> Result<Self> {
         let mut rest = fields.get(8..).unwrap_or_default();
         let read = |rest: &mut &[u8]| -> std::io::Result<_> {
@@ -160,7 +161,7 @@ impl Luks2Fields {
     }
 }
 
-/// Returns the length of the header at `at`, in bytes.
+/// Returns the length in bytes of the header at byte `at`.
 fn length(fields: &[u8; FIELDS_LENGTH], at: u64) -> Result<u64> {
     let number = |at: usize| {
         let bytes = fields.get(at..).and_then(<[u8]>::first_chunk);

@@ -1,8 +1,8 @@
-//! The JSON text of a header: key slots, segments of the disk, and digests that tie them together.
+//! The JSON text of a header: key slots, segments of the disk, and the digests that connect them.
 //!
-//! Numbers of 64 bits are texts in it, and ids are decimal names. All types are held to: a number where a text should
-//! be is damage. What this version can't read at all is refused by name; what isn't needed to read, such as tokens, is
-//! passed over.
+//! Numbers of 64 bits are strings in it, and ids are decimal strings. All types are checked: a number instead of a
+//! string is an error. Features that this version can't read are refused by name. Objects that aren't needed for
+//! reading, such as tokens, are ignored.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,30 +18,30 @@ use crate::error::{Error, Result, printable};
 use crate::formats::encryption::key_material::STRIPES;
 use crate::units::SECTOR_SIZE;
 
-/// The most key slots that there are.
+/// The largest number of key slots.
 const MOST_SLOTS: u32 = 32;
 
-/// The length of the longest area of key slots in bytes.
+/// The largest length of the key slots area in bytes.
 const LONGEST_AREA: u64 = 128 << 20;
 
-/// The length of the longest key in bytes: two of 256 bits for XTS.
+/// The largest length of a key in bytes: two keys of 256 bits for XTS.
 const LONGEST_KEY: u32 = 64;
 
-/// The length of the shortest digest in bytes. With less, wrong passwords would pass for right ones.
+/// The smallest length of a digest in bytes. A shorter one could match a wrong password.
 const SHORTEST_DIGEST: usize = 16;
 
-/// The fields of a header's text, checked against each other.
+/// The fields of a header's text, after checks of their consistency.
 #[derive(Debug, Clone)]
 pub(super) struct Luks2Metadata {
-    /// The key slots that hold a key, by their numbers.
+    /// The key slots that have the key of the disk, by their numbers.
     pub(super) slots: BTreeMap<u32, Luks2Slot>,
-    /// The disk.
+    /// The segment with the disk.
     pub(super) segment: Luks2Segment,
-    /// The digest of the key of the disk.
+    /// The digest of the disk's key.
     pub(super) digest: Luks2Digest,
 }
 
-/// The text as it stands.
+/// The top level of the text.
 #[derive(Deserialize)]
 struct MetadataText {
     keyslots: BTreeMap<ObjectId, Value>,
@@ -67,12 +67,12 @@ struct Requirements {
 /// A key slot.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Luks2Slot {
-    /// The length of the key that it holds, in bytes.
+    /// The length of the key in the slot, in bytes.
     pub(super) key_size: u32,
     pub(super) area: KeyArea,
     pub(super) kdf: Derivation,
     pub(super) af: Splitting,
-    /// 2 for slots that are tried first, 0 for those that are tried only when all others are of no use.
+    /// The priority: 2 for a slot that is tried first, 0 for one that is tried only after all others.
     #[serde(default = "normal_priority")]
     pub(super) priority: u8,
 }
@@ -81,16 +81,16 @@ fn normal_priority() -> u8 {
     1
 }
 
-/// The place of a key's stripes, and the cipher that they are encrypted with.
+/// The place of a key's stripes, and the cipher that encrypts them.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct KeyArea {
     #[serde(rename = "type")]
     kind: String,
-    /// The start in bytes.
+    /// The offset in bytes from the start of the first header.
     pub(super) offset: Decimal,
     size: Decimal,
     pub(super) encryption: String,
-    /// The length of the key of the stripes, in bytes.
+    /// The length of the key that encrypts the stripes, in bytes.
     pub(super) key_size: u32,
 }
 
@@ -128,10 +128,10 @@ pub(super) struct Splitting {
     pub(super) hash: String,
 }
 
-/// The disk, or a part of it.
+/// The disk or a part of it.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Luks2Segment {
-    /// The start in bytes.
+    /// The offset in bytes.
     pub(super) offset: Decimal,
     size: String,
     iv_tweak: Decimal,
@@ -141,7 +141,7 @@ pub(super) struct Luks2Segment {
     integrity: Option<Value>,
 }
 
-/// The digest of a key: the slots that hold the key, and the segments that are encrypted with it.
+/// The digest of a key, with the slots that have the key and the segments that it encrypts.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Luks2Digest {
     #[serde(rename = "type")]
@@ -154,7 +154,7 @@ pub(super) struct Luks2Digest {
     pub(super) digest: Base64,
 }
 
-/// The name of an object, which is a number.
+/// The id of an object, a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "Decimal")]
 struct ObjectId(u32);
@@ -168,7 +168,7 @@ impl TryFrom<Decimal> for ObjectId {
     }
 }
 
-/// A number in a text.
+/// A number in a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Decimal(pub(super) u64);
@@ -184,7 +184,7 @@ impl TryFrom<String> for Decimal {
     }
 }
 
-/// Bytes in a text.
+/// Bytes in a string.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Base64(pub(super) Vec<u8>);
@@ -199,7 +199,7 @@ impl TryFrom<String> for Base64 {
 }
 
 impl Luks2Segment {
-    /// Returns the size of the disk in bytes, `None` if it goes to the end of its file.
+    /// Returns the size of the disk in bytes, or `None` if it extends to the end of its file.
     pub(super) fn size(&self) -> Result<Option<u64>> {
         if self.size == "dynamic" {
             return Ok(None);
@@ -208,13 +208,13 @@ impl Luks2Segment {
         Ok(Some(size.0))
     }
 
-    /// Returns the length of its sectors.
+    /// Returns the sector size.
     pub(super) fn sector_length(&self) -> Result<SectorLength> {
         SectorLength::of_bytes(self.sector_size)
             .ok_or_else(|| wrong(format!("sectors of {} bytes", self.sector_size)))
     }
 
-    /// Returns the number that its first 512 bytes count as.
+    /// Returns the number of the first sector of 512 bytes, for the IV generator.
     pub(super) fn first_number(&self) -> u64 {
         self.iv_tweak.0
     }
@@ -237,7 +237,7 @@ impl Luks2Segment {
 }
 
 impl Luks2Slot {
-    /// Returns the place of its stripes.
+    /// Returns the range of its stripes in bytes.
     fn place(&self) -> Option<Range<u64>> {
         let start = self.area.offset.0;
         Some(start..start.checked_add(self.area.size.0)?)
@@ -277,10 +277,10 @@ impl Luks2Slot {
 }
 
 impl Luks2Metadata {
-    /// Reads and checks the text of a header of `length` bytes. The disk of a detached header is in another file.
+    /// Parses and checks the text of a header of `length` bytes. The disk of a detached header is in another file.
     ///
     /// # Errors
-    /// Returns an error if it is damaged, or uses what this version doesn't have.
+    /// Returns an error if it is damaged, or uses a feature that isn't supported.
     pub(super) fn parse(text: &[u8], length: u64, is_detached: bool) -> Result<Self> {
         let document: MetadataText = serde_json::from_slice(text).map_err(wrong)?;
         let MetadataText {
@@ -371,7 +371,7 @@ fn only_segment(segments: BTreeMap<ObjectId, Value>) -> Result<(ObjectId, Luks2S
     Ok((id, segment))
 }
 
-/// Returns the slots of the type that holds a key, which must not overlap.
+/// Returns the slots of the type `luks2`, which have a key and must not overlap.
 fn own_slots(
     keyslots: BTreeMap<ObjectId, Value>,
     areas: &Range<u64>,

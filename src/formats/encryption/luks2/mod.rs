@@ -1,12 +1,12 @@
-//! LUKS, version 2, which is read and not written.
+//! LUKS version 2, which is read and never written.
 //!
-//! As in version 1, a random key encrypts the disk, and slots hold it under passwords. All of it but a few fields is
-//! described by a JSON text, which is there twice. What is new: passwords are stretched by Argon2, which takes memory;
-//! sectors may have up to 4096 bytes; the disk may have any size and place. The format is that of "LUKS2 On-Disk Format
-//! Specification, version 1.1".
+//! As in version 1, a random key encrypts the disk, and key slots have that key encrypted with passwords. Almost all
+//! of it is described by a JSON text, of which there are two copies. Version 2 adds Argon2, a key derivation that
+//! takes memory, sectors of up to 4096 bytes, and disks of any size and at any place. The format is that of "LUKS2
+//! On-Disk Format Specification, version 1.1".
 //!
 //! - [`binary_header`]: the two headers and their checksums; [`metadata`]: the text, and the checks;
-//! - [`unlock`]: from a password to the disk's key; [`report`]: the header as reports have it.
+//! - [`unlock`]: recovering the disk's key with a password; [`report`]: the header in reports.
 
 mod binary_header;
 mod metadata;
@@ -25,29 +25,29 @@ use crate::crypto::{CipherSpec, Secret, SectorLength, chosen_backend};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// A header that was read and checked.
+/// A header that has been read and checked.
 #[derive(Debug, Clone)]
 pub struct Luks2Header {
-    /// The headers and key slots.
+    /// The storage with the headers and key slots.
     area: Arc<dyn Storage>,
     fields: Luks2Fields,
     metadata: Luks2Metadata,
-    /// True if only one of the two headers is whole.
+    /// True if only one of the two headers is intact.
     one_is_damaged: bool,
     is_detached: bool,
-    /// The disk's cipher; `None` if no key slot tells the length of its key.
+    /// The cipher of the disk, or `None` if there is no key slot from which its key length is known.
     spec: Option<CipherSpec>,
     sector_length: SectorLength,
-    /// The size of the disk in bytes; `None` if it goes to the end of its file.
+    /// The size of the disk in bytes, or `None` if it extends to the end of its file.
     size: Option<u64>,
 }
 
 impl Luks2Header {
-    /// Reads and checks the header at the start of `area`, which holds its key slots too. Returns `None` if there
-    /// is none of this version. The disk of a detached header is in another file.
+    /// Reads and checks the header at the start of `area`, which also has the key slots. Returns `None` if there is
+    /// no header of this version. The disk of a detached header is in another file.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is damaged or uses what this version doesn't have.
+    /// Returns the system's error. Returns an error if the header is damaged or uses a feature that isn't supported.
     pub fn read(area: Arc<dyn Storage>, is_detached: bool) -> Result<Option<Self>> {
         let Some(both) = binary_header::read(area.as_ref())? else {
             return Ok(None);
@@ -73,15 +73,15 @@ impl Luks2Header {
         }))
     }
 
-    /// Returns the start of the encrypted disk in its file, in bytes.
+    /// Returns the offset of the encrypted disk in its file, in bytes.
     pub fn payload_offset(&self) -> u64 {
         self.metadata.segment.offset.0
     }
 
-    /// Returns the size of the disk in bytes in a file of `length` bytes.
+    /// Returns the size of the disk in bytes, in a file of `length` bytes.
     ///
     /// # Errors
-    /// Returns an error if the file ends before the disk does, or inside of a sector.
+    /// Returns an error if the file ends before the disk does, or within a sector.
     pub fn size(&self, length: u64) -> Result<u64> {
         let room = length.checked_sub(self.payload_offset());
         let Some(room) = room.filter(|room| self.size.is_none_or(|size| size <= *room)) else {
@@ -97,12 +97,12 @@ impl Luks2Header {
         Ok(size)
     }
 
-    /// Returns the length of sectors, in which the disk is encrypted.
+    /// Returns the sector size with which the disk is encrypted.
     pub fn sector_length(&self) -> SectorLength {
         self.sector_length
     }
 
-    /// Returns true if only one of the header's two copies is whole.
+    /// Returns true if only one of the two headers is intact.
     pub fn is_half_damaged(&self) -> bool {
         self.one_is_damaged
     }

@@ -1,4 +1,4 @@
-//! The header as reports have it: with the names of version 1's, where there is one.
+//! The header in reports, with the field names of version 1 where they apply.
 
 use serde::Serialize;
 
@@ -34,9 +34,9 @@ pub struct Luks2Info {
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_size: Option<u64>,
     master_key_iters: u32,
-    /// The number of changes that the header has seen.
+    /// The sequence number, which every change of the header increments.
     sequence: u64,
-    /// True if one of the two headers is lost.
+    /// True if one of the two headers is damaged.
     damaged_copy: bool,
 }
 
@@ -51,7 +51,7 @@ struct Luks2SlotInfo {
     iters: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<u32>,
-    /// In KiB.
+    /// The memory in KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ struct Luks2SlotInfo {
 }
 
 impl Luks2Header {
-    /// Returns the header as reports have it.
+    /// Returns the header in the form that reports have.
     pub fn info(&self) -> Luks2Info {
         let fields = &self.fields;
         let metadata = &self.metadata;
@@ -95,7 +95,7 @@ impl Luks2Header {
         }
     }
 
-    /// Puts the header into words.
+    /// Explains the header in sentences.
     pub fn explain(&self) -> Vec<Statement> {
         let unit = self.sector_length.bytes();
         let mut all = vec![Statement::new(

@@ -1,4 +1,4 @@
-//! Headers in memory: which of the two counts, and what is said of fields that are wrong.
+//! Tests with headers in memory: the choice between the two copies, and the errors for invalid fields.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::*;
 use crate::crypto::HashAlgorithm;
 use crate::storage::MemoryStorage;
 
-/// The length of a header with its text, the shortest that there is.
+/// The length of a header with its text, the smallest one.
 const LENGTH: usize = 16 << 10;
 
-/// The start of the disk.
+/// The offset of the disk.
 const PAYLOAD: usize = 1 << 20;
 
 fn text() -> Value {
@@ -37,7 +37,7 @@ fn text() -> Value {
     })
 }
 
-/// Changes what a pointer leads to; `null` takes it away.
+/// Changes the value at a JSON pointer; `null` removes it.
 fn with(pointer: &str, value: Value) -> Value {
     let mut text = text();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
@@ -49,7 +49,7 @@ fn with(pointer: &str, value: Value) -> Value {
     text
 }
 
-/// Makes one of the two headers, with its checksum.
+/// Returns one of the two headers, with its checksum.
 fn header(text: &str, at: usize, sequence: u64) -> Vec<u8> {
     let mut bytes = vec![0; LENGTH];
     let magic = if at == 0 {
@@ -71,14 +71,14 @@ fn header(text: &str, at: usize, sequence: u64) -> Vec<u8> {
     bytes
 }
 
-/// Puts the checksum of a header right.
+/// Sets the checksum of a header.
 fn summed(header: &mut [u8]) {
     header[448..512].fill(0);
     let sum = HashAlgorithm::Sha256.digest(&[header]);
     header[448..480].copy_from_slice(&sum);
 }
 
-/// A file with both headers and an empty disk of 4096 bytes.
+/// Returns a file with both headers and an empty disk of 4096 bytes.
 fn container(first: &[u8], second: &[u8]) -> Vec<u8> {
     let mut bytes = [first, second].concat();
     bytes.resize(PAYLOAD + 4096, 0);
@@ -89,7 +89,7 @@ fn read(bytes: Vec<u8>) -> Result<Option<Luks2Header>> {
     Luks2Header::read(Arc::new(MemoryStorage::new(bytes)), false)
 }
 
-/// Returns the message about a text.
+/// Returns the result of reading a text as a message.
 fn said(text: &str) -> String {
     let both = container(&header(text, 0, 5), &header(text, LENGTH, 5));
     match read(both) {
@@ -133,7 +133,7 @@ fn the_newer_of_two_headers_counts_if_it_is_whole() {
     assert_eq!(counts(&first, &second), (7, false));
     let (first, second) = headers(6, 7);
     assert_eq!(counts(&first, &second), (7, false));
-    // Every field, the text, what follows it, and the checksum itself.
+    // The offsets are those of every field, the text, the bytes after it, and the checksum itself.
     for at in [
         0,
         7,
@@ -193,7 +193,7 @@ fn files_that_are_cut_off() {
         let error = header.size(length as u64).unwrap_err();
         assert_eq!(error.to_string(), "LUKS2 disk is cut off");
     }
-    // The disk is there, and the key slots aren't.
+    // The file has the disk, but not the key slots.
     let mut slots = whole.clone();
     slots.truncate(2 * LENGTH);
     let header = read(slots).unwrap().unwrap();
@@ -479,7 +479,7 @@ fn fields_of_the_text() {
     }
 }
 
-/// Costs are refused before they are paid, and a slot that can't be opened keeps no other from it.
+/// Costs are checked before the key derivation starts, and a slot that is refused doesn't prevent the use of another.
 #[test]
 fn costs_have_bounds() {
     for (pointer, value, message) in [

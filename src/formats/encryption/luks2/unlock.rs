@@ -1,7 +1,7 @@
-//! From a password to the key of the disk.
+//! Recovering the disk's key with a password.
 //!
-//! Slots are tried in the order of their priorities. One that this version can't open is passed over; if no other opens
-//! either, it is said why.
+//! Slots are tried in the order of their priorities. A slot that this version can't unlock is skipped. If no other
+//! slot accepts the password either, the reason is reported.
 
 use zeroize::Zeroizing;
 
@@ -12,17 +12,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats::encryption::cipher_names::{hash_of, spec_of};
 use crate::formats::encryption::key_material::{read_key, refuse_endless};
 
-/// The most memory of Argon2 in KiB: 4 GiB, as much as cryptsetup takes for a new slot.
+/// The largest memory of Argon2 in KiB: 4 GiB, the same as cryptsetup's limit for a new slot.
 const MOST_MEMORY: u32 = 4 << 20;
 
-/// The most KiB that Argon2 goes over in all of its passes. It takes minutes.
+/// The largest number of KiB that Argon2 processes in all of its passes. They take minutes.
 const MOST_WORK: u64 = 256 << 20;
 
 impl Luks2Header {
-    /// Tries the password on every key slot of the disk, and returns the disk's key.
+    /// Tries the password with every key slot of the disk, and returns the disk's key.
     ///
     /// # Errors
-    /// Returns an error if no slot is opened by it, or if the slots can't be read.
+    /// Returns an error if the password is wrong for all slots, or if the slots can't be read.
     pub(super) fn disk_key(&self, secret: &Secret) -> Result<Zeroizing<Vec<u8>>> {
         let mut slots: Vec<_> = self.metadata.slots.iter().collect();
         slots.sort_by_key(|(_, slot)| std::cmp::Reverse(slot.priority));
@@ -46,7 +46,7 @@ impl Luks2Header {
         }))
     }
 
-    /// Returns what a slot holds for a password: the disk's key if it is the right one.
+    /// Returns the key that a slot gives for a password: the disk's key if the password is right.
     fn key_of_slot(
         &self,
         number: u32,
@@ -101,7 +101,7 @@ fn derive(number: u32, derivation: &Derivation, password: &[u8], key: &mut [u8])
     argon2(&cost, password, &costs.salt.0, key).map_err(in_slot)
 }
 
-/// Refuses costs of Argon2 that take too much memory or too long.
+/// Refuses costs of Argon2 that would take too much memory or time.
 fn refuse_costs(number: u32, costs: &Argon2Costs) -> Result<()> {
     let (memory, passes) = (costs.memory, costs.time);
     if memory > MOST_MEMORY {
