@@ -1,4 +1,4 @@
-//! A LUKS file whose header has been read: that at its start, or a detached one from another file.
+//! A LUKS file whose header, at its start or detached in another file, has been read.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ use crate::formats::{Amend, Image, NewImage, OverImage, OverOptions, Resize, Wri
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The name by which options call the file of a detached header.
+/// The name of the file with a detached header in options.
 pub(super) const HEADER_ROLE: &str = "header";
 
-/// A header of either version.
+/// A header of version 1 or 2.
 enum EitherHeader {
     One(LuksHeader),
     Two(Luks2Header),
 }
 
 impl EitherHeader {
-    /// Reads the header in `file`, which may be that of a disk in another file. The second version has another copy, so
-    /// it may be there without a mark at the start.
+    /// Reads the header in `file`, which is detached if `is_detached`. Version 2 has a second copy, so a header may
+    /// exist without the magic number at the start.
     ///
     /// # Errors
     /// Returns an error as [`LuksHeader::read`] and [`Luks2Header::read`] do.
@@ -61,7 +61,7 @@ impl EitherHeader {
         }
     }
 
-    /// Returns the size of the disk in bytes in a file of `length` bytes.
+    /// Returns the size of the disk in bytes, in a file of `length` bytes.
     fn size(&self, length: u64) -> Result<u64> {
         match self {
             Self::One(header) => {
@@ -85,9 +85,9 @@ impl EitherHeader {
 /// A LUKS file.
 pub(super) struct LuksFile {
     file: Arc<dyn Storage>,
-    /// The header; `None` before the file that has it was attached.
+    /// The header, or `None` before the file with the detached header is attached.
     header: Option<EitherHeader>,
-    /// True if the header is in a file of its own.
+    /// True if the header is detached.
     is_detached: bool,
     /// The length of the file in bytes.
     length: u64,
@@ -112,7 +112,7 @@ impl LuksFile {
         })
     }
 
-    /// Takes a file whose header is in another one.
+    /// Returns a file whose detached header isn't attached yet.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -234,14 +234,14 @@ impl ImageFile for LuksFile {
         header.change_slots(change, secret, amend.force)
     }
 
-    /// Changes the length of the file. What is added isn't written, and decrypts to noise.
+    /// Changes the length of the file. Added space isn't written, and decrypts to noise.
     fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
         self.check_writable()?;
         let start = self.header()?.payload_offset();
         resize_file(self.file.as_ref(), start, parts.flush, resize)
     }
 
-    /// Writes zeroes too, whatever the caller promises: what nobody has written decrypts to noise.
+    /// Writes zeroes even if the caller guarantees that the image is zero, since unwritten parts decrypt to noise.
     fn write_over(
         &self,
         parts: WriteParts<'_>,

@@ -1,7 +1,7 @@
-//! The disk in a LUKS file: its bytes one after the other behind the header, encrypted.
+//! The encrypted disk in a LUKS file, contiguous after the header.
 //!
-//! Every sector is stored, so all of the disk is data. A hole in the file is no zeroes but what decrypts to noise:
-//! nobody has written there. So zeroes are written like any other data, and nothing is given back.
+//! Every sector is stored, so all of the disk is data. A hole in the file doesn't read as zeroes: it was never
+//! written, and decrypts to noise. So zeroes are written like any other data, and nothing is freed.
 
 use std::sync::Arc;
 
@@ -13,24 +13,24 @@ use crate::formats::{Extent, ExtentKind, Image, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The number of bytes that are encrypted and written at a time.
+/// The number of bytes that are encrypted and written at once.
 const AT_ONCE: usize = 256 << 10;
 
-/// The unit in which the disk is written, in bytes: that of most file systems.
+/// The unit in which the disk is written, in bytes: the block size of most file systems.
 pub(super) const UNIT: usize = 4096;
 
-/// An encrypted disk that starts at `payload` of its file.
+/// An encrypted disk that starts at byte `payload` of its file.
 #[derive(Debug)]
 pub(super) struct LuksImage {
     pub(super) file: Arc<dyn Storage>,
     pub(super) cipher: Cipher,
-    /// The offset of the disk's first byte in the file.
+    /// The offset of the disk in the file, in bytes.
     pub(super) payload: u64,
     /// The size of the disk in bytes, a multiple of `unit`.
     pub(super) size: u64,
-    /// The length of a sector, which is encrypted as one, in bytes.
+    /// The sector size of the encryption, in bytes.
     pub(super) unit: u64,
-    /// The length of the file in bytes, which may end inside the disk's last sector.
+    /// The length of the file in bytes. It may end inside the disk's last sector.
     pub(super) length: u64,
 }
 
@@ -39,7 +39,7 @@ impl LuksImage {
         HostOffset(self.payload + guest.0)
     }
 
-    /// Reads as [`read_at`](Image::read_at) does, of a file that is as long as `length` by now.
+    /// Reads as [`read_at`](Image::read_at) does, from a file whose present length is `length`.
     fn read_to(&self, offset: GuestOffset, buf: &mut [u8], length: u64) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
         let before = offset.0 % self.unit;
@@ -47,7 +47,7 @@ impl LuksImage {
         if before == 0 && whole == buf.len() as u64 {
             return self.read_sectors(offset, buf, length);
         }
-        // Of sectors at both ends only a part is wanted.
+        // Only parts of the sectors at both ends are requested.
         let mut sectors = vec![0; usize::try_from(whole).unwrap_or(usize::MAX)];
         self.read_sectors(GuestOffset(offset.0 - before), &mut sectors, length)?;
         let wanted = usize::try_from(before).unwrap_or(usize::MAX);
@@ -56,7 +56,7 @@ impl LuksImage {
         Ok(())
     }
 
-    /// Reads as [`read_to`](Self::read_to) does, whole sectors of the disk.
+    /// Reads as [`read_to`](Self::read_to) does, whole sectors of the encryption.
     fn read_sectors(&self, offset: GuestOffset, buf: &mut [u8], length: u64) -> Result<()> {
         let host = self.host(offset);
         self.file.read_padded_at(host.0, buf, length)?;
@@ -85,7 +85,7 @@ impl Image for LuksImage {
     }
 }
 
-/// The same disk, open for writing.
+/// The encrypted disk, open for writing.
 #[derive(Debug)]
 pub(super) struct WritableLuks {
     image: LuksImage,
@@ -93,7 +93,7 @@ pub(super) struct WritableLuks {
 }
 
 impl WritableLuks {
-    /// Opens a disk for writing. `flushes` says that flushes reach the storage.
+    /// Opens a disk for writing. `flushes` says if flushes reach stable storage.
     pub(super) fn new(image: LuksImage, flushes: bool) -> Self {
         Self {
             file: InPlaceStorage::new(Arc::clone(&image.file), flushes),
@@ -112,7 +112,7 @@ impl Image for WritableLuks {
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        // A write may have made the file longer.
+        // A write may have extended the file.
         let length = self.image.length.max(self.file.get().len()?);
         self.image.read_to(offset, buf, length)
     }
@@ -147,7 +147,7 @@ impl WritableImage for WritableLuks {
         Ok(())
     }
 
-    /// Keeps the contents: an attacker would see from a hole what isn't used.
+    /// Keeps the contents, since a hole would reveal which sectors are unused.
     fn discard(&self, _offset: GuestOffset, _length: u64) -> Result<()> {
         self.file.usable().map(drop)
     }
@@ -165,7 +165,7 @@ impl WritableImage for WritableLuks {
     }
 
     fn writes_serially(&self) -> bool {
-        // Encrypting is part of writing here, and worth several threads.
+        // Encrypting is part of the write here, and gains from several threads.
         false
     }
 
@@ -174,7 +174,7 @@ impl WritableImage for WritableLuks {
     }
 }
 
-/// The name of the option that gives the secret of an image.
+/// The name of the option for the secret.
 pub(super) const KEY_SECRET: &str = "key-secret";
 
 /// Returns the error for an image without a password.

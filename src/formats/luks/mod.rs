@@ -1,8 +1,8 @@
-//! LUKS: an encrypted disk behind a header that has its key, in a file or on a device of its own.
+//! LUKS: an encrypted disk after a header that has its key, in a file or on a device.
 //!
-//! The header is that of `formats::encryption::luks`, which other formats have inside. Here it stands at the
-//! file's start, and says where the disk starts. Sectors are numbered by their place on the disk. The header may also
-//! be detached: then it is in a file of its own, and options name both.
+//! The header is that of `formats::encryption::luks`, which other formats contain. Here it is at the start of the
+//! file, and has the offset of the disk. Sectors are encrypted by their guest sector numbers. The header may also be
+//! detached: it is in a file of its own then, and options name both files.
 
 mod file;
 mod image;

@@ -1,7 +1,7 @@
-//! A new LUKS image being written.
+//! Writing a new LUKS image.
 //!
-//! Its file starts without a header: nothing takes it for an image before all data is stored. Whatever was there
-//! would decrypt to noise, so the whole disk is written, zeroes too.
+//! The header is written last, so that no program takes the file for an image before all data is stored. Unwritten
+//! parts would decrypt to noise, so the whole disk is written, including zeroes.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 use super::image::UNIT;
 
-/// The number of bytes of the header that say what the file is.
+/// The number of bytes at the start of the header that identify the format.
 const MARK: usize = 512;
 
-/// A new image.
+/// A new LUKS image.
 pub(super) struct NewLuks {
     file: Arc<dyn Storage>,
     cipher: Cipher,
-    /// The header, up to the end of the first key slot's material.
+    /// The header, up to the end of the first key slot's key material.
     header: Vec<u8>,
     payload: u64,
-    /// The size of the disk in bytes; `None` if the header is detached from it.
+    /// The size of the disk in bytes, or `None` for a detached header.
     size: Option<u64>,
     flush: bool,
 }
 
 impl NewLuks {
-    /// Makes room in `file` for a header and a disk of `size` bytes behind it, at `payload`; for the header alone if
-    /// there is no size.
+    /// Prepares `file` for a header and a disk of `size` bytes at byte `payload`, or for a detached header without a
+    /// size.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if a device is smaller.
+    /// Returns the system's error. Returns an error if a device is smaller than the image.
     pub(super) fn create(
         file: Arc<dyn Storage>,
         (header, cipher): (Vec<u8>, Cipher),
@@ -51,7 +51,7 @@ impl NewLuks {
             if file.len()? < length {
                 return Err(Error::invalid("Cannot grow device files"));
             }
-            // It may hold an older image's header, which must lead nobody to what is written meanwhile.
+            // The device may have the header of an older image, which must not be used with the new data.
             file.write_at(0, &[0; MARK])?;
         }
         if preallocation == Preallocation::Falloc {
@@ -68,7 +68,7 @@ impl NewLuks {
     }
 }
 
-/// Says in QEMU's words that the file system has no files of that size.
+/// Replaces the error of a file system that doesn't support files of that size by QEMU's.
 fn too_large(error: Error) -> Error {
     match error.io_kind() {
         Some(ErrorKind::FileTooLarge) => Error::invalid("The requested file size is too large"),
@@ -97,7 +97,7 @@ impl NewImage for NewLuks {
         zeroes: &[Run],
     ) -> Result<Reservation> {
         let mut reservation = Reservation::empty(guest);
-        // Only whole sectors are encrypted, and none that the disk doesn't have.
+        // Only whole sectors inside the disk are encrypted.
         let Some(size) = self.size else {
             return Err(Error::invalid(
                 "A detached LUKS header holds no disk: create it, and convert into the file that it is for with -n",

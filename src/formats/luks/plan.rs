@@ -1,4 +1,4 @@
-//! A new LUKS image, checked and not made yet.
+//! The plan of a new LUKS image, whose options have been checked.
 
 use super::image::{KEY_SECRET, missing_secret};
 use super::new::NewLuks;
@@ -9,7 +9,7 @@ use crate::formats::encryption::{Encryption as _, EncryptionFormat, Numbering};
 use crate::formats::{NewImage, Preallocation};
 use crate::options::Values;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct LuksPlan {
     creation: LuksCreation,
     size: u64,
@@ -20,7 +20,7 @@ impl LuksPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if there is no such cipher, or if no file is so long.
+    /// Returns an error if there is no such cipher, or if the file would exceed 2^63 − 1 bytes.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let creation = creation(new.options)?;
         let size = stored(&creation, new.size);
@@ -39,7 +39,7 @@ impl LuksPlan {
     }
 }
 
-/// Returns the number of bytes of a disk that are in the file of its header.
+/// Returns the number of bytes of the disk that are in the same file as the header.
 fn stored(creation: &LuksCreation, size: u64) -> u64 {
     match creation.is_detached {
         true => 0,
@@ -47,7 +47,7 @@ fn stored(creation: &LuksCreation, size: u64) -> u64 {
     }
 }
 
-/// Reads the options of a header.
+/// Reads the options of the header.
 fn creation(values: &Values) -> Result<LuksCreation> {
     Ok(LuksCreation {
         options: LuksOptions::of(values, "")?,
@@ -56,7 +56,7 @@ fn creation(values: &Values) -> Result<LuksCreation> {
     })
 }
 
-/// Returns the size of a file with a disk of `size` bytes, all of which is stored.
+/// Returns the size of the file for a disk of `size` bytes, all of which is allocated.
 ///
 /// # Errors
 /// Returns an error as for a new image, or if there is no secret.
@@ -78,8 +78,8 @@ impl Plan for LuksPlan {
         Some(EncryptionFormat::Luks)
     }
 
-    /// Returns true unless all of the disk is to be written: what nobody has written reads as noise, as for
-    /// every program that makes such disks.
+    /// Returns true unless the disk is fully preallocated. Otherwise unwritten parts read as noise, as they do with
+    /// every other program.
     fn is_made_empty(&self) -> bool {
         self.preallocation != Preallocation::Full || self.creation.is_detached
     }
