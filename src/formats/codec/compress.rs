@@ -1,9 +1,9 @@
-//! Compression of one block, as small as `qemu-img` makes it and in less time.
+//! Compression of one block, to about the size that `qemu-img` achieves, in less time.
 //!
-//! The formats bound the readers of the result. A raw deflate stream may look back 4 KiB and no further,
-//! since readers keep no more; a zlib stream may look back 32 KiB; a zstd block is one frame.
+//! Readers of the formats limit the window: 4 KiB for raw deflate, since readers keep no more, and 32 KiB for zlib. A
+//! zstd block is one frame.
 //!
-//! Encoders are kept for each thread: making one costs as much as compressing a small block.
+//! Each thread keeps its encoders, since making one takes as much time as compressing a small block.
 
 use std::cell::RefCell;
 
@@ -14,19 +14,19 @@ use super::deflate::Deflate;
 use super::kind::Codec;
 use crate::error::{Error, Result};
 
-/// The first bytes of a zlib stream: deflate with a window of 32 KiB, at the usual level.
+/// The first bytes of a zlib stream: deflate with a window of 32 KiB, at the default level.
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x9c];
-/// The number of bytes of a zlib stream beside its deflate stream: the header and the checksum.
+/// The number of bytes of a zlib stream in addition to its deflate stream: the header and the checksum.
 const ZLIB_BYTES: usize = ZLIB_HEADER.len() + 4;
-/// The checksum of no bytes.
+/// The Adler-32 checksum of no bytes.
 const ADLER_OF_NOTHING: u32 = 1;
-/// The number of bytes that a stored part of a deflate stream has at the most, and those in front of it.
+/// The largest number of bytes of a stored deflate block, and the length of its header.
 const MOST_STORED: usize = 65535;
 const STORED_HEADER: usize = 5;
 
-/// zstd's level for a block: a level below its default, which is QEMU's, where that takes a fifth
-/// less time for 1 % more room. As our clusters stand byte behind byte, the image is hardly larger than
-/// QEMU's for it. With clusters above 256 KiB it would be 4 % larger.
+/// Returns zstd's level for a block. Level 2 is one below QEMU's, which is zstd's default. It takes a fifth less time
+/// for 1 % more space. Since compressed clusters are contiguous here, the image is hardly larger than QEMU's. With
+/// clusters above 256 KiB it would be 4 % larger.
 fn zstd_level(block: &[u8]) -> i32 {
     if block.len() <= 256 << 10 { 2 } else { 3 }
 }
@@ -37,8 +37,8 @@ thread_local! {
     static ZSTD: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Compresses `block` into at most `most` bytes of `out`, whose contents are replaced, and returns true if they
-/// were enough. If not, `out` is of no use.
+/// Compresses `block` into at most `most` bytes of `out`, replacing its contents. Returns true if they are enough.
+/// Otherwise the contents of `out` are undefined.
 ///
 /// # Errors
 /// Returns the encoder's error, which no data can cause.
@@ -70,7 +70,7 @@ pub fn compress(codec: Codec, block: &[u8], most: usize, out: &mut Vec<u8>) -> R
 }
 
 fn zstd(encoder: &mut Compressor<'_>, block: &[u8], most: usize, out: &mut Vec<u8>) -> bool {
-    // With the context made, nothing but too little room can fail.
+    // The only possible error is that of a buffer that is too small.
     out.resize(most, 0);
     match encoder.compress_to_buffer(block, out.as_mut_slice()) {
         Ok(length) => {
@@ -81,14 +81,14 @@ fn zstd(encoder: &mut Compressor<'_>, block: &[u8], most: usize, out: &mut Vec<u
     }
 }
 
-/// Returns the length of the zlib stream that [`write_stored`] makes of so many bytes.
+/// Returns the length in bytes of the zlib stream that [`write_stored`] makes from `block` bytes.
 pub fn stored_length(block: usize) -> usize {
     let parts = block.div_ceil(MOST_STORED).max(1);
     block + parts * STORED_HEADER + ZLIB_BYTES
 }
 
-/// Adds a zlib stream to `out` that holds `block` as it is, for formats in which every block has to be a
-/// stream, those that don't get smaller too.
+/// Appends a zlib stream with `block` uncompressed to `out`, for formats in which a block must be a stream even if it
+/// doesn't get smaller.
 pub fn write_stored(block: &[u8], out: &mut Vec<u8>) {
     out.reserve(stored_length(block.len()));
     out.extend(ZLIB_HEADER);
@@ -113,7 +113,7 @@ mod tests {
 
     const CODECS: [Codec; 3] = [Codec::Deflate, Codec::Zlib, Codec::Zstd];
 
-    /// Makes text-like data: bytes that repeat at distances up to far beyond 4 KiB.
+    /// Returns text-like data: bytes that repeat at distances up to far beyond 4 KiB.
     fn text(length: usize) -> Vec<u8> {
         let mut state = 1u32;
         let mut word = || {

@@ -1,17 +1,16 @@
-//! Decompression of a run of bytes to one block, and no further.
+//! Decompression of a stream to exactly one block.
 //!
-//! A compressed block is a deflate or zlib stream, or one or more zstd frames. The output buffer is one
-//! block, so a stream that would yield more costs nothing, and one that yields less is damaged. Formats
-//! that know a stream's length in sectors alone have bytes behind it, which may belong to the next block.
-//! For them [`decompress`] stops where the block is full. Formats that know more use [`decompress_whole`],
-//! which goes on to the stream's end and its checksum.
+//! A compressed block is a deflate or zlib stream, or one or more zstd frames. The output buffer has the size of a
+//! block, so a stream that yields more takes no more memory, and one that yields less is damaged. Formats that store
+//! a stream's length only in sectors have bytes after it, which may belong to the next block. For them,
+//! [`decompress`] stops when the block is full. Other formats use [`decompress_whole`], which also checks the end of
+//! the stream and its checksum.
 //!
-//! A zstd frame says how far back it may refer, up to gigabytes, and decoding it as a stream takes
-//! that much memory. So it isn't decoded as one. The whole frame is there and the block is all
-//! that it may yield. So every frame is decoded in one go straight into the block, which needs no
-//! other memory, whatever the frame says.
+//! A zstd frame has a window size of up to gigabytes, and decoding it as a stream takes that much memory. But the
+//! whole frame is in memory, and yields at most one block. So every frame is decoded at once into the block, which
+//! takes no other memory, whatever the window size.
 //!
-//! Decoders are kept for each thread: making one costs more than decoding a block.
+//! Each thread keeps its decoders, since making one takes more time than decoding a block.
 
 use std::cell::RefCell;
 
@@ -37,7 +36,7 @@ impl std::fmt::Display for DecodeError {
     }
 }
 
-/// Decodes `input` until `block` is full.
+/// Decompresses `input` until `block` is full.
 ///
 /// # Errors
 /// Returns an error if the stream is damaged, or ends before.
@@ -53,11 +52,11 @@ pub fn decompress(codec: Codec, input: &[u8], block: &mut [u8]) -> Result<(), De
     Ok(())
 }
 
-/// Decodes a stream that ends inside of `input`, and returns the number of bytes of `block` that it yields.
-/// The checksum is looked at where there is one. Bytes behind the stream are no error.
+/// Decompresses a stream that ends inside `input`, and returns the number of bytes of `block` that it yields.
+/// Verifies the checksum if the stream has one. Ignores bytes after the stream.
 ///
 /// # Errors
-/// Returns an error if the stream is damaged, has no end, or yields more than `block` has room for.
+/// Returns an error if the stream is damaged, has no end, or yields more than the length of `block`.
 pub fn decompress_whole(
     codec: Codec,
     input: &[u8],
@@ -76,7 +75,7 @@ pub fn decompress_whole(
     }
 }
 
-/// Returns the number of bytes that a stream yields, and if it ends there.
+/// Returns the number of bytes that a stream yields, and true if it ends there.
 fn inflate(codec: Codec, input: &[u8], block: &mut [u8]) -> Result<(usize, bool), DecodeError> {
     let decoder = match codec {
         Codec::Zlib => &UNZLIB,
@@ -106,7 +105,7 @@ fn with_zstd<T>(
     })
 }
 
-/// Decodes frames until the block is full or the input is at its end; returns the number of bytes of the block.
+/// Decodes frames until the block is full or the input ends. Returns the number of bytes written to the block.
 fn unzstd(
     decoder: &mut Decompressor<'_>,
     mut input: &[u8],
@@ -213,7 +212,7 @@ mod tests {
         let stream = compress(Codec::Deflate, &vec![7; 1 << 20]);
         decompress(Codec::Deflate, &stream, &mut out).unwrap();
         assert!(out == [7; 512]);
-        // QEMU refuses it too.
+        // QEMU refuses such a frame as well.
         let stream = compress(Codec::Zstd, &vec![7; 1 << 20]);
         assert!(decompress(Codec::Zstd, &stream, &mut out).is_err());
     }
@@ -245,8 +244,7 @@ mod tests {
         assert!(decompress_whole(Codec::Zlib, &stream[2..], &mut out).is_err());
     }
 
-    /// Makes a frame that refers back as far as 2 to the `window`, with one block that isn't
-    /// compressed.
+    /// Returns a frame with a window of 2 to the `window` bytes, and with one raw block.
     fn frame(window: u8, data: &[u8]) -> Vec<u8> {
         let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, (window - 10) << 3];
         let block = 1 | u32::try_from(data.len()).unwrap() << 3;
@@ -272,7 +270,8 @@ mod tests {
             decompress(Codec::Zstd, &stream, &mut out).unwrap();
             assert!(out == cluster);
         }
-        // Sizes are in MiB; other tests run meanwhile. As a stream, the last frame would take 2048.
+        // The sizes are in MiB, and include those of other tests. Decoded as a stream, the last frame would take 2048
+        // MiB.
         assert!(peak() - before < 1024, "{} MiB", peak() - before);
     }
 }

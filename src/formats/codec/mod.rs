@@ -1,11 +1,11 @@
-//! Compressed blocks: one block of a disk to a stream of bytes, and back.
+//! Compression of a block of a disk to a stream of bytes, and decompression.
 //!
-//! A block, or cluster, or grain, is compressed alone, so that it can be read alone. Neither direction knows
-//! tables or files. The formats differ in the kind of stream, which is a [`Codec`], and not in how one is made.
+//! A block (or cluster, or grain) is compressed on its own, so that it can be read on its own. The codecs know
+//! neither tables nor files. Formats differ only in the kind of stream, which is a [`Codec`].
 //!
-//! - [`mod@decompress`]: untrusted streams, in bounded memory;
-//! - [`mod@compress`]: streams that every reader takes;
-//! - [`deflate`]: the encoder of the two kinds of deflate.
+//! - [`mod@decompress`]: decoding untrusted streams in bounded memory;
+//! - [`mod@compress`]: encoding streams that every reader accepts;
+//! - [`deflate`]: the encoder for both kinds of deflate.
 
 mod compress;
 mod decompress;

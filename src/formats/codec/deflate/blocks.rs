@@ -1,35 +1,35 @@
-//! Blocks: their contents, their ends, and the ways in which they are written.
+//! The blocks of a deflate stream: their contents, their boundaries, and their encoding (RFC 1951, section 3.2).
 
 use super::huffman::{self, Code};
 use super::matches::Match;
 use super::output::BitWriter;
 
-/// Literals, the end of the block, and the lengths of matches.
+/// The number of symbols for literals, the end of the block, and the lengths of matches.
 const SYMBOLS: usize = 286;
 const END: usize = 256;
 const DISTANCES: usize = 30;
-/// Symbols in which the lengths of codes are written, in the order in which theirs are.
+/// The number of symbols for code lengths, and the order in which their own code lengths are stored.
 const LENGTH_SYMBOLS: usize = 19;
 const ORDER: [usize; LENGTH_SYMBOLS] = [
     16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
 ];
-/// The longest code, in bits, of data and of the lengths of codes.
+/// The largest code length in bits: for data, and for code lengths.
 const LONGEST_CODE: usize = 15;
 const LONGEST_LENGTH_CODE: usize = 7;
 
-/// The shortest match that the format has.
+/// The shortest match in the format.
 const SHORTEST: u16 = 3;
-/// The number of literals and matches that a block has at the most.
+/// The largest number of literals and matches in a block.
 const MOST_TOKENS: usize = 1 << 16;
-/// The number of bytes that a stored block has at the most.
+/// The largest number of bytes in a stored block.
 const MOST_STORED: usize = 65535;
 
-/// A literal, or a match.
+/// A literal or a match.
 #[derive(Debug, Clone, Copy)]
 struct Token {
-    /// The byte, or the length.
+    /// The byte of a literal, or the length of a match.
     value: u16,
-    /// 0 for a literal.
+    /// The distance of a match in bytes, or 0 for a literal.
     distance: u16,
 }
 
@@ -83,13 +83,13 @@ impl BlockTokens {
         self.tokens.push(Token { value, distance });
     }
 
-    /// Returns true if there is no room for a literal and a match more.
+    /// Returns true if the block may not have space for another literal and match.
     pub(super) fn is_full(&self) -> bool {
         self.tokens.len() + 512 > MOST_TOKENS
     }
 
-    /// Writes the block in the shortest way; `data` is the bytes that its tokens stand for. Returns
-    /// `false`, and writes nothing of use, when there is no room.
+    /// Writes the block in its shortest encoding. `data` are the bytes that its tokens represent. Returns `false` if
+    /// there is no space; the output is undefined then.
     pub(super) fn write(&mut self, data: &[u8], last: bool, output: &mut BitWriter<'_>) -> bool {
         if let Some(count) = self.symbols.get_mut(END) {
             *count = 1;
@@ -173,13 +173,13 @@ impl BlockTokens {
     }
 }
 
-/// Codes made for one block, and their encoding.
+/// The codes for one block, and their encoding.
 struct OwnCodes {
     symbols: [u8; SYMBOLS],
     distances: [u8; DISTANCES],
     symbol_count: usize,
     distance_count: usize,
-    /// The lengths of all codes in the symbols for that: symbol, extra bits, number of those.
+    /// The encoded code lengths: symbol, extra bits, number of extra bits.
     written: Vec<(u8, u8, u8)>,
     lengths: [u8; LENGTH_SYMBOLS],
     length_count: usize,
@@ -251,7 +251,7 @@ impl OwnCodes {
     }
 }
 
-/// Returns the lengths of codes, with runs of the same length put together.
+/// Returns the symbols for code lengths, with runs of equal lengths combined.
 fn run_lengths(lengths: &[u8]) -> Vec<(u8, u8, u8)> {
     let mut written = Vec::with_capacity(lengths.len());
     for run in lengths.chunk_by(|one, other| one == other) {
@@ -278,7 +278,7 @@ fn run_lengths(lengths: &[u8]) -> Vec<(u8, u8, u8)> {
     written
 }
 
-/// Returns the lengths of the codes that every decoder knows.
+/// Returns the lengths of the fixed codes.
 fn fixed_lengths() -> ([u8; SYMBOLS], [u8; DISTANCES]) {
     let mut symbols = [8; SYMBOLS];
     for (symbol, length) in symbols.iter_mut().enumerate() {
@@ -291,8 +291,8 @@ fn fixed_lengths() -> ([u8; SYMBOLS], [u8; DISTANCES]) {
     (symbols, [5; DISTANCES])
 }
 
-/// Returns the fixed codes. That code has two more symbols for lengths than ours, the last ones of
-/// their length. So those of 9 bits begin two codes of 8 bits later.
+/// Returns the fixed codes. The fixed code has two unused length symbols of 8 bits, so they are included when codes
+/// are assigned: the codes of 9 bits start after them.
 fn fixed_codes(lengths: &[u8; SYMBOLS]) -> [Code; SYMBOLS] {
     let mut with_all = [8; SYMBOLS + 2];
     for (all, length) in with_all.iter_mut().zip(lengths) {
@@ -307,7 +307,7 @@ fn fixed_codes(lengths: &[u8; SYMBOLS]) -> [Code; SYMBOLS] {
 }
 
 fn stored_bits(length: usize) -> u64 {
-    // Each part has 3 bits and at most 7 to the next byte, and two lengths.
+    // Each stored block has 3 bits, at most 7 bits of padding, and two lengths of 16 bits.
     let parts = length.div_ceil(MOST_STORED).max(1) as u64;
     length as u64 * 8 + parts * (3 + 7 + 32)
 }
@@ -324,7 +324,7 @@ fn write_stored(data: &[u8], last: bool, output: &mut BitWriter<'_>) {
     }
 }
 
-/// The symbol that stands for a length or distance, and the bits that are added to it.
+/// The symbol for a length or distance, and its extra bits.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     symbol: usize,
@@ -332,7 +332,7 @@ struct Slot {
     extra_bits: u32,
 }
 
-/// The extra bits of the symbols for lengths.
+/// The number of extra bits of each length symbol.
 const LENGTH_EXTRA: [u8; SYMBOLS - END - 1] = [
     0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0,
 ];
@@ -341,7 +341,7 @@ const LENGTH_EXTRA: [u8; SYMBOLS - END - 1] = [
 fn length_slot(length: u16) -> Slot {
     let value = length.saturating_sub(SHORTEST);
     if value >= 255 {
-        // The longest one has a symbol of its own.
+        // The longest length has a symbol of its own.
         return Slot {
             symbol: SYMBOLS - 1,
             extra: 0,
@@ -364,8 +364,8 @@ fn distance_extra(symbol: u8) -> u8 {
     (symbol / 2).saturating_sub(1)
 }
 
-/// Makes a symbol of either kind: the highest bit and so many behind it are the symbol, the rest is
-/// added to it.
+/// Returns the symbol of a length or distance. The highest bit and `behind` bits after it determine the symbol, and
+/// the rest are extra bits.
 #[inline(always)]
 fn slot(value: u16, behind: u32) -> Slot {
     if value >> (behind + 1) == 0 {
@@ -383,8 +383,8 @@ fn slot(value: u16, behind: u32) -> Slot {
     }
 }
 
-/// The search for the place where the kind of data changes. Counts literals and matches of a few
-/// kinds in the block so far and in the last few hundred, and compares.
+/// The search for a position at which the kind of data changes. It counts literals and matches of a few kinds in the
+/// block so far and in the last few hundred tokens, and compares the counts.
 #[derive(Debug, Default)]
 pub(super) struct Split {
     so_far: [u32; KINDS],
@@ -393,11 +393,11 @@ pub(super) struct Split {
     count_lately: u32,
 }
 
-/// Literals by three of their bits, short and long matches.
+/// The number of kinds: literals by three of their bits, short matches and long matches.
 const KINDS: usize = 10;
-/// The number of literals and matches that are compared with those before.
+/// The number of literals and matches that are compared with those before them.
 const ENOUGH_LATELY: u32 = 512;
-/// Blocks are at least this long, in bytes: a block's codes take space too.
+/// The smallest length of a block in bytes, since its codes take space.
 const SHORTEST_BLOCK: usize = 5000;
 
 impl Split {
@@ -420,8 +420,7 @@ impl Split {
         self.count_lately += 1;
     }
 
-    /// Returns true if the block should end here, with `length` bytes in it and `left` bytes behind
-    /// it.
+    /// Returns true if the block should end after `length` bytes, if `left` bytes follow.
     #[inline(always)]
     pub(super) fn is_due(&mut self, length: usize, left: usize) -> bool {
         if self.count_lately < ENOUGH_LATELY || length < SHORTEST_BLOCK || left < SHORTEST_BLOCK {
@@ -441,7 +440,7 @@ impl Split {
                 })
                 .sum();
             let so_far = u64::from(self.count_so_far);
-            // The longer the block is, the smaller a difference ends it.
+            // The longer the block is, the smaller the difference that ends it.
             let bonus = length as u64 / 4096 * so_far;
             if difference + bonus >= u64::from(self.count_lately) * so_far * 200 / 512 {
                 return true;

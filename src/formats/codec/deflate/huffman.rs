@@ -1,10 +1,9 @@
 //! Huffman codes of limited length.
 
-/// Computes the length of each symbol's code in bits, at most `limit`, from the number of times that it is
-/// used. The length is 0 for symbols that aren't used. At least two symbols get a code, since not every
-/// decoder takes fewer.
+/// Computes the code length of each symbol in bits, at most `limit`, from the number of its uses. The length is 0 for
+/// unused symbols. At least two symbols get a code, since some decoders require that.
 pub(super) fn lengths<const N: usize>(counts: &[u32; N], limit: usize) -> [u8; N] {
-    // The rarest come first; symbols that are used equally often keep their order.
+    // The rarest symbols come first. Symbols with equal counts keep their order.
     let mut used: Vec<(u32, usize)> = counts
         .iter()
         .enumerate()
@@ -20,7 +19,7 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], limit: usize) -> [u8; N
     let mut with_length = depths(&used);
     shorten(&mut with_length, limit);
 
-    // The rarest get the longest codes.
+    // The rarest symbols get the longest codes.
     let mut lengths = [0; N];
     let mut symbols = used.iter();
     for (length, count) in (0u8..48).zip(with_length).rev() {
@@ -33,14 +32,13 @@ pub(super) fn lengths<const N: usize>(counts: &[u32; N], limit: usize) -> [u8; N
     lengths
 }
 
-/// The most bits that a code without limit can have: counts are below 2^32, and grow like
-/// Fibonacci's numbers at worst.
+/// The largest code length without a limit: counts are below 2^32, and grow like Fibonacci numbers in the worst case.
 const DEEPEST: usize = 48;
 
-/// Returns the number of symbols that have a code of each length when there is no limit.
+/// Returns the number of symbols with each code length if there is no limit.
 fn depths(used: &[(u32, usize)]) -> [usize; DEEPEST] {
-    // There are two queues: the symbols, and the nodes made of the two rarest so far, which come
-    // out sorted.
+    // The two queues are the symbols and the nodes made from the two rarest so far, which are created in sorted
+    // order.
     let mut nodes: Vec<u32> = Vec::with_capacity(used.len());
     let mut parents = vec![0usize; used.len() * 2];
     let (mut leaf, mut node) = (0, 0);
@@ -84,7 +82,7 @@ fn depths(used: &[(u32, usize)]) -> [usize; DEEPEST] {
     with_length
 }
 
-/// Shortens codes that are too long, and makes as few others longer as that takes.
+/// Shortens codes that exceed the limit, and lengthens as few others as necessary.
 fn shorten(with_length: &mut [usize; DEEPEST], limit: usize) {
     let (allowed, longer) = with_length.split_at_mut(limit + 1);
     let Some((longest, shorter)) = allowed.split_last_mut() else {
@@ -92,7 +90,7 @@ fn shorten(with_length: &mut [usize; DEEPEST], limit: usize) {
     };
     *longest += longer.iter().sum::<usize>();
     longer.fill(0);
-    // Shares are in units of the longest code's share of all bit strings.
+    // Shares are in units of the share of all bit strings that a code of the longest length has.
     let share = |length: usize| 1usize << (limit - length);
     let taken = |shorter: &[usize], longest: usize| {
         let shares = shorter.iter().enumerate();
@@ -103,7 +101,8 @@ fn shorten(with_length: &mut [usize; DEEPEST], limit: usize) {
     };
     let mut excess = taken(shorter, *longest).saturating_sub(share(0));
     while excess > 0 {
-        // A code of the longest length goes to where a shorter one becomes two that are longer.
+        // A shorter code is replaced by two codes that are one bit longer. One of them takes a code of the longest
+        // length.
         let Some(length) = shorter.iter().rposition(|count| *count > 0) else {
             return;
         };
@@ -119,14 +118,15 @@ fn shorten(with_length: &mut [usize; DEEPEST], limit: usize) {
     }
 }
 
-/// A symbol's code as it is written, the first bit lowest, and its length in bits.
+/// The code of a symbol in the order of writing, with the first bit in the least significant position, and its length
+/// in bits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Code {
     pub(super) bits: u16,
     pub(super) length: u8,
 }
 
-/// Makes the codes that follow from their lengths, as the format has it.
+/// Assigns the codes that follow from their lengths (RFC 1951, section 3.2.2).
 pub(super) fn codes<const N: usize>(lengths: &[u8; N]) -> [Code; N] {
     let mut codes = [Code::default(); N];
     let mut next = 0u16;

@@ -1,30 +1,29 @@
-//! The search for bytes of a window that come again, by hash chains.
+//! The search for repeated bytes in a window, with hash chains.
 //!
-//! Every position is entered under the hash of its first four bytes. The last position of each hash is kept,
-//! and for each position in the window the one before it with the same hash. Matches of three bytes, which
-//! the format has too, aren't sought: they would save 1.4 % for a fifth more time. Positions are kept modulo
-//! 2^16. That is enough in a window of at most 2^15, and a position that is older than the window mostly shows
-//! by its distance. Where it doesn't, the bytes there are compared as any others. With a window of 4 KiB the
-//! tables take 40 KiB, which stay in a core's nearest caches.
+//! Every position is inserted into the chain for the hash of its first four bytes. The tables have the last position
+//! of each hash, and for each position in the window the previous one with the same hash. Matches of three bytes
+//! aren't searched for, since they would save 1.4 % for a fifth more time. Positions are stored modulo 2^16, which
+//! suffices for a window of at most 2^15. The distance mostly reveals a position that is older than the window.
+//! Otherwise the bytes there are compared like any others. With a window of 4 KiB the tables take 40 KiB, which fit
+//! into a core's innermost caches.
 
-/// The shortest match that is sought.
+/// The shortest match that is searched for.
 const SHORTEST: usize = 4;
-/// The longest match that the format has.
+/// The longest match in the format.
 pub(super) const LONGEST: usize = 258;
 
 const HASHES: usize = 1 << 14;
 
-/// Bytes that are the same as those `distance` before.
+/// A run of bytes that is equal to the one `distance` bytes before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Match {
-    /// The number of bytes; 0 when there are none.
+    /// The length in bytes, or 0 if there is no match.
     pub(super) length: usize,
     /// The distance in bytes.
     pub(super) distance: usize,
 }
 
-/// The positions of hashes. `WINDOW` is the largest distance of a match in bytes, a power of two of at most
-/// 2^15.
+/// The hash chains. `WINDOW` is the largest distance of a match in bytes, a power of two of at most 2^15.
 #[derive(Debug)]
 pub(super) struct Matches<const WINDOW: usize> {
     last: Box<[u16; HASHES]>,
@@ -32,7 +31,7 @@ pub(super) struct Matches<const WINDOW: usize> {
 }
 
 impl<const WINDOW: usize> Matches<WINDOW> {
-    /// Makes tables without any position.
+    /// Returns empty tables.
     pub(super) fn new() -> Self {
         Self {
             last: Box::new([0; HASHES]),
@@ -40,13 +39,13 @@ impl<const WINDOW: usize> Matches<WINDOW> {
         }
     }
 
-    /// Forgets everything, so that matches depend on nothing but the data.
+    /// Removes all positions, so that matches depend only on the data.
     pub(super) fn clear(&mut self) {
         self.last.fill(0);
         self.before.fill(0);
     }
 
-    /// Enters a position without looking.
+    /// Inserts a position without a search.
     #[inline(always)]
     pub(super) fn enter(&mut self, data: &[u8], position: usize) {
         if let Some(here) = four(data, position) {
@@ -54,7 +53,7 @@ impl<const WINDOW: usize> Matches<WINDOW> {
         }
     }
 
-    /// Enters a position, and returns the last one with the same hash.
+    /// Inserts a position, and returns the last one with the same hash.
     #[inline(always)]
     fn link(&mut self, here: u32, position: usize) -> u16 {
         let mut last = 0;
@@ -67,8 +66,8 @@ impl<const WINDOW: usize> Matches<WINDOW> {
         last
     }
 
-    /// Enters a position and looks for the longest match there that is longer than `least`, at no more than
-    /// `depth` candidates. A match of `enough` bytes ends the search.
+    /// Inserts a position, and searches at most `depth` candidates for the longest match that is longer than `least`.
+    /// A match of at least `enough` bytes ends the search.
     #[inline(always)]
     pub(super) fn find(
         &mut self,
@@ -84,19 +83,19 @@ impl<const WINDOW: usize> Matches<WINDOW> {
         };
         let mut candidate = self.link(here, position);
         let most = LONGEST.min(data.len() - position);
-        // A match must be longer than this; a search for longer ones looks at where they would end.
+        // A match must be longer than `length`. Candidates are compared at the end of such a match.
         let mut length = least.max(SHORTEST - 1);
         let mut end = four(data, position + length - 3).unwrap_or(here);
         let mut nearer = 0;
         for _ in 0..depth {
             let distance = back(position, candidate);
-            // The position isn't in the window any more, or the entry is from before it began.
+            // The candidate has left the window, or the entry is older than the data.
             if distance <= nearer || distance > WINDOW || distance > position {
                 break;
             }
             nearer = distance;
             let start = position - distance;
-            // Compares the end of a longer match first: there most candidates differ.
+            // Most candidates differ at the end of a longer match, so that is compared first.
             if four(data, start + length - 3) == Some(end) && four(data, start) == Some(here) {
                 let found = common(data, start, position, most);
                 if found > length {
@@ -118,7 +117,7 @@ impl<const WINDOW: usize> Matches<WINDOW> {
     }
 }
 
-/// Returns the distance from `position` back to the one that was entered as `entered`; 65536 for none.
+/// Returns the distance from `position` back to the inserted position `entered`, or 65536 if there is none.
 #[inline(always)]
 fn back(position: usize, entered: u16) -> usize {
     let distance = low_16(position).wrapping_sub(entered);
@@ -129,8 +128,7 @@ fn back(position: usize, entered: u16) -> usize {
     }
 }
 
-/// Returns the number of bytes at `one` and `other` that are the same, at most `most`; `one` is the earlier
-/// place.
+/// Returns the number of equal bytes at `one` and `other`, at most `most`. `one` is the earlier position.
 #[inline(always)]
 fn common(data: &[u8], one: usize, other: usize, most: usize) -> usize {
     let mut length = SHORTEST;

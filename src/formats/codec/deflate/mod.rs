@@ -1,17 +1,17 @@
-//! An encoder for raw deflate (RFC 1951), for one block of a disk at a time.
+//! An encoder for raw deflate (RFC 1951) that compresses one block of a disk at a time.
 //!
-//! Readers of some formats keep a window of 4 KiB, and the encoders that there are were made for 32 KiB. So
-//! this one is our own, for a window of either size. Everything fits into a core's first-level cache with the
-//! small one. The whole block is at hand, so there is no window to move and no state to keep. Its result is 1
-//! to 1.6 % larger than that of zlib at its default level, in a third of its time. That was measured with 4
-//! KiB on a disk full of programs and texts. With 32 KiB it is 2 % larger, in three quarters of the time.
-//! Blocks that end where the data changes make up for a search as shallow as ours. All of it is safe code.
+//! Readers of some formats keep a window of 4 KiB, whereas existing encoders are optimised for 32 KiB. This one
+//! supports both windows. With the small one, its tables fit into a core's first-level cache. The whole block is in
+//! memory, so that the window needn't be moved and no state is kept. On a disk with programs and texts, the result
+//! with 4 KiB is 1 to 1.6 % larger than that of zlib at its default level, in a third of its time. With 32 KiB it is
+//! 2 % larger, in three quarters of the time. Blocks that end where the data changes make up for the shallow search.
+//! All of it is safe code.
 //!
-//! Matches are sought in hash chains ([`mod@matches`]) and taken lazily, that is when the next byte has none
-//! that is clearly better. A new block begins where the kind of data changes ([`blocks`]). It has codes of
-//! its own ([`huffman`]) where that is shorter than the codes that every decoder knows.
+//! Matches are searched for with hash chains ([`mod@matches`]) and selected lazily: a match is used unless the next
+//! byte has a clearly better one. A new block begins where the kind of data changes ([`blocks`]). It has its own
+//! codes ([`huffman`]) if that is shorter than the fixed codes.
 //!
-//! The same data always gives the same stream.
+//! The stream depends only on the data and the window.
 
 mod blocks;
 mod huffman;
@@ -24,34 +24,34 @@ use self::output::BitWriter;
 
 /// The effort of a search for matches.
 struct Effort {
-    /// The number of candidates that are looked at for a match.
+    /// The number of candidates for a match.
     depth: usize,
-    /// The same number for a match a byte later that would have to be better.
+    /// The number of candidates for a better match at the next byte.
     lazy_depth: usize,
-    /// A match this long is taken without looking for a better one, in bytes.
+    /// The length in bytes of a match for which no better one is searched.
     enough: usize,
 }
 
-/// The effort in a window of 4 KiB, where there are few candidates.
+/// The effort with a window of 4 KiB, in which there are few candidates.
 const SMALL_WINDOW: Effort = Effort {
     depth: 4,
     lazy_depth: 2,
     enough: 32,
 };
-/// The effort in a larger one: a quarter more time makes the result 2 % smaller there.
+/// The effort with a larger window: a quarter more time makes the result 2 % smaller.
 const LARGE_WINDOW: Effort = Effort {
     depth: 16,
     lazy_depth: 8,
     enough: 128,
 };
 
-/// The number of searches in a row without a match after which a byte more is passed over after each.
+/// The number of consecutive failed searches after which one more byte is skipped after each.
 const PATIENCE: usize = 128;
-/// The most bytes that are passed over after a search.
+/// The largest number of bytes that are skipped after a search.
 const MOST_PASSED: usize = 8;
 
-/// An encoder; making one takes longer than using it again. `WINDOW` is how far it looks back in bytes, a power
-/// of two of at most 2^15.
+/// An encoder, which should be reused, since making one takes longer. `WINDOW` is the largest distance of a match in
+/// bytes, a power of two of at most 2^15.
 #[derive(Debug)]
 pub struct Deflate<const WINDOW: usize> {
     matches: Matches<WINDOW>,
@@ -74,10 +74,10 @@ impl<const WINDOW: usize> Deflate<WINDOW> {
         SMALL_WINDOW
     };
 
-    /// Compresses `data` into at most `most` bytes of `out`, whose contents are replaced. Returns true if they
-    /// were enough; if not, `out` is of no use.
+    /// Compresses `data` into at most `most` bytes of `out`, replacing its contents. Returns true if they are enough.
+    /// Otherwise the contents of `out` are undefined.
     pub fn compress(&mut self, data: &[u8], most: usize, out: &mut Vec<u8>) -> bool {
-        // The output wants some bytes beyond the end.
+        // The bit writer needs some bytes after the end.
         out.resize(most + 8, 0);
         let mut output = BitWriter::new(out);
         self.matches.clear();
@@ -100,7 +100,7 @@ impl<const WINDOW: usize> Deflate<WINDOW> {
         length <= most
     }
 
-    /// Collects a block from `start` on and returns its end.
+    /// Collects the tokens of a block from `start` on, and returns its end.
     fn collect(&mut self, data: &[u8], start: usize) -> usize {
         let Effort {
             depth,
@@ -114,7 +114,7 @@ impl<const WINDOW: usize> Deflate<WINDOW> {
         while position < data.len() {
             let mut found = self.matches.find(data, position, 0, depth, enough);
             if found.length == 0 {
-                // Data that is compressed or encrypted already would cost the most, and for nothing.
+                // Compressed or encrypted data would take the most time without a gain.
                 missed += 1;
                 let passed = (missed / PATIENCE).min(MOST_PASSED);
                 for _ in 0..(1 + passed).min(data.len() - position) {
@@ -157,8 +157,8 @@ impl<const WINDOW: usize> Deflate<WINDOW> {
     }
 }
 
-/// Returns true if a match that begins a byte later is worth the literal that goes before it. Twice the
-/// distance costs a bit; a byte more is worth more than that.
+/// Returns true if a match at the next byte is better than this one, in spite of the literal before it. Twice the
+/// distance costs a bit, and each additional byte gains more than that.
 #[inline(always)]
 fn is_better(next: Match, found: Match) -> bool {
     if next.length == 0 {

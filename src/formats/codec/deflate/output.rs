@@ -1,6 +1,6 @@
-//! Bits packed into bytes, the first bit lowest.
+//! A writer of bits into bytes, from the least significant bit on.
 
-/// The buffer of a stream, and its end so far.
+/// The buffer of a stream, and its present end.
 #[derive(Debug)]
 pub(super) struct BitWriter<'a> {
     bytes: &'a mut [u8],
@@ -11,7 +11,7 @@ pub(super) struct BitWriter<'a> {
 }
 
 impl<'a> BitWriter<'a> {
-    /// Makes an empty stream with room for `bytes`, of which the last 8 can't be used.
+    /// Returns an empty stream in `bytes`, of which the last 8 bytes can't be used.
     pub(super) fn new(bytes: &'a mut [u8]) -> Self {
         Self {
             bytes,
@@ -21,14 +21,14 @@ impl<'a> BitWriter<'a> {
         }
     }
 
-    /// Returns true if there is room for so many bits more.
+    /// Returns true if there is space for `bits` more bits.
     pub(super) fn has_room_for(&self, bits: u64) -> bool {
         let whole = (bits + u64::from(self.count)).div_ceil(8);
         self.position as u64 + whole + 8 <= self.bytes.len() as u64
     }
 
-    /// Adds the lowest `count` bits of `bits`, of which no other is set. Between two flushes at most
-    /// 56 bits can be added.
+    /// Appends the lowest `count` bits of `bits`, whose other bits are 0. At most 56 bits can be appended between two
+    /// flushes.
     #[inline(always)]
     pub(super) fn add(&mut self, bits: u64, count: u32) {
         self.pending |= bits << (self.count & 63);
@@ -48,13 +48,13 @@ impl<'a> BitWriter<'a> {
         self.count -= bits;
     }
 
-    /// Fills the last byte up with zeroes.
+    /// Pads the last byte with zeroes.
     pub(super) fn align(&mut self) {
         self.count = self.count.next_multiple_of(8);
         self.flush();
     }
 
-    /// Adds whole bytes to a stream that is aligned.
+    /// Appends whole bytes to an aligned stream.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
         let end = self.position + bytes.len();
         if let Some(to) = self.bytes.get_mut(self.position..end) {
@@ -63,7 +63,7 @@ impl<'a> BitWriter<'a> {
         self.position = end;
     }
 
-    /// Returns the number of bytes, once aligned.
+    /// Returns the length of an aligned stream in bytes.
     pub(super) fn len(&self) -> usize {
         self.position
     }

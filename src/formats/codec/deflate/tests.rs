@@ -1,10 +1,10 @@
-//! Streams are read back by another implementation, whose window is 4 KiB and no more.
+//! Tests that decode streams with another implementation, whose window is only 4 KiB.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::*;
 
-/// Reads a stream back in small pieces: only then does a window's size count.
+/// Decodes a stream in small pieces, since the window's size matters only then.
 fn inflate(mut stream: &[u8], length: usize) -> Vec<u8> {
     let mut inflate = Decompress::new_with_window_bits(false, 12);
     let mut back = Vec::with_capacity(length);
@@ -37,14 +37,14 @@ impl Noise {
         (0..length).map(|_| self.next().to_le_bytes()[1]).collect()
     }
 
-    /// Makes bytes of which small ones are far more frequent: codes of very different lengths.
+    /// Returns bytes of which small ones are far more frequent, for codes of very different lengths.
     fn skewed(&mut self, length: usize) -> Vec<u8> {
         (0..length)
             .map(|_| u8::try_from(self.next().trailing_zeros() * 8 % 256).unwrap())
             .collect()
     }
 
-    /// Makes copies of earlier bytes, of any length from any distance, and noise between.
+    /// Returns copies of earlier bytes, with any length and distance, and noise between them.
     fn copies(&mut self, length: usize) -> Vec<u8> {
         let mut data = self.bytes(16);
         while data.len() < length {
@@ -61,7 +61,7 @@ impl Noise {
     }
 }
 
-/// The smaller of the two windows, which QEMU's readers of qcow2 keep.
+/// The encoder with the smaller window, which QEMU's readers of qcow2 have.
 type Small = Deflate<{ 1 << 12 }>;
 
 fn compressed<const WINDOW: usize>(encoder: &mut Deflate<WINDOW>, data: &[u8]) -> Option<Vec<u8>> {
