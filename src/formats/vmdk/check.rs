@@ -1,6 +1,7 @@
-//! The check of an extent's tables: no grain may be beyond the end of the file, over the tables, or used twice.
+//! The check of an extent's grain tables: no grain may be beyond the end of the file, overlap with the tables, or be
+//! used twice.
 //!
-//! QEMU stops at the first grain beyond the end, and looks at nothing else.
+//! QEMU stops at the first grain beyond the end, and checks nothing else.
 
 use std::ops::Range;
 
@@ -12,18 +13,18 @@ use crate::units::SECTOR_SIZE;
 /// The findings of a check.
 #[derive(Debug, Default)]
 pub(super) struct Damage {
-    /// The number of wrong entries, and of wrong places of tables.
+    /// The number of invalid entries and of invalid places of tables.
     pub(super) corruptions: u64,
-    /// The numbers of the tables beyond the end of the file.
+    /// The indexes of the grain tables that are beyond the end of the file.
     pub(super) lost_tables: Vec<u64>,
-    /// The numbers of the grains beyond the end of the file.
+    /// The indexes of the grains that are beyond the end of the file.
     pub(super) lost_grains: Vec<u64>,
 }
 
-/// Looks at every entry, and says what is wrong.
+/// Checks every entry. Calls `on_event` with each finding.
 ///
 /// # Errors
-/// Returns an error if a directory or a table can't be read.
+/// Returns an error if a grain directory or a grain table can't be read.
 pub(super) fn find(map: &GrainMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<Damage> {
     let mut found = Damage::default();
     let mut wrong = |corruptions: &mut u64, text: String| {
@@ -84,21 +85,21 @@ pub(super) fn find(map: &GrainMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) ->
     Ok(found)
 }
 
-/// Returns true if a table has no place, or one inside of the file.
+/// Returns true if a grain table isn't allocated, or is inside the file.
 fn is_table_inside(map: &GrainMap, state: &GrainTableState, table: u64) -> bool {
     let index = usize::try_from(table).unwrap_or(usize::MAX);
     let place = state.directory.get(index).copied().unwrap_or(0);
     place == 0 || place.saturating_add(map.layout.table_length()) <= map.file_length(state)
 }
 
-/// The places of the header, the directories and the tables, in bytes.
+/// The ranges of the header, the grain directories and the grain tables, in bytes of the file.
 pub(super) struct TakenPlaces(Vec<Range<u64>>);
 
 impl TakenPlaces {
-    /// Finds the places in the file of `map`.
+    /// Returns the ranges in the file of `map`.
     ///
     /// # Errors
-    /// Returns an error if the second directory can't be read.
+    /// Returns an error if the second grain directory can't be read.
     pub(super) fn of(map: &GrainMap, state: &GrainTableState) -> Result<Self> {
         let layout = map.layout;
         let end = map.file_length(state);
@@ -118,7 +119,7 @@ impl TakenPlaces {
             places.push(whole(start));
             places.extend(second.iter().filter(|start| **start > 0).map(table));
         }
-        // A grain beyond the end lies over nothing.
+        // Ranges beyond the end of the file don't overlap with any grain.
         places.retain(|place| !place.is_empty() && place.end <= end);
         places.sort_by_key(|place| place.start);
         Ok(Self(places))
@@ -129,9 +130,9 @@ impl TakenPlaces {
         pairs.any(|pair| matches!(pair, [one, other] if one.end > other.start))
     }
 
-    /// Returns true if one of the places has bytes of a range.
+    /// Returns true if one of the ranges overlaps with `range`.
     pub(super) fn overlap(&self, range: &Range<u64>) -> bool {
-        // The places don't overlap each other, so that the last one which starts before the range's end tells.
+        // The ranges are disjoint, so only the last one that starts before the end of `range` can overlap with it.
         let next = self.0.partition_point(|place| place.start < range.end);
         let last = next.checked_sub(1).and_then(|last| self.0.get(last));
         last.is_some_and(|place| place.end > range.start)

@@ -1,53 +1,53 @@
-//! The descriptor: a text that names the disk's extents, its parent, and the ids of their contents.
+//! The descriptor: a text with the disk's extents, its parent, and the content ids (CID) of both.
 //!
-//! It is read line by line, a key at the start of each, in any case and with blanks wherever they are harmless.
-//! QEMU looks for its words anywhere in the text instead, and passes over lines that it doesn't know: a disk
-//! loses its read-only and its zero extents that way. Here each extent counts or the image is refused.
+//! It is parsed line by line. Each line starts with a key, in upper or lower case, and may have blanks where they are
+//! harmless. QEMU searches for its keys anywhere in the text instead, and skips lines that it doesn't know. So a disk
+//! loses its read-only and its zero extents there. Here an image is refused if an extent isn't supported.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result, printable};
 
-/// The parent's id of an image that has no parent.
+/// The `parentCID` of an image without a parent.
 pub(super) const NO_PARENT: u32 = 0xffff_ffff;
-/// The longest text of a descriptor in bytes; QEMU reads no more either.
+/// The length of the longest descriptor in bytes, which is QEMU's limit as well.
 pub(super) const LONGEST: u64 = (1 << 20) - 1;
-/// The shortest text that QEMU looks at, in bytes.
+/// The length of the shortest descriptor that QEMU accepts, in bytes.
 const SHORTEST: u64 = 4;
-/// The most extents, of which each is an open file.
+/// The largest number of extents, each of which is an open file.
 pub(super) const MOST_EXTENTS: usize = 4096;
-/// The longest name in bytes, of an extent and of a parent.
+/// The longest name of an extent or of the parent, in bytes.
 const LONGEST_NAME: usize = 1023;
 
 /// A descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DiskDescriptor {
-    /// The id of the contents.
+    /// The content id.
     pub(super) cid: u32,
-    /// The id that the parent's contents must have.
+    /// The content id that the parent must have.
     pub(super) parent_cid: u32,
-    /// The kind of image, such as `monolithicSparse`.
+    /// The create type, such as `monolithicSparse`.
     pub(super) create_type: String,
     /// The parent's name.
     pub(super) parent: Option<Vec<u8>>,
-    /// The extents, in the order of the disk.
+    /// The extents in guest order.
     pub(super) extents: Vec<ExtentLine>,
 }
 
-/// A line of a descriptor that is an extent.
+/// An extent line of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExtentLine {
     pub(super) access: ExtentAccess,
-    /// The length in sectors.
+    /// The length of the extent in sectors of 512 bytes.
     pub(super) sectors: u64,
     pub(super) kind: ExtentType,
-    /// The file's name; empty for an extent without a file.
+    /// The name of the extent's file, or empty for a zero extent.
     pub(super) name: Vec<u8>,
-    /// The start of the extent in its file, in sectors.
+    /// The offset of the extent in its file, in sectors of 512 bytes.
     pub(super) offset: u64,
 }
 
-/// The use that a machine may make of an extent.
+/// The access of a machine to an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExtentAccess {
     ReadWrite,
@@ -55,25 +55,25 @@ pub(super) enum ExtentAccess {
     None,
 }
 
-/// The way in which an extent is stored.
+/// The type of an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExtentType {
-    /// The bytes of the disk one after the other.
+    /// Contiguous bytes of the disk.
     Flat,
-    /// The same, as ESX calls it.
+    /// The same, on ESX.
     Vmfs,
-    /// Grains, found by tables.
+    /// Grains that are mapped by grain tables.
     Sparse,
-    /// The same in the form of ESX.
+    /// The same in the format of ESX (COWD).
     VmfsSparse,
-    /// The same in the later form of ESX.
+    /// The same in the later format of ESX (SEsparse).
     SeSparse,
-    /// Nothing but zeroes, and no file.
+    /// Zeroes without a file.
     Zero,
 }
 
 impl ExtentType {
-    /// Returns the word for it.
+    /// Returns the type's name in a descriptor.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Flat => "FLAT",
@@ -100,10 +100,10 @@ impl ExtentType {
 }
 
 impl DiskDescriptor {
-    /// Reads a descriptor's text, which ends at its first NUL.
+    /// Parses the text of a descriptor, up to its first NUL.
     ///
     /// # Errors
-    /// Returns an error if a key is missing, if a line makes no sense, or if there are too many extents.
+    /// Returns an error if a key is missing, if a line is invalid, or if there are too many extents.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
         if (text.len() as u64) < SHORTEST {
             return Err(Error::corrupt("File is too small, not a valid image"));
@@ -117,17 +117,17 @@ impl DiskDescriptor {
         found.finish()
     }
 
-    /// Returns the length of all extents, in sectors.
+    /// Returns the length of all extents in sectors, or `None` on overflow.
     pub(super) fn sectors(&self) -> Option<u64> {
         let mut extents = self.extents.iter();
         extents.try_fold(0u64, |sum, extent| sum.checked_add(extent.sectors))
     }
 
-    /// Refuses kinds of image that have no extents which are known here. It is for a descriptor that is a file
-    /// of its own; an embedded one may say anything.
+    /// Refuses create types whose extents aren't supported. Must be called for a separate descriptor file; an
+    /// embedded descriptor may have any create type.
     ///
     /// # Errors
-    /// Returns an error, in QEMU's words, for such a kind, or if there are no extents.
+    /// Returns an error, in QEMU's words, if the create type isn't supported, or if there are no extents.
     pub(super) fn check_separate(&self) -> Result<()> {
         let known = [
             "monolithicFlat",
@@ -144,7 +144,7 @@ impl DiskDescriptor {
                 printable(&self.create_type)
             )));
         }
-        // A disk without a sector has one extent that is empty.
+        // A disk of 0 bytes has one empty extent.
         let empty = self.extents.iter().filter(|extent| extent.sectors == 0);
         if self.extents.is_empty() || (empty.count() > 0 && self.extents.len() > 1) {
             return Err(invalid());
@@ -153,7 +153,7 @@ impl DiskDescriptor {
     }
 }
 
-/// The parts of a descriptor as far as lines were read.
+/// The values that have been parsed so far.
 #[derive(Default)]
 struct Found {
     cid: Option<u32>,
@@ -210,7 +210,7 @@ impl Found {
 
     fn finish(self) -> Result<DiskDescriptor> {
         let parent_cid = self.parent_cid.unwrap_or(NO_PARENT);
-        // Without the parent, what is its would read as zeroes.
+        // Without the parent, its parts of the disk would read as zeroes.
         if parent_cid != NO_PARENT && self.parent.is_none() {
             return Err(Error::corrupt(
                 "invalid VMDK image descriptor: the image has a parent, and doesn't say its name",
@@ -226,7 +226,7 @@ impl Found {
     }
 }
 
-/// Returns the access that a line of an extent starts with, and the rest of the line.
+/// Returns the access at the start of an extent line, and the rest of the line.
 fn access(line: &[u8]) -> Option<(ExtentAccess, &[u8])> {
     let (word, rest) = word(line)?;
     let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
@@ -239,11 +239,11 @@ fn access(line: &[u8]) -> Option<(ExtentAccess, &[u8])> {
     } else {
         return None;
     };
-    // A key may have such a name as well.
+    // A key may have the same name.
     (!rest.starts_with(b"=")).then_some((access, rest))
 }
 
-/// Reads the rest of an extent's line.
+/// Parses the rest of an extent line.
 fn extent(access: ExtentAccess, rest: &[u8]) -> Option<ExtentLine> {
     let (sectors, rest) = word(rest)?;
     let (kind, rest) = word(rest)?;
@@ -266,7 +266,7 @@ fn extent(access: ExtentAccess, rest: &[u8]) -> Option<ExtentLine> {
     let offset = match (kind, offset) {
         (ExtentType::Flat, offset) => number(offset?)?,
         (_, None) => 0,
-        // A number there is an offset that such an extent doesn't have.
+        // A number there is an offset, which such an extent can't have.
         (_, Some(word)) if number(word).is_some_and(|offset| offset > 0) => return None,
         _ => 0,
     };
@@ -279,7 +279,7 @@ fn extent(access: ExtentAccess, rest: &[u8]) -> Option<ExtentLine> {
     })
 }
 
-/// Splits the first word from a line, and the blanks behind it. Returns `None` where there is no word.
+/// Splits off the first word of a line and the blanks after it. Returns `None` if there is no word.
 fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = line.iter().position(u8::is_ascii_whitespace);
     let (word, rest) = line.split_at_checked(end.unwrap_or(line.len()))?;
@@ -292,7 +292,7 @@ fn number(word: &[u8]) -> Option<u64> {
     word.parse().ok().filter(|_| is_plain)
 }
 
-/// Returns a value without the sign in front of it, blanks and quotation marks.
+/// Returns the value after an equals sign, without blanks and quotation marks.
 fn unquoted(value: &[u8]) -> &[u8] {
     let value = value.get(1..).unwrap_or_default().trim_ascii();
     let Some(inner) = value.strip_prefix(b"\"") else {
@@ -307,7 +307,7 @@ fn hex(value: &[u8]) -> Result<u32> {
     u32::from_str_radix(value, 16).map_err(|_| invalid())
 }
 
-/// Returns the place of the digits of an id in a descriptor's text, in bytes: that of the key `CID` or `parentCID`.
+/// Returns the range of the digits of the key `CID` or `parentCID` in a descriptor's text, in bytes.
 pub(super) fn place_of_id(text: &[u8], name: &str) -> Option<Range<usize>> {
     let mut start = 0;
     for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -327,13 +327,13 @@ pub(super) fn place_of_id(text: &[u8], name: &str) -> Option<Range<usize>> {
     None
 }
 
-/// Returns the error for a text that is no descriptor, in QEMU's words.
+/// Returns QEMU's error for an invalid descriptor.
 pub(super) fn invalid() -> Error {
     Error::corrupt("invalid VMDK image descriptor")
 }
 
-/// Returns true for the start of a descriptor that is a file of its own. It has comments and blank lines, then
-/// `version=1`, `2` or `3`, ended by a line end.
+/// Returns true for the start of a separate descriptor file. It has comments and blank lines, followed by a line
+/// `version=1`, `2` or `3`.
 pub(super) fn is_descriptor(start: &[u8]) -> bool {
     let mut lines = start.split_inclusive(|byte| *byte == b'\n');
     let first = lines.find(|line| {

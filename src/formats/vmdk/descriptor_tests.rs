@@ -1,4 +1,4 @@
-//! Descriptors as programs write them, and as nobody should.
+//! Tests of valid and invalid descriptors.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn a_descriptor_of_qemu_is_read() {
     assert_eq!(first.name, b"a.b-f001.vmdk");
     assert_eq!((second.sectors, second.offset), (10, 128));
     found.check_separate().unwrap();
-    // Bytes behind a NUL aren't read.
+    // Bytes after a NUL are ignored.
     assert_eq!(parsed(&format!("{TEXT}\0\nRW 1 FLAT \"c\" 0\n")), found);
 }
 
@@ -51,7 +51,7 @@ fn case_blanks_line_ends_and_order_make_no_difference() {
         found
     );
     assert_eq!(parsed(&TEXT.replace(" 128\n", " 128 and more \n")), found);
-    // A blank line before an extent counts it once, and the parent's id is no id of the image's own.
+    // A blank line before an extent doesn't count it twice, and `parentCID` isn't taken for `CID`.
     assert_eq!(parsed(&TEXT.replace("\nRW", "\n\nRW")), found);
     let swapped = TEXT.replace(
         "CID=633b8e65\nparentCID=ffffffff",

@@ -1,4 +1,4 @@
-//! The headers of the extents that ESX makes for snapshots: COWD, and SEsparse, which is only read.
+//! The headers of the extents that ESX makes for snapshots: COWD, and SEsparse, which can only be read.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
@@ -7,13 +7,13 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The mark of a COWD extent.
+/// The magic number of a COWD extent.
 pub(super) const COWD_MARK: &[u8; 4] = b"COWD";
-/// The number of entries of a grain table.
+/// The number of entries in a grain table.
 const COWD_ENTRIES: u64 = 4096;
-/// The place of the field with the first free sector, in bytes.
+/// The offset of the field with the first free sector, in bytes.
 const COWD_NEXT_FREE: u64 = 28;
-/// The largest grain of a COWD extent, in sectors.
+/// The largest grain of a COWD extent, in sectors of 512 bytes.
 const LARGEST_GRAIN: u32 = 1 << 17;
 
 const SE_MARK: u64 = 0xcafe_babe;
@@ -21,13 +21,13 @@ const SE_VOLATILE_MARK: u64 = 0xcafe_cafe;
 const SE_VERSION: u64 = 0x2_0000_0001;
 const SE_GRAIN: u64 = 8;
 const SE_TABLE: u64 = 64;
-/// The number of entries of a grain table.
+/// The number of entries in a grain table.
 const SE_ENTRIES: u64 = SE_TABLE * SECTOR_SIZE / 8;
 
 /// Reads the header of a COWD extent.
 ///
 /// # Errors
-/// Returns the system's error, or an error if a field is wrong.
+/// Returns the system's error. Returns an error if a field is invalid.
 pub(super) fn read_cowd(file: &dyn Storage) -> Result<GrainLayout> {
     let mut bytes = [0; 32];
     file.read_exact_at(0, &mut bytes, "the header of an extent")?;
@@ -62,8 +62,8 @@ pub(super) fn read_cowd(file: &dyn Storage) -> Result<GrainLayout> {
 /// Reads the two headers of an SEsparse extent.
 ///
 /// # Errors
-/// Returns the system's error. Returns an error, in QEMU's words, if a field is wrong, or if the journal would
-/// have to be replayed.
+/// Returns the system's error. Returns an error, in QEMU's words, if a field is invalid, or if the journal has to be
+/// replayed.
 pub(super) fn read_se_sparse(file: &dyn Storage) -> Result<GrainLayout> {
     let mut bytes = [0; 512];
     file.read_exact_at(0, &mut bytes, "the const header of an extent")?;

@@ -1,7 +1,6 @@
-//! A VMDK image whose descriptor has been read, and the headers of its extents.
+//! A VMDK image whose descriptor and extent headers have been read.
 //!
-//! The descriptor is in the first extent's file, which is the only one then, or a file of its own that names
-//! those of the extents.
+//! The descriptor is embedded in the file of the only extent, or is a separate file that names those of the extents.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use crate::formats::{
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The place of an embedded descriptor where the header has none, in sectors.
+/// The offset of an embedded descriptor if the header has none, in sectors.
 const DESCRIPTOR_AT: u64 = 1;
 const DESCRIPTOR_LENGTH: u64 = 20;
 
@@ -34,35 +33,35 @@ const DESCRIPTOR_LENGTH: u64 = 20;
 pub(super) struct VmdkFile {
     pub(super) file: Arc<dyn Storage>,
     pub(super) descriptor: DiskDescriptor,
-    /// The place of the descriptor's text in bytes, and the room for it.
+    /// The offset of the descriptor's text and the space for it, in bytes.
     pub(super) text: (u64, u64),
-    /// True if the descriptor is in the file of the only extent.
+    /// True if the descriptor is embedded in the file of the only extent.
     pub(super) is_embedded: bool,
-    /// The extents, in the order of the disk.
+    /// The extents in guest order.
     pub(super) extents: Vec<DiskExtent>,
 }
 
-/// An extent, once its header has been read.
+/// An extent whose header has been read.
 pub(super) struct DiskExtent {
     /// The size in bytes.
     pub(super) size: u64,
     pub(super) kind: ExtentType,
     pub(super) access: ExtentAccess,
-    /// The start of a flat extent in its file, in bytes.
+    /// The offset of a flat extent in its file, in bytes.
     pub(super) offset: u64,
-    /// The version in the header of a sparse one; 0 for others.
+    /// The version in the header of a sparse extent, or 0 for others.
     pub(super) version: u32,
-    /// The tables of an extent that has grains.
+    /// The layout of an extent with grains.
     pub(super) layout: Option<GrainLayout>,
-    /// The file, where there is one and it is open.
+    /// The file, if there is one and it is open.
     pub(super) file: Option<Arc<dyn Storage>>,
 }
 
 impl VmdkFile {
-    /// Reads the descriptor in `file`, and the header of an extent that is there too.
+    /// Reads the descriptor in `file`, and the header of an extent with an embedded descriptor.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if either is wrong, in QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if either is invalid.
     pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
         let length = file.len()?;
         let mut start = [0; sparse_header::LENGTH];
@@ -139,7 +138,7 @@ impl VmdkFile {
         })
     }
 
-    /// Returns the extents with the images of their parts of the disk, for reading.
+    /// Returns the images of the extents, for reading.
     fn images(&self, files: &[Arc<dyn Storage>]) -> Result<Vec<Arc<dyn Image>>> {
         let mut files = files.iter();
         let images = self.extents.iter().map(|extent| {
@@ -158,10 +157,10 @@ impl VmdkFile {
         self.extents.iter().map(|extent| extent.size).sum()
     }
 
-    /// Returns the tables of each extent that has grains.
+    /// Returns the grain tables of each extent with grains.
     ///
     /// # Errors
-    /// Returns an error if a directory can't be read.
+    /// Returns an error if a grain directory can't be read.
     pub(super) fn grain_maps(&self) -> Result<Vec<GrainMap>> {
         let extents = self.extents.iter();
         let maps = extents.filter_map(|extent| {
@@ -173,7 +172,7 @@ impl VmdkFile {
 }
 
 impl DiskExtent {
-    /// The extent of a line, whose file isn't open.
+    /// Returns the extent of a descriptor's line, whose file isn't open yet.
     fn of_line(line: &ExtentLine) -> Self {
         Self {
             size: line.sectors.saturating_mul(SECTOR_SIZE),
@@ -192,7 +191,7 @@ impl DiskExtent {
 
     /// Reads the header of the extent in `file`.
     fn attach(&mut self, file: &Arc<dyn Storage>) -> Result<()> {
-        // A stranger's descriptor must not have a device read.
+        // An untrusted descriptor must not make a device be read.
         if file.has_fixed_length() {
             return Err(Error::invalid("an extent must be a regular file"));
         }
@@ -207,7 +206,7 @@ impl DiskExtent {
             ExtentType::SeSparse => read_se_sparse(file.as_ref())?,
             ExtentType::Flat | ExtentType::Vmfs | ExtentType::Zero => return Ok(()),
         };
-        // The header may have whole grains where the descriptor has the disk's end.
+        // The header's capacity may be rounded up to a whole grain.
         let whole = self.size.checked_next_multiple_of(layout.grain);
         if layout.size != self.size && Some(layout.size) != whole {
             return Err(Error::corrupt(format!(
@@ -249,7 +248,7 @@ impl DiskExtent {
         self.layout.is_some_and(|layout| layout.is_compressed())
     }
 
-    /// Returns the length of a grain in bytes, where there are grains.
+    /// Returns the length of a grain in bytes, if the extent has grains.
     fn grain(&self) -> Option<u64> {
         self.layout.map(|layout| layout.grain)
     }
@@ -297,7 +296,8 @@ impl ImageFile for VmdkFile {
         let place = descriptor::place_of_id(&text, "parentCID").ok_or_else(descriptor::invalid)?;
         let digits = format!("{id:0width$x}", width = place.len());
         if digits.len() == place.len() {
-            // Nothing else of the text moves, and a power cut leaves one of the two ids.
+            // The new digits have the same length, so nothing else moves, and a power cut leaves the old or the new
+            // id.
             self.file
                 .write_at(start + place.start as u64, digits.as_bytes())?;
         } else {
@@ -438,7 +438,7 @@ fn part_of(backing: &Arc<dyn Image>, start: u64, size: u64) -> Result<Arc<dyn Im
 }
 
 impl VmdkFile {
-    /// Refuses an image with tables that lead to places which are other data's.
+    /// Refuses an image whose grain tables refer to space that is used otherwise.
     fn refuse_damage(&self) -> Result<()> {
         let mut corruptions = 0;
         for map in self.grain_maps()? {
@@ -471,7 +471,7 @@ impl DiskExtent {
         })
     }
 
-    /// Refuses an extent that nobody may write, or that this version can't.
+    /// Refuses an extent that is read-only, or that this version can't write.
     fn check_writable(&self) -> Result<()> {
         if self.access != ExtentAccess::ReadWrite {
             return Err(Error::unsupported(

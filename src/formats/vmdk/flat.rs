@@ -1,4 +1,4 @@
-//! A flat extent: a part of the disk, byte by byte, from some offset of its file on.
+//! A flat extent: contiguous bytes of the disk, from an offset of its file on.
 
 use std::sync::Arc;
 
@@ -9,24 +9,24 @@ use crate::formats::block_map::{
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The length of a block in bytes: a piece in which the disk is written, of no meaning to the format.
+/// The length of the pieces in which the disk is written, in bytes. The format has no such unit.
 const BLOCK: u64 = 64 << 10;
 
-/// The blocks of a flat extent, which all have their places.
+/// The blocks of a flat extent, all of which are allocated.
 #[derive(Debug, Clone)]
 pub(super) struct FlatBlocks {
     file: Arc<dyn Storage>,
-    /// The start in the file, in bytes.
+    /// The offset of the extent in the file, in bytes.
     start: u64,
     /// The length in bytes, a multiple of 512.
     size: u64,
 }
 
 impl FlatBlocks {
-    /// The extent of `size` bytes at `start` of a file that exists.
+    /// Returns the extent of `size` bytes at byte `start` of an existing file.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the file ends before the extent.
+    /// Returns the system's error. Returns an error if the file ends before the extent does.
     pub(super) fn open(file: Arc<dyn Storage>, start: u64, size: u64) -> Result<Self> {
         let length = file.len()?;
         if start.saturating_add(size) > length {
@@ -38,10 +38,10 @@ impl FlatBlocks {
         Ok(Self { file, start, size })
     }
 
-    /// A new extent, which is all of its file. A file that is longer keeps what is behind the extent.
+    /// Returns a new extent, which is the whole file. A device that is longer keeps its contents after the extent.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if a device is too small.
+    /// Returns the system's error. Returns an error if a device is too small.
     pub(super) fn create(file: Arc<dyn Storage>, size: u64) -> Result<Self> {
         if file.starts_as_zeroes() {
             file.set_len(size)?;
@@ -49,13 +49,13 @@ impl FlatBlocks {
         Self::open(file, 0, size)
     }
 
-    /// The extent, to be read.
+    /// Returns the extent for reading.
     pub(super) fn image(self) -> BlockImage<Self> {
         let file = Arc::clone(&self.file);
         BlockImage::new(self, file, true)
     }
 
-    /// The extent, to be written for the first time.
+    /// Returns the extent for writing a new image.
     pub(super) fn new_image(self, flush: bool) -> NewBlocks<Self> {
         let file = Arc::clone(&self.file);
         NewBlocks::new(self, file, true, flush)
@@ -75,7 +75,7 @@ impl BlockTable for FlatBlocks {
         Ok(Block::At(HostOffset(self.start + block * BLOCK)))
     }
 
-    /// All at once, as QEMU's driver does.
+    /// Returns the largest number, since QEMU's driver looks up all of the extent at once.
     fn status_step(&self) -> u64 {
         u64::MAX
     }
@@ -97,7 +97,7 @@ impl NewBlockTable for FlatBlocks {
     }
 
     fn finish(&self, flush: bool) -> Result<()> {
-        // The last piece may have been written as a whole.
+        // The last piece may have been written beyond the end of the extent.
         if self.file.starts_as_zeroes() {
             self.file.set_len(self.size)?;
         }

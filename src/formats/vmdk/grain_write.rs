@@ -1,24 +1,25 @@
-//! The tables of an extent that is written where it is.
+//! The grain tables of an extent that is written to in place.
 //!
-//! A grain gets its place at the end of the file. Its entry stands in two tables where there are two directories,
-//! and both are stored as a whole. A table that isn't there yet is made: QEMU writes the header over instead. The
-//! order is that of [`BlockAllocator`]: data, then tables, then the directories that lead to new ones.
+//! A new grain is allocated at the end of the file. If there are two grain directories, its entry is set in both
+//! grain tables, which are stored as a whole. A missing grain table is allocated, whereas QEMU overwrites the header.
+//! The order of writes is that of [`BlockAllocator`]: data, then grain tables, then the grain directories that refer
+//! to new ones.
 
 use super::grains::{Grain, GrainMap, GrainTable, GrainTableState, read_directory};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{BlockAllocator, make_zero};
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The number of changed tables above which they are stored.
+/// The number of changed tables that makes a flush due.
 const MOST_CHANGED: usize = 4096;
-/// The most bytes of a file that entries can name.
+/// The largest length of a file that entries can address, in bytes.
 const MOST_BYTES: u64 = SECTOR_SIZE << 32;
 
 impl GrainMap {
-    /// Gets ready to hand out room behind everything that is there. `flushes` says that flushes reach the storage.
+    /// Prepares the allocation of space at the end of the file. `flushes` says if flushes reach stable storage.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the second directory can't be read.
+    /// Returns the system's error. Returns an error if the second grain directory can't be read.
     pub(super) fn look_for_room(&self, flushes: bool) -> Result<()> {
         let length = self.file.len()?;
         let mut state = self.lock();
@@ -30,7 +31,7 @@ impl GrainMap {
         Ok(())
     }
 
-    /// Hands out a range at the end, which reads as zeroes.
+    /// Allocates a range at the end, which reads as zeroes.
     fn take(&self, state: &mut GrainTableState, length: u64) -> Result<u64> {
         let start = state.end;
         let end = start + length;
@@ -51,7 +52,7 @@ impl GrainMap {
         Ok(start)
     }
 
-    /// Makes sure that the tables of that number are there.
+    /// Allocates the grain tables with an index, unless they exist.
     fn make_table(&self, state: &mut GrainTableState, table: u64) -> Result<()> {
         let index = usize::try_from(table).unwrap_or(usize::MAX);
         let length = self.layout.table_length();
@@ -76,10 +77,10 @@ impl GrainMap {
         Ok(())
     }
 
-    /// Gives a table other bytes, and a place at the end.
+    /// Replaces the contents of a grain table, and allocates new space for it at the end.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if there is no room.
+    /// Returns the system's error. Returns an error if there is no space.
     pub(super) fn replace_table(
         &self,
         state: &mut GrainTableState,
@@ -100,7 +101,7 @@ impl GrainMap {
     /// Changes an entry in memory.
     ///
     /// # Errors
-    /// Returns an error if its table can't be read, or if there is no room for one.
+    /// Returns an error if its grain table can't be read, or if there is no space for one.
     pub(super) fn set_entry(
         &self,
         state: &mut GrainTableState,
@@ -122,10 +123,10 @@ impl GrainMap {
         Ok(())
     }
 
-    /// Makes a grain which isn't stored read as zeroes, whatever the backing file holds.
+    /// Marks a grain that isn't allocated as zero, so that it hides the backing file.
     ///
     /// # Errors
-    /// Returns an error if its table can't be read, or if there is no room for one.
+    /// Returns an error if its grain table can't be read, or if there is no space for one.
     pub(super) fn enter_zero(&self, grain: u64) -> Result<()> {
         self.set_entry(&mut self.lock(), grain, 1)
     }
@@ -138,7 +139,7 @@ impl GrainMap {
         self.file.write_at(start, &bytes)
     }
 
-    /// Stores all that has changed.
+    /// Writes all changes.
     fn store(&self, state: &mut GrainTableState) -> Result<()> {
         let mut changed: Vec<_> = state.loaded.iter_mut().collect();
         changed.retain(|(_, table)| table.is_changed);

@@ -1,9 +1,9 @@
-//! The tables of a sparse extent: a grain directory, whose entries lead to grain tables, whose entries lead to
+//! The tables of a sparse extent: a grain directory, whose entries point to grain tables, whose entries point to
 //! grains.
 //!
-//! Three forms of extents have such tables. They differ in the size of an entry and in the way in which it says
-//! where. The directory is read as a whole when the image is opened, since it is small. Of the tables no more is
-//! in memory than those that were used lately, and those that have changed and aren't stored yet.
+//! Three formats of extents have such tables. They differ in the size and the encoding of an entry. The grain
+//! directory is small, and is read as a whole when the image is opened. Of the grain tables only those that were used
+//! recently, and changed ones that aren't stored yet, are in memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,44 +16,45 @@ use crate::formats::codec::{self, Codec};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The number of tables that are kept although they haven't changed: 2 MiB of 512 entries each.
+/// The number of unchanged grain tables in memory: 2 MiB of tables with 512 entries.
 const MOST_CLEAN: usize = 1024;
-/// The length of a marker in front of a compressed grain, in bytes: where the grain is on the disk, and the
-/// length of the stream.
+/// The length of the marker before a compressed grain, in bytes: the grain's guest sector, and the length of the
+/// stream.
 pub(super) const MARKER_LENGTH: usize = 12;
-/// The number of bytes that a compressed grain may be longer than the grain itself: QEMU takes twice as many.
+/// The number of bytes by which a compressed grain may exceed the limit of QEMU, which is twice the length of a
+/// grain.
 const MOST_LONGER: u64 = 4096;
 
-/// The places of the tables of an extent, and the kind of their entries. Offsets are in bytes.
+/// The layout of an extent: the places of its tables, and the encoding of their entries. Offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GrainLayout {
     /// The size of the extent's part of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
     /// The length of a grain in bytes, a multiple of 512.
     pub(super) grain: u64,
-    /// The number of entries of a grain table.
+    /// The number of entries in a grain table.
     pub(super) entries: u64,
-    /// The place of the grain directory.
+    /// The offset of the grain directory.
     pub(super) directory: u64,
-    /// The place of the second grain directory, which has tables of its own that say the same.
+    /// The offset of the second grain directory, which has its own copies of the grain tables.
     pub(super) second_directory: Option<u64>,
     pub(super) kind: EntryKind,
-    /// The place of a field of the header that has the first free sector, where there is one.
+    /// The offset of the header's field with the first free sector, if it has one.
     pub(super) next_free: Option<u64>,
 }
 
-/// The kind of the entries.
+/// The encoding of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EntryKind {
-    /// Sectors, in 32 bits.
+    /// 32-bit sector numbers.
     Sectors {
-        /// 1 is a grain of zeroes.
+        /// True if an entry of 1 marks a grain of zeroes.
         has_zero: bool,
         is_compressed: bool,
-        /// There is a marker in front of each grain.
+        /// True if each grain has a marker before it.
         has_markers: bool,
     },
-    /// Indexes in 64 bits, of tables and of grains that start there.
+    /// 64-bit indexes of grain tables and of grains, relative to these offsets.
     SeSparse { tables: u64, grains: u64 },
 }
 
@@ -81,7 +82,7 @@ impl GrainLayout {
         self.entries * self.entry_length()
     }
 
-    /// Returns true if grains are compressed.
+    /// Returns true if the grains are compressed.
     pub(super) fn is_compressed(&self) -> bool {
         matches!(
             self.kind,
@@ -102,24 +103,24 @@ pub(super) struct GrainMap {
     pub(super) state: Mutex<GrainTableState>,
 }
 
-/// The directory and the tables as far as they are in memory.
+/// The grain directory, and the grain tables in memory.
 #[derive(Debug, Default)]
 pub(super) struct GrainTableState {
-    /// The place of each table in bytes of the file; 0 where there is none.
+    /// The offset of each grain table in bytes, or 0 if it isn't allocated.
     pub(super) directory: Vec<u64>,
-    /// The tables that were used, by their number.
+    /// The grain tables in memory, by their indexes.
     pub(super) loaded: HashMap<u64, GrainTable>,
-    /// The same of the second directory, where there is one and the extent is written.
+    /// The same for the second grain directory, if there is one and the extent is written to.
     pub(super) second: Vec<u64>,
-    /// True if a table was added to the directories.
+    /// True if a grain table was added to the directories.
     pub(super) has_new_tables: bool,
     /// The number of tables that have changed and aren't stored.
     pub(super) changed: usize,
-    /// The place for the next grain in bytes, where the extent is written.
+    /// The offset of the next new grain in bytes, if the extent is written to.
     pub(super) end: u64,
-    /// The end in bytes of what was handed out; 0 if nothing was.
+    /// The end of the allocated space in bytes, or 0 if nothing was allocated.
     pub(super) handed_out: u64,
-    /// True if flushes reach the storage.
+    /// True if flushes reach stable storage.
     pub(super) flushes: bool,
 }
 
@@ -133,11 +134,11 @@ pub(super) struct GrainTable {
 /// An entry of a grain table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grain {
-    /// Not stored here.
+    /// Not allocated.
     Absent,
     /// Reads as zeroes.
     Zero,
-    /// In the file from this offset on, in bytes.
+    /// At this offset of the file, in bytes.
     At(u64),
 }
 
@@ -145,7 +146,7 @@ impl GrainMap {
     /// Reads the grain directory of the extent in `file`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the directory isn't inside of the file or makes no sense.
+    /// Returns the system's error. Returns an error if the grain directory isn't inside the file or is invalid.
     pub(super) fn open(file: Arc<dyn Storage>, layout: GrainLayout) -> Result<Self> {
         let length = file.len()?;
         let directory = read_directory(file.as_ref(), &layout, layout.directory, length)?;
@@ -164,15 +165,15 @@ impl GrainMap {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the length of the file in bytes: when it was opened, or with what was written since.
+    /// Returns the length of the file in bytes, including what has been allocated since it was opened.
     pub(super) fn file_length(&self, state: &GrainTableState) -> u64 {
         self.length.max(state.handed_out)
     }
 
-    /// Returns the entry of a grain, however wrong a place it says.
+    /// Returns the entry of a grain without checking its offset.
     ///
     /// # Errors
-    /// Returns an error if its table can't be read, or if the entry is of no kind that there is.
+    /// Returns an error if its grain table can't be read, or if the entry has an unknown type.
     pub(super) fn entry(&self, state: &mut GrainTableState, grain: u64) -> Result<Grain> {
         let table = grain / self.layout.entries;
         let Some(table) = self.table(state, table)? else {
@@ -200,7 +201,7 @@ impl GrainMap {
         }
     }
 
-    /// Returns the grain table of that number; `None` where there is none.
+    /// Returns the grain table with an index, or `None` if it isn't allocated.
     pub(super) fn table<'s>(
         &self,
         state: &'s mut GrainTableState,
@@ -232,8 +233,8 @@ impl GrainMap {
         Ok(state.loaded.get_mut(&table))
     }
 
-    /// Returns the least number of bytes that the file must have for a grain which is stored: all of it, or of the
-    /// disk's last one what the disk has. A compressed one has any number.
+    /// Returns the smallest number of bytes that the file must have for an allocated grain: its length, or for the
+    /// disk's last grain the part inside the disk. For a compressed grain it is 1.
     pub(super) fn stored_length(&self, grain: u64) -> u64 {
         match self.layout.is_compressed() {
             true => 1,
@@ -244,7 +245,8 @@ impl GrainMap {
         }
     }
 
-    /// Returns the most bytes that a compressed grain at `host` has: up to the next one, where that is known.
+    /// Returns an upper limit of the length of a compressed grain at `host`: the distance to the next one, if that is
+    /// known.
     fn packed_length(&self, state: &mut GrainTableState, grain: u64, host: u64) -> Result<u64> {
         let most = (2 * self.layout.grain + MOST_LONGER).min(self.file_length(state) - host);
         let is_last = (grain + 1).is_multiple_of(self.layout.entries);
@@ -274,7 +276,7 @@ impl BlockTable for GrainMap {
             Grain::Zero => return Ok(Block::Zero),
             Grain::At(host) => host,
         };
-        // The header is in the first sector, whatever else there is.
+        // The first sector has the header.
         if host < SECTOR_SIZE || host >= self.file_length(&state) {
             return Err(Error::corrupt(format!(
                 "grain {block} of the disk is at offset {host:#x}, where the file has none"
@@ -308,7 +310,7 @@ impl BlockTable for GrainMap {
         };
         let produced = codec::decompress_whole(Codec::Zlib, stream, block)
             .map_err(|why| Error::corrupt(format!("a compressed grain is damaged: {why}")))?;
-        // The disk's last grain may be cut off where the disk ends.
+        // The disk's last grain may be truncated at the disk's end.
         let last = self.layout.size % self.layout.grain;
         let rest = block.get_mut(produced..).unwrap_or_default();
         if !rest.is_empty() && produced as u64 != last {
@@ -321,7 +323,7 @@ impl BlockTable for GrainMap {
     }
 }
 
-/// Returns the stream behind a marker.
+/// Returns the compressed stream after a marker.
 fn stream_of(packed: &[u8]) -> Result<&[u8]> {
     let short = || Error::corrupt("a compressed grain is cut off");
     let (marker, rest) = packed.split_at_checked(MARKER_LENGTH).ok_or_else(short)?;
@@ -330,8 +332,8 @@ fn stream_of(packed: &[u8]) -> Result<&[u8]> {
     rest.get(..length.ok_or_else(short)?).ok_or_else(short)
 }
 
-/// Returns the meaning of an entry of an SEsparse table: its highest four bits are the kind, and the index of the
-/// grain is cut in two.
+/// Decodes an entry of an SEsparse grain table. Its highest four bits are the type, and the index of the grain is
+/// stored in two parts.
 fn se_sparse_grain(entry: u64, grains: u64, length: u64) -> Option<Grain> {
     match entry >> 60 {
         0 if entry == 0 => Some(Grain::Absent),
@@ -345,10 +347,10 @@ fn se_sparse_grain(entry: u64, grains: u64, length: u64) -> Option<Grain> {
     }
 }
 
-/// Reads a grain directory: the place of each table in bytes.
+/// Reads a grain directory: the offset of each grain table in bytes.
 ///
 /// # Errors
-/// Returns the system's error, or an error if the directory isn't inside of the file or makes no sense.
+/// Returns the system's error. Returns an error if the grain directory isn't inside the file or is invalid.
 pub(super) fn read_directory(
     file: &dyn Storage,
     layout: &GrainLayout,
@@ -357,7 +359,7 @@ pub(super) fn read_directory(
 ) -> Result<Vec<u64>> {
     let tables = layout.tables();
     let bytes = tables.saturating_mul(layout.entry_length());
-    // Memory is taken for what is there alone.
+    // The memory for the directory is limited by the length of the file.
     if start.saturating_add(bytes) > length {
         return Err(Error::corrupt(format!(
             "the grain directory at offset {start:#x} ({bytes} bytes) is cut off by the end of the file"

@@ -1,4 +1,4 @@
-//! The report of a VMDK image, with the field names of QEMU's.
+//! The report on a VMDK image, with QEMU's field names.
 
 use serde::Serialize;
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct VmdkInfo {
-    /// The id of the contents.
+    /// The content id.
     pub(super) cid: u32,
-    /// The id that the parent's contents must have.
+    /// The content id that the parent must have.
     pub(super) parent_cid: u32,
-    /// The kind of image.
+    /// The create type.
     pub(super) create_type: String,
     /// The extents.
     pub(super) extents: Vec<ExtentInfo>,
@@ -20,16 +20,16 @@ pub(super) struct VmdkInfo {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ExtentInfo {
-    /// True for compressed grains, else absent.
+    /// True if the grains are compressed, else absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) compressed: Option<bool>,
     /// The length in bytes.
     pub(super) virtual_size: u64,
-    /// The file's name, as seen from here.
+    /// The file's name relative to the current folder.
     pub(super) filename: String,
-    /// The length of a grain in bytes, where there are grains.
+    /// The length of a grain in bytes, if the extent has grains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cluster_size: Option<u64>,
-    /// The word of the descriptor for how it is stored; empty where the descriptor is embedded.
+    /// The extent type in the descriptor, or empty if the descriptor is embedded.
     pub(super) format: &'static str,
 }

@@ -1,15 +1,15 @@
 //! VMDK: VMware's disk images.
 //!
-//! A descriptor, which is text, names the extents of which the disk is made. An extent is flat, or it has grains
-//! which tables lead to. The descriptor stands in the file of the only extent, or is a file of its own beside
-//! those of the extents. All numbers are little-endian.
+//! A text, the descriptor, lists the extents of the disk. An extent is flat, or has grains that grain tables map. The
+//! descriptor is embedded in the file of the only extent, or is a separate file beside those of the extents. All
+//! numbers are little-endian.
 //!
-//! - [`descriptor`]: the text; [`sparse_header`], [`esx_headers`]: the headers of extents with grains;
-//! - [`grains`]: their tables; [`flat`]: the other extents;
-//! - [`mod@file`]: the image, read; [`mod@check`]: its check; [`repair`]: what that finds, repaired;
-//! - [`write`](mod@write), [`grain_write`]: the image, written where it is;
-//! - [`options`], [`plan`]: a new image, checked; [`text`]: its descriptor;
-//! - [`new_sparse`], [`new_stream`]: its extents, [`new_extents`]: several of them.
+//! - [`descriptor`]: the descriptor; [`sparse_header`], [`esx_headers`]: the headers of extents with grains;
+//! - [`grains`]: their tables; [`flat`]: flat extents;
+//! - [`mod@file`]: the image file; [`mod@check`]: its check; [`repair`]: its repair;
+//! - [`write`](mod@write), [`grain_write`]: writing to an image in place;
+//! - [`options`], [`plan`]: the plan of a new image; [`text`]: its descriptor;
+//! - [`new_sparse`], [`new_stream`]: a new extent; [`new_extents`]: a new image of several extents.
 
 mod check;
 mod descriptor;

@@ -1,7 +1,7 @@
-//! A new image of several extents, and the descriptor beside them.
+//! A new image of several extents, with a separate descriptor file.
 //!
-//! Each extent is a new image of its own. A chunk of the disk may lie in two of them. A reservation has the
-//! places of all its parts; which extent a place is in stands in the place's highest bits.
+//! Each extent is a new image of its own, and a chunk of the disk may be in two of them. A reservation has the pieces
+//! of all its parts. The index of the extent is in the highest bits of a piece's host offset.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::formats::{Backed, NewImage, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The bit of a place from which on the number of the extent stands. An extent's file is shorter than that.
+/// The position of the extent's index in a host offset. The file of an extent is shorter than 2^48 bytes.
 const NUMBER_AT: u32 = 48;
 
-/// A new image in extents.
+/// A new image of several extents.
 pub(super) struct NewExtents {
-    /// The offset at which each extent starts on the disk, and the extent.
+    /// The guest offset of each extent, and the extent.
     extents: Vec<(u64, Box<dyn NewImage>)>,
     file: Arc<dyn Storage>,
     /// The text of the descriptor.
@@ -24,8 +24,7 @@ pub(super) struct NewExtents {
 }
 
 impl NewExtents {
-    /// Puts together the extents of a new image, each with its length in bytes. `text` is written to `file` last of
-    /// all.
+    /// Combines the extents of a new image, each given with its length in bytes. `text` is written to `file` last.
     pub(super) fn new(
         extents: Vec<(u64, Box<dyn NewImage>)>,
         file: Arc<dyn Storage>,
@@ -48,8 +47,7 @@ impl NewExtents {
         }
     }
 
-    /// Returns the extents that a chunk has parts of: the number, the offset within the extent at which the part
-    /// starts, and the part.
+    /// Returns the extents with parts of a chunk: the index, the offset of the part in the extent, and the part.
     fn parts(&self, guest: GuestOffset, chunk: usize) -> Vec<(usize, u64, Run)> {
         let end = guest.0.saturating_add(chunk as u64);
         let ends = self.extents.iter().skip(1).map(|(start, _)| *start);
@@ -74,7 +72,7 @@ impl NewExtents {
     }
 }
 
-/// Returns the parts of runs that lie in a part of the chunk, from its start on.
+/// Returns the parts of runs that are in a part of the chunk, relative to its start.
 fn cut(runs: &[Run], part: &Run) -> Vec<Run> {
     let cut = runs.iter().map(|run| {
         let from = run.start.max(part.start);

@@ -1,8 +1,8 @@
 //! A new extent with grains.
 //!
-//! As QEMU lays it out: the header, the descriptor, the second directory with its tables, the first directory
-//! with its tables, and from the next whole grain on the grains, in guest order. All tables have their places
-//! beforehand. They are written last, and the header after them.
+//! The layout is QEMU's: the header, the descriptor, the second grain directory with its tables, the first grain
+//! directory with its tables, and the grains in guest order from the next multiple of the grain length on. All grain
+//! tables are allocated beforehand. They are written last, and the header after them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,23 +16,23 @@ use crate::formats::zeroes::write_zeroes;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The length of a grain in sectors.
+/// The length of a grain in sectors of 512 bytes.
 pub(super) const GRAIN: u64 = 128;
-/// The number of entries of a grain table, and its length in sectors.
+/// The number of entries in a grain table, and its length in sectors.
 pub(super) const GRAIN_ENTRIES: u32 = 512;
 pub(super) const TABLE: u64 = 4;
-/// The place and the length of the descriptor, in sectors.
+/// The offset and the length of the descriptor, in sectors.
 pub(super) const DESCRIPTOR: u64 = 1;
 pub(super) const DESCRIPTOR_LENGTH: u64 = 20;
-/// The most sectors of a file that entries can name.
+/// The largest length of a file that entries can address, in sectors.
 pub(super) const MOST_SECTORS: u64 = 1 << 32;
-/// The number of bytes that are copied at a time from one table to the other.
+/// The number of bytes that are copied at once to the second grain tables.
 const COPIED_AT_ONCE: u64 = 1 << 20;
 
 /// Returns the header of a new extent of `size` bytes.
 ///
 /// # Errors
-/// Returns an error if its tables would lie beyond what entries can name.
+/// Returns an error if its tables would be beyond the sectors that entries can address.
 pub(super) fn header(size: u64, zero_grains: bool) -> Result<SparseHeader> {
     let capacity = size.div_ceil(SECTOR_SIZE);
     let tables = capacity.div_ceil(GRAIN * u64::from(GRAIN_ENTRIES));
@@ -66,9 +66,9 @@ pub(super) fn header(size: u64, zero_grains: bool) -> Result<SparseHeader> {
 pub(super) struct NewGrains {
     file: Arc<dyn Storage>,
     header: SparseHeader,
-    /// The text of the descriptor; empty where that is another file.
+    /// The text of the descriptor, or empty if the descriptor is a separate file.
     text: Vec<u8>,
-    /// The size in bytes of the backing file's part below, where there is one: grains that aren't stored are read
+    /// The size in bytes of the backing file's part for this extent, if there is one. Unallocated grains are read
     /// from it.
     backing_size: Option<u64>,
     entries: EntryTable,
@@ -77,7 +77,7 @@ pub(super) struct NewGrains {
 }
 
 impl NewGrains {
-    /// Begins an extent in `file`, whose old header is overwritten where there may be one.
+    /// Starts an extent in `file`. Overwrites an old header on a device.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -107,14 +107,14 @@ impl NewGrains {
         })
     }
 
-    /// The extent, to be written for the first time.
+    /// Returns the extent for writing a new image.
     pub(super) fn new_image(self, flush: bool) -> NewBlocks<Self> {
         let file = Arc::clone(&self.file);
         let backing_size = self.backing_size;
         NewBlocks::new(self, file, false, flush).with_backing(backing_size)
     }
 
-    /// Writes the directory at sector `place`, whose tables follow it.
+    /// Writes the grain directory at sector `place`, which its tables follow.
     fn write_directory(&self, place: u64) -> Result<()> {
         let first = first_table(&self.header, place);
         let tables = (0..self.header.tables()).map(|table| first + table * TABLE);
@@ -125,8 +125,8 @@ impl NewGrains {
         self.file.write_at(place * SECTOR_SIZE, &bytes)
     }
 
-    /// Copies the tables, which are written, to those of the second directory. Zeroes are left out where the
-    /// file has them anyway.
+    /// Copies the grain tables to those of the second grain directory. Leaves out zeroes if the file reads as zeroes
+    /// there.
     fn copy_tables(&self) -> Result<()> {
         let from = first_table(&self.header, self.header.directory) * SECTOR_SIZE;
         let to = first_table(&self.header, self.header.second_directory) * SECTOR_SIZE;
@@ -154,7 +154,7 @@ impl NewGrains {
     }
 }
 
-/// Returns the sector of the first table of a directory at sector `place`.
+/// Returns the sector of the first grain table of a directory at sector `place`.
 fn first_table(header: &SparseHeader, place: u64) -> u64 {
     place + (header.tables() * 4).div_ceil(SECTOR_SIZE)
 }
@@ -204,7 +204,7 @@ impl NewBlockTable for NewGrains {
             self.file.set_len(end)?;
             self.entries.store()?;
         } else {
-            // Whatever a device holds, up to the first grain.
+            // A device may have any contents up to the first grain.
             let overhead = self.header.overhead * SECTOR_SIZE;
             write_zeroes(self.file.as_ref(), 0..overhead)?;
             self.entries.store_all()?;

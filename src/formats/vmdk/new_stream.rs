@@ -1,16 +1,15 @@
 //! A new streamOptimized image, in VMware's layout.
 //!
-//! Every grain is compressed, with a marker in front of it that says where it is on the disk. Behind the last
-//! grain of a table comes the table, at the end the directory, and then the header once more, which says where
-//! that is. So a reader can take the file from a pipe. QEMU writes tables at the front instead, which some
-//! importers refuse.
+//! Every grain is compressed, and follows a marker with its guest sector. Each grain table follows its last grain.
+//! The grain directory is at the end, followed by a copy of the header with its place, the footer. So a reader can
+//! take the file from a pipe. QEMU writes the tables at the front instead, which some importers refuse.
 //!
-//! Grains are compressed by all workers, and get their room in guest order. So the file is the same for any number
-//! of them.
+//! All threads compress grains, and space is allocated in guest order. So the file is the same for any number of
+//! threads.
 //!
-//! A grain that doesn't get smaller has to be a stream all the same, which is longer than the grain. It stays as
-//! it is in the chunk, and is made a stream when it is written. Its piece begins behind the marker and the headers
-//! of the stream, at an odd place, by which it is known.
+//! A grain that doesn't get smaller must be a zlib stream nevertheless, which is longer than the grain. It stays
+//! uncompressed in the chunk, and is converted to a stream when it is written. Its piece begins after the marker and
+//! the headers of the stream, at an offset that isn't a multiple of 512, by which it is recognised.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,16 +30,15 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
 /// The length of a grain in bytes.
 const GRAIN_LENGTH: usize = 64 << 10;
-/// The most bytes of a stream, so that it fits with its marker into less sectors than a grain.
+/// The largest length of a compressed stream in bytes, so that it and its marker take fewer sectors than a grain.
 const MOST_STREAM: usize = GRAIN_LENGTH - SECTOR_LEN - MARKER_LENGTH;
-/// The number of bytes before the data of a grain that is stored as it is: the marker, and the first headers of the
-/// stream.
+/// The number of bytes before the data of an uncompressed grain: the marker, and the first headers of the stream.
 const BEFORE_STORED: u64 = MARKER_LENGTH as u64 + 7;
 
 /// The entry of a grain of zeroes.
 const ZERO_GRAIN: u32 = 1;
 
-/// Kinds of markers.
+/// The types of metadata markers.
 mod marker {
     pub(super) const TABLE: u32 = 1;
     pub(super) const DIRECTORY: u32 = 2;
@@ -52,28 +50,28 @@ pub(super) struct NewStream {
     file: Arc<dyn Storage>,
     header: SparseHeader,
     text: Vec<u8>,
-    /// The size of the backing file's disk in bytes, where there is one.
+    /// The size of the backing file's disk in bytes, if there is one.
     backing_size: Option<u64>,
     flush: bool,
     space: Mutex<StreamSpace>,
 }
 
-/// The end of the file, and the tables.
+/// The end of the file, and the grain tables.
 #[derive(Debug)]
 struct StreamSpace {
     /// The next sector.
     next: u64,
-    /// The sector of each table; 0 for none.
+    /// The sector of each grain table, or 0 if it isn't allocated.
     directory: Vec<u32>,
-    /// The number of the table that has grains and isn't written.
+    /// The index of the grain table that has grains and isn't written yet.
     table: usize,
-    /// Its entries.
+    /// The entries of that table.
     entries: Vec<u32>,
 }
 
 impl NewStream {
-    /// Begins an image with this header in `file`. `backing_size` is the size of the backing file's disk in bytes,
-    /// where there is one.
+    /// Starts an image with this header in `file`. `backing_size` is the size of the backing file's disk in bytes, if
+    /// there is one.
     ///
     /// # Errors
     /// Returns an error if the file is a device.
@@ -106,7 +104,7 @@ impl NewStream {
         })
     }
 
-    /// Returns true if entries can say that a grain is zero.
+    /// Returns true if an entry can mark a grain as zero.
     fn stores_zeroes(&self) -> bool {
         self.header.flags & flag::ZERO_GRAINS != 0
     }
@@ -131,7 +129,7 @@ pub(super) fn header(size: u64, zero_grains: bool) -> SparseHeader {
 }
 
 impl StreamSpace {
-    /// Hands out sectors at the end.
+    /// Allocates sectors for `bytes` bytes at the end.
     fn take(&mut self, bytes: usize) -> Result<u32> {
         let sector = u32::try_from(self.next)
             .map_err(|_| Error::unsupported("an extent of a VMDK image has at most 2 TiB"))?;
@@ -139,7 +137,7 @@ impl StreamSpace {
         Ok(sector)
     }
 
-    /// Gives a grain its room, with the table before where that is complete.
+    /// Allocates space for a grain. Adds the previous grain table to `metadata` if it is complete.
     fn place(
         &mut self,
         grain: u64,
@@ -152,7 +150,7 @@ impl StreamSpace {
         Ok(u64::from(sector) * SECTOR_SIZE)
     }
 
-    /// Ends the table before that of a grain.
+    /// Completes the previous grain table if a grain is in another one.
     fn go_to(&mut self, grain: u64, metadata: &mut Vec<(HostOffset, Vec<u8>)>) -> Result<()> {
         let table = usize::try_from(grain / u64::from(GRAIN_ENTRIES)).unwrap_or(usize::MAX);
         if table != self.table {
@@ -162,7 +160,7 @@ impl StreamSpace {
         Ok(())
     }
 
-    /// Sets the entry of a grain of the current table.
+    /// Sets the entry of a grain in the current grain table.
     fn enter(&mut self, grain: u64, value: u32) -> Result<()> {
         let index = usize::try_from(grain % u64::from(GRAIN_ENTRIES)).unwrap_or(usize::MAX);
         let entry = self.entries.get_mut(index);
@@ -170,7 +168,8 @@ impl StreamSpace {
         Ok(())
     }
 
-    /// Ends the table, and returns its place and its bytes with their marker; `None` for one without grains.
+    /// Completes the grain table. Returns its host offset and its bytes with their marker, or `None` if it has no
+    /// grains.
     fn end_table(&mut self) -> Result<Option<(HostOffset, Vec<u8>)>> {
         if self.entries.iter().all(|entry| *entry == 0) {
             return Ok(None);
@@ -185,7 +184,7 @@ impl StreamSpace {
     }
 }
 
-/// Returns a marker in front of so many sectors of metadata.
+/// Returns a marker before `sectors` sectors of metadata.
 fn marker(sectors: u64, kind: u32) -> [u8; SECTOR_LEN] {
     let mut bytes = [0; SECTOR_LEN];
     LittleEndian::write_u64(&mut bytes, sectors);
@@ -196,11 +195,11 @@ fn marker(sectors: u64, kind: u32) -> [u8; SECTOR_LEN] {
 }
 
 thread_local! {
-    /// The stream of a grain that is stored as it is.
+    /// The zlib stream of an uncompressed grain.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
 }
 
-/// Returns the marker of a grain.
+/// Returns the marker before a grain.
 fn grain_marker(sector: u64, stream: usize) -> [u8; MARKER_LENGTH] {
     let mut bytes = [0; MARKER_LENGTH];
     LittleEndian::write_u64(&mut bytes, sector);
@@ -237,7 +236,7 @@ impl NewImage for NewStream {
         })
     }
 
-    /// Returns the room for a compressed grain, and about as much for the encoder.
+    /// Returns the size of a buffer for a compressed grain, and about the same for the encoder.
     fn memory_to_write(&self) -> usize {
         4 * GRAIN_LENGTH
     }
@@ -246,8 +245,8 @@ impl NewImage for NewStream {
         true
     }
 
-    /// Puts each grain behind its marker. That has the grain's sector within the chunk, to which the chunk's is
-    /// added later.
+    /// Puts each grain after its marker. The marker has the grain's sector relative to the chunk, to which
+    /// [`encode`](Self::encode) adds the chunk's.
     fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
         let grains = |runs: &[Run]| -> Vec<usize> {
             let starts = runs
@@ -323,7 +322,7 @@ impl NewImage for NewStream {
         Err(not_packed())
     }
 
-    /// Adds the chunk's sector to that of each grain.
+    /// Adds the chunk's sector to that in each marker.
     fn encode(&self, reservation: &Reservation, chunk: &mut [u8]) -> Result<()> {
         let first = reservation.guest.0 / SECTOR_SIZE;
         for (run, host) in &reservation.pieces {

@@ -1,6 +1,6 @@
-//! The options of a new VMDK image as data, and their meaning.
+//! The options of a new VMDK image as data, and their interpretation.
 //!
-//! They are looked at in the order in which QEMU does, so that of several mistakes the same one is reported.
+//! They are checked in QEMU's order, so that of several errors the same one is reported.
 
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
 use crate::options::{Kind, OptionSpec, Values};
 
-/// The value of `hwversion` that stands for none.
+/// The value of `hwversion` that means none.
 const UNDEFINED: &str = "undefined";
 
 /// The options.
@@ -37,7 +37,7 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
-/// The kinds of images that can be made.
+/// The create types of new images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subformat {
     MonolithicSparse,
@@ -56,7 +56,7 @@ impl Subformat {
         Self::Stream,
     ];
 
-    /// Returns the word of the descriptor for it.
+    /// Returns the create type in the descriptor.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::MonolithicSparse => "monolithicSparse",
@@ -72,13 +72,13 @@ impl Subformat {
         matches!(self, Self::MonolithicFlat | Self::SplitFlat)
     }
 
-    /// Returns true if its descriptor is in the file of the only extent.
+    /// Returns true if its descriptor is embedded in the file of the only extent.
     pub(super) fn is_embedded(self) -> bool {
         matches!(self, Self::MonolithicSparse | Self::Stream)
     }
 }
 
-/// The options of a new image, checked.
+/// The checked options of a new image.
 #[derive(Debug, Clone)]
 pub(super) struct VmdkOptions {
     pub(super) subformat: Subformat,
@@ -93,8 +93,7 @@ impl VmdkOptions {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error, in QEMU's words, if a value is none of those that there are, or if options exclude each
-    /// other.
+    /// Returns an error, in QEMU's words, if a value is invalid, or if options exclude each other.
     pub(super) fn of(values: &Values) -> Result<Self> {
         let wrong = |value: &str| Error::invalid(format!("invalid parameter value: {value}"));
         let backing = Backing::of(values)?;
@@ -147,7 +146,7 @@ impl VmdkOptions {
     }
 }
 
-/// Returns true if a text can stand between the quotation marks of a descriptor.
+/// Returns true if a text is valid between the quotation marks of a descriptor.
 pub(super) fn fits(text: &[u8]) -> bool {
     let stops = |byte: &u8| *byte == b'"' || *byte < b' ';
     text.len() <= 1023 && !text.iter().any(stops)

@@ -1,8 +1,8 @@
-//! A conversion into a streamOptimized image that exists and has no grains.
+//! A conversion into an existing streamOptimized image without grains.
 //!
-//! Grains of such an image are never written over. So one that has any is refused, and one that has none is made anew
-//! in its place: with its size, its options and its descriptor, but for the id of the contents. Until that is whole
-//! the file is no image.
+//! Grains of such an image are never overwritten, so one that has any is refused. One without grains is replaced by a
+//! new one with its size, its options and its descriptor, except for the content id. The file isn't a valid image
+//! until the new one is complete.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::formats::NewImage;
 use crate::units::SECTOR_SIZE;
 
 impl DiskExtent {
-    /// Refuses a stream that has grains.
+    /// Refuses a streamOptimized extent that has grains.
     ///
     /// # Errors
     /// Returns an error if it has any, or if its tables can't be read.
@@ -46,7 +46,7 @@ impl DiskExtent {
 }
 
 impl VmdkFile {
-    /// Returns the extent of a streamOptimized image.
+    /// Returns the extent of a streamOptimized image, or `None` for any other image.
     pub(super) fn stream(&self) -> Option<&DiskExtent> {
         let [extent] = self.extents.as_slice() else {
             return None;
@@ -54,10 +54,11 @@ impl VmdkFile {
         Some(extent).filter(|extent| extent.is_compressed() && self.is_embedded)
     }
 
-    /// Makes a streamOptimized image anew in its place. `flush` says if flushes reach the storage.
+    /// Starts a new streamOptimized image in place of this one. `flush` says if flushes reach stable storage.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the image has a backing file or a descriptor of another form.
+    /// Returns the system's error. Returns an error if the image has a backing file, or if its descriptor has an
+    /// unsupported form.
     pub(super) fn write_stream(&self, flush: bool) -> Result<Box<dyn NewImage>> {
         if self.descriptor.parent.is_some() {
             return Err(Error::unsupported(

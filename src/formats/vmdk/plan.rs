@@ -1,4 +1,4 @@
-//! A new VMDK image, checked and not made yet.
+//! The plan of a new VMDK image, whose options have been checked.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -18,17 +18,17 @@ use crate::formats::NewImage;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
 use crate::units::SECTOR_SIZE;
 
-/// The length of a piece of a disk that is cut, in bytes.
+/// The largest length of an extent of a split image, in bytes.
 const PIECE: u64 = 2 << 30;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct VmdkPlan {
     options: VmdkOptions,
     size: u64,
     extents: NamedExtents,
-    /// The paths of the extents' files, where they aren't the image's own.
+    /// The paths of the extents' files, for a separate descriptor.
     files: Vec<PathBuf>,
-    /// The headers of the extents that have one.
+    /// The headers of the sparse extents.
     headers: Vec<SparseHeader>,
     parent: Option<ParentLink>,
     /// The size of the parent's disk in bytes.
@@ -39,7 +39,8 @@ impl VmdkPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if they are wrong or exclude each other, or if the format has no disk of that size.
+    /// Returns an error if options are invalid or exclude each other, or if the format doesn't support a disk of that
+    /// size.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let options = VmdkOptions::of(new.options)?;
         let size = new.size.checked_next_multiple_of(SECTOR_SIZE);

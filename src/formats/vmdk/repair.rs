@@ -1,9 +1,9 @@
-//! The repair of an extent: what its tables have lost is taken from those of the second directory.
+//! The repair of an extent's grain tables, with those of the second grain directory.
 //!
-//! Entries that lead beyond the end of the file are replaced where the second table has a grain that nothing else
-//! uses. Where it hasn't, the grain isn't stored any more: there is nothing of it in the file. A table beyond the
-//! end is replaced by the second one, or stays: its grains may all be there. Two uses of one grain stay as well, as
-//! nobody knows whose it is.
+//! An entry that refers to a grain beyond the end of the file is replaced by that of the second grain table, if its
+//! grain isn't used otherwise. If there is none, the grain becomes unallocated, since nothing of it is in the file. A
+//! grain table beyond the end is replaced by the second one. Without one it stays, since all of its grains may be in
+//! the file. Two references to one grain also stay, since nothing says which is right.
 
 use std::collections::HashSet;
 
@@ -16,10 +16,10 @@ use crate::formats::block_map::BlockAllocator as _;
 use crate::formats::check::CheckEvent;
 use crate::units::SECTOR_SIZE;
 
-/// Repairs what was found, and returns the number of repairs.
+/// Repairs the findings, and returns the number of repairs.
 ///
 /// # Errors
-/// Returns the system's error, or an error if there is no room for a table.
+/// Returns the system's error. Returns an error if there is no space for a grain table.
 pub(super) fn repair(
     map: &GrainMap,
     found: &Damage,
@@ -72,7 +72,7 @@ pub(super) fn repair(
     Ok(fixed)
 }
 
-/// Checks an extent again after a repair.
+/// Checks an extent again after a repair, and returns the number of corruptions that are left.
 ///
 /// # Errors
 /// Returns the errors of [`check::find`].
@@ -80,7 +80,7 @@ pub(super) fn left_over(map: &GrainMap) -> Result<u64> {
     Ok(check::find(map, &mut |_| {})?.corruptions)
 }
 
-/// Returns the bytes of the second table of that number, where there is one in the file.
+/// Returns the bytes of the second grain table with an index, if it is in the file.
 fn second_table(map: &GrainMap, state: &GrainTableState, index: usize) -> Result<Option<Vec<u8>>> {
     let place = state.second.get(index).copied().unwrap_or(0);
     let length = map.layout.table_length();
@@ -92,7 +92,7 @@ fn second_table(map: &GrainMap, state: &GrainTableState, index: usize) -> Result
     Ok(Some(bytes))
 }
 
-/// Returns the place of a grain by its second table, in bytes of the file.
+/// Returns the offset of a grain according to its second grain table, in bytes.
 fn second_entry(map: &GrainMap, state: &GrainTableState, grain: u64) -> Result<Option<u64>> {
     let index = usize::try_from(grain / map.layout.entries).unwrap_or(usize::MAX);
     let Some(bytes) = second_table(map, state, index)? else {
@@ -106,7 +106,7 @@ fn second_entry(map: &GrainMap, state: &GrainTableState, grain: u64) -> Result<O
     Ok((sector > 1).then(|| u64::from(sector) * SECTOR_SIZE))
 }
 
-/// Returns the places of all grains, in bytes of the file.
+/// Returns the offsets of all grains, in bytes.
 fn used(map: &GrainMap) -> Result<HashSet<u64>> {
     let mut used = HashSet::new();
     let mut state = map.lock();

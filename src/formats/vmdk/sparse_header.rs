@@ -1,6 +1,7 @@
-//! The header of a sparse extent: 512 bytes that lead to the grain directory, and to an embedded descriptor.
+//! The header of a sparse extent: 512 bytes with the places of the grain directory and of an embedded descriptor.
 //!
-//! The fields are little-endian and, from the second on, at odd places. Offsets and lengths are in sectors.
+//! The fields are little-endian and, from the second on, not naturally aligned. Offsets and lengths are in sectors of
+//! 512 bytes.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
@@ -9,43 +10,44 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The mark.
+/// The magic number.
 pub(super) const MARK: &[u8; 4] = b"KDMV";
 /// The length of the header in bytes.
 pub(super) const LENGTH: usize = 512;
-/// The place of the grain directory where the footer has it.
+/// The value of the grain directory's offset if the footer has it.
 pub(super) const AT_END: u64 = u64::MAX;
-/// The largest grain in bytes. QEMU takes up to 1 GiB, which a stranger's file could have made in memory.
+/// The largest grain in bytes. QEMU accepts up to 1 GiB, which a malicious file could make it allocate.
 const LARGEST_GRAIN: u64 = 64 << 20;
-/// The most entries of a grain table and of a grain directory.
+/// The largest number of entries in a grain table and in a grain directory.
 const MOST_GRAIN_ENTRIES: u32 = 512;
 const MOST_TABLES: u64 = 32 << 20;
-/// The length in bytes of the end of a stream: a marker, the footer, and a marker of the end.
+/// The length of the end of a streamOptimized extent, in bytes: a footer marker, the footer, and an end-of-stream
+/// marker.
 const FOOTER_LENGTH: u64 = 3 * SECTOR_SIZE;
-/// The number of sectors of zeroes that may follow.
+/// The largest number of sectors of zeroes after it.
 const MOST_ZERO_SECTORS: u64 = 127;
-/// The kind of a marker that stands in front of a footer.
+/// The type of a footer marker.
 const FOOTER_MARKER: u32 = 3;
-/// The method of compression that there is: zlib.
+/// The only compression algorithm: deflate, in zlib streams.
 pub(super) const DEFLATE: u16 = 1;
-/// The bytes that a transfer as text would change.
+/// The bytes that a transfer in text mode would change.
 const LINE_ENDS: [u8; 4] = *b"\n \r\n";
 
-/// Bits of the flags.
+/// The bits of the flags.
 pub(super) mod flag {
-    /// The bytes by which a transfer as text is found out are there.
+    /// The bytes that detect a transfer in text mode are valid.
     pub(in crate::formats::vmdk) const LINE_ENDS: u32 = 1;
-    /// There is a second grain directory, with tables of its own.
+    /// There is a second grain directory, with copies of the grain tables.
     pub(in crate::formats::vmdk) const SECOND_DIRECTORY: u32 = 2;
-    /// An entry of 1 is a grain of zeroes.
+    /// An entry of 1 marks a grain of zeroes.
     pub(in crate::formats::vmdk) const ZERO_GRAINS: u32 = 4;
     /// Grains are compressed.
     pub(in crate::formats::vmdk) const COMPRESSED: u32 = 1 << 16;
-    /// There are markers in front of grains.
+    /// Grains and metadata have markers before them.
     pub(in crate::formats::vmdk) const MARKERS: u32 = 1 << 17;
 }
 
-/// The places of fields in bytes.
+/// The offsets of fields, in bytes.
 mod at {
     pub(super) const VERSION: usize = 4;
     pub(super) const FLAGS: usize = 8;
@@ -61,32 +63,32 @@ mod at {
     pub(super) const COMPRESSION: usize = 77;
 }
 
-/// A header as it stands in the file.
+/// The fields of a header as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SparseHeader {
     pub(super) version: u32,
     pub(super) flags: u32,
-    /// The size of the disk in sectors.
+    /// The size of the disk in sectors of 512 bytes.
     pub(super) capacity: u64,
     /// The length of a grain in sectors.
     pub(super) grain: u64,
-    /// The place and the length of the descriptor, in sectors; 0 for none.
+    /// The offset and the length of the descriptor, in sectors; 0 if it isn't embedded.
     pub(super) descriptor: u64,
     pub(super) descriptor_length: u64,
-    /// The number of entries of a grain table.
+    /// The number of entries in a grain table.
     pub(super) grain_entries: u32,
-    /// The place of the second grain directory in sectors.
+    /// The offset of the second grain directory, in sectors.
     pub(super) second_directory: u64,
-    /// The place of the grain directory in sectors, or [`AT_END`].
+    /// The offset of the grain directory in sectors, or [`AT_END`].
     pub(super) directory: u64,
     /// The number of sectors before the first grain.
     pub(super) overhead: u64,
-    /// 1 for zlib.
+    /// The compression algorithm; 1 is deflate.
     pub(super) compression: u16,
 }
 
 impl SparseHeader {
-    /// Returns the header of which `bytes` are the first sector; `None` if it has another mark.
+    /// Parses the header in the first sector of a file. Returns `None` if it has another magic number.
     pub(super) fn parse(bytes: &[u8; LENGTH]) -> Option<Self> {
         let rest = |at: usize| bytes.get(at..).unwrap_or_default();
         let number = |at: usize| LittleEndian::read_u32(rest(at));
@@ -106,11 +108,11 @@ impl SparseHeader {
         })
     }
 
-    /// Reads the header of an extent. That of a stream may stand at its end.
+    /// Reads the header of an extent, which a streamOptimized one may have at its end.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if a field is wrong or
-    /// the file is cut off.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if a field is invalid or if
+    /// the file is truncated.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let length = file.len()?;
         let mut bytes = [0; LENGTH];
@@ -126,8 +128,8 @@ impl SparseHeader {
         Ok(header)
     }
 
-    /// Reads the header at the end of a stream. A copy by blocks may have added zeroes behind it, which QEMU
-    /// doesn't take.
+    /// Reads the footer of a streamOptimized extent. Zeroes may follow it if the file was copied in blocks, which
+    /// QEMU refuses.
     fn footer(&self, file: &dyn Storage, length: u64) -> Result<Self> {
         let invalid = || Error::corrupt("Invalid footer");
         let mut end = length / SECTOR_SIZE * SECTOR_SIZE;
@@ -176,21 +178,21 @@ impl SparseHeader {
         if self.capacity > i64::MAX.unsigned_abs() / SECTOR_SIZE {
             return Err(Error::corrupt("the disk of the image is too large"));
         }
-        // A stream has its tables at the end, so nothing but its grains tells if it is whole.
+        // A streamOptimized extent has its tables at the end, so only its grains show if it is complete.
         let least = self.overhead.saturating_mul(SECTOR_SIZE);
         if least > length {
             return Err(Error::corrupt(format!(
                 "File truncated, expecting at least {least} bytes"
             )));
         }
-        // QEMU goes by the method alone, and reads what is compressed by another one as it is.
+        // QEMU checks only the algorithm, and reads grains with an unknown one as uncompressed.
         if self.flags & flag::COMPRESSED != 0 && !self.is_compressed() {
             return Err(Error::unsupported(format!(
                 "unsupported method {} of compression",
                 self.compression
             )));
         }
-        // QEMU doesn't look at them.
+        // QEMU ignores these bytes.
         let ends = start.get(at::LINE_ENDS..at::LINE_ENDS + LINE_ENDS.len());
         if self.flags & flag::LINE_ENDS != 0 && ends != Some(&LINE_ENDS[..]) {
             return Err(Error::corrupt(
@@ -221,7 +223,7 @@ impl SparseHeader {
         self.compression == DEFLATE
     }
 
-    /// Returns where the tables are, and how to read them.
+    /// Returns the layout of the extent.
     pub(super) fn layout(&self) -> GrainLayout {
         let has_second = self.flags & flag::SECOND_DIRECTORY != 0 && self.second_directory != 0;
         GrainLayout {
@@ -239,7 +241,7 @@ impl SparseHeader {
         }
     }
 
-    /// Returns the header's bytes.
+    /// Encodes the header.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let mut put = |at: usize, field: &[u8]| {

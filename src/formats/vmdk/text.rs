@@ -1,4 +1,4 @@
-//! The text of a new descriptor, and the names of the extents in it.
+//! The text of a new descriptor, and the names of its extents.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,13 +11,13 @@ use super::options::{Subformat, VmdkOptions, fits};
 use crate::error::{Error, Result};
 use crate::units::SECTOR_SIZE;
 
-/// The number of sectors of a cylinder of a disk with one head.
+/// The number of sectors per track in the disk's geometry.
 const SECTORS: u64 = 63;
 
-/// The extents of a new image: a length in bytes, and the name of a file.
+/// The extents of a new image, each with its length in bytes and its file name.
 pub(super) type NamedExtents = Vec<(u64, Vec<u8>)>;
 
-/// The id of the parent's contents, and its name.
+/// The content id and the name of the parent.
 #[derive(Debug, Clone)]
 pub(super) struct ParentLink {
     pub(super) cid: u32,
@@ -71,8 +71,7 @@ pub(super) fn descriptor(
     text
 }
 
-/// Returns an id for contents that nobody has seen before: a random one of eight digits, and none of those that
-/// stand for none.
+/// Returns a random content id, with eight digits and without reserved values.
 pub(super) fn new_cid() -> u32 {
     let bytes = Uuid::new_v4();
     let number = bytes
@@ -83,10 +82,10 @@ pub(super) fn new_cid() -> u32 {
     (number.unwrap_or(0) | 0x1000_0000).min(NO_PARENT - 2)
 }
 
-/// Returns the names of the extents of a new image at `path`, and their lengths. Pieces are `most` bytes long.
+/// Returns the names and lengths of the extents of a new image at `path`. An extent has at most `most` bytes.
 ///
 /// # Errors
-/// Returns an error if such a name can't stand in a descriptor, or if there would be too many.
+/// Returns an error if a name is invalid in a descriptor, or if there would be too many extents.
 pub(super) fn extents(
     subformat: Subformat,
     path: &Path,

@@ -1,8 +1,8 @@
-//! A VMDK image in use, written anywhere.
+//! Writing to a VMDK image in place.
 //!
-//! The extents are written each by itself. Before the first change the id of the contents changes, on stable storage,
-//! so that images above this one are known to be out of date whatever happens then. The new id has as many digits
-//! as the old one. So nothing else of the text moves, and a power cut leaves one of the two.
+//! The extents are written independently. Before the first change the content id changes, on stable storage, so that
+//! images above this one are known to be outdated whatever happens afterwards. The new id has as many digits as the
+//! old one. So nothing else of the descriptor moves, and a power cut leaves the old or the new id.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,19 +14,19 @@ use crate::formats::{Extent, Image, Plain, WritableImage, check_range};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// An image that is written.
+/// A VMDK image open for writing.
 pub(super) struct WritableVmdk {
-    /// The offset at which each extent starts on the disk, and the extent.
+    /// The guest offset of each extent, and the extent.
     extents: Vec<(u64, Box<dyn WritableImage>)>,
     size: u64,
     id: ContentId,
 }
 
-/// The id of the contents, and where it is stored.
+/// The content id, and its place in the descriptor.
 pub(super) struct ContentId {
     /// The file with the descriptor.
     file: Arc<dyn Storage>,
-    /// The place of the digits in bytes of the file, and their number.
+    /// The offset of the digits in the file in bytes, and their number.
     place: u64,
     digits: usize,
     flushes: bool,
@@ -34,10 +34,10 @@ pub(super) struct ContentId {
 }
 
 impl ContentId {
-    /// Finds the id in the descriptor, which is `length` bytes long from `start` of the file on.
+    /// Finds the content id in the descriptor, which has `length` bytes from byte `start` of the file on.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if there is no id.
+    /// Returns the system's error. Returns an error if there is no content id.
     pub(super) fn find(
         file: Arc<dyn Storage>,
         (start, length): (u64, u64),
@@ -55,7 +55,7 @@ impl ContentId {
         })
     }
 
-    /// Stores another id, unless that was done.
+    /// Stores a new content id, unless that has been done.
     fn change(&self) -> Result<()> {
         let mut is_changed = self
             .is_changed
@@ -83,7 +83,7 @@ impl ContentId {
 }
 
 impl WritableVmdk {
-    /// Puts together the extents of an image.
+    /// Combines the extents of an image.
     pub(super) fn new(extents: Vec<Box<dyn WritableImage>>, id: ContentId) -> Self {
         let mut size = 0;
         let extents = extents
@@ -97,7 +97,7 @@ impl WritableVmdk {
         Self { extents, size, id }
     }
 
-    /// Returns the extent that holds `offset`, and the offset in it.
+    /// Returns the extent with the byte at `offset`, and the offset in it.
     fn extent(&self, offset: GuestOffset) -> Result<(&dyn WritableImage, GuestOffset)> {
         let next = self
             .extents
@@ -108,8 +108,8 @@ impl WritableVmdk {
         Ok((image.as_ref(), GuestOffset(offset.0 - start)))
     }
 
-    /// Calls `act` with each part of a range that lies in one extent: the extent, the offset in it, and the length
-    /// of the part.
+    /// Calls `act` with each part of a range that is in one extent: the extent, the offset in it, and the length of
+    /// the part.
     fn for_parts(
         &self,
         offset: GuestOffset,
@@ -229,7 +229,7 @@ impl WritableImage for WritableVmdk {
 
     fn backing_size(&self) -> Option<u64> {
         let first = self.extents.first();
-        // Each extent has its part of the backing file.
+        // The backing file is divided among the extents.
         let mut sizes = self.extents.iter().map(|(_, image)| image.backing_size());
         first.and_then(|_| sizes.try_fold(0, |sum: u64, size| Some(sum + size?)))
     }
@@ -240,7 +240,7 @@ impl WritableImage for WritableVmdk {
             .any(|(_, image)| image.writes_serially())
     }
 
-    /// Compression is asked for in vain, as with QEMU: grains of such images are stored as they are.
+    /// Accepts compressed writes, as QEMU does, and stores them uncompressed.
     fn check_compression(&self) -> Result<()> {
         Ok(())
     }
