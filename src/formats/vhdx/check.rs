@@ -1,4 +1,4 @@
-//! The check of the table of blocks. No block may be used twice, lie in the metadata, or end beyond the file's end.
+//! The check of the BAT: no block may be used twice, overlap with the metadata, or end beyond the end of the file.
 
 use std::ops::Range;
 
@@ -11,19 +11,19 @@ use crate::formats::check::CheckEvent;
 /// The findings of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct TableState {
-    /// The number of entries that are wrong.
+    /// The number of invalid entries.
     pub(super) corruptions: u64,
-    /// The first finding of a block that isn't in the file, or lies in the metadata.
+    /// The first finding about a block beyond the end of the file or in the metadata.
     pub(super) misplaced: Option<String>,
-    /// The end of the last block, in bytes; 0 without any.
+    /// The end of the last block in bytes, or 0 without blocks.
     pub(super) end: u64,
 }
 
-/// Looks at every entry, and says what is wrong, in QEMU's words where it has any. `length` is that of the file, in
-/// bytes; `log` is the part that the log has.
+/// Checks every entry. Calls `on_event` with each finding, in QEMU's words where it has any. `length` is the length
+/// of the file in bytes, and `log` the range of the log.
 ///
 /// # Errors
-/// Returns an error if the table can't be read.
+/// Returns an error if the BAT can't be read.
 pub(super) fn look_at(
     table: &VhdxTable,
     places: &Places,
@@ -49,7 +49,7 @@ pub(super) fn look_at(
             BlockState::Zero => continue,
             BlockState::At(start) => start,
             BlockState::Invalid(state) => {
-                // QEMU finds nothing wrong, and can't read the block.
+                // QEMU doesn't report this, and can't read the block.
                 wrong(&format!(
                     "ERROR: VHDX BAT entry {} has state {state}",
                     places.index(block)

@@ -1,10 +1,10 @@
-//! The checksum of structures: CRC-32C over all their bytes, with its own field taken as zeroes.
+//! The checksum of structures: CRC-32C over all their bytes, in which its own field counts as zeroes.
 //!
-//! The field is in the same place in all of them, behind the mark.
+//! The field is at the same offset in all structures, after the signature.
 
 use std::ops::Range;
 
-/// The place of the checksum in bytes.
+/// The range of the checksum field in bytes.
 const FIELD: Range<usize> = 4..8;
 
 /// Returns the checksum of a structure.
@@ -15,13 +15,13 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(sum, after)
 }
 
-/// Returns true if the checksum in a structure is right.
+/// Returns true if the checksum of a structure is correct.
 pub(super) fn is_right(bytes: &[u8]) -> bool {
     let stored = bytes.get(FIELD).and_then(|field| field.try_into().ok());
     stored.map(u32::from_le_bytes) == Some(checksum(bytes))
 }
 
-/// Puts the right checksum into a structure.
+/// Stores the checksum in a structure.
 pub(super) fn seal(bytes: &mut [u8]) {
     let sum = checksum(bytes);
     if let Some(field) = bytes.get_mut(FIELD) {
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_polynomial_is_castagnoli() {
-        // The published value of "123456789", and that of 32 zeroes.
+        // These are the published value for "123456789", and that for 32 zeroes.
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(checksum(&[0; 32]), 0x8a91_36aa);
     }

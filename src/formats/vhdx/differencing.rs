@@ -1,7 +1,7 @@
-//! The disk of a differencing image, read: what it holds itself, sector by sector.
+//! Reading the image's own part of a differencing disk, sector by sector.
 //!
-//! Of a block that is stored in part, a bitmap says which sectors are. All others are the parent's, and so are blocks
-//! that aren't there. Such an image isn't written by this version.
+//! For a partially present block, a sector bitmap shows which sectors the image has. All other sectors, and blocks
+//! that aren't present, are read from the parent. Such an image can't be written to.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,29 +16,29 @@ use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The kind of a locator that leads to another VHDX.
+/// The locator type of a VHDX parent.
 const KIND: Uuid = uuid!("b04aefb7-d19e-4a81-b789-25b8e9445913");
-/// The places of the number of entries and of the first entry, and the length of an entry, in bytes.
+/// The offsets of the number of entries and of the first entry, and the length of an entry, in bytes.
 const COUNT: usize = 18;
 const FIRST: usize = 20;
 const ENTRY: usize = 12;
-/// The longest locator that is read, in bytes.
+/// The largest parent locator that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The parent that the metadata names.
+/// The parent according to the metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VhdxParent {
     /// Its name, relative to the image.
     pub(super) name: Vec<u8>,
-    /// The identifier that its contents have.
+    /// The data write identifier that the parent must have.
     pub(super) id: [u8; 16],
 }
 
 impl VhdxParent {
-    /// Reads the locator of `length` bytes at `offset`.
+    /// Reads the parent locator of `length` bytes at `offset`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if it makes no sense, or if no name can be followed here.
+    /// Returns the system's error. Returns an error if the locator is invalid, or if it has no relative name.
     pub(super) fn read(file: &dyn Storage, offset: u64, length: u64) -> Result<Self> {
         let invalid = || without_text(file, "Invalid argument");
         let length = usize::try_from(length.min(LONGEST)).unwrap_or_default();
@@ -77,21 +77,21 @@ impl VhdxParent {
     }
 }
 
-/// Returns a text in UTF-16.
+/// Decodes a text in UTF-16, or returns `None` if it is invalid.
 fn text(bytes: &[u8]) -> Option<String> {
     let units = bytes.chunks_exact(2).map(LittleEndian::read_u16);
     char::decode_utf16(units).collect::<Result<_, _>>().ok()
 }
 
-/// The disk of a differencing image.
+/// The image's own part of a differencing disk.
 pub(super) struct PartialDisk {
     table: VhdxTable,
-    /// The block whose bits were read last, and the bits.
+    /// The block whose sector bitmap was read last, and the bitmap.
     last: Mutex<Option<(u64, Vec<u8>)>>,
 }
 
 impl PartialDisk {
-    /// The disk whose blocks `table` has.
+    /// Returns the disk whose blocks `table` maps.
     pub(super) fn new(table: VhdxTable) -> Self {
         Self {
             table,
@@ -99,7 +99,7 @@ impl PartialDisk {
         }
     }
 
-    /// Returns true if a sector of a block that is stored in part is.
+    /// Returns true if the image has a sector of a partially present block.
     fn is_stored(&self, block: u64, sector: u64) -> Result<bool> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let known = last.as_ref().is_some_and(|(of, _)| *of == block);
@@ -109,7 +109,7 @@ impl PartialDisk {
         let bits = last.as_ref().map(|(_, bits)| bits);
         let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
         let byte = bits.and_then(|bits| bits.get(place));
-        // The least significant bit is that of the first sector.
+        // The first sector has the least significant bit.
         Ok(byte.is_some_and(|byte| byte & (1 << (sector % 8)) != 0))
     }
 }
@@ -119,7 +119,7 @@ impl BlockTable for PartialDisk {
         self.table.size()
     }
 
-    /// Returns the size of a sector: each may be the image's or its parent's.
+    /// Returns the size of a sector, since each may be in the image or in its parent.
     fn block_size(&self) -> u64 {
         SECTOR_SIZE
     }

@@ -1,6 +1,6 @@
 //! A VHDX file whose headers and metadata have been read.
 //!
-//! Where its log has to be replayed, they are read as they will be then.
+//! If the log has to be replayed, they are read in their state after the replay.
 
 use std::sync::Arc;
 
@@ -21,20 +21,21 @@ use crate::formats::refusals::without_text;
 use crate::formats::{Image, WritableImage, parent_name};
 use crate::storage::Storage;
 
-/// The most entries that are looked at before an image is read. Longer tables are believed until a block is read.
+/// The largest number of entries that are checked before an image is read. Entries of longer BATs are checked when
+/// their block is read.
 const MOST_LOOKED_AT: u64 = 1 << 20;
 
 /// A VHDX file.
 pub(super) struct VhdxFile {
-    /// The file as it is.
+    /// The file as stored.
     stored: Arc<dyn Storage>,
-    /// The file with its log replayed.
+    /// The file after the replay of its log.
     file: Arc<dyn Storage>,
     header: VhdxHeader,
     places: Places,
-    /// The log has to be replayed.
+    /// True if the log has to be replayed.
     is_dirty: bool,
-    /// The image that has what a differencing one doesn't.
+    /// The parent of a differencing image.
     parent: Option<VhdxParent>,
 }
 
@@ -42,8 +43,8 @@ impl VhdxFile {
     /// Reads the headers and the metadata of the image in `stored`.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if the image is damaged or can't be read without another one, in
-    /// QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the image is damaged, or if
+    /// its parent can't be opened.
     pub(super) fn load(stored: Arc<dyn Storage>) -> Result<Self> {
         let mut header = VhdxHeader::read(stored.as_ref())?;
         let mut file = Arc::clone(&stored);
@@ -100,10 +101,10 @@ impl VhdxFile {
         check::look_at(table, &self.places, &log, self.file.len()?, on_event)
     }
 
-    /// Does in the file what its log says, and ends the log.
+    /// Replays the log in the file, and marks it as empty.
     ///
     /// # Errors
-    /// Returns the system's error; then the log is still there.
+    /// Returns the system's error. The log is still valid then.
     fn replay(&self, flush: bool) -> Result<()> {
         let file = self.stored.as_ref();
         let header = VhdxHeader::read(file)?;

@@ -1,7 +1,7 @@
-//! The two headers, of which the one with the greater sequence number counts, and the identifier before them.
+//! The two headers, of which the one with the higher sequence number is current, and the file type identifier.
 //!
-//! A change goes to the header that doesn't count. It counts as soon as it is there as a whole, which its checksum
-//! says. The rest of a header is kept as it was read.
+//! A change is written to the header that isn't current, which becomes current once it is complete and its checksum
+//! is correct. The other fields are kept as they were read.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::Uuid;
@@ -13,16 +13,16 @@ use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_LEN;
 
-/// The mark at the start of a file.
+/// The signature of the file type identifier.
 pub(super) const IDENTIFIER: &[u8] = b"vhdxfile";
-/// The starts of the headers, in bytes.
+/// The offsets of the headers, in bytes.
 const OFFSETS: [u64; 2] = [64 << 10, 128 << 10];
 /// The length of a header in bytes.
 const LENGTH: usize = 4096;
-/// The mark at the start of a header.
+/// The signature of a header.
 const MARK: &[u8] = b"head";
 
-/// The places of fields, in bytes.
+/// The offsets of fields, in bytes.
 mod at {
     pub(super) const SEQUENCE: usize = 8;
     pub(super) const FILE_WRITE: usize = 16;
@@ -34,7 +34,8 @@ mod at {
     pub(super) const LOG_OFFSET: usize = 72;
 }
 
-/// Returns the identifier of a new image, in a sector of its own: the mark, and the name of its creator in UTF-16.
+/// Returns the file type identifier of a new image, padded to a sector: the signature, and the name of the creator in
+/// UTF-16.
 pub(super) fn identifier() -> Vec<u8> {
     let mut bytes = IDENTIFIER.to_vec();
     bytes.extend("cowhide".encode_utf16().flat_map(u16::to_le_bytes));
@@ -42,20 +43,20 @@ pub(super) fn identifier() -> Vec<u8> {
     bytes
 }
 
-/// The header that counts.
+/// The current header.
 #[derive(Clone)]
 pub(super) struct VhdxHeader {
     bytes: [u8; LENGTH],
-    /// The index of its place.
+    /// The index of its offset in [`OFFSETS`].
     place: usize,
 }
 
 impl VhdxHeader {
-    /// Reads the identifier and the headers of the image in `file`.
+    /// Reads the file type identifier and the headers of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error, in QEMU's words, if no header can be used, or if the one that
-    /// counts contradicts itself.
+    /// Returns the system's error. Returns an error, in QEMU's words, if no header is valid, or if the current one
+    /// contradicts itself.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let length = file.len()?;
         let mut start = [0; IDENTIFIER.len()];
@@ -75,7 +76,7 @@ impl VhdxHeader {
         let invalid = || Error::corrupt("No valid VHDX header found");
         let header = match <[Self; 2]>::try_from(found) {
             Ok([one, other]) if one.sequence() == other.sequence() => {
-                // Some programs write both the same.
+                // Some programs write two identical headers.
                 Some(one).filter(|one| one.bytes == other.bytes)
             }
             Ok([one, other]) if one.sequence() > other.sequence() => Some(one),
@@ -95,7 +96,7 @@ impl VhdxHeader {
         Ok(header)
     }
 
-    /// The header of a new image, whose log is at `log_offset` and has `log_length` bytes.
+    /// Returns the header of a new image, whose log is at `log_offset` and has `log_length` bytes.
     pub(super) fn new(log_offset: u64, log_length: u32) -> Self {
         let mut header = Self {
             bytes: [0; LENGTH],
@@ -127,30 +128,30 @@ impl VhdxHeader {
         LittleEndian::read_u64(self.bytes.get(at::SEQUENCE..).unwrap_or_default())
     }
 
-    /// The start of the log in bytes: a multiple of 1 MiB.
+    /// Returns the offset of the log in bytes, a multiple of 1 MiB.
     pub(super) fn log_offset(&self) -> u64 {
         LittleEndian::read_u64(self.bytes.get(at::LOG_OFFSET..).unwrap_or_default())
     }
 
-    /// The length of the log in bytes: a multiple of 1 MiB, where the log has an identifier.
+    /// Returns the length of the log in bytes, a multiple of 1 MiB if the log isn't empty.
     pub(super) fn log_length(&self) -> u64 {
         self.number(at::LOG_LENGTH).into()
     }
 
-    /// The identifier that the disk's contents have, which every writer changes.
+    /// Returns the data write identifier, which every writer changes.
     pub(super) fn data_id(&self) -> [u8; 16] {
         let id = self.bytes.get(at::DATA_WRITE..at::DATA_WRITE + 16);
         id.and_then(|id| id.try_into().ok()).unwrap_or_default()
     }
 
-    /// The identifier of the log's entries that count; `None` if none does.
+    /// Returns the identifier of the valid log entries, or `None` if the log is empty.
     pub(super) fn log_id(&self) -> Option<[u8; 16]> {
         let id = self.bytes.get(at::LOG_ID..at::LOG_ID + 16)?;
         let id: [u8; 16] = id.try_into().ok()?;
         Some(id).filter(|id| *id != [0; 16])
     }
 
-    /// Writes the header to the place that doesn't count, with the next sequence number.
+    /// Writes the header over the one that isn't current, with the next sequence number.
     fn write(&mut self, file: &dyn Storage) -> Result<()> {
         let sequence = self.sequence().wrapping_add(1);
         self.put(at::SEQUENCE, &sequence.to_le_bytes());
@@ -160,7 +161,7 @@ impl VhdxHeader {
         file.write_at(offset, &self.bytes)
     }
 
-    /// Writes both headers, one after the other, so that one of them is there at any time. `flush` waits for stable
+    /// Writes both headers, one after the other, so that one of them is always valid. With `flush`, flushes to stable
     /// storage after each.
     fn write_both(&mut self, file: &dyn Storage, flush: bool) -> Result<()> {
         for _ in OFFSETS {
@@ -170,7 +171,8 @@ impl VhdxHeader {
         Ok(())
     }
 
-    /// Says that the file and the disk have changed, as every writer has to before it writes anything.
+    /// Changes the file write and data write identifiers, as the specification requires of a writer before its first
+    /// change.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -180,7 +182,7 @@ impl VhdxHeader {
         self.write_both(file, flush)
     }
 
-    /// Says that no entry of the log counts any more.
+    /// Marks the log as empty.
     ///
     /// # Errors
     /// Returns the system's error.

@@ -1,6 +1,6 @@
-//! The places of a file that are the same in every image, or counted from its start.
+//! The offsets that are the same in every image.
 
-/// A MiB: the unit of places, in bytes.
+/// 1 MiB, the alignment of regions and blocks, in bytes.
 pub(super) const MIB: u64 = 1 << 20;
-/// The end of the identifier, the headers and the tables of regions, in bytes.
+/// The end of the identifier, the headers and the region tables, in bytes.
 pub(super) const HEADERS_END: u64 = MIB;

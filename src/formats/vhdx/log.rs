@@ -1,8 +1,8 @@
-//! The log: changes of tables that a writer may not have finished.
+//! The log: changes of metadata that a writer may not have completed.
 //!
-//! It is a ring of entries, each a run of sectors with a checksum. Entries that follow each other by number, up to
-//! one whose tail is among them, make a sequence. The sequence with the greatest number counts. Of each change an
-//! entry has the sector that is written, or says that a part of the file becomes zero.
+//! It is a ring of entries, each of which has a checksum and whole sectors of 4096 bytes. Entries with consecutive
+//! sequence numbers, up to one whose tail is among them, form a sequence. The sequence with the highest number is the
+//! active one. For each change an entry has the new contents of a sector, or a range to be zeroed.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
@@ -11,19 +11,19 @@ use super::header::VhdxHeader;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
-/// The unit of entries and of changes, in bytes.
+/// The sector size of the log in bytes: the unit of entries and of changes.
 pub(super) const SECTOR: usize = 4096;
-/// The longest log that is read, in bytes. Others make it a MiB long.
+/// The largest log that is read, in bytes. Other programs make logs of 1 MiB.
 const LONGEST: u64 = 256 << 20;
-/// The end of the part of a file that changes may be in, in bytes. No disk is that long.
+/// The limit of the offsets of changes, in bytes. No disk is that large.
 const MOST_END: u64 = 1 << 47;
-/// The number of times that the log is looked at, at the most, to find the sequence.
+/// The limit of the search for the active sequence, in multiples of the log's length.
 const MOST_LOOKS: usize = 16;
 /// The length of the header of an entry, and of a descriptor, in bytes.
 const ENTRY_HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 
-/// The places of fields of an entry's header, in bytes.
+/// The offsets of the fields of an entry's header, in bytes.
 mod at {
     pub(super) const LENGTH: usize = 8;
     pub(super) const TAIL: usize = 12;
@@ -37,16 +37,16 @@ mod at {
 /// A change of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LogChange {
-    /// A sector becomes these bytes.
+    /// A sector gets new contents.
     Data {
-        /// Its start in bytes, a multiple of 4096.
+        /// Its offset in bytes, a multiple of 4096.
         offset: u64,
-        /// The bytes: 4096.
+        /// Its 4096 bytes.
         bytes: Vec<u8>,
     },
-    /// A part becomes zero.
+    /// A range is zeroed.
     Zero {
-        /// Its start in bytes, a multiple of 4096.
+        /// Its offset in bytes, a multiple of 4096.
         offset: u64,
         /// Its length in bytes, a multiple of 4096.
         length: u64,
@@ -54,7 +54,7 @@ pub(super) enum LogChange {
 }
 
 impl LogChange {
-    /// The end of what is changed, in bytes of the file.
+    /// Returns the end of the changed range, in bytes of the file.
     pub(super) fn end(&self) -> u64 {
         match self {
             Self::Data { offset, .. } => offset.saturating_add(SECTOR as u64),
@@ -63,16 +63,16 @@ impl LogChange {
     }
 }
 
-/// A change that the log says is to be made.
+/// The changes of a log that has to be replayed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PendingLog {
-    /// The changes in their order.
+    /// The changes in order.
     pub(super) changes: Vec<LogChange>,
-    /// The length of the file afterwards, in bytes, at the least.
+    /// The smallest length of the file after the replay, in bytes.
     pub(super) length: u64,
 }
 
-/// An entry that is whole.
+/// A valid log entry.
 struct LogEntry {
     start: usize,
     length: usize,
@@ -83,16 +83,16 @@ struct LogEntry {
     changes: Vec<LogChange>,
 }
 
-/// The log's bytes.
+/// The bytes of the log.
 struct Ring {
     bytes: Vec<u8>,
     id: [u8; 16],
-    /// The number of bytes that may still be looked at.
+    /// The number of bytes that may still be examined.
     budget: usize,
 }
 
 impl PendingLog {
-    /// Reads the log of the image in `file`. Returns `None` if there is nothing to be done.
+    /// Reads the log of the image in `file`. Returns `None` if it is empty.
     ///
     /// # Errors
     /// Returns the system's error. Returns an error, in QEMU's words, if the log can't be replayed.
@@ -134,7 +134,7 @@ impl PendingLog {
 }
 
 impl Ring {
-    /// Finds the sequence that counts; the outer `None` if that takes too long.
+    /// Returns the active sequence. Returns the outer `None` if the search takes too long.
     fn sequence(&mut self) -> Option<Option<Vec<LogEntry>>> {
         let mut best: Vec<LogEntry> = Vec::new();
         let mut start = 0;
@@ -143,7 +143,7 @@ impl Ring {
             let rank = |run: &[LogEntry]| run.last().map(|head| (head.sequence, run.len()));
             start += run.first().map_or(SECTOR, |first| first.length);
             if rank(&run) > rank(&best) {
-                // Entries before the tail were finished. QEMU doesn't look at the tail, which may not be there.
+                // Entries before the tail were completed. QEMU ignores the tail, which may be missing.
                 let tail = run.last().map_or(0, |head| head.tail);
                 if let Some(first) = run.iter().position(|entry| entry.start == tail) {
                     run.drain(..first);
@@ -154,7 +154,7 @@ impl Ring {
         Some(Some(best).filter(|best| !best.is_empty()))
     }
 
-    /// The entries from `start` on that follow each other.
+    /// Returns the entries from `start` on that have consecutive sequence numbers.
     fn run(&mut self, start: usize) -> Option<Vec<LogEntry>> {
         let mut run: Vec<LogEntry> = Vec::new();
         let mut total = 0;
@@ -175,7 +175,7 @@ impl Ring {
         Some(run)
     }
 
-    /// The entry at `start`, if there is a whole one.
+    /// Returns the entry at `start`, or the inner `None` if there is no valid one.
     fn entry(&mut self, start: usize) -> Option<Option<LogEntry>> {
         let header = self.bytes.get(start..start + ENTRY_HEADER)?;
         let number = |at: usize| LittleEndian::read_u32(header.get(at..).unwrap_or_default());
@@ -217,7 +217,7 @@ impl Ring {
     }
 }
 
-/// Reads the changes of an entry, `None` if a part of it isn't what it should be.
+/// Parses the changes of an entry, or returns `None` if a part of it is invalid.
 fn changes(bytes: &[u8], count: usize, sequence: u64) -> Option<Vec<LogChange>> {
     let described = ENTRY_HEADER + count * DESCRIPTOR;
     let mut sectors = bytes
@@ -245,7 +245,7 @@ fn changes(bytes: &[u8], count: usize, sequence: u64) -> Option<Vec<LogChange>> 
         if [low, high].concat() != sequence.to_le_bytes() {
             return None;
         }
-        // The mark and the number stand where twelve of the bytes were, which the descriptor has.
+        // The signature and the sequence number replace twelve bytes of the sector, which are in the descriptor.
         let bytes = [
             descriptor.get(8..16)?,
             sector.get(8..SECTOR - 4)?,
@@ -259,7 +259,7 @@ fn changes(bytes: &[u8], count: usize, sequence: u64) -> Option<Vec<LogChange>> 
     changes.collect()
 }
 
-/// Returns the error for a log that has to be replayed and can't be.
+/// Returns the error for a log that has to be replayed before the image can be read.
 fn not_replayable(file: &dyn Storage) -> Error {
     let name = crate::error::printable(&file.location().to_string_lossy());
     Error::corrupt(format!(

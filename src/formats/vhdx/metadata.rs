@@ -1,4 +1,4 @@
-//! The metadata: a table of items that describe the disk.
+//! The metadata region: a table of items that describe the disk.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::{Uuid, uuid};
@@ -10,17 +10,17 @@ use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The longest disk, in bytes.
+/// The largest disk in bytes.
 pub(super) const LONGEST: u64 = 64 << 40;
-/// The longest block, in bytes.
+/// The largest block in bytes.
 pub(super) const LONGEST_BLOCK: u64 = 256 * MIB;
-/// The length of the table in bytes. Items are behind it.
+/// The length of the metadata table in bytes. The items follow it.
 const TABLE_LENGTH: usize = 64 << 10;
-/// The mark at the start of the table.
+/// The signature of the table.
 const MARK: &[u8] = b"metadata";
-/// The most entries that the table has.
+/// The largest number of entries in the table.
 const MOST_ENTRIES: u16 = 2047;
-/// The length of an entry, and of what stands before the first one, in bytes.
+/// The length of an entry, and of the table's header, in bytes.
 const ENTRY: usize = 32;
 /// The size of the physical sectors of new disks, in bytes.
 const NEW_PHYSICAL_SECTOR: u32 = 512;
@@ -32,21 +32,21 @@ const LOGICAL_SECTOR: Uuid = uuid!("8141bf1d-a96f-4709-ba47-f233a8faab5f");
 const PHYSICAL_SECTOR: Uuid = uuid!("cda348c7-445d-4471-9cc9-e9885251c556");
 const PARENT: Uuid = uuid!("a8d35f2d-b30b-454d-abf7-d3d84834ab0c");
 
-/// The flag of an item without which a disk can't be read.
+/// The flag of an item that a reader must know (`IsRequired`).
 const IS_REQUIRED: u32 = 4;
-/// The flag of an item that belongs to the disk, and not to the file.
+/// The flag of an item that describes the disk, and not the file (`IsVirtualDisk`).
 const IS_OF_DISK: u32 = 2;
 
-/// A disk as the metadata describes it.
+/// The description of a disk in the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DiskMetadata {
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
     /// The size of a block in bytes: a power of two from 1 to 256 MiB.
     pub(super) block_size: u64,
-    /// True if all blocks have a place beforehand.
+    /// True if all blocks are allocated beforehand.
     pub(super) is_fixed: bool,
-    /// The start and the length in bytes of what names the parent, if there is one.
+    /// The offset and the length of the parent locator in bytes, if there is one.
     pub(super) locator: Option<(u64, u64)>,
 }
 
@@ -54,7 +54,7 @@ impl DiskMetadata {
     /// Reads the metadata.
     ///
     /// # Errors
-    /// Returns the system's error, or an error in QEMU's words if the metadata is wrong.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the metadata is invalid.
     pub(super) fn read(file: &dyn Storage, regions: &Regions) -> Result<Self> {
         let region = &regions.metadata;
         let invalid = || without_text(file, "Invalid argument");
@@ -136,7 +136,7 @@ impl DiskMetadata {
         })
     }
 
-    /// The bytes of the metadata, for a disk that nobody has seen before: its identifier is random.
+    /// Encodes the metadata of a new disk, with a random identifier.
     pub(super) fn encode(&self) -> Vec<u8> {
         let parameters = self.block_size | u64::from(self.is_fixed) << 32;
         let sector = |size: u32| size.to_le_bytes().to_vec();

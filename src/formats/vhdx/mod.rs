@@ -1,13 +1,13 @@
-//! VHDX: the disk images of Hyper-V, as far as `qemu-img` has them, dynamic and fixed.
+//! VHDX: the disk images of Hyper-V, dynamic and fixed ones as in `qemu-img`.
 //!
-//! The first MiB of a file has an identifier, two headers and two copies of a table of regions, of which one leads
-//! to the metadata of the disk and one to the table of blocks. All numbers are little-endian, and all structures have
-//! checksums. Changes of tables go through a log, which is replayed if a writer left it behind: in memory where the
-//! image is read, in the file where it is written. What a differencing image doesn't hold is its parent's, which it
-//! names as Windows does. Such an image is only read.
+//! The first MiB of a file has the file type identifier, two headers and two copies of the region table, which has
+//! the places of the metadata and of the BAT (block allocation table). All numbers are little-endian, and all
+//! structures but the BAT have checksums. Changes of metadata are logged. A log that a writer left is replayed: in
+//! memory if the image is only read, or in the file. Sectors that a differencing image doesn't have are read from its
+//! parent, whose name is in the style of Windows. Such an image can't be written to.
 //!
-//! This program writes no log. An entry of the table of blocks changes as a whole, within a sector, and is written
-//! after its block is on stable storage. So a power cut leaves the old entry or the new one.
+//! This program never writes a log. A BAT entry is changed as a whole, within a sector, after its block is on stable
+//! storage. So a power cut leaves the old or the new entry.
 
 mod check;
 mod checksum;

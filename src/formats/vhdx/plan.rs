@@ -1,4 +1,4 @@
-//! A new VHDX image, checked and not made yet.
+//! The plan of a new VHDX image, whose options have been checked.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::formats::driver::{NewDisk, NewParts, Plan};
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
 
-/// The length of the log unless another is asked for, in bytes.
+/// The default length of the log in bytes.
 const LOG_LENGTH: u64 = MIB;
-/// The room between the table of blocks and the first block, of which the metadata has a fifth, in bytes.
+/// The space from the BAT to the first block in bytes, of which the metadata has a fifth.
 const ROOM: u64 = 5 * MIB;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct VhdxPlan {
     places: Places,
     log_length: u32,
     data_offset: u64,
-    /// The state of blocks that aren't stored.
+    /// The state of blocks that aren't allocated.
     state: u64,
 }
 
@@ -32,7 +32,7 @@ impl VhdxPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if the format has no disk of that size, or if options are out of range.
+    /// Returns an error if the format doesn't support a disk of that size, or if options are out of range.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let is_fixed = match new.options.text("subformat") {
             None | Some("dynamic") => false,
@@ -95,7 +95,7 @@ impl VhdxPlan {
     }
 }
 
-/// Returns the size of blocks that QEMU takes for a disk of so many bytes.
+/// Returns QEMU's block size for a disk of `size` bytes.
 fn block_size_for(size: u64) -> u64 {
     if size > 32 << 40 {
         64 * MIB
@@ -111,8 +111,8 @@ fn block_size_for(size: u64) -> u64 {
 impl Plan for VhdxPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = parts.file;
-        // A device may hold an older image, whose parts must lead nobody to what is written meanwhile, and whose log
-        // must not be taken for this one's.
+        // A device may have an older image, whose structures must not be used with the new data, and whose log must
+        // not be replayed.
         if !file.starts_as_zeroes() {
             crate::formats::block_map::make_zero(file.as_ref(), 0..self.data_offset)?;
         }

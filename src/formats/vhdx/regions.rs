@@ -1,4 +1,4 @@
-//! The table of regions, which there is twice. It leads to the metadata and to the table of blocks.
+//! The region table, with the places of the metadata and of the BAT. There are two copies of it.
 
 use std::ops::Range;
 
@@ -12,35 +12,35 @@ use crate::error::{Error, Result};
 use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 
-/// The starts of the tables, in bytes.
+/// The offsets of the two copies, in bytes.
 pub(super) const OFFSETS: [u64; 2] = [192 << 10, 256 << 10];
-/// The length of a table in bytes.
+/// The length of a copy in bytes.
 const LENGTH: usize = 64 << 10;
-/// The mark at the start of a table.
+/// The signature of the table.
 const MARK: &[u8] = b"regi";
-/// The most entries that a table has.
+/// The largest number of entries in the table.
 const MOST_ENTRIES: u32 = 2047;
-/// The place of the first entry, and the length of each, in bytes.
+/// The offset of the first entry, and the length of an entry, in bytes.
 const FIRST: usize = 16;
 const ENTRY: usize = 32;
 
 const BLOCKS: Uuid = uuid!("2dc27766-f623-4200-9d64-115e9bfd4a08");
 const METADATA: Uuid = uuid!("8b7ca206-4790-4b9a-b8fe-575f050f886e");
 
-/// The regions of an image.
+/// The regions of an image, in bytes of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Regions {
-    /// The table of blocks, in bytes of the file.
+    /// The BAT.
     pub(super) blocks: Range<u64>,
     /// The metadata.
     pub(super) metadata: Range<u64>,
 }
 
 impl Regions {
-    /// Reads the regions. The second table stands in where the first one is damaged.
+    /// Reads the regions. Uses the second copy if the first one is damaged.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if neither table can be used.
+    /// Returns the system's error. Returns an error if neither copy is valid.
     pub(super) fn read(file: &dyn Storage, header: &VhdxHeader) -> Result<Self> {
         let length = file.len()?;
         for offset in OFFSETS {
@@ -94,7 +94,7 @@ impl Regions {
         }
     }
 
-    /// The bytes of a table.
+    /// Encodes the table.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = MARK.to_vec();
         bytes.extend([0; 4]);
@@ -104,7 +104,7 @@ impl Regions {
             bytes.extend(id.to_bytes_le());
             bytes.extend(region.start.to_le_bytes());
             bytes.extend(length.to_le_bytes());
-            // Nobody reads an image without them. QEMU leaves that out.
+            // The flag `Required`, since an image can't be read without these regions. QEMU doesn't set it.
             bytes.extend(1u32.to_le_bytes());
         }
         bytes.resize(LENGTH, 0);
@@ -113,7 +113,7 @@ impl Regions {
     }
 }
 
-/// Returns the error for two parts of a file of which one is in the other.
+/// Returns the error for two overlapping ranges of a file.
 pub(super) fn overlap(one: &Range<u64>, other: &Range<u64>) -> Error {
     Error::corrupt(format!(
         "VHDX region {}-{} overlaps with region {}-{}",

@@ -1,6 +1,6 @@
-//! A file as it will be once its log is replayed.
+//! A file in its state after the replay of its log.
 //!
-//! The changes are held in memory, so that an image can be read that nobody may write to.
+//! The changes are in memory, so that an image can be read without write access.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,22 +14,22 @@ use crate::storage::{Filter, Storage};
 #[derive(Debug)]
 pub(super) struct ReplayedFile {
     inner: Arc<dyn Storage>,
-    /// The parts that have changed, by their starts in bytes. None overlaps another.
+    /// The changed ranges, by their start in bytes. They are disjoint.
     parts: BTreeMap<u64, ReplayedPart>,
     length: u64,
 }
 
-/// A part that has changed.
+/// A changed range.
 #[derive(Debug, Clone)]
 struct ReplayedPart {
     /// Its end in bytes.
     end: u64,
-    /// Its bytes, `None` for zeroes.
+    /// Its bytes, or `None` for zeroes.
     bytes: Option<Vec<u8>>,
 }
 
 impl ReplayedFile {
-    /// The file `inner` after the changes of its log.
+    /// Returns the file `inner` with the changes of its log.
     pub(super) fn new(inner: Arc<dyn Storage>, log: PendingLog) -> Self {
         let mut file = Self {
             inner,
@@ -46,7 +46,7 @@ impl ReplayedFile {
         file
     }
 
-    /// Puts a part in front of what is there.
+    /// Replaces a range by newer contents.
     fn put(&mut self, start: u64, end: u64, bytes: Option<Vec<u8>>) {
         if start >= end {
             return;
@@ -117,7 +117,7 @@ impl Filter for ReplayedFile {
         Ok(length)
     }
 
-    /// Takes everything for data: holes may have changes in front of them.
+    /// Reports everything as data, since holes may have been changed.
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         Ok((offset < self.length).then_some(offset..self.length))
     }

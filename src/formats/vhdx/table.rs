@@ -1,7 +1,7 @@
-//! The table of blocks: for each its state, and its place in MiB.
+//! The BAT (block allocation table), which has the state of each block and its offset in MiB.
 //!
-//! After every so many entries of blocks stands one of a bitmap, which only images with a parent have. Older versions
-//! of QEMU left anything there, so it isn't looked at.
+//! After each group of block entries follows the entry of a sector bitmap, which only images with a parent use. It
+//! isn't checked in other images, where older versions of QEMU left it undefined.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,18 +18,18 @@ use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The number of sectors of a bitmap block: one of 1 MiB has so many bits.
+/// The number of sectors in a sector bitmap of 1 MiB.
 const BITMAP_SECTORS: u64 = 1 << 23;
 /// The length of an entry in bytes.
 const ENTRY_LENGTH: u64 = 8;
-/// The unit in which a block is written, in bytes: what isn't written reads as zeroes.
+/// The unit in which a block is written, in bytes. The rest of a new block reads as zeroes.
 const UNIT: u64 = 64 << 10;
-/// The states of blocks: zero, present, and present in part.
+/// The states of blocks: zero, fully present, and partially present.
 pub(super) const ZERO: u64 = 2;
 const PRESENT: u64 = 6;
 pub(super) const PARTIAL: u64 = 7;
 
-/// The places of blocks and of everything else.
+/// The description of an image's layout.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     pub(super) disk: DiskMetadata,
@@ -39,17 +39,17 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// The number of blocks.
+    /// Returns the number of blocks of the disk.
     pub(super) fn blocks(&self) -> u64 {
         self.disk.size.div_ceil(self.disk.block_size)
     }
 
-    /// The number of blocks between two entries of bitmaps.
+    /// Returns the number of block entries before each sector bitmap entry (the specification's chunk ratio).
     fn ratio(&self) -> u64 {
         BITMAP_SECTORS * crate::units::SECTOR_SIZE / self.disk.block_size
     }
 
-    /// The number of entries of the table. Of an image with a parent, the last blocks have a bitmap, too.
+    /// Returns the number of BAT entries. In an image with a parent, the last group has a sector bitmap entry, too.
     pub(super) fn entries(&self) -> u64 {
         match self.disk.locator {
             None => self.blocks() + self.blocks().saturating_sub(1) / self.ratio(),
@@ -57,13 +57,13 @@ impl Places {
         }
     }
 
-    /// The length of the table in bytes.
+    /// Returns the length of the BAT in bytes.
     pub(super) fn table_length(&self) -> u64 {
         self.entries() * ENTRY_LENGTH
     }
 
-    /// The length of the table of a new image, in bytes. QEMU wants room in that of a disk of no blocks, as if 32 bits
-    /// of them were needed.
+    /// Returns the length of the BAT of a new image in bytes. Like QEMU, it reserves space in that of an empty disk,
+    /// as if it had 2^32 − 1 blocks.
     pub(super) fn new_table_length(&self) -> u64 {
         match self.blocks() {
             0 => u64::from(u32::MAX) / self.ratio() * ENTRY_LENGTH,
@@ -71,17 +71,17 @@ impl Places {
         }
     }
 
-    /// The index of a block's entry.
+    /// Returns the index of a block's entry.
     pub(super) fn index(&self, block: u64) -> u64 {
         block + block / self.ratio()
     }
 
-    /// Returns true if the entry of that index is of a bitmap.
+    /// Returns true if the entry with that index is a sector bitmap entry.
     fn is_bitmap(&self, index: u64) -> bool {
         index % (self.ratio() + 1) == self.ratio()
     }
 
-    /// The end of the part of a block that the disk has. The block is stored at `host`.
+    /// Returns the end of a block's part inside the disk, in bytes of the file. The block is stored at `host`.
     pub(super) fn stored_end(&self, block: u64, host: u64) -> u64 {
         let start = block * self.disk.block_size;
         let rest = self.disk.size.saturating_sub(start);
@@ -89,7 +89,7 @@ impl Places {
     }
 }
 
-/// The table of an image.
+/// The BAT of an image.
 pub(super) struct VhdxTable {
     file: Arc<dyn Storage>,
     places: Places,
@@ -101,25 +101,25 @@ pub(super) struct VhdxTable {
 /// The state of a writer.
 struct BlockRoom {
     header: VhdxHeader,
-    /// True once the header says that the file has changed.
+    /// True once the header's identifiers have been changed.
     is_marked: bool,
     /// The end of the last block, in bytes.
     next: u64,
 }
 
-/// An entry as it says where its block is.
+/// The decoded entry of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockState {
     /// The block reads as zeroes.
     Zero,
-    /// Its place in bytes.
+    /// The offset of the block in bytes.
     At(u64),
-    /// The state makes no sense without a parent.
+    /// The state is invalid without a parent.
     Invalid(u64),
 }
 
 impl VhdxTable {
-    /// The table of the image in `file`. `flushes` says that flushes reach the storage.
+    /// Returns the BAT of the image in `file`. `flushes` says if flushes reach stable storage.
     pub(super) fn stored(
         file: Arc<dyn Storage>,
         places: Places,
@@ -135,8 +135,8 @@ impl VhdxTable {
         Self::with_entries(file, places, header, entries, flushes)
     }
 
-    /// The table of a new image, whose blocks start at `data_offset`. Blocks of a dynamic image have this state at
-    /// first; those of a fixed one have their places.
+    /// Returns the BAT of a new image, whose blocks start at byte `data_offset`. Blocks of a dynamic image initially
+    /// have `state`, and those of a fixed image are allocated.
     pub(super) fn new(
         file: Arc<dyn Storage>,
         places: Places,
@@ -193,14 +193,14 @@ impl VhdxTable {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An entry, whatever it says.
+    /// Returns an entry without checking its offset.
     ///
     /// # Errors
     /// Returns an error as [`EntryTable::get`] does.
     pub(super) fn state(&self, block: u64) -> Result<BlockState> {
         let entry = self.entries.get(self.places.index(block))?;
         Ok(match entry & 7 {
-            // Not there, undefined, zero, unmapped, and unmapped in an earlier draft.
+            // The states are: not present, undefined, zero, unmapped, and unmapped in an earlier draft.
             0 | 1 | 2 | 3 | 5 => BlockState::Zero,
             PRESENT => BlockState::At(entry / MIB * MIB),
             PARTIAL if self.places.disk.locator.is_some() => BlockState::At(entry / MIB * MIB),
@@ -208,7 +208,7 @@ impl VhdxTable {
         })
     }
 
-    /// The state of a block as a number.
+    /// Returns the state of a block as stored.
     ///
     /// # Errors
     /// Returns an error as [`EntryTable::get`] does.
@@ -216,10 +216,10 @@ impl VhdxTable {
         Ok(self.entries.get(self.places.index(block))? & 7)
     }
 
-    /// Reads the bits of a block's sectors.
+    /// Reads the bits of a block's sectors from its sector bitmap.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the block has no bitmap.
+    /// Returns the system's error. Returns an error if the block has no sector bitmap.
     pub(super) fn bits(&self, block: u64) -> Result<Vec<u8>> {
         let ratio = self.places.ratio();
         let entry = self.entries.get(block / ratio * (ratio + 1) + ratio)?;
@@ -236,12 +236,12 @@ impl VhdxTable {
         Ok(bits)
     }
 
-    /// Sets the place from which new blocks are put, behind all else, in bytes.
+    /// Sets the offset for new blocks, after everything else, in bytes.
     pub(super) fn start_room(&self, end: u64) {
         self.lock().next = end.next_multiple_of(MIB);
     }
 
-    /// Says in the header, once, that the file has changed.
+    /// Changes the header's identifiers before the first write.
     fn mark(&self, room: &mut BlockRoom) -> Result<()> {
         if !room.is_marked {
             room.header.mark_changed(self.file.as_ref(), self.flushes)?;
