@@ -1,7 +1,7 @@
-//! The disk of a differencing image, read: what it holds itself, sector by sector.
+//! Reading the image's own part of a differencing disk, sector by sector.
 //!
-//! Of a block that is stored the bitmap says which sectors are. All others are the parent's. Such an image isn't
-//! written by this version.
+//! The bitmap of an allocated block shows which sectors the image has. All others are read from the parent. Such an
+//! image can't be written to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::formats::parent_name;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The places of fields of the header, in bytes.
+/// The offsets of fields of the header, in bytes.
 mod at {
     pub(super) const PARENT_ID: usize = 40;
     pub(super) const PARENT_NAME: usize = 64;
@@ -24,27 +24,27 @@ mod at {
     pub(super) const LOCATORS_END: usize = 768;
 }
 
-/// The length of a locator in bytes.
+/// The length of a parent locator entry in bytes.
 const LOCATOR: usize = 24;
-/// The code of a locator that has a relative name in UTF-16, the lowest byte first.
+/// The platform code of a locator with a relative Windows name in UTF-16LE.
 const RELATIVE: &[u8] = b"W2ru";
 /// The longest name that is read, in bytes.
 const LONGEST_NAME: u32 = 64 << 10;
 
-/// The parent that a header names.
+/// The parent according to a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VhdParent {
     /// Its name, relative to the image.
     pub(super) name: Vec<u8>,
-    /// The identifier that its footer has.
+    /// The unique id in the parent's footer.
     pub(super) id: [u8; 16],
 }
 
 impl VhdParent {
-    /// Reads what the header at `offset` says of the parent.
+    /// Reads the parent from the header at `offset`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if no name can be followed here.
+    /// Returns the system's error. Returns an error if the header has no relative name.
     pub(super) fn read(file: &dyn Storage, offset: u64) -> Result<Self> {
         let length = file.len()?;
         let mut bytes = [0; header::LENGTH];
@@ -74,7 +74,7 @@ impl VhdParent {
     }
 }
 
-/// The disk of a differencing image.
+/// The image's own part of a differencing disk.
 pub(super) struct DifferencingDisk {
     table: VhdTable,
     disk: DynamicDisk,
@@ -84,7 +84,7 @@ pub(super) struct DifferencingDisk {
 }
 
 impl DifferencingDisk {
-    /// The disk whose blocks `table` has.
+    /// Returns the disk whose blocks `table` maps.
     pub(super) fn new(table: VhdTable, disk: DynamicDisk, file: Arc<dyn Storage>) -> Self {
         Self {
             table,
@@ -94,7 +94,7 @@ impl DifferencingDisk {
         }
     }
 
-    /// Returns true if a sector of a block is stored. The block's data starts at `host`.
+    /// Returns true if the image has a sector of an allocated block, whose data starts at `host`.
     fn is_stored(&self, block: u64, sector: u64, host: HostOffset) -> Result<bool> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let known = last.as_ref().is_some_and(|(of, _)| *of == block);
@@ -108,7 +108,7 @@ impl DifferencingDisk {
         let bitmap = last.as_ref().map(|(_, bitmap)| bitmap);
         let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
         let byte = bitmap.and_then(|bitmap| bitmap.get(place));
-        // The most significant bit is that of the first sector.
+        // The first sector has the most significant bit.
         Ok(byte.is_some_and(|byte| byte & (0x80 >> (sector % 8)) != 0))
     }
 }
@@ -118,7 +118,7 @@ impl BlockTable for DifferencingDisk {
         self.disk.size
     }
 
-    /// Returns the size of a sector: each may be the image's or its parent's.
+    /// Returns the size of a sector, since each may be in the image or in its parent.
     fn block_size(&self) -> u64 {
         SECTOR_SIZE
     }

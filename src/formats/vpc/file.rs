@@ -1,8 +1,8 @@
 //! A VPC file whose footer has been read.
 //!
-//! The mark of a dynamic image is at the start of the file, where a fixed one has the first bytes of its disk. A
-//! guest can write the mark there. So a file that ends with the footer of a fixed disk, and is long enough for it,
-//! is fixed whatever it starts with.
+//! A dynamic image has the footer's cookie at the start of the file, where a fixed one has the first bytes of its
+//! disk. A guest can write the cookie there. So a file that ends with the footer of a fixed disk, and is long enough
+//! for that disk, is fixed whatever its first bytes are.
 
 use std::sync::Arc;
 
@@ -22,42 +22,43 @@ use crate::options::Values;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The most entries that are looked at before an image is read. Longer tables are believed until a block is read.
+/// The largest number of entries that are checked before an image is read. Entries of longer BATs are checked when
+/// their block is read.
 const MOST_LOOKED_AT: u64 = 1 << 22;
 
 /// A VPC file.
 pub(super) struct VpcFile {
     file: Arc<dyn Storage>,
     footer: VhdFooter,
-    /// The place of the footer at the file's end, in bytes.
+    /// The offset of the footer at the end of the file, in bytes.
     footer_at: u64,
     is_fixed: bool,
-    /// The copy at the start of the file is damaged, and the footer at its end was taken.
+    /// True if the copy of the footer at the start of the file is damaged, so that the one at the end was used.
     is_from_end: bool,
     rule: SizeRule,
     layout: VpcLayout,
-    /// The image that has what a differencing one doesn't.
+    /// The parent of a differencing image.
     parent: Option<VhdParent>,
 }
 
-/// The way from the disk to the file.
+/// The layout of the disk in the file.
 #[derive(Debug, Clone, Copy)]
 enum VpcLayout {
-    /// The disk is the start of the file, and has so many bytes.
+    /// The disk is at the start of the file, and has this size in bytes.
     Fixed(u64),
-    /// The header leads there.
+    /// The disk has blocks, which the BAT maps.
     Dynamic(DynamicDisk),
 }
 
 impl VpcFile {
-    /// Reads the footer, and the header, of the image in `file`.
+    /// Reads the footer of the image in `file`, and the dynamic disk header.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if the image is damaged or can't be read without another one, in
-    /// QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the image is damaged, or if
+    /// its parent can't be opened.
     pub(super) fn load(file: Arc<dyn Storage>) -> Result<Self> {
         let length = file.len()?;
-        // Old versions of Virtual PC left out the last byte.
+        // Old versions of Virtual PC omitted the last byte of the footer.
         let footer_at = length
             .next_multiple_of(SECTOR_SIZE)
             .saturating_sub(footer::LENGTH as u64);
@@ -123,7 +124,7 @@ impl VpcFile {
     }
 }
 
-/// Reads the rest of the metadata; the rule says which size of the footer's counts.
+/// Reads the rest of the metadata. `rule` determines which size in the footer is used.
 fn layout(
     file: &dyn Storage,
     footer: &VhdFooter,
@@ -239,7 +240,7 @@ impl ImageFile for VpcFile {
         table.look_for_end()?;
         refuse_damaged(table.look_for_room()?)?;
         if self.is_from_end {
-            // The footer at the end gives way to new blocks.
+            // New blocks overwrite the footer at the end, so a copy is written to the start first.
             self.file.write_at(0, self.footer.bytes())?;
             self.file.flush_if(parts.flush)?;
         }

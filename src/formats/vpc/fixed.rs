@@ -1,6 +1,6 @@
-//! The disk of a fixed image: the file but for its footer.
+//! The disk of a fixed image: the file without its footer.
 //!
-//! It is cut into blocks that all have their places, so that it is read and written as other disks of blocks are.
+//! It is divided into allocated blocks, so that it can be read and written like other disks of blocks.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::formats::block_map::{Block, BlockAllocator, BlockTable, NewBlockTable
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The size of the blocks in bytes. Of a file that was cut off in its middle, what is before the last whole one is read.
+/// The size of the blocks in bytes. In a truncated file, all whole blocks can be read.
 const BLOCK_SIZE: u64 = 64 << 10;
 
 /// The disk of a fixed image.
@@ -18,12 +18,12 @@ pub(super) struct FixedDisk {
     file: Arc<dyn Storage>,
     footer: VhdFooter,
     size: u64,
-    /// The place of the footer, in bytes, before which all of the disk has to be.
+    /// The offset of the footer in bytes, before which all of the disk has to be.
     end: u64,
 }
 
 impl FixedDisk {
-    /// A disk of `size` bytes, in a file whose footer is at `end`.
+    /// Returns a disk of `size` bytes, in a file whose footer is at byte `end`.
     pub(super) fn new(file: Arc<dyn Storage>, footer: VhdFooter, size: u64, end: u64) -> Self {
         Self {
             file,

@@ -1,6 +1,6 @@
-//! The footer: 512 bytes that describe the disk, at the end of the file, and of a dynamic image at its start too.
+//! The footer: 512 bytes that describe the disk, at the end of the file and, for a dynamic image, also at its start.
 //!
-//! It is kept as it was read. Fields that this program has no use for stay as their writer left them.
+//! It is kept as it was read, so that unused fields stay unchanged.
 
 use byteorder::{BigEndian, ByteOrder as _};
 use jiff::Timestamp;
@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 use crate::options::Values;
 use crate::units::SECTOR_SIZE;
 
-/// The mark at the start of a footer.
+/// The cookie at the start of a footer.
 pub(super) const MARK: &[u8] = b"conectix";
 /// The length of a footer in bytes.
 pub(super) const LENGTH: usize = 512;
-/// The longest disk, in bytes: 2040 GiB.
+/// The largest disk in bytes: 2040 GiB.
 pub(super) const LONGEST: u64 = 0xff00_0000 * SECTOR_SIZE;
-/// The second of Unix time from which footers count: the start of 2000.
+/// The Unix time of the epoch of footers, in seconds: the start of 2000.
 const EPOCH: i64 = 946_684_800;
 
-/// The option that says which of the two sizes in a footer counts.
+/// The option that selects one of the two sizes in a footer.
 pub(super) const SIZE_RULE: &str = "force_size_calc";
 
-/// The places of fields, in bytes.
+/// The offsets of fields, in bytes.
 mod at {
     pub(super) const FEATURES: usize = 8;
     pub(super) const VERSION: usize = 12;
@@ -40,33 +40,33 @@ mod at {
     pub(super) const UUID: usize = 68;
 }
 
-/// The way in which a disk is stored.
+/// The type of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DiskKind {
-    /// The disk is there as it is.
+    /// All of the disk is in the file.
     Fixed,
-    /// A block gets its place when it is written.
+    /// Blocks are allocated when they are written.
     Dynamic,
-    /// The same, and what isn't stored is in another image.
+    /// A dynamic disk whose unallocated sectors are in the parent.
     Differencing,
-    /// The footer says something else.
+    /// An unknown type.
     Other,
 }
 
-/// The field that the size of the disk is read from.
+/// The rule for the field from which the size of the disk is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum SizeRule {
-    /// The one that the creator goes by.
+    /// The field that the image's creator uses.
     #[default]
     OfCreator,
     /// The geometry.
     Geometry,
-    /// The size in bytes.
+    /// The current size in bytes.
     CurrentSize,
 }
 
 impl SizeRule {
-    /// Returns the rule that options of a node state.
+    /// Returns the rule in the options of a node.
     ///
     /// # Errors
     /// Returns an error if there is no such rule.
@@ -82,17 +82,17 @@ impl SizeRule {
     }
 }
 
-/// A footer whose checksum is right.
+/// A footer with a correct checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VhdFooter {
     bytes: [u8; LENGTH],
 }
 
 impl VhdFooter {
-    /// Reads a footer; `None` if its mark isn't there.
+    /// Parses a footer. Returns `None` if it has no cookie.
     ///
     /// # Errors
-    /// Returns an error if its checksum is wrong.
+    /// Returns an inner error if its checksum is wrong.
     pub(super) fn parse(bytes: &[u8; LENGTH]) -> Option<Result<Self>> {
         if !bytes.starts_with(MARK) {
             return None;
@@ -104,7 +104,7 @@ impl VhdFooter {
         })
     }
 
-    /// The footer of a new disk of `size` bytes, with a geometry. One of exactly this size is marked as such.
+    /// Returns the footer of a new disk of `size` bytes. `is_exact` marks the current size as valid.
     pub(super) fn new(size: u64, geometry: Chs, kind: DiskKind, is_exact: bool) -> Self {
         let mut bytes = [0; LENGTH];
         let mut put = |at: usize, field: &[u8]| {
@@ -125,7 +125,7 @@ impl VhdFooter {
             at::TIME,
             &u32::try_from(time).unwrap_or_default().to_be_bytes(),
         );
-        // By its creator's name others know which of the two sizes counts.
+        // Readers choose one of the two sizes by the creator application.
         put(at::CREATOR, if is_exact { b"qem2" } else { b"qemu" });
         put(at::CREATOR_VERSION, &0x0005_0003u32.to_be_bytes());
         put(at::CREATOR_SYSTEM, b"Wi2k");
@@ -142,12 +142,12 @@ impl VhdFooter {
         Self { bytes }
     }
 
-    /// The bytes of the footer.
+    /// Returns the bytes of the footer.
     pub(super) fn bytes(&self) -> &[u8; LENGTH] {
         &self.bytes
     }
 
-    /// The kind of the disk.
+    /// Returns the type of the disk.
     pub(super) fn kind(&self) -> DiskKind {
         match BigEndian::read_u32(field(&self.bytes, at::KIND)) {
             2 => DiskKind::Fixed,
@@ -157,18 +157,18 @@ impl VhdFooter {
         }
     }
 
-    /// The identifier of the disk.
+    /// Returns the unique id of the disk.
     pub(super) fn id(&self) -> [u8; 16] {
         let id = self.bytes.get(at::UUID..at::UUID + 16);
         id.and_then(|id| id.try_into().ok()).unwrap_or_default()
     }
 
-    /// The place of the header of a dynamic disk, in bytes. A fixed disk has none, which is said by all ones.
+    /// Returns the offset of the dynamic disk header in bytes, which is all ones for a fixed disk.
     pub(super) fn data_offset(&self) -> u64 {
         BigEndian::read_u64(field(&self.bytes, at::DATA_OFFSET))
     }
 
-    /// The size in bytes, in whole sectors.
+    /// Returns the current size in bytes, rounded down to whole sectors.
     fn current_size(&self) -> u64 {
         let size = BigEndian::read_u64(field(&self.bytes, at::CURRENT_SIZE));
         size / SECTOR_SIZE * SECTOR_SIZE
@@ -184,8 +184,8 @@ impl VhdFooter {
         }
     }
 
-    /// Returns true if the creator of the image goes by the geometry. Only Virtual PC does, and QEMU where it wasn't
-    /// told otherwise.
+    /// Returns true if the creator of the image uses the geometry. Only Virtual PC does, and QEMU unless `force_size`
+    /// was set.
     fn is_by_geometry(&self) -> bool {
         let creator = field(&self.bytes, at::CREATOR);
         let goes_by = creator.starts_with(b"vpc ") || creator.starts_with(b"qemu");
@@ -205,20 +205,20 @@ impl VhdFooter {
         }
     }
 
-    /// Returns true if the creator goes by the geometry and the size in bytes is larger. Then the end of the disk may
-    /// hold data, of which nobody would be told.
+    /// Returns true if the creator uses the geometry and the current size is larger. Data at the end of the disk
+    /// would be lost silently then.
     pub(super) fn loses_end(&self) -> bool {
         self.is_by_geometry() && self.current_size() > self.geometry().bytes()
     }
 }
 
-/// Returns the part of a structure from a field on.
+/// Returns the bytes of a structure from a field on.
 pub(super) fn field(bytes: &[u8], at: usize) -> &[u8] {
     bytes.get(at..).unwrap_or_default()
 }
 
-/// Returns the checksum of a structure: the ones' complement of the sum of its bytes, but for the four at `at`, which
-/// hold it.
+/// Returns the checksum of a structure: the ones' complement of the sum of its bytes, except for the checksum's own
+/// four bytes at `at`.
 pub(super) fn checksum(bytes: &[u8], at: usize) -> u32 {
     let bytes = bytes.iter().enumerate();
     let counted = bytes.filter(|(place, _)| !(at..at + 4).contains(place));

@@ -1,11 +1,11 @@
-//! The geometry of a disk: cylinders, heads and sectors per track.
+//! The geometry of a disk: cylinders, heads and sectors per track (CHS).
 //!
-//! The specification computes one for each size, and rounds down. Virtual PC takes the product for the size of the
-//! disk, so a new disk gets the next size that a geometry has.
+//! The specification derives a geometry from a size, and rounds down. Virtual PC uses the product as the size of the
+//! disk, so a new disk gets the next size that has a geometry.
 
 use crate::units::SECTOR_SIZE;
 
-/// The greatest geometry: 127 GiB, and the sign that the size in bytes counts.
+/// The largest geometry: 127 GiB, which also means that the current size is valid.
 const GREATEST: Chs = Chs {
     cylinders: 65535,
     heads: 16,
@@ -22,12 +22,12 @@ pub(super) struct Chs {
 }
 
 impl Chs {
-    /// The greatest geometry.
+    /// Returns the largest geometry.
     pub(super) fn greatest() -> Self {
         GREATEST
     }
 
-    /// Returns true for the greatest geometry, of which the size in bytes may be any.
+    /// Returns true for the largest geometry, with which the current size may be any.
     pub(super) fn is_greatest(self) -> bool {
         self == GREATEST
     }
@@ -42,7 +42,7 @@ impl Chs {
         self.total() * SECTOR_SIZE
     }
 
-    /// Returns the geometry that the specification has for a disk of so many sectors. It has at most as many.
+    /// Returns the specification's geometry for a disk of `total` sectors. It has at most as many.
     fn of_sectors(total: u64) -> Self {
         let total = total.min(GREATEST.total());
         let (tracks, heads, sectors) = if total >= 65535 * 16 * 63 {
@@ -66,8 +66,8 @@ impl Chs {
         }
     }
 
-    /// Returns the least geometry that the specification has for a disk of so many sectors or more, and the greatest
-    /// where none is enough. A disk of no sectors has no tracks either.
+    /// Returns the smallest of the specification's geometries with at least `total` sectors, or the largest one if
+    /// none is large enough. A disk of 0 sectors has no cylinders.
     pub(super) fn at_least(total: u64) -> Self {
         if total == 0 {
             return Self {

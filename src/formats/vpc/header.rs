@@ -1,4 +1,4 @@
-//! The header of a dynamic image: 1024 bytes that lead to the table of blocks.
+//! The dynamic disk header: 1024 bytes with the place of the BAT (block allocation table).
 
 use std::ops::Range;
 
@@ -11,16 +11,16 @@ use crate::units::SECTOR_SIZE;
 
 /// The length of a header in bytes.
 pub(super) const LENGTH: usize = 1024;
-/// The mark at its start.
+/// The cookie at its start.
 const MARK: &[u8] = b"cxsparse";
 /// The size of the blocks of a new image, in bytes.
 pub(super) const NEW_BLOCK_SIZE: u64 = 2 << 20;
-/// The most entries that QEMU lets a table have.
+/// The largest number of BAT entries that QEMU accepts.
 const MOST_ENTRIES: u32 = i32::MAX as u32 / 4;
 /// The length of an entry in bytes.
 const ENTRY_LENGTH: u64 = 4;
 
-/// The places of fields, in bytes.
+/// The offsets of fields, in bytes.
 mod at {
     pub(super) const NEXT: usize = 8;
     pub(super) const TABLE_OFFSET: usize = 16;
@@ -30,26 +30,26 @@ mod at {
     pub(super) const CHECKSUM: usize = 36;
 }
 
-/// A dynamic disk as its header describes it.
+/// The description of a dynamic disk in its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DynamicDisk {
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
     /// The size of a block in bytes, a power of two of at least 512.
     pub(super) block_size: u64,
-    /// The start of the header, in bytes.
+    /// The offset of the header in bytes.
     header_offset: u64,
-    /// The start of the table of blocks, in bytes.
+    /// The offset of the BAT in bytes.
     pub(super) table_offset: u64,
-    /// The number of entries that the table has, at least that of blocks.
+    /// The number of BAT entries, at least the number of blocks.
     entries: u64,
 }
 
 impl DynamicDisk {
-    /// Reads the header at `offset` of the image in `file`, of a disk of `size` bytes.
+    /// Reads the header at `offset` of the image in `file`, for a disk of `size` bytes.
     ///
     /// # Errors
-    /// Returns the system's error, or an error in QEMU's words if the header is wrong.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the header is invalid.
     pub(super) fn read(file: &dyn Storage, offset: u64, size: u64) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         let length = file.len()?;
@@ -92,7 +92,7 @@ impl DynamicDisk {
         })
     }
 
-    /// A new disk of `size` bytes.
+    /// Returns the description of a new disk of `size` bytes.
     pub(super) fn new(size: u64) -> Self {
         let header_offset = footer::LENGTH as u64;
         Self {
@@ -104,30 +104,30 @@ impl DynamicDisk {
         }
     }
 
-    /// The number of blocks.
+    /// Returns the number of blocks of the disk.
     pub(super) fn blocks(&self) -> u64 {
         self.size.div_ceil(self.block_size)
     }
 
-    /// The end of the table, in whole sectors, in bytes.
+    /// Returns the end of the BAT in bytes, rounded up to whole sectors.
     pub(super) fn table_end(&self) -> u64 {
         let end = self.table_offset + self.entries * ENTRY_LENGTH;
         end.next_multiple_of(SECTOR_SIZE)
     }
 
-    /// The end of the entries of the disk's blocks, in bytes.
+    /// Returns the end of the BAT entries of the disk's blocks, in bytes.
     pub(super) fn blocks_end(&self) -> u64 {
         self.table_offset + self.blocks() * ENTRY_LENGTH
     }
 
-    /// The length of the bitmap before a block, in bytes: a bit for each sector, in whole sectors.
+    /// Returns the length of the bitmap before a block in bytes: a bit for each sector, rounded up to whole sectors.
     pub(super) fn bitmap_length(&self) -> u64 {
         (self.block_size / SECTOR_SIZE)
             .div_ceil(8)
             .next_multiple_of(SECTOR_SIZE)
     }
 
-    /// Returns true if a part of the file holds anything of the headers or of the table.
+    /// Returns true if a range of the file overlaps with the footer's copy, the header or the BAT.
     pub(super) fn holds_metadata(&self, part: &Range<u64>) -> bool {
         let footer = 0..footer::LENGTH as u64;
         let header = self.header_offset..self.header_offset.saturating_add(LENGTH as u64);
@@ -137,7 +137,7 @@ impl DynamicDisk {
             .any(|other| part.start < other.end && other.start < part.end)
     }
 
-    /// The bytes of the header.
+    /// Encodes the header.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let mut put = |at: usize, field: &[u8]| {
@@ -160,7 +160,7 @@ impl DynamicDisk {
     }
 }
 
-/// Returns the error for a file that ends before what its table leads to.
+/// Returns the error for a file that ends before a block to which the BAT refers.
 pub(super) fn truncated() -> Error {
     Error::corrupt(
         "block-vpc: free_data_block_offset points after the end of file. The image has been truncated.",

@@ -1,11 +1,11 @@
-//! VPC, or VHD: the disk images of Virtual PC and Hyper-V, as far as `qemu-img` has them, dynamic and fixed.
+//! VPC or VHD: the disk images of Virtual PC and Hyper-V, dynamic and fixed ones as in `qemu-img`.
 //!
-//! A footer of 512 bytes describes the disk. A fixed image is the disk with a footer behind it. A dynamic one
-//! starts with a copy of the footer, which leads to a header, and that to a table of blocks. Before each block's
-//! data stands a bitmap of its sectors. All numbers are big-endian. The footer states the size twice, in bytes and
-//! as a geometry, and its creator decides which of them counts.
+//! A footer of 512 bytes describes the disk. A fixed image is the disk, followed by the footer. A dynamic one starts
+//! with a copy of the footer, which points to the dynamic disk header, which points to the BAT (block allocation
+//! table). A bitmap of its sectors precedes each block's data. All numbers are big-endian. The footer has the size
+//! both in bytes and as a geometry, and its creator determines which one is valid.
 //!
-//! The parent of a differencing image has the sectors that this one doesn't hold. It is named as Windows names files.
+//! Sectors that a differencing image doesn't have are read from its parent, whose name is in the style of Windows.
 
 mod differencing;
 mod file;

@@ -1,4 +1,4 @@
-//! A new VPC image, checked and not made yet.
+//! The plan of a new VPC image, whose options have been checked.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::formats::driver::{NewDisk, NewParts, Plan};
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct VpcPlan {
     footer: VhdFooter,
     kind: DiskKind,
     /// The size of the disk in bytes, a multiple of 512.
     size: u64,
-    /// The size that was asked for, in whole sectors, in bytes.
+    /// The requested size in bytes, rounded up to whole sectors.
     wanted: u64,
 }
 
@@ -28,7 +28,7 @@ impl VpcPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if the format has no disk of that size, or no such variant.
+    /// Returns an error if the format doesn't support a disk of that size, or if there is no such subformat.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let kind = match new.options.text("subformat") {
             None | Some("dynamic") => DiskKind::Dynamic,
@@ -66,13 +66,13 @@ impl Plan for VpcPlan {
         let is_device = !file.starts_as_zeroes();
         let needed = self.size + footer::LENGTH as u64;
         if is_device && self.kind == DiskKind::Fixed && file.len()? != needed {
-            // Its footer is looked for at the end.
+            // Readers look for the footer at the end of the device.
             return Err(Error::invalid(format!(
                 "a fixed image of this size fills a device of {needed} bytes, and this one has {}",
                 file.len()?
             )));
         }
-        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        // A device may have the header of an older image, which must not be used with the new data.
         if is_device {
             file.write_at(0, &[0; footer::LENGTH])?;
         }
@@ -82,7 +82,7 @@ impl Plan for VpcPlan {
             return Ok(Box::new(NewBlocks::new(table, file, false, parts.flush)));
         }
         if is_device {
-            // The source ends before the disk where its size was rounded up.
+            // If the size was rounded up, the source ends before the disk does.
             make_zero(file.as_ref(), self.wanted.min(self.size)..needed)?;
         }
         let disk = FixedDisk::new(Arc::clone(&file), self.footer, self.size, self.size);
@@ -99,7 +99,7 @@ mod tests {
     use crate::storage::{MemoryStorage, Storage};
     use crate::units::GuestOffset;
 
-    /// Makes an empty image on a device that is full of something else.
+    /// Creates an empty image on a device that has other contents.
     fn on_device(subformat: &str, device: usize, size: u64) -> (Arc<MemoryStorage>, Result<()>) {
         let storage = Arc::new(MemoryStorage::new(vec![0xee; device]).as_device());
         let mut options = Values::default();
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn nothing_old_of_a_device_shows() {
-        // One cylinder of a geometry, of which the source has a sector.
+        // The disk has one cylinder, and the source one sector.
         let size = 34816;
         for (subformat, length) in [("fixed", size + 512), ("dynamic", 3 << 20)] {
             let (storage, made) = on_device(subformat, length, 512);
@@ -140,7 +140,7 @@ mod tests {
             let mut disk = vec![0xaa; size];
             image.read_at(GuestOffset(0), &mut disk).unwrap();
             assert!(disk[..512].iter().all(|byte| *byte == 1), "{subformat}");
-            // A fixed disk is written as a whole by those who copy, zeroes too, up to the source's end.
+            // A fixed disk is written completely by the conversion, including zeroes, up to the source's end.
             assert!(disk[512..].iter().all(|byte| *byte == 0), "{subformat}");
         }
     }

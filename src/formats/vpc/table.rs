@@ -1,11 +1,11 @@
-//! The table of a dynamic image's blocks: for each the sector at which its bitmap starts, before its data.
+//! The BAT (block allocation table) of a dynamic image: the sector of each block's bitmap, which precedes its data.
 //!
-//! Readers of other programs want a footer at the file's end. So where the file grows, a footer is at its new end,
-//! on stable storage, before the old one is written over. It grows by many blocks at once, and gives back what is
-//! left over when the entries are stored.
+//! Other programs require a footer at the end of the file. So when the file grows, a footer is written to its new
+//! end, on stable storage, before the old one is overwritten. The file grows by many blocks at once, and is truncated
+//! when the entries are stored.
 //!
-//! The bitmaps say which sectors were written. In a dynamic image they are read by nobody who takes unset bits for
-//! zeroes, since that is what those sectors hold; they are kept right for those who do.
+//! The bitmaps show which sectors were written. In a dynamic image no reader needs them, since unwritten sectors are
+//! zero, but they are maintained for other programs.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,16 +21,16 @@ use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The entry of a block that isn't stored.
+/// The entry of an unallocated block.
 const ABSENT: u64 = 0xffff_ffff;
 /// The length of a footer in bytes.
 const FOOTER: u64 = footer::LENGTH as u64;
-/// The unit in which a block is written, in bytes: what isn't written reads as zeroes.
+/// The unit in which a block is written, in bytes. The rest of a new block reads as zeroes.
 const UNIT: u64 = 64 << 10;
-/// The number of blocks by which a file grows at a time.
+/// The number of blocks by which a file grows at once.
 const BLOCKS_AT_ONCE: u64 = 32;
 
-/// The table of an image.
+/// The BAT of an image.
 pub(super) struct VhdTable {
     file: Arc<dyn Storage>,
     disk: DynamicDisk,
@@ -40,21 +40,21 @@ pub(super) struct VhdTable {
     room: Mutex<VhdRoom>,
 }
 
-/// The room behind the last block.
+/// The space after the last block.
 #[derive(Debug, Default)]
 struct VhdRoom {
     /// The end of the last block, in bytes.
     next: u64,
-    /// The number of blocks without a place.
+    /// The number of unallocated blocks.
     absent: u64,
-    /// True if the file is longer than it has to be.
+    /// True if the file is longer than necessary.
     is_grown: bool,
-    /// The blocks whose bitmaps are known to have all bits set.
+    /// The blocks in whose bitmaps all bits are known to be set.
     all_set: HashSet<u64>,
 }
 
 impl VhdTable {
-    /// The table of the image in `file`. `flushes` says that flushes reach the storage.
+    /// Returns the BAT of the image in `file`. `flushes` says if flushes reach stable storage.
     pub(super) fn stored(
         file: Arc<dyn Storage>,
         disk: DynamicDisk,
@@ -77,7 +77,7 @@ impl VhdTable {
         }
     }
 
-    /// The table of a new image.
+    /// Returns the BAT of a new image.
     pub(super) fn new(file: Arc<dyn Storage>, disk: DynamicDisk, footer: VhdFooter) -> Self {
         let entries = EntryTable::fresh(
             Arc::clone(&file),
@@ -101,7 +101,7 @@ impl VhdTable {
         }
     }
 
-    /// The bitmap and the data of a block, in bytes of the file; `None` if it isn't stored.
+    /// Returns the range of a block's bitmap and data in bytes of the file, or `None` if it isn't allocated.
     fn stored_at(&self, block: u64) -> Result<Option<Range<u64>>> {
         Ok(match self.entries.get(block)? {
             ABSENT => None,
@@ -109,15 +109,15 @@ impl VhdTable {
         })
     }
 
-    /// The bitmap and the data of a block that starts there, in bytes.
+    /// Returns the range of the bitmap and data of a block at byte `start`.
     fn from(&self, start: u64) -> Range<u64> {
         start..start + self.disk.bitmap_length() + self.disk.block_size
     }
 
-    /// Makes sure that all blocks end within the file.
+    /// Checks that all blocks are inside the file.
     ///
     /// # Errors
-    /// Returns an error, in QEMU's words, if one doesn't, or if the table can't be read.
+    /// Returns an error, in QEMU's words, if one isn't, or if the BAT can't be read.
     pub(super) fn look_for_end(&self) -> Result<()> {
         let length = self.file.len()?.next_multiple_of(SECTOR_SIZE);
         for block in 0..self.disk.blocks() {
@@ -131,10 +131,10 @@ impl VhdTable {
         Ok(())
     }
 
-    /// Finds the room behind the last block. Returns the number of blocks that lie where something else is.
+    /// Finds the end of the last block. Returns the number of blocks that overlap with something else.
     ///
     /// # Errors
-    /// Returns an error if the table can't be read.
+    /// Returns an error if the BAT can't be read.
     pub(super) fn look_for_room(&self) -> Result<u64> {
         let mut starts = Vec::new();
         let mut damaged = 0;
@@ -161,7 +161,7 @@ impl VhdTable {
         Ok(damaged)
     }
 
-    /// Makes the file reach behind `end`, with a footer at its end.
+    /// Extends the file beyond `end`, with a footer at its new end.
     fn grow(&self, room: &mut VhdRoom, end: u64) -> Result<()> {
         let length = self.file.len()?.next_multiple_of(SECTOR_SIZE);
         if end + FOOTER <= length {
@@ -179,13 +179,13 @@ impl VhdTable {
         self.file.flush_if(self.flushes)
     }
 
-    /// Sets all bits of the bitmap that starts there.
+    /// Sets all bits of the bitmap at byte `start`.
     fn set_bits(&self, start: u64) -> Result<()> {
         let length = usize::try_from(self.disk.bitmap_length()).unwrap_or_default();
         self.file.write_at(start, &vec![0xff; length])
     }
 
-    /// Gives a block the room behind the last one.
+    /// Allocates a block after the last one.
     fn take(&self, room: &mut VhdRoom, block: u64) -> Result<HostOffset> {
         let place = self.from(room.next);
         self.set_bits(place.start)?;
@@ -238,7 +238,7 @@ impl BlockAllocator for VhdTable {
         let place = self.from(room.next);
         let length = self.file.len()?;
         self.grow(&mut room, place.end)?;
-        // An old footer, and whatever stands before it.
+        // The space may have an old footer and other data.
         let left_over = place.start..place.end.min(length);
         if !left_over.is_empty() {
             make_zero(self.file.as_ref(), left_over)?;
@@ -271,7 +271,7 @@ impl BlockAllocator for VhdTable {
         self.entries.store()?;
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         if room.is_grown {
-            // The footer first, so that there is one wherever the file ends.
+            // The footer is written before the file is truncated, so that there is always one at its end.
             self.file.write_at(room.next, self.footer.bytes())?;
             self.flush()?;
             self.file.set_len(room.next + FOOTER)?;
