@@ -1,24 +1,24 @@
-//! The check of a block map. No block may be used twice or be beyond the disk's or the file's end, and the
-//! header must count them right.
+//! The check of a block map: no block may be used twice, or be beyond the end of the disk or of the file, and the
+//! header's count must be correct.
 
 use super::map::{BlockMap, Entry};
 use crate::error::Result;
 use crate::formats::block_map::ClusterSet;
 use crate::formats::check::{CheckEvent, CheckReport};
 
-/// The counts of a check.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Count {
-    /// The number of wrong entries, and of wrong places of tables.
+    /// The number of invalid entries and of an invalid place of the block map.
     pub(super) corruptions: u64,
-    /// The header counts other than so many blocks. That misleads nobody who doesn't go by it.
+    /// True if the header's number of allocated blocks is wrong, which is harmless for programs that don't use it.
     pub(super) is_miscounted: bool,
-    /// The number of blocks that are stored.
+    /// The number of allocated blocks.
     pub(super) allocated: u32,
 }
 
 impl Count {
-    /// Returns the counts as a report.
+    /// Returns the result as a report.
     pub(super) fn report(&self) -> CheckReport {
         CheckReport {
             corruptions: self.corruptions + u64::from(self.is_miscounted),
@@ -27,10 +27,10 @@ impl Count {
     }
 }
 
-/// Looks at every entry, and says what is wrong in QEMU's words.
+/// Checks every entry. Calls `on_event` with each finding, in QEMU's words.
 ///
 /// # Errors
-/// Returns an error if the map can't be read.
+/// Returns an error if the block map can't be read.
 pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<Count> {
     let header = map.header();
     let end = map.file().len()?;
@@ -41,7 +41,7 @@ pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -
         on_event(&text);
     };
     if header.overlaps() {
-        // QEMU doesn't look at that, and writes the map over with a block.
+        // QEMU doesn't check this, and would overwrite the block map with a block.
         let text = "ERROR: block map overlaps the header or the blocks".to_owned();
         wrong(&mut found.corruptions, text);
     }
@@ -56,7 +56,7 @@ pub(super) fn count(map: &BlockMap, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -
         }
         found.allocated += 1;
         if map.stored_end(block, index) > end {
-            // QEMU doesn't look there, and reads zeroes.
+            // QEMU doesn't check this, and reads zeroes.
             let text = format!("ERROR: block index {block} points after the end of the file");
             wrong(&mut found.corruptions, text);
         }

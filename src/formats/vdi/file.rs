@@ -56,7 +56,7 @@ impl ImageFile for VdiFile {
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let map = self.map();
-        // A wrong count is no damage: room is found without it, and a power cut may leave one.
+        // A wrong count isn't refused: the allocation doesn't use it, and a power cut may leave one.
         let found = check::count(&map, &mut |_| {})?;
         refuse_damaged(found.corruptions)?;
         map.look_for_room()?;

@@ -1,4 +1,4 @@
-//! The header: 512 bytes, of which the first 72 name the format and the rest describes the disk.
+//! The header: 512 bytes, of which the first 72 identify the format and the rest describes the disk.
 
 use std::ops::Range;
 
@@ -9,31 +9,31 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The place of the signature, in bytes.
+/// The offset of the signature, in bytes.
 pub(super) const SIGNATURE_AT: usize = 64;
 /// The signature.
 pub(super) const SIGNATURE: u32 = 0xbeda_107f;
-/// The only size of blocks, in bytes.
+/// The only supported block size, in bytes.
 pub(super) const BLOCK_SIZE: u64 = 1 << 20;
-/// The most blocks that QEMU lets a disk have.
+/// The largest number of blocks that QEMU accepts.
 const MOST_BLOCKS: u32 = 0x1fff_ff80;
-/// The longest disk that QEMU accepts, in bytes.
+/// The largest disk that QEMU accepts, in bytes.
 pub(super) const LONGEST: u64 = MOST_BLOCKS as u64 * BLOCK_SIZE;
 /// The length of the header in bytes.
 pub(super) const LENGTH: usize = 512;
 /// Version 1.1.
 const VERSION: u32 = 0x0001_0001;
-/// The text at the start of the file, by which QEMU tells its images apart.
+/// The text at the start of the file, which identifies QEMU's images.
 const TEXT: &[u8] = b"<<< QEMU VM Virtual Disk Image >>>\n";
-/// The length that the header says it has, from its length on.
+/// The length in the header, which doesn't count the fields before it.
 const STATED_LENGTH: u32 = 0x180;
 
-/// The way in which a disk's blocks are stored.
+/// The type of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ImageType {
-    /// A block gets its place when it is written.
+    /// Blocks are allocated when they are written.
     Dynamic,
-    /// All blocks have theirs beforehand.
+    /// All blocks are allocated beforehand.
     Static,
 }
 
@@ -41,19 +41,19 @@ pub(super) enum ImageType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VdiHeader {
     pub(super) kind: ImageType,
-    /// The start of the block map, in bytes.
+    /// The offset of the block map, in bytes.
     pub(super) map_offset: u64,
-    /// The start of the first block, in bytes.
+    /// The offset of the first block, in bytes.
     pub(super) data_offset: u64,
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
     /// The number of entries of the block map.
     pub(super) blocks: u32,
-    /// The number of blocks that are stored, as the header has it.
+    /// The number of allocated blocks according to the header.
     pub(super) allocated: u32,
 }
 
-/// The places of fields that are read or changed by themselves, in bytes.
+/// The offsets of fields that are read or written separately, in bytes.
 mod at {
     pub(super) const VERSION: usize = 68;
     pub(super) const HEADER_LENGTH: usize = 72;
@@ -76,8 +76,8 @@ impl VdiHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if the header is wrong, or if the image can't be read
-    /// without another one, in QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the header is invalid, or
+    /// if the image depends on a parent.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         file.read_padded_at(0, &mut bytes, file.len()?)?;
@@ -98,7 +98,7 @@ impl VdiHeader {
                 "Image not in VDI format (bad signature {signature:08x})"
             )));
         }
-        // An odd size is one that somebody didn't round up.
+        // Some programs don't round the size up to whole sectors.
         let rounded = size.checked_next_multiple_of(SECTOR_SIZE);
         let Some(size) = rounded.filter(|size| *size <= LONGEST) else {
             return Err(Error::unsupported(format!(
@@ -163,7 +163,7 @@ impl VdiHeader {
         })
     }
 
-    /// Returns true if the block map lies where the header or a block does.
+    /// Returns true if the block map overlaps with the header or with a block.
     pub(super) fn overlaps(&self) -> bool {
         let map = self.map_offset..self.map_offset + u64::from(self.blocks) * 4;
         let data = self.data_offset..self.data_offset + u64::from(self.blocks) * BLOCK_SIZE;
@@ -174,7 +174,7 @@ impl VdiHeader {
         overlap(&map, &header) || overlap(&map, &data) || overlap(&data, &header)
     }
 
-    /// The header of a new disk of `size` bytes.
+    /// Returns the header of a new disk of `size` bytes.
     pub(super) fn new(size: u64, kind: ImageType) -> Self {
         let blocks = u32::try_from(size.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX);
         let map_length = (u64::from(blocks) * 4).next_multiple_of(SECTOR_SIZE);
@@ -191,7 +191,7 @@ impl VdiHeader {
         }
     }
 
-    /// The header's bytes, for an image that nobody has seen before: its UUIDs are random.
+    /// Encodes the header of a new image, with random UUIDs.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let mut put = |at: usize, field: &[u8]| {
@@ -221,7 +221,7 @@ impl VdiHeader {
         bytes
     }
 
-    /// Changes how many blocks the header in `file` says are stored.
+    /// Stores the number of allocated blocks in the header in `file`.
     ///
     /// # Errors
     /// Returns the system's error.

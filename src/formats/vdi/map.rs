@@ -1,4 +1,4 @@
-//! The block map: for each block of the disk its index among those that are stored.
+//! The block map, which has the index of each allocated block in the file.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,9 +12,9 @@ use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The entry of a block that was never stored.
+/// The entry of a block that was never allocated.
 const NEVER: u64 = 0xffff_ffff;
-/// The entry of a block that was given back.
+/// The entry of a block that was discarded.
 const DISCARDED: u64 = 0xffff_fffe;
 
 /// The block map of an image.
@@ -25,27 +25,27 @@ pub(super) struct BlockMap {
     room: Mutex<Room>,
 }
 
-/// The indexes that are in use.
+/// The allocation of indexes.
 #[derive(Debug, Default)]
 struct Room {
     used: ClusterSet,
-    /// The index to be tried next.
+    /// The next index to try.
     next: u32,
-    /// The number of blocks that are stored.
+    /// The number of allocated blocks.
     count: u32,
 }
 
-/// An entry of the map.
+/// The decoded entry of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
     /// The block reads as zeroes.
     Zero,
-    /// The block's index.
+    /// The index of the block in the file.
     At(u32),
 }
 
 impl BlockMap {
-    /// The map of the image in `file`.
+    /// Returns the block map of the image in `file`.
     pub(super) fn stored(file: Arc<dyn Storage>, header: VdiHeader) -> Self {
         let blocks = header.blocks.into();
         let entries = EntryTable::stored(
@@ -62,7 +62,7 @@ impl BlockMap {
         }
     }
 
-    /// The map of a new image.
+    /// Returns the block map of a new image.
     pub(super) fn new(file: Arc<dyn Storage>, header: VdiHeader) -> Self {
         let fresh = match header.kind {
             ImageType::Dynamic => Fresh::Same(NEVER),
@@ -84,18 +84,17 @@ impl BlockMap {
         }
     }
 
-    /// The header.
+    /// Returns the header.
     pub(super) fn header(&self) -> &VdiHeader {
         &self.header
     }
 
-    /// The image's file.
+    /// Returns the image's file.
     pub(super) fn file(&self) -> &dyn Storage {
         self.file.as_ref()
     }
 
-    /// Returns the end of the part of a block that the disk has, in bytes of the file. The block is at
-    /// `index`.
+    /// Returns the end of a block's part inside the disk, in bytes of the file. The block is at `index`.
     pub(super) fn stored_end(&self, block: u32, index: u32) -> u64 {
         let rest = self
             .header
@@ -104,7 +103,7 @@ impl BlockMap {
         self.host(index).0 + rest.min(BLOCK_SIZE)
     }
 
-    /// An entry, whatever it says.
+    /// Returns an entry without checking its index.
     ///
     /// # Errors
     /// Returns an error as [`EntryTable::get`] does.
@@ -115,7 +114,7 @@ impl BlockMap {
         })
     }
 
-    /// An entry; `None` if the block reads as zeroes.
+    /// Returns the index in an entry, or `None` if the block reads as zeroes.
     fn indexed(&self, block: u64) -> Result<Option<u32>> {
         Ok(match self.entries.get(block)? {
             NEVER | DISCARDED => None,
@@ -123,12 +122,11 @@ impl BlockMap {
         })
     }
 
-    /// Finds the indexes that are free, the first of them behind the highest that is used, and returns the number of
-    /// blocks that are stored. The header's count isn't one to go by: where it is wrong it leads to a block that is in
-    /// use.
+    /// Prepares the allocation of indexes, which starts after the highest one in use, and returns the number of
+    /// allocated blocks. The header's count isn't used, since a wrong one would lead to an index in use.
     ///
     /// # Errors
-    /// Returns an error if the map can't be read.
+    /// Returns an error if the block map can't be read.
     pub(super) fn look_for_room(&self) -> Result<u32> {
         let mut room = Room::default();
         for block in 0..self.header.blocks {
@@ -143,7 +141,7 @@ impl BlockMap {
         Ok(count)
     }
 
-    /// The place of the block at `index`.
+    /// Returns the host offset of the block at `index`.
     pub(super) fn host(&self, index: u32) -> HostOffset {
         HostOffset(self.header.data_offset + u64::from(index) * BLOCK_SIZE)
     }
@@ -152,7 +150,7 @@ impl BlockMap {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a block an index that is free: there are as many as blocks.
+    /// Allocates a free index for a block. There are as many indexes as blocks.
     pub(super) fn take(&self, block: u64) -> Result<HostOffset> {
         let mut room = self.lock();
         for _ in 0..self.header.blocks {
@@ -167,17 +165,17 @@ impl BlockMap {
         Err(Error::corrupt("every block of the image is in use"))
     }
 
-    /// Makes the next index that is given to a block the first one that is free.
+    /// Makes the next allocation use the lowest free index.
     pub(super) fn take_from_start(&self) {
         self.lock().next = 0;
     }
 
-    /// Makes an entry say that its block isn't stored.
+    /// Marks a block as unallocated.
     pub(super) fn forget(&self, block: u32) -> Result<()> {
         self.entries.set(block.into(), NEVER)
     }
 
-    /// Stores the entries that have changed.
+    /// Writes the entries that have changed.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -185,7 +183,7 @@ impl BlockMap {
         self.entries.store()
     }
 
-    /// Stores the number of blocks that are stored.
+    /// Stores the number of allocated blocks in the header.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -193,7 +191,7 @@ impl BlockMap {
         VdiHeader::write_allocated(self.file.as_ref(), count)
     }
 
-    /// Makes the place of a block read as zeroes: something may be left there.
+    /// Makes a block's space read as zeroes, since it may have old contents.
     fn clear(&self, host: HostOffset) -> Result<()> {
         let (length, end) = (self.file.len()?, host.0 + BLOCK_SIZE);
         let is_clean = length <= host.0 && self.file.starts_as_zeroes();
@@ -235,14 +233,14 @@ impl BlockAllocator for BlockMap {
         let before = self.entries.get(block)?;
         let host = self.take(block)?;
         self.clear(host).inspect_err(|_| {
-            // The block stays what it was; the index is lost until the image is opened again.
+            // The block is unallocated again. Its index isn't used until the image is opened again.
             drop(self.entries.set(block, before));
         })?;
         Ok(host)
     }
 
     fn commit(&self) -> Result<()> {
-        // QEMU writes the next block where the count says, so that it must not be too low.
+        // QEMU allocates blocks at the index that the count gives, so it must never be too low.
         self.store_count(self.lock().count)?;
         self.store_entries()
     }

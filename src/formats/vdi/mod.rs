@@ -1,8 +1,8 @@
-//! VDI: VirtualBox's disk images, as far as `qemu-img` has them, dynamic and static.
+//! VDI: VirtualBox's disk images, dynamic and static ones as in `qemu-img`.
 //!
-//! A header of 512 bytes leads to a block map, which has an index for each block of 1 MiB, and to the blocks.
-//! All numbers are little-endian. Images that depend on a parent image are refused, and so are those whose
-//! blocks have other data before the guest's. Both would read as something else.
+//! A header of 512 bytes has the places of a block map, with an index for each block of 1 MiB, and of the blocks. All
+//! numbers are little-endian. Images with a parent are refused, as are images with extra data before each block's.
+//! Both would be read incorrectly.
 
 mod check;
 mod file;

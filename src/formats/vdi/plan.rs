@@ -1,4 +1,4 @@
-//! A new VDI image, checked and not made yet.
+//! The plan of a new VDI image, whose options have been checked.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
 use crate::units::SECTOR_SIZE;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct VdiPlan {
     header: VdiHeader,
 }
@@ -19,7 +19,7 @@ impl VdiPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if the format has no disk of that size.
+    /// Returns an error if the format doesn't support a disk of that size.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let size = new.size.checked_next_multiple_of(SECTOR_SIZE);
         let size = size.unwrap_or(u64::MAX);
@@ -40,7 +40,7 @@ impl VdiPlan {
 
 impl Plan for VdiPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
-        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        // A device may have the header of an older image, which must not be used with the new data.
         if !parts.file.starts_as_zeroes() {
             parts.file.write_at(0, &[0; super::header::LENGTH])?;
         }

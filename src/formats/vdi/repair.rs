@@ -1,12 +1,12 @@
-//! The repair of a block map, and of the room that nothing uses.
+//! The repair of a block map, and of unused space in the file.
 //!
-//! A block that the file hasn't got isn't stored any more. One that the end of the file cuts off keeps what is left of
-//! it. Of two blocks with one place, the second gets a copy. Room that nothing uses is given back: the blocks behind
-//! it move there, and the file ends after the last one. QEMU, which takes the header's count for the next place that
-//! is free, would write over a block of an image with such gaps.
+//! A block beyond the end of the file becomes unallocated. A truncated block keeps the part that is left. If two
+//! blocks have the same index, the second gets a copy. Unused space is removed: later blocks move there, and the file
+//! is truncated after the last one. QEMU allocates the next block at the header's count, and so would overwrite a
+//! block of an image with such gaps.
 //!
-//! A block is on stable storage before the entry that leads to it, and an entry before the block that it led to goes
-//! away. The count in the header is never less than the blocks that are stored.
+//! A block is on stable storage before the entry that refers to it, and the entry before the old block is removed.
+//! The header's count is never less than the number of allocated blocks.
 
 use super::check::Count;
 use super::header::{BLOCK_SIZE, ImageType};
@@ -15,18 +15,18 @@ use crate::error::Result;
 use crate::formats::block_map::{ClusterSet, copy_block};
 use crate::formats::check::{CheckEvent, Repair};
 
-/// The counts of a repair.
+/// The result of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RepairCount {
-    /// The number of entries that were wrong, and the header's count if that was.
+    /// The number of entries that were invalid, plus 1 if the header's count was.
     pub(super) corruptions: u64,
-    /// The number of places that nothing used.
+    /// The number of unused blocks in the file.
     pub(super) leaks: u64,
 }
 
 impl BlockMap {
-    /// Repairs what a check found. Where the block map lies over something else, nobody knows what is whose, and
-    /// nothing is done.
+    /// Repairs the findings of a check. Does nothing if the block map overlaps with something else, since it is
+    /// unknown which of both is right.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -51,7 +51,7 @@ impl BlockMap {
         Ok(fixed)
     }
 
-    /// Repairs the entries and the header's count, and returns the number of entries.
+    /// Repairs the entries and the header's count. Returns the number of repaired entries.
     fn repair_entries(&self, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<u64> {
         let file = self.file();
         let mut seen = ClusterSet::default();
@@ -106,8 +106,7 @@ impl BlockMap {
         Ok(fixed)
     }
 
-    /// Moves blocks to where nothing is before them, ends the file after the last one, and returns how much room
-    /// there was that nothing used, in blocks.
+    /// Moves blocks into gaps, truncates the file after the last one, and returns the number of unused blocks.
     fn close_gaps(&self) -> Result<u64> {
         let file = self.file();
         let count = self.look_for_room()?;
