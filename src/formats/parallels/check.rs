@@ -1,8 +1,8 @@
-//! The check of the table, and its repair.
+//! The check of the BAT, and its repair.
 //!
-//! No cluster may be used twice, lie where the table is, or be beyond the end of the file. QEMU's check aborts at
-//! the last of these, and its repair forgets a cluster that lies before the start that the header states, which ours
-//! copies. A cluster that the end of the file cuts off is lost in part only, so it isn't forgotten.
+//! No cluster may be used twice, overlap with the BAT, or be beyond the end of the file. QEMU's check aborts at a
+//! cluster beyond the end. QEMU's repair drops a cluster that is before the header's data offset, whereas this one
+//! copies it. A truncated cluster still has some of its data, so it isn't dropped.
 
 use super::extension::FormatExtension;
 use super::header::ParallelsHeader;
@@ -13,12 +13,12 @@ use crate::formats::check::{CheckEvent, CheckReport};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The words that findings begin with.
+/// The words at the start of a finding.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Said {
-    /// Those of a corruption.
+    /// The word for a corruption.
     pub(super) corruption: &'static str,
-    /// Those of a leak.
+    /// The word for a leak.
     pub(super) leak: &'static str,
 }
 
@@ -35,33 +35,33 @@ impl Said {
     };
 }
 
-/// The findings of a walk through the table.
+/// The findings of a check of the BAT.
 #[derive(Debug, Default)]
 pub(super) struct BatFindings {
     /// The counts.
     pub(super) report: CheckReport,
-    /// The clusters of the disk whose entries lead to no place in the file.
+    /// The clusters of the disk whose entries are outside the file.
     pub(super) outside: Vec<u64>,
-    /// The clusters of the disk that are where another one is, or before the start of clusters.
+    /// The clusters of the disk that overlap with another one, or are before the data offset.
     pub(super) shared: Vec<u64>,
-    /// The start of the clusters, where the header says another one, in bytes.
+    /// The correct data offset in bytes, if that in the header is wrong.
     pub(super) data_offset: Option<u64>,
-    /// The clusters of the disk that the end of the file cuts off.
+    /// The number of clusters of the disk that the end of the file truncates.
     cut: u64,
 }
 
 impl BatFindings {
-    /// Returns the number of findings because of which nothing may be written: all but that the image was in use.
+    /// Returns the number of findings that prevent writing: all except for the mark of an image in use.
     pub(super) fn damages(&self) -> u64 {
         let count = self.outside.len() + self.shared.len();
         count as u64 + self.cut + u64::from(self.data_offset.is_some())
     }
 }
 
-/// Looks at every entry, and says what is wrong in QEMU's words, which begin as `words` says.
+/// Checks every entry. Calls `on_event` with each finding, in QEMU's words, which start with `words`.
 ///
 /// # Errors
-/// Returns an error if the table can't be read.
+/// Returns an error if the BAT can't be read.
 pub(super) fn walk(
     table: &AllocationTable,
     extension: Option<&FormatExtension>,
@@ -104,7 +104,7 @@ pub(super) fn walk(
         if host < start || host >= length {
             on_event(&format!("{said} cluster {block} is outside image"));
             report.corruptions += 1;
-            // A cluster that can be read is kept: the start may be what is wrong.
+            // A readable cluster is kept, since the data offset may be wrong instead.
             let is_readable = host >= header.table_end() && host < length;
             let list = match is_readable {
                 true => &mut found.shared,
@@ -119,7 +119,7 @@ pub(super) fn walk(
         last = Some(host);
         end = end.max(host + size);
         if host + rest > length {
-            // QEMU takes it for one that is outside.
+            // QEMU reports it as outside the image.
             on_event(&format!(
                 "ERROR cluster {block} is cut off by the end of the file"
             ));
@@ -147,7 +147,7 @@ pub(super) fn walk(
     Ok(found)
 }
 
-/// Notes that a cluster of the file is used. Returns false if a part of it was used already.
+/// Records that a cluster of the file is used. Returns false if a part of it was used already.
 fn occupy(used: &mut ClusterSet, header: &ParallelsHeader, host: u64) -> bool {
     let unit = header.entry_unit();
     let first = host / unit;
@@ -158,8 +158,8 @@ fn occupy(used: &mut ClusterSet, header: &ParallelsHeader, host: u64) -> bool {
     is_new
 }
 
-/// Repairs what was found: entries that lead nowhere say so, clusters with two owners are copied, the header says
-/// where clusters start. Everything is on stable storage afterwards.
+/// Repairs the findings: clears entries outside the file, copies clusters that are used twice, and corrects the data
+/// offset in the header. Everything is on stable storage afterwards.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -176,7 +176,7 @@ pub(super) fn repair(
         let from = table.stated(*block)?;
         let to = table.take_cluster()?;
         copy_block(file, from, to, header.cluster_size)?;
-        // The copies first, so that an entry never leads to one that isn't there.
+        // The copies are flushed first, so that no entry refers to unwritten data.
         file.flush()?;
         table.refer(*block, to)?;
     }

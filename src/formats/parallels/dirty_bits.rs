@@ -1,8 +1,8 @@
-//! The bits of dirty bitmaps: read, and kept true while the disk is written.
+//! The bits of dirty bitmaps: reading, and the update when the disk is written to.
 //!
-//! While an image is written its header has no extension, from before the first change on. So a power cut leaves an
-//! image without bitmaps, and the next backup is a whole one. When the image is closed, bits are set for all that was
-//! written, and the header gets its extension back.
+//! Before the first change, the extension is removed from the header. So a power cut leaves an image without bitmaps,
+//! and the next backup is a full one. When the image is closed, the bits for the written ranges are set, and the
+//! extension is added to the header again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,7 +28,7 @@ pub(super) struct DirtyBits {
 }
 
 impl DirtyBits {
-    /// Returns a bitmap of the image in `file`.
+    /// Returns a bitmap of the image in `file` in the form that all formats share.
     pub(super) fn bitmap(
         file: &Arc<dyn Storage>,
         header: &ParallelsHeader,
@@ -63,7 +63,7 @@ impl BitmapBits for DirtyBits {
             }
             Ok(())
         })?;
-        // Beyond the end of the disk nothing is set.
+        // Bits beyond the end of the disk are 0.
         for (byte, at) in buf.iter_mut().zip(offset..) {
             let left = self.count.saturating_sub(at.saturating_mul(8));
             if left < 8 {
@@ -74,18 +74,18 @@ impl BitmapBits for DirtyBits {
     }
 }
 
-/// The extension of an image that is written.
+/// The extension of an image that is written to.
 pub(super) struct KeptExtension {
     file: Arc<dyn Storage>,
     header: ParallelsHeader,
     extension: FormatExtension,
     flushes: bool,
-    /// The parts that were written; `None` before the first one.
+    /// The written ranges, or `None` before the first write.
     written: Mutex<Option<DirtyRanges>>,
 }
 
 impl KeptExtension {
-    /// Keeps an extension of the image in `file`. `flushes` says if flushes reach the storage.
+    /// Keeps the extension of the image in `file` for later. `flushes` says if flushes reach stable storage.
     pub(super) fn new(
         file: Arc<dyn Storage>,
         header: ParallelsHeader,
@@ -101,7 +101,7 @@ impl KeptExtension {
         }
     }
 
-    /// Notes that a part of the disk is about to be written.
+    /// Records that a part of the disk is about to be written.
     fn note(&self, offset: GuestOffset, length: u64) -> Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let written = match &mut *written {
@@ -117,7 +117,7 @@ impl KeptExtension {
         Ok(())
     }
 
-    /// Stores the bits of all that was written, and then the extension's place in the header.
+    /// Stores the bits for the written ranges, and then the offset of the extension in the header.
     fn store(&self) -> Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(written) = written.take() else {
@@ -140,7 +140,7 @@ impl KeptExtension {
         file.flush_if(self.flushes)
     }
 
-    /// Sets the bits of one cluster, and returns its place if that has changed.
+    /// Sets the bits of one cluster, and returns its new offset if it was allocated by that.
     fn store_bits(
         &self,
         bitmap: &DirtyBitmap,
@@ -176,14 +176,14 @@ impl KeptExtension {
     }
 }
 
-/// An image that is written and has an extension.
+/// An image with an extension that is written to.
 pub(super) struct WithExtension<I> {
     image: I,
     kept: KeptExtension,
 }
 
 impl<I: WritableImage> WithExtension<I> {
-    /// Keeps the extension of an image true.
+    /// Updates the extension of `image` with its writes.
     pub(super) fn new(image: I, kept: KeptExtension) -> Self {
         Self { image, kept }
     }

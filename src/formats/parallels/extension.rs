@@ -1,8 +1,8 @@
-//! The format extension: a cluster of features, of which there is one, dirty bitmaps.
+//! The format extension: a cluster with a list of features. The only supported feature is the dirty bitmap.
 //!
-//! The cluster starts with a mark and the MD5 of what follows. Then come features, each with a mark and a length, and a
-//! mark of zero ends them. A dirty bitmap tells a backup what has changed since the last one. It has an identifier and
-//! a table of the clusters that its bits are in.
+//! The cluster starts with a magic number and the MD5 of the rest. Features follow, each with a magic number and a
+//! length, up to one with magic number 0. A dirty bitmap records what has changed since the last backup. It has an
+//! identifier, and a table of the clusters with its bits.
 
 use std::ops::Range;
 
@@ -15,29 +15,29 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The first bytes of an extension.
+/// The magic number of the extension.
 const MARK: u64 = 0xab23_4cef_23dc_ea87;
-/// The place of the MD5 of what follows it.
+/// The range of the MD5 of all bytes after it.
 const SUM: Range<usize> = 8..24;
-/// The length of what stands in front of a feature, in bytes.
+/// The length of a feature's header in bytes.
 const FEATURE_HEADER: usize = 24;
-/// The mark of the feature dirty bitmap.
+/// The magic number of a dirty bitmap.
 const BITMAP: u64 = 0x2038_5fae_252c_b34a;
-/// The length of what stands in front of a bitmap's table, in bytes.
+/// The length of a bitmap's header before its table, in bytes.
 const BITMAP_HEADER: usize = 32;
-/// The longest cluster of an extension, in bytes. Those that there are have 1 MiB.
+/// The largest cluster of an extension in bytes. Known ones have 1 MiB.
 const LONGEST: u64 = 64 << 20;
-/// The largest granularity of a bitmap in sectors, 2 GiB.
+/// The largest granularity of a bitmap in sectors: 2 GiB.
 const COARSEST: u64 = 1 << 22;
 
-/// An entry of a bitmap's table: the bits that it stands for.
+/// The decoded entry of a bitmap's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BitsCluster {
-    /// None of them is set.
+    /// All bits are 0.
     Clear,
-    /// All of them are set.
+    /// All bits are 1.
     Set,
-    /// They are in the file from this offset on, in bytes.
+    /// The offset of the cluster of bits in the file, in bytes.
     At(u64),
 }
 
@@ -46,11 +46,11 @@ pub(super) enum BitsCluster {
 pub(super) struct DirtyBitmap {
     /// Its identifier, as text.
     pub(super) name: String,
-    /// The number of bytes of the disk that one bit stands for.
+    /// The number of bytes of the disk that one bit covers.
     pub(super) granularity: u64,
-    /// The clusters of its bits.
+    /// The entries of its table.
     pub(super) clusters: Vec<BitsCluster>,
-    /// The place of its table in the extension, in bytes.
+    /// The offset of its table in the extension, in bytes.
     table: usize,
 }
 
@@ -76,11 +76,11 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl FormatExtension {
-    /// Reads the extension that a header leads to; `None` if there is none.
+    /// Reads the extension according to the header, or returns `None` if there is none.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the extension is damaged or has what this version doesn't know, in
-    /// QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the extension is damaged or
+    /// has an unsupported feature.
     pub(super) fn read(file: &dyn Storage, header: &ParallelsHeader) -> Result<Option<Self>> {
         if header.extension == 0 {
             return Ok(None);
@@ -138,7 +138,7 @@ impl FormatExtension {
         Ok(Some(Self { bytes, bitmaps }))
     }
 
-    /// Returns the places of all clusters that the extension uses, in bytes, itself not among them.
+    /// Returns the offsets of all clusters to which the extension refers, in bytes.
     pub(super) fn clusters(&self) -> impl Iterator<Item = u64> {
         let clusters = self.bitmaps.iter().flat_map(|bitmap| &bitmap.clusters);
         clusters.filter_map(|cluster| match cluster {
@@ -147,7 +147,7 @@ impl FormatExtension {
         })
     }
 
-    /// Makes an entry of a bitmap's table lead to a cluster.
+    /// Sets an entry of a bitmap's table to the cluster at byte `place`.
     ///
     /// # Errors
     /// Returns an error if there is no such bitmap, or no such entry.
@@ -161,7 +161,7 @@ impl FormatExtension {
         Ok(())
     }
 
-    /// Returns the bytes of the extension's cluster.
+    /// Encodes the extension's cluster.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let sum = sum(&bytes);
@@ -172,14 +172,14 @@ impl FormatExtension {
     }
 }
 
-/// Returns the MD5 of an extension.
+/// Returns the MD5 of an extension's bytes after the MD5 field.
 fn sum(bytes: &[u8]) -> [u8; 16] {
     let digest = HashAlgorithm::Md5.digest(&[bytes.get(SUM.end..).unwrap_or_default()]);
     digest.first_chunk().copied().unwrap_or_default()
 }
 
 impl DirtyBitmap {
-    /// Reads a bitmap from its data, which is at a place of the extension, in a file of `length` bytes.
+    /// Parses a bitmap from its data, which is at byte `at` of the extension, in a file of `length` bytes.
     fn parse(data: &[u8], at: usize, header: &ParallelsHeader, length: u64) -> Result<Self> {
         if data.len() < BITMAP_HEADER {
             return wrong(format!(

@@ -22,7 +22,7 @@ pub(super) struct ParallelsFile {
     file: Arc<dyn Storage>,
     header: ParallelsHeader,
     extension: Option<FormatExtension>,
-    /// The reason why an extension that there is couldn't be read.
+    /// The reason why the extension couldn't be read.
     broken_extension: Option<Error>,
 }
 
@@ -30,8 +30,8 @@ impl ParallelsFile {
     /// Reads the header of the image in `file`, and its extension.
     ///
     /// # Errors
-    /// Returns an error as [`ParallelsHeader::read`] does. Returns one as [`FormatExtension::read`] does, unless that is
-    /// to be checked.
+    /// Returns an error as [`ParallelsHeader::read`] does. Returns an error as [`FormatExtension::read`] does, except
+    /// with [`Load::Check`].
     pub(super) fn load(file: Arc<dyn Storage>, how: Load) -> Result<Self> {
         let header = ParallelsHeader::read(file.as_ref())?;
         let (extension, broken_extension) = match FormatExtension::read(file.as_ref(), &header) {
@@ -47,7 +47,7 @@ impl ParallelsFile {
         })
     }
 
-    /// Returns the table, with new clusters behind all that the file has, or from `end` on.
+    /// Returns the BAT. New clusters are allocated from `end` on, or after the end of the file.
     fn table(&self, flushes: bool, end: Option<u64>) -> Result<AllocationTable> {
         AllocationTable::stored(Arc::clone(&self.file), self.header, flushes, end)
     }
@@ -113,7 +113,7 @@ impl ImageFile for ParallelsFile {
     }
 }
 
-/// Bitmaps of the extension aren't copied to other images, as QEMU doesn't copy them. They can be merged into others.
+/// The bitmaps of the extension can be merged into others, but aren't copied to other images, as in QEMU.
 impl Bitmaps for ParallelsFile {
     fn list(&self) -> Result<Vec<PersistentBitmap>> {
         Ok(Vec::new())
@@ -171,7 +171,7 @@ impl Check for ParallelsFile {
             if what == Repair::Leaks {
                 return Err(Error::corrupt(error.to_string()));
             }
-            // Nobody can say which clusters it had.
+            // It is unknown which clusters the extension used.
             on_event(&format!("Repairing format extension is dropped: {error}"));
             ParallelsHeader::write_extension(file, 0)?;
             file.flush()?;

@@ -1,4 +1,4 @@
-//! The header: 64 bytes, behind which the table starts.
+//! The header: 64 bytes, which the BAT follows.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
@@ -6,20 +6,20 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The first bytes of the form in which places are counted in sectors.
+/// The magic number of the older variant, whose entries are in sectors.
 const OLD_MARK: &[u8; 16] = b"WithoutFreeSpace";
-/// The first bytes of the form in which places are counted in clusters.
+/// The magic number of the newer variant, whose entries are in clusters.
 const MARK: &[u8; 16] = b"WithouFreSpacExt";
 /// The length of the header in bytes.
 pub(super) const LENGTH: usize = 64;
 /// The only version.
 const VERSION: u32 = 2;
-/// The word by which an image says that it is in use.
+/// The value of the `inuse` field in an image that is in use.
 const IN_USE: u32 = 0x746f_6e59;
-/// The most entries of a table that QEMU reads.
+/// The largest number of BAT entries that QEMU accepts.
 pub(super) const MOST_ENTRIES: u64 = i32::MAX as u64 / 4;
 
-/// The places of fields in bytes.
+/// The offsets of fields, in bytes.
 mod at {
     pub(super) const VERSION: usize = 16;
     pub(super) const HEADS: usize = 20;
@@ -35,19 +35,19 @@ mod at {
 /// A checked header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ParallelsHeader {
-    /// True if places are counted in sectors.
+    /// True for the older variant, whose entries are in sectors.
     pub(super) is_old: bool,
     /// The size of a cluster in bytes, a multiple of 512.
     pub(super) cluster_size: u64,
-    /// The number of entries of the table.
+    /// The number of BAT entries.
     pub(super) entries: u32,
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
-    /// True if the image says that it is in use.
+    /// True if the image is marked as in use.
     pub(super) is_in_use: bool,
-    /// The start of the clusters in bytes, as the header has it.
+    /// The offset of the clusters in bytes, according to the header.
     pub(super) stated_data_offset: u64,
-    /// The start of the format extension in bytes; 0 if there is none.
+    /// The offset of the format extension in bytes, or 0 without one.
     pub(super) extension: u64,
 }
 
@@ -59,7 +59,7 @@ fn long_number(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, LittleEndian::read_u64)
 }
 
-/// Returns true if a file starts as one of this format does.
+/// Returns true if a file starts with a magic number and a version of this format.
 pub(super) fn is_header(start: &[u8]) -> bool {
     let has_mark = start.starts_with(MARK) || start.starts_with(OLD_MARK);
     has_mark && number(start, at::VERSION) == VERSION
@@ -69,7 +69,7 @@ impl ParallelsHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is wrong, in QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the header is invalid.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         file.read_padded_at(0, &mut bytes, file.len()?)?;
@@ -117,7 +117,7 @@ impl ParallelsHeader {
             extension: extension * SECTOR_SIZE,
         };
         if header.clusters() > entries.into() {
-            // QEMU reads zeroes there.
+            // QEMU reads zeroes beyond the last entry.
             return Err(Error::corrupt(format!(
                 "the table has {entries} entries, and the disk has {} clusters",
                 header.clusters()
@@ -126,7 +126,7 @@ impl ParallelsHeader {
         Ok(header)
     }
 
-    /// Makes the header of a new disk of `size` bytes, in clusters of `cluster_size` bytes.
+    /// Returns the header of a new disk of `size` bytes, with clusters of `cluster_size` bytes.
     pub(super) fn new(size: u64, cluster_size: u64) -> Self {
         let entries = u32::try_from(size.div_ceil(cluster_size)).unwrap_or(u32::MAX);
         let table_end = LENGTH as u64 + u64::from(entries) * 4;
@@ -141,7 +141,7 @@ impl ParallelsHeader {
         }
     }
 
-    /// Returns the header's bytes.
+    /// Encodes the header.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
@@ -169,12 +169,12 @@ impl ParallelsHeader {
         self.size.div_ceil(self.cluster_size)
     }
 
-    /// Returns the end of the table in bytes.
+    /// Returns the end of the BAT in bytes.
     pub(super) fn table_end(&self) -> u64 {
         LENGTH as u64 + u64::from(self.entries) * 4
     }
 
-    /// Returns the least start of the clusters in bytes.
+    /// Returns the smallest valid offset of the clusters in bytes.
     fn least_data_offset(&self) -> u64 {
         let end = self.table_end();
         match self.is_old {
@@ -183,8 +183,8 @@ impl ParallelsHeader {
         }
     }
 
-    /// Returns the start of the clusters in bytes, in a file of `length` bytes, and true if that is what the header
-    /// says.
+    /// Returns the offset of the clusters in bytes, in a file of `length` bytes, and true if the header has that
+    /// value.
     pub(super) fn data_offset(&self, length: u64) -> (u64, bool) {
         let least = self.least_data_offset();
         let stated = self.stated_data_offset;
@@ -199,7 +199,7 @@ impl ParallelsHeader {
         (stated, true)
     }
 
-    /// Returns the length in bytes of what entries count.
+    /// Returns the unit of BAT entries in bytes.
     pub(super) fn entry_unit(&self) -> u64 {
         match self.is_old {
             true => SECTOR_SIZE,
@@ -207,7 +207,7 @@ impl ParallelsHeader {
         }
     }
 
-    /// Says in the header in `file` that the image is in use, or that it isn't.
+    /// Sets or clears the mark of an image in use in the header in `file`.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -216,7 +216,7 @@ impl ParallelsHeader {
         file.write_at(at::IN_USE as u64, &word.to_le_bytes())
     }
 
-    /// Changes where the header in `file` says that the format extension is, in bytes; 0 for none.
+    /// Stores the offset of the format extension in the header in `file`, in bytes; 0 means none.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -225,7 +225,7 @@ impl ParallelsHeader {
         file.write_at(at::EXTENSION as u64, &sectors.to_le_bytes())
     }
 
-    /// Changes where the header in `file` says that clusters start, in bytes.
+    /// Stores the offset of the clusters in the header in `file`, in bytes.
     ///
     /// # Errors
     /// Returns the system's error.

@@ -1,10 +1,10 @@
-//! Parallels: the disks of Parallels Desktop and Virtuozzo, as far as they are one file.
+//! Parallels: the disks of Parallels Desktop and Virtuozzo that consist of one file.
 //!
-//! A header of 64 bytes is followed by the block allocation table (BAT), a number for each cluster: 0 for one that
-//! isn't stored, or its place. All numbers are little-endian. Two marks tell two forms apart: in the older one
-//! places are counted in sectors, in the newer one in clusters. An image in use says so.
+//! A header of 64 bytes is followed by the BAT (block allocation table). It has an entry for each cluster: 0 if the
+//! cluster isn't allocated, or its offset. All numbers are little-endian. The magic number shows the variant: entries
+//! are in sectors in the older one, and in clusters in the newer one. An image in use is marked as such.
 //!
-//! A format extension holds dirty bitmaps ([`extension`]), which are kept true when the disk is written
+//! A format extension has dirty bitmaps ([`extension`]), which are updated when the disk is written to
 //! ([`dirty_bits`]).
 
 mod check;

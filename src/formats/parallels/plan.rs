@@ -1,4 +1,4 @@
-//! A new Parallels image, checked and not made yet.
+//! The plan of a new Parallels image, whose options have been checked.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::formats::block_map::{NewBlocks, make_zero};
 use crate::formats::driver::{NewDisk, NewParts, Plan};
 use crate::units::SECTOR_SIZE;
 
-/// The cluster size where none is asked for, in bytes.
+/// The default cluster size in bytes.
 const CLUSTER_SIZE: u64 = 1 << 20;
-/// The size that no cluster has, nor a larger one, in bytes.
+/// The limit of the cluster size in bytes, which must be less.
 const TOO_LARGE: u64 = 1 << 31;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct ParallelsPlan {
     header: ParallelsHeader,
 }
@@ -24,7 +24,7 @@ impl ParallelsPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if the cluster size is out of range, or if the table has no room for the disk.
+    /// Returns an error if the cluster size is out of range, or if the BAT can't map a disk of that size.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let asked = new.options.number("cluster_size").unwrap_or(CLUSTER_SIZE);
         let cluster_size = asked.checked_next_multiple_of(SECTOR_SIZE);
@@ -48,7 +48,7 @@ impl Plan for ParallelsPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = &parts.file;
         let end = self.header.stated_data_offset;
-        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        // A device may have the header of an older image, which must not be used with the new data.
         if !file.starts_as_zeroes() {
             make_zero(file.as_ref(), 0..end)?;
         } else if file.len()? < end {

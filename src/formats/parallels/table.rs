@@ -1,4 +1,4 @@
-//! The block allocation table of an image.
+//! The BAT (block allocation table) of an image.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,24 +12,24 @@ use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The entry of a cluster that isn't stored.
+/// The entry of an unallocated cluster.
 const ABSENT: u64 = 0;
 
-/// The table of an image.
+/// The BAT of an image.
 pub(super) struct AllocationTable {
     file: Arc<dyn Storage>,
     header: ParallelsHeader,
     entries: EntryTable,
     room: RoomAtEnd,
-    /// True if flushes reach the storage.
+    /// True if flushes reach stable storage.
     flushes: bool,
-    /// True if the header says that the image is in use.
+    /// True if the header marks the image as in use.
     is_in_use: AtomicBool,
 }
 
 impl AllocationTable {
-    /// Makes the table of the image in `file`. New clusters go behind all that is there, or from `end` on where
-    /// that is given.
+    /// Returns the BAT of the image in `file`. New clusters are allocated from byte `end` on, or after the end of the
+    /// file.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -49,7 +49,7 @@ impl AllocationTable {
         Ok(Self::with_end(file, header, flushes, end))
     }
 
-    /// Makes the table of a new image, which reads as zeroes.
+    /// Returns the BAT of a new image, which reads as zeroes.
     pub(super) fn fresh(file: Arc<dyn Storage>, header: ParallelsHeader) -> Self {
         let end = header.stated_data_offset;
         Self::with_end(file, header, false, end)
@@ -81,7 +81,7 @@ impl AllocationTable {
         &self.header
     }
 
-    /// Returns the place that an entry states in bytes, be it a possible one or not; 0 for none.
+    /// Returns the offset in an entry in bytes, without checking it, or 0 if the cluster isn't allocated.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -89,7 +89,7 @@ impl AllocationTable {
         Ok(self.entries.get(block)? * self.header.entry_unit())
     }
 
-    /// Makes an entry say that its cluster isn't stored.
+    /// Marks a cluster as unallocated.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -97,10 +97,10 @@ impl AllocationTable {
         self.entries.set(block, ABSENT)
     }
 
-    /// Makes an entry lead to a cluster.
+    /// Sets the entry of a cluster to the host offset `host`, in bytes.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if entries have no number for the place.
+    /// Returns the system's error. Returns an error if an entry can't represent the offset.
     pub(super) fn refer(&self, block: u64, host: u64) -> Result<()> {
         let unit = self.header.entry_unit();
         let entry = u32::try_from(host / unit).ok();
@@ -109,7 +109,7 @@ impl AllocationTable {
         self.entries.set(block, entry.into())
     }
 
-    /// Hands out a cluster that reads as zeroes.
+    /// Allocates a cluster that reads as zeroes, and returns its host offset.
     ///
     /// # Errors
     /// Returns an error as [`RoomAtEnd::take_zeroed`] does.
@@ -138,7 +138,7 @@ impl BlockTable for AllocationTable {
         }
     }
 
-    /// QEMU looks at all clusters that follow each other.
+    /// Returns the largest number, since QEMU looks up all contiguous clusters at once.
     fn status_step(&self) -> u64 {
         u64::MAX
     }
@@ -146,7 +146,7 @@ impl BlockTable for AllocationTable {
 
 impl BlockAllocator for AllocationTable {
     fn allocate(&self, block: u64) -> Result<HostOffset> {
-        // A power cut may leave the file longer than it has to be, which is what the mark tells.
+        // A power cut may leave unused space at the end of the file, which the mark reveals.
         if !self.is_in_use.swap(true, Ordering::AcqRel) {
             ParallelsHeader::write_in_use(self.file.as_ref(), true)?;
             self.flush()?;
@@ -166,7 +166,7 @@ impl BlockAllocator for AllocationTable {
         }
         let end = self.room.next();
         if self.header.is_in_use && self.file.len()? > end {
-            // Whoever had it in use before had taken more than was used.
+            // The program that left the image in use had preallocated space.
             self.file.set_len(end)?;
         }
         self.flush()?;
@@ -183,7 +183,7 @@ impl NewBlockTable for AllocationTable {
         let size = self.header.cluster_size;
         let host = match self.unit() == size || self.file.starts_as_zeroes() {
             true => self.room.take(size, SECTOR_SIZE)?,
-            // It is written piece by piece.
+            // The cluster may be written in several pieces, so the rest must read as zeroes.
             false => self.take_cluster()?,
         };
         self.refer(block, host)?;
