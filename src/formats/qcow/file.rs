@@ -102,7 +102,7 @@ impl ImageFile for QcowFile {
         let flush = || self.file.flush_if(parts.flush);
         let l1_end = self.header.l1_end();
         make_zero(self.file.as_ref(), self.header.l1_offset..l1_end)?;
-        // Nothing may lead to what is cut off.
+        // The cleared entries are on stable storage before their clusters are truncated.
         flush()?;
         if !self.file.has_fixed_length() && self.file.len()? > l1_end {
             self.file.set_len(l1_end)?;

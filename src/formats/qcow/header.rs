@@ -1,4 +1,4 @@
-//! The header: 48 bytes, behind which the name of the backing file and the L1 table stand.
+//! The header: 48 bytes, which the name of the backing file and the L1 table follow.
 
 use byteorder::{BigEndian, ByteOrder as _};
 
@@ -8,7 +8,7 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The first bytes of the file.
+/// The magic number.
 pub(super) const MAGIC: &[u8; 4] = b"QFI\xfb";
 /// The version.
 pub(super) const VERSION: u32 = 1;
@@ -16,7 +16,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const LENGTH: usize = 48;
 /// The longest name of a backing file, in bytes.
 const LONGEST_NAME: u32 = 1023;
-/// The most entries of an L1 table that QEMU reads.
+/// The largest number of L1 entries that QEMU accepts.
 const MOST_L1_ENTRIES: u64 = i32::MAX as u64 / 8;
 
 /// A checked header.
@@ -24,13 +24,13 @@ const MOST_L1_ENTRIES: u64 = i32::MAX as u64 / 8;
 pub(super) struct QcowHeader {
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
-    /// The logarithm of the cluster size in bytes: 9 to 16.
+    /// The binary logarithm of the cluster size in bytes: 9 to 16.
     pub(super) cluster_bits: u32,
-    /// The logarithm of the number of entries of an L2 table: 6 to 13.
+    /// The binary logarithm of the number of entries in an L2 table: 6 to 13.
     pub(super) l2_bits: u32,
     /// True if the data is encrypted.
     pub(super) is_encrypted: bool,
-    /// The start of the L1 table, in bytes.
+    /// The offset of the L1 table in bytes.
     pub(super) l1_offset: u64,
     /// The backing file's name.
     pub(super) backing: Option<Vec<u8>>,
@@ -40,7 +40,7 @@ impl QcowHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is wrong, in QEMU's words.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the header is invalid.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         file.read_padded_at(0, &mut bytes, file.len()?)?;
@@ -51,7 +51,7 @@ impl QcowHeader {
             }
             let mut name = vec![0; usize::try_from(name_length).unwrap_or_default()];
             file.read_exact_at(name_offset, &mut name, "the name of the backing file")?;
-            // A name ends at its first zero, as QEMU has it.
+            // As in QEMU, the name ends at its first zero byte.
             let end = name.iter().position(|byte| *byte == 0);
             name.truncate(end.unwrap_or(name.len()));
             header.backing = (!name.is_empty()).then_some(name);
@@ -59,7 +59,7 @@ impl QcowHeader {
         Ok(header)
     }
 
-    /// Returns the header, and the place and the length of the name.
+    /// Returns the header, and the offset and the length of the name in bytes.
     fn parse(bytes: &[u8; LENGTH]) -> Result<(Self, u64, u32)> {
         let byte = |at: usize| bytes.get(at).copied().map_or(0, u32::from);
         let short = |at: usize| BigEndian::read_u32(bytes.get(at..).unwrap_or_default());
@@ -108,12 +108,13 @@ impl QcowHeader {
         Ok((header, long(8), short(16)))
     }
 
-    /// Makes the header of a new disk of `size` bytes.
+    /// Returns the header of a new disk of `size` bytes.
     ///
     /// # Errors
-    /// Returns an error if there is no such disk.
+    /// Returns an error if the format doesn't support such a disk.
     pub(super) fn new(size: u64, backing: Option<Vec<u8>>, is_encrypted: bool) -> Result<Self> {
-        // Small clusters need no copies from the backing file when they are written.
+        // As in QEMU, clusters over a backing file have one sector, so that a write never copies from the backing
+        // file.
         let (cluster_bits, l2_bits) = match backing {
             Some(_) => (9, 12),
             None => (12, 9),
@@ -133,7 +134,7 @@ impl QcowHeader {
         Ok(header)
     }
 
-    /// Returns the header's bytes and those of the name.
+    /// Encodes the header and the name.
     pub(super) fn encode(&self) -> Vec<u8> {
         let name = self.backing.as_deref().unwrap_or_default();
         let mut bytes = Vec::with_capacity(LENGTH + name.len());
@@ -168,19 +169,19 @@ impl QcowHeader {
         self.l1_offset.saturating_add(self.l1_entries() * 8)
     }
 
-    /// Returns the shape of the tables.
+    /// Returns the places and the encoding of the tables.
     pub(super) fn shape(&self) -> TableShape {
         TableShape {
             is_big_endian: true,
             l1_offset: self.l1_offset,
             l1_entries: self.l1_entries(),
             l2_entries: 1 << self.l2_bits,
-            // QEMU's own are aligned, and its reader doesn't care.
+            // QEMU aligns the tables of new images, but doesn't require it of others.
             l2_alignment: 1,
         }
     }
 
-    /// Returns the encryption of the data.
+    /// Returns the encryption format of the data.
     pub(super) fn encryption(&self) -> Option<EncryptionFormat> {
         self.is_encrypted.then_some(EncryptionFormat::Aes)
     }

@@ -1,8 +1,8 @@
-//! The first version of qcow, kept for the images that there are.
+//! qcow: version 1 of QEMU's copy-on-write format, supported for existing images.
 //!
-//! A header leads to a table of two levels, which has an entry for each cluster: none, an offset, or where a
-//! compressed cluster is. All numbers are big-endian. There are no refcounts, no snapshots and no zero clusters. A
-//! backing file may be named, without its format. The data may be encrypted by the oldest of qcow2's methods.
+//! The header points to a two-level table, which has an entry for each cluster: unallocated, an offset, or the place
+//! of a compressed cluster. All numbers are big-endian. There are no refcounts, no snapshots and no zero clusters.
+//! The header may have the name of a backing file, without its format. The data may be encrypted with legacy AES.
 
 mod file;
 mod header;

@@ -1,4 +1,4 @@
-//! The options of a new image, and their meaning.
+//! The options of a new image, and their interpretation.
 
 use crate::error::{Error, Result};
 use crate::options::values::not_accepted;
@@ -26,10 +26,10 @@ pub(super) const CREATE_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
-/// Returns true if the options ask for an encrypted image.
+/// Returns true if the options require an encrypted image.
 ///
 /// # Errors
-/// Returns an error if they contradict each other, or ask for another encryption, in QEMU's words.
+/// Returns an error, in QEMU's words, if they contradict each other, or require another encryption.
 pub(super) fn is_encrypted(values: &Values) -> Result<bool> {
     let alias = values
         .as_written("encryption")

@@ -1,4 +1,4 @@
-//! A new qcow image, checked and not made yet.
+//! The plan of a new qcow image, whose options have been checked.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::formats::encryption::{Encryption as _, EncryptionFormat, LegacyAes, m
 use crate::formats::{NewImage, foreign};
 use crate::units::SECTOR_SIZE;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct QcowPlan {
     header: QcowHeader,
     /// The size of the backing file's disk in bytes.
@@ -24,7 +24,7 @@ impl QcowPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if they contradict each other, or if the format has no disk of that size.
+    /// Returns an error if they contradict each other, or if the format doesn't support a disk of that size.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         if let Some(format) = new.options.text("backing_fmt")
             && !foreign::QEMU_DRIVERS.contains(&format)
@@ -75,7 +75,7 @@ impl Plan for QcowPlan {
         };
         let file = &parts.file;
         let table = QcowTable::fresh(Arc::clone(file), self.header.clone());
-        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        // A device may have the header of an older image, which must not be used with the new data.
         if !file.starts_as_zeroes() {
             file.write_at(0, &[0; LENGTH])?;
             make_zero(file.as_ref(), 0..table.end())?;

@@ -1,18 +1,18 @@
-//! The question that is asked before an image is written: does each entry lead to a place of its own in the file?
+//! The check before an image is written to: each entry must refer to a place of its own inside the file.
 //!
-//! `qemu-img` has no check of this format, so nothing of this is printed. But what is written by a wrong entry may
-//! be another cluster's data, or a table.
+//! `qemu-img` has no check of this format, so nothing is printed. But a write through an invalid entry could destroy
+//! another cluster's data or a table.
 
 use super::table::{ABSENT, QcowTable};
 use crate::error::{ErrorKind, Result};
 use crate::formats::block_map::{Block, ClusterSet};
 use crate::units::SECTOR_SIZE;
 
-/// Returns the number of entries that lead nowhere, or to where something else is. Compressed clusters are never
-/// written in place; one that begins beyond the end of the file counts.
+/// Returns the number of entries that refer to a place outside the file or to one in use. A compressed cluster counts
+/// only if it starts beyond the end of the file, since it is never written to in place.
 ///
 /// # Errors
-/// Returns an error if the tables can't be read.
+/// Returns an error if a table can't be read.
 pub(super) fn wrong_entries(table: &QcowTable, length: u64) -> Result<u64> {
     let header = table.header();
     let shape = header.shape();
@@ -56,8 +56,8 @@ pub(super) fn wrong_entries(table: &QcowTable, length: u64) -> Result<u64> {
     Ok(wrong)
 }
 
-/// Notes that bytes of the file are used, in sectors. Returns false if some were already. A table may start inside
-/// of a sector in which the one before ends.
+/// Records that bytes of the file are used, in sectors. Returns false if some were used already. A table may start
+/// inside the sector in which the one before ends, so that sector isn't recorded.
 fn occupy(used: &mut ClusterSet, offset: u64, length: u64) -> bool {
     let first = offset.div_ceil(SECTOR_SIZE);
     let end = offset.saturating_add(length).div_ceil(SECTOR_SIZE);

@@ -1,4 +1,4 @@
-//! The tables of an image: for each cluster of the disk its place in the file.
+//! The L1 and L2 tables of an image.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The entry of a cluster that isn't stored.
+/// The entry of an unallocated cluster.
 pub(super) const ABSENT: u64 = 0;
-/// The bit of an entry that says that the cluster is compressed.
+/// The bit of an entry that marks a compressed cluster.
 const IS_COMPRESSED: u64 = 1 << 63;
 
 /// The tables of an image.
@@ -23,12 +23,12 @@ pub(super) struct QcowTable {
     header: QcowHeader,
     tables: TwoLevelTable,
     room: RoomAtEnd,
-    /// True if flushes reach the storage.
+    /// True if flushes reach stable storage.
     flushes: bool,
 }
 
 impl QcowTable {
-    /// Makes the tables of the image in `file`.
+    /// Returns the tables of the image in `file`.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -41,9 +41,9 @@ impl QcowTable {
         Ok(Self::with_end(file, header, flushes, end))
     }
 
-    /// Makes the tables of a new image, all of which reads as zeroes.
+    /// Returns the tables of a new image, all of which read as zeroes.
     pub(super) fn fresh(file: Arc<dyn Storage>, header: QcowHeader) -> Self {
-        // QEMU writes the L1 table in whole sectors, from wherever it starts.
+        // QEMU writes the L1 table in whole sectors, wherever it starts.
         let l1_length = (header.l1_entries() * 8).next_multiple_of(SECTOR_SIZE);
         let end = header.l1_offset + l1_length;
         Self::with_end(file, header, false, end)
@@ -64,26 +64,26 @@ impl QcowTable {
         &self.header
     }
 
-    /// Returns the tables as they are stored.
+    /// Returns the stored tables.
     pub(super) fn tables(&self) -> &TwoLevelTable {
         &self.tables
     }
 
-    /// Returns the end of the file as far as it was handed out, in bytes.
+    /// Returns the end of the allocated space of the file in bytes.
     pub(super) fn end(&self) -> u64 {
         self.room.next()
     }
 
-    /// Gives the block an L2 table, unless it has one.
+    /// Allocates an L2 table for the block, unless it has one.
     fn add_table(&self, block: u64) -> Result<()> {
         self.tables
             .ensure_table(block, &self.room, self.header.cluster_size())
     }
 
-    /// Returns the place of a cluster by its entry.
+    /// Returns the place of a cluster according to its entry.
     ///
     /// # Errors
-    /// Returns an error if no cluster can be there.
+    /// Returns an error if there can't be a cluster at that place.
     pub(super) fn place_of(&self, block: u64, entry: u64) -> Result<Block> {
         let offset_bits = 63 - self.header.cluster_bits;
         let offset_mask = (1u64 << offset_bits) - 1;
@@ -162,7 +162,7 @@ impl NewBlockTable for QcowTable {
     }
 
     fn pack(&self, block: &[u8], packed: &mut Vec<u8>) -> Result<bool> {
-        // An entry has room for one byte less than a cluster.
+        // The length field of an entry can represent at most the cluster size less one byte.
         compress(Codec::Deflate, block, block.len() - 1, packed)
     }
 
@@ -192,7 +192,7 @@ impl NewBlockTable for QcowTable {
         if !name.is_empty() {
             file.write_at(LENGTH as u64, name)?;
         }
-        // All in one sector, of which a power cut leaves the old bytes or the new ones.
+        // The header is within one sector, of which a power cut leaves the old or the new bytes.
         write_header_last(file, fields, flush)
     }
 }

@@ -1,7 +1,7 @@
-//! Changes of the header of an image that exists: another backing file, another size, marks cleared.
+//! Changes of the header of an existing image: its backing file, its size, its marks.
 //!
-//! The header is in one sector, of which a power cut leaves the old bytes or the new ones. The name of a backing
-//! file may be longer than that sector has room for. So it is written first, beside the name that is there.
+//! The header is within one sector, of which a power cut leaves the old or the new bytes. The name of a backing file
+//! may be longer. So it is written first, next to the present name.
 
 use super::header::{LENGTH, QedHeader, features};
 use super::plan::is_raw;
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::formats::driver::Backing;
 use crate::storage::Storage;
 
-/// Returns the header that names another backing file, or none.
+/// Returns the header with another backing file, or none.
 ///
 /// # Errors
-/// Returns an error if the header has no room for the name.
+/// Returns an error if the header has no space for the name.
 pub(super) fn with_backing(header: &QedHeader, backing: Option<&Backing>) -> Result<QedHeader> {
     if header.compat_features != 0 {
         return Err(Error::unsupported("Operation not supported"));
@@ -24,7 +24,7 @@ pub(super) fn with_backing(header: &QedHeader, backing: Option<&Backing>) -> Res
     let room = header.header_size * header.cluster_size;
     let old_start = u64::from(header.backing_offset);
     let old_end = old_start + header.backing.as_ref().map_or(0, Vec::len) as u64;
-    // In front of the name that there is, or behind it.
+    // The new name goes before or after the present one.
     let front = LENGTH as u64;
     let start = match header.backing {
         None => front,
@@ -40,7 +40,7 @@ pub(super) fn with_backing(header: &QedHeader, backing: Option<&Backing>) -> Res
         .with_backing(Some(&backing.name), is_raw(backing), start))
 }
 
-/// Stores a header in the place of another one.
+/// Overwrites the header in a file.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -53,8 +53,8 @@ pub(super) fn write(file: &dyn Storage, header: &QedHeader, flush: bool) -> Resu
     file.flush_if(flush)
 }
 
-/// Returns the header of an image that is going to be written, if it differs. It has no mark of one that has
-/// to be checked, which it was, and no features that a writer doesn't know.
+/// Returns the header for writing to an image, if it differs from the present one. It lacks the mark of an image that
+/// needs a check, since the image was checked, and autoclear features.
 pub(super) fn for_writing(header: &QedHeader) -> Option<QedHeader> {
     let changed = QedHeader {
         features: header.features & !features::NEED_CHECK,

@@ -1,8 +1,8 @@
 //! The check of the tables, and their repair.
 //!
-//! Every entry must lead to a cluster of the file that nothing else uses. QEMU's check says how many don't, and its
-//! repair makes those that lead nowhere zero. Ours says which they are. It gives a cluster of its own to each of two
-//! owners as well, which both keep the data that they show now.
+//! Every entry must refer to a cluster of the file that nothing else uses. QEMU's check only counts the other
+//! entries, and its repair clears those outside the file. This check reports each entry. The repair also copies a
+//! cluster that is used twice, so that both owners keep their data.
 
 use std::collections::BTreeMap;
 
@@ -13,41 +13,41 @@ use crate::formats::block_map::{ClusterSet, copy_block};
 use crate::formats::check::{CheckEvent, CheckReport};
 use crate::storage::Storage;
 
-/// A wrong entry of a table.
+/// An invalid entry of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WrongEntry {
-    /// The L1 entry of that number leads to no place for a table.
+    /// There can't be an L2 table at the offset in the L1 entry with this index.
     Table(u64),
-    /// The cluster of the disk is where none can be.
+    /// There can't be a cluster at the offset of this cluster of the disk.
     Cluster(u64),
-    /// The cluster of the disk is where another one is.
+    /// This cluster of the disk overlaps with something else.
     SharedCluster(u64),
 }
 
-/// The findings of a walk through the tables.
+/// The findings of a check of the tables.
 #[derive(Debug, Default)]
 pub(super) struct TableFindings {
     /// The counts.
     pub(super) report: CheckReport,
-    /// The entries that can be repaired, and the offset of those that are shared.
+    /// The entries that can be repaired, with the host offset of the shared ones.
     pub(super) wrong: BTreeMap<WrongEntry, u64>,
 }
 
-/// A walk through the tables.
+/// The state of the check.
 struct TableWalk<'a> {
     table: &'a QedTable,
     header: &'a QedHeader,
-    /// The length of the file in whole clusters, in bytes.
+    /// The length of the file in bytes, rounded down to whole clusters.
     length: u64,
     used: ClusterSet,
     found: TableFindings,
     on_event: &'a mut dyn FnMut(&CheckEvent<'_>),
 }
 
-/// Looks at every entry.
+/// Checks every entry.
 ///
 /// # Errors
-/// Returns an error if the tables can't be read.
+/// Returns an error if a table can't be read.
 pub(super) fn walk(
     table: &QedTable,
     file: &dyn Storage,
@@ -80,8 +80,8 @@ pub(super) fn walk(
 }
 
 impl TableWalk<'_> {
-    /// Returns true if the L1 table is where the header is, so that each entry stored would be a change of that. A
-    /// header may say that it has no clusters.
+    /// Returns true if the L1 table overlaps with the header, so that storing an entry would change the header. The
+    /// header may have a length of 0 clusters.
     fn header_is_table(&self) -> bool {
         self.header.l1_offset < self.header.cluster_size * self.header.header_size.max(1)
     }
@@ -91,13 +91,13 @@ impl TableWalk<'_> {
         (self.on_event)(&format!("ERROR: {text}"));
     }
 
-    /// Notes that clusters of the file are used. Returns false if one of them was already.
+    /// Records that clusters of the file are used. Returns false if one of them was used already.
     fn use_clusters(&mut self, offset: u64, count: u64, what: &str) -> bool {
         let first = offset / self.header.cluster_size;
         let shared = (first..first + count).filter(|cluster| !self.used.insert(*cluster));
         let shared = shared.count() as u64;
         if shared > 0 {
-            // Each cluster counts.
+            // Each cluster counts as a corruption.
             self.found.report.corruptions += shared - 1;
             self.corruption(&format!(
                 "{what} at offset {offset:#x} is where something else is"
@@ -152,8 +152,8 @@ impl TableWalk<'_> {
     }
 }
 
-/// Repairs entries: those that lead nowhere are made to say so, and clusters with two owners are copied. Everything
-/// is on stable storage afterwards.
+/// Repairs entries: clears those outside the file, and copies clusters that are used twice. Everything is on stable
+/// storage afterwards.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -169,7 +169,7 @@ pub(super) fn repair(
             WrongEntry::SharedCluster(block) => {
                 let copy = table.take_cluster()?;
                 copy_block(file, *offset, copy, table.header().cluster_size)?;
-                // The copies first, so that an entry never leads to one that isn't there.
+                // The copies are flushed first, so that no entry refers to unwritten data.
                 file.flush()?;
                 table.tables().set(block, copy)?;
             }

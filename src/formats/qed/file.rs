@@ -39,7 +39,7 @@ impl QedFile {
         check::walk(&self.table(false)?, self.file.as_ref(), on_event)
     }
 
-    /// Refuses an image whose tables are damaged, and clears the marks of one that isn't.
+    /// Refuses an image with damaged tables, and clears the marks of any other.
     fn make_ready(&self, flush: bool) -> Result<()> {
         refuse_damaged(self.walk(&mut |_| {})?.report.corruptions)?;
         match change::for_writing(&self.header) {
@@ -48,7 +48,7 @@ impl QedFile {
         }
     }
 
-    /// Makes the part of the last cluster zero that is behind the disk's end.
+    /// Zeroes the part of the last cluster beyond the disk's end.
     fn clear_end(&self) -> Result<()> {
         let size = self.header.cluster_size;
         let within = self.header.size % size;
@@ -137,7 +137,7 @@ impl ImageFile for QedFile {
         }
         let below = parts.backing.map_or(0, |backing| backing.size());
         if size > self.header.size && below > self.header.size {
-            // Added space would read as the backing file does.
+            // The added space would read from the backing file.
             return Err(Error::unsupported(
                 "Block driver does not support requested flags",
             ));
@@ -150,7 +150,7 @@ impl ImageFile for QedFile {
         change::write(self.file.as_ref(), &header, parts.flush)
     }
 
-    /// Leaves the data, as QEMU does: it is the same as the backing file's.
+    /// Keeps the data, as QEMU does, since it equals the backing file's.
     fn make_empty(&self, _parts: WriteParts<'_>) -> Result<()> {
         Ok(())
     }
@@ -165,7 +165,7 @@ impl Check for QedFile {
         Ok(self.walk(on_event)?.report)
     }
 
-    /// Repairs wrong entries where all is to be repaired. Leaks stay, as they do with QEMU.
+    /// Repairs invalid entries with [`Repair::All`]. Leaks stay, as with QEMU.
     fn repair(
         &self,
         what: Repair,

@@ -1,4 +1,4 @@
-//! The header: 64 bytes, and behind them the name of the backing file.
+//! The header: 64 bytes, and after them the name of the backing file.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
@@ -7,24 +7,24 @@ use crate::formats::block_map::TableShape;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The first bytes of the file.
+/// The magic number.
 pub(super) const MAGIC: &[u8; 4] = b"QED\0";
-/// The length of the header without names, in bytes.
+/// The length of the header without the name, in bytes.
 pub(super) const LENGTH: usize = 64;
 /// The longest name of a backing file, in bytes.
 const LONGEST_NAME: u32 = 4095;
 /// The length of a table entry in bytes.
 const ENTRY_LENGTH: u64 = 8;
 
-/// The bits of the features.
+/// The feature bits.
 pub(super) mod features {
-    /// A backing file is named.
+    /// The header has the name of a backing file.
     pub(in super::super) const BACKING_FILE: u64 = 1;
-    /// The tables may lead to clusters that aren't there.
+    /// The tables may refer to clusters beyond the end of the file.
     pub(in super::super) const NEED_CHECK: u64 = 2;
-    /// The backing file is raw, whatever it looks like.
+    /// The backing file is raw and must not be probed.
     pub(in super::super) const BACKING_IS_RAW: u64 = 4;
-    /// All that are known.
+    /// All known features.
     pub(super) const KNOWN: u64 = BACKING_FILE | NEED_CHECK | BACKING_IS_RAW;
 }
 
@@ -37,39 +37,40 @@ pub(super) struct QedHeader {
     pub(super) table_size: u64,
     /// The length of the header in clusters.
     pub(super) header_size: u64,
-    /// The features, of which all are known.
+    /// The feature bits, all of which are known.
     pub(super) features: u64,
-    /// Features that nobody needs to know.
+    /// The compatible features, which a program may ignore.
     pub(super) compat_features: u64,
-    /// Features that a writer which doesn't know them clears.
+    /// The autoclear features, which a writer clears unless it knows them.
     pub(super) autoclear_features: u64,
-    /// The start of the L1 table, in bytes.
+    /// The offset of the L1 table in bytes.
     pub(super) l1_offset: u64,
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
-    /// The start of the backing file's name, in bytes.
+    /// The offset of the backing file's name in bytes.
     pub(super) backing_offset: u32,
     /// The backing file's name.
     pub(super) backing: Option<Vec<u8>>,
 }
 
-/// Returns true if clusters may have that size in bytes.
+/// Returns true for a valid cluster size in bytes.
 pub(super) fn is_cluster_size(size: u64) -> bool {
     size.is_power_of_two() && (4096..=64 << 20).contains(&size)
 }
 
-/// Returns true if tables may have that many clusters.
+/// Returns true for a valid table size in clusters.
 pub(super) fn is_table_size(size: u64) -> bool {
     size.is_power_of_two() && size <= 16
 }
 
-/// Returns the size of the longest disk, in bytes. Files end far before the largest of them.
+/// Returns the size of the largest disk in bytes, which may exceed the largest file.
 pub(super) fn longest_disk(cluster_size: u64, table_size: u64) -> u128 {
     let entries = u128::from(cluster_size * table_size / ENTRY_LENGTH);
     u128::from(cluster_size) * entries * entries
 }
 
-/// Returns what QEMU takes for that, in 64 bits. Of large clusters it opens no image, so none are made.
+/// Returns the size of the largest disk that QEMU accepts in bytes. QEMU computes it in 64 bits, and refuses images
+/// with large clusters because of an overflow.
 pub(super) fn longest_new_disk(cluster_size: u64, table_size: u64) -> u64 {
     let longest = longest_disk(cluster_size, table_size) & u128::from(u64::MAX);
     u64::try_from(longest).unwrap_or_default()
@@ -79,7 +80,7 @@ impl QedHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is wrong, in QEMU's words.
+    /// Returns the system's error. Returns an error, in QEMU's words, if the header is invalid.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let length = file.len()?;
         let mut bytes = [0; LENGTH];
@@ -100,7 +101,7 @@ impl QedHeader {
             if read < name.len() {
                 return Err(unreadable());
             }
-            // A name ends at its first zero, as QEMU has it.
+            // As in QEMU, the name ends at its first zero byte.
             let end = name.iter().position(|byte| *byte == 0);
             name.truncate(end.unwrap_or(name.len()));
             header.backing = (!name.is_empty()).then_some(name);
@@ -156,7 +157,7 @@ impl QedHeader {
         Ok(header)
     }
 
-    /// Makes the header of a new disk.
+    /// Returns the header of a new disk.
     pub(super) fn new(size: u64, cluster_size: u64, table_size: u64) -> Self {
         Self {
             cluster_size,
@@ -172,7 +173,7 @@ impl QedHeader {
         }
     }
 
-    /// Makes the header name a backing file at `offset`, in bytes, or none.
+    /// Returns the header with a backing file, whose name is at byte `offset`, or without one.
     #[must_use]
     pub(super) fn with_backing(mut self, name: Option<&[u8]>, is_raw: bool, offset: u32) -> Self {
         self.features &= !(features::BACKING_FILE | features::BACKING_IS_RAW);
@@ -188,12 +189,12 @@ impl QedHeader {
         self
     }
 
-    /// Returns true if the backing file is said to be raw.
+    /// Returns true if the backing file is marked as raw.
     pub(super) fn backing_is_raw(&self) -> bool {
         self.features & features::BACKING_IS_RAW != 0
     }
 
-    /// Returns the header's own bytes, without the name.
+    /// Encodes the header without the name.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let short = |value: u64| u32::try_from(value).unwrap_or_default().to_le_bytes();
@@ -221,7 +222,7 @@ impl QedHeader {
         self.table_size * self.cluster_size
     }
 
-    /// Returns the number of entries of a table.
+    /// Returns the number of entries in a table.
     pub(super) fn table_entries(&self) -> u64 {
         self.table_length() / ENTRY_LENGTH
     }
@@ -231,7 +232,7 @@ impl QedHeader {
         self.size.div_ceil(self.cluster_size)
     }
 
-    /// Returns the shape of the tables.
+    /// Returns the places and the encoding of the tables.
     pub(super) fn shape(&self) -> TableShape {
         TableShape {
             is_big_endian: false,
@@ -242,13 +243,13 @@ impl QedHeader {
         }
     }
 
-    /// Returns true if a cluster of a file of `length` bytes can start there.
+    /// Returns true if a cluster can start at `offset`, in a file of `length` bytes.
     pub(super) fn is_cluster_offset(&self, offset: u64, length: u64) -> bool {
         let least = self.header_size.saturating_mul(self.cluster_size);
         offset.is_multiple_of(self.cluster_size) && offset >= least && offset < length
     }
 
-    /// Returns true if a table can start there, in a file of `length` bytes.
+    /// Returns true if a table can start at `offset`, in a file of `length` bytes.
     pub(super) fn is_table_offset(&self, offset: u64, length: u64) -> bool {
         let end = offset.checked_add(self.table_length());
         self.is_cluster_offset(offset, length) && end.is_some_and(|end| end <= length)

@@ -1,11 +1,11 @@
-//! QED: QEMU's enhanced disk, kept for the images that there are.
+//! QED: QEMU's enhanced disk format, supported for existing images.
 //!
-//! A header leads to a table of two levels, which has an entry for each cluster: none, zero, or an offset. All
-//! numbers are little-endian. There are no refcounts and no snapshots. A backing file may be named, of which only
-//! one thing is stored beside its name: that it is raw.
+//! The header points to a two-level table, which has an entry for each cluster: unallocated, zero, or an offset. All
+//! numbers are little-endian. There are no refcounts and no snapshots. For a backing file the header has its name,
+//! and a flag if its format is raw.
 //!
-//! QEMU's writers mark an image while they write, since they store an entry before what it leads to, and repair it
-//! when they find the mark. Ours store entries last and need no mark; a power cut leaves clusters that nobody uses.
+//! QEMU stores an entry before the cluster that it refers to. So it marks an image while it writes, and repairs a
+//! marked image. This program stores entries last and needs no mark: a power cut leaves at most leaked clusters.
 
 mod change;
 mod check;

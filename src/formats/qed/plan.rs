@@ -1,4 +1,4 @@
-//! A new QED image, checked and not made yet.
+//! The plan of a new QED image, whose options have been checked.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::formats::{NewImage, foreign};
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
 
-/// The cluster size where none is asked for, in bytes.
+/// The default cluster size in bytes.
 const CLUSTER_SIZE: u64 = 65536;
-/// The length of tables where none is asked for, in clusters.
+/// The default length of a table in clusters.
 const TABLE_SIZE: u64 = 4;
 
-/// A new image.
+/// The plan of a new image.
 pub(super) struct QedPlan {
     header: QedHeader,
     /// The size of the backing file's disk in bytes.
@@ -27,7 +27,7 @@ impl QedPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if options are out of range, or if the format has no disk of that size.
+    /// Returns an error if options are out of range, or if the format doesn't support a disk of that size.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         if let Some(format) = new.options.text("backing_fmt")
             && !foreign::QEMU_DRIVERS.contains(&format)
@@ -68,7 +68,7 @@ impl QedPlan {
     }
 }
 
-/// Returns true if a backing file is said to be raw, which is all that is stored of its format.
+/// Returns true if a backing file's format is raw, which is all that the header stores of it.
 pub(super) fn is_raw(backing: &Backing) -> bool {
     backing.format.as_deref() == Some("raw")
 }
@@ -77,7 +77,7 @@ impl Plan for QedPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = &parts.file;
         let end = self.header.l1_offset + self.header.table_length();
-        // A device may hold an older image's header, which must lead nobody to what is written meanwhile.
+        // A device may have the header of an older image, which must not be used with the new data.
         if !file.starts_as_zeroes() {
             file.write_at(0, &[0; LENGTH])?;
             make_zero(file.as_ref(), 0..end)?;

@@ -1,4 +1,4 @@
-//! The tables of an image: for each cluster of the disk its place in the file.
+//! The L1 and L2 tables of an image.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
-/// The entry of a cluster that isn't stored.
+/// The entry of an unallocated cluster.
 pub(super) const ABSENT: u64 = 0;
-/// The entry of a cluster of zeroes.
+/// The entry of a zero cluster.
 pub(super) const ZERO: u64 = 1;
 
 /// The tables of an image.
@@ -22,12 +22,12 @@ pub(super) struct QedTable {
     header: QedHeader,
     tables: TwoLevelTable,
     room: RoomAtEnd,
-    /// True if flushes reach the storage.
+    /// True if flushes reach stable storage.
     flushes: bool,
 }
 
 impl QedTable {
-    /// Makes the tables of the image in `file`.
+    /// Returns the tables of the image in `file`.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -36,7 +36,7 @@ impl QedTable {
         Ok(Self::with_end(file, header, flushes, end))
     }
 
-    /// Makes the tables of a new image: the L1 table stands right behind the header, and reads as zeroes.
+    /// Returns the tables of a new image, whose L1 table directly follows the header and reads as zeroes.
     pub(super) fn fresh(file: Arc<dyn Storage>, header: QedHeader) -> Self {
         let end = header.l1_offset + header.table_length();
         Self::with_end(file, header, false, end)
@@ -57,17 +57,17 @@ impl QedTable {
         &self.header
     }
 
-    /// Returns the tables as they are stored.
+    /// Returns the stored tables.
     pub(super) fn tables(&self) -> &TwoLevelTable {
         &self.tables
     }
 
-    /// Returns the end of the file as far as it was handed out, in bytes.
+    /// Returns the end of the allocated space of the file in bytes.
     pub(super) fn end(&self) -> u64 {
         self.room.next()
     }
 
-    /// Hands out a cluster that reads as zeroes.
+    /// Allocates a cluster that reads as zeroes, and returns its host offset.
     ///
     /// # Errors
     /// Returns an error as [`RoomAtEnd::take_zeroed`] does.
@@ -76,7 +76,7 @@ impl QedTable {
         self.room.take_zeroed(size, size)
     }
 
-    /// Gives the block an L2 table, unless it has one.
+    /// Allocates an L2 table for the block, unless it has one.
     fn add_table(&self, block: u64) -> Result<()> {
         self.tables
             .ensure_table(block, &self.room, self.header.cluster_size)
@@ -114,7 +114,7 @@ impl BlockTable for QedTable {
         self.tables.set(block, ZERO)
     }
 
-    /// QEMU looks at all that one L2 table maps.
+    /// Returns the number of bytes that one L2 table maps, since QEMU looks up the entries of a table at once.
     fn status_step(&self) -> u64 {
         let entries = self.header.table_entries();
         entries.saturating_mul(self.header.cluster_size)
@@ -162,7 +162,7 @@ impl NewBlockTable for QedTable {
         if let Some(name) = &self.header.backing {
             file.write_at(self.header.backing_offset.into(), name)?;
         }
-        // All in one sector, of which a power cut leaves the old bytes or the new ones.
+        // The header is within one sector, of which a power cut leaves the old or the new bytes.
         write_header_last(file, &self.header.encode(), flush)
     }
 }
