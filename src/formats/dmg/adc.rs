@@ -1,6 +1,7 @@
-//! Apple Data Compression: bytes as they are, and copies of those before.
+//! A decoder for Apple Data Compression: literals, and copies of earlier bytes.
 
-/// Decodes `input` until `output` is full. Returns `None` if it ends before, or refers to what isn't there.
+/// Decodes `input` until `output` is full. Returns `None` if the input ends before, or refers to bytes before the
+/// start.
 pub(super) fn decode(input: &[u8], output: &mut [u8]) -> Option<()> {
     let mut input = input.iter().copied().map(usize::from);
     let mut done = 0;
@@ -9,7 +10,7 @@ pub(super) fn decode(input: &[u8], output: &mut [u8]) -> Option<()> {
         if word & 0x80 != 0 {
             for _ in 0..=word & 0x7f {
                 let byte = u8::try_from(input.next()?).ok()?;
-                // A run may be longer than what is left.
+                // A run of literals may extend beyond the end of the output.
                 if let Some(to) = output.get_mut(done) {
                     *to = byte;
                     done += 1;
@@ -42,12 +43,12 @@ mod tests {
 
     #[test]
     fn bytes_and_copies() {
-        // Three bytes, a short copy that overlaps itself, a long one, and a byte.
+        // These are three literals, a short copy that overlaps itself, a long copy, and a literal.
         let input = [0x82, b'a', b'b', b'c', 0x04, 2, 0x41, 0, 3, 0x80, b'z'];
         let mut output = [0; 13];
         assert_eq!(decode(&input, &mut output), Some(()));
         assert_eq!(&output, b"abcabcaabcaaz");
-        // No more is made than there is room for.
+        // The output is never longer than its buffer.
         assert_eq!(decode(&input, &mut output[..5]), Some(()));
         for wrong in [
             &input[..3],

@@ -1,6 +1,6 @@
-//! The disk of an image, read chunk by chunk.
+//! Reading the disk of an image, chunk by chunk.
 //!
-//! Chunks are longer than what is asked for at a time. So those that were decoded last are kept.
+//! A chunk is longer than a typical read, so the most recently decoded ones are cached.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -15,27 +15,27 @@ use crate::formats::{Extent, ExtentKind, Image, check_range};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The number of decoded chunks that are kept, of which few are longer than 1 MiB.
+/// The largest number of decoded chunks in the cache. Few chunks are longer than 1 MiB.
 const MOST_KEPT: usize = 8;
-/// The number of their bytes, but for the last one.
+/// The largest number of bytes in the cache, without the most recent chunk.
 const MOST_KEPT_BYTES: usize = 64 << 20;
 
-/// The most memory that an xz decoder may take, in KiB. A chunk is no longer than 64 MiB, so that a larger dictionary
-/// would be of no use.
+/// The largest memory of an xz decoder in KiB. A chunk has at most 64 MiB, so that a larger dictionary would be
+/// useless.
 const MOST_XZ_MEMORY: u32 = 66 << 10;
 
 /// A disk open for reading.
 pub(super) struct DmgImage {
     file: Arc<dyn Storage>,
     size: u64,
-    /// The chunks, by their start.
+    /// The chunks, sorted by their start.
     chunks: Arc<Vec<DmgChunk>>,
-    /// Decoded chunks by their indexes, the last one in front.
+    /// Decoded chunks with their indexes, the most recent first.
     kept: Mutex<VecDeque<(usize, Arc<Vec<u8>>)>>,
 }
 
 impl DmgImage {
-    /// Makes the disk of `size` bytes whose chunks are in `file`.
+    /// Returns the disk of `size` bytes whose chunks are in `file`.
     pub(super) fn new(file: Arc<dyn Storage>, size: u64, chunks: Arc<Vec<DmgChunk>>) -> Self {
         Self {
             file,
@@ -45,7 +45,8 @@ impl DmgImage {
         }
     }
 
-    /// Returns the chunk that holds a byte, by its index, and how many bytes go on like that.
+    /// Returns the chunk that holds a byte, with its index, or `None` for a gap. Also returns the number of bytes up
+    /// to the end of either.
     fn at(&self, offset: u64) -> (Option<(usize, DmgChunk)>, u64) {
         let next = self.chunks.partition_point(|chunk| chunk.start <= offset);
         let end = self.chunks.get(next).map_or(self.size, |next| next.start);
@@ -62,7 +63,7 @@ impl DmgImage {
         }
     }
 
-    /// Returns a chunk's bytes.
+    /// Returns the decoded bytes of a chunk.
     fn decoded(&self, index: usize, chunk: &DmgChunk) -> Result<Arc<Vec<u8>>> {
         let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, bytes)) = lock().iter().find(|(kept, _)| *kept == index) {
@@ -119,9 +120,9 @@ impl DmgImage {
     }
 }
 
-/// Reads what a decoder yields into a buffer. Returns true if that is just as long.
+/// Fills a buffer from a decoder. Returns true if the decoder yields exactly as many bytes.
 fn fills(mut decoder: impl Read, bytes: &mut [u8]) -> bool {
-    // The room for one byte more tells a stream that yields too much.
+    // Another read detects a stream that yields too many bytes.
     decoder.read_exact(bytes).is_ok() && decoder.read(&mut [0]).is_ok_and(|more| more == 0)
 }
 

@@ -1,8 +1,8 @@
-//! dmg: disk images of macOS (UDIF), to read.
+//! dmg: disk images of macOS (UDIF), which can only be read.
 //!
-//! The last 512 bytes of the file lead to tables of chunks, in a property list or in a resource fork. A chunk is a run
-//! of sectors that is zero, stored as it is, or compressed, each in its own way. All numbers are big-endian. Nothing
-//! at the start of the file tells the format, so its name has to.
+//! The last 512 bytes of the file have the places of the tables of chunks, in a property list or in a resource fork.
+//! A chunk is a run of sectors that is zero, uncompressed, or compressed with one of several algorithms. All numbers
+//! are big-endian. The start of the file has no magic number, so the format is recognised by the file's name.
 
 mod adc;
 mod image;
@@ -22,7 +22,7 @@ use super::{Image, OpaqueImage};
 use crate::error::Result;
 use crate::storage::Storage;
 
-/// The end of the names of such files.
+/// The suffix of file names.
 const SUFFIX: &[u8] = b".dmg";
 
 /// The format dmg.
@@ -64,7 +64,7 @@ struct DmgFile {
 }
 
 impl DmgFile {
-    /// Returns true if the tables have every sector of the disk.
+    /// Returns true if the chunks cover every sector of the disk.
     fn is_covered(&self) -> bool {
         let mut end = 0;
         for chunk in self.chunks.iter() {

@@ -1,14 +1,14 @@
-//! The tables in a property list: text, of which no more is looked at than where they are.
+//! The tables in a property list. The list is XML, but it is only searched for the tables, like in QEMU.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{Error, Result};
 
-/// Returns the tables that the list has under the key `blkx`.
+/// Returns the tables under the key `blkx` of the list.
 ///
 /// # Errors
-/// Returns an error if one of them isn't what it must be, or if there is none.
+/// Returns an error if one of them is invalid, or if there is none.
 pub(super) fn tables(list: &[u8]) -> Result<Vec<Vec<u8>>> {
     let list = match find(list, b"<key>blkx</key>") {
         Some(start) => list.get(start..).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The tables of chunks, as one list in the order of the disk.
+//! The tables of chunks, which are combined to one list in guest order.
 
 use byteorder::{BigEndian, ByteOrder as _};
 
@@ -8,25 +8,25 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The first bytes of a table.
+/// The magic number of a table.
 const MARK: &[u8; 4] = b"mish";
-/// The length of what stands in front of a table's chunks, in bytes.
+/// The length of a table's header in bytes.
 const TABLE_HEADER: usize = 204;
 /// The length of a chunk's entry in bytes.
 const ENTRY: usize = 40;
-/// The most bytes of a property list or a resource fork.
+/// The largest property list or resource fork in bytes.
 const LONGEST_LIST: u64 = 16 << 20;
-/// The most sectors of a chunk that has to be read.
+/// The largest number of sectors in a chunk that isn't zero.
 const MOST_SECTORS: u64 = 131_072;
-/// The most bytes in which a chunk is stored.
+/// The largest number of stored bytes of a chunk.
 const MOST_STORED: u64 = 64 << 20;
 
-/// The way in which a chunk is stored.
+/// The encoding of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChunkKind {
-    /// Not at all: it is zero.
+    /// Zeroes, without stored bytes.
     Zero,
-    /// As it is.
+    /// Uncompressed bytes.
     Raw,
     /// Compressed with ADC.
     Adc,
@@ -38,20 +38,20 @@ pub(super) enum ChunkKind {
     Lzfse,
     /// As an xz stream.
     Xz,
-    /// In a way that this version doesn't know, of that number.
+    /// An encoding that isn't supported, with its number.
     Unknown(u32),
 }
 
-/// A run of the disk that is stored in one way.
+/// A run of the disk with the same encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DmgChunk {
-    /// The way.
+    /// The encoding.
     pub(super) kind: ChunkKind,
-    /// The start on the disk in bytes.
+    /// The guest offset in bytes.
     pub(super) start: u64,
     /// The length on the disk in bytes.
     pub(super) length: u64,
-    /// The place in the file in bytes.
+    /// The host offset in bytes.
     pub(super) host: u64,
     /// The length in the file in bytes.
     pub(super) stored: u64,
@@ -60,7 +60,7 @@ pub(super) struct DmgChunk {
 /// Reads all tables.
 ///
 /// # Errors
-/// Returns the system's error, or an error if a table makes no sense, or if there is none for a disk.
+/// Returns the system's error. Returns an error if a table is invalid, or if a disk that isn't empty has none.
 pub(super) fn read_chunks(file: &dyn Storage, trailer: &Trailer) -> Result<Vec<DmgChunk>> {
     let part = |(start, length): (u64, u64)| {
         if length > LONGEST_LIST {
@@ -86,7 +86,7 @@ pub(super) fn read_chunks(file: &dyn Storage, trailer: &Trailer) -> Result<Vec<D
     Ok(chunks)
 }
 
-/// Returns the resources of a fork, each of which has its length in front.
+/// Returns the resources of a fork, each of which is preceded by its length.
 fn resources(fork: &[u8]) -> Result<Vec<Vec<u8>>> {
     let wrong = || Error::corrupt("the resource fork of the image is damaged");
     let number = |at: usize| {
@@ -110,7 +110,7 @@ fn resources(fork: &[u8]) -> Result<Vec<Vec<u8>>> {
 }
 
 fn add_table(table: &[u8], trailer: &Trailer, chunks: &mut Vec<DmgChunk>) -> Result<()> {
-    // Other resources are no tables.
+    // Resources of other types are skipped.
     if !table.starts_with(MARK) || table.len() < TABLE_HEADER + ENTRY {
         return Ok(());
     }
@@ -123,7 +123,7 @@ fn add_table(table: &[u8], trailer: &Trailer, chunks: &mut Vec<DmgChunk>) -> Res
         let kind = match short(entry, 0) {
             0 | 2 => ChunkKind::Zero,
             1 => ChunkKind::Raw,
-            // Comments, and the end of the table.
+            // These are comments and the end of the table.
             0x7fff_fffe | 0xffff_ffff => continue,
             0x8000_0004 => ChunkKind::Adc,
             0x8000_0005 => ChunkKind::Zlib,

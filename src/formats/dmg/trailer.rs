@@ -1,4 +1,4 @@
-//! The trailer: 512 bytes that say where the tables are.
+//! The trailer: 512 bytes at the end of the file, with the places of the tables.
 
 use byteorder::{BigEndian, ByteOrder as _};
 
@@ -7,31 +7,31 @@ use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
-/// The first bytes of the trailer.
+/// The magic number of the trailer.
 const MARK: &[u8; 4] = b"koly";
 /// The length of the trailer in bytes.
 const LENGTH: usize = 512;
 
-/// The fields of the trailer. All places are in bytes of the file.
+/// The fields of the trailer. All offsets are in bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trailer {
-    /// The place of the trailer itself.
+    /// The offset of the trailer itself.
     pub(super) start: u64,
-    /// The place from which on chunks are counted.
+    /// The offset to which those of chunks are relative.
     pub(super) data: u64,
-    /// The place of the resource fork, and its length.
+    /// The offset and the length of the resource fork.
     pub(super) resources: (u64, u64),
-    /// The place of the property list, and its length.
+    /// The offset and the length of the property list.
     pub(super) list: (u64, u64),
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
 }
 
 impl Trailer {
-    /// Finds the trailer. There may be something behind it, as far as QEMU looks for it.
+    /// Finds the trailer. As in QEMU, a few bytes may follow it.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if there is no trailer, or an impossible one.
+    /// Returns the system's error. Returns an error if there is no trailer, or if it is invalid.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let length = file.len()?;
         if length == 0 {

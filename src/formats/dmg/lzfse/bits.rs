@@ -1,22 +1,22 @@
-//! A stream of bits that is read from its end.
+//! A reader of bits that starts at the end of a payload.
 
-/// The bits of a payload, the last of which comes first.
+/// The bits of a payload, from the last to the first.
 pub(super) struct BitsFromEnd<'a> {
     bytes: &'a [u8],
-    /// The number of bits that weren't read.
+    /// The number of bits that are left.
     left: usize,
 }
 
 impl<'a> BitsFromEnd<'a> {
-    /// Begins at the end of `bytes`, of whose last byte the `unused` highest bits, up to 7, don't count. Returns `None`
-    /// if there are no such bits, or if they are set.
+    /// Starts at the end of `bytes`. The `unused` highest bits of the last byte, at most 7, are skipped. Returns
+    /// `None` if there are fewer bits, or if one of the skipped bits is set.
     pub(super) fn new(bytes: &'a [u8], unused: usize) -> Option<Self> {
         let left = bytes.len().checked_mul(8)?.checked_sub(unused)?;
         let last = bytes.last().map_or(0, |byte| usize::from(*byte));
         (unused < 8 && last << unused <= 0xff).then_some(Self { bytes, left })
     }
 
-    /// Returns the next `count` bits, up to 32, as a number. Returns `None` if there are fewer.
+    /// Returns the next `count` bits, at most 32, as a number. Returns `None` if fewer are left.
     pub(super) fn take(&mut self, count: u32) -> Option<u32> {
         let start = self.left.checked_sub(usize::try_from(count).ok()?)?;
         self.left = start;

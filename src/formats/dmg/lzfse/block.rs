@@ -1,25 +1,25 @@
-//! A block of literals and matches: bytes, and then pieces of what was decoded before.
+//! A block of literals and matches with entropy coding.
 //!
-//! Four coders take turns at the literals, which are decoded first. Three more yield how many literals follow, how long
-//! the match behind them is, and how far back.
+//! Four interleaved decoders yield the literals first. Three more yield, for each step, the number of literals, the
+//! length of the match after them, and its distance.
 
 use super::bits::BitsFromEnd;
 use super::header::BlockHeader;
 use super::output::DecodedBytes;
 use super::states::{Coder, StateTable};
 
-/// The number of states of the coders of lengths of literals, lengths of matches, and distances.
+/// The number of states of the decoders for literal lengths, match lengths, and distances.
 const STATES: [usize; 3] = [64, 64, 256];
-/// The number of states of the coders of literals.
+/// The number of states of the decoders for literals.
 const LITERAL_STATES: usize = 1024;
-/// The kind of symbols that literals are.
+/// The index of the literals among the kinds of symbols.
 const LITERALS: usize = 3;
 
-/// Returns the least number that a symbol stands for, and the number of bits that are added.
+/// A function that returns the smallest value of a symbol, and the number of its extra bits.
 type Meaning = fn(u32) -> (u32, u32);
 
-/// Decodes a block, and returns what follows its payload. Returns `None` if it is damaged, or yields more than there is
-/// room for.
+/// Decodes a block, and returns the input after its payload. Returns `None` if it is damaged, or yields more than the
+/// output can hold.
 pub(super) fn decode<'i>(
     header: &BlockHeader,
     payload: &'i [u8],
@@ -51,7 +51,7 @@ pub(super) fn decode<'i>(
         let piece;
         (piece, literals) = literals.split_at_checked(count)?;
         output.append(piece)?;
-        // Zero stands for the distance of the match before.
+        // A distance of 0 repeats the one of the match before.
         if new != 0 {
             distance = new;
         }
@@ -62,7 +62,7 @@ pub(super) fn decode<'i>(
     Some(rest)
 }
 
-/// Decodes the literals: as many as there are, in whole fours.
+/// Decodes the literals, whose number is rounded up to a multiple of four.
 fn decode_literals(header: &BlockHeader, payload: &[u8]) -> Option<Vec<u8>> {
     let table = StateTable::new(LITERAL_STATES, header.frequencies(LITERALS), |symbol| {
         (symbol, 0)
@@ -78,7 +78,7 @@ fn decode_literals(header: &BlockHeader, payload: &[u8]) -> Option<Vec<u8>> {
     Some(literals)
 }
 
-/// Returns the least number of literals that a symbol stands for, and the number of bits that are added.
+/// Returns the smallest literal length of a symbol, and the number of its extra bits.
 fn literal_length(symbol: u32) -> (u32, u32) {
     match symbol {
         16 => (16, 2),
@@ -89,7 +89,7 @@ fn literal_length(symbol: u32) -> (u32, u32) {
     }
 }
 
-/// Returns the same of the length of a match.
+/// Returns the smallest match length of a symbol, and the number of its extra bits.
 fn match_length(symbol: u32) -> (u32, u32) {
     match symbol {
         16 => (16, 3),
@@ -100,7 +100,8 @@ fn match_length(symbol: u32) -> (u32, u32) {
     }
 }
 
-/// Returns the same of a distance: four symbols for each number of bits.
+/// Returns the smallest distance of a symbol, and the number of its extra bits. There are four symbols for each
+/// number of bits.
 fn distance(symbol: u32) -> (u32, u32) {
     let more = symbol / 4;
     let before = 4 * ((1u32 << more) - 1);
@@ -111,7 +112,7 @@ fn distance(symbol: u32) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    /// Each symbol stands for numbers that begin where those of the one before end.
+    /// The values of each symbol begin where those of the symbol before end.
     #[test]
     fn symbols_cover_all_numbers() {
         let kinds: [(Meaning, u32, u32); 3] = [

@@ -1,6 +1,6 @@
-//! The header of a block with an entropy coder: counts, states to begin in, and how often each symbol is.
+//! The header of a block with entropy coding: its lengths, the initial states, and the frequencies of symbols.
 
-/// The marks of blocks.
+/// The magic numbers of blocks.
 pub(super) mod mark {
     pub(in super::super) const PLAIN: &[u8; 4] = b"bvx-";
     pub(in super::super) const LZVN: &[u8; 4] = b"bvxn";
@@ -9,41 +9,41 @@ pub(super) mod mark {
     pub(in super::super) const END: &[u8; 4] = b"bvx$";
 }
 
-/// The number of symbols of lengths of literals, lengths of matches, and distances, and of bytes.
+/// The numbers of symbols for literal lengths, match lengths, distances, and literals.
 pub(super) const SYMBOLS: [usize; 4] = [20, 20, 64, 256];
 /// The number of all symbols.
 const ALL_SYMBOLS: usize = 360;
-/// The most literals, and the most matches, of a block.
+/// The largest numbers of literals and of matches in a block.
 const MOST_LITERALS: usize = 40_000;
 const MOST_MATCHES: usize = 10_000;
-/// The length of a header whose frequencies are plain, in bytes, with two bytes behind them that don't count.
+/// The length of a header with uncompressed frequencies in bytes, including two bytes of padding.
 const PLAIN_LENGTH: usize = 772;
-/// The place of the frequencies in it.
+/// The offset of the frequencies in that header.
 const PLAIN_AT: usize = 50;
-/// The place of the frequencies in a header that has them packed.
+/// The offset of the frequencies in a header that has them compressed.
 const PACKED_AT: usize = 32;
 
-/// A checked header.
+/// A header that has been checked.
 #[derive(Debug)]
 pub(super) struct BlockHeader {
     /// The number of bytes that the block yields.
     pub(super) stated: usize,
-    /// The number of literals, and the bytes that they are stored in.
+    /// The number of literals, and the length of their payload in bytes.
     pub(super) literals: (usize, usize),
-    /// The number of matches, and the bytes that they are stored in.
+    /// The number of matches, and the length of their payload in bytes.
     pub(super) matches: (usize, usize),
-    /// The number of bits that don't count in the last byte of either.
+    /// The number of unused bits in the last byte of each payload.
     pub(super) unused: (usize, usize),
-    /// The states in which the four coders of literals begin.
+    /// The initial states of the four decoders for literals.
     pub(super) literal_states: [u32; 4],
-    /// The states in which the coders of lengths of literals, lengths of matches, and distances begin.
+    /// The initial states of the decoders for literal lengths, match lengths, and distances.
     pub(super) match_states: [u32; 3],
-    /// The number of states that each symbol has.
+    /// The frequency of each symbol, which is its number of states.
     frequencies: [u16; ALL_SYMBOLS],
 }
 
 impl BlockHeader {
-    /// Reads the header at the start of `bytes`, and returns what follows it as well.
+    /// Parses the header at the start of `bytes`. Also returns the rest.
     pub(super) fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (header, length) = match bytes.first_chunk()? {
             mark::WITH_TABLES => (Self::plain(bytes)?, PLAIN_LENGTH),
@@ -53,7 +53,7 @@ impl BlockHeader {
         Some((header, bytes.get(length..)?)).filter(|_| fits)
     }
 
-    /// The frequencies of the symbols of one kind.
+    /// Returns the frequencies of the symbols of one kind.
     pub(super) fn frequencies(&self, kind: usize) -> &[u16] {
         let start = SYMBOLS.iter().take(kind).sum();
         let rest = self.frequencies.get(start..).unwrap_or_default();
@@ -64,7 +64,7 @@ impl BlockHeader {
     fn plain(bytes: &[u8]) -> Option<Self> {
         let short = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         let state = |at: usize| short(at).map(u32::from);
-        // The number of bits is counted down from a whole last byte.
+        // The field is the negative number of unused bits.
         let unused = |at: usize| {
             let bits = i32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
             usize::try_from(bits.checked_neg()?).ok()
@@ -84,7 +84,7 @@ impl BlockHeader {
         })
     }
 
-    /// Reads a header with packed frequencies, and returns its length as well.
+    /// Parses a header with compressed frequencies. Also returns its length.
     fn packed(bytes: &[u8]) -> Option<(Self, usize)> {
         let word = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         let [first, second, third] = [word(8)?, word(16)?, word(24)?];
@@ -92,7 +92,7 @@ impl BlockHeader {
             u32::try_from(word >> at & ((1 << bits) - 1)).unwrap_or_default()
         };
         let count = |word: u64, at: u32| usize::try_from(field(word, at, 20)).unwrap_or(usize::MAX);
-        // Seven stands for a whole last byte.
+        // A value of 7 means that no bit is unused.
         let unused = |word: u64| usize::try_from(7 - field(word, 60, 3)).unwrap_or(usize::MAX);
         let length = usize::try_from(field(third, 0, 32)).ok()?;
         let header = Self {
@@ -108,7 +108,7 @@ impl BlockHeader {
     }
 }
 
-/// Reads packed frequencies, which must end in the last byte. Without any byte all are 0.
+/// Decompresses the frequencies, which must end in the last byte. Without any bytes all frequencies are 0.
 fn unpack(bytes: &[u8]) -> Option<[u16; ALL_SYMBOLS]> {
     let mut frequencies = [0; ALL_SYMBOLS];
     if bytes.is_empty() {
@@ -132,7 +132,7 @@ fn unpack(bytes: &[u8]) -> Option<[u16; ALL_SYMBOLS]> {
     (count < 8 && rest.next().is_none()).then_some(frequencies)
 }
 
-/// Returns the frequency at the lowest bits, and the number of bits of its code.
+/// Decodes the frequency in the lowest bits. Also returns the length of its code in bits.
 fn code(bits: u32) -> (u16, u32) {
     let more = |base: u32, count: u32| {
         let value = base + (bits >> 4 & ((1 << count) - 1));
@@ -149,7 +149,7 @@ fn code(bits: u32) -> (u16, u32) {
     }
 }
 
-/// Returns the 32-bit number at a place of the input.
+/// Returns the 32-bit number at an offset of the input.
 pub(super) fn number(bytes: &[u8], at: usize) -> Option<usize> {
     let field = bytes.get(at..)?.first_chunk()?;
     usize::try_from(u32::from_le_bytes(*field)).ok()

@@ -1,24 +1,24 @@
-//! LZVN: bytes as they are, and copies of those before, by one instruction after the other.
+//! A decoder for LZVN: a sequence of instructions for literals and matches.
 
 use super::output::DecodedBytes;
 
-/// An instruction: how many literals follow it, and then a match.
+/// An instruction: the number of literals after it, followed by a match.
 struct LzvnStep {
     literals: usize,
     length: usize,
-    /// The distance of the match; `None` for that of the match before.
+    /// The distance of the match, or `None` for that of the match before.
     distance: Option<usize>,
 }
 
-/// Decodes a payload until `end` bytes of the output are there. Returns `None` if it ends before, goes on after that,
-/// or makes no sense.
+/// Decodes a payload until the output has `end` bytes. Returns `None` if the payload ends before, continues after
+/// that, or is invalid.
 pub(super) fn decode(payload: &[u8], end: usize, output: &mut DecodedBytes<'_>) -> Option<()> {
     let mut rest = payload;
     let mut distance = 0;
     loop {
         let step;
         (step, rest) = match rest.first()? {
-            // The end takes eight bytes.
+            // The end instruction has eight bytes.
             0x06 => return (rest.len() >= 8 && output.done() == end).then_some(()),
             0x0e | 0x16 => {
                 rest = rest.get(1..)?;
@@ -36,7 +36,7 @@ pub(super) fn decode(payload: &[u8], end: usize, output: &mut DecodedBytes<'_>) 
     }
 }
 
-/// Reads an instruction at the start of `bytes`, whose first byte is `first`, and returns what follows it as well.
+/// Decodes the instruction at the start of `bytes`, whose first byte is `first`. Also returns the rest.
 fn instruction(first: u8, bytes: &[u8]) -> Option<(LzvnStep, &[u8])> {
     let byte = |at: usize| bytes.get(at).map(|byte| usize::from(*byte));
     let word = || Some(byte(1)? | byte(2)? << 8);
@@ -47,7 +47,7 @@ fn instruction(first: u8, bytes: &[u8]) -> Option<(LzvnStep, &[u8])> {
         distance,
     };
     let (step, taken) = match first {
-        // Undefined.
+        // These instructions are undefined.
         0x1e | 0x26 | 0x2e | 0x36 | 0x3e | 0x70..=0x7f | 0xd0..=0xdf => return None,
         0xe0 => (step(byte(1)? + 16, 0, None), 2),
         0xe1..=0xef => (step(low & 0xf, 0, None), 1),

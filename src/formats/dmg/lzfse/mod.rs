@@ -1,8 +1,8 @@
-//! LZFSE, Apple's compression: a stream of blocks, each of which stores bytes in one of three ways.
+//! A decoder for LZFSE, Apple's compression: a stream of blocks of three kinds.
 //!
-//! A block is as it is, LZVN ([`lzvn`]), or literals and matches behind an entropy coder ([`block`]). Matches may reach
-//! back into earlier blocks. Whatever the input says, nothing is read or written beyond the two buffers, and each loop
-//! either takes input or makes output.
+//! A block is uncompressed, LZVN ([`lzvn`]), or has literals and matches with entropy coding ([`block`]). Matches may
+//! refer to earlier blocks. Damaged input never causes an access outside the two buffers, and each loop either
+//! consumes input or produces output.
 
 mod bits;
 mod block;
@@ -14,7 +14,8 @@ mod states;
 use self::header::{BlockHeader, mark, number};
 use self::output::DecodedBytes;
 
-/// Decodes a stream that yields as many bytes as `output` has. Returns `None` if it yields others, or is damaged.
+/// Decodes a stream that yields exactly as many bytes as `output` has. Returns `None` if it yields another number, or
+/// is damaged.
 pub(super) fn decode(input: &[u8], output: &mut [u8]) -> Option<()> {
     let mut output = DecodedBytes::new(output);
     let mut rest = input;

@@ -1,4 +1,4 @@
-//! The bytes that were decoded, and the room for those to come.
+//! The output of a decoder: the bytes so far, and the space for more.
 
 /// A buffer that is filled from its start.
 pub(super) struct DecodedBytes<'a> {
@@ -7,22 +7,22 @@ pub(super) struct DecodedBytes<'a> {
 }
 
 impl<'a> DecodedBytes<'a> {
-    /// Makes it of a buffer whose contents don't count.
+    /// Returns an empty output in a buffer.
     pub(super) fn new(bytes: &'a mut [u8]) -> Self {
         Self { bytes, done: 0 }
     }
 
-    /// The number of bytes that are there.
+    /// Returns the number of bytes in the output.
     pub(super) fn done(&self) -> usize {
         self.done
     }
 
-    /// Returns true if there is no room left.
+    /// Returns true if the output has no space left.
     pub(super) fn is_full(&self) -> bool {
         self.done == self.bytes.len()
     }
 
-    /// Adds bytes; returns `None` if there is no room for them.
+    /// Appends bytes. Returns `None` if there is no space for them.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Option<()> {
         let end = self.done.checked_add(bytes.len())?;
         self.bytes.get_mut(self.done..end)?.copy_from_slice(bytes);
@@ -30,8 +30,8 @@ impl<'a> DecodedBytes<'a> {
         Some(())
     }
 
-    /// Adds `length` bytes that are there already, from `distance` bytes before the end on. Where that is less than
-    /// the length, they repeat. Returns `None` if there are none so far back, or no room.
+    /// Appends a copy of `length` bytes that starts `distance` bytes before the end. If `distance` is less than
+    /// `length`, the bytes repeat. Returns `None` if there aren't as many bytes before, or if there is no space.
     pub(super) fn repeat(&mut self, distance: usize, length: usize) -> Option<()> {
         let from = self.done.checked_sub(distance).filter(|_| distance > 0)?;
         let end = self.done.checked_add(length)?;
@@ -39,7 +39,7 @@ impl<'a> DecodedBytes<'a> {
             return None;
         }
         while self.done < end {
-            // The added bytes repeat with the same distance, so that each step may take all of them.
+            // The appended bytes repeat with the same distance, so each step may copy all of them.
             let step = (end - self.done).min(self.done - from);
             self.bytes.copy_within(from..from + step, self.done);
             self.done += step;

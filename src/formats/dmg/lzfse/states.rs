@@ -1,33 +1,33 @@
-//! The tables of a finite state entropy coder: for each state a symbol, and the bits that lead to the next state.
+//! The tables of a finite state entropy decoder: a symbol for each state, and the bits that select the next state.
 
 use super::bits::BitsFromEnd;
 
-/// A state: what it stands for, and where the next one is.
+/// A state of a decoder.
 #[derive(Debug, Clone, Copy)]
 struct CoderState {
-    /// The number of bits that lead to the next state.
+    /// The number of bits that select the next state.
     bits: u32,
-    /// The number of the next state, if those bits are zero.
+    /// The next state if those bits are 0.
     next: u32,
-    /// The symbol, or the least of the numbers that a symbol stands for.
+    /// The symbol, or its smallest value.
     base: u32,
-    /// The number of bits that follow, and are added to that.
+    /// The number of extra bits, which are added to the value.
     more: u32,
 }
 
-/// A coder, and the state that it is in.
+/// A decoder and its present state.
 pub(super) struct Coder<'t> {
     states: &'t StateTable,
     state: u32,
 }
 
-/// The states of a coder.
+/// The states of a decoder.
 pub(super) struct StateTable(Vec<CoderState>);
 
 impl StateTable {
-    /// Makes the table of `count` states, a power of two, from how many of them each symbol has. `meaning` returns the
-    /// least number that a symbol stands for, and the number of bits that follow. Returns `None` if the symbols have
-    /// more states than there are.
+    /// Returns the table of `count` states, a power of two, for the frequencies of the symbols. `meaning` returns the
+    /// smallest value of a symbol, and the number of its extra bits. Returns `None` if the sum of the frequencies
+    /// exceeds `count`.
     pub(super) fn new(
         count: usize,
         frequencies: &[u16],
@@ -43,7 +43,7 @@ impl StateTable {
                 return None;
             }
             let (base, more) = meaning(symbol);
-            // So many bits that the symbol's states cover all states.
+            // With that number of bits, the states of the symbol cover all next states.
             let bits = frequency.leading_zeros() - count.leading_zeros();
             let longer = ((2 * count) >> bits) - frequency;
             for number in 0..frequency {
@@ -65,12 +65,12 @@ impl StateTable {
 }
 
 impl<'t> Coder<'t> {
-    /// Puts a coder into a state.
+    /// Returns a decoder in an initial state.
     pub(super) fn new(states: &'t StateTable, state: u32) -> Self {
         Self { states, state }
     }
 
-    /// Returns the next number. Returns `None` if there are no more bits, or no such state.
+    /// Returns the next value. Returns `None` if no bits are left, or if there is no such state.
     pub(super) fn next(&mut self, bits: &mut BitsFromEnd<'_>) -> Option<u32> {
         let state = self.states.0.get(usize::try_from(self.state).ok()?)?;
         let taken = bits.take(state.bits + state.more)?;

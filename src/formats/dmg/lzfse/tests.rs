@@ -1,6 +1,8 @@
+//! Tests of the LZFSE decoder with streams of Apple's encoder, and with streams made by hand.
+
 use super::*;
 
-/// The numbers of `tests/data/make-lzfse.py`.
+/// Returns the pseudorandom numbers of `tests/data/make-lzfse.py`.
 fn noise(count: usize, below: u64) -> Vec<u64> {
     let mut state = 7u64;
     let next = || {
@@ -52,7 +54,7 @@ fn long() -> Vec<u8> {
 const LONG: &[u8] = include_bytes!("../../../../tests/data/lzfse/long.lzfse");
 const SHORT: &[u8] = include_bytes!("../../../../tests/data/lzfse/short.lzfse");
 
-/// Streams that Apple's own encoder made.
+/// The streams were made by Apple's encoder.
 #[test]
 fn streams_of_the_reference_are_decoded() {
     let samples: [(&[u8], Vec<u8>); 5] = [
@@ -84,7 +86,7 @@ fn streams_of_the_reference_are_decoded() {
     }
 }
 
-/// The first block of a stream, with its header as older encoders wrote it.
+/// The first block of a stream has a header as older encoders wrote it.
 #[test]
 fn tables_may_be_plain() {
     let (header, payload) = BlockHeader::parse(LONG).unwrap();
@@ -138,14 +140,14 @@ fn every_instruction_of_lzvn() {
     expect(&[], b"");
     expect(&[&[0xe3], b"abc", &[0x0e, 0x16]], b"abc");
     expect(&[&[0xe0, 1], &[7; 17]], &[7; 17]);
-    // A literal, a match of three with a short distance.
+    // The instructions are a literal, and a match of three bytes with a short distance.
     expect(&[&[0xe1], b"a", &[0x40, 2], b"b"], b"ababa");
-    // The same with a medium one, and a long one.
+    // The match has a medium distance, and a long one.
     expect(&[&[0xe1], b"a", &[0xa8, 2 << 2, 0], b"b"], b"ababa");
     expect(&[&[0xe1], b"a", &[0x47, 2, 0], b"b"], b"ababa");
-    // The length of a medium one has two parts.
+    // The length of a match with a medium distance has two parts.
     expect(&[&[0xe1], b"a", &[0xa1, 1 << 2 | 2, 0]], &[b'a'; 10]);
-    // The distance of the match before: with literals, short, and long.
+    // These matches have the distance of the one before: with literals, short, and long.
     let before: &[&[u8]] = &[&[0xe2], b"ab", &[0x00, 2]];
     expect(&[before, &[&[0x46], b"c"]].concat(), b"ababacaca");
     expect(&[before, &[&[0xf2]]].concat(), b"abababa");
@@ -153,7 +155,8 @@ fn every_instruction_of_lzvn() {
     for wrong in [0x1e, 0x26, 0x2e, 0x36, 0x3e, 0x70, 0x7f, 0xd0, 0xdf] {
         assert_eq!(run(&[&[0xe1], b"a", &[wrong, 1, 0]], 4), None);
     }
-    // No bytes so far back, no distance before, more than is stated, less, no end, an end that is cut off.
+    // The errors are: a distance before the start, no earlier distance, too many bytes, too few, no end, a truncated
+    // end.
     assert_eq!(run(&[&[0xe1], b"a", &[0x00, 2]], 4), None);
     assert_eq!(run(&[&[0xe1], b"a", &[0x00, 0]], 4), None);
     assert_eq!(run(&[&[0xe1], b"a", &[0xf3]], 4), None);
@@ -163,7 +166,7 @@ fn every_instruction_of_lzvn() {
     assert_eq!(block(&[0xe1, b'a', 6, 0, 0], 1), None);
 }
 
-/// Whatever is changed, there is an answer, and soon.
+/// Decoding a damaged stream ends with a result, in a short time.
 #[test]
 fn damaged_streams_have_an_answer() {
     let mut output = long();
