@@ -1,4 +1,4 @@
-//! The header: three texts that name the kind of image, and its sizes.
+//! The header: three texts that identify the format, and the sizes.
 
 use byteorder::{ByteOrder as _, LittleEndian};
 
@@ -8,17 +8,17 @@ use crate::units::SECTOR_SIZE;
 
 /// The length of the part of the header that is read, in bytes.
 const LENGTH: usize = 96;
-/// The texts at the start of the file, each filled up with zeroes, and their places in bytes.
+/// The offset, the length and the contents of the texts at the start of the file, which are padded with zeroes.
 const TEXTS: [(usize, usize, &[u8]); 3] = [
     (0, 32, b"Bochs Virtual HD Image"),
     (32, 16, b"Redolog"),
     (48, 16, b"Growing"),
 ];
-/// The older version, whose size is in another place.
+/// Version 1, which has the size at another offset.
 const VERSION_1: u32 = 0x0001_0000;
-/// The newer version.
+/// Version 2.
 const VERSION_2: u32 = 0x0002_0000;
-/// The most entries of a catalog that QEMU reads.
+/// The largest number of catalog entries that QEMU accepts.
 const MOST_ENTRIES: u32 = 0x10_0000;
 /// The largest extent, in bytes.
 const LARGEST_EXTENT: u32 = 8 << 20;
@@ -28,13 +28,13 @@ const LARGEST_EXTENT: u32 = 8 << 20;
 pub(super) struct BochsHeader {
     /// The size of the disk in bytes, a multiple of 512.
     pub(super) size: u64,
-    /// The start of the catalog in bytes.
+    /// The offset of the catalog in bytes.
     pub(super) catalog: u64,
-    /// The number of its entries.
+    /// The number of catalog entries.
     pub(super) entries: u64,
     /// The size of an extent in bytes: a power of two of at least 512.
     pub(super) extent_size: u64,
-    /// The length of an extent's bitmap in the file, in bytes.
+    /// The length of an extent's bitmap in bytes.
     pub(super) bitmap_length: u64,
 }
 
@@ -42,7 +42,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, LittleEndian::read_u32)
 }
 
-/// Returns true if a file starts as one of this format does.
+/// Returns true if a file starts with the texts and a version of this format.
 pub(super) fn has_mark(start: &[u8]) -> bool {
     let is_text = |(at, room, text): &(usize, usize, &[u8])| {
         let field = start.get(*at..*at + *room).unwrap_or_default();
@@ -56,7 +56,7 @@ impl BochsHeader {
     /// Reads the header of the image in `file`.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the header is wrong, in QEMU's words where it has any.
+    /// Returns the system's error. Returns an error, in QEMU's words where it has any, if the header is invalid.
     pub(super) fn read(file: &dyn Storage) -> Result<Self> {
         let mut bytes = [0; LENGTH];
         file.read_padded_at(0, &mut bytes, file.len()?)?;
@@ -95,7 +95,7 @@ impl BochsHeader {
             return wrong("Catalog size is too small for this disk size".into());
         }
         if u64::from(bitmap) < (extent_size / SECTOR_SIZE).div_ceil(8) {
-            // QEMU reads other bytes in its place.
+            // QEMU reads other bytes as the bitmap.
             return wrong(format!(
                 "{bitmap} bytes are too few for the bitmap of an extent"
             ));
@@ -109,7 +109,7 @@ impl BochsHeader {
         })
     }
 
-    /// Returns the start of an extent's bitmap in bytes, by the extent's index in the file.
+    /// Returns the offset of an extent's bitmap in bytes. `index` is the index of the extent in the file.
     pub(super) fn bitmap_offset(&self, index: u64) -> u64 {
         let start = self.catalog + 4 * self.entries;
         start + index * (self.bitmap_length + self.extent_size)

@@ -1,7 +1,7 @@
-//! Bochs: growing disks of the emulator of that name, to read.
+//! Bochs: growing disk images of the Bochs emulator, which can only be read.
 //!
-//! A header of 512 bytes is followed by a catalog, which has an index for each extent of the disk. An extent that is
-//! stored has a bitmap of its sectors in front: those without a bit read as zeroes. All numbers are little-endian.
+//! A header of 512 bytes is followed by a catalog, which has the index of each allocated extent of the disk. A bitmap
+//! of its sectors precedes each extent: sectors whose bit is 0 read as zeroes. All numbers are little-endian.
 
 mod header;
 mod table;

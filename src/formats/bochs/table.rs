@@ -1,4 +1,4 @@
-//! The catalog, and the bitmaps of the extents, looked up sector by sector.
+//! The lookup of single sectors in the catalog and in the bitmaps of the extents.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use crate::formats::block_map::{Block, BlockTable, EntryForm, EntryTable};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The entry of an extent that isn't stored.
+/// The entry of an unallocated extent.
 const ABSENT: u64 = 0xffff_ffff;
 
 /// The catalog of an image.
@@ -16,12 +16,12 @@ pub(super) struct Catalog {
     file: Arc<dyn Storage>,
     header: BochsHeader,
     entries: EntryTable,
-    /// The bitmap that was looked at last, and the index of its extent in the file.
+    /// The bitmap that was used last, and the index of its extent in the file.
     last: Mutex<Option<(u64, Vec<u8>)>>,
 }
 
 impl Catalog {
-    /// Makes the catalog of the image in `file`.
+    /// Returns the catalog of the image in `file`.
     pub(super) fn new(file: Arc<dyn Storage>, header: BochsHeader) -> Self {
         Self {
             entries: EntryTable::stored(
@@ -36,7 +36,7 @@ impl Catalog {
         }
     }
 
-    /// Returns true if a sector of the extent with that index is stored.
+    /// Returns true if a sector of the extent with that index is allocated.
     fn is_stored(&self, index: u64, sector: u64) -> Result<bool> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let bitmap = match last.take() {

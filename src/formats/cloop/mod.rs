@@ -1,7 +1,7 @@
-//! cloop: compressed disks of live CDs, to read.
+//! cloop: compressed disk images of live CDs, which can only be read.
 //!
-//! A shell script of 128 bytes is followed by the offsets of blocks, each of which is a zlib stream. All numbers are
-//! big-endian.
+//! A shell script in 128 bytes is followed by a table of the offsets of blocks, each of which is a zlib stream. All
+//! numbers are big-endian.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
-/// The script that tells the format, as far as QEMU looks at it.
+/// The script by which QEMU recognises the format.
 const SCRIPT: &[u8] =
     b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
-/// The place of the sizes in bytes, and their length.
+/// The offset and the length of the size fields, in bytes.
 const SIZES: u64 = 128;
 const SIZES_LENGTH: usize = 8;
 /// The largest block in bytes.
 const LARGEST_BLOCK: u32 = 64 << 20;
-/// The most blocks that QEMU reads.
+/// The largest number of blocks that QEMU accepts.
 const MOST_BLOCKS: u32 = 0x1fff_ffff;
-/// The length in bytes of the longest table of offsets that QEMU reads.
+/// The largest table of offsets that QEMU accepts, in bytes.
 const LONGEST_TABLE: u64 = 512 << 20;
 
 /// The format cloop.
@@ -41,7 +41,7 @@ impl FormatDriver for Cloop {
         Capabilities::default()
     }
 
-    /// Scores the script: that is little to go by.
+    /// Returns a low score for the script, as QEMU does, since it isn't a magic number.
     fn probe(&self, start: &[u8]) -> u8 {
         if start.starts_with(SCRIPT) { 2 } else { 0 }
     }
@@ -52,7 +52,7 @@ impl FormatDriver for Cloop {
     }
 }
 
-/// A cloop file whose offsets have been read.
+/// A cloop file whose table of offsets has been read.
 struct CloopFile {
     file: Arc<dyn Storage>,
     blocks: Arc<CloopBlocks>,
@@ -79,19 +79,19 @@ impl ImageFile for CloopFile {
     }
 }
 
-/// The places of the blocks.
+/// The table of the blocks' offsets.
 #[derive(Debug)]
 struct CloopBlocks {
     block_size: u64,
-    /// The start of each block in bytes, and the end of the last one.
+    /// The offset of each block in bytes, and the end of the last one.
     offsets: Vec<u64>,
 }
 
 impl CloopBlocks {
-    /// Reads the sizes and the offsets.
+    /// Reads the size fields and the table of offsets.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if they are wrong, in QEMU's words.
+    /// Returns the system's error. Returns an error, in QEMU's words, if they are invalid.
     fn read(file: &dyn Storage) -> Result<Self> {
         let length = file.len()?;
         let mut sizes = [0; SIZES_LENGTH];

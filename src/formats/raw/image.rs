@@ -1,8 +1,8 @@
-//! The raw format: the disk's bytes and nothing else.
+//! The raw format: a file with only the bytes of the disk.
 //!
-//! A raw file's length need not be a multiple of 512. The disk's size is rounded up, and the missing part of
-//! the last sector reads as zeroes. The length is taken once, when the image is opened. So a file that
-//! shrinks while it is read is an error, never a run of zeroes.
+//! The length of a raw file need not be a multiple of 512. The size of the disk is rounded up, and the missing part
+//! of the last sector reads as zeroes. The length is determined once, when the image is opened. So a file that
+//! shrinks while it is read is an error, and doesn't read as zeroes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ pub struct RawImage {
 }
 
 impl RawImage {
-    /// Opens a raw image; every storage is one.
+    /// Opens a raw image. Every storage is one.
     ///
     /// # Errors
-    /// Returns the system's error when its length can't be had.
+    /// Returns the system's error if its length can't be determined.
     pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let length = storage.len()?;
         Ok(Self {
@@ -40,11 +40,11 @@ impl RawImage {
         })
     }
 
-    /// Returns the run of data that holds `offset`, or else the next one, in whole sectors; empty at the
-    /// disk's end when there is none.
+    /// Returns the range of data that holds `offset`, or else the next one, in whole sectors. Returns an empty range
+    /// at the disk's end if there is none.
     fn data_from(&self, offset: u64) -> Result<Range<u64>> {
         let size = self.size();
-        // The last bytes of a length that isn't a multiple of a sector may lie behind all data.
+        // The last sector may be partly beyond the end of the file.
         let data = self.holes.data_from(self.storage.as_ref(), offset)?;
         let start = data.start.min(size) / SECTOR_SIZE * SECTOR_SIZE;
         Ok(start..data.end.min(size).next_multiple_of(SECTOR_SIZE))
@@ -80,13 +80,13 @@ impl Image for RawImage {
             kind,
             depth: 0,
         };
-        // Holes count in whole sectors: a hole inside a sector is not worth an extent of its own.
+        // Holes are reported in whole sectors.
         let data = self.data_from(offset.0)?;
         Ok(if data.start <= offset.0 && offset.0 < data.end {
             let kind = ExtentKind::Data(HostOffset(offset.0));
             extent(data.end - offset.0, kind)
         } else {
-            // A hole is only one while the file still reaches beyond it.
+            // A hole is reported only if the file still extends beyond it.
             self.check_length()?;
             let kind = ExtentKind::Zero {
                 kept: Some(HostOffset(offset.0)),
@@ -123,31 +123,30 @@ impl Image for RawImage {
     }
 }
 
-/// The unit in which a raw image's zeroes are left out: the least that file systems store.
+/// The unit in which zeroes are left out of a raw image, in bytes: the block size of most file systems.
 const RAW_UNIT: usize = 4096;
 /// A raw image being written.
 #[derive(Debug)]
 pub struct NewRaw {
     storage: Arc<dyn Storage>,
     size: u64,
-    /// Set once: by a caller that knows the contents, or by clearing it.
+    /// Set once: by a caller that knows the contents, or by [`clear`](NewImage::clear).
     starts_as_zeroes: AtomicBool,
-    /// True if it may be cleared: there is no promise, and space isn't to be taken.
+    /// True if the image may be cleared: its contents aren't known, and its space isn't preallocated.
     may_clear: bool,
-    /// True if parts stay as they are.
+    /// True if parts may be left unchanged.
     leaves_parts: bool,
     may_share: bool,
     flush: bool,
 }
 
 impl NewRaw {
-    /// Makes `storage` a disk of `size` bytes that reads as zeroes until written. `flush` says that
-    /// [`NewImage::finish`] waits for stable storage. A block device keeps its contents until it is cleared
-    /// or written.
+    /// Makes `storage` a disk of `size` bytes that reads as zeroes until it is written. A block device keeps its
+    /// contents until it is cleared or written. If `flush`, [`NewImage::finish`] flushes to stable storage.
     ///
     /// # Errors
-    /// Returns the system's error. Returns an error if a block device is smaller than `size`, or if
-    /// `preallocation` is of metadata, which a raw image doesn't have.
+    /// Returns the system's error. Returns an error if a block device is smaller than `size`, or if `preallocation`
+    /// is [`Preallocation::Metadata`], since a raw image has no metadata.
     pub fn create(
         storage: Arc<dyn Storage>,
         size: u64,
@@ -176,11 +175,12 @@ impl NewRaw {
         })
     }
 
-    /// Writes over the first `size` bytes of an existing raw image; all beyond them stays. `is_zero` promises
-    /// that it reads as zeroes already; otherwise it keeps its contents until it is cleared or written.
+    /// Prepares to overwrite the first `size` bytes of an existing raw image, and keeps the rest. `is_zero`
+    /// guarantees that these bytes read as zeroes. Otherwise they keep their contents until they are cleared or
+    /// written.
     ///
     /// # Errors
-    /// Returns the system's error, or an error if the image is smaller than `size`.
+    /// Returns the system's error. Returns an error if the image is smaller than `size`.
     pub fn over(storage: Arc<dyn Storage>, size: u64, is_zero: bool, flush: bool) -> Result<Self> {
         check_room(storage.as_ref(), size)?;
         Ok(Self {
@@ -194,8 +194,8 @@ impl NewRaw {
         })
     }
 
-    /// Writes over an image as [`over`](Self::over) does. But parts that are neither data nor zero stay as
-    /// they are, as if they were a backing file's.
+    /// Prepares to overwrite an image as [`over`](Self::over) does. But parts that are neither data nor zero keep
+    /// their contents, as if these were a backing file's.
     ///
     /// # Errors
     /// Returns the errors of [`over`](Self::over).
@@ -213,8 +213,8 @@ impl NewRaw {
     }
 }
 
-/// Refuses a storage that is too small. A disk has whole sectors: the missing part of a file's last one is
-/// there to be written.
+/// Refuses a storage that is too small. The length is rounded up to whole sectors, since a file can be extended to
+/// the end of its last sector.
 fn check_room(storage: &dyn Storage, size: u64) -> Result<()> {
     if storage.len()?.next_multiple_of(SECTOR_SIZE) < size {
         return Err(smaller_than_input());
@@ -228,7 +228,7 @@ impl NewImage for NewRaw {
     }
 
     fn zero_unit(&self) -> usize {
-        // A sector of data may stand beside one that is left.
+        // A sector of data may be next to one that is left unchanged.
         if self.leaves_parts {
             return SECTOR_LEN;
         }
@@ -239,8 +239,8 @@ impl NewImage for NewRaw {
         self.starts_as_zeroes.load(Ordering::Relaxed)
     }
 
-    /// Makes one hole over everything, which costs nothing, and a thin device gives its space back. Where
-    /// there are no holes, zeroes are written.
+    /// Punches one hole over the whole disk, which takes no time and frees the space of a thin device. If that isn't
+    /// supported, zeroes are written later.
     fn clear(&self) -> Result<()> {
         if self.may_clear && !self.starts_as_zeroes() && self.storage.punch(0..self.size)? {
             self.starts_as_zeroes.store(true, Ordering::Relaxed);
@@ -263,7 +263,7 @@ impl NewImage for NewRaw {
         runs: &[Run],
         zeroes: &[Run],
     ) -> Result<Reservation> {
-        // The disk's last sector may be one that the source's length was rounded up to.
+        // The size of the source may have been rounded up to whole sectors.
         let left = usize::try_from(self.size.saturating_sub(guest.0)).unwrap_or(usize::MAX);
         let place = |run: &Run| {
             let host = HostOffset(guest.0 + run.start as u64);

@@ -1,4 +1,4 @@
-//! raw: the bytes of the disk, one after the other.
+//! The driver of the raw format, in which the file is the disk.
 
 mod image;
 mod plan;
@@ -24,11 +24,10 @@ use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::{Storage, WindowRange};
 use crate::units::SECTOR_SIZE;
 
-/// The options of a new image. The way in which its space is taken is the
-/// protocol's matter.
+/// The options of a new image. The preallocation is an option of the protocol.
 const CREATE_OPTIONS: &[OptionSpec] = &[OptionSpec::new("size", Kind::Size, "Virtual disk size")];
 
-/// The options of a node: the part of its file that the disk is in.
+/// The options of a node, which select the part of the file with the disk.
 const OPEN_OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("offset", Kind::Size, "Where the disk starts in its file"),
     OptionSpec::new("size", Kind::Size, "Virtual disk size"),
@@ -92,7 +91,7 @@ impl FormatDriver for Raw {
     }
 }
 
-/// A file that is a raw image, as any is.
+/// A raw file; any file can be opened as one.
 struct RawFile {
     file: Arc<dyn Storage>,
     size: u64,

@@ -1,4 +1,4 @@
-//! A new raw image, checked and not made yet.
+//! The plan of a new raw image, whose options have been checked.
 
 use std::num::NonZeroU64;
 
@@ -9,7 +9,7 @@ use crate::formats::new_image::unsupported_preallocation;
 use crate::formats::{NewImage, Preallocation};
 use crate::units::SECTOR_SIZE;
 
-/// A new image of so many bytes.
+/// The plan of a new image of `size` bytes.
 pub(super) struct RawPlan {
     size: u64,
     preallocation: Preallocation,
@@ -20,7 +20,7 @@ impl RawPlan {
     /// Checks the options.
     ///
     /// # Errors
-    /// Returns an error if there is no such preallocation, or if no file is so long.
+    /// Returns an error if there is no such preallocation mode, or if the file would exceed 2^63 − 1 bytes.
     pub(super) fn new(new: &NewDisk<'_>) -> Result<Self> {
         let preallocation = match new.options.text("preallocation") {
             None => Preallocation::Off,
@@ -43,14 +43,14 @@ impl RawPlan {
 }
 
 impl Plan for RawPlan {
-    /// Returns false for a device, which keeps whatever it holds.
+    /// Returns false with full preallocation, since all bytes are to be written then.
     fn is_made_empty(&self) -> bool {
         self.preallocation != Preallocation::Full
     }
 
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = parts.file;
-        // A device's length can't be changed.
+        // The length of a device can't be changed.
         let is_device = !file.starts_as_zeroes();
         if is_device && file.len()? < self.size {
             return Err(Error::invalid("Cannot grow device files"));
@@ -64,7 +64,7 @@ impl Plan for RawPlan {
     }
 }
 
-/// Returns the next multiple of `align`, at least `size`.
+/// Returns the smallest multiple of `align` that is at least `size`.
 fn aligned(size: u64, align: NonZeroU64) -> Result<u64> {
     let length = size.checked_next_multiple_of(align.get());
     length

@@ -1,6 +1,7 @@
-//! A raw image in use: what is written goes where it is.
+//! Writing to a raw image in place.
 //!
-//! Its holes aren't looked for, since they change with each write. Zeroes are holes where the storage has them.
+//! The holes of the file aren't searched for, since they change with each write. Zeroes are holes if the storage
+//! supports them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN};
 
-/// The most zeroes that are written at once, in bytes.
+/// The largest number of zero bytes that are written at once.
 const ZEROES: usize = 64 << 10;
 
 /// A raw image open for reading and writing.
@@ -22,10 +23,10 @@ pub(super) struct WritableRaw {
 }
 
 impl WritableRaw {
-    /// Opens a raw image.
+    /// Opens a raw image for reading and writing.
     ///
     /// # Errors
-    /// Returns the system's error when its length can't be had.
+    /// Returns the system's error if its length can't be determined.
     pub(super) fn open(storage: Arc<dyn Storage>, flush: bool) -> Result<Self> {
         Ok(Self {
             image: RawImage::open(Arc::clone(&storage))?,
@@ -60,7 +61,7 @@ impl Image for WritableRaw {
     }
 
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        // A write may have made the last sector whole.
+        // A write may have extended the file to the end of the last sector.
         self.range(offset, buf.len() as u64)?;
         let storage = self.storage.get();
         storage.read_padded_at(offset.0, buf, storage.len()?)?;
@@ -141,7 +142,7 @@ mod tests {
             vec![0; 48],
         ];
         assert_eq!(disk, expected.concat());
-        // The last sector is written as a whole.
+        // The last sector is written completely, which extends the file.
         image.write_at(GuestOffset(1536), &[3; 512]).unwrap();
         image.read_at(GuestOffset(0), &mut disk).unwrap();
         assert_eq!(disk[1536..], [3; 512]);
