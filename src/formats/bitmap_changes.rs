@@ -65,8 +65,8 @@ impl<'a> BitmapChanges<'a> {
     /// image's name in messages.
     ///
     /// # Errors
-    /// Returns an error if the name is empty, too long or taken, if the granularity is invalid, or if the image has
-    /// no space for the bitmap or can't have bitmaps.
+    /// Returns an error if the name is empty, too long or taken, or if the granularity is invalid. Returns an error
+    /// if the image has no space for the bitmap, or can't have bitmaps.
     pub fn add(&mut self, granularity: u64, place: &str, image: &dyn ImageFile) -> Result<()> {
         if self.name.is_empty() {
             return Err(Error::invalid("Bitmap name cannot be empty"));

@@ -100,8 +100,8 @@ impl Chain {
 ///
 /// `qemu-img` doesn't compute the exact end of a backing file that is smaller than the image. It takes unallocated
 /// parts for zero if they start beyond that end. The result depends on the offsets of its queries, and so this type
-/// reproduces them. A query starts after a part that is stored in another way, at the end of the target's backing
-/// file, and at the end of a part of the tables that QEMU looks up at once.
+/// reproduces them. A query starts after a part that is stored in another way, and at the end of the target's backing
+/// file. It also starts at the end of a part of the tables that QEMU looks up at once.
 pub struct TopOnly {
     chain: Arc<Chain>,
     /// The chain from which the data is read.

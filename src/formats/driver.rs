@@ -2,9 +2,8 @@
 //!
 //! A [`FormatDriver`] represents a format. An [`ImageFile`] represents a file of that format whose header has been
 //! read. Opening a disk takes two steps, [`FormatDriver::load`] and [`ImageFile::open`]. Everything that doesn't
-//! depend on the format happens between them: which file names may be followed, which password and which lock are
-//! needed, and when privileges are dropped. Reports, checks and lists of snapshots end with the first step and never
-//! open the disk.
+//! depend on the format happens between them, such as following file names, asking for a password, locking, and
+//! dropping privileges. Reports, checks and lists of snapshots end with the first step and never open the disk.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -40,9 +39,9 @@ pub trait FormatDriver: Sync {
     /// Returns the features that the format supports.
     fn capabilities(&self) -> Capabilities;
 
-    /// Returns the certainty that a file with these first bytes is of this format, with the scores of QEMU's drivers:
-    /// 0 for impossible, 1 for any file, 100 for a magic number. `start` has 512 bytes, or the whole file if that is
-    /// shorter.
+    /// Returns the certainty that a file with these first bytes is of this format. The scores are those of QEMU's
+    /// drivers: 0 for impossible, 1 for any file, 100 for a magic number. `start` has 512 bytes, or the whole file if
+    /// that is shorter.
     fn probe(&self, start: &[u8]) -> u8;
 
     /// Returns true if a file with this name, as the user gave it, is of this format unless its contents match
@@ -334,8 +333,8 @@ pub trait ImageFile: Send + Sync {
     /// the header names the old backing file or the new one. With `flush`, the header is flushed to stable storage.
     ///
     /// # Errors
-    /// Returns an error if the format has no backing files, if a name is too long, if the header has no space, or if
-    /// a feature of the image excludes a backing file. Returns the system's error.
+    /// Returns an error if the format has no backing files, if a name is too long, or if the header has no space.
+    /// Returns an error if a feature of the image excludes a backing file, or the system's error.
     fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
         let _ = flush;
         self.check_backing(backing)

@@ -174,6 +174,9 @@ pub trait WritableImage: Image {
 }
 
 /// Refuses a range that goes beyond the disk's end; see [`Image::read_at`].
+///
+/// # Errors
+/// Returns an error if a part of the range is beyond the end of the disk.
 pub(super) fn check_range(size: u64, offset: GuestOffset, length: usize) -> Result<()> {
     let end = offset.0.checked_add(length as u64);
     if end.is_none_or(|end| end > size) {

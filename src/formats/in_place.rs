@@ -1,7 +1,7 @@
 //! The storage of an image that is written in place and has no tables.
 //!
-//! Nothing more is written once the image is closed, or once a flush has failed: what is on stable storage is unknown
-//! after such a failure.
+//! Nothing more is written once the image is closed or a flush has failed. After such a failure, the contents of
+//! stable storage are unknown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

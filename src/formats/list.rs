@@ -77,8 +77,8 @@ impl fmt::Display for Format {
 }
 
 /// Probes the format of a file from its first bytes. A file that no driver recognises is raw. Probing is used only
-/// for images whose format isn't given, since a guest can write a header to the start of a raw disk, and so choose
-/// how the host reads it.
+/// for images whose format isn't given. A guest can write a header to the start of a raw disk, and so choose how the
+/// host reads it.
 ///
 /// # Errors
 /// Returns the system's error.

@@ -47,8 +47,8 @@ impl Status {
     }
 }
 
-/// The data ranges of a storage. The last one found is cached, since callers query one piece after the other, and
-/// some file systems read every page of a range to find its end.
+/// The data ranges of a storage. The last one found is cached: callers query one piece after the other, and some file
+/// systems read every page of a range to find its end.
 #[derive(Debug, Default)]
 pub(super) struct Holes {
     last: Mutex<Range<u64>>,

@@ -1,7 +1,7 @@
 //! Tables of 64-bit entries in two levels: an L1 table whose entries are the offsets of L2 tables.
 //!
-//! A new L2 table is stored before the L1 entry that refers to it, so that a power cut never leaves an entry that
-//! refers to something else.
+//! A new L2 table is stored before the L1 entry that refers to it. So a power cut never leaves an entry that refers
+//! to something else.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

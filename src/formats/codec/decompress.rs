@@ -1,7 +1,7 @@
 //! Decompression of a stream to exactly one block.
 //!
 //! A compressed block is a deflate or zlib stream, or one or more zstd frames. The output buffer has the size of a
-//! block, so a stream that yields more takes no more memory, and one that yields less is damaged. Formats that store
+//! block. So a stream that yields more takes no more memory, and one that yields less is damaged. Formats that store
 //! a stream's length only in sectors have bytes after it, which may belong to the next block. For them,
 //! [`decompress`] stops when the block is full. Other formats use [`decompress_whole`], which also checks the end of
 //! the stream and its checksum.

@@ -100,7 +100,8 @@ impl Geometry {
     }
 
     /// Returns the number of guest bytes that one slice of an L2 table maps on a disk of `size` bytes. A slice is the
-    /// unit in which QEMU caches L2 tables: the whole table if its cache of 32 MiB holds all tables, else 4 KiB.
+    /// unit in which QEMU caches L2 tables. It is the whole table if its cache of 32 MiB holds all tables, else 4
+    /// KiB.
     pub fn qemu_slice_coverage(self, size: u64) -> u64 {
         let tables = self.l1_entries(size).saturating_mul(self.cluster_size());
         if tables <= 32 << 20 {

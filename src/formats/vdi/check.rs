@@ -1,4 +1,4 @@
-//! The check of a block map: no block may be used twice, or be beyond the end of the disk or of the file, and the
+//! The check of a block map: no block may be used twice, or be beyond the end of the disk or of the file. The
 //! header's count must be correct.
 
 use super::map::{BlockMap, Entry};

@@ -151,6 +151,9 @@ impl BlockMap {
     }
 
     /// Allocates a free index for a block. There are as many indexes as blocks.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error if all indexes are in use.
     pub(super) fn take(&self, block: u64) -> Result<HostOffset> {
         let mut room = self.lock();
         for _ in 0..self.header.blocks {
@@ -171,6 +174,9 @@ impl BlockMap {
     }
 
     /// Marks a block as unallocated.
+    ///
+    /// # Errors
+    /// Returns an error as [`EntryTable::set`] does.
     pub(super) fn forget(&self, block: u32) -> Result<()> {
         self.entries.set(block.into(), NEVER)
     }

@@ -202,6 +202,10 @@ impl GrainMap {
     }
 
     /// Returns the grain table with an index, or `None` if it isn't allocated.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error if there is no grain table with that index, or if it is beyond
+    /// the end of the file.
     pub(super) fn table<'s>(
         &self,
         state: &'s mut GrainTableState,
@@ -233,8 +237,8 @@ impl GrainMap {
         Ok(state.loaded.get_mut(&table))
     }
 
-    /// Returns the smallest number of bytes that the file must have for an allocated grain: its length, or for the
-    /// disk's last grain the part inside the disk. For a compressed grain it is 1.
+    /// Returns the smallest number of bytes that the file must have for an allocated grain. That is its length, for
+    /// the disk's last grain the part inside the disk, and for a compressed grain 1.
     pub(super) fn stored_length(&self, grain: u64) -> u64 {
         match self.layout.is_compressed() {
             true => 1,

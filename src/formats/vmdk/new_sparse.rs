@@ -1,8 +1,8 @@
 //! A new extent with grains.
 //!
 //! The layout is QEMU's: the header, the descriptor, the second grain directory with its tables, the first grain
-//! directory with its tables, and the grains in guest order from the next multiple of the grain length on. All grain
-//! tables are allocated beforehand. They are written last, and the header after them.
+//! directory with its tables. The grains follow in guest order, from the next multiple of the grain length on. All
+//! grain tables are allocated beforehand. They are written last, and the header after them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

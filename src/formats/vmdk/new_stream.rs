@@ -9,7 +9,7 @@
 //!
 //! A grain that doesn't get smaller must be a zlib stream nevertheless, which is longer than the grain. It stays
 //! uncompressed in the chunk, and is converted to a stream when it is written. Its piece begins after the marker and
-//! the headers of the stream, at an offset that isn't a multiple of 512, by which it is recognised.
+//! the headers of the stream. It is recognised by that offset, which isn't a multiple of 512.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,9 +1,9 @@
 //! The repair of an extent's grain tables, with those of the second grain directory.
 //!
-//! An entry that refers to a grain beyond the end of the file is replaced by that of the second grain table, if its
-//! grain isn't used otherwise. If there is none, the grain becomes unallocated, since nothing of it is in the file. A
-//! grain table beyond the end is replaced by the second one. Without one it stays, since all of its grains may be in
-//! the file. Two references to one grain also stay, since nothing says which is right.
+//! An entry may refer to a grain beyond the end of the file. It is replaced by that of the second grain table, if the
+//! grain of that entry isn't used otherwise. Else the grain becomes unallocated, since nothing of it is in the file.
+//! A grain table beyond the end is replaced by the second one. Without one it stays, since all of its grains may be
+//! in the file. Two references to one grain also stay, since nothing says which is right.
 
 use std::collections::HashSet;
 

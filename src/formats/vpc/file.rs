@@ -1,8 +1,8 @@
 //! A VPC file whose footer has been read.
 //!
 //! A dynamic image has the footer's cookie at the start of the file, where a fixed one has the first bytes of its
-//! disk. A guest can write the cookie there. So a file that ends with the footer of a fixed disk, and is long enough
-//! for that disk, is fixed whatever its first bytes are.
+//! disk. A guest can write the cookie there. So the first bytes are ignored if a file ends with the footer of a fixed
+//! disk and is long enough for it.
 
 use std::sync::Arc;
 

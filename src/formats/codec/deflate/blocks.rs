@@ -291,8 +291,8 @@ fn fixed_lengths() -> ([u8; SYMBOLS], [u8; DISTANCES]) {
     (symbols, [5; DISTANCES])
 }
 
-/// Returns the fixed codes. The fixed code has two unused length symbols of 8 bits, so they are included when codes
-/// are assigned: the codes of 9 bits start after them.
+/// Returns the fixed codes. The fixed code also has two unused length symbols of 8 bits. They are included when codes
+/// are assigned, since the codes of 9 bits start after them.
 fn fixed_codes(lengths: &[u8; SYMBOLS]) -> [Code; SYMBOLS] {
     let mut with_all = [8; SYMBOLS + 2];
     for (all, length) in with_all.iter_mut().zip(lengths) {

@@ -130,6 +130,9 @@ fn slot_at_rate(options: &LuksOptions, material: u32, rate: u64) -> Result<KeySl
 }
 
 /// Returns the key material of a slot: the master key, split and encrypted with the key derived from the password.
+///
+/// # Errors
+/// Returns an error if this machine doesn't have the cipher, or if the system has no random bytes.
 pub(super) fn key_material(
     options: &LuksOptions,
     slot: &KeySlot,
@@ -166,6 +169,9 @@ fn iterations(rate: u64, time: u64) -> Result<u32> {
 }
 
 /// Fills a buffer with random bytes of the system.
+///
+/// # Errors
+/// Returns an error if the system has no random bytes.
 pub(super) fn fill_with_noise(buffer: &mut [u8]) -> Result<()> {
     getrandom::fill(buffer)
         .map_err(|error| Error::unsupported(format!("the system has no random bytes: {error}")))

@@ -200,6 +200,9 @@ impl TryFrom<String> for Base64 {
 
 impl Luks2Segment {
     /// Returns the size of the disk in bytes, or `None` if it extends to the end of its file.
+    ///
+    /// # Errors
+    /// Returns an error if the size is neither `dynamic` nor a decimal number.
     pub(super) fn size(&self) -> Result<Option<u64>> {
         if self.size == "dynamic" {
             return Ok(None);
@@ -209,6 +212,9 @@ impl Luks2Segment {
     }
 
     /// Returns the sector size.
+    ///
+    /// # Errors
+    /// Returns an error if no sectors have that size.
     pub(super) fn sector_length(&self) -> Result<SectorLength> {
         SectorLength::of_bytes(self.sector_size)
             .ok_or_else(|| wrong(format!("sectors of {} bytes", self.sector_size)))

@@ -25,6 +25,9 @@ struct L1Flag {
 impl Work<'_> {
     /// Checks the flags of the active L1 table and of its L2 tables. [`Repair::All`] repairs incorrect flags.
     /// [`Repair::Leaks`] does so only if all refcounts are correct. Otherwise they are reported like other findings.
+    ///
+    /// # Errors
+    /// Returns the system's error.
     pub(super) fn copied_flags(
         &mut self,
         walk: &Walk<'_>,

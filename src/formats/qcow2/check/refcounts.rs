@@ -1,8 +1,8 @@
 //! The stored refcounts, reduced to two bits for each cluster.
 //!
-//! Nearly all refcounts are 0 or 1. So each refcount block is read once, and kept as one bit for each refcount that
-//! is exactly 1 and, if there are any, one for each that is higher. The higher refcounts are read again when they are
-//! needed. A block to which several table entries refer is kept once.
+//! Nearly all refcounts are 0 or 1. So each refcount block is read once and kept as bits. There is one bit for each
+//! refcount that is exactly 1 and, if there are any, one for each that is higher. The higher refcounts are read again
+//! when they are needed. A block to which several table entries refer is kept once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

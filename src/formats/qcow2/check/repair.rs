@@ -103,6 +103,9 @@ impl<'a> Work<'a> {
     }
 
     /// Checks the image and makes the repairs.
+    ///
+    /// # Errors
+    /// Returns an error as [`check`](super::check()) and [`repair`] do.
     pub(super) fn run(mut self) -> Result<CheckReport> {
         self.work()?;
         Ok(self.report)
@@ -333,6 +336,10 @@ impl<'a> Blocks<'a> {
     }
 
     /// Changes a refcount. It is stored by [`write`](Self::write) or before.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error if the cluster has no refcount block, or if the value needs more
+    /// bits.
     pub(super) fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
         let geometry = self.walk.geometry;
         let per_block = geometry.refcount_block_entries();
@@ -358,6 +365,9 @@ impl<'a> Blocks<'a> {
     }
 
     /// Stores the changed block.
+    ///
+    /// # Errors
+    /// Returns the system's error.
     pub(super) fn write(&mut self) -> Result<()> {
         if let Some((host, block)) = self.current.take() {
             self.walk.storage.write_at(host.0, &block)?;
@@ -379,6 +389,9 @@ impl Walk<'_> {
     }
 
     /// Returns the refcount of a cluster after the repair of the refcounts.
+    ///
+    /// # Errors
+    /// Returns the system's error.
     pub(super) fn will_be(
         &self,
         cluster: u64,

@@ -20,6 +20,9 @@ use crate::units::HostOffset;
 
 impl Work<'_> {
     /// Rewrites the snapshot table if it needs a repair. The header changes with it.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error if a structure can't be read.
     pub(super) fn snapshot_table(&mut self) -> Result<()> {
         let table = SnapshotTable::read_what_is_there(self.storage, &self.header)?;
         let incomplete: Vec<usize> = (0..)
@@ -74,7 +77,7 @@ impl Work<'_> {
     ) -> Result<HostOffset> {
         let geometry = walk.geometry;
         let count = geometry.clusters(bytes.len() as u64);
-        // The cluster in which the file ends is skipped as a whole.
+        // A referenced region may extend into the first cluster beyond the end of the file, so that is skipped.
         let mut start = walk.clusters + 1;
         for run in walk.avoided() {
             if run.start < start + count {

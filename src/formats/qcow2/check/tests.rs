@@ -92,8 +92,8 @@ fn small(damage: impl FnOnce(&mut [u8])) -> MemoryStorage {
 
 type Damage = (&'static str, fn(&mut [u8]), u64, u64);
 
-/// Turns the second data cluster into a snapshot table with `count` entries, of which the first has `extra` bytes of
-/// extra data and an empty L1 table.
+/// Turns the second data cluster into a snapshot table with `count` entries. The first has `extra` bytes of extra
+/// data and an empty L1 table.
 fn snapshots(bytes: &mut [u8], count: u8, extra: u8) {
     bytes[0x808..0x810].fill(0);
     bytes[63] = count;

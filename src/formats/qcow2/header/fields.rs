@@ -38,6 +38,9 @@ pub(in crate::formats::qcow2) const AUTOCLEAR_FIELD: u64 = 88;
 pub(in crate::formats::qcow2) const MAX_BACKING_NAME: u32 = 1023;
 
 /// Stores the place of the refcount table: its host offset and its length in clusters.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_refcount_table(
     storage: &dyn Storage,
     host: HostOffset,
@@ -50,6 +53,9 @@ pub(in crate::formats::qcow2) fn set_refcount_table(
 
 /// Stores the place of the refcount table and the refcount order of a version 3 image: refcounts have 2^`order` bits.
 /// All of these fields are in one sector, and are written at once.
+///
+/// # Errors
+/// Returns the system's error. Returns an error if the file ends inside the header.
 pub(in crate::formats::qcow2) fn set_refcounts(
     storage: &dyn Storage,
     host: HostOffset,
@@ -69,6 +75,9 @@ pub(in crate::formats::qcow2) fn set_refcounts(
 }
 
 /// Stores the number of snapshots and the host offset of the snapshot table.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_snapshots(
     storage: &dyn Storage,
     count: u32,
@@ -79,6 +88,9 @@ pub(in crate::formats::qcow2) fn set_snapshots(
 }
 
 /// Stores the size of the disk in bytes and the place of the L1 table in one write.
+///
+/// # Errors
+/// Returns the system's error. Returns an error if the file ends inside the header.
 pub(in crate::formats::qcow2) fn set_size_and_l1(
     storage: &dyn Storage,
     size: u64,
@@ -95,6 +107,9 @@ pub(in crate::formats::qcow2) fn set_size_and_l1(
 }
 
 /// Stores the size of the disk in bytes.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_size(storage: &dyn Storage, size: u64) -> Result<()> {
     storage.write_at(SIZE_FIELD, &size.to_be_bytes())
 }
@@ -111,6 +126,9 @@ pub(in crate::formats::qcow2) fn set_l1(storage: &dyn Storage, place: TablePlace
 }
 
 /// Stores the incompatible features of a version 3 image.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_incompatible(
     storage: &dyn Storage,
     features: u64,
@@ -119,6 +137,9 @@ pub(in crate::formats::qcow2) fn set_incompatible(
 }
 
 /// Stores the compatible features of a version 3 image.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_compatible(
     storage: &dyn Storage,
     features: u64,
@@ -127,11 +148,17 @@ pub(in crate::formats::qcow2) fn set_compatible(
 }
 
 /// Stores the autoclear features of a version 3 image.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_autoclear(storage: &dyn Storage, features: u64) -> Result<()> {
     storage.write_at(AUTOCLEAR_FIELD, &features.to_be_bytes())
 }
 
 /// Stores the offset of the backing file's name in the header cluster, in bytes.
+///
+/// # Errors
+/// Returns the system's error.
 pub(in crate::formats::qcow2) fn set_backing_name_offset(
     storage: &dyn Storage,
     offset: u64,

@@ -92,6 +92,10 @@ impl RawHeader {
 
 impl RawHeader {
     /// Checks the fields on which reading the rest of the header cluster depends.
+    ///
+    /// # Errors
+    /// Returns an error, in QEMU's words, if one of these fields is invalid, or if this version doesn't support its
+    /// value.
     pub(super) fn check_fixed_part(&self) -> Result<Geometry> {
         if self.magic != MAGIC {
             return Err(Error::corrupt("Image is not in qcow2 format"));
@@ -133,6 +137,11 @@ impl RawHeader {
         Ok(geometry)
     }
 
+    /// Checks the fields and the header extensions, and returns the checked header. `cluster` is the header cluster.
+    ///
+    /// # Errors
+    /// Returns an error, in QEMU's words, if a field or a header extension is invalid, or if this version doesn't
+    /// support it.
     pub(super) fn check(&self, geometry: Geometry, cluster: &[u8]) -> Result<Header> {
         let cluster_size = geometry.cluster_size();
         if self.backing_file_offset > cluster_size {

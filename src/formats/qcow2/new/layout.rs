@@ -1,8 +1,8 @@
 //! The allocation of clusters in a new image, and the L2 tables that aren't complete yet.
 //!
 //! Space after the headers and the L1 table is allocated in ascending order and never freed. An L2 table is allocated
-//! before the first data that it maps, so that a reader that goes front to back knows the owner of each cluster. It
-//! is written when it is complete: when entries for guest clusters beyond its range are set.
+//! before the first data that it maps. So a reader that goes front to back knows the owner of each cluster. It is
+//! written when it is complete: when entries for guest clusters beyond its range are set.
 
 use std::collections::VecDeque;
 

@@ -8,9 +8,9 @@
 //!
 //! The tables don't depend on the data, so they are generated from the places. With `metadata`, each L2 table
 //! precedes the data that it maps, and refcount blocks are between them according to [`ClusterOrder`]. With `falloc`
-//! and `full`, the data is contiguous. It is also contiguous on a device, and for a disk with so many L2 tables that
-//! recording the place of each would take too much memory. In an external data file, host offsets equal guest
-//! offsets. An image whose external data file must be a raw image has this layout with any `preallocation`.
+//! and `full`, the data is contiguous. It is also contiguous on a device. The same holds for a disk with so many L2
+//! tables that recording the place of each would take too much memory. In an external data file, host offsets equal
+//! guest offsets. An image whose external data file must be a raw image has this layout with any `preallocation`.
 //!
 //! A cluster that is never written reads as zeroes, since the file has a hole there. Decryption would turn a hole
 //! into noise. So with encryption, and with [`Preallocation::Full`], every cluster has to be written, and

@@ -1,10 +1,10 @@
 //! Conversion of stored clusters to the guest's data: decryption and decompression.
 //!
 //! A data cluster that starts at or beyond the end of the file is missing, which is an error. If the file ends inside
-//! a data cluster, the rest of it reads as zeroes, since QEMU may leave out trailing zeroes of the last cluster. In
-//! an encrypted image a truncated cluster is an error: QEMU always writes the whole ciphertext, and missing
-//! ciphertext has no meaning. An end inside a sector is an error as well, since no program writes such a file. An
-//! external data file may have any length.
+//! a data cluster, the rest of it reads as zeroes: QEMU may leave out trailing zeroes of the last cluster. In an
+//! encrypted image a truncated cluster is an error: QEMU always writes the whole ciphertext, and missing ciphertext
+//! has no meaning. An end inside a sector is an error as well, since no program writes such a file. An external data
+//! file may have any length.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -126,9 +126,9 @@ impl ClusterReader {
         ))
     }
 
-    /// Returns the way in which the guest's data is stored from `guest` on, and the number of bytes up to the end of
-    /// the cluster or of the subclusters in the same state. `slot` is the cluster's L2 entry, and `length` is the
-    /// length of the file in bytes.
+    /// Returns the way in which the guest's data is stored from `guest` on. Also returns the number of bytes up to
+    /// the end of the cluster, or of the subclusters in the same state. `slot` is the cluster's L2 entry, and
+    /// `length` is the length of the file in bytes.
     ///
     /// # Errors
     /// Returns an error if the entry is invalid, or refers to a cluster beyond the end of the file.

@@ -1,9 +1,9 @@
 //! Reading of several adjacent compressed clusters with one request.
 //!
-//! A compressed cluster is small, and the next one on the disk usually follows it in the file, or follows soon after
-//! if several threads wrote the image. On storage with a high latency, one read for each would be slow. So one read
-//! covers many clusters and the bytes between them. If that read fails, the clusters are read one by one, so that an
-//! error is that of the unreadable cluster.
+//! A compressed cluster is small. The next one on the disk usually follows it in the file, or soon after if several
+//! threads wrote the image. On storage with a high latency, one read for each would be slow. So one read covers many
+//! clusters and the bytes between them. If that read fails, the clusters are read one by one, so that an error is
+//! that of the unreadable cluster.
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -145,8 +145,8 @@ impl Tables {
         })
     }
 
-    /// Reduces the cache for an image that is `depth` images below another, so that the memory for a backing chain
-    /// grows only with the logarithm of its length.
+    /// Reduces the cache for an image that is `depth` images below another. So the memory for a backing chain grows
+    /// only with the logarithm of its length.
     pub fn share_memory(&mut self, depth: usize) {
         let most = self.most_tables / (1 + depth / FULL_CACHES);
         self.most_tables = most.max(LEAST_TABLES);

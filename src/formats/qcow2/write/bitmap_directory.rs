@@ -1,10 +1,9 @@
 //! The replacement of an image's bitmap directory.
 //!
 //! Bits, bitmap tables and the directory are written to new clusters. The bitmaps extension of the header changes
-//! last. If its data is within one sector, as nearly always, one write changes it: after a power cut the image has
-//! the old or the new bitmaps. Otherwise, or if the extension doesn't exist yet, the autoclear bit is cleared
-//! meanwhile, so that no bitmap is valid after a power cut. Removing the last bitmap clears that bit, and then
-//! removes the extension.
+//! last. Its data is nearly always within one sector. Then one write changes it, and a power cut leaves the old or
+//! the new bitmaps. Otherwise, or if the extension doesn't exist yet, the autoclear bit is cleared meanwhile, so that
+//! no bitmap is valid after a power cut. Removing the last bitmap clears that bit, and then removes the extension.
 
 use std::sync::Arc;
 

@@ -316,8 +316,8 @@ impl WritableQcow2 {
         }
     }
 
-    /// Returns the way in which the disk is stored from `guest` on, the number of bytes up to a change or to `end`,
-    /// and the L2 entry of the first cluster.
+    /// Returns the way in which the disk is stored from `guest` on, and the number of bytes up to a change or to
+    /// `end`. Also returns the L2 entry of the first cluster.
     fn run_at(&self, guest: GuestOffset, end: u64) -> Result<(ExtentKind, u64, L2Slot)> {
         let mut state = self.lock();
         let metadata = &mut state.metadata;

@@ -1,9 +1,9 @@
 //! The checks and repairs before an image may be written to.
 //!
-//! A damaged image is refused before anything is written. That is an image with the corrupt bit, with tables beyond
-//! the end of the file, with invalid entries in the L1 or refcount table, or with overlapping structures. The
-//! refcounts of an image that wasn't closed are repaired. Then the autoclear bits that this version doesn't maintain
-//! are cleared. A raw external data file is kept raw, and bitmaps are updated, so their bits stay.
+//! A damaged image is refused before anything is written. Damage is a corrupt bit, a table beyond the end of the
+//! file, an invalid entry in the L1 or refcount table, or overlapping structures. The refcounts of an image that
+//! wasn't closed are repaired. Then the autoclear bits that this version doesn't maintain are cleared. A raw external
+//! data file is kept raw, and bitmaps are updated, so their bits stay.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -104,6 +104,10 @@ impl WritableQcow2 {
 
 /// Reads the metadata of an image that may be written to, and clears the autoclear bits that this version doesn't
 /// maintain. Also returns the other bits.
+///
+/// # Errors
+/// Returns the system's error. Returns an error if a table or another structure is invalid, beyond the end of the
+/// file, or overlaps with another one.
 pub(super) fn open_state(
     storage: &Arc<dyn Storage>,
     data: Option<Arc<dyn Storage>>,

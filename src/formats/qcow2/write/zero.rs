@@ -18,6 +18,9 @@ use crate::units::GuestOffset;
 
 impl WritableQcow2 {
     /// Makes a part of the disk read as zeroes.
+    ///
+    /// # Errors
+    /// Returns an error if metadata is damaged or clusters can't be allocated, or the system's error.
     pub(super) fn zero_range(&self, range: Range<u64>, may_unmap: bool) -> Result<()> {
         // Bitmaps record the whole range, even parts that read as zeroes already.
         self.lock().will_change(&range)?;
@@ -207,6 +210,9 @@ impl WritableQcow2 {
     }
 
     /// Frees the clusters that are completely inside a range.
+    ///
+    /// # Errors
+    /// Returns an error if metadata is damaged, or the system's error.
     pub(super) fn discard_range(&self, range: Range<u64>) -> Result<()> {
         if self.is_raw || (!self.zero_flag && self.backing.is_some()) {
             // An unallocated cluster would show the backing file's data, or would remain in the raw external data

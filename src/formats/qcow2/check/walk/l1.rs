@@ -87,6 +87,9 @@ fn pieces(spans: &[Span]) -> Vec<TablePiece> {
 impl Walk<'_> {
     /// Counts the L1 tables, and lists the L2 tables that they refer to, sorted by host offset. If the file ends
     /// inside a table, its part inside the file is counted and followed.
+    ///
+    /// # Errors
+    /// Returns the system's error.
     pub(super) fn l1_tables(
         &self,
         active: TablePlace,

@@ -49,6 +49,9 @@ struct Table<'a> {
 
 impl Walk<'_> {
     /// Checks the L2 table at `place`, whose bytes are `bytes`. Its own cluster is already counted.
+    ///
+    /// # Errors
+    /// Returns the system's error.
     pub(super) fn l2_table(&self, place: L2Place, bytes: &[u8]) -> Result<L2Walked> {
         let l1_index = place.l1_index.map(u64::from);
         let mut table = Table {

@@ -58,7 +58,7 @@ impl<'a> Walk<'a> {
             data_file: header.has_incompatible(features::DATA_FILE),
             length,
             clusters,
-            // The cluster in which the file ends counts as well.
+            // A region may extend into the first cluster beyond the end of the file.
             references: References::new(clusters + 1),
             stored: StoredRefcounts::read(storage, header, length)?,
             repairing,
@@ -111,9 +111,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Returns true if a referenced region is inside the file or ends less than a cluster beyond its end, since the
-    /// file may end inside a cluster. Otherwise its clusters are recorded as avoided: data written there would be
-    /// taken for the missing region.
+    /// Returns true if a referenced region is inside the file, or ends less than a cluster beyond its end. The file
+    /// may end inside a cluster. Otherwise its clusters are recorded as avoided: data written there would be taken
+    /// for the missing region.
     pub(in crate::formats::qcow2::check) fn is_inside(&self, host: HostOffset, bytes: u64) -> bool {
         let end = host.0.saturating_add(bytes);
         let limit = self.length.saturating_add(self.geometry.cluster_size());

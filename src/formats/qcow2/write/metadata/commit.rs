@@ -145,6 +145,9 @@ impl Metadata {
 }
 
 /// Punches a hole. If the storage doesn't support that, the space stays allocated in the file until it is reused.
+///
+/// # Errors
+/// Returns the system's error.
 pub(super) fn punch_hole(storage: &dyn Storage, hole: Option<Range<u64>>) -> Result<()> {
     if let Some(hole) = hole {
         storage.punch(hole)?;

@@ -237,6 +237,9 @@ impl Metadata {
 
     /// Returns the guest offset of the end of the run of unallocated L1 entries at `guest`, but at most `end`.
     /// Returns `guest` itself if there is an L2 table.
+    ///
+    /// # Errors
+    /// Returns an error if an L1 entry is invalid.
     pub(super) fn end_of_gap(&self, guest: GuestOffset, end: u64) -> Result<u64> {
         let geometry = self.parts.geometry;
         let mut l1_index = geometry.l1_index(guest);
@@ -278,7 +281,7 @@ impl Metadata {
         self.is_owned(host, copied)
     }
 
-    /// Returns the host offset that the data of a guest cluster must have, if it is fixed: in an external data file
+    /// Returns the host offset that the data of a guest cluster must have, if it is fixed. In an external data file
     /// it equals the guest offset.
     pub(super) fn given_place(&self, guest: GuestOffset) -> Option<HostOffset> {
         let within = self.parts.geometry.within_cluster(guest.0);

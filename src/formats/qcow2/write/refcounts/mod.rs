@@ -1,13 +1,13 @@
 //! The refcounts of an image that is written to, and the allocation of clusters.
 //!
 //! A cluster is free if its refcount is 0, or if there is no refcount block for it. Refcounts are changed in memory.
-//! A changed block may be stored at any time, since a refcount that is too high is harmless and only one that is too
-//! low isn't. So a refcount is incremented as soon as the cluster is allocated, long before any stored reference to
-//! it. The owner decrements it only when no stored reference is left.
+//! A changed block may be stored at any time: a refcount that is too high is harmless, and none is too low. So a
+//! refcount is incremented as soon as the cluster is allocated, long before any stored reference to it. The owner
+//! decrements it only when no stored reference is left.
 //!
 //! A new block takes the first cluster that it covers, and covers itself. When the refcount table is full, a larger
-//! one is made after the last cluster that the old one covers, and the blocks for these clusters precede it. New
-//! blocks must be stored before the table entries that refer to them, and a new table before the header refers to it.
+//! one is made after the last cluster that the old one covers. The blocks for these clusters precede it. New blocks
+//! must be stored before the table entries that refer to them, and a new table before the header refers to it.
 //! [`Refcounts::store`] ensures that.
 
 mod end;

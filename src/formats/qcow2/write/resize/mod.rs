@@ -11,8 +11,8 @@
 //! - The length of bitmaps depends on the disk's size. So they are marked as in use meanwhile, and stored again at
 //!   the end (`bitmaps`). A power cut leaves them marked, as in any image in use.
 //!
-//! The added part reads as zeroes, although there may be data beyond the old end: in the last cluster from an earlier
-//! size, or in whole clusters after a power cut. Internal snapshots keep their sizes.
+//! The added part reads as zeroes, although there may be data beyond the old end. An earlier size may have left it in
+//! the last cluster, or a power cut in whole clusters. Internal snapshots keep their sizes.
 
 mod bitmaps;
 mod crop;
@@ -139,8 +139,8 @@ fn refuse_impossible(header: &Header, options: &Qcow2WriteParts, resize: Resize)
 }
 
 impl WritableQcow2 {
-    /// Closes the image, truncates its file after the last cluster in use, and truncates an external data file to the
-    /// `size` of the disk in bytes.
+    /// Closes the image, and truncates its file after the last cluster in use. Truncates an external data file to
+    /// `size`, the size of the disk in bytes.
     fn close_and_cut(&self, size: u64) -> Result<()> {
         let end = {
             let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);

@@ -106,9 +106,9 @@ pub fn create_snapshot(
 /// open elsewhere. With `flush`, the changes are flushed to stable storage.
 ///
 /// # Errors
-/// Returns an error if there is no such snapshot, if the image has bitmaps or an external data file, if its version
-/// can't change its size, or if a refcount would exceed the highest one; nothing was written then. Returns an error
-/// if metadata is damaged, or the system's error.
+/// Returns an error if there is no such snapshot, or if the image has bitmaps or an external data file. Returns an
+/// error if the version doesn't allow another size, or if a refcount would exceed the highest one. Nothing was
+/// written in these cases. Returns an error if metadata is damaged, or the system's error.
 pub fn apply_snapshot(
     storage: &Arc<dyn Storage>,
     header: &Header,

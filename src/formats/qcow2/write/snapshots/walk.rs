@@ -65,7 +65,7 @@ pub(super) fn references(
     tables: &[CountedL2],
 ) -> Result<References> {
     let length = storage.len()?;
-    // The cluster in which the file ends counts as well.
+    // A table may refer to the first cluster beyond the end of the file, as in a check.
     let clusters = geometry.clusters(length) + 1;
     if clusters > MOST_CLUSTERS {
         return Err(Error::unsupported("File too large"));
