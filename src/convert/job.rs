@@ -77,7 +77,7 @@ impl<'a> CopyJob<'a> {
         let rows = target.backed().is_some()
             && settings.sparse.is_some()
             && sequential.is_none()
-            && !target.packs();
+            && !target.compresses();
         let chunks = match rows {
             true => chunks.with_rows_of_zeroes(MOST_IN_ROW),
             false => chunks,
@@ -267,11 +267,14 @@ impl<'a> CopyJob<'a> {
     /// meanwhile. Nobody waits for earlier chunks while others wait for a processor.
     fn place(&self, chunk: &Chunk, data: &mut [u8]) -> Result<Option<Reservation>> {
         let watch = Watch::start();
-        let reservation = if self.target.packs() {
-            let packed = self.processors.run(|| self.placement.pack(chunk, data))?;
+        let reservation = if self.target.compresses() {
+            let compressed = self
+                .processors
+                .run(|| self.placement.compress(chunk, data))?;
             let unit = self.target.allocation_unit() as u64;
-            self.tally.stored.add(packed.parts.len() as u64 * unit);
-            self.placement.reserve_packed(chunk, data.len(), &packed)?
+            self.tally.stored.add(compressed.parts.len() as u64 * unit);
+            self.placement
+                .reserve_compressed(chunk, data.len(), &compressed)?
         } else {
             let runs = self.processors.run(|| self.placement.stored(chunk, data));
             self.tally.stored.add(lengths(&runs));

@@ -11,7 +11,7 @@ use super::ordering::ChunkOrder;
 use super::runs::{cut_to, within};
 use super::zero::{self, ZeroUnits};
 use crate::error::{Error, Result};
-use crate::formats::{NewImage, Packed, PackedPart, Reservation, Run};
+use crate::formats::{ChunkPart, CompressedChunk, NewImage, Reservation, Run};
 use crate::units::GuestOffset;
 
 /// Targets that leave out zeroes inside of clusters do so in at most this unit, in bytes.
@@ -78,7 +78,7 @@ impl<'a> Placement<'a> {
         let asked = (1 << sparse.ilog2()).min(self.block);
         let units = match self.target.zero_unit() {
             // However short a run of zeroes is, to pack it costs more than a gap.
-            unit if self.target.packs() => ZeroUnits {
+            unit if self.target.compresses() => ZeroUnits {
                 target: unit,
                 kept: unit,
                 least: unit,
@@ -137,39 +137,39 @@ impl<'a> Placement<'a> {
     ///
     /// # Errors
     /// Returns the codec's error.
-    pub(super) fn pack(&self, chunk: &Chunk, data: &mut [u8]) -> Result<Packed> {
+    pub(super) fn compress(&self, chunk: &Chunk, data: &mut [u8]) -> Result<CompressedChunk> {
         let runs = self.stored(chunk, data);
         let zeroes = self.zeroes(chunk, data.len(), &runs);
-        self.target.pack(data, &runs, &zeroes)
+        self.target.compress(data, &runs, &zeroes)
     }
 
     /// Does the same as [`reserve`](Self::reserve) for a chunk of so many bytes that was packed.
     ///
     /// # Errors
     /// Returns the target's error.
-    pub(super) fn reserve_packed(
+    pub(super) fn reserve_compressed(
         &self,
         chunk: &Chunk,
         length: usize,
-        packed: &Packed,
+        compressed: &CompressedChunk,
     ) -> Result<Option<Reservation>> {
         let reserve = || {
             let mut all = Reservation::empty(chunk.guest);
             for block in self.blocks(length) {
-                let parts = packed.parts.iter();
+                let parts = compressed.parts.iter();
                 let parts = parts.filter(|part| block.contains(&part.start));
-                let part = Packed {
+                let part = CompressedChunk {
                     parts: parts
-                        .map(|part| PackedPart {
+                        .map(|part| ChunkPart {
                             start: part.start - block.start,
                             ..part.clone()
                         })
                         .collect(),
-                    zeroes: cut_to(&packed.zeroes, &block),
+                    zeroes: cut_to(&compressed.zeroes, &block),
                 };
                 let guest = GuestOffset(chunk.guest.0 + block.start as u64);
                 // Stored runs have their place in the whole buffer.
-                all.append(self.target.reserve_packed(guest, &part)?, 0);
+                all.append(self.target.reserve_compressed(guest, &part)?, 0);
             }
             Ok(all)
         };

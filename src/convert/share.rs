@@ -73,7 +73,7 @@ impl<'a> BlockSharing<'a> {
         tally: Arc<Tally>,
     ) -> Result<Option<Self>> {
         let may_share = settings.reflink != Reflink::Never && target.may_share();
-        let to = target.plain_storage().filter(|_| !target.packs());
+        let to = target.plain_storage().filter(|_| !target.compresses());
         let to = to.filter(|_| may_share || settings.copy_offload);
         let Some(to) = to else {
             return match settings.reflink {

@@ -3,7 +3,7 @@
 //! Space is reserved in guest order. Encoding and writing follow in any order and on any number of threads. So the
 //! file's bytes depend only on the disk's contents.
 
-use super::reservation::{Packed, Reservation, not_packed};
+use super::reservation::{CompressedChunk, Reservation, compression_mismatch};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -59,8 +59,8 @@ pub type Run = std::ops::Range<usize>;
 /// [`reserve`](Self::reserve) is called once for every chunk, in guest order and one call at a time. Then
 /// [`encode`](Self::encode) and [`write`](Self::write) are called with the reservation, in any order and from any
 /// thread. [`finish`](Self::finish) comes last. An image that compresses has to know the stored size of a chunk
-/// before it can reserve space. So [`pack`](Self::pack) compresses the chunk first, in any order and from any thread,
-/// and [`reserve_packed`](Self::reserve_packed) replaces `reserve`. The layout of the file depends only on the order
+/// before it can reserve space. So [`compress`](Self::compress) compresses the chunk first, in any order and from any thread,
+/// and [`reserve_compressed`](Self::reserve_compressed) replaces `reserve`. The layout of the file depends only on the order
 /// of the reservations, so that the result is the same for any number of threads.
 pub trait NewImage: Sync {
     /// Returns the unit of allocation in bytes, a power of two. The start and the length of a chunk are multiples of
@@ -101,8 +101,8 @@ pub trait NewImage: Sync {
         0
     }
 
-    /// Returns true if data is compressed before space is reserved for it; see [`pack`](Self::pack).
-    fn packs(&self) -> bool {
+    /// Returns true if data is compressed before space is reserved for it; see [`compress`](Self::compress).
+    fn compresses(&self) -> bool {
         false
     }
 
@@ -111,18 +111,22 @@ pub trait NewImage: Sync {
     ///
     /// # Errors
     /// Returns an error if the codec fails, or if the image doesn't compress.
-    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+    fn compress(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<CompressedChunk> {
         let _ = (chunk, runs, zeroes);
-        Err(not_packed())
+        Err(compression_mismatch())
     }
 
-    /// Reserves space as [`reserve`](Self::reserve) does, for a chunk that [`pack`](Self::pack) has compressed.
+    /// Reserves space as [`reserve`](Self::reserve) does, for a chunk that [`compress`](Self::compress) has compressed.
     ///
     /// # Errors
     /// Returns an error if a limit of the format is reached, or if the image doesn't compress.
-    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
-        let _ = (guest, packed);
-        Err(not_packed())
+    fn reserve_compressed(
+        &self,
+        guest: GuestOffset,
+        compressed: &CompressedChunk,
+    ) -> Result<Reservation> {
+        let _ = (guest, compressed);
+        Err(compression_mismatch())
     }
 
     /// Reserves space for the `runs` of a chunk, which hold data. The runs are sorted and disjoint, and multiples of

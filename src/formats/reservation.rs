@@ -6,11 +6,11 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// A chunk's data after [`NewImage::pack`](super::NewImage::pack): the stored bytes, in guest order.
+/// A chunk's data after [`NewImage::compress`](super::NewImage::compress): the stored bytes, in guest order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
+pub struct CompressedChunk {
     /// The allocation units that are stored.
-    pub parts: Vec<PackedPart>,
+    pub parts: Vec<ChunkPart>,
     /// The other parts that read as zeroes, for an image with a backing file: whole units, in bytes from the chunk's
     /// start.
     pub zeroes: Vec<Run>,
@@ -18,7 +18,7 @@ pub struct Packed {
 
 /// The data of one allocation unit after compression.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PackedPart {
+pub struct ChunkPart {
     /// The unit's start in the chunk before compression, in bytes from the chunk's start.
     pub start: usize,
     /// The range of the unit's stored bytes in the chunk's buffer.
@@ -121,7 +121,7 @@ pub(super) fn add_metadata(
 }
 
 /// Returns the error for an image that gets compressed data and doesn't compress, or the reverse.
-pub(super) fn not_packed() -> Error {
+pub(super) fn compression_mismatch() -> Error {
     Error::invalid("data is packed for images that compress, and for no other")
 }
 

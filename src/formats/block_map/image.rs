@@ -94,7 +94,7 @@ impl<T: BlockTable> BlockImage<T> {
     ///
     /// # Errors
     /// Returns the system's error. Returns an error if the block can't be decompressed.
-    fn read_packed(
+    fn read_compressed(
         &self,
         offset: GuestOffset,
         host: HostOffset,
@@ -109,17 +109,17 @@ impl<T: BlockTable> BlockImage<T> {
         if length > 2 * block + 4096 {
             return Err(too_long());
         }
-        SCRATCH.with_borrow_mut(|(packed, unpacked)| {
-            packed.resize(length, 0);
-            let read = self.storage.read_at(host.0, packed)?;
-            let packed = packed.get(..read).unwrap_or_default();
+        SCRATCH.with_borrow_mut(|(compressed, decompressed)| {
+            compressed.resize(length, 0);
+            let read = self.storage.read_at(host.0, compressed)?;
+            let compressed = compressed.get(..read).unwrap_or_default();
             if part.len() == block {
-                return self.table.unpack(packed, part);
+                return self.table.decompress(compressed, part);
             }
-            unpacked.resize(block, 0);
-            self.table.unpack(packed, unpacked)?;
+            decompressed.resize(block, 0);
+            self.table.decompress(compressed, decompressed)?;
             let within = usize::try_from(offset.0 % size).unwrap_or(block);
-            let found = unpacked
+            let found = decompressed
                 .get(within..)
                 .and_then(|rest| rest.get(..part.len()));
             part.copy_from_slice(found.ok_or_else(too_long)?);
@@ -144,7 +144,7 @@ impl<T: BlockTable> Image for BlockImage<T> {
         let (kind, length) = match block {
             Block::Zero => (ExtentKind::Zero { kept: None }, length),
             Block::Absent => (ExtentKind::Unallocated { kept: None }, length),
-            Block::Packed { .. } => (ExtentKind::Encoded, length),
+            Block::Compressed { .. } => (ExtentKind::Encoded, length),
             Block::At(host) if self.is_fixed => {
                 let (is_hole, left) = self.holes.at(self.storage.as_ref(), host.0)?;
                 let stored = self.storage.len()?.saturating_sub(host.0);
@@ -209,7 +209,9 @@ impl<T: BlockTable> Image for BlockImage<T> {
                         cipher.decrypt(offset, host, part);
                     }
                 }
-                Block::Packed { host, length } => self.read_packed(offset, host, length, part)?,
+                Block::Compressed { host, length } => {
+                    self.read_compressed(offset, host, length, part)?
+                }
             }
             offset = GuestOffset(offset.0 + length as u64);
             rest = after;

@@ -39,7 +39,7 @@ pub enum Block {
     /// In the file, at this offset.
     At(HostOffset),
     /// In the file, compressed.
-    Packed {
+    Compressed {
         /// The host offset of the compressed bytes.
         host: HostOffset,
         /// The number of compressed bytes, or an upper bound of it.
@@ -53,7 +53,7 @@ impl Block {
         match self {
             Self::Zero | Self::Absent => Some(self),
             Self::At(host) => Some(Self::At(HostOffset(host.0.saturating_add(bytes)))),
-            Self::Packed { .. } => None,
+            Self::Compressed { .. } => None,
         }
     }
 }
@@ -96,12 +96,12 @@ pub trait BlockTable: Send + Sync {
         self.block_size()
     }
 
-    /// Decompresses a whole block from the bytes of a [`Block::Packed`].
+    /// Decompresses a whole block from the bytes of a [`Block::Compressed`].
     ///
     /// # Errors
     /// Returns an error if they don't decompress to exactly one block.
-    fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
-        let _ = (packed, block);
+    fn decompress(&self, compressed: &[u8], block: &mut [u8]) -> Result<()> {
+        let _ = (compressed, block);
         Err(Error::invalid("the format has no compressed blocks"))
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::{Block, BlockTable};
 use crate::error::Result;
+use crate::formats::compress_units::compress_units;
 use crate::formats::encryption::Cipher;
-use crate::formats::packing::pack_units;
-use crate::formats::reservation::not_packed;
-use crate::formats::{Backed, NewImage, Packed, Reservation, Run};
+use crate::formats::reservation::compression_mismatch;
+use crate::formats::{Backed, CompressedChunk, NewImage, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -27,22 +27,22 @@ pub trait NewBlockTable: BlockTable {
     /// Returns an error if a limit of the format is reached.
     fn place(&self, block: u64) -> Result<HostOffset>;
 
-    /// Compresses a block into `packed`, replacing its contents. Returns true if that made it smaller.
+    /// Compresses a block into `compressed`, replacing its contents. Returns true if that made it smaller.
     ///
     /// # Errors
     /// Returns the encoder's error. Returns an error if the format has no compressed blocks.
-    fn pack(&self, block: &[u8], packed: &mut Vec<u8>) -> Result<bool> {
-        let _ = (block, packed);
-        Err(not_packed())
+    fn compress(&self, block: &[u8], compressed: &mut Vec<u8>) -> Result<bool> {
+        let _ = (block, compressed);
+        Err(compression_mismatch())
     }
 
     /// Allocates `length` bytes for a compressed block.
     ///
     /// # Errors
-    /// Returns an error as [`place`](Self::place) and [`pack`](Self::pack) do.
-    fn place_packed(&self, block: u64, length: u64) -> Result<HostOffset> {
+    /// Returns an error as [`place`](Self::place) and [`compress`](Self::compress) do.
+    fn place_compressed(&self, block: u64, length: u64) -> Result<HostOffset> {
         let _ = (block, length);
-        Err(not_packed())
+        Err(compression_mismatch())
     }
 
     /// Writes the table and, last, the header, which completes the image. With `flush`, flushes to stable storage
@@ -65,7 +65,7 @@ pub struct NewBlocks<T> {
     /// The size of the backing file's disk in bytes, if there is one.
     backing_size: Option<u64>,
     cipher: Option<Cipher>,
-    packs: bool,
+    compresses: bool,
 }
 
 impl<T: NewBlockTable> NewBlocks<T> {
@@ -80,7 +80,7 @@ impl<T: NewBlockTable> NewBlocks<T> {
             leaves_out: is_zero || !is_fixed,
             backing_size: None,
             cipher: None,
-            packs: false,
+            compresses: false,
         }
     }
 
@@ -101,8 +101,8 @@ impl<T: NewBlockTable> NewBlocks<T> {
 
     /// Sets whether blocks are compressed.
     #[must_use]
-    pub fn packing(self, packs: bool) -> Self {
-        Self { packs, ..self }
+    pub fn compressing(self, compresses: bool) -> Self {
+        Self { compresses, ..self }
     }
 
     /// Returns true if the unwritten rest of a block reads as zeroes.
@@ -191,7 +191,7 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
     }
 
     fn zero_unit(&self) -> usize {
-        match self.packs || self.cipher.is_some() {
+        match self.compresses || self.cipher.is_some() {
             true => self.allocation_unit(),
             false => usize::try_from(self.unit().min(ZERO_UNIT)).unwrap_or(usize::MAX),
         }
@@ -209,22 +209,22 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
         self.backing_size.map(|size| Backed {
             size,
             unit: self.allocation_unit(),
-            copies_ends: self.packs,
+            copies_ends: self.compresses,
         })
     }
 
     fn memory_to_write(&self) -> usize {
-        match self.packs {
+        match self.compresses {
             true => 2 * self.allocation_unit(),
             false => 0,
         }
     }
 
-    fn packs(&self) -> bool {
-        self.packs
+    fn compresses(&self) -> bool {
+        self.compresses
     }
 
-    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+    fn compress(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<CompressedChunk> {
         let size = self.allocation_unit();
         let zeroes_are_data = self.backing_size.is_some() && !self.table.stores_zeroes();
         let mut starts: Vec<usize> = runs
@@ -235,10 +235,10 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
             starts.extend(zeroes.iter().flat_map(|run| run.clone().step_by(size)));
             starts.sort_unstable();
         }
-        let parts = pack_units(chunk, size, starts.into_iter(), |_, block, packed| {
-            self.table.pack(block, packed)
+        let parts = compress_units(chunk, size, starts.into_iter(), |_, block, compressed| {
+            self.table.compress(block, compressed)
         })?;
-        Ok(Packed {
+        Ok(CompressedChunk {
             parts,
             zeroes: match zeroes_are_data {
                 true => Vec::new(),
@@ -247,19 +247,25 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
         })
     }
 
-    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+    fn reserve_compressed(
+        &self,
+        guest: GuestOffset,
+        compressed: &CompressedChunk,
+    ) -> Result<Reservation> {
         let mut reservation = Reservation::empty(guest);
-        for part in &packed.parts {
+        for part in &compressed.parts {
             let block = (guest.0 + part.start as u64) / self.table.block_size();
             let host = match part.compressed {
-                true => self.table.place_packed(block, part.stored.len() as u64)?,
+                true => self
+                    .table
+                    .place_compressed(block, part.stored.len() as u64)?,
                 false => self.table.place(block)?,
             };
             let mut piece = Reservation::empty(guest);
             piece.pieces.push((part.stored.clone(), host));
             reservation.append(piece, 0);
         }
-        self.place_zeroes(&mut reservation, 0, &packed.zeroes)?;
+        self.place_zeroes(&mut reservation, 0, &compressed.zeroes)?;
         Ok(reservation)
     }
 
@@ -300,7 +306,7 @@ impl<T: NewBlockTable> NewImage for NewBlocks<T> {
     }
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
-        let is_plain = self.cipher.is_none() && !self.packs;
+        let is_plain = self.cipher.is_none() && !self.compresses;
         is_plain.then_some(self.storage.as_ref())
     }
 

@@ -42,8 +42,8 @@ impl BlockTable for Toy {
     }
 
     /// Decompresses a block, whose bytes all have the value of its compressed byte.
-    fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
-        block.fill(packed[0]);
+    fn decompress(&self, compressed: &[u8], block: &mut [u8]) -> Result<()> {
+        block.fill(compressed[0]);
         Ok(())
     }
 }
@@ -69,17 +69,17 @@ impl NewBlockTable for Toy {
         }
     }
 
-    fn pack(&self, block: &[u8], packed: &mut Vec<u8>) -> Result<bool> {
-        packed.clear();
-        packed.push(block[0]);
+    fn compress(&self, block: &[u8], compressed: &mut Vec<u8>) -> Result<bool> {
+        compressed.clear();
+        compressed.push(block[0]);
         Ok(block.iter().all(|byte| *byte == block[0]))
     }
 
-    fn place_packed(&self, block: u64, length: u64) -> Result<HostOffset> {
+    fn place_compressed(&self, block: u64, length: u64) -> Result<HostOffset> {
         let host = HostOffset(self.file.len()?);
         self.file.set_len(host.0 + length)?;
         self.entries.lock().unwrap()[usize::try_from(block).unwrap()] =
-            Block::Packed { host, length };
+            Block::Compressed { host, length };
         Ok(host)
     }
 
@@ -92,7 +92,7 @@ impl NewBlockTable for Toy {
 /// file.
 fn toy(stores_zeroes: bool) -> (Toy, Arc<MemoryStorage>) {
     let file = Arc::new(MemoryStorage::new([vec![1; BLOCK], vec![2]].concat()));
-    let packed = Block::Packed {
+    let compressed = Block::Compressed {
         host: HostOffset(BLOCK as u64),
         length: 1,
     };
@@ -103,7 +103,7 @@ fn toy(stores_zeroes: bool) -> (Toy, Arc<MemoryStorage>) {
         entries: Arc::new(Mutex::new(vec![
             stored,
             Block::Zero,
-            packed,
+            compressed,
             left,
             left,
             left,
@@ -289,7 +289,7 @@ fn data_is_stored_before_the_table() {
 
 #[test]
 fn new_disks_are_packed_or_over_a_backing_file() {
-    for (stores_zeroes, packs, backing_size) in [
+    for (stores_zeroes, compresses, backing_size) in [
         (false, true, None),
         (false, false, Some(u64::MAX)),
         (true, false, Some(u64::MAX)),
@@ -305,15 +305,15 @@ fn new_disks_are_packed_or_over_a_backing_file() {
         };
         let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&file);
         let new = NewBlocks::new(toy(), storage, false, true)
-            .packing(packs)
+            .compressing(compresses)
             .with_backing(backing_size);
         let source = model();
         let source = RawImage::open(Arc::new(MemoryStorage::new(source))).unwrap();
         crate::convert::copy(&source, &new, crate::convert::Settings::default(), &()).unwrap();
         let found = entries.lock().unwrap().clone();
         let is_zero = |block: Block| matches!(block, Block::Zero);
-        let is_packed = |block: Block| matches!(block, Block::Packed { .. });
-        assert_eq!(is_packed(found[0]), packs);
+        let is_compressed = |block: Block| matches!(block, Block::Compressed { .. });
+        assert_eq!(is_compressed(found[0]), compresses);
         match (backing_size, stores_zeroes) {
             (None, _) => assert_eq!(found[1], Block::Absent),
             (Some(_), true) => assert!(is_zero(found[1]) && is_zero(found[5])),

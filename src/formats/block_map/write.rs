@@ -142,7 +142,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         match block {
             Block::Zero | Block::At(_) => false,
             Block::Absent => self.backing.is_some(),
-            Block::Packed { .. } => true,
+            Block::Compressed { .. } => true,
         }
     }
 
@@ -151,7 +151,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
     fn read_old(&self, old: Block, start: u64, buf: &mut [u8]) -> Result<()> {
         let backing = self.backing.as_deref();
         let stored = match (old, backing) {
-            (Block::Packed { .. }, _) => self.size(),
+            (Block::Compressed { .. }, _) => self.size(),
             (Block::Absent, Some(backing)) => backing.size().min(self.size()),
             _ => 0,
         };
@@ -295,7 +295,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         let mut end_of_data = range.start.saturating_add(NEW_AT_ONCE as u64).min(end);
         match block {
             Block::Zero | Block::At(_) => return Ok(length),
-            Block::Packed { .. } => {}
+            Block::Compressed { .. } => {}
             Block::Absent if table.stores_zeroes() => {
                 // The last block of the disk may be incomplete.
                 let is_whole = block_end <= end || end == self.size();

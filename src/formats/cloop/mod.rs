@@ -157,7 +157,7 @@ impl BlockTable for Arc<CloopBlocks> {
         let first = usize::try_from(block).unwrap_or(usize::MAX);
         let start = self.offsets.get(first);
         match (start, self.offsets.get(first.saturating_add(1))) {
-            (Some(start), Some(end)) => Ok(Block::Packed {
+            (Some(start), Some(end)) => Ok(Block::Compressed {
                 host: HostOffset(*start),
                 length: end - start,
             }),
@@ -165,8 +165,8 @@ impl BlockTable for Arc<CloopBlocks> {
         }
     }
 
-    fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
-        let yielded = decompress_whole(Codec::Zlib, packed, block)
+    fn decompress(&self, compressed: &[u8], block: &mut [u8]) -> Result<()> {
+        let yielded = decompress_whole(Codec::Zlib, compressed, block)
             .map_err(|error| Error::corrupt(format!("a block is damaged: {error}")))?;
         if yielded != block.len() {
             return Err(Error::corrupt(format!(

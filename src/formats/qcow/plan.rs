@@ -85,7 +85,7 @@ impl Plan for QcowPlan {
         let image = NewBlocks::new(table, parts.file, false, parts.flush)
             .with_backing(self.backing_size)
             .with_cipher(cipher)
-            .packing(self.compressed);
+            .compressing(self.compressed);
         Ok(Box::new(image))
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn wrong_entries(table: &QcowTable, length: u64) -> Result<u64> {
                 Ok(Block::At(host)) => {
                     host.0 < length && occupy(&mut used, host.0, header.cluster_size())
                 }
-                Ok(Block::Packed { host, .. }) => host.0 < length,
+                Ok(Block::Compressed { host, .. }) => host.0 < length,
                 Ok(Block::Absent | Block::Zero) => true,
                 Err(_) => false,
             };

@@ -95,7 +95,7 @@ impl QcowTable {
             let offset = entry & offset_mask;
             let length = (entry >> offset_bits) & (self.header.cluster_size() - 1);
             let host = HostOffset(offset);
-            (Block::Packed { host, length }, offset)
+            (Block::Compressed { host, length }, offset)
         };
         let is_aligned = entry & IS_COMPRESSED != 0 || entry.is_multiple_of(SECTOR_SIZE);
         let header = 0..LENGTH as u64;
@@ -122,8 +122,8 @@ impl BlockTable for QcowTable {
         self.place_of(block, self.tables.get(block)?)
     }
 
-    fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
-        decompress(Codec::Deflate, packed, block)
+    fn decompress(&self, compressed: &[u8], block: &mut [u8]) -> Result<()> {
+        decompress(Codec::Deflate, compressed, block)
             .map_err(|error| Error::corrupt(format!("a compressed cluster is damaged: {error}")))
     }
 }
@@ -161,12 +161,12 @@ impl NewBlockTable for QcowTable {
         Ok(HostOffset(cluster))
     }
 
-    fn pack(&self, block: &[u8], packed: &mut Vec<u8>) -> Result<bool> {
+    fn compress(&self, block: &[u8], compressed: &mut Vec<u8>) -> Result<bool> {
         // The length field of an entry can represent at most the cluster size less one byte.
-        compress(Codec::Deflate, block, block.len() - 1, packed)
+        compress(Codec::Deflate, block, block.len() - 1, compressed)
     }
 
-    fn place_packed(&self, block: u64, length: u64) -> Result<HostOffset> {
+    fn place_compressed(&self, block: u64, length: u64) -> Result<HostOffset> {
         if self.tables.is_crowded() {
             self.tables.store_l2()?;
         }

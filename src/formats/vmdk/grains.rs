@@ -251,7 +251,7 @@ impl GrainMap {
 
     /// Returns an upper limit of the length of a compressed grain at `host`: the distance to the next one, if that is
     /// known.
-    fn packed_length(&self, state: &mut GrainTableState, grain: u64, host: u64) -> Result<u64> {
+    fn compressed_length(&self, state: &mut GrainTableState, grain: u64, host: u64) -> Result<u64> {
         let most = (2 * self.layout.grain + MOST_LONGER).min(self.file_length(state) - host);
         let is_last = (grain + 1).is_multiple_of(self.layout.entries);
         if is_last || grain + 1 >= self.layout.grains() {
@@ -289,8 +289,8 @@ impl BlockTable for GrainMap {
         if !self.layout.is_compressed() {
             return Ok(Block::At(HostOffset(host)));
         }
-        let length = self.packed_length(&mut state, block, host)?;
-        Ok(Block::Packed {
+        let length = self.compressed_length(&mut state, block, host)?;
+        Ok(Block::Compressed {
             host: HostOffset(host),
             length,
         })
@@ -304,13 +304,13 @@ impl BlockTable for GrainMap {
         self.enter_zero(block)
     }
 
-    fn unpack(&self, packed: &[u8], block: &mut [u8]) -> Result<()> {
+    fn decompress(&self, compressed: &[u8], block: &mut [u8]) -> Result<()> {
         let EntryKind::Sectors { has_markers, .. } = self.layout.kind else {
             return Err(Error::invalid("the extent has no compressed grains"));
         };
         let stream = match has_markers {
-            true => stream_of(packed)?,
-            false => packed,
+            true => stream_of(compressed)?,
+            false => compressed,
         };
         let produced = codec::decompress_whole(Codec::Zlib, stream, block)
             .map_err(|why| Error::corrupt(format!("a compressed grain is damaged: {why}")))?;
@@ -328,9 +328,11 @@ impl BlockTable for GrainMap {
 }
 
 /// Returns the compressed stream after a marker.
-fn stream_of(packed: &[u8]) -> Result<&[u8]> {
+fn stream_of(compressed: &[u8]) -> Result<&[u8]> {
     let short = || Error::corrupt("a compressed grain is cut off");
-    let (marker, rest) = packed.split_at_checked(MARKER_LENGTH).ok_or_else(short)?;
+    let (marker, rest) = compressed
+        .split_at_checked(MARKER_LENGTH)
+        .ok_or_else(short)?;
     let length = LittleEndian::read_u32(marker.get(8..).unwrap_or_default());
     let length = usize::try_from(length).ok().filter(|length| *length > 0);
     rest.get(..length.ok_or_else(short)?).ok_or_else(short)

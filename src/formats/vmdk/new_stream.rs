@@ -21,10 +21,10 @@ use super::new_sparse::{DESCRIPTOR, DESCRIPTOR_LENGTH, GRAIN, GRAIN_ENTRIES, MOS
 use super::sparse_header::{self, AT_END, DEFLATE, SparseHeader, flag};
 use crate::error::{Error, Result};
 use crate::formats::codec::{Codec, compress, stored_length, write_stored};
+use crate::formats::compress_units::compress_units;
 use crate::formats::new_image::write_header_last;
-use crate::formats::packing::pack_units;
-use crate::formats::reservation::not_packed;
-use crate::formats::{Backed, NewImage, Packed, Reservation, Run};
+use crate::formats::reservation::compression_mismatch;
+use crate::formats::{Backed, CompressedChunk, NewImage, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
@@ -241,13 +241,13 @@ impl NewImage for NewStream {
         4 * GRAIN_LENGTH
     }
 
-    fn packs(&self) -> bool {
+    fn compresses(&self) -> bool {
         true
     }
 
     /// Puts each grain after its marker. The marker has the grain's sector relative to the chunk, to which
     /// [`encode`](Self::encode) adds the chunk's.
-    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
+    fn compress(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<CompressedChunk> {
         let grains = |runs: &[Run]| -> Vec<usize> {
             let starts = runs
                 .iter()
@@ -260,12 +260,12 @@ impl NewImage for NewStream {
             starts.sort_unstable();
         }
         let starts = starts.into_iter();
-        let parts = pack_units(chunk, GRAIN_LENGTH, starts, |start, grain, packed| {
-            let compressed = compress(Codec::Zlib, grain, MOST_STREAM, packed)?;
+        let parts = compress_units(chunk, GRAIN_LENGTH, starts, |start, grain, stream| {
+            let compressed = compress(Codec::Zlib, grain, MOST_STREAM, stream)?;
             if compressed {
-                let marker = grain_marker(start as u64 / SECTOR_SIZE, packed.len());
-                packed.splice(..0, marker);
-                packed.resize(packed.len().next_multiple_of(SECTOR_LEN), 0);
+                let marker = grain_marker(start as u64 / SECTOR_SIZE, stream.len());
+                stream.splice(..0, marker);
+                stream.resize(stream.len().next_multiple_of(SECTOR_LEN), 0);
             }
             Ok(compressed)
         })?;
@@ -273,18 +273,22 @@ impl NewImage for NewStream {
             true => zeroes.to_vec(),
             false => Vec::new(),
         };
-        Ok(Packed { parts, zeroes })
+        Ok(CompressedChunk { parts, zeroes })
     }
 
-    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
+    fn reserve_compressed(
+        &self,
+        guest: GuestOffset,
+        compressed: &CompressedChunk,
+    ) -> Result<Reservation> {
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reservation = Reservation::empty(guest);
-        let zeroes = packed.zeroes.iter();
+        let zeroes = compressed.zeroes.iter();
         let mut zeroes = zeroes
             .flat_map(|run| run.clone().step_by(GRAIN_LENGTH))
             .peekable();
         let grain_at = |start: usize| (guest.0 + start as u64) / GRAIN_LENGTH as u64;
-        for part in &packed.parts {
+        for part in &compressed.parts {
             while let Some(start) = zeroes.next_if(|start| *start < part.start) {
                 space.go_to(grain_at(start), &mut reservation.metadata)?;
                 space.enter(grain_at(start), ZERO_GRAIN)?;
@@ -319,7 +323,7 @@ impl NewImage for NewStream {
         _runs: &[Run],
         _zeroes: &[Run],
     ) -> Result<Reservation> {
-        Err(not_packed())
+        Err(compression_mismatch())
     }
 
     /// Adds the chunk's sector to that in each marker.

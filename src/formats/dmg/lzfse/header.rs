@@ -5,7 +5,7 @@ pub(super) mod mark {
     pub(in super::super) const PLAIN: &[u8; 4] = b"bvx-";
     pub(in super::super) const LZVN: &[u8; 4] = b"bvxn";
     pub(in super::super) const WITH_TABLES: &[u8; 4] = b"bvx1";
-    pub(in super::super) const WITH_PACKED_TABLES: &[u8; 4] = b"bvx2";
+    pub(in super::super) const WITH_COMPRESSED_TABLES: &[u8; 4] = b"bvx2";
     pub(in super::super) const END: &[u8; 4] = b"bvx$";
 }
 
@@ -21,7 +21,7 @@ const PLAIN_LENGTH: usize = 772;
 /// The offset of the frequencies in that header.
 const PLAIN_AT: usize = 50;
 /// The offset of the frequencies in a header that has them compressed.
-const PACKED_AT: usize = 32;
+const COMPRESSED_AT: usize = 32;
 
 /// A header that has been checked.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl BlockHeader {
     pub(super) fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (header, length) = match bytes.first_chunk()? {
             mark::WITH_TABLES => (Self::plain(bytes)?, PLAIN_LENGTH),
-            _ => Self::packed(bytes)?,
+            _ => Self::compressed(bytes)?,
         };
         let fits = header.literals.0 <= MOST_LITERALS && header.matches.0 <= MOST_MATCHES;
         Some((header, bytes.get(length..)?)).filter(|_| fits)
@@ -85,7 +85,7 @@ impl BlockHeader {
     }
 
     /// Parses a header with compressed frequencies. Also returns its length.
-    fn packed(bytes: &[u8]) -> Option<(Self, usize)> {
+    fn compressed(bytes: &[u8]) -> Option<(Self, usize)> {
         let word = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         let [first, second, third] = [word(8)?, word(16)?, word(24)?];
         let field = |word: u64, at: u32, bits: u32| {
@@ -102,14 +102,14 @@ impl BlockHeader {
             unused: (unused(first), unused(second)),
             literal_states: [0, 10, 20, 30].map(|at| field(second, at, 10)),
             match_states: [32, 42, 52].map(|at| field(third, at, 10)),
-            frequencies: unpack(bytes.get(PACKED_AT..length)?)?,
+            frequencies: decompress(bytes.get(COMPRESSED_AT..length)?)?,
         };
         Some((header, length))
     }
 }
 
 /// Decompresses the frequencies, which must end in the last byte. Without any bytes all frequencies are 0.
-fn unpack(bytes: &[u8]) -> Option<[u16; ALL_SYMBOLS]> {
+fn decompress(bytes: &[u8]) -> Option<[u16; ALL_SYMBOLS]> {
     let mut frequencies = [0; ALL_SYMBOLS];
     if bytes.is_empty() {
         return Some(frequencies);

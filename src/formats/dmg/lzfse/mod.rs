@@ -37,7 +37,7 @@ pub(super) fn decode(input: &[u8], output: &mut [u8]) -> Option<()> {
                 lzvn::decode(payload, start.checked_add(stated)?, &mut output)?;
                 (stated, after)
             }
-            mark::WITH_TABLES | mark::WITH_PACKED_TABLES => {
+            mark::WITH_TABLES | mark::WITH_COMPRESSED_TABLES => {
                 let (header, payload) = BlockHeader::parse(rest)?;
                 (header.stated, block::decode(&header, payload, &mut output)?)
             }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! - Worker threads compress a chunk's clusters before they have space
-//!   ([`NewImage::pack`](crate::formats::NewImage::pack)), since their stored size isn't known earlier. Space is
+//!   ([`NewImage::compress`](crate::formats::NewImage::compress)), since their stored size isn't known earlier. Space is
 //!   allocated in guest order, so the image is the same for any number of threads.
 //! - Each compressed cluster starts at the byte after the one before, and may extend into the next host cluster. If
 //!   that host cluster is allocated already, the rest of the last one is still used for clusters that fit into it.
@@ -26,13 +26,13 @@ use super::parts::{ImageLayout, NewQcow2Parts, TablePlaces};
 use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::codec::compress;
-use crate::formats::packing::pack_units;
+use crate::formats::compress_units::compress_units;
 use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Version;
-use crate::formats::reservation::{add_metadata, not_packed};
-use crate::formats::{Packed, Reservation, Run};
+use crate::formats::reservation::{add_metadata, compression_mismatch};
+use crate::formats::{CompressedChunk, Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
 /// The layout in which compressed clusters are contiguous, in the order of their data.
@@ -191,13 +191,13 @@ impl Space {
 }
 
 impl ImageLayout for CompressedLayout {
-    fn pack(
+    fn compress(
         &self,
         image: &NewQcow2Parts,
         chunk: &mut [u8],
         runs: &[Run],
         zeroes: &[Run],
-    ) -> Result<Packed> {
+    ) -> Result<CompressedChunk> {
         let size = image.geometry.cluster_len();
         let everything;
         let (runs, zeroes) = if image.options.version == Version::V2 && !zeroes.is_empty() {
@@ -209,36 +209,36 @@ impl ImageLayout for CompressedLayout {
         };
         let codec = image.options.compression.codec();
         let starts = runs.iter().flat_map(|run| run.clone().step_by(size));
-        let parts = pack_units(chunk, size, starts, |_, cluster, packed| {
-            compress(codec, cluster, cluster.len().saturating_sub(1), packed)
+        let parts = compress_units(chunk, size, starts, |_, cluster, compressed| {
+            compress(codec, cluster, cluster.len().saturating_sub(1), compressed)
         })?;
-        Ok(Packed {
+        Ok(CompressedChunk {
             parts,
             zeroes: zeroes.to_vec(),
         })
     }
 
-    fn reserve_packed(
+    fn reserve_compressed(
         &self,
         image: &NewQcow2Parts,
         guest: GuestOffset,
-        packed: &Packed,
+        compressed: &CompressedChunk,
     ) -> Result<Reservation> {
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pieces: Vec<(Run, HostOffset)> = Vec::new();
         let size = image.geometry.cluster_len();
         let zeroes = || {
-            packed
+            compressed
                 .zeroes
                 .iter()
                 .flat_map(|run| run.clone().step_by(size))
         };
-        let mut starts: Vec<usize> = packed.parts.iter().map(|part| part.start).collect();
+        let mut starts: Vec<usize> = compressed.parts.iter().map(|part| part.start).collect();
         starts.extend(zeroes());
         starts.sort_unstable();
         let at = |start: usize| GuestOffset(guest.0 + start as u64);
         space.place_tables(starts.iter().map(|start| at(*start)))?;
-        for part in &packed.parts {
+        for part in &compressed.parts {
             let length = part.stored.len() as u64;
             let cluster = part.start..part.start + size;
             let (host, entry, bitmap) = if part.compressed {
@@ -297,7 +297,7 @@ impl ImageLayout for CompressedLayout {
         _runs: &[Run],
         _zeroes: &[Run],
     ) -> Result<Reservation> {
-        Err(not_packed())
+        Err(compression_mismatch())
     }
 
     fn finish(&self, image: &NewQcow2Parts) -> Result<TablePlaces> {
@@ -323,7 +323,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::formats::PackedPart;
+    use crate::formats::ChunkPart;
     use crate::storage::MemoryStorage;
 
     /// An image that is being written.
@@ -351,19 +351,19 @@ mod tests {
         let mut end = 0;
         let parts = sizes.iter().enumerate().map(|(number, &size)| {
             end += size;
-            PackedPart {
+            ChunkPart {
                 start: number * 512,
                 stored: end - size..end,
                 compressed: size < 512,
             }
         });
-        let packed = Packed {
+        let compressed = CompressedChunk {
             parts: parts.collect(),
             zeroes: Vec::new(),
         };
         let reservation = image
             .layout
-            .reserve_packed(&image.parts, GuestOffset(0), &packed)
+            .reserve_compressed(&image.parts, GuestOffset(0), &compressed)
             .unwrap();
         let pieces = reservation.pieces.into_iter();
         pieces.map(|(run, host)| (run, host.0)).collect()
@@ -429,12 +429,12 @@ mod tests {
         let mut chunk = vec![7; 4 * 512];
         chunk[1024..1536].fill_with(&mut noise);
         let before = chunk.clone();
-        let packed = image
+        let compressed = image
             .layout
-            .pack(&image.parts, &mut chunk, &[0..512, 1024..2048], &[])
+            .compress(&image.parts, &mut chunk, &[0..512, 1024..2048], &[])
             .unwrap();
-        let [first, second, third] = &packed.parts[..] else {
-            panic!("{packed:?}");
+        let [first, second, third] = &compressed.parts[..] else {
+            panic!("{compressed:?}");
         };
         assert_eq!((first.start, first.compressed), (0, true));
         assert_eq!((second.start, second.compressed), (1024, false));

@@ -33,7 +33,7 @@ use super::header::encode;
 use crate::error::Result;
 use crate::formats::encryption::Cipher;
 use crate::formats::new_image::write_header_last;
-use crate::formats::{Backed, NewImage, Packed, Preallocation, Reservation, Run};
+use crate::formats::{Backed, CompressedChunk, NewImage, Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
@@ -128,7 +128,7 @@ impl NewImage for NewQcow2 {
         self.parts.backed()
     }
 
-    fn packs(&self) -> bool {
+    fn compresses(&self) -> bool {
         self.parts.compressed
     }
 
@@ -141,12 +141,17 @@ impl NewImage for NewQcow2 {
         }
     }
 
-    fn pack(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<Packed> {
-        self.layout.pack(&self.parts, chunk, runs, zeroes)
+    fn compress(&self, chunk: &mut [u8], runs: &[Run], zeroes: &[Run]) -> Result<CompressedChunk> {
+        self.layout.compress(&self.parts, chunk, runs, zeroes)
     }
 
-    fn reserve_packed(&self, guest: GuestOffset, packed: &Packed) -> Result<Reservation> {
-        self.layout.reserve_packed(&self.parts, guest, packed)
+    fn reserve_compressed(
+        &self,
+        guest: GuestOffset,
+        compressed: &CompressedChunk,
+    ) -> Result<Reservation> {
+        self.layout
+            .reserve_compressed(&self.parts, guest, compressed)
     }
 
     fn reserve(

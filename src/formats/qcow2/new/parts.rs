@@ -10,8 +10,8 @@ use crate::formats::encryption::Cipher;
 use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::{TablePlace, encode};
-use crate::formats::reservation::not_packed;
-use crate::formats::{Backed, Packed, Reservation, Run};
+use crate::formats::reservation::compression_mismatch;
+use crate::formats::{Backed, CompressedChunk, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
@@ -63,23 +63,23 @@ pub(super) trait ImageLayout: Send + Sync {
         true
     }
 
-    fn pack(
+    fn compress(
         &self,
         _image: &NewQcow2Parts,
         _chunk: &mut [u8],
         _runs: &[Run],
         _zeroes: &[Run],
-    ) -> Result<Packed> {
-        Err(not_packed())
+    ) -> Result<CompressedChunk> {
+        Err(compression_mismatch())
     }
 
-    fn reserve_packed(
+    fn reserve_compressed(
         &self,
         _image: &NewQcow2Parts,
         _guest: GuestOffset,
-        _packed: &Packed,
+        _compressed: &CompressedChunk,
     ) -> Result<Reservation> {
-        Err(not_packed())
+        Err(compression_mismatch())
     }
 
     fn reserve(

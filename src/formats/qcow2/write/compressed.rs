@@ -70,7 +70,7 @@ impl WritableQcow2 {
 
     /// Writes a whole cluster compressed. Returns `false`, and writes nothing, if it doesn't get smaller.
     fn write_cluster_compressed(&self, range: Range<u64>, data: &[u8]) -> Result<bool> {
-        SCRATCH.with_borrow_mut(|(whole, packed)| {
+        SCRATCH.with_borrow_mut(|(whole, compressed)| {
             let data = if data.len() < self.geometry.cluster_len() {
                 whole.clear();
                 whole.extend_from_slice(data);
@@ -80,27 +80,27 @@ impl WritableQcow2 {
                 data
             };
             let codec = self.clusters.compression().codec();
-            if !compress(codec, data, data.len().saturating_sub(1), packed)? {
+            if !compress(codec, data, data.len().saturating_sub(1), compressed)? {
                 return Ok(false);
             }
-            self.write_packed(range, packed)?;
+            self.store_compressed(range, compressed)?;
             Ok(true)
         })
     }
 
     /// Writes a compressed cluster, in the same three steps as any other write.
-    fn write_packed(&self, range: Range<u64>, packed: &[u8]) -> Result<()> {
+    fn store_compressed(&self, range: Range<u64>, compressed: &[u8]) -> Result<()> {
         let _gate = self.enter()?;
         let clusters = self.guest_clusters(&range);
         let mut state = self.lock_when_idle(&range);
         state.will_change(&range)?;
-        let length = packed.len() as u64;
+        let length = compressed.len() as u64;
         let host = state.metadata.allocate_bytes(length);
         let host = host.map_err(|error| state.metadata.fail(error))?;
         state.busy.push(clusters.clone());
         drop(state);
 
-        let written = self.clusters.storage().write_at(host.0, packed);
+        let written = self.clusters.storage().write_at(host.0, compressed);
         self.length.fetch_max(host.0 + length, Ordering::Relaxed);
 
         let mut state = self.lock();
@@ -110,7 +110,8 @@ impl WritableQcow2 {
             Ok(()) => {
                 let entry = L2Entry::to_compressed(self.geometry, host, length);
                 let entry = entry.ok_or_else(|| Error::invalid("the image's file is too big"));
-                let referred = entry.and_then(|entry| self.refer_packed(metadata, &range, entry));
+                let referred =
+                    entry.and_then(|entry| self.refer_compressed(metadata, &range, entry));
                 referred.map_err(|error| metadata.fail(error))
             }
             Err(error) => {
@@ -126,7 +127,7 @@ impl WritableQcow2 {
         done
     }
     /// Sets the L2 entry of a cluster to a compressed one, and frees the old cluster.
-    fn refer_packed(
+    fn refer_compressed(
         &self,
         metadata: &mut Metadata,
         range: &Range<u64>,
