@@ -59,9 +59,9 @@ pub type Run = std::ops::Range<usize>;
 /// [`reserve`](Self::reserve) is called once for every chunk, in guest order and one call at a time. Then
 /// [`encode`](Self::encode) and [`write`](Self::write) are called with the reservation, in any order and from any
 /// thread. [`finish`](Self::finish) comes last. An image that compresses has to know the stored size of a chunk
-/// before it can reserve space. So [`compress`](Self::compress) compresses the chunk first, in any order and from any thread,
-/// and [`reserve_compressed`](Self::reserve_compressed) replaces `reserve`. The layout of the file depends only on the order
-/// of the reservations, so that the result is the same for any number of threads.
+/// before it can reserve space. So [`compress`](Self::compress) compresses the chunk first, in any order and from any
+/// thread, and [`reserve_compressed`](Self::reserve_compressed) replaces `reserve`. The layout of the file depends
+/// only on the order of the reservations, so that the result is the same for any number of threads.
 pub trait NewImage: Sync {
     /// Returns the unit of allocation in bytes, a power of two. The start and the length of a chunk are multiples of
     /// it, except for the length of the disk's last chunk.

@@ -11,7 +11,7 @@ mod entries;
 mod image;
 mod new;
 mod pages;
-mod room;
+mod space_at_end;
 #[cfg(test)]
 mod tests;
 mod two_level;
@@ -21,7 +21,7 @@ mod write;
 pub use entries::{EntryForm, EntryTable, Fresh};
 pub use image::BlockImage;
 pub use new::{NewBlockTable, NewBlocks};
-pub use room::{RoomAtEnd, copy_block};
+pub use space_at_end::{SpaceAtEnd, copy_block};
 pub use two_level::{TableShape, TwoLevelTable};
 pub use used::ClusterSet;
 pub use write::{BlockAllocator, WritableBlocks, make_zero};

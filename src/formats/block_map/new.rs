@@ -146,11 +146,11 @@ impl<T: NewBlockTable> NewBlocks<T> {
                 }
                 let within = |at: u64| usize::try_from(at.saturating_sub(guest.0)).unwrap_or(chunk);
                 let piece = within(from)..within(to).min(chunk);
-                let room = HostOffset(host + (from - first));
+                let place = HostOffset(host + (from - first));
                 let written = reservation.pieces.last().map(|(last, _)| last.end);
                 if written.is_none_or(|written| piece.start >= written) {
                     let mut part = Reservation::empty(guest);
-                    part.pieces.push((piece, room));
+                    part.pieces.push((piece, place));
                     reservation.append(part, 0);
                 }
             }

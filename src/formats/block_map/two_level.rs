@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pages::Pages;
-use super::room::RoomAtEnd;
+use super::space_at_end::SpaceAtEnd;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -146,13 +146,13 @@ impl TwoLevelTable {
         tables.last = Some((number, offset));
     }
 
-    /// Allocates an L2 table for a block from `room`, at a multiple of `alignment`, unless it has one.
+    /// Allocates an L2 table for a block from `space`, at a multiple of `alignment`, unless it has one.
     ///
     /// # Errors
-    /// Returns an error as [`l2_offset`](Self::l2_offset) and [`RoomAtEnd::take_zeroed`] do.
-    pub fn ensure_table(&self, block: u64, room: &RoomAtEnd, alignment: u64) -> Result<()> {
+    /// Returns an error as [`l2_offset`](Self::l2_offset) and [`SpaceAtEnd::take_zeroed`] do.
+    pub fn ensure_table(&self, block: u64, space: &SpaceAtEnd, alignment: u64) -> Result<()> {
         if !self.has_table(block)? {
-            let offset = room.take_zeroed(self.shape.l2_length(), alignment)?;
+            let offset = space.take_zeroed(self.shape.l2_length(), alignment)?;
             self.add_table(block, offset);
         }
         Ok(())

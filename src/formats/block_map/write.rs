@@ -258,8 +258,8 @@ impl<T: BlockAllocator> WritableBlocks<T> {
             let covered = guest.start.max(offset.0)..guest.end.min(data_end);
             let from = whole.len();
             whole.resize(from + relative(size, 0), 0);
-            let room = whole.get_mut(from..).unwrap_or_default();
-            let (head, rest) = room.split_at_mut(relative(covered.start, guest.start));
+            let space = whole.get_mut(from..).unwrap_or_default();
+            let (head, rest) = space.split_at_mut(relative(covered.start, guest.start));
             let (middle, tail) = rest.split_at_mut(relative(covered.end, covered.start));
             self.read_old(old, guest.start, head)?;
             let part = data.get(relative(covered.start, offset.0)..);

@@ -44,8 +44,8 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 
 /// Returns true if a file starts with the texts and a version of this format.
 pub(super) fn has_mark(start: &[u8]) -> bool {
-    let is_text = |(at, room, text): &(usize, usize, &[u8])| {
-        let field = start.get(*at..*at + *room).unwrap_or_default();
+    let is_text = |(at, length, text): &(usize, usize, &[u8])| {
+        let field = start.get(*at..*at + *length).unwrap_or_default();
         let end = field.iter().position(|byte| *byte == 0);
         field.get(..end.unwrap_or(field.len())) == Some(*text)
     };

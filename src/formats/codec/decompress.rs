@@ -122,9 +122,9 @@ fn unzstd(
         let (frame, rest) = input
             .split_at_checked(size)
             .ok_or_else(|| too_short(done, length))?;
-        let room = block.get_mut(done..).unwrap_or_default();
+        let space = block.get_mut(done..).unwrap_or_default();
         done += decoder
-            .decompress_to_buffer(frame, room)
+            .decompress_to_buffer(frame, space)
             .map_err(|error| zstd_error(&error))?;
         input = rest;
     }
@@ -225,8 +225,8 @@ mod tests {
             let end = stream.len();
             stream.extend([0xff; 300]);
             let mut out = vec![0; cluster.len()];
-            for room in [cluster.len(), cluster.len() + 512] {
-                out.resize(room, 0);
+            for space in [cluster.len(), cluster.len() + 512] {
+                out.resize(space, 0);
                 let made = decompress_whole(codec, &stream, &mut out);
                 assert_eq!(made, Ok(cluster.len()));
                 assert!(out[..cluster.len()] == cluster);

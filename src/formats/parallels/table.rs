@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::header::{LENGTH, ParallelsHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, NewBlockTable, RoomAtEnd,
+    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, NewBlockTable, SpaceAtEnd,
 };
 use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
@@ -20,7 +20,7 @@ pub(super) struct AllocationTable {
     file: Arc<dyn Storage>,
     header: ParallelsHeader,
     entries: EntryTable,
-    room: RoomAtEnd,
+    space: SpaceAtEnd,
     /// True if flushes reach stable storage.
     flushes: bool,
     /// True if the header marks the image as in use.
@@ -64,7 +64,7 @@ impl AllocationTable {
                 start,
                 header.entries.into(),
             ),
-            room: RoomAtEnd::new(Arc::clone(&file), end),
+            space: SpaceAtEnd::new(Arc::clone(&file), end),
             file,
             header,
             flushes,
@@ -112,10 +112,10 @@ impl AllocationTable {
     /// Allocates a cluster that reads as zeroes, and returns its host offset.
     ///
     /// # Errors
-    /// Returns an error as [`RoomAtEnd::take_zeroed`] does.
+    /// Returns an error as [`SpaceAtEnd::take_zeroed`] does.
     pub(super) fn take_cluster(&self) -> Result<u64> {
         let size = self.header.cluster_size;
-        self.room.take_zeroed(size, self.header.entry_unit())
+        self.space.take_zeroed(size, self.header.entry_unit())
     }
 }
 
@@ -164,7 +164,7 @@ impl BlockAllocator for AllocationTable {
         if !self.is_in_use.load(Ordering::Acquire) {
             return Ok(());
         }
-        let end = self.room.next();
+        let end = self.space.next();
         if self.header.is_in_use && self.file.len()? > end {
             // The program that left the image in use had preallocated space.
             self.file.set_len(end)?;
@@ -182,7 +182,7 @@ impl NewBlockTable for AllocationTable {
         }
         let size = self.header.cluster_size;
         let host = match self.unit() == size || self.file.starts_as_zeroes() {
-            true => self.room.take(size, SECTOR_SIZE)?,
+            true => self.space.take(size, SECTOR_SIZE)?,
             // The cluster may be written in several pieces, so the rest must read as zeroes.
             false => self.take_cluster()?,
         };
@@ -193,7 +193,7 @@ impl NewBlockTable for AllocationTable {
     fn finish(&self, flush: bool) -> Result<()> {
         let file = self.file.as_ref();
         if file.starts_as_zeroes() {
-            file.set_len(self.room.next())?;
+            file.set_len(self.space.next())?;
         }
         self.entries.store()?;
         write_header_last(file, &self.header.encode(), flush)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::header::{LENGTH, QcowHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, NewBlockTable, RoomAtEnd, TwoLevelTable,
+    Block, BlockAllocator, BlockTable, NewBlockTable, SpaceAtEnd, TwoLevelTable,
 };
 use crate::formats::codec::{Codec, compress, decompress};
 use crate::formats::new_image::write_header_last;
@@ -22,7 +22,7 @@ pub(super) struct QcowTable {
     file: Arc<dyn Storage>,
     header: QcowHeader,
     tables: TwoLevelTable,
-    room: RoomAtEnd,
+    space: SpaceAtEnd,
     /// True if flushes reach stable storage.
     flushes: bool,
 }
@@ -52,7 +52,7 @@ impl QcowTable {
     fn with_end(file: Arc<dyn Storage>, header: QcowHeader, flushes: bool, end: u64) -> Self {
         Self {
             tables: TwoLevelTable::new(Arc::clone(&file), header.shape()),
-            room: RoomAtEnd::new(Arc::clone(&file), end),
+            space: SpaceAtEnd::new(Arc::clone(&file), end),
             file,
             header,
             flushes,
@@ -71,13 +71,13 @@ impl QcowTable {
 
     /// Returns the end of the allocated space of the file in bytes.
     pub(super) fn end(&self) -> u64 {
-        self.room.next()
+        self.space.next()
     }
 
     /// Allocates an L2 table for the block, unless it has one.
     fn add_table(&self, block: u64) -> Result<()> {
         self.tables
-            .ensure_table(block, &self.room, self.header.cluster_size())
+            .ensure_table(block, &self.space, self.header.cluster_size())
     }
 
     /// Returns the place of a cluster according to its entry.
@@ -132,7 +132,7 @@ impl BlockAllocator for QcowTable {
     fn allocate(&self, block: u64) -> Result<HostOffset> {
         self.add_table(block)?;
         let size = self.header.cluster_size();
-        let cluster = self.room.take_zeroed(size, size)?;
+        let cluster = self.space.take_zeroed(size, size)?;
         self.tables.set(block, cluster)?;
         Ok(HostOffset(cluster))
     }
@@ -156,7 +156,7 @@ impl NewBlockTable for QcowTable {
         }
         self.add_table(block)?;
         let size = self.header.cluster_size();
-        let cluster = self.room.take(size, size)?;
+        let cluster = self.space.take(size, size)?;
         self.tables.set(block, cluster)?;
         Ok(HostOffset(cluster))
     }
@@ -171,7 +171,7 @@ impl NewBlockTable for QcowTable {
             self.tables.store_l2()?;
         }
         self.add_table(block)?;
-        let host = self.room.take(length, 1)?;
+        let host = self.space.take(length, 1)?;
         let offset_bits = 63 - self.header.cluster_bits;
         if host >> offset_bits != 0 {
             return Err(Error::invalid("the image's file is too big"));

@@ -53,7 +53,7 @@ impl NewQcow2Options {
         if self.compression != CompressionType::Zlib && !version_3 {
             return needs_version_3("Non-zlib compression type is only supported with", "and");
         }
-        encode::check_room(self)?;
+        encode::check_space(self)?;
         let cluster_bits = self.cluster_size.trailing_zeros();
         let refcount_order = self.refcount_bits.trailing_zeros();
         let geometry = Geometry::new(cluster_bits, self.extended_l2, refcount_order)

@@ -21,7 +21,7 @@ pub(super) fn with_backing(header: &QedHeader, backing: Option<&Backing>) -> Res
         return Ok(header.clone().with_backing(None, false, 0));
     };
     let length = backing.name.len() as u64;
-    let room = header.header_size * header.cluster_size;
+    let space = header.header_size * header.cluster_size;
     let old_start = u64::from(header.backing_offset);
     let old_end = old_start + header.backing.as_ref().map_or(0, Vec::len) as u64;
     // The new name goes before or after the present one.
@@ -31,7 +31,7 @@ pub(super) fn with_backing(header: &QedHeader, backing: Option<&Backing>) -> Res
         Some(_) if front + length <= old_start => front,
         Some(_) => old_end.max(front),
     };
-    if length > 1023 || start + length > room {
+    if length > 1023 || start + length > space {
         return Err(Error::invalid("No space left on device"));
     }
     let start = u32::try_from(start).map_err(|_| Error::invalid("No space left on device"))?;

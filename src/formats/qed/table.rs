@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::header::QedHeader;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, NewBlockTable, RoomAtEnd, TwoLevelTable,
+    Block, BlockAllocator, BlockTable, NewBlockTable, SpaceAtEnd, TwoLevelTable,
 };
 use crate::formats::new_image::write_header_last;
 use crate::storage::Storage;
@@ -21,7 +21,7 @@ pub(super) struct QedTable {
     file: Arc<dyn Storage>,
     header: QedHeader,
     tables: TwoLevelTable,
-    room: RoomAtEnd,
+    space: SpaceAtEnd,
     /// True if flushes reach stable storage.
     flushes: bool,
 }
@@ -45,7 +45,7 @@ impl QedTable {
     fn with_end(file: Arc<dyn Storage>, header: QedHeader, flushes: bool, end: u64) -> Self {
         Self {
             tables: TwoLevelTable::new(Arc::clone(&file), header.shape()),
-            room: RoomAtEnd::new(Arc::clone(&file), end),
+            space: SpaceAtEnd::new(Arc::clone(&file), end),
             file,
             header,
             flushes,
@@ -64,22 +64,22 @@ impl QedTable {
 
     /// Returns the end of the allocated space of the file in bytes.
     pub(super) fn end(&self) -> u64 {
-        self.room.next()
+        self.space.next()
     }
 
     /// Allocates a cluster that reads as zeroes, and returns its host offset.
     ///
     /// # Errors
-    /// Returns an error as [`RoomAtEnd::take_zeroed`] does.
+    /// Returns an error as [`SpaceAtEnd::take_zeroed`] does.
     pub(super) fn take_cluster(&self) -> Result<u64> {
         let size = self.header.cluster_size;
-        self.room.take_zeroed(size, size)
+        self.space.take_zeroed(size, size)
     }
 
     /// Allocates an L2 table for the block, unless it has one.
     fn add_table(&self, block: u64) -> Result<()> {
         self.tables
-            .ensure_table(block, &self.room, self.header.cluster_size)
+            .ensure_table(block, &self.space, self.header.cluster_size)
     }
 }
 
@@ -147,7 +147,7 @@ impl NewBlockTable for QedTable {
             self.tables.store_l2()?;
         }
         let size = self.header.cluster_size;
-        let cluster = self.room.take(size, size)?;
+        let cluster = self.space.take(size, size)?;
         self.add_table(block)?;
         self.tables.set(block, cluster)?;
         Ok(HostOffset(cluster))

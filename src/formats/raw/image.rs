@@ -160,7 +160,7 @@ impl NewRaw {
         if starts_as_zeroes {
             storage.set_len(size)?;
         } else {
-            check_room(storage.as_ref(), size)?;
+            check_space(storage.as_ref(), size)?;
         }
         let reserved = preallocation == Preallocation::Off || storage.reserve(0..size)?;
         let is_zero = starts_as_zeroes && reserved && preallocation != Preallocation::Full;
@@ -182,7 +182,7 @@ impl NewRaw {
     /// # Errors
     /// Returns the system's error. Returns an error if the image is smaller than `size`.
     pub fn over(storage: Arc<dyn Storage>, size: u64, is_zero: bool, flush: bool) -> Result<Self> {
-        check_room(storage.as_ref(), size)?;
+        check_space(storage.as_ref(), size)?;
         Ok(Self {
             storage,
             size,
@@ -200,7 +200,7 @@ impl NewRaw {
     /// # Errors
     /// Returns the errors of [`over`](Self::over).
     pub fn over_parts(storage: Arc<dyn Storage>, size: u64, flush: bool) -> Result<Self> {
-        check_room(storage.as_ref(), size)?;
+        check_space(storage.as_ref(), size)?;
         Ok(Self {
             storage,
             size,
@@ -215,7 +215,7 @@ impl NewRaw {
 
 /// Refuses a storage that is too small. The length is rounded up to whole sectors, since a file can be extended to
 /// the end of its last sector.
-fn check_room(storage: &dyn Storage, size: u64) -> Result<()> {
+fn check_space(storage: &dyn Storage, size: u64) -> Result<()> {
     if storage.len()?.next_multiple_of(SECTOR_SIZE) < size {
         return Err(smaller_than_input());
     }
@@ -350,8 +350,8 @@ mod tests {
             let image = over(length).unwrap();
             let whole = 0..1024;
             let runs = std::slice::from_ref(&whole);
-            let room = image.reserve(GuestOffset(0), 4096, runs, &[]).unwrap();
-            image.write(&room, &[5; 4096]).unwrap();
+            let reservation = image.reserve(GuestOffset(0), 4096, runs, &[]).unwrap();
+            image.write(&reservation, &[5; 4096]).unwrap();
             let written = image.storage.len().unwrap();
             assert_eq!(written, length.max(1024) as u64);
         }

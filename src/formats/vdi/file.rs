@@ -59,7 +59,7 @@ impl ImageFile for VdiFile {
         // A wrong count isn't refused: the allocation doesn't use it, and a power cut may leave one.
         let found = check::count(&map, &mut |_| {})?;
         refuse_damaged(found.corruptions)?;
-        map.look_for_room()?;
+        map.find_space()?;
         Ok(Box::new(WritableBlocks::new(self.image(map), parts.flush)))
     }
 

@@ -125,10 +125,10 @@ impl VdiHeader {
             return unsupported(format!("block size {block_size} is not {BLOCK_SIZE}"));
         }
         let blocks = number(at::BLOCKS);
-        let room = u64::from(blocks) * BLOCK_SIZE;
-        if size > room {
+        let space = u64::from(blocks) * BLOCK_SIZE;
+        if size > space {
             return unsupported(format!(
-                "disk size {size}, image bitmap has room for {room}"
+                "disk size {size}, image bitmap has room for {space}"
             ));
         }
         let uuid = |at: usize| bytes.get(at..at + 16).unwrap_or_default();

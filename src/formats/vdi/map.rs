@@ -22,12 +22,12 @@ pub(super) struct BlockMap {
     file: Arc<dyn Storage>,
     header: VdiHeader,
     entries: EntryTable,
-    room: Mutex<Room>,
+    indexes: Mutex<FreeIndexes>,
 }
 
 /// The allocation of indexes.
 #[derive(Debug, Default)]
-struct Room {
+struct FreeIndexes {
     used: ClusterSet,
     /// The next index to try.
     next: u32,
@@ -58,7 +58,7 @@ impl BlockMap {
             file,
             header,
             entries,
-            room: Mutex::default(),
+            indexes: Mutex::default(),
         }
     }
 
@@ -80,7 +80,7 @@ impl BlockMap {
             file,
             header,
             entries,
-            room: Mutex::default(),
+            indexes: Mutex::default(),
         }
     }
 
@@ -127,17 +127,17 @@ impl BlockMap {
     ///
     /// # Errors
     /// Returns an error if the block map can't be read.
-    pub(super) fn look_for_room(&self) -> Result<u32> {
-        let mut room = Room::default();
+    pub(super) fn find_space(&self) -> Result<u32> {
+        let mut indexes = FreeIndexes::default();
         for block in 0..self.header.blocks {
             if let Entry::At(index) = self.entry(block)? {
-                room.used.insert(index.into());
-                room.next = room.next.max(index.saturating_add(1));
-                room.count += 1;
+                indexes.used.insert(index.into());
+                indexes.next = indexes.next.max(index.saturating_add(1));
+                indexes.count += 1;
             }
         }
-        let count = room.count;
-        *self.lock() = room;
+        let count = indexes.count;
+        *self.lock() = indexes;
         Ok(count)
     }
 
@@ -146,8 +146,8 @@ impl BlockMap {
         HostOffset(self.header.data_offset + u64::from(index) * BLOCK_SIZE)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, FreeIndexes> {
+        self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Allocates a free index for a block. There are as many indexes as blocks.
@@ -155,12 +155,12 @@ impl BlockMap {
     /// # Errors
     /// Returns the system's error. Returns an error if all indexes are in use.
     pub(super) fn take(&self, block: u64) -> Result<HostOffset> {
-        let mut room = self.lock();
+        let mut indexes = self.lock();
         for _ in 0..self.header.blocks {
-            let index = room.next % self.header.blocks;
-            room.next = index + 1;
-            if room.used.insert(index.into()) {
-                room.count += 1;
+            let index = indexes.next % self.header.blocks;
+            indexes.next = index + 1;
+            if indexes.used.insert(index.into()) {
+                indexes.count += 1;
                 self.entries.set(block, index.into())?;
                 return Ok(self.host(index));
             }
@@ -261,9 +261,9 @@ impl NewBlockTable for BlockMap {
     }
 
     fn finish(&self, flush: bool) -> Result<()> {
-        let room = self.lock();
+        let indexes = self.lock();
         let allocated = match self.header.kind {
-            ImageType::Dynamic => room.count,
+            ImageType::Dynamic => indexes.count,
             ImageType::Static => self.header.blocks,
         };
         let end = self.host(allocated).0;

@@ -40,7 +40,7 @@ impl BlockMap {
         if self.header().overlaps() {
             return Ok(fixed);
         }
-        self.look_for_room()?;
+        self.find_space()?;
         if what == Repair::All && (found.corruptions > 0 || found.is_miscounted) {
             fixed.corruptions = self.repair_entries(on_event)? + u64::from(found.is_miscounted);
         }
@@ -92,7 +92,7 @@ impl BlockMap {
         }
         file.flush()?;
         let before = self.header().allocated;
-        let after = self.look_for_room()?;
+        let after = self.find_space()?;
         if after > before {
             self.store_count(after)?;
             file.flush()?;
@@ -109,7 +109,7 @@ impl BlockMap {
     /// Moves blocks into gaps, truncates the file after the last one, and returns the number of unused blocks.
     fn close_gaps(&self) -> Result<u64> {
         let file = self.file();
-        let count = self.look_for_room()?;
+        let count = self.find_space()?;
         let place = |index: u32| self.host(index).0;
         let length = file.len()?;
         let places = length.saturating_sub(place(0)).div_ceil(BLOCK_SIZE);

@@ -61,8 +61,8 @@ impl VhdxFile {
             regions,
             log_end: header.log_offset().saturating_add(header.log_length()),
         };
-        let room = places.regions.blocks.end - places.regions.blocks.start;
-        if places.table_length() > room {
+        let space = places.regions.blocks.end - places.regions.blocks.start;
+        if places.table_length() > space {
             return Err(without_text(stored.as_ref(), "Invalid argument"));
         }
         let parent = disk
@@ -202,7 +202,7 @@ impl ImageFile for VhdxFile {
             true => 0,
             false => self.file.len()?,
         };
-        table.start_room(used.max(length));
+        table.start_space(used.max(length));
         Ok(Box::new(WritableBlocks::new(
             self.image(table),
             parts.flush,

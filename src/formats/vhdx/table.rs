@@ -95,11 +95,11 @@ pub(super) struct VhdxTable {
     places: Places,
     entries: EntryTable,
     flushes: bool,
-    room: Mutex<BlockRoom>,
+    space: Mutex<VhdxSpace>,
 }
 
 /// The state of a writer.
-struct BlockRoom {
+struct VhdxSpace {
     header: VhdxHeader,
     /// True once the header's identifiers have been changed.
     is_marked: bool,
@@ -175,7 +175,7 @@ impl VhdxTable {
         entries: EntryTable,
         flushes: bool,
     ) -> Self {
-        let room = BlockRoom {
+        let space = VhdxSpace {
             header,
             is_marked: false,
             next: 0,
@@ -185,12 +185,12 @@ impl VhdxTable {
             places,
             entries,
             flushes,
-            room: Mutex::new(room),
+            space: Mutex::new(space),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BlockRoom> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VhdxSpace> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns an entry without checking its offset.
@@ -237,23 +237,25 @@ impl VhdxTable {
     }
 
     /// Sets the offset for new blocks, after everything else, in bytes.
-    pub(super) fn start_room(&self, end: u64) {
+    pub(super) fn start_space(&self, end: u64) {
         self.lock().next = end.next_multiple_of(MIB);
     }
 
     /// Changes the header's identifiers before the first write.
-    fn mark(&self, room: &mut BlockRoom) -> Result<()> {
-        if !room.is_marked {
-            room.header.mark_changed(self.file.as_ref(), self.flushes)?;
-            room.is_marked = true;
+    fn mark(&self, space: &mut VhdxSpace) -> Result<()> {
+        if !space.is_marked {
+            space
+                .header
+                .mark_changed(self.file.as_ref(), self.flushes)?;
+            space.is_marked = true;
         }
         Ok(())
     }
 
-    fn take(&self, room: &mut BlockRoom, block: u64) -> Result<HostOffset> {
-        let host = room.next;
+    fn take(&self, space: &mut VhdxSpace, block: u64) -> Result<HostOffset> {
+        let host = space.next;
         self.entries.set(self.places.index(block), host | PRESENT)?;
-        room.next = host + self.places.disk.block_size;
+        space.next = host + self.places.disk.block_size;
         Ok(HostOffset(host))
     }
 }
@@ -287,9 +289,9 @@ impl BlockTable for VhdxTable {
 
 impl BlockAllocator for VhdxTable {
     fn allocate(&self, block: u64) -> Result<HostOffset> {
-        let mut room = self.lock();
-        self.mark(&mut room)?;
-        let (start, end) = (room.next, room.next + self.places.disk.block_size);
+        let mut space = self.lock();
+        self.mark(&mut space)?;
+        let (start, end) = (space.next, space.next + self.places.disk.block_size);
         let length = self.file.len()?;
         if length > start {
             make_zero(self.file.as_ref(), start..length.min(end))?;
@@ -297,7 +299,7 @@ impl BlockAllocator for VhdxTable {
         if length < end {
             self.file.set_len(end)?;
         }
-        self.take(&mut room, block)
+        self.take(&mut space, block)
     }
 
     fn before_write(&self, _blocks: Range<u64>) -> Result<()> {
@@ -314,22 +316,22 @@ impl NewBlockTable for VhdxTable {
         match self.lookup(block)? {
             Block::At(host) => Ok(host),
             _ => {
-                let mut room = self.lock();
-                let (start, end) = (room.next, room.next + self.places.disk.block_size);
+                let mut space = self.lock();
+                let (start, end) = (space.next, space.next + self.places.disk.block_size);
                 if !self.file.starts_as_zeroes() {
                     make_zero(self.file.as_ref(), start..end)?;
                 }
-                self.take(&mut room, block)
+                self.take(&mut space, block)
             }
         }
     }
 
     fn finish(&self, flush: bool) -> Result<()> {
-        let mut room = self.lock();
+        let mut space = self.lock();
         let file = self.file.as_ref();
         let end = match self.places.disk.is_fixed {
-            true => room.next + self.places.disk.size,
-            false => room.next,
+            true => space.next + self.places.disk.size,
+            false => space.next,
         };
         if file.starts_as_zeroes() {
             file.set_len(end)?;
@@ -341,7 +343,7 @@ impl NewBlockTable for VhdxTable {
         for offset in super::regions::OFFSETS {
             file.write_at(offset, &regions)?;
         }
-        room.header.mark_changed(file, false)?;
+        space.header.mark_changed(file, false)?;
         write_header_last(file, &super::header::identifier(), flush)
     }
 }

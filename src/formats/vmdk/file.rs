@@ -106,10 +106,10 @@ impl VmdkFile {
         let place = start
             .checked_mul(SECTOR_SIZE)
             .zip(sectors.checked_mul(SECTOR_SIZE));
-        let Some((start, room)) = place.filter(|(_, room)| *room <= descriptor::LONGEST) else {
+        let Some((start, space)) = place.filter(|(_, space)| *space <= descriptor::LONGEST) else {
             return Err(Error::corrupt("VMDK description file too big"));
         };
-        let mut text = vec![0; usize::try_from(room).unwrap_or(0)];
+        let mut text = vec![0; usize::try_from(space).unwrap_or(0)];
         file.read_padded_at(start, &mut text, file.len()?)?;
         let descriptor = DiskDescriptor::parse(&text)?;
         let lines = descriptor.sectors();
@@ -132,7 +132,7 @@ impl VmdkFile {
         Ok(Self {
             file,
             descriptor,
-            text: (start, room),
+            text: (start, space),
             is_embedded: true,
             extents: vec![extent],
         })
@@ -289,8 +289,8 @@ impl ImageFile for VmdkFile {
     }
 
     fn set_backing_content_id(&self, id: u64, flush: bool) -> Result<()> {
-        let (start, room) = self.text;
-        let mut text = vec![0; usize::try_from(room).unwrap_or(0)];
+        let (start, space) = self.text;
+        let mut text = vec![0; usize::try_from(space).unwrap_or(0)];
         self.file
             .read_padded_at(start, &mut text, self.file.len()?)?;
         let place = descriptor::place_of_id(&text, "parentCID").ok_or_else(descriptor::invalid)?;
@@ -307,7 +307,7 @@ impl ImageFile for VmdkFile {
                 .unwrap_or(text.len());
             text.truncate(end);
             text.splice(place, digits.into_bytes());
-            if self.is_embedded && text.len() as u64 > room {
+            if self.is_embedded && text.len() as u64 > space {
                 return Err(Error::unsupported("the descriptor has no room for the id"));
             }
             self.file.write_at(start, &text)?;
@@ -460,7 +460,7 @@ impl DiskExtent {
         Ok(match self.layout {
             Some(layout) => {
                 let map = GrainMap::open(Arc::clone(&file), layout)?;
-                map.look_for_room(flush)?;
+                map.find_space(flush)?;
                 let image = BlockImage::new(map, file, false);
                 Box::new(WritableBlocks::new(image, flush).with_backing(backing))
             }

@@ -20,7 +20,7 @@ impl GrainMap {
     ///
     /// # Errors
     /// Returns the system's error. Returns an error if the second grain directory can't be read.
-    pub(super) fn look_for_room(&self, flushes: bool) -> Result<()> {
+    pub(super) fn find_space(&self, flushes: bool) -> Result<()> {
         let length = self.file.len()?;
         let mut state = self.lock();
         state.flushes = flushes;

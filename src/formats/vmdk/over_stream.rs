@@ -66,9 +66,9 @@ impl VmdkFile {
             ));
         }
         let file = Arc::clone(&self.file);
-        let (start, room) = self.text;
+        let (start, space) = self.text;
         let old = SparseHeader::read(file.as_ref())?;
-        let mut text = vec![0; usize::try_from(room).unwrap_or(0)];
+        let mut text = vec![0; usize::try_from(space).unwrap_or(0)];
         file.read_padded_at(start, &mut text, file.len()?)?;
         let end = text.iter().position(|byte| *byte == 0);
         text.truncate(end.unwrap_or(text.len()));

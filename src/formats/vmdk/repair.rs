@@ -35,7 +35,7 @@ pub(super) fn repair(
     if !is_plain || (found.lost_tables.is_empty() && found.lost_grains.is_empty()) {
         return Ok(0);
     }
-    map.look_for_room(true)?;
+    map.find_space(true)?;
     let mut fixed = 0;
     for table in &found.lost_tables {
         let mut state = map.lock();

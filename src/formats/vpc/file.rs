@@ -238,7 +238,7 @@ impl ImageFile for VpcFile {
         };
         let table = self.table(disk, parts.flush);
         table.look_for_end()?;
-        refuse_damaged(table.look_for_room()?)?;
+        refuse_damaged(table.find_space()?)?;
         if self.is_from_end {
             // New blocks overwrite the footer at the end, so a copy is written to the start first.
             self.file.write_at(0, self.footer.bytes())?;

@@ -121,8 +121,8 @@ mod tests {
             flush: true,
         });
         let made = made.and_then(|image| {
-            let room = image.reserve(GuestOffset(0), 512, &[0..512], &[])?;
-            image.write(&room, &[1; 512])?;
+            let reservation = image.reserve(GuestOffset(0), 512, &[0..512], &[])?;
+            image.write(&reservation, &[1; 512])?;
             image.finish()
         });
         (storage, made)

@@ -37,12 +37,12 @@ pub(super) struct VhdTable {
     footer: VhdFooter,
     entries: EntryTable,
     flushes: bool,
-    room: Mutex<VhdRoom>,
+    space: Mutex<VhdSpace>,
 }
 
 /// The space after the last block.
 #[derive(Debug, Default)]
-struct VhdRoom {
+struct VhdSpace {
     /// The end of the last block, in bytes.
     next: u64,
     /// The number of unallocated blocks.
@@ -73,7 +73,7 @@ impl VhdTable {
             footer,
             entries,
             flushes,
-            room: Mutex::default(),
+            space: Mutex::default(),
         }
     }
 
@@ -86,10 +86,10 @@ impl VhdTable {
             disk.blocks(),
             Fresh::Same(ABSENT),
         );
-        let room = VhdRoom {
+        let space = VhdSpace {
             next: disk.table_end(),
             absent: disk.blocks(),
-            ..VhdRoom::default()
+            ..VhdSpace::default()
         };
         Self {
             file,
@@ -97,7 +97,7 @@ impl VhdTable {
             footer,
             entries,
             flushes: false,
-            room: Mutex::new(room),
+            space: Mutex::new(space),
         }
     }
 
@@ -135,7 +135,7 @@ impl VhdTable {
     ///
     /// # Errors
     /// Returns an error if the BAT can't be read.
-    pub(super) fn look_for_room(&self) -> Result<u64> {
+    pub(super) fn find_space(&self) -> Result<u64> {
         let mut starts = Vec::new();
         let mut damaged = 0;
         let blocks = self.disk.blocks();
@@ -152,24 +152,24 @@ impl VhdTable {
         damaged += pairs.filter(overlap).count() as u64;
         let last = starts.last().copied();
         let last = last.map_or(0, |last| self.from(u64::from(last) * SECTOR_SIZE).end);
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        *room = VhdRoom {
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        *space = VhdSpace {
             next: last.max(self.disk.table_end()),
             absent: blocks - starts.len() as u64,
-            ..VhdRoom::default()
+            ..VhdSpace::default()
         };
         Ok(damaged)
     }
 
     /// Extends the file beyond `end`, with a footer at its new end.
-    fn grow(&self, room: &mut VhdRoom, end: u64) -> Result<()> {
+    fn grow(&self, space: &mut VhdSpace, end: u64) -> Result<()> {
         let length = self.file.len()?.next_multiple_of(SECTOR_SIZE);
         if end + FOOTER <= length {
             return Ok(());
         }
-        let blocks = room.absent.clamp(1, BLOCKS_AT_ONCE);
-        let reach = room.next + blocks * self.from(0).end;
-        room.is_grown = true;
+        let blocks = space.absent.clamp(1, BLOCKS_AT_ONCE);
+        let reach = space.next + blocks * self.from(0).end;
+        space.is_grown = true;
         self.file.set_len(reach + FOOTER)?;
         self.file.write_at(reach, self.footer.bytes())?;
         self.flush()
@@ -186,8 +186,8 @@ impl VhdTable {
     }
 
     /// Allocates a block after the last one.
-    fn take(&self, room: &mut VhdRoom, block: u64) -> Result<HostOffset> {
-        let place = self.from(room.next);
+    fn take(&self, space: &mut VhdSpace, block: u64) -> Result<HostOffset> {
+        let place = self.from(space.next);
         self.set_bits(place.start)?;
         let sector = place.start / SECTOR_SIZE;
         if sector >= ABSENT {
@@ -196,9 +196,9 @@ impl VhdTable {
             ));
         }
         self.entries.set(block, sector)?;
-        room.next = place.end;
-        room.absent = room.absent.saturating_sub(1);
-        room.all_set.insert(block);
+        space.next = place.end;
+        space.absent = space.absent.saturating_sub(1);
+        space.all_set.insert(block);
         Ok(HostOffset(place.start + self.disk.bitmap_length()))
     }
 }
@@ -234,22 +234,22 @@ impl BlockTable for VhdTable {
 
 impl BlockAllocator for VhdTable {
     fn allocate(&self, block: u64) -> Result<HostOffset> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = self.from(room.next);
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.from(space.next);
         let length = self.file.len()?;
-        self.grow(&mut room, place.end)?;
+        self.grow(&mut space, place.end)?;
         // The space may have an old footer and other data.
         let left_over = place.start..place.end.min(length);
         if !left_over.is_empty() {
             make_zero(self.file.as_ref(), left_over)?;
         }
-        self.take(&mut room, block)
+        self.take(&mut space, block)
     }
 
     fn before_write(&self, blocks: Range<u64>) -> Result<()> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         for block in blocks {
-            if room.all_set.contains(&block) {
+            if space.all_set.contains(&block) {
                 continue;
             }
             let Some(place) = self.stored_at(block)? else {
@@ -262,20 +262,20 @@ impl BlockAllocator for VhdTable {
             if bitmap.iter().any(|byte| *byte != 0xff) {
                 self.set_bits(place.start)?;
             }
-            room.all_set.insert(block);
+            space.all_set.insert(block);
         }
         Ok(())
     }
 
     fn commit(&self) -> Result<()> {
         self.entries.store()?;
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        if room.is_grown {
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        if space.is_grown {
             // The footer is written before the file is truncated, so that there is always one at its end.
-            self.file.write_at(room.next, self.footer.bytes())?;
+            self.file.write_at(space.next, self.footer.bytes())?;
             self.flush()?;
-            self.file.set_len(room.next + FOOTER)?;
-            room.is_grown = false;
+            self.file.set_len(space.next + FOOTER)?;
+            space.is_grown = false;
         }
         Ok(())
     }
@@ -286,23 +286,23 @@ impl NewBlockTable for VhdTable {
         if let Block::At(host) = self.lookup(block)? {
             return Ok(host);
         }
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.file.starts_as_zeroes() {
-            make_zero(self.file.as_ref(), self.from(room.next))?;
+            make_zero(self.file.as_ref(), self.from(space.next))?;
         }
-        self.take(&mut room, block)
+        self.take(&mut space, block)
     }
 
     fn finish(&self, flush: bool) -> Result<()> {
-        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         if self.file.starts_as_zeroes() {
-            self.file.set_len(room.next)?;
+            self.file.set_len(space.next)?;
         }
         self.entries.store_all()?;
         let padding = self.disk.table_end() - self.disk.blocks_end();
         let padding = vec![0xff; usize::try_from(padding).unwrap_or_default()];
         self.file.write_at(self.disk.blocks_end(), &padding)?;
-        self.file.write_at(room.next, self.footer.bytes())?;
+        self.file.write_at(space.next, self.footer.bytes())?;
         self.file.write_at(FOOTER, &self.disk.encode())?;
         write_header_last(self.file.as_ref(), self.footer.bytes(), flush)
     }

@@ -101,7 +101,7 @@ impl BlockTokens {
         let fixed_bits = extra + self.code_bits(&fixed_symbols, &fixed_distances);
         let stored_bits = stored_bits(data.len());
         let bits = own_bits.min(fixed_bits).min(stored_bits);
-        if !output.has_room_for(bits + 3) {
+        if !output.has_space_for(bits + 3) {
             return false;
         }
         if bits == stored_bits {

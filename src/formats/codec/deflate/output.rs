@@ -22,7 +22,7 @@ impl<'a> BitWriter<'a> {
     }
 
     /// Returns true if there is space for `bits` more bits.
-    pub(super) fn has_room_for(&self, bits: u64) -> bool {
+    pub(super) fn has_space_for(&self, bits: u64) -> bool {
         let whole = (bits + u64::from(self.count)).div_ceil(8);
         self.position as u64 + whole + 8 <= self.bytes.len() as u64
     }

@@ -83,11 +83,11 @@ impl Luks2Header {
     /// # Errors
     /// Returns an error if the file ends before the disk does, or within a sector.
     pub fn size(&self, length: u64) -> Result<u64> {
-        let room = length.checked_sub(self.payload_offset());
-        let Some(room) = room.filter(|room| self.size.is_none_or(|size| size <= *room)) else {
+        let space = length.checked_sub(self.payload_offset());
+        let Some(space) = space.filter(|space| self.size.is_none_or(|size| size <= *space)) else {
             return Err(Error::corrupt("LUKS2 disk is cut off"));
         };
-        let size = self.size.unwrap_or(room);
+        let size = self.size.unwrap_or(space);
         let unit = self.sector_length.bytes();
         if !size.is_multiple_of(unit) {
             return Err(Error::corrupt(format!(

@@ -117,7 +117,7 @@ fn extension_area(options: &NewQcow2Options) -> Vec<u8> {
 /// # Errors
 /// Returns an error, in `qemu-img`'s words, if it doesn't, or if the backing file's name is longer than the format
 /// allows.
-pub(in crate::formats::qcow2) fn check_room(options: &NewQcow2Options) -> Result<()> {
+pub(in crate::formats::qcow2) fn check_space(options: &NewQcow2Options) -> Result<()> {
     let without_name =
         u64::from(fixed_length(options.version)) + extension_area(options).len() as u64;
     let name = options.backing_name();

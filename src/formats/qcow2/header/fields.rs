@@ -1,8 +1,8 @@
 //! The offsets of the header's fields, and updates of single fields of an existing image.
 //!
 //! An update writes only its field. The rest of the header cluster, including unknown header extensions, stays
-//! unchanged. Each field is within one sector, so that a power cut leaves the old or the new value. (`room` adds a
-//! header extension.)
+//! unchanged. Each field is within one sector, so that a power cut leaves the old or the new value. The module
+//! `extension_slot` adds a header extension.
 
 use super::places::TablePlace;
 use crate::error::{Error, Result};

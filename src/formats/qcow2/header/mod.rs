@@ -9,17 +9,17 @@
 //! - `places`: the places of tables that the header stores;
 //! - [`extensions`], [`features`]: the header extensions, and the feature bits;
 //! - `encode`: the header of a new image;
-//! - `fields`, `room`, `rewrite`: changes of the header of an existing image.
+//! - `fields`, `extension_slot`, `rewrite`: changes of the header of an existing image.
 
 mod checked;
 pub(super) mod encode;
+pub(super) mod extension_slot;
 pub mod extensions;
 pub mod features;
 pub(super) mod fields;
 mod fixed;
 mod places;
 pub(super) mod rewrite;
-pub(super) mod room;
 
 pub use checked::{CompressionType, Header, Version, until_zero};
 pub(super) use fixed::MAX_SNAPSHOTS;

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! - Worker threads compress a chunk's clusters before they have space
-//!   ([`NewImage::compress`](crate::formats::NewImage::compress)), since their stored size isn't known earlier. Space is
-//!   allocated in guest order, so the image is the same for any number of threads.
+//!   ([`NewImage::compress`](crate::formats::NewImage::compress)), since their stored size isn't known earlier. Space
+//!   is allocated in guest order, so the image is the same for any number of threads.
 //! - Each compressed cluster starts at the byte after the one before, and may extend into the next host cluster. If
 //!   that host cluster is allocated already, the rest of the last one is still used for clusters that fit into it.
 //! - The refcount of a host cluster is the number of compressed clusters in it. If that number reaches the highest
@@ -134,8 +134,8 @@ impl Space {
         let size = self.geometry.cluster_size();
         let start = match self.tail {
             Some(tail) if !self.counts.is_full(tail) => {
-                let room = size - self.geometry.within_cluster(tail.0);
-                let more = length.saturating_sub(room);
+                let left = size - self.geometry.within_cluster(tail.0);
+                let more = length.saturating_sub(left);
                 if more == 0 || self.tail_is_last() {
                     self.layout.allocate(self.geometry.clusters(more) * size)?;
                     Some(tail)

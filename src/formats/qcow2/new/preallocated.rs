@@ -69,7 +69,7 @@ struct Subclusters {
 ///
 /// # Errors
 /// Returns the system's error, or an error if a device is too small.
-fn make_room(storage: &dyn Storage, length: u64) -> Result<()> {
+fn make_space(storage: &dyn Storage, length: u64) -> Result<()> {
     if storage.starts_as_zeroes() {
         return storage.set_len(length);
     }
@@ -147,7 +147,7 @@ impl PreallocatedLayout {
             true => metadata_end - beyond,
             false => metadata_end,
         };
-        make_room(image.storage.as_ref(), length)?;
+        make_space(image.storage.as_ref(), length)?;
         image.wipe()?;
         if !takes_space {
             image.clear(first..end)?;

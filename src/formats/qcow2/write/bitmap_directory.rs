@@ -17,7 +17,7 @@ use super::metadata::Metadata;
 use super::open::open_state;
 use crate::error::{Error, Result, printable};
 use crate::formats::bitmaps::BitmapBits;
-use crate::formats::qcow2::header::room::ExtensionRoom;
+use crate::formats::qcow2::header::extension_slot::ExtensionSlot;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 
@@ -29,7 +29,7 @@ pub(super) struct DirectoryChange<'a> {
     storage: &'a Arc<dyn Storage>,
     header: &'a Header,
     /// The place of the bitmaps extension, or `None` if the last bitmap is removed.
-    room: Option<ExtensionRoom>,
+    slot: Option<ExtensionSlot>,
     metadata: Metadata,
     autoclear: u64,
 }
@@ -49,13 +49,13 @@ impl<'a> DirectoryChange<'a> {
     ) -> Result<Self> {
         check_count(header, count)?;
         let kind = extensions::BITMAPS;
-        let find = || ExtensionRoom::find(storage.as_ref(), header, kind, EXTENSION_LENGTH);
-        let room = (count > 0).then(find).transpose()?;
+        let find = || ExtensionSlot::find(storage.as_ref(), header, kind, EXTENSION_LENGTH);
+        let slot = (count > 0).then(find).transpose()?;
         let (state, autoclear) = open_state(storage, None, header, flush)?;
         Ok(Self {
             storage,
             header,
-            room,
+            slot,
             metadata: state.metadata,
             autoclear,
         })
@@ -88,9 +88,9 @@ impl<'a> DirectoryChange<'a> {
     /// Returns an error if metadata is damaged or clusters can't be allocated, or the system's error.
     pub(super) fn finish(mut self, all: &[Bitmap], gone: &[Bitmap]) -> Result<()> {
         let given_back = self.clusters_of(gone)?;
-        match self.room.take() {
+        match self.slot.take() {
             None => self.clear()?,
-            Some(room) => self.switch(&room, all)?,
+            Some(slot) => self.switch(&slot, all)?,
         }
         let geometry = self.header.geometry();
         let old = self.header.bitmaps().map(|old| (old.directory, old.length));
@@ -125,7 +125,7 @@ impl<'a> DirectoryChange<'a> {
     }
 
     /// Makes the header refer to a new directory.
-    fn switch(&mut self, room: &ExtensionRoom, all: &[Bitmap]) -> Result<()> {
+    fn switch(&mut self, slot: &ExtensionSlot, all: &[Bitmap]) -> Result<()> {
         let storage = self.storage.as_ref();
         let directory: Vec<u8> = all.iter().flat_map(Bitmap::directory_entry).collect();
         let place = BitmapsPlace {
@@ -140,10 +140,10 @@ impl<'a> DirectoryChange<'a> {
         let metadata = &self.metadata;
         let fill = || {
             let kind = extensions::BITMAPS;
-            room.fill(storage, kind, &place.bytes(), &|| metadata.flush())
+            slot.fill(storage, kind, &place.bytes(), &|| metadata.flush())
         };
         let counts = self.autoclear & features::BITMAPS != 0;
-        if counts && room.is_in_one_sector() {
+        if counts && slot.is_in_one_sector() {
             return fill();
         }
         let others = self.autoclear & !features::BITMAPS;
@@ -174,7 +174,7 @@ fn end_extensions(storage: &dyn Storage, header: &Header) -> Result<bool> {
     if kinds.rev().position(|kind| kind == extensions::BITMAPS) != Some(0) {
         return Ok(false);
     }
-    ExtensionRoom::find(storage, header, extensions::BITMAPS, EXTENSION_LENGTH)?.end_here(storage)
+    ExtensionSlot::find(storage, header, extensions::BITMAPS, EXTENSION_LENGTH)?.end_here(storage)
 }
 
 /// Checks that an image can have `count` bitmaps.

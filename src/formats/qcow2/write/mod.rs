@@ -5,7 +5,7 @@
 //! - `plan`: the clusters for a write; `zero`: zeroes and discards; `compressed`: compressed clusters;
 //! - `bitmaps`: the update of the enabled persistent bitmaps;
 //! - `copy_bitmaps`, `replace_bitmap`: changes of the list of bitmaps, for which the header needs an extension
-//!   (`bitmap_directory`, `header::room`);
+//!   (`bitmap_directory`, `header::extension_slot`);
 //! - `snapshots`: taking, applying and deleting internal snapshots;
 //! - `zero_flags`: the removal of zero flags, for version 2;
 //! - `resize`: resizing the disk, and emptying an image;

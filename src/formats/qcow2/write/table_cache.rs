@@ -70,7 +70,7 @@ impl TableCache {
 
     /// Adds a table with its stored contents.
     pub(super) fn insert(&mut self, index: u64, host: HostOffset, bytes: Vec<u8>) {
-        self.make_room();
+        self.make_space();
         self.clock += 1;
         let table = CachedTable {
             host,
@@ -115,7 +115,7 @@ impl TableCache {
     }
 
     /// Evicts the older half of the unchanged tables if the cache is full.
-    fn make_room(&mut self) {
+    fn make_space(&mut self) {
         if self.tables.len() < self.most {
             return;
         }

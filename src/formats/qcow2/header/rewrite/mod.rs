@@ -131,7 +131,7 @@ impl HeaderRewrite {
         change(&mut contents)?;
         let new = HeaderBytes::of(&contents, &[], PartPlace::Canonical)?;
         if new.end() > cluster.len() {
-            return Err(no_room());
+            return Err(no_space());
         }
         let steps = steps(&old, &new, [&contents, &old.contents], &cluster)?;
         Ok(Self { steps, cluster })
@@ -160,7 +160,7 @@ impl HeaderRewrite {
 }
 
 /// Returns the error for a header cluster that is too small.
-fn no_room() -> Error {
+fn no_space() -> Error {
     Error::new(ErrorKind::Invalid, "No space left in the file header")
 }
 
@@ -195,7 +195,7 @@ fn steps(
             }
         }
     }
-    Err(no_room())
+    Err(no_space())
 }
 
 /// The placement of a header's parts in the cluster.
@@ -283,7 +283,7 @@ impl HeaderBytes {
         let mut live = Vec::new();
         if let PartPlace::SkipTo(start) = place {
             let skipped = start.saturating_sub(bytes.len() + 8).next_multiple_of(8);
-            let length = u32::try_from(skipped).map_err(|_| no_room())?;
+            let length = u32::try_from(skipped).map_err(|_| no_space())?;
             bytes.extend(SKIP.to_be_bytes());
             bytes.extend(length.to_be_bytes());
             live.push(0..bytes.len());
@@ -302,7 +302,7 @@ impl HeaderBytes {
             live.push(at..bytes.len());
         }
         set(&mut bytes, 8, &(at as u64).to_be_bytes());
-        let length = u32::try_from(name.len()).map_err(|_| no_room())?;
+        let length = u32::try_from(name.len()).map_err(|_| no_space())?;
         set(&mut bytes, 16, &length.to_be_bytes());
         Ok(Self { bytes, live })
     }

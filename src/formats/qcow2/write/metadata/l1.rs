@@ -29,7 +29,7 @@ impl Metadata {
             return Ok(());
         }
         self.commit()?;
-        let place = match self.room_behind_l1(entries)? {
+        let place = match self.fits_behind_l1(entries)? {
             true => self.parts.l1_place.host,
             false => self.allocate_run(entries * ENTRY_SIZE)?,
         };
@@ -44,7 +44,7 @@ impl Metadata {
     }
 
     /// Returns true if `entries` entries fit into the clusters of the L1 table, and these hold nothing else.
-    fn room_behind_l1(&mut self, entries: u64) -> Result<bool> {
+    fn fits_behind_l1(&mut self, entries: u64) -> Result<bool> {
         let geometry = self.parts.geometry;
         let old = geometry.clusters(self.l1_entries() * ENTRY_SIZE);
         if old == 0 || geometry.clusters(entries * ENTRY_SIZE) > old {

@@ -382,9 +382,9 @@ impl Metadata {
             None => None,
             Some(tail) => {
                 let cluster = geometry.host_cluster(tail);
-                let room = geometry.cluster_size() - geometry.within_cluster(tail.0);
+                let space = geometry.cluster_size() - geometry.within_cluster(tail.0);
                 self.before_counting()?;
-                if length <= room {
+                if length <= space {
                     let fits = self.parts.refcounts.raise(cluster)?;
                     fits.then_some(tail)
                 } else {

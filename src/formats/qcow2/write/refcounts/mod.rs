@@ -130,7 +130,7 @@ impl Refcounts {
         let Some(host) = self.block_host(index)? else {
             return Ok(false);
         };
-        self.make_room()?;
+        self.make_space()?;
         // QEMU may end the file inside the last block, after its last used entry.
         let mut block = vec![0; self.geometry.cluster_len()];
         let length = self.storage.len()?;
@@ -144,7 +144,7 @@ impl Refcounts {
     }
 
     /// Writes changed blocks if the cache is full. They may be stored at any time; see the module's documentation.
-    fn make_room(&mut self) -> Result<()> {
+    fn make_space(&mut self) -> Result<()> {
         if self.blocks.is_crowded() {
             self.blocks.write_changed(self.storage.as_ref())?;
         }
@@ -310,7 +310,7 @@ impl Refcounts {
             .ok_or_else(|| Error::invalid("beyond the refcount table"))?;
         *entry = RefcountTableEntry::to_block(host);
         self.changed.insert(index / ENTRIES_PER_SECTOR);
-        self.make_room()?;
+        self.make_space()?;
         let block = vec![0; self.geometry.cluster_len()];
         self.blocks.insert_new(index, host, block);
         Ok(())

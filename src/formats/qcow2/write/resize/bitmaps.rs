@@ -11,7 +11,7 @@ use crate::formats::bitmaps::BitmapBits;
 use crate::formats::qcow2::bitmaps::{Bitmap, read_bitmaps};
 use crate::formats::qcow2::entries::BitmapTarget;
 use crate::formats::qcow2::geometry::{ENTRY_SIZE, Geometry};
-use crate::formats::qcow2::header::room::ExtensionRoom;
+use crate::formats::qcow2::header::extension_slot::ExtensionSlot;
 use crate::formats::qcow2::header::{BitmapsPlace, Header, extensions};
 use crate::formats::qcow2::write::bitmap_directory::{check_length_for, store_bits};
 use crate::formats::qcow2::write::metadata::Metadata;
@@ -131,10 +131,10 @@ impl ResizedBitmaps {
         };
         storage.write_at(place.directory.0, &directory)?;
         let kind = extensions::BITMAPS;
-        let room = ExtensionRoom::find(storage.as_ref(), header, kind, place.bytes().len())?;
+        let slot = ExtensionSlot::find(storage.as_ref(), header, kind, place.bytes().len())?;
         // The commit stores the refcounts, and flushes all that was written, before the header refers to it.
         metadata.commit()?;
-        room.fill(storage.as_ref(), kind, &place.bytes(), &|| metadata.flush())?;
+        slot.fill(storage.as_ref(), kind, &place.bytes(), &|| metadata.flush())?;
         self.free_old(storage.as_ref(), old, metadata)?;
         metadata.commit()
     }

@@ -14,7 +14,7 @@ use crate::units::SECTOR_SIZE;
 
 /// An extension of a header that is present or can be inserted.
 #[derive(Debug)]
-pub(in crate::formats::qcow2) struct ExtensionRoom {
+pub(in crate::formats::qcow2) struct ExtensionSlot {
     place: ExtensionPlace,
 }
 
@@ -29,7 +29,7 @@ enum ExtensionPlace {
     },
 }
 
-impl ExtensionRoom {
+impl ExtensionSlot {
     /// Finds an extension with `length` bytes of data in a version 3 header, or the space for it.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl ExtensionRoom {
         }
         let end = at + 8 + length.next_multiple_of(8) as u64 + 8;
         let size = header.geometry().cluster_size();
-        let no_room = || {
+        let no_space = || {
             let message = "Failed to update bitmap extension: No space left on device";
             Error::new(ErrorKind::Invalid, message)
         };
@@ -72,14 +72,14 @@ impl ExtensionRoom {
             Some(name) if name_offset < end => {
                 let to = end.max(name_end);
                 if to + name.len() as u64 > size {
-                    return Err(no_room());
+                    return Err(no_space());
                 }
                 Some((name.to_vec(), to))
             }
             _ => None,
         };
         if end > size {
-            return Err(no_room());
+            return Err(no_space());
         }
         Ok(Self {
             place: ExtensionPlace::Here { at, name },
@@ -190,15 +190,15 @@ mod tests {
                 let before = header(filler, name);
                 let storage = MemoryStorage::new(before.clone()).recording();
                 let old = Header::read(&storage).unwrap();
-                let room = match ExtensionRoom::find(&storage, &old, KIND, 24) {
-                    Ok(room) => room,
+                let slot = match ExtensionSlot::find(&storage, &old, KIND, 24) {
+                    Ok(slot) => slot,
                     Err(error) => {
                         let long = filler > 352 && name.len() == 200;
                         assert!(long, "{filler} {}: {error}", name.len());
                         continue;
                     }
                 };
-                room.fill(&storage, KIND, &[7; 24], &|| storage.flush())
+                slot.fill(&storage, KIND, &[7; 24], &|| storage.flush())
                     .unwrap();
                 let mut bytes = before;
                 for change in storage.take_record() {
@@ -215,7 +215,7 @@ mod tests {
                 }
                 let new = Header::read(&storage).unwrap();
                 assert_eq!(new.extension(KIND), Some(&[7; 24][..]));
-                let found = ExtensionRoom::find(&storage, &new, KIND, 24).unwrap();
+                let found = ExtensionSlot::find(&storage, &new, KIND, 24).unwrap();
                 let ExtensionPlace::There { at, .. } = found.place else {
                     panic!("it isn't found");
                 };

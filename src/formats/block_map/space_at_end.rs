@@ -11,12 +11,12 @@ const COPIED_AT_ONCE: u64 = 1 << 20;
 
 /// The space after everything that a file holds.
 #[derive(Debug)]
-pub struct RoomAtEnd {
+pub struct SpaceAtEnd {
     file: Arc<dyn Storage>,
     next: Mutex<u64>,
 }
 
-impl RoomAtEnd {
+impl SpaceAtEnd {
     /// Returns the space from `next` on, in bytes from the start of the file.
     pub fn new(file: Arc<dyn Storage>, next: u64) -> Self {
         Self {
@@ -101,15 +101,15 @@ mod tests {
                 false => storage,
             });
             let file: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
-            let room = RoomAtEnd::new(file, 600);
-            assert_eq!(room.take_zeroed(512, 512).unwrap(), 1024);
-            assert_eq!(room.take(10, 4).unwrap(), 1536);
-            assert_eq!(room.next(), 1546);
+            let space = SpaceAtEnd::new(file, 600);
+            assert_eq!(space.take_zeroed(512, 512).unwrap(), 1024);
+            assert_eq!(space.take(10, 4).unwrap(), 1536);
+            assert_eq!(space.next(), 1546);
             let bytes = storage.contents();
             assert!(bytes[1024..1536].iter().all(|byte| *byte == 0));
             assert_eq!((bytes[1023], bytes[1536]), (7, 7));
-            assert!(room.take(u64::MAX, 512).is_err());
-            assert!(device || room.take_zeroed(4096, 4096).unwrap() == 4096);
+            assert!(space.take(u64::MAX, 512).is_err());
+            assert!(device || space.take_zeroed(4096, 4096).unwrap() == 4096);
             assert!(device || storage.contents().len() == 8192);
         }
     }
