@@ -14,7 +14,9 @@ use super::{Passwords, Purpose};
 use crate::convert::{self, Observer, Settings};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::driver::{Parts, WriteParts};
-use crate::formats::{Chain, ExtentKind, Image, OverOptions, Preallocation, Resize, ZeroImage};
+use crate::formats::{
+    Chain, ExtentKind, Image, OverwriteOptions, Preallocation, Resize, ZeroImage,
+};
 use crate::nodes::{
     BackingNode, Disk, Node, Policy, WritableFile, WriteAccess, file_name, refuse_same,
 };
@@ -220,9 +222,9 @@ fn copy(
     base: &WritableFile<'_>,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let options = OverOptions {
+    let options = OverwriteOptions {
         leaves_parts: true,
-        ..OverOptions::default()
+        ..OverwriteOptions::default()
     };
     let target = base
         .image

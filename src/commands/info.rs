@@ -72,10 +72,10 @@ pub fn explain(source: &Node<'_>) -> Result<Vec<Statement>> {
             format!("'{name}', {format}. All that this image doesn't store is read from it.");
         all.push(Statement::new("backing file", text));
     }
-    let worth = image.encryption().map(EncryptionFormat::worth);
+    let description = image.encryption().map(EncryptionFormat::description);
     all.push(Statement::new(
         "encryption",
-        worth.unwrap_or("None: whoever has the file reads the disk."),
+        description.unwrap_or("None: whoever has the file reads the disk."),
     ));
     all.extend(image.explain());
     Ok(all)

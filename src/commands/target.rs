@@ -10,7 +10,7 @@ use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result};
 use crate::formats::driver::{Backing, NewDisk, Plan};
 use crate::formats::encryption::{EncryptionFormat, key_secret, key_secret_option};
-use crate::formats::{Format, NewImage, OverOptions, smaller_than_input};
+use crate::formats::{Format, NewImage, OverwriteOptions, smaller_than_input};
 use crate::nodes::{
     Names, NewFile, NewImageFiles, Node, Policy, WritableFile, WriteAccess, could_not_open,
     file_name, refuse_same,
@@ -259,7 +259,7 @@ impl Target<'_> {
         if image.size() < size {
             return Err(smaller_than_input());
         }
-        let options = OverOptions {
+        let options = OverwriteOptions {
             is_zero: existing.is_zero,
             compressed: self.compressed,
             leaves_parts: existing.leaves_parts,

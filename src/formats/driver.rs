@@ -22,7 +22,7 @@ use super::explanation::Statement;
 use super::image::{Image, WritableImage};
 use super::info::ImageInfo;
 use super::new_image::NewImage;
-use super::over::{OverImage, OverOptions};
+use super::overwrite::{OverwriteOptions, OverwrittenImage};
 use super::refusals::{no_creation, no_measure};
 use super::resize::{Resize, no_resize};
 use super::snapshots::{SnapshotName, Snapshots};
@@ -314,10 +314,10 @@ pub trait ImageFile: Send + Sync {
         &self,
         parts: WriteParts<'_>,
         size: u64,
-        options: OverOptions,
+        options: OverwriteOptions,
     ) -> Result<Box<dyn NewImage>> {
         let image = self.open_writable(parts)?;
-        Ok(Box::new(OverImage::new(image, size, options)?))
+        Ok(Box::new(OverwrittenImage::new(image, size, options)?))
     }
 
     /// Checks that [`set_backing`](Self::set_backing) accepts its argument. Writes nothing.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use cowhide::convert::{self, Settings};
 use cowhide::error::Result;
 use cowhide::formats::driver::{Parts, WriteParts};
-use cowhide::formats::{Chain, Image, OverOptions, ZeroImage};
+use cowhide::formats::{Chain, Image, OverwriteOptions, ZeroImage};
 use cowhide::storage::{Change, Fault, MemoryStorage, Operation, Storage};
 
 use crate::common::Noise;
@@ -49,9 +49,9 @@ impl Subject {
             flush: true,
             ..WriteParts::default()
         };
-        let options = OverOptions {
+        let options = OverwriteOptions {
             leaves_parts: true,
-            ..OverOptions::default()
+            ..OverwriteOptions::default()
         };
         let target = load(base).write_over(parts, source.size(), options)?;
         let settings = Settings {

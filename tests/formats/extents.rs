@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cowhide::convert;
 use cowhide::error::Result;
 use cowhide::formats::driver::{Load, NewParts, Parts, WriteParts};
-use cowhide::formats::{ImageFile, OverOptions};
+use cowhide::formats::{ImageFile, OverwriteOptions};
 use cowhide::options::Values;
 use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
@@ -137,7 +137,7 @@ fn write_over(files: &[Arc<dyn Storage>], disk: &[u8]) {
     };
     let size = disk.len() as u64;
     let target = image
-        .write_over(parts, size, OverOptions::default())
+        .write_over(parts, size, OverwriteOptions::default())
         .unwrap();
     convert::copy(&raw(disk), target.as_ref(), settings(1), &()).unwrap();
 }

@@ -30,7 +30,7 @@ use cowhide::crypto::Secret;
 use cowhide::error::Result;
 use cowhide::formats::driver::{Load, NewDisk, NewParts, Parts, WriteParts};
 use cowhide::formats::raw::RawImage;
-use cowhide::formats::{FORMATS, FormatDriver, ImageFile, OverOptions};
+use cowhide::formats::{FORMATS, FormatDriver, ImageFile, OverwriteOptions};
 use cowhide::options::Values;
 use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
@@ -168,7 +168,7 @@ fn read(driver: Driver, image: &[u8]) -> Result<Vec<u8>> {
 fn write_over(driver: Driver, storage: &Arc<MemoryStorage>, disk: &[u8]) -> Result<()> {
     let size = disk.len() as u64;
     let file = load(driver, storage)?;
-    let target = file.write_over(write_parts(), size, OverOptions::default())?;
+    let target = file.write_over(write_parts(), size, OverwriteOptions::default())?;
     convert::copy(&raw(disk), target.as_ref(), settings(1), &())
 }
 

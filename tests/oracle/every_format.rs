@@ -12,7 +12,7 @@ use std::sync::Arc;
 use cowhide::error::Result;
 use cowhide::formats::driver::{Load, NewDisk, Plan, WriteParts};
 use cowhide::formats::info::ImageInfo;
-use cowhide::formats::{self, FORMATS, FormatDriver, ImageFile, OverOptions};
+use cowhide::formats::{self, FORMATS, FormatDriver, ImageFile, OverwriteOptions};
 use cowhide::options::{Kind, Values};
 use cowhide::storage::MemoryStorage;
 use libtest_mimic::Trial;
@@ -460,7 +460,7 @@ fn over_what_exists(driver: Driver) {
     };
     let folder = folder.path();
     let can_be = load(driver, &folder.join("image"))
-        .write_over(WriteParts::default(), size, OverOptions::default())
+        .write_over(WriteParts::default(), size, OverwriteOptions::default())
         .is_ok();
     let noise = usize::try_from(180 * CYLINDER).unwrap();
     fs::write(folder.join("noise.raw"), vec![0xa5; noise]).unwrap();

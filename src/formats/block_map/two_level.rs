@@ -170,7 +170,7 @@ impl TwoLevelTable {
     }
 
     /// Returns true if there are so many changes that a flush is due.
-    pub fn is_crowded(&self) -> bool {
+    pub fn should_store(&self) -> bool {
         self.lock().pages.changed() >= MOST_CHANGED
     }
 

@@ -51,7 +51,7 @@ pub trait BlockAllocator: BlockTable {
     fn commit(&self) -> Result<()>;
 
     /// Returns true if the table has so many changes that a flush is due.
-    fn is_crowded(&self) -> bool {
+    fn should_store(&self) -> bool {
         false
     }
 
@@ -208,7 +208,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
             return Err(closed());
         }
         let table = self.image.table();
-        if table.is_crowded() {
+        if table.should_store() {
             self.store(&mut state)?;
         }
         let size = self.block_size();
@@ -333,7 +333,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
         let size = self.block_size();
         let table = self.image.table();
         let mut start = range.start;
-        while start < range.end && !table.is_crowded() {
+        while start < range.end && !table.should_store() {
             if table.lookup(start / size)? == Block::Absent {
                 state.is_changed = true;
                 let entered = table.set_zero(start / size);
@@ -342,7 +342,7 @@ impl<T: BlockAllocator> WritableBlocks<T> {
             }
             start += size;
         }
-        if table.is_crowded() {
+        if table.should_store() {
             self.store(&mut state)?;
         }
         Ok(start.min(range.end) - range.start)

@@ -44,7 +44,7 @@ impl EncryptionFormat {
     }
 
     /// Returns a description of the format and its security.
-    pub fn worth(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::Aes => {
                 "Legacy AES: AES-128-CBC on sectors of 512 bytes, with an IV from the guest sector number. The first \

@@ -12,7 +12,9 @@ use crate::formats::encryption::{EncryptedHeader, EncryptionFormat, Numbering};
 use crate::formats::explanation::Statement;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::resize_file::resize_file;
-use crate::formats::{Amend, Image, NewImage, OverImage, OverOptions, Resize, WritableImage};
+use crate::formats::{
+    Amend, Image, NewImage, OverwriteOptions, OverwrittenImage, Resize, WritableImage,
+};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -246,13 +248,13 @@ impl ImageFile for LuksFile {
         &self,
         parts: WriteParts<'_>,
         size: u64,
-        options: OverOptions,
+        options: OverwriteOptions,
     ) -> Result<Box<dyn NewImage>> {
         let image = self.open_writable(parts)?;
-        let options = OverOptions {
+        let options = OverwriteOptions {
             is_zero: false,
             ..options
         };
-        Ok(Box::new(OverImage::new(image, size, options)?))
+        Ok(Box::new(OverwrittenImage::new(image, size, options)?))
     }
 }

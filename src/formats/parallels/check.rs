@@ -15,14 +15,14 @@ use crate::units::SECTOR_SIZE;
 
 /// The words at the start of a finding.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Said {
+pub(super) struct FindingWords {
     /// The word for a corruption.
     pub(super) corruption: &'static str,
     /// The word for a leak.
     pub(super) leak: &'static str,
 }
 
-impl Said {
+impl FindingWords {
     /// The words of a check.
     pub(super) const ERRORS: Self = Self {
         corruption: "ERROR",
@@ -66,7 +66,7 @@ pub(super) fn walk(
     table: &AllocationTable,
     extension: Option<&FormatExtension>,
     file: &dyn Storage,
-    words: Said,
+    words: FindingWords,
     on_event: &mut dyn FnMut(&CheckEvent<'_>),
 ) -> Result<BatFindings> {
     let said = words.corruption;
@@ -170,7 +170,7 @@ pub(super) fn repair(
 ) -> Result<u64> {
     let header = table.header();
     for block in &found.outside {
-        table.forget(*block)?;
+        table.deallocate(*block)?;
     }
     for block in &found.shared {
         let from = table.stated(*block)?;

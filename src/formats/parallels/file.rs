@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::check::{self, BatFindings, Said};
+use super::check::{self, BatFindings, FindingWords};
 use super::dirty_bits::{DirtyBits, KeptExtension, WithExtension};
 use super::extension::FormatExtension;
 use super::header::ParallelsHeader;
@@ -56,10 +56,14 @@ impl ParallelsFile {
         BlockImage::new(table, Arc::clone(&self.file), false)
     }
 
-    fn walk(&self, said: Said, on_event: &mut dyn FnMut(&CheckEvent<'_>)) -> Result<BatFindings> {
+    fn walk(
+        &self,
+        words: FindingWords,
+        on_event: &mut dyn FnMut(&CheckEvent<'_>),
+    ) -> Result<BatFindings> {
         let table = self.table(true, None)?;
         let extension = self.extension.as_ref();
-        check::walk(&table, extension, self.file.as_ref(), said, on_event)
+        check::walk(&table, extension, self.file.as_ref(), words, on_event)
     }
 }
 
@@ -91,7 +95,7 @@ impl ImageFile for ParallelsFile {
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
-        let found = self.walk(Said::ERRORS, &mut |_| {})?;
+        let found = self.walk(FindingWords::ERRORS, &mut |_| {})?;
         refuse_damaged(found.damages())?;
         let end = found.report.image_end_offset;
         let table = self.table(parts.flush, self.header.is_in_use.then_some(end))?;
@@ -150,7 +154,7 @@ impl Check for ParallelsFile {
         if let Some(error) = &self.broken_extension {
             return Err(Error::corrupt(error.to_string()));
         }
-        Ok(self.walk(Said::ERRORS, on_event)?.report)
+        Ok(self.walk(FindingWords::ERRORS, on_event)?.report)
     }
 
     fn repair(
@@ -158,11 +162,11 @@ impl Check for ParallelsFile {
         what: Repair,
         on_event: &mut dyn FnMut(&CheckEvent<'_>),
     ) -> Result<CheckReport> {
-        let said = match what {
-            Repair::All => Said::REPAIRS,
-            Repair::Leaks => Said {
-                corruption: Said::ERRORS.corruption,
-                ..Said::REPAIRS
+        let words = match what {
+            Repair::All => FindingWords::REPAIRS,
+            Repair::Leaks => FindingWords {
+                corruption: FindingWords::ERRORS.corruption,
+                ..FindingWords::REPAIRS
             },
         };
         let file = self.file.as_ref();
@@ -177,7 +181,7 @@ impl Check for ParallelsFile {
             file.flush()?;
             fixed.corruptions_fixed = 1;
         }
-        let found = self.walk(said, on_event)?;
+        let found = self.walk(words, on_event)?;
         if found.report.leaks > 0 {
             file.set_len(found.report.image_end_offset)?;
             fixed.leaks_fixed = found.report.leaks;
@@ -198,7 +202,7 @@ impl Check for ParallelsFile {
         Ok(CheckReport {
             leaks_fixed: fixed.leaks_fixed,
             corruptions_fixed: fixed.corruptions_fixed,
-            ..again.walk(Said::ERRORS, on_event)?.report
+            ..again.walk(FindingWords::ERRORS, on_event)?.report
         })
     }
 }

@@ -93,7 +93,7 @@ impl AllocationTable {
     ///
     /// # Errors
     /// Returns the system's error.
-    pub(super) fn forget(&self, block: u64) -> Result<()> {
+    pub(super) fn deallocate(&self, block: u64) -> Result<()> {
         self.entries.set(block, ABSENT)
     }
 

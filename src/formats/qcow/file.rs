@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::entry_check;
 use super::header::QcowHeader;
-use super::sound;
 use super::table::QcowTable;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ impl ImageFile for QcowFile {
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
         let image = self.image(parts.secret, parts.flush)?;
-        let wrong = sound::wrong_entries(image.table(), self.file.len()?)?;
+        let wrong = entry_check::wrong_entries(image.table(), self.file.len()?)?;
         refuse_damaged(wrong)?;
         let image = WritableBlocks::new(image, parts.flush);
         Ok(Box::new(image.with_backing(parts.backing)))

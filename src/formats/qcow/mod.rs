@@ -4,11 +4,11 @@
 //! of a compressed cluster. All numbers are big-endian. There are no refcounts, no snapshots and no zero clusters.
 //! The header may have the name of a backing file, without its format. The data may be encrypted with legacy AES.
 
+mod entry_check;
 mod file;
 mod header;
 mod options;
 mod plan;
-mod sound;
 mod table;
 
 use std::sync::Arc;

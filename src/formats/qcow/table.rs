@@ -141,8 +141,8 @@ impl BlockAllocator for QcowTable {
         self.tables.store(self.flushes)
     }
 
-    fn is_crowded(&self) -> bool {
-        self.tables.is_crowded()
+    fn should_store(&self) -> bool {
+        self.tables.should_store()
     }
 }
 
@@ -151,7 +151,7 @@ impl NewBlockTable for QcowTable {
         if let Block::At(host) = self.lookup(block)? {
             return Ok(host);
         }
-        if self.tables.is_crowded() {
+        if self.tables.should_store() {
             self.tables.store_l2()?;
         }
         self.add_table(block)?;
@@ -167,7 +167,7 @@ impl NewBlockTable for QcowTable {
     }
 
     fn place_compressed(&self, block: u64, length: u64) -> Result<HostOffset> {
-        if self.tables.is_crowded() {
+        if self.tables.should_store() {
             self.tables.store_l2()?;
         }
         self.add_table(block)?;

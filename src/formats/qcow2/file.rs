@@ -239,14 +239,14 @@ impl ImageFile for Qcow2File {
         rewriting.write(storage, &|| storage.flush_if(flush))
     }
 
-    fn amend(&self, parts: &WriteParts<'_>, wished: &Amend<'_>) -> Result<()> {
+    fn amend(&self, parts: &WriteParts<'_>, change: &Amend<'_>) -> Result<()> {
         let file = Amended {
             storage: &self.storage,
             header: &self.header,
             luks: self.luks.as_ref(),
             writing: self.open_options(parts.clone())?,
         };
-        amend(file, parts, wished)
+        amend(file, parts, change)
     }
 
     fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {

@@ -133,8 +133,8 @@ impl BlockAllocator for QedTable {
         self.tables.store(self.flushes)
     }
 
-    fn is_crowded(&self) -> bool {
-        self.tables.is_crowded()
+    fn should_store(&self) -> bool {
+        self.tables.should_store()
     }
 }
 
@@ -143,7 +143,7 @@ impl NewBlockTable for QedTable {
         if let Block::At(host) = self.lookup(block)? {
             return Ok(host);
         }
-        if self.tables.is_crowded() {
+        if self.tables.should_store() {
             self.tables.store_l2()?;
         }
         let size = self.header.cluster_size;

@@ -16,7 +16,7 @@ use super::driver::{
 };
 use super::image::{Image, WritableImage};
 use super::new_image::NewImage;
-use super::over::OverOptions;
+use super::overwrite::OverwriteOptions;
 use super::resize::Resize;
 use super::resize_file::resize_file;
 use crate::error::Result;
@@ -119,7 +119,7 @@ impl ImageFile for RawFile {
         &self,
         parts: WriteParts<'_>,
         size: u64,
-        options: OverOptions,
+        options: OverwriteOptions,
     ) -> Result<Box<dyn NewImage>> {
         let file = Arc::clone(&self.file);
         Ok(Box::new(if options.leaves_parts {

@@ -177,7 +177,7 @@ impl BlockMap {
     ///
     /// # Errors
     /// Returns an error as [`EntryTable::set`] does.
-    pub(super) fn forget(&self, block: u32) -> Result<()> {
+    pub(super) fn deallocate(&self, block: u32) -> Result<()> {
         self.entries.set(block.into(), NEVER)
     }
 

@@ -69,7 +69,7 @@ impl BlockMap {
                 say(format!(
                     "Repairing block {block}, which the file hasn't got"
                 ));
-                self.forget(block)?;
+                self.deallocate(block)?;
                 continue;
             }
             let stored_end = self.stored_end(block, index);

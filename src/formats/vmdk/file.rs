@@ -20,7 +20,8 @@ use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damag
 use crate::formats::driver::{BackingRef, FileRef, ImageFile, NameRule, Parts, WriteParts};
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{
-    Concatenation, DiskPart, Image, NewImage, OverImage, OverOptions, WritableImage, ZeroImage,
+    Concatenation, DiskPart, Image, NewImage, OverwriteOptions, OverwrittenImage, WritableImage,
+    ZeroImage,
 };
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -412,13 +413,13 @@ impl ImageFile for VmdkFile {
         &self,
         parts: WriteParts<'_>,
         size: u64,
-        options: OverOptions,
+        options: OverwriteOptions,
     ) -> Result<Box<dyn NewImage>> {
         if self.stream().is_some() {
             return self.write_stream(parts.flush);
         }
         let image = self.open_writable(parts)?;
-        Ok(Box::new(OverImage::new(image, size, options)?))
+        Ok(Box::new(OverwrittenImage::new(image, size, options)?))
     }
 
     fn check(&self) -> Option<&dyn Check> {

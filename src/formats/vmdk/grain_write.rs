@@ -188,7 +188,7 @@ impl BlockAllocator for GrainMap {
         self.store(&mut state)
     }
 
-    fn is_crowded(&self) -> bool {
+    fn should_store(&self) -> bool {
         self.lock().changed >= MOST_CHANGED
     }
 }

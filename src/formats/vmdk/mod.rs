@@ -23,7 +23,7 @@ mod new_extents;
 mod new_sparse;
 mod new_stream;
 mod options;
-mod over_stream;
+mod overwrite_stream;
 mod plan;
 mod repair;
 mod sparse_header;

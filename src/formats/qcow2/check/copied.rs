@@ -19,7 +19,7 @@ use crate::units::{GuestOffset, HostOffset};
 struct L1Flag {
     index: u64,
     finding: Finding,
-    mended: bool,
+    is_repaired: bool,
 }
 
 impl Work<'_> {
@@ -49,17 +49,17 @@ impl Work<'_> {
         for place in tables {
             let before = |flag: &L1Flag| Some(flag.index) <= place.l1_index.map(u64::from);
             while let Some(flag) = of_l1.next_if(before) {
-                self.tell(&flag);
+                self.report_flag(&flag);
             }
             let may_write = repair && walk.is_only_l2(walked, place.host, rebuilt);
             self.l2_flags(walk, place, may_write, rebuilt, &mut buffer)?;
         }
-        of_l1.for_each(|flag| self.tell(&flag));
+        of_l1.for_each(|flag| self.report_flag(&flag));
         Ok(())
     }
 
-    fn tell(&mut self, flag: &L1Flag) {
-        if flag.mended {
+    fn report_flag(&mut self, flag: &L1Flag) {
+        if flag.is_repaired {
             self.fixed(&flag.finding);
         } else {
             self.left(&flag.finding);
@@ -115,7 +115,7 @@ impl Work<'_> {
             flags.push(L1Flag {
                 index,
                 finding,
-                mended: may_write,
+                is_repaired: may_write,
             });
         }
         changed.write(self, l1.host, &table)?;

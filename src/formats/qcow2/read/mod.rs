@@ -225,7 +225,7 @@ impl Image for Qcow2Image {
         let extent = self.extent_at(offset, limit)?;
         let mut status = Status::of(&extent, self.plain_storage().is_some());
         if let (true, Some(host)) = (status.data, status.offset)
-            && self.preallocated.looks_so()
+            && self.preallocated.looks_preallocated()
         {
             let (is_hole, length) = self.holes.at(self.clusters.storage(), host.0)?;
             status.zero = is_hole;

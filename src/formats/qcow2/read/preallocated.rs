@@ -38,11 +38,11 @@ impl Preallocated {
 
     /// Returns true if the image looks preallocated, and false if that is unknown. The result affects only reports
     /// and the speed of reading.
-    pub(super) fn looks_so(&self) -> bool {
-        *self.answer.get_or_init(|| self.find_out().unwrap_or(false))
+    pub(super) fn looks_preallocated(&self) -> bool {
+        *self.answer.get_or_init(|| self.compute().unwrap_or(false))
     }
 
-    fn find_out(&self) -> Result<bool> {
+    fn compute(&self) -> Result<bool> {
         let Some(occupied) = self.storage.allocated()? else {
             return Ok(false);
         };

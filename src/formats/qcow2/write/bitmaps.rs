@@ -95,7 +95,7 @@ impl EnabledBitmaps {
     }
 
     /// Stops recording changes, since the caller stores the bitmaps itself.
-    pub(super) fn set_aside(&mut self) {
+    pub(super) fn stop_recording(&mut self) {
         self.enabled.clear();
     }
 

@@ -129,14 +129,14 @@ impl WritableQcow2 {
             let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
             let state = self.lock();
             state.metadata.usable()?;
-            if !state.metadata.is_crowded() {
+            if !state.metadata.should_store() {
                 return Ok(gate);
             }
             drop(state);
             drop(gate);
             let _shut = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             let mut state = self.lock();
-            if state.metadata.is_crowded() {
+            if state.metadata.should_store() {
                 state.metadata.commit()?;
             }
         }

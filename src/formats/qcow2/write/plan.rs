@@ -148,7 +148,7 @@ fn place(
 ) -> Result<()> {
     for (index, cluster) in found.iter().enumerate() {
         let guest = GuestOffset(cluster.wanted.start);
-        let (host, fresh) = match (cluster.owned, metadata.given_place(guest)) {
+        let (host, fresh) = match (cluster.owned, metadata.fixed_place(guest)) {
             (Some(host), _) | (None, Some(host)) => (host, None),
             (None, None) => {
                 if spare.is_empty() {

@@ -1,7 +1,7 @@
 //! A write-back cache of tables of one cluster each.
 //!
 //! The cache doesn't order writes: its owner determines when changed tables are written. Only unchanged tables are
-//! evicted, so the cache can exceed its limit while tables are changed. [`TableCache::is_crowded`] tells when to
+//! evicted, so the cache can exceed its limit while tables are changed. [`TableCache::should_store`] tells when to
 //! write them.
 
 use std::collections::HashMap;
@@ -135,7 +135,7 @@ impl TableCache {
     }
 
     /// Returns true if at least half as many tables have changed as the cache may hold.
-    pub(super) fn is_crowded(&self) -> bool {
+    pub(super) fn should_store(&self) -> bool {
         self.changed * 2 >= self.most
     }
 
@@ -195,6 +195,6 @@ mod tests {
         assert_eq!(cache.get(0).unwrap()[0], 9);
         assert!(cache.get(1).is_none());
         assert!(cache.get(99).is_some());
-        assert!(!cache.is_crowded());
+        assert!(!cache.should_store());
     }
 }

@@ -51,7 +51,7 @@ impl Metadata {
             }
             self.flush()?;
         }
-        self.let_go(storage.as_ref())
+        self.lower_freed(storage.as_ref())
     }
 
     /// Extends the file to a whole sector, since compressed clusters are read in sectors.
@@ -82,7 +82,7 @@ impl Metadata {
     }
 
     /// Decrements the refcounts of freed clusters (step 3). No stored reference to them is left.
-    fn let_go(&mut self, storage: &dyn Storage) -> Result<()> {
+    fn lower_freed(&mut self, storage: &dyn Storage) -> Result<()> {
         let mut freed = std::mem::take(&mut self.freed);
         for clusters in self.parts.refcounts.take_outgrown() {
             self.parts.map.remove(clusters.start);

@@ -283,7 +283,7 @@ impl Metadata {
 
     /// Returns the host offset that the data of a guest cluster must have, if it is fixed. In an external data file
     /// it equals the guest offset.
-    pub(super) fn given_place(&self, guest: GuestOffset) -> Option<HostOffset> {
+    pub(super) fn fixed_place(&self, guest: GuestOffset) -> Option<HostOffset> {
         let within = self.parts.geometry.within_cluster(guest.0);
         let place = HostOffset(guest.0 - within);
         self.parts.data.is_some().then_some(place)
@@ -543,7 +543,7 @@ impl Metadata {
     }
 
     /// Returns true if there are so many changes that a commit is due.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.l2.is_crowded() || self.freed.len() >= MOST_FREED
+    pub(super) fn should_store(&self) -> bool {
+        self.l2.should_store() || self.freed.len() >= MOST_FREED
     }
 }

@@ -126,7 +126,7 @@ impl Refcounts {
         let step = usize::try_from(bits).unwrap_or(64) * 8;
         let change = |block: &CountedBlock, bytes: &[u8]| {
             let mut bytes = bytes.to_vec();
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             let mut changed = None;
             for (number, (word, chunk)) in (block.word..).zip(bytes.chunks_mut(step)).enumerate() {
                 let mut mask = references.bits(word);
@@ -149,11 +149,11 @@ impl Refcounts {
                         Counted::Kept => continue,
                         Counted::Now(now) => now,
                         Counted::Noted(cluster) => {
-                            note(&mut told, cluster);
+                            note(&mut reported, cluster);
                             continue;
                         }
                         Counted::Freed(cluster) => {
-                            note(&mut told, cluster);
+                            note(&mut reported, cluster);
                             0
                         }
                     };
@@ -167,7 +167,7 @@ impl Refcounts {
                 let bytes = bytes.get(start..(last + 1) * step).unwrap_or_default();
                 storage.write_at(block.host.0 + start as u64, bytes)?;
             }
-            Ok(told)
+            Ok(reported)
         };
         let length = storage.len()?;
         let pace = Pace::default();

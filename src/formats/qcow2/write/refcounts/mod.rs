@@ -145,7 +145,7 @@ impl Refcounts {
 
     /// Writes changed blocks if the cache is full. They may be stored at any time; see the module's documentation.
     fn make_space(&mut self) -> Result<()> {
-        if self.blocks.is_crowded() {
+        if self.blocks.should_store() {
             self.blocks.write_changed(self.storage.as_ref())?;
         }
         Ok(())

@@ -34,7 +34,7 @@ impl WritableQcow2 {
             let table_end = self.step_end(start, end, u64::MAX);
             self.crop_table(metadata, start..table_end)
                 .map_err(|error| metadata.fail(error))?;
-            if metadata.is_crowded() {
+            if metadata.should_store() {
                 metadata.commit()?;
             }
             start = table_end;

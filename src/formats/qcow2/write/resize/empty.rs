@@ -28,7 +28,7 @@ pub fn make_empty(
     // A cluster with a refcount that is too low could be truncated with the rest of the file.
     refuse_damaged(storage.as_ref(), header)?;
     let image = WritableQcow2::open(Arc::clone(storage), header, options)?;
-    image.lock().bitmaps.set_aside();
+    image.lock().bitmaps.stop_recording();
     image.crop(0)?;
     if image.is_external {
         // If the hole can't be punched, the data stays in the file and isn't read any more.

@@ -68,7 +68,7 @@ pub fn resize_disk(
     let mut image = WritableQcow2::open(Arc::clone(storage), header, options)?;
     image.size = old.max(resize.size);
     // Bits aren't set for these changes, since the added part was never written by the guest.
-    image.lock().bitmaps.set_aside();
+    image.lock().bitmaps.stop_recording();
     let set_size = || {
         let state = image.lock();
         bitmaps.mark(storage.as_ref(), &state.metadata)?;

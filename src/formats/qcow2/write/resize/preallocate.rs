@@ -145,7 +145,7 @@ impl WritableQcow2 {
         places: &GrownPlaces,
     ) -> Result<(HostOffset, u64)> {
         // An external data file has its full length and its space already.
-        if let Some(host) = metadata.given_place(guest) {
+        if let Some(host) = metadata.fixed_place(guest) {
             return Ok((host, most));
         }
         metadata.skip_to_end()?;

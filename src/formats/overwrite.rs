@@ -17,15 +17,15 @@ use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 
 /// An existing image to which a disk is copied.
-pub struct OverImage {
+pub struct OverwrittenImage {
     image: Box<dyn WritableImage>,
     size: u64,
-    options: OverOptions,
+    options: OverwriteOptions,
 }
 
 /// The options of a conversion into an existing image.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OverOptions {
+pub struct OverwriteOptions {
     /// True if the caller guarantees that the image reads as zeroes.
     pub is_zero: bool,
     /// True if data is compressed.
@@ -34,12 +34,16 @@ pub struct OverOptions {
     pub leaves_parts: bool,
 }
 
-impl OverImage {
+impl OverwrittenImage {
     /// Prepares to write a disk of `size` bytes to the start of `image`.
     ///
     /// # Errors
     /// Returns an error if the image is smaller, or if data is to be compressed and the image doesn't support that.
-    pub fn new(image: Box<dyn WritableImage>, size: u64, options: OverOptions) -> Result<Self> {
+    pub fn new(
+        image: Box<dyn WritableImage>,
+        size: u64,
+        options: OverwriteOptions,
+    ) -> Result<Self> {
         if options.compressed {
             image.check_compression()?;
         }
@@ -95,7 +99,7 @@ impl OverImage {
     }
 }
 
-impl NewImage for OverImage {
+impl NewImage for OverwrittenImage {
     fn allocation_unit(&self) -> usize {
         self.image.allocation_unit()
     }
