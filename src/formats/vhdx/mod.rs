@@ -1,10 +1,10 @@
 //! VHDX: the disk images of Hyper-V, dynamic and fixed ones as in `qemu-img`.
 //!
 //! The first MiB of a file has the file type identifier, two headers and two copies of the region table. That has the
-//! places of the metadata and of the BAT (block allocation table). All numbers are little-endian, and all structures
-//! but the BAT have checksums. Changes of metadata are logged. A log that a writer left is replayed: in memory if the
-//! image is only read, or in the file. Sectors that a differencing image doesn't have are read from its parent, whose
-//! name is in the style of Windows. Such an image can't be written to.
+//! places of the metadata and of the BAT (block allocation table). All numbers are little-endian. The headers, the
+//! region tables and the log entries have checksums. Changes of metadata are logged. A log that a writer left is
+//! replayed: in memory if the image is only read, or in the file. Sectors that a differencing image doesn't have are
+//! read from its parent, whose name is in the style of Windows. Such an image can't be written to.
 //!
 //! This program never writes a log. A BAT entry is changed as a whole, within a sector, after its block is on stable
 //! storage. So a power cut leaves the old or the new entry.
