@@ -102,7 +102,9 @@ pub fn run(
             .and_then(|()| write_zeroes_from(old, &target));
         zeroed.map_err(failed)?;
     }
-    let copied = copy(plan, &source, &target, observer);
+    // The blocks of images in between stay theirs, and so do those of one that isn't emptied.
+    let source_goes = between.is_none() && !plan.keeps;
+    let copied = copy(plan, &source, &target, source_goes, observer);
     if between.is_none() {
         // The base has other contents, be they all or some, over which the top's disk is what it was.
         let adopted = adopt(&top, &mut target, flush);
@@ -220,10 +222,12 @@ fn copy(
     plan: &CommitPlan<'_>,
     source: &Chain,
     base: &WritableFile<'_>,
+    source_goes: bool,
     observer: &dyn Observer,
 ) -> Result<()> {
     let options = OverwriteOptions {
         leaves_parts: true,
+        source_goes,
         ..OverwriteOptions::default()
     };
     let target = base
@@ -231,6 +235,8 @@ fn copy(
         .write_over(base.parts.clone(), source.size(), options)?;
     let settings = Settings {
         leave_unallocated: true,
+        // As in qemu-img, and it is the base's space now.
+        shares_unread: true,
         ..plan.settings
     };
     convert::copy(source, target.as_ref(), settings, observer)

@@ -263,6 +263,7 @@ impl Target<'_> {
             is_zero: existing.is_zero,
             compressed: self.compressed,
             leaves_parts: existing.leaves_parts,
+            ..OverwriteOptions::default()
         };
         Ok(OpenTarget {
             image: image.write_over(parts, size, options).map_err(failed)?,

@@ -1,8 +1,9 @@
 //! The filling of an overlay with what it would lose by having another backing file.
 //!
 //! Only parts that the overlay doesn't store can change. Of these some are known to read the same, and aren't read:
-//! where both chains are zero, or have the same image at their bottom. What differs is written into the overlay, in the unit in which that can be left to a backing file. Zeroes
-//! are written as such where the image's version has them.
+//! where both chains are zero, or have the same image at their bottom. The parts that differ are written into the
+//! overlay, in the unit in which a part can be left to a backing file. Data shares its blocks with the old backing file
+//! where the file system can. Zeroes are written as such where the image's version has them.
 //!
 //! The overlay names the old backing file until the caller changes that. So wherever this ends, the disk reads as
 //! before.
@@ -16,8 +17,10 @@ use super::chunks::{BLOCK_SIZE, Chunk, Chunks, Wanted};
 use super::parallel_read::{ReadStep, parallel_read_chunks};
 use super::reached::Reached;
 use super::settings::Observer;
+use super::share::whole_blocks;
+use super::zero::is_zero;
 use crate::error::{Error, Result};
-use crate::formats::{Chain, Extent, ExtentKind, Image, WritableImage};
+use crate::formats::{Chain, Extent, ExtentKind, Image, PlainPlace, SharedSpace, WritableImage};
 use crate::units::{GuestOffset, HostOffset};
 
 /// An overlay that is to have another backing file.
@@ -88,6 +91,12 @@ fn extent_below(
         is_zero: !extent.kind.is_data(),
         is_common: extent.depth + common >= chain.depth(),
     })
+}
+
+/// Returns true if a part reads as zeroes in a chain, and nothing needs to be read to know that.
+fn is_zero_below(chain: Option<&Chain>, offset: GuestOffset, length: usize) -> Result<bool> {
+    let below = extent_below(chain, 0, offset, length as u64)?;
+    Ok(below.is_zero && below.length >= length as u64)
 }
 
 /// Reads a chain; beyond its end there are zeroes.
@@ -180,7 +189,14 @@ impl ReadStep for RebasePass<'_> {
                 error.context(what)
             };
             read_below(old_chain.as_deref(), start, old).map_err(|error| failed("old", error))?;
-            read_below(new_chain.as_deref(), start, new).map_err(|error| failed("new", error))?;
+            let new = match is_zero_below(new_chain.as_deref(), start, run.len())? {
+                true => None,
+                false => {
+                    let read = read_below(new_chain.as_deref(), start, new);
+                    read.map_err(|error| failed("new", error))?;
+                    Some(&*new)
+                }
+            };
             self.fill(start, old, new)
                 .map_err(|error| error.context("Error while writing to COW image"))?;
         }
@@ -209,18 +225,18 @@ enum Fill {
 }
 
 impl RebasePass<'_> {
-    /// Writes what differs of a run that starts at `start`, where the backing files read as `old` and `new`.
-    fn fill(&self, start: GuestOffset, old: &[u8], new: &[u8]) -> Result<()> {
+    /// Writes what differs of a run that starts at `start`, where the backing files read as `old` and `new`; as zeroes
+    /// without `new`.
+    fn fill(&self, start: GuestOffset, old: &[u8], new: Option<&[u8]>) -> Result<()> {
         let unit = self.rebase.overlay.zero_unit().max(1);
         let stores_zeroes = self.rebase.overlay.stores_zeroes();
-        let units = old.chunks(unit).zip(new.chunks(unit));
-        let fills = units.map(|(old, new)| {
-            if old == new {
-                Fill::Leave
-            } else if stores_zeroes && old.iter().all(|byte| *byte == 0) {
-                Fill::Zeroes
-            } else {
-                Fill::Data
+        let fills = old.chunks(unit).enumerate().map(|(index, old)| {
+            let new = new.map(|new| new.chunks(unit).nth(index).unwrap_or_default());
+            match new {
+                Some(new) if old == new => Fill::Leave,
+                None if is_zero(old) => Fill::Leave,
+                Some(_) if stores_zeroes && is_zero(old) => Fill::Zeroes,
+                _ => Fill::Data,
             }
         });
         let mut parts: Vec<(Fill, Range<usize>)> = Vec::new();
@@ -247,7 +263,41 @@ impl RebasePass<'_> {
             Fill::Leave => Ok(()),
             Fill::Zeroes => overlay.write_zeroes(offset, data.len() as u64, true),
             Fill::Data if self.rebase.compressed => overlay.write_compressed(offset, data),
-            Fill::Data => overlay.write_at(offset, data),
+            Fill::Data => self.write_data(offset, data),
         }
+    }
+
+    /// Writes data of the old backing file, or shares blocks with it where it has the data as the guest sees it.
+    fn write_data(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
+        let overlay = self.rebase.overlay;
+        let mut start = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let limit = rest.len() as u64;
+            // Beyond its end there are zeroes.
+            let old = self.rebase.old.as_ref().filter(|old| start.0 < old.size());
+            let plain = old
+                .map(|old| old.plain_at(start, limit.min(old.size() - start.0)))
+                .transpose()?;
+            let length = plain.map_or(limit, |plain| plain.length.min(limit));
+            let (part, after) = rest.split_at(usize::try_from(length).unwrap_or(rest.len()));
+            let shared = match plain.map(|plain| plain.place) {
+                Some(PlainPlace::At(from, host)) if overlay.may_share_with(from) => {
+                    let blocks = whole_blocks(from, host, start, length)?;
+                    overlay.write_from(start, from, host.0, blocks, SharedSpace::New)?;
+                    blocks
+                }
+                _ => 0,
+            };
+            let written = part
+                .get(usize::try_from(shared).unwrap_or(usize::MAX)..)
+                .unwrap_or_default();
+            if !written.is_empty() {
+                overlay.write_at(GuestOffset(start.0 + shared), written)?;
+            }
+            start = GuestOffset(start.0 + length);
+            rest = after;
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,18 @@ pub(super) fn lengths(runs: &[Run]) -> u64 {
     runs.iter().map(|run| run.len() as u64).sum()
 }
 
+/// Joins runs, which are sorted and disjoint, to those that they touch.
+pub(super) fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let mut joined: Vec<Run> = Vec::new();
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
 /// Returns the parts of `runs` that lie within another part.
 pub(super) fn within(runs: &[Run], part: &Run) -> Vec<Run> {
     let cut = |run: &Run| run.start.max(part.start)..run.end.min(part.end);

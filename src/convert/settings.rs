@@ -31,6 +31,8 @@ pub struct Settings {
     pub copy_offload: bool,
     /// The cases in which data that isn't changed shares its blocks with the source's.
     pub reflink: Reflink,
+    /// Data that may be shared isn't searched for zeroes, and so isn't read.
+    pub shares_unread: bool,
     /// Parts that the source doesn't store itself are left to the target's backing file, if it has one, which
     /// must then read the same there.
     pub leave_unallocated: bool,
@@ -75,6 +77,7 @@ impl Default for Settings {
             sparse: Some(DEFAULT_SPARSE),
             copy_offload: false,
             reflink: Reflink::Auto,
+            shares_unread: false,
             leave_unallocated: false,
             salvage: false,
             rate: None,

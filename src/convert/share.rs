@@ -15,12 +15,12 @@ use super::buffer::Buffer;
 use super::chunks::Chunk;
 use super::place::Placement;
 use super::reading::{read_chunk, reading};
-use super::runs::{lengths, within};
+use super::runs::{joined, lengths, within};
 use super::settings::{Reflink, Settings};
 use super::tally::Tally;
 use super::zero::is_zero;
 use crate::error::{Error, Result};
-use crate::formats::{Image, NewImage, Plain, PlainPlace, Run};
+use crate::formats::{Image, NewImage, Plain, PlainPlace, Run, SharedSpace, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
@@ -38,11 +38,20 @@ const MOST_REFUSALS: u32 = 4;
 /// More refusals than there can be: blocks have been shared.
 const WORKS: u32 = u32::MAX;
 
+/// The recipient of the data.
+#[derive(Clone, Copy)]
+enum Destination<'a> {
+    /// The file of a new image, in which room is reserved.
+    File(&'a dyn Storage),
+    /// An image that exists, which finds room itself.
+    Image(&'a dyn WritableImage, SharedSpace),
+}
+
 /// Shares blocks of a source with a target; see the module's text.
 pub(super) struct BlockSharing<'a> {
     source: &'a dyn Image,
     target: &'a dyn NewImage,
-    to: &'a dyn Storage,
+    to: Destination<'a>,
     reflink: Reflink,
     copy_offload: bool,
     /// Zeroes are looked for.
@@ -73,28 +82,35 @@ impl<'a> BlockSharing<'a> {
         tally: Arc<Tally>,
     ) -> Result<Option<Self>> {
         let may_share = settings.reflink != Reflink::Never && target.may_share();
-        let to = target.plain_storage().filter(|_| !target.compresses());
-        let to = to.filter(|_| may_share || settings.copy_offload);
-        let Some(to) = to else {
-            return match settings.reflink {
-                Reflink::Always => Err(Error::unsupported(
+        let file = target.plain_storage().filter(|_| !target.compresses());
+        let file = file.filter(|_| may_share || settings.copy_offload);
+        let image = target
+            .image_in_use()
+            .filter(|_| settings.reflink == Reflink::Auto);
+        let to = match (file, image) {
+            (Some(file), _) => Destination::File(file),
+            (None, Some((image, space))) => Destination::Image(image, space),
+            (None, None) if settings.reflink == Reflink::Always => {
+                return Err(Error::unsupported(
                     "blocks can't be shared with a target that is encrypted, compressed, \
                      preallocated or written over by its format",
-                )),
-                _ => Ok(None),
-            };
+                ));
+            }
+            (None, None) => return Ok(None),
         };
+        let is_file = matches!(to, Destination::File(_));
         Ok(Some(Self {
             source,
             target,
             to,
             reflink: settings.reflink,
-            copy_offload: settings.copy_offload,
-            finds_zeroes: !settings.copy_offload && settings.sparse.is_some(),
+            copy_offload: settings.copy_offload && is_file,
+            finds_zeroes: !(settings.copy_offload && is_file || settings.shares_unread)
+                && settings.sparse.is_some(),
             skips_zeroes: target.starts_as_zeroes() && settings.sparse.is_some(),
             unit: Some(target.table_unit()).filter(|unit| {
                 let sparse = settings.sparse.is_some_and(|sparse| sparse.get() <= *unit);
-                sparse && target.backed().is_none() && *unit >= 4 * FIRST_LOOK
+                sparse && (target.backed().is_none() || !is_file) && *unit >= 4 * FIRST_LOOK
             }),
             refusals: AtomicU32::new(if may_share { 0 } else { MOST_REFUSALS }),
             asked: AtomicBool::new(false),
@@ -163,7 +179,10 @@ impl<'a> BlockSharing<'a> {
         if self.copy_offload || self.asked.load(Ordering::Relaxed) {
             return true;
         }
-        let may_share = self.to.may_share_with(from);
+        let may_share = match self.to {
+            Destination::File(file) => file.may_share_with(from),
+            Destination::Image(image, _) => image.may_share_with(from),
+        };
         self.asked.store(may_share, Ordering::Relaxed);
         may_share
     }
@@ -191,7 +210,15 @@ impl<'a> BlockSharing<'a> {
             return Ok(());
         };
         self.tally.stored.add(lengths(&runs));
-        for (run, host) in &reservation.pieces {
+        let pieces = match self.to {
+            Destination::File(_) => reservation.pieces.clone(),
+            // Nothing is reserved in it.
+            Destination::Image(..) => {
+                let runs = joined(runs).into_iter();
+                runs.map(|run| (run, HostOffset(0))).collect()
+            }
+        };
+        for (run, host) in &pieces {
             // Behind the disk's end there is nothing to copy, only the rest of a cluster.
             let run_end = run.end.min(chunk.length);
             let mut start = run.start;
@@ -240,20 +267,22 @@ impl<'a> BlockSharing<'a> {
         unit: usize,
         buffer: &mut Buffer,
     ) -> Result<Vec<Run>> {
-        let mut stored: Vec<Run> = Vec::new();
+        let mut stored = Vec::new();
         for start in (0..length).step_by(unit) {
             let end = (start + unit).min(length);
             let parts = within(&chunk.data, &(start..end));
             if !self.holds_something(chunk, &parts, buffer)? {
                 continue;
             }
-            // Blocks are reserved one by one, so that runs may go on over them.
-            match stored.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => stored.push(start..end),
-            }
+            // An image in use may store other parts of the unit, which stay.
+            let parts = match self.to {
+                Destination::File(_) => vec![start..end],
+                Destination::Image(..) => parts,
+            };
+            stored.extend(parts);
         }
-        Ok(stored)
+        // Blocks are reserved one by one, so that runs may go on over them.
+        Ok(joined(stored))
     }
 
     /// Returns true if parts of a chunk hold anything but zeroes.
@@ -287,7 +316,17 @@ impl<'a> BlockSharing<'a> {
         buffer: &mut Buffer,
         request: usize,
     ) -> Result<()> {
-        let mut copy = |part: &Run, to| self.read_and_write(chunk, part, to, buffer, request);
+        let file = match self.to {
+            Destination::File(file) => file,
+            Destination::Image(image, space) => {
+                return self.write_part((image, space), chunk, part, plain, buffer, request);
+            }
+        };
+        let mut copy = |part: &Run, to| {
+            self.read_and_write(chunk, part, buffer, request, &mut |start, data| {
+                file.write_at(to + (start - part.start) as u64, data)
+            })
+        };
         let mut copy_all = |part: &Run| {
             self.tally.written.add(part.len() as u64);
             copy(part, to)
@@ -301,7 +340,7 @@ impl<'a> BlockSharing<'a> {
                 return copy_all(part);
             }
         };
-        let shared = self.share(chunk, part, (from, host), to)?;
+        let shared = self.share(file, chunk, part, (from, host), to)?;
         let rest = [part.start..shared.start, shared.end..part.end];
         for rest in rest.iter().filter(|rest| !rest.is_empty()) {
             self.must_share(chunk, rest, "it isn't whole blocks")?;
@@ -309,16 +348,50 @@ impl<'a> BlockSharing<'a> {
             let length = rest.len() as u64;
             self.tally.written.add(length);
             let (to, from_offset) = (to + skipped, host.0 + skipped);
-            if !self.copy_offload || !self.to.copy_from(to, from, from_offset, length)? {
+            if !self.copy_offload || !file.copy_from(to, from, from_offset, length)? {
                 copy(rest, to)?;
             }
         }
         Ok(())
     }
 
+    /// Writes a part of the disk that lies in one piece in the source into an image in use.
+    fn write_part(
+        &self,
+        (image, space): (&dyn WritableImage, SharedSpace),
+        chunk: &Chunk,
+        part: &Run,
+        plain: Plain<'_>,
+        buffer: &mut Buffer,
+        request: usize,
+    ) -> Result<()> {
+        let place = |start: usize| GuestOffset(chunk.guest.0 + start as u64);
+        let mut rest = part.clone();
+        match plain.place {
+            PlainPlace::At(from, host) => {
+                let blocks = whole_blocks(from, host, place(part.start), part.len() as u64)?;
+                let shared = image.write_from(place(part.start), from, host.0, blocks, space)?;
+                if shared > 0 {
+                    self.refusals.store(WORKS, Ordering::Relaxed);
+                }
+                self.tally.shared.add(shared);
+                self.tally.written.add(blocks - shared);
+                let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+                rest.start = rest.start.saturating_add(blocks);
+            }
+            PlainPlace::Zeroes if self.skips_zeroes => return Ok(()),
+            _ => {}
+        }
+        self.tally.written.add(rest.len() as u64);
+        self.read_and_write(chunk, &rest, buffer, request, &mut |start, data| {
+            image.write_at(place(start), data)
+        })
+    }
+
     /// Shares what can be of a part of a chunk, and gives what that was.
     fn share(
         &self,
+        file: &dyn Storage,
         chunk: &Chunk,
         part: &Run,
         (from, host): (&dyn Storage, HostOffset),
@@ -341,7 +414,7 @@ impl<'a> BlockSharing<'a> {
             return Ok(nothing);
         }
         let length = last - first;
-        match self.to.share_from(first, from, from_offset, length) {
+        match file.share_from(first, from, from_offset, length) {
             Ok(()) => {
                 self.refusals.store(WORKS, Ordering::Relaxed);
                 self.tally.shared.add(length);
@@ -372,13 +445,14 @@ impl<'a> BlockSharing<'a> {
         Ok(())
     }
 
+    /// Has a part written, piece by piece, each with its place in the chunk.
     fn read_and_write(
         &self,
         chunk: &Chunk,
         part: &Run,
-        to: u64,
         buffer: &mut Buffer,
         request: usize,
+        write: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
         for start in part.clone().step_by(request) {
             let length = request.min(part.end - start);
@@ -387,7 +461,7 @@ impl<'a> BlockSharing<'a> {
             self.source
                 .read_at(guest, data)
                 .map_err(|error| reading(guest, error))?;
-            self.to.write_at(to + (start - part.start) as u64, data)?;
+            write(start, data)?;
         }
         Ok(())
     }
@@ -399,6 +473,24 @@ impl<'a> BlockSharing<'a> {
             .plain_at(guest, part.len() as u64)
             .map_err(|error| reading(guest, error))
     }
+}
+
+/// Returns the number of bytes of a run of data, `length` bytes of `from` at `host`, that are whole blocks of the file
+/// and of the disk. There are none if the run doesn't start with one.
+///
+/// # Errors
+/// Returns the system's error if the length of `from` can't be had.
+pub(super) fn whole_blocks(
+    from: &dyn Storage,
+    host: HostOffset,
+    guest: GuestOffset,
+    length: u64,
+) -> Result<u64> {
+    if !host.0.is_multiple_of(UNIT) || !guest.0.is_multiple_of(UNIT) {
+        return Ok(0);
+    }
+    let stored = from.len()?.saturating_sub(host.0).min(length);
+    Ok(stored / UNIT * UNIT)
 }
 
 fn sharing(chunk: &Chunk, part: &Run) -> String {

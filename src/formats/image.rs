@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
+/// The most bytes that are in memory at once while data is copied from another file.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
 /// A disk image open for reading.
 pub trait Image: Send + Sync {
     /// Returns the size of the virtual disk in bytes, a multiple of 512.
@@ -88,6 +91,16 @@ pub trait Image: Send + Sync {
     fn read_at(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()>;
 }
 
+/// The space of an image in use that may share its blocks with another file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedSpace {
+    /// Space that is handed out for the data. Other space may have been reserved for the image, and a shared block
+    /// takes more when it is written to.
+    New,
+    /// All of it; for a source that goes, and leaves the blocks to the image.
+    All,
+}
+
 /// A disk image in use, open for reading and writing.
 ///
 /// All methods work from several threads at once. But a call that writes, zeroes or discards must not overlap with
@@ -145,6 +158,32 @@ pub trait WritableImage: Image {
     /// Returns true if writes by several threads aren't faster than by one; see [`Storage::writes_serially`].
     fn writes_serially(&self) -> bool;
 
+    /// Returns true if [`write_from`](Self::write_from) may share blocks with `source` instead of copying them.
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        let _ = source;
+        false
+    }
+
+    /// Writes `length` bytes of `source`, from `source_offset` on, as [`write_at`](Self::write_at) does. In the `space`
+    /// that may, blocks are shared with `source` instead. Returns the number of bytes that are.
+    ///
+    /// # Errors
+    /// Returns an error as [`write_at`](Self::write_at) does, or if `source` can't be read.
+    fn write_from(
+        &self,
+        offset: GuestOffset,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+        space: SharedSpace,
+    ) -> Result<u64> {
+        let _ = space;
+        copy_pieces(source, source_offset, length, |done, data| {
+            self.write_at(GuestOffset(offset.0 + done), data)
+        })?;
+        Ok(0)
+    }
+
     /// Refuses an image that doesn't support compressed data.
     ///
     /// # Errors
@@ -171,6 +210,35 @@ pub trait WritableImage: Image {
     /// # Errors
     /// Returns an error as [`flush`](Self::flush) does.
     fn close(&self) -> Result<()>;
+}
+
+/// Reads `length` bytes of `source` from `offset` on, and has each piece written. The pieces are told with the number
+/// of bytes before them.
+pub(super) fn copy_pieces(
+    source: &dyn Storage,
+    offset: u64,
+    length: u64,
+    mut write: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let longest = usize::try_from(length)
+        .unwrap_or(usize::MAX)
+        .min(COPIED_AT_ONCE);
+    let mut buffer = vec![0; longest];
+    let mut done = 0;
+    while done < length {
+        let left = usize::try_from(length - done).unwrap_or(usize::MAX);
+        let piece = buffer.get_mut(..left.min(longest)).unwrap_or_default();
+        let read = source.read_at(offset + done, piece)?;
+        if read < piece.len() {
+            return Err(Error::corrupt(format!(
+                "data at {:#x} ends with the file",
+                offset + done
+            )));
+        }
+        write(done, piece)?;
+        done += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Refuses a range that goes beyond the disk's end; see [`Image::read_at`].

@@ -63,7 +63,7 @@ pub use disk_part::DiskPart;
 pub use driver::{FormatDriver, ImageFile};
 pub use extent::{Extent, ExtentKind, Plain, PlainPlace};
 pub use guard::GuardedStart;
-pub use image::{Image, WritableImage};
+pub use image::{Image, SharedSpace, WritableImage};
 use image::{beyond_end, check_range};
 pub use list::{FORMATS, Format, named, open, probe};
 pub use merged_bits::{BitsSource, MergedBits};

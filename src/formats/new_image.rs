@@ -3,6 +3,7 @@
 //! Space is reserved in guest order. Encoding and writing follow in any order and on any number of threads. So the
 //! file's bytes depend only on the disk's contents.
 
+use super::image::{SharedSpace, WritableImage};
 use super::reservation::{CompressedChunk, Reservation, compression_mismatch};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
@@ -179,6 +180,12 @@ pub trait NewImage: Sync {
     /// Returns the storage that holds the data as the guest sees it, or `None` if it is encrypted. The data of a
     /// reservation may be copied there, followed by [`write_metadata`](Self::write_metadata).
     fn plain_storage(&self) -> Option<&dyn Storage>;
+
+    /// Returns the image that exists and is written over, and the space of it that may share blocks with the source.
+    /// Data is written where the guest has it, instead of to a reservation.
+    fn image_in_use(&self) -> Option<(&dyn WritableImage, SharedSpace)> {
+        None
+    }
 
     /// Writes the metadata of a reservation whose data wasn't written with [`write`](Self::write).
     ///

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::extent::ExtentKind;
-use super::image::WritableImage;
+use super::image::{SharedSpace, WritableImage};
 use super::new_image::{Backed, NewImage, Run, smaller_than_input};
 use super::reservation::Reservation;
 use crate::error::{Error, Result};
@@ -32,6 +32,8 @@ pub struct OverwriteOptions {
     pub compressed: bool,
     /// True if parts may be left unchanged that are smaller than a cluster.
     pub leaves_parts: bool,
+    /// True if the source is emptied or deleted afterwards, so that the image may take over its blocks.
+    pub source_goes: bool,
 }
 
 impl OverwrittenImage {
@@ -106,6 +108,10 @@ impl NewImage for OverwrittenImage {
 
     fn zero_unit(&self) -> usize {
         self.unit()
+    }
+
+    fn table_unit(&self) -> usize {
+        self.image.allocation_unit()
     }
 
     /// Returns the size of a buffer for a cluster. With compression that is a cluster for assembling one, and about
@@ -184,6 +190,14 @@ impl NewImage for OverwrittenImage {
 
     fn plain_storage(&self) -> Option<&dyn Storage> {
         None
+    }
+
+    fn image_in_use(&self) -> Option<(&dyn WritableImage, SharedSpace)> {
+        let space = match self.options.source_goes {
+            true => SharedSpace::All,
+            false => SharedSpace::New,
+        };
+        (!self.options.compressed).then_some((self.image.as_ref(), space))
     }
 
     fn write_metadata(&self, _reservation: &Reservation) -> Result<()> {

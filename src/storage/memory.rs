@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Identity, Storage};
+use super::{Identity, NotShared, Storage};
 use crate::error::{Error, Result};
 
 /// A kind of operation that can be made to fail.
@@ -111,6 +111,9 @@ pub struct MemoryStorage {
     more_in_flight: Condvar,
 }
 
+/// The block of storage that shares, in bytes.
+const BLOCK: u64 = 4096;
+
 #[derive(Debug, Default)]
 struct MemoryState {
     data: Vec<u8>,
@@ -118,6 +121,8 @@ struct MemoryState {
     short_reads: Vec<ShortRead>,
     counts: [u64; 4],
     is_device: bool,
+    /// The number of bytes that were shared, where it shares.
+    shared: Option<u64>,
     record: Option<Vec<Change>>,
     slowness: Option<Slowness>,
     in_flight: usize,
@@ -182,6 +187,18 @@ impl MemoryStorage {
     pub fn as_device(self) -> Self {
         self.lock().is_device = true;
         self
+    }
+
+    /// The same storage as a file of a file system that shares blocks, of 4096 bytes, with whatever storage.
+    #[must_use]
+    pub fn sharing(self) -> Self {
+        self.lock().shared = Some(0);
+        self
+    }
+
+    /// Returns the number of bytes that were shared.
+    pub fn shared(&self) -> u64 {
+        self.lock().shared.unwrap_or(0)
     }
 
     /// The same storage, keeping a record of its changes from now on.
@@ -340,6 +357,38 @@ impl Storage for MemoryStorage {
 
     fn copy_from(&self, _: u64, _: &dyn Storage, _: u64, _: u64) -> Result<bool> {
         Ok(false)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> std::result::Result<(), NotShared> {
+        let refused = |why| NotShared { ever: false, why };
+        if self.lock().shared.is_none() {
+            return Err(NotShared::unsupported());
+        }
+        if [offset, source_offset, length]
+            .iter()
+            .any(|place| !place.is_multiple_of(BLOCK))
+        {
+            return Err(refused(Error::invalid("no whole blocks")));
+        }
+        let mut data = vec![0; position(length).map_err(refused)?];
+        let read = source.read_at(source_offset, &mut data).map_err(refused)?;
+        if read < data.len() {
+            return Err(refused(Error::invalid("blocks beyond the source's end")));
+        }
+        self.write_at(offset, &data).map_err(refused)?;
+        let mut state = self.lock();
+        state.shared = state.shared.map(|shared| shared + length);
+        Ok(())
+    }
+
+    fn may_share_with(&self, _: &dyn Storage) -> bool {
+        self.lock().shared.is_some()
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {

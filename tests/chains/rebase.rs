@@ -108,13 +108,19 @@ impl Subject {
 fn the_disk_stays_what_it_is() {
     let mut noise = Noise(1);
     let mut written = 0;
+    let mut shared = 0;
     for round in 0..200 {
         let kind = KINDS[round % KINDS.len()];
         let subject = subject(kind, &mut noise);
         let what = format!("round {round}: {kind:?}, compressed {}", subject.compressed);
         let before = read(&subject.bytes, subject.old.as_ref());
-        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
+        let mut memory = MemoryStorage::new(subject.bytes.clone());
+        if round % 3 > 0 {
+            memory = memory.sharing();
+        }
+        let storage = Arc::new(memory);
         subject.rebase(&storage).unwrap();
+        shared += storage.shared();
         let after = storage.contents();
         assert!(subject.is_done(&after), "{what}");
         assert!(subject.read(&after) == before, "{what}");
@@ -130,7 +136,7 @@ fn the_disk_stays_what_it_is() {
         again.rebase(&storage).unwrap();
         assert!(storage.contents() == after, "{what}: again");
     }
-    assert!(written > 100, "{written}");
+    assert!(written > 100 && shared > 512 << 10, "{written} {shared}");
 }
 
 #[test]
@@ -141,7 +147,11 @@ fn a_power_cut_leaves_the_disk_over_one_or_the_other() {
         let kind = KINDS[round % KINDS.len()];
         let subject = subject(kind, &mut noise);
         let before = read(&subject.bytes, subject.old.as_ref());
-        let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()).recording());
+        let storage = Arc::new(
+            MemoryStorage::new(subject.bytes.clone())
+                .sharing()
+                .recording(),
+        );
         subject.rebase(&storage).unwrap();
         let record = storage.take_record();
         leftovers(

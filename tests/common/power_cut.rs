@@ -21,7 +21,7 @@ use cowhide::formats::encryption::{Cipher, LegacyAes};
 use cowhide::formats::qcow2::write::Qcow2WriteParts;
 use cowhide::formats::qcow2::{self, Header, Qcow2Image, ReadOptions, WritableQcow2, features};
 use cowhide::formats::{Chain, Image, WritableImage};
-use cowhide::storage::{Change, Fault, MemoryStorage, Operation, Storage};
+use cowhide::storage::{Change, Fault, MemoryStorage, NotShared, Operation, Storage};
 use cowhide::units::GuestOffset;
 
 use crate::common::Noise;
@@ -221,8 +221,12 @@ pub struct Logged {
 
 impl Logged {
     pub fn new(file: usize, bytes: Vec<u8>, log: &Log) -> Self {
+        Self::of_memory(file, MemoryStorage::new(bytes), log)
+    }
+
+    pub fn of_memory(file: usize, memory: MemoryStorage, log: &Log) -> Self {
         Self {
-            memory: MemoryStorage::new(bytes),
+            memory,
             file,
             log: Arc::clone(log),
         }
@@ -256,6 +260,21 @@ impl cowhide::storage::Filter for Logged {
     fn reserve(&self, range: Range<u64>) -> Result<bool> {
         self.record(Change::SetLen(range.end.max(self.memory.len()?)));
         self.memory.reserve(range)
+    }
+
+    fn share_from(
+        &self,
+        offset: u64,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+    ) -> std::result::Result<(), NotShared> {
+        self.memory
+            .share_from(offset, source, source_offset, length)?;
+        let mut data = vec![0; usize::try_from(length).unwrap()];
+        self.memory.read_at(offset, &mut data).unwrap();
+        self.record(Change::Write(offset, data));
+        Ok(())
     }
 
     fn flush(&self) -> Result<()> {

@@ -16,8 +16,9 @@ use crate::trial;
 type Test = fn(&Path);
 
 /// What is tested on each file system.
-const TESTS: [(&str, Test); 4] = [
+const TESTS: [(&str, Test); 5] = [
     ("same_image_and_contents", same_image_and_contents),
+    ("images_in_use", images_in_use),
     ("changes_stay_apart", changes_stay_apart),
     ("refusals", refusals),
     ("full_disk", full_disk),
@@ -198,6 +199,81 @@ fn changes_stay_apart(folder: &Path) {
     assert_eq!(run(folder, "qemu-io", io).status, Some(0));
     fs::copy(folder.join("disk.raw"), folder.join("after.raw")).unwrap();
     qemu(folder, "compare -q disk.raw after.raw").ok();
+}
+
+/// An image in use shares what it gets new room for, and after a commit all that the image above it had.
+fn images_in_use(folder: &Path) {
+    let noise = |name: &str, seed| {
+        fs::write(folder.join(name), Noise(seed).bytes(16 << 20)).unwrap();
+    };
+    for (command, name, is_shared) in [
+        ("commit -q -f qcow2 top.qcow2", "base.qcow2", true),
+        ("commit -q -d -f qcow2 top.qcow2", "base.qcow2", false),
+        ("rebase -f qcow2 -b  top.qcow2", "top.qcow2", true),
+        (
+            "convert -n -f raw -O qcow2 disk.raw new.qcow2",
+            "new.qcow2",
+            true,
+        ),
+        (
+            "convert -n --reflink=never -f raw -O qcow2 disk.raw new.qcow2",
+            "new.qcow2",
+            false,
+        ),
+    ] {
+        // An image that is emptied shares with a third file before, by which it is seen what becomes of its blocks.
+        let reflink = if command.starts_with("commit") {
+            "auto"
+        } else {
+            "never"
+        };
+        for (seed, image) in [(1, "base"), (2, "top")] {
+            noise("disk.raw", seed);
+            let convert = format!("convert --reflink={reflink} -O qcow2 disk.raw {image}.qcow2");
+            cowhide(folder, &convert).ok();
+        }
+        // The image doesn't store all of it, and has parts of clusters of its own.
+        let io = ["-f", "qcow2", "-c", "discard 8M 4M", "top.qcow2"];
+        assert_eq!(run(folder, "qemu-io", io).status, Some(0));
+        cowhide(
+            folder,
+            "rebase -u -f qcow2 -b base.qcow2 -F qcow2 top.qcow2",
+        )
+        .ok();
+        let io = ["-f", "qcow2", "-c", "write -P 7 9M 1536", "top.qcow2"];
+        assert_eq!(run(folder, "qemu-io", io).status, Some(0));
+        cowhide(folder, "create -q -f qcow2 new.qcow2 30M").ok();
+        cowhide(folder, "convert -O raw top.qcow2 before.raw").ok();
+        cowhide(folder, command).ok();
+        assert_eq!(shares(&folder.join(name)), is_shared, "{command}");
+        qemu(folder, &format!("check -q {name}")).ok();
+        let expected = if name == "new.qcow2" {
+            "disk.raw"
+        } else {
+            "before.raw"
+        };
+        let read = if name == "new.qcow2" {
+            name
+        } else {
+            "top.qcow2"
+        };
+        qemu(folder, &format!("compare -q {read} {expected}")).ok();
+        if command.starts_with("commit") {
+            qemu(folder, &format!("compare -q {name} {expected}")).ok();
+        }
+    }
+}
+
+/// Says if blocks of a file are another file's as well.
+fn shares(file: &Path) -> bool {
+    fs::File::open(file).unwrap().sync_all().unwrap();
+    let listed = Command::new("filefrag")
+        .arg("-v")
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    String::from_utf8(listed.stdout).unwrap().contains("shared")
 }
 
 fn refusals(folder: &Path) {

@@ -3,6 +3,7 @@
 //! - [`metadata`]: the tables, and the order in which their changes are stored;
 //! - `refcounts`: the allocation of clusters; `metadata_map`: the clusters that must never be overwritten;
 //! - `plan`: the clusters for a write; `zero`: zeroes and discards; `compressed`: compressed clusters;
+//! - `copy_range`: data of other files, with which blocks may be shared;
 //! - `bitmaps`: the update of the enabled persistent bitmaps;
 //! - `copy_bitmaps`, `replace_bitmap`: changes of the list of bitmaps, for which the header needs an extension
 //!   (`bitmap_directory`, `header::extension_slot`);
@@ -36,6 +37,7 @@ mod bitmap_directory;
 mod bitmaps;
 mod compressed;
 mod copy_bitmaps;
+mod copy_range;
 mod metadata;
 mod metadata_map;
 mod open;
@@ -61,13 +63,15 @@ pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
 pub use zero_flags::{keeps_zero_flags, remove_zero_flags};
 
 use self::bitmaps::EnabledBitmaps;
+use self::copy_range::{NewData, SHARED_UNIT};
 use self::metadata::Metadata;
 use self::plan::Piece;
 use super::entries::L2Slot;
 use super::geometry::Geometry;
 use super::read::cluster::ClusterReader;
 use crate::error::{Error, Result};
-use crate::formats::{Extent, ExtentKind, Image, WritableImage, check_range};
+use crate::formats::{Extent, ExtentKind, Image, SharedSpace, WritableImage, check_range};
+use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The largest number of bytes of the disk that are written in one step, though at least a cluster.
@@ -181,6 +185,11 @@ impl WritableQcow2 {
 
     /// Writes `data` to `range`, which is one step.
     fn write_step(&self, range: Range<u64>, data: &[u8]) -> Result<()> {
+        self.write_data(range, NewData::Bytes(data)).map(drop)
+    }
+
+    /// Does the same for data from elsewhere. Returns the number of bytes that share their blocks with others.
+    fn write_data(&self, range: Range<u64>, data: NewData<'_>) -> Result<u64> {
         let _gate = self.enter()?;
         let clusters = self.guest_clusters(&range);
         let mut state = self.lock_when_idle(&range);
@@ -200,7 +209,8 @@ impl WritableQcow2 {
         let mut state = self.lock();
         state.busy.retain(|busy| *busy != clusters);
         let done = match written {
-            Ok(()) => plan::refer(&mut state.metadata, &self.clusters, &pieces)
+            Ok(shared) => plan::refer(&mut state.metadata, &self.clusters, &pieces)
+                .map(|()| shared)
                 .map_err(|error| state.metadata.fail(error)),
             Err(error) => {
                 plan::abandon(&mut state.metadata, &pieces);
@@ -213,15 +223,30 @@ impl WritableQcow2 {
     }
 
     /// Writes the pieces of a plan, contiguous ones at once. `data` is the caller's data, from guest byte `start` on.
-    fn write_pieces(&self, pieces: &[Piece], start: u64, data: &[u8]) -> Result<()> {
+    /// Returns the number of bytes that share their blocks with another file.
+    fn write_pieces(&self, pieces: &[Piece], start: u64, data: NewData<'_>) -> Result<u64> {
         let touches = |one: &Piece, other: &Piece| {
             let length = one.guest.end - one.guest.start;
             one.guest.end == other.guest.start && one.host.0 + length == other.host.0
         };
-        for run in pieces.chunk_by(touches) {
-            self.write_run(run, start, data)?;
+        match data {
+            NewData::Bytes(data) => {
+                for run in pieces.chunk_by(touches) {
+                    self.write_run(run, start, data)?;
+                }
+                Ok(0)
+            }
+            NewData::Stored(source, offset, space) => {
+                let alike = |one: &Piece, other: &Piece| {
+                    touches(one, other) && one.is_fresh() == other.is_fresh()
+                };
+                let mut shared = 0;
+                for run in pieces.chunk_by(alike) {
+                    shared += self.copy_run(run, start, (source, offset), space)?;
+                }
+                Ok(shared)
+            }
         }
-        Ok(())
     }
 
     fn write_run(&self, run: &[Piece], start: u64, data: &[u8]) -> Result<()> {
@@ -423,6 +448,23 @@ impl WritableImage for WritableQcow2 {
             rest = after;
         }
         Ok(())
+    }
+
+    fn may_share_with(&self, source: &dyn Storage) -> bool {
+        self.clusters.cipher().is_none()
+            && self.geometry.cluster_size() >= SHARED_UNIT
+            && self.clusters.storage().may_share_with(source)
+    }
+
+    fn write_from(
+        &self,
+        offset: GuestOffset,
+        source: &dyn Storage,
+        source_offset: u64,
+        length: u64,
+        space: SharedSpace,
+    ) -> Result<u64> {
+        self.copy_range(self.check(offset, length)?, (source, source_offset), space)
     }
 
     fn write_zeroes(&self, offset: GuestOffset, length: u64, may_unmap: bool) -> Result<()> {

@@ -32,6 +32,13 @@ pub(super) struct Piece {
     fresh: Option<u64>,
 }
 
+impl Piece {
+    /// Returns true if the data goes to a cluster that was handed out for it.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.is_some()
+    }
+}
+
 /// The present state of a cluster to be written to.
 #[derive(Debug)]
 struct FoundCluster {
