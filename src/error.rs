@@ -1,24 +1,24 @@
-//! The library's one error: what kind, and a sentence that says what and where.
+//! The error type of the library: a kind, and a message that says what failed and where.
 //!
-//! The kind is for callers that decide (an exit status, a retry, a hint). The sentence is for people and for
-//! the scripts that search it. So it has `qemu-img`'s words where that tool has the same failure. Sentences
-//! never hold a secret. Callers put the place in front with [`Error::context`], outermost first: `Could not
-//! open 'x': Image is not in qcow2 format`.
+//! The kind is for callers that decide on an exit status, a retry or a hint. The message is for people, and for
+//! scripts that search it. So it has the words of `qemu-img` for the same failure. Messages never contain a secret.
+//! Callers put the place in front with [`Error::context`], outermost first: `Could not open 'x': Image is not in
+//! qcow2 format`.
 
 use std::fmt;
 use std::io;
 
-/// The sort of a failure, by which code decides what to do about it.
+/// The kind of a failure, for code that decides what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The operating system refused or failed (no such file, permission, disk full, I/O error).
     Io,
-    /// The image breaks its format's rules, or stops before its own end.
+    /// The image breaks the rules of its format, or is truncated.
     Corrupt,
     /// The image or request is valid but needs something this version doesn't have.
     Unsupported,
-    /// The request itself makes no sense (bad option, bad value, source = target).
+    /// The request itself is invalid (bad option, bad value, source = target).
     Invalid,
     /// An encrypted image needs a key that was not given.
     MissingSecret,
@@ -27,7 +27,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Returns its name in reports for programs.
+    /// Returns the name of the kind in machine-readable reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Io => "io",
@@ -40,7 +40,7 @@ impl ErrorKind {
     }
 }
 
-/// A failure: its [`ErrorKind`] and one line of text, and rarely more lines with a hint.
+/// A failure: its [`ErrorKind`], a message of one line, and sometimes the lines of a hint.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -95,21 +95,21 @@ impl Error {
         }
     }
 
-    /// Returns the same error with its place in front: `place: message`.
+    /// Returns the error with the place in front of its message: `place: message`.
     #[must_use]
     pub fn context(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// Returns the same error with a hint, which is printed in lines of its own below the message.
+    /// Returns the error with a hint, which is printed on separate lines below the message.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Returns the same error with a hint, where there is one to give.
+    /// Returns the error with a hint, if there is one.
     #[must_use]
     pub fn with_hints(self, hint: Option<String>) -> Self {
         match hint {
@@ -118,17 +118,17 @@ impl Error {
         }
     }
 
-    /// Returns the lines of the hint, where there is one.
+    /// Returns the lines of the hint, if there is one.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Returns the sort of failure.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// Returns the system call's own error, where there was one.
+    /// Returns the kind of the system call's error, if a system call failed.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.source.as_ref().map(io::Error::kind)
     }
@@ -158,9 +158,9 @@ pub fn os_reason(error: &io::Error) -> String {
     }
 }
 
-/// Returns a text of others so that it is safe to show on a terminal. Control characters are escaped, so that
-/// it can neither forge lines of the report nor send commands to the terminal. Characters that make a
-/// terminal show letters in another order are escaped as well.
+/// Returns untrusted text in a form that is safe to print on a terminal. Control characters are escaped, so that the
+/// text can neither forge lines of a report nor send escape sequences. Characters that change the direction of text
+/// are escaped as well.
 pub fn printable(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for c in name.chars() {

@@ -1,17 +1,17 @@
 //! Cowhide reads, writes, converts and checks disk images, encrypts them, and is fast at it. It is also a command
 //! line program, a memory-safe `qemu-img`.
 //!
-//! # What there is
+//! # Overview
 //!
-//! - [`OpenOptions`] opens an image: [`DiskImage`] to read, [`WritableDisk`] to write. [`DiskImage::extents`] tells how a
-//!   disk is stored.
+//! - [`OpenOptions`] opens an image: [`DiskImage`] to read, [`WritableDisk`] to write. [`DiskImage::extents`] lists a
+//!   disk's extents.
 //! - [`CreateOptions`] makes a new image.
-//! - [`ConvertOptions`] converts an image into another format, encrypts, decrypts or compresses it, with all
-//!   processors, and tells of its progress.
-//! - [`OpenOptions::check`] and [`OpenOptions::repair`] look after an image's metadata.
-//! - [`Error`] says what went wrong, and its [`ErrorKind`] of what kind that is.
+//! - [`ConvertOptions`] converts an image into another format, and encrypts, decrypts or compresses it. It uses all
+//!   processors, and reports its progress.
+//! - [`OpenOptions::check`] and [`OpenOptions::repair`] check and repair an image's metadata.
+//! - [`Error`] has the message of a failure, and its [`ErrorKind`].
 //!
-//! Formats, and the options that each has, go by the names that `qemu-img` has for them.
+//! Formats and their options have the names that `qemu-img` has for them.
 //!
 //! ```
 //! use cowhide::{ConvertOptions, OpenOptions};
@@ -38,19 +38,18 @@
 //! # Ok::<(), cowhide::Error>(())
 //! ```
 //!
-//! # Images from strangers
+//! # Images from untrusted sources
 //!
 //! An image names other files, and these are opened with the rights of the process. Open images that you don't trust
-//! with [`OpenOptions::untrusted`], and state the format of raw ones: what is in an image must not decide how it is
-//! read.
+//! with [`OpenOptions::untrusted`], and give the format of raw ones: otherwise a guest that writes a header to its
+//! disk decides how the image is read.
 //!
-//! # What isn't promised
+//! # Stability
 //!
-//! All else in the crate is for the program, its tests and its benchmarks. It isn't documented here and may change in
-//! any release.
+//! Only the items on this page are the public interface. The rest of the crate is for the program, its tests and its
+//! benchmarks, and may change in any release.
 
-// What comes from outside may be anything: nothing in the library takes it on trust. (Tests may;
-// see clippy.toml.)
+// Input may be malicious, so no input may make the library panic or print. Tests may do both; see clippy.toml.
 #![warn(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -62,22 +61,23 @@
     clippy::unwrap_used
 )]
 
-// Hidden from those who build on the library. Lints and our own documentation see everything: CI sets `internals`.
+// The internal modules are hidden from the users of the library. Lints and the internal documentation see them: CI
+// sets `internals`.
 //
-// The rooms, of which each uses only those below it:
+// The modules, each of which uses only those below it:
 //
 //   main → cli → commands → convert, nodes → formats → storage
 //      library ↗              formats::qcow2 → crypto        options, error, units: below everything
 //
 // cli: the command line and the printed reports; touches no image.
-// library: the interface for other programs.
+// library: the public interface.
 // commands: one file for each subcommand, from typed options to a report; prints nothing.
 // nodes: from the names of images to open disks; names no format.
-// convert: copies one disk into another with many threads; knows no format by name.
-// formats: what a disk image is, and the formats that there are.
-// options: the syntax of options; knows nothing that has any.
+// convert: copies one disk into another with many threads; names no format.
+// formats: the interface of a disk image, and the formats.
+// options: the syntax of options; knows no driver.
 // crypto: sector ciphers and secrets; knows no image.
-// storage: files and block devices; knows no format.
+// storage: files, devices and other protocols; knows no format.
 #[cfg_attr(not(any(clippy, internals)), doc(hidden))]
 pub mod cli;
 #[cfg_attr(not(any(clippy, internals)), doc(hidden))]

@@ -1,18 +1,17 @@
-//! Sizes and offsets: how people write them, how they are printed, and types that keep two kinds of offset
-//! apart.
+//! Sizes and offsets: their parsing and printing, and types that keep guest and host offsets apart.
 //!
-//! A guest offset is a position on the disk that the image stands for. A host offset is a position in the
-//! file that stores it. Both are bytes, both fit a `u64`, and swapping them corrupts data. So they are types
-//! of their own, which only meet where an L2 table maps the one to the other.
+//! A guest offset is a position on the virtual disk. A host offset is a position in the file that stores it. Both are
+//! in bytes and fit a `u64`, and swapping them corrupts data. So each has its own type, and only an L2 table maps the
+//! one to the other.
 //!
-//! Sizes are read and printed as `qemu-img` does, since scripts write the one and parse the other.
+//! Sizes are parsed and printed as in `qemu-img`, since scripts depend on both.
 
 use std::fmt;
 
-/// The unit in which disks are addressed, in bytes. Sizes of disks are multiples of it.
+/// The length of a sector in bytes. Disk sizes are multiples of it.
 pub const SECTOR_SIZE: u64 = SECTOR_LEN as u64;
 
-/// The same as the length of a buffer.
+/// [`SECTOR_SIZE`] as the length of a buffer.
 pub const SECTOR_LEN: usize = 512;
 
 /// A byte position on the virtual disk, as the guest sees it.
@@ -24,7 +23,7 @@ pub struct GuestOffset(pub u64);
 pub struct HostOffset(pub u64);
 
 impl HostOffset {
-    /// Returns the offset so many bytes further on; `None` beyond 2^64.
+    /// Returns the offset plus `bytes`, or `None` if it is 2^64 or more.
     pub fn after(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }
@@ -42,12 +41,12 @@ impl fmt::Display for HostOffset {
     }
 }
 
-/// The reason for which a size could not be read.
+/// The reason why a size could not be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeError {
-    /// Not a number with at most one of the suffixes.
+    /// The text is not a number with at most one of the suffixes.
     Malformed,
-    /// A number, but negative or above 2^64 − 1.
+    /// The number is negative or above 2^64 − 1.
     OutOfRange,
 }
 
@@ -64,7 +63,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if negative {
-        // The real tool tells the two errors apart so, as trials show.
+        // `qemu-img` distinguishes the two errors in this way, as tests of it show.
         let digits = digits.strip_prefix('.').unwrap_or(digits);
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         return Err(if plain {
@@ -132,9 +131,8 @@ fn parse_decimal(text: &str) -> Result<u64, SizeError> {
         .ok_or(SizeError::OutOfRange)
 }
 
-/// Returns `0.fraction × unit`, rounded to the nearest byte. A fraction above zero of a byte is at least 1,
-/// so that a caller notices it. It is computed in floating point, as in QEMU: sizes that are not exact come
-/// out the same.
+/// Returns `0.fraction × unit`, rounded to the nearest byte. A fraction above zero of a byte is at least 1, so that a
+/// caller notices it. It is computed in floating point as in QEMU, so that inexact sizes are the same.
 fn fraction_of(fraction: &str, unit: u64) -> u64 {
     let fraction: f64 = format!("0.{fraction}").parse().unwrap_or(0.0);
     if unit == 1 {

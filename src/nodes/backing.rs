@@ -1,4 +1,4 @@
-//! The image below another: by options, or by the name in its header.
+//! The backing file of an image: its node, from options or from the name in the header.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use crate::formats::{self, ImageFile};
 use crate::options::json;
 
 impl Names {
-    /// Returns the node of the backing file that `name` and `format`, found in the image at `path`, stand
-    /// for. A relative name is relative to the image's folder. The node has no other options.
+    /// Returns the node of the backing file that `name` and `format` name, as found in the image at `path`. A
+    /// relative name is relative to the image's folder. The node has no other options.
     ///
     /// # Errors
     /// Returns an error if names aren't followed, if the protocol or the format is unknown, or if an option
@@ -41,8 +41,7 @@ impl Names {
 }
 
 impl<'a> Node<'a> {
-    /// Returns the node of the image below: the one of the options, or the backing file that the header
-    /// names.
+    /// Returns the node of the backing file: that of the options, or the one that the header names.
     ///
     /// # Errors
     /// Returns the errors of [`Node::backing`].
@@ -74,7 +73,7 @@ impl<'a> Node<'a> {
         Ok(Some(given))
     }
 
-    /// Returns the node of the backing file, where the image has one.
+    /// Returns the node of the backing file, if the image has one.
     ///
     /// # Errors
     /// Returns an error if names aren't followed, or if this version doesn't have the protocol or the format.
@@ -83,7 +82,7 @@ impl<'a> Node<'a> {
         below.map_err(|error| error.context("Could not open backing file"))
     }
 
-    /// Does the same as [`Node::backing`], with nothing in front of the message.
+    /// Does the same as [`Node::backing`], without a prefix of the error message.
     ///
     /// # Errors
     /// Returns the errors of [`backing`](Self::backing).

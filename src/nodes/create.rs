@@ -1,4 +1,4 @@
-//! The files of a new image, which are removed unless they are kept.
+//! The files of a new image. They are removed unless they are kept, so that no failure leaves an unfinished image.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,20 +17,19 @@ use crate::storage::{CacheMode, NewStorage, Protocol, Reopen, Storage, Unfinishe
 pub struct NewFile<'a> {
     /// Its path.
     pub path: &'a Path,
-    /// The protocol, where it was stated; else the path tells it.
+    /// The protocol, if it was given; else the path decides it.
     pub protocol: Option<Protocol>,
     /// The options of the image and of its file.
     pub options: &'a Values,
-    /// The way in which it is written.
+    /// The cache mode for writing it.
     pub cache: CacheMode,
 }
 
-/// The files that a new image is being made in: its own, and then its other files.
+/// The files of an image that is being created: the image file, and then its other files.
 pub struct NewImageFiles(Vec<Box<dyn Unfinished>>);
 
 impl NewFile<'_> {
-    /// Makes the files of a new image, with nothing written to them yet. `sources` are files that they must
-    /// not be.
+    /// Creates the files of a new image, and writes nothing to them yet. None of them may be one of `sources`.
     ///
     /// # Errors
     /// Returns an error if a file is one of the sources, or if two are the same. Returns the system's error,
@@ -82,7 +81,7 @@ impl NewFile<'_> {
 }
 
 impl NewImageFiles {
-    /// Returns no files: those of an image that exists.
+    /// Returns an empty list of files, for an image that exists.
     pub fn none() -> Self {
         Self(Vec::new())
     }

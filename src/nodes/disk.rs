@@ -13,15 +13,15 @@ use crate::storage::Storage;
 pub struct Loaded {
     /// The file.
     pub file: Arc<dyn Storage>,
-    /// The part of the file that the image is in; most often all of it.
+    /// The part of the file that the image is in, usually all of it.
     pub storage: Arc<dyn Storage>,
     /// The start of that part in the file, in bytes.
     pub start: u64,
-    /// The format that was stated or found.
+    /// The format that was given or probed.
     pub format: Format,
     /// The options of the image's node.
     pub options: Values,
-    /// True if options name another file that has the header.
+    /// True if the header is in another file, which options name.
     pub is_headless: bool,
 }
 
@@ -40,7 +40,7 @@ impl Loaded {
     }
 }
 
-/// An image of a chain, open.
+/// An open image of a backing chain.
 pub struct ChainImage {
     /// Its name, as the user or the image above it gives it.
     pub name: String,
@@ -50,39 +50,39 @@ pub struct ChainImage {
     pub image: Box<dyn ImageFile>,
     /// The start of a raw image in its file, in bytes.
     pub start: u64,
-    /// The part of the named file that it is in; most often all of it.
+    /// The part of the named file that the image is in, usually all of it.
     pub storage: Arc<dyn Storage>,
-    /// Its files: the named file, and then the other files that hold parts of the image.
+    /// Its files: the named file, and then the other files with parts of the image.
     pub files: Vec<Arc<dyn Storage>>,
 }
 
 impl ChainImage {
-    /// Returns the file that the guest's data is in: the external data file, where there is one.
+    /// Returns the file with the guest's data: the external data file, if there is one.
     pub fn data_file(&self) -> Option<&dyn Storage> {
         self.files.last().map(AsRef::as_ref)
     }
 }
 
-/// An image with all that reading its data takes.
+/// An image that is open for reading its data, with its backing chain.
 pub struct Disk {
     /// Its data.
     pub image: Arc<Chain>,
     /// The images of the chain, top first.
     pub layers: Vec<ChainImage>,
-    /// The length of each of [`files`](Self::files) when it was opened, in bytes. It is empty where others
+    /// The length in bytes of each of [`files`](Self::files) when it was opened. The list is empty if other processes
     /// may write to the files.
     pub(super) lengths: Vec<u64>,
 }
 
 impl Disk {
-    /// Returns every file that is read; none of them may be written to meanwhile.
+    /// Returns every file that is read. None of them may be written to meanwhile.
     pub fn files(&self) -> Vec<&dyn Storage> {
         let files = self.layers.iter().flat_map(|layer| &layer.files);
         files.map(AsRef::as_ref).collect()
     }
 
-    /// Checks that every file is as long as it was when it was opened. One that isn't was written to, so that
-    /// the data read from it may be of different times.
+    /// Checks that every file has the length that it had when it was opened. Another length means that something
+    /// wrote to the file, so that the data read from it may be inconsistent.
     ///
     /// # Errors
     /// Returns an error if the length of a file has changed, or the system's error.

@@ -1,8 +1,8 @@
-//! Names of files that may be of another protocol.
+//! The names of files, which may begin with a protocol.
 //!
-//! A name whose first `:` stands before its first `/` names a protocol. A protocol that isn't built is
-//! refused by its name, so that `nbd:host` never silently becomes a file. A file with such a name can be
-//! named `./name`.
+//! A name whose first `:` stands before its first `/` names a protocol. A protocol that this version doesn't have is
+//! refused by its name, so that `nbd:host` never silently becomes a file. A file with such a name can be named
+//! `./name`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -20,21 +20,21 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Returns the path of the file that a name stands for.
+/// Returns the path of the file with a name.
 ///
 /// # Errors
-/// Returns an error if the name is of a protocol that isn't built, or of a descriptor that the caller didn't
-/// leave open.
+/// Returns an error if the name is of a protocol that this version doesn't have, or of a descriptor that the caller
+/// didn't leave open.
 pub fn file(name: &OsStr) -> Result<PathBuf> {
     let path = path(name)?;
     inherited(&path)?;
     Ok(path)
 }
 
-/// Does the same as [`file()`] for a file that is made.
+/// Does the same as [`file()`] for a file that is to be created.
 ///
 /// # Errors
-/// Returns the errors of [`file()`], in the words for a file that can't be made.
+/// Returns the errors of [`file()`], worded `Could not create …`.
 pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     let path = path(name)?;
     check_name(&path)
@@ -42,15 +42,16 @@ pub fn new_file(name: &OsStr) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns the path that a name means, open or not. The name of a storage without files stands for itself.
+/// Returns the path that a name means, whether it can be opened or not. The name of a storage without files is
+/// returned unchanged.
 ///
 /// # Errors
-/// Returns an error if it is of a protocol that isn't built.
+/// Returns an error if it is of a protocol that this version doesn't have.
 pub fn path(name: &OsStr) -> Result<PathBuf> {
     match protocol(name.as_bytes()) {
         None => Ok(PathBuf::from(name)),
         Some((b"file", rest)) if protocol(rest).is_some() => {
-            // The path is written so that it is still a file's name wherever it is parsed again.
+            // The path begins with `./`, so that it is a file's name wherever it is parsed again.
             Ok(OsString::from_vec([b"./", rest].concat()).into())
         }
         Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
@@ -65,7 +66,7 @@ pub fn path(name: &OsStr) -> Result<PathBuf> {
 /// Refuses names of descriptors that the caller didn't leave open.
 ///
 /// # Errors
-/// Returns the system's "No such file or directory" for those, in the words for a file that can't be opened.
+/// Returns the system's "No such file or directory" for those, as `Could not open 'path': …`.
 pub fn inherited(path: &Path) -> Result<()> {
     check_name(path)
         .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))

@@ -14,8 +14,7 @@ use crate::formats;
 use crate::options::json::PREFIX;
 use crate::options::{Tree, qemu_json, tree};
 
-/// Returns the node of an existing image, from its name and the format that `-f` stated. Returns the name by
-/// which `info` shows it, too.
+/// Returns the node of an existing image from its name and the format of `-f`, and the name that `info` shows.
 ///
 /// # Errors
 /// Returns `Could not open 'name': …` if the format or the protocol is unknown, or if a `json:` name is
@@ -43,8 +42,8 @@ pub fn by_name<'a>(
     source().map_err(|error: Error| error.context(format!("Could not open '{text}'")))
 }
 
-/// Returns the node of the image that a `json:{…}` name found inside another stands for. The name may not
-/// refer to the user's secrets, since someone else may have written it.
+/// Returns the node of an image from a `json:{…}` name that was found inside another image. The name may not refer to
+/// the user's secrets, since someone else may have written it.
 pub(super) fn found_inside(name: &str, stated: Option<&str>, warn: Warn) -> Result<Node<'static>> {
     static NONE: LazyLock<Secrets> = LazyLock::new(Secrets::default);
     let read = by_json(OsStr::new(name), stated, &NONE, warn);
@@ -81,7 +80,7 @@ fn by_json<'a>(
     finish(parse::image(tree, text, secrets, warn)?)
 }
 
-/// Returns the node of an existing image from an option string, and the name by which `info` shows it.
+/// Returns the node of an existing image from an option string, and the name that `info` shows.
 ///
 /// # Errors
 /// Returns `Could not open 'string': …` if options are unknown or missing.
@@ -167,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Checks that any name, whatever it is made of, is read or refused.
+    /// Checks that every combination of these pieces is parsed or refused, without a panic.
     #[test]
     fn no_name_is_too_strange() {
         const PIECES: [&str; 32] = [

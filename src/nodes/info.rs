@@ -1,4 +1,4 @@
-//! The report on an image, and on what holds it: the node of its file, raw nodes between, an image around it.
+//! The report on an image and on its storage: the node of its file, raw nodes between, an image that contains it.
 
 use std::sync::Arc;
 
@@ -13,27 +13,28 @@ use crate::formats::{Format, ImageFile};
 use crate::storage::{Protocol, Purpose, Storage};
 use crate::units::SECTOR_SIZE;
 
-/// An image whose file is open and whose header is read. That is done before privileges are given up, since
-/// the header names the other files to open.
+/// An image whose file is open and whose header has been read. That is done before the process drops privileges,
+/// since the header names the other files to open.
 pub struct Inspected {
-    /// The image that holds this one, inspected as well.
+    /// The image that contains this one, inspected as well.
     outer: Option<Box<Self>>,
     /// Its file, and its format.
     pub opened: Loaded,
     /// Its header.
     pub image: Box<dyn ImageFile>,
-    /// The other files whose headers were read as well.
+    /// The other files whose headers were read.
     others: Vec<Arc<dyn Storage>>,
 }
 
 impl Inspected {
-    /// Opens the file. Opens other files only if they have headers too, and names are followed.
+    /// Opens the file, and reads its header. Other files are opened only if they have headers too, and if names are
+    /// followed.
     ///
     /// # Errors
     /// Returns an error, as `Could not open 'name': …`, if it can't be opened or its header is invalid.
     pub fn open(source: &Node<'_>) -> Result<Self> {
         let outer = source.inside.as_deref().map(|outer| {
-            // Messages call the outer image by the name of the inner one.
+            // Messages name the outer image by the name of the inner one.
             let outer = Node {
                 name: String::new(),
                 ..outer.clone()
@@ -42,7 +43,7 @@ impl Inspected {
         });
         let outer = outer.transpose()?;
         let (opened, mut image) = source.open_header(Purpose::Inspect)?;
-        // A header elsewhere was named by options, and by no image.
+        // Options, and not an image, named the file of a separate header.
         let may_open = opened.is_headless || matches!(source.policy.names, Names::Follow(_));
         let others = match may_open && image.has_headers_elsewhere() {
             true => {
@@ -65,7 +66,7 @@ impl Inspected {
         snapshots.is_some_and(|snapshots| snapshots.count() > 0)
     }
 
-    /// Reports the contents of the image's header, and of the files that hold it.
+    /// Reports the contents of the image's header, and the files that it is in.
     ///
     /// # Errors
     /// Returns an error if tables that the report lists can't be read, or the system's error.
@@ -130,7 +131,7 @@ fn could_not_open(source: &Node<'_>) -> impl Fn(Error) -> Error {
     move |error| open::could_not_open(&source.name, error)
 }
 
-/// Reports the properties that any image has. `outer` is the report of the image which holds it.
+/// Reports the properties that any image has. `outer` is the report on the image that contains it.
 fn describe_file(
     opened: &Loaded,
     source: &Node<'_>,

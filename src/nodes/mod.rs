@@ -1,16 +1,15 @@
-//! From the names of images to open disks.
+//! Images and files: from their names to open disks.
 //!
-//! A name, or a tree of options, is parsed into a [`Node`], which is data. Opening one reads a header and
-//! settles the format. Opening its disk opens every file of it and of those below. The engine gets disks and
-//! opens none. The formats get the options that are theirs and know no names.
+//! A name or a tree of options is parsed into a [`Node`], which is plain data. Opening a node reads the header and
+//! determines the format. Opening its disk opens all files of the image and of its backing chain. Conversions get
+//! open disks. Formats get only their own options, and know no names.
 //!
-//! - [`node`]: the data; [`options`]: those of its options that are the format's;
-//! - [`image_name`], [`parse`]: the names that a user, or an image, gives an image; [`file_name`]: names of
-//!   files;
-//! - [`names`]: the policy for names found inside images; [`backing`]: the node below another;
+//! - [`node`]: the data; [`options`]: the options of the format;
+//! - [`image_name`], [`parse`]: names of images, by users or inside images; [`file_name`]: names of files;
+//! - [`names`]: the policy for names found inside images; [`backing`]: the node of a backing file;
 //! - [`open`]: files and disks of nodes; [`disk`]: the results of that;
-//! - [`write`](mod@write): images that are changed where they are; [`create`]: the files of new ones;
-//! - [`info`]: reports on images and what holds them.
+//! - [`write`](mod@write): images that are changed in place; [`create`]: the files of new images;
+//! - [`info`]: reports on images and their storage.
 
 pub mod backing;
 pub mod create;

@@ -1,13 +1,13 @@
 //! Names found inside images, and the policy for them.
 //!
 //! The author of an image chose the names in it. Following them opens files of this machine with this user's
-//! rights. So it is for the caller to decide, and is decided in one place: [`Names`].
+//! privileges. So the caller decides on it, in one place: [`Names`].
 //!
-//! A backing file's name is read as a user's would be, `json:{…}` included. But it may name no secret, and
-//! whatever it says, the file is only read. An external data file's name is a path as it stands. It is
-//! relative to the current folder, and not to the image's as that of a backing file is: QEMU opens both so,
-//! and has to find our files. The name of an extent is relative to the image's folder, and leads out of it
-//! nowhere: a stranger's descriptor could have any file of the host read as a disk.
+//! A backing file's name is parsed as a user's would be, including `json:{…}`. But it may name no secret, and the
+//! file is always opened read-only. An external data file's name is a plain path. It is relative to the current
+//! folder, while that of a backing file is relative to the image's folder: QEMU opens both in this way, and has to
+//! find our files. The name of an extent file is relative to the image's folder and must stay inside of it. Otherwise
+//! an untrusted descriptor could have any file of the host read as a disk.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,15 +17,15 @@ use super::file_name;
 use crate::error::{Error, Result, printable};
 use crate::formats::driver::{FileRef, NameRule};
 
-/// A receiver of warnings: a line, and lines of help.
+/// A receiver of warnings: the line of a warning, and lines of help.
 pub type Warn = fn(&str, &str);
 
 /// The policy for files whose names are found inside an image.
 #[derive(Debug, Clone, Copy)]
 pub enum Names {
-    /// Backing files and external data files are opened. Harmless mistakes in trees of options are warned of.
+    /// Backing files and external data files are opened. Warns of harmless mistakes in trees of options.
     Follow(Warn),
-    /// No such file is opened; an image that needs one can't be read.
+    /// No such file is opened. An image that needs one can't be read.
     Refuse,
 }
 
@@ -33,8 +33,9 @@ impl Names {
     /// Returns the path of another file that the image at `image` names.
     ///
     /// # Errors
-    /// Returns an error if names aren't followed, if it is that of a descriptor that the caller didn't leave
-    /// open, or if it leads out of the image's folder where it mustn't. Returns an error if there is no name.
+    /// Returns an error if names aren't followed, or if the image has no name for the file. Returns an error if the
+    /// name is that of a descriptor that the caller didn't leave open, or if it leads out of the image's folder where
+    /// it mustn't.
     pub fn other_file(self, image: &Path, file: &FileRef<'_>) -> Result<PathBuf> {
         let required = || Error::invalid(format!("'{}' is required for this image", file.role));
         let name = file.name.ok_or_else(required)?;

@@ -1,7 +1,7 @@
-//! An image as it was named: nothing is open.
+//! The description of an image: all that a user said about it, before anything is opened.
 //!
-//! A node is plain data. [`open`](super::open) makes files and disks of it, and [`backing`](super::backing)
-//! finds the node below.
+//! A node is plain data. [`open`](super::open) opens its files and its disk, and [`backing`](super::backing) finds
+//! the node of its backing file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,23 +17,22 @@ use crate::options::json::PREFIX;
 use crate::options::{Values, qemu_json};
 use crate::storage::{CacheMode, Protocol, Reopen, Sharing, WindowRange};
 
-/// The way in which an image is opened, with all that is below it.
+/// The policy for opening an image and its backing chain.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// The way in which files are read.
+    /// The cache mode for reading files.
     pub cache: CacheMode,
-    /// True if parts that can't be read are given up, and the rest is read all the same.
+    /// True if parts that can't be read are skipped, and the rest is read.
     pub salvage: bool,
-    /// True if all of a file is read, also the parts that the file system calls holes.
+    /// True if all of a file is read, including what the file system reports as holes.
     pub ignores_holes: bool,
-    /// True if backing files are read whose contents have another id than the images above were made for.
+    /// True if a backing file is read although its content id isn't the one that its overlay was created with.
     pub takes_any_content: bool,
-    /// True if the program gives up rights for good once all files are open, as a command does that only
-    /// looks at the image. It is for programs that do nothing else.
+    /// True if the process drops privileges for good once all files are open, as commands do that only read an image.
     pub sandbox: bool,
-    /// Says if files are opened that an image names.
+    /// The policy for files that an image names.
     pub names: Names,
-    /// The receiver of warnings about an image that can be used all the same.
+    /// The receiver of warnings about an image that can be used nevertheless.
     pub warn: Warn,
 }
 
@@ -51,71 +50,69 @@ impl Default for Policy {
     }
 }
 
-/// An image that exists, as the user named it.
+/// An existing image, as the user named it.
 #[derive(Clone)]
 pub struct Node<'a> {
     /// The file.
     pub path: PathBuf,
-    /// The file itself, where it is open already and may have no name.
+    /// The file itself, if it is open already. It may have no name.
     pub handle: Option<Arc<dyn Reopen>>,
-    /// The image whose disk holds this one, in the place of a file.
+    /// The image whose disk contains this one, in place of a file.
     pub inside: Option<Box<Node<'a>>>,
-    /// The options by which reports name it, where no driver is stated; the driver that is found is still to
-    /// be added.
+    /// The options that reports name the image by, if no driver was given. The probed driver is added later.
     pub guessed: Option<serde_json::Map<String, serde_json::Value>>,
     /// Its name in messages.
     pub name: String,
-    /// The format, where it was stated; else it is probed.
+    /// The format, if it was given; else it is probed.
     pub format: Option<Format>,
     /// The options of its node.
     pub options: NodeOptions,
     /// The secrets that those options may name.
     pub secrets: Option<&'a Secrets>,
-    /// The password, where the caller has it.
+    /// The password, if the caller has it.
     pub secret: Option<&'a Secret>,
-    /// Says if others may write the image while it is read.
+    /// The rule for other processes that write the image while it is read.
     pub sharing: Sharing,
-    /// The way in which it is opened, with all that is below.
+    /// The policy for opening it and its backing chain.
     pub policy: Policy,
-    /// True if an option said that it is only read.
+    /// True if an option opens it read-only.
     pub is_read_only: bool,
-    /// The internal snapshot that is read instead of what the image holds now.
+    /// The internal snapshot that is read instead of the active state.
     pub snapshot: Option<SnapshotName>,
-    /// The protocol of the file, where it was stated; else its name tells it.
+    /// The protocol of the file, if it was given; else the name decides it.
     pub protocol: Option<Protocol>,
     /// The options of that protocol.
     pub protocol_options: Values,
     /// The part of the file that the image is in: a window, and maybe a window of that.
     pub windows: Vec<WindowRange>,
-    /// The raw nodes that options put between the file and the image, from the file on. Only reports show
-    /// them: their windows are among [`windows`](Self::windows).
+    /// The raw nodes that options put between the file and the image, from the file on. They are for reports only:
+    /// their windows are in [`windows`](Self::windows).
     pub between: Vec<RawNode>,
-    /// True if options named the file's own node, without any format.
+    /// True if options named only the node of the file, without any format.
     pub is_bare: bool,
-    /// Other files that hold parts of the image, where options named them, by the options' names for their
-    /// roles.
+    /// Other files with parts of the image that options named, by the role that the option has.
     pub others: Vec<(String, PathBuf)>,
-    /// The same, open already and maybe without a name.
+    /// The other files if they are open already. They may have no names.
     pub other_handles: Vec<Arc<dyn Reopen>>,
-    /// The image below.
+    /// The backing file.
     pub below: BackingNode<'a>,
-    /// True if the file is to be read in a way that bypasses the system's cache, and no option allows that.
+    /// True if options ask for a way of reading that needs `cache.direct`, and no option sets that.
     pub needs_direct: bool,
-    /// The format that the file's name stands for, where the contents tell none; see
+    /// The format by the extension of the file's name, for files whose contents have no format; see
     /// [`named`](crate::formats::named).
     pub named: Option<Format>,
 }
 
-/// A raw node that holds an image.
+/// A raw node between a file and an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawNode {
     /// Its name in reports.
     pub name: String,
-    /// The part of the node below that is in it; `None` for all of that.
+    /// The part of the node below that it shows, or `None` for all of it.
     pub window: Option<WindowRange>,
 }
 
-/// The image below another.
+/// The backing file of an image.
 #[derive(Clone, Default)]
 pub enum BackingNode<'a> {
     /// The backing file that the image names, if any.
@@ -123,9 +120,9 @@ pub enum BackingNode<'a> {
     Stored,
     /// The backing file that the image names, opened with this one's password and format.
     StoredWith(Box<Node<'a>>),
-    /// This image.
+    /// The image that options name.
     Given(Box<Node<'a>>),
-    /// Nothing, whatever the image names.
+    /// No backing file, whatever the image names.
     Nothing,
 }
 
@@ -159,8 +156,8 @@ impl Node<'_> {
         }
     }
 
-    /// Returns the name by which reports show an image that turned out to be of this format. Returns `None`
-    /// where its options make it clear.
+    /// Returns the name in reports of an image that was probed as `format`, or `None` if its options include the
+    /// format.
     ///
     /// # Errors
     /// Returns the errors of [`qemu_json::one_line`].
@@ -178,8 +175,7 @@ impl Node<'_> {
         self.secret.is_some() || KEY_SECRETS.iter().any(|name| self.options.has(name))
     }
 
-    /// Sets the format from the name of a driver, where one is stated. The name of a protocol stands for the
-    /// raw bytes in it.
+    /// Sets the format from the name of a driver, if one is given. The name of a protocol means its raw bytes.
     ///
     /// # Errors
     /// Returns an error if this version doesn't have the driver.

@@ -1,8 +1,8 @@
-//! An image that exists: from its node to a disk that can be read.
+//! Opening of an existing image: from its node to a disk that can be read.
 //!
-//! [`Node::open_file`] opens the file that was named and no other, which is all that looking at metadata
-//! takes. [`Node::open`] opens what reading data takes. That includes the external data file and the chain of
-//! backing files, as far as the policy for names found inside an image allows.
+//! [`Node::open_file`] opens only the named file, which is enough for metadata. [`Node::open`] opens all that reading
+//! data needs: also the external data file and the backing chain, as far as the policy for names found inside an
+//! image allows.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ use crate::storage::{
     Access, Opening, Purpose, Refuse, Sharing, Storage, Window, WindowRange, list,
 };
 
-/// The most memory that the tables of a chain may take, in bytes. The number of images has no limit of its
-/// own: each costs its table and a descriptor, and the system limits descriptors.
+/// The most memory that the tables of a chain may take, in bytes. The number of images needs no other limit: each
+/// takes a table and a descriptor, and the system limits descriptors.
 const MOST_TABLE_BYTES: u64 = 1 << 30;
 
-/// The number of images named, at either end of the chain that leads to one that can't be opened.
+/// The number of images that an error names at either end of a long backing chain.
 pub(crate) const NAMED_IMAGES: usize = 4;
 
 impl Node<'_> {
-    /// Opens the file, settles its format, and locks it for that purpose.
+    /// Opens the file, determines its format, and locks it for `purpose`.
     ///
     /// # Errors
     /// Returns an error as `Could not open 'name': …`.
@@ -52,8 +52,7 @@ impl Node<'_> {
         Ok((opened, image))
     }
 
-    /// Opens the file as [`open_header`](Self::open_header) does, of an image whose metadata is all that is
-    /// looked at or changed.
+    /// Opens an image of which only metadata is read or changed, as [`open_header`](Self::open_header) does.
     ///
     /// # Errors
     /// Returns an error as [`open_header`](Self::open_header) does, or if the header contradicts itself about
@@ -65,8 +64,8 @@ impl Node<'_> {
         Ok((opened, image))
     }
 
-    /// Opens the other files of an image whose headers are in them too, and has it read those. Of any other image
-    /// it is only checked if the header contradicts itself about them.
+    /// Opens the other files of an image if they have headers too, and has the image read these. Any other image only
+    /// has its header checked for contradictions about other files.
     ///
     /// # Errors
     /// Returns the errors of [`other_files`](Self::other_files) and of [`ImageFile::attach`].
@@ -83,7 +82,7 @@ impl Node<'_> {
         Ok(files)
     }
 
-    /// Returns the format that was stated, or else the one that the file has.
+    /// Returns the format that was given, or else the probed one.
     ///
     /// # Errors
     /// Returns the errors of [`open_file`](Self::open_file).
@@ -94,7 +93,7 @@ impl Node<'_> {
         }
     }
 
-    /// Does the same as [`Node::open_file`], with nothing in front of the message.
+    /// Does the same as [`Node::open_file`], without a prefix of the error message.
     pub(crate) fn open_below(&self, purpose: Purpose) -> Result<Loaded> {
         self.open_unless(purpose, &|_| Ok(()))
     }
@@ -151,14 +150,14 @@ impl Node<'_> {
         })
     }
 
-    /// Opens the disk of the image that holds this one. Nobody is asked for its password.
+    /// Opens the disk of the image that contains this one, without asking for its password.
     fn disk_of(&self, outer: &Self, purpose: Purpose) -> Result<Arc<dyn Storage>> {
         if purpose.access() != Access::Read {
             return Err(only_read());
         }
         let outer = Node {
             sharing: self.sharing.max(outer.sharing),
-            // Messages call the outer image by the name of the inner one.
+            // Messages name the outer image by the name of the inner one.
             name: String::new(),
             policy: self.policy,
             ..outer.clone()
@@ -177,11 +176,11 @@ impl Node<'_> {
         )))
     }
 
-    /// Finds the format, which must be one that can have the options.
+    /// Probes the format, which must be one that has the given options.
     fn found(&self, storage: &dyn Storage) -> Result<Format> {
         let found = formats::probe(storage)?;
         let format = match self.named {
-            // An empty file is nothing but raw.
+            // An empty file is always raw.
             Some(named) if found.capabilities().transparent && !storage.is_empty()? => named,
             _ => found,
         };
@@ -196,7 +195,7 @@ impl Node<'_> {
         Ok(format)
     }
 
-    /// Returns the way in which its files are opened.
+    /// Returns the access and the cache mode for its files.
     fn opening(&self, purpose: Purpose) -> Opening {
         Opening {
             access: purpose.access(),
@@ -205,8 +204,8 @@ impl Node<'_> {
         }
     }
 
-    /// Opens the image and everything below it for reading, and locks all of it for that purpose. Passwords
-    /// are asked for where they are needed.
+    /// Opens the image and its backing chain for reading, and locks all files for `purpose`. Asks for passwords where
+    /// they are needed.
     ///
     /// # Errors
     /// Returns an error as `Could not open 'name': …`.
@@ -214,8 +213,8 @@ impl Node<'_> {
         self.open_chain(purpose, passwords, false)
     }
 
-    /// Opens the image as [`open`](Self::open) does. `is_below` says that it is the backing file of an image that is
-    /// named in front of the error.
+    /// Opens the image as [`open`](Self::open) does. With `is_below` it is a backing file, whose overlay's name is
+    /// put in front of the error by the caller.
     pub(super) fn open_chain(
         &self,
         purpose: Purpose,
@@ -244,7 +243,7 @@ impl Node<'_> {
             layers,
             lengths: Vec::new(),
         };
-        // Files that others may write may grow or shrink.
+        // The length of files that others may write can change at any time.
         if self.sharing < Sharing::Forced {
             let lengths: Result<_> = opened.files().into_iter().map(Storage::len).collect();
             opened.lengths = lengths?;
@@ -252,7 +251,7 @@ impl Node<'_> {
         Ok(opened)
     }
 
-    /// Opens one image of a chain; `above` are the images over it.
+    /// Opens one image of a chain. `above` are its overlays, top first.
     fn open_layer(
         &self,
         purpose: Purpose,
@@ -260,7 +259,8 @@ impl Node<'_> {
         above: &[ChainImage],
         is_below: bool,
     ) -> Result<(Arc<dyn Image>, ChainImage, Option<Self>)> {
-        // The message of an image below has the words already; the system, or a hint, says which file it was.
+        // For a backing file, a system error has the file's name in its message already, and a lock has it in its
+        // hint.
         let failed = |error: Error| match above {
             [] if !is_below => self.could_not_open(error),
             _ if error.io_kind().is_some() || error.kind() == ErrorKind::Locked => error,
@@ -312,7 +312,7 @@ impl Node<'_> {
         Ok((disk, layer, below))
     }
 
-    /// Goes back to the snapshot that is to be read.
+    /// Selects the internal snapshot that is to be read.
     fn go_to_snapshot(&self, format: Format, image: &mut dyn ImageFile) -> Result<()> {
         let Some(name) = &self.snapshot else {
             return Ok(());
@@ -326,11 +326,11 @@ impl Node<'_> {
         image.at_snapshot(name)
     }
 
-    /// Opens the other files that hold parts of the image, in the order of [`ImageFile::other_files`].
+    /// Opens the other files with parts of the image, in the order of [`ImageFile::other_files`].
     ///
     /// # Errors
-    /// Returns an error if names aren't followed, if others use a file, or if the image takes no such file
-    /// and options name one. Returns the system's error if a file can't be opened.
+    /// Returns an error if names aren't followed, if another process has locked a file, or if options name a file
+    /// that the image doesn't take. Returns the system's error if a file can't be opened.
     pub(crate) fn other_files(
         &self,
         image: &dyn ImageFile,
@@ -364,11 +364,11 @@ impl Node<'_> {
         Ok(files)
     }
 
-    /// Returns the password of the image, where it takes one.
+    /// Returns the password of the image, if it takes one.
     ///
     /// # Errors
-    /// Returns an error if there is none to be had, or if the image is encrypted in another way than an
-    /// option said.
+    /// Returns an error if no password can be obtained, or if an option gives another kind of encryption than the
+    /// image has.
     pub(crate) fn secret_for<'s>(
         &'s self,
         image: &mut dyn ImageFile,
@@ -409,7 +409,7 @@ impl Node<'_> {
     }
 }
 
-/// Refuses an image below others whose contents aren't those that the image above was made for.
+/// Refuses a backing file whose content id isn't the one that its overlay expects.
 fn check_content(above: &[ChainImage], below: &dyn ImageFile, name: &str) -> Result<()> {
     let expected = above
         .last()
@@ -424,12 +424,12 @@ fn check_content(above: &[ChainImage], below: &dyn ImageFile, name: &str) -> Res
     }
 }
 
-/// Returns the error for an image inside of another one that would be written.
+/// Returns the error for writing an image that is inside of another one.
 fn only_read() -> Error {
     Error::unsupported("an image inside of an image is only read by this version")
 }
 
-/// The source of no passwords, for images whose password nobody is asked for.
+/// A source without passwords, for images whose password isn't asked for.
 struct NoPasswords;
 
 impl Passwords for NoPasswords {
@@ -448,13 +448,12 @@ impl Passwords for NoPasswords {
     }
 }
 
-/// Puts the image's name in front of the reason for which it could not be opened.
+/// Puts the image's name in front of the reason why it could not be opened.
 pub(crate) fn could_not_open(name: &str, error: Error) -> Error {
     if name.is_empty() {
         return error;
     }
-    // The file's name may be in the message already. But qemu-img repeats it, and its callers look for the
-    // whole.
+    // The file's name may be in the message already. But qemu-img repeats it, and callers look for the whole line.
     error.context(format!("Could not open '{}'", printable(name)))
 }
 
@@ -468,8 +467,8 @@ pub(crate) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<
     })
 }
 
-/// Returns the error for an image below `layers`. It names each of them as one whose backing file could not
-/// be opened. Of a long chain it names only the first and the last.
+/// Returns the error for a backing file below `layers`, with each layer named as one whose backing file could not be
+/// opened. Of a long chain only the first and the last are named.
 fn below_these(layers: &[ChainImage], error: Error) -> Error {
     let more = layers.len().saturating_sub(2 * NAMED_IMAGES);
     let last = layers.len() - NAMED_IMAGES.min(layers.len());
@@ -485,7 +484,7 @@ fn below_these(layers: &[ChainImage], error: Error) -> Error {
     })
 }
 
-/// Refuses the file called `name` below those `above`, if it is one of them.
+/// Refuses the backing file called `name` if it is one of the files `above` it.
 pub(crate) fn refuse_loop<'f>(
     name: &str,
     file: &dyn Storage,
@@ -500,7 +499,7 @@ pub(crate) fn refuse_loop<'f>(
     Ok(())
 }
 
-/// Returns the error for a chain that leads back into itself.
+/// Returns the error for a backing chain with a loop.
 pub fn infinite_loop(name: &str) -> Error {
     Error::invalid(format!(
         "Backing file '{}' creates an infinite loop.",

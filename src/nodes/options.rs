@@ -1,24 +1,23 @@
-//! The options of an image's node: its format takes them, and the rest is refused.
+//! The format's options of a node. The format takes those that it knows, and the rest is refused.
 //!
-//! Where nobody states a format, it isn't known yet which format is to take them. They are kept as they are
-//! until the file has been probed.
+//! Without a given format they can't be checked yet. They are kept unparsed until the file has been probed.
 
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format};
 use crate::options::{Tree, Values};
 
-/// The options that are the format's to know.
+/// The options for the format of a node.
 #[derive(Debug, Clone)]
 pub enum NodeOptions {
-    /// The format has taken them.
+    /// Options that the format has checked.
     Taken(Values),
-    /// The format isn't known.
+    /// Options of a format that isn't known yet.
     Unread(Tree),
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        // Whatever format takes them knows which it has.
+        // Any format accepts an empty tree.
         Self::Unread(Tree::default())
     }
 }
@@ -32,7 +31,7 @@ impl NodeOptions {
         }
     }
 
-    /// Returns the options of an image that is of this format.
+    /// Returns the options as checked values of `format`.
     ///
     /// # Errors
     /// Returns an error if a value is invalid, or names an option that the format doesn't know.
@@ -44,7 +43,7 @@ impl NodeOptions {
     }
 }
 
-/// Has a format take its options out of a tree, in which nothing may be left.
+/// Takes all options out of a tree as options of `format`.
 ///
 /// # Errors
 /// Returns an error if a value is invalid, or if the format doesn't know one of the options.
@@ -64,8 +63,7 @@ pub(super) fn unsupported_option(format: Format, option: &str) -> Error {
     ))
 }
 
-/// Returns the first format that has options of these names: the one that a file has to be of, if it is of
-/// any.
+/// Returns the first format that has options with all of these names.
 pub(super) fn format_with(keys: &[&str]) -> Option<Format> {
     let has = |format: &Format, key: &str| {
         let mut specs = format.open_options().iter();

@@ -1,9 +1,8 @@
-//! From a tree of options to a node: QEMU's block devices, as far as images in files have them.
+//! The parser of trees of options into nodes: QEMU's block devices, as far as images in files have them.
 //!
-//! An image is a format's node with the node of its storage below it, `driver=raw` over `file.driver=file`. A
-//! raw node may stand between, as a window of a larger file. Options that only say how fast something is done
-//! are checked and have no effect. An unknown option is refused, with the name of the driver that doesn't
-//! know it.
+//! An image is the node of a format with the node of its protocol below it: `driver=raw` and `file.driver=file`. A
+//! raw node may be between the two, as a window of a larger file. Options that only affect speed are checked and have
+//! no effect. An unknown option is refused, with the name of the driver that doesn't know it.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -20,10 +19,10 @@ use crate::options::json::PREFIX;
 use crate::options::{Kind, Tree, Value, Values, list, qemu_json};
 use crate::storage::{Protocol, Sharing, WindowRange};
 
-/// The node of an image, and the name by which `info` shows it.
+/// The node of an image, and the name that `info` shows.
 pub(super) struct Parsed<'a> {
     pub(super) source: Node<'a>,
-    /// The file's name, where no option adds anything to it, else `json:{…}`.
+    /// The file's name if no other options are given, else `json:{…}`.
     pub(super) shown: Shown,
 }
 
@@ -33,7 +32,7 @@ pub(super) enum Shown {
     Json(serde_json::Value),
 }
 
-/// Parses the tree of an image that messages call `name`.
+/// Parses the tree of an image that messages name `name`.
 ///
 /// # Errors
 /// Returns an error if options are missing, unknown or malformed, or if a driver is unknown.
@@ -117,7 +116,7 @@ pub(super) fn image<'a>(
     let shown = if options.is_empty() && file.direct {
         Shown::Plain(file.filename)
     } else {
-        // The options name the one format that the image can have, where no driver is stated.
+        // Without a driver, reports name the first format that has all of the options.
         let keys: Vec<&str> = options.keys().map(String::as_str).collect();
         let found = format_with(&keys).filter(|_| !keys.is_empty());
         let found = found.map(|format| format.name().to_owned());
@@ -132,8 +131,8 @@ pub(super) fn image<'a>(
     Ok(Parsed { source, shown })
 }
 
-/// Parses the node of another file that holds a part of the image. Returns its role, its path, and the node as reports
-/// show it.
+/// Parses the node of another file with a part of the image. Returns its role, its path, and the node as reports show
+/// it.
 fn other_file(
     tree: &mut Tree,
     role: &str,
@@ -156,12 +155,12 @@ fn other_file(
     Ok(Some((role.to_owned(), file.path, file.shown)))
 }
 
-/// The storage of an image: a file, or a part of one, or another image's disk.
+/// The storage of an image: a file, a part of a file, or another image's disk.
 struct Holder<'a> {
     path: PathBuf,
     filename: String,
     windows: Vec<WindowRange>,
-    /// The raw nodes that it is made of, from the file on.
+    /// The raw nodes between the file and the image, from the file on.
     nodes: Vec<RawNode>,
     common: Common,
     protocol: Protocol,
@@ -170,11 +169,11 @@ struct Holder<'a> {
     /// True if it is the file itself.
     direct: bool,
     shown: serde_json::Value,
-    /// The image whose disk it is, where it isn't of a protocol.
+    /// The image whose disk it is, if it isn't the node of a protocol.
     inside: Option<Box<Node<'a>>>,
 }
 
-/// Parses the node at `key`, which an image's data is in.
+/// Parses the node at `key`, which contains an image.
 fn storage<'a>(
     parent: &mut Tree,
     key: &str,
@@ -279,7 +278,7 @@ fn protocol<'a>(mut tree: Tree, protocol: Protocol) -> Result<Holder<'a>> {
     }
     let options = Values::of_tree(&[protocol.open_options()], &mut tree)?;
     for spec in protocol.open_options() {
-        // JSON may have a number for a name, which stands for its digits.
+        // JSON may have a number for a name, which means its digits.
         if let (Kind::Text, Some(value)) = (spec.kind, shown.get_mut(spec.name)) {
             *value = options.name(spec.name).map(OsStr::to_string_lossy).into();
         }
@@ -338,7 +337,7 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Backin
     let names = ["filename", "file.filename", "file.file"];
     let stored = !names.iter().any(|name| tree.has(name));
     if stored {
-        // The name is that of the image's header; the rest is parsed as any other node.
+        // The name is the one of the image's header. The rest is parsed as any other node.
         let driver = tree.get("driver").cloned().and_then(Value::into_text);
         let is_file = driver.is_some_and(|name| Protocol::from_name(&name).is_some());
         let key = if is_file { "filename" } else { "file.filename" };
@@ -359,9 +358,9 @@ fn below<'a>(tree: &mut Tree, secrets: &'a Secrets, warn: Warn) -> Result<Backin
 struct Common {
     sharing: Sharing,
     is_read_only: bool,
-    /// True if the system's cache is bypassed. That doesn't say how the file is read here.
+    /// True for `cache.direct=on`. It has no effect here but to allow `aio=native`.
     is_direct: bool,
-    /// True if the options ask for a way of reading that QEMU has only with the cache bypassed.
+    /// True for `aio=native`, which QEMU has only with `cache.direct=on`.
     is_native: bool,
 }
 
@@ -381,8 +380,8 @@ impl Common {
     }
 }
 
-/// Parses the options that every node has, and returns those that change what is read or written. Discarding
-/// is on below another node, unless an option says otherwise.
+/// Parses the options that every node has, and returns those that have an effect. Below another node, `discard` is on
+/// by default.
 fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
     if let Some(name) = tree.take_text("node-name")
         && !list::is_identifier(&name)
@@ -418,7 +417,7 @@ fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
     })
 }
 
-/// Refuses a name that several nodes have.
+/// Refuses a node name that several nodes have.
 fn refuse_repeated_names(tree: &Tree) -> Result<()> {
     let mut names = Vec::new();
     for key in tree.keys() {
@@ -458,7 +457,7 @@ fn driver(tree: &mut Tree) -> Option<String> {
     tree.take("driver").and_then(Value::into_text)
 }
 
-/// Returns true for a format whose file is the disk itself.
+/// Returns true if the bytes of a file of this format are the disk itself.
 fn is_transparent(format: Format) -> bool {
     format.capabilities().transparent
 }

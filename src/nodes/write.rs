@@ -1,8 +1,8 @@
-//! An image that exists, open to be changed.
+//! Opening of an existing image to be changed.
 //!
-//! Its file is open and locked, and its header is read. All that the format may need to write is there: the
-//! external data file, the password, and the backing file, which is only read. No table is read yet, and
-//! nothing is written.
+//! The file is opened and locked, and its header is read. So are the external data file, the password, and the
+//! backing file, which is opened read-only: the format may need them for writing. No table is read yet, and nothing
+//! is written.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use crate::formats::driver::{Load, WriteParts};
 use crate::formats::{Format, GuardedStart, Image, ImageFile};
 use crate::storage::{Purpose, Refuse, Storage};
 
-/// The way in which an image is opened to be changed.
+/// The parameters for opening an image to be changed.
 pub struct WriteAccess<'r> {
-    /// The purpose, which says if the image is changed or overwritten: [`Purpose::Change`] or
-    /// [`Purpose::Overwrite`].
+    /// The purpose, which is a change or an overwrite: [`Purpose::Change`] or [`Purpose::Overwrite`].
     pub purpose: Purpose,
     /// True if flushes reach the storage.
     pub flush: bool,
-    /// True if a raw image must not begin with the mark of another format. One whose format is probed never may.
+    /// True if nobody may write the magic number of another format to the start of a raw image. It is always so if
+    /// the format was probed.
     pub guarded: bool,
-    /// True if data will be compressed, which an encrypted image is refused for.
+    /// True if data will be compressed, for which an encrypted image is refused.
     pub compressed: bool,
-    /// True if the backing file is opened, from which parts of clusters are copied.
+    /// True if the backing file is opened, so that partial writes of clusters can be completed from it.
     pub opens_backing: bool,
-    /// The check of each file before it is locked: it can refuse one that is used for something else.
+    /// The check of each file before it is locked. It can refuse a file with another use.
     pub refuse: &'r Refuse<'r>,
 }
 
 impl WriteAccess<'_> {
-    /// Returns the way in which an image is opened whose disk or metadata is changed, over its backing file.
-    /// `flush` says that flushes reach the storage.
+    /// Returns the parameters for changing the disk or the metadata of an image that may have a backing file. With
+    /// `flush`, flushes reach the storage.
     pub fn to_change(flush: bool) -> Self {
         Self {
             purpose: Purpose::Change,
@@ -52,13 +52,13 @@ impl WriteAccess<'_> {
 pub struct WritableFile<'a> {
     /// The file that was named.
     pub file: Arc<dyn Storage>,
-    /// The format that was stated or found.
+    /// The format that was given or probed.
     pub format: Format,
-    /// The image file, its header read.
+    /// The image file, with its header read.
     pub image: Box<dyn ImageFile>,
-    /// All that it takes to open the disk for writing.
+    /// The parts that opening the disk for writing takes.
     pub parts: WriteParts<'a>,
-    /// The backing file, where it was opened, as the parts have it.
+    /// The backing file, if it was opened; the parts have it as well.
     pub below: Option<Disk>,
     /// The part of the file that the image is in.
     storage: Arc<dyn Storage>,
@@ -85,7 +85,7 @@ impl WritableFile<'_> {
 }
 
 impl Node<'_> {
-    /// Opens the image to be changed, and what writing takes beside its file.
+    /// Opens the image to be changed, and the other files that writing needs.
     ///
     /// # Errors
     /// Returns an error, as `Could not open 'name': …`, if a file can't be opened, is refused or is locked.
@@ -123,7 +123,7 @@ impl Node<'_> {
         }
         image.attach(&files)?;
         if image.has_headers_elsewhere() {
-            // Those may say something else.
+            // The headers in the other files may refuse it, too.
             image.check_writable()?;
         }
         let below = match access.opens_backing {
@@ -148,7 +148,7 @@ impl Node<'_> {
         })
     }
 
-    /// Opens the image below, for reading; no file of it may be the one that is written.
+    /// Opens the backing file for reading. None of its files may be the one that is written.
     fn read_below(
         &self,
         image: &dyn ImageFile,
@@ -173,7 +173,7 @@ impl Node<'_> {
     }
 }
 
-/// Refuses a file that would be written, if it is one of `others`. It is called `path`.
+/// Refuses to write the file at `path` if it is one of `others`.
 ///
 /// # Errors
 /// Returns an error, in QEMU's words, if it is, or the system's error.
@@ -187,9 +187,9 @@ pub(crate) fn refuse_same(path: &Path, file: &dyn Storage, others: &[&dyn Storag
     Ok(())
 }
 
-/// Returns the error for an image that would be written over a file that is used for something else.
+/// Returns the error for an image that would overwrite a file which the same command uses.
 pub(crate) fn same_file(path: &Path, other: &Path) -> Error {
-    // QEMU meets its own lock there and takes it for another's. Clients know its words.
+    // QEMU conflicts with its own lock there. Its words are kept, since callers look for them.
     Error::invalid(format!(
         "Failed to get \"write\" lock: '{}' and '{}' are the same file",
         printable(&other.to_string_lossy()),

@@ -1,8 +1,8 @@
 //! JSON as QEMU reads it, which is more than the standard has.
 //!
 //! Strings may be in single quotes, so that a shell needs no more than double quotes around
-//! `json:{'driver':'qcow2',…}`. No key may be there twice in an object: two programs that read it could
-//! otherwise see different images in it. Nesting is bounded, and mistakes are worded as QEMU words them.
+//! `json:{'driver':'qcow2',…}`. No object may have a key twice: two programs could otherwise read different images
+//! from it. Nesting is bounded, and mistakes are worded as QEMU words them.
 
 use super::Value;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ pub const PREFIX: &str = "json:";
 /// The greatest depth of objects and lists; QEMU's limit.
 const DEEPEST: usize = 1024;
 
-/// A document as it is written.
+/// A parsed document, with the order of its keys.
 #[derive(Debug, PartialEq)]
 pub enum Document {
     /// Anything without parts.
@@ -50,7 +50,7 @@ struct Reader<'t> {
 }
 
 impl<'t> Reader<'t> {
-    /// Returns the next character that isn't blank, without taking it.
+    /// Returns the next character that isn't whitespace, without taking it.
     fn peek(&mut self) -> Option<char> {
         self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
         self.rest.chars().next()
@@ -265,7 +265,7 @@ fn unicode(text: &str) -> Result<(char, usize)> {
     })
 }
 
-/// Moves `chars` on by so many bytes.
+/// Advances `chars` by `bytes`.
 fn skip(mut chars: std::str::CharIndices<'_>, bytes: usize) -> std::str::CharIndices<'_> {
     let end = chars.offset() + bytes;
     while chars.offset() < end && chars.next().is_some() {}

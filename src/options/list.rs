@@ -1,7 +1,7 @@
 //! QEMU's option strings: `key=value,key2=value2`.
 //!
-//! Two commas stand for one inside a value. A key without a value means `=on`, and with a `no` in front of it
-//! `=off`. Values may be names of files, so they may have any bytes that such a name may have.
+//! Two commas in a value mean one. A key without a value means `=on`, and with a `no` in front of it `=off`. Values
+//! may be names of files, so they may have any bytes that such a name may have.
 
 use std::ffi::{OsStr, OsString};
 use std::num::ParseIntError;
@@ -17,7 +17,7 @@ pub struct KeyValue {
     pub key: String,
     /// The value.
     pub value: OsString,
-    /// The element as it was written, if it was a key alone.
+    /// The element as it was written, if it was a key without a value.
     pub short: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl KeyValue {
         text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())
     }
 
-    /// Returns QEMU's warning of a key alone, which is better written out.
+    /// Returns QEMU's warning about a key without a value, which is deprecated.
     pub fn deprecation(&self) -> Option<String> {
         let short = self.short.as_deref()?;
         let (key, value) = (&self.key, self.value.display());
@@ -39,7 +39,7 @@ impl KeyValue {
 }
 
 /// Splits an option string. `implied` is the key of a first element that is a value alone, as the `secret` of
-/// `secret,id=s`. Such an element is otherwise a switch that is on.
+/// `secret,id=s`. Without `implied` such an element is a switch that is on.
 pub fn parse(text: impl AsRef<OsStr>, implied: Option<&str>) -> Vec<KeyValue> {
     split_at_single_commas(text.as_ref())
         .into_iter()
@@ -70,16 +70,15 @@ pub fn parse(text: impl AsRef<OsStr>, implied: Option<&str>) -> Vec<KeyValue> {
         .collect()
 }
 
-/// Returns true if an option string of `-o` is well-formed: not empty, and without a comma at either end
-/// that separates nothing.
+/// Returns true if an option string of `-o` is well-formed: not empty, and without a separating comma at either end.
 pub fn is_valid_list(text: impl AsRef<OsStr>) -> bool {
     let text = text.as_ref().as_bytes();
     let commas_at_end = text.iter().rev().take_while(|c| **c == b',').count();
     !text.is_empty() && !text.starts_with(b",") && commas_at_end.is_multiple_of(2)
 }
 
-/// Parses a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal digits. A
-/// number out of range becomes the nearest that isn't.
+/// Parses a whole number as C's `strtol` does: blanks in front, a sign, and decimal, `0x` or octal digits. A number
+/// out of range becomes the nearest in range.
 pub fn parse_integer(text: &str) -> Option<i64> {
     let (is_negative, digits) = parse_digits(text)?;
     let magnitude = digits.ok().and_then(|digits| i64::try_from(digits).ok());
@@ -119,7 +118,7 @@ fn parse_digits(text: &str) -> Option<(bool, Result<u64, ParseIntError>)> {
     Some((is_negative, u64::from_str_radix(digits, base)))
 }
 
-/// Returns the error for an option that is no size.
+/// Returns the error for an option that isn't a size.
 pub fn no_size(key: &str, value: &str, error: SizeError) -> Error {
     match error {
         SizeError::Malformed => Error::invalid(format!(

@@ -10,7 +10,7 @@
 //! - [`value`]: one value of such a tree.
 //! - [`spec`]: the options that a driver has, and help.
 //! - [`values`]: options checked against their specs.
-//! - [`similar`]: the name that was meant by one that isn't known.
+//! - [`similar`]: the known name that is most like an unknown one.
 //! - [`qemu_json`]: JSON as QEMU prints it, and the order of its keys.
 
 pub mod json;

@@ -1,8 +1,8 @@
 //! JSON as QEMU prints it: four spaces, empty lists on two lines, everything beyond ASCII escaped,
 //! and keys in the order of QEMU's hash table.
 //!
-//! The order looks arbitrary but is the same in every run, and scripts have come to rely on the
-//! resulting text. It follows from the table's 512 buckets and its hash function.
+//! The order looks arbitrary but is the same in every run, and scripts rely on the resulting text. It follows
+//! from the table's 512 buckets and its hash function.
 
 use std::io;
 

@@ -1,8 +1,8 @@
-//! The name that was probably meant by one that nobody knows.
+//! Suggestions for an unknown name: the known name that is most like it.
 //!
-//! A name is only offered if it is close: a wrong offer costs a reader more than none.
+//! A name is only suggested if it is close, since a wrong suggestion misleads.
 
-/// The least likeness, from 0 to 1, of a name that is offered.
+/// The least similarity, from 0 to 1, of a name that is suggested.
 const CLOSE: f64 = 0.8;
 
 /// Returns a question for the one of `known` that is most like `name`, as a line of help.

@@ -1,8 +1,7 @@
 //! The options of a driver as data: names, the forms of values, and their lines in help.
 //!
-//! Help, the check of names and the line `Formatting '…'` are made from these lists alone. They also have
-//! options of `qemu-img` that this version lacks, so that those are refused by name and not as a mistake of
-//! the user's.
+//! Help, the check of names and the line `Formatting '…'` are made from these lists alone. They include options of
+//! `qemu-img` that this version lacks, so that these are refused as unsupported and not as unknown.
 
 use std::fmt::Write as _;
 
@@ -43,7 +42,7 @@ impl OptionSpec {
         }
     }
 
-    /// Returns the same option with a default.
+    /// Returns the option with a default.
     #[must_use]
     pub const fn with_default(self, default: &'static str) -> Self {
         Self {

@@ -1,8 +1,8 @@
 //! Options in a tree: those of `--image-opts`, of `--object` and of `json:` names.
 //!
-//! QEMU takes the same tree in three spellings: `driver=raw,file.filename=x`, nested JSON, and JSON with
-//! dotted keys. All are kept flat here, as a list of dotted keys, and are taken out one by one. An option
-//! that is left in the end is unknown, and is refused by name.
+//! QEMU takes the same tree in three spellings: `driver=raw,file.filename=x`, nested JSON, and JSON with dotted keys.
+//! All three become a flat list of dotted keys, which parsers take out one by one. An option that is left in the end
+//! is unknown, and is refused by name.
 
 use std::ffi::{OsStr, OsString};
 
@@ -96,14 +96,14 @@ impl Tree {
         Some(self.0.remove(at).1)
     }
 
-    /// Takes out an option as text. A value that isn't text becomes the text that looks like it.
+    /// Takes out an option as text. A number or a switch of JSON becomes its text.
     pub fn take_text(&mut self, key: &str) -> Option<String> {
         let name = self.take_name(key)?.into_string();
         Some(name.unwrap_or_else(|name| name.to_string_lossy().into_owned()))
     }
 
-    /// Takes out an option that is the name of a file. Other kinds of values, which JSON may have, become the
-    /// text that looks like them. `null` stands for no option.
+    /// Takes out an option that is the name of a file. A number or a switch of JSON becomes its text. `null` means
+    /// that the option isn't given.
     pub fn take_name(&mut self, key: &str) -> Option<OsString> {
         Some(match self.take(key)? {
             Value::Null => return None,
@@ -132,7 +132,7 @@ impl Tree {
     /// Takes out an option that is a size, in bytes.
     ///
     /// # Errors
-    /// Returns an error if it is no size.
+    /// Returns an error if it isn't a size.
     pub fn take_size(&mut self, key: &str) -> Result<Option<u64>> {
         let text = match self.take(key) {
             None | Some(Value::Null) => return Ok(None),

@@ -1,7 +1,7 @@
 //! One value of an option.
 //!
-//! JSON has kinds of values, and a list has text alone. The reader of an option decides which kind it takes;
-//! the value is kept as it was written.
+//! JSON has several kinds of values, and a list has only text. The reader of an option decides which kind it takes,
+//! so the value is kept as it was written.
 
 use std::ffi::OsString;
 
@@ -16,7 +16,7 @@ pub enum Value {
     Number(serde_json::Number),
     /// Text; nearly all that a list of `key=value` has.
     Text(String),
-    /// Bytes that are no text, as the name of a file may have them.
+    /// Bytes that aren't UTF-8, as the name of a file may have them.
     Bytes(OsString),
 }
 

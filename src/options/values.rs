@@ -1,4 +1,4 @@
-//! Options checked against their specs: names that are known, and values of the right kind.
+//! The options of a driver, checked against its specs: the names are known, and the values have the right kind.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,14 +21,14 @@ pub struct Values {
 #[derive(Debug, Clone)]
 struct Given {
     key: String,
-    /// The value in one form: a switch is `on` or `off`, a number has decimal digits.
+    /// The normalised value: a switch is `on` or `off`, a number has decimal digits.
     value: OsString,
     /// The form in which `Formatting '…'` prints it.
     shown: OsString,
 }
 
 impl Values {
-    /// Reads lists such as those given with `-o`, for drivers with these options.
+    /// Parses lists such as those of `-o`, for drivers with these options.
     ///
     /// # Errors
     /// Returns an error if a name isn't known or a value is of the wrong kind.
@@ -123,7 +123,7 @@ impl Values {
         });
     }
 
-    /// Returns the option `size` in bytes. The greatest number of 64 bits stands for none.
+    /// Returns the option `size` in bytes. The value 2^64 − 1 means that it isn't given.
     pub fn size(&self) -> Option<u64> {
         self.number("size").filter(|size| *size != u64::MAX)
     }
@@ -164,7 +164,7 @@ impl Values {
     }
 }
 
-/// Returns the error for a value that a parameter can't have, as QEMU's visitors word it.
+/// Returns the error for an invalid value of a parameter, in the words of QEMU's visitors.
 pub fn not_accepted(parameter: &str, value: &str) -> Error {
     Error::invalid(format!(
         "Parameter '{parameter}' does not accept value '{value}'"
@@ -186,7 +186,7 @@ fn number(key: &str, value: &str) -> Result<u64> {
     })
 }
 
-/// Checks an option's name and kind, and brings its value into one form.
+/// Checks an option's name and kind, and normalises its value.
 fn normalise(specs: &[&OptionSpec], option: KeyValue) -> Result<Given> {
     let key = option.key.clone();
     let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
