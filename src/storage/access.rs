@@ -1,39 +1,39 @@
-//! The purpose for which an image is opened: it decides what others may do with it meanwhile, unless that is
-//! overruled.
+//! The purpose for which an image is opened. It decides what other processes may do with the image meanwhile, unless
+//! options overrule that.
 //!
-//! The rules are those that `qemu-img` shows under `strace`, so that both tools refuse the same.
+//! The rules were taken from `qemu-img` with `strace`, so that both tools refuse the same.
 
 use super::Claim;
 use crate::error::{Error, Result};
 
-/// The ways in which a storage is opened.
+/// The access to a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Reading only; nothing is ever changed.
+    /// Reading only.
     Read,
-    /// Reading and writing of what is there.
+    /// Reading and writing of an existing storage.
     ReadWrite,
 }
 
 /// The purposes for which an image is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Finding out its format and size, and nothing else.
+    /// Probing of its format and its size.
     Probe,
-    /// Looking at its header.
+    /// Reading of its header.
     Inspect,
-    /// Looking at all of it.
+    /// Reading of all of it.
     Read,
-    /// Copying it, so that it must stay what it is.
+    /// Copying of it, so that its data must not change.
     Copy,
-    /// Writing over what it holds: a plain file keeps its length.
+    /// Overwriting of its data. A plain file keeps its length.
     Overwrite,
-    /// Changing it where it is, its length too.
+    /// Changing of it in place, including its length.
     Change,
 }
 
 impl Purpose {
-    /// Returns the access for which its files are opened.
+    /// Returns the access with which the image's files are opened.
     pub fn access(self) -> Access {
         match self {
             Self::Probe | Self::Inspect | Self::Read | Self::Copy => Access::Read,
@@ -41,10 +41,10 @@ impl Purpose {
         }
     }
 
-    /// The claim on a file that holds an image with metadata.
+    /// Returns the claim on a file with an image that has metadata.
     ///
     /// # Errors
-    /// Returns an error if it is changed and shared by force.
+    /// Returns an error if the image is opened for writing with `force-share=on`.
     pub fn claim(self, sharing: Sharing) -> Result<Option<Claim>> {
         self.claim_unless(sharing, |purpose| match purpose {
             Self::Probe => None,
@@ -54,8 +54,8 @@ impl Purpose {
         })
     }
 
-    /// Returns the claim on a file whose bytes are the disk itself. Others may use such a file too, unless it
-    /// is copied.
+    /// Returns the claim on a file whose bytes are the disk itself. Others may write such a file too, unless it is
+    /// copied.
     ///
     /// # Errors
     /// Returns the errors of [`Purpose::claim`].
@@ -99,19 +99,20 @@ impl Purpose {
     }
 }
 
-/// The part that others leave to whoever opened an image.
+/// The rule by which an image is shared with other processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sharing {
-    /// Others keep from it what its purpose says: that is what the locks are for.
+    /// Locks deny to others what the purpose denies.
     Agreed,
-    /// Others may do what they like with an image that is only read.
+    /// Others may do anything with an image that is only read: `force-share=on`.
     Forced,
-    /// Nobody is asked or told anything.
+    /// No locks are taken or tested: `locking=off`.
     Unlocked,
 }
 
 impl Sharing {
-    /// The sharing of the images below: force holds for them, but locks are left out for one file only.
+    /// Returns the sharing of the backing files: `force-share=on` holds for them too, but `locking=off` is for one
+    /// file only.
     pub fn below(self) -> Self {
         match self {
             Self::Agreed | Self::Unlocked => Self::Agreed,

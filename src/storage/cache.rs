@@ -1,19 +1,19 @@
-//! QEMU's cache modes: the use of the page cache, and the time by which data must be on stable storage.
+//! QEMU's cache modes: the use of the page cache, and the point at which data must be on stable storage.
 
-/// The way in which a file is read or written. The names are those of `-t` and `-T`, and `auto` is ours.
+/// A cache mode for reading or writing a file. The names are those of `-t` and `-T`; `auto` is an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheMode {
-    /// Past the page cache (`O_DIRECT`), flushed at the end.
+    /// Bypasses the page cache (`O_DIRECT`), and flushes at the end.
     None,
-    /// Through the page cache, flushed at the end.
+    /// Uses the page cache, and flushes at the end.
     Writeback,
-    /// Through the page cache, every write on stable storage before it counts as done.
+    /// Uses the page cache, and completes a write when it is on stable storage.
     Writethrough,
-    /// Past the page cache, every write on stable storage before it counts as done.
+    /// Bypasses the page cache, and completes a write when it is on stable storage.
     Directsync,
-    /// Past the page cache where the file system can, and through it elsewhere; flushed at the end.
+    /// Bypasses the page cache if the file system can, and flushes at the end.
     Auto,
-    /// Through the page cache, never flushed: a power cut may lose what a finished command wrote.
+    /// Uses the page cache, and never flushes: a power cut may lose what a finished command wrote.
     Unsafe,
 }
 
@@ -28,7 +28,7 @@ impl CacheMode {
         "auto",
     ];
 
-    /// The mode of that name.
+    /// Returns the mode of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "none" | "off" => Self::None,

@@ -1,7 +1,7 @@
-//! A protocol as the rest of the program knows it: one driver for each way in which bytes are kept.
+//! The interface of a protocol: one driver for each kind of storage.
 //!
-//! A driver lists its options, opens what exists, and makes what doesn't. Nobody else asks which protocol it is.
-//! Options are read before anything is opened, so that a mistake in them touches nothing.
+//! A driver lists its options, opens storages and creates them. No other code depends on a particular protocol.
+//! Options are checked before anything is opened, so that a mistake in them changes nothing.
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -11,53 +11,54 @@ use super::{Access, CacheMode, Storage};
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Values};
 
-/// A protocol: where bytes are kept and how they are had.
+/// The driver of a protocol, which opens and creates storages.
 pub trait StorageDriver: Debug + Sync {
-    /// The name, as `driver=` has it.
+    /// Returns the name for `driver=`.
     fn name(&self) -> &'static str;
 
-    /// The schemes of names that mean this protocol, without the colon. Files have none.
+    /// Returns the schemes of this protocol in names, without the colon. Files have none.
     fn schemes(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The options of what exists, besides those of every node.
+    /// Returns the options for opening a storage, besides those of every node.
     fn open_options(&self) -> &'static [OptionSpec];
 
-    /// The options that reports repeat in an image's name.
+    /// Returns the options that reports include in an image's name.
     fn shown_options(&self) -> &'static [&'static str];
 
-    /// The options of what is made anew.
+    /// Returns the options for creating a storage.
     fn create_options(&self) -> &'static [OptionSpec] {
         &[]
     }
 
-    /// Returns true if something new can be made, or written as if it were.
+    /// Returns true if storages can be created, or overwritten as new ones.
     fn creates(&self) -> bool {
         false
     }
 
-    /// The type that reports give to what only this protocol has to say of a storage, if it says anything.
+    /// Returns the `type` of the protocol's specific information in reports, if it has any.
     fn specific(&self) -> Option<&'static str> {
         None
     }
 
-    /// Checks the options, and says what they mean to whoever opens the storage.
+    /// Checks the options, and returns those that concern the caller who opens the storage.
     ///
     /// # Errors
-    /// Returns an error if one is missing or can't have its value.
+    /// Returns an error if an option is missing or its value is invalid.
     fn check(&self, options: &Values) -> Result<Stipulations>;
 
-    /// Opens what exists.
+    /// Opens an existing storage.
     ///
     /// # Errors
-    /// Returns an error if there is nothing of that name, or if it is no storage of this protocol.
+    /// Returns an error if nothing has that name, or if it isn't a storage of this protocol.
     fn open(&self, path: &Path, options: &Values, opening: Opening) -> Result<Arc<dyn Storage>>;
 
-    /// Makes something new, or takes what is there to be written from scratch.
+    /// Creates a storage, or opens an existing one to overwrite it from scratch.
     ///
     /// # Errors
-    /// Returns an error if the protocol can't, if there is no room for it, or as [`NewStorage::refuse`] does.
+    /// Returns an error if the protocol can't create storages or there is no space, or the error of
+    /// [`NewStorage::refuse`].
     fn create(&self, new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
         let _ = new;
         Err(Error::unsupported(format!(
@@ -67,19 +68,19 @@ pub trait StorageDriver: Debug + Sync {
     }
 }
 
-/// The way in which a storage is opened, whatever its protocol.
+/// The parameters for opening a storage that all protocols have.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening {
-    /// Reading only, or writing too.
+    /// Its access.
     pub access: Access,
-    /// The way in which it is cached.
+    /// Its cache mode.
     pub cache: CacheMode,
-    /// Everything is taken for data; see [`Storage::ignore_holes`].
+    /// True if holes are treated as data; see [`Storage::ignore_holes`].
     pub ignores_holes: bool,
 }
 
 impl Opening {
-    /// Opens in one of these ways, and trusts what the file system says of holes.
+    /// Returns parameters with which the file system's report on holes is trusted.
     pub fn new(access: Access, cache: CacheMode) -> Self {
         Self {
             access,
@@ -89,68 +90,68 @@ impl Opening {
     }
 }
 
-/// The part of a storage's options that concerns whoever opens it.
+/// The options of a storage that concern the caller who opens it.
 #[derive(Debug, Clone, Default)]
 pub struct Stipulations {
-    /// The name by which the storage is opened; `None` where options stand for it.
+    /// The path by which the storage is opened, or `None` if options replace it.
     pub path: Option<PathBuf>,
-    /// Nobody is asked or told anything; see [`Sharing::Unlocked`](super::Sharing::Unlocked).
+    /// True if no locks are used; see [`Sharing::Unlocked`](super::Sharing::Unlocked).
     pub is_unlocked: bool,
-    /// A way of reading is asked for that QEMU has only past the system's cache.
+    /// True for `aio=native`, which QEMU has only with `cache.direct=on`.
     pub is_native: bool,
 }
 
-/// Asks about a storage that is there and would be written from scratch.
+/// A check of an existing storage before it is overwritten. It can refuse the storage with an error.
 pub type Refuse<'a> = dyn Fn(&dyn Storage) -> Result<()> + 'a;
 
-/// A storage to be made.
+/// A storage that is to be created.
 pub struct NewStorage<'a> {
-    /// Its name.
+    /// Its path.
     pub path: &'a Path,
-    /// The options of what is made.
+    /// Its options.
     pub options: &'a Values,
-    /// The way in which it is cached.
+    /// Its cache mode.
     pub cache: CacheMode,
-    /// Asked before anything is changed, it can refuse what is there (because it is also a source, say).
+    /// The check of a storage that exists at the path, before anything is changed. It refuses one that is also a
+    /// source, for example.
     pub refuse: &'a Refuse<'a>,
 }
 
-/// A storage that is being made and must not be mistaken for a finished one: it is undone when it is dropped.
+/// A storage that is being created. It is undone when it is dropped, so that nobody mistakes it for a finished one.
 pub trait Unfinished: Debug + Send {
-    /// Splits off what is written to from the guard that undoes it.
+    /// Takes the storage to write to, and leaves the guard that undoes it.
     ///
     /// # Errors
-    /// Returns an error if called twice.
+    /// Returns an error if it is called twice.
     fn take_storage(&mut self) -> Result<Arc<dyn Storage>>;
 
-    /// The storage, to be opened again whether it has a name or not.
+    /// Returns a handle that opens the storage again, whether it has a name or not.
     fn handle(&self) -> Arc<dyn Reopen>;
 
-    /// Returns true if both are new and are to have the same name.
+    /// Returns true if both are new and will get the same name.
     fn will_be_at(&self, other: &dyn Unfinished) -> bool;
 
-    /// The file that is being made, where it is one: all files of an image get their names at once.
+    /// Returns the file that is being created, if it is a file. All files of an image get their names at once.
     fn as_file(&self) -> Option<&super::UnfinishedFile>;
 
     /// Does the same as [`as_file`](Self::as_file), by value.
     fn into_file(self: Box<Self>) -> Option<super::UnfinishedFile>;
 }
 
-/// A storage that is open and can be opened once more, whatever its name leads to by now.
+/// An open storage that can be opened again, whatever its name refers to by now.
 pub trait Reopen: Debug + Send + Sync {
-    /// Opens it once more.
+    /// Opens it again.
     ///
     /// # Errors
     /// Returns the system's error as `Could not open 'name': …`.
     fn reopen(&self, opening: Opening) -> Result<Arc<dyn Storage>>;
 }
 
-/// Keeps the storages that make up an image, which is complete: from here on nothing undoes them. New ones
-/// get their names, and if `durable` is set these are put on stable storage. A signal finds all of them
-/// finished or none.
+/// Keeps the storages of an image that is complete, so that nothing undoes them any more. New ones get their names.
+/// With `durable` the names are put on stable storage. All of them are kept or none, also if a signal arrives.
 ///
 /// # Errors
-/// Returns the system's error if a new one can't have its name, or if the medium fails. All are undone then.
+/// Returns the system's error if a new one can't get its name, or if the medium fails. All are undone then.
 pub fn keep(made: Vec<Box<dyn Unfinished>>, durable: bool) -> Result<()> {
     let files = made.into_iter().filter_map(Unfinished::into_file);
     super::UnfinishedFile::keep(files.collect(), durable)

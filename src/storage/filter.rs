@@ -1,8 +1,8 @@
-//! Storages in front of other storages.
+//! Filters: storages in front of other storages.
 //!
-//! A filter changes a few operations of the storage behind it, for example to move bytes or to refuse writes,
-//! and passes on all others. These are listed here once, so that no filter can forget an operation that
-//! [`Storage`] gains.
+//! A filter changes a few operations of the storage behind it, for example to shift offsets or to refuse writes, and
+//! forwards all others. The forwarding is written here once, so that no filter can miss an operation that is added to
+//! [`Storage`].
 //!
 //! [`Filter`] and [`Storage`] have methods of the same names. A filter is used as a [`Storage`], and
 //! [`Filter`] is only named where one is implemented.
@@ -14,8 +14,8 @@ use std::ops::Range;
 use super::{Claim, Identity, NotShared, Storage};
 use crate::error::Result;
 
-/// A storage that passes on to [`inner`](Self::inner) everything that it doesn't implement itself. The methods
-/// are those of [`Storage`].
+/// A storage that forwards to [`inner`](Self::inner) everything that it doesn't implement itself. The methods are
+/// those of [`Storage`].
 #[expect(
     missing_docs,
     clippy::len_without_is_empty,
@@ -23,7 +23,7 @@ use crate::error::Result;
     reason = "the methods are Storage's"
 )]
 pub trait Filter: Debug + Send + Sync {
-    /// The storage behind the filter.
+    /// Returns the storage behind the filter.
     fn inner(&self) -> &dyn Storage;
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
@@ -129,8 +129,8 @@ pub trait Filter: Debug + Send + Sync {
     }
 }
 
-/// Two kinds of methods aren't passed on: those that are built from others, and the descriptor, through which
-/// the filter would be gone around.
+/// Two kinds of methods aren't forwarded: those that are built from others, and the descriptor, which would bypass
+/// the filter.
 impl<F: Filter> Storage for F {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         Filter::read_at(self, offset, buf)
@@ -239,7 +239,7 @@ mod tests {
 
     use crate::storage::{MemoryStorage, Storage};
 
-    /// Changes nothing but what is read.
+    /// A filter that changes only the bytes that are read.
     #[derive(Debug)]
     struct Inverted(MemoryStorage);
 
@@ -269,7 +269,7 @@ mod tests {
             (filter.len().unwrap(), filter.allocated().unwrap()),
             (5, Some(5))
         );
-        // The defaults of `Storage` use what the filter made of its methods.
+        // The provided methods of `Storage` use the methods of the filter.
         assert_eq!(filter.read_padded_at(4, &mut buf, 5).unwrap(), 1);
         assert_eq!(buf, [!1, 0, 0, 0, 0]);
     }

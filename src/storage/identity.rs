@@ -1,25 +1,25 @@
 //! The identity of a storage, whatever name it goes by.
 //!
-//! Two names can lead to the same bytes: links, a device's second node, a loop device and the file that it is
-//! over. Writing to one changes the other. So a target must be none of the sources under any name. A chain of
-//! images must not lead back to one of its own.
+//! Two names can refer to the same bytes: links, two nodes of a device, or a loop device and the file behind it.
+//! Writing to one changes the other. So a target must not be one of the sources under any name, and a backing chain
+//! must not contain an image twice.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use rustix::fs::Stat;
 
-/// Tells a storage from all others that are open.
+/// The identity of an open storage.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The file or device; `None` if nothing else reads or writes these bytes.
+    /// The file or device, or `None` if nothing else can read or write these bytes.
     file: Option<FileIdentity>,
-    /// The files that the device is over, from the uppermost on.
+    /// The files behind the device, outermost first.
     beneath: Vec<FileIdentity>,
 }
 
 impl Identity {
-    /// The identity of a storage whose bytes belong to it alone.
+    /// Returns the identity of a storage that shares its bytes with no other.
     pub fn unshared() -> Self {
         Self {
             file: None,
@@ -27,7 +27,7 @@ impl Identity {
         }
     }
 
-    /// The identity of a storage that is made of others: it is the first of them, and over all.
+    /// Returns the identity of a storage that is made of others: it is the first of them, with all others behind it.
     pub fn of_parts(parts: &[Self]) -> Self {
         let files = parts.iter().filter_map(|part| part.file);
         let beneath = parts.iter().flat_map(|part| part.beneath.iter().copied());
@@ -37,7 +37,7 @@ impl Identity {
         }
     }
 
-    /// The identity of a file or device, and of the files that it is over.
+    /// Returns the identity of a file or device, with the files behind it.
     pub(super) fn of_file(file: FileIdentity, beneath: Vec<FileIdentity>) -> Self {
         Self {
             file: Some(file),
@@ -50,7 +50,7 @@ impl Identity {
         self.file.is_some() && self.file == other.file
     }
 
-    /// Returns true if writing to one can change the other: they are the same, or one is over the other.
+    /// Returns true if writing to one can change the other: they are the same, or one is behind the other.
     pub fn overlaps(&self, other: &Self) -> bool {
         let is_over = |upper: &Self, lower: &Self| {
             let file = lower.file.as_ref();
@@ -60,7 +60,7 @@ impl Identity {
     }
 }
 
-/// Identifies a file across names and links: device and inode number, or the number of the block device itself.
+/// The identity of a file under any name: device and inode number, or the number of the block device itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,
@@ -68,7 +68,7 @@ pub(super) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// The identity of the file that `meta` is of.
+    /// Returns the identity of the file with this metadata.
     pub(super) fn of(meta: &Metadata) -> Self {
         if meta.file_type().is_block_device() {
             return Self {
@@ -82,7 +82,7 @@ impl FileIdentity {
         }
     }
 
-    /// The same of what isn't a block device.
+    /// Returns the identity of a file that isn't a block device.
     pub(super) fn of_file(stat: &Stat) -> Self {
         Self {
             device: stat.st_dev,

@@ -1,4 +1,4 @@
-//! The protocols that there are.
+//! The list of protocols.
 //!
 //! The list is fixed when the program is built. A new protocol is a file or folder beside this file and a line in
 //! [`PROTOCOLS`].
@@ -14,7 +14,7 @@ use super::{CacheMode, FileStorage, Storage, UnfinishedFile, avoids_copies, file
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Values};
 
-/// Every protocol, in the order of help.
+/// All protocols, in the order of the help text.
 pub const PROTOCOLS: &[Protocol] = &[
     Protocol::FILE,
     Protocol(&file::driver::HOST_CDROM),
@@ -22,21 +22,21 @@ pub const PROTOCOLS: &[Protocol] = &[
     Protocol(&null::Null),
 ];
 
-/// A protocol. Two are the same if their names are.
+/// A protocol. Two protocols with the same name are equal.
 #[derive(Clone, Copy)]
 pub struct Protocol(&'static dyn StorageDriver);
 
 impl Protocol {
-    /// Regular files: what a name means that says nothing else, if there is no device of that name.
+    /// Regular files, which are meant by a name without a scheme, if no device has that name.
     pub const FILE: Self = Self(&file::driver::File);
 
-    /// The protocol of that name.
+    /// Returns the protocol of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         let mut all = PROTOCOLS.iter().copied();
         all.find(|protocol| protocol.name() == name)
     }
 
-    /// The protocol that a name's scheme means, given without the colon.
+    /// Returns the protocol of a scheme, which is given without the colon.
     pub fn of_scheme(scheme: &[u8]) -> Option<Self> {
         let mut all = PROTOCOLS.iter().copied();
         all.find(|protocol| {
@@ -45,7 +45,7 @@ impl Protocol {
         })
     }
 
-    /// The protocol that the name of a storage means by its scheme. Names of files have none.
+    /// Returns the protocol by the scheme of a storage's name. Names of files have none.
     fn of_path(path: &Path) -> Option<Self> {
         let name = path.as_os_str().as_bytes();
         let end = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
@@ -76,8 +76,7 @@ impl fmt::Debug for Protocol {
     }
 }
 
-/// Opens what `path` names: by this protocol, or else by that of its scheme, or else the file or device that is
-/// there.
+/// Opens the storage at `path` with the given protocol, or else with that of its scheme, or else as a file or device.
 ///
 /// # Errors
 /// Returns an error as [`StorageDriver::open`] does.
@@ -93,10 +92,10 @@ pub fn open(
     }
 }
 
-/// Opens the file or device at `path`, which is no name that a scheme could have.
+/// Opens the file or device at `path`, in which no scheme is looked for.
 ///
 /// # Errors
-/// Returns the system's error as `Could not open 'path': …`, or an error if it is something else.
+/// Returns the system's error as `Could not open 'path': …`, or an error if it is neither a file nor a device.
 pub fn open_path(path: &Path, opening: Opening) -> Result<Arc<dyn Storage>> {
     Ok(file::driver::opened(
         FileStorage::open(path, opening.access, opening.cache)?,
@@ -104,12 +103,12 @@ pub fn open_path(path: &Path, opening: Opening) -> Result<Arc<dyn Storage>> {
     ))
 }
 
-/// Checks that what `path` names, or this protocol holds, can be made.
+/// Checks that a storage at `path`, or of this protocol, can be created.
 ///
 /// # Errors
-/// Returns an error if the protocol only has what is there.
+/// Returns an error if the protocol can't create storages.
 pub fn check_creates(protocol: Option<Protocol>, path: &Path) -> Result<()> {
-    // To QEMU a driver that is stated stands where formats do.
+    // QEMU treats a given driver as a format in this message.
     let (role, maker) = match protocol {
         Some(stated) => ("Format", Some(stated)),
         None => ("Protocol", Protocol::of_path(path)),
@@ -123,7 +122,7 @@ pub fn check_creates(protocol: Option<Protocol>, path: &Path) -> Result<()> {
     }
 }
 
-/// Makes what `path` names: by this protocol, or else by that of its scheme, or else the device that is there or a
+/// Creates the storage at `path` with the given protocol, or else with that of its scheme, or else as a device or a
 /// file.
 ///
 /// # Errors
@@ -136,10 +135,10 @@ pub fn create(protocol: Option<Protocol>, new: NewStorage<'_>) -> Result<Box<dyn
     }
 }
 
-/// Makes a file at a path, which is no name that a scheme could have, or takes the device that is there.
+/// Creates a file at a path, in which no scheme is looked for, or opens the device there.
 ///
 /// # Errors
-/// Returns the system's error as `Could not create 'path': …`, or as [`NewStorage::refuse`] does.
+/// Returns the system's error as `Could not create 'path': …`, or the error of [`NewStorage::refuse`].
 pub fn create_path(new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
     let avoids_copies = avoids_copies(new.options)?;
     let file = UnfinishedFile::create(new.path, new.cache, new.refuse)?;
@@ -149,15 +148,15 @@ pub fn create_path(new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
     Ok(Box::new(file))
 }
 
-/// A new file in `folder` that has no name, and is gone when it is closed.
+/// Creates a file in `folder` that has no name, so that the system removes it when it is closed.
 ///
 /// # Errors
-/// Returns the system's error if there can be none, with what it was for.
+/// Returns the system's error, with the purpose of the file.
 pub fn file_without_name(folder: &Path, cache: CacheMode) -> Result<Arc<dyn Storage>> {
     Ok(Arc::new(FileStorage::without_name(folder, cache)?))
 }
 
-/// An empty file in memory, which is gone when it is closed; see [`FileStorage::in_memory`].
+/// Creates an empty file in memory; see [`FileStorage::in_memory`].
 ///
 /// # Errors
 /// Returns the system's error as `Could not create 'name': …`.
@@ -165,7 +164,7 @@ pub fn file_in_memory(name: &str) -> Result<Arc<dyn Storage>> {
     Ok(Arc::new(FileStorage::in_memory(name)?))
 }
 
-/// The options of something new that `path` names, or that this protocol makes.
+/// Returns the options for creating a storage of this protocol, or else of a file.
 pub fn create_options(protocol: Option<Protocol>) -> &'static [OptionSpec] {
     protocol.unwrap_or(Protocol::FILE).create_options()
 }

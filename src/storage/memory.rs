@@ -1,9 +1,9 @@
-//! Memory as [`Storage`], for tests. It can be told
+//! Memory as [`Storage`], for tests. It can be set up
 //!
-//! - to fail at the n-th operation of a kind, so that every error path can be walked;
-//! - to end sooner than it did, as a file does that somebody cuts off while it is read;
-//! - to let reads wait for each other, as a network does that answers many at once;
-//! - to keep a record of all changes, from any part of which the state after a power cut can be made.
+//! - to fail at the n-th operation of a kind, so that every error path can be tested;
+//! - to end earlier than before, as a file that is truncated while it is read;
+//! - to let reads wait for each other, as on a network that answers many at once;
+//! - to record all changes, so that the state after any power cut can be built.
 
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -27,8 +27,7 @@ pub enum Operation {
     Flush,
 }
 
-/// One failure to come: the `nth` operation of a kind (from 1) fails with the system's error
-/// number `errno`.
+/// A planned failure: the `nth` operation of a kind (from 1) fails with the system's error number `errno`.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     /// The kind of operation that fails.
@@ -39,29 +38,29 @@ pub struct Fault {
     pub errno: i32,
 }
 
-/// One read to come that ends early: the `nth` one (from 1) gives at most `bytes` bytes.
+/// A planned short read: the `nth` read (from 1) gives at most `bytes` bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct ShortRead {
     /// The number of the read, from 1.
     pub nth: u64,
-    /// The most that it gives; with 0 it is as if the storage ended before.
+    /// The most bytes that it gives. With 0 the storage seems to end before.
     pub bytes: usize,
 }
 
-/// Reads that wait. The first few take a millisecond each; none of the others ends before so many are under
-/// way at once, or so many were once.
+/// Reads that wait. The first few take a millisecond each. Each of the others waits until a number of reads are or
+/// have been in flight at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Slowness {
-    /// The number of reads that must be under way at once.
+    /// The number of reads that must be in flight at once.
     pub until_in_flight: usize,
-    /// The number of reads that only take a millisecond.
+    /// The number of first reads that only take a millisecond.
     pub after: u64,
 }
 
-/// The time after which a read gives up waiting for others: a test that would hang fails instead.
+/// The time after which a read stops waiting for others, so that a test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One change of the storage, in the order in which they were asked for.
+/// A recorded change of the storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// [`Storage::write_at`]: the offset and the data.
@@ -75,7 +74,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Makes this change to the contents of a storage.
+    /// Applies the change to the contents of a storage.
     pub fn apply(&self, contents: &mut Vec<u8>) {
         let at = |offset: &u64| usize::try_from(*offset).unwrap_or(usize::MAX);
         match self {
@@ -100,14 +99,14 @@ impl Change {
     }
 }
 
-/// The unit in which the memory is searched for holes, as a file system would.
+/// The block size in bytes in which holes are found, as in a file system.
 const PAGE: usize = 4096;
 
-/// A growable run of bytes in memory.
+/// A growable sequence of bytes in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
     state: Mutex<MemoryState>,
-    /// Told when more reads are under way than ever before.
+    /// Notified when more reads are in flight than ever before.
     more_in_flight: Condvar,
 }
 
@@ -160,36 +159,35 @@ impl MemoryState {
 }
 
 impl MemoryStorage {
-    /// Storage that holds `data`.
+    /// Returns a storage with the contents `data`.
     pub fn new(data: Vec<u8>) -> Self {
         let storage = Self::default();
         storage.lock().data = data;
         storage
     }
 
-    /// The same storage with a failure to come.
+    /// Returns the storage with a planned failure.
     #[must_use]
     pub fn with_fault(self, fault: Fault) -> Self {
         self.lock().faults.push(fault);
         self
     }
 
-    /// The same storage with a read to come that ends early. Its length stays what it is: whoever asked
-    /// for that before is still owed all of it.
+    /// Returns the storage with a planned short read. Its length stays unchanged, so that a caller expects all of it.
     #[must_use]
     pub fn with_short_read(self, short: ShortRead) -> Self {
         self.lock().short_reads.push(short);
         self
     }
 
-    /// The same storage as a block device: of a fixed length, with old contents.
+    /// Returns the storage as a block device: with a fixed length and old contents.
     #[must_use]
     pub fn as_device(self) -> Self {
         self.lock().is_device = true;
         self
     }
 
-    /// The same storage as a file of a file system that shares blocks, of 4096 bytes, with whatever storage.
+    /// Returns the storage as a file of a file system that shares blocks, of 4096 bytes, with whatever storage.
     #[must_use]
     pub fn sharing(self) -> Self {
         self.lock().shared = Some(0);
@@ -201,21 +199,21 @@ impl MemoryStorage {
         self.lock().shared.unwrap_or(0)
     }
 
-    /// The same storage, keeping a record of its changes from now on.
+    /// Returns the storage with a record of its changes from now on.
     #[must_use]
     pub fn recording(self) -> Self {
         self.lock().record = Some(Vec::new());
         self
     }
 
-    /// The same storage with reads that wait.
+    /// Returns the storage with reads that wait.
     #[must_use]
     pub fn slow(self, slowness: Slowness) -> Self {
         self.lock().slowness = Some(slowness);
         self
     }
 
-    /// Returns the most reads that have been under way at once.
+    /// Returns the most reads that have been in flight at once.
     pub fn most_in_flight(&self) -> usize {
         self.lock().most_in_flight
     }
@@ -225,12 +223,12 @@ impl MemoryStorage {
         self.lock().record.as_ref().map_or(0, Vec::len)
     }
 
-    /// The changes that have been recorded, which ends the record.
+    /// Takes the recorded changes, and ends the record.
     pub fn take_record(&self) -> Vec<Change> {
         self.lock().record.take().unwrap_or_default()
     }
 
-    /// A copy of the contents now.
+    /// Returns a copy of the contents.
     pub fn contents(&self) -> Vec<u8> {
         self.lock().data.clone()
     }
@@ -244,7 +242,7 @@ impl MemoryStorage {
             .unwrap_or(0)
     }
 
-    /// Waits as reads are to wait.
+    /// Waits as [`Slowness`] says.
     fn wait(&self) {
         let mut state = self.lock();
         state.in_flight += 1;
@@ -504,7 +502,7 @@ mod tests {
             Some(page + 7..2 * page)
         );
         assert_eq!(storage.next_data(2 * page).unwrap(), None);
-        // Beyond the end there is no data, though there is some in the same page.
+        // Beyond the end there is no data, even if the same page has some.
         let storage = MemoryStorage::new(vec![1; 100]);
         assert_eq!(storage.next_data(99).unwrap(), Some(99..100));
         assert_eq!(storage.next_data(100).unwrap(), None);

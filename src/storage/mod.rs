@@ -1,12 +1,12 @@
-//! The places where bytes are kept, which know nothing of image formats.
+//! Storages: files, devices and other protocols. They know nothing of image formats.
 //!
-//! A [`Storage`] is a flat run of bytes with positioned reads and writes on `&self`, so that many
-//! threads can use one without a lock. [`driver`] says what a protocol is and [`list`] which there are.
-//! [`MemoryStorage`] is for tests, and can be told to fail.
+//! A [`Storage`] is a flat sequence of bytes with positioned reads and writes on `&self`, so that many threads can
+//! use one without a lock. [`driver`] defines a protocol, and [`list`] has all of them. [`MemoryStorage`] is for
+//! tests, and can be made to fail.
 //!
-//! Two rules hold for every implementation. A read or write that the system cuts short is continued until
-//! done, so that a short count means the end and nothing else. Nothing is flushed or closed behind the caller's
-//! back, so that no error is lost in a destructor.
+//! Two rules hold for every implementation. A short read or write of the system is continued, so that a short count
+//! always means the end of the storage. Nothing is flushed or closed implicitly, so that no error is lost in a
+//! destructor.
 
 mod access;
 mod cache;
@@ -42,21 +42,21 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// A flat run of bytes. All offsets and lengths are in bytes.
+/// A flat sequence of bytes. All offsets and lengths are in bytes.
 pub trait Storage: Debug + Send + Sync {
-    /// Reads from `offset` until `buf` is full or the storage ends, and returns how much was read.
+    /// Reads from `offset` until `buf` is full or the storage ends. Returns the number of bytes read.
     ///
     /// # Errors
     /// Returns the system's error, with the offset.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
 
-    /// Writes all of `data` at `offset`, growing the storage where it ends before.
+    /// Writes all of `data` at `offset`. Extends the storage if it ends before.
     ///
     /// # Errors
     /// Returns the system's error, with the offset; part of the data may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
 
-    /// The length now, in bytes.
+    /// Returns the current length, in bytes.
     ///
     /// # Errors
     /// Returns the system's error if the storage can't be inspected.
@@ -70,35 +70,35 @@ pub trait Storage: Debug + Send + Sync {
         Ok(self.len()? == 0)
     }
 
-    /// Makes the storage exactly `len` long: what is cut off is gone, what is added reads as zeroes.
+    /// Sets the length, in bytes. Truncated bytes are lost, and added bytes read as zeroes.
     ///
     /// # Errors
-    /// Returns the system's error, also if the length can't change, as that of a block device.
+    /// Returns the system's error, or an error if the length is fixed, as that of a block device.
     fn set_len(&self, len: u64) -> Result<()>;
 
-    /// Makes bytes read as zeroes, and gives back the space that they take, without writing them. Only on a
-    /// device that has none but whole blocks, up to a block before and behind them is written. Returns `false`
-    /// if the storage can't do that, for whatever reason; some bytes may be zero by then. A medium that has
-    /// failed will fail again when the caller writes the zeroes instead.
+    /// Makes bytes read as zeroes and frees their space, without writing them. A device, which can only do that for
+    /// whole blocks, gets zeroes written to the partial blocks at both ends. Returns `false` if the storage can't do
+    /// it, for any reason; some bytes may be zero by then. The caller then writes zeroes, and sees the error of a
+    /// medium that has failed.
     ///
     /// # Errors
-    /// Returns the system's error if the bytes beside whole blocks can't be written.
+    /// Returns the system's error if the zeroes in partial blocks can't be written.
     fn punch(&self, range: Range<u64>) -> Result<bool>;
 
-    /// Makes sure that later writes to a range don't fail for lack of space, and makes the storage reach at
-    /// least to the range's end. Bytes that are there keep their contents. Returns `false` if only writing
-    /// everything can do that, or tell what is wrong.
+    /// Reserves space, so that later writes to a range don't fail for lack of it, and extends the storage at least to
+    /// the end of the range. Existing bytes keep their contents. Returns `false` if it can't, so that the caller has
+    /// to write the bytes.
     ///
     /// # Errors
-    /// Returns the system's error if there isn't so much room.
+    /// Returns the system's error if there isn't enough space.
     fn reserve(&self, range: Range<u64>) -> Result<bool>;
 
-    /// Copies `length` bytes from `source` at `source_offset` to `offset` within the system, which
-    /// may share the blocks instead of copying them. Returns `false` if that isn't possible, for whatever
-    /// reason. Some of the bytes may have been copied then, and reading and writing will tell what is wrong.
+    /// Copies `length` bytes from `source` at `source_offset` to `offset` within the kernel, which may share the
+    /// blocks instead. Returns `false` if that isn't possible, for any reason. Some bytes may have been copied then.
+    /// The caller then reads and writes, and sees the error of a medium that has failed.
     ///
     /// # Errors
-    /// Returns an error if the target can't grow so far.
+    /// Returns an error if the target can't be extended so far.
     fn copy_from(
         &self,
         offset: u64,
@@ -107,11 +107,11 @@ pub trait Storage: Debug + Send + Sync {
         length: u64,
     ) -> Result<bool>;
 
-    /// Makes `length` bytes at `offset` share their blocks with those of `source` at `source_offset`. That
-    /// takes no space and no copying until either is written to.
+    /// Makes `length` bytes at `offset` share their blocks with those of `source` at `source_offset`. That takes no
+    /// space until one of the two is written to.
     ///
     /// # Errors
-    /// Returns the reason for which they aren't shared; then nothing has changed.
+    /// Returns the reason why they aren't shared. Nothing has changed then.
     fn share_from(
         &self,
         offset: u64,
@@ -123,42 +123,42 @@ pub trait Storage: Debug + Send + Sync {
         Err(NotShared::unsupported())
     }
 
-    /// Returns false if it is known, without a try, that no blocks can be shared with `source`.
+    /// Returns false if it is known without an attempt that no blocks can be shared with `source`.
     fn may_share_with(&self, source: &dyn Storage) -> bool {
         let _ = source;
         false
     }
 
-    /// Returns true if the system lets only one thread at a time write, and others spin meanwhile.
+    /// Returns true if the system lets only one thread write at a time, while the others spin.
     fn writes_serially(&self) -> bool {
         false
     }
 
-    /// The open file that these are the bytes of, from its first one on; `None` for any other storage.
+    /// Returns the open file if the storage is exactly its bytes, or `None` for any other storage.
     fn descriptor(&self) -> Option<Descriptor<'_>> {
         None
     }
 
-    /// Returns the identity of the storage, whatever name it goes by. A chain that leads back into itself is
-    /// found by it, and a target that is also a source.
+    /// Returns the identity of the storage under any name. It serves to find a loop in a backing chain, and a target
+    /// that is also a source.
     ///
     /// # Errors
     /// Returns the system's error if the storage can't be inspected.
     fn identity(&self) -> Result<Identity>;
 
-    /// The name that messages and reports call the storage by.
+    /// Returns the name of the storage in messages and reports.
     fn location(&self) -> &OsStr;
 
-    /// The name of the driver that reports call the storage's kind by.
+    /// Returns the name of the storage's driver in reports.
     fn driver(&self) -> &'static str;
 
-    /// Says to every program that keeps QEMU's locks what is done with the storage and what others must not do
-    /// meanwhile, until it is closed. Opening says nothing by itself, since what is to be said depends on the
-    /// format, which only a look into the storage tells. Where there are no locks nothing is said.
+    /// Takes QEMU's locks for an operation and for what it denies to others, until the storage is closed. Opening
+    /// takes no locks by itself, since the claim depends on the format, which is probed after opening. Does nothing
+    /// if the storage has no locks.
     ///
     /// # Errors
-    /// Returns an error of the kind [`ErrorKind::Locked`] if others do what doesn't go with that. Nothing must be
-    /// done with the storage then.
+    /// Returns an error of the kind [`ErrorKind::Locked`] if others have conflicting locks. The storage must not be
+    /// used then.
     ///
     /// [`ErrorKind::Locked`]: crate::error::ErrorKind::Locked
     fn claim(&self, claim: Claim) -> Result<()> {
@@ -166,8 +166,8 @@ pub trait Storage: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Puts all written bytes on stable storage and asks the system to forget its copies in memory. The next
-    /// reader then gets the bytes of the medium. The system may not follow.
+    /// Puts all written bytes on stable storage, and asks the system to drop them from the page cache. The next
+    /// reader then gets the bytes of the medium, unless the system ignores the request.
     ///
     /// # Errors
     /// Returns the errors of [`Storage::flush`].
@@ -175,7 +175,7 @@ pub trait Storage: Debug + Send + Sync {
         self.flush()
     }
 
-    /// Returns true if the length can't be changed, as that of a device can't.
+    /// Returns true if the length can't be changed, as that of a device.
     fn has_fixed_length(&self) -> bool {
         false
     }
@@ -185,19 +185,19 @@ pub trait Storage: Debug + Send + Sync {
         false
     }
 
-    /// Takes everything for data from now on, whatever the file system says. Some have told of holes where there
-    /// was data that hadn't reached the disk yet.
+    /// Treats everything as data from now on, whatever the file system reports. Some file systems have reported holes
+    /// where data had not reached the disk yet.
     fn ignore_holes(&self) {}
 
-    /// The first run of bytes at or after `offset` that may hold anything but zeroes; bytes before its start
-    /// read as zeroes. Returns `None` if all up to the end do. Where the system can't tell, everything may be
-    /// data.
+    /// Returns the first range of bytes at or after `offset` that may have anything but zeroes. Bytes before its
+    /// start read as zeroes. Returns `None` if all up to the end do. Everything is data if the system can't report
+    /// holes.
     ///
     /// # Errors
-    /// Returns the system's error if the length can't be had.
+    /// Returns the system's error if the length can't be determined.
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>>;
 
-    /// Bytes that the storage occupies on its medium, where that is known.
+    /// Returns the number of bytes that the storage takes on its medium, if known.
     ///
     /// # Errors
     /// Returns the system's error if the storage can't be inspected.
@@ -206,7 +206,7 @@ pub trait Storage: Debug + Send + Sync {
     /// Puts everything written so far on stable storage.
     ///
     /// # Errors
-    /// Returns the system's error. It is final: the data may be lost, and a second try would hide that.
+    /// Returns the system's error. It is final: the data may be lost, and a second attempt would hide that.
     fn flush(&self) -> Result<()>;
 
     /// Does the same as [`flush`](Self::flush) if it `is_wanted`.
@@ -220,15 +220,15 @@ pub trait Storage: Debug + Send + Sync {
         }
     }
 
-    /// Returns true if bytes that were never written are known to read as zeroes after [`set_len`] from 0.
-    /// They are in a regular file, and they aren't on a block device.
+    /// Returns true if bytes that were never written read as zeroes after [`set_len`] from 0. That is so for a
+    /// regular file, and not for a block device.
     ///
     /// [`set_len`]: Storage::set_len
     fn starts_as_zeroes(&self) -> bool {
         true
     }
 
-    /// Reads exactly `buf.len()` bytes; `what` names them in the error.
+    /// Reads exactly `buf.len()` bytes, which errors name `what`.
     ///
     /// # Errors
     /// Returns the system's error, or an error if the storage ends before.
@@ -243,9 +243,9 @@ pub trait Storage: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Reads out of a storage that was `length` bytes long when it was opened. Returns how many bytes it had
-    /// for `buf`; the bytes beyond its end are zeroes. So zeroes never stand for bytes that a storage lost
-    /// since, or that a short read left out.
+    /// Reads from a storage that was `length` bytes long when it was opened. Returns the number of bytes from the
+    /// storage, and fills the rest of `buf`, beyond its end, with zeroes. So bytes that were truncated since, or that
+    /// a short read omitted, never become zeroes.
     ///
     /// # Errors
     /// Returns the system's error, or an error if the storage ends before `length`.
@@ -269,7 +269,7 @@ pub trait Storage: Debug + Send + Sync {
     }
 }
 
-/// An open file behind a storage. Only storages look into it, to have the system copy from one to another.
+/// An open file behind a storage. Only storages use it, so that the system can copy from one to another.
 #[derive(Debug, Clone, Copy)]
 pub struct Descriptor<'a> {
     file: &'a File,

@@ -1,8 +1,8 @@
 //! The protocol `null-co`: a size without bytes.
 //!
-//! Writes are dropped, and all of it reads as zeroes, whatever `read-zeroes` says. QEMU leaves memory as it
-//! was without that option, and nobody may see that. It shows how fast everything but the storage is, and
-//! with `latency-ns` the effect of a storage that lets requests wait.
+//! Writes are discarded, and reads give zeroes, whatever `read-zeroes` says: without that option QEMU returns
+//! uninitialised memory. The protocol serves to measure everything but the storage, and with `latency-ns` the effect
+//! of a slow one.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::options::json::PREFIX;
 use crate::options::{Kind, OptionSpec, Values};
 
-/// The only name that this protocol has.
+/// The only name of this protocol.
 const NAME: &str = "null-co://";
 
 /// The length without an option, in bytes.
@@ -91,7 +91,7 @@ impl StorageDriver for Null {
     }
 }
 
-/// The time that each request takes.
+/// Returns the time that each request takes.
 fn latency(options: &Values) -> Result<Duration> {
     let nanoseconds = options.number(LATENCY).unwrap_or(0);
     if i64::try_from(nanoseconds).is_err() {
@@ -111,7 +111,7 @@ struct NullStorage {
 impl NullStorage {
     fn wait(&self) {
         if !self.latency.is_zero() {
-            // The sandbox has no call that only sleeps.
+            // The sandbox doesn't allow the system call for sleeping.
             thread::park_timeout(self.latency);
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         let opening = Opening::new(Access::Read, CacheMode::Writeback);
         let open = |name: &str| Null.open(Path::new(name), &Values::default(), opening);
         assert_eq!(open(NAME).unwrap().len().unwrap(), DEFAULT_SIZE);
-        // Above all no file is taken for zeroes.
+        // In particular, no file may be replaced by zeroes.
         for name in ["null-co://x", "null-co:", "disk.raw"] {
             let refused = open(name).unwrap_err().to_string();
             assert_eq!(

@@ -1,14 +1,12 @@
-//! Many pieces of a storage read at once where each read waits.
+//! Reading of many pieces of a storage, in parallel if reads wait.
 //!
-//! Behind a network a read takes milliseconds, however small it is, and any number of them can be under way.
-//! From the page cache it takes microseconds of the processor's time, and more threads than processors
-//! would only be in each other's way. Nothing tells beforehand which it is, so the reads are timed. A
-//! [`Pace`] knows how the last ones went, and threads are added in the middle of the work once reads turn out
-//! to wait.
+//! Over a network a read takes milliseconds, however small it is, and any number of reads can be in flight. From the
+//! page cache it takes microseconds of processor time, and more threads than processors only slow each other down.
+//! Which of the two it is can't be known beforehand, so the reads are timed. A [`Pace`] counts the recent reads that
+//! waited, and threads are added during the work once reads turn out to wait.
 //!
-//! The pieces are cut into batches, and within a batch each thread takes what comes next, so that a slow
-//! one holds up nobody. Pieces that lie side by side are read with one request. Memory is bounded by
-//! [`IN_FLIGHT`], whatever the number of pieces.
+//! The pieces are divided into batches. Within a batch each thread takes the next piece, so that a slow one delays no
+//! other. Adjacent pieces are read with one request. [`IN_FLIGHT`] bounds the memory for any number of pieces.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -19,35 +17,35 @@ use std::time::{Duration, Instant};
 use super::Storage;
 use crate::error::Result;
 
-/// The length of the pieces that are handed on together, in bytes.
+/// The total length of the pieces of a batch, in bytes.
 const BATCH: usize = 8 << 20;
-/// The fewest pieces of a batch, and the fewest for which threads are made beforehand.
+/// The fewest pieces of a batch, and the fewest for which threads are started beforehand.
 const LEAST_PIECES: usize = 8;
-/// The limit on the bytes under way at once, unless that is less than a piece for each processor.
+/// The limit on the bytes in flight, unless it is less than a piece for each processor.
 const IN_FLIGHT: usize = 4 << 20;
-/// The length that is read with one request, in bytes, unless a piece is larger.
+/// The length of a request in bytes, unless a piece is larger.
 const REQUEST: usize = 128 << 10;
-/// The most threads that are of use where reads don't wait: beyond, memory is what is waited for.
+/// The most threads if reads don't wait. More would be limited by memory bandwidth.
 const MOST_WORKING: usize = 8;
-/// The most threads where reads wait.
+/// The most threads if reads wait.
 const MOST_WAITING: usize = 64;
-/// The stack of a thread, in bytes: reading and looking at a table take little.
+/// The stack of a thread in bytes, which is enough for reading and checking a table.
 const STACK: usize = 128 << 10;
 
-/// The memory that must be left when another thread is made, in bytes. A program may have only so much
-/// (RLIMIT_AS), and threads must not take what the work itself needs.
+/// The memory in bytes that must be free before another thread is started. A process may have a limit (RLIMIT_AS),
+/// and threads must not take the memory that the work needs.
 const SPARE: usize = 32 << 20;
 
-/// The time that a read of nothing may take, and each byte, before it counts as one that waited. The page
+/// The time limits for a read and for each of its bytes, above which the read counts as one that waited. The page
 /// cache takes a tenth of that.
 const PROMPT: Duration = Duration::from_micros(100);
 const PROMPT_BYTE: Duration = Duration::from_nanos(1);
-/// The number by which reads that waited must exceed the others, lately, until threads are worth it. A single
-/// read may have lost its processor meanwhile.
+/// The number by which recent reads that waited must exceed the others before threads are added. A single slow read
+/// may only have been preempted.
 const ENOUGH: u32 = 3;
 const MOST_REMEMBERED: u32 = 6;
 
-/// The record of reads that waited lately.
+/// The record of recent reads that waited.
 #[derive(Debug, Default)]
 pub struct Pace {
     waited: AtomicU32,
@@ -59,7 +57,7 @@ impl Pace {
         self.waited.load(Ordering::Relaxed) >= ENOUGH
     }
 
-    /// Does a read of `bytes` bytes and notes how long it took.
+    /// Does a read of `bytes` bytes, and records if it waited.
     pub fn time<R>(&self, bytes: usize, read: impl FnOnce() -> R) -> R {
         let start = Instant::now();
         let result = read();
@@ -86,7 +84,7 @@ impl Pace {
 #[derive(Debug, Clone, Copy)]
 pub struct Pieces<'a> {
     storage: &'a dyn Storage,
-    /// The storage's length in bytes; what a piece has beyond it is zeroes.
+    /// The length of the storage in bytes. A piece has zeroes beyond it.
     length: u64,
     /// The length of a piece in bytes.
     size: usize,
@@ -94,7 +92,7 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// Pieces of `size` bytes of a storage that was `length` bytes long when somebody looked.
+    /// Returns pieces of `size` bytes of a storage that was `length` bytes long when it was opened.
     pub fn new(storage: &'a dyn Storage, length: u64, size: usize, pace: &'a Pace) -> Self {
         Self {
             storage,
@@ -126,7 +124,7 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// The results for one batch, in order. `buffers` are those of earlier batches.
+    /// Returns the results for one batch, in order. `buffers` are reused from earlier batches.
     fn batch<T: Sync, R: Send>(
         &self,
         batch: &[T],
@@ -140,7 +138,7 @@ impl<'a> Pieces<'a> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::with_capacity(batch.len()));
         let spare = Mutex::new(std::mem::take(buffers));
-        // Allocated by one thread, since each thread that allocates gets memory of its own for that.
+        // One thread allocates all buffers, since the allocator gives each thread that allocates its own arena.
         let buffer = || {
             let mut buffer = lock(&spare).pop().unwrap_or_default();
             buffer.resize(longest, 0);
@@ -168,7 +166,7 @@ impl<'a> Pieces<'a> {
                 };
                 while threads < wanted && next.load(Ordering::Relaxed) < groups.len() {
                     if !has_room() {
-                        // Those that there are do the work, and nobody asks again in this batch.
+                        // The existing threads do the work. No more are started for this batch.
                         threads = usize::MAX;
                         break;
                     }
@@ -197,8 +195,7 @@ impl<'a> Pieces<'a> {
         done
     }
 
-    /// Returns the groups of pieces that are read with one request: those that lie side by side, and
-    /// completely in the storage.
+    /// Returns the groups of pieces that are read with one request: adjacent pieces completely inside the storage.
     fn groups(&self, places: impl Iterator<Item = u64>) -> Vec<Range<usize>> {
         let size = self.size as u64;
         let mut groups: Vec<Range<usize>> = Vec::new();
@@ -220,7 +217,7 @@ impl<'a> Pieces<'a> {
         groups
     }
 
-    /// Reads pieces that lie side by side, and makes of them what is to be made.
+    /// Reads adjacent pieces, and calls `make` with each.
     fn group<T, R>(
         &self,
         items: &[T],
@@ -240,7 +237,7 @@ impl<'a> Pieces<'a> {
         let parts = items.iter().zip(buffer.chunks_exact_mut(self.size));
         let read_and_make = |(item, part): (&T, &mut [u8])| {
             if !together {
-                // One by one: only the piece that can't be read is in error.
+                // The pieces are read one by one, so that only one that can't be read is in error.
                 self.storage
                     .read_padded_at(place(item), part, self.length)?;
             } else if let Some(error) = failed.take() {
@@ -252,8 +249,7 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// Returns how many threads read requests of at most `longest` bytes: where they don't wait, and where they
-/// do.
+/// Returns the numbers of threads for requests of at most `longest` bytes: if they don't wait, and if they do.
 fn threads(longest: usize) -> (usize, usize) {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let working = processors.min(MOST_WORKING);
@@ -261,11 +257,11 @@ fn threads(longest: usize) -> (usize, usize) {
     (working, in_flight.clamp(working, MOST_WAITING))
 }
 
-/// Returns true if there is memory for another thread. Nothing of it is touched, so that asking costs little.
+/// Returns true if there is memory for another thread. The memory isn't touched, so that the test is cheap.
 fn has_room() -> bool {
     let mut spare = Vec::<u8>::new();
     let room = spare.try_reserve_exact(SPARE).is_ok();
-    // Without a use the compiler may leave out the allocation, and say that there is room.
+    // Without a use the compiler may remove the allocation, and assume that it succeeds.
     std::hint::black_box(spare.as_ptr());
     room
 }
@@ -281,7 +277,7 @@ mod tests {
 
     const SIZE: usize = 64 << 10;
 
-    /// Storage of so many pieces, each full of its number.
+    /// Returns a storage of `pieces` pieces, each filled with its number.
     fn numbered(pieces: u8) -> MemoryStorage {
         MemoryStorage::new((0..pieces).flat_map(|number| [number; SIZE]).collect())
     }
@@ -327,7 +323,7 @@ mod tests {
             after: ENOUGH.into(),
         });
         let (places, numbers) = backwards(100);
-        // The first reads only take a while; then none ends before 40 are under way.
+        // The first reads take a millisecond. After that none completes before 40 are in flight.
         let taken = read(&storage, &Pace::default(), &places).unwrap();
         assert_eq!(taken, numbers);
         assert!(storage.most_in_flight() >= 40);
@@ -342,7 +338,7 @@ mod tests {
         assert_eq!(storage.most_in_flight(), 1);
     }
 
-    /// The limit is for a whole process and for good, so a test starts itself once more.
+    /// A limit is for a whole process and can't be raised again, so the test runs itself in a child process.
     const INSIDE: &str = "COWHIDE_TEST_LITTLE_MEMORY";
 
     #[test]
@@ -354,7 +350,7 @@ mod tests {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args([name, "--exact", "--nocapture"])
             .env(INSIDE, "1")
-            // A thread has no memory set apart for it, which it would find although there is none left.
+            // A thread must have no arena of its own, in which it could find memory although none is left.
             .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
             .output()
             .unwrap();
@@ -393,7 +389,7 @@ mod tests {
         let taken = read(&storage, &Pace::default(), &places).unwrap();
         assert_eq!(taken, (0..20).collect::<Vec<u8>>());
         assert_eq!(storage.count(Operation::Read), 20 / 2);
-        // A piece that reaches beyond the end is by itself, and goes on with zeroes.
+        // A piece that reaches beyond the end is read alone, and ends with zeroes.
         storage.set_len(20 * SIZE as u64 - 1).unwrap();
         let pair = [18 * SIZE as u64, 19 * SIZE as u64];
         assert_eq!(read(&storage, &Pace::default(), &pair).unwrap()[0], 18);

@@ -1,8 +1,7 @@
-//! Part of a storage, as a storage: `driver=raw,offset=…,size=…`.
+//! A part of a storage as a storage: `driver=raw,offset=…,size=…`.
 //!
-//! The bytes around the window belong to others, so nothing here reads, writes, punches or grows beyond it,
-//! whatever it is asked. A window whose length wasn't stated reaches to the storage's end, and moves that when it
-//! gets another length.
+//! The bytes around the window belong to others, so no request may read, write, punch or extend beyond it. A window
+//! without a given length reaches to the end of the storage, and a change of its length moves that end.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,12 +11,12 @@ use super::{Filter, NotShared, Storage};
 use crate::error::{Error, Result};
 use crate::units::SECTOR_SIZE;
 
-/// The place of a window, in bytes of the storage below it.
+/// The range of a window, in bytes of the storage below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowRange {
     /// Its first byte.
     pub offset: u64,
-    /// Its length; without one it reaches to the end.
+    /// Its length, or `None` if it reaches to the end.
     pub size: Option<u64>,
 }
 
@@ -27,17 +26,17 @@ pub struct Window {
     inner: Arc<dyn Storage>,
     offset: u64,
     size: AtomicU64,
-    /// True if its length was stated, so that it can't change.
+    /// True if its length was given, so that it can't change.
     is_fixed: bool,
-    /// The end of what was stored when it was opened, in bytes of the storage below.
+    /// The end of the stored bytes when it was opened, in bytes of the storage below.
     stored: AtomicU64,
 }
 
 impl Window {
-    /// Opens the window. The storage below has whole sectors: what its last one lacks reads as zeroes.
+    /// Opens the window. The rest of a last partial sector (of 512 bytes) of the storage below reads as zeroes.
     ///
     /// # Errors
-    /// Returns an error if it isn't completely inside the storage, or no whole number of sectors long.
+    /// Returns an error if the window isn't completely inside the storage, or if its length isn't a multiple of 512.
     pub fn open(inner: Arc<dyn Storage>, range: WindowRange) -> Result<Self> {
         let WindowRange { offset, size } = range;
         let is_fixed = size.is_some();
@@ -51,7 +50,7 @@ impl Window {
         let size = match size {
             None => rest,
             Some(size) if size > rest => {
-                // The two blanks are qemu-img's.
+                // The two spaces are those of qemu-img.
                 return Err(Error::invalid(format!(
                     "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to \
                      the  actual size of the containing file ({whole})"
@@ -75,8 +74,7 @@ impl Window {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Returns the place below of the part from `offset` on, and how many of `length` bytes are inside the
-    /// window.
+    /// Returns the offset in the storage below, and the number of the `length` bytes that are inside the window.
     fn inside(&self, offset: u64, length: usize) -> (u64, usize) {
         let rest = self.size().saturating_sub(offset);
         let length = usize::try_from(rest).map_or(length, |rest| length.min(rest));
@@ -189,7 +187,7 @@ impl Filter for Window {
         true
     }
 
-    /// Bytes that are there already stay.
+    /// A window never starts as zeroes, since the bytes of the storage below stay.
     fn starts_as_zeroes(&self) -> bool {
         false
     }
@@ -252,7 +250,7 @@ mod tests {
         assert_eq!(window.read_at(0, &mut buf).unwrap(), 524);
         assert_eq!((buf[499], buf[500], buf[523], buf[524]), (7, 0, 0, 1));
         assert_eq!(window.read_at(510, &mut buf).unwrap(), 14);
-        // Bytes that go missing later aren't made up.
+        // Bytes that are truncated later aren't replaced by zeroes.
         inner.set_len(600).unwrap();
         assert_eq!(window.read_at(0, &mut buf).unwrap(), 100);
     }

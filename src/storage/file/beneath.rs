@@ -1,7 +1,7 @@
-//! Files beneath devices: a loop device is a file, or a part of one.
+//! The files behind loop devices.
 //!
-//! Writing to the one changes the other, although they are two files to the system. The kernel tells of it in
-//! `/sys`. Where that is missing, nothing is known, and a device is only itself.
+//! Writing to a loop device changes the file behind it, although the system has two identities for them. The kernel
+//! names the file in `/sys`. Without `/sys` nothing is known, and a device only equals itself.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::identity::FileIdentity;
 
-/// The most loop devices over each other that are looked through.
+/// The greatest number of nested loop devices that are followed.
 const DEEPEST: usize = 8;
 
-/// The folder of a block device in `/sys`; `None` for other files.
+/// Returns the folder of a block device in `/sys`, or `None` for other files.
 pub(super) fn folder_of(metadata: &Metadata) -> Option<PathBuf> {
     let device = metadata.rdev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -20,13 +20,13 @@ pub(super) fn folder_of(metadata: &Metadata) -> Option<PathBuf> {
     is_device.then(|| PathBuf::from(format!("/sys/dev/block/{major}:{minor}")))
 }
 
-/// Tells if the system refuses to write to a block device.
+/// Returns true if the system refuses to write to a block device.
 pub(super) fn is_read_only(metadata: &Metadata) -> bool {
     let read = folder_of(metadata).and_then(|folder| fs::read(folder.join("ro")).ok());
     read.is_some_and(|text| text.starts_with(b"1"))
 }
 
-/// The files that a device is over, from the uppermost on; none for anything but loop devices.
+/// Returns the files behind a loop device, outermost first. Other files and devices have none.
 pub(super) fn files(metadata: &Metadata) -> Vec<FileIdentity> {
     let mut files = Vec::new();
     let mut next = loop_file(metadata);
@@ -37,11 +37,11 @@ pub(super) fn files(metadata: &Metadata) -> Vec<FileIdentity> {
     files
 }
 
-/// The file that a loop device, or the one that it is a partition of, is over.
+/// Returns the file behind a loop device, or behind the loop device that a partition is on.
 fn loop_file(metadata: &Metadata) -> Option<Metadata> {
     let folder = folder_of(metadata)?;
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let name = read("loop/backing_file").or_else(|| read("../loop/backing_file"))?;
-    // Only one newline is not the name's.
+    // Only the last newline isn't a part of the name.
     fs::metadata(Path::new(name.strip_suffix('\n').unwrap_or(&name))).ok()
 }

@@ -1,10 +1,10 @@
-//! The options of new files, whatever the format of what is in them.
+//! The options of new files, whatever the format of the image in them.
 
 use crate::error::{Error, Result};
 use crate::options::{Kind, OptionSpec, Values};
 
-/// The options of a new regular file. An extent size hint is for XFS, which does well without; it is accepted, and
-/// has no effect here.
+/// The options of a new regular file. An extent size hint only makes XFS faster. It is accepted for the sake of
+/// scripts, and has no effect here.
 pub const FILE_OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("size", Kind::Size, "Virtual disk size"),
     OptionSpec::new(
@@ -24,7 +24,7 @@ pub const FILE_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
-/// The options of a device that is written anew.
+/// The options of a device that is overwritten as a new image.
 pub const DEVICE_OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("size", Kind::Size, "Virtual disk size"),
     OptionSpec::new(
@@ -34,11 +34,11 @@ pub const DEVICE_OPTIONS: &[OptionSpec] = &[
     ),
 ];
 
-/// Checks how a file's space is to be taken, for formats that leave that to the file. It is no use: the file is empty
-/// then.
+/// Checks the option `preallocation` of a file for formats that leave it to the file. It has no effect, since the
+/// file is empty when it is created.
 ///
 /// # Errors
-/// Returns an error if there is no such mode, or if files don't have it.
+/// Returns an error if the mode is unknown, or if files don't have it.
 pub fn check_preallocation(options: &Values) -> Result<()> {
     match options.text("preallocation") {
         None | Some("off" | "falloc" | "full") => Ok(()),
@@ -49,11 +49,10 @@ pub fn check_preallocation(options: &Values) -> Result<()> {
     }
 }
 
-/// Returns true if the file's blocks are to be written where they are, by a file system that would rather copy
-/// them.
+/// Returns true if the option `nocow` asks a copy-on-write file system to overwrite the file's blocks in place.
 ///
 /// # Errors
-/// Returns an error if another option of file systems is out of range.
+/// Returns an error if `extent_size_hint` is out of range.
 pub fn avoids_copies(options: &Values) -> Result<bool> {
     let hint = options.number("extent_size_hint");
     if hint.is_some_and(|size| size > u64::from(u32::MAX)) {

@@ -1,7 +1,7 @@
-//! The drivers of files and devices.
+//! The drivers of files and devices: `file`, `host_device` and `host_cdrom`.
 //!
-//! Tools that write disks of real machines say `host_device`, and rely on the name's promise. A device is
-//! written or nothing is, and a mistyped name never becomes a file. A driver `file` never writes to a device.
+//! Tools that write physical disks use `host_device`, and rely on it that a mistyped name never becomes a file. So
+//! that driver opens devices only. The driver `file` never writes to a device.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
@@ -14,7 +14,7 @@ use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::driver::{NewStorage, Opening, Stipulations, StorageDriver, Unfinished};
 use crate::storage::{Storage, list};
 
-/// The options of a file or device that exists. Those that say how fast something is done have no effect.
+/// The options of a file or device that exists. Those that only affect speed have no effect.
 const OPEN_OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("filename", Kind::Text, "File name of the image"),
     OptionSpec::new("locking", Kind::Text, "file locking mode (on/off/auto)"),
@@ -28,14 +28,14 @@ const OPEN_OPTIONS: &[OptionSpec] = &[
 #[derive(Debug)]
 pub(in crate::storage) struct File;
 
-/// Devices of one of the two names.
+/// Devices, by one of the two names of drivers.
 #[derive(Debug)]
 pub(in crate::storage) struct Device(&'static str);
 
 /// Block devices.
 pub(in crate::storage) const HOST_DEVICE: Device = Device("host_device");
 
-/// Drives of optical discs, which are block devices.
+/// Drives of optical discs, which are block devices to the system.
 pub(in crate::storage) const HOST_CDROM: Device = Device("host_cdrom");
 
 impl StorageDriver for File {
@@ -150,13 +150,13 @@ impl Device {
     }
 }
 
-/// Returns true if there is a device at `path`, false if there is something else.
+/// Returns true if `path` is that of a device.
 fn is_device(path: &Path) -> std::io::Result<bool> {
     let kind = fs::metadata(path)?.file_type();
     Ok(kind.is_block_device() || kind.is_char_device())
 }
 
-/// A file that was opened, as it was to be.
+/// Returns an opened file as a storage with the parameters of `opening`.
 pub(in crate::storage) fn opened(file: FileStorage, opening: Opening) -> Arc<dyn Storage> {
     if opening.ignores_holes {
         file.ignore_holes();
@@ -171,7 +171,7 @@ fn check(driver: &str, options: &Values) -> Result<Stipulations> {
     })?;
     check_name(&path)
         .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
-    // In the order in which QEMU looks at them.
+    // QEMU checks them in this order, which decides the error.
     let aio = one_of(options, "aio", &["threads", "native", "io_uring"])?;
     let locking = one_of(options, "locking", &["auto", "on", "off"])?;
     Ok(Stipulations {
@@ -181,7 +181,7 @@ fn check(driver: &str, options: &Values) -> Result<Stipulations> {
     })
 }
 
-/// The value of an option that takes one of a few.
+/// Returns the value of an option that takes one of `values`.
 fn one_of<'v>(options: &'v Values, name: &str, values: &[&str]) -> Result<Option<&'v str>> {
     match options.text(name) {
         Some(value) if !values.contains(&value) => {

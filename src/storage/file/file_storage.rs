@@ -1,8 +1,8 @@
 //! A file or block device as [`Storage`].
 //!
-//! Only regular files and block devices are accepted. Opening a FIFO would wait for ever for a writer, and a
-//! directory or a terminal has no positions. The file is opened without blocking, and its type is looked at
-//! before anything else is done with it. So nobody can exchange it between the check and its use.
+//! Only regular files and block devices are accepted. Opening a FIFO would wait forever for a writer, and a directory
+//! or a terminal has no positions. The file is opened without blocking, and its type is checked on the open
+//! descriptor. So nobody can exchange it between the check and its use.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,27 +25,28 @@ use crate::storage::identity::{FileIdentity, Identity};
 use crate::storage::{Access, CacheMode, Descriptor, Storage};
 use crate::units::SECTOR_LEN;
 
-/// The number of bytes of which offsets, lengths and memory addresses must be multiples to bypass the page
-/// cache. It is the largest logical block and page size of existing machines.
+/// The alignment in bytes of offsets, lengths and memory addresses that bypassing the page cache needs. It is the
+/// largest logical block size and page size of common machines.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
-/// The most bytes that the system is asked to copy in one call, so that a call ends soon.
+/// The most bytes that one system call copies, so that no call takes long.
 const MOST_AT_ONCE: u64 = 64 << 20;
 
-/// The largest logical block that devices have, in bytes: in multiples of it every device can make holes.
+/// The largest logical block size of devices, in bytes. Every device can make holes in multiples of it.
 const LARGEST_BLOCK: u64 = 4096;
 
 /// A regular file or a block device.
 ///
-/// To bypass the page cache a second descriptor is kept, for requests that are aligned. The rest, such as the
-/// header and tables of small clusters, goes through the cache and is flushed with everything else. A block is written by one of the two ways only, so they never disagree.
+/// A second descriptor bypasses the page cache, for aligned requests. The other requests, such as those for headers
+/// and small tables, go through the cache and are flushed with everything else. Each block is written in only one of
+/// the two ways, so the two never disagree.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
     direct: Option<File>,
     path: PathBuf,
     is_device: bool,
-    /// The file system's map of holes isn't to be trusted.
+    /// True if the file system's report on holes isn't trusted.
     ignores_holes: AtomicBool,
 }
 
@@ -53,9 +54,8 @@ impl FileStorage {
     /// Opens an existing file or block device.
     ///
     /// # Errors
-    /// Returns the system's error as `Could not open 'path': …`. Returns an error if it is neither a regular
-    /// file nor a block device. Returns an error if the cache is to be bypassed and its file system can't do
-    /// that.
+    /// Returns the system's error as `Could not open 'path': …`. Returns an error if it is neither a regular file nor
+    /// a block device. Returns an error if the page cache is to be bypassed and the file system can't do that.
     pub fn open(path: &Path, access: Access, cache: CacheMode) -> Result<Self> {
         let mut opened = Self::open_with(path, opening_flags(access, cache), cache)
             .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
@@ -66,21 +66,21 @@ impl FileStorage {
         opened.checked()
     }
 
-    /// Returns true if it is a device like `/dev/null`, which to QEMU is a disk of no size.
+    /// Returns true for a device like `/dev/null`, which QEMU treats as an empty disk.
     fn is_character_device(&self) -> bool {
         let metadata = self.file.metadata();
         metadata.is_ok_and(|metadata| metadata.file_type().is_char_device())
     }
 
-    /// Opens an existing file or device for writing, as the target of something new.
+    /// Opens an existing file or device as the target of a new image.
     ///
     /// # Errors
-    /// Returns the errors of [`FileStorage::open`], worded `Could not create 'path': …`. Returns an error if
-    /// it is a pipe, which can't be given a length.
+    /// Returns the errors of [`FileStorage::open`], worded `Could not create 'path': …`. Returns an error for a
+    /// character device or a pipe, whose length can't be set.
     pub(super) fn open_existing(path: &Path, cache: CacheMode) -> Result<Self> {
         let opened = Self::open_with(path, opening_flags(Access::ReadWrite, cache), cache)
             .map_err(|error| Error::io(format!("Could not create '{}'", path.display()), error))?;
-        // QEMU notices what these are when it gives them their size.
+        // QEMU fails with this message when it resizes them.
         if opened.is_character_device() {
             return Err(Error::invalid("Cannot grow device files"));
         }
@@ -89,15 +89,15 @@ impl FileStorage {
             .map_err(|_| Error::invalid("Could not resize file: Invalid argument"))
     }
 
-    /// A new file in `folder` that has no name, and is gone when it is closed.
+    /// Creates a file in `folder` that has no name, so that the system removes it when it is closed.
     ///
     /// # Errors
-    /// Returns the system's error if there can be none, with what it was for.
+    /// Returns the system's error, with the purpose of the file.
     pub fn without_name(folder: &Path, cache: CacheMode) -> Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let unnamed = rustix::fs::open(folder, flags | OFlags::TMPFILE, mode).or_else(|_| {
-            // Network file systems have no such files; there it loses its name at once.
+            // Network file systems have no such files. There the file is removed from its folder at once.
             let path = folder.join(format!(".cowhide-{}", std::process::id()));
             let file = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
             rustix::fs::unlink(&path).map(|()| file)
@@ -111,8 +111,8 @@ impl FileStorage {
             })
     }
 
-    /// An empty file in memory, which is gone when it is closed. To the system it is a file like any
-    /// other, so that what is measured on it is the real thing but for the disk.
+    /// Creates an empty file in memory, which the system removes when it is closed. It takes the same system calls as
+    /// any other file, so that measurements differ only by the disk.
     ///
     /// # Errors
     /// Returns the system's error as `Could not create 'name': …`.
@@ -133,11 +133,11 @@ impl FileStorage {
         Self::from_file(file, path, flags, cache)
     }
 
-    /// A file that was opened by that name with these flags and for that cache mode.
+    /// Makes a storage of a file that was opened at `path` with these flags and for that cache mode.
     ///
     /// # Errors
-    /// Returns the system's error if the file can't be inspected, or not opened once more. Returns an error if
-    /// it is a device that is to be written and can't be.
+    /// Returns the system's error if the file can't be inspected or opened again. Returns an error if it is a
+    /// read-only device that is opened for writing.
     pub(super) fn from_file(
         file: File,
         path: &Path,
@@ -146,7 +146,7 @@ impl FileStorage {
     ) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
-        // The system would only say so when something is written.
+        // The system would only fail at the first write.
         if flags.contains(OFlags::RDWR) && beneath::is_read_only(&metadata) {
             let why = "The device is not writable: Permission denied";
             return Err(io::Error::other(why));
@@ -166,12 +166,12 @@ impl FileStorage {
         })
     }
 
-    /// The name that the file was opened by.
+    /// Returns the path by which the file was opened.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The descriptor.
+    /// Returns the descriptor.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
@@ -191,8 +191,8 @@ impl FileStorage {
         )))
     }
 
-    /// The descriptor that bypasses the cache, and how many of `length` bytes from `address` on can
-    /// go through it to or from `offset`.
+    /// Returns the descriptor that bypasses the cache, and the number of bytes that can go through it. A request is
+    /// for `length` bytes between memory at `address` and the file at `offset`.
     fn direct_part(&self, offset: u64, address: usize, length: usize) -> Option<(&File, usize)> {
         let direct = self.direct.as_ref()?;
         let aligned = offset.is_multiple_of(DIRECT_ALIGNMENT as u64)
@@ -201,8 +201,8 @@ impl FileStorage {
         (aligned && part > 0).then_some((direct, part))
     }
 
-    /// Asks the file system to write blocks where they are instead of copying them, which only btrfs does
-    /// and only while the file is empty. It is a wish: no other file system takes notice.
+    /// Asks the file system to overwrite blocks in place instead of copying them (`nocow`). Only btrfs has that, and
+    /// only for an empty file. Other file systems ignore it.
     pub fn avoid_copies(&self) {
         if let Some(flags) = optional::attempt(|| rustix::fs::ioctl_getflags(&self.file)) {
             let flags = flags | IFlags::NOCOW;
@@ -210,19 +210,19 @@ impl FileStorage {
         }
     }
 
-    /// Takes the space of the first block of a file of `length` bytes that holds nothing yet. QEMU does so, and
-    /// finds by reading it which alignment direct access takes: a hole would be read at any.
+    /// Allocates the first block of a file of `length` bytes that has no data yet, as QEMU does. QEMU finds the
+    /// alignment for direct access by reading the block, and a hole can be read at any alignment.
     fn allocate_first_block(&self, length: u64) {
         let block = match usize::try_from(length) {
             Ok(length) if length < DIRECT_ALIGNMENT => length.min(SECTOR_LEN),
             _ => DIRECT_ALIGNMENT,
         };
         let zeroes = vec![0; block];
-        // Where that fails, the file is as good without.
+        // A failure does no harm.
         optional::attempt(|| rustix::io::pwrite(&self.file, &zeroes, 0));
     }
 
-    /// Makes a hole; `false` where the system can't or won't.
+    /// Makes a hole of exactly `range`. Returns false if the system can't or doesn't.
     fn punch_exactly(&self, range: &Range<u64>) -> bool {
         let _pass = GATE.pass();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -240,7 +240,7 @@ impl FileStorage {
     }
 }
 
-/// The flags that a file is opened with.
+/// Returns the flags with which a file is opened.
 pub(super) fn opening_flags(access: Access, cache: CacheMode) -> OFlags {
     let flags = match access {
         Access::Read => OFlags::RDONLY,
@@ -256,8 +256,8 @@ pub(super) fn opening_flags(access: Access, cache: CacheMode) -> OFlags {
     }
 }
 
-/// Opens a file once more, whatever its name leads to by now. `path`, the name that it was opened by, is only
-/// used if there is no `/proc`, and if it still leads there.
+/// Opens an open file again, whatever its name refers to by now. Uses `path`, by which it was opened, only without
+/// `/proc`, and only if that still refers to the same file.
 ///
 /// # Errors
 /// Returns the system's error.
@@ -274,7 +274,7 @@ pub(super) fn open_again(file: &File, path: &Path, flags: OFlags) -> io::Result<
     }
 }
 
-/// Says what it means that a file can't be opened to bypass the page cache.
+/// Returns the error for a file that can't be opened with `O_DIRECT`, in QEMU's words.
 fn no_direct_access(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::INVAL) => io::Error::other("filesystem does not support O_DIRECT"),
@@ -282,7 +282,7 @@ fn no_direct_access(error: io::Error) -> io::Error {
     }
 }
 
-/// Reads until `buf` is full or the file ends; the error says where it happened.
+/// Reads until `buf` is full or the file ends. An error comes with its offset in the file.
 fn read_full(file: &impl FileExt, offset: u64, buf: &mut [u8]) -> Result<usize, (u64, io::Error)> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -368,7 +368,7 @@ impl Storage for FileStorage {
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(None),
-            // A file system or device that can't tell: everything may be data.
+            // The file system or device can't report holes: everything may be data.
             Err(_) => return Ok(Some(offset..len)),
         };
         let end = optional::attempt(|| rustix::fs::seek(&self.file, SeekFrom::Hole(start)));
@@ -382,7 +382,7 @@ impl Storage for FileStorage {
         if !self.is_device {
             return Ok(false);
         }
-        // A device only takes whole blocks: what is before and behind them is written.
+        // A device only makes holes of whole blocks: zeroes are written before and after these.
         let start = range.start.next_multiple_of(LARGEST_BLOCK);
         let end = range.end / LARGEST_BLOCK * LARGEST_BLOCK;
         let is_other = (start, end) != (range.start, range.end);
@@ -431,7 +431,7 @@ impl Storage for FileStorage {
                 )
             });
             match copied {
-                // The source has ended, or the system can't: reading and writing tell which.
+                // The source has ended, or the system can't copy: reading and writing will show which.
                 None | Some(0) => return Ok(false),
                 Some(count) => length -= count as u64,
             }
@@ -509,7 +509,7 @@ impl Storage for FileStorage {
 
     fn leave_cache(&self) -> Result<()> {
         self.flush()?;
-        // Advice, which nobody needs to follow.
+        // This is advice, so a failure does no harm.
         optional::attempt(|| rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed));
         Ok(())
     }

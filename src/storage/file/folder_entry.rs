@@ -1,8 +1,8 @@
-//! The place of a new file: a folder, held open, and a name in it.
+//! The place of a new file: an open folder and a name in it.
 //!
-//! The folder is held because its own name may lead elsewhere by the time the file is whole. Links are
-//! followed here only where they lead to nothing, since the system, which follows all others, doesn't say
-//! whether it made a file. Links of `/proc` are never read: what they say isn't where they lead.
+//! The folder is kept open because its own name may refer to another folder by the time the file is complete.
+//! Symbolic links are followed here only if they are dangling: the system follows all others, but doesn't say whether
+//! it created a file. Links in `/proc` are never read, since their text isn't where they lead.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,29 +16,29 @@ use rustix::io::Errno;
 
 use crate::storage::identity::FileIdentity;
 
-/// The most links that the system follows.
+/// The most symbolic links that Linux follows in a path.
 const MOST_LINKS: usize = 40;
 
-/// The permissions of a new file, of which the umask takes its part.
+/// The permissions of a new file, before the umask.
 const PERMISSIONS: Mode = Mode::RUSR
     .union(Mode::WUSR)
     .union(Mode::RGRP)
     .union(Mode::ROTH);
 
-/// A name in a folder; see the module's text.
+/// A name in a folder; see the module's documentation.
 #[derive(Debug)]
 pub(super) struct FolderEntry {
     folder: OwnedFd,
-    /// The last part of the name.
+    /// The last component of the path.
     name: OsString,
 }
 
 impl FolderEntry {
-    /// Finds the place where a new file called `path` would be made: at the end of its links.
+    /// Finds the place where a new file at `path` would be created, at the end of its symbolic links.
     ///
     /// # Errors
-    /// Returns the system's error if there is no such folder, or if there are too many links. Returns it,
-    /// too, if something other than a link is at the place.
+    /// Returns the system's error if there is no such folder, if there are too many links, or if a file is at the
+    /// place already.
     pub(super) fn of_new(path: &Path) -> io::Result<Self> {
         let mut place = Self::at(None, path)?;
         for _ in 0..=MOST_LINKS {
@@ -61,13 +61,13 @@ impl FolderEntry {
         Err(Errno::LOOP.into())
     }
 
-    /// The place that `path` names, as seen from a folder (without one, from the current one).
+    /// Returns the place of `path`, relative to a folder or else to the current folder.
     fn at(folder: Option<&OwnedFd>, path: &Path) -> io::Result<Self> {
         let bytes = path.as_os_str().as_bytes();
         let start = bytes.iter().rposition(|byte| *byte == b'/');
         let (parent, name) = bytes.split_at(start.map_or(0, |slash| slash + 1));
         if matches!(name, b"" | b"." | b"..") {
-            // A folder's name.
+            // The path names a folder.
             return Err(if bytes.is_empty() {
                 Errno::NOENT.into()
             } else {
@@ -86,7 +86,7 @@ impl FolderEntry {
         })
     }
 
-    /// Returns whether both are the same name in the same folder.
+    /// Returns true if both are the same name in the same folder.
     pub(super) fn is(&self, other: &Self) -> bool {
         let folder = |place: &Self| {
             let stat = rustix::fs::fstat(&place.folder);
@@ -96,19 +96,19 @@ impl FolderEntry {
             && matches!((folder(self), folder(other)), (Ok(one), Ok(other)) if one == other)
     }
 
-    /// Makes an empty file in the folder that has no name yet, and is gone when it is closed without one.
+    /// Creates an empty file in the folder that has no name yet. The system removes it if it is closed without one.
     ///
     /// # Errors
-    /// Returns the system's error, also if the file system has no such files.
+    /// Returns the system's error, such as that the file system has no such files.
     pub(super) fn make_unnamed(&self, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::TMPFILE;
         Ok(rustix::fs::openat(&self.folder, ".", flags, PERMISSIONS)?.into())
     }
 
-    /// Makes an empty file of that name.
+    /// Creates an empty file with the name.
     ///
     /// # Errors
-    /// Returns the system's error, also if something of that name is there.
+    /// Returns the system's error, such as that the name exists.
     pub(super) fn make(&self, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::CREATE | OFlags::EXCL;
         Ok(rustix::fs::openat(&self.folder, &self.name, flags, PERMISSIONS)?.into())
@@ -117,7 +117,7 @@ impl FolderEntry {
     /// Names a file that [`make_unnamed`](Self::make_unnamed) made.
     ///
     /// # Errors
-    /// Returns the system's error, also if something of that name is there.
+    /// Returns the system's error, such as that the name exists.
     pub(super) fn link(&self, file: &File) -> io::Result<()> {
         let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
         let follow = AtFlags::SYMLINK_FOLLOW;
@@ -130,7 +130,7 @@ impl FolderEntry {
         )?)
     }
 
-    /// Removes the name of a file that was made just now.
+    /// Removes the name of a file that was created just now.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -142,7 +142,7 @@ impl FolderEntry {
         )?)
     }
 
-    /// Removes the name, if it is still that of this file.
+    /// Removes the name if it still refers to this file.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -155,8 +155,8 @@ impl FolderEntry {
         }
     }
 
-    /// Puts the name on stable storage: what is in a folder is there only when the folder is. Where that
-    /// isn't allowed, or the file system has no such thing, nothing is done.
+    /// Puts the name on stable storage by a flush of the folder. Does nothing if that isn't permitted, or if the file
+    /// system doesn't have it.
     ///
     /// # Errors
     /// Returns the system's error if the medium failed.

@@ -1,12 +1,12 @@
-//! The gate that every change of a file passes, until the program is being ended by a signal.
+//! A gate that stops all writes to files once a signal ends the program.
 //!
-//! A target that others still write can't be undone. A write that ends after the file was emptied leaves a
-//! rest in it. A header that is written then makes that rest look whole. So the thread that undoes first
-//! closes the gate, and then waits for the writes that had passed it. A thread that comes later stops for
-//! good. Its write neither happens nor fails, since a failure would be reported as one of the medium.
+//! A target can't be undone while other threads write it. A write that completes after the file was truncated leaves
+//! data in it, and a header that is written then makes it look complete. So the thread that undoes first closes the
+//! gate, and then waits for the writes that have passed it. A thread that arrives later blocks forever. Its write
+//! neither happens nor fails, since a failure would be reported as one of the medium.
 //!
-//! There is one gate for the whole program. Files are undone only on the way to its end, and then nothing is
-//! to be written to any file. Passing it takes two additions to one number for a system call.
+//! There is one gate for the whole program, since files are only undone when it ends, and then no file may be
+//! written. Passing the gate takes two atomic additions for each system call.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 /// The program's gate.
 pub(super) static GATE: Gate = Gate::new();
 
-/// The bit that says that the gate is closed; those below it count the writes under way.
+/// The bit for a closed gate. The bits below it count the writes in flight.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-/// The interval at which the thread that closed the gate looks if all writes have ended.
+/// The interval at which the thread that closed the gate tests if all writes have completed.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 
-/// A gate for writes; see the module's text.
+/// A gate for writes; see the module's documentation.
 #[derive(Debug)]
 pub(super) struct Gate(AtomicUsize);
 
-/// A write under way, until it is dropped.
+/// A write in flight, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Pass<'a>(&'a Gate);
 
@@ -47,13 +47,13 @@ impl Gate {
         pass
     }
 
-    /// Lets nothing pass any more.
+    /// Closes the gate for good.
     pub(super) fn shut(&self) {
         self.0.fetch_or(CLOSED, Ordering::SeqCst);
     }
 
-    /// Waits, once the gate is closed, until no write is under way, but no longer than `at_most`. A write to
-    /// a storage that hangs may never end. Returns false if some are still under way.
+    /// Waits until no write is in flight after the gate was closed, but no longer than `at_most`. A write to a
+    /// storage that hangs may never complete. Returns false if some are still in flight.
     pub(super) fn wait(&self, at_most: Duration) -> bool {
         let begun = Instant::now();
         while self.0.load(Ordering::SeqCst) != CLOSED {
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Far longer than anything here takes; only a test that fails waits for it.
+    /// A time limit far above what a test takes. Only a failing test waits for it.
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
             tell.send("passed").unwrap();
         });
         assert_eq!(told.recv(), Ok("comes"));
-        // It counts itself for a moment; when that is over it has stopped, or passed.
+        // The thread counts itself for a moment. After that it has blocked, or passed.
         for _ in 0..1000 {
             thread::yield_now();
             assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));

@@ -1,8 +1,8 @@
-//! The process that holds locks on a file.
+//! The search for the process that holds locks on a file.
 //!
-//! Locks that belong to open files have no process in the kernel's list of locks. But the entry of each
-//! descriptor of each process (`/proc/*/fdinfo`) has the locks on it, for users that may look at that
-//! process. It is only for a message, so little is spent on it, and not to find a process is no error.
+//! The kernel's list of locks names no process for locks that belong to open files. But the entry of each descriptor
+//! (`/proc/*/fdinfo`) lists its locks, for users that may inspect the process. The result is only for a message, so
+//! the search has a short time limit, and finding no process is no error.
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::printable;
 
-/// The longest time that the search takes.
+/// The time limit of the search.
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// A line on another process that holds locks on `file`, if one is found.
+/// Returns a line that names another process with locks on `file`, if one is found.
 pub(super) fn find(file: &File) -> Option<String> {
     let wanted = file.metadata().ok()?;
     let started = Instant::now();
@@ -27,7 +27,7 @@ pub(super) fn find(file: &File) -> Option<String> {
         };
         if id != own && holds(&process.path(), &wanted, started) {
             let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            // A process chooses its name, which is to stay in this line.
+            // A process chooses its name, which must neither end the line nor control the terminal.
             let command = printable(command.trim_end_matches('\n'));
             return Some(format!("Process {id} ({command}) holds locks on it."));
         }
@@ -35,7 +35,7 @@ pub(super) fn find(file: &File) -> Option<String> {
     None
 }
 
-/// Tells if the process of that folder in `/proc` has the file open with locks on it.
+/// Returns true if the process of that folder in `/proc` has the file open with locks on it.
 fn holds(process: &Path, wanted: &Metadata, started: Instant) -> bool {
     let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten();
     let mut descriptors = descriptors

@@ -1,9 +1,9 @@
-//! Names of open descriptors (`/dev/fd/3`), which mean files that the caller left open, and no others.
+//! A check of names of open descriptors (`/dev/fd/3`). They may only name files that the caller left open.
 //!
-//! A descriptor that the caller didn't leave open gets its number with one of the files that this program
-//! opens. `compare /dev/fd/3 /dev/fd/4` without a 4 would compare an image with itself and find no
-//! difference, and a target would be its own source. The flag that closes a descriptor when another program
-//! is executed tells the two kinds apart. All of our own have it, and none that was there when we began.
+//! A number that the caller left unused is given to one of the files that this program opens. `compare /dev/fd/3
+//! /dev/fd/4` without a 4 would compare an image with itself and find no difference, and a target would be its own
+//! source. The close-on-exec flag distinguishes the two kinds: all descriptors of this program have it, and no
+//! inherited one does.
 
 use std::fs;
 use std::io;
@@ -15,11 +15,10 @@ use rustix::io::Errno;
 /// The most symbolic links that are followed, as in the kernel.
 const MOST_LINKS: usize = 40;
 
-/// Checks that a name of an open descriptor of this process is of one that the caller left open. Any other
-/// name passes.
+/// Checks that a path to a descriptor of this process is of one that the caller left open. Any other path passes.
 ///
 /// # Errors
-/// Returns `ENOENT` if nothing was open there when the program began.
+/// Returns `ENOENT` if the descriptor was not open when the program started.
 pub fn check_name(path: &Path) -> io::Result<()> {
     let Some((folder, number)) = descriptor(path) else {
         return Ok(());
@@ -34,7 +33,7 @@ pub fn check_name(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The descriptor of this process that a name means, and the folder of `/proc` where it stands.
+/// Returns the descriptor of this process that a path means, and its folder in `/proc`.
 fn descriptor(path: &Path) -> Option<(PathBuf, u32)> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
@@ -79,7 +78,7 @@ mod tests {
             fcntl_setfd(&file, FdFlags::CLOEXEC).unwrap();
             let kind = check_name(name).unwrap_err().kind();
             assert_eq!(kind, io::ErrorKind::NotFound, "{name:?}");
-            // As if it had been there before.
+            // This makes it look inherited.
             fcntl_setfd(&file, FdFlags::empty()).unwrap();
             assert!(check_name(name).is_ok(), "{name:?}");
         }

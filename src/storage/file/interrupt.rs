@@ -1,21 +1,20 @@
-//! Ending by a signal: unfinished files are undone first, then the program ends as it would have.
+//! The end of the program by a signal: unfinished files are undone, and then the signal has its usual effect.
 //!
-//! A thread of its own waits for the signals, so that even a write that hangs doesn't delay them. It closes
-//! the [`GATE`], waits for the writes that are under way, and undoes every unfinished file. From then on the
-//! list of those is locked: no file can be called finished any more. Further signals change nothing, so that
-//! an impatient user leaves no rest either.
+//! A separate thread waits for the signals, so that a write that hangs doesn't delay them. It closes the [`GATE`],
+//! waits for the writes in flight, and undoes every unfinished file. From then on the list of these files stays
+//! locked, so that no file can be kept any more. Further signals have no effect, so that an impatient user leaves no
+//! partial file either.
 //!
-//! No storage that hangs keeps the program from ending. A write that isn't over after [`WRITES_TAKE`] is no
-//! longer waited for. The file is emptied all the same, which most file systems do only after that write.
-//! After [`UNDOING_TAKES`] the program ends whether that is done or not. An existing file is left with a rest
-//! only then, or where such a write comes after the emptying. The user is told of it.
+//! A storage that hangs doesn't keep the program from ending. Writes are waited for no longer than [`WRITES_TAKE`].
+//! The file is truncated nevertheless, which most file systems do after that write. After [`UNDOING_TAKES`] the
+//! program ends in any case. Only then, or if such a write comes after the truncation, an existing file keeps partial
+//! data. A message says so.
 //!
-//! A limit on the length of files makes the system send SIGXFSZ, which ends programs. Caught, it lets the
-//! write fail, and the failure is reported like any other.
+//! A limit on the length of files makes the system send SIGXFSZ, which ends programs. It is caught, so that the write
+//! fails and is reported like any other failure.
 //!
-//! SIGKILL can't be caught. Formats with a header write that header last, for that case. An abort, such as
-//! the one for lack of memory, leaves no time either. The thread that aborts would have to wait for another,
-//! for which a handler of signals has no safe means.
+//! SIGKILL can't be caught, so formats write their header last. An abort, such as for lack of memory, isn't handled
+//! either: a signal handler can't safely wait for another thread.
 
 use std::fs;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -31,36 +30,37 @@ use signal_hook::iterator::Signals;
 use super::gate::GATE;
 use super::unfinished::UndoEntry;
 
-/// The signals that end a program, those aside that tell of a mistake in it. SIGUSR1 asks for progress.
+/// The signals that end a program, except for those that report an error in it. SIGUSR1 isn't here because it asks
+/// for progress.
 const ENDING: [i32; 9] = [
     SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR2, SIGVTALRM, SIGXCPU,
 ];
 
-/// The longest time for which writes under way are waited for.
+/// The time limit for writes in flight.
 const WRITES_TAKE: Duration = Duration::from_secs(5);
 
-/// The longest time for which the program waits for the undoing of files, with the wait for writes.
+/// The time limit for undoing files, including the wait for writes.
 const UNDOING_TAKES: Duration = Duration::from_secs(10);
 
 /// The files to be undone when the program is interrupted.
 static UNFINISHED: Mutex<Vec<Arc<UndoEntry>>> = Mutex::new(Vec::new());
 
-/// The receiver of reports on what was undone.
+/// The receiver of lines about undone files.
 static TOLD: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Sets the receiver of a line for each unfinished file that says what became of it when a signal ended the
-/// program. It is called at most once for each, after all are undone, from another thread. Only the first
-/// call counts.
+/// Sets the receiver of a line about each unfinished file that was undone because of a signal. It is called from
+/// another thread, at most once for each file, after all are undone. Only the first call of this function has an
+/// effect.
 pub fn tell_by(tell: fn(&str)) {
     let _ = TOLD.set(tell);
 }
 
-/// Called before any such line.
+/// The function that is called before the first line about a file.
 static BEFORE: OnceLock<fn()> = OnceLock::new();
 
-/// Sets what is done when a signal ends the program, once files are undone and before anything is told. It is
-/// called from another thread. Only the first call counts. From then on the signals are waited for, whether or
-/// not there are unfinished files.
+/// Sets a function for the end by a signal, which is called from another thread after files are undone and before any
+/// line about them. Only the first call has an effect. From then on signals are handled, even without unfinished
+/// files.
 pub fn before_interrupt(action: fn()) {
     let _ = BEFORE.set(action);
     undo_on_signals();
@@ -72,20 +72,22 @@ fn tell(line: &str) {
     }
 }
 
-/// The files that are undone when the program is interrupted. While the list is held, it isn't.
+/// Locks and returns the list of files that are undone when the program is interrupted. While it is locked nothing is
+/// undone.
 pub(super) fn registry() -> MutexGuard<'static, Vec<Arc<UndoEntry>>> {
-    // The list stays right whatever panicked while holding it: entries are pushed and removed whole.
+    // The list is consistent even after a panic, since entries are added and removed by single operations.
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes writes beyond the limit on the length of files fail, where the program would end. It is done once.
+/// Makes writes beyond the limit on the length of files fail, which would otherwise end the program. Later calls have
+/// no effect.
 pub(super) fn fail_beyond_the_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(signal_hook::flag::register(SIGXFSZ, Arc::default())));
 }
 
-/// Sets up that the signals which would end the program first undo every unfinished file. The first
-/// unfinished file does so, once; before that the signals are untouched.
+/// Makes the signals that end the program undo every unfinished file first. The first unfinished file calls this, and
+/// later calls have no effect. Before that the signals aren't handled.
 pub(super) fn undo_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -95,7 +97,7 @@ pub(super) fn undo_on_signals() {
         let Ok(mut signals) = Signals::new(wanted) else {
             return;
         };
-        // Without the thread the signals would be swallowed, so they are given back.
+        // Without the thread the signals would have no effect, so their handlers are removed.
         let handle = signals.handle();
         let spawned = thread::Builder::new()
             .name("signals".into())
@@ -113,8 +115,8 @@ pub(super) fn undo_on_signals() {
     });
 }
 
-/// Returns the signals that were ignored when the program started, as a set of bits: they stay ignored. The
-/// shell ignores SIGINT so for programs in the background.
+/// Returns the signals that were ignored when the program started, as a bit mask. They stay ignored. A shell, for
+/// example, ignores SIGINT for programs in the background.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
@@ -124,7 +126,7 @@ fn ignored() -> u64 {
         .unwrap_or(0)
 }
 
-/// Undoes everything for good, but returns after [`UNDOING_TAKES`] whether that is done or not.
+/// Undoes all unfinished files, but returns after [`UNDOING_TAKES`] in any case.
 fn undo_in_time() {
     GATE.shut();
     let (done, is_done) = mpsc::sync_channel::<()>(0);
@@ -156,7 +158,7 @@ fn undo_all() {
             }
         })
         .collect();
-    // Held to the end, so that no file can be called finished any more.
+    // The list stays locked, so that no file can be kept any more.
     std::mem::forget(unfinished);
     if let Some(action) = BEFORE.get() {
         action();

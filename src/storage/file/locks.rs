@@ -1,14 +1,15 @@
-//! QEMU's locks: the things that a process does with an image, and those that others must not do meanwhile.
+//! QEMU's image locks: the operations of a process on an image, and those that it denies to others.
 //!
-//! Every process that opens an image says so with shared locks on single bytes of its file, whatever these
-//! bytes mean as data. It locks byte 100 + *n* for each thing *n* that it does, and byte 200 + *n* for each
-//! that it denies to others. Nobody waits: whoever has taken its locks
-//! looks whether anybody denies what it does, or does what it denies, and gives up if so. Since all
-//! take first and look after, two that come at once can't miss each other. Any number of processes
-//! can hold the same byte, and a file that is open for reading only can be locked too.
+//! Every process that opens an image takes shared locks on single bytes of its file. These have nothing to do with
+//! the data at these offsets. It locks byte 100 + *n* for each operation *n* that it does, and byte 200 + *n* for
+//! each that it denies to others. Nobody waits: after it has taken its locks, a process tests if another one denies
+//! what it does, or does what it denies, and fails if so. Since all take locks before they test, two processes can't
+//! miss each other. Any number of processes can lock the same byte, and a file that is open for reading can be locked
+//! too.
 //!
-//! The locks belong to the open file and not to the process (`F_OFD_SETLK`). So another file of this process
-//! that is closed takes none away, and they end when the file is closed, however the process ends. Where a file system has no locks, nothing is locked, as QEMU has it too.
+//! The locks belong to the open file description and not to the process (`F_OFD_SETLK`). So closing another
+//! descriptor of the same file releases none, and the end of the process releases all. On a file system without locks
+//! nothing is locked, as in QEMU.
 
 use std::fs::File;
 
@@ -19,20 +20,20 @@ use nix::libc::{self, c_int, c_short};
 use super::holder;
 use crate::error::{Error, ErrorKind};
 
-/// The first byte of those that say what is done.
+/// The first lock byte for operations that a process does.
 const USES: u16 = 100;
 
-/// The first byte of those that say what is denied to others.
+/// The first lock byte for operations that a process denies to others.
 const DENIES: u16 = 200;
 
-/// The things that can be done, in the order of their bytes, as messages name them.
+/// The names of the operations in messages, in the order of their bytes.
 const NAMES: [&str; 4] = ["consistent read", "write", "write unchanged", "resize"];
 
 const CONSISTENT_READ: u8 = 1 << 0;
 const WRITE: u8 = 1 << 1;
 const RESIZE: u8 = 1 << 3;
 
-/// The things that are done with a file and those that are denied to others meanwhile: sets of the [`NAMES`].
+/// The operations that a process does with a file, and those that it denies to others: two sets of the [`NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     uses: u8,
@@ -64,13 +65,13 @@ impl Claim {
         denies: 0,
     };
 
-    /// Writes a file whose format needs no agreement between those who write.
+    /// Writes a file whose format allows several writers.
     pub const WRITE_SHARED: Self = Self {
         uses: CONSISTENT_READ | WRITE,
         denies: 0,
     };
 
-    /// Writes a file like [`Claim::WRITE_SHARED`] and changes its length.
+    /// Writes a file like [`Claim::WRITE_SHARED`], and changes its length.
     pub const RESIZE_SHARED: Self = Self {
         uses: CONSISTENT_READ | WRITE | RESIZE,
         denies: 0,
@@ -82,11 +83,11 @@ impl Claim {
         denies: WRITE | RESIZE,
     };
 
-    /// Takes the locks on `file`, and looks for others that hold what doesn't go with them. The locks stay
-    /// taken until `file` and its duplicates are closed, also after an error.
+    /// Takes the locks on `file`, and tests for conflicting locks of others. The locks stay until `file` and its
+    /// duplicates are closed, even after an error.
     ///
     /// # Errors
-    /// Returns an error of the kind [`ErrorKind::Locked`] if somebody holds such locks.
+    /// Returns an error of the kind [`ErrorKind::Locked`] if there are conflicting locks.
     pub(super) fn take(self, file: &File, name: &str) -> Result<(), Error> {
         for (byte, _) in bytes(USES, self.uses).chain(bytes(DENIES, self.denies)) {
             match lock(file, byte) {
@@ -99,7 +100,7 @@ impl Claim {
                         None => error,
                     });
                 }
-                // No locks here.
+                // The file system has no locks.
                 Err(_) => return Ok(()),
             }
         }
@@ -120,14 +121,14 @@ impl Claim {
     }
 }
 
-/// The bytes of a set, and what they stand for.
+/// Returns the lock bytes of a set, with the names of their operations.
 fn bytes(first: u16, set: u8) -> impl Iterator<Item = (u16, &'static str)> {
     (first..)
         .zip(NAMES)
         .filter(move |(byte, _)| set & (1 << (byte - first)) != 0)
 }
 
-/// The first thing of a set whose byte somebody else holds.
+/// Returns the name of the first operation of a set whose byte is locked by another process.
 fn find_held(file: &File, first: u16, set: u8) -> Option<&'static str> {
     bytes(first, set).find_map(|(byte, name)| is_held(file, byte).then_some(name))
 }
@@ -144,14 +145,14 @@ fn lock(file: &File, byte: u16) -> Result<(), Errno> {
     }
 }
 
-/// Returns true if somebody else holds a lock on a byte, shared or not.
+/// Returns true if another open file has a lock on a byte, shared or not.
 fn is_held(file: &File, byte: u16) -> bool {
     let mut range = range(libc::F_WRLCK, byte);
     let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut range));
     asked.is_ok() && c_int::from(range.l_type) != libc::F_UNLCK
 }
 
-/// The constants are of two types in C, and small.
+/// Returns the argument of a lock call for one byte. The constants have different types in C, and are small.
 #[allow(clippy::cast_possible_truncation)]
 fn range(kind: c_int, byte: u16) -> libc::flock {
     libc::flock {
@@ -174,7 +175,7 @@ mod tests {
         FileStorage::open(path, access, CacheMode::Writeback).unwrap()
     }
 
-    /// The error for the second of two that claim the same file.
+    /// Returns the error of the second of two claims on the same file.
     fn second(first: Claim, second: Claim) -> Option<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let one = open(file.path(), Access::ReadWrite);
@@ -185,7 +186,7 @@ mod tests {
         let place = file.path().display();
         let hint = format!("Is another process using the image [{place}]?");
         assert_eq!(refused.hint(), Some(hint.as_str()));
-        // It ends with the file.
+        // The lock ends when the file is closed.
         drop(one);
         let later = open(file.path(), Access::Read);
         drop(other);

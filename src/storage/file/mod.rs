@@ -1,11 +1,11 @@
 //! Files and devices of this machine.
 //!
 //! - [`file_storage`]: an open file or device; [`driver`]: the protocols `file`, `host_device` and `host_cdrom`;
-//! - `unfinished`, `folder_entry`: a file that is being made, and the place where it will be;
-//! - `interrupt`, `gate`: an end by a signal, which undoes what is unfinished;
-//! - `locks`, `holder`: QEMU's locks, and who holds them;
-//! - `share`: blocks that two files share; `optional`: calls that only make things faster;
-//! - `inherited`, `beneath`: names of open descriptors, and files beneath devices;
+//! - `unfinished`, `folder_entry`: a file that is being created, and the place where it will be;
+//! - `interrupt`, `gate`: the end by a signal, which undoes unfinished files;
+//! - `locks`, `holder`: QEMU's locks, and the process that holds them;
+//! - `share`: blocks that two files share; `optional`: system calls that only improve speed;
+//! - `inherited`, `beneath`: names of open descriptors, and files behind loop devices;
 //! - `create_options`: the options of new files.
 
 mod beneath;

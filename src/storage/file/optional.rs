@@ -1,23 +1,22 @@
-//! System calls that only make things faster, and the meaning of their failure.
+//! System calls that only improve speed, and the meaning of their errors.
 //!
-//! They copy within the system, make holes, set space aside and give advice. File systems, old kernels and
-//! the profiles of containers refuse them with any error that there is. A profile that doesn't know a call
-//! says EPERM, a file system in user space EIO. A range that isn't aligned gives EINVAL. So none of their
-//! errors counts as the image's. The caller reads and writes instead. If it is the medium that has failed,
-//! these fail too, and say where. The one answer that counts is that there is no room, where room was asked
-//! for: the call was made to learn that.
+//! They copy within the kernel, make holes, reserve space and give advice. File systems, old kernels and the seccomp
+//! profiles of containers refuse them with any error. A profile that doesn't know a call returns EPERM, a file system
+//! in user space EIO, and an unaligned range gives EINVAL. So none of these errors is reported: the caller reads and
+//! writes instead. If the medium has failed, that fails too, and names the offset. The exception is an error for lack
+//! of space from a call that reserves space, since the call was made to find that out.
 
 use rustix::io::Errno;
 
-/// Makes a call, as often as signals interrupt it; `None` if it failed.
+/// Makes a call, again if a signal interrupts it. Returns `None` if it failed.
 pub(super) fn attempt<T>(call: impl FnMut() -> Result<T, Errno>) -> Option<T> {
     rustix::io::retry_on_intr(call).ok()
 }
 
-/// Does the same as [`attempt`] for a call that sets room aside. Returns false if it failed.
+/// Does the same as [`attempt`] for a call that reserves space. Returns false if it failed.
 ///
 /// # Errors
-/// Returns the system's error if it says that there is no room.
+/// Returns the system's error if there is no space.
 pub(super) fn attempt_for_room(call: impl FnMut() -> Result<(), Errno>) -> Result<bool, Errno> {
     match rustix::io::retry_on_intr(call) {
         Ok(()) => Ok(true),

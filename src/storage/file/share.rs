@@ -1,9 +1,8 @@
-//! Blocks that two files share.
+//! Sharing of blocks between two files.
 //!
-//! File systems that copy when they write can have two files point to the same blocks, which costs no
-//! more than metadata. It is asked for with `FICLONERANGE`, which shares or fails, and never with
-//! `copy_file_range`, which copies where it can't share. Who asks gets one of two refusals: of this piece,
-//! or of whatever else there may be between the two files.
+//! Copy-on-write file systems can let two files refer to the same blocks, which takes only metadata. The call is
+//! `FICLONERANGE`, which shares or fails, and not `copy_file_range`, which copies if it can't share. An error says if
+//! it is for this range only or for all of the two files.
 
 use std::fs::File;
 
@@ -12,17 +11,17 @@ use rustix::ioctl::{Setter, ioctl, opcode};
 
 use crate::error::Error;
 
-/// The reason for which blocks aren't shared. Nothing has changed then.
+/// The reason why blocks weren't shared. Nothing has changed then.
 #[derive(Debug)]
 pub struct NotShared {
-    /// It is no use to ask for other pieces of the two files.
+    /// True if other ranges of the two files can't be shared either.
     pub ever: bool,
     /// The reason.
     pub why: Error,
 }
 
 impl NotShared {
-    /// The refusal of a storage that has no blocks to share.
+    /// Returns the error of a storage that can't share blocks.
     pub(in crate::storage) fn unsupported() -> Self {
         Self {
             ever: true,
@@ -43,11 +42,11 @@ struct FileCloneRange {
 /// `FICLONERANGE` of the kernel's `linux/fs.h`.
 const CLONE_RANGE: rustix::ioctl::Opcode = opcode::write::<FileCloneRange>(0x94, 13);
 
-/// Makes `length` bytes of `target` from `offset` on share their blocks with those of `source` from
-/// `source_offset` on. All three are whole blocks of the file system, but for the end of the source.
+/// Makes `length` bytes of `target` from `offset` on share their blocks with those of `source` from `source_offset`
+/// on. All three must be multiples of the file system's block size, except at the end of the source.
 ///
 /// # Errors
-/// Returns the system's error if they aren't shared, and whether that goes for all of the two files.
+/// Returns the system's error if they aren't shared, with true if that applies to all of the two files.
 pub(super) fn share(
     target: &File,
     offset: u64,
@@ -72,7 +71,7 @@ pub(super) fn share(
         }
     };
     rustix::io::retry_on_intr(share).map_err(|error| {
-        // Blocks that don't line up, and what the medium has to say when it is written to.
+        // These are for unaligned ranges, and for failures of the medium.
         let here = [
             Errno::INVAL,
             Errno::IO,
@@ -84,9 +83,9 @@ pub(super) fn share(
     })
 }
 
-/// Returns false if the system doesn't share blocks between the two files, whichever. It is asked for those
-/// from the end of the source to its end, which are none. A file system that shares finds that invalid, and
-/// another one doesn't come to look at them. Nothing changes.
+/// Returns false if the system can't share any blocks between the two files. It tries an empty range at the end of
+/// the source, which changes nothing. A file system that can share blocks rejects the range as invalid, and any other
+/// has another error.
 pub(super) fn may_share(target: &File, source: &File) -> bool {
     let end = source.metadata().map(|source| source.len());
     end.is_ok_and(|end| !matches!(share(target, 0, source, end, 0), Err((true, _))))

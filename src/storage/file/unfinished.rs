@@ -1,20 +1,18 @@
-//! A file that is being made and must not be mistaken for a finished one.
+//! A file that is being created, and must not be mistaken for a finished one.
 //!
-//! [`UnfinishedFile`] opens the target of a create or convert. Every way out undoes it until it is
-//! [kept](UnfinishedFile::keep): an error drops it, and [`interrupt`](super::interrupt) undoes it for
-//! signals.
+//! [`UnfinishedFile`] opens the target of a `create` or `convert`. Until it is [kept](UnfinishedFile::keep), every
+//! exit undoes it: an error drops it, and [`interrupt`](super::interrupt) undoes it for signals.
 //!
-//! A new file has no name before it is kept (`O_TMPFILE`, then `linkat`). So no name ever stands for an
-//! unfinished image, and nothing at all is left after SIGKILL or a power cut. A name of its own for the time
-//! being would stay behind then. Some file systems have no such files (NFS, older FUSE and overlayfs), and
-//! `/proc` may not be there to name one later. The file has its name from the beginning then, and is removed.
+//! A new file has no name before it is kept (`O_TMPFILE`, then `linkat`). So no unfinished image ever has a name, and
+//! nothing is left after SIGKILL or a power cut, as a temporary name would be. Some file systems have no such files
+//! (NFS, older FUSE and overlayfs), and `/proc` may be missing, which `linkat` needs. Then the file has its name from
+//! the beginning, and undoing removes it.
 //!
-//! A file that was there before is written where it is, since others may know it by a lock, a mount or a
-//! descriptor. Undone it is empty (its old contents were given up when the command started writing) but never
-//! removed. A block device is left as it is.
+//! An existing file is overwritten in place, since others may refer to it by a lock, a mount or a descriptor. Undoing
+//! truncates it to nothing (its old contents are lost anyway), but never removes it. A block device is left as it is.
 //!
-//! All that is done with the file later goes by a descriptor. Its name may be none, such as that of
-//! `/dev/fd/3`, or another file's by then.
+//! All later operations use the descriptor, since the name may be one like `/dev/fd/3`, or may refer to another file
+//! by then.
 
 use std::fs::File;
 use std::io;
@@ -33,10 +31,10 @@ use crate::storage::driver::{Opening, Reopen, Unfinished};
 use crate::storage::identity::FileIdentity;
 use crate::storage::{Access, CacheMode, Storage};
 
-/// The number of bytes of a file that are copied at once where the system doesn't copy them itself.
+/// The number of bytes that are copied at once if the system can't copy them itself.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
-/// A file to be undone, and how.
+/// A file to be undone, and the way to do it.
 #[derive(Debug)]
 pub(super) struct UndoEntry {
     file: Arc<Handle>,
@@ -45,20 +43,20 @@ pub(super) struct UndoEntry {
 
 #[derive(Debug)]
 enum Undo {
-    /// Leaves it to the system: the file has no name, and never had one.
+    /// Does nothing: the system removes the file, which never had a name.
     Unnamed(FolderEntry),
-    /// Removes the file, which is ours.
+    /// Removes the file, which this program created.
     Remove(FolderEntry),
-    /// Empties the file, which was there before.
+    /// Truncates the file, which existed before.
     Empty,
-    /// Leaves it as it is: it is a device.
+    /// Does nothing: it is a device.
     Leave,
 }
 
-/// A file that is open, whatever its name leads to by now. It holds none of QEMU's locks.
+/// An open file, whatever its name refers to by now. It has none of QEMU's locks.
 #[derive(Debug)]
 pub(super) struct Handle {
-    /// A descriptor to open the file again by, and to empty one that was there.
+    /// A descriptor to open the file again, and to truncate an existing one.
     file: File,
     path: PathBuf,
     identity: FileIdentity,
@@ -92,7 +90,7 @@ impl Reopen for Handle {
 }
 
 impl UndoEntry {
-    /// Undoes the file, and says in words what became of it, to be followed by its name.
+    /// Undoes the file. Returns words for what was done, which the file's name follows in a message.
     pub(super) fn undo(&self) -> String {
         let (done, undone) = match &self.undo {
             Undo::Unnamed(_) => ("did not make", Ok(())),
@@ -110,13 +108,13 @@ impl UndoEntry {
         }
     }
 
-    /// The name of the file in messages.
+    /// Returns the name of the file for messages.
     pub(super) fn shown(&self) -> String {
         printable(&self.file.path.to_string_lossy())
     }
 }
 
-/// A file that is being made; see the module's text.
+/// A file that is being created; see the module's documentation.
 #[derive(Debug)]
 pub struct UnfinishedFile {
     storage: Option<FileStorage>,
@@ -125,13 +123,13 @@ pub struct UnfinishedFile {
 }
 
 impl UnfinishedFile {
-    /// Opens `path` for writing from scratch: makes a new file, or empties an existing regular file, or takes
-    /// the block device as it is. `refuse` is asked before anything is changed and can reject an existing
-    /// file, for example one that is also a source.
+    /// Opens `path` for writing from scratch: creates a new file, truncates an existing regular file, or opens the
+    /// block device as it is. `refuse` is called before anything is changed, and can reject an existing file, for
+    /// example one that is also a source.
     ///
     /// # Errors
-    /// Returns the system's error as `Could not create 'path': …`, the error of `refuse`, or one that another
-    /// process uses the file.
+    /// Returns the system's error as `Could not create 'path': …`, the error of `refuse`, or
+    /// [`ErrorKind::Locked`](crate::error::ErrorKind::Locked) if another process uses the file.
     pub fn create(
         path: &Path,
         cache: CacheMode,
@@ -147,10 +145,11 @@ impl UnfinishedFile {
         }
     }
 
-    /// Takes a file that was there.
+    /// Opens an existing file to overwrite it.
     fn over(storage: FileStorage, refuse: impl FnOnce(&dyn Storage) -> Result<()>) -> Result<Self> {
         refuse(&storage)?;
-        // QEMU would let others write a raw file meanwhile, and empties it before it looks for them.
+        // QEMU lets others write a raw file meanwhile, and truncates it before it tests their locks. This is
+        // stricter.
         storage.claim(Claim::WRITE)?;
         let (undo, access) = match storage.has_fixed_length() {
             true => (Undo::Leave, OFlags::PATH),
@@ -165,40 +164,41 @@ impl UnfinishedFile {
         Ok(unfinished)
     }
 
-    /// Makes a new file; `nothing` is what is said if there is nowhere to make it.
+    /// Creates a new file. Returns the error `nothing` if it has no place.
     fn new(path: &Path, cache: CacheMode, nothing: Error) -> Result<Self> {
         let place = match FolderEntry::of_new(path) {
             Ok(place) => place,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing),
             Err(error) => return Err(could_not(path, error)),
         };
-        // It isn't locked: until it has a name nobody sees it.
+        // It needs no locks, since nobody can open it without a name.
         let flags = opening_flags(Access::ReadWrite, cache);
         let made = place
             .make_unnamed(flags)
             .and_then(|file| Self::taken(file, path, flags, cache));
         match made {
             Ok((storage, handle)) => Ok(Self::registered(storage, handle, Undo::Unnamed(place))),
-            // Whatever the reason was: if it isn't only that, making the name fails too and says so.
+            // If there is another reason than missing support, creating the file by its name fails too, and reports
+            // it.
             Err(_) => Self::named(path, cache, place),
         }
     }
 
-    /// Makes a new file that has its name from the beginning.
+    /// Creates a new file that has its name from the beginning.
     fn named(path: &Path, cache: CacheMode, place: FolderEntry) -> Result<Self> {
-        // From the making of the file to its entry in the list no signal may come in between.
+        // No signal may be handled between the creation of the file and its entry in the list.
         let mut list = registry();
         let flags = opening_flags(Access::ReadWrite, cache);
         let file = place.make(flags).map_err(|error| could_not(path, error))?;
         let (storage, handle) = match Self::taken(file, path, flags, cache) {
             Ok(taken) => taken,
             Err(error) => {
-                // It is ours and empty; the caller is told of the error and not of the file.
+                // The file is new and empty. Only the first error is reported.
                 drop(place.unmake());
                 return Err(could_not(path, error));
             }
         };
-        // If this fails, whoever was faster has the file now: it stays.
+        // If this fails, another process has opened the file already, so it stays.
         storage.claim(Claim::WRITE)?;
         let entry = Arc::new(UndoEntry {
             file: Arc::new(handle),
@@ -212,7 +212,7 @@ impl UnfinishedFile {
         })
     }
 
-    /// A new file as what is written to, and what it is known by.
+    /// Returns a new file as a storage to write to, and as a handle.
     fn taken(
         file: File,
         path: &Path,
@@ -243,7 +243,7 @@ impl UnfinishedFile {
             .ok_or_else(|| Error::invalid("the file is finished already"))
     }
 
-    /// Asks the file system to write blocks where they are instead of copying them.
+    /// Asks the file system to overwrite blocks in place instead of copying them.
     pub(in crate::storage) fn avoid_copies(&self) {
         if let Some(storage) = &self.storage {
             storage.avoid_copies();
@@ -257,13 +257,12 @@ impl UnfinishedFile {
             .ok_or_else(|| Error::invalid("the file is finished already"))
     }
 
-    /// Keeps the files that make up an image, which is complete: from here on nothing undoes them. New ones
-    /// get their names, and if `flush` is set these are put on stable storage. A signal finds all of the
-    /// files finished or none.
+    /// Keeps the files of an image that is complete, so that nothing undoes them any more. New ones get their names.
+    /// With `flush` the names are put on stable storage. All files are kept or none, also if a signal arrives.
     ///
     /// # Errors
-    /// Returns the system's error if the medium fails, or if a new file can't have its name. Another file may
-    /// have it by now. All files are undone then.
+    /// Returns the system's error if the medium fails, or if a new file can't get its name, for example because
+    /// another file has it by now. All files are undone then.
     pub fn keep(mut files: Vec<Self>, flush: bool) -> Result<()> {
         let mut list = loop {
             let list = registry();
@@ -271,8 +270,8 @@ impl UnfinishedFile {
                 break list;
             };
             drop(list);
-            // A name that is taken is the caller's to know of. But some security modules let nobody name a
-            // file later, and that shouldn't cost all the work.
+            // A name that exists is an error. But some security modules forbid `linkat` of an unnamed file, and the
+            // work should not be lost for that.
             match files.get_mut(index) {
                 Some(file) if error.io_kind() != Some(io::ErrorKind::AlreadyExists) => {
                     *file = file.named_copy(flush).map_err(|_| error)?;
@@ -298,8 +297,8 @@ impl UnfinishedFile {
         Ok(())
     }
 
-    /// Names all new files without names, those that belong to the first one before it. Returns which one
-    /// can't have its name, and why; then none has it.
+    /// Names all new files without names, the first file last, since it refers to the others. On failure no file has
+    /// its name, and the index of the failed file is returned with the error.
     fn link_all(files: &[Self]) -> Option<(usize, Error)> {
         for (index, file) in files.iter().enumerate().rev() {
             let Undo::Unnamed(place) = &file.entry.undo else {
@@ -315,7 +314,7 @@ impl UnfinishedFile {
         None
     }
 
-    /// Copies a file without a name into a new one that has it from the beginning.
+    /// Copies a file without a name into a new one that has its name from the beginning.
     fn named_copy(&self, flush: bool) -> Result<Self> {
         let path = &self.entry.file.path;
         let place = FolderEntry::of_new(path).map_err(|error| could_not(path, error))?;
@@ -347,7 +346,7 @@ impl UnfinishedFile {
         Ok(copy)
     }
 
-    /// Returns the place where the file is made, if it is new.
+    /// Returns the place of the file, if it is new.
     fn place(&self) -> Option<&FolderEntry> {
         match &self.entry.undo {
             Undo::Unnamed(place) | Undo::Remove(place) => Some(place),
@@ -355,7 +354,7 @@ impl UnfinishedFile {
         }
     }
 
-    /// Takes from a new file the name that it got.
+    /// Removes the name that a new file got.
     fn take_back(&self) {
         if let Some(place) = self.place() {
             drop(place.remove(self.entry.file.identity));
@@ -391,7 +390,7 @@ impl Drop for UnfinishedFile {
         if self.is_kept {
             return;
         }
-        // The caller reports what went wrong in the first place.
+        // The caller reports the original error.
         self.entry.undo();
         registry().retain(|entry| !Arc::ptr_eq(entry, &self.entry));
     }

@@ -1,4 +1,4 @@
-//! Files as storage: holes, short reads, and what isn't a file.
+//! Tests of files as storage: holes, short reads, and paths that aren't files.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn holes_are_told_from_data() {
     File::create_new(&path).unwrap();
     let file = FileStorage::open(&path, Access::ReadWrite, CacheMode::Writeback).unwrap();
     file.set_len(1 << 20).unwrap();
-    // The first block of a file that was empty has its space.
+    // The first block of a file that was empty is allocated.
     let first = file.next_data(0).unwrap().unwrap();
     assert!(first.start == 0 && first.end <= 64 << 10, "{first:?}");
     assert_eq!(file.next_data(64 << 10).unwrap(), None);
@@ -30,7 +30,7 @@ fn reading_past_the_end_is_short_and_exact_reading_says_so() {
     assert!(error.to_string().contains("table at offset 0x32"));
 }
 
-/// A file that is read a few bytes at a time, and is interrupted or fails each second time.
+/// A file that gives a few bytes for each read, and is interrupted or fails every second time.
 struct Halting(std::cell::Cell<u64>, Option<ErrorKind>);
 
 impl FileExt for Halting {

@@ -17,7 +17,7 @@ fn keep(file: UnfinishedFile) -> Result<()> {
     UnfinishedFile::keep(vec![file], true)
 }
 
-/// A new file as where the file system has none without a name.
+/// Creates a file as on a file system that has no unnamed files.
 fn create_named(path: &Path) -> Result<UnfinishedFile> {
     UnfinishedFile::named(path, CacheMode::Unsafe, FolderEntry::of_new(path).unwrap())
 }
@@ -62,7 +62,7 @@ fn a_name_that_somebody_took_meanwhile_is_theirs() {
     );
     assert_eq!(message.to_string(), expected);
     assert_eq!(fs::read(path("image")).unwrap(), b"theirs");
-    // Its data file has no name either.
+    // The data file has no name either.
     assert!(!path("data").exists());
 }
 
