@@ -1,5 +1,4 @@
-//! Targets with a backing file: data, zeroes, and parts left to the backing file, as the source has them, in
-//! every kind of image.
+//! Tests of targets with a backing file: data, zeroes and unallocated parts of the source, in every kind of image.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,13 +15,13 @@ use crate::formats::{Chain, Extent, ExtentKind, Preallocation, Run};
 use crate::storage::MemoryStorage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The disk's size in bytes, which is no multiple of most cluster sizes.
+/// The disk's size in bytes, which isn't a multiple of most cluster sizes.
 const SIZE: usize = (3 << 20) + 1536;
 
-/// A disk of pieces that are stored in different ways.
+/// A disk of pieces with different kinds of extents.
 struct Mosaic {
     bytes: Vec<u8>,
-    /// The end of each piece, and how it is stored.
+    /// The end of each piece in bytes, and the kind of its extent.
     pieces: Vec<(usize, ExtentKind)>,
 }
 
@@ -47,7 +46,7 @@ impl RandomBytes {
 }
 
 impl Mosaic {
-    /// Over `backing`: pieces of 512 bytes to 512 KiB; what isn't stored reads as the backing does.
+    /// Makes pieces of 512 bytes to 512 KiB over `backing`. Unallocated ones read as the backing file.
     fn new(backing: &[u8], seed: u64) -> Self {
         let mut noise = RandomBytes(seed);
         let mut bytes = backing.to_vec();
@@ -62,7 +61,7 @@ impl Mosaic {
                 ZERO => bytes[start..end].fill(0),
                 DATA => {
                     noise.fill(&mut bytes[start..end]);
-                    // Some of what is stored is zero all the same.
+                    // Some of the data is zero nevertheless.
                     let middle = (start + end) / 2;
                     if noise.below(2) == 0 {
                         bytes[start..middle].fill(0);
@@ -76,7 +75,7 @@ impl Mosaic {
         Self { bytes, pieces }
     }
 
-    /// Over `backing`: zeroes and what isn't stored in turn, 192 KiB each, and no data.
+    /// Makes zero and unallocated pieces of 192 KiB over `backing` alternately, and no data.
     fn without_data(backing: &[u8]) -> Self {
         let mut bytes = backing.to_vec();
         let mut pieces = Vec::new();
@@ -91,7 +90,7 @@ impl Mosaic {
         Self { bytes, pieces }
     }
 
-    /// Returns true if nothing is stored of a part.
+    /// Returns true if all of a part is unallocated.
     fn has_nothing(&self, part: Run) -> bool {
         let mut start = 0;
         self.pieces.iter().all(|(end, kind)| {
@@ -129,14 +128,14 @@ fn cipher() -> Cipher {
     LegacyAes::with_key(b"0123456789abcdef", Backend::detect())
 }
 
-/// The way in which an image is made, beside its options.
+/// The way in which an image is made, besides its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
     With(Preallocation),
     Compressed,
 }
 
-/// Kinds of images: everything that has a way of its own to store data or zeroes.
+/// Returns all kinds of images that store data or zeroes differently.
 fn kinds() -> Vec<(NewQcow2Options, Made)> {
     let plain = |cluster_size| NewQcow2Options {
         cluster_size,
@@ -183,7 +182,7 @@ fn kinds() -> Vec<(NewQcow2Options, Made)> {
     kinds
 }
 
-/// The unit in which an image is left to its backing file, in bytes.
+/// Returns the unit in bytes in which a kind of image can be unallocated.
 fn unit_of((options, made): &(NewQcow2Options, Made)) -> usize {
     let geometry = options.check().unwrap();
     match made {
@@ -192,7 +191,7 @@ fn unit_of((options, made): &(NewQcow2Options, Made)) -> usize {
     }
 }
 
-/// Copies `source` into a new image over `backing`, and reads that.
+/// Copies `source` into a new image over `backing`, and returns its chain.
 fn copied(
     source: &Mosaic,
     backing: &[u8],
@@ -239,8 +238,7 @@ fn copied(
     Chain::new(Arc::new(top.unwrap()), vec![Arc::new(below)])
 }
 
-/// Asserts that a chain's disk is the mosaic's, and that its top leaves to the backing file what the
-/// mosaic doesn't store.
+/// Asserts that a chain's disk equals the mosaic, and that its top image is unallocated where the mosaic is.
 fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: Made, what: &str) {
     let size = source.bytes.len();
     let mut bytes = vec![1; size];
@@ -258,7 +256,7 @@ fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: 
             .unwrap();
         let left = matches!(extent.kind, ExtentKind::Unallocated { .. });
         if source.has_nothing(start..end) {
-            // A compressed cluster in which the disk ends is always copied.
+            // A last partial cluster of a compressed image is always copied.
             let copied = made == Made::Compressed && end - start < unit;
             assert_eq!(left, leaves && !copied, "{what}: at {start}");
         } else if left {
@@ -282,7 +280,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
                 ..Settings::default()
             };
             let what = format!("{kind:?}, {leaves}, {sparse}");
-            // Whoever leaves nothing takes what isn't stored for zeroes.
+            // A copy that leaves nothing unallocated takes unallocated parts for zeroes.
             let mut source = Mosaic {
                 bytes: source.bytes.clone(),
                 pieces: source.pieces.clone(),
@@ -302,7 +300,8 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
     }
 }
 
-/// Checks that what is left in each block of a chunk is left. A chunk is several blocks where requests wait.
+/// Checks that the unallocated parts of every block of a chunk stay unallocated. A chunk has several blocks if
+/// requests wait.
 #[test]
 fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
     let mut backing = vec![0; (8 << 20) + 1536];
@@ -382,7 +381,7 @@ fn beyond_the_end_of_the_backing_file_zeroes_need_not_be_stored() {
     }
 }
 
-/// Terabytes of zeroes over a backing file are handed out in rows of chunks, and none of them is skipped.
+/// Checks that terabytes of zeroes over a backing file are handed out as rows of blocks, and that none is skipped.
 #[test]
 fn zeroes_come_in_rows() {
     use super::chunks::{Chunks, Wanted};

@@ -1,5 +1,5 @@
-//! A worker's buffer: grown once, used for every chunk, and aligned for reading and writing past the
-//! page cache (which also suits the ciphers).
+//! The buffer of a worker. It is allocated once and reused for every chunk, and is aligned for requests that bypass
+//! the page cache (which also suits the ciphers).
 
 use crate::storage::DIRECT_ALIGNMENT;
 
@@ -10,7 +10,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The first `length` bytes, with whatever they held before.
+    /// Returns the first `length` bytes, with their old contents.
     pub(crate) fn get(&mut self, length: usize) -> &mut [u8] {
         let needed = length + DIRECT_ALIGNMENT;
         if self.bytes.len() < needed {

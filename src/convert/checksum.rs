@@ -1,4 +1,4 @@
-//! The checksum of a disk: workers read (and decrypt, and decompress), and hash one after the other.
+//! The checksum of a disk. Workers read, decrypt and decompress in parallel, and hash one after the other.
 
 use std::num::NonZeroUsize;
 
@@ -12,10 +12,10 @@ use super::settings::Observer;
 use crate::error::{Error, Result};
 use crate::formats::Image;
 
-/// The checksum of all bytes of `disk`.
+/// Returns the checksum of all bytes of `disk`.
 ///
 /// # Errors
-/// Returns the first error of reading, with its place.
+/// Returns the first error of reading, with its offset.
 pub fn checksum(
     disk: &dyn Image,
     algorithm: Algorithm,

@@ -1,27 +1,26 @@
-//! From the source's extents to numbered chunks of work.
+//! Chunks: the units of work into which the source's extents are divided.
 //!
-//! Chunks are whole blocks, but for the disk's end, so that none shares an allocation unit with another.
-//! Chunks without data are only handed out if all are asked for: a disk of terabytes that is one hole costs a
-//! few look-ups.
+//! Chunks are whole blocks, except at the end of the disk, so that no two share an allocation unit. Chunks without
+//! data are only handed out if all are wanted: a hole of terabytes takes a few look-ups.
 //!
-//! For a target with a backing file there are three kinds of parts. Data is stored, and zeroes have to be
-//! stored too. Nothing is done for parts that are left to the backing file.
+//! A target with a backing file has three kinds of parts: data and zeroes, which are both stored, and parts that are
+//! left to the backing file, for which nothing is done.
 
 use super::runs::cut_to;
 use crate::error::Result;
 use crate::formats::{Backed, Extent, ExtentKind, Image, Run};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
-/// The length of the part of the disk that is looked at, and given room, at a time, in bytes, unless a cluster
-/// is larger. It decides where things go in a target, so it never changes. It is long enough that a system
-/// call's cost doesn't count, and short enough to stay in a core's second-level cache.
+/// The length in bytes of a block: the part of the disk for which space is reserved at once, unless a cluster is
+/// larger. It affects the layout of a target, so it must never change. It is long enough that system calls cost
+/// little, and short enough for a core's second-level cache.
 pub(super) const BLOCK_SIZE: usize = 256 << 10;
 
-/// The length of a request where requests wait, in bytes, unless a block is longer: what network file systems
-/// send at once.
+/// The length of a request in bytes if requests wait, unless a block is longer. Network file systems send as much at
+/// once.
 pub(super) const REQUEST_SIZE: usize = 1 << 20;
 
-/// The least number of chunks in which a disk is cut, if it has so many blocks.
+/// The least number of chunks of a disk, if it has as many blocks.
 const LEAST_CHUNKS: u64 = 16;
 
 /// A piece of the disk that one worker copies.
@@ -31,17 +30,17 @@ pub(super) struct Chunk {
     pub(super) number: u64,
     /// Its start on the disk.
     pub(super) guest: GuestOffset,
-    /// Its length in bytes: whole blocks, but for the disk's end.
+    /// Its length in bytes: whole blocks, except at the end of the disk.
     pub(super) length: usize,
-    /// The parts that hold data, in bytes from its start: sorted, disjoint.
+    /// The parts with data, in bytes from its start: sorted, disjoint.
     pub(super) data: Vec<Run>,
-    /// The parts that are left to the target's backing file, in whole units of that: sorted, disjoint. All that
-    /// is neither data nor left reads as zeroes.
+    /// The parts that are left to the target's backing file, in whole units of the target: sorted, disjoint. The rest
+    /// reads as zeroes.
     pub(super) left: Vec<Run>,
 }
 
 impl Chunk {
-    /// A part of the chunk, as a chunk.
+    /// Returns a part of the chunk as a chunk.
     pub(super) fn part(&self, part: &Run) -> Self {
         Self {
             number: self.number,
@@ -52,13 +51,13 @@ impl Chunk {
         }
     }
 
-    /// The parts of the first `length` bytes that aren't left to the backing file.
+    /// Returns the parts of the first `length` bytes that aren't left to the backing file.
     pub(super) fn told(&self, length: usize) -> Vec<Run> {
         gaps(&self.left, length)
     }
 }
 
-/// The parts of the first `length` bytes that `runs` (sorted, disjoint) don't hold.
+/// Returns the parts of the first `length` bytes that `runs` (sorted, disjoint) don't cover.
 pub(super) fn gaps(runs: &[Run], length: usize) -> Vec<Run> {
     let mut gaps = Vec::new();
     let mut end = 0;
@@ -70,7 +69,7 @@ pub(super) fn gaps(runs: &[Run], length: usize) -> Vec<Run> {
     gaps
 }
 
-/// Adds a run at the end, joined to the last one where they touch; empty ones aren't.
+/// Appends a run unless it is empty, and joins it to the last one if they touch.
 fn push(runs: &mut Vec<Run>, run: Run) {
     if run.is_empty() {
         return;
@@ -81,9 +80,9 @@ fn push(runs: &mut Vec<Run>, run: Run) {
     }
 }
 
-/// Returns the whole units of the parts that are to be left. The rest becomes data: a unit is stored as a
-/// whole, so what the backing file has of it has to be copied. The last unit of a chunk of `length` bytes may
-/// end beyond it.
+/// Returns the whole units of the parts that can be left to the backing file. The rest becomes data: a unit is stored
+/// as a whole, so the rest of it has to be copied. The last unit of a chunk of `length` bytes may end beyond the
+/// chunk.
 fn leave_whole_units(left: Vec<Run>, unit: usize, length: usize, data: &mut Vec<Run>) -> Vec<Run> {
     let mut whole = Vec::with_capacity(left.len());
     for run in left {
@@ -111,25 +110,25 @@ fn leave_whole_units(left: Vec<Run>, unit: usize, length: usize, data: &mut Vec<
     whole
 }
 
-/// The parts of a disk that the target has to be told of.
+/// The parts of a disk for which chunks are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Every byte.
     Everything,
-    /// Data; the rest reads as zeroes by itself.
+    /// Data. The rest of the target reads as zeroes anyway.
     Data,
-    /// Data and zeroes; the rest is left to the target's backing file.
+    /// Data and zeroes. The rest is left to the target's backing file.
     DataAndZeroes {
-        /// That backing file.
+        /// The backing file.
         below: Backed,
-        /// Parts that the source doesn't store are left.
+        /// True if unallocated parts of the source are left to the backing file.
         leave_unallocated: bool,
-        /// Zeroes are written byte by byte, which counts as data.
+        /// True if zeroes are written as data.
         write_zeroes: bool,
     },
 }
 
-/// The ways in which a part of the disk gets into the target.
+/// The kind of a part of the disk for the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Part {
     Data,
@@ -138,7 +137,7 @@ enum Part {
     Left,
 }
 
-/// Hands out the chunks of a disk.
+/// The iterator over the chunks of a disk.
 #[derive(Debug)]
 pub(super) struct Chunks {
     next_number: u64,
@@ -146,13 +145,13 @@ pub(super) struct Chunks {
     ahead: Ahead,
     size: u64,
     block: usize,
-    /// The most blocks without data that are handed out as one chunk.
+    /// The most blocks of zeroes that are handed out as one chunk.
     most_in_row: u64,
     wanted: Wanted,
     salvage: bool,
 }
 
-/// The end of the extent that was asked for last, and its way into the target.
+/// The end of the extent that was looked up last, and its kind.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ahead {
     end: u64,
@@ -160,9 +159,9 @@ struct Ahead {
 }
 
 impl Chunks {
-    /// The chunks of a disk of `size` bytes; the length of a block in bytes is a power of two. Chunks of which
-    /// nothing is `wanted` are left out. With `salvage`, places whose metadata is damaged count as data, so that
-    /// reading them tells.
+    /// Returns the chunks of a disk of `size` bytes. The length of a block in bytes is a power of two. Chunks without
+    /// anything `wanted` are skipped. With `salvage`, parts with damaged metadata count as data, so that reading them
+    /// reports the error.
     pub(super) fn new(size: u64, block: usize, wanted: Wanted, salvage: bool) -> Self {
         Self {
             next_number: 0,
@@ -176,13 +175,13 @@ impl Chunks {
         }
     }
 
-    /// Hands out up to so many blocks as one chunk where there is nothing but zeroes to be stored.
+    /// Allows chunks of up to `most` blocks if all that is stored of them is zeroes.
     pub(super) fn with_rows_of_zeroes(mut self, most: u64) -> Self {
         self.most_in_row = most;
         self
     }
 
-    /// Returns the number of bytes of data that all chunks have together.
+    /// Returns the number of bytes of data of all chunks.
     pub(super) fn data_bytes(&self, source: &dyn Image) -> Result<u64> {
         if self.wanted == Wanted::Everything {
             return Ok(self.size);
@@ -204,8 +203,8 @@ impl Chunks {
         Ok(bytes)
     }
 
-    /// Returns the next chunk. It has up to `most` bytes if those are more than a block. But it is no more
-    /// than a small part of the disk, so that there are chunks for every worker.
+    /// Returns the next chunk, of up to `most` bytes or a block. It is only a small part of the disk, so that there
+    /// are chunks for every worker.
     pub(super) fn next(&mut self, source: &dyn Image, most: usize) -> Result<Option<Chunk>> {
         if !self.skip(source)? {
             return Ok(None);
@@ -239,7 +238,7 @@ impl Chunks {
         }))
     }
 
-    /// Moves on to the next part that is wanted; `false` when there is none.
+    /// Advances to the next wanted part. Returns false if there is none.
     fn skip(&mut self, source: &dyn Image) -> Result<bool> {
         while self.position < self.size {
             let is_wanted = match self.wanted {
@@ -255,7 +254,7 @@ impl Chunks {
         Ok(false)
     }
 
-    /// Returns the end of the zeroes that start at `start`, in whole blocks and not too many of them.
+    /// Returns the end of the zeroes that start at `start`, in whole blocks up to the limit of a row.
     fn end_of_row(&self, start: u64) -> u64 {
         let is_row = self.position == start && self.ahead.end > start;
         if !is_row || self.ahead.part != Part::Zero || self.most_in_row == 1 {
@@ -270,7 +269,7 @@ impl Chunks {
         end.min(most)
     }
 
-    /// Moves on to `end` and gives the data on the way and what is left, in bytes from `start`.
+    /// Advances to `end`. Returns the data and the left parts before it, in bytes from `start`.
     fn parts_until(
         &mut self,
         source: &dyn Image,
@@ -279,7 +278,7 @@ impl Chunks {
     ) -> Result<(Vec<Run>, Vec<Run>)> {
         let mut data: Vec<Run> = Vec::new();
         let mut left: Vec<Run> = Vec::new();
-        // The part of this chunk that was skipped.
+        // The part of this chunk before the position was skipped.
         push(&mut left, 0..relative(self.position, start));
         while self.position < end {
             let ahead = self.ahead(source)?;
@@ -294,7 +293,7 @@ impl Chunks {
         Ok((data, left))
     }
 
-    /// The part at the position. An extent is asked for once, however many chunks it spans.
+    /// Returns the part at the position. An extent is looked up once, however many chunks it spans.
     fn ahead(&mut self, source: &dyn Image) -> Result<Ahead> {
         if self.ahead.end <= self.position {
             self.ahead = self.look(source, self.position)?;
@@ -302,7 +301,7 @@ impl Chunks {
         Ok(self.ahead)
     }
 
-    /// The part at `position`, and its end.
+    /// Looks up the part at `position`, and its end.
     fn look(&self, source: &dyn Image, position: u64) -> Result<Ahead> {
         let extent = self.extent_at(source, position, self.size)?;
         let mut end = position + extent.length;
@@ -319,7 +318,7 @@ impl Chunks {
                 (part, end) = self.leave(position, end);
                 part
             }
-            // Beyond its end the backing file has zeroes too.
+            // Beyond its end the backing file reads as zeroes too.
             (Wanted::DataAndZeroes { below, .. }, _) if position >= below.size => Part::Left,
             (Wanted::DataAndZeroes { below, .. }, _) => {
                 end = end.min(below.size);
@@ -330,7 +329,7 @@ impl Chunks {
         Ok(Ahead { end, part })
     }
 
-    /// The way into the target of a part that may be left, and for how much of it.
+    /// Returns the kind of a part that may be left to the backing file, and the end up to which it applies.
     fn leave(&self, position: u64, end: u64) -> (Part, u64) {
         let Wanted::DataAndZeroes { below, .. } = self.wanted else {
             return (Part::Left, end);
@@ -370,7 +369,7 @@ impl Chunks {
     }
 }
 
-/// `offset − start`, which is at most a chunk's length.
+/// Returns `offset − start`, which is at most a chunk's length.
 fn relative(offset: u64, start: u64) -> usize {
     usize::try_from(offset - start).unwrap_or(usize::MAX)
 }

@@ -1,7 +1,7 @@
-//! A checksum of what a disk holds: of all its bytes in order, zeroes and holes included, whatever
-//! format they are kept in. It is the checksum of the raw image that `convert` would make.
+//! The checksum of a disk's contents: of all its bytes in order, including zeroes and holes, whatever the
+//! format. It equals the checksum of the raw image that `convert` would make.
 //!
-//! A hole isn't read, but what it stands for is hashed all the same, from one block of zeroes.
+//! A hole isn't read, but its zeroes are hashed, from one block of zeroes.
 
 use std::fmt;
 
@@ -19,10 +19,10 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them, in the order in which help lists them.
+    /// All algorithms, in the order of the help text.
     pub const ALL: [Self; 2] = [Self::Sha256, Self::Blake3];
 
-    /// The name by which users know it.
+    /// Returns the name of the algorithm for users.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -30,7 +30,7 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of that name.
+    /// Returns the algorithm of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -38,7 +38,7 @@ impl Algorithm {
     }
 }
 
-/// A checksum; shown as hexadecimal digits.
+/// A checksum, which is printed as hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
@@ -48,19 +48,19 @@ impl fmt::Display for Digest {
     }
 }
 
-/// The zeroes that holes are hashed from.
+/// The zeroes that are hashed for holes.
 static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
 
-/// A checksum being computed, front to back.
+/// A checksum that is being computed in guest order.
 pub(super) struct Hasher {
     kind: HasherKind,
-    /// Up to where the disk has been hashed, in bytes.
+    /// The offset up to which the disk has been hashed, in bytes.
     position: u64,
 }
 
 enum HasherKind {
     Sha256(sha2::Sha256),
-    // A kilobyte, beside which the other is small.
+    // This hasher takes kilobytes, and the other is small.
     Blake3(Box<blake3::Hasher>),
 }
 
@@ -73,14 +73,14 @@ impl Hasher {
         Self { kind, position: 0 }
     }
 
-    /// Goes on to `guest` over zeroes, and then over `data`. Calls come in guest order.
+    /// Hashes zeroes up to `guest`, and then `data`. Calls must come in guest order.
     pub(super) fn update(&mut self, guest: GuestOffset, data: &[u8]) {
         self.zeroes_until(guest.0);
         self.hash(data);
         self.position += data.len() as u64;
     }
 
-    /// The checksum of a disk of `size` bytes; what is left of it is zeroes.
+    /// Returns the checksum of a disk of `size` bytes, the rest of which is zeroes.
     pub(super) fn finish(mut self, size: u64) -> Digest {
         self.zeroes_until(size);
         Digest(match self.kind {

@@ -1,13 +1,13 @@
-//! The reads and writes under way, and the buffers between them.
+//! The scheduler of reads and writes, and the buffers between them.
 //!
-//! Threads ask for something to do ([`Flow::next`]): a chunk that is ready is written, or else another one is
-//! read. Two [`RequestWindow`]s say how many may read and how many may write at once. Data on its way from a
-//! read to a write is in one of a bounded number of buffers.
+//! Threads ask for the next step ([`Flow::next`]): a chunk that is ready is written, or else another one is read. Two
+//! [`RequestWindow`]s limit the reads and the writes in flight. Data between its read and its write is in one of a
+//! bounded number of buffers.
 //!
-//! A file system lets one thread at a time write to a file through the page cache; the others don't sleep
-//! meanwhile, they spin. Two threads that write 1 GiB burn 0.7 s of system time where one burns 0.4. So the
-//! window of writes starts with one for such targets. That thread writes all that others bring, while they go
-//! on reading and encrypting in other buffers. The window of writes widens like that of reads if writes wait.
+//! A file system lets only one thread write to a file through the page cache at a time, and the others spin. Two
+//! threads that write 1 GiB take 0.7 s of system time, and one takes 0.4 s. So the window of writes starts with one
+//! for such targets. That thread writes the chunks of all others, which read and encrypt in other buffers meanwhile.
+//! The window of writes widens like that of reads if writes wait.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,22 +17,21 @@ use super::buffer::Buffer;
 use super::window::{RequestTimes, RequestWindow, SHORTEST_WAIT};
 use crate::formats::Reservation;
 
-/// The most memory that the buffers take together, in bytes, unless there are more threads at work than that
-/// has room for.
+/// The most memory of all buffers in bytes, unless the threads need more buffers than fit.
 pub(super) const MOST_IN_FLIGHT: usize = 64 << 20;
-/// The wait from which on all of it is used; half of it where requests wait less.
+/// The wait of a request from which on all of that memory is used. With shorter waits half of it is.
 const LONG_WAIT: Duration = Duration::from_millis(10);
-/// The memory that they take while requests don't wait.
+/// The most memory of all buffers in bytes while requests don't wait.
 const MOST_WHILE_NARROW: usize = 32 << 20;
 
-/// A chunk that is ready to be written: where, in which buffer, and how much of that.
+/// A chunk that is ready to be written: its reservation, its buffer, and its length.
 pub(super) struct Ready {
     pub(super) reservation: Reservation,
     pub(super) buffer: Buffer,
     pub(super) length: usize,
 }
 
-/// Something to do.
+/// The next step of a thread.
 pub(super) enum NextStep {
     /// Read the next chunk, into this buffer.
     Read(Buffer),
@@ -40,14 +39,13 @@ pub(super) enum NextStep {
     Write(Ready),
 }
 
-/// The requests and the buffers; see the module's text.
+/// The scheduler of requests and buffers; see the module's documentation.
 pub(super) struct Flow {
     reads: RequestWindow,
     writes: RequestWindow,
-    /// The length of a request where requests wait, in bytes.
+    /// The length of a request in bytes if requests wait.
     request: usize,
-    /// The time for which the last chunk kept a processor busy between reading and writing, scaled to the
-    /// length of a request.
+    /// The processor time of the last chunk between its read and its write, scaled to the length of a request.
     processing: Mutex<Duration>,
     /// The number of threads while requests don't wait.
     threads: usize,
@@ -67,21 +65,21 @@ struct FlowState {
     queue: VecDeque<Ready>,
     reading: usize,
     writing: usize,
-    /// There is nothing more to read.
+    /// True if all chunks have been read.
     read_all: bool,
     over: bool,
 }
 
 impl Flow {
-    /// Returns the flow of requests of at most `request` bytes, and of at most `block` bytes while they don't
-    /// wait. Each takes `memory` bytes, with what its thread needs beside the buffer.
+    /// Returns the scheduler of requests of at most `request` bytes, and of at most `block` bytes while they don't
+    /// wait. Each request takes `memory` bytes, including that of its thread besides the buffer.
     pub(super) fn new(
         [reads, writes]: [RequestWindow; 2],
         threads: usize,
         block: usize,
         (request, memory): (usize, usize),
     ) -> Self {
-        // Two for each thread and a few to wait in the queue keep the writer busy.
+        // Two for each thread and a few in the queue keep the writer busy.
         let buffers = (2 * threads + 4).min(MOST_WHILE_NARROW / block);
         let buffers = buffers.max(threads + 1);
         Self {
@@ -97,12 +95,12 @@ impl Flow {
         }
     }
 
-    /// Returns true if requests wait, so that more of them, and longer ones, are worth having.
+    /// Returns true if requests wait, so that more and longer requests are faster.
     pub(super) fn is_wide(&self) -> bool {
         self.reads.is_wide() || self.writes.is_wide()
     }
 
-    /// Returns the number of threads that have something to do, where there is more to read.
+    /// Returns the number of threads that can be busy while there is more to read.
     pub(super) fn threads_to_read(&self) -> usize {
         if self.is_wide() && self.lock().read_all {
             return self.threads;
@@ -110,7 +108,7 @@ impl Flow {
         self.threads()
     }
 
-    /// Returns the number of threads that the requests take which may be under way.
+    /// Returns the number of threads for all requests that may be in flight.
     fn threads(&self) -> usize {
         if !self.is_wide() {
             return self.threads;
@@ -119,7 +117,7 @@ impl Flow {
         requests.min(self.most_buffers()).max(self.threads)
     }
 
-    /// Returns the number of buffers that there may be now.
+    /// Returns the current limit on the number of buffers.
     fn buffers(&self) -> usize {
         if !self.is_wide() {
             return self.buffers;
@@ -127,8 +125,8 @@ impl Flow {
         (self.threads() + self.threads).min(self.most_buffers())
     }
 
-    /// Returns the most buffers that there may be, with waits like those now. New memory takes as long as a
-    /// copy. Half of it is enough for several GB a second where requests wait for a few milliseconds.
+    /// Returns the most buffers for the current waits. New memory takes as long as a copy, and half of it is enough
+    /// for several GB per second if requests wait for a few milliseconds.
     fn most_buffers(&self) -> usize {
         if self.reads.waits(LONG_WAIT) || self.writes.waits(LONG_WAIT) {
             self.most_buffers
@@ -137,8 +135,7 @@ impl Flow {
         }
     }
 
-    /// Waits for something to do. `None` when there is nothing more that the others don't do, or when the
-    /// job is over.
+    /// Waits for the next step. Returns `None` if no steps are left for this thread, or if the job has ended.
     pub(super) fn next(&self) -> Option<NextStep> {
         let mut state = self.lock();
         loop {
@@ -152,7 +149,7 @@ impl Flow {
                 return Some(NextStep::Write(ready));
             }
             if state.read_all && state.queue.is_empty() {
-                // The others wait for what isn't to come.
+                // The others wait for steps that will not come.
                 self.changed.notify_all();
                 return None;
             }
@@ -170,7 +167,7 @@ impl Flow {
         }
     }
 
-    /// A chunk of `length` bytes has been read, which took so long.
+    /// Records that a chunk of `length` bytes was read in `times`.
     pub(super) fn read(&self, length: usize, times: RequestTimes) {
         let times = times.scaled(length, self.request);
         let widened = self.reads.done(times, self.work_with(times, &self.writes));
@@ -185,13 +182,13 @@ impl Flow {
         }
     }
 
-    /// A chunk of `length` bytes has been made what is stored, which took so long.
+    /// Records that a chunk of `length` bytes was processed between read and write in `times`.
     pub(super) fn processed(&self, length: usize, times: RequestTimes) {
         *self.processing() = times.scaled(length, self.request).work;
     }
 
-    /// The work that a request's chunk makes beside the request itself. Before there has been a request of
-    /// the other kind, that is taken for as much work as this one.
+    /// Returns the processor time of a chunk besides this request. Before the first request of the other kind, that
+    /// one is assumed to take as much as this one.
     fn work_with(&self, times: RequestTimes, other: &RequestWindow) -> Duration {
         other.work().unwrap_or(times.work) + *self.processing()
     }
@@ -202,7 +199,8 @@ impl Flow {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It took so long to find a chunk. Tables that must be waited for tell of the storage before any data does.
+    /// Records the times of the look-up of a chunk. Reads of tables show that the storage waits before any read of
+    /// data does.
     pub(super) fn looked(&self, times: RequestTimes) {
         let waited = times.wait >= SHORTEST_WAIT && !self.is_wide();
         if waited && self.reads.done(times, times.work) {
@@ -210,7 +208,7 @@ impl Flow {
         }
     }
 
-    /// There is nothing more to read, and the buffer that was for it isn't needed.
+    /// Records that there is nothing more to read, and that the buffer for it isn't needed.
     pub(super) fn read_all(&self) {
         let mut state = self.lock();
         state.reading = state.reading.saturating_sub(1);
@@ -219,12 +217,13 @@ impl Flow {
         self.changed.notify_all();
     }
 
-    /// A chunk is ready to be written. Who brings it asks for something to do next.
+    /// Queues a chunk that is ready to be written. No thread is woken, since the caller asks for the next step
+    /// itself.
     pub(super) fn queue(&self, ready: Ready) {
         self.lock().queue.push_back(ready);
     }
 
-    /// A chunk of `length` bytes has been written, which took so long.
+    /// Records that a chunk of `length` bytes was written in `times`.
     pub(super) fn written(&self, buffer: Buffer, length: usize, times: RequestTimes) {
         let times = times.scaled(length, self.request);
         let widened = self.writes.done(times, self.work_with(times, &self.reads));
@@ -236,16 +235,15 @@ impl Flow {
         }
     }
 
-    /// A buffer isn't needed any more.
+    /// Frees a buffer.
     pub(super) fn free(&self, buffer: Buffer) {
         self.give_back(self.lock(), buffer);
     }
 
     fn give_back(&self, mut state: MutexGuard<'_, FlowState>, buffer: Buffer) {
-        // Kept, though there may be fewer now: the system takes as long for new memory as for a copy.
+        // The buffer is kept even if there are too many now, since new memory takes as long as a copy.
         state.free.push(buffer);
-        // While requests don't wait, to wake those without a buffer for each would cost more than what
-        // they do with it.
+        // While requests don't wait, waking threads for each single buffer costs more than their work.
         let enough = state.free.len() == self.buffers.div_ceil(2) || state.queue.is_empty();
         drop(state);
         if self.is_wide() {
@@ -255,7 +253,7 @@ impl Flow {
         }
     }
 
-    /// The job is over: nobody waits any more.
+    /// Ends the job, and wakes all threads.
     pub(super) fn close(&self) {
         self.lock().over = true;
         self.changed.notify_all();
@@ -267,7 +265,7 @@ impl Flow {
 }
 
 impl FlowState {
-    /// A buffer, where fewer than `most` are in use.
+    /// Returns a buffer if fewer than `most` are in use.
     fn buffer(&mut self, most: usize) -> Option<Buffer> {
         if let Some(buffer) = self.free.pop() {
             return Some(buffer);

@@ -1,4 +1,4 @@
-//! A copy: what its workers share, and what each does with a chunk.
+//! The job of a copy: the state that its workers share, and the steps of a worker for a chunk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +20,10 @@ use super::workers::{self, Workers};
 use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Reservation};
 
-/// The length of the steps in which progress within a long extent is reported, in bytes: `qemu-img` copies in
-/// those.
+/// The step in bytes in which progress within a long extent is reported. It is the length of a copy of `qemu-img`.
 const TOLD_AT_ONCE: u64 = 2 << 20;
 
-/// The most blocks of zeroes that are stored in one step.
+/// The most blocks of zeroes that are stored at once.
 const MOST_IN_ROW: u64 = 256;
 
 /// The state that the workers of a copy share.
@@ -41,13 +40,13 @@ pub(super) struct CopyJob<'a> {
     threads: usize,
     /// The length of a chunk, in bytes.
     block: usize,
-    /// The length of a chunk where requests wait, in bytes.
+    /// The length of a chunk in bytes if requests wait.
     request: usize,
-    /// Shares blocks instead of copying them, where that may be.
+    /// The sharing of blocks instead of copying, if it is possible.
     sharing: Option<BlockSharing<'a>>,
-    /// Zeroes come in rows of blocks, without a buffer for them.
+    /// True if zeroes are handed out as rows of blocks, without a buffer for them.
     rows: bool,
-    /// The stage that needs the chunks in order, where there is one.
+    /// The stage that needs the chunks in guest order, if there is one.
     sequential: Option<SequentialStage<'a>>,
     throttle: Throttle,
     total: u64,
@@ -56,10 +55,11 @@ pub(super) struct CopyJob<'a> {
 }
 
 impl<'a> CopyJob<'a> {
-    /// A copy of `source` into `target`, which tells the checksum of what it copies, where one is wanted.
+    /// Prepares a copy of `source` into `target`, with a checksum of the copied disk if an algorithm is given.
     ///
     /// # Errors
-    /// Returns an error if the source can't say where it holds data, and the observer wants that counted.
+    /// Returns an error if the source's extents can't be read and the observer wants data to be counted, or if blocks
+    /// must be shared and can't be.
     pub(super) fn new(
         source: &'a dyn Image,
         target: &'a dyn NewImage,
@@ -73,7 +73,7 @@ impl<'a> CopyJob<'a> {
         let chunks = Chunks::new(source.size(), block, wanted, settings.salvage);
         let sequential =
             (hashed.is_some() || settings.salvage).then(|| SequentialStage::new(hashed, observer));
-        // Nobody wants to see the bytes of zeroes that are all metadata.
+        // No stage needs the bytes of zeroes that are stored as metadata.
         let rows = target.backed().is_some()
             && settings.sparse.is_some()
             && sequential.is_none()
@@ -124,17 +124,17 @@ impl<'a> CopyJob<'a> {
         })
     }
 
-    /// The end up to which progress is counted, in bytes.
+    /// Returns the total of the progress, in bytes.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
 
-    /// Returns the bytes that were moved so far.
+    /// Returns the bytes that were copied so far.
     pub(super) fn bytes(&self) -> CopiedBytes {
         self.tally.bytes()
     }
 
-    /// Copies everything. The target isn't finished then.
+    /// Copies everything. The caller finishes the target.
     ///
     /// # Errors
     /// Returns the first error of a worker.
@@ -148,7 +148,7 @@ impl<'a> CopyJob<'a> {
         copied.map(|()| digest)
     }
 
-    /// Returns the length of a request now, in bytes.
+    /// Returns the current length of a request, in bytes.
     fn request_length(&self) -> usize {
         if self.flow.is_wide() {
             self.request
@@ -157,7 +157,7 @@ impl<'a> CopyJob<'a> {
         }
     }
 
-    /// Ends the job for all workers; the first error is kept.
+    /// Ends the job for all workers with an error. The first error is kept.
     fn fail(&self, error: Error) {
         self.placement.fail(error);
         if let Some(sequential) = &self.sequential {
@@ -166,7 +166,7 @@ impl<'a> CopyJob<'a> {
         self.flow.close();
     }
 
-    /// Does whatever there is to do, until there is nothing, or until a worker failed.
+    /// Does steps until none are left, or until a worker has failed.
     fn tasks(&self, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         while let Some(task) = self.flow.next() {
             match task {
@@ -187,7 +187,8 @@ impl<'a> CopyJob<'a> {
         Ok(())
     }
 
-    /// Takes the next chunk. The buffer comes first: whoever has a chunk must not wait for those behind it.
+    /// Copies the next chunk. The buffer is taken before the chunk, since a worker with a chunk must not wait for
+    /// later ones.
     fn copy_next(&self, buffer: Buffer, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         let next = {
             let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,7 +202,7 @@ impl<'a> CopyJob<'a> {
             self.flow.looked(watch.times());
             next
         };
-        // Where tables had to be waited for, others needn't wait until this chunk is read as well.
+        // If the look-up had to wait for tables, more threads start before this chunk has been read.
         if self.flow.is_wide() {
             Workers::grow_to(workers, self.flow.threads_to_read());
         }
@@ -216,7 +217,7 @@ impl<'a> CopyJob<'a> {
 
     fn copy_chunk(&self, chunk: &Chunk, mut buffer: Buffer) -> Result<()> {
         let bytes = match self.settings.sparse {
-            // Zeroes are written too.
+            // A target with a backing file stores zeroes too.
             None if self.target.backed().is_some() => lengths(&chunk.told(chunk.length)),
             _ => lengths(&chunk.data),
         };
@@ -263,8 +264,8 @@ impl<'a> CopyJob<'a> {
         Ok(())
     }
 
-    /// Makes of a chunk's data what is stored, and finds room for it. `None` when a worker failed
-    /// meanwhile. Nobody waits for earlier chunks while others wait for a processor.
+    /// Processes a chunk's data, and reserves space for it. Returns `None` if a worker has failed. No worker occupies
+    /// a processor while it waits for earlier chunks.
     fn place(&self, chunk: &Chunk, data: &mut [u8]) -> Result<Option<Reservation>> {
         let watch = Watch::start();
         let reservation = if self.target.compresses() {
@@ -289,8 +290,8 @@ impl<'a> CopyJob<'a> {
         Ok(Some(reservation))
     }
 
-    /// Stores a row of blocks without data in one step. A terabyte of zeroes over a backing file is a matter
-    /// of metadata, and not worth filling buffers for.
+    /// Stores a row of blocks of zeroes at once. A terabyte of zeroes over a backing file is only metadata, so no
+    /// buffers are filled for it.
     fn copy_zeroes(&self, row: &Chunk, buffer: &mut Buffer) -> Result<()> {
         let Some(reserved) = self.placement.reserve_zeroes(row)? else {
             return Ok(());
@@ -300,7 +301,7 @@ impl<'a> CopyJob<'a> {
                 self.target.write_metadata(&reservation)?;
                 continue;
             }
-            // The target stores these zeroes after all.
+            // The target stores these zeroes as data.
             let data = buffer.get(length);
             data.fill(0);
             self.target.encode(&reservation, data)?;
@@ -309,7 +310,7 @@ impl<'a> CopyJob<'a> {
         Ok(())
     }
 
-    /// Tells the observer that a chunk with so many bytes of data is done, or as good as done.
+    /// Reports to the observer that a chunk with `bytes` bytes of data is done, or nearly done.
     fn report(&self, chunk: &Chunk, bytes: u64) {
         let done = if self.observer.counts_data() {
             self.done.fetch_add(bytes, Ordering::Relaxed) + bytes
@@ -325,8 +326,7 @@ impl<'a> CopyJob<'a> {
         self.observer.progress(told.min(self.total), self.total);
     }
 
-    /// Fills `buffer` with the chunk's data, and with zeroes where it has none; gives what could not
-    /// be read, where that is no error.
+    /// Fills `buffer` with the chunk's data and with zeroes. With salvage, returns the parts that could not be read.
     fn read(&self, chunk: &Chunk, buffer: &mut [u8]) -> Result<Vec<Unreadable>> {
         let mut unreadable = Vec::new();
         read_runs(chunk, buffer, |guest, part| {
@@ -358,7 +358,7 @@ impl workers::Job for CopyJob<'_> {
     }
 }
 
-/// Gives the parts of the source of which the target has to be told.
+/// Returns the parts of the source that the target needs.
 fn wanted(target: &dyn NewImage, settings: Settings) -> Wanted {
     match target.backed() {
         Some(below) => Wanted::DataAndZeroes {

@@ -1,24 +1,23 @@
-//! Copying the contents of one disk into a new one; [`mod@compare`] has a room within, as it works alike, and
-//! `rebase` compares the chains below an image.
+//! The copy of a disk into a new image, by many threads. [`mod@compare`] and `rebase` are here as well, since they
+//! read disks in the same way.
 //!
-//! The source says which parts hold data ([`chunks`]); the parts are cut into chunks and numbered in guest
-//! order. Worker threads take chunks ([`job`]), read them (which decrypts), look for zeroes ([`zero`]), and
-//! compress. They wait until all earlier chunks have reserved room in the target ([`place`], [`ordering`]),
-//! then encrypt and write. Only the reservation is done in order, and it is short; everything that costs time
-//! is done by all workers at once.
+//! The parts of the source with data are divided into chunks, which are numbered in guest order ([`chunks`]). Worker
+//! threads take chunks ([`job`]), read them (which decrypts), find zeroes ([`zero`]), and compress. They wait until
+//! all earlier chunks have reserved space in the target ([`place`], [`ordering`]), and then encrypt and write. Only
+//! the reservation is done in guest order, and it is short. All expensive work is done by the workers in parallel.
 //!
-//! Two things bound them. [`processors`] lets no more work at once than there are processors. [`flow`] says
-//! how many requests are under way. They are few where storage answers at once, as a page cache does, and
-//! many where requests wait ([`window`]). Chunks are longer there, too. Room is reserved in blocks of a fixed
-//! size all the same. So the target is the same for any number of workers, requests and lengths.
+//! Two limits apply. [`processors`] lets no more threads compute than there are processors. [`flow`] limits the
+//! requests in flight: to a few if the storage answers at once, as the page cache does, and to many if requests wait
+//! ([`window`]). Chunks are longer then, too. But space is always reserved in blocks of a fixed size. So the target
+//! is the same for any number of workers and requests, and any length of them.
 //!
-//! A checksum of the disk needs the chunks in order too, before they are encrypted ([`sequential`]).
+//! A checksum of the disk needs the chunks in guest order too, before they are encrypted ([`sequential`]).
 //!
-//! The first error wins: it stops every worker at its next step and is what the caller gets. The
-//! target is finished only when every chunk has been written.
+//! The first error stops every worker at its next step, and is returned. The target is finished only after every
+//! chunk has been written.
 //!
-//! The memory, whatever the size of the disk, is that of a few chunks' buffers for each request. It is no
-//! more than 64 MiB unless clusters and workers ask for it.
+//! The memory is that of a few buffers for each request, for any size of the disk. It is at most 64 MiB, unless large
+//! clusters or many workers need more.
 
 mod buffer;
 mod checksum;
@@ -57,7 +56,7 @@ use crate::formats::{Image, NewImage};
 /// Copies everything from `source` into `target` and finishes `target`.
 ///
 /// # Errors
-/// Returns the first error of reading or writing, with its place.
+/// Returns the first error of reading or writing, with its offset.
 pub fn copy(
     source: &dyn Image,
     target: &dyn NewImage,
@@ -70,14 +69,14 @@ pub fn copy(
 /// The result of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
-    /// The bytes that were moved.
+    /// The numbers of copied bytes.
     pub bytes: CopiedBytes,
-    /// The checksum of the disk, where one was wanted.
+    /// The checksum of the disk, if one was wanted.
     pub digest: Option<Digest>,
 }
 
-/// Does the same as [`copy`], and returns the checksum of the disk that was copied, where one is wanted.
-/// Nothing is copied within the system then, since every byte has to be seen.
+/// Does the same as [`copy`], and returns the checksum of the copied disk if an algorithm is given. The kernel copies
+/// nothing by itself then, since every byte has to be hashed.
 ///
 /// # Errors
 /// Returns the errors of [`copy`].

@@ -1,26 +1,25 @@
-//! The order in which chunks reserve room, and the first error.
+//! The order in which chunks reserve space, and the first error.
 //!
-//! Chunks are processed in any order, but room in the target is reserved in the order of their numbers.
-//! [`ChunkOrder::run`] waits until all earlier chunks have reserved. Chunks are handed out in that order too,
-//! so the worker with the lowest number never waits, and no worker waits for ever. An error wakes all of
-//! them.
+//! Chunks are processed in any order, but they reserve space in the target in the order of their numbers.
+//! [`ChunkOrder::run`] waits until all earlier chunks have done so. Chunks are handed out in that order too, so the
+//! worker with the lowest number never waits, and no worker waits forever. An error wakes all of them.
 //!
-//! Only the worker that comes next is woken. Waking all of 16 workers on two processors for each chunk took a
-//! quarter of the time that compressing takes.
+//! Only the next worker is woken. Waking all of 16 workers for each chunk on two processors took a quarter as long as
+//! compressing.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// The number of groups in which workers wait. The numbers of those who wait lie close together, so each
-/// waits alone if there are no more workers than groups.
+/// The number of groups in which workers wait. The numbers of waiting workers are close together, so each waits alone
+/// if there are no more workers than groups.
 const GROUPS: usize = 64;
 
-/// The order of the workers; see the module's text.
+/// The order of the workers; see the module's documentation.
 #[derive(Debug)]
 pub(super) struct ChunkOrder {
     state: Mutex<OrderState>,
-    /// Those who wait, by the remainders of their numbers.
+    /// The condition variables of waiting workers, by their numbers modulo [`GROUPS`].
     changed: [Condvar; GROUPS],
 }
 
@@ -51,8 +50,8 @@ impl ChunkOrder {
         self.changed.get(group).unwrap_or(first)
     }
 
-    /// Waits until `number` is next, runs `step`, and lets the following one go on. Returns `None` if a worker
-    /// failed.
+    /// Waits until `number` is next, runs `step`, and wakes the worker with the following number. Returns `None` if a
+    /// worker has failed.
     pub(super) fn run<T>(
         &self,
         number: u64,
@@ -73,7 +72,7 @@ impl ChunkOrder {
         Some(result)
     }
 
-    /// Ends the job; the first error is kept.
+    /// Ends the job with an error. The first error is kept.
     pub(super) fn fail(&self, error: Error) {
         let mut state = self.lock();
         state.over = true;
@@ -84,12 +83,12 @@ impl ChunkOrder {
         self.changed.iter().for_each(Condvar::notify_all);
     }
 
-    /// Returns true if a worker failed.
+    /// Returns true if a worker has failed.
     pub(super) fn is_over(&self) -> bool {
         self.lock().over
     }
 
-    /// The first error, if there was one; after that it is gone.
+    /// Takes the first error, if there is one.
     pub(super) fn take_result(&self) -> Result<()> {
         match self.lock().error.take() {
             Some(error) => Err(error),

@@ -1,8 +1,7 @@
-//! Passes of many threads over a disk without writing: the common part of comparing and checksums.
+//! Reading of a disk by many threads: the common part of comparisons, checksums and rebases.
 //!
-//! Chunks that hold data are handed out in guest order, each to one worker with a buffer or two of its
-//! own. Where reads wait there are more workers, and longer chunks. The first error stops all workers at
-//! their next chunk.
+//! Chunks with data are handed out in guest order, each to a worker with its own buffers. If reads wait there are
+//! more workers and longer chunks. The first error stops all workers at their next chunk.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,24 +18,25 @@ use super::workers::{self, Job, Workers};
 use crate::error::{Error, Result};
 use crate::formats::Image;
 
-/// The number of buffers that a worker has.
+/// The number of buffers of a worker.
 const BUFFERS: usize = 2;
 
-/// The work of a pass on one chunk, for which there are two buffers.
+/// The work on a chunk.
 pub(super) trait ReadStep: Sync {
-    /// Reads a chunk, calls `read`, and works on the chunk. Returns `false` to end the pass without an error.
+    /// Reads a chunk into the buffers, calls `read`, and then works on the chunk. Returns `false` to end the pass
+    /// without an error.
     ///
     /// # Errors
-    /// Returns an error to end the pass; the first one is what the pass returns.
+    /// Returns an error to end the pass, which returns the first one.
     fn step(&self, chunk: &Chunk, buffers: &mut [Buffer; BUFFERS], read: &dyn Fn())
     -> Result<bool>;
 
-    /// Lets go whoever waits for another worker, since one has failed.
+    /// Wakes the workers that wait for another one, since a worker has failed.
     fn stop(&self) {}
 }
 
-/// Does `step` for all chunks of the first `size` bytes of `disk` that hold data. With `salvage`, places whose
-/// metadata is damaged count as data.
+/// Does `step` for all chunks with data of the first `size` bytes of `disk`. With `salvage`, parts with damaged
+/// metadata count as data.
 ///
 /// # Errors
 /// Returns the first error of a step or of finding data.
@@ -51,7 +51,7 @@ pub(super) fn parallel_read(
     parallel_read_chunks(disk, chunks, BLOCK_SIZE, workers, step)
 }
 
-/// Reads as [`parallel_read`] does, for `chunks` whose blocks have `block` bytes.
+/// Does the same as [`parallel_read`] for `chunks` with blocks of `block` bytes.
 ///
 /// # Errors
 /// Returns the first error of a step or of finding data.

@@ -1,8 +1,7 @@
-//! Room in the target, handed out in guest order.
+//! The reservation of space in the target, in guest order.
 //!
-//! A chunk is as long as its request, and that depends on how the storage answers. Blocks of a fixed size are
-//! looked at and reserved together, so that neither shows in the target. Zeroes are joined with data within a
-//! block only, and room is reserved block by block.
+//! A chunk is as long as its request, which depends on the speed of the storage. The target must not depend on that.
+//! So zeroes are joined with data only within a block of a fixed size, and space is reserved block by block.
 
 use std::num::NonZeroUsize;
 
@@ -14,15 +13,15 @@ use crate::error::{Error, Result};
 use crate::formats::{ChunkPart, CompressedChunk, NewImage, Reservation, Run};
 use crate::units::GuestOffset;
 
-/// Targets that leave out zeroes inside of clusters do so in at most this unit, in bytes.
+/// The largest zero unit in bytes of targets that can skip zeroes inside of a cluster.
 const FINEST_UNIT: usize = 4096;
 
-/// Hands out room; see the module's text.
+/// The reservation of space; see the module's documentation.
 pub(super) struct Placement<'a> {
     target: &'a dyn NewImage,
-    /// The shortest run of zeroes that is left out, in bytes; `None` stores every byte.
+    /// The shortest run of zeroes that is skipped, in bytes. `None` stores every byte.
     sparse: Option<NonZeroUsize>,
-    /// The target has a backing file.
+    /// True if the target has a backing file.
     is_backed: bool,
     /// The length of a block in bytes.
     block: usize,
@@ -44,22 +43,22 @@ impl<'a> Placement<'a> {
         }
     }
 
-    /// Ends the job; the first error is kept.
+    /// Ends the job with an error. The first error is kept.
     pub(super) fn fail(&self, error: Error) {
         self.order.fail(error);
     }
 
-    /// Returns true if a worker failed.
+    /// Returns true if a worker has failed.
     pub(super) fn is_over(&self) -> bool {
         self.order.is_over()
     }
 
-    /// The first error, if there was one.
+    /// Takes the first error, if there is one.
     pub(super) fn take_result(&self) -> Result<()> {
         self.order.take_result()
     }
 
-    /// The parts of the first `length` bytes of a chunk that are in one block each.
+    /// Returns the blocks of the first `length` bytes of a chunk.
     fn blocks(&self, length: usize) -> impl Iterator<Item = Run> {
         let block = self.block;
         let starts = (0..length).step_by(block);
@@ -73,11 +72,12 @@ impl<'a> Placement<'a> {
             Some(sparse) if self.target.starts_as_zeroes() || self.is_backed => sparse,
             _ => return told,
         };
-        // As in qemu-img: data is kept in aligned units of the asked length, whatever the clusters. A finer search
-        // than the target's own only where that was asked for and the target isn't one that writes whole clusters.
+        // As in qemu-img, data is kept in aligned units of the length that `-S` gives, whatever the cluster size. The
+        // search is finer than the target's zero unit only if `-S` asks for it and the target doesn't write whole
+        // clusters.
         let asked = (1 << sparse.ilog2()).min(self.block);
         let units = match self.target.zero_unit() {
-            // However short a run of zeroes is, to pack it costs more than a gap.
+            // Compressing even a short run of zeroes takes more space than skipping it.
             unit if self.target.compresses() => ZeroUnits {
                 target: unit,
                 kept: unit,
@@ -97,7 +97,7 @@ impl<'a> Placement<'a> {
         };
         let mut runs = Vec::new();
         for block in self.blocks(buffer.len()) {
-            // One part after the other: zeroes before and after what is left must not be joined.
+            // The parts are searched one by one: data before and after a part that is left must not be joined.
             for part in within(&told, &block) {
                 let data = within(&chunk.data, &part);
                 runs.extend(zero::data_runs(buffer, &data, units));
@@ -106,7 +106,8 @@ impl<'a> Placement<'a> {
         runs
     }
 
-    /// Waits until all earlier chunks have reserved, and reserves room for it. `None` when a worker failed meanwhile.
+    /// Waits until all earlier chunks have reserved space, and reserves space for a chunk. Returns `None` if a worker
+    /// has failed.
     ///
     /// # Errors
     /// Returns the target's error.
@@ -133,7 +134,7 @@ impl<'a> Placement<'a> {
         self.order.run(chunk.number, reserve).transpose()
     }
 
-    /// Packs a chunk's data.
+    /// Compresses a chunk's data.
     ///
     /// # Errors
     /// Returns the codec's error.
@@ -143,7 +144,7 @@ impl<'a> Placement<'a> {
         self.target.compress(data, &runs, &zeroes)
     }
 
-    /// Does the same as [`reserve`](Self::reserve) for a chunk of so many bytes that was packed.
+    /// Does the same as [`reserve`](Self::reserve) for a compressed chunk that stands for `length` bytes.
     ///
     /// # Errors
     /// Returns the target's error.
@@ -168,7 +169,7 @@ impl<'a> Placement<'a> {
                     zeroes: cut_to(&compressed.zeroes, &block),
                 };
                 let guest = GuestOffset(chunk.guest.0 + block.start as u64);
-                // Stored runs have their place in the whole buffer.
+                // The runs of compressed data refer to the whole buffer, so they aren't shifted.
                 all.append(self.target.reserve_compressed(guest, &part)?, 0);
             }
             Ok(all)
@@ -176,7 +177,8 @@ impl<'a> Placement<'a> {
         self.order.run(chunk.number, reserve).transpose()
     }
 
-    /// Reserves room for a row of blocks without data; each reservation with its length in bytes.
+    /// Reserves space for a row of blocks of zeroes. Returns the reservations of blocks that have to be written, with
+    /// their lengths in bytes.
     ///
     /// # Errors
     /// Returns the target's error.
@@ -202,12 +204,12 @@ impl<'a> Placement<'a> {
         self.order.run(row.number, reserve).transpose()
     }
 
-    /// Finds the parts of a chunk, beside the `runs` of data, that must read as zeroes and not as a backing file.
+    /// Returns the parts of a chunk besides the `runs` of data that must read as zeroes and not as the backing file.
     fn zeroes(&self, chunk: &Chunk, length: usize, runs: &[Run]) -> Vec<Run> {
         if !self.is_backed {
             return Vec::new();
         }
-        // Neither data nor left.
+        // These are the parts that are neither data nor left to the backing file.
         let mut others = [runs, &chunk.left].concat();
         others.sort_unstable_by_key(|run| run.start);
         gaps(&others, length)

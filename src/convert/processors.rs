@@ -1,11 +1,11 @@
-//! The limit on the threads that compress, encrypt or look for zeroes at once.
+//! The limit on the threads that compress, encrypt or search for zeroes at the same time.
 //!
-//! Many threads may wait for storage, but no more than this work. Threads that share a processor push each
-//! other's tables out of its caches: 16 that compress on two processors take a fifth longer than two.
+//! Many threads may wait for storage, but only a limited number may compute. Threads that share a processor evict
+//! each other's tables from its caches: 16 threads that compress on two processors take a fifth longer than two.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Leave to work, for so many threads at once.
+/// A semaphore for threads that compute.
 #[derive(Debug)]
 pub(super) struct Processors {
     free: Mutex<usize>,
@@ -20,8 +20,7 @@ impl Processors {
         }
     }
 
-    /// Runs `work` as soon as fewer threads than allowed are at it. `work` must not wait for another
-    /// thread.
+    /// Runs `work` once fewer threads than the limit compute. `work` must not wait for another thread.
     pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         let mut free = self
             .changed
@@ -40,7 +39,7 @@ impl Processors {
     }
 }
 
-/// Gives the leave back, also where the work panics.
+/// A permit, which is returned even if the work panics.
 struct Permit<'a>(&'a Processors);
 
 impl Drop for Permit<'_> {

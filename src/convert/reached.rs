@@ -1,26 +1,25 @@
-//! How far all workers together have come.
+//! The offset up to which all workers together have finished.
 //!
-//! Chunks are done in any order, but a pass tells up to where all is done: a chunk that is done counts when all
-//! before it are.
+//! Chunks are finished in any order, but progress is the end of the last chunk before which all are finished.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// See the module's text.
+/// The chunks that are finished; see the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Reached(Mutex<ReachedState>);
 
 #[derive(Debug, Default)]
 struct ReachedState {
-    /// The number of the first chunk that isn't done.
+    /// The number of the first chunk that isn't finished.
     next: u64,
-    /// The ends of the chunks behind it that are.
+    /// The ends of the finished chunks after it, by their numbers.
     ahead: BTreeMap<u64, u64>,
 }
 
 impl Reached {
-    /// The chunk of this number, which ends at `end`, is done. Calls `tell` with the ends of all that have
-    /// none before them that isn't, if that is news; one call after the other.
+    /// Records that the chunk of this number, which ends at `end`, is finished. Calls `tell` with the end of each
+    /// chunk up to which all are finished now. Calls of `tell` never overlap.
     pub(super) fn done(&self, number: u64, end: u64, mut tell: impl FnMut(u64)) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ReachedState { next, ahead } = &mut *state;

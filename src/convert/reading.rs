@@ -1,4 +1,4 @@
-//! Reading a chunk: its data, and zeroes between.
+//! Reading of a chunk: its data, and zeroes between.
 
 use super::chunks::Chunk;
 use super::runs::zero_fill;
@@ -31,7 +31,7 @@ pub(super) fn read_runs(
     Ok(())
 }
 
-/// Says where reading failed.
+/// Adds the offset of a failed read to its error.
 pub(super) fn reading(guest: GuestOffset, error: Error) -> Error {
     error.context(format!("error while reading at byte {}", guest.0))
 }

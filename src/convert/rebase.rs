@@ -1,12 +1,12 @@
-//! The filling of an overlay with what it would lose by having another backing file.
+//! The rebase of an overlay: its disk stays the same over another backing file.
 //!
-//! Only parts that the overlay doesn't store can change. Of these some are known to read the same, and aren't read:
-//! where both chains are zero, or have the same image at their bottom. The parts that differ are written into the
-//! overlay, in the unit in which a part can be left to a backing file. Data shares its blocks with the old backing file
-//! where the file system can. Zeroes are written as such where the image's version has them.
+//! Only unallocated parts of the overlay can change. Of these some are known to be the same without reading: both
+//! chains are zero there, or have the data in an image that they share. The parts that differ are written into the
+//! overlay, in whole units of its allocation. Data shares blocks with the
+//! old backing file if the file system can do that. Zeroes become zero clusters if the image's version has them.
 //!
-//! The overlay names the old backing file until the caller changes that. So wherever this ends, the disk reads as
-//! before.
+//! The overlay names the old backing file until the caller changes that. So the disk reads as before, even if the
+//! rebase is interrupted.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -23,21 +23,21 @@ use crate::error::{Error, Result};
 use crate::formats::{Chain, Extent, ExtentKind, Image, PlainPlace, SharedSpace, WritableImage};
 use crate::units::{GuestOffset, HostOffset};
 
-/// An overlay that is to have another backing file.
+/// The overlay of a rebase, and its backing chains.
 pub struct Rebase<'a> {
     /// The overlay.
     pub overlay: &'a dyn WritableImage,
-    /// Its backing file, and all below that; `None` if it has none.
+    /// Its current backing chain, or `None` if it has none.
     pub old: Option<Arc<Chain>>,
-    /// The one that it is to have.
+    /// Its new backing chain, or `None` if it will have none.
     pub new: Option<Arc<Chain>>,
-    /// The number of images at the bottom that both chains have in common.
+    /// The number of base images that both chains share.
     pub common: usize,
-    /// True if data is compressed where it fills whole clusters.
+    /// True if data for whole clusters is compressed.
     pub compressed: bool,
 }
 
-/// Writes into the overlay what it reads differently over the new backing file. The overlay isn't flushed then.
+/// Writes the parts that would differ over the new backing file into the overlay. Doesn't flush the overlay.
 ///
 /// # Errors
 /// Returns the first error of reading or writing.
@@ -55,22 +55,22 @@ pub fn rebase(rebase: &Rebase<'_>, workers: NonZeroUsize, observer: &dyn Observe
 }
 
 impl Rebase<'_> {
-    /// Returns the unit in which parts can be left to a backing file, in bytes.
+    /// Returns the unit of the overlay's allocation, in bytes.
     fn unit(&self) -> u64 {
         self.overlay.zero_unit() as u64
     }
 }
 
-/// The way in which a chain below an overlay stores a part of the disk.
+/// An extent of a backing chain.
 struct BelowExtent {
     length: u64,
-    /// Reads as zeroes, and nothing needs to be read to know that.
+    /// True if it is known to read as zeroes.
     is_zero: bool,
-    /// Stored by one of the images that both chains have in common.
+    /// True if it is in one of the base images that both chains share.
     is_common: bool,
 }
 
-/// Looks up how a chain stores the disk from `offset` on. Beyond its end there are zeroes.
+/// Returns the extent of a backing chain at `offset`. Beyond its end there are zeroes.
 fn extent_below(
     chain: Option<&Chain>,
     common: usize,
@@ -99,7 +99,7 @@ fn is_zero_below(chain: Option<&Chain>, offset: GuestOffset, length: usize) -> R
     Ok(below.is_zero && below.length >= length as u64)
 }
 
-/// Reads a chain; beyond its end there are zeroes.
+/// Reads from a backing chain. Beyond its end there are zeroes.
 fn read_below(chain: Option<&Chain>, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
     let stored = chain.map_or(0, |chain| chain.size().saturating_sub(offset.0));
     let stored = usize::try_from(stored).unwrap_or(usize::MAX);
@@ -111,8 +111,8 @@ fn read_below(chain: Option<&Chain>, offset: GuestOffset, buf: &mut [u8]) -> Res
     }
 }
 
-/// The overlay's disk, in which only parts count as data that may read differently over the new backing file. They
-/// are whole units, but for the disk's end.
+/// The overlay's disk as an image whose data is only the parts that may differ over the new backing file. They are
+/// whole units, except at the end of the disk.
 struct ChangingParts<'a>(&'a Rebase<'a>);
 
 impl Image for ChangingParts<'_> {
@@ -167,7 +167,7 @@ impl Image for ChangingParts<'_> {
     }
 }
 
-/// The pass over these parts.
+/// The work on these parts.
 struct RebasePass<'a> {
     rebase: &'a Rebase<'a>,
     observer: &'a dyn Observer,
@@ -204,7 +204,7 @@ impl ReadStep for RebasePass<'_> {
         let size = self.rebase.overlay.size();
         let end = chunk.guest.0 + chunk.length as u64;
         self.reached.done(chunk.number, end, |end| {
-            // The end of all is told when the image names its new backing file.
+            // The end of the disk is reported when the image names its new backing file.
             if end < size {
                 self.observer.progress(end, size);
             }
@@ -213,20 +213,20 @@ impl ReadStep for RebasePass<'_> {
     }
 }
 
-/// The treatment of a unit.
+/// The change of a unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fill {
-    /// Nothing: both backing files have the same there.
+    /// None: both backing chains read the same.
     Leave,
-    /// Zeroes are stored.
+    /// It becomes zeroes.
     Zeroes,
-    /// Data is stored.
+    /// It becomes data.
     Data,
 }
 
 impl RebasePass<'_> {
-    /// Writes what differs of a run that starts at `start`, where the backing files read as `old` and `new`; as zeroes
-    /// without `new`.
+    /// Writes the units that differ of a run at `start`, which the backing chains read as `old` and `new`; `None` is
+    /// zeroes.
     fn fill(&self, start: GuestOffset, old: &[u8], new: Option<&[u8]>) -> Result<()> {
         let unit = self.rebase.overlay.zero_unit().max(1);
         let stores_zeroes = self.rebase.overlay.stores_zeroes();

@@ -1,8 +1,8 @@
-//! Arithmetic of runs: the lengths of many, and their parts.
+//! Arithmetic of runs: their total length, and their parts.
 
 use crate::formats::Run;
 
-/// Returns the number of bytes in all of `runs`.
+/// Returns the total length of `runs`, in bytes.
 pub(super) fn lengths(runs: &[Run]) -> u64 {
     runs.iter().map(|run| run.len() as u64).sum()
 }
@@ -19,13 +19,13 @@ pub(super) fn joined(runs: Vec<Run>) -> Vec<Run> {
     joined
 }
 
-/// Returns the parts of `runs` that lie within another part.
+/// Returns the parts of `runs` within `part`.
 pub(super) fn within(runs: &[Run], part: &Run) -> Vec<Run> {
     let cut = |run: &Run| run.start.max(part.start)..run.end.min(part.end);
     runs.iter().map(cut).filter(|run| !run.is_empty()).collect()
 }
 
-/// Cuts `runs` to a part, in bytes from its start.
+/// Returns the parts of `runs` within `part`, in bytes from its start.
 pub(super) fn cut_to(runs: &[Run], part: &Run) -> Vec<Run> {
     let runs = within(runs, part).into_iter();
     runs.map(|run| run.start - part.start..run.end - part.start)

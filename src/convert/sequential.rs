@@ -1,12 +1,12 @@
-//! The stage that sees the chunks in guest order once they are read: it hashes them, and tells of places that
-//! couldn't be read.
+//! The stage of a copy that gets the chunks in guest order after they are read. It hashes them, and reports the parts
+//! that couldn't be read.
 //!
-//! A checksum has to see one chunk after the other, so it is taken by one worker at a time. While one worker
-//! hashes, the others read, encrypt and write. That takes no more memory, and no longer than the slower of the
-//! two. Copies that need no order have no such stage.
+//! A checksum needs one chunk after the other, so only one worker hashes at a time, while the others read, encrypt
+//! and write. That needs no more memory, and takes no longer than the slower of the two. A copy that needs neither
+//! has no such stage.
 //!
-//! Places that can't be read come in rows, sector by sector. They are joined while they are
-//! neighbours, across chunks too, so that a broken gigabyte is one line and not two million.
+//! Adjacent sectors that can't be read are joined, also across chunks, so that a broken gigabyte is reported in one
+//! line and not in two million.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -26,7 +26,7 @@ pub(super) struct Unreadable {
     error: Error,
 }
 
-/// The stage; see the module's text.
+/// The sequential stage; see the module's documentation.
 pub(super) struct SequentialStage<'a> {
     observer: &'a dyn Observer,
     order: ChunkOrder,
@@ -35,7 +35,7 @@ pub(super) struct SequentialStage<'a> {
 
 struct StageState {
     hasher: Option<Hasher>,
-    /// The part that couldn't be read just before; the next chunk may go on with it.
+    /// The last part that couldn't be read. The next chunk may continue it.
     unreadable: Option<Unreadable>,
 }
 
@@ -51,8 +51,8 @@ impl<'a> SequentialStage<'a> {
         }
     }
 
-    /// Waits until all chunks before the one with this number were here, and then hashes it and tells of its
-    /// `unreadable` parts. All else was read into `data`. Returns `None` if a worker failed.
+    /// Waits until all chunks before `number` have passed the stage. Then hashes `data`, and reports the `unreadable`
+    /// parts. Returns `None` if a worker has failed.
     pub(super) fn take(
         &self,
         number: u64,
@@ -71,7 +71,7 @@ impl<'a> SequentialStage<'a> {
                     before => self.tell(before.replace(part)),
                 }
             }
-            // A part that ends before this chunk does can't grow any more.
+            // A part that ends before the end of this chunk can't continue.
             let end = guest.0 + data.len() as u64;
             if state.unreadable.as_ref().is_some_and(|part| part.end < end) {
                 self.tell(state.unreadable.take());
@@ -89,13 +89,13 @@ impl<'a> SequentialStage<'a> {
         }
     }
 
-    /// Lets go whoever waits for earlier chunks, since a worker failed.
+    /// Wakes the workers that wait for earlier chunks, since a worker has failed.
     pub(super) fn stop(&self) {
         self.order.fail(Error::invalid("the job was stopped"));
     }
 
-    /// Tells of the part that hasn't been told yet, since the job is over, done or not. Returns the checksum,
-    /// where one was wanted, if all of the disk was copied; `size` is its length in bytes then.
+    /// Reports the last part that couldn't be read, since the job has ended. Returns the checksum, if one was wanted,
+    /// of a disk of `size` bytes that was copied completely.
     pub(super) fn finish(&self, size: Option<u64>) -> Option<Digest> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell(state.unreadable.take());
@@ -104,8 +104,8 @@ impl<'a> SequentialStage<'a> {
     }
 }
 
-/// Reads a part that can't be read whole in halves, down to a sector. Sectors that can't be read are filled with
-/// zeroes, and added to `unreadable`.
+/// Reads a part that can't be read as a whole in halves, down to a sector. Fills sectors that can't be read with
+/// zeroes, and adds them to `unreadable`.
 pub(super) fn salvage(
     source: &dyn Image,
     guest: GuestOffset,

@@ -1,4 +1,4 @@
-//! The settings of a copy, its observer, and its rate.
+//! The settings of a copy, its observer, and its rate limit.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,51 +10,50 @@ use super::window::RequestWindow;
 use crate::error::Error;
 use crate::units::GuestOffset;
 
-/// The most workers that can be asked for, and that are used without being asked for.
+/// The most workers that can be asked for, and the most by default.
 pub const MOST_WORKERS: usize = 16;
 
-/// The shortest run of zeroes that is left out unless another length is asked for, in bytes.
+/// The default of the shortest run of zeroes that is skipped, in bytes.
 const DEFAULT_SPARSE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// The settings of a copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// The most threads that work on it. No more do than there are processors; threads that only wait for
-    /// storage don't count.
+    /// The most threads that compute. There are never more of them than processors. Threads that only wait for
+    /// storage aren't counted.
     pub workers: NonZeroUsize,
-    /// The number of reads, and of writes, that are under way at once; `None` goes by the time for which they
-    /// wait.
+    /// The number of reads and of writes in flight, or `None` to adapt it to the time for which requests wait.
     pub requests: Option<NonZeroUsize>,
-    /// The shortest run of zeroes that is left out, in bytes; `None` writes every byte of the disk.
+    /// The shortest run of zeroes that is skipped, in bytes. `None` writes every byte of the disk.
     pub sparse: Option<NonZeroUsize>,
-    /// Data is copied within the system where that is possible. It isn't searched for zeroes then.
+    /// True if the kernel copies data by itself where that is possible. The data isn't searched for zeroes then.
     pub copy_offload: bool,
-    /// The cases in which data that isn't changed shares its blocks with the source's.
+    /// The rule for sharing blocks of unchanged data with the source.
     pub reflink: Reflink,
-    /// Data that may be shared isn't searched for zeroes, and so isn't read.
+    /// True if data that may be shared isn't searched for zeroes, and so isn't read.
     pub shares_unread: bool,
-    /// Parts that the source doesn't store itself are left to the target's backing file, if it has one, which
-    /// must then read the same there.
+    /// True if unallocated parts of the source are left to the target's backing file, if it has one. That must read
+    /// the same there.
     pub leave_unallocated: bool,
-    /// Parts that can't be read are replaced by zeroes, and told to the observer.
+    /// True if parts that can't be read are replaced by zeroes, and reported to the observer.
     pub salvage: bool,
-    /// The most bytes that are copied in a second.
+    /// The rate limit in bytes per second.
     pub rate: Option<u64>,
 }
 
 /// The cases in which blocks are shared between source and target instead of being copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reflink {
-    /// Blocks are shared where the file system can.
+    /// Shares blocks if the file system can.
     Auto,
-    /// All of them; that one can't be is an error.
+    /// Shares all blocks. It is an error if one can't be shared.
     Always,
-    /// None.
+    /// Shares no blocks.
     Never,
 }
 
 impl Reflink {
-    /// The choice of that name.
+    /// Returns the rule of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "auto" => Self::Auto,
@@ -66,8 +65,7 @@ impl Reflink {
 }
 
 impl Default for Settings {
-    /// Returns the default settings: as many workers as the machine runs threads at once, up to 16. Runs of 4
-    /// KiB of zeroes are left out.
+    /// Returns the default settings: a worker for each processor, up to 16, and runs of 4 KiB of zeroes are skipped.
     fn default() -> Self {
         let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let most = NonZeroUsize::new(MOST_WORKERS).unwrap_or(NonZeroUsize::MIN);
@@ -86,14 +84,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns the number of threads that keep the processors busy.
+    /// Returns the number of threads that compute.
     pub(super) fn threads(&self) -> usize {
         let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         self.workers.min(processors).get()
     }
 
-    /// Returns the window for requests that take `memory` bytes each. Up to `least` of them may be under way
-    /// however fast the storage is, since so many are worked on at once.
+    /// Returns the window for requests that take `memory` bytes each. At least `least` of them may be in flight,
+    /// since as many are processed at once.
     pub(super) fn window(&self, least: usize, memory: usize) -> RequestWindow {
         let most = (MOST_IN_FLIGHT / memory.max(1)).max(1);
         match self.requests {
@@ -103,30 +101,30 @@ impl Settings {
     }
 }
 
-/// The observer of a copy, called from all workers.
+/// The observer of a copy. All workers call it.
 pub trait Observer: Sync {
-    /// Returns true if progress is to be counted in bytes of data, which have to be found first. Else it is the
-    /// place on the disk that is reached.
+    /// Returns true if progress is counted in bytes of data, which have to be added up beforehand. Otherwise it is
+    /// the offset on the disk.
     fn counts_data(&self) -> bool {
         false
     }
 
-    /// `done` of `total` bytes are copied.
+    /// Reports that `done` of `total` bytes are copied.
     fn progress(&self, done: u64, total: u64) {
         let _ = (done, total);
     }
 
-    /// So many bytes from `offset` on could not be read and were replaced by zeroes; `error` says why
-    /// the first of them could not. Called in guest order, once for all that are neighbours.
+    /// Reports that `length` bytes from `offset` on could not be read and were replaced by zeroes. `error` is that of
+    /// the first of them. Calls come in guest order, one for all adjacent bytes.
     fn salvaged(&self, offset: GuestOffset, length: u64, error: &Error) {
         let _ = (offset, length, error);
     }
 }
 
-/// Nobody watches.
+/// The observer that ignores everything.
 impl Observer for () {}
 
-/// Keeps the workers together below a rate.
+/// The limit on the common rate of all workers.
 #[derive(Debug)]
 pub(super) struct Throttle {
     rate: Option<u64>,

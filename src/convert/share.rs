@@ -1,12 +1,12 @@
-//! Copying without copying: blocks that the target shares with the source, and copying within the system.
+//! Copying without reading and writing: sharing of blocks with the source, and copying within the kernel.
 //!
-//! Data that isn't changed in the target, and lies there in whole blocks of the file system, can be shared
-//! instead of written. It is read all the same, to find the zeroes in it, so that the target has the same
-//! tables. No more than a small part of a chunk is in memory for that, and chunks are long. The first bytes
-//! that aren't zero settle it for a cluster that is shared as a whole or not at all.
+//! Data that is stored unchanged in the target, in whole blocks of the file system, can be shared instead of written.
+//! It is read nevertheless to find zeroes, so that the target has the same tables. Chunks are long, and only a small
+//! part of each is in memory for that. A cluster that is shared as a whole is only read up to its first byte that
+//! isn't zero.
 //!
-//! The file system decides if blocks can be shared. It is asked for the first piece, and for no more if it
-//! refuses to share any blocks of the two files. Blocks that aren't shared are copied.
+//! Only the file system knows if blocks can be shared. If it refuses the first range because it can't share any
+//! blocks of the two files, no more are tried. Blocks that aren't shared are copied.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -24,18 +24,17 @@ use crate::formats::{Image, NewImage, Plain, PlainPlace, Run, SharedSpace, Writa
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The length of the disk that is shared at a time, in bytes: so long that looking for zeroes is the main
-/// cost.
+/// The length in bytes that is shared at once: so long that the search for zeroes is the main cost.
 const SHARED_AT_ONCE: usize = 16 << 20;
-/// The same where reads wait, so that there are many of them.
+/// The length in bytes that is shared at once if reads wait, so that many are in flight.
 const SHARED_AT_ONCE_WHILE_WIDE: usize = 4 << 20;
-/// The length of a cluster's start that is read first to see if it holds anything but zeroes, in bytes.
+/// The length in bytes of the start of a cluster that is read first in the search for data.
 const FIRST_LOOK: usize = 4096;
-/// The least unit in which file systems share, in bytes.
+/// The smallest unit in bytes in which file systems share blocks.
 const UNIT: u64 = 4096;
-/// The number of refusals, with nothing but those, after which no more is asked for.
+/// The number of refusals without any success after which no more ranges are tried.
 const MOST_REFUSALS: u32 = 4;
-/// More refusals than there can be: blocks have been shared.
+/// The value of the number of refusals once blocks have been shared.
 const WORKS: u32 = u32::MAX;
 
 /// The recipient of the data.
@@ -47,34 +46,33 @@ enum Destination<'a> {
     Image(&'a dyn WritableImage, SharedSpace),
 }
 
-/// Shares blocks of a source with a target; see the module's text.
+/// The sharing of blocks of a source with a target; see the module's documentation.
 pub(super) struct BlockSharing<'a> {
     source: &'a dyn Image,
     target: &'a dyn NewImage,
     to: Destination<'a>,
     reflink: Reflink,
     copy_offload: bool,
-    /// Zeroes are looked for.
+    /// True if data is searched for zeroes.
     finds_zeroes: bool,
-    /// Zeroes needn't be written.
+    /// True if zeroes needn't be written.
     skips_zeroes: bool,
-    /// The unit of which only matters if it is all zeroes, in bytes, where that is much more than a
-    /// [`FIRST_LOOK`].
+    /// The unit in bytes that is stored as a whole unless it is all zeroes, if it is much more than [`FIRST_LOOK`].
     unit: Option<usize>,
     /// The number of times that sharing was refused, or [`WORKS`].
     refusals: AtomicU32,
-    /// Blocks may be shared, as far as is known without a try.
+    /// True if blocks may be shared, as far as is known without an attempt.
     asked: AtomicBool,
-    /// The last chunk that was looked at had something to share.
+    /// True if the last chunk had something to share.
     found: AtomicBool,
     tally: Arc<Tally>,
 }
 
 impl<'a> BlockSharing<'a> {
-    /// `None` where nothing can be shared or is wanted to be.
+    /// Returns `None` if nothing can be shared, or if sharing isn't wanted.
     ///
     /// # Errors
-    /// Returns an error if sharing is a must and the target can't.
+    /// Returns an error with [`Reflink::Always`] if the target can't share blocks.
     pub(super) fn new(
         source: &'a dyn Image,
         target: &'a dyn NewImage,
@@ -119,14 +117,14 @@ impl<'a> BlockSharing<'a> {
         }))
     }
 
-    /// Returns true if it is worth asking for blocks to be shared.
+    /// Returns true if sharing of blocks may succeed.
     fn is_possible(&self) -> bool {
         let refusals = self.refusals.load(Ordering::Relaxed);
         refusals < MOST_REFUSALS || refusals == WORKS || self.reflink == Reflink::Always
     }
 
-    /// Returns the length that a chunk should have, in bytes. It is no longer than other chunks where there
-    /// is nothing to share, since data that [`copy`](Self::copy) copies is read twice.
+    /// Returns the least length that a chunk should have, in bytes. It is 0 if there was nothing to share, since data
+    /// that [`copy`](Self::copy) copies is read twice.
     pub(super) fn length(&self, wide: bool) -> usize {
         if !self.found.load(Ordering::Relaxed) {
             return 0;
@@ -138,9 +136,9 @@ impl<'a> BlockSharing<'a> {
         }
     }
 
-    /// Returns true if a chunk is for [`copy`](Self::copy). Such a chunk has something that may be shared, or
-    /// copied within the system. A chunk longer than `longest` is for it too, as a buffer for all of it would
-    /// be that long.
+    /// Returns true if [`copy`](Self::copy) should copy a chunk, because some of it may be shared or copied within
+    /// the kernel. So should it copy a chunk longer than `longest`, for which other copies would need a buffer of its
+    /// length.
     ///
     /// # Errors
     /// Returns an error if the source's metadata can't be read.
@@ -150,7 +148,7 @@ impl<'a> BlockSharing<'a> {
         Ok(found || chunk.length > longest)
     }
 
-    /// Returns whether a chunk has something that may be shared, or copied within the system.
+    /// Returns true if some of a chunk may be shared or copied within the kernel.
     fn may_share_of(&self, chunk: &Chunk) -> Result<bool> {
         if !self.copy_offload && !self.is_possible() {
             return Ok(false);
@@ -173,8 +171,8 @@ impl<'a> BlockSharing<'a> {
         Ok(false)
     }
 
-    /// Returns true if data in `from` may be shared, or copied within the system. What is asked for in vain has
-    /// been read in vain, so the file system is asked once before anything is read.
+    /// Returns true if data in `from` may be shared, or copied within the kernel. A refusal would mean that the data
+    /// was read in vain, so the file system is tested once before anything is read.
     fn is_worth_asking(&self, from: &dyn Storage) -> bool {
         if self.copy_offload || self.asked.load(Ordering::Relaxed) {
             return true;
@@ -187,12 +185,12 @@ impl<'a> BlockSharing<'a> {
         may_share
     }
 
-    /// Copies a chunk of which something may be shared, with a buffer for `request` bytes. With `wide`
-    /// requests wait, so that few long ones are better than many short ones.
+    /// Copies a chunk of which some may be shared, with a buffer for `request` bytes. `wide` says that requests wait,
+    /// so that few long ones are better than many short ones.
     ///
     /// # Errors
-    /// Returns the first error of reading or writing; with [`Reflink::Always`] that something can't be
-    /// shared.
+    /// Returns the first error of reading or writing. With [`Reflink::Always`], returns an error if some data can't
+    /// be shared.
     pub(super) fn copy(
         &self,
         chunk: &Chunk,
@@ -219,7 +217,7 @@ impl<'a> BlockSharing<'a> {
             }
         };
         for (run, host) in &pieces {
-            // Behind the disk's end there is nothing to copy, only the rest of a cluster.
+            // Beyond the end of the disk there is only the rest of a cluster, which isn't copied.
             let run_end = run.end.min(chunk.length);
             let mut start = run.start;
             while start < run_end {
@@ -234,7 +232,7 @@ impl<'a> BlockSharing<'a> {
         self.target.write_metadata(&reservation)
     }
 
-    /// Finds the parts of a chunk that are stored. Reads it for that, part by part.
+    /// Returns the parts of a chunk that are stored. Reads the chunk for that, part by part.
     fn stored(
         &self,
         chunk: &Chunk,
@@ -258,8 +256,7 @@ impl<'a> BlockSharing<'a> {
         Ok(stored)
     }
 
-    /// Does the same as [`stored`](Self::stored) in whole units, of which no more is read than tells if they
-    /// are zero.
+    /// Does the same as [`stored`](Self::stored) in whole units, each of which is only read up to its first data.
     fn stored_units(
         &self,
         chunk: &Chunk,
@@ -281,11 +278,11 @@ impl<'a> BlockSharing<'a> {
             };
             stored.extend(parts);
         }
-        // Blocks are reserved one by one, so that runs may go on over them.
+        // Space is reserved block by block, so runs may span blocks here.
         Ok(joined(stored))
     }
 
-    /// Returns true if parts of a chunk hold anything but zeroes.
+    /// Returns true if parts of a chunk have anything but zeroes.
     fn holds_something(&self, chunk: &Chunk, parts: &[Run], buffer: &mut Buffer) -> Result<bool> {
         for part in parts {
             let middle = (part.start + FIRST_LOOK).min(part.end);
@@ -306,7 +303,7 @@ impl<'a> BlockSharing<'a> {
         Ok(false)
     }
 
-    /// Copies a part of the disk that lies in one piece in the source, and goes to `to` in the target.
+    /// Copies a part of the disk that is contiguous in the source to `to` in the target.
     fn copy_part(
         &self,
         chunk: &Chunk,
@@ -388,7 +385,7 @@ impl<'a> BlockSharing<'a> {
         })
     }
 
-    /// Shares what can be of a part of a chunk, and gives what that was.
+    /// Shares as much of a part of a chunk as can be shared, and returns that.
     fn share(
         &self,
         file: &dyn Storage,
@@ -401,7 +398,7 @@ impl<'a> BlockSharing<'a> {
         let (first, last) = (to.next_multiple_of(UNIT), to + part.len() as u64);
         let skipped = first - to;
         let from_offset = host.0 + skipped;
-        // The last block of a file may be a part of one.
+        // The last block of a file may be a partial one.
         let ends_source = from
             .len()
             .is_ok_and(|len| host.0 + part.len() as u64 == len);
@@ -437,7 +434,7 @@ impl<'a> BlockSharing<'a> {
         }
     }
 
-    /// Refuses to copy where sharing is a must.
+    /// Returns an error instead of copying with [`Reflink::Always`].
     fn must_share(&self, chunk: &Chunk, part: &Run, why: &str) -> Result<()> {
         if self.reflink == Reflink::Always {
             return Err(Error::unsupported(why).context(sharing(chunk, part)));
@@ -466,7 +463,7 @@ impl<'a> BlockSharing<'a> {
         Ok(())
     }
 
-    /// Returns the place of a part of a chunk in the source.
+    /// Returns the host range of a part of a chunk in the source, if it is stored unchanged.
     fn plain(&self, chunk: &Chunk, part: Run) -> Result<Plain<'_>> {
         let guest = GuestOffset(chunk.guest.0 + part.start as u64);
         self.source

@@ -1,17 +1,16 @@
-//! The bytes that a copy moves, counted by all workers as they go.
+//! The counters of copied bytes, which all workers add to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The bytes that a copy has moved.
+/// The numbers of bytes of a copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CopiedBytes {
-    /// The bytes of the disk that the source stores and that were looked at.
+    /// The bytes of data of the source that were read or shared.
     pub read: u64,
-    /// The bytes of the disk that the target stores now. Where it has no backing file the others read as
-    /// zeroes.
+    /// The bytes of the disk that the target stores. Without a backing file, the others read as zeroes.
     pub stored: u64,
-    /// The bytes of data that were written for them. They are fewer where data is compressed or shared.
+    /// The bytes of data that were written for them. They are fewer if data is compressed or shared.
     pub written: u64,
     /// The bytes whose blocks are shared with the source.
     pub shared: u64,
@@ -26,7 +25,7 @@ pub(super) struct Tally {
     pub(super) shared: Counter,
 }
 
-/// A number of bytes that many threads add to.
+/// A counter of bytes that many threads add to.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 

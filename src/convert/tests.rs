@@ -1,5 +1,5 @@
-//! The engine between images in memory: the same bytes for any number of workers, and one clean
-//! error for any single failure.
+//! Tests of copies between images in memory: the same bytes for any number of workers, and one clean error
+//! for any single failure.
 
 mod faults;
 mod reading;
@@ -29,7 +29,7 @@ fn workers(count: usize) -> Settings {
     }
 }
 
-/// A disk with data, zeroes written out, and holes; `size` bytes from a fixed recipe.
+/// Returns a deterministic disk of `size` bytes with data, zeroes as data, and holes.
 fn disk(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut disk = vec![0; size];
@@ -164,7 +164,8 @@ fn every_single_fault_is_one_error_and_never_a_finished_image() {
             let done = to_qcow2(source, Arc::clone(&target), options.clone(), workers(count));
             let message = done.unwrap_err().to_string();
             assert!(message.ends_with("No space left on device"), "{message}");
-            // The very last flush comes after the header: the image is whole, the command failed.
+            // The last flush comes after the header, so the image is complete although the command has
+            // failed.
             if (operation, nth) != (Operation::Flush, flushes) {
                 assert!(
                     Header::read(target.as_ref()).is_err(),

@@ -1,13 +1,11 @@
-//! The number of requests that are under way at once.
+//! The limit on the number of requests in flight.
 //!
-//! A request to a local file that is in the page cache keeps a processor busy and nothing else. More of them
-//! than processors only get in each other's way, and writers to one file spin for its lock. A request over a
-//! network waits for milliseconds. Only many of them under way at once keep the line and the processors busy.
-//! The times of each request say which of the two it is: the time on a processor, and the time for which its
-//! thread slept.
+//! A request to a file in the page cache only takes processor time. More requests than processors only slow each
+//! other down, and writers to one file spin for its lock. A request over a network waits for milliseconds, so only
+//! many requests in flight use the network and the processors fully. The times of requests show which of the two it
+//! is: the processor time, and the time for which the thread slept.
 //!
-//! Only sleep counts as waiting. A thread that others push off its processor waits too, but more requests
-//! would make that worse.
+//! Only sleep counts as waiting. A preempted thread waits too, but more requests would make that worse.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,18 +14,18 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The number of the latest requests that say how many there should be.
+/// The number of the latest requests that decide the limit.
 const REMEMBERED: usize = 8;
-/// The shortest sleep that counts: to be woken takes tens of microseconds.
+/// The shortest sleep that counts, since waking a thread takes tens of microseconds.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_micros(100);
-/// The part of itself by which the shortest wait grows with each request.
+/// The shortest wait grows by 1/`FORGOTTEN_PART` with each request.
 const FORGOTTEN_PART: u32 = 64;
-/// The interval at which the load of the processors is measured.
+/// The interval at which the processor load is measured.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
-/// The least time that a request keeps a processor busy.
+/// The least processor time that is assumed for a request.
 const LEAST_WORK: Duration = Duration::from_micros(10);
 
-/// The number of requests of one kind that may be under way; see the module's text.
+/// The limit on the requests of one kind in flight; see the module's documentation.
 #[derive(Debug)]
 pub(super) struct RequestWindow {
     least: usize,
@@ -48,16 +46,16 @@ struct Latest {
     load: MeasuredLoad,
 }
 
-/// The load that this program puts on the processors.
+/// The processor load of this program.
 #[derive(Debug, Default)]
 struct MeasuredLoad {
-    /// The last measurement: when it was, and the program's time on processors then.
+    /// The time of the last measurement, and the program's processor time then.
     seen: Option<(Instant, Duration)>,
     is_busy: bool,
 }
 
 impl MeasuredLoad {
-    /// Returns true if, lately, at least half of so many processors were at work for this program.
+    /// Returns true if this program recently used at least half of `processors`.
     fn is_busy(&mut self, processors: usize) -> bool {
         let (now, used) = (Instant::now(), used_by_program());
         let (since, before) = *self.seen.get_or_insert((now, used));
@@ -78,8 +76,7 @@ impl Latest {
 }
 
 impl RequestWindow {
-    /// A window for `least` requests that widens up to `most` while requests wait. So many `processors`
-    /// are to be kept busy.
+    /// Returns a window for `least` requests that widens up to `most` if requests wait, to keep `processors` busy.
     pub(super) fn new(least: usize, most: usize, processors: usize) -> Self {
         let most = most.max(least);
         Self {
@@ -92,7 +89,7 @@ impl RequestWindow {
         }
     }
 
-    /// A window for `width` requests, which is wide if those are more than `least`.
+    /// Returns a fixed window for `width` requests, which is wide if that is more than `least`.
     pub(super) fn fixed(width: usize, least: usize) -> Self {
         Self {
             width: AtomicUsize::new(width),
@@ -101,30 +98,30 @@ impl RequestWindow {
         }
     }
 
-    /// The number of requests that may be under way now.
+    /// Returns the number of requests that may be in flight.
     pub(super) fn width(&self) -> usize {
         self.width.load(Ordering::Relaxed)
     }
 
-    /// Returns true if there may be more requests than at the start.
+    /// Returns true if more requests may be in flight than at the start.
     pub(super) fn is_wide(&self) -> bool {
         self.width() > self.least
     }
 
-    /// Returns true if each of the latest requests waited so long.
+    /// Returns true if each of the recent requests waited at least for `long`.
     pub(super) fn waits(&self, long: Duration) -> bool {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.shortest.is_some_and(|shortest| shortest >= long)
     }
 
-    /// Returns the time for which a request keeps a processor busy, as far as is known.
+    /// Returns the mean processor time of recent requests, if there were any.
     pub(super) fn work(&self) -> Option<Duration> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         (latest.count > 0).then(|| mean_work(latest.known()))
     }
 
-    /// Takes the times of a request that is done, with which so much work comes elsewhere. `true` if there
-    /// may be more requests from now on.
+    /// Records the times of a completed request, whose chunk takes the processor time `elsewhere` besides it. Returns
+    /// true if more requests may be in flight from now on.
     pub(super) fn done(&self, times: RequestTimes, elsewhere: Duration) -> bool {
         if self.is_fixed {
             return false;
@@ -144,13 +141,12 @@ impl RequestWindow {
     }
 }
 
-/// Returns how many requests more than processors are worth having, as far as these ones tell. Those are the
-/// requests that can be started while another one waits, if the processors do nothing but what each asks of
-/// them. A quarter of the requests may not have waited, since one answer out of a cache says nothing about
-/// the next.
+/// Returns the number of useful requests beyond the number of processors, by the times of recent requests. That many
+/// requests can be started while one waits, if the processors only work for them. Up to a quarter of the requests may
+/// not have waited, since one answer from a cache says nothing about the next.
 ///
-/// A thread that has been woken also waits for a processor where those are busy, or for the lock of a file.
-/// That takes the longer, the more threads there are. So no more of a wait counts then than `longest`.
+/// A thread that was woken also waits for a busy processor, or for the lock of a file, and longer the more threads
+/// there are. So a wait counts as no more than `longest`, if that is given.
 fn worthwhile(
     times: &[RequestTimes],
     elsewhere: Duration,
@@ -169,7 +165,7 @@ fn worthwhile(
     usize::try_from(more).unwrap_or(usize::MAX)
 }
 
-/// The shortest wait so far, after one more. It is forgotten little by little, as storage may become slower.
+/// Returns the shortest wait so far, with one more. It grows slowly, since storage may become slower.
 fn shortest(before: Option<Duration>, wait: Duration) -> Option<Duration> {
     if wait < SHORTEST_WAIT {
         return before;
@@ -184,8 +180,8 @@ fn mean_work(times: &[RequestTimes]) -> Duration {
 }
 
 impl RequestTimes {
-    /// Returns the times that a request of `length` bytes would have had with `request` bytes: work in
-    /// proportion, and a wait as long.
+    /// Returns the times that a request of `length` bytes would have with `request` bytes: proportional work, and the
+    /// same wait.
     pub(super) fn scaled(self, length: usize, request: usize) -> Self {
         let nanoseconds = self.work.as_nanos() * request as u128 / length.max(1) as u128;
         Self {
@@ -195,16 +191,16 @@ impl RequestTimes {
     }
 }
 
-/// The time that a request took.
+/// The times of a request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RequestTimes {
-    /// The time for which its thread was on a processor.
+    /// The processor time of its thread.
     pub(super) work: Duration,
     /// The time for which its thread slept.
     pub(super) wait: Duration,
 }
 
-/// Measures a request of the calling thread.
+/// The measurement of a request of the calling thread.
 pub(super) struct Watch {
     started: Instant,
     usage: Option<Usage>,
@@ -218,7 +214,7 @@ impl Watch {
         }
     }
 
-    /// The time since the start.
+    /// Returns the times since the start.
     pub(super) fn times(&self) -> RequestTimes {
         let (Some(before), Some(now)) = (self.usage, usage()) else {
             return RequestTimes::default();
@@ -233,7 +229,7 @@ impl Watch {
     }
 }
 
-/// The time on processors of all threads of this program.
+/// Returns the processor time of all threads of this program.
 fn used_by_program() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
-//! Worker threads: as many as are wanted and can be had, all at the same work.
+//! Worker threads for one job: as many as are wanted and as the system allows.
 //!
-//! A limit on the address space allows fewer of them. The allocator of the C library sets 64 MiB of it aside
-//! for each thread, which is most of what a thread takes. A thread gets no memory at all if that fails.
+//! A limit on the address space (RLIMIT_AS) allows fewer threads. The allocator of the C library reserves 64 MiB of
+//! it for each thread, which is most of what a thread takes. If that fails, the thread can't allocate any memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,44 +9,44 @@ use std::thread::{self, Scope};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-/// A worker's stack. It holds no buffers; callers limit our address space.
+/// The stack of a worker in bytes. It is small, since buffers aren't on it and callers may limit the address space.
 const STACK_SIZE: usize = 256 << 10;
-/// The part of a limited address space that each thread needs, in bytes: for what is set aside for it, its
-/// stack and its buffers.
+/// The part of a limited address space that each thread needs, in bytes: for the allocator, its stack and its
+/// buffers.
 const ADDRESS_SPACE: u64 = 128 << 20;
 
-/// The workers at one job, each of which takes what is left to do until there is nothing.
+/// The workers of a job.
 pub(super) struct Workers<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     job: &'env dyn Job,
-    /// The number of workers, the calling thread among them.
+    /// The number of workers, including the calling thread.
     count: AtomicUsize,
-    /// The most workers that there may be.
+    /// The limit on the number of workers.
     most: usize,
-    /// No more can be had.
+    /// True if the system refused a thread.
     refused: AtomicBool,
 }
 
-/// A job for many threads.
+/// A job for many threads, each of which works until nothing is left.
 pub(super) trait Job: Sync {
-    /// The name of the threads.
+    /// Returns the name of the threads.
     fn name(&self) -> &'static str;
 
-    /// Works until there is nothing left to do. `workers` may be asked for more hands.
+    /// Works until nothing is left. The job may start more workers with [`Workers::grow_to`].
     fn work(&self, workers: &Arc<Workers<'_, '_>>);
 
-    /// A worker panicked: the others must not wait for it for ever.
+    /// Stops the job because a worker panicked, so that the others don't wait for it forever.
     fn stop(&self);
 }
 
-/// Has `count` threads work at `job`. One of them is the calling one, so a machine that refuses new threads
-/// still gets it done.
+/// Runs `job` with `count` threads. One of them is the calling thread, so that the job is done even if the system
+/// refuses new threads.
 pub(super) fn run(count: usize, job: &dyn Job) {
     let limit = getrlimit(Resource::RLIMIT_AS).map(|(limit, _)| limit);
     run_at_most(most_within(limit.unwrap_or(RLIM_INFINITY)), count, job);
 }
 
-/// Returns the number of threads that an address space of `limit` bytes has room for.
+/// Returns the number of threads that fit into an address space of `limit` bytes.
 fn most_within(limit: u64) -> usize {
     match limit {
         RLIM_INFINITY => usize::MAX,
@@ -54,7 +54,7 @@ fn most_within(limit: u64) -> usize {
     }
 }
 
-/// Does the same as [`run`], with `most` threads, however many are asked for.
+/// Does the same as [`run`], with at most `most` threads.
 fn run_at_most(most: usize, count: usize, job: &dyn Job) {
     thread::scope(|scope| {
         let workers = Arc::new(Workers {
@@ -70,7 +70,7 @@ fn run_at_most(most: usize, count: usize, job: &dyn Job) {
 }
 
 impl<'scope, 'env> Workers<'scope, 'env> {
-    /// Starts more threads until there are `count`, or until no more can be had.
+    /// Starts more threads until there are `count`, or until the system refuses one.
     pub(super) fn grow_to(this: &Arc<Self>, count: usize) {
         let count = count.min(this.most);
         loop {
@@ -116,7 +116,7 @@ impl Drop for StopOnPanic<'_> {
 mod tests {
     use super::*;
 
-    /// A job of which every worker asks for 40.
+    /// A job of which every worker asks for 40 threads.
     #[derive(Default)]
     struct Greedy {
         workers: AtomicUsize,

@@ -1,26 +1,26 @@
-//! The parts of a buffer that are zero, in units that the target can leave out.
+//! The search for zeroes in a buffer, in units that the target can skip.
 
 use crate::formats::Run;
 
-/// The lengths by which zeroes are left out, in bytes.
+/// The lengths in bytes that decide which zeroes are skipped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ZeroUnits {
-    /// The unit in which the target can leave them out, a power of two.
+    /// The unit in which the target can skip zeroes: a power of two.
     pub(super) target: usize,
-    /// The aligned unit that is kept as a whole if any of it is data: a power of two, at least that of the target.
+    /// The aligned unit that is kept as a whole if any of it is data: a power of two, and at least `target`.
     pub(super) kept: usize,
-    /// The shortest run that is left out.
+    /// The shortest run of zeroes that is skipped.
     pub(super) least: usize,
 }
 
-/// Returns the parts of `data`, runs of `buffer`, that aren't zero. They are made of `units`, sorted, disjoint, and
-/// joined where too few zeroes lie between. What is outside of `data` is known to be zero and isn't looked at, nor is
-/// it joined to anything, however short it is.
+/// Returns the parts of `data`, which are runs of `buffer`, that aren't zero. They are in whole `units`, sorted and
+/// disjoint, and joined if too few zeroes are between. The buffer outside of `data` is known to be zero. It isn't
+/// searched, and never joined to data.
 pub(super) fn data_runs(buffer: &[u8], data: &[Run], units: ZeroUnits) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut end_of_last = None;
     for range in data {
-        // Zeroes that were read may be joined to what is before them; a hole of the source stays one.
+        // Zeroes that were read may be joined to the data before them. A hole of the source stays a hole.
         let mut may_join = end_of_last == Some(range.start);
         end_of_last = Some(range.end);
         let mut start = range.start / units.target * units.target;
@@ -30,7 +30,7 @@ pub(super) fn data_runs(buffer: &[u8], data: &[Run], units: ZeroUnits) -> Vec<Ru
             let end = end.min(range_end);
             if buffer.get(start..end).is_some_and(|part| !is_zero(part)) {
                 match runs.last_mut() {
-                    // Two ranges may share a unit; a short run of zeroes isn't worth a gap.
+                    // Two ranges may share a unit, and a short run of zeroes is joined.
                     Some(last)
                         if last.end >= start || (may_join && start - last.end < units.least) =>
                     {
@@ -46,8 +46,8 @@ pub(super) fn data_runs(buffer: &[u8], data: &[Run], units: ZeroUnits) -> Vec<Ru
     runs
 }
 
-/// Returns true if all bytes are zero. Looks at wide words without a branch for each, which compilers turn
-/// into vector instructions, and stops at the first block that holds something.
+/// Returns true if all bytes are zero. Tests a block without branches, which compilers turn into vector instructions,
+/// and stops at the first block that isn't zero.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     const BLOCK: usize = 256;
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
@@ -103,10 +103,10 @@ mod tests {
         assert_eq!(wide, vec![0..3072]);
         let two = data_runs(&buffer, all, units(512, 2048, 2048));
         assert_eq!(two, vec![0..4096]);
-        // A unit that is kept ends with what was read.
+        // A unit that is kept ends at the end of the data.
         let part = data_runs(&buffer, &[512..1536], units(512, 4096, 4096));
         assert_eq!(part, [512..1536]);
-        // Between two ranges is a hole that nobody read.
+        // The hole between two ranges wasn't read.
         let apart = data_runs(&buffer, &[0..1536, 2048..2560], units(512, 512, 1 << 20));
         assert_eq!(apart, [512..1536, 2048..2560]);
         let touching = data_runs(&buffer, &[0..1700, 1700..2560], units(512, 512, 1 << 20));

@@ -9,28 +9,28 @@ use crate::units::GuestOffset;
 pub struct Side<'a> {
     /// The disk.
     pub image: &'a dyn Image,
-    /// The name that messages call it by.
+    /// The name of the disk in messages.
     pub name: &'a str,
 }
 
 /// The first difference between two disks.
 #[derive(Debug)]
 pub enum Difference {
-    /// Nothing: the contents are the same.
+    /// None: the contents are the same.
     Same,
-    /// The disks have not the same size, and that alone was to count.
+    /// The sizes differ, which counts only in strict mode.
     Size,
-    /// From here on the disks are not stored in the same way, and that was to count.
+    /// The allocation status differs from this offset on, which counts only in strict mode.
     Status(GuestOffset),
-    /// The sector here hasn't the same contents.
+    /// The contents of the sector at this offset differ.
     Content(GuestOffset),
-    /// The way in which a disk is stored can't be told.
+    /// The allocation status of a disk can't be determined.
     NoStatus(Error),
     /// A disk can't be read.
     NoData(Error),
 }
 
-/// Returns the finding for a disk of which it can't be told how it is stored.
+/// Returns the finding for a disk whose allocation status can't be determined.
 pub(super) fn no_status(side: Side<'_>, error: Error) -> Difference {
     let what = format!("Sector allocation test failed for {}", side.name);
     Difference::NoStatus(error.context(what))

@@ -1,12 +1,11 @@
-//! Comparing the contents of two disks.
+//! The comparison of the contents of two disks.
 //!
-//! The disks are taken for one [`Pair`], which holds data wherever at least one of the two isn't known to be
-//! zero. As in copying, the data is cut into chunks, and worker threads take them ([`super::parallel_read`]), read
-//! both disks (which decrypts), and compare. All beyond the end of the shorter disk has to be zero.
+//! The disks are treated as one [`Pair`], which has data wherever at least one of the two isn't known to be zero. As
+//! in a copy, the data is divided into chunks. Worker threads take chunks ([`super::parallel_read`]), read both disks
+//! (which decrypts), and compare. All data beyond the end of the shorter disk has to be zero.
 //!
-//! Whatever the number of workers, the difference that is told is the one that a single worker would have found.
-//! Chunks are handed out in guest order, only the first difference is kept, and a worker stops no sooner than
-//! at a chunk behind that.
+//! For any number of workers, the reported difference is the one that a single worker would find. Chunks are handed
+//! out in guest order, only the first difference is kept, and a worker only stops at a chunk after it.
 
 mod difference;
 mod strict;
@@ -30,13 +29,13 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_LEN, SECTOR_SIZE};
 /// The outcome of comparing two disks.
 #[derive(Debug)]
 pub struct Comparison {
-    /// One disk is longer, and the other was found to be the same as far as it goes.
+    /// True if one disk is longer, and both are the same up to the end of the shorter one.
     pub longer: bool,
     /// The first difference that was found.
     pub finding: Difference,
 }
 
-/// Compares two disks; with `strict` their sizes and how they are stored count as well.
+/// Compares two disks. With `strict`, their sizes and allocation status count as well.
 pub fn compare(
     sides: [Side<'_>; 2],
     strict: bool,
@@ -67,11 +66,11 @@ pub fn compare(
     }
 }
 
-/// The first sector in which the disks differ, if there is one. The second disk is no shorter than the first, and
-/// beyond the end of that it isn't looked at.
+/// Returns the offset of the first sector in which the disks differ, if there is one. The second disk is at least as
+/// long as the first, and isn't read beyond the end of the first.
 ///
 /// # Errors
-/// Returns an error if a disk can't be read, with its name and the place.
+/// Returns an error if a disk can't be read, with its name and the offset.
 pub fn first_difference(
     sides: [Side<'_>; 2],
     workers: NonZeroUsize,
@@ -84,7 +83,7 @@ pub fn first_difference(
     }
 }
 
-/// Looks for what comes before that which was found `first`, and gives it with its place.
+/// Searches for a difference before the one that was found `first`. Returns the first of all with its offset.
 fn compare_pair(
     sides: [Side<'_>; 2],
     first: First,
@@ -94,7 +93,7 @@ fn compare_pair(
 ) -> (u64, Difference) {
     let pair = Pair {
         sides,
-        // Nothing behind a difference needs to be looked at.
+        // Nothing after a difference needs to be compared.
         size: first.end().next_multiple_of(SECTOR_SIZE),
     };
     let job = CompareJob {
@@ -104,14 +103,14 @@ fn compare_pair(
         reached: Reached::default(),
         total,
     };
-    // Where the metadata is damaged a worker finds out what is wrong.
+    // Parts with damaged metadata count as data, so that a worker finds the error.
     if let Err(error) = parallel_read(&pair, pair.size, true, workers, &job) {
         job.first.found(0, Difference::NoStatus(error));
     }
     job.first.into_inner()
 }
 
-/// Two disks as one, whose data is what has to be compared.
+/// Two disks as one image, whose data is all that has to be compared.
 struct Pair<'a> {
     sides: [Side<'a>; 2],
     size: u64,
@@ -153,8 +152,8 @@ impl Image for Pair<'_> {
 }
 
 impl Side<'_> {
-    /// Returns true if this disk is known to be zero from `start` on, and for how many bytes either holds, in
-    /// whole sectors.
+    /// Returns true if this disk is known to be zero at `start`, and the number of bytes to which the answer applies,
+    /// in whole sectors.
     fn zeroes_at(self, start: GuestOffset, limit: u64) -> Result<(bool, u64)> {
         let Some(left) = self
             .image
@@ -165,7 +164,7 @@ impl Side<'_> {
             return Ok((true, limit));
         };
         let status = self.image.status_at(start, limit.min(left))?;
-        // A sector that is only partly a hole holds data.
+        // A sector that is only partly a hole is data.
         let zeroes = status.length / SECTOR_SIZE * SECTOR_SIZE;
         Ok(if status.zero && zeroes > 0 {
             (true, zeroes)
@@ -174,7 +173,7 @@ impl Side<'_> {
         })
     }
 
-    /// Reads; there are zeroes beyond the end.
+    /// Reads from the disk, and zeroes beyond its end.
     fn read_at(self, start: GuestOffset, buffer: &mut [u8]) -> Result<()> {
         let left = self.image.size().saturating_sub(start.0);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
@@ -195,7 +194,7 @@ struct First {
 }
 
 impl First {
-    /// Nothing yet, up to `end`.
+    /// Returns the state without any difference before `end`.
     fn new(end: u64) -> Self {
         Self {
             end: AtomicU64::new(end),
@@ -203,7 +202,7 @@ impl First {
         }
     }
 
-    /// The offset from which on nothing matters any more.
+    /// Returns the offset of the first difference, from which on nothing needs to be compared.
     fn end(&self) -> u64 {
         self.end.load(Ordering::Relaxed)
     }
@@ -233,7 +232,7 @@ struct CompareJob<'a> {
 }
 
 impl ReadStep for CompareJob<'_> {
-    /// Chunks before this one are in other hands already, so after a difference no more are needed.
+    /// Other workers have the chunks before this one already, so no more chunks are needed after a difference.
     fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
         for run in &chunk.data {
             let start = GuestOffset(chunk.guest.0 + run.start as u64);
@@ -246,7 +245,7 @@ impl ReadStep for CompareJob<'_> {
         read();
         let end = chunk.guest.0 + chunk.length as u64;
         self.reached.done(chunk.number, end, |end| {
-            // The end of all is told when that is known to be the same.
+            // The end of the whole disk is reported later, when all is known to be the same.
             if end < self.total {
                 self.observer.progress(end, self.total);
             }
@@ -256,7 +255,7 @@ impl ReadStep for CompareJob<'_> {
 }
 
 impl CompareJob<'_> {
-    /// Compares a run of both disks, with buffers as long as it.
+    /// Compares a run of both disks, with buffers of the run's length.
     fn compare_run(
         &self,
         start: GuestOffset,
@@ -273,7 +272,7 @@ impl CompareJob<'_> {
         Some((offset, Difference::Content(offset)))
     }
 
-    /// Goes through a run that can't be read as a whole, sector by sector.
+    /// Compares a run that can't be read as a whole sector by sector, to find the failing one.
     fn find_trouble(&self, start: GuestOffset, length: usize) -> Option<(GuestOffset, Difference)> {
         for within in (0..length).step_by(SECTOR_LEN) {
             let offset = GuestOffset(start.0 + within as u64);

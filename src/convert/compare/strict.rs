@@ -1,19 +1,18 @@
-//! The question if two disks of the same size are stored in the same way.
+//! The comparison of the allocation status of two disks of the same size, for `compare -s`.
 //!
-//! The answer is `qemu-img`'s, which asks several things of every step. Does the image store anything? Are
-//! there zeroes, data, compressed data, or an offset? It also asks if the step reaches the disk's end. The
-//! length of the steps depends on how the formats' drivers look things up. The answer to the last question
-//! depends on that length, so the steps here are the same
+//! It follows `qemu-img`, which compares all flags of the block status in steps: allocated, zero, data, compressed, a
+//! valid offset, and the end of the disk. The last flag depends on the length of the step, which depends on the
+//! look-ups of the format's driver. So the steps here are the same
 //! ([`status_in_step`](crate::formats::Image::status_in_step)).
 
 use super::difference::{Difference, Side, no_status};
 use crate::formats::Status;
 use crate::units::GuestOffset;
 
-/// The length that `qemu-img` compares at a time, in bytes.
+/// The most bytes that `qemu-img` compares in a step.
 const STEP: u64 = 2 << 20;
 
-/// The first place where they aren't, or where that can't be told.
+/// Returns the first offset where the status differs, or where it can't be determined.
 pub(super) fn first_mismatch(sides: [Side<'_>; 2]) -> Option<(u64, Difference)> {
     let size = sides[0].image.size();
     let mut position = 0;

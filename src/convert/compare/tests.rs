@@ -9,7 +9,7 @@ fn disk(bytes: Vec<u8>) -> RawImage {
     RawImage::open(Arc::new(MemoryStorage::new(bytes))).unwrap()
 }
 
-/// A disk of which a sector can't be read.
+/// A disk with a sector that can't be read.
 struct UnreadableDisk {
     disk: RawImage,
     at: u64,

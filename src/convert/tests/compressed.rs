@@ -1,9 +1,9 @@
-//! The engine with targets that compress.
+//! Tests of copies to compressed targets.
 
 use super::*;
 use crate::formats::qcow2::{CompressionType, NewQcow2};
 
-/// [`disk`] with something to compress: every other block holds text, or text and noise.
+/// Returns [`disk`] with compressible data: every other block has text, or text and noise.
 fn compressible_disk(size: usize) -> Vec<u8> {
     let mut disk = disk(size);
     for (number, block) in disk.chunks_mut(4096).enumerate() {
@@ -25,7 +25,7 @@ fn convert(disk: &[u8], target: Arc<MemoryStorage>, options: NewQcow2Options, co
     copy(&source, &target, workers(count), &()).unwrap();
 }
 
-/// Checks that refcounts are right, nothing leaks, and the image holds the disk.
+/// Checks that refcounts are right, that no cluster is leaked, and that the image has the disk.
 fn verify(image: Vec<u8>, disk: &[u8], what: &str) {
     let image = Arc::new(MemoryStorage::new(image));
     let header = Header::read(image.as_ref()).unwrap();
@@ -96,7 +96,7 @@ fn a_device_keeps_nothing_of_what_it_held() {
     }
     let contents = file.contents();
     verify(contents.clone(), &disk, "file");
-    // Behind the header and the L1 table, of whose clusters only the start means something.
+    // The comparison starts after the header and the L1 table, of whose clusters only the start is used.
     let tables = 2 * 4096;
     assert!(device.contents()[tables..contents.len()] == contents[tables..]);
 }

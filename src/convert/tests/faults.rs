@@ -1,12 +1,11 @@
-//! Every single failure, on the way from every format to every other. The result is an error, or a target
-//! that is whole and right; never a wrong one. Every read also ends early once, as if the source had been cut
-//! off.
+//! Tests of every single failure in copies between several formats. The result is an error or a complete, correct
+//! target, and never a wrong one. Every read also ends early once, as if the source had been truncated.
 
 use super::*;
 use crate::formats::encryption::EncryptionFormat;
 use crate::storage::ShortRead;
 
-/// The kinds of images that are made.
+/// The kinds of images in the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ImageKind {
     Raw,
@@ -50,7 +49,7 @@ impl ImageKind {
         Ok(Box::new(new))
     }
 
-    /// The contents of an image, if it can be read.
+    /// Returns the contents of an image, if it can be read.
     fn contents(self, storage: Arc<MemoryStorage>) -> Result<Vec<u8>> {
         let image = self.open(storage)?;
         let mut contents = vec![0; usize::try_from(image.size()).unwrap()];
@@ -125,8 +124,8 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
                     _ => "No space left on device",
                 };
                 assert!(message.ends_with(expected), "{message}");
-                // A header that is there means that all was written and flushed before: only the last flush
-                // comes after it. Raw images have no header; their file is removed.
+                // If the header exists, all was written and flushed before: only the last flush comes after it. Raw
+                // images have no header; their file is removed.
                 if to != ImageKind::Raw
                     && let Ok(made) = to.contents(target)
                 {
@@ -140,7 +139,7 @@ fn every_failure_between_any_two_formats_is_an_error_and_never_a_wrong_image() {
 
 #[test]
 fn every_read_that_ends_early_is_an_error_and_never_a_wrong_image() {
-    // A sector more than whole pieces, so that some reads are short ones by right.
+    // The disk is a sector longer than whole blocks, so that some reads are legitimately short.
     let disk = disk((1 << 20) + 512);
     for from in KINDS {
         let source = Arc::<MemoryStorage>::default();
@@ -160,7 +159,7 @@ fn every_read_that_ends_early_is_an_error_and_never_a_wrong_image() {
                 let made = to.contents(target);
                 let when = format!("{from:?} to {to:?}: {short:?}: {done:?}");
                 match done {
-                    // The part that was left out wasn't needed.
+                    // The part that was cut off wasn't needed.
                     Ok(()) => assert!(made.unwrap() == disk, "{when}"),
                     Err(_) => assert!(to == ImageKind::Raw || made.is_err(), "{when}"),
                 }

@@ -1,4 +1,4 @@
-//! Passes that only read: comparing, checksums, and parts that can't be read.
+//! Tests of comparisons, checksums, and parts that can't be read.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -41,11 +41,11 @@ fn the_first_difference_is_found_wherever_it_is() {
             found.unwrap().map(|at| at.0)
         };
         assert_eq!(difference(disk.clone()), None);
-        // In data, in zeroes that are written, in a hole, in the last byte; and after it.
+        // The offsets are in data, in zeroes as data, in a hole, and in the last byte.
         for at in [0, 5000, 300_000, 20_480, 3 << 20, disk.len() - 1] {
             let mut other = disk.clone();
             other[at] ^= 1;
-            // Later ones don't matter.
+            // Later differences don't matter.
             other[at + 1..]
                 .iter_mut()
                 .step_by(100_000)
@@ -108,7 +108,7 @@ fn a_disk_that_cannot_be_read_has_no_checksum() {
     }
 }
 
-/// A disk with places that can't be read.
+/// A disk with parts that can't be read.
 struct BrokenSectors {
     size: u64,
     places: Vec<Range<u64>>,
@@ -158,10 +158,10 @@ fn what_cannot_be_read_is_told_once_for_neighbours_and_in_order() {
         places: vec![
             0..512,
             1024..2048,
-            // Ends with its chunk; the next one is fine at its start.
+            // It ends with its chunk, and the next chunk is readable at its start.
             chunk - 512..chunk,
             chunk + 512..chunk + 1024,
-            // Over several chunks.
+            // It spans several chunks.
             2 * chunk - 1536..5 * chunk + 512,
             8 * chunk - 512..8 * chunk,
         ],

@@ -1,5 +1,5 @@
-//! Requests in flight: how many there are, that their number doesn't show in the result, and that one
-//! failure among many is one error.
+//! Tests of requests in flight: their number, the same result for any number, and one error for one failure among
+//! many.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::formats::Extent;
 use crate::formats::encryption::EncryptionFormat;
 use crate::storage::NotShared;
 
-/// Memory behind a network: every read and write takes a while, any number of them at once.
+/// Memory like storage on a network: every read and write takes a while, and any number can be in flight.
 #[derive(Debug)]
 struct Slow {
     memory: Arc<MemoryStorage>,
@@ -29,7 +29,7 @@ impl Slow {
     }
 
     fn wait<T>(&self, length: usize, request: impl FnOnce() -> T) -> T {
-        // Headers and the like are read one after the other whatever there is behind them.
+        // Headers and small tables are read one after the other on any storage.
         if length < 4096 {
             return request();
         }
@@ -41,7 +41,7 @@ impl Slow {
         done
     }
 
-    /// The most requests that were under way at once.
+    /// Returns the most requests that were in flight at once.
     fn most(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }
@@ -69,7 +69,7 @@ impl crate::storage::Filter for Slow {
         Err(NotShared { ever: true, why })
     }
 
-    /// Returns true, as for a file, which only one thread at a time can write to through the page cache.
+    /// Returns true, as for a file, to which only one thread at a time can write through the page cache.
     fn writes_serially(&self) -> bool {
         true
     }
@@ -140,7 +140,7 @@ fn no_more_are_in_flight_than_are_allowed() {
     }
 }
 
-/// An image that takes 15 MiB to be read, beside the buffer.
+/// An image whose reads take 15 MiB besides the buffer.
 struct Hungry(RawImage);
 
 impl Image for Hungry {

@@ -1,4 +1,4 @@
-//! Rows of zeroes: what a huge disk costs is counted in calls, since time depends on the machine.
+//! Tests of rows of zeroes. The cost of a huge disk is counted in calls, since time depends on the machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,11 +6,11 @@ use super::*;
 
 use crate::formats::{Backed, Extent, ExtentKind, Reservation, ZeroImage};
 
-/// A target that stores nothing and counts what it is asked for.
+/// A target that stores nothing and counts the calls.
 #[derive(Default)]
 struct Counting {
     size: u64,
-    /// It makes zeroes of many chunks at once.
+    /// True if it stores zeroes of many blocks at once.
     takes_rows: bool,
     chunks: AtomicU64,
     rows: AtomicU64,
@@ -87,7 +87,7 @@ impl NewImage for Counting {
     }
 }
 
-/// The same as an image that says zero, and not that nothing is stored.
+/// The same disk with zero extents instead of unallocated ones.
 struct Zeroes(ZeroImage);
 
 impl Image for Zeroes {

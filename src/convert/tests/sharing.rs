@@ -1,4 +1,4 @@
-//! Blocks that are shared: memory has none, so a copy stands for them.
+//! Tests of shared blocks. Memory can't share blocks, so a copy stands in for it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -7,7 +7,7 @@ use crate::formats::{Extent, ExtentKind, Plain, PlainPlace};
 use crate::storage::NotShared;
 use crate::units::HostOffset;
 
-/// Memory that shares.
+/// Memory that claims to share blocks.
 #[derive(Debug, Default)]
 struct Sharer {
     memory: MemoryStorage,
@@ -38,7 +38,7 @@ impl crate::storage::Filter for Sharer {
     }
 }
 
-/// A disk whose first half lies in a storage byte by byte, and whose second one doesn't.
+/// A disk whose first half is stored unchanged in a storage, and whose second half isn't.
 struct HalfPlain {
     storage: MemoryStorage,
     size: u64,
@@ -79,8 +79,8 @@ impl Image for HalfPlain {
     }
 }
 
-/// Chunks are long where blocks are shared. Buffers must not be, nor may what can't be shared be read twice,
-/// but for the few chunks that are under way when that begins.
+/// Chunks are long if blocks are shared. But buffers must not be, and data that can't be shared must not be read
+/// twice, except for the few chunks in flight when that begins.
 #[test]
 fn what_cannot_be_shared_is_copied_in_short_pieces() {
     let disk = disk(48 << 20);
