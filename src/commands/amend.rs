@@ -1,4 +1,4 @@
-//! `amend`: other options for an image that exists.
+//! The subcommand `amend`: new options for an existing image.
 
 use super::Passwords;
 use crate::crypto::Secrets;
@@ -7,22 +7,22 @@ use crate::formats::{Amend, Format};
 use crate::nodes::{Node, WriteAccess};
 use crate::options::Values;
 
-/// A change of an image's options.
+/// The parameters of `amend`.
 pub struct AmendRequest<'a> {
     /// The image.
     pub image: Node<'a>,
-    /// The options that it is to have.
+    /// The new options.
     pub options: Values,
     /// The secrets that the options may name.
     pub secrets: &'a Secrets,
-    /// True if what loses data is wanted all the same.
+    /// True if changes that lose data are allowed.
     pub force: bool,
 }
 
-/// Refuses a format whose images keep the options that they were made with.
+/// Refuses a format whose options can't be changed.
 ///
 /// # Errors
-/// Returns an error in `qemu-img`'s words if the format is such.
+/// Returns an error in the words of `qemu-img` if the format has no options to amend.
 pub fn check_format(format: Format) -> Result<()> {
     if format.amend_options().is_empty() {
         return Err(Error::unsupported(format!(
@@ -38,7 +38,7 @@ pub fn check_format(format: Format) -> Result<()> {
 /// Returns an error if the image can't be opened, if it can't have the options, or if it can't be written.
 pub fn run(request: &AmendRequest<'_>, passwords: &dyn Passwords) -> Result<()> {
     let access = WriteAccess {
-        // Another size has to do with what is below, and nothing else has.
+        // Only a change of the size needs the backing file.
         opens_backing: request.options.number("size").is_some(),
         ..WriteAccess::to_change(request.image.policy.cache.flushes())
     };

@@ -1,13 +1,12 @@
-//! The backing file that a new image is to have.
+//! The backing file of a new image.
 //!
-//! Its name is stored as it was given, and is relative to the new image. The file is opened before the image
-//! is made. It must be there and of the format that was stated, and the image must not replace it. The size
-//! of its disk says where the new image reads as zeroes by itself. The same holds for its own backing files:
-//! an image above a chain that ends nowhere, or in itself, could never be opened.
+//! Its name is stored as it was given, and is relative to the new image. The file is opened before the image is
+//! created. It must exist and have the given format, and the new image must not replace it. The size of its disk
+//! decides where the new image reads as zeroes. The same holds for the whole backing chain: an image over a chain
+//! with a missing file or a loop could never be opened.
 //!
-//! Only headers are read for that, so nobody is asked for a key. All files stay open as long as the [`Base`]
-//! lives, and closed to writers where that was asked for. The contents that are converted over them rely on
-//! what they hold now.
+//! Only headers are read, so no password is asked for. All files stay open as long as the [`Base`] lives, and locked
+//! against writers if the purpose says so: a conversion depends on their contents.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,30 +18,30 @@ use crate::formats::{Chain, Format};
 use crate::nodes::{NAMED_IMAGES, Names, Node, refuse_loop};
 use crate::storage::Storage;
 
-/// A backing file that is there, with all that is below it.
+/// An existing backing file, with its own backing chain.
 pub(super) struct Base {
     source: Node<'static>,
     /// The image files, top first.
     layers: Vec<Arc<dyn Storage>>,
-    /// The other files that hold parts of them.
+    /// The other files of these images.
     data: Vec<Arc<dyn Storage>>,
     /// Its format.
     format: Format,
     /// The size of its disk in bytes.
     pub(super) size: u64,
-    /// The id of its contents.
+    /// Its content id.
     content_id: Option<u64>,
-    /// True if it can be read without a key, and all names in it may be followed.
+    /// True if it can be read without a password, and if all names in it may be followed.
     is_readable: bool,
 }
 
 impl Base {
-    /// Returns every file of it.
+    /// Returns all files of the backing chain.
     pub(super) fn files(&self) -> impl Iterator<Item = &dyn Storage> {
         self.layers.iter().chain(&self.data).map(AsRef::as_ref)
     }
 
-    /// Returns what some formats keep of it in the image above.
+    /// Returns the facts about it that some formats store in the overlay.
     pub(super) fn facts(&self) -> BaseFacts {
         BaseFacts {
             format: self.format.name(),
@@ -50,7 +49,7 @@ impl Base {
         }
     }
 
-    /// Opens the disk. Returns `None` if reading it takes a key.
+    /// Opens the disk. Returns `None` if reading it needs a password.
     ///
     /// # Errors
     /// Returns the errors of [`Node::open`].
@@ -63,12 +62,12 @@ impl Base {
     }
 }
 
-/// Opens the backing file that the new image at `image` is to have, and all below it. `names` says how its
-/// name is read, and `below` says if the names inside it are followed. Others may write the files that are
-/// only probed: a running machine's disk gets an overlay that way.
+/// Opens the backing file of the new image at `image`, and its backing chain. `names` is the policy for its name, and
+/// `below` for the names inside of it. Others may write files that are only probed, so that the disk of a running
+/// machine can get an overlay.
 ///
 /// # Errors
-/// Returns an error if one of them can't be opened, isn't of the format that was stated, or is there twice.
+/// Returns an error if one of the files can't be opened, doesn't have the given format, or is in the chain twice.
 pub(super) fn find(
     image: &Path,
     backing: &Backing,
@@ -93,7 +92,7 @@ pub(super) fn find(
         let depth = base.layers.len();
         let opened = open_layer(&source, purpose, &base.layers);
         let (below, layer) = opened.map_err(|error| {
-            // Only so many files of a long chain are named in the message.
+            // Only the ends of a long chain are named in the message.
             (0..depth.min(2 * NAMED_IMAGES)).fold(error, |error, _| {
                 error.context("Could not open backing file")
             })
@@ -122,7 +121,7 @@ struct BaseImage {
     is_readable: bool,
 }
 
-/// Opens one image of the chain. Returns the node below it too. `above` are the files that led to it.
+/// Opens one image of the chain. Returns the node of its backing file, too. `above` are the files of its overlays.
 fn open_layer(
     source: &Node<'static>,
     purpose: Purpose,
@@ -144,7 +143,7 @@ fn open_layer(
     if opened.format.capabilities().transparent {
         return Ok((None, layer));
     }
-    // The file that the user named may be opened; the names that it holds aren't followed.
+    // The file that the user named may be opened, but the names inside of it aren't followed.
     if matches!(source.policy.names, Names::Refuse) {
         layer.is_readable = false;
         return Ok((None, layer));

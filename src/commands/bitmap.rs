@@ -1,8 +1,7 @@
-//! `bitmap`: changes of one persistent bitmap of an image.
+//! The subcommand `bitmap`: changes of one persistent bitmap of an image.
 //!
-//! Bitmaps are metadata: only the file that was named is opened, and that of the image whose bitmaps are
-//! merged. No password is needed. All changes are made in memory and stored at once, so that a call that fails
-//! changes nothing.
+//! Bitmaps are metadata: only the named file is opened, and that of the image whose bitmaps are merged. No password
+//! is needed. All changes are made in memory and stored at once, so that a failed call changes nothing.
 
 use super::Purpose;
 use crate::error::Result;
@@ -14,22 +13,22 @@ use crate::nodes::{Node, could_not_open};
 /// A change of a bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BitmapChange {
-    /// It is added, and enabled.
+    /// Adds the bitmap, which is enabled.
     Add,
-    /// It is removed.
+    /// Removes it.
     Remove,
-    /// All its bits are taken away.
+    /// Clears all its bits.
     Clear,
-    /// It is kept up to date from now on.
+    /// Enables it, so that writes set bits from now on.
     Enable,
-    /// It stays as it is from now on.
+    /// Disables it, so that writes don't change it from now on.
     Disable,
-    /// The bits of the bitmap of that name are added.
+    /// Sets the bits that the bitmap of that name has.
     Merge(Vec<u8>),
 }
 
 impl BitmapChange {
-    /// Returns the word that messages have.
+    /// Returns the word for messages.
     fn word(&self) -> &'static str {
         match self {
             Self::Add => "add",
@@ -42,7 +41,7 @@ impl BitmapChange {
     }
 }
 
-/// The changes of a call.
+/// The parameters of `bitmap`.
 pub struct BitmapRequest<'a> {
     /// The image.
     pub image: Node<'a>,
@@ -50,23 +49,23 @@ pub struct BitmapRequest<'a> {
     pub name: Vec<u8>,
     /// The changes, in order.
     pub changes: Vec<BitmapChange>,
-    /// The granularity of a bitmap that is added, in bytes; 0 for the image's own.
+    /// The granularity of an added bitmap in bytes, or 0 for the default.
     pub granularity: u64,
-    /// The image whose bitmaps are merged, where that is another one.
+    /// The image whose bitmaps are merged, if it is another one.
     pub source: Option<Node<'a>>,
 }
 
-/// Changes a bitmap. `found` is told the image's format before anything else is done.
+/// Changes a bitmap. `found` is called with the image's format before anything else is done.
 ///
 /// # Errors
-/// Returns an error if an image can't be opened, or as `Operation add on bitmap name failed: …`. Nothing has
-/// changed then, unless it is the system's error.
+/// Returns an error if an image can't be opened, or `Operation add on bitmap name failed: …`. Nothing has changed
+/// then, unless it is the system's error.
 pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
     let node = &changes.image;
     let failed = |error| could_not_open(&node.name, error);
     let (opened, mut image) = node.open_metadata(Purpose::Change)?;
     found(opened.format);
-    // A walk through all tables would take far longer than the change.
+    // The bitmaps need no other table, and reading all of them would take far longer than the change.
     image.prepare_to_change(false).map_err(failed)?;
     let source = changes.source.as_ref().map(source_bitmaps).transpose()?;
     let bitmaps = image.bitmaps();
@@ -93,7 +92,7 @@ pub fn run(changes: &BitmapRequest<'_>, found: &dyn Fn(Format)) -> Result<()> {
     })
 }
 
-/// Reads the list of the bitmaps of the image that has the merged ones, and the size of its disk.
+/// Reads the bitmap directory of the image whose bitmaps are merged, and the size of its disk.
 fn source_bitmaps(node: &Node<'_>) -> Result<(u64, Vec<PersistentBitmap>)> {
     let (_, image) = node.open_metadata(Purpose::Read)?;
     let bitmaps = image

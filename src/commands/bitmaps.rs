@@ -1,7 +1,7 @@
-//! The bitmaps that a conversion takes along.
+//! The bitmaps that a conversion copies.
 //!
-//! An error that keeps them from being copied is found before the target is made or written to. They are
-//! added when everything else of the target is written, since writing that isn't a change that they record.
+//! Errors that prevent copying them are found before the target is created or written. They are added after
+//! everything else has been written, since the conversion's writes must not set their bits.
 
 use super::target::{Target, Written};
 use crate::error::{Error, Result, printable};
@@ -11,18 +11,18 @@ use crate::formats::{Image as _, smaller_than_input};
 use crate::nodes::{Disk, Loaded, could_not_open};
 use crate::storage::Purpose;
 
-/// The bitmaps of a source.
+/// The bitmaps of a source that are copied.
 pub(super) struct Taken {
     copied: Vec<PersistentBitmap>,
     size: u64,
-    /// The names of those that are left out, since they are inconsistent.
+    /// The names of inconsistent bitmaps, which are skipped.
     pub(super) skipped: Vec<String>,
 }
 
-/// Finds the bitmaps of an image that is read. With `skip_broken` those that are inconsistent are left out.
+/// Returns the bitmaps of an open image. With `skip_broken` inconsistent ones are skipped.
 ///
 /// # Errors
-/// Returns an error if the image has no bitmaps, or one that is inconsistent.
+/// Returns an error if the image has no bitmaps, or an inconsistent one without `skip_broken`.
 pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<Taken> {
     let top = source.layers.first();
     let bitmaps = top
@@ -30,7 +30,7 @@ pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<Taken> {
         .ok_or_else(|| Error::unsupported("Source lacks bitmap support"))?;
     let (broken, copied): (Vec<PersistentBitmap>, _) =
         bitmaps.list()?.into_iter().partition(|one| one.in_use);
-    // The last comes first, as in qemu-img.
+    // qemu-img lists them in reverse order.
     let skipped: Vec<String> = broken.iter().rev().map(name).collect();
     if let (Some(first), false) = (skipped.first(), skip_broken) {
         let message = format!("Cannot copy inconsistent bitmap '{first}'");
@@ -49,11 +49,11 @@ fn name(bitmap: &PersistentBitmap) -> String {
 }
 
 impl Taken {
-    /// Refuses a target that can't have these bitmaps. `plan` is that of a new target.
+    /// Refuses a target that can't have these bitmaps. `plan` is given for a new target.
     ///
     /// # Errors
-    /// Returns an error if its format or version has no bitmaps. Returns an error if an existing target has a
-    /// bitmap of one of the names, or another size.
+    /// Returns an error if the target's format or version has no bitmaps. Returns an error if an existing target has
+    /// a bitmap with one of the names, or another size.
     pub(super) fn check_target(&self, target: &Target<'_>, plan: Option<&dyn Plan>) -> Result<()> {
         let format = target.format();
         let no_support =
@@ -94,7 +94,7 @@ impl Taken {
         Ok(())
     }
 
-    /// Adds the bitmaps to a target that is written.
+    /// Adds the bitmaps to a target that has been written.
     ///
     /// # Errors
     /// Returns an error if they can't be stored.

@@ -1,4 +1,4 @@
-//! The subcommand `check`: the consistency of an image, and with `-r` its repair.
+//! The subcommand `check`: a check of an image's metadata, and with `-r` its repair.
 
 use super::{Purpose, sandbox};
 use crate::error::{Error, Result};
@@ -14,29 +14,29 @@ pub enum Outcome {
     Checked {
         /// The image's format.
         format: Format,
-        /// The findings in numbers. After a repair that changed something, they are those of a second check,
-        /// with the numbers of what was repaired.
+        /// The numbers of findings. After a repair that changed something they are those of a second check, with the
+        /// numbers of repairs.
         report: CheckReport,
     },
-    /// The answer of a format that has nothing to check, or can't repair anything.
+    /// The answer of a format without a check, or without a repair.
     NoCheck {
         /// The image's format.
         format: Format,
     },
 }
 
-/// A finding as a line, when it is found.
+/// A line about a finding.
 pub struct CheckLine<'a> {
-    /// The text of it.
+    /// The text.
     pub text: &'a CheckEvent<'a>,
-    /// True if `qemu-img` has its name in front of the text.
+    /// True if `qemu-img` prints its name in front of the text.
     pub is_complaint: bool,
 }
 
-/// Checks an image, and repairs what is to be repaired. `on_line` is called with each finding.
+/// Checks an image, and repairs the wanted kinds of damage. `on_line` is called with each finding.
 ///
 /// # Errors
-/// Returns an error if the image can't be opened, or if the check can't be completed (`Check failed: …`).
+/// Returns an error if the image can't be opened, or `Check failed: …` if the check can't be completed.
 pub fn run(
     source: &Node<'_>,
     what: Option<Repair>,

@@ -1,4 +1,4 @@
-//! The subcommand `checksum`: of what an image holds, whatever its format.
+//! The subcommand `checksum`: the checksum of an image's contents, whatever its format.
 
 use std::num::NonZeroUsize;
 
@@ -10,7 +10,7 @@ use crate::nodes::Node;
 /// Computes the checksum of the image's contents, which is that of the raw image that `convert` makes of it.
 ///
 /// # Errors
-/// Returns an error if the image can't be read, or if one of its files changed its length meanwhile.
+/// Returns an error if the image can't be read, or if the length of one of its files changed meanwhile.
 pub fn run(
     source: &Node<'_>,
     algorithm: Algorithm,

@@ -1,8 +1,9 @@
-//! `commit`: what an image holds goes into one that it is over.
+//! The subcommand `commit`: an image's data is written into an image of its backing chain.
 //!
-//! The image that is committed to is the backing file, or one further down. It gets all that the images above it
-//! store, zeroes too, and is on stable storage before the image is emptied. So wherever this ends, the image's disk
-//! is what it was. Images in between aren't changed, and don't read as before if they are used by themselves.
+//! The base that is committed to is the backing file, or an image further down. All data and zeroes of the images
+//! above it are written into it, and put on stable storage before the top image is emptied. So the disk of the top
+//! image never changes, even if the commit is interrupted. Images in between aren't changed, and are no longer valid
+//! by themselves.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,29 +24,29 @@ use crate::nodes::{
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// A commit.
+/// The parameters of `commit`.
 pub struct CommitPlan<'a> {
     /// The image.
     pub image: Node<'a>,
-    /// The name of the image that it goes into, one of those below; `None` for the backing file.
+    /// The name of the base, an image of the backing chain; `None` for the backing file.
     pub base: Option<&'a OsStr>,
-    /// True if the image isn't emptied.
+    /// True if the image isn't emptied: `-d`.
     pub keeps: bool,
-    /// The way in which the work is done.
+    /// The settings of the copy.
     pub settings: Settings,
 }
 
-/// Writes what an image holds into one that it is over, and empties it.
+/// Commits an image to its base, and empties it.
 ///
 /// # Errors
 /// Returns an error if an image of the chain can't be opened or read, if the base can't be written, or if it is
-/// smaller and can't grow. The image's disk is what it was then.
+/// smaller and can't be resized. The disk of the image is unchanged then.
 pub fn run(
     plan: &CommitPlan<'_>,
     passwords: &dyn Passwords,
     observer: &dyn Observer,
 ) -> Result<()> {
-    // A commit that was cut off has left the base with other contents, and is done again.
+    // An interrupted commit has left the base with another content id, and can be repeated.
     let image = Node {
         policy: Policy {
             takes_any_content: true,
@@ -75,7 +76,7 @@ pub fn run(
         refuse_same(&base.path, file, &files)
     };
     let base = Node {
-        // The system's error has its name.
+        // The system's error already has the name.
         name: String::new(),
         ..base.clone()
     };
@@ -106,7 +107,7 @@ pub fn run(
     let source_goes = between.is_none() && !plan.keeps;
     let copied = copy(plan, &source, &target, source_goes, observer);
     if between.is_none() {
-        // The base has other contents, be they all or some, over which the top's disk is what it was.
+        // The base has new contents even after a failure, and the top's disk is unchanged over them.
         let adopted = adopt(&top, &mut target, flush);
         copied.and(adopted).map_err(failed)?;
     } else {
@@ -121,7 +122,7 @@ pub fn run(
     empty(&top, target.image.size())
 }
 
-/// Returns the nodes of all images of a chain, from the top on.
+/// Returns the nodes of all images of a backing chain, top first.
 fn nodes<'a>(top: &Node<'a>, chain: &Disk) -> Result<Vec<Node<'a>>> {
     let mut nodes = vec![top.clone()];
     for layer in &chain.layers {
@@ -131,7 +132,7 @@ fn nodes<'a>(top: &Node<'a>, chain: &Disk) -> Result<Vec<Node<'a>>> {
     Ok(nodes)
 }
 
-/// Returns the number of images above the one that is committed to.
+/// Returns the number of images above the base.
 fn base(plan: &CommitPlan<'_>, chain: &Disk, nodes: &[Node<'_>]) -> Result<usize> {
     let Some(name) = plan.base else {
         return match nodes.len() {
@@ -155,7 +156,7 @@ fn base(plan: &CommitPlan<'_>, chain: &Disk, nodes: &[Node<'_>]) -> Result<usize
     })
 }
 
-/// Returns true if a name, relative to an image's folder, leads to the file at `path`.
+/// Returns true if a name relative to an image's folder is that of the file at `path`.
 fn is_file(image: &Path, name: &OsStr, path: &Path) -> bool {
     let named = file_name::beside(image, name.as_bytes());
     match (fs::canonicalize(named), fs::canonicalize(path)) {
@@ -164,7 +165,7 @@ fn is_file(image: &Path, name: &OsStr, path: &Path) -> bool {
     }
 }
 
-/// Opens the images between the top and the base, of which there may be none.
+/// Opens the images between the top and the base, if there are any.
 fn open_between(above: &[Node<'_>], passwords: &dyn Passwords) -> Result<Option<Disk>> {
     let mut below = BackingNode::Nothing;
     for node in above.iter().skip(1).rev() {
@@ -187,7 +188,7 @@ fn files(top: &WritableFile<'_>, between: Option<&Disk>) -> Vec<Arc<dyn Storage>
     own.chain(others).map(Arc::clone).collect()
 }
 
-/// Opens the disk that the images above the base are together. What none of them stores is unallocated in it.
+/// Opens the images above the base as one disk. Parts that none of them stores are unallocated in it.
 fn source(top: &WritableFile<'_>, between: Option<&Disk>) -> Result<Chain> {
     let image = top.image.open(Parts {
         files: top.parts.files.clone(),
@@ -199,8 +200,8 @@ fn source(top: &WritableFile<'_>, between: Option<&Disk>) -> Result<Chain> {
     Ok(Chain::new(image, below.into_iter().collect()))
 }
 
-/// Writes zeroes over all that a disk has got beyond its `old` size in bytes and that doesn't read as zeroes: data that
-/// isn't written.
+/// Writes zeroes beyond the `old` size of a grown disk in bytes, where it doesn't read as zeroes. That is so for
+/// unwritten parts of an encrypted disk.
 fn write_zeroes_from(old: u64, target: &WritableFile<'_>) -> Result<()> {
     if target.image.encryption().is_none() {
         return Ok(());
@@ -217,7 +218,7 @@ fn write_zeroes_from(old: u64, target: &WritableFile<'_>) -> Result<()> {
     disk.close()
 }
 
-/// Writes all that `source` stores into the base, and closes that.
+/// Writes all that `source` stores into the base, and closes the base.
 fn copy(
     plan: &CommitPlan<'_>,
     source: &Chain,
@@ -242,7 +243,7 @@ fn copy(
     convert::copy(source, target.as_ref(), settings, observer)
 }
 
-/// Has the top know the base by the id that the base's contents have now, where it keeps one.
+/// Stores the base's current content id in the top, if its format has one.
 fn adopt(top: &WritableFile<'_>, base: &mut WritableFile<'_>, flush: bool) -> Result<()> {
     if top.image.backing_content_id().is_none() {
         return Ok(());
@@ -254,11 +255,11 @@ fn adopt(top: &WritableFile<'_>, base: &mut WritableFile<'_>, flush: bool) -> Re
     }
 }
 
-/// Empties the image; all that it held is in a disk of `below` bytes now. An image that can't be emptied keeps it, as
+/// Empties the top, whose data is in a base of `below` bytes now. An image that can't be emptied keeps its data, as
 /// with `qemu-img`.
 fn empty(top: &WritableFile<'_>, below: u64) -> Result<()> {
     let parts = WriteParts {
-        // Nothing of it is copied.
+        // No data is copied from it.
         backing: Some(Arc::new(ZeroImage { size: below })),
         ..top.parts.clone()
     };

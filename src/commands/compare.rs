@@ -6,7 +6,7 @@ use crate::convert::{Observer, Settings};
 use crate::error::Result;
 use crate::nodes::{Disk, Node};
 
-/// An image that is open to be compared.
+/// An open image to be compared.
 pub struct OpenSide {
     image: Disk,
     sandbox: bool,
@@ -26,8 +26,8 @@ pub fn open(source: Node<'_>, passwords: &dyn Passwords) -> Result<OpenSide> {
     })
 }
 
-/// Compares two images. With `strict`, sizes, and how the contents are stored, count as well. Errors are part
-/// of the outcome. One is that a file changed its length meanwhile, where no difference was found.
+/// Compares two images. With `strict`, their sizes and their allocation status count as well. Errors are part of the
+/// result. If no difference is found but the length of a file changed meanwhile, that is an error.
 pub fn run(images: &[OpenSide; 2], strict: bool, observer: &dyn Observer) -> Comparison {
     if images.iter().all(|opened| opened.sandbox) {
         sandbox::enter();
@@ -74,7 +74,7 @@ mod tests {
         }
     }
 
-    /// Checks that images whose contents were the same don't match if a file changed its length meanwhile.
+    /// Checks that images with the same contents don't match if the length of a file changed meanwhile.
     #[test]
     fn a_file_that_grows_or_shrinks_is_no_match() {
         let folder = tempfile::tempdir().unwrap();

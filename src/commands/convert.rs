@@ -1,5 +1,5 @@
-//! `convert`: the contents of one image, or of several as one disk, into another image; and if wanted, a
-//! second look at what was written, or a checksum.
+//! The subcommand `convert`: the contents of one image, or of several as one disk, are copied into another image.
+//! Optionally the target is verified, or a checksum is computed.
 
 use std::sync::Arc;
 
@@ -14,14 +14,15 @@ use crate::formats::{Chain, Concatenation, Image, NewImage, TopOnly};
 use crate::nodes::{Disk, Node, could_not_open};
 use crate::storage::Storage;
 
-/// Images that are open and will be read, one after the other as one disk.
+/// Open images that are read as one disk, one after the other.
 pub struct Sources(Vec<Disk>);
 
 impl Sources {
-    /// Opens the images, of which there is at least one.
+    /// Opens the images. There must be at least one.
     ///
     /// # Errors
-    /// As [`Node::open`]; one that decrypts to noise, where that counts.
+    /// Returns the errors of [`Node::open`]. Returns an error for an image that decrypts to noise, if `passwords`
+    /// makes it one.
     pub fn open(sources: &[Node<'_>], passwords: &dyn Passwords) -> Result<Self> {
         let opened = sources
             .iter()
@@ -43,26 +44,26 @@ impl Sources {
 pub struct Conversion<'a> {
     /// The images to read.
     pub sources: Sources,
-    /// The image to make.
+    /// The image to write.
     pub target: Target<'a>,
-    /// The way in which the work is done.
+    /// The settings of the copy.
     pub settings: Settings,
-    /// The target is read back and compared with the source.
+    /// True if the target is read back and compared with the source.
     pub verify: bool,
-    /// The checksum of the contents that is wanted.
+    /// The algorithm of the wanted checksum.
     pub checksum: Option<Algorithm>,
-    /// Says if the source's persistent bitmaps are copied, too.
+    /// The treatment of the source's persistent bitmaps.
     pub bitmaps: BitmapCopies,
 }
 
 /// The treatment of the source's persistent bitmaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BitmapCopies {
-    /// They aren't copied.
+    /// Copies none.
     Leave,
-    /// All are copied; that one is inconsistent is an error.
+    /// Copies all. An inconsistent one is an error.
     All,
-    /// Those that aren't inconsistent are copied.
+    /// Copies those that are consistent.
     Consistent,
 }
 
@@ -71,24 +72,24 @@ pub enum BitmapCopies {
 pub struct Converted {
     /// The size of the disk in bytes.
     pub size: u64,
-    /// The bytes that were moved.
+    /// The numbers of copied bytes.
     pub bytes: CopiedBytes,
-    /// True if what the target doesn't store is left to a backing file. Else it reads as zeroes.
+    /// True if unallocated parts of the target read as its backing file. Otherwise they read as zeroes.
     pub is_backed: bool,
-    /// The format by which the source that is read first is encrypted, and that by which the target is.
+    /// The encryption formats of the first source and of the target.
     pub encryption: [Option<EncryptionFormat>; 2],
-    /// The checksum of its contents, where one was wanted.
+    /// The checksum of the contents, if one was wanted.
     pub digest: Option<Digest>,
-    /// The names of bitmaps that were left out.
+    /// The names of bitmaps that were skipped.
     pub skipped_bitmaps: Vec<String>,
 }
 
-/// Converts. When it succeeds, the target holds exactly what the sources hold. `passwords` are those of the target and
-/// of the images below it.
+/// Converts images. After success the target has exactly the contents of the sources. `passwords` are those of the
+/// target and of its backing chain.
 ///
 /// # Errors
-/// Returns an error if a source can't be read or the target can't be written, or if a file of a source
-/// changed its length meanwhile; a difference, where that is looked for. No new file is left then.
+/// Returns an error if a source can't be read or the target can't be written, or if the length of a source's file
+/// changed meanwhile. With `verify`, returns an error if the target differs. No new file is left then.
 pub fn run(
     plan: &Conversion<'_>,
     passwords: &dyn Passwords,
@@ -131,9 +132,9 @@ pub fn run(
             error.context(format!("{}: error while converting {driver}", target.name))
         }
     };
-    // What the options say is looked at before what they name.
+    // The options are checked before the files that they name.
     target.plan(image.size(), None).map_err(failed)?;
-    // Held until the end: what is written relies on what is below it.
+    // It stays open until the end, since the written data depends on it.
     let base = target.base().map_err(|error| {
         let error = error.context("Could not open backing file");
         could_not_open(&target.name, error)
@@ -185,9 +186,8 @@ pub fn run(
     })
 }
 
-/// Returns the part of a disk that a source stores itself. What it has from its backing file the target has from its
-/// own. That goes for what is in the same cluster as something that the source stores, too, unless the cluster is
-/// compressed.
+/// Returns the part of a disk that the top image of a source stores. The rest is left to the target's backing file.
+/// In partial clusters the rest is copied from that file, unless the target is compressed.
 fn only_stored(
     source: &Disk,
     target: &Target<'_>,
@@ -206,16 +206,16 @@ fn only_stored(
     })
 }
 
-/// Returns true if anything can be left to a backing file. `qemu-img` asks how a source is stored in pieces of a
-/// part of its tables, and leaves what is to be compressed in whole clusters of a piece. From an image of small
-/// clusters none is left.
+/// Returns true if anything can be left to a backing file. `qemu-img` looks up the block status of a source in steps,
+/// and leaves only whole clusters of a compressed target within a step. A source with small clusters has steps that
+/// are shorter.
 fn leaves_something(source: &Disk, target: &Target<'_>, new: &dyn NewImage) -> bool {
     let step = source.image.layer(0).map(Image::status_step);
     !target.compressed || step.is_some_and(|step| step >= new.allocation_unit() as u64)
 }
 
-/// Reads the target back from its medium, as far as the system lets us, through all that a reader
-/// goes through: the header, the tables, the cipher.
+/// Reads the target back from its medium, as far as the system allows, with its header, tables and cipher, and
+/// compares it with the sources.
 fn verify(
     image: &dyn Image,
     target: &Target<'_>,
@@ -226,7 +226,7 @@ fn verify(
     let compare = || {
         let written = target.as_source(written, passwords)?;
         let written = written.open(Purpose::Copy, passwords)?;
-        // The images below it, if it has any, were there before.
+        // The files of a backing chain weren't written.
         for file in written.layers.iter().take(1).flat_map(|layer| &layer.files) {
             file.leave_cache()?;
         }
@@ -249,7 +249,7 @@ fn verify(
     compare().map_err(|error: Error| error.context(format!("verifying '{}'", target.name)))
 }
 
-/// The disks of all sources as one.
+/// Joins the disks of all sources into one.
 pub(super) fn join(sources: &[Disk]) -> Result<Arc<dyn Image>> {
     let images = sources
         .iter()

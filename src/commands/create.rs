@@ -1,7 +1,7 @@
-//! The subcommand `create`: a new image with nothing in it.
+//! The subcommand `create`: a new, empty image.
 //!
-//! Sizes come from the command line and may be any number of 64 bits. Those that no disk has are refused
-//! before a file is made.
+//! Sizes come from the command line and may be any number of 64 bits. Impossible ones are refused before a file is
+//! created.
 
 use super::{Passwords, Target};
 use crate::convert::{self, Settings};
@@ -11,7 +11,7 @@ use crate::formats::ZeroImage;
 /// Creates `target` as a disk of `size` bytes that reads as zeroes.
 ///
 /// # Errors
-/// Returns an error if anything keeps it from being created; no new file is left then.
+/// Returns an error if the image can't be created. No new file is left then.
 pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<()> {
     let create = || {
         // The options are checked before the files that they name.
@@ -24,8 +24,8 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
             open.image.finish()?;
             return open.keep(target);
         }
-        // A new image is a copy of nothing. The engine also writes the space that is preallocated in full, or
-        // encrypted.
+        // A new image is a copy of an empty disk, so that preallocated or encrypted space is written as in a
+        // conversion.
         let settings = Settings {
             leave_unallocated: true,
             ..Settings::default()
@@ -36,7 +36,7 @@ pub fn run(target: &Target<'_>, size: u64, passwords: &dyn Passwords) -> Result<
     create().map_err(|error: Error| too_large(error, target).context(&target.name))
 }
 
-/// Returns the error for a file system that has no files of that size.
+/// Returns the error for a file system that can't have files of that size.
 fn too_large(error: Error, target: &Target<'_>) -> Error {
     if error.io_kind() != Some(std::io::ErrorKind::FileTooLarge) {
         return error;

@@ -1,8 +1,7 @@
-//! `dd`: a run of blocks of an image into a new image.
+//! The subcommand `dd`: a range of blocks of an image is copied into a new image.
 //!
-//! Counting is `qemu-img`'s. The number of blocks is counted from the start of the disk and not from the block
-//! that is copied first, so that `count=2 skip=1` copies one block. Scripts were written for what comes
-//! of that.
+//! Blocks are counted as in `qemu-img`: from the start of the disk, and not from the first copied block. So `count=2
+//! skip=1` copies one block. Scripts depend on that.
 
 use std::sync::Arc;
 
@@ -12,30 +11,30 @@ use crate::error::{Error, Result};
 use crate::formats::{DiskPart, Image};
 use crate::nodes::{Disk, Node};
 
-/// The blocks that are wanted of a disk.
+/// The wanted blocks of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DdBlocks {
     /// The size of a block in bytes, at least 1.
     pub size: u64,
-    /// The number of blocks, counted from the start of the disk; `None` for all.
+    /// The number of blocks, counted from the start of the disk, or `None` for all.
     pub count: Option<u64>,
-    /// The number of blocks at the start that aren't copied.
+    /// The number of blocks at the start that are skipped.
     pub skip: u64,
 }
 
-/// The part of a disk that some blocks are.
+/// The range of blocks of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockRange {
-    /// The offset at which it starts, in bytes.
+    /// Its start, in bytes.
     pub start: u64,
     /// Its length in bytes.
     pub length: u64,
-    /// True if the blocks are all beyond the end of what may be copied; then there is nothing in it.
+    /// True if it is empty because all blocks are beyond the end of the disk or of `count`.
     pub is_beyond_end: bool,
 }
 
 impl DdBlocks {
-    /// Returns the part of a disk of `size` bytes that they are.
+    /// Returns the range of the blocks in a disk of `size` bytes.
     pub fn of_disk(self, size: u64) -> BlockRange {
         let bytes = |blocks: u64| blocks.saturating_mul(self.size);
         let end = self.count.map_or(size, |count| size.min(bytes(count)));
@@ -54,14 +53,15 @@ impl DdBlocks {
     }
 }
 
-/// An image that is open to be copied from.
+/// An open image to be copied from.
 pub struct BlockSource(Disk);
 
 impl BlockSource {
     /// Opens the image.
     ///
     /// # Errors
-    /// Returns an error as [`Node::open`] does, or if it decrypts to noise, where that counts.
+    /// Returns the errors of [`Node::open`]. Returns an error if the image decrypts to noise, if `passwords` makes it
+    /// one.
     pub fn open(source: &Node<'_>, passwords: &dyn Passwords) -> Result<Self> {
         let disk = source.open(Purpose::Copy, passwords)?;
         plausible::look_at_start(&disk, passwords)?;
@@ -74,11 +74,11 @@ impl BlockSource {
     }
 }
 
-/// Copies a part of the source's disk into a new image, which has its size rounded up to whole sectors.
+/// Copies a part of the source's disk into a new image, whose size is rounded up to whole sectors of 512 bytes.
 ///
 /// # Errors
-/// Returns an error if the source can't be read, the target can't be made or written, or a file of the source
-/// changed its length meanwhile. No new file is left then.
+/// Returns an error if the source can't be read, if the target can't be created or written, or if the length of a
+/// source's file changed meanwhile. No new file is left then.
 pub fn run(
     source: &BlockSource,
     range: BlockRange,
@@ -99,7 +99,7 @@ pub fn run(
     open.keep(target)
 }
 
-/// Says that the target called `name` can't be made.
+/// Returns the error that the target `name` can't be created.
 pub fn cant_create(name: &str, error: Error) -> Error {
     error.context(format!("{name}: error while creating output image"))
 }
@@ -108,7 +108,7 @@ pub fn cant_create(name: &str, error: Error) -> Error {
 mod tests {
     use super::*;
 
-    /// The numbers are what `qemu-img dd` copies of a disk of so many bytes.
+    /// The expected numbers were taken from `qemu-img dd`.
     #[test]
     fn blocks_are_counted_from_the_start_of_the_disk() {
         let range = |size, count, skip, of| {

@@ -1,7 +1,7 @@
-//! The forecast of a conversion. Nothing is written, and no file is made.
+//! The forecast of a conversion. Nothing is written, and no file is created.
 //!
-//! Only metadata is read. Zeroes that the source stores as data are found by reading them, so as much may be left out
-//! as `read` says, and the new file may be smaller than `required`.
+//! Only metadata is read. A conversion also skips zeroes that the source stores as data, so it may write less, and
+//! the new file may be smaller than `required`.
 
 use super::convert::{Conversion, join};
 use crate::crypto::{Backend, chosen_backend};
@@ -17,19 +17,19 @@ use crate::units::GuestOffset;
 pub struct Forecast {
     /// The name, the format and the encryption of each source.
     pub sources: Vec<Named>,
-    /// The same of the target.
+    /// The name, the format and the encryption of the target.
     pub target: Named,
-    /// True if the target exists and is written over.
+    /// True if the target exists and is overwritten.
     pub exists: bool,
     /// The size of the disk in bytes.
     pub size: u64,
-    /// The bytes of the disk that the sources store, all of which are read.
+    /// The bytes of data of the sources, all of which are read.
     pub read: u64,
-    /// The size of the new file, in bytes, where the format can tell it.
+    /// The size of the new file in bytes, if the format can measure it.
     pub measured: Option<Measured>,
-    /// The number of threads that work.
+    /// The number of threads.
     pub threads: usize,
-    /// The implementation of the cipher, where there is encryption.
+    /// The implementation of the cipher, if there is encryption.
     pub backend: Option<Backend>,
 }
 
@@ -40,14 +40,14 @@ pub struct Named {
     pub name: String,
     /// The name of its format.
     pub format: &'static str,
-    /// The format by which it is encrypted.
+    /// Its encryption format.
     pub encryption: Option<EncryptionFormat>,
 }
 
-/// Tells what a conversion would do.
+/// Returns the forecast of a conversion.
 ///
 /// # Errors
-/// Returns an error as the conversion would before it writes, or if the sources' metadata can't be read.
+/// Returns the errors of a conversion before it writes, or an error if the sources' metadata can't be read.
 pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
     let opened = plan.sources.disks();
     let joined = join(opened)?;
@@ -99,7 +99,7 @@ fn named(source: &Disk) -> Option<Named> {
     })
 }
 
-/// Returns nothing for a format that doesn't measure.
+/// Returns `None` for a format that can't measure.
 fn known(measured: Result<Measured>) -> Result<Option<Measured>> {
     match measured {
         Err(error) if error.kind() == crate::error::ErrorKind::Unsupported => Ok(None),
@@ -107,7 +107,7 @@ fn known(measured: Result<Measured>) -> Result<Option<Measured>> {
     }
 }
 
-/// Returns the number of bytes of a disk that are stored as data.
+/// Returns the number of bytes of data of a disk.
 fn stored(image: &dyn Image) -> Result<u64> {
     let mut bytes = 0;
     let mut position = 0;

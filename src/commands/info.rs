@@ -1,9 +1,8 @@
 //! The subcommand `info`: the contents of an image's header.
 //!
-//! Only the file that the user named is opened. The names found inside it (backing file, data file) are
-//! shown, and only followed if the whole chain is asked for. No password is needed. Only the header and the
-//! lists of snapshots and bitmaps are read, so that it is cheap for any image. The report has the field names
-//! of QEMU's `ImageInfo`, which scripts know.
+//! Only the named file is opened. The names inside of it (backing file, data file) are reported, and only followed
+//! for `--backing-chain`. No password is needed. Only the header and the lists of snapshots and bitmaps are read, so
+//! that it is fast for any image. The report has the field names of QEMU's `ImageInfo`, which scripts use.
 
 use super::sandbox;
 use crate::error::{Result, printable};
@@ -15,13 +14,11 @@ use crate::nodes::{Inspected, Node, file_name, infinite_loop};
 use crate::storage::Identity;
 use crate::units::human_size;
 
-/// Looks at an image and at those below it, top first. `shown` is the name of the first in the report.
-/// `prepare` is called when there are snapshots, while files can still be opened: their dates need the time
-/// zone.
+/// Reports on an image and its backing chain, top first. `shown` is the name of the first image in the report.
+/// `prepare` is called if there are snapshots, while files can still be opened: their dates need the time zone.
 ///
 /// # Errors
-/// Returns an error if an image can't be opened, if its header is invalid, or if the chain leads back into
-/// itself.
+/// Returns an error if an image can't be opened, if its header is invalid, or if the chain has a loop.
 pub fn chain(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec<ImageInfo>> {
     let mut images = Vec::new();
     let mut seen: Vec<Identity> = Vec::new();
@@ -48,10 +45,10 @@ pub fn chain(source: &Node<'_>, shown: String, prepare: &dyn Fn()) -> Result<Vec
     Ok(infos)
 }
 
-/// Puts an image's header into words; no other file is looked at.
+/// Explains an image's header in sentences. Reads no other file.
 ///
 /// # Errors
-/// Returns an error as [`run`] does.
+/// Returns the errors of [`run`].
 pub fn explain(source: &Node<'_>) -> Result<Vec<Statement>> {
     let found = Inspected::open(source)?;
     sandbox::all_is_open(source);
@@ -81,13 +78,13 @@ pub fn explain(source: &Node<'_>) -> Result<Vec<Statement>> {
     Ok(all)
 }
 
-/// Returns the node of the image below another. An error in its name is reported of that name.
+/// Returns the node of the backing file of an image. An error in its name is reported with that name.
 fn below<'a>(source: &Node<'a>, image: &dyn ImageFile) -> Result<Option<Node<'a>>> {
     source.named_below(image).map_err(|error| {
         let name = image.backing().map_or(&[][..], |backing| backing.name);
         let name = file_name::beside(&source.path, name);
         let name = name.to_string_lossy();
-        // The errors of an option tree name it already.
+        // The errors of an option tree have the name already.
         if name.starts_with("json:") {
             return error;
         }
@@ -95,7 +92,7 @@ fn below<'a>(source: &Node<'a>, image: &dyn ImageFile) -> Result<Option<Node<'a>
     })
 }
 
-/// Looks at an image; `shown` and `prepare` are those of [`chain`].
+/// Reports on an image. `shown` and `prepare` are those of [`chain`].
 ///
 /// # Errors
 /// Returns an error if it can't be opened, or if its header is invalid.

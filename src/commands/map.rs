@@ -1,7 +1,7 @@
-//! The subcommand `map`: how the disk is stored, run by run.
+//! The subcommand `map`: the extents of a disk.
 //!
-//! Runs are found one after the other, and handed out as soon as the next one differs. So an image with any
-//! number of them takes no memory.
+//! Extents are looked up one after the other, joined, and returned as soon as the next one differs. So the memory
+//! doesn't depend on their number.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,30 +13,30 @@ use crate::nodes::{Disk, Node};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// The part of a disk to be mapped.
+/// The parameters of `map`.
 pub struct MapPlan<'a> {
     /// The image.
     pub source: Node<'a>,
-    /// Its start in bytes.
+    /// The start of the mapped part in bytes.
     pub start: u64,
-    /// Its length in bytes; without it, it reaches to the end.
+    /// Its length in bytes, or `None` if it reaches to the end of the disk.
     pub length: Option<u64>,
 }
 
-/// A run of the disk that is stored in one way and in one piece.
+/// A contiguous extent of the disk with one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapRun {
     /// Its start on the disk.
     pub start: GuestOffset,
-    /// The way in which it is stored. Its length is 0 only where there was nothing to be mapped at all.
+    /// Its status. Its length is 0 only if the mapped part is empty.
     pub status: Status,
-    /// The file of its image that it has its offset in, by its place among them; `None` for the last one, which
-    /// is the only one with data in most formats.
+    /// The index of the file of its image that its offset is in, or `None` for the last file, which is the only one
+    /// with data in most formats.
     pub file: Option<usize>,
 }
 
 impl MapRun {
-    /// Adds the next run to this one and returns true, if both are stored in one way and in one piece.
+    /// Joins the next extent to this one if both are contiguous and have the same status. Returns true if it did.
     fn join(&mut self, next: &Self) -> bool {
         let length = self.status.length;
         let expected = Status {
@@ -52,12 +52,12 @@ impl MapRun {
     }
 }
 
-/// The runs of a disk, in guest order.
+/// The extents of a disk, in guest order.
 pub struct Map {
     source: Disk,
     position: u64,
     end: u64,
-    /// The first run that hasn't been handed out.
+    /// The first extent that hasn't been returned.
     ahead: Option<MapRun>,
 }
 
@@ -78,7 +78,7 @@ pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
         end,
         ahead: None,
     };
-    // A range without a byte is reported as a run without one.
+    // An empty range is reported as an empty extent.
     if map.position >= map.end {
         map.ahead = Some(MapRun {
             start: GuestOffset(map.position),
@@ -90,7 +90,7 @@ pub fn open(plan: &MapPlan<'_>, passwords: &dyn Passwords) -> Result<Map> {
 }
 
 impl Map {
-    /// Returns the file that a run with an offset is in, as it was named.
+    /// Returns the path of the file that an extent with an offset is in, as it was named.
     pub fn file(&self, run: &MapRun) -> Option<&Path> {
         let layer = self.source.layers.get(run.status.depth)?;
         let file = match run.file {
@@ -100,7 +100,7 @@ impl Map {
         file.map(|file| Path::new(file.location()))
     }
 
-    /// Finds the file that a run with an offset is in, where the image has several.
+    /// Returns the index of the file that an extent with an offset is in, if the image has several.
     fn find_file(&self, start: GuestOffset, status: &Status) -> Result<Option<usize>> {
         let layer = self.source.layers.get(status.depth);
         let Some(layer) = layer.filter(|layer| layer.files.len() > 2) else {
@@ -119,7 +119,7 @@ impl Map {
         self.position.min(self.end)..self.end
     }
 
-    /// Returns the length in bytes of the file that the image's data is in.
+    /// Returns the length in bytes of the file with the image's data.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -127,7 +127,7 @@ impl Map {
         self.data_file().map_or(Ok(0), Storage::len)
     }
 
-    /// Returns the holes of that file.
+    /// Returns the holes of that file, in bytes.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -152,12 +152,12 @@ impl Map {
         self.source.layers.first()?.data_file()
     }
 
-    /// Returns true if the run that was handed out last is the last one.
+    /// Returns true if all extents have been returned.
     pub fn is_done(&self) -> bool {
         self.ahead.is_none()
     }
 
-    /// Asks how the disk is stored at the position, and moves the position behind that run.
+    /// Looks up the extent at the position, and advances the position to its end.
     fn step(&mut self) -> Result<Option<MapRun>> {
         if self.position >= self.end {
             return Ok(None);
@@ -166,11 +166,11 @@ impl Map {
         let limit = self.end - self.position;
         let status = self.source.image.status_at(start, limit);
         let mut status = status.map_err(|error| {
-            // Nothing follows an error.
+            // Iteration ends after an error.
             self.position = self.end;
             error.context("Could not read file metadata")
         })?;
-        // The offset is one in the file, of which the image may be a part.
+        // The offset is reported in the file, of which the image may be a part.
         let layer = self.source.layers.get(status.depth);
         let start_in_file = layer.map_or(0, |layer| layer.start);
         status.offset = status.offset.and_then(|host| host.after(start_in_file));

@@ -1,6 +1,6 @@
-//! The subcommand `measure`: the size that the file of a new image will have, before there is one.
+//! The subcommand `measure`: the size of a new image's file, before it is created.
 //!
-//! Only the metadata is read of the image that would be converted.
+//! Of the image that would be converted only metadata is read.
 
 use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
@@ -11,22 +11,22 @@ use crate::options::Values;
 
 /// The contents of the new image.
 pub enum MeasuredDisk<'a> {
-    /// An empty disk of so many bytes.
+    /// An empty disk of this size in bytes.
     Empty(u64),
     /// The contents of this image.
     Of(Box<Node<'a>>),
 }
 
-/// An opened source, or the size of a disk that is empty.
+/// An opened source, or the size of an empty disk in bytes.
 pub enum OpenDisk {
-    /// An empty disk.
+    /// An empty disk of this size in bytes.
     Empty(u64),
     /// The image to be converted.
     Source(Disk),
 }
 
 impl MeasuredDisk<'_> {
-    /// Opens the source, where there is one.
+    /// Opens the source, if there is one.
     ///
     /// # Errors
     /// Returns the errors of [`Node::open`].

@@ -1,8 +1,8 @@
-//! The subcommands: from typed options to what was done or found.
+//! The subcommands: each takes typed options and returns a result or a report.
 //!
-//! Each has a file. Nothing here prints or reads the command line: the options come typed, and the result is
-//! a report that [`crate::cli`] renders. Passwords come from the caller's [`Passwords`], and images come as
-//! nodes ([`crate::nodes`]). No format is named.
+//! Each has a file. None prints or parses the command line: [`crate::cli`] parses the options and renders the report.
+//! Passwords come from the caller's [`Passwords`], and images are given as nodes ([`crate::nodes`]). No format is
+//! named.
 
 pub mod amend;
 pub mod backing;

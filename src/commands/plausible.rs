@@ -1,4 +1,4 @@
-//! A check against wrong passwords, where the image itself can't tell: the decrypted start is looked at.
+//! A check for wrong passwords of images that can't verify them: the start of the decrypted disk must not be noise.
 
 use super::{Passwords, Purpose};
 use crate::error::{Error, Result};
@@ -8,16 +8,16 @@ use crate::formats::encryption::EncryptionFormat;
 use crate::formats::plausible::starts_with_noise;
 use crate::nodes::{Disk, Node};
 
-/// Tells `passwords` of each image of the chain that decrypts to noise.
+/// Reports each image of the chain that decrypts to noise to `passwords`.
 ///
 /// # Errors
-/// Returns the error that `passwords` makes of it.
+/// Returns the error that `passwords` makes of noise.
 pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<()> {
     for (depth, layer) in opened.layers.iter().enumerate() {
         let encryption = layer.image.encryption();
         let is_unchecked = encryption.is_some_and(EncryptionFormat::accepts_any_password);
         let image = opened.image.layer(depth).filter(|_| is_unchecked);
-        // Errors of reading are reported when the data is needed.
+        // Read errors are reported when the data is needed.
         if image.is_some_and(|image| starts_with_noise(image).unwrap_or(false)) {
             let newline = is_with_newline(layer.image.as_ref(), passwords);
             passwords.implausible(&layer.name, newline)?;
@@ -26,8 +26,8 @@ pub(super) fn look_at_start(opened: &Disk, passwords: &dyn Passwords) -> Result<
     Ok(())
 }
 
-/// Tells `passwords` of an image that decrypts to noise. It opens only the image's file for that, and does
-/// nothing for images without such encryption.
+/// Reports an image that decrypts to noise to `passwords`. Opens only the image's file, and does nothing for images
+/// without such encryption.
 ///
 /// # Errors
 /// Returns an error if the image can't be opened, or if there is no password. Returns the error that
@@ -53,8 +53,8 @@ pub fn run(source: &Node<'_>, passwords: &dyn Passwords) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if the image doesn't decrypt to noise with the newline that ended the password's file. Images
-/// with a data file aren't looked into.
+/// Returns true if the password with the newline that ended its file doesn't decrypt the image to noise. Images with
+/// a data file aren't tested.
 fn is_with_newline(image: &dyn ImageFile, passwords: &dyn Passwords) -> bool {
     let Some(secret) = passwords.with_newline() else {
         return false;
@@ -66,6 +66,6 @@ fn is_with_newline(image: &dyn ImageFile, passwords: &dyn Passwords) -> bool {
     let noise = image
         .open(parts)
         .and_then(|disk| starts_with_noise(disk.as_ref()));
-    // An error of reading says nothing of the password.
+    // A read error says nothing about the password.
     noise.is_ok_and(|noise| !noise)
 }

@@ -1,6 +1,6 @@
-//! A protocol as the format of a target: the bytes of a disk, in what holds them.
+//! The driver of a target: a format, or a protocol.
 //!
-//! QEMU has protocols as drivers below its formats. Without a format the bytes are those of a raw image.
+//! In QEMU protocols are drivers too, below those of formats. A protocol without a format means a raw image.
 
 use crate::error::Result;
 use crate::formats::no_creation;
@@ -8,17 +8,17 @@ use crate::formats::{FORMATS, Format};
 use crate::options::OptionSpec;
 use crate::storage::{PROTOCOLS, Protocol, list};
 
-/// The kind of a new image: a format, or the protocol that holds it.
+/// The driver of a new image: a format, or a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    /// An image of this format, in a file or device.
+    /// An image of this format in a file or device.
     Format(Format),
-    /// A raw image, held by this protocol.
+    /// A raw image in a storage of this protocol.
     Protocol(Protocol),
 }
 
 impl Driver {
-    /// Refuses a format of which there are no new images: it has no options for them, not even a size.
+    /// Refuses a format that can't be created: it has no options for that, not even a size.
     ///
     /// # Errors
     /// Returns an error that names the format.
@@ -31,20 +31,20 @@ impl Driver {
         }
     }
 
-    /// Returns the driver of that name, if this version has it for new images.
+    /// Returns the driver of that name, if this version has it.
     pub fn from_name(name: &str) -> Option<Self> {
         let protocol = || Protocol::from_name(name).map(Self::Protocol);
         Format::from_name(name).map(Self::Format).or_else(protocol)
     }
 
-    /// Returns the names of all drivers: those of the formats, and of the protocols that hold new images.
+    /// Returns the names of all drivers: the formats, and the protocols that can create storages.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let protocols = PROTOCOLS.iter().filter(|protocol| protocol.creates());
         let formats = FORMATS.iter().map(|format| format.name());
         formats.chain(protocols.map(|protocol| protocol.name()))
     }
 
-    /// Returns its name.
+    /// Returns the driver's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Format(format) => format.name(),
@@ -52,7 +52,7 @@ impl Driver {
         }
     }
 
-    /// Returns the format of the image, which is raw if a protocol was named.
+    /// Returns the format of the image, which is raw for a protocol.
     pub fn format(self) -> Format {
         match self {
             Self::Format(format) => format,
@@ -60,7 +60,7 @@ impl Driver {
         }
     }
 
-    /// Returns the protocol that holds the image, where it was named.
+    /// Returns the protocol, if one was named.
     pub fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Format(_) => None,

@@ -1,8 +1,8 @@
-//! `rebase`: another backing file for an image, or none.
+//! The subcommand `rebase`: another backing file for an image, or none.
 //!
-//! With both chains at hand the image's disk stays what it is: what it would lose is written into it first, and the
-//! header changes last. Without, only the header changes. All that can be refused is refused before anything is
-//! written.
+//! In safe mode both backing chains are read, and the image's disk stays the same: the parts that would differ are
+//! written into the image first, and the header changes last. In unsafe mode (`-u`) only the header changes. All
+//! errors that can be found beforehand are found before anything is written.
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -16,29 +16,29 @@ use crate::formats::driver::Backing;
 use crate::nodes::{ChainImage, Disk, Names, Node, Policy, WritableFile, WriteAccess, refuse_same};
 use crate::storage::CacheMode;
 
-/// A backing file as `-b` and `-F` give it.
+/// The new backing file, as `-b` and `-F` give it.
 pub struct NewBacking<'a> {
-    /// Its name as it is stored; an empty one is none.
+    /// Its name as it will be stored. An empty name means no backing file.
     pub name: &'a OsStr,
     /// The name of its format.
     pub format: Option<&'a str>,
-    /// The way in which it is read.
+    /// The cache mode for reading it.
     pub cache: CacheMode,
-    /// Says if others may write it while it is read.
+    /// The rule for others that write it while it is read.
     pub sharing: Sharing,
 }
 
-/// A change of an image's backing file.
+/// The parameters of `rebase`.
 pub struct RebasePlan<'a> {
     /// The image.
     pub image: Node<'a>,
-    /// The backing file that it is to have.
+    /// The new backing file.
     pub backing: NewBacking<'a>,
-    /// True if only the header changes, whatever the disk holds then.
+    /// True if only the header changes, even if the disk's contents change: `-u`.
     pub header_only: bool,
     /// True if data that is written into the image is compressed.
     pub compressed: bool,
-    /// The number of threads that work at most.
+    /// The most threads.
     pub workers: NonZeroUsize,
 }
 
@@ -46,7 +46,7 @@ pub struct RebasePlan<'a> {
 ///
 /// # Errors
 /// Returns an error if an image of either chain can't be opened or read, if the image can't be written, or if its
-/// header can't have that backing file. The image's disk is what it was then, and its backing file the old one.
+/// header can't have that backing file. The image then has its old disk and its old backing file.
 pub fn run(
     plan: &RebasePlan<'_>,
     passwords: &dyn Passwords,
@@ -91,7 +91,7 @@ pub fn run(
     Ok(())
 }
 
-/// Returns the backing file as the header is to name it.
+/// Returns the backing file as the header will name it.
 fn stored(backing: &NewBacking<'_>) -> Option<Backing> {
     (!backing.name.is_empty()).then(|| Backing {
         name: backing.name.as_bytes().to_vec(),
@@ -100,7 +100,7 @@ fn stored(backing: &NewBacking<'_>) -> Option<Backing> {
     })
 }
 
-/// Opens the new backing file and all below it. A relative name is relative to the image's folder.
+/// Opens the new backing file and its backing chain. A relative name is relative to the image's folder.
 fn open_new(
     plan: &RebasePlan<'_>,
     open: &WritableFile<'_>,
@@ -108,11 +108,11 @@ fn open_new(
 ) -> Result<Disk> {
     let (node, backing) = (&plan.image, &plan.backing);
     let opened = || {
-        // What the user named is opened; what that names is found inside of it.
+        // The user named this file, so it is opened. The policy for names inside of it stays.
         let follow = Names::Follow(node.policy.warn);
         let found = follow.backing_file(&node.path, backing.name.as_bytes(), backing.format)?;
         let new = Node {
-            // It is told of by what stands in front.
+            // The prefix of the error names the file.
             name: String::new(),
             sharing: backing.sharing,
             policy: Policy {
@@ -134,7 +134,7 @@ fn open_new(
     })
 }
 
-/// Writes into the image what it would lose.
+/// Writes the parts that would differ into the image.
 fn fill(
     plan: &RebasePlan<'_>,
     open: &WritableFile<'_>,
@@ -160,11 +160,11 @@ fn fill(
     for disk in open.below.iter().chain(new) {
         disk.check_lengths()?;
     }
-    // All of it is on stable storage before the header says that the old backing file isn't needed.
+    // All data is on stable storage before the header names the new backing file.
     overlay.close()
 }
 
-/// Returns the number of images at the bottom that both chains have in common.
+/// Returns the number of base images that both chains share.
 ///
 /// # Errors
 /// Returns the system's error.

@@ -1,49 +1,49 @@
-//! `resize`: an image that exists gets a larger disk, or a smaller one.
+//! The subcommand `resize`: a new size for the disk of an existing image.
 
 use super::Passwords;
 use crate::error::{Error, Result};
 use crate::formats::{Format, Preallocation, Resize};
 use crate::nodes::{Node, WritableFile, WriteAccess};
 
-/// The largest disk that QEMU has, in bytes: 2^63, less 1 GiB.
+/// The largest disk of QEMU, in bytes: 2^63 − 1 GiB.
 const MOST_BYTES: u64 = (1 << 63) - (1 << 30);
 
-/// The size that is wished for, in bytes.
+/// The wanted size, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WantedSize {
-    /// So many.
+    /// The size itself.
     Exactly(u64),
-    /// So many more than now.
+    /// The number of bytes to add to the current size.
     More(u64),
-    /// So many fewer than now.
+    /// The number of bytes to subtract from the current size.
     Less(u64),
 }
 
-/// The wishes for an image that gets another size.
+/// The parameters of `resize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResizeWish {
     /// The new size.
     pub size: WantedSize,
-    /// The way in which added space is taken.
+    /// The preallocation of the added space.
     pub preallocation: Preallocation,
-    /// True if the disk may get smaller.
+    /// True if the disk may get smaller: `--shrink`.
     pub may_shrink: bool,
 }
 
 /// The outcome of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResizeOutcome {
-    /// The disk has the size.
+    /// The disk has the wanted size.
     Resized,
-    /// The disk would get smaller, and nobody said that it may: nothing was changed.
+    /// The disk would get smaller without `--shrink`, so nothing was changed.
     WouldShrink,
 }
 
-/// Resizes the disk of an image. `on_format` is told the format that was stated or found.
+/// Resizes the disk of an image. `on_format` is called with the format that was given or probed.
 ///
 /// # Errors
-/// Returns an error if the image can't be opened to be written, if there can't be such a size, or if the
-/// format refuses it: then nothing was changed. Returns an error if the image is damaged, or the system's error.
+/// Returns an error if the image can't be opened for writing, if the size is invalid, or if the format refuses it.
+/// Nothing was changed then. Returns an error if the image is damaged, or the system's error.
 pub fn run(
     node: &Node<'_>,
     wish: &ResizeWish,
@@ -82,11 +82,11 @@ pub fn run(
 }
 
 impl WantedSize {
-    /// Returns the size of a disk that has `now` bytes. As in QEMU, sums are of 64 bits with a sign, and what
-    /// is beyond them begins again at the other end.
+    /// Returns the new size of a disk that has `now` bytes. As in QEMU, the sum is a signed number of 64 bits that
+    /// wraps around.
     ///
     /// # Errors
-    /// Returns an error if it isn't above 0.
+    /// Returns an error if the new size isn't above 0.
     fn of(self, now: u64) -> Result<u64> {
         let size = match self {
             Self::Exactly(size) => size,

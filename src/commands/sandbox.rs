@@ -1,18 +1,18 @@
-//! Giving up rights that looking at an image doesn't need, before it is looked at closely.
+//! The sandbox: the process drops the privileges that reading an image doesn't need, before it parses the image.
 //!
-//! Images may be malicious. Once everything that was named is open, reading it needs no more files, no
-//! network and no other programs. So the kernel is told to refuse those. A mistake in the code that parses
-//! tables and headers could then do no more than print nonsense.
+//! Images may be malicious. Once all named files are open, reading them needs no more files, no network and no other
+//! programs, so the kernel is asked to refuse those. An exploit of the code that parses tables and headers could then
+//! only print nonsense.
 //!
-//! Two parts of the kernel do that, either without the other. Seccomp allows a list of system calls and no
-//! other (on the processors that its crate knows). Landlock takes away all files, ports and signals.
+//! Two independent parts of the kernel do that. Seccomp allows a list of system calls and no others (on the
+//! architectures that its crate supports). Landlock denies access to all files, ports and signals.
 //!
-//! A call that isn't on the list fails as it does in a kernel that doesn't have it; it doesn't end the
-//! program. The C library and Rust's have another way for most calls that are new. Where there is none, the
-//! error is reported like any other. The call has no effect either way.
+//! A call that isn't on the list fails with ENOSYS, as in a kernel that doesn't have it, and doesn't end the program.
+//! The C library and the Rust library have fallbacks for most new calls. Without a fallback the error is reported
+//! like any other. The call has no effect in either case.
 //!
-//! Nothing here fails. Where the kernel has none of this, or forbids it (in containers), the command does its
-//! work without.
+//! No failure here is an error. If the kernel has none of this or forbids it (in containers), the command runs
+//! without it.
 
 use crate::nodes::Node;
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
-/// System calls that are allowed whatever their arguments. Reading from open files, printing, memory, threads
-/// and the end of the program need them. The list is as short as can be. The kernel tries all of it for every
-/// call that exists when it takes the filter, which costs 3 µs for each entry.
+/// The system calls that are allowed with any arguments. Reading open files, printing, memory, threads and the end of
+/// the program need them. The list is short, since the kernel evaluates the filter for every existing call when it
+/// installs it, which takes 3 µs for each entry.
 const ALLOWED: &[c_long] = &[
-    // Files that are open already.
+    // Open files.
     libc::SYS_read,
     libc::SYS_pread64,
     libc::SYS_write,
@@ -45,7 +45,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_madvise,
-    // Threads, and waiting for each other.
+    // Threads and their synchronisation.
     libc::SYS_clone,
     libc::SYS_clone3,
     libc::SYS_futex,
@@ -64,34 +64,33 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_clock_gettime,
     libc::SYS_getrusage,
     libc::SYS_getrandom,
-    // The end, where the dynamic linker may print its statistics (LD_DEBUG).
+    // The end of the program, when the dynamic linker may print statistics (LD_DEBUG).
     libc::SYS_getpid,
     libc::SYS_writev,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
 
-/// Gives up the rights that looking at `node` doesn't need, if the node says so. Callers do so when all its
-/// files are open and nothing but looking at them is left to do.
+/// Enters the sandbox if the policy of `node` says so. Callers do that once all its files are open, and only reading
+/// is left to do.
 pub(super) fn all_is_open(node: &Node<'_>) {
     if node.policy.sandbox {
         enter();
     }
 }
 
-/// Gives up all rights that reading from open files doesn't need, for the whole program and for good. Callers
-/// do so when all files are open and before they start other threads, since Landlock doesn't reach existing
-/// ones.
+/// Drops all privileges that reading open files doesn't need, for the whole process and for good. Callers do that
+/// once all files are open and before they start threads, since Landlock doesn't apply to existing threads.
 pub(super) fn enter() {
-    // Landlock comes first, since the calls that it needs aren't on seccomp's list.
+    // Landlock comes first, since its own system calls aren't on the list of seccomp.
     let _ = forbid_files();
     if let Ok(filter) = filter() {
         let _ = seccompiler::apply_filter_all_threads(&filter);
     }
 }
 
-/// Forbids this thread, and those that it starts, to open, make or remove files. Ports of TCP, and signals to
-/// other programs, are forbidden as well. The result says how much of that the kernel's Landlock does.
+/// Forbids this thread, and those that it starts, to open, create or remove files, to use TCP ports, and to send
+/// signals to other programs. Returns the degree to which the kernel's Landlock enforces that.
 fn forbid_files() -> Result<RulesetStatus, RulesetError> {
     let newest = ABI::V6;
     let restricted = Ruleset::default()
@@ -104,7 +103,7 @@ fn forbid_files() -> Result<RulesetStatus, RulesetError> {
     Ok(restricted.ruleset)
 }
 
-/// Compiles the filter of system calls for the kernel.
+/// Compiles the seccomp filter.
 fn filter() -> Result<BpfProgram, BackendError> {
     let number = |value: i32| value.cast_unsigned();
     // The number has another type in other C libraries.
@@ -115,9 +114,9 @@ fn filter() -> Result<BpfProgram, BackendError> {
         // Memory, unless it can be executed.
         (libc::SYS_mmap, no_code(2)?),
         (libc::SYS_mprotect, no_code(2)?),
-        // Debug builds look at a descriptor before they close it.
+        // Debug builds test a descriptor before they close it.
         (libc::SYS_fcntl, only(1, number(libc::F_GETFD))?),
-        // The question if a descriptor is a terminal, but no request that types into it.
+        // The test for a terminal, but no request that injects input into it.
         (libc::SYS_ioctl, only(1, request(libc::TCGETS))?),
     ]);
     SeccompFilter::new(
@@ -129,12 +128,12 @@ fn filter() -> Result<BpfProgram, BackendError> {
     .try_into()
 }
 
-/// Returns the rule that an argument has this value.
+/// Returns the rule that an argument must have this value.
 fn only(argument: u8, value: u32) -> Result<Vec<SeccompRule>, BackendError> {
     Ok(vec![rule(argument, SeccompCmpOp::Eq, value.into())?])
 }
 
-/// Returns the rule that memory can't be executed.
+/// Returns the rule that memory must not be executable.
 fn no_code(argument: u8) -> Result<Vec<SeccompRule>, BackendError> {
     let mask = u64::from(libc::PROT_EXEC.cast_unsigned());
     Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(mask), 0)?])
@@ -157,8 +156,8 @@ mod tests {
 
     use super::*;
 
-    /// The variable that tells the test to enter the sandbox. The sandbox is for a whole process and for
-    /// good, so the test starts itself once more.
+    /// The variable that makes the test enter the sandbox. The sandbox is for a whole process and for good, so the
+    /// test runs itself in a child process.
     const INSIDE: &str = "COWHIDE_TEST_INSIDE_SANDBOX";
 
     #[test]
@@ -202,7 +201,7 @@ mod tests {
 
     #[test]
     fn landlock_alone_forbids_files_too() {
-        // Landlock's part is for one thread.
+        // Landlock applies to a single thread, so this part runs in one.
         let thread = std::thread::spawn(|| {
             let enforced = forbid_files().unwrap() != RulesetStatus::NotEnforced;
             (enforced, File::open("/proc/self/status").map(drop))

@@ -1,7 +1,6 @@
-//! `snapshot`: the internal snapshots of an image, listed, taken, gone back to and deleted.
+//! The subcommand `snapshot`: internal snapshots are listed, created, applied and deleted.
 //!
-//! Only the file that was named is opened: its metadata is all that snapshots are about. So no password is
-//! needed, and neither are the files below it.
+//! Snapshots are metadata, so only the named file is opened. No password is needed, and no backing file.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,8 +10,8 @@ use crate::formats::Format;
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots};
 use crate::nodes::{Node, could_not_open};
 
-/// Lists the snapshots of an image. `prepare` is called when there are some, while files can still be opened:
-/// whoever shows their dates needs the time zone.
+/// Lists the snapshots of an image. `prepare` is called if there are any, while files can still be opened: their
+/// dates need the time zone.
 ///
 /// # Errors
 /// Returns an error if the image can't be opened, or if the list can't be read.
@@ -34,16 +33,16 @@ pub fn list(source: &Node<'_>, prepare: &dyn Fn()) -> Result<Vec<SnapshotInfo>> 
 /// A change of an image's snapshots, with the name that the user gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotRequest {
-    /// A snapshot of that name is taken.
+    /// Creates a snapshot of that name.
     Create(Vec<u8>),
-    /// The disk becomes what it was when the snapshot of that id or name was taken.
+    /// Reverts the disk to the snapshot with that id or name.
     Apply(Vec<u8>),
-    /// The first snapshot of that name is deleted. Ids don't count, as they don't in `qemu-img`.
+    /// Deletes the first snapshot of that name. As in `qemu-img`, ids aren't matched.
     Delete(Vec<u8>),
 }
 
 impl SnapshotRequest {
-    /// Returns the verb that messages have, and the name.
+    /// Returns the verb for messages, and the name.
     fn words(&self) -> (&'static str, &[u8]) {
         match self {
             Self::Create(name) => ("create", name),
@@ -59,7 +58,7 @@ impl SnapshotRequest {
                 let now = now.unwrap_or_default();
                 let new = NewSnapshot {
                     name: name.clone(),
-                    // The format's field has so many bits.
+                    // The field in the snapshot table has 32 bits.
                     date_sec: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
                     date_nsec: now.subsec_nanos(),
                 };
@@ -86,10 +85,10 @@ impl SnapshotRequest {
     }
 }
 
-/// Changes the snapshots of an image. `found` is told the image's format before anything else is done.
+/// Changes the snapshots of an image. `found` is called with the image's format before anything else is done.
 ///
 /// # Errors
-/// Returns an error if the image can't be opened for writing, or as `Could not create snapshot 'name': …`.
+/// Returns an error if the image can't be opened for writing, or `Could not create snapshot 'name': …`.
 pub fn change(source: &Node<'_>, change: &SnapshotRequest, found: &dyn Fn(Format)) -> Result<()> {
     let (opened, mut image) = source.open_metadata(Purpose::Change)?;
     found(opened.format);

@@ -1,15 +1,14 @@
-//! The subcommand `speed`: what the processor's AES unit does for us, and what encryption costs.
+//! The subcommand `speed`: the speed of the processor's AES instructions, and the cost of encryption.
 //!
-//! Each question has a file. [`cpu`] says what the processor is and what can be used of it. [`ciphers`] says
-//! how fast every cipher backend is, next to the plain `cbc` crate and to the AES unit's limit. [`sweep`]
-//! says what that means for a whole conversion, for every cluster size. [`report`] has what they find.
+//! Each measurement has a file. [`cpu`] describes the processor and its usable features. [`ciphers`] measures every
+//! cipher backend, next to the plain `cbc` crate and the limit of the AES unit. [`sweep`] measures whole conversions
+//! for every cluster size. [`report`] has the results.
 //!
-//! The machines that this runs on are shared, and change their clock rate at any time. So nothing is measured
-//! in one go: everything is measured in turn, in many short rounds ([`rounds`]), and the median counts. A
-//! ratio is the median of the ratios within each round, whose two sides had the same conditions. It may
-//! differ a little from the ratio of the medians.
+//! Machines are shared, and change their clock rate at any time. So all measurements alternate in many short rounds
+//! ([`rounds`]), and the median counts. A ratio is the median of the ratios within each round, whose two sides had
+//! the same conditions. It may differ slightly from the ratio of the medians.
 //!
-//! The memory stays below [`MOST_MEMORY`], whatever the machine.
+//! The memory stays below [`MOST_MEMORY`] on any machine.
 
 mod ciphers;
 mod cpu;
@@ -33,31 +32,30 @@ use crate::convert::MOST_WORKERS;
 use crate::crypto::{BACKEND_VARIABLE, Backend, chosen_backend};
 use crate::error::{Error, Result};
 
-/// The limit on the length of the measurements' buffers and files together, in bytes.
+/// The limit on the total length of all buffers and files, in bytes.
 pub const MOST_MEMORY: usize = 200 << 20;
 
-/// The most threads that can be asked for; each has a buffer of its own.
+/// The most threads that can be asked for. Each has its own buffer.
 pub const MOST_THREADS: usize = 512;
 
 /// The longest budget that can be asked for, in seconds: an hour.
 pub const MOST_SECONDS: f64 = 3600.0;
 
-/// The part of the time that the ciphers get. A conversion takes longer than a run of a cipher, so the sweep
-/// needs more for as many rounds.
+/// The share of the budget for the ciphers. A conversion takes longer than a run of a cipher, so the sweep needs more
+/// time for as many rounds.
 const CIPHERS_SHARE: f64 = 0.35;
 
 /// The measurements to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct SpeedPlan {
-    /// The time that it may take in all, about. Every figure is measured a few times even when that takes
-    /// longer.
+    /// The approximate time for everything. Every figure is measured a few times even if that takes longer.
     pub budget: Duration,
-    /// The number of threads meant by "all threads"; without it, as many as the machine runs at once.
+    /// The number of threads meant by "all threads", or `None` for as many as the machine runs at once.
     pub threads: Option<NonZeroUsize>,
 }
 
 impl SpeedPlan {
-    /// Makes a plan for `seconds` in all and that many threads.
+    /// Makes a plan for a budget of `seconds` and that many threads.
     ///
     /// # Errors
     /// Returns an error if a number is out of range.
@@ -89,8 +87,7 @@ impl SpeedPlan {
 /// Measures the ciphers and the conversions.
 ///
 /// # Errors
-/// Returns an error if [`BACKEND_VARIABLE`] names a backend that can't be had, or if the system has no memory
-/// for it.
+/// Returns an error if [`BACKEND_VARIABLE`] names a backend that isn't available, or if memory is lacking.
 pub fn run(plan: SpeedPlan) -> Result<Report> {
     let backend = chosen_backend()?;
     let available = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -133,7 +130,7 @@ pub fn run(plan: SpeedPlan) -> Result<Report> {
     })
 }
 
-/// Returns the reason for which `backend` is used. `forced` is the environment's choice.
+/// Returns the reason why `backend` is used. `forced` is the choice of the environment.
 fn reason(backend: Backend, forced: Option<&str>) -> String {
     if let Some(name) = forced
         && name != "auto"

@@ -1,6 +1,6 @@
-//! The image that a command writes: made anew, or an existing one that is written over.
+//! The target of a command: a new image, or an existing one that is overwritten.
 //!
-//! Options, a missing password, and a target that is also a source are refused before any file is touched.
+//! Invalid options, a missing password, and a target that is also a source are refused before any file is changed.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -18,62 +18,60 @@ use crate::nodes::{
 use crate::options::Values;
 use crate::storage::{CacheMode, Storage, check_preallocation};
 
-/// A new image's file, format and options.
+/// The target of a command.
 pub struct Target<'a> {
     /// The file.
     pub path: PathBuf,
     /// Its name in messages.
     pub name: String,
-    /// The format, or the protocol that holds a raw image.
+    /// The format, or a protocol for a raw image.
     pub driver: Driver,
     /// The options of a new image.
     pub options: Values,
     /// The secrets that the options may name.
     pub secrets: &'a Secrets,
-    /// The number of bytes of which a raw file's length is to be a multiple.
+    /// The number of bytes of which a raw file's length will be a multiple.
     pub align: Option<NonZeroU64>,
     /// True if its data is compressed.
     pub compressed: bool,
-    /// The purpose for which the backing file that the options name is opened; without one it isn't looked
-    /// at.
+    /// The purpose for which the backing file that the options name is opened. Without one it isn't opened.
     pub backing_purpose: Option<Purpose>,
-    /// The way in which the file is written. It says if the file is on stable storage when the command succeeds.
+    /// The cache mode for writing the file. It decides if the file is on stable storage when the command succeeds.
     pub cache: CacheMode,
-    /// The image that exists and is written over; `None` makes a new one.
+    /// The existing image that is overwritten, or `None` to create a new one.
     pub existing: Option<Existing<'a>>,
-    /// Says if files are opened that an existing image names, and how the name of a new one's backing file is
-    /// read.
+    /// The policy for files that an existing image names, and for the name of a new image's backing file.
     pub names: Names,
-    /// Says if files are opened that a new image's backing file names.
+    /// The policy for files that a new image's backing file names.
     pub names_below: Names,
 }
 
-/// An existing image that is written over.
+/// An existing image that is overwritten.
 #[derive(Clone)]
 pub struct Existing<'a> {
-    /// The image, with a format that was stated or found.
+    /// The image, with a format that was given or probed.
     pub source: Node<'a>,
-    /// True if the caller says that it reads as zeroes.
+    /// True if the user says that it reads as zeroes: `--target-is-zero`.
     pub is_zero: bool,
-    /// True if parts that the source doesn't store itself are left as they are.
+    /// True if unallocated parts of the source are left unchanged in the target.
     pub leaves_parts: bool,
-    /// True if its format was found and not stated, so that its start must stay raw.
+    /// True if its format was probed and not given, so that a raw image must not get the header of another format.
     pub guarded: bool,
 }
 
-/// The result of [`Target::make`] and [`Target::open_over`]: the image to write, and its new files, which are
-/// removed unless kept.
+/// The result of [`Target::make`] and [`Target::open_over`]: the image to write, and its new files, which are removed
+/// unless they are kept.
 pub(super) struct OpenTarget {
     pub(super) image: Box<dyn NewImage>,
-    /// The size in bytes of the disk below the image; 0 without one.
+    /// The size of the backing file's disk in bytes, or 0 without one.
     pub(super) below: u64,
-    /// The format by which it is encrypted.
+    /// Its encryption format.
     pub(super) encryption: Option<EncryptionFormat>,
     files: NewImageFiles,
 }
 
 impl OpenTarget {
-    /// Closes the image, once everything is written, so that it can be opened to be read.
+    /// Closes the image after everything has been written, so that it can be opened for reading.
     pub(super) fn written(self) -> Written {
         Written {
             is_encrypted: self.encryption.is_some(),
@@ -90,7 +88,7 @@ impl OpenTarget {
     }
 }
 
-/// A target that is whole; its new files are still removed unless kept.
+/// A complete target. Its new files are still removed unless they are kept.
 pub(super) struct Written {
     is_encrypted: bool,
     files: NewImageFiles,
@@ -107,10 +105,10 @@ impl Written {
 }
 
 impl Target<'_> {
-    /// Returns the image as one to be read, once it is written.
+    /// Returns the written image as a source.
     ///
     /// # Errors
-    /// Returns an error if its password can't be had.
+    /// Returns an error if its password can't be obtained.
     pub(super) fn as_source<'s>(
         &'s self,
         written: &Written,
@@ -123,7 +121,7 @@ impl Target<'_> {
         Ok(source)
     }
 
-    /// Returns the node of the image, once it is written, without a password.
+    /// Returns the node of the written image, without a password.
     pub(super) fn node(&self, written: &Written) -> Node<'_> {
         if let Some(node) = self.existing_node() {
             return node;
@@ -137,13 +135,13 @@ impl Target<'_> {
         source
     }
 
-    /// Returns the node of the image that exists, if it does.
+    /// Returns the node of the existing image, if there is one.
     pub(super) fn existing_node(&self) -> Option<Node<'_>> {
         let existing = self.existing.as_ref()?;
         Some(self.existing_source(existing))
     }
 
-    /// Returns the password that an option named, or else the one that `passwords` has.
+    /// Returns the password that an option names, or else the one from `passwords`.
     fn secret<'s>(&'s self, passwords: &'s dyn Passwords) -> Result<&'s Secret> {
         match key_secret(&self.options) {
             Some(id) => self.secrets.get(id),
@@ -151,7 +149,7 @@ impl Target<'_> {
         }
     }
 
-    /// Opens the backing file of a new image, where its options name one and it is looked at.
+    /// Opens the backing file of a new image, if its options name one and it has to be opened.
     ///
     /// # Errors
     /// Returns the errors of [`backing::find`].
@@ -160,7 +158,7 @@ impl Target<'_> {
             return Ok(None);
         }
         let backing = Backing::of(&self.options)?;
-        // Some formats can't do without a look at it.
+        // Some formats store an id of the backing file, so they need it opened.
         let keeps_id = self.format().capabilities().keeps_backing_id;
         let purpose = self.backing_purpose.or(keeps_id.then_some(Purpose::Probe));
         let (Some(backing), Some(purpose)) = (backing, purpose) else {
@@ -169,8 +167,8 @@ impl Target<'_> {
         backing::find(&self.path, &backing, self.names, self.names_below, purpose).map(Some)
     }
 
-    /// Plans a new image of `size` bytes; `base` is the result of [`base`](Self::base). Returns `None` for
-    /// one that exists.
+    /// Plans a new image of `size` bytes. `base` is the result of [`base`](Self::base). Returns `None` for an
+    /// existing image.
     ///
     /// # Errors
     /// Returns the errors of [`FormatDriver::plan`](crate::formats::FormatDriver::plan).
@@ -196,11 +194,11 @@ impl Target<'_> {
         plan.map(Some)
     }
 
-    /// Makes the files of a new image, with nothing written to them yet. `sources` are files that they must
-    /// not be; `base` is the result of [`base`](Self::base).
+    /// Creates the files of a new image, and writes nothing to them yet. None of them may be one of `sources`. `base`
+    /// is the result of [`base`](Self::base).
     ///
     /// # Errors
-    /// Returns an error if a password can't be had. Returns the system's error if a file can't be made.
+    /// Returns an error if a password can't be obtained, or the system's error if a file can't be created.
     pub(super) fn make(
         &self,
         plan: &dyn Plan,
@@ -230,11 +228,10 @@ impl Target<'_> {
         })
     }
 
-    /// Opens an image that exists, whose first `size` bytes are to be written over. `sources` are files that it must
-    /// not be.
+    /// Opens an existing image to overwrite its first `size` bytes. None of its files may be one of `sources`.
     ///
     /// # Errors
-    /// Returns an error if it can't be opened, is smaller, or is damaged.
+    /// Returns an error if it can't be opened, if it is smaller, or if it is damaged.
     pub(super) fn open_over(
         &self,
         size: u64,
@@ -273,8 +270,8 @@ impl Target<'_> {
         })
     }
 
-    /// Returns the existing image's node, opened as a target is. The warnings were given when its format was
-    /// found.
+    /// Returns the existing image's node with the target's settings. It gives no warnings, since they were given when
+    /// the format was probed.
     fn existing_source<'s>(&'s self, existing: &'s Existing<'s>) -> Node<'s> {
         Node {
             format: Some(self.format()),

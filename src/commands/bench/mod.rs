@@ -1,6 +1,6 @@
-//! `bench`: how long an image takes for many requests of one kind.
+//! The subcommand `bench`: the time that an image takes for many requests of one kind.
 //!
-//! Opening, and storing an image's metadata at the end, aren't in the time.
+//! The time excludes opening the image, and storing its metadata at the end.
 
 mod plan;
 mod requests;
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::formats::WritableImage;
 use crate::nodes::{Disk, Node, WritableFile, WriteAccess};
 
-/// An image that is open to be measured.
+/// An open image to be measured.
 pub struct Measurable<'a> {
     plan: RequestPlan,
     open: Opened<'a>,
@@ -25,13 +25,13 @@ enum Opened<'a> {
     Reading(Disk),
     Writing {
         image: Box<dyn WritableImage>,
-        /// Keeps the files and their locks.
+        /// Keeps the files open and their locks taken.
         _file: WritableFile<'a>,
     },
 }
 
 impl<'a> Measurable<'a> {
-    /// Opens an image for such requests.
+    /// Opens an image for the requests of a plan.
     ///
     /// # Errors
     /// Returns an error as [`Node::open`] does, or if the image can't be written.
@@ -54,7 +54,7 @@ impl<'a> Measurable<'a> {
         Ok(Self { plan, open })
     }
 
-    /// Makes the requests, and returns how long that took.
+    /// Does the requests, and returns the time that they took.
     ///
     /// # Errors
     /// Returns the first request's error, as `Failed request: …`, or an error if there is no memory for the requests.

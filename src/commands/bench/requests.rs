@@ -1,8 +1,8 @@
-//! Many requests on one disk, a given number of them under way at once.
+//! Many requests to one disk, with a given number of them in flight.
 //!
-//! Each thread makes one request after the other, so there are as many threads as requests that may be under way.
-//! Where no more threads can be had, fewer do the work. Disks are read and written in whole sectors. A request of
-//! other bounds reads the sectors that it is in, and a write puts its bytes into them first, one write at a time.
+//! Each thread does one request after the other, so there are as many threads as requests in flight, or as many as
+//! the system allows. Disks are read and written in whole sectors of 512 bytes. An unaligned request reads whole
+//! sectors, and a write does a read-modify-write, only one at a time.
 
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::formats::{Image, WritableImage};
 use crate::units::{GuestOffset, SECTOR_LEN, SECTOR_SIZE};
 
-/// The most threads, whatever the depth that is asked for.
+/// The most threads, for any depth.
 const MOST_THREADS: u64 = 1024;
 
-/// The stack of a thread in bytes; buffers aren't on it.
+/// The stack of a thread in bytes. Buffers aren't on it.
 const STACK: usize = 256 << 10;
 
-/// The disk that requests are made to, and their kind.
+/// The disk of the requests, and their kind.
 #[derive(Clone, Copy)]
 pub(super) enum Requests<'a> {
     /// Reading.
@@ -35,9 +35,9 @@ pub(super) struct RequestRun<'a> {
     requests: Requests<'a>,
     size: u64,
     progress: Mutex<RunProgress>,
-    /// Told when a request or a flush has ended.
+    /// Notified when a request or a flush has completed.
     ended: Condvar,
-    /// Held while sectors are written of which a request has only a part.
+    /// Locked for the read-modify-write of partial sectors.
     parts: Mutex<()>,
 }
 
@@ -46,14 +46,14 @@ pub(super) struct RequestRun<'a> {
 struct RunProgress {
     sent: u64,
     under_way: u64,
-    /// True if a flush waits for the requests under way, so that no more are sent.
+    /// True if a flush waits for the requests in flight, so that no more are sent.
     draining: bool,
     error: Option<Error>,
 }
 
-/// The next thing to do.
+/// The next step of a thread.
 enum NextRequest {
-    /// The request of this number; and afterwards a flush, if that is said.
+    /// Does the request with this number, and a flush after it if the second field is true.
     Send(u64, bool),
     End,
 }
@@ -73,7 +73,7 @@ impl<'a> RequestRun<'a> {
         }
     }
 
-    /// Makes all requests, and returns how long that took.
+    /// Does all requests, and returns the time that they took.
     ///
     /// # Errors
     /// Returns the first error.
@@ -100,7 +100,7 @@ impl<'a> RequestRun<'a> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes requests until there are none left, or one has failed.
+    /// Does requests until none are left, or until one has failed.
     fn work(&self) {
         let done = self.make_requests();
         if let Err(error) = done {
@@ -141,7 +141,7 @@ impl<'a> RequestRun<'a> {
         Ok(())
     }
 
-    /// Returns the memory for one request: its bytes, and the sectors that they are in.
+    /// Returns the buffer for one request, with room for its partial sectors.
     fn buffer(&self) -> Result<Vec<u8>> {
         let sectors = self.plan.size.saturating_add(2 * SECTOR_LEN);
         let mut buffer = Vec::new();
@@ -153,7 +153,7 @@ impl<'a> RequestRun<'a> {
         Ok(buffer)
     }
 
-    /// Takes the next request, as soon as it may be sent.
+    /// Waits until the next request may be sent, and returns it.
     fn next(&self) -> NextRequest {
         let mut progress = self.lock();
         while progress.draining && progress.error.is_none() {
@@ -173,7 +173,7 @@ impl<'a> RequestRun<'a> {
         NextRequest::Send(number, is_flushed)
     }
 
-    /// Returns the part of the disk that a request is about.
+    /// Returns the part of the disk of a request.
     fn range_of(&self, number: u64) -> Range<u64> {
         let size = self.plan.size as u64;
         let start = match number {
@@ -249,7 +249,7 @@ mod tests {
         drains: true,
     };
 
-    /// None of the reads ends before so many are under way.
+    /// None of the reads completes before the wanted number is in flight.
     #[test]
     fn as_many_requests_are_under_way_as_were_asked_for() {
         let slow = Slowness {
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Bytes of others in the same sectors stay.
+    /// Checks that other bytes in the same sectors don't change.
     #[test]
     fn requests_of_any_bytes_write_no_others() {
         let plan = RequestPlan {

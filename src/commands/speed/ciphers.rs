@@ -1,10 +1,8 @@
-//! The speed of the ciphers by themselves: no file, no table, one buffer that stays in a core's second-level
-//! cache.
+//! The speed of the ciphers alone: without files and tables, on a buffer that stays in a core's second-level cache.
 //!
-//! On all threads, every thread has a buffer, and all work in the same window of time. It opens when the last
-//! thread is ready, and time that a thread isn't given in it lowers the figure. They wait without sleeping. A
-//! thread that sleeps may be woken on the core of the one that wakes it, and share that core for the whole
-//! window.
+//! With all threads, each has a buffer, and all work in the same time window. It begins when the last thread is
+//! ready, and time that a thread doesn't get in it lowers the figure. Threads wait for it without sleeping: a
+//! sleeping thread may be woken on the core of the thread that wakes it, and share that core for the whole window.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -18,32 +16,32 @@ use crate::crypto::reference::Reference;
 use crate::crypto::{Backend, KeyedCipher};
 use crate::error::{Error, Result};
 
-/// The length of a thread's buffer in bytes: half of a small second-level cache, and half of what a
-/// conversion encrypts at a time.
+/// The length of a thread's buffer in bytes: half of a small second-level cache, and half of what a conversion
+/// encrypts at once.
 pub const BUFFER_SIZE: usize = 256 << 10;
 
-/// The key: any is as fast as any other.
+/// The key. Its value doesn't affect the speed.
 pub const KEY: &[u8; 16] = b"cowhide, at full";
 
 /// The two keys of XTS, the first half of them with keys of 128 bits.
 const XTS_KEYS: &[u8; 64] = b"cowhide, at full speed, with two keys of up to 256 bits for XTS.";
 
-/// The longest that one measurement takes: many passes over the buffer, and within a time slice.
+/// The limits on the time of one measurement: many passes over the buffer, but within a time slice of the scheduler.
 const LONGEST: Duration = Duration::from_millis(2);
 const SHORTEST: Duration = Duration::from_micros(300);
 /// The number of rounds that a small budget is divided into.
 const WANTED_ROUNDS: u32 = 5;
-/// An ample time for a waiting thread to notice that there is a window.
+/// A generous time for a waiting thread to notice the window.
 const NOTICE: Duration = Duration::from_micros(20);
 /// The number of measurements of the limit in a round, of which the best counts. Each takes some tens of
 /// microseconds.
 const LIMIT_REPETITIONS: usize = 3;
-/// The size of a thread's stack in bytes: neither the ciphers nor the measurements need much.
+/// The stack of a thread in bytes. Neither the ciphers nor the measurements need much.
 const STACK_SIZE: usize = 256 << 10;
 
 /// The results.
 pub struct Speeds {
-    /// The number of threads that "all threads" were.
+    /// The number of threads that "all threads" means.
     pub threads: usize,
     pub backends: Vec<CipherSpeed>,
     pub xts: Vec<XtsSpeed>,
@@ -52,7 +50,7 @@ pub struct Speeds {
     pub spread: f64,
 }
 
-/// A backend and what was measured of it.
+/// A backend and its measurements.
 struct Contestant {
     backend: Backend,
     cipher: KeyedCipher,
@@ -80,7 +78,7 @@ impl Contestant {
         let cipher = &self.cipher;
         let encrypt = |data: &mut [u8]| cipher.encrypt(0, data);
         let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
-        // The two figures of a ratio are measured side by side.
+        // The two figures of a ratio are measured one directly after the other.
         self.encrypt_one.push(speed(one, time, &encrypt));
         if let Some(limit) = register_limit(self.backend, 128, LIMIT_REPETITIONS) {
             self.limit.push(limit.gb_per_s);
@@ -100,7 +98,7 @@ impl Contestant {
             encrypt_all_threads: self.encrypt_all.median(),
             decrypt_all_threads: self.decrypt_all.median(),
             limit: has_limit.then_some(limit),
-            // A share above 1 would only say that the limit was measured under worse conditions.
+            // A share above 1 would only mean that the limit was measured under worse conditions.
             share_of_limit: has_limit.then(|| self.encrypt_one.times(&self.limit).min(1.0)),
             times_cbc_crate_encrypt: self.encrypt_one.times(cbc_encrypt),
             times_cbc_crate_decrypt: self.decrypt_one.times(cbc_decrypt),
@@ -108,7 +106,7 @@ impl Contestant {
     }
 }
 
-/// A backend's XTS with keys of one length, and what was measured of it.
+/// A backend in XTS mode with keys of one length, and its measurements.
 struct XtsContestant {
     backend: Backend,
     bits: usize,
@@ -160,11 +158,11 @@ impl XtsContestant {
     }
 }
 
-/// Measures every backend that this machine has, on one thread and on `threads`, or on fewer if the system starts
-/// no more.
+/// Measures every backend that this machine has, on one thread and on `threads`, or on fewer if the system refuses
+/// more.
 ///
 /// # Errors
-/// Returns an error if the system has no memory or time for it.
+/// Returns an error if a cipher can't be set up with the fixed keys.
 pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
     let threads = startable(threads);
     let mut contestants: Vec<_> = Backend::available()
@@ -208,13 +206,13 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
             decrypt_one_thread: cbc_decrypt_one.median(),
         },
         rounds,
-        // The plainest measurement stands for all.
+        // The simplest measurement represents all.
         spread: cbc_encrypt_one.spread(),
     })
 }
 
-/// Returns the number of threads that there can be at once, with this one, up to `wanted`: a limit on
-/// processes counts threads.
+/// Returns the number of threads that can run at once, including this one, up to `wanted`. A limit on processes
+/// counts threads, too.
 fn startable(wanted: usize) -> usize {
     let gate = Mutex::new(());
     thread::scope(|scope| {
@@ -229,14 +227,14 @@ fn startable(wanted: usize) -> usize {
     })
 }
 
-/// The window of time in which all threads of a measurement work.
+/// The time window in which all threads of a measurement work.
 #[derive(Clone, Copy)]
 struct TimeWindow {
     start: Instant,
     end: Instant,
 }
 
-/// Measures the GB/s that all of `buffers` get through `work` together, each on a thread of its own.
+/// Measures the total GB/s of `work` on all of `buffers`, each on its own thread.
 fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let Some((own, others)) = buffers.split_first_mut() else {
         return 0.0;
@@ -261,12 +259,12 @@ fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sy
                             None => thread::yield_now(),
                         }
                     };
-                    // A thread that got no core in time did nothing in that time.
+                    // A thread that got no core in the window has done nothing in it.
                     if wait_for(window) {
                         add(speed_within(window, buffer, work));
                     }
                 });
-            // Other processes may have taken the threads that the limit leaves.
+            // Other processes may have used up the limit on threads.
             if spawned.is_err() {
                 break;
             }
@@ -288,7 +286,7 @@ fn speed(buffers: &mut [Vec<u8>], time: Duration, work: &(dyn Fn(&mut [u8]) + Sy
     total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the window is open, without going to sleep. Returns false if it is over already.
+/// Waits for the start of the window without sleeping. Returns false if the window has ended already.
 fn wait_for(window: TimeWindow) -> bool {
     loop {
         let now = Instant::now();
@@ -299,7 +297,7 @@ fn wait_for(window: TimeWindow) -> bool {
     }
 }
 
-/// Measures the GB/s that this thread gets through, counted from the window's start even when it comes late.
+/// Measures the GB/s of this thread, counted from the start of the window even if the thread is late.
 fn speed_within(window: TimeWindow, buffer: &mut [u8], work: &(dyn Fn(&mut [u8]) + Sync)) -> f64 {
     let mut passes = 0.0;
     loop {

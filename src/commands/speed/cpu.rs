@@ -1,18 +1,17 @@
-//! The processor, and its features that can be used.
+//! The processor and its usable features.
 //!
-//! The processor itself is asked for its features, as the ciphers do. Linux's `/proc/cpuinfo` has the model's
-//! name, and says if it is a virtual machine's. Where that can't be read, the model is unknown and there is
-//! no hint, but everything else works.
+//! The features are detected with instructions of the processor, as the ciphers do it. Linux's `/proc/cpuinfo` has
+//! the model's name, and a flag for virtual machines. If it can't be read, the model is unknown and there is no hint.
 
 use std::fs;
 
 use super::report::{Cpu, Feature};
 
-/// Describes the processor. Returns a hint beside it if the processor hides a feature.
+/// Describes the processor. Returns a hint, too, if a virtual machine hides a feature.
 pub fn look(threads: usize) -> (Cpu, Option<String>) {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let virtualised = has_flag(&info, "hypervisor");
-    // The hint is only for virtual machines: on bare metal it was the system that turned AES off.
+    // The hint is only for virtual machines. On bare metal the firmware or the kernel has disabled AES.
     let hides_aes = cfg!(target_arch = "x86_64") && virtualised && !has_flag(&info, "aes");
     let cpu = Cpu {
         model: model(&info),
@@ -29,7 +28,7 @@ fn hidden_aes() -> String {
         .to_owned()
 }
 
-/// Returns the features that the ciphers ask for on this architecture.
+/// Returns the features of this architecture that the ciphers use.
 fn features() -> Vec<Feature> {
     macro_rules! features {
         ($is_detected:ident: $($name:tt),*) => {
@@ -57,7 +56,7 @@ fn has_flag(info: &str, flag: &str) -> bool {
     value(info, "flags").is_some_and(|flags| flags.split_whitespace().any(|have| have == flag))
 }
 
-/// Returns the model's name. The name of an ARM processor is made of its numbers.
+/// Returns the model's name. For an ARM processor it is made of its implementer and part numbers.
 fn model(info: &str) -> String {
     let part = || {
         let implementer = value(info, "CPU implementer")?;

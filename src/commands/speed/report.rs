@@ -1,11 +1,11 @@
-//! The results of `speed`, as its report in JSON has them.
+//! The results of `speed`, with the fields of its JSON report.
 
 use serde::Serialize;
 
-/// The spread above which figures say more about the machine's other work than about ours.
+/// The spread above which the figures mostly show the machine's other load.
 pub const BUSY: f64 = 0.15;
 
-/// The results. Speeds are in GB/s, which are 10^9 bytes a second.
+/// The results. Speeds are in GB/s: 10^9 bytes per second.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
@@ -13,7 +13,7 @@ pub struct Report {
     pub cpu: Cpu,
     /// The backend that encrypts and decrypts images.
     pub backend: Chosen,
-    /// The way of measuring.
+    /// The parameters of the measurements.
     pub measurement: Measurement,
     /// Every backend that this machine has, the slowest first.
     pub ciphers: Vec<CipherSpeed>,
@@ -21,12 +21,12 @@ pub struct Report {
     pub cbc_crate: CbcCrateSpeed,
     /// XTS, the mode of LUKS, by every backend and with keys of both lengths.
     pub xts: Vec<XtsSpeed>,
-    /// Whole conversions, for every cluster size that there is.
+    /// Whole conversions, for every cluster size.
     pub cluster_sizes: Vec<ClusterSpeed>,
     /// The time of a conversion with AES as a multiple of that without: the median over all pairs of
     /// conversions, of every cluster size.
     pub aes_takes_times: f64,
-    /// Advice that would make it faster.
+    /// Advice for more speed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -34,40 +34,40 @@ pub struct Report {
 /// The processor.
 #[derive(Debug, Serialize)]
 pub struct Cpu {
-    /// The name that it gives itself, or that the virtual machine was told to give it.
+    /// The model name that the processor or the virtual machine reports.
     pub model: String,
-    /// The number of threads that it runs for us at once.
+    /// The number of threads that this process can run at once.
     pub threads: usize,
     /// The features that matter to the ciphers.
     pub features: Vec<Feature>,
-    /// True if it says that it is a virtual machine's (x86 only; others don't tell).
+    /// True if it reports to be virtual (x86 only).
     pub virtualised: bool,
 }
 
 /// A feature of the processor.
 #[derive(Debug, Serialize)]
 pub struct Feature {
-    /// Its name, as Linux and compilers know it.
+    /// Its name in Linux and in compilers.
     pub name: &'static str,
     /// True if the processor has it.
     pub present: bool,
 }
 
-/// The backend that does the work.
+/// The backend for images.
 #[derive(Debug, Serialize)]
 pub struct Chosen {
     /// Its name.
     pub name: &'static str,
     /// Its description.
     pub description: &'static str,
-    /// The reason for which it is used and no other.
+    /// The reason why it is used.
     pub reason: String,
-    /// The kernel that encrypts, by its name in the program, for backends that have one.
+    /// The symbol name of the function that encrypts, for backends that have one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub symbol: Option<&'static str>,
 }
 
-/// The way of measuring.
+/// The parameters of the measurements.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Measurement {
@@ -77,14 +77,14 @@ pub struct Measurement {
     pub buffer_bytes: usize,
     /// The number of measurements of each speed of a cipher.
     pub cipher_rounds: u32,
-    /// The disk that was converted, in bytes.
+    /// The size of the converted disk, in bytes.
     pub data_bytes: u64,
-    /// The number of threads that converted it.
+    /// The number of threads of the conversions.
     pub conversion_threads: usize,
     /// The number of times that each conversion was done.
     pub conversion_rounds: u32,
-    /// The spread of measurements of the same thing: the width of their middle half as a share of the median.
-    /// Above [`BUSY`] the machine was doing something else as well.
+    /// The spread of repeated measurements: their interquartile range divided by their median. Above [`BUSY`] the
+    /// machine had other load as well.
     pub spread: f64,
 }
 
@@ -128,10 +128,10 @@ pub struct XtsSpeed {
     pub decrypt_one_thread: f64,
     /// Encrypting on all threads together.
     pub encrypt_all_threads: f64,
-    /// The most that the AES unit does with this backend's instructions and such keys, on one thread.
+    /// The limit of the AES unit with this backend's instructions and such keys, on one thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
-    /// The share of that which encrypting on one thread reaches, from 0 to 1.
+    /// The share of the limit that encrypting on one thread reaches, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_of_limit: Option<f64>,
 }
@@ -152,12 +152,12 @@ pub struct CbcCrateSpeed {
 pub struct ClusterSpeed {
     /// The cluster size in bytes.
     pub cluster_size: u64,
-    /// Converting without encryption.
+    /// The speed without encryption.
     pub plain: f64,
-    /// Converting with legacy AES.
+    /// The speed with legacy AES.
     pub aes: f64,
-    /// The length of the image's file.
+    /// The length of the image's file in bytes.
     pub file_bytes: u64,
-    /// The part of that which isn't the disk's data.
+    /// The part of the file's length that isn't the disk's data, in bytes.
     pub metadata_bytes: u64,
 }

@@ -1,21 +1,24 @@
-//! Many short measurements, and their median.
+//! Rounds of many short measurements, and their median.
 //!
-//! A single interruption would spoil a mean. A best of many would show what the machine does when it happens
-//! to be left alone. The median is what a user gets.
+//! A single interruption would distort a mean. The best of many would only show the speed without any other load. The
+//! median is what a user gets.
 
 use std::time::{Duration, Instant};
 
-/// The fewest rounds, so that there is a choice of medians.
+/// The fewest rounds for a median.
 const FEWEST: u32 = 3;
 
 /// Calls `round` until the budget is used up, but at least [`FEWEST`] times. Returns the number of calls.
+///
+/// # Errors
+/// Returns the first error of `round`.
 pub fn repeat<E>(budget: Duration, mut round: impl FnMut() -> Result<(), E>) -> Result<u32, E> {
     let start = Instant::now();
     let mut done = 0;
     loop {
         round()?;
         done += 1;
-        // The end is rounded to the nearest round: half of one more or less is as far from the budget.
+        // It stops at the round whose end is nearest to the budget.
         let next = start.elapsed() + start.elapsed().div_f64(2.0 * f64::from(done));
         if done >= FEWEST && next >= budget {
             return Ok(done);
@@ -33,13 +36,13 @@ impl Samples {
         self.0.push(sample);
     }
 
-    /// Returns the median; 0 without measurements.
+    /// Returns the median, or 0 without measurements.
     pub fn median(&self) -> f64 {
         rounded(self.quartile(2))
     }
 
-    /// Returns the spread of the measurements: the width of their middle half, as a share of the median. On
-    /// an idle machine it is a few hundredths.
+    /// Returns the spread of the measurements: their interquartile range divided by their median. On an idle machine
+    /// it is a few hundredths.
     pub fn spread(&self) -> f64 {
         let width = self.quartile(3) - self.quartile(1);
         rounded(width / self.quartile(2).max(f64::MIN_POSITIVE))
@@ -52,7 +55,7 @@ impl Samples {
         sorted.get(place).copied().unwrap_or_default()
     }
 
-    /// Returns the median of the ratios of this to `other`, round by round.
+    /// Returns the median of the ratios of these measurements to `other` in each round.
     pub fn times(&self, other: &Self) -> f64 {
         let ratios = self.0.iter().zip(&other.0).map(|(one, other)| one / other);
         Self(ratios.collect()).median()

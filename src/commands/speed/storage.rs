@@ -1,11 +1,10 @@
-//! The speed of a storage: how long its requests take, and how many there are a second with more of them in
-//! flight.
+//! The speed of a storage: the latency of its requests, and their rate with more of them in flight.
 //!
-//! These figures alone give the time of a conversion on slow storage. They differ by a factor of a thousand
-//! between a local disk and a network. In a folder a file without a name is written and read, so that nothing
-//! is left of it however the program ends. A file or a device is only read.
+//! On slow storage these figures decide the time of a conversion. They differ by a factor of a thousand between a
+//! local disk and a network. In a folder, an unnamed file is written and read, so that nothing is left of it however
+//! the program ends. A file or a device is only read.
 //!
-//! The page cache is bypassed where the file system can; elsewhere the cache is measured.
+//! The page cache is bypassed if the file system can do that. Otherwise the cache is measured.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -20,18 +19,18 @@ use crate::convert::Buffer;
 use crate::error::{Error, Result};
 use crate::storage::{Access, CacheMode, Opening, Storage, list};
 
-/// The numbers of requests that are in flight at once.
+/// The measured numbers of requests in flight.
 const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
-/// The lengths of the requests in bytes.
+/// The measured lengths of requests in bytes.
 const LENGTHS: [usize; 2] = [4 << 10, 1 << 20];
 /// The longest part of a storage that is read and written, in bytes.
 const MOST_SPAN: u64 = 256 << 20;
-/// The divisor of the budget that gives the time in which a new file is filled.
+/// The divisor of the budget for filling a new file.
 const FILLING: u32 = 4;
 /// A thread's stack in bytes.
 const STACK: usize = 128 << 10;
 
-/// The figures, and how they came about.
+/// The figures, and the conditions of their measurement.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StorageReport {
@@ -39,7 +38,7 @@ pub struct StorageReport {
     pub path: String,
     /// True if the page cache was bypassed.
     pub bypasses_cache: bool,
-    /// The number of bytes of it that were read and written.
+    /// The number of bytes that were read and written.
     pub span: u64,
     /// The figures.
     pub requests: Vec<RequestSpeed>,
@@ -53,23 +52,23 @@ pub struct RequestSpeed {
     pub operation: &'static str,
     /// The length of a request in bytes.
     pub length: usize,
-    /// The number of requests in flight at once.
+    /// The number of requests in flight.
     pub in_flight: usize,
-    /// The number of requests done in a second.
+    /// The number of requests per second.
     pub per_second: f64,
-    /// The amount read or written in a second, in 10^6 bytes.
+    /// The throughput, in 10^6 bytes per second.
     pub megabytes_per_second: f64,
-    /// The median of the times that a request took, in milliseconds.
+    /// The median latency of a request, in milliseconds.
     pub median_milliseconds: f64,
-    /// The longest time that a request took, in milliseconds.
+    /// The longest latency of a request, in milliseconds.
     pub longest_milliseconds: f64,
 }
 
 /// Measures the storage of `path` for about as long as `budget`.
 ///
 /// # Errors
-/// Returns the system's error if the path can't be opened, if no file can be made in the folder, or if a
-/// request fails. Returns an error if a file is shorter than a request.
+/// Returns the system's error if the path can't be opened, if no file can be created in the folder, or if a request
+/// fails. Returns an error if a file is shorter than a request.
 pub fn run(path: &Path, budget: Duration) -> Result<StorageReport> {
     let is_folder = path.is_dir();
     let file = match is_folder {
@@ -136,7 +135,7 @@ fn fill(file: &dyn Storage, budget: Duration) -> Result<u64> {
     Ok(end)
 }
 
-/// Fills `data` with bytes that no layer can compress or share.
+/// Fills `data` with bytes that no layer can compress or deduplicate.
 fn noise(data: &mut [u8]) {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for byte in data {
@@ -156,7 +155,7 @@ struct Cell<'a> {
     file: &'a dyn Storage,
     operation: RequestKind,
     length: usize,
-    /// The number of requests that the span has room for.
+    /// The number of requests that fit into the span.
     slots: u64,
     each: Duration,
 }
@@ -210,7 +209,7 @@ impl Cell<'_> {
         })
     }
 
-    /// Does requests until the time is up, at least one. Returns the time that each took.
+    /// Does requests until the time is up, but at least one. Returns their latencies.
     fn requests(&self, next: &AtomicU64, start: Instant) -> Result<Vec<Duration>> {
         let mut buffer = Buffer::default();
         let data = buffer.get(self.length);
@@ -219,7 +218,7 @@ impl Cell<'_> {
         }
         let mut times = Vec::new();
         while times.is_empty() || start.elapsed() < self.each {
-            // The offsets are scattered, so that nothing is read ahead; the multiplier is a prime.
+            // The offsets are scattered, so that readahead has no effect. The multiplier is a prime.
             let number = next.fetch_add(1, Ordering::Relaxed);
             let slot = number.wrapping_mul(2_654_435_761) % self.slots;
             let offset = slot * self.length as u64;

@@ -1,9 +1,9 @@
 //! The effect of cluster size and encryption on a whole conversion.
 //!
-//! A disk of noise, which can't be skipped or compressed, is converted from raw to qcow2 by the real engine.
-//! It goes from a file in memory into a file in memory, so that all but the disk's own speed is that of
-//! `convert`. Every target is a new file, as a user's is, whose pages the system has to find first. The image
-//! is made as it always is, from its header's cluster to its refcounts.
+//! A disk of noise, which can't be skipped or compressed, is converted from raw to qcow2 by the code of `convert`.
+//! Source and target are files in memory, so that only the disk's own speed is missing. Every target is a new file,
+//! as a user's is, whose pages the system has to allocate first. The image is complete, from its header to its
+//! refcounts.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::formats::qcow2::{NewQcow2, NewQcow2Options};
 use crate::formats::raw::RawImage;
 use crate::storage::{Storage, list};
 
-/// The most that is converted at a time, in bytes; there are two files of it in memory.
+/// The most that is converted at once, in bytes. Two files of that length are in memory.
 pub const MOST_DATA: usize = 64 << 20;
-/// The least: two of the largest clusters.
+/// The least that is converted at once, in bytes: two of the largest clusters.
 const LEAST_DATA: usize = 4 << 20;
-/// The number of bytes converted for a second of the budget. It allows a handful of rounds on a machine that
-/// converts two or three GB/s. The default budget gets the most that there is.
+/// The number of bytes to convert for each second of the budget. It allows a few rounds on a machine that converts
+/// two or three GB/s. The default budget reaches [`MOST_DATA`].
 const DATA_PER_SECOND: f64 = (17 << 20) as f64;
-/// The unit in which the noise is written, and of which the disk's size is a multiple: the largest cluster.
+/// The unit in which noise is written, in bytes: the largest cluster. The size of the disk is a multiple of it.
 const PIECE: usize = 2 << 20;
 
 /// The results.
@@ -40,7 +40,7 @@ pub struct Sweep {
     pub spread: f64,
 }
 
-/// A cluster size and what was measured with it.
+/// A cluster size and its measurements.
 struct Row {
     cluster_size: u64,
     plain: Samples,
@@ -51,7 +51,7 @@ struct Row {
 /// Measures every cluster size, with and without encryption by `backend`.
 ///
 /// # Errors
-/// Returns an error if the system has no memory for the files.
+/// Returns an error if memory for the files is lacking.
 pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Sweep> {
     let data_bytes = data_bytes(budget);
     let settings = Settings {
@@ -73,10 +73,10 @@ pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Swe
         let (seconds, file_bytes) = convert(&source, data_bytes, cluster_size, cipher, settings)?;
         Ok::<_, Error>((data_bytes as f64 / seconds / 1e9, file_bytes))
     };
-    // The first conversion isn't counted, so that no row pays for what happens only once.
+    // The first conversion isn't measured, so that no row has the costs of the first use.
     convert(PIECE as u64, None)?;
-    // The two conversions of a pair are done side by side. There are many pairs: together they say more
-    // precisely what AES costs than any row.
+    // The two conversions of a pair directly follow each other. All pairs together give the cost of AES more
+    // precisely than any row.
     let mut aes_takes_times = Samples::default();
     let rounds = rounds::repeat(budget, || {
         for row in &mut rows {
@@ -117,7 +117,7 @@ fn data_bytes(budget: Duration) -> u64 {
     (wanted.clamp(LEAST_DATA, MOST_DATA) / PIECE * PIECE) as u64
 }
 
-/// Makes a file of noise.
+/// Creates a file of noise.
 fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
     let file = list::file_in_memory("cowhide-speed-source")?;
     let mut piece = vec![0; PIECE];
@@ -136,7 +136,7 @@ fn noise(bytes: u64) -> Result<Arc<dyn Storage>> {
     Ok(file)
 }
 
-/// Converts once. Returns the seconds that it took, and the length of the image's file in bytes.
+/// Converts once. Returns the time in seconds, and the length of the image's file in bytes.
 fn convert(
     source: &RawImage,
     size: u64,
