@@ -1,16 +1,16 @@
-//! The anti-forensic splitter of LUKS: a key spread over many stripes, all of which it takes to get it back.
+//! The anti-forensic splitter of LUKS: a key is spread over many stripes, all of which are needed to recover it.
 //!
-//! A disk may keep a copy of a sector that was overwritten. With the key in one sector, that copy is the key;
-//! with the key spread over thousands of stripes, one that is gone takes the key with it. Every stripe but the
-//! last is noise. They are added up one after the other, and the sum is hashed between two of them; the last
-//! stripe is the sum and the key.
+//! A disk may keep a copy of a sector that was overwritten. With the key in a single sector, that copy would be the
+//! key. With the key in thousands of stripes, it can't be recovered once a single stripe is lost. Every stripe but
+//! the last is random. They are added (xor) one after the other, and the sum is hashed after each. The last stripe is
+//! the sum xor the key.
 
 use zeroize::Zeroizing;
 
 use super::hash::HashAlgorithm;
 
-/// Spreads a key over stripes. `stripes` is as long as all of them together, a multiple of the key's length,
-/// and all of it but the last stripe holds noise.
+/// Spreads a key over stripes. `stripes` has the total length of all of them, a multiple of the key's length. All of
+/// it but the last stripe must be random.
 pub fn af_split(hash: HashAlgorithm, key: &[u8], stripes: &mut [u8]) {
     let Some(noise) = stripes.len().checked_sub(key.len()) else {
         return;
@@ -22,7 +22,7 @@ pub fn af_split(hash: HashAlgorithm, key: &[u8], stripes: &mut [u8]) {
     }
 }
 
-/// Gets back a key of `length` bytes from its stripes.
+/// Recovers a key of `length` bytes from its stripes.
 pub fn af_merge(hash: HashAlgorithm, length: usize, stripes: &[u8]) -> Zeroizing<Vec<u8>> {
     let noise = stripes.len().saturating_sub(length);
     let (noise, last) = stripes.split_at(noise);
@@ -31,7 +31,7 @@ pub fn af_merge(hash: HashAlgorithm, length: usize, stripes: &[u8]) -> Zeroizing
     sum
 }
 
-/// Adds up stripes, hashing the sum after each.
+/// Adds up stripes, and hashes the sum after each.
 fn summed(hash: HashAlgorithm, length: usize, stripes: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut sum = Zeroizing::new(vec![0; length]);
     for stripe in stripes.chunks(length.max(1)) {
@@ -47,7 +47,7 @@ fn add(sum: &mut [u8], stripe: &[u8]) {
     }
 }
 
-/// Hashes each part of the sum that is as long as a hash, with the part's number; the last may be shorter.
+/// Hashes each part of the sum of a hash's length, with the part's number. The last part may be shorter.
 fn diffuse(hash: HashAlgorithm, sum: &mut [u8]) {
     for (number, part) in (0_u32..).zip(sum.chunks_mut(hash.length())) {
         let hashed = hash.digest(&[&number.to_be_bytes(), part]);

@@ -1,8 +1,8 @@
-//! Argon2: keys from passwords, at the price of memory as well as of time.
+//! Argon2: keys from passwords, with a cost of memory as well as time.
 //!
-//! All of the memory is needed at once, so guessing on many small processors side by side costs as many times the
-//! memory. A derivation has as many lanes as its creator had processors. Lanes meet four times in every pass, and
-//! run in threads of their own in between.
+//! All of the memory is needed at once, so that many parallel guesses need as many times the memory. A derivation has
+//! as many lanes as its creator had processors. Lanes are synchronised four times in every pass, and run in separate
+//! threads in between.
 
 use std::thread::available_parallelism;
 
@@ -12,25 +12,25 @@ use zeroize::Zeroizing;
 use super::memory::wipe_stack;
 use crate::error::{Error, Result};
 
-/// A variant of Argon2, and the price of a key.
+/// A variant of Argon2, and the cost of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Argon2Cost {
-    /// True for Argon2id, which looks at the password's own data from the second half of the first pass on; false for
-    /// Argon2i, which never does.
+    /// True for Argon2id, whose memory accesses depend on the password from the second half of the first pass on.
+    /// False for Argon2i, whose accesses never do.
     pub is_hybrid: bool,
     /// The number of passes over the memory.
     pub passes: u32,
     /// The memory in KiB.
     pub memory: u32,
-    /// The number of lanes that the memory is cut into.
+    /// The number of lanes into which the memory is divided.
     pub lanes: u32,
 }
 
 /// Derives a key as long as `out` from a password.
 ///
 /// # Errors
-/// Returns an error if the costs make no sense, if the salt is shorter than eight bytes, or if this machine doesn't
-/// have the memory.
+/// Returns an error if the cost is invalid, if the salt is shorter than eight bytes, or if this machine doesn't have
+/// the memory.
 pub fn argon2(cost: &Argon2Cost, password: &[u8], salt: &[u8], out: &mut [u8]) -> Result<()> {
     let refused = |error| Error::invalid(format!("Argon2: {error}"));
     let params = Params::new(cost.memory, cost.passes, cost.lanes, None).map_err(refused)?;
@@ -52,7 +52,7 @@ pub fn argon2(cost: &Argon2Cost, password: &[u8], salt: &[u8], out: &mut [u8]) -
     let threads = threads.min(usize::try_from(cost.lanes).unwrap_or(1));
     let mut derive =
         || argon2.hash_password_into_with_memory(password, salt, &mut *out, &mut *blocks);
-    // The threads end before this returns: whoever is shut in a sandbox afterwards has left none outside.
+    // The threads end before this returns, so that none is outside of a sandbox that is entered later.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let derived = pool.build_scoped(
         |thread| {
@@ -84,7 +84,7 @@ mod tests {
         Ok(out.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Answers of the reference implementation's own tests, for version 1.3.
+    /// These keys are from the tests of the reference implementation, for version 1.3.
     #[test]
     fn known_keys() {
         for (is_hybrid, passes, memory, lanes, key) in [

@@ -1,8 +1,8 @@
 //! The implementations of the sector cipher, and the choice among them.
 //!
-//! The choice is made once, when the program starts, and carried about as a plain value; the loops never ask
-//! the processor again. A user can take the choice over by name (`COWHIDE_CIPHER`), for a measurement or to
-//! rule out a suspect. The error tells an unknown name from one that this machine can't run.
+//! The choice is made once, when the program starts, and passed on as a plain value, so that no loop detects
+//! features. A user can choose by name (`COWHIDE_CIPHER`), for a measurement or to find the cause of a problem. The
+//! error distinguishes an unknown name from a backend that this machine can't run.
 //!
 use core::error::Error;
 use core::fmt;
@@ -13,9 +13,9 @@ use super::aes_x86;
 /// An implementation of the sector cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// Constant-time software, on any machine, whatever its instructions.
+    /// Constant-time software, on any machine.
     Soft,
-    /// The `aes` crate's own choice, ARMv8 instructions among them.
+    /// The `aes` crate's own choice, which may be ARMv8 instructions.
     Portable,
     /// x86 AES-NI kernels, 128 bits wide.
     AesNi,
@@ -37,9 +37,8 @@ impl Backend {
 
     /// Returns the fastest backend that this machine has.
     ///
-    /// This is a fixed order of preference, taken from measurements, and not
-    /// a race at start-up, whose result would depend on what else the machine
-    /// is doing. `Portable` ranks below the x86 kernels and above `Soft`.
+    /// This is a fixed order of preference from measurements. A measurement at start-up would depend on the machine's
+    /// load. `Portable` ranks below the x86 kernels and above `Soft`.
     #[must_use]
     pub fn detect() -> Self {
         Self::ALL
@@ -95,7 +94,7 @@ impl Backend {
         }
     }
 
-    /// Returns the name by which a user asks for it.
+    /// Returns the name for users.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -107,7 +106,7 @@ impl Backend {
         }
     }
 
-    /// Returns its description, in a line.
+    /// Returns the description, in a line.
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
@@ -121,8 +120,8 @@ impl Backend {
         }
     }
 
-    /// Returns the symbol of the kernel that encrypts, by which a debugger or profiler finds it in any build.
-    /// The backends that are the `aes` crate's code have none: the compiler inlines it as it sees fit.
+    /// Returns the symbol of the encryption kernel, by which debuggers and profilers find it in any build. The
+    /// backends of the `aes` crate have none, since the compiler may inline them.
     #[must_use]
     pub const fn symbol(self) -> Option<&'static str> {
         match self {
@@ -133,7 +132,7 @@ impl Backend {
         }
     }
 
-    /// Returns the processor features that it needs, by the names that Linux and compilers use. With each is
+    /// Returns the names of the processor features that the backend needs, as Linux and compilers have them. Each has
     /// true if this machine has it.
     #[must_use]
     pub fn features(self) -> Vec<(&'static str, bool)> {
@@ -176,7 +175,7 @@ impl fmt::Display for Backend {
 pub enum BackendError {
     /// No backend has that name.
     Unknown(String),
-    /// This machine lacks what the backend needs.
+    /// This machine lacks a feature that the backend needs.
     Unavailable(Backend),
 }
 
@@ -212,7 +211,7 @@ impl Error for BackendError {}
 /// The environment variable that forces a cipher backend.
 pub const BACKEND_VARIABLE: &str = "COWHIDE_CIPHER";
 
-/// Returns the backend to use: the best that this machine has, unless [`BACKEND_VARIABLE`] names another.
+/// Returns the backend to use: the fastest of this machine, unless [`BACKEND_VARIABLE`] names another.
 ///
 /// # Errors
 /// Returns an error if the variable names a backend that doesn't exist or that this machine doesn't have.

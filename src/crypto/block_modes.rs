@@ -1,35 +1,35 @@
 //! Modes of operation over any block cipher, in safe Rust: ECB, CBC, CTR and XTS.
 //!
-//! This is the path of the ciphers that few disks have, such as Serpent and Twofish, and of AES where the
-//! processor has no kernel. Blocks go to the cipher as many at a time as the mode allows: all of a sector's,
-//! but for CBC, which encrypts them one after the other.
+//! It is used for ciphers that few disks have, such as Serpent and Twofish, and for AES on a processor without a
+//! kernel. The cipher gets as many blocks at once as the mode allows: all of a sector, except for CBC encryption,
+//! which is serial.
 
 use super::boxed_cipher::BlockCipher;
 use super::run_cipher::RunCipher;
 use super::sector::{SECTOR_BLOCKS, SectorLength, SectorRun};
 use super::vectors::Vectors;
 
-/// The number of sectors of 512 bytes that are worked on together.
+/// The number of sectors of 512 bytes that are processed together.
 const BATCH: usize = 32;
 
-/// The number of blocks that are worked on together in modes that need a copy of them.
+/// The number of blocks that are processed together in modes that need a copy of them.
 const PART: usize = 64;
 
-/// A cipher of blocks of `B` bytes, in a box.
+/// A boxed cipher of blocks of `B` bytes.
 pub(super) type AnyBlockCipher<const B: usize> = Box<dyn BlockCipher<B>>;
 
-/// The vectors of a cipher's sectors.
+/// The initialisation vectors of a cipher's sectors.
 pub(super) struct SectorVectors<const B: usize> {
-    /// The making of them.
+    /// The generator of vectors.
     pub(super) vectors: Vectors<B>,
-    /// The length that one of them is for. Numbers count sectors of 512 bytes all the same, and a run is a
-    /// whole number of what has this length.
+    /// The length of a sector with one vector. Numbers count sectors of 512 bytes nevertheless, and a run is a whole
+    /// number of such sectors.
     pub(super) length: SectorLength,
 }
 
 impl<const B: usize> SectorVectors<B> {
-    /// Makes the output of each sector its input, and then works on it in place, with its vector, which
-    /// `prepare` has changed.
+    /// Copies the input of each sector to its output, and then processes it in place with its vector, which `prepare`
+    /// has changed.
     fn each_sector(
         &self,
         first_sector: u64,
@@ -67,11 +67,12 @@ fn xor<const B: usize>(block: &mut [u8; B], with: &[u8; B]) {
     }
 }
 
-/// Every block by itself, whatever the sector.
+/// The mode ECB: every block is encrypted independently.
 pub(super) struct Ecb<const B: usize>(pub(super) AnyBlockCipher<B>);
 
 impl<const B: usize> Ecb<B> {
-    /// Has no use for the vectors, which are made all the same: nobody should have this mode.
+    /// The vectors aren't used, but generated nevertheless. The speed doesn't matter, since nobody should use this
+    /// mode.
     const VECTORS: SectorVectors<B> = SectorVectors {
         vectors: Vectors::Plain64,
         length: SectorLength::SHORTEST,
@@ -90,7 +91,7 @@ impl<const B: usize> RunCipher for Ecb<B> {
     }
 }
 
-/// A chain of blocks for each sector.
+/// The mode CBC: a chain of blocks for each sector.
 pub(super) struct Cbc<const B: usize> {
     pub(super) cipher: AnyBlockCipher<B>,
     pub(super) vectors: SectorVectors<B>,
@@ -127,7 +128,7 @@ impl<const B: usize> RunCipher for Cbc<B> {
     }
 }
 
-/// A stream for each sector: the encrypted numbers from its vector on, which counts as big-endian.
+/// The mode CTR: a key stream for each sector, of the encrypted numbers from its vector on, as big-endian numbers.
 pub(super) struct Ctr<const B: usize> {
     pub(super) cipher: AnyBlockCipher<B>,
     pub(super) vectors: SectorVectors<B>,
@@ -163,8 +164,8 @@ impl<const B: usize> RunCipher for Ctr<B> {
     }
 }
 
-/// Every block by itself, between two additions of its tweak. A sector's first tweak is its vector encrypted
-/// with a key for that, and each tweak is twice the one before, in the field of 2^128 elements.
+/// The mode XTS: every block is encrypted between two additions of its tweak. A sector's first tweak is its vector,
+/// encrypted with the second key. Each further tweak is twice the one before, in the field of 2^128 elements.
 pub(super) struct Xts {
     pub(super) cipher: AnyBlockCipher<16>,
     pub(super) tweaks: AnyBlockCipher<16>,

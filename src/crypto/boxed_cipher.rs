@@ -1,8 +1,8 @@
 //! Block ciphers of the RustCrypto crates, with their expanded keys in a box.
 //!
-//! The box keeps moves of the owner from leaving copies of the round keys, its pages aren't swapped, and
-//! what is in it is wiped when it goes. Modes that take many independent blocks at a time see them as
-//! [`BlockCipher`], whatever the series of the crate.
+//! Since they are boxed, moving the owner leaves no copies of the round keys. The pages of the box are locked in
+//! memory, and the keys are wiped when they are dropped. Modes that process many independent blocks at once use them
+//! as [`BlockCipher`], for both series of the `aes` crate.
 
 use core::hint::black_box;
 
@@ -15,18 +15,18 @@ use super::memory::keep_out_of_swap;
 
 /// A cipher of blocks of `B` bytes, under one key.
 pub(super) trait BlockCipher<const B: usize>: Send + Sync {
-    /// Encrypts blocks in place, each by itself.
+    /// Encrypts blocks in place, each independently.
     fn encrypt(&self, blocks: &mut [[u8; B]]);
 
-    /// Decrypts blocks in place, each by itself.
+    /// Decrypts blocks in place, each independently.
     fn decrypt(&self, blocks: &mut [[u8; B]]);
 }
 
-/// Expands a key in a box; `None` if it isn't as long as the cipher's keys are.
+/// Expands a key in a box. Returns `None` if it doesn't have the length of the cipher's keys.
 ///
-/// The cipher's own crate wipes the round keys when they are dropped, by its feature `zeroize`.
+/// The cipher's crate wipes the round keys when they are dropped, by its feature `zeroize`.
 pub(super) fn boxed<C: KeyInit>(key: &[u8]) -> Option<Box<C>> {
-    // The pages are locked before a key is in them.
+    // The pages are locked before they contain a key.
     let mut cipher = Box::new(C::new_from_slice([0; 64].get(..key.len())?).ok()?);
     keep_out_of_swap(&*cipher);
     *cipher = C::new_from_slice(key).ok()?;
@@ -80,7 +80,7 @@ pub(super) const SOFT_BLOCKS: usize = 8;
 pub(super) struct BoxedSoft<C: SoftAes>(Box<C>);
 
 impl<C: SoftAes> BoxedSoft<C> {
-    /// Expands a key; `None` if it isn't as long as the cipher's keys are.
+    /// Expands a key. Returns `None` if it doesn't have the length of the cipher's keys.
     pub(super) fn new(key: &[u8]) -> Option<Self> {
         let mut cipher = Self(Box::new(empty()));
         keep_out_of_swap(&*cipher.0);
@@ -101,9 +101,8 @@ fn empty<C: SoftAes>() -> C {
 
 impl<C: SoftAes> Drop for BoxedSoft<C> {
     fn drop(&mut self) {
-        // The 0.7 series doesn't know `zeroize`. A schedule of another key
-        // over the old one does as well, as long as the compiler has to
-        // believe that somebody looks at it.
+        // The 0.7 series has no `zeroize`. Overwriting the schedule with that of another key does the same, as long
+        // as the compiler must assume that it is read.
         *self.0 = empty();
         black_box(&*self.0);
     }
@@ -119,7 +118,7 @@ impl<C: SoftAes> BlockCipher<16> for BoxedSoft<C> {
     }
 }
 
-/// Does `work` on all blocks. Where they end within a batch, the rest of it is for nothing.
+/// Does `work` on all blocks. The unused rest of the last batch is discarded.
 fn in_batches(blocks: &mut [[u8; 16]], work: impl Fn(&mut SoftBlocks)) {
     for blocks in blocks.chunks_mut(SOFT_BLOCKS) {
         let mut batch = SoftBlocks::default();

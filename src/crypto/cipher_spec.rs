@@ -1,8 +1,9 @@
-//! A sector cipher as a header or an option describes it: a block cipher, a mode, and the making of vectors.
+//! A sector cipher as a header or an option describes it: a block cipher, a mode, and a generator of initialisation
+//! vectors.
 //!
-//! Of AES in CBC and XTS mode, kernels do the work whatever the vectors are. Vectors of 32 bits are those of
-//! 64 bits in runs that don't pass 2^32. Vectors that are encrypted are exchanged for those that kernels make,
-//! in each sector's first block. All else goes to the modes over any block cipher.
+//! Kernels process AES in CBC and XTS mode with any vectors. Vectors of 32 bits equal those of 64 bits in runs that
+//! don't cross 2^32. For CBC, encrypted vectors replace those of the kernel in each sector's first block. All other
+//! ciphers use the general modes.
 
 use aes::{Aes128, Aes192, Aes256};
 
@@ -66,7 +67,7 @@ impl CipherAlgorithm {
         }
     }
 
-    /// Returns the name of the family, as LUKS has it.
+    /// Returns the name of the family in LUKS headers.
     pub const fn family(self) -> &'static str {
         match self {
             Self::Aes128 | Self::Aes192 | Self::Aes256 => "aes",
@@ -85,13 +86,13 @@ impl CipherAlgorithm {
         }
     }
 
-    /// Returns the cipher of a family that has keys of so many bytes.
+    /// Returns the cipher of a family with keys of `key_length` bytes.
     pub fn of_family(family: &str, key_length: usize) -> Option<Self> {
         let is_it = |cipher: &Self| cipher.family() == family && cipher.key_length() == key_length;
         Self::ALL.into_iter().find(is_it)
     }
 
-    /// Makes the cipher of a key; `None` if the key isn't as long, or if blocks have eight bytes.
+    /// Expands a key. Returns `None` if it has another length, or if the cipher's blocks have eight bytes.
     fn keyed(self, key: &[u8], backend: Backend) -> Option<AnyBlockCipher<16>> {
         Some(match (self, backend) {
             (Self::Aes128, Backend::Soft) => Box::new(BoxedSoft::<aes_soft::Aes128>::new(key)?),
@@ -100,7 +101,7 @@ impl CipherAlgorithm {
             (Self::Aes128, _) => boxed::<Aes128>(key)?,
             (Self::Aes192, _) => boxed::<Aes192>(key)?,
             (Self::Aes256, _) => boxed::<Aes256>(key)?,
-            // Their crates take keys of several lengths.
+            // The crates of the others take keys of several lengths.
             _ if key.len() != self.key_length() => return None,
             (Self::Cast5, _) => return None,
             (Self::Serpent128 | Self::Serpent192 | Self::Serpent256, _) => {
@@ -146,7 +147,7 @@ impl CipherMode {
     }
 }
 
-/// The making of initialisation vectors from the numbers of sectors.
+/// A generator of initialisation vectors from the numbers of sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IvGenerator {
     /// The lower 32 bits of the number.
@@ -175,7 +176,7 @@ pub struct CipherSpec {
     pub algorithm: CipherAlgorithm,
     /// The mode.
     pub mode: CipherMode,
-    /// The making of vectors.
+    /// The generator of vectors.
     pub vectors: IvGenerator,
 }
 
@@ -185,10 +186,10 @@ impl CipherSpec {
         self.algorithm.key_length() * self.mode.keys()
     }
 
-    /// Checks that there is such a cipher.
+    /// Checks that the parts can be combined.
     ///
     /// # Errors
-    /// Returns an error in `qemu-img`'s words if the parts don't fit together.
+    /// Returns an error in the words of `qemu-img` if the parts can't be combined.
     pub fn check(&self) -> Result<()> {
         if self.algorithm == CipherAlgorithm::Cast5 && self.mode == CipherMode::Xts {
             return Err(Error::unsupported("Unsupported cipher mode xts"));
@@ -199,7 +200,7 @@ impl CipherSpec {
         Ok(())
     }
 
-    /// Returns the cipher that encrypts vectors: it is of the same family, with a key as long as a hash.
+    /// Returns the cipher that encrypts vectors: one of the same family, with a key of the hash's length.
     fn encrypting_vectors(&self, hash: HashAlgorithm) -> Result<CipherAlgorithm> {
         let family = match self.algorithm.family() {
             "aes" => "AES",
@@ -223,16 +224,16 @@ impl CipherSpec {
     /// Expands a key, for a backend that this machine has.
     ///
     /// # Errors
-    /// Returns an error as [`check`](Self::check) does, or if the key isn't as long as it has to be.
+    /// Returns the errors of [`check`](Self::check), or an error if the key has another length.
     pub fn with_key(&self, key: &[u8], backend: Backend) -> Result<KeyedCipher> {
         self.of_length(SectorLength::SHORTEST, key, backend)
     }
 
-    /// Expands a key as [`with_key`](Self::with_key) does, for sectors of some length. They are numbered by their
-    /// first 512 bytes, so runs are whole numbers of them.
+    /// Does the same as [`with_key`](Self::with_key) for sectors of another length. They are numbered by their first
+    /// 512 bytes, and runs are whole numbers of them.
     ///
     /// # Errors
-    /// Returns an error as [`with_key`](Self::with_key) does.
+    /// Returns the errors of [`with_key`](Self::with_key).
     pub fn of_length(
         &self,
         length: SectorLength,
@@ -249,7 +250,7 @@ impl CipherSpec {
         Ok(KeyedCipher::new(self.algorithm.name(), backend, cipher))
     }
 
-    /// Expands a key in a stack frame of its own, which is wiped afterwards.
+    /// Expands a key in a separate stack frame, which is wiped afterwards.
     #[inline(never)]
     fn expanded(
         &self,
@@ -264,7 +265,7 @@ impl CipherSpec {
             return Ok(self.of_short_blocks(length, key));
         }
         let kernel = match (self.algorithm, self.mode, self.vectors) {
-            // Chains of another length than the kernels' are rare.
+            // The kernels only have chains of 512 bytes. Others are rare.
             (CipherAlgorithm::Aes128 | CipherAlgorithm::Aes256, CipherMode::Cbc, _)
                 if length == SectorLength::SHORTEST =>
             {
@@ -323,7 +324,7 @@ impl CipherSpec {
         })
     }
 
-    /// Makes a cipher of blocks of eight bytes, which has neither XTS nor encrypted vectors.
+    /// Returns a cipher of blocks of eight bytes, which has neither XTS nor encrypted vectors.
     fn of_short_blocks(&self, length: SectorLength, key: &[u8]) -> Option<Box<dyn RunCipher>> {
         let cipher: AnyBlockCipher<8> = boxed::<cast5::Cast5>(key)?;
         let vectors = match self.vectors {
@@ -359,7 +360,7 @@ mod tests {
         (0..SECTORS * SECTOR_SIZE).map(byte).collect()
     }
 
-    /// All that there is to have.
+    /// Returns all valid combinations.
     fn specs() -> Vec<CipherSpec> {
         let hashes = HashAlgorithm::ALL.map(IvGenerator::Essiv);
         let mut vectors = vec![IvGenerator::Plain, IvGenerator::Plain64];
@@ -397,7 +398,7 @@ mod tests {
             let mut in_place = data();
             cipher.encrypt(first, &mut in_place);
             assert!(secret == in_place, "{spec:?}");
-            // A run is as good as its sectors.
+            // A run gives the same as its sectors one by one.
             let mut one = data()[65 * SECTOR_SIZE..66 * SECTOR_SIZE].to_vec();
             cipher.encrypt(first + 65, &mut one);
             assert!(
@@ -415,7 +416,7 @@ mod tests {
         }
     }
 
-    /// A long sector starts as the short one of its number, and goes on otherwise.
+    /// Checks that a long sector starts like the short one of its number, and continues differently.
     #[test]
     fn long_sectors_have_one_vector() {
         let data = &data()[..64 * SECTOR_SIZE];
@@ -457,7 +458,7 @@ mod tests {
     fn kernels_agree_with_the_modes_of_any_cipher() {
         for spec in specs() {
             let lengths = match (spec.algorithm.family(), spec.mode, spec.vectors) {
-                // No kernel has such vectors.
+                // No XTS kernel has such vectors.
                 ("aes", CipherMode::Xts, IvGenerator::Essiv(_)) => continue,
                 ("aes", CipherMode::Xts, _) => &[512, 1024, 2048, 4096][..],
                 ("aes", CipherMode::Cbc, _) => &[512],

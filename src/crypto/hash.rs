@@ -1,12 +1,12 @@
-//! Hashes by their names.
+//! The hash functions of disk encryption, by their names.
 
 use hmac::digest::Digest;
 use zeroize::Zeroizing;
 
-/// A hash.
+/// A hash function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashAlgorithm {
-    /// MD5, broken; images that have it exist.
+    /// MD5, which is broken, but used by some images.
     Md5,
     /// RIPEMD-160.
     Ripemd160,
@@ -24,7 +24,7 @@ pub enum HashAlgorithm {
     Sm3,
 }
 
-/// Evaluates an expression in which `$type` is the type of a hash.
+/// Evaluates an expression in which `$type` is the type of the hash function.
 macro_rules! with_type {
     ($algorithm:expr, $type:ident => $body:expr) => {
         match $algorithm {
@@ -46,7 +46,7 @@ macro_rules! with_type {
 pub(super) use with_type;
 
 impl HashAlgorithm {
-    /// All hashes.
+    /// All hash functions.
     pub const ALL: [Self; 8] = [
         Self::Md5,
         Self::Ripemd160,
@@ -58,7 +58,7 @@ impl HashAlgorithm {
         Self::Sm3,
     ];
 
-    /// Returns the hash of that name.
+    /// Returns the hash function of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hash| hash.name() == name)
     }
@@ -82,7 +82,7 @@ impl HashAlgorithm {
         with_type!(self, D => <D as Digest>::output_size())
     }
 
-    /// Hashes the parts, one after the other.
+    /// Returns the hash of the concatenated parts.
     pub fn digest(self, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
         with_type!(self, D => digest_of::<D>(parts))
     }
@@ -113,7 +113,7 @@ mod tests {
         }
     }
 
-    /// The answers for `abc`, as their standards have them.
+    /// The hashes of `abc` are from the standards.
     #[test]
     fn known_hashes() {
         for (name, start) in [

@@ -1,8 +1,7 @@
-//! PBKDF2: keys from passwords, at the price of as many hashes as somebody thought that a guess should cost.
+//! PBKDF2: keys from passwords, with a number of iterations that makes guesses expensive.
 //!
-//! A key that is longer than a hash is several derivations that don't depend on each other, so they run side by
-//! side. The price is chosen by the time that one takes: a creator measures how many iterations a thread does
-//! in a second.
+//! A key that is longer than a hash takes several independent derivations, which run in parallel. The number of
+//! iterations is chosen by time: the creator of an image measures the iterations that a thread does in a second.
 
 use std::thread;
 use std::time::Duration;
@@ -14,24 +13,24 @@ use zeroize::Zeroizing;
 use super::hash::{HashAlgorithm, with_type};
 use super::memory::wipe_stack;
 
-/// The number of iterations that take much longer than starting a thread.
+/// The number of iterations from which on a thread is started, since they take much longer than that.
 const WORTH_A_THREAD: u32 = 2000;
 
-/// The time of a measurement that is long enough. The clock counts in nanoseconds.
+/// The least time of a measurement. The resolution of the clock is nanoseconds.
 const MEASURED: Duration = Duration::from_millis(10);
 
-/// Derives a key as long as `out` from a password, with so many iterations; 0 count as 1.
+/// Derives a key of the length of `out` from a password. 0 iterations count as 1.
 pub fn pbkdf2(hash: HashAlgorithm, password: &[u8], salt: &[u8], iterations: u32, out: &mut [u8]) {
     with_type!(hash, D => if let Ok(mac) = Hmac::<D>::new_from_slice(password) {
-        // It takes passwords of any length.
+        // HMAC takes keys of any length, so this never fails.
         derive(&mac, hash.length(), salt, iterations, out);
     });
 }
 
-/// Measures the number of iterations that a thread does in a second of its own time, for a key of that
-/// many bytes.
+/// Measures the number of iterations that a thread does in a second of processor time, for a key of `key_length`
+/// bytes.
 ///
-/// The blocks of a key are counted as if they were derived one after the other, as most programs do.
+/// The blocks of a key count as if they were derived one after the other, as most programs do it.
 pub fn iterations_per_second(hash: HashAlgorithm, key_length: usize) -> u64 {
     let mut block = Zeroizing::new(vec![0; hash.length()]);
     let mut iterations = 1024_u32;
@@ -50,12 +49,12 @@ pub fn iterations_per_second(hash: HashAlgorithm, key_length: usize) -> u64 {
     }
 }
 
-/// Returns the number of blocks that a key of that many bytes takes.
+/// Returns the number of blocks of a key of `key_length` bytes.
 fn blocks(hash: HashAlgorithm, key_length: usize) -> u128 {
     key_length.div_ceil(hash.length()).max(1) as u128
 }
 
-/// Returns the time that this thread has used.
+/// Returns the processor time of this thread.
 fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
@@ -63,7 +62,7 @@ fn thread_time() -> Duration {
     Duration::new(seconds, nanoseconds)
 }
 
-/// Derives a key, in blocks as long as a hash.
+/// Derives a key, in blocks of the length of a hash.
 fn derive<M: Mac + Clone + Sync>(
     mac: &M,
     length: usize,
@@ -84,7 +83,7 @@ fn derive<M: Mac + Clone + Sync>(
         for (index, out) in blocks {
             let length = out.len();
             let work = move || derived(index, length);
-            // Few iterations take less than a thread does, and the system may have no more threads.
+            // Few iterations take less time than starting a thread, and the system may refuse one.
             let spawned = (iterations >= WORTH_A_THREAD)
                 .then(|| thread::Builder::new().spawn_scoped(scope, work).ok());
             others.push((index, out, spawned.flatten()));

@@ -1,11 +1,11 @@
-//! Sector ciphers with their keys, as the rest of the program gets them.
+//! Sector ciphers with their keys, as other modules use them.
 //!
-//! Lengths are checked here alone, and the stack is wiped here, whatever implementation does the work.
+//! Lengths are checked and the stack is wiped only here, for all implementations.
 //!
-//! AES in CBC mode and in XTS mode, with keys of 128 and 256 bits, is what disks have, so there are kernels
-//! for what the processor can do. Those number sectors in one way, which LUKS calls `plain64`: a sector's
-//! initialisation vector is its 64-bit little-endian number, followed by eight zero bytes.
-//! [`CipherSpec`](super::CipherSpec) makes ciphers with other vectors of them, and all others.
+//! Most disks use AES in CBC or XTS mode with keys of 128 or 256 bits, so there are kernels for these. Their
+//! initialisation vectors are those that LUKS calls `plain64`: the 64-bit little-endian number of the sector,
+//! followed by eight zero bytes. [`CipherSpec`](super::CipherSpec) builds ciphers with other vectors on them, and all
+//! other ciphers.
 
 #![expect(
     clippy::panic,
@@ -23,7 +23,7 @@ use super::{aes_cbc, aes_xts};
 
 /// A cipher of 512-byte sectors under one key, or under the two keys of XTS.
 ///
-/// There is deliberately no `Clone`, and `Debug` tells only the backend.
+/// There is deliberately no `Clone`, and `Debug` prints only the backend.
 pub struct KeyedCipher {
     name: &'static str,
     backend: Backend,
@@ -31,23 +31,23 @@ pub struct KeyedCipher {
 }
 
 impl KeyedCipher {
-    /// Expands a key of 16 or 32 bytes for AES-CBC, by `backend`.
+    /// Expands a key of 16 or 32 bytes for AES-CBC with `backend`.
     ///
-    /// The caller's copy of the key is the caller's to wipe.
+    /// The caller has to wipe its copy of the key.
     ///
     /// # Panics
     ///
-    /// Panics if the key has another length, or if this machine doesn't have `backend`. It has those
-    /// that [`Backend::detect`], [`Backend::available`] and [`Backend::from_name`] return.
+    /// Panics if the key has another length, or if this machine doesn't have `backend`. It has those that
+    /// [`Backend::detect`], [`Backend::available`] and [`Backend::from_name`] return.
     #[must_use]
     pub fn aes_cbc(key: &[u8], backend: Backend) -> Self {
         Self::of_aes("AesCbc", backend, aes_cbc::new(key, backend))
     }
 
-    /// Expands a pair of keys for AES-XTS, by `backend`: one of 16 or 32 bytes for the data, then one as long
-    /// for the tweaks.
+    /// Expands a pair of keys for AES-XTS with `backend`: one of 16 or 32 bytes for the data, and then one of the
+    /// same length for the tweaks.
     ///
-    /// The caller's copy of the keys is the caller's to wipe.
+    /// The caller has to wipe its copy of the keys.
     ///
     /// # Panics
     ///
@@ -68,7 +68,7 @@ impl KeyedCipher {
         Self::new(name, backend, cipher)
     }
 
-    /// Takes an implementation with its key, which `Debug` calls by a name.
+    /// Wraps an implementation with its key. `name` is for `Debug`.
     pub(super) fn new(name: &'static str, backend: Backend, cipher: Box<dyn RunCipher>) -> Self {
         Self {
             name,
@@ -77,7 +77,7 @@ impl KeyedCipher {
         }
     }
 
-    /// Returns the backend that does the work.
+    /// Returns the backend.
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.backend
@@ -105,7 +105,7 @@ impl KeyedCipher {
         wipe_stack();
     }
 
-    /// Encrypts as [`encrypt`](Self::encrypt) does, from one buffer to another.
+    /// Does the same as [`encrypt`](Self::encrypt) from one buffer to another.
     ///
     /// # Panics
     ///
@@ -116,7 +116,7 @@ impl KeyedCipher {
         wipe_stack();
     }
 
-    /// Decrypts as [`decrypt`](Self::decrypt) does, from one buffer to another.
+    /// Does the same as [`decrypt`](Self::decrypt) from one buffer to another.
     ///
     /// # Panics
     ///

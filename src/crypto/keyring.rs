@@ -1,4 +1,4 @@
-//! Passwords that the Linux kernel keeps, in a keyring.
+//! Passwords from a keyring of the Linux kernel.
 
 use linux_keyutils::{Key, KeyError, KeySerialId};
 use rustix::io::Errno;
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::Secret;
 use crate::error::{Error, Result};
 
-/// The length of the longest key that is taken, in bytes; keys of type `user` are shorter.
+/// The length of the longest key that is accepted, in bytes. Keys of type `user` are shorter.
 const MOST: usize = 64 << 10;
 
 /// Reads the key with that serial number.
@@ -27,7 +27,7 @@ pub fn from_keyring(serial: i32) -> Result<Secret> {
     Ok(Secret::new(key.to_vec()))
 }
 
-/// Returns the system's words for an error of the keyring's.
+/// Returns the system's words for an error of the keyring.
 fn reason(error: KeyError) -> String {
     let errno = match error {
         KeyError::MissingFileOrDirectory => Errno::NOENT,
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_says_is_passed_on() {
-        // 0 is no key's number; where there are no keyrings, that is said instead.
+        // No key has the number 0. Without keyrings there is another error.
         let error = match from_keyring(0) {
             Ok(_) => panic!("there is such a key"),
             Err(error) => error.to_string(),

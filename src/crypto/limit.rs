@@ -1,17 +1,15 @@
 //! The register-only limit of the AES unit, for reports and benchmarks.
 //!
-//! A cipher's speed says little by itself: only its share of the hardware's
-//! limit tells whether there's anything left to gain. See `aes_x86/limit.rs`
-//! for how it is measured.
+//! The speed of a cipher alone says little: only its share of the hardware's limit shows how much could be gained.
+//! `aes_x86/limit.rs` measures the limit.
 
 use super::{Backend, Limit};
 
-/// Measures the limit of the instructions that `backend` uses, on this thread,
-/// with keys of `bits`: 128 or 256. It is the best of `repetitions` of some tens of microseconds each, for every
-/// number of registers.
+/// Measures the limit of the instructions that `backend` uses, on this thread, with keys of `bits`: 128 or 256. The
+/// result is the best of `repetitions` of some tens of microseconds each, for several numbers of registers.
 ///
-/// Returns `None` for a backend that isn't built on AES instructions of our own
-/// choosing (`soft` and `portable`), and for one that the machine lacks.
+/// Returns `None` for a backend without AES instructions of this crate (`soft` and `portable`), and for one that the
+/// machine doesn't have.
 #[must_use]
 pub fn register_limit(backend: Backend, bits: usize, repetitions: usize) -> Option<Limit> {
     match backend {

@@ -1,17 +1,16 @@
-//! Ciphers and secrets. The room knows no image and no file.
+//! Ciphers and secrets. The module knows no image and no file.
 //!
-//! * [`SectorCipher`] is a cipher of disks, of 512-byte sectors by their numbers. [`KeyedCipher`] is one with
-//!   its key; behind it are `aes_cbc` and `aes_xts`, with kernels, and `block_modes`, for all others;
-//! * [`Backend`] is the implementation that does the work, and finds the best;
-//! * [`Secret`] is a password, [`Secrets`] are those of a command line, [`Passwords`] is the source of
-//!   others;
-//! * [`CipherSpec`] is a cipher as a header describes it: a block cipher, a mode and the making of vectors;
-//! * [`HashAlgorithm`] is a hash, and [`pbkdf2`] makes a key of a password with one, as [`argon2()`] does
-//!   with much memory; [`af_split()`] spreads a key;
-//! * `keyring` reads secrets that the kernel keeps, and `sealed` opens secrets that come encrypted.
+//! * [`SectorCipher`] is a cipher of disks, which encrypts 512-byte sectors by their numbers. [`KeyedCipher`] is one
+//!   with its key. It uses `aes_cbc` and `aes_xts`, with kernels, and `block_modes` for all others;
+//! * [`Backend`] is an implementation of the ciphers, and detects the fastest;
+//! * [`Secret`] is a password, [`Secrets`] are those of a command line, and [`Passwords`] is the source of others;
+//! * [`CipherSpec`] is a cipher as a header describes it: a block cipher, a mode and a generator of vectors;
+//! * [`HashAlgorithm`] is a hash function. [`pbkdf2`] derives a key from a password with one, and [`argon2()`] with
+//!   much memory. [`af_split()`] spreads a key over stripes;
+//! * `keyring` reads secrets from the kernel, and `sealed` decrypts secrets that were given encrypted.
 //!
-//! Invariants: a run is a whole number of sectors; keys never leave the room, are never printed, and are
-//! wiped when their owner goes; no implementation branches or indexes on secrets.
+//! Invariants: a run is a whole number of sectors. Keys never leave the module, are never printed, and are wiped when
+//! they are dropped. No implementation branches or indexes on secrets.
 
 mod aes_cbc;
 #[cfg(target_arch = "x86_64")]
@@ -55,11 +54,11 @@ pub use secrets::Secrets;
 pub use sector::{SECTOR_SIZE, SectorLength};
 pub use sector_cipher::SectorCipher;
 
-/// The best speed of the AES unit on registers only.
+/// The highest speed of the AES unit on registers only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
-    /// Bytes of AES blocks, in billions a second.
+    /// The speed in 10^9 bytes per second.
     pub gb_per_s: f64,
-    /// Registers in flight when it did.
+    /// The number of registers in flight at that speed.
     pub registers: usize,
 }

@@ -1,9 +1,8 @@
-//! The ciphers as one would write them down first: one block at a time, or a `cbc` encryptor a sector.
+//! Reference implementations of the ciphers: one block at a time, or a `cbc` encryptor for each sector.
 //!
-//! They have two uses. Tests compare every backend with them, because they are too
-//! plain to be wrong in the same way as a kernel. Benchmarks divide by them,
-//! because a program that takes the RustCrypto crates as they come gets this.
-//! Production code doesn't call them.
+//! Tests compare every backend with them, because they are too simple to be wrong in the same way as a kernel.
+//! Benchmarks compare with them, because they are the simplest use of the RustCrypto crates. Production code doesn't
+//! call them.
 
 #![expect(clippy::panic, reason = "tests and benchmarks know how long a key is")]
 
@@ -14,7 +13,7 @@ use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
 
 use super::sector::{BLOCK_SIZE, SECTOR_SIZE, Sector, iv};
 
-/// A plain AES cipher of sectors.
+/// A simple AES cipher of sectors.
 pub struct Reference(Box<dyn PlainCipher>);
 
 impl Reference {
@@ -51,8 +50,7 @@ impl Reference {
         }
     }
 
-    /// Encrypts whole sectors in place; the first has the number
-    /// `first_sector`.
+    /// Encrypts whole sectors in place. The first has the number `first_sector`.
     pub fn encrypt(&self, first_sector: u64, data: &mut [u8]) {
         let mut number = first_sector;
         for sector in data.as_chunks_mut().0 {
@@ -61,8 +59,7 @@ impl Reference {
         }
     }
 
-    /// Decrypts whole sectors in place; the first has the number
-    /// `first_sector`.
+    /// Decrypts whole sectors in place. The first has the number `first_sector`.
     pub fn decrypt(&self, first_sector: u64, data: &mut [u8]) {
         let mut number = first_sector;
         for sector in data.as_chunks_mut().0 {
@@ -101,7 +98,7 @@ where
     }
 }
 
-/// The cipher of the data and that of the tweaks.
+/// The ciphers of the data and of the tweaks.
 struct PlainXts<C>(C, C);
 
 impl<C: BlockCipherEncrypt<BlockSize = U16>> PlainXts<C> {
@@ -136,7 +133,7 @@ fn add(block: &mut Block, tweak: &Block) {
     }
 }
 
-/// Doubles a tweak, byte by byte, as the standard has it.
+/// Doubles a tweak byte by byte, as IEEE 1619 defines it.
 fn double(tweak: &mut Block) {
     let mut carry = 0;
     for byte in tweak.iter_mut() {
@@ -149,7 +146,7 @@ fn double(tweak: &mut Block) {
     }
 }
 
-/// Sees a sector as the block type of the RustCrypto traits.
+/// Casts a sector to the block type of the RustCrypto traits.
 pub(super) fn as_blocks(sector: &mut [u8; SECTOR_SIZE]) -> &mut [Block] {
     Block::cast_slice_from_core_mut(sector.as_chunks_mut::<BLOCK_SIZE>().0)
 }

@@ -1,7 +1,7 @@
-//! The inner interface of sector ciphers: one implementation, under one key, on runs of whole sectors.
+//! The internal interface of sector ciphers: an implementation with a key, for runs of whole sectors.
 //!
-//! Lengths are checked in front of it, so that everything behind it can count in sectors. It is called
-//! once for a run, so it costs nothing that the implementation is only known when the program runs.
+//! Callers check lengths, so that implementations can count in sectors. A call is for a whole run, so that dynamic
+//! dispatch costs nothing.
 
 use super::sector::SectorRun;
 

@@ -1,9 +1,8 @@
-//! A secret that came encrypted with another secret.
+//! Secrets that are encrypted with another secret.
 //!
-//! Management layers hand out passwords this way: the text on a command line or in a file is of no use without a
-//! master key that they gave separately. The scheme is QEMU's: AES-256 in
-//! CBC mode under the 32 bytes of the master key, padded to whole blocks as PKCS#7 has it. A wrong
-//! master key shows only in wrong padding, so 1 in 256 passes for right.
+//! Management software passes passwords in this way: the text on a command line or in a file is useless without a
+//! master key that was given separately. The scheme is QEMU's: AES-256 in CBC mode with the 32 bytes of the master
+//! key, and PKCS#7 padding. A wrong master key is only noticed by wrong padding, so 1 in 256 is accepted.
 
 use aes::Aes256;
 use cbc::cipher::{BlockModeDecrypt as _, KeyIvInit as _};
@@ -17,9 +16,8 @@ impl Secret {
     /// Decrypts `payload` with this secret as the key.
     ///
     /// # Errors
-    /// Returns an error if the key isn't 32 bytes long, the initialisation vector isn't 16, or the
-    /// payload is no whole number of blocks. Returns an error if the padding of the plaintext is
-    /// wrong.
+    /// Returns an error if the key doesn't have 32 bytes, if the initialisation vector doesn't have 16, or if the
+    /// payload isn't a whole number of blocks. Returns an error if the padding of the plaintext is wrong.
     pub fn unseal(&self, iv: &[u8], payload: &Secret) -> Result<Secret> {
         let key: &[u8; 32] = self
             .bytes()

@@ -1,7 +1,7 @@
 //! Passwords: bytes that are wiped when they are dropped, and never copied, shown or compared.
 //!
-//! From the first one on the process leaves no core dump and can't be looked into by others of the
-//! same user. A crash must not write a key to a disk, where it may stay for years.
+//! After the first password the process leaves no core dump, and other processes of the same user can't read
+//! its memory. A crash must not write a key to a disk, where it may stay for years.
 
 use std::sync::Once;
 
@@ -12,15 +12,14 @@ use super::memory::keep_out_of_swap;
 
 /// A password or passphrase.
 ///
-/// There is no `Debug` and no `Clone`, so that it ends up in no message and in one place only.
+/// There is no `Debug` and no `Clone`, so that it gets into no message and isn't copied.
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes over the bytes of a password. The first call makes the process one that isn't dumped.
+    /// Wraps the bytes of a password. The first call disables core dumps of the process.
     pub fn new(bytes: Vec<u8>) -> Self {
         static NEVER_DUMPED: Once = Once::new();
-        // The protection is done without where it can't be had: the password is needed all the
-        // same.
+        // A failure is ignored, since the password is needed nevertheless.
         NEVER_DUMPED.call_once(|| {
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         });
@@ -28,7 +27,7 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Returns true if it can be a password in QEMU: that takes UTF-8, in which a zero is the end.
+    /// Returns true if it can be a password in QEMU, which takes UTF-8 without a zero byte.
     pub fn is_text(&self) -> bool {
         std::str::from_utf8(&self.0).is_ok() && !self.0.contains(&0)
     }

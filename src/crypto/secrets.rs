@@ -1,6 +1,6 @@
-//! The secrets of a command line, by the ids by which its other options name them.
+//! The secrets of a command line, by the ids that other options refer to.
 //!
-//! Only their keeping is this file's matter. Defining one, with files and encodings, is the command line's.
+//! This file only stores them. The command line parses their definitions, with files and encodings.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 pub struct Secrets(HashMap<String, Secret>);
 
 impl Secrets {
-    /// Keeps a secret under an id; one that is there already goes.
+    /// Stores a secret under an id, and replaces an older one.
     pub fn insert(&mut self, id: String, secret: Secret) {
         self.0.insert(id, secret);
     }
@@ -25,7 +25,7 @@ impl Secrets {
     /// Returns the secret of that id, as a password.
     ///
     /// # Errors
-    /// Returns an error if there is none, or it is no text.
+    /// Returns an error if there is none, or if it isn't text.
     pub fn get(&self, id: &str) -> Result<&Secret> {
         let secret = self.of_any_bytes(id)?;
         if !secret.is_text() {

@@ -1,14 +1,13 @@
-//! Ciphers of disks: each sector of 512 bytes by itself, under one key, by its number.
+//! The interface of disk ciphers, which encrypt each sector of 512 bytes independently, with one key, by its number.
 //!
-//! A call is for a run of sectors, as long as the caller has them, so that it costs nothing that the cipher
-//! is only known when the program runs. A cipher is given numbers; the encryption format says which number a
-//! sector has.
+//! A call is for a run of sectors, so that dynamic dispatch costs nothing. The encryption format decides the number
+//! of each sector.
 
 use std::fmt::Debug;
 
 /// A cipher with its key.
 pub trait SectorCipher: Debug + Send + Sync {
-    /// Encrypts whole sectors in place. The first has the number `first_sector`; numbers wrap around after
+    /// Encrypts whole sectors in place. The first has the number `first_sector`, and numbers wrap around after
     /// [`u64::MAX`].
     ///
     /// # Panics

@@ -1,23 +1,23 @@
-//! Initialisation vectors: the numbers of sectors, as ciphers want them.
+//! Initialisation vectors, which are generated from the numbers of sectors.
 //!
-//! Two sectors must not have the same vector under one key, and CBC's should be ones that nobody can
-//! foresee. The first comes from the number, the second from its encryption under a hash of the key.
+//! No two sectors may have the same vector with one key, so vectors depend on the number. Those of CBC should be
+//! unpredictable, so the number is encrypted with a hash of the key.
 
 use super::boxed_cipher::BlockCipher;
 
-/// The making of vectors of `B` bytes, the length of a block, from the numbers of sectors.
+/// A generator of vectors of `B` bytes, the length of a block, from the numbers of sectors.
 pub(super) enum Vectors<const B: usize> {
     /// The lower 32 bits of the number, little-endian, then zeroes: `plain`.
     Plain,
     /// The number, little-endian, then zeroes: `plain64`.
     Plain64,
-    /// The same, encrypted: `essiv`.
+    /// The vector of `plain64`, encrypted: `essiv`.
     Essiv(Box<dyn BlockCipher<B>>),
 }
 
 impl<const B: usize> Vectors<B> {
-    /// Makes the vectors of sectors, the first of which has the number `first_sector`, and each further one a
-    /// number that is higher by `step`.
+    /// Generates the vectors of sectors. The first has the number `first_sector`, and each further one a number that
+    /// is higher by `step`.
     pub(super) fn fill(&self, first_sector: u64, step: usize, vectors: &mut [[u8; B]]) {
         let mut number = first_sector;
         for vector in &mut *vectors {

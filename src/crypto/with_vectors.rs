@@ -1,8 +1,8 @@
-//! Kernels that make their own vectors, put to use for other vectors.
+//! Adapters that give other initialisation vectors to kernels.
 //!
-//! A kernel's vector is a sector's number of 64 bits. Vectors of 32 bits are the same, as long as a run
-//! doesn't pass 2^32. In CBC, a vector does no more than being added to a sector's first block: to exchange
-//! it, both vectors are added to that block, before encryption or after decryption.
+//! A kernel's vector is the 64-bit number of a sector. Vectors of 32 bits are the same as long as a run doesn't cross
+//! 2^32. In CBC, a vector is only added (xor) to a sector's first block. So to replace it, both vectors are added to
+//! that block, before encryption or after decryption.
 
 use super::run_cipher::RunCipher;
 use super::sector::{BLOCK_SIZE, SectorLength, SectorRun, iv};
@@ -17,7 +17,7 @@ pub(super) struct ShortNumbers {
 }
 
 impl ShortNumbers {
-    /// Calls `work` with parts of the run, of whole sectors, in which numbers don't pass 2^32.
+    /// Calls `work` with parts of the run, of whole sectors, whose numbers don't cross 2^32.
     fn each_part(
         &self,
         first_sector: u64,
@@ -49,7 +49,7 @@ impl RunCipher for ShortNumbers {
     }
 }
 
-/// The number of sectors whose vectors are made together: 32 KiB, which stay in the first-level cache.
+/// The number of sectors whose vectors are generated together: 32 KiB of data, which stay in the first-level cache.
 const BATCH: usize = 64;
 
 /// A cipher in CBC mode with other vectors.
@@ -59,7 +59,7 @@ pub(super) struct WithVectors {
 }
 
 impl WithVectors {
-    /// Gives vectors to a cipher in CBC mode whose own are sectors' numbers.
+    /// Wraps a cipher in CBC mode whose own vectors are the numbers of sectors.
     pub(super) fn new(cipher: Box<dyn RunCipher>, vectors: Vectors<BLOCK_SIZE>) -> Self {
         Self { cipher, vectors }
     }

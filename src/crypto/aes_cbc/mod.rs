@@ -1,17 +1,13 @@
 //! AES-CBC over 512-byte sectors, many at a time.
 //!
-//! With keys of 128 bits, this is the cipher of legacy encrypted qcow2 images. Every sector is a CBC
-//! chain of its own, of 32 blocks. Its initialisation vector is the 64-bit
-//! little-endian number of the sector followed by eight zero bytes.
+//! With keys of 128 bits, this is the cipher of legacy encrypted qcow2 images. Every sector is a separate CBC chain
+//! of 32 blocks. Its initialisation vector is the 64-bit little-endian number of the sector, followed by eight zero
+//! bytes.
 //!
-//! CBC encryption is serial inside a sector: a block can't start before the one
-//! in front of it is done. An AES unit that could begin two blocks every cycle
-//! idles for some forty cycles on each. Sectors however do not depend on each
-//! other. So every backend in here does the same thing, each with its own
-//! machinery. It keeps as many sectors in flight as the machine has room for,
-//! one *lane* a sector, and walks all lanes down their chains in step.
-//! Decryption needs no such trick, since all its inputs are known in advance;
-//! it only needs wide batches.
+//! CBC encryption is serial inside a sector: a block depends on the block before it. An AES unit that could begin two
+//! blocks every cycle waits about forty cycles for each. But sectors don't depend on each other. So every backend
+//! encrypts as many sectors at once as fit its registers, one *lane* for each sector, and advances all lanes block by
+//! block. Decryption doesn't need that, since all its inputs are known in advance. It only needs wide batches.
 //!
 //! * `portable` and `soft` are safe Rust over the `aes` crate;
 //! * `x86` has the hand-written kernels, with the only `unsafe` code.
@@ -32,10 +28,10 @@ use super::aes_x86::{AES128, AES256};
 use super::backend::Backend;
 use super::run_cipher::RunCipher;
 
-/// Expands a key of 16 or 32 bytes for `backend`; `None` if it has another
-/// length, or if this machine doesn't have the backend.
+/// Expands a key of 16 or 32 bytes for `backend`. Returns `None` if it has another length, or if this machine doesn't
+/// have the backend.
 ///
-/// All implementations keep their keys in a box and wipe them when dropped.
+/// All implementations keep their keys in a box, and wipe them when they are dropped.
 pub(super) fn new(key: &[u8], backend: Backend) -> Option<Box<dyn RunCipher>> {
     if let Ok(key) = key.try_into() {
         return of_128_bits(key, backend);

@@ -1,14 +1,12 @@
 //! The sector cipher in safe Rust, over the RustCrypto `aes` crate.
 //!
-//! The crate picks its implementation when the program runs: AES instructions on x86 and ARMv8, a
-//! constant-time software cipher elsewhere. Its closure interface (`encrypt_with_backend`) tells
-//! how many independent blocks that implementation handles best at once. It lets us keep that many
-//! sectors in flight without knowing which one it is. This is the backend of every machine for
-//! which there is no kernel of our own, ARMv8 among them.
+//! The crate chooses its implementation at run time: AES instructions on x86 and ARMv8, and a constant-time software
+//! cipher elsewhere. Its closure interface (`encrypt_with_backend`) gives the number of independent blocks that the
+//! implementation handles best at once. So as many sectors are kept in flight, whatever the implementation. This is
+//! the backend for every machine without a kernel in this crate, such as ARMv8.
 //!
-//! The price of safety here is that blocks are gathered into an array at
-//! every step and scattered again. It costs a few copies of 16 bytes a block,
-//! little beside the cipher.
+//! Safe code has to gather the blocks into an array at every step, and scatter them again. That is a few copies of 16
+//! bytes for each block, which take little time beside the cipher.
 
 #![expect(
     clippy::indexing_slicing,
@@ -32,7 +30,7 @@ pub(super) struct Portable<C> {
 }
 
 impl<C: KeyInit> Portable<C> {
-    /// Expands `key`, of as many bytes as the cipher takes.
+    /// Expands `key`. Returns `None` if it doesn't have the length of the cipher's keys.
     pub(super) fn new(key: &[u8]) -> Option<Self> {
         Some(Self {
             cipher: boxed(key)?,
@@ -49,8 +47,8 @@ where
             .encrypt_with_backend(EncryptRun { first_sector, run });
     }
 
-    /// Decrypts a run. A sector's blocks are independent here, and the `cbc` crate hands all of them
-    /// to the cipher at once: nothing of ours was as fast.
+    /// Decrypts a run. A sector's blocks are independent here, and the `cbc` crate passes all of them to the cipher
+    /// at once. No other code was as fast.
     fn decrypt(&self, first_sector: u64, mut run: SectorRun<'_, '_>) {
         let mut number = first_sector;
         for i in 0..run.len() {
@@ -64,7 +62,7 @@ where
     }
 }
 
-/// The encryption of a run, to be called with the implementation that `aes` found.
+/// The encryption of a run, which `aes` calls with its implementation.
 struct EncryptRun<'inp, 'out> {
     first_sector: u64,
     run: SectorRun<'inp, 'out>,
@@ -100,8 +98,8 @@ impl BlockCipherEncClosure for EncryptRun<'_, '_> {
                     }
                 }
                 if 2 * count > width {
-                    // Lanes past the last sector compute on leftovers, which is cheaper than single
-                    // blocks as long as most are used.
+                    // Lanes past the last sector encrypt unused data, which is faster than single blocks as long as
+                    // most lanes are used.
                     backend.encrypt_par_blocks_inplace(&mut state);
                 } else {
                     backend.encrypt_tail_blocks_inplace(&mut state[..count]);

@@ -1,16 +1,13 @@
 //! AES in constant-time software, even where the processor has instructions.
 //!
-//! `aes` 0.9 can only be forced to software when it is compiled, for the
-//! whole program. Its 0.7 series has a cargo feature for it, `force-soft`,
-//! and Cargo builds the two series side by side. So this backend can be
-//! chosen, measured and tested on any machine while the program runs.
+//! `aes` 0.9 can only be forced to software at compile time, for the whole program. Its 0.7 series has the
+//! cargo feature `force-soft` for that, and Cargo builds both series. So this backend can be chosen, measured
+//! and tested on any machine at run time.
 //!
-//! The implementation is *fixslicing*, a form of bitslicing: four blocks are
-//! spread over eight 64-bit words, a word a bit position, and the S-box is a
-//! circuit of ands and xors. There are no tables and no branches on data, so
-//! its time doesn't depend on key or text. A call takes four blocks even where
-//! there are fewer. To keep it full, encryption takes sectors as lanes, and
-//! decryption takes whole sectors.
+//! The implementation is *fixslicing*, a form of bitslicing: four blocks are spread over eight 64-bit words,
+//! one word for each bit position, and the S-box is a circuit of ands and xors. There are no table look-ups
+//! and no branches on data, so the time doesn't depend on the key or the text. A call always takes the time
+//! of four blocks. To use all four, encryption uses sectors as lanes, and decryption takes whole sectors.
 
 #![expect(
     clippy::indexing_slicing,
@@ -29,7 +26,7 @@ pub(super) struct Soft<C: SoftAes> {
 }
 
 impl<C: SoftAes> Soft<C> {
-    /// Expands `key`, of as many bytes as the cipher takes.
+    /// Expands `key`. Returns `None` if it doesn't have the length of the cipher's keys.
     pub(super) fn new(key: &[u8]) -> Option<Self> {
         Some(Self {
             cipher: BoxedSoft::new(key)?,

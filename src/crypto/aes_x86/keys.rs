@@ -1,13 +1,12 @@
 //! AES round keys, expanded by AES-NI: of AES-128 and of AES-256.
 //!
-//! `AESKEYGENASSIST` runs in constant time, unlike a key schedule with an
-//! S-box in memory. Decryption uses the equivalent inverse cipher that
-//! `AESDEC` implements: the same round keys backwards, all but the outer two
-//! passed through `InvMixColumns`.
+//! `AESKEYGENASSIST` runs in constant time, unlike a key schedule with an S-box in memory. Decryption uses
+//! the equivalent inverse cipher that `AESDEC` implements: the same round keys in reverse order, of which all
+//! but the outer two have passed through `InvMixColumns`.
 //!
-//! The keys are kept as 128-bit values; wider kernels broadcast them, once a
-//! call or once a use. They are boxed and expanded in place, so that moving
-//! the owner doesn't leave copies behind, and are wiped when dropped.
+//! The keys are kept as 128-bit values. Wider kernels broadcast them, once for each call or for each use.
+//! They are boxed and expanded in place, so that moving the owner doesn't leave copies, and are wiped when
+//! they are dropped.
 
 use core::arch::x86_64::{
     __m128i, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_loadu_si128, _mm_setzero_si128,
@@ -24,19 +23,17 @@ pub(in crate::crypto) const AES256: usize = 15;
 
 /// Both schedules of one key, of `N` round keys each.
 ///
-/// Kernels with 16 registers take each round key from memory when it's due.
-/// Here a peculiarity of processors matters: to find a store that a load
-/// depends on, they look at the low 12 bits of the addresses alone. Encryption
-/// stores to many sectors at a time, all at the same place in a 512-byte row.
-/// So a schedule would, in a third of the steps, seem to lie where something
-/// has just been stored. That was seen to cost up to four tenths of the speed.
-/// So there are two copies of it, in the two halves of an aligned row.
-/// [`clear_of`](Self::clear_of) picks the one on the other side of the stores.
+/// Kernels with 16 registers load each round key from memory when they need it. To find a store that a load
+/// depends on, processors compare only the low 12 bits of the addresses. Encryption stores to many sectors at
+/// once, all at the same offset in a 512-byte row. So a single schedule would have false dependencies in a
+/// third of the steps, which cost up to 40 % of the speed in measurements. So there are two copies of it, in
+/// the two halves of an aligned row. [`clear_of`](Self::clear_of) returns the one in the other half than the
+/// stores.
 #[repr(C, align(512))]
 pub(in crate::crypto) struct RoundKeys<const N: usize> {
-    /// For `AESENC`, in the order of use, twice, in 256 bytes each.
+    /// Two copies of the round keys for `AESENC`, in the order of use, of 256 bytes each.
     enc: [[__m128i; 16]; 2],
-    /// For `AESDEC`, in the order of use.
+    /// The round keys for `AESDEC`, in the order of use.
     dec: [__m128i; N],
 }
 
@@ -96,12 +93,11 @@ impl<const N: usize> RoundKeys<N> {
         &self.dec
     }
 
-    /// Returns the round keys for `AESENC`, from a place that stores to
-    /// `address`, and to addresses a little below and multiples of 512 away,
-    /// don't disturb.
+    /// Returns the copy of the round keys for `AESENC` that has no false dependencies on stores to `address`,
+    /// to addresses a little below it, and to addresses multiples of 512 away.
     #[inline(always)]
     pub(in crate::crypto) fn clear_of(&self, address: usize) -> &[__m128i; N] {
-        // In the upper half of a row the lower copy is clear, and the reverse.
+        // Stores to the upper half of a row don't conflict with the lower copy, and the reverse.
         let copy = &self.enc[(address / 256 + 1) % 2];
         const { assert!(N <= 16) };
         match copy.first_chunk() {

@@ -1,11 +1,11 @@
-//! The limit of the AES unit: rounds on registers and nothing else.
+//! The limit of the AES unit: AES rounds on registers only.
 //!
-//! These loops run the ten rounds of AES-128, or the fourteen of AES-256, on as many independent blocks as it
-//! takes. Each block's result is its next input, and all data and keys are in registers: no loads, no stores, no
-//! chains, no xors. A kernel's share of that is what all the rest of its work leaves of the hardware's limit.
+//! These loops run the ten rounds of AES-128, or the fourteen of AES-256, on enough independent blocks. Each block's
+//! result is its next input, and all data and keys are in registers: no loads, no stores, no chains, no xors. The
+//! speed of a kernel divided by that is its share of the hardware's limit.
 //!
-//! The number of registers that it takes to saturate the unit depends on the
-//! processor, so several numbers are tried, and the best counts.
+//! The number of registers that saturates the unit depends on the processor, so several numbers are tried, and the
+//! best result counts.
 
 use core::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_set1_epi32,
@@ -18,17 +18,16 @@ use std::time::{Duration, Instant};
 use super::{AES128, AES256, has_aesni, has_vaes256, has_vaes512};
 use crate::crypto::Limit;
 
-/// Blocks that a register is taken through in one measurement: some tens of
-/// microseconds' worth, well above the clock's grain and well below a time
-/// slice.
+/// The number of encryptions of a register in one measurement. They take some tens of microseconds, which is well
+/// above the resolution of the clock and well below a time slice.
 const STEPS: usize = 1000;
 
 macro_rules! limit {
     ($name:ident, $available:ident, $features:literal, $vector:ty, $set:ident, $enc:ident, $last:ident) => {
-        /// Measures the limit at this width with keys of `bits`; `None` if the
-        /// processor lacks it.
+        /// Measures the limit at this width with keys of `bits`. Returns `None` if the processor lacks the
+        /// instructions.
         pub(in crate::crypto) fn $name(bits: usize, repetitions: usize) -> Option<Limit> {
-            /// Does the rounds of `R` round keys for each of `N` registers, `STEPS` times over.
+            /// Does the rounds of `R` round keys for each of `N` registers, `STEPS` times.
             #[target_feature(enable = $features)]
             #[inline(never)]
             fn rounds<const R: usize, const N: usize>(
@@ -36,8 +35,8 @@ macro_rules! limit {
                 mut state: [$vector; N],
             ) -> [$vector; N] {
                 for _ in 0..STEPS {
-                    // There are two keys by turns, as a schedule would not fit 16
-                    // registers. The AES unit takes the same time for any key.
+                    // Two keys alternate, since a schedule would not fit into 16 registers. The AES unit takes the
+                    // same time for any key.
                     for round in 1..R - 1 {
                         for state in &mut state {
                             *state = $enc(*state, keys[round % 2]);

@@ -1,13 +1,12 @@
 //! The parts that the x86-64 kernels of all modes share: the processor's
 //! features, round keys, and the limit of the AES unit.
 //!
-//! The processor is asked through the `cpufeatures` crate, which remembers the
-//! answer. For VAES on 256 bits the standard library is asked: the crate (0.3)
-//! takes it that VAES comes with 512-bit registers, and so misses it on Zen 3
-//! and on Alder Lake and its successors.
+//! Features are detected with the `cpufeatures` crate, which caches the result. VAES on 256 bits is detected
+//! with the standard library: the crate (0.3) assumes that VAES comes with 512-bit registers, and so misses
+//! it on Zen 3 and on Alder Lake and its successors.
 //!
-//! A processor with VAES has the carry-less multiplication of the same width
-//! too, which the tweaks of XTS take. So both are asked for together.
+//! A processor with VAES also has the carry-less multiplication of the same width, which the tweaks of XTS
+//! need. So both are tested together.
 
 #![expect(
     unsafe_code,

@@ -1,14 +1,13 @@
 //! AES-XTS over 512-byte sectors, many at a time.
 //!
-//! This is the cipher of LUKS unless somebody asks for another. Each block is encrypted by itself, between two
-//! additions of its tweak, so a sector alone has enough blocks to keep the AES unit busy in both directions.
-//! The work beside it is the tweaks. The first of a sector takes an encryption under a second key. Each further
-//! one is twice the one before, in the field of 2^128 elements. Done one after the other, both would
-//! be slower than the unit. So the kernels encrypt the first tweaks of many sectors at once, and make those of
-//! a sector side by side, as multiples of the first.
+//! This is the default cipher of LUKS. Each block is encrypted independently, between two additions of its tweak, so
+//! a single sector has enough blocks to keep the AES unit busy in both directions. The rest of the work is the
+//! tweaks. The first tweak of a sector is an encryption under a second key. Each further one is twice the one before,
+//! in the field of 2^128 elements. Computed one after the other, both would be slower than the AES unit. So the
+//! kernels encrypt the first tweaks of many sectors at once, and compute those of a sector in parallel, as multiples
+//! of the first.
 //!
-//! `portable` and `soft` are the mode as any block cipher has it, over two series of the `aes` crate; `x86`
-//! has the kernels.
+//! `portable` and `soft` are the general mode over two series of the `aes` crate, and `x86` has the kernels.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -26,8 +25,8 @@ use super::run_cipher::RunCipher;
 use super::sector::SectorLength;
 use super::vectors::Vectors;
 
-/// Expands a pair of keys, of 16 or 32 bytes each, for sectors of a length and `backend`. Returns `None` if they have another
-/// length, or if this machine doesn't have the backend.
+/// Expands a pair of keys, of 16 or 32 bytes each, for sectors of a length and for `backend`. Returns `None` if the
+/// keys have another length, or if this machine doesn't have the backend.
 pub(super) fn new(
     keys: &[u8],
     length: SectorLength,
@@ -97,7 +96,7 @@ fn soft<C: super::boxed_cipher::SoftAes + 'static>(
     ))
 }
 
-/// Makes the mode of two ciphers, with the numbers of sectors as vectors.
+/// Returns the mode of two ciphers, with `plain64` vectors.
 fn plain64(
     cipher: AnyBlockCipher<16>,
     tweaks: AnyBlockCipher<16>,

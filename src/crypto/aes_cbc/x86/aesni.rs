@@ -1,16 +1,15 @@
-//! AES-NI: one block a register, up to twelve sectors in flight.
+//! AES-NI: one block in each register, up to twelve sectors in flight.
 //!
-//! The AES unit starts two instructions a cycle and takes four cycles for each,
-//! so eight chains keep it just busy, and twelve leave it slack. Together with
-//! a round key and a block on its way that fills the 16 registers. Keys come
-//! from memory, one load for all chains' use of it. They come from the one of
-//! the two copies that is out of the way of the stores (see [`RoundKeys`]).
+//! The AES unit starts two instructions in each cycle and takes four cycles for each, so eight chains are the
+//! least that keeps it busy, and twelve leave a margin. Together with a round key and a block that is loaded,
+//! that fills the 16 registers. Each round key is loaded from memory once for all chains, from the one of its
+//! two copies that doesn't conflict with the stores (see [`RoundKeys`]).
 //!
-//! Decryption takes eight blocks of a sector at a time. They are independent,
-//! and so are the next eight, which overlap with them by themselves.
+//! Decryption takes eight blocks of a sector at once. They are independent, and so are the next eight, so
+//! out-of-order execution overlaps them.
 //!
-//! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines
-//! with the instructions can run it, and valgrind.
+//! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines with AES-NI can run it, and
+//! valgrind, too.
 //!
 //! Invariant: only the sectors of the run are read and written, and every
 //! block is read before it's written, so that source and destination may be
@@ -27,7 +26,7 @@ use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, Sector, SectorRun};
 
-/// Sectors in the largest batch.
+/// The number of sectors in the largest batch.
 const MAX_SECTORS: usize = 12;
 
 /// The backend with its expanded key, of `R` round keys.
@@ -186,14 +185,14 @@ unsafe fn encrypt_batch<const R: usize, const N: usize>(
     }
 }
 
-/// The initialisation vector of a sector.
+/// Returns the initialisation vector of a sector.
 #[target_feature(enable = "sse2")]
 #[inline]
 fn iv(sector: u64) -> __m128i {
     _mm_set_epi64x(0, sector.cast_signed())
 }
 
-/// Blocks that are decrypted together.
+/// The number of blocks that are decrypted together.
 const WIDTH: usize = 8;
 
 /// Decrypts a run whose first sector has the number `first_sector`.
@@ -218,8 +217,7 @@ fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
                         *state = _mm_aesdec_si128(*state, *key);
                     }
                 }
-                // Load the ciphertext again rather than hold it: there are no
-                // registers for both.
+                // The ciphertext is loaded again, since there aren't enough registers to keep it.
                 let chain: [__m128i; WIDTH] = from_fn(|i| match i {
                     0 => before,
                     _ => _mm_loadu_si128(src.add(i - 1)),

@@ -1,18 +1,14 @@
 //! VAES on 256 bits: two sectors in a register, up to 24 in flight.
 //!
-//! A `ymm` register holds one block each of two neighbouring sectors, and is
-//! called a group here. Twelve groups, a round key and a block on its way fill
-//! the 16 registers of AVX2. As with AES-NI, keys come from memory, from the
-//! one of the two copies that is out of the way of the stores (see
-//! [`RoundKeys`]). That made 22 GB/s out of 13 where the heap had put the keys
-//! unluckily.
+//! A `ymm` register has one block of each of two neighbouring sectors, and is called a group here. Twelve
+//! groups, a round key and a block that is loaded fill the 16 registers of AVX2. As with AES-NI, keys are
+//! loaded from memory, from the one of the two copies that doesn't conflict with the stores (see
+//! [`RoundKeys`]). That raised the speed from 13 to 22 GB/s when the address of the keys was unfavourable.
 //!
-//! Blocks go in and out 16 bytes at a time. At this width it costs little,
-//! and to transpose wider rows, as the 512-bit kernel does, would need
-//! registers that there are not.
+//! Blocks are loaded and stored 16 bytes at a time. At this width that costs little, and transposing wider
+//! rows, as the 512-bit kernel does, would need more registers.
 //!
-//! AVX-512 isn't needed, and this is the widest backend that Zen 3 and Intel's
-//! processors for desktops can run.
+//! AVX-512 isn't needed, so this is the widest backend that Zen 3 and Intel's desktop processors can run.
 //!
 //! Invariant: only the sectors of the run are read and written, and every
 //! block is read before it's written, so that source and destination may be
@@ -32,11 +28,11 @@ use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{BLOCK_SIZE, SECTOR_BLOCKS, SECTOR_SIZE, Sector, SectorRun};
 
-/// Sectors in a group.
+/// The number of sectors in a group.
 const LANES: usize = 2;
-/// Groups in the largest batch.
+/// The number of groups in the largest batch.
 const MAX_GROUPS: usize = 12;
-/// Bytes from a group's first sector to that of the next.
+/// The number of bytes from a group's first sector to that of the next.
 const GROUP_SIZE: usize = LANES * SECTOR_SIZE;
 
 /// The backend with its expanded key, of `R` round keys.
@@ -262,7 +258,7 @@ unsafe fn encrypt_groups<const R: usize, const N: usize>(
     }
 }
 
-/// Registers that are decrypted together, half a sector.
+/// The number of registers that are decrypted together: half a sector.
 const WIDTH: usize = 8;
 
 /// Decrypts a run whose first sector has the number `first_sector`.
@@ -301,7 +297,7 @@ fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
                         0 => first,
                         _ => _mm256_loadu_si256(src.byte_add(32 * i - BLOCK_SIZE)),
                     };
-                    // The last round key and the chain's xor go in as one.
+                    // The last round key and the ciphertext of the chain are added in one instruction.
                     *state = _mm256_aesdeclast_epi128(*state, _mm256_xor_si256(chain, key));
                 }
                 before = _mm_loadu_si128(src.add(WIDTH).cast::<__m128i>().sub(1));

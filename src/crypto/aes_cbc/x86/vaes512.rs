@@ -1,31 +1,27 @@
 //! VAES on 512 bits: four sectors in a register, up to 60 in flight.
 //!
-//! A `zmm` register holds one block each of four neighbouring sectors, its
-//! *lanes*, and is called a group here. The AES unit starts two instructions a
-//! cycle and takes four cycles for each, so eight groups are the least that
-//! keeps it busy; more give it slack. AES isn't hard at this width, but feeding
-//! it is: a group wants one block from each of four places 512 bytes apart, and
-//! blocks are 16 bytes. Measurements on Zen 5 shaped the encryption kernel:
+//! A `zmm` register has one block of each of four neighbouring sectors, its *lanes*, and is called a group
+//! here. The AES unit starts two instructions in each cycle and takes four cycles for each, so eight groups
+//! are the least that keeps it busy, and more leave a margin. The loads and stores are the bottleneck at this
+//! width: a group needs blocks of 16 bytes from four places that are 512 bytes apart. The encryption kernel
+//! follows from measurements on Zen 5:
 //!
 //! * Inserting and extracting blocks one by one takes a third of the time.
 //!   So loads and stores are 64 bytes wide, four blocks of one sector, and a
 //!   4x4 transposition of 128-bit lanes in registers turns four such rows
 //!   into four steps of one group, and back.
-//! * Four steps of all groups don't fit the registers. They wait in a *stage*
-//!   on the stack, which always is in the first-level cache. While a chunk of
-//!   four steps runs, the chunk before it is transposed out and the chunk
-//!   after it in, in small jobs strewn between the rounds. Done all at once,
-//!   the jobs would fill the scheduler and starve the AES unit.
-//! * The processor compares only the low 12 bits of addresses when it looks
-//!   for a store that a load might depend on. The stores of a chunk have
-//!   addresses 512 bytes apart, all in one of the eight 64-byte *columns* of a
-//!   512-byte row, and move on by a column a chunk. A stage that lay in the
-//!   same column would see a false dependency at nearly every load, at the
-//!   price of a seventh of the speed. So the stage moves along with the
+//! * Four steps of all groups don't fit into the registers. They are kept in a *stage* on the stack, which is
+//!   always in the first-level cache. While a chunk of four steps is encrypted, the chunk before it is
+//!   transposed and stored, and the chunk after it loaded and transposed, in small jobs between the rounds.
+//!   All jobs at once would fill the scheduler, so that the AES unit would idle.
+//! * The processor compares only the low 12 bits of addresses to find a store that a load depends on. The
+//!   stores of a chunk have addresses 512 bytes apart, all in one of the eight 64-byte *columns* of a
+//!   512-byte row, and advance by a column for each chunk. With a stage in the same column nearly every load
+//!   would have a false dependency, which costs a seventh of the speed. So the stage advances with the
 //!   stores, four columns ahead.
 //!
-//! Decryption is simple in comparison: a sector is eight registers, all
-//! independent, and one sector's successor overlaps with it by itself.
+//! Decryption is simple in comparison: a sector is eight registers, all independent, and out-of-order
+//! execution overlaps it with the next sector.
 //!
 //! Invariant: in a batch of `n` sectors, only the `n` sectors at `src` are read
 //! and the `n` at `dst` written. Every block of a sector is read before it is
@@ -46,18 +42,18 @@ use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{SECTOR_SIZE, Sector, SectorRun};
 
-/// Sectors in a group.
+/// The number of sectors in a group.
 const LANES: usize = 4;
-/// Groups in a batch of a long run.
+/// The number of groups in a batch of a long run.
 const BEST_GROUPS: usize = 12;
-/// Groups in the largest batch: a run that takes so many isn't yet worth
-/// splitting into two that would both be too small to saturate the AES unit.
+/// The number of groups in the largest batch. Two halves of it would both be too small to saturate the AES
+/// unit.
 const MAX_GROUPS: usize = 15;
-/// Bytes of a sector that a chunk of four steps works on: a register's worth.
+/// The number of bytes of a sector in a chunk of four steps: those of a register.
 const CHUNK: usize = 64;
-/// Chunks in a sector.
+/// The number of chunks in a sector.
 const CHUNKS: usize = SECTOR_SIZE / CHUNK;
-/// Bytes from a group's first sector to that of the next.
+/// The number of bytes from a group's first sector to that of the next.
 const GROUP_SIZE: usize = LANES * SECTOR_SIZE;
 
 /// The backend with its expanded key, of `R` round keys.
@@ -158,7 +154,7 @@ fn encrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
         return;
     }
     let groups = sectors.div_ceil(LANES);
-    // A last group that isn't whole is given four sectors of our own.
+    // A last, partial group works on a copy with four sectors.
     let whole = LANES * (groups - 1);
     let tail = sectors - whole;
     let mut copy = MaybeUninit::<[Sector; LANES]>::uninit();
@@ -224,7 +220,7 @@ fn encrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
     }
 }
 
-/// The place of the same bytes in the source and in the destination.
+/// The addresses of the same bytes in the source and in the destination.
 #[derive(Clone, Copy)]
 struct ChunkPlace {
     src: *const u8,
@@ -256,8 +252,8 @@ struct BatchRun {
 }
 
 impl BatchRun {
-    /// Returns the place of a chunk, counted through all batches of `N` groups,
-    /// of the first and of the last group of its batch.
+    /// Returns the places of a chunk in the first and in the last group of its batch. Chunks are counted
+    /// through all batches of `N` groups.
     #[inline(always)]
     fn chunk<const N: usize>(&self, chunk: usize) -> [ChunkPlace; 2] {
         let (batch, in_sector) = (chunk / CHUNKS, chunk % CHUNKS * CHUNK);
@@ -281,27 +277,25 @@ fn group<const N: usize>([first, last]: [ChunkPlace; 2], i: usize) -> ChunkPlace
     }
 }
 
-/// Columns in a row of the stage, of 64 bytes each; a row takes 512 bytes, as
-/// a sector does.
+/// The number of columns in a row of the stage, of 64 bytes each. A row has 512 bytes, like a sector.
 const COLUMNS: usize = SECTOR_SIZE / CHUNK;
-/// Columns that the stage keeps ahead of the stores.
+/// The number of columns by which the stage is ahead of the stores.
 const AHEAD: usize = 4;
-/// Columns that the last row can stick out by.
+/// The number of columns by which the last row can extend beyond the stage.
 const SLACK: usize = COLUMNS;
 
-/// The blocks of two chunks, a row for each group: the plaintext, later
-/// overwritten by its ciphertext, of the chunk that runs, and that of the chunk
-/// before or after it.
+/// The blocks of two chunks, with a row for each group. One is the current chunk: its plaintext, which its
+/// ciphertext overwrites. The other is the chunk before or after it.
 #[repr(align(512))]
 struct Stage(MaybeUninit<[[__m512i; MAX_GROUPS * COLUMNS + SLACK]; 2]>);
 
-/// Encrypts batches of `N` groups, one after the other in one pipeline: the
-/// last chunk of a batch loads the first of the next, which stores the last.
+/// Encrypts batches of `N` groups in one pipeline: the last chunk of a batch loads the first chunk of the
+/// next batch, and that stores the last chunk.
 ///
 /// # Safety
 ///
-/// The places in `work` must be good for as many groups as it says, and source
-/// and destination be the same memory or disjoint.
+/// The places in `work` must be valid for its groups, and source and destination must be the same memory or
+/// disjoint.
 #[target_feature(enable = "avx512f,vaes")]
 #[inline(never)]
 unsafe fn encrypt_batches<const R: usize, const N: usize>(keys: &[__m512i; R], work: &BatchRun) {
@@ -337,8 +331,7 @@ unsafe fn encrypt_batches<const R: usize, const N: usize>(keys: &[__m512i; R], w
                 store: (chunk > 0).then(|| work.chunk::<N>(chunk - 1)),
                 load: work.chunk::<N>((chunk + 1).min(chunks - 1)),
             };
-            // The only call, so that it's inlined and the state stays in
-            // registers.
+            // This is the only call, so it is inlined and the state stays in registers.
             steps.run::<R, N>(keys, &mut state);
             chunk += 1;
         }
@@ -355,17 +348,17 @@ struct Steps {
     this: *mut __m512i,
     /// The stage of the chunk before.
     before: *mut __m512i,
-    /// The stage of the chunk after, in the same half as the one before; a
-    /// group's row is only loaded after it was stored.
+    /// The stage of the chunk after, in the same half as the one before. A group's row is only loaded after
+    /// it was stored.
     after: *mut __m512i,
-    /// The place where the chunk before is to be stored.
+    /// The places to store the chunk before.
     store: Option<[ChunkPlace; 2]>,
-    /// The place where the chunk after is to be loaded from.
+    /// The places to load the chunk after from.
     load: [ChunkPlace; 2],
 }
 
 impl Steps {
-    /// Takes `N` groups through the four steps of a chunk.
+    /// Encrypts the four steps of a chunk of `N` groups.
     ///
     /// # Safety
     ///
@@ -386,8 +379,8 @@ impl Steps {
         }
     }
 
-    /// Takes `N` groups one block further, and does the transpositions that
-    /// fall to step `K` between the rounds.
+    /// Encrypts one block of each lane of `N` groups, and does the transpositions of step `K` between the
+    /// rounds.
     /// # Safety
     ///
     /// The contract is that of [`run`](Self::run).
@@ -398,8 +391,7 @@ impl Steps {
         keys: &[__m512i; R],
         state: &mut [__m512i; N],
     ) {
-        // The rounds are written out and not a loop, because the place of the
-        // jobs has to be known when this is compiled.
+        // The rounds are unrolled, because the place of the jobs has to be known at compile time.
         macro_rules! rounds {
             ($($round:literal)*) => {$(
                 for state in state.iter_mut() {
@@ -412,7 +404,7 @@ impl Steps {
         for (i, state) in state.iter_mut().enumerate() {
             // SAFETY: `this` has a row for each group, with four blocks each.
             let plain = unsafe { *self.this.add(i * COLUMNS + K) };
-            // The chain's xor and the first round key's go in as one.
+            // The chain and the first round key are added in one instruction.
             *state = _mm512_ternarylogic_epi64::<0x96>(*state, plain, keys[0]);
         }
         rounds!(1 2 3 4 5 6 7 8 9);
@@ -426,11 +418,10 @@ impl Steps {
         }
     }
 
-    /// Does the job, if any, that comes after `ROUND` of step `K`.
+    /// Does the job after `ROUND` of step `K`, if there is one.
     ///
-    /// A step has a quarter of the groups to see to, with two jobs for each:
-    /// to store the chunk before, then to load the chunk after. They are
-    /// spread evenly over the rounds but the last.
+    /// A step has the jobs of a quarter of the groups, two for each: to store the chunk before, and then to
+    /// load the chunk after. They are distributed evenly over all rounds but the last.
     ///
     /// # Safety
     ///
@@ -446,8 +437,8 @@ impl Steps {
         if job * rounds >= ROUND * jobs || i >= N {
             return;
         }
-        // SAFETY: `i` is one of the `N` groups. The very last chunk loads itself
-        // once more, in vain, because a branch in here would double the code.
+        // SAFETY: `i` is one of the `N` groups. The very last chunk loads itself again, without effect,
+        // because a branch would double the code.
         unsafe {
             if job % 2 == 1 {
                 let from = group::<N>(self.load, i).src;
@@ -459,13 +450,11 @@ impl Steps {
     }
 }
 
-/// Loads a chunk of a group's four sectors, and stages the four blocks of each
-/// step together.
+/// Loads a chunk of a group's four sectors, and stores the four blocks of each step together in the stage.
 ///
 /// # Safety
 ///
-/// `src` must be a chunk of the first of four sectors, and `stage` have room
-/// for four registers.
+/// `src` must be a chunk of the first of four sectors, and `stage` must have space for four registers.
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn load_rows(src: *const u8, stage: *mut __m512i) {
@@ -478,8 +467,7 @@ unsafe fn load_rows(src: *const u8, stage: *mut __m512i) {
     }
 }
 
-/// Unstages four blocks and stores them as a chunk: the reverse of
-/// [`load_rows`].
+/// Loads four registers from the stage, and stores them as a chunk: the reverse of [`load_rows`].
 ///
 /// # Safety
 ///
@@ -527,7 +515,7 @@ fn first_states<const N: usize>(first_sector: u64) -> [__m512i; N] {
     })
 }
 
-/// Registers in a sector.
+/// The number of registers in a sector.
 const REGISTERS: usize = SECTOR_SIZE / size_of::<__m512i>();
 
 /// Decrypts a run whose first sector has the number `first_sector`.
@@ -539,7 +527,7 @@ fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
     let (src, dst) = run.into_raw();
     for i in 0..sectors {
         let number = first_sector.wrapping_add(i as u64);
-        // The vector is in the last lane, from where it's shifted to the first.
+        // The vector is in the last lane, from which it is shifted to the first.
         let iv = _mm512_maskz_set1_epi64(0b0100_0000, number.cast_signed());
         // SAFETY: sector `i` of the run is readable at `src` and writable at
         // `dst`, and all of it is read before any is written.
@@ -555,7 +543,7 @@ fn decrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
             }
             let mut before = iv;
             for (j, state) in state.iter().enumerate() {
-                // The last round key and the chain's xor go in as one.
+                // The last round key and the ciphertext of the chain are added in one instruction.
                 let chain = _mm512_alignr_epi64::<6>(cipher[j], before);
                 let key = _mm512_xor_si512(chain, keys[R - 1]);
                 _mm512_storeu_si512(dst.add(j), _mm512_aesdeclast_epi128(*state, key));

@@ -1,10 +1,9 @@
-//! AES-NI: one block a register, eight blocks of a sector in flight.
+//! AES-NI: one block in each register, eight blocks of a sector in flight.
 //!
-//! Round keys come from memory, one load for eight blocks' use of it. Tweaks are doubled one after the other,
-//! between the rounds of the blocks before, and wait in memory: eight blocks leave few of the sixteen registers.
+//! Each round key is loaded from memory once for eight blocks. Tweaks are doubled one after the other, between the
+//! rounds of the blocks before, and kept in memory: eight blocks leave few of the sixteen registers.
 //!
-//! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines with the instructions can run it,
-//! and valgrind.
+//! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines with AES-NI can run it, and valgrind, too.
 //!
 //! Invariant: only the sectors of the run are read and written, and every block is read before it's written,
 //! so that source and destination may be the same memory.
@@ -21,7 +20,7 @@ use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{SECTOR_BLOCKS, SectorLength, SectorRun};
 
-/// Blocks that are ciphered together.
+/// The number of blocks that are processed together.
 const WIDTH: usize = 8;
 
 backend!(
@@ -34,8 +33,8 @@ backend!(
     cowhide_aes256_xts_decrypt_aesni
 );
 
-/// Encrypts or decrypts a run whose first sector has the number `first_sector`. `parts` sectors of it count as one,
-/// and it is a whole number of these.
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`. Every `parts` sectors of 512 bytes
+/// are one long sector, and the run is a whole number of these.
 #[target_feature(enable = "aes,sse2")]
 #[inline]
 fn cipher_run<const R: usize, const ENCRYPT: bool>(
@@ -53,7 +52,7 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     while left > 0 {
         let count = left.min(BATCH);
         for (i, part) in first.chunks_exact_mut(WIDTH).enumerate() {
-            // A short run doesn't wait for tweaks that it has no sectors for.
+            // A short run doesn't need all of these tweaks.
             if i * WIDTH < count {
                 let before = step * (i * WIDTH) as u64;
                 let made = first_tweaks(tweaks, number.wrapping_add(before), step);
@@ -86,7 +85,7 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     }
 }
 
-/// Makes the first tweaks of sectors, whose numbers are `step` apart.
+/// Computes the first tweaks of sectors whose numbers are `step` apart.
 #[target_feature(enable = "aes,sse2")]
 #[inline]
 fn first_tweaks<const R: usize>(
@@ -106,8 +105,9 @@ fn first_tweaks<const R: usize>(
     state.map(|state| _mm_aesenclast_si128(state, keys[R - 1]))
 }
 
-/// Encrypts or decrypts blocks, and returns the tweaks of the blocks that follow, the first of which is `next`. They are
-/// made between the rounds: each waits for the one before it, and so would the AES unit at the start of the next blocks.
+/// Encrypts or decrypts blocks, and returns the tweaks of the blocks that follow, the first of which is `next`. They
+/// are computed between the rounds, since each depends on the one before it, and the AES unit would wait for them
+/// otherwise.
 ///
 /// # Safety
 ///
@@ -142,7 +142,7 @@ unsafe fn blocks<const R: usize, const ENCRYPT: bool>(
         }
     }
     for (i, state) in state.into_iter().enumerate() {
-        // The last round key and the tweak go in as one.
+        // The last round key and the tweak are added in one instruction.
         let last = _mm_xor_si128(keys[R - 1], tweaks[i]);
         let text = if ENCRYPT {
             _mm_aesenclast_si128(state, last)
@@ -155,7 +155,7 @@ unsafe fn blocks<const R: usize, const ENCRYPT: bool>(
     following
 }
 
-/// Makes the tweaks of blocks of their first one.
+/// Computes the tweaks of blocks from the first one.
 #[target_feature(enable = "sse2")]
 #[inline]
 fn doubled(first: __m128i) -> [__m128i; WIDTH] {
@@ -171,7 +171,7 @@ fn doubled(first: __m128i) -> [__m128i; WIDTH] {
 #[target_feature(enable = "sse2")]
 #[inline]
 fn double(tweak: __m128i) -> __m128i {
-    // The highest bits of words 1 and 3 fall out of the two halves; they come back in words 2 and 0.
+    // The carry bits of words 1 and 3, the highest of the two halves, are added to words 2 and 0.
     let signs = _mm_shuffle_epi32::<0b00_01_00_11>(_mm_srai_epi32::<31>(tweak));
     let fell_out = _mm_and_si128(signs, _mm_set_epi32(0, 1, 0, 0x87));
     _mm_xor_si128(_mm_add_epi64(tweak, tweak), fell_out)

@@ -1,18 +1,17 @@
 //! The x86-64 kernels of AES-XTS: AES-NI, VAES on 256 bits and VAES on 512 bits.
 //!
-//! Each of the three has a file of its own, and a type that can only be made on a machine with the
-//! instructions: its constructor asks the processor. So the methods are safe to call, and `unsafe` is
-//! confined to the files of this folder.
+//! Each of the three has its own file, and a type whose constructor fails on a processor without the instructions. So
+//! the methods are safe to call, and `unsafe` is confined to the files of this folder.
 //!
-//! All do the same. The first tweaks of up to 32 sectors are made at once, one encryption each. Then every
-//! sector gets its further tweaks as multiples of the first by powers of two: as 128-bit numbers shifted to
-//! the left, with the bits that fall out added again, times 0x87. Only AES-NI, which has no wide
-//! multiplication, doubles them one after the other.
+//! All use the same method. The first tweaks of up to 32 sectors are computed at once, with one encryption each. The
+//! further tweaks of a sector are multiples of the first by powers of two: 128-bit numbers are shifted to the left,
+//! and the bits that are shifted out are multiplied by 0x87 and added. Only AES-NI, which has no wide multiplication,
+//! doubles the tweaks one after the other.
 //!
-//! A longer sector is a few of 512 bytes, of which the first tweaks are multiples of one another, too.
+//! A long sector is several of 512 bytes, whose first tweaks are multiples of each other, too.
 //!
-//! Like those of CBC, the kernels have plain, unmangled names (`cowhide_aes256_xts_encrypt_vaes512` and so
-//! on), by which `perf annotate` and a debugger find them.
+//! Like those of CBC, the kernels have unmangled names (`cowhide_aes256_xts_encrypt_vaes512` and so on), by which
+//! `perf annotate` and debuggers find them.
 
 #![expect(
     unsafe_code,
@@ -26,10 +25,10 @@ pub(super) mod vaes512;
 
 use core::arch::x86_64::{__m128i, _mm_slli_epi64, _mm_slli_si128, _mm_srli_si128, _mm_xor_si128};
 
-/// The number of sectors whose first tweaks are made together.
+/// The number of sectors whose first tweaks are computed together.
 const BATCH: usize = 32;
 
-/// Turns the first tweaks of long sectors into those of their `parts` sectors of 512 bytes each.
+/// Replaces the first tweaks of long sectors by those of their `parts` sectors of 512 bytes each.
 #[target_feature(enable = "sse2")]
 #[inline]
 fn spread(first: &mut [__m128i; BATCH], parts: usize) {
@@ -42,11 +41,11 @@ fn spread(first: &mut [__m128i; BATCH], parts: usize) {
     }
 }
 
-/// Multiplies a tweak by 2^32, the product of a sector's blocks.
+/// Multiplies a tweak by 2^32, for the 32 blocks of a sector.
 #[target_feature(enable = "sse2")]
 #[inline]
 fn times_2_to_the_32(tweak: __m128i) -> __m128i {
-    // The upper word falls out, and comes back at the bottom, times 0x87.
+    // The upper word is shifted out, multiplied by 0x87, and added at the bottom.
     let out = _mm_srli_si128::<12>(tweak);
     let sum = _mm_xor_si128(out, _mm_slli_epi64::<1>(out));
     let sum = _mm_xor_si128(sum, _mm_slli_epi64::<2>(out));
@@ -54,13 +53,13 @@ fn times_2_to_the_32(tweak: __m128i) -> __m128i {
     _mm_xor_si128(_mm_slli_si128::<4>(tweak), sum)
 }
 
-/// Has eight registers come as far as this before any of them goes on. A compiler sees no reason to take eight blocks
-/// through a round before it takes one of them through the next, and with a few registers less does otherwise: then they
-/// wait for one another, and the AES unit for them.
+/// Forces eight registers to complete this round before any of them starts the next one. Without that, compilers
+/// finish several rounds of one block first if registers are short. Then the rounds wait for each other, and the AES
+/// unit idles.
 macro_rules! in_step {
     ($class:ident, $state:ident) => {{
         let [a, b, c, d, e, f, g, h] = &mut $state;
-        // SAFETY: it is no instruction, only a place where all of them have to be in registers.
+        // SAFETY: it is no instruction, and only forces all of them to be in registers.
         unsafe {
             core::arch::asm!(
                 "/* {} {} {} {} {} {} {} {} */",
@@ -79,7 +78,7 @@ macro_rules! in_step {
 }
 use in_step;
 
-/// Makes a backend's type, and its four kernels of the functions `encrypt_run` and `decrypt_run`.
+/// Defines a backend's type, and its four kernels from the functions `encrypt_run` and `decrypt_run`.
 macro_rules! backend {
     (
         $backend:ident, $available:ident, $features:literal,
@@ -89,7 +88,7 @@ macro_rules! backend {
         pub(in crate::crypto) struct $backend<const R: usize> {
             data: Box<RoundKeys<R>>,
             tweaks: Box<RoundKeys<R>>,
-            /// The number of sectors of 512 bytes that count as one.
+            /// The number of sectors of 512 bytes in a long sector.
             parts: usize,
         }
 

@@ -1,10 +1,9 @@
 //! VAES on 256 bits: two blocks of a sector in a register, half a sector in eight.
 //!
-//! Eight registers of text leave few of AVX2's sixteen. Round keys come from memory, one load for eight
-//! instructions, and tweaks wait in memory for their second addition.
+//! Eight registers of text leave few of AVX2's sixteen. Each round key is loaded from memory once for eight
+//! instructions, and tweaks are kept in memory for their second addition.
 //!
-//! AVX-512 isn't needed, and this is the widest backend that Zen 3 and Intel's processors for desktops can
-//! run.
+//! AVX-512 isn't needed, so this is the widest backend that Zen 3 and Intel's desktop processors can run.
 //!
 //! Invariant: only the sectors of the run are read and written, and all of a half is read before any of it is
 //! written, so that source and destination may be the same memory.
@@ -23,9 +22,9 @@ use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{SectorLength, SectorRun};
 
-/// Blocks in a register.
+/// The number of blocks in a register.
 const LANES: usize = 2;
-/// Registers that are ciphered together, half a sector.
+/// The number of registers that are processed together: half a sector.
 const WIDTH: usize = 8;
 
 backend!(
@@ -38,8 +37,8 @@ backend!(
     cowhide_aes256_xts_decrypt_vaes256
 );
 
-/// Encrypts or decrypts a run whose first sector has the number `first_sector`. `parts` sectors of it count as one,
-/// and it is a whole number of these.
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`. Every `parts` sectors of 512 bytes
+/// are one long sector, and the run is a whole number of these.
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
 #[inline]
 fn cipher_run<const R: usize, const ENCRYPT: bool>(
@@ -58,7 +57,7 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
         let count = left.min(BATCH);
         for (i, part) in first.chunks_exact_mut(WIDTH / 2).enumerate() {
             let before = i * WIDTH / 2 * LANES;
-            // A short run doesn't wait for tweaks that it has no sectors for.
+            // A short run doesn't need all of these tweaks.
             if before < count {
                 let made: [__m256i; WIDTH / 2] =
                     first_tweaks(tweaks, number.wrapping_add(step * before as u64), step);
@@ -90,7 +89,7 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     }
 }
 
-/// Makes the first tweaks of `N * 2` sectors, whose numbers are `step` apart.
+/// Computes the first tweaks of `N * 2` sectors whose numbers are `step` apart.
 #[target_feature(enable = "avx2,vaes")]
 #[inline]
 fn first_tweaks<const R: usize, const N: usize>(
@@ -116,8 +115,8 @@ fn first_tweaks<const R: usize, const N: usize>(
 }
 
 /// Encrypts or decrypts half a sector, and returns the tweaks of the next half, of which `next` is the first
-/// register. They are made between the rounds: done all at once, they would fill the scheduler, and the AES unit
-/// would starve.
+/// register. They are computed between the rounds: all at once they would fill the scheduler, so that the AES unit
+/// would idle.
 ///
 /// # Safety
 ///
@@ -154,7 +153,7 @@ unsafe fn half<const R: usize, const ENCRYPT: bool>(
     }
     let key = _mm256_broadcastsi128_si256(keys[R - 1]);
     for (i, state) in state.into_iter().enumerate() {
-        // The last round key and the tweak go in as one.
+        // The last round key and the tweak are added in one instruction.
         let last = _mm256_xor_si256(key, tweaks[i]);
         let text = if ENCRYPT {
             _mm256_aesenclast_epi128(state, last)
@@ -167,14 +166,14 @@ unsafe fn half<const R: usize, const ENCRYPT: bool>(
     following
 }
 
-/// Makes the tweaks of half a sector of their first register.
+/// Computes the tweaks of half a sector from their first register.
 #[target_feature(enable = "avx2,vpclmulqdq")]
 #[inline]
 fn half_tweaks(first: __m256i) -> [__m256i; WIDTH] {
     from_fn(|i| register(first, i))
 }
 
-/// Makes register `i` of the tweaks of half a sector of their first register.
+/// Computes register `i` of the tweaks of half a sector from their first register.
 #[target_feature(enable = "avx2,vpclmulqdq")]
 #[inline]
 fn register(first: __m256i, i: usize) -> __m256i {
@@ -190,7 +189,7 @@ fn register(first: __m256i, i: usize) -> __m256i {
     }
 }
 
-/// Makes the tweaks of a sector's first register of the first tweak, which is in both lanes.
+/// Computes the first register of a sector's tweaks from the first tweak, which is in both lanes.
 #[target_feature(enable = "avx2,vpclmulqdq")]
 #[inline]
 fn lane_tweaks(tweak: __m256i) -> __m256i {
@@ -202,7 +201,7 @@ fn lane_tweaks(tweak: __m256i) -> __m256i {
     )
 }
 
-/// Multiplies by `2^UP`; `DOWN` is 64 less that.
+/// Multiplies by `2^UP`. `DOWN` is `64 − UP`.
 #[target_feature(enable = "avx2,vpclmulqdq")]
 #[inline]
 fn times<const UP: i32, const DOWN: i32>(tweak: __m256i) -> __m256i {
@@ -213,8 +212,8 @@ fn times<const UP: i32, const DOWN: i32>(tweak: __m256i) -> __m256i {
     )
 }
 
-/// Puts together a product of its 64-bit halves, shifted, and the bits that fell out of them: those of the
-/// lower half go to the upper one, and those of the upper half come back at the bottom, times 0x87.
+/// Computes a product from its shifted 64-bit halves and the bits that were shifted out. Those of the lower half are
+/// added to the upper one, and those of the upper half are multiplied by 0x87 and added at the bottom.
 #[target_feature(enable = "avx2,vpclmulqdq")]
 #[inline]
 fn sum(shifted: __m256i, fell_out: __m256i) -> __m256i {

@@ -1,12 +1,12 @@
 //! VAES on 512 bits: four blocks of a sector in a register, a sector in eight.
 //!
-//! Eight registers are as many as keep the AES unit busy, and 32 hold them with fifteen round keys and half of
-//! the tweaks. A tweak enters twice: into the addition before the first round together with the first round
-//! key, and into the last round, whose key it is added to beforehand. So a block passes through nothing but a
-//! load, an addition, the rounds and a store, and one sector's successor overlaps with it by itself.
+//! Eight registers keep the AES unit busy, and the 32 registers hold them with fifteen round keys and half of the
+//! tweaks. A tweak is added twice: before the first round together with the first round key, and in the last round,
+//! to whose key it is added beforehand. So a block takes only a load, an addition, the rounds and a store, and
+//! out-of-order execution overlaps a sector with the next one.
 //!
-//! All tweaks of a sector are multiples of its first register of them, by shifts that are known when this is
-//! compiled: no tweak waits for another. They are made between the rounds of the sector before.
+//! All tweaks of a sector are multiples of its first register of tweaks, by shifts that are known at compile time, so
+//! no tweak waits for another. They are computed between the rounds of the sector before.
 //!
 //! Invariant: only the sectors of the run are read and written, and all of a sector is read before any of it
 //! is written, so that source and destination may be the same memory.
@@ -26,9 +26,9 @@ use crate::crypto::aes_x86::{self, AES128, AES256, RoundKeys};
 use crate::crypto::run_cipher::RunCipher;
 use crate::crypto::sector::{SECTOR_SIZE, SectorLength, SectorRun};
 
-/// Blocks in a register.
+/// The number of blocks in a register.
 const LANES: usize = 4;
-/// Registers in a sector.
+/// The number of registers in a sector.
 const REGISTERS: usize = SECTOR_SIZE / size_of::<__m512i>();
 
 backend!(
@@ -41,8 +41,8 @@ backend!(
     cowhide_aes256_xts_decrypt_vaes512
 );
 
-/// Encrypts or decrypts a run whose first sector has the number `first_sector`. `parts` sectors of it count as one,
-/// and it is a whole number of these.
+/// Encrypts or decrypts a run whose first sector has the number `first_sector`. Every `parts` sectors of 512 bytes
+/// are one long sector, and the run is a whole number of these.
 #[target_feature(enable = "avx512f,vaes,vpclmulqdq")]
 #[inline]
 fn cipher_run<const R: usize, const ENCRYPT: bool>(
@@ -60,7 +60,7 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     let mut first = [_mm512_setzero_si512(); BATCH / LANES];
     while left > 0 {
         let count = left.min(BATCH);
-        // A short run doesn't wait for tweaks that it has no sectors for.
+        // A short run doesn't need all of these tweaks.
         if count > BATCH / 4 {
             first = first_tweaks(tweaks, number, step);
         } else {
@@ -89,7 +89,7 @@ fn cipher_run<const R: usize, const ENCRYPT: bool>(
     }
 }
 
-/// Makes the first tweaks of `N * 4` sectors, whose numbers are `step` apart.
+/// Computes the first tweaks of `N * 4` sectors whose numbers are `step` apart.
 #[target_feature(enable = "avx512f,vaes")]
 #[inline]
 fn first_tweaks<const R: usize, const N: usize>(
@@ -116,9 +116,8 @@ fn first_tweaks<const R: usize, const N: usize>(
     state.map(|state| _mm512_aesenclast_epi128(state, key))
 }
 
-/// Encrypts or decrypts a sector, and returns the tweaks of the next one, whose first is in every lane of
-/// `next`. They are made between the rounds: done all at once, they would fill the scheduler, and the AES unit
-/// would starve.
+/// Encrypts or decrypts a sector, and returns the tweaks of the next one, whose first is in every lane of `next`.
+/// They are computed between the rounds: all at once they would fill the scheduler, so that the AES unit would idle.
 ///
 /// # Safety
 ///
@@ -165,7 +164,7 @@ unsafe fn sector<const R: usize, const ENCRYPT: bool>(
     following
 }
 
-/// Makes the tweaks of a sector of its first one, which is in every lane.
+/// Computes the tweaks of a sector from its first one, which is in every lane.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 #[inline]
 fn sector_tweaks(tweak: __m512i) -> [__m512i; REGISTERS] {
@@ -173,7 +172,7 @@ fn sector_tweaks(tweak: __m512i) -> [__m512i; REGISTERS] {
     from_fn(|i| register(first, i))
 }
 
-/// Makes the first register of a sector's tweaks of the first one, which is in every lane.
+/// Computes the first register of a sector's tweaks from the first tweak, which is in every lane.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 #[inline]
 fn first_register(tweak: __m512i) -> __m512i {
@@ -185,7 +184,7 @@ fn first_register(tweak: __m512i) -> __m512i {
     )
 }
 
-/// Makes register `i` of a sector's tweaks of the first register.
+/// Computes register `i` of a sector's tweaks from the first register.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 #[inline]
 fn register(first: __m512i, i: usize) -> __m512i {
@@ -201,7 +200,7 @@ fn register(first: __m512i, i: usize) -> __m512i {
     }
 }
 
-/// Multiplies by `2^UP`; `DOWN` is 64 less that.
+/// Multiplies by `2^UP`. `DOWN` is `64 − UP`.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 #[inline]
 fn times<const UP: u32, const DOWN: u32>(tweak: __m512i) -> __m512i {
@@ -212,8 +211,8 @@ fn times<const UP: u32, const DOWN: u32>(tweak: __m512i) -> __m512i {
     )
 }
 
-/// Puts together a product of its 64-bit halves, shifted, and the bits that fell out of them: those of the
-/// lower half go to the upper one, and those of the upper half come back at the bottom, times 0x87.
+/// Computes a product from its shifted 64-bit halves and the bits that were shifted out. Those of the lower half are
+/// added to the upper one, and those of the upper half are multiplied by 0x87 and added at the bottom.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 #[inline]
 fn sum(shifted: __m512i, fell_out: __m512i) -> __m512i {
