@@ -1,4 +1,4 @@
-//! Persistent bitmaps: which parts of a disk have changed, as backup programs ask, and changes of the bitmaps.
+//! Persistent bitmaps: the changed parts of a disk, for backup programs, and changes of the bitmaps.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,30 +10,31 @@ use crate::commands::bitmap::{BitmapChange, BitmapRequest, run};
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::BitmapBits;
 
-/// The number of bytes of bits that are looked at together.
+/// The number of bytes of a bitmap that are read at once.
 const PIECE: usize = 4096;
 
 /// A change of a persistent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskBitmapChange {
-    /// It is added, and enabled, with a granularity in bytes: a power of two from 512 bytes to 2 GiB. `None` is the
-    /// image's own.
+    /// Adds the bitmap, which is enabled, with a granularity in bytes: a power of two from 512 bytes to 2 GiB. `None`
+    /// is the image's default.
     Add(Option<u64>),
-    /// It is removed.
+    /// Removes it.
     Remove,
-    /// All its bits are taken away.
+    /// Clears all its bits.
     Clear,
-    /// It is kept up to date from now on, by QEMU and by this library.
+    /// Enables it: from now on, writes by QEMU and by this library set its bits.
     Enable,
-    /// It stays as it is from now on.
+    /// Disables it, so that writes don't change it any more.
     Disable,
-    /// The bits of the bitmap of that name, of the same image, are added.
+    /// Sets the bits that the bitmap of that name in the same image has.
     Merge(String),
 }
 
 impl OpenOptions {
-    /// Changes a persistent bitmap: all of the changes, in order, or none. No other process may have the image open.
+    /// Changes a persistent bitmap. Makes all of the changes, in order, or none. No other process may have the image
+    /// open.
     ///
     /// ```
     /// use cowhide::DiskBitmapChange;
@@ -52,8 +53,9 @@ impl OpenOptions {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if the image can't be opened to write, if it has no bitmaps or not this one, if the name is
-    /// taken, or if a granularity is out of range. Nothing has changed then, unless it is the system's error.
+    /// Returns an error if the image can't be opened for writing, if it has no bitmaps or not this one, if the name
+    /// of an added bitmap exists, or if a granularity is out of range. Nothing has changed then, unless it is the
+    /// system's error.
     pub fn change_bitmap(
         &self,
         path: impl AsRef<Path>,
@@ -84,10 +86,10 @@ impl OpenOptions {
 }
 
 impl DiskImage {
-    /// Returns the parts of the disk for which a bitmap has its bits set, in the order of the disk.
+    /// Returns the parts of the disk whose bits are set in a bitmap, in bytes and in guest order.
     ///
     /// # Errors
-    /// Returns an error if the image has no such bitmap, or if it is out of date since a program that had it in use
+    /// Returns an error if the image has no such bitmap, or if it is inconsistent because a program that used it
     /// didn't store it.
     pub fn bitmap_ranges(&self, name: &str) -> Result<BitmapRanges> {
         let mut all = self.stored_bitmaps.iter();
@@ -110,7 +112,7 @@ impl DiskImage {
     }
 }
 
-/// The parts of a disk for which a bitmap has its bits set. It ends after an error.
+/// An iterator over the parts of a disk whose bits are set in a bitmap, in bytes. It ends after an error.
 pub struct BitmapRanges {
     bits: Arc<dyn BitmapBits>,
     granularity: u64,
@@ -118,14 +120,15 @@ pub struct BitmapRanges {
     size: u64,
     /// The next bit.
     bit: u64,
-    /// The bytes of bits that are at hand, of which the first has this number.
+    /// The bytes of the bitmap that were read. `first` is the number of the first one.
     piece: Vec<u8>,
     first: u64,
     is_over: bool,
 }
 
 impl BitmapRanges {
-    /// Finds the next bit from `self.bit` on that is set or isn't; the number of bits if there is none.
+    /// Returns the number of the next bit from `self.bit` on that is set, or clear. Returns the number of bits if
+    /// there is none.
     fn find(&mut self, set: bool) -> Result<u64> {
         let count = self.size.div_ceil(self.granularity);
         let uniform = if set { 0 } else { 0xff };

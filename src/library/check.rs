@@ -11,27 +11,27 @@ use crate::formats::check::Repair;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckSummary {
-    /// The number of errors that are left.
+    /// The number of errors that remain.
     pub corruptions: u64,
-    /// The number of clusters that are counted as used, are not, and are left so.
+    /// The number of leaked clusters that remain: their refcounts are above their use.
     pub leaks: u64,
     /// The number of errors that were repaired.
     pub corruptions_fixed: u64,
-    /// The number of leaked clusters that were given back.
+    /// The number of leaked clusters that were freed.
     pub leaks_fixed: u64,
     /// A line for each finding.
     pub findings: Vec<String>,
 }
 
 impl CheckSummary {
-    /// Returns true if nothing is wrong with the image, now at least.
+    /// Returns true if no errors and no leaked clusters remain.
     pub fn is_clean(&self) -> bool {
         self.corruptions == 0 && self.leaks == 0
     }
 }
 
 impl OpenOptions {
-    /// Checks the metadata of an image; its data is not read. `None` if its format has nothing to check.
+    /// Checks the metadata of an image. Its data isn't read. Returns `None` if its format has no check.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
@@ -43,15 +43,16 @@ impl OpenOptions {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if the image can't be opened, or is damaged so that it can't be checked.
+    /// Returns an error if the image can't be opened, or if it is so damaged that it can't be checked.
     pub fn check(&self, path: impl AsRef<Path>) -> Result<Option<CheckSummary>> {
         self.look(path.as_ref(), None)
     }
 
-    /// Checks an image as [`check`](Self::check) does, and repairs all that can be.
+    /// Checks an image as [`check`](Self::check) does, and repairs all errors and leaks that can be repaired. No
+    /// other process may have the image open.
     ///
     /// # Errors
-    /// Returns an error as `check` does, or if a repair can't be written.
+    /// Returns the errors of [`check`](Self::check), or an error if a repair can't be written.
     pub fn repair(&self, path: impl AsRef<Path>) -> Result<Option<CheckSummary>> {
         self.look(path.as_ref(), Some(Repair::All))
     }

@@ -1,4 +1,4 @@
-//! Conversions.
+//! Conversions of images into other formats.
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -12,10 +12,10 @@ use crate::convert::{MOST_WORKERS, Observer, Settings};
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result};
 
-/// A receiver of progress: the bytes that are done, and all of them.
+/// A receiver of progress: the bytes that are done, and the total.
 type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
-/// The options of a conversion: how the source is opened, and what the target is to be.
+/// The options of a conversion: for opening the source, and for the new target.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -45,18 +45,18 @@ pub struct ConvertOptions<'a> {
 pub struct ConvertSummary {
     /// The size of the disk in bytes.
     pub size: u64,
-    /// The bytes of the disk that the source stores and that were read.
+    /// The bytes of data of the source that were read.
     pub read: u64,
     /// The bytes of the disk that the target stores.
     pub stored: u64,
-    /// The bytes that were written for them. They are fewer where data is compressed or shared.
+    /// The bytes that were written for them. They are fewer if data is compressed or shared.
     pub written: u64,
     /// The bytes whose blocks the target shares with the source.
     pub shared: u64,
 }
 
 impl<'a> ConvertOptions<'a> {
-    /// Returns the options of a conversion into an image of that format.
+    /// Returns the options of a conversion into an image of a format, such as `qcow2`.
     pub fn new(format: impl Into<String>) -> Self {
         Self {
             source: OpenOptions::new(),
@@ -68,60 +68,63 @@ impl<'a> ConvertOptions<'a> {
         }
     }
 
-    /// Sets how the source is opened.
+    /// Sets the options for opening the source.
     #[must_use]
     pub fn source(mut self, options: OpenOptions) -> Self {
         self.source = options;
         self
     }
 
-    /// Sets an option of the target's format, as `qemu-img convert -o` names it.
+    /// Sets an option of the target's format, by its name for `qemu-img convert -o`.
     #[must_use]
     pub fn option(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
         self.new.options.push((name.into(), value.into()));
         self
     }
 
-    /// Sets the password of a target that is encrypted.
+    /// Sets the password of an encrypted target.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
         self.new.password = Some(Secret::new(password.into()));
         self
     }
 
-    /// Compresses the target's data, where its format can.
+    /// Compresses the target's data. Converting fails if the format can't do that.
     #[must_use]
     pub fn compressed(mut self) -> Self {
         self.is_compressed = true;
         self
     }
 
-    /// Reads the target back when it is written, and compares it with the source.
+    /// Reads the target back after it has been written, and compares it with the source.
     #[must_use]
     pub fn verified(mut self) -> Self {
         self.verifies = true;
         self
     }
 
-    /// Sets the number of threads that work, at most 16. Without it there is one for each processor.
+    /// Sets the number of threads, at most 16. The default is one for each processor.
     #[must_use]
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {
         self.threads = Some(threads);
         self
     }
 
-    /// Sets who is told of progress, in bytes of the disk. It is called from several threads.
+    /// Sets a receiver of progress: the bytes of the disk that are done, and the total. It is called from several
+    /// threads.
     #[must_use]
     pub fn on_progress(mut self, observer: impl Fn(u64, u64) + Sync + 'a) -> Self {
         self.on_progress = Some(Box::new(observer));
         self
     }
 
-    /// Converts the image `source` into a new one, `target`. A file of that name is replaced once the new one is whole.
-    /// A signal that ends the process removes what is unfinished; the process's handlers are set for that.
+    /// Converts the image at `source` into a new one at `target_path`. An existing regular file is overwritten in
+    /// place. A signal that ends the process undoes the unfinished target first; this sets the process's signal
+    /// handlers.
     ///
     /// # Errors
-    /// Returns an error if the source can't be read or the target can't be written. No new file is left then.
+    /// Returns an error if the source can't be read or the target can't be written. No new file is left then, and an
+    /// existing file that was overwritten is empty.
     pub fn convert(
         &self,
         source: impl AsRef<Path>,

@@ -1,4 +1,4 @@
-//! New images.
+//! Creation of images.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub struct CreateOptions {
 }
 
 impl CreateOptions {
-    /// Returns the options of an image of that format, for a disk of `size` bytes.
+    /// Returns the options of an image of a format, such as `qcow2`, for a disk of `size` bytes.
     pub fn new(format: impl Into<String>, size: u64) -> Self {
         Self {
             size,
@@ -40,24 +40,25 @@ impl CreateOptions {
         }
     }
 
-    /// Sets an option of the format, as `qemu-img create -o` names it.
+    /// Sets an option of the format, by its name for `qemu-img create -o`.
     #[must_use]
     pub fn option(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
         self.new.options.push((name.into(), value.into()));
         self
     }
 
-    /// Sets the password, for an image that is encrypted.
+    /// Sets the password of an encrypted image.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
         self.new.password = Some(Secret::new(password.into()));
         self
     }
 
-    /// Creates the image. A file of that name is replaced.
+    /// Creates the image. An existing regular file is overwritten.
     ///
     /// # Errors
-    /// Returns an error if the options make no sense, or the system's error. No new file is left then.
+    /// Returns an error if the options are invalid, or the system's error. No new file is left then, and an existing
+    /// file that was overwritten is empty.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<()> {
         let secrets = Secrets::default();
         let target = self.new.target(path.as_ref(), &secrets)?;
@@ -85,14 +86,14 @@ impl NewImageOptions {
         }
     }
 
-    /// Describes the image.
+    /// Returns the description of the image at `path`.
     pub(super) fn target<'a>(&self, path: &Path, secrets: &'a Secrets) -> Result<Target<'a>> {
         let driver = Driver::Format(format_named(&self.format)?);
         let lists = self.options.iter().map(|(name, value)| {
             let text = value.to_str().ok_or_else(|| {
                 Error::invalid(format!("the value of the option '{name}' is not UTF-8"))
             })?;
-            // In a list, a comma in a value is doubled.
+            // In an option string, a comma in a value is doubled.
             Ok(OsString::from(format!(
                 "{name}={}",
                 text.replace(',', ",,")

@@ -1,26 +1,26 @@
-//! The ways in which a disk is stored, run by run.
+//! The extents of a disk.
 
 use crate::error::Result;
 use crate::formats::{Chain, Image as _, Status};
 use crate::units::GuestOffset;
 
-/// A run of a disk that is stored in one way.
+/// A contiguous part of a disk with the same state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageExtent {
-    /// The offset on the disk at which it starts, in bytes.
+    /// Its guest offset in bytes.
     pub start: u64,
     /// Its length in bytes, above 0.
     pub length: u64,
-    /// The way in which it is stored.
+    /// Its state.
     pub state: ExtentState,
-    /// The number of images above the one that stores it: 0 for the image itself, 1 for its backing file.
+    /// The number of overlays above the image that stores it: 0 for the image itself, 1 for its backing file.
     pub depth: usize,
-    /// The offset in that image's file, in bytes, where the guest's bytes are there as they are.
+    /// Its host offset in that image's file, in bytes, if the data is stored unchanged.
     pub host_offset: Option<u64>,
 }
 
-/// The way in which a run of a disk is stored.
+/// The state of an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExtentState {
@@ -28,9 +28,9 @@ pub enum ExtentState {
     Data,
     /// Compressed data.
     Compressed,
-    /// Zeroes, which need not be read.
+    /// Zeroes that needn't be read.
     Zero,
-    /// Nothing in any image; it reads as zeroes.
+    /// Unallocated in every image of the backing chain, so that it reads as zeroes.
     Unallocated,
 }
 
@@ -52,7 +52,7 @@ impl ImageExtent {
     }
 }
 
-/// The extents of a disk, in the order of the disk. It ends after an error.
+/// An iterator over the extents of a disk, in guest order. It ends after an error.
 pub struct ImageExtents<'a> {
     pub(super) image: &'a Chain,
     pub(super) position: u64,

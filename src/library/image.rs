@@ -1,4 +1,4 @@
-//! An image that is open: its disk, and what its header says.
+//! Open images: their disks, and the contents of their headers.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::formats::{Image, WritableImage};
 use crate::nodes::{Disk, WritableFile};
 use crate::units::{GuestOffset, SECTOR_SIZE};
 
-/// An image that is open for reading, with all that it is over. Many threads may read at once.
+/// An image that is open for reading, with its backing chain. Many threads may read at once.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -37,9 +37,9 @@ pub struct DiskSnapshot {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// The time at which it was taken, in seconds since 1970 (UTC).
+    /// The time of its creation, in seconds since 1970 (UTC).
     pub seconds: u32,
-    /// The size of the machine's saved state in bytes; 0 without one.
+    /// The size of the VM state in bytes, or 0 without one.
     pub vm_state_size: u64,
 }
 
@@ -49,7 +49,7 @@ pub struct DiskSnapshot {
 pub struct DiskBitmap {
     /// Its name.
     pub name: String,
-    /// The number of bytes of the disk for which a bit stands.
+    /// The number of bytes of the disk for each bit.
     pub granularity: u64,
 }
 
@@ -91,13 +91,13 @@ impl DiskImage {
         top.map_or("raw", |layer| layer.format.name())
     }
 
-    /// Returns the name of the format by which the disk is encrypted: `aes` or `luks`.
+    /// Returns the encryption format of the disk, `aes` or `luks`, or `None` if it isn't encrypted.
     pub fn encryption(&self) -> Option<&'static str> {
         let top = self.disk.layers.first()?;
         Some(top.image.encryption()?.name())
     }
 
-    /// Returns the files of the images that this one is over, the nearest first.
+    /// Returns the paths of the backing chain, starting with the backing file of this image.
     pub fn backing_files(&self) -> Vec<PathBuf> {
         let below = self.disk.layers.iter().skip(1);
         let files = below.filter_map(|layer| layer.files.first());
@@ -116,10 +116,10 @@ impl DiskImage {
         &self.bitmaps
     }
 
-    /// Fills `buffer` with the disk's bytes from `offset` on.
+    /// Fills `buffer` with the disk's bytes from the guest offset `offset` on.
     ///
     /// # Errors
-    /// Returns an error if a part of them is beyond the disk's end or damaged, or the system's error.
+    /// Returns an error if some of them are beyond the end of the disk or can't be decoded, or the system's error.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         read_part(self.disk.image.as_ref(), offset, buffer)
     }
@@ -133,7 +133,7 @@ impl DiskImage {
     }
 }
 
-/// An image that is open for reading and writing. What is written is safe once [`flush`](Self::flush) or
+/// An image that is open for reading and writing. Written data is on stable storage once [`flush`](Self::flush) or
 /// [`close`](Self::close) returns.
 ///
 /// ```
@@ -164,19 +164,19 @@ impl WritableDisk {
         self.image.size()
     }
 
-    /// Fills `buffer` with the image's bytes from `offset` on.
+    /// Fills `buffer` with the disk's bytes from the guest offset `offset` on.
     ///
     /// # Errors
-    /// Returns an error as [`DiskImage::read_at`] does.
+    /// Returns the errors of [`DiskImage::read_at`].
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         read_part(self.image.as_ref(), offset, buffer)
     }
 
-    /// Writes bytes from `offset` on. Of a sector of 512 bytes that is written in part, the rest is read first: two
-    /// threads must not write to the same one at once.
+    /// Writes `data` at the guest offset `offset`. The rest of a partially written sector of 512 bytes is read first,
+    /// so two threads must not write to the same sector at once.
     ///
     /// # Errors
-    /// Returns an error if a part of them is beyond the disk's end, or the system's error.
+    /// Returns an error if some of it is beyond the end of the disk, or the system's error.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let (sectors, within) = sectors(offset, data.len())?;
         if within == 0 && sectors.end - sectors.start == data.len() as u64 {
@@ -190,11 +190,11 @@ impl WritableDisk {
         self.image.write_at(GuestOffset(sectors.start), &whole)
     }
 
-    /// Makes `length` bytes from `offset` on, whole sectors of 512 bytes, read as zeroes. Their space is given back
-    /// where the format can.
+    /// Makes `length` bytes from the guest offset `offset` on read as zeroes. They must be whole sectors of 512
+    /// bytes. Their space is freed if the format can do that.
     ///
     /// # Errors
-    /// Returns an error as [`write_at`](Self::write_at) does, or if they aren't whole sectors.
+    /// Returns the errors of [`write_at`](Self::write_at), or an error if they aren't whole sectors.
     pub fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
         self.image.write_zeroes(GuestOffset(offset), length, true)
     }
@@ -202,21 +202,21 @@ impl WritableDisk {
     /// Waits until everything written is on stable storage.
     ///
     /// # Errors
-    /// Returns the system's error. Nothing can be written after it.
+    /// Returns the system's error. No write succeeds after it.
     pub fn flush(&self) -> Result<()> {
         self.image.flush()
     }
 
-    /// Flushes, and closes the image. One that is dropped instead may have to be repaired.
+    /// Flushes and closes the image. An image that is dropped instead may need a repair.
     ///
     /// # Errors
-    /// Returns an error as [`flush`](Self::flush) does.
+    /// Returns the errors of [`flush`](Self::flush).
     pub fn close(self) -> Result<()> {
         self.image.close()
     }
 }
 
-/// Reads bytes that need not be whole sectors.
+/// Reads bytes that needn't be whole sectors.
 fn read_part(image: &dyn Image, offset: u64, buffer: &mut [u8]) -> Result<()> {
     let (sectors, within) = sectors(offset, buffer.len())?;
     if within == 0 && sectors.end - sectors.start == buffer.len() as u64 {
@@ -230,7 +230,8 @@ fn read_part(image: &dyn Image, offset: u64, buffer: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// Returns the sectors of which bytes are a part, in bytes of the disk, and where the bytes begin within them.
+/// Returns the range of the whole sectors around `length` bytes at `offset`, and the offset of the bytes in it. All
+/// are in bytes.
 fn sectors(offset: u64, length: usize) -> Result<(Range<u64>, usize)> {
     let start = offset / SECTOR_SIZE * SECTOR_SIZE;
     let end = offset.checked_add(length as u64);
@@ -239,12 +240,12 @@ fn sectors(offset: u64, length: usize) -> Result<(Range<u64>, usize)> {
     Ok((start..end, usize::try_from(offset - start).unwrap_or(0)))
 }
 
-/// Returns the number of bytes in sectors, for buffers.
+/// Returns the length of a range of sectors, for buffers.
 fn sector_bytes(sectors: &Range<u64>) -> Result<usize> {
     usize::try_from(sectors.end - sectors.start).map_err(|_| Error::invalid("range too long"))
 }
 
-/// Returns the path of a new image.
+/// Returns the path for a new image.
 pub(super) fn new_file(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() {
         return Err(Error::invalid("a new image needs a name"));

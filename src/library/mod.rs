@@ -1,9 +1,10 @@
-//! The interface for other programs: what stands at the crate's root.
+//! The public interface for other programs, which the crate's root exports.
 //!
-//! It has types of its own, so that the rooms below can change. No type of another crate is in it, and all that may
-//! grow is `non_exhaustive`. The list in `docs/public-interface.txt` is made of these files, and a test compares it.
+//! It has its own types, so that the internal modules can change. No type of another crate is in it, and all types
+//! that may get more fields or variants are `non_exhaustive`. A test compares it with `docs/public-interface.txt`.
 //!
-//! - [`open`](mod@open): how an image is opened; [`image`]: an image that is open; [`extents`]: how its disk is stored;
+//! - [`open`](mod@open): the options for opening an image; [`image`]: an open image; [`extents`]: the extents of its
+//!   disk;
 //! - [`create`]: new images; [`convert`](mod@convert): conversions; [`check`](mod@check): checks and repairs;
 //! - [`snapshots`], [`bitmaps`]: internal snapshots and persistent bitmaps, and changes of them.
 

@@ -1,4 +1,4 @@
-//! The options with which an image is opened.
+//! The options for opening an image.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::formats::snapshots::SnapshotName;
 use crate::nodes::{Names, Node, WriteAccess};
 use crate::storage::Purpose;
 
-/// The options with which an image is opened.
+/// The options for opening an image.
 ///
 /// ```no_run
 /// let image = cowhide::OpenOptions::new()
@@ -30,50 +30,50 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// Returns options that leave everything to the image: its format is probed.
+    /// Returns the default options: the format is probed, and there is no password.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the format, by the name that `qemu-img` has for it. State it wherever it is known: a guest that writes to
-    /// the start of a raw disk can make it look like any other format.
+    /// Sets the format, by its name in `qemu-img`. Set it whenever it is known: a guest that writes to the start of a
+    /// raw disk can make it look like any other format.
     #[must_use]
     pub fn format(mut self, name: impl Into<String>) -> Self {
         self.format = Some(name.into());
         self
     }
 
-    /// Sets the password of every encrypted image that is opened. It is kept out of swap and of core dumps, and is
-    /// erased at the end.
+    /// Sets the password of every encrypted image that is opened. The process leaves no core dump from then on, and
+    /// the password is wiped when the options are dropped.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
         self.password = Some(Secret::new(password.into()));
         self
     }
 
-    /// Opens no file whose name is found inside the image: no backing file and no data file. That is for images from
-    /// strangers, whose authors could otherwise name any file of this machine.
+    /// Opens no file whose name is inside the image: no backing file and no data file. Use it for untrusted images,
+    /// whose authors could otherwise name any file of this machine.
     #[must_use]
     pub fn untrusted(mut self) -> Self {
         self.refuses_names = true;
         self
     }
 
-    /// Opens an image, and all that it is over, to read.
+    /// Opens an image and its backing chain for reading.
     ///
     /// # Errors
-    /// Returns an error if a file can't be opened, is damaged, is of another format or is locked by another process,
-    /// or if there is no password ([`ErrorKind::MissingSecret`](crate::ErrorKind::MissingSecret)).
+    /// Returns an error if a file can't be opened, is damaged, has another format or is locked by another process.
+    /// Returns [`ErrorKind::MissingSecret`](crate::ErrorKind::MissingSecret) if a password is missing.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<DiskImage> {
         let node = self.node(path.as_ref())?;
         let disk = node.open(Purpose::Read, &self.passwords())?;
         DiskImage::new(disk)
     }
 
-    /// Opens an image to read and write. No other process may have it open.
+    /// Opens an image for reading and writing. No other process may have it open.
     ///
     /// # Errors
-    /// Returns an error as [`open`](Self::open) does, or if images of the format can't be written.
+    /// Returns the errors of [`open`](Self::open), or an error if images of the format can't be written.
     pub fn open_to_write(&self, path: impl AsRef<Path>) -> Result<WritableDisk> {
         let node = self.node(path.as_ref())?;
         let passwords = self.passwords();
@@ -81,7 +81,7 @@ impl OpenOptions {
         WritableDisk::new(opened)
     }
 
-    /// Returns the password, for images that are opened.
+    /// Returns the password for images that are opened.
     pub(super) fn passwords(&self) -> GivenPasswords<'_> {
         GivenPasswords {
             reading: self.password.as_ref(),
@@ -102,7 +102,7 @@ impl OpenOptions {
     }
 }
 
-/// Returns the format of a name.
+/// Returns the format of that name.
 pub(super) fn format_named(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| Error::invalid(format!("Unknown file format '{name}'")))
 }

@@ -1,9 +1,9 @@
-//! The passwords of a caller who gives them beforehand, or gives none.
+//! The source of the passwords that the options have.
 
 use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The passwords that options have: that of every encrypted image that is opened, and that of a new one.
+/// The passwords of the options: one for all encrypted images that are opened, and one for a new image.
 #[derive(Default)]
 pub(super) struct GivenPasswords<'a> {
     pub(super) reading: Option<&'a Secret>,

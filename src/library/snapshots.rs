@@ -1,4 +1,4 @@
-//! Internal snapshots, taken, read, gone back to and deleted. No password is needed but to read one.
+//! Internal snapshots: creating, reading, applying and deleting them. Only reading one needs a password.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::formats::snapshots::SnapshotName;
 
 impl OpenOptions {
-    /// Opens the disk as it was when a snapshot was taken, by its id or, where none has that, its name. Such a disk can
-    /// only be read.
+    /// Selects an internal snapshot, whose disk is opened instead of the active state. It is given by its id or, if
+    /// no snapshot has that, by its name. Such a disk can only be read.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
@@ -27,29 +27,29 @@ impl OpenOptions {
         self
     }
 
-    /// Takes a snapshot of the disk, under a name that other snapshots may have, too. No other process may have the
-    /// image open. A power cut leaves the image as before or as after.
+    /// Creates a snapshot of the disk. Other snapshots may have the same name. No other process may have the image
+    /// open. After a power cut, the snapshot exists completely or not at all.
     ///
     /// # Errors
-    /// Returns an error if the image can't be opened to write, if its format has no snapshots, or if clusters would be
-    /// referred to more often than their refcounts can say.
+    /// Returns an error if the image can't be opened for writing, if its format has no snapshots, or if the refcounts
+    /// of clusters would overflow.
     pub fn take_snapshot(&self, path: impl AsRef<Path>, name: impl Into<Vec<u8>>) -> Result<()> {
         self.change_snapshots(path.as_ref(), &SnapshotRequest::Create(name.into()))
     }
 
-    /// Makes the disk what it was when a snapshot was taken, by its id or, where none has that, its name. The snapshot
-    /// stays.
+    /// Reverts the disk to a snapshot, which is given by its id or, if no snapshot has that, by its name. The
+    /// snapshot stays.
     ///
     /// # Errors
-    /// Returns an error as [`take_snapshot`](Self::take_snapshot) does, or if there is no such snapshot.
+    /// Returns the errors of [`take_snapshot`](Self::take_snapshot), or an error if there is no such snapshot.
     pub fn apply_snapshot(&self, path: impl AsRef<Path>, name: impl Into<Vec<u8>>) -> Result<()> {
         self.change_snapshots(path.as_ref(), &SnapshotRequest::Apply(name.into()))
     }
 
-    /// Deletes the first snapshot of a name.
+    /// Deletes the first snapshot of that name.
     ///
     /// # Errors
-    /// Returns an error as [`take_snapshot`](Self::take_snapshot) does, or if there is no such snapshot.
+    /// Returns the errors of [`take_snapshot`](Self::take_snapshot), or an error if there is no such snapshot.
     pub fn delete_snapshot(&self, path: impl AsRef<Path>, name: impl Into<Vec<u8>>) -> Result<()> {
         self.change_snapshots(path.as_ref(), &SnapshotRequest::Delete(name.into()))
     }
