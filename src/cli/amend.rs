@@ -1,4 +1,4 @@
-//! `amend`: its options, and those of the image.
+//! The subcommand `amend`: it parses its options, and those of the image.
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
         return help(format(name)?);
     }
     let [operand] = args.operands.as_slice() else {
-        // Without the hint at the help that other subcommands give.
+        // This has no hint at the help, unlike other subcommands, as in qemu-img.
         return Err(anyhow!("Expecting one image file name").into());
     };
     let quiet = args.common.quiet;
@@ -60,7 +60,7 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
     amended
 }
 
-/// Prints the options that images of a format can be given.
+/// Prints the options that can be amended for a format.
 fn help(format: Format) -> Done {
     check_format(format)?;
     let lines = spec::help_lines(&[format.amend_options()]);
@@ -68,7 +68,7 @@ fn help(format: Format) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the lists of options.
+/// Parses the lists of options.
 fn options(format: Format, args: &AmendArgs) -> Result<Values, Failure> {
     for list in &args.options {
         for option in list::parse(list, None) {

@@ -1,4 +1,4 @@
-//! `bench`: its numbers, and the three lines that it prints.
+//! The subcommand `bench`: it parses its numbers, and prints three lines.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::commands::bench::{Measurable, RequestPlan};
 use crate::crypto::Secrets;
 use crate::storage::CacheMode;
 
-/// The largest number of most options: the largest C int.
+/// The largest value of most options: the largest C int.
 const MOST: u64 = i32::MAX.unsigned_abs() as u64;
 
 /// Runs the subcommand.
@@ -48,7 +48,7 @@ pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The lines that say what is sent.
+/// Returns the lines that describe the requests.
 fn lines(plan: &RequestPlan) -> String {
     let RequestPlan {
         count,
@@ -96,7 +96,7 @@ fn plan(args: &BenchArgs) -> Result<RequestPlan, Failure> {
 /// Checks the value of one of the options.
 ///
 /// # Errors
-/// Returns an error if it makes no sense.
+/// Returns an error if the value is invalid.
 pub(super) fn check_option(option: &str, value: &str) -> Result<(), Failure> {
     match option {
         "count" => count(value).map(drop),
@@ -112,43 +112,43 @@ pub(super) fn check_option(option: &str, value: &str) -> Result<(), Failure> {
     }
 }
 
-/// The number of requests.
+/// Parses the number of requests.
 fn count(text: &str) -> Result<u64, Failure> {
     number_between(text, "request count", 1, MOST)
 }
 
-/// The number of requests under way at once.
+/// Parses the number of requests in flight.
 fn depth(text: &str) -> Result<u64, Failure> {
     number_between(text, "queue depth", 1, MOST)
 }
 
-/// The size of a request in bytes.
+/// Parses the size of a request in bytes.
 fn buffer_size(text: &str) -> Result<u64, Failure> {
     size_between(text, "buffer size", 1, MOST)
 }
 
-/// The way from one request to the next in bytes.
+/// Parses the distance from one request to the next in bytes.
 fn step_size(text: &str) -> Result<u64, Failure> {
     size_between(text, "step size", 0, MOST)
 }
 
-/// The byte that is written.
+/// Parses the byte that is written.
 fn pattern(text: &str) -> Result<u8, Failure> {
     let byte = number_between(text, "pattern byte", 0, u8::MAX.into())?;
     Ok(u8::try_from(byte)?)
 }
 
-/// The number of requests between flushes.
+/// Parses the number of requests between flushes.
 fn flush_interval(text: &str) -> Result<u64, Failure> {
     number_between(text, "flush interval", 0, MOST)
 }
 
-/// The cache mode that `-t` names.
+/// Returns the cache mode that `-t` names.
 fn cache(name: &str) -> Result<CacheMode, Failure> {
     CacheMode::from_name(name).ok_or_else(|| anyhow!("Invalid cache mode").into())
 }
 
-/// Returns true for the backend of requests that needs a file past the page cache.
+/// Returns true for the backend that needs a file opened without the page cache: `native`.
 fn is_native(name: &str) -> Result<bool, Failure> {
     match name {
         "native" => Ok(true),

@@ -1,4 +1,4 @@
-//! `bitmap`: changes of one bitmap, in the order of their options.
+//! The subcommand `bitmap`: changes of one bitmap, in the order of their options.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
@@ -41,7 +41,7 @@ pub(super) fn run(args: &BitmapArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses options that don't go together.
+/// Refuses invalid combinations of options.
 fn check_usage(args: &BitmapArgs) -> Result<(), Failure> {
     let changes = &args.changes.0;
     let merges = |change: &BitmapChange| matches!(change, BitmapChange::Merge(_));

@@ -1,4 +1,4 @@
-//! The subcommand `check`: findings as they come, a report, and a verdict as exit status.
+//! The subcommand `check`: it prints findings as they come and a report, and sets the exit status.
 
 use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write as _};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use crate::crypto::Secrets;
 use crate::error::printable;
 use crate::formats::check::Repair;
 
-/// Exit statuses, as `qemu-img` documents them.
+/// The exit statuses of `qemu-img check`, from its manual.
 const CORRUPTIONS: u8 = 2;
 const LEAKS: u8 = 3;
 const NO_CHECK: u8 = 63;
@@ -61,15 +61,15 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
         printed?;
         return Ok(ExitCode::SUCCESS);
     };
-    // The verdict on the image matters more than that it couldn't be printed.
+    // The status of the image matters more than an error in printing it.
     if let Err(Failure::Error(error)) = printed {
         complain_of(&error);
     }
     Ok(ExitCode::from(verdict))
 }
 
-/// The printer of findings on standard error. A badly damaged image has hundreds of thousands of them, so
-/// each is printed at once only for a person.
+/// The printer of findings on standard error. A badly damaged image has hundreds of thousands of them, so they are
+/// only flushed one by one on a terminal.
 struct Findings {
     out: BufWriter<Stderr>,
     at_once: bool,
@@ -90,7 +90,7 @@ impl Findings {
             true => format!("{}: {text}", program()),
             false => text,
         };
-        // When that fails, no one is left to tell.
+        // A failure can't be reported anywhere.
         let _ = writeln!(self.out, "{}", printable(&text));
         if self.at_once {
             self.flush();

@@ -1,7 +1,7 @@
-//! The subcommand `checksum`, and the line that it prints.
+//! The subcommand `checksum`: it prints the checksum in a line.
 //!
-//! The line is the one of `sha256sum` and `b3sum`, which their option `--check` reads. For a raw image it is
-//! the checksum of the file itself.
+//! The line has the format of `sha256sum` and `b3sum`, whose option `--check` reads it. For a raw image it is the
+//! checksum of the file itself.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -53,14 +53,14 @@ pub(super) fn run(args: &ChecksumArgs, secrets: &Secrets) -> Done {
 struct ChecksumReport<'a> {
     filename: Cow<'a, str>,
     algorithm: &'static str,
-    /// In hexadecimal digits.
+    /// The checksum in hexadecimal digits.
     digest: String,
 }
 
 /// Returns the algorithm of that name.
 ///
 /// # Errors
-/// Returns [`Failure::Usage`], with the names of all algorithms, if there is none of that name.
+/// Returns [`Failure::Usage`], with the names of all algorithms, if no algorithm has that name.
 pub(super) fn algorithm(name: &str) -> Result<Algorithm, Failure> {
     Algorithm::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Algorithm::ALL.into_iter().map(Algorithm::name).collect();

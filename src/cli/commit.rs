@@ -1,4 +1,4 @@
-//! `commit`: its options, and what it says.
+//! The subcommand `commit`: it parses its options, and prints the result.
 
 use std::process::ExitCode;
 

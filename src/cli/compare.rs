@@ -1,4 +1,4 @@
-//! The subcommand `compare`: the verdict, in words and as exit status.
+//! The subcommand `compare`: it prints the result, and sets the exit status.
 
 use std::process::ExitCode;
 
@@ -11,10 +11,10 @@ use crate::commands::{Sharing, compare};
 use crate::convert::compare::Difference;
 use crate::crypto::Secrets;
 
-/// Exit statuses, as `qemu-img` documents them.
+/// The exit statuses of `qemu-img compare`, from its manual.
 const DIFFERENT: u8 = 1;
 pub(super) const NOT_OPENED: u8 = 2;
-/// The status where the verdict couldn't be printed: 1 says that the images differ.
+/// The status if the result can't be printed. It isn't 1, which means that the images differ.
 const NOT_PRINTED: u8 = 2;
 const NO_STATUS: u8 = 3;
 const NO_DATA: u8 = 4;

@@ -1,8 +1,8 @@
-//! `completions`: what a shell loads so that it completes command lines; and the completing itself.
+//! The subcommand `completions`: it prints a script for a shell. The completion itself is here as well.
 //!
-//! The shell asks this program, by the environment variable [`VARIABLE`], each time it has something to complete.
-//! So formats, and the options that each of them has, are those of this program and written nowhere else. What a value
-//! completes to follows from its name in the definition ([`with_completers`]).
+//! The script runs this program with the environment variable [`VARIABLE`] for each completion. So formats and their
+//! options are those of this program, and aren't written anywhere else. The completions of a value follow from its
+//! name in the definition ([`with_completers`]).
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ use crate::options::spec::united;
 use crate::options::{Kind, OptionSpec};
 use crate::storage::CacheMode;
 
-/// The environment variable by which a shell asks for completions.
+/// The environment variable that asks for completions.
 const VARIABLE: &str = "COWHIDE_COMPLETE";
 
-/// The shells for which there are scripts.
+/// The supported shells.
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// Runs the subcommand.
@@ -47,10 +47,10 @@ pub(super) fn run(args: &CompletionsArgs, _secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Answers a shell that asks for completions. `None` if none does.
+/// Prints completions if a shell asks for them. Returns `None` otherwise.
 pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
     std::env::var_os(VARIABLE)?;
-    // The command line follows what the shell's script says itself.
+    // The command line follows the script's own arguments.
     let words = arguments.iter().skip_while(|word| *word != "--");
     let words: Vec<OsString> = words.skip(1).cloned().collect();
     let definition = move || with_completers(Cli::command(), &words);
@@ -65,13 +65,13 @@ pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-/// Adds to each value of a definition what it completes to. `words` are those of the command line.
+/// Adds the completions of each value to a definition. `words` are those of the command line.
 fn with_completers(definition: Command, words: &[OsString]) -> Command {
     let format = format_of_options(words);
     definition.mut_subcommands(|command: Command| command.mut_args(|arg| completed(arg, &format)))
 }
 
-/// Adds to an option or operand what its value completes to.
+/// Adds the completions of its value to an option or operand.
 fn completed(arg: Arg, format: &str) -> Arg {
     let name = arg.get_value_names().and_then(|names| names.first());
     let name = name.map(|name| name.as_str().to_owned());
@@ -100,7 +100,7 @@ fn completed(arg: Arg, format: &str) -> Arg {
     }
 }
 
-/// Completes to names of a list.
+/// Returns a completer for the names of a list.
 fn one_of(names: impl Into<Vec<&'static str>>) -> ArgValueCompleter {
     let names = names.into();
     ArgValueCompleter::new(move |current: &OsStr| {
@@ -135,8 +135,8 @@ fn options(specs: &[&OptionSpec], current: &OsStr) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Returns the format that the options of a command line are of: that which `-O` names where a subcommand has it,
-/// or else that of `-f`. A mistake in the line ends the search.
+/// Returns the format whose options a command line has: that of `-O` if a subcommand has it, or else that of `-f`. A
+/// mistake in the line ends the search.
 fn format_of_options(words: &[OsString]) -> String {
     let mut definition = Cli::command();
     definition.build();
@@ -163,7 +163,7 @@ fn format_of_options(words: &[OsString]) -> String {
 mod tests {
     use super::*;
 
-    /// The completions of the last of the words that are separated by blanks.
+    /// Returns the completions of the last word of a line.
     fn completed(line: &str) -> Vec<String> {
         let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let mut definition = with_completers(Cli::command(), &words);

@@ -1,4 +1,4 @@
-//! The subcommand `convert`: its many options, and which of them can't be had together.
+//! The subcommand `convert`: it parses its options, and refuses invalid combinations.
 
 use std::ffi::{OsStr, OsString};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -131,8 +131,8 @@ fn open_sources(
     Ok(opened)
 }
 
-/// Describes the image to write. Returns true beside it if it has a backing file, which is left to supply
-/// what the source has from its own.
+/// Returns the description of the target. Returns true with it if the target has a backing file, to which the
+/// unallocated parts of the source are left.
 fn plan_target<'a>(
     args: &ConvertArgs,
     to: &OsStr,
@@ -184,7 +184,7 @@ fn plan_target<'a>(
     Ok((target, is_backed))
 }
 
-/// Parses `--align`: the number of bytes of which the target's length is to be a multiple.
+/// Parses `--align`: the number of bytes of which the target's length will be a multiple.
 fn align(args: &ConvertArgs, target: &Target<'_>) -> Result<Option<NonZeroU64>, Failure> {
     let Some(text) = &args.align else {
         return Ok(None);
@@ -221,7 +221,7 @@ pub(super) fn snapshot_name(text: &OsStr) -> Result<SnapshotName, Failure> {
     Ok(SnapshotName::Both { id, name })
 }
 
-/// Takes over what is said of the target's backing file. Returns true if the target is to have one.
+/// Sets the target's backing file from the options. Returns true if the target will have one.
 fn set_backing(
     args: &ConvertArgs,
     sources: usize,
@@ -261,7 +261,8 @@ fn several_sources() -> Failure {
     .into()
 }
 
-/// Refuses what can't be compressed, in `qemu-img`'s words. The values of the options are checked later.
+/// Refuses a target that can't be compressed, in the words of `qemu-img`. The values of the options are checked
+/// later.
 fn check_compression(format: Format, options: &Values) -> Result<(), Failure> {
     if !format.capabilities().compresses {
         return Err(no_compression());
@@ -282,7 +283,7 @@ fn no_compression() -> Failure {
     anyhow!("Compression not supported for this file format").into()
 }
 
-/// Refuses options that only make sense with an existing target, or only without one.
+/// Refuses options that need an existing target, or a new one.
 fn check_existing(args: &ConvertArgs) -> Result<(), Failure> {
     if args.target_image_opts && !args.no_create {
         return Err(anyhow!("--target-image-opts requires use of -n flag").into());
@@ -343,7 +344,7 @@ pub(super) fn workers(text: &str) -> Result<NonZeroUsize, Failure> {
         })
 }
 
-/// Parses `-S`: the shortest run of zeroes that is left out, in bytes; `None` if all are written.
+/// Parses `-S`: the shortest run of zeroes that is skipped, in bytes. Returns `None` if all are written.
 pub(super) fn sparse_size(text: &str) -> Result<Option<NonZeroUsize>, Failure> {
     let size = operands::size(text, "buffer size for sparse output")?;
     let size = usize::try_from(size)

@@ -1,4 +1,4 @@
-//! The subcommand `create`: options, the line that says what is made, and the command.
+//! The subcommand `create`: it parses its options, prints the line `Formatting '…'`, and creates the image.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     if args.format.is_none() && !args.common.quiet {
         tell_of_name(operand);
     }
-    // The image is made even if the line can't be printed.
+    // The image is created even if the line can't be printed.
     let printed = match output {
         _ if args.common.quiet => Ok(()),
         Output::Human => {
@@ -102,13 +102,13 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
 struct CreateReport<'a> {
     filename: Cow<'a, str>,
     format: &'static str,
-    /// In bytes.
+    /// The size of the disk in bytes.
     virtual_size: u64,
-    /// Those that were given or have a default, as `Formatting '…'` shows them.
+    /// The options that were given or have a default, as `Formatting '…'` shows them.
     options: BTreeMap<String, Cow<'a, str>>,
 }
 
-/// Tells a person that a raw image gets a name that is another format's.
+/// Warns at a terminal if a raw image gets the file name extension of another format.
 fn tell_of_name(operand: &OsStr) {
     let ending = Path::new(operand).extension().and_then(OsStr::to_str);
     let format = ending.and_then(Format::from_name);
@@ -122,7 +122,7 @@ fn tell_of_name(operand: &OsStr) {
     }
 }
 
-/// Returns the size of the backing file's disk in bytes; `None` without one, or if it isn't looked at.
+/// Returns the size of the backing file's disk in bytes, or `None` without one, or if it isn't opened.
 fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Option<u64>> {
     if options.name("backing_file").is_none() {
         return Ok(None);
@@ -145,7 +145,7 @@ fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Op
     let image = file_name::file(image)?;
     let below = operands::names(&args.common);
     let found = commands::backing::size_and_format(&image, &backing, operands::FOLLOW, below);
-    // Clients of qemu-img know the second line.
+    // Callers of qemu-img look for the second line.
     let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {
         Some(_) => Ok(Some(size)),

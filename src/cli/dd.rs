@@ -1,4 +1,4 @@
-//! `dd`: its operands, which have a name and a value each.
+//! The subcommand `dd`: it parses its operands `name=value`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
     let path = file_name::new_file(output)?;
     let range = blocks.of_disk(opened.size());
     if range.is_beyond_end {
-        // It ends well all the same, with an image of nothing.
+        // As in qemu-img it succeeds nevertheless, with an empty image.
         let input = input.to_string_lossy();
         complain(&format!(
             "{}: {input}: cannot skip to specified offset",
@@ -61,7 +61,7 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The operands.
+/// The parsed operands.
 struct DdOperands<'a> {
     input: Option<&'a OsStr>,
     output: Option<&'a OsStr>,
@@ -69,10 +69,10 @@ struct DdOperands<'a> {
 }
 
 impl<'a> DdOperands<'a> {
-    /// Reads the operands from left to right. Of several of one name the last one counts.
+    /// Parses the operands from left to right. The last one of a name counts.
     ///
     /// # Errors
-    /// Returns an error if an operand has another name, or a value that is no number or out of range.
+    /// Returns an error if an operand has another name, or a value that isn't a number or is out of range.
     fn of(operands: &'a [OsString]) -> Result<Self, Failure> {
         let mut read = Self {
             input: None,

@@ -1,13 +1,12 @@
-//! Taking over a file descriptor that the caller left open and named by its number.
+//! Duplication of a file descriptor that the caller left open, by its number.
 //!
-//! The number means what was open when the program began. A descriptor that wasn't open then gets its number
-//! with the next file that the program opens, which may be the disk. So it is taken before any file is
-//! opened. Opening `/dev/fd/N` instead would read files from their start, not from where they stand, and
-//! can't open sockets.
+//! The number means the file that was open when the program started. An unused number is given to the next file that
+//! the program opens, which may be the disk. So descriptors are duplicated before any file is opened. Opening
+//! `/dev/fd/N` instead would read files from their start and not from their current position, and doesn't work for
+//! sockets.
 //!
-//! Safe Rust has no way to duplicate a descriptor by its number, since it would have to trust that it is
-//! open. The kernel checks that where descriptors are sent to another process; here the other process is this
-//! one.
+//! Safe Rust can't duplicate a descriptor by its number, since the number may not be open. The kernel checks that for
+//! descriptors that are sent over a socket, so this process sends them to itself.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -20,21 +19,21 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// Duplicates the descriptor `number`, to read. It shares its position in the file with the caller's. The program
-/// calls this before it opens files of its own.
+/// Duplicates the descriptor `number` for reading. It shares its position in the file with the caller's descriptor.
+/// The program calls this before it opens files.
 ///
 /// # Errors
-/// Returns `EBADF` if nothing is open there, or nothing that can be read. Returns the system's error if it
-/// has no room for more descriptors.
+/// Returns `EBADF` if the descriptor isn't open, or isn't readable. Returns the system's error if no more descriptors
+/// can be opened.
 pub(super) fn take(number: i32) -> io::Result<File> {
     take_but(number, OFlags::WRONLY)
 }
 
-/// Duplicates the descriptor `number`, to write, as [`take`] does.
+/// Does the same as [`take`] for writing.
 ///
 /// # Errors
-/// Returns `EBADF` if nothing is open there, or nothing that can be written. Returns the system's error as `take`
-/// does.
+/// Returns `EBADF` if the descriptor isn't open, or isn't writable. Returns the system's error if no more descriptors
+/// can be opened.
 pub(super) fn take_to_write(number: i32) -> io::Result<File> {
     take_but(number, OFlags::RDONLY)
 }
@@ -42,7 +41,7 @@ pub(super) fn take_to_write(number: i32) -> io::Result<File> {
 /// Duplicates a descriptor, unless it is open in the mode `refused`.
 fn take_but(number: i32, refused: OFlags) -> io::Result<File> {
     let (sender, receiver) = UnixStream::pair()?;
-    // The sockets may have got the number, if it was free.
+    // The sockets may have got the number if it was unused.
     if [sender.as_raw_fd(), receiver.as_raw_fd()].contains(&number) {
         return Err(Errno::BADF.into());
     }
@@ -65,7 +64,7 @@ fn take_but(number: i32, refused: OFlags) -> io::Result<File> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    // The kernel leaves the descriptor out of the message where no more can be open.
+    // The kernel omits the descriptor from the message if no more can be opened.
     let taken = taken.ok_or(Errno::MFILE)?;
     let flags = fcntl_getfl(&taken)?;
     if flags.contains(OFlags::PATH) || flags.intersection(OFlags::RWMODE) == refused {

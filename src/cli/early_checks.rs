@@ -1,9 +1,8 @@
-//! Refusals while the options are still being read.
+//! Checks of values while the options are parsed.
 //!
-//! `qemu-img` makes objects and looks at most values as soon as it comes to them. So a value that makes no
-//! sense is refused even where the same option follows with a better one. A mistake further right isn't
-//! reported, and `--object help` ends the program. Each value is parsed by the same functions by which the
-//! subcommand parses it again.
+//! `qemu-img` creates objects and checks most values while it parses the options. So an invalid value is refused even
+//! if the same option follows with a valid one. Mistakes after it aren't reported, and `--object help` ends the
+//! program. Each value is parsed by the same functions that the subcommand uses.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,13 +14,13 @@ use super::{Failure, bench, check, convert, map, objects, operands, print, resiz
 use crate::crypto::Secrets;
 use crate::options::list;
 
-/// The reason for which the reading of options ended early.
+/// The reason why the parsing of options ended early.
 pub(super) enum Stop {
-    /// A mistake in the grammar.
+    /// A mistake in the syntax.
     Mistake(Mistake),
-    /// A question for help, which has been answered.
+    /// A request for help, which has been printed.
     Helped,
-    /// A value that makes no sense, or an object that can't be made; the subcommand; and the option.
+    /// An invalid value or object, with the names of the subcommand and of the option.
     Refused(Failure, String, String),
 }
 
@@ -31,7 +30,7 @@ impl From<Mistake> for Stop {
     }
 }
 
-/// The state of the options as they are read.
+/// The state of the parsing of options.
 #[derive(Default)]
 pub(super) struct Reading {
     /// The secrets defined so far.
@@ -42,8 +41,8 @@ impl Reading {
     /// Checks the value of an option of a subcommand. Both names are those of the definition.
     ///
     /// # Errors
-    /// Returns [`Stop::Refused`] if the value is refused, and [`Stop::Helped`] if it asks for help, which is
-    /// then printed.
+    /// Returns [`Stop::Refused`] if the value is refused, and [`Stop::Helped`] if it asks for help, which has been
+    /// printed.
     pub(super) fn option(
         &mut self,
         subcommand: &str,
@@ -57,9 +56,9 @@ impl Reading {
         }
     }
 
-    /// Checks a value. Returns true if it asked for help, which is then printed.
+    /// Checks a value. Returns true if it asks for help, which has been printed.
     fn look(&mut self, subcommand: &str, option: &str, value: &OsStr) -> Result<bool, Failure> {
-        // The values of these need not be text: they may be or hold names.
+        // These values needn't be UTF-8, since they may have names of files.
         match (subcommand, option) {
             (_, "object") => {
                 let help = objects::add(&mut self.secrets, value)?;
@@ -79,7 +78,7 @@ impl Reading {
             }
             _ => {}
         }
-        // The others have to be text, which is checked when all options are parsed.
+        // The others must be UTF-8, which is checked after all options have been parsed.
         let Some(value) = value.to_str() else {
             return Ok(false);
         };

@@ -1,9 +1,9 @@
 //! Examples of each subcommand, for help and man pages.
 //!
-//! A test runs them all, one after the other, in a folder that has a raw image `disk.img`, an overlay
-//! `over.qcow2` over `base.qcow2`, and a file `pw` with a password.
+//! A test runs them all, one after the other, in a folder with a raw image `disk.img`, an overlay `over.qcow2` of
+//! `base.qcow2`, and a file `pw` with a password.
 
-/// An example: a purpose, and the arguments that serve it.
+/// An example: its purpose and its arguments.
 pub(super) struct Example {
     /// The purpose.
     pub(super) purpose: &'static str,
@@ -11,7 +11,7 @@ pub(super) struct Example {
     pub(super) arguments: &'static str,
 }
 
-/// Every example, those of one subcommand in a row.
+/// All examples, those of one subcommand after each other.
 const EXAMPLES: &[Example] = &[
     example(
         "Make an image for a disk of 10 GiB, which takes room as it is written to",

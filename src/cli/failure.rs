@@ -1,17 +1,17 @@
-//! The ways in which a subcommand ends.
+//! The failures of a subcommand.
 
 use std::process::ExitCode;
 
-/// The exit status of every failure, but for the verdicts of `check` and `compare`.
+/// The exit status of every failure, except for the results of `check` and `compare`.
 pub(super) const FAILED: u8 = 1;
 
-/// The reason for which a subcommand ended without doing its work.
+/// The reason why a subcommand ended without doing its work.
 pub(super) enum Failure {
-    /// A mistake in the use of the program; the message is followed by a hint at help.
+    /// A usage error. A hint at the help follows the message.
     Usage(String),
     /// Any other error.
     Error(anyhow::Error),
-    /// The reader of standard output has closed it, having seen enough; that is no failure.
+    /// The reader of standard output has closed it. That isn't an error.
     OutputClosed,
 }
 

@@ -1,8 +1,8 @@
 //! Entry points for the fuzz targets in `fuzz/`, which feed them untrusted bytes.
 //!
-//! They take images as far as `info` prints them, command lines, option strings, and names of images. Each
-//! accepts any input and asserts what must hold of it. Only tests and builds for fuzzing (cargo-fuzz sets
-//! `fuzzing`) have them. Nothing here opens a file but the image that is looked at.
+//! They take images for `info`, command lines, option strings, and names of images. Each accepts any input, and
+//! asserts invariants of the result. Only tests and builds for fuzzing (cargo-fuzz sets `fuzzing`) have them. They
+//! open no file but the image.
 #![expect(
     clippy::unwrap_used,
     reason = "a panic is how a fuzz target says what it found"
@@ -27,7 +27,7 @@ use crate::options::Values;
 use crate::options::{list, qemu_json};
 use crate::units::{human_size, parse_size};
 
-/// Prints a file's report as `info` does, for people and as JSON.
+/// Renders a file's report as `info` does, as text and as JSON.
 pub fn info(path: &Path, format: Option<Format>) {
     let source = Node::plain(path.to_owned(), path.to_string_lossy().into_owned(), format);
     match commands::info::run(&source, source.name.clone(), &|| {}) {
@@ -42,7 +42,7 @@ pub fn info(path: &Path, format: Option<Format>) {
     }
 }
 
-/// Reads a command line, its words separated by blanks.
+/// Parses a command line of words that are separated by spaces.
 pub fn command_line(bytes: &[u8]) {
     static DEFINITION: OnceLock<clap::Command> = OnceLock::new();
     let definition = DEFINITION.get_or_init(|| {
@@ -70,7 +70,7 @@ pub fn command_line(bytes: &[u8]) {
     }
 }
 
-/// Reads one text as each kind of option string: `-o` of each format, `--object`, a size.
+/// Parses a text as each kind of option string: `-o` of each format, `--object`, a size.
 pub fn option_string(text: &str) {
     let list = [text.into()];
     for format in FORMATS.iter().copied() {
@@ -101,7 +101,7 @@ pub fn option_string(text: &str) {
         }
     }
     let _ = (list::asks_for_help(text), list::is_valid_list(text));
-    // Elements `key=value` can be written as a text again.
+    // Elements `key=value` can be formatted and parsed again.
     for option in list::parse(text, Some("first")) {
         let (key, value) = (option.key.clone(), option.text());
         let written = format!("{key}={}", value.replace(',', ",,"));
@@ -119,14 +119,14 @@ pub fn option_string(text: &str) {
         assert_eq!(parse_size(&size.to_string()), Ok(size));
         assert!(!human_size(size).is_empty());
     }
-    // Objects that would read files or the kernel's keys are left out.
+    // Objects that would read files or the kernel's keys are skipped.
     if !text.contains("file") && !text.contains("keyring") {
         let _ = objects::add(&mut Secrets::default(), text.as_ref());
     }
 }
 
-/// Reads a text as the name of an image, plain and with `--image-opts`. The name that `info` shows of it
-/// names the same image again.
+/// Parses a text as the name of an image, plain and with `--image-opts`. Asserts that the name that `info` shows
+/// names the same image.
 pub fn image_name(text: &str) {
     let secrets = objects::parse(&["secret,id=s,data=abc".to_owned()]).unwrap();
     for format in [None, Some("raw"), Some("qcow2"), Some("x")] {
@@ -147,7 +147,7 @@ fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
     if !shown.starts_with("json:") || source.path == Path::new(shown) {
         return;
     }
-    // Options that no format has are refused when the image is opened, or when a driver is stated.
+    // Options that no format has are refused when the image is opened, or if a driver is given.
     let formats = source
         .format
         .map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
@@ -160,7 +160,7 @@ fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
     let (again, shown_again) =
         image_name::by_name(OsStr::new(shown), None, secrets, warn_with_help).unwrap();
     assert_eq!(again.path, source.path, "{shown}");
-    // The window counts only if the image turns out to have windows, where no driver is stated.
+    // Without a driver, the window only has an effect if the probed format has windows.
     let windows = |source: &Node<'_>| {
         let formats = source
             .format

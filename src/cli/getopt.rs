@@ -1,15 +1,15 @@
-//! The grammar of `getopt_long`, in front of clap.
+//! The syntax of `getopt_long`, in front of clap.
 //!
-//! Scripts rely on what GNU's parser accepts: options after operands, and short options glued to each other
-//! and to their values (`-pfqcow2`). It also accepts unique beginnings of long names, and values that start
-//! with `-`. clap accepts some of that and in its own way.
+//! Scripts depend on the syntax of GNU's parser: options after operands, grouped short options with attached values
+//! (`-pfqcow2`), unique prefixes of long names, and values that start with `-`. clap accepts only some of that, and
+//! differently.
 //!
-//! So [`normalise`] brings every command line into one form that leaves clap nothing to guess. First come all
-//! options, each by its full name and with its value attached, then `--`, then the operands. The options are
-//! those of clap's own definition; nothing is written twice. Mistakes are worded as getopt words them.
+//! So [`normalise`] brings every command line into a normal form that is unambiguous for clap. All options come
+//! first, each with its full name and with its value attached, then `--`, and then the operands. The options are
+//! those of clap's own definition, so nothing is written twice. Mistakes are reported in the words of getopt.
 //!
-//! Options that only this program has (those under [`OWN`]) never make a prefix ambiguous: what was unique in
-//! a script stays so.
+//! Options that only this program has (those under [`OWN`]) never make a prefix ambiguous: a prefix that is unique in
+//! `qemu-img` stays so.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -18,13 +18,13 @@ use clap::{Arg, Command};
 
 use crate::options::similar;
 
-/// The heading in help of options that `qemu-img` doesn't have.
+/// The heading in the help text of options that `qemu-img` doesn't have.
 pub(super) const OWN: &str = "Only in cowhide";
 
 /// The message for an unknown subcommand.
 pub(super) const NOT_FOUND: &str = "Command not found";
 
-/// The request that a command line makes.
+/// The action that a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// Help on the program, or on a subcommand.
@@ -33,25 +33,25 @@ pub(super) enum Call {
     LongHelp(String),
     /// The version.
     Version,
-    /// A run with these arguments, in the one form, of that subcommand (or without one).
+    /// A run with these arguments, in normal form, of that subcommand (or without one).
     Run(Vec<OsString>, Option<String>),
 }
 
-/// A command line that breaks the grammar.
+/// A command line with a syntax error.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
-    /// The subcommand, where there was one before the mistake.
+    /// The subcommand, if there was one before the mistake.
     pub(super) subcommand: Option<String>,
     /// The message.
     pub(super) message: String,
-    /// A line that may help with it.
+    /// A line of help.
     pub(super) help: Option<String>,
 }
 
 /// A mistake in one word.
 struct Wrong {
     message: String,
-    /// A line that may help.
+    /// A line of help.
     help: Option<String>,
 }
 
@@ -73,13 +73,13 @@ impl Wrong {
     }
 }
 
-/// Brings a command line (the first argument is the program's name) into the one form. `program` is built, so
-/// that it has clap's own options too ([`Command::build`]). `seen` is called with each value in turn, and the
-/// names that subcommand and option have in the definition.
+/// Brings a command line (the first argument is the program's name) into normal form. `program` must be built, so
+/// that it has clap's own options too ([`Command::build`]). `seen` is called with each value in order, and with the
+/// names of its subcommand and option in the definition.
 ///
 /// # Errors
-/// Returns a [`Mistake`] if the subcommand or an option is unknown, or if an option is ambiguous, has no
-/// value, or has one too many. Returns what `seen` returns if it refuses a value.
+/// Returns a [`Mistake`] if the subcommand or an option is unknown, or if an option is ambiguous, lacks a value, or
+/// has one that it doesn't take. Returns the error of `seen` if it refuses a value.
 pub(super) fn normalise<E: From<Mistake>>(
     program: &Command,
     arguments: &[OsString],
@@ -89,7 +89,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     let mut run: Vec<OsString> = words.next().into_iter().cloned().collect();
     let globals = Grammar::of(program);
     let globally = |wrong: Wrong| wrong.in_subcommand(None);
-    // The options before the subcommand end at the first word that is no option.
+    // The options before the subcommand end at the first word that isn't an option.
     let name = loop {
         let Some(word) = words.next() else {
             return Ok(Call::Run(run, None));
@@ -136,7 +136,7 @@ pub(super) fn normalise<E: From<Mistake>>(
         } else {
             let mut found = Vec::new();
             let outcome = grammar.read(word, &mut words, &mut found);
-            // Options before a mistake in the same word count: `-hz` is a call for help.
+            // Options before a mistake in the same word count: `-hz` asks for help.
             if found.iter().any(|option| option.id() == "help") {
                 let is_long = word.as_bytes().starts_with(b"--");
                 return Ok(match is_long {
@@ -158,7 +158,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     Ok(Call::Run(run, Some(name.to_owned())))
 }
 
-/// Returns true if a word is an option, or several: it starts with `-` and isn't that alone.
+/// Returns true if a word is one or several options: it starts with `-` and isn't only that.
 fn is_option(word: &OsStr) -> bool {
     word.as_bytes().starts_with(b"-") && word.len() > 1
 }
@@ -174,7 +174,7 @@ impl GivenOption<'_> {
         self.option.get_id().as_str()
     }
 
-    /// Formats the option as one word that can be read in one way only.
+    /// Formats the option as a single, unambiguous word.
     fn canonical(&self) -> OsString {
         let mut word = match (self.option.get_long(), self.option.get_short()) {
             (Some(long), _) => OsString::from(format!("--{long}")),
@@ -208,13 +208,13 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Returns true if a word that follows the first operand is the second one although it starts with `-`. The
-    /// definition says where operands may be negative numbers (`resize x -10M`).
+    /// Returns true if a word after the first operand is an operand although it starts with `-`. The definition says
+    /// if operands may be negative numbers (`resize x -10M`).
     fn is_negative_number(&self, word: &OsStr) -> bool {
         self.negative_numbers && word.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
     }
 
-    /// Reads one word into `found`, and the next word too where that is its value.
+    /// Parses a word, and the next word if that is its value. Adds the options to `found`.
     fn read<'w>(
         &self,
         word: &OsStr,
@@ -259,7 +259,7 @@ impl<'a> Grammar<'a> {
         Ok(GivenOption { option, value })
     }
 
-    /// Finds the option of which `name` is a name, or the beginning of one that no other option shares.
+    /// Finds the option with the name `name`, or with a name of which that is a unique prefix.
     fn find_long(&self, name: &[u8], word: &str) -> Result<(&'a Arg, &'a str), Wrong> {
         let mut fitting: Vec<(&Arg, &str)> = Vec::new();
         for option in &self.options {
@@ -267,7 +267,7 @@ impl<'a> Grammar<'a> {
                 if full.as_bytes() == name {
                     return Ok((option, full));
                 }
-                // Several names of one option make nothing ambiguous.
+                // Several names of one option aren't ambiguous.
                 let listed = fitting.last().is_some_and(|(last, _)| last == option);
                 if full.as_bytes().starts_with(name) && !listed {
                     fitting.push((option, full));
@@ -294,7 +294,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Returns the mistake of an option that there isn't.
+    /// Returns the mistake of an unknown option.
     fn unknown(&self, name: &str, word: &str) -> Wrong {
         let known = self.options.iter().flat_map(|option| long_names(option));
         Wrong {

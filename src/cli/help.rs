@@ -1,11 +1,11 @@
-//! `--help` and `--version`.
+//! The text of `--help` and `--version`.
 //!
-//! Scripts look into both for what a `qemu-img` can do. Some look for a subcommand's line that has an option
-//! in it (`info … -U`, `bitmap … filename bitmap`). Some look for the one line `Supported formats: …`, or for
-//! the list below `Supported image formats:`. Others look for a version number in the first line.
+//! Scripts search both for the features of a `qemu-img`. Some search for a subcommand's line with an option (`info …
+//! -U`, `bitmap … filename bitmap`). Some search for the line `Supported formats: …`, or for the list below
+//! `Supported image formats:`. Others search for a version number in the first line.
 //!
-//! The pages of QEMU before and after 10.1 differ, and each broke some scripts; this one has what all look
-//! for. It is made from the options' definition, so it promises nothing that isn't there.
+//! The help texts of QEMU before and after 10.1 differ, and each broke some scripts. This one has all that scripts
+//! search for. It is generated from the definition of the options, so it has no others.
 
 use std::fmt::Write as _;
 
@@ -16,11 +16,10 @@ use super::getopt::takes_value;
 use crate::commands::Driver;
 use crate::formats::FORMATS;
 
-/// The version of `qemu-img` whose behaviour this version has, for scripts that compare versions.
+/// The version of `qemu-img` with the same behaviour, for scripts that compare versions.
 const COMPATIBLE_WITH: &str = "10.0.2";
 
-/// Returns the line that `--version` prints. It names `qemu-img`'s version first if the program is called by
-/// that name.
+/// Returns the line of `--version`. It has the version of `qemu-img` first if the program is called by that name.
 pub(super) fn version(program: &str) -> String {
     let own = env!("CARGO_PKG_VERSION");
     if program.starts_with("qemu-img") {
@@ -30,7 +29,7 @@ pub(super) fn version(program: &str) -> String {
     }
 }
 
-/// Returns the page on the whole program. `definition` is built.
+/// Returns the help text of the program. `definition` must be built.
 pub(super) fn page(definition: &Command, program: &str) -> String {
     let mut text = version(program);
     let about = definition.get_about().map(ToString::to_string);
@@ -55,7 +54,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     let mut formats: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
-    // The older line has formats only; the newer list also has the protocols that `-f` and `-O` take.
+    // The older line has only formats. The newer list also has the protocols that `-f` and `-O` take.
     let mut drivers: Vec<&str> = Driver::names().collect();
     drivers.sort_unstable();
     let _ = writeln!(
@@ -66,7 +65,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
     text
 }
 
-/// Returns the page on one subcommand. `definition` is built.
+/// Returns the help text of a subcommand. `definition` must be built.
 pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> String {
     let Some(command) = definition.find_subcommand(name) else {
         return page(definition, program);
@@ -79,7 +78,7 @@ pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> Str
         .to_string()
 }
 
-/// Returns the same page with examples at its end.
+/// Returns the help text of a subcommand with examples at its end.
 pub(super) fn with_examples(definition: &Command, name: &str, program: &str) -> String {
     let mut text = subcommand(definition, name, program);
     text.push_str("\nExamples:\n");

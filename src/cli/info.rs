@@ -1,4 +1,4 @@
-//! The subcommand `info`: one image, one report; or a chain of them.
+//! The subcommand `info`: it prints the report on an image, or on a backing chain.
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ pub(super) fn run(args: &InfoArgs, secrets: &Secrets) -> Done {
     source.sharing = args.image.sharing(source.sharing);
     source.policy.sandbox = !args.common.no_sandbox;
     source.policy.names = operands::names(&args.common);
-    // No password is needed; one that is given is checked.
+    // No password is needed, but a given one is checked.
     let given = args.password.password_file.is_some() || args.password.password_fd.is_some();
     if given || source.has_password() {
         let quiet = args.common.quiet;

@@ -1,8 +1,8 @@
-//! Internal errors: one line instead of a panic's many, a status of its own, and no unfinished file.
+//! Internal errors: a panic prints one line, has its own exit status, and leaves no unfinished file.
 //!
-//! A panic unwinds as it always does, which removes what is unfinished and ends other workers. Only its
-//! message and, at the end, the exit status are others. One panic may make more: a worker's makes that of the
-//! thread that waits for it. So only the first is reported.
+//! A panic unwinds as usual, which removes unfinished files and stops other workers. Only its message and the exit
+//! status are replaced. One panic may cause others: that of a worker causes one in the thread that waits for it. So
+//! only the first is reported.
 
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{complain, program};
 
-/// The exit status: BSD's for "internal software error", which no other outcome here has.
+/// The exit status: EX_SOFTWARE of BSD's sysexits.h, which nothing else here returns.
 const INTERNAL_ERROR: u8 = 70;
 
-/// Runs the program. A panic in it, in whatever thread, is reported as an internal error.
+/// Runs the program. Reports a panic in any of its threads as an internal error.
 pub fn guard(run: impl FnOnce() -> ExitCode) -> ExitCode {
     let told = AtomicBool::new(false);
     panic::set_hook(Box::new(move |info| {
@@ -21,7 +21,7 @@ pub fn guard(run: impl FnOnce() -> ExitCode) -> ExitCode {
             complain(&describe(info));
         }
     }));
-    // No value that was unwound is used again.
+    // No value is used again after the unwinding.
     let done = panic::catch_unwind(AssertUnwindSafe(run));
     done.unwrap_or(ExitCode::from(INTERNAL_ERROR))
 }

@@ -1,7 +1,7 @@
-//! `man`: the pages of the manual, one for the program and one for each subcommand.
+//! The subcommand `man`: the pages of the manual, one for the program and one for each subcommand.
 //!
-//! They are made of the options' definition, as help is. What that can't say is added here: examples, exit
-//! statuses, and what `qemu-img` doesn't have or does otherwise.
+//! They are generated from the definition of the options, as the help text is. Added here are examples, exit
+//! statuses, and the differences from `qemu-img`.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::{Done, Failure, examples, help};
 use crate::crypto::Secrets;
 use crate::error::{Error, printable};
 
-/// The name of the program in its manual.
+/// The name of the program in its manual pages.
 const PROGRAM: &str = "cowhide";
 
 /// The exit statuses of most subcommands.
@@ -29,7 +29,7 @@ const STATUSES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Those of `check`.
+/// The exit statuses of `check`.
 const CHECK_STATUSES: &[(&str, &str)] = &[
     ("0", "The image is consistent, or was repaired."),
     ("1", "It couldn't be checked."),
@@ -38,7 +38,7 @@ const CHECK_STATUSES: &[(&str, &str)] = &[
     ("63", "Its format has no check."),
 ];
 
-/// Those of `compare`.
+/// The exit statuses of `compare`.
 const COMPARE_STATUSES: &[(&str, &str)] = &[
     ("0", "The disks are the same."),
     ("1", "They differ."),
@@ -62,7 +62,7 @@ pub(super) fn run(args: &ManArgs, _secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the pages: the name of each file, and its text.
+/// Returns the pages: the name of each file, and its text.
 fn pages() -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let mut definition = Cli::command();
     definition.build();
@@ -155,7 +155,7 @@ fn statuses(statuses: &[(&str, &str)]) -> Roff {
     section
 }
 
-/// Returns the section on what `qemu-img` doesn't have.
+/// Returns the section on the differences from `qemu-img`.
 fn differences(command: &Command) -> Roff {
     let mut section = Roff::new();
     section.control("SH", ["DIFFERENCES FROM QEMU-IMG"]);

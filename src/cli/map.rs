@@ -1,4 +1,4 @@
-//! The subcommand `map`: runs are printed as they are found.
+//! The subcommand `map`: it prints extents as they are found.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
@@ -15,20 +15,20 @@ use crate::commands::map::{self, Map};
 use crate::crypto::Secrets;
 use crate::error::printable;
 
-/// The form of the report.
+/// The format of the report.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum MapOutput {
-    /// A table of what is stored.
+    /// A table of the data.
     Human,
     /// QEMU's JSON.
     Json,
     /// A picture in characters.
     Picture,
-    /// A drawing.
+    /// A drawing in SVG.
     Svg,
 }
 
-/// Returns the form that `--output` names.
+/// Returns the format that `--output` names.
 pub(super) fn output(value: &str) -> Result<MapOutput, Failure> {
     Ok(match value {
         "picture" => MapOutput::Picture,
@@ -72,7 +72,7 @@ pub(super) fn run(args: &MapArgs, secrets: &Secrets) -> Done {
         MapOutput::Json => print_json(map, &mut out),
         MapOutput::Picture | MapOutput::Svg => draw(map, operand, output, &mut out),
     };
-    // The runs before an error are printed as well.
+    // The extents before an error are printed as well.
     let flushed = out.flush().map_err(writing);
     printed.and(flushed)?;
     Ok(ExitCode::SUCCESS)
@@ -94,7 +94,7 @@ fn print_human(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The number of rows of a picture, and of the cells in a row of a drawing.
+/// The number of rows of a picture, and the number of cells in a row of a drawing.
 const ROWS: usize = 8;
 const COLUMNS: usize = 128;
 
@@ -126,12 +126,12 @@ fn draw(
     out.write_all(text.as_bytes()).map_err(writing)
 }
 
-/// Returns what standard output can show: colours on a terminal, unless `NO_COLOR` forbids them.
+/// Returns the abilities of standard output: colours on a terminal, unless `NO_COLOR` is set.
 fn terminal() -> Terminal {
     let width = rustix::termios::tcgetwinsize(io::stdout());
     let width = width.ok().map(|size| usize::from(size.ws_col));
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    // In the order in which the C library asks.
+    // The C library tests them in this order.
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"];
     let locale = locale.into_iter().find(|name| is_set(name));
     let locale = locale.and_then(|name| std::env::var(name).ok());

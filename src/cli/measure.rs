@@ -1,4 +1,4 @@
-//! The subcommand `measure`: the contents, the new image, and two or three numbers.
+//! The subcommand `measure`: it parses the contents and the new image, and prints two or three sizes.
 
 use std::process::ExitCode;
 

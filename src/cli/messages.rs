@@ -1,5 +1,5 @@
-//! Lines on standard error: errors, and warnings, with the program's name in front; or, with
-//! `--error-format=json`, an object for each.
+//! Messages on standard error: errors and warnings with the program's name in front, or with `--error-format=json` an
+//! object for each.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,9 +14,9 @@ use super::progress::beside;
 use crate::error::{Error, printable};
 use crate::options::list;
 
-/// The name by which the program was called, the prefix of its messages.
+/// The name by which the program was called. It is the prefix of messages.
 static PROGRAM: OnceLock<String> = OnceLock::new();
-/// The same with the folder by which it was called, as getopt and hints have it.
+/// The path by which the program was called, as getopt's messages and hints have it.
 static CALLED: OnceLock<String> = OnceLock::new();
 
 pub(super) fn program() -> &'static str {
@@ -27,7 +27,7 @@ pub(super) fn called() -> &'static str {
     CALLED.get().map_or(program(), String::as_str)
 }
 
-/// Notes the name by which the program was called, with the folder.
+/// Sets the path by which the program was called.
 pub(super) fn called_by(name: &OsStr) {
     let _ = CALLED.set(name.to_string_lossy().into_owned());
     if let Some(name) = Path::new(name).file_name() {
@@ -38,8 +38,8 @@ pub(super) fn called_by(name: &OsStr) {
 /// True if errors and warnings are printed as JSON.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Notes the form of errors and warnings that the options before the subcommand ask for. That comes before all else,
-/// since options can be wrong.
+/// Sets the format of errors and warnings from the options before the subcommand. This is done first, since options
+/// can have mistakes.
 pub(super) fn set_form(arguments: &[OsString]) {
     let mut options = arguments.iter().skip(1);
     while let Some(option) = options
@@ -70,7 +70,7 @@ pub(super) fn complain_of(error: &anyhow::Error) {
     hint.into_iter().flat_map(str::lines).for_each(complain);
 }
 
-/// Prints that the program was misused. `prefix` goes in front of the message, and the lines of `hint` follow it.
+/// Prints a usage error. `prefix` is put in front of the message, and the lines of `hint` follow it.
 pub(super) fn complain_of_misuse(prefix: &str, message: &str, hint: &str) {
     if is_json() {
         return print_object("error", "usage", message, Some(hint));
@@ -85,14 +85,14 @@ fn print_object(what: &str, kind: &str, message: &str, hint: Option<&str>) {
     print_line(&json!({ what: { "kind": kind, "message": message, "hint": hint } }).to_string());
 }
 
-/// Prints a line on standard error. It stays one line whatever is in the names that it holds. An error while
-/// printing is ignored, since no one is left to tell.
+/// Prints a line on standard error. It stays one line, since control characters in names are escaped. An error in
+/// printing is ignored, since it can't be reported anywhere.
 pub(super) fn complain(line: &str) {
     print_line(&printable(line));
 }
 
 fn print_line(line: &str) {
-    // The line is written in one piece, so that no line of another process gets into it.
+    // The line is written with one call, so that no line of another process gets into it.
     let line = format!("{line}\n");
     #[cfg(not(test))]
     beside(|| {
@@ -101,7 +101,7 @@ fn print_line(line: &str) {
             line.as_bytes(),
         ))
     });
-    // The harness of the tests keeps only what is printed this way, and some tests warn thousands of times.
+    // The test harness captures only this way of printing, and some tests warn thousands of times.
     #[cfg(test)]
     #[expect(clippy::print_stderr, reason = "see above")]
     {
@@ -118,7 +118,7 @@ pub(super) fn warn_with_help(text: &str, help: &str) {
     help.lines().for_each(complain);
 }
 
-/// Prints a warning. Callers do so only where a person reads it, or where `qemu-img` has the same one.
+/// Prints a warning. Callers do that only at a terminal, or if `qemu-img` prints the same warning.
 pub(super) fn warn(text: &str) {
     if is_json() {
         return print_object("warning", "warning", text, None);
@@ -126,8 +126,7 @@ pub(super) fn warn(text: &str) {
     complain(&format!("{}: warning: {text}", program()));
 }
 
-/// Warns of keys without a value in a list of options. QEMU does so wherever such a list names something that
-/// exists.
+/// Warns of keys without a value in an option string, as QEMU does for those that name an existing image.
 pub(super) fn warn_of_short(list: &OsStr, implied: Option<&str>) {
     for option in list::parse(list, implied) {
         if let Some(text) = option.deprecation() {

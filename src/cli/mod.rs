@@ -1,9 +1,9 @@
-//! The command line: from arguments to a typed plan, and from a report to text.
+//! The command line: it parses arguments into the typed parameters of a command, and renders reports as text.
 //!
-//! Arguments are first brought into one form ([`getopt`]), then parsed by clap, as data only ([`args`]). They
-//! are interpreted in a file for each subcommand; what subcommands have in common is in [`operands`]. Nothing in
-//! this room opens an image. Errors go to standard error as one line with the program's name in front. On success
-//! standard error stays empty, since callers take anything there for a failure.
+//! Arguments are first brought into a normal form ([`getopt`]), and then parsed by clap as plain data ([`args`]).
+//! Each subcommand has a file that interprets them, and [`operands`] has the common parts. This module opens no
+//! image. Errors go to standard error as one line with the program's name in front. On success standard error stays
+//! empty, since callers treat any output there as a failure.
 
 mod amend;
 mod args;
@@ -131,7 +131,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(subcommand, &usage::describe(&error), None),
     };
-    // The list of the trace events, of which there are none.
+    // This lists the trace events, and there are none.
     if cli.globals.trace.iter().any(list::asks_for_help) {
         return ExitCode::SUCCESS;
     }
@@ -160,12 +160,11 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     finish(done, subcommand)
 }
 
-/// A command line that breaks the grammar: the message is prefixed as getopt prefixes it. `help` is a line
-/// that follows it.
+/// Reports a syntax error of the command line, with the prefix of getopt. `help` is a line that follows it.
 fn misused(subcommand: Option<&str>, message: &str, help: Option<&str>) -> ExitCode {
     let prefix = match subcommand {
         Some(subcommand) => format!("{} {subcommand}", called()),
-        // Not getopt's words.
+        // This message isn't from getopt.
         None if message.starts_with(getopt::NOT_FOUND) => program().to_owned(),
         None => called().to_owned(),
     };

@@ -1,7 +1,7 @@
-//! `--object`: passwords that other options refer to by their id.
+//! The option `--object`: secrets that other options refer to by their id.
 //!
-//! A secret's data is on the command line or in a file, as it is or in base64, and may be encrypted with
-//! another secret. Of a `secret_keyring`, the kernel has the data. Messages never show any of it.
+//! A secret's data is on the command line or in a file, plain or in base64, and may be encrypted with another secret.
+//! The data of a `secret_keyring` is in the kernel. Messages never show any of it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::crypto::{self, Secret, Secrets};
 use crate::error::{Error, Result, os_reason};
 use crate::options::{Tree, Value, list};
 
-/// QEMU's other objects that `qemu-img` accepts, which are of no use to images in files.
+/// The other objects of QEMU that `qemu-img` accepts. They have no use for images in files.
 const OTHER_KINDS: [&str; 8] = [
     "authz-list",
     "authz-list-file",
@@ -31,15 +31,14 @@ const OTHER_KINDS: [&str; 8] = [
     "tls-creds-x509",
 ];
 
-/// The capacity, in bytes, of the buffer for a password file from the start.
+/// The largest initial capacity of the buffer for a password file, in bytes.
 const MOST_AT_ONCE: usize = 1 << 20;
 
-/// Reads a definition that was given with `--object`, which may refer to `secrets`, and adds the secret to
-/// those. Returns the text of help if the definition asks for it.
+/// Parses a definition of `--object`, which may refer to `secrets`, and adds the secret to these. Returns the help
+/// text if the definition asks for it.
 ///
 /// # Errors
-/// Returns an error if the definition is malformed, if a file can't be read, or if a key is missing or
-/// doesn't fit.
+/// Returns an error if the definition is malformed, if a file can't be read, or if a key is missing or wrong.
 pub(super) fn add(secrets: &mut Secrets, definition: &OsStr) -> Result<Option<String>> {
     let text = definition.to_str().filter(|text| text.starts_with('{'));
     let mut tree = if let Some(json) = text {
@@ -55,7 +54,7 @@ pub(super) fn add(secrets: &mut Secrets, definition: &OsStr) -> Result<Option<St
     Ok(None)
 }
 
-/// Returns the secrets that several definitions make.
+/// Returns the secrets of several definitions.
 #[cfg(any(test, fuzzing))]
 pub(super) fn parse(definitions: &[String]) -> Result<Secrets> {
     let mut secrets = Secrets::default();
@@ -108,7 +107,7 @@ fn define(secrets: &Secrets, tree: &mut Tree) -> Result<(String, Secret)> {
     }
 }
 
-/// Returns the help on objects, or on the kind that is asked about.
+/// Returns the help text about objects, or about one kind.
 fn help(definition: &str) -> String {
     let kind = definition.split(',').next().unwrap_or_default();
     let text = match kind {
@@ -180,7 +179,7 @@ impl Definition {
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     readable_file::warn(path, &file);
-    // All of it has room from the start: a buffer that grew would leave copies behind.
+    // The buffer has its full capacity from the start: growing it would leave copies of the password in memory.
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(length.min(MOST_AT_ONCE) + 64);
     file.read_to_end(&mut bytes)?;
@@ -195,10 +194,10 @@ struct Envelope {
 }
 
 impl Envelope {
-    /// Takes the rest of a secret's options.
+    /// Takes the remaining options of a secret.
     ///
     /// # Errors
-    /// Returns an error if one of them is malformed, or if an option is left over.
+    /// Returns an error if one of them is malformed, or if an unknown option is left.
     fn take(tree: &mut Tree) -> Result<Self> {
         let base64 = match take_text(tree, "format")?.as_deref() {
             None | Some("raw") => false,
@@ -216,8 +215,7 @@ impl Envelope {
         };
         match tree.first() {
             None => Ok(envelope),
-            // A word without a value may be the end of a password with a comma in it, which no message may
-            // show.
+            // A word without a value may be the rest of a password with a comma, which no message may show.
             Some((_, Value::Text(text))) if text == "on" || text == "off" => Err(Error::invalid(
                 "an option of the secret is unexpected (a comma in a value is written twice)",
             )),
@@ -226,7 +224,7 @@ impl Envelope {
     }
 
     fn open(self, secrets: &Secrets, content: Secret) -> Result<Secret> {
-        // The key comes first, so that a missing one is named whatever else is wrong.
+        // The key is looked up first, so that a missing one is reported before other errors.
         let key = match &self.key {
             None => None,
             Some(id) => Some(secrets.of_any_bytes(id)?),
@@ -248,8 +246,8 @@ impl Envelope {
     }
 }
 
-/// Decodes base64 with any line breaks. Text that ends within a group is refused. QEMU drops the last few
-/// bytes there, and is left with a password that nobody meant, or with none.
+/// Decodes base64 with any line breaks. Text that ends within a group is refused. QEMU drops the last few bytes
+/// there, which gives a wrong or an empty password.
 fn decode(text: &[u8]) -> Result<Secret> {
     let text: Zeroizing<Vec<u8>> =
         Zeroizing::new(text.iter().copied().filter(|byte| *byte != b'\n').collect());
@@ -266,7 +264,7 @@ fn decode(text: &[u8]) -> Result<Secret> {
     ))
 }
 
-/// Takes out an option that is text. Bytes that are no UTF-8 become text that matches nothing.
+/// Takes out an option that is text. Bytes that aren't UTF-8 become text that matches nothing.
 fn take_text(tree: &mut Tree, key: &str) -> Result<Option<String>> {
     let text = tree.take_string(key)?.map(OsString::into_string);
     Ok(text.map(|text| text.unwrap_or_else(|bytes| bytes.to_string_lossy().into_owned())))

@@ -1,4 +1,4 @@
-//! The meaning of the operands and options that several subcommands have.
+//! The interpretation of operands and options that several subcommands have.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
@@ -17,7 +17,7 @@ use crate::options::{Values, list, similar, spec};
 use crate::storage::CacheMode;
 use crate::units::{SizeError, parse_size};
 
-/// The form of a report.
+/// The format of a report.
 #[derive(PartialEq, Eq)]
 pub(super) enum Output {
     /// Text for people.
@@ -26,7 +26,7 @@ pub(super) enum Output {
     Json,
 }
 
-/// Returns the form that `--output` names.
+/// Returns the format that `--output` names.
 pub(super) fn output(value: &str) -> Result<Output, Failure> {
     match value {
         "human" => Ok(Output::Human),
@@ -42,7 +42,7 @@ pub(super) fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
     CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
 }
 
-/// Returns the only operand.
+/// Returns the operand, if there is exactly one.
 pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
     match operands {
         [operand] => Ok(operand),
@@ -50,7 +50,7 @@ pub(super) fn one_operand(operands: &[OsString]) -> Result<&OsStr, Failure> {
     }
 }
 
-/// Parses a size in bytes that an option or operand gives. Messages call it `what`.
+/// Parses a size in bytes of an option or operand, which messages call `what`.
 pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
     size_between(text, what, 0, MOST)
 }
@@ -58,14 +58,14 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
 /// Parses a size as [`size`] does, from `least` to `most`.
 pub(super) fn size_between(text: &str, what: &str, least: u64, most: u64) -> Result<u64, Failure> {
     let is_number = text.starts_with(|first: char| first.is_ascii_digit());
-    // Such as that of `10GB`.
+    // The text may be one like `10GB`.
     let suffixes = is_number.then_some(
         "A size is a number of bytes, or has one of the suffixes k, M, G, T, P and E (powers of 1024).",
     );
     between(parse_size(text), text, what, least..=most, suffixes)
 }
 
-/// A whole number that an operand gives, as C reads it: one with a suffix is none.
+/// Parses a whole number of an operand in C's syntax, without a suffix.
 pub(super) fn number(text: &str, what: &str) -> Result<u64, Failure> {
     number_between(text, what, 0, MOST)
 }
@@ -80,10 +80,10 @@ pub(super) fn number_between(
     between(list::parse_number(text), text, what, least..=most, None)
 }
 
-/// The largest number of an option, unless that says otherwise.
+/// The largest number of an option without another limit.
 const MOST: u64 = i64::MAX.cast_unsigned();
 
-/// Takes a number that is in range. `help` is what to say of one that is none.
+/// Returns a number that is in range. `help` is the hint for text that isn't a number.
 fn between(
     parsed: Result<u64, SizeError>,
     text: &str,
@@ -104,10 +104,10 @@ fn between(
     }
 }
 
-/// The setting by which all names found inside images are followed.
+/// The policy by which all names found inside images are followed.
 pub(super) const FOLLOW: Names = Names::Follow(warn_with_help);
 
-/// Returns the setting for names found inside images: they aren't followed with `--untrusted`.
+/// Returns the policy for names found inside images: they aren't followed with `--untrusted`.
 pub(super) fn names(args: &CommonArgs) -> Names {
     if args.untrusted {
         Names::Refuse
@@ -119,7 +119,7 @@ pub(super) fn names(args: &CommonArgs) -> Names {
 /// Returns the format of that name.
 ///
 /// # Errors
-/// Returns an error if this version has none.
+/// Returns an error if this version doesn't have it.
 pub(super) fn format(name: &str) -> crate::error::Result<Format> {
     Format::from_name(name).ok_or_else(|| unknown_format(name))
 }
@@ -127,7 +127,7 @@ pub(super) fn format(name: &str) -> crate::error::Result<Format> {
 /// Returns the format or driver of that name, for an image that is written.
 ///
 /// # Errors
-/// Returns an error if this version has none.
+/// Returns an error if this version doesn't have it.
 pub(super) fn driver(name: &str) -> crate::error::Result<Driver> {
     Driver::from_name(name).ok_or_else(|| unknown_format(name))
 }
@@ -138,10 +138,10 @@ fn unknown_format(name: &str) -> Error {
     unknown.with_hints(similar::question(name, known))
 }
 
-/// Checks the name of a format by which a new image is to be encrypted.
+/// Checks the name of an encryption format for a new image.
 ///
 /// # Errors
-/// Returns an error if there is none of that name, such as where the name of an image stands in its place.
+/// Returns an error if there is none of that name, for example because the name of an image was given instead.
 pub(super) fn encryption(name: &str) -> Result<(), Failure> {
     let formats = EncryptionFormat::ALL.map(EncryptionFormat::name);
     if formats.contains(&name) {
@@ -154,8 +154,8 @@ pub(super) fn encryption(name: &str) -> Result<(), Failure> {
     )
 }
 
-/// Reads the option string of an existing image. Returns the image, and the name by which `info` shows it.
-/// Warns of short forms in it.
+/// Parses the option string of an existing image. Returns its node, and the name that `info` shows. Warns of short
+/// forms.
 ///
 /// # Errors
 /// Returns the errors of [`image_name::by_options`].
@@ -167,7 +167,7 @@ pub(super) fn by_options<'a>(
     image_name::by_options(text, secrets, warn_with_help)
 }
 
-/// Returns the image that an operand names, and the name by which `info` shows it.
+/// Returns the node of the image that an operand names, and the name that `info` shows.
 pub(super) fn source<'a>(
     operand: &OsStr,
     format: Option<&str>,
@@ -185,8 +185,8 @@ pub(super) fn source<'a>(
     Ok((source, shown))
 }
 
-/// The image that an operand names and that is changed. One whose format isn't stated and that only may be raw
-/// is warned of.
+/// Returns the node of the image that an operand names and that will be changed. Warns if no format is given and the
+/// image was probed as raw.
 pub(super) fn source_to_change<'a>(
     operand: &OsStr,
     format: Option<&str>,
@@ -200,8 +200,8 @@ pub(super) fn source_to_change<'a>(
     Ok(source)
 }
 
-/// Prints help and returns true if one of the lists given with `-o` asks for it: what options the format
-/// has, and with a name its file.
+/// Prints help and returns true if one of the lists of `-o` asks for it. The help has the options of the format, and
+/// with a name also those of its file.
 pub(super) fn helped(
     format: &str,
     name: Option<&OsStr>,
@@ -217,8 +217,7 @@ pub(super) fn helped(
     Ok(true)
 }
 
-/// Returns the text that `-o help` prints. `qemu-img` leaves out the options of the file without a file's
-/// name.
+/// Returns the text of `-o help`. As in `qemu-img`, it has no options of the file without a file's name.
 pub(super) fn help(driver: Driver, has_name: bool) -> String {
     let [own, of_file] = driver.create_options();
     if has_name {
@@ -233,7 +232,7 @@ pub(super) fn help(driver: Driver, has_name: bool) -> String {
     )
 }
 
-/// Parses the lists given with `-o`.
+/// Parses the lists of `-o`.
 pub(super) fn target_options(
     driver: Driver,
     lists: &[OsString],
@@ -278,7 +277,7 @@ pub(super) fn set_backing(
     Ok(())
 }
 
-/// Describes the new image of the options.
+/// Returns the description of a new image.
 pub(super) fn target<'a>(
     operand: &OsStr,
     driver: Driver,
@@ -302,7 +301,7 @@ pub(super) fn target<'a>(
     })
 }
 
-/// Describes an existing image that is written over, named as sources are.
+/// Returns the description of an existing image that will be overwritten. It is named in the way of sources.
 pub(super) fn existing_target<'a>(
     operand: &OsStr,
     format_name: &str,
@@ -353,15 +352,14 @@ pub(super) fn existing_target<'a>(
     })
 }
 
-/// Finds the format of an image that will be written to, where none was stated. The result raw can only be
-/// guessed, so the user is warned.
+/// Probes the format of an image that will be written. Warns if it is raw, since that can only be a guess.
 fn found_format(source: &Node<'_>) -> Result<Format, Failure> {
     let format = source.find_format()?;
     warn_of_guess(source, format);
     Ok(format)
 }
 
-/// Warns if a format that was found is only a guess.
+/// Warns if a probed format is raw, which is only a guess.
 pub(super) fn warn_of_guess(source: &Node<'_>, format: Format) {
     if format == Format::RAW {
         let name = source.path.display();

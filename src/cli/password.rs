@@ -1,8 +1,8 @@
-//! Passwords that no `--object` gave: from a file, from an open descriptor, or typed by a person.
+//! Passwords that no `--object` defines: from a file, from an open descriptor, or typed at a terminal.
 //!
-//! A person is asked only where both standard input and standard error are a terminal. A script gets an error
-//! at once, which says what options give a password. A new password is asked for twice, since nothing in a
-//! legacy AES image could ever tell that it was mistyped.
+//! The user is only asked if both standard input and standard error are a terminal. A script gets an error at once,
+//! which names the options for a password. A new password is asked for twice, since a legacy AES image can't detect a
+//! mistyped one.
 
 use std::cell::{Cell, OnceCell};
 use std::fs::File;
@@ -19,10 +19,10 @@ use crate::crypto::{Passwords, Secret};
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::formats::encryption::EncryptionFormat;
 
-/// The most that is read of a password file, in bytes. A key has 16; this has room for passphrases.
+/// The most that is read of a password file, in bytes. A legacy AES key has 16 bytes, and passphrases can be longer.
 const MOST: u64 = 64 << 10;
 
-/// The source of passwords, as the options say.
+/// The source of passwords by the options.
 pub struct PasswordSource {
     origin: Origin,
     quiet: bool,
@@ -34,8 +34,8 @@ pub struct PasswordSource {
     typed_for_writing: OnceCell<Secret>,
 }
 
-/// The place that a password is read from. Files are opened before any image is, so that a name like
-/// `/dev/fd/3` can't mean an image's file. They are read only when the password is needed.
+/// The origin of a password. Files are opened before any image, so that a name like `/dev/fd/3` can't mean an image's
+/// file. They are only read when the password is needed.
 enum Origin {
     File(PathBuf, File),
     Descriptor(i32, File),
@@ -54,7 +54,7 @@ impl Origin {
 }
 
 impl PasswordSource {
-    /// Does the same as [`new`](Self::new). `help` says what follows from a password that is probably wrong.
+    /// Does the same as [`new`](Self::new). `help` decides if a password that is probably wrong is an error.
     ///
     /// # Errors
     /// Returns the errors of [`new`](Self::new).
@@ -65,8 +65,7 @@ impl PasswordSource {
         })
     }
 
-    /// Returns the source that the options name; the terminal without any. Callers do so before any image is
-    /// opened.
+    /// Returns the source that the options name, or else the terminal. Callers do that before any image is opened.
     ///
     /// # Errors
     /// Returns the system's error if the file can't be opened, or the descriptor isn't open for reading.
@@ -114,7 +113,7 @@ impl PasswordSource {
         }
     }
 
-    /// Reads the password that a file holds. `doing` names the operation, for messages.
+    /// Reads the password from a file. `doing` names the operation in messages.
     fn read_file(&self, file: &File, doing: impl FnOnce() -> String) -> Result<Secret> {
         let read = read_line(Patient(file));
         let (secret, newline) = read.map_err(|error| Error::io(doing(), error))?;
@@ -155,7 +154,7 @@ impl Passwords for PasswordSource {
             }
             Ok(first)
         })?;
-        // QEMU could never be given it: no other program would open the image.
+        // QEMU doesn't accept it, so no other program could open the image.
         if !secret.is_text() {
             let origin = self.origin.name();
             return Err(Error::invalid(format!(
@@ -197,7 +196,7 @@ impl Passwords for PasswordSource {
 
     fn with_newline(&self) -> Option<Secret> {
         let given = self.given.get().filter(|_| self.ended_with_newline.get())?;
-        // All of it has room from the start: a buffer that grew would leave a copy behind.
+        // The buffer has its full capacity from the start: growing it would leave a copy of the password in memory.
         let mut bytes = Vec::with_capacity(given.bytes().len() + 1);
         bytes.extend_from_slice(given.bytes());
         bytes.push(b'\n');
@@ -205,7 +204,7 @@ impl Passwords for PasswordSource {
     }
 }
 
-/// Returns the contents of the cell; `get` supplies them the first time.
+/// Returns the contents of the cell. `get` provides them the first time.
 fn kept(cell: &OnceCell<Secret>, get: impl FnOnce() -> Result<Secret>) -> Result<&Secret> {
     if let Some(secret) = cell.get() {
         return Ok(secret);
@@ -230,10 +229,10 @@ fn prompt(text: &str) -> Result<Secret> {
     not_empty(Secret::new(typed.into_bytes()))
 }
 
-/// Opens a file with a password; `-` is standard input.
+/// Opens a file with a password. `-` is standard input.
 fn open(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
-        // The standard library's buffer is avoided: nobody would wipe it.
+        // The standard library's buffer isn't used, since it would not be wiped.
         return io::stdin().as_fd().try_clone_to_owned().map(File::from);
     }
     File::open(path)
@@ -247,7 +246,7 @@ fn reading_descriptor(number: i32) -> String {
     format!("reading the password from descriptor {number}")
 }
 
-/// A file whose reads wait for data even if its descriptor is non-blocking, as the caller may have left it.
+/// A file whose reads wait for data even if the caller has made its descriptor non-blocking.
 struct Patient<'a>(&'a File);
 
 impl Read for Patient<'_> {
@@ -263,9 +262,9 @@ impl Read for Patient<'_> {
     }
 }
 
-/// Reads all bytes, less one newline at the end. Returns true beside them if there was one.
+/// Reads all bytes without one newline at the end. Returns true with them if there was one.
 fn read_line(from: impl Read) -> io::Result<(Secret, bool)> {
-    // All of it has room from the start: a buffer that grew would leave copies behind.
+    // The buffer has its full capacity from the start: growing it would leave copies of the password in memory.
     let room = usize::try_from(MOST).unwrap_or(0) + 64;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     from.take(MOST + 1).read_to_end(&mut bytes)?;

@@ -1,15 +1,14 @@
-//! The warning that others can read a file with a password.
+//! The warning about a password file that other users can read.
 //!
-//! Such a file is named in two ways, by `--password-file` and by the `file=` of a secret. The risk is the
-//! same.
+//! Two options name such a file: `--password-file`, and `file=` of a secret. The risk is the same.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Warns, at a terminal, of a file with a password that others may read. The permissions of a pipe or an open
-/// descriptor say nothing, since its contents are gone after one reading.
+/// Warns at a terminal of a password file that other users may read. The permissions of a pipe or an open descriptor
+/// don't matter, since it can only be read once.
 pub(super) fn warn(path: &Path, file: &File) {
     const OTHERS: u32 = 0o044;
     let is_readable = file

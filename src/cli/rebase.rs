@@ -1,4 +1,4 @@
-//! `rebase`: its options, and what goes without saying.
+//! The subcommand `rebase`: it parses its options, and applies their defaults.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

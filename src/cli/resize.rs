@@ -1,4 +1,4 @@
-//! `resize`: a size or a difference, and the command.
+//! The subcommand `resize`: it parses a size or a difference.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -59,13 +59,13 @@ pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
     }
 }
 
-/// Reads what `--preallocation` names.
+/// Parses `--preallocation`.
 pub(super) fn preallocation(name: &str) -> Result<Preallocation, Failure> {
     Preallocation::from_name(name)
         .ok_or_else(|| anyhow!("Invalid preallocation mode '{name}'").into())
 }
 
-/// Reads a size, or with a sign in front a difference.
+/// Parses a size, or a difference with a sign in front.
 fn new_size(text: &OsStr) -> Result<WantedSize, Failure> {
     let text = text.to_string_lossy();
     let (kind, size): (fn(u64) -> WantedSize, &str) =

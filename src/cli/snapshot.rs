@@ -1,4 +1,4 @@
-//! `snapshot`: a list, or one change.
+//! The subcommand `snapshot`: it prints a list, or makes one change.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -34,7 +34,7 @@ pub(super) fn run(args: &SnapshotArgs, secrets: &Secrets) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the change that the options ask for; there is none in a call for the list.
+/// Returns the change that the options ask for, or `None` for the list.
 fn change(args: &SnapshotArgs) -> Result<Option<SnapshotRequest>, Failure> {
     let named = |names: &[OsString], change: fn(Vec<u8>) -> SnapshotRequest| {
         let names = names.iter().map(|name| change(name.as_bytes().to_vec()));

@@ -1,8 +1,8 @@
 //! Standard output, which may be closed from the start (`>&-`).
 //!
-//! A report that nobody can get is a failure. When standard output is closed, Rust's start-up code opens
-//! `/dev/null` in its place, so that no image gets its number. From then on it can't be told from one whose
-//! caller wants no report. So it is looked at before. Real `qemu-img` loses its report and exits with 0.
+//! A report that can't be printed is a failure. If standard output is closed, Rust's start-up code opens `/dev/null`
+//! in its place, so that no image gets its number. After that it looks like a caller's redirection to `/dev/null`. So
+//! it is tested before. `qemu-img` loses its report and exits with 0.
 
 use std::io::{self, StdoutLock, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,8 @@ use super::failure::Failure;
 static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 ctor::declarative::ctor! {
-    /// Notes if standard output is closed. It runs before `main` and before the standard library's start, so
-    /// it uses nothing of that library's.
+    /// Records if standard output is closed. It runs before `main` and before the start-up code of the standard
+    /// library, so it must not use that library.
     #[ctor(unsafe)]
     fn look() {
         let is_closed = fcntl_getfd(rustix::stdio::stdout()) == Err(Errno::BADF);
@@ -24,10 +24,10 @@ ctor::declarative::ctor! {
     }
 }
 
-/// Locks standard output, to print on.
+/// Locks standard output for printing.
 ///
 /// # Errors
-/// Returns `EBADF` if it was closed when the program began.
+/// Returns `EBADF` if it was closed when the program started.
 pub(super) fn stdout() -> io::Result<StdoutLock<'static>> {
     if WAS_CLOSED.load(Ordering::Relaxed) {
         return Err(Errno::BADF.into());
@@ -40,8 +40,8 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
-/// Does the same as [`fn@print`] for bytes that need not be UTF-8. The command keeps its own status if the
-/// reader went away.
+/// Does the same as [`fn@print`] for bytes that needn't be UTF-8. A reader that has closed the pipe isn't an error,
+/// so the command keeps its own status.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if bytes.is_empty() {
         return Ok(());

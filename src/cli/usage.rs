@@ -1,9 +1,9 @@
-//! Mistakes on the command line that clap finds: values that make no sense, and options that exclude each
-//! other. Mistakes in the grammar were found before, by [`super::getopt`].
+//! Mistakes on the command line that clap finds: invalid values, and options that exclude each other. Syntax errors
+//! were found before by [`super::getopt`].
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Describes a mistake that clap found, in one line without the program's name in front.
+/// Returns a line that describes a mistake that clap found, without the program's name in front.
 pub fn describe(error: &clap::Error) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -11,7 +11,7 @@ pub fn describe(error: &clap::Error) -> String {
         _ => String::new(),
     };
     let argument = text(ContextKind::InvalidArg);
-    // clap shows an option as `--format <FMT>`, and all of its names together.
+    // clap shows an option as `--format <FMT>`, with all of its names together.
     let option = argument.split([' ', '=']).next().unwrap_or_default();
     match error.kind() {
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => format!(
@@ -27,7 +27,7 @@ pub fn describe(error: &clap::Error) -> String {
     }
 }
 
-/// Returns the line that names the option for help.
+/// Returns the line that names the help option.
 pub fn hint(program: &str, subcommand: Option<&str>) -> String {
     match subcommand {
         Some(subcommand) => format!("Try '{program} {subcommand} --help' for more info"),

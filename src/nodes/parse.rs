@@ -465,7 +465,7 @@ fn is_transparent(format: Format) -> bool {
 /// Returns the format of that name.
 ///
 /// # Errors
-/// Returns an error if this version has none.
+/// Returns an error if this version doesn't have it.
 fn known_format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| unknown_driver(name))
 }

@@ -19,7 +19,7 @@ pub struct AmendArgs {
     /// Options to change, k=v,k2=v2 ("-o help" lists them)
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
     pub(in crate::cli) options: Vec<OsString>,
-    /// Do what loses data, such as erasing the last password
+    /// Allow changes that lose data, such as erasing the last password
     #[arg(long)]
     pub(in crate::cli) force: bool,
     #[command(flatten)]

@@ -25,7 +25,7 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) count: String,
-    /// Number of requests that are under way at once
+    /// Number of requests in flight
     #[arg(
         short,
         long,
@@ -34,7 +34,7 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) depth: String,
-    /// The size of a request (suffixes k M G)
+    /// Size of a request (suffixes k M G)
     #[arg(
         short = 's',
         long,
@@ -65,7 +65,7 @@ pub struct BenchArgs {
     /// Write instead of reading
     #[arg(short, long)]
     pub(in crate::cli) write: bool,
-    /// The byte that is written
+    /// Byte that is written
     #[arg(
         long,
         value_name = "BYTE",
@@ -73,7 +73,7 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) pattern: String,
-    /// Flush after so many requests (with -w)
+    /// Number of requests between flushes (with -w)
     #[arg(
         long,
         value_name = "COUNT",
@@ -82,12 +82,12 @@ pub struct BenchArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) flush_interval: String,
-    /// Flush without waiting for the requests that are under way
+    /// Flush without waiting for the requests in flight
     #[arg(long)]
     pub(in crate::cli) no_drain: bool,
     #[command(flatten)]
     pub(in crate::cli) written: WrittenArgs,
-    /// threads, native or io_uring; requests are made by threads all the same
+    /// threads, native or io_uring; threads do the requests in any case
     #[arg(short = 'i', long, value_name = "AIO", allow_hyphen_values = true)]
     pub(in crate::cli) aio: Option<String>,
     /// The same as -i native

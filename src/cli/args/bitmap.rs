@@ -1,7 +1,6 @@
 //! The arguments of `bitmap`.
 //!
-//! The changes count in the order in which they were given, whichever options they are, so they are read into
-//! one list.
+//! The changes are applied in the order of their options, so all of these options are parsed into one list.
 
 use std::ffi::OsString;
 
@@ -20,7 +19,7 @@ pub struct BitmapArgs {
     pub(in crate::cli) changes: ChangeArgs,
     #[command(flatten)]
     pub(in crate::cli) named: NamedArgs,
-    /// The number of bytes that a bit of a bitmap that is added stands for (suffixes k M G)
+    /// Granularity of an added bitmap: the number of bytes for each bit (suffixes k M G)
     #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) granularity: Option<String>,
     /// The image that has the bitmaps of --merge, if it is another one
@@ -43,7 +42,7 @@ pub struct BitmapArgs {
 #[derive(Debug)]
 pub struct ChangeArgs(pub(in crate::cli) Vec<BitmapChange>);
 
-/// The options that are changes by themselves: name, help, and the change.
+/// The options without a value: name, help, and the change.
 const PLAIN: [(&str, &str, BitmapChange); 5] = [
     (
         "add",

@@ -25,13 +25,13 @@ pub struct CommitArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) cache: String,
-    /// The image of the chain that is committed to, instead of the backing file; implies -d
+    /// Commit to this image of the backing chain instead of the backing file; implies -d
     #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
     pub(in crate::cli) base: Option<OsString>,
-    /// Leave the image as it is, instead of emptying it
+    /// Don't empty the image
     #[arg(short, long)]
     pub(in crate::cli) drop: bool,
-    /// Copy at most so many bytes a second (suffixes k M G)
+    /// Copy at most RATE bytes per second (suffixes k M G)
     #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
     pub(in crate::cli) rate: Option<String>,
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub struct CompareArgs {
     pub(in crate::cli) common: CommonArgs,
     #[command(flatten)]
     pub(in crate::cli) password: PasswordArgs,
-    /// Format of the first image; without it, it is found out
+    /// Format of the first image; it is probed by default
     #[arg(
         short = 'f',
         long = "a-format",
@@ -33,13 +33,13 @@ pub struct CompareArgs {
     /// Both names are option strings (driver=…,file.filename=…), not file names
     #[arg(long)]
     pub(in crate::cli) image_opts: bool,
-    /// Sizes, and how the contents are stored, have to be the same too
+    /// Compare sizes and allocation status as well
     #[arg(short, long)]
     pub(in crate::cli) strict: bool,
     /// Cache mode of both images
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(in crate::cli) cache: String,
-    /// Open the images even while another process writes them; what is seen may be inconsistent
+    /// Open the images even while another process writes them; their contents may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
     #[command(flatten)]

@@ -17,7 +17,7 @@ pub struct ConvertArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) target_password: TargetPasswordArgs,
-    /// Format of the source; without it, it is found out
+    /// Format of the source; it is probed by default
     #[arg(
         short = 'f',
         long,
@@ -50,15 +50,15 @@ pub struct ConvertArgs {
     /// Encrypt the target; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(in crate::cli) encrypt: Option<String>,
-    /// Compress the target's data, where its format can (-o compression_type says how)
+    /// Compress the target's data, if its format can (-o compression_type sets the algorithm)
     #[arg(short, long)]
     pub(in crate::cli) compress: bool,
     #[command(flatten)]
     pub(in crate::cli) progress: ProgressArgs,
-    /// Shortest run of zeroes that is left out (default 4k); 0 writes everything
+    /// Shortest run of zeroes that is skipped (default 4k); 0 writes everything
     #[arg(short = 'S', long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) sparse_size: Option<String>,
-    /// The target exists: write into it
+    /// Write into an existing target
     #[arg(short = 'n', long)]
     pub(in crate::cli) no_create: bool,
     /// The target is an option string, not a file name (with -n)
@@ -67,7 +67,7 @@ pub struct ConvertArgs {
     /// The target reads as zeroes already (with -n)
     #[arg(long)]
     pub(in crate::cli) target_is_zero: bool,
-    /// Write out of order; always done here, since the result is the same
+    /// Write out of order; always done, since the result is the same
     #[arg(short = 'W', long)]
     pub(in crate::cli) oob_writes: bool,
     /// Number of threads, 1 to 16 (default: one for each processor)
@@ -86,14 +86,14 @@ pub struct ConvertArgs {
     /// Cache mode of the source
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(in crate::cli) source_cache: String,
-    /// Copy within the system where possible, without looking for zeroes
+    /// Copy within the kernel where possible, without a search for zeroes
     #[arg(short = 'C', long)]
     pub(in crate::cli) copy_range_offloading: bool,
     /// Share blocks with the source instead of copying them: auto where the file system can (the
     /// default), always or fail, never
     #[arg(long, value_name = "WHEN", help_heading = OWN)]
     pub(in crate::cli) reflink: Option<String>,
-    /// Copy at most so many bytes a second (suffixes k M G)
+    /// Copy at most RATE bytes per second (suffixes k M G)
     #[arg(
         short,
         long,
@@ -102,8 +102,8 @@ pub struct ConvertArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) rate: Option<String>,
-    /// The target's backing file: only what the source itself holds is written, which must stand
-    /// over the same contents
+    /// The target's backing file, which must have the contents of the source's: only the allocated parts of the
+    /// source are written
     #[arg(
         short = 'B',
         short_alias = 'b',
@@ -131,31 +131,31 @@ pub struct ConvertArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) snapshot: Option<OsString>,
-    /// Open the source even while another process writes it; what is seen may be inconsistent
+    /// Open the source even while another process writes it; its contents may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
     /// Copy the persistent bitmaps too, between formats that have them
     #[arg(long)]
     pub(in crate::cli) bitmaps: bool,
-    /// Leave out bitmaps that are inconsistent, with a warning (with --bitmaps)
+    /// Skip inconsistent bitmaps, with a warning (with --bitmaps)
     #[arg(long)]
     pub(in crate::cli) skip_broken_bitmaps: bool,
-    /// Replace what can't be read by zeroes, with a warning
+    /// Replace parts that can't be read by zeroes, with a warning
     #[arg(long)]
     pub(in crate::cli) salvage: bool,
-    /// Read all of the source's files, also what the file system says is a hole
+    /// Read all of the source's files, including holes that the file system reports
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) ignore_holes: bool,
-    /// Make a raw target as long as the next multiple of SIZE (suffixes k M G), as some clouds demand
+    /// Round the length of a raw target up to a multiple of SIZE (suffixes k M G), as some clouds require
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = OWN)]
     pub(in crate::cli) align: Option<String>,
-    /// Tell what would be done, and do nothing
+    /// Print what would be done, and do nothing
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) plan: bool,
-    /// Read the target back when it is written and compare it with the source
+    /// Read the target back after writing, and compare it with the source
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) verify: bool,
-    /// Print the checksum of what was converted: sha256 or blake3
+    /// Print the checksum of the converted disk: sha256 or blake3
     #[arg(long, value_name = "NAME", help_heading = OWN)]
     pub(in crate::cli) checksum: Option<String>,
     #[command(flatten)]

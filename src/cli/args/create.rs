@@ -21,7 +21,7 @@ pub struct CreateArgs {
     /// Options of the format, k=v,k2=v2 ("-o help" lists them)
     #[arg(short, long, value_name = "OPTS", allow_hyphen_values = true)]
     pub(in crate::cli) options: Vec<OsString>,
-    /// The backing file, from which is read what the image doesn't hold; relative to the new image
+    /// The backing file, relative to the new image
     #[arg(
         short = 'b',
         long = "backing",
@@ -38,7 +38,7 @@ pub struct CreateArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) backing_format: Option<String>,
-    /// Don't look at the backing file; it need not be there
+    /// Don't open the backing file; it needn't exist
     #[arg(short = 'u', long)]
     pub(in crate::cli) backing_unsafe: bool,
     /// Encrypt the image; same as -o encrypt.format=FORMAT

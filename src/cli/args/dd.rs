@@ -16,7 +16,7 @@ pub struct DdArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) plausible: PlausibleArgs,
-    /// Format of the input; without it, it is found out
+    /// Format of the input; it is probed by default
     #[arg(
         short,
         long,
@@ -38,11 +38,11 @@ pub struct DdArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) output_format: String,
-    /// Open the input even while another process writes it; what is seen may be inconsistent
+    /// Open the input even while another process writes it; its contents may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
-    /// The size of a block (512), how many blocks from the disk's start on end the copy, how many of them are
-    /// left out, and both images
+    /// The size of a block (512), the number of blocks from the disk's start, the number of these that are skipped,
+    /// and both images
     #[arg(value_name = "[bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=INPUT of=OUTPUT")]
     pub(in crate::cli) operands: Vec<OsString>,
 }

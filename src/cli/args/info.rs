@@ -17,13 +17,13 @@ pub struct InfoArgs {
     pub(in crate::cli) plausible: PlausibleArgs,
     #[command(flatten)]
     pub(in crate::cli) image: ImageArgs,
-    /// Show the backing file too, and its backing file, and so on
+    /// Show the whole backing chain
     #[arg(short, long)]
     pub(in crate::cli) backing_chain: bool,
-    /// Show the block limits; there are none here, so it has no effect
+    /// Show the block limits; there are none, so it has no effect
     #[arg(long)]
     pub(in crate::cli) limits: bool,
-    /// Tell in words what the header says, and what follows from it
+    /// Explain the header in sentences
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) explain: bool,
     /// Cache mode of the image

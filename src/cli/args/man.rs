@@ -8,7 +8,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct ManArgs {
-    /// The folder to write the pages into, which exists
+    /// The existing folder to write the pages into
     #[arg(value_name = "DIRECTORY")]
     pub(in crate::cli) operands: Vec<OsString>,
 }

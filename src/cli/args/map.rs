@@ -14,10 +14,10 @@ pub struct MapArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) image: ImageArgs,
-    /// Start of the part to look at, an offset on the disk (suffixes k M G T P E)
+    /// Guest offset of the start of the mapped part (suffixes k M G T P E)
     #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true)]
     pub(in crate::cli) start_offset: Option<String>,
-    /// Length of the part to look at
+    /// Length of the mapped part
     #[arg(short = 'l', long, value_name = "LENGTH", allow_hyphen_values = true)]
     pub(in crate::cli) max_length: Option<String>,
 }

@@ -37,7 +37,7 @@ pub struct MeasureArgs {
     /// Measure an internal snapshot: its id or name, or snapshot.id=ID,snapshot.name=NAME
     #[arg(short = 'l', long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     pub(in crate::cli) snapshot: Option<OsString>,
-    /// Measure for an empty disk of that size
+    /// Measure an empty disk of that size
     #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) size: Option<String>,
 }

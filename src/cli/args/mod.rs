@@ -1,8 +1,8 @@
-//! The command line as data: what can be written, and nothing about what it means.
+//! The definition of the command line as plain data, without its interpretation.
 //!
-//! Names and short options are `qemu-img`'s, of its versions before and after 10.1. Positional arguments are
-//! never required here: the code that interprets them reports a missing one in `qemu-img`'s words. Each
-//! subcommand has a file; [`shared`] has what several of them take.
+//! Names and short options are those of `qemu-img` before and after version 10.1. Positional arguments are never
+//! required here: the code that interprets them reports a missing one in the words of `qemu-img`. Each subcommand has
+//! a file, and [`shared`] has the common options.
 
 mod amend;
 mod bench;
@@ -81,8 +81,9 @@ pub struct GlobalArgs {
 }
 
 impl Cli {
-    /// Returns the definition of command lines of one subcommand: to make that of all takes longer than `info` does
-    /// otherwise. It parses as the whole one does, and has nothing for help. `None` if there is no such subcommand.
+    /// Returns the definition of a single subcommand, since defining all of them takes longer than the rest of
+    /// `info`. It parses in the same way as the whole definition, and has no help texts. Returns `None` if there is
+    /// no such subcommand.
     pub(in crate::cli) fn of_one_subcommand(name: &str) -> Option<clap::Command> {
         let program = clap::Command::new("cowhide")
             .disable_help_subcommand(true)
@@ -91,7 +92,7 @@ impl Cli {
     }
 }
 
-/// Returns the definition of the subcommand of a name, of those that are listed.
+/// Returns the definition of the listed subcommand with a name.
 macro_rules! definition {
     ($name:expr, $($known:literal => $args:ty),* $(,)?) => {
         match $name {
@@ -131,43 +132,43 @@ impl Command {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Change the options of an image that exists
+    /// Change the options of an existing image
     Amend(AmendArgs),
     /// Create a new, empty disk image
     Create(CreateArgs),
     /// Copy a disk image into a new one of another format
     Convert(Box<ConvertArgs>),
-    /// Copy a run of blocks of a disk image into a new one
+    /// Copy a range of blocks of a disk image into a new one
     Dd(DdArgs),
     /// Give an image another backing file, or none
     Rebase(RebaseArgs),
-    /// Write what an image holds into one that it is over
+    /// Write an image's data into an image of its backing chain
     Commit(CommitArgs),
-    /// Measure how long many requests to an image take
+    /// Measure the time of many requests to an image
     Bench(BenchArgs),
-    /// Print the checksum of what an image holds
+    /// Print the checksum of an image's contents
     Checksum(ChecksumArgs),
-    /// Show what an image's header says
+    /// Show the contents of an image's header
     Info(InfoArgs),
     /// Add, remove, clear, enable, disable or merge persistent bitmaps
     Bitmap(BitmapArgs),
     /// Check an image's consistency
     Check(CheckArgs),
-    /// Find out whether two images have the same contents
+    /// Compare the contents of two images
     Compare(CompareArgs),
-    /// Show how and where the disk's contents are stored
+    /// Show the extents of a disk
     Map(MapArgs),
-    /// Tell how big the file of a new image will be
+    /// Calculate the size of a new image's file
     Measure(MeasureArgs),
-    /// List, take, go back to or delete internal snapshots
+    /// List, create, apply or delete internal snapshots
     Snapshot(SnapshotArgs),
-    /// Give the disk of an image another size
+    /// Change the size of an image's disk
     Resize(ResizeArgs),
-    /// Measure the ciphers and what encryption costs on this machine
+    /// Measure the ciphers and the cost of encryption on this machine
     Speed(SpeedArgs),
-    /// Print a script with which a shell completes command lines
+    /// Print a script that completes command lines in a shell
     Completions(CompletionsArgs),
-    /// Write the manual's pages into a folder
+    /// Write the manual pages into a folder
     Man(ManArgs),
 }
 

@@ -22,7 +22,7 @@ pub struct RebaseArgs {
     /// Format of the new backing file
     #[arg(short = 'F', long, value_name = "FMT", allow_hyphen_values = true)]
     pub(in crate::cli) backing_format: Option<String>,
-    /// Change only the header, whatever the disk holds then; no backing file is opened
+    /// Change only the header, even if the disk's contents change; no backing file is opened
     #[arg(short = 'u', long)]
     pub(in crate::cli) backing_unsafe: bool,
     /// Compress data that is written into the image

@@ -16,7 +16,7 @@ pub struct ResizeArgs {
     pub(in crate::cli) password: PasswordArgs,
     #[command(flatten)]
     pub(in crate::cli) named: NamedArgs,
-    /// The taking of space for a larger disk: off, metadata, falloc or full
+    /// Preallocation of the added space: off, metadata, falloc or full
     #[arg(
         long,
         value_name = "MODE",
@@ -24,7 +24,7 @@ pub struct ResizeArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) preallocation: String,
-    /// Allow the disk to get smaller; what is behind its new end is lost
+    /// Allow the disk to get smaller; data beyond its new end is lost
     #[arg(long)]
     pub(in crate::cli) shrink: bool,
     /// The image, and the disk's size (suffixes k M G T P E); with + or - in front, the difference

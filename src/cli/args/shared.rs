@@ -17,10 +17,10 @@ pub struct CommonArgs {
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
-    /// Keep the right to open files and to use the network while an image is looked at
+    /// Don't drop the privileges to open files and to use the network while an image is read
     #[arg(long, help_heading = OWN)]
     pub no_sandbox: bool,
-    /// Open no file whose name is found inside an image (backing files, external data files)
+    /// Open no file whose name is inside an image (backing files, external data files)
     #[arg(long)]
     pub untrusted: bool,
 }
@@ -28,11 +28,11 @@ pub struct CommonArgs {
 /// The two ways to give a password without a secret object.
 #[derive(Debug, Args)]
 pub struct PasswordArgs {
-    /// Take the password from FILE ("-": standard input), less one newline at its end; for every encrypted
-    /// image of this command that has no key-secret
+    /// Read the password from FILE ("-": standard input), without one newline at its end; for every encrypted image
+    /// of this command without a key-secret
     #[arg(long, value_name = "FILE", allow_hyphen_values = true, help_heading = OWN)]
     pub password_file: Option<PathBuf>,
-    /// Take the password from the open file descriptor N
+    /// Read the password from the open file descriptor N
     #[arg(
         long,
         value_name = "N",
@@ -42,14 +42,14 @@ pub struct PasswordArgs {
     pub password_fd: Option<i32>,
 }
 
-/// The same two ways for an image that is written, where it has another password than those that are read.
+/// The two ways to give another password for an image that is written than for those that are read.
 #[derive(Debug, Args)]
 pub struct TargetPasswordArgs {
-    /// Take the target's password from FILE, less one newline at its end; without this option it is that of
-    /// --password-file or --password-fd
+    /// Read the target's password from FILE, without one newline at its end; the default is that of --password-file
+    /// or --password-fd
     #[arg(long, value_name = "FILE", allow_hyphen_values = true, help_heading = OWN)]
     target_password_file: Option<PathBuf>,
-    /// Take the target's password from the open file descriptor N
+    /// Read the target's password from the open file descriptor N
     #[arg(
         long,
         value_name = "N",
@@ -60,7 +60,7 @@ pub struct TargetPasswordArgs {
 }
 
 impl TargetPasswordArgs {
-    /// Returns the options as those of one password; `None` if none is given.
+    /// Returns the options as those of a single password, or `None` if none is given.
     pub fn given(&self) -> Option<PasswordArgs> {
         let args = PasswordArgs {
             password_file: self.target_password_file.clone(),
@@ -73,7 +73,7 @@ impl TargetPasswordArgs {
 /// The option that shows progress.
 #[derive(Debug, Args)]
 pub struct ProgressArgs {
-    /// Show progress: a percentage as qemu-img does, or with "=json" lines of JSON on standard error ("=json:N": on
+    /// Show progress: a percentage as in qemu-img, or with "=json" lines of JSON on standard error ("=json:N": on
     /// descriptor N)
     #[arg(
         short,
@@ -86,7 +86,7 @@ pub struct ProgressArgs {
     pub(in crate::cli) progress: Option<String>,
 }
 
-/// The form of a report that qemu-img has as text only.
+/// The format of a report that qemu-img only has as text.
 #[derive(Debug, Args)]
 pub struct OutputArgs {
     /// human or json
@@ -97,8 +97,8 @@ pub struct OutputArgs {
 /// The option against wrong passwords.
 #[derive(Debug, Args)]
 pub struct PlausibleArgs {
-    /// Fail when an image of legacy AES decrypts to noise, as with a wrong password it does. Without this
-    /// option, at a terminal, that is a warning
+    /// Fail if an image of legacy AES decrypts to noise, as it does with a wrong password. Without this option it is
+    /// a warning, at a terminal only
     #[arg(long, help_heading = OWN)]
     pub require_plausible: bool,
 }
@@ -106,7 +106,7 @@ pub struct PlausibleArgs {
 /// The options by which an image is named.
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// Format of the image; without it, it is found out
+    /// Format of the image; it is probed by default
     #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
     pub(in crate::cli) format: Option<String>,
     /// FILENAME is an option string (driver=…,file.filename=…), not a file name
@@ -114,7 +114,7 @@ pub struct NamedArgs {
     pub(in crate::cli) image_opts: bool,
 }
 
-/// The way in which an image is written.
+/// The options for writing an image.
 #[derive(Debug, Args)]
 pub struct WrittenArgs {
     /// Cache mode of the image
@@ -128,10 +128,10 @@ pub struct WrittenArgs {
     pub(in crate::cli) cache: String,
 }
 
-/// One image to look at, and how to report on it.
+/// The options for an image to report on.
 #[derive(Debug, Args)]
 pub struct ImageArgs {
-    /// Format of the image; without it, it is found out
+    /// Format of the image; it is probed by default
     #[arg(
         short,
         long,
@@ -143,7 +143,7 @@ pub struct ImageArgs {
     /// FILENAME is an option string (driver=…,file.filename=…), not a file name
     #[arg(long, alias = "source-image-opts")]
     pub(in crate::cli) image_opts: bool,
-    /// Open the image even while another process writes it; what is seen may be inconsistent
+    /// Open the image even while another process writes it; its contents may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
     /// human or json (map: also picture or svg)
@@ -155,7 +155,7 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Returns what the image is opened with: forced sharing with `-U`, else what its own options `stated`.
+    /// Returns the sharing of the image: forced with `-U`, or else that of its own options, `stated`.
     pub(in crate::cli) fn sharing(&self, stated: Sharing) -> Sharing {
         if self.force_share {
             stated.max(Sharing::Forced)

@@ -17,13 +17,13 @@ pub struct SnapshotArgs {
     /// Open the image even while another process writes it; only for -l
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
-    /// List the snapshots, as without any of these
+    /// List the snapshots, which is the default
     #[arg(short, long, action = ArgAction::Count)]
     pub(in crate::cli) list: u8,
-    /// Take a snapshot of that name
+    /// Create a snapshot of that name
     #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     pub(in crate::cli) create: Vec<OsString>,
-    /// Make the disk what it was when the snapshot of that id or name was taken
+    /// Revert the disk to the snapshot with that id or name
     #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     pub(in crate::cli) apply: Vec<OsString>,
     /// Delete the first snapshot of that name

@@ -9,7 +9,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct SpeedArgs {
-    /// About how long to measure, in seconds
+    /// Approximate time of the measurements, in seconds
     #[arg(
         long,
         value_name = "N",
@@ -17,17 +17,17 @@ pub struct SpeedArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) seconds: f64,
-    /// Measure a storage instead: how long requests take, and how many a second there are with 1, 4, 16
-    /// and 64 in flight. In a folder a file without a name is written and read; a file or device is read
+    /// Measure a storage instead: the latency of requests, and their rate with 1, 4, 16 and 64 in flight. In a folder
+    /// an unnamed file is written and read; a file or device is only read
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub(in crate::cli) storage: Option<PathBuf>,
-    /// Number of threads meant by "all threads"; without it, as many as the machine runs at once
+    /// Number of threads meant by "all threads" (default: as many as the machine runs at once)
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(in crate::cli) threads: Option<usize>,
     /// human or json
     #[arg(long, value_name = "FORM", default_value = "human")]
     pub(in crate::cli) output: String,
-    /// There are none; for the message
+    /// No operands are allowed; this is for the error message
     #[arg(hide = true)]
     pub(in crate::cli) operands: Vec<OsString>,
 }

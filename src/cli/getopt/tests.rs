@@ -13,7 +13,7 @@ fn normalised(program: &Command, words: &[OsString]) -> Result<Call, Mistake> {
     normalise(program, words, |_, _, _| Ok(()))
 }
 
-/// Normalises a command line that is written with blanks; `''` is an empty word.
+/// Normalises a command line of words separated by spaces. `''` is an empty word.
 fn form(line: &str) -> Result<String, String> {
     let words: Vec<OsString> = format!("cowhide {line}")
         .split_whitespace()
@@ -196,7 +196,7 @@ fn numbers_below_zero_are_operands_where_the_definition_says_so() {
     }
 }
 
-/// Checks that clap reads the one form as it was meant.
+/// Checks that clap parses the normal form correctly.
 #[test]
 fn clap_reads_the_one_form() {
     use clap::FromArgMatches as _;
@@ -218,7 +218,7 @@ fn clap_reads_the_one_form() {
     assert_eq!(args.operands, ["in", "-out"]);
 }
 
-/// An option of the random command lines: a letter, names, and whether it takes a value.
+/// The options of the random command lines: a letter, names, and true if it takes a value.
 const OPTIONS: [(Option<char>, &[&str], bool); 6] = [
     (Some('a'), &["alpha"], false),
     (Some('b'), &["beta", "bulk"], true),
@@ -260,12 +260,12 @@ fn shown(letter: Option<char>, names: &[&str]) -> String {
     }
 }
 
-/// The classic algorithm. It rotates words in place as the scan goes on. So the operands seen so far always
-/// stand in one piece before the word that is scanned.
+/// The reference: the algorithm of GNU getopt, which permutes words in place during the scan. So the operands so far
+/// are always contiguous before the scanned word.
 fn model(mut words: Vec<String>) -> Result<(Vec<String>, Vec<String>), ()> {
     let mut given = Vec::new();
     let (mut first, mut next) = (0, 0);
-    // words[first..next] are operands; what is before was consumed.
+    // words[first..next] are operands. The words before them were consumed.
     while next < words.len() {
         if words[next] == "--" {
             words[first..=next].rotate_right(1);

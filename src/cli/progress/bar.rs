@@ -1,8 +1,8 @@
-//! A bar on the terminal while long work goes on, in one line of standard error.
+//! A progress bar on the terminal during long work, in one line of standard error.
 //!
-//! It appears by itself, since whoever sits at a terminal wants to know how long it takes. It appears after half a
-//! second, and is gone when the work is done. Whatever else is printed meanwhile goes above it: messages are
-//! printed [`beside`] it. A signal that ends the program removes it too.
+//! It needs no option, since users at a terminal want to know how long the work takes. It appears after half a
+//! second, and is removed when the work is done. Messages are printed above it with [`beside`]. A signal that ends
+//! the program removes it too.
 
 use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -10,23 +10,23 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// The time for which work must have gone on before a bar is worth showing.
+/// The time after which the bar is shown.
 const LONG: Duration = Duration::from_millis(500);
 
-/// The number of times that the bar is drawn in a second, at the most.
+/// The most times that the bar is drawn per second.
 const DRAWN_PER_SECOND: u8 = 10;
 
-/// The parts of the line. The bar takes what the others leave of the terminal's width.
+/// The template of the line. The bar takes the rest of the terminal's width.
 const LINE: &str =
     "{percent:>3}% [{wide_bar}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
 
-/// The same on a terminal that is less wide than [`WIDE`].
+/// The template on a terminal that is narrower than [`WIDE`].
 const SHORT_LINE: &str = "{percent:>3}% [{wide_bar}] {eta} left";
 
-/// The width from which on a terminal has room for all parts, in characters.
+/// The least width of a terminal for all parts, in characters.
 const WIDE: u16 = 76;
 
-/// The bar that is on the terminal.
+/// The bar that is shown on the terminal.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// The progress of a job, shown as a bar.
@@ -35,7 +35,7 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    /// Starts a job. `None` if nobody sits at a terminal that can go back in a line.
+    /// Starts a job. Returns `None` if standard error isn't a terminal, or one that can't move the cursor.
     pub(super) fn start() -> Option<Self> {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         (io::stderr().is_terminal() && !is_dumb).then(|| Self {
@@ -43,7 +43,8 @@ impl Bar {
         })
     }
 
-    /// Shows how much is done, so long after the first report. Workers may report out of order; what is shown only grows.
+    /// Shows the progress. `elapsed` is the time since the first report. Workers may report out of order, but the bar
+    /// only grows.
     pub(super) fn progress(&self, elapsed: Duration, done: u64, total: u64) {
         if self.bar.get().is_none() && elapsed < LONG {
             return;
@@ -64,9 +65,9 @@ impl Drop for Bar {
     }
 }
 
-/// Puts a bar on the terminal.
+/// Shows a bar on the terminal.
 fn show(total: u64, elapsed: Duration) -> ProgressBar {
-    // A signal must not leave half a line to the shell.
+    // A signal must not leave a partial line on the terminal.
     static ONCE: Once = Once::new();
     ONCE.call_once(|| crate::storage::before_interrupt(remove));
     let target = ProgressDrawTarget::stderr_with_hz(DRAWN_PER_SECOND);
@@ -78,7 +79,7 @@ fn show(total: u64, elapsed: Duration) -> ProgressBar {
     bar
 }
 
-/// Returns the line that the terminal has room for. One that doesn't say how wide it is counts as wide.
+/// Returns the template that fits the terminal. A terminal of unknown width counts as wide.
 fn line() -> &'static str {
     let width = rustix::termios::tcgetwinsize(io::stderr());
     match width.map(|size| size.ws_col) {
@@ -94,7 +95,7 @@ pub(super) fn remove() {
     }
 }
 
-/// Prints something else on standard error, above the bar, if there is one.
+/// Prints something else on standard error, above the bar if there is one.
 #[cfg_attr(test, expect(dead_code, reason = "tests print in another way"))]
 pub(in crate::cli) fn beside(print: impl FnOnce()) {
     match &*shown() {

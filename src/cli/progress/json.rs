@@ -1,7 +1,7 @@
 //! Progress for programs: lines of JSON.
 //!
-//! Each line is an object. `{"done":BYTES,"total":BYTES}` tells of progress, at most ten times a second, and
-//! once more at the end. `convert` ends with one that has its summary ([`render::summary`]).
+//! Each line is an object. `{"done":BYTES,"total":BYTES}` reports progress, at most ten times per second, and once
+//! more at the end. `convert` ends with an object that has its summary ([`render::summary`]).
 //!
 //! [`render::summary`]: crate::cli::render::summary
 
@@ -15,15 +15,15 @@ use serde_json::{Value, json};
 /// The least time between two lines of progress.
 const STEP: Duration = Duration::from_millis(100);
 
-/// The printer of such lines.
+/// The printer of these lines.
 pub(super) struct JsonLines {
-    /// The descriptor to which they go; `None` is standard error.
+    /// The descriptor to print to, or `None` for standard error.
     to: Option<File>,
     last: Mutex<Option<(Duration, u64)>>,
 }
 
 impl JsonLines {
-    /// Starts a job whose lines go to `to`, or to standard error.
+    /// Starts a job that prints its lines to `to`, or else to standard error.
     pub(super) fn start(to: Option<File>) -> Self {
         Self {
             to,
@@ -31,7 +31,8 @@ impl JsonLines {
         }
     }
 
-    /// Prints a line, so long after the first report, if it is time for one, or at the end. Workers may report out of order; what is told only grows.
+    /// Prints a line if one is due, or at the end. `now` is the time since the first report. Workers may report out
+    /// of order, but the printed progress only grows.
     pub(super) fn progress(&self, now: Duration, done: u64, total: u64) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = match *last {
@@ -44,7 +45,7 @@ impl JsonLines {
         }
     }
 
-    /// Prints a line. Errors are ignored: the job goes on without a reader of its progress.
+    /// Prints a line. Errors are ignored: the job continues without a reader of its progress.
     pub(super) fn print(&self, line: &Value) {
         let line = format!("{line}\n");
         drop(match &self.to {

@@ -6,11 +6,11 @@
 use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-/// The printer of such lines.
+/// The printer of these lines.
 pub(super) struct Lines {
-    /// True if standard output is for something else.
+    /// True if standard output is used for other data.
     pub(super) on_stderr: bool,
-    /// The least growth after which the percentage is printed again, in per cent.
+    /// The least increase for the next line, in per cent.
     pub(super) step: f64,
     last: Mutex<Option<f64>>,
 }
@@ -26,10 +26,11 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Prints the percentage if it has grown enough. Workers may report out of order; what is shown only grows.
+    /// Prints the percentage if it has increased enough. Workers may report out of order, but the percentage only
+    /// grows.
     pub(super) fn progress(&self, done: u64, total: u64) {
         let percent = percent(done, total);
-        // The end is reported once more when it is reached; for an empty disk, once is enough.
+        // The end is always printed, except for an empty disk, where the first line has been the end.
         let ended = done >= total && total > 0;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|last| percent >= last + self.step) || ended;
@@ -39,12 +40,12 @@ impl Lines {
         }
     }
 
-    /// Ends the line that was printed over and over.
+    /// Ends the line that was overwritten repeatedly.
     pub(super) fn end(&self) {
         self.show("\n");
     }
 
-    /// Prints a text. Errors are ignored: the job goes on without a reader of its progress.
+    /// Prints a text. Errors are ignored: the job continues without a reader of its progress.
     fn show(&self, text: &str) {
         if self.on_stderr {
             drop(io::stderr().lock().write_all(text.as_bytes()));
@@ -55,7 +56,7 @@ impl Lines {
     }
 }
 
-/// Returns the part that is done, in per cent.
+/// Returns the progress in per cent.
 pub(super) fn percent(done: u64, total: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "two decimals are printed")]
     if total == 0 {

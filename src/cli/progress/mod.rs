@@ -1,8 +1,8 @@
-//! The progress of long work, and what came of it.
+//! The progress of long work, and its summary.
 //!
-//! With `-p` it is told in [`lines`] on standard output, as `qemu-img` does. With `--progress=json` it is told
-//! in lines of [`mod@json`]. Else a person at a terminal sees a [`bar`], unless `-q` forbids it. SIGUSR1 asks for one
-//! line on standard error where there are none.
+//! With `-p`, progress is printed in [`lines`] on standard output, as in `qemu-img`. With `--progress=json` it is
+//! printed in lines of [`mod@json`]. Otherwise a terminal shows a [`bar`], unless `-q` is given. SIGUSR1 asks for one
+//! line on standard error if none are printed.
 
 mod bar;
 mod json;
@@ -31,9 +31,9 @@ use crate::units::GuestOffset;
 /// The printer of a job's progress.
 pub(super) struct Progress {
     form: Form,
-    /// The time of the first report: before it, passwords were asked for.
+    /// The time of the first report. The time before it may include asking for passwords.
     started: OnceLock<Instant>,
-    /// The flag that SIGUSR1 sets: the progress is printed once.
+    /// The flag that SIGUSR1 sets, so that the progress is printed once.
     asked: Arc<AtomicBool>,
 }
 
@@ -45,10 +45,10 @@ enum Form {
 }
 
 impl Progress {
-    /// Returns a printer of the form that was asked for. With `quiet` it only prints when asked by SIGUSR1.
+    /// Returns a printer of the wanted format. With `quiet` it only prints after SIGUSR1.
     ///
     /// # Errors
-    /// Returns an error if there is no such form, or if the descriptor of one can't be written to.
+    /// Returns an error if the format is unknown, or if its descriptor isn't writable.
     pub(super) fn new(args: &ProgressArgs, quiet: bool) -> Result<Self, Failure> {
         let form = match args.progress.as_deref() {
             Some("lines") if !quiet => Form::Lines(Lines::default()),
@@ -57,7 +57,7 @@ impl Progress {
             _ => Form::Nothing,
         };
         let asked = Arc::new(AtomicBool::new(false));
-        // The signal would end the program without a handler. An error leaves it at that.
+        // Without a handler the signal would end the program. An error in setting one is ignored.
         drop(signal_hook::flag::register(SIGUSR1, Arc::clone(&asked)));
         Ok(Self {
             form,
@@ -66,7 +66,7 @@ impl Progress {
         })
     }
 
-    /// Makes it print whenever the percentage has grown by two.
+    /// Prints only when the percentage has increased by two.
     pub(super) fn in_larger_steps(mut self) -> Self {
         if let Form::Lines(lines) = &mut self.form {
             lines.step = 2.0;
@@ -74,7 +74,7 @@ impl Progress {
         self
     }
 
-    /// Makes it print on standard error.
+    /// Prints on standard error.
     pub(super) fn beside_output(mut self) -> Self {
         if let Form::Lines(lines) = &mut self.form {
             lines.on_stderr = true;
@@ -82,14 +82,14 @@ impl Progress {
         self
     }
 
-    /// Prints zero per cent.
+    /// Prints 0 per cent.
     pub(super) fn begin(&self) {
         if let Form::Lines(lines) = &self.form {
             lines.progress(0, 1);
         }
     }
 
-    /// Ends the line that was printed over and over.
+    /// Ends the line that was overwritten repeatedly.
     pub(super) fn end(&self) {
         match &self.form {
             Form::Lines(lines) => lines.end(),
@@ -103,7 +103,7 @@ impl Progress {
         self.started.get_or_init(Instant::now).elapsed()
     }
 
-    /// Tells a person at the terminal, or a program, what came of a conversion.
+    /// Prints the summary of a conversion, at a terminal or as JSON.
     pub(super) fn converted(self, converted: &Converted) {
         let elapsed = self.elapsed();
         match self.form {
@@ -117,7 +117,7 @@ impl Progress {
     }
 }
 
-/// Returns the form `json`, or `json:N` for the descriptor N.
+/// Parses the format `json`, or `json:N` for the descriptor N.
 fn json(form: &str) -> Result<Form, Failure> {
     let expected = || {
         let form = printable(form);

@@ -1,4 +1,4 @@
-//! The report of `check`, for people and as JSON.
+//! The report of `check`, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::formats::Format;
 use crate::formats::check::CheckReport;
 use crate::options::qemu_json;
 
-/// The report's fields by the names of QEMU's `ImageCheck`. Counts that are zero are left out.
+/// The fields of the report, with the names of QEMU's `ImageCheck`. Counts of zero are omitted.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Json<'a> {

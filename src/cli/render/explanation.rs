@@ -1,14 +1,14 @@
-//! The report of `info --explain`: statements, in lines that fit a page.
+//! The report of `info --explain`: sentences, wrapped to 80 columns.
 
 use crate::error::printable;
 use crate::formats::explanation::Statement;
 
 /// The length of a line in characters.
 const WIDTH: usize = 80;
-/// The blanks before each line of a text.
+/// The indentation of a text.
 const INDENT: &str = "    ";
 
-/// Renders statements, each text below its subject. A subject that several in a row have is said once.
+/// Renders statements, each text below its subject. A subject of several adjacent ones is printed once.
 pub fn human(statements: &[Statement]) -> String {
     let mut text = String::new();
     let mut last = None;

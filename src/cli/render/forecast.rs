@@ -1,4 +1,4 @@
-//! The report of `convert --plan`: what would be read and written.
+//! The report of `convert --plan`: the work that a conversion would do.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The report of `info`, for people.
+//! The report of `info`, as text.
 
 use std::fmt::Write as _;
 
@@ -30,7 +30,7 @@ pub fn human(info: &ImageInfo) -> Result<String> {
     Ok(text)
 }
 
-/// Renders the report of an image itself.
+/// Renders the report on the image itself.
 fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     // Writing to a string can't fail, here and below.
     let _ = writeln!(text, "image: {}", printable(&info.filename));
@@ -69,8 +69,8 @@ fn node(text: &mut String, info: &ImageInfo) -> Result<()> {
     Ok(())
 }
 
-/// Renders the parts of an image, below the node at `path`. A part is a file, which has a form of its own, or
-/// another image.
+/// Renders the children of an image, below the node at `path`. A child is a file, which has another format, or an
+/// image.
 fn children(text: &mut String, info: &ImageInfo, path: &str) -> Result<()> {
     for child in &info.children {
         let path = format!("{path}/{}", child.name);
@@ -90,7 +90,7 @@ fn children(text: &mut String, info: &ImageInfo, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Renders a file that holds an image.
+/// Renders the node of a file.
 fn file(info: &ImageInfo) -> String {
     let length = info.virtual_size;
     let mut text = format!(
@@ -108,7 +108,7 @@ fn disk_size(text: &mut String, size: Option<u64>) {
     let _ = writeln!(text, "disk size: {size}");
 }
 
-/// Renders fields one to a line, with blanks for the dashes of their names, and the items of lists by number.
+/// Renders fields, one on each line, with spaces for the dashes of their names, and the items of lists by number.
 fn fields(text: &mut String, value: &Value, depth: usize) {
     match value {
         Value::Object(map) => {

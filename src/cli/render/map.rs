@@ -1,6 +1,6 @@
-//! The report of `map`, for people and as JSON, written run by run.
+//! The report of `map`, as text and as JSON, written extent by extent.
 //!
-//! The JSON is laid out by hand, one run on a line, as `qemu-img` has always printed it.
+//! The JSON is formatted by hand, one extent on each line, as `qemu-img` prints it.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,13 +16,13 @@ pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
     )
 }
 
-/// Writes a run's line of the table. Only runs that are stored and aren't zero have one.
+/// Writes an extent's line of the table. Only extents with data have one.
 pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
 
     let host = run.status.offset.map_or(0, |host| host.0);
     for number in [run.start.0, run.status.length, host] {
-        // The form is that of C's `%#-16lx`: zero has no prefix.
+        // The format is C's `%#-16lx`, in which zero has no prefix.
         match number {
             0 => write!(out, "{:<16}", 0)?,
             _ => write!(out, "{number:<#16x}")?,
@@ -33,7 +33,7 @@ pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Res
     out.write_all(b"\n")
 }
 
-/// Writes a run, without what goes before it (`[` or `,` and a new line).
+/// Writes an extent, without the separator before it (`[`, or `,` and a newline).
 pub fn json(out: &mut impl Write, run: &MapRun) -> io::Result<()> {
     let status = &run.status;
     write!(

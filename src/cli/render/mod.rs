@@ -1,4 +1,4 @@
-//! Reports as text for people, and the forms that they have as JSON.
+//! The rendering of reports, as text and as JSON.
 
 pub mod check;
 pub mod explanation;

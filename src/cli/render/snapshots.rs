@@ -1,4 +1,4 @@
-//! The list of an image's internal snapshots, for people: in `info` and `snapshot -l`.
+//! The list of an image's internal snapshots as text, for `info` and `snapshot -l`.
 
 use std::fmt::Write as _;
 
@@ -39,12 +39,12 @@ pub fn list(snapshots: &[SnapshotInfo]) -> String {
     text
 }
 
-/// Reads the files that the dates need, so that [`list`] needs none any more.
+/// Reads the time zone files that dates need, so that [`list`] opens no file.
 pub fn prepare() {
     drop(TimeZone::system());
 }
 
-/// Pads a text with blanks to a width in bytes, as `qemu-img` counts.
+/// Pads a text with spaces to a width in bytes, as `qemu-img` does.
 fn padded(mut text: String, width: usize) -> String {
     let blanks = width.saturating_sub(text.len());
     text.extend(std::iter::repeat_n(' ', blanks));

@@ -1,4 +1,4 @@
-//! The report of `speed`, for people: what is used and why, then two tables with bars, 100 columns wide.
+//! The report of `speed` as text: the backend and the reason for it, and then two tables with bars, 100 columns wide.
 
 use std::fmt::Write as _;
 
@@ -86,7 +86,7 @@ fn machine(text: &mut String, report: &Report) {
     }
 }
 
-/// Says if the backend uses the AES unit, and how much of its limit.
+/// Returns the line about the AES unit: if the backend uses it, and the share of its limit.
 fn aes_unit(report: &Report) -> String {
     let name = report.backend.name;
     let used = report.ciphers.iter().find(|cipher| cipher.name == name);
@@ -102,7 +102,7 @@ fn aes_unit(report: &Report) -> String {
     }
 }
 
-/// Writes a name and its text, broken where the line would get too long.
+/// Writes a name and its text, wrapped to the width of the report.
 fn field(text: &mut String, name: &str, value: &str) {
     let mut line = format!("{name:<10}");
     let mut has_words = false;
@@ -300,7 +300,7 @@ fn share(part: u64, whole: u64) -> String {
     format!("{:.2} %", part as f64 * 100.0 / whole as f64)
 }
 
-/// Formats a figure with about three digits: more would be noise.
+/// Formats a figure with about three digits, which is its accuracy.
 fn number(figure: f64) -> String {
     match figure {
         _ if figure >= 99.95 => format!("{figure:.0}"),
@@ -317,7 +317,7 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Draws a bar of at most `width` characters, to an eighth of one.
+/// Draws a bar of at most `width` characters, with a resolution of an eighth.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

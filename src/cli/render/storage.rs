@@ -1,4 +1,4 @@
-//! The report of `speed --storage`, for people: a table.
+//! The report of `speed --storage` as text: a table.
 
 use std::fmt::Write as _;
 

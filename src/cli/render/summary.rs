@@ -1,4 +1,4 @@
-//! The summary of a conversion: a line for people, an object for programs.
+//! The summary of a conversion: a line of text, or a JSON object.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::crypto::{Backend, chosen_backend};
 use crate::formats::encryption::EncryptionFormat;
 use crate::units::human_size;
 
-/// Renders the line: the disk's size, the time and the rate, what became of the bytes, and the cipher's backend
-/// where there was a cipher.
+/// Renders the line: the disk's size, the time, the rate, the numbers of bytes, and the cipher's backend if there was
+/// a cipher.
 pub fn human(converted: &Converted, elapsed: Duration) -> String {
     let bytes = &converted.bytes;
     let seconds = elapsed.as_secs_f64();
@@ -67,8 +67,8 @@ pub fn json(converted: &Converted, elapsed: Duration) -> Value {
     })
 }
 
-/// Returns the bytes of the disk that aren't stored since they are zero. It isn't known of a target that leaves
-/// parts to a backing file.
+/// Returns the number of bytes of the disk that aren't stored because they are zero. Returns `None` for a target with
+/// a backing file, for which it isn't known.
 fn zeroes(converted: &Converted) -> Option<u64> {
     let rest = converted.size.saturating_sub(converted.bytes.stored);
     (!converted.is_backed).then_some(rest)
@@ -78,7 +78,7 @@ fn name(encryption: Option<EncryptionFormat>) -> Option<&'static str> {
     encryption.map(EncryptionFormat::name)
 }
 
-/// Returns the rate in bytes a second.
+/// Returns the rate in bytes per second.
 fn rate(bytes: u64, seconds: f64) -> u64 {
     #[expect(
         clippy::cast_precision_loss,

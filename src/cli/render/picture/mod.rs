@@ -1,10 +1,10 @@
-//! The report of `map` as a picture: the disk, and the file that it is in, as rows of cells.
+//! The report of `map` as a picture: the disk and the image's file as rows of cells.
 //!
-//! A cell stands for a part of the disk, or of the file. It shows what most of that part's stored bytes are, or, where
-//! none are stored, what else it is. So one sector in a gigabyte of nothing is still seen.
+//! A cell represents a part of the disk or of the file. It shows the most frequent kind of the stored bytes, or, if
+//! none are stored, of all bytes. So a single sector in an unallocated gigabyte is visible.
 //!
 //! - [`model`]: the cells;
-//! - [`mod@terminal`]: as characters, with colours where they are wanted;
+//! - [`mod@terminal`]: as characters, optionally with colours;
 //! - [`mod@svg`]: as a drawing for browsers.
 
 mod model;

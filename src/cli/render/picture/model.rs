@@ -1,24 +1,24 @@
-//! The cells of a picture, and how many bytes of each kind they stand for.
+//! The cells of a picture, with the number of bytes of each kind.
 
 use std::ops::Range;
 
 use crate::commands::map::MapRun;
 use crate::units::human_size;
 
-/// The way in which bytes are stored, as far as pictures tell it.
+/// The kind of bytes in a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CellKind {
-    /// Data of the guest's, as it is.
+    /// Data of the guest, stored unchanged.
     Data,
     /// Compressed data.
     Compressed,
-    /// Data that a backing file holds.
+    /// Data in a backing file.
     Backing,
-    /// Zeroes that the image knows of.
+    /// Zeroes in the image's metadata.
     Zero,
-    /// Nothing is stored, and reads as zeroes.
+    /// Unallocated, so that it reads as zeroes.
     Nothing,
-    /// Bytes of the file that hold no data of the guest's as it is: tables, compressed data, or nothing that is used.
+    /// Bytes of the file without unchanged data of the guest: tables, compressed data, or unused space.
     Other,
     /// A hole of the file.
     Hole,
@@ -38,7 +38,7 @@ impl CellKind {
     /// The kinds of bytes that are stored, which a cell shows first.
     const STORED: [Self; 4] = [Self::Data, Self::Compressed, Self::Backing, Self::Other];
 
-    /// Returns the kind of a run of the disk.
+    /// Returns the kind of an extent of the disk.
     fn of(run: &MapRun) -> Self {
         let status = &run.status;
         match () {
@@ -50,7 +50,7 @@ impl CellKind {
         }
     }
 
-    /// Returns its name in the legend.
+    /// Returns the name of the kind in the legend.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
@@ -71,7 +71,7 @@ impl CellKind {
 /// A cell: the number of bytes of each kind.
 type PartBytes = [u64; CellKind::ALL.len()];
 
-/// A row of cells that stands for a range of bytes.
+/// A row of cells that represents a range of bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Strip {
     length: u64,
@@ -79,7 +79,7 @@ pub(super) struct Strip {
 }
 
 impl Strip {
-    /// Returns a strip of so many cells, or of fewer where a cell would be less than `least` bytes.
+    /// Returns a strip of `cells` cells, or fewer if a cell would have less than `least` bytes.
     fn new(length: u64, cells: usize, least: u64) -> Self {
         let most = usize::try_from(length.div_ceil(least.max(1))).unwrap_or(usize::MAX);
         Self {
@@ -88,7 +88,7 @@ impl Strip {
         }
     }
 
-    /// Returns the bytes for which a cell stands.
+    /// Returns the bytes that a cell represents.
     pub(super) fn part(&self, cell: usize) -> Range<u64> {
         let count = self.cells.len().max(1) as u128;
         let bound = |cell: usize| {
@@ -119,7 +119,7 @@ impl Strip {
         }
     }
 
-    /// Returns what each cell shows, and whether that is half of it or more.
+    /// Returns the kind that each cell shows, with true if that is half of its bytes or more.
     pub(super) fn shown(&self) -> impl Iterator<Item = (CellKind, bool)> {
         self.cells.iter().map(|cell| {
             let bytes = |kind: &CellKind| cell.get(kind.index()).copied().unwrap_or(0);
@@ -145,24 +145,24 @@ impl Strip {
 #[derive(Debug, Clone)]
 pub struct Picture {
     pub(super) name: String,
-    /// The part of the disk that is shown starts here, in bytes.
+    /// The start of the shown part of the disk, in bytes.
     start: u64,
     disk: Strip,
     file: Strip,
-    /// The number of runs of data in the file.
+    /// The number of extents with data in the file.
     runs: u64,
-    /// The number of those that don't follow the one before in the file.
+    /// The number of those that aren't contiguous with the one before in the file.
     jumps: u64,
-    /// The end in the file of the last one.
+    /// The end of the last one in the file, in bytes.
     last: Option<u64>,
 }
 
-/// The least number of bytes for which a cell stands.
+/// The least number of bytes of a cell.
 const LEAST: u64 = 512;
 
 impl Picture {
-    /// Returns the picture of an image of that name, without anything in it: the part of its disk, and its file of
-    /// `file` bytes, each in at most so many cells.
+    /// Returns an empty picture of an image: of a part of its disk, and of its file of `file` bytes, each with at
+    /// most `cells` cells.
     pub fn new(name: String, disk: Range<u64>, file: u64, cells: usize) -> Self {
         Self {
             name,
@@ -175,7 +175,7 @@ impl Picture {
         }
     }
 
-    /// Adds a run of the disk. The file is only drawn of an image that is in one.
+    /// Adds an extent of the disk. Data in the image's last file is added to the strip of the file, too.
     pub fn add(&mut self, run: &MapRun) {
         let status = &run.status;
         let kind = CellKind::of(run);
@@ -195,12 +195,12 @@ impl Picture {
         self.file.add(host.0..end, CellKind::Data);
     }
 
-    /// Adds a range of the file that is a hole.
+    /// Adds a hole of the file.
     pub fn add_hole(&mut self, hole: Range<u64>) {
         self.file.add(hole, CellKind::Hole);
     }
 
-    /// Makes the rest of the file what it must be. A hole in which data has its place is counted as a hole.
+    /// Assigns the remaining bytes of the file. A hole in which data is mapped is counted as a hole.
     pub fn finish(&mut self) {
         for cell in 0..self.file.cells.len() {
             let part = self.file.part(cell);
@@ -254,7 +254,7 @@ impl Picture {
         [&self.disk, &self.file]
     }
 
-    /// Returns the kinds that are in a strip, and how many bytes of each.
+    /// Returns the kinds in a strip, with the number of bytes of each.
     pub(super) fn legend(strip: &Strip) -> impl Iterator<Item = (CellKind, u64)> {
         let kinds = CellKind::ALL.into_iter();
         kinds

@@ -1,4 +1,4 @@
-//! A picture as SVG: a drawing that every browser shows, with a title on each cell.
+//! A picture as SVG, which every browser shows, with a title for each cell.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::units::human_size;
 const COLUMNS: usize = 128;
 /// The width and the height of a cell, in pixels.
 const CELL: usize = 8;
-/// The empty space around everything, in pixels.
+/// The margin around everything, in pixels.
 const MARGIN: usize = 16;
 /// The height of a line of text, in pixels.
 const LINE: usize = 20;
@@ -46,7 +46,7 @@ pub fn svg(picture: &Picture) -> String {
     )
 }
 
-/// Draws the cells of a strip from a height on, those that show the same in one piece. Returns the height below.
+/// Draws the cells of a strip from `top` on, with adjacent cells of one kind joined. Returns the position below.
 fn cells(body: &mut String, strip: &Strip, top: usize) -> usize {
     let shown: Vec<_> = strip.shown().collect();
     let rows = shown.chunks(COLUMNS);
@@ -79,7 +79,7 @@ fn cells(body: &mut String, strip: &Strip, top: usize) -> usize {
     top + count * CELL
 }
 
-/// Draws the legend of a strip at a height. Returns the height below.
+/// Draws the legend of a strip at `top`. Returns the position below.
 fn legend(body: &mut String, strip: &Strip, top: usize) -> usize {
     let mut x = MARGIN;
     for (kind, bytes) in Picture::legend(strip) {
@@ -108,7 +108,7 @@ fn colour(kind: CellKind) -> &'static str {
     }
 }
 
-/// Returns a text as XML has it.
+/// Returns a text with the special characters of XML escaped.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for character in printable(text).chars() {

@@ -10,13 +10,13 @@ use crate::units::human_size;
 pub struct Terminal {
     /// Its width in characters.
     pub width: usize,
-    /// True if it shows colours and they are wanted.
+    /// True if colours are supported and wanted.
     pub colours: bool,
-    /// True if it shows more than ASCII.
+    /// True if it shows Unicode.
     pub unicode: bool,
 }
 
-/// Renders a picture, each strip below its heading and above its legend.
+/// Renders a picture: each strip with its heading above and its legend below.
 pub fn terminal(picture: &Picture, terminal: Terminal) -> String {
     let mut text = format!("{}\n", picture.name);
     for (strip, heading) in picture.strips().into_iter().zip(picture.headings()) {
@@ -26,7 +26,7 @@ pub fn terminal(picture: &Picture, terminal: Terminal) -> String {
         let mut length = 0;
         for (kind, bytes) in Picture::legend(strip) {
             let part = format!("{} {}", kind.name(), human_size(bytes));
-            // The character, a blank, and three between two entries.
+            // An entry has a character and a space, and three spaces after it.
             let wide = part.chars().count() + 5;
             if length > 0 && length + wide > terminal.width {
                 text.truncate(text.trim_end().len());

@@ -27,7 +27,8 @@ fn data(start: u64, length: u64, host: u64) -> MapRun {
     run(start, length, status)
 }
 
-/// An image of 32 KiB in a file of 16 KiB: data, compressed data, zeroes, data of a backing file, and nothing.
+/// Returns the picture of an image of 32 KiB in a file of 16 KiB: data, compressed data, zeroes, data of a backing
+/// file, and unallocated space.
 fn picture() -> Picture {
     let mut picture = Picture::new("a<b>.qcow2".into(), 0..32 << 10, 16 << 10, 32);
     let compressed = Status {

@@ -132,8 +132,7 @@ fn encrypt_run<const R: usize>(keys: &RoundKeys<R>, first_sector: u64, run: Sect
     for (size, batches) in even_batches(left.div_ceil(LANES), MAX_GROUPS, MAX_GROUPS) {
         for _ in 0..batches {
             let sectors = left.min(size * LANES);
-            // SAFETY: the batches add up to the groups of the run, of which
-            // only the last can be short of a sector.
+            // SAFETY: the batches add up to the groups of the run, of which only the last can have one sector.
             unsafe {
                 match size {
                     0 => return,
@@ -175,8 +174,7 @@ unsafe fn encrypt_batch<const R: usize, const N: usize>(
     sectors: usize,
 ) {
     let whole = LANES * (N - 1);
-    // SAFETY: this function's own contract; where the last group isn't whole,
-    // it's given two sectors of our own instead.
+    // SAFETY: this function's own contract. A last, partial group works on a copy with two sectors.
     unsafe {
         let mut place = GroupPlaces {
             src: src.cast(),
@@ -197,8 +195,7 @@ unsafe fn encrypt_batch<const R: usize, const N: usize>(
     }
 }
 
-/// The places of a batch's groups: all but the last one after the other, and
-/// the last anywhere.
+/// The places of a batch's groups. All but the last are contiguous, and the last may be anywhere.
 struct GroupPlaces {
     src: *const u8,
     dst: *mut u8,
