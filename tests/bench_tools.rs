@@ -1,9 +1,9 @@
-//! The measuring programs' arithmetic and what they write, on made-up figures.
+//! Tests of the benchmarks' arithmetic and output, with invented figures.
 //!
-//! `cargo test` doesn't build programs under `benches/`, and nothing here measures anything: no test
-//! can fail because a machine is slow.
+//! `cargo test` doesn't run programs under `benches/`. Nothing is measured here, so no test can fail because a
+//! machine is slow.
 
-// `figures` and its siblings are modules of `benches/cluster_size`; they find each other as `super`.
+// `figures` and its siblings are modules of `benches/cluster_size`, which refer to each other by `super`.
 #[path = "../benches/cluster_size/answer.rs"]
 mod answer;
 #[path = "../benches/common/mod.rs"]
@@ -33,8 +33,8 @@ fn cost(wall: f64) -> Cost {
     }
 }
 
-/// Figures of a machine that doesn't exist: qemu-img takes ten times as long, AES twice as long,
-/// and time falls with the root of the cluster size up to 64 KiB.
+/// Returns figures of an imaginary machine: qemu-img takes ten times as long, AES twice as long, and time falls with
+/// the square root of the cluster size up to 64 KiB.
 fn figures(with_qemu: bool, backend: &str) -> Figures {
     let points = |times: f64| {
         let point = |bits: u32| Point {
@@ -89,7 +89,7 @@ fn medians_are_in_the_middle() {
 
 #[test]
 fn a_ratio_is_the_rounds_median() {
-    // The second round was slow for both: it doesn't count for more.
+    // The second round was slow for both, which must not give it more weight.
     let ours = [1.0, 30.0, 1.5].map(cost);
     let theirs = [2.0, 60.0, 2.0].map(cost);
     assert_eq!(numbers::ratio(&ours, &theirs), 0.5);
@@ -128,7 +128,7 @@ fn the_answer_follows_from_the_figures() {
         "{unit}"
     );
     assert_eq!(price.matches("2.00 times").count(), 4, "{price}");
-    // The root of 2⁷.
+    // It is the square root of 2⁷.
     assert_eq!(
         clusters.matches("11.3 times as long").count(),
         2,
@@ -161,7 +161,7 @@ fn the_page_and_the_plot_name_no_paths_of_the_machine() {
     }
     assert_eq!(plot.matches("<polyline").count(), 4);
     assert_eq!(plot.matches("<circle").count(), 4 * 13);
-    // The command's name has two hyphens, which XML doesn't allow in a comment.
+    // An option of the command has two hyphens, which XML doesn't allow in a comment.
     assert!(!plot.contains("<!--"));
     assert!(plot.contains("</title>") && plot.contains("</desc>") && !plot.contains("NaN"));
 }

@@ -1,6 +1,6 @@
-//! The sector ciphers against published answers and against the plain crates.
+//! Tests of the sector ciphers against published vectors and against the plain crates.
 //!
-//! Every backend that the machine has goes through all of it.
+//! Every backend of the machine is tested.
 
 use cowhide::crypto::{
     Backend, BackendError, KeyedCipher, SECTOR_SIZE, limit::register_limit, reference::Reference,
@@ -32,9 +32,9 @@ impl Random {
     }
 }
 
-/// A mode of AES with a length of key.
+/// A mode of AES with a key length.
 struct Kind {
-    /// Bytes in the key, or in the two keys.
+    /// The length of the key in bytes, or of both keys.
     key: usize,
     make: fn(&[u8], Backend) -> KeyedCipher,
     plain: fn(&[u8]) -> Reference,
@@ -120,8 +120,8 @@ mod sp_800_38a {
         \x3f\xf1\xca\xa1\x68\x1f\xac\x09\x12\x0e\xca\x30\x75\x86\xe1\xa7";
 }
 
-/// The vectors have an IV that no sector number gives, so it's folded into the
-/// first block: that's all an IV does.
+/// The test vectors have an IV that no sector number gives, so it is added (xor) to the first block, which is
+/// equivalent.
 #[test]
 fn sp_800_38a_cbc() {
     use sp_800_38a::{CIPHER, IV, KEY, PLAIN};
@@ -157,7 +157,7 @@ fn the_iv_is_the_little_endian_sector_number() {
     }
 }
 
-/// All that can be done with a run, at two misalignments.
+/// Checks all operations on a run, with two alignments.
 fn check_run(
     cipher: &KeyedCipher,
     first: u64,
@@ -216,7 +216,7 @@ fn every_backend_agrees_with_the_plain_crates() {
     let mut random = Random(1);
     for (n, kind) in KINDS.iter().enumerate() {
         for sectors in 1..=200 {
-            // All lengths with two kinds, so that every kernel meets every length in one direction or other.
+            // Two kinds get all lengths, so that every kernel processes every length in some direction.
             if n % 2 == 0 && sectors > 70 && sectors % 7 != 0 {
                 continue;
             }
@@ -237,8 +237,8 @@ fn every_backend_agrees_with_the_plain_crates() {
             for backend in Backend::available() {
                 let cipher = (kind.make)(&key, backend);
                 for (i, from) in OFFSETS.into_iter().enumerate() {
-                    // Soft is too slow in a debug build for every pair, and what
-                    // an address is doesn't matter to safe code.
+                    // Soft is too slow in a debug build for every pair, and the alignment doesn't matter to safe
+                    // code.
                     if matches!(backend, Backend::Soft | Backend::Portable) && i != sectors % 5 {
                         continue;
                     }
@@ -250,7 +250,7 @@ fn every_backend_agrees_with_the_plain_crates() {
     }
 }
 
-/// Long enough for several batches in one pipeline.
+/// Checks runs that are long enough for several batches in one pipeline.
 #[test]
 fn long_runs() {
     let mut random = Random(2);
@@ -271,14 +271,14 @@ fn long_runs() {
     }
 }
 
-/// Reads bytes written as hexadecimal digits.
+/// Parses hexadecimal digits.
 fn hex(text: &str) -> Vec<u8> {
     let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("two digits");
     (0..text.len()).step_by(2).map(digit).collect()
 }
 
-/// IEEE 1619-2007, vectors 4 (AES-128, sector 0) and 10 (AES-256, sector 0xff), whose data are 512 bytes that
-/// count: both ends of the ciphertexts.
+/// Checks both ends of the ciphertexts of IEEE 1619-2007, vectors 4 (AES-128, sector 0) and 10 (AES-256, sector
+/// 0xff). Their data are 512 bytes with the values 0, 1, 2 and so on.
 #[test]
 fn ieee_1619() {
     let counted: Vec<u8> = (0..512)

@@ -1,4 +1,4 @@
-//! The real binary when something goes wrong: what it says, and what it leaves behind.
+//! Tests of the real binary with failures: its messages, and the files that it leaves.
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{
     until_it_said,
 };
 
-/// A folder with a disk of noise as `disk.raw` and passwords in `pw` and `wrong`.
+/// Makes a folder with a disk of noise as `disk.raw` and passwords in `pw` and `wrong`.
 fn folder(bytes: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("disk.raw"), Noise(5).bytes(bytes)).unwrap();
@@ -45,7 +45,7 @@ fn end(child: Child) -> Ran {
     child.wait_with_output().unwrap().into()
 }
 
-/// Waits until something is so.
+/// Waits until a condition is true.
 fn wait_until(child: &mut Child, what: &str, is_so: impl Fn() -> bool) {
     while !is_so() {
         let ended = child.try_wait().unwrap();
@@ -54,7 +54,7 @@ fn wait_until(child: &mut Child, what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// The script's output; it runs in a shell.
+/// Runs a script in a shell.
 fn sh(folder: &Path, script: &str) -> Ran {
     run(folder, "sh", ["-c", script])
 }
@@ -77,7 +77,7 @@ fn what_is_verified_is_said() {
         assert_eq!(cowhide(folder, &args).ok(), said, "{options}");
         assert_eq!(cowhide(folder, &format!("{args} -q")).ok(), "");
     }
-    // Into what was there, and is longer.
+    // This overwrites an existing, longer file.
     fs::write(folder.join("x"), vec![7; 4 << 20]).unwrap();
     assert_eq!(cowhide(folder, "convert --verify -n disk.raw x").ok(), said);
     assert_eq!(fs::metadata(folder.join("x")).unwrap().len(), 4 << 20);
@@ -104,7 +104,7 @@ fn a_target_that_was_written_to_meanwhile_is_found_out() {
             let file = fs::File::open(target)?;
             file.read_exact_at(&mut bytes, 0).map(|()| bytes)
         };
-        // The first piece is there: nobody writes there again, but us.
+        // The first block has been written, so that only the test changes it from now on.
         wait_until(&mut child, "something is written", || {
             first(&written).is_ok_and(|bytes| bytes != [0; 4096])
         });
@@ -128,7 +128,7 @@ fn checksums_are_what_other_tools_check() {
     let blake3 = format!("{}  disk.raw\n", blake3::hash(&disk).to_hex());
     let line = cowhide(folder, "checksum --algorithm blake3 disk.raw").ok();
     assert_eq!(line, blake3);
-    // The same for what is stored in another way, and on the way.
+    // Other formats and ways of copying give the same.
     let encrypt = "--encrypt aes --password-file pw -O qcow2";
     for options in ["-O raw", "-O qcow2", encrypt, "-O raw -C", "-O raw -S 0"] {
         let convert = format!("convert --checksum sha256 {options} disk.raw x");
@@ -138,7 +138,7 @@ fn checksums_are_what_other_tools_check() {
         let again = cowhide(folder, "checksum --password-file pw x").ok();
         assert_eq!(again, line);
     }
-    // Names that a line can't have are escaped as coreutils does it.
+    // Names that would break the line are escaped as in coreutils.
     let odd = OsStr::from_bytes(b"a\\b\nc\xff");
     fs::copy(folder.join("disk.raw"), folder.join(odd)).unwrap();
     let ours = run(folder, COWHIDE, [OsStr::new("checksum"), odd]).ok();
@@ -156,7 +156,7 @@ fn checksums_are_what_other_tools_check() {
     assert!(!folder.join("y").exists());
 }
 
-/// QEMU takes a newline at the end of a file for a part of the password.
+/// Checks that a newline at the end of the password file is found to be a part of the password, as QEMU takes it.
 #[test]
 fn a_newline_that_belongs_to_the_password_is_found() {
     let folder = folder(0);
@@ -200,7 +200,7 @@ fn a_wrong_password_is_noticed_where_it_can_be() {
             )
         };
         with("pw", "--require-plausible").ok();
-        // Whoever isn't at a terminal wants nothing on standard error.
+        // Without a terminal nothing is printed on standard error.
         with("wrong", "").ok();
         let _ = fs::remove_file(folder.join("back.raw"));
         with("wrong", "--require-plausible").fails(1, noise);
@@ -215,7 +215,7 @@ fn a_wrong_password_is_noticed_where_it_can_be() {
     assert_eq!(ran.status, Some(1));
     assert!(ran.stderr.contains("the start of the disk is noise"));
     cowhide(folder, "info --require-plausible x").fails(1, "takes a password");
-    // An image with nothing in it says nothing.
+    // An empty image can't show if the password is wrong.
     cowhide(
         folder,
         "create -q -f qcow2 --encrypt aes --password-file pw e 1M",
@@ -271,7 +271,7 @@ fn killed_at_any_moment_it_leaves_nothing_or_a_whole_image() {
         }
         let found = format!("{nothing} nothing, {unfinished} unfinished, {whole} whole");
         assert!(whole > 0, "{found}");
-        // A new file has its name only when it is whole.
+        // A new file gets its name only when it is complete.
         let is_new = !existing && has_unnamed_files(folder);
         assert!(!existing || unfinished > 0, "{found}");
         assert!(!is_new || nothing > 0 && unfinished == 0, "{found}");
@@ -390,7 +390,7 @@ fn a_report_that_cannot_be_printed_is_a_failure_of_every_subcommand() {
         "convert --help",
     ] {
         let full = sh(folder, &format!("{COWHIDE} {command} >/dev/full"));
-        // With 1, compare says that the images differ.
+        // A status of 1 of compare means that the images differ.
         let status = 1 + i32::from(command.starts_with("compare"));
         full.fails(
             status,
@@ -401,7 +401,7 @@ fn a_report_that_cannot_be_printed_is_a_failure_of_every_subcommand() {
         let mut closed = Command::new(COWHIDE);
         closed.args(command.split(' ')).current_dir(folder);
         let closed = closed.stdout(writer).output().unwrap();
-        // A reader who has seen enough is no trouble.
+        // A closed pipe isn't an error.
         assert_eq!(closed.status.code(), Some(0), "{command}: {closed:?}");
         assert_eq!(closed.stderr, b"", "{command}: {closed:?}");
     }
@@ -443,7 +443,7 @@ fn hostile_names_move_no_cursor_and_break_no_json() {
             assert_eq!(value["filename"], *name.to_string_lossy());
             assert!(text.is_ascii());
         }
-        // As part of every message there is.
+        // The name is part of every message.
         for (args, names) in [
             (&["info", "-f"][..], &[name, disk][..]),
             (&["convert"], &[name, name]),
@@ -473,8 +473,8 @@ fn a_file_system_that_fills_up_is_an_error_without_a_trace() {
     let folder = folder(6 << 20);
     let folder = folder.path();
     fs::create_dir(folder.join("small")).unwrap();
-    // A file system of 4 MiB of our own, where the system gives us one; else a limit on the length of
-    // files, with the signal that it comes with.
+    // The script mounts a private file system of 4 MiB if the system allows it. Otherwise it sets a limit on the
+    // length of files, which comes with a signal.
     let script = |commands: &str| {
         format!(
             "if mount -t tmpfs -o size=4m small small 2>/dev/null; then :; else ulimit -f 8192; fi\n\

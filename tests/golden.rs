@@ -1,5 +1,5 @@
-//! Small images that qemu-img made, as literal bytes: what they hold is written here, in numbers,
-//! so that neither our constants nor an installed oracle can hide a mistake.
+//! Tests of small images that qemu-img made, as literal bytes. Their contents are written here as numbers, so
+//! that neither the library's constants nor the installed qemu-img can hide a mistake.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use cowhide::units::{GuestOffset, HostOffset};
 const V2: &[u8] = include_bytes!("data/golden/v2.qcow2");
 const V3: &[u8] = include_bytes!("data/golden/v3.qcow2");
 const AES: &[u8] = include_bytes!("data/golden/aes.qcow2");
-/// 34 bytes, of which only the first 16 count.
+/// A password of 34 bytes, of which only the first 16 are used.
 const PASSWORD: &[u8] = b"cowhide password beyond sixteen";
 
 fn header(bytes: &[u8]) -> (Arc<MemoryStorage>, Header) {
@@ -28,7 +28,7 @@ fn contents(image: &dyn Image) -> Vec<u8> {
     buf
 }
 
-/// The extents of a whole disk as (start, length, kind).
+/// Returns the extents of a whole disk as (start, length, kind).
 fn extents(image: &dyn Image) -> Vec<(u64, u64, ExtentKind)> {
     let mut extents = Vec::new();
     let mut position = 0;
@@ -40,7 +40,7 @@ fn extents(image: &dyn Image) -> Vec<(u64, u64, ExtentKind)> {
     extents
 }
 
-/// A disk of `size` zeroes with patterns at (start, length, byte).
+/// Returns a disk of `size` zeroes with patterns at (start, length, byte).
 fn disk(size: usize, patterns: &[(usize, usize, u8)]) -> Vec<u8> {
     let mut disk = vec![0; size];
     for (start, length, byte) in patterns {
@@ -96,9 +96,9 @@ fn version_3_with_zero_clusters() {
             (4096, 1_044_480, NOWHERE),
             (1_048_576, 4096, ZERO),
             (1_052_672, 1_044_480, NOWHERE),
-            // The end of the first L2 table, and a whole one that doesn't exist.
+            // This is the end of the first L2 table, and all of an unallocated one.
             (2_097_152, 1_048_576, NOWHERE),
-            // Its cluster is kept.
+            // Its cluster is preallocated.
             (3_145_728, 4096, kept),
             (3_149_824, 4096, ExtentKind::Data(HostOffset(32768))),
             (3_153_920, 1_040_384, NOWHERE),

@@ -1,7 +1,7 @@
-//! The public interface of the library, as a listing under version control.
+//! The test that the public interface of the library equals its listing under version control.
 //!
-//! What other programs build on changes only where somebody means it to. `docs/public-interface.txt` is made of the
-//! files of `src/library` and of `src/error.rs`. To take a change over, run this test with `UPDATE_INTERFACE=1`.
+//! The interface must not change by accident. `docs/public-interface.txt` is generated from the files of
+//! `src/library` and from `src/error.rs`. To accept a change, run this test with `UPDATE_INTERFACE=1`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use syn::{Attribute, Fields, ImplItem, Item, Visibility};
 /// The listing, below the crate's root.
 const LISTING: &str = "docs/public-interface.txt";
 
-/// The files that the interface is in. The root says which of their types are public.
+/// Returns the files that define the interface. The crate's root exports their public types.
 fn files(root: &Path) -> Vec<PathBuf> {
     let folder = fs::read_dir(root.join("src/library")).unwrap();
     let mut files: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
@@ -20,7 +20,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The names that the crate's root makes public.
+/// Returns the names that the crate's root exports.
 fn public_names(root: &Path) -> Vec<String> {
     let text = fs::read_to_string(root.join("src/lib.rs")).unwrap();
     let uses = text
@@ -41,7 +41,7 @@ fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
 
-/// Keeps of attributes what callers depend on.
+/// Removes the attributes that callers don't depend on.
 fn bare(attributes: &mut Vec<Attribute>) {
     let kept = ["derive", "non_exhaustive", "must_use"];
     attributes.retain(|attribute| kept.iter().any(|name| attribute.path().is_ident(name)));
@@ -59,7 +59,7 @@ fn bare_fields(fields: &mut Fields) {
     }
 }
 
-/// The part of an item that is public; `None` without one.
+/// Returns the public part of an item, or `None` if it has none.
 fn public_part(item: Item, names: &[String]) -> Option<Item> {
     let is_named = |name: &syn::Ident| names.iter().any(|public| name == public);
     match item {

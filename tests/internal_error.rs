@@ -1,6 +1,5 @@
-//! What a panic looks like from outside. A program of its own, which starts itself again: there it
-//! converts an image that panics when it is read, in a worker as well as in the main thread, as
-//! `cowhide` would.
+//! The test of internal errors from outside of the process. It is a separate program, which starts itself
+//! again to convert an image that panics when it is read, in a worker and in the main thread.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -13,12 +12,12 @@ use cowhide::formats::{Extent, ExtentKind, Image, Preallocation};
 use cowhide::storage::{CacheMode, Unfinished as _, UnfinishedFile};
 use cowhide::units::{GuestOffset, HostOffset};
 
-/// Where the program under test finds what it is to make.
+/// The environment variable with the path of the target.
 const TARGET: &str = "COWHIDE_TEST_TARGET";
 
 const SIZE: u64 = 64 << 20;
 
-/// A disk that is fine up to a place.
+/// A disk whose reads panic from an offset on.
 struct Faulty(u64);
 
 impl Image for Faulty {
@@ -62,7 +61,7 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         });
     }
-    // What cargo's other options ask for, this has not.
+    // The other options of cargo have no effect.
     for workers in [1, 2, 7] {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("x.raw");

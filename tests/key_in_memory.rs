@@ -1,7 +1,7 @@
-//! Where keys stand in memory: nowhere on the stack, and nowhere at all when the program is done.
+//! The test that no key is on the stack, and none anywhere in memory at the end of the program.
 //!
-//! A program of its own, which runs `cowhide` within itself and then looks at all of its memory. It never has
-//! the key in one piece itself: what it knows is the key with its bits turned.
+//! It is a separate program, which runs the code of `cowhide` and then searches all of its own memory. It never has
+//! the key itself, but only its complement.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,12 +12,12 @@ use std::process::ExitCode;
 use cowhide::crypto::{BACKEND_VARIABLE, Backend, Secret};
 use cowhide::formats::encryption::{EncryptedHeader as _, LegacyAes};
 
-/// The key with all bits turned.
+/// The complement of the key.
 const TURNED: [u8; 16] = [
     0x8e, 0x9e, 0x91, 0xc2, 0x97, 0x84, 0xd0, 0x96, 0xbb, 0x90, 0xcd, 0xc6, 0x8a, 0x9c, 0xa9, 0xb6,
 ];
 
-/// Where the key stands, by the name of the mapping.
+/// Returns the mappings of memory that contain the key, by name.
 fn places(memory: &File) -> Vec<String> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let mut places = Vec::new();
@@ -27,7 +27,7 @@ fn places(memory: &File) -> Vec<String> {
         let start = u64::from_str_radix(start, 16).unwrap();
         let end = u64::from_str_radix(end, 16).unwrap();
         let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
-        // This buffer is memory too, and is filled with the bits turned before anything looks at it again.
+        // This buffer is memory too, so it is complemented before the next search.
         if memory.read_exact_at(&mut bytes, start).is_err() {
             continue;
         }
@@ -39,7 +39,7 @@ fn places(memory: &File) -> Vec<String> {
     places
 }
 
-/// Writes the key to a file, never two bytes of it at a time.
+/// Writes the key to a file byte by byte.
 fn write_key(path: &Path) {
     let mut file = File::create(path).unwrap();
     for byte in TURNED {
@@ -54,7 +54,7 @@ fn cowhide(args: &str) {
 }
 
 fn main() {
-    // Before there is a secret: then not even we may open it.
+    // This is done before there is a secret, since not even this process may open it afterwards.
     let memory = File::open("/proc/self/mem").unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::env::set_current_dir(folder.path()).unwrap();
@@ -62,7 +62,7 @@ fn main() {
     fs::write("disk.raw", vec![1; 3 << 20]).unwrap();
     assert!(places(&memory).is_empty(), "{:?}", places(&memory));
 
-    // As long as there is a key it is found, so that what follows tells something.
+    // While the key exists it must be found, so that the later searches are meaningful.
     let secret = Secret::new(fs::read("pw").unwrap());
     let cipher = LegacyAes.unlock(&secret).unwrap();
     let found = places(&memory);
@@ -87,7 +87,7 @@ fn main() {
     }
     assert_eq!(fs::read("dec").unwrap(), fs::read("disk.raw").unwrap());
 
-    // The backend is of the environment, so each has a program of its own.
+    // The environment selects the backend, so each needs its own process.
     if std::env::var_os(BACKEND_VARIABLE).is_none() {
         for backend in Backend::available() {
             let program = std::env::current_exe().unwrap();

@@ -1,4 +1,4 @@
-//! A second consumer of the library, beside the program: it uses the public interface and nothing else.
+//! Tests of the library that use only its public interface.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -13,7 +13,7 @@ use cowhide::{
 /// The size of the disk of these tests, in bytes.
 const SIZE: u64 = 8 << 20;
 
-/// A raw disk of [`SIZE`] bytes, of which the third MiB holds data.
+/// Makes a raw disk of [`SIZE`] bytes with data in the third MiB.
 fn raw_disk(folder: &Path) -> Vec<u8> {
     let mut disk = vec![0; SIZE as usize];
     for (byte, value) in disk[2 << 20..3 << 20].iter_mut().zip((0..=250u8).cycle()) {
@@ -127,7 +127,7 @@ fn damage_is_found_and_repaired() {
     CreateOptions::new("qcow2", SIZE).create(&image).unwrap();
     let options = OpenOptions::new().format("qcow2");
     assert!(options.check(&image).unwrap().unwrap().is_clean());
-    // The refcount of the fourth cluster, which nothing uses: the first block of refcounts is the third cluster.
+    // This leaks the fourth cluster: the third cluster is the first refcount block.
     let mut bytes = fs::read(&image).unwrap();
     bytes[(2 << 16) + 9] = 1;
     bytes.resize(5 << 16, 0);
@@ -202,7 +202,7 @@ fn snapshots_are_taken_read_gone_back_to_and_deleted() {
 fn bitmaps_tell_what_has_changed() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("x.qcow2");
-    // 70 bits and a part of one.
+    // The bitmap has 70 bits and a partial one.
     let size = 70 * 512 + 100 * 512;
     CreateOptions::new("qcow2", size).create(&image).unwrap();
     let options = OpenOptions::new().format("qcow2");

@@ -1,9 +1,9 @@
-//! What a power cut leaves of a repair, of a new image, and of bitmaps that are added to one: everything
-//! before the last flush, and any part of what came after it, torn at sectors.
+//! Tests of power cuts during a repair, the creation of an image, and the addition of bitmaps. A power cut keeps
+//! everything before the last flush, and any part of the later changes, torn at sectors.
 //!
-//! A repair that was cut off is repeated, and ends as it would have ended, with the data that could be
-//! read before; a new image that was cut off is no image, or a whole one; and of bitmaps an image has all, those
-//! that it had, or none that counts.
+//! An interrupted repair can be repeated with the same result, and the data that could be read before. An interrupted
+//! new image is no image or a complete one. After an interrupted addition of bitmaps, the image has all, only the old
+//! ones, or none that is valid.
 
 mod common;
 #[path = "power_loss/one_bitmap.rs"]
@@ -35,7 +35,8 @@ use common::Noise;
 use power_cut::kept::{Kept, bitmaps, some_bitmaps, with_bitmaps, with_snapshot};
 use power_cut::{KEY, Subject, assert_clean, leftovers};
 
-/// What can be read of an image now and at its snapshots, sector by sector; `None` where nothing can.
+/// Returns the readable contents of an image and its snapshots, sector by sector. `None` stands for an unreadable
+/// sector.
 fn contents(bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
     let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
     let Ok(header) = Header::read(storage.as_ref()) else {
@@ -62,7 +63,7 @@ fn contents(bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
     sectors
 }
 
-/// Repairs it, and gives what is wrong afterwards.
+/// Repairs an image, and returns the remaining findings.
 fn repaired(storage: &MemoryStorage) -> Option<CheckReport> {
     let header = Header::read_for_check(storage).ok()?;
     repair(storage, &header, Repair::All, &mut |_| {}).ok()?;
@@ -70,8 +71,8 @@ fn repaired(storage: &MemoryStorage) -> Option<CheckReport> {
     Some(check(storage, &header, &mut |_| {}).unwrap())
 }
 
-/// Damages an image, repairs it, and looks at everything that a power cut may leave of that. How many
-/// changes the repair made, if it succeeded.
+/// Damages an image, repairs it, and checks all results of a power cut during the repair. Returns the number of
+/// changes of the repair, if it succeeded.
 fn repair_and_cut(bytes: &[u8], noise: &mut Noise, name: &str) -> Option<usize> {
     let before = contents(bytes);
     let storage = MemoryStorage::new(bytes.to_vec()).recording();
@@ -102,7 +103,7 @@ fn cipher() -> Cipher {
     LegacyAes::with_key(KEY, Backend::detect())
 }
 
-/// An image in which some things have been written.
+/// Returns an image with some data.
 fn used(cluster_size: u64, refcount_bits: u64, size: u64) -> Vec<u8> {
     let storage = Arc::new(MemoryStorage::default());
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
@@ -148,7 +149,7 @@ fn field(bytes: &[u8], at: usize) -> usize {
     usize::try_from(u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
 }
 
-/// Damages of the refcounts in every degree, so that they are repaired one by one or made anew.
+/// Damages refcounts to some degree, so that they are repaired one by one or rebuilt.
 fn damage_refcounts(bytes: &mut [u8], noise: &mut Noise, degree: u64) {
     let table = field(bytes, 48);
     let block = field(bytes, table);
@@ -203,7 +204,7 @@ fn whatever_is_wrong_a_repair_that_was_cut_off_loses_nothing() {
         for round in 0..80 {
             let mut damaged = bytes.to_vec();
             for _ in 0..1 + noise.below(3) {
-                // Table entries and refcounts, not the header.
+                // This damages table entries and refcounts, and not the header.
                 let at = 0x200 + usize::try_from(noise.below(0x700)).unwrap();
                 damaged[at] = match noise.below(3) {
                     0 => damaged[at] ^ 1 << noise.below(8),
@@ -242,7 +243,7 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
         let metadata = Preallocation::Metadata;
         Box::new(NewQcow2::create_preallocated(storage, options, None, metadata, true).unwrap())
     };
-    // An old image on a device is no image either as soon as the new one is begun.
+    // An old image on a device is invalid as soon as the new one is begun.
     let old = used(512, 16, 64 << 10);
     let (mut none, mut whole) = (0, 0);
     for (name, make) in [
@@ -274,7 +275,7 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
                 ..NewQcow2Options::new(disk.len() as u64)
             };
             let target = make(Arc::<MemoryStorage>::clone(&storage), options);
-            // It has begun; what was there may be there until this is on the disk.
+            // The old image may be there until this change is on the disk.
             let begun = storage.recorded();
             let source = RawImage::open(Arc::new(MemoryStorage::new(disk.clone()))).unwrap();
             convert::copy(&source, target.as_ref(), Settings::default(), &()).unwrap();
@@ -313,7 +314,7 @@ fn a_new_image_that_was_cut_off_is_none_or_whole() {
     assert!(none > 1000 && whole > 8, "{none} {whole}");
 }
 
-/// An image of these options, in which nothing has been written.
+/// Returns an empty image with these options.
 fn empty(options: NewQcow2Options) -> Subject {
     let storage = Arc::new(MemoryStorage::default());
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
@@ -329,8 +330,8 @@ fn empty(options: NewQcow2Options) -> Subject {
     }
 }
 
-/// Puts an extension that nobody knows in front of the others, so that where bitmaps are named is in two
-/// sectors, one of which may be written without the other.
+/// Inserts an unknown header extension in front of the others, so that the bitmaps extension spans two sectors, one
+/// of which may be written without the other.
 fn move_extensions(bytes: &mut Vec<u8>) {
     let name = field(bytes, 8);
     let end = name + b"below".len();
@@ -349,8 +350,8 @@ fn move_extensions(bytes: &mut Vec<u8>) {
     assert!(at < 512 && at + 24 > 512, "{at}");
 }
 
-/// Bitmaps that are added to an image: one that has none, and whose backing file's name has to make room;
-/// and one that has some of other names.
+/// Checks the addition of bitmaps to an image without any, whose backing file's name has to be moved, and to an image
+/// with bitmaps of other names.
 #[test]
 fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
     let mut noise = Noise(4);
@@ -441,8 +442,8 @@ fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
     assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
 }
 
-/// A dirty image, whose refcounts are put right when it is opened for writing: cut off there, it can be
-/// opened again, and has lost nothing.
+/// Checks that a dirty image can be opened again without loss after a power cut during the repair of its refcounts,
+/// which is done when it is opened for writing.
 #[test]
 fn the_repair_of_a_dirty_image_that_was_cut_off_is_done_again() {
     let mut noise = Noise(5);
@@ -466,7 +467,7 @@ fn the_repair_of_a_dirty_image_that_was_cut_off_is_done_again() {
             }
         }
         image.flush().unwrap();
-        // And it is never closed.
+        // The image is never closed.
         let subject = Subject {
             bytes: storage.contents(),
             ..subject

@@ -1,8 +1,8 @@
-//! Laws of the parts that everything else is built on, held against plain models for values at random:
-//! table entries, refcounts of every width, the cutting up of offsets, sizes as people write them.
+//! Property tests of the basic parts, which compare them with simple models for random values: table entries,
+//! refcounts of every width, the division of offsets, and the parsing of sizes.
 //!
-//! The masks are written out here, from the specification, so that a mistake in the library's own isn't
-//! made twice. Values are drawn from near what is valid, since of all numbers of 64 bits almost none is.
+//! The masks are repeated here from the specification, so that a mistake in the library's masks is found. Random
+//! values are nearly valid, since almost no random number of 64 bits is.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use cowhide::formats::qcow2::Geometry;
@@ -28,12 +28,12 @@ fn config() -> ProptestConfig {
 
 fn geometry() -> impl Strategy<Value = Geometry> {
     (9..=21u32, any::<bool>(), 0..=6u32).prop_map(|(bits, extended, order)| {
-        // The smallest clusters have no subclusters of whole sectors.
+        // The subclusters of the smallest clusters would be less than a sector.
         Geometry::new(bits, extended && bits >= 14, order).unwrap()
     })
 }
 
-/// A stored entry: aligned or nearly, with flags or without, and with a bit too many now and then.
+/// Returns a strategy for entries: aligned or nearly, with or without flags, and sometimes with a reserved bit.
 fn entry() -> impl Strategy<Value = u64> {
     let host = prop_oneof![
         Just(0),
@@ -49,7 +49,7 @@ fn entry() -> impl Strategy<Value = u64> {
     (host, flags, more).prop_map(|(host, flags, more)| host | flags | more)
 }
 
-/// What is wrong with an entry whose bits but for `known` are reserved.
+/// Returns the error of an entry if all bits but `known` are reserved.
 fn wrong(entry: u64, known: u64, geometry: Geometry) -> Option<EntryError> {
     let host = entry & OFFSET;
     if entry & !known != 0 {
@@ -96,27 +96,27 @@ proptest! {
                 return Err(TestCaseError::fail(format!("{target:?}")));
             };
             prop_assert_eq!(lead, L2Lead::Compressed(range));
-            // 62 − (bits − 8) bits of offset, and above them how many sectors more.
+            // The offset has 62 − (bits − 8) bits, and above them is the number of additional sectors.
             let x = 70 - geometry.cluster_bits();
             let host = stored & ((1 << x) - 1);
             let sectors = 1 + (stored & (COMPRESSED - 1)) / (1 << x);
             prop_assert_eq!(range.host.0, host);
             prop_assert_eq!((host + range.length).next_multiple_of(512), host + range.length);
             prop_assert_eq!(host / 512 + sectors, (host + range.length) / 512);
-            // What ends beyond the last place that can be told is never written.
+            // A cluster that ends beyond the last representable offset is never written.
             let again = L2Entry::to_compressed(geometry, range.host, range.length);
             let fits = host + range.length <= 1 << x;
             prop_assert_eq!(again, fits.then_some(entry.with_copied(false)));
             return Ok(());
         }
-        // Bit 0 means zeroes; where the subclusters have bits of their own it means nothing.
+        // Bit 0 means zeroes, and is reserved with subclusters.
         let mut expected = wrong(stored, OFFSET | COPIED | 1, geometry);
         let is_zero = stored & 1 != 0 && !geometry.has_subclusters();
         if expected.is_none() && is_zero && !zero_flag {
             expected = Some(EntryError::ZeroFlagInVersion2);
         }
         prop_assert_eq!(target.err(), expected);
-        // In an external data file offset 0 is a place, where the flag says so.
+        // In an external data file offset 0 is valid if the flag is set.
         let kept = stored & OFFSET != 0 || (external && stored & COPIED != 0);
         let place = (HostOffset(stored & OFFSET), stored & COPIED != 0);
         match target {
@@ -142,7 +142,7 @@ proptest! {
         }
     }
 
-    /// Every length that a compressed cluster may have, at every place that there is room to tell.
+    /// Checks every length of a compressed cluster, at every representable offset.
     #[test]
     fn compressed_clusters(
         geometry in geometry(),
@@ -184,7 +184,7 @@ proptest! {
     #[test]
     fn bitmap_table_entries(stored in entry(), geometry in geometry()) {
         let target = BitmapTableEntry(stored).target(geometry);
-        // All ones, or a cluster: not both.
+        // The entry means all ones or a cluster, and not both.
         let known = if stored & OFFSET == 0 { 1 } else { OFFSET };
         prop_assert_eq!(target.err(), wrong(stored, known, geometry));
         match target {
@@ -214,7 +214,7 @@ proptest! {
         let number = u64::from(geometry.subcluster_index(guest));
         let size = geometry.subcluster_size();
         prop_assert!(number * size <= within && within < (number + 1) * size);
-        // A disk that ends behind this byte has an L1 entry for it, and none behind that.
+        // A disk that ends after this byte has an L1 entry for it, and none after that.
         prop_assert_eq!(geometry.l1_entries(offset + 1), l1 + 1);
         prop_assert_eq!(geometry.clusters(offset + 1), cluster + 1);
         let host = HostOffset(offset - within);
@@ -257,7 +257,7 @@ proptest! {
         let letter = ["", "k", "M", "G", "T", "P", "E"][suffix];
         let size = parse_size(&format!("{bytes}{letter}")).ok();
         prop_assert_eq!(size, bytes.checked_mul(unit));
-        // A fraction is at most one unit, and grows with its digits.
+        // A fraction is at most one unit, and increases with its digits.
         if suffix > 0 {
             let whole = bytes % 8;
             let size = parse_size(&format!("{whole}.{digits}{letter}")).unwrap();
@@ -271,7 +271,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..config() })]
 
-    /// A block of refcounts against a plain list of them.
+    /// Compares a refcount block with a list of numbers.
     #[test]
     fn refcounts(
         order in 0..=6u32,
@@ -294,7 +294,7 @@ proptest! {
         }
     }
 
-    /// Bits of a bitmap against a plain list of them.
+    /// Compares the bits of a bitmap with a list.
     #[test]
     fn bits_of_bitmaps(
         length in 0..40usize,

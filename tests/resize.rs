@@ -1,8 +1,7 @@
-//! Disks of other sizes, in memory: what they hold, what a power cut leaves of the change, and what a failing
-//! storage does.
+//! Tests of resizes in memory: the contents of the disk, power cuts, and failures of the storage.
 //!
-//! At any time the disk has the old size or the new one. It holds what it held up to the smaller of both, and
-//! zeroes behind that. Snapshots stay, no cluster is lost, and a bitmap is marked as in use or right.
+//! At any time the disk has the old size or the new one. It keeps its contents up to the smaller size, and has zeroes
+//! beyond that. Snapshots stay, no data is lost, and a bitmap is right or marked as in use.
 
 mod common;
 #[path = "common/power_cut.rs"]
@@ -38,7 +37,7 @@ struct Kind {
     encrypted: bool,
     snapshot: bool,
     bitmaps: bool,
-    /// The size of the backing file in bytes; 0 without one.
+    /// The size of the backing file in bytes, or 0 without one.
     backing: u64,
     external: bool,
     raw: bool,
@@ -137,7 +136,7 @@ const KINDS: [Kind; 14] = [
 ];
 
 impl Kind {
-    /// Makes an image of the kind, in which something has been written.
+    /// Makes an image of the kind with some data.
     fn make(&self) -> Subject {
         let backing = (self.backing > 0).then(|| {
             let bytes = vec![0x5a; usize::try_from(self.backing).unwrap()];
@@ -197,7 +196,7 @@ impl Kind {
             cowhide::formats::qcow2::write::copy_bitmaps(&image, &header, &bitmaps, true).unwrap();
             subject.bytes = storage.contents();
         }
-        // To the end, so that a smaller disk loses something.
+        // Data reaches the end of the disk, so that a smaller disk loses some.
         let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
         let data = subject.data.as_ref();
         let data = data.map(|data| Arc::new(MemoryStorage::new(data.clone())));
@@ -214,7 +213,7 @@ impl Kind {
         subject
     }
 
-    /// Returns true if the kind can be resized so.
+    /// Returns true if the kind allows this resize.
     fn takes(&self, resize: Resize) -> bool {
         let takes_space = matches!(
             resize.preallocation,
@@ -226,7 +225,7 @@ impl Kind {
     }
 }
 
-/// The changes that are tried.
+/// Returns the tested resizes.
 fn changes() -> Vec<Resize> {
     let off = [
         SECTOR,
@@ -256,7 +255,7 @@ fn changes() -> Vec<Resize> {
     changes
 }
 
-/// Resizes the image in files that somebody watches.
+/// Resizes the image in files that record or fail.
 fn run(
     subject: &Subject,
     storage: Arc<dyn Storage>,
@@ -273,7 +272,7 @@ fn run(
     resize_disk(&storage, &header, options, wanted)
 }
 
-/// What is known of an image before its size changes.
+/// The state of an image before its resize.
 struct Before<'s> {
     subject: &'s Subject,
     contents: Vec<u8>,
@@ -291,7 +290,7 @@ impl<'s> Before<'s> {
         }
     }
 
-    /// Looks at the files of an image on its way to another size, or there.
+    /// Checks the files of an image during or after its resize.
     fn examine(&self, files: &[Vec<u8>], wanted: Resize, is_done: bool) {
         let repaired = assert_clean(&files[0], is_done);
         let mut files = files.to_vec();
@@ -308,7 +307,7 @@ impl<'s> Before<'s> {
             .position(|(one, other)| one != other);
         assert_eq!(other, None, "the first byte that is wrong");
         assert_eq!(expected.len(), found.len());
-        // A snapshot is read with the disk's size, so that must be what it was.
+        // A snapshot is read with the size of the disk, which must be the old one.
         let mut as_before = files.clone();
         as_before[0][24..32].copy_from_slice(&SIZE.to_be_bytes());
         self.kept.assert_same_snapshots(self.subject, &as_before);
@@ -442,7 +441,7 @@ fn whatever_operation_fails_the_disk_has_the_old_size_or_the_new_one() {
                             break;
                         }
                         failures += 1;
-                        // All of the first ones, and some of many.
+                        // All of the first operations are tested, and some of the others.
                         nth += 1 + nth / 12;
                     }
                 }
@@ -452,7 +451,7 @@ fn whatever_operation_fails_the_disk_has_the_old_size_or_the_new_one() {
     assert!(failures > 1000, "{failures}");
 }
 
-/// A smaller disk and a larger one again: what was behind its end is gone.
+/// Checks a disk that gets smaller and then larger again: the data beyond the old end is gone.
 #[test]
 fn what_comes_back_reads_as_zeroes() {
     for (number, kind) in KINDS.iter().enumerate() {
@@ -485,7 +484,7 @@ fn what_comes_back_reads_as_zeroes() {
     }
 }
 
-/// The file of a smaller disk takes no more than one that never was larger.
+/// Checks that the file of a shrunk disk isn't larger than that of one that never was larger.
 #[test]
 fn a_smaller_disk_gives_its_space_back() {
     for kind in KINDS.iter().filter(|kind| !kind.snapshot && !kind.external) {
@@ -511,7 +510,7 @@ fn a_smaller_disk_gives_its_space_back() {
     }
 }
 
-/// An L1 table that takes more clusters than a refcount block counts.
+/// Checks an L1 table of more clusters than a refcount block counts.
 #[test]
 fn tables_longer_than_a_refcount_block_counts_find_a_place() {
     for kind in KINDS
@@ -521,7 +520,7 @@ fn tables_longer_than_a_refcount_block_counts_find_a_place() {
         let subject = kind.make();
         let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
         let contents = subject.read(subject.bytes.clone());
-        // Of 64 entries, each of which maps 32 KiB.
+        // Each L2 table has 64 entries, and maps 32 KiB.
         for size in [3 << 30, 7 << 30] {
             let wanted = Resize {
                 size,

@@ -1,4 +1,4 @@
-//! Images in use: what random work leaves, and what power cuts in the middle of it leave.
+//! Tests of images in use: the results of random work, and of power cuts during it.
 
 mod common;
 #[path = "common/power_cut.rs"]
@@ -20,7 +20,7 @@ use common::Noise;
 use power_cut::kept::{Kept, with_bitmaps, with_data, with_snapshot};
 use power_cut::{KEY, Log, Logged, Subject, assert_clean, lossy_cut};
 
-/// An empty image.
+/// Returns an empty image.
 fn image(options: NewQcow2Options) -> Subject {
     let storage = Arc::new(MemoryStorage::default());
     let encrypted = options.encryption == Some(EncryptionFormat::Aes);
@@ -40,7 +40,7 @@ fn image(options: NewQcow2Options) -> Subject {
     }
 }
 
-/// An empty image whose data is in another file.
+/// Returns an empty image with an external data file.
 fn image_with_data_file(options: NewQcow2Options) -> Subject {
     let files = [(); 2].map(|()| Arc::new(MemoryStorage::default()));
     let [storage, data]: [Arc<dyn Storage>; 2] =
@@ -112,7 +112,7 @@ fn every_width_of_refcounts() {
 
 #[test]
 fn the_refcount_table_grows() {
-    // A block counts 64 clusters of 512 bytes, and a table of one cluster has 64 blocks: 2 MiB.
+    // A refcount block counts 64 clusters of 512 bytes, and a refcount table of one cluster has 64 blocks: 2 MiB.
     let options = NewQcow2Options {
         refcount_bits: 64,
         ..options(512, 6 << 20)
@@ -144,7 +144,7 @@ fn lazy_refcounts() {
     }
 }
 
-/// Metadata in one file and data in another: a flush of one must not be taken for one of the other.
+/// Checks images with an external data file: a flush of one file must not be taken for one of the other.
 #[test]
 fn external_data_files() {
     for (seed, data_file_raw) in [(70, false), (71, true)] {
@@ -159,7 +159,7 @@ fn external_data_files() {
     }
 }
 
-/// Bitmaps of every kind stay true, whatever else the image has.
+/// Checks that bitmaps of every kind stay right in all kinds of images.
 #[test]
 fn bitmaps() {
     let lazy = |options| NewQcow2Options {
@@ -193,12 +193,12 @@ fn bitmaps() {
         image_with_data_file(raw),
     ];
     for (seed, subject) in (80..).zip(subjects) {
-        // What is there already is written over in place, without anything to wait for.
+        // Existing data is overwritten in place, without a metadata change.
         with_bitmaps(with_data(subject)).work_and_cut(seed, 30, 60);
     }
 }
 
-/// An internal snapshot stays as it is, and bitmaps beside it stay true.
+/// Checks that an internal snapshot doesn't change, and that bitmaps beside it stay right.
 #[test]
 fn snapshots() {
     let extended = NewQcow2Options {
@@ -225,7 +225,7 @@ fn snapshots() {
     }
 }
 
-/// Memory that takes its time to write, so that others come in between.
+/// Memory with slow writes, so that other threads run in between.
 #[derive(Debug)]
 struct Slow(MemoryStorage);
 
@@ -240,8 +240,8 @@ impl cowhide::storage::Filter for Slow {
     }
 }
 
-/// Threads that write neighbouring sectors of one cluster after the other at the same moment, none of
-/// which is stored yet; some of them zeroes, and some after a flush.
+/// Checks threads that write neighbouring sectors of unallocated clusters at the same time. Some write zeroes, and
+/// some flush before.
 #[test]
 fn several_threads_share_clusters() {
     const THREADS: usize = 4;
@@ -266,7 +266,7 @@ fn several_threads_share_clusters() {
                 let mut bytes = noise.bytes(512);
                 let offset = GuestOffset(at as u64);
                 together.wait();
-                // Nobody may panic here: the others would wait for ever.
+                // No thread may panic here, since the others would wait forever.
                 let zeroes = noise.below(8) == 0;
                 let flush = noise.below(16) == 0;
                 let mut now = vec![1; 512];
@@ -304,21 +304,20 @@ fn several_threads_share_clusters() {
     }
 }
 
-/// Something that one of several threads did: how many changes had been recorded before and after it, the
-/// sectors, and the byte that they are filled with; or a flush.
+/// An operation of one of several threads: the numbers of changes that were recorded before and after it, the
+/// sectors, and their byte, or a flush.
 struct Done {
     before: usize,
     after: usize,
     what: Option<(Range<usize>, u8)>,
 }
 
-/// Threads that write to sectors of their own in clusters that they share, and flush: wherever the power
-/// is cut, each sector holds what its thread had written when a flush began that was done, or something
-/// later.
+/// Checks threads that write to different sectors of shared clusters, and flush. After a power cut, each sector has
+/// what its thread had written before a completed flush began, or something later.
 #[test]
 fn several_threads_are_cut_off() {
     const SECTORS: usize = 384;
-    /// How many neighbouring sectors are one thread's; clusters are no multiples of that.
+    /// The number of adjacent sectors of a thread. Clusters aren't multiples of it.
     const OWN: usize = 3;
     const THREADS: usize = 2;
     let options = NewQcow2Options {
@@ -418,7 +417,7 @@ fn several_threads_are_cut_off() {
     }
 }
 
-/// Whichever write or flush fails: the error is told, and what is left has no damage but leaks.
+/// Checks that the failure of any write or flush is reported, and leaves no damage but leaks.
 #[test]
 fn every_failure_leaves_a_whole_image() {
     let subject = image(options(512, 1 << 17));
@@ -462,13 +461,13 @@ fn every_failure_leaves_a_whole_image() {
     }
 }
 
-/// The offset that a table entry at `at` holds.
+/// Returns the offset in the table entry at `at`.
 fn entry(bytes: &[u8], at: usize) -> usize {
     let entry = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap()
 }
 
-/// Damage that is only found by a write stops it, and is marked for everybody else.
+/// Checks that damage that a write finds stops it, and sets the corrupt bit.
 #[test]
 fn metadata_is_never_written_over() {
     let subject = image(options(4096, 1 << 20));
@@ -481,14 +480,14 @@ fn metadata_is_never_written_over() {
     let l2 = entry(&bytes, l1);
     let refcounts = entry(&bytes, entry(&bytes, 48));
     let leads_to = |host: usize| (host as u64 | 1 << 63).to_be_bytes();
-    // What is written where, and what a write to guest offset 0 must say.
+    // Each damage has an offset, bytes, and the expected error of a write to guest offset 0.
     let damages = [
         (l2, leads_to(l1), "overlaps with active L1 table"),
         (l2, leads_to(l2), "overlaps with active L2 table"),
         (l2, leads_to(refcounts), "overlaps with refcount block"),
         (l2, leads_to(4096 + 512), "not cluster-aligned"),
         (l2, [0x20, 0, 0, 0, 0, 0, 0x10, 0], "reserved bits are set"),
-        // All clusters are free, metadata too.
+        // All clusters are free, including metadata.
         (refcounts, [0; 8], "refcount is 0"),
     ];
     for (at, value, message) in damages {
@@ -506,12 +505,12 @@ fn metadata_is_never_written_over() {
         assert!(image.flush().is_err());
         let header = Header::read(storage.as_ref()).unwrap();
         assert!(header.has_incompatible(features::CORRUPT), "{message}");
-        // Nothing but the header's bit has changed.
+        // Only the corrupt bit in the header has changed.
         let mut now = storage.contents();
         now[79] &= !2;
         assert!(now == bytes, "{message}");
     }
-    // A free cluster that holds metadata isn't handed out.
+    // A free cluster with metadata isn't allocated.
     let mut bytes = bytes;
     bytes[refcounts + 2..refcounts + 4].fill(0);
     let storage = Arc::new(MemoryStorage::new(bytes));

@@ -1,4 +1,4 @@
-//! Writing what an image holds into its backing file, and emptying it.
+//! Tests of commits: an image's data is written into its backing file, and the image is emptied.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,7 @@ use crate::{KINDS, Kind, chain, image, kind, load, open, read};
 
 const SIZE: u64 = 300 << 10;
 
-/// An image over its backing file, which may be over others.
+/// An image with a backing chain.
 struct Subject {
     base: Vec<u8>,
     top: Vec<u8>,
@@ -51,7 +51,7 @@ fn over_base(base: &[u8], below: Option<&Arc<Chain>>) -> Arc<Chain> {
 }
 
 impl Subject {
-    /// Writes what the image holds into its backing file, and empties it.
+    /// Commits the image to its backing file, and empties it.
     fn commit<S: Storage + 'static>(&self, base: &Arc<S>, top: &Arc<S>) -> Result<()> {
         let source = Chain::new(load(top).open(Parts::default())?, Vec::new());
         let parts = WriteParts {
@@ -93,7 +93,7 @@ impl Subject {
         self.read(&self.base, &self.top)
     }
 
-    /// Asserts that the image's disk is what it was, and that both files can be used.
+    /// Asserts that the image's disk is unchanged, and that both files can be used.
     fn assert_kept(&self, before: &[u8], [base, top]: [&[u8]; 2], what: &str) {
         assert_clean(base, false);
         assert_clean(top, false);
@@ -122,7 +122,7 @@ fn the_disk_moves_down() {
         assert_clean(&top, true);
         assert!(subject.read(&base, &top) == before, "{what}");
         assert!(read(&base, subject.below.as_ref()) == before, "{what}");
-        // Nothing is left but header, refcounts and L1 table.
+        // Only the header, refcounts and the L1 table remain.
         let empty = open(&top);
         let offset = GuestOffset(0);
         let extent = empty.extent_at(offset, u64::MAX).unwrap();
@@ -223,7 +223,7 @@ fn an_operation_that_fails_loses_nothing() {
             Operation::Flush,
         ] {
             for (file, nth) in (0..2).flat_map(|file| (1..200).map(move |nth| (file, nth))) {
-                // The header is read by the test.
+                // The test reads the header itself.
                 if operation == Operation::Read && nth < 5 {
                     continue;
                 }

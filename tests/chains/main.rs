@@ -1,5 +1,5 @@
-//! Work on chains of images in memory: what the disks hold before and after, wherever a power cut or an error of the
-//! system's ends it.
+//! Tests of work on backing chains in memory. The contents of disks must be right even if a power cut or a system
+//! error ends the work.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -19,7 +19,7 @@ use cowhide::units::GuestOffset;
 
 use common::Noise;
 
-/// The kinds of images: by cluster size, version and subclusters.
+/// A kind of image: cluster size, version and subclusters.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     cluster_size: u64,
@@ -48,8 +48,7 @@ fn load<S: Storage + 'static>(storage: &Arc<S>) -> Box<dyn ImageFile> {
     Qcow2.load(storage, Load::Use).unwrap()
 }
 
-/// Makes an image, with a backing file of that name where there is one, in which some things are written: data,
-/// zeroes, and data that is gone again.
+/// Makes an image, optionally with a backing file, with data, zeroes, and discarded data.
 fn image(
     kind: Kind,
     size: u64,
@@ -87,7 +86,7 @@ fn image(
                 image.write_at(offset, &zeroes).unwrap();
             }
             2 => {
-                // The same bytes in every image.
+                // Every image has the same bytes.
                 let bytes: Vec<u8> = (start..start + length).map(|at| (at / 512) as u8).collect();
                 image.write_at(offset, &bytes).unwrap();
             }
@@ -115,7 +114,7 @@ fn open(bytes: &[u8]) -> Arc<dyn Image> {
     load(&storage).open(Parts::default()).unwrap()
 }
 
-/// Makes a chain of images of these sizes, top first.
+/// Makes a backing chain of images of these sizes, top first.
 fn chain(sizes: &[u64], noise: &mut Noise) -> Option<Arc<Chain>> {
     let mut images = sizes.iter().map(|size| {
         let kind = KINDS[noise.pick(KINDS.len())];
@@ -126,7 +125,7 @@ fn chain(sizes: &[u64], noise: &mut Noise) -> Option<Arc<Chain>> {
     Some(Arc::new(Chain::new(top, below)))
 }
 
-/// Reads an image over a chain.
+/// Reads the disk of an image over a backing chain.
 fn read(bytes: &[u8], below: Option<&Arc<Chain>>) -> Vec<u8> {
     let below = below.map(|below| Arc::<Chain>::clone(below) as Arc<dyn Image>);
     let chain = Chain::new(open(bytes), below.into_iter().collect());

@@ -1,4 +1,4 @@
-//! Giving an image another backing file.
+//! Tests of rebases: an image gets another backing file.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::common::Noise;
 use crate::power_cut::{assert_clean, leftovers};
 use crate::{KINDS, Kind, backing, chain, image, load, read};
 
-/// The sizes of disks, of which none is a whole number of clusters of all kinds.
+/// The size of a disk in bytes, which isn't a multiple of all cluster sizes.
 const SIZE: u64 = 300 << 10;
 
-/// An image, the backing file that it has, and the one that it is to have.
+/// An image, its current backing chain, and its new one.
 struct Subject {
     bytes: Vec<u8>,
     old: Option<Arc<Chain>>,
@@ -58,7 +58,7 @@ fn subject(kind: Kind, noise: &mut Noise) -> Subject {
 }
 
 impl Subject {
-    /// Gives the image its new backing file.
+    /// Rebases the image to its new backing file.
     fn rebase(&self, storage: &Arc<MemoryStorage>) -> Result<()> {
         let file = load(storage);
         let overlay = file.open_writable(WriteParts {
@@ -79,7 +79,7 @@ impl Subject {
         file.set_backing(name.as_ref(), true)
     }
 
-    /// Reads an image over the backing file that it names.
+    /// Reads the disk of an image over the backing file that it names.
     fn read(&self, bytes: &[u8]) -> Vec<u8> {
         let file = load(&Arc::new(MemoryStorage::new(bytes.to_vec())));
         let below = match file.backing() {
@@ -96,7 +96,7 @@ impl Subject {
         read(bytes, below)
     }
 
-    /// Says if an image names the new backing file.
+    /// Returns true if an image names the new backing file.
     fn is_done(&self, bytes: &[u8]) -> bool {
         let file = load(&Arc::new(MemoryStorage::new(bytes.to_vec())));
         let name = file.backing().map(|found| found.name.to_vec());
@@ -126,7 +126,7 @@ fn the_disk_stays_what_it_is() {
         assert!(subject.read(&after) == before, "{what}");
         assert_clean(&after, true);
         written += usize::from(after.len() > subject.bytes.len());
-        // Over what it is over already nothing changes.
+        // A rebase to the current backing file changes nothing.
         let again = Subject {
             bytes: after.clone(),
             old: subject.new.clone(),
@@ -202,7 +202,7 @@ fn an_operation_that_fails_loses_nothing() {
                 };
                 let memory = MemoryStorage::new(subject.bytes.clone()).with_fault(fault);
                 let storage = Arc::new(memory);
-                // The header is read by the test.
+                // The test reads the header itself.
                 if operation == Operation::Read && nth < 3 {
                     continue;
                 }
@@ -230,7 +230,7 @@ fn an_operation_that_fails_loses_nothing() {
     assert!(failed > 200, "{failed}");
 }
 
-/// An image that isn't read.
+/// An image that must not be read.
 struct Unread(Arc<dyn Image>);
 
 impl Image for Unread {
@@ -247,7 +247,7 @@ impl Image for Unread {
     }
 }
 
-/// Images that both chains have at their bottom needn't be read, nor is what the image itself stores.
+/// Checks that base images that both chains share aren't read, nor allocated parts of the image.
 #[test]
 fn what_both_have_is_not_read() {
     let mut noise = Noise(4);
@@ -269,7 +269,7 @@ fn what_both_have_is_not_read() {
         subject.rebase(&storage).unwrap();
         let length = storage.contents().len();
         assert_eq!(length, subject.bytes.len(), "{kind:?}");
-        // Few large clusters may all be stored.
+        // Few large clusters may all be allocated.
         if kind.cluster_size > 4096 {
             continue;
         }
@@ -283,7 +283,7 @@ fn what_both_have_is_not_read() {
     }
 }
 
-/// Where reads wait, more of them are under way than there are threads that keep processors busy.
+/// Checks that more reads are in flight than threads compute if reads wait.
 #[test]
 fn many_reads_are_under_way_where_they_wait() {
     const LARGE: usize = 48 << 20;

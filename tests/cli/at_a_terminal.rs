@@ -1,4 +1,4 @@
-//! What a person at a terminal sees of long work: a bar while it goes on, and a line at its end.
+//! Tests of long work at a terminal: a progress bar meanwhile, and a line at the end.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::common::{COWHIDE, cowhide, type_at, write_disk};
 /// A conversion that takes a second: half of it without a bar.
 const SLOW: &str = "convert -f raw -O qcow2 -S 0 -r 2M disk.img x.qcow2";
 
-/// What clears a line of a terminal.
+/// The escape sequence that clears a line of a terminal.
 const CLEARED: &str = "\r\u{1b}[2K";
 
 fn folder() -> TempDir {
@@ -115,7 +115,7 @@ fn a_narrow_terminal_gets_one_line_too() {
     let bars = shown.split('\r').filter(|line| line.contains("% ["));
     let widths: Vec<usize> = bars.map(|line| line.trim_end().chars().count()).collect();
     assert!(!widths.is_empty(), "{shown}");
-    // With what clears the line in front.
+    // The width includes the sequence that clears the line.
     assert!(
         widths.iter().all(|width| *width <= 40 + 8),
         "{widths:?} {shown:?}"

@@ -1,5 +1,5 @@
-//! The real binary, without any oracle: the main job, every way to give a password, and what is
-//! left behind when something goes wrong.
+//! Tests of the real binary without an oracle: the main task, every way to give a password, and the files
+//! that a failure leaves.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +11,7 @@ use crate::common::{
     type_new_password, write_disk,
 };
 
-/// A folder with the real disk image as `disk1.img` and a password in `pw`.
+/// Makes a folder with the real disk image as `disk1.img` and a password in `pw`.
 pub(super) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(real_disk(), folder.path().join("disk1.img")).unwrap();
@@ -60,7 +60,7 @@ fn encrypt_check_decrypt_compare() {
             .starts_with("No errors")
     );
     assert_decrypts(folder, "enc.qcow2");
-    // Not a run of 16 bytes of the disk that isn't all the same is in the image.
+    // No block of 16 bytes of the disk is in the image, except for blocks of a single value.
     let image = fs::read(folder.join("enc.qcow2")).unwrap();
     let disk = fs::read(folder.join("disk1.img")).unwrap();
     let blocks: std::collections::HashSet<&[u8]> = image.chunks_exact(16).collect();
@@ -111,13 +111,13 @@ fn every_way_to_give_a_password_is_the_same_password() {
         .status()
         .unwrap();
     assert!(status.success());
-    // Only the first 16 bytes count, and this one is shorter: the rest is zeroes.
+    // Only the first 16 bytes of a password are used, and a shorter one is padded with zeroes.
     let first = fs::read(folder.join("a.qcow2")).unwrap();
     for other in ["b.qcow2", "c.qcow2", "d.qcow2"] {
         assert!(first == fs::read(folder.join(other)).unwrap(), "{other}");
     }
     assert_decrypts(folder, "d.qcow2");
-    // From one encrypted image to another with another cluster size, by one password.
+    // This converts one encrypted image into another with another cluster size and the same password.
     run("convert --encrypt aes --password-file pw -O qcow2 -o cluster_size=4k a.qcow2 e.qcow2");
     assert_decrypts(folder, "e.qcow2");
 }
@@ -195,7 +195,7 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
             "--encrypt aes --password-file nope",
             "'nope': No such file or directory",
         ),
-        // More than may be open, so that no other test has left it to this process.
+        // The number is above the limit on descriptors, so that no other test has left it to this process.
         (
             "--encrypt aes --password-fd 2000000000",
             "descriptor 2000000000",
@@ -222,7 +222,7 @@ fn bad_passwords_and_options_are_refused_before_anything_is_made() {
     }
 }
 
-/// From one password to another, for a new image and for one that exists.
+/// Checks conversions from one password to another, for a new and for an existing image.
 #[test]
 fn a_target_has_a_password_of_its_own() {
     let folder = folder();
@@ -244,12 +244,13 @@ fn a_target_has_a_password_of_its_own() {
     cowhide(folder, nope).fails(1, "reading the password from 'nope'");
 }
 
-/// QEMU takes text as a password, and no other: an image with another one would open nowhere else.
+/// Checks that new images only get passwords that are text, since QEMU accepts no others.
 #[test]
 fn passwords_that_are_no_text_only_open_images() {
     let folder = folder();
     let folder = folder.path();
-    // What one can be read with that was made so elsewhere: the rest of the key is zeroes anyway.
+    // An image of another program may have such a password. A zero at its end is the same as the padding of
+    // the key.
     fs::write(folder.join("text"), "abc").unwrap();
     cowhide(
         folder,
@@ -323,7 +324,7 @@ fn a_full_disk_leaves_nothing_new_and_keeps_the_source() {
     let folder = folder();
     let folder = folder.path();
     let disk = fs::read(folder.join("disk1.img")).unwrap();
-    // A limit on the length of files fails writes as a full disk does, without needing one.
+    // A limit on the length of files makes writes fail like a full disk.
     let run = |args: &str| -> crate::common::Ran {
         Command::new("sh")
             .arg("-c")
@@ -355,7 +356,7 @@ fn a_full_disk_leaves_nothing_new_and_keeps_the_source() {
         run(args).fails(1, words);
         assert_eq!(names(folder), before, "{args}");
     }
-    // A file that was there isn't removed, and is nothing that could be taken for an image.
+    // An existing file isn't removed, and can't be mistaken for an image.
     cowhide(folder, "create -q -f qcow2 old.qcow2 1M").ok();
     run("convert -O qcow2 disk1.img old.qcow2").fails(1, "File too large");
     assert_eq!(fs::metadata(folder.join("old.qcow2")).unwrap().len(), 0);
@@ -399,7 +400,7 @@ fn a_closed_or_full_output_is_a_failure_without_a_panic() {
         "({COWHIDE} info disk1.img; echo $? >status) | true"
     ));
     assert_eq!(ran.stderr, "");
-    // The reader may be gone before or after the report was written; it is all the same.
+    // The reader may close the pipe before or after the report was written. Both give the same status.
     let status = fs::read_to_string(folder.path().join("status")).unwrap();
     assert_eq!(status, "0\n");
 }
@@ -445,7 +446,7 @@ fn holes_and_zeroes_take_no_room() {
     assert!(back.blocks() * 512 < 1 << 20);
 }
 
-/// A version 2 image of 64 KiB with nothing in it but the name of a backing file.
+/// Writes a version 2 image of 64 KiB with only the name of a backing file.
 fn names_a_backing_file(path: &Path, backing: &str) {
     let mut bytes = vec![0; 4 << 16];
     bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
@@ -556,7 +557,7 @@ fn a_data_file_is_undone_with_its_image_and_never_one_that_is_in_use() {
     assert_eq!(names(folder), before);
     assert!(fs::read(folder.join("disk1.img")).unwrap() == disk);
 
-    // One that is there is emptied when it is taken, but neither touched before nor removed.
+    // An existing file is emptied when it is opened as the target, but neither changed before nor removed.
     fs::write(folder.join("data"), b"old").unwrap();
     for refused in [
         "refcount_bits=3",
@@ -632,7 +633,7 @@ fn compare_says_where_and_in_its_status_what() {
 fn a_map_whose_reader_goes_away_ends_in_silence() {
     let folder = folder();
     let folder = folder.path();
-    // Every second cluster of 512 bytes: more lines than a pipe holds.
+    // Every second cluster of 512 bytes has data, which gives more lines than fit into a pipe.
     let bytes: Vec<u8> = (0..4u32 << 20).map(|n| u8::from(n >> 9 & 1 == 0)).collect();
     fs::write(folder.join("striped.img"), bytes).unwrap();
     let convert = "convert -S 512 -O qcow2 -o cluster_size=512 striped.img striped.qcow2";

@@ -1,4 +1,4 @@
-//! Completions, in the shells that load them.
+//! Tests of completions in real shells.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,7 @@ fn in_shell(folder: &Path, shell: &[&str], script: &str) -> Ran {
         .into()
 }
 
-/// What is completed, in the form of each shell: the words before the cursor, and what must come of them.
+/// The words before the cursor, and a completion that must be offered.
 const COMPLETED: [(&[&str], &str); 4] = [
     (&["conv"], "convert"),
     (&["convert", "-O", "vmd"], "vmdk"),

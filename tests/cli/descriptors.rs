@@ -1,5 +1,5 @@
-//! What is named by the number of an open descriptor is what the caller left open there, from where it
-//! stands: never one of the files that the program opens itself.
+//! Tests of descriptors that options name by number. Each is what the caller left open, at its current position, and
+//! never a file that the program opened itself.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// Runs a script of bash, for which `$cowhide` is the program. What is open in the tests isn't open there.
+/// Runs a script of bash, for which `$cowhide` is the program. Descriptors of the tests aren't open there.
 fn bash(folder: &Path, script: &str) -> Ran {
     let closed: String = (3..20)
         .map(|number| format!("exec {number}>&-; "))
@@ -87,7 +87,7 @@ fn sockets_give_passwords_even_those_that_do_not_wait() {
     ));
 }
 
-/// Each number that a file of the program's own could have.
+/// Checks each number that a file of the program itself could have.
 #[test]
 fn a_descriptor_that_is_not_open_gives_no_password() {
     let folder = folder();
@@ -119,7 +119,7 @@ fn a_descriptor_that_is_not_open_gives_no_password() {
         ran.fails(1, message);
         assert!(!folder.join("y").exists(), "{option}");
     }
-    // It is trouble, not a difference.
+    // The status is that of an error, and not of a difference.
     bash(
         folder,
         "exec $cowhide compare --password-fd 3 right disk.raw",

@@ -1,4 +1,4 @@
-//! The commands that README.md and the documents show: each of them runs.
+//! Tests that every command in README.md and the documents works.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::commands::folder;
 use crate::common::{COWHIDE, Ran};
 
-/// The beginnings of lines that need something that tests don't have, or run the tests.
+/// The prefixes of lines that are skipped: they need something that tests don't have, or run the tests.
 const OTHERS: [&str; 6] = [
     "tests/roundtrip.sh",
     "cargo test",
@@ -17,7 +17,7 @@ const OTHERS: [&str; 6] = [
     "#",
 ];
 
-/// The documents of the project.
+/// Returns the paths of the documents.
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = fs::read_dir(root.join("docs")).unwrap();
@@ -32,7 +32,7 @@ fn documents() -> Vec<PathBuf> {
     all
 }
 
-/// The lines of a document's shell examples.
+/// Returns the lines of a document's shell examples.
 fn examples(text: &str) -> Vec<&str> {
     let mut inside = None;
     let mut lines = Vec::new();
@@ -58,7 +58,7 @@ fn shell_examples_run() {
         let text = fs::read_to_string(&document).unwrap();
         for line in examples(&text) {
             let skipped = OTHERS.iter().any(|start| line.starts_with(start));
-            // One that was shown before does the same.
+            // A line that occurs twice is only run once.
             if skipped || done.contains(&line.to_owned()) {
                 continue;
             }
@@ -77,6 +77,6 @@ fn shell_examples_run() {
             done.push(line.to_owned());
         }
     }
-    // Those of README.md alone.
+    // README.md alone has as many.
     assert!(done.len() >= 5, "{done:?}");
 }

@@ -1,5 +1,4 @@
-//! The real binary when it is ended from outside, or may not do all that it wants: what it says, and what it
-//! leaves of its target.
+//! Tests of the real binary when a signal or a limit ends it: its message, and the state of its target.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -10,10 +9,9 @@ use std::process::{Command, Stdio};
 use crate::commands::{folder, names};
 use crate::common::{COWHIDE, Noise, copy_program, cowhide, has_unnamed_files, until_it_said};
 
-/// Starts a conversion that takes a quarter of a minute, and waits until some of it is done, of which it tells
-/// for each 2 MiB.
+/// Starts a conversion that takes 15 seconds, and waits until it has reported some progress.
 fn under_way(folder: &Path, target: &str) -> std::process::Child {
-    // Whoever starts the tests may ignore signals, and so would what they start.
+    // The process that starts the tests may ignore signals, and its children inherit that.
     let mut child = Command::new("env")
         .args(["--default-signal=HUP,INT,QUIT,TERM", COWHIDE, "convert"])
         .args(["--encrypt", "aes", "--password-file", "pw", "-p"])
@@ -62,7 +60,7 @@ fn signals_leave_nothing_that_is_unfinished() {
         };
         assert_eq!(String::from_utf8_lossy(&said), expected, "SIG{name}");
     }
-    // What was there is emptied, however often the signal comes.
+    // An existing file is emptied, even if the signal comes again.
     for (first, number) in signals {
         fs::write(folder.join("old.qcow2"), "old").unwrap();
         let mut child = under_way(folder, "old.qcow2");
@@ -95,7 +93,7 @@ fn a_limit_on_the_length_of_files_is_reported_also_with_an_existing_target() {
         "convert -n -O qcow2 big.raw old.qcow2",
         "convert -n -O raw big.raw old.raw",
     ] {
-        // The signal isn't ignored here.
+        // The signal has its default effect here.
         let script = format!("ulimit -f 400; exec {COWHIDE} {args}");
         crate::common::run(folder, "sh", ["-c", &script]).fails(1, "File too large");
     }
@@ -116,7 +114,7 @@ fn a_directory_that_may_not_be_read_takes_new_images() {
     ] {
         let mut command = Command::new("./program");
         command.args(args.split(' ')).current_dir(folder);
-        // The superuser may read everything.
+        // The test needs another user than root, who may read everything.
         if fs::metadata("/proc/self/status").unwrap().uid() == 0 {
             command.uid(65534).gid(65534);
         }

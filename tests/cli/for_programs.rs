@@ -1,4 +1,4 @@
-//! What programs read: progress, summaries and errors as JSON.
+//! Tests of output for programs: progress, summaries and errors as JSON.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::common::{COWHIDE, Ran, cowhide, write_disk};
 
-/// The lines of a text, each of which is JSON.
+/// Parses the lines of a text as JSON.
 fn objects(text: &str) -> Vec<Value> {
     let parsed = text.lines().map(serde_json::from_str);
     parsed
@@ -167,7 +167,7 @@ fn a_plan_tells_what_would_be_done_and_does_nothing() {
     ] {
         assert!(plan.contains(line), "no {line:?} in {plan}");
     }
-    // The size that it tells is the size of the file.
+    // The reported size is that of the file.
     cowhide(folder, convert).ok();
     let length = fs::metadata(folder.join("x.qcow2")).unwrap().len();
     assert!(

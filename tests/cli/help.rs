@@ -1,7 +1,7 @@
-//! `--help` and `--version` as the programs that call `qemu-img` look into them.
+//! Tests of `--help` and `--version` by the searches of programs that call `qemu-img`.
 //!
-//! Each line is what one of them does, as a shell would: they find what this version has, and don't find
-//! what it hasn't.
+//! Each line is the search of one program, as a shell command. It must find features that this version has, and no
+//! others.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::common::{COWHIDE, Ran};
 
-/// What programs look for, and find.
+/// The searches that must succeed.
 const FOUND: &[(&str, &str)] = &[
     ("oslo.utils", "qemu-img --help | grep -q luks"),
     (
@@ -110,7 +110,7 @@ const FOUND: &[(&str, &str)] = &[
     ),
 ];
 
-/// Runs a line of shell in which `qemu-img` is ours.
+/// Runs a shell command for which `qemu-img` is this program.
 fn shell(folder: &Path, line: &str) -> Ran {
     let path = std::env::var("PATH").unwrap();
     let output = Command::new("sh")
@@ -140,7 +140,7 @@ fn programs_find_what_they_look_for() {
     }
 }
 
-/// Every command of the page has a page of its own, which names every option of its line.
+/// Checks that every subcommand in the help text has its own help text, with every option of its line.
 #[test]
 fn pages_agree() {
     let folder = folder();

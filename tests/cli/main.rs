@@ -1,6 +1,6 @@
-//! The real program as users and scripts call it, without another one to hold it against.
+//! Tests of the real program as users and scripts call it, without a comparison with another one.
 //!
-//! One test program for all of them: each is linked with the whole of the library, which takes longer than its tests.
+//! All are one test program, since linking one with the whole library takes longer than running its tests.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The manual's pages, and the examples in them and in help.
+//! Tests of the manual pages, and of the examples in them and in help texts.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::common::{COWHIDE, cowhide, run, write_disk};
 
-/// Every subcommand, as the page on the program lists them.
+/// Returns every subcommand in the help text.
 fn subcommands(folder: &Path) -> Vec<String> {
     let page = cowhide(folder, "--help").ok();
     let listed = page.split("\nSupported formats").next().unwrap();
@@ -73,7 +73,7 @@ fn every_example_runs() {
             "{name}"
         );
     }
-    // What others need is made first.
+    // Examples that create files for others are run first.
     let first = |example: &String| {
         let order = [
             "create",

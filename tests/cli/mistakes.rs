@@ -1,4 +1,4 @@
-//! Mistakes that people make: the first line is `qemu-img`'s, and what follows helps.
+//! Tests of common mistakes: the first line is that of `qemu-img`, and lines of help follow.
 
 use std::fs;
 
@@ -50,7 +50,7 @@ fn a_mistake_is_answered_in_three_lines_at_most() {
             "convert --encrypt disk.img y",
             "cowhide: --encrypt does not accept value 'disk.img': the formats of encryption are aes and luks\n",
         ),
-        // Nothing is offered for what is like nothing.
+        // Nothing is suggested for a name without a similar one.
         (
             "create -f frob x 1M",
             "cowhide: x: Unknown file format 'frob'\n",

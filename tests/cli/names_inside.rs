@@ -1,14 +1,14 @@
-//! Names that stand inside images, chosen by whoever made them: of backing files and their formats, data
-//! files, snapshots, bitmaps and features. Whatever they are, no command sends a control character to the
-//! terminal, or prints a line more than it would for a harmless name; and JSON stays JSON.
+//! Tests of malicious names inside images: of backing files and their formats, data files, snapshots, bitmaps and
+//! features. No command may print a control character, or more lines than for a harmless name, and JSON must stay
+//! valid.
 
 use std::fs;
 use std::path::Path;
 
 use crate::common::{COWHIDE, Ran, run};
 
-/// Names of four bytes each: a harmless one, those that move the cursor, begin a line or turn the text around,
-/// and those that are no UTF-8 or end a string.
+/// Names of four bytes each: a harmless one, some that move the cursor, begin a line or change the direction of text,
+/// and some that aren't UTF-8 or end a string.
 const NAMES: [&[u8; 4]; 8] = [
     b"abcd",
     b"\x1b[2J",
@@ -32,9 +32,9 @@ fn with(mut bytes: Vec<u8>, patches: &[(usize, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// Images with a name in them, each in another place.
+/// Returns images with a name in different places.
 fn images(name: &[u8; 4]) -> Vec<(&'static str, Vec<u8>)> {
-    // A feature table of one entry: incompatible feature 10, which nobody knows.
+    // This is a feature name table with one entry: the unknown incompatible feature 10.
     let feature = [b"\x68\x03\xf8\x57\0\0\0\x30\0\x0a", &name[..]].concat();
     let unknown: &[u8] = b"\0\0\0\0\0\0\x04\0";
     vec![
@@ -83,7 +83,7 @@ fn images(name: &[u8; 4]) -> Vec<(&'static str, Vec<u8>)> {
             "parent",
             [
                 b"version=1\nCID=1\nparentCID=2\nparentFileNameHint=\"",
-                // These would end it, or the text.
+                // These bytes would end the line or the string.
                 &name.map(|byte| {
                     if b"\"\n\0".contains(&byte) {
                         b'x'
@@ -160,6 +160,6 @@ fn names_inside_images_are_shown_without_their_control_characters() {
             }
         }
     }
-    // Most commands show most names.
+    // Most commands print most names.
     assert!(shown > 200, "{shown} shown");
 }

@@ -1,11 +1,11 @@
-//! The picture that `map` draws of an image.
+//! Tests of the picture that `map` draws of an image.
 
 use std::fs;
 use std::path::Path;
 
 use crate::common::{COWHIDE, cowhide, run, type_at};
 
-/// An image of 16 MiB with 64 KiB clusters: data in the first eighth, zeroes that are known, and nothing.
+/// Creates an image of 16 MiB with 64 KiB clusters: data in the first eighth, zero clusters, and unallocated ones.
 fn image(folder: &Path) {
     let mut disk = vec![0; 16 << 20];
     disk[..2 << 20].fill(7);
@@ -22,7 +22,7 @@ fn a_picture_is_plain_text_where_nobody_sits_at_a_terminal() {
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("x.qcow2"));
     assert!(text.contains("\ndisk: 16 MiB, 25.6 KiB a cell\n"), "{text}");
-    // One eighth of eight rows.
+    // The data is one of eight rows.
     assert!(
         text.contains(&format!("\n{}\n{}\n", "#".repeat(80), ".".repeat(80))),
         "{text}"

@@ -1,4 +1,4 @@
-//! A file with a password that other users may read: a person at a terminal is told, a script never is.
+//! Tests of password files that other users may read: there is a warning at a terminal, and never for a script.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +15,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// Ways to give it.
+/// Commands that name the file in different ways.
 const CALLS: [&str; 2] = [
     "convert --password-file pw -O qcow2 --encrypt aes disk.raw x",
     "convert --object secret,id=s,file=pw -O qcow2 -o encrypt.format=aes,encrypt.key-secret=s disk.raw x",

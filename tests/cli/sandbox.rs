@@ -1,4 +1,4 @@
-//! What the program gives up while it looks at an image, seen from outside.
+//! Tests of the privileges that the program drops while it reads an image, from outside of the process.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::common::{COWHIDE, Noise, copy_program, cowhide};
 
-/// A line of the status of a process.
+/// Returns the value of a line in the status of a process.
 fn status(process: &str, name: &str) -> Option<u64> {
     fs::read_to_string(format!("/proc/{process}/status"))
         .unwrap()
@@ -18,8 +18,7 @@ fn status(process: &str, name: &str) -> Option<u64> {
         .map(|value| value.trim_start_matches(':').trim().parse().unwrap())
 }
 
-/// Makes an image in which every cluster of data is lost, so that `check` has more to say than goes
-/// into a pipe that nobody reads.
+/// Makes an image with so many leaked clusters that the findings of `check` fill a pipe that isn't read.
 fn leaky(folder: &Path) {
     fs::write(folder.join("disk.raw"), Noise(1).bytes(4 << 20)).unwrap();
     cowhide(
@@ -41,7 +40,7 @@ fn leaky(folder: &Path) {
         .unwrap();
 }
 
-/// The filters of system calls, and whether privileges can be gained, while `check` runs.
+/// Returns the number of seccomp filters, and the no_new_privs flag, while `check` runs.
 fn while_checking(folder: &Path, option: &str) -> (Option<u64>, Option<u64>) {
     let mut child = Command::new(COWHIDE)
         .args(["check", option, "x.qcow2"])
@@ -80,7 +79,7 @@ fn check_runs_in_a_sandbox_unless_told_otherwise() {
 fn what_reads_all_data_runs_in_a_sandbox_too() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // So big that reading it doesn't end while we look.
+    // The disk is so large that reading it doesn't end during the test.
     let disk = File::create(folder.join("disk.raw")).unwrap();
     disk.set_len(1 << 42).unwrap();
     let Some(outside) = status("self", "Seccomp_filters") else {
@@ -139,8 +138,8 @@ fn reports_are_the_same_in_a_sandbox() {
     }
 }
 
-/// Starts a slow conversion with an option, as somebody who isn't root, with core dumps of any size, and
-/// aborts it. Whether its memory in /proc was its owner's, and whether a core was dumped.
+/// Starts a slow conversion with an option, as a user other than root, with unlimited core dumps, and aborts it.
+/// Returns true if the user owned its memory in /proc, and true if a core was dumped.
 fn aborted(folder: &Path, option: &str) -> (bool, bool) {
     let whoever = fs::metadata("/proc/self/status").unwrap().uid();
     let who = if whoever == 0 { 65534 } else { whoever };
@@ -155,7 +154,7 @@ fn aborted(folder: &Path, option: &str) -> (bool, bool) {
     fs::write(&target, "old").unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o666)).unwrap();
     let mut child = command.stdin(Stdio::null()).spawn().unwrap();
-    // It has its password when it empties what was there.
+    // It has read the password once it has emptied the existing file.
     while fs::read(&target).unwrap() == b"old" {
         let ended = child.try_wait().unwrap();
         assert!(ended.is_none(), "{option}: {ended:?}");
@@ -175,8 +174,8 @@ fn aborted(folder: &Path, option: &str) -> (bool, bool) {
     (memory.uid() == who, ended.core_dumped() || has_core)
 }
 
-/// The system gives the memory of a process that isn't to be dumped to root, whoever runs it: nobody else
-/// can look into it, and nothing is written when it crashes.
+/// Checks that root owns the memory of a process that isn't dumpable: no other user can read it, and a crash writes
+/// no core.
 #[test]
 fn a_process_that_holds_a_password_leaves_no_core() {
     let folder = tempfile::tempdir().unwrap();
@@ -191,12 +190,12 @@ fn a_process_that_holds_a_password_leaves_no_core() {
         assert!(!is_open, "{option}: its memory can be read");
         assert!(!dumped, "{option}: a core was dumped");
     }
-    // Without a password it is like any other. (Whether cores are dumped at all is the system's business.)
+    // Without a password the process is a usual one. The settings of the system decide if it leaves a core.
     let (is_open, _) = aborted(folder, "-O qcow2");
     assert!(is_open, "no process is open here");
 }
 
-/// The dynamic linker prints them when the program ends, and ends it with 127 where it can't.
+/// Checks the statistics that the dynamic linker prints at the end. If it can't print them, it exits with 127.
 #[test]
 fn statistics_of_the_dynamic_linker_are_printed_in_a_sandbox() {
     let folder = tempfile::tempdir().unwrap();
@@ -211,7 +210,7 @@ fn statistics_of_the_dynamic_linker_are_printed_in_a_sandbox() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), plain);
-    // A program that was linked statically has none.
+    // A statically linked program has none.
     let said = String::from_utf8_lossy(&output.stderr);
     let at_the_end = said.matches("final number of relocations:").count();
     assert_eq!(

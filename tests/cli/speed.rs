@@ -1,5 +1,5 @@
-//! `cowhide speed`: that it measures everything and says so in the agreed form. What it measures is
-//! never judged here: no test may depend on how busy the machine is.
+//! Tests of `cowhide speed`: it measures everything, and prints the documented fields. The figures aren't
+//! judged, since they depend on the load of the machine.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -24,7 +24,7 @@ fn report(cipher: Option<&str>) -> Value {
     serde_json::from_str(&speed(cipher, &args).ok()).unwrap()
 }
 
-/// A figure that has been measured.
+/// Returns a figure, which must have been measured.
 fn measured(value: &Value) -> f64 {
     let figure = value.as_f64().unwrap_or_else(|| panic!("{value}"));
     assert!(figure.is_finite() && figure > 0.0, "{figure}");
@@ -90,13 +90,13 @@ fn everything_is_measured() {
     measured(&report["cbc-crate"]["decrypt-one-thread"]);
 }
 
-/// What a qcow2 image needs besides its data, worked out afresh.
+/// Returns the bytes of metadata of a qcow2 image, computed independently.
 fn expected_metadata(cluster: u64, data: u64) -> u64 {
     let clusters = data.div_ceil(cluster);
     let l2 = clusters.div_ceil(cluster / 8);
     let l1 = (l2 * 8).div_ceil(cluster);
     let fixed = 1 + l1 + l2;
-    // The refcounts count themselves.
+    // Refcount blocks count themselves, too.
     let (mut blocks, mut table) = (1, 1);
     loop {
         let all = clusters + fixed + blocks + table;
@@ -126,8 +126,8 @@ fn every_cluster_size_is_converted_and_its_overhead_is_right() {
         let metadata = size["metadata-bytes"].as_u64().unwrap();
         assert_eq!(size["file-bytes"].as_u64().unwrap(), data + metadata);
         assert_eq!(metadata, expected_metadata(cluster, data), "{cluster}");
-        // No image does with less than a cluster each for the header, an L1 table, an L2 table, a
-        // refcount block and the refcount table; that grows with the cluster, the rest falls.
+        // Every image has at least a cluster each for the header, an L1 table, an L2 table, a refcount block
+        // and the refcount table. That part grows with the cluster size, and the rest falls.
         let above_the_least = metadata - 5 * cluster;
         assert!(above_the_least <= most_above_the_least, "{cluster}");
         most_above_the_least = above_the_least;
@@ -142,7 +142,7 @@ fn a_forced_backend_is_named_with_who_forced_it() {
     let reason = report["backend"]["reason"].as_str().unwrap();
     assert!(reason.contains(BACKEND_VARIABLE), "{reason}");
     assert!(report["backend"].get("symbol").is_none());
-    // The others are measured all the same.
+    // The others are measured nevertheless.
     let ciphers = report["ciphers"].as_array().unwrap();
     assert_eq!(ciphers.len(), Backend::available().len());
 }
@@ -186,7 +186,8 @@ fn what_cannot_be_is_refused() {
     }
 }
 
-/// A limit on processes counts threads, and holds for everybody but root.
+/// Checks that one thread is measured under a limit on processes, which counts threads and doesn't apply to
+/// root.
 #[test]
 fn without_more_threads_one_is_measured() {
     let folder = tempfile::tempdir().unwrap();
@@ -196,7 +197,7 @@ fn without_more_threads_one_is_measured() {
     let mut command = Command::new("bash");
     let script = "ulimit -u 1; exec ./program speed --seconds 0.1 --threads 3 --output=json";
     command.args(["-c", script]).current_dir(folder.path());
-    // A user of whom nothing else runs.
+    // This user has no other processes.
     if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
         command.uid(54_321).gid(54_321);
     }

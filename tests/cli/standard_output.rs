@@ -1,5 +1,5 @@
-//! Standard output that is full, closed, or whose reader went away: the work is done all the same, a lost report
-//! is told of, and no command's status means anything else than it does otherwise.
+//! Tests of standard output that is full or closed, or whose reader is gone. The work is done nevertheless, a lost
+//! report is an error, and no exit status gets another meaning.
 
 use std::fs;
 use std::io::pipe;
@@ -18,7 +18,7 @@ fn folder() -> tempfile::TempDir {
     write_disk(&path.join("disk.raw"), 100_352, 71);
     write_disk(&path.join("other.raw"), 100_352, 72);
     cowhide(path, "convert -O qcow2 disk.raw disk.qcow2").ok();
-    // A cluster more than there is, with a reference that nothing explains.
+    // This adds a leaked cluster.
     let mut leaky = fs::read(path.join("disk.qcow2")).unwrap();
     let cluster = leaky.len().div_ceil(CLUSTER);
     leaky.resize((cluster + 1) * CLUSTER, 0);
@@ -39,7 +39,7 @@ fn sh(folder: &Path, script: &str) -> Ran {
     command.stdin(Stdio::null()).output().unwrap().into()
 }
 
-/// Commands, and their status otherwise.
+/// Commands, and their usual exit status.
 const REPORTS: [(&str, i32); 10] = [
     ("info disk.qcow2", 0),
     ("info --output=json disk.qcow2", 0),
@@ -70,7 +70,7 @@ fn a_lost_report_is_told_of() {
         }
         let ran = sh(folder, &format!("exec $cowhide {call} >/dev/null"));
         assert_eq!(ran.status, Some(status), "{call}: {ran:?}");
-        // As Python's subprocess.DEVNULL opens it.
+        // This is how Python's subprocess.DEVNULL opens it.
         let ran = sh(folder, &format!("exec $cowhide {call} 1<>/dev/null"));
         assert_eq!(ran.status, Some(status), "{call}: {ran:?}");
     }
@@ -97,7 +97,7 @@ fn who_prints_nothing_needs_no_output() {
     }
 }
 
-/// The image that `create` makes is there, whatever becomes of the line that it prints.
+/// Checks that `create` makes the image even if its line can't be printed.
 #[test]
 fn images_are_created_before_output_is_missed() {
     let folder = folder();

@@ -1,8 +1,8 @@
-//! What a writer must keep besides the disk: the internal snapshots as they are, and the bitmaps true.
+//! Checks of the parts that a writer must preserve besides the disk: internal snapshots and bitmaps.
 //!
-//! A bitmap that is enabled says what has changed. Wherever the power is cut, it is marked as in use,
-//! or has the bits that it had and those of all that is not as it was when the writer began. One that
-//! is disabled, or that somebody else left in use, stays as it is.
+//! An enabled bitmap records changes. After a power cut it is marked as in use, or it has its old bits and those of
+//! all changes since the writer began. A bitmap that is disabled, or that another program left in use, doesn't
+//! change.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use cowhide::units::GuestOffset;
 
 use super::{SECTOR, Subject};
 
-/// A bitmap, and one bit for each piece of the disk of its granularity.
+/// A bitmap, with one bit for each granule of the disk.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bits {
     pub bitmap: Bitmap,
     pub bits: Vec<bool>,
 }
 
-/// The bitmaps of an image, in the order of their directory.
+/// Returns the bitmaps of an image, in the order of the bitmap directory.
 pub fn bitmaps(bytes: &[u8]) -> Vec<Bits> {
     let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
     let header = Header::read(storage.as_ref()).unwrap();
@@ -46,7 +46,7 @@ pub fn bitmaps(bytes: &[u8]) -> Vec<Bits> {
     bitmaps.into_iter().map(read).collect()
 }
 
-/// What there was when the writer began.
+/// The state when the writer began.
 pub struct Kept {
     contents: Vec<u8>,
     snapshots: Vec<Vec<u8>>,
@@ -63,7 +63,7 @@ impl Kept {
         }
     }
 
-    /// Looks at what a power cut left, in which the disk holds `contents`.
+    /// Asserts that snapshots and bitmaps are right after a power cut that left the disk with `contents`.
     pub fn assert_still_there(&self, subject: &Subject, files: &[Vec<u8>], contents: &[u8]) {
         self.assert_same_snapshots(subject, files);
         if self.bitmaps.is_empty() {
@@ -87,7 +87,7 @@ impl Kept {
         }
     }
 
-    /// As [`assert_still_there`](Self::assert_still_there), of snapshots alone.
+    /// Does the same as [`assert_still_there`](Self::assert_still_there) for snapshots only.
     pub fn assert_same_snapshots(&self, subject: &Subject, files: &[Vec<u8>]) {
         for (number, (was, is)) in self
             .snapshots
@@ -99,8 +99,8 @@ impl Kept {
         }
     }
 
-    /// In an image that was closed those bits are set that were, and those of what was written: places
-    /// and lengths in bytes.
+    /// Asserts that a closed image has exactly its old bits and those of the written parts set. These are offsets and
+    /// lengths in bytes.
     pub fn assert_exact(&self, closed: &[u8], written: &[(usize, usize)]) {
         for (was, is) in self.bitmaps.iter().zip(bitmaps(closed)) {
             let mut expected = was.clone();
@@ -120,7 +120,7 @@ impl Kept {
     }
 }
 
-/// What the disk held at each snapshot, read as `-l` does.
+/// Returns the disk of each snapshot, read as `-l` does.
 fn snapshots(subject: &Subject, files: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let storage = Arc::new(MemoryStorage::new(files[0].clone()));
     let header = Header::read(storage.as_ref()).unwrap();
@@ -132,7 +132,7 @@ fn snapshots(subject: &Subject, files: &[Vec<u8>]) -> Vec<Vec<u8>> {
     snapshots.iter().map(read).collect()
 }
 
-/// Bitmaps to copy, fine and coarse ones that are enabled, and one that isn't; each with some bits.
+/// Returns bitmaps to copy, each with some bits: enabled ones with fine and coarse granularity, and a disabled one.
 pub fn some_bitmaps() -> Vec<PersistentBitmap> {
     let mut bytes = include_bytes!("../../fuzz/seeds/image/bitmap").to_vec();
     let header = Header::read(&MemoryStorage::new(bytes.clone())).unwrap();
@@ -140,7 +140,7 @@ pub fn some_bitmaps() -> Vec<PersistentBitmap> {
         [only] => only.bitmap.clone(),
         _ => panic!("not one bitmap"),
     };
-    // The one cluster that its table leads to.
+    // This is the only cluster of its bitmap table.
     let table = usize::try_from(bitmap.table.host.0).unwrap();
     let host = bytes.len().next_multiple_of(512);
     bytes[table..table + 8].copy_from_slice(&(host as u64).to_be_bytes());
@@ -165,7 +165,7 @@ pub fn some_bitmaps() -> Vec<PersistentBitmap> {
         .collect()
 }
 
-/// The image with [`some_bitmaps`], and one that somebody left in use.
+/// Returns the image with [`some_bitmaps`], and with one that is left in use.
 pub fn with_bitmaps(subject: Subject) -> Subject {
     let storage = Arc::new(MemoryStorage::new(subject.bytes));
     let image: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
@@ -188,7 +188,7 @@ pub fn with_bitmaps(subject: Subject) -> Subject {
     Subject { bytes, ..subject }
 }
 
-/// The image with data in some of its clusters.
+/// Returns the image with data in some of its clusters.
 pub fn with_data(subject: Subject) -> Subject {
     let [storage, data] = [Some(&subject.bytes), subject.data.as_ref()]
         .map(|file| file.map(|bytes| Arc::new(MemoryStorage::new(bytes.clone()))));
@@ -207,7 +207,7 @@ pub fn with_data(subject: Subject) -> Subject {
     }
 }
 
-/// The image with data, and with an internal snapshot of that.
+/// Returns the image with data, and with an internal snapshot of it.
 pub fn with_snapshot(subject: Subject) -> Subject {
     let subject = with_data(subject);
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
@@ -233,7 +233,7 @@ pub fn with_snapshot(subject: Subject) -> Subject {
     bytes.resize(bytes.len().next_multiple_of(cluster), 0);
     bytes[60..64].copy_from_slice(&1u32.to_be_bytes());
     bytes[64..72].copy_from_slice(&(snapshots as u64).to_be_bytes());
-    // What is counted once is used twice now.
+    // Clusters with a refcount of 1 are used twice now.
     let storage = MemoryStorage::new(bytes);
     let header = Header::read(&storage).unwrap();
     repair(&storage, &header, Repair::All, &mut |_| {}).unwrap();

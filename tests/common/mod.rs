@@ -1,4 +1,4 @@
-//! Running programs, and disks to run them on.
+//! Helpers that run programs, and make disks for them.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use rexpect::session::{PtySession, spawn_command};
 /// The program under test.
 pub const COWHIDE: &str = env!("CARGO_BIN_EXE_cowhide");
 
-/// What a program did.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Ran {
     pub status: Option<i32>,
@@ -32,7 +32,7 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
-    /// Asserts success without a word on standard error, and gives standard output.
+    /// Asserts success without any output on standard error. Returns standard output.
     pub fn ok(self) -> String {
         assert!(
             self.status == Some(0) && self.stderr.is_empty(),
@@ -41,7 +41,7 @@ impl Ran {
         self.stdout
     }
 
-    /// Asserts failure with `status` and one line on standard error that has `message` in it.
+    /// Asserts failure with `status`, and one line on standard error that contains `message`.
     pub fn fails(self, status: i32, message: &str) {
         assert_eq!(self.status, Some(status), "{self:?}");
         assert!(self.stderr.contains(message), "no {message:?} in {self:?}");
@@ -58,7 +58,7 @@ pub fn run<S: AsRef<OsStr>>(
     args: impl IntoIterator<Item = S>,
 ) -> Ran {
     Command::new(program)
-        // As from a shell: messages of how it was called have the name, and no folder of a build.
+        // As in a shell, messages have the program's name and not the folder of the build.
         .arg0(Path::new(program).file_name().unwrap())
         .args(args)
         .current_dir(folder)
@@ -70,7 +70,7 @@ pub fn run<S: AsRef<OsStr>>(
         .into()
 }
 
-/// Runs qemu-io's `commands` on an image, which must succeed.
+/// Runs the `commands` of qemu-io on an image. They must succeed.
 pub fn qemu_io<S: AsRef<str>>(folder: &Path, format: &str, image: &str, commands: &[S]) {
     let mut args = vec!["-f", format];
     for command in commands {
@@ -81,19 +81,19 @@ pub fn qemu_io<S: AsRef<str>>(folder: &Path, format: &str, image: &str, commands
     assert_eq!(ran.status, Some(0), "{ran:?}");
 }
 
-/// Copies the program. Another process does it: a file that this one has open to write can't be run, nor can it while
-/// a program that another test starts at that moment still has it open.
+/// Copies the program with another process. A file can't be executed while this process, or a child that another test
+/// has just forked, has it open for writing.
 pub fn copy_program(to: &Path) {
     let copied = Command::new("cp").arg(COWHIDE).arg(to).status();
     assert!(copied.unwrap().success());
 }
 
-/// Runs cowhide; `args` are separated by blanks.
+/// Runs cowhide with arguments that are separated by spaces.
 pub fn cowhide(folder: &Path, args: &str) -> Ran {
     run(folder, COWHIDE, args.split_whitespace())
 }
 
-/// Runs cowhide with something on its standard input.
+/// Runs cowhide with `input` on its standard input.
 pub fn cowhide_with_input(folder: &Path, args: &str, input: &[u8]) -> Ran {
     let mut child = Command::new(COWHIDE)
         .args(args.split_whitespace())
@@ -107,16 +107,16 @@ pub fn cowhide_with_input(folder: &Path, args: &str, input: &[u8]) -> Ran {
     child.wait_with_output().unwrap().into()
 }
 
-/// Whether the file system of a folder has files without a name, of which nothing is left after SIGKILL.
+/// Returns true if the file system of a folder has files without a name, of which nothing is left after SIGKILL.
 pub fn has_unnamed_files(folder: &Path) -> bool {
     let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR;
     rustix::fs::open(folder, flags, rustix::fs::Mode::RUSR).is_ok()
 }
 
-/// Where the file can be opened that a running program of ours makes in `folder` and will call `name`. It has
-/// no name before it is whole, where the file system can do that. `None` if there is no such file yet.
+/// Returns the path by which to open the unfinished file that a running cowhide will call `name` in `folder`. It has
+/// no name before it is complete, if the file system can do that. Returns `None` if there is no such file yet.
 ///
-/// Only the superuser sees the files of a program that holds a password.
+/// Only root can open the files of a program that has a password.
 pub fn unfinished(folder: &Path, child: &Child, name: &str) -> Option<PathBuf> {
     let named = folder.join(name);
     if named.exists() {
@@ -132,8 +132,8 @@ pub fn unfinished(folder: &Path, child: &Child, name: &str) -> Option<PathBuf> {
     })
 }
 
-/// Waits until a file that a running program of ours makes has at least so many bytes, and gives where it can
-/// be opened.
+/// Waits until an unfinished file of a running cowhide has at least `bytes` bytes. Returns the path by which to open
+/// it.
 pub fn until_it_has(bytes: u64, folder: &Path, child: &mut Child, name: &str) -> PathBuf {
     loop {
         let ended = child.try_wait().unwrap();
@@ -147,7 +147,7 @@ pub fn until_it_has(bytes: u64, folder: &Path, child: &mut Child, name: &str) ->
     }
 }
 
-/// Reads the lines of `-p` from a running program until so many have come. Returns `false` if it ended before.
+/// Reads lines of `-p` from a running program until `lines` have come. Returns false if it ended before.
 pub fn until_it_said(lines: usize, child: &mut Child) -> bool {
     let said = child.stdout.as_mut().unwrap();
     let mut ends = 0;
@@ -161,7 +161,7 @@ pub fn until_it_said(lines: usize, child: &mut Child) -> bool {
     true
 }
 
-/// A small generator of reproducible noise (the constants are Knuth's MMIX).
+/// A small generator of reproducible noise. Its constants are those of Knuth's MMIX.
 #[derive(Clone)]
 pub struct Noise(pub u64);
 
@@ -178,7 +178,7 @@ impl Noise {
         self.next() % limit
     }
 
-    /// An index below `count`.
+    /// Returns an index below `count`.
     pub fn pick(&mut self, count: usize) -> usize {
         usize::try_from(self.below(count as u64)).unwrap()
     }
@@ -188,8 +188,8 @@ impl Noise {
     }
 }
 
-/// Writes a sparse disk of `size` bytes: a few runs of noise (the first and the last byte among
-/// them), a run of zeroes that are really written, and holes between.
+/// Writes a sparse disk of `size` bytes: a few runs of noise (including the first and the last byte), a run of zeroes
+/// as data, and holes between.
 pub fn write_disk(path: &Path, size: u64, seed: u64) {
     let file = std::fs::File::create(path).unwrap();
     file.set_len(size).unwrap();
@@ -210,12 +210,12 @@ pub fn write_disk(path: &Path, size: u64, seed: u64) {
     write(size.saturating_sub(5000), 5000, true);
 }
 
-/// The real disk image of the repository.
+/// Returns the path of the real disk image in the repository.
 pub fn real_disk() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/disk1.img")
 }
 
-/// Whether two files have the same bytes.
+/// Returns true if two files have the same bytes.
 pub fn same_contents(one: &Path, other: &Path) -> bool {
     let status = Command::new("cmp")
         .arg("-s")
@@ -225,7 +225,7 @@ pub fn same_contents(one: &Path, other: &Path) -> bool {
     status.success()
 }
 
-/// The command that this project began with.
+/// The original command of this project.
 pub const SEED: &str = "convert -o encryption -O qcow2 disk1.img enc1.qcow2";
 
 /// Runs cowhide at a terminal.
@@ -235,8 +235,8 @@ pub fn type_at(folder: &Path, args: &str) -> PtySession {
     spawn_command(command, Some(20_000)).unwrap()
 }
 
-/// Types the [`SEED`] command and both passwords that it asks for, after its warning of what legacy
-/// AES can't do, and gives what is shown from then on.
+/// Runs the [`SEED`] command at a terminal, and types both passwords that it asks for after its warning about legacy
+/// AES. Returns the output from then on.
 pub fn type_new_password(folder: &Path, password: &str, again: &str) -> String {
     let mut terminal = type_at(folder, SEED);
     let warning = "can't detect a wrong password; 'luks' does both";

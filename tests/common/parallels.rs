@@ -1,19 +1,19 @@
-//! A format extension of Parallels, made by hand: a dirty bitmap, and its bits.
+//! A format extension of Parallels for tests: a dirty bitmap, and its bits.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use cowhide::crypto::HashAlgorithm;
 
-/// Where the extension stands in a header, in bytes.
+/// The offset of the extension's field in a header, in bytes.
 pub const EXTENSION: usize = 56;
 /// The identifier of the bitmap, as bytes and as its name.
 pub const ID: [u8; 16] = *b"0123456789abcdef";
 pub const NAME: &str = "30313233-3435-3637-3839-616263646566";
-/// The number of bytes that a bit stands for.
+/// The number of bytes of the disk for each bit.
 pub const GRANULARITY: u64 = 64 << 10;
-/// The place of the table of bits in an extension, in bytes.
+/// The offset of the bitmap's table in an extension, in bytes.
 pub const TABLE: usize = 24 + 24 + 32;
 
-/// A dirty bitmap of a disk of so many bytes, as an extension has it; `table` has an entry for each cluster of bits.
+/// Returns the feature of a dirty bitmap for a disk of `size` bytes. `table` has an entry for each cluster of bits.
 pub fn bitmap(size: u64, table: &[u64]) -> Vec<u8> {
     let mut feature = 0x2038_5fae_252c_b34a_u64.to_le_bytes().to_vec();
     feature.extend([0; 8]);
@@ -27,7 +27,7 @@ pub fn bitmap(size: u64, table: &[u64]) -> Vec<u8> {
     feature
 }
 
-/// The cluster of an extension with these features.
+/// Returns the cluster of an extension with these features.
 pub fn extension(features: &[u8], cluster: usize) -> Vec<u8> {
     let mut bytes = 0xab23_4cef_23dc_ea87_u64.to_le_bytes().to_vec();
     bytes.extend([0; 16]);

@@ -1,12 +1,11 @@
-//! Random work on an image in use, held against a model; and power cuts in the middle of it.
+//! Random work on an image in use, which is compared with a model, and power cuts in the middle of it.
 //!
-//! The image is in memory, which records its changes. What a power cut may leave is everything before
-//! the last flush and any part of what came after it: some of the writes, whole or torn at sectors.
-//! Whatever it leaves must open, have no damage but leaks, and hold of every sector what it held at
-//! the image's own last flush, or one of the things that were written since.
+//! The image is in memory, which records its changes. A power cut keeps everything before the last flush, and any
+//! part of the later changes: some of the writes, complete or torn at sectors. The result must open, have no damage
+//! but leaks, and have in every sector the contents at the image's last flush, or something that was written since.
 //!
-//! An external data file is a second file in the same record: a flush of one says nothing of the other.
-//! What a writer must keep besides, internal snapshots and bitmaps, is looked at by [`kept`].
+//! An external data file is a second file in the same record: a flush of one doesn't flush the other. [`kept`] checks
+//! internal snapshots and bitmaps.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 #[path = "kept.rs"]
@@ -29,43 +28,43 @@ use kept::Kept;
 
 const SECTOR: usize = 512;
 
-/// The password of encrypted images, as the key that it is.
+/// The password of encrypted images, which is the key.
 pub const KEY: &[u8; 16] = b"correct horse ba";
 
 /// An image to work on.
 pub struct Subject {
     /// The file.
     pub bytes: Vec<u8>,
-    /// Its external data file, where it has one.
+    /// Its external data file, if it has one.
     pub data: Option<Vec<u8>>,
-    /// Whether that must be a raw image of the disk at all times.
+    /// True if the data file must be a raw image of the disk at all times.
     pub raw: bool,
-    /// Whether it is encrypted with [`KEY`].
+    /// True if it is encrypted with [`KEY`].
     pub encrypted: bool,
-    /// What its backing file holds, where it has one.
+    /// The disk of its backing file, if it has one.
     pub backing: Option<Arc<dyn Image>>,
-    /// Whoever else looks at what a power cut left: one in so many, how.
+    /// A further check of the result of a power cut, which is called for one in the given number of cuts.
     pub inspect: Option<(u64, Inspect)>,
 }
 
-/// Looks at the bytes of an image, and panics if they are wrong.
+/// A check of the bytes of an image, which panics if they are wrong.
 pub type Inspect = Box<dyn Fn(&[u8])>;
 
-/// One thing that was done.
+/// A step of the work.
 struct Step {
-    /// How many changes had been recorded before it.
+    /// The number of changes that were recorded before it.
     recorded: usize,
     start: usize,
     length: usize,
-    /// The bytes that may be there afterwards, besides those of before; `None` for zeroes.
+    /// The bytes that may be there afterwards, besides the old ones. `None` stands for zeroes.
     data: Option<Vec<u8>>,
 }
 
-/// The image's contents as of a flush.
+/// The image's contents at a flush.
 struct Flushed {
-    /// How many changes had been recorded when it was done.
+    /// The number of changes that were recorded before it completed.
     recorded: usize,
-    /// How many steps had been done.
+    /// The number of steps that were done.
     steps: usize,
     contents: Vec<u8>,
 }
@@ -96,12 +95,12 @@ impl Subject {
         WritableQcow2::open(storage, &header, options).unwrap()
     }
 
-    /// What a reader finds in such a file.
+    /// Returns the disk of such an image.
     pub fn read(&self, bytes: Vec<u8>) -> Vec<u8> {
         self.read_files(&[bytes])
     }
 
-    /// The image's file, and its external data file where it has one.
+    /// Returns the image's file, and its external data file if it has one.
     pub fn files(&self) -> Vec<Vec<u8>> {
         let files = [Some(&self.bytes), self.data.as_ref()];
         files.into_iter().flatten().cloned().collect()
@@ -113,7 +112,7 @@ impl Subject {
         self.read_at(&storage, header, files)
     }
 
-    /// What a reader finds by a header, which may be one of a snapshot.
+    /// Returns the disk by a header, which may be that of a snapshot.
     pub fn read_at(
         &self,
         storage: &Arc<MemoryStorage>,
@@ -135,9 +134,8 @@ impl Subject {
         contents
     }
 
-    /// Does `count` random things, comparing what the image itself reads with the model, flushing now
-    /// and then; closes the image. Then cuts the power at every change, and `torn` times at random
-    /// ones with part of what wasn't flushed lost.
+    /// Does `count` random steps with some flushes, compares reads with the model, and closes the image. Then cuts
+    /// the power at every change, and `torn` times at random ones with a part of the unflushed changes lost.
     pub fn work_and_cut(&self, seed: u64, count: usize, torn: usize) -> Vec<u8> {
         let mut noise = Noise(seed);
         let log = Log::default();
@@ -159,7 +157,7 @@ impl Subject {
             steps: 0,
             contents: model.clone(),
         }];
-        // What is there already may be written over in place, at once.
+        // Existing data may be overwritten in place, at once.
         let sectors = model.chunks(SECTOR).enumerate();
         let there = sectors.filter(|(_, sector)| sector.iter().any(|byte| *byte != 0));
         let mut written: Vec<_> = there.map(|(at, _)| (at * SECTOR, SECTOR)).collect();
@@ -185,7 +183,7 @@ impl Subject {
         assert_clean(&left[0], true);
         let kept = Kept::of(self);
         kept.assert_still_there(self, &left, &model);
-        // Of a raw data file nothing is discarded, and so no bits are set for that.
+        // A raw data file isn't discarded, so no bits are set for that.
         if !self.raw {
             kept.assert_exact(&left[0], &written[there..]);
         }
@@ -208,7 +206,7 @@ impl Subject {
     }
 }
 
-/// Changes of several files, in the order in which they were made; of which file each is.
+/// Changes of several files, in order. Each has the index of its file.
 pub type Log = Arc<Mutex<Vec<(usize, Change)>>>;
 
 /// A file in memory that shares its record with others.
@@ -283,14 +281,14 @@ impl cowhide::storage::Filter for Logged {
     }
 }
 
-/// What a raw image holds, up to the end of the disk.
+/// Returns the contents of a raw image, up to the end of the disk.
 fn raw_disk(file: &[u8], size: usize) -> Vec<u8> {
     let mut disk = file.to_vec();
     disk.resize(size, 0);
     disk
 }
 
-/// Does one thing, and looks at it.
+/// Does a random step, and checks it.
 fn step(
     image: &WritableQcow2,
     noise: &mut Noise,
@@ -300,7 +298,7 @@ fn step(
 ) -> Step {
     let size = model.len();
     let sectors = |bytes: usize| (bytes / SECTOR) as u64;
-    // Often where something was written before, and mostly short.
+    // Steps are often at parts that were written before, and mostly short.
     let start = match written.get(usize::try_from(noise.next()).unwrap() % (written.len() + 1)) {
         Some((start, _)) if noise.below(2) == 0 => *start,
         _ => usize::try_from(noise.below(sectors(size))).unwrap() * SECTOR,
@@ -361,15 +359,15 @@ fn step(
     }
 }
 
-/// Asserts that a file is a whole image, without damage but leaks, and without those when `closed`. Of a
-/// dirty one, what it is after its repair.
+/// Asserts that a file is a complete image without damage but leaks, and without leaks if `closed`. Returns a dirty
+/// image after its repair.
 pub fn assert_clean(bytes: &[u8], closed: bool) -> Option<Vec<u8>> {
     let storage = MemoryStorage::new(bytes.to_vec());
     let header = Header::read(&storage).unwrap();
     assert!(!header.has_incompatible(features::CORRUPT));
     if header.has_incompatible(features::DIRTY) {
         assert!(!closed, "dirty when closed");
-        // Its refcounts may be anything; they are repaired when it is opened for writing.
+        // Its refcounts may have any values. They are repaired when it is opened for writing.
         qcow2::repair_dirty(&storage, &header).unwrap();
         let repaired = storage.contents();
         assert_clean(&repaired, true);
@@ -380,7 +378,7 @@ pub fn assert_clean(bytes: &[u8], closed: bool) -> Option<Vec<u8>> {
         findings.push(finding.to_string());
     });
     let report = match report {
-        // Then those who inspect have to find it.
+        // The further check has to find it then.
         Err(error) if error.kind() == ErrorKind::Unsupported => return None,
         other => other.unwrap(),
     };
@@ -389,8 +387,8 @@ pub fn assert_clean(bytes: &[u8], closed: bool) -> Option<Vec<u8>> {
     None
 }
 
-/// Lets every read, write and flush of some work fail once, as on a full disk. `left` looks at what that leaves. The
-/// work must fail, unless it was a read: tables that are read together are read again one by one.
+/// Lets every read, write and flush of some work fail once, as on a full disk. `left` checks the result. The work
+/// must fail, except for reads: tables that are read together are read again one by one.
 pub fn with_each_failure(
     bytes: &[u8],
     run: &dyn Fn(&Arc<MemoryStorage>) -> Result<()>,
@@ -419,9 +417,8 @@ pub fn with_each_failure(
     }
 }
 
-/// Makes everything that a power cut may leave of changes to a file: all up to one of them; that one torn
-/// at each of its sectors, from either end; and `lossy` times, some of what wasn't flushed lost. `look`
-/// is told when the power was cut.
+/// Makes all results of a power cut during changes to a file: all changes up to one of them, that one torn at each of
+/// its sectors, from either end, and `lossy` times with some unflushed changes lost. `look` gets the time of the cut.
 pub fn leftovers(
     before: &[u8],
     record: &[Change],
@@ -434,7 +431,7 @@ pub fn leftovers(
         look(&bytes, &format!("cut after {at} changes"));
         if let Change::Write(offset, data) = change {
             let parts = in_sectors(*offset, data);
-            // Of long writes, some.
+            // Long writes are only torn at some sectors.
             let step = parts.len() / 16 + 1;
             for sector in (1..parts.len()).step_by(step) {
                 for parts in [&parts[..sector], &parts[sector..]] {
@@ -462,7 +459,7 @@ pub fn leftovers(
     }
 }
 
-/// A write as one for each sector of the file that it is in: none of those is torn.
+/// Splits a write into one for each sector of the file. None of those is torn.
 fn in_sectors(offset: u64, data: &[u8]) -> Vec<Change> {
     let within = usize::try_from(offset).unwrap() % SECTOR;
     let (head, rest) = data.split_at((SECTOR - within).min(data.len()));
@@ -476,8 +473,8 @@ fn in_sectors(offset: u64, data: &[u8]) -> Vec<Change> {
     parts.collect()
 }
 
-/// What may be left when the power is cut after so many changes: of each file all up to its last flush,
-/// and of what follows any part. How many changes are there for sure, too.
+/// Returns a possible result of a power cut after `cut` changes: each file has all changes up to its last flush, and
+/// any part of the later ones. Returns the number of changes that are certain, too.
 pub fn lossy_cut(
     before: &[Vec<u8>],
     record: &[(usize, Change)],
@@ -518,7 +515,7 @@ pub fn lossy_cut(
     (files, durable)
 }
 
-/// What is needed to cut the power somewhere.
+/// The state for power cuts.
 struct Cuts<'a> {
     subject: &'a Subject,
     seed: u64,
@@ -529,7 +526,8 @@ struct Cuts<'a> {
 }
 
 impl Cuts<'_> {
-    /// After every change (of big images: some hundred of them), with everything before it on the disk.
+    /// Cuts the power after every change (for large images after some hundred of them), with all changes before it on
+    /// the disk.
     fn at_every_change(&self) {
         let mut files = self.subject.files();
         let size = self.flushed.first().map_or(0, |first| first.contents.len());
@@ -546,7 +544,7 @@ impl Cuts<'_> {
         }
     }
 
-    /// Before every flush, when most is at stake, and at random changes: with some of what wasn't flushed
+    /// Cuts the power before every flush, when most is unflushed, and at random changes, with some unflushed changes
     /// lost.
     fn torn(&self, noise: &mut Noise, count: usize) {
         let flushes = self.record.iter().enumerate();
@@ -561,7 +559,7 @@ impl Cuts<'_> {
         }
     }
 
-    /// Looks at what was left: `durable` changes for sure, and some of those up to `cut`.
+    /// Checks a result with the first `durable` changes, and some of those up to `cut`.
     fn examine(&self, files: &[Vec<u8>], durable: usize, cut: usize) {
         let what = || {
             format!(
@@ -596,7 +594,7 @@ impl Cuts<'_> {
         }
     }
 
-    /// Every sector holds what it held at the last flush, or what was written there since.
+    /// Asserts that every sector has its contents at the last flush, or something that was written since.
     fn old_or_new(&self, contents: &[u8], durable: usize, cut: usize, what: &dyn Fn() -> String) {
         let flushed = self.flushed.iter().rev();
         let flushed = flushed.clone().find(|flushed| flushed.recorded <= durable);

@@ -1,4 +1,4 @@
-//! Files that aren't what they say: looking at them ends, without a panic, and writes nothing.
+//! Tests of damaged files: reading them ends without a panic, and writes nothing.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use cowhide::units::GuestOffset;
 use crate::common::Noise;
 use crate::{Driver, disk, formats, image, parts};
 
-/// Looks at a file in every way that doesn't write. Returns true if it could be read.
+/// Reads a file in every way that doesn't write. Returns true if it could be read.
 pub fn look(driver: Driver, bytes: Vec<u8>) -> bool {
     let storage = Arc::new(MemoryStorage::new(bytes));
     let mut is_readable = false;
@@ -20,7 +20,7 @@ pub fn look(driver: Driver, bytes: Vec<u8>) -> bool {
         };
         let mut info = ImageInfo::new(String::new(), driver.name(), file.size(), None);
         let _ = file.describe(&mut info);
-        // A check takes as long as the tables that the header has.
+        // The time of a check depends on the tables in the header.
         if let Some(check) = file.check().filter(|_| file.size() < 1 << 30) {
             let _ = check.check(&mut |event| drop(event.to_string()));
         }

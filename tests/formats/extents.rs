@@ -1,4 +1,4 @@
-//! Power cuts of images in several files, and of those kinds of VMDK that a plain wish for an image doesn't make.
+//! Tests of power cuts of images in several files, and of the kinds of VMDK that need options.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::{Driver, disk, formats, new_disk, raw, settings};
 
 const SECTOR: usize = 512;
 const SIZE: usize = (1 << 20) + 8192;
-/// Each kind, and the number of files beside that of the descriptor.
+/// Each kind, and the number of files besides the descriptor.
 const KINDS: [(&str, usize); 5] = [
     ("monolithicSparse", 0),
     ("streamOptimized", 0),
@@ -85,7 +85,7 @@ impl Recorded {
             .collect()
     }
 
-    /// Cuts the power after every change, and with some of what wasn't flushed lost.
+    /// Cuts the power after every change, and with some unflushed changes lost.
     fn cut(&self, look: &mut dyn FnMut(&[Vec<u8>], &str)) {
         let log = self.log.lock().unwrap();
         let mut files = self.before.clone();
@@ -157,7 +157,7 @@ fn a_new_image_may_be_cut_off() {
     }
 }
 
-/// Two images in one, as if its disk had been cut in the middle.
+/// Joins two images into one with two extents.
 fn two_extents(kind: &str, disks: [&[u8]; 2]) -> Vec<Vec<u8>> {
     let parts = disks.map(|disk| create(kind, 1, disk).contents());
     let [(first, one), (_, other)] = parts.map(|mut files| {
@@ -187,7 +187,7 @@ fn a_conversion_into_an_image_of_two_extents_may_be_cut_off() {
                 let [found, old, new] = [&found, &old, &new].map(|disk| &disk[at..at + SECTOR]);
                 assert!(found == old || found == new, "{kind}, {when}: byte {at}");
             }
-            // Whoever goes on has nothing to repair.
+            // The next writer has nothing to repair.
             let files: Vec<Arc<dyn Storage>> = files
                 .iter()
                 .map(|bytes| Arc::new(MemoryStorage::new(bytes.clone())) as Arc<dyn Storage>)
@@ -205,7 +205,7 @@ fn a_conversion_into_an_image_of_two_extents_may_be_cut_off() {
     }
 }
 
-/// A stream without grains is made anew in its place, and is no image before it is whole.
+/// Checks that a streamOptimized image without grains is rewritten in place, and is no image before it is complete.
 #[test]
 fn a_conversion_into_a_stream_may_be_cut_off() {
     let empty = create("streamOptimized", 0, &vec![0; SIZE]).contents();

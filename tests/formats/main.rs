@@ -1,7 +1,7 @@
-//! What every format must do, without another tool to hold it against: all in memory.
+//! Tests of the requirements on every format, in memory and without a comparison with another tool.
 //!
-//! The tests walk the list of formats, and one more that is of no use but to show what a new format takes
-//! ([`own`]). It is added by the one line in [`formats`]. Comparisons with the real tools are in `tests/oracle`.
+//! The tests iterate over the list of formats, and one more that only shows what a new format needs ([`own`]). A
+//! single line in [`formats`] adds it. Comparisons with other tools are in `tests/oracle`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -39,14 +39,14 @@ use common::Noise;
 
 type Driver = &'static dyn FormatDriver;
 
-/// Every format.
+/// Returns every format.
 fn formats() -> Vec<Driver> {
     let mut formats: Vec<Driver> = FORMATS.iter().map(|format| &**format).collect();
     formats.push(&own::Own);
     formats
 }
 
-/// A disk of so many bytes with noise at its start and its end and in some places between.
+/// Returns a disk of `size` bytes with noise at its start, at its end and in some places between.
 fn disk(size: usize, seed: u64) -> Vec<u8> {
     let mut noise = Noise(seed);
     let mut disk = vec![0; size];
@@ -75,7 +75,7 @@ fn settings(workers: usize) -> Settings {
 /// The password of images that have one.
 static PASSWORD: LazyLock<Secret> = LazyLock::new(|| Secret::new(b"correct horse".to_vec()));
 
-/// The options of a new image: those that make it quick, and of just the size that is asked for.
+/// Returns the options of a new image that make it fast, and give it exactly the wanted size.
 fn test_options(driver: Driver) -> Result<Values> {
     let specs = driver.create_options();
     let wanted = [("iter-time", "0"), ("force_size", "on")];
@@ -89,7 +89,7 @@ fn test_options(driver: Driver) -> Result<Values> {
     Values::of_lists(&[specs], &lists)
 }
 
-/// What an image is read with.
+/// Returns the parts for reading an image.
 fn parts() -> Parts<'static> {
     Parts {
         secret: Some(&PASSWORD),
@@ -97,7 +97,7 @@ fn parts() -> Parts<'static> {
     }
 }
 
-/// What an image is written with.
+/// Returns the parts for writing an image.
 fn write_parts() -> WriteParts<'static> {
     WriteParts {
         secret: Some(&PASSWORD),
@@ -106,7 +106,7 @@ fn write_parts() -> WriteParts<'static> {
     }
 }
 
-/// A new image as it is wished for.
+/// Returns the description of a new image.
 fn new_disk(size: u64, options: &Values, backing_size: Option<u64>) -> NewDisk<'_> {
     NewDisk {
         size,
@@ -120,7 +120,7 @@ fn new_disk(size: u64, options: &Values, backing_size: Option<u64>) -> NewDisk<'
     }
 }
 
-/// Makes a new image of a disk, if the driver makes new images.
+/// Makes a new image of a disk, if the driver can create images.
 fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: usize) -> Result<()> {
     let options = test_options(driver)?;
     let plan = driver.plan(&new_disk(disk.len() as u64, &options, None))?;
@@ -133,7 +133,7 @@ fn create(driver: Driver, disk: &[u8], storage: &Arc<MemoryStorage>, workers: us
     convert::copy(&raw(disk), new.as_ref(), settings(workers), &())
 }
 
-/// The bytes of a new image of a disk; `None` if the driver makes no new images, or none of nothing.
+/// Returns the bytes of a new image of a disk, or `None` if the driver can't create it.
 fn image(driver: Driver, disk: &[u8]) -> Option<Vec<u8>> {
     let storage = Arc::new(MemoryStorage::default());
     match create(driver, disk, &storage, 1) {
@@ -155,7 +155,7 @@ fn load(driver: Driver, storage: &Arc<MemoryStorage>) -> Result<Box<dyn ImageFil
     )
 }
 
-/// The disk of an image.
+/// Returns the disk of an image.
 fn read(driver: Driver, image: &[u8]) -> Result<Vec<u8>> {
     let storage = Arc::new(MemoryStorage::new(image.to_vec()));
     let image = load(driver, &storage)?.open(parts())?;
@@ -164,7 +164,7 @@ fn read(driver: Driver, image: &[u8]) -> Result<Vec<u8>> {
     Ok(disk)
 }
 
-/// Copies a disk over an image.
+/// Overwrites an image with a disk.
 fn write_over(driver: Driver, storage: &Arc<MemoryStorage>, disk: &[u8]) -> Result<()> {
     let size = disk.len() as u64;
     let file = load(driver, storage)?;
@@ -172,7 +172,7 @@ fn write_over(driver: Driver, storage: &Arc<MemoryStorage>, disk: &[u8]) -> Resu
     convert::copy(&raw(disk), target.as_ref(), settings(1), &())
 }
 
-/// How many corruptions a check finds in an image; none if its format has no check.
+/// Returns the number of corruptions that a check finds in an image, or 0 if its format has no check.
 fn corruptions(driver: Driver, image: &[u8]) -> Result<u64> {
     let storage = Arc::new(MemoryStorage::new(image.to_vec()));
     let file = driver.load(storage, Load::Check)?;

@@ -1,4 +1,4 @@
-//! Images over a backing file: the rest of what is written in part is the backing file's, whenever the power is cut.
+//! Tests of overlays: the rest of a partially written block comes from the backing file, even after a power cut.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{Driver, corruptions, disk, formats, load, new_disk, parts, raw, writ
 const SECTOR: usize = 512;
 const SIZE: usize = (1 << 20) + 1536;
 
-/// An image that stores nothing of its own, over a raw backing file; `None` if the format has no such images.
+/// Returns an empty overlay of a raw backing file, or `None` if the format has no backing files.
 fn overlay(driver: Driver) -> Option<Vec<u8>> {
     if !driver.capabilities().backing {
         return None;
@@ -25,7 +25,7 @@ fn overlay(driver: Driver) -> Option<Vec<u8>> {
     let options = Values::of_lists(&[driver.create_options()], &lists).ok()?;
     let plan = driver.plan(&new_disk(SIZE as u64, &options, Some(SIZE as u64)));
     let storage = Arc::new(MemoryStorage::default());
-    // VMDK stores what its backing file's contents are called, which there is no file for here.
+    // VMDK stores the content id of its backing file, and there is no such file here.
     let new = plan.ok()?.create(NewParts {
         file: Arc::<MemoryStorage>::clone(&storage),
         files: Vec::new(),
@@ -36,7 +36,7 @@ fn overlay(driver: Driver) -> Option<Vec<u8>> {
     Some(storage.contents())
 }
 
-/// The disk of an image over a backing file.
+/// Returns the disk of an image over a backing file.
 fn read_over(driver: Driver, image: &[u8], base: &Arc<dyn Image>) -> Vec<u8> {
     let storage = Arc::new(MemoryStorage::new(image.to_vec()));
     let top = load(driver, &storage).unwrap().open(parts()).unwrap();
@@ -54,7 +54,7 @@ fn a_write_over_a_backing_file_may_be_cut_off() {
             continue;
         };
         let old = disk(SIZE, 31);
-        // It ends before the disk does.
+        // The backing file ends before the disk.
         let base: Arc<dyn Image> = Arc::new(raw(&old[..SIZE - 1024]));
         let mut old = old;
         old[SIZE - 1024..].fill(0);
@@ -68,7 +68,7 @@ fn a_write_over_a_backing_file_may_be_cut_off() {
         });
         let image = opened.unwrap();
         let mut noise = Noise(32);
-        // Parts of blocks and whole ones, at both ends too; each sector once.
+        // These are partial and whole blocks, also at both ends, and each sector only once.
         for (start, length) in [
             (0, 512),
             (8 << 10, 1024),

@@ -1,5 +1,5 @@
-//! A format of no use, to see what a new one takes: a header, which is a mark and the size of the disk, and from 512
-//! bytes on a map, which says of each block of 4 KiB where it is, counted in blocks, or 0 if it reads as zeroes.
+//! A format that only shows what a new one needs. It has a header with a magic number and the size of the disk, and a
+//! map from 512 bytes on. The map has the number of each block of 4 KiB in the file, or 0 if it reads as zeroes.
 
 use std::sync::Arc;
 

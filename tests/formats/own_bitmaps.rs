@@ -1,4 +1,4 @@
-//! Bitmaps of Parallels' own under a power cut: they are there and tell of all that was written, or they aren't there.
+//! Tests of the bitmaps of Parallels under a power cut: they record all writes, or they are removed.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a power cut, or an error of the system's, leaves of an image: nothing is lost but what was being written.
+//! Tests of power cuts and system errors: an image loses nothing but the data that is being written.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
 const SECTOR: usize = 512;
 const SIZE: usize = (2 << 20) + 4096;
 
-/// Asserts that each sector is old or new. A disk that is a file may be cleared as a whole first.
+/// Asserts that each sector is old or new. A raw file may be cleared as a whole first.
 fn assert_old_or_new(driver: Driver, found: &[u8], old: &[u8], new: &[u8], when: &str) {
     assert_eq!(found.len(), old.len(), "{when}");
     let may_be_cleared = driver.capabilities().transparent;
@@ -27,12 +27,12 @@ fn assert_old_or_new(driver: Driver, found: &[u8], old: &[u8], new: &[u8], when:
     }
 }
 
-/// Asserts that an image can be used, with the disk of before or after.
+/// Asserts that an image can be used, with the old or the new disk.
 fn assert_usable(driver: Driver, image: &[u8], old: &[u8], new: &[u8], when: &str) {
     let when = format!("{}: {when}", driver.name());
     let found = read(driver, image).unwrap_or_else(|error| panic!("{when}: {error}"));
     assert_old_or_new(driver, &found, old, new, &when);
-    // Of what a header counts, one thing may not be right; that doesn't keep writers out.
+    // A single count in the header may be wrong, which doesn't prevent writing.
     assert!(corruptions(driver, image).unwrap() <= 1, "{when}");
     let storage = Arc::new(MemoryStorage::new(image.to_vec()));
     if !driver.capabilities().transparent {
@@ -42,7 +42,7 @@ fn assert_usable(driver: Driver, image: &[u8], old: &[u8], new: &[u8], when: &st
     }
 }
 
-/// A disk whose sectors are part old, part new: what is stored and what isn't.
+/// Returns a disk whose sectors are partly allocated.
 fn old_disk() -> Vec<u8> {
     let mut old = disk(SIZE, 11);
     old[1 << 20..].fill(0);
@@ -69,7 +69,7 @@ fn a_conversion_into_an_image_may_be_cut_off() {
     assert!(cuts > 200, "{cuts}");
 }
 
-/// Nothing is an image before it is whole.
+/// Checks that an incomplete file is no image.
 #[test]
 fn a_new_image_may_be_cut_off() {
     for driver in formats() {
@@ -90,7 +90,7 @@ fn a_new_image_may_be_cut_off() {
     }
 }
 
-/// The error of each single operation is told, and the image stays usable.
+/// Checks that the error of each single operation is reported, and that the image stays usable.
 #[test]
 fn no_failure_is_passed_over() {
     for driver in formats() {

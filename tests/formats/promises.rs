@@ -1,4 +1,4 @@
-//! New images, and images that are written over, hold what was written.
+//! Tests that new and overwritten images have the written data.
 
 use std::sync::Arc;
 
@@ -41,13 +41,13 @@ fn an_image_is_taken_for_what_it_is() {
             let other_is_sure = other.probe(start) >= score && other.name() != driver.name();
             assert!(!other_is_sure, "{}: {}", driver.name(), other.name());
         }
-        // What is nothing in particular is no format's but that of files that may hold anything.
+        // Only a transparent format accepts a file without any magic number.
         let anything = driver.capabilities().transparent;
         assert_eq!(driver.probe(&[0; 512]) > 0, anything, "{}", driver.name());
     }
 }
 
-/// What a device held before is read in no image that is made there.
+/// Checks that old data of a device isn't visible in a new image.
 #[test]
 fn nothing_old_of_a_device_shows() {
     for format in FORMATS {
@@ -59,7 +59,7 @@ fn nothing_old_of_a_device_shows() {
         let storage = Arc::new(MemoryStorage::new(vec![0xee; 24 * MIB]).as_device());
         create(driver, &disk, &storage, 1).unwrap();
         let found = read(driver, &storage.contents()).unwrap();
-        // The disk of some formats is as long as the device.
+        // In some formats the disk has the length of the device.
         assert!(found[..disk.len()] == disk, "{}", driver.name());
     }
 }
@@ -123,7 +123,7 @@ fn what_lies_beyond_the_source_stays() {
                 driver.name()
             );
             assert_eq!(corruptions(driver, &image).unwrap(), 0, "{}", driver.name());
-            // A disk that is longer has no room, and nothing is written.
+            // A longer disk doesn't fit, and nothing is written.
             let error = write_over(driver, &storage, &disk(4 * MIB, 6));
             let is_same = storage.contents() == image;
             assert!(driver.capabilities().transparent || (error.is_err() && is_same));
@@ -131,7 +131,7 @@ fn what_lies_beyond_the_source_stays() {
     }
 }
 
-/// Random writes, zeroes and discards, held against a model.
+/// Compares random writes, zeroes and discards with a model.
 #[test]
 fn writes_are_read_back() {
     let mut tested = 0;

@@ -11,7 +11,7 @@ use crate::power_cut::leftovers;
 use crate::{Driver, disk, formats, image, read, write_parts};
 
 const SIZE: usize = (2 << 20) + 4096;
-/// The start of VDI's block map and of Parallels' table, in bytes.
+/// The offsets of VDI's block map and of its data, and of Parallels' table, in bytes.
 const VDI_MAP: usize = 512;
 const VDI_DATA: usize = 1024;
 const PARALLELS_TABLE: usize = 64;
@@ -28,7 +28,7 @@ fn number(bytes: &[u8], at: usize) -> usize {
     usize::try_from(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
 }
 
-/// Damages an image whose first blocks hold data.
+/// A damage to an image whose first blocks have data.
 type Damage = fn(&mut Vec<u8>);
 
 const DAMAGES: [(&str, &str, Damage); 8] = [
@@ -48,7 +48,7 @@ const DAMAGES: [(&str, &str, Damage); 8] = [
         image[PARALLELS_TABLE..PARALLELS_TABLE + 4].fill(0x77);
     }),
     ("parallels", "a cluster before the first one", |image| {
-        // Clusters start a cluster later, the header says.
+        // The header says that clusters start a cluster later.
         image[48..52].copy_from_slice(&4096u32.to_le_bytes());
     }),
     ("qed", "two clusters with one place", |image| {
@@ -95,7 +95,7 @@ fn a_repair_may_be_cut_off() {
     }
 }
 
-/// Nothing is repaired in a table that is the header at the same time, and nothing written by it.
+/// Checks that a table that overlaps the header isn't repaired, and that nothing is written through it.
 #[test]
 fn a_table_over_the_header_is_left_alone() {
     let mut formats = formats().into_iter();

@@ -1,5 +1,5 @@
-//! VHDX images with damage that their checksums don't tell of, since they are right again: looking at such an image
-//! ends, without a panic, and so does opening it to write.
+//! Tests of VHDX images with damage under correct checksums: reading such an image and opening it for writing end
+//! without a panic.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::damage::look;
 use crate::power_cut::leftovers;
 use crate::{Driver, disk, image, load, read, write_parts};
 
-/// The places of the headers, the tables of regions and the log, in bytes, and the lengths of the first two.
+/// The offsets of the headers, the region tables and the log, and the lengths of the first two, in bytes.
 const HEADERS: [usize; 2] = [64 << 10, 128 << 10];
 const HEADER: usize = 4096;
 const REGIONS: [usize; 2] = [192 << 10, 256 << 10];
@@ -21,7 +21,7 @@ const LOG: usize = 1 << 20;
 const TABLE: usize = 2 << 20;
 const METADATA: usize = 3 << 20;
 
-/// Puts the right checksum into a structure.
+/// Stores the right checksum in a structure.
 fn seal(image: &mut [u8], structure: Range<usize>) {
     let structure = &mut image[structure];
     structure[4..8].fill(0);
@@ -29,7 +29,7 @@ fn seal(image: &mut [u8], structure: Range<usize>) {
     structure[4..8].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Changes bytes of a part of the image.
+/// Changes some bytes of a part of the image.
 fn scribble(image: &mut [u8], part: Range<usize>, noise: &mut Noise) {
     for _ in 0..=noise.below(3) {
         let place = part.start + noise.pick(part.len());
@@ -42,7 +42,7 @@ fn scribble(image: &mut [u8], part: Range<usize>, noise: &mut Noise) {
     }
 }
 
-/// An entry of the log that changes the table of blocks, and makes a part of the file zero.
+/// Returns a log entry that changes the BAT, and zeroes a part of the file.
 fn log_entry(length: usize) -> Vec<u8> {
     let mut entry = vec![0; 8192];
     let mut put = |at: usize, field: &[u8]| entry[at..at + field.len()].copy_from_slice(field);
@@ -66,7 +66,7 @@ fn log_entry(length: usize) -> Vec<u8> {
     entry
 }
 
-/// Puts an entry into the log.
+/// Stores an entry in the log.
 fn put_log(image: &mut [u8], entry: &[u8]) {
     for header in HEADERS {
         image[header + 48..header + 64].fill(7);
@@ -76,7 +76,7 @@ fn put_log(image: &mut [u8], entry: &[u8]) {
     seal(image, LOG..LOG + entry.len());
 }
 
-/// Changes a part of a structure, and puts its checksum right. Returns true if it was the log.
+/// Changes a part of a structure, and corrects its checksum. Returns true if it was the log.
 fn damage(image: &mut [u8], noise: &mut Noise) -> bool {
     match noise.below(5) {
         0 => {
@@ -121,7 +121,7 @@ fn damage_that_no_checksum_tells_of_is_survived() {
         let mut bytes = image.clone();
         let in_log = damage(&mut bytes, &mut noise);
         let storage = Arc::new(MemoryStorage::new(bytes.clone()));
-        // A log may make the file longer than there is memory.
+        // A log may make the file longer than memory.
         if let (false, Ok(file)) = (in_log, load(driver, &storage)) {
             drop(file.open_writable(write_parts()));
         }
@@ -133,7 +133,7 @@ fn damage_that_no_checksum_tells_of_is_survived() {
     assert!(readable > 20 && unreadable > 20, "{readable} {unreadable}");
 }
 
-/// A replay that is cut off leaves an image that reads as it does after it.
+/// Checks that an interrupted replay leaves an image that reads like after a complete one.
 #[test]
 fn a_replay_may_be_cut_off() {
     let mut formats = FORMATS.iter();
@@ -154,7 +154,7 @@ fn a_replay_may_be_cut_off() {
         cuts += 1;
     });
     assert!(cuts > 20, "{cuts}");
-    // What was replayed has no log any more.
+    // A replayed image has no log any more.
     let after = storage.contents();
     assert!(after != image && read(driver, &after).unwrap() == expected);
     let again = Arc::new(MemoryStorage::new(after).recording());

@@ -1,5 +1,5 @@
-//! The images that are damaged: one that is written down here byte for byte, and those that fuzzing
-//! starts from, one of each kind. With each comes what else it needs, and how it is named.
+//! The images to damage: one that is built here byte by byte, and the seeds of fuzzing, one of each kind. Each has
+//! the other files that it needs, and its options.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::{COWHIDE, run};
 
 pub const CLUSTER: usize = 512;
 
-/// The kinds that damage is done to, by the names of their files.
+/// The kinds of images to damage, by the names of their files.
 pub const KINDS: [&str; 10] = [
     "",
     "v2",
@@ -23,8 +23,8 @@ pub const KINDS: [&str; 10] = [
     "all",
 ];
 
-/// A version 3 image with clusters of 512 bytes and a disk of 32 KiB: header, refcount table, refcount
-/// block, L1 table, L2 table, and two clusters of data.
+/// Returns a version 3 image with clusters of 512 bytes and a disk of 32 KiB: header, refcount table, refcount block,
+/// L1 table, L2 table, and two data clusters.
 fn plain() -> Vec<u8> {
     let mut bytes = vec![0; 7 * CLUSTER];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -48,7 +48,7 @@ fn plain() -> Vec<u8> {
 pub struct Base {
     pub kind: &'static str,
     pub bytes: Vec<u8>,
-    /// What its disk holds.
+    /// The contents of its disk.
     pub contents: Vec<u8>,
 }
 
@@ -72,13 +72,13 @@ impl Base {
         base
     }
 
-    /// All of them, by their kinds.
+    /// Returns all images, by their kinds.
     pub fn all() -> BTreeMap<&'static str, Self> {
         let bases = KINDS.into_iter().map(|kind| (kind, Self::new(kind)));
         bases.collect()
     }
 
-    /// Writes an image of this kind, and what it needs, into a folder.
+    /// Writes an image of this kind, and the files that it needs, into a folder.
     pub fn write(&self, folder: &Path, image: &[u8]) {
         fs::write(folder.join("x.qcow2"), image).unwrap();
         if self.kind == "data-file" {
@@ -89,7 +89,7 @@ impl Base {
         fs::write(folder.join("right.raw"), &self.contents).unwrap();
     }
 
-    /// The arguments of a command on the image, with more operands after it.
+    /// Returns the arguments of a command on the image, with more operands after it.
     pub fn command(&self, command: &str, operands: &str) -> Vec<String> {
         let image = if self.kind == "aes" {
             "--object secret,id=s,data=cowhide --image-opts \

@@ -1,17 +1,16 @@
-//! Images from strangers: small, consistent, and then damaged in one place each.
+//! Tests of malicious images: small, consistent ones, each damaged in one place.
 //!
-//! Whatever is in an image, the program ends by itself, in little memory, without a panic, and with
-//! the verdict that the table says. Where qemu-img is installed its verdicts are held against the table
-//! too, so that nobody has to take on trust what is said to differ from it, and why. Where both read a
-//! disk, they read the same.
+//! The program must end with any image, in little memory, without a panic, and with the exit statuses of the table.
+//! If qemu-img is installed, its statuses are compared with the table too, so that the documented differences are
+//! verified. If both can read a disk, it must be the same.
 //!
-//! The tables have the statuses of `info`, `check` and `convert`. Those of `map`, `measure` and
-//! `compare` follow from what `convert` made: see [`Seen::agrees_with_itself`].
+//! The tables have the statuses of `info`, `check` and `convert`. Those of `map`, `measure` and `compare` follow from
+//! the result of `convert`: see [`Seen::agrees_with_itself`].
 //!
 //! - `cases.txt`: damage to a plain image;
-//! - `kinds.txt`: damage to those of all other kinds, by what only they have;
-//! - [`mutants`]: damage at random;
-//! - [`short_reads`]: damage that is done meanwhile.
+//! - `kinds.txt`: damage to the specific parts of all other kinds;
+//! - [`mutants`]: random damage;
+//! - [`short_reads`]: truncation during an operation.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -89,7 +88,7 @@ fn patched(base: &Base, patches: &str) -> Vec<u8> {
     bytes
 }
 
-/// The slowest call so far, to be shown: a second is what none should need.
+/// The slowest call so far, which is printed. None should take a second.
 static SLOWEST: Mutex<(Duration, String)> = Mutex::new((Duration::ZERO, String::new()));
 
 struct Ran {
@@ -97,8 +96,8 @@ struct Ran {
     stdout: Vec<u8>,
 }
 
-/// Runs a program, ours in 512 MiB of address space, and kills it when it doesn't end: ours after 10 s of
-/// work (it has nothing to wait for), qemu-img after 10 s.
+/// Runs a program and kills it if it doesn't end: cowhide, in 512 MiB of address space, after 10 s of processor time
+/// (it never waits), and qemu-img after 10 s.
 fn run(folder: &Path, program: &str, args: &[String]) -> Ran {
     let limits = "ulimit -v 524288; ulimit -t 10; exec \"$0\" \"$@\"";
     let (runner, options) = if program == COWHIDE {
@@ -123,7 +122,7 @@ fn run(folder: &Path, program: &str, args: &[String]) -> Ran {
     drop(slowest);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!stderr.contains("panicked"), "{program} {args:?}: {stderr}");
-    // qemu-img may die of it, or go on for ever.
+    // qemu-img may crash, or never end.
     let status = output.status.code();
     let ended = status.is_some() || program != COWHIDE;
     assert!(ended, "{program} {args:?}: {}: {stderr}", output.status);
@@ -133,12 +132,12 @@ fn run(folder: &Path, program: &str, args: &[String]) -> Ran {
     }
 }
 
-/// What a program makes of an image.
+/// The results of a program for an image.
 struct Seen {
     verdicts: String,
-    /// The disk, where it could be converted.
+    /// The disk, if it could be converted.
     contents: Option<Vec<u8>>,
-    /// Nothing where the disk is huge.
+    /// The results of `map`, `measure` and `compare`, unless the disk is huge.
     others: Option<[Ran; 3]>,
 }
 
@@ -172,9 +171,9 @@ impl Seen {
         }
     }
 
-    /// What can be converted can be mapped, and measured unless its bitmaps are damaged, and compares as
-    /// what it was converted to. What can't isn't the same as anything. (It may have a map and a measure,
-    /// since neither reads data.)
+    /// Asserts that an image that can be converted can also be mapped, and measured unless its bitmaps are damaged,
+    /// and equals its conversion. One that can't be converted doesn't equal anything. It may still be mapped and
+    /// measured, since neither reads data.
     fn agrees_with_itself(&self, program: &str, base: &Base) {
         let Some([map, measure, compare]) = &self.others else {
             return;
@@ -199,7 +198,7 @@ impl Seen {
         }
     }
 
-    /// What two programs can both convert is the same disk, stored in the same way.
+    /// Asserts that an image that both programs can convert has the same disk and the same extents.
     fn agrees_with(&self, theirs: &Self) {
         let (Some(ours), Some(contents)) = (&self.contents, &theirs.contents) else {
             return;
@@ -233,13 +232,13 @@ fn test(case: Case, base: &Base, with_oracle: bool) {
         theirs.agrees_with_itself("qemu-img", base);
         ours.agrees_with(&theirs);
     }
-    // Reading writes nothing.
+    // Reading must not write.
     assert!(
         std::fs::read(&path).unwrap() == bytes,
         "the image has changed"
     );
-    // A repair leaves what it says it leaves, nothing is left to repair after it, and what could be read
-    // still reads as it did.
+    // A repair must report the remaining findings correctly, must leave nothing that it can repair, and must not
+    // change readable data.
     let check = case.verdicts.split(' ').nth(1).unwrap();
     for what in ["leaks", "all"] {
         if what == "leaks" && check < "2" {
@@ -263,7 +262,7 @@ fn test(case: Case, base: &Base, with_oracle: bool) {
             let after = std::fs::read(folder.join("x.raw")).unwrap();
             assert!(*before == after, "-r {what} changed data");
         } else if case.verdicts.ends_with("2 1") && case.name != "refcount table clusters 0x0" {
-            // What a repair can't find is missing still, and doesn't become zeroes.
+            // Data that a repair can't find must still be missing, and not become zeroes.
             let converted = run_ours("convert -O raw", "x.raw");
             assert_eq!(converted, 1, "-r {what} made zeroes of what is missing");
         }
@@ -278,7 +277,7 @@ fn test(case: Case, base: &Base, with_oracle: bool) {
     }
 }
 
-/// A test whose panic is its failure.
+/// Returns a test that fails by a panic.
 fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, move || {
         let test = std::panic::AssertUnwindSafe(test);
@@ -290,7 +289,7 @@ fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial
     })
 }
 
-/// Whether there is a qemu-img whose verdicts the tables have.
+/// Returns true if the installed qemu-img is the version of the tables.
 fn has_oracle() -> bool {
     let output = Command::new("qemu-img").arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());

@@ -1,8 +1,7 @@
-//! Damage at random, always the same: words and bytes of images of all kinds are changed, and each mutant
-//! is checked, repaired and read through the library. What must hold for every one of them is what the
-//! fuzz targets say too: looking writes nothing, a repair says what it leaves and, where that is nothing, is
-//! done after the first time; and what could be read reads the same afterwards. And what can be read is what qemu-img reads,
-//! where that can read it; it is asked about some of them, since it takes longest.
+//! Reproducible random damage: words and bytes of images of all kinds are changed, and each mutant is checked,
+//! repaired and read with the library. The same must hold as for the fuzz targets: reading writes nothing, a repair
+//! reports what remains and is complete after the first run, and readable data doesn't change. If qemu-img can read a
+//! mutant, the disk must be the same. It is only run for some of them, since it takes longest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +20,11 @@ use crate::bases::{Base, CLUSTER, KINDS};
 use crate::common::Noise;
 use crate::{COWHIDE, run, trial};
 
-/// How many mutants there are of each kind, and of how many one is shown to qemu-img.
+/// The number of mutants of each kind, and the number of mutants for each that qemu-img reads.
 const MUTANTS: u64 = 800;
 const ONE_IN: u64 = 12;
 
-/// How much of a disk is read, and how much at a time.
+/// The number of bytes of a disk that are read, and the number that are read at once.
 const MOST: u64 = 65 << 10;
 const PIECE: u64 = 512;
 
@@ -40,10 +39,10 @@ pub fn trials(bases: &Arc<BTreeMap<&'static str, Base>>, with_oracle: bool) -> V
     kinds.collect()
 }
 
-/// Changes some words. Most of an image is zeroes and stays so: what is changed is mostly near something.
+/// Changes some words, mostly near other data, since most of an image is zeroes.
 pub fn mutant(base: &Base, noise: &mut Noise) -> Vec<u8> {
     let mut bytes = base.bytes.clone();
-    // Data is no structure, and what is made of a damaged frame depends on the version of the zstd library.
+    // Data isn't metadata, and the result of a damaged frame depends on the version of the zstd library.
     let end = match base.kind {
         "aes" => 0xa00,
         "zstd" => 0x1400,
@@ -85,7 +84,7 @@ pub fn mutant(base: &Base, noise: &mut Noise) -> Vec<u8> {
     bytes
 }
 
-/// The disk, in pieces of which some may be unreadable; an error when the image can't even be opened.
+/// Returns the disk in pieces, of which some may be unreadable. Returns an error if the image can't be opened.
 pub fn disk(base: &Base, bytes: &[u8]) -> Result<Vec<Option<Vec<u8>>>> {
     let memory = Arc::new(MemoryStorage::new(bytes.to_vec()));
     let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&memory);
@@ -110,7 +109,7 @@ pub fn disk(base: &Base, bytes: &[u8]) -> Result<Vec<Option<Vec<u8>>>> {
     Ok(pieces)
 }
 
-/// Whether what could be read before is the same.
+/// Returns true if all pieces that were readable before are the same.
 pub fn same_where_readable(before: &[Option<Vec<u8>>], after: &[Option<Vec<u8>>]) -> bool {
     let mut pieces = before.iter().zip(after);
     before.len() == after.len() && pieces.all(|(before, after)| before.is_none() || before == after)
@@ -148,14 +147,15 @@ fn mutate(base: &Base, with_oracle: bool) {
             assert!(same, "{when}: {what:?} changed data");
         }
     }
-    // They are of all sorts: what can't be opened, what can, what is damaged, and what could be mended.
+    // Some mutants can't be opened, some can, some are damaged, and some were repaired.
     assert!((MUTANTS / 3..MUTANTS).contains(&opened), "{opened} opened");
     assert!(damaged > MUTANTS / 8, "{damaged} damaged");
     assert!(repaired > MUTANTS / 10, "{repaired} repaired");
     assert!(!with_oracle || compared > 3, "{compared} compared");
 }
 
-/// Repairs an image: what it says is left is what is found, and a second time changes nothing.
+/// Repairs an image. Asserts that the reported remaining findings are right, and that a second repair changes
+/// nothing.
 fn mend(storage: &MemoryStorage, what: Repair, when: &str) -> bool {
     let header = Header::read_for_check(storage).unwrap();
     let first = repair(storage, &header, what, &mut |_| {});
@@ -178,8 +178,8 @@ fn mend(storage: &MemoryStorage, what: Repair, when: &str) -> bool {
     true
 }
 
-/// Whether qemu-img can convert the image too; then the disk is the same, and our program says so as well
-/// as the library.
+/// Returns true if qemu-img can convert the image too. Asserts that the disk is the same, with the program as well as
+/// with the library.
 fn same_as_oracle(
     base: &Base,
     bytes: &[u8],
@@ -200,7 +200,7 @@ fn same_as_oracle(
         let convert = base.command("convert -O raw", "x.raw");
         let status = run(folder, program, &convert).status;
         if status != 0 {
-            // Its name may be what has changed.
+            // The damage may be in its name.
             let is_known = program == COWHIDE && base.kind != "data-file";
             assert!(!is_known, "{when}: the library can read it");
             return false;

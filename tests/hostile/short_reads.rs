@@ -1,7 +1,6 @@
-//! Files that are cut off while they are looked at: each read of a check, and of a repair, once ends early or
-//! gives nothing at all. The file's length was asked for before, so what is missing isn't zeroes: either
-//! that is an error, or the outcome is what it is with the whole file. Above all a repair never takes what
-//! it couldn't read for empty, and frees what is in use.
+//! Tests of files that are truncated during a check or a repair: each read ends early once, or gives nothing. The
+//! length was read before, so the missing part isn't zeroes: the result is an error, or the same as with the whole
+//! file. In particular, a repair must never treat unread parts as empty and free used clusters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use crate::common::Noise;
 use crate::mutants::{disk, mutant, same_where_readable};
 use crate::trial;
 
-/// How many mutants of each kind are looked at, beside the image itself.
+/// The number of mutants of each kind, besides the image itself.
 const MUTANTS: usize = 10;
 
 pub fn trials(bases: &Arc<BTreeMap<&'static str, Base>>) -> Vec<Trial> {
@@ -29,7 +28,7 @@ pub fn trials(bases: &Arc<BTreeMap<&'static str, Base>>) -> Vec<Trial> {
     kinds.collect()
 }
 
-/// What a check or a repair says, and everything that it tells on the way.
+/// Returns the report of a check or a repair, and all findings that it printed.
 fn look(storage: &MemoryStorage, what: Option<Repair>) -> Result<(CheckReport, Vec<String>)> {
     let header = Header::read_for_check(storage)?;
     let mut told = Vec::new();
@@ -87,7 +86,7 @@ fn cut(base: &Base) {
     assert!(noticed > 20, "{noticed} noticed");
 }
 
-/// Whatever was done before the error: the disk is what it was, and what remains can be repaired.
+/// Asserts that the disk is unchanged after an error, and that the image can still be repaired.
 fn keeps(base: &Base, before: &[u8], after: Vec<u8>, when: &str) {
     if before == after {
         return;

@@ -1,5 +1,4 @@
-//! Changes of one bitmap: whatever a power cut or a failure leaves, all bitmaps are as before, or all of them
-//! are as afterwards.
+//! Tests of changes of one bitmap: after a power cut or a failure, either all bitmaps are old or all are new.
 
 use std::sync::Arc;
 
@@ -80,7 +79,7 @@ fn listed(bytes: &[u8]) -> Listed {
     all.collect()
 }
 
-/// What a change makes of the list.
+/// Returns the expected list after a change.
 fn expected(before: &Listed, size: u64, (name, steps): Work) -> Listed {
     let mut all = before.clone();
     for step in steps {
@@ -114,7 +113,7 @@ fn expected(before: &Listed, size: u64, (name, steps): Work) -> Listed {
     all
 }
 
-/// An image with a snapshot and four bitmaps, one of which somebody left in use.
+/// Returns an image with a snapshot and four bitmaps, one of which is left in use.
 fn subject(cluster_size: u64, lazy_refcounts: bool, refcount_bits: u64) -> Subject {
     let options = NewQcow2Options {
         cluster_size,
@@ -133,7 +132,7 @@ fn subjects() -> [Subject; 3] {
     ]
 }
 
-/// Asserts that what was left has the old bitmaps or the new ones; `true` for the new ones.
+/// Asserts that a result has the old or the new bitmaps. Returns true for the new ones.
 fn old_or_new(subject: &Subject, left: &[u8], lists: [&Listed; 2], when: &str) -> bool {
     let left = assert_clean(left, false).unwrap_or_else(|| left.to_vec());
     let found = listed(&left);
@@ -224,7 +223,7 @@ fn the_first_bitmap_comes_and_the_last_one_goes() {
         subject.bytes = storage.contents();
         assert_clean(&subject.bytes, true);
     }
-    // Nothing of it is left that a program would warn of.
+    // A program has nothing to warn of afterwards.
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
     assert!(image(&storage).unwrap().warnings().is_empty());
     let header = Header::read(storage.as_ref()).unwrap();
@@ -308,7 +307,7 @@ fn what_is_refused_changes_no_bitmap() {
         assert!(error.contains(message), "{work:?}: {error}");
         assert_eq!(storage.recorded(), 0, "{work:?}");
     }
-    // What changes nothing writes nothing.
+    // A request without any change writes nothing.
     let nothing: [Work; 3] = [
         ("fine", &[Step::Enable(true)]),
         ("fine", &[Step::Merge("fine")]),

@@ -1,5 +1,5 @@
-//! Internal snapshots that are taken, gone back to and deleted: whatever a power cut or a failure leaves, the
-//! disk and every snapshot are as before, or all of them are as afterwards.
+//! Tests of internal snapshots that are created, applied and deleted: after a power cut or a failure, the disk and
+//! all snapshots are old, or all are new.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ fn named(name: &str) -> NewSnapshot {
     }
 }
 
-/// What an image holds: the disk, and each snapshot with its id, name and disk.
+/// The contents of an image: the disk, and each snapshot with its id, name and disk.
 #[derive(PartialEq, Eq)]
 pub struct State {
     disk: Vec<u8>,
@@ -80,7 +80,7 @@ impl State {
     }
 }
 
-/// Writes here and there, so that some L2 tables and clusters are shared with snapshots and some aren't.
+/// Writes to some parts, so that some L2 tables and clusters are shared with snapshots and some aren't.
 fn written(subject: Subject, noise: &mut Noise) -> Subject {
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
     let image = subject.open(&storage);
@@ -101,7 +101,7 @@ fn written(subject: Subject, noise: &mut Noise) -> Subject {
     }
 }
 
-/// Takes a snapshot.
+/// Returns the image with a new snapshot.
 pub fn with(subject: Subject, name: &str) -> Subject {
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
     let target: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(&storage);
@@ -113,7 +113,7 @@ pub fn with(subject: Subject, name: &str) -> Subject {
     }
 }
 
-/// An image with two snapshots and a disk that is like neither.
+/// Returns an image with two snapshots and a disk that differs from both.
 fn with_two(options: NewQcow2Options, noise: &mut Noise) -> Subject {
     let subject = with(written(with_data(empty(options)), noise), "one");
     let subject = with(written(subject, noise), "two");
@@ -122,8 +122,8 @@ fn with_two(options: NewQcow2Options, noise: &mut Noise) -> Subject {
     subject
 }
 
-/// Repairs what was left, where that is allowed to need it, and asserts that nothing is wrong then. Flags and
-/// counts may disagree in version 2 only, which can't say that it was left in the middle.
+/// Repairs the result of a power cut, if it may need that, and asserts that nothing is wrong then. Copied flags and
+/// refcounts may only disagree in version 2, which has no dirty bit.
 fn put_right(left: &[u8], when: &str) -> Vec<u8> {
     let storage = MemoryStorage::new(left.to_vec());
     let header = Header::read(&storage).unwrap();
@@ -143,8 +143,8 @@ fn put_right(left: &[u8], when: &str) -> Vec<u8> {
     storage.contents()
 }
 
-/// Asserts that an image is in one of two states now, after its repair, and when each of its clusters has been
-/// written over without one: `true` for the second.
+/// Asserts that an image is in one of two states: now, after its repair, and after each of its clusters was
+/// overwritten without a repair. Returns true for the second state.
 fn old_or_new(subject: &Subject, left: &[u8], states: [&State; 2], when: &str) -> bool {
     let found = State::of(subject, left);
     let [old, new] = states;
@@ -153,7 +153,7 @@ fn old_or_new(subject: &Subject, left: &[u8], states: [&State; 2], when: &str) -
     let repaired = put_right(left, when);
     assert!(State::of(subject, &repaired) == found, "{when}: repaired");
 
-    // Nobody believes in a flag, or a free cluster, that costs a snapshot.
+    // A writer must not trust a copied flag or a free cluster at the cost of a snapshot.
     let storage = Arc::new(MemoryStorage::new(left.to_vec()));
     let image = subject.open(&storage);
     image
@@ -165,7 +165,7 @@ fn old_or_new(subject: &Subject, left: &[u8], states: [&State; 2], when: &str) -
     is_new
 }
 
-/// Kinds of images, of 256 KiB.
+/// Returns kinds of images, of 256 KiB.
 fn kinds() -> Vec<NewQcow2Options> {
     let new = |cluster_size, refcount_bits| NewQcow2Options {
         cluster_size,
@@ -195,7 +195,7 @@ fn kinds() -> Vec<NewQcow2Options> {
     ]
 }
 
-/// As [`kinds`], whose refcounts have room for another snapshot.
+/// Returns [`kinds`] whose refcounts are wide enough for another snapshot.
 fn roomy_kinds() -> Vec<NewQcow2Options> {
     let kinds = kinds().into_iter().map(|options| NewQcow2Options {
         refcount_bits: options.refcount_bits.max(4),
@@ -273,8 +273,8 @@ fn a_failure_leaves_snapshots_as_they_were_or_as_they_are_to_be() {
     assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
 }
 
-/// Takes, goes back to and deletes snapshots in any order, with writes in between, and holds the disk and the
-/// snapshots against a model.
+/// Creates, applies and deletes snapshots in random order, with writes in between, and compares the disk and the
+/// snapshots with a model.
 #[test]
 fn snapshots_in_any_order_agree_with_a_model() {
     let mut noise = Noise(13);
@@ -289,7 +289,7 @@ fn snapshots_in_any_order_agree_with_a_model() {
             let header = Header::read(storage.as_ref()).unwrap();
             let when = format!("{options:?}, round {round}");
             let count = model.snapshots.len();
-            // Counts of two bits are full with three references.
+            // Refcounts of two bits are full with three references.
             let is_full = options.refcount_bits == 2 && count == 2;
             match kind {
                 0 if !is_full => {
@@ -304,7 +304,7 @@ fn snapshots_in_any_order_agree_with_a_model() {
                 1 if count > 0 => {
                     let (id, _, disk) = &model.snapshots[noise.pick(count)];
                     let name = SnapshotName::Either(id.clone());
-                    // Counts are full for a while where a table is the disk's own and its clusters aren't.
+                    // Refcounts are full for a while if a table isn't shared and its clusters are.
                     match apply_snapshot(&image, &header, &name, true) {
                         Ok(()) => model.disk.clone_from(disk),
                         Err(error) if is_full => {
@@ -358,7 +358,7 @@ fn what_is_refused_changes_nothing() {
             "Failed to load snapshot: No such file or directory",
         ),
         (full(16), Work::Delete("one"), "snapshot not found"),
-        // An id isn't a name.
+        // The id of a snapshot isn't its name.
         (
             with(full(16), "one"),
             Work::Delete("1"),
@@ -378,8 +378,8 @@ fn what_is_refused_changes_nothing() {
     }
 }
 
-/// Names that are the same and ids that are names: the first one of a name is deleted, and an id counts more
-/// than a name when going back.
+/// Checks snapshots with equal names, and with names that are ids of others: the first one of a name is deleted, and
+/// applying prefers an id to a name.
 #[test]
 fn ids_and_names_are_told_apart() {
     let mut subject = with_data(empty(NewQcow2Options::new(256 << 10)));
@@ -405,7 +405,7 @@ fn ids_and_names_are_told_apart() {
     assert_clean(&storage.contents(), true);
 }
 
-/// Encrypted images: no key is needed.
+/// Checks that snapshots of encrypted images need no key.
 #[test]
 fn snapshots_of_an_encrypted_image_keep_its_data() {
     let mut subject = empty(NewQcow2Options::new(256 << 10));
@@ -431,7 +431,7 @@ fn snapshots_of_an_encrypted_image_keep_its_data() {
     assert_clean(&storage.contents(), true);
 }
 
-/// An L1 table of more clusters than one refcount block counts.
+/// Checks an L1 table of more clusters than one refcount block counts.
 #[test]
 fn a_long_l1_table_of_small_clusters_has_a_snapshot() {
     for (refcount_bits, size) in [(16, 1 << 30), (64, 1 << 29)] {
@@ -492,7 +492,7 @@ fn tables_are_read_together_where_reads_wait() {
         image.write_at(GuestOffset(table << 15), &[1; 512]).unwrap();
     }
     image.close().unwrap();
-    // The first reads take a while, which tells that reads wait; the others don't end before 16 are under way.
+    // The first reads take a while, which shows that reads wait. The others don't complete before 16 are in flight.
     let slow = Slowness {
         until_in_flight: 16,
         after: 30,

@@ -1,5 +1,5 @@
-//! Zero flags that go, for version 2: whatever a power cut or a failure leaves, the disk and every snapshot read as
-//! before.
+//! Tests of the removal of zero flags for version 2: after a power cut or a failure, the disk and every snapshot read
+//! as before.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn run(storage: &Arc<MemoryStorage>) -> Result<()> {
     remove_zero_flags(&storage, &header, true)
 }
 
-/// Zeroes some parts: plain zero clusters, and kept ones, which a snapshot may share.
+/// Zeroes some parts: unallocated zero clusters, and preallocated ones, which a snapshot may share.
 fn zeroed(subject: Subject, noise: &mut Noise) -> Subject {
     let storage = Arc::new(MemoryStorage::new(subject.bytes.clone()));
     let image = subject.open(&storage);
@@ -43,7 +43,7 @@ fn zeroed(subject: Subject, noise: &mut Noise) -> Subject {
     }
 }
 
-/// Images of 256 KiB with two snapshots, over a backing file or without one.
+/// Returns images of 256 KiB with two snapshots, with and without a backing file.
 fn subjects(noise: &mut Noise) -> Vec<Subject> {
     let mut subjects = Vec::new();
     for (cluster_size, backed) in [(512, false), (1024, true), (4096, false), (4096, true)] {
@@ -67,7 +67,7 @@ fn subjects(noise: &mut Noise) -> Vec<Subject> {
     subjects
 }
 
-/// Asserts that an image holds what it held, now and after its repair.
+/// Asserts that an image has its old contents, now and after its repair.
 fn assert_kept(subject: &Subject, left: &[u8], before: &State, when: &str) {
     assert!(State::of(subject, left) == *before, "{when}");
     if let Some(repaired) = assert_clean(left, false) {
@@ -75,7 +75,7 @@ fn assert_kept(subject: &Subject, left: &[u8], before: &State, when: &str) {
     }
 }
 
-/// The L2 entries with the flag, of all tables.
+/// Returns the number of L2 entries with the flag, in all tables.
 fn flags(bytes: &[u8]) -> usize {
     let storage = MemoryStorage::new(bytes.to_vec());
     let header = Header::read(&storage).unwrap();
