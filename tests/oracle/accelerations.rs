@@ -1,6 +1,6 @@
-//! System calls that only make things faster, refused with every error that kernels, containers and file
-//! systems refuse them with: the work is done without, and nobody is told. strace makes them fail; where
-//! there is none, or it may not trace, the tests are listed as ignored.
+//! Tests of system calls that only improve speed, which fail with every error of kernels, containers and file
+//! systems: the work succeeds without them and without a message. strace injects the errors. The tests are listed as
+//! ignored if strace is missing or may not trace.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ const REFUSALS: [&str; 7] = [
     "ETXTBSY",
 ];
 
-/// Calls, and work that makes them. `x` is what is made, or in another file's place before.
+/// System calls, and work that uses them. `x` is the target, which may exist before.
 const WORK: [(&str, &str, &str, &str); 14] = [
     (
         "copy",
@@ -115,7 +115,7 @@ fn prepare(folder: &Path) {
     qemu_img(folder, &args).ok();
 }
 
-/// Runs our program with every one of the calls failing, of which there must be some.
+/// Runs cowhide with all of the calls failing. There must be at least one.
 fn with_error(folder: &Path, calls: &str, error: &str, line: &str) -> Ran {
     let expression = format!("inject={calls}:error={error}");
     let mut args = vec!["-f", "-o", "trace", "-e", &expression, COWHIDE];
@@ -131,7 +131,7 @@ fn refused(calls: &str, line: &str, before: &str) {
     let folder = folder.path();
     prepare(folder);
     for error in REFUSALS {
-        // With this one a lock says that somebody else has it.
+        // This error of a lock means that another process has it.
         if calls == "fcntl" && error == "EACCES" {
             continue;
         }
@@ -157,7 +157,7 @@ fn refused(calls: &str, line: &str, before: &str) {
     }
 }
 
-/// Room that was asked for and isn't there is no acceleration that is missing.
+/// Checks that a lack of space for a reservation is an error.
 fn no_room() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -1,7 +1,6 @@
-//! What the system keeps from an ordinary user: both tools say so in the same words, and nothing is made,
-//! changed or lost by ours.
+//! Tests of missing permissions: both tools have the same messages, and cowhide creates, changes and loses nothing.
 //!
-//! Whoever runs the tests as root sees them run as nobody, since root may do everything.
+//! As root, the tests run the tools as nobody, since root may do everything.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,7 +13,7 @@ use crate::common::{Ran, copy_program, write_disk};
 use crate::tools::qemu_img;
 use crate::trial;
 
-/// Calls, on the files that [`files`] makes.
+/// Calls with the files of [`files`].
 const CALLS: &[&str] = &[
     "info unreadable.raw",
     "info --image-opts driver=raw,file.filename=unreadable.raw",
@@ -61,7 +60,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// A folder for what is made; in it, files and folders that may not be read or written.
+/// Makes files and folders that may not be read or written.
 fn files(folder: &Path) {
     write_disk(&folder.join("disk.raw"), 100_352, 31);
     for name in ["unreadable.raw", "fixed.raw"] {
@@ -90,7 +89,7 @@ fn files(folder: &Path) {
     }
 }
 
-/// Runs a tool as somebody ordinary.
+/// Runs a tool as a user other than root.
 fn run(folder: &Path, tool: &Path, call: &str) -> Ran {
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let mut command = match is_root {
@@ -112,7 +111,7 @@ fn run(folder: &Path, tool: &Path, call: &str) -> Ran {
         .into()
 }
 
-/// What files there are, and how long they are.
+/// Returns the paths and lengths of all files.
 fn lengths(folder: &Path) -> Vec<(PathBuf, u64)> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     let mut lengths: Vec<_> = entries
@@ -125,7 +124,7 @@ fn lengths(folder: &Path) -> Vec<(PathBuf, u64)> {
 fn same(call: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // Where others may run it.
+    // The copy is in a folder where another user may execute it.
     let binary = folder.join("cowhide");
     copy_program(&binary);
     files(folder);
@@ -142,7 +141,7 @@ fn same(call: &str) {
             theirs.stderr.as_str()
         ),
     );
-    // So that they can be removed.
+    // This allows the folder to be removed.
     set_mode(&folder.join("closed"), 0o755);
     set_mode(&folder.join("full"), 0o755);
 }

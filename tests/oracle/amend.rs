@@ -1,4 +1,4 @@
-//! `amend`: the same options on copies of one image, by both tools.
+//! Tests of `amend`: both tools set the same options of copies of one image.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn call(tool: Tool, folder: &Path, line: &str) -> Ran {
     tool(folder, &words)
 }
 
-/// An image with its secret, if it has one.
+/// Returns the options that name an image, with its secret if it has one.
 fn node(image: &str, secret: &str) -> String {
     match image {
         "luks" => format!("driver=luks,file.filename=luks,key-secret={secret}"),
@@ -45,7 +45,7 @@ fn node(image: &str, secret: &str) -> String {
     }
 }
 
-/// Asserts that both tools say the same of an image that each has a copy of, and that a refusal changes nothing.
+/// Asserts that both tools give the same answer for copies of an image, and that a refusal changes nothing.
 fn same_change(folder: &Path, image: &str, change: &str) {
     let before = fs::read(folder.join(image)).unwrap();
     let line = format!("amend {change} --image-opts {}", node(image, "s"));
@@ -62,7 +62,7 @@ fn same_change(folder: &Path, image: &str, change: &str) {
     }
 }
 
-/// Passwords come and go, and both tools open the image with those that stay.
+/// Checks that passwords are added and removed, and that both tools open the image with the remaining ones.
 fn key_slots() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -142,7 +142,7 @@ fn key_slots_of(folder: &Path, image: &str, without: &str) {
         ),
         ("-o encrypt.state=active,encrypt.new-secret=nobody", 1),
     ];
-    // The same code does the rest for both, and the real tool takes seconds for a new password.
+    // The same code handles the rest for both formats, and qemu-img takes seconds for a new password.
     let count = if without.is_empty() { changes.len() } else { 2 };
     for (change, second) in changes.into_iter().take(count) {
         let before = fs::read(folder.join(image)).unwrap();
@@ -231,7 +231,7 @@ fn lazy_refcounts() {
     }
 }
 
-/// An image of version 2 becomes one of version 3, and another size, with all that is in it.
+/// Checks that an image of version 2 becomes one of version 3, or gets another size, with all of its data.
 fn newer_and_larger() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -256,7 +256,7 @@ fn newer_and_larger() {
                 "rebase" => drop(call(qemu_img, folder, &format!("rebase {rebased}"))),
                 line => drop(call(qemu_img, folder, line)),
             }
-            // The smallest clusters have no room there for the names of features.
+            // The feature name table doesn't fit into the smallest clusters then.
             if !(options.contains("512") && prepare == "rebase") {
                 same_change(folder, "x", change);
             }
@@ -271,7 +271,8 @@ fn newer_and_larger() {
     }
 }
 
-/// An image of version 3 becomes one of version 2, which has no zero flags, and the disk and the snapshots stay.
+/// Checks that an image of version 3 becomes one of version 2, which has no zero flags, with the same disk and
+/// snapshots.
 fn older() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -287,7 +288,7 @@ fn older() {
             let options = format!("cluster_size={cluster_size},lazy_refcounts=on");
             let create = format!("create -q -f qcow2 -o {options}{backing} x 1M");
             call(qemu_img, folder, &create).ok();
-            // Plain zero clusters, kept ones, and after the snapshot kept ones that it shares.
+            // These are unallocated zero clusters, preallocated ones, and ones that the snapshot shares.
             qemu_io(
                 folder,
                 "qcow2",
@@ -319,7 +320,7 @@ fn older() {
                 assert!(now == before, "{what} {layer}");
             }
             for line in ["info x", "check x", "map --output=json x"] {
-                // The clusters of zeroes needn't be in the same places.
+                // Zero clusters needn't have the same host offsets.
                 if line.starts_with("map") && !backing.is_empty() {
                     continue;
                 }
@@ -331,7 +332,7 @@ fn older() {
     }
 }
 
-/// An image that version 2 can't say stays as it is.
+/// Checks that an image that version 2 can't represent isn't changed.
 fn too_new() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -344,7 +345,7 @@ fn too_new() {
         let create = format!("create -q -f qcow2 -o {options} x 1M");
         call(qemu_img, folder, &create).ok();
         match options {
-            // QEMU makes it one that nobody can read where there is compressed data.
+            // QEMU makes an unreadable image of one with compressed data.
             "compression_type=zstd" => {
                 let before = fs::read(folder.join("x")).unwrap();
                 let ran = call(ours, folder, "amend -o compat=0.10 x");
@@ -365,7 +366,7 @@ fn too_new() {
     same_answer(folder, &["info", "x"]);
 }
 
-/// Another external data file, and one that is no raw image any more.
+/// Checks another external data file, and the option `data_file_raw`.
 fn data_files() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -394,7 +395,7 @@ fn data_files() {
     );
 }
 
-/// Refcounts of every width, from every width, with clusters that a snapshot shares.
+/// Checks changes of the refcount width from every width to every width, with clusters that a snapshot shares.
 fn refcounts() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -417,11 +418,11 @@ fn refcounts() {
                 "-o refcount_bits=32,lazy_refcounts=on",
                 "-o refcount_bits=8",
             ] {
-                // One of the old version is none any more after the second change.
+                // After the first change an image of the old version has the new one.
                 if options == "compat=0.10" && (change.contains("=8") || change.contains("=32")) {
                     continue;
                 }
-                // Its places of clusters differ, and so does what it says of one that has too many references.
+                // Host offsets differ, and so does the message about a refcount that is too high.
                 let is_refused = snapshot && change == "-o refcount_bits=1";
                 match is_refused {
                     false if !change.contains("-p") => same_change(folder, "x", change),

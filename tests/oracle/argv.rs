@@ -1,13 +1,12 @@
-//! Command lines of real programs, run by both tools on copies of the same files.
+//! Tests of command lines of real programs, which both tools run on copies of the same files.
 //!
-//! Each entry is what some program executes (libvirt, the OpenStack services, CDI, vdsm, libguestfs,
-//! Proxmox, Incus, packer, lima and so on), with the paths replaced. Exit status, standard output
-//! and standard error must be the same to the byte, and the images that result must be the same
-//! disks. Ours is called through a link of the name `qemu-img` and under the limits that such
-//! programs set: 1 GiB of address space and 2 s of processor time to look at an image, 2 GiB else.
+//! Each entry is a command of some program (libvirt, the OpenStack services, CDI, vdsm, libguestfs, Proxmox, Incus,
+//! packer, lima and so on), with the paths replaced. Exit status, standard output and standard error must be the same
+//! to the byte, and the resulting images must have the same disks. cowhide is called through a link with the name
+//! `qemu-img` and under the limits of such programs: 1 GiB of address space and 2 s of processor time for reading an
+//! image, and 2 GiB otherwise.
 //!
-//! What doesn't work yet is in [`PENDING`], with the words that it is refused by: whoever adds it
-//! has to move the entry up.
+//! Calls that don't work yet are in [`PENDING`], with their error. Once one works, its entry has to be moved up.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,7 +18,7 @@ use crate::common::{COWHIDE, Ran, same_contents, write_disk};
 use crate::tools::qemu_img;
 use crate::trial;
 
-/// Calls that only look at images.
+/// Calls that only read images.
 const LOOK: &[&str] = &[
     // nova, ironic, cinder, glance
     "info disk.raw --output=json",
@@ -141,7 +140,7 @@ const MAKE: &[&str] = &[
     "amend -o compat=1.1 img.qcow2",
 ];
 
-/// What doesn't work yet, and the words that it is refused by.
+/// Calls that don't work yet, and their errors.
 const PENDING: &[(&str, &str)] = &[];
 
 pub fn trials() -> Vec<Trial> {
@@ -172,7 +171,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The files that the calls are about. They are made once, and gone with the last test.
+/// The files for the calls. They are made once, and removed after the last test.
 #[derive(Clone, Default)]
 struct Files(Arc<OnceLock<tempfile::TempDir>>);
 
@@ -218,7 +217,7 @@ fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().map(word).collect()
 }
 
-/// Runs our program as a script would: by the other's name, and under limits.
+/// Runs cowhide like a script: by the name `qemu-img`, and under limits.
 fn limited(folder: &Path, line: &str, memory: u64, stdout: Stdio) -> Ran {
     let names = tempfile::tempdir().unwrap();
     let qemu_img = names.path().join("qemu-img");
@@ -247,7 +246,7 @@ fn assert_same(ours: &Ran, theirs: &Ran) {
     );
 }
 
-/// Progress is told in other steps: what is left is its end.
+/// Returns output without progress but its end, since the steps differ.
 fn without_progress(stdout: &str) -> &str {
     match stdout.rsplit_once("    (") {
         Some((before, last)) => {
@@ -286,8 +285,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What `map` says of a qcow2 image's clusters. Where in its file the data is, and what of a cluster is a
-/// hole there, is each tool's own choice; runs that differ in nothing else are one.
+/// Returns the map of a qcow2 image's clusters without host offsets and holes of the file, which differ between the
+/// tools. Runs that differ only in these are joined.
 pub fn map(folder: &Path, name: &str) -> Vec<(u64, serde_json::Value)> {
     let told = qemu_img(folder, &["map", "-U", "--output=json", name]).ok();
     let told: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap();
@@ -308,8 +307,8 @@ pub fn map(folder: &Path, name: &str) -> Vec<(u64, serde_json::Value)> {
     runs
 }
 
-/// Asserts that two folders hold the same files: raw ones to the byte, images by what is in them and
-/// what is said of them. What is there, zero or data is the same, too.
+/// Asserts that two folders have the same files: raw files to the byte, and images by their contents, reports and
+/// maps.
 fn same_files(ours: &Path, theirs: &Path) {
     assert_eq!(names(ours), names(theirs));
     for name in names(ours) {
@@ -329,7 +328,7 @@ fn same_files(ours: &Path, theirs: &Path) {
             told.map(without_date).collect::<Vec<_>>()
         };
         assert_eq!(info(ours), info(theirs), "{name}");
-        // The encrypted ones are only ever written with this key.
+        // Encrypted images always have this key.
         let encrypted = info(ours).iter().any(|line| line == "encrypted: yes");
         let key = if encrypted {
             ",encrypt.key-secret=s"
@@ -362,7 +361,7 @@ fn same_files(ours: &Path, theirs: &Path) {
     }
 }
 
-/// A line of a report without the time of a snapshot, of which each tool has its own.
+/// Returns a line of a report without the time of a snapshot, which differs.
 fn without_date(line: &str) -> String {
     let is_date = |word: &&str| {
         let count = |sign| word.matches(sign).count();
@@ -383,7 +382,7 @@ fn pending(files: &Files, call: &str, refused_by: &str) {
     );
 }
 
-/// `convert … /dev/stdout`, redirected into a file: Proxmox does that.
+/// Checks `convert … /dev/stdout`, redirected into a file, as Proxmox does it.
 fn to_standard_output(files: &Files) {
     let folder = files.copy();
     let folder = folder.path();
@@ -416,7 +415,7 @@ fn little_memory(files: &Files) {
     ));
 }
 
-/// Older libvirt looks for `compat` in the list of options, and gives a device for a name.
+/// Checks the call of older libvirt, which searches the list of options for `compat`, and gives a device as the name.
 fn list_of_options(files: &Files) {
     let folder = files.copy();
     for call in ["create -o ? -f qcow2 /dev/null", "create -o help -f qcow2"] {

@@ -1,4 +1,4 @@
-//! New images over a backing file: `create -b` and `convert -B`, beside the oracle.
+//! Tests of new images with a backing file: `create -b` and `convert -B`, compared with the oracle.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A raw disk, an image over it with data of its own, and an empty one of another size.
+/// Makes a raw disk, an overlay of it with data, and an empty overlay of another size.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -119,7 +119,7 @@ fn create_is_refused() {
     refused_alike(folder, &args);
 }
 
-/// Asserts that both tools end with the same status and the same words, but for their names.
+/// Asserts that both tools end with the same status and the same message, except for their names.
 fn refused_alike(folder: &Path, args: &[&str]) {
     let theirs = qemu_img(folder, args);
     let ours = ours(folder, args);
@@ -157,7 +157,7 @@ fn convert() {
             let compared = qemu_img(folder, &["compare", "top", "new"]).ok();
             assert_eq!(compared, "Images are identical.\n", "{args:?}");
             let map = qemu_img(folder, &["map", "--output=json", "new"]).ok();
-            // Where clusters stand in the file is each tool's own business.
+            // Host offsets of clusters may differ.
             let map = map
                 .lines()
                 .map(|line| line.split(", \"offset\"").next().unwrap().to_owned());
@@ -167,7 +167,7 @@ fn convert() {
             assert_eq!(joined(&maps[1]), joined(&maps[0]), "{args}");
         }
     }
-    // What is only in the source's backing file isn't written, even though the target's has it not.
+    // Data that is only in the source's backing file isn't written, even if the target's doesn't have it.
     ours(
         folder,
         &split("convert -O qcow2 -B short -F qcow2 top over_short"),
@@ -182,8 +182,8 @@ fn convert() {
     assert_eq!(compared, "Images are identical.\n");
 }
 
-/// Adjacent runs of the same kind as one, since runs also end where a file's clusters do, and which
-/// parts of a data cluster are holes of the file is each tool's own business.
+/// Joins adjacent runs of the same kind, since runs also end with a file's clusters, and the holes of the file in a
+/// data cluster may differ.
 fn joined(map: &[String]) -> Vec<(u64, String)> {
     let mut runs: Vec<(u64, String)> = Vec::new();
     for line in map {
@@ -234,7 +234,8 @@ fn convert_is_refused() {
     }
 }
 
-/// What a source doesn't store and has no backing file for is zero, and no matter of the target's.
+/// Checks that unallocated parts of a source without a backing file become zeroes, and aren't left to the target's
+/// backing file.
 fn alone() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -276,7 +277,7 @@ fn alone() {
     }
 }
 
-/// The sizes of disks, some of which are no multiple of a cluster.
+/// The sizes of disks in bytes, some of which aren't multiples of a cluster.
 const SIZES: [u64; 5] = [
     320 << 10,
     700 << 10,
@@ -285,8 +286,7 @@ const SIZES: [u64; 5] = [
     1536 << 10,
 ];
 
-/// Sources: options, what they are over (`base`, or images of their own), and whether that may end
-/// anywhere. Where exactly that ends between two of its subclusters qemu-img finds out differently.
+/// Sources: their options, and their backing files (`base`, or separate images).
 const SOURCES: &[(&str, &[&str])] = &[
     ("raw", &[]),
     ("cluster_size=4k", &[]),
@@ -324,7 +324,7 @@ fn pick<'a, T>(noise: &mut Noise, from: &'a [T]) -> &'a T {
     &from[usize::try_from(noise.below(from.len() as u64)).unwrap()]
 }
 
-/// Writes here and there: data, zeroes and, if it may be, compressed clusters.
+/// Writes to random parts: data, zeroes and, if allowed, compressed clusters.
 fn scribble(folder: &Path, image: &str, size: u64, packs: bool, noise: &mut Noise) {
     let mut args = vec!["--object".to_owned(), SECRET.to_owned()];
     for place in 0..1 + noise.below(7) {
@@ -337,7 +337,7 @@ fn scribble(folder: &Path, image: &str, size: u64, packs: bool, noise: &mut Nois
         let length = (*pick(noise, &length)).min(size - start);
         let cluster = start / 65536 * 65536;
         let write = match noise.below(10) {
-            // Over what is there already it can't be.
+            // Allocated clusters can't be overwritten compressed.
             _ if packs && place == 0 && cluster + 65536 <= size => {
                 format!("write -c -P 3 {cluster} 64k")
             }
@@ -351,9 +351,8 @@ fn scribble(folder: &Path, image: &str, size: u64, packs: bool, noise: &mut Nois
     assert_eq!(ran.status, Some(0), "{ran:?}");
 }
 
-/// Sources of all kinds over bases of all sizes, which need not hold what the source's own backing file
-/// holds, converted into targets of all kinds: new ones, or such as hold something already. Both tools'
-/// read the same.
+/// Checks sources of all kinds that are converted over bases of all sizes, which needn't have the contents of the
+/// source's backing file. Targets are of all kinds, new or existing. Those of both tools must read the same.
 fn anything(seeds: std::ops::Range<u64>, existing: bool) {
     for seed in seeds {
         let folder = tempfile::tempdir().unwrap();
@@ -446,8 +445,8 @@ fn one_of_anything(folder: &Path, seed: u64, existing: bool) {
     }
 }
 
-/// A chain that leads back into itself could never be opened; QEMU's tools go round it until they run out
-/// of something.
+/// Checks that a chain with a loop is refused, since it could never be opened. QEMU's tools follow it until they run
+/// out of a resource.
 fn ends_in_itself() {
     let folder = folder();
     let folder = folder.path();
@@ -484,7 +483,7 @@ fn ends_in_itself() {
         assert!(ran.stderr.contains(&message), "{ran:?}");
         assert!(!folder.join("new").exists());
     }
-    // Without a look below, and where what is named isn't to be followed, nobody finds out.
+    // If the backing file isn't opened, or names aren't followed, the loop isn't found.
     for args in [
         "create -q -u -f qcow2 -b one -F qcow2 new 1M",
         "create -q --untrusted -f qcow2 -b one -F qcow2 new 1M",
@@ -495,7 +494,7 @@ fn ends_in_itself() {
     }
 }
 
-/// What is below the backing file has to be there too, unless nobody asks.
+/// Checks that the whole backing chain has to exist, unless it isn't opened.
 fn missing_below() {
     let folder = folder();
     let folder = folder.path();
@@ -513,7 +512,7 @@ fn missing_below() {
         "convert -O qcow2 -B external -F qcow2 base new",
     ] {
         refused_alike(folder, &split(args));
-        // Theirs leaves it.
+        // qemu-img leaves the file.
         let _ = fs::remove_file(folder.join("new"));
         ours(folder, &split(args));
         assert!(!folder.join("new").exists(), "{args}");

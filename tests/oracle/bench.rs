@@ -1,4 +1,4 @@
-//! `bench`: what both tools say, and what they leave.
+//! Tests of `bench`: the output of both tools, and the images that they leave.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The answer of a tool, with the time taken out.
+/// Returns the answer of a tool without the time.
 fn answer(tool: Tool, folder: &Path, call: &str) -> (Option<i32>, String, String) {
     let ran = tool(folder, &words(call));
     let lines = ran.stdout.lines().map(|line| {
@@ -118,7 +118,7 @@ fn writes() {
             let answers: Vec<_> = answers.collect();
             assert_eq!(answers[0], answers[1], "{call}");
             if answers[0].0 != Some(0) {
-                // Some of the requests that were under way are done.
+                // Some of the requests in flight are done.
                 continue;
             }
             let [mine, other] = folders.each_ref().map(|folder| folder.path());
@@ -189,7 +189,7 @@ fn mistakes() {
     }
 }
 
-/// Each flush reaches the file.
+/// Checks that each flush reaches the file.
 fn flushes() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

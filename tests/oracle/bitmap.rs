@@ -1,5 +1,5 @@
-//! `bitmap`: the same changes by both tools, and by both in turn, lead to the same bitmaps and bits; and both
-//! refuse the same, in the same words.
+//! Tests of `bitmap`: the same changes by each tool, and by both alternately, give the same bitmaps and bits, and
+//! both refuse the same calls with the same errors.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What `info` says of an image's bitmaps.
+/// Returns the bitmaps in the report of `info`.
 fn described(folder: &Path, image: &str) -> serde_json::Value {
     let info = qemu_img(folder, &["info", "--output=json", image]).ok();
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
@@ -161,7 +161,7 @@ fn of_another_image() {
     assert!(std::fs::read(folder.join("source")).unwrap() == before);
 }
 
-/// What a message has instead of the image's own name; `qemu-img` has numbers for its nodes.
+/// Returns a message without the generated node name of `qemu-img`.
 fn without_node(message: &str) -> String {
     let words = message.split(' ').map(|word| {
         let is_node =
@@ -186,7 +186,7 @@ fn refused() {
     let mut bytes = std::fs::read(folder.join("corrupt")).unwrap();
     bytes[79] = 2;
     std::fs::write(folder.join("corrupt"), bytes).unwrap();
-    // Somebody left it in use.
+    // The bitmap is left in use.
     let mut bytes = std::fs::read(folder.join("a")).unwrap();
     let name = bytes
         .windows(3)
@@ -226,7 +226,7 @@ fn refused() {
         "bitmap --add --image-opts driver=qcow2,file.filename=a b0",
         "bitmap --clear --add --disable a b0",
     ] {
-        // Of several changes ours makes all or none; qemu-img keeps those before the one that fails.
+        // cowhide makes all of several changes or none. qemu-img keeps those before a failed one.
         let copy = std::fs::read(folder.join("a")).unwrap();
         let args: Vec<&str> = line.split(' ').collect();
         let answer = ours(folder, &args);
@@ -283,7 +283,7 @@ fn usage() {
     assert_eq!(names(folder, "a"), [""; 0]);
 }
 
-/// Bitmaps that are as large as they may be, and granularities that follow from the cluster size.
+/// Checks the largest bitmaps, and the default granularities.
 fn limits() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -330,7 +330,7 @@ fn the_last_one_goes() {
         add(folder, &["bitmap", "--add", "a", "x"]).ok();
         assert_eq!(names(folder, "a"), ["x"]);
         ours(folder, &["bitmap", "--remove", "a", "x"]).ok();
-        // QEMU would warn of an extension that says nothing.
+        // QEMU would warn of an empty extension.
         assert_eq!(
             qemu_img(folder, &["bitmap", "--add", "--remove", "a", "y"]).ok(),
             ""

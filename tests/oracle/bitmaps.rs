@@ -1,4 +1,4 @@
-//! Persistent bitmaps: after the same work the same bits are set, by us as by the real tools.
+//! Tests of persistent bitmaps: after the same work both tools have set the same bits.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -47,7 +47,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What is set of a bitmap, as qemu-nbd shows it.
+/// Returns the set parts of a bitmap, as qemu-nbd shows them.
 pub fn bits(folder: &Path, image: &str, bitmap: &str) -> String {
     let socket = folder.join(format!("{image}.{bitmap}.sock"));
     let mut server = Command::new("qemu-nbd")
@@ -72,7 +72,7 @@ pub fn bits(folder: &Path, image: &str, bitmap: &str) -> String {
     map.ok()
 }
 
-/// An image with data, and with bitmaps of several kinds of which some have bits.
+/// Makes an image with data, and with bitmaps of several kinds, some of which have bits.
 fn make(folder: &Path, image: &str, options: &str, size: u64) -> Vec<(&'static str, u64)> {
     let size_text = size.to_string();
     let args = [
@@ -163,7 +163,7 @@ fn same_bits_as_qemu_io(options: &str) {
     }
 }
 
-/// `convert -n` into an image with bitmaps keeps them, and says what it wrote.
+/// Checks that `convert -n` into an image with bitmaps keeps them, and sets the bits of its writes.
 fn convert_into() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -185,8 +185,8 @@ fn convert_into() {
     same_answer(folder, &["info", "ours.qcow2"]);
 }
 
-/// Wherever the power is cut the image is whole, and a bitmap that isn't marked as in use has the bits
-/// of all that was written.
+/// Checks that after a power cut the image is consistent, and that a bitmap that isn't marked as in use has the bits
+/// of all writes.
 fn power_cuts() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -215,11 +215,11 @@ fn power_cuts() {
         }
     }
     assert_eq!(seen, [1, 2, 3, 4, 3, 2, 1, 0]);
-    // What work in the middle of it leaves is whole, too.
+    // Power cuts during random work leave a consistent image, too.
     subject(folder, "x.qcow2").work_and_cut(3, 25, 60);
 }
 
-/// `convert --bitmaps`: the same bitmaps with the same bits as qemu-img copies.
+/// Checks that `convert --bitmaps` copies the same bitmaps and bits as qemu-img.
 fn copied(options: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -255,12 +255,13 @@ fn copied(options: &str) {
     same_answer(folder, &["check", "o.qcow2"]);
     let args = ["compare", "x.qcow2", "o.qcow2"];
     assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
-    // What is copied from there goes on being true.
+    // The copied bitmaps record later writes.
     write(folder, "o.qcow2", &["write -q 2M 100k".to_owned()]);
     assert_clean(folder, "o.qcow2");
 }
 
-/// Into an image that has bitmaps, a backing file's name in the header, and others of the same name.
+/// Checks copies into images with bitmaps, with a backing file's name in the header, and with bitmaps of the same
+/// name.
 fn copied_into_existing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -286,7 +287,7 @@ fn copied_into_existing() {
     for name in ["fine", "late"] {
         assert!(bits(folder, "x.qcow2", name) == bits(folder, "y.qcow2", name));
     }
-    // The name had to make room.
+    // The name of the backing file was moved.
     assert!(std::fs::read(folder.join("y.qcow2")).unwrap()[8..16] != header[8..16]);
     let refused = ours(folder, &args);
     refused.fails(
@@ -337,7 +338,7 @@ fn refused() {
     for call in calls {
         same(call);
     }
-    // Left in use, as by a program that ended without closing the image.
+    // This marks a bitmap as in use, as by a program that ended without closing the image.
     let path = folder.join("x.qcow2");
     let mut bytes = std::fs::read(&path).unwrap();
     let kind = 0x2385_2875u32.to_be_bytes();
@@ -357,7 +358,7 @@ fn refused() {
     same("--bitmaps --skip-broken-bitmaps -O qcow2 x.qcow2 y.qcow2");
     let info = qemu_img(folder, &["info", "y.qcow2"]).ok();
     assert_eq!(info.matches("granularity").count(), 4, "{info}");
-    // Without the autoclear bit there are none.
+    // Without the autoclear bit bitmaps are invalid.
     bytes[95] = 0;
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(ours(folder, &args).status, Some(0));
@@ -365,7 +366,7 @@ fn refused() {
     assert!(!info.contains("granularity"), "{info}");
 }
 
-/// QEMU opens no such image, so no check may call it sound, and no repair either.
+/// Checks that an image with two bitmaps of one name never counts as consistent, since QEMU doesn't open it.
 fn two_of_one_name() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

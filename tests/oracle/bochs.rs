@@ -1,4 +1,4 @@
-//! Bochs's growing disks: images are made here by hand, of both versions.
+//! Tests of growing disks of Bochs. The images are built here, in both versions.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::trial;
 
 /// The size of an extent in bytes.
 const EXTENT: usize = 4096;
-/// The number of entries of the catalog.
+/// The number of entries in the catalog.
 const ENTRIES: usize = 4;
 
 pub fn trials() -> Vec<Trial> {
@@ -27,7 +27,8 @@ fn put(bytes: &mut [u8], at: usize, number: u32) {
     bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
 }
 
-/// An image of `size` bytes whose extent 0 is stored as a whole and whose extent 2 in two sectors, and its disk.
+/// Returns an image of `size` bytes, in which extent 0 is stored completely and extent 2 in two sectors, with its
+/// disk.
 fn image(version: u32, size: usize) -> (Vec<u8>, Vec<u8>) {
     let mut image = vec![0; 512];
     image[..22].copy_from_slice(b"Bochs Virtual HD Image");
@@ -87,7 +88,7 @@ fn disks() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -109,7 +110,7 @@ fn wrong_headers() {
         fs::write(folder.join("x"), wrong).unwrap();
         same_answer(folder, &words("info -f bochs x"));
     }
-    // The real tool takes other bytes for a bitmap of none.
+    // qemu-img accepts other values for a bitmap without any bytes.
     let mut wrong = bytes;
     put(&mut wrong, 76, 0);
     fs::write(folder.join("x"), wrong).unwrap();
@@ -138,7 +139,7 @@ fn refusals() {
     }
 }
 
-/// The real tool reads zeroes where a file was cut off.
+/// Checks truncated files, of which qemu-img reads the missing part as zeroes.
 fn cut_files() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

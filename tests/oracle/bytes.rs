@@ -1,4 +1,4 @@
-//! Names in options are whatever bytes a file's name may have, and mean the same file to both tools.
+//! Tests of names in options with any bytes that a file's name may have. Both tools open the same file.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use crate::common::{COWHIDE, write_disk};
 use crate::trial;
 
-/// Calls, separated by blanks; `~` is a byte that is no UTF-8.
+/// Calls of words that are separated by spaces. `~` stands for a byte that isn't UTF-8.
 const CALLS: &[&str] = &[
     "create -f qcow2 -b d~ -F raw x",
     "create -f qcow2 -u -o backing_file=gone~,,x,backing_fmt=raw x 1M",
@@ -32,7 +32,7 @@ const CALLS: &[&str] = &[
     "info --output=json --image-opts driver=raw,file.filename=d~",
     "info --output=json --image-opts driver=raw,offset=512,file.filename=d~",
     "info --object secret,id=s,data=~ disk.raw",
-    // The same failures.
+    // These fail in both tools.
     "create -f qcow2 --object secret,id=s,data=~ -o encrypt.format=aes,encrypt.key-secret=s x 1M",
     "create --object secret,id=~,data=x x 1M",
     "convert -l ~ snap.qcow2 x",
@@ -48,7 +48,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The words of a line, with the byte in them.
+/// Returns the words of a line, with the byte for `~`.
 fn words(line: &str) -> Vec<OsString> {
     let word = |word: &str| {
         let bytes: Vec<u8> = word
@@ -82,7 +82,7 @@ fn files(folder: &Path) {
     }
 }
 
-/// The names of a folder's files.
+/// Returns the names of a folder's files.
 fn names(folder: &Path) -> Vec<OsString> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
@@ -101,7 +101,7 @@ fn same(call: &str) {
     assert_eq!(told[0], told[1], "{call}");
 }
 
-/// Reports for people stay safe to look at: there a byte that is no text is replaced.
+/// Checks that text reports are safe to print: bytes that aren't UTF-8 are replaced.
 fn what_people_read() {
     let folder = tempfile::tempdir().unwrap();
     files(folder.path());

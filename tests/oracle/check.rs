@@ -1,4 +1,4 @@
-//! `check`'s verdicts on images of all kinds, and on files that aren't images or aren't all there.
+//! Tests of `check` with images of all kinds, with files that aren't images, and with truncated files.
 
 use libtest_mimic::Trial;
 
@@ -30,7 +30,7 @@ fn statuses() {
     }
 }
 
-/// Images with everything that a check has to count.
+/// Makes images with everything that a check counts.
 fn make_kinds(folder: &std::path::Path) -> Vec<&'static str> {
     let kinds = [
         ("plain", "cluster_size=64k"),
@@ -83,7 +83,7 @@ fn kinds() {
     }
 }
 
-/// Scripts look for these words in what is said of a file that isn't all there.
+/// Checks the messages about a truncated file, which scripts search for.
 fn cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -96,7 +96,7 @@ fn cut_off() {
         let lines = ran.stderr.lines();
         let lines =
             lines.filter(|line| line.contains("counting reference") || line.contains("outside"));
-        // Ours come table by table, theirs entry by entry.
+        // cowhide's findings come table by table, and qemu-img's entry by entry.
         let mut lines: Vec<String> = lines.map(str::to_owned).collect();
         lines.sort();
         lines

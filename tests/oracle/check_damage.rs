@@ -1,6 +1,6 @@
-//! Damaged images, each in one place: both tools say the same of them, line by line, and repair them alike.
+//! Tests of images with a single damage: both tools report the same, line by line, and repair them in the same way.
 //!
-//! Where ours differs on purpose, `tests/hostile` holds the difference with its reason.
+//! `tests/hostile` has the deliberate differences with their reasons.
 
 use std::fs;
 use std::path::Path;
@@ -200,7 +200,7 @@ impl Image {
         self.put(at, self.get(at) | bits);
     }
 
-    /// Clears the flag that says that a refcount is exactly 1.
+    /// Clears the copied flag of an entry.
     fn clear_copied(&mut self, at: u64) {
         self.put(at, self.get(at) & !(1 << 63));
     }
@@ -209,14 +209,14 @@ impl Image {
         self.get(48)
     }
 
-    /// Sets a refcount of 16 bits in the first block.
+    /// Sets a refcount of 16 bits in the first refcount block.
     fn set_refcount(&mut self, cluster: u64, refcount: u16) {
         let at = self.get(self.refcount_table()) + cluster * 2;
         let at = usize::try_from(at).unwrap();
         self.0[at..at + 2].copy_from_slice(&refcount.to_be_bytes());
     }
 
-    /// The first L2 table.
+    /// Returns the host offset of the first L2 table.
     fn l2(&self) -> u64 {
         self.get(self.get(40)) & 0x00ff_ffff_ffff_fe00
     }
@@ -253,7 +253,7 @@ fn all(damages: &[Damage]) {
     }
 }
 
-/// The clusters at both ends of two L2 tables of 512 entries, in each something that compresses.
+/// Returns a disk with compressible data in the clusters at both ends of two L2 tables of 512 entries.
 fn disk() -> Vec<u8> {
     let end = 2_300_000;
     let data = |at: usize| at < 120_000 || at >= end - 40_000;
@@ -263,7 +263,7 @@ fn disk() -> Vec<u8> {
         .collect()
 }
 
-/// The verdict of the real tool on `x`, and the guest's data where they can be read.
+/// Returns the status of qemu-img's check of `x`, and the guest's data if it can be read.
 fn verdict(folder: &Path) -> (Option<i32>, Option<Vec<u8>>) {
     let checked = qemu_img(folder, &words("check x"));
     let read = qemu_img(folder, &words("convert -f qcow2 -O raw x back"));

@@ -1,5 +1,5 @@
-//! Checksums, held against `sha256sum` of the raw image that qemu-img makes of the same source; and what is
-//! verified, against its `compare`.
+//! Tests of checksums, which are compared with `sha256sum` of the raw image that qemu-img makes of the same source,
+//! and of `--verify`, which is compared with its `compare`.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub fn trials() -> Vec<Trial> {
     vec![trial("checksum::of_every_kind_of_image", every_kind)]
 }
 
-/// The checksums of a file's bytes, by other programs.
+/// Returns the checksums of a file by other programs.
 fn checksums_of(folder: &Path, file: &str) -> [String; 2] {
     let line = run(folder, "sha256sum", [file]).ok();
     let sha256 = line.split(' ').next().unwrap().to_owned();

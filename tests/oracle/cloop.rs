@@ -1,4 +1,4 @@
-//! Compressed loop devices: images are made here by hand.
+//! Tests of compressed loop devices. The images are built here.
 
 use std::fs;
 use std::io::Write as _;
@@ -29,7 +29,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// An image of these blocks' streams.
+/// Returns an image with these compressed blocks.
 fn image(block_size: usize, streams: &[Vec<u8>]) -> Vec<u8> {
     let mut image = SCRIPT.to_vec();
     image.resize(128, 0);
@@ -49,7 +49,7 @@ fn streams(disk: &[u8], block_size: usize) -> Vec<Vec<u8>> {
     disk.chunks(block_size).map(zlib).collect()
 }
 
-/// A disk of noise and text.
+/// Returns a disk of noise and text.
 fn disk(size: usize) -> Vec<u8> {
     let mut disk = Noise(5).bytes(size);
     disk[size / 3..size / 2].fill(7);
@@ -91,7 +91,7 @@ fn disks() {
                 "{block_size} {blocks}"
             );
         }
-        // Another script is another file, unless somebody says so.
+        // With another script the format isn't probed, and has to be given.
         let mut other = bytes.clone();
         other[20] ^= 1;
         fs::write(folder.join("x"), other).unwrap();
@@ -100,7 +100,7 @@ fn disks() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -129,7 +129,7 @@ fn wrong_headers() {
     ours(folder, &words("info -f cloop x")).fails(1, "cut off by the end of the file");
 }
 
-/// A block that yields too little or too much, and one that is cut off.
+/// Checks blocks that decompress to too few or too many bytes, and a truncated one.
 fn damaged_blocks() {
     let disk = disk(4096);
     let whole = streams(&disk, 1024);

@@ -1,4 +1,4 @@
-//! `commit`: the same calls of both tools on copies of the same chain.
+//! Tests of `commit`: the same calls of both tools on copies of the same chain.
 
 use std::fs;
 use std::path::Path;
@@ -42,8 +42,8 @@ fn make(folder: &Path, options: &str, sizes: [u64; 4]) {
     }
 }
 
-/// Runs a call of both tools on copies of a folder, and looks at what they did to the images, whose formats are
-/// given. Files that aren't named in `changed` stay what they were.
+/// Runs a call of both tools on copies of a folder, and compares the resulting images, whose formats are given. Files
+/// that aren't in `changed` must not change.
 fn both(original: &Path, call: &str, images: &[(&str, &str)], changed: &[&str]) -> [Ran; 2] {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let ran = [(ours as Tool, &folders[0]), (qemu_img, &folders[1])].map(|(tool, folder)| {
@@ -100,14 +100,14 @@ const ALL: &[(&str, &str)] = &[
     ("qcow2", "top"),
 ];
 
-/// Both answers are the same but for the tools' names.
+/// Asserts that both answers are the same, except for the tools' names.
 fn same(call: &str, [ours, theirs]: [Ran; 2]) {
     assert_eq!(ours.stdout, theirs.stdout, "{call}");
     let expected = theirs.stderr.replace("qemu-img", "cowhide");
     assert_eq!(ours.stderr, expected, "{call}");
 }
 
-/// Asserts that the disk of `top` is the same afterwards, and that it holds nothing itself if it is emptied.
+/// Asserts that the disk of `top` is the same afterwards, and that `top` has no data if it is emptied.
 fn disk_stays(original: &Path, call: &str, is_emptied: bool) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -138,7 +138,7 @@ fn chains() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         make(folder, "", sizes);
-        // Each option with one of the chains, and of the others those in which sizes count.
+        // One chain is tested with each option, and the others with those that depend on sizes.
         let is_first = sizes == [2048; 4];
         for (call, changed, is_emptied) in [
             ("commit top", &["top", "mid"][..], true),
@@ -161,7 +161,7 @@ fn chains() {
             if !is_first && !matches!(call, "commit top" | "commit -b base top") {
                 continue;
             }
-            // Images that others were committed past don't read as before.
+            // Images between the top and the base aren't valid afterwards.
             let committed = *changed.last().unwrap();
             let images: Vec<_> = match committed {
                 "mid" => ALL.to_vec(),
@@ -196,7 +196,7 @@ fn kinds() {
             both(folder, "commit top", ALL, &["top", "mid"]),
         );
         disk_stays(folder, "commit top", true);
-        // Of any kind as what is committed to.
+        // Every format can be the base.
         theirs(folder, "create -q -f qcow2 -b top -F qcow2 over 2700K");
         scribble(folder, "qcow2", "over", 2700 << 10, 9);
         let images = [("qcow2", "top"), ("qcow2", "over")];
@@ -228,7 +228,7 @@ fn bases() {
         same(name, both(folder, "commit top", &images, &["top", name]));
         disk_stays(folder, "commit top", true);
     }
-    // One that can't grow.
+    // This base can't be resized.
     theirs(folder, "create -q -f qcow2 -b vdi -F vdi top 3M");
     scribble(folder, "qcow2", "top", 3 << 20, 8);
     same("vdi", both(folder, "commit top", &[], &[]));
@@ -332,7 +332,7 @@ fn encrypted() {
     ));
 }
 
-/// The lines only grow, and end as the other tool's do.
+/// Checks that the percentage only grows, and ends as in qemu-img.
 fn progress() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -1,4 +1,4 @@
-//! `compare`: the same verdict, and of the same offset.
+//! Tests of `compare`: the same result with the same offset.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Both orders, strictly and not.
+/// Compares in both orders, with and without `-s`.
 fn same_verdicts(folder: &Path, one: &str, other: &str) {
     for options in ["compare", "compare -s", "compare -q"] {
         for names in [[one, other], [other, one]] {
@@ -31,7 +31,7 @@ fn same_verdicts(folder: &Path, one: &str, other: &str) {
     }
 }
 
-/// A disk in several forms, with one of which something is done.
+/// Checks a disk in several formats, one of which is changed.
 fn random_differences() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -105,7 +105,7 @@ fn sizes() {
     }
 }
 
-/// How the contents are stored counts.
+/// Checks `-s`, with which the allocation status counts.
 fn strictly() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -153,7 +153,7 @@ fn strictly() {
     }
 }
 
-/// An image below counts only where those above say nothing, whatever the sizes of their clusters.
+/// Checks `-s` with backing chains of different cluster sizes.
 fn strictly_in_chains() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -218,7 +218,7 @@ fn round_trip() {
     assert_eq!(ran.status, Some(1));
 }
 
-/// An L2 entry that can't be: what is stored there can't be told.
+/// Checks an invalid L2 entry, for which there is no allocation status.
 fn damaged() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -239,13 +239,13 @@ fn damaged() {
     file.write_all_at(&(entry | 0x200).to_be_bytes(), l2 + 8 * 20)
         .unwrap();
     for names in [["disk.raw", "x.qcow2"], ["x.qcow2", "disk.raw"]] {
-        // The oracle marks an image that it finds damaged.
+        // The oracle sets the corrupt bit of a damaged image.
         let theirs = qemu_img(folder, &[&["compare"][..], &names].concat());
         let ours = ours(folder, &[&["compare"][..], &names].concat());
         assert_eq!(theirs.status, Some(3), "{theirs:?}");
         ours.fails(3, "Sector allocation test failed for x.qcow2");
     }
-    // What differs before is found before.
+    // A difference before the damage is found first.
     let raw = File::options().write(true).open(folder.join("disk.raw"));
     raw.unwrap().write_all_at(b"\xff\0", 1_200_000).unwrap();
     same_answer(folder, &words("compare disk.raw x.qcow2"));

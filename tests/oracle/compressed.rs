@@ -1,4 +1,4 @@
-//! Compressed images: those that qemu-img made are read and checked here, and the other way round.
+//! Tests of compressed images: those of qemu-img are read and checked here, and the reverse.
 
 use std::path::Path;
 
@@ -63,7 +63,7 @@ fn read(kind: &str, cluster_size: &str) {
     )
     .ok();
     compare(folder, &spec("x.qcow2", "qcow2", false));
-    // Partly overwritten: compressed and plain clusters side by side.
+    // The image is partly overwritten, so that it has compressed and uncompressed clusters.
     let wrote = crate::common::run(
         folder,
         "qemu-io",
@@ -78,7 +78,8 @@ fn read(kind: &str, cluster_size: &str) {
     ));
 }
 
-/// What both tools say of the clusters, less where they are: runs of the same kind joined.
+/// Returns the map of the clusters without host offsets, which is the same for both tools, with runs of one kind
+/// joined.
 fn clusters(folder: &Path, image: &str) -> Vec<(u64, String)> {
     let map = qemu_img(folder, &["map", "--output=json", image]).ok();
     let map: serde_json::Value = serde_json::from_str(&map).unwrap();
@@ -96,7 +97,7 @@ fn clusters(folder: &Path, image: &str) -> Vec<(u64, String)> {
     joined
 }
 
-/// Compresses the disk with both tools and holds what we wrote against what they did.
+/// Compresses the disk with both tools, and compares the images.
 fn hold_together(folder: &Path, disk: &Path, options: &str, extra: &[&str]) {
     let disk = disk.to_str().unwrap();
     for (tool, image) in [(ours as Tool, "ours.qcow2"), (qemu_img, "theirs.qcow2")] {
@@ -131,7 +132,7 @@ fn written(kind: &str, compat: &str, cluster_size: u64, width: u32) {
     hold_together(folder.path(), &real_disk(), &options, &[]);
 }
 
-/// With `-S 0` zeroes are compressed like everything else; the disk ends within a cluster.
+/// Checks `-S 0`, with which zeroes are compressed like data, with a disk that ends within a cluster.
 fn written_in_full() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk.raw");
@@ -139,9 +140,9 @@ fn written_in_full() {
     hold_together(folder.path(), &disk, "cluster_size=64k", &["-S", "0"]);
 }
 
-/// Compressed clusters stand at any byte, and there are several writers.
+/// Checks writes that bypass the page cache: compressed clusters start at any byte, and there are several writers.
 fn past_the_cache() {
-    // Not every file system can: not where temporary files are in memory.
+    // Not every file system for temporary files can bypass the page cache.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let disk = folder.path().join("disk.raw");
     write_disk(&disk, 9_000_000 / 512 * 512, 7);
@@ -154,7 +155,7 @@ fn past_the_cache() {
     );
 }
 
-/// Compressed clusters have no subclusters; those that didn't get smaller have.
+/// Checks images with subclusters, which only uncompressed clusters have.
 fn with_subclusters() {
     let folder = tempfile::tempdir().unwrap();
     let disk = real_disk();
@@ -162,7 +163,7 @@ fn with_subclusters() {
     hold_together(folder.path(), &disk, "extended_l2=on,cluster_size=16k", &[]);
 }
 
-/// What can't be compressed is refused by both in the same words, and no file is made.
+/// Checks that targets that can't be compressed are refused with the same error, and that no file is made.
 fn refusals() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -201,7 +202,7 @@ fn refusals() {
         assert!(theirs.stderr.contains(message), "{theirs:?}");
         assert!(!folder.join("x").exists());
     }
-    // Our own option.
+    // This option is cowhide's own.
     let both = "Compression and encryption not supported at the same time";
     let args = [
         "convert",
@@ -241,8 +242,8 @@ fn version_2() {
     compare(folder, &spec("x.qcow2", "qcow2", false));
 }
 
-/// qemu-img writes compressed clusters into encrypted images without encrypting them, and reads them
-/// so; what such an image holds must not be decrypted.
+/// Checks compressed clusters in an encrypted image, which qemu-img writes and reads without encryption, so that they
+/// must not be decrypted.
 fn in_an_encrypted_image() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -1,5 +1,5 @@
-//! Everything that a new qcow2 image can be: both tools make it, empty and out of a disk, and the
-//! results are the same in all that can be asked about them.
+//! Tests of all options of new qcow2 images: both tools make them, empty and from a disk, and all reports on the
+//! results are the same.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -18,7 +18,7 @@ use crate::common::Noise;
 use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
-/// What is given with `-o`.
+/// The options for `-o`.
 const OPTIONS: &[&str] = &[
     "refcount_bits=1",
     "refcount_bits=2,cluster_size=512",
@@ -51,15 +51,14 @@ const OPTIONS: &[&str] = &[
     "data_file=data,data_file_raw=on,preallocation=full",
 ];
 
-/// What keeps its preallocation in ours: the oracle gives back the clusters that the disk has no data
-/// for.
+/// Options with which only cowhide keeps the preallocation: the oracle frees clusters without data.
 const DIFFERENT: &[&str] =
     &["extended_l2=on,preallocation=falloc,encryption=on,encrypt.key-secret=s"];
 
-/// Changes the defaults.
+/// A change of the default options.
 type Change = fn(&mut NewQcow2Options);
 
-/// The same with a backing file: the oracle's options, and ours.
+/// Options with a backing file: those of the oracle, and those of the library.
 const BACKED: &[(&str, Change, Preallocation)] = &[
     ("compat=1.1", |_| (), Preallocation::Off),
     (
@@ -98,7 +97,7 @@ const BACKED: &[(&str, Change, Preallocation)] = &[
     ),
 ];
 
-/// Options that can't be had, or not together.
+/// Invalid options and combinations.
 const REFUSED: &[&str] = &[
     "refcount_bits=0",
     "refcount_bits=3",
@@ -154,7 +153,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// `-o help`, but for the options of LUKS, which ours doesn't have.
+/// Checks `-o help`, except for some options of LUKS that cowhide doesn't have.
 fn help() {
     const MISSING: [&str; 6] = [
         "encrypt.cipher-alg",
@@ -188,8 +187,8 @@ fn help() {
     }
 }
 
-/// A disk of 3 MiB with data in multiples of the 4 KiB in which the oracle looks for zeroes: some
-/// that fills clusters, some that fills them in part, zeroes that are written, and holes.
+/// Makes a disk of 3 MiB with data in multiples of 4 KiB, the unit in which the oracle finds zeroes: whole and
+/// partial clusters of data, zeroes as data, and holes.
 fn disk(path: &Path) {
     let file = fs::File::create(path).unwrap();
     file.set_len(3 << 20).unwrap();
@@ -217,14 +216,14 @@ fn made(options: &str) {
     assert_same("converted", &ours, &theirs);
 }
 
-/// Makes an empty image; what is printed, and what it is.
+/// Makes an empty image. Returns the output, and the description of the image.
 fn created(folder: &Path, tool: Tool, options: &str) -> Vec<String> {
     let args = ["create", "-f", "qcow2", "--object", SECRET, "-o", options];
     let printed = tool(folder, &[&args[..], &["x", "5M"]].concat()).ok();
     [vec![printed], description(folder, "x", options)].concat()
 }
 
-/// Makes an image out of a disk, which it must hold; what is printed, and what it is.
+/// Makes an image of a disk, and asserts its contents. Returns the output, and the description of the image.
 fn converted(folder: &Path, tool: Tool, options: &str) -> Vec<String> {
     disk(&folder.join("disk.raw"));
     let args = ["convert", "-f", "raw", "-O", "qcow2", "--object", SECRET];
@@ -238,7 +237,7 @@ fn converted(folder: &Path, tool: Tool, options: &str) -> Vec<String> {
     let args = ["compare", "--object", SECRET, "--image-opts", &image, &raw];
     assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
     if options.contains("data_file_raw=on") {
-        // Of whole clusters the oracle's is, which may be more than the disk.
+        // The oracle's data file has whole clusters, and may be longer than the disk.
         let name = options.split(',').next().unwrap();
         let data = spec(name.trim_start_matches("data_file="), "raw", false);
         let args = ["compare", "--image-opts", &data, &raw];
@@ -268,7 +267,7 @@ fn backed(options: &str, change: Change, preallocation: Preallocation) {
             assert_eq!(compared, "Images are identical.\n");
             let mut described = description(folder, "y", options);
             if preallocation != Preallocation::Off {
-                // What is zero keeps its place in ours.
+                // cowhide keeps the clusters of zeroes.
                 described.retain(|line| !line.starts_with("allocated-clusters"));
             }
             described
@@ -312,7 +311,7 @@ fn convert_over_backing(folder: &Path, change: Change, preallocation: Preallocat
     convert::copy(&source, &target, Settings::default(), &()).unwrap();
 }
 
-/// What the oracle says of a consistent image, but for what depends on the places of its clusters.
+/// Returns the oracle's reports on a consistent image, without those that depend on host offsets.
 fn description(folder: &Path, image: &str, options: &str) -> Vec<String> {
     let ask = |command: &str| -> Value {
         let args = [
@@ -347,9 +346,8 @@ fn description(folder: &Path, image: &str, options: &str) -> Vec<String> {
     lines
 }
 
-/// A line for each run of clusters that are stored in the same way. Whether a part of a cluster is
-/// a hole in the file depends on how the cluster lies in the file system's blocks, so that isn't
-/// part of it.
+/// Returns a line for each run of clusters of one kind. It omits holes of the file within a cluster, which depend on
+/// the blocks of the file system.
 fn map(extents: &Value) -> Vec<String> {
     let mut runs: Vec<(String, u64, u64)> = Vec::new();
     for extent in extents.as_array().unwrap() {
@@ -373,7 +371,7 @@ fn map(extents: &Value) -> Vec<String> {
     runs.into_iter().map(line).collect()
 }
 
-/// Asserts that two descriptions are the same; says what isn't.
+/// Asserts that two descriptions are the same, with a message that has their differences.
 fn assert_same(what: &str, ours: &[String], theirs: &[String]) {
     let only = |these: &[String], those: &[String]| -> String {
         let lines = these.iter().filter(|line| !those.contains(line));

@@ -1,14 +1,13 @@
-//! New images of every kind, made by converting images at random with options at random: the real tools
-//! find them whole, and like those that they make out of the same.
+//! Tests of new images from conversions of random images with random options: the real tools find them consistent,
+//! and like their own.
 //!
-//! What both refuse, they refuse in the same words. Left out, since it is different on purpose (see
-//! README.md, "For those who come from `qemu-img`"): `data_file_raw`, `-c` or preallocation with
-//! encryption. `-c` with an external data file is refused in other words.
+//! Both tools refuse with the same error. Deliberate differences are omitted (see docs/from-qemu-img.md):
+//! `data_file_raw`, `-c` or preallocation with encryption. `-c` with an external data file is refused with another
+//! error.
 //!
-//! Where data is stored needn't be the same: the real tool looks for zeroes in pieces of 4 KiB, we in
-//! clusters, and neither makes holes in pieces of their own. But no sector may be stored that it
-//! leaves out; unless there is preallocation, of which it gives back what holds zeroes, or a backing
-//! file, of which it copies more or less.
+//! The stored parts needn't be the same: qemu-img finds zeroes in units of 4 KiB, and cowhide in clusters. But no
+//! sector may be stored that qemu-img skips. The exceptions are preallocation, of which qemu-img frees zeroes, and a
+//! backing file, from which it copies more or less.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +21,7 @@ use crate::random_images::{Made, header, make_chain};
 use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
 use crate::trial;
 
-/// How many chains are made, and how many images out of each.
+/// The number of chains, and the number of images from each.
 const CHAINS: u64 = 12;
 const IMAGES: u64 = 3;
 
@@ -41,12 +40,12 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// What is asked for.
+/// The wanted image.
 struct Wanted {
     options: String,
     args: Vec<String>,
     encrypted: bool,
-    /// Whether clusters are allocated that the other tool leaves out, or the other way round.
+    /// True if the tools allocate different clusters.
     allocates: bool,
 }
 
@@ -94,7 +93,7 @@ fn choose(noise: &mut Noise, chain: &[Made]) -> Wanted {
     if let (true, Some(below)) = (backed, below) {
         args.extend(["-B", &below.name, "-F", below.format].map(str::to_owned));
     }
-    // Of two reasons to refuse, each tool has its own first.
+    // With two reasons to refuse, the tools may report different ones.
     let refused = backed && options.iter().any(|option| option == "data_file_raw=on");
     let preallocated = !encrypted && !refused && one_in(3);
     let bits = if extended {
@@ -131,7 +130,7 @@ fn convert(folder: &Path, noise: &mut Noise, chain: &[Made], number: u64) {
     args.extend([&source.name, "new"]);
     let made = [("ours", ours as Tool), ("theirs", qemu_img)].map(|(name, tool)| {
         let name = format!("{name}{number}");
-        // Backing files, and data files, are named as from where the image is.
+        // Backing files and data files are named relative to the image.
         let into = folder.join(&name);
         fs::create_dir(&into).unwrap();
         for layer in fs::read_dir(folder).unwrap() {
@@ -202,7 +201,7 @@ fn convert(folder: &Path, noise: &mut Noise, chain: &[Made], number: u64) {
     same_bits(&our.join("new"), &their.join("new"), &what);
 }
 
-/// A report of the real tool on an image that is whole.
+/// Returns a report of qemu-img on a consistent image.
 fn checked(folder: &Path, image: &str, command: &str) -> Value {
     let args = [
         command,
@@ -215,7 +214,7 @@ fn checked(folder: &Path, image: &str, command: &str) -> Value {
     serde_json::from_str(&qemu_img(folder, &args).ok()).unwrap()
 }
 
-/// Of each sector whether it is stored as data, or lies in a hole that is too short to count.
+/// Returns true for each sector that is stored as data, or that is in a hole that is too short to count.
 fn data(map: &Value) -> Vec<bool> {
     let mut sectors = Vec::new();
     for extent in map.as_array().unwrap() {
@@ -226,7 +225,7 @@ fn data(map: &Value) -> Vec<bool> {
     sectors
 }
 
-/// The same bitmaps with the same bits.
+/// Asserts that both images have the same bitmaps with the same bits.
 fn same_bits(ours: &Path, theirs: &Path, what: &str) {
     let (ours, theirs) = (bitmaps(ours), bitmaps(theirs));
     assert_eq!(ours.len(), theirs.len(), "{what}");

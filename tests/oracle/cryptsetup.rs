@@ -1,7 +1,7 @@
-//! LUKS containers held against cryptsetup, which most of them come from: made, opened, and with passwords that
-//! come and go. Nothing is mapped, so that it takes no rights: all of it works on files.
+//! Tests of LUKS containers with cryptsetup, which makes most of them: creating and opening them, and changing
+//! passwords. All work on files and nothing is mapped, so no privileges are needed.
 //!
-//! Where there is no cryptsetup the tests are listed as ignored, as all others are without `qemu-img`.
+//! Without cryptsetup the tests are listed as ignored, as all others are without `qemu-img`.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::common::{Ran, run, same_contents, write_disk};
 use crate::tools::{ours, qemu_img};
 use crate::trial;
 
-/// The image as it is opened with the password in the file `key`, and with that in `other`.
+/// The options that open the image with the password in the file `key`, and with that in `other`.
 const KEY: &str = "driver=luks,file.filename=x.luks,key-secret=key";
 const OTHER: &str = "driver=luks,file.filename=x.luks,key-secret=other";
 const OBJECTS: [&str; 4] = [
@@ -34,7 +34,7 @@ pub fn trials() -> Vec<Trial> {
     ])
 }
 
-/// Marks trials as ignored where there is no cryptsetup, unless all oracles are required.
+/// Marks trials as ignored if cryptsetup is missing, unless all oracles are required.
 pub fn only_with_cryptsetup(trials: Vec<Trial>) -> Vec<Trial> {
     let is_there = Command::new("cryptsetup").arg("--version").output().is_ok();
     let required =
@@ -59,7 +59,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// Makes `x.luks` with cryptsetup, with room for a disk, and writes `disk.raw` into it with ours.
+/// Makes `x.luks` with cryptsetup, with space for a disk, and writes `disk.raw` into it with cowhide.
 fn make_theirs(folder: &Path, cipher: &str, bits: &str, hash: &str) {
     let file = fs::File::create(folder.join("x.luks")).unwrap();
     file.set_len(6 << 20).unwrap();
@@ -94,8 +94,8 @@ fn holds_disk(folder: &Path, image: &str, tool: crate::tools::Tool) {
     );
 }
 
-/// Ciphers that cryptsetup has without the kernel's. The last one's key spreads over no whole number of sectors,
-/// which the real `qemu-img` doesn't survive.
+/// Checks ciphers that cryptsetup has without the kernel. The stripes of the last one's key aren't a whole number of
+/// sectors, at which `qemu-img` crashes.
 fn its_containers() {
     let folder = folder();
     let folder = folder.path();

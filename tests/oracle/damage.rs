@@ -1,14 +1,14 @@
-//! Damage at random, over images with random features: what `check` says of it is what qemu-img says, in
-//! status and numbers; and a repair keeps its promises, whatever it finds. These are:
+//! Tests of random damage to images with random features: `check` gives the same status and numbers as qemu-img, and
+//! a repair has these properties:
 //!
-//! - after `-r all` both tools have the same to say, and it is no more than before;
-//! - the guest's data, on the disk and in each snapshot, is what it was, and what couldn't be read still can't;
-//! - a second repair changes not a byte;
-//! - `-r leaks` lowers refcounts that are too high, and does nothing else. (Where nothing else was wrong, the
-//!   COPIED flags follow, as they do with qemu-img.)
+//! - after `-r all` both tools report the same, and no more than before;
+//! - the guest's data, on the disk and in each snapshot, is unchanged, and unreadable data is still unreadable;
+//! - a second repair changes nothing;
+//! - `-r leaks` only lowers refcounts that are too high. (Without other findings it also corrects COPIED flags, as
+//!   qemu-img does.)
 //!
-//! The damage is of kinds where both tools agree by design. Where they don't, the table of
-//! tests/hostile says why.
+//! Only kinds of damage are used for which both tools agree by design. The tables of tests/hostile have the others,
+//! with reasons.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::common::{COWHIDE, Noise, Ran, qemu_io, run};
 use crate::tools::{SECRET, ours, qemu_img};
 use crate::trial;
 
-/// How often each kind of image is damaged.
+/// The number of damages of each kind of image.
 const ROUNDS: u64 = 16;
 
 struct Kind {
@@ -81,7 +81,7 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// The last cluster of a file may end with any of its sectors, as QEMU writes it, but inside of none.
+/// Checks that the last cluster of a file may end after any of its sectors, as QEMU writes it, but not inside of one.
 fn cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -117,7 +117,7 @@ fn cut_off() {
     }
 }
 
-/// In an encrypted image no cluster is compressed. One whose entry says so counts as both tools count it.
+/// Checks compressed entries in an encrypted image, which are invalid: both tools count the same clusters.
 fn said_to_be_compressed() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -217,7 +217,7 @@ impl Kind {
         }
     }
 
-    /// The disk, and that of each snapshot, with zeroes for what can't be read.
+    /// Returns the disk, and that of each snapshot, with zeroes for unreadable parts.
     fn contents(&self, folder: &Path) -> Vec<Vec<u8>> {
         let snapshots: &[&str] = if self.snapshots {
             &["", "-l s1", "-l s2"]
@@ -248,7 +248,7 @@ impl Kind {
     }
 }
 
-/// What a check says.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Verdict {
     status: Option<i32>,
@@ -258,7 +258,7 @@ struct Verdict {
     end: u64,
 }
 
-/// The bytes of an image, and where things are in them.
+/// The bytes of an image, with methods that find its tables.
 struct Image(Vec<u8>);
 
 impl Image {
@@ -282,13 +282,13 @@ impl Image {
         self.0[7] == 3
     }
 
-    /// Where data stands in another file, both tools read from the guest's own places only; that other
-    /// ones are wrong is said by ours alone.
+    /// Returns true for an image with an external data file, in which both tools read only from the guest offset.
+    /// Only cowhide reports other host offsets.
     fn has_data_file(&self) -> bool {
         self.is_v3() && self.0[79] & 4 != 0
     }
 
-    /// Where the entries of the active L1 table are that lead somewhere.
+    /// Returns the offsets of the allocated entries of the active L1 table.
     fn l1(&self) -> Vec<usize> {
         let start = self.host(40);
         let count = u32::from_be_bytes(self.0[36..40].try_into().unwrap()) as usize;
@@ -296,7 +296,7 @@ impl Image {
         entries.filter(|at| self.host(*at) != 0).collect()
     }
 
-    /// Where the entries of the active L2 tables are that lead to clusters as they are.
+    /// Returns the offsets of the entries of uncompressed clusters in the active L2 tables.
     fn l2(&self) -> Vec<usize> {
         let step = if self.is_v3() && self.0[79] & 16 != 0 {
             16
@@ -310,7 +310,7 @@ impl Image {
         entries.filter(plain).collect()
     }
 
-    /// The width of a refcount in bits.
+    /// Returns the width of a refcount in bits.
     fn width(&self) -> usize {
         if self.is_v3() { 1 << self.0[99] } else { 16 }
     }
@@ -352,7 +352,7 @@ impl Image {
         self.0[at..at + bytes].copy_from_slice(&value.to_be_bytes()[8 - bytes..]);
     }
 
-    /// Does one thing to the image, and says what.
+    /// Damages the image in one place, and returns a description.
     fn damage(&mut self, noise: &mut Noise) -> String {
         let mut one_of = |list: Vec<usize>| {
             let index = noise.below(list.len() as u64);
@@ -372,7 +372,7 @@ impl Image {
                 format!("refcount of cluster {cluster} one more")
             }
             2 => {
-                // Nothing there; the file is longer by it.
+                // This leaks a cluster beyond the end of the file.
                 self.0.resize((clusters + 3) * self.cluster(), 0);
                 self.set_refcount(clusters + 1, 1);
                 "a cluster that nothing refers to".to_owned()
@@ -432,7 +432,7 @@ fn damage_and_mend(kind: &Kind) {
         let mut image = Image(whole.0.clone());
         let mut done = vec![format!("{} {round}", kind.name)];
         for _ in 0..=noise.below(3) {
-            // What follows from a lost entry can't be damaged any more.
+            // Tables below a lost entry can't be damaged any more.
             let can_go_on = !image.l2().is_empty() && !image.blocks().is_empty();
             if can_go_on {
                 done.push(image.damage(&mut noise));
@@ -450,7 +450,7 @@ fn damage_and_mend(kind: &Kind) {
             "{done}: reading writes"
         );
 
-        // Leaks alone.
+        // This repairs only leaks.
         kind.check(COWHIDE, folder, "-r leaks");
         let mended = Image(fs::read(&path).unwrap());
         let left = kind.check(COWHIDE, folder, "");
@@ -474,7 +474,7 @@ fn damage_and_mend(kind: &Kind) {
             assert!(blank[0] == blank[1], "{done}: leaks changed more");
         }
 
-        // Everything.
+        // This repairs everything.
         fs::write(&path, &image.0).unwrap();
         let all = kind.check(COWHIDE, folder, "-r all");
         let left = kind.check(COWHIDE, folder, "");
@@ -489,14 +489,14 @@ fn damage_and_mend(kind: &Kind) {
             fs::read(&path).unwrap() == once,
             "{done}: a second repair does more"
         );
-        // A refcount of one bit can't count to 2, and where data is that isn't aligned nobody knows.
+        // A refcount of one bit can't be 2, and data at an unaligned offset can't be found.
         let beyond_repair = kind.name == "one_bit" || done.contains("unaligned");
         assert!(beyond_repair || left.status == Some(0), "{done}: {left:?}");
     }
     assert!(seen.len() > 1, "{seen:?}");
 }
 
-/// Asserts that everything reads as it did.
+/// Asserts that all contents are unchanged.
 fn same(kind: &Kind, folder: &Path, before: &[Vec<u8>], done: &str) {
     let after = kind.contents(folder);
     assert!(before == after, "{done}: data has changed");

@@ -1,4 +1,4 @@
-//! `dd`: the same calls of both tools, what they leave, and what they say.
+//! Tests of `dd`: the same calls of both tools, their targets, and their output.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::common::{Noise, Ran, write_disk};
 use crate::tools::{SECRET, Tool, ours, qemu_img, to_raw};
 use crate::trial;
 
-/// The length of the source, which is no whole sector.
+/// The length of the source in bytes, which isn't a whole number of sectors.
 const LENGTH: u64 = 20_001;
 
 pub fn trials() -> Vec<Trial> {
@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Runs a call of words with both tools and gives what each left in `out`, which must be the same, and said.
+/// Runs a call with both tools, whose answers and files `out` must be the same. Returns both.
 fn both(folder: &Path, call: &str) -> (Ran, Option<Vec<u8>>) {
     let words: Vec<&str> = call.split_whitespace().collect();
     let args = [&["dd"], &words[..]].concat();
@@ -86,7 +86,7 @@ fn counts() {
     }
 }
 
-/// Into every format that can be made, with the same contents; holes and zeroes take no room.
+/// Checks that every format gets the same contents, and that holes and zeroes take no space.
 fn formats() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -229,7 +229,7 @@ fn sources() {
     assert!(fs::read(folder.join("out")).unwrap() == expected);
 }
 
-/// The other tool empties the file and copies that.
+/// Checks a target that is the source. qemu-img empties the file, and copies that.
 fn same_file() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

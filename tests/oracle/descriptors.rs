@@ -1,5 +1,5 @@
-//! Files that are named by a descriptor, most of which have no other name (any more): what the name opens is
-//! what is read and written, as `qemu-img` has it, and no other file comes into being.
+//! Tests of files that are named by a descriptor, most of which have no other name: the same file is read and written
+//! as with `qemu-img`, and no other file is created.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -17,7 +17,7 @@ use crate::trial;
 /// Makes a file to be named by its descriptor.
 type Make = fn(&Path) -> File;
 
-/// The names of standard input and what leads to it.
+/// The names of standard input, and links to it.
 const NAMES: [&str; 5] = [
     "/dev/stdin",
     "/dev/fd/0",
@@ -96,12 +96,12 @@ fn contents(file: &File) -> Vec<u8> {
     bytes
 }
 
-/// Both tools do the same with the file: what it holds before, and a call whose target it is.
+/// Checks that both tools do the same with the file: with its old contents, and in a call whose target it is.
 fn written(make: Make) {
     let folder = folder();
     let folder = folder.path();
     let image = {
-        // A cluster that nothing refers to any more.
+        // This leaks a cluster.
         let mut bytes = fs::read(folder.join("leaky")).unwrap();
         let field = |bytes: &[u8], at: usize| {
             usize::try_from(u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
@@ -135,7 +135,7 @@ fn written(make: Make) {
                 let files = names(folder);
                 let input = file.try_clone().unwrap();
                 let ran = with_input(folder, tool, &call, input.into());
-                // What memory can't do, neither can.
+                // Neither tool can do what files in memory don't support.
                 let is_refused =
                     ran.stderr.contains("O_DIRECT") || ran.stderr.contains("Invalid argument");
                 let is_possible = !(is_refused && call.contains("-t none"));
@@ -148,7 +148,7 @@ fn written(make: Make) {
                 }
                 assert_eq!(names(folder), files, "{tool} {call}");
                 let bytes = contents(&file);
-                // As data, whatever the layout is.
+                // The contents are compared, and not the layout.
                 fs::write(folder.join("written"), &bytes).unwrap();
                 let format = ["raw", "qcow2"][usize::from(bytes.starts_with(b"QFI\xfb"))];
                 let to_raw = ["convert", "-f", format, "-O", "raw", "written", "back"];
@@ -160,7 +160,7 @@ fn written(make: Make) {
             }
             assert!(ends[0] == ends[1], "{call}");
         }
-        // It can be read back on the way, and is read as a source.
+        // The target can be verified, and be read as a source.
         let file = make(folder);
         let call = format!("convert --verify -q -O qcow2 disk.raw {name}");
         let input = file.try_clone().unwrap();
@@ -170,7 +170,7 @@ fn written(make: Make) {
     }
 }
 
-/// Pipes, and descriptors that aren't open: both tools say the same, and nothing is made.
+/// Checks pipes, and descriptors that aren't open: both tools have the same errors, and create nothing.
 fn refused() {
     let folder = folder();
     let folder = folder.path();

@@ -1,5 +1,5 @@
-//! Block devices, full of old data, as targets and sources. They are loop devices, which take root and a
-//! kernel that has them; without those the test is listed as ignored.
+//! Tests of block devices, full of old data, as targets and sources. They are loop devices, which need root and a
+//! kernel that has them. Without these the tests are listed as ignored.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ pub fn trials() -> Vec<Trial> {
     let possible = Device::are_possible();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), [0; 4096]).unwrap();
-    // Not everything that has loop devices has them with blocks of another size.
+    // Some systems have only loop devices with blocks of 512 bytes.
     let has_blocks = possible && Device::with_blocks(&folder.path().join("file"), 4096).is_some();
     vec![
         trial("devices::as_targets_and_sources", devices).with_ignored_flag(!possible),
@@ -36,14 +36,14 @@ pub fn trials() -> Vec<Trial> {
 pub struct Device(String);
 
 impl Device {
-    /// Tells if this machine lets us make any.
+    /// Returns true if loop devices can be made on this machine.
     pub fn are_possible() -> bool {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), [0; 4096]).unwrap();
         Self::new(&folder.path().join("file")).is_some()
     }
 
-    /// The device's name.
+    /// Returns the device's name.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -52,7 +52,7 @@ impl Device {
         Self::with(file, &[])
     }
 
-    /// With blocks of so many bytes.
+    /// Returns a device with blocks of `size` bytes.
     fn with_blocks(file: &Path, size: u32) -> Option<Self> {
         Self::with(file, &["--sector-size", &size.to_string()])
     }
@@ -136,7 +136,7 @@ fn devices() {
             ("convert -O qcow2 OPTIONS disk.raw DEVICE", "disk.raw"),
             ("create -q -f qcow2 OPTIONS DEVICE 3M", "zero.raw"),
         ] {
-            // Options of convert alone.
+            // Only convert has these options.
             if command.starts_with("create") && ["-c", "-t none"].contains(&options) {
                 continue;
             }
@@ -152,7 +152,7 @@ fn devices() {
             ours(&same).ok();
         }
     }
-    // Too small: said, and what was there is no image.
+    // A device that is too small is an error, and its old image is invalid afterwards.
     for (options, words) in [
         ("-O raw", "Cannot grow device files"),
         ("-O qcow2 -o preallocation=metadata", "small"),
@@ -165,17 +165,17 @@ fn devices() {
     renew();
     ours("convert -O qcow2 -S 0 big.raw DEVICE").fails(1, "No space left on device");
     assert_eq!(theirs("info -f qcow2 DEVICE").status, Some(1));
-    // To say that a device is a raw disk changes nothing of it.
+    // Creating a raw disk on a device changes nothing.
     renew();
     ours("create -q -f raw DEVICE 3M").ok();
     assert!(fs::read(device).unwrap() == fs::read(folder.join("old")).unwrap());
-    // Never its own target.
+    // A device can't be its own target.
     renew();
     ours("convert -f raw -O qcow2 DEVICE DEVICE").fails(1, "are the same file");
     std::os::unix::fs::symlink(device, folder.join("link")).unwrap();
     ours("convert -f raw -n DEVICE link").fails(1, "are the same file");
     assert!(fs::read(device).unwrap() == fs::read(folder.join("old")).unwrap());
-    // Read, repaired, and written to.
+    // The image on the device is read, repaired, and written.
     ours("convert -O qcow2 disk.raw DEVICE").ok();
     let io = ["-f", "qcow2", "-c", "write -P 5 0 64k", device];
     assert_eq!(run(folder, "qemu-io", io).status, Some(0));
@@ -187,23 +187,23 @@ fn devices() {
     ours("compare -q DEVICE disk.raw").ok();
 }
 
-/// The space that a file takes, in bytes.
+/// Returns the space that a file takes, in bytes.
 fn taken(file: &Path) -> u64 {
-    // While the file system finds places for what was written to it, it may count less.
+    // Without a flush, delayed allocation may report less.
     fs::File::open(file)
         .and_then(|file| file.sync_all())
         .unwrap();
     fs::metadata(file).unwrap().blocks() * 512
 }
 
-/// Holes of the source become holes of the device, whose file was full; unless every byte is to be written.
+/// Checks that holes of the source become holes of the device, unless `-S 0` writes every byte.
 fn thin() {
     const SIZE: u64 = 16 << 20;
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write_disk(&folder.join("disk.raw"), SIZE, 1);
     let file = folder.join("file");
-    // A raw disk doesn't fill it, an image of it does nearly.
+    // A raw disk doesn't fill the device, and an image of it nearly does.
     let spare = 1 << 20;
     let old = Noise(3).bytes(usize::try_from(SIZE + spare).unwrap());
     fs::write(&file, &old).unwrap();
@@ -224,7 +224,7 @@ fn thin() {
             "compare", "-q", "-f", "raw", "-F", format, "disk.raw", &device.0,
         ];
         let ran = qemu_img(folder, &compare);
-        // A raw device is as long as it is, and what is behind the disk is as it was.
+        // The length of a raw device is fixed, and the data beyond the disk is unchanged.
         let expected = if format == "raw" { 1 } else { 0 };
         assert_eq!(ran.status, Some(expected), "{options}: {ran:?}");
         if format == "raw" {
@@ -242,7 +242,7 @@ fn thin() {
     }
 }
 
-/// A disk that doesn't end with a block of the device.
+/// Checks a disk whose end isn't aligned to a block of the device.
 fn big_blocks() {
     const SIZE: usize = (8 << 20) - 1536;
     let folder = tempfile::tempdir().unwrap();
@@ -268,8 +268,9 @@ fn big_blocks() {
     }
 }
 
-/// Goes past the system's cache on both sides, where every request has to be of whole blocks of 4096 bytes: from
-/// each kind of image to kinds whose clusters, tables and compressed data begin and end within such blocks.
+/// Checks conversions that bypass the page cache on both sides, where every request must be of whole blocks of 4096
+/// bytes. They convert each kind of image to kinds whose clusters, tables and compressed data aren't aligned to such
+/// blocks.
 fn without_cache() {
     const DEVICE: &str = "file.driver=host_device,file.filename";
     const KINDS: [&str; 8] = [
@@ -284,7 +285,7 @@ fn without_cache() {
     ];
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // Whole blocks, since the size of a raw disk on a device is the device's.
+    // The disk has whole blocks, since a raw disk on a device has the device's size.
     write_disk(&folder.join("disk.raw"), 3 << 20, 1);
     fs::write(folder.join("pw"), "correct horse").unwrap();
     let device = |name: &str, length: usize| {
@@ -353,8 +354,8 @@ fn without_cache() {
     }
 }
 
-/// A loop device over a file is that file: written to, it would destroy the source that the file is. (QEMU's
-/// does so without a word.)
+/// Checks that a loop device isn't overwritten if the file behind it is the source. QEMU destroys the source without
+/// a message.
 fn over_source() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -364,7 +365,7 @@ fn over_source() {
     for (name, format) in [("disk.raw", "raw"), ("disk.qcow2", "qcow2")] {
         let before = fs::read(folder.join(name)).unwrap();
         let device = Device::new(&folder.join(name)).unwrap();
-        // A device over the device is the same file, too.
+        // A loop device over the loop device is the same file, too.
         let above = Device::new(Path::new(device.name())).unwrap();
         for (from, to) in [
             (name, device.name()),
@@ -384,7 +385,7 @@ fn over_source() {
                 assert!(fs::read(folder.join(name)).unwrap() == before, "{call}");
             }
         }
-        // Others may be written, of course.
+        // Other devices may be written.
         fs::write(folder.join("other"), vec![1; 2 << 20]).unwrap();
         let other = Device::new(&folder.join("other")).unwrap();
         let call = format!("convert -f {format} -O raw {name} {}", other.name());
@@ -392,7 +393,7 @@ fn over_source() {
     }
 }
 
-/// The system only tells of it when something is written.
+/// Checks a read-only device, at which the system only fails with the first write.
 fn read_only() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -417,7 +418,7 @@ fn read_only() {
     assert!(fs::read(folder.join("held")).unwrap() == vec![2; 1 << 20]);
 }
 
-/// Files of /proc are such, and everybody has some.
+/// Checks files without direct access, such as those of /proc.
 fn no_direct_access() {
     let folder = tempfile::tempdir().unwrap();
     let call = "convert -T none -f raw -O raw /proc/version x";

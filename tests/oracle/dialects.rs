@@ -1,5 +1,5 @@
-//! Every option by every name that it has in QEMU 10.0.2 and 10.2, each in a call that works: none is
-//! missing, and none means something else.
+//! Tests of every option with every name that it has in QEMU 10.0.2 and 10.2, each in a call that works: none is
+//! missing, and none has another meaning.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use crate::common::write_disk;
 use crate::tools::{Tool, ours, qemu_img};
 use crate::trial;
 
-/// A call, with `@` where the option goes, and the names of the option: those that both know, and those
-/// that only later versions of the oracle do. `_` in a name is a blank.
+/// Calls with `@` in place of the option, and the names of the option: those of all versions, and those that only
+/// later versions of the oracle have. `_` in a name stands for a space.
 const OPTIONS: &[(&str, &str, &str)] = &[
     (
         "create @ x 1M",
@@ -191,10 +191,10 @@ fn files(folder: &Path) {
     }
 }
 
-/// The call succeeds by each tool, on copies of the files, and all print the same.
+/// Asserts that the call succeeds with each tool on copies of the files, with the same output.
 fn same(made: &Path, call: &str, option: &str, tools: &[Tool]) {
     let line = call.replace('@', &option.replace('_', " "));
-    // Names of options and sizes have it, too.
+    // Names of options have an underscore, too.
     let line = line.replace("cluster size", "cluster_size");
     let args: Vec<&str> = line.split_whitespace().collect();
     let printed = tools.iter().map(|tool| {
@@ -206,7 +206,7 @@ fn same(made: &Path, call: &str, option: &str, tools: &[Tool]) {
         let ran = tool(folder.path(), &args);
         assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{line}");
         let made = folder.path().join("x");
-        // Steps and sizes on the disk are each tool's own.
+        // Progress steps and sizes on the disk may differ.
         let lines = ran.stdout.lines().filter(|line| {
             !line.contains("disk size") && !line.contains("actual-size") && !line.contains("/100%")
         });

@@ -1,5 +1,5 @@
-//! Differencing disks of Virtual PC and Hyper-V, which the real tool doesn't read: it takes the parent of a VHD for
-//! zeroes, and refuses a VHDX. The images are made here out of its own.
+//! Tests of differencing disks of Virtual PC and Hyper-V, which qemu-img doesn't read: it treats the parent of a VHD
+//! as zeroes, and refuses a VHDX. The images are made here from its own.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-/// Asserts that the image `child` holds that disk, together with the parent that it names, and with no other.
+/// Asserts that the image `child` has that disk with the parent that it names, and can't be read with another one.
 fn assert_child(folder: &Path, format: &str, child: &str, disk: &[u8]) {
     let convert = ["convert", "-f", format, "-O", "raw", child, "back.raw"];
     ours(folder, &convert).ok();
@@ -36,11 +36,11 @@ fn assert_child(folder: &Path, format: &str, child: &str, disk: &[u8]) {
         info.contains(&format!("backing file format: {format}")),
         "{info}"
     );
-    // Each part is told to be where it is.
+    // `map` reports each part in the right file.
     fs::write(folder.join("disk.raw"), disk).unwrap();
     ours(folder, &["compare", "-F", "raw", child, "disk.raw"]).ok();
     ours(folder, &["map", "--output=json", child]).ok();
-    // Nothing that an image names is opened for someone who doesn't trust it, and nothing is written.
+    // No named file is opened with `--untrusted`, and nothing can be written.
     let untrusted = [&convert[..], &["--untrusted"]].concat();
     ours(folder, &untrusted).fails(1, "with --untrusted no file is opened");
     let before = fs::read(folder.join(child)).unwrap();
@@ -52,7 +52,7 @@ fn assert_child(folder: &Path, format: &str, child: &str, disk: &[u8]) {
     assert!(!folder.join("back.raw").exists());
 }
 
-/// Asserts that a changed child isn't read, for that reason.
+/// Asserts that a changed child is refused with that reason.
 fn refused(folder: &Path, format: &str, child: &[u8], reason: &str) {
     fs::write(folder.join("wrong"), child).unwrap();
     let convert = ["convert", "-f", format, "-O", "raw", "wrong", "back.raw"];
@@ -60,7 +60,8 @@ fn refused(folder: &Path, format: &str, child: &[u8], reason: &str) {
     assert!(!folder.join("back.raw").exists());
 }
 
-/// Makes a child of `parent` out of an image: blocks 2 and 0 hold data, and of block 2 four sectors of eight count.
+/// Makes a child of `parent` from an image with data in blocks 2 and 0. Of block 2 only four of eight sectors are
+/// valid.
 fn child_of(image: &[u8], parent: &[u8], name: &[u8]) -> Vec<u8> {
     let footer = image.len() - SECTOR;
     let mut child = vpc::with_fields(image, &[(vpc::KIND, &4u32.to_be_bytes())]);
@@ -78,7 +79,7 @@ fn child_of(image: &[u8], parent: &[u8], name: &[u8]) -> Vec<u8> {
     [child, locator, end].concat()
 }
 
-/// The disk of such a child over a parent that is full of threes.
+/// Returns the disk of such a child over a parent that is full of threes.
 fn disk_of_child(image: &Path, size: usize) -> Vec<u8> {
     let folder = image.parent().unwrap();
     let line = ["convert", "-f", "vpc", "-O", "raw", "x.vhd", "own.raw"];
@@ -144,7 +145,7 @@ fn of_vhd() {
         &other,
         "has changed since the image above it was made",
     );
-    // Without a locator, the name in the header is taken.
+    // Without a locator, the name in the header is used.
     let mut named = child_of(&image, &parent, &utf16("base\\parent.vhd"));
     named[vpc::HEADER + 576..vpc::HEADER + 580].fill(0);
     let name: Vec<u8> = "base\\parent.vhd"
@@ -156,7 +157,7 @@ fn of_vhd() {
     assert_child(folder, "vpc", "child.vhd", &disk);
 }
 
-/// A fixed disk has no mark at its start; and children may have children.
+/// Checks a fixed parent, which has no magic number at its start, and children of children.
 fn over_fixed() {
     let (folder, image) = vpc::folder_with_image();
     let folder = folder.path();
@@ -188,7 +189,7 @@ fn over_fixed() {
     assert_child(folder, "vpc", "grandchild.vhd", &disk);
 }
 
-/// Makes a child with the blocks: of the parent, in part, zero, and whole.
+/// Makes a child with blocks that are in the parent, partly present, zero, and fully present.
 fn vhdx_child(image: &[u8], linkage: &str, name: &str) -> Vec<u8> {
     let mut child = image.to_vec();
     let kind: [u8; 16] = [
@@ -225,7 +226,7 @@ fn vhdx_child(image: &[u8], linkage: &str, name: &str) -> Vec<u8> {
     );
     vhdx::put(&mut child, entry + 24, &[4]);
     vhdx::put(&mut child, metadata + 65536 + 128, &locator);
-    // The disk has a parent.
+    // This sets the flag that the disk has a parent.
     child[metadata + 65536 + 4] |= 2;
     let place = child.len();
     for (index, value) in [
@@ -237,7 +238,7 @@ fn vhdx_child(image: &[u8], linkage: &str, name: &str) -> Vec<u8> {
         vhdx::put(&mut child, vhdx::TABLE + 8 * index, &value.to_le_bytes());
     }
     child.resize(place + MIB, 0);
-    // Of block 1: the first four sectors of eight.
+    // Block 1 has the first four of every eight sectors.
     child[place + 256..place + 512].fill(0x0f);
     child
 }
@@ -249,7 +250,7 @@ fn of_vhdx() {
     qemu_img(folder, &create).ok();
     qemu_io(folder, "vhdx", "parent.vhdx", &["write -q -P 3 0 4M"]);
     let parent = fs::read(folder.join("parent.vhdx")).unwrap();
-    // The identifier of the contents is in the header that counts.
+    // The content id is in the current header.
     let sequence = |at: usize| u64::from_le_bytes(parent[at + 8..at + 16].try_into().unwrap());
     let header = [64 << 10, 128 << 10]
         .into_iter()
@@ -298,7 +299,7 @@ fn of_vhdx() {
     );
     let none = vhdx_child(&image, "nothing", "parent.vhdx");
     refused(folder, "vhdx", &none, "Invalid argument");
-    // Nothing says which sectors of block 1 are there.
+    // Without the bitmap the present sectors of block 1 are unknown.
     let mut bare = vhdx_child(&image, &linkage, "parent.vhdx");
     vhdx::put(&mut bare, vhdx::TABLE + 8 * 4096, &[0; 8]);
     refused(folder, "vhdx", &bare, "stored in part");

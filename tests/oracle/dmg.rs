@@ -1,4 +1,4 @@
-//! Disk images of macOS: made here by hand, of every kind of chunk.
+//! Tests of disk images of macOS. They are built here, with every kind of chunk.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,13 +24,13 @@ const LZFSE: u32 = 0x8000_0007;
 const LZMA: u32 = 0x8000_0008;
 const COMMENT: u32 = 0x7fff_fffe;
 const END: u32 = 0xffff_ffff;
-/// 1 KiB of the letter `b`, as bzip2 has it.
+/// 1 KiB of the letter `b`, compressed with bzip2.
 const BZIP2_OF_B: &str = "QlpoOTFBWSZTWcFSjTsAAARBAMAAEAAACCAAMMwFU2piKDxdyRThQkMFSjTs";
 
-/// 1 KiB of the letter `c`, as xz has it, and the same for a decoder of 1536 MiB.
+/// 1 KiB of the letter `c`, compressed with xz, and the same with a dictionary of 1536 MiB.
 const XZ_OF_C: &str = "/Td6WFoAAATm1rRGAgAhAQwAAACPmEGc4AP/AAtdADHv+7/+o7De4HIAAADZHpWrGjfPkwABJ4AIAAAALnmurbHEZ/sCAAAAAARZWg==";
 const LARGE_XZ_OF_C: &str = "/Td6WFoAAATm1rRGAgAhASUAAAA7eHtB4AP/AAtdADHv+7/+o7De4HIAAADZHpWrGjfPkwABJ4AIAAAALnmurbHEZ/sCAAAAAARZWg==";
-/// 1 KiB of the letter `d`, as LZFSE has it.
+/// 1 KiB of the letter `d`, compressed with LZFSE.
 const LZFSE_OF_D: &str = "YnZ4bgAEAAAWAAAAaAFk8P/w//D/8LjiZGQGAAAAAAAAAGJ2eCQ=";
 
 pub fn trials() -> Vec<Trial> {
@@ -45,7 +45,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A chunk: its kind, its first sector in its table, the number of sectors, and what is stored.
+/// A chunk: its kind, its first sector in its table, its number of sectors, and its stored bytes.
 type Chunk = (u32, u64, u64, Vec<u8>);
 
 fn zlib(bytes: &[u8]) -> Vec<u8> {
@@ -54,7 +54,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A table whose chunks are stored one behind the other, behind what `data` holds already.
+/// Returns a table of chunks, which are appended to `data` one after the other.
 fn table(first: u64, chunks: &[Chunk], data: &mut Vec<u8>) -> Vec<u8> {
     let mut table = b"mish\0\0\0\x01".to_vec();
     table.extend(first.to_be_bytes());
@@ -73,7 +73,7 @@ fn table(first: u64, chunks: &[Chunk], data: &mut Vec<u8>) -> Vec<u8> {
     table
 }
 
-/// The trailer of an image of so many sectors.
+/// Returns the trailer of an image of `sectors` sectors.
 fn trailer(sectors: u64, fork: (usize, usize), list: (usize, usize)) -> Vec<u8> {
     let mut trailer = vec![0; 512];
     trailer[..4].copy_from_slice(b"koly");
@@ -89,7 +89,7 @@ fn trailer(sectors: u64, fork: (usize, usize), list: (usize, usize)) -> Vec<u8> 
     trailer
 }
 
-/// An image whose tables are in a property list.
+/// Returns an image whose tables are in a property list.
 fn image(sectors: u64, tables: &[(u64, Vec<Chunk>)]) -> Vec<u8> {
     let mut data = Vec::new();
     let tables: Vec<Vec<u8>> = tables
@@ -109,7 +109,7 @@ fn image(sectors: u64, tables: &[(u64, Vec<Chunk>)]) -> Vec<u8> {
     data
 }
 
-/// A disk and an image of it, in two tables.
+/// Returns a disk and an image of it with two tables.
 fn simple() -> (Vec<u8>, Vec<u8>) {
     let mut disk = Noise(9).bytes(40 * 512);
     disk[8 * 512..16 * 512].fill(0);
@@ -170,7 +170,7 @@ fn disks() {
     }
 }
 
-/// The real tool warns of these, and fails when they are read.
+/// Checks chunks that qemu-img warns of, and fails to read.
 fn more_chunks() {
     let stored = |text: &str| STANDARD.decode(text).unwrap();
     let adc = [vec![0x80, b'a'], [0x7f, 0, 0].repeat(21)].concat();
@@ -229,7 +229,7 @@ fn resource_forks() {
     for tool in [ours as Tool, qemu_img] {
         assert!(to_raw(tool, folder.path()).unwrap() == disk);
     }
-    // Lengths that lead out of it.
+    // These lengths lead out of the data.
     for (at, number) in [(0, 4000), (8, 0), (8, 4000), (256, 0), (256, 4000)] {
         let mut wrong = data.clone();
         wrong[start + at..start + at + 4].copy_from_slice(&u32::to_be_bytes(number));
@@ -241,7 +241,7 @@ fn resource_forks() {
     }
 }
 
-/// The name tells the format, unless the contents tell another one.
+/// Checks that the file name extension decides the format if the contents have no other one.
 fn names() {
     let (_, bytes) = simple();
     let folder = folder_with(&bytes);
@@ -279,7 +279,7 @@ fn trailers() {
         fs::write(folder.join("x.dmg"), &bytes[..length]).unwrap();
         same_answer(folder, &words("info x.dmg"));
     }
-    // One of several files.
+    // This makes the image one of several files.
     let mut part = bytes.clone();
     let at = part.len() - 512 + 63;
     part[at] = 2;
@@ -287,7 +287,7 @@ fn trailers() {
     ours(folder, &words("info x.dmg")).fails(1, "the image is in 2 files");
 }
 
-/// The real tool crashes at some of these, and hands out what was in its memory at others.
+/// Checks tables at some of which qemu-img crashes, and at others of which it returns uninitialised memory.
 fn wrong_tables() {
     let raw = |sector, bytes: usize| (RAW, sector, 2, vec![5; bytes]);
     let short = zlib(&[5; 1000]);
@@ -300,10 +300,10 @@ fn wrong_tables() {
         let folder = folder_with(&image(2, &[(0, chunks)]));
         assert!(to_raw(ours, folder.path()).is_none());
     }
-    // Not in order: the real tool fails.
+    // The chunks aren't in order, at which qemu-img fails.
     let folder = folder_with(&image(4, &[(0, vec![raw(2, 1024), raw(0, 1024)])]));
     assert_eq!(to_raw(ours, folder.path()).unwrap(), [5; 2048]);
-    // A hole, and an end before the disk's.
+    // The chunks have a hole, and end before the disk.
     let folder = folder_with(&image(8, &[(0, vec![raw(0, 1024), raw(4, 1024)])]));
     let said = ours(folder.path(), &words("convert -O raw x.dmg back.raw"));
     assert!(
@@ -312,7 +312,7 @@ fn wrong_tables() {
     );
     let expected = [[5; 1024], [0; 1024], [5; 1024], [0; 1024]].concat();
     assert_eq!(fs::read(folder.path().join("back.raw")).unwrap(), expected);
-    // Too long.
+    // This chunk is too long.
     let folder = folder_with(&image(2, &[(0, vec![(ZLIB, 0, 200_000, vec![5; 1024])])]));
     let message = "sector count 200000 for chunk 0 is larger than max (131072)";
     ours(folder.path(), &words("info x.dmg")).fails(1, message);

@@ -1,4 +1,4 @@
-//! The drivers `file` and `host_device` in place of a format: `-O host_device`, `create -f file`.
+//! Tests of the drivers `file` and `host_device` in place of a format: `-O host_device`, `create -f file`.
 
 use std::fs;
 
@@ -53,13 +53,13 @@ fn file() {
         "convert -O host_device -n disk.qcow2 disk.raw",
         "convert -O host_device disk.qcow2 /dev/null",
     ] {
-        // Neither finds what the other has made.
+        // Each tool starts without the files of the other.
         let clean = || drop(fs::remove_file(folder.join("x")));
         let words: Vec<&str> = call.split(' ').collect();
         clean();
         let mut theirs = qemu_img(folder, &words);
         theirs.stderr = theirs.stderr.replace("qemu-img: ", "cowhide: ");
-        // Ours leaves nothing of what has failed.
+        // cowhide leaves no file after a failure.
         let made = fs::read(folder.join("x")).ok();
         let made = made.filter(|_| theirs.status == Some(0));
         clean();
@@ -101,7 +101,7 @@ fn host_device() {
         let call = call.replace("DEVICE", device);
         same_answer(folder, &call.split(' ').collect::<Vec<_>>());
     }
-    // As bare metal is provisioned.
+    // These are the options of bare metal provisioning.
     for options in ["-t directsync -S 0 -W", "-t none", "-n", "-C", "--verify"] {
         fs::write(device, vec![9; 2 << 20]).unwrap();
         let call = format!("convert -O host_device {options} disk.qcow2 {device}");

@@ -1,4 +1,4 @@
-//! Wrong calls and wrong input: the same exit status and the same words.
+//! Tests of wrong calls and wrong input: the same exit status and the same message.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::common::write_disk;
 use crate::tools::{SECRET, ours, qemu_img};
 use crate::trial;
 
-/// Calls that fail, on the files that [`files`] makes.
+/// Calls that fail, with the files of [`files`].
 const CALLS: &[&str] = &[
     "",
     "foo",
@@ -280,7 +280,7 @@ const CALLS: &[&str] = &[
     "convert --object secret,id=s,data=a --image-opts driver=qcow2,file.filename=aes.qcow2,encrypt.key-secret=s,zoo=1 x",
 ];
 
-/// Calls that fail in both tools, for which ours says more or says it on one line.
+/// Calls that fail in both tools, for which cowhide's message has more or is on one line.
 const OTHER_WORDS: &[(&str, &str)] = &[
     (
         "convert aes.qcow2 x",
@@ -339,7 +339,7 @@ fn files(folder: &Path) {
     .ok();
 }
 
-/// The names of a folder's files, and their bytes.
+/// Returns the names and the bytes of a folder's files.
 fn snapshot(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -376,7 +376,7 @@ fn compare(call: &str, words: Option<&str>) {
     }
 }
 
-/// Help ends the program where it is come to, whatever follows and whatever is missing.
+/// Checks that help ends the program at once, whatever follows or is missing.
 fn help_on_objects() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -398,7 +398,7 @@ fn help_on_objects() {
     assert_eq!(ours(folder, &later).status, Some(1));
 }
 
-/// Header fields that are refused, with the oracle's words: offset, bytes.
+/// Header fields that are refused with the oracle's error: offset and bytes.
 const HEADERS: &[(u64, &[u8])] = &[
     (4, &[0, 0, 0, 5]),
     (20, &[0, 0, 0, 5]),

@@ -1,8 +1,8 @@
-//! What every format of the list promises, held against the real tools.
+//! Tests of the requirements on every format of the list, compared with the real tools.
 //!
-//! No format is named here. What is expected of one is what its driver answers: whether it can be created and
-//! written over, whether it has a check, which options there are. So a format that is a line in the list is tested
-//! by that line. What only one format has is tested in a file of its own.
+//! No format is named here. The expectations come from its driver: if it can be created and overwritten, if it has a
+//! check, and its options. So a line in the list is enough to test a format. Features of a single format are tested
+//! in its own file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,18 +21,18 @@ use crate::common::{Ran, run, same_contents, write_disk};
 use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
-/// Sizes of disks, odd ones and one of no bytes among them.
+/// Sizes of disks in bytes, including odd ones and 0.
 const SIZES: [u64; 6] = [0, 1, 513, (1 << 20) + 1, 3 << 20, (5 << 20) + 1536];
 
-/// The length of a cylinder of small disks in bytes, of which one format has whole ones only.
+/// The length of a cylinder of small disks in bytes. One format has only whole cylinders.
 const CYLINDER: u64 = 4 * 17 * 512;
-/// A size of disks that every format has, not in whole clusters.
+/// A size of disks in bytes that every format has, and that isn't a whole number of clusters.
 const EXACT: u64 = 91 * CYLINDER;
 
 /// A format as the checks see it.
 type Driver = &'static dyn FormatDriver;
 
-/// Holds a format against the real tools, and panics where they differ.
+/// A comparison of a format with the real tools, which panics if they differ.
 type Check = fn(Driver);
 
 pub fn trials() -> Vec<Trial> {
@@ -50,7 +50,7 @@ pub fn trials() -> Vec<Trial> {
     ];
     let trials = FORMATS.iter().flat_map(|format| {
         let driver: Driver = &**format;
-        // Images that always have a password take more words to name; those formats have a file of their own.
+        // Images that always have a password need more options, so those formats have their own file.
         let has_password = plan(driver, 1 << 20, "").is_ok_and(|plan| plan.encryption().is_some());
         let checks = checks
             .iter()
@@ -66,7 +66,7 @@ pub fn trials() -> Vec<Trial> {
     trials.collect()
 }
 
-/// A new image, if the driver makes it.
+/// Returns the plan of a new image, if the driver can create it.
 fn plan(driver: Driver, size: u64, options: &str) -> Result<Box<dyn Plan>> {
     let lists = (!options.is_empty()).then(|| OsString::from(options));
     let lists: Vec<OsString> = lists.into_iter().collect();
@@ -82,7 +82,7 @@ fn plan(driver: Driver, size: u64, options: &str) -> Result<Box<dyn Plan>> {
     })
 }
 
-/// Lists of options of which every image can have any: none, and each switch turned on that takes no password.
+/// Returns lists of options that every image can have: none, and each switch that needs no password.
 fn switches(driver: Driver) -> Vec<String> {
     let specs = driver.create_options().iter();
     let switches = specs.filter(|spec| spec.kind == Kind::Switch);
@@ -109,8 +109,8 @@ fn done(tool: Tool, folder: &Path, line: &str) -> String {
     tool(folder, &words(line)).ok()
 }
 
-/// Runs both tools in folders of their own that hold the same, where each makes the file `x`. Returns both
-/// folders if they succeed.
+/// Runs both tools in separate folders with the same files, where each makes the file `x`. Returns both folders if
+/// they succeed.
 fn both_make(disk: u64, line: &str) -> Option<[tempfile::TempDir; 2]> {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let tools: [Tool; 2] = [ours, qemu_img];
@@ -125,7 +125,7 @@ fn both_make(disk: u64, line: &str) -> Option<[tempfile::TempDir; 2]> {
         )
     });
     let is_too_large = ours.2.contains("too large for file format");
-    // Of a size that its tables can't have, the real tool makes files with other tables.
+    // If its tables can't have the size, qemu-img makes files with other tables.
     if !(is_too_large && ours.0 == Some(1) && theirs.0 == Some(0)) {
         assert_eq!(ours, theirs, "{line}");
     }
@@ -141,14 +141,14 @@ fn make(tool: Tool, folder: &Path, driver: Driver, more: &str, image: &str) {
     done(tool, folder, &line);
 }
 
-/// Returns true if the real tool can read a new image of its own. Of no bytes it makes some that it can't.
+/// Returns true if qemu-img can read its own new image. It can't read some of 0 bytes.
 fn is_readable_by_theirs(folder: &Path, driver: Driver, image: &str) -> bool {
     let line = format!("info -f {} {image}", driver.name());
     qemu_img(folder, &words(&line)).status == Some(0)
 }
 
-/// A folder with `disk.raw` and an image of it by the real tool, `image`; `None` if there are no new images of
-/// that format, or none of that size which the real tool can read.
+/// Makes a folder with `disk.raw` and `image`, which qemu-img makes of it. Returns `None` if the format has no new
+/// images, or none of that size that qemu-img can read.
 fn folder_with_image(driver: Driver, size: u64, options: &str) -> Option<tempfile::TempDir> {
     plan(driver, size, options).ok()?;
     let folder = tempfile::tempdir().unwrap();
@@ -162,15 +162,14 @@ fn folder_with_image(driver: Driver, size: u64, options: &str) -> Option<tempfil
         driver.name()
     );
     let made = qemu_img(folder.path(), &words(&line));
-    // A conversion opens what it has made.
+    // A conversion opens its own target.
     if size > 0 {
         made.ok();
     }
     is_readable_by_theirs(folder.path(), driver, "image").then_some(folder)
 }
 
-/// Asserts that an image holds the disk, both by what we read and by what the real tool does, and that the real
-/// tool finds nothing wrong with it.
+/// Asserts that both tools read the disk from an image, and that qemu-img finds no damage in it.
 fn assert_holds_disk(folder: &Path, driver: Driver, image: &str, why: &str) {
     let format = driver.name();
     let file = load(driver, &folder.join(image));
@@ -200,7 +199,7 @@ fn assert_holds_disk(folder: &Path, driver: Driver, image: &str, why: &str) {
     }
 }
 
-/// Asserts that both tools report the same of an image.
+/// Asserts that both tools give the same reports on an image.
 fn same_reports(folder: &Path, driver: Driver, image: &str) {
     let format = driver.name();
     for line in ["info", "info --output=json"] {
@@ -215,15 +214,15 @@ fn same_reports(folder: &Path, driver: Driver, image: &str) {
     }
 }
 
-/// Returns true if the real tool knows where the data of an image is. Of some formats it doesn't, and takes all of
-/// the disk for data that is nowhere.
+/// Returns true if qemu-img maps the data of an image. For some formats it treats all of the disk as data without an
+/// offset.
 fn is_mapped(folder: &Path, driver: Driver, image: &str) -> bool {
     let line = format!("map --output=json -f {} {image}", driver.name());
     let map = done(qemu_img, folder, &line);
     !map.contains("\"data\": true") || map.contains("\"offset\"")
 }
 
-/// Help, and mistakes in every option.
+/// Checks help, and mistakes in every option.
 fn options(driver: Driver) {
     let format = driver.name();
     if driver.create_options().is_empty() {
@@ -238,7 +237,7 @@ fn options(driver: Driver) {
     ] {
         same_help(driver, &line.replace("FORMAT", format));
     }
-    // A new image that has to have a password is given one.
+    // A new image that needs a password gets one.
     let has_password = plan(driver, 1 << 20, "").is_ok_and(|plan| plan.encryption().is_some());
     let format = match has_password {
         true => &format!("{format} --object secret,id=s,data=x -o key-secret=s,iter-time=0"),
@@ -264,7 +263,7 @@ fn options(driver: Driver) {
         };
         for value in wrong {
             let name = spec.name;
-            // Of a number that is too large, what was measured is told.
+            // The error about a number that is too large has a measurement in it.
             if has_password && spec.kind == Kind::Number && *value == "-1" {
                 continue;
             }
@@ -276,7 +275,7 @@ fn options(driver: Driver) {
     }
 }
 
-/// A format without new images has no help of their options.
+/// Checks that a format without new images has no help about options.
 fn no_options(format: &str) {
     let folder = tempfile::tempdir().unwrap();
     write_disk(&folder.path().join("disk.raw"), 512, 3);
@@ -299,7 +298,7 @@ fn no_options(format: &str) {
     assert!(!folder.path().join("x").exists());
 }
 
-/// A disk that is too large for anything. Of some formats the real tool makes a file that it doesn't open.
+/// Checks a disk that is too large. For some formats qemu-img makes a file that it doesn't open.
 fn too_large(format: &str) {
     let folder = tempfile::tempdir().unwrap();
     let line = format!("create -f {format} x 7E");
@@ -318,7 +317,7 @@ fn too_large(format: &str) {
     assert!(!folder.path().join("x").exists());
 }
 
-/// Asserts that help of options says the same, but for options that the driver hasn't got.
+/// Asserts that the help about options is the same, except for options that the driver doesn't have.
 fn same_help(driver: Driver, line: &str) {
     let folder = tempfile::tempdir().unwrap();
     write_disk(&folder.path().join("disk.raw"), 512, 3);
@@ -338,7 +337,8 @@ fn same_help(driver: Driver, line: &str) {
     assert_eq!(ours.lines().collect::<Vec<_>>(), expected, "{line}");
 }
 
-/// New images of all sizes with each switch are as long as those of the real tool, and both say the same of both.
+/// Checks that new images of all sizes with each switch have the same length as those of qemu-img, and that both
+/// tools give the same reports on both.
 fn creation(driver: Driver) {
     let format = driver.name();
     if plan(driver, 1 << 20, "").is_err() {
@@ -353,7 +353,7 @@ fn creation(driver: Driver) {
             };
             let line = format!("create -f {format} {options} x {size}");
             let Some(folders) = both_make(512, &line) else {
-                // Not every format has disks of nothing.
+                // Some formats have no disks of 0 bytes.
                 assert!(size == "0", "{line}: both fail");
                 continue;
             };
@@ -363,13 +363,13 @@ fn creation(driver: Driver) {
                 continue;
             }
             let length = |folder: &Path| fs::metadata(folder.join("x")).unwrap().len();
-            // Some of the real tool's drivers leave a cluster short at the end.
+            // Some drivers of qemu-img leave a partial cluster at the end.
             let full = length(theirs).next_multiple_of(cluster_size(driver, &theirs.join("x")));
             assert!([length(theirs), full].contains(&length(ours)), "{line}");
             for folder in [ours, theirs] {
                 same_reports(folder, driver, "x");
             }
-            // The map of a transparent image is the file system's.
+            // The map of a transparent image depends on the file system.
             if !driver.capabilities().transparent {
                 let map = format!("map --output=json -f {format} x");
                 let maps = [ours, theirs].map(|folder| done(qemu_img, folder, &map));
@@ -381,8 +381,8 @@ fn creation(driver: Driver) {
     }
 }
 
-/// Disks with holes, of odd sizes, with data at their ends, come back as they were; ours out of theirs and theirs
-/// out of ours.
+/// Checks that disks with holes, of odd sizes, and with data at their ends are unchanged by conversions in both
+/// directions.
 fn conversion(driver: Driver) {
     for size in SIZES {
         let Some(folder) = folder_with_image(driver, size, "") else {
@@ -426,7 +426,7 @@ fn conversion(driver: Driver) {
     }
 }
 
-/// The number of workers changes nothing: the same disk, in a file of the same length with the same holes.
+/// Checks that the number of workers has no effect: the disk, the length of the file and its holes are the same.
 fn same_bytes(driver: Driver) {
     let Some(folder) = folder_with_image(driver, (9 << 20) + 512, "") else {
         return;
@@ -442,7 +442,7 @@ fn same_bytes(driver: Driver) {
     for (map, bytes) in &images[1..] {
         assert_eq!(*map, images[0].0);
         assert_eq!(bytes.len(), images[0].1.len());
-        // Identifiers may be new each time, all in the header.
+        // Identifiers in the header may be random.
         let differ = bytes
             .iter()
             .zip(&images[0].1)
@@ -451,7 +451,7 @@ fn same_bytes(driver: Driver) {
     }
 }
 
-/// `convert -n` writes over noise and over nothing, and leaves what lies beyond the source's end.
+/// Checks that `convert -n` overwrites noise and empty images, and doesn't change data beyond the source's end.
 fn over_what_exists(driver: Driver) {
     let format = driver.name();
     let size = (5 << 20) + 512;
@@ -500,7 +500,7 @@ fn over_what_exists(driver: Driver) {
     }
 }
 
-/// `info` and `map`, in both forms, of images by both tools; and that the format is found without being told.
+/// Checks `info` and `map`, in both formats, for images of both tools, and that the format is probed.
 fn reports(driver: Driver) {
     for options in switches(driver) {
         for size in [0, 513, (3 << 20) + 512] {
@@ -524,7 +524,7 @@ fn reports(driver: Driver) {
     }
 }
 
-/// A clean image has a clean check, or the format has none and says so.
+/// Checks that a clean image has a clean check, or that the format reports that it has none.
 fn check(driver: Driver) {
     let format = driver.name();
     for size in [0, (3 << 20) + 512] {
@@ -545,7 +545,7 @@ fn check(driver: Driver) {
                 ("check -r all --output=json", repairs),
             ] {
                 let line = format!("{line} -f {format} {image}");
-                // The real tool repairs fewer formats.
+                // qemu-img can repair fewer formats.
                 let theirs = qemu_img(folder, &words(&line));
                 if !(is_there && line.contains("-r ") && theirs.status == Some(63)) {
                     same(folder, &line);
@@ -559,7 +559,7 @@ fn check(driver: Driver) {
     }
 }
 
-/// `compare` of the same, of another and of a longer disk.
+/// Checks `compare` with the same disk, with another one and with a longer one.
 fn comparison(driver: Driver) {
     let format = driver.name();
     let Some(folder) = folder_with_image(driver, 3 << 20, "") else {
@@ -572,7 +572,7 @@ fn comparison(driver: Driver) {
     fs::write(folder.join("other.raw"), &disk).unwrap();
     for raw in ["disk.raw", "longer.raw", "other.raw"] {
         for strict in ["", "-s"] {
-            // It takes all of the disk for data.
+            // qemu-img treats all of the disk as data.
             if !strict.is_empty() && !is_mapped(folder, driver, "image") {
                 continue;
             }
@@ -588,7 +588,7 @@ fn comparison(driver: Driver) {
     }
 }
 
-/// `measure` with the format as a target and as a source, beside every other one.
+/// Checks `measure` with the format as the target and as the source, with every other one.
 fn measure(driver: Driver) {
     let format = driver.name();
     let folder = folder_with_image(driver, (3 << 20) + 512, "");
@@ -609,7 +609,7 @@ fn measure(driver: Driver) {
                 let line = format!("measure --output={output} {line}");
                 match is_mapped(folder.path(), driver, "image") {
                     true => same(folder.path(), &line),
-                    // What it takes for data it counts.
+                    // qemu-img counts all that it treats as data.
                     false => {
                         let folder = folder.path();
                         let status = |tool: Tool| tool(folder, &words(&line)).status;
@@ -621,7 +621,7 @@ fn measure(driver: Driver) {
     }
 }
 
-/// Ways of reading: a checksum, with damage passed over, and of an image that isn't trusted.
+/// Checks other ways of reading: `checksum`, `--salvage` and `--untrusted`.
 fn reading(driver: Driver) {
     let format = driver.name();
     let Some(folder) = folder_with_image(driver, EXACT, "") else {

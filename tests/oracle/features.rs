@@ -1,16 +1,16 @@
-//! Images with features combined at random, made by the real tools: read here, and written over.
+//! Tests of images with random combinations of features, made by the real tools: they are read and overwritten here.
 //!
-//! The seed is the test's name, so that a failure can be had again. What both tools do with copies of
-//! an image must end in the same way: the same contents now and at its snapshot, the same bits and
-//! extensions in the header, the same verdict of the real `check`.
+//! The seed is the test's name, so that a failure can be reproduced. The results of both tools with copies of an
+//! image must be the same: the contents now and at its snapshot, the bits and extensions in the header, and the
+//! result of qemu-img's `check`.
 //!
-//! Not the same on purpose:
+//! Deliberate differences:
 //!
-//! - which bits of a bitmap are set: all that has changed must be; beyond that each tool sets those of
-//!   what it wrote, and we don't write zeroes over zeroes;
-//! - how many clusters are allocated, for the same reason;
-//! - an image that is damaged, which we don't write to (see README.md);
-//! - the repair of a dirty image, of which we don't say anything.
+//! - the set bits of a bitmap: those of all changes must be set, each tool sets those of its writes, and cowhide
+//!   doesn't write zeroes over zeroes;
+//! - the number of allocated clusters, for the same reason;
+//! - a damaged image, to which cowhide doesn't write (see README.md);
+//! - the messages of the repair of a dirty image, which cowhide doesn't have.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::random_images::{Made, header, make_chain, make_image};
 use crate::tools::{Tool, is_finding, ours, qemu_img, same_answer};
 use crate::trial;
 
-/// How many images are made.
+/// The number of images.
 const IMAGES: u64 = 40;
 
 pub fn trials() -> Vec<Trial> {
@@ -40,7 +40,7 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// The noise of a seed; that of small ones begins alike.
+/// Returns the noise of a seed. Small seeds give similar first numbers, which are skipped.
 pub fn noise(seed: u64) -> Noise {
     let mut noise = Noise(seed);
     for _ in 0..10 {
@@ -51,7 +51,7 @@ pub fn noise(seed: u64) -> Noise {
 
 fn read(folder: &Path, chain: &[Made]) {
     let top = &chain.last().unwrap().name;
-    // What it holds, what it held when its snapshot was taken, and two disks as one.
+    // The arguments read the disk, the snapshot, and two disks as one.
     for args in [&[][..], &["-l", "early"], &["layer0"]] {
         let args = [&["convert", "-O", "raw"], args, &[top]].concat();
         let theirs = qemu_img(folder, &[&args[..], &["theirs.raw"]].concat());
@@ -60,9 +60,9 @@ fn read(folder: &Path, chain: &[Made]) {
             let same = same_contents(&folder.join("ours.raw"), &folder.join("theirs.raw"));
             assert!(same, "{args:?}: {}", description(folder, top));
         } else {
-            // No such snapshot; or the tools have damaged their own image (a compressed cluster
-            // overwritten after a snapshot), and then it is as unreadable to us. Where that is, is told
-            // more exactly by us, behind where the reading began.
+            // There is no such snapshot, or the tools have damaged their own image (a compressed cluster overwritten
+            // after a snapshot), and it is unreadable for both. cowhide's error has the exact offset, after the start
+            // of the read.
             let message = theirs.stderr.trim_start_matches("qemu-img: ").trim_end();
             let place = "error while reading at byte ";
             let message = message.find(place).map_or(message, |_| place);
@@ -83,7 +83,7 @@ fn read(folder: &Path, chain: &[Made]) {
         assert_eq!(ours(folder, &args).ok(), qemu_img(folder, &args).ok());
         same_answer(folder, &["map", output, top]);
         same_answer(folder, &["measure", "-O", "qcow2", output, top]);
-        // What is wrong is told in other words.
+        // The findings have other words.
         let args = ["check", output, top];
         let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
         assert_eq!(ours.status, theirs.status, "{ours:?} {theirs:?}");
@@ -91,14 +91,14 @@ fn read(folder: &Path, chain: &[Made]) {
     }
 }
 
-/// What the tools say of an image, for messages.
+/// Returns the reports on an image, for messages.
 fn description(folder: &Path, top: &str) -> String {
     let info = qemu_img(folder, &["info", "--backing-chain", top]);
     let map = qemu_img(folder, &["map", "--output=json", top]);
     format!("{}\n{}", info.stdout, map.stdout)
 }
 
-/// Converts the chain into another image at random, by each tool in a folder of its own.
+/// Converts the chain into another random image, with each tool in a separate folder.
 fn write_over(folder: &Path, noise: &mut Noise, chain: &[Made]) {
     let source = chain.last().unwrap();
     let larger = [0, 512 * (1 + noise.below(300))][noise.pick(2)];
@@ -114,8 +114,8 @@ fn write_over(folder: &Path, noise: &mut Noise, chain: &[Made]) {
         }
     }
     args.extend([&source.name, "target"]);
-    // What the real tools do to an image now and then leaves a wrong COPIED flag. (One of version 3 may only
-    // be dirty, which is repaired when it is opened.)
+    // The real tools sometimes leave a wrong COPIED flag. (An image of version 3 may only be dirty, which is repaired
+    // when it is opened.)
     let is_damaged = qemu_img(folder, &["check", "target"]).status == Some(2);
     if is_damaged && !target.version_3 {
         ours(folder, &args).fails(1, "the image is damaged in ");
@@ -130,7 +130,7 @@ fn write_over(folder: &Path, noise: &mut Noise, chain: &[Made]) {
             (copy, ran)
         });
     if our_run.stderr.contains("the image is damaged") {
-        // The tools have damaged it: nothing is written to it, on purpose.
+        // The tools have damaged the target, so cowhide doesn't write to it.
         let report = qemu_img(folder, &["check", "target"]);
         assert_eq!(report.status, Some(2), "{our_run:?} {report:?}");
         let [before, after] = [folder, &our].map(|folder| fs::read(folder.join("target")).unwrap());
@@ -182,13 +182,13 @@ fn write_over(folder: &Path, noise: &mut Noise, chain: &[Made]) {
     bitmaps_agree(&our, &their, folder, &changed.unwrap_or_default());
 }
 
-/// What is said, but for the findings of the repair of a dirty image.
+/// Returns text without the findings of the repair of a dirty image.
 fn without_repairs(text: &str) -> String {
     let said = text.lines().filter(|line| !is_finding(line));
     said.fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// Whether it wasn't the target that was at fault.
+/// Returns true if reading the source has failed.
 fn before_reading_failed(ran: &Ran) -> bool {
     ran.stderr.contains("error while reading")
 }
@@ -212,7 +212,7 @@ fn copy_of(folder: &Path, name: &str) -> std::path::PathBuf {
     copy
 }
 
-/// What the target holds, by the real tool; nothing where it can't be read.
+/// Returns the contents of the target by qemu-img, or `None` if it can't be read.
 fn contents(folder: &Path, args: &[&str]) -> Option<Vec<u8>> {
     let args = [&["convert", "-O", "raw"], args, &["target", "contents"]].concat();
     let ran = qemu_img(folder, &args);
@@ -220,7 +220,7 @@ fn contents(folder: &Path, args: &[&str]) -> Option<Vec<u8>> {
     (ran.status == Some(0)).then(read)
 }
 
-/// The real tool's verdict, without what depends on what is where.
+/// Returns the result of qemu-img's check, without fields that depend on host offsets.
 fn checked(folder: &Path) -> serde_json::Value {
     let ran = qemu_img(folder, &["check", "--output=json", "target"]);
     let mut report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -229,15 +229,15 @@ fn checked(folder: &Path) -> serde_json::Value {
     report
 }
 
-/// The bitmaps of an image, by name.
+/// Returns the bitmaps of an image, by name.
 pub fn bitmaps(path: &Path) -> Vec<Bits> {
     let mut bitmaps = kept::bitmaps(&fs::read(path).unwrap());
     bitmaps.sort_by(|one, other| one.bitmap.name.cmp(&other.bitmap.name));
     bitmaps
 }
 
-/// Both tools leave the same bitmaps; those that nobody may change as they were, or as they were in the
-/// source; and in the others everything that was set is set, and what has changed.
+/// Asserts that both tools leave the same bitmaps. Those that must not change equal the old ones, or those of the
+/// source. In the others all old bits and those of all changes are set.
 fn bitmaps_agree(our: &Path, their: &Path, before: &Path, changed: &[bool]) {
     let before = bitmaps(&before.join("target"));
     let (ours, theirs) = (bitmaps(&our.join("target")), bitmaps(&their.join("target")));

@@ -1,4 +1,4 @@
-//! Names that are found inside images: external data files, and backing files that are trees of options.
+//! Tests of names inside of images: external data files, and backing files that are trees of options.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn write(folder: &Path, image: &str) {
     assert_eq!(wrote.status, Some(0), "{wrote:?}");
 }
 
-/// Gives an image's external data file another name.
+/// Changes the name of an image's external data file.
 fn rename(path: &Path, name: &str) {
     let bytes = std::fs::read(path).unwrap();
     let at = bytes
@@ -41,7 +41,7 @@ fn rename(path: &Path, name: &str) {
     std::fs::write(path, new).unwrap();
 }
 
-/// A data file's name is a path, and relative to where the program runs.
+/// Checks that a data file's name is a path, relative to the current folder.
 fn data_files() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -74,7 +74,7 @@ fn data_files() {
         }
         let found = qemu_img(folder, &["map", "sub/x"]).status == Some(0);
         assert_eq!(found, name != json && name != "nope:x", "{name}");
-        // Nor is it opened where names aren't trusted.
+        // It isn't opened with `--untrusted`.
         ours(folder, &["map", "--untrusted", "sub/x"]).fails(1, "--untrusted");
     }
 }
@@ -126,7 +126,7 @@ fn over(folder: &Path, name: &str, format: &str) {
     write(folder, "sub/top");
 }
 
-/// Every command follows them, as the real tool does, and finds the file from where it runs.
+/// Checks that every command follows trees of options as qemu-img does, relative to the current folder.
 fn trees() {
     let folder = folder();
     let folder = folder.path();
@@ -162,7 +162,7 @@ fn trees() {
         let [ours, theirs] = ["ours.raw", "theirs.raw"].map(|raw| std::fs::read(folder.join(raw)));
         assert!(ours.unwrap() == theirs.unwrap(), "{name}");
     }
-    // Written into, too.
+    // It can be overwritten, too.
     over(folder, TREE, "qcow2");
     std::fs::write(folder.join("some.raw"), vec![3; 100 << 10]).unwrap();
     ours(
@@ -174,8 +174,8 @@ fn trees() {
     assert!(report.starts_with("No errors"), "{report}");
 }
 
-/// Nothing is followed where names aren't trusted, no secret of ours is given to whoever wrote an image,
-/// and mistakes are named.
+/// Checks that nothing is followed with `--untrusted`, that no name inside of an image can use a secret, and that
+/// mistakes are reported.
 fn refused_trees() {
     let folder = folder();
     let folder = folder.path();
@@ -257,7 +257,7 @@ fn refused_trees() {
         let refused = call("convert -O raw", &["--object", SECRET]);
         refused.fails(1, words);
     }
-    // One that leads back to itself.
+    // This name leads back to the image.
     let name = r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"sub/top"}}"#;
     qemu_img(
         folder,
@@ -269,7 +269,7 @@ fn refused_trees() {
     call("convert -O raw", &[]).fails(1, "infinite loop");
 }
 
-/// `create -b` and `convert -B`.
+/// Checks trees of options in `create -b` and `convert -B`.
 fn new_trees() {
     let folder = folder();
     let folder = folder.path();

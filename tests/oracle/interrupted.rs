@@ -1,11 +1,10 @@
-//! What system_calls.rs does to a few conversions with every call, done to everything else that the program
-//! does, with a sample of the calls: each kind of call fails, finds the file ended, is interrupted by a
-//! signal that ends the program, or is the last one.
+//! Tests of failures of all commands, with a sample of their system calls (system_calls.rs tests a few conversions
+//! with every call). Each kind of call fails, finds the end of the file, is interrupted by a signal, or is the last
+//! one of the program.
 //!
-//! Whatever happens, the outcome is one of two. Success, and then the result is right to the last byte (a
-//! report is what it is without a fault; a difference isn't found where there is none). Or an error in one
-//! line, and then no new file is left behind, a file that was there before still holds what it held, and
-//! a second try makes it right. In no case is a source changed.
+//! There are two possible outcomes. After success the result is right to the last byte, a report is the same as
+//! without a fault, and no false difference is found. After an error of one line no new file is left, an existing
+//! file still has its contents, and a second attempt succeeds. A source is never changed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,23 +17,23 @@ use crate::system_calls::can_be_traced;
 use crate::tools::complaints;
 use crate::trial;
 
-/// How many injections each work gets.
+/// The number of injections for each work.
 const SAMPLE: usize = 36;
 
 const SECRET: &str = "secret,id=s,file=pw";
 
-/// What a work is for, which says how its outcome is judged.
+/// The purpose of a work, which decides the check of its outcome.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// `x` is made, and then holds the same as `disk.raw`.
+    /// `x` is created with the contents of `disk.raw`.
     New,
-    /// `x` is made, and is an empty disk of 1 MiB.
+    /// `x` is created as an empty disk of 1 MiB.
     Empty,
-    /// `x` was there, a copy of that file, and then holds the same as `disk.raw`.
+    /// `x` is a copy of that file, and gets the contents of `disk.raw`.
     Into(&'static str),
-    /// `x` was there, a copy of that damaged file that holds the same as `disk.raw`, and is made whole.
+    /// `x` is a copy of that damaged file with the contents of `disk.raw`, and is repaired.
     Repair(&'static str),
-    /// Nothing is made: what counts is what is printed.
+    /// Only the output counts.
     Report,
 }
 
@@ -175,7 +174,7 @@ const WORKS: [Work; 29] = [
     ),
 ];
 
-/// Calls, what they fail with, and the other things that happen to them.
+/// System calls, their errors, and the other faults that are injected.
 const CALLS: [(&str, &[&str]); 8] = [
     (
         "pread64",
@@ -236,8 +235,8 @@ fn prepare(folder: &Path) {
     }
     qemu_io(folder, "qcow2", "marked", &["write -q -s disk.raw 0 40k"]);
     qemu("snapshot -c s1 marked");
-    // Refcounts of one block: those of "leaky" are too high where nothing is, those of "damaged" are 0 in
-    // places of data, metadata, and what a snapshot shares.
+    // These are refcounts of one block. Those of "leaky" are too high for free clusters, and those of "damaged" are 0
+    // for data, metadata, and clusters that a snapshot shares.
     for (name, changes) in [
         ("leaky", &[(0, 7), (60, 1), (61, 7)][..]),
         ("damaged", &[(1, 0), (5, 0), (9, 0), (12, 0), (60, 2)]),
@@ -259,7 +258,7 @@ fn prepare(folder: &Path) {
     }
 }
 
-/// Whether an image, by its name in the folder, holds the same as a raw file.
+/// Returns true if an image in the folder has the contents of a raw file.
 fn holds(folder: &Path, image: &str, raw: &str) -> bool {
     let driver = if is_raw(folder, image) {
         "raw"
@@ -283,7 +282,7 @@ fn is_raw(folder: &Path, image: &str) -> bool {
     !start.starts_with(b"QFI\xfb")
 }
 
-/// qemu-img's check: 0 where there is nothing to check.
+/// Returns the status of qemu-img's check, or 0 if the format has none.
 fn status(folder: &Path, image: &str) -> Option<i32> {
     if is_raw(folder, image) {
         return Some(0);
@@ -300,7 +299,7 @@ fn holds_secret(folder: &Path, image: &str) -> bool {
     fs::read(folder.join(image)).unwrap()[32..36] == *b"\0\0\0\x01"
 }
 
-/// Whether the work was done as it should be.
+/// Returns true if the work was done correctly.
 fn is_done(work: &Work, folder: &Path, ran: &Ran, without_fault: &Ran) -> bool {
     match work.kind {
         Kind::Report => ran.stdout == without_fault.stdout && ran.stderr.is_empty(),
@@ -315,7 +314,7 @@ fn is_done(work: &Work, folder: &Path, ran: &Ran, without_fault: &Ran) -> bool {
     }
 }
 
-/// What a snapshot holds is what it held, whatever is done to the disk.
+/// Returns true if the snapshot has its old contents.
 fn snapshot_is_whole(work: &Work, folder: &Path) -> bool {
     let raw = match work.kind {
         Kind::Into("snapshot") => "other.raw",
@@ -328,12 +327,12 @@ fn snapshot_is_whole(work: &Work, folder: &Path) -> bool {
     converted && holds(folder, "of-snapshot", raw)
 }
 
-/// Asserts that a work that was not done has left nothing that could be taken for its result.
+/// Asserts that a failed work has left nothing that could be mistaken for its result.
 fn is_undone(work: &Work, folder: &Path, [killed, ended]: [bool; 2], when: &str) {
     match work.kind {
         Kind::Report => {}
         Kind::New | Kind::Empty => {
-            // A name never stands for an unfinished image, however it ended; a data file has its name first.
+            // An unfinished image never has a name, but a data file gets its name first.
             let is_done = || match work.kind {
                 Kind::Empty => status(folder, "x") == Some(0),
                 _ => holds(folder, "x", "disk.raw"),
@@ -367,17 +366,17 @@ fn renew(work: &Work, folder: &Path) {
 /// Does the work under strace.
 fn trace(work: &Work, folder: &Path, expression: &str) -> (Ran, String) {
     renew(work, folder);
-    // Whoever starts the tests may ignore SIGINT, and so would what they start.
+    // The process that starts the tests may ignore SIGINT, and its children inherit that.
     let tool = "--default-signal=INT strace -f -o trace -e";
     let args = tool.split(' ').chain([expression, COWHIDE]);
     let ran = run(folder, "env", args.chain(work.command.split_whitespace()));
     (ran, fs::read_to_string(folder.join("trace")).unwrap())
 }
 
-/// What is injected: an expression for strace for each of a sample of the calls that there are, spread over
-/// the kinds and over the time.
+/// Returns expressions for strace that inject faults into a sample of the calls, spread over their kinds and over
+/// time.
 fn sample(work: &Work, trace: &str) -> Vec<String> {
-    // Counted for each thread, as strace does.
+    // Calls are counted for each thread, as in strace.
     let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
     for line in trace.lines() {
         let mut words = line.split_whitespace();
@@ -439,7 +438,7 @@ fn sweep(work: &Work) {
     let (mut happened, mut failures) = (0, 0);
     for expression in sample(work, &calls) {
         let (ran, trace) = trace(work, folder, &expression);
-        // The loader's own calls are none of ours.
+        // Calls of the dynamic loader don't count.
         let is_loaders = ran.stderr.contains("shared librar");
         let is_ended = |signal| trace.contains(&format!("+++ killed by SIG{signal}"));
         let killed = is_ended("KILL");
@@ -459,7 +458,7 @@ fn sweep(work: &Work) {
         failures += 1;
         assert!(!expression.contains("EINTR"), "{when}");
         if !ended {
-            // A fault is no difference.
+            // A fault must not be reported as a difference.
             let least = if work.name.starts_with("compare") {
                 2
             } else {
@@ -472,14 +471,14 @@ fn sweep(work: &Work) {
         }
         is_undone(work, folder, [killed, ended], &when);
         if let Kind::Into(_) | Kind::Repair(_) = work.kind {
-            // What seems to be missing of the refcounts marks an image as corrupt, as it should.
+            // Seemingly missing refcounts correctly mark an image as corrupt.
             let repair = ["check", "-q", "-f", "qcow2", "-r", "all", "x"];
             if ran.stderr.contains("Marking image as corrupt") {
                 assert_eq!(run(folder, COWHIDE, repair).status, Some(0), "{when}");
             }
             let again = run(folder, COWHIDE, work.command.split_whitespace());
             assert_eq!(again.status, Some(0), "{when}: then {again:?}");
-            // Space may have been lost meanwhile, and nothing else.
+            // Only leaks are allowed.
             if let (Kind::Into(_), Some(3)) = (work.kind, status(folder, "x")) {
                 assert_eq!(run(folder, COWHIDE, repair).status, Some(0), "{when}");
             }

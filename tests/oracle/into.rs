@@ -1,5 +1,5 @@
-//! `convert -n` into images that the real tools made: our data is there, everything else stays as it was,
-//! and what is damaged or must not be written to isn't.
+//! Tests of `convert -n` into images of the real tools: the data is written, all else is unchanged, and damaged or
+//! protected images aren't written.
 
 use libtest_mimic::Trial;
 
@@ -40,14 +40,14 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A header extension that nobody knows, and the feature names, are kept byte for byte.
+/// Checks that an unknown header extension and the feature name table are kept byte for byte.
 fn unknown_extension() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     qemu_img(folder, &["create", "-q", "-f", "qcow2", "x.qcow2", "1M"]).ok();
     let path = folder.join("x.qcow2");
     let mut bytes = std::fs::read(&path).unwrap();
-    // In front of the feature names, which start behind the header.
+    // The extension is inserted before the feature name table, which starts after the header.
     let length = u32::from_be_bytes(bytes[100..104].try_into().unwrap()) as usize;
     let rest = bytes[length..length + 1024].to_vec();
     let extension = [&[0x12, 0x34, 0x56, 0x78, 0, 0, 0, 5][..], b"mooo!\0\0\0"].concat();
@@ -62,7 +62,7 @@ fn unknown_extension() {
     assert_eq!(qemu_img(folder, &args).ok(), "Images are identical.\n");
 }
 
-/// The corrupt bit keeps writers out, ours and theirs.
+/// Checks that the corrupt bit prevents writing with both tools.
 fn corrupt() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -82,10 +82,10 @@ fn corrupt() {
     assert!(std::fs::read(&path).unwrap() == bytes);
 }
 
-/// Damages an image.
+/// A damage to an image.
 type Damage = fn(&mut Vec<u8>);
 
-/// Each kind of damage is found before a byte is written.
+/// Checks that each kind of damage is found before anything is written.
 fn damaged() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -128,13 +128,13 @@ fn damaged() {
     }
 }
 
-/// The offset that a table entry at `at` holds.
+/// Returns the offset in the table entry at `at`.
 fn entry(bytes: &[u8], at: usize) -> usize {
     let entry = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap()
 }
 
-/// `convert -n -c` twice: into an image with nothing, and over what that left (which qemu-img can't).
+/// Checks `convert -n -c` twice: into an empty image, and over the result (which qemu-img can't).
 fn compress_into(options: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -149,7 +149,7 @@ fn compress_into(options: &str) {
         disk.extend(vec![0; 1 << 20]);
         disk[1 << 20..][..300_000].copy_from_slice(&crate::common::Noise(3).bytes(300_000));
         disk[3 << 20..][..300_000].fill(0);
-        // The second one ends within a cluster: what lies beyond stays.
+        // The second disk ends within a cluster, and data beyond it stays.
         let end = if round == 0 {
             disk.len()
         } else {
@@ -185,8 +185,8 @@ fn compress_into(options: &str) {
     }
 }
 
-/// No compressed clusters in an encrypted image (qemu-img writes plaintext there), in an external data
-/// file, or in a raw image.
+/// Checks that no compressed clusters are written into an encrypted image (where qemu-img writes plaintext), into an
+/// external data file, or into a raw image.
 fn never_compressed() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -218,7 +218,7 @@ fn never_compressed() {
     );
 }
 
-/// `convert -n`: the source's contents, what lies beyond them as it was.
+/// Checks that `convert -n` writes the source's contents, and doesn't change data beyond them.
 fn convert_into(cluster_size: &str, encrypted: bool) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -257,7 +257,8 @@ fn convert_into(cluster_size: &str, encrypted: bool) {
     assert!(beyond[rounded..].iter().all(|byte| *byte == 5));
 }
 
-/// With an external data file, data is where it is on the disk; as a raw image it is all there.
+/// Checks that data in an external data file is at its guest offset, and that with `data_file_raw` the file is a
+/// complete raw image.
 fn external_data_file(raw: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -300,7 +301,7 @@ fn external_data_file(raw: &str) {
     }
 }
 
-/// An image with lazy refcounts whose writer died: its refcounts are repaired first.
+/// Checks that the refcounts of a dirty image with lazy refcounts are repaired first.
 fn not_closed() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

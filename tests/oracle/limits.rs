@@ -1,6 +1,5 @@
-//! Under the limits that clients set, since images come from strangers: 1 GiB of address space and 2 s of
-//! processor time to look at one, 2 GiB to convert one with 16 threads. The images are awkward ones: every
-//! table is as long as somebody could want it to be.
+//! Tests with the limits that callers set for untrusted images: 1 GiB of address space and 2 s of processor time for
+//! reading, and 2 GiB for converting with 16 threads. Every table of the images has its greatest length.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -15,7 +14,7 @@ use crate::trial;
 /// Makes the image `x` in a folder.
 type Make = fn(&Path);
 
-/// What is awkward about an image, how it is made, and what `info` says of it.
+/// The peculiarity of an image, the function that makes it, and the output of `info`.
 const IMAGES: &[(&str, Make, &str)] = &[
     (
         "1_tib_of_preallocated_metadata",
@@ -42,13 +41,14 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Runs our program with so much address space, in bytes, and 2 s of processor time.
+/// Runs cowhide with `memory` bytes of address space and 2 s of processor time.
 fn limited(folder: &Path, memory: u64, args: &[&str]) -> Ran {
     let limits = [&format!("--as={memory}"), "--cpu=2", COWHIDE];
     run(folder, "prlimit", limits.iter().chain(args))
 }
 
-/// Every command that only looks at an image does so within limits; what `info` says is the oracle's.
+/// Checks that every command that only reads an image keeps the limits, and that `info` prints the same as the
+/// oracle.
 fn look(make: Make, words: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -73,7 +73,7 @@ fn look(make: Make, words: &str) {
         &["compare", "-s", "x", "x"],
     ] {
         let ran = limited(folder, 1 << 30, args);
-        // What is made by hand has counts that don't agree with it, and raw images have no check.
+        // Images that are built here have wrong refcounts, and raw images have no check.
         let expected: &[i32] = if args[0] == "check" {
             &[0, 2, 63]
         } else {
@@ -98,7 +98,7 @@ fn preallocated(folder: &Path) {
 }
 
 fn long_l1(folder: &Path) {
-    // An entry of it stands for 512 MiB.
+    // Each entry maps 512 MiB.
     ours(folder, &["create", "-q", "-f", "qcow2", "x", "32T"]).ok();
     let header = fs::read(folder.join("x")).unwrap();
     assert_eq!(header[36..40], 65536_u32.to_be_bytes());
@@ -118,7 +118,7 @@ fn chain(folder: &Path) {
     fs::rename(folder.join("99"), folder.join("x")).unwrap();
 }
 
-/// An image with one of something, made by the oracle.
+/// Returns an image with one snapshot or bitmap, made by the oracle.
 fn one(folder: &Path, args: &[&str]) -> Vec<u8> {
     qemu_img(folder, &["create", "-q", "-f", "qcow2", "x", "1G"]).ok();
     qemu_img(folder, args).ok();
@@ -130,7 +130,7 @@ fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
     bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Puts `table` behind everything else, and gives where it starts.
+/// Appends `table` to the file, and returns its offset.
 fn append(folder: &Path, image: &[u8], table: &[u8]) -> u64 {
     let file = fs::File::options().write(true).open(folder.join("x"));
     let start = (image.len() as u64).next_multiple_of(65536);
@@ -187,7 +187,7 @@ fn bitmaps(folder: &Path) {
     put(folder, extension + 16, &start.to_be_bytes());
 }
 
-/// Enough data for all of them to be at work, in the largest clusters.
+/// Checks conversions with enough data for all threads, in the largest clusters.
 fn conversions() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -1,5 +1,5 @@
-//! QEMU's locks: what another process has open is refused in the same words, `-U` shares it, and
-//! what we have open QEMU's tools refuse.
+//! Tests of QEMU's locks: an image that another process has open is refused with the same error, `-U` shares it, and
+//! QEMU's tools refuse images that cowhide has open.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +14,7 @@ use crate::common::{COWHIDE, Noise, Ran, run, until_it_has, write_disk};
 use crate::tools::{Tool, ours, qemu_img};
 use crate::trial;
 
-/// How an image is held: what `qemu-io` is called with, and the calls that are compared meanwhile.
+/// The arguments of `qemu-io` that keep an image open, and the calls that are compared meanwhile.
 const HELD: &[(&str, &[&str])] = &[
     (
         "x.qcow2",
@@ -113,7 +113,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// `qemu-io` with an image open, until dropped.
+/// A process of `qemu-io` that keeps an image open until it is dropped.
 struct Holder(Child);
 
 impl Holder {
@@ -178,7 +178,7 @@ fn held(holder: &str, call: &str) {
     drop(holder);
 }
 
-/// What was said but for the line that only ours has; it names `holder` where there is one.
+/// Returns standard error without the line that only cowhide has. Asserts that the line names `holder`.
 fn without_holder(ran: &Ran, holder: Option<u32>) -> String {
     let is_holder = |line: &&str| line.starts_with("Process ");
     if let Some(id) = holder {
@@ -190,7 +190,7 @@ fn without_holder(ran: &Ran, holder: Option<u32>) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// Raw images are nobody's in particular: both tools give one that is in use another length.
+/// Checks that both tools resize a raw image that is in use.
 fn raw_resized() {
     for holder in ["-f raw x.raw", "-r -f raw x.raw"] {
         let folder = tempfile::tempdir().unwrap();
@@ -206,7 +206,7 @@ fn raw_resized() {
     }
 }
 
-/// QEMU empties a raw file that another writes, since raw images are nobody's in particular.
+/// Checks a raw file that another process writes. QEMU empties it, since raw images allow several writers.
 fn raw_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -232,8 +232,7 @@ fn refused(ran: &Ran, what: &str, name: &str) {
     assert!(said.ends_with(&expected), "{ran:?}");
 }
 
-/// `locking=off` asks nobody, also where an image that others have open is written over: that is what it
-/// is for. It holds for its file alone.
+/// Checks that `locking=off` ignores locks even for overwriting an image that is in use, but only for its own file.
 fn unlocked_targets() {
     for tool in [qemu_img, ours] {
         let folder = tempfile::tempdir().unwrap();
@@ -245,7 +244,7 @@ fn unlocked_targets() {
         let over = |target: &str| tool(folder, &[&convert[..], &[target]].concat());
         over("driver=qcow2,file.filename=x.qcow2,file.locking=off").ok();
         over("driver=raw,file.filename=x.raw,file.locking=off").ok();
-        // What is written over is closed to nobody, but what is below it is still asked for.
+        // The overwritten file isn't locked, but locks on its backing file still count.
         let above = "driver=qcow2,file.filename=above.qcow2";
         refused(
             &over(&format!("{above},file.locking=off")),
@@ -267,8 +266,8 @@ fn unlocked_targets() {
     }
 }
 
-/// What is converted over an image relies on that: nobody may write it meanwhile. Who makes an empty overlay
-/// need not care.
+/// Checks that a backing file is locked during a conversion over it, which depends on its contents, and not for a new
+/// empty overlay.
 fn backed_target() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -284,8 +283,7 @@ fn backed_target() {
     ours(folder, &words).ok();
 }
 
-/// A check looks into nothing below its image, so whether that is in use, or there at all, is of no matter;
-/// QEMU's opens it and fails.
+/// Checks that `check` opens no backing file, which may be in use or missing. QEMU opens it and fails.
 fn checked_alone() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -307,7 +305,7 @@ fn checked_alone() {
     );
 }
 
-/// Ours says which file of the chain it is.
+/// Checks that cowhide names the locked file of the chain.
 fn backing_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -321,7 +319,7 @@ fn backing_in_use() {
     ours(folder, &["convert", "above.qcow2", "y.raw"]).ok();
 }
 
-/// A lock on the same bytes that isn't shared, as no QEMU takes it.
+/// Checks an exclusive lock on the same bytes, which QEMU never takes.
 fn foreign_lock() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -348,13 +346,13 @@ fn foreign_lock() {
     }
 }
 
-/// A slow conversion of ours keeps QEMU's tools from writing its source and from using its target.
+/// Checks that QEMU's tools can't write the source or use the target of a running conversion of cowhide.
 fn ours_are_seen() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::write(folder.join("big.raw"), Noise(1).bytes(16 << 20)).unwrap();
     write_disk(&folder.join("disk.raw"), 100_000, 2);
-    // A new file has no name before it is whole.
+    // A new file has no name before it is complete.
     fs::write(folder.join("new.qcow2"), "old").unwrap();
     let mut converting = Command::new(COWHIDE)
         .args("convert -r 64k -O qcow2 big.raw new.qcow2".split(' '))
@@ -369,7 +367,7 @@ fn ours_are_seen() {
     while fs::metadata(folder.join("new.qcow2")).unwrap().len() == 3 {
         still_converting();
     }
-    // What is written has no header yet, so that it is a raw image to whoever looks.
+    // The target has no header yet, so it is probed as raw.
     let reading = ["convert", "new.qcow2", "y.raw"];
     for tool in [qemu_img, ours] {
         refused(&tool(folder, &reading), "shared \"write\"", "new.qcow2");
@@ -396,7 +394,7 @@ fn ours_are_seen() {
     ours(folder, &["convert", "-O", "qcow2", "disk.raw", "new.qcow2"]).ok();
 }
 
-/// What is written over an image relies on that, and on all that is below it, until it is written.
+/// Checks that the whole backing chain of a target is locked until the target has been written.
 fn base_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

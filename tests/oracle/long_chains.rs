@@ -1,6 +1,6 @@
-//! Chains of hundreds of images: read like any other, for what they cost, and told of in few words.
+//! Tests of backing chains of hundreds of images: they are read with little cost, and have short errors.
 //!
-//! The images are one header with another name of a backing file each, so that they are made in no time.
+//! The images are copies of one header with different backing file names, so that they are made quickly.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::common::write_disk;
 use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
-/// How many images are above the raw disk.
+/// The number of images above the raw disk.
 const IMAGES: usize = 400;
 
 pub fn trials() -> Vec<Trial> {
@@ -74,11 +74,11 @@ fn few_words() {
     }
 }
 
-/// Tables of a gigabyte are too many, however few the images are.
+/// Checks that tables of a gigabyte are too large for a chain of any length.
 fn big_tables() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // The largest L1 table that there may be, of 32 MiB, as a hole of the file.
+    // The image has the largest L1 table, of 32 MiB, in a hole of the file.
     let create = "create -q -f qcow2 -o cluster_size=512 template 128G";
     qemu_img(folder, &create.split(' ').collect::<Vec<_>>()).ok();
     let count = 34;

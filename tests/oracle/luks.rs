@@ -1,7 +1,6 @@
-//! LUKS, as a format of its own: what ours makes, the real tool and cryptsetup open, and the reverse.
+//! Tests of the format LUKS: qemu-img and cryptsetup open containers of cowhide, and the reverse.
 //!
-//! No two headers are the same, since all of a header that matters is random. So images are held against each
-//! other by their disks, and reports by what both tools say of one file.
+//! Headers are random, so images are compared by their disks, and reports by the output of both tools for one file.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +11,10 @@ use crate::common::{run, same_contents, write_disk};
 use crate::tools::{SECRET, Tool, ours, qemu_img, same_answer, to_raw, words};
 use crate::trial;
 
-/// The size of disks in bytes, no whole number of chunks of a conversion.
+/// The size of disks in bytes, which isn't a whole number of chunks of a conversion.
 const SIZE: u64 = (1 << 20) + 512;
 
-/// The image as it is opened.
+/// The options that open the image.
 const IMAGE: &str = "driver=luks,file.filename=x.luks,key-secret=s";
 
 pub fn trials() -> Vec<Trial> {
@@ -42,7 +41,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Options of a new image, with as few iterations as there can be.
+/// Returns options of a new image with the fewest iterations.
 fn options(more: &str) -> String {
     let comma = if more.is_empty() { "" } else { "," };
     format!("key-secret=s,iter-time=0{comma}{more}")
@@ -76,7 +75,7 @@ fn reads_back(tool: Tool, folder: &Path, what: &str) {
     );
 }
 
-/// Both tools say the same of `x.luks`.
+/// Asserts that both tools give the same report on `x.luks`.
 fn reported_alike(folder: &Path) {
     for output in ["--output=human", "--output=json"] {
         same_answer(folder, &["info", output, "x.luks"]);
@@ -97,7 +96,7 @@ fn folder_with_disk() -> tempfile::TempDir {
     folder
 }
 
-/// Modes and vectors.
+/// Returns modes and generators of vectors.
 fn modes() -> Vec<String> {
     let mut all = vec![String::new()];
     for mode in ["xts", "cbc", "ctr", "ecb"] {
@@ -108,8 +107,8 @@ fn modes() -> Vec<String> {
     all
 }
 
-/// Ciphers. A key of 24 bytes spreads over no whole number of sectors, at which the real tool gives up: it isn't among
-/// them.
+/// Returns ciphers. Those with a key of 24 bytes are missing, since its stripes aren't a whole number of sectors, at
+/// which qemu-img fails.
 fn ciphers() -> Vec<String> {
     let mut all = vec!["cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv".to_owned()];
     for cipher in [
@@ -160,7 +159,7 @@ fn ours_to_theirs(all: &[String]) {
     reported_alike(folder);
 }
 
-/// Making an image costs the real tool seconds, whatever it is told of time.
+/// Checks containers of qemu-img. It needs seconds to make one, with any options.
 fn theirs_to_ours(options: &str) {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -190,7 +189,7 @@ fn wrong_passwords() {
         IMAGE,
     ];
     same_answer(folder, &args);
-    // Ours also says how a password is given.
+    // cowhide also names the options for a password.
     let ran = ours(folder, &["map", "-f", "luks", "x.luks"]);
     ran.fails(
         1,
@@ -229,7 +228,7 @@ fn wrong_options() {
     }
 }
 
-/// Parts of an image that exists are written, by ours and by the real tool's other program.
+/// Checks writes to parts of an existing image, by cowhide and by qemu-io.
 fn written_over() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -246,7 +245,7 @@ fn written_over() {
     ];
     ours(folder, &[&args[..], &["disk.raw", IMAGE]].concat()).ok();
     reads_back(qemu_img, folder, "written over");
-    // A caller's word that it reads as zeroes can't be true, and isn't relied on.
+    // An encrypted image can't read as zeroes, so `--target-is-zero` is ignored.
     fs::write(
         folder.join("disk.raw"),
         vec![0; usize::try_from(SIZE).unwrap()],
@@ -258,7 +257,7 @@ fn written_over() {
     reads_back(qemu_img, folder, "zeroes");
 }
 
-/// Every field of the header, broken: both refuse it in the same words.
+/// Checks damage to every field of the header: both tools refuse it with the same error.
 fn damaged_headers() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -307,7 +306,7 @@ fn damaged_headers() {
     }
 }
 
-/// A file that ends too early is refused, and nothing is read from where nothing is.
+/// Checks that a truncated file is refused.
 fn cut_files() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -322,7 +321,7 @@ fn cut_files() {
     }
 }
 
-/// The real tool stretches a password to measure, so there is one size that both tell.
+/// Checks `measure`. qemu-img derives a key for that, so only one size is compared.
 fn sizes() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -338,7 +337,7 @@ fn sizes() {
     }
 }
 
-/// No block of the disk stands in the file, whatever it is made for.
+/// Checks that no plaintext block of the disk is in the file.
 fn no_plaintext() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -356,7 +355,7 @@ fn no_plaintext() {
     }
 }
 
-/// A header in a file of its own, which only ours makes: `qemu-img` 10.0 has the option and refuses it.
+/// Checks detached headers, which only cowhide makes: `qemu-img` 10.0 has the option and refuses it.
 fn detached_headers() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -407,7 +406,7 @@ fn detached_headers() {
             same(&format!("{report} --image-opts {file}"));
         }
     }
-    // A header has no room for a disk.
+    // A detached header has no space for a disk.
     let args = [
         "convert", "--object", SECRET, "-f", "raw", "-O", "luks", "-o", &options,
     ];
@@ -416,7 +415,8 @@ fn detached_headers() {
     assert!(!folder.join("x.luks").exists());
 }
 
-/// The file's length follows; what is added is noise, as nobody has written it.
+/// Checks that the length of the file is changed by a resize. The added part decrypts to noise, since it was never
+/// written.
 fn resized() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -455,7 +455,7 @@ fn resized() {
     }
 }
 
-/// An image as a backing file, which grows when its overlay is committed, and one that is a part of a file.
+/// Checks an image as a backing file, which grows by a commit, and an image that is a part of a file.
 fn inside_of_others() {
     let folder = folder_with_disk();
     let folder = folder.path();
@@ -498,7 +498,7 @@ fn inside_of_others() {
             &folder.join("back.raw")
         ));
     }
-    // The same file, with something else at both of its ends.
+    // This is the same file with other data at both ends.
     let image = fs::read(folder.join("x.luks")).unwrap();
     let around = [&[7; 4096][..], &image, &[7; 1024]].concat();
     fs::write(folder.join("around"), around).unwrap();

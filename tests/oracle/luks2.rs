@@ -1,7 +1,7 @@
-//! LUKS2 containers held against cryptsetup, which makes them and encrypts their disks: no other tool here knows them.
+//! Tests of LUKS2 containers, which cryptsetup makes and encrypts: no other tool here supports them.
 //!
-//! `cryptsetup reencrypt --encrypt` encrypts a file in place without the kernel, so nothing is mapped and it takes no
-//! rights. Where there is no cryptsetup the tests are listed as ignored.
+//! `cryptsetup reencrypt --encrypt` encrypts a file in place without the kernel, so nothing is mapped and no
+//! privileges are needed. Without cryptsetup the tests are listed as ignored.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -14,13 +14,13 @@ use crate::cryptsetup::only_with_cryptsetup;
 use crate::tools::{ours, qemu_img, words};
 use crate::trial;
 
-/// The size of disks in bytes: whole sectors of 4096 bytes, and no whole chunks.
+/// The size of disks in bytes: whole sectors of 4096 bytes, but not whole chunks.
 const SIZE: u64 = (1 << 20) + 4096;
 
 const IMAGE: &str = "driver=luks,file.filename=x.luks,key-secret=s";
 const OTHER: &str = "driver=luks,file.filename=x.luks,key-secret=other";
 
-/// The costs of a guess, as low as they can be.
+/// The lowest costs of key derivation.
 const ARGON2: &str = "--pbkdf-memory 32 --pbkdf-parallel 1 --pbkdf-force-iterations 4";
 const PBKDF2: &str = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000";
 
@@ -39,7 +39,7 @@ fn cryptsetup(folder: &Path, line: &str) -> Ran {
     run(folder, "cryptsetup", line.split_whitespace())
 }
 
-/// Runs ours with the passwords.
+/// Runs cowhide with the passwords.
 fn with_passwords(folder: &Path, line: &str) -> Ran {
     let passwords = [
         "--object",
@@ -60,11 +60,11 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// Makes `x.luks` of `disk.raw`: cryptsetup moves the disk behind a header, and encrypts it.
+/// Makes `x.luks` of `disk.raw`: cryptsetup moves the disk after a header, and encrypts it.
 fn make(folder: &Path, options: &str) {
     fs::copy(folder.join("disk.raw"), folder.join("x.luks")).unwrap();
     let file = fs::File::options().write(true).open(folder.join("x.luks"));
-    // Half of the room is for the header, the other half for what is being moved.
+    // Half of the space is for the header, and the other half for the data that is being moved.
     file.unwrap().set_len(SIZE + (4 << 20)).unwrap();
     let room = "--reduce-device-size 4M --luks2-metadata-size 16k --luks2-keyslots-size 1M";
     let line = format!(
@@ -73,7 +73,7 @@ fn make(folder: &Path, options: &str) {
     cryptsetup(folder, &line).ok();
 }
 
-/// The disk of the image starts with `disk.raw`, read whole and in parts.
+/// Asserts that the disk of the image starts with `disk.raw`, read as a whole and in parts.
 fn holds_disk(folder: &Path, image: &str, what: &str) {
     with_passwords(
         folder,
@@ -136,7 +136,7 @@ fn its_containers() {
             assert!(info.contains(fact), "{fact}: {info}");
         }
     }
-    // Several lanes run in threads.
+    // Several lanes use threads.
     let line = "luksChangeKey -q --disable-locks --pbkdf argon2id --pbkdf-memory 128 --pbkdf-parallel 4 \
                 --pbkdf-force-iterations 5 --key-file key x.luks key";
     cryptsetup(folder, line).ok();
@@ -148,14 +148,14 @@ fn its_containers() {
         };
         with_passwords(folder, &format!("{line} --image-opts {images}")).ok();
     }
-    // Nothing but the name of the format opens them: for the real tool, and so for scripts, they are raw.
+    // They are only opened if the format is given: qemu-img, and so scripts, treat them as raw.
     let info = ours(folder, &["info", "x.luks"]).ok();
     assert_eq!(info, qemu_img(folder, &["info", "x.luks"]).ok());
     let explained = ours(folder, &["info", "--explain", "-f", "luks", "x.luks"]).ok();
     assert!(explained.contains("argon2id with 5 passes"), "{explained}");
 }
 
-/// The disk is what the real tool wrote behind a header of version 1, which cryptsetup turns into one of version 2.
+/// Checks a container that qemu-img made with a header of version 1, which cryptsetup converted to version 2.
 fn converted() {
     let folder = folder();
     let folder = folder.path();
@@ -189,7 +189,7 @@ fn passwords() {
     make(folder, PBKDF2);
     let add = format!("luksAddKey -q --disable-locks {PBKDF2} --key-file key x.luks other");
     cryptsetup(folder, &add).ok();
-    // A slot of another key doesn't open the disk.
+    // An unbound key slot doesn't open the disk.
     let unbound =
         format!("{add} --new-key-slot 5 --unbound --key-size 512").replace("other", "key");
     cryptsetup(folder, &unbound).ok();
@@ -250,7 +250,7 @@ fn headers() {
     ran.fails(1, "LUKS2 header is damaged: its checksum is wrong");
 }
 
-/// Containers that aren't read are refused by name, and nothing is written.
+/// Checks that unsupported containers are refused by the name of the feature, and that nothing is written.
 fn refused() {
     let folder = folder();
     let folder = folder.path();

@@ -1,9 +1,8 @@
-//! Held against the real `qemu-img` and `qemu-io`, in both directions: what we write, they check and
-//! read back; what they write, we read; what both report is the same.
+//! Tests against the real `qemu-img` and `qemu-io` in both directions: they check and read the images of cowhide,
+//! cowhide reads theirs, and the reports of both are the same.
 //!
-//! The tests are made at run time. Where there is no qemu-img of version 10 or later they are listed
-//! as ignored, so that a user without it sees what was left out; with `CI` or
-//! `COWHIDE_REQUIRE_ORACLE` set, its absence is a failure.
+//! The tests are generated at run time. Without qemu-img 10 or later they are listed as ignored, so that a user sees
+//! what was skipped. With `CI` or `COWHIDE_REQUIRE_ORACLE` set, its absence is a failure.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -97,10 +96,10 @@ use libtest_mimic::{Arguments, Trial};
 
 use timed::trial;
 
-/// The oldest version whose behaviour the tests know.
+/// The oldest version of qemu-img whose behaviour the tests expect.
 const OLDEST: u32 = 10;
 
-/// The major version of the qemu-img in PATH.
+/// Returns the major version of the qemu-img in PATH.
 fn oracle_version() -> Result<u32, String> {
     for tool in ["qemu-img", "qemu-io"] {
         let output = std::process::Command::new(tool)

@@ -1,4 +1,4 @@
-//! `map`: where everything is, to the byte. Images with features at random are in [`crate::features`].
+//! Tests of `map`, whose output is the same to the byte. [`crate::features`] has images with random features.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Both forms of the map, with other options.
+/// Asserts that both formats of the map are the same, with other options.
 fn same_map(folder: &Path, args: &[&str]) {
     for output in ["--output=human", "--output=json"] {
         same_answer(folder, &[&["map", output], args].concat());
@@ -36,7 +36,7 @@ fn raw_files() {
     ] {
         write_disk(&folder.join("x.raw"), size, size);
         same_map(folder, &["-f", "raw", "x.raw"]);
-        // Longer than its data.
+        // The file is longer than its data.
         let file = std::fs::File::options()
             .write(true)
             .open(folder.join("x.raw"));
@@ -79,7 +79,7 @@ fn preallocated() {
                 "create", "-q", "-f", "qcow2", "-o", options, "x.qcow2", "20M",
             ];
             let created = tool(folder, &args);
-            // Not all of that can ours make.
+            // cowhide can't create all of these.
             if created.status != Some(0) && created.stderr.starts_with("cowhide") {
                 continue;
             }
@@ -146,7 +146,7 @@ fn short_backing_files() {
     same_map(folder, &["sub/middle"]);
 }
 
-/// Offset 0 is a place in an external data file, but no place of a cluster that reads as zeroes.
+/// Checks that offset 0 is valid for data in an external data file, and not for a zero cluster.
 fn zeroes_in_data_files() {
     for options in ["", ",extended_l2=on"] {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Cluster sizes × versions × encrypted or not × odd sizes, in both directions.
+//! Tests of all cluster sizes and versions, encrypted and not, with odd disk sizes, in both directions.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn both_ways(bits: u32, compat: &str, encrypted: bool) {
     }
     for size in sizes {
         write_disk(&folder.join("disk.raw"), size, size ^ u64::from(bits));
-        // What both tools take a raw file of an odd length for.
+        // Both tools round an odd length of a raw file up.
         let rounded = std::fs::File::options()
             .write(true)
             .open(folder.join("disk.raw"));
@@ -65,8 +65,8 @@ fn both_ways(bits: u32, compat: &str, encrypted: bool) {
             to_raw(reader, folder, &image, "back.raw");
             assert!(back_equals(folder, size), "size {size}: {image}");
         }
-        // Of an encrypted disk of 16 GiB that is mostly a hole, an assertion of qemu-img 10.0.2's own
-        // fails and it aborts, whether the image is ours or its own; 4 GiB it can do.
+        // With an encrypted, mostly empty disk of 16 GiB, qemu-img 10.0.2 aborts at a failed assertion, with its own
+        // images as well. 4 GiB works.
         if !encrypted || size < 8 << 30 {
             let raw = spec("disk.raw", "raw", false);
             let args = ["compare", "--object", SECRET, "--image-opts", &image, &raw];
@@ -86,7 +86,7 @@ fn both_ways(bits: u32, compat: &str, encrypted: bool) {
                     "size {size}"
                 );
             }
-            // The oracle wants the key for a check, we don't: both are given it.
+            // Only the oracle needs the key for a check, and both get it.
             let image = spec(image, "qcow2", encrypted);
             for output in ["--output=human", "--output=json"] {
                 let args = ["check", output, "--object", SECRET, "--image-opts", &image];
@@ -100,7 +100,7 @@ fn both_ways(bits: u32, compat: &str, encrypted: bool) {
     }
 }
 
-/// Compares the disk with what came back, without reading the holes of huge ones.
+/// Returns true if the disk came back unchanged. Doesn't read the holes of huge disks.
 fn back_equals(folder: &Path, size: u64) -> bool {
     let (disk, back) = (folder.join("disk.raw"), folder.join("back.raw"));
     if size < 64 << 20 {

@@ -1,4 +1,4 @@
-//! `measure`: the same numbers, and that what we make fits into them.
+//! Tests of `measure`: the same numbers, which cowhide's images don't exceed.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Both forms.
+/// Asserts that both formats of the report are the same.
 fn same_measure(folder: &Path, args: &[&str]) {
     for output in ["--output=human", "--output=json"] {
         same_answer(folder, &[&["measure", output], args].concat());
@@ -78,7 +78,7 @@ fn target_options() {
     same_measure(folder, &words(repeated));
 }
 
-/// What of an image counts.
+/// Checks the contents of an image that count.
 fn sources() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -168,7 +168,7 @@ fn snapshots() {
     }
 }
 
-/// A number out of a report.
+/// Returns a number from a report.
 fn number(report: &str, name: &str) -> u64 {
     let line = report.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap().trim_start_matches(": ").parse().unwrap()
@@ -183,14 +183,14 @@ fn fits() {
             for more in ["", ",encryption=on", ",preallocation=metadata"] {
                 let options = format!("cluster_size={cluster}{more}");
                 if options == "cluster_size=512,preallocation=metadata" && size > 8 << 20 {
-                    // The other tool leaves tables behind that are too short, and so do we, but not on a device.
+                    // qemu-img leaves tables that became too short, and so does cowhide, but not on a device.
                     continue;
                 }
                 let to = ["-f", "raw", "-O", "qcow2", "-o", &options];
                 let report = ours(folder, &[&["measure"], &to[..], &["disk.raw"]].concat()).ok();
                 let fully = number(&report, "fully allocated size");
                 let required = match more {
-                    // Data that isn't there has its place all the same.
+                    // Unallocated data has its preallocated clusters nevertheless.
                     ",preallocation=metadata" => fully,
                     _ => number(&report, "required size"),
                 };

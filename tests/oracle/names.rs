@@ -1,4 +1,4 @@
-//! How images and secrets are named: every spelling means the same to both tools.
+//! Tests of names of images and secrets: every spelling has the same meaning in both tools.
 
 #[path = "names/tables.rs"]
 mod tables;
@@ -12,7 +12,7 @@ use crate::common::write_disk;
 use crate::tools::{SECRET, Tool, ours, qemu_img};
 use crate::trial;
 
-/// Both tools refuse these; only the beginning of what they say is the same.
+/// Names that both tools refuse, with only the beginning of their errors the same.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["json:{"], "Could not parse the JSON options: "),
     (&[r#"json:{"a":1} x"#], "Could not parse the JSON options: "),
@@ -131,7 +131,7 @@ fn nesting() {
     let ran = ours(folder.path(), &["info", &deep]);
     assert_eq!(ran.status, Some(1));
     assert!(ran.stderr.contains("nesting depth limit exceeded"));
-    // A node below a node below a node: as deep as the command line is long.
+    // Nodes are nested as deeply as the command line allows.
     let mut tree = String::from("driver=raw");
     let mut key = String::new();
     for _ in 0..200 {
@@ -143,7 +143,7 @@ fn nesting() {
     assert!(!ran.stderr.contains("panicked"));
 }
 
-/// Disk contents come out the same under every name.
+/// Checks that disk contents are the same under every name.
 fn what_is_converted() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -195,7 +195,7 @@ fn what_is_converted() {
     }
 }
 
-/// A backing file of an encrypted overlay, with a key of its own.
+/// Checks a backing file of an encrypted overlay with a different key.
 fn given_backing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -234,7 +234,7 @@ fn given_backing() {
     }
 }
 
-/// An existing target, named in every way, gets the same bytes from both tools.
+/// Checks that an existing target, named in every way, gets the same bytes from both tools.
 fn targets() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -301,7 +301,7 @@ fn targets() {
     }
 }
 
-/// The backing file and the data file of an image that is written over can be named by options.
+/// Checks that options can name the backing file and the data file of an overwritten image.
 fn beside_targets() {
     for tool in [qemu_img as Tool, ours] {
         let folder = tempfile::tempdir().unwrap();
@@ -333,7 +333,7 @@ fn beside_targets() {
     }
 }
 
-/// An existing encrypted target: what is said of its encryption must be true.
+/// Checks that options about the encryption of an existing target must be right.
 fn encrypted_targets() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -379,7 +379,7 @@ fn encrypted_targets() {
     }
 }
 
-/// A target whose format is a guess: a warning, and no header at its start.
+/// Checks that a target that was probed as raw gives a warning, and can't get a header at its start.
 fn guessed_target() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -405,8 +405,7 @@ fn guessed_target() {
     }
 }
 
-/// FIFOs and folders are refused at once, wherever they stand, and devices like `/dev/null` where something
-/// would be written.
+/// Checks that FIFOs and folders are refused at once, and devices like `/dev/null` as targets.
 fn no_file() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -445,8 +444,8 @@ fn disk(folder: &Path) {
     write_disk(&folder.join("disk.raw"), 1_000_960, 5);
 }
 
-/// An image that one tool encrypts under one spelling of a password is read by the other under
-/// another.
+/// Checks that an image that one tool encrypts with one spelling of a password is read by the other with another
+/// spelling.
 fn secrets() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

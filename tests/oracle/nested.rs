@@ -1,4 +1,4 @@
-//! An image inside of an image: any format in any other, to read.
+//! Tests of images inside of images: any format in any other, for reading.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
 
 const INNER: &str = "file.file.driver=file,file.file.filename";
 
-/// Reports and contents are the same, whatever is inside of what.
+/// Checks that reports and contents are the same for all combinations.
 fn answers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -68,7 +68,7 @@ fn answers() {
     }
 }
 
-/// An outer image that is encrypted, or has a backing file, is opened with all that it takes.
+/// Checks outer images that are encrypted or have a backing file.
 fn secrets_and_chains() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -126,7 +126,7 @@ fn secrets_and_chains() {
     assert!(refused.stderr.contains("no file is opened"), "{refused:?}");
 }
 
-/// What would be written is refused, and nothing has changed.
+/// Checks that writing is refused, and that nothing changes.
 fn is_only_read() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

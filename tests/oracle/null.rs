@@ -1,4 +1,4 @@
-//! The protocol `null-co`: a size without bytes.
+//! Tests of the protocol `null-co`, which has a size and no data.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn said(ran: &Ran) -> (Option<i32>, String, String) {
     (ran.status, ran.stdout.clone(), stderr)
 }
 
-/// Reports, refusals and discarded writes are the same.
+/// Checks that reports, refusals and discarded writes are the same.
 fn answers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -92,7 +92,7 @@ fn answers() {
     assert_eq!(names, ["disk.raw", "zeroes.raw"]);
 }
 
-/// It is a disk of zeroes, also below another image, and with a wait for each request.
+/// Checks that it is a disk of zeroes, also as the file of another image, and with a latency.
 fn is_converted() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -1,4 +1,4 @@
-//! `convert`'s and `create`'s options, held against the oracle's.
+//! Tests of the options of `convert` and `create`, compared with the oracle.
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -33,7 +33,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A disk of 3 MB with holes, zeroes and noise.
+/// Makes a disk of 3 MB with holes, zeroes and noise.
 fn disk(folder: &Path) {
     write_disk(&folder.join("disk.raw"), 3_000_320, 9);
 }
@@ -47,7 +47,7 @@ fn assert_same_as_disk(folder: &Path, image: &str, format: &str) {
     );
 }
 
-/// What the source's metadata says is zero stays a hole, however long zeroes have to be to be left out.
+/// Checks that zeroes in the source's metadata become holes for any value of `-S`.
 fn sparse_size_and_holes() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -104,7 +104,7 @@ fn sparse_size() {
         fine <= usual && usual <= coarse && coarse <= coarsest,
         "{allocated:?}"
     );
-    // Every cluster is there with -S 0, as in the oracle's.
+    // Every cluster is allocated with -S 0, as in the oracle's image.
     for tool in [ours as Tool, qemu_img] {
         tool(folder, &words("convert -S 0 -O qcow2 disk.raw x.qcow2")).ok();
         let report = qemu_img(folder, &["check", "x.qcow2"]).ok();
@@ -127,7 +127,7 @@ fn workers() {
 }
 
 fn cache_modes() {
-    // On a real disk: not every tmpfs can bypass the page cache.
+    // The folder is on a real disk, since not every tmpfs can bypass the page cache.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let folder = folder.path();
     disk(folder);
@@ -224,7 +224,7 @@ fn rate_limit() {
     fs::write(folder.join("disk.raw"), Noise(1).bytes(4 << 20)).unwrap();
     let start = Instant::now();
     ours(folder, &words("convert -r 8M -O qcow2 disk.raw x.qcow2")).ok();
-    // The last chunk is sent at once, so a little less than half a second at the least.
+    // The last chunk is sent at once, so the least time is a little below half a second.
     assert!(
         start.elapsed() > Duration::from_millis(350),
         "{:?}",
@@ -292,13 +292,13 @@ fn wrong_values() {
         );
         let _ = fs::remove_file(folder.join("x"));
     }
-    // The oracle finds this one only after it has made the target, and leaves that.
+    // The oracle only finds this mistake after it has made the target, and leaves that.
     let bad = ours(folder, &words("convert -t bogus disk.raw x"));
     bad.fails(1, "Invalid cache option: bogus");
     assert!(!folder.join("x").exists());
 }
 
-/// `-o size=` is read, and the size stays the source's.
+/// Checks that `-o size=` is accepted, and that the target has the size of the source.
 fn given_size() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -335,7 +335,7 @@ fn salvage() {
         &words("convert -O qcow2 -o cluster_size=4k disk.raw x.qcow2"),
     )
     .ok();
-    // The second cluster leads beyond the end of the file.
+    // The entry of the second cluster points beyond the end of the file.
     let image = fs::File::options()
         .read(true)
         .write(true)
@@ -355,7 +355,7 @@ fn salvage() {
     assert!(!folder.join("back.raw").exists());
     let ran = ours(folder, &["convert", "--salvage", "x.qcow2", "back.raw"]);
     assert_eq!(ran.status, Some(0), "{ran:?}");
-    // The oracle has a line for each sector.
+    // The oracle prints a line for each sector.
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     assert!(
         ran.stderr
@@ -367,7 +367,7 @@ fn salvage() {
     assert!(fs::read(folder.join("back.raw")).unwrap() == expected);
 }
 
-/// Of an L1 table that the file's end cuts off, what is there leads to data as ever.
+/// Checks that the existing entries of a truncated L1 table can be used.
 fn salvage_cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -375,7 +375,7 @@ fn salvage_cut_off() {
     fs::write(folder.join("disk.raw"), &expected).unwrap();
     let convert = "convert -O qcow2 -o cluster_size=512 disk.raw x.qcow2";
     qemu_img(folder, &words(convert)).ok();
-    // Its two L1 entries, each for 32 KiB, go to the end of the file, the second one beyond it.
+    // The two L1 entries, each for 32 KiB, are moved to the end of the file, so that the second one is beyond it.
     let mut image = fs::read(folder.join("x.qcow2")).unwrap();
     image.resize(image.len().next_multiple_of(512), 0);
     let end = (image.len() as u64).to_be_bytes();
@@ -390,7 +390,7 @@ fn salvage_cut_off() {
     for tool in [ours, qemu_img] {
         let ran = tool(folder, &["convert", "--salvage", "x.qcow2", "back.raw"]);
         assert_eq!(ran.status, Some(0), "{ran:?}");
-        // The oracle doesn't say so.
+        // Only cowhide reports that.
         let said = "error while reading offset 32768: L1 entry 1 is invalid: it is beyond the end";
         assert!(
             ran.stderr.is_empty() || ran.stderr.contains(said),
@@ -403,7 +403,7 @@ fn salvage_cut_off() {
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
 }
 
-/// Whether `map` says that all of an image has its place in its file.
+/// Returns true if `map` reports all of an image as present.
 fn all_present(folder: &Path, image: &str) -> bool {
     let args = ["map", "--output=json", "--image-opts", image];
     let map = qemu_img(folder, &args).ok();
@@ -432,8 +432,8 @@ fn preallocation() {
                     size == "0" || report.contains("= 100.00% allocated"),
                     "{report}"
                 );
-                // Encrypted or not, what was never written reads as zeroes (the oracle's own
-                // encrypted images read back as noise).
+                // Unwritten data reads as zeroes, encrypted or not (in the oracle's encrypted images it reads as
+                // noise).
                 let args = [
                     "convert",
                     "--object",

@@ -1,7 +1,7 @@
-//! Images that ours writes, read by programs that have nothing to do with QEMU: the libyal libraries, by their Python
-//! modules, and 7-Zip. What QEMU and ours agree on may still be wrong.
+//! Tests of images that programs unrelated to QEMU read: the libyal libraries, with their Python modules, and 7-Zip.
+//! Something that QEMU and cowhide agree on may still be wrong.
 //!
-//! Where one of them is missing its trial is listed as ignored.
+//! If one of them is missing, its trial is listed as ignored.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::trial;
 
 /// The size of the disks, in bytes.
 const SIZE: u64 = (9 << 20) + 512;
-/// Prints the size that a module of libyal's finds, and writes the disk to `back.raw`.
+/// The script that prints the size of the disk with a module of libyal, and writes the disk to `back.raw`.
 const READ: &str = "
 import importlib, sys
 module, name = sys.argv[1:]
@@ -33,7 +33,7 @@ with open('back.raw', 'wb') as back:
             sys.exit('the disk ends at %d' % back.tell())
         back.write(piece)
 ";
-/// The interpreters that may have the modules: the one in PATH, and the one that Debian's packages are for.
+/// The interpreters that may have the modules: the one in PATH, and that of Debian's packages.
 const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
 
 pub fn trials() -> Vec<Trial> {
@@ -68,7 +68,7 @@ pub fn trials() -> Vec<Trial> {
             &[
                 "vpc -o subformat=dynamic,force_size=on",
                 "vpc -o subformat=fixed,force_size=on",
-                // Of a size by its geometry.
+                // This image has a size by its geometry.
                 "vpc",
                 "vhdx -o subformat=dynamic",
                 "vhdx -o subformat=fixed,block_size=1M",
@@ -82,7 +82,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Makes `disk.raw`, and images of it from it, one after the other, for each of which `read` returns the disk.
+/// Makes `disk.raw` and an image of it for each list of options. Asserts that `read` returns the disk for each.
 fn compare(images: &[&str], read: &dyn Fn(&Path, &str) -> Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

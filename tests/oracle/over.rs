@@ -1,5 +1,5 @@
-//! Zeroes over what an existing image holds: the space is given back where qemu-img gives it back, and where
-//! nothing was stored the image says zero where qemu-img has it say so.
+//! Tests of zeroes over the data of an existing image: space is freed if qemu-img frees it, and unallocated clusters
+//! become zero clusters if they do with qemu-img.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,9 +11,10 @@ use crate::common::{Ran, qemu_io, same_contents};
 use crate::tools::{ours, qemu_img};
 use crate::trial;
 
-/// The size of the disks.
+/// The size of the disks in bytes.
 const SIZE: u64 = 8 << 20;
-/// How much more one tool's files may take than the other's: metadata, and how file systems round.
+/// The number of bytes by which the sizes of both tools' files may differ, because of metadata and rounding of file
+/// systems.
 const SLACK: u64 = 128 << 10;
 
 pub fn trials() -> Vec<Trial> {
@@ -43,7 +44,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         ("preallocated", "preallocation=metadata", false),
     ];
-    // Cluster 0 is data, cluster 8 zero, and nothing is stored of most.
+    // Cluster 0 is data, cluster 8 is zero, and most are unallocated.
     let partly = "write -P 9 0 128k,write -z 512k 64k,write -P 5 1M 300k,write -P 7 5M 64k";
     let empty = kinds.into_iter().chain(more);
     let empty = empty.flat_map(|(name, options, backed)| {
@@ -62,8 +63,8 @@ pub fn trials() -> Vec<Trial> {
     full.chain(empty).chain(tables).collect()
 }
 
-/// A disk of many L2 tables, most of which are filled as a whole: nothing of a backing file that somebody
-/// gives it later shows through where qemu-img has zeroes, and a version 2 image stays as small as it was.
+/// Checks a disk of many L2 tables, most of which become zero as a whole. A backing file that is added later must not
+/// show through where qemu-img has zeroes, and a version 2 image must not grow.
 fn many_tables(compat: &str) {
     let options = format!("{compat},cluster_size=512");
     let [theirs, ours] = [qemu_img, ours].map(|tool| {
@@ -71,7 +72,7 @@ fn many_tables(compat: &str) {
         let folder = folder.path();
         let source = fs::File::create(folder.join("source.raw")).unwrap();
         source.set_len(SIZE).unwrap();
-        // In the middle of one table, and over the edge of two.
+        // The writes are in the middle of a table, and across the border of two.
         let writes = ["write -P 1 40k 4k", "write -P 1 4092k 8k"];
         qemu_io(folder, "raw", "source.raw", &writes.map(String::from));
         let create = [
@@ -92,7 +93,7 @@ fn many_tables(compat: &str) {
     );
 }
 
-/// How the target is stored, without where.
+/// Returns the map of the target, without host offsets.
 fn stored(folder: &Path) -> String {
     let map = qemu_img(folder, &["map", "--output=json", "target"]).ok();
     let map: Vec<serde_json::Value> = serde_json::from_str(&map).unwrap();
@@ -113,7 +114,7 @@ fn stored(folder: &Path) -> String {
     lines.collect()
 }
 
-/// A source with data, written zeroes and holes, converted into an image into which qemu-io wrote first.
+/// Converts a source with data, zeroes as data and holes into an image that qemu-io has written before.
 fn converted(
     (options, backed, first): (&str, bool, &str),
     tool: fn(&Path, &[&str]) -> Ran,
@@ -154,7 +155,7 @@ fn converted(
     }
 }
 
-/// What a conversion left.
+/// The result of a conversion.
 struct Found {
     map: String,
     space: u64,

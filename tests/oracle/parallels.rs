@@ -1,7 +1,7 @@
-//! What only Parallels has: both forms, the mark of an image in use, extensions, and damaged tables.
+//! Tests of the features of Parallels: both versions, the mark of an image in use, extensions, and damaged tables.
 //!
-//! Where QEMU aborts on a damaged image, reads zeroes in the place of data, or forgets an extension, ours doesn't:
-//! each such case says so.
+//! Comments name the cases in which QEMU aborts on a damaged image, reads zeroes instead of data, or loses an
+//! extension, and cowhide doesn't.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::parallels_extension::{
 use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
-/// Where fields of the header stand, in bytes.
+/// The offsets of fields of the header, in bytes.
 const VERSION: usize = 16;
 const TRACKS: usize = 28;
 const ENTRIES: usize = 32;
@@ -25,7 +25,7 @@ const SECTORS: usize = 36;
 const IN_USE: usize = 44;
 const DATA_OFFSET: usize = 48;
 const TABLE: usize = 64;
-/// The word of an image in use.
+/// The value of the mark of an image in use.
 const MARK: u32 = 0x746f_6e59;
 const MIB: usize = 1 << 20;
 
@@ -53,7 +53,8 @@ fn put(bytes: &mut [u8], at: usize, number: u32) {
     bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
 }
 
-/// A folder with `x`, of 6 MiB, whose clusters 3 and 0 hold data, in that order, and its bytes.
+/// Makes a folder with the image `x`, of 6 MiB, whose clusters 3 and 0 have data, in that order. Returns the image's
+/// bytes, too.
 fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), &words("create -q -f parallels x 6M")).ok();
@@ -67,7 +68,7 @@ fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Asserts that both tools read the same, and that it is `disk`.
+/// Asserts that both tools read the contents of `disk`.
 fn assert_reads_as(folder: &Path, image: &str, disk: &str) {
     for (tool, name) in [(ours as Tool, "ours.back"), (qemu_img, "theirs.back")] {
         let line = format!("convert -f parallels -O raw {image} {name}");
@@ -79,7 +80,7 @@ fn assert_reads_as(folder: &Path, image: &str, disk: &str) {
     }
 }
 
-/// The real tool makes images with so long tables that it doesn't open them.
+/// Checks options, with some of which qemu-img makes tables that are so long that it doesn't open the image.
 fn options() {
     for (list, size) in [
         ("cluster_size=1000", "6M"),
@@ -119,7 +120,7 @@ fn options() {
     assert!(!folder.path().join("x").exists());
 }
 
-/// Clusters needn't be a power of two.
+/// Checks cluster sizes that aren't powers of two.
 fn cluster_sizes() {
     for size in ["512", "3k", "1000", "64k", "3M"] {
         let folder = tempfile::tempdir().unwrap();
@@ -133,7 +134,7 @@ fn cluster_sizes() {
             for line in ["info", "map --output=json", "check", "check --output=json"] {
                 same(folder, &format!("{line} {image}"));
             }
-            // Over what is there, and where nothing is.
+            // This writes over allocated and unallocated clusters.
             write_disk(&folder.join("other.raw"), 3 << 20, 12);
             let over = format!("convert -n -f raw -O parallels other.raw {image}");
             ours(folder, &words(&over)).ok();
@@ -145,7 +146,7 @@ fn cluster_sizes() {
             same(folder, &format!("check {image}"));
         }
     }
-    // Images with clusters like these the real tool takes for damaged, those of its own too.
+    // qemu-img reports images with such clusters as damaged, including its own.
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write_disk(&folder.join("disk.raw"), (5 << 20) + 512, 11);
@@ -167,7 +168,7 @@ fn cluster_sizes() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -200,7 +201,7 @@ fn wrong_headers() {
             "{said:?}"
         );
     }
-    // The real tool reads zeroes where the table is too short, and where the file ends in it.
+    // qemu-img reads zeroes if the table is too short, or if the file ends in it.
     let mut short = bytes.clone();
     put(&mut short, ENTRIES, 3);
     for wrong in [&short[..], &bytes[..40], &bytes[..66]] {
@@ -225,8 +226,7 @@ fn marks() {
     }
 }
 
-/// An image that was not closed is read as it is. Whoever writes into it closes it, and gives back what had been
-/// taken beforehand.
+/// Checks that an image that wasn't closed can be read. A writer closes it, and frees preallocated space.
 fn in_use() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -269,7 +269,7 @@ fn in_use() {
     }
 }
 
-/// Places in sectors, wherever they are; no start of the clusters, or one; a size of 32 bits.
+/// Checks the older version: offsets in sectors, an optional start of the clusters, and a size of 32 bits.
 fn older_form() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -304,7 +304,7 @@ fn older_form() {
     }
 }
 
-/// Entries that lead nowhere, or to one cluster twice. The real tool aborts at some, and forgets the data of others.
+/// Checks invalid entries, and two entries of one cluster. qemu-img aborts at some, and loses the data of others.
 fn damaged_tables() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -362,7 +362,7 @@ fn damaged_tables() {
         fs::write(folder.join("x"), &wrong).unwrap();
         same(folder, line);
     }
-    // The real tool forgets a cluster that is cut off, of which most is there.
+    // qemu-img drops a truncated cluster, of which most data exists.
     fs::write(folder.join("x"), &bytes[..bytes.len() - 4096]).unwrap();
     let said = ours(folder, &words("check -r all x"));
     assert_eq!(said.status, Some(2), "{said:?}");
@@ -397,8 +397,8 @@ fn leaks() {
     }
 }
 
-/// A folder with `x`, of which the bits of a dirty bitmap are in the last cluster but one, and the extension is in the
-/// last, and its bytes. Bits 0 and 8 are set, and one beyond the disk.
+/// Makes a folder with the image `x`, which has the bits of a dirty bitmap in its last cluster but one, and the
+/// extension in its last. Bits 0 and 8 are set, and one beyond the disk. Returns the image's bytes, too.
 fn folder_with_extension() -> (tempfile::TempDir, Vec<u8>) {
     let (folder, mut bytes) = folder_with_image();
     let place = bytes.len() as u64 / 512;
@@ -412,7 +412,7 @@ fn folder_with_extension() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// The bits of the dirty bitmap of `x`, as a tool merges them into another image's.
+/// Returns the bits of the dirty bitmap of `x`, as a tool merges them into another image's bitmap.
 fn bits_of_x(folder: &Path, tool: Tool) -> String {
     let image = "merged.qcow2";
     qemu_img(folder, &words(&format!("create -q -f qcow2 {image} 6M"))).ok();
@@ -423,7 +423,7 @@ fn bits_of_x(folder: &Path, tool: Tool) -> String {
     bits(folder, image, "b")
 }
 
-/// The real tool counts an extension as a leak, and gives its clusters away when it writes.
+/// Checks that extensions are kept. qemu-img counts an extension as a leak, and reuses its clusters when it writes.
 fn extensions() {
     let (folder, bytes) = folder_with_extension();
     let folder = folder.path();
@@ -449,7 +449,7 @@ fn extensions() {
     assert!(!said.contains("bitmap"), "{said}");
 }
 
-/// Bits are set for what is written, in clusters of bits that there are and in new ones.
+/// Checks that writes set bits, in existing and in new clusters of bits.
 fn written_extensions() {
     let (folder, bytes) = folder_with_extension();
     let folder = folder.path();
@@ -474,7 +474,7 @@ fn written_extensions() {
         assert_reads_as(folder, "x", "expected.raw");
         ours(folder, &words("check x")).ok();
     }
-    // Nothing was written, so nothing changes.
+    // Without any write nothing changes.
     fs::write(folder.join("x"), &bytes).unwrap();
     fs::write(folder.join("disk.raw"), []).unwrap();
     ours(folder, &words("convert -n -f raw -O parallels disk.raw x")).ok();
@@ -517,13 +517,13 @@ fn wrong_extensions() {
     same(folder, "info x");
 }
 
-/// Both tools refuse such an image, and ours drops the extension where it is asked to repair.
+/// Asserts that both tools refuse such an image, and that a repair of cowhide removes the extension.
 fn same_refusal(folder: &Path, image: &[u8], what: &str) {
     fs::write(folder.join("x"), image).unwrap();
     let said = ours(folder, &words("info x"));
     let theirs = qemu_img(folder, &words("info x"));
     let (said, theirs) = (said.stderr, theirs.stderr.replace("qemu-img", "cowhide"));
-    // Bits that aren't in the file are zero for the real tool.
+    // qemu-img reads bits beyond the end of the file as zeroes.
     let is_believed = what == "bits beyond the end";
     assert_eq!(theirs.is_empty(), is_believed, "{what}: {theirs}");
     assert!(is_believed || said == theirs, "{what}: {said} {theirs}");

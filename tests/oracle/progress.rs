@@ -1,8 +1,8 @@
-//! Progress: `-p` on standard output and SIGUSR1 on standard error.
+//! Tests of progress: `-p` on standard output and SIGUSR1 on standard error.
 //!
-//! Programs split the output at carriage returns and take the number out of each piece. Where it doesn't
-//! depend on how large the pieces are that an image is worked on in, all of it is the oracle's to the
-//! byte; else its form is, and its beginning and its end.
+//! Programs split the output at carriage returns and parse the number in each piece. If it doesn't depend on the
+//! length of the steps, it is the same as the oracle's to the byte. Otherwise its format, its beginning and its end
+//! are the same.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::common::{COWHIDE, Noise, Ran, until_it_has, write_disk};
 use crate::tools::{Tool, ours, qemu_img, words};
 use crate::trial;
 
-/// Calls that say the same to the byte, on both outputs.
+/// Calls with the same output to the byte, on both descriptors.
 const SAME: &[&str] = &[
     "convert -p -O qcow2 holes.raw x",
     "convert -p holes.raw x",
@@ -49,7 +49,7 @@ const SAME: &[&str] = &[
     "compare -p nope small.raw",
     "compare -p -f qcow2 small.raw small.raw",
     "compare -q small.raw small.raw",
-    // There is none in these.
+    // These have no progress.
     "measure -p small.raw",
     "check -p small.qcow2",
     "map -p small.qcow2",
@@ -95,7 +95,7 @@ fn same(call: &str) {
     assert_eq!(told(ours), told(qemu_img));
 }
 
-/// The numbers of lines that are printed over each other.
+/// Returns the numbers of lines that overwrite each other.
 fn numbers(printed: &str) -> Vec<f64> {
     let number = |line: &str| {
         let number = line.strip_prefix("    (");
@@ -108,8 +108,7 @@ fn numbers(printed: &str) -> Vec<f64> {
     printed.split('\r').map(number).collect()
 }
 
-/// Calls whose steps are each tool's own: they only grow, and by no less than is told of (one per cent; two
-/// by `compare`).
+/// Checks calls whose steps differ: they only grow, and by at least one per cent (two in `compare`).
 fn lines() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -157,7 +156,7 @@ fn lines() {
     }
 }
 
-/// A conversion of two seconds, started.
+/// Starts a conversion of two seconds.
 fn slow_conversion(folder: &Path, options: &[&str]) -> Child {
     fs::write(folder.join("disk.raw"), Noise(1).bytes(8 << 20)).unwrap();
     let mut child = Command::new(COWHIDE)
@@ -193,7 +192,7 @@ fn sigusr1() {
     }
 }
 
-/// Who sees it anyhow needn't ask.
+/// Checks that SIGUSR1 has no effect if progress is printed anyway.
 fn sigusr1_beside_lines() {
     let folder = tempfile::tempdir().unwrap();
     let ran = ask(slow_conversion(folder.path(), &["-p"]));

@@ -1,6 +1,6 @@
-//! What only the first qcow has: its header, compressed and encrypted clusters, and damaged tables.
+//! Tests of the features of qcow version 1: its header, compressed and encrypted clusters, and damaged tables.
 //!
-//! Where QEMU reads zeroes in the place of what a damaged image has lost, ours doesn't: each such case says so.
+//! Comments name the cases in which QEMU reads zeroes instead of lost data, and cowhide doesn't.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::tools::{
 };
 use crate::trial;
 
-/// Where fields of the header stand, in bytes.
+/// The offsets of fields of the header, in bytes.
 const VERSION: usize = 4;
 const NAME_OFFSET: usize = 8;
 const NAME_LENGTH: usize = 16;
@@ -20,7 +20,7 @@ const SIZE: usize = 24;
 const BITS: usize = 32;
 const METHOD: usize = 36;
 const L1_OFFSET: usize = 40;
-/// Where the L1 table of an image without a backing file is.
+/// The offset of the L1 table of an image without a backing file, in bytes.
 const L1: usize = 48;
 const MIB: usize = 1 << 20;
 
@@ -82,7 +82,7 @@ fn new_images() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -130,13 +130,13 @@ fn wrong_headers() {
     try_it(&without);
 }
 
-/// The real tool makes a whole image, and ends with an error all the same.
+/// Checks compressed images, which qemu-img makes completely, but with an error.
 fn compressed() {
     for size in [8 * MIB as u64, 5 * MIB as u64 + 512, 512] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         write_disk(&folder.join("disk.raw"), size, size);
-        // Some that gets smaller, too.
+        // This part is compressible.
         let mut disk = fs::read(folder.join("disk.raw")).unwrap();
         for (at, byte) in disk.iter_mut().enumerate().skip(1 << 18).take(1 << 20) {
             *byte = (at / 97) as u8;
@@ -167,7 +167,7 @@ fn compressed() {
         let length = |image| fs::metadata(folder.join(image)).unwrap().len();
         let most = length("theirs") + length("theirs") / 50;
         assert!(length("ours") <= most, "{} {most}", length("ours"));
-        // Writing over compressed clusters, in part and as a whole.
+        // This overwrites compressed clusters, partially and completely.
         let mut over = vec![3; 700_000 / 512 * 512];
         over.truncate(disk.len());
         fs::write(folder.join("over.raw"), &over).unwrap();
@@ -218,7 +218,7 @@ fn encrypted() {
             .concat();
             same_answer(folder, &args);
         }
-        // Written over by ours.
+        // cowhide overwrites the image.
         write_disk(&folder.join("over.raw"), 2 * MIB as u64 + 512, 22);
         let args = [
             "convert",
@@ -269,7 +269,7 @@ fn overlays() {
         for line in ["info", "map --output=json"] {
             same(folder, &format!("{line} {name}"));
         }
-        // Written over in part: the rest is the base's, or was there.
+        // Partially overwritten clusters have the rest from the base, or their old data.
         qemu_io(
             folder,
             "qcow",
@@ -291,7 +291,7 @@ fn overlays() {
     }
 }
 
-/// A commit empties the image.
+/// Checks that a commit empties the image.
 fn commit() {
     let both = [ours as Tool, qemu_img].map(|tool| {
         let folder = tempfile::tempdir().unwrap();
@@ -334,7 +334,8 @@ fn refusals() {
     }
 }
 
-/// A folder with `x`, of 5 MiB, whose clusters 0, 1 and 256 hold data, and its bytes.
+/// Makes a folder with the image `x`, of 5 MiB, whose clusters 0, 1 and 256 have data. Returns the image's bytes,
+/// too.
 fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), &words("create -q -f qcow x 5M")).ok();
@@ -344,7 +345,7 @@ fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Entries that lead nowhere: the real tool reads zeroes by some of them.
+/// Checks invalid entries, some of which qemu-img reads as zeroes.
 fn damaged_tables() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -382,7 +383,7 @@ fn damaged_tables() {
         let is_same = fs::read(folder.join("x")).unwrap() == wrong;
         assert!(is_same || is_data, "{what}");
     }
-    // Cut off in the middle of a cluster.
+    // The file is truncated in the middle of a cluster.
     fs::write(folder.join("x"), &bytes[..bytes.len() - 100]).unwrap();
     let said = ours(folder, &words("convert -f qcow -O raw x back.raw"));
     assert_eq!(said.status, Some(1), "{said:?}");

@@ -1,5 +1,5 @@
-//! qcow2 images with LUKS inside: what either tool makes, the other reads, reports and checks; and what is
-//! wrong with a header is said in the same words.
+//! Tests of qcow2 images with LUKS encryption: each tool reads, reports and checks the images of the other, and
+//! damaged headers give the same errors.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -36,7 +36,7 @@ const SECRETS: [&str; 4] = [
     "secret,id=wrong,data=battery",
 ];
 
-/// The words of a call, with the secrets.
+/// Returns the words of a call, with the secrets.
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().chain(SECRETS).collect()
 }
@@ -58,7 +58,7 @@ fn to_raw(tool: Tool, folder: &Path, name: &str, to: &str) {
     tool(folder, &words(&line)).ok();
 }
 
-/// The layouts in which clusters get their places, by which they are encrypted.
+/// The layouts of images. The host offsets of clusters affect their encryption.
 const LAYOUTS: [&str; 7] = [
     "cluster_size=512",
     "cluster_size=2M",
@@ -75,7 +75,7 @@ fn folder_with_disk() -> tempfile::TempDir {
     folder
 }
 
-/// Makes an image with one tool that the other reads.
+/// Asserts that an image of one tool is read by the other.
 fn goes_over(make: Tool, read: Tool, folder: &Path, options: &str) {
     convert(make, folder, options, "disk", "image");
     to_raw(read, folder, "image", "back");
@@ -102,7 +102,7 @@ fn layout(options: &str) {
     reported_alike(folder.path());
 }
 
-/// One cipher of each kind: `luks.rs` has them all.
+/// Checks one cipher of each kind. `luks.rs` tests all of them.
 fn ciphers() {
     let folder = folder_with_disk();
     for options in [
@@ -118,7 +118,7 @@ fn ciphers() {
     reported_alike(folder.path());
 }
 
-/// Making an image costs the real tool seconds, so there is one.
+/// Checks an image of qemu-img. There is only one, since it takes seconds to make.
 fn theirs() {
     let folder = folder_with_disk();
     let options = "data_file=data,extended_l2=on";
@@ -126,7 +126,7 @@ fn theirs() {
     reported_alike(folder.path());
 }
 
-/// Images in use: written into, with snapshots, with a wrong password and with none.
+/// Checks images in use: writes, snapshots, and wrong or missing passwords.
 fn in_use() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -135,7 +135,7 @@ fn in_use() {
     for make in [ours as Tool, qemu_img as Tool] {
         convert(make, folder, "", "disk", "image");
         let image = image("image");
-        // A cluster that a snapshot shares goes elsewhere, and is encrypted anew.
+        // A cluster that a snapshot shares is copied to another host offset, and encrypted again.
         let snapshot = format!("snapshot -c one --image-opts {image}");
         qemu_img(folder, &words(&snapshot)).ok();
         let io = ["-c", "write -P 7 100k 3k", "--image-opts", &image];
@@ -167,7 +167,7 @@ fn in_use() {
     }
 }
 
-/// Every field of the header, and the extension that leads to it.
+/// Checks every field of the header, and of the extension that points to it.
 fn damaged_headers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -181,7 +181,7 @@ fn damaged_headers() {
         let file = fs::File::options().write(true).open(folder.join("image"));
         file.unwrap().write_all_at(new, at as u64).unwrap();
         same_answer(folder, &["info", "image"]);
-        // A header that is refused is refused whatever it is for.
+        // A header is refused for every purpose.
         if ours(folder, &["info", "image"]).status == Some(0) {
             let map = format!("map --image-opts {}", image("image"));
             same_answer(folder, &words(&map));
@@ -239,7 +239,7 @@ fn damaged_headers() {
     }
 }
 
-/// No block of known data is in the file, however it was made.
+/// Checks that no plaintext block is in the file.
 fn nothing_in_the_clear() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -274,7 +274,7 @@ fn nothing_in_the_clear() {
     }
 }
 
-/// Mistakes in options, and what `Formatting` says of them.
+/// Checks mistakes in options, and the line `Formatting`.
 fn options() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -310,7 +310,8 @@ fn options() {
     same_answer(folder, &["create", "-f", "qcow2", "-o", "help", "x"]);
 }
 
-/// The header's clusters count. The real tool stretches a password for that, so there is one size.
+/// Checks that `measure` counts the clusters of the header. qemu-img derives a key for that, so only one size is
+/// compared.
 fn measure() {
     let folder = tempfile::tempdir().unwrap();
     let options =

@@ -1,6 +1,6 @@
-//! What only QED has: its header, its tables, good and damaged, and its backing files.
+//! Tests of the features of QED: its header, its valid and damaged tables, and its backing files.
 //!
-//! Where QEMU believes a damaged image, or forgets data to make one whole, ours doesn't: each such case says so.
+//! Comments name the cases in which QEMU accepts a damaged image, or drops data to repair one, and cowhide doesn't.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::common::{qemu_io, same_contents, write_disk};
 use crate::tools::{Tool, assert_reads_as, ours, qemu_img, same, words};
 use crate::trial;
 
-/// Where fields of the header stand, in bytes.
+/// The offsets of fields of the header, in bytes.
 const CLUSTER_SIZE: usize = 4;
 const TABLE_SIZE: usize = 8;
 const HEADER_SIZE: usize = 12;
@@ -21,7 +21,7 @@ const L1_OFFSET: usize = 40;
 const SIZE: usize = 48;
 const NAME_OFFSET: usize = 56;
 const NAME_LENGTH: usize = 60;
-/// The mark of an image that has to be checked.
+/// The feature bit of an image that has to be checked.
 const NEED_CHECK: u64 = 2;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -54,13 +54,14 @@ fn put_short(bytes: &mut [u8], at: usize, number: u32) {
     bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
 }
 
-/// Where the only L2 table of a small image is.
+/// Returns the offset of the only L2 table of a small image.
 fn l2(bytes: &[u8]) -> usize {
     let l1 = usize::try_from(number(bytes, L1_OFFSET)).unwrap();
     usize::try_from(number(bytes, l1)).unwrap()
 }
 
-/// Runs a line in a folder of each tool's own, after some that prepare it. Asserts that both say and end the same.
+/// Runs a line in a separate folder for each tool, after lines that prepare it. Asserts that the answers are the
+/// same.
 fn both(prepare: &[&str], line: &str) -> [tempfile::TempDir; 2] {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let tools: [Tool; 2] = [ours, qemu_img];
@@ -106,8 +107,8 @@ fn options() {
     }
 }
 
-/// The real tool computes the longest disk of large clusters in 64 bits, and refuses all disks then. Of tables of one
-/// cluster it makes images that it doesn't open.
+/// Checks sizes. qemu-img computes the longest disk of large clusters in 64 bits, and then refuses all disks. With
+/// tables of one cluster it makes images that it doesn't open.
 fn sizes() {
     for (list, size) in [
         ("cluster_size=65536", "64T"),
@@ -147,7 +148,7 @@ fn subformats() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        // Beyond what one L2 table of the smallest clusters maps.
+        // The disk is larger than one L2 table of the smallest clusters maps.
         write_disk(&folder.join("disk.raw"), 9 * MIB + 512, 5);
         for (tool, image) in [(ours as Tool, "ours"), (qemu_img, "theirs")] {
             let line = format!("convert -f raw -O qed -o {list} disk.raw {image}");
@@ -162,7 +163,7 @@ fn subformats() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -224,7 +225,7 @@ fn wrong_headers() {
     }
 }
 
-/// New images over a backing file: only the word for a raw one is stored, and zeroes hide the file.
+/// Checks new images with a backing file: of its format only raw is stored, and zeroes hide the file.
 fn overlays() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -243,7 +244,7 @@ fn overlays() {
             }
             assert_reads_as(folder, "x.qed", "base.raw");
         }
-        // A disk that shares some of the base, and is longer.
+        // The disk has some of the base's data, and is longer.
         let mut disk = fs::read(folder.join("base.raw")).unwrap();
         disk[MIB as usize..2 * MIB as usize].fill(0);
         disk[2 * MIB as usize..2 * MIB as usize + 700].fill(3);
@@ -265,7 +266,7 @@ fn overlays() {
     }
 }
 
-/// Writing into an overlay copies the rest of clusters from the backing file.
+/// Checks that writes into an overlay copy the rest of clusters from the backing file.
 fn over_what_exists() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -299,7 +300,7 @@ fn over_what_exists() {
         ] {
             same(folder, line);
         }
-        // Other writers go on with it.
+        // Another writer can continue with the image.
         qemu_io(folder, "qed", "x.qed", &["write -q -P 9 4M 64k"]);
         assert!(
             qemu_img(folder, &["check", "x.qed"])
@@ -323,12 +324,12 @@ fn commit_and_rebase() {
         &["write -q -P 7 100k 500k", "write -q -z 1M 1M"],
     );
     qemu_img(folder, &words("convert -O raw x.qed now.raw")).ok();
-    // To another backing file: the disk stays what it is.
+    // After a rebase to another backing file the disk is the same.
     ours(folder, &words("rebase -b other.raw -F raw x.qed")).ok();
     same(folder, "info x.qed");
     assert_reads_as(folder, "x.qed", "now.raw");
     same(folder, "check x.qed");
-    // Names only, shorter and longer, and back.
+    // This changes only the name, to shorter and longer ones, and back.
     let long = format!("./{}base.raw", "./".repeat(400));
     for (name, format) in [("b", "qcow2"), (&*long, "raw"), ("other.raw", "raw")] {
         ours(folder, &["rebase", "-u", "-b", name, "-F", format, "x.qed"]).ok();
@@ -378,7 +379,7 @@ fn resize() {
     let base = "create -q -f raw base 10M";
     let overlay = "create -q -f qed -b base -F raw x 5M";
     both(&[base, overlay], "resize x 8M");
-    // What is added reads as zeroes, whatever stood behind the disk's end.
+    // The added part reads as zeroes, whatever data was beyond the disk's end.
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     qemu_img(folder, &words("create -q -f qed x.qed 5243392")).ok();
@@ -394,7 +395,8 @@ fn resize() {
     assert_reads_as(folder, "x.qed", "expected.raw");
 }
 
-/// A folder with `x.qed`, of 5 MiB, whose clusters 0, 1 and 32 hold data, and its bytes.
+/// Makes a folder with the image `x.qed`, of 5 MiB, whose clusters 0, 1 and 32 have data. Returns the image's bytes,
+/// too.
 fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), &words("create -q -f qed x.qed 5M")).ok();
@@ -404,8 +406,8 @@ fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Entries that lead nowhere, or to one cluster twice: nothing is read or written by them, and the counts are those
-/// of the real tool. A repair of ours gives two owners a cluster each.
+/// Checks invalid entries, and two entries of one cluster: nothing is read or written through them, and the counts
+/// are those of qemu-img. A repair of cowhide gives two owners a cluster each.
 fn damaged_tables() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -455,7 +457,7 @@ fn damaged_tables() {
                 [Some(0), Some(3)].contains(&again.status),
                 "{what}: {repaired:?} {again:?}"
             );
-            // Whoever could be read reads the same.
+            // Readable images read the same after the repair.
             if is_readable {
                 let fixed = ours(folder, &words("convert -f qed -O raw x.qed fixed.raw"));
                 fixed.ok();
@@ -467,7 +469,7 @@ fn damaged_tables() {
             assert_eq!(again.status, Some(2), "{what}: {again:?}");
         }
     }
-    // A header of no clusters leaves the first one to nobody, and a cluster at the end is nobody's.
+    // A header of 0 clusters leaks the first one, and an additional cluster at the end is leaked.
     for (at, value, more) in [(HEADER_SIZE, Some(0), 0), (0, None, 65536), (0, None, 100)] {
         let mut leaky = bytes.clone();
         if let Some(value) = value {
@@ -485,7 +487,7 @@ fn damaged_tables() {
     }
 }
 
-/// An image that was not closed is read as it is, and checked before it is written.
+/// Checks that an image that wasn't closed can be read, and is checked before it is written.
 fn need_check() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -514,14 +516,14 @@ fn need_check() {
         number(&fs::read(folder.join("x.qed")).unwrap(), FEATURES),
         0
     );
-    // The real tool clears the mark although two clusters of the disk are one of the file.
+    // qemu-img clears the bit although two entries have the same cluster.
     put(&mut marked, l2(&bytes) + 8, number(&bytes, l2(&bytes)));
     fs::write(folder.join("x.qed"), &marked).unwrap();
     ours(folder, &words("convert -n -f raw -O qed disk.raw x.qed")).fails(1, "damaged");
     assert!(fs::read(folder.join("x.qed")).unwrap() == marked);
 }
 
-/// The real tool reads zeroes where a file was cut off.
+/// Checks truncated files, of which qemu-img reads the missing part as zeroes.
 fn cut_files() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();

@@ -1,4 +1,4 @@
-//! Images that qemu-io wrote at random: we read what qemu-img reads.
+//! Tests of images with random writes of qemu-io, which cowhide must read as qemu-img does.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ fn command(noise: &mut Noise, size: u64) -> String {
     }
 }
 
-/// Our reading of an image, and our check of it, against the oracle's.
+/// Compares cowhide's reading and check of an image with the oracle's.
 fn compare_readings(folder: &Path, image: &str) {
     to_raw(ours, folder, image, "ours.raw");
     to_raw(qemu_img, folder, image, "theirs.raw");

@@ -1,11 +1,10 @@
-//! Images with features combined at random, made by the real tools; and headers, as bytes.
+//! Images with random combinations of features, made by the real tools, and the parsing of their headers.
 //!
-//! What the tools can't make is put into the header by hand: bits and an extension that nobody knows,
-//! and the bits that say that an image is dirty or corrupt. A writer that is killed leaves bitmaps in
-//! use, and images with lazy refcounts dirty.
+//! Features that the tools can't make are added to the header here: unknown bits and an unknown extension, and the
+//! dirty and corrupt bits. A killed writer leaves bitmaps in use, and images with lazy refcounts dirty.
 //!
-//! Left out, since it is different on purpose (see README.md, "For those who come from `qemu-img`"):
-//! damage of tables. Bitmaps that are out of date are in [`crate::snapshots`].
+//! Damaged tables are omitted, since they are handled differently on purpose (see docs/from-qemu-img.md).
+//! Inconsistent bitmaps are in [`crate::snapshots`].
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,20 +13,20 @@ use std::path::Path;
 use crate::common::{Noise, run, write_disk};
 use crate::tools::qemu_img;
 
-/// An image that was made.
+/// A generated image.
 #[derive(Debug, Clone)]
 pub struct Made {
     pub name: String,
     pub format: &'static str,
     pub size: u64,
-    /// Whether it is a qcow2 image that can have bitmaps.
+    /// True if it is a qcow2 image of version 3, which can have bitmaps.
     pub version_3: bool,
     pub is_backed: bool,
-    /// The name of its external data file, where that is a raw image of the disk.
+    /// The name of its external data file, if that is a raw image of the disk.
     pub raw_data: Option<String>,
 }
 
-/// What an image is made with: its options, and what is known of them.
+/// The options of a generated image, and their properties.
 struct Options {
     text: String,
     cluster_bits: u64,
@@ -36,14 +35,14 @@ struct Options {
     raw: bool,
 }
 
-/// Makes an image with up to two backing files; gives all of them, the last one on top.
+/// Makes an image with up to two backing files. Returns all of them, with the top image last.
 pub fn make_chain(folder: &Path, noise: &mut Noise) -> Vec<Made> {
     let layers = 1 + noise.below(3);
     let mut made: Vec<Made> = Vec::new();
     for number in 0..layers {
         let name = format!("layer{number}");
         if number == 0 && layers > 1 && noise.below(3) == 0 {
-            // Not always whole sectors.
+            // The size isn't always a whole number of sectors.
             let size = 512 * (1 + noise.below(6000)) - [0, noise.below(512)][noise.pick(2)];
             write_disk(&folder.join(&name), size, noise.next());
             made.push(Made {
@@ -63,7 +62,7 @@ pub fn make_chain(folder: &Path, noise: &mut Noise) -> Vec<Made> {
     made
 }
 
-/// Makes one qcow2 image, writes into it, and does to it what the tools don't.
+/// Makes a qcow2 image, writes into it, and adds features that the tools can't make.
 pub fn make_image(
     folder: &Path,
     noise: &mut Noise,
@@ -158,7 +157,7 @@ fn add_bitmap(folder: &Path, noise: &mut Noise, image: &str, bitmap: &str) {
         args.push("--disable");
     }
     args.extend([image, bitmap]);
-    // A small header cluster may have no room for it, and then both tools have an image without.
+    // It may not fit into a small header cluster, and then both tools get an image without it.
     let added = qemu_img(folder, &args);
     assert!(added.status.is_some(), "{added:?}");
 }
@@ -189,11 +188,11 @@ fn write_at_random(folder: &Path, noise: &mut Noise, name: &str, size: u64, opti
     commands.push(name.to_owned());
     let args = ["-f".to_owned(), "qcow2".to_owned()];
     let wrote = run(folder, "qemu-io", args.iter().chain(&commands));
-    // What a version can't do (such as discarding into a hole) fails on its own and harms nothing.
+    // Operations that a version doesn't have (such as discarding into a hole) fail without any harm.
     assert!(wrote.status.is_some(), "{wrote:?}");
 }
 
-/// Puts into the header what the tools never put there.
+/// Adds features to the header that the tools never write.
 fn touch_up(path: &Path, noise: &mut Noise) {
     let mut bytes = fs::read(path).unwrap();
     if bytes[7] == 3 {
@@ -222,7 +221,7 @@ fn field(bytes: &[u8], at: usize, length: usize) -> usize {
         .fold(0, |value, byte| value << 8 | usize::from(*byte))
 }
 
-/// Where the extensions are: the first one, and the end of the end mark.
+/// Returns the header extensions, the offset of the first one, and the end of the end marker.
 fn extensions_of(bytes: &[u8]) -> (Vec<(usize, Vec<u8>)>, usize, usize) {
     let start = if bytes[7] == 3 {
         field(bytes, 100, 4)
@@ -241,7 +240,7 @@ fn extensions_of(bytes: &[u8]) -> (Vec<(usize, Vec<u8>)>, usize, usize) {
     }
 }
 
-/// Puts an extension that nobody knows in front of the others, where there is room for it.
+/// Inserts an unknown extension in front of the others, if there is space.
 fn insert_extension(bytes: &mut Vec<u8>, data: &[u8]) {
     let (_, start, end) = extensions_of(bytes);
     let name = field(bytes, 8, 8);
@@ -265,8 +264,8 @@ fn insert_extension(bytes: &mut Vec<u8>, data: &[u8]) {
     bytes.splice(start..end + extension.len(), [extension, rest].concat());
 }
 
-/// Of a header what a writer must leave as the other tool leaves it: the feature bits, and the
-/// extensions by their kind, without the names of features, and without the place of bitmaps.
+/// Returns the parts of a header that both tools must leave the same: the feature bits, and the extensions by type,
+/// without the feature name table and the offset of bitmaps.
 pub fn header(path: &Path) -> (Vec<u8>, Vec<(usize, Vec<u8>)>) {
     let bytes = fs::read(path).unwrap();
     let bits = if bytes[7] == 3 {

@@ -1,4 +1,4 @@
-//! `rebase`: the same calls of both tools on copies of the same chain.
+//! Tests of `rebase`: the same calls of both tools on copies of the same chain.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +52,7 @@ pub fn scribble(folder: &Path, format: &str, name: &str, size: u64, seed: u64) {
     qemu_io(folder, format, name, &commands);
 }
 
-/// Makes a chain in a folder: `top` over `mid` over `base`, and other images that `top` may be put over.
+/// Makes a chain in a folder: `top` over `mid` over `base`, and other backing files for `top`.
 fn make(folder: &Path, options: &str) {
     theirs(folder, "create -q -f qcow2 base 3M");
     theirs(
@@ -92,7 +92,7 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Runs a call of both tools on copies of a folder, and looks at what they did to `top`; `look` may look at more.
+/// Runs a call of both tools on copies of a folder, and compares the resulting `top`.
 fn both(original: &Path, call: &str) -> [Ran; 2] {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let ran = [(ours as Tool, &folders[0]), (qemu_img, &folders[1])].map(|(tool, folder)| {
@@ -124,7 +124,7 @@ fn both(original: &Path, call: &str) -> [Ran; 2] {
         .map(|key| info[key].clone())
     });
     assert_eq!(info[0], info[1], "{call}");
-    // The whole disk, over whatever it is over now.
+    // This compares the whole disk over its new backing file.
     if info[0][0]
         .as_str()
         .is_none_or(|name| name != "top" && mine.join(name).exists())
@@ -146,7 +146,7 @@ fn both(original: &Path, call: &str) -> [Ran; 2] {
     ran
 }
 
-/// Both answers are the same but for the tools' names.
+/// Asserts that both answers are the same, except for the tools' names.
 fn same(call: &str, [ours, theirs]: [Ran; 2]) {
     assert_eq!(ours.stdout, theirs.stdout, "{call}");
     let expected = theirs.stderr.replace("qemu-img", "cowhide");
@@ -193,7 +193,7 @@ fn chains() {
         same(call, both(folder, call));
         disk_stays(folder, call);
     }
-    // The other tool takes the file for the one that is in the chain already, whatever its format.
+    // qemu-img treats the file as the one in the chain already, whatever its format.
     disk_stays(folder, "rebase -b base -F raw top");
     let call = "rebase --image-opts -b other -F qcow2 driver=qcow2,file.filename=top";
     same(call, both(folder, call));
@@ -217,7 +217,7 @@ fn header_only() {
     ] {
         same(call, both(folder, call));
     }
-    // The header is the one that the other tool writes.
+    // The header is the same as that of qemu-img.
     for call in ["rebase -u -b nope -F qcow2 top", "rebase -u -b '' top"] {
         let both = [ours as Tool, qemu_img].map(|tool| {
             let copied = tempfile::tempdir().unwrap();
@@ -249,7 +249,7 @@ fn kinds() {
             "rebase -b '' top",
             "rebase -u -b small -F qcow2 top",
         ] {
-            // The other tool ends in an assertion.
+            // qemu-img aborts at an assertion.
             if !call.contains("-c") || !options.contains("extended_l2") {
                 same(call, both(folder, call));
             }
@@ -258,7 +258,7 @@ fn kinds() {
             }
         }
     }
-    // The name of the data file is relative to where the tools are called.
+    // The name of the data file is relative to the current folder.
     let folder = tempfile::tempdir().unwrap();
     make(folder.path(), "-o data_file=data");
     disk_stays(folder.path(), "rebase -b side -F qcow2 top");
@@ -305,7 +305,7 @@ fn mistakes() {
     ] {
         same(call, both(folder, call));
     }
-    // The chain is broken, and the image isn't.
+    // The chain is broken, but the image itself isn't.
     fs::remove_file(folder.join("mid")).unwrap();
     for call in [
         "rebase -b base -F qcow2 top",
@@ -316,7 +316,7 @@ fn mistakes() {
     }
 }
 
-/// Where the other tool copies first and refuses then.
+/// Checks calls that qemu-img only refuses after copying.
 fn refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -328,7 +328,7 @@ fn refused() {
     same(call, ran);
     ours(folder, &words(call)).fails(1, "backing format must be specified");
     copy(folder, copied.path());
-    // Over itself, and over what is over it.
+    // A rebase to itself or to its own overlay is refused.
     theirs(folder, "create -q -f qcow2 -b top -F qcow2 over");
     for to in ["top", "over"] {
         let before = fs::read(folder.join("top")).unwrap();
@@ -443,7 +443,7 @@ fn encrypted() {
     }
 }
 
-/// The lines only grow, and end as the other tool's do.
+/// Checks that the percentage only grows, and ends as in qemu-img.
 fn progress() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

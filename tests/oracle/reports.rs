@@ -1,4 +1,4 @@
-//! `create`'s line and `info`'s reports, equal to the byte.
+//! Tests of the line of `create` and the reports of `info`, which are the same to the byte.
 
 use libtest_mimic::Trial;
 
@@ -73,7 +73,7 @@ fn creations() {
             let _ = std::fs::remove_file(folder.join("x.img"));
             let printed = tool(folder, &[&["create"], args].concat()).ok();
             let info = qemu_img(folder, &["info", "--output=json", "x.img"]).ok();
-            // The file's own length and use of the medium are each tool's own affair.
+            // The length of the file and its space on the disk may differ.
             let info: Vec<String> = info
                 .lines()
                 .filter(|line| !line.contains("actual-size") && !line.starts_with("       "))

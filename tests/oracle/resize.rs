@@ -1,14 +1,14 @@
-//! `resize`: both tools give copies of one image another size, say the same of it, and leave the same disk.
+//! Tests of `resize`: both tools resize copies of one image, with the same output and the same disk.
 //!
-//! The images have features combined at random, and then those that matter most are tried one by one. The
-//! seed is the test's name, so that a failure can be had again.
+//! The images have random combinations of features, and the most important features are also tested one by one. The
+//! seed is the test's name, so that a failure can be reproduced.
 //!
-//! Not the same on purpose:
+//! Deliberate differences:
 //!
-//! - what a last cluster holds behind the end of a smaller disk comes back with a larger one in the real
-//!   tool, and here reads as zeroes;
-//! - space that is taken for an encrypted disk reads as noise in the real tool, and here as zeroes;
-//! - where in a file things are; and the repair of a dirty image, of which we don't say anything.
+//! - with qemu-img, data in the last cluster beyond the end of a smaller disk comes back with a larger one, and with
+//!   cowhide it reads as zeroes;
+//! - preallocated space of an encrypted disk reads as noise with qemu-img, and as zeroes with cowhide;
+//! - host offsets, and the messages of the repair of a dirty image, which cowhide doesn't have.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,10 +24,10 @@ use crate::random_images::{header, make_chain};
 use crate::tools::{SECRET, Tool, is_finding, ours, qemu_img, same_answer, spec};
 use crate::trial;
 
-/// The number of chains of images that are made at random.
+/// The number of random chains of images.
 const CHAINS: u64 = 24;
 
-/// The number of changes of size that are tried with each.
+/// The number of resizes of each.
 const CHANGES: u64 = 3;
 
 pub fn trials() -> Vec<Trial> {
@@ -51,7 +51,7 @@ pub fn trials() -> Vec<Trial> {
     random.chain(kinds).chain(others).collect()
 }
 
-/// Kinds of images: the options that make one, and what is written to it.
+/// Kinds of images: their names, their options, and the data that is written.
 const KINDS: &[(&str, &str, &str)] = &[
     ("default", "", "write -P 3 0 1M,write -P 4 2M 512k"),
     ("small_clusters", "cluster_size=512", "write -P 3 700k 2M"),
@@ -100,7 +100,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("zeroes", "cluster_size=4k", "write -z 0 3M"),
 ];
 
-/// The sizes that are tried with each of a disk of 3 MiB.
+/// The sizes for a disk of 3 MiB.
 const SIZES: &[&[&str]] = &[
     &["3073k"],
     &["+20M"],
@@ -137,12 +137,12 @@ fn both_in(original: &Path, args: &[&str]) -> [(tempfile::TempDir, Ran); 2] {
     })
 }
 
-/// Asserts that both tools said the same.
+/// Asserts that both tools have the same output.
 fn assert_same_words(ours: &Ran, theirs: &Ran, what: &str) {
     let words = |ran: &Ran| {
         let complaint = ran.stderr.replace("qemu-img", "cowhide");
         let lines = complaint.lines();
-        // The repair of a dirty image is told of by the real tool alone.
+        // Only qemu-img reports the repair of a dirty image.
         let lines = lines.filter(|line| !is_finding(line));
         lines.map(|line| format!("{line}\n")).collect::<String>()
     };
@@ -157,7 +157,7 @@ fn assert_same_image(ours: &Path, theirs: &Path, name: &str, what: &str) {
     assert_eq!(map(ours, name), map(theirs, name), "{what}: map");
 }
 
-/// Asserts that an image is the same disk in both folders, however that is stored, with nothing wrong in either.
+/// Asserts that an image is the same disk in both folders, whatever its allocation, with nothing wrong in either.
 fn assert_same_but_map(ours: &Path, theirs: &Path, name: &str, what: &str) {
     for folder in [ours, theirs] {
         let args = [
@@ -207,8 +207,8 @@ fn assert_same_others(ours: &Path, theirs: &Path, but: &str) {
     }
 }
 
-/// Asserts that files are the same but for zeroes at the end of one: the real tool makes a data file longer than
-/// the disk where it takes whole clusters.
+/// Asserts that files are the same except for zeroes at the end of one: qemu-img makes a data file longer than the
+/// disk if it allocates whole clusters.
 fn assert_same_data_file(ours: &Path, theirs: &Path) {
     let [mut our, mut their] = [ours, theirs].map(|path| fs::read(path).unwrap());
     let length = our.len().max(their.len());
@@ -222,7 +222,7 @@ fn at_random(seed: u64) {
     let chain = make_chain(known.path(), &mut noise(2000 + seed));
     let top = chain.last().unwrap();
     for change in 0..CHANGES {
-        // The same image, and another change.
+        // This is the same image with another resize.
         let mut noise = noise(seed * CHANGES + change + 5000);
         let size = match noise.below(3) {
             0 => 512 * (1 + noise.below(top.size / 512)),
@@ -247,8 +247,7 @@ fn at_random(seed: u64) {
         let what = format!("{args:?} of {top:?}");
         assert_same_words(&our_run, &their_run, &what);
         if our_run.status == Some(0) && top.format == "qcow2" {
-            // Over a backing file, a last cluster that reads as zeroes behind the disk's end becomes data in the
-            // real tool.
+            // With a backing file, a last partial cluster with zeroes beyond the disk's end becomes data in qemu-img.
             match top.is_backed {
                 true => assert_same_but_map(our.path(), their.path(), &top.name, &what),
                 false => assert_same_image(our.path(), their.path(), &top.name, &what),
@@ -286,7 +285,7 @@ fn one_kind(options: &str, writes: &str, size: &[&str]) {
     if size.contains(&"--shrink") {
         return;
     }
-    // Another change, of what each tool has left: not one that shows what is behind an end.
+    // This resizes the result of each tool again, without showing data beyond an old end.
     for args in [
         &["resize", "-q", "x", "+100M"][..],
         &["resize", "-q", "--shrink", "x", "2M"],
@@ -449,7 +448,7 @@ fn backing_files() {
                 &["--preallocation=full", "5M"],
                 &["--shrink", "1000k"],
             ] {
-                // In every kind of image that where the backing file would show through.
+                // Every kind of image is only tested where the backing file would show through.
                 if !options.is_empty() && (below != "9M" || size[0] == "--shrink") {
                     continue;
                 }
@@ -564,7 +563,7 @@ fn devices() {
     ] {
         same_answer(folder, args);
     }
-    // What was on the device isn't read where space is taken on it.
+    // Old data of the device isn't visible in preallocated space.
     ours(
         folder,
         &[

@@ -1,8 +1,8 @@
-//! New images without data are the same to the byte as those that the real tool makes, and their files take the
+//! Tests that new images without data are the same to the byte as those of qemu-img, and that their files take the
 //! same space at their start.
 //!
-//! Not the same on purpose: the clusters of preallocated images that are encrypted, which read as zeroes in ours and as
-//! noise in the other's. A header of LUKS has a new key each time.
+//! There is one deliberate difference: the clusters of preallocated encrypted images read as zeroes with cowhide, and
+//! as noise with qemu-img. LUKS headers are random.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use crate::trial;
 /// The sizes of the disks.
 const SIZES: &[&str] = &["0", "512", "1000", "1M", "1G", "5G", "3T"];
 
-/// The options, of which each is tried with each size.
+/// The options, each of which is tested with each size.
 const OPTIONS: &[&str] = &[
     "compat=1.1",
     "compat=0.10",
@@ -38,8 +38,8 @@ const OPTIONS: &[&str] = &[
     "encrypt.format=aes,encrypt.key-secret=s,compat=0.10,cluster_size=64k",
 ];
 
-/// The options by which each cluster has its place, and the sizes of the disks. Refcount blocks come where a run of
-/// clusters needs one, and a table that is too short is outgrown, so that sizes count.
+/// The options with preallocation, and the sizes of the disks. The sizes matter, since refcount blocks are allocated
+/// between runs of clusters, and a refcount table that becomes too short is moved.
 const PREALLOCATED: &[(&str, &[&str])] = &[
     (
         "preallocation=metadata",

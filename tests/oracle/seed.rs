@@ -1,5 +1,5 @@
-//! What this project began with, literally: the command typed at a terminal, and its result
-//! decrypted by the real qemu-img with the same password.
+//! The test of the original command of this project, typed at a terminal, whose result qemu-img decrypts with
+//! the same password.
 
 use libtest_mimic::Trial;
 

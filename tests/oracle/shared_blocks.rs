@@ -1,5 +1,5 @@
-//! Blocks that source and target share, on file systems that can do that. They are made in files and
-//! mounted, which takes root and a kernel that has them; without those the tests are listed as ignored.
+//! Tests of blocks that source and target share, on file systems that can do that. They are made in files and
+//! mounted, which needs root and support by the kernel. Without these the tests are listed as ignored.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -15,7 +15,7 @@ use crate::trial;
 /// A test, in the folder of a mounted file system.
 type Test = fn(&Path);
 
-/// What is tested on each file system.
+/// The tests for each file system.
 const TESTS: [(&str, Test); 5] = [
     ("same_image_and_contents", same_image_and_contents),
     ("images_in_use", images_in_use),
@@ -83,8 +83,8 @@ fn qemu(folder: &Path, command: &str) -> Ran {
     qemu_img(folder, &command.split(' ').collect::<Vec<_>>())
 }
 
-/// What an image's tables say: where each run starts, and in the file. The holes in what is stored are the file's
-/// own, and a shared cluster has none.
+/// Returns the map of an image: guest offset, length and host offset. Holes of the file within data are joined, since
+/// a shared cluster has none.
 fn tables(folder: &Path, image: &str) -> Vec<(u64, u64, Option<u64>)> {
     let map = cowhide(folder, &format!("map --output=json {image}")).ok();
     let map: Vec<serde_json::Value> = serde_json::from_str(&map).unwrap();
@@ -112,7 +112,7 @@ fn same(folder: &Path, one: &str, other: &str) {
     );
 }
 
-/// Tables don't depend on what is shared, and everything that can be shared is: `always` says so.
+/// Checks that tables don't depend on sharing, and that everything that can be shared is, by `always`.
 fn same_image_and_contents(folder: &Path) {
     write_disk(&folder.join("disk.raw"), 40 << 20, 7);
     write_disk(&folder.join("odd.raw"), (5 << 20) + 1536, 8);
@@ -163,7 +163,7 @@ fn same_image_and_contents(folder: &Path) {
     let data = "convert --reflink=always -O qcow2 -o data_file=data disk.raw external";
     cowhide(folder, data).ok();
     qemu(folder, "compare -q external disk.raw").ok();
-    // An end that is no whole block, clusters smaller than one, and what isn't stored as it is.
+    // These are a partial block at the end, clusters smaller than a block, and data that isn't stored unchanged.
     cowhide(folder, "convert -c -O qcow2 disk.raw packed").ok();
     for (source, options) in [
         ("odd.raw", "-O qcow2"),
@@ -194,7 +194,7 @@ fn changes_stay_apart(folder: &Path) {
         .unwrap();
     disk.sync_all().unwrap();
     qemu(folder, "compare -q x.qcow2 before.raw").ok();
-    // Nor the other way round.
+    // A write to the target doesn't change the source either.
     let io = ["-f", "qcow2", "-c", "write -P 5 0 4M", "x.qcow2"];
     assert_eq!(run(folder, "qemu-io", io).status, Some(0));
     fs::copy(folder.join("disk.raw"), folder.join("after.raw")).unwrap();
@@ -315,7 +315,7 @@ fn refusals(folder: &Path) {
     assert!(!folder.join("x").exists());
 }
 
-/// What is shared takes no space; what has to be copied and has none is an error, and nothing is left.
+/// Checks a full disk: shared blocks take no space, and copied ones without space are an error that leaves no file.
 fn full_disk(folder: &Path) {
     fs::write(folder.join("disk.raw"), Noise(6).bytes(100 << 20)).unwrap();
     fs::File::open(folder.join("disk.raw"))

@@ -1,7 +1,8 @@
-//! A signal at every call by which a conversion changes files, over a target that was there: when the program
-//! is gone, each file of the target is empty, or the image is whole.
+//! Tests of a signal at every system call by which a conversion changes an existing target: afterwards each file of
+//! the target is empty, or the image is complete.
 //!
-//! Interrupted.rs does much to many commands, and takes a sample; this does one thing at every moment.
+//! interrupted.rs injects many faults into a sample of the calls of many commands. This file injects a signal into
+//! every call.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +15,7 @@ use crate::system_calls::can_be_traced;
 use crate::tools::qemu_img;
 use crate::trial;
 
-/// What changes a file. The last one gives a target its final length, or none.
+/// The system calls that change a file. The last one sets the final length of a target, or empties it.
 const CALLS: [&str; 4] = ["pwrite64", "fallocate", "copy_file_range", "ftruncate"];
 
 const SIGNALS: [&str; 4] = ["INT", "TERM", "HUP", "QUIT"];
@@ -38,17 +39,17 @@ pub fn trials() -> Vec<Trial> {
     trials.into()
 }
 
-/// What is in the files of a target before.
+/// Returns the old contents of the files of a target.
 fn before() -> Vec<u8> {
     Noise(3).bytes(700_000)
 }
 
-/// Converts over what was there, under strace.
+/// Converts over an existing target, under strace.
 fn trace(folder: &Path, options: &str, expressions: &[&str]) -> (Ran, String) {
     for name in ["x", "x.data"] {
         fs::write(folder.join(name), before()).unwrap();
     }
-    // Whoever starts the tests may ignore a signal, and so would what they start.
+    // The process that starts the tests may ignore a signal, and its children inherit that.
     let mut args = vec![
         "--default-signal=HUP,INT,QUIT,TERM",
         "strace",
@@ -65,7 +66,7 @@ fn trace(folder: &Path, options: &str, expressions: &[&str]) -> (Ran, String) {
     (ran, fs::read_to_string(folder.join("trace")).unwrap())
 }
 
-/// How often the thread that does it most makes each call.
+/// Returns the number of each call in the thread with the most of them.
 pub fn counts(trace: &str) -> Vec<(&'static str, usize)> {
     let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
     for line in trace.lines() {
@@ -120,7 +121,7 @@ fn sweep(options: &str) {
         "{ran:?}"
     );
     let mut emptied = 0;
-    // A signal that comes late finds the work done. On a busy machine most do.
+    // A late signal arrives after the work. On a busy machine most do.
     for round in 0..5 {
         if emptied >= 3 {
             break;
@@ -130,7 +131,7 @@ fn sweep(options: &str) {
     assert!(emptied >= 3, "{options}: emptied {emptied} times");
 }
 
-/// Sends a signal at each call in turn, and gives how often the target was emptied.
+/// Sends a signal at each call, one after the other. Returns the number of emptied targets.
 fn signals_at_each(
     folder: &Path,
     options: &str,
@@ -143,7 +144,7 @@ fn signals_at_each(
         for nth in 1..=count {
             let signal = SIGNALS[(nth + round) % SIGNALS.len()];
             let first = format!("inject={call}:signal={signal}:when={nth}");
-            // A second one comes when that is said, which is the only writing at no offset.
+            // A second signal comes with the message about the first, which is the only `write`.
             let second = "inject=write:signal=TERM:when=1";
             let both: &[&str] = match nth % 2 {
                 0 => &[&first, second],
@@ -159,7 +160,7 @@ fn signals_at_each(
             assert!(ended, "{when}: neither done nor ended");
             let length = |name: &&str| fs::metadata(folder.join(name)).unwrap().len();
             let lengths: Vec<u64> = files.iter().map(length).collect();
-            // The data file is opened after the image, and is what it was until then.
+            // The data file is opened after the image, and is unchanged until then.
             let is_touched = |name: &&&str| fs::read(folder.join(name)).unwrap() != before();
             let touched = files.iter().filter(is_touched).count();
             if lengths.iter().take(touched).any(|length| *length > 0) {

@@ -1,5 +1,5 @@
-//! `snapshot`: the same steps by both tools, and by both in turn, lead to the same disks, snapshots and lists;
-//! and both refuse the same, in the same words.
+//! Tests of `snapshot`: the same steps by each tool, and by both alternately, give the same disks, snapshots and
+//! lists, and both refuse the same calls with the same errors.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The list without dates and times, of which each tool has its own.
+/// Returns the list without dates and times, which differ.
 fn list(tool: Tool, folder: &Path, image: &str) -> String {
     let text = tool(folder, &["snapshot", "-l", image]).ok();
     let mask = |word: &str| {
@@ -55,7 +55,7 @@ fn list(tool: Tool, folder: &Path, image: &str) -> String {
     words.join(" ")
 }
 
-/// The snapshots' ids, in order.
+/// Returns the ids of the snapshots, in order.
 fn ids(folder: &Path, image: &str) -> Vec<String> {
     let text = qemu_img(folder, &["snapshot", "-l", image]).ok();
     let lines = text.lines().skip(2);
@@ -63,7 +63,7 @@ fn ids(folder: &Path, image: &str) -> Vec<String> {
     lines.map(id).collect()
 }
 
-/// What the disk holds, and what it held at each snapshot.
+/// Returns the disk, and that of each snapshot.
 fn disks(folder: &Path, image: &str) -> Vec<Vec<u8>> {
     let read = |args: &[&str]| {
         qemu_img(
@@ -80,7 +80,7 @@ fn disks(folder: &Path, image: &str) -> Vec<Vec<u8>> {
     disks
 }
 
-/// Asserts that images agree in everything but where it is.
+/// Asserts that images are the same, except for host offsets.
 fn assert_same(folder: &Path, images: &[&str], when: &str) {
     let first = (disks(folder, images[0]), list(qemu_img, folder, images[0]));
     for image in images {
@@ -118,7 +118,7 @@ fn the_same_steps(options: &str) {
             0 if existing.len() < 6 => (0, ["-c".to_owned(), format!("{}", 100 + round)]),
             1 if !existing.is_empty() => (1, ["-a".to_owned(), pick(&mut noise)]),
             2 if existing.len() > 2 => {
-                // By name, which is a number too, and the id of none.
+                // The snapshot is named by its name, which is a number too, but not an id.
                 let text = qemu_img(folder, &["snapshot", "-l", "a"]).ok();
                 let line = text.lines().nth(2 + noise.pick(existing.len())).unwrap();
                 let name = line.split_whitespace().nth(1).unwrap();
@@ -157,7 +157,7 @@ fn the_same_steps(options: &str) {
 fn encrypted(format: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // As little work for a guess as there can be, since the key is made many times.
+    // Key derivation has the lowest cost, since it is done many times.
     let work = if format == "luks" {
         ",encrypt.iter-time=10"
     } else {
@@ -176,7 +176,7 @@ fn encrypted(format: &str) {
         assert!(!ran.stdout.contains("failed"), "{ran:?}");
     };
     io("write -P 1 0 1M");
-    // As qemu-img wants it, and without the password, which snapshots don't need.
+    // One call has the password, as qemu-img needs it, and the other doesn't.
     let with = [
         "snapshot",
         "--object",
@@ -198,7 +198,7 @@ fn encrypted(format: &str) {
     assert!(qemu_img(folder, &args).ok().starts_with("No errors"));
 }
 
-/// A disk that was larger or smaller when the snapshot was taken: going back changes its size.
+/// Checks that applying a snapshot restores the size of the disk.
 fn of_another_size() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -235,7 +235,7 @@ fn of_another_size() {
     }
 }
 
-/// A snapshot of a machine has its state behind the disk: that goes and comes with it.
+/// Checks a snapshot with a VM state, which is stored beyond the end of the disk.
 fn with_state() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -366,7 +366,7 @@ fn refused() {
         let args: Vec<&str> = line.split(' ').collect();
         let answer = ours(folder, &args);
         assert!(contents() == before, "{line}");
-        // QEMU marks bitmaps as in use, and not, when it opens the image.
+        // QEMU sets and clears the in-use flag of bitmaps when it opens the image.
         let theirs = qemu_img(folder, &args);
         for (file, bytes) in files.iter().zip(&before) {
             std::fs::write(folder.join(file), bytes).unwrap();
@@ -433,7 +433,7 @@ fn locked() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // It answers once it has the image.
+    // qemu-io answers once it has opened the image.
     let mut stdin = io.stdin.take().unwrap();
     let mut answers = std::io::BufReader::new(io.stdout.take().unwrap());
     std::io::Write::write_all(&mut stdin, b"length\n").unwrap();
@@ -448,7 +448,7 @@ fn locked() {
         let (answer, theirs) = (ours(folder, &args), qemu_img(folder, &args));
         let answers = (answer.status, &answer.stdout);
         assert_eq!(answers, (theirs.status, &theirs.stdout), "{line}");
-        // Ours adds who it is that has the image.
+        // cowhide adds the process that has the image open.
         let complaint = theirs.stderr.replace("qemu-img", "cowhide");
         assert!(answer.stderr.starts_with(&complaint), "{line}: {answer:?}");
     }

@@ -1,4 +1,5 @@
-//! Internal snapshots and persistent bitmaps: `info` shows them as `qemu-img` does, to the byte.
+//! Tests of internal snapshots and persistent bitmaps in `info`, which are the same as in `qemu-img` to the
+//! byte.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -33,7 +34,7 @@ fn open(folder: &Path) -> File {
     options.open(folder.join("x.qcow2")).unwrap()
 }
 
-/// An image with two snapshots and three bitmaps.
+/// Makes an image with two snapshots and three bitmaps.
 fn make(folder: &Path) {
     let qemu = |args: &str| qemu_img(folder, &args.split(' ').collect::<Vec<_>>()).ok();
     qemu("create -q -f qcow2 x.qcow2 10M");
@@ -149,7 +150,7 @@ fn hand_made() {
     let count = entries.len() as u32;
     image.write_all_at(&count.to_be_bytes(), 60).unwrap();
     same_info(folder, "x.qcow2");
-    // A name that isn't UTF-8 is shown as such, and JSON stays valid.
+    // The bytes of a name that isn't UTF-8 are printed, and JSON stays valid.
     image.write_all_at(b"\xff", offset + 41).unwrap();
     let args = ["info", "--output=json", "x.qcow2"];
     let theirs = qemu_img(folder, &args).ok();
@@ -193,7 +194,7 @@ fn bitmaps() {
     let directory = u64::from_be_bytes(header[at + 24..at + 32].try_into().unwrap());
     image.write_all_at(&[3], directory + 15).unwrap();
     same_info(folder, "x.qcow2");
-    // Without the autoclear bit they are out of date; both say so on standard error.
+    // Without the autoclear bit they are inconsistent, which both tools report on standard error.
     image.write_all_at(&[0], 95).unwrap();
     for output in ["--output=human", "--output=json"] {
         let args = ["info", output, "x.qcow2"];

@@ -1,4 +1,4 @@
-//! `convert -S`: zeroes are left out in the units that qemu-img leaves out, whatever the cluster size.
+//! Tests of `convert -S`: zeroes are skipped in the same units as with qemu-img, for every cluster size.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn trials() -> Vec<Trial> {
     sizes.into_iter().map(trial_of).collect()
 }
 
-/// Data of different lengths, with gaps of different lengths between.
+/// Returns a disk with data of different lengths, with gaps of different lengths between.
 fn disk() -> Vec<u8> {
     let mut disk = vec![0; 256 << 10];
     for (start, length) in [
@@ -58,7 +58,7 @@ fn clusters(size: &str) {
     }
 }
 
-/// The parts of a disk that its image stores, as the real tool finds them.
+/// Returns the stored parts of a disk, as qemu-img maps them.
 fn present(folder: &Path, image: &str) -> Vec<(u64, u64)> {
     let map = qemu_img(folder, &words(&format!("map --output=json {image}"))).ok();
     let extents: Vec<Value> = serde_json::from_str(&map).unwrap();

@@ -1,8 +1,8 @@
-//! What cache modes promise, seen from below: the system calls of a whole command. With every mode but
-//! `unsafe`, which is `convert`'s own, each file that was written is flushed after the last thing that
-//! was done to it, and the directory of each new one too. Where the page cache is to be bypassed, it is.
+//! Tests of cache modes by the system calls of a whole command. With every mode but `unsafe`, the default of
+//! `convert`, each written file is flushed after its last change, and the directory of each new file too. The page
+//! cache is bypassed if the mode says so.
 //!
-//! strace shows that; where there is none, or it may not trace, the tests are listed as ignored.
+//! strace records the calls. The tests are listed as ignored if strace is missing or may not trace.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ const MODES: [&str; 6] = [
     "",
 ];
 
-/// What is done, and the files that it writes.
+/// Calls, and the files that they write.
 const CALLS: &[(&str, &[&str])] = &[
     ("-O qcow2 disk.raw x", &["x"]),
     ("-O raw disk.qcow2 x", &["x"]),
@@ -65,8 +65,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A system call: its name, the path that it is about, and all that strace says. A file that has no name
-/// yet goes by the one that it gets.
+/// A system call: its name, its path, and the line of strace. A file without a name has the path that it gets later.
 struct Call {
     name: String,
     path: String,
@@ -83,7 +82,7 @@ impl Call {
     }
 }
 
-/// Runs our program and gives what it did to files, in order.
+/// Runs cowhide, and returns its system calls on files, in order.
 fn trace(folder: &Path, args: &str) -> Vec<Call> {
     let what = format!(
         "trace=?open,openat,fsync,fdatasync,write,linkat,{}",
@@ -96,7 +95,7 @@ fn trace(folder: &Path, args: &str) -> Vec<Call> {
     let call = |line: &str| {
         // 123  pwrite64(5</folder/x>, …) = 512; what was interrupted is told of as a beginning and an end.
         let (name, rest) = line.split_once(' ')?.1.trim_start().split_once('(')?;
-        // What an open gives, and what the others are given.
+        // The path is in the result of an open, and in the first argument of the others.
         let path = if OPENS.contains(&name) {
             rest.rsplit_once(") = ")?.1
         } else {
@@ -117,7 +116,7 @@ fn trace(folder: &Path, args: &str) -> Vec<Call> {
     calls
 }
 
-/// The paths by which files without a name are known, and those of the names that they get.
+/// Returns the paths that files without a name have in the trace, and those of the names that they get.
 fn names(trace: &str, calls: &[Call]) -> Vec<(String, String)> {
     let linked = |line: &str| {
         // linkat(AT_FDCWD<…>, "/proc/self/fd/7", 6</folder>, "x", AT_SYMLINK_FOLLOW) = 0
@@ -135,7 +134,7 @@ fn names(trace: &str, calls: &[Call]) -> Vec<(String, String)> {
     trace.lines().filter_map(linked).collect()
 }
 
-/// A folder on a real disk: not every tmpfs can bypass the page cache.
+/// Makes a folder on a real disk, since not every tmpfs can bypass the page cache.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path();
@@ -152,7 +151,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// Asserts that the last thing done to a file, whatever its name was then, is to flush it.
+/// Asserts that the last system call on a file is a flush, whatever its name was then.
 fn assert_flushed(calls: &[Call], path: &Path, what: &str) {
     let about = |call: &&Call| Path::new(&call.path) == path;
     let changed = calls
@@ -204,7 +203,7 @@ fn conversions(mode: &str) {
     }
 }
 
-/// `-T none` reads past the page cache.
+/// Checks that `-T none` bypasses the page cache for reads.
 fn sources() {
     let folder = folder();
     let folder = &folder.path().canonicalize().unwrap();
@@ -230,7 +229,7 @@ fn sources() {
     }
 }
 
-/// A repair is flushed whatever it is asked for.
+/// Checks that a repair is flushed with every cache mode.
 fn repairs() {
     let folder = folder();
     let folder = &folder.path().canonicalize().unwrap();
@@ -240,7 +239,7 @@ fn repairs() {
         usize::try_from(u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
     };
     let block = number(number(48));
-    // A leak: a cluster that nobody has gets a count.
+    // This leaks a cluster: an unused one gets a refcount.
     bytes[block + 2 * 1000..block + 2 * 1000 + 2].copy_from_slice(&[0, 1]);
     fs::write(&image, bytes).unwrap();
     let calls = trace(folder, "check -q -r leaks disk.qcow2");

@@ -1,8 +1,8 @@
-//! Ctrl-C at the calls by which `rebase` and `commit` change files: the disk is what it was, over the old backing
-//! file or over the new one, and the same call can be made again.
+//! Tests of Ctrl-C at the system calls by which `rebase` and `commit` change files: the disk is unchanged, over the
+//! old or the new backing file, and the same call can be repeated.
 //!
-//! Both may take hours, and change images that somebody needs. There is nothing to be undone when they end early:
-//! a part of the disk is let go of, or left to another backing file, only when that has it.
+//! Both may take hours, and change images in place. Nothing has to be undone if they are stopped: a part of the disk
+//! is only dropped, or left to another backing file, after that has the data.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::system_calls::can_be_traced;
 use crate::tools::qemu_img;
 use crate::trial;
 
-/// The number of calls of each kind at which the signal comes, spread over all of them.
+/// The number of calls of each kind that get the signal, spread over all of them.
 const SAMPLE: usize = 5;
 
 /// The works: their names, the calls, and the backing file of `top` afterwards.
@@ -53,9 +53,9 @@ fn make(folder: &Path) {
     theirs(folder, "convert -f qcow2 -O raw top disk.raw");
 }
 
-/// Makes a call under strace, which sends the signal.
+/// Runs a command under strace, which sends the signal.
 fn trace(folder: &Path, call: &str, expression: &str) -> (Ran, String) {
-    // Whoever starts the tests may ignore SIGINT, and so would what they start.
+    // The process that starts the tests may ignore SIGINT, and its children inherit that.
     let tool = "--default-signal=INT strace -f -o trace -e";
     let args = tool.split(' ').chain([expression, COWHIDE]);
     let ran = run(folder, "env", args.chain(words(call)));
@@ -69,7 +69,7 @@ fn backing(folder: &Path) -> Option<String> {
     info["backing-filename"].as_str().map(str::to_owned)
 }
 
-/// Asserts that `top` has the disk that it had, and that nothing is wrong with it but clusters that nothing uses.
+/// Asserts that `top` has its old disk, and no damage but leaks.
 fn is_whole(folder: &Path, when: &str) {
     let compare = "compare -q -f qcow2 -F raw top disk.raw";
     let compared = qemu_img(folder, &words(compare));

@@ -1,9 +1,9 @@
-//! The real program with every system call that touches a file failing once, being interrupted once, and
-//! being its last one. strace makes that happen, without a change to the program; where there is no
-//! strace, or it may not trace, the tests are listed as ignored.
+//! Tests of the real program in which every system call on a file fails once, is interrupted once, and is the last
+//! one once. strace injects that without a change to the program. The tests are listed as ignored if strace is
+//! missing or may not trace.
 //!
-//! Whatever fails: either the program succeeds and what it made holds the source's data, or it says why
-//! in one line and leaves no image that opens. A killed program leaves the same, or a whole image.
+//! Either the program succeeds and its target has the source's data, or it prints an error of one line and leaves no
+//! image that can be opened. A killed program leaves the same, or a complete image.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::common::{COWHIDE, Ran, run, write_disk};
 use crate::tools::complaints;
 use crate::trial;
 
-/// Whether strace is there and may trace.
+/// Returns true if strace is installed and may trace.
 pub fn can_be_traced() -> bool {
     std::process::Command::new("strace")
         .args([
@@ -40,13 +40,13 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// Something to be done, with `x` as its target.
+/// A command with the target `x`.
 struct Work {
     name: &'static str,
     command: &'static str,
-    /// What `x` is beforehand; nothing where empty.
+    /// The file that `x` is a copy of before, or an empty string for none.
     before: &'static str,
-    /// Whether `x` must hold data afterwards even when the program fails.
+    /// True if `x` must have data afterwards even if the program fails.
     keeps: bool,
 }
 
@@ -101,7 +101,7 @@ const WORKS: [Work; 8] = [
     },
 ];
 
-/// Calls, what they fail with, and whether they change something: those may be interrupted, or be the last.
+/// System calls, their errors, and true if they change something: those are also interrupted, and the last one.
 const CALLS: [(&str, &str, bool); 8] = [
     ("pread64", "EIO", false),
     ("pwrite64", "ENOSPC", true),
@@ -128,7 +128,7 @@ fn prepare(folder: &Path) {
         let convert = format!("convert -O qcow2 -o cluster_size=4k {from} {to}");
         qemu_img(folder, &convert).ok();
     }
-    // No refcount block any more: all is made anew.
+    // The image loses its refcount blocks, so that all are rebuilt.
     let path = folder.join("broken.qcow2");
     let mut bytes = fs::read(&path).unwrap();
     let table = u64::from_be_bytes(bytes[48..56].try_into().unwrap());
@@ -144,7 +144,7 @@ fn renew(work: &Work, folder: &Path) {
     }
 }
 
-/// Does the work with something injected at the n-th of a call; `None` when there were fewer.
+/// Does the work with a fault at the n-th of a call. Returns `None` if there were fewer.
 fn inject(work: &Work, folder: &Path, call: &str, what: &str, nth: usize) -> Option<Ran> {
     renew(work, folder);
     let expression = format!("inject={call}:{what}:when={nth}");
@@ -157,7 +157,7 @@ fn inject(work: &Work, folder: &Path, call: &str, what: &str, nth: usize) -> Opt
     happened.then_some(ran)
 }
 
-/// Whether `x` is the disk.
+/// Returns true if `x` has the disk's contents.
 fn is_right(folder: &Path) -> bool {
     let raw = qemu_img(folder, "info x")
         .stdout
@@ -167,7 +167,7 @@ fn is_right(folder: &Path) -> bool {
     qemu_img(folder, &compare).status == Some(0)
 }
 
-/// What may be left when the work wasn't done.
+/// Asserts that a failed work has left only what it may leave.
 fn left_over(work: &Work, folder: &Path, when: &str) {
     if work.keeps {
         assert!(is_right(folder), "{when}: data was lost");
@@ -176,7 +176,7 @@ fn left_over(work: &Work, folder: &Path, when: &str) {
         qemu_img(folder, "check -q -f qcow2 x").ok();
         assert!(is_right(folder), "{when}: data was lost by a second repair");
     } else if !work.before.is_empty() {
-        // In use before, and in use still: no damage but leaks.
+        // The image was in use, and still is: it must have no damage but leaks.
         let status = qemu_img(folder, "check -q -f qcow2 x").status;
         assert!(matches!(status, Some(0 | 3)), "{when}: {status:?}");
     }
@@ -205,7 +205,7 @@ fn sweep(work: &Work) {
                 let Some(ran) = inject(work, folder, call, effect, nth) else {
                     break;
                 };
-                // The loader's own calls are none of ours.
+                // Calls of the dynamic loader don't count.
                 if ran.status == Some(127) && ran.stderr.contains("shared libraries") {
                     continue;
                 }
@@ -220,7 +220,7 @@ fn sweep(work: &Work) {
                 if !effect.contains("KILL") {
                     assert!(matches!(ran.status, Some(1..=3)), "{when}: {ran:?}");
                     assert_eq!(complaints(&ran).len(), 1, "{when}: {ran:?}");
-                    // Whose file a name is can't be known where the system doesn't tell.
+                    // The owner of a name is unknown if the system call that tells it fails.
                     let left = fs::metadata(folder.join("x")).is_ok_and(|meta| meta.len() > 0);
                     assert!(!left || !work.before.is_empty(), "{when}: left behind");
                 } else if work.before.is_empty() && work.command.contains("-O qcow2") {

@@ -1,17 +1,17 @@
-//! Trials, and how long each of them took: those that make the whole run long are to be seen at its end.
+//! Trials with a record of their times, so that the slowest are printed at the end.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 
-/// How many of the slowest trials are shown.
+/// The number of slowest trials that are printed.
 const SHOWN: usize = 10;
 
-/// What the trials so far took, and their names.
+/// The times of the trials so far, and their names.
 static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
-/// A test that uses the oracle; a panic is its failure.
+/// Returns a test that uses the oracle, and fails by a panic.
 pub fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
     let name = name.into();
     let timed = name.clone();
@@ -31,7 +31,7 @@ pub fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> T
     })
 }
 
-/// Prints the slowest trials of those that have run.
+/// Prints the slowest trials so far.
 pub fn print_slowest() {
     let times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
     let mut times: Vec<_> = times.iter().collect();

@@ -1,4 +1,4 @@
-//! The two tools side by side: how they are run, how images are named to both, and what is the same answer.
+//! Helpers that run both tools, name images for both, and compare their answers.
 
 use std::path::Path;
 
@@ -7,16 +7,16 @@ use crate::common::{COWHIDE, Ran, run, same_contents};
 /// The secret of encrypted images, as an object.
 pub const SECRET: &str = "secret,id=s,data=correct horse battery";
 
-/// Runs one of the two tools in a folder.
+/// A function that runs one of the two tools in a folder.
 pub type Tool = fn(&Path, &[&str]) -> Ran;
 
-/// Runs the real tool.
+/// Runs qemu-img.
 pub fn qemu_img(folder: &Path, args: &[&str]) -> Ran {
     run(folder, "qemu-img", args)
 }
 
-/// Runs the program under test. The lines that help after a mistake, which the real tool doesn't have, are left out;
-/// `tests/cli/mistakes.rs` looks at them.
+/// Runs cowhide. The lines of help after a mistake, which qemu-img doesn't have, are removed; `tests/cli/mistakes.rs`
+/// tests them.
 pub fn ours(folder: &Path, args: &[&str]) -> Ran {
     let mut ran = run(folder, COWHIDE, args);
     let helps = |line: &&str| {
@@ -29,8 +29,7 @@ pub fn ours(folder: &Path, args: &[&str]) -> Ran {
     ran
 }
 
-/// Asserts that both tools print the same, end with the same status and, but for their names, complain
-/// of the same.
+/// Asserts that both tools have the same output, the same status and, except for their names, the same errors.
 pub fn same_answer(folder: &Path, args: &[&str]) {
     let (ours, theirs) = (ours(folder, args), qemu_img(folder, args));
     assert_eq!(ours.stdout, theirs.stdout, "{args:?}: {ours:?}");
@@ -45,18 +44,18 @@ pub fn is_finding(line: &str) -> bool {
     FINDINGS.iter().any(|start| line.starts_with(start))
 }
 
-/// The other lines of standard error.
+/// Returns the lines of standard error that aren't findings.
 pub fn complaints(ran: &Ran) -> Vec<&str> {
     let lines = ran.stderr.lines();
     lines.filter(|line| !is_finding(line)).collect()
 }
 
-/// The words of a line that is written with blanks.
+/// Returns the words of a line, which are separated by spaces.
 pub fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// Asserts that both tools give the same answer to a line, on the same files, which they leave as they are.
+/// Asserts that both tools give the same answer to a line, on the same files, which they don't change.
 pub fn same(folder: &Path, line: &str) {
     same_answer(folder, &words(line));
 }
@@ -86,7 +85,7 @@ pub fn assert_clean(folder: &Path, image: &str) {
     }
 }
 
-/// Asserts that both tools say the same of a clean image, in both forms.
+/// Asserts that both tools give the same check of a clean image, in both formats.
 pub fn checks_agree(folder: &Path, image: &str) {
     for output in ["--output=human", "--output=json"] {
         let args = ["check", output, "--object", SECRET, "--image-opts", image];
@@ -94,7 +93,7 @@ pub fn checks_agree(folder: &Path, image: &str) {
     }
 }
 
-/// How an image is named to both tools, encrypted or not.
+/// Returns the options that name an image for both tools.
 pub fn spec(name: &str, format: &str, encrypted: bool) -> String {
     let key = if encrypted {
         ",encrypt.key-secret=s"

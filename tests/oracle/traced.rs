@@ -1,5 +1,5 @@
-//! Single system calls, made to fail or counted by strace; where there is none, or it may not trace, the tests
-//! are listed as ignored.
+//! Tests of single system calls, which strace counts or lets fail. They are listed as ignored if strace is missing or
+//! may not trace.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub fn trials() -> Vec<Trial> {
     .into()
 }
 
-/// Runs our program under strace, which writes to `trace`.
+/// Runs cowhide under strace, which writes to `trace`.
 fn traced(folder: &Path, expression: &str, line: &str) -> Ran {
     let mut args = vec!["-f", "-y", "-o", "trace", "-e", expression, COWHIDE];
     args.extend(line.split_whitespace());
@@ -60,7 +60,7 @@ fn inspected() {
     }
 }
 
-/// Where nobody may name a file later, it is copied to one that has its name.
+/// Checks that an unnamed file is copied to a named one if `linkat` is forbidden.
 fn named_later() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -74,7 +74,7 @@ fn named_later() {
             "copy_file_range:signal=WINCH:when=1",
             true,
         ),
-        // Only the image, after its data file had its name.
+        // Only naming the image fails, after its data file has its name.
         (
             "linkat:error=EPERM:when=2",
             "copy_file_range:signal=WINCH:when=1",
@@ -106,8 +106,8 @@ fn named_later() {
     }
 }
 
-/// The directory where a name is new, and no other; one that can't be flushed is no failure, and a medium that
-/// fails is.
+/// Checks that only the directory of a new name is flushed. A directory that can't be flushed is no error, and a
+/// failed medium is one.
 fn directories() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();

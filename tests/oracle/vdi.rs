@@ -1,7 +1,9 @@
-//! What only VDI has: its bytes, the fields of its header and the entries of its block map, good and damaged.
+//! Tests of the features of VDI: its bytes, the fields of its header and the entries of its block map, valid and
+//! damaged.
 //!
-//! Images of VirtualBox's differ from QEMU's in the length of the header and in where the blocks start; they are
-//! made here by moving the parts of one. Where QEMU believes a damaged image, ours doesn't: each such case says so.
+//! Images of VirtualBox differ from QEMU's in the length of the header and in the start of the blocks. They are made
+//! here by moving the parts of QEMU's. Comments name the cases in which QEMU accepts a damaged image, and cowhide
+//! doesn't.
 
 use std::fs;
 use std::path::Path;
@@ -12,16 +14,16 @@ use crate::common::{qemu_io, same_contents, write_disk};
 use crate::tools::{assert_clean, ours, qemu_img, same_answer};
 use crate::trial;
 
-/// Where fields of the header stand, in bytes.
+/// The offsets of fields of the header, in bytes.
 const KIND: usize = 76;
 const MAP_OFFSET: usize = 340;
 const DATA_OFFSET: usize = 344;
 const BLOCK_EXTRA: usize = 380;
 const BLOCKS: usize = 384;
 const ALLOCATED: usize = 388;
-/// The random identifiers of an image and of its last change, in bytes.
+/// The range of the random identifiers of an image and of its last change, in bytes.
 const UUIDS: std::ops::Range<usize> = 392..424;
-/// Where the first entry of the block map and the first block stand in an image of QEMU's of a few MiB.
+/// The offsets of the block map and of the first block in a small image of QEMU, in bytes.
 const MAP: usize = 512;
 const DATA: usize = 1024;
 const MIB: usize = 1 << 20;
@@ -58,7 +60,7 @@ fn without_uuids(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// A folder with `x.vdi`, of 5 MiB, whose blocks 0 and 2 hold data, and its bytes.
+/// Makes a folder with the image `x.vdi`, of 5 MiB, whose blocks 0 and 2 have data. Returns the image's bytes, too.
 fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), &["create", "-q", "-f", "vdi", "x.vdi", "5M"]).ok();
@@ -68,7 +70,7 @@ fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Converts `x.vdi` to `back.raw`, for which the tool must end with that status.
+/// Converts `x.vdi` to `back.raw`. The tool must end with that status.
 fn to_raw(folder: &Path, tool: crate::tools::Tool, status: i32) -> Option<Vec<u8>> {
     let back = folder.join("back.raw");
     let _ = fs::remove_file(&back);
@@ -107,7 +109,7 @@ fn new_images() {
     assert_eq!(seen.len(), count, "identifiers are used again");
 }
 
-/// The longest disk has a block map of 2 GiB; a sector more is refused, and ours leaves no file.
+/// Checks that the longest disk has a block map of 2 GiB. A longer disk is refused, and cowhide leaves no file.
 fn beyond_the_limit() {
     for size in ["562949819203585", "600T", "7E"] {
         let folder = tempfile::tempdir().unwrap();
@@ -127,7 +129,7 @@ fn blocks() {
     let mut disk = vec![0; 5 * MIB];
     disk[2 * MIB..3 * MIB].fill(7);
     fs::write(folder.join("disk.raw"), &disk).unwrap();
-    // Converted, and written over nothing: one block, the first in the file.
+    // Converting, and overwriting an empty image, both allocate one block, the first in the file.
     ours(
         folder,
         &["convert", "-f", "raw", "-O", "vdi", "disk.raw", "new.vdi"],
@@ -154,7 +156,7 @@ fn blocks() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -185,7 +187,7 @@ fn wrong_headers() {
     }
 }
 
-/// The real tool reads differencing images, and those with extra data, as something else.
+/// Checks differencing images, and those with extra data, which qemu-img reads wrongly.
 fn needs_another_one() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -215,17 +217,17 @@ fn needs_another_one() {
     }
 }
 
-/// Entries that lead nowhere, or to one block twice: nothing is read or written by them.
+/// Checks invalid entries, and two entries of one block: nothing is read or written through them.
 fn damaged_maps() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
     fs::write(folder.join("disk.raw"), vec![5; 5 * MIB]).unwrap();
     for (entry, count, is_told_by_qemu) in [
-        // As many blocks as there are, of which only two are in the file.
+        // The number is within the count of blocks, of which only two are in the file.
         (4, 3, false),
         (5, 2, true),
         (0xffff_fffd, 2, true),
-        // The block that block 2 has.
+        // This is the block of block 2.
         (0, 3, true),
     ] {
         let mut wrong = bytes.clone();
@@ -238,7 +240,7 @@ fn damaged_maps() {
             same_answer(folder, &[&check[..], &["--output=json"]].concat());
         }
         assert_eq!(ours(folder, &check).status, Some(2), "{entry:#x}");
-        // Only where a block has two places is there anything to read.
+        // Only a block with two entries can be read.
         let expected = i32::from(entry != 0);
         to_raw(folder, ours, expected);
         let over = [
@@ -252,8 +254,8 @@ fn damaged_maps() {
     }
 }
 
-/// The real tool repairs nothing of this format. What ours leaves it finds clean, with the data of all blocks that
-/// the file has.
+/// Checks repairs, which qemu-img doesn't have for this format. It finds the result clean, with the data of all
+/// blocks in the file.
 fn repairs() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -262,15 +264,15 @@ fn repairs() {
     let third: Vec<u8> = bytes[DATA..DATA + MIB].to_vec();
     let zeroes = vec![0; MIB];
     for (entry, count, length, expected, fixed) in [
-        // Beyond the file, beyond the blocks.
+        // The entry is beyond the file, or beyond the blocks.
         (4, 3, bytes.len(), &zeroes, 1),
         (0xffff_fffd, 2, bytes.len(), &zeroes, 1),
-        // The block that block 2 has: both have its data.
+        // This is the block of block 2, and both get its data.
         (0, 3, bytes.len(), &third, 1),
         (0, 7, bytes.len(), &third, 2),
-        // Nothing is wrong but the count.
+        // Only the count is wrong.
         (u32::MAX, 1, bytes.len(), &zeroes, 1),
-        // The end of block 0 isn't in the file.
+        // The end of block 0 is missing in the file.
         (u32::MAX, 2, bytes.len() - 4096, &zeroes, 1),
     ] {
         let mut wrong = bytes[..length].to_vec();
@@ -290,12 +292,12 @@ fn repairs() {
         assert!(disk[..65536] == first[..65536], "{entry:#x}");
         assert!(disk[MIB..2 * MIB] == **expected, "{entry:#x}");
         assert!(disk[2 * MIB..3 * MIB] == third, "{entry:#x}");
-        // The real tool writes no block over another one now.
+        // After the repair qemu-img overwrites no other block.
         qemu_io(folder, "vdi", "x.vdi", &["write -q -P 3 4M 1M"]);
         assert_clean(folder, "x.vdi");
         assert!(to_raw(folder, qemu_img, 0).unwrap()[..4 * MIB] == disk[..4 * MIB]);
     }
-    // Where tables lie over each other, nobody knows what is right.
+    // Overlapping tables can't be repaired.
     let mut overlapping = bytes;
     put(&mut overlapping, DATA_OFFSET, 512);
     fs::write(folder.join("x.vdi"), &overlapping).unwrap();
@@ -303,14 +305,14 @@ fn repairs() {
     assert!(fs::read(folder.join("x.vdi")).unwrap() == overlapping);
 }
 
-/// The real tool takes the count of blocks for the next place that is free.
+/// Checks gaps between blocks. qemu-img uses the count of blocks as the next free block.
 fn gaps() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
     for (entry, count, behind, leaks) in [
-        // Block 0 is behind two places that nothing uses.
+        // Block 0 is after two unused ones.
         (3, 2, MIB, 3),
-        // A power cut left a block behind all others.
+        // A power cut left an unused block at the end.
         (1, 2, MIB, 1),
         (1, 2, 512, 1),
     ] {
@@ -338,7 +340,7 @@ fn gaps() {
     }
 }
 
-/// Blocks that were given back read as zeroes, and get a place again when they are written.
+/// Checks that discarded blocks read as zeroes, and are allocated again by a write.
 fn discarded() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -369,8 +371,8 @@ fn discarded() {
     ));
 }
 
-/// The real tool writes the next block where the header's count says, whatever is there. Ours looks for room, and
-/// puts the count right.
+/// Checks a wrong count. qemu-img writes the next block at the header's count, over other data. cowhide searches for
+/// a free block, and corrects the count.
 fn wrong_count() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -399,7 +401,7 @@ fn wrong_count() {
     }
 }
 
-/// The real tool would write a block over the map, or over the header.
+/// Checks overlapping structures, at which qemu-img would write a block over the map or the header.
 fn overlapping() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -425,7 +427,8 @@ fn overlapping() {
     }
 }
 
-/// A header of 400 bytes with the geometry behind it, the map and the blocks each from a MiB on, dynamic and fixed.
+/// Checks the layout of VirtualBox: a header of 400 bytes with the geometry after it, and the map and the blocks each
+/// aligned to a MiB, dynamic and fixed.
 fn as_virtualbox() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -478,7 +481,7 @@ fn as_virtualbox() {
             &folder.join("disk.raw"),
             &folder.join("back.raw")
         ));
-        // Of the header nothing but the count has changed.
+        // Only the count in the header has changed.
         let mut after = fs::read(folder.join("x.vdi")).unwrap();
         after.truncate(512);
         let count = number(&image, ALLOCATED);
@@ -487,7 +490,7 @@ fn as_virtualbox() {
     }
 }
 
-/// The real tool finds nothing wrong with a file that was cut off, and reads zeroes.
+/// Checks truncated files, in which qemu-img finds no damage, and reads zeroes.
 fn cut_files() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -501,7 +504,7 @@ fn cut_files() {
         );
         assert!(to_raw(folder, ours, 1).is_none(), "{length}");
     }
-    // All blocks of a static image have their places, be the file long enough or not.
+    // All blocks of a static image are allocated, even if the file is too short.
     let create = [
         "create",
         "-q",
@@ -517,7 +520,7 @@ fn cut_files() {
     for length in [DATA + 5, DATA + MIB, whole.len() - 1] {
         fs::write(folder.join("x.vdi"), &whole[..length]).unwrap();
         let file = fs::File::options().write(true).open(folder.join("x.vdi"));
-        // With a hole at its end, too.
+        // The end of the file may be a hole, too.
         for punched in [false, true] {
             if punched {
                 let file = file.as_ref().unwrap();

@@ -1,7 +1,7 @@
-//! What only VHDX has: its tables, the fields of its headers and metadata, and the states of its blocks. Its log has
-//! a file of its own.
+//! Tests of the features of VHDX: its tables, the fields of its headers and metadata, and the states of its blocks.
+//! vhdx_logs.rs tests its log.
 //!
-//! Where QEMU believes a damaged image, ours doesn't: each such case says so.
+//! Comments name the cases in which QEMU accepts a damaged image, and cowhide doesn't.
 
 use std::fs;
 use std::path::Path;
@@ -13,17 +13,16 @@ use crate::tools::{Tool, ours, qemu_img, same_answer};
 use crate::trial;
 
 pub const MIB: usize = 1 << 20;
-/// Where the headers, the tables of regions, the log, the table of blocks and the metadata of small images stand, in
-/// bytes.
+/// The offsets of the headers, the region tables, the log, the BAT and the metadata of small images, in bytes.
 const HEADERS: [usize; 2] = [64 << 10, 128 << 10];
 const REGIONS: [usize; 2] = [192 << 10, 256 << 10];
 pub const LOG: usize = MIB;
 pub const TABLE: usize = 2 * MIB;
 const METADATA: usize = 3 * MIB;
 const ITEMS: usize = METADATA + (64 << 10);
-/// The first block.
+/// The offset of the first block in bytes.
 pub const DATA: usize = 8 * MIB;
-/// Where fields of a header stand, in bytes of it.
+/// The offsets of fields in a header, in bytes.
 pub const LOG_ID: usize = 48;
 const LOG_VERSION: usize = 64;
 const VERSION: usize = 66;
@@ -53,14 +52,15 @@ pub fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
 
-/// Puts the right checksum into a structure.
+/// Stores the right checksum in a structure.
 pub fn seal(bytes: &mut [u8]) {
     bytes[4..8].fill(0);
     let sum = crc32c::crc32c(bytes);
     put(bytes, 4, &sum.to_le_bytes());
 }
 
-/// A folder with `x.vhdx`, of 4 MiB in blocks of one, whose blocks 1 and 3 hold data, and its bytes.
+/// Makes a folder with the image `x.vhdx`, of 4 blocks of 1 MiB, whose blocks 1 and 3 have data. Returns the image's
+/// bytes, too.
 pub fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let args = [
@@ -81,7 +81,7 @@ pub fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Converts an image to a raw disk, for which the tool must end with that status.
+/// Converts an image to a raw disk. The tool must end with that status.
 pub fn to_raw(folder: &Path, tool: Tool, image: &str, status: i32) -> Option<Vec<u8>> {
     let back = folder.join("back.raw");
     let _ = fs::remove_file(&back);
@@ -91,12 +91,12 @@ pub fn to_raw(folder: &Path, tool: Tool, image: &str, status: i32) -> Option<Vec
     fs::read(back).ok().filter(|_| status == 0)
 }
 
-/// Writes `disk.raw` over `x.vhdx`.
+/// The arguments that overwrite `x.vhdx` with `disk.raw`.
 pub const OVER: [&str; 8] = [
     "convert", "-n", "-f", "raw", "-O", "vhdx", "disk.raw", "x.vhdx",
 ];
 
-/// Asserts that both tools end alike when they report the image, and say the same if they can.
+/// Asserts that both tools have the same status for `info` of an image, and the same report if it succeeds.
 fn same_report(folder: &Path, image: &[u8], why: &str) {
     fs::write(folder.join("x.vhdx"), image).unwrap();
     let args = ["info", "-f", "vhdx", "x.vhdx"];
@@ -105,7 +105,7 @@ fn same_report(folder: &Path, image: &[u8], why: &str) {
     assert_eq!(ours.stdout, theirs.stdout, "{why}");
     if theirs.status != Some(0) {
         assert_eq!(ours.stderr.lines().count(), 1, "{why}: {ours:?}");
-        // What overlaps is told in a line of its own there.
+        // qemu-img names overlapping structures in a separate line.
         let words = theirs.stderr.replace("qemu-img", "cowhide");
         let has_more = words.lines().count() > 1;
         assert!(
@@ -183,7 +183,7 @@ fn new_images() {
         );
         assert!(ours.3 == theirs.3, "{size} {options}");
     }
-    // Identifiers aren't used again, and both headers are of one file.
+    // Identifiers are random, and both headers have the same file identifier.
     let identifiers = || {
         ours(folder, &["create", "-q", "-f", "vhdx", "x.vhdx", "1M"]).ok();
         let image = fs::read(folder.join("x.vhdx")).unwrap();
@@ -226,7 +226,7 @@ fn wrong_options() {
     }
 }
 
-/// The entries of the table of blocks.
+/// Returns the entries of the BAT.
 fn entries(image: &[u8], count: usize) -> Vec<u64> {
     let table = image[TABLE..TABLE + 8 * count].chunks_exact(8);
     table
@@ -249,7 +249,7 @@ fn blocks() {
         "x.vhdx",
         "4M",
     ];
-    // Converted, and written over nothing, by either tool.
+    // Each tool converts a disk, and overwrites an empty image.
     ours(folder, &create).ok();
     ours(folder, &OVER).ok();
     fs::copy(folder.join("x.vhdx"), folder.join("over.vhdx")).unwrap();
@@ -265,7 +265,7 @@ fn blocks() {
         assert!(to_raw(folder, qemu_img, name, 0).unwrap() == disk, "{name}");
         same_answer(folder, &["check", name]);
     }
-    // Every writer says that the file and the disk have changed.
+    // Every writer changes the identifiers of the file and of the contents.
     let of = |image: &[u8]| HEADERS.map(|at| image[at + 8..at + LOG_ID].to_vec());
     let before = fs::read(folder.join("x.vhdx")).unwrap();
     ours(folder, &OVER).ok();
@@ -275,15 +275,15 @@ fn blocks() {
         (0..3).all(|field| before[field * 8] != after[field * 8]) || before != after
     }));
     assert_eq!(after[0][8..], after[1][8..]);
-    // One who writes nothing doesn't.
+    // A writer that writes nothing doesn't change them.
     fs::write(folder.join("disk.raw"), vec![0; 5 * MIB]).unwrap();
     let before = fs::read(folder.join("x.vhdx")).unwrap();
     assert_eq!(ours(folder, &OVER).status, Some(1));
     assert!(fs::read(folder.join("x.vhdx")).unwrap() == before);
 }
 
-/// The real tool lets the table of a fixed image say that all blocks are zero, unless it is told otherwise, and puts
-/// what is written behind the room that it has.
+/// Checks fixed images. In those of qemu-img all blocks are zero by default, and writes allocate space after the
+/// preallocated one.
 fn fixed() {
     for (size, options) in [
         (3u64 << 20, "subformat=fixed,block_size=1M"),
@@ -303,7 +303,7 @@ fn fixed() {
         ours(folder, &[&args[..], &["ours.vhdx"]].concat()).ok();
         qemu_img(folder, &[&args[..], &["x.vhdx"]].concat()).ok();
         let length = |name: &str| fs::metadata(folder.join(name)).unwrap().len();
-        // An empty disk has a table as if it weren't.
+        // The table of an empty disk has the length of a small one.
         let is_long = size == 0 || length("ours.vhdx") == DATA as u64 + size;
         assert!(is_long, "{options}");
         for (tool, name) in [
@@ -334,7 +334,7 @@ fn fixed() {
     }
 }
 
-/// Changes both headers.
+/// Changes a field of the given headers.
 pub fn with_headers(image: &[u8], which: &[usize], at: usize, field: &[u8]) -> Vec<u8> {
     let mut image = image.to_vec();
     for header in which {
@@ -381,10 +381,10 @@ fn headers() {
     same_report(folder, &unmarked, "no mark");
 }
 
-/// A change of a table of regions.
+/// A change of a region table.
 type RegionChange<'a> = &'a dyn Fn(&mut [u8]);
 
-/// Changes both tables of regions.
+/// Changes both region tables.
 fn with_regions(image: &[u8], change: RegionChange<'_>) -> Vec<u8> {
     let mut image = image.to_vec();
     for start in REGIONS {
@@ -430,11 +430,11 @@ fn regions() {
     for (why, change) in cases {
         same_report(folder, &with_regions(&bytes, change), why);
     }
-    // The real tool doesn't look for the headers there.
+    // qemu-img doesn't detect a region over the headers.
     let over = with_regions(&bytes, &unknown(0, 0));
     fs::write(folder.join("x.vhdx"), &over).unwrap();
     ours(folder, &["info", "x.vhdx"]).fails(1, "overlaps with region 0-1048576");
-    // It looks at the first table only.
+    // It only reads the first table.
     let mut second = bytes.clone();
     second[REGIONS[1] + 100] ^= 1;
     same_report(folder, &second, "the second table");
@@ -489,7 +489,7 @@ fn metadata() {
     for item in 0..5 {
         let entry = METADATA + 32 + 32 * item;
         cases.push((format!("item {item} unknown"), entry, vec![1; 16]));
-        // It doesn't look where items are.
+        // It doesn't check the offsets of items.
         let mut inside = bytes.clone();
         put(&mut inside, entry + 16, &100u32.to_le_bytes());
         fs::write(folder.join("x.vhdx"), &inside).unwrap();
@@ -500,7 +500,7 @@ fn metadata() {
         put(&mut image, at, &field);
         same_report(folder, &image, &why);
     }
-    // A further item, which not everybody has to know.
+    // This is a further, unknown item, which may be required.
     for required in [0, 4] {
         let mut image = bytes.clone();
         image[METADATA + 10] = 6;
@@ -542,15 +542,15 @@ fn states() {
             assert!(back[3 * MIB..3 * MIB + 65536].iter().all(|byte| *byte == 9));
         }
     }
-    // Reserved bits don't count.
+    // Reserved bits are ignored.
     let image = with_entry(&bytes, 1, place | 0xfff6);
     fs::write(folder.join("x.vhdx"), &image).unwrap();
     let read = to_raw(folder, ours, "x.vhdx", 0);
     assert!(read == to_raw(folder, qemu_img, "x.vhdx", 0));
 }
 
-/// The real tool finds entries beyond the file's end and in the metadata, and neither reads nor writes such an image.
-/// It doesn't find a block that is in use twice, nor one in the headers, and writes both.
+/// Checks damaged tables. qemu-img detects entries beyond the end of the file and in the metadata, and neither reads
+/// nor writes such an image. It doesn't detect a block that is used twice, or one in the headers, and writes both.
 fn damaged_tables() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -591,7 +591,7 @@ fn cut_files() {
         same_answer(folder, &["check", "x.vhdx"]);
         to_raw(folder, ours, "x.vhdx", 1);
         ours(folder, &OVER).fails(1, "the image is damaged");
-        // The rest is there to be had.
+        // The rest can be read with `--salvage`.
         let args = ["convert", "--salvage", "-O", "raw", "x.vhdx", "back.raw"];
         let _ = ours(folder, &args);
         assert_eq!(
@@ -604,7 +604,8 @@ fn cut_files() {
     }
 }
 
-/// Larger disks have an entry of a bitmap after every so many blocks, in which older versions of QEMU left garbage.
+/// Checks larger disks, which have bitmap entries between block entries. Older versions of QEMU left garbage in
+/// these.
 fn bitmaps() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -614,7 +615,7 @@ fn bitmaps() {
     let write = |(at, byte): (u64, u8)| {
         std::os::unix::fs::FileExt::write_all_at(&raw, &[byte; 5000], at + 500).unwrap();
     };
-    // The real tool takes all blocks for data: what it reads is asked for by places.
+    // qemu-img treats all blocks as data, so only some offsets are read.
     let same_disk = |places: &[(u64, u8)]| {
         let reads = places.iter().map(|(at, byte)| {
             let [before, after] = [*at, at + 5500].map(|at| format!("read -q -P 0 {at} 500"));
@@ -644,7 +645,7 @@ fn bitmaps() {
     same_disk(&places);
 }
 
-/// The real tool tells of no blocks.
+/// Checks `map`. qemu-img doesn't map blocks.
 fn maps() {
     let (folder, _) = folder_with_image();
     let folder = folder.path();

@@ -1,7 +1,7 @@
-//! The log of VHDX: changes of tables that a writer left behind.
+//! Tests of the log of VHDX: changes of tables that a writer left in it.
 //!
-//! Where QEMU refuses to read an image whose log was left behind, ours reads it as it will be afterwards. What is
-//! read so is held against what QEMU reads once it has replayed the log itself.
+//! QEMU refuses to read an image with a log, and cowhide reads it as after the replay. The result is compared with
+//! QEMU's reading after its own replay.
 
 use std::fs;
 
@@ -25,13 +25,13 @@ pub fn trials() -> Vec<Trial> {
 /// The identifier of the log.
 const ID: [u8; 16] = *b"the log's number";
 
-/// A change as the log has it.
+/// A change in the log.
 enum Change<'a> {
     Data(u64, &'a [u8]),
     Zero(u64, u64),
 }
 
-/// An entry of the log.
+/// Returns an entry of the log.
 fn entry(sequence: u64, tail: usize, length: u64, changes: &[Change<'_>]) -> Vec<u8> {
     let described = (64 + 32 * changes.len()).next_multiple_of(SECTOR);
     let mut entry = b"loge".to_vec();
@@ -59,7 +59,7 @@ fn entry(sequence: u64, tail: usize, length: u64, changes: &[Change<'_>]) -> Vec
                 sector.extend(&numbers[4..]);
                 sector.extend(&bytes[8..SECTOR - 4]);
                 sector.extend(&numbers[..4]);
-                // The first four bytes are the upper ones.
+                // The first four bytes are the high ones of the sequence number.
                 sector[4..8].copy_from_slice(&numbers[4..]);
                 entry.extend(sector);
             }
@@ -77,7 +77,7 @@ fn entry(sequence: u64, tail: usize, length: u64, changes: &[Change<'_>]) -> Vec
     entry
 }
 
-/// An image with these entries in its log, by their places in the log.
+/// Returns an image with these entries in its log, by their offsets in the log.
 fn with_log(image: &[u8], entries: &[(usize, Vec<u8>)]) -> Vec<u8> {
     let mut image = with_headers(image, &[0, 1], LOG_ID, &ID);
     for (place, entry) in entries {
@@ -88,14 +88,14 @@ fn with_log(image: &[u8], entries: &[(usize, Vec<u8>)]) -> Vec<u8> {
     image
 }
 
-/// The start of the table of blocks, with the entry of block 1 changed.
+/// Returns the start of the BAT, with the entry of block 1 changed.
 fn table_sector(image: &[u8], entry: u64) -> Vec<u8> {
     let mut sector = image[TABLE..TABLE + SECTOR].to_vec();
     put(&mut sector, 8, &entry.to_le_bytes());
     sector
 }
 
-/// Logs that say what is to be done, by the name of what is in them; those that the real tool replays, too.
+/// Returns valid logs: a name, an image, and true if qemu-img replays it.
 fn whole_logs(image: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
     let length = image.len() as u64;
     let (data, table) = (DATA as u64, TABLE as u64);
@@ -193,7 +193,7 @@ fn logs() {
     for (number, (why, image, is_known)) in whole_logs(&bytes).into_iter().enumerate() {
         let is_first = number == 0;
         fs::write(folder.join("x.vhdx"), &image).unwrap();
-        // The real tool reads no such image.
+        // qemu-img can't read such an image.
         to_raw(folder, qemu_img, "x.vhdx", 1);
         let read = to_raw(folder, ours, "x.vhdx", 0).unwrap();
         let lines = [
@@ -245,7 +245,7 @@ fn logs() {
     }
 }
 
-/// Entries of another log, damaged ones, and those behind a gap.
+/// Checks entries of another log, damaged ones, and those after a gap.
 fn stale_logs() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -280,13 +280,13 @@ fn stale_logs() {
             "{why}"
         );
     }
-    // A descriptor and a sector that aren't of the entry: the real tool doesn't look at the latter.
+    // This changes the sequence numbers of a descriptor and of a sector. qemu-img doesn't check the latter.
     for at in [64 + 24, SECTOR] {
         let image = changed(at, 0x77);
         fs::write(folder.join("x.vhdx"), &image).unwrap();
         assert!(to_raw(folder, ours, "x.vhdx", 0).unwrap() == before, "{at}");
     }
-    // The third doesn't follow the second.
+    // The third entry doesn't follow the second.
     let log = [
         (0, one(10, 0)),
         (2 * SECTOR, one(11, 1)),
@@ -294,7 +294,7 @@ fn stale_logs() {
         (6 * SECTOR, one(14, 3)),
     ];
     let mut gap = with_log(&bytes, &log);
-    // What stands behind the gap is the tail of nothing.
+    // The entry after the gap is the tail of no sequence.
     let alone = LOG + 6 * SECTOR;
     put(&mut gap, alone + 16, &2u64.to_le_bytes());
     put(&mut gap, alone + 64 + 24, &2u64.to_le_bytes());
@@ -309,7 +309,7 @@ fn stale_logs() {
     assert!(to_raw(folder, qemu_img, "x.vhdx", 0).unwrap() == read);
 }
 
-/// The file has lost what was there when the entry was written.
+/// Checks a file that has been truncated since the entry was written.
 fn lost_logs() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();

@@ -1,8 +1,8 @@
-//! What only VMDK has: its kinds of images, their descriptors and extents, parents, and the fields of headers, good
-//! and damaged.
+//! Tests of the features of VMDK: its kinds of images, their descriptors and extents, parents, and the fields of
+//! headers, valid and damaged.
 //!
-//! Forms that the real tool reads and doesn't make (streams with a footer, extents of ESX) are made here by hand.
-//! Where it believes a damaged image, ours doesn't: each such case says so.
+//! Kinds that qemu-img reads but doesn't make (streams with a footer, extents of ESX) are built here. Comments name
+//! the cases in which it accepts a damaged image, and cowhide doesn't.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::tools::{Tool, ours, qemu_img, same, words};
 use crate::trial;
 
 const MIB: usize = 1 << 20;
-/// The kinds of images that can be made.
+/// The kinds of images that can be created.
 const SUBFORMATS: [&str; 5] = [
     "monolithicSparse",
     "monolithicFlat",
@@ -64,7 +64,7 @@ fn done(tool: Tool, folder: &Path, line: &str) -> String {
     tool(folder, &words(line)).ok()
 }
 
-/// The files of a folder and their bytes, with each id of contents made the same.
+/// Returns the files of a folder and their bytes, with equal content ids.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -78,7 +78,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
                     .position(|byte| *byte == b'\n')
                     .unwrap();
                 bytes.drain(at + 5..at + 5 + digits);
-                // An embedded text has zeroes behind it.
+                // An embedded descriptor is padded with zeroes.
                 if bytes.starts_with(b"KDMV") {
                     let end = 21 * 512 - digits;
                     bytes.splice(end..end, vec![0; digits]);
@@ -91,7 +91,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Two folders, in which each tool has done the same.
+/// Runs each tool in its own folder, and returns both folders.
 fn both(line: &str) -> [tempfile::TempDir; 2] {
     [ours as Tool, qemu_img].map(|tool| {
         let folder = tempfile::tempdir().unwrap();
@@ -100,7 +100,7 @@ fn both(line: &str) -> [tempfile::TempDir; 2] {
     })
 }
 
-/// Asserts that both tools read this from an image.
+/// Asserts that both tools read the expected contents from an image.
 fn assert_reads(folder: &Path, image: &str, expected: &Path) {
     for (number, tool) in [ours as Tool, qemu_img].into_iter().enumerate() {
         let back = format!("back{number}.raw");
@@ -135,7 +135,7 @@ fn new_images() {
 
 fn both_directions() {
     for subformat in SUBFORMATS {
-        // Tables have 32 MiB.
+        // A table maps 32 MiB.
         for size in [512, 5000, MIB + 512, 33 * MIB] {
             let folder = tempfile::tempdir().unwrap();
             let folder = folder.path();
@@ -182,7 +182,7 @@ fn reports() {
             ] {
                 same(folder, line);
             }
-            // A stream isn't opened for writing at all.
+            // A streamOptimized image isn't opened for writing.
             if subformat != "streamOptimized" {
                 same(folder, "resize x.vmdk 10M");
                 same(folder, "amend -o size=5M x.vmdk");
@@ -193,7 +193,7 @@ fn reports() {
     same(folder.path(), "measure -O vmdk --size 1M");
 }
 
-/// Pieces of 2 GiB, with data on both sides of the cut.
+/// Checks extents of 2 GiB, with data on both sides of a border.
 fn large_disks() {
     for subformat in &SUBFORMATS[2..] {
         let folder = tempfile::tempdir().unwrap();
@@ -373,7 +373,7 @@ fn parents() {
                 format!("convert -f raw -O vmdk -B base.vmdk -F vmdk {options} top.raw top.vmdk");
             done(ours, folder, &line);
             assert_reads(folder, "top.vmdk", &folder.join("top.raw"));
-            // A change of the base makes images over it useless, and ours says so when it opens one.
+            // A change of the base makes its overlays invalid, which cowhide reports when it opens one.
             qemu_io(folder, "vmdk", "base.vmdk", &["write -q 0 512"]);
             let refused = ours(folder, &words("convert -O raw top.vmdk x.raw"));
             refused.fails(1, "has changed since the image above it was made");
@@ -382,7 +382,7 @@ fn parents() {
     }
 }
 
-/// A parent is looked at even where that isn't asked for: its id is kept.
+/// Checks that a parent is always opened, since its content id is stored.
 fn parents_that_are_not_there() {
     for line in [
         "create -f vmdk -u -b base.vmdk -F vmdk x.vmdk 2M",
@@ -423,17 +423,17 @@ fn commit() {
     qemu_io(folder, "raw", "disk.raw", &writes);
     done(ours, folder, "commit top.vmdk");
     assert_reads(folder, "base.vmdk", &folder.join("disk.raw"));
-    // The image above is still one, and knows the base's new id; after the real tool's commit it doesn't.
+    // The overlay is still valid, and has the base's new content id. After a commit of qemu-img it doesn't.
     assert_reads(folder, "top.vmdk", &folder.join("disk.raw"));
     same(folder, "check base.vmdk");
-    // A commit that was cut off before the image above knew the new id is done again.
+    // An interrupted commit, before the overlay had the new id, can be repeated.
     qemu_io(folder, "vmdk", "base.vmdk", &["write -q -P 5 64k 64k"]);
     ours(folder, &words("convert -O raw top.vmdk x.raw")).fails(1, "has changed since");
     done(ours, folder, "commit top.vmdk");
     assert_reads(folder, "top.vmdk", &folder.join("disk.raw"));
 }
 
-/// Our streams have VMware's layout, and the real tool reads it; ours reads both.
+/// Checks streamOptimized images. Those of cowhide have VMware's layout, which qemu-img reads. cowhide reads both.
 fn streams() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -453,7 +453,7 @@ fn streams() {
     assert_eq!((number(&whole, end), number(&whole, end + 12)), (1, 3));
     assert_eq!(&whole[end + 512..end + 516], b"KDMV");
     assert!(whole[end + 1024..].iter().all(|byte| *byte == 0));
-    // Zeroes behind the end are a copy's by blocks; the real tool doesn't take them.
+    // Zeroes after the end come from copies in blocks. qemu-img refuses them.
     fs::write(
         folder.join("padded.vmdk"),
         [&whole[..], &[0; 4096]].concat(),
@@ -473,7 +473,7 @@ fn streams() {
             }
         }
     }
-    // A grain that is damaged is an error.
+    // A damaged grain is an error.
     let first = 128 * 512;
     for at in [first + 8, first + 12, first + 40] {
         let mut damaged = whole.clone();
@@ -487,7 +487,7 @@ fn streams() {
     let over = words("convert -n -f raw -O vmdk disk.raw x.vmdk");
     let refused = "Could not write to allocated cluster for streamOptimized";
     ours(folder, &over).fails(1, refused);
-    // One without grains is made anew, with what its descriptor says.
+    // An image without grains is rewritten with the values of its descriptor.
     for maker in [ours as Tool, qemu_img] {
         let options =
             "subformat=streamOptimized,zeroed_grain=on,toolsversion=7,adapter_type=lsilogic";
@@ -515,7 +515,7 @@ fn streams() {
     }
 }
 
-/// Makes `disk.raw` end there again.
+/// Sets the length of `disk.raw`.
 fn disk_of(folder: &Path, size: u64) {
     let disk = fs::OpenOptions::new()
         .write(true)
@@ -555,21 +555,21 @@ fn wrong_headers() {
                 "{at} {line}: {mine:?} {theirs:?}"
             );
             let has_reason = !theirs.stderr.contains("Invalid argument");
-            // The largest size is refused by whatever meets it first.
+            // The largest size is refused by different checks.
             if has_reason && at != 12 {
                 let said = theirs.stderr.replace("qemu-img", "cowhide");
                 assert_eq!(mine.stderr, said, "{at} {line}");
             }
         }
     }
-    // A transfer as text changes line ends; the real tool doesn't look.
+    // A transfer as text changes line ends, which qemu-img doesn't check.
     let mut wrong = bytes.clone();
     wrong[75] = b'\n';
     fs::write(folder.join("x.vmdk"), wrong).unwrap();
     ours(folder, &["info", "x.vmdk"]).fails(1, "a transfer that changes the ends of lines");
 }
 
-/// A folder with two flat extents of 1 MiB each.
+/// Makes a folder with two flat extents of 1 MiB each.
 fn folder_with_extents() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, byte) in [("a.bin", 7), ("b.bin", 9)] {
@@ -586,7 +586,7 @@ fn descriptors_by_hand() {
     let folder = folder_with_extents();
     let folder = folder.path();
     let text = format!("{HEAD}{LINES}");
-    // Those that the real tool reads too.
+    // Both tools read these.
     for text in [
         text.clone(),
         text.replace('\n', "\r\n"),
@@ -605,7 +605,7 @@ fn descriptors_by_hand() {
     }
     let expected = fs::read(folder.join("y.raw")).unwrap();
     assert_eq!(expected, [vec![7; MIB], vec![9; MIB / 2]].concat());
-    // Those that only ours reads: a blank line before an extent makes the real tool count it twice.
+    // Only cowhide reads these: a blank line before an extent makes qemu-img count it twice.
     for text in [
         text.replace("# Extents\n", "\n"),
         text.replace("createType", "CREATETYPE").replace("RW", "rw"),
@@ -615,7 +615,7 @@ fn descriptors_by_hand() {
         done(ours, folder, "convert -f vmdk -O raw x.vmdk y.raw");
         assert!(fs::read(folder.join("y.raw")).unwrap() == expected);
     }
-    // Mistakes, in the real tool's words.
+    // These are mistakes with qemu-img's errors.
     for text in [
         text.replace("createType", "bogus"),
         text.replace("monolithicFlat", "custom"),
@@ -627,13 +627,13 @@ fn descriptors_by_hand() {
     }
     fs::write(folder.join("x.vmdk"), HEAD).unwrap();
     ours(folder, &["info", "x.vmdk"]).fails(1, "invalid VMDK image descriptor");
-    // A flat extent that is cut off reads as zeroes with the real tool.
+    // qemu-img reads a truncated flat extent as zeroes.
     fs::write(folder.join("x.vmdk"), text.replace("2048", "4096")).unwrap();
     ours(folder, &words("convert -O raw x.vmdk z.raw")).fails(1, "File truncated");
     assert!(!folder.join("z.raw").exists());
 }
 
-/// The real tool leaves such lines out, and what follows moves to the front.
+/// Checks unknown lines, which qemu-img skips, so that the later extents move to the front.
 fn passed_over() {
     let folder = folder_with_extents();
     let folder = folder.path();
@@ -666,7 +666,7 @@ fn not_followed() {
             ours(folder, &words(line)).fails(1, "which is not in its own folder");
         }
     }
-    // Who names the file himself may have any.
+    // Options may name any file.
     let node = "driver=vmdk,file.filename=sub/x.vmdk,extents.0.filename=a.bin";
     for node in [node.to_owned(), node.replace("driver=vmdk,", "")] {
         let args = ["convert", "-O", "raw", "--image-opts", &node, "y.raw"];
@@ -695,7 +695,7 @@ fn damaged_tables() {
         "convert -S 0 -f raw -O vmdk disk.raw x.vmdk",
     );
     let bytes = fs::read(folder.join("x.vmdk")).unwrap();
-    // The directory and the first table of so small a disk.
+    // These are the offsets of the directory and of the first table of a small disk.
     let (directory, table) = (26 * 512, 27 * 512);
     assert_eq!(number(&bytes, table), 128);
     let cases: [(usize, u32, &str); 6] = [
@@ -721,7 +721,7 @@ fn damaged_tables() {
             "nothing is written"
         );
     }
-    // The real tool converts this with status 0, and zeroes.
+    // qemu-img converts this to zeroes, with status 0.
     let mut wrong = bytes.clone();
     put(&mut wrong, table, &0x00ff_ffffu32.to_le_bytes());
     fs::write(folder.join("x.vmdk"), &wrong).unwrap();
@@ -729,7 +729,7 @@ fn damaged_tables() {
     ran.fails(1, "where the file has none");
 }
 
-/// What the first tables have lost is taken from the second ones. The real tool repairs nothing.
+/// Checks that lost entries are repaired from the redundant tables. qemu-img can't repair this format.
 fn repairs() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -743,7 +743,7 @@ fn repairs() {
     let stored = (0..512)
         .find(|index| number(&bytes, first + 4 * index) != 0)
         .unwrap();
-    // An entry, all of a table, and an entry of which there is no other.
+    // These are an entry, a whole table, and an entry in both tables.
     for (at, both) in [
         (first + 4 * stored, false),
         (directory + 4, false),
@@ -772,7 +772,7 @@ fn repairs() {
     }
 }
 
-/// The real tool writes the header over where a table is missing.
+/// Checks missing tables, for which qemu-img overwrites the header.
 fn missing_tables() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -807,7 +807,7 @@ fn cowd() -> Vec<u8> {
     put(&mut bytes, 16, &1u32.to_le_bytes());
     put(&mut bytes, 20, &4u32.to_le_bytes());
     put(&mut bytes, 24, &1u32.to_le_bytes());
-    // The directory, then a table of 4096 entries, then two grains.
+    // The file has the directory, then a table of 4096 entries, and then two grains.
     let mut directory = vec![0; 512];
     put(&mut directory, 0, &5u32.to_le_bytes());
     let mut table = vec![0; 4096 * 4];
@@ -839,7 +839,7 @@ fn extents_of_esx() {
     expected[1536..2048].fill(2);
     fs::write(folder.join("expected.raw"), &expected).unwrap();
     assert_reads(folder, "x.vmdk", &folder.join("expected.raw"));
-    // Written, with a table that is missing: the real tool writes the header over.
+    // This writes to an image with a missing table, for which qemu-img overwrites the header.
     let mut bytes = cowd();
     put(&mut bytes, 2048, &[0; 4]);
     fs::write(folder.join("x-delta.vmdk"), bytes).unwrap();
@@ -852,7 +852,7 @@ fn extents_of_esx() {
         bytes.len(),
         "the first free sector"
     );
-    // A flat one.
+    // This is a flat extent.
     fs::write(folder.join("x-flat.vmdk"), &expected).unwrap();
     let text = HEAD.replace("monolithicFlat", "vmfs");
     fs::write(
@@ -862,7 +862,7 @@ fn extents_of_esx() {
     .unwrap();
     same(folder, "info v.vmdk");
     assert_reads(folder, "v.vmdk", &folder.join("expected.raw"));
-    // An extent by itself is no image.
+    // An extent alone is no image.
     assert_eq!(ours(folder, &["info", "x-delta.vmdk"]).status, Some(1));
 }
 

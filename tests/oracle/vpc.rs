@@ -1,7 +1,8 @@
-//! What only VPC has: its bytes, the sizes of its disks, the fields of its footer and header, good and damaged.
+//! Tests of the features of VPC: its bytes, the sizes of its disks, and the fields of its footer and header, valid
+//! and damaged.
 //!
-//! Images of other producers are made here by changing fields of QEMU's. Where QEMU believes a damaged image, or
-//! reads something else than what was written, ours doesn't: each such case says so.
+//! Images of other programs are made here by changing fields of QEMU's. Comments name the cases in which QEMU accepts
+//! a damaged image or reads wrong data, and cowhide doesn't.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::trial;
 
 /// The length of a footer in bytes.
 const FOOTER: usize = 512;
-/// Where fields of a footer stand, in bytes.
+/// The offsets of fields of a footer, in bytes.
 const DATA_OFFSET: usize = 16;
 const TIME: usize = 24;
 const CREATOR: usize = 28;
@@ -23,7 +24,7 @@ const GEOMETRY: usize = 56;
 pub const KIND: usize = 60;
 const CHECKSUM: usize = 64;
 pub const UUID: usize = 68;
-/// Where the header, its fields, and the table of blocks stand in a dynamic image of QEMU's, in bytes.
+/// The offsets of the header, its fields, and the BAT in a dynamic image of QEMU, in bytes.
 pub const HEADER: usize = 512;
 const TABLE_OFFSET: usize = HEADER + 16;
 const ENTRIES: usize = HEADER + 28;
@@ -57,7 +58,7 @@ fn checksum(footer: &mut [u8]) {
     footer[CHECKSUM..CHECKSUM + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-/// Changes fields of the footer, and of its copy where the image has one.
+/// Changes fields of the footer, and of its copy if the image has one.
 pub fn with_fields(image: &[u8], fields: &[(usize, &[u8])]) -> Vec<u8> {
     let mut image = image.to_vec();
     let end = image.len() - FOOTER;
@@ -72,7 +73,7 @@ pub fn with_fields(image: &[u8], fields: &[(usize, &[u8])]) -> Vec<u8> {
     image
 }
 
-/// The bytes of an image without those that are new each time.
+/// Returns the bytes of an image without random ones.
 fn comparable(mut image: Vec<u8>) -> Vec<u8> {
     let end = image.len() - FOOTER;
     let starts = [0, end].into_iter().take(1 + usize::from(end > 0));
@@ -95,7 +96,8 @@ fn comparable(mut image: Vec<u8>) -> Vec<u8> {
     image
 }
 
-/// A folder with `x.vhd`, of 10 MiB, whose blocks 2 and 0 hold data, in this order, and its bytes.
+/// Makes a folder with the image `x.vhd`, of 10 MiB, whose blocks 2 and 0 have data, in this order. Returns the
+/// image's bytes, too.
 pub fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     qemu_img(
@@ -109,7 +111,7 @@ pub fn folder_with_image() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Converts `x.vhd` to `back.raw`, for which the tool must end with that status.
+/// Converts `x.vhd` to `back.raw`. The tool must end with that status.
 fn to_raw(folder: &Path, tool: Tool, status: i32) -> Option<Vec<u8>> {
     let back = folder.join("back.raw");
     let _ = fs::remove_file(&back);
@@ -119,7 +121,7 @@ fn to_raw(folder: &Path, tool: Tool, status: i32) -> Option<Vec<u8>> {
     fs::read(back).ok()
 }
 
-/// Writes `disk.raw` over `x.vhd`.
+/// The arguments that overwrite `x.vhd` with `disk.raw`.
 const OVER: [&str; 8] = [
     "convert", "-n", "-f", "raw", "-O", "vpc", "disk.raw", "x.vhd",
 ];
@@ -161,7 +163,7 @@ fn new_images() {
     }
 }
 
-/// Odd sizes, and those where the geometry gets another form.
+/// Checks odd sizes, and those at which the geometry changes.
 fn rounded() {
     let sizes: &[u64] = &[
         513,
@@ -240,7 +242,7 @@ fn blocks() {
     let mut disk = vec![0; 10 * MIB];
     disk[4 * MIB..6 * MIB].fill(7);
     fs::write(folder.join("disk.raw"), &disk).unwrap();
-    // Converted, and written over nothing: one block, the first in the file.
+    // Converting, and overwriting an empty image, both allocate one block, the first in the file.
     ours(
         folder,
         &["convert", "-f", "raw", "-O", "vpc", "disk.raw", "new.vhd"],
@@ -278,7 +280,7 @@ fn fixed() {
         }
         assert!(images[0] == images[1], "{options}");
         same_reports(folder);
-        // Only the footer tells, which nobody looks for unasked.
+        // Only the footer has the format, which isn't probed at the end of a file.
         same_answer(folder, &["info", "x.vhd"]);
         let read = to_raw(folder, ours, 0);
         assert!(read == to_raw(folder, qemu_img, 0));
@@ -294,7 +296,7 @@ fn fixed() {
         let disk = fs::read(folder.join("disk.raw")).unwrap();
         assert!(read[..disk.len()] == disk, "{options}");
     }
-    // The footer of an empty disk is at the start, where the real tool takes it for a copy.
+    // The footer of an empty disk is at the start, where qemu-img treats it as a copy.
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let args = ["create", "-q", "-f", "vpc", "-o", "subformat=fixed"];
@@ -302,7 +304,7 @@ fn fixed() {
     assert!(to_raw(folder, ours, 0).unwrap().is_empty());
 }
 
-/// The creator decides, or an option.
+/// Checks that the creator or an option decides the size.
 fn sizes() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -332,7 +334,7 @@ fn sizes() {
                 let (ours, theirs) = (ours(folder, &args), qemu_img(folder, &args));
                 assert_eq!(ours.stdout, theirs.stdout, "{creator:?} {fields:?} {rule}");
                 assert_eq!(ours.status, theirs.status);
-                // The disk's end would be lost, and the real tool says nothing.
+                // The end of the disk would be lost, which qemu-img doesn't report.
                 let goes_by_geometry = matches!(creator, b"vpc " | b"qemu");
                 let is_smaller = fields.len() == 2 && [&larger[..], &[0; 4]].contains(&fields[1].1);
                 let loses = goes_by_geometry && is_smaller && rule.is_empty();
@@ -352,7 +354,7 @@ fn sizes() {
     }
 }
 
-/// Every field that the real tool checks is refused in its words.
+/// Checks that every field that qemu-img checks is refused with its error.
 fn wrong_headers() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -388,7 +390,7 @@ fn wrong_headers() {
     }
 }
 
-/// Blocks of other sizes have bitmaps of other lengths. A table may be longer than it has to be.
+/// Checks other block sizes, whose bitmaps have other lengths, and tables that are longer than necessary.
 fn block_sizes() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -431,7 +433,7 @@ fn block_sizes() {
     }
 }
 
-/// A dynamic image is read by its copy of the footer; the last byte of a footer may be missing.
+/// Checks that a dynamic image is read by its copy of the footer, and that the last byte of a footer may be missing.
 fn lost_footers() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -444,7 +446,7 @@ fn lost_footers() {
         same_reports(folder);
         let read = to_raw(folder, ours, 0);
         assert!(read == to_raw(folder, qemu_img, 0));
-        // It gets a footer again with the next block.
+        // The next new block restores the footer.
         ours(folder, &OVER).ok();
         let after = fs::read(folder.join("x.vhd")).unwrap();
         assert!(after[after.len() - FOOTER..] == bytes[..FOOTER]);
@@ -460,7 +462,7 @@ fn lost_footers() {
     same_answer(folder, &["info", "-f", "vpc", "x.vhd"]);
 }
 
-/// The real tool refuses an image whose copy is damaged, although the footer is there.
+/// Checks an image with a damaged copy and a valid footer, which qemu-img refuses.
 fn damaged_copy() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -478,18 +480,19 @@ fn damaged_copy() {
         "{said:?}"
     );
     assert!(to_raw(folder, ours, 0).unwrap() == disk);
-    // Writing mends it.
+    // Writing repairs the copy.
     fs::write(folder.join("disk.raw"), &disk[..MIB]).unwrap();
     ours(folder, &OVER).ok();
     assert!(to_raw(folder, qemu_img, 0).unwrap() == disk);
-    // With both damaged there is nothing to go by.
+    // With both damaged the image can't be read.
     let end = damaged.len() - 100;
     damaged[end] ^= 1;
     fs::write(folder.join("x.vhd"), &damaged).unwrap();
     same_answer(folder, &args);
 }
 
-/// A guest can write the mark into a fixed disk, and a whole footer; the real tool reads that as a dynamic image.
+/// Checks a fixed disk into which a guest has written the magic number or a whole footer. qemu-img reads that as a
+/// dynamic image.
 fn starts_with_mark() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -506,7 +509,7 @@ fn starts_with_mark() {
     }
 }
 
-/// Entries that lead to the metadata, or to one place twice: the real tool reads, and writes, all of them.
+/// Checks entries that point to the metadata, or two of one block. qemu-img reads and writes all of them.
 fn damaged_tables() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -541,14 +544,14 @@ fn cut_files() {
             same_answer(folder, line);
         }
         ours(folder, &OVER).fails(1, "The image has been truncated");
-        // The rest is there to be had.
+        // The rest can be read with `--salvage`.
         let args = ["convert", "--salvage", "-O", "raw", "x.vhd", "back.raw"];
         let _ = ours(folder, &args);
         let back = fs::read(folder.join("back.raw")).unwrap();
         assert_eq!(back.len(), 10_514_432);
         fs::remove_file(folder.join("back.raw")).unwrap();
     }
-    // A fixed disk that lost a part: the real tool reads its footer, and zeroes.
+    // This is a truncated fixed disk, of which qemu-img reads the footer as data, and zeroes.
     let args = [
         "convert",
         "-f",
@@ -569,8 +572,7 @@ fn cut_files() {
     ours(folder, &OVER).fails(1, "has 1048576 before its footer");
 }
 
-/// The real tool lets a guest see what the file held where a new block is put: an old footer, and what stands
-/// before it.
+/// Checks new blocks. qemu-img shows a guest the old data of the file in them: an old footer, and the data before it.
 fn new_blocks() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();
@@ -590,7 +592,7 @@ fn new_blocks() {
     }
 }
 
-/// Programs that go by a bitmap must find what was written.
+/// Checks that bitmaps have bits for written data, since other programs read them.
 fn bitmaps() {
     let (folder, mut bytes) = folder_with_image();
     let folder = folder.path();

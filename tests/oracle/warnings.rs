@@ -1,4 +1,4 @@
-//! What is said of images that can be used all the same, and how names in headers are read.
+//! Tests of warnings about images that can be used nevertheless, and of names in headers.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +18,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Bitmaps of an image that a program changed that doesn't know them. The oracle ends its warning without
-/// a new line.
+/// Checks bitmaps of an image that a program without support for them has changed. The oracle's warning has no
+/// newline at its end.
 fn bitmaps() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -66,7 +66,7 @@ fn bitmaps() {
     }
 }
 
-/// Names and formats end at the first zero.
+/// Checks that names and formats end at the first zero byte.
 fn names() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -104,7 +104,7 @@ fn names() {
     }
 }
 
-/// Where a backing file's name is that of a protocol.
+/// Checks a backing file's name with a protocol.
 fn protocols() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -124,7 +124,7 @@ fn protocols() {
     }
 }
 
-/// To QEMU a device like `/dev/null` is a disk of no size.
+/// Checks devices like `/dev/null`, which QEMU treats as empty disks.
 fn devices() {
     let folder = tempfile::tempdir().unwrap();
     let folder: &Path = folder.path();

@@ -1,5 +1,5 @@
-//! Images that the real tools made, written here: random work and power cuts in it, after which the
-//! tools find no damage, our data, and the snapshots as they were.
+//! Tests of writes to images of the real tools: random work and power cuts in it, after which the tools find
+//! no damage, the written data, and unchanged snapshots.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::power_cut::Subject;
 use crate::tools::{SECRET, qemu_img, spec, to_raw};
 use crate::trial;
 
-/// A kind of image: its name, the options that make it, and what is special about it.
+/// A kind of image: its name, its options, and its properties.
 struct Kind {
     name: &'static str,
     options: &'static str,
@@ -170,7 +170,7 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// Makes `x.qcow2`, with data in it.
+/// Makes `x.qcow2` with data.
 fn make(folder: &Path, kind: &Kind) {
     let size = kind.size.to_string();
     let mut args = vec!["create", "-q", "-f", "qcow2", "--object", SECRET];
@@ -178,7 +178,7 @@ fn make(folder: &Path, kind: &Kind) {
         args.extend(["-o", kind.options]);
     }
     if kind.backed {
-        // Shorter than the image, and not by whole clusters.
+        // The backing file is shorter than the image, and not a whole number of clusters.
         write_disk(&folder.join("base.raw"), kind.size * 3 / 4 + 512, 7);
         args.extend(["-b", "base.raw", "-F", "raw"]);
     }
@@ -245,7 +245,7 @@ fn make(folder: &Path, kind: &Kind) {
     }
 }
 
-/// What the snapshots hold, by the real tool.
+/// Returns the contents of the snapshots, read by qemu-img.
 fn snapshots(folder: &Path, kind: &Kind) -> Vec<Vec<u8>> {
     if !kind.snapshot {
         return Vec::new();
@@ -281,7 +281,7 @@ fn subject(folder: &Path, kind: &Kind) -> Subject {
     let encrypted = kind.encrypted;
     let inspect = move |bytes: &[u8]| {
         std::fs::write(to.join("cut.qcow2"), bytes).unwrap();
-        // A dirty image's refcounts may be anything: it is repaired, and then as good as any.
+        // The refcounts of a dirty image may have any values: it is repaired first.
         let is_dirty = bytes[7] == 3 && bytes[79] & 1 != 0;
         let image = spec("cut.qcow2", "qcow2", encrypted);
         let mut args = vec!["check", "--object", SECRET, "--image-opts"];
@@ -290,7 +290,7 @@ fn subject(folder: &Path, kind: &Kind) -> Subject {
         }
         args.push(&image);
         let checked = qemu_img(&to, &args);
-        // 3: leaks, and nothing else.
+        // A status of 3 means leaks only.
         assert!(matches!(checked.status, Some(0 | 3)), "{checked:?}");
     };
     Subject {
@@ -316,7 +316,7 @@ fn work(kind: &Kind) {
         let report = qemu_img(folder, &args).ok();
         assert!(report.starts_with("No errors"), "{report}");
         assert!(snapshots(folder, kind) == before, "snapshots have changed");
-        // What we read, they read.
+        // Both tools read the same.
         std::fs::write(folder.join("ours.raw"), subject(folder, kind).read(last)).unwrap();
         to_raw(qemu_img, folder, &image, "theirs.raw");
         assert!(same_contents(

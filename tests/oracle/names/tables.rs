@@ -1,6 +1,6 @@
-//! Names of images, of which both tools are to say the same.
+//! Names of images for which both tools must give the same answer.
 
-/// Images named by option strings: both tools say the same of them, good or bad, to the byte.
+/// Valid and invalid option strings, for which the answers of both tools are the same to the byte.
 pub const OPTIONS: &[&str] = &[
     "driver=raw,file.filename=disk.raw",
     "driver=raw,file=disk.raw",
