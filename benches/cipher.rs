@@ -1,12 +1,11 @@
-//! The sector ciphers by backend and by length of run, next to the plain `cbc` crate.
+//! Benchmarks of the sector ciphers by backend and by length of run, next to the plain `cbc` crate.
 //!
-//! `cowhide speed` says how fast this machine is; this says whether a change to a kernel made it
-//! faster, which takes criterion's statistics and its memory of the last time. Short runs matter as
-//! much as long ones: 8 sectors are a cluster of 4 KiB, 128 one of the default size, 512 what a
-//! second-level cache holds with room to spare.
+//! `cowhide speed` measures the machine. This benchmark shows if a change made a kernel faster, with criterion's
+//! statistics and its comparison with the last run. Short runs matter as much as long ones: 8 sectors are a cluster
+//! of 4 KiB, 128 are one of the default size, and 512 fit easily into a second-level cache.
 //!
-//! At the end stand, in turns with ours, OpenSSL's AES-256-XTS of 512 bytes and cryptsetup's PBKDF2, where they are
-//! installed.
+//! At the end, OpenSSL's AES-256-XTS of 512 bytes and cryptsetup's PBKDF2 are measured alternately with cowhide's, if
+//! they are installed.
 
 use std::hint::black_box;
 use std::process::{Command, Stdio};
@@ -31,7 +30,7 @@ fn each_run(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: impl Fn(
     }
 }
 
-/// Prints the share of the limit, the best of several rounds of both, side by side.
+/// Prints the share of the limit: the best of several rounds of both, measured directly after each other.
 fn share_of_limit(backend: Backend, bits: usize, cipher: &KeyedCipher) {
     const ROUNDS: usize = 200;
     let mut data = vec![0; 512 * SECTOR_SIZE];
@@ -52,7 +51,7 @@ fn share_of_limit(backend: Backend, bits: usize, cipher: &KeyedCipher) {
     }
 }
 
-/// Encrypts for about so many milliseconds and returns the speed in GB/s, of runs of 512 sectors.
+/// Encrypts runs of 512 sectors for about `milliseconds`. Returns the speed in GB/s.
 fn xts_speed(cipher: &KeyedCipher, milliseconds: u128) -> f64 {
     let mut data = vec![0; 512 * SECTOR_SIZE];
     let mut bytes = 0;
@@ -64,7 +63,8 @@ fn xts_speed(cipher: &KeyedCipher, milliseconds: u128) -> f64 {
     bytes as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
-/// Runs a program and returns the first number that `find` makes of a line; `None` where there is no such program.
+/// Runs a program, and returns the first number that `find` parses in a line. Returns `None` if the program is
+/// missing.
 fn figure(program: &str, args: &str, find: impl Fn(&str) -> Option<f64>) -> Option<f64> {
     let mut command = Command::new(program);
     command
@@ -76,7 +76,7 @@ fn figure(program: &str, args: &str, find: impl Fn(&str) -> Option<f64>) -> Opti
     text.lines().find_map(find)
 }
 
-/// Prints the median of ours, of theirs, and of the ratios of rounds.
+/// Prints the medians of both figures, and of their ratios in each round.
 fn beside(what: &str, ours: impl Fn() -> f64, theirs: impl Fn() -> Option<f64>) {
     const ROUNDS: usize = 5;
     let rounds: Option<Vec<(f64, f64)>> = (0..ROUNDS).map(|_| Some((ours(), theirs()?))).collect();
@@ -94,7 +94,7 @@ fn beside(what: &str, ours: impl Fn() -> f64, theirs: impl Fn() -> Option<f64>) 
     println!("{what}: {one:.3} and {two:.3}, ratio {ratio:.2}");
 }
 
-/// Compares with what else encrypts disks on this machine.
+/// Compares with other programs that encrypt disks.
 fn others() {
     let keys: Vec<u8> = (0..64).collect();
     let cipher = KeyedCipher::aes_xts(&keys, Backend::detect());
@@ -165,7 +165,7 @@ fn main() {
         group.finish();
     }
 
-    // What a run of 512 sectors reaches of the AES unit's limit, in one table.
+    // This table has the share of the AES unit's limit for runs of 512 sectors.
     println!("share of the AES unit's limit, encrypting 512 sectors on one thread");
     for backend in Backend::available() {
         for bits in [128, 256] {

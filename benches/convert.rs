@@ -1,8 +1,8 @@
-//! Whole conversions through the library: one process, no start-up, files in memory.
+//! Benchmarks of whole conversions with the library: in one process, without start-up, and with files in
+//! memory.
 //!
-//! For comparing two versions of Cowhide with each other while working on one (`cargo bench --bench
-//! convert`, a minute). What a user waits for, and how that compares with `qemu-img`, is
-//! `benches/compare`'s to say.
+//! They compare two versions of Cowhide during development (`cargo bench --bench convert` takes a minute).
+//! `benches/compare` measures the times for users, and compares them with `qemu-img`.
 
 #![allow(
     missing_docs,
@@ -27,7 +27,8 @@ use cowhide::storage::{Access, CacheMode, FileStorage, Storage};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tempfile::{NamedTempFile, TempDir};
 
-/// Small enough for a minute, large enough that starting threads doesn't count.
+/// The size of the disk in bytes: small enough for a minute, and large enough that starting threads doesn't
+/// matter.
 const SIZE: u64 = 64 << 20;
 const CLUSTER_SIZES: [u64; 3] = [512, 64 << 10, 2 << 20];
 
@@ -52,7 +53,7 @@ fn to_qcow2(source: &Path, target: &Path, cluster_size: u64, encrypted: bool) {
     convert::copy(source.as_ref(), &target, Settings::default(), &()).unwrap();
 }
 
-/// Converts to a raw image in an empty file. A plain image needs no secret and ignores it.
+/// Converts to a raw image in an empty file.
 fn to_raw(source: &Path, target: &Path) {
     let source = formats::open(
         storage(source),
@@ -64,7 +65,7 @@ fn to_raw(source: &Path, target: &Path) {
     convert::copy(source.as_ref(), &target, Settings::default(), &()).unwrap();
 }
 
-/// In memory where the system has such a folder, so that no disk is measured.
+/// Returns a folder in memory, if the system has one, so that no disk is measured.
 fn folder() -> TempDir {
     let memory = Path::new(disks::TMPFS);
     if memory.is_dir() {
@@ -78,7 +79,7 @@ fn conversions(criterion: &mut Criterion) {
     let folder = folder();
     let raw = folder.path().join("raw");
     disks::write_random(&raw, SIZE).unwrap();
-    // Making the file and removing it is no part of what is timed.
+    // Making and removing the file isn't measured.
     let new_file = || NamedTempFile::new_in(&folder).unwrap();
 
     let mut group = criterion.benchmark_group("convert");

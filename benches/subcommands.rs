@@ -1,8 +1,8 @@
-//! Cowhide beside `qemu-img` where an image that exists is changed: `cargo bench --bench subcommands`.
+//! The comparison of cowhide with `qemu-img` for changes of existing images: `cargo bench --bench subcommands`.
 //!
-//! Each program does each row in turns, each time on new copies of the files that it changes; the time for copying
-//! isn't counted. Disks of 4 GiB have 1 GiB of data, in a chain of three images or in one with a snapshot. Tables
-//! are those of a disk of 1 TiB that has a place for each cluster and no data.
+//! The programs do each row alternately, each time on new copies of the files that it changes. Copying isn't
+//! measured. Disks of 4 GiB have 1 GiB of data, in a chain of three images or in one with a snapshot. Tables are
+//! those of a disk of 1 TiB with preallocated metadata and no data.
 
 mod common;
 
@@ -29,13 +29,13 @@ const DISK: u64 = 4096 * MIB;
 #[derive(Debug, Parser)]
 #[command(name = "subcommands")]
 struct Options {
-    /// How many times each program does each row
+    /// Number of times that each program does each row
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Folder in which it is done
+    /// Folder for the files
     #[arg(long, default_value = disks::TMPFS)]
     folder: PathBuf,
-    /// Only rows whose name has this in it
+    /// Only rows whose name contains this
     #[arg(long, default_value = "")]
     only: String,
     /// Ignored; cargo passes it
@@ -43,7 +43,7 @@ struct Options {
     bench: bool,
 }
 
-/// One line of the table.
+/// A row of the table.
 struct Row {
     name: &'static str,
     args: &'static str,
@@ -93,7 +93,7 @@ const ROWS: [Row; 17] = [
         "resize -q -f qcow2 --preallocation=metadata small 1T",
         &["small"],
     ),
-    // More takes qemu-img minutes.
+    // Larger changes take qemu-img minutes.
     row(
         "resize, 1 TiB to 960 GiB",
         "resize -q -f qcow2 --shrink tables 960G",
@@ -149,10 +149,10 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Runs a row by both programs in turns; ours is the first.
+/// Runs a row by both programs alternately. The first costs are cowhide's.
 fn race(row: &Row, rounds: usize, place: &Place<'_>) -> Result<[Vec<Cost>; 2]> {
     let contenders = [Tool::Cowhide, Tool::QemuImg].map(|tool| Contender {
-        // A blank at the end is followed by an empty argument.
+        // A space at the end gives an empty argument.
         args: row.args.split(' ').map(Into::into).collect(),
         ..tool.contender("", None)
     });
@@ -208,7 +208,7 @@ fn make_sources(place: &Place<'_>) -> Result<()> {
         write_data(&place.folder.join("raw"), start * MIB, length * MIB, seed)?;
         cowhide(&format!("convert -f raw -O qcow2 raw {name}"))
     };
-    // An overlay is an image that is put over another one when it has its data.
+    // An overlay gets its data first, and then its backing file.
     image("base", 0, 512, 1)?;
     image("other", 0, 512, 2)?;
     image("mid", 384, 256, 3)?;
@@ -235,7 +235,7 @@ fn make_sources(place: &Place<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a raw disk that has noise in one part, and holes elsewhere.
+/// Writes a raw disk with noise in one part, and holes elsewhere.
 fn write_data(path: &Path, start: u64, length: u64, seed: u64) -> Result<()> {
     let file = File::create(path)?;
     file.set_len(DISK)?;

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .password(password)
         .on_progress(|done, total| {
             let percent = done * 100 / total.max(1);
-            // Nobody needs to see it.
+            // A failure to print progress is ignored.
             drop(write!(stderr(), "\r{percent:3} %"));
         })
         .verified()

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             continue;
         }
         let shown = path.display();
-        // Nothing that an image names is opened: this looks at each file alone.
+        // Each file is checked alone, without the files that it names.
         match OpenOptions::new().untrusted().check(&path) {
             Ok(None) => println!("{shown}: nothing to check"),
             Ok(Some(summary)) if summary.is_clean() => println!("{shown}: clean"),

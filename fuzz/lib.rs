@@ -1,14 +1,15 @@
-//! Images that are mostly holes, in few bytes: the smallest VHDX has megabytes, and a fuzzer changes a few kilobytes.
+//! A compact encoding of sparse images as fuzzing inputs: the smallest VHDX has megabytes, and a fuzzer changes a few
+//! kilobytes.
 
-/// The first bytes of such an input. Then come runs: the number of the first sector (32 bits), the number of sectors (16
-/// bits), both little-endian, and their bytes. All else is an image as it stands.
+/// The magic number of such an input. Runs follow: the number of the first sector (32 bits), the number of sectors
+/// (16 bits), both little-endian, and their bytes. Any other input is an image itself.
 const MARK: &[u8] = b"sectors\n";
 /// The length of a sector in bytes.
 const SECTOR: usize = 512;
-/// The longest image that runs make, in bytes.
+/// The greatest length of an image of runs, in bytes.
 const LONGEST: usize = 16 << 20;
 
-/// Returns the image that an input stands for.
+/// Returns the image that an input encodes.
 pub fn image(input: &[u8]) -> Vec<u8> {
     let Some(mut rest) = input.strip_prefix(MARK) else {
         return input.to_vec();

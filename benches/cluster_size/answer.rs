@@ -1,21 +1,21 @@
-//! The question that this project was asked, answered in three sentences from the figures.
+//! The answer to the project's original question, in three sentences from the figures.
 
 use super::figures::{Figures, Line};
 use crate::common::measure::Cost;
 use crate::common::numbers::{percent, size, three_digits};
 use crate::common::tools::Tool;
 
-/// The cluster size that both programs use unless told otherwise.
+/// The default cluster size of both programs, in bytes.
 const DEFAULT_CLUSTER: u64 = 64 << 10;
-/// What "doesn't matter" means: at most this many times the fastest's time.
+/// The greatest ratio to the fastest time at which cluster size doesn't matter.
 const LEVEL: f64 = 1.2;
 
-/// The three sentences.
+/// Returns the three sentences.
 pub fn sentences(figures: &Figures) -> [String; 3] {
     [unit(figures), price(figures), clusters(figures)]
 }
 
-/// Whether the AES unit is used, how, and how much of it.
+/// Returns the sentence about the AES unit: its use, the instructions, and the share of its limit.
 fn unit(figures: &Figures) -> String {
     let backend = &figures.speed.backend;
     let speed = figures
@@ -51,7 +51,7 @@ fn unit(figures: &Figures) -> String {
     )
 }
 
-/// The instructions of a backend that has kernels of its own.
+/// Returns the instructions of a backend with kernels.
 pub fn instructions(backend: &str) -> Option<&'static str> {
     match backend {
         "aesni" => Some("AES-NI instructions, `aesenc` on 128-bit registers"),
@@ -61,7 +61,7 @@ pub fn instructions(backend: &str) -> Option<&'static str> {
     }
 }
 
-/// What encryption costs.
+/// Returns the sentence about the cost of encryption.
 fn price(figures: &Figures) -> String {
     let of = |tool| {
         let wall = figures.price(tool, DEFAULT_CLUSTER, |cost| cost.wall)?;
@@ -84,7 +84,7 @@ fn price(figures: &Figures) -> String {
     )
 }
 
-/// How much cluster size matters.
+/// Returns the sentence about the effect of cluster size.
 fn clusters(figures: &Figures) -> String {
     let spread = |line: &Line| {
         let (fastest, slowest) = line.extremes()?;

@@ -1,4 +1,4 @@
-//! What was measured, and what follows from it.
+//! The measured figures, and values that are computed from them.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::common::measure::Cost;
 use crate::common::numbers::median;
 use crate::common::tools::Tool;
 
-/// Everything that the page is made from.
+/// All figures for the page.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Figures {
@@ -19,7 +19,7 @@ pub struct Figures {
     pub speed: Speed,
 }
 
-/// One program's conversions, encrypted or not: a line of the plot.
+/// The conversions of one program, encrypted or not: a line of the plot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Line {
@@ -28,31 +28,31 @@ pub struct Line {
     pub points: Vec<Point>,
 }
 
-/// Its conversions to one cluster size.
+/// The conversions of a line to one cluster size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Point {
     pub cluster_size: u64,
     pub file_bytes: u64,
-    /// One for each round.
+    /// The costs, one for each round.
     pub costs: Vec<Cost>,
 }
 
 impl Figures {
-    /// A line, if the program was there.
+    /// Returns a line, if the program was installed.
     pub fn line(&self, tool: Tool, encrypted: bool) -> Option<&Line> {
         let mut lines = self.lines.iter();
         lines.find(|line| line.tool == tool && line.encrypted == encrypted)
     }
 
-    /// The part of a file that isn't the disk's data. The disk is random: all of it is stored.
+    /// Returns the share of a file that isn't the disk's data. The disk is random, so all of it is stored.
     pub fn metadata_share(&self, point: &Point) -> f64 {
         let metadata = point.file_bytes.saturating_sub(self.disk_bytes);
         metadata as f64 / point.file_bytes.max(1) as f64
     }
 
-    /// How many times the plain conversion's figure the encrypted one's is, at one cluster size: the
-    /// median of the rounds' ratios.
+    /// Returns the ratio of the encrypted to the plain conversion at one cluster size: the median of the rounds'
+    /// ratios.
     pub fn price(&self, tool: Tool, cluster_size: u64, figure: fn(&Cost) -> f64) -> Option<f64> {
         let costs = |encrypted| Some(&self.line(tool, encrypted)?.at(cluster_size)?.costs);
         let (encrypted, plain) = (costs(true)?, costs(false)?);
@@ -64,14 +64,14 @@ impl Figures {
 }
 
 impl Line {
-    /// Its point at a cluster size.
+    /// Returns the point at a cluster size.
     pub fn at(&self, cluster_size: u64) -> Option<&Point> {
         self.points
             .iter()
             .find(|point| point.cluster_size == cluster_size)
     }
 
-    /// Where it is fastest and where slowest.
+    /// Returns the fastest and the slowest point.
     pub fn extremes(&self) -> Option<(&Point, &Point)> {
         let by_time = |one: &&Point, other: &&Point| one.wall().total_cmp(&other.wall());
         let fastest = self.points.iter().min_by(by_time)?;
@@ -79,8 +79,8 @@ impl Line {
         Some((fastest, slowest))
     }
 
-    /// The smallest and the largest cluster size of the run around the fastest in which nothing
-    /// takes more than `times` as long: where cluster size doesn't matter.
+    /// Returns the smallest and the largest of the cluster sizes around the fastest one that take at most `times` as
+    /// long.
     pub fn level(&self, times: f64) -> Option<(u64, u64)> {
         let (fastest, _) = self.extremes()?;
         let limit = fastest.wall() * times;
@@ -94,12 +94,12 @@ impl Line {
 }
 
 impl Point {
-    /// Seconds, the median of the rounds.
+    /// Returns the median wall time in seconds.
     pub fn wall(&self) -> f64 {
         median(self.costs.iter().map(|cost| cost.wall))
     }
 
-    /// CPU seconds, the median of the rounds.
+    /// Returns the median CPU time in seconds.
     pub fn cpu(&self) -> f64 {
         median(self.costs.iter().map(Cost::cpu))
     }

@@ -1,10 +1,9 @@
-//! What encryption and cluster size cost, as a page: `cargo bench --bench cluster_size` writes
-//! `docs/cluster-size.md` and the plot beside it.
+//! The benchmark of encryption and cluster size: `cargo bench --bench cluster_size` writes `docs/cluster-size.md` and
+//! its plot.
 //!
-//! Whole conversions by `cowhide` and `qemu-img`, encrypted and not, to every cluster size, from and
-//! to memory. The sentences on top of the page are made from the figures, so that they can't say
-//! anything else. `--json` keeps the figures and `--from` makes the page from kept ones, for work on
-//! the page itself.
+//! It measures whole conversions by `cowhide` and `qemu-img`, encrypted and not, to every cluster size, from and to
+//! memory. The sentences at the top of the page are generated from the figures, so that they always agree. `--json`
+//! stores the figures, and `--from` makes the page from stored ones, for work on the page itself.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -29,7 +28,7 @@ use self::common::{disks, measure, numbers};
 use self::figures::{Figures, Line, Point};
 use self::speed::Speed;
 
-/// Every cluster size that there is.
+/// The binary logarithms of all cluster sizes.
 const CLUSTER_SIZE_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 const SOURCE: &str = "disk.raw";
 const TARGET: &str = "new.qcow2";
@@ -41,19 +40,19 @@ struct Options {
     /// Size of the random disk
     #[arg(long, default_value = "256M", value_parser = numbers::parse_size)]
     size: u64,
-    /// How many times each conversion is done
+    /// Number of times that each conversion is done
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Where the page goes (relative to the package's root)
+    /// Folder for the page (relative to the package's root)
     #[arg(long, value_name = "FOLDER", default_value = "docs")]
     out: PathBuf,
-    /// Take FILE for the report of `cowhide speed --output=json`
+    /// Use FILE as the report of `cowhide speed --output=json`
     #[arg(long, value_name = "FILE")]
     speed_json: Option<PathBuf>,
-    /// Write every single figure to FILE
+    /// Write all figures to FILE
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure nothing, make the page from what --json wrote
+    /// Measure nothing, and make the page from the file that --json wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "speed_json", "size", "rounds"])]
     from: Option<PathBuf>,
     /// Ignored; cargo passes it
@@ -104,7 +103,7 @@ fn run(options: &Options) -> Result<()> {
 
 fn measure_all(options: &Options) -> Result<Figures> {
     let stopped = race::stop_flag()?;
-    // First, since nothing comes of the rest without it.
+    // This comes first, since the page needs it.
     let speed = Speed::get(options.speed_json.as_deref())?;
     let machine = Machine::this();
     let folder = disks::work_folder(Path::new(disks::TMPFS), 2 * options.size + (256 << 20))?;
@@ -133,7 +132,7 @@ fn measure_all(options: &Options) -> Result<Figures> {
             });
         }
     }
-    // Nobody's first run counts: the programs are read from the disk, the memory is found.
+    // First runs aren't measured, since they read the programs from the disk and allocate memory.
     for line in &lines {
         contender(line, 64 << 10).run(&place)?;
     }
@@ -159,7 +158,7 @@ fn contender(line: &Line, cluster_size: u64) -> Contender {
     line.tool.contender(&args, Some(TARGET))
 }
 
-/// Converts once and notes what it cost.
+/// Converts once, and records the cost.
 fn convert(line: &mut Line, cluster_size: u64, place: &Place<'_>) -> Result<()> {
     let contender = contender(line, cluster_size);
     let cost = contender.run(place)?;

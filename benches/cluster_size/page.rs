@@ -1,4 +1,4 @@
-//! The page: the answer first, then the plot and what it is drawn from.
+//! The page: the answer first, and then the plot and its figures.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::figures::Figures;
 use crate::common::numbers::{mebibytes, percent, size, three_digits};
 use crate::common::tools::{self, Tool};
 
-/// The kernel that examples break on where this machine has none of its own.
+/// The kernel in examples if this machine's backend has none.
 const EXAMPLE_SYMBOL: &str = "cowhide_aes128_cbc_encrypt_vaes512";
 
 /// Renders the page, which shows the file `plot`.
@@ -28,7 +28,7 @@ pub fn render(figures: &Figures, plot: &str) -> String {
     text
 }
 
-/// The plot's figures.
+/// Renders the figures of the plot.
 fn conversions(text: &mut String, figures: &Figures) {
     let _ = writeln!(
         text,
@@ -86,7 +86,7 @@ fn conversions(text: &mut String, figures: &Figures) {
     text.push('\n');
 }
 
-/// What `cowhide speed` says of cluster sizes.
+/// Renders the cluster sizes of `cowhide speed`.
 fn in_memory(text: &mut String, figures: &Figures) {
     let _ = writeln!(
         text,
@@ -105,7 +105,7 @@ fn in_memory(text: &mut String, figures: &Figures) {
     text.push('\n');
 }
 
-/// What `cowhide speed` says of the ciphers.
+/// Renders the ciphers of `cowhide speed`.
 fn ciphers(text: &mut String, figures: &Figures) {
     let _ = writeln!(
         text,
@@ -180,7 +180,7 @@ fn how_measured(text: &mut String, figures: &Figures) {
     );
 }
 
-/// How anyone can see which instructions run.
+/// Renders the ways to verify which instructions run.
 fn proof(text: &mut String, figures: &Figures) {
     let symbol = figures
         .speed

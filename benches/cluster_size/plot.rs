@@ -1,8 +1,8 @@
-//! The plot: seconds over cluster sizes, both axes logarithmic, as an SVG that needs nothing else.
+//! The plot: seconds over cluster sizes, with logarithmic axes, as a self-contained SVG.
 //!
-//! It has a background of its own, so that it can be read wherever it is shown, and colours for
-//! light and dark. The two programs differ in colour, encrypted and plain in how the line is drawn:
-//! it can be told apart without seeing colours.
+//! It has its own background, so that it is readable everywhere, and colours for light and dark modes. The
+//! programs differ in colour, and encrypted and plain in the style of the line, so that colours aren't needed
+//! to distinguish lines.
 
 use std::fmt::Write as _;
 
@@ -17,11 +17,11 @@ const LEFT: f64 = 72.0;
 const RIGHT: f64 = 724.0;
 const TOP: f64 = 84.0;
 const BOTTOM: f64 = 430.0;
-/// How far apart the labels of lines are at the least, and how far right of their lines.
+/// The least distance of the labels of lines, and their distance from the lines.
 const LABEL_HEIGHT: f64 = 18.0;
 const LABEL_GAP: f64 = 22.0;
 
-/// No variables: not every program that draws SVG knows them.
+/// The style has no variables, since not every SVG renderer supports them.
 const STYLE: &str = "
 text { font: 13px system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif; \
 fill: #59636e; }
@@ -54,7 +54,7 @@ text { fill: #9aa4af; }
 }
 ";
 
-/// Draws it.
+/// Renders the plot.
 pub fn svg(figures: &Figures) -> String {
     let Some(axes) = Axes::new(figures) else {
         return String::new();
@@ -81,7 +81,7 @@ pub fn svg(figures: &Figures) -> String {
     text
 }
 
-/// The plot in words.
+/// Returns the description of the plot in words.
 fn description(figures: &Figures) -> String {
     let lines = figures.lines.iter().filter_map(|line| {
         let (first, last) = (line.points.first()?, line.points.last()?);
@@ -102,7 +102,7 @@ fn label(line: &Line) -> String {
     format!("{}, {kind}", line.tool.name())
 }
 
-/// The classes of a line's parts.
+/// Returns the CSS classes of a line's parts.
 fn classes(line: &Line) -> String {
     let tool = match line.tool {
         Tool::Cowhide => "cowhide",
@@ -112,11 +112,11 @@ fn classes(line: &Line) -> String {
     format!("{kind} {tool}")
 }
 
-/// From figures to places.
+/// The mapping from figures to coordinates.
 #[derive(Debug)]
 struct Axes {
     cluster_sizes: Vec<u64>,
-    /// Seconds at the bottom and at the top.
+    /// The seconds at the bottom and at the top.
     range: (f64, f64),
 }
 
@@ -138,7 +138,7 @@ impl Axes {
         match (self.cluster_sizes.first(), self.cluster_sizes.last()) {
             (Some(&first), Some(&last)) if last > first => {
                 let share = (log(cluster_size) - log(first)) / (log(last) - log(first));
-                // Half a step of room at either side.
+                // There is a margin of half a step at either side.
                 LEFT + 20.0 + share * (RIGHT - LEFT - 40.0)
             }
             _ => f64::midpoint(LEFT, RIGHT),
@@ -190,12 +190,12 @@ impl Axes {
     }
 }
 
-/// 1, 2 and 5 times the powers of ten, from low to high.
+/// Returns 1, 2 and 5 times the powers of ten, in ascending order.
 fn all_steps() -> impl Iterator<Item = f64> {
     (-6..6).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(power)))
 }
 
-/// The steps that a range has, both ends with it.
+/// Returns the steps in a range, including both ends.
 fn steps((bottom, top): (f64, f64)) -> impl Iterator<Item = f64> {
     all_steps().filter(move |&step| step > bottom * 0.999 && step < top * 1.001)
 }
@@ -211,7 +211,7 @@ fn step_above(seconds: f64) -> f64 {
     all_steps().find(|&step| step >= seconds).unwrap_or(1e6)
 }
 
-/// A step as one writes it: `0.05`, `2`, `100`.
+/// Formats a step: `0.05`, `2`, `100`.
 fn tick(seconds: f64) -> String {
     let places = (-seconds.log10().floor()).max(0.0) as usize;
     format!("{seconds:.places$}")
@@ -240,7 +240,7 @@ fn draw_line(text: &mut String, axes: &Axes, line: &Line) {
     }
 }
 
-/// Each line's name at its right end, moved up or down where two would overlap.
+/// Draws the name of each line at its right end, moved up or down if two would overlap.
 fn draw_labels(text: &mut String, axes: &Axes, figures: &Figures) {
     let mut ends: Vec<(&Line, f64, f64)> = figures
         .lines
@@ -268,8 +268,8 @@ fn draw_labels(text: &mut String, axes: &Axes, figures: &Figures) {
     }
 }
 
-/// Places (sorted) moved as little as it takes for them to be [`LABEL_HEIGHT`] apart: what is too
-/// close becomes a block around its middle, until nothing is too close any more.
+/// Returns the (sorted) positions, moved as little as necessary to be [`LABEL_HEIGHT`] apart. Positions that
+/// are too close become a block around their middle, until none are too close.
 pub fn spread(wanted: &[f64]) -> Vec<f64> {
     let mut blocks: Vec<(f64, usize)> = Vec::new();
     for &place in wanted {

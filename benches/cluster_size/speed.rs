@@ -1,4 +1,4 @@
-//! What `cowhide speed --output=json` says, as far as the page needs it. Speeds are in GB/s.
+//! The parts of the report of `cowhide speed --output=json` that the page needs. Speeds are in GB/s.
 
 use std::path::Path;
 use std::process::Command;
@@ -33,7 +33,7 @@ pub struct Feature {
 pub struct Backend {
     pub name: String,
     pub reason: String,
-    /// `None`: it has no kernel of its own.
+    /// The symbol of its encryption kernel, or `None` if it has none.
     pub symbol: Option<String>,
 }
 
@@ -45,9 +45,9 @@ pub struct Cipher {
     pub decrypt_one_thread: f64,
     pub encrypt_all_threads: f64,
     pub decrypt_all_threads: f64,
-    /// What the AES unit does on registers alone, on one thread.
+    /// The limit of the AES unit on registers only, on one thread.
     pub limit: Option<f64>,
-    /// What part of that encrypting reaches, from 0 to 1.
+    /// The share of the limit that encrypting reaches, from 0 to 1.
     pub share_of_limit: Option<f64>,
     pub times_cbc_crate_encrypt: f64,
     pub times_cbc_crate_decrypt: f64,
@@ -63,10 +63,11 @@ pub struct InMemory {
 }
 
 impl Speed {
-    /// Reads a report from a file, or has cowhide make one.
+    /// Reads a report from a file, or runs cowhide to make one.
     ///
     /// # Errors
-    /// This cowhide has no `speed`, or what it says isn't what we know.
+    /// Returns an error if the file can't be read, if `cowhide speed` fails, or if the report has other
+    /// fields.
     pub fn get(file: Option<&Path>) -> Result<Self> {
         let text = match file {
             Some(path) => std::fs::read(path).with_context(|| path.display().to_string())?,
@@ -86,7 +87,7 @@ impl Speed {
         serde_json::from_slice(&text).context("reading the report of `cowhide speed`")
     }
 
-    /// The cipher that does the work.
+    /// Returns the figures of the backend for images.
     pub fn chosen(&self) -> Option<&Cipher> {
         self.ciphers
             .iter()

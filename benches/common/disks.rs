@@ -1,4 +1,4 @@
-//! Disks to convert, and folders to do it in.
+//! Disks to convert, and folders for that.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -9,11 +9,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-/// The file system that lives in memory.
+/// A file system in memory.
 pub const TMPFS: &str = "/dev/shm";
 
-/// A generator of noise (xorshift64*): nobody's sparse detection finds zeroes in it, and it is
-/// faster than the system's.
+/// A generator of noise (xorshift64*), in which no program finds zeroes to skip. It is faster than the system's.
 #[derive(Debug)]
 pub struct Noise(pub u64);
 
@@ -33,7 +32,7 @@ impl Noise {
 /// Writes a disk of `size` random bytes (a multiple of 1 MiB).
 ///
 /// # Errors
-/// The system's error.
+/// Returns the system's error.
 pub fn write_random(path: &Path, size: u64) -> Result<()> {
     let mut file = File::create(path)?;
     let mut noise = Noise(0x0C0F_FEE0_C0DE);
@@ -46,10 +45,10 @@ pub fn write_random(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes a disk of `size` bytes that is all holes but for 64 runs of 1 MiB, evenly spread.
+/// Writes a disk of `size` bytes with 64 evenly spread runs of 1 MiB, and holes elsewhere.
 ///
 /// # Errors
-/// The system's error, such as a file system that has no files this large.
+/// Returns the system's error, for example if the file system can't have files of that size.
 pub fn write_sparse(path: &Path, size: u64) -> Result<()> {
     let file = File::create(path)?;
     file.set_len(size)?;
@@ -62,11 +61,11 @@ pub fn write_sparse(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes a disk of 512 MiB with an ext4 file system that holds what every machine has: programs and
-/// texts. Every machine has others, so sizes and times are to be compared on one machine only.
+/// Writes a disk of 512 MiB with an ext4 file system that has programs and texts of this machine. Sizes and times can
+/// only be compared on the same machine.
 ///
 /// # Errors
-/// The system's error; that there is no `mke2fs`, or less than 256 MiB of such files.
+/// Returns the system's error, or an error if there is no `mke2fs`, or less than 256 MiB of such files.
 pub fn write_file_system(path: &Path) -> Result<()> {
     const MOST: u64 = 400 << 20;
     let tree = tempfile::tempdir_in(path.parent().unwrap_or(Path::new(".")))?;
@@ -85,8 +84,8 @@ pub fn write_file_system(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the files below a folder, in the order of their names, without links, until `most` bytes
-/// are reached; gives how many it were.
+/// Copies the files below a folder, in the order of their names and without links, up to `most` bytes. Returns the
+/// number of bytes.
 fn copy_files(from: &Path, to: &Path, most: u64) -> Result<u64> {
     let mut entries: Vec<_> = std::fs::read_dir(from)?.collect::<std::io::Result<_>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
@@ -99,7 +98,7 @@ fn copy_files(from: &Path, to: &Path, most: u64) -> Result<u64> {
             total += copy_files(&entry.path(), &to, most - total)?;
         } else if kind.is_file() {
             let length = entry.metadata()?.len();
-            // What only root may read is left out.
+            // Files that can't be read are skipped.
             if total + length <= most
                 && std::fs::copy(entry.path(), to.join(entry.file_name())).is_ok()
             {
@@ -110,10 +109,10 @@ fn copy_files(from: &Path, to: &Path, most: u64) -> Result<u64> {
     Ok(total)
 }
 
-/// Whether two files have the same bytes.
+/// Returns true if two files have the same bytes.
 ///
 /// # Errors
-/// The system's error.
+/// Returns the system's error.
 pub fn same_contents(one: &Path, other: &Path) -> Result<bool> {
     let (mut one, mut other) = (File::open(one)?, File::open(other)?);
     let mut left = one.metadata()?.len();
@@ -134,10 +133,10 @@ pub fn same_contents(one: &Path, other: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// A folder in `parent` that goes away by itself, with room for `needed` bytes.
+/// Returns a temporary folder in `parent`, with space for `needed` bytes.
 ///
 /// # Errors
-/// The system's error, or that there isn't as much room.
+/// Returns the system's error, or an error if there isn't enough space.
 pub fn work_folder(parent: &Path, needed: u64) -> Result<TempDir> {
     let room =
         rustix::fs::statvfs(parent).with_context(|| format!("looking at {}", parent.display()))?;

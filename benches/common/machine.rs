@@ -1,4 +1,4 @@
-//! Where figures were measured: without that they say nothing. No host names and no paths.
+//! The machine on which figures were measured, without host names and paths.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +13,13 @@ pub struct Machine {
     pub memory_bytes: u64,
     pub kernel: String,
     pub cowhide: String,
-    /// `None`: not installed.
+    /// The version of qemu-img, or `None` if it isn't installed.
     pub qemu_img: Option<String>,
     pub rustc: Option<String>,
 }
 
 impl Machine {
-    /// This machine.
+    /// Returns this machine.
     pub fn this() -> Self {
         let field = |file: &str, name: &str| {
             let text = std::fs::read_to_string(file).ok()?;
@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// One line for below a table.
+    /// Returns the line below a table.
     pub fn line(&self) -> String {
         let mut parts = vec![
             format!(

@@ -1,12 +1,12 @@
-//! One program run from start to end, and what it cost.
+//! Running a program from start to end, and measuring its cost.
 //!
-//! The system tells CPU seconds and peak memory of children only as a sum (or maximum) over all that
-//! a process ever waited for. So each program runs below a process of its own: this very program,
-//! started again with [`MEASURE`], which starts exactly one child, waits for it and prints
-//! what the system says about its children. No `unsafe`, and no `time` to be installed.
+//! The system reports CPU time and peak memory of children only as a sum or maximum over all that a process has
+//! waited for. So each program runs below a separate process: this program, started again with [`MEASURE`], starts
+//! exactly one child, waits for it, and prints the system's figures for its children. That needs no `unsafe`, and no
+//! installed `time`.
 //!
-//! Peak memory has a floor: until it becomes the program, a new process shares the measuring one's
-//! memory, which the system counts too. It's about 2 to 3 MiB.
+//! Peak memory is at least about 2 to 3 MiB: before it executes the program, a new process shares the memory of the
+//! measuring one, which the system counts too.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -18,34 +18,34 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
-/// The argument that makes a program the measuring process; the command follows.
+/// The argument that makes this program the measuring process. The command follows it.
 const MEASURE: &str = "--measure";
 
-/// What a program's run cost.
+/// The cost of a program's run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Cost {
-    /// Seconds from its start until it was waited for.
+    /// The wall time in seconds, from its start until it was waited for.
     pub wall: f64,
-    /// CPU seconds in the program, over all its threads.
+    /// The CPU time in user mode in seconds, of all threads.
     pub user: f64,
-    /// CPU seconds in the kernel on its behalf.
+    /// The CPU time in the kernel in seconds, of all threads.
     pub system: f64,
-    /// The most memory that it had resident, in bytes.
+    /// The peak resident memory, in bytes.
     pub peak: u64,
 }
 
 impl Cost {
-    /// All CPU seconds.
+    /// Returns the total CPU time in seconds.
     pub fn cpu(&self) -> f64 {
         self.user + self.system
     }
 }
 
-/// Runs a program in `folder` and says what it cost. Its standard output is thrown away.
+/// Runs a program in `folder`, and returns its cost. Discards its standard output.
 ///
 /// # Errors
-/// What it said when it failed.
+/// Returns the program's error output if it fails.
 pub fn measure(folder: &Path, program: &OsStr, args: &[OsString]) -> Result<Cost> {
     let output = Command::new(std::env::current_exe()?)
         .arg(MEASURE)
@@ -63,8 +63,8 @@ pub fn measure(folder: &Path, program: &OsStr, args: &[OsString]) -> Result<Cost
     serde_json::from_slice(&output.stdout).context("reading what was measured")
 }
 
-/// In the measuring process: does its work and gives its exit status. Elsewhere: `None`. To be
-/// called first of all, while the process is still small.
+/// Does the work of the measuring process, and returns its exit status. Returns `None` in any other process. It must
+/// be called first, while the process is still small.
 pub fn measuring_process() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next()? != MEASURE {
@@ -84,7 +84,7 @@ pub fn measuring_process() -> Option<ExitCode> {
     Some(status)
 }
 
-/// `None` if the child failed; it has said why.
+/// Runs the only child. Returns `None` if it failed, since it has printed its error.
 fn run_only_child(program: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Option<Cost>> {
     let mut command = Command::new(program);
     command.args(args).stdout(Stdio::null());
@@ -95,7 +95,7 @@ fn run_only_child(program: &OsStr, args: impl Iterator<Item = OsString>) -> Resu
     let wall = start.elapsed().as_secs_f64();
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     if !status.success() {
-        // A killed program says nothing itself.
+        // A killed program prints no error itself.
         eprintln!("{status}");
         return Ok(None);
     }
@@ -103,7 +103,7 @@ fn run_only_child(program: &OsStr, args: impl Iterator<Item = OsString>) -> Resu
         wall,
         user: seconds(usage.user_time()),
         system: seconds(usage.system_time()),
-        // Linux counts it in KiB.
+        // Linux reports it in KiB.
         peak: u64::try_from(usage.max_rss())? * 1024,
     }))
 }

@@ -1,8 +1,8 @@
-//! What the measuring programs share: running one program and seeing what it cost, running several
-//! in turns, and saying on which machine that was.
+//! The common part of the benchmarks: running a program and measuring its cost, running several alternately,
+//! and describing the machine.
 //!
-//! These programs measure whole processes, as a user has them: starting up, converting, ending.
-//! Criterion can't do that, since a process's CPU seconds and memory are its parent's to ask for.
+//! They measure whole processes, as a user runs them: start, conversion and end. Criterion can't do that,
+//! since only the parent can get a process's CPU time and memory.
 
 #![allow(dead_code, reason = "each program uses some of it")]
 
@@ -13,8 +13,8 @@ pub mod numbers;
 pub mod race;
 pub mod tools;
 
-/// Whether this is a real run. `cargo bench` passes `--bench`; `cargo test --all-targets` starts
-/// these programs too, without it, and must not wait for minutes.
+/// Returns true if this is a real run. `cargo bench` passes `--bench`. `cargo test --all-targets` runs these
+/// programs without it, and must not wait for minutes.
 pub fn is_bench_run() -> bool {
     std::env::args_os().any(|argument| argument == "--bench")
 }

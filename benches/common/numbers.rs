@@ -1,8 +1,9 @@
-//! Medians, ratios, and numbers as people read them.
+//! Medians, ratios, and the formatting of numbers.
 
 use super::measure::Cost;
 
-/// The median; of an even number, the mean of the middle two. Not a number if there are none.
+/// Returns the median, which is the mean of the middle two for an even number of values. Returns NaN for no
+/// values.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -14,8 +15,8 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// The median of the rounds' ratios of wall time. On a machine whose speed drifts, both runs of
-/// one round are slow or fast together, so this is steadier than the ratio of the medians.
+/// Returns the median of the rounds' ratios of wall time. On a machine whose speed drifts, both runs of a
+/// round are slow or fast together, so this is steadier than the ratio of the medians.
 pub fn ratio(ours: &[Cost], theirs: &[Cost]) -> f64 {
     median(
         ours.iter()
@@ -24,7 +25,7 @@ pub fn ratio(ours: &[Cost], theirs: &[Cost]) -> f64 {
     )
 }
 
-/// Three significant digits, and no more than three decimal places.
+/// Formats three significant digits, with at most three decimal places.
 pub fn three_digits(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => format!("{value:.0}"),
@@ -34,7 +35,7 @@ pub fn three_digits(value: f64) -> String {
     }
 }
 
-/// Seconds, or milliseconds where that is clearer.
+/// Formats a time in seconds, or in milliseconds if that is clearer.
 pub fn duration(seconds: f64) -> String {
     if seconds == 0.0 {
         "0".to_owned()
@@ -45,12 +46,12 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Bytes in MiB.
+/// Formats bytes in MiB.
 pub fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", three_digits(bytes as f64 / f64::from(1 << 20)))
 }
 
-/// A share as per cent, with as many places as it takes to see it.
+/// Formats a share as per cent, with as many decimal places as necessary.
 pub fn percent(share: f64) -> String {
     match share * 100.0 {
         per_cent if per_cent >= 9.95 => format!("{per_cent:.0} %"),
@@ -60,7 +61,7 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// A size in the largest unit in which it is whole: `512 B`, `64 KiB`, `2 MiB`.
+/// Formats a size in the largest unit in which it is an integer: `512 B`, `64 KiB`, `2 MiB`.
 pub fn size(bytes: u64) -> String {
     ["B", "KiB", "MiB", "GiB", "TiB"]
         .iter()
@@ -80,10 +81,10 @@ pub fn size(bytes: u64) -> String {
         )
 }
 
-/// Reads `256M`, `1G`, `65536`.
+/// Parses `256M`, `1G`, `65536`.
 ///
 /// # Errors
-/// A message for the command line.
+/// Returns a message for the command line if the text isn't a size.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, power) = match text.strip_suffix(['K', 'k']) {
         Some(digits) => (digits, 10),

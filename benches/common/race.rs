@@ -1,5 +1,5 @@
-//! Several programs run in turns (A B C A B C …), so that whatever else the machine does meanwhile
-//! hits all of them alike.
+//! Races: several programs run alternately (A B C A B C …), so that other load of the machine affects all of them
+//! equally.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,21 +14,21 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::measure::{self, Cost};
 
-/// One of the programs.
+/// A program of a race.
 #[derive(Debug, Clone)]
 pub struct Contender {
     /// The program's file.
     pub program: OsString,
-    /// What it is called in what we print.
+    /// Its name in the output.
     pub name: &'static str,
-    /// Its arguments; files by their names in the folder of the race.
+    /// Its arguments. Files are named relative to the folder of the race.
     pub args: Vec<OsString>,
-    /// The file that it makes. It is removed before every run, and the time for that isn't counted.
+    /// The file that it makes. It is removed before every run, which isn't measured.
     pub target: Option<&'static str>,
 }
 
 impl Contender {
-    /// The command as one would type it.
+    /// Returns the command line.
     pub fn command(&self) -> String {
         let mut command = self.name.to_owned();
         for arg in &self.args {
@@ -38,21 +38,21 @@ impl Contender {
         command
     }
 
-    /// Runs it once.
+    /// Runs the program once.
     ///
     /// # Errors
-    /// What it said when it failed.
+    /// Returns the program's error output if it fails.
     pub fn run(&self, place: &Place<'_>) -> Result<Cost> {
         self.remove_target(place.folder)?;
         if place.on_disk {
-            // What earlier runs wrote must not be written back on this one's time.
+            // Data of earlier runs must not be written back during this one.
             rustix::fs::sync();
         }
         if self.target.is_some() {
             touch_memory(place.memory)?;
         }
         let cost = measure::measure(place.folder, &self.program, &self.args);
-        // A Ctrl-C at the terminal hits the program too; that isn't its failure.
+        // A Ctrl-C at the terminal stops the program too, which isn't its failure.
         if place.stopped.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
@@ -62,7 +62,7 @@ impl Contender {
     /// Removes the file that a run made, if there is one.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the system's error.
     pub fn remove_target(&self, folder: &Path) -> Result<()> {
         let Some(target) = self.target else {
             return Ok(());
@@ -74,21 +74,20 @@ impl Contender {
     }
 }
 
-/// Waits for a part of a second that differs from turn to turn. What the machine does every so many
-/// seconds (such as giving free memory back to its host) would hit the same program in every round
-/// otherwise.
+/// Waits for a part of a second, which differs each time. Otherwise periodic work of the machine (such as returning
+/// free memory to its host) could affect the same program in every round.
 pub fn pause(turn: usize) {
-    // Steps by the golden ratio fall evenly, and never with a short period.
+    // Steps by the golden ratio are distributed evenly, without a short period.
     let part = turn as u64 * 618 % 1000;
     std::thread::sleep(Duration::from_millis(part));
 }
 
-/// Uses so much memory for a moment on each processor, outside of what is timed. A virtual machine may
-/// have given free memory back to its host; who then needs it first pays several times what it costs
-/// otherwise. And each processor keeps what was freed on it for itself, so that without this a program
-/// with one thread would find that memory again and one with two would not.
+/// Uses `bytes` of memory on each processor for a moment, outside of the measured time. A virtual machine may have
+/// returned free memory to its host, and the next program that needs it would take several times as long. Each
+/// processor keeps its own list of free memory, which a program with one thread would find again, and one with two
+/// would not.
 ///
-/// It is used as files use it, in single pages: large ones come from elsewhere and go elsewhere.
+/// It is used in single pages, as files use it, since large pages are allocated separately.
 fn touch_memory(bytes: u64) -> Result<()> {
     let processors = std::thread::available_parallelism()?
         .get()
@@ -106,7 +105,7 @@ fn touch_memory(bytes: u64) -> Result<()> {
     })
 }
 
-/// On how many processors memory is touched at the most.
+/// The most processors on which memory is used.
 const MOST_PROCESSORS: usize = 4;
 
 fn touch_on(processor: usize, bytes: u64) -> Result<()> {
@@ -121,24 +120,24 @@ fn touch_on(processor: usize, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Where a race is held.
+/// The conditions of a race.
 #[derive(Debug, Clone)]
 pub struct Place<'a> {
     /// The current directory of the programs.
     pub folder: &'a Path,
-    /// Whether what is written there goes to a disk some time.
+    /// True if written data goes to a disk eventually.
     pub on_disk: bool,
-    /// How many bytes the largest target has.
+    /// The length of the largest target in bytes.
     pub memory: u64,
-    /// Set when somebody wants us to end.
+    /// Set by a signal to end.
     pub stopped: Arc<AtomicBool>,
 }
 
-/// Makes Ctrl-C and SIGTERM set a flag instead of ending us, so that gigabytes of temporary files
-/// don't stay behind in memory.
+/// Makes Ctrl-C and SIGTERM set a flag instead of ending the program, so that no gigabytes of temporary files stay in
+/// memory.
 ///
 /// # Errors
-/// The system's error.
+/// Returns the system's error.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -147,15 +146,15 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// Runs `contenders` in turns, `rounds` times, and gives the costs of each.
+/// Runs `contenders` alternately, `rounds` times, and returns the costs of each.
 ///
 /// # Errors
-/// The first failure of any of them.
+/// Returns the first failure of any of them.
 pub fn race(contenders: &[&Contender], rounds: usize, place: &Place<'_>) -> Result<Vec<Vec<Cost>>> {
     let mut costs = vec![Vec::with_capacity(rounds); contenders.len()];
     for round in 0..rounds {
         for turn in 0..contenders.len() {
-            // Every round begins with another program, after a pause of another length.
+            // Every round begins with another program, after a different pause.
             let index = (round + turn) % contenders.len();
             let (Some(contender), Some(costs)) = (contenders.get(index), costs.get_mut(index))
             else {

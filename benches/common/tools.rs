@@ -1,6 +1,6 @@
-//! The programs that are measured, and the words in which they are told what to do.
+//! The measured programs, and their arguments.
 //!
-//! `cowhide` and `qemu-img` get the very same arguments.
+//! `cowhide` and `qemu-img` get the same arguments.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -18,13 +18,13 @@ pub enum Tool {
     QemuImg,
 }
 
-/// The password's file in the folder of a race. Exactly the password: `qemu-img` would take a
-/// newline for part of it.
+/// The password file in the folder of a race. It has no newline, which `qemu-img` would take as a part of the
+/// password.
 pub const PASSWORD_FILE: &str = "password";
 const PASSWORD: &str = "correct horse battery";
 
 impl Tool {
-    /// What it is called.
+    /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cowhide => "cowhide",
@@ -32,8 +32,7 @@ impl Tool {
         }
     }
 
-    /// The file to start: the `cowhide` that cargo built for this program, and whatever `qemu-img`
-    /// is in `PATH`.
+    /// Returns the file to run: the `cowhide` that cargo built for this benchmark, or the `qemu-img` in `PATH`.
     pub fn program(self) -> &'static str {
         match self {
             Self::Cowhide => env!("CARGO_BIN_EXE_cowhide"),
@@ -41,12 +40,12 @@ impl Tool {
         }
     }
 
-    /// The first line of what it says about its version, or `None` where it isn't installed.
+    /// Returns the first line of its version, or `None` if it isn't installed.
     pub fn version(self) -> Option<String> {
         first_line(self.program(), "--version")
     }
 
-    /// A contender with these arguments (separated by blanks).
+    /// Returns a contender with these arguments, which are separated by spaces.
     pub fn contender(self, args: &str, target: Option<&'static str>) -> Contender {
         Contender {
             program: self.program().into(),
@@ -57,7 +56,7 @@ impl Tool {
     }
 }
 
-/// Arguments that turn the raw disk `from` into the qcow2 image `to`.
+/// Returns the arguments that convert the raw disk `from` into the qcow2 image `to`.
 pub fn to_qcow2(from: &str, to: &str, cluster_size: u64, encrypted: bool) -> String {
     let mut options = format!("cluster_size={cluster_size}");
     let mut object = String::new();
@@ -68,8 +67,8 @@ pub fn to_qcow2(from: &str, to: &str, cluster_size: u64, encrypted: bool) -> Str
     format!("convert {object}-f raw -O qcow2 -o {options} {from} {to}")
 }
 
-/// Arguments that turn the raw disk `from` into the qcow2 image `to`, encrypted by LUKS. Stretching the password takes
-/// milliseconds here; how fast that goes is measured by itself.
+/// Returns the arguments that convert the raw disk `from` into the qcow2 image `to` with LUKS encryption. Key
+/// derivation takes milliseconds here, and is measured separately.
 pub fn to_luks(from: &str, to: &str) -> String {
     format!(
         "convert --object secret,id=s,file={PASSWORD_FILE} -f raw -O qcow2 \
@@ -77,7 +76,7 @@ pub fn to_luks(from: &str, to: &str) -> String {
     )
 }
 
-/// Arguments that turn the qcow2 image `from` into the raw disk `to`.
+/// Returns the arguments that convert the qcow2 image `from` into the raw disk `to`.
 pub fn to_raw(from: &str, to: &str, encrypted: bool) -> String {
     if encrypted {
         format!(
@@ -92,12 +91,12 @@ pub fn to_raw(from: &str, to: &str, encrypted: bool) -> String {
 /// Writes [`PASSWORD_FILE`].
 ///
 /// # Errors
-/// The system's error.
+/// Returns the system's error.
 pub fn write_password(folder: &Path) -> std::io::Result<()> {
     std::fs::write(folder.join(PASSWORD_FILE), PASSWORD)
 }
 
-/// The first line that a program prints, or `None` where it can't be run.
+/// Returns the first line that a program prints, or `None` if it can't be run.
 pub fn first_line(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program)
         .arg(argument)

@@ -1,4 +1,4 @@
-//! The jobs: what is measured, by whom, with which commands.
+//! The jobs of the benchmark: their programs and commands.
 
 use anyhow::{Context as _, Result};
 
@@ -6,17 +6,17 @@ use crate::common::disks;
 use crate::common::race::{Contender, Place};
 use crate::common::tools::{self, Tool, to_luks, to_qcow2, to_raw};
 
-/// The name of the third contender.
+/// The name of the third program.
 pub const CP: &str = "cp";
 
-/// The job that the row of its small clusters is compared with.
+/// The job with which that of small clusters is compared.
 pub const LARGE_CLUSTERS: &str = "256 MiB raw → qcow2, 64 KiB clusters";
-/// Its counterpart.
+/// The job with small clusters.
 pub const SMALL_CLUSTERS: &str = "256 MiB raw → qcow2, 512-byte clusters";
 
-/// The job that the row of LUKS is compared with.
+/// The job with which that of LUKS is compared.
 pub const LEGACY: &str = "raw → qcow2, AES";
-/// Its counterpart.
+/// The job with LUKS.
 pub const LUKS: &str = "raw → qcow2, LUKS";
 
 /// Files in the folder of a race.
@@ -27,38 +27,38 @@ const LUKS_IMAGE: &str = "luks.qcow2";
 const SMALL: &str = "small.raw";
 const SPARSE: &str = "sparse.raw";
 const SPARSE_SIZE: u64 = 8 << 40;
-/// A file system with programs and texts in it.
+/// A disk with a file system of programs and texts.
 const FILES: &str = "files.raw";
 const ZLIB: &str = "zlib.qcow2";
 const ZSTD: &str = "zstd.qcow2";
-/// 1 TiB of which every cluster has its place and none holds data.
+/// An image of 1 TiB with preallocated metadata and no data.
 const PLACES: &str = "places.qcow2";
 const NEW_QCOW2: &str = "new.qcow2";
 const NEW_RAW: &str = "new.raw";
 
-/// `qemu-img`'s default.
+/// The default cluster size of `qemu-img`.
 const CLUSTER: u64 = 64 << 10;
 
-/// What it means when a program doesn't do a job.
+/// The meaning of a program's failure at a job.
 #[derive(Debug, Clone, Copy)]
 pub enum Refusal {
     IsFailure,
-    /// The job needs something that not every version or file system has.
+    /// The job needs a feature that not every version or file system has.
     MeansUnsupported,
 }
 
-/// Something to be done, by each contender in its way.
+/// A job that each contender does with its own command.
 #[derive(Debug)]
 pub struct Job {
     pub name: &'static str,
     pub contenders: Vec<Contender>,
     pub refusal: Refusal,
-    /// A file that the results must be equal to.
+    /// The file that the results must be equal to.
     pub expected: Option<&'static str>,
 }
 
 impl Job {
-    /// A job that both converters do with the same arguments.
+    /// Returns a job that both converters do with the same arguments.
     fn new(name: &'static str, args: &str, target: Option<&'static str>) -> Self {
         Self {
             name,
@@ -70,12 +70,12 @@ impl Job {
         }
     }
 
-    /// With `cp` of the source beside it.
+    /// Adds a `cp` of the source as a contender.
     fn beside_copy_of(mut self, source: &'static str) -> Self {
         self.contenders.push(Contender {
             program: CP.into(),
             name: CP,
-            // Bytes are to be copied, also where a file system could share them.
+            // Bytes must be copied, even if the file system could share them.
             args: ["--reflink=never", source, "copy"].map(Into::into).into(),
             target: Some("copy"),
         });
@@ -93,7 +93,7 @@ impl Job {
     }
 }
 
-/// All jobs, in the order of the table.
+/// Returns all jobs, in the order of the table.
 pub fn all() -> Vec<Job> {
     let new = |from, cluster_size, encrypted| to_qcow2(from, NEW_QCOW2, cluster_size, encrypted);
     let create = |cluster_size: u64, size: &str| {
@@ -173,7 +173,7 @@ pub fn all() -> Vec<Job> {
     ]
 }
 
-/// `-W -m 16` is what lets `qemu-img` use more than one processor.
+/// Returns a job that compresses. `qemu-img` needs `-W -m 16` to use more than one processor.
 fn compress(name: &'static str, kind: &str) -> Job {
     let args = format!(
         "convert -c -W -m 16 -f raw -O qcow2 -o compression_type={kind} {FILES} {NEW_QCOW2}"
@@ -184,13 +184,13 @@ fn compress(name: &'static str, kind: &str) -> Job {
 /// Makes the files that the jobs read.
 ///
 /// # Errors
-/// The system's error, or cowhide's.
+/// Returns the system's error, or cowhide's.
 pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
     let file = |name| place.folder.join(name);
     tools::write_password(place.folder)?;
     disks::write_random(&file(RAW), size)?;
     disks::write_random(&file(SMALL), 256 << 20)?;
-    // A file system without files of this size has the job fail, and only that.
+    // On a file system without files of this size only this job fails.
     if let Err(error) = disks::write_sparse(&file(SPARSE), SPARSE_SIZE) {
         eprintln!("no sparse disk here: {error:#}");
         std::fs::remove_file(file(SPARSE))?;
@@ -215,7 +215,7 @@ pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// A file system and compressed images of it.
+/// Makes a file system and compressed images of it.
 fn make_compressed(place: &Place<'_>) -> Result<()> {
     disks::write_file_system(&place.folder.join(FILES))?;
     for (image, kind) in [(ZLIB, "zlib"), (ZSTD, "zstd")] {

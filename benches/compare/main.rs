@@ -1,12 +1,12 @@
-//! Cowhide beside `qemu-img` and `cp`, as processes on this machine: `cargo bench --bench compare`.
+//! The comparison of cowhide with `qemu-img` and `cp`, as processes on this machine: `cargo bench --bench compare`.
 //!
-//! Every job is run by every program in turns, once to warm up and then `--rounds` times; the source
-//! is in the page cache and the target's file doesn't exist yet. Printed are Markdown tables of
-//! medians, and ratios that are the medians of the rounds' ratios. `cp` of the job's source says
-//! what copying bytes costs on this machine: less can hardly be had.
+//! The programs run every job alternately, once to warm up and then `--rounds` times. The source is in the page
+//! cache, and the target's file doesn't exist. The output is Markdown tables of medians, and of ratios that are the
+//! medians of the rounds' ratios. `cp` of the source gives the cost of copying bytes on this machine, which is nearly
+//! the least possible.
 //!
-//! Before anything is timed, the warm-up's result is looked at: an image that decrypts to something
-//! else than the source isn't fast, it's wrong.
+//! The result of the warm-up is compared with the source before anything is timed, so that no wrong result counts as
+//! fast.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,16 +37,16 @@ struct Options {
     /// Size of the random disk
     #[arg(long, default_value = "1G", value_parser = numbers::parse_size)]
     size: u64,
-    /// How many times each program does each job, not counting one warm-up
+    /// Number of times that each program does each job, without the warm-up
     #[arg(long, default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Where: files in memory, or on the file system of the current directory
+    /// Place of the files: in memory, or on the file system of the current directory
     #[arg(long, value_delimiter = ',', default_value = "tmpfs,disk")]
     on: Vec<FileSystem>,
-    /// Only jobs whose name has this in it
+    /// Only jobs whose name contains this
     #[arg(long, default_value = "")]
     only: String,
-    /// Write every single figure to FILE (relative to the package's root)
+    /// Write all figures to FILE (relative to the package's root)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Ignored; cargo passes it
@@ -55,7 +55,7 @@ struct Options {
     bench: bool,
 }
 
-/// Where files are.
+/// The place of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum FileSystem {
@@ -72,7 +72,7 @@ impl FileSystem {
     }
 }
 
-/// Everything that was measured.
+/// All measured figures.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Report {
@@ -81,7 +81,7 @@ struct Report {
     file_systems: Vec<(FileSystem, Vec<Outcome>)>,
 }
 
-/// What came of one job.
+/// The result of a job.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Outcome {
@@ -89,14 +89,14 @@ struct Outcome {
     runs: Vec<Runs>,
 }
 
-/// One program's runs of a job.
+/// The runs of a job by one program.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Runs {
     command: String,
     #[serde(skip)]
     program: &'static str,
-    /// One for each round, or why there are none.
+    /// The costs, one for each round, or the reason why there are none.
     costs: Result<Vec<Cost>, String>,
 }
 
@@ -153,8 +153,8 @@ fn measure_on(
     machine: &Machine,
     stopped: &Arc<AtomicBool>,
 ) -> Result<Vec<Outcome>> {
-    // The disk, an image of it with and one without encryption, a target, the small ones, and the
-    // file system with what becomes of it.
+    // The space is for the disk, images of it with and without encryption, a target, the small disks, and the file
+    // system with its images.
     let needed = 4 * options.size + (3 << 30);
     let folder = disks::work_folder(file_system.parent(), needed)?;
     let place = Place {
@@ -175,7 +175,7 @@ fn measure_on(
     Ok(outcomes)
 }
 
-/// Warms up, drops who can't do it, and races the rest.
+/// Warms up, drops programs that can't do the job, and races the rest.
 fn do_job(job: &Job, rounds: usize, machine: &Machine, place: &Place<'_>) -> Result<Outcome> {
     let mut fit: Vec<&Contender> = Vec::new();
     let mut out: Vec<Option<String>> = Vec::new();
@@ -211,7 +211,7 @@ fn do_job(job: &Job, rounds: usize, machine: &Machine, place: &Place<'_>) -> Res
     })
 }
 
-/// Runs it once, and makes sure that it did what it was to do.
+/// Runs a program once, and checks its result.
 fn warm_up(job: &Job, contender: &Contender, place: &Place<'_>) -> Result<()> {
     contender.run(place)?;
     if let (Some(expected), Some(target)) = (job.expected, contender.target)

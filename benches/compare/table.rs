@@ -1,4 +1,4 @@
-//! The tables, as Markdown.
+//! The tables in Markdown.
 
 use std::fmt::Write as _;
 
@@ -8,13 +8,13 @@ use crate::common::numbers::{self, duration, mebibytes, median, three_digits};
 use crate::common::tools::Tool;
 use crate::jobs::{CP, LARGE_CLUSTERS, LEGACY, LUKS, SMALL_CLUSTERS};
 
-/// What stands in the place of the figures of a program that failed.
+/// The text instead of the figures of a program that failed.
 pub const FAILED: &str = "failed";
 
 /// The columns, in order.
 const PROGRAMS: [&str; 3] = ["cowhide", "qemu-img", CP];
 
-/// The whole report.
+/// Renders the whole report.
 pub fn render(report: &Report) -> String {
     let mut text = String::new();
     for (file_system, outcomes) in &report.file_systems {
@@ -44,7 +44,7 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-/// Wall time, and how many times the others' it is.
+/// Renders wall times, and their ratios.
 fn times(text: &mut String, outcomes: &[Outcome]) {
     let _ = writeln!(
         text,
@@ -68,7 +68,7 @@ fn times(text: &mut String, outcomes: &[Outcome]) {
     text.push('\n');
 }
 
-/// Tells the cost of small clusters, and of LUKS beside legacy AES, in a sentence each.
+/// Renders a sentence each about the cost of small clusters, and of LUKS compared with legacy AES.
 fn comparisons(text: &mut String, outcomes: &[Outcome]) {
     for (job, other, words) in [
         (
@@ -97,7 +97,7 @@ fn comparisons(text: &mut String, outcomes: &[Outcome]) {
     }
 }
 
-/// CPU seconds and memory.
+/// Renders CPU times and memory.
 fn costs(text: &mut String, outcomes: &[Outcome]) {
     let _ = writeln!(
         text,
@@ -129,7 +129,7 @@ impl Outcome {
     }
 }
 
-/// A program's figures, why there are none, or a dash where it had no part.
+/// Returns a program's figures, the reason why there are none, or a dash if it has no part in the job.
 fn cell(runs: Option<&Runs>, show: impl Fn(&[Cost]) -> String) -> String {
     match runs.map(|runs| &runs.costs) {
         None => "–".into(),

@@ -1,7 +1,7 @@
-//! File systems that can share blocks, each in a file of its own that is mounted as a loop device.
+//! File systems that can share blocks, each in a file that is mounted as a loop device.
 //!
-//! Mounting takes rights and programs that many machines don't give. A file system that can't be had is left
-//! out, by name and with the reason.
+//! Mounting needs privileges and programs that many machines don't have. A file system that can't be mounted is
+//! skipped, with its name and the reason.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::common::measure::Cost;
 use crate::common::race::{self, Contender, Place};
 use crate::common::tools::{Tool, to_qcow2};
 
-/// The file systems that are tried.
+/// The tested file systems.
 pub const KINDS: [&str; 2] = ["xfs", "btrfs"];
 
 const RAW: &str = "disk.raw";
@@ -51,7 +51,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program, and waits for its end.
 fn run(program: &str, args: &[&OsStr]) -> Result<()> {
     let output = Command::new(program)
         .args(args)
@@ -65,10 +65,10 @@ fn run(program: &str, args: &[&OsStr]) -> Result<()> {
     Err(anyhow!("{program}: {}", said.trim()))
 }
 
-/// Converts a disk of `size` random bytes to qcow2, until it is on the disk, by ours and by `qemu-img` in turns.
+/// Converts a disk of `size` random bytes to qcow2, with a flush to the disk, by cowhide and `qemu-img` alternately.
 ///
 /// # Errors
-/// Returns an error if the file system can't be had or a program fails.
+/// Returns an error if the file system can't be mounted, or if a program fails.
 pub fn convert(kind: &str, size: u64, rounds: usize, outer: &Place<'_>) -> Result<Vec<Vec<Cost>>> {
     let mounted = Mounted::new(kind, outer.folder, 4 * size + (1 << 30))?;
     let place = Place {
@@ -86,7 +86,7 @@ pub fn convert(kind: &str, size: u64, rounds: usize, outer: &Place<'_>) -> Resul
     race::race(&contenders.each_ref(), rounds, &place)
 }
 
-/// A program and the flush of what it made. A shell's words: nothing in them needs quoting.
+/// Returns a contender that runs a program and then flushes its target. The shell command needs no quoting.
 fn until_synced(tool: Tool, args: &str) -> Contender {
     let program = tool.program();
     Contender {

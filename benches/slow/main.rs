@@ -1,15 +1,15 @@
-//! Cowhide beside `qemu-img` where every request waits: `cargo bench --bench slow`.
+//! The comparison of cowhide with `qemu-img` on slow storage: `cargo bench --bench slow`.
 //!
-//! Network file systems and cloud disks answer after 0.5 to 5 ms, however fast they are then. What counts there
-//! is how many requests are under way at once. `delay.c` makes such storage of files in memory, for both
-//! programs alike; it is compiled by whatever `cc` is there, and without one nothing is measured.
+//! Network file systems and cloud disks answer after 0.5 to 5 ms, whatever their throughput, so the number of
+//! requests in flight matters. `delay.c` simulates such storage with files in memory, for both programs. It is
+//! compiled with `cc`, and without one nothing is measured.
 //!
-//! Each program does each row in turns. `qemu-img` converts in two ways, its default and
-//! `-W -m 16`; the ratio is to the one whose median is lower. Conversions to raw are compared with their
-//! source before anything is timed.
+//! The programs do each row alternately. `qemu-img` converts in two ways, by default and with `-W -m 16`, and the
+//! ratio is to the one with the lower median. Conversions to raw are compared with their source before anything is
+//! timed.
 //!
-//! The second table has nothing to do with delays: converting on file systems that can share blocks,
-//! until the result is on the disk.
+//! The second table is without delays: it has conversions on file systems that can share blocks, with a flush to the
+//! disk.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -35,19 +35,19 @@ use self::rows::{Delayed, Row};
 #[derive(Debug, Parser)]
 #[command(name = "slow")]
 struct Options {
-    /// Size of the disks that are converted
+    /// Size of the converted disks
     #[arg(long, default_value = "128M", value_parser = numbers::parse_size)]
     size: u64,
-    /// How many times each program does each row
+    /// Number of times that each program does each row
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// How long each request waits, in microseconds; rows that only read metadata take the last
+    /// Delay of each request, in microseconds; rows that only read metadata use the last one
     #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
     delay: Vec<u32>,
-    /// Have looking for holes, reserving space and copies within the system wait too
+    /// Delay the search for holes, reserving space and copies within the kernel too
     #[arg(long)]
     seeks: bool,
-    /// Only rows whose name has this in it
+    /// Only rows whose name contains this
     #[arg(long, default_value = "")]
     only: String,
     /// Size of the disk that is converted on XFS and btrfs
@@ -90,7 +90,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the library that delays, or says why there is none.
+/// Compiles the library that delays requests.
 fn compile(folder: &Path) -> Result<PathBuf> {
     let library = folder.join("delay.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/slow/delay.c");
@@ -104,7 +104,7 @@ fn compile(folder: &Path) -> Result<PathBuf> {
     Ok(library)
 }
 
-/// The table of what waits.
+/// Renders the table of slow storage.
 fn delayed_rows(options: &Options, machine: &Machine, stopped: &Arc<AtomicBool>) -> Result<String> {
     let rows: Vec<Row> = rows::all()
         .into_iter()
@@ -162,7 +162,7 @@ fn delayed_rows(options: &Options, machine: &Machine, stopped: &Arc<AtomicBool>)
                 );
             }
             let contenders: Vec<_> = contenders.iter().collect();
-            // A minute or more of waiting differs little from another.
+            // Rows that wait for a minute or more vary little.
             let rounds = if row.metadata { 1 } else { options.rounds };
             let costs = race::race(&contenders, rounds.into(), &place)?;
             line(
@@ -177,7 +177,7 @@ fn delayed_rows(options: &Options, machine: &Machine, stopped: &Arc<AtomicBool>)
     Ok(text)
 }
 
-/// The table of file systems that share blocks.
+/// Renders the table of file systems that share blocks.
 fn shared_rows(options: &Options, machine: &Machine, stopped: &Arc<AtomicBool>) -> Result<String> {
     let mut text = format!(
         "### {} raw → qcow2, until synced\n\n\
@@ -226,7 +226,7 @@ fn wall(costs: &[Cost]) -> f64 {
     median(costs.iter().map(|cost| cost.wall))
 }
 
-/// One row; ours is the first, and the others are `qemu-img`'s ways.
+/// Renders a row. The first costs are cowhide's, and the others are those of `qemu-img`.
 fn line(text: &mut String, name: &str, delay: &str, costs: &[Vec<Cost>]) {
     let Some((ours, theirs)) = costs.split_first() else {
         return;

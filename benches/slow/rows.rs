@@ -1,4 +1,4 @@
-//! What is done on slow storage, and with which files.
+//! The rows of the benchmark on slow storage: their commands and files.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,16 +14,16 @@ use crate::common::tools::{self, Tool, to_qcow2, to_raw};
 const RAW: &str = "disk.raw";
 const PLAIN: &str = "plain.qcow2";
 const ENCRYPTED: &str = "encrypted.qcow2";
-/// A disk that compresses to about a half.
+/// A disk that compresses to about half its size.
 const TEXT: &str = "text.raw";
 const ZSTD: &str = "zstd.qcow2";
-/// 1 TiB of which every cluster has its place and none holds data.
+/// An image of 1 TiB with preallocated metadata and no data.
 const PLACES: &str = "places.qcow2";
 const NEW_QCOW2: &str = "new.qcow2";
 const NEW_RAW: &str = "new.raw";
 const CLUSTER: u64 = 64 << 10;
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug)]
 pub struct Row {
     pub name: &'static str,
@@ -31,7 +31,7 @@ pub struct Row {
     target: Option<&'static str>,
     /// The file that a raw target must be equal to.
     pub expected: Option<&'static str>,
-    /// Whether it reads metadata only, so that every read waits for the longer of the delays.
+    /// True if it only reads metadata, so that only the longest delay is used.
     pub metadata: bool,
 }
 
@@ -61,13 +61,13 @@ impl Row {
         }
     }
 
-    /// Ours first, then `qemu-img`'s ways to do it.
+    /// Returns cowhide first, and then `qemu-img` with each of its ways to do it.
     pub fn contenders(&self, delayed: &Delayed<'_>, with_qemu: bool) -> Vec<Contender> {
         let mut all = vec![delayed.contender(Tool::Cowhide, &self.args, self.target)];
         if with_qemu {
             all.push(delayed.contender(Tool::QemuImg, &self.args, self.target));
             if let Some(rest) = self.args.strip_prefix("convert ") {
-                // Writes in any order, which lets all of its 16 coroutines wait at once.
+                // `-W` allows writes in any order, so that all of its 16 coroutines can wait at once.
                 let args = format!("convert -W -m 16 {rest}");
                 all.push(delayed.contender(Tool::QemuImg, &args, self.target));
             }
@@ -76,17 +76,17 @@ impl Row {
     }
 }
 
-/// How programs are slowed down.
+/// The delay of requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Delayed<'a> {
     pub library: &'a Path,
     pub microseconds: u32,
-    /// Whether looking for holes and reserving space are requests too.
+    /// True if the search for holes and reserving space are delayed too.
     pub seeks: bool,
 }
 
 impl Delayed<'_> {
-    /// A contender that is started by `env`, so that only the program itself is slowed down.
+    /// Returns a contender that `env` starts, so that only the program itself is delayed.
     fn contender(&self, tool: Tool, args: &str, target: Option<&'static str>) -> Contender {
         let mut contender = tool.contender(args, target);
         let mut preload = OsString::from("LD_PRELOAD=");
@@ -105,7 +105,7 @@ impl Delayed<'_> {
     }
 }
 
-/// All rows, in the order of the table.
+/// Returns all rows, in the order of the table.
 pub fn all() -> Vec<Row> {
     let zstd = format!("convert -c -f raw -O qcow2 -o compression_type=zstd {TEXT} {NEW_QCOW2}");
     let new = |encrypted| to_qcow2(RAW, NEW_QCOW2, CLUSTER, encrypted);
@@ -127,7 +127,7 @@ pub fn all() -> Vec<Row> {
     ]
 }
 
-/// Makes the files that the rows read, on storage that isn't slow.
+/// Makes the files that the rows read, without delays.
 ///
 /// # Errors
 /// Returns the system's error or cowhide's.
@@ -149,8 +149,8 @@ pub fn make_sources(place: &Place<'_>, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes a disk of `size` bytes (a multiple of 1 MiB) in which every second block of 64 bytes is the
-/// block before it once more.
+/// Writes a disk of `size` bytes (a multiple of 1 MiB) in which every second block of 64 bytes repeats the block
+/// before it.
 fn write_text(path: &Path, size: u64) -> Result<()> {
     let mut file = File::create(path)?;
     let mut noise = Noise(0x7E47);

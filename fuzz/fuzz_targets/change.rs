@@ -1,5 +1,5 @@
-//! Writes and repairs of an image of any format: what was readable stays, but for what was written, and a repair leaves
-//! what it says.
+//! Fuzzes writes and repairs of images of any format: readable data must not change except by the writes, and a
+//! repair must report the remaining findings correctly.
 #![no_main]
 
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use cowhide::storage::{Filter, MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
 use libfuzzer_sys::fuzz_target;
 
-/// The length of the pieces that are compared, and how many are.
+/// The length in bytes and the number of the compared pieces.
 const PIECE: usize = 4096;
 const PIECES: u64 = 256;
-/// How long the file may become.
+/// The greatest length of the file in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// A file on a device that is full soon.
+/// A file on a small device, which is full soon.
 #[derive(Debug)]
 struct SmallDevice(MemoryStorage);
 
@@ -60,7 +60,7 @@ fn load(format: Format, storage: &Arc<SmallDevice>, how: Load) -> Option<Box<dyn
     is_alone.then_some(file)
 }
 
-/// The start of the disk, where it can be read.
+/// Returns the start of the disk, in pieces of which some may be unreadable.
 fn contents(format: Format, storage: &Arc<SmallDevice>) -> Option<Vec<Option<Vec<u8>>>> {
     let image = load(format, storage, Load::Use)?
         .open(Parts::default())
@@ -160,7 +160,7 @@ fuzz_target!(|bytes: &[u8]| {
     let seed = bytes.last().copied().unwrap_or(0);
     let bytes = &cowhide_fuzz::image(bytes);
     for format in FORMATS {
-        // That format has targets of its own.
+        // That format has its own targets.
         if format.capabilities().transparent || format.name() == "qcow2" {
             continue;
         }

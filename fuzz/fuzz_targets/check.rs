@@ -1,4 +1,4 @@
-//! Whatever an image of any format says, a check of it ends, and writes nothing.
+//! Fuzzes checks of images of any format: they must end, and write nothing.
 #![no_main]
 
 use std::sync::Arc;

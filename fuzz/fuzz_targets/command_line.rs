@@ -1,4 +1,4 @@
-//! Any words as arguments are read or refused, and what they are read as is read as the same again.
+//! Fuzzes command lines: they must be parsed or refused, and a parsed one must parse to the same again.
 #![no_main]
 
 use cowhide::cli::fuzzing;

@@ -1,5 +1,5 @@
-//! Any text as the name of an image (`json:{…}`, option strings) is read or refused; the name that `info`
-//! would show for it names the same image.
+//! Fuzzes names of images (`json:{…}`, option strings): they must be parsed or refused, and the name that `info`
+//! shows must name the same image.
 #![no_main]
 
 use cowhide::cli::fuzzing;

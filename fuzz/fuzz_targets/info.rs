@@ -1,4 +1,4 @@
-//! Whatever a file holds, `info` says something about it that is safe to print, and writes nothing.
+//! Fuzzes `info`: its report on any file must be safe to print, and it must write nothing.
 #![no_main]
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use cowhide::cli::fuzzing;
 use cowhide::formats::Format;
 use libfuzzer_sys::fuzz_target;
 
-/// A file in memory; `info` opens it as it opens any other.
+/// Returns a file in memory, which `info` opens like any other.
 fn scratch() -> &'static (File, PathBuf) {
     static FILE: OnceLock<(File, PathBuf)> = OnceLock::new();
     FILE.get_or_init(|| {
@@ -22,7 +22,7 @@ fn scratch() -> &'static (File, PathBuf) {
             .truncate(true)
             .open(&path);
         let file = options.expect("a place for scratch files");
-        // The name goes at once, so that nothing is left behind.
+        // The name is removed at once, so that no file is left.
         std::fs::remove_file(&path).expect("it was just made");
         let number = std::os::fd::AsRawFd::as_raw_fd(&file);
         (file, format!("/proc/self/fd/{number}").into())

@@ -1,4 +1,5 @@
-//! Whatever a file holds, every format says something about it or refuses it, opens nothing else, and writes nothing.
+//! Fuzzes the loading of headers: every format must describe or refuse any file, open nothing else, and write
+//! nothing.
 #![no_main]
 
 use std::sync::Arc;

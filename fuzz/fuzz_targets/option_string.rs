@@ -1,4 +1,4 @@
-//! Any text as the options of a new image, as a secret or as a size is read or refused.
+//! Fuzzes options of new images, secrets and sizes: any text must be parsed or refused.
 #![no_main]
 
 use cowhide::cli::fuzzing;

@@ -1,4 +1,4 @@
-//! Mapping and reading all that an image of any format stores ends, and writes nothing.
+//! Fuzzes mapping and reading of all data of images of any format: they must end, and write nothing.
 #![no_main]
 
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use cowhide::storage::{MemoryStorage, Operation, Storage};
 use cowhide::units::GuestOffset;
 use libfuzzer_sys::fuzz_target;
 
-/// How much is read at once, and how many extents are looked at.
+/// The number of bytes that are read at once, and the greatest number of extents.
 const PIECE: u64 = 64 << 10;
 const EXTENTS: usize = 4096;
 
-/// Maps and reads it.
+/// Maps and reads an image.
 fn read(memory: &Arc<MemoryStorage>, format: Format) {
     let storage: Arc<dyn Storage> = Arc::<MemoryStorage>::clone(memory);
     let Ok(image) = formats::open(storage, format, None) else {

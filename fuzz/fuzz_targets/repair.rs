@@ -1,4 +1,5 @@
-//! A repair says what it leaves; and it never makes one of the guest's clusters unreadable.
+//! Fuzzes repairs: they must report the remaining findings correctly, and never make a readable cluster of the guest
+//! unreadable.
 #![no_main]
 
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use cowhide::storage::{MemoryStorage, Storage};
 use cowhide::units::GuestOffset;
 use libfuzzer_sys::fuzz_target;
 
-/// How many L1 entries an image has at the most. Three million, nearly all beyond the end of the file, are read
-/// half a dozen times here, which instrumented takes the second that one of these times may take.
+/// The greatest number of L1 entries. Three million of them, nearly all beyond the end of the file, are read six
+/// times here, and with instrumentation each time takes about the second that one input may take.
 const MOST_L1_ENTRIES: u64 = 1 << 19;
-/// How much of the disk is compared.
+/// The number of bytes of the disk that are compared.
 const MOST: u64 = 1 << 20;
 
 fn contents(storage: Arc<dyn Storage>) -> Option<Vec<Option<Vec<u8>>>> {
