@@ -1,7 +1,7 @@
-//! The sources as tests of their structure see them: files, their modules, and their code as words and signs.
+//! The sources for tests of their structure: files, their modules, and their code as words and signs.
 //!
-//! No parser of Rust is needed for what the laws ask. Comments, text and what is compiled for tests only are left
-//! out, so that a name in an example or a test breaks no law.
+//! The rules need no full parser of Rust. Comments, strings and code for tests are omitted, so that a name in an example
+//! or a test breaks no rule.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub struct Source {
     /// The path of its module: `["formats", "vdi"]`.
     pub module: Vec<String>,
     pub text: String,
-    /// Its code, without what is compiled for tests only.
+    /// Its code, without code for tests.
     pub code: Vec<Token>,
 }
 
@@ -44,18 +44,18 @@ impl Source {
         }
     }
 
-    /// The room, or the file at the top of the house.
-    pub fn room(&self) -> &str {
+    /// Returns the top-level module.
+    pub fn top_module(&self) -> &str {
         self.module.first().map_or("", String::as_str)
     }
 
-    /// Returns true if all of the file is compiled for tests only.
+    /// Returns true if all of the file is for tests.
     pub fn is_test(&self) -> bool {
         let is_test = |name: &String| name == "tests" || name.ends_with("_tests");
         self.module.iter().any(is_test)
     }
 
-    /// The lines of the text that aren't those of a module of tests, with their numbers.
+    /// Returns the lines outside of test modules, with their numbers.
     pub fn lines(&self) -> Vec<(usize, &str)> {
         let mut lines = Vec::new();
         let mut is_test = false;
@@ -73,7 +73,7 @@ impl Source {
     }
 }
 
-/// Every source file below a folder, by path.
+/// Returns every source file below a folder, sorted by path.
 pub fn read(folder: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -92,7 +92,7 @@ pub fn read(folder: &Path) -> Vec<Source> {
     sources
 }
 
-/// The words and signs of a text, without comments, strings, characters and lifetimes.
+/// Returns the words and signs of a text, without comments, strings, characters and lifetimes.
 pub fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let at = |index: usize| chars.get(index).copied().unwrap_or('\0');
@@ -123,7 +123,7 @@ pub fn tokens(text: &str) -> Vec<Token> {
                     4 + rest.take_while(|char| **char != '\'').count()
                 }
                 (_, '\'') => 3,
-                // A lifetime, whose name is then a word that nothing looks at.
+                // A lifetime. Its name becomes a word without any effect.
                 _ => 1,
             };
         } else if is_word(char) {
@@ -159,7 +159,7 @@ pub fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// The same without items under `#[cfg(test)]`.
+/// Returns the tokens without items under `#[cfg(test)]`.
 fn without_tests(tokens: &[Token]) -> Vec<Token> {
     let attribute = self::tokens("#[cfg(test)]");
     let mut rest = Vec::new();

@@ -1,8 +1,8 @@
-//! The laws of the house, held against the text of `src/`.
+//! Tests of the structure of `src/`, by the text of its files.
 //!
-//! A compiler holds none of them: it is content with circles, with a format named in the engine, and with two
-//! types of one name. What breaks a law today is listed in [`exceptions`], each line with its reason. A line that
-//! isn't needed any more fails too, so the lists only shrink.
+//! The compiler checks none of these rules: it accepts circular uses, names of formats in other modules, and two
+//! types of one name. [`exceptions`] lists the current violations with their reasons. An exception that isn't needed
+//! any more is an error too, so that the lists only shrink.
 
 mod exceptions;
 mod source;
@@ -14,10 +14,10 @@ use std::sync::LazyLock;
 
 use exceptions::Exceptions;
 use source::{Source, Token};
-use uses::{Edge, House};
+use uses::{Edge, ModuleGraph};
 
-/// The rooms from the lowest floor up. A file uses its own room and those on lower floors.
-const FLOORS: &[&[&str]] = &[
+/// The layers of top-level modules, from the lowest up. A file uses its own module and those of lower layers.
+const LAYERS: &[&[&str]] = &[
     &["error"],
     &["units"],
     &["options"],
@@ -29,10 +29,10 @@ const FLOORS: &[&[&str]] = &[
     &["cli", "library"],
 ];
 
-/// The rooms that know no format by its name.
+/// The top-level modules that name no format.
 const WITHOUT_FORMATS: &[&str] = &["commands", "convert", "nodes", "server", "cli"];
 
-/// Names of formats, wherever they stand in a word.
+/// Names of formats that are found anywhere in a word.
 const FORMAT_NAMES: &[&str] = &[
     "qcow",
     "vdi",
@@ -45,30 +45,30 @@ const FORMAT_NAMES: &[&str] = &[
     "dmg",
 ];
 
-/// Names of formats that are parts of other words.
+/// Names of formats that are only found as whole words, since other words contain them.
 const SHORT_FORMAT_NAMES: &[&str] = &["vpc", "qed"];
 
-/// How many lines a file has at the most.
+/// The greatest number of lines of a file.
 const LONGEST: usize = 600;
 
-/// The house as it stands.
+/// The source files.
 static SOURCES: LazyLock<Vec<Source>> =
     LazyLock::new(|| source::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
 
-/// Holds what breaks a law against its list of exceptions, of which none may be left over.
-fn assert_only(law: &str, found: impl IntoIterator<Item = String>, exceptions: Exceptions) {
+/// Asserts that the violations of a rule are exactly its exceptions.
+fn assert_only(rule: &str, found: impl IntoIterator<Item = String>, exceptions: Exceptions) {
     let found: BTreeSet<String> = found.into_iter().collect();
     let allowed: BTreeSet<String> = exceptions.iter().map(|(what, _)| (*what).into()).collect();
     let broken: Vec<_> = found.difference(&allowed).collect();
     let over: Vec<_> = allowed.difference(&found).collect();
-    assert!(broken.is_empty(), "{law}: broken by {broken:#?}");
+    assert!(broken.is_empty(), "{rule}: broken by {broken:#?}");
     assert!(
         over.is_empty(),
-        "{law}: no exceptions any more, take out {over:#?}"
+        "{rule}: no exceptions any more, take out {over:#?}"
     );
 }
 
-/// The files that name formats.
+/// Returns the files that name formats.
 fn naming_formats(sources: &[Source]) -> Vec<String> {
     let names_one = |line: &str| {
         let line = line.to_lowercase();
@@ -76,54 +76,54 @@ fn naming_formats(sources: &[Source]) -> Vec<String> {
         FORMAT_NAMES.iter().any(|name| line.contains(name))
             || words.any(|word| SHORT_FORMAT_NAMES.contains(&word))
     };
-    let rooms = sources
+    let modules = sources
         .iter()
-        .filter(|source| WITHOUT_FORMATS.contains(&source.room()) && !source.is_test());
-    rooms
+        .filter(|source| WITHOUT_FORMATS.contains(&source.top_module()) && !source.is_test());
+    modules
         .filter(|source| source.lines().into_iter().any(|(_, line)| names_one(line)))
         .map(|source| source.path.clone())
         .collect()
 }
 
-fn floor(room: &str) -> usize {
-    let floor = FLOORS.iter().position(|rooms| rooms.contains(&room));
-    floor.unwrap_or_else(|| panic!("the room {room} is on no floor: give it one in FLOORS"))
+fn layer(module: &str) -> usize {
+    let layer = LAYERS.iter().position(|modules| modules.contains(&module));
+    layer.unwrap_or_else(|| panic!("the module {module} is in no layer: add it to LAYERS"))
 }
 
-/// The room of a file, by its path.
-fn room(path: &str) -> &str {
-    let room = path.split('/').next().unwrap_or(path);
-    room.strip_suffix(".rs").unwrap_or(room)
+/// Returns the top-level module of a file, by its path.
+fn top_module(path: &str) -> &str {
+    let module = path.split('/').next().unwrap_or(path);
+    module.strip_suffix(".rs").unwrap_or(module)
 }
 
 fn arrow((one, other): &Edge<'_>) -> String {
     format!("{one} -> {other}")
 }
 
-/// The uses that don't go downwards.
+/// Returns the uses that don't go to a lower layer.
 fn upwards(edges: &BTreeSet<Edge<'_>>) -> Vec<String> {
     let goes_up = |(one, other): &&Edge<'_>| {
-        let (one, other) = (room(one), room(other));
-        one != other && other != "lib" && one != "lib" && floor(one) <= floor(other)
+        let (one, other) = (top_module(one), top_module(other));
+        one != other && other != "lib" && one != "lib" && layer(one) <= layer(other)
     };
     edges.iter().filter(goes_up).map(arrow).collect()
 }
 
-/// The folders that hold a format.
+/// Returns the folders of formats.
 fn format_folders(sources: &[Source]) -> BTreeSet<&str> {
     let implements = source::tokens("impl FormatDriver for");
     let drivers = sources.iter().filter(|source| {
         let mut places = source.code.windows(implements.len());
         places.any(|place| place == implements)
     });
-    let within = drivers.filter(|source| room(&source.path) == "formats");
+    let within = drivers.filter(|source| top_module(&source.path) == "formats");
     within
         .filter_map(|source| source.path.rsplit_once('/'))
         .map(|(folder, _)| folder)
         .collect()
 }
 
-/// The uses of a format by another, or by what is common to them.
+/// Returns the uses of a format by another one, or by their common code.
 fn of_formats(edges: &BTreeSet<Edge<'_>>, folders: &BTreeSet<&str>) -> Vec<String> {
     let folder = |path: &str| {
         let mut folders = folders.iter().copied();
@@ -133,23 +133,23 @@ fn of_formats(edges: &BTreeSet<Edge<'_>>, folders: &BTreeSet<&str>) -> Vec<Strin
         })
     };
     let breaks = |(one, other): &&Edge<'_>| {
-        // The list has to know them all.
+        // The list uses all formats.
         let is_list = *one == "formats/list.rs";
         !is_list
-            && room(one) == "formats"
+            && top_module(one) == "formats"
             && folder(other).is_some_and(|used| folder(one) != Some(used))
     };
     edges.iter().filter(breaks).map(arrow).collect()
 }
 
-/// The pairs of files that use each other.
+/// Returns the pairs of files that use each other.
 fn circles(edges: &BTreeSet<Edge<'_>>) -> Vec<String> {
     let back = |(one, other): &&Edge<'_>| one < other && edges.contains(&(*other, *one));
     let pair = |(one, other): &Edge<'_>| format!("{one} <-> {other}");
     edges.iter().filter(back).map(pair).collect()
 }
 
-/// The names of types that are defined more than once, of all that aren't inside of another item.
+/// Returns the names of types that are defined more than once, without those inside of other items.
 fn ambiguous_types(sources: &[Source]) -> Vec<String> {
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for source in sources.iter().filter(|source| !source.is_test()) {
@@ -185,7 +185,7 @@ fn formats_are_named_in_their_folders_only() {
 
 #[test]
 fn uses_go_downwards() {
-    let found = upwards(&House::new(&SOURCES).edges());
+    let found = upwards(&ModuleGraph::new(&SOURCES).edges());
     assert_only("a use goes up", found, exceptions::UPWARDS);
 }
 
@@ -193,14 +193,14 @@ fn uses_go_downwards() {
 fn formats_do_not_know_each_other() {
     let folders = format_folders(&SOURCES);
     assert!(folders.len() >= 3, "{folders:?}");
-    let found = of_formats(&House::new(&SOURCES).edges(), &folders);
+    let found = of_formats(&ModuleGraph::new(&SOURCES).edges(), &folders);
     assert_only("a format is known", found, exceptions::OF_FORMATS);
 }
 
 #[test]
 fn no_two_files_use_each_other() {
-    let edges = House::new(&SOURCES).edges();
-    // As many as that are there if they are found at all.
+    let edges = ModuleGraph::new(&SOURCES).edges();
+    // There are at least as many if they are found at all.
     assert!(edges.len() > SOURCES.len(), "{}", edges.len());
     assert_only("files use each other", circles(&edges), exceptions::CIRCLES);
 }
@@ -216,18 +216,18 @@ fn files_are_short() {
     assert_only("a file is too long", too_long(&SOURCES), exceptions::LONG);
 }
 
-/// Each law finds what breaks it.
+/// Tests that each rule finds its violations.
 mod found {
     use super::*;
 
-    fn house(files: &[(&str, &str)]) -> Vec<Source> {
+    fn sources(files: &[(&str, &str)]) -> Vec<Source> {
         let files = files.iter();
         files.map(|(path, text)| Source::new(path, text)).collect()
     }
 
     #[test]
     fn names_of_formats() {
-        let sources = house(&[
+        let sources = sources(&[
             ("commands/a.rs", "// as Qcow2 has it"),
             ("cli/b.rs", "fn f() { \"vpc\" }"),
             ("convert/c.rs", "fn provides() { unequal }"),
@@ -243,7 +243,7 @@ mod found {
 
     #[test]
     fn uses_upwards() {
-        let sources = house(&[
+        let sources = sources(&[
             (
                 "storage/mod.rs",
                 "use crate::formats::image::Image; fn f(_: Image) {}",
@@ -253,7 +253,7 @@ mod found {
             ("convert/mod.rs", "fn h() { crate::nodes::i() }"),
             ("nodes.rs", "pub fn i() {}"),
         ]);
-        let found = upwards(&House::new(&sources).edges());
+        let found = upwards(&ModuleGraph::new(&sources).edges());
         let expected = [
             "convert/mod.rs -> nodes.rs",
             "storage/mod.rs -> formats/image.rs",
@@ -263,7 +263,7 @@ mod found {
 
     #[test]
     fn uses_of_formats() {
-        let sources = house(&[
+        let sources = sources(&[
             ("formats/list.rs", "fn all() { super::one::g() }"),
             (
                 "formats/mod.rs",
@@ -280,7 +280,10 @@ mod found {
             ),
             ("formats/shared/mod.rs", "pub fn i() {}"),
         ]);
-        let found = of_formats(&House::new(&sources).edges(), &format_folders(&sources));
+        let found = of_formats(
+            &ModuleGraph::new(&sources).edges(),
+            &format_folders(&sources),
+        );
         let expected = [
             "formats/image.rs -> formats/one/mod.rs",
             "formats/one/mod.rs -> formats/two/mod.rs",
@@ -290,18 +293,18 @@ mod found {
 
     #[test]
     fn files_that_use_each_other() {
-        let sources = house(&[
+        let sources = sources(&[
             ("a/mod.rs", "mod x; mod y; pub use x::X;"),
             ("a/x.rs", "use super::y::Y; fn f(_: Y) {}"),
             ("a/y.rs", "use crate::a::X; fn f(_: X) {}"),
         ]);
-        let edges = House::new(&sources).edges();
+        let edges = ModuleGraph::new(&sources).edges();
         assert_eq!(circles(&edges), ["a/x.rs <-> a/y.rs"]);
     }
 
     #[test]
     fn types_of_one_name() {
-        let sources = house(&[
+        let sources = sources(&[
             (
                 "a.rs",
                 "pub struct Plan { a: u8 } impl X for Y { type Target = u8; } enum One {}",
@@ -319,7 +322,7 @@ mod found {
     fn long_files() {
         let text = "\n".repeat(LONGEST);
         let longer = format!("{text}\n");
-        let sources = house(&[("a.rs", &text), ("b.rs", &longer)]);
+        let sources = sources(&[("a.rs", &text), ("b.rs", &longer)]);
         assert_eq!(too_long(&sources), ["b.rs"]);
     }
 
@@ -327,7 +330,7 @@ mod found {
     fn exceptions_that_are_left_over() {
         let check = |found: &[&str]| {
             let found: Vec<String> = found.iter().map(|found| (*found).to_owned()).collect();
-            std::panic::catch_unwind(move || assert_only("law", found, &[("a", "why")])).is_ok()
+            std::panic::catch_unwind(move || assert_only("rule", found, &[("a", "why")])).is_ok()
         };
         assert!(check(&["a"]));
         assert!(!check(&[]));

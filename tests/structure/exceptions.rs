@@ -1,11 +1,11 @@
-//! What breaks the laws of the house today, and why. These lists shrink: a line that isn't needed any more fails.
+//! The current violations of the structure's rules, with reasons. A line that isn't needed any more is an error.
 
 /// A file, a use or a name, and the reason.
 pub type Exceptions = &'static [(&'static str, &'static str)];
 
 const SPEED: &str = "`speed` measures what formats are made of";
 
-/// Files that name formats where none is to be named.
+/// Files that name formats in modules without formats.
 pub const NAMES_OF_FORMATS: Exceptions = &[
     (
         "cli/examples.rs",
@@ -18,17 +18,17 @@ pub const NAMES_OF_FORMATS: Exceptions = &[
     ("commands/speed/sweep.rs", SPEED),
 ];
 
-/// Uses that don't go downwards.
+/// Uses that don't go to a lower layer.
 pub const UPWARDS: Exceptions = &[];
 
-/// Uses of a format by another, or by what is common to formats.
+/// Uses of a format by another one, or by their common code.
 pub const OF_FORMATS: Exceptions = &[];
 
 /// Pairs of files that use each other.
 pub const CIRCLES: Exceptions = &[
     (
         "formats/new_image.rs <-> formats/reservation.rs",
-        "runs and the room reserved for them",
+        "runs and the space reserved for them",
     ),
     (
         "formats/qcow2/entries/mod.rs <-> formats/qcow2/entries/subclusters.rs",
@@ -48,8 +48,8 @@ pub const CIRCLES: Exceptions = &[
     ),
 ];
 
-/// Names that more than one type has.
+/// Names of more than one type.
 pub const TYPES: Exceptions = &[];
 
-/// Files of more lines than a reader takes in.
+/// Files that are too long.
 pub const LONG: Exceptions = &[];

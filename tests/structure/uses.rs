@@ -1,7 +1,7 @@
-//! Which file uses which, by the names in their code.
+//! The uses of files by other files, found by the names in their code.
 //!
-//! A name is followed through re-exports to the file that defines it. So a file that only passes names on uses
-//! nothing, and one that imports from a room's `mod.rs` uses the file behind it.
+//! A name is followed through re-exports to the file that defines it. So a file that only re-exports names uses nothing,
+//! and one that imports from the `mod.rs` of a module uses the file that defines the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::source::{Source, Token};
 pub struct Import {
     /// The path as it is written.
     pub path: Vec<String>,
-    /// The name by which the file knows it; `_` for none.
+    /// Its name in the file, or `_` for none.
     pub name: String,
 }
 
@@ -26,8 +26,8 @@ struct Names {
     words: BTreeSet<String>,
 }
 
-/// The files that there are, by module.
-pub struct House<'s> {
+/// All files by module, with the names that they use.
+pub struct ModuleGraph<'s> {
     modules: BTreeMap<&'s [String], &'s Source>,
     names: BTreeMap<&'s str, Names>,
 }
@@ -35,9 +35,9 @@ pub struct House<'s> {
 /// A file that uses another, by their paths.
 pub type Edge<'s> = (&'s str, &'s str);
 
-impl<'s> House<'s> {
+impl<'s> ModuleGraph<'s> {
     pub fn new(sources: &'s [Source]) -> Self {
-        // The program itself has nothing that others could use.
+        // The program itself defines nothing that others could use.
         let library = sources.iter().filter(|source| source.path != "main.rs");
         Self {
             modules: library
@@ -50,7 +50,7 @@ impl<'s> House<'s> {
         }
     }
 
-    /// Every use of one file by another.
+    /// Returns every use of one file by another.
     pub fn edges(&self) -> BTreeSet<Edge<'s>> {
         let mut edges = BTreeSet::new();
         for source in self.modules.values().filter(|source| !source.is_test()) {
@@ -62,7 +62,7 @@ impl<'s> House<'s> {
             let paths = names.paths.iter().map(|path| (path, false));
             for (path, is_glob) in imports.chain(paths) {
                 match self.find(source, path, 0) {
-                    // A module by itself is used by what is behind it.
+                    // Only uses of items in a module count, and not of the module itself.
                     Some((_, true)) if !is_glob => {}
                     Some((used, _)) if used.path != source.path => {
                         edges.insert((source.path.as_str(), used.path.as_str()));
@@ -74,14 +74,14 @@ impl<'s> House<'s> {
         edges
     }
 
-    /// The file that a path in `source` leads to, and whether to the module as a whole.
+    /// Returns the file that a path in `source` refers to, and true if it is the module as a whole.
     fn find(
         &self,
         source: &'s Source,
         path: &[String],
         depth: usize,
     ) -> Option<(&'s Source, bool)> {
-        // More re-exports than that are a circle.
+        // More re-exports than this are a circle.
         if depth > 10 {
             return None;
         }
@@ -102,7 +102,7 @@ impl<'s> House<'s> {
             first => {
                 let child = [&module[..], &[first.to_owned()]].concat();
                 if !self.modules.contains_key(child.as_slice()) {
-                    // Another crate, or a name that an import has brought.
+                    // It is another crate, or an imported name.
                     let imports = self.names[source.path.as_str()].imports.iter();
                     let mut known = imports.filter(|import| import.name == first);
                     let import = known.find(|import| import.path != path)?;
@@ -164,7 +164,7 @@ impl Names {
     }
 }
 
-/// Reads a tree of imports from `index` on, and gives where it ends.
+/// Parses a tree of imports from `index` on. Returns the index of its end.
 fn tree(code: &[Token], mut index: usize, prefix: &[String], imports: &mut Vec<Import>) -> usize {
     let mut path = prefix.to_vec();
     loop {
@@ -207,7 +207,7 @@ fn tree(code: &[Token], mut index: usize, prefix: &[String], imports: &mut Vec<I
                 if let Some(name) = path.last().cloned() {
                     imports.push(Import { path, name });
                 }
-                // What can't be read is stepped over.
+                // A token that isn't understood is skipped.
                 let is_end = matches!(code.get(index), Some(Token::Sign(',' | '}' | ';')));
                 return index + usize::from(!is_end);
             }
@@ -224,7 +224,7 @@ mod tests {
             .iter()
             .map(|(path, text)| Source::new(path, text))
             .collect();
-        let edges = House::new(&sources).edges().into_iter();
+        let edges = ModuleGraph::new(&sources).edges().into_iter();
         edges
             .map(|(one, other)| (one.into(), other.into()))
             .collect()
