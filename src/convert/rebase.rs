@@ -2,8 +2,8 @@
 //!
 //! Only unallocated parts of the overlay can change. Of these some are known to be the same without reading: both
 //! chains are zero there, or have the data in an image that they share. The parts that differ are written into the
-//! overlay, in whole units of its allocation. Data shares blocks with the
-//! old backing file if the file system can do that. Zeroes become zero clusters if the image's version has them.
+//! overlay, in whole units of its allocation. Data shares blocks with the old backing file if the file system can do
+//! that. Zeroes become zero clusters if the image's version has them.
 //!
 //! The overlay names the old backing file until the caller changes that. So the disk reads as before, even if the
 //! rebase is interrupted.
