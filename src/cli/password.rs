@@ -115,7 +115,7 @@ impl PasswordSource {
 
     /// Reads the password from a file. `doing` names the operation in messages.
     fn read_file(&self, file: &File, doing: impl FnOnce() -> String) -> Result<Secret> {
-        let read = read_line(Patient(file));
+        let read = read_line(BlockingFile(file));
         let (secret, newline) = read.map_err(|error| Error::io(doing(), error))?;
         self.ended_with_newline.set(newline);
         not_empty(secret)
@@ -247,9 +247,9 @@ fn reading_descriptor(number: i32) -> String {
 }
 
 /// A file whose reads wait for data even if the caller has made its descriptor non-blocking.
-struct Patient<'a>(&'a File);
+struct BlockingFile<'a>(&'a File);
 
-impl Read for Patient<'_> {
+impl Read for BlockingFile<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read(buf) {
@@ -265,8 +265,8 @@ impl Read for Patient<'_> {
 /// Reads all bytes without one newline at the end. Returns true with them if there was one.
 fn read_line(from: impl Read) -> io::Result<(Secret, bool)> {
     // The buffer has its full capacity from the start: growing it would leave copies of the password in memory.
-    let room = usize::try_from(MOST).unwrap_or(0) + 64;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    let capacity = usize::try_from(MOST).unwrap_or(0) + 64;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     from.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
         return Err(io::Error::other("longer than 64 KiB"));

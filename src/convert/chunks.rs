@@ -52,7 +52,7 @@ impl Chunk {
     }
 
     /// Returns the parts of the first `length` bytes that aren't left to the backing file.
-    pub(super) fn told(&self, length: usize) -> Vec<Run> {
+    pub(super) fn not_left(&self, length: usize) -> Vec<Run> {
         gaps(&self.left, length)
     }
 }

@@ -67,7 +67,7 @@ struct FlowState {
     writing: usize,
     /// True if all chunks have been read.
     read_all: bool,
-    over: bool,
+    ended: bool,
 }
 
 impl Flow {
@@ -139,7 +139,7 @@ impl Flow {
     pub(super) fn next(&self) -> Option<NextStep> {
         let mut state = self.lock();
         loop {
-            if state.over {
+            if state.ended {
                 return None;
             }
             if state.writing < self.writes.width()
@@ -255,7 +255,7 @@ impl Flow {
 
     /// Ends the job, and wakes all threads.
     pub(super) fn close(&self) {
-        self.lock().over = true;
+        self.lock().ended = true;
         self.changed.notify_all();
     }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Reservation};
 
 /// The step in bytes in which progress within a long extent is reported. It is the length of a copy of `qemu-img`.
-const TOLD_AT_ONCE: u64 = 2 << 20;
+const PROGRESS_STEP: u64 = 2 << 20;
 
 /// The most blocks of zeroes that are stored at once.
 const MOST_IN_ROW: u64 = 256;
@@ -192,7 +192,7 @@ impl<'a> CopyJob<'a> {
     fn copy_next(&self, buffer: Buffer, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         let next = {
             let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.placement.is_over() {
+            if self.placement.has_failed() {
                 return Ok(());
             }
             let sharing = self.sharing.as_ref();
@@ -218,7 +218,7 @@ impl<'a> CopyJob<'a> {
     fn copy_chunk(&self, chunk: &Chunk, mut buffer: Buffer) -> Result<()> {
         let bytes = match self.settings.sparse {
             // A target with a backing file stores zeroes too.
-            None if self.target.backed().is_some() => lengths(&chunk.told(chunk.length)),
+            None if self.target.backed().is_some() => lengths(&chunk.not_left(chunk.length)),
             _ => lengths(&chunk.data),
         };
         self.throttle.wait_for(bytes);
@@ -318,12 +318,12 @@ impl<'a> CopyJob<'a> {
             chunk.guest.0 + chunk.length as u64
         };
         let is_within_extent = bytes == chunk.length as u64 && done < self.total;
-        let told = if is_within_extent {
-            done / TOLD_AT_ONCE * TOLD_AT_ONCE
+        let reported = if is_within_extent {
+            done / PROGRESS_STEP * PROGRESS_STEP
         } else {
             done
         };
-        self.observer.progress(told.min(self.total), self.total);
+        self.observer.progress(reported.min(self.total), self.total);
     }
 
     /// Fills `buffer` with the chunk's data and with zeroes. With salvage, returns the parts that could not be read.

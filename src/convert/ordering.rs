@@ -27,7 +27,7 @@ pub(super) struct ChunkOrder {
 struct OrderState {
     next: u64,
     error: Option<Error>,
-    over: bool,
+    ended: bool,
 }
 
 impl Default for ChunkOrder {
@@ -59,9 +59,9 @@ impl ChunkOrder {
     ) -> Option<Result<T>> {
         let mut state = self
             .group(number)
-            .wait_while(self.lock(), |state| !state.over && state.next != number)
+            .wait_while(self.lock(), |state| !state.ended && state.next != number)
             .unwrap_or_else(PoisonError::into_inner);
-        if state.over {
+        if state.ended {
             return None;
         }
         let result = step();
@@ -75,7 +75,7 @@ impl ChunkOrder {
     /// Ends the job with an error. The first error is kept.
     pub(super) fn fail(&self, error: Error) {
         let mut state = self.lock();
-        state.over = true;
+        state.ended = true;
         if state.error.is_none() {
             state.error = Some(error);
         }
@@ -84,8 +84,8 @@ impl ChunkOrder {
     }
 
     /// Returns true if a worker has failed.
-    pub(super) fn is_over(&self) -> bool {
-        self.lock().over
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().ended
     }
 
     /// Takes the first error, if there is one.

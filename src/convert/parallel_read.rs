@@ -74,7 +74,7 @@ pub(super) fn parallel_read_chunks(
         step,
         chunks: Mutex::new(chunks),
         reads: RequestWindow::new(threads, most, threads),
-        over: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
         error: Mutex::new(None),
     };
     workers::run(threads, &pass);
@@ -90,7 +90,7 @@ struct ParallelRead<'a> {
     step: &'a dyn ReadStep,
     chunks: Mutex<Chunks>,
     reads: RequestWindow,
-    over: AtomicBool,
+    ended: AtomicBool,
     error: Mutex<Option<Error>>,
 }
 
@@ -109,7 +109,7 @@ impl Job for ParallelRead<'_> {
     }
 
     fn stop(&self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
         self.step.stop();
     }
 }
@@ -125,7 +125,7 @@ impl ParallelRead<'_> {
                 }
             };
             if !self.step.step(&chunk, &mut buffers, &read)? {
-                self.over.store(true, Ordering::Relaxed);
+                self.ended.store(true, Ordering::Relaxed);
                 return Ok(());
             }
         }
@@ -134,7 +134,7 @@ impl ParallelRead<'_> {
 
     fn next(&self) -> Result<Option<Chunk>> {
         let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.over.load(Ordering::Relaxed) {
+        if self.ended.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let most = if self.reads.is_wide() {

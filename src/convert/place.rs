@@ -49,8 +49,8 @@ impl<'a> Placement<'a> {
     }
 
     /// Returns true if a worker has failed.
-    pub(super) fn is_over(&self) -> bool {
-        self.order.is_over()
+    pub(super) fn has_failed(&self) -> bool {
+        self.order.has_failed()
     }
 
     /// Takes the first error, if there is one.
@@ -67,10 +67,10 @@ impl<'a> Placement<'a> {
 
     /// Finds the parts of a chunk that are stored: all of it, or all but zeroes.
     pub(super) fn stored(&self, chunk: &Chunk, buffer: &[u8]) -> Vec<Run> {
-        let told = chunk.told(buffer.len());
+        let not_left = chunk.not_left(buffer.len());
         let sparse = match self.sparse {
             Some(sparse) if self.target.starts_as_zeroes() || self.is_backed => sparse,
-            _ => return told,
+            _ => return not_left,
         };
         // As in qemu-img, data is kept in aligned units of the length that `-S` gives, whatever the cluster size. The
         // search is finer than the target's zero unit only if `-S` asks for it and the target doesn't write whole
@@ -98,7 +98,7 @@ impl<'a> Placement<'a> {
         let mut runs = Vec::new();
         for block in self.blocks(buffer.len()) {
             // The parts are searched one by one: data before and after a part that is left must not be joined.
-            for part in within(&told, &block) {
+            for part in within(&not_left, &block) {
                 let data = within(&chunk.data, &part);
                 runs.extend(zero::data_runs(buffer, &data, units));
             }

@@ -161,7 +161,7 @@ impl<'a> BlockSharing<'a> {
             while start < run.end {
                 let plain = self.plain(chunk, start..run.end)?;
                 if let PlainPlace::At(from, _) = plain.place
-                    && self.is_worth_asking(from)
+                    && self.may_share_from(from)
                 {
                     return Ok(true);
                 }
@@ -173,7 +173,7 @@ impl<'a> BlockSharing<'a> {
 
     /// Returns true if data in `from` may be shared, or copied within the kernel. A refusal would mean that the data
     /// was read in vain, so the file system is tested once before anything is read.
-    fn is_worth_asking(&self, from: &dyn Storage) -> bool {
+    fn may_share_from(&self, from: &dyn Storage) -> bool {
         if self.copy_offload || self.asked.load(Ordering::Relaxed) {
             return true;
         }

@@ -135,7 +135,7 @@ impl RequestWindow {
         latest.shortest = shortest(latest.shortest, times.wait);
         let is_busy = latest.load.is_busy(self.processors);
         let longest = if is_busy { latest.shortest } else { None };
-        let more = worthwhile(latest.known(), elsewhere, self.processors, longest);
+        let more = useful_requests(latest.known(), elsewhere, self.processors, longest);
         let width = self.least.saturating_add(more).min(self.most);
         self.width.swap(width, Ordering::Relaxed) < width
     }
@@ -147,7 +147,7 @@ impl RequestWindow {
 ///
 /// A thread that was woken also waits for a busy processor, or for the lock of a file, and longer the more threads
 /// there are. So a wait counts as no more than `longest`, if that is given.
-fn worthwhile(
+fn useful_requests(
     times: &[RequestTimes],
     elsewhere: Duration,
     processors: usize,
@@ -305,9 +305,9 @@ mod tests {
     fn where_processors_are_busy_the_shortest_wait_counts() {
         let waits = [0, 200, 900, 1000, 1000, 1000, 5000, 9000];
         let times = waits.map(|wait| times(100, wait));
-        assert_eq!(worthwhile(&times, NOTHING, 1, None), 9);
+        assert_eq!(useful_requests(&times, NOTHING, 1, None), 9);
         let longest = Some(Duration::from_micros(200));
-        assert_eq!(worthwhile(&times, NOTHING, 1, longest), 2);
+        assert_eq!(useful_requests(&times, NOTHING, 1, longest), 2);
         let after = |before, wait| {
             let before = Some(Duration::from_micros(before));
             shortest(before, Duration::from_micros(wait)).map(|wait| wait.as_micros())

@@ -14,7 +14,7 @@ use super::hash::{HashAlgorithm, with_type};
 use super::memory::wipe_stack;
 
 /// The number of iterations from which on a thread is started, since they take much longer than that.
-const WORTH_A_THREAD: u32 = 2000;
+const ITERATIONS_FOR_A_THREAD: u32 = 2000;
 
 /// The least time of a measurement. The resolution of the clock is nanoseconds.
 const MEASURED: Duration = Duration::from_millis(10);
@@ -84,7 +84,7 @@ fn derive<M: Mac + Clone + Sync>(
             let length = out.len();
             let work = move || derived(index, length);
             // Few iterations take less time than starting a thread, and the system may refuse one.
-            let spawned = (iterations >= WORTH_A_THREAD)
+            let spawned = (iterations >= ITERATIONS_FOR_A_THREAD)
                 .then(|| thread::Builder::new().spawn_scoped(scope, work).ok());
             others.push((index, out, spawned.flatten()));
         }

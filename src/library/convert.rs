@@ -159,7 +159,11 @@ impl<'a> ConvertOptions<'a> {
             checksum: None,
             bitmaps: BitmapCopies::Leave,
         };
-        let converted = run(&plan, &passwords, &Told(self.on_progress.as_deref()))?;
+        let converted = run(
+            &plan,
+            &passwords,
+            &ProgressReceiver(self.on_progress.as_deref()),
+        )?;
         let bytes = converted.bytes;
         Ok(ConvertSummary {
             size: converted.size,
@@ -171,9 +175,9 @@ impl<'a> ConvertOptions<'a> {
     }
 }
 
-struct Told<'a>(Option<&'a OnProgress<'a>>);
+struct ProgressReceiver<'a>(Option<&'a OnProgress<'a>>);
 
-impl Observer for Told<'_> {
+impl Observer for ProgressReceiver<'_> {
     fn progress(&self, done: u64, total: u64) {
         if let Some(tell) = self.0 {
             tell(done, total);

@@ -58,7 +58,7 @@ pub struct Slowness {
 }
 
 /// The time after which a read stops waiting for others, so that a test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A recorded change of the storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,7 +261,7 @@ impl MemoryStorage {
                     |state: &mut MemoryState| state.most_in_flight < slowness.until_in_flight;
                 let waited = self
                     .more_in_flight
-                    .wait_timeout_while(state, PATIENCE, too_few);
+                    .wait_timeout_while(state, WAIT_LIMIT, too_few);
                 drop(waited.unwrap_or_else(PoisonError::into_inner));
             }
         }

@@ -165,7 +165,7 @@ impl<'a> Pieces<'a> {
                     false => working,
                 };
                 while threads < wanted && next.load(Ordering::Relaxed) < groups.len() {
-                    if !has_room() {
+                    if !has_memory() {
                         // The existing threads do the work. No more are started for this batch.
                         threads = usize::MAX;
                         break;
@@ -258,12 +258,12 @@ fn threads(longest: usize) -> (usize, usize) {
 }
 
 /// Returns true if there is memory for another thread. The memory isn't touched, so that the test is cheap.
-fn has_room() -> bool {
+fn has_memory() -> bool {
     let mut spare = Vec::<u8>::new();
-    let room = spare.try_reserve_exact(SPARE).is_ok();
+    let is_free = spare.try_reserve_exact(SPARE).is_ok();
     // Without a use the compiler may remove the allocation, and assume that it succeeds.
     std::hint::black_box(spare.as_ptr());
-    room
+    is_free
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -51,7 +51,7 @@ pub struct Speeds {
 }
 
 /// A backend and its measurements.
-struct Contestant {
+struct CipherSamples {
     backend: Backend,
     cipher: KeyedCipher,
     encrypt_one: Samples,
@@ -61,7 +61,7 @@ struct Contestant {
     limit: Samples,
 }
 
-impl Contestant {
+impl CipherSamples {
     fn new(backend: Backend) -> Self {
         Self {
             backend,
@@ -107,7 +107,7 @@ impl Contestant {
 }
 
 /// A backend in XTS mode with keys of one length, and its measurements.
-struct XtsContestant {
+struct XtsSamples {
     backend: Backend,
     bits: usize,
     cipher: KeyedCipher,
@@ -117,7 +117,7 @@ struct XtsContestant {
     limit: Samples,
 }
 
-impl XtsContestant {
+impl XtsSamples {
     fn new(backend: Backend, bits: usize) -> Self {
         let (keys, _) = XTS_KEYS.split_at(bits / 4);
         Self {
@@ -165,13 +165,13 @@ impl XtsContestant {
 /// Returns no error today, since a round can't fail.
 pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
     let threads = startable(threads);
-    let mut contestants: Vec<_> = Backend::available()
+    let mut ciphers: Vec<_> = Backend::available()
         .into_iter()
-        .map(Contestant::new)
+        .map(CipherSamples::new)
         .collect();
     let mut xts: Vec<_> = Backend::available()
         .into_iter()
-        .flat_map(|backend| [128, 256].map(|bits| XtsContestant::new(backend, bits)))
+        .flat_map(|backend| [128, 256].map(|bits| XtsSamples::new(backend, bits)))
         .collect();
     let cbc_crate = Reference::cbc(KEY);
     let cbc_encrypt = |data: &mut [u8]| cbc_crate.encrypt(0, data);
@@ -181,26 +181,26 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
 
     let mut one = vec![vec![0; BUFFER_SIZE]];
     let mut all = vec![vec![0; BUFFER_SIZE]; threads];
-    let measurements = u32::try_from(contestants.len() * 4 + xts.len() * 3 + 2).unwrap_or(u32::MAX);
+    let measurements = u32::try_from(ciphers.len() * 4 + xts.len() * 3 + 2).unwrap_or(u32::MAX);
     let time = (budget / measurements / WANTED_ROUNDS).clamp(SHORTEST, LONGEST);
     let rounds = rounds::repeat(budget, || {
         cbc_encrypt_one.push(speed(&mut one, time, &cbc_encrypt));
         cbc_decrypt_one.push(speed(&mut one, time, &cbc_decrypt));
-        for contestant in &mut contestants {
-            contestant.round(&mut one, &mut all, time);
+        for cipher in &mut ciphers {
+            cipher.round(&mut one, &mut all, time);
         }
-        for contestant in &mut xts {
-            contestant.round(&mut one, &mut all, time);
+        for cipher in &mut xts {
+            cipher.round(&mut one, &mut all, time);
         }
         Ok::<_, Error>(())
     })?;
     Ok(Speeds {
         threads,
-        backends: contestants
+        backends: ciphers
             .iter()
-            .map(|contestant| contestant.result(&cbc_encrypt_one, &cbc_decrypt_one))
+            .map(|cipher| cipher.result(&cbc_encrypt_one, &cbc_decrypt_one))
             .collect(),
-        xts: xts.iter().map(XtsContestant::result).collect(),
+        xts: xts.iter().map(XtsSamples::result).collect(),
         cbc_crate: CbcCrateSpeed {
             encrypt_one_thread: cbc_encrypt_one.median(),
             decrypt_one_thread: cbc_decrypt_one.median(),

@@ -404,7 +404,7 @@ impl Storage for FileStorage {
         let _pass = GATE.pass();
         let flags = FallocateFlags::empty();
         let reserve = || rustix::fs::fallocate(&self.file, flags, range.start, length);
-        optional::attempt_for_room(reserve)
+        optional::attempt_to_reserve(reserve)
             .map_err(|error| self.error("reserving space for", error.into()))
     }
 

@@ -46,13 +46,13 @@ const UNDOING_TAKES: Duration = Duration::from_secs(10);
 static UNFINISHED: Mutex<Vec<Arc<UndoEntry>>> = Mutex::new(Vec::new());
 
 /// The receiver of lines about undone files.
-static TOLD: OnceLock<fn(&str)> = OnceLock::new();
+static REPORT: OnceLock<fn(&str)> = OnceLock::new();
 
 /// Sets the receiver of a line about each unfinished file that was undone because of a signal. It is called from
 /// another thread, at most once for each file, after all are undone. Only the first call of this function has an
 /// effect.
 pub fn tell_by(tell: fn(&str)) {
-    let _ = TOLD.set(tell);
+    let _ = REPORT.set(tell);
 }
 
 /// The function that is called before the first line about a file.
@@ -67,7 +67,7 @@ pub fn before_interrupt(action: fn()) {
 }
 
 fn tell(line: &str) {
-    if let Some(tell) = TOLD.get() {
+    if let Some(tell) = REPORT.get() {
         tell(line);
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn attempt<T>(call: impl FnMut() -> Result<T, Errno>) -> Option<T> {
 ///
 /// # Errors
 /// Returns the system's error if there is no space.
-pub(super) fn attempt_for_room(call: impl FnMut() -> Result<(), Errno>) -> Result<bool, Errno> {
+pub(super) fn attempt_to_reserve(call: impl FnMut() -> Result<(), Errno>) -> Result<bool, Errno> {
     match rustix::io::retry_on_intr(call) {
         Ok(()) => Ok(true),
         Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error),
@@ -43,11 +43,11 @@ mod tests {
         ];
         for error in refusals {
             assert_eq!(attempt(|| Err::<(), _>(error)), None);
-            assert_eq!(attempt_for_room(|| Err(error)), Ok(false));
+            assert_eq!(attempt_to_reserve(|| Err(error)), Ok(false));
         }
         for error in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
             assert_eq!(attempt(|| Err::<(), _>(error)), None);
-            assert_eq!(attempt_for_room(|| Err(error)), Err(error));
+            assert_eq!(attempt_to_reserve(|| Err(error)), Err(error));
         }
         let mut interruptions = 3;
         let mut call = || {
