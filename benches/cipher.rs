@@ -1,7 +1,7 @@
 //! Benchmarks of the sector ciphers by backend and by length of run, next to the plain `cbc` crate.
 //!
 //! `cowhide speed` measures the machine. This benchmark shows if a change made a kernel faster, with criterion's
-//! statistics and its comparison with the last run. Short runs matter as much as long ones: 8 sectors are a cluster
+//! statistics and its comparison with the last run. Short runs matter as much as long ones. 8 sectors are a cluster
 //! of 4 KiB, 128 are one of the default size, and 512 fit easily into a second-level cache.
 //!
 //! At the end, OpenSSL's AES-256-XTS of 512 bytes and cryptsetup's PBKDF2 are measured alternately with cowhide's, if

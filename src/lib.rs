@@ -41,7 +41,7 @@
 //! # Images from untrusted sources
 //!
 //! An image names other files, and these are opened with the rights of the process. Open images that you don't trust
-//! with [`OpenOptions::untrusted`], and give the format of raw ones: otherwise a guest that writes a header to its
+//! with [`OpenOptions::untrusted`], and give the format of raw ones. Otherwise a guest that writes a header to its
 //! disk decides how the image is read.
 //!
 //! # Stability

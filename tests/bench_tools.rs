@@ -33,8 +33,8 @@ fn cost(wall: f64) -> Cost {
     }
 }
 
-/// Returns figures of an imaginary machine: qemu-img takes ten times as long, AES twice as long, and time falls with
-/// the square root of the cluster size up to 64 KiB.
+/// Returns figures of an imaginary machine. On it qemu-img takes ten times as long, and AES twice as long. Time falls
+/// with the square root of the cluster size up to 64 KiB.
 fn figures(with_qemu: bool, backend: &str) -> Figures {
     let points = |times: f64| {
         let point = |bits: u32| Point {

@@ -442,8 +442,8 @@ fn bitmaps_that_were_being_added_are_all_there_or_do_not_count() {
     assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
 }
 
-/// Checks that a dirty image can be opened again without loss after a power cut during the repair of its refcounts,
-/// which is done when it is opened for writing.
+/// Checks a power cut during the repair of a dirty image's refcounts, which is done when it is opened for writing.
+/// The image can be opened again without loss.
 #[test]
 fn the_repair_of_a_dirty_image_that_was_cut_off_is_done_again() {
     let mut noise = Noise(5);

@@ -1,5 +1,5 @@
-//! Property tests of the basic parts, which compare them with simple models for random values: table entries,
-//! refcounts of every width, the division of offsets, and the parsing of sizes.
+//! Property tests of the basic parts, which compare them with simple models for random values. The parts are table
+//! entries, refcounts of every width, the division of offsets, and the parsing of sizes.
 //!
 //! The masks are repeated here from the specification, so that a mistake in the library's masks is found. Random
 //! values are nearly valid, since almost no random number of 64 bits is.

@@ -1,11 +1,11 @@
 //! Running a program from start to end, and measuring its cost.
 //!
 //! The system reports CPU time and peak memory of children only as a sum or maximum over all that a process has
-//! waited for. So each program runs below a separate process: this program, started again with [`MEASURE`], starts
+//! waited for. So each program runs below a separate process. This program, started again with [`MEASURE`], starts
 //! exactly one child, waits for it, and prints the system's figures for its children. That needs no `unsafe`, and no
 //! installed `time`.
 //!
-//! Peak memory is at least about 2 to 3 MiB: before it executes the program, a new process shares the memory of the
+//! Peak memory is at least about 2 to 3 MiB. Before it executes the program, a new process shares the memory of the
 //! measuring one, which the system counts too.
 
 use std::ffi::{OsStr, OsString};

@@ -11,7 +11,7 @@ use cowhide::units::GuestOffset;
 use libfuzzer_sys::fuzz_target;
 
 /// The greatest number of L1 entries. Three million of them, nearly all beyond the end of the file, are read six
-/// times here, and with instrumentation each time takes about the second that one input may take.
+/// times here. With instrumentation each time takes about the second that one input may take.
 const MOST_L1_ENTRIES: u64 = 1 << 19;
 /// The number of bytes of the disk that are compared.
 const MOST: u64 = 1 << 20;

@@ -1,6 +1,6 @@
 //! Examples of each subcommand, for help and man pages.
 //!
-//! A test runs them all, one after the other, in a folder with a raw image `disk.img`, an overlay `over.qcow2` of
+//! A test runs them all, one after the other. Its folder has a raw image `disk.img`, an overlay `over.qcow2` of
 //! `base.qcow2`, and a file `pw` with a password.
 
 /// An example: its purpose and its arguments.

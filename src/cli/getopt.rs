@@ -1,8 +1,8 @@
 //! The syntax of `getopt_long`, in front of clap.
 //!
-//! Scripts depend on the syntax of GNU's parser: options after operands, grouped short options with attached values
-//! (`-pfqcow2`), unique prefixes of long names, and values that start with `-`. clap accepts only some of that, and
-//! differently.
+//! Scripts depend on the syntax of GNU's parser: options after operands, and grouped short options with attached
+//! values (`-pfqcow2`). It also has unique prefixes of long names, and values that start with `-`. clap accepts only
+//! some of that, and differently.
 //!
 //! So [`normalise`] brings every command line into a normal form that is unambiguous for clap. All options come
 //! first, each with its full name and with its value attached, then `--`, and then the operands. The options are
@@ -78,8 +78,8 @@ impl Wrong {
 /// names of its subcommand and option in the definition.
 ///
 /// # Errors
-/// Returns a [`Mistake`] if the subcommand or an option is unknown, or if an option is ambiguous, lacks a value, or
-/// has one that it doesn't take. Returns the error of `seen` if it refuses a value.
+/// Returns a [`Mistake`] if the subcommand or an option is unknown. Returns one, too, if an option is ambiguous,
+/// lacks a value, or has one that it doesn't take. Returns the error of `seen` if it refuses a value.
 pub(super) fn normalise<E: From<Mistake>>(
     program: &Command,
     arguments: &[OsString],

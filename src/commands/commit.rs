@@ -39,8 +39,8 @@ pub struct CommitPlan<'a> {
 /// Commits an image to its base, and empties it.
 ///
 /// # Errors
-/// Returns an error if an image of the chain can't be opened or read, if the base can't be written, or if it is
-/// smaller and can't be resized. The disk of the image is unchanged then.
+/// Returns an error if an image of the chain can't be opened or read, or if the base can't be written. Returns an
+/// error if the base is smaller and can't be resized. The disk of the image is unchanged then.
 pub fn run(
     plan: &CommitPlan<'_>,
     passwords: &dyn Passwords,

@@ -77,8 +77,8 @@ impl BlockSource {
 /// Copies a part of the source's disk into a new image, whose size is rounded up to whole sectors of 512 bytes.
 ///
 /// # Errors
-/// Returns an error if the source can't be read, if the target can't be created or written, or if the length of a
-/// source's file changed meanwhile. No new file is left then.
+/// Returns an error if the source can't be read, or if the length of its file changed meanwhile. Returns an error if
+/// the target can't be created or written. No new file is left then.
 pub fn run(
     source: &BlockSource,
     range: BlockRange,

@@ -30,8 +30,8 @@ pub struct MapRun {
     pub start: GuestOffset,
     /// Its status. Its length is 0 only if the mapped part is empty.
     pub status: Status,
-    /// The index of the file of its image that its offset is in, or `None` for the last file, which is the only one
-    /// with data in most formats.
+    /// The index of the file of its image that its offset is in. `None` stands for the last file, which is the only
+    /// one with data in most formats.
     pub file: Option<usize>,
 }
 

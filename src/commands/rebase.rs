@@ -1,6 +1,6 @@
 //! The subcommand `rebase`: another backing file for an image, or none.
 //!
-//! In safe mode both backing chains are read, and the image's disk stays the same: the parts that would differ are
+//! In safe mode both backing chains are read, and the image's disk stays the same. The parts that would differ are
 //! written into the image first, and the header changes last. In unsafe mode (`-u`) only the header changes. All
 //! errors that can be found beforehand are found before anything is written.
 
@@ -45,8 +45,8 @@ pub struct RebasePlan<'a> {
 /// Changes the backing file.
 ///
 /// # Errors
-/// Returns an error if an image of either chain can't be opened or read, if the image can't be written, or if its
-/// header can't have that backing file. The image then has its old disk and its old backing file.
+/// Returns an error if an image of either chain can't be opened or read. Returns an error if the image can't be
+/// written, or if its header can't have that backing file. The image then has its old disk and its old backing file.
 pub fn run(
     plan: &RebasePlan<'_>,
     passwords: &dyn Passwords,

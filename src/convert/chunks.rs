@@ -3,8 +3,8 @@
 //! Chunks are whole blocks, except at the end of the disk, so that no two share an allocation unit. Chunks without
 //! data are only handed out if all are wanted: a hole of terabytes takes a few look-ups.
 //!
-//! A target with a backing file has three kinds of parts: data and zeroes, which are both stored, and parts that are
-//! left to the backing file, for which nothing is done.
+//! A target with a backing file has three kinds of parts. Data and zeroes are both stored. Nothing is done for parts
+//! that are left to the backing file.
 
 use super::runs::cut_to;
 use crate::error::Result;

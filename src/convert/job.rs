@@ -58,8 +58,8 @@ impl<'a> CopyJob<'a> {
     /// Prepares a copy of `source` into `target`, with a checksum of the copied disk if an algorithm is given.
     ///
     /// # Errors
-    /// Returns an error if the source's extents can't be read and the observer wants data to be counted, or if blocks
-    /// must be shared and can't be.
+    /// Returns an error if the source's extents can't be read and the observer wants data to be counted. Returns an
+    /// error if blocks must be shared and can't be.
     pub(super) fn new(
         source: &'a dyn Image,
         target: &'a dyn NewImage,

@@ -7,7 +7,7 @@
 //! the reservation is done in guest order, and it is short. All expensive work is done by the workers in parallel.
 //!
 //! Two limits apply. [`processors`] lets no more threads compute than there are processors. [`flow`] limits the
-//! requests in flight: to a few if the storage answers at once, as the page cache does, and to many if requests wait
+//! requests in flight. They are few if the storage answers at once, as the page cache does, and many if requests wait
 //! ([`window`]). Chunks are longer then, too. But space is always reserved in blocks of a fixed size. So the target
 //! is the same for any number of workers and requests, and any length of them.
 //!

@@ -216,11 +216,11 @@ impl ReadStep for RebasePass<'_> {
 /// The change of a unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fill {
-    /// None: both backing chains read the same.
+    /// Stores nothing: both backing chains read the same.
     Leave,
-    /// It becomes zeroes.
+    /// Stores zeroes.
     Zeroes,
-    /// It becomes data.
+    /// Stores data.
     Data,
 }
 

@@ -44,8 +44,8 @@ impl KeyedCipher {
         Self::of_aes("AesCbc", backend, aes_cbc::new(key, backend))
     }
 
-    /// Expands a pair of keys for AES-XTS with `backend`: one of 16 or 32 bytes for the data, and then one of the
-    /// same length for the tweaks.
+    /// Expands a pair of keys for AES-XTS with `backend`. The first, of 16 or 32 bytes, is for the data, and the
+    /// second, of the same length, is for the tweaks.
     ///
     /// The caller has to wipe its copy of the keys.
     ///

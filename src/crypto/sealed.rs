@@ -1,6 +1,6 @@
 //! Secrets that are encrypted with another secret.
 //!
-//! Management software passes passwords in this way: the text on a command line or in a file is useless without a
+//! Management software passes passwords in this way. The text on a command line or in a file is useless without a
 //! master key that was given separately. The scheme is QEMU's: AES-256 in CBC mode with the 32 bytes of the master
 //! key, and PKCS#7 padding. A wrong master key is only noticed by wrong padding, so 1 in 256 is accepted.
 
@@ -16,8 +16,9 @@ impl Secret {
     /// Decrypts `payload` with this secret as the key.
     ///
     /// # Errors
-    /// Returns an error if the key doesn't have 32 bytes, if the initialisation vector doesn't have 16, or if the
-    /// payload isn't a whole number of blocks. Returns an error if the padding of the plaintext is wrong.
+    /// Returns an error if the key doesn't have 32 bytes, or if the initialisation vector doesn't have 16. Returns an
+    /// error if the payload isn't a whole number of blocks. Returns an error if the padding of the plaintext is
+    /// wrong.
     pub fn unseal(&self, iv: &[u8], payload: &Secret) -> Result<Secret> {
         let key: &[u8; 32] = self
             .bytes()

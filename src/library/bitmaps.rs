@@ -53,9 +53,9 @@ impl OpenOptions {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if the image can't be opened for writing, if it has no bitmaps or not this one, if the name
-    /// of an added bitmap exists, or if a granularity is out of range. Nothing has changed then, unless it is the
-    /// system's error.
+    /// Returns an error if the image can't be opened for writing, or if it has no bitmaps or not this one. Returns an
+    /// error if the name of an added bitmap exists, or if a granularity is out of range. Nothing has changed then,
+    /// unless it is the system's error.
     pub fn change_bitmap(
         &self,
         path: impl AsRef<Path>,

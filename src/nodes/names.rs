@@ -5,7 +5,7 @@
 //!
 //! A backing file's name is parsed as a user's would be, including `json:{…}`. But it may name no secret, and the
 //! file is always opened read-only. An external data file's name is a plain path. It is relative to the current
-//! folder, while that of a backing file is relative to the image's folder: QEMU opens both in this way, and has to
+//! folder, while that of a backing file is relative to the image's folder. QEMU opens both in this way, and has to
 //! find our files. The name of an extent file is relative to the image's folder and must stay inside of it. Otherwise
 //! an untrusted descriptor could have any file of the host read as a disk.
 
@@ -34,8 +34,8 @@ impl Names {
     ///
     /// # Errors
     /// Returns an error if names aren't followed, or if the image has no name for the file. Returns an error if the
-    /// name is that of a descriptor that the caller didn't leave open, or if it leads out of the image's folder where
-    /// it mustn't.
+    /// name is that of a descriptor that the caller didn't leave open. Returns an error if the name of an extent file
+    /// leads out of the image's folder.
     pub fn other_file(self, image: &Path, file: &FileRef<'_>) -> Result<PathBuf> {
         let required = || Error::invalid(format!("'{}' is required for this image", file.role));
         let name = file.name.ok_or_else(required)?;

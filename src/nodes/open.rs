@@ -1,8 +1,8 @@
 //! Opening of an existing image: from its node to a disk that can be read.
 //!
 //! [`Node::open_file`] opens only the named file, which is enough for metadata. [`Node::open`] opens all that reading
-//! data needs: also the external data file and the backing chain, as far as the policy for names found inside an
-//! image allows.
+//! data needs: also the external data file and the backing chain. The policy for names found inside an image applies
+//! to both.
 
 use std::sync::Arc;
 

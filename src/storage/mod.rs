@@ -85,9 +85,9 @@ pub trait Storage: Debug + Send + Sync {
     /// Returns the system's error if the zeroes in partial blocks can't be written.
     fn punch(&self, range: Range<u64>) -> Result<bool>;
 
-    /// Reserves space, so that later writes to a range don't fail for lack of it, and extends the storage at least to
-    /// the end of the range. Existing bytes keep their contents. Returns `false` if it can't, so that the caller has
-    /// to write the bytes.
+    /// Reserves space, so that later writes to a range don't fail for lack of it. Extends the storage at least to the
+    /// end of the range. Existing bytes keep their contents. Returns `false` if it can't, so that the caller has to
+    /// write the bytes.
     ///
     /// # Errors
     /// Returns the system's error if there isn't enough space.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::common::{COWHIDE, Ran, run};
 
-/// Names of four bytes each: a harmless one, some that move the cursor, begin a line or change the direction of text,
-/// and some that aren't UTF-8 or end a string.
+/// Names of four bytes each. One is harmless, some move the cursor, begin a line or change the direction of text, and
+/// some aren't UTF-8 or end a string.
 const NAMES: [&[u8; 4]; 8] = [
     b"abcd",
     b"\x1b[2J",

@@ -417,8 +417,8 @@ pub fn with_each_failure(
     }
 }
 
-/// Makes all results of a power cut during changes to a file: all changes up to one of them, that one torn at each of
-/// its sectors, from either end, and `lossy` times with some unflushed changes lost. `look` gets the time of the cut.
+/// Makes the results of a power cut after each change to a file. The last change is complete, or torn at each of its
+/// sectors, from either end. `lossy` times some unflushed changes are lost. `look` gets the time of the cut.
 pub fn leftovers(
     before: &[u8],
     record: &[Change],

@@ -23,8 +23,8 @@ pub const KINDS: [&str; 10] = [
     "all",
 ];
 
-/// Returns a version 3 image with clusters of 512 bytes and a disk of 32 KiB: header, refcount table, refcount block,
-/// L1 table, L2 table, and two data clusters.
+/// Returns a version 3 image with clusters of 512 bytes and a disk of 32 KiB. It has a header, a refcount table, a
+/// refcount block, an L1 table, an L2 table, and two data clusters.
 fn plain() -> Vec<u8> {
     let mut bytes = vec![0; 7 * CLUSTER];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);

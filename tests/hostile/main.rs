@@ -96,8 +96,8 @@ struct Ran {
     stdout: Vec<u8>,
 }
 
-/// Runs a program and kills it if it doesn't end: cowhide, in 512 MiB of address space, after 10 s of processor time
-/// (it never waits), and qemu-img after 10 s.
+/// Runs a program, and kills it if it doesn't end. cowhide has 512 MiB of address space and 10 s of processor time
+/// (it never waits), and qemu-img has 10 s.
 fn run(folder: &Path, program: &str, args: &[String]) -> Ran {
     let limits = "ulimit -v 524288; ulimit -t 10; exec \"$0\" \"$@\"";
     let (runner, options) = if program == COWHIDE {

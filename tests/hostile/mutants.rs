@@ -1,5 +1,5 @@
 //! Reproducible random damage: words and bytes of images of all kinds are changed, and each mutant is checked,
-//! repaired and read with the library. The same must hold as for the fuzz targets: reading writes nothing, a repair
+//! repaired and read with the library. The same must hold as for the fuzz targets. Reading writes nothing, a repair
 //! reports what remains and is complete after the first run, and readable data doesn't change. If qemu-img can read a
 //! mutant, the disk must be the same. It is only run for some of them, since it takes longest.
 

@@ -3,8 +3,8 @@
 //! Each entry is a command of some program (libvirt, the OpenStack services, CDI, vdsm, libguestfs, Proxmox, Incus,
 //! packer, lima and so on), with the paths replaced. Exit status, standard output and standard error must be the same
 //! to the byte, and the resulting images must have the same disks. cowhide is called through a link with the name
-//! `qemu-img` and under the limits of such programs: 1 GiB of address space and 2 s of processor time for reading an
-//! image, and 2 GiB otherwise.
+//! `qemu-img` and under the limits of such programs. These are 1 GiB of address space and 2 s of processor time for
+//! reading an image, and 2 GiB otherwise.
 //!
 //! Calls that don't work yet are in [`PENDING`], with their error. Once one works, its entry has to be moved up.
 

@@ -1,5 +1,5 @@
-//! Tests of `bitmap`: the same changes by each tool, and by both alternately, give the same bitmaps and bits, and
-//! both refuse the same calls with the same errors.
+//! Tests of `bitmap`: the same changes by each tool, and by both alternately, give the same bitmaps and bits. Both
+//! refuse the same calls with the same errors.
 
 use std::path::Path;
 

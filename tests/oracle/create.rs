@@ -187,7 +187,7 @@ fn help() {
     }
 }
 
-/// Makes a disk of 3 MiB with data in multiples of 4 KiB, the unit in which the oracle finds zeroes: whole and
+/// Makes a disk of 3 MiB with data in multiples of 4 KiB, the unit in which the oracle finds zeroes. It has whole and
 /// partial clusters of data, zeroes as data, and holes.
 fn disk(path: &Path) {
     let file = fs::File::create(path).unwrap();

@@ -1,4 +1,4 @@
-//! Tests of files that are named by a descriptor, most of which have no other name: the same file is read and written
+//! Tests of files that are named by a descriptor, most of which have no other name. The same file is read and written
 //! as with `qemu-img`, and no other file is created.
 
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Tests of every option with every name that it has in QEMU 10.0.2 and 10.2, each in a call that works: none is
+//! Tests of every option with every name that it has in QEMU 10.0.2 and 10.2, each in a call that works. None is
 //! missing, and none has another meaning.
 
 use std::path::Path;

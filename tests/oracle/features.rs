@@ -1,8 +1,8 @@
 //! Tests of images with random combinations of features, made by the real tools: they are read and overwritten here.
 //!
 //! The seed is the test's name, so that a failure can be reproduced. The results of both tools with copies of an
-//! image must be the same: the contents now and at its snapshot, the bits and extensions in the header, and the
-//! result of qemu-img's `check`.
+//! image must be the same. That includes the contents now and at its snapshot, the bits and extensions in the header,
+//! and the result of qemu-img's `check`.
 //!
 //! Deliberate differences:
 //!

@@ -1,5 +1,5 @@
-//! Tests with the limits that callers set for untrusted images: 1 GiB of address space and 2 s of processor time for
-//! reading, and 2 GiB for converting with 16 threads. Every table of the images has its greatest length.
+//! Tests with the limits that callers set for untrusted images. They are 1 GiB of address space and 2 s of processor
+//! time for reading, and 2 GiB for converting with 16 threads. Every table of the images has its greatest length.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;

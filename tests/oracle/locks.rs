@@ -1,4 +1,4 @@
-//! Tests of QEMU's locks: an image that another process has open is refused with the same error, `-U` shares it, and
+//! Tests of QEMU's locks. An image that another process has open is refused with the same error, and `-U` shares it.
 //! QEMU's tools refuse images that cowhide has open.
 
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Tests against the real `qemu-img` and `qemu-io` in both directions: they check and read the images of cowhide,
+//! Tests against the real `qemu-img` and `qemu-io` in both directions. They check and read the images of cowhide,
 //! cowhide reads theirs, and the reports of both are the same.
 //!
 //! The tests are generated at run time. Without qemu-img 10 or later they are listed as ignored, so that a user sees

@@ -264,8 +264,8 @@ fn insert_extension(bytes: &mut Vec<u8>, data: &[u8]) {
     bytes.splice(start..end + extension.len(), [extension, rest].concat());
 }
 
-/// Returns the parts of a header that both tools must leave the same: the feature bits, and the extensions by type,
-/// without the feature name table and the offset of bitmaps.
+/// Returns the parts of a header that both tools must leave the same. They are the feature bits, and the extensions
+/// by type, without the feature name table and the offset of bitmaps.
 pub fn header(path: &Path) -> (Vec<u8>, Vec<(usize, Vec<u8>)>) {
     let bytes = fs::read(path).unwrap();
     let bits = if bytes[7] == 3 {

@@ -1,4 +1,4 @@
-//! Tests of a signal at every system call by which a conversion changes an existing target: afterwards each file of
+//! Tests of a signal at every system call by which a conversion changes an existing target. Afterwards each file of
 //! the target is empty, or the image is complete.
 //!
 //! interrupted.rs injects many faults into a sample of the calls of many commands. This file injects a signal into

@@ -1,5 +1,5 @@
 //! Tests of `snapshot`: the same steps by each tool, and by both alternately, give the same disks, snapshots and
-//! lists, and both refuse the same calls with the same errors.
+//! lists. Both refuse the same calls with the same errors.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Tests of Ctrl-C at the system calls by which `rebase` and `commit` change files: the disk is unchanged, over the
+//! Tests of Ctrl-C at the system calls by which `rebase` and `commit` change files. The disk is unchanged, over the
 //! old or the new backing file, and the same call can be repeated.
 //!
 //! Both may take hours, and change images in place. Nothing has to be undone if they are stopped: a part of the disk

@@ -427,8 +427,8 @@ fn overlapping() {
     }
 }
 
-/// Checks the layout of VirtualBox: a header of 400 bytes with the geometry after it, and the map and the blocks each
-/// aligned to a MiB, dynamic and fixed.
+/// Checks the layout of VirtualBox, dynamic and fixed. It has a header of 400 bytes with the geometry after it, and
+/// the map and the blocks each start at a MiB.
 fn as_virtualbox() {
     let (folder, bytes) = folder_with_image();
     let folder = folder.path();

@@ -1,5 +1,5 @@
-//! Tests of writes to images of the real tools: random work and power cuts in it, after which the tools find
-//! no damage, the written data, and unchanged snapshots.
+//! Tests of writes to images of the real tools: random work, and power cuts in it. Afterwards the tools find no
+//! damage, the written data, and unchanged snapshots.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -378,7 +378,7 @@ fn what_is_refused_changes_nothing() {
     }
 }
 
-/// Checks snapshots with equal names, and with names that are ids of others: the first one of a name is deleted, and
+/// Checks snapshots with equal names, and with names that are ids of others. The first one of a name is deleted, and
 /// applying prefers an id to a name.
 #[test]
 fn ids_and_names_are_told_apart() {

@@ -1,3 +1,5 @@
+//! Tests of the syntax of command lines, by examples and by comparison with the algorithm of GNU getopt.
+
 use clap::{ArgAction, CommandFactory as _};
 
 use super::super::args::Cli;

@@ -8,6 +8,9 @@ use std::path::Path;
 use crate::commands::map::MapRun;
 
 /// Writes the table's heading.
+///
+/// # Errors
+/// Returns the error of `out`.
 pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
@@ -17,6 +20,9 @@ pub fn human_heading(out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Writes an extent's line of the table. Only extents with data have one.
+///
+/// # Errors
+/// Returns the error of `out`.
 pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
 
@@ -34,6 +40,9 @@ pub fn human(out: &mut impl Write, run: &MapRun, file: Option<&Path>) -> io::Res
 }
 
 /// Writes an extent, without the separator before it (`[`, or `,` and a newline).
+///
+/// # Errors
+/// Returns the error of `out`.
 pub fn json(out: &mut impl Write, run: &MapRun) -> io::Result<()> {
     let status = &run.status;
     write!(

@@ -1,7 +1,7 @@
 //! The speed of the ciphers alone: without files and tables, on a buffer that stays in a core's second-level cache.
 //!
 //! With all threads, each has a buffer, and all work in the same time window. It begins when the last thread is
-//! ready, and time that a thread doesn't get in it lowers the figure. Threads wait for it without sleeping: a
+//! ready, and time that a thread doesn't get in it lowers the figure. Threads wait for it without sleeping. A
 //! sleeping thread may be woken on the core of the thread that wakes it, and share that core for the whole window.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

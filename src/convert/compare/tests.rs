@@ -1,3 +1,5 @@
+//! Tests of comparisons.
+
 use std::sync::Arc;
 
 use super::*;

@@ -4,10 +4,10 @@
 //! cargo feature `force-soft` for that, and Cargo builds both series. So this backend can be chosen, measured
 //! and tested on any machine at run time.
 //!
-//! The implementation is *fixslicing*, a form of bitslicing: four blocks are spread over eight 64-bit words,
-//! one word for each bit position, and the S-box is a circuit of ands and xors. There are no table look-ups
-//! and no branches on data, so the time doesn't depend on the key or the text. A call always takes the time
-//! of four blocks. To use all four, encryption uses sectors as lanes, and decryption takes whole sectors.
+//! The implementation is *fixslicing*, a form of bitslicing. Four blocks are spread over eight 64-bit words, one word
+//! for each bit position. The S-box is a circuit of ands and xors. There are no table look-ups and no branches on
+//! data, so the time doesn't depend on the key or the text. A call always takes the time of four blocks. To use all
+//! four, encryption uses sectors as lanes, and decryption takes whole sectors.
 
 #![expect(
     clippy::indexing_slicing,

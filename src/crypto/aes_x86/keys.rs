@@ -1,8 +1,8 @@
 //! AES round keys, expanded by AES-NI: of AES-128 and of AES-256.
 //!
-//! `AESKEYGENASSIST` runs in constant time, unlike a key schedule with an S-box in memory. Decryption uses
-//! the equivalent inverse cipher that `AESDEC` implements: the same round keys in reverse order, of which all
-//! but the outer two have passed through `InvMixColumns`.
+//! `AESKEYGENASSIST` runs in constant time, unlike a key schedule with an S-box in memory. Decryption uses the
+//! equivalent inverse cipher that `AESDEC` implements. Its round keys are the same in reverse order, and all but the
+//! outer two have passed through `InvMixColumns`.
 //!
 //! The keys are kept as 128-bit values. Wider kernels broadcast them, once for each call or for each use.
 //! They are boxed and expanded in place, so that moving the owner doesn't leave copies, and are wiped when
@@ -93,8 +93,8 @@ impl<const N: usize> RoundKeys<N> {
         &self.dec
     }
 
-    /// Returns the copy of the round keys for `AESENC` that has no false dependencies on stores to `address`,
-    /// to addresses a little below it, and to addresses multiples of 512 away.
+    /// Returns the copy of the round keys for `AESENC` that has no false dependencies on stores to `address` and a
+    /// little below it. The same holds for addresses multiples of 512 away.
     #[inline(always)]
     pub(in crate::crypto) fn clear_of(&self, address: usize) -> &[__m128i; N] {
         // Stores to the upper half of a row don't conflict with the lower copy, and the reverse.
@@ -136,9 +136,8 @@ fn word_3(words: __m128i) -> __m128i {
     _mm_shuffle_epi32::<0xff>(words)
 }
 
-/// Adds `assist` to the running sums of a key's words: each word of the next
-/// key is the xor of all words of this one up to its own place, in two
-/// doubling steps.
+/// Adds `assist` to the running sums of a key's words. Each word of the next key is the xor of all words of this one
+/// up to the same index, in two doubling steps.
 #[target_feature(enable = "sse2")]
 fn sums(key: __m128i, assist: __m128i) -> __m128i {
     let key = _mm_xor_si128(key, _mm_slli_si128::<4>(key));

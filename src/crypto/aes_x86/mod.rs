@@ -1,9 +1,9 @@
 //! The parts that the x86-64 kernels of all modes share: the processor's
 //! features, round keys, and the limit of the AES unit.
 //!
-//! Features are detected with the `cpufeatures` crate, which caches the result. VAES on 256 bits is detected
-//! with the standard library: the crate (0.3) assumes that VAES comes with 512-bit registers, and so misses
-//! it on Zen 3 and on Alder Lake and its successors.
+//! Features are detected with the `cpufeatures` crate, which caches the result. VAES on 256 bits is detected with the
+//! standard library. The crate (0.3) assumes that VAES comes with 512-bit registers, so it misses it on Zen 3 and on
+//! Alder Lake and its successors.
 //!
 //! A processor with VAES also has the carry-less multiplication of the same width, which the tweaks of XTS
 //! need. So both are tested together.

@@ -1,6 +1,6 @@
 //! AES-XTS over 512-byte sectors, many at a time.
 //!
-//! This is the default cipher of LUKS. Each block is encrypted independently, between two additions of its tweak, so
+//! This is the default cipher of LUKS. Each block is encrypted independently, between two additions of its tweak. So
 //! a single sector has enough blocks to keep the AES unit busy in both directions. The rest of the work is the
 //! tweaks. The first tweak of a sector is an encryption under a second key. Each further one is twice the one before,
 //! in the field of 2^128 elements. Computed one after the other, both would be slower than the AES unit. So the

@@ -2,10 +2,9 @@
 //!
 //! Every process that opens an image takes shared locks on single bytes of its file. These have nothing to do with
 //! the data at these offsets. It locks byte 100 + *n* for each operation *n* that it does, and byte 200 + *n* for
-//! each that it denies to others. Nobody waits: after it has taken its locks, a process tests if another one denies
-//! what it does, or does what it denies, and fails if so. Since all take locks before they test, two processes can't
-//! miss each other. Any number of processes can lock the same byte, and a file that is open for reading can be locked
-//! too.
+//! each that it denies to others. Nobody waits. After it has taken its locks, a process fails if another one denies
+//! what it does, or does what it denies. Since all take locks before they test, two processes can't miss each other.
+//! Any number of processes can lock the same byte, and a file that is open for reading can be locked too.
 //!
 //! The locks belong to the open file description and not to the process (`F_OFD_SETLK`). So closing another
 //! descriptor of the same file releases none, and the end of the process releases all. On a file system without locks

@@ -1,3 +1,5 @@
+//! Tests of pictures, as characters and as SVG.
+
 use super::{Picture, Terminal, svg, terminal};
 use crate::commands::map::MapRun;
 use crate::formats::Status;

@@ -1,9 +1,9 @@
 //! AES-NI: one block in each register, up to twelve sectors in flight.
 //!
-//! The AES unit starts two instructions in each cycle and takes four cycles for each, so eight chains are the
-//! least that keeps it busy, and twelve leave a margin. Together with a round key and a block that is loaded,
-//! that fills the 16 registers. Each round key is loaded from memory once for all chains, from the one of its
-//! two copies that doesn't conflict with the stores (see [`RoundKeys`]).
+//! The AES unit starts two instructions in each cycle, and takes four cycles for each. So eight chains are the least
+//! that keeps it busy, and twelve leave a margin. Together with a round key and a block that is loaded, that fills
+//! the 16 registers. Each round key is loaded from memory once for all chains, from the one of its two copies that
+//! doesn't conflict with the stores (see [`RoundKeys`]).
 //!
 //! Decryption takes eight blocks of a sector at once. They are independent, and so are the next eight, so
 //! out-of-order execution overlaps them.
@@ -11,9 +11,8 @@
 //! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines with AES-NI can run it, and
 //! valgrind, too.
 //!
-//! Invariant: only the sectors of the run are read and written, and every
-//! block is read before it's written, so that source and destination may be
-//! the same memory.
+//! Invariant: only the sectors of the run are read and written. Every block is read before it is written, so that
+//! source and destination may be the same memory.
 
 use core::arch::x86_64::{
     __m128i, _mm_aesdec_si128, _mm_aesdeclast_si128, _mm_aesenc_si128, _mm_aesenclast_si128,

@@ -16,8 +16,8 @@ pub(super) mod aesni;
 pub(super) mod vaes256;
 pub(super) mod vaes512;
 
-/// Splits the vector registers, or *groups*, of an encryption run into batches that are encrypted together:
-/// first some of one size, and then some of the next smaller one. Returns the size and the number of each.
+/// Splits the vector registers, or *groups*, of an encryption run into batches that are encrypted together. The first
+/// batches have one size, and the others the next smaller one. Returns the size and the number of each.
 ///
 /// A batch that is too small to saturate the AES unit takes as long as one that does, because the latency of
 /// the chain bounds it. So all batches have nearly the same size, `best` or a little less, and no small rest

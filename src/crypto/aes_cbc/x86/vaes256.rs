@@ -10,9 +10,8 @@
 //!
 //! AVX-512 isn't needed, so this is the widest backend that Zen 3 and Intel's desktop processors can run.
 //!
-//! Invariant: only the sectors of the run are read and written, and every
-//! block is read before it's written, so that source and destination may be
-//! the same memory. A last group with one sector works on a copy.
+//! Invariant: only the sectors of the run are read and written. Every block is read before it is written, so that
+//! source and destination may be the same memory. A last group with one sector works on a copy.
 
 use core::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si128, _mm_set_epi64x, _mm256_aesdec_epi128,
@@ -207,8 +206,8 @@ struct GroupPlaces {
 ///
 /// # Safety
 ///
-/// There must be `N - 1` groups at `src` and `dst` of `place` and one at
-/// `last_src` and `last_dst`; each pair is the same memory or disjoint.
+/// There must be `N - 1` groups at `src` and `dst` of `place`, and one at `last_src` and `last_dst`. Each pair must
+/// be the same memory or disjoint.
 #[target_feature(enable = "avx2,vaes")]
 #[inline(never)]
 unsafe fn encrypt_groups<const R: usize, const N: usize>(

@@ -1,24 +1,22 @@
 //! VAES on 512 bits: four sectors in a register, up to 60 in flight.
 //!
-//! A `zmm` register has one block of each of four neighbouring sectors, its *lanes*, and is called a group
-//! here. The AES unit starts two instructions in each cycle and takes four cycles for each, so eight groups
-//! are the least that keeps it busy, and more leave a margin. The loads and stores are the bottleneck at this
-//! width: a group needs blocks of 16 bytes from four places that are 512 bytes apart. The encryption kernel
-//! follows from measurements on Zen 5:
+//! A `zmm` register has one block of each of four neighbouring sectors, its *lanes*, and is called a group here. The
+//! AES unit starts two instructions in each cycle, and takes four cycles for each. So eight groups are the least that
+//! keeps it busy, and more leave a margin. The loads and stores are the bottleneck at this width: a group needs
+//! blocks of 16 bytes from four places that are 512 bytes apart. The encryption kernel follows from measurements on
+//! Zen 5:
 //!
-//! * Inserting and extracting blocks one by one takes a third of the time.
-//!   So loads and stores are 64 bytes wide, four blocks of one sector, and a
-//!   4x4 transposition of 128-bit lanes in registers turns four such rows
-//!   into four steps of one group, and back.
-//! * Four steps of all groups don't fit into the registers. They are kept in a *stage* on the stack, which is
-//!   always in the first-level cache. While a chunk of four steps is encrypted, the chunk before it is
-//!   transposed and stored, and the chunk after it loaded and transposed, in small jobs between the rounds.
-//!   All jobs at once would fill the scheduler, so that the AES unit would idle.
-//! * The processor compares only the low 12 bits of addresses to find a store that a load depends on. The
-//!   stores of a chunk have addresses 512 bytes apart, all in one of the eight 64-byte *columns* of a
-//!   512-byte row, and advance by a column for each chunk. With a stage in the same column nearly every load
-//!   would have a false dependency, which costs a seventh of the speed. So the stage advances with the
-//!   stores, four columns ahead.
+//! * Inserting and extracting blocks one by one takes a third of the time. So loads and stores are 64 bytes wide:
+//!   four blocks of one sector. A 4x4 transposition of 128-bit lanes in registers turns four such rows into four
+//!   steps of one group, and back.
+//! * Four steps of all groups don't fit into the registers. They are kept in a *stage* on the stack, which is always
+//!   in the first-level cache. While a chunk of four steps is encrypted, small jobs between the rounds transpose and
+//!   store the chunk before it, and load and transpose the chunk after it. All jobs at once would fill the scheduler,
+//!   so that the AES unit would idle.
+//! * The processor compares only the low 12 bits of addresses to find a store that a load depends on. The stores of a
+//!   chunk have addresses 512 bytes apart, all in one of the eight 64-byte *columns* of a 512-byte row. They advance
+//!   by a column for each chunk. With a stage in the same column nearly every load would have a false dependency,
+//!   which costs a seventh of the speed. So the stage advances with the stores, four columns ahead.
 //!
 //! Decryption is simple in comparison: a sector is eight registers, all independent, and out-of-order
 //! execution overlaps it with the next sector.
@@ -289,8 +287,8 @@ const SLACK: usize = COLUMNS;
 #[repr(align(512))]
 struct Stage(MaybeUninit<[[__m512i; MAX_GROUPS * COLUMNS + SLACK]; 2]>);
 
-/// Encrypts batches of `N` groups in one pipeline: the last chunk of a batch loads the first chunk of the
-/// next batch, and that stores the last chunk.
+/// Encrypts batches of `N` groups in one pipeline. The last chunk of a batch loads the first chunk of the next batch,
+/// and that stores the last chunk.
 ///
 /// # Safety
 ///

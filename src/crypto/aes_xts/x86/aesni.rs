@@ -5,8 +5,8 @@
 //!
 //! Only SSE2 and AES-NI are used, without AVX, so that the oldest machines with AES-NI can run it, and valgrind, too.
 //!
-//! Invariant: only the sectors of the run are read and written, and every block is read before it's written,
-//! so that source and destination may be the same memory.
+//! Invariant: only the sectors of the run are read and written. Every block is read before it is written, so that
+//! source and destination may be the same memory.
 
 use core::arch::x86_64::{
     __m128i, _mm_add_epi64, _mm_aesdec_si128, _mm_aesdeclast_si128, _mm_aesenc_si128,

@@ -4,7 +4,7 @@
 //! the methods are safe to call, and `unsafe` is confined to the files of this folder.
 //!
 //! All use the same method. The first tweaks of up to 32 sectors are computed at once, with one encryption each. The
-//! further tweaks of a sector are multiples of the first by powers of two: 128-bit numbers are shifted to the left,
+//! further tweaks of a sector are multiples of the first by powers of two. 128-bit numbers are shifted to the left,
 //! and the bits that are shifted out are multiplied by 0x87 and added. Only AES-NI, which has no wide multiplication,
 //! doubles the tweaks one after the other.
 //!

@@ -5,8 +5,8 @@
 //!
 //! AVX-512 isn't needed, so this is the widest backend that Zen 3 and Intel's desktop processors can run.
 //!
-//! Invariant: only the sectors of the run are read and written, and all of a half is read before any of it is
-//! written, so that source and destination may be the same memory.
+//! Invariant: only the sectors of the run are read and written. All of a half is read before any of it is written, so
+//! that source and destination may be the same memory.
 
 use core::arch::x86_64::{
     __m128i, __m256i, _mm256_aesdec_epi128, _mm256_aesdeclast_epi128, _mm256_aesenc_epi128,

@@ -1,15 +1,15 @@
 //! VAES on 512 bits: four blocks of a sector in a register, a sector in eight.
 //!
 //! Eight registers keep the AES unit busy, and the 32 registers hold them with fifteen round keys and half of the
-//! tweaks. A tweak is added twice: before the first round together with the first round key, and in the last round,
-//! to whose key it is added beforehand. So a block takes only a load, an addition, the rounds and a store, and
-//! out-of-order execution overlaps a sector with the next one.
+//! tweaks. A tweak is added twice. Before the first round it is added together with the first round key. In the last
+//! round it is a part of the round key, to which it is added beforehand. So a block takes only a load, an addition,
+//! the rounds and a store, and out-of-order execution overlaps a sector with the next one.
 //!
-//! All tweaks of a sector are multiples of its first register of tweaks, by shifts that are known at compile time, so
+//! All tweaks of a sector are multiples of its first register of tweaks, by shifts that are known at compile time. So
 //! no tweak waits for another. They are computed between the rounds of the sector before.
 //!
-//! Invariant: only the sectors of the run are read and written, and all of a sector is read before any of it
-//! is written, so that source and destination may be the same memory.
+//! Invariant: only the sectors of the run are read and written. All of a sector is read before any of it is written,
+//! so that source and destination may be the same memory.
 
 use core::arch::x86_64::{
     __m128i, __m512i, _mm512_add_epi64, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128,

@@ -1,3 +1,5 @@
+//! Tests of files that are being created: they are kept, undone, or removed.
+
 use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
