@@ -122,7 +122,7 @@ pub(super) fn add_metadata(
 
 /// Returns the error for an image that gets compressed data and doesn't compress, or the reverse.
 pub(super) fn compression_mismatch() -> Error {
-    Error::invalid("data is packed for images that compress, and for no other")
+    Error::invalid("data is compressed for images that take it so, and for no other")
 }
 
 fn foreign() -> Error {

@@ -6,28 +6,16 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::WritableQcow2;
 use super::plan::Piece;
+use super::{NewData, WritableQcow2};
 use crate::error::Result;
 use crate::formats::image::copy_pieces;
 use crate::formats::{SharedSpace, WritableImage as _};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// The least unit in which file systems share, in bytes.
-pub(super) const SHARED_UNIT: u64 = 4096;
-
 /// The length of the part of the disk that is shared in one step, in bytes.
 const STEP: u64 = 64 << 20;
-
-/// The data of a write.
-#[derive(Clone, Copy)]
-pub(super) enum NewData<'a> {
-    /// In memory.
-    Bytes(&'a [u8]),
-    /// In another file, from this offset in bytes on. It is for whole clusters of an image that isn't encrypted.
-    Stored(&'a dyn Storage, u64, SharedSpace),
-}
 
 impl WritableQcow2 {
     /// Writes data of `source`, from `source_offset` on, to `range`. Returns the number of bytes that share their

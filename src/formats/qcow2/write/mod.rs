@@ -63,7 +63,6 @@ pub use snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
 pub use zero_flags::{keeps_zero_flags, remove_zero_flags};
 
 use self::bitmaps::EnabledBitmaps;
-use self::copy_range::{NewData, SHARED_UNIT};
 use self::metadata::Metadata;
 use self::plan::Piece;
 use super::entries::L2Slot;
@@ -76,6 +75,18 @@ use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The largest number of bytes of the disk that are written in one step, though at least a cluster.
 const STEP: u64 = 2 << 20;
+
+/// The least unit in which file systems share blocks, in bytes.
+const SHARED_UNIT: u64 = 4096;
+
+/// The data of a write.
+#[derive(Clone, Copy)]
+enum NewData<'a> {
+    /// In memory.
+    Bytes(&'a [u8]),
+    /// In another file, from this offset in bytes on. It is for whole clusters of an image that isn't encrypted.
+    Stored(&'a dyn Storage, u64, SharedSpace),
+}
 
 /// A qcow2 image open for reading and writing; see the module's documentation.
 pub struct WritableQcow2 {
