@@ -14,6 +14,7 @@ use super::{Done, Failure, render, stdout, writing};
 use crate::commands::map::{self, Map};
 use crate::crypto::Secrets;
 use crate::error::printable;
+use crate::formats::FileUse;
 
 /// The format of the report.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,15 @@ fn draw(
     }
     while let Some(run) = map.next().transpose()? {
         picture.add(&run);
+    }
+    let add = |picture: &mut Picture, used_for| {
+        map.parts_of(used_for, &mut |part| picture.add_part(part, used_for))
+    };
+    if add(&mut picture, FileUse::Metadata)? {
+        picture.tells_metadata();
+    }
+    if picture.has_compressed() {
+        add(&mut picture, FileUse::Compressed)?;
     }
     picture.finish();
     let text = match output {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
-use crate::formats::{Image as _, PlainPlace, Status};
+use crate::formats::{FileUse, Image as _, PlainPlace, Status};
 use crate::nodes::{Disk, Node};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -146,6 +146,26 @@ impl Map {
             at = data.end.max(at + 1);
         }
         Ok(holes)
+    }
+
+    /// Passes the byte ranges of that file that have a use to `each`. Returns false if its format doesn't tell.
+    ///
+    /// # Errors
+    /// Returns the errors of [`ImageFile::parts_of`].
+    ///
+    /// [`ImageFile::parts_of`]: crate::formats::ImageFile::parts_of
+    pub fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        match self.source.layers.first() {
+            // The parts of an image with several files are those of the first one.
+            Some(layer) if layer.files.len() <= 1 => {
+                let start = layer.start;
+                let mut shifted = |part: Range<u64>| {
+                    each(part.start.saturating_add(start)..part.end.saturating_add(start));
+                };
+                layer.image.parts_of(used_for, &mut shifted)
+            }
+            _ => Ok(false),
+        }
     }
 
     fn data_file(&self) -> Option<&dyn Storage> {

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::bitmaps::Bitmaps;
 use super::check::Check;
 use super::encryption::EncryptionFormat;
 use super::explanation::Statement;
+use super::file_use::FileUse;
 use super::image::{Image, WritableImage};
 use super::info::ImageInfo;
 use super::new_image::NewImage;
@@ -255,6 +257,15 @@ pub trait ImageFile: Send + Sync {
     /// Explains the header in sentences, if that says more than a report.
     fn explain(&self) -> Vec<Statement> {
         Vec::new()
+    }
+
+    /// Passes the byte ranges of the file that have this use to `each`. Returns false if the format doesn't tell.
+    ///
+    /// # Errors
+    /// Returns an error if a table that leads to them is invalid or can't be read.
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        let _ = (used_for, each);
+        Ok(false)
     }
 
     /// Returns the number of bytes of memory that the tables of the open image take.

@@ -32,7 +32,7 @@ fn a_picture_is_plain_text_where_nobody_sits_at_a_terminal() {
         "{text}"
     );
     assert!(text.contains(", data in one piece\n"), "{text}");
-    assert!(text.contains("T tables and other"), "{text}");
+    assert!(text.contains("T metadata "), "{text}");
     assert!(text.is_ascii(), "{text}");
     let unicode = [
         "LC_ALL=C.UTF-8",
@@ -109,4 +109,30 @@ fn a_part_of_the_disk_can_be_drawn() {
             .contains("--output expects 'human' or 'json' not 'drawing'"),
         "{wrong:?}"
     );
+}
+
+#[test]
+fn the_file_is_drawn_with_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    let file = |image: &str| {
+        let text = cowhide(folder, &format!("map --output=picture {image}")).ok();
+        text.split_once("\nfile: ").unwrap().1.to_owned()
+    };
+    cowhide(folder, "convert -c -f raw -O qcow2 disk.img packed.qcow2").ok();
+    let packed = file("packed.qcow2");
+    assert!(
+        packed.contains("C compressed ") && packed.contains("T metadata "),
+        "{packed}"
+    );
+    // What a snapshot alone has is neither data of the disk nor metadata.
+    cowhide(folder, "snapshot -c s x.qcow2").ok();
+    cowhide(folder, "convert -n -f raw -O qcow2 disk.img x.qcow2").ok();
+    let kept = file("x.qcow2");
+    assert!(kept.contains("O snapshots or unused 2 MiB"), "{kept}");
+    // Formats that don't tell.
+    cowhide(folder, "convert -f raw -O vdi disk.img x.vdi").ok();
+    let vdi = file("x.vdi");
+    assert!(vdi.contains("T metadata or unused"), "{vdi}");
 }

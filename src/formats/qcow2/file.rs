@@ -1,5 +1,6 @@
 //! A qcow2 file whose header has been read: its description before its disk is opened.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::amend::{Amended, amend};
@@ -15,7 +16,7 @@ use super::write::{
     self, Qcow2WriteParts, WritableQcow2, apply_snapshot, check_new_bitmap, copy_bitmaps,
     create_snapshot, delete_snapshot, refuse_corrupt, replace_bitmap,
 };
-use super::{check, cipher_of, explain, luks_header, repair, repaired_header};
+use super::{check, cipher_of, explain, luks_header, parts, repair, repaired_header};
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::{Bitmaps, PersistentBitmap, Replacement};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair};
@@ -27,7 +28,7 @@ use crate::formats::encryption::luks::LuksHeader;
 use crate::formats::explanation::Statement;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots, not_found};
-use crate::formats::{Amend, Image, Resize, WritableImage};
+use crate::formats::{Amend, FileUse, Image, Resize, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
 
@@ -176,6 +177,14 @@ impl ImageFile for Qcow2File {
 
     fn explain(&self) -> Vec<Statement> {
         explain::statements(&self.header)
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        match used_for {
+            FileUse::Metadata => parts::metadata(self.storage.as_ref(), &self.header, each)?,
+            FileUse::Compressed => parts::compressed(&self.storage, &self.header, each)?,
+        }
+        Ok(true)
     }
 
     fn table_memory(&self) -> u64 {

@@ -38,6 +38,7 @@ mod info;
 mod measure;
 pub mod new;
 mod options;
+mod parts;
 mod plan;
 pub mod read;
 pub mod snapshots;

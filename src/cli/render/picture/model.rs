@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::commands::map::MapRun;
+use crate::formats::FileUse;
 use crate::units::human_size;
 
 /// The kind of bytes in a picture.
@@ -18,25 +19,38 @@ pub enum CellKind {
     Zero,
     /// Unallocated, so that it reads as zeroes.
     Nothing,
-    /// Bytes of the file without unchanged data of the guest: tables, compressed data, or unused space.
+    /// Tables and other metadata in the file.
+    Metadata,
+    /// Other bytes of the file: data of snapshots, or unused space.
     Other,
+    /// Bytes of the file of a format that doesn't tell where its metadata is.
+    Unknown,
     /// A hole of the file.
     Hole,
 }
 
 impl CellKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Data,
         Self::Compressed,
         Self::Backing,
         Self::Zero,
         Self::Nothing,
+        Self::Metadata,
         Self::Other,
+        Self::Unknown,
         Self::Hole,
     ];
 
     /// The kinds of bytes that are stored, which a cell shows first.
-    const STORED: [Self; 4] = [Self::Data, Self::Compressed, Self::Backing, Self::Other];
+    const STORED: [Self; 6] = [
+        Self::Data,
+        Self::Compressed,
+        Self::Backing,
+        Self::Metadata,
+        Self::Other,
+        Self::Unknown,
+    ];
 
     /// Returns the kind of an extent of the disk.
     fn of(run: &MapRun) -> Self {
@@ -58,7 +72,9 @@ impl CellKind {
             Self::Backing => "in a backing file",
             Self::Zero => "zeroes",
             Self::Nothing => "not stored",
-            Self::Other => "tables and other",
+            Self::Metadata => "metadata",
+            Self::Other => "snapshots or unused",
+            Self::Unknown => "metadata or unused",
             Self::Hole => "holes",
         }
     }
@@ -149,6 +165,8 @@ pub struct Picture {
     start: u64,
     disk: Strip,
     file: Strip,
+    /// True if the format tells where its metadata is.
+    tells_metadata: bool,
     /// The number of extents with data in the file.
     runs: u64,
     /// The number of those that aren't contiguous with the one before in the file.
@@ -169,6 +187,7 @@ impl Picture {
             start: disk.start,
             disk: Strip::new(disk.end.saturating_sub(disk.start), cells, LEAST),
             file: Strip::new(file, cells, LEAST),
+            tells_metadata: false,
             runs: 0,
             jumps: 0,
             last: None,
@@ -200,7 +219,26 @@ impl Picture {
         self.file.add(hole, CellKind::Hole);
     }
 
-    /// Assigns the remaining bytes of the file. A hole in which data is mapped is counted as a hole.
+    /// Notes that the format tells where its metadata is.
+    pub fn tells_metadata(&mut self) {
+        self.tells_metadata = true;
+    }
+
+    /// Returns true if there is compressed data on the disk.
+    pub fn has_compressed(&self) -> bool {
+        self.disk.bytes(CellKind::Compressed) > 0
+    }
+
+    /// Adds a part of the file.
+    pub fn add_part(&mut self, part: Range<u64>, used_for: FileUse) {
+        let kind = match used_for {
+            FileUse::Metadata => CellKind::Metadata,
+            FileUse::Compressed => CellKind::Compressed,
+        };
+        self.file.add(part, kind);
+    }
+
+    /// Assigns the remaining bytes of the file. A hole in which something is mapped is counted as a hole.
     pub fn finish(&mut self) {
         for cell in 0..self.file.cells.len() {
             let part = self.file.part(cell);
@@ -209,13 +247,22 @@ impl Picture {
                 continue;
             };
             let mut rest = length;
-            for kind in [CellKind::Hole, CellKind::Data] {
+            for kind in [
+                CellKind::Hole,
+                CellKind::Metadata,
+                CellKind::Data,
+                CellKind::Compressed,
+            ] {
                 if let Some(bytes) = bytes.get_mut(kind.index()) {
                     *bytes = rest.min(*bytes);
                     rest -= *bytes;
                 }
             }
-            if let Some(other) = bytes.get_mut(CellKind::Other.index()) {
+            let other = match self.tells_metadata {
+                true => CellKind::Other,
+                false => CellKind::Unknown,
+            };
+            if let Some(other) = bytes.get_mut(other.index()) {
                 *other = rest;
             }
         }

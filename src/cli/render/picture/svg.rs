@@ -104,7 +104,8 @@ fn colour(kind: CellKind) -> &'static str {
         CellKind::Backing => "#d69e2e",
         CellKind::Zero => "#cbd5e0",
         CellKind::Nothing | CellKind::Hole => "#edf2f7",
-        CellKind::Other => "#38a169",
+        CellKind::Metadata | CellKind::Unknown => "#38a169",
+        CellKind::Other => "#319795",
     }
 }
 

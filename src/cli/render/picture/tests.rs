@@ -2,7 +2,7 @@
 
 use super::{Picture, Terminal, svg, terminal};
 use crate::commands::map::MapRun;
-use crate::formats::Status;
+use crate::formats::{FileUse, Status};
 use crate::units::{GuestOffset, HostOffset};
 
 const PLAIN: Terminal = Terminal {
@@ -66,14 +66,44 @@ fn picture() -> Picture {
         picture.add(&run);
     }
     picture.add_hole(15 << 10..16 << 10);
+    picture
+}
+
+/// Returns the same picture, finished, of a format that tells where its metadata is.
+fn detailed() -> Picture {
+    let mut picture = picture();
+    assert!(picture.has_compressed());
+    picture.tells_metadata();
+    picture.add_part(0..2 << 10, FileUse::Metadata);
+    picture.add_part((8 << 10) + 256..11 << 10, FileUse::Compressed);
     picture.finish();
     picture
 }
 
 #[test]
-fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
+fn the_file_is_drawn_with_metadata_and_compressed_data() {
+    let text = terminal(&detailed(), PLAIN);
+    let (_, file) = text.split_once("\n\nfile").unwrap();
     assert_eq!(
-        terminal(&picture(), PLAIN),
+        file,
+        ": 16 KiB, 512 B a cell, data in 2 pieces with one jump\n\
+         TTTTOOOO########\n\
+         CCCCCCOO####OO..\n\
+         # data 6 KiB\n\
+         C compressed 2.75 KiB\n\
+         T metadata 2 KiB\n\
+         O snapshots or unused 4.25 KiB\n\
+         . holes 1 KiB\n"
+    );
+    assert!(svg(&detailed()).contains("metadata 2 KiB"));
+}
+
+#[test]
+fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
+    let mut picture = picture();
+    picture.finish();
+    assert_eq!(
+        terminal(&picture, PLAIN),
         "a<b>.qcow2\n\
          \n\
          disk: 32 KiB, 1 KiB a cell\n\
@@ -89,7 +119,7 @@ fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
          TTTTTTTT########\n\
          TTTTTTTT####TT..\n\
          # data 6 KiB\n\
-         T tables and other 9 KiB\n\
+         T metadata or unused 9 KiB\n\
          . holes 1 KiB\n"
     );
 }
@@ -107,7 +137,7 @@ fn a_little_data_is_seen_among_nothing() {
 
 #[test]
 fn a_drawing_is_xml_whatever_the_name() {
-    let text = svg(&picture());
+    let text = svg(&detailed());
     assert!(text.contains("a&lt;b&gt;.qcow2"), "{text}");
     assert_eq!(text.matches("<rect").count(), text.matches("fill=").count());
     assert_eq!(
