@@ -162,6 +162,8 @@ fn refusals() {
     qemu_img(folder, &["create", "-q", "-f", "qcow2", "x", "1M"]).ok();
     for change in [
         "-o encrypt.state=active,encrypt.new-secret=n",
+        "-o encrypt.state=active",
+        "-o encrypt.keyslot=1,compat=9",
         "-o cluster_size=4k",
         "-o encrypt.format=luks",
         "-o preallocation=full",
@@ -172,7 +174,10 @@ fn refusals() {
         "-o refcount_bits=7",
         "-o data_file=y",
         "-o data_file_raw=on",
+        "-o backing_file=",
         "-o size=1M",
+        "-o size=0",
+        "-o size=0,lazy_refcounts=on",
         "-o compat=1.1,refcount_bits=16",
         "-o lazy_refcounts=maybe",
         "-t foo -o size=1M",
@@ -188,8 +193,14 @@ fn refusals() {
     )
     .ok();
     let node = "driver=qcow2,file.filename=y,encrypt.key-secret=s";
-    for tool in [ours as Tool, qemu_img as Tool] {
-        let change = "encrypt.state=active,encrypt.new-secret=n";
+    let changes = [
+        "encrypt.state=active,encrypt.new-secret=n",
+        "encrypt.state=active",
+    ];
+    for (tool, change) in [ours as Tool, qemu_img as Tool]
+        .into_iter()
+        .flat_map(|tool| changes.map(|change| (tool, change)))
+    {
         let ran = call(
             tool,
             folder,
@@ -198,6 +209,16 @@ fn refusals() {
         assert_eq!(ran.status, Some(1));
         let words = "Only LUKS encryption options can be amended";
         assert!(ran.stderr.contains(words), "{ran:?}");
+    }
+    // The backing file that the image has may be named, as long as its format is too.
+    call(qemu_img, folder, "create -q -f qcow2 -b x -F qcow2 z").ok();
+    for change in [
+        "-o backing_file=x,backing_fmt=qcow2",
+        "-o backing_file=x,backing_fmt=raw",
+        "-o backing_file=x",
+        "-o backing_fmt=qcow2",
+    ] {
+        same_change(folder, "z", change);
     }
     for line in [
         "amend -f qcow2 -o help x",

@@ -3,12 +3,13 @@
 //! Options are checked in QEMU's order, so that of several errors the same one is reported. Everything that can be
 //! refused is refused before anything is written.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use super::check::{change_refcount_width, repaired_header};
 use super::header::rewrite::{HeaderContents, HeaderRewrite};
-use super::header::{Header, Version, features, fields};
+use super::header::{Header, Version, extensions, features, fields, until_zero};
 use super::options::{
     BACKING_FILE, BACKING_FMT, COMPAT, DATA_FILE, DATA_FILE_RAW, LAZY_REFCOUNTS, REFCOUNT_BITS,
     SIZE,
@@ -111,6 +112,7 @@ pub(super) fn amend(
     amend: &Amend<'_>,
 ) -> Result<()> {
     refuse_corrupt(file.header)?;
+    check_has_slots(&file, amend)?;
     let version = version(file.header, amend)?;
     let upgrades = version > file.header.version();
     let downgrades = version < file.header.version();
@@ -130,19 +132,7 @@ pub(super) fn amend(
         file.upgrade()?;
     }
     if let Some(change) = slots {
-        let luks = match (file.header.encryption(), file.luks) {
-            (Some(EncryptionFormat::Luks), Some(luks)) => luks,
-            (None, _) => {
-                return Err(Error::invalid(
-                    "Can't amend encryption options - encryption not present",
-                ));
-            }
-            _ => {
-                return Err(Error::invalid(
-                    "Only LUKS encryption options can be amended",
-                ));
-            }
-        };
+        let luks = file.luks.ok_or_else(no_slots)?;
         let secret = parts.secret.ok_or_else(missing_secret)?;
         luks.change_slots(change, secret, amend.force)?;
     }
@@ -170,9 +160,8 @@ pub(super) fn amend(
         fields::set_compatible(file.storage.as_ref(), compatible)?;
         file.flush()?;
     }
-    if let Some(size) = amend.options.number("size")
-        && size != file.header.size()
-    {
+    let size = new_size(file.header, amend);
+    if size != file.header.size() {
         let rest = Qcow2WriteParts {
             flush: file.writing.flush,
             ..Qcow2WriteParts::default()
@@ -192,6 +181,12 @@ pub(super) fn amend(
         file.downgrade()?;
     }
     Ok(())
+}
+
+/// Returns the size that the disk is to have. A size of 0 changes nothing, as in QEMU.
+fn new_size(header: &Header, amend: &Amend<'_>) -> u64 {
+    let size = amend.options.number("size");
+    size.filter(|size| *size != 0).unwrap_or(header.size())
 }
 
 /// Returns the version that the image gets.
@@ -232,7 +227,7 @@ fn check_downgrade(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
         return Err(Error::unsupported("Cannot downgrade an image with bitmaps")
             .with_hint("They can be removed with 'bitmap --remove'."));
     }
-    let size = amend.options.number("size").unwrap_or(header.size());
+    let size = new_size(header, amend);
     let fits = |one: &Snapshot| u32::try_from(one.vm_state_size).is_ok() && one.disk_size == size;
     if !read_snapshots(file.storage.as_ref(), header)?
         .iter()
@@ -248,11 +243,39 @@ fn check_downgrade(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Returns true if options name another backing file than the image has. QEMU compares both names if one is given.
+fn changes_backing(header: &Header, amend: &Amend<'_>) -> bool {
+    let file = amend.options.name("backing_file").map(OsStr::as_bytes);
+    let format = amend.options.text("backing_fmt").map(str::as_bytes);
+    let now = header.extension(extensions::BACKING_FORMAT).map(until_zero);
+    let is_same = file == header.backing_file() && format == now;
+    (file.is_some() || format.is_some()) && !is_same
+}
+
+fn no_slots() -> Error {
+    Error::invalid("Only LUKS encryption options can be amended")
+}
+
+/// Refuses options of key slots for an image that has none.
+fn check_has_slots(file: &Amended<'_>, amend: &Amend<'_>) -> Result<()> {
+    let mut slots = ENCRYPT_SLOT_OPTIONS.iter();
+    if !slots.any(|option| amend.options.name(option.name).is_some()) {
+        return Ok(());
+    }
+    match file.header.encryption() {
+        Some(EncryptionFormat::Luks) => Ok(()),
+        Some(_) => Err(no_slots()),
+        None => Err(Error::invalid(
+            "Can't amend encryption options - encryption not present",
+        )),
+    }
+}
+
 /// Refuses values that the image can't have.
 fn check_values(file: &Amended<'_>, amend: &Amend<'_>, version: Version) -> Result<()> {
     let header = file.header;
     let options = amend.options;
-    if options.name("backing_file").is_some() || options.text("backing_fmt").is_some() {
+    if changes_backing(header, amend) {
         return Err(Error::invalid("Cannot amend the backing file")
             .with_hint("You can use 'qemu-img rebase' instead."));
     }
