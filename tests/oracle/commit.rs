@@ -294,6 +294,8 @@ fn mistakes() {
         "commit -p base",
         "commit -b",
         "commit -Z top",
+        "commit ''",
+        "commit .",
     ] {
         same(call, both(folder, call, &[], &[]));
     }

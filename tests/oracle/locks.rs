@@ -65,6 +65,12 @@ const HELD: &[(&str, &[&str])] = &[
             "create -f qcow2 x.qcow2 1M",
             "resize x.qcow2 +1M",
             "resize -f qcow2 --shrink x.qcow2 512",
+            "commit x.qcow2",
+            "commit -f qcow2 -d x.qcow2",
+            "commit above.qcow2",
+            "rebase -u -f qcow2 -b disk.raw -F raw x.qcow2",
+            "amend -o size=1M x.qcow2",
+            "dd if=x.qcow2 of=y.raw",
         ],
     ),
     (
