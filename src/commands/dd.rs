@@ -63,7 +63,8 @@ impl BlockSource {
     /// Returns the errors of [`Node::open`]. Returns an error if the image decrypts to noise, if `passwords` makes it
     /// one.
     pub fn open(source: &Node<'_>, passwords: &dyn Passwords) -> Result<Self> {
-        let disk = source.open(Purpose::Copy, passwords)?;
+        // As in QEMU, others may write a raw file meanwhile; only its length must stay.
+        let disk = source.open(Purpose::Read, passwords)?;
         plausible::look_at_start(&disk, passwords)?;
         Ok(Self(disk))
     }

@@ -93,6 +93,8 @@ const HELD: &[(&str, &[&str])] = &[
             "map x.raw",
             "convert x.raw y.raw",
             "convert -U x.raw y.raw",
+            "dd -f raw if=x.raw of=y.raw",
+            "dd if=over.qcow2 of=y.raw",
             "convert -O qcow2 disk.raw x.raw",
         ],
     ),
@@ -158,6 +160,9 @@ fn files(folder: &Path) {
     let args = ["convert", "-O", "qcow2", "x.raw", "x.qcow2"];
     qemu_img(folder, &args).ok();
     let args = "create -q -f qcow2 -b x.qcow2 -F qcow2 above.qcow2";
+    let args: Vec<&str> = args.split(' ').collect();
+    qemu_img(folder, &args).ok();
+    let args = "create -q -f qcow2 -b x.raw -F raw over.qcow2";
     let args: Vec<&str> = args.split(' ').collect();
     qemu_img(folder, &args).ok();
 }
