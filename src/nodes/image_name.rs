@@ -31,6 +31,10 @@ pub fn by_name<'a>(
             return by_json(name, stated, secrets, warn);
         }
         let path = file_name::file(name)?;
+        if path.as_os_str().is_empty() {
+            // An image without a name would be one that nothing stands in front of in messages.
+            return Err(no_name());
+        }
         let shown = path.to_string_lossy().into_owned();
         let mut source = Node::plain(path, text.clone(), None);
         source.of_driver(stated)?;
@@ -50,6 +54,11 @@ pub(super) fn found_inside(name: &str, stated: Option<&str>, warn: Warn) -> Resu
     let (mut source, shown) = read.map_err(|error| error.context(could_not_open(name)))?;
     source.name = shown;
     Ok(source)
+}
+
+/// Returns the error for an image whose file has no name.
+pub(super) fn no_name() -> Error {
+    Error::invalid("The 'file' block driver requires a file name")
 }
 
 fn could_not_open(name: &str) -> String {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::disk::{ChainImage, Disk, Loaded};
+use super::image_name::no_name;
 use super::node::{BackingNode, Node};
 use super::options::unsupported_option;
 use crate::crypto::{Passwords, Secret};
@@ -102,9 +103,7 @@ impl Node<'_> {
     /// locked.
     pub(super) fn open_unless(&self, purpose: Purpose, refuse: &Refuse<'_>) -> Result<Loaded> {
         if self.path.as_os_str().is_empty() {
-            return Err(Error::invalid(
-                "The 'file' block driver requires a file name",
-            ));
+            return Err(no_name());
         }
         if self.needs_direct && !self.policy.cache.is_direct() {
             return Err(Error::invalid(

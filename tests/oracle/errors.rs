@@ -5,7 +5,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::common::write_disk;
-use crate::tools::{SECRET, ours, qemu_img};
+use crate::tools::{SECRET, ours, qemu_img, same_answer};
 use crate::trial;
 
 /// Calls that fail, with the files of [`files`].
@@ -312,6 +312,7 @@ pub fn trials() -> Vec<Trial> {
         }));
     }
     trials.push(trial("errors::help_on_objects", help_on_objects));
+    trials.push(trial("errors::no_name", no_name));
     trials.push(trial("errors::headers", headers));
     trials
 }
@@ -373,6 +374,31 @@ fn compare(call: &str, words: Option<&str>) {
             assert!(ours.stderr.contains(words), "{ours:?}");
             assert_eq!(ours.stderr.lines().count(), 1, "{ours:?}");
         }
+    }
+}
+
+/// An image that is named by nothing at all.
+fn no_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    files(folder);
+    for call in [
+        &["info", ""][..],
+        &["check", ""],
+        &["map", ""],
+        &["measure", ""],
+        &["compare", "disk.raw", ""],
+        &["convert", "", "x"],
+        &["convert", "-n", "disk.raw", ""],
+        &["resize", "", "1M"],
+        &["snapshot", "-l", ""],
+        &["amend", "-o", "size=1M", ""],
+        &["bitmap", "--add", "", "b"],
+        &["dd", "if=", "of=x"],
+        &["bench", ""],
+        &["info", "--image-opts", "driver=raw,file.filename="],
+    ] {
+        same_answer(folder, call);
     }
 }
 
