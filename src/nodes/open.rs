@@ -227,7 +227,7 @@ impl Node<'_> {
             let opened = source.open_layer(purpose, passwords, &layers, is_below);
             let (image, layer, below) = match opened {
                 Ok(opened) => opened,
-                Err(error) => return Err(below_these(&layers, error)),
+                Err(error) => return Err(below_these(&layers, is_below, error)),
             };
             images.push(image);
             layers.push(layer);
@@ -466,18 +466,18 @@ pub(crate) fn inside(file: Arc<dyn Storage>, windows: &[WindowRange]) -> Result<
     })
 }
 
-/// Returns the error for a backing file below `layers`, with each layer named as one whose backing file could not be
-/// opened. Of a long chain only the first and the last are named.
-fn below_these(layers: &[ChainImage], error: Error) -> Error {
+/// Returns the error for an image below `layers`. As in QEMU, it names the first of them unless it is a backing file
+/// itself. For each of the others it says that a backing file could not be opened, of a long chain only near both ends.
+fn below_these(layers: &[ChainImage], is_below: bool, error: Error) -> Error {
     let more = layers.len().saturating_sub(2 * NAMED_IMAGES);
     let last = layers.len() - NAMED_IMAGES.min(layers.len());
     let named = |index: usize| more == 0 || index < NAMED_IMAGES || index >= last;
     let above = layers.iter().enumerate().rev();
     above.fold(error, |error, (index, layer)| match named(index) {
-        true => error.context(format!(
-            "Could not open '{}': Could not open backing file",
-            printable(&layer.name)
-        )),
+        true if index == 0 && !is_below => {
+            could_not_open(&layer.name, error.context("Could not open backing file"))
+        }
+        true => error.context("Could not open backing file"),
         false if index == NAMED_IMAGES => error.context(format!("({more} more backing files)")),
         false => error,
     })

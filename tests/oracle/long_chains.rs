@@ -68,7 +68,7 @@ fn few_words() {
         let ran = ours(folder, &args);
         assert!(ran.stderr.len() < 1000, "{ran:?}");
         assert!(ran.stderr.contains("(392 more backing files)"), "{ran:?}");
-        assert!(ran.stderr.contains(&top) && ran.stderr.contains("image0003"));
+        assert!(ran.stderr.contains(&top));
         ran.fails(1, "Could not open 'missing': No such file or directory");
         assert!(!folder.join("x.qcow2").exists());
     }

@@ -269,6 +269,7 @@ fn mistakes() {
     let folder = folder.path();
     make(folder, "");
     theirs(folder, "create -q -f vdi vdi 1M");
+    theirs(folder, "create -q -f qcow2 -b top -F qcow2 over");
     for call in [
         "rebase",
         "rebase top",
@@ -302,6 +303,9 @@ fn mistakes() {
         "rebase -p -b nope -F qcow2 top",
         "rebase -p -t foo -b base -F qcow2 top",
         "rebase -p -b base",
+        "rebase -b '' .",
+        "rebase -u -b '' ''",
+        "rebase -b over -F qcow2 mid",
     ] {
         same(call, both(folder, call));
     }
@@ -311,6 +315,8 @@ fn mistakes() {
         "rebase -b base -F qcow2 top",
         "rebase -b '' top",
         "rebase -u -b base -F qcow2 top",
+        "rebase -b base -F qcow2 over",
+        "rebase -b over -F qcow2 base",
     ] {
         same(call, both(folder, call));
     }
