@@ -54,6 +54,7 @@ const CALLS: &[&str] = &[
     "info --output json disk.raw --output=xml",
     "convert -C -S 0 disk.raw x",
     "create -qfnope x 1M",
+    "info -f vmdk large.raw",
     "info -z disk.raw",
     "info --zzz disk.raw",
     "info --format",
@@ -322,6 +323,8 @@ fn files(folder: &Path) {
     std::fs::hard_link(folder.join("disk.raw"), folder.join("hard.raw")).unwrap();
     std::os::unix::fs::symlink("disk.raw", folder.join("soft.raw")).unwrap();
     std::fs::write(folder.join("junk.dmg"), [7; 2000]).unwrap();
+    let large = std::fs::File::create(folder.join("large.raw")).unwrap();
+    large.set_len(2 << 20).unwrap();
     let options = "encrypt.format=aes,encrypt.key-secret=s";
     let args = [
         "create", "-q", "-f", "qcow2", "--object", SECRET, "-o", options,

@@ -76,7 +76,10 @@ impl VmdkFile {
             ));
         }
         if length > descriptor::LONGEST {
-            return Err(Error::corrupt("VMDK description file too big"));
+            return Err(match descriptor::is_descriptor(&start) {
+                true => Error::corrupt("VMDK description file too big"),
+                false => descriptor::invalid(),
+            });
         }
         let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
         file.read_exact_at(0, &mut text, "the descriptor")?;
