@@ -208,15 +208,7 @@ impl<'a> BlockSharing<'a> {
             return Ok(());
         };
         self.tally.stored.add(lengths(&runs));
-        let pieces = match self.to {
-            Destination::File(_) => reservation.pieces.clone(),
-            // Nothing is reserved in it.
-            Destination::Image(..) => {
-                let runs = joined(runs).into_iter();
-                runs.map(|run| (run, HostOffset(0))).collect()
-            }
-        };
-        for (run, host) in &pieces {
+        for (run, host) in &reservation.pieces {
             // Beyond the end of the disk there is only the rest of a cluster, which isn't copied.
             let run_end = run.end.min(chunk.length);
             let mut start = run.start;

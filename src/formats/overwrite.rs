@@ -145,12 +145,11 @@ impl NewImage for OverwrittenImage {
         for run in zeroes {
             self.zero(self.range(guest, run))?;
         }
+        // Nothing is reserved. Guest offsets stand for the place, so that contiguous runs are written at once.
+        let place = |run: &Run| HostOffset(guest.0.saturating_add(run.start as u64));
         Ok(Reservation {
             guest,
-            pieces: runs
-                .iter()
-                .map(|run| (run.clone(), HostOffset(0)))
-                .collect(),
+            pieces: runs.iter().map(|run| (run.clone(), place(run))).collect(),
             metadata: Vec::new(),
         })
     }
