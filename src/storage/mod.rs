@@ -18,6 +18,7 @@ pub mod list;
 mod memory;
 mod null;
 mod parallel;
+mod recent;
 mod window;
 
 pub use access::{Access, Purpose, Sharing};
@@ -32,6 +33,7 @@ pub use identity::Identity;
 pub use list::{PROTOCOLS, Protocol};
 pub use memory::{Change, Fault, MemoryStorage, Operation, ShortRead, Slowness};
 pub use parallel::{Pace, Pieces};
+pub use recent::RecentReads;
 pub use window::{Window, WindowRange};
 
 use std::ffi::OsStr;

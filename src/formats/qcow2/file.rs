@@ -1,7 +1,7 @@
 //! A qcow2 file whose header has been read: its description before its disk is opened.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::amend::{Amended, amend};
 use super::bitmaps::read_bitmaps;
@@ -30,7 +30,7 @@ use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::snapshots::{NewSnapshot, SnapshotInfo, SnapshotName, Snapshots, not_found};
 use crate::formats::{Amend, FileUse, Image, Resize, WritableImage};
 use crate::options::Values;
-use crate::storage::Storage;
+use crate::storage::{RecentReads, Storage};
 
 /// The name of the external data file in options.
 pub(super) const DATA_FILE_ROLE: &str = "data-file";
@@ -41,6 +41,8 @@ pub(super) struct Qcow2File {
     pub(super) header: Header,
     /// The LUKS header inside the image, if it has one.
     pub(super) luks: Option<LuksHeader>,
+    /// The file with the tables that the search for damage has read, for the first change after it.
+    searched: Mutex<Option<Arc<dyn Storage>>>,
 }
 
 impl Qcow2File {
@@ -61,6 +63,7 @@ impl Qcow2File {
             storage,
             header,
             luks,
+            searched: Mutex::default(),
         })
     }
 
@@ -78,6 +81,18 @@ impl Qcow2File {
         HeaderRewrite::plan(self.storage.as_ref(), &header, |contents| {
             contents.set_backing(names)
         })
+    }
+
+    /// Returns the file for a change of metadata, which reads the same tables repeatedly.
+    fn recent_reads(&self) -> Arc<dyn Storage> {
+        let new = || Arc::new(RecentReads::new(Arc::clone(&self.storage)));
+        self.take_searched().unwrap_or_else(|| new())
+    }
+
+    /// Whoever changes the file takes this first, since it doesn't know of changes by another way.
+    fn take_searched(&self) -> Option<Arc<dyn Storage>> {
+        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
+        searched.take()
     }
 
     /// Returns the inputs for opening the disk for writing.
@@ -205,10 +220,12 @@ impl ImageFile for Qcow2File {
 
     fn prepare_to_change(&mut self, looks_for_damage: bool) -> Result<()> {
         refuse_corrupt(&self.header)?;
+        let storage = self.recent_reads();
         if looks_for_damage && !self.header.has_incompatible(features::DIRTY) {
-            write::refuse_damaged(self.storage.as_ref(), &self.header)?;
+            write::refuse_damaged(storage.as_ref(), &self.header)?;
         }
-        self.header = repaired_header(self.storage.as_ref(), &self.header)?.into_owned();
+        self.header = repaired_header(storage.as_ref(), &self.header)?.into_owned();
+        self.searched = Mutex::new(Some(storage));
         Ok(())
     }
 
@@ -228,6 +245,7 @@ impl ImageFile for Qcow2File {
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
+        drop(self.take_searched());
         let options = self.open_options(parts)?;
         // A dirty image is repaired when it is opened, so only others are refused for wrong refcounts.
         if !self.header.has_incompatible(features::DIRTY) {
@@ -243,6 +261,7 @@ impl ImageFile for Qcow2File {
     }
 
     fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
+        drop(self.take_searched());
         let rewriting = self.rewriting(backing)?;
         let storage = self.storage.as_ref();
         rewriting.write(storage, &|| storage.flush_if(flush))
@@ -250,7 +269,7 @@ impl ImageFile for Qcow2File {
 
     fn amend(&self, parts: &WriteParts<'_>, change: &Amend<'_>) -> Result<()> {
         let file = Amended {
-            storage: &self.storage,
+            storage: &self.recent_reads(),
             header: &self.header,
             luks: self.luks.as_ref(),
             writing: self.open_options(parts.clone())?,
@@ -260,12 +279,12 @@ impl ImageFile for Qcow2File {
 
     fn resize(&self, parts: WriteParts<'_>, resize: Resize) -> Result<()> {
         let options = self.open_options(parts)?;
-        write::resize_disk(&self.storage, &self.header, options, resize)
+        write::resize_disk(&self.recent_reads(), &self.header, options, resize)
     }
 
     fn make_empty(&self, parts: WriteParts<'_>) -> Result<()> {
         let options = self.open_options(parts)?;
-        write::make_empty(&self.storage, &self.header, options)
+        write::make_empty(&self.recent_reads(), &self.header, options)
     }
 
     fn check(&self) -> Option<&dyn Check> {
@@ -328,15 +347,15 @@ impl Snapshots for Qcow2File {
     }
 
     fn create(&self, new: &NewSnapshot, flush: bool) -> Result<()> {
-        create_snapshot(&self.storage, &self.header, new, flush)
+        create_snapshot(&self.recent_reads(), &self.header, new, flush)
     }
 
     fn apply(&self, name: &SnapshotName, flush: bool) -> Result<()> {
-        apply_snapshot(&self.storage, &self.header, name, flush)
+        apply_snapshot(&self.recent_reads(), &self.header, name, flush)
     }
 
     fn delete(&self, name: &SnapshotName, flush: bool) -> Result<()> {
-        delete_snapshot(&self.storage, &self.header, name, flush)
+        delete_snapshot(&self.recent_reads(), &self.header, name, flush)
     }
 }
 
@@ -351,7 +370,7 @@ impl Bitmaps for Qcow2File {
     }
 
     fn add(&self, copied: &[PersistentBitmap], flush: bool) -> Result<()> {
-        copy_bitmaps(&self.storage, &self.header, copied, flush)
+        copy_bitmaps(&self.recent_reads(), &self.header, copied, flush)
     }
 
     fn default_granularity(&self) -> u64 {
@@ -363,6 +382,6 @@ impl Bitmaps for Qcow2File {
     }
 
     fn replace(&self, name: &[u8], with: Replacement, flush: bool) -> Result<()> {
-        replace_bitmap(&self.storage, &self.header, name, with, flush)
+        replace_bitmap(&self.recent_reads(), &self.header, name, with, flush)
     }
 }
