@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
+use self::common::delay::{self, Delayed};
 use self::common::disks::{self, Noise};
 use self::common::machine::Machine;
 use self::common::measure::{self, Cost};
@@ -35,6 +36,9 @@ struct Options {
     /// Folder for the files
     #[arg(long, default_value = disks::TMPFS)]
     folder: PathBuf,
+    /// How long each request waits, in microseconds
+    #[arg(long, default_value = "0")]
+    delay: u32,
     /// Only rows whose name contains this
     #[arg(long, default_value = "")]
     only: String,
@@ -59,7 +63,7 @@ const fn row(name: &'static str, args: &'static str, changes: &'static [&'static
     }
 }
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 19] = [
     row(
         "rebase to another base",
         "rebase -f qcow2 -b other -F qcow2 mid",
@@ -75,6 +79,8 @@ const ROWS: [Row; 17] = [
     ),
     row("snapshot -a, 1 GiB", "snapshot -a s snap", &["snap"]),
     row("snapshot -d, 1 GiB", "snapshot -d s snap", &["snap"]),
+    row("snapshot -a, unchanged", "snapshot -a s same", &["same"]),
+    row("snapshot -d, unchanged", "snapshot -d s same", &["same"]),
     row("snapshot -c, 1 TiB", "snapshot -c s tables", &["tables"]),
     row("snapshot -a, 1 TiB", "snapshot -a s taken", &["taken"]),
     row("snapshot -d, 1 TiB", "snapshot -d s taken", &["taken"]),
@@ -136,25 +142,52 @@ fn run(options: &Options) -> Result<()> {
         stopped: race::stop_flag()?,
     };
     make_sources(&place)?;
+    let library = match options.delay {
+        0 => None,
+        _ => Some(delay::compile(folder.path())?),
+    };
+    let delayed = library.as_deref().map(|library| Delayed {
+        library,
+        microseconds: options.delay,
+        seeks: false,
+    });
     println!(
         "| work | cowhide | qemu-img | cowhide ÷ qemu-img | peak memory: cowhide | qemu-img |\n\
          |---|--:|--:|--:|--:|--:|"
     );
     for row in ROWS.iter().filter(|row| row.name.contains(&options.only)) {
-        let costs = race(row, options.rounds.into(), &place)?;
+        let costs = race(row, options.rounds.into(), delayed, &place)?;
         println!("{}", line(row, &costs));
     }
     let rounds = options.rounds;
-    println!("\nMedians of {rounds} rounds.\n\n{}.", machine.line());
+    let delay = match options.delay {
+        0 => String::new(),
+        delay => format!(" Each request waits {}.", duration(f64::from(delay) / 1e6)),
+    };
+    println!(
+        "\nMedians of {rounds} rounds.{delay}\n\n{}.",
+        machine.line()
+    );
     Ok(())
 }
 
 /// Runs a row by both programs alternately. The first costs are cowhide's.
-fn race(row: &Row, rounds: usize, place: &Place<'_>) -> Result<[Vec<Cost>; 2]> {
-    let contenders = [Tool::Cowhide, Tool::QemuImg].map(|tool| Contender {
-        // A space at the end gives an empty argument.
-        args: row.args.split(' ').map(Into::into).collect(),
-        ..tool.contender("", None)
+fn race(
+    row: &Row,
+    rounds: usize,
+    delayed: Option<Delayed<'_>>,
+    place: &Place<'_>,
+) -> Result<[Vec<Cost>; 2]> {
+    let contenders = [Tool::Cowhide, Tool::QemuImg].map(|tool| {
+        let contender = Contender {
+            // A space at the end gives an empty argument.
+            args: row.args.split(' ').map(Into::into).collect(),
+            ..tool.contender("", None)
+        };
+        match delayed {
+            Some(delayed) => delayed.contender(contender),
+            None => contender,
+        }
     });
     let mut costs = [Vec::new(), Vec::new()];
     for round in 0..rounds {
@@ -217,6 +250,7 @@ fn make_sources(place: &Place<'_>) -> Result<()> {
     cowhide("rebase -u -b mid -F qcow2 top")?;
     image("snap", 0, 1024, 5)?;
     cowhide("snapshot -c s snap")?;
+    copy(place.folder, "snap", "same")?;
     write_data(&place.folder.join("raw"), 0, 1024 * MIB, 6)?;
     cowhide("convert -n -f raw -O qcow2 raw snap")?;
     std::fs::remove_file(place.folder.join("raw"))?;
@@ -228,7 +262,7 @@ fn make_sources(place: &Place<'_>) -> Result<()> {
     cowhide("bitmap --add marked bits")?;
     cowhide("bitmap --add --disable marked off")?;
     for name in [
-        "base", "other", "mid", "top", "snap", "small", "tables", "taken", "marked",
+        "base", "other", "mid", "top", "snap", "same", "small", "tables", "taken", "marked",
     ] {
         copy(place.folder, name, &kept(name))?;
     }

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each program uses some of it")]
 
+pub mod delay;
 pub mod disks;
 pub mod machine;
 pub mod measure;

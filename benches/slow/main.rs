@@ -1,7 +1,7 @@
 //! The comparison of cowhide with `qemu-img` on slow storage: `cargo bench --bench slow`.
 //!
 //! Network file systems and cloud disks answer after 0.5 to 5 ms, whatever their throughput, so the number of
-//! requests in flight matters. `delay.c` simulates such storage with files in memory, for both programs. It is
+//! requests in flight matters. `common/delay.c` simulates such storage with files in memory, for both programs. It is
 //! compiled with `cc`, and without one nothing is measured.
 //!
 //! The programs do each row alternately. `qemu-img` converts in two ways, by default and with `-W -m 16`, and the
@@ -17,19 +17,24 @@ mod loops;
 mod rows;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 
 use self::common::measure::Cost;
 use self::common::numbers::{self, duration, mebibytes, median, three_digits};
 use self::common::race::{self, Place};
-use self::common::{disks, machine::Machine, measure};
-use self::rows::{Delayed, Row};
+use self::common::{
+    delay::{self, Delayed},
+    disks,
+    machine::Machine,
+    measure,
+};
+use self::rows::Row;
 
 /// Compares cowhide with qemu-img on slow storage (pass options after `cargo bench --bench slow --`).
 #[derive(Debug, Parser)]
@@ -90,20 +95,6 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the library that delays requests.
-fn compile(folder: &Path) -> Result<PathBuf> {
-    let library = folder.join("delay.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/slow/delay.c");
-    let output = Command::new("cc")
-        .args(["-O2", "-shared", "-fPIC", "-o"])
-        .args([&library, &source])
-        .output()
-        .context("starting cc")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cc: {}", said.trim());
-    Ok(library)
-}
-
 /// Renders the table of slow storage.
 fn delayed_rows(options: &Options, machine: &Machine, stopped: &Arc<AtomicBool>) -> Result<String> {
     let rows: Vec<Row> = rows::all()
@@ -114,7 +105,7 @@ fn delayed_rows(options: &Options, machine: &Machine, stopped: &Arc<AtomicBool>)
         return Ok(String::new());
     };
     let folder = disks::work_folder(Path::new(disks::TMPFS), 6 * options.size)?;
-    let library = match compile(folder.path()) {
+    let library = match delay::compile(folder.path()) {
         Ok(library) => library,
         Err(error) => {
             eprintln!("left out: storage that is slow ({error:#})");

@@ -1,12 +1,12 @@
 //! The rows of the benchmark on slow storage: their commands and files.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::common::delay::Delayed;
 use crate::common::disks::{self, Noise};
 use crate::common::race::{Contender, Place};
 use crate::common::tools::{self, Tool, to_qcow2, to_raw};
@@ -63,45 +63,18 @@ impl Row {
 
     /// Returns cowhide first, and then `qemu-img` with each of its ways to do it.
     pub fn contenders(&self, delayed: &Delayed<'_>, with_qemu: bool) -> Vec<Contender> {
-        let mut all = vec![delayed.contender(Tool::Cowhide, &self.args, self.target)];
+        let contender =
+            |tool: Tool, args: &str| delayed.contender(tool.contender(args, self.target));
+        let mut all = vec![contender(Tool::Cowhide, &self.args)];
         if with_qemu {
-            all.push(delayed.contender(Tool::QemuImg, &self.args, self.target));
+            all.push(contender(Tool::QemuImg, &self.args));
             if let Some(rest) = self.args.strip_prefix("convert ") {
                 // `-W` allows writes in any order, so that all of its 16 coroutines can wait at once.
                 let args = format!("convert -W -m 16 {rest}");
-                all.push(delayed.contender(Tool::QemuImg, &args, self.target));
+                all.push(contender(Tool::QemuImg, &args));
             }
         }
         all
-    }
-}
-
-/// The delay of requests.
-#[derive(Debug, Clone, Copy)]
-pub struct Delayed<'a> {
-    pub library: &'a Path,
-    pub microseconds: u32,
-    /// True if the search for holes and reserving space are delayed too.
-    pub seeks: bool,
-}
-
-impl Delayed<'_> {
-    /// Returns a contender that `env` starts, so that only the program itself is delayed.
-    fn contender(&self, tool: Tool, args: &str, target: Option<&'static str>) -> Contender {
-        let mut contender = tool.contender(args, target);
-        let mut preload = OsString::from("LD_PRELOAD=");
-        preload.push(self.library);
-        let mut command = vec![preload, format!("DELAY_US={}", self.microseconds).into()];
-        if self.seeks {
-            command.push("DELAY_SEEKS=1".into());
-        }
-        command.push(contender.program);
-        command.append(&mut contender.args);
-        Contender {
-            program: "env".into(),
-            args: command,
-            ..contender
-        }
     }
 }
 
