@@ -24,7 +24,7 @@ pub use new::{NewBlockTable, NewBlocks};
 pub use space_at_end::{SpaceAtEnd, copy_block};
 pub use two_level::{TableShape, TwoLevelTable};
 pub use used::ClusterSet;
-pub use write::{BlockAllocator, WritableBlocks, make_zero};
+pub use write::{BlockAllocator, WritableBlocks};
 
 use crate::error::{Error, Result};
 use crate::units::HostOffset;

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::make_zero;
 use crate::error::{Error, Result};
+use crate::formats::zeroes::make_zero;
 use crate::storage::Storage;
 
 /// The length of the pieces in which a block is copied, in bytes.

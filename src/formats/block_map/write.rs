@@ -17,11 +17,12 @@ use crate::error::Result;
 use crate::formats::image::check_range;
 use crate::formats::in_place::closed;
 use crate::formats::status::Status;
+use crate::formats::zeroes::make_zero;
 use crate::formats::{Extent, Image, WritableImage};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset};
 
-/// The number of zero bytes that are written at once.
+/// The largest number of zero bytes that are written to blocks at once.
 const FILLED_AT_ONCE: usize = 1 << 20;
 /// The largest number of bytes of data that are written to new blocks at once, though at least a block.
 const NEW_AT_ONCE: usize = 2 << 20;
@@ -62,25 +63,6 @@ pub trait BlockAllocator: BlockTable {
     fn close(&self) -> Result<()> {
         Ok(())
     }
-}
-
-/// Makes a range of a file read as zeroes: with a hole if possible, else by writing.
-///
-/// # Errors
-/// Returns the system's error.
-pub fn make_zero(file: &dyn Storage, range: Range<u64>) -> Result<()> {
-    if file.punch(range.clone())? {
-        return Ok(());
-    }
-    let zeroes = vec![0; FILLED_AT_ONCE];
-    let mut start = range.start;
-    while start < range.end {
-        let length = (range.end - start).min(FILLED_AT_ONCE as u64);
-        let part = zeroes.get(..usize::try_from(length).unwrap_or(FILLED_AT_ONCE));
-        file.write_at(start, part.unwrap_or(&zeroes))?;
-        start += length;
-    }
-    Ok(())
 }
 
 /// A disk of blocks open for reading and writing.

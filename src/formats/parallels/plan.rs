@@ -6,8 +6,9 @@ use super::header::{MOST_ENTRIES, ParallelsHeader};
 use super::table::AllocationTable;
 use crate::error::{Error, Result};
 use crate::formats::NewImage;
-use crate::formats::block_map::{NewBlocks, make_zero};
+use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::zeroes::make_zero;
 use crate::units::SECTOR_SIZE;
 
 /// The default cluster size in bytes.

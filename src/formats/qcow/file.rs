@@ -7,13 +7,14 @@ use super::header::QcowHeader;
 use super::table::QcowTable;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
-use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
+use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::refuse_damaged;
 use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::encryption::{
     Cipher, EncryptedHeader as _, EncryptionFormat, LegacyAes, missing_secret,
 };
 use crate::formats::info::ImageInfo;
+use crate::formats::zeroes::make_zero;
 use crate::formats::{Image, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;

@@ -6,9 +6,10 @@ use super::header::{LENGTH, QcowHeader};
 use super::options;
 use super::table::QcowTable;
 use crate::error::{Error, Result};
-use crate::formats::block_map::{NewBlocks, make_zero};
+use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{Backing, NewDisk, NewParts, Plan};
 use crate::formats::encryption::{Encryption as _, EncryptionFormat, LegacyAes, missing_secret};
+use crate::formats::zeroes::make_zero;
 use crate::formats::{NewImage, foreign};
 use crate::units::SECTOR_SIZE;
 

@@ -6,9 +6,9 @@ use super::header::{BLOCK_SIZE, ImageType, VdiHeader};
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockAllocator, BlockTable, ClusterSet, EntryForm, EntryTable, Fresh, NewBlockTable,
-    make_zero,
 };
 use crate::formats::new_image::write_header_last;
+use crate::formats::zeroes::make_zero;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 

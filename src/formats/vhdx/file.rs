@@ -13,11 +13,12 @@ use super::regions::Regions;
 use super::replayed::ReplayedFile;
 use super::table::{Places, VhdxTable};
 use crate::error::{Error, Result};
-use crate::formats::block_map::{BlockImage, WritableBlocks, make_zero};
+use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::refusals::without_text;
+use crate::formats::zeroes::make_zero;
 use crate::formats::{Image, WritableImage, parent_name};
 use crate::storage::Storage;
 

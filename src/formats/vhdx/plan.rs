@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::formats::NewImage;
 use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::zeroes::make_zero;
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
 
@@ -114,7 +115,7 @@ impl Plan for VhdxPlan {
         // A device may have an older image, whose structures must not be used with the new data, and whose log must
         // not be replayed.
         if !file.starts_as_zeroes() {
-            crate::formats::block_map::make_zero(file.as_ref(), 0..self.data_offset)?;
+            make_zero(file.as_ref(), 0..self.data_offset)?;
         }
         let header = VhdxHeader::new(HEADERS_END, self.log_length);
         let table = VhdxTable::new(

@@ -12,9 +12,10 @@ use super::metadata::DiskMetadata;
 use super::regions::Regions;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{
-    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, make_zero,
+    Block, BlockAllocator, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable,
 };
 use crate::formats::new_image::write_header_last;
+use crate::formats::zeroes::make_zero;
 use crate::storage::Storage;
 use crate::units::HostOffset;
 

@@ -7,7 +7,8 @@
 
 use super::grains::{Grain, GrainMap, GrainTable, GrainTableState, read_directory};
 use crate::error::{Error, Result};
-use crate::formats::block_map::{BlockAllocator, make_zero};
+use crate::formats::block_map::BlockAllocator;
+use crate::formats::zeroes::make_zero;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
 /// The number of changed tables that makes a flush due.

@@ -9,8 +9,9 @@ use super::header::DynamicDisk;
 use super::table::VhdTable;
 use crate::error::{Error, Result};
 use crate::formats::NewImage;
-use crate::formats::block_map::{NewBlocks, make_zero};
+use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::zeroes::make_zero;
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
 
