@@ -5,6 +5,7 @@
 
 use super::image::{SharedSpace, WritableImage};
 use super::reservation::{CompressedChunk, Reservation, compression_mismatch};
+use super::zeroes::make_zero;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
@@ -198,6 +199,34 @@ pub trait NewImage: Sync {
     /// # Errors
     /// Returns the system's error, including that of a flush. Returns an error if a limit of the format is reached.
     fn finish(&self) -> Result<()>;
+}
+
+/// Zeroes the first `length` bytes of a device, which may have the header of an older image. That must not be used with
+/// the new data.
+///
+/// # Errors
+/// Returns the system's error.
+pub(super) fn wipe_old_header(file: &dyn Storage, length: usize) -> Result<()> {
+    match file.starts_as_zeroes() {
+        true => Ok(()),
+        false => file.write_at(0, &vec![0; length]),
+    }
+}
+
+/// Makes the first `end` bytes of a new image's file read as zeroes. On a device, the header of an older image goes
+/// first, as [`wipe_old_header`] describes.
+///
+/// # Errors
+/// Returns the system's error.
+pub(super) fn start_with_zeroes(file: &dyn Storage, header: usize, end: u64) -> Result<()> {
+    if !file.starts_as_zeroes() {
+        wipe_old_header(file, header)?;
+        make_zero(file, 0..end)
+    } else if file.len()? < end {
+        file.set_len(end)
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes the header of an image, at the start of its file, once everything else is written. With `flush`, everything

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::formats::encryption::Cipher;
-use crate::formats::new_image::write_header_last;
+use crate::formats::new_image::{wipe_old_header, write_header_last};
 use crate::formats::{NewImage, Preallocation, Reservation, Run};
 use crate::storage::Storage;
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -51,8 +51,7 @@ impl NewLuks {
             if file.len()? < length {
                 return Err(Error::invalid("Cannot grow device files"));
             }
-            // The device may have the header of an older image, which must not be used with the new data.
-            file.write_at(0, &[0; MARK])?;
+            wipe_old_header(file.as_ref(), MARK)?;
         }
         if preallocation == Preallocation::Falloc {
             file.reserve(0..length)?;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::header::{MOST_ENTRIES, ParallelsHeader};
+use super::header::{LENGTH, MOST_ENTRIES, ParallelsHeader};
 use super::table::AllocationTable;
 use crate::error::{Error, Result};
 use crate::formats::NewImage;
 use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
-use crate::formats::zeroes::make_zero;
+use crate::formats::new_image::start_with_zeroes;
 use crate::units::SECTOR_SIZE;
 
 /// The default cluster size in bytes.
@@ -49,12 +49,7 @@ impl Plan for ParallelsPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = &parts.file;
         let end = self.header.stated_data_offset;
-        // A device may have the header of an older image, which must not be used with the new data.
-        if !file.starts_as_zeroes() {
-            make_zero(file.as_ref(), 0..end)?;
-        } else if file.len()? < end {
-            file.set_len(end)?;
-        }
+        start_with_zeroes(file.as_ref(), LENGTH, end)?;
         let table = AllocationTable::fresh(Arc::clone(file), self.header);
         let image = NewBlocks::new(table, parts.file, false, parts.flush);
         Ok(Box::new(image))

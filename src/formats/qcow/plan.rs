@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{Backing, NewDisk, NewParts, Plan};
 use crate::formats::encryption::{Encryption as _, EncryptionFormat, LegacyAes, missing_secret};
-use crate::formats::zeroes::make_zero;
+use crate::formats::new_image::start_with_zeroes;
 use crate::formats::{NewImage, foreign};
 use crate::units::SECTOR_SIZE;
 
@@ -76,13 +76,7 @@ impl Plan for QcowPlan {
         };
         let file = &parts.file;
         let table = QcowTable::fresh(Arc::clone(file), self.header.clone());
-        // A device may have the header of an older image, which must not be used with the new data.
-        if !file.starts_as_zeroes() {
-            file.write_at(0, &[0; LENGTH])?;
-            make_zero(file.as_ref(), 0..table.end())?;
-        } else if file.len()? < table.end() {
-            file.set_len(table.end())?;
-        }
+        start_with_zeroes(file.as_ref(), LENGTH, table.end())?;
         let image = NewBlocks::new(table, parts.file, false, parts.flush)
             .with_backing(self.backing_size)
             .with_cipher(cipher)

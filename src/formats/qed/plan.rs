@@ -7,7 +7,7 @@ use super::table::QedTable;
 use crate::error::{Error, Result};
 use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{Backing, NewDisk, NewParts, Plan};
-use crate::formats::zeroes::make_zero;
+use crate::formats::new_image::start_with_zeroes;
 use crate::formats::{NewImage, foreign};
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
@@ -78,13 +78,7 @@ impl Plan for QedPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
         let file = &parts.file;
         let end = self.header.l1_offset + self.header.table_length();
-        // A device may have the header of an older image, which must not be used with the new data.
-        if !file.starts_as_zeroes() {
-            file.write_at(0, &[0; LENGTH])?;
-            make_zero(file.as_ref(), 0..end)?;
-        } else if file.len()? < end {
-            file.set_len(end)?;
-        }
+        start_with_zeroes(file.as_ref(), LENGTH, end)?;
         let table = QedTable::fresh(Arc::clone(file), self.header.clone());
         let image = NewBlocks::new(table, parts.file, false, parts.flush);
         Ok(Box::new(image.with_backing(self.backing_size)))

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::header::{ImageType, LONGEST, VdiHeader};
+use super::header::{ImageType, LENGTH, LONGEST, VdiHeader};
 use super::map::BlockMap;
 use crate::error::{Error, Result};
 use crate::formats::NewImage;
 use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::new_image::wipe_old_header;
 use crate::units::SECTOR_SIZE;
 
 /// The plan of a new image.
@@ -40,10 +41,7 @@ impl VdiPlan {
 
 impl Plan for VdiPlan {
     fn create(&self, parts: NewParts<'_>) -> Result<Box<dyn NewImage>> {
-        // A device may have the header of an older image, which must not be used with the new data.
-        if !parts.file.starts_as_zeroes() {
-            parts.file.write_at(0, &[0; super::header::LENGTH])?;
-        }
+        wipe_old_header(parts.file.as_ref(), LENGTH)?;
         let map = BlockMap::new(Arc::clone(&parts.file), self.header);
         let is_fixed = self.header.kind == ImageType::Static;
         let image = NewBlocks::new(map, parts.file, is_fixed, parts.flush);

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::formats::block_map::{
     Block, BlockTable, EntryForm, EntryTable, Fresh, NewBlockTable, NewBlocks,
 };
+use crate::formats::new_image::wipe_old_header;
 use crate::formats::new_image::write_header_last;
 use crate::formats::zeroes::write_zeroes;
 use crate::storage::Storage;
@@ -87,9 +88,7 @@ impl NewGrains {
         text: Vec<u8>,
         backing_size: Option<u64>,
     ) -> Result<Self> {
-        if !file.starts_as_zeroes() {
-            file.write_at(0, &[0; sparse_header::LENGTH])?;
-        }
+        wipe_old_header(file.as_ref(), sparse_header::LENGTH)?;
         let entries = EntryTable::fresh(
             Arc::clone(&file),
             EntryForm::Little32,

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::formats::NewImage;
 use crate::formats::block_map::NewBlocks;
 use crate::formats::driver::{NewDisk, NewParts, Plan};
+use crate::formats::new_image::wipe_old_header;
 use crate::formats::zeroes::make_zero;
 use crate::options::values::not_accepted;
 use crate::units::SECTOR_SIZE;
@@ -73,10 +74,7 @@ impl Plan for VpcPlan {
                 file.len()?
             )));
         }
-        // A device may have the header of an older image, which must not be used with the new data.
-        if is_device {
-            file.write_at(0, &[0; footer::LENGTH])?;
-        }
+        wipe_old_header(file.as_ref(), footer::LENGTH)?;
         if self.kind == DiskKind::Dynamic {
             let disk = DynamicDisk::new(self.size);
             let table = VhdTable::new(Arc::clone(&file), disk, self.footer);
