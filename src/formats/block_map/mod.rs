@@ -11,6 +11,7 @@ mod entries;
 mod image;
 mod new;
 mod pages;
+mod sector_bitmap;
 mod space_at_end;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod write;
 pub use entries::{EntryForm, EntryTable, Fresh};
 pub use image::BlockImage;
 pub use new::{NewBlockTable, NewBlocks};
+pub use sector_bitmap::LastBitmap;
 pub use space_at_end::{SpaceAtEnd, copy_block};
 pub use two_level::{TableShape, TwoLevelTable};
 pub use used::ClusterSet;

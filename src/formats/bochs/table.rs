@@ -1,10 +1,10 @@
 //! The lookup of single sectors in the catalog and in the bitmaps of the extents.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::header::BochsHeader;
 use crate::error::Result;
-use crate::formats::block_map::{Block, BlockTable, EntryForm, EntryTable};
+use crate::formats::block_map::{Block, BlockTable, EntryForm, EntryTable, LastBitmap};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -16,8 +16,8 @@ pub(super) struct Catalog {
     file: Arc<dyn Storage>,
     header: BochsHeader,
     entries: EntryTable,
-    /// The bitmap that was used last, and the index of its extent in the file.
-    last: Mutex<Option<(u64, Vec<u8>)>>,
+    /// The bitmap of the extent that was used last, by its index in the file.
+    last: LastBitmap,
 }
 
 impl Catalog {
@@ -32,30 +32,22 @@ impl Catalog {
             ),
             file,
             header,
-            last: Mutex::default(),
+            last: LastBitmap::default(),
         }
     }
 
     /// Returns true if a sector of the extent with that index is allocated.
     fn is_stored(&self, index: u64, sector: u64) -> Result<bool> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let bitmap = match last.take() {
-            Some((found, bitmap)) if found == index => bitmap,
-            _ => {
-                let bits = self.header.extent_size / SECTOR_SIZE;
-                let mut bitmap = vec![0; usize::try_from(bits.div_ceil(8)).unwrap_or_default()];
-                let offset = self.header.bitmap_offset(index);
-                self.file
-                    .read_exact_at(offset, &mut bitmap, "the bitmap of an extent")?;
-                bitmap
-            }
-        };
-        let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
-        let is_stored = bitmap
-            .get(place)
-            .is_some_and(|byte| byte >> (sector % 8) & 1 != 0);
-        *last = Some((index, bitmap));
-        Ok(is_stored)
+        let byte = self.last.byte(index, sector, || {
+            let bits = self.header.extent_size / SECTOR_SIZE;
+            let mut bitmap = vec![0; usize::try_from(bits.div_ceil(8)).unwrap_or_default()];
+            let offset = self.header.bitmap_offset(index);
+            self.file
+                .read_exact_at(offset, &mut bitmap, "the bitmap of an extent")?;
+            Ok(bitmap)
+        })?;
+        // The first sector has the least significant bit.
+        Ok(byte & 1 << (sector % 8) != 0)
     }
 }
 

@@ -3,14 +3,12 @@
 //! For a partially present block, a sector bitmap shows which sectors the image has. All other sectors, and blocks
 //! that aren't present, are read from the parent. Such an image can't be written to.
 
-use std::sync::{Mutex, PoisonError};
-
 use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::{Uuid, uuid};
 
 use super::table::{PARTIAL, VhdxTable};
 use crate::error::Result;
-use crate::formats::block_map::{Block, BlockTable};
+use crate::formats::block_map::{Block, BlockTable, LastBitmap};
 use crate::formats::parent_name;
 use crate::formats::refusals::without_text;
 use crate::storage::Storage;
@@ -86,8 +84,7 @@ fn text(bytes: &[u8]) -> Option<String> {
 /// The image's own part of a differencing disk.
 pub(super) struct PartialDisk {
     table: VhdxTable,
-    /// The block whose sector bitmap was read last, and the bitmap.
-    last: Mutex<Option<(u64, Vec<u8>)>>,
+    last: LastBitmap,
 }
 
 impl PartialDisk {
@@ -95,22 +92,15 @@ impl PartialDisk {
     pub(super) fn new(table: VhdxTable) -> Self {
         Self {
             table,
-            last: Mutex::default(),
+            last: LastBitmap::default(),
         }
     }
 
     /// Returns true if the image has a sector of a partially present block.
     fn is_stored(&self, block: u64, sector: u64) -> Result<bool> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = last.as_ref().is_some_and(|(of, _)| *of == block);
-        if !known {
-            *last = Some((block, self.table.bits(block)?));
-        }
-        let bits = last.as_ref().map(|(_, bits)| bits);
-        let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
-        let byte = bits.and_then(|bits| bits.get(place));
+        let byte = self.last.byte(block, sector, || self.table.bits(block))?;
         // The first sector has the least significant bit.
-        Ok(byte.is_some_and(|byte| byte & (1 << (sector % 8)) != 0))
+        Ok(byte & 1 << (sector % 8) != 0)
     }
 }
 

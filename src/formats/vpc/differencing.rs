@@ -3,7 +3,7 @@
 //! The bitmap of an allocated block shows which sectors the image has. All others are read from the parent. Such an
 //! image can't be written to.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder as _};
 
@@ -11,7 +11,7 @@ use super::footer::field;
 use super::header::{self, DynamicDisk};
 use super::table::VhdTable;
 use crate::error::Result;
-use crate::formats::block_map::{Block, BlockTable};
+use crate::formats::block_map::{Block, BlockTable, LastBitmap};
 use crate::formats::parent_name;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -79,8 +79,7 @@ pub(super) struct DifferencingDisk {
     table: VhdTable,
     disk: DynamicDisk,
     file: Arc<dyn Storage>,
-    /// The block whose bitmap was read last, and the bitmap.
-    last: Mutex<Option<(u64, Vec<u8>)>>,
+    last: LastBitmap,
 }
 
 impl DifferencingDisk {
@@ -90,26 +89,21 @@ impl DifferencingDisk {
             table,
             disk,
             file,
-            last: Mutex::default(),
+            last: LastBitmap::default(),
         }
     }
 
     /// Returns true if the image has a sector of an allocated block, whose data starts at `host`.
     fn is_stored(&self, block: u64, sector: u64, host: HostOffset) -> Result<bool> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = last.as_ref().is_some_and(|(of, _)| *of == block);
-        if !known {
+        let byte = self.last.byte(block, sector, || {
             let length = self.disk.bitmap_length();
             let mut bitmap = vec![0; usize::try_from(length).unwrap_or_default()];
             self.file
                 .read_exact_at(host.0 - length, &mut bitmap, "the bitmap of a block")?;
-            *last = Some((block, bitmap));
-        }
-        let bitmap = last.as_ref().map(|(_, bitmap)| bitmap);
-        let place = usize::try_from(sector / 8).unwrap_or(usize::MAX);
-        let byte = bitmap.and_then(|bitmap| bitmap.get(place));
+            Ok(bitmap)
+        })?;
         // The first sector has the most significant bit.
-        Ok(byte.is_some_and(|byte| byte & (0x80 >> (sector % 8)) != 0))
+        Ok(byte & 0x80 >> (sector % 8) != 0)
     }
 }
 
