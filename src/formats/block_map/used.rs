@@ -1,6 +1,7 @@
 //! A set of clusters or blocks of a file, to find those that are referenced twice.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// The number of clusters in one part of the set.
 const PART: u64 = 64 * 512;
@@ -26,6 +27,12 @@ impl ClusterSet {
         });
         self.count += u64::from(is_new);
         is_new
+    }
+
+    /// Adds clusters. Returns the number of those that are in the set already.
+    pub fn insert_all(&mut self, clusters: Range<u64>) -> u64 {
+        let known = clusters.filter(|cluster| !self.insert(*cluster));
+        known.count() as u64
     }
 
     /// Returns the number of clusters in the set.

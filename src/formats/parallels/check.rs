@@ -151,11 +151,8 @@ pub(super) fn walk(
 fn occupy(used: &mut ClusterSet, header: &ParallelsHeader, host: u64) -> bool {
     let unit = header.entry_unit();
     let first = host / unit;
-    let mut is_new = true;
-    for place in first..first.saturating_add(header.cluster_size / unit) {
-        is_new &= used.insert(place);
-    }
-    is_new
+    let end = first.saturating_add(header.cluster_size / unit);
+    used.insert_all(first..end) == 0
 }
 
 /// Repairs the findings: clears entries outside the file, copies clusters that are used twice, and corrects the data

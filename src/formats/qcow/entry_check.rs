@@ -61,9 +61,5 @@ pub(super) fn wrong_entries(table: &QcowTable, length: u64) -> Result<u64> {
 fn occupy(used: &mut ClusterSet, offset: u64, length: u64) -> bool {
     let first = offset.div_ceil(SECTOR_SIZE);
     let end = offset.saturating_add(length).div_ceil(SECTOR_SIZE);
-    let mut is_new = true;
-    for sector in first..end {
-        is_new &= used.insert(sector);
-    }
-    is_new
+    used.insert_all(first..end) == 0
 }

@@ -94,8 +94,7 @@ impl TableWalk<'_> {
     /// Records that clusters of the file are used. Returns false if one of them was used already.
     fn use_clusters(&mut self, offset: u64, count: u64, what: &str) -> bool {
         let first = offset / self.header.cluster_size;
-        let shared = (first..first + count).filter(|cluster| !self.used.insert(*cluster));
-        let shared = shared.count() as u64;
+        let shared = self.used.insert_all(first..first + count);
         if shared > 0 {
             // Each cluster counts as a corruption.
             self.found.report.corruptions += shared - 1;
