@@ -25,11 +25,20 @@ impl Concatenation {
         (size <= i64::MAX.cast_unsigned()).then_some(Self { parts, size })
     }
 
-    /// Returns the disk that holds `offset`, and the guest offset at which it starts.
-    fn part_at(&self, offset: GuestOffset) -> Option<&(u64, Arc<dyn Image>)> {
-        let next = self.parts.partition_point(|(start, _)| *start <= offset.0);
-        self.parts.get(next.checked_sub(1)?)
+    /// Returns the disk with the byte at `offset`, and the offset in it.
+    fn part(&self, offset: GuestOffset, length: usize) -> Result<(&dyn Image, GuestOffset)> {
+        let (image, within) = part_at(&self.parts, offset)
+            .ok_or_else(|| super::beyond_end(self.size, offset, length))?;
+        Ok((image.as_ref(), within))
     }
+}
+
+/// Returns the part of a disk with the byte at `offset`, and the offset in it. Each part has the guest offset at which
+/// it starts, in ascending order.
+pub(super) fn part_at<T>(parts: &[(u64, T)], offset: GuestOffset) -> Option<(&T, GuestOffset)> {
+    let next = parts.partition_point(|(start, _)| *start <= offset.0);
+    let (start, part) = parts.get(next.checked_sub(1)?)?;
+    Some((part, GuestOffset(offset.0 - start)))
 }
 
 impl Image for Concatenation {
@@ -39,10 +48,8 @@ impl Image for Concatenation {
 
     fn extent_at(&self, offset: GuestOffset, limit: u64) -> Result<Extent> {
         check_range(self.size, offset, 1)?;
-        let Some((start, image)) = self.part_at(offset) else {
-            return Err(super::beyond_end(self.size, offset, 1));
-        };
-        let extent = image.extent_at(GuestOffset(offset.0 - start), limit)?;
+        let (image, within) = self.part(offset, 1)?;
+        let extent = image.extent_at(within, limit)?;
         Ok(Extent {
             start: offset,
             ..extent
@@ -51,18 +58,14 @@ impl Image for Concatenation {
 
     fn plain_at(&self, offset: GuestOffset, limit: u64) -> Result<Plain<'_>> {
         check_range(self.size, offset, 1)?;
-        let Some((start, image)) = self.part_at(offset) else {
-            return Err(super::beyond_end(self.size, offset, 1));
-        };
-        image.plain_at(GuestOffset(offset.0 - start), limit)
+        let (image, within) = self.part(offset, 1)?;
+        image.plain_at(within, limit)
     }
 
     fn status_at(&self, offset: GuestOffset, limit: u64) -> Result<Status> {
         check_range(self.size, offset, 1)?;
-        let Some((start, image)) = self.part_at(offset) else {
-            return Err(super::beyond_end(self.size, offset, 1));
-        };
-        image.status_at(GuestOffset(offset.0 - start), limit)
+        let (image, within) = self.part(offset, 1)?;
+        image.status_at(within, limit)
     }
 
     fn memory_to_read(&self) -> usize {
@@ -75,13 +78,10 @@ impl Image for Concatenation {
         let mut guest = offset;
         let mut rest = buf;
         while !rest.is_empty() {
-            let Some((start, image)) = self.part_at(guest) else {
-                return Err(super::beyond_end(self.size, guest, rest.len()));
-            };
-            let within = guest.0 - start;
-            let length = usize::try_from(image.size() - within).unwrap_or(usize::MAX);
+            let (image, within) = self.part(guest, rest.len())?;
+            let length = usize::try_from(image.size() - within.0).unwrap_or(usize::MAX);
             let (part, after) = rest.split_at_mut(length.min(rest.len()));
-            image.read_at(GuestOffset(within), part)?;
+            image.read_at(within, part)?;
             guest.0 += part.len() as u64;
             rest = after;
         }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::descriptor;
 use super::text::new_cid;
 use crate::error::{Error, Result};
+use crate::formats::concat::part_at;
 use crate::formats::status::Status;
 use crate::formats::{Extent, Image, Plain, WritableImage, check_range};
 use crate::storage::Storage;
@@ -99,13 +100,9 @@ impl WritableVmdk {
 
     /// Returns the extent with the byte at `offset`, and the offset in it.
     fn extent(&self, offset: GuestOffset) -> Result<(&dyn WritableImage, GuestOffset)> {
-        let next = self
-            .extents
-            .partition_point(|(start, _)| *start <= offset.0);
-        let found = next.checked_sub(1).and_then(|last| self.extents.get(last));
-        let (start, image) =
-            found.ok_or_else(|| Error::invalid("the image has no extent there"))?;
-        Ok((image.as_ref(), GuestOffset(offset.0 - start)))
+        let (image, within) = part_at(&self.extents, offset)
+            .ok_or_else(|| Error::invalid("the image has no extent there"))?;
+        Ok((image.as_ref(), within))
     }
 
     /// Calls `act` with each part of a range that is in one extent: the extent, the offset in it, and the length of
